@@ -1,0 +1,216 @@
+"""The command line: thin functions that turn flags into settings and call a job.
+
+Exit status: 0 done; 2 the user's mistake, said in one message on stderr; 1 a fault of ours, with a traceback; 130 and 143
+after SIGINT and SIGTERM. Jobs are imported inside the commands, so that `--help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from typer import Argument, Option
+
+from limbeck.config import DistilSettings, PretrainSettings, Settings, resolve
+from limbeck.errors import BadSetting, Interrupted, LimbeckError
+
+app = typer.Typer(
+    name="limbeck",
+    help="Makes a large language model small: shrink a student out of a teacher, distil it, prove what came out.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+File = Annotated[Path | None, Argument(metavar="[RUN.toml]", help="A TOML file with the same keys; flags win.")]
+Teacher = Annotated[str | None, Option(help="Folder, hub id, or builtin:stdlib (the default).")]
+Student = Annotated[str | None, Option(help="A model to start from, instead of cutting one out of the teacher.")]
+Params = Annotated[str | None, Option(help="The student's parameters: 250k, 6M, 1.3B.")]
+Shrink = Annotated[float | None, Option(help="The teacher's parameters over the student's (default 2.5).")]
+Shape = Annotated[str | None, Option(help="The student's shape: layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.")]
+Data = Annotated[
+    str | None,
+    Option(help="Text: .txt, .jsonl, .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT], python:stdlib; comma for more."),
+]
+EvalData = Annotated[str | None, Option(help="Held-out text (default: a part of --data, split by document hash).")]
+Tokens = Annotated[str | None, Option(help="Tokens to train on: 500k, 2M (default 1M).")]
+Length = Annotated[int | None, Option(help="Tokens of a row (default 256 on a CPU, 1024 on a GPU, or the context).")]
+BatchTokens = Annotated[str | None, Option(help="Tokens of one optimiser step (default: about 400 steps).")]
+LearningRate = Annotated[float | None, Option("--lr", help="Peak learning rate (default by the student's size).")]
+ObjectiveText = Annotated[str | None, Option("--objective", help="ForwardKL, 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL', my_loss:MyLoss.")]
+ScheduleName = Annotated[str | None, Option("--schedule", help="wsd, cosine or constant (default wsd).")]
+Seed = Annotated[int | None, Option(help="Seed of data order and fresh weights (default 0).")]
+Seeds = Annotated[int | None, Option(help="How many seeds, from --seed on (default 1).")]
+Baselines = Annotated[str | None, Option(help="Of cut, cut+ce, cut+ce@flops, fresh+kd (default all), or none.")]
+Device = Annotated[str | None, Option(help="auto, cpu, cuda, cuda:1 (default auto).")]
+DType = Annotated[str | None, Option("--dtype", help="auto, float32 or bfloat16 (default auto: what is fast here).")]
+Threads = Annotated[int | None, Option(help="Threads of this process (default: torch's).")]
+Out = Annotated[Path | None, Option(help="Folder of the run.")]
+Json = Annotated[bool | None, Option("--json", help="The last line of stdout is one JSON object.")]
+Vocab = Annotated[str | None, Option(help="Tokens of the vocabulary trained here (default 2048).")]
+Method = Annotated[str, Option(help="How importance is scored: activation, gradient or random.")]
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def _settings(kind: type[AnySettings], file: Path | None, flags: dict[str, Any]) -> AnySettings:
+    given = {name: value for name, value in flags.items() if name not in {"file", "json_"}}
+    return resolve(kind, file, given | {"json": flags.get("json_")})
+
+
+@app.command()
+def distil(
+    file: File = None,
+    teacher: Teacher = None,
+    student: Student = None,
+    params: Params = None,
+    shrink: Shrink = None,
+    shape: Shape = None,
+    data: Data = None,
+    eval_data: EvalData = None,
+    tokens: Tokens = None,
+    length: Length = None,
+    batch_tokens: BatchTokens = None,
+    lr: LearningRate = None,
+    objective: ObjectiveText = None,
+    schedule: ScheduleName = None,
+    seed: Seed = None,
+    seeds: Seeds = None,
+    baselines: Baselines = None,
+    device: Device = None,
+    dtype: DType = None,
+    threads: Threads = None,
+    out: Out = None,
+    json_: Json = None,
+) -> None:
+    """Make a small model out of a large one, and report what it is worth."""
+    settings = _settings(DistilSettings, file, dict(locals()))
+    from limbeck.jobs.distil import distil as job
+
+    job(settings)
+
+
+@app.command()
+def pretrain(
+    file: File = None,
+    vocab: Vocab = None,
+    params: Params = None,
+    shape: Shape = None,
+    data: Data = None,
+    eval_data: EvalData = None,
+    tokens: Tokens = None,
+    length: Length = None,
+    batch_tokens: BatchTokens = None,
+    lr: LearningRate = None,
+    schedule: ScheduleName = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    threads: Threads = None,
+    out: Out = None,
+    json_: Json = None,
+) -> None:
+    """Train a model from scratch, with a tokenizer of its own."""
+    settings = _settings(PretrainSettings, file, dict(locals()))
+    from limbeck.jobs.pretrain import pretrain as job
+
+    job(settings)
+
+
+@app.command()
+def shrink(
+    out: Annotated[Path, Option(help="Folder of the student.")],
+    teacher: Teacher = None,
+    params: Params = None,
+    shrink: Shrink = None,
+    shape: Shape = None,
+    data: Data = None,
+    method: Method = "activation",
+    length: Length = None,
+    seed: Seed = None,
+    device: Device = None,
+    json_: Json = None,
+) -> None:
+    """Cut a student out of a teacher, without training it."""
+    flags = {k: v for k, v in locals().items() if k != "method"}
+    settings = _settings(DistilSettings, None, flags)
+    from limbeck.jobs.shrink import shrink as job
+
+    job(settings, method=method)
+
+
+@app.command()
+def doctor(
+    teacher: Teacher = None,
+    student: Student = None,
+    data: Data = None,
+    params: Params = None,
+    tokens: Tokens = None,
+    length: Length = None,
+    batch_tokens: BatchTokens = None,
+    device: Device = None,
+    dtype: DType = None,
+    json_: Json = None,
+) -> None:
+    """Check that a teacher, a student and data belong together; say what the run would cost."""
+    settings = _settings(DistilSettings, None, dict(locals()))
+    from limbeck.jobs.doctor import doctor as job
+
+    job(settings)
+
+
+@app.command()
+def probe(
+    model: Annotated[str, Argument(help="Folder or hub id of the model to measure.")],
+    data: Data = None,
+    teacher: Annotated[str | None, Option(help="Compare with this teacher.")] = None,
+    length: Length = None,
+    device: Device = None,
+    threads: Threads = None,
+    out: Annotated[Path | None, Option(help="Write readings.jsonl into this folder.")] = None,
+    json_: Json = None,
+) -> None:
+    """Measure a model on held-out text: likelihood, calibration, cost, and fidelity to a teacher."""
+    from limbeck.jobs.probe import probe as job
+
+    flags = {"data": data, "length": length, "device": device, "threads": threads, "json": json_}
+    job(resolve(Settings, None, flags), model=model, teacher=teacher, out=out)
+
+
+@app.command()
+def report(folder: Annotated[Path, Argument(help="Folder of a run.")]) -> None:
+    """Write report.html again, from what a run's folder holds."""
+    from limbeck.report import write_report
+
+    if not (folder / "run.json").exists():
+        raise BadSetting(f"{folder} holds no run (there is no run.json in it): give the --out of a `limbeck distil`.")
+    print(write_report(folder))
+
+
+@app.command()
+def selftest() -> None:
+    """Check every objective on this machine against a float64 computation, in under a minute."""
+    from limbeck.selftest import main as job
+
+    raise typer.Exit(job())
+
+
+def main() -> NoReturn:
+    """Runs the command line and exits."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app()  # prints a wrong flag itself and exits with 2; turns SIGINT into 130
+    except LimbeckError as error:
+        print(f"limbeck: {error}", file=sys.stderr)
+        sys.exit(error.status)
+    sys.exit(0)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise Interrupted("stopped by SIGTERM; what was saved is kept, and the same command continues", number)

@@ -1,0 +1,125 @@
+"""The settings of a run: one flat, strict table of keys, from a TOML file and the command line.
+
+A key that does not exist, or a value of the wrong kind, is an error that names the nearest key: nothing is ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from limbeck.errors import BadSetting
+
+_SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+BASELINES = ("cut", "cut+ce", "cut+ce@flops", "fresh+kd")
+
+
+def count(text: str | int) -> int:
+    """A number written as people write it: 6M is 6,000,000, 1.3B, 250k, 2_000_000."""
+    if isinstance(text, int) and not isinstance(text, bool):
+        return text
+    found = re.fullmatch(r"\s*(\d[\d_,]*\.?\d*(?:e\d+)?)\s*([kmbt]?)\s*", str(text), re.IGNORECASE)
+    if not found:
+        raise ValueError(f"expected a count such as 250k, 6M or 1.3B, got {text!r}")
+    return round(float(found[1].replace(",", "").replace("_", "")) * _SUFFIX[found[2].lower()])
+
+
+Count = Annotated[int, BeforeValidator(count), Field(gt=0)]
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """"; did you mean X?" where there is a name near enough, else nothing."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _baselines(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    names = [] if value.strip().lower() in {"", "none"} else [part.strip() for part in value.split(",")]
+    for name in names:
+        if name not in BASELINES:
+            raise ValueError(f"unknown baseline {name!r}{nearest(name, BASELINES)} There are: {', '.join(BASELINES)}, none.")
+    return names
+
+
+class Settings(BaseModel):
+    """What every job needs to know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str = "python:stdlib"
+    eval_data: str | None = None
+    length: int | None = Field(default=None, ge=2)
+    tokens: Count = 1_000_000
+    batch_tokens: Count | None = None
+    lr: float | None = Field(default=None, gt=0, le=1)
+    schedule: Literal["wsd", "cosine", "constant"] = "wsd"
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int | None = Field(default=None, ge=1)
+    out: Path = Path("runs/distil")
+    json_: bool = Field(default=False, alias="json")
+
+
+class DistilSettings(Settings):
+    """The keys of `limbeck distil`, which are also its flags."""
+
+    teacher: str = "builtin:stdlib"
+    student: str | None = None
+    params: Count | None = None
+    shrink: float | None = None
+    shape: str | None = None
+    objective: str = "ForwardKL"
+    seeds: int = Field(default=1, ge=1, le=100)
+    baselines: Annotated[tuple[str, ...], BeforeValidator(_baselines)] = BASELINES
+
+
+class PretrainSettings(Settings):
+    """The keys of `limbeck pretrain`, which are also its flags."""
+
+    vocab: Count = 2048
+    params: Count | None = None
+    shape: str | None = None
+    out: Path = Path("runs/pretrain")
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def resolve(kind: type[AnySettings], file: Path | None, flags: Mapping[str, Any]) -> AnySettings:
+    """The settings of a TOML file, overridden by the flags that were given (those that are not None)."""
+    values: dict[str, Any] = {}
+    if file is not None:
+        values = {key.replace("-", "_"): value for key, value in _toml(file).items()}
+    known = sorted((f.alias or name) for name, f in kind.model_fields.items())
+    for key in values:
+        if key not in known:
+            raise BadSetting(f"{file}: unknown key {key!r}{nearest(key, known)} The keys are: {', '.join(known)}.")
+    values |= {key: value for key, value in flags.items() if value is not None}
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise BadSetting("\n".join(_explain(item) for item in error.errors())) from error
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadSetting(f"no run file {file}: give the path of a TOML file, or flags alone") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise BadSetting(f"{file} is no TOML run file: {error}. Write lines such as: tokens = \"2M\"") from error
+
+
+def _explain(item: Any) -> str:
+    key = "--" + ".".join(str(part) for part in item["loc"][:1]).replace("_", "-")
+    reason = item["msg"].removeprefix("Value error, ")
+    return f"{key}: {reason} (got {item['input']!r})"

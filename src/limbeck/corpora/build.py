@@ -1,0 +1,335 @@
+"""Making token stores: one pass over the sources, tokenised in blocks, split as it goes.
+
+The work is done once. A store remembers what it was made from (files with size and time, tokenizer, frame, split), and
+is used again as long as that is the same. It is written beside its place and renamed, so what stands there is whole.
+Call it in one process only: with several ranks, the first builds and the others open.
+
+Documents are put in the order of their hashes, a shard at a time: that mixes sources of one topic a file, and needs no
+seed. The tokenizer's own threads do the parallel work (the environment's TOKENIZERS_PARALLELISM and RAYON_NUM_THREADS
+rule them).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import PreTrainedTokenizerBase
+
+from limbeck.corpora.chat import conversation
+from limbeck.corpora.document import Document, is_held_out
+from limbeck.corpora.source import Part, read_parts, resolve
+from limbeck.corpora.store import FORMAT, MANIFEST, TokenStore, sha256_of
+from limbeck.corpora.tokenizer import Frame, document_tokens, fingerprint, frame
+from limbeck.errors import BadCorpus, BadFolder
+
+SHARD_BYTES = 64 << 20
+SHARD_DOCUMENTS = 50_000
+BLOCK_CHARACTERS = 4 << 20  # tokenised in one call: enough for the threads, little enough to hold
+BLOCK_DOCUMENTS = 1024
+
+
+def build_stores(
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    fraction: float = 0.05,
+    end: int | None = None,
+    eval_source: str | None = None,
+    progress: bool = False,
+) -> tuple[TokenStore, TokenStore]:
+    """(training store, held-out store) of a source, in ``folder/train`` and ``folder/held_out``.
+
+    Without an ``eval_source`` a ``fraction`` of the documents is held out. With one, those of it are, and all of the
+    source is trained on; ``manifest["overlap"]`` of the training store says how many of its documents are held out too.
+    Of the standard library the held-out modules are never trained on and no others measured. ``end``: see `frame`.
+    """
+    if eval_source is None:
+        draws = [_Draw(source, fraction, ("train", "held_out"))]
+    else:
+        draws = [_Draw(eval_source, 1.0, ("held_out",)), _Draw(source, 0.0, ("train",))]
+    stores = _stores(draws, tokenizer, Path(folder), end=end, progress=progress)
+    return stores["train"], stores["held_out"]
+
+
+def build_held_out(
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    end: int | None = None,
+    progress: bool = False,
+) -> TokenStore:
+    """A whole source as a store to measure on, in ``folder/held_out``; of the standard library its held-out modules."""
+    draws = [_Draw(source, 1.0, ("held_out",))]
+    return _stores(draws, tokenizer, Path(folder), end=end, progress=progress)["held_out"]
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What is taken of one source: the documents that fall on the named sides."""
+
+    source: str
+    fraction: float
+    sides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One tokenised document."""
+
+    name: str
+    digest: bytes
+    tokens: np.ndarray
+    learned: np.ndarray | None
+    size: int  # UTF-8 bytes of the text that is learned
+
+    @property
+    def predictions(self) -> int:
+        return len(self.tokens) - 1 if self.learned is None else int(self.learned[1:].sum())
+
+
+@dataclass
+class _Writer:
+    """Collects the documents of one side and writes them shard by shard."""
+
+    folder: Path
+    dtype: np.dtype
+    items: list[_Item] = field(default_factory=list)
+    waiting: int = 0
+    documents: int = 0
+    tokens: int = 0
+    size: int = 0
+    predictions: int = 0
+    overlap: int = 0
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, item: _Item) -> None:
+        self.items.append(item)
+        self.waiting += item.tokens.nbytes
+        if self.waiting >= SHARD_BYTES or len(self.items) >= SHARD_DOCUMENTS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what waits as one shard, in the order of the documents' hashes."""
+        if not self.items:
+            return
+        items = sorted(self.items, key=lambda item: (item.digest, item.name))
+        path = self.folder / f"{len(self.shards):05d}.arrow"
+        batch = _record_batch(items)
+        with pa.ipc.new_file(str(path), batch.schema) as file:
+            file.write_batch(batch)
+        tokens = sum(len(item.tokens) for item in items)
+        self.shards.append(
+            {
+                "file": path.name,
+                "bytes": path.stat().st_size,
+                "sha256": sha256_of(path),
+                "documents": len(items),
+                "tokens": tokens,
+            }
+        )
+        self.documents += len(items)
+        self.tokens += tokens
+        self.size += sum(item.size for item in items)
+        self.predictions += sum(item.predictions for item in items)
+        self.digest.update(b"".join(item.digest for item in items))
+        self.items, self.waiting = [], 0
+
+    def finish(self, made_from: dict[str, Any]) -> None:
+        """Writes the manifest, which is what makes the folder a store."""
+        self.flush()
+        manifest = {
+            "format": FORMAT,
+            "documents": self.documents,
+            "tokens": self.tokens,
+            "bytes": self.size,
+            "predictions": self.predictions,
+            "overlap": self.overlap,
+            "dtype": self.dtype.name,
+            "corpus_sha256": self.digest.hexdigest(),
+            "made_from": made_from,
+            "shards": self.shards,
+        }
+        (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def _stores(
+    draws: list[_Draw], tokenizer: PreTrainedTokenizerBase, folder: Path, *, end: int | None, progress: bool
+) -> dict[str, TokenStore]:
+    """The stores of all sides: those in the folder if they were made from the same, else built anew."""
+    parts = [resolve(draw.source) for draw in draws]
+    framing = frame(tokenizer, end=end)
+    made_from: dict[str, Any] = {
+        "draws": [
+            {"source": d.source, "fraction": d.fraction, "sides": list(d.sides), "stamps": [part.stamp for part in p]}
+            for d, p in zip(draws, parts, strict=True)
+        ],
+        "tokenizer": fingerprint(tokenizer),
+        "frame": [framing.begin, framing.end],
+    }
+    sides = [side for draw in draws for side in draw.sides]
+    ready = _ready(folder, sides, made_from)
+    if ready is not None:
+        return ready
+    work = folder / ".building"
+    try:
+        shutil.rmtree(work, ignore_errors=True)  # what a killed process left
+        writers = {side: _Writer(work / side, _dtype(tokenizer)) for side in sides}
+        for writer in writers.values():
+            writer.folder.mkdir(parents=True)
+        _fill(writers, draws, parts, tokenizer, framing, progress=progress)
+        for side, writer in writers.items():
+            writer.finish(made_from)
+            shutil.rmtree(folder / side, ignore_errors=True)
+            writer.folder.rename(folder / side)
+    except OSError as error:
+        raise BadFolder(
+            f"{folder}: expected a folder to write the token store to, got: {error.strerror or error}: free some "
+            "space, or name another folder"
+        ) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return {side: TokenStore.open(folder / side) for side in sides}
+
+
+def _ready(folder: Path, sides: list[str], made_from: dict[str, Any]) -> dict[str, TokenStore] | None:
+    """The stores in the folder, if they are all there, whole, and made from the same."""
+    try:
+        stores = {side: TokenStore.open(folder / side) for side in sides}
+        if any(store.manifest["made_from"] != made_from for store in stores.values()):
+            return None
+        for store in stores.values():
+            store.verify()
+    except BadCorpus:
+        return None
+    return stores
+
+
+def _fill(
+    writers: dict[str, _Writer],
+    draws: list[_Draw],
+    parts: list[list[Part]],
+    tokenizer: PreTrainedTokenizerBase,
+    framing: Frame,
+    *,
+    progress: bool,
+) -> None:
+    """Reads every source once and hands each document to the writer of its side."""
+    seen: set[bytes] = set()  # digests of what is held out
+    with _bar([part for some in parts for part in some], shown=progress) as advance:
+        for draw, some in zip(draws, parts, strict=True):
+            wanted = _wanted(read_parts(some, draw.source), draw)
+            read = 0
+            for side, item in _tokenised(wanted, tokenizer, framing, _dtype(tokenizer)):
+                if side == "held_out":
+                    seen.add(item.digest)
+                elif item.digest in seen:
+                    writers[side].overlap += 1
+                writers[side].add(item)
+                read += 1
+                advance(item)
+            for side in draw.sides:
+                _check_side(writers[side], side, draw, read)
+
+
+def _wanted(documents: Iterable[Document], draw: _Draw) -> Iterator[tuple[str, Document]]:
+    """The documents that are drawn, each with its side."""
+    for document in documents:
+        side = "held_out" if is_held_out(document, fraction=draw.fraction) else "train"
+        if side in draw.sides:
+            yield side, document
+
+
+def _tokenised(
+    documents: Iterable[tuple[str, Document]], tokenizer: PreTrainedTokenizerBase, framing: Frame, dtype: np.dtype
+) -> Iterator[tuple[str, _Item]]:
+    """The documents in tokens, a block of texts at a time; one of a single token has nothing to predict and goes."""
+    block: list[tuple[str, Document]] = []
+    characters = 0
+
+    def encoded() -> Iterator[tuple[str, _Item]]:
+        texts = [document.text for _, document in block if document.text is not None]
+        framed = iter(document_tokens(tokenizer, texts, frame=framing) if texts else [])
+        for side, document in block:
+            if document.text is not None:
+                tokens, learned, size = next(framed), None, len(document.text.encode())
+            else:
+                spoken = conversation(tokenizer, document)
+                tokens, learned, size = spoken.tokens, spoken.learned, spoken.bytes
+            if len(tokens) > 1:
+                yield side, _Item(document.name, document.digest(), np.array(tokens, dtype=dtype), learned, size)
+
+    for side, document in documents:
+        block.append((side, document))
+        characters += len(document.content)
+        if characters >= BLOCK_CHARACTERS or len(block) >= BLOCK_DOCUMENTS:
+            yield from encoded()
+            block, characters = [], 0
+    yield from encoded()
+
+
+def _check_side(writer: _Writer, side: str, draw: _Draw, read: int) -> None:
+    """An empty side is an error: without training documents nothing is learned, without held-out ones nothing shown."""
+    if writer.documents or writer.items:
+        return
+    what = "to train on" if side == "train" else "held out to measure on"
+    raise BadCorpus(
+        f"{draw.source}: expected documents {what}, got none: of its {read} documents, split by their hashes at a "
+        f"fraction of {draw.fraction}, all are on the other side: name texts to measure on with --eval-data, or give "
+        "more documents (lines <|endoftext|> separate those of a .txt file)"
+    )
+
+
+def _record_batch(items: list[_Item]) -> pa.RecordBatch:
+    """One shard; it has a column of what is learned only where some token is not."""
+    offsets = pa.array(np.cumsum([0, *(len(item.tokens) for item in items)]), pa.int64())
+
+    def lists(parts: list[np.ndarray]) -> pa.Array:
+        return pa.LargeListArray.from_arrays(offsets, pa.array(np.concatenate(parts)))
+
+    columns = {
+        "name": pa.array([item.name for item in items], pa.string()),
+        "tokens": lists([item.tokens for item in items]),
+        "bytes": pa.array([item.size for item in items], pa.int64()),
+    }
+    if any(item.learned is not None for item in items):
+        everything = [np.ones(len(item.tokens), dtype=bool) if item.learned is None else item.learned for item in items]
+        columns["learned"] = lists(everything)
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _dtype(tokenizer: PreTrainedTokenizerBase) -> np.dtype:
+    """The smallest type that holds every token."""
+    return np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32)
+
+
+@contextmanager
+def _bar(parts: list[Part], *, shown: bool) -> Iterator[Callable[[_Item], None]]:
+    """A progress bar; it knows the end where every part knows its size, and counts otherwise."""
+    sizes = [part.size for part in parts]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    columns = (TextColumn("tokenise"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeRemainingColumn())
+    documents = tokens = 0
+    with Progress(*columns, disable=not shown, console=Console(stderr=True)) as progress:
+        task = progress.add_task("tokenise", total=total, counts="")
+
+        def advance(item: _Item) -> None:
+            nonlocal documents, tokens
+            documents, tokens = documents + 1, tokens + len(item.tokens)
+            progress.update(task, advance=item.size, counts=f"{documents:,} documents, {tokens:,} tokens")
+
+        yield advance
+        progress.update(task, completed=total)

@@ -1,0 +1,134 @@
+"""Tokenised documents on disk: memory-mapped Arrow shards and a manifest.
+
+The documents lie one after another in one endless-looking stream of tokens, whatever shard they are in; a slice within
+one shard is not copied. A shard is one Arrow file with one record batch, so any Arrow reader can open it: ``name``,
+``tokens``, ``bytes`` (UTF-8 bytes of the text the tokens stand for), and ``learned`` where not every token is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Int64, Integer
+
+from limbeck.errors import BadCorpus
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class TokenStore:
+    """Documents as tokens, in a fixed order. ``documents``, ``tokens`` and ``bytes`` count them.
+
+    ``predictions`` is the number of tokens that an epoch learns: all, less the first of each document (nothing precedes
+    it) and those that are not learned. ``starts`` holds where each document begins in the stream of tokens and, last,
+    where the stream ends.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], shards: list[pa.RecordBatch]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.documents: int = manifest["documents"]
+        self.tokens: int = manifest["tokens"]
+        self.bytes: int = manifest["bytes"]
+        self.predictions: int = manifest["predictions"]
+        self._shards = shards
+        self._values = [shard.column("tokens").values.to_numpy(zero_copy_only=True) for shard in shards]
+        self._first_token = np.cumsum([0, *map(len, self._values)])
+        self._first_document = np.cumsum([0, *(shard.num_rows for shard in shards)])
+        offsets = [shard.column("tokens").offsets.to_numpy()[:-1] for shard in shards]
+        starts = [part + first for part, first in zip(offsets, self._first_token, strict=False)]
+        self.starts: Int64[np.ndarray, " documents_and_one"] = np.concatenate([*starts, [self.tokens]]).astype(np.int64)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> TokenStore:
+        """The store in a folder. Damage that shows in file sizes is an error here; `verify` finds the rest."""
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        shards = []
+        for entry in manifest["shards"]:
+            path = folder / entry["file"]
+            size = path.stat().st_size if path.exists() else None
+            if size != entry["bytes"]:
+                raise _damaged(path, f"{entry['bytes']} bytes", "no file" if size is None else f"{size} bytes")
+            try:
+                shards.append(pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0))
+            except pa.ArrowInvalid as error:
+                raise _damaged(path, "an Arrow file", str(error)) from None
+        return cls(folder, manifest, shards)
+
+    def verify(self) -> None:
+        """Reads every shard and compares its checksum with the manifest's; damage is an error that names the file."""
+        for entry in self.manifest["shards"]:
+            path = self.folder / entry["file"]
+            checksum = sha256_of(path)
+            if checksum != entry["sha256"]:
+                raise _damaged(path, f"SHA-256 {entry['sha256'][:12]}…", f"{checksum[:12]}…")
+
+    def slice(self, start: int, stop: int) -> Integer[np.ndarray, " n"]:
+        """Tokens start to stop of the stream, as stored (uint16 or uint32); read-only, not copied within a shard."""
+        parts = [self._values[shard][low:high] for shard, low, high in self._pieces(start, stop)]
+        return parts[0] if len(parts) == 1 else np.concatenate([self._values[0][:0], *parts])
+
+    def learned(self, start: int, stop: int) -> Bool[np.ndarray, " n"]:
+        """Which of the tokens start to stop are learned: all of a text, the assistant's of a conversation."""
+        parts = [self._learned(shard, low, high) for shard, low, high in self._pieces(start, stop)]
+        return np.concatenate([np.zeros(0, dtype=bool), *parts])
+
+    def name_of(self, document: int) -> str:
+        """Where a document came from, as `Document.name`."""
+        return self._cell(document, "name")
+
+    def bytes_of(self, document: int) -> int:
+        """UTF-8 bytes of the text that a document's learned tokens stand for."""
+        return self._cell(document, "bytes")
+
+    def _pieces(self, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """The shards that hold a part of the stream, each with the part's start and stop in it."""
+        first = self._first_token
+        low = int(np.searchsorted(first, start, side="right")) - 1
+        high = int(np.searchsorted(first, stop, side="left"))
+        return [
+            (shard, max(0, start - int(first[shard])), min(stop, int(first[shard + 1])) - int(first[shard]))
+            for shard in range(low, high)
+        ]
+
+    def _learned(self, shard: int, low: int, high: int) -> Bool[np.ndarray, " n"]:
+        batch = self._shards[shard]
+        if "learned" not in batch.schema.names:
+            return np.ones(high - low, dtype=bool)
+        values = batch.column("learned").values.slice(low, high - low)
+        return values.to_numpy(zero_copy_only=False)
+
+    def _cell(self, document: int, column: str) -> Any:
+        shard = int(np.searchsorted(self._first_document, document, side="right")) - 1
+        return self._shards[shard].column(column)[document - int(self._first_document[shard])].as_py()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a store."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, "the manifest of a token store", f"{type(error).__name__}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise _damaged(path, f"the manifest of a token store of format {FORMAT}", "another")
+    return manifest
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damaged(path: Path, expected: str, came: str) -> BadCorpus:
+    return BadCorpus(
+        f"{path}: expected {expected}, got {came}: the token store is damaged, remove {path.parent} to rebuild it"
+    )

@@ -1,0 +1,71 @@
+"""How far two distributions over one support are apart: (log p, log q) -> nats per position, p the teacher, q the student.
+
+These are the formulas that everything faster is measured against; they differentiate. An outcome that cannot happen
+(log-probability -inf) counts its limit, so no formula gives NaN on distributions, however far apart; only where the limit
+is infinite is the answer infinite.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def kl(log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape"]:
+    """KL(p || q) in nats. Outcomes with p = 0 count 0; q = 0 where p > 0 gives inf (Cover & Thomas, sec. 2.3)."""
+    happens = log_p > -math.inf
+    log_ratio = torch.where(happens, log_p - log_q, 0.0)
+    return _not_negative((log_p.exp() * log_ratio).sum(-1))
+
+
+def reverse_kl(log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape"]:
+    """KL(q || p) in nats: what a student pays for mass where the teacher has none."""
+    return kl(log_q, log_p)
+
+
+def jensen_shannon(
+    log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"], *, beta: float = 0.5
+) -> Float[Tensor, "*shape"]:
+    """beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q, in nats (GKD, arXiv 2306.13649, eq. 3).
+
+    At most the entropy of (beta, 1 - beta). It falls to 0 as beta goes to 0 or 1; *divided* by beta it goes to KL(p || q),
+    divided by 1 - beta to KL(q || p).
+    """
+    log_m = _log_mixture(log_p, log_q, beta)
+    return beta * kl(log_p, log_m) + (1 - beta) * kl(log_q, log_m)
+
+
+def skew_kl(
+    log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"], *, alpha: float = 0.1
+) -> Float[Tensor, "*shape"]:
+    """KL(p || alpha p + (1 - alpha) q) in nats, at most -log alpha (DistiLLM, arXiv 2402.03898, sec. 3.1)."""
+    return kl(log_p, _log_mixture(log_p, log_q, alpha))
+
+
+def skew_reverse_kl(
+    log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"], *, alpha: float = 0.1
+) -> Float[Tensor, "*shape"]:
+    """KL(q || alpha q + (1 - alpha) p) in nats, at most -log alpha (DistiLLM, arXiv 2402.03898, sec. 3.1)."""
+    return kl(log_q, _log_mixture(log_q, log_p, alpha))
+
+
+def total_variation(log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape"]:
+    """Half the sum of |p - q|: a share of probability, from 0 to 1, not nats."""
+    return 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
+
+
+def _log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
+    """log(share p + (1 - share) q)."""
+    impossible = (log_p == -math.inf) & (log_q == -math.inf)  # there logaddexp would differentiate to NaN
+    log_m = torch.logaddexp(
+        torch.where(impossible, 0.0, log_p + math.log(share)), torch.where(impossible, 0.0, log_q + math.log1p(-share))
+    )
+    return torch.where(impossible, -math.inf, log_m)
+
+
+def _not_negative(nats: Tensor) -> Tensor:
+    """The same, with what rounding took below 0 put at 0; the gradient stays, since it may not be 0 there."""
+    return torch.where(nats < 0, nats - nats.detach(), nats)

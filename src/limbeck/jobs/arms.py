@@ -1,0 +1,94 @@
+"""The arms of a comparison: the student, and what the same money would otherwise have bought.
+
+An arm is a folder of its own: it continues where it was stopped, and one that has its model is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from limbeck.corpora import Rows, TokenStore
+from limbeck.jobs.setup import Machine
+from limbeck.models.load import LanguageModel, load, load_config, new_model, save
+from limbeck.objectives import parse
+from limbeck.run.run import Plan, Run
+
+CE = "CrossEntropy"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training run of the comparison. ``fresh`` arms start from random weights, the others from the cut student."""
+
+    name: str
+    seed: int
+    folder: Path
+    objective: str
+    steps: int
+    fresh: bool = False
+
+    @property
+    def student(self) -> Path:
+        """Where its model is, once it is done."""
+        return self.folder / "student"
+
+    @property
+    def done(self) -> bool:
+        """Whether it has run to its end."""
+        return (self.student / "config.json").exists()
+
+    @property
+    def label(self) -> str:
+        """What the progress bar says."""
+        return f"{self.name} #{self.seed}"
+
+
+def arms_of(
+    out: Path, *, objective: str, baselines: Sequence[str], seeds: range, steps: int, flops_steps: int
+) -> list[Arm]:
+    """All arms, the student of the first seed first: whoever stops early has what they came for.
+
+    ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as ``steps`` of the student's objective.
+    """
+    arms = []
+    for seed in seeds:
+        folder = out if seed == seeds[0] else out / "seeds" / f"seed{seed}"
+        arms.append(Arm("student", seed, folder, objective, steps))
+    for seed in seeds:
+        for name in baselines:
+            if name == "cut":
+                continue  # needs no training
+            arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", CE, steps)
+            if name == "fresh+kd":
+                arm = replace(arm, objective=objective, fresh=True)
+            if name == "cut+ce@flops":
+                arm = replace(arm, steps=flops_steps)
+            arms.append(arm)
+    return arms
+
+
+def train(
+    arm: Arm, *, cut: Path, teacher: LanguageModel, store: TokenStore, length: int, plan: Plan, machine: Machine
+) -> LanguageModel:
+    """The trained model of an arm, from disk if it is done."""
+    world = machine.world
+    if arm.done:
+        return load(arm.student, device=world.device)
+    start = load(cut, device="cpu", train=True)
+    if arm.fresh:
+        start = new_model(load_config(cut), start.tokenizer, arm.seed, name=arm.name)
+    start.model.to(world.device)
+    corpus = Rows(store, length=length, seed=arm.seed, rank=world.rank, ranks=world.size)
+    objective = parse(arm.objective)
+    if world.first:
+        arm.folder.mkdir(parents=True, exist_ok=True)
+    world.barrier()
+    listens = teacher if objective.needs_teacher else None
+    Run(arm.folder, arm.label, start, listens, corpus, objective, replace(plan, steps=arm.steps), world).train()
+    start.model.requires_grad_(False)
+    if world.first:
+        save(start, arm.student)
+    world.barrier()
+    return start

@@ -1,0 +1,174 @@
+"""`limbeck distil`, the main job: check the pair, choose a shape, cut, distil, compare, report.
+
+The order is chosen so that a mistake costs seconds: settings, objective, folder, configurations and data are looked at
+before anything long begins. Every stage leaves its result in the run's folder and is skipped when it is there.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from limbeck.config import DistilSettings
+from limbeck.corpora import Rows, TokenStore, build_stores, require_rows
+from limbeck.corpora.source import resolve as resolve_source
+from limbeck.jobs.arms import Arm, arms_of, train
+from limbeck.jobs.folder import claim, now, update
+from limbeck.jobs.proof import Proof
+from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
+from limbeck.jobs.student import make_student, target_shape
+from limbeck.models.load import LanguageModel, load, load_config
+from limbeck.objectives import parse
+from limbeck.plan.pair import as_json, check, examine, show
+from limbeck.run.log import console
+from limbeck.run.optim import suggested_learning_rate
+from limbeck.run.run import Plan
+from limbeck.run.world import leave
+
+
+def distil(settings: DistilSettings) -> dict[str, Any]:
+    """Makes a student out of a teacher and proves what it is worth; all of it is in ``settings.out``.
+
+    Gives ``{"out", "student", "readings", "verdict"}``.
+    """
+    started = time.monotonic()
+    where = machine(settings)
+    objective = parse(settings.objective)
+    target = target_shape(settings)
+    for source in filter(None, (settings.data, settings.eval_data)):
+        resolve_source(source)
+    config = load_config(settings.student or settings.teacher)
+    length = row_length(settings, getattr(config, "max_position_embeddings", None), where.world.device, name=settings.teacher)
+    rows, steps = batch_rows(settings, length, where.world.size)
+    run = _claim(settings, where, objective_text=repr(objective))
+    teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
+    store, held_out = _stores(settings, teacher, where)
+    require_rows(store, length=length)
+    cut = make_student(settings, target, teacher, store, length=length, machine=where)
+    student = load(cut, device="cpu")
+    findings = _doctor(settings, teacher, student, held_out, length=length, rows=rows, where=where)
+    plan = Plan(
+        steps=steps,
+        rows=rows,
+        lr=settings.lr or suggested_learning_rate(student.parameters_count),
+        schedule=settings.schedule,
+        bf16=where.bf16,
+    )
+    arms = _arms(settings, teacher, student, objective_needs_teacher=objective.needs_teacher, steps=steps)
+    if where.world.first:
+        facts = {"doctor": as_json(findings), "plan": _said(plan, length, arms), "objective": repr(objective)}
+        update(settings.out, run, teacher=_summary(teacher), student=_summary(student), lineage=student.lineage, **facts)
+        _announce(teacher, student, plan, length, arms, store)
+    proof = Proof(settings, teacher, held_out, length=length, machine=where)
+    proof.cut(cut)
+    for arm in arms:
+        model = train(arm, cut=cut, teacher=teacher, store=store, length=length, plan=plan, machine=where)
+        proof.arm(arm, model)
+    result: dict[str, Any] = {}
+    if where.world.first:
+        update(settings.out, run, ended=now(), seconds=round(run.get("seconds", 0) + time.monotonic() - started, 1))
+        result = proof.conclude(run)
+        print(json.dumps(result) if settings.json_ else f"report: {settings.out / 'report.html'}")
+    where.world.barrier()
+    leave()
+    return result
+
+
+def _claim(settings: DistilSettings, where: Machine, *, objective_text: str) -> dict[str, Any]:
+    """The run's record, on the rank that writes."""
+    signature = settings.model_dump(mode="json", exclude={"out", "threads", "json_", "device"})
+    signature |= {"job": "distil", "objective": objective_text}
+    run = claim(settings.out, signature) if where.world.first else {}
+    where.world.barrier()
+    return run
+
+
+def _stores(settings: DistilSettings, teacher: LanguageModel, where: Machine) -> tuple[TokenStore, TokenStore]:
+    folder = settings.out / "data"
+    if where.world.first:
+        build_stores(
+            settings.data,
+            teacher.tokenizer,
+            folder,
+            end=teacher.end,
+            eval_source=settings.eval_data,
+            progress=console.is_terminal,
+        )
+    where.world.barrier()
+    return TokenStore.open(folder / "train"), TokenStore.open(folder / "held_out")
+
+
+def _doctor(
+    settings: DistilSettings,
+    teacher: LanguageModel,
+    student: LanguageModel,
+    held_out: TokenStore,
+    *,
+    length: int,
+    rows: int,
+    where: Machine,
+) -> list[Any]:
+    findings = examine(
+        teacher,
+        student,
+        length=length,
+        tokens=settings.tokens,
+        batch_tokens=rows * length,
+        dtype=where.dtype,
+        device=where.world.device,
+        out=settings.out,
+    )
+    show(findings, console)
+    check(findings)
+    return findings
+
+
+def _arms(
+    settings: DistilSettings, teacher: LanguageModel, student: LanguageModel, *, objective_needs_teacher: bool, steps: int
+) -> list[Arm]:
+    """The arms, with cross-entropy's steps at equal FLOPs: 6 N_S + 2 N_T a token with a teacher, 6 N_S without."""
+    paid = 2 * teacher.parameters_count if objective_needs_teacher else 0
+    ratio = 1 + paid / (6 * student.parameters_count)
+    return arms_of(
+        settings.out,
+        objective=settings.objective,
+        baselines=settings.baselines,
+        seeds=range(settings.seed, settings.seed + settings.seeds),
+        steps=steps,
+        flops_steps=round(steps * ratio),
+    )
+
+
+def _summary(model: LanguageModel) -> dict[str, Any]:
+    from limbeck.students.shape import Shape
+
+    return {"name": model.name, "parameters": model.parameters_count, "shape": str(Shape.of(model.config))}
+
+
+def _said(plan: Plan, length: int, arms: list[Arm]) -> dict[str, Any]:
+    """The plan as it is stored and shown."""
+    return {
+        "steps": plan.steps,
+        "rows": plan.rows,
+        "length": length,
+        "tokens": plan.steps * plan.rows * length,
+        "learning_rate": plan.lr,
+        "schedule": plan.schedule,
+        "arms": [{"name": a.name, "seed": a.seed, "objective": a.objective, "steps": a.steps} for a in arms],
+    }
+
+
+def _announce(
+    teacher: LanguageModel, student: LanguageModel, plan: Plan, length: int, arms: list[Arm], store: TokenStore
+) -> None:
+    tokens = plan.steps * plan.rows * length
+    console.print(
+        f"teacher {teacher.name}: {teacher.parameters_count:,} parameters; student: {student.parameters_count:,} "
+        f"({student.parameters_count / teacher.parameters_count:.2f} of it)\n"
+        f"{plan.steps:,} steps of {plan.rows} x {length} tokens = {tokens:,} tokens "
+        f"({tokens / max(store.tokens, 1):.1f} epochs), peak learning rate {plan.lr:.2g}, {plan.schedule}; "
+        f"{len(arms)} trainings: {', '.join(a.label for a in arms)}"
+    )
+
+

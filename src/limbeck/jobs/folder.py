@@ -1,0 +1,86 @@
+"""The folder of a run: claimed once, continued by the same command, refused to any other.
+
+run.json holds the signature (what decides the result), so that a second command in the same folder either continues the
+first or is told which of its settings differ.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import BadFolder
+from limbeck.run.save import read_json, write_json, writing
+
+
+def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
+    """Makes ``folder`` this run's, and gives what its run.json holds: new, or from an earlier start of the same run.
+
+    Raises BadFolder when the folder cannot be written, or holds something else.
+    """
+    record = folder / "run.json"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not record.exists():
+        strangers = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+        if strangers:
+            raise BadFolder(
+                f"{folder} is not empty and holds no run (it holds {', '.join(strangers[:5])}): "
+                "nothing was written. Give a new folder with --out."
+            )
+        run = {"signature": signature, "command": command(), "versions": versions(), "started": now()}
+        write_json(record, run)
+        return run
+    try:
+        run = dict(read_json(record))
+        theirs = dict(run["signature"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadFolder(f"{record} is not a run of limbeck's ({error}): give a new folder with --out.") from error
+    different = [key for key in sorted(signature.keys() | theirs.keys()) if signature.get(key) != theirs.get(key)]
+    if different:
+        lines = "; ".join(f"{k}: {theirs.get(k)!r} there, {signature.get(k)!r} now" for k in different)
+        raise BadFolder(
+            f"{folder} holds another run's state ({lines}). Continue that one with its own command "
+            f"({' '.join(run.get('command', []))}), or give a new folder with --out."
+        )
+    return run
+
+
+def update(folder: Path, run: dict[str, Any], **facts: Any) -> None:
+    """Adds facts to run.json."""
+    run.update(facts)
+    write_json(folder / "run.json", run)
+
+
+def now() -> str:
+    """The time, UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def command() -> list[str]:
+    """The command line as a user would type it."""
+    name = Path(sys.argv[0]).name
+    return ["limbeck" if name in {"limbeck", "__main__.py"} else name, *sys.argv[1:]]
+
+
+def versions() -> dict[str, str]:
+    """What the result may depend on: limbeck, Python, the libraries, the machine."""
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}, {_cpu()}"}
+    for package in ("limbeck", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed as a package"
+    return found
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown processor"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")

@@ -1,0 +1,196 @@
+"""`limbeck pretrain`: a tokenizer and a Llama-like model from scratch, on the same engine, with cross-entropy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from limbeck.config import PretrainSettings
+from limbeck.corpora import Rows, TokenStore, build_stores, is_held_out, read, require_rows, train_tokenizer
+from limbeck.errors import BadSetting, BadShape
+from limbeck.jobs.folder import claim, now, update
+from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
+from limbeck.models.load import LanguageModel, new_model, save
+from limbeck.objectives.basic import CrossEntropy
+from limbeck.probes.likelihood import likelihood
+from limbeck.probes.measure import measure
+from limbeck.run.log import console
+from limbeck.run.optim import suggested_learning_rate
+from limbeck.run.run import Plan, Run
+from limbeck.run.save import write_text
+from limbeck.students.shape import Shape, shape_axes
+from limbeck.types import Reading
+
+CONTEXT = 1024  # positions of a model made here; rotary embeddings cost nothing to leave room
+
+
+def pretrain(settings: PretrainSettings) -> Path:
+    """Trains a model from scratch and gives the folder it is in, an ordinary Hugging Face folder."""
+    where = machine(settings)
+    out, world = settings.out, where.world
+    shape = _shape(settings)
+    signature = settings.model_dump(mode="json", exclude={"out", "threads", "json_", "device"}) | {"job": "pretrain"}
+    run = claim(out, signature) if world.first else {}
+    world.barrier()
+    tokenizer = _tokenizer(settings, out, where)
+    length = row_length(settings, CONTEXT, world.device, name="the new model")
+    if world.first:
+        build_stores(settings.data, tokenizer, out / "data", eval_source=settings.eval_data, progress=console.is_terminal)
+    world.barrier()
+    store, held_out = TokenStore.open(out / "data" / "train"), TokenStore.open(out / "data" / "held_out")
+    require_rows(store, length=length)
+    model = new_model(_config(shape, tokenizer), tokenizer, settings.seed, name=out.name)
+    model.model.to(world.device)
+    rows, steps = batch_rows(settings, length, world.size)
+    lr = settings.lr or suggested_learning_rate(model.parameters_count)
+    console.print(
+        f"pretrain: {model.parameters_count:,} parameters, {steps:,} steps of {rows} x {length} tokens "
+        f"({steps * rows * length / max(store.tokens, 1):.1f} epochs of {store.tokens:,} tokens), peak learning rate {lr:.2g}"
+    )
+    plan = Plan(steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=where.bf16)
+    corpus = Rows(store, length=length, seed=settings.seed, rank=world.rank, ranks=world.size)
+    Run(out, "pretrain", model, None, corpus, CrossEntropy(), plan, world).train()
+    if world.first:
+        _finish(settings, run, model, store, held_out, length, plan)
+    world.barrier()
+    return out / "model"
+
+
+def _finish(
+    settings: PretrainSettings,
+    run: dict[str, Any],
+    model: LanguageModel,
+    store: TokenStore,
+    held_out: TokenStore,
+    length: int,
+    plan: Plan,
+) -> None:
+    out = settings.out
+    batches = (batch.to(model.device) for batch in Rows(held_out, length=length).in_order(8))
+    measured = measure(model, None, batches, documents=held_out.documents)
+    sizes = np.array([held_out.bytes_of(i) for i in range(held_out.documents)])
+    readings = likelihood("model", [measured], text_bytes=sizes, seed=settings.seed)
+    write_text(out / "readings.jsonl", "".join(json.dumps(r.row()) + "\n" for r in readings))
+    tokens = plan.steps * plan.rows * length
+    update(out, run, ended=now(), tokens=tokens, parameters=model.parameters_count, lr=plan.lr, corpus=store.manifest)
+    save(model, out / "model", card=_card(run, readings))
+    loss = readings[0]
+    console.print(f"held out: {loss.value:.4f} {loss.unit} ({loss.low:.4f} to {loss.high:.4f}, {loss.n} documents)")
+    result = {"out": str(out), "model": str(out / "model"), "readings": [r.row() for r in readings]}
+    print(json.dumps(result) if settings.json_ else f"model: {out / 'model'}")
+
+
+def _shape(settings: PretrainSettings) -> Shape:
+    if (settings.shape is None) == (settings.params is None):
+        raise BadSetting("give the size of the new model, as --params 1M or as --shape layers=5,hidden=128,...: one of them")
+    if settings.shape is not None:
+        return whole_shape(settings.shape)
+    assert settings.params is not None
+    return scratch_shape(settings.params, vocab=settings.vocab)
+
+
+def whole_shape(text: str) -> Shape:
+    """A shape from text that names every axis, with no teacher to fill in the rest."""
+    given = shape_axes(text)
+    missing = [axis.name for axis in fields(Shape) if axis.name not in given]
+    if missing:
+        raise BadShape(f"the shape {text!r} lacks {', '.join(missing)}: a new model has no teacher to take them from")
+    shape = Shape(**given)
+    if shape.hidden % (2 * shape.heads) or shape.heads % shape.kv_heads:
+        raise BadShape(
+            f"the shape {text!r}: hidden must be an even multiple of heads, and heads a multiple of kv_heads, as in "
+            "layers=5,hidden=128,heads=8,kv_heads=4,ffn=256"
+        )
+    return shape
+
+
+def scratch_shape(parameters: int, *, vocab: int) -> Shape:
+    """A shape of about this many parameters: heads of 16 to 128 channels, FFN of 8/3 width, about 1 layer to 32 channels.
+
+    The shape nearest in size wins; depth follows width as in the model families of Kaplan et al. (arXiv 2001.08361,
+    sec. 3.2: between 32 and 128 channels a layer the loss hardly changes).
+    """
+    found = []
+    for hidden in range(32, 16384, 16 if parameters < 10**8 else 128):
+        head = 16 if hidden < 512 else (64 if hidden < 2048 else 128)
+        if hidden % (2 * head):
+            continue
+        heads = hidden // head
+        ffn = max(16, round(hidden * 8 / 3 / 16) * 16)
+        a_layer = 2 * hidden * hidden + 2 * hidden * (heads // 2) * head + 3 * hidden * ffn
+        for layers in (max(2, round(hidden / per)) for per in (24, 32, 48, 64, 96, 128)):
+            count = vocab * hidden + layers * a_layer
+            found.append((abs(count / parameters - 1), Shape(layers, hidden, heads, heads // 2, ffn)))
+        if vocab * hidden > 2 * parameters:
+            break
+    best = min(found, key=lambda pair: pair[0], default=None)
+    if best is None or best[0] > 0.25:
+        raise BadShape(
+            f"no shape of about {parameters:,} parameters with a vocabulary of {vocab:,}: ask for more parameters or a "
+            "smaller --vocab, or give --shape"
+        )
+    return best[1]
+
+
+def _config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.ffn,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.hidden // shape.heads,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _card(run: dict[str, Any], readings: list[Reading]) -> str:
+    """The model's README.md: what made it, from what, and how good it is."""
+    corpus, versions = run["corpus"], run["versions"]
+    lines = "\n".join(f"| {r.name} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {r.unit} | {r.n} |" for r in readings)
+    settings = run["signature"]
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [limbeck]
+---
+A Llama of {run["parameters"]:,} parameters, trained from scratch with limbeck {versions["limbeck"]}:
+
+    {" ".join(run["command"])}
+
+on {run["tokens"]:,} tokens of `{settings["data"]}` ({corpus["tokens"]:,} different ones, tokenizer of its own, trained on the
+training part), {run["tokens"] / run["parameters"]:.1f} tokens a parameter, seed {settings["seed"]}, peak learning rate {run["lr"]:.2g},
+from {run["started"]} to {run["ended"]}; torch {versions["torch"]}, transformers {versions["transformers"]},
+Python {versions["python"]}.
+
+Measured on documents held out from both (95 % intervals over documents):
+
+| reading | value | interval | unit | documents |
+|---|---|---|---|---|
+{lines}
+"""
+
+
+def _tokenizer(settings: PretrainSettings, out: Path, where: Machine) -> PreTrainedTokenizerFast:
+    """The tokenizer, trained on the training documents only, once."""
+    folder = out / "tokenizer"
+    if where.world.first and not folder.exists():
+        fraction = 0.0 if settings.eval_data else 0.05
+        texts = (d.content for d in read(settings.data) if not is_held_out(d, fraction=fraction))
+        beside = folder.with_name(".tokenizer")
+        train_tokenizer(texts, vocab=settings.vocab).save_pretrained(beside)
+        beside.rename(folder)
+    where.world.barrier()
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+

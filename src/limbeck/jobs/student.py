@@ -1,0 +1,79 @@
+"""The student before training: its shape from the budget, and the cut out of the teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+from limbeck.config import DistilSettings
+from limbeck.corpora import Rows, TokenStore
+from limbeck.errors import BadSetting
+from limbeck.jobs.setup import Machine
+from limbeck.models.load import LanguageModel, load, load_config, save
+from limbeck.run.run import micro_batches
+from limbeck.students.cut import cut
+from limbeck.students.score import score
+from limbeck.students.shape import Shape, choose, parameters
+
+SHRINK = 2.5  # the law of capacity gap: the best teacher is about 2.5 times its student (arXiv 2311.07052)
+CALIBRATION_ROWS = 64
+
+
+def target_shape(settings: DistilSettings) -> Shape | None:
+    """The shape that the budget asks for, from the teacher's configuration alone; None for a student that exists."""
+    asked = [name for name in ("student", "params", "shrink", "shape") if getattr(settings, name) is not None]
+    if len(asked) > 1:
+        raise BadSetting(f"--{' and --'.join(asked)} both say what the student is: give one of them")
+    if settings.student is not None:
+        return None
+    config = load_config(settings.teacher)
+    if settings.shape is not None:
+        return Shape.parse(settings.shape, teacher=config)
+    if settings.params is not None:
+        return choose(config, parameters=settings.params)
+    shrink = SHRINK if settings.shrink is None else settings.shrink
+    if shrink <= 1:
+        raise BadSetting(f"--shrink {shrink}: expected the teacher's size over the student's, more than 1, for example 2.5")
+    return choose(config, parameters=round(parameters(config, Shape.of(config)) / shrink))
+
+
+def make_student(
+    settings: DistilSettings,
+    shape: Shape | None,
+    teacher: LanguageModel,
+    store: TokenStore,
+    *,
+    length: int,
+    machine: Machine,
+    method: str = "activation",
+    folder: Path | None = None,
+) -> Path:
+    """The folder of the untrained student: cut out of the teacher by importance, or a copy of --student."""
+    folder = folder or settings.out / "cut"
+    if machine.world.first and not (folder / "config.json").exists():
+        if shape is None:
+            assert settings.student is not None
+            student = load(settings.student, train=True)
+        else:
+            student = shrink_to(shape, teacher, store, length=length, machine=machine, method=method, seed=settings.seed)
+        save(student, folder)
+    machine.world.barrier()
+    return folder
+
+
+def shrink_to(
+    shape: Shape,
+    teacher: LanguageModel,
+    store: TokenStore,
+    *,
+    length: int,
+    machine: Machine,
+    method: str,
+    seed: int,
+) -> LanguageModel:
+    """A student of this shape out of the teacher, by what matters on a calibration sample of the training text."""
+    sample = Rows(store, length=length, seed=seed).take(CALIBRATION_ROWS)
+    scores = score(teacher, list(micro_batches(sample, machine.world.device)), method=method, seed=seed)
+    return cut(teacher, shape=shape, scores=scores)
+
+

@@ -1,0 +1,398 @@
+"""One description of a decoder that counting, scoring and cutting work through.
+
+A table says for each architecture what every dimension of every tensor is: vocabulary, hidden channels, query heads, key
+and value heads, FFN neurons. What surprises: some architectures fuse several of these into one dimension (GPT-2 and Phi-3
+concatenate queries, keys and values; GPT-NeoX interleaves them head by head), so a dimension has an *axis*, and an axis
+knows its size and which indices a cut keeps. A tensor the table does not name stops everything: nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig
+
+from limbeck.errors import BadModel
+from limbeck.models.load import build
+
+Axes = tuple[str, ...]
+
+# Axes that are never cut, and the attribute of `Sizes` that gives their length.
+_FIXED = ("vocab", "position", "head_dim")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Lengths of the plain axes. ``heads`` and ``kv_heads`` count heads, not channels. Arrays broadcast, for a search."""
+
+    layers: Any
+    hidden: Any
+    heads: Any
+    kv_heads: Any
+    ffn: Any
+    head_dim: int
+    vocab: int
+    position: int
+
+    def of(self, axis: str) -> Any:
+        """Length of an axis, fused ones too."""
+        d = self.head_dim
+        match axis:
+            case "heads":
+                return self.heads * d
+            case "kv":
+                return self.kv_heads * d
+            case "q|k|v":
+                return (self.heads + 2 * self.kv_heads) * d
+            case "qkv per head":
+                return self.heads * 3 * d
+            case "gate|up":
+                return self.ffn * 2
+            case "hidden" | "ffn" | "vocab" | "position" | "head_dim":
+                return getattr(self, axis)
+        raise AssertionError(f"no axis {axis!r}")
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What a cut keeps: ascending indices, int64; those inside layers are one row per kept layer."""
+
+    layers: Int[Tensor, "l"]
+    hidden: Int[Tensor, "d"]
+    heads: Int[Tensor, "l h"]
+    kv_heads: Int[Tensor, "l kv"]
+    ffn: Int[Tensor, "l f"]
+
+    def along(self, axis: str, layer: int, sizes: Sizes) -> Int[Tensor, "n"]:
+        """Indices of the teacher's tensor to keep along an axis, in its ``layer``-th kept layer; ``sizes`` are the teacher's."""
+        d = sizes.head_dim
+        match axis:
+            case "hidden":
+                return self.hidden
+            case "ffn":
+                return self.ffn[layer]
+            case "heads":
+                return _channels(self.heads[layer], d)
+            case "kv":
+                return _channels(self.kv_heads[layer], d)
+            case "q|k|v":
+                keys = _channels(self.kv_heads[layer], d) + sizes.heads * d
+                return torch.cat([_channels(self.heads[layer], d), keys, keys + sizes.kv_heads * d])
+            case "qkv per head":
+                return _channels(self.heads[layer], 3 * d)
+            case "gate|up":
+                return torch.cat([self.ffn[layer], self.ffn[layer] + sizes.ffn])
+        assert axis in _FIXED, f"no axis {axis!r}"
+        return torch.arange(sizes.of(axis), device=self.hidden.device)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one family of architectures names things. Names of modules and tensors are relative to a layer or the model."""
+
+    layers: str
+    inside: Mapping[str, Axes]
+    outside: Mapping[str, Axes]
+    attention_out: str
+    ffn_out: str
+    reading_norms: Sequence[str]  # their outputs are what a layer reads of the hidden channels
+    writing_norms: Sequence[str]  # they norm what a layer is about to add
+    final_norm: str
+    embedding: str
+    fields: Mapping[str, str]
+    square: bool = False  # hidden == heads x head_dim, always
+    divides: bool = False  # hidden must be a multiple of heads, though head_dim is explicit
+    scaled_embedding: bool = False  # embeddings are multiplied by sqrt(hidden)
+    norm_from_one: bool = False  # a norm multiplies by 1 + weight
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A decoder as axes: of every tensor outside the layers, and of every tensor of a layer."""
+
+    kind: Kind
+    sizes: Sizes
+    outside: Mapping[str, Axes]
+    inside: Mapping[str, Axes]
+    tied: bool
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> Anatomy:
+        """The anatomy of a configuration; no weight is allocated.
+
+        Raises BadModel for an architecture that is not in the table, or a variant of one that the table does not describe.
+        """
+        kind = _kind(config)
+        sizes = _sizes(config, kind)
+        single = resized(config, layers=[0], sizes=sizes)
+        with torch.device("meta"):
+            model = build(single)
+        prefix = f"{kind.layers}.0."
+        inside: dict[str, Axes] = {}
+        outside: dict[str, Axes] = {}
+        for name, tensor in model.named_parameters():
+            table, found, local = (
+                (kind.inside, inside, name.removeprefix(prefix)) if name.startswith(prefix) else (kind.outside, outside, name)
+            )
+            axes = table.get(local)
+            if axes is None or tuple(sizes.of(axis) for axis in axes) != tuple(tensor.shape):
+                raise BadModel(
+                    f"{config.model_type}: the tensor {name} {tuple(tensor.shape)} is not as in the models limbeck knows "
+                    f"to cut ({', '.join(SUPPORTED)}), so nothing is cut rather than something wrong"
+                )
+            found[local] = axes
+        tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        return cls(kind, sizes, outside, inside, tied)
+
+    def count(self, *, layers: Any, hidden: Any, heads: Any, kv_heads: Any, ffn: Any) -> Any:
+        """Number of parameters of a student of these sizes, tied ones once. Takes numbers or arrays that broadcast."""
+        fixed = {"head_dim": self.sizes.head_dim, "vocab": self.sizes.vocab, "position": self.sizes.position}
+        sizes = Sizes(layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, ffn=ffn, **fixed)
+        return _count(self.outside, sizes) + layers * _count(self.inside, sizes)
+
+    def layers_of(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The layers, first to last."""
+        return list(model.get_submodule(self.kind.layers).children())
+
+    def attention_outs(self, model: PreTrainedModel) -> list[nn.Module]:
+        """Per layer the map whose input is the heads' outputs, one after the other."""
+        return [layer.get_submodule(self.kind.attention_out) for layer in self.layers_of(model)]
+
+    def ffn_outs(self, model: PreTrainedModel) -> list[nn.Module]:
+        """Per layer the map whose input is the activations of the FFN neurons."""
+        return [layer.get_submodule(self.kind.ffn_out) for layer in self.layers_of(model)]
+
+    def reading_norms(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The norms whose outputs are what the layers and the head read of the hidden channels."""
+        inner = [layer.get_submodule(name) for layer in self.layers_of(model) for name in self.kind.reading_norms]
+        return [*inner, model.get_submodule(self.kind.final_norm)]
+
+    def norms(self, model: PreTrainedModel) -> list[nn.Module]:
+        """Every norm over the hidden channels: layer by layer as the kind lists them, the final one last."""
+        names = (*self.kind.reading_norms, *self.kind.writing_norms)
+        inner = [layer.get_submodule(name) for layer in self.layers_of(model) for name in names]
+        return [*inner, model.get_submodule(self.kind.final_norm)]
+
+    @property
+    def norms_per_layer(self) -> int:
+        """How many of `norms` belong to each layer."""
+        return len(self.kind.reading_norms) + len(self.kind.writing_norms)
+
+
+def resized(config: PreTrainedConfig, *, layers: Sequence[int], sizes: Sizes) -> PreTrainedConfig:
+    """The ordinary configuration of a student that keeps these layers and has these sizes (``sizes.layers`` is not read).
+
+    Lists with one entry per layer (sliding or full attention) follow their layers; head_dim is written out, since it no
+    longer follows from the width.
+    """
+    kind = _kind(config)
+    written = config.to_dict()
+    depth = int(getattr(config, kind.fields["layers"]))
+    for name, value in written.items():
+        if name == "layer_types" and isinstance(value, list) and len(value) == depth:
+            written[name] = [value[layer] for layer in layers]
+    written[kind.fields["layers"]] = len(layers)
+    for axis in ("hidden", "heads", "kv_heads", "ffn"):
+        if axis in kind.fields:
+            written[kind.fields[axis]] = int(getattr(sizes, axis))
+    if not kind.square:
+        written["head_dim"] = sizes.head_dim
+    return type(config).from_dict(written)
+
+
+def _channels(heads: Int[Tensor, "n"], size: int) -> Int[Tensor, "m"]:
+    return (heads[:, None] * size + torch.arange(size, device=heads.device)).reshape(-1)
+
+
+def _count(tensors: Mapping[str, Axes], sizes: Sizes) -> Any:
+    total: Any = 0
+    for axes in tensors.values():
+        product: Any = 1
+        for axis in axes:
+            product = product * sizes.of(axis)
+        total = total + product
+    return total
+
+
+def _sizes(config: PreTrainedConfig, kind: Kind) -> Sizes:
+    hidden = int(getattr(config, kind.fields["hidden"]))
+    heads = int(getattr(config, kind.fields["heads"]))
+    kv_heads = int(getattr(config, kind.fields["kv_heads"])) if "kv_heads" in kind.fields else heads
+    head_dim = None if kind.square else getattr(config, "head_dim", None)
+    ffn = getattr(config, kind.fields["ffn"])
+    return Sizes(
+        layers=int(getattr(config, kind.fields["layers"])),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        ffn=4 * hidden if ffn is None else int(ffn),  # GPT-2 leaves n_inner out
+        head_dim=hidden // heads if head_dim is None else int(head_dim),
+        vocab=int(config.vocab_size),
+        position=int(config.max_position_embeddings),
+    )
+
+
+def _kind(config: PreTrainedConfig) -> Kind:
+    kind = KINDS.get(config.model_type)
+    if kind is None:
+        raise BadModel(
+            f"a {config.model_type} model cannot be cut: limbeck knows the anatomy of {', '.join(SUPPORTED)}. "
+            "It can still be a teacher: give a smaller model of its tokenizer as --student"
+        )
+    if getattr(config, "add_cross_attention", False) or getattr(config, "scale_attn_by_inverse_layer_idx", False):
+        raise BadModel(
+            f"a {config.model_type} model with add_cross_attention or scale_attn_by_inverse_layer_idx cannot be cut: "
+            "the one reads a second model, the other ties a layer to its number; give a model without"
+        )
+    factors = (getattr(config, "rope_parameters", None) or {}).get("short_factor")
+    if config.model_type == "phi3" and factors is not None:
+        # Its configuration checks the length of these factors against hidden / heads, whatever head_dim says.
+        return _with(kind, square=True)
+    return kind
+
+
+def _with(kind: Kind, **changes: Any) -> Kind:
+    return Kind(**{name: changes.get(name, getattr(kind, name)) for name in Kind.__dataclass_fields__})
+
+
+_HIDDEN: Axes = ("hidden",)
+_LLAMA = Kind(
+    layers="model.layers",
+    inside={
+        "self_attn.q_proj.weight": ("heads", "hidden"),
+        "self_attn.q_proj.bias": ("heads",),
+        "self_attn.k_proj.weight": ("kv", "hidden"),
+        "self_attn.k_proj.bias": ("kv",),
+        "self_attn.v_proj.weight": ("kv", "hidden"),
+        "self_attn.v_proj.bias": ("kv",),
+        "self_attn.o_proj.weight": ("hidden", "heads"),
+        "self_attn.o_proj.bias": _HIDDEN,
+        "self_attn.q_norm.weight": ("head_dim",),
+        "self_attn.k_norm.weight": ("head_dim",),
+        "self_attn.qkv_proj.weight": ("q|k|v", "hidden"),
+        "mlp.gate_proj.weight": ("ffn", "hidden"),
+        "mlp.gate_proj.bias": ("ffn",),
+        "mlp.up_proj.weight": ("ffn", "hidden"),
+        "mlp.up_proj.bias": ("ffn",),
+        "mlp.gate_up_proj.weight": ("gate|up", "hidden"),
+        "mlp.down_proj.weight": ("hidden", "ffn"),
+        "mlp.down_proj.bias": _HIDDEN,
+        "input_layernorm.weight": _HIDDEN,
+        "post_attention_layernorm.weight": _HIDDEN,
+        "pre_feedforward_layernorm.weight": _HIDDEN,
+        "post_feedforward_layernorm.weight": _HIDDEN,
+    },
+    outside={
+        "model.embed_tokens.weight": ("vocab", "hidden"),
+        "model.norm.weight": _HIDDEN,
+        "lm_head.weight": ("vocab", "hidden"),
+    },
+    attention_out="self_attn.o_proj",
+    ffn_out="mlp.down_proj",
+    reading_norms=("input_layernorm", "post_attention_layernorm"),
+    writing_norms=(),
+    final_norm="model.norm",
+    embedding="model.embed_tokens",
+    fields={
+        "layers": "num_hidden_layers",
+        "hidden": "hidden_size",
+        "heads": "num_attention_heads",
+        "kv_heads": "num_key_value_heads",
+        "ffn": "intermediate_size",
+    },
+)
+_GEMMA = _with(_LLAMA, scaled_embedding=True, norm_from_one=True)
+_GEMMA2 = _with(
+    _GEMMA,
+    reading_norms=("input_layernorm", "pre_feedforward_layernorm"),
+    writing_norms=("post_attention_layernorm", "post_feedforward_layernorm"),
+    divides=True,
+)
+_GPT2 = Kind(
+    layers="transformer.h",
+    inside={  # Conv1D keeps its weight as (inputs, outputs)
+        "attn.c_attn.weight": ("hidden", "q|k|v"),
+        "attn.c_attn.bias": ("q|k|v",),
+        "attn.c_proj.weight": ("heads", "hidden"),
+        "attn.c_proj.bias": _HIDDEN,
+        "mlp.c_fc.weight": ("hidden", "ffn"),
+        "mlp.c_fc.bias": ("ffn",),
+        "mlp.c_proj.weight": ("ffn", "hidden"),
+        "mlp.c_proj.bias": _HIDDEN,
+        "ln_1.weight": _HIDDEN,
+        "ln_1.bias": _HIDDEN,
+        "ln_2.weight": _HIDDEN,
+        "ln_2.bias": _HIDDEN,
+    },
+    outside={
+        "transformer.wte.weight": ("vocab", "hidden"),
+        "transformer.wpe.weight": ("position", "hidden"),
+        "transformer.ln_f.weight": _HIDDEN,
+        "transformer.ln_f.bias": _HIDDEN,
+        "lm_head.weight": ("vocab", "hidden"),
+    },
+    attention_out="attn.c_proj",
+    ffn_out="mlp.c_proj",
+    reading_norms=("ln_1", "ln_2"),
+    writing_norms=(),
+    final_norm="transformer.ln_f",
+    embedding="transformer.wte",
+    fields={"layers": "n_layer", "hidden": "n_embd", "heads": "n_head", "ffn": "n_inner"},
+    square=True,
+)
+_GPT_NEOX = Kind(
+    layers="gpt_neox.layers",
+    inside={
+        "attention.query_key_value.weight": ("qkv per head", "hidden"),
+        "attention.query_key_value.bias": ("qkv per head",),
+        "attention.dense.weight": ("hidden", "heads"),
+        "attention.dense.bias": _HIDDEN,
+        "mlp.dense_h_to_4h.weight": ("ffn", "hidden"),
+        "mlp.dense_h_to_4h.bias": ("ffn",),
+        "mlp.dense_4h_to_h.weight": ("hidden", "ffn"),
+        "mlp.dense_4h_to_h.bias": _HIDDEN,
+        "input_layernorm.weight": _HIDDEN,
+        "input_layernorm.bias": _HIDDEN,
+        "post_attention_layernorm.weight": _HIDDEN,
+        "post_attention_layernorm.bias": _HIDDEN,
+    },
+    outside={
+        "gpt_neox.embed_in.weight": ("vocab", "hidden"),
+        "gpt_neox.final_layer_norm.weight": _HIDDEN,
+        "gpt_neox.final_layer_norm.bias": _HIDDEN,
+        "lm_head.weight": ("vocab", "hidden"),
+    },
+    attention_out="attention.dense",
+    ffn_out="mlp.dense_4h_to_h",
+    reading_norms=("input_layernorm", "post_attention_layernorm"),
+    writing_norms=(),
+    final_norm="gpt_neox.final_layer_norm",
+    embedding="gpt_neox.embed_in",
+    fields={
+        "layers": "num_hidden_layers",
+        "hidden": "hidden_size",
+        "heads": "num_attention_heads",
+        "ffn": "intermediate_size",
+    },
+    square=True,
+)
+
+KINDS: Mapping[str, Kind] = {
+    "llama": _with(_LLAMA, divides=True),
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "phi3": _LLAMA,
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA2,
+    "gemma3_text": _GEMMA2,
+    "gpt2": _GPT2,
+    "gpt_neox": _GPT_NEOX,
+}
+SUPPORTED = tuple(sorted(KINDS))

@@ -1,0 +1,374 @@
+"""A causal language model with its tokenizer: loaded, made, saved, and asked about a batch.
+
+The decoder is run without its head: whoever needs logits multiplies chunk by chunk (`Outputs`), so the (tokens x
+vocabulary) matrix never exists. That is only right if the head is the plain map `Head` describes and if attention stays
+inside a document; both are tried out on a few tokens when a model is loaded, and a model that fails is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import logging as transformers_logging
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from limbeck.errors import BadFolder, BadModel, Mismatch
+from limbeck.models.source import check_description, check_tokenizer, check_weights, resolve
+from limbeck.types import Batch, Head, Outputs
+
+# Factors on the logits, by model type: the name of the configuration's field, and whether it divides.
+_LOGIT_FACTOR = {
+    "cohere": ("logit_scale", False),
+    "cohere2": ("logit_scale", False),
+    "granite": ("logits_scaling", True),
+    "granitemoe": ("logits_scaling", True),
+    "granitemoeshared": ("logits_scaling", True),
+    "granitemoehybrid": ("logits_scaling", True),
+}
+
+
+@dataclass
+class LanguageModel:
+    """A decoder, its tokenizer and its name: a teacher or a student.
+
+    ``lineage`` says what a student was cut out of (`students.cut`); it is saved and loaded with the model.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    lineage: Mapping[str, Any] | None = None
+    vocab: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        embeddings = self.model.get_output_embeddings()
+        if embeddings is None:
+            raise BadModel(f"{self.name}: a {self.config.model_type} model without an output head; give a causal LM")
+        self.vocab = len(self.tokenizer)
+        rows = embeddings.weight.shape[0]
+        if self.vocab > rows:
+            raise Mismatch(
+                f"{self.name}: its tokenizer has {self.vocab} tokens, its head only {rows} rows, so some tokens can never be "
+                "predicted; use the tokenizer the model was trained with, or resize_token_embeddings and train first"
+            )
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """Hidden states of a batch and the head that reads them. Attention stays inside documents."""
+        # No attention mask on purpose: only then does Transformers look for restarts in the positions.
+        decoder = self.model.base_model
+        hidden = decoder(
+            input_ids=batch.tokens, position_ids=batch.position, attention_mask=None, use_cache=False
+        ).last_hidden_state
+        return Outputs(hidden, self.head, self.vocab)
+
+    @property
+    def head(self) -> Head:
+        """The output map as it is now."""
+        embeddings = self.model.get_output_embeddings()
+        factor, divides = _LOGIT_FACTOR.get(self.config.model_type, ("", False))
+        scale = float(getattr(self.config, factor)) if factor else 1.0
+        return Head(
+            weight=embeddings.weight,
+            bias=getattr(embeddings, "bias", None),
+            scale=1 / scale if divides else scale,
+            softcap=getattr(self.config, "final_logit_softcapping", None),
+        )
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The model's configuration."""
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @property
+    def context(self) -> int:
+        """Tokens of the longest text the model was made for; sys.maxsize where its kind has no bound."""
+        return int(getattr(self.config, "max_position_embeddings", None) or sys.maxsize)
+
+    @property
+    def parameters_count(self) -> int:
+        """Number of parameters, tied ones once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def end(self) -> int | None:
+        """Id of the token that closes a document, None where the tokenizer knows none.
+
+        A model that lists the opening token among those that end a text was trained on documents following each other
+        with only that token between them.
+        """
+        generation = self.model.generation_config
+        stops = generation.eos_token_id if generation is not None else None
+        opening = self.tokenizer.bos_token_id
+        if isinstance(stops, list) and opening is not None and opening in stops:
+            return int(opening)
+        closing = self.tokenizer.eos_token_id
+        return None if closing is None else int(closing)
+
+    @torch.no_grad()
+    def verify(self) -> None:
+        """Tries on a few tokens that the head is the whole way to logits, that nothing sees what follows it, and that packed
+        documents do not meet.
+
+        Raises BadModel with the reason if the architecture does something `Outputs` does not describe.
+        """
+        training = self.model.training
+        self.model.eval()
+        try:
+            self._verify_head(_alone(self._some_tokens(8)))
+            self._verify_order(self._some_tokens(8))
+            self._verify_packing(self._some_tokens(8))
+        finally:
+            self.model.train(training)
+
+    def _verify_head(self, batch: Batch) -> None:
+        try:
+            outputs = self(batch)
+        except (TypeError, AttributeError) as error:
+            raise BadModel(f"{self._refused()}: its decoder does not take token positions ({error})") from error
+        ours = outputs.head.logits(outputs.hidden)
+        theirs = self.model(
+            input_ids=batch.tokens, position_ids=batch.position, attention_mask=None, use_cache=False
+        ).logits
+        if ours.shape != theirs.shape or _relative_difference(ours, theirs) > self._tolerance:
+            raise BadModel(
+                f"{self._refused()}: its logits are not head(hidden) with a known scale and soft cap, "
+                "so chunked losses would be of another model"
+            )
+
+    def _verify_order(self, tokens: Int[Tensor, "1 T"]) -> None:
+        half = tokens.shape[1] // 2
+        whole, start = self(_alone(tokens)).hidden[:, :half], self(_alone(tokens[:, :half])).hidden
+        if _relative_difference(whole, start) > self._tolerance:
+            raise BadModel(f"{self._refused()}: its tokens see those that follow them, so it is no causal language model")
+
+    def _verify_packing(self, tokens: Int[Tensor, "1 T"]) -> None:
+        half = tokens.shape[1] // 2
+        position = torch.arange(half, device=tokens.device).repeat(2)[None]
+        packed = self(_batch(tokens, position)).hidden[:, half:]
+        alone = self(_alone(tokens[:, half:])).hidden
+        if _relative_difference(packed, alone) > self._tolerance:
+            raise BadModel(f"{self._refused()}: in a packed row its later documents see the earlier ones")
+
+    @property
+    def _tolerance(self) -> float:
+        return 1e-3 if self.model.dtype in (torch.float32, torch.float64) else 0.05
+
+    def _refused(self) -> str:
+        return f"{self.name}: architecture {self.config.model_type} is refused"
+
+    def _some_tokens(self, count: int) -> Int[Tensor, "1 T"]:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(self.vocab, (1, count), generator=generator).to(self.device)
+
+
+def load_config(name: str | Path) -> PreTrainedConfig:
+    """The configuration of a model, without its weights. Raises BadModel where it is no causal language model's."""
+    folder = resolve(name, weights=False)
+    check_description(folder)
+    with quiet():
+        try:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        except (ValueError, KeyError, OSError, TypeError) as error:
+            raise BadModel(
+                f"{folder}/config.json: not a configuration Transformers knows without running code of the folder "
+                f"({_first_line(error)}); limbeck takes the causal language models of Transformers itself"
+            ) from error
+    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    named = list(getattr(config, "architectures", None) or [])
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder or (named and not known & set(named)):
+        raise BadModel(
+            f"{folder}: expected a causal language model, got {' '.join(named) or config.model_type}; "
+            "give a decoder such as LlamaForCausalLM or GPT2LMHeadModel"
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise BadModel(f"{folder}: its weights are quantised, which limbeck cannot cut or train; give the unquantised model")
+    return config
+
+
+def load(
+    name: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, train: bool = False
+) -> LanguageModel:
+    """A model from a local folder, a hub id or `builtin:NAME`; frozen and in eval mode unless it is to ``train``.
+
+    Raises BadModel for whatever is wrong with the folder, its weights or its architecture, Mismatch for a tokenizer with
+    more tokens than the head has rows. What a configuration leaves out is never filled with random weights.
+    """
+    folder = resolve(name)
+    config = load_config(folder)
+    check_weights(folder)
+    check_tokenizer(folder)
+    tokenizer = _load_tokenizer(folder)
+    model = _load_weights(folder, config, dtype)
+    _check_finite(folder, model, dtype)
+    lineage_file = folder / "lineage.json"
+    lineage = json.loads(lineage_file.read_text(encoding="utf-8")) if lineage_file.is_file() else None
+    given = Path(name).expanduser()
+    shown = given.resolve().name if given.is_dir() else str(name)
+    speaker = LanguageModel(model.to(device), tokenizer, shown, lineage)
+    speaker.model.requires_grad_(train)
+    speaker.model.train(train)
+    speaker.verify()
+    return speaker
+
+
+def new_model(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, seed: int, *, name: str = "fresh"
+) -> LanguageModel:
+    """A model of the given shape with random weights, the same on every device for the same seed; in training mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LanguageModel(build(config).train(), tokenizer, name)
+
+
+def build(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A model of this configuration with weights from the current random state, on the current default device."""
+    with quiet():
+        return AutoModelForCausalLM.from_config(
+            config, trust_remote_code=False, dtype=dtype, attn_implementation=_attention(config)
+        )
+
+
+def save(model: LanguageModel, folder: str | Path, *, card: str | None = None) -> None:
+    """Writes an ordinary Hugging Face folder: safetensors, configuration, tokenizer, the lineage and a card if there are.
+
+    Written beside and renamed, so a folder of that name is always whole. An older one is replaced.
+    """
+    target = Path(folder)
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    older = target.with_name(f".{target.name}.older-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        with quiet():
+            model.model.save_pretrained(partial)
+            model.tokenizer.save_pretrained(partial)
+        if model.lineage is not None:
+            text = json.dumps(model.lineage, indent=1, sort_keys=True)
+            (partial / "lineage.json").write_text(text + "\n", encoding="utf-8")
+        if card is not None:
+            (partial / "README.md").write_text(card, encoding="utf-8")
+        if target.exists():
+            target.rename(older)
+        partial.rename(target)
+        shutil.rmtree(older, ignore_errors=True)
+    except OSError as error:
+        raise BadFolder(f"{target}: the model could not be written ({error}); free space or give another folder") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    with quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:
+            # Whatever a damaged tokenizer file raises (the Rust side raises bare Exception), the remedy is the same.
+            raise BadModel(f"{folder}: its tokenizer cannot be read ({_first_line(error)}); save it again") from error
+    if len(tokenizer) == 0:
+        raise BadModel(f"{folder}: its tokenizer has no tokens; save the model's tokenizer into the folder")
+    return tokenizer
+
+
+def _load_weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    with quiet():
+        try:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                attn_implementation=_attention(config),
+                ignore_mismatched_sizes=True,  # reported below with a remedy, instead of a traceback
+                output_loading_info=True,
+            )
+        except (ValueError, RuntimeError, OSError, ImportError) as error:
+            raise BadModel(f"{folder}: the model cannot be loaded ({_first_line(error)})") from error
+    mismatched, missing, unexpected = (
+        sorted(report[kind], key=str) for kind in ("mismatched_keys", "missing_keys", "unexpected_keys")
+    )
+    if mismatched:
+        key, found, expected = mismatched[0]
+        raise BadModel(
+            f"{folder}: config.json and weights do not belong together: {key} should be {tuple(expected)} by the "
+            f"configuration, the weights have {tuple(found)} ({len(mismatched)} such tensors); restore the config.json saved with them"
+        )
+    if missing:
+        raise BadModel(
+            f"{folder}: the weights lack {len(missing)} tensors the configuration asks for, {missing[0]} first; "
+            "the file is incomplete or of another architecture"
+        )
+    if unexpected:
+        raise BadModel(
+            f"{folder}: the weights hold {len(unexpected)} tensors the configuration has no place for, {unexpected[0]} "
+            "first; the config.json is of another model"
+        )
+    return model
+
+
+def _check_finite(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> None:
+    for name, parameter in model.named_parameters():
+        bad = parameter.numel() - int(torch.isfinite(parameter).sum())
+        if bad:
+            raise BadModel(
+                f"{folder}: {bad} of the {parameter.numel()} values of {name} are NaN or infinite (read as {dtype}); "
+                "the weights are damaged or need another --dtype"
+            )
+
+
+def _attention(config: PreTrainedConfig) -> str:
+    """The attention to use: PyTorch's fused one, except where the logits of attention are capped, which it cannot."""
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    return "sdpa" if MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._supports_sdpa and not capped else "eager"
+
+
+def _alone(tokens: Int[Tensor, "B T"]) -> Batch:
+    return _batch(tokens, torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens))
+
+
+def _batch(tokens: Int[Tensor, "B T"], position: Int[Tensor, "B T"]) -> Batch:
+    return Batch(tokens, tokens, torch.ones(tokens.shape, device=tokens.device), position, torch.full_like(tokens, -1))
+
+
+def _relative_difference(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> float:
+    return float((a - b).double().norm() / b.double().norm().clamp_min(1e-30))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Transformers' own log, bars and warnings away: what matters is checked and said by us."""
+    level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()

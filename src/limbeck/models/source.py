@@ -1,0 +1,148 @@
+"""From what a user typed to a local folder that holds a model in safetensors, or the reason why it does not.
+
+Everything here reads file names and headers only, so a wrong folder is told before gigabytes are read. Nothing is
+unpickled and no code of a model folder is run. The safetensors layout is that of https://github.com/huggingface/safetensors
+("Format": eight bytes of header length, a JSON header, the data).
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import BadModel
+
+BUILTIN = "builtin:"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
+_DESCRIPTION = ["*.json", "*.model", "*.txt", "*.jinja"]  # what a hub model is besides its weights
+_WEIGHTS = ["model.safetensors", "model-*.safetensors"]
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def resolve(name: str | Path, *, weights: bool = True) -> Path:
+    """The local folder of a model: a folder, `builtin:NAME`, or a hub id (downloaded, or found in the hub's cache).
+
+    Without ``weights`` only the small files of a hub model are fetched.
+    """
+    text = str(name)
+    if text.startswith(BUILTIN):
+        return _builtin(text.removeprefix(BUILTIN))
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise BadModel(f"{text}: expected the folder of a model, got a file; give the folder that holds its config.json")
+    looks_local = text.startswith(("/", ".", "~")) or text.count("/") > 1 or not text or "\\" in text
+    if looks_local:
+        raise BadModel(f"{text!r}: no such folder; --teacher and --student take a model folder, a hub id or builtin:NAME")
+    return _hub(text, _DESCRIPTION + (_WEIGHTS if weights else []))
+
+
+def check_description(folder: Path) -> None:
+    """Raises BadModel unless the folder has a config.json."""
+    if (folder / "config.json").is_file():
+        return
+    inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) or "nothing"
+    raise BadModel(
+        f"{folder}: expected a Hugging Face model folder, found no config.json in it (it holds {inside}); "
+        "give the folder that model.save_pretrained(...) wrote"
+    )
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raises BadModel unless the folder has a tokenizer's file: without one some classes silently make an empty one."""
+    if any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return
+    raise BadModel(
+        f"{folder}: expected a tokenizer beside the model, found none of {', '.join(_TOKENIZER_FILES)}; "
+        "save the model's tokenizer into the folder with tokenizer.save_pretrained(...)"
+    )
+
+
+def check_weights(folder: Path) -> None:
+    """Raises BadModel unless every safetensors file the folder needs is there and as long as its header says."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file():
+        _check_length(folder / "model.safetensors")
+    elif index.is_file():
+        for shard in _shards(index):
+            if not (folder / shard).is_file():
+                raise BadModel(f"{folder}: {index.name} names the weights {shard}, which are not there; copy them again")
+            _check_length(folder / shard)
+    else:
+        _refuse_without_safetensors(folder)
+
+
+def _refuse_without_safetensors(folder: Path) -> None:
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise BadModel(
+            f"{folder}: expected safetensors, found pickled weights only ({pickles[0]}); unpickling can run any code, so "
+            "limbeck does not. If you trust the file, convert it once: "
+            "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
+        )
+    raise BadModel(
+        f"{folder}: expected weights (model.safetensors, or model.safetensors.index.json with its shards), found none; "
+        "copy them into the folder, or give another"
+    )
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        names = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise BadModel(f"{index}: expected JSON with a weight_map of tensor to file ({error}); copy it again") from error
+    for name in names:
+        if Path(name).name != name:
+            raise BadModel(f"{index}: expected names of files in its own folder, got {name!r}; the index is not to be trusted")
+    return sorted(names)
+
+
+def _check_length(path: Path) -> None:
+    """A safetensors file is 8 bytes of header length, the header, and the data that the header describes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] | None = None
+        if size >= 8 + length:
+            try:
+                header = json.loads(file.read(length))
+            except ValueError:
+                header = None
+    if not isinstance(header, dict):
+        raise BadModel(f"{path}: expected safetensors, its header is cut off or no JSON ({size} bytes); copy the file again")
+    tensors = [value for key, value in header.items() if key != "__metadata__"]
+    data = max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
+    if size != 8 + length + data:
+        raise BadModel(
+            f"{path}: expected {8 + length + data} bytes by its header, the file has {size}: it is truncated or damaged; "
+            "copy or download it again"
+        )
+
+
+def _builtin(name: str) -> Path:
+    root = Path(str(files("limbeck"))) / "builtin"
+    folder = root / name
+    if name and Path(name).name == name and folder.is_dir():
+        return folder
+    known = sorted(entry.name for entry in root.iterdir() if (entry / "config.json").is_file()) if root.is_dir() else []
+    raise BadModel(f"{BUILTIN}{name}: no such built-in model; there is {', '.join(known) or 'none in this installation'}")
+
+
+def _hub(name: str, patterns: list[str]) -> Path:
+    # Imported here: a local model needs nothing of it.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except HFValidationError as error:
+        raise BadModel(f"{name!r}: neither a local folder nor a hub id ({error}); give one of them") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadModel(
+            f"{name!r}: not a local folder, and the hub did not give it ({type(error).__name__}: {reason}); "
+            "check the spelling, or download the model and give its folder"
+        ) from error

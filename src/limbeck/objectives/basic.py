@@ -1,0 +1,191 @@
+"""Cross-entropy and the divergences between teacher and student, each with its gradient written out.
+
+In all of them p is the teacher, q the student, z the student's logits. For a divergence D with slope g = dD/dq the gradient
+in z is q (g - sum q g): the softmax takes out what all outcomes share. Temperature is treated as `ClosedForm` says.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck import divergence
+from limbeck.objectives.base import ClosedForm, Pair, in_range
+from limbeck.types import Chunk, Signal
+
+
+class CrossEntropy(ClosedForm):
+    """-log q of the token that follows, in nats. It needs no teacher, and has no temperature: it is a likelihood."""
+
+    needs_teacher = False
+
+    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
+        """-log q of the targets."""
+        return -logits.log_softmax(-1).gather(-1, chunk.targets[:, None]).squeeze(-1)
+
+    def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """The gradient is q, less 1 at the target."""
+        targets = chunk.targets[:, None]
+        nats = -pair.log_q.gather(-1, targets).squeeze(-1)
+        return nats, pair.q.scatter_add(-1, targets, pair.q.new_full(targets.shape, -1.0))
+
+
+class Divergence(ClosedForm):
+    """A divergence between teacher and student at a temperature."""
+
+    def __init__(self, *, temperature: float = 1.0) -> None:
+        super().__init__()
+        in_range(f"{type(self).__name__}: temperature", temperature, 0, math.inf)
+        self.temperature = float(temperature)
+
+    @abstractmethod
+    def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """The formula."""
+
+    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
+        """The formula at the temperature, times temperature to the power ``order``."""
+        assert signal is not None, f"{self} needs a teacher"
+        return self.temperature**self.order * self.between(*signal.against(logits, self.temperature))
+
+
+class ForwardKL(Divergence):
+    """KL(p || q): the student covers what the teacher says (Hinton et al., arXiv 1503.02531)."""
+
+    def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """KL(p || q)."""
+        return divergence.kl(log_p, log_q)
+
+    def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """The gradient is q - p."""
+        return forward_kl(pair)
+
+
+class ReverseKL(Divergence):
+    """KL(q || p): the student stays where the teacher is (MiniLLM, arXiv 2306.08543; here on given text)."""
+
+    def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """KL(q || p)."""
+        return divergence.reverse_kl(log_p, log_q)
+
+    def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """The slope is log q/p."""
+        return reverse_kl(pair)
+
+
+class JensenShannon(Divergence):
+    """beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q (GKD, arXiv 2306.13649).
+
+    Near beta = 0 it is about beta KL(p || q), near 1 about (1 - beta) KL(q || p): for the limits take those two themselves.
+    """
+
+    def __init__(self, *, beta: float = 0.5, temperature: float = 1.0) -> None:
+        super().__init__(temperature=temperature)
+        in_range("JensenShannon: beta", beta, 0, 1)
+        self.beta = float(beta)
+
+    def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """The generalised Jensen-Shannon divergence."""
+        return divergence.jensen_shannon(log_p, log_q, beta=self.beta)
+
+    def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """The slope is (1 - beta) log q/m: what m does to it adds up to the same for every outcome."""
+        m = torch.lerp(pair.q, pair.p, self.beta)
+        log_p_m, log_q_m = _log_ratio(pair.p, m), _log_ratio(pair.q, m)
+        student = _dot(pair.q, log_q_m)
+        nats = self.beta * _dot(pair.p, log_p_m) + (1 - self.beta) * student
+        gradient = log_q_m.sub_(student[:, None]).mul_(pair.q).mul_(1 - self.beta)
+        return nats.clamp_(min=0), gradient
+
+
+class SkewKL(Divergence):
+    """KL(p || alpha p + (1 - alpha) q), whose gradient stays bounded (DistiLLM, arXiv 2402.03898)."""
+
+    def __init__(self, *, alpha: float = 0.1, temperature: float = 1.0) -> None:
+        super().__init__(temperature=temperature)
+        in_range("SkewKL: alpha", alpha, 0, 1)
+        self.alpha = float(alpha)
+
+    def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """KL(p || alpha p + (1 - alpha) q)."""
+        return divergence.skew_kl(log_p, log_q, alpha=self.alpha)
+
+    def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """The slope is -(1 - alpha) p/m."""
+        ratio = _ratio(pair.p, torch.lerp(pair.q, pair.p, self.alpha))
+        nats = _dot(pair.p, ratio.log())
+        mean = _dot(pair.q, ratio)
+        gradient = ratio.sub_(mean[:, None]).mul_(pair.q).mul_(self.alpha - 1)
+        return nats.clamp_(min=0), gradient
+
+
+class SkewReverseKL(Divergence):
+    """KL(q || alpha q + (1 - alpha) p) (DistiLLM, arXiv 2402.03898)."""
+
+    def __init__(self, *, alpha: float = 0.1, temperature: float = 1.0) -> None:
+        super().__init__(temperature=temperature)
+        in_range("SkewReverseKL: alpha", alpha, 0, 1)
+        self.alpha = float(alpha)
+
+    def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """KL(q || alpha q + (1 - alpha) p)."""
+        return divergence.skew_reverse_kl(log_p, log_q, alpha=self.alpha)
+
+    def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """The slope is log q/m - alpha q/m."""
+        ratio = _ratio(pair.q, torch.lerp(pair.p, pair.q, self.alpha))
+        slope = ratio.log()
+        nats = _dot(pair.q, slope)
+        slope.sub_(ratio, alpha=self.alpha)
+        mean = _dot(pair.q, slope)
+        return nats.clamp_(min=0), slope.sub_(mean[:, None]).mul_(pair.q)
+
+
+class TotalVariation(Divergence):
+    """Half the sum of |p - q|: the probability that a token accepted by one is refused by the other, not nats.
+
+    It is linear near its minimum, so a temperature multiplies it once.
+    """
+
+    order = 1
+
+    def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """Half the sum of |p - q|."""
+        return divergence.total_variation(log_p, log_q)
+
+    def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """The slope is half the sign of q - p."""
+        gap = pair.q - pair.p
+        share = 0.5 * gap.abs().sum(-1)
+        slope = gap.sign_().mul_(0.5)
+        mean = _dot(pair.q, slope)
+        return share, slope.sub_(mean[:, None]).mul_(pair.q)
+
+
+def forward_kl(pair: Pair) -> tuple[Tensor, Tensor]:
+    """KL(p || q) of each position, and its gradient q - p."""
+    return _dot(pair.p, pair.log_p - pair.log_q).clamp_(min=0), pair.q - pair.p
+
+
+def reverse_kl(pair: Pair) -> tuple[Tensor, Tensor]:
+    """KL(q || p) of each position, and its gradient q (log q/p - KL)."""
+    log_ratio = pair.log_q - pair.log_p
+    nats = _dot(pair.q, log_ratio)
+    return nats.clamp(min=0), log_ratio.sub_(nats[:, None]).mul_(pair.q)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.linalg.vecdot(a, b)
+
+
+def _ratio(part: Tensor, mixture: Tensor) -> Tensor:
+    """part / mixture, above 0 so that it has a logarithm; where both underflowed to 0 it only must not be NaN."""
+    tiny = torch.finfo(part.dtype).tiny
+    return (part / mixture.clamp(min=tiny)).clamp_(min=tiny)
+
+
+def _log_ratio(part: Tensor, mixture: Tensor) -> Tensor:
+    return _ratio(part, mixture).log_()

@@ -1,0 +1,26 @@
+"""What came out: likelihood, fidelity, calibration, cost, each with n and an interval."""
+
+from limbeck.probes.calibration import calibration
+from limbeck.probes.cost import cost
+from limbeck.probes.fidelity import fidelity
+from limbeck.probes.interval import Interval, bootstrap, difference_interval, mean_interval
+from limbeck.probes.likelihood import likelihood
+from limbeck.probes.measure import Measurements, measure
+from limbeck.probes.samples import samples
+from limbeck.probes.surprises import Surprise, in_words
+
+__all__ = [
+    "Interval",
+    "Measurements",
+    "Surprise",
+    "bootstrap",
+    "calibration",
+    "cost",
+    "difference_interval",
+    "fidelity",
+    "in_words",
+    "likelihood",
+    "mean_interval",
+    "measure",
+    "samples",
+]

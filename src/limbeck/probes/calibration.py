@@ -1,0 +1,34 @@
+"""Whether a model is as often right as it is sure: expected calibration error of its most likely token.
+
+Noise in a bin counts as miscalibration, so the error of a perfectly calibrated model is above 0 and falls with more text:
+compare models on the same documents only. Resampling adds the same noise once more; the interval is moved back by that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from limbeck.probes.interval import bootstrap
+from limbeck.probes.measure import BINS, Measurements
+from limbeck.types import Reading
+
+
+def calibration(model: str, runs: Sequence[Measurements], *, seed: int | None = None) -> list[Reading]:
+    """Expected calibration error over 15 equal bins of confidence (Guo et al. 2017, arXiv 1706.04599, eq. 3), and accuracy."""
+    columns = np.stack([run.bins.reshape(len(run.bins), BINS * 3) for run in runs])
+
+    def statistic(total: np.ndarray) -> np.ndarray:
+        weight, confidence, correct = np.moveaxis(total.reshape(*total.shape[:-1], BINS, 3), -1, 0)
+        tokens = weight.sum(-1)
+        return np.stack([np.abs(confidence - correct).sum(-1) / tokens, correct.sum(-1) / tokens], -1)
+
+    error = bootstrap(statistic, columns, debias=True)[0]
+    accuracy = bootstrap(statistic, columns)[1]
+    return [
+        Reading(model, "calibration", "ece", error.value, "share", error.n, max(0.0, error.low), error.high, seed),
+        Reading(
+            model, "calibration", "top1_accuracy", accuracy.value, "share", accuracy.n, accuracy.low, accuracy.high, seed
+        ),
+    ]

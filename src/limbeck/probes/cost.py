@@ -1,0 +1,129 @@
+"""What a model costs to keep and to run, measured on this machine: parameters, bytes, speed, memory.
+
+Speeds are medians of repeats at batch 1; their bounds are the slowest and the fastest repeat, not an interval.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import psutil
+import torch
+
+from limbeck.models.load import LanguageModel
+from limbeck.probes.greedy import write_on
+from limbeck.types import Reading
+
+PROMPT, NEW, REPEATS = 192, 64, 5
+_SECONDS = 20.0  # after which no further repeat is begun
+
+
+def cost(model: str, language_model: LanguageModel, *, folder: Path | None = None) -> list[Reading]:
+    """Parameters (all, and those of the embeddings), bytes of the weights in ``folder``, tokens/s, peak memory.
+
+    Peak memory is the weights as held now and what reading a prompt and writing on takes beyond them; where the system
+    cannot tell, the reading is left out. The process's own high-water mark (VmHWM) starts anew with it.
+    """
+    module = language_model.model
+    readings = [
+        _exact(model, "parameters", language_model.parameters_count, "parameters"),
+        _exact(model, "embedding_parameters", _embedding_parameters(language_model), "parameters"),
+    ]
+    if folder is not None:
+        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        readings.append(_exact(model, "weights_on_disk", size, "bytes"))
+    training = module.training
+    module.eval()
+    try:
+        return readings + _running(model, language_model)
+    finally:
+        module.train(training)
+
+
+def _running(model: str, language_model: LanguageModel) -> list[Reading]:
+    new = min(NEW, language_model.context // 4)
+    prompt = min(PROMPT, language_model.context - new)
+    tokens = torch.randint(language_model.vocab, (prompt,), generator=torch.Generator().manual_seed(0)).tolist()
+    with _peak(language_model.device) as peak:
+        times = list(_times(language_model, tokens, new))
+    prefill = _rate(model, "prefill", [prompt / first for first, _ in times])
+    decode = _rate(model, "decode", [(new - 1) / rest for _, rest in times])
+    if not peak:
+        return [prefill, decode]
+    weights = sum(tensor.nbytes for tensor in [*language_model.model.parameters(), *language_model.model.buffers()])
+    return [prefill, decode, _exact(model, "peak_memory", weights + peak[0], "bytes")]
+
+
+def _times(model: LanguageModel, tokens: list[int], new: int) -> Iterator[tuple[float, float]]:
+    """(seconds until the first token, seconds for the others), repeated; the first, cold, repeat is not given."""
+    begin = time.perf_counter()
+    for repeat in range(1 + REPEATS):
+        start = time.perf_counter()
+        writer = write_on(model, tokens)
+        next(writer)
+        first = time.perf_counter()
+        for _ in islice(writer, new - 1):
+            pass
+        end = time.perf_counter()
+        if repeat:
+            yield first - start, end - first
+            if end - begin > _SECONDS:
+                return
+
+
+@contextmanager
+def _peak(device: torch.device) -> Iterator[list[int]]:
+    """A list that holds, after the block, the bytes it took beyond those held before; empty where none can tell."""
+    found: list[int] = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield found
+        found.append(torch.cuda.max_memory_allocated(device) - before)
+        return
+    known = _forget_peak()
+    before = psutil.Process().memory_info().rss
+    yield found
+    if known:
+        found.append(max(0, _high_water() - before))
+
+
+def _forget_peak() -> bool:
+    """Makes the kernel count the peak of resident memory anew; False where that cannot be asked for (Linux, glibc).
+
+    Memory that was freed but is still held by the process goes back first: taken again it would not show as growth.
+    """
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+def _high_water() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def _embedding_parameters(model: LanguageModel) -> int:
+    """Parameters of the token tables, input and output, once where they are tied."""
+    tables = [model.model.get_input_embeddings(), model.model.get_output_embeddings()]
+    return sum(weight.numel() for weight in {id(table.weight): table.weight for table in tables}.values())
+
+
+def _rate(model: str, name: str, rates: list[float]) -> Reading:
+    value = statistics.median(rates)
+    return Reading(model, "cost", name, value, "tokens/s", len(rates), min(rates), max(rates))
+
+
+def _exact(model: str, name: str, value: float, unit: str) -> Reading:
+    return Reading(model, "cost", name, float(value), unit, 1, float(value), float(value))

@@ -1,0 +1,29 @@
+"""A model writing on from a prompt, the likeliest token each time, with a key-value cache.
+
+A generator rather than `generate`: what is timed is the model and nothing else, the end token is ours to heed or not, and
+rows of the head beyond the tokenizer are never chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from limbeck.models.load import LanguageModel
+
+
+def write_on(model: LanguageModel, prompt: Sequence[int]) -> Iterator[int]:
+    """The tokens that follow, without end. The first comes after the prompt is read, each further one after a step."""
+    cache: Any = None
+    tokens = torch.tensor([list(prompt)], device=model.device)
+    while True:
+        tokens, cache = _step(model, tokens, cache)
+        yield int(tokens)
+
+
+@torch.inference_mode()
+def _step(model: LanguageModel, tokens: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
+    outputs = model.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return outputs.logits[:, -1:, : model.vocab].argmax(-1), outputs.past_key_values

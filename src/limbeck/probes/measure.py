@@ -1,0 +1,152 @@
+"""One pass of a student, and of its teacher, over held-out batches: sums for each document.
+
+Every reading of likelihood, fidelity and calibration is computed from these sums, and so are differences between models:
+keeping them by document is what makes intervals possible. Positions of weight 0 are left out before the head is applied,
+and logits exist for one chunk of positions at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from limbeck.divergence import kl, total_variation
+from limbeck.errors import BadCorpus, Mismatch
+from limbeck.probes.surprises import Surprise, Surprises
+from limbeck.types import Batch, Outputs, Speaker
+
+BINS = 15
+_CELLS = {"cpu": 2**21, "cuda": 2**26}  # logits of one chunk: a few buffers of 8 MB stay near a CPU's cache
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What a model does on held-out text: sums over the predictions of each document, each prediction times its weight.
+
+    ``nats`` is the negative log-likelihood; ``bins`` the [weight, confidence, correct] of the most likely token in 15
+    equal bins of its confidence. The rest compares with a teacher p, and is None where there was none: its ``nats``,
+    KL(p || q), KL(q || p), total variation, and whether both find the same token most likely.
+    """
+
+    tokens: Float[np.ndarray, " documents"]
+    nats: Float[np.ndarray, " documents"]
+    bins: Float[np.ndarray, "documents 15 3"]
+    teacher_nats: Float[np.ndarray, " documents"] | None = None
+    kl: Float[np.ndarray, " documents"] | None = None
+    reverse_kl: Float[np.ndarray, " documents"] | None = None
+    total_variation: Float[np.ndarray, " documents"] | None = None
+    agreement: Float[np.ndarray, " documents"] | None = None
+    surprises: tuple[Surprise, ...] = ()
+
+    def save(self, path: Path) -> None:
+        """Writes the sums as safetensors; surprises are not among them."""
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        save_file(arrays, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Measurements:
+        """Reads what `save` wrote."""
+        return cls(**load_file(path))
+
+
+@torch.no_grad()
+def measure(student: Speaker, teacher: Speaker | None, batches: Iterable[Batch], *, documents: int) -> Measurements:
+    """Sums over the predictions of each of ``documents`` documents, and where student and teacher differ most.
+
+    The batches are on the models' device. Raises Mismatch where the two speak different vocabularies, BadCorpus where no
+    prediction has weight.
+    """
+    if teacher is not None and teacher.vocab != student.vocab:
+        raise Mismatch(
+            f"the teacher {teacher.name} speaks {teacher.vocab} tokens, {student.name} speaks {student.vocab}: they can only "
+            "be compared token by token with one tokenizer. Probe them apart, without --teacher, and compare bits per byte."
+        )
+    sums = _Sums(documents)
+    surprises = Surprises()
+    for batch in batches:
+        counted = batch.weight.reshape(-1).nonzero().squeeze(1)
+        q = _at(student(batch), counted)
+        p = None if teacher is None else _at(teacher(batch), counted)
+        for part in _chunks(len(counted), q):
+            where = counted[part]
+            log_q = q.logits(part).float().log_softmax(-1)
+            columns = _likelihood(log_q, batch.targets.reshape(-1)[where])
+            if p is not None:
+                log_p = p.logits(part).float().log_softmax(-1)
+                divergence = kl(log_p, log_q)
+                columns |= _fidelity(log_p, log_q, divergence, batch.targets.reshape(-1)[where])
+                surprises.add(divergence, log_p, log_q, batch, where)
+            sums.add(columns, batch.document.reshape(-1)[where], batch.weight.reshape(-1)[where])
+    if not sums.any:
+        raise BadCorpus(
+            f"the held-out text has no token that counts, so {student.name} cannot be measured: give more text, or text "
+            "of its own with --eval-data"
+        )
+    return Measurements(**sums.arrays(), surprises=surprises.largest())
+
+
+def _at(outputs: Outputs, positions: Int[Tensor, " n"]) -> Outputs:
+    """The outputs at some of the flat positions."""
+    hidden = outputs.hidden.reshape(-1, outputs.hidden.shape[-1])[positions]
+    return replace(outputs, hidden=hidden[None])
+
+
+def _chunks(n: int, outputs: Outputs) -> Iterator[slice]:
+    cells = _CELLS.get(outputs.hidden.device.type, _CELLS["cpu"])
+    size = max(8, cells // outputs.vocab)
+    return (slice(start, min(n, start + size)) for start in range(0, n, size))
+
+
+def _likelihood(log_q: Float[Tensor, "n V"], targets: Int[Tensor, " n"]) -> dict[str, Tensor]:
+    top, guess = log_q.max(-1)
+    confidence = top.exp()
+    # A confidence of exactly 1 belongs to the last bin.
+    into = torch.nn.functional.one_hot((confidence * BINS).long().clamp(0, BINS - 1), BINS)
+    triple = torch.stack([torch.ones_like(confidence), confidence, (guess == targets).float()], -1)
+    return {
+        "tokens": torch.ones_like(confidence),
+        "nats": -log_q.gather(-1, targets[:, None]).squeeze(-1),
+        "bins": into[:, :, None] * triple[:, None, :],  # (n, BINS, 3)
+    }
+
+
+def _fidelity(
+    log_p: Float[Tensor, "n V"], log_q: Float[Tensor, "n V"], divergence: Float[Tensor, " n"], targets: Int[Tensor, " n"]
+) -> dict[str, Tensor]:
+    return {
+        "teacher_nats": -log_p.gather(-1, targets[:, None]).squeeze(-1),
+        "kl": divergence,
+        "reverse_kl": kl(log_q, log_p),
+        "total_variation": total_variation(log_p, log_q),
+        "agreement": (log_p.argmax(-1) == log_q.argmax(-1)).float(),
+    }
+
+
+class _Sums:
+    """Sums by document, in float64 on the models' device."""
+
+    def __init__(self, documents: int) -> None:
+        self._documents = documents
+        self._totals: dict[str, Tensor] = {}
+
+    def add(self, columns: dict[str, Tensor], document: Int[Tensor, " n"], weight: Float[Tensor, " n"]) -> None:
+        for name, column in columns.items():
+            if name not in self._totals:
+                shape = (self._documents, *column.shape[1:])
+                self._totals[name] = torch.zeros(shape, dtype=torch.float64, device=column.device)
+            weighted = column.double() * weight.double().reshape(-1, *[1] * (column.ndim - 1))
+            self._totals[name].index_add_(0, document, weighted)
+
+    @property
+    def any(self) -> bool:
+        return bool(self._totals)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {name: total.cpu().numpy() for name, total in self._totals.items()}

@@ -1,0 +1,69 @@
+"""Teacher and student writing on from the same held-out beginnings, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice, takewhile
+from typing import Any
+
+from limbeck.corpora.store import TokenStore
+from limbeck.models.load import LanguageModel
+from limbeck.probes.greedy import write_on
+
+PROMPT, NEW = 32, 64
+
+
+def samples(
+    student: LanguageModel, teacher: LanguageModel | None, store: TokenStore, *, count: int = 3
+) -> list[dict[str, Any]]:
+    """Rows of samples.json: up to ``count`` held-out documents, each begun with 32 tokens and gone on with up to 64.
+
+    Greedy, so a model that repeats itself shows it. Documents too short to begin are passed over; a model whose context
+    has no room for a prompt and some tokens gives no samples.
+    """
+    context = min(student.context, teacher.context if teacher else student.context)
+    new = min(NEW, context - PROMPT)
+    if new < 8:
+        return []
+    rows = []
+    for document in islice(_long_enough(store), count):
+        start, end = int(store.starts[document]), int(store.starts[document + 1])
+        prompt = store.slice(start, start + PROMPT).tolist()
+        truth = store.slice(start + PROMPT, min(end, start + PROMPT + new)).tolist()
+        row = {
+            "document": store.name_of(document),
+            "prompt": student.tokenizer.decode(prompt, skip_special_tokens=True),
+            "text": _added(student, prompt, truth),
+            "student": _continuation(student, prompt, new),
+        }
+        rows.append(row | ({"teacher": _continuation(teacher, prompt, new)} if teacher else {}))
+    return rows
+
+
+def _long_enough(store: TokenStore) -> Any:
+    lengths = store.starts[1:] - store.starts[:-1]
+    return (document for document, length in enumerate(lengths) if length >= PROMPT + 8)
+
+
+def _continuation(model: LanguageModel, prompt: list[int], new: int) -> str:
+    training = model.model.training
+    model.model.eval()
+    try:
+        ends = _ends(model)
+        return _added(model, prompt, list(takewhile(lambda token: token not in ends, islice(write_on(model, prompt), new))))
+    finally:
+        model.model.train(training)
+
+
+def _added(model: LanguageModel, prompt: Sequence[int], tokens: Sequence[int]) -> str:
+    """The text that tokens add to a prompt's, with the space between."""
+    before = model.tokenizer.decode(list(prompt), skip_special_tokens=True)
+    text = model.tokenizer.decode([*prompt, *tokens], skip_special_tokens=True)
+    return text[len(before) :] if text.startswith(before) else model.tokenizer.decode(list(tokens))
+
+
+def _ends(model: LanguageModel) -> set[int]:
+    generation = model.model.generation_config
+    given = generation.eos_token_id if generation is not None else None
+    listed = given if isinstance(given, list) else [given]
+    return {token for token in [*listed, model.end] if token is not None}

@@ -1,0 +1,116 @@
+"""Where a student differs most from its teacher: the predictions of largest KL(teacher || student), in their context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from limbeck.types import Batch
+
+KEPT = 40
+_BEFORE, _AFTER, _TOP = 24, 8, 5
+
+Ranked = tuple[tuple[int, float], ...]  # tokens and their probabilities, the likeliest first
+
+
+@dataclass(frozen=True)
+class Surprise:
+    """One prediction: KL(teacher || student) in nats, the text around it as token ids, and what either model expected."""
+
+    kl: float
+    document: int
+    before: tuple[int, ...]
+    token: int
+    after: tuple[int, ...]
+    teacher_top: Ranked
+    student_top: Ranked
+
+
+class Surprises:
+    """Keeps the predictions of largest KL out of all that are added."""
+
+    def __init__(self) -> None:
+        self._kept: list[Surprise] = []
+
+    def add(
+        self,
+        kl: Float[Tensor, " n"],
+        log_p: Float[Tensor, "n V"],
+        log_q: Float[Tensor, "n V"],
+        batch: Batch,
+        where: Int[Tensor, " n"],
+    ) -> None:
+        """Looks through n predictions at the flat positions ``where`` of a batch."""
+        largest, index = kl.topk(min(KEPT, len(kl)))
+        least = self._kept[-1].kl if len(self._kept) == KEPT else 0.0
+        index = index[largest > least]
+        if not len(index):
+            return
+        p, p_token = log_p[index].topk(min(_TOP, log_p.shape[-1]))
+        q, q_token = log_q[index].topk(min(_TOP, log_q.shape[-1]))
+        for i, flat in enumerate(where[index].tolist()):
+            found = Surprise(
+                float(kl[index[i]]), *_context(batch, flat), _ranked(p_token[i], p[i]), _ranked(q_token[i], q[i])
+            )
+            self._kept.append(found)
+        self._kept = sorted(self._kept, key=lambda surprise: -surprise.kl)[:KEPT]
+
+    def largest(self) -> tuple[Surprise, ...]:
+        """Those kept, the largest KL first."""
+        return tuple(self._kept)
+
+
+def in_words(
+    surprises: tuple[Surprise, ...], tokenizer: PreTrainedTokenizerBase, name_of: Callable[[int], str]
+) -> list[dict[str, Any]]:
+    """Rows of surprises.json: the same with text for tokens and names for documents."""
+    return [_in_words(surprise, tokenizer, name_of(surprise.document)) for surprise in surprises]
+
+
+def _in_words(surprise: Surprise, tokenizer: PreTrainedTokenizerBase, name: str) -> dict[str, Any]:
+    before = tokenizer.decode(list(surprise.before))
+
+    def following(*tokens: int) -> str:
+        # A token alone is decoded without its leading space, so it is read off what it adds to the text before it.
+        text = tokenizer.decode([*surprise.before, *tokens])
+        return text[len(before) :] if text.startswith(before) else tokenizer.decode(list(tokens))
+
+    def words(ranked: Ranked) -> list[tuple[str, float]]:
+        return [(following(token), round(share, 4)) for token, share in ranked]
+
+    token = following(surprise.token)
+    return {
+        "document": name,
+        "before": before,
+        "token": token,
+        "after": following(surprise.token, *surprise.after)[len(token) :],
+        "kl": round(surprise.kl, 4),
+        "teacher_top": words(surprise.teacher_top),
+        "student_top": words(surprise.student_top),
+    }
+
+
+def _ranked(tokens: Int[Tensor, " K"], log_p: Float[Tensor, " K"]) -> Ranked:
+    return tuple(zip(tokens.tolist(), log_p.exp().tolist(), strict=True))
+
+
+def _context(batch: Batch, flat: int) -> tuple[int, tuple[int, ...], int, tuple[int, ...]]:
+    """(document, tokens before, the token predicted, tokens after), as far as row and document reach."""
+    row, t = divmod(flat, batch.tokens.shape[1])
+    document = int(batch.document[row, t])
+    same = (batch.document[row] == document).tolist()
+    first = t
+    while first > 0 and same[first - 1] and t - first + 1 < _BEFORE:
+        first -= 1
+    last = t
+    while last + 1 < len(same) and same[last + 1] and last - t < _AFTER:
+        last += 1
+    # Position t + 1 reads the token predicted at t; what it predicts is the first token after.
+    targets = batch.targets[row].tolist()
+    after = [targets[i] for i in range(t + 1, last + 1) if batch.weight[row, i] > 0 or i < last]
+    return document, tuple(batch.tokens[row, first : t + 1].tolist()), targets[t], tuple(after)

@@ -1,0 +1,186 @@
+"""Whether distilling paid, in words: against cross-entropy, a fresh start and the bare cut, at equal tokens.
+
+Every claim is a difference of two models on the same documents with a 95 % interval. A difference whose interval holds 0
+is called inconclusive, one against the student is said as plainly as one for it, and what was not run is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from limbeck.errors import Mismatch
+from limbeck.probes.interval import Interval, bootstrap, difference_interval
+from limbeck.probes.measure import Measurements
+from limbeck.report.words import plus_minus, share
+
+_AGAINST = {
+    "cut+ce": ("cross-entropy at equal tokens", "cross-entropy"),
+    "cut+ce@flops": ("cross-entropy given the same compute", "cross-entropy given the same compute"),
+    "fresh+kd": ("the same training from a fresh init", "a fresh init"),
+    "cut": ("the untrained cut", "the untrained cut"),
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What the student gained over another arm: nats per token (positive: the student is better), or a share of a gap."""
+
+    name: str
+    value: float
+    unit: str
+    n: int
+    low: float
+    high: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict in words, and the differences it rests on.
+
+    ``outcome`` is about cross-entropy at equal tokens: "better", "worse", "inconclusive", or "untested" without it.
+    """
+
+    outcome: str
+    text: str
+    notes: tuple[str, ...]
+    differences: tuple[Difference, ...]
+
+    def row(self) -> dict[str, Any]:
+        """As verdict.json holds it; NaN as null."""
+        found = asdict(self)
+        for difference in found["differences"]:
+            difference |= {key: None for key in ("value", "low", "high") if difference[key] != difference[key]}
+        return found
+
+
+def verdict(
+    arms: Mapping[str, Sequence[Measurements]],
+    teacher: Measurements | None,
+    *,
+    method: str = "KD",
+    student_parameters: int | None = None,
+    teacher_parameters: int | None = None,
+) -> Verdict:
+    """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut" there are.
+
+    Each arm is a list of measurements, one a seed; seed k of two arms is compared with seed k. Raises Mismatch where two
+    arms were not measured on the same documents.
+    """
+    found = {name: _gain(arms["student"], arms[name], name) for name in _AGAINST if arms.get(name)}
+    differences = [difference for difference, _ in found.values()]
+    main = found.get("cut+ce")
+    outcome = "untested" if main is None else _outcome(main[1])
+    lament = f"{method} did not help: "
+    sentences = [_sentence(method, main[1], "cut+ce", lament=lament) if main else _untested(method)]
+    if teacher is not None and arms.get("cut"):
+        closed, words = _gap_closed(arms["cut"], arms["student"], teacher)
+        sentences.append(words)
+        differences += [closed] if closed else []
+    notes = [_sentence("the student", found[name][1], name) for name in ("cut+ce@flops", "fresh+kd", "cut") if name in found]
+    if student_parameters and teacher_parameters and "cut+ce@flops" not in found:
+        notes.append(_compute(method, student_parameters, teacher_parameters))
+    seeds = main[0].seeds if main else len(arms["student"])
+    notes.append(_what_the_interval_covers(seeds, _documents(arms["student"][0])))
+    text = "; ".join(sentences) + "."
+    return Verdict(outcome, text, tuple(_first_upper(note) + "." for note in notes), tuple(differences))
+
+
+def _gain(student: Sequence[Measurements], other: Sequence[Measurements], name: str) -> tuple[Difference, Interval]:
+    """How many nats per token the other arm is above the student."""
+    pairs = _pairs(student, other, name)
+    ours, theirs = np.stack([a.nats for a, _ in pairs]), np.stack([b.nats for _, b in pairs])
+    gain = difference_interval(theirs, ours, student[0].tokens)
+    return _difference(f"{name} - student", "nats/token", gain, len(pairs)), gain
+
+
+def _pairs(
+    a: Sequence[Measurements], b: Sequence[Measurements], name: str
+) -> list[tuple[Measurements, Measurements]]:
+    """Seed by seed. The bare cut is not trained, so one serves all seeds; otherwise the seeds both have."""
+    for run in (*a, *b):
+        if run.tokens.shape != a[0].tokens.shape or not np.array_equal(run.tokens, a[0].tokens):
+            raise Mismatch(
+                f"the student was measured on {a[0].tokens.sum():.0f} tokens of {_documents(a[0])} documents, {name} on "
+                f"{run.tokens.sum():.0f} of {_documents(run)}, and not the same: models can only be compared on the same "
+                "held-out documents. Measure both again with the same --eval-data and --length."
+            )
+    if len(b) == 1 and name in ("cut", "teacher"):
+        return [(run, b[0]) for run in a]
+    return list(zip(a, b, strict=False))
+
+
+def _gap_closed(
+    cut: Sequence[Measurements], student: Sequence[Measurements], teacher: Measurements
+) -> tuple[Difference | None, str]:
+    """(cut - student) / (cut - teacher): how much of what cutting lost, training won back."""
+    pairs = _pairs(student, cut, "cut")
+    _pairs(student, [teacher], "teacher")
+    gap = difference_interval(np.stack([c.nats for _, c in pairs]), teacher.nats[None], teacher.tokens)
+    if not gap.low > 0:
+        return None, "the teacher is not measurably better than the untrained cut, so there is no gap to close"
+    columns = np.stack([np.stack([c.nats, s.nats, teacher.nats], -1) for s, c in pairs])
+    closed = bootstrap(lambda x: (x[..., :1] - x[..., 1:2]) / (x[..., :1] - x[..., 2:]), columns)[0]
+    difference = _difference("gap_closed", "share", closed, len(pairs))
+    bounds = f" ({100 * closed.low:.0f} to {share(closed.high)})"
+    if closed.value > 1:
+        return difference, f"the student is past the teacher: {share(closed.value)} of the gap between cut and teacher closed{bounds}"
+    if closed.value < 0:
+        return difference, "training left the student further from the teacher than the bare cut was"
+    return difference, f"{share(closed.value)} of the gap to the teacher closed{bounds}"
+
+
+def _outcome(gain: Interval) -> str:
+    return ("better" if gain.low > 0 else "worse") if gain.excludes_zero else "inconclusive"
+
+
+def _sentence(subject: str, gain: Interval, name: str, *, lament: str = "") -> str:
+    """What a gain over another arm says; the interval decides which of four sentences."""
+    long, short = _AGAINST[name]
+    if gain.half != gain.half:
+        return f"{subject}: {gain.value:+.3f} nats over {long}, on {gain.n} document, which gives no interval: inconclusive"
+    match _outcome(gain):
+        case "better":
+            return f"{subject} gained {plus_minus(gain.value, gain.half)} nats over {long}"
+        case "worse":
+            return f"{lament}{short} is better by {plus_minus(-gain.value, gain.half)} nats"
+        case _:
+            return (
+                f"{subject} made no difference we can see against {long} ({plus_minus(gain.value, gain.half)} nats): "
+                "inconclusive at this scale"
+            )
+
+
+def _untested(method: str) -> str:
+    return f"whether {method} helped was not tested: no baseline was trained with cross-entropy (--baselines)"
+
+
+def _compute(method: str, student: int, teacher: int) -> str:
+    """The arithmetic of equal compute: 6 N a token to train, 2 N to run the teacher."""
+    ratio = (6 * student + 2 * teacher) / (6 * student)
+    return (
+        f"equal tokens are not equal compute: each token of {method} also cost a forward pass of the teacher, for which "
+        f"cross-entropy could have read {ratio:.1f} times as many tokens"
+    )
+
+
+def _what_the_interval_covers(seeds: int, documents: int) -> str:
+    if seeds == 1:
+        return f"1 seed: the 95 % intervals cover the choice of {documents} held-out documents, not training noise"
+    return f"{seeds} seeds: the 95 % intervals cover training noise and the choice of {documents} held-out documents"
+
+
+def _difference(name: str, unit: str, interval: Interval, seeds: int) -> Difference:
+    return Difference(name, interval.value, unit, interval.n, interval.low, interval.high, seeds)
+
+
+def _documents(run: Measurements) -> int:
+    return int((run.tokens > 0).sum())
+
+
+def _first_upper(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]

@@ -1,0 +1,60 @@
+"""Numbers as people read them: rounded to what is known, with the unit."""
+
+from __future__ import annotations
+
+import math
+
+LABELS = {
+    "teacher": "teacher",
+    "student": "student",
+    "cut": "cut only",
+    "cut+ce": "cut + cross-entropy",
+    "cut+ce@flops": "cut + cross-entropy, equal compute",
+    "fresh+kd": "fresh init + distillation",
+}
+ORDER = tuple(LABELS)
+
+
+def label(model: str) -> str:
+    """What a model of a run is called in a report."""
+    return LABELS.get(model, model)
+
+
+def plus_minus(value: float, half: float) -> str:
+    """``value ± half`` with two digits of the half-width, three to five decimals."""
+    if not math.isfinite(half):
+        return f"{value:.3f}"
+    digits = 3 if half <= 0 else min(5, max(3, 1 - math.floor(math.log10(half))))
+    return f"{value:.{digits}f} ± {half:.{digits}f}"
+
+
+def share(value: float, *, digits: int = 0) -> str:
+    """A share as per cent."""
+    return f"{100 * value:.{digits}f} %"
+
+
+def count(value: float) -> str:
+    """A count with three digits: 260 k, 1.05 M, 7.24 B."""
+    return _scaled(value, 1000.0, ("", " k", " M", " B", " T"))
+
+
+def size(value: float) -> str:
+    """Bytes with three digits: 512 B, 1.02 MB. Powers of 1000."""
+    return _scaled(value, 1000.0, (" B", " kB", " MB", " GB", " TB"))
+
+
+def duration(seconds: float) -> str:
+    """1 h 04 min, 3 min 20 s, 12 s."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+def _scaled(value: float, step: float, units: tuple[str, ...]) -> str:
+    power = 0
+    while round(abs(value), 0) >= step and power < len(units) - 1:
+        value, power = value / step, power + 1
+    if power == 0:
+        return f"{value:,.0f}{units[0]}"
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}{units[power]}"

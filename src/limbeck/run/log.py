@@ -1,0 +1,104 @@
+"""What a run says while it runs: rows of metrics.jsonl, and a progress bar (a line now and then where there is no screen)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from limbeck.run.save import read_lines, write_text, writing
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+_LINE_EVERY = 20.0  # seconds between lines where there is no screen
+
+
+def peak_rss_gib() -> float:
+    """The most memory this process has held so far, GiB."""
+    for line in _status():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 2**20
+    return float(psutil.Process().memory_info().rss) / 2**30
+
+
+def _status() -> list[str]:
+    try:
+        return Path("/proc/self/status").read_text().splitlines()
+    except OSError:  # not Linux
+        return []
+
+
+class Metrics:
+    """metrics.jsonl: a row a step. Opening it at a step drops the rows after it, which a kill left over."""
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        kept = [row for row in read_lines(path) if row["step"] <= step]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._path, self._file = path, path.open("a", encoding="utf-8")
+
+    def add(self, row: dict[str, float | int]) -> None:
+        """Appends a row."""
+        with writing(self._path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        with writing(self._path):
+            self._file.close()
+
+
+class Line:
+    """Reports steps as a line each, at most one in twenty seconds, for logs and pipes."""
+
+    def __init__(self, label: str, steps: int) -> None:
+        self._label, self._steps, self._last, self._start, self._done = label, steps, 0.0, time.monotonic(), 0
+
+    def step(self, step: int, loss: float, tokens_per_s: float) -> None:
+        """Says where the run stands, if it has not lately."""
+        now = time.monotonic()
+        self._done += 1
+        if now - self._last >= _LINE_EVERY or step == self._steps:
+            self._last = now
+            left = (now - self._start) / self._done * (self._steps - step)
+            console.print(
+                f"{self._label:<14} step {step:>6}/{self._steps}  loss {loss:7.4f} nats  "
+                f"{tokens_per_s:>9,.0f} tokens/s  {left:>6.0f} s left"
+            )
+
+
+class Bar:
+    """Reports steps as a progress bar."""
+
+    def __init__(self, progress: Progress, label: str, steps: int, done: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task(label, total=steps, completed=done, loss=float("nan"), rate=0.0)
+
+    def step(self, step: int, loss: float, tokens_per_s: float) -> None:
+        """Moves the bar."""
+        self._progress.update(self._task, completed=step, loss=loss, rate=tokens_per_s)
+
+
+@contextmanager
+def progress(label: str, steps: int, *, done: int, speak: bool) -> Iterator[Bar | Line | None]:
+    """A reporter for a run of ``steps`` of which ``done`` lie behind; None for a rank that keeps silent."""
+    if not speak:
+        yield None
+    elif not console.is_terminal:
+        yield Line(label, steps)
+    else:
+        columns = (
+            TextColumn("{task.description:<14}"),
+            BarColumn(),
+            TextColumn("step {task.completed}/{task.total}"),
+            TextColumn("loss {task.fields[loss]:.4f} nats"),
+            TextColumn("{task.fields[rate]:,.0f} tokens/s"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bars:
+            yield Bar(bars, label, steps, done)

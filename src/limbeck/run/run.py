@@ -1,0 +1,190 @@
+"""A training run: a student, what it learns from, and how long.
+
+The same folder continues where it stands: everything that moves is in its checkpoints, and the metrics after the last one
+are written again. On a CPU the weights at the end are the same bits, killed or not.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from limbeck.corpora.pack import Rows
+from limbeck.errors import Interrupted, NonFiniteLoss
+from limbeck.models.load import LanguageModel
+from limbeck.objectives.base import Objective
+from limbeck.run.log import Metrics, peak_rss_gib, progress
+from limbeck.run.optim import Schedule, adamw, learning_rate
+from limbeck.run.save import Moving, checkpoints, load_checkpoint, save_checkpoint
+from limbeck.run.step import Step, train_step
+from limbeck.run.world import World
+from limbeck.types import Batch
+
+# Rows of one micro-batch hold about this many tokens: enough for efficient products, few enough for small memory.
+_MICRO_TOKENS = {"cpu": 1024, "cuda": 16384}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run is done. ``rows`` is the global batch of one optimiser step, over all micro-batches and ranks."""
+
+    steps: int
+    rows: int
+    lr: float
+    schedule: Schedule = "wsd"
+    weight_decay: float = 0.01
+    max_norm: float = 1.0
+    bf16: bool = False
+    save_every: int = 200
+
+
+@dataclass
+class Run:
+    """Trains ``student`` in place on the rows of ``corpus``, keeping its state in ``folder``."""
+
+    folder: Path
+    label: str
+    student: LanguageModel
+    teacher: LanguageModel | None
+    corpus: Rows
+    objective: Objective
+    plan: Plan
+    world: World
+
+    def train(self) -> None:
+        """Runs the steps that are left.
+
+        Raises Interrupted after SIGINT or SIGTERM (the step in hand is finished and saved first), NonFiniteLoss naming the
+        step and the documents.
+        """
+        self.student.model.train()
+        self.objective.begin(self.plan.steps)
+        self.objective.to(self.world.device)
+        optimizer = adamw(
+            self.student.model.named_parameters(), self.objective.parameters(), weight_decay=self.plan.weight_decay
+        )
+        moving = Moving(self.student.model, optimizer, self.objective)
+        step, tokens = self._resume(moving)
+        metrics = Metrics(self.folder / "metrics.jsonl", step=step) if self.world.first else None
+        with progress(self.label, self.plan.steps, done=step, speak=self.world.first) as reporter, _signals() as caught:
+            while step < self.plan.steps:
+                start = time.perf_counter()
+                lr = self._set_learning_rate(optimizer, step)
+                report = self._step(step, optimizer)
+                step, tokens = step + 1, tokens + int(report.tokens)
+                rate = report.tokens / (time.perf_counter() - start)
+                if metrics:
+                    metrics.add(_row(step, tokens, report, lr, rate))
+                if reporter:
+                    reporter.step(step, report.loss_nats, rate)
+                stop = self.world.any(bool(caught))
+                if stop or step % self.plan.save_every == 0 or step == self.plan.steps:
+                    self._save(step, tokens, moving)
+                if stop:
+                    number = caught[0] if caught else signal.SIGTERM  # another rank was told
+                    raise Interrupted(
+                        f"stopped by {signal.Signals(number).name} after step {step} of {self.plan.steps}, which is saved: "
+                        "the same command continues from there",
+                        number,
+                    )
+        if metrics:
+            metrics.close()
+        self.student.model.eval()
+
+    def _resume(self, moving: Moving) -> tuple[int, int]:
+        """(steps, tokens) already done."""
+        saved = checkpoints(self.folder)
+        if not saved:
+            return 0, 0
+        state = load_checkpoint(saved[-1], moving)
+        self.corpus.load_state_dict(state["corpus"])
+        return state["step"], state["tokens"]
+
+    def _save(self, step: int, tokens: int, moving: Moving) -> None:
+        if self.world.first:
+            save_checkpoint(self.folder, step, moving, {"tokens": tokens, "corpus": self.corpus.state_dict()})
+        self.world.barrier()
+
+    def _set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:
+        lr = learning_rate(step, steps=self.plan.steps, peak=self.plan.lr, schedule=self.plan.schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _step(self, step: int, optimizer: torch.optim.Optimizer) -> Step:
+        rows = self.corpus.take(self.plan.rows)
+        batches = list(micro_batches(rows, self.world.device))
+        try:
+            with torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self.plan.bf16):
+                return train_step(
+                    self.student,
+                    self.teacher,
+                    self.objective,
+                    optimizer,
+                    batches,
+                    world=self.world,
+                    max_norm=self.plan.max_norm,
+                )
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(
+                f"{self.label}: {error} at step {step + 1} of {self.plan.steps}. Nothing was updated. "
+                f"Its documents: {', '.join(self._documents(rows))}. The last good checkpoint is "
+                f"{_last(self.folder)}. Look at these documents, or lower --lr, and start again in another --out."
+            ) from error
+
+    def _documents(self, rows: Batch) -> list[str]:
+        found = rows.document[rows.weight > 0].unique().tolist()
+        names = [self.corpus.store.name_of(i) for i in found[:12]]
+        return names + ([f"and {len(found) - 12} more"] if len(found) > 12 else [])
+
+
+def micro_batches(rows: Batch, device: torch.device) -> Iterator[Batch]:
+    """The rows in pieces that fit, on their device."""
+    count, length = rows.tokens.shape
+    size = max(1, _MICRO_TOKENS["cuda" if device.type == "cuda" else "cpu"] // length)
+    for start in range(0, count, size):
+        yield rows.rows(slice(start, start + size)).to(device)
+
+
+def _row(step: int, tokens: int, report: Step, lr: float, rate: float) -> dict[str, float | int]:
+    return {
+        "step": step,
+        "tokens": tokens,
+        "loss_nats": report.loss_nats,
+        "lr": lr,
+        "grad_norm": report.grad_norm,
+        "tokens_per_s": round(rate, 1),
+        "peak_rss_gib": round(peak_rss_gib(), 4),
+    }
+
+
+def _last(folder: Path) -> str:
+    saved = checkpoints(folder)
+    return str(saved[-1]) if saved else "none (no step was saved yet)"
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM append to, so that a step is never cut in the middle.
+
+    A second signal of either kind acts at once, for who will not wait.
+    """
+    caught: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

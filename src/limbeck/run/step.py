@@ -1,0 +1,80 @@
+"""One optimiser step.
+
+The objective gives a loss per predicted token. We add weight x loss over every token of every micro-batch on every rank
+and divide once, by the total weight: the step is the same however its rows are cut into micro-batches or spread over
+ranks, and a masked token counts exactly 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import NonFiniteLoss, NothingToLearn
+from limbeck.objectives.base import Objective
+from limbeck.objectives.fused import fused_backward
+from limbeck.run.world import World
+from limbeck.types import Batch, Speaker
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step was: mean loss in nats per token, summed weight of its tokens, gradient norm before clipping."""
+
+    loss_nats: float
+    tokens: float
+    grad_norm: float
+
+
+def train_step(
+    student: Speaker,
+    teacher: Speaker | None,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[Batch],
+    *,
+    world: World,
+    max_norm: float = 1.0,
+) -> Step:
+    """Updates the student (and the objective's state) once, from the micro-batches of one global batch.
+
+    Raises NothingToLearn when no token of any rank has weight, NonFiniteLoss *before* the update when the loss or the
+    gradient is not finite: the weights and the optimiser are then as they were.
+    """
+    total = world.sum(float(sum(batch.weight.sum() for batch in batches)))
+    if total == 0:
+        raise NothingToLearn(
+            f"all {len(batches)} micro-batches of a step have weight 0: no token is marked to be learned. "
+            "Chat data need assistant turns; see which with `limbeck doctor`."
+        )
+    optimizer.zero_grad(set_to_none=True)
+    loss = 0.0
+    for batch in batches:
+        signal = None
+        if objective.needs_teacher:
+            assert teacher is not None, f"{objective} needs a teacher"
+            with torch.no_grad():
+                signal = teacher(batch)
+        loss += float(fused_backward(objective, student(batch), signal, batch, scale=1 / total))
+    loss = world.sum(loss)
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    world.sum_gradients(trained)
+    norm = _clip([p.grad for p in trained if p.grad is not None], max_norm)
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        optimizer.zero_grad(set_to_none=True)
+        raise NonFiniteLoss(f"loss {loss} nats, gradient norm {norm}")
+    optimizer.step()
+    objective.advance(loss)
+    return Step(loss_nats=loss, tokens=total, grad_norm=norm)
+
+
+def _clip(gradients: list[Tensor], max_norm: float) -> float:
+    """Scales the gradients down to a joint norm of at most ``max_norm``; gives the norm before."""
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+    if norm > max_norm:
+        torch._foreach_mul_(gradients, float(max_norm / norm))
+    return float(norm)

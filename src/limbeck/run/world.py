@@ -1,0 +1,103 @@
+"""One process or many: who we are among the ranks, and what is summed over them.
+
+Data parallelism here is a plain sum of gradients after the last micro-batch, not `DistributedDataParallel`: the fused head
+writes its gradient itself (`objectives/fused.py`), which a wrapper's hooks would not see. Sharded training would enter at
+this seam too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_BUCKET = 2**24  # elements summed in one message: 64 MiB in float32
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of this run. ``rank`` 0 writes files and speaks to the user."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.rank == 0
+
+    def sum(self, value: float) -> float:
+        """The value summed over the ranks, in float64; every rank gets the same bits."""
+        if self.size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return float(total)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank; every rank gets the same answer."""
+        return self.sum(float(flag)) > 0
+
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replaces each gradient by its sum over the ranks. A parameter without one on some rank counts 0 there."""
+        if self.size == 1:
+            return
+        bucket: list[Tensor] = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            bucket.append(parameter.grad)
+            if sum(g.numel() for g in bucket) >= _BUCKET:
+                _sum_together(bucket)
+                bucket = []
+        if bucket:
+            _sum_together(bucket)
+
+    def barrier(self) -> None:
+        """Waits for every rank."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def alone(device: torch.device | str = "cpu") -> World:
+    """The world of a single process."""
+    return World(rank=0, size=1, device=torch.device(device))
+
+
+def join(device: str = "auto") -> World:
+    """The world that `torchrun` set up in the environment, or a single process.
+
+    ``device`` is "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1". Ranks on CUDA take one device each.
+    """
+    size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and size > 1:
+        name = f"cuda:{local}"
+    where = torch.device(name)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    if size == 1:
+        return alone(where)
+    if not dist.is_initialized():
+        # probes run on rank 0 alone, and the others wait for it
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=timedelta(hours=6))
+    return World(rank=dist.get_rank(), size=dist.get_world_size(), device=where)
+
+
+def leave() -> None:
+    """Ends the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _sum_together(gradients: list[Tensor]) -> None:
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    dist.all_reduce(flat)
+    for gradient, piece in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(piece.view_as(gradient))

@@ -1,0 +1,246 @@
+"""What matters in a teacher: a score for every layer, head, FFN neuron and hidden channel, from a calibration sample.
+
+Two methods and a control. *activation* (Minitron, arXiv 2407.14679, eqs. 1-3): mean size over the positions of a
+sequence, then the Euclidean norm over sequences. *gradient* (arXiv 2311.07052): put a gate of 1 on a unit; its score is
+the mean over sequences of |dL/dgate|. No gate is built: dL/dgate is the sum over positions of activation x dL/dactivation.
+What surprises: the absolute value is taken per sequence, so sequences must not be summed first. *random* is the control
+that any method has to beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limbeck.errors import BadCorpus, BadSetting
+from limbeck.models.anatomy import Anatomy
+from limbeck.models.load import LanguageModel
+from limbeck.types import Batch
+
+Method = Literal["activation", "gradient", "random"]
+Depth = Literal["influence", "angular"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The more a unit matters, the higher. Scores of one kind compare within a layer.
+
+    ``kv_heads`` are sums over the query heads of a group. ``moments`` are the mean squares (about the mean, for norms that
+    subtract it) of what each norm reads, channel by channel in the order of `Anatomy.norms`: a cut of channels changes
+    what the norm divides by, and these tell by how much.
+    """
+
+    layers: Float[Tensor, "L"]
+    heads: Float[Tensor, "L H"]
+    kv_heads: Float[Tensor, "L KV"]
+    ffn: Float[Tensor, "L F"]
+    hidden: Float[Tensor, "D"]
+    moments: Float[Tensor, "N D"]
+    method: str
+
+
+def score(
+    teacher: LanguageModel,
+    batches: Iterable[Batch],
+    *,
+    method: Method = "activation",
+    depth: Depth = "influence",
+    seed: int = 0,
+) -> Scores:
+    """Scores of a teacher's units from a sample of packed rows; each row is a sequence, weight-0 positions do not count.
+
+    Layers: block influence 1 - cos(in, out) (ShortGPT, arXiv 2403.03853) or the angle between them in units of pi
+    (arXiv 2403.17887), mean over positions. ``seed`` is read by the random method alone.
+    """
+    for given, allowed in ((method, get_args(Method)), (depth, get_args(Depth))):
+        if given not in allowed:
+            raise BadSetting(f"importance is scored by one of {', '.join(allowed)}; got {given!r}")
+    anatomy = Anatomy.of(teacher.config)
+    tally = _Tally(anatomy, teacher.device)
+    training = teacher.model.training
+    teacher.model.eval()
+    try:
+        for batch in batches:
+            for row in range(batch.tokens.shape[0]):
+                one = batch.rows(slice(row, row + 1))
+                if float(one.weight.sum()) > 0:
+                    _observe(teacher, anatomy, one, tally, gradient=method == "gradient")
+    finally:
+        teacher.model.train(training)
+    if tally.rows == 0:
+        raise BadCorpus("the calibration sample has no row with a token of weight > 0; give more text to score on")
+    scores = tally.scores(method, depth)
+    return _shuffled(scores, seed) if method == "random" else scores
+
+
+class _Tally:
+    """Sums over the rows seen so far."""
+
+    def __init__(self, anatomy: Anatomy, device: torch.device) -> None:
+        sizes = anatomy.sizes
+        self.anatomy = anatomy
+        self.rows = 0
+        self.weight = 0.0
+        zeros = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=device)  # noqa: E731
+        self.influence, self.angle = zeros(sizes.layers), zeros(sizes.layers)
+        self.heads, self.ffn = zeros(sizes.layers, sizes.heads), zeros(sizes.layers, sizes.ffn)
+        self.hidden = zeros(sizes.layers * len(anatomy.kind.reading_norms) + 1, sizes.hidden)
+        self.moments = zeros(sizes.layers * anatomy.norms_per_layer + 1, sizes.hidden)
+
+    def scores(self, method: str, depth: str) -> Scores:
+        """The scores of everything seen."""
+        layers = (self.influence if depth == "influence" else self.angle) / self.weight
+        # Activation: the square root of a sum of squares over rows. Gradient: a mean over rows.
+        close = (lambda total: total / self.rows) if method == "gradient" else torch.sqrt
+        heads = close(self.heads).float()
+        return Scores(
+            layers=layers.float(),
+            heads=heads,
+            kv_heads=heads.unflatten(1, (self.anatomy.sizes.kv_heads, -1)).sum(-1),
+            ffn=close(self.ffn).float(),
+            hidden=close(self.hidden).sum(0).float(),  # over norms
+            moments=(self.moments / self.weight).float(),
+            method=method,
+        )
+
+
+def _observe(teacher: LanguageModel, anatomy: Anatomy, row: Batch, tally: _Tally, *, gradient: bool) -> None:
+    """One row, forward (and backward to the activations, not to the weights, for gradients)."""
+    model = teacher.model
+    taps = {
+        "heads": anatomy.attention_outs(model),
+        "ffn": anatomy.ffn_outs(model),
+        "hidden": anatomy.reading_norms(model),
+    }
+    with torch.set_grad_enabled(gradient), _watch(anatomy, teacher, row, tally), _tapped(model, taps, gradient) as seen:
+        outputs = teacher(row)
+        weight = row.weight.reshape(-1)
+        if gradient:
+            losses = nn.functional.cross_entropy(
+                outputs.logits().to(_wide(outputs.hidden)), row.targets.reshape(-1), reduction="none"
+            )
+            loss = (weight * losses).sum() / weight.sum()
+            flat = [(name, layer, activation) for name in taps for layer, activation in enumerate(seen[name])]
+            gradients = torch.autograd.grad(loss, [activation for _, _, activation in flat])
+            _add_gates(tally, flat, gradients, anatomy)
+        else:
+            _add_sizes(tally, seen, weight / weight.sum(), anatomy)
+    tally.rows += 1
+    tally.weight += float(row.weight.sum())
+
+
+def _add_gates(tally: _Tally, flat: list[tuple[str, int, Tensor]], gradients: Any, anatomy: Anatomy) -> None:
+    """|dL/dgate| of one row. All norms share the gates of the hidden channels, so those are summed before."""
+    hidden = torch.zeros_like(tally.hidden[0])
+    for (name, layer, activation), gradient in zip(flat, gradients, strict=True):
+        gate = (activation.detach().to(_wide(activation)) * gradient).sum((0, 1)).double()  # (channels,)
+        if name == "heads":
+            tally.heads[layer] += gate.unflatten(0, (anatomy.sizes.heads, -1)).sum(-1).abs()
+        elif name == "ffn":
+            tally.ffn[layer] += gate.abs()
+        else:
+            hidden += gate
+    tally.hidden[0] += hidden.abs()
+
+
+def _add_sizes(tally: _Tally, seen: dict[str, list[Tensor]], share: Float[Tensor, "T"], anatomy: Anatomy) -> None:
+    """(mean over positions of the activation's size) squared, of one row; a head's size is its Euclidean norm."""
+    for layer, activation in enumerate(seen["heads"]):
+        norms = activation[0].to(_wide(activation)).unflatten(-1, (anatomy.sizes.heads, -1)).norm(dim=-1)  # (T, H)
+        tally.heads[layer] += (share @ norms).double() ** 2
+    for layer, activation in enumerate(seen["ffn"]):
+        tally.ffn[layer] += (share @ activation[0].to(_wide(activation)).abs()).double() ** 2
+    for norm, activation in enumerate(seen["hidden"]):
+        tally.hidden[norm] += (share @ activation[0].to(_wide(activation)).abs()).double() ** 2
+
+
+@contextmanager
+def _tapped(model: nn.Module, taps: dict[str, list[nn.Module]], gradient: bool) -> Iterator[dict[str, list[Tensor]]]:
+    """Collects the inputs of the "heads" and "ffn" modules and the outputs of the "hidden" ones, in order of modules."""
+    seen: dict[str, list[Tensor]] = {name: [] for name in taps}
+    handles = []
+
+    def keep_input(name: str) -> Callable[..., None]:
+        return lambda module, inputs: seen[name].append(inputs[0])
+
+    def keep_output(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        seen["hidden"].append(output)
+
+    for name in ("heads", "ffn"):
+        handles += [module.register_forward_pre_hook(keep_input(name)) for module in taps[name]]
+    handles += [module.register_forward_hook(keep_output) for module in taps["hidden"]]
+    if gradient:
+        # A frozen teacher has no graph: start one at the embeddings.
+        embedding = model.get_input_embeddings()  # type: ignore[operator]
+        handles.append(embedding.register_forward_hook(lambda module, inputs, output: output.detach().requires_grad_()))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _watch(anatomy: Anatomy, teacher: LanguageModel, row: Batch, tally: _Tally) -> Iterator[None]:
+    """Adds, for one row, how much each layer turns what it reads, and the mean squares that each norm divides by."""
+    weight = row.weight[0].double()
+    handles = []
+
+    def layer_hook(layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
+            before = (inputs[0] if inputs else named["hidden_states"]).detach()[0].double()
+            after = (output[0] if isinstance(output, tuple) else output).detach()[0].double()
+            cosine = nn.functional.cosine_similarity(before, after, dim=-1).clamp(-1, 1)
+            tally.influence[layer] += (weight * (1 - cosine)).sum()
+            tally.angle[layer] += (weight * torch.arccos(cosine) / torch.pi).sum()
+
+        return hook
+
+    def norm_hook(index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any) -> None:
+            x = inputs[0].detach()[0].double()
+            if isinstance(module, nn.LayerNorm):
+                x = x - x.mean(-1, keepdim=True)
+            tally.moments[index] += weight @ x**2
+
+        return hook
+
+    for layer, module in enumerate(anatomy.layers_of(teacher.model)):
+        handles.append(module.register_forward_hook(layer_hook(layer), with_kwargs=True))
+    for index, module in enumerate(anatomy.norms(teacher.model)):
+        handles.append(module.register_forward_pre_hook(norm_hook(index)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _shuffled(scores: Scores, seed: int) -> Scores:
+    """The same kinds of scores drawn at random; the moments stay, since they are no choice."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(like: Tensor) -> Tensor:
+        return torch.rand(like.shape, generator=generator).to(like.device)
+
+    heads = draw(scores.heads)
+    return Scores(
+        layers=draw(scores.layers),
+        heads=heads,
+        kv_heads=heads.unflatten(1, (scores.kv_heads.shape[1], -1)).sum(-1),
+        ffn=draw(scores.ffn),
+        hidden=draw(scores.hidden),
+        moments=scores.moments,
+        method="random",
+    )
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """At least float32: sums of many small products lose bits in less."""
+    return torch.promote_types(tensor.dtype, torch.float32)

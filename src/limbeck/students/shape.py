@@ -1,0 +1,261 @@
+"""From a budget of parameters to the shape of a student, and what shapes there are.
+
+A shape is balanced when every axis shrinks by the same ratio; that is what cutting 7B to 3B did in arXiv 2311.07052
+(about 0.75 on each axis). What surprises: embeddings shrink with the width alone, so in small models the common ratio lies
+well below the ratio of the parameters. The search counts exactly, from the table of the anatomy, without building models.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from transformers.configuration_utils import PreTrainedConfig
+
+from limbeck.errors import BadShape
+from limbeck.models.anatomy import Anatomy
+
+_SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+# Widths below 1024 go in steps of 8 (a vector register), wider ones of 64 (a tile of a matrix unit).
+_FINE, _COARSE, _WIDE = 8, 64, 1024
+# What part of the budget a shape should fill; where a small model's steps are too coarse, the next best.
+_BANDS = (0.95, 0.9, 0.8, 0.6, 0.3)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers that make a decoder large: layers, channels, query heads, key-value heads, FFN neurons per layer."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    ffn: int
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> Shape:
+        """The shape of a configuration."""
+        return _shape(Anatomy.of(config))
+
+    def __str__(self) -> str:
+        return ",".join(f"{name}={value}" for name, value in asdict(self).items())
+
+
+def parameters(config: PreTrainedConfig, shape: Shape) -> int:
+    """Number of parameters, tied ones once, of a student of this shape cut from a teacher of this configuration."""
+    return int(Anatomy.of(config).count(**asdict(shape)))
+
+
+def choose(config: PreTrainedConfig, *, parameters: int) -> Shape:
+    """The balanced shape of at most so many parameters, at least 95 % of them where the teacher's steps allow it.
+
+    Of the legal shapes in that band the one whose axes are nearest to one common ratio of the teacher's (least sum of
+    squared log-deviations); among equals the larger. Raises BadShape if the teacher is smaller than the budget, or the
+    smallest legal student larger.
+    """
+    anatomy = Anatomy.of(config)
+    teacher = _shape(anatomy)
+    largest = int(anatomy.count(**asdict(teacher)))
+    if parameters > largest:
+        raise BadShape(
+            f"the budget of {parameters:,} parameters is more than the teacher's {largest:,}; give fewer, or a larger teacher"
+        )
+    smallest = _smallest(anatomy)
+    least = int(anatomy.count(**asdict(smallest)))
+    if parameters < least:
+        raise BadShape(
+            f"the budget of {parameters:,} parameters is less than the smallest student of this teacher has, {least:,} "
+            f"({smallest}); give more, or a teacher with a smaller vocabulary or fewer channels per head"
+        )
+    ratio = _common_ratio(anatomy, parameters)
+    for window in (2.0, 8.0):
+        found = _nearest(anatomy, parameters, ratio, window)
+        if found is not None and anatomy.count(**asdict(found)) >= _BANDS[0] * parameters:
+            return found
+    return _nearest(anatomy, parameters, ratio, float("inf")) or smallest
+
+
+def parse_budget(text: str | int) -> int:
+    """A number of parameters from 250k, 6M, 1.3B, 6e6 or a plain number."""
+    matched = re.fullmatch(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:e\+?[0-9]{1,2})?)\s*([kmbt]?)\s*", str(text).lower())
+    count = round(float(matched[1].replace("_", "").replace(",", "")) * _SUFFIX[matched[2]]) if matched else 0
+    if count < 1:
+        raise BadShape(f"a budget is a number of parameters such as 250k, 6M, 1.3B or 6000000, got {text!r}")
+    return count
+
+
+def budget_of_shrink(config: PreTrainedConfig, factor: float) -> int:
+    """The budget, in parameters, that makes the teacher ``factor`` times smaller."""
+    if not 1 < factor < float("inf"):
+        raise BadShape(f"a shrink factor says how many times smaller the student is, so it is above 1; got {factor:g}")
+    anatomy = Anatomy.of(config)
+    return int(anatomy.count(**asdict(_shape(anatomy))) / factor)
+
+
+def parse_shape(text: str, config: PreTrainedConfig) -> Shape:
+    """A shape from `layers=4,hidden=48,heads=6,kv_heads=3,ffn=128`; an axis left out is the teacher's.
+
+    Raises BadShape for an unknown or doubled axis, for what is no number, and for a shape that `check` refuses.
+    """
+    given = shape_axes(text)
+    if "heads" in given and "kv_heads" not in given and "kv_heads" not in Anatomy.of(config).kind.fields:
+        given["kv_heads"] = given["heads"]
+    shape = Shape(**{**asdict(Shape.of(config)), **given})
+    check(config, shape)
+    return shape
+
+
+def shape_axes(text: str) -> dict[str, int]:
+    """The axes that a text such as `layers=4,hidden=48` names, and their lengths."""
+    names = [axis.name for axis in fields(Shape)]
+    given: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise BadShape(f"a shape is {', '.join(f'{axis}=N' for axis in names)}; got {part.strip()!r}{hint}")
+        if name in given:
+            raise BadShape(f"the shape {text!r} gives {name} twice; give it once")
+        if not re.fullmatch(r"[1-9][0-9]*", value):
+            raise BadShape(f"the shape {text!r} needs a whole number above 0 for {name}, got {value!r}; write {name}=4")
+        given[name] = int(value)
+    return given
+
+
+def check(config: PreTrainedConfig, shape: Shape) -> None:
+    """Raises BadShape unless a student of this shape can be cut out of a teacher of this configuration."""
+    anatomy = Anatomy.of(config)
+    teacher = _shape(anatomy)
+    for axis in fields(Shape):
+        ours, theirs = getattr(shape, axis.name), getattr(teacher, axis.name)
+        if not 1 <= ours <= theirs:
+            raise BadShape(f"{axis.name}={ours} cannot be cut out of the teacher's {axis.name}={theirs}; give 1 to {theirs}")
+    group = teacher.heads // teacher.kv_heads
+    if shape.heads % shape.kv_heads or shape.heads // shape.kv_heads > group:
+        options = ", ".join(str(shape.kv_heads * n) for n in range(1, group + 1))
+        raise BadShape(
+            f"heads={shape.heads} do not fit kv_heads={shape.kv_heads}: each keeps the same number of its teacher's {group} "
+            f"query heads; give heads one of {options}"
+        )
+    head_dim = anatomy.sizes.head_dim
+    if anatomy.kind.square and shape.hidden != shape.heads * head_dim:
+        raise BadShape(
+            f"in {config.model_type} models hidden is heads x {head_dim}, got hidden={shape.hidden} with heads={shape.heads}; "
+            f"give hidden={shape.heads * head_dim}, or other heads"
+        )
+    if anatomy.kind.divides and shape.hidden % shape.heads:
+        raise BadShape(
+            f"in {config.model_type} models hidden is a multiple of heads, got hidden={shape.hidden} with heads={shape.heads}; "
+            f"give hidden={shape.hidden // shape.heads * shape.heads or shape.heads}, or other heads"
+        )
+
+
+def _shape(anatomy: Anatomy) -> Shape:
+    return Shape(**{axis.name: int(getattr(anatomy.sizes, axis.name)) for axis in fields(Shape)})
+
+
+def _steps(full: int) -> list[int]:
+    """Legal lengths of an axis of channels or neurons, and the teacher's own."""
+    step = _COARSE if full >= _WIDE else _FINE
+    return sorted({*range(step, full + 1, step), full})
+
+
+def _heads(teacher: Shape) -> list[tuple[int, int]]:
+    """Legal (heads, kv_heads): every group keeps the same number of its query heads."""
+    group = teacher.heads // teacher.kv_heads
+    return [(kv * queries, kv) for kv in range(1, teacher.kv_heads + 1) for queries in range(1, group + 1)]
+
+
+def _smallest(anatomy: Anatomy) -> Shape:
+    teacher, kind = _shape(anatomy), anatomy.kind
+    hidden = anatomy.sizes.head_dim if kind.square else _steps(teacher.hidden)[0]
+    return Shape(layers=1, hidden=hidden, heads=1, kv_heads=1, ffn=_steps(teacher.ffn)[0])
+
+
+def _common_ratio(anatomy: Anatomy, budget: int) -> float:
+    """The ratio r with count(r x every axis) = budget, by bisection: the count rises with r."""
+    teacher = _shape(anatomy)
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        axes = {name: middle * value for name, value in asdict(teacher).items()}
+        low, high = (middle, high) if anatomy.count(**axes) <= budget else (low, middle)
+    return low
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Candidates along three axes that broadcast (layers, hidden, heads with their key-value heads), and which are legal."""
+
+    layers: Any
+    hidden: Any
+    heads: Any
+    kv_heads: Any
+    legal: Any
+
+    @classmethod
+    def of(cls, anatomy: Anatomy, ratio: float, window: float) -> _Grid:
+        """Those within a factor ``window`` of the common ratio."""
+        teacher = _shape(anatomy)
+        pairs = _heads(teacher)
+        near = set(_near(sorted({pair[0] for pair in pairs}), ratio * teacher.heads, window))
+        pairs = [pair for pair in pairs if pair[0] in near]
+        layers = np.array(_near(list(range(1, teacher.layers + 1)), ratio * teacher.layers, window))[:, None, None]
+        hidden = np.array(_near(_steps(teacher.hidden), ratio * teacher.hidden, window))[None, :, None]
+        if anatomy.kind.square:
+            hidden = np.array([pair[0] * anatomy.sizes.head_dim for pair in pairs])[None, None, :]
+        heads, kv_heads = (np.array([pair[i] for pair in pairs])[None, None, :] for i in (0, 1))
+        legal = np.ones(np.broadcast_shapes(layers.shape, hidden.shape, heads.shape), dtype=bool)
+        if anatomy.kind.divides:
+            legal &= hidden % heads == 0
+        return cls(layers, hidden, heads, kv_heads, legal)
+
+    def at(self, index: tuple[int, ...], ffn: int) -> Shape:
+        """The shape at an index of the broadcast grid."""
+        axes = (self.layers, self.hidden, self.heads, self.kv_heads)
+        return Shape(*(int(np.broadcast_to(axis, self.legal.shape)[index]) for axis in axes), ffn=ffn)
+
+
+def _near(values: list[int], wanted: float, window: float) -> list[int]:
+    """The values within a factor of the one wanted, at least the nearest."""
+    inside = [value for value in values if 1 / window <= value / wanted <= window]
+    return inside or [min(values, key=lambda value: abs(np.log(value / wanted)))]
+
+
+def _nearest(anatomy: Anatomy, budget: int, ratio: float, window: float) -> Shape | None:
+    """The legal shape of the fullest band with the least deviation from the common ratio, None if all are too large."""
+    teacher = _shape(anatomy)
+    grid = _Grid.of(anatomy, ratio, window)
+    best: tuple[tuple[int, float, int], Shape] | None = None
+    for ffn in _near(_steps(teacher.ffn), ratio * teacher.ffn, window):
+        count = anatomy.count(layers=grid.layers, hidden=grid.hidden, heads=grid.heads, kv_heads=grid.kv_heads, ffn=ffn)
+        usable = np.nonzero(grid.legal & (count <= budget))
+        if not usable[0].size:
+            continue
+        filled = count[usable]
+        band = np.sum([filled < floor * budget for floor in _BANDS], axis=0)
+        deviation = _deviation(teacher, ratio, grid, ffn)[usable].round(9)
+        first = np.lexsort((-filled, deviation, band))[0]
+        key = (int(band[first]), float(deviation[first]), -int(filled[first]))
+        if best is None or key < best[0]:
+            best = (key, grid.at(tuple(int(index[first]) for index in usable), ffn))
+    return None if best is None else best[1]
+
+
+def _deviation(teacher: Shape, ratio: float, grid: _Grid, ffn: int) -> Any:
+    """Sum over the axes of (log of the axis' ratio - log of the common one) squared.
+
+    Query and key-value heads count half each: they are one axis in most models. A single key-value head cannot shrink.
+    """
+
+    def squared(value: Any, full: int) -> Any:
+        return np.log(value / (ratio * full)) ** 2
+
+    attention = squared(grid.heads, teacher.heads)
+    if teacher.kv_heads > 1:
+        attention = (attention + squared(grid.kv_heads, teacher.kv_heads)) / 2
+    return squared(grid.layers, teacher.layers) + squared(grid.hidden, teacher.hidden) + attention + squared(ffn, teacher.ffn)

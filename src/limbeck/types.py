@@ -1,0 +1,180 @@
+"""The values that everything in limbeck passes around, and the roles that pass them.
+
+Legend of axes: B rows, T positions of a row, V tokens of the vocabulary, K outcomes of a signal, D hidden width,
+n positions in a chunk (a flat piece of B x T).
+
+The shift is made once, where rows are packed (`corpora/pack.py`): everywhere after that ``logits[b, t]``,
+``targets[b, t]`` and ``weight[b, t]`` speak of the same prediction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of packed documents, already shifted.
+
+    ``weight`` is what a prediction counts: 0 for padding, prompts, and the last token of a document cut by nothing but
+    its end. ``position`` restarts at 0 with each document of a row, which is also what keeps attention inside it.
+    ``document`` is the index of the document in its store, -1 where there is none.
+    """
+
+    tokens: Int[Tensor, "B T"]
+    targets: Int[Tensor, "B T"]
+    weight: Float[Tensor, "B T"]
+    position: Int[Tensor, "B T"]
+    document: Int[Tensor, "B T"]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
+
+    def rows(self, part: slice) -> Batch:
+        """Some rows of this batch."""
+        return replace(self, **{name: getattr(self, name)[part] for name in self.__dataclass_fields__})
+
+    def flat(self) -> Chunk:
+        """All positions in one axis of length B x T."""
+        return Chunk(self.targets.reshape(-1), self.weight.reshape(-1))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What an objective may know of n positions: the token that follows, and how much the prediction counts."""
+
+    targets: Int[Tensor, "n"]
+    weight: Float[Tensor, "n"]
+
+    def part(self, part: slice) -> Chunk:
+        """Some of the positions."""
+        return Chunk(self.targets[part], self.weight[part])
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last linear map of a decoder, and what follows it.
+
+    ``logits = cap(scale * (hidden @ weight.T + bias))`` with ``cap(z) = softcap * tanh(z / softcap)`` where there is one
+    (Gemma 2, arXiv 2408.00118, sec. 2).
+    """
+
+    weight: Float[Tensor, "rows D"]
+    bias: Float[Tensor, "rows"] | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape rows"]:
+        """Logits over every row of the head, padded ones too."""
+        z = torch.nn.functional.linear(hidden, self.weight, self.bias)
+        if self.scale != 1.0:
+            z = z * self.scale
+        return z if self.softcap is None else self.softcap * torch.tanh(z / self.softcap)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model says about a batch, not yet multiplied out: hidden states and the head that reads them.
+
+    ``vocab`` is the number of real tokens, from the tokenizer. Rows of the head beyond it are padding: they take part in
+    nothing, so models of one family with differently padded heads meet on one support.
+    """
+
+    hidden: Float[Tensor, "B T D"]
+    head: Head
+    vocab: int
+
+    def logits(self, part: slice | None = None) -> Float[Tensor, "n V"]:
+        """Logits over the real tokens, of a slice of the B x T flat positions (of all, which is large, without one)."""
+        hidden = self.hidden.reshape(-1, self.hidden.shape[-1])
+        return self.head.logits(hidden if part is None else hidden[part])[:, : self.vocab]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What a teacher says about n positions: unnormalised log p over the real vocabulary.
+
+    The dense kind. Whatever kinds follow, an objective only needs `against`: two log-distributions of one support.
+    """
+
+    logits: Float[Tensor, "n V"]
+
+    def log_p(self, temperature: float | Tensor = 1.0) -> Float[Tensor, "n V"]:
+        """log p at a temperature."""
+        return tempered(self.logits, temperature).log_softmax(-1)
+
+    def against(
+        self, logits: Float[Tensor, "n V"], temperature: float | Tensor = 1.0
+    ) -> tuple[Float[Tensor, "n K"], Float[Tensor, "n K"]]:
+        """(log p, log q) over the same outcomes: the teacher's, and those of a student with these logits."""
+        return self.log_p(temperature), tempered(logits, temperature).log_softmax(-1)
+
+    def part(self, part: slice) -> Signal:
+        """What is said about some of the positions."""
+        return Signal(self.logits[part])
+
+
+def tempered(logits: Float[Tensor, "*shape"], temperature: float | Tensor) -> Float[Tensor, "*shape"]:
+    """Logits divided by a temperature. At 1 they are the same tensor: dividing would cost a pass over all of them."""
+    return logits if isinstance(temperature, float) and temperature == 1.0 else logits / temperature
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One measured number. ``low`` and ``high`` bound a 95 % interval; n is what was sampled (documents, tokens, runs).
+
+    A number without sampling error (a parameter count) has low = high = value and n = 1.
+    """
+
+    model: str
+    probe: str
+    name: str
+    value: float
+    unit: str
+    n: int
+    low: float
+    high: float
+    seed: int | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As a row of readings.jsonl; NaN and infinities as null, since JSON has none."""
+        return {
+            k: (None if isinstance(v, float) and not math.isfinite(v) else v)
+            for k, v in ((name, getattr(self, name)) for name in self.__dataclass_fields__)
+        }
+
+
+@runtime_checkable
+class Speaker(Protocol):
+    """A teacher or a student: says something about a batch."""
+
+    name: str
+    vocab: int
+
+    def __call__(self, batch: Batch) -> Outputs: ...
+
+
+@runtime_checkable
+class Corpus(Protocol):
+    """Rows in a fixed, shuffled, endless order, with a position that can be saved."""
+
+    length: int
+
+    def take(self, rows: int) -> Batch: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """Measures a student, perhaps against a teacher."""
+
+    def __call__(self, student: Speaker, teacher: Speaker | None) -> Iterator[Reading]: ...

@@ -1,0 +1,37 @@
+"""Shared by all tests: one thread per worker, and the folder of real models and texts where there is one."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["MPLBACKEND"] = "agg"
+
+import limbeck  # noqa: F401  (sets what torch must see before it is imported)
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)
+torch.set_flush_denormal(True)
+settings.register_profile("limbeck", deadline=None, max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True)
+settings.load_profile("limbeck")
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real models, texts and tasks (its README lists them)."""
+    folder = os.environ.get("LIMBECK_TEST_DATA")
+    if not folder:
+        pytest.skip("LIMBECK_TEST_DATA is unset: it names the folder of real models and texts")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def stories_llama(test_data: Path) -> Path:
+    return test_data / "models" / "stories-llama-260k"
+
+
+@pytest.fixture(scope="session")
+def stories(test_data: Path) -> Path:
+    return test_data / "text" / "tinystories" / "train.jsonl"

@@ -1,0 +1,54 @@
+"""Settings from a file and flags: flags win, and nothing wrong is ignored."""
+
+from pathlib import Path
+
+import pytest
+from limbeck.config import DistilSettings, count, resolve
+from limbeck.errors import BadSetting
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("250k", 250_000), ("6M", 6_000_000), ("1.3B", 1_300_000_000), ("2_000", 2000), (7, 7), ("1e6", 10**6)],
+)
+def test_counts_are_read_as_people_write_them(text, value):
+    assert count(text) == value
+
+
+def test_flags_win_over_the_file(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text('tokens = "2M"\nbatch-tokens = 4096\nbaselines = "cut, fresh+kd"\n')
+    settings = resolve(DistilSettings, file, {"tokens": "3M", "seed": None})
+    assert (settings.tokens, settings.batch_tokens, settings.baselines) == (3_000_000, 4096, ("cut", "fresh+kd"))
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path: Path):
+    file = tmp_path / "run.toml"
+    file.write_text('tokns = "2M"\n')
+    with pytest.raises(BadSetting, match=r"run.toml: unknown key 'tokns'; did you mean 'tokens'\?"):
+        resolve(DistilSettings, file, {})
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"tokens": "lots"}, "--tokens: expected a count such as 250k, 6M or 1.3B, got 'lots'"),
+        ({"tokens": "0"}, "--tokens: .*greater than 0"),
+        ({"baselines": "cut+cee"}, r"unknown baseline 'cut\+cee'; did you mean 'cut\+ce'\?"),
+        ({"schedule": "linear"}, "--schedule: .*'wsd', 'cosine' or 'constant'"),
+        ({"lr": -1.0}, "--lr: .*greater than 0"),
+        ({"seeds": 0}, "--seeds: .*greater than or equal to 1"),
+    ],
+)
+def test_a_wrong_value_names_the_flag_and_what_came(flags, words):
+    with pytest.raises(BadSetting, match=words):
+        resolve(DistilSettings, None, flags)
+
+
+def test_a_missing_or_broken_run_file_is_said(tmp_path: Path):
+    with pytest.raises(BadSetting, match="no run file .*give the path of a TOML file"):
+        resolve(DistilSettings, tmp_path / "none.toml", {})
+    file = tmp_path / "broken.toml"
+    file.write_text("tokens 2M")
+    with pytest.raises(BadSetting, match="is no TOML run file"):
+        resolve(DistilSettings, file, {})

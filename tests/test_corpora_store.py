@@ -1,0 +1,254 @@
+"""A token store holds what was tokenised, is made once, made again when anything changed, and notices damage."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from limbeck.corpora import TokenStore, build, build_held_out, build_stores, is_held_out, read, train_tokenizer
+from limbeck.errors import BadCorpus, BadFolder
+
+TEXTS = [f"story {i}: " + "the cat sat on the mat. " * (i % 7) for i in range(60)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, vocab=300)
+
+
+def write(path: Path, texts: list[str]) -> str:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write(tmp_path / "stories.jsonl", TEXTS)
+
+
+def texts_of(store, tokenizer):
+    """Name → text, read back out of the tokens; the frame is checked on the way."""
+    texts = {}
+    for i in range(store.documents):
+        tokens = store.slice(store.starts[i], store.starts[i + 1]).tolist()
+        assert (tokens[0], tokens[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+        texts[store.name_of(i)] = tokenizer.decode(tokens[1:-1])
+        assert store.bytes_of(i) == len(texts[store.name_of(i)].encode())
+    return texts
+
+
+def stamp(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*.arrow")}
+
+
+def test_stores_hold_every_document_once_on_its_side(tokenizer, source, tmp_path):
+    train, held_out = build_stores(source, tokenizer, tmp_path / "out", fraction=0.3)
+    both = {}
+    for store, side in ((train, False), (held_out, True)):
+        texts = texts_of(store, tokenizer)
+        both |= texts
+        assert store.documents == len(texts)
+        assert store.tokens == store.starts[-1]
+        assert store.bytes == sum(store.bytes_of(i) for i in range(store.documents))
+        assert store.predictions == store.tokens - store.documents
+        assert all(is_held_out(d, fraction=0.3) is side for d in read(source) if d.name in texts)
+    assert both == {d.name: d.text for d in read(source)}
+    assert not (tmp_path / "out" / ".building").exists()
+
+
+def test_order_is_that_of_the_hashes_not_of_the_file(tokenizer, source, tmp_path):
+    one = build_held_out(source, tokenizer, tmp_path / "one")
+    other = build_held_out(write(tmp_path / "turned.jsonl", TEXTS[::-1]), tokenizer, tmp_path / "other")
+    assert (one.slice(0, one.tokens) == other.slice(0, other.tokens)).all()
+    assert one.manifest["corpus_sha256"] == other.manifest["corpus_sha256"]
+    assert [one.name_of(i) for i in range(one.documents)] != [d.name for d in read(source)]
+
+
+def test_slices_cross_shards_and_are_views_within_one(tokenizer, source, tmp_path, monkeypatch):
+    whole = build_held_out(source, tokenizer, tmp_path / "whole")
+    monkeypatch.setattr(build, "SHARD_DOCUMENTS", 7)
+    monkeypatch.setattr(build, "BLOCK_DOCUMENTS", 10)
+    store = build_held_out(source, tokenizer, tmp_path / "out")
+    assert len(store.manifest["shards"]) == 9
+    assert texts_of(store, tokenizer) == texts_of(whole, tokenizer)
+    stream = np.concatenate([store.slice(i, i + 1) for i in range(store.tokens)])
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        start, stop = sorted(generator.integers(0, store.tokens + 1, 2))
+        assert (store.slice(start, stop) == stream[start:stop]).all()
+        assert store.learned(start, stop).all()
+        assert len(store.learned(start, stop)) == stop - start
+    assert whole.slice(3, 9).base is not None
+    assert not whole.slice(3, 9).flags.writeable
+    assert store.slice(4, 4).shape == (0,)
+
+
+def test_tokens_take_two_bytes_where_two_hold_them(tokenizer, source, tmp_path):
+    store = build_held_out(source, tokenizer, tmp_path / "out")
+    assert store.slice(0, 2).dtype == np.uint16
+    vast = train_tokenizer(TEXTS, vocab=300)
+    vast.add_tokens([f"<{i}>" for i in range(2**16)])
+    wide = build_held_out(source, vast, tmp_path / "wide")
+    assert wide.slice(0, 2).dtype == np.uint32
+    assert (wide.slice(0, wide.tokens) == store.slice(0, store.tokens)).all()
+
+
+def test_any_arrow_reader_opens_a_shard(tokenizer, source, tmp_path):
+    build_held_out(source, tokenizer, tmp_path)
+    table = pa.ipc.open_file(str(tmp_path / "held_out" / "00000.arrow")).read_all()
+    assert table.column_names == ["name", "tokens", "bytes"]
+
+
+def test_a_store_is_used_again_and_equal_when_opened(tokenizer, source, tmp_path):
+    first = build_stores(source, tokenizer, tmp_path / "out", fraction=0.3)
+    before = stamp(tmp_path / "out")
+    second = build_stores(source, tokenizer, tmp_path / "out", fraction=0.3)
+    assert stamp(tmp_path / "out") == before
+    third = (TokenStore.open(tmp_path / "out" / side) for side in ("train", "held_out"))
+    for one, two, three in zip(first, second, third, strict=True):
+        assert one.manifest == two.manifest == three.manifest
+        assert (one.slice(0, one.tokens) == three.slice(0, three.tokens)).all()
+
+
+def test_a_store_is_made_again_when_what_it_was_made_from_changes(tokenizer, source, tmp_path):
+    out = tmp_path / "out"
+    settings = {"fraction": 0.3}
+
+    def changes(why, tokenizer=tokenizer):
+        nonlocal before
+        build_stores(source, tokenizer, out, **settings)
+        assert stamp(out) != before, why
+        before = stamp(out)
+
+    before = {}
+    changes("nothing was there")
+    settings["fraction"] = 0.4
+    changes("fraction")
+    settings["end"] = tokenizer.bos_token_id
+    changes("frame")
+    changes("tokenizer", train_tokenizer(TEXTS, vocab=290))
+    write(Path(source), [*TEXTS, "one more"])
+    changes("source")
+    os.utime(source, ns=(1, 1))
+    changes("time")
+    (out / "held_out" / "manifest.json").write_text("{", encoding="utf-8")
+    changes("manifest")
+    shard = out / "train" / "00000.arrow"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    changes("one bit")
+
+
+def test_a_failed_build_leaves_the_old_store(tokenizer, source, tmp_path):
+    build_stores(source, tokenizer, tmp_path / "out", fraction=0.3)
+    before = stamp(tmp_path / "out")
+    write(Path(source), TEXTS)
+    with Path(source).open("a") as file:
+        file.write("no json\n")
+    with pytest.raises(BadCorpus, match=r"stories.jsonl:61: expected one JSON object"):
+        build_stores(source, tokenizer, tmp_path / "out", fraction=0.3)
+    assert stamp(tmp_path / "out") == before
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"train", "held_out"}
+
+
+def test_another_source_to_measure_on_leaves_all_to_train_and_counts_the_overlap(tokenizer, source, tmp_path):
+    other = write(tmp_path / "other.jsonl", ["unseen", *TEXTS[:3]])
+    train, held_out = build_stores(source, tokenizer, tmp_path / "out", eval_source=other)
+    assert (train.documents, held_out.documents) == (len(TEXTS), 4)
+    assert (train.manifest["overlap"], held_out.manifest["overlap"]) == (3, 0)
+
+
+def test_held_out_modules_are_not_trained_on_even_with_another_source_to_measure_on(
+    tokenizer, source, tmp_path, monkeypatch
+):
+    held_out = {d.name for d in read("python:stdlib") if is_held_out(d)}
+    # the names say it all, so the texts need not be tokenised
+    monkeypatch.setattr(build, "document_tokens", lambda tokenizer, texts, frame: [[0, 1]] * len(texts))
+    train, _ = build_stores("python:stdlib", tokenizer, tmp_path / "one", eval_source=source)
+    assert held_out.isdisjoint(train.name_of(i) for i in range(train.documents))
+    measured = build_held_out("python:stdlib", tokenizer, tmp_path / "two")
+    assert held_out == {measured.name_of(i) for i in range(measured.documents)}
+
+
+def test_conversations_keep_what_is_learned(tokenizer, tmp_path):
+    chatty = train_tokenizer(TEXTS, vocab=300)
+    chatty.chat_template = (
+        "{% for m in messages %}{{ m.role }}:{{ m.content }}<|eos|>{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    messages = [{"role": "user", "content": "where?"}, {"role": "assistant", "content": "on the mat"}]
+    path = tmp_path / "chat.jsonl"
+    path.write_text(
+        json.dumps({"messages": messages}) + "\n" + json.dumps({"text": "the cat"}) + "\n", encoding="utf-8"
+    )
+    store = build_held_out(str(path), chatty, tmp_path / "out")
+    by_name = {store.name_of(i): i for i in range(2)}
+    start, stop = store.starts[by_name["chat.jsonl:1"] :][:2]
+    learned = store.slice(start, stop)[store.learned(start, stop)]
+    assert chatty.decode(learned) == "on the mat<|eos|>"
+    assert store.bytes_of(by_name["chat.jsonl:1"]) == len("on the mat")
+    start, stop = store.starts[by_name["chat.jsonl:2"] :][:2]
+    assert store.learned(start, stop).all()
+    assert store.predictions == len(learned) + stop - start - 1
+
+
+def test_damage_is_named_by_file(tokenizer, source, tmp_path):
+    build_held_out(source, tokenizer, tmp_path)
+    folder = tmp_path / "held_out"
+    shard = folder / "00000.arrow"
+    content = shard.read_bytes()
+    shard.write_bytes(b"x" * len(content))
+    with pytest.raises(
+        BadCorpus, match=r"00000.arrow: expected an Arrow file, got .*: the token store is damaged, remove"
+    ):
+        TokenStore.open(folder)
+    shard.write_bytes(content[:-8])
+    with pytest.raises(BadCorpus, match=f"00000.arrow: expected {len(content)} bytes, got {len(content) - 8} bytes"):
+        TokenStore.open(folder)
+    shard.unlink()
+    with pytest.raises(BadCorpus, match=f"00000.arrow: expected {len(content)} bytes, got no file"):
+        TokenStore.open(folder)
+    with pytest.raises(
+        BadCorpus, match=r"manifest.json: expected the manifest of a token store, got FileNotFoundError"
+    ):
+        TokenStore.open(tmp_path)
+    (folder / "manifest.json").write_text('{"format": 0}', encoding="utf-8")
+    with pytest.raises(
+        BadCorpus, match=r"manifest.json: expected the manifest of a token store of format 1, got another"
+    ):
+        TokenStore.open(folder)
+
+
+def test_a_flipped_bit_shows_in_the_checksum(tokenizer, source, tmp_path):
+    store = build_held_out(source, tokenizer, tmp_path)
+    shard = tmp_path / "held_out" / "00000.arrow"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(BadCorpus, match=r"00000.arrow: expected SHA-256 \w{12}…, got \w{12}…"):
+        store.verify()
+
+
+def test_a_side_without_documents_is_refused_with_the_remedy(tokenizer, tmp_path):
+    source = write(tmp_path / "one.jsonl", ["a single text"])
+    with pytest.raises(BadCorpus, match=r"held out to measure on, got none: of its 1 documents, .* with --eval-data"):
+        build_stores(source, tokenizer, tmp_path / "out", fraction=0.0)
+    with pytest.raises(BadCorpus, match=r"expected documents to train on, got none: of its 1 documents"):
+        build_stores(source, tokenizer, tmp_path / "out", fraction=1.0)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tokenizer, source, tmp_path):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    with pytest.raises(
+        BadFolder, match=r"file/out: expected a folder to write the token store to, got: Not a directory"
+    ):
+        build_stores(source, tokenizer, tmp_path / "file" / "out")
+
+
+def test_progress_counts_documents_and_tokens(tokenizer, source, tmp_path, capsys):
+    store = build_held_out(source, tokenizer, tmp_path / "out", progress=True)
+    assert f"{store.documents} documents, {store.tokens:,} tokens" in " ".join(capsys.readouterr().err.split())
