@@ -65,7 +65,7 @@ def prepare(folder: Path, *, seconds: float) -> Setting:
     folder.mkdir(parents=True, exist_ok=True)
     learned, held_out = documents()
     tokenizer = train_tokenizer(learned)
-    learned, held_out = ([shorten(text, tokenizer) for text in texts] for texts in (learned, held_out))
+    learned, held_out = shorten(learned, tokenizer), shorten(held_out, tokenizer)
     write_texts(setting.train, learned[:KEPT_FOR_STUDENT])
     write_texts(setting.held_out, held_out)
     for path, shape in ((setting.student, STUDENT), (setting.teacher, TEACHER)):
@@ -97,9 +97,10 @@ def pieces(path: Path) -> Iterator[str]:
         tree = ast.parse(text)
     except (SyntaxError, UnicodeDecodeError):
         return
+    lines = text.splitlines(keepends=True)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield ast.get_source_segment(text, node) or ""
+            yield "".join(lines[node.lineno - 1 : node.end_lineno])
         elif isinstance(node, ast.Module | ast.ClassDef):
             yield ast.get_docstring(node) or ""
 
@@ -120,12 +121,14 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
-def shorten(text: str, tokenizer: PreTrainedTokenizerFast) -> str:
-    """The text without the last lines that would bring it over LENGTH tokens, counting the two that frame it."""
-    lines = text.splitlines(keepends=True)
-    while len(lines) > 1 and len(tokenizer("".join(lines)).input_ids) > LENGTH - 2:
-        lines.pop()
-    return "".join(lines)
+def shorten(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """The texts without the last lines that would bring them over LENGTH tokens, counting the two that frame them."""
+    spans = tokenizer(texts, return_offsets_mapping=True).offset_mapping
+    short = []
+    for text, span in zip(texts, spans, strict=True):
+        fits = len(span) <= LENGTH - 2
+        short.append(text if fits else text[: text.rfind("\n", 0, span[LENGTH - 3][0]) + 1])
+    return [text for text in short if text]
 
 
 def encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:

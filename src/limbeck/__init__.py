@@ -7,3 +7,32 @@ import os
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __version__ = "0.1.0"
+
+_PUBLIC = {
+    "limbeck.api": ("distil", "pretrain"),
+    "limbeck.corpora": ("Rows", "TokenStore", "build_stores"),
+    "limbeck.models": ("LanguageModel", "load", "save"),
+    "limbeck.objectives": (
+        *("AdaptiveKL", "CTKD", "CrossEntropy", "DKD", "ForwardKL", "JensenShannon", "Objective", "ReverseKL"),
+        *("SkewKL", "SkewReverseKL", "TAID", "TotalVariation"),
+    ),
+    "limbeck.run.run": ("Plan", "Run"),
+    "limbeck.students": ("Shape", "choose", "cut", "score"),
+    "limbeck.types": ("Batch", "Outputs", "Reading", "Signal"),
+}
+_WHERE = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = sorted(_WHERE)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> object:
+    """A public name, imported at its first use: `import limbeck` loads neither torch nor a model."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_WHERE]

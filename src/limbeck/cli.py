@@ -6,6 +6,7 @@ after SIGINT and SIGTERM. Jobs are imported inside the commands, so that `--help
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from pathlib import Path
@@ -64,6 +65,12 @@ def _settings(kind: type[AnySettings], file: Path | None, flags: dict[str, Any])
     return resolve(kind, file, given | {"json": flags.get("json_")})
 
 
+def _say(settings: Settings, result: dict[str, Any], what: str, name: str) -> None:
+    """The result on stdout: one JSON object, or where to look. Ranks that have none say nothing."""
+    if result:
+        print(json.dumps(result) if settings.json_ else f"{what}: {settings.out / name}")
+
+
 @app.command()
 def distil(
     file: File = None,
@@ -93,7 +100,7 @@ def distil(
     settings = _settings(DistilSettings, file, dict(locals()))
     from limbeck.jobs.distil import distil as job
 
-    job(settings)
+    _say(settings, job(settings), "report", "report.html")
 
 
 @app.command()
@@ -120,7 +127,7 @@ def pretrain(
     settings = _settings(PretrainSettings, file, dict(locals()))
     from limbeck.jobs.pretrain import pretrain as job
 
-    job(settings)
+    _say(settings, job(settings), "model", "model")
 
 
 @app.command()
@@ -142,7 +149,7 @@ def shrink(
     settings = _settings(DistilSettings, None, flags)
     from limbeck.jobs.shrink import shrink as job
 
-    job(settings, method=method)
+    _say(settings, job(settings, method=method), "student", "")
 
 
 @app.command()
@@ -162,7 +169,10 @@ def doctor(
     settings = _settings(DistilSettings, None, dict(locals()))
     from limbeck.jobs.doctor import doctor as job
 
-    job(settings)
+    result = job(settings)
+    if settings.json_:
+        print(json.dumps(result))
+    raise typer.Exit(0 if result["ok"] else 2)
 
 
 @app.command()
@@ -180,7 +190,10 @@ def probe(
     from limbeck.jobs.probe import probe as job
 
     flags = {"data": data, "length": length, "device": device, "threads": threads, "json": json_}
-    job(resolve(Settings, None, flags), model=model, teacher=teacher, out=out)
+    settings = resolve(Settings, None, flags)
+    result = job(settings, model=model, teacher=teacher, out=out)
+    if settings.json_:
+        print(json.dumps(result))
 
 
 @app.command()

@@ -1,8 +1,8 @@
-"""How far two distributions over one support are apart: (log p, log q) -> nats per position, p the teacher, q the student.
+"""How far two distributions over one support are apart: (log p, log q) -> nats per position.
 
-These are the formulas that everything faster is measured against; they differentiate. An outcome that cannot happen
-(log-probability -inf) counts its limit, so no formula gives NaN on distributions, however far apart; only where the limit
-is infinite is the answer infinite.
+p is the teacher, q the student. These are the formulas that everything faster is measured against; they differentiate. An outcome that cannot happen
+(log-probability -inf) counts its limit, so no formula gives NaN on distributions, however far apart; only where the
+limit is infinite is the answer infinite.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def jensen_shannon(
 ) -> Float[Tensor, "*shape"]:
     """beta KL(p || m) + (1 - beta) KL(q || m) with m = beta p + (1 - beta) q, in nats (GKD, arXiv 2306.13649, eq. 3).
 
-    At most the entropy of (beta, 1 - beta). It falls to 0 as beta goes to 0 or 1; *divided* by beta it goes to KL(p || q),
-    divided by 1 - beta to KL(q || p).
+    At most the entropy of (beta, 1 - beta). It falls to 0 as beta goes to 0 or 1; *divided* by beta it goes to KL(p ||
+    q), divided by 1 - beta to KL(q || p).
     """
     log_m = _log_mixture(log_p, log_q, beta)
     return beta * kl(log_p, log_m) + (1 - beta) * kl(log_q, log_m)

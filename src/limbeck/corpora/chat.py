@@ -88,7 +88,7 @@ def _marked_turns(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -
     """Where the template itself says that the assistant speaks, in characters.
 
     Not by apply_chat_template's own mask of tokens: that one forgets this and all later turns where a turn begins with
-    white space which the tokenizer leaves out of its offsets, as Llama 3's does (transformers 5.23).
+    a space that the tokenizer leaves out of its offsets, as GPT-2's does (transformers 5.23).
     """
     template = tokenizer.get_chat_template()
     _, turns = render_jinja_template(
@@ -123,9 +123,9 @@ def _inside(
     """The tokens that end inside a turn, up to its end token where it has one.
 
     What a template writes after that token (a line break) is never asked of the model. Ends, not beginnings, because
-    some tokenizers give a token of white space as nothing at its end.
+    some tokenizers report a token of spaces as nothing at its end.
     """
-    inside: np.ndarray = (offsets[:, 0] >= start) & (offsets[:, 0] < stop)
+    inside: np.ndarray = (offsets[:, 1] > start) & (offsets[:, 1] <= stop)
     if end_of_turn is not None:
         ends = np.flatnonzero(inside & (np.array(tokens) == end_of_turn))
         if len(ends):

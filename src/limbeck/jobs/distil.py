@@ -6,7 +6,6 @@ before anything long begins. Every stage leaves its result in the run's folder a
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
@@ -20,11 +19,13 @@ from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import make_student, target_shape
 from limbeck.models.load import LanguageModel, load, load_config
 from limbeck.objectives import parse
+from limbeck.plan.cost import Size
 from limbeck.plan.pair import as_json, check, examine, show
 from limbeck.run.log import console
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan
 from limbeck.run.world import leave
+from limbeck.students.shape import Shape
 
 
 def distil(settings: DistilSettings) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
         schedule=settings.schedule,
         bf16=where.bf16,
     )
-    arms = _arms(settings, teacher, student, objective_needs_teacher=objective.needs_teacher, steps=steps)
+    arms = _arms(settings, teacher, student, objective_needs_teacher=objective.needs_teacher, steps=steps, length=length)
     if where.world.first:
         facts = {"doctor": as_json(findings), "plan": _said(plan, length, arms), "objective": repr(objective)}
         update(settings.out, run, teacher=_summary(teacher), student=_summary(student), lineage=student.lineage, **facts)
@@ -69,7 +70,6 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     if where.world.first:
         update(settings.out, run, ended=now(), seconds=round(run.get("seconds", 0) + time.monotonic() - started, 1))
         result = proof.conclude(run)
-        print(json.dumps(result) if settings.json_ else f"report: {settings.out / 'report.html'}")
     where.world.barrier()
     leave()
     return result
@@ -125,11 +125,17 @@ def _doctor(
 
 
 def _arms(
-    settings: DistilSettings, teacher: LanguageModel, student: LanguageModel, *, objective_needs_teacher: bool, steps: int
+    settings: DistilSettings,
+    teacher: LanguageModel,
+    student: LanguageModel,
+    *,
+    objective_needs_teacher: bool,
+    steps: int,
+    length: int,
 ) -> list[Arm]:
-    """The arms, with cross-entropy's steps at equal FLOPs: 6 N_S + 2 N_T a token with a teacher, 6 N_S without."""
-    paid = 2 * teacher.parameters_count if objective_needs_teacher else 0
-    ratio = 1 + paid / (6 * student.parameters_count)
+    """The arms, with cross-entropy's steps at equal FLOPs: a student's step costs three forward passes, and the teacher's."""
+    ours, theirs = (Size.of(model.config).forward_flops(length) for model in (student, teacher))
+    ratio = 1 + (theirs if objective_needs_teacher else 0) / (3 * ours)
     return arms_of(
         settings.out,
         objective=settings.objective,
@@ -141,8 +147,6 @@ def _arms(
 
 
 def _summary(model: LanguageModel) -> dict[str, Any]:
-    from limbeck.students.shape import Shape
-
     return {"name": model.name, "parameters": model.parameters_count, "shape": str(Shape.of(model.config))}
 
 

@@ -23,14 +23,15 @@ from limbeck.run.log import console
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import write_text
+from limbeck.run.world import leave
 from limbeck.students.shape import Shape, shape_axes
 from limbeck.types import Reading
 
 CONTEXT = 1024  # positions of a model made here; rotary embeddings cost nothing to leave room
 
 
-def pretrain(settings: PretrainSettings) -> Path:
-    """Trains a model from scratch and gives the folder it is in, an ordinary Hugging Face folder."""
+def pretrain(settings: PretrainSettings) -> dict[str, Any]:
+    """Trains a model from scratch; gives ``{"out", "model", "readings"}``. The model is an ordinary Hugging Face folder."""
     where = machine(settings)
     out, world = settings.out, where.world
     shape = _shape(settings)
@@ -55,10 +56,10 @@ def pretrain(settings: PretrainSettings) -> Path:
     plan = Plan(steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=where.bf16)
     corpus = Rows(store, length=length, seed=settings.seed, rank=world.rank, ranks=world.size)
     Run(out, "pretrain", model, None, corpus, CrossEntropy(), plan, world).train()
-    if world.first:
-        _finish(settings, run, model, store, held_out, length, plan)
+    result = _finish(settings, run, model, store, held_out, length, plan) if world.first else {}
     world.barrier()
-    return out / "model"
+    leave()
+    return result
 
 
 def _finish(
@@ -69,7 +70,7 @@ def _finish(
     held_out: TokenStore,
     length: int,
     plan: Plan,
-) -> None:
+) -> dict[str, Any]:
     out = settings.out
     batches = (batch.to(model.device) for batch in Rows(held_out, length=length).in_order(8))
     measured = measure(model, None, batches, documents=held_out.documents)
@@ -81,8 +82,7 @@ def _finish(
     save(model, out / "model", card=_card(run, readings))
     loss = readings[0]
     console.print(f"held out: {loss.value:.4f} {loss.unit} ({loss.low:.4f} to {loss.high:.4f}, {loss.n} documents)")
-    result = {"out": str(out), "model": str(out / "model"), "readings": [r.row() for r in readings]}
-    print(json.dumps(result) if settings.json_ else f"model: {out / 'model'}")
+    return {"out": str(out), "model": str(out / "model"), "readings": [r.row() for r in readings]}
 
 
 def _shape(settings: PretrainSettings) -> Shape:

@@ -13,10 +13,11 @@ from limbeck.models.load import LanguageModel, load, load_config, save
 from limbeck.run.run import micro_batches
 from limbeck.students.cut import cut
 from limbeck.students.score import score
-from limbeck.students.shape import Shape, choose, parameters
+from limbeck.students.shape import Shape, budget_of_shrink, choose, parse_shape
 
 SHRINK = 2.5  # the law of capacity gap: the best teacher is about 2.5 times its student (arXiv 2311.07052)
 CALIBRATION_ROWS = 64
+METHODS = ("activation", "gradient", "random")
 
 
 def target_shape(settings: DistilSettings) -> Shape | None:
@@ -28,13 +29,11 @@ def target_shape(settings: DistilSettings) -> Shape | None:
         return None
     config = load_config(settings.teacher)
     if settings.shape is not None:
-        return Shape.parse(settings.shape, teacher=config)
+        return parse_shape(settings.shape, config)
     if settings.params is not None:
         return choose(config, parameters=settings.params)
-    shrink = SHRINK if settings.shrink is None else settings.shrink
-    if shrink <= 1:
-        raise BadSetting(f"--shrink {shrink}: expected the teacher's size over the student's, more than 1, for example 2.5")
-    return choose(config, parameters=round(parameters(config, Shape.of(config)) / shrink))
+    factor = SHRINK if settings.shrink is None else settings.shrink
+    return choose(config, parameters=budget_of_shrink(config, factor))
 
 
 def make_student(

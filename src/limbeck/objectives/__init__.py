@@ -1,5 +1,6 @@
 """What is wanted of a student: losses per token, how they add up, and how they reach the head."""
 
+from limbeck.objectives.adaptive import AdaptiveKL
 from limbeck.objectives.base import Objective, Sum
 from limbeck.objectives.basic import (
     CrossEntropy,
@@ -10,9 +11,17 @@ from limbeck.objectives.basic import (
     SkewReverseKL,
     TotalVariation,
 )
+from limbeck.objectives.ctkd import CTKD
+from limbeck.objectives.dkd import DKD
 from limbeck.objectives.fused import fused_backward, fused_nats, walk
+from limbeck.objectives.parse import parse
+from limbeck.objectives.taid import TAID
 
 __all__ = [
+    "CTKD",
+    "DKD",
+    "TAID",
+    "AdaptiveKL",
     "CrossEntropy",
     "ForwardKL",
     "JensenShannon",
@@ -24,5 +33,6 @@ __all__ = [
     "TotalVariation",
     "fused_backward",
     "fused_nats",
+    "parse",
     "walk",
 ]

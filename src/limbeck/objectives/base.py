@@ -1,8 +1,8 @@
 """What is wanted of a student: an objective gives nats for each predicted token, and its gradient in the logits.
 
-An objective never averages and never weights: the step does both, once, over everything that one update sees. It acts on
-each position alone, which is why `objectives.fused` may call it on any piece of a batch. A user's objective needs only
-`forward`; what limbeck ships also has its gradient in closed form, several times faster than autograd's.
+An objective never averages and never weights: the step does both, once, over everything that one update sees. It acts
+on each position alone, which is why `objectives.fused` may call it on any piece of a batch. A user's objective needs
+only `forward`; what limbeck ships also has its gradient in closed form, several times faster than autograd's.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from limbeck.types import Chunk, Signal, tempered
 class Objective(torch.nn.Module, ABC):
     """A loss per predicted token, in nats. Objectives add and scale: ``0.5 * CrossEntropy() + 0.5 * ForwardKL()``.
 
-    Parameters of the constructor are kept as attributes of the same name, which is how an objective prints itself. State
-    that moves in training lives in buffers; what is learned beside the student, in parameters.
+    Parameters of the constructor are kept as attributes of the same name, which is how an objective prints itself.
+    State that moves in training lives in buffers; what is learned beside the student, in parameters.
     """
 
     needs_teacher: bool = True
@@ -76,11 +76,13 @@ class Objective(torch.nn.Module, ABC):
     def _check(self, nats: Tensor, logits: Tensor) -> None:
         if nats.shape != logits.shape[:1]:
             raise BadObjective(
-                f"{self}: forward must give one number for each of {logits.shape[0]} positions, shape ({logits.shape[0]},), "
+                f"{self}: forward must give one number for each of {len(logits)} positions, shape ({len(logits)},), "
                 f"but gave shape {tuple(nats.shape)}; leave averaging and weighting to the step"
             )
         if not nats.requires_grad:
-            raise BadObjective(f"{self}: what forward gives does not depend on the student's logits; there is nothing to learn")
+            raise BadObjective(
+                f"{self}: what forward gives does not depend on the student's logits; there is nothing to learn"
+            )
 
 
 class Pair:
@@ -192,7 +194,7 @@ class Sum(Objective):
             term.advance(loss)
 
     def __repr__(self) -> str:
-        return " + ".join(f"{weight:g} * {term!r}" for weight, term in self)
+        return " + ".join(f"{weight!r} * {term!r}" for weight, term in self)
 
 
 def in_range(what: str, value: float, low: float, high: float, *, closed: bool = False) -> None:
@@ -201,7 +203,11 @@ def in_range(what: str, value: float, low: float, high: float, *, closed: bool =
     if number and math.isfinite(value) and (low <= value <= high if closed else low < value < high):
         return
     sign = "<=" if closed else "<"
-    bounds = f"a number > {low:g}" if high == math.inf else f"a number with {low:g} {sign} {what.split()[-1]} {sign} {high:g}"
+    bounds = (
+        f"a number > {low:g}"
+        if high == math.inf
+        else f"a number with {low:g} {sign} {what.split()[-1]} {sign} {high:g}"
+    )
     raise BadObjective(f"{what} must be {bounds}, got {value!r}")
 
 

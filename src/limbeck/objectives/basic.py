@@ -1,7 +1,8 @@
 """Cross-entropy and the divergences between teacher and student, each with its gradient written out.
 
-In all of them p is the teacher, q the student, z the student's logits. For a divergence D with slope g = dD/dq the gradient
-in z is q (g - sum q g): the softmax takes out what all outcomes share. Temperature is treated as `ClosedForm` says.
+In all of them p is the teacher, q the student, z the student's logits. For a divergence D with slope g = dD/dq the
+gradient in z is q (g - sum q g): the softmax takes out what all outcomes share. Temperature is treated as `ClosedForm`
+says.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ class ReverseKL(Divergence):
 class JensenShannon(Divergence):
     """beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q (GKD, arXiv 2306.13649).
 
-    Near beta = 0 it is about beta KL(p || q), near 1 about (1 - beta) KL(q || p): for the limits take those two themselves.
+    Near beta = 0 it is about beta KL(p || q), near 1 about (1 - beta) KL(q || p): for the limits take those two
+    themselves.
     """
 
     def __init__(self, *, beta: float = 0.5, temperature: float = 1.0) -> None:

@@ -1,9 +1,9 @@
-"""The one place that walks a batch through both heads, an objective, and back, without ever holding (tokens x vocabulary).
+"""The one place that walks a batch through both heads and an objective, and never holds (tokens x vocabulary).
 
 Logits of a few hundred positions at a time are multiplied out into two buffers that are used again and again; the
-objective sees a few rows of them at a time, small enough to stay in the processor's cache (measured: element-wise work runs
-3 to 5 times faster there); its gradient overwrites the student's logits and is multiplied back at once. The surprise for a
-reader: gradients are taken in this forward pass, and that of the head is written by us, not by autograd.
+objective sees a few rows of them at a time, small enough to stay in the processor's cache (measured: element-wise work
+runs 3 to 5 times faster there); its gradient overwrites the student's logits and is multiplied back at once. The
+surprise for a reader: gradients are taken in this forward pass, and that of the head is written by us, not by autograd.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def fused_backward(
 ) -> Float[Tensor, ""]:
     """scale x the sum of weight x nats over the batch, in float64, with its gradients added where they belong.
 
-    The head's gradient is added to ``outputs.head.weight.grad`` (and the bias's), the objective's to its own parameters,
-    and the rest goes back through ``outputs.hidden``, so a head tied to the embeddings gathers both. Positions of weight 0
-    take no part at all. Raises Mismatch when teacher and student speak different vocabularies.
+    The head's gradient is added to ``outputs.head.weight.grad`` (and the bias's), the objective's to its own
+    parameters, and the rest goes back through ``outputs.hidden``, so a head tied to the embeddings gathers both.
+    Positions of weight 0 take no part at all. Raises Mismatch when teacher and student speak different vocabularies.
     """
     flat = batch.flat()
     positions = flat.weight.nonzero().squeeze(-1)
@@ -165,7 +165,11 @@ class _Back:
         """Hands over what does not lie in place yet, and goes back through the student."""
         head = self.outputs.head
         gathered = [(self.outputs.hidden, self.hidden), (head.weight, self.weight), (head.bias, self.bias)]
-        waiting = [(t, g.view(t.shape).to(t.dtype)) for t, g in gathered if t is not None and g is not None and t.grad is not g]
+        waiting = [
+            (tensor, gradient.view(tensor.shape).to(tensor.dtype))
+            for tensor, gradient in gathered
+            if tensor is not None and gradient is not None and not (tensor.is_leaf and tensor.grad is gradient)
+        ]
         if waiting:
             torch.autograd.backward([t for t, _ in waiting], [g for _, g in waiting])
 
@@ -174,8 +178,8 @@ def _sides(outputs: Outputs, signal: Outputs | None, n: int) -> tuple[_Side, _Si
     """Student and teacher with buffers for chunks of n positions, of about equal size."""
     if signal is not None and signal.vocab != outputs.vocab:
         raise Mismatch(
-            f"the teacher speaks {signal.vocab} tokens, the student {outputs.vocab}: an objective compares them token by "
-            "token; give the student the teacher's tokenizer, or choose CrossEntropy, which needs no teacher"
+            f"the teacher speaks {signal.vocab} tokens, the student {outputs.vocab}: an objective compares them token "
+            "by token; give the student the teacher's tokenizer, or choose CrossEntropy, which needs no teacher"
         )
     fewest, most, elements = _BUFFER.get(outputs.hidden.device.type, _BUFFER["cuda"])
     chunks = max(1, math.ceil(n / min(most, max(fewest, elements // outputs.vocab))))
@@ -183,9 +187,7 @@ def _sides(outputs: Outputs, signal: Outputs | None, n: int) -> tuple[_Side, _Si
     return _Side(outputs, rows), None if signal is None else _Side(signal, rows)
 
 
-def _products(
-    student: _Side, teacher: _Side | None, positions: Tensor
-) -> Iterator[tuple[slice, _Side, _Side | None]]:
+def _products(student: _Side, teacher: _Side | None, positions: Tensor) -> Iterator[tuple[slice, _Side, _Side | None]]:
     """Multiplies out chunk after chunk of positions: (which of them, student, teacher)."""
     for start in range(0, len(positions), max(1, len(student.buffer))):
         part = slice(start, min(start + len(student.buffer), len(positions)))

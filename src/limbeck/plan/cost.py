@@ -1,7 +1,7 @@
 """What a distillation will cost, from configurations alone: parameters, FLOPs, bytes by part, and roughly how long.
 
-Sizes come from the architecture itself, built on the meta device, where tensors have shapes and no storage. A parameter is
-counted once, but a head tied to the embedding is multiplied out all the same: the 2 N + 6 N rule (Kaplan et al.,
+Sizes come from the architecture itself, built on the meta device, where tensors have shapes and no storage. A parameter
+is counted once, but a head tied to the embedding is multiplied out all the same: the 2 N + 6 N rule (Kaplan et al.,
 arXiv 2001.08361, sec. 2.1) wants the weights a token is *multiplied* with, which for small models is another number.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,9 +23,10 @@ from limbeck.models.load import build
 MICRO_TOKENS = {"cpu": 1024, "cuda": 16384}
 LOGITS_BUFFER = {"cpu": (128, 1024, 2**23), "cuda": (256, 8192, 2**26)}
 
-# The part of the measured rate of large products that a training step reaches. Ours: 0.49 to 0.6 on a CPU with models of
-# 3M to 14M parameters, a third of it below 1M, where element-wise work weighs more; on a GPU 0.3 to 0.45 is usual.
-EFFICIENCY = {"cpu": 0.5, "cuda": 0.35}
+# How much element-wise work goes with each byte that the forward pass keeps, as bytes written by a plain product of large
+# vectors. Ours: on one thread a step took, beyond its matrix products, 3.9 to 5.5 ns for each such byte (0.1M to 10M
+# parameters, 5 runs) where such a product wrote 5.1 GB/s.
+_PASSES = 24
 
 # Python, torch, Transformers and Arrow themselves; on a GPU the context and its kernels.
 _LIBRARIES = 450 * 2**20
@@ -35,9 +36,10 @@ _LIBRARIES = 450 * 2**20
 class Size:
     """What a configuration amounts to.
 
-    ``parameters`` counts a tied tensor once. ``embedding`` are those of them that are looked up (tokens, positions), a tied
+    ``parameters`` counts a tied tensor once. ``embedding`` are those that are looked up (tokens, positions), a tied
     head among them. ``multiplied`` are the weights one token is multiplied with: the head even where it is tied, of a
-    mixture only the experts it is sent to. The rest are widths: ``attention`` of all query heads together.
+    mixture only the experts it is sent to. The rest are widths: ``attention`` of all query heads together, ``rows`` of
+    the head.
     """
 
     parameters: int
@@ -93,19 +95,23 @@ def _multiplied(model: PreTrainedModel, text: PreTrainedConfig, embedding: Mappi
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a training will cost. ``bytes`` is the peak by part; ``rate`` the FLOP/s large products reach on this machine.
+class Rates:
+    """What a device reaches here and now: FLOP/s of matrix products, bytes/s that element-wise work writes."""
 
-    The seconds are rough (within a factor of 2 to 3): what a run took is printed at its end.
-    """
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training will cost. ``bytes`` is the peak by part."""
 
     student: Size
     teacher: Size | None
     tokens: int
     flops_per_token: float
+    kept_per_token: int
     bytes: Mapping[str, int]
-    rate: float
-    efficiency: float
 
     @property
     def flops(self) -> float:
@@ -117,10 +123,12 @@ class Cost:
         """All parts together."""
         return sum(self.bytes.values())
 
-    @property
-    def seconds(self) -> float:
-        """Seconds of training, roughly."""
-        return self.flops / (self.rate * self.efficiency)
+    def seconds(self, rates: Rates) -> float:
+        """Seconds of training, within a factor of 2 or so: its products and, often as much, everything between them.
+
+        What a run really took is printed at its end.
+        """
+        return self.flops / rates.flops + _PASSES * self.kept_per_token * self.tokens / rates.bytes
 
 
 def estimate(
@@ -132,12 +140,11 @@ def estimate(
     batch_tokens: int,
     dtype: torch.dtype,
     device: torch.device,
-    rate: float,
 ) -> Cost:
     """What it costs to train a student on ``tokens`` tokens, listening to a teacher unless it is None.
 
-    ``dtype`` is the teacher's and that of the student's arithmetic; the student's own weights are float32. ``rate`` is in
-    FLOP/s (`gemm_rate`). FLOPs per token are 3 forward passes of the student and 1 of the teacher, 6 N_S + 2 N_T.
+    ``dtype`` is the teacher's and that of the student's arithmetic; the student's own weights are float32. FLOPs per
+    token are 3 forward passes of the student and 1 of the teacher: 6 N_S + 2 N_T and attention.
     """
     learns, speaks = Size.of(student), None if teacher is None else Size.of(teacher)
     kind = "cuda" if device.type == "cuda" else "cpu"
@@ -148,14 +155,14 @@ def estimate(
         parts |= _teacher_bytes(speaks, length=length, micro=micro, dtype=dtype)
     parts["chunks of logits"] = _chunk_bytes(learns, speaks, micro=micro, kind=kind)
     parts["Python and libraries"] = _LIBRARIES
-    return Cost(learns, speaks, tokens, flops, parts, rate, EFFICIENCY[kind])
+    return Cost(learns, speaks, tokens, flops, activation_bytes(learns, length=length, dtype=dtype), parts)
 
 
 def activation_bytes(size: Size, *, length: int, dtype: torch.dtype) -> int:
     """Bytes per token that the student's forward pass keeps for its backward pass, roughly.
 
-    Counted on Transformers' Llama (a test counts again): of each layer 6 D (norms and residuals, in float32 always), 4 of
-    all query heads (keys and values are repeated to them) and 4 F, and a row of the packed mask.
+    Counted on Transformers' Llama (a test counts again): of each layer 6 D (norms and residuals, in float32 always), 4
+    of all query heads (keys and values are repeated to them) and 4 F, and a row of the packed mask.
     """
     layer = 4 * 6 * size.hidden + dtype.itemsize * (4 * size.attention + 4 * size.ffn + length)
     return size.layers * layer + 4 * 2 * size.hidden
@@ -169,7 +176,8 @@ def _training_bytes(size: Size, *, length: int, micro: int, dtype: torch.dtype) 
         "activations": micro * activation_bytes(size, length=length, dtype=dtype),
     }
     if dtype.itemsize < 4:
-        parts["student's weights in half precision"] = dtype.itemsize * size.multiplied  # autocast keeps its casts of a step
+        # autocast keeps what it casts until the end of the step
+        parts["student's weights in half precision"] = dtype.itemsize * size.multiplied
     return parts
 
 
@@ -182,23 +190,32 @@ def _teacher_bytes(size: Size, *, length: int, micro: int, dtype: torch.dtype) -
 
 
 def _chunk_bytes(student: Size, teacher: Size | None, *, micro: int, kind: str) -> int:
-    """One buffer of float32 logits a model; on a GPU the objective's temporaries are as large, on a CPU they stay in cache."""
+    """A buffer of float32 logits a model, and on a GPU the objective's temporaries; on a CPU those stay in cache."""
     fewest, most, elements = LOGITS_BUFFER[kind]
     positions = min(micro, most, max(fewest, elements // student.rows))
     buffers = (1 if teacher is None else 2) + (3 if kind == "cuda" else 0)
     return 4 * buffers * positions * student.rows
 
 
-def gemm_rate(size: Size, *, dtype: torch.dtype, device: torch.device, seconds: float = 0.3) -> float:
-    """FLOP/s that products as a model of this size makes them reach here and now, the best of some that take ``seconds``."""
-    m, k, n = (4096, size.hidden, size.ffn) if device.type == "cuda" else (1024, size.hidden, size.ffn)
+def measure_rates(size: Size, *, dtype: torch.dtype, device: torch.device, seconds: float = 0.2) -> Rates:
+    """The rates of this device for a model of this size, measured for ``seconds`` each: the best of what was seen."""
+    m, k, n = (4096 if device.type == "cuda" else 1024), size.hidden, size.ffn
     a, b = torch.ones(m, k, dtype=dtype, device=device), torch.ones(k, n, dtype=dtype, device=device)
+    # Too large for the caches. Into memory that is there: fresh pages cost what the allocator's mood makes them cost.
+    x = torch.ones(2**26 if device.type == "cuda" else 2**22, dtype=dtype, device=device)
+    y = torch.empty_like(x)
+    flops = 2.0 * m * k * n * _best_rate(lambda: a @ b, device, seconds)
+    return Rates(flops, x.numel() * x.element_size() * _best_rate(lambda: torch.mul(x, x, out=y), device, seconds))
+
+
+def _best_rate(work: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Calls a second, the best of groups of four."""
     best, begun = 0.0, time.perf_counter()
     while best == 0.0 or time.perf_counter() - begun < seconds:
         start = time.perf_counter()
         for _ in range(4):
-            a @ b
+            work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        best = max(best, 4 * 2.0 * m * k * n / (time.perf_counter() - start))
+        best = max(best, 4 / (time.perf_counter() - start))
     return best

@@ -24,6 +24,7 @@ from limbeck.report.words import label
 _PAGE = {"text": "#010203", "faint": "#010204", "student": "#010205", "cut+ce": "#010206", "fresh+kd": "#010207"}
 _STYLE = {
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "svg.hashsalt": "limbeck",
     "font.size": 9,
     "text.color": _PAGE["text"],
@@ -129,7 +130,9 @@ def _svg(figure: Figure, title: str) -> Markup:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', rf'\1 role="img" aria-label="{title}"', svg, count=1)
-    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # would hold for the whole page
+    svg = re.sub(r"font: ([\d.]+px)[^;]*;", r"font-size: \1;", svg)  # Matplotlib up to 3.10
+    svg = re.sub(r" font-family: [^;]*;", "", svg)
     for name, color in _PAGE.items():
         svg = svg.replace(color, f"var(--{name.replace('+', '-')})")
     return Markup(svg)

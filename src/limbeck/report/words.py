@@ -10,7 +10,7 @@ LABELS = {
     "cut": "cut only",
     "cut+ce": "cut + cross-entropy",
     "cut+ce@flops": "cut + cross-entropy, equal compute",
-    "fresh+kd": "fresh init + distillation",
+    "fresh+kd": "fresh init + KD",
 }
 ORDER = tuple(LABELS)
 
@@ -21,10 +21,11 @@ def label(model: str) -> str:
 
 
 def plus_minus(value: float, half: float) -> str:
-    """``value ± half`` with two digits of the half-width, three to five decimals."""
+    """``value ± half``: one digit of the half-width, two where the first is a 1; three to five decimals."""
     if not math.isfinite(half):
         return f"{value:.3f}"
-    digits = 3 if half <= 0 else min(5, max(3, 1 - math.floor(math.log10(half))))
+    power = math.floor(math.log10(half)) if half > 0 else -3
+    digits = min(5, max(3, -power + (half < 2 * 10**power)))
     return f"{value:.{digits}f} ± {half:.{digits}f}"
 
 

@@ -1,0 +1,59 @@
+"""`limbeck probe`: a model measured on text of the user's, alone or against a teacher."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from limbeck.config import Settings
+from limbeck.corpora import build_held_out
+from limbeck.corpora.source import resolve as resolve_source
+from limbeck.jobs.proof import HeldOut
+from limbeck.jobs.setup import machine, row_length
+from limbeck.models.load import load, load_config
+from limbeck.plan.pair import check, examine
+from limbeck.probes import calibration, cost, fidelity, likelihood, measure
+from limbeck.run.log import console
+from limbeck.run.save import write_text, writing
+from limbeck.types import Reading
+
+
+def probe(settings: Settings, *, model: str, teacher: str | None, out: Path | None) -> dict[str, Any]:
+    """Measures a model on all of a source (of python:stdlib on its held-out modules); gives ``{"model", "readings"}``."""
+    where = machine(settings)
+    resolve_source(settings.data)
+    for name in filter(None, (model, teacher)):
+        load_config(name)
+    measured_model = load(model, device=where.world.device)
+    against = load(teacher, device=where.world.device, dtype=where.dtype) if teacher else None
+    length = row_length(settings, measured_model.context, where.world.device, name=measured_model.name)
+    if against is not None:
+        check(examine(against, measured_model, length=length))
+    with tempfile.TemporaryDirectory() as folder:
+        store = build_held_out(
+            settings.data, measured_model.tokenizer, folder, end=measured_model.end, progress=console.is_terminal
+        )
+        held_out = HeldOut(store, length=length, machine=where)
+        measured = measure(measured_model, against, held_out.batches(), documents=store.documents)
+        sizes = held_out.text_bytes(measured)
+    readings = likelihood("model", [measured], text_bytes=sizes) + calibration("model", [measured])
+    readings += fidelity("model", [measured]) + cost("model", measured_model)
+    if out is not None:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "readings.jsonl", "".join(json.dumps(r.row()) + "\n" for r in readings))
+    if not settings.json_:
+        _show(readings)
+    return {"model": model, "readings": {r.name: r.row() for r in readings}}
+
+
+def _show(readings: list[Reading]) -> None:
+    table = Table("probe", "reading", "value", "95 % interval", "unit", "n")
+    for r in readings:
+        interval = "" if r.low == r.high else f"{r.low:,.4g} to {r.high:,.4g}"
+        table.add_row(r.probe, r.name, f"{r.value:,.4g}", interval, r.unit, f"{r.n:,}")
+    console.print(table)

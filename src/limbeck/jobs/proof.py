@@ -1,0 +1,160 @@
+"""What came out: every model of a run measured on the same held-out rows, and the report made of it.
+
+Measurements are sums over documents and stay in the run's folder, one file a model and seed, so a run that was stopped
+does not measure again, and any difference between two models has an interval over the same documents.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from limbeck.config import DistilSettings
+from limbeck.corpora import Rows, TokenStore
+from limbeck.jobs.arms import Arm
+from limbeck.jobs.folder import update
+from limbeck.jobs.setup import Machine
+from limbeck.models.load import LanguageModel, load
+from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, likelihood, measure, samples
+from limbeck.report import write_report
+from limbeck.report.card import model_card
+from limbeck.report.verdict import verdict
+from limbeck.run.log import console
+from limbeck.run.save import write_json, write_text, writing
+from limbeck.types import Batch, Reading
+
+# Tokens that models are measured on: enough that documents, not tokens, limit the intervals.
+EVAL_TOKENS = {"cpu": 2**16, "cuda": 2**20}
+
+
+class HeldOut:
+    """The held-out rows that models are measured on: all of them, or a fixed sample spread over all documents."""
+
+    def __init__(self, store: TokenStore, *, length: int, machine: Machine) -> None:
+        self.store = store
+        self._rows = Rows(store, length=length)
+        self._device = machine.world.device
+        wanted = max(1, EVAL_TOKENS["cuda" if self._device.type == "cuda" else "cpu"] // length)
+        chosen = np.random.default_rng(0).permutation(self._rows.n_rows)[:wanted]
+        self._chosen = np.sort(chosen)
+        self._together = max(1, 2048 // length)
+
+    def batches(self) -> Iterator[Batch]:
+        """The rows, a few at a time, on the device."""
+        for start in range(0, len(self._chosen), self._together):
+            yield self._rows.rows_of(self._chosen[start : start + self._together]).to(self._device)
+
+    def text_bytes(self, measured: Measurements) -> np.ndarray:
+        """Bytes of the text that each document's measured tokens stand for: its bytes, times the share that was read."""
+        store, starts = self.store, self.store.starts
+        sizes = np.zeros(store.documents)
+        for document in np.flatnonzero(measured.tokens > 0).tolist():
+            learned = int(store.learned(int(starts[document]) + 1, int(starts[document + 1])).sum())
+            sizes[document] = store.bytes_of(document) * measured.tokens[document] / max(learned, 1)
+        return sizes
+
+
+class Proof:
+    """Collects the measurements of a run, on the rank that writes; the others pass through."""
+
+    def __init__(
+        self, settings: DistilSettings, teacher: LanguageModel, store: TokenStore, *, length: int, machine: Machine
+    ) -> None:
+        self._settings, self._teacher, self._machine = settings, teacher, machine
+        self._held_out = HeldOut(store, length=length, machine=machine)
+        self._runs: dict[str, dict[int, Measurements]] = {}
+        self._costs: list[Reading] = []
+        if machine.world.first:
+            self._measure("teacher", teacher, settings.seed, compare=False)
+            self._costs += cost("teacher", teacher)
+
+    def cut(self, folder: Path) -> None:
+        """Measures the untrained student."""
+        if self._machine.world.first:
+            model = load(folder, device=self._machine.world.device)
+            self._measure("cut", model, self._settings.seed)
+
+    def arm(self, arm: Arm, model: LanguageModel) -> None:
+        """Measures a trained model."""
+        if not self._machine.world.first:
+            return
+        measured = self._measure(arm.name, model, arm.seed)
+        if arm.name == "student" and arm.seed == self._settings.seed:
+            self._costs += cost("student", model, folder=arm.student)
+            write_json(self._settings.out / "samples.json", samples(model, self._teacher, self._held_out.store))
+            if measured.surprises:
+                named = in_words(measured.surprises, model.tokenizer, self._held_out.store.name_of)
+                write_json(self._settings.out / "surprises.json", named)
+        nats = measured.nats.sum() / measured.tokens.sum()
+        console.print(f"{arm.label}: {nats:.4f} nats/token held out")
+
+    def conclude(self, run: dict[str, Any]) -> dict[str, Any]:
+        """Writes readings, verdict, card and report; gives the result that `--json` prints."""
+        out = self._settings.out
+        readings = self._readings()
+        write_text(out / "readings.jsonl", "".join(json.dumps(r.row()) + "\n" for r in readings))
+        arms = {name: [runs[seed] for seed in sorted(runs)] for name, runs in self._runs.items() if name != "teacher"}
+        teacher = next(iter(self._runs["teacher"].values()))
+        said = verdict(
+            arms,
+            teacher,
+            student_parameters=run["student"]["parameters"],
+            teacher_parameters=run["teacher"]["parameters"],
+        )
+        write_json(out / "verdict.json", said.row())
+        update(out, run, verdict=said.text)
+        write_text(out / "student" / "README.md", model_card(run, readings))
+        write_report(out)
+        console.print(f"\n{said.text}")
+        for note in said.notes:
+            console.print(note)
+        return {
+            "out": str(out),
+            "student": str(out / "student"),
+            "readings": _by_model(readings),
+            "verdict": said.text,
+        }
+
+    def _measure(self, name: str, model: LanguageModel, seed: int, *, compare: bool = True) -> Measurements:
+        """The measurement of a model, from its file where it was made before."""
+        file = self._settings.out / "measurements" / f"{name}-seed{seed}.safetensors"
+        if file.exists():
+            measured = Measurements.load(file)
+        else:
+            listens = self._teacher if compare else None
+            documents = self._held_out.store.documents
+            measured = measure(model, listens, self._held_out.batches(), documents=documents)
+            with writing(file):
+                file.parent.mkdir(exist_ok=True)
+                beside = file.with_name(f".{file.name}")
+                measured.save(beside)
+                beside.replace(file)
+        self._runs.setdefault(name, {})[seed] = measured
+        return measured
+
+    def _readings(self) -> list[Reading]:
+        """All readings: of each seed, and over the seeds (seed null) where there are several."""
+        readings = list(self._costs)
+        for name, runs in self._runs.items():
+            sets: list[tuple[int | None, list[Measurements]]] = [(seed, [runs[seed]]) for seed in sorted(runs)]
+            if len(runs) > 1:
+                sets.append((None, [runs[seed] for seed in sorted(runs)]))
+            for seed, measured in sets:
+                sizes = self._held_out.text_bytes(measured[0])
+                readings += likelihood(name, measured, text_bytes=sizes, seed=seed)
+                readings += calibration(name, measured, seed=seed)
+                readings += fidelity(name, measured, seed=seed)
+        return readings
+
+
+def _by_model(readings: list[Reading]) -> dict[str, dict[str, Any]]:
+    """Readings by model and name, over all seeds where there are several."""
+    found: dict[str, dict[str, Any]] = {}
+    for reading in readings:
+        row = reading.row()
+        found.setdefault(reading.model, {})[reading.name] = {key: row[key] for key in ("value", "low", "high", "unit", "n")}
+    return found

@@ -1,0 +1,44 @@
+"""`limbeck shrink`: the cut alone, as a model folder."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from limbeck.config import DistilSettings, nearest
+from limbeck.corpora import build_stores
+from limbeck.corpora.source import resolve as resolve_source
+from limbeck.errors import BadFolder, BadSetting
+from limbeck.jobs.setup import machine, row_length
+from limbeck.jobs.student import METHODS, shrink_to, target_shape
+from limbeck.models.load import load, save
+from limbeck.run.log import console
+from limbeck.run.save import writing
+
+
+def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
+    """Cuts a student out of the teacher into ``settings.out``; gives ``{"out", "parameters", "shape", "teacher_parameters"}``."""
+    if method not in METHODS:
+        raise BadSetting(f"unknown --method {method!r}{nearest(method, METHODS)} There are: {', '.join(METHODS)}.")
+    where = machine(settings)
+    out = settings.out
+    if out.exists() and any(out.iterdir()):
+        raise BadFolder(f"{out} is not empty: nothing was written. Give a new folder with --out.")
+    shape = target_shape(settings)
+    assert shape is not None, "shrink has no --student"
+    resolve_source(settings.data)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
+    length = row_length(settings, teacher.context, where.world.device, name=teacher.name)
+    store, _ = build_stores(settings.data, teacher.tokenizer, out / "data", end=teacher.end, progress=console.is_terminal)
+    student = shrink_to(shape, teacher, store, length=length, machine=where, method=method, seed=settings.seed)
+    shutil.rmtree(out / "data")
+    save(student, out)
+    console.print(f"{teacher.parameters_count:,} -> {student.parameters_count:,} parameters: {shape}")
+    return {
+        "out": str(out),
+        "parameters": student.parameters_count,
+        "teacher_parameters": teacher.parameters_count,
+        "shape": str(shape),
+    }

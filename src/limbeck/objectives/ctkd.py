@@ -1,0 +1,107 @@
+"""Curriculum temperature: forward KL at a temperature learned against the student (Li et al., arXiv 2211.16231).
+
+The temperature's gradient is reversed, so while the student goes down the loss, the optimiser takes the temperature up
+it. It only does so if it is given the objective's parameters, which an objective's ``parameters()`` are. The reversal
+grows from 0 to 1 over the first part of the training: an easy beginning is the curriculum.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck import divergence
+from limbeck.errors import BadObjective
+from limbeck.objectives.base import Objective, in_range
+from limbeck.types import Chunk, Signal
+
+
+class CTKD(Objective):
+    """T^2 KL(p_T || q_T) with T = low + (high - low) sigmoid(theta), theta learned to raise it.
+
+    ``start`` is the temperature at the beginning (the paper's theta = 1), ``ramp`` the share of the training over which
+    the reversal grows to its full strength.
+    """
+
+    reversal: Tensor
+    step: Tensor
+
+    def __init__(self, *, low: float = 1.0, high: float = 21.0, start: float = 15.6, ramp: float = 0.1) -> None:
+        super().__init__()
+        in_range("CTKD: low", low, 0, math.inf)
+        in_range("CTKD: high", high, 0, math.inf)
+        in_range("CTKD: ramp", ramp, 0, 1, closed=True)
+        in_range("CTKD: start", start, 0, math.inf)
+        if not low < start < high:
+            raise BadObjective(f"CTKD: start must lie between low and high, got low={low}, start={start}, high={high}")
+        self.low, self.high, self.start, self.ramp = float(low), float(high), float(start), float(ramp)
+        self.theta = torch.nn.Parameter(torch.tensor(self._theta_at_start()))
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("reversal", torch.tensor(0.0 if ramp else 1.0, dtype=torch.float64))
+        self.steps = 0
+
+    @property
+    def temperature(self) -> Tensor:
+        """T as it is now; differentiates in theta, not reversed."""
+        return self.low + (self.high - self.low) * self.theta.sigmoid()
+
+    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
+        """T^2 KL at the temperature; its gradient in theta is reversed."""
+        assert signal is not None, f"{self} needs a teacher"
+        temperature = _reverse(self.temperature, self.reversal).to(logits.dtype)
+        return temperature**2 * divergence.kl(*signal.against(logits, temperature))
+
+    def value_and_gradient(
+        self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk
+    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
+        """As `Objective.value_and_gradient`, in closed form.
+
+        With r = log p/q at the temperature, d KL/dT = (E_p s - E_q s - cov_p(t, r)) / T^2, t and s the two's logits.
+        """
+        assert signal is not None, f"{self} needs a teacher"
+        with torch.enable_grad():
+            learned = self.temperature.to(logits.dtype)
+        fixed = learned.detach()
+        log_p, log_q = signal.against(logits, fixed)
+        p, q = log_p.exp(), log_q.exp()
+        log_ratio = log_p - log_q
+        kl = _dot(p, log_ratio)
+        if not bool(kl.isfinite().all()):
+            return super().value_and_gradient(logits, signal, chunk)
+        covariance = _dot(p, log_ratio.mul_(signal.logits)) - _dot(p, signal.logits) * kl
+        slope = 2 * fixed * kl + _dot(p - q, logits) - covariance
+        with torch.enable_grad():
+            nats = fixed**2 * kl.clamp_(min=0) - self.reversal.to(kl.dtype) * slope * (learned - fixed)
+        return nats, q.sub_(p).mul_(fixed)
+
+    def begin(self, steps: int) -> None:
+        """Starts the ramp and puts the temperature at its start."""
+        self.steps = steps
+        self.step.zero_()
+        self.reversal.fill_(self._reversal(0))
+        self.theta.data.fill_(self._theta_at_start())
+
+    def advance(self, loss: float) -> None:
+        """Lets the reversal grow, along half a cosine."""
+        self.step += 1
+        self.reversal.fill_(self._reversal(int(self.step)))
+
+    def _reversal(self, step: int) -> float:
+        done = min(1.0, step / (self.ramp * self.steps)) if self.ramp * self.steps > 0 else 1.0
+        return 0.5 * (1 - math.cos(math.pi * done))
+
+    def _theta_at_start(self) -> float:
+        return math.log((self.start - self.low) / (self.high - self.start))
+
+
+def _reverse(value: Tensor, strength: Tensor) -> Tensor:
+    """The same value, whose gradient is turned round and multiplied by ``strength``."""
+    fixed = value.detach()
+    return fixed - strength.to(fixed.dtype) * (value - fixed)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.linalg.vecdot(a, b)

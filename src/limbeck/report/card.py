@@ -1,0 +1,88 @@
+"""README.md of a student's folder: what it was made of, what it is worth, how it is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from limbeck.report.words import count, label, plus_minus
+from limbeck.types import Reading
+
+_ROWS = (
+    ("held_out", "nats per token"),
+    ("bits_per_byte", "bits per byte"),
+    ("perplexity", "perplexity"),
+    ("kl_teacher_student", "KL(teacher ‖ student), nats per token"),
+    ("top1_agreement", "top-1 agreement with the teacher"),
+    ("ece", "expected calibration error"),
+)
+_MODELS = ("teacher", "cut", "student", "cut+ce")
+
+
+def model_card(run: Mapping[str, Any], readings: Sequence[Reading]) -> str:
+    """A model card in Markdown with YAML front matter, from run.json and the readings. What is not known is left out."""
+    teacher, student = run.get("teacher") or {}, run.get("student") or {}
+    name = teacher.get("name", "an unnamed teacher")
+    front = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- distillation", "- limbeck"]
+    # A JSON string is a YAML string, whatever a name holds.
+    front += [f"base_model: {json.dumps(name)}"] if _is_hub_id(name) else []
+    body = ["---", "", f"# Student of {_plain(name)}", "", _origin(run, student, teacher), ""]
+    if run.get("verdict"):
+        body += [_plain(str(run["verdict"])), ""]
+    table = _table(readings)
+    if table:
+        body += ["## Measured on held-out text", "", *table, ""]
+    body += ["## Load", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
+    body += ['tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")']
+    body += ['model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")', "```", ""]
+    body += ["The licence of the teacher and of the text holds for the student too: see theirs.", ""]
+    return "\n".join(front + body)
+
+
+def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
+    sizes = [count(model["parameters"]) for model in (student, teacher) if model.get("parameters")]
+    parts = [f"A language model of {sizes[0]} parameters" if sizes else "A language model"]
+    parts.append(f"cut out of its teacher ({sizes[1]})" if len(sizes) == 2 else "cut out of its teacher")
+    text = ", ".join(parts)
+    if run.get("objective"):
+        text += f" and distilled with `{_plain(str(run['objective']))}`"
+    tokens = (run.get("plan") or {}).get("tokens")
+    return text + (f" on {count(tokens)} tokens." if tokens else ".")
+
+
+def _table(readings: Sequence[Reading]) -> list[str]:
+    # The reading over all seeds, where there is one, stands for those of each seed.
+    found: dict[tuple[str, str], Reading] = {}
+    for reading in sorted(readings, key=lambda reading: (reading.seed is None, -(reading.seed or 0))):
+        found[reading.model, reading.name] = reading
+    models = [model for model in _MODELS if any(key[0] == model for key in found)]
+    rows = [(key, name) for key, name in _ROWS if any((model, key) in found for model in models)]
+    if not rows:
+        return []
+    n = max(reading.n for (_, name), reading in found.items() if name == rows[0][0])
+    return [
+        "| | " + " | ".join(label(model) for model in models) + " |",
+        "|---|" + "---|" * len(models),
+        *(f"| {name} | " + " | ".join(_value(found.get((model, key))) for model in models) + " |" for key, name in rows),
+        "",
+        f"± is half of a 95 % interval over {n} held-out documents.",
+    ]
+
+
+def _value(reading: Reading | None) -> str:
+    if reading is None or not math.isfinite(reading.value):
+        return "–"
+    return plus_minus(reading.value, (reading.high - reading.low) / 2)
+
+
+def _is_hub_id(name: str) -> bool:
+    """`owner/name`: what the hub can link to. A folder's path is not."""
+    parts = name.split("/")
+    return len(parts) == 2 and all(part and part[0] not in ".~" for part in parts)
+
+
+def _plain(text: str) -> str:
+    """One line without what Markdown or HTML would act on."""
+    return " ".join(text.split()).replace("<", "&lt;").replace("`", "'").replace("|", "\\|").replace("[", "\\[")

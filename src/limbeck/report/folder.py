@@ -1,0 +1,100 @@
+"""What a run's folder holds, read for its report: everything is optional, and a last line cut short by a kill is left out."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import BadFolder
+from limbeck.report.figures import Curve
+from limbeck.types import Reading
+
+_ARM = re.compile(r"(.+)-seed(\d+)")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run, parsed. What is not there is empty."""
+
+    run: Mapping[str, Any]
+    readings: Sequence[Reading]
+    curves: Sequence[Curve]
+    verdict: Mapping[str, Any]
+    samples: Sequence[Mapping[str, Any]]
+    surprises: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, folder: Path) -> RunFolder:
+        """Reads a folder. Raises BadFolder where it holds no run, or a file of it is no JSON."""
+        if not (folder / "run.json").is_file():
+            raise BadFolder(f"{folder} holds no run.json, so there is nothing to report: give the --out folder of a run")
+        return cls(
+            run=_json(folder / "run.json", {}),
+            readings=[_reading(row) for row in _lines(folder / "readings.jsonl")],
+            curves=_curves(folder),
+            verdict=_json(folder / "verdict.json", {}),
+            samples=_json(folder / "samples.json", []),
+            surprises=_json(folder / "surprises.json", []),
+        )
+
+    def reading(self, model: str, name: str) -> Reading | None:
+        """A reading of a model: the one over all seeds where there is one, else the first seed's."""
+        found = [reading for reading in self.readings if reading.model == model and reading.name == name]
+        return min(found, key=lambda reading: -1 if reading.seed is None else reading.seed, default=None)
+
+    @property
+    def models(self) -> list[str]:
+        """The models that were measured, in the order they were written."""
+        return list(dict.fromkeys(reading.model for reading in self.readings))
+
+
+def _curves(folder: Path) -> list[Curve]:
+    curves = [Curve("student", _lines(folder / "metrics.jsonl"))]
+    curves += [Curve("student", _lines(path)) for path in sorted(folder.glob("seeds/*/metrics.jsonl"))]
+    for path in sorted(folder.glob("baselines/*/metrics.jsonl")):
+        arm = _ARM.fullmatch(path.parent.name)
+        curves.append(Curve(arm[1] if arm else path.parent.name, _lines(path)))
+    return [curve for curve in curves if curve.rows]
+
+
+def _reading(row: Mapping[str, Any]) -> Reading:
+    """A row of readings.jsonl; JSON has no NaN, so a number that is null was one."""
+    numbers = {"value", "low", "high"}
+    found = {field.name: row.get(field.name) for field in fields(Reading)}
+    return Reading(**{key: math.nan if key in numbers and value is None else value for key, value in found.items()})
+
+
+def _json(path: Path, otherwise: Any) -> Any:
+    if not path.is_file():
+        return otherwise
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(path, error) from error
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise _damaged(path, error, f", line {number}") from error
+    return rows
+
+
+def _damaged(path: Path, error: ValueError, where: str = "") -> BadFolder:
+    return BadFolder(
+        f"{path}{where}: expected JSON as limbeck wrote it ({error}). The file was changed or damaged: run the command of "
+        "the run again, or take the file away to have the report without it."
+    )

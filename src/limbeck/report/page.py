@@ -1,0 +1,314 @@
+"""report.html: one file that needs no network, made only from what the run's folder holds.
+
+Here the numbers are chosen and put into words; page.html lays them out. Every text comes from models, documents or the
+user, so the template escapes all of it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from limbeck.errors import BadFolder
+from limbeck.report.figures import loss_curves
+from limbeck.report.folder import RunFolder
+from limbeck.report.words import LABELS, ORDER, count, duration, label, plus_minus, share, size
+from limbeck.types import Reading
+
+_SURPRISES, _PER_DOCUMENT = 10, 2
+
+# Columns of the table of models, after size and nats: heading, reading, how its value is written.
+_COLUMNS = (
+    ("bits/byte", "bits_per_byte", "{:.3f}"),
+    ("perplexity", "perplexity", "{:.2f}"),
+    ("KL to teacher", "kl_teacher_student", "{:.3f}"),
+    ("top-1 agreement", "top1_agreement", "{:.1%}"),
+    ("acceptance", "acceptance", "{:.1%}"),
+    ("ECE", "ece", "{:.1%}"),
+)
+_COSTS = (
+    ("parameters", "parameters", count),
+    ("of these, embeddings", "embedding_parameters", count),
+    ("weights on disk", "weights_on_disk", size),
+    ("peak memory", "peak_memory", size),
+    ("prefill, tokens/s", "prefill", count),
+    ("decode, tokens/s", "decode", count),
+)
+_AXES = (("layers", "layers"), ("hidden", "hidden width"), ("heads", "heads"), ("kv_heads", "key-value heads"), ("ffn", "FFN width"))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An interval on a scale from 0 to 100."""
+
+    at: float
+    low: float
+    high: float
+
+
+def write_report(folder: Path) -> Path:
+    """Writes report.html into a run's folder, from the files there, and gives its path.
+
+    Raises BadFolder where the folder holds no run, a damaged file, or cannot be written.
+    """
+    page = render(RunFolder.read(folder))
+    target, beside = folder / "report.html", folder / f".report.html.{os.getpid()}"
+    try:
+        beside.write_text(page, encoding="utf-8")
+        beside.replace(target)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise BadFolder(f"{target} could not be written ({error.strerror}): free space or make the folder writable") from error
+    return target
+
+
+def render(found: RunFolder) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=PackageLoader("limbeck", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    run = found.run
+    return environment.get_template("page.html").render(
+        title=_title(run),
+        subtitle=_subtitle(run),
+        verdict=found.verdict,
+        tiles=_tiles(found),
+        columns=[heading for heading, name, _ in _COLUMNS if any(found.reading(model, name) for model in found.models)],
+        models=_models(found),
+        differences=_differences(found.verdict.get("differences", [])),
+        curves=loss_curves(found.curves, objective=str(run.get("objective", "distillation"))),
+        surprises=_surprises(found.surprises),
+        samples=found.samples,
+        shape=_shape(run),
+        layers=_layers(run),
+        lineage=run.get("lineage") or {},
+        costs=_costs(found),
+        spent=_spent(found),
+        findings=_findings(run.get("doctor", [])),
+        command=_command(run),
+        facts=_facts(run),
+    )
+
+
+def _title(run: Mapping[str, Any]) -> str:
+    teacher = (run.get("teacher") or {}).get("name")
+    return f"A student of {teacher}" if teacher else "A run of limbeck"
+
+
+def _subtitle(run: Mapping[str, Any]) -> str:
+    """One line: what was read, by what objective, when."""
+    plan = run.get("plan") or {}
+    parts = [str(run["objective"])] if run.get("objective") else []
+    if plan.get("tokens"):
+        parts.append(f"{count(plan['tokens'])} tokens in {plan.get('steps', 0):,} steps")
+    if run.get("seconds"):
+        parts.append(duration(run["seconds"]))
+    if run.get("started"):
+        parts.append(_date(str(run["started"])))
+    return " · ".join(parts)
+
+
+def _date(text: str) -> str:
+    try:
+        return datetime.datetime.fromisoformat(text).strftime("%d %B %Y, %H:%M UTC").lstrip("0")
+    except ValueError:
+        return text
+
+
+def _tiles(found: RunFolder) -> list[tuple[str, str, str]]:
+    """(what, number, beside what) for the row of large numbers."""
+    tiles = []
+    student, teacher = (found.reading(model, "parameters") for model in ("student", "teacher"))
+    if student and teacher:
+        tiles.append(("parameters", count(student.value), f"{share(student.value / teacher.value)} of the teacher's"))
+    student, teacher = (found.reading(model, "held_out") for model in ("student", "teacher"))
+    if student:
+        beside = f"teacher {teacher.value:.3f}" if teacher else ""
+        tiles.append(("held-out nats per token", f"{student.value:.3f}", beside))
+    for difference in found.verdict.get("differences", []):
+        if difference["name"] == "gap_closed" and difference["value"] is not None:
+            beside = f"{share(difference['low'])} to {share(difference['high'])}" if difference["low"] is not None else ""
+            tiles.append(("of the gap to the teacher closed", share(difference["value"]), beside))
+    student, teacher = (found.reading(model, "decode") for model in ("student", "teacher"))
+    if student and teacher:
+        tiles.append(("speed of writing", f"{student.value / teacher.value:.1f}×", f"{count(student.value)} tokens/s"))
+    return tiles
+
+
+def _models(found: RunFolder) -> list[dict[str, Any]]:
+    """Rows of the table of models: teacher first, then the student and what it is compared with."""
+    known = [model for model in ORDER if model in found.models]
+    names = known + [model for model in found.models if model not in LABELS]
+    readings = [reading for name in names if (reading := found.reading(name, "held_out"))]
+    marks = dict(zip([reading.model for reading in readings], _marks(readings), strict=True))
+    columns = [column for column in _COLUMNS if any(found.reading(name, column[1]) for name in names)]
+    return [
+        {
+            "name": name,
+            "label": label(name),
+            "parameters": _parameters(found, name),
+            "nats": _with_interval(found.reading(name, "held_out")),
+            "mark": marks.get(name),
+            "cells": [_cell(found.reading(name, reading), form) for _, reading, form in columns],
+        }
+        for name in names
+    ]
+
+
+def _parameters(found: RunFolder, model: str) -> str:
+    """The baselines have the student's shape, so its count stands for those that were not counted."""
+    reading = found.reading(model, "parameters") or (found.reading("student", "parameters") if model != "teacher" else None)
+    return count(reading.value) if reading else "–"
+
+
+def _with_interval(reading: Reading | None) -> tuple[str, str]:
+    if reading is None or not math.isfinite(reading.value):
+        return "–", ""
+    value, _, half = plus_minus(reading.value, (reading.high - reading.low) / 2).partition(" ± ")
+    return value, half and f"± {half}"
+
+
+def _cell(reading: Reading | None, form: str) -> str:
+    if reading is None or not math.isfinite(reading.value):
+        return "–"
+    return form.format(reading.value).replace("%", " %")
+
+
+def _marks(readings: Sequence[Reading]) -> list[Mark | None]:
+    """Intervals on one scale that holds them all."""
+    ends = [end for reading in readings for end in (reading.value, reading.low, reading.high) if math.isfinite(end)]
+    if not ends:
+        return [None] * len(readings)
+    low, span = min(ends), (max(ends) - min(ends)) or 1.0
+    return [_mark(reading.value, reading.low, reading.high, low, span) for reading in readings]
+
+
+def _mark(value: float, low: float, high: float, start: float, span: float) -> Mark | None:
+    if not math.isfinite(value):
+        return None
+    low, high = (end if math.isfinite(end) else value for end in (low, high))
+    at, left, right = (round(3 + 94 * (end - start) / span, 2) for end in (value, low, high))
+    return Mark(at, left, right)
+
+
+def _differences(differences: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Gains of the student in nats, on a scale with 0 in it; what gives no interval has no mark."""
+    gains = [difference for difference in differences if difference["unit"] == "nats/token" and difference["value"] is not None]
+    ends = [0.0, *(d[key] for d in gains for key in ("value", "low", "high") if d[key] is not None)]
+    start, span = min(ends), (max(ends) - min(ends)) or 1.0
+    rows = []
+    for gain in gains:
+        value, low, high = gain["value"], gain["low"], gain["high"]
+        known = low is not None and high is not None
+        text = plus_minus(value, (high - low) / 2 if known else math.nan)
+        state = "open" if not known or low <= 0 <= high else "better" if low > 0 else "worse"
+        mark = _mark(value, low if known else value, high if known else value, start, span)
+        rows.append(
+            {
+                "label": label(gain["name"].removesuffix(" - student")),
+                "text": text if value < 0 else f"+{text}",
+                "mark": mark,
+                "zero": round(3 + 94 * -start / span, 2),
+                "state": state,
+                "says": {"better": "the student is better", "worse": "the student is worse", "open": "no difference we can see"}[state],
+            }
+        )
+    return rows
+
+
+def _surprises(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The largest, at most two of a document, which would otherwise often fill the list alone."""
+    chosen: list[Mapping[str, Any]] = []
+    for row in rows:
+        same = sum(other["document"] == row["document"] for other in chosen)
+        if same < _PER_DOCUMENT and len(chosen) < _SURPRISES:
+            chosen.append(row)
+    return chosen
+
+
+def _shape(run: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(axis, teacher's, student's)."""
+    teacher, student = (_sizes((run.get(key) or {}).get("shape")) for key in ("teacher", "student"))
+    rows = [(name, teacher.get(key, "–"), student.get(key, "–")) for key, name in _AXES if key in teacher or key in student]
+    counts = [(run.get(key) or {}).get("parameters") for key in ("teacher", "student")]
+    if any(counts):
+        teachers, students = (count(number) if number else "–" for number in counts)
+        rows.append(("parameters", teachers, students))
+    return rows
+
+
+def _sizes(shape: Any) -> dict[str, str]:
+    """A shape, given as a mapping or as `layers=4,hidden=48`."""
+    if isinstance(shape, str):
+        return dict(part.split("=", 1) for part in shape.split(",") if "=" in part)
+    return {key: str(value) for key, value in (shape or {}).items()}
+
+
+def _layers(run: Mapping[str, Any]) -> list[int | None]:
+    """For each layer of the teacher the student's layer made of it, None where it was dropped."""
+    kept = ((run.get("lineage") or {}).get("kept") or {}).get("layers")
+    layers = _sizes((run.get("teacher") or {}).get("shape")).get("layers")
+    if not kept or not layers:
+        return []
+    return [kept.index(layer) if layer in kept else None for layer in range(int(layers))]
+
+
+def _costs(found: RunFolder) -> list[tuple[str, str, str, str]]:
+    """(what, teacher's, student's, student's share of the teacher's)."""
+    rows = []
+    for name, key, form in _COSTS:
+        teacher, student = found.reading("teacher", key), found.reading("student", key)
+        if not (teacher or student):
+            continue
+        ratio = f"{student.value / teacher.value:.2f}×" if student and teacher and teacher.value else ""
+        rows.append((name, _ranged(teacher, form), _ranged(student, form), ratio))
+    return rows
+
+
+def _ranged(reading: Reading | None, form: Any) -> str:
+    if reading is None:
+        return "–"
+    if reading.low == reading.high:
+        return str(form(reading.value))
+    return f"{form(reading.value)} ({form(reading.low)} to {form(reading.high)})"
+
+
+def _spent(found: RunFolder) -> str:
+    """What training the student took."""
+    rows = next((curve.rows for curve in found.curves if curve.arm == "student"), [])
+    if not rows:
+        return ""
+    rates = sorted(row["tokens_per_s"] for row in rows if row.get("tokens_per_s"))
+    parts = [f"{count(rows[-1]['tokens'])} tokens in {rows[-1]['step']:,} steps"]
+    if rates:
+        parts.append(f"{count(rates[len(rates) // 2])} tokens/s in the median step")
+    peaks = [row["peak_rss_gib"] for row in rows if row.get("peak_rss_gib")]
+    if peaks:
+        parts.append(f"{max(peaks):.2f} GiB peak resident memory")
+    return ", ".join(parts)
+
+
+def _findings(findings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The doctor's findings, the gravest first."""
+    order = {"error": 0, "warning": 1}
+    return sorted(findings, key=lambda finding: order.get(finding.get("level", "ok"), 2))
+
+
+def _command(run: Mapping[str, Any]) -> str:
+    command = run.get("command", "")
+    return command if isinstance(command, str) else shlex.join(command)
+
+
+def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Versions, then settings."""
+    versions = [(key, str(value)) for key, value in (run.get("versions") or {}).items()]
+    settings = run.get("settings") or run.get("signature") or {}
+    return versions + [(key, str(value)) for key, value in settings.items() if value is not None]
