@@ -1,8 +1,8 @@
 """The setting of the end-to-end benchmark: documents, a tokenizer, a teacher and a student, made once and kept.
 
-Nothing is downloaded: the documents are functions, classes and docstrings of the running Python's standard library, the
-teacher is trained on some of them for a minute, the student is random. The teacher only has to be non-trivial: speed does
-not depend on what it knows, and held-out loss is compared between contenders that all learn from the same one.
+Nothing is downloaded: the documents are functions and docstrings of the running Python's standard library, the teacher
+is trained on some of them for a minute, the student is random. The teacher only has to be non-trivial: speed does not
+depend on what it knows, and held-out loss is compared between contenders that all learn from the same one.
 """
 
 from __future__ import annotations

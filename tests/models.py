@@ -50,7 +50,10 @@ def frozen(model: LanguageModel) -> LanguageModel:
 
 
 def write_corpus(folder: Path, count: int = 120) -> Path:
+    """A JSON-lines file of documents, written once: stores are rebuilt when their source changes."""
     file = folder / "text.jsonl"
+    if file.exists():
+        return file
     file.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts(count)), encoding="utf-8")
     return file
 

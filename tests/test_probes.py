@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import GenerationConfig, GPT2Config, LlamaConfig
+
 from limbeck.corpora import Rows, TokenStore, build_stores, train_tokenizer
 from limbeck.errors import BadCorpus, Mismatch
 from limbeck.models.load import LanguageModel, load, new_model, save
@@ -26,12 +29,10 @@ from limbeck.probes import (
     measure,
     samples,
 )
-from limbeck.probes import measure as measure_function  # noqa: F401  (the package's name for it)
 from limbeck.probes.greedy import write_on
 from limbeck.probes.interval import _t
-from limbeck.probes.measure import BINS
+from limbeck.probes.measurements import BINS
 from limbeck.types import Batch, Reading
-from transformers import GenerationConfig, GPT2Config, LlamaConfig
 
 TEXTS = [f"Tom the {animal} ran {how} to the {place}, and then it slept for {n} hours." * 3
          for n, (animal, how, place) in enumerate(
@@ -122,12 +123,14 @@ def test_sums_by_document_are_those_of_the_dense_models(student, teacher, store,
         "agreement": lambda batch: (p_q(batch)[0].argmax(-1) == p_q(batch)[1].argmax(-1)).double(),
     }
     for name, per_position in expected.items():
-        np.testing.assert_allclose(getattr(found, name), summed(batches, store.documents, per_position), rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(found, name), summed(batches, store.documents, per_position), rtol=1e-5, err_msg=name
+        )
 
 
 def test_weights_multiply_what_a_prediction_counts(student, store, batches):
     once = measure(student, None, batches, documents=store.documents)
-    half = [Batch(b.tokens, b.targets, b.weight / 2, b.position, b.document) for b in batches]
+    half = [replace(batch, weight=batch.weight / 2) for batch in batches]
     halved = measure(student, None, half, documents=store.documents)
     np.testing.assert_allclose(halved.nats, once.nats / 2, rtol=1e-6)
     np.testing.assert_allclose(halved.bins, once.bins / 2, rtol=1e-6)
@@ -136,7 +139,7 @@ def test_weights_multiply_what_a_prediction_counts(student, store, batches):
 
 def test_chunks_change_nothing(student, teacher, store, batches, monkeypatch):
     whole = measure(student, teacher, batches, documents=store.documents)
-    monkeypatch.setattr("limbeck.probes.measure._CELLS", {"cpu": 1})
+    monkeypatch.setattr("limbeck.probes.measurements._CELLS", {"cpu": 1})
     chunked = measure(student, teacher, batches, documents=store.documents)
     np.testing.assert_allclose(chunked.kl, whole.kl, rtol=1e-6)
     np.testing.assert_allclose(chunked.bins, whole.bins, rtol=1e-6)
@@ -145,7 +148,7 @@ def test_chunks_change_nothing(student, teacher, store, batches, monkeypatch):
 
 def test_a_model_is_at_no_distance_from_itself(teacher, store, batches):
     found = measure(teacher, teacher, batches, documents=store.documents)
-    assert found.kl is not None and np.abs(found.kl).max() == 0
+    assert np.array_equal(found.kl, np.zeros(store.documents))
     readings = {reading.name: reading.value for reading in fidelity("student", [found])}
     assert readings == {"kl_teacher_student": 0, "kl_student_teacher": 0, "top1_agreement": 1, "acceptance": 1}
     assert found.surprises == ()
@@ -157,30 +160,37 @@ def test_measurements_survive_the_disk(student, teacher, store, batches, tmp_pat
     again = Measurements.load(tmp_path / "sums.safetensors")
     for name in ("tokens", "nats", "bins", "kl", "agreement"):
         assert np.array_equal(getattr(again, name), getattr(found, name))
+    assert again.surprises == found.surprises
 
 
 def test_models_of_different_vocabularies_are_refused(student, batches):
     other = tiny(train_tokenizer(TEXTS, vocab=280), 3)
-    with pytest.raises(Mismatch, match=r"tiny-3 speaks \d+ tokens, tiny-1 speaks \d+.*without --teacher.*bits per byte"):
+    with pytest.raises(
+        Mismatch, match=r"tiny-3 speaks \d+ tokens, tiny-1 speaks \d+.*without --teacher.*bits per byte"
+    ):
         measure(student, other, batches, documents=12)
 
 
 def test_text_without_a_token_that_counts_is_refused(student, batches):
-    nothing = Batch(*(getattr(batches[0], name) for name in ("tokens", "targets")), *[torch.zeros(3, 40)] * 1, *[batches[0].position, batches[0].document])  # fmt: skip
+    nothing = replace(batches[0], weight=torch.zeros_like(batches[0].weight))
     with pytest.raises(BadCorpus, match=r"no token that counts, so tiny-1 cannot be measured: .*--eval-data"):
         measure(student, None, [nothing], documents=12)
 
 
 def test_surprises_are_the_largest_and_lie_where_they_say(student, teacher, store, batches, tokenizer):
     found = measure(student, teacher, batches, documents=store.documents)
-    kls = torch.cat([(dense(teacher, b).exp() * (dense(teacher, b) - dense(student, b))).sum(-1)[b.weight > 0] for b in batches])
+    kls = torch.cat(
+        [(dense(teacher, b).exp() * (dense(teacher, b) - dense(student, b))).sum(-1)[b.weight > 0] for b in batches]
+    )
     expected = kls.sort(descending=True).values[: len(found.surprises)].tolist()
     assert [s.kl for s in found.surprises] == pytest.approx(expected, rel=1e-5)
     for surprise in found.surprises:
         begin, end = store.starts[surprise.document], store.starts[surprise.document + 1]
         text = store.slice(int(begin), int(end)).tolist()
         window = [*surprise.before, surprise.token, *surprise.after]
-        assert any(text[i : i + len(window)] == window for i in range(len(text))), "its context is a piece of its document"
+        assert any(text[i : i + len(window)] == window for i in range(len(text))), (
+            "its context is a piece of its document"
+        )
         assert sum(p for _, p in surprise.teacher_top) <= 1 + 1e-6
     words = in_words(found.surprises[:3], tokenizer, store.name_of)
     assert words[0]["document"] == store.name_of(found.surprises[0].document)
@@ -237,10 +247,10 @@ def test_pairing_by_document_sees_what_two_means_cannot():
     assert found.half < mean_interval(a, counts).half / 10
 
 
-@pytest.mark.parametrize(("documents", "seeds", "training_noise"), [(8, 1, 0.0), (25, 1, 0.0), (25, 3, 0.15), (25, 2, 0.15)])
+@pytest.mark.parametrize(("documents", "seeds", "training_noise"), [(8, 1, 0.0), (25, 3, 0.15), (25, 2, 0.15)])
 def test_intervals_cover_the_truth_as_often_as_they_say(documents, seeds, training_noise):
     generator = np.random.default_rng(1)
-    covered, trials = 0, 150
+    covered, trials = 0, 100
     for _ in range(trials):
         counts = generator.integers(20, 60, documents).astype(float)
         of_document, of_seed = generator.normal(0, 0.3, documents), generator.normal(0, training_noise, seeds)
@@ -261,10 +271,14 @@ def plain(nats_by_document: list[float], tokens: list[float]) -> Measurements:
 
 
 def test_likelihood_in_nats_bits_and_perplexity():
-    found = {r.name: r for r in likelihood("student", [plain([20, 40, 0], [10, 10, 0])], text_bytes=np.array([30, 20, 1000]))}
+    found = {
+        r.name: r for r in likelihood("student", [plain([20, 40, 0], [10, 10, 0])], text_bytes=np.array([30, 20, 1000]))
+    }
     assert found["held_out"].value == 3.0
     assert found["held_out"].n == 2
-    assert found["bits_per_byte"].value == pytest.approx(60 / math.log(2) / 50), "bytes of unread documents do not count"
+    assert found["bits_per_byte"].value == pytest.approx(60 / math.log(2) / 50), (
+        "bytes of unread documents do not count"
+    )
     assert found["perplexity"].value == pytest.approx(math.exp(3))
     assert found["held_out"].unit == "nats/token"
     assert {r.name for r in likelihood("student", [plain([20], [10])])} == {"held_out", "perplexity"}
@@ -347,7 +361,9 @@ def test_samples_continue_the_same_beginnings(student, teacher, store, tokenizer
     assert len(rows) == 2
     for row in rows:
         document = next(i for i in range(store.documents) if store.name_of(i) == row["document"])
-        text = tokenizer.decode(store.slice(int(store.starts[document]), int(store.starts[document + 1])).tolist(), skip_special_tokens=True)
+        text = tokenizer.decode(
+            store.slice(int(store.starts[document]), int(store.starts[document + 1])).tolist(), skip_special_tokens=True
+        )
         assert (row["prompt"] + row["text"]) == text[: len(row["prompt"] + row["text"])]
         assert row["student"] != row["teacher"]
     assert "teacher" not in samples(student, None, store, count=1)[0]

@@ -2,16 +2,18 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+
 from limbeck.errors import BadFolder, Mismatch
 from limbeck.probes.interval import bootstrap
 from limbeck.probes.likelihood import likelihood
-from limbeck.probes.measure import BINS, Measurements
+from limbeck.probes.measurements import BINS, Measurements
 from limbeck.report import model_card, verdict, write_report
 from limbeck.report.folder import RunFolder
 from limbeck.report.words import count, duration, plus_minus, size
@@ -35,15 +37,15 @@ def arms(**levels: float) -> dict[str, list[Measurements]]:
     return {names.get(name, name): [made_up(level)] for name, level in levels.items()}
 
 
-def metrics(arm: str, *, start: float, end: float, steps: int = 240) -> list[dict]:
+def metrics(arm: str, *, start: float, end: float, steps: int = 80) -> list[dict]:
     generator = np.random.default_rng(len(arm))
     rows = []
     for step in range(1, steps + 1):
-        loss = end + (start - end) * np.exp(-step / 35) + generator.normal(0, 0.05)
+        loss = end + (start - end) * np.exp(-step / 12) + generator.normal(0, 0.05)
         rows.append(
             {
                 "step": step,
-                "tokens": step * 8192,
+                "tokens": step * 24576,
                 "loss_nats": loss,
                 "lr": 1e-3,
                 "grad_norm": 0.5,
@@ -60,24 +62,42 @@ def write_lines(path: Path, rows: list[dict]) -> None:
 
 
 RUN = {
-    "command": ["limbeck", "distil", "--teacher", "stories-llama-260k", "--shrink", "2.5", "--data", "my stories.jsonl"],
+    "command": [
+        "limbeck",
+        "distil",
+        "--teacher",
+        "stories-llama-260k",
+        "--shrink",
+        "2.5",
+        "--data",
+        "my stories.jsonl",
+    ],
     "versions": {"limbeck": "0.1.0", "python": "3.12.3", "torch": "2.13.0", "machine": "Linux x86_64, a processor"},
     "signature": {"teacher": "stories-llama-260k", "shrink": 2.5, "data": "my stories.jsonl", "seed": 0},
     "started": "2026-03-02T09:15:00+00:00",
     "ended": "2026-03-02T09:21:30+00:00",
     "seconds": 390.4,
     "objective": "0.5*CrossEntropy() + 0.5*ForwardKL()",
-    "plan": {"steps": 240, "tokens": 240 * 8192, "rows": 32, "length": 256},
+    "plan": {"steps": 80, "tokens": 80 * 24576, "rows": 32, "length": 256},
     "teacher": {
         "name": "stories-llama-260k",
         "parameters": 260032,
         "shape": "layers=5,hidden=64,heads=8,kv_heads=4,ffn=172",
     },
-    "student": {"name": "stories-cut", "parameters": 104512, "shape": {"layers": 4, "hidden": 48, "heads": 4, "kv_heads": 2, "ffn": 112}},
+    "student": {
+        "name": "stories-cut",
+        "parameters": 104512,
+        "shape": {"layers": 4, "hidden": 48, "heads": 4, "kv_heads": 2, "ffn": 112},
+    },
     "lineage": {"teacher": "stories-llama-260k", "method": "activation", "kept": {"layers": [0, 1, 3, 4]}},
     "doctor": [
         {"check": "vocabulary", "level": "ok", "message": "both speak the same 512 tokens", "remedy": ""},
-        {"check": "context", "level": "warning", "message": "rows of 256 tokens, context 512", "remedy": "Use --length 512."},
+        {
+            "check": "context",
+            "level": "warning",
+            "message": "rows of 256 tokens, context 512",
+            "remedy": "Use --length 512.",
+        },
     ],
 }
 STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the"
@@ -92,7 +112,9 @@ def readings() -> list[Reading]:
         far = level - 1.289
         fidelity = {"kl_teacher_student": (far * 0.9, "nats/token"), "top1_agreement": (1 - far * 0.4, "share")}
         fidelity |= {"acceptance": (1 - far * 0.35, "share"), "ece": (0.012 + far * 0.03, "share")}
-        rows += [Reading(name, "fidelity", key, v, u, DOCUMENTS, v * 0.98, v * 1.02) for key, (v, u) in fidelity.items()]
+        rows += [
+            Reading(name, "fidelity", key, v, u, DOCUMENTS, v * 0.98, v * 1.02) for key, (v, u) in fidelity.items()
+        ]
     for name, factor in (("teacher", 1.0), ("student", 0.402)):
         exact = {"parameters": (260032, "parameters"), "embedding_parameters": (32768, "parameters")}
         exact |= {"weights_on_disk": (1044992, "bytes"), "peak_memory": (3500000, "bytes")}
@@ -104,9 +126,15 @@ def readings() -> list[Reading]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A run's folder, made up but plausible; its documents and its teacher's name hold markup."""
-    out = tmp_path / "run"
+def folder(tmp_path: Path, made_up_run: Path) -> Path:
+    """A run's folder of the test's own."""
+    return shutil.copytree(made_up_run, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def made_up_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder, made up but plausible; its documents hold markup."""
+    out = tmp_path_factory.mktemp("made-up") / "run"
     write_lines(out / "metrics.jsonl", metrics("student", start=2.2, end=0.42))
     write_lines(out / "baselines/cut+ce-seed0/metrics.jsonl", metrics("cut+ce", start=2.1, end=1.5))
     write_lines(out / "baselines/fresh+kd-seed0/metrics.jsonl", metrics("fresh+kd", start=5.1, end=0.7))
@@ -126,7 +154,13 @@ def folder(tmp_path: Path) -> Path:
             "token": [" mom", "\n", " dog", " "][i % 4],
             "after": ". One day, she saw a big",
             "kl": 9.31 / (i + 1),
-            "teacher_top": [[" mom", 0.81], [" dog", 0.11], [NAUGHTY if i == 0 else " friend", 0.04], ["\n", 0.02], [" ", 0.01]],
+            "teacher_top": [
+                [" mom", 0.81],
+                [" dog", 0.11],
+                [NAUGHTY if i == 0 else " friend", 0.04],
+                ["\n", 0.02],
+                [" ", 0.01],
+            ],
             "student_top": [[" dog", 0.52], [" friends", 0.21], [" mom", 0.08], [" big", 0.06], ["s", 0.04]],
         }
         for i in range(8)
@@ -177,3 +211,251 @@ def read(page: Path) -> tuple[str, Tags]:
     tags = Tags()
     tags.feed(html)
     return html, tags
+
+
+def test_the_page_is_one_file_that_needs_no_network_and_is_well_formed(folder):
+    html, tags = read(write_report(folder))
+    assert tags.open == []
+    assert not {"script", "link", "img", "iframe", "object"} & set(tags.seen)
+    outside = [url for url in re.findall(r"(?:https?:)?//[\w.]+", html) if "www.w3.org" not in url]
+    assert outside == []
+    assert "default-src 'none'" in html
+    assert "url(" not in html.replace("url(#", "")
+    assert not list(folder.glob(".report*")), "nothing is left beside it"
+
+
+def test_all_text_from_outside_is_escaped(folder):
+    run = RUN | {"command": ["limbeck", NAUGHTY], "objective": NAUGHTY, "teacher": RUN["teacher"] | {"name": NAUGHTY}}
+    run["doctor"] = [{"check": "x", "level": "warning", "message": NAUGHTY, "remedy": NAUGHTY}]
+    (folder / "run.json").write_text(json.dumps(run))
+    html, tags = read(write_report(folder))
+    assert "script" not in tags.seen
+    assert NAUGHTY not in html
+    assert "".join(tags.words).count(NAUGHTY) >= 8, "and yet it can be read"
+
+
+def test_the_page_shows_what_the_run_found(folder):
+    _, tags = read(write_report(folder))
+    text = " ".join(" ".join(tags.words).split())
+    said = json.loads((folder / "verdict.json").read_text())
+    assert said["text"] in text
+    for expected in (
+        "A student of stories-llama-260k",
+        "105 k",
+        "40 % of the teacher's",
+        "cut + cross-entropy",
+        "fresh init + KD",
+        "the student is better",
+        "9.31 nats · stories.jsonl:17",
+        "She wanted to play with it, but it was too high.",
+        "Use --length 512.",
+        "limbeck distil --teacher stories-llama-260k --shrink 2.5 --data 'my stories.jsonl'",
+        "nats per token",
+        "thousand tokens read",
+    ):
+        assert expected in text, expected
+    nats = RunFolder.read(folder).reading("student", "held_out")
+    assert f"{nats.value:.3f} ± {(nats.high - nats.low) / 2:.3f}" in text
+
+
+def test_loss_curves_take_their_colours_from_the_page(folder):
+    html, _ = read(write_report(folder))
+    drawing = html[html.index("<svg") : html.index("</svg>")]
+    for name in ("student", "cut-ce", "fresh-kd", "text"):
+        assert f"var(--{name})" in drawing
+        assert f"--{name}: #" in html
+    assert not re.search(r"#0102\d\d", drawing)
+
+
+@pytest.mark.parametrize(
+    "missing", ["readings.jsonl", "verdict.json", "samples.json", "surprises.json", "metrics.jsonl", "baselines"]
+)
+def test_a_part_that_is_absent_is_left_out(folder, missing):
+    target = folder / missing
+    target.rename(folder.parent / "away")
+    _, tags = read(write_report(folder))
+    assert tags.open == []
+    assert "A student of stories-llama-260k" in tags.words
+
+
+def test_a_run_record_alone_is_enough(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    _, tags = read(write_report(tmp_path))
+    assert "A run of limbeck" in tags.words
+
+
+def test_numbers_that_are_not_finite_are_shown_as_absent(folder):
+    rows = [json.loads(line) for line in (folder / "readings.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["low"] = row["high"] = None
+        if row["model"] == "cut+ce":
+            row["value"] = None
+    write_lines(folder / "readings.jsonl", rows)
+    said = json.loads((folder / "verdict.json").read_text())
+    for difference in said["differences"]:
+        difference["low"] = difference["high"] = None
+    (folder / "verdict.json").write_text(json.dumps(said))
+    html, _ = read(write_report(folder))
+    assert "nan" not in re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL).lower().replace("nano", "")
+
+
+def test_a_reading_over_all_seeds_comes_before_those_of_each(folder):
+    rows = [json.loads(line) for line in (folder / "readings.jsonl").read_text().splitlines()]
+    own = next(row for row in rows if row["model"] == "student" and row["name"] == "held_out")
+    write_lines(folder / "readings.jsonl", [own | {"seed": 1, "value": 7.1}, own | {"seed": 0, "value": 7.2}])
+    assert RunFolder.read(folder).reading("student", "held_out").value == 7.2
+    write_lines(folder / "readings.jsonl", [own | {"seed": 0, "value": 7.2}, own | {"seed": None, "value": 7.3}])
+    assert RunFolder.read(folder).reading("student", "held_out").value == 7.3
+
+
+def test_a_last_line_cut_short_is_left_out_and_damage_elsewhere_is_named(folder):
+    path = folder / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + '{"step": 81, "tok')
+    assert len(RunFolder.read(folder).curves[0].rows) == 80
+    path.write_text("nonsense\n" + whole)
+    with pytest.raises(
+        BadFolder, match=r"metrics\.jsonl, line 1: expected JSON as limbeck wrote it .* run the command"
+    ):
+        write_report(folder)
+    path.write_text(whole)
+    (folder / "verdict.json").write_text("{")
+    with pytest.raises(BadFolder, match=r"verdict\.json: expected JSON"):
+        write_report(folder)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(
+        BadFolder, match=r"holds no run\.json, so there is nothing to report: give the --out folder of a run"
+    ):
+        write_report(tmp_path)
+
+
+def test_a_page_that_cannot_be_written_is_an_error_with_the_remedy(folder):
+    (folder / "report.html").mkdir()
+    with pytest.raises(
+        BadFolder, match=r"report\.html could not be written .*: free space or make the folder writable"
+    ):
+        write_report(folder)
+    assert not list(folder.glob(".report*"))
+
+
+def test_a_gain_is_said_with_its_interval_and_the_share_of_the_gap():
+    found = verdict(arms(student=1.5, ce=1.53, cut=2.0), made_up(1.3))
+    assert found.outcome == "better"
+    assert re.fullmatch(
+        r"KD gained 0\.0\d\d ± 0\.00\d nats over cross-entropy at equal tokens; "
+        r"7\d % of the gap to the teacher closed \(7\d to 7\d %\)\.",
+        found.text,
+    )
+    gain = next(d for d in found.differences if d.name == "cut+ce - student")
+    assert gain.value == pytest.approx(0.03, abs=0.005)
+    assert gain.low < gain.value < gain.high
+    assert gain.n == DOCUMENTS
+    assert "1 seed: the 95 % intervals cover the choice of 200 held-out documents, not training noise." in found.notes
+
+
+def test_a_loss_is_said_as_plainly():
+    found = verdict(arms(student=1.56, ce=1.53), None)
+    assert found.outcome == "worse"
+    assert re.fullmatch(r"KD did not help: cross-entropy is better by 0\.0\d\d ± 0\.00\d nats\.", found.text)
+
+
+def test_a_difference_whose_interval_holds_zero_is_inconclusive():
+    student, other = made_up(1.5, noise=0.2), made_up(1.5005, seed=3, noise=0.2)
+    found = verdict({"student": [student], "cut+ce": [other]}, None)
+    assert found.outcome == "inconclusive"
+    assert "KD made no difference we can see against cross-entropy at equal tokens (" in found.text
+    assert found.text.endswith("inconclusive at this scale.")
+
+
+def test_without_the_baseline_nothing_is_claimed():
+    found = verdict(arms(student=1.5), made_up(1.3))
+    assert found.outcome == "untested"
+    assert found.text == "whether KD helped was not tested: no baseline was trained with cross-entropy (--baselines)."
+    assert found.differences == ()
+
+
+def test_one_document_decides_nothing():
+    found = verdict({"student": [made_up(1.5, documents=1)], "cut+ce": [made_up(1.6, documents=1)]}, None)
+    assert found.outcome == "inconclusive"
+    assert "on 1 document, which gives no interval" in found.text
+    assert found.row()["differences"][0]["low"] is None
+    json.dumps(found.row(), allow_nan=False)
+
+
+def test_seeds_that_disagree_take_the_certainty_away():
+    steady = {"student": [made_up(1.5 + d) for d in (0.0, 0.001, 0.002)], "cut+ce": [made_up(1.53)] * 3}
+    torn = {"student": [made_up(1.5 + d) for d in (0.0, 0.06, -0.05)], "cut+ce": [made_up(1.53)] * 3}
+    assert verdict(steady, None).outcome == "better"
+    assert verdict(torn, None).outcome == "inconclusive"
+    assert verdict(steady, None).notes[-1].startswith("3 seeds: the 95 % intervals cover training noise")
+
+
+def test_other_arms_are_notes_and_compute_is_not_forgotten():
+    found = verdict(arms(student=1.5, ce=1.53, fresh=1.7, flops=1.45, cut=2.0), None)
+    notes = " ".join(found.notes)
+    assert "Cross-entropy given the same compute is better by 0.049" in notes
+    assert "The student gained 0.2" in notes
+    assert "over the same training from a fresh init" in notes
+    found = verdict(arms(student=1.5, ce=1.53), None, student_parameters=100, teacher_parameters=300)
+    assert "cross-entropy could have read 2.0 times as many tokens" in " ".join(found.notes)
+
+
+def test_the_share_of_a_gap_that_is_none_is_not_given():
+    assert "so there is no gap to close" in verdict(arms(student=1.5, ce=1.5, cut=1.6), made_up(1.7)).text
+    assert "the student is past the teacher: 1" in verdict(arms(student=1.2, cut=1.6), made_up(1.3)).text
+    assert "further from the teacher than the bare cut" in verdict(arms(student=1.9, cut=1.6), made_up(1.3)).text
+
+
+def test_models_measured_on_different_documents_are_not_compared():
+    other = {"student": [made_up(1.5)], "cut+ce": [made_up(1.5, documents=150)]}
+    with pytest.raises(Mismatch, match=r"200 documents, cut\+ce on \d+ of 150, .* same --eval-data and --length"):
+        verdict(other, None)
+
+
+def test_the_interval_of_the_gap_closed_is_the_bootstraps():
+    cut, student, teacher = (made_up(level) for level in (2.0, 1.5, 1.3))
+    columns = np.stack([np.stack([cut.nats, student.nats, teacher.nats], -1)])
+    (expected,) = bootstrap(lambda x: (x[..., :1] - x[..., 1:2]) / (x[..., :1] - x[..., 2:]), columns)
+    found = verdict({"student": [student], "cut": [cut]}, teacher).differences[-1]
+    assert (found.name, found.unit) == ("gap_closed", "share")
+    assert (found.value, found.low, found.high) == (expected.value, expected.low, expected.high)
+
+
+def test_the_card_is_markdown_with_front_matter_that_parses():
+    run = RUN | {"teacher": {"name": 'owner/a "model": x', "parameters": 260032}, "verdict": f"KD gained. {NAUGHTY}"}
+    card = model_card(run, readings())
+    front, body = card.split("---\n")[1:]
+    parsed = yaml.safe_load(front)
+    assert parsed["library_name"] == "transformers"
+    assert parsed["base_model"] == 'owner/a "model": x'
+    assert "distillation" in parsed["tags"]
+    assert NAUGHTY not in body
+    assert "A language model of 105 k parameters, cut out of its teacher (260 k)" in body
+    assert re.search(r"\| nats per token \| 1\.\d{3} ± 0\.\d{3} \|", body)
+    assert f"95 % interval over {DOCUMENTS} held-out documents" in body
+    assert "AutoModelForCausalLM.from_pretrained" in body
+
+
+def test_the_card_of_a_run_that_says_little():
+    card = model_card({"teacher": {"name": "/home/someone/model"}}, [])
+    assert "base_model" not in card, "a path is nothing the hub could link to"
+    assert "Measured" not in card
+
+
+def test_numbers_are_rounded_to_what_is_known():
+    assert plus_minus(0.03123, 0.0058) == "0.031 ± 0.006"
+    assert plus_minus(0.03123, 0.00012) == "0.03123 ± 0.00012"
+    assert plus_minus(1.3, 0.2) == "1.300 ± 0.200"
+    assert plus_minus(1.23456, float("nan")) == "1.235"
+    assert [count(n) for n in (512, 1000, 260032, 999_999, 1_048_576, 7.24e9)] == [
+        "512",
+        "1.00 k",
+        "260 k",
+        "1.00 M",
+        "1.05 M",
+        "7.24 B",
+    ]
+    assert [size(n) for n in (12, 1_044_992)] == ["12 B", "1.04 MB"]
+    assert [duration(s) for s in (12.4, 200, 3840)] == ["12 s", "3 min 20 s", "1 h 04 min"]

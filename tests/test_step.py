@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from limbeck.errors import NonFiniteLoss, NothingToLearn
 from limbeck.objectives import TAID, CrossEntropy, ForwardKL
@@ -31,6 +31,7 @@ def updated(objective, batches, steps=2):
 
 
 @pytest.mark.parametrize("make", OBJECTIVES)
+@settings(max_examples=8)
 @given(cuts=st.sets(st.integers(1, 5)), seed=st.integers(0, 100))
 def test_a_step_does_not_depend_on_micro_batches(make, cuts, seed):
     whole = batch(6, vocab=len(TOK), seed=seed)
@@ -44,6 +45,7 @@ def test_a_step_does_not_depend_on_micro_batches(make, cuts, seed):
         torch.testing.assert_close(state_many[key], value, rtol=1e-5, atol=1e-6)
 
 
+@settings(max_examples=8)
 @given(seed=st.integers(0, 100))
 def test_a_masked_token_counts_exactly_nothing(seed):
     rows = batch(3, vocab=len(TOK), seed=seed)

@@ -88,7 +88,7 @@ def _marked_turns(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -
     """Where the template itself says that the assistant speaks, in characters.
 
     Not by apply_chat_template's own mask of tokens: that one forgets this and all later turns where a turn begins with
-    a space that the tokenizer leaves out of its offsets, as GPT-2's does (transformers 5.23).
+    a space that the tokenizer leaves out of its offsets, as GPT-NeoX's does (transformers 5.23).
     """
     template = tokenizer.get_chat_template()
     _, turns = render_jinja_template(

@@ -13,6 +13,7 @@ from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, TokenStore, build_stores, require_rows
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.jobs.arms import Arm, arms_of, train
+from limbeck.jobs.doctor import diagnose
 from limbeck.jobs.folder import claim, now, update
 from limbeck.jobs.proof import Proof
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
@@ -20,7 +21,7 @@ from limbeck.jobs.student import make_student, target_shape
 from limbeck.models.load import LanguageModel, load, load_config
 from limbeck.objectives import parse
 from limbeck.plan.cost import Size
-from limbeck.plan.pair import as_json, check, examine, show
+from limbeck.plan.pair import as_json, check, show
 from limbeck.run.log import console
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan
@@ -44,11 +45,15 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     rows, steps = batch_rows(settings, length, where.world.size)
     run = _claim(settings, where, objective_text=repr(objective))
     teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
+    if settings.student:  # a given student may not fit its teacher: look before the text is tokenised
+        check(diagnose(settings, teacher, load(settings.student), length=length, machine=where))
     store, held_out = _stores(settings, teacher, where)
     require_rows(store, length=length)
     cut = make_student(settings, target, teacher, store, length=length, machine=where)
     student = load(cut, device="cpu")
-    findings = _doctor(settings, teacher, student, held_out, length=length, rows=rows, where=where)
+    findings = diagnose(settings, teacher, student, length=length, machine=where)
+    show(findings, console)
+    check(findings)
     plan = Plan(
         steps=steps,
         rows=rows,
@@ -87,7 +92,7 @@ def _claim(settings: DistilSettings, where: Machine, *, objective_text: str) -> 
 def _stores(settings: DistilSettings, teacher: LanguageModel, where: Machine) -> tuple[TokenStore, TokenStore]:
     folder = settings.out / "data"
     if where.world.first:
-        build_stores(
+        train, _ = build_stores(
             settings.data,
             teacher.tokenizer,
             folder,
@@ -95,33 +100,13 @@ def _stores(settings: DistilSettings, teacher: LanguageModel, where: Machine) ->
             eval_source=settings.eval_data,
             progress=console.is_terminal,
         )
+        if overlap := train.manifest.get("overlap"):
+            console.print(
+                f"warning: {overlap} training documents are in --eval-data too: held-out readings are too good. "
+                "Take them out of one of the two."
+            )
     where.world.barrier()
     return TokenStore.open(folder / "train"), TokenStore.open(folder / "held_out")
-
-
-def _doctor(
-    settings: DistilSettings,
-    teacher: LanguageModel,
-    student: LanguageModel,
-    held_out: TokenStore,
-    *,
-    length: int,
-    rows: int,
-    where: Machine,
-) -> list[Any]:
-    findings = examine(
-        teacher,
-        student,
-        length=length,
-        tokens=settings.tokens,
-        batch_tokens=rows * length,
-        dtype=where.dtype,
-        device=where.world.device,
-        out=settings.out,
-    )
-    show(findings, console)
-    check(findings)
-    return findings
 
 
 def _arms(

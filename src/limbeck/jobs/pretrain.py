@@ -18,7 +18,7 @@ from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.models.load import LanguageModel, new_model, save
 from limbeck.objectives.basic import CrossEntropy
 from limbeck.probes.likelihood import likelihood
-from limbeck.probes.measure import measure
+from limbeck.probes.measurements import measure
 from limbeck.run.log import console
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan, Run

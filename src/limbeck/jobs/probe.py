@@ -15,7 +15,8 @@ from limbeck.corpora.source import resolve as resolve_source
 from limbeck.jobs.proof import HeldOut
 from limbeck.jobs.setup import machine, row_length
 from limbeck.models.load import load, load_config
-from limbeck.plan.pair import check, examine
+from limbeck.plan.pair import check
+from limbeck.plan.vocabulary import tokens_of_pair
 from limbeck.probes import calibration, cost, fidelity, likelihood, measure
 from limbeck.run.log import console
 from limbeck.run.save import write_text, writing
@@ -32,7 +33,7 @@ def probe(settings: Settings, *, model: str, teacher: str | None, out: Path | No
     against = load(teacher, device=where.world.device, dtype=where.dtype) if teacher else None
     length = row_length(settings, measured_model.context, where.world.device, name=measured_model.name)
     if against is not None:
-        check(examine(against, measured_model, length=length))
+        check(tokens_of_pair(against, measured_model))
     with tempfile.TemporaryDirectory() as folder:
         store = build_held_out(
             settings.data, measured_model.tokenizer, folder, end=measured_model.end, progress=console.is_terminal

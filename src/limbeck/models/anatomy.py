@@ -1,9 +1,10 @@
 """One description of a decoder that counting, scoring and cutting work through.
 
-A table says for each architecture what every dimension of every tensor is: vocabulary, hidden channels, query heads, key
-and value heads, FFN neurons. What surprises: some architectures fuse several of these into one dimension (GPT-2 and Phi-3
-concatenate queries, keys and values; GPT-NeoX interleaves them head by head), so a dimension has an *axis*, and an axis
-knows its size and which indices a cut keeps. A tensor the table does not name stops everything: nothing is guessed.
+A table says for each architecture what every dimension of every tensor is: vocabulary, hidden channels, query heads,
+key and value heads, FFN neurons. What surprises: some architectures fuse several of these into one dimension (GPT-2 and
+Phi-3 concatenate queries, keys and values; GPT-NeoX interleaves them head by head), so a dimension has an *axis*, and
+an axis knows its size and what a cut keeps of it. A tensor the table does not name stops everything: nothing is
+guessed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _FIXED = ("vocab", "position", "head_dim")
 
 @dataclass(frozen=True)
 class Sizes:
-    """Lengths of the plain axes. ``heads`` and ``kv_heads`` count heads, not channels. Arrays broadcast, for a search."""
+    """Lengths of the plain axes. ``heads`` and ``kv_heads`` count heads, not channels. A search puts arrays in."""
 
     layers: Any
     hidden: Any
@@ -70,7 +71,10 @@ class Keep:
     ffn: Int[Tensor, "l f"]
 
     def along(self, axis: str, layer: int, sizes: Sizes) -> Int[Tensor, "n"]:
-        """Indices of the teacher's tensor to keep along an axis, in its ``layer``-th kept layer; ``sizes`` are the teacher's."""
+        """Indices to keep of the teacher's tensor along an axis, in the ``layer``-th kept layer.
+
+        ``sizes`` are the teacher's.
+        """
         d = sizes.head_dim
         match axis:
             case "hidden":
@@ -94,7 +98,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Kind:
-    """How one family of architectures names things. Names of modules and tensors are relative to a layer or the model."""
+    """How one family of architectures names things; what is inside a layer is named relative to the layer."""
 
     layers: str
     inside: Mapping[str, Axes]
@@ -102,14 +106,11 @@ class Kind:
     attention_out: str
     ffn_out: str
     reading_norms: Sequence[str]  # their outputs are what a layer reads of the hidden channels
-    writing_norms: Sequence[str]  # they norm what a layer is about to add
     final_norm: str
-    embedding: str
     fields: Mapping[str, str]
     square: bool = False  # hidden == heads x head_dim, always
     divides: bool = False  # hidden must be a multiple of heads, though head_dim is explicit
-    scaled_embedding: bool = False  # embeddings are multiplied by sqrt(hidden)
-    norm_from_one: bool = False  # a norm multiplies by 1 + weight
+    scaled_embedding: bool = False  # embeddings are multiplied by sqrt(hidden), norms by 1 + weight (Gemma)
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Anatomy:
     def of(cls, config: PreTrainedConfig) -> Anatomy:
         """The anatomy of a configuration; no weight is allocated.
 
-        Raises BadModel for an architecture that is not in the table, or a variant of one that the table does not describe.
+        Raises BadModel for an architecture that is not in the table, or a variant that the table does not describe.
         """
         kind = _kind(config)
         sizes = _sizes(config, kind)
@@ -138,13 +139,15 @@ class Anatomy:
         outside: dict[str, Axes] = {}
         for name, tensor in model.named_parameters():
             table, found, local = (
-                (kind.inside, inside, name.removeprefix(prefix)) if name.startswith(prefix) else (kind.outside, outside, name)
+                (kind.inside, inside, name.removeprefix(prefix))
+                if name.startswith(prefix)
+                else (kind.outside, outside, name)
             )
             axes = table.get(local)
             if axes is None or tuple(sizes.of(axis) for axis in axes) != tuple(tensor.shape):
                 raise BadModel(
-                    f"{config.model_type}: the tensor {name} {tuple(tensor.shape)} is not as in the models limbeck knows "
-                    f"to cut ({', '.join(SUPPORTED)}), so nothing is cut rather than something wrong"
+                    f"{config.model_type}: the tensor {name} {tuple(tensor.shape)} is not as limbeck knows them, "
+                    "so nothing is cut rather than something wrong; it can still be a teacher, with a --student"
                 )
             found[local] = axes
         tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
@@ -173,23 +176,12 @@ class Anatomy:
         inner = [layer.get_submodule(name) for layer in self.layers_of(model) for name in self.kind.reading_norms]
         return [*inner, model.get_submodule(self.kind.final_norm)]
 
-    def norms(self, model: PreTrainedModel) -> list[nn.Module]:
-        """Every norm over the hidden channels: layer by layer as the kind lists them, the final one last."""
-        names = (*self.kind.reading_norms, *self.kind.writing_norms)
-        inner = [layer.get_submodule(name) for layer in self.layers_of(model) for name in names]
-        return [*inner, model.get_submodule(self.kind.final_norm)]
-
-    @property
-    def norms_per_layer(self) -> int:
-        """How many of `norms` belong to each layer."""
-        return len(self.kind.reading_norms) + len(self.kind.writing_norms)
-
 
 def resized(config: PreTrainedConfig, *, layers: Sequence[int], sizes: Sizes) -> PreTrainedConfig:
-    """The ordinary configuration of a student that keeps these layers and has these sizes (``sizes.layers`` is not read).
+    """The ordinary configuration of a student with these layers of the teacher and these sizes.
 
-    Lists with one entry per layer (sliding or full attention) follow their layers; head_dim is written out, since it no
-    longer follows from the width.
+    Lists with one entry per layer (sliding or full attention) follow their layers; head_dim is written out, since it
+    no longer follows from the width.
     """
     kind = _kind(config)
     written = config.to_dict()
@@ -296,9 +288,7 @@ _LLAMA = Kind(
     attention_out="self_attn.o_proj",
     ffn_out="mlp.down_proj",
     reading_norms=("input_layernorm", "post_attention_layernorm"),
-    writing_norms=(),
     final_norm="model.norm",
-    embedding="model.embed_tokens",
     fields={
         "layers": "num_hidden_layers",
         "hidden": "hidden_size",
@@ -307,11 +297,10 @@ _LLAMA = Kind(
         "ffn": "intermediate_size",
     },
 )
-_GEMMA = _with(_LLAMA, scaled_embedding=True, norm_from_one=True)
+_GEMMA = _with(_LLAMA, scaled_embedding=True)
 _GEMMA2 = _with(
     _GEMMA,
     reading_norms=("input_layernorm", "pre_feedforward_layernorm"),
-    writing_norms=("post_attention_layernorm", "post_feedforward_layernorm"),
     divides=True,
 )
 _GPT2 = Kind(
@@ -340,9 +329,7 @@ _GPT2 = Kind(
     attention_out="attn.c_proj",
     ffn_out="mlp.c_proj",
     reading_norms=("ln_1", "ln_2"),
-    writing_norms=(),
     final_norm="transformer.ln_f",
-    embedding="transformer.wte",
     fields={"layers": "n_layer", "hidden": "n_embd", "heads": "n_head", "ffn": "n_inner"},
     square=True,
 )
@@ -371,9 +358,7 @@ _GPT_NEOX = Kind(
     attention_out="attention.dense",
     ffn_out="mlp.dense_4h_to_h",
     reading_norms=("input_layernorm", "post_attention_layernorm"),
-    writing_norms=(),
     final_norm="gpt_neox.final_layer_norm",
-    embedding="gpt_neox.embed_in",
     fields={
         "layers": "num_hidden_layers",
         "hidden": "hidden_size",

@@ -63,7 +63,7 @@ class LanguageModel:
         rows = embeddings.weight.shape[0]
         if self.vocab > rows:
             raise Mismatch(
-                f"{self.name}: its tokenizer has {self.vocab} tokens, its head only {rows} rows, so some tokens can never be "
+                f"{self.name}: its tokenizer has {self.vocab} tokens, its head only {rows} rows, so some can never be "
                 "predicted; use the tokenizer the model was trained with, or resize_token_embeddings and train first"
             )
 
@@ -126,8 +126,7 @@ class LanguageModel:
 
     @torch.no_grad()
     def verify(self) -> None:
-        """Tries on a few tokens that the head is the whole way to logits, that nothing sees what follows it, and that packed
-        documents do not meet.
+        """Tries on a few tokens that the head is the whole way to logits, and that a token sees its own past alone.
 
         Raises BadModel with the reason if the architecture does something `Outputs` does not describe.
         """
@@ -159,7 +158,9 @@ class LanguageModel:
         half = tokens.shape[1] // 2
         whole, start = self(_alone(tokens)).hidden[:, :half], self(_alone(tokens[:, :half])).hidden
         if _relative_difference(whole, start) > self._tolerance:
-            raise BadModel(f"{self._refused()}: its tokens see those that follow them, so it is no causal language model")
+            raise BadModel(
+                f"{self._refused()}: its tokens see those that follow them, so it is no causal language model"
+            )
 
     def _verify_packing(self, tokens: Int[Tensor, "1 T"]) -> None:
         half = tokens.shape[1] // 2
@@ -195,13 +196,19 @@ def load_config(name: str | Path) -> PreTrainedConfig:
             ) from error
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     named = list(getattr(config, "architectures", None) or [])
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder or (named and not known & set(named)):
+    if (
+        type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+        or config.is_encoder_decoder
+        or (named and not known & set(named))
+    ):
         raise BadModel(
             f"{folder}: expected a causal language model, got {' '.join(named) or config.model_type}; "
             "give a decoder such as LlamaForCausalLM or GPT2LMHeadModel"
         )
     if getattr(config, "quantization_config", None) is not None:
-        raise BadModel(f"{folder}: its weights are quantised, which limbeck cannot cut or train; give the unquantised model")
+        raise BadModel(
+            f"{folder}: its weights are quantised, which limbeck cannot cut or train; give the unquantised model"
+        )
     return config
 
 
@@ -210,8 +217,8 @@ def load(
 ) -> LanguageModel:
     """A model from a local folder, a hub id or `builtin:NAME`; frozen and in eval mode unless it is to ``train``.
 
-    Raises BadModel for whatever is wrong with the folder, its weights or its architecture, Mismatch for a tokenizer with
-    more tokens than the head has rows. What a configuration leaves out is never filled with random weights.
+    Raises BadModel for whatever is wrong with the folder, its weights or its architecture, Mismatch for a tokenizer
+    with more tokens than the head has rows. What the weights leave out is never filled with random numbers.
     """
     folder = resolve(name)
     config = load_config(folder)
@@ -249,7 +256,7 @@ def build(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float32) -> Pr
 
 
 def save(model: LanguageModel, folder: str | Path, *, card: str | None = None) -> None:
-    """Writes an ordinary Hugging Face folder: safetensors, configuration, tokenizer, the lineage and a card if there are.
+    """Writes an ordinary Hugging Face folder: safetensors, configuration, tokenizer, and lineage and card if any.
 
     Written beside and renamed, so a folder of that name is always whole. An older one is replaced.
     """
@@ -272,7 +279,9 @@ def save(model: LanguageModel, folder: str | Path, *, card: str | None = None) -
         partial.rename(target)
         shutil.rmtree(older, ignore_errors=True)
     except OSError as error:
-        raise BadFolder(f"{target}: the model could not be written ({error}); free space or give another folder") from error
+        raise BadFolder(
+            f"{target}: the model could not be written ({error}); free space or give another folder"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -311,7 +320,8 @@ def _load_weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) ->
         key, found, expected = mismatched[0]
         raise BadModel(
             f"{folder}: config.json and weights do not belong together: {key} should be {tuple(expected)} by the "
-            f"configuration, the weights have {tuple(found)} ({len(mismatched)} such tensors); restore the config.json saved with them"
+            f"configuration, the weights have {tuple(found)} ({len(mismatched)} such tensors); "
+            "restore the config.json that was saved with them"
         )
     if missing:
         raise BadModel(

@@ -33,10 +33,14 @@ def resolve(name: str | Path, *, weights: bool = True) -> Path:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise BadModel(f"{text}: expected the folder of a model, got a file; give the folder that holds its config.json")
+        raise BadModel(
+            f"{text}: expected the folder of a model, got a file; give the folder that holds its config.json"
+        )
     looks_local = text.startswith(("/", ".", "~")) or text.count("/") > 1 or not text or "\\" in text
     if looks_local:
-        raise BadModel(f"{text!r}: no such folder; --teacher and --student take a model folder, a hub id or builtin:NAME")
+        raise BadModel(
+            f"{text!r}: no such folder; --teacher and --student take a model folder, a hub id or builtin:NAME"
+        )
     return _hub(text, _DESCRIPTION + (_WEIGHTS if weights else []))
 
 
@@ -69,7 +73,9 @@ def check_weights(folder: Path) -> None:
     elif index.is_file():
         for shard in _shards(index):
             if not (folder / shard).is_file():
-                raise BadModel(f"{folder}: {index.name} names the weights {shard}, which are not there; copy them again")
+                raise BadModel(
+                    f"{folder}: {index.name} names the weights {shard}, which are not there; copy them again"
+                )
             _check_length(folder / shard)
     else:
         _refuse_without_safetensors(folder)
@@ -79,8 +85,8 @@ def _refuse_without_safetensors(folder: Path) -> None:
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
         raise BadModel(
-            f"{folder}: expected safetensors, found pickled weights only ({pickles[0]}); unpickling can run any code, so "
-            "limbeck does not. If you trust the file, convert it once: "
+            f"{folder}: expected safetensors, found pickled weights only ({pickles[0]}); unpickling can run any code, "
+            "so limbeck does not. If you trust the file, convert it once: "
             "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
         )
     raise BadModel(
@@ -93,10 +99,14 @@ def _shards(index: Path) -> list[str]:
     try:
         names = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BadModel(f"{index}: expected JSON with a weight_map of tensor to file ({error}); copy it again") from error
+        raise BadModel(
+            f"{index}: expected JSON with a weight_map of tensor to file ({error}); copy it again"
+        ) from error
     for name in names:
         if Path(name).name != name:
-            raise BadModel(f"{index}: expected names of files in its own folder, got {name!r}; the index is not to be trusted")
+            raise BadModel(
+                f"{index}: expected names of files in its own folder, got {name!r}; the index is not to be trusted"
+            )
     return sorted(names)
 
 
@@ -112,13 +122,15 @@ def _check_length(path: Path) -> None:
             except ValueError:
                 header = None
     if not isinstance(header, dict):
-        raise BadModel(f"{path}: expected safetensors, its header is cut off or no JSON ({size} bytes); copy the file again")
+        raise BadModel(
+            f"{path}: expected safetensors, its header is cut off or no JSON ({size} bytes); copy the file again"
+        )
     tensors = [value for key, value in header.items() if key != "__metadata__"]
     data = max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
     if size != 8 + length + data:
         raise BadModel(
-            f"{path}: expected {8 + length + data} bytes by its header, the file has {size}: it is truncated or damaged; "
-            "copy or download it again"
+            f"{path}: expected {8 + length + data} bytes by its header, the file has {size}: it is truncated or "
+            "damaged; copy or download it again"
         )
 
 
@@ -128,13 +140,15 @@ def _builtin(name: str) -> Path:
     if name and Path(name).name == name and folder.is_dir():
         return folder
     known = sorted(entry.name for entry in root.iterdir() if (entry / "config.json").is_file()) if root.is_dir() else []
-    raise BadModel(f"{BUILTIN}{name}: no such built-in model; there is {', '.join(known) or 'none in this installation'}")
+    raise BadModel(
+        f"{BUILTIN}{name}: no such built-in model; there is {', '.join(known) or 'none in this installation'}"
+    )
 
 
 def _hub(name: str, patterns: list[str]) -> Path:
     # Imported here: a local model needs nothing of it.
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))

@@ -23,9 +23,9 @@ from limbeck.models.load import build
 MICRO_TOKENS = {"cpu": 1024, "cuda": 16384}
 LOGITS_BUFFER = {"cpu": (128, 1024, 2**23), "cuda": (256, 8192, 2**26)}
 
-# How much element-wise work goes with each byte that the forward pass keeps, as bytes written by a plain product of large
-# vectors. Ours: on one thread a step took, beyond its matrix products, 3.9 to 5.5 ns for each such byte (0.1M to 10M
-# parameters, 5 runs) where such a product wrote 5.1 GB/s.
+# How much element-wise work goes with each byte that the forward pass keeps, as bytes written by a plain product of
+# large vectors. Ours: on one thread a step took, beyond its matrix products, 3.9 to 5.5 ns for each such byte (0.1M to
+# 10M parameters, 5 shapes) where such a product wrote 5.1 GB/s.
 _PASSES = 24
 
 # Python, torch, Transformers and Arrow themselves; on a GPU the context and its kernels.
@@ -199,7 +199,9 @@ def _chunk_bytes(student: Size, teacher: Size | None, *, micro: int, kind: str) 
 
 def measure_rates(size: Size, *, dtype: torch.dtype, device: torch.device, seconds: float = 0.2) -> Rates:
     """The rates of this device for a model of this size, measured for ``seconds`` each: the best of what was seen."""
-    m, k, n = (4096 if device.type == "cuda" else 1024), size.hidden, size.ffn
+    m, k, n = 4096, size.hidden, size.ffn
+    if device.type != "cuda":  # nothing is gained by products that take seconds
+        m, k, n = 512, min(k, 1024), min(n, 2048)
     a, b = torch.ones(m, k, dtype=dtype, device=device), torch.ones(k, n, dtype=dtype, device=device)
     # Too large for the caches. Into memory that is there: fresh pages cost what the allocator's mood makes them cost.
     x = torch.ones(2**26 if device.type == "cuda" else 2**22, dtype=dtype, device=device)
@@ -209,13 +211,13 @@ def measure_rates(size: Size, *, dtype: torch.dtype, device: torch.device, secon
 
 
 def _best_rate(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Calls a second, the best of groups of four."""
-    best, begun = 0.0, time.perf_counter()
-    while best == 0.0 or time.perf_counter() - begun < seconds:
-        start = time.perf_counter()
-        for _ in range(4):
-            work()
+    """Calls a second: of the fastest call, since what else runs on the machine only slows."""
+    work()  # the first call pays for pages and kernels
+    best, calls, begun = 0.0, 0, time.perf_counter()
+    while calls < 5 or time.perf_counter() - begun < seconds:
+        calls, start = calls + 1, time.perf_counter()
+        work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        best = max(best, 4 / (time.perf_counter() - start))
+        best = max(best, 1 / (time.perf_counter() - start))
     return best

@@ -5,7 +5,7 @@ from limbeck.probes.cost import cost
 from limbeck.probes.fidelity import fidelity
 from limbeck.probes.interval import Interval, bootstrap, difference_interval, mean_interval
 from limbeck.probes.likelihood import likelihood
-from limbeck.probes.measure import Measurements, measure
+from limbeck.probes.measurements import Measurements, measure
 from limbeck.probes.samples import samples
 from limbeck.probes.surprises import Surprise, in_words
 

@@ -1,7 +1,8 @@
 """Whether a model is as often right as it is sure: expected calibration error of its most likely token.
 
-Noise in a bin counts as miscalibration, so the error of a perfectly calibrated model is above 0 and falls with more text:
-compare models on the same documents only. Resampling adds the same noise once more; the interval is moved back by that.
+Noise in a bin counts as miscalibration, so the error of a perfectly calibrated model is above 0 and falls with more
+text: compare models on the same documents only. Resampling adds the same noise once more; the interval is moved back by
+that.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from limbeck.probes.interval import bootstrap
-from limbeck.probes.measure import BINS, Measurements
+from limbeck.probes.measurements import BINS, Measurements
 from limbeck.types import Reading
 
 
 def calibration(model: str, runs: Sequence[Measurements], *, seed: int | None = None) -> list[Reading]:
-    """Expected calibration error over 15 equal bins of confidence (Guo et al. 2017, arXiv 1706.04599, eq. 3), and accuracy."""
+    """Expected calibration error over 15 equal bins of confidence, and accuracy (Guo et al., arXiv 1706.04599, eq. 3)."""
     columns = np.stack([run.bins.reshape(len(run.bins), BINS * 3) for run in runs])
 
     def statistic(total: np.ndarray) -> np.ndarray:
@@ -29,6 +30,14 @@ def calibration(model: str, runs: Sequence[Measurements], *, seed: int | None = 
     return [
         Reading(model, "calibration", "ece", error.value, "share", error.n, max(0.0, error.low), error.high, seed),
         Reading(
-            model, "calibration", "top1_accuracy", accuracy.value, "share", accuracy.n, accuracy.low, accuracy.high, seed
+            model,
+            "calibration",
+            "top1_accuracy",
+            accuracy.value,
+            "share",
+            accuracy.n,
+            accuracy.low,
+            accuracy.high,
+            seed,
         ),
     ]

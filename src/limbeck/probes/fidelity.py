@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from limbeck.probes.interval import bootstrap
-from limbeck.probes.measure import Measurements
+from limbeck.probes.measurements import Measurements
 from limbeck.types import Reading
 
 _NAMES = (

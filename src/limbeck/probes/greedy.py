@@ -1,7 +1,7 @@
 """A model writing on from a prompt, the likeliest token each time, with a key-value cache.
 
-A generator rather than `generate`: what is timed is the model and nothing else, the end token is ours to heed or not, and
-rows of the head beyond the tokenizer are never chosen.
+A generator rather than `generate`: what is timed is the model and nothing else, the end token is ours to heed or not,
+and rows of the head beyond the tokenizer are never chosen.
 """
 
 from __future__ import annotations

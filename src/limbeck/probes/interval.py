@@ -17,7 +17,18 @@ from jaxtyping import Float
 
 RESAMPLES = 2000
 _CELLS = 2**21  # of one block of resampling counts: 16 MB
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # two-sided 95 %, 1 to 10 degrees of freedom
+_T = (
+    12.706,
+    4.303,
+    3.182,
+    2.776,
+    2.571,
+    2.447,
+    2.365,
+    2.306,
+    2.262,
+    2.228,
+)  # two-sided 95 %, 1 to 10 degrees of freedom
 _Z = 1.959964
 
 Statistic = Callable[[Float[np.ndarray, "*draws columns"]], Float[np.ndarray, "*draws statistics"]]
@@ -66,7 +77,8 @@ def bootstrap(
 
     A document whose columns are all 0 was not read and does not count. Percentiles over resampled documents are widened
     as Student's t would, which matters below some 30 documents; the seeds' share is added in squares. ``debias`` moves
-    the bounds by what resampling alone adds to the statistic: needed where noise counts one way, as in an absolute value.
+    the bounds by what resampling alone adds to the statistic: needed where noise counts one way, as in an absolute
+    value.
     """
     runs = np.asarray(runs, dtype=np.float64)
     runs = runs[:, (runs != 0).any(axis=(0, 2))]

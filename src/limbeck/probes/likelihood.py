@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from limbeck.probes.interval import bootstrap
-from limbeck.probes.measure import Measurements
+from limbeck.probes.measurements import Measurements
 from limbeck.types import Reading
 
 

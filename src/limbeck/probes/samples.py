@@ -50,7 +50,9 @@ def _continuation(model: LanguageModel, prompt: list[int], new: int) -> str:
     model.model.eval()
     try:
         ends = _ends(model)
-        return _added(model, prompt, list(takewhile(lambda token: token not in ends, islice(write_on(model, prompt), new))))
+        return _added(
+            model, prompt, list(takewhile(lambda token: token not in ends, islice(write_on(model, prompt), new)))
+        )
     finally:
         model.model.train(training)
 

@@ -1,8 +1,8 @@
-"""Where a student differs most from its teacher: the predictions of largest KL(teacher || student), in their context."""
+"""Where a student differs most from its teacher: the predictions of largest KL(teacher || student), in context."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ Ranked = tuple[tuple[int, float], ...]  # tokens and their probabilities, the li
 
 @dataclass(frozen=True)
 class Surprise:
-    """One prediction: KL(teacher || student) in nats, the text around it as token ids, and what either model expected."""
+    """One prediction: KL(teacher || student) in nats, the token ids around it, and what either model expected."""
 
     kl: float
     document: int
@@ -29,6 +29,13 @@ class Surprise:
     after: tuple[int, ...]
     teacher_top: Ranked
     student_top: Ranked
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Surprise:
+        """Out of JSON, which has lists for tuples."""
+        teacher_top, student_top = (tuple((t, p) for t, p in row[key]) for key in ("teacher_top", "student_top"))
+        before, after = tuple(row["before"]), tuple(row["after"])
+        return cls(row["kl"], row["document"], before, row["token"], after, teacher_top, student_top)
 
 
 class Surprises:

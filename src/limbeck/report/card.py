@@ -22,10 +22,17 @@ _MODELS = ("teacher", "cut", "student", "cut+ce")
 
 
 def model_card(run: Mapping[str, Any], readings: Sequence[Reading]) -> str:
-    """A model card in Markdown with YAML front matter, from run.json and the readings. What is not known is left out."""
+    """A model card in Markdown with YAML front matter, from run.json and the readings; without what is not known."""
     teacher, student = run.get("teacher") or {}, run.get("student") or {}
     name = teacher.get("name", "an unnamed teacher")
-    front = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags:", "- distillation", "- limbeck"]
+    front = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags:",
+        "- distillation",
+        "- limbeck",
+    ]
     # A JSON string is a YAML string, whatever a name holds.
     front += [f"base_model: {json.dumps(name)}"] if _is_hub_id(name) else []
     body = ["---", "", f"# Student of {_plain(name)}", "", _origin(run, student, teacher), ""]
@@ -65,7 +72,10 @@ def _table(readings: Sequence[Reading]) -> list[str]:
     return [
         "| | " + " | ".join(label(model) for model in models) + " |",
         "|---|" + "---|" * len(models),
-        *(f"| {name} | " + " | ".join(_value(found.get((model, key))) for model in models) + " |" for key, name in rows),
+        *(
+            f"| {name} | " + " | ".join(_value(found.get((model, key))) for model in models) + " |"
+            for key, name in rows
+        ),
         "",
         f"± is half of a 95 % interval over {n} held-out documents.",
     ]

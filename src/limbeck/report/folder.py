@@ -1,4 +1,7 @@
-"""What a run's folder holds, read for its report: everything is optional, and a last line cut short by a kill is left out."""
+"""What a run's folder holds, read for its report.
+
+All but run.json is optional, and a last line that a kill cut short is left out.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ class RunFolder:
     def read(cls, folder: Path) -> RunFolder:
         """Reads a folder. Raises BadFolder where it holds no run, or a file of it is no JSON."""
         if not (folder / "run.json").is_file():
-            raise BadFolder(f"{folder} holds no run.json, so there is nothing to report: give the --out folder of a run")
+            raise BadFolder(
+                f"{folder} holds no run.json, so there is nothing to report: give the --out folder of a run"
+            )
         return cls(
             run=_json(folder / "run.json", {}),
             readings=[_reading(row) for row in _lines(folder / "readings.jsonl")],
@@ -65,6 +70,7 @@ def _curves(folder: Path) -> list[Curve]:
 def _reading(row: Mapping[str, Any]) -> Reading:
     """A row of readings.jsonl; JSON has no NaN, so a number that is null was one."""
     numbers = {"value", "low", "high"}
+    found: dict[str, Any]
     found = {field.name: row.get(field.name) for field in fields(Reading)}
     return Reading(**{key: math.nan if key in numbers and value is None else value for key, value in found.items()})
 
@@ -95,6 +101,6 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _damaged(path: Path, error: ValueError, where: str = "") -> BadFolder:
     return BadFolder(
-        f"{path}{where}: expected JSON as limbeck wrote it ({error}). The file was changed or damaged: run the command of "
-        "the run again, or take the file away to have the report without it."
+        f"{path}{where}: expected JSON as limbeck wrote it ({error}). The file was changed or damaged: run the command "
+        "of the run again, or take the file away to have the report without it."
     )

@@ -42,7 +42,13 @@ _COSTS = (
     ("prefill, tokens/s", "prefill", count),
     ("decode, tokens/s", "decode", count),
 )
-_AXES = (("layers", "layers"), ("hidden", "hidden width"), ("heads", "heads"), ("kv_heads", "key-value heads"), ("ffn", "FFN width"))
+_AXES = (
+    ("layers", "layers"),
+    ("hidden", "hidden width"),
+    ("heads", "heads"),
+    ("kv_heads", "key-value heads"),
+    ("ffn", "FFN width"),
+)
 
 
 @dataclass(frozen=True)
@@ -66,14 +72,20 @@ def write_report(folder: Path) -> Path:
         beside.replace(target)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise BadFolder(f"{target} could not be written ({error.strerror}): free space or make the folder writable") from error
+        raise BadFolder(
+            f"{target} could not be written ({error.strerror}): free space or make the folder writable"
+        ) from error
     return target
 
 
 def render(found: RunFolder) -> str:
     """The page as text."""
     environment = Environment(
-        loader=PackageLoader("limbeck", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("limbeck", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     run = found.run
     return environment.get_template("page.html").render(
@@ -135,7 +147,9 @@ def _tiles(found: RunFolder) -> list[tuple[str, str, str]]:
         tiles.append(("held-out nats per token", f"{student.value:.3f}", beside))
     for difference in found.verdict.get("differences", []):
         if difference["name"] == "gap_closed" and difference["value"] is not None:
-            beside = f"{share(difference['low'])} to {share(difference['high'])}" if difference["low"] is not None else ""
+            beside = (
+                f"{share(difference['low'])} to {share(difference['high'])}" if difference["low"] is not None else ""
+            )
             tiles.append(("of the gap to the teacher closed", share(difference["value"]), beside))
     student, teacher = (found.reading(model, "decode") for model in ("student", "teacher"))
     if student and teacher:
@@ -165,7 +179,9 @@ def _models(found: RunFolder) -> list[dict[str, Any]]:
 
 def _parameters(found: RunFolder, model: str) -> str:
     """The baselines have the student's shape, so its count stands for those that were not counted."""
-    reading = found.reading(model, "parameters") or (found.reading("student", "parameters") if model != "teacher" else None)
+    reading = found.reading(model, "parameters") or (
+        found.reading("student", "parameters") if model != "teacher" else None
+    )
     return count(reading.value) if reading else "–"
 
 
@@ -201,7 +217,11 @@ def _mark(value: float, low: float, high: float, start: float, span: float) -> M
 
 def _differences(differences: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Gains of the student in nats, on a scale with 0 in it; what gives no interval has no mark."""
-    gains = [difference for difference in differences if difference["unit"] == "nats/token" and difference["value"] is not None]
+    gains = [
+        difference
+        for difference in differences
+        if difference["unit"] == "nats/token" and difference["value"] is not None
+    ]
     ends = [0.0, *(d[key] for d in gains for key in ("value", "low", "high") if d[key] is not None)]
     start, span = min(ends), (max(ends) - min(ends)) or 1.0
     rows = []
@@ -218,7 +238,11 @@ def _differences(differences: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
                 "mark": mark,
                 "zero": round(3 + 94 * -start / span, 2),
                 "state": state,
-                "says": {"better": "the student is better", "worse": "the student is worse", "open": "no difference we can see"}[state],
+                "says": {
+                    "better": "the student is better",
+                    "worse": "the student is worse",
+                    "open": "no difference we can see",
+                }[state],
             }
         )
     return rows
@@ -237,7 +261,9 @@ def _surprises(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _shape(run: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(axis, teacher's, student's)."""
     teacher, student = (_sizes((run.get(key) or {}).get("shape")) for key in ("teacher", "student"))
-    rows = [(name, teacher.get(key, "–"), student.get(key, "–")) for key, name in _AXES if key in teacher or key in student]
+    rows = [
+        (name, teacher.get(key, "–"), student.get(key, "–")) for key, name in _AXES if key in teacher or key in student
+    ]
     counts = [(run.get(key) or {}).get("parameters") for key in ("teacher", "student")]
     if any(counts):
         teachers, students = (count(number) if number else "–" for number in counts)
@@ -276,7 +302,7 @@ def _costs(found: RunFolder) -> list[tuple[str, str, str, str]]:
 def _ranged(reading: Reading | None, form: Any) -> str:
     if reading is None:
         return "–"
-    if reading.low == reading.high:
+    if not reading.low < reading.high:  # no range, or none known
         return str(form(reading.value))
     return f"{form(reading.value)} ({form(reading.low)} to {form(reading.high)})"
 

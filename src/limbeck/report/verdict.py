@@ -1,11 +1,12 @@
 """Whether distilling paid, in words: against cross-entropy, a fresh start and the bare cut, at equal tokens.
 
-Every claim is a difference of two models on the same documents with a 95 % interval. A difference whose interval holds 0
-is called inconclusive, one against the student is said as plainly as one for it, and what was not run is named.
+Every claim is a difference of two models on the same documents with a 95 % interval. A difference whose interval holds
+0 is called inconclusive, one against the student is said as plainly as one for it, and what was not run is named.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from limbeck.errors import Mismatch
 from limbeck.probes.interval import Interval, bootstrap, difference_interval
-from limbeck.probes.measure import Measurements
+from limbeck.probes.measurements import Measurements
 from limbeck.report.words import plus_minus, share
 
 _AGAINST = {
@@ -27,7 +28,7 @@ _AGAINST = {
 
 @dataclass(frozen=True)
 class Difference:
-    """What the student gained over another arm: nats per token (positive: the student is better), or a share of a gap."""
+    """What the student gained over another arm: nats per token (above 0 it is better), or the share of a gap."""
 
     name: str
     value: float
@@ -68,8 +69,8 @@ def verdict(
 ) -> Verdict:
     """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut" there are.
 
-    Each arm is a list of measurements, one a seed; seed k of two arms is compared with seed k. Raises Mismatch where two
-    arms were not measured on the same documents.
+    Each arm is a list of measurements, one a seed; seed k of two arms is compared with seed k. Raises Mismatch where
+    two arms were not measured on the same documents.
     """
     found = {name: _gain(arms["student"], arms[name], name) for name in _AGAINST if arms.get(name)}
     differences = [difference for difference, _ in found.values()]
@@ -81,7 +82,9 @@ def verdict(
         closed, words = _gap_closed(arms["cut"], arms["student"], teacher)
         sentences.append(words)
         differences += [closed] if closed else []
-    notes = [_sentence("the student", found[name][1], name) for name in ("cut+ce@flops", "fresh+kd", "cut") if name in found]
+    notes = [
+        _sentence("the student", found[name][1], name) for name in ("cut+ce@flops", "fresh+kd", "cut") if name in found
+    ]
     if student_parameters and teacher_parameters and "cut+ce@flops" not in found:
         notes.append(_compute(method, student_parameters, teacher_parameters))
     seeds = main[0].seeds if main else len(arms["student"])
@@ -98,16 +101,14 @@ def _gain(student: Sequence[Measurements], other: Sequence[Measurements], name: 
     return _difference(f"{name} - student", "nats/token", gain, len(pairs)), gain
 
 
-def _pairs(
-    a: Sequence[Measurements], b: Sequence[Measurements], name: str
-) -> list[tuple[Measurements, Measurements]]:
+def _pairs(a: Sequence[Measurements], b: Sequence[Measurements], name: str) -> list[tuple[Measurements, Measurements]]:
     """Seed by seed. The bare cut is not trained, so one serves all seeds; otherwise the seeds both have."""
     for run in (*a, *b):
         if run.tokens.shape != a[0].tokens.shape or not np.array_equal(run.tokens, a[0].tokens):
             raise Mismatch(
-                f"the student was measured on {a[0].tokens.sum():.0f} tokens of {_documents(a[0])} documents, {name} on "
-                f"{run.tokens.sum():.0f} of {_documents(run)}, and not the same: models can only be compared on the same "
-                "held-out documents. Measure both again with the same --eval-data and --length."
+                f"the student was measured on {a[0].tokens.sum():.0f} tokens of {_documents(a[0])} documents, {name} "
+                f"on {run.tokens.sum():.0f} of {_documents(run)}, and not the same: models can only be compared on the "
+                "same held-out documents. Measure both again with the same --eval-data and --length."
             )
     if len(b) == 1 and name in ("cut", "teacher"):
         return [(run, b[0]) for run in a]
@@ -128,7 +129,10 @@ def _gap_closed(
     difference = _difference("gap_closed", "share", closed, len(pairs))
     bounds = f" ({100 * closed.low:.0f} to {share(closed.high)})"
     if closed.value > 1:
-        return difference, f"the student is past the teacher: {share(closed.value)} of the gap between cut and teacher closed{bounds}"
+        return (
+            difference,
+            f"the student is past the teacher: {share(closed.value)} of the gap between cut and teacher closed{bounds}",
+        )
     if closed.value < 0:
         return difference, "training left the student further from the teacher than the bare cut was"
     return difference, f"{share(closed.value)} of the gap to the teacher closed{bounds}"
@@ -141,8 +145,8 @@ def _outcome(gain: Interval) -> str:
 def _sentence(subject: str, gain: Interval, name: str, *, lament: str = "") -> str:
     """What a gain over another arm says; the interval decides which of four sentences."""
     long, short = _AGAINST[name]
-    if gain.half != gain.half:
-        return f"{subject}: {gain.value:+.3f} nats over {long}, on {gain.n} document, which gives no interval: inconclusive"
+    if math.isnan(gain.half):
+        return f"{subject}: {gain.value:+.3f} nats over {long} on 1 document, which gives no interval: inconclusive"
     match _outcome(gain):
         case "better":
             return f"{subject} gained {plus_minus(gain.value, gain.half)} nats over {long}"
@@ -163,8 +167,8 @@ def _compute(method: str, student: int, teacher: int) -> str:
     """The arithmetic of equal compute: 6 N a token to train, 2 N to run the teacher."""
     ratio = (6 * student + 2 * teacher) / (6 * student)
     return (
-        f"equal tokens are not equal compute: each token of {method} also cost a forward pass of the teacher, for which "
-        f"cross-entropy could have read {ratio:.1f} times as many tokens"
+        f"equal tokens are not equal compute: each token of {method} also cost a forward pass of the teacher, with "
+        f"which cross-entropy could have read {ratio:.1f} times as many tokens"
     )
 
 

@@ -47,8 +47,10 @@ class Metrics:
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
 
-    def close(self) -> None:
-        """Closes the file."""
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         with writing(self._path):
             self._file.close()
 

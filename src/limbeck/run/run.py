@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -72,8 +72,11 @@ class Run:
         )
         moving = Moving(self.student.model, optimizer, self.objective)
         step, tokens = self._resume(moving)
-        metrics = Metrics(self.folder / "metrics.jsonl", step=step) if self.world.first else None
-        with progress(self.label, self.plan.steps, done=step, speak=self.world.first) as reporter, _signals() as caught:
+        with (
+            Metrics(self.folder / "metrics.jsonl", step=step) if self.world.first else nullcontext() as metrics,
+            progress(self.label, self.plan.steps, done=step, speak=self.world.first) as reporter,
+            _signals() as caught,
+        ):
             while step < self.plan.steps:
                 start = time.perf_counter()
                 lr = self._set_learning_rate(optimizer, step)
@@ -94,8 +97,6 @@ class Run:
                         "the same command continues from there",
                         number,
                     )
-        if metrics:
-            metrics.close()
         self.student.model.eval()
 
     def _resume(self, moving: Moving) -> tuple[int, int]:

@@ -1,8 +1,10 @@
 """Cuts a student out of a teacher: fewer layers, heads, FFN neurons and hidden channels, the rest copied.
 
 The student is an ordinary model of the teacher's architecture, with an ordinary configuration. What surprises: a norm
-divides by the root mean square over all channels, so keeping the large ones alone changes what every norm gives.
-`_norm_factors` undoes that on the calibration sample.
+divides by the root mean square over all channels, so keeping the large ones alone changes what every norm gives, and
+yet norms are left as they are. Scaling them by what their divisor changed on the calibration sample was no better right
+after the cut: with a 260k Llama of stories from 64 to 56, 48, 32 channels 2.17, 3.54, 4.82 nats against 2.21, 3.51,
+4.72 without, and in a 3-layer, 48-channel cut 6.35 against 5.97 (activation scores, held-out stories, teacher at 1.23).
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ Student = LanguageModel
 def cut(teacher: LanguageModel, *, shape: Shape, scores: Scores) -> Student:
     """A trainable student of this shape made of the teacher's highest-scored units; the teacher is left as it is.
 
-    Its ``lineage`` says which layers, heads, neurons and channels were kept (the teacher's indices, ascending). Cutting to
-    the teacher's own shape gives the teacher's own logits, bit by bit. Raises BadShape where the shape cannot be cut.
+    Its ``lineage`` says which layers, heads, neurons and channels were kept (the teacher's indices, ascending). Cutting
+    to the teacher's own shape gives its own logits, bit by bit. Raises BadShape where the shape cannot be cut.
     """
     check(teacher.config, shape)
     anatomy = Anatomy.of(teacher.config)
@@ -41,12 +43,8 @@ def cut(teacher: LanguageModel, *, shape: Shape, scores: Scores) -> Student:
     theirs = dict(teacher.model.named_parameters())
     for name, parameter in model.named_parameters():
         parameter.copy_(_kept(name, theirs, keep, anatomy))
-    if shape.hidden < anatomy.sizes.hidden:
-        factors = _norm_factors(scores.moments, keep, anatomy)
-        for norm, factor in zip(anatomy.norms(model), factors.tolist(), strict=True):
-            _scale_norm(norm, factor, from_one=anatomy.kind.norm_from_one)
-        if anatomy.kind.scaled_embedding:
-            _keep_embedding_scale(model, anatomy, (anatomy.sizes.hidden / shape.hidden) ** 0.5)
+    if anatomy.kind.scaled_embedding and shape.hidden < anatomy.sizes.hidden:
+        _keep_embedding_scale(model, anatomy, (anatomy.sizes.hidden / shape.hidden) ** 0.5)
     model.generation_config = copy.deepcopy(teacher.model.generation_config)
     lineage = {"teacher": teacher.name, "method": scores.method, "shape": asdict(shape), "kept": _listed(keep)}
     return LanguageModel(model.requires_grad_(True).train(), teacher.tokenizer, f"{teacher.name}-cut", lineage)
@@ -81,7 +79,7 @@ def _best(scores: Float[Tensor, "*rows n"], count: int) -> Int[Tensor, "*rows k"
 def _best_layers(scores: Float[Tensor, "L"], count: int) -> Int[Tensor, "l"]:
     """Ascending indices of the layers to keep: the first and the last go only after all others.
 
-    They look least like their neighbours' work (reading embeddings, writing logits), which influence alone does not see.
+    Their work is like no other layer's (reading embeddings, preparing logits), which influence alone does not see.
     """
     guarded = scores.clone()
     ends = torch.tensor([0, len(scores) - 1], device=scores.device)
@@ -104,22 +102,6 @@ def _kept(name: str, theirs: dict[str, nn.Parameter], keep: Keep, anatomy: Anato
     return tensor
 
 
-def _norm_factors(moments: Float[Tensor, "N D"], keep: Keep, anatomy: Anatomy) -> Float[Tensor, "n"]:
-    """What each norm of the student is multiplied by: its divisor over the kept channels, by that over all of them."""
-    per_layer = anatomy.norms_per_layer
-    inner = keep.layers[:, None] * per_layer + torch.arange(per_layer, device=keep.layers.device)
-    rows = torch.cat([inner.flatten(), torch.tensor([len(moments) - 1], device=keep.layers.device)])
-    kept = moments[rows]
-    return (kept[:, keep.hidden].mean(-1) / kept.mean(-1).clamp_min(1e-30)).sqrt()
-
-
-def _scale_norm(norm: nn.Module, factor: float, *, from_one: bool) -> None:
-    """Multiplies what a norm gives, before its bias."""
-    weight = norm.weight
-    assert isinstance(weight, nn.Parameter)
-    weight.copy_((1 + weight) * factor - 1 if from_one else weight * factor)
-
-
 def _keep_embedding_scale(model: PreTrainedModel, anatomy: Anatomy, factor: float) -> None:
     """Undoes that a narrower Gemma multiplies its embeddings by the root of a smaller width.
 
@@ -128,8 +110,9 @@ def _keep_embedding_scale(model: PreTrainedModel, anatomy: Anatomy, factor: floa
     embedding = model.get_input_embeddings().weight
     embedding.mul_(factor)
     if anatomy.tied:
-        final = model.get_submodule(anatomy.kind.final_norm)
-        _scale_norm(final, 1 / factor, from_one=anatomy.kind.norm_from_one)
+        weight = model.get_submodule(anatomy.kind.final_norm).weight
+        assert isinstance(weight, nn.Parameter)
+        weight.copy_((1 + weight) / factor - 1)  # Gemma's norms multiply by 1 + weight
 
 
 def _listed(keep: Keep) -> dict[str, Any]:

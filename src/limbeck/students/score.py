@@ -2,9 +2,9 @@
 
 Two methods and a control. *activation* (Minitron, arXiv 2407.14679, eqs. 1-3): mean size over the positions of a
 sequence, then the Euclidean norm over sequences. *gradient* (arXiv 2311.07052): put a gate of 1 on a unit; its score is
-the mean over sequences of |dL/dgate|. No gate is built: dL/dgate is the sum over positions of activation x dL/dactivation.
-What surprises: the absolute value is taken per sequence, so sequences must not be summed first. *random* is the control
-that any method has to beat.
+the mean over sequences of |dL/dgate|. No gate is built: dL/dgate is the sum over positions of activation times
+dL/dactivation. What surprises: the absolute value is taken per sequence, so sequences must not be summed first.
+*random* is the control that any method has to beat.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,17 +23,15 @@ from limbeck.models.anatomy import Anatomy
 from limbeck.models.load import LanguageModel
 from limbeck.types import Batch
 
-Method = Literal["activation", "gradient", "random"]
-Depth = Literal["influence", "angular"]
+METHODS = ("activation", "gradient", "random")
+DEPTHS = ("influence", "angular")
 
 
 @dataclass(frozen=True)
 class Scores:
     """The more a unit matters, the higher. Scores of one kind compare within a layer.
 
-    ``kv_heads`` are sums over the query heads of a group. ``moments`` are the mean squares (about the mean, for norms that
-    subtract it) of what each norm reads, channel by channel in the order of `Anatomy.norms`: a cut of channels changes
-    what the norm divides by, and these tell by how much.
+    ``kv_heads`` are sums over the query heads of a group.
     """
 
     layers: Float[Tensor, "L"]
@@ -41,7 +39,6 @@ class Scores:
     kv_heads: Float[Tensor, "L KV"]
     ffn: Float[Tensor, "L F"]
     hidden: Float[Tensor, "D"]
-    moments: Float[Tensor, "N D"]
     method: str
 
 
@@ -49,16 +46,16 @@ def score(
     teacher: LanguageModel,
     batches: Iterable[Batch],
     *,
-    method: Method = "activation",
-    depth: Depth = "influence",
+    method: str = "activation",
+    depth: str = "influence",
     seed: int = 0,
 ) -> Scores:
-    """Scores of a teacher's units from a sample of packed rows; each row is a sequence, weight-0 positions do not count.
+    """Scores of a teacher's units from a sample of rows. Each row is a sequence; positions of weight 0 do not count.
 
     Layers: block influence 1 - cos(in, out) (ShortGPT, arXiv 2403.03853) or the angle between them in units of pi
     (arXiv 2403.17887), mean over positions. ``seed`` is read by the random method alone.
     """
-    for given, allowed in ((method, get_args(Method)), (depth, get_args(Depth))):
+    for given, allowed in ((method, METHODS), (depth, DEPTHS)):
         if given not in allowed:
             raise BadSetting(f"importance is scored by one of {', '.join(allowed)}; got {given!r}")
     anatomy = Anatomy.of(teacher.config)
@@ -87,11 +84,13 @@ class _Tally:
         self.anatomy = anatomy
         self.rows = 0
         self.weight = 0.0
-        zeros = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=device)  # noqa: E731
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(*shape, dtype=torch.float64, device=device)
+
         self.influence, self.angle = zeros(sizes.layers), zeros(sizes.layers)
         self.heads, self.ffn = zeros(sizes.layers, sizes.heads), zeros(sizes.layers, sizes.ffn)
         self.hidden = zeros(sizes.layers * len(anatomy.kind.reading_norms) + 1, sizes.hidden)
-        self.moments = zeros(sizes.layers * anatomy.norms_per_layer + 1, sizes.hidden)
 
     def scores(self, method: str, depth: str) -> Scores:
         """The scores of everything seen."""
@@ -105,7 +104,6 @@ class _Tally:
             kv_heads=heads.unflatten(1, (self.anatomy.sizes.kv_heads, -1)).sum(-1),
             ffn=close(self.ffn).float(),
             hidden=close(self.hidden).sum(0).float(),  # over norms
-            moments=(self.moments / self.weight).float(),
             method=method,
         )
 
@@ -118,7 +116,11 @@ def _observe(teacher: LanguageModel, anatomy: Anatomy, row: Batch, tally: _Tally
         "ffn": anatomy.ffn_outs(model),
         "hidden": anatomy.reading_norms(model),
     }
-    with torch.set_grad_enabled(gradient), _watch(anatomy, teacher, row, tally), _tapped(model, taps, gradient) as seen:
+    with (
+        torch.set_grad_enabled(gradient),
+        _turned(anatomy, teacher, row, tally),
+        _tapped(model, taps, gradient) as seen,
+    ):
         outputs = teacher(row)
         weight = row.weight.reshape(-1)
         if gradient:
@@ -162,7 +164,7 @@ def _add_sizes(tally: _Tally, seen: dict[str, list[Tensor]], share: Float[Tensor
 
 @contextmanager
 def _tapped(model: nn.Module, taps: dict[str, list[nn.Module]], gradient: bool) -> Iterator[dict[str, list[Tensor]]]:
-    """Collects the inputs of the "heads" and "ffn" modules and the outputs of the "hidden" ones, in order of modules."""
+    """Collects the inputs of the "heads" and "ffn" modules and the outputs of the "hidden" ones."""
     seen: dict[str, list[Tensor]] = {name: [] for name in taps}
     handles = []
 
@@ -187,8 +189,8 @@ def _tapped(model: nn.Module, taps: dict[str, list[nn.Module]], gradient: bool) 
 
 
 @contextmanager
-def _watch(anatomy: Anatomy, teacher: LanguageModel, row: Batch, tally: _Tally) -> Iterator[None]:
-    """Adds, for one row, how much each layer turns what it reads, and the mean squares that each norm divides by."""
+def _turned(anatomy: Anatomy, teacher: LanguageModel, row: Batch, tally: _Tally) -> Iterator[None]:
+    """Adds, for one row, how much each layer turns what it reads."""
     weight = row.weight[0].double()
     handles = []
 
@@ -202,19 +204,8 @@ def _watch(anatomy: Anatomy, teacher: LanguageModel, row: Batch, tally: _Tally) 
 
         return hook
 
-    def norm_hook(index: int) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any) -> None:
-            x = inputs[0].detach()[0].double()
-            if isinstance(module, nn.LayerNorm):
-                x = x - x.mean(-1, keepdim=True)
-            tally.moments[index] += weight @ x**2
-
-        return hook
-
     for layer, module in enumerate(anatomy.layers_of(teacher.model)):
         handles.append(module.register_forward_hook(layer_hook(layer), with_kwargs=True))
-    for index, module in enumerate(anatomy.norms(teacher.model)):
-        handles.append(module.register_forward_pre_hook(norm_hook(index)))
     try:
         yield
     finally:
@@ -223,7 +214,7 @@ def _watch(anatomy: Anatomy, teacher: LanguageModel, row: Batch, tally: _Tally) 
 
 
 def _shuffled(scores: Scores, seed: int) -> Scores:
-    """The same kinds of scores drawn at random; the moments stay, since they are no choice."""
+    """Scores of the same shapes drawn at random."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(like: Tensor) -> Tensor:
@@ -236,7 +227,6 @@ def _shuffled(scores: Scores, seed: int) -> Scores:
         kv_heads=heads.unflatten(1, (scores.kv_heads.shape[1], -1)).sum(-1),
         ffn=draw(scores.ffn),
         hidden=draw(scores.hidden),
-        moments=scores.moments,
         method="random",
     )
 

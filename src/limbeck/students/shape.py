@@ -1,8 +1,8 @@
 """From a budget of parameters to the shape of a student, and what shapes there are.
 
 A shape is balanced when every axis shrinks by the same ratio; that is what cutting 7B to 3B did in arXiv 2311.07052
-(about 0.75 on each axis). What surprises: embeddings shrink with the width alone, so in small models the common ratio lies
-well below the ratio of the parameters. The search counts exactly, from the table of the anatomy, without building models.
+(about 0.75 on each axis). What surprises: embeddings shrink with the width alone, so how far the axes go for a budget
+depends on the vocabulary. The search counts exactly, from the table of the anatomy, without building models.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def choose(config: PreTrainedConfig, *, parameters: int) -> Shape:
     largest = int(anatomy.count(**asdict(teacher)))
     if parameters > largest:
         raise BadShape(
-            f"the budget of {parameters:,} parameters is more than the teacher's {largest:,}; give fewer, or a larger teacher"
+            f"the budget of {parameters:,} parameters is more than the teacher's {largest:,}; "
+            "give fewer, or a larger teacher"
         )
     smallest = _smallest(anatomy)
     least = int(anatomy.count(**asdict(smallest)))
@@ -133,24 +134,27 @@ def check(config: PreTrainedConfig, shape: Shape) -> None:
     for axis in fields(Shape):
         ours, theirs = getattr(shape, axis.name), getattr(teacher, axis.name)
         if not 1 <= ours <= theirs:
-            raise BadShape(f"{axis.name}={ours} cannot be cut out of the teacher's {axis.name}={theirs}; give 1 to {theirs}")
+            raise BadShape(
+                f"{axis.name}={ours} cannot be cut out of the teacher's {axis.name}={theirs}; give 1 to {theirs}"
+            )
     group = teacher.heads // teacher.kv_heads
     if shape.heads % shape.kv_heads or shape.heads // shape.kv_heads > group:
         options = ", ".join(str(shape.kv_heads * n) for n in range(1, group + 1))
         raise BadShape(
-            f"heads={shape.heads} do not fit kv_heads={shape.kv_heads}: each keeps the same number of its teacher's {group} "
-            f"query heads; give heads one of {options}"
+            f"heads={shape.heads} do not fit kv_heads={shape.kv_heads}: each keeps the same number of the teacher's "
+            f"{group} query heads; give heads one of {options}"
         )
     head_dim = anatomy.sizes.head_dim
     if anatomy.kind.square and shape.hidden != shape.heads * head_dim:
         raise BadShape(
-            f"in {config.model_type} models hidden is heads x {head_dim}, got hidden={shape.hidden} with heads={shape.heads}; "
-            f"give hidden={shape.heads * head_dim}, or other heads"
+            f"in {config.model_type} models hidden is heads x {head_dim}, got hidden={shape.hidden} with "
+            f"heads={shape.heads}; give hidden={shape.heads * head_dim}, or other heads"
         )
     if anatomy.kind.divides and shape.hidden % shape.heads:
         raise BadShape(
-            f"in {config.model_type} models hidden is a multiple of heads, got hidden={shape.hidden} with heads={shape.heads}; "
-            f"give hidden={shape.hidden // shape.heads * shape.heads or shape.heads}, or other heads"
+            f"in {config.model_type} models hidden is a multiple of heads, got hidden={shape.hidden} with "
+            f"heads={shape.heads}; give hidden={shape.hidden // shape.heads * shape.heads or shape.heads}, "
+            "or other heads"
         )
 
 
@@ -189,7 +193,7 @@ def _common_ratio(anatomy: Anatomy, budget: int) -> float:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Candidates along three axes that broadcast (layers, hidden, heads with their key-value heads), and which are legal."""
+    """Candidates along three axes that broadcast (layers, hidden, heads with their kv heads), and which are legal."""
 
     layers: Any
     hidden: Any
@@ -217,7 +221,8 @@ class _Grid:
     def at(self, index: tuple[int, ...], ffn: int) -> Shape:
         """The shape at an index of the broadcast grid."""
         axes = (self.layers, self.hidden, self.heads, self.kv_heads)
-        return Shape(*(int(np.broadcast_to(axis, self.legal.shape)[index]) for axis in axes), ffn=ffn)
+        layers, hidden, heads, kv_heads = (int(np.broadcast_to(axis, self.legal.shape)[index]) for axis in axes)
+        return Shape(layers, hidden, heads, kv_heads, ffn)
 
 
 def _near(values: list[int], wanted: float, window: float) -> list[int]:
@@ -258,4 +263,9 @@ def _deviation(teacher: Shape, ratio: float, grid: _Grid, ffn: int) -> Any:
     attention = squared(grid.heads, teacher.heads)
     if teacher.kv_heads > 1:
         attention = (attention + squared(grid.kv_heads, teacher.kv_heads)) / 2
-    return squared(grid.layers, teacher.layers) + squared(grid.hidden, teacher.hidden) + attention + squared(ffn, teacher.ffn)
+    return (
+        squared(grid.layers, teacher.layers)
+        + squared(grid.hidden, teacher.hidden)
+        + attention
+        + squared(ffn, teacher.ffn)
+    )

@@ -1,20 +1,22 @@
 """One pass of a student, and of its teacher, over held-out batches: sums for each document.
 
-Every reading of likelihood, fidelity and calibration is computed from these sums, and so are differences between models:
-keeping them by document is what makes intervals possible. Positions of weight 0 are left out before the head is applied,
-and logits exist for one chunk of positions at a time.
+Every reading of likelihood, fidelity and calibration is computed from these sums, and so are differences between
+models: keeping them by document is what makes intervals possible. Positions of weight 0 are left out before the head is
+applied, and logits exist for one chunk of positions at a time.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from limbeck.divergence import kl, total_variation
@@ -46,27 +48,31 @@ class Measurements:
     surprises: tuple[Surprise, ...] = ()
 
     def save(self, path: Path) -> None:
-        """Writes the sums as safetensors; surprises are not among them."""
+        """Writes the sums as safetensors, with the surprises as JSON among its metadata."""
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        save_file(arrays, path)
+        save_file(arrays, path, metadata={"surprises": json.dumps([asdict(surprise) for surprise in self.surprises])})
 
     @classmethod
     def load(cls, path: Path) -> Measurements:
         """Reads what `save` wrote."""
-        return cls(**load_file(path))
+        with safe_open(path, framework="numpy") as file:
+            surprises = json.loads(file.metadata()["surprises"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        return cls(**arrays, surprises=tuple(Surprise.of(row) for row in surprises))
 
 
 @torch.no_grad()
 def measure(student: Speaker, teacher: Speaker | None, batches: Iterable[Batch], *, documents: int) -> Measurements:
     """Sums over the predictions of each of ``documents`` documents, and where student and teacher differ most.
 
-    The batches are on the models' device. Raises Mismatch where the two speak different vocabularies, BadCorpus where no
-    prediction has weight.
+    The batches are on the models' device. Raises Mismatch where the two speak different vocabularies, BadCorpus where
+    no prediction has weight.
     """
     if teacher is not None and teacher.vocab != student.vocab:
         raise Mismatch(
-            f"the teacher {teacher.name} speaks {teacher.vocab} tokens, {student.name} speaks {student.vocab}: they can only "
-            "be compared token by token with one tokenizer. Probe them apart, without --teacher, and compare bits per byte."
+            f"the teacher {teacher.name} speaks {teacher.vocab} tokens, {student.name} speaks {student.vocab}: they can "
+            "only be compared token by token with one tokenizer. Probe them apart, without --teacher, and compare bits "
+            "per byte."
         )
     sums = _Sums(documents)
     surprises = Surprises()
@@ -86,8 +92,8 @@ def measure(student: Speaker, teacher: Speaker | None, batches: Iterable[Batch],
             sums.add(columns, batch.document.reshape(-1)[where], batch.weight.reshape(-1)[where])
     if not sums.any:
         raise BadCorpus(
-            f"the held-out text has no token that counts, so {student.name} cannot be measured: give more text, or text "
-            "of its own with --eval-data"
+            f"the held-out text has no token that counts, so {student.name} cannot be measured: give more text, or "
+            "text of its own with --eval-data"
         )
     return Measurements(**sums.arrays(), surprises=surprises.largest())
 
@@ -118,7 +124,10 @@ def _likelihood(log_q: Float[Tensor, "n V"], targets: Int[Tensor, " n"]) -> dict
 
 
 def _fidelity(
-    log_p: Float[Tensor, "n V"], log_q: Float[Tensor, "n V"], divergence: Float[Tensor, " n"], targets: Int[Tensor, " n"]
+    log_p: Float[Tensor, "n V"],
+    log_q: Float[Tensor, "n V"],
+    divergence: Float[Tensor, " n"],
+    targets: Int[Tensor, " n"],
 ) -> dict[str, Tensor]:
     return {
         "teacher_nats": -log_p.gather(-1, targets[:, None]).squeeze(-1),

@@ -1,0 +1,414 @@
+"""Distilling the same student from the same teacher on the same documents: a plain loop, TRL's GKD trainer, limbeck.
+
+    python benchmarks/distil.py                          # every contender three times, in turn
+    python benchmarks/distil.py --documents 320 --repeats 1 --contenders limbeck
+
+Each run is a fresh process with one thread, and what is counted is the CPU time of that process: on a machine that
+others use too, wall time says more about them. What surprises: peak memory is counted from after imports and loading,
+so it is what *training* takes; the steps of every contender are seen by one hook on torch's optimisers, so none is
+changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from setting import LENGTH, Setting, encode, prepare, write_texts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DOCUMENTS_PER_STEP = 8  # padded
+ROWS_PER_STEP = 4  # packed
+LEARNING_RATE = 2e-3
+BETAS = (0.9, 0.95)
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a contender hands back: the models, how many documents' tokens the first step and all steps saw."""
+
+    student: PreTrainedModel
+    teacher: PreTrainedModel
+    tokens: list[int]  # real tokens, of each step
+
+
+@dataclass
+class Meter:
+    """CPU seconds at the end of each optimiser step, and memory above what the loaded models take."""
+
+    ends: list[float] = field(default_factory=list)
+    base: float = 0.0
+
+    def watch(self) -> None:
+        """Sees every optimiser step from here on."""
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        register_optimizer_step_post_hook(lambda *_: self.ends.append(time.process_time()))
+
+    def loaded(self, *models: PreTrainedModel) -> None:
+        """Says that the models are there: what memory is taken now is not training's."""
+        for model in models:
+            for parameter in model.parameters():
+                parameter.detach().sum()  # a mapped file takes memory only once it is read
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # puts the high-water mark back to what is held
+        self.base = _status_mib("VmRSS")
+
+    def peak(self) -> float:
+        """MiB above the models, at most, so far."""
+        return _status_mib("VmHWM") - self.base
+
+
+def plain(folder: Path, setting: Setting, meter: Meter) -> Trained:
+    """The loop that one writes first: pad the documents of a step, full logits of both models, one divergence."""
+    import torch
+    from torch.nn.functional import kl_div
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(setting.student)
+    student, teacher = _models(setting)
+    meter.loaded(student, teacher)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=0.0, fused=True)
+    tokens = []
+    for ids in _steps(encode(_texts(folder / "train.jsonl"), tokenizer)):
+        batch, mask = _pad(ids)
+        log_q = student(input_ids=batch, attention_mask=mask).logits[:, :-1].log_softmax(-1)
+        with torch.no_grad():
+            log_p = teacher(input_ids=batch, attention_mask=mask).logits[:, :-1].log_softmax(-1)
+        weight = mask[:, 1:].float()
+        nats = kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+        loss = (nats * weight).sum() / weight.sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        tokens.append(sum(map(len, ids)))
+    return Trained(student, teacher, tokens)
+
+
+def trl(folder: Path, setting: Setting, meter: Meter) -> Trained:
+    """TRL's GKD trainer, off policy (lmbda 0), forward KL (beta 0), in the order of the documents."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(setting.student)
+    student, teacher = _models(setting)
+    meter.loaded(student, teacher)
+    documents = encode(_texts(folder / "train.jsonl"), tokenizer)
+    # the first token is the prompt; all that follow are learned
+    rows = [{"prompt": "", "input_ids": ids, "completion_mask": [0] + [1] * (len(ids) - 1)} for ids in documents]
+    arguments = GKDConfig(
+        output_dir=str(folder / "trl"),
+        lmbda=0.0,
+        beta=0.0,
+        temperature=1.0,
+        max_length=LENGTH,
+        per_device_train_batch_size=DOCUMENTS_PER_STEP,
+        num_train_epochs=1,
+        train_sampling_strategy="sequential",
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        adam_beta1=BETAS[0],
+        adam_beta2=BETAS[1],
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        bf16=False,
+        gradient_checkpointing=False,
+        use_cpu=True,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=0,
+    )
+    GKDTrainer(
+        model=student,
+        teacher_model=teacher,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    ).train()
+    return Trained(student, teacher, [sum(map(len, ids)) for ids in _steps(documents)])
+
+
+def limbeck(folder: Path, setting: Setting, meter: Meter) -> Trained:
+    """limbeck through its Python API: the documents packed in rows, an epoch of them to the nearest step."""
+    from limbeck.corpora import Rows, build_stores
+    from limbeck.models.load import load
+    from limbeck.objectives import ForwardKL
+    from limbeck.run.run import Plan, Run
+    from limbeck.run.world import alone
+
+    teacher, student = load(setting.teacher), load(setting.student, train=True)
+    meter.loaded(student.model, teacher.model)
+    store, _ = build_stores(
+        str(folder / "train.jsonl"),
+        student.tokenizer,
+        folder / "tokens",
+        end=student.end,
+        eval_source=str(folder / "held_out.jsonl"),
+    )
+    corpus = Rows(store, length=LENGTH)
+    steps = round(store.tokens / LENGTH / ROWS_PER_STEP)
+    plan = Plan(steps=steps, rows=ROWS_PER_STEP, lr=LEARNING_RATE, schedule="constant", weight_decay=0.0)
+    Run(folder / "run", "limbeck", student, teacher, corpus, ForwardKL(), plan, alone()).train()
+    order = Rows(store, length=LENGTH)
+    tokens = [int((order.take(ROWS_PER_STEP).document >= 0).sum()) for _ in range(steps)]
+    return Trained(student.model, teacher.model, tokens)
+
+
+CONTENDERS = {"plain": plain, "trl": trl, "limbeck": limbeck}
+
+
+def run_one(name: str, folder: Path, setting: Setting) -> dict[str, float | int | str]:
+    """Runs a contender in this process and measures it."""
+    if name == "limbeck":
+        import limbeck  # noqa: F401  (as in any program of its users, before torch: it chooses huge pages)
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(0)
+    meter = Meter()
+    meter.watch()
+    trained = CONTENDERS[name](folder, setting, meter)
+    peak, steps = meter.peak(), len(meter.ends)
+    assert steps == len(trained.tokens), f"{name}: {steps} optimiser steps, {len(trained.tokens)} expected"
+    rate = sum(trained.tokens[1:]) / (meter.ends[-1] - meter.ends[0])
+    gemm, flops = gemm_rate(), floor_flops(trained, encode(_texts(folder / "train.jsonl"), _tokenizer(setting)))
+    cross_entropy, divergence = held_out_nats(trained, encode(_texts(folder / "held_out.jsonl"), _tokenizer(setting)))
+    return {
+        "contender": name,
+        "steps": steps,
+        "tokens": sum(trained.tokens),
+        "tokens_per_cpu_s": rate,
+        "floor_share": rate * flops / gemm,
+        "peak_mib": peak,
+        "models_mib": meter.base,
+        "first_step_cpu_s": meter.ends[0],
+        "held_out_ce_nats": cross_entropy,
+        "held_out_kl_nats": divergence,
+        "gemm_gflop_per_cpu_s": gemm / 1e9,
+        "floor_mflop_per_token": flops / 1e6,
+    }
+
+
+def gemm_rate() -> float:
+    """FLOP per CPU second of a square product in float32, the median of many."""
+    import torch
+
+    a, b = torch.randn(2, 1024, 1024)
+    out = torch.empty_like(a)
+    seconds = []
+    for _ in range(40):
+        start = time.process_time()
+        torch.mm(a, b, out=out)
+        seconds.append(time.process_time() - start)
+    return 2 * 1024**3 / statistics.median(seconds)
+
+
+def floor_flops(trained: Trained, documents: list[list[int]]) -> float:
+    """FLOP per real token that no implementation can avoid: 6 N of the student, 2 N of the teacher, and attention.
+
+    N counts the weights of matrix products, the head among them (tied to the embeddings here); attention is 4 x width x
+    layers per pair of tokens that see each other, forward, and twice that again backward.
+    """
+    pairs = sum(len(ids) * (len(ids) + 1) / 2 for ids in documents) / sum(map(len, documents))
+
+    def forward(model: PreTrainedModel) -> float:
+        products = sum(p.numel() for p in model.parameters() if p.ndim == 2)
+        return 2 * products + 4 * model.config.hidden_size * model.config.num_hidden_layers * pairs
+
+    return 3 * forward(trained.student) + forward(trained.teacher)
+
+
+def held_out_nats(trained: Trained, documents: list[list[int]]) -> tuple[float, float]:
+    """(cross-entropy, KL(teacher || student)) in nats per token of documents nobody learned from."""
+    import torch
+
+    trained.student.eval()
+    sums = torch.zeros(3, dtype=torch.float64)
+    with torch.no_grad():
+        for ids in _steps(documents):
+            batch, mask = _pad(ids)
+            log_q, log_p = (
+                model(input_ids=batch, attention_mask=mask).logits[:, :-1].log_softmax(-1)
+                for model in (trained.student, trained.teacher)
+            )
+            weight = mask[:, 1:].bool()
+            nll = -log_q.gather(-1, batch[:, 1:, None]).squeeze(-1)[weight]
+            kl = (log_p.exp() * (log_p - log_q)).sum(-1)[weight]
+            sums += torch.stack([nll.sum(), kl.sum(), weight.sum()]).double()
+    return float(sums[0] / sums[2]), float(sums[1] / sums[2])
+
+
+def _models(setting: Setting) -> tuple[PreTrainedModel, PreTrainedModel]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    student, teacher = (
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (setting.student, setting.teacher)
+    )
+    return student.train(), teacher.eval().requires_grad_(False)
+
+
+def _tokenizer(setting: Setting) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(setting.student)
+
+
+def _texts(path: Path) -> list[str]:
+    return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _steps(documents: list[list[int]]) -> Iterable[list[list[int]]]:
+    for start in range(0, len(documents), DOCUMENTS_PER_STEP):
+        yield documents[start : start + DOCUMENTS_PER_STEP]
+
+
+def _pad(documents: list[list[int]]) -> tuple[Tensor, Tensor]:
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    batch = pad_sequence([torch.tensor(ids) for ids in documents], batch_first=True)
+    mask = pad_sequence([torch.ones(len(ids), dtype=torch.long) for ids in documents], batch_first=True)
+    return batch, mask
+
+
+def _status_mib(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def run_all(names: list[str], repeats: int, documents: int, setting: Setting) -> list[dict[str, Any]]:
+    """All contenders in turn, again and again, each in a process of its own."""
+    results = []
+    for repeat in range(repeats):
+        for name in names:
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = Path(temporary)
+                write_texts(folder / "train.jsonl", setting.texts(setting.train, documents))
+                write_texts(folder / "held_out.jsonl", setting.texts(setting.held_out, 64))
+                command = [sys.executable, __file__, "--one", name, str(folder), str(setting.folder)]
+                done = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(f"{name} failed:\n{done.stderr[-4000:]}")
+            results.append({"repeat": repeat, **json.loads(done.stdout.splitlines()[-1])})
+            row = results[-1]
+            print(f"{repeat} {name:8} {row['tokens_per_cpu_s']:6.0f} tokens/CPU-s", file=sys.stderr, flush=True)
+    return results
+
+
+COLUMNS = (
+    ("tokens_per_cpu_s", "real tokens per CPU-s", ".0f"),
+    ("floor_share", "of the floor", ".0%"),
+    ("peak_mib", "peak above models, MiB", ".0f"),
+    ("first_step_cpu_s", "CPU s to first step", ".1f"),
+    ("held_out_ce_nats", "held-out CE, nats", ".3f"),
+    ("held_out_kl_nats", "held-out KL, nats", ".3f"),
+)
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Medians and, in brackets, smallest and largest of each contender, then the ratios to TRL."""
+    names = list(dict.fromkeys(row["contender"] for row in results))
+    of = {name: [row for row in results if row["contender"] == name] for name in names}
+    lines = ["| contender | runs | steps | " + " | ".join(title for _, title, _ in COLUMNS) + " |"]
+    lines.append("|---" * (len(COLUMNS) + 3) + "|")
+    for name, rows in of.items():
+        cells = [name, str(len(rows)), str(rows[0]["steps"])]
+        for key, _, form in COLUMNS:
+            values = [row[key] for row in rows]
+            spread = f" ({min(values):{form}}..{max(values):{form}})" if max(values) > min(values) else ""
+            cells.append(f"{statistics.median(values):{form}}{spread}")
+        lines.append("| " + " | ".join(cells) + " |")
+    if "trl" in of:
+        medians = {
+            name: {key: statistics.median(r[key] for r in rows) for key, *_ in COLUMNS} for name, rows in of.items()
+        }
+        for name in (name for name in names if name != "trl"):
+            ours, theirs = medians[name], medians["trl"]
+            lines.append(
+                f"\n{name} / trl: {ours['tokens_per_cpu_s'] / theirs['tokens_per_cpu_s']:.2f}x the tokens per CPU-s, "
+                f"{ours['peak_mib'] / theirs['peak_mib']:.2f}x the peak above the models, "
+                f"{ours['first_step_cpu_s'] / theirs['first_step_cpu_s']:.2f}x the CPU time to the first step, "
+                f"held-out CE {ours['held_out_ce_nats'] - theirs['held_out_ce_nats']:+.3f} nats"
+            )
+    return "\n".join(lines)
+
+
+def _medians(rows: list[dict[str, Any]]) -> dict[str, float]:
+    return {key: statistics.median(row[key] for row in rows) for key, *_ in COLUMNS}
+
+
+def circumstances(setting: Setting, documents: int) -> dict[str, Any]:
+    """What the numbers depend on."""
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    names = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "limbeck")
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "processor": next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), "unknown"),
+        "cores": os.cpu_count(),
+        "threads": 1,
+        "seed": 0,
+        "documents": documents,
+        "setting": {k: str(v) for k, v in asdict(setting).items()},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--documents", type=int, default=160, help="documents of the one epoch, at most 4000")
+    parser.add_argument("--teacher-seconds", type=float, default=60.0, help="CPU seconds of training, the first time")
+    parser.add_argument("--folder", type=Path, default=Path(__file__).resolve().parents[1] / ".bench" / "distil")
+    parser.add_argument("--json", type=Path, help="where the results go; FOLDER/results.json if not given")
+    parser.add_argument("--one", nargs=3, metavar=("NAME", "RUN", "SETTING"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        name, folder, setting_folder = arguments.one
+        print(json.dumps(run_one(name, Path(folder), Setting(Path(setting_folder)))))
+        return
+    os.environ.update(ENVIRONMENT)
+    setting = prepare(arguments.folder, seconds=arguments.teacher_seconds)
+    results = run_all(arguments.contenders, arguments.repeats, arguments.documents, setting)
+    path = arguments.json or arguments.folder / "results.json"
+    path.write_text(json.dumps({**circumstances(setting, arguments.documents), "runs": results}, indent=1) + "\n")
+    print(table(results))
+    print(f"\n{path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""`limbeck doctor`: the pair check alone, before anything is spent."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from limbeck.config import DistilSettings
+from limbeck.corpora import Document, read
+from limbeck.corpora.source import resolve as resolve_source
+from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
+from limbeck.jobs.student import target_shape
+from limbeck.models.load import LanguageModel, load
+from limbeck.plan.pair import Finding, as_json, examine, show
+from limbeck.run.log import console
+
+_DOCUMENTS = 64
+
+
+def doctor(settings: DistilSettings) -> dict[str, Any]:
+    """Looks at teacher, student and data; gives ``{"ok", "findings"}``, ok where none of them is an error.
+
+    Without a student, the one that `distil` would cut is spoken of as far as its shape tells.
+    """
+    resolve_source(settings.data)
+    where = machine(settings)
+    if settings.student is None:
+        target_shape(settings)  # whether the budget is one
+    teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
+    student = load(settings.student) if settings.student else None
+    length = settings.length or row_length(settings, teacher.context, where.world.device, name=teacher.name)
+    findings = diagnose(settings, teacher, student, length=length, machine=where)
+    show(findings, console)
+    return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}
+
+
+def diagnose(
+    settings: DistilSettings, teacher: LanguageModel, student: LanguageModel | None, *, length: int, machine: Machine
+) -> list[Finding]:
+    """The findings about a pair, the first documents of its data, and the run as it is set."""
+    rows, _ = batch_rows(settings, length, machine.world.size)
+    documents: list[Document] = list(islice(read(settings.data), _DOCUMENTS))
+    return examine(
+        teacher,
+        student,
+        length=length,
+        tokens=settings.tokens,
+        batch_tokens=rows * length,
+        dtype=machine.dtype,
+        device=machine.world.device,
+        out=settings.out,
+        chat=any(d.messages is not None for d in documents),
+        texts=[d.text for d in documents if d.text is not None],
+    )
