@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from transformers import GPT2Config, LlamaConfig, OPTConfig, Phi3Config, Qwen3MoeConfig
+
 from limbeck.errors import BadModel
 from limbeck.models.anatomy import SUPPORTED, Anatomy, resized
 from limbeck.models.load import build
-from transformers import GPT2Config, LlamaConfig, OPTConfig, Phi3Config, Qwen3MoeConfig
-
 from tests.zoo import CONFIGS, animal, packed
 
 
@@ -48,11 +48,19 @@ def test_lists_with_one_entry_per_layer_follow_their_layers():
     assert build(kept).config.num_hidden_layers == 2
 
 
-def test_anatomy_allocates_nothing(monkeypatch):
-    config = LlamaConfig(hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64)
-    before = torch.get_default_device()
-    assert Anatomy.of(config).sizes.layers == 80  # 70 billion parameters would not fit here
-    assert torch.get_default_device() == before
+def test_seventy_billion_parameters_are_counted_without_memory_for_them():
+    config = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=8192,
+        intermediate_size=28672,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+    )
+    anatomy = Anatomy.of(config)
+    count = anatomy.count(layers=80, hidden=8192, heads=64, kv_heads=8, ffn=28672)
+    assert count == 70_553_706_496  # the count of Llama 3 70B, arXiv 2407.21783
+    assert torch.empty(1).device.type == "cpu"  # and the default device is as it was
 
 
 def test_long_rope_phi3_keeps_width_and_heads_together():

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralConfig, Qwen3Config
+
 from limbeck.models.load import build, load_config
 from limbeck.objectives import fused
 from limbeck.plan.cost import (
@@ -19,15 +20,19 @@ from limbeck.plan.cost import (
     measure_rates,
 )
 from limbeck.run import run
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2Config, LlamaConfig, MixtralConfig, Qwen3Config
 
 CPU = torch.device("cpu")
 ENDS = {"bos_token_id": 1, "eos_token_id": 2}
 
 
 def llama(**changes):
-    usual = dict(vocab_size=96, hidden_size=32, intermediate_size=88, num_hidden_layers=2, num_attention_heads=4)
+    usual = {
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "intermediate_size": 88,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     return LlamaConfig(**(usual | {"num_key_value_heads": 2, "tie_word_embeddings": False} | ENDS | changes))
 
 
@@ -38,6 +43,7 @@ def qwen3():
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
+        num_key_value_heads=2,
         head_dim=16,
         **ENDS,
     )
@@ -62,7 +68,7 @@ def mixture():
 
 
 def cost_of(student, teacher, **changes) -> Cost:
-    usual = dict(length=64, tokens=10_000, batch_tokens=2048, dtype=torch.float32, device=CPU)
+    usual = {"length": 64, "tokens": 10_000, "batch_tokens": 2048, "dtype": torch.float32, "device": CPU}
     return estimate(student, teacher, **(usual | changes))
 
 
@@ -75,7 +81,7 @@ def test_parameters_are_those_of_the_built_model(config):
 
 
 def test_sizing_a_configuration_leaves_it_alone_and_allocates_nothing():
-    config = llama(hidden_size=16384, intermediate_size=65536, num_hidden_layers=100, vocab_size=300_000)
+    config = llama(hidden_size=32768, intermediate_size=131072, num_hidden_layers=20, vocab_size=300_000)
     before = config.to_dict()
     assert Size.of(config).parameters > 3e11
     assert config.to_dict() == before
@@ -101,7 +107,8 @@ def test_a_mixture_multiplies_only_the_chosen_experts():
 @pytest.mark.parametrize("config", [llama(), llama(tie_word_embeddings=True), qwen3(), gpt2()])
 @pytest.mark.parametrize("length", [16, 48])
 def test_forward_flops_are_those_torch_counts(config, length):
-    model = build(config)
+    # eager attention: the counter does not know the fused one with grouped heads
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(input_ids=torch.ones(1, length, dtype=torch.long))
     size = Size.of(config)
@@ -174,14 +181,11 @@ def test_bytes_by_part_are_what_adamw_in_float32_and_a_teacher_in_its_format_nee
     assert "teacher's weights" not in cost_of(small, None).bytes
 
 
-@given(batch_tokens=st.integers(1, 100_000), length=st.sampled_from([16, 64, 256]))
-def test_peak_is_the_sum_of_its_parts_and_bounded_however_large_the_batch(batch_tokens, length):
-    cost = cost_of(llama(), llama(), batch_tokens=batch_tokens, length=length)
-    assert cost.peak_bytes == sum(cost.bytes.values())
-    assert all(size > 0 for size in cost.bytes.values())
-    assert (
-        cost.bytes["activations"] <= cost_of(llama(), llama(), batch_tokens=10**9, length=length).bytes["activations"]
-    )
+def test_peak_is_the_sum_of_its_parts_and_bounded_however_large_the_batch():
+    one_row, usual, huge = (cost_of(llama(), llama(), batch_tokens=n) for n in (1, 1024, 10**9))
+    assert one_row.peak_bytes == sum(one_row.bytes.values())
+    assert one_row.bytes["activations"] == 64 * activation_bytes(one_row.student, length=64, dtype=torch.float32)
+    assert one_row.peak_bytes < usual.peak_bytes == huge.peak_bytes
 
 
 def test_micro_batches_and_buffers_are_those_of_the_run():

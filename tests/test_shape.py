@@ -5,12 +5,12 @@ from dataclasses import asdict, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import GPT2Config, LlamaConfig
+
 from limbeck.errors import BadShape
 from limbeck.models.anatomy import Anatomy, resized
 from limbeck.models.load import build
 from limbeck.students.shape import Shape, budget_of_shrink, check, choose, parameters, parse_budget, parse_shape
-from transformers import GPT2Config, LlamaConfig
-
 from tests.zoo import CONFIGS
 
 LLAMA = CONFIGS["llama"]
@@ -75,17 +75,21 @@ def test_a_larger_budget_is_never_a_smaller_student_by_more_than_the_slack(a, b)
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("6M", 6_000_000), ("1.3B", 1_300_000_000), ("250k", 250_000), ("6e6", 6_000_000), (12345, 12345), ("1_000", 1000)],
+    [
+        ("6M", 6_000_000),
+        ("1.3B", 1_300_000_000),
+        ("250k", 250_000),
+        ("6e6", 6_000_000),
+        (12345, 12345),
+        ("1_000", 1000),
+    ],
 )
 def test_a_budget_reads_as_people_write_it(text, count):
     assert parse_budget(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "six", "-3M", "6G", "0", "1.5", "nan", "6 M B"])
+@pytest.mark.parametrize("text", ["", "six", "-3M", "6G", "0", "0.2", "nan", "6 M B"])
 def test_what_is_no_budget_is_refused_by_name(text):
-    if text == "1.5":
-        assert parse_budget(text) == 2
-        return
     with pytest.raises(BadShape, match="a budget is a number of parameters such as 250k, 6M, 1.3B or 6000000, got "):
         parse_budget(text)
 
@@ -104,7 +108,8 @@ def test_a_shape_is_parsed_and_the_teacher_fills_the_rest():
         ("layer=4", r"got 'layer=4'; did you mean layers\?"),
         ("4 layers", "a shape is layers=N, hidden=N, heads=N, kv_heads=N, ffn=N; got '4 layers'"),
         ("layers=4,layers=3", "gives layers twice"),
-        ("layers=four", "needs a whole number for layers, got 'four'"),
+        ("layers=four", "needs a whole number above 0 for layers, got 'four'"),
+        ("layers=0", "needs a whole number above 0"),
         ("layers=9", "layers=9 cannot be cut out of the teacher's layers=5; give 1 to 5"),
         ("heads=6,kv_heads=4", "heads=6 do not fit kv_heads=4.*give heads one of 4, 8"),
         ("heads=8,kv_heads=2", "give heads one of 2, 4"),
@@ -124,7 +129,9 @@ def test_width_follows_heads_where_the_architecture_ties_them():
 def test_a_budget_above_the_teacher_or_below_every_student_is_refused():
     with pytest.raises(BadShape, match="budget of 6,000,000 parameters is more than the teacher's 260,032"):
         choose(SMALL, parameters=6_000_000)
-    with pytest.raises(BadShape, match=r"less than the smallest student of this teacher has, 4,\d+ \(layers=1,hidden=8"):
+    with pytest.raises(
+        BadShape, match=r"less than the smallest student of this teacher has, 4,\d+ \(layers=1,hidden=8"
+    ):
         choose(SMALL, parameters=4_000)
 
 

@@ -1,7 +1,6 @@
 """One tiny configuration of every architecture that can be cut, plain and odd; shared by the tests of models and students."""
 
-from limbeck.models.load import LanguageModel, build
-from limbeck.types import Batch
+import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
@@ -19,7 +18,8 @@ from transformers import (
     Qwen3Config,
 )
 
-import torch
+from limbeck.models.load import LanguageModel, build
+from limbeck.types import Batch
 
 VOCAB = 40
 _IDS = {"vocab_size": 48, "max_position_embeddings": 32, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -42,7 +42,14 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "gemma2": Gemma2Config(**_IDS, **_BODY, head_dim=16, sliding_window=4, final_logit_softcapping=5.0),
     "gemma3_text": Gemma3TextConfig(**_IDS, **_BODY, head_dim=16, sliding_window=4, sliding_window_pattern=2),
     "gpt2": GPT2Config(
-        vocab_size=48, n_positions=32, n_embd=32, n_layer=4, n_head=4, bos_token_id=1, eos_token_id=2, initializer_range=0.2
+        vocab_size=48,
+        n_positions=32,
+        n_embd=32,
+        n_layer=4,
+        n_head=4,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.2,
     ),
     "gpt2-untied": GPT2Config(
         vocab_size=48,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from limbeck.errors import BadModel
 
@@ -115,18 +114,14 @@ def _check_length(path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] | None = None
-        if size >= 8 + length:
-            try:
-                header = json.loads(file.read(length))
-            except ValueError:
-                header = None
-    if not isinstance(header, dict):
+        text = file.read(length) if 8 + length <= size else b""
+    try:
+        tensors = [value for key, value in json.loads(text).items() if key != "__metadata__"]
+        data = max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
+    except (ValueError, AttributeError, LookupError, TypeError) as error:
         raise BadModel(
-            f"{path}: expected safetensors, its header is cut off or no JSON ({size} bytes); copy the file again"
-        )
-    tensors = [value for key, value in header.items() if key != "__metadata__"]
-    data = max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
+            f"{path}: expected safetensors, its header is cut off or damaged ({size} bytes); copy or download it again"
+        ) from error
     if size != 8 + length + data:
         raise BadModel(
             f"{path}: expected {8 + length + data} bytes by its header, the file has {size}: it is truncated or "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limbeck import divergence
 from limbeck.objectives.base import Pair, in_range
-from limbeck.objectives.basic import Divergence, forward_kl, reverse_kl
+from limbeck.objectives.basic import Divergence
 from limbeck.types import Chunk
 
 _GROUPS, _FIRST = 32, 96  # tokens of a group, and groups looked into, before a whole row is sorted
@@ -32,11 +32,17 @@ class AdaptiveKL(Divergence):
         return share * divergence.kl(log_p, log_q) + (1 - share) * divergence.reverse_kl(log_p, log_q)
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """The gradients of both, mixed alike."""
-        share = _share(pair.p, pair.q, least_of_head(pair.p, self.mu))
-        forward, gradient = forward_kl(pair)
-        reverse, slope = reverse_kl(pair)
-        return torch.lerp(reverse, forward, share), slope.lerp_(gradient, share[:, None])
+        """share (q - p) + (1 - share) q (log q/p - KL(q || p))."""
+        p, log_p = pair.own("p"), pair.own("log_p")
+        log_ratio = torch.sub(pair.log_q, log_p, out=log_p)
+        q = pair.own("log_q").exp_()
+        share = _share(p, q, least_of_head(p, self.mu))
+        forward = -torch.linalg.vecdot(p, log_ratio)
+        reverse = torch.linalg.vecdot(q, log_ratio)
+        nats = share * forward + (1 - share) * reverse
+        kept = (1 - share)[:, None]
+        gradient = log_ratio.mul_(kept).add_(share[:, None] - kept * reverse[:, None]).mul_(q)
+        return nats.clamp_(min=0), gradient.sub_(p.mul_(share[:, None]))
 
 
 def least_of_head(p: Tensor, mu: float) -> Tensor:

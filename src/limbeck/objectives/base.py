@@ -10,8 +10,10 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -86,10 +88,16 @@ class Objective(torch.nn.Module, ABC):
 
 
 class Pair:
-    """The two distributions of a block of positions at one temperature, each computed at first use and then shared."""
+    """The two distributions of a block of positions at one temperature, each computed once, at first use.
 
-    def __init__(self, logits: Tensor, signal: Signal | None, temperature: float | Tensor) -> None:
-        self.logits, self.signal, self.temperature = logits, signal, temperature
+    Arithmetic in place halves its cost: temporaries push each other out of the processor's cache. So a formula asks for
+    what it will overwrite with `own`, which copies only where ``shared`` says that other terms of a sum need it too.
+    """
+
+    def __init__(
+        self, logits: Tensor, signal: Signal | None, temperature: float | Tensor, *, shared: bool = False
+    ) -> None:
+        self.logits, self.signal, self.temperature, self.shared = logits, signal, temperature, shared
 
     @cached_property
     def log_q(self) -> Tensor:
@@ -103,14 +111,17 @@ class Pair:
         return self.signal.log_p(self.temperature)
 
     @cached_property
-    def q(self) -> Tensor:
-        """The student's probabilities."""
-        return self.log_q.exp()
-
-    @cached_property
     def p(self) -> Tensor:
         """The teacher's probabilities."""
         return self.log_p.exp()
+
+    def own(self, name: Literal["log_q", "log_p", "p"]) -> Tensor:
+        """One of these, for the caller to overwrite."""
+        value: Tensor = getattr(self, name)
+        if self.shared:
+            return value.clone()
+        del self.__dict__[name]
+        return value
 
 
 class ClosedForm(Objective):
@@ -128,7 +139,7 @@ class ClosedForm(Objective):
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """Nats, and their gradient in the logits at the temperature; may assume finite log-probabilities.
 
-        The gradient is a new tensor; nothing of ``pair`` may be written to.
+        The gradient is a tensor the caller may overwrite; logits and signal are never written to.
         """
 
     def value_and_gradient(
@@ -140,7 +151,7 @@ class ClosedForm(Objective):
     def of_pair(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """`value_and_gradient` of distributions that other terms of a sum may share."""
         nats, gradient = self.closed_form(pair, chunk)
-        if not bool(nats.detach().isfinite().all()):
+        if not math.isfinite(float(nats.detach().sum())):
             # Logits of -inf, or a divergence that truly is infinite: the formula knows the limits.
             return Objective.value_and_gradient(self, pair.logits, pair.signal, chunk)
         if self.temperature == 1.0:
@@ -170,12 +181,12 @@ class Sum(Objective):
         self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk
     ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
         """As `Objective.value_and_gradient`, each term in its own way."""
-        pairs: dict[float, Pair] = {}
+        temperatures = Counter(term.temperature for _, term in self if isinstance(term, ClosedForm))
+        pairs = {t: Pair(logits, signal, t, shared=count > 1) for t, count in temperatures.items()}
         nats, gradient = logits.new_zeros(len(logits)), None
         for weight, term in self:
             if isinstance(term, ClosedForm):
-                pair = pairs.setdefault(term.temperature, Pair(logits, signal, term.temperature))
-                value, slope = term.of_pair(pair, chunk)
+                value, slope = term.of_pair(pairs[term.temperature], chunk)
             else:
                 value, slope = term.value_and_gradient(logits, signal, chunk)
             nats = nats + weight * value

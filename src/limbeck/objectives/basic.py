@@ -32,7 +32,8 @@ class CrossEntropy(ClosedForm):
         """The gradient is q, less 1 at the target."""
         targets = chunk.targets[:, None]
         nats = -pair.log_q.gather(-1, targets).squeeze(-1)
-        return nats, pair.q.scatter_add(-1, targets, pair.q.new_full(targets.shape, -1.0))
+        q = pair.own("log_q").exp_()
+        return nats, q.scatter_add_(-1, targets, q.new_full(targets.shape, -1.0))
 
 
 class Divergence(ClosedForm):
@@ -73,8 +74,12 @@ class ReverseKL(Divergence):
         return divergence.reverse_kl(log_p, log_q)
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """The slope is log q/p."""
-        return reverse_kl(pair)
+        """The gradient is q (log q/p - KL)."""
+        log_p = pair.own("log_p")
+        log_ratio = torch.sub(pair.log_q, log_p, out=log_p)
+        q = pair.own("log_q").exp_()
+        nats = torch.linalg.vecdot(q, log_ratio)
+        return nats.clamp(min=0), log_ratio.sub_(nats[:, None]).mul_(q)
 
 
 class JensenShannon(Divergence):
@@ -95,12 +100,14 @@ class JensenShannon(Divergence):
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """The slope is (1 - beta) log q/m: what m does to it adds up to the same for every outcome."""
-        m = torch.lerp(pair.q, pair.p, self.beta)
-        log_p_m, log_q_m = _log_ratio(pair.p, m), _log_ratio(pair.q, m)
-        student = _dot(pair.q, log_q_m)
-        nats = self.beta * _dot(pair.p, log_p_m) + (1 - self.beta) * student
-        gradient = log_q_m.sub_(student[:, None]).mul_(pair.q).mul_(1 - self.beta)
-        return nats.clamp_(min=0), gradient
+        p, q = pair.own("log_p").exp_(), pair.own("log_q").exp_()
+        m = torch.lerp(q, p, self.beta)
+        log_q_m = _ratio(q, m, out=torch.empty_like(q)).log_()
+        log_p_m = _ratio(p, m, out=m).log_()
+        teacher = log_p_m.mul_(p).sum(-1)
+        student = torch.mul(q, log_q_m, out=p).sum(-1)
+        nats = self.beta * teacher + (1 - self.beta) * student
+        return nats.clamp_(min=0), log_q_m.sub_(student[:, None]).mul_(q).mul_(1 - self.beta)
 
 
 class SkewKL(Divergence):
@@ -117,11 +124,14 @@ class SkewKL(Divergence):
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """The slope is -(1 - alpha) p/m."""
-        ratio = _ratio(pair.p, torch.lerp(pair.q, pair.p, self.alpha))
-        nats = _dot(pair.p, ratio.log())
-        mean = _dot(pair.q, ratio)
-        gradient = ratio.sub_(mean[:, None]).mul_(pair.q).mul_(self.alpha - 1)
-        return nats.clamp_(min=0), gradient
+        p, q = pair.own("log_p").exp_(), pair.own("log_q").exp_()
+        m = torch.lerp(q, p, self.alpha)
+        ratio = _ratio(p, m, out=m)
+        nats = torch.log(ratio).mul_(p).sum(-1)
+        weighted = torch.mul(q, ratio, out=p)
+        mean = weighted.sum(-1)
+        slope = self.alpha - 1
+        return nats.clamp_(min=0), q.mul_(-slope * mean[:, None]).add_(weighted, alpha=slope)
 
 
 class SkewReverseKL(Divergence):
@@ -138,12 +148,14 @@ class SkewReverseKL(Divergence):
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """The slope is log q/m - alpha q/m."""
-        ratio = _ratio(pair.q, torch.lerp(pair.p, pair.q, self.alpha))
-        slope = ratio.log()
-        nats = _dot(pair.q, slope)
+        p, q = pair.own("log_p").exp_(), pair.own("log_q").exp_()
+        m = torch.lerp(p, q, self.alpha)
+        ratio = _ratio(q, m, out=m)
+        slope = torch.log(ratio)
+        nats = torch.mul(q, slope, out=p).sum(-1)
         slope.sub_(ratio, alpha=self.alpha)
-        mean = _dot(pair.q, slope)
-        return nats.clamp_(min=0), slope.sub_(mean[:, None]).mul_(pair.q)
+        mean = torch.mul(q, slope, out=p).sum(-1)
+        return nats.clamp_(min=0), slope.sub_(mean[:, None]).mul_(q)
 
 
 class TotalVariation(Divergence):
@@ -160,34 +172,22 @@ class TotalVariation(Divergence):
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """The slope is half the sign of q - p."""
-        gap = pair.q - pair.p
+        p, q = pair.own("log_p").exp_(), pair.own("log_q").exp_()
+        gap = torch.sub(q, p, out=p)
         share = 0.5 * gap.abs().sum(-1)
-        slope = gap.sign_().mul_(0.5)
-        mean = _dot(pair.q, slope)
-        return share, slope.sub_(mean[:, None]).mul_(pair.q)
+        slope = gap.sign_()
+        mean = torch.linalg.vecdot(q, slope)
+        return share, slope.sub_(mean[:, None]).mul_(q).mul_(0.5)
 
 
 def forward_kl(pair: Pair) -> tuple[Tensor, Tensor]:
     """KL(p || q) of each position, and its gradient q - p."""
-    return _dot(pair.p, pair.log_p - pair.log_q).clamp_(min=0), pair.q - pair.p
+    p = pair.p
+    nats = pair.own("log_p").sub_(pair.log_q).mul_(p).sum(-1)
+    return nats.clamp_(min=0), pair.own("log_q").exp_().sub_(p)
 
 
-def reverse_kl(pair: Pair) -> tuple[Tensor, Tensor]:
-    """KL(q || p) of each position, and its gradient q (log q/p - KL)."""
-    log_ratio = pair.log_q - pair.log_p
-    nats = _dot(pair.q, log_ratio)
-    return nats.clamp(min=0), log_ratio.sub_(nats[:, None]).mul_(pair.q)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vecdot(a, b)
-
-
-def _ratio(part: Tensor, mixture: Tensor) -> Tensor:
+def _ratio(part: Tensor, mixture: Tensor, *, out: Tensor) -> Tensor:
     """part / mixture, above 0 so that it has a logarithm; where both underflowed to 0 it only must not be NaN."""
     tiny = torch.finfo(part.dtype).tiny
-    return (part / mixture.clamp(min=tiny)).clamp_(min=tiny)
-
-
-def _log_ratio(part: Tensor, mixture: Tensor) -> Tensor:
-    return _ratio(part, mixture).log_()
+    return torch.div(part, mixture.clamp_(min=tiny), out=out).clamp_(min=tiny)

@@ -101,8 +101,8 @@ class _Reader:
             if match is None or match.lastgroup is None:
                 column = at + len(self.text[at:]) - len(self.text[at:].lstrip())
                 raise BadObjective(
-                    f"objective {self.text!r}: {self.text[column]!r} at column {column + 1} is not understood; write for "
-                    "example 0.5*CrossEntropy + 0.5*TAID(start=0.2)"
+                    f"objective {self.text!r}: {self.text[column]!r} at column {column + 1} is not understood; write "
+                    "for example 0.5*CrossEntropy + 0.5*TAID(start=0.2)"
                 )
             kind = match.lastgroup
             yield kind, match[kind], match.start(kind)

@@ -79,7 +79,7 @@ class TAID(ClosedForm):
         """The gradient is q - p_t."""
         assert pair.signal is not None, f"{self} needs a teacher"
         mixed = Pair(pair.logits, self._towards(pair.logits, pair.signal), self.temperature)
-        mixed.log_q, mixed.q = pair.log_q, pair.q
+        mixed.log_q = pair.own("log_q")
         return forward_kl(mixed)
 
     def begin(self, steps: int) -> None:

@@ -17,7 +17,7 @@ from limbeck.types import Reading
 
 
 def calibration(model: str, runs: Sequence[Measurements], *, seed: int | None = None) -> list[Reading]:
-    """Expected calibration error over 15 equal bins of confidence, and accuracy (Guo et al., arXiv 1706.04599, eq. 3)."""
+    """Expected calibration error over 15 equal bins (Guo et al. 2017, arXiv 1706.04599, eq. 3), and accuracy."""
     columns = np.stack([run.bins.reshape(len(run.bins), BINS * 3) for run in runs])
 
     def statistic(total: np.ndarray) -> np.ndarray:

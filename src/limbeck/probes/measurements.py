@@ -70,9 +70,9 @@ def measure(student: Speaker, teacher: Speaker | None, batches: Iterable[Batch],
     """
     if teacher is not None and teacher.vocab != student.vocab:
         raise Mismatch(
-            f"the teacher {teacher.name} speaks {teacher.vocab} tokens, {student.name} speaks {student.vocab}: they can "
-            "only be compared token by token with one tokenizer. Probe them apart, without --teacher, and compare bits "
-            "per byte."
+            f"the teacher {teacher.name} speaks {teacher.vocab} tokens, {student.name} speaks {student.vocab}: they "
+            "can only be compared token by token with one tokenizer. Probe them apart, without --teacher, and compare "
+            "bits per byte."
         )
     sums = _Sums(documents)
     surprises = Surprises()

@@ -67,12 +67,11 @@ def _curves(folder: Path) -> list[Curve]:
     return [curve for curve in curves if curve.rows]
 
 
-def _reading(row: Mapping[str, Any]) -> Reading:
+def _reading(row: dict[str, Any]) -> Reading:
     """A row of readings.jsonl; JSON has no NaN, so a number that is null was one."""
-    numbers = {"value", "low", "high"}
-    found: dict[str, Any]
-    found = {field.name: row.get(field.name) for field in fields(Reading)}
-    return Reading(**{key: math.nan if key in numbers and value is None else value for key, value in found.items()})
+    was_nan = {key: math.nan for key in ("value", "low", "high") if row.get(key) is None}
+    named = {field.name for field in fields(Reading)}
+    return Reading(**{key: value for key, value in (row | was_nan).items() if key in named})
 
 
 def _json(path: Path, otherwise: Any) -> Any:

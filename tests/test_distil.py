@@ -1,0 +1,194 @@
+"""The main job as its users see it: the contract of flags, files and rows, continuing, seeds, and two processes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import limbeck
+import pytest
+import torch
+from limbeck import cli
+from limbeck.models.load import save
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.models import llama, tokenizer, write_corpus
+
+METRICS = {"step", "tokens", "loss_nats", "lr", "grad_norm", "tokens_per_s", "peak_rss_gib"}
+READINGS = {"model", "probe", "name", "value", "unit", "n", "low", "high", "seed"}
+MODELS = {"teacher", "student", "cut", "cut+ce", "fresh+kd"}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    """A folder with a teacher and a corpus."""
+    folder = tmp_path_factory.mktemp("distil")
+    save(llama(layers=3, hidden=48, tok=tokenizer()), folder / "teacher")
+    write_corpus(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(here):
+    """A whole run through the Python API: its folder and its result."""
+    result = limbeck.distil(
+        teacher=str(here / "teacher"),
+        data=str(here / "text.jsonl"),
+        shrink=2.0,
+        tokens="3k",
+        length=32,
+        batch_tokens=128,
+        objective="0.5*CrossEntropy + 0.5*TAID(start=0.2)",
+        seeds=2,
+        out=here / "out",
+        threads=1,
+    )
+    return here / "out", result
+
+
+def rows(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def command(here: Path, out: str, *more: str) -> list[str]:
+    flags = ("--teacher", here / "teacher", "--data", here / "text.jsonl", "--shrink", 2, "--length", 32)
+    size = ("--tokens", "4k", "--batch-tokens", 128, "--threads", 1)
+    return [sys.executable, "-m", "limbeck", "distil", *map(str, (*flags, *size, "--out", here / out, *more))]
+
+
+def test_a_run_leaves_what_is_promised(done):
+    out, result = done
+    assert {"run.json", "metrics.jsonl", "readings.jsonl", "student", "report.html"} <= {p.name for p in out.iterdir()}
+    metrics = rows(out / "metrics.jsonl")
+    assert all(set(row) == METRICS for row in metrics)
+    assert [row["step"] for row in metrics] == list(range(1, len(metrics) + 1))
+    readings = rows(out / "readings.jsonl")
+    assert all(set(row) == READINGS for row in readings)
+    assert MODELS <= {row["model"] for row in readings}
+    assert {row["seed"] for row in readings if row["model"] == "student"} == {0, 1, None}
+    assert set(result) == {"out", "student", "readings", "verdict"}
+    assert result["readings"]["student"]["held_out"]["low"] < result["readings"]["student"]["held_out"]["high"]
+    report = (out / "report.html").read_text()
+    assert result["verdict"][:40] in report
+    assert "http://" not in report.replace("http://www.w3.org", "")  # one file, no network
+
+
+def test_the_student_is_an_ordinary_model_within_its_budget(done, here):
+    out, _ = done
+    student, report = AutoModelForCausalLM.from_pretrained(out / "student", output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    teacher = AutoModelForCausalLM.from_pretrained(here / "teacher")
+    count = [sum(p.numel() for p in model.parameters()) for model in (teacher, student)]
+    assert 0.8 <= 2 * count[1] / count[0] <= 1
+    text = AutoTokenizer.from_pretrained(out / "student")("the cat", return_tensors="pt")
+    assert student.generate(**text, max_new_tokens=3, do_sample=False).shape[1] > text["input_ids"].shape[1]
+    assert (out / "student" / "README.md").read_text().startswith("---\nlibrary_name: transformers")
+
+
+def test_a_finished_run_is_not_done_again(done, here):
+    out, result = done
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
+    again = limbeck.distil(
+        teacher=str(here / "teacher"),
+        data=str(here / "text.jsonl"),
+        shrink=2.0,
+        tokens="3k",
+        length=32,
+        batch_tokens=128,
+        objective="0.5*CrossEntropy + 0.5*TAID(start=0.2)",
+        seeds=2,
+        out=out,
+        threads=1,
+    )
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")} == before
+    assert again["verdict"] == result["verdict"]
+
+
+@pytest.fixture(scope="module")
+def plain(here) -> Path:
+    """An uninterrupted run of the command line."""
+    answer = subprocess.run(command(here, "plain", "--baselines", "cut+ce", "--json"), capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert set(json.loads(answer.stdout.splitlines()[-1])) == {"out", "student", "readings", "verdict"}
+    return here / "plain"
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "baselines/cut+ce-seed0/metrics.jsonl"])
+def test_a_killed_command_given_again_ends_with_the_same_bits(plain, here, file):
+    """Killed inside the student's training, and inside a baseline's."""
+    out = "killed-" + file.split("/")[0]
+    again = command(here, out, "--baselines", "cut+ce")
+    process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        path = here / out / file
+        if path.exists() and path.read_text().count("\n") >= 3:
+            break
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert subprocess.run(again, capture_output=True).returncode == 0
+    assert weights(here / out / "student") == weights(plain / "student")
+    baseline = "baselines/cut+ce-seed0/student"
+    assert weights(here / out / baseline) == weights(plain / baseline)
+
+
+def test_two_processes_of_torchrun_train_as_one(plain, here):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    both = [*launch, *command(here, "ranks", "--baselines", "none")[1:]]
+    answer = subprocess.run(both, capture_output=True, text=True, env=environment)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    one, two = (
+        torch.cat([p.flatten() for p in AutoModelForCausalLM.from_pretrained(f / "student").parameters()])
+        for f in (plain, here / "ranks")
+    )
+    torch.testing.assert_close(two, one, rtol=0, atol=5e-3)
+    losses = [[row["loss_nats"] for row in rows(f / "metrics.jsonl")] for f in (plain, here / "ranks")]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+
+
+def test_shrink_probe_and_doctor_speak_json(here, monkeypatch, capsys):
+    def run(*argv):
+        monkeypatch.setattr(sys, "argv", ["limbeck", *map(str, argv)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    text, teacher, small = here / "text.jsonl", here / "teacher", here / "small"
+    cut = run("shrink", "--teacher", teacher, "--params", "30k", "--data", text, "--out", small, "--json")
+    assert cut["parameters"] <= 30_000
+    AutoModelForCausalLM.from_pretrained(small)
+    probed = run("probe", small, "--data", text, "--teacher", teacher, "--length", 32, "--json")["readings"]
+    assert probed["kl_teacher_student"]["value"] > 0
+    assert probed["acceptance"]["value"] < 1
+    same = run("probe", teacher, "--data", text, "--teacher", teacher, "--length", 32, "--json")["readings"]
+    assert abs(same["kl_teacher_student"]["value"]) < 1e-6
+    assert same["top1_agreement"]["value"] == 1
+    found = run("doctor", "--teacher", teacher, "--student", small, "--data", text, "--json")
+    assert found["ok"]
+    assert {"check", "level", "message", "remedy"} == set(found["findings"][0])
+
+
+@pytest.mark.parametrize("name", ["distil", "pretrain", "shrink", "doctor", "probe", "report", "selftest"])
+def test_each_command_has_help(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["limbeck", name, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"limbeck {name}" in text
+    options = [line for line in text.splitlines() if line.strip().startswith("--")]
+    assert all(len(line.split("  ")) > 1 for line in options)
