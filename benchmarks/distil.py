@@ -177,6 +177,7 @@ def limbeck(folder: Path, setting: Setting, meter: Meter) -> Trained:
     )
     corpus = Rows(store, length=LENGTH)
     steps = round(store.tokens / LENGTH / ROWS_PER_STEP)
+    (folder / "run").mkdir()
     plan = Plan(steps=steps, rows=ROWS_PER_STEP, lr=LEARNING_RATE, schedule="constant", weight_decay=0.0)
     Run(folder / "run", "limbeck", student, teacher, corpus, ForwardKL(), plan, alone()).train()
     order = Rows(store, length=LENGTH)

@@ -1,4 +1,4 @@
-"""Scores and cuts: what is kept is the teacher's, what is dropped does not matter, and the student is an ordinary model."""
+"""Scores and cuts: what is kept is the teacher's, what is dropped is what matters least, the student is ordinary."""
 
 import json
 from dataclasses import asdict, replace
@@ -198,8 +198,9 @@ def test_gradient_scores_are_those_of_explicit_gates(name):
 
 def test_activation_scores_are_the_formula_over_rows():
     teacher, batch = animal("llama"), packed(rows=3)
+    teacher.model.double()
     anatomy = Anatomy.of(teacher.config)
-    seen = {}
+    seen, close = {}, {"rtol": 1e-5, "atol": 1e-7}
     hooks = [
         anatomy.ffn_outs(teacher.model)[1].register_forward_pre_hook(lambda _, x: seen.update(ffn=x[0])),
         anatomy.attention_outs(teacher.model)[1].register_forward_pre_hook(lambda _, x: seen.update(heads=x[0])),
@@ -213,15 +214,17 @@ def test_activation_scores_are_the_formula_over_rows():
         hook.remove()
     scores = score(teacher, [batch], method="activation")
     share = (batch.weight / batch.weight.sum(1, keepdim=True))[..., None]
-    torch.testing.assert_close(scores.ffn[1], (share * seen["ffn"].abs()).sum(1).norm(dim=0))
+    torch.testing.assert_close(scores.ffn[1].double(), (share * seen["ffn"].abs()).sum(1).norm(dim=0), **close)
     sizes = seen["heads"].unflatten(-1, (4, 8)).norm(dim=-1)
-    torch.testing.assert_close(scores.heads[1], (share * sizes).sum(1).norm(dim=0))
-    torch.testing.assert_close(scores.hidden, sum((share * y.abs()).sum(1).norm(dim=0) for y in norms))
+    torch.testing.assert_close(scores.heads[1].double(), (share * sizes).sum(1).norm(dim=0), **close)
+    torch.testing.assert_close(
+        scores.hidden.double(), sum((share * y.abs()).sum(1).norm(dim=0) for y in norms), **close
+    )
     cosine = torch.nn.functional.cosine_similarity(seen["read"], seen["wrote"], dim=-1)
     weight = batch.weight / batch.weight.sum()
-    torch.testing.assert_close(scores.layers[1], ((1 - cosine) * weight).sum())
+    torch.testing.assert_close(scores.layers[1].double(), ((1 - cosine) * weight).sum(), **close)
     angular = score(teacher, [batch], depth="angular")
-    torch.testing.assert_close(angular.layers[1], (cosine.arccos() / torch.pi * weight).sum())
+    torch.testing.assert_close(angular.layers[1].double(), (cosine.arccos() / torch.pi * weight).sum(), **close)
 
 
 @pytest.mark.parametrize("method", ["activation", "gradient"])
@@ -291,7 +294,7 @@ def _stories(teacher: LanguageModel, lines: list[str], length: int = 128) -> Bat
 def test_importance_beats_chance_on_a_trained_model(stories_llama, stories):
     teacher = load(stories_llama)
     lines = stories.read_text(encoding="utf-8").splitlines()
-    sample, held_out = _stories(teacher, lines[:24]), _stories(teacher, lines[1000:1030])
+    sample, held_out = _stories(teacher, lines[:12]), _stories(teacher, lines[1000:1020])
     full = Shape.of(teacher.config)
 
     def loss(method: str, seed: int, **changes: int) -> float:

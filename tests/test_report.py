@@ -372,7 +372,10 @@ def test_a_difference_whose_interval_holds_zero_is_inconclusive():
 def test_without_the_baseline_nothing_is_claimed():
     found = verdict(arms(student=1.5), made_up(1.3))
     assert found.outcome == "untested"
-    assert found.text == "whether KD helped was not tested: no baseline was trained with cross-entropy (--baselines)."
+    assert (
+        found.text
+        == "Whether KD helped was not tested: no baseline was trained with cross-entropy (--baselines cut+ce does)."
+    )
     assert found.differences == ()
 
 

@@ -90,7 +90,7 @@ def test_a_budget_reads_as_people_write_it(text, count):
 
 @pytest.mark.parametrize("text", ["", "six", "-3M", "6G", "0", "0.2", "nan", "6 M B"])
 def test_what_is_no_budget_is_refused_by_name(text):
-    with pytest.raises(BadShape, match="a budget is a number of parameters such as 250k, 6M, 1.3B or 6000000, got "):
+    with pytest.raises(BadShape, match=r"a budget is a number of parameters such as 250k, 6M, 1\.3B or 6000000, got "):
         parse_budget(text)
 
 

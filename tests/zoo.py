@@ -1,4 +1,4 @@
-"""One tiny configuration of every architecture that can be cut, plain and odd; shared by the tests of models and students."""
+"""Tiny configurations of every architecture that can be cut, shared by the tests of models and students."""
 
 import torch
 from tokenizers import Tokenizer
@@ -80,7 +80,7 @@ def words(vocab: int = VOCAB) -> PreTrainedTokenizerFast:
 
 
 def animal(name: str, *, seed: int = 0) -> LanguageModel:
-    """A random model of the zoo, frozen as a teacher is. Norms and biases are random too, else a wrong cut of them hides."""
+    """A random frozen model. Its norms and biases are random too, else a wrong cut of them would not show."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = build(CONFIGS[name])

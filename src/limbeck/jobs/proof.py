@@ -27,19 +27,24 @@ from limbeck.run.log import console
 from limbeck.run.save import write_json, write_text, writing
 from limbeck.types import Batch, Reading
 
-# Tokens that models are measured on: enough that documents, not tokens, limit the intervals.
-EVAL_TOKENS = {"cpu": 2**16, "cuda": 2**20}
+# Tokens that models are measured on: at most so many that documents, not tokens, limit the intervals; of a short run a
+# quarter of what it trains on, so that proving does not cost more than training.
+MOST = {"cpu": 2**16, "cuda": 2**20}
+LEAST = 2**13
 
 
 class HeldOut:
     """The held-out rows that models are measured on: all of them, or a fixed sample spread over all documents."""
 
-    def __init__(self, store: TokenStore, *, length: int, machine: Machine) -> None:
+    def __init__(self, store: TokenStore, *, length: int, machine: Machine, trained: int | None = None) -> None:
+        """``trained``: how many tokens the models of the comparison are trained on, None where none are."""
         self.store = store
         self._rows = Rows(store, length=length)
         self._device = machine.world.device
-        wanted = max(1, EVAL_TOKENS["cuda" if self._device.type == "cuda" else "cpu"] // length)
-        chosen = np.random.default_rng(0).permutation(self._rows.n_rows)[:wanted]
+        tokens = MOST["cuda" if self._device.type == "cuda" else "cpu"]
+        if trained is not None:
+            tokens = min(tokens, max(LEAST, trained // 4))
+        chosen = np.random.default_rng(0).permutation(self._rows.n_rows)[: max(1, tokens // length)]
         self._chosen = np.sort(chosen)
         self._together = max(1, 2048 // length)
 
@@ -65,7 +70,7 @@ class Proof:
         self, settings: DistilSettings, teacher: LanguageModel, store: TokenStore, *, length: int, machine: Machine
     ) -> None:
         self._settings, self._teacher, self._machine = settings, teacher, machine
-        self._held_out = HeldOut(store, length=length, machine=machine)
+        self._held_out = HeldOut(store, length=length, machine=machine, trained=settings.tokens)
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._costs: list[Reading] = []
         if machine.world.first:

@@ -104,7 +104,8 @@ def render(found: RunFolder) -> str:
         lineage=run.get("lineage") or {},
         costs=_costs(found),
         spent=_spent(found),
-        findings=_findings(run.get("doctor", [])),
+        findings=[finding for finding in run.get("doctor", []) if finding["level"] != "ok"],
+        passed=[finding for finding in run.get("doctor", []) if finding["level"] == "ok"],
         command=_command(run),
         facts=_facts(run),
     )
@@ -178,11 +179,11 @@ def _models(found: RunFolder) -> list[dict[str, Any]]:
 
 
 def _parameters(found: RunFolder, model: str) -> str:
-    """The baselines have the student's shape, so its count stands for those that were not counted."""
-    reading = found.reading(model, "parameters") or (
-        found.reading("student", "parameters") if model != "teacher" else None
-    )
-    return count(reading.value) if reading else "–"
+    """As counted, or as run.json has it; the baselines have the student's shape, so its count is theirs."""
+    owner = "teacher" if model == "teacher" else "student"
+    reading = found.reading(model, "parameters") or found.reading(owner, "parameters")
+    number = reading.value if reading else (found.run.get(owner) or {}).get("parameters")
+    return count(number) if number else "–"
 
 
 def _with_interval(reading: Reading | None) -> tuple[str, str]:
@@ -320,12 +321,6 @@ def _spent(found: RunFolder) -> str:
     if peaks:
         parts.append(f"{max(peaks):.2f} GiB peak resident memory")
     return ", ".join(parts)
-
-
-def _findings(findings: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The doctor's findings, the gravest first."""
-    order = {"error": 0, "warning": 1}
-    return sorted(findings, key=lambda finding: order.get(finding.get("level", "ok"), 2))
 
 
 def _command(run: Mapping[str, Any]) -> str:

@@ -89,7 +89,7 @@ def verdict(
         notes.append(_compute(method, student_parameters, teacher_parameters))
     seeds = main[0].seeds if main else len(arms["student"])
     notes.append(_what_the_interval_covers(seeds, _documents(arms["student"][0])))
-    text = "; ".join(sentences) + "."
+    text = _first_upper("; ".join(sentences)) + "."
     return Verdict(outcome, text, tuple(_first_upper(note) + "." for note in notes), tuple(differences))
 
 
@@ -160,7 +160,9 @@ def _sentence(subject: str, gain: Interval, name: str, *, lament: str = "") -> s
 
 
 def _untested(method: str) -> str:
-    return f"whether {method} helped was not tested: no baseline was trained with cross-entropy (--baselines)"
+    return (
+        f"whether {method} helped was not tested: no baseline was trained with cross-entropy (--baselines cut+ce does)"
+    )
 
 
 def _compute(method: str, student: int, teacher: int) -> str:

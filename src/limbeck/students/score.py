@@ -53,12 +53,14 @@ def score(
     """Scores of a teacher's units from a sample of rows. Each row is a sequence; positions of weight 0 do not count.
 
     Layers: block influence 1 - cos(in, out) (ShortGPT, arXiv 2403.03853) or the angle between them in units of pi
-    (arXiv 2403.17887), mean over positions. ``seed`` is read by the random method alone.
+    (arXiv 2403.17887), mean over positions. The random method reads ``seed`` alone, no text.
     """
     for given, allowed in ((method, METHODS), (depth, DEPTHS)):
         if given not in allowed:
             raise BadSetting(f"importance is scored by one of {', '.join(allowed)}; got {given!r}")
     anatomy = Anatomy.of(teacher.config)
+    if method == "random":
+        return _random(anatomy, seed, teacher.device)
     tally = _Tally(anatomy, teacher.device)
     training = teacher.model.training
     teacher.model.eval()
@@ -72,8 +74,7 @@ def score(
         teacher.model.train(training)
     if tally.rows == 0:
         raise BadCorpus("the calibration sample has no row with a token of weight > 0; give more text to score on")
-    scores = tally.scores(method, depth)
-    return _shuffled(scores, seed) if method == "random" else scores
+    return tally.scores(method, depth)
 
 
 class _Tally:
@@ -153,6 +154,7 @@ def _add_gates(tally: _Tally, flat: list[tuple[str, int, Tensor]], gradients: An
 
 def _add_sizes(tally: _Tally, seen: dict[str, list[Tensor]], share: Float[Tensor, "T"], anatomy: Anatomy) -> None:
     """(mean over positions of the activation's size) squared, of one row; a head's size is its Euclidean norm."""
+    share = share.to(_wide(seen["hidden"][0]))
     for layer, activation in enumerate(seen["heads"]):
         norms = activation[0].to(_wide(activation)).unflatten(-1, (anatomy.sizes.heads, -1)).norm(dim=-1)  # (T, H)
         tally.heads[layer] += (share @ norms).double() ** 2
@@ -213,20 +215,21 @@ def _turned(anatomy: Anatomy, teacher: LanguageModel, row: Batch, tally: _Tally)
             handle.remove()
 
 
-def _shuffled(scores: Scores, seed: int) -> Scores:
-    """Scores of the same shapes drawn at random."""
+def _random(anatomy: Anatomy, seed: int, device: torch.device) -> Scores:
+    """Uniform scores, the same on every device."""
     generator = torch.Generator().manual_seed(seed)
+    sizes = anatomy.sizes
 
-    def draw(like: Tensor) -> Tensor:
-        return torch.rand(like.shape, generator=generator).to(like.device)
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator).to(device)
 
-    heads = draw(scores.heads)
+    heads = draw(sizes.layers, sizes.heads)
     return Scores(
-        layers=draw(scores.layers),
+        layers=draw(sizes.layers),
         heads=heads,
-        kv_heads=heads.unflatten(1, (scores.kv_heads.shape[1], -1)).sum(-1),
-        ffn=draw(scores.ffn),
-        hidden=draw(scores.hidden),
+        kv_heads=heads.unflatten(1, (sizes.kv_heads, -1)).sum(-1),
+        ffn=draw(sizes.layers, sizes.ffn),
+        hidden=draw(sizes.hidden),
         method="random",
     )
 

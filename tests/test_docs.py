@@ -1,0 +1,83 @@
+"""What README and tutorial show is run, with fewer tokens: every command and every snippet, in their order."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from limbeck.models.load import save
+
+from tests.models import llama, tokenizer, write_corpus
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def small(command: str) -> str:
+    """The command on so few tokens that it takes seconds."""
+    command = re.sub(r"--tokens \S+", "--tokens 3k", command)
+    return re.sub(r'tokens="\S+?"', 'tokens="3k"', command)
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return [(found[1], small(found[2])) for found in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+
+
+def run(kind: str, text: str, folder: Path) -> None:
+    limbeck = f'"{sys.executable}" -W ignore -m limbeck'
+    if kind == "sh":
+        lines = re.sub(r"^limbeck ", f"{limbeck} ", text.replace("\\\n", " "), flags=re.MULTILINE)
+        argv = ["bash", "-euc", lines]
+    else:
+        argv = [sys.executable, "-c", text]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    answer = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0, f"{text}\n{answer.stdout}\n{answer.stderr}"
+
+
+def test_the_tutorial_runs(tmp_path):
+    for kind, text in blocks(ROOT / "docs" / "tutorial" / "first-student.md"):
+        run(kind, text, tmp_path)
+
+
+def readme_commands() -> list[str]:
+    """The commands of the README's table."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| `(limbeck [^`]+)`", text, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with what the README's commands name: a teacher and a corpus."""
+    folder = tmp_path_factory.mktemp("readme")
+    save(llama(layers=3, hidden=48, tok=tokenizer()), folder / "teacher")
+    write_corpus(folder).rename(folder / "my.jsonl")
+    return folder
+
+
+def test_every_command_of_the_readme_runs(place):
+    commands = readme_commands()
+    assert len(commands) >= 8
+    for command in commands:
+        # the teacher of this test is smaller than a user's
+        run("sh", re.sub(r"--params \S+", "--params 40k", small(command)), place)
+
+
+def test_the_readme_names_both_commands_that_set_everything_up():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"make (\w+)", text):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    assert "make demo" in text
+    assert "make test" in text
+
+
+def test_the_readmes_tree_is_the_tree():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^[├└]── (\w+)/", text, re.MULTILINE))
+    package = ROOT / "src" / "limbeck"
+    there = {p.name for p in package.iterdir() if p.is_dir() and any(f.suffix == ".py" for f in p.iterdir())}
+    assert there - {"__pycache__"} <= named | {"builtin"}
+    assert named <= {p.name for p in package.iterdir()}

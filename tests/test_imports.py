@@ -1,0 +1,138 @@
+"""Imports point down: a layer knows those below it, and parts of one layer meet only above it.
+
+Every import is looked at, also those inside functions: putting one off does not make it right.
+"""
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "limbeck"
+
+LAYERS = (
+    ("errors",),
+    ("types", "config"),
+    ("divergence",),
+    ("models",),
+    ("corpora", "plan", "teachers", "students", "objectives", "probes"),
+    ("run", "report", "export"),
+    ("jobs", "recipes", "selftest"),
+    ("api",),
+    ("cli",),
+    ("__main__",),
+)
+
+# Parts of one layer that meet all the same, each with its reason.
+MEETINGS = {
+    ("probes", "corpora"): "what a probe reads are rows of a store",
+}
+
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+
+
+def part_of(module: str) -> str:
+    """The folder or file directly under the package that a module belongs to; "" for the package itself."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(tree: ast.AST, modules: set[str]) -> Iterator[tuple[int, str]]:
+    """(line, module) of everything imported from limbeck; a relative import is given as such."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, name.name) for name in node.names if name.name.split(".")[0] == "limbeck")
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            yield node.lineno, "." * node.level + (node.module or "")
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "limbeck":
+            for name in node.names:
+                inner = f"{node.module}.{name.name}"
+                yield node.lineno, inner if inner in modules or node.module == "limbeck" else node.module
+
+
+def fault(importer: str, imported: str) -> str:
+    """Why one module may not import another; "" where it may."""
+    if imported.startswith("."):
+        return "a relative import hides where it points"
+    above, below = part_of(importer), part_of(imported)
+    if above in (below, "") or imported == "limbeck.__version__":
+        return ""
+    if below == "":
+        return "the package gives names of every layer: import from the module that has it"
+    for part in (above, below):
+        if part not in LEVEL:
+            return f"{part} is in no layer: give it one"
+    if LEVEL[below] < LEVEL[above] or (above, below) in MEETINGS:
+        return ""
+    where = "of the same layer" if LEVEL[above] == LEVEL[below] else "above it"
+    return f"{above} may not import {below}: it is {where}"
+
+
+def sources() -> dict[str, Path]:
+    """Every module of the package and its file."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(("limbeck", *(parts[:-1] if parts[-1] == "__init__" else parts)))] = path
+    return found
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, list[tuple[int, str]]]:
+    found = sources()
+    return {name: list(imports(ast.parse(path.read_text("utf-8")), set(found))) for name, path in found.items()}
+
+
+def test_imports_point_down(graph):
+    paths = sources()
+    faults = [
+        f"{paths[importer].relative_to(PACKAGE.parents[1])}:{line}: {reason}"
+        for importer, found in graph.items()
+        for line, imported in found
+        if (reason := fault(importer, imported))
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_no_modules_import_each_other_in_a_circle(graph):
+    # a folder's own __init__ only gathers what its files give
+    files = {name: {to for _, to in found if to != name} for name, found in graph.items() if not is_folder(name)}
+    try:
+        TopologicalSorter(files).prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
+
+
+def is_folder(module: str) -> bool:
+    return sources()[module].name == "__init__.py"
+
+
+def test_every_meeting_of_a_layer_is_used(graph):
+    met = {(part_of(importer), part_of(imported)) for importer, found in graph.items() for _, imported in found}
+    assert set(MEETINGS) <= met, f"no longer needed: {set(MEETINGS) - met}"
+
+
+@pytest.mark.parametrize(
+    ("importer", "line", "reason"),
+    [
+        ("limbeck.models.load", "from limbeck.run.step import train_step", "models may not import run: it is above it"),
+        ("limbeck.plan.pair", "from limbeck import corpora", "plan may not import corpora: it is of the same layer"),
+        ("limbeck.types", "def f():\n    import limbeck.cli", "types may not import cli: it is above it"),
+        ("limbeck.run.run", "from ..models import load", "a relative import hides where it points"),
+        (
+            "limbeck.run.run",
+            "import limbeck",
+            "the package gives names of every layer: import from the module that has it",
+        ),
+        ("limbeck.run.run", "from limbeck import distil", "distil is in no layer: give it one"),
+        ("limbeck.run.run", "from limbeck import __version__", ""),
+        ("limbeck.attic.old", "from limbeck.types import Batch", "attic is in no layer: give it one"),
+        ("limbeck.jobs.distil", "from limbeck.run.run import Run", ""),
+        ("limbeck.probes.samples", "from limbeck.corpora.store import TokenStore", ""),
+        ("limbeck.types", "import torch\nfrom limbecks import x", ""),
+    ],
+)
+def test_the_rule_finds_what_it_should(importer, line, reason):
+    found = imports(ast.parse(line), {"limbeck.corpora"})
+    assert "".join(fault(importer, imported) for _, imported in found) == reason
