@@ -7,10 +7,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "agg"
 
-import limbeck  # noqa: F401  (sets what torch must see before it is imported)
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+import limbeck  # noqa: F401  (sets what torch must see before it is imported)
 
 torch.set_num_threads(1)
 torch.set_flush_denormal(True)

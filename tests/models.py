@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
 from limbeck.corpora import TokenStore, build_stores, train_tokenizer
 from limbeck.models.load import LanguageModel, new_model
 from limbeck.types import Batch
-from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-WORDS = "the cat sat on a mat while one dog ran past two red birds that sang of rain and sun".split()
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "while", "one", "dog", "ran", "past", "two", "red", "birds", "that", "sang", "of", "rain", "and", "sun"]
 
 
 def texts(count: int = 120, *, seed: int = 0) -> list[str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from limbeck import cli
-from limbeck.models.load import save
 from safetensors.torch import load_file, save_file
 
+from limbeck import cli
+from limbeck.models.load import save
 from tests.models import llama, texts, tokenizer, write_corpus
 
 

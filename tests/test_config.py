@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from limbeck.config import DistilSettings, count, resolve
 from limbeck.errors import BadSetting
 

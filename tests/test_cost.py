@@ -11,7 +11,6 @@ from limbeck.models.load import build, load_config
 from limbeck.objectives import fused
 from limbeck.plan.cost import (
     LOGITS_BUFFER,
-    MICRO_TOKENS,
     Cost,
     Rates,
     Size,
@@ -19,7 +18,6 @@ from limbeck.plan.cost import (
     estimate,
     measure_rates,
 )
-from limbeck.run import run
 
 CPU = torch.device("cpu")
 ENDS = {"bos_token_id": 1, "eos_token_id": 2}
@@ -188,8 +186,7 @@ def test_peak_is_the_sum_of_its_parts_and_bounded_however_large_the_batch():
     assert one_row.peak_bytes < usual.peak_bytes == huge.peak_bytes
 
 
-def test_micro_batches_and_buffers_are_those_of_the_run():
-    assert MICRO_TOKENS == run._MICRO_TOKENS
+def test_buffers_are_those_of_the_fused_head():
     assert LOGITS_BUFFER == fused._BUFFER
 
 

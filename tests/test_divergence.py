@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from limbeck import divergence
 
 FORMULAS = {
@@ -39,7 +40,7 @@ def test_never_negative(name, values):
 @given(values=pairs)
 def test_zero_at_equality_and_only_there(name, values):
     log_p, log_q = map(log_softmax, values)
-    assert FORMULAS[name](log_p, log_p.clone()) == 0
+    assert FORMULAS[name](log_p, log_p.clone()) < 1e-15  # a mixture of two equals rounds
     if (log_p.exp() - log_q.exp()).abs().max() > 1e-3:
         assert FORMULAS[name](log_p, log_q) > 1e-8
 

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from limbeck.models.load import save
 
+from limbeck.models.load import save
 from tests.models import llama, tokenizer, write_corpus
 
 ROOT = Path(__file__).parents[1]

@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from limbeck.errors import NonFiniteLoss, NothingToLearn
 from limbeck.objectives import TAID, CrossEntropy, ForwardKL
 from limbeck.run.optim import adamw, learning_rate
 from limbeck.run.step import train_step
 from limbeck.run.world import alone
-
 from tests.models import batch, frozen, llama, tokenizer
 
 TOK = tokenizer()

@@ -44,7 +44,10 @@ Tokens = Annotated[str | None, Option(help="Tokens to train on: 500k, 2M (defaul
 Length = Annotated[int | None, Option(help="Tokens of a row (default 256 on a CPU, 1024 on a GPU, or the context).")]
 BatchTokens = Annotated[str | None, Option(help="Tokens of one optimiser step (default: about 400 steps).")]
 LearningRate = Annotated[float | None, Option("--lr", help="Peak learning rate (default by the student's size).")]
-ObjectiveText = Annotated[str | None, Option("--objective", help="ForwardKL, 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL', my_loss:MyLoss.")]
+ObjectiveText = Annotated[
+    str | None,
+    Option("--objective", help="ForwardKL, 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL', my_loss:MyLoss."),
+]
 ScheduleName = Annotated[str | None, Option("--schedule", help="wsd, cosine or constant (default wsd).")]
 Seed = Annotated[int | None, Option(help="Seed of data order and fresh weights (default 0).")]
 Seeds = Annotated[int | None, Option(help="How many seeds, from --seed on (default 1).")]

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from limbeck.config import DistilSettings
-from limbeck.corpora import Rows, TokenStore, build_stores, require_rows
+from limbeck.corpora import TokenStore, build_stores, require_rows
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.jobs.arms import Arm, arms_of, train
 from limbeck.jobs.doctor import diagnose

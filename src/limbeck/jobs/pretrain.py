@@ -168,9 +168,8 @@ A Llama of {run["parameters"]:,} parameters, trained from scratch with limbeck {
 
     {" ".join(run["command"])}
 
-on {run["tokens"]:,} tokens of `{settings["data"]}` ({corpus["tokens"]:,} different ones, tokenizer of its own, trained on the
-training part), {run["tokens"] / run["parameters"]:.1f} tokens a parameter, seed {settings["seed"]}, peak learning rate {run["lr"]:.2g},
-from {run["started"]} to {run["ended"]}; torch {versions["torch"]}, transformers {versions["transformers"]},
+on {run["tokens"]:,} tokens of `{settings["data"]}` ({corpus["tokens"]:,} different ones, by a tokenizer trained on them too),
+{run["tokens"] / run["parameters"]:.1f} tokens a parameter, seed {settings["seed"]}, peak learning rate {run["lr"]:.2g}, from {run["started"]} to {run["ended"]}; torch {versions["torch"]}, transformers {versions["transformers"]},
 Python {versions["python"]}.
 
 Measured on documents held out from both (95 % intervals over documents):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
 from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting

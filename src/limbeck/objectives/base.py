@@ -170,7 +170,7 @@ class Sum(Objective):
         self.terms = torch.nn.ModuleList(term for _, term in terms)
         self.needs_teacher = any(term.needs_teacher for _, term in terms)
 
-    def __iter__(self) -> "zip[tuple[float, Objective]]":
+    def __iter__(self) -> zip[tuple[float, Objective]]:
         return zip(self.weights, self.terms, strict=True)
 
     def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:

@@ -19,7 +19,8 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.models.load import build
 
-# What run/run.py gives a micro-batch and objectives/fused.py a buffer of logits; a test holds them equal.
+# Tokens of a micro-batch, by which run/run.py cuts too: enough for efficient products, few enough for small memory. And what
+# objectives/fused.py gives a buffer of logits; a test holds them equal.
 MICRO_TOKENS = {"cpu": 1024, "cuda": 16384}
 LOGITS_BUFFER = {"cpu": (128, 1024, 2**23), "cuda": (256, 8192, 2**26)}
 

@@ -20,15 +20,13 @@ from limbeck.corpora.pack import Rows
 from limbeck.errors import Interrupted, NonFiniteLoss
 from limbeck.models.load import LanguageModel
 from limbeck.objectives.base import Objective
+from limbeck.plan.cost import MICRO_TOKENS
 from limbeck.run.log import Metrics, peak_rss_gib, progress
 from limbeck.run.optim import Schedule, adamw, learning_rate
 from limbeck.run.save import Moving, checkpoints, load_checkpoint, save_checkpoint
 from limbeck.run.step import Step, train_step
 from limbeck.run.world import World
 from limbeck.types import Batch
-
-# Rows of one micro-batch hold about this many tokens: enough for efficient products, few enough for small memory.
-_MICRO_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ class Run:
 def micro_batches(rows: Batch, device: torch.device) -> Iterator[Batch]:
     """The rows in pieces that fit, on their device."""
     count, length = rows.tokens.shape
-    size = max(1, _MICRO_TOKENS["cuda" if device.type == "cuda" else "cpu"] // length)
+    size = max(1, MICRO_TOKENS["cuda" if device.type == "cuda" else "cpu"] // length)
     for start in range(0, count, size):
         yield rows.rows(slice(start, start + size)).to(device)
 
