@@ -15,7 +15,9 @@ import limbeck  # noqa: F401  (sets what torch must see before it is imported)
 
 torch.set_num_threads(1)
 torch.set_flush_denormal(True)
-settings.register_profile("limbeck", deadline=None, max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True)
+settings.register_profile(
+    "limbeck", deadline=None, max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True
+)
 settings.load_profile("limbeck")
 
 

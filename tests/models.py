@@ -11,7 +11,28 @@ from limbeck.corpora import TokenStore, build_stores, train_tokenizer
 from limbeck.models.load import LanguageModel, new_model
 from limbeck.types import Batch
 
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "while", "one", "dog", "ran", "past", "two", "red", "birds", "that", "sang", "of", "rain", "and", "sun"]
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "while",
+    "one",
+    "dog",
+    "ran",
+    "past",
+    "two",
+    "red",
+    "birds",
+    "that",
+    "sang",
+    "of",
+    "rain",
+    "and",
+    "sun",
+]
 
 
 def texts(count: int = 120, *, seed: int = 0) -> list[str]:
@@ -24,7 +45,9 @@ def tokenizer(vocab: int = 300) -> PreTrainedTokenizerFast:
     return train_tokenizer(texts(), vocab=vocab)
 
 
-def llama(*, layers: int = 2, hidden: int = 32, seed: int = 0, tok: PreTrainedTokenizerFast | None = None, pad: int = 0) -> LanguageModel:
+def llama(
+    *, layers: int = 2, hidden: int = 32, seed: int = 0, tok: PreTrainedTokenizerFast | None = None, pad: int = 0
+) -> LanguageModel:
     """A random Llama; ``pad`` more rows in its head than the tokenizer has tokens."""
     tok = tok or tokenizer()
     config = LlamaConfig(

@@ -44,7 +44,21 @@ def limbeck(monkeypatch, capsys, tmp_path):
 
 def distil(limbeck, teacher, data, *more, out="out"):
     return limbeck(
-        *("distil", "--teacher", teacher, "--data", data, "--shrink", 2, "--tokens", 2000, "--length", 32, "--lr", 0.001),
+        *(
+            "distil",
+            "--teacher",
+            teacher,
+            "--data",
+            data,
+            "--shrink",
+            2,
+            "--tokens",
+            2000,
+            "--length",
+            32,
+            "--lr",
+            0.001,
+        ),
         *("--out", out, "--threads", 1, *more),
     )
 
@@ -99,7 +113,9 @@ def test_an_unknown_key_of_a_run_file_names_the_nearest(limbeck, tmp_path):
     refused(limbeck("distil", "run.toml"), "run.toml", "tokns", "tokens")
 
 
-@pytest.mark.parametrize(("params", "words"), [("1B", ("1,000,000,000", "more than the teacher")), ("10", ("smallest",))])
+@pytest.mark.parametrize(
+    ("params", "words"), [("1B", ("1,000,000,000", "more than the teacher")), ("10", ("smallest",))]
+)
 def test_a_budget_outside_what_the_teacher_gives_is_refused(limbeck, teacher, data, params, words):
     flags = ("--teacher", teacher, "--data", data, "--params", params, "--out", "out")
     refused(limbeck("distil", *flags), *words)
@@ -177,7 +193,9 @@ def test_a_teacher_that_is_not_there_is_named(limbeck, data):
 def test_a_student_of_another_vocabulary_is_refused(limbeck, teacher, data, tmp_path):
     student = tmp_path / "student"
     save(llama(layers=1, tok=tokenizer(vocab=280)), student)
-    answer = limbeck("distil", "--teacher", teacher, "--student", student, "--data", data, "--out", "out", "--length", 32)
+    answer = limbeck(
+        "distil", "--teacher", teacher, "--student", student, "--data", data, "--out", "out", "--length", 32
+    )
     refused(answer, "vocabular")
 
 

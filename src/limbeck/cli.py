@@ -37,7 +37,9 @@ Shrink = Annotated[float | None, Option(help="The teacher's parameters over the 
 Shape = Annotated[str | None, Option(help="The student's shape: layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.")]
 Data = Annotated[
     str | None,
-    Option(help="Text: .txt, .jsonl, .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT], python:stdlib; comma for more."),
+    Option(
+        help="Text: .txt, .jsonl, .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT], python:stdlib; comma for more."
+    ),
 ]
 EvalData = Annotated[str | None, Option(help="Held-out text (default: a part of --data, split by document hash).")]
 Tokens = Annotated[str | None, Option(help="Tokens to train on: 500k, 2M (default 1M).")]

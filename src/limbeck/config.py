@@ -34,7 +34,7 @@ Count = Annotated[int, BeforeValidator(count), Field(gt=0)]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """"; did you mean X?" where there is a name near enough, else nothing."""
+    """ "; did you mean X?" where there is a name near enough, else nothing."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -45,7 +45,9 @@ def _baselines(value: Any) -> Any:
     names = [] if value.strip().lower() in {"", "none"} else [part.strip() for part in value.split(",")]
     for name in names:
         if name not in BASELINES:
-            raise ValueError(f"unknown baseline {name!r}{nearest(name, BASELINES)} There are: {', '.join(BASELINES)}, none.")
+            raise ValueError(
+                f"unknown baseline {name!r}{nearest(name, BASELINES)} There are: {', '.join(BASELINES)}, none."
+            )
     return names
 
 
@@ -116,7 +118,7 @@ def _toml(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise BadSetting(f"no run file {file}: give the path of a TOML file, or flags alone") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise BadSetting(f"{file} is no TOML run file: {error}. Write lines such as: tokens = \"2M\"") from error
+        raise BadSetting(f'{file} is no TOML run file: {error}. Write lines such as: tokens = "2M"') from error
 
 
 def _explain(item: Any) -> str:

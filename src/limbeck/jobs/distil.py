@@ -22,7 +22,8 @@ from limbeck.models.load import LanguageModel, load, load_config
 from limbeck.objectives import parse
 from limbeck.plan.cost import Size
 from limbeck.plan.pair import as_json, check, show
-from limbeck.run.log import console
+from limbeck.report.words import duration
+from limbeck.run.log import console, peak_rss_gib
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan
 from limbeck.run.world import leave
@@ -41,7 +42,9 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     for source in filter(None, (settings.data, settings.eval_data)):
         resolve_source(source)
     config = load_config(settings.student or settings.teacher)
-    length = row_length(settings, getattr(config, "max_position_embeddings", None), where.world.device, name=settings.teacher)
+    length = row_length(
+        settings, getattr(config, "max_position_embeddings", None), where.world.device, name=settings.teacher
+    )
     rows, steps = batch_rows(settings, length, where.world.size)
     run = _claim(settings, where, objective_text=repr(objective))
     teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
@@ -52,7 +55,8 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     cut = make_student(settings, target, teacher, store, length=length, machine=where)
     student = load(cut, device="cpu")
     findings = diagnose(settings, teacher, student, length=length, machine=where)
-    show(findings, console)
+    # the rest is in the report, and in `limbeck doctor`
+    show([f for f in findings if f.level != "ok" or f.check in {"memory", "time"}], console)
     check(findings)
     plan = Plan(
         steps=steps,
@@ -61,10 +65,14 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
         schedule=settings.schedule,
         bf16=where.bf16,
     )
-    arms = _arms(settings, teacher, student, objective_needs_teacher=objective.needs_teacher, steps=steps, length=length)
+    arms = _arms(
+        settings, teacher, student, objective_needs_teacher=objective.needs_teacher, steps=steps, length=length
+    )
     if where.world.first:
         facts = {"doctor": as_json(findings), "plan": _said(plan, length, arms), "objective": repr(objective)}
-        update(settings.out, run, teacher=_summary(teacher), student=_summary(student), lineage=student.lineage, **facts)
+        update(
+            settings.out, run, teacher=_summary(teacher), student=_summary(student), lineage=student.lineage, **facts
+        )
         _announce(teacher, student, plan, length, arms, store)
     proof = Proof(settings, teacher, held_out, length=length, machine=where)
     proof.cut(cut)
@@ -73,8 +81,10 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
         proof.arm(arm, model)
     result: dict[str, Any] = {}
     if where.world.first:
-        update(settings.out, run, ended=now(), seconds=round(run.get("seconds", 0) + time.monotonic() - started, 1))
+        seconds = run.get("seconds", 0.0) + time.monotonic() - started
+        update(settings.out, run, ended=now(), seconds=round(seconds, 1))
         result = proof.conclude(run)
+        console.print(f"It took {duration(seconds)}, up to {peak_rss_gib():.2f} GiB of memory.")
     where.world.barrier()
     leave()
     return result
@@ -159,5 +169,3 @@ def _announce(
         f"({tokens / max(store.tokens, 1):.1f} epochs), peak learning rate {plan.lr:.2g}, {plan.schedule}; "
         f"{len(arms)} trainings: {', '.join(a.label for a in arms)}"
     )
-
-

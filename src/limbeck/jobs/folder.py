@@ -20,24 +20,25 @@ from limbeck.run.save import read_json, write_json, writing
 def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
     """Makes ``folder`` this run's, and gives what its run.json holds: new, or from an earlier start of the same run.
 
-    Raises BadFolder when the folder cannot be written, or holds something else.
+    A run that came to nothing (a mistake found before its first result) does not keep its folder from another. Raises
+    BadFolder when the folder cannot be written, or holds something else.
     """
     record = folder / "run.json"
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    if not record.exists():
-        strangers = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
-        if strangers:
-            raise BadFolder(
-                f"{folder} is not empty and holds no run (it holds {', '.join(strangers[:5])}): "
-                "nothing was written. Give a new folder with --out."
-            )
-        run = {"signature": signature, "command": command(), "versions": versions(), "started": now()}
-        write_json(record, run)
-        return run
+    held = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    if held and not record.exists():
+        raise BadFolder(
+            f"{folder} is not empty and holds no run (it holds {', '.join(held[:5])}): "
+            "nothing was written. Give a new folder with --out."
+        )
+    if not set(held) - {"run.json", "data"}:
+        new: dict[str, Any] = {"signature": signature, "command": command(), "versions": versions(), "started": now()}
+        write_json(record, new)
+        return new
     try:
-        run = dict(read_json(record))
-        theirs = dict(run["signature"])
+        run: dict[str, Any] = dict(read_json(record))
+        theirs: dict[str, Any] = dict(run["signature"])
     except (ValueError, KeyError, TypeError) as error:
         raise BadFolder(f"{record} is not a run of limbeck's ({error}): give a new folder with --out.") from error
     different = [key for key in sorted(signature.keys() | theirs.keys()) if signature.get(key) != theirs.get(key)]

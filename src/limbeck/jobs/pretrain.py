@@ -41,7 +41,9 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     tokenizer = _tokenizer(settings, out, where)
     length = row_length(settings, CONTEXT, world.device, name="the new model")
     if world.first:
-        build_stores(settings.data, tokenizer, out / "data", eval_source=settings.eval_data, progress=console.is_terminal)
+        build_stores(
+            settings.data, tokenizer, out / "data", eval_source=settings.eval_data, progress=console.is_terminal
+        )
     world.barrier()
     store, held_out = TokenStore.open(out / "data" / "train"), TokenStore.open(out / "data" / "held_out")
     require_rows(store, length=length)
@@ -87,7 +89,9 @@ def _finish(
 
 def _shape(settings: PretrainSettings) -> Shape:
     if (settings.shape is None) == (settings.params is None):
-        raise BadSetting("give the size of the new model, as --params 1M or as --shape layers=5,hidden=128,...: one of them")
+        raise BadSetting(
+            "give the size of the new model, as --params 1M or as --shape layers=5,hidden=128,...: one of them"
+        )
     if settings.shape is not None:
         return whole_shape(settings.shape)
     assert settings.params is not None
@@ -157,7 +161,9 @@ def _config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 def _card(run: dict[str, Any], readings: list[Reading]) -> str:
     """The model's README.md: what made it, from what, and how good it is."""
     corpus, versions = run["corpus"], run["versions"]
-    lines = "\n".join(f"| {r.name} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {r.unit} | {r.n} |" for r in readings)
+    lines = "\n".join(
+        f"| {r.name} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {r.unit} | {r.n} |" for r in readings
+    )
     settings = run["signature"]
     return f"""---
 library_name: transformers
@@ -169,7 +175,8 @@ A Llama of {run["parameters"]:,} parameters, trained from scratch with limbeck {
     {" ".join(run["command"])}
 
 on {run["tokens"]:,} tokens of `{settings["data"]}` ({corpus["tokens"]:,} different ones, by a tokenizer trained on them too),
-{run["tokens"] / run["parameters"]:.1f} tokens a parameter, seed {settings["seed"]}, peak learning rate {run["lr"]:.2g}, from {run["started"]} to {run["ended"]}; torch {versions["torch"]}, transformers {versions["transformers"]},
+{run["tokens"] / run["parameters"]:.1f} tokens a parameter, seed {settings["seed"]}, peak learning rate {run["lr"]:.2g},
+from {run["started"]} to {run["ended"]}; torch {versions["torch"]}, transformers {versions["transformers"]},
 Python {versions["python"]}.
 
 Measured on documents held out from both (95 % intervals over documents):
@@ -191,5 +198,3 @@ def _tokenizer(settings: PretrainSettings, out: Path, where: Machine) -> PreTrai
         beside.rename(folder)
     where.world.barrier()
     return PreTrainedTokenizerFast.from_pretrained(folder)
-
-

@@ -33,7 +33,7 @@ def probe(settings: Settings, *, model: str, teacher: str | None, out: Path | No
     against = load(teacher, device=where.world.device, dtype=where.dtype) if teacher else None
     length = row_length(settings, measured_model.context, where.world.device, name=measured_model.name)
     if against is not None:
-        check(tokens_of_pair(against, measured_model))
+        check(list(tokens_of_pair(against, measured_model)))
     with tempfile.TemporaryDirectory() as folder:
         store = build_held_out(
             settings.data, measured_model.tokenizer, folder, end=measured_model.end, progress=console.is_terminal

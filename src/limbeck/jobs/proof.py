@@ -161,5 +161,7 @@ def _by_model(readings: list[Reading]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for reading in readings:
         row = reading.row()
-        found.setdefault(reading.model, {})[reading.name] = {key: row[key] for key in ("value", "low", "high", "unit", "n")}
+        found.setdefault(reading.model, {})[reading.name] = {
+            key: row[key] for key in ("value", "low", "high", "unit", "n")
+        }
     return found

@@ -69,4 +69,3 @@ def batch_rows(settings: Settings, length: int, ranks: int) -> tuple[int, int]:
     rows = max(rows, ranks)
     steps = max(1, round(settings.tokens / (rows * length)))
     return rows, steps
-

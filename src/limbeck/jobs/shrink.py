@@ -31,7 +31,9 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
         out.mkdir(parents=True, exist_ok=True)
     teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
     length = row_length(settings, teacher.context, where.world.device, name=teacher.name)
-    store, _ = build_stores(settings.data, teacher.tokenizer, out / "data", end=teacher.end, progress=console.is_terminal)
+    store, _ = build_stores(
+        settings.data, teacher.tokenizer, out / "data", end=teacher.end, progress=console.is_terminal
+    )
     student = shrink_to(shape, teacher, store, length=length, machine=where, method=method, seed=settings.seed)
     shutil.rmtree(out / "data")
     save(student, out)

@@ -53,7 +53,9 @@ def make_student(
             assert settings.student is not None
             student = load(settings.student, train=True)
         else:
-            student = shrink_to(shape, teacher, store, length=length, machine=machine, method=method, seed=settings.seed)
+            student = shrink_to(
+                shape, teacher, store, length=length, machine=machine, method=method, seed=settings.seed
+            )
         save(student, folder)
     machine.world.barrier()
     return folder
@@ -73,5 +75,3 @@ def shrink_to(
     sample = Rows(store, length=length, seed=seed).take(CALIBRATION_ROWS)
     scores = score(teacher, list(micro_batches(sample, machine.world.device)), method=method, seed=seed)
     return cut(teacher, shape=shape, scores=scores)
-
-

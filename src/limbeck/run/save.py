@@ -102,7 +102,7 @@ class Moving:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that moves, by a name that says whose it is. A tied weight appears once."""
-        tensors = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
+        tensors: dict[str, Tensor] = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
         tensors |= {f"objective.{name}": t for name, t in self.objective.state_dict().items()}
         for i, parameter in enumerate(self._optimised()):
             for key, value in self.optimizer.state[parameter].items():
