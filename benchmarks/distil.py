@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DOCUMENTS_PER_STEP = 8  # padded
-ROWS_PER_STEP = 4  # packed
+DOCUMENTS_PER_STEP = 8  # of the padded contenders; a packed step has as many tokens, to the nearest row
 LEARNING_RATE = 2e-3
 BETAS = (0.9, 0.95)
 ENVIRONMENT = {
@@ -159,7 +158,10 @@ def trl(folder: Path, setting: Setting, meter: Meter) -> Trained:
 
 
 def limbeck(folder: Path, setting: Setting, meter: Meter) -> Trained:
-    """limbeck through its Python API: the documents packed in rows, an epoch of them to the nearest step."""
+    """limbeck through its Python API: the documents packed in rows, an epoch to the nearest step.
+
+    A step has as many rows as hold the tokens of a padded step, so all contenders take equally many steps.
+    """
     from limbeck.corpora import Rows, build_stores
     from limbeck.models.load import load
     from limbeck.objectives import ForwardKL
@@ -175,13 +177,14 @@ def limbeck(folder: Path, setting: Setting, meter: Meter) -> Trained:
         end=student.end,
         eval_source=str(folder / "held_out.jsonl"),
     )
-    corpus = Rows(store, length=LENGTH)
-    steps = round(store.tokens / LENGTH / ROWS_PER_STEP)
+    padded_steps = -(-store.documents // DOCUMENTS_PER_STEP)
+    rows = max(1, round(store.tokens / LENGTH / padded_steps))
+    steps = round(store.tokens / LENGTH / rows)
+    plan = Plan(steps=steps, rows=rows, lr=LEARNING_RATE, schedule="constant", weight_decay=0.0)
+    corpus, order = Rows(store, length=LENGTH), Rows(store, length=LENGTH)
     (folder / "run").mkdir()
-    plan = Plan(steps=steps, rows=ROWS_PER_STEP, lr=LEARNING_RATE, schedule="constant", weight_decay=0.0)
     Run(folder / "run", "limbeck", student, teacher, corpus, ForwardKL(), plan, alone()).train()
-    order = Rows(store, length=LENGTH)
-    tokens = [int((order.take(ROWS_PER_STEP).document >= 0).sum()) for _ in range(steps)]
+    tokens = [int((order.take(rows).document >= 0).sum()) for _ in range(steps)]
     return Trained(student.model, teacher.model, tokens)
 
 

@@ -1,11 +1,13 @@
 """Every objective: value and gradient against its formula in float64, its state, its parameters, how it adds up."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from limbeck.errors import BadObjective
 from limbeck.objectives import (
     CTKD,
@@ -216,7 +218,7 @@ def test_ctkd_learns_the_temperature_up_the_loss():
         nats.sum().backward()
         values.append(float(nats.detach().sum()))
         optimizer.step()
-    assert all(later > earlier for earlier, later in zip(values, values[1:], strict=False))
+    assert all(later > earlier for earlier, later in pairwise(values))
 
 
 def test_ctkd_closed_form_has_the_reversed_gradient_of_theta():

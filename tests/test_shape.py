@@ -10,7 +10,7 @@ from transformers import GPT2Config, LlamaConfig
 from limbeck.errors import BadShape
 from limbeck.models.anatomy import Anatomy, resized
 from limbeck.models.load import build
-from limbeck.students.shape import Shape, budget_of_shrink, check, choose, parameters, parse_budget, parse_shape
+from limbeck.students.shape import Shape, budget_of_shrink, check, choose, parameters, parse_shape
 from tests.zoo import CONFIGS
 
 LLAMA = CONFIGS["llama"]
@@ -71,27 +71,6 @@ def test_a_larger_budget_is_never_a_smaller_student_by_more_than_the_slack(a, b)
     full = parameters(SMALL, Shape.of(SMALL))
     counts = [parameters(SMALL, choose(SMALL, parameters=int(part * full))) for part in (small, large)]
     assert counts[0] * 0.95 <= counts[1]
-
-
-@pytest.mark.parametrize(
-    ("text", "count"),
-    [
-        ("6M", 6_000_000),
-        ("1.3B", 1_300_000_000),
-        ("250k", 250_000),
-        ("6e6", 6_000_000),
-        (12345, 12345),
-        ("1_000", 1000),
-    ],
-)
-def test_a_budget_reads_as_people_write_it(text, count):
-    assert parse_budget(text) == count
-
-
-@pytest.mark.parametrize("text", ["", "six", "-3M", "6G", "0", "0.2", "nan", "6 M B"])
-def test_what_is_no_budget_is_refused_by_name(text):
-    with pytest.raises(BadShape, match=r"a budget is a number of parameters such as 250k, 6M, 1\.3B or 6000000, got "):
-        parse_budget(text)
 
 
 def test_a_shape_is_parsed_and_the_teacher_fills_the_rest():

@@ -1,8 +1,8 @@
 """How far two distributions over one support are apart: (log p, log q) -> nats per position.
 
-p is the teacher, q the student. These are the formulas that everything faster is measured against; they differentiate. An outcome that cannot happen
-(log-probability -inf) counts its limit, so no formula gives NaN on distributions, however far apart; only where the
-limit is infinite is the answer infinite.
+p is the teacher, q the student. These are the formulas that everything faster is measured against; they differentiate.
+An outcome that cannot happen (log-probability -inf) counts its limit, so no formula gives NaN on distributions, however
+far apart; only where the limit is infinite is the answer infinite.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -71,8 +71,8 @@ class Objective(torch.nn.Module, ABC):
 
     def __repr__(self) -> str:
         """The text that `parse` reads back."""
-        names = inspect.signature(type(self)).parameters
-        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names if hasattr(self, name))
+        names = [name for name in parameter_names(type(self)) if hasattr(self, name)]
+        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         return f"{self.source + ':' if self.source else ''}{type(self).__name__}({values})"
 
     def _check(self, nats: Tensor, logits: Tensor) -> None:
@@ -171,7 +171,7 @@ class Sum(Objective):
         self.needs_teacher = any(term.needs_teacher for _, term in terms)
 
     def __iter__(self) -> zip[tuple[float, Objective]]:
-        return zip(self.weights, self.terms, strict=True)
+        return zip(self.weights, cast("Iterable[Objective]", self.terms), strict=True)
 
     def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
         """The weighted sum of the terms' nats."""
@@ -206,6 +206,12 @@ class Sum(Objective):
 
     def __repr__(self) -> str:
         return " + ".join(f"{weight!r} * {term!r}" for weight, term in self)
+
+
+def parameter_names(kind: type[Objective]) -> list[str]:
+    """What the constructor of an objective can be given by name."""
+    parameters = inspect.signature(kind).parameters.values()
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 def in_range(what: str, value: float, low: float, high: float, *, closed: bool = False) -> None:

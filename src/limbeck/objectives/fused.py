@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -19,14 +21,32 @@ from limbeck.errors import Mismatch
 from limbeck.objectives.base import Objective
 from limbeck.types import Batch, Chunk, Head, Outputs, Signal
 
-# (fewest, most) positions and the elements of one buffer of logits; elements of the block that an objective sees. On a
-# processor a block and its temporaries shall fit the second-level cache (1 MiB); on an accelerator every launch costs.
-_BUFFER = {"cpu": (128, 1024, 2**23), "cuda": (256, 8192, 2**26)}
-_BLOCK = {"cpu": 2**16, "cuda": 2**26}
+# On a processor a block and its temporaries shall fit the second-level cache (1 MiB), and the buffers of two chunks the
+# third. On an accelerator every launch costs.
+_CHUNK_ELEMENTS = {"cpu": 2**23, "accelerator": 2**26}
+_BLOCK_ELEMENTS = {"cpu": 2**16, "accelerator": 2**26}
+_CHUNK_POSITIONS = {"cpu": (128, 1024), "accelerator": (256, 8192)}  # at least, at most
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Positions whose logits are multiplied out at once, and how many of them an objective sees at once.
+
+    They change speed and memory, and results only by rounding.
+    """
+
+    chunk: int
+    block: int
 
 
 def fused_backward(
-    objective: Objective, outputs: Outputs, signal: Outputs | None, batch: Batch, *, scale: float
+    objective: Objective,
+    outputs: Outputs,
+    signal: Outputs | None,
+    batch: Batch,
+    *,
+    scale: float,
+    sizes: Sizes | Literal["auto"] = "auto",
 ) -> Float[Tensor, ""]:
     """scale x the sum of weight x nats over the batch, in float64, with its gradients added where they belong.
 
@@ -41,13 +61,14 @@ def fused_backward(
     if len(positions) == 0:
         return total
     learned = [p for p in objective.parameters() if p.requires_grad]
-    sides = _sides(outputs, signal, len(positions))
+    sizes = _fitting(outputs, len(positions)) if sizes == "auto" else sizes
+    sides = _sides(outputs, signal, sizes)
     with torch.no_grad(), _exact(outputs):
         back = _Back(outputs)
         for part, student, teacher in _products(*sides, positions):
             here = positions[part]
             chunk = Chunk(flat.targets[here], flat.weight[here])
-            for rows in _blocks(student.raw):
+            for rows in _parts(len(student.raw), sizes.block):
                 logits = student.logits(rows)
                 said = None if teacher is None else Signal(teacher.logits(rows))
                 nats, gradient = objective.value_and_gradient(logits, said, chunk.part(rows))
@@ -61,11 +82,18 @@ def fused_backward(
 
 
 @torch.no_grad()
-def fused_nats(objective: Objective, outputs: Outputs, signal: Outputs | None, batch: Batch) -> Float[Tensor, "B T"]:
+def fused_nats(
+    objective: Objective,
+    outputs: Outputs,
+    signal: Outputs | None,
+    batch: Batch,
+    *,
+    sizes: Sizes | Literal["auto"] = "auto",
+) -> Float[Tensor, "B T"]:
     """Nats of every position of weight > 0, 0 elsewhere. Nothing learns from it and no schedule moves."""
     nats = torch.zeros(batch.weight.numel(), device=batch.weight.device)
     positions = batch.flat().weight.nonzero().squeeze(-1)
-    for part, logits, said, chunk in walk(outputs, signal, batch, positions=positions):
+    for part, logits, said, chunk in walk(outputs, signal, batch, positions=positions, sizes=sizes):
         with _exact(outputs):
             nats[positions[part]] = objective(logits, said, chunk).to(nats.dtype)
     return nats.view_as(batch.weight)
@@ -73,7 +101,12 @@ def fused_nats(objective: Objective, outputs: Outputs, signal: Outputs | None, b
 
 @torch.no_grad()
 def walk(
-    outputs: Outputs, signal: Outputs | None, batch: Batch, *, positions: Int[Tensor, "n"]
+    outputs: Outputs,
+    signal: Outputs | None,
+    batch: Batch,
+    *,
+    positions: Int[Tensor, "n"],
+    sizes: Sizes | Literal["auto"] = "auto",
 ) -> Iterator[tuple[slice, Float[Tensor, "m V"], Signal | None, Chunk]]:
     """Goes through some of the B x T flat positions, a few at a time, in their order, in bounded memory.
 
@@ -81,8 +114,9 @@ def walk(
     weights). The logits lie in buffers that the next turn overwrites.
     """
     flat = batch.flat()
-    for part, student, teacher in _products(*_sides(outputs, signal, len(positions)), positions):
-        for rows in _blocks(student.raw):
+    sizes = _fitting(outputs, len(positions)) if sizes == "auto" else sizes
+    for part, student, teacher in _products(*_sides(outputs, signal, sizes), positions):
+        for rows in _parts(len(student.raw), sizes.block):
             which = slice(part.start + rows.start, part.start + rows.stop)
             here = positions[which]
             said = None if teacher is None else Signal(teacher.logits(rows))
@@ -174,23 +208,27 @@ class _Back:
             torch.autograd.backward([t for t, _ in waiting], [g for _, g in waiting])
 
 
-def _sides(outputs: Outputs, signal: Outputs | None, n: int) -> tuple[_Side, _Side | None]:
-    """Student and teacher with buffers for chunks of n positions, of about equal size."""
+def _fitting(outputs: Outputs, n: int) -> Sizes:
+    """Sizes that suit the device, with chunks of n positions of about equal length."""
+    device = "cpu" if outputs.hidden.device.type == "cpu" else "accelerator"
+    fewest, most = _CHUNK_POSITIONS[device]
+    chunks = max(1, math.ceil(n / min(most, max(fewest, _CHUNK_ELEMENTS[device] // outputs.vocab))))
+    return Sizes(chunk=max(1, math.ceil(n / chunks)), block=max(1, _BLOCK_ELEMENTS[device] // outputs.vocab))
+
+
+def _sides(outputs: Outputs, signal: Outputs | None, sizes: Sizes) -> tuple[_Side, _Side | None]:
+    """Student and teacher with their buffers."""
     if signal is not None and signal.vocab != outputs.vocab:
         raise Mismatch(
             f"the teacher speaks {signal.vocab} tokens, the student {outputs.vocab}: an objective compares them token "
             "by token; give the student the teacher's tokenizer, or choose CrossEntropy, which needs no teacher"
         )
-    fewest, most, elements = _BUFFER.get(outputs.hidden.device.type, _BUFFER["cuda"])
-    chunks = max(1, math.ceil(n / min(most, max(fewest, elements // outputs.vocab))))
-    rows = math.ceil(n / chunks)
-    return _Side(outputs, rows), None if signal is None else _Side(signal, rows)
+    return _Side(outputs, sizes.chunk), None if signal is None else _Side(signal, sizes.chunk)
 
 
 def _products(student: _Side, teacher: _Side | None, positions: Tensor) -> Iterator[tuple[slice, _Side, _Side | None]]:
     """Multiplies out chunk after chunk of positions: (which of them, student, teacher)."""
-    for start in range(0, len(positions), max(1, len(student.buffer))):
-        part = slice(start, min(start + len(student.buffer), len(positions)))
+    for part in _parts(len(positions), len(student.buffer)):
         student.multiply(positions[part])
         if teacher is not None:
             teacher.multiply(positions[part])
@@ -202,11 +240,10 @@ def _exact(outputs: Outputs) -> torch.autocast:
     return torch.autocast(outputs.hidden.device.type, enabled=False)
 
 
-def _blocks(logits: Tensor) -> Iterator[slice]:
-    """Consecutive rows that an objective sees at once."""
-    rows = max(1, _BLOCK.get(logits.device.type, _BLOCK["cuda"]) // logits.shape[1])
-    for start in range(0, len(logits), rows):
-        yield slice(start, min(start + rows, len(logits)))
+def _parts(n: int, size: int) -> Iterator[slice]:
+    """Consecutive pieces of n."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:

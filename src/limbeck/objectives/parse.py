@@ -24,7 +24,7 @@ from types import ModuleType
 
 from limbeck.errors import BadObjective
 from limbeck.objectives.adaptive import AdaptiveKL
-from limbeck.objectives.base import Objective, Sum
+from limbeck.objectives.base import Objective, Sum, parameter_names
 from limbeck.objectives.basic import (
     CrossEntropy,
     ForwardKL,
@@ -211,7 +211,7 @@ def _is_objective(kind: object) -> bool:
 
 def _make(kind: type[Objective], values: dict[str, Value], source: str | None) -> Objective:
     """An objective of a class, whose parameters are checked by name first."""
-    known = list(inspect.signature(kind).parameters)
+    known = parameter_names(kind)
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)

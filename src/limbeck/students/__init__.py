@@ -2,7 +2,7 @@
 
 from limbeck.students.cut import Student, cut
 from limbeck.students.score import Scores, score
-from limbeck.students.shape import Shape, budget_of_shrink, choose, parameters, parse_budget, parse_shape
+from limbeck.students.shape import Shape, budget_of_shrink, choose, parameters, parse_shape
 
 __all__ = [
     "Scores",
@@ -12,7 +12,6 @@ __all__ = [
     "choose",
     "cut",
     "parameters",
-    "parse_budget",
     "parse_shape",
     "score",
 ]

@@ -18,7 +18,6 @@ from transformers.configuration_utils import PreTrainedConfig
 from limbeck.errors import BadShape
 from limbeck.models.anatomy import Anatomy
 
-_SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 # Widths below 1024 go in steps of 8 (a vector register), wider ones of 64 (a tile of a matrix unit).
 _FINE, _COARSE, _WIDE = 8, 64, 1024
 # What part of the budget a shape should fill; where a small model's steps are too coarse, the next best.
@@ -77,15 +76,6 @@ def choose(config: PreTrainedConfig, *, parameters: int) -> Shape:
         if found is not None and anatomy.count(**asdict(found)) >= _BANDS[0] * parameters:
             return found
     return _nearest(anatomy, parameters, ratio, float("inf")) or smallest
-
-
-def parse_budget(text: str | int) -> int:
-    """A number of parameters from 250k, 6M, 1.3B, 6e6 or a plain number."""
-    matched = re.fullmatch(r"\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:e\+?[0-9]{1,2})?)\s*([kmbt]?)\s*", str(text).lower())
-    count = round(float(matched[1].replace("_", "").replace(",", "")) * _SUFFIX[matched[2]]) if matched else 0
-    if count < 1:
-        raise BadShape(f"a budget is a number of parameters such as 250k, 6M, 1.3B or 6000000, got {text!r}")
-    return count
 
 
 def budget_of_shrink(config: PreTrainedConfig, factor: float) -> int:
