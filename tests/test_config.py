@@ -47,7 +47,7 @@ def test_a_wrong_value_names_the_flag_and_what_came(flags, words):
 
 
 def test_a_missing_or_broken_run_file_is_said(tmp_path: Path):
-    with pytest.raises(BadSetting, match="no run file .*give the path of a TOML file"):
+    with pytest.raises(BadSetting, match=r"no run file .*give the path of a TOML file"):
         resolve(DistilSettings, tmp_path / "none.toml", {})
     file = tmp_path / "broken.toml"
     file.write_text("tokens 2M")

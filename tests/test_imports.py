@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "limbeck"
 
 LAYERS = (
     ("errors",),
-    ("types", "config"),
+    ("types", "config", "disk"),
     ("divergence",),
     ("models",),
     ("corpora", "plan", "teachers", "students", "objectives", "probes"),

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from limbeck.corpora import Rows
+from limbeck.disk import read_lines, write_json, write_text
 from limbeck.errors import BadFolder, Interrupted, NonFiniteLoss
 from limbeck.objectives import CTKD, TAID, CrossEntropy, ForwardKL
 from limbeck.run.run import Plan, Run
-from limbeck.run.save import checkpoints, read_lines, write_json, write_text
+from limbeck.run.save import checkpoints
 from limbeck.run.world import alone, join, leave
 from tests.models import frozen, llama, stores, tokenizer
 

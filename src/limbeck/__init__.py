@@ -1,4 +1,4 @@
-"""limbeck makes a large language model small: plan, shrink, distil, prove, export."""
+"""limbeck makes a large language model small: plan, shrink, distil, prove."""
 
 import os
 
@@ -9,7 +9,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "limbeck.api": ("distil", "pretrain"),
+    "limbeck.api": ("distil", "doctor", "pretrain", "probe", "shrink"),
     "limbeck.corpora": ("Rows", "TokenStore", "build_stores"),
     "limbeck.models": ("LanguageModel", "load", "save"),
     "limbeck.objectives": (
@@ -17,6 +17,7 @@ _PUBLIC = {
         *("SkewKL", "SkewReverseKL", "TAID", "TotalVariation"),
     ),
     "limbeck.run.run": ("Plan", "Run"),
+    "limbeck.run.world": ("World", "alone"),
     "limbeck.students": ("Shape", "choose", "cut", "score"),
     "limbeck.types": ("Batch", "Outputs", "Reading", "Signal"),
 }

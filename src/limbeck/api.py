@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from limbeck.config import DistilSettings, PretrainSettings, resolve
+from limbeck.config import DistilSettings, PretrainSettings, Settings, resolve
 
 
 def distil(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
@@ -25,3 +25,24 @@ def pretrain(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
     from limbeck.jobs.pretrain import pretrain as job
 
     return job(resolve(PretrainSettings, None if file is None else Path(file), keys))
+
+
+def shrink(*, method: str = "activation", **keys: Any) -> dict[str, Any]:
+    """Cuts a student out of a teacher without training it; gives ``{"out", "parameters", "teacher_parameters", "shape"}``."""
+    from limbeck.jobs.shrink import shrink as job
+
+    return job(resolve(DistilSettings, None, keys), method=method)
+
+
+def probe(model: str, *, teacher: str | None = None, out: str | Path | None = None, **keys: Any) -> dict[str, Any]:
+    """Measures a model, alone or against a teacher; gives ``{"model", "readings"}``."""
+    from limbeck.jobs.probe import probe as job
+
+    return job(resolve(Settings, None, keys), model=model, teacher=teacher, out=None if out is None else Path(out))
+
+
+def doctor(**keys: Any) -> dict[str, Any]:
+    """Looks at a pair and its data before anything is spent; gives ``{"ok", "findings"}``."""
+    from limbeck.jobs.doctor import doctor as job
+
+    return job(resolve(DistilSettings, None, keys))

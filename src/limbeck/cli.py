@@ -42,7 +42,7 @@ Data = Annotated[
     ),
 ]
 EvalData = Annotated[str | None, Option(help="Held-out text (default: a part of --data, split by document hash).")]
-Tokens = Annotated[str | None, Option(help="Tokens to train on: 500k, 2M (default 1M).")]
+Tokens = Annotated[str | None, Option(help="Tokens to train on: 500k, 2M (default 500k).")]
 Length = Annotated[int | None, Option(help="Tokens of a row (default 256 on a CPU, 1024 on a GPU, or the context).")]
 BatchTokens = Annotated[str | None, Option(help="Tokens of one optimiser step (default: about 400 steps).")]
 LearningRate = Annotated[float | None, Option("--lr", help="Peak learning rate (default by the student's size).")]
@@ -163,6 +163,8 @@ def doctor(
     student: Student = None,
     data: Data = None,
     params: Params = None,
+    shrink: Shrink = None,
+    shape: Shape = None,
     tokens: Tokens = None,
     length: Length = None,
     batch_tokens: BatchTokens = None,
@@ -192,13 +194,18 @@ def probe(
     json_: Json = None,
 ) -> None:
     """Measure a model on held-out text: likelihood, calibration, cost, and fidelity to a teacher."""
+    from rich.console import Console
+
     from limbeck.jobs.probe import probe as job
+    from limbeck.jobs.probe import show
 
     flags = {"data": data, "length": length, "device": device, "threads": threads, "json": json_}
     settings = resolve(Settings, None, flags)
     result = job(settings, model=model, teacher=teacher, out=out)
     if settings.json_:
         print(json.dumps(result))
+    else:
+        show(result["readings"].values(), Console())
 
 
 @app.command()

@@ -24,7 +24,7 @@ def count(text: str | int) -> int:
     """A number written as people write it: 6M is 6,000,000, 1.3B, 250k, 2_000_000."""
     if isinstance(text, int) and not isinstance(text, bool):
         return text
-    found = re.fullmatch(r"\s*(\d[\d_,]*\.?\d*(?:e\d+)?)\s*([kmbt]?)\s*", str(text), re.IGNORECASE)
+    found = re.fullmatch(r"\s*(\d[\d_,]*\.?\d*(?:e\d{1,2})?)\s*([kmbt]?)\s*", str(text), re.IGNORECASE)
     if not found:
         raise ValueError(f"expected a count such as 250k, 6M or 1.3B, got {text!r}")
     return round(float(found[1].replace(",", "").replace("_", "")) * _SUFFIX[found[2].lower()])
@@ -34,15 +34,14 @@ Count = Annotated[int, BeforeValidator(count), Field(gt=0)]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """ "; did you mean X?" where there is a name near enough, else nothing."""
+    """ "; did you mean X?" where there is a name near enough, else a full stop."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else "."
 
 
 def _baselines(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    names = [] if value.strip().lower() in {"", "none"} else [part.strip() for part in value.split(",")]
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    names = list(dict.fromkeys(part.strip() for part in parts if part.strip().lower() not in {"", "none"}))
     for name in names:
         if name not in BASELINES:
             raise ValueError(
@@ -59,7 +58,7 @@ class Settings(BaseModel):
     data: str = "python:stdlib"
     eval_data: str | None = None
     length: int | None = Field(default=None, ge=2)
-    tokens: Count = 1_000_000
+    tokens: Count = 500_000
     batch_tokens: Count | None = None
     lr: float | None = Field(default=None, gt=0, le=1)
     schedule: Literal["wsd", "cosine", "constant"] = "wsd"
@@ -102,10 +101,11 @@ def resolve(kind: type[AnySettings], file: Path | None, flags: Mapping[str, Any]
     if file is not None:
         values = {key.replace("-", "_"): value for key, value in _toml(file).items()}
     known = sorted((f.alias or name) for name, f in kind.model_fields.items())
+    where = dict.fromkeys(values, f"{file}: ") | dict.fromkeys(flags, "")
+    values |= {key: value for key, value in flags.items() if value is not None}
     for key in values:
         if key not in known:
-            raise BadSetting(f"{file}: unknown key {key!r}{nearest(key, known)} The keys are: {', '.join(known)}.")
-    values |= {key: value for key, value in flags.items() if value is not None}
+            raise BadSetting(f"{where[key]}unknown key {key!r}{nearest(key, known)} The keys are: {', '.join(known)}.")
     try:
         return kind.model_validate(values)
     except ValidationError as error:

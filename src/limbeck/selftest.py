@@ -27,7 +27,7 @@ from limbeck.types import Batch, Head, Outputs, Signal
 TOLERANCE = {torch.float32: (1e-5, 1e-4), torch.bfloat16: (0.02, 0.1)}
 
 _ROWS, _LENGTH, _WIDTH, _VOCAB, _SCALE = 3, 17, 16, 97, 0.1
-_SETTINGS = ("ForwardKL(temperature=2)", "0.5*CE + 0.5*ForwardKL", "0.3*JSD + 0.7*TAID")
+_SETTINGS = ("FKL(temperature=2)", "CTKD(ramp=0)", "0.5*CE + 0.5*FKL", "0.3*JSD + 0.7*TAID")
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,19 @@ def build_held_out(
     return _stores(draws, tokenizer, Path(folder), end=end, progress=progress)["held_out"]
 
 
+def build_training(
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    end: int | None = None,
+    progress: bool = False,
+) -> TokenStore:
+    """All of a source as a store to learn from, in ``folder/train``; of the standard library its training modules."""
+    draws = [_Draw(source, 0.0, ("train",))]
+    return _stores(draws, tokenizer, Path(folder), end=end, progress=progress)["train"]
+
+
 @dataclass(frozen=True)
 class _Draw:
     """What is taken of one source: the documents that fall on the named sides."""

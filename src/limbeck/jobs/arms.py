@@ -5,6 +5,7 @@ An arm is a folder of its own: it continues where it was stopped, and one that h
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from limbeck.jobs.setup import Machine
 from limbeck.models.load import LanguageModel, load, load_config, new_model, save
 from limbeck.objectives import parse
 from limbeck.run.run import Plan, Run
+from limbeck.run.save import checkpoints
 
 CE = "CrossEntropy"
 
@@ -46,11 +48,12 @@ class Arm:
 
 
 def arms_of(
-    out: Path, *, objective: str, baselines: Sequence[str], seeds: range, steps: int, flops_steps: int
+    out: Path, *, objective: str, listens: bool, baselines: Sequence[str], seeds: range, steps: int, flops_steps: int
 ) -> list[Arm]:
     """All arms, the student of the first seed first: whoever stops early has what they came for.
 
-    ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as ``steps`` of the student's objective.
+    ``listens``: the objective needs the teacher. ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as
+    ``steps`` of it.
     """
     arms = []
     for seed in seeds:
@@ -58,8 +61,8 @@ def arms_of(
         arms.append(Arm("student", seed, folder, objective, steps))
     for seed in seeds:
         for name in baselines:
-            if name == "cut":
-                continue  # needs no training
+            if name == "cut" or (name.startswith("cut+ce") and not listens):
+                continue  # needs no training; is what the student itself does
             arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", CE, steps)
             if name == "fresh+kd":
                 arm = replace(arm, objective=objective, fresh=True)
@@ -82,13 +85,13 @@ def train(
     start.model.to(world.device)
     corpus = Rows(store, length=length, seed=arm.seed, rank=world.rank, ranks=world.size)
     objective = parse(arm.objective)
-    if world.first:
-        arm.folder.mkdir(parents=True, exist_ok=True)
-    world.barrier()
     listens = teacher if objective.needs_teacher else None
     Run(arm.folder, arm.label, start, listens, corpus, objective, replace(plan, steps=arm.steps), world).train()
     start.model.requires_grad_(False)
+    start.model.zero_grad(set_to_none=True)
     if world.first:
         save(start, arm.student)
+        for checkpoint in checkpoints(arm.folder):  # three times the model's size, and of no further use
+            shutil.rmtree(checkpoint, ignore_errors=True)
     world.barrier()
     return start

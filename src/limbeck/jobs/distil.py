@@ -12,9 +12,10 @@ from typing import Any
 from limbeck.config import DistilSettings
 from limbeck.corpora import TokenStore, build_stores, require_rows
 from limbeck.corpora.source import resolve as resolve_source
+from limbeck.errors import BadModel
 from limbeck.jobs.arms import Arm, arms_of, train
 from limbeck.jobs.doctor import diagnose
-from limbeck.jobs.folder import claim, now, update
+from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.proof import Proof
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import make_student, target_shape
@@ -42,16 +43,19 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     for source in filter(None, (settings.data, settings.eval_data)):
         resolve_source(source)
     config = load_config(settings.student or settings.teacher)
-    length = row_length(
-        settings, getattr(config, "max_position_embeddings", None), where.world.device, name=settings.teacher
-    )
+    first = settings.student or settings.teacher
+    length = row_length(settings, getattr(config, "max_position_embeddings", None), where.world.device, name=first)
     rows, steps = batch_rows(settings, length, where.world.size)
-    run = _claim(settings, where, objective_text=repr(objective))
+    derived = {"objective": repr(objective), "length": length, "rows": rows, "steps": steps, "bf16": where.bf16}
+    run = claim(settings.out, signature_of(settings, "distil", **derived)) if where.world.first else {}
+    where.world.barrier()
     teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
     if settings.student:  # a given student may not fit its teacher: look before the text is tokenised
         check(diagnose(settings, teacher, load(settings.student), length=length, machine=where))
     store, held_out = _stores(settings, teacher, where)
     require_rows(store, length=length)
+    if where.world.first:
+        same_corpus(settings.out, run, store, held_out)
     cut = make_student(settings, target, teacher, store, length=length, machine=where)
     student = load(cut, device="cpu")
     findings = diagnose(settings, teacher, student, length=length, machine=where)
@@ -65,38 +69,29 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
         schedule=settings.schedule,
         bf16=where.bf16,
     )
-    arms = _arms(
-        settings, teacher, student, objective_needs_teacher=objective.needs_teacher, steps=steps, length=length
-    )
+    arms = _arms(settings, teacher, student, listens=objective.needs_teacher, steps=steps, length=length)
     if where.world.first:
         facts = {"doctor": as_json(findings), "plan": _said(plan, length, arms), "objective": repr(objective)}
         update(
             settings.out, run, teacher=_summary(teacher), student=_summary(student), lineage=student.lineage, **facts
         )
         _announce(teacher, student, plan, length, arms, store)
-    proof = Proof(settings, teacher, held_out, length=length, machine=where)
+    del student  # one student at a time is held
+    proof = Proof(settings, teacher, held_out, length=length, machine=where, listens=objective.needs_teacher)
     proof.cut(cut)
     for arm in arms:
         model = train(arm, cut=cut, teacher=teacher, store=store, length=length, plan=plan, machine=where)
         proof.arm(arm, model)
+        del model
     result: dict[str, Any] = {}
     if where.world.first:
-        seconds = run.get("seconds", 0.0) + time.monotonic() - started
-        update(settings.out, run, ended=now(), seconds=round(seconds, 1))
+        if "ended" not in run:
+            update(settings.out, run, ended=now(), seconds=round(time.monotonic() - started, 1))
         result = proof.conclude(run)
-        console.print(f"It took {duration(seconds)}, up to {peak_rss_gib():.2f} GiB of memory.")
+        console.print(f"It took {duration(time.monotonic() - started)}, up to {peak_rss_gib():.2f} GiB of memory.")
     where.world.barrier()
     leave()
     return result
-
-
-def _claim(settings: DistilSettings, where: Machine, *, objective_text: str) -> dict[str, Any]:
-    """The run's record, on the rank that writes."""
-    signature = settings.model_dump(mode="json", exclude={"out", "threads", "json_", "device"})
-    signature |= {"job": "distil", "objective": objective_text}
-    run = claim(settings.out, signature) if where.world.first else {}
-    where.world.barrier()
-    return run
 
 
 def _stores(settings: DistilSettings, teacher: LanguageModel, where: Machine) -> tuple[TokenStore, TokenStore]:
@@ -124,16 +119,17 @@ def _arms(
     teacher: LanguageModel,
     student: LanguageModel,
     *,
-    objective_needs_teacher: bool,
+    listens: bool,
     steps: int,
     length: int,
 ) -> list[Arm]:
     """The arms, with cross-entropy's steps at equal FLOPs: a student's step costs three forward passes, and the teacher's."""
     ours, theirs = (Size.of(model.config).forward_flops(length) for model in (student, teacher))
-    ratio = 1 + (theirs if objective_needs_teacher else 0) / (3 * ours)
+    ratio = 1 + (theirs if listens else 0) / (3 * ours)
     return arms_of(
         settings.out,
         objective=settings.objective,
+        listens=listens,
         baselines=settings.baselines,
         seeds=range(settings.seed, settings.seed + settings.seeds),
         steps=steps,
@@ -142,7 +138,11 @@ def _arms(
 
 
 def _summary(model: LanguageModel) -> dict[str, Any]:
-    return {"name": model.name, "parameters": model.parameters_count, "shape": str(Shape.of(model.config))}
+    try:
+        shape = str(Shape.of(model.config))
+    except BadModel:  # of a kind that is not cut, but can teach, or learn as it is
+        shape = None
+    return {"name": model.name, "parameters": model.parameters_count, "shape": shape}
 
 
 def _said(plan: Plan, length: int, arms: list[Arm]) -> dict[str, Any]:

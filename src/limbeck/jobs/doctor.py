@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
+from transformers.configuration_utils import PreTrainedConfig
+
 from limbeck.config import DistilSettings
 from limbeck.corpora import Document, read
 from limbeck.corpora.source import resolve as resolve_source
@@ -13,6 +15,7 @@ from limbeck.jobs.student import target_shape
 from limbeck.models.load import LanguageModel, load
 from limbeck.plan.pair import Finding, as_json, examine, show
 from limbeck.run.log import console
+from limbeck.students.shape import config_of
 
 _DOCUMENTS = 64
 
@@ -24,25 +27,35 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
     """
     resolve_source(settings.data)
     where = machine(settings)
-    if settings.student is None:
-        target_shape(settings)  # whether the budget is one
+    shape = target_shape(settings)
     teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
     student = load(settings.student) if settings.student else None
     length = settings.length or row_length(settings, teacher.context, where.world.device, name=teacher.name)
-    findings = diagnose(settings, teacher, student, length=length, machine=where)
+    planned = None if shape is None else config_of(shape, teacher.config)
+    findings = diagnose(settings, teacher, student, length=length, machine=where, planned=planned)
     show(findings, console)
     return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}
 
 
 def diagnose(
-    settings: DistilSettings, teacher: LanguageModel, student: LanguageModel | None, *, length: int, machine: Machine
+    settings: DistilSettings,
+    teacher: LanguageModel,
+    student: LanguageModel | None,
+    *,
+    length: int,
+    machine: Machine,
+    planned: PreTrainedConfig | None = None,
 ) -> list[Finding]:
-    """The findings about a pair, the first documents of its data, and the run as it is set."""
+    """The findings about a pair, the first documents of its data, and the run as it is set.
+
+    ``planned``: the configuration of a student that is still to be cut.
+    """
     rows, _ = batch_rows(settings, length, machine.world.size)
     documents: list[Document] = list(islice(read(settings.data), _DOCUMENTS))
     return examine(
         teacher,
         student,
+        planned=planned,
         length=length,
         tokens=settings.tokens,
         batch_tokens=rows * length,

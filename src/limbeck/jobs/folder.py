@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import datetime
 import platform
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from limbeck.config import Settings
+from limbeck.corpora import TokenStore
+from limbeck.disk import read_json, write_json, writing
 from limbeck.errors import BadFolder
-from limbeck.run.save import read_json, write_json, writing
 
 
 def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
@@ -26,29 +29,59 @@ def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
     record = folder / "run.json"
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    held = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+        held = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
     if held and not record.exists():
         raise BadFolder(
             f"{folder} is not empty and holds no run (it holds {', '.join(held[:5])}): "
             "nothing was written. Give a new folder with --out."
         )
+    if not held:
+        return _begin(record, signature)
+    run = _read(record)
     if not set(held) - {"run.json", "data"}:
-        new: dict[str, Any] = {"signature": signature, "command": command(), "versions": versions(), "started": now()}
-        write_json(record, new)
-        return new
-    try:
-        run: dict[str, Any] = dict(read_json(record))
-        theirs: dict[str, Any] = dict(run["signature"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadFolder(f"{record} is not a run of limbeck's ({error}): give a new folder with --out.") from error
+        return _begin(record, signature)
+    theirs: dict[str, Any] = run["signature"]
     different = [key for key in sorted(signature.keys() | theirs.keys()) if signature.get(key) != theirs.get(key)]
     if different:
         lines = "; ".join(f"{k}: {theirs.get(k)!r} there, {signature.get(k)!r} now" for k in different)
         raise BadFolder(
             f"{folder} holds another run's state ({lines}). Continue that one with its own command "
-            f"({' '.join(run.get('command', []))}), or give a new folder with --out."
+            f"({shlex.join(run.get('command', []))}), or give a new folder with --out."
         )
     return run
+
+
+def _begin(record: Path, signature: dict[str, Any]) -> dict[str, Any]:
+    run: dict[str, Any] = {"signature": signature, "command": command(), "versions": versions(), "started": now()}
+    write_json(record, run)
+    return run
+
+
+def _read(record: Path) -> dict[str, Any]:
+    try:
+        run: dict[str, Any] = read_json(record)
+        run["signature"].keys()
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise BadFolder(f"{record} is not a run of limbeck's ({error!r}): give a new folder with --out.") from error
+    return run
+
+
+def signature_of(settings: Settings, job: str, **derived: Any) -> dict[str, Any]:
+    """What decides a run's result: its settings, and what follows from them and the machine."""
+    kept = settings.model_dump(mode="json", exclude={"out", "threads", "json_", "device"})
+    return kept | {"job": job} | derived
+
+
+def same_corpus(folder: Path, run: dict[str, Any], train: TokenStore, held_out: TokenStore) -> None:
+    """Raises BadFolder where a run that continues finds another text than it began with."""
+    corpus = {"train": train.manifest["corpus_sha256"], "held_out": held_out.manifest["corpus_sha256"]}
+    if run.get("text", corpus) != corpus:
+        raise BadFolder(
+            f"the text of --data or --eval-data changed since the run in {folder} began, so it cannot be continued: put the "
+            "text back, or give a new folder with --out."
+        )
+    if "text" not in run:
+        update(folder, run, text=corpus)
 
 
 def update(folder: Path, run: dict[str, Any], **facts: Any) -> None:

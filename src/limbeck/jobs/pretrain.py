@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from limbeck.config import PretrainSettings
 from limbeck.corpora import Rows, TokenStore, build_stores, is_held_out, read, require_rows, train_tokenizer
+from limbeck.corpora.source import resolve as resolve_source
+from limbeck.disk import write_text
 from limbeck.errors import BadSetting, BadShape
-from limbeck.jobs.folder import claim, now, update
+from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.models.load import LanguageModel, new_model, save
 from limbeck.objectives.basic import CrossEntropy
@@ -22,7 +25,6 @@ from limbeck.probes.measurements import measure
 from limbeck.run.log import console
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan, Run
-from limbeck.run.save import write_text
 from limbeck.run.world import leave
 from limbeck.students.shape import Shape, shape_axes
 from limbeck.types import Reading
@@ -35,11 +37,15 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     where = machine(settings)
     out, world = settings.out, where.world
     shape = _shape(settings)
-    signature = settings.model_dump(mode="json", exclude={"out", "threads", "json_", "device"}) | {"job": "pretrain"}
-    run = claim(out, signature) if world.first else {}
+    length = row_length(settings, CONTEXT, world.device, name="the new model")
+    rows, steps = batch_rows(settings, length, world.size)
+    for source in filter(None, (settings.data, settings.eval_data)):
+        resolve_source(source)
+    run = (
+        claim(out, signature_of(settings, "pretrain", length=length, rows=rows, bf16=where.bf16)) if world.first else {}
+    )
     world.barrier()
     tokenizer = _tokenizer(settings, out, where)
-    length = row_length(settings, CONTEXT, world.device, name="the new model")
     if world.first:
         build_stores(
             settings.data, tokenizer, out / "data", eval_source=settings.eval_data, progress=console.is_terminal
@@ -47,9 +53,10 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     world.barrier()
     store, held_out = TokenStore.open(out / "data" / "train"), TokenStore.open(out / "data" / "held_out")
     require_rows(store, length=length)
+    if world.first:
+        same_corpus(out, run, store, held_out)
     model = new_model(_config(shape, tokenizer), tokenizer, settings.seed, name=out.name)
     model.model.to(world.device)
-    rows, steps = batch_rows(settings, length, world.size)
     lr = settings.lr or suggested_learning_rate(model.parameters_count)
     console.print(
         f"pretrain: {model.parameters_count:,} parameters, {steps:,} steps of {rows} x {length} tokens "
@@ -172,7 +179,7 @@ tags: [limbeck]
 ---
 A Llama of {run["parameters"]:,} parameters, trained from scratch with limbeck {versions["limbeck"]}:
 
-    {" ".join(run["command"])}
+    {shlex.join(run["command"])}
 
 on {run["tokens"]:,} tokens of `{settings["data"]}` ({corpus["tokens"]:,} different ones, by a tokenizer trained on them too),
 {run["tokens"] / run["parameters"]:.1f} tokens a parameter, seed {settings["seed"]}, peak learning rate {run["lr"]:.2g},

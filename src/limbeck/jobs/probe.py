@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from limbeck.config import Settings
 from limbeck.corpora import build_held_out
 from limbeck.corpora.source import resolve as resolve_source
+from limbeck.disk import write_text, writing
 from limbeck.jobs.proof import HeldOut
 from limbeck.jobs.setup import machine, row_length
 from limbeck.models.load import load, load_config
@@ -19,8 +22,6 @@ from limbeck.plan.pair import check
 from limbeck.plan.vocabulary import tokens_of_pair
 from limbeck.probes import calibration, cost, fidelity, likelihood, measure
 from limbeck.run.log import console
-from limbeck.run.save import write_text, writing
-from limbeck.types import Reading
 
 
 def probe(settings: Settings, *, model: str, teacher: str | None, out: Path | None) -> dict[str, Any]:
@@ -29,9 +30,10 @@ def probe(settings: Settings, *, model: str, teacher: str | None, out: Path | No
     resolve_source(settings.data)
     for name in filter(None, (model, teacher)):
         load_config(name)
-    measured_model = load(model, device=where.world.device)
+    measured_model = load(model, device=where.world.device, dtype=where.dtype)
     against = load(teacher, device=where.world.device, dtype=where.dtype) if teacher else None
-    length = row_length(settings, measured_model.context, where.world.device, name=measured_model.name)
+    shortest = min((m for m in (measured_model, against) if m is not None), key=lambda m: m.context)
+    length = row_length(settings, shortest.context, where.world.device, name=shortest.name)
     if against is not None:
         check(list(tokens_of_pair(against, measured_model)))
     with tempfile.TemporaryDirectory() as folder:
@@ -47,14 +49,13 @@ def probe(settings: Settings, *, model: str, teacher: str | None, out: Path | No
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
         write_text(out / "readings.jsonl", "".join(json.dumps(r.row()) + "\n" for r in readings))
-    if not settings.json_:
-        _show(readings)
     return {"model": model, "readings": {r.name: r.row() for r in readings}}
 
 
-def _show(readings: list[Reading]) -> None:
+def show(readings: Iterable[dict[str, Any]], console: Console) -> None:
+    """Prints a table of rows of readings."""
     table = Table("probe", "reading", "value", "95 % interval", "unit", "n")
     for r in readings:
-        interval = "" if r.low == r.high else f"{r.low:,.4g} to {r.high:,.4g}"
-        table.add_row(r.probe, r.name, f"{r.value:,.4g}", interval, r.unit, f"{r.n:,}")
+        interval = "" if r["low"] is None or r["low"] == r["high"] else f"{r['low']:,.4g} to {r['high']:,.4g}"
+        table.add_row(r["probe"], r["name"], f"{r['value']:,.4g}", interval, r["unit"], f"{r['n']:,}")
     console.print(table)

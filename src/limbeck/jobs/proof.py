@@ -15,6 +15,7 @@ import numpy as np
 
 from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, TokenStore
+from limbeck.disk import write_json, write_text, writing
 from limbeck.jobs.arms import Arm
 from limbeck.jobs.folder import update
 from limbeck.jobs.setup import Machine
@@ -24,7 +25,6 @@ from limbeck.report import write_report
 from limbeck.report.card import model_card
 from limbeck.report.verdict import verdict
 from limbeck.run.log import console
-from limbeck.run.save import write_json, write_text, writing
 from limbeck.types import Batch, Reading
 
 # Tokens that models are measured on: at most so many that documents, not tokens, limit the intervals; of a short run a
@@ -67,9 +67,17 @@ class Proof:
     """Collects the measurements of a run, on the rank that writes; the others pass through."""
 
     def __init__(
-        self, settings: DistilSettings, teacher: LanguageModel, store: TokenStore, *, length: int, machine: Machine
+        self,
+        settings: DistilSettings,
+        teacher: LanguageModel,
+        store: TokenStore,
+        *,
+        length: int,
+        machine: Machine,
+        listens: bool,
     ) -> None:
-        self._settings, self._teacher, self._machine = settings, teacher, machine
+        """``listens``: the objective needs the teacher, so the student learns by distilling."""
+        self._settings, self._teacher, self._machine, self._listens = settings, teacher, machine, listens
         self._held_out = HeldOut(store, length=length, machine=machine, trained=settings.tokens)
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._costs: list[Reading] = []
@@ -89,7 +97,9 @@ class Proof:
             return
         measured = self._measure(arm.name, model, arm.seed)
         if arm.name == "student" and arm.seed == self._settings.seed:
-            self._costs += cost("student", model, folder=arm.student)
+            # in the format the teacher is measured in
+            stored = load(arm.student, device=self._machine.world.device, dtype=self._machine.dtype)
+            self._costs += cost("student", stored, folder=arm.student)
             write_json(self._settings.out / "samples.json", samples(model, self._teacher, self._held_out.store))
             if measured.surprises:
                 named = in_words(measured.surprises, model.tokenizer, self._held_out.store.name_of)
@@ -107,6 +117,7 @@ class Proof:
         said = verdict(
             arms,
             teacher,
+            method="KD" if self._listens else "the objective",
             student_parameters=run["student"]["parameters"],
             teacher_parameters=run["teacher"]["parameters"],
         )

@@ -43,7 +43,7 @@ def machine(settings: Settings) -> Machine:
     console.quiet = not world.first
     wanted = settings.dtype == "bfloat16"
     if settings.dtype == "auto" and world.device.type == "cuda":
-        wanted = torch.cuda.is_bf16_supported()
+        wanted = torch.cuda.is_bf16_supported(including_emulation=False)
     return Machine(world, bf16=wanted)
 
 
@@ -65,7 +65,17 @@ def batch_rows(settings: Settings, length: int, ranks: int) -> tuple[int, int]:
     if settings.batch_tokens is None:
         rows = max(4, min(512, round(settings.tokens / 400 / length)))
     else:
-        rows = max(1, round(settings.batch_tokens / length))
+        rows = round(settings.batch_tokens / length)
+        if settings.batch_tokens < length * ranks:
+            raise BadSetting(
+                f"--batch-tokens {settings.batch_tokens} is less than one row of {length} tokens for each of {ranks} "
+                f"processes: give {length * ranks} or more, or a smaller --length"
+            )
     rows = max(rows, ranks)
-    steps = max(1, round(settings.tokens / (rows * length)))
+    steps = round(settings.tokens / (rows * length))
+    if steps == 0:
+        raise BadSetting(
+            f"--tokens {settings.tokens} is less than one step of {rows} rows of {length} tokens: give "
+            f"{rows * length} or more, or a smaller --length"
+        )
     return rows, steps

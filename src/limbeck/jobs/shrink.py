@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from typing import Any
 
 from limbeck.config import DistilSettings, nearest
-from limbeck.corpora import build_stores
+from limbeck.corpora.build import build_training
 from limbeck.corpora.source import resolve as resolve_source
+from limbeck.disk import writing
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.jobs.setup import machine, row_length
 from limbeck.jobs.student import METHODS, shrink_to, target_shape
 from limbeck.models.load import load, save
 from limbeck.run.log import console
-from limbeck.run.save import writing
 
 
 def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
@@ -22,8 +22,10 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
         raise BadSetting(f"unknown --method {method!r}{nearest(method, METHODS)} There are: {', '.join(METHODS)}.")
     where = machine(settings)
     out = settings.out
-    if out.exists() and any(out.iterdir()):
-        raise BadFolder(f"{out} is not empty: nothing was written. Give a new folder with --out.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadFolder(
+            f"{out} is there already, and no empty folder: nothing was written. Give a new folder with --out."
+        )
     shape = target_shape(settings)
     assert shape is not None, "shrink has no --student"
     resolve_source(settings.data)
@@ -31,11 +33,9 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
         out.mkdir(parents=True, exist_ok=True)
     teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
     length = row_length(settings, teacher.context, where.world.device, name=teacher.name)
-    store, _ = build_stores(
-        settings.data, teacher.tokenizer, out / "data", end=teacher.end, progress=console.is_terminal
-    )
-    student = shrink_to(shape, teacher, store, length=length, machine=where, method=method, seed=settings.seed)
-    shutil.rmtree(out / "data")
+    with tempfile.TemporaryDirectory() as folder:
+        store = build_training(settings.data, teacher.tokenizer, folder, end=teacher.end, progress=console.is_terminal)
+        student = shrink_to(shape, teacher, store, length=length, machine=where, method=method, seed=settings.seed)
     save(student, out)
     console.print(f"{teacher.parameters_count:,} -> {student.parameters_count:,} parameters: {shape}")
     return {

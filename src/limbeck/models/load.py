@@ -27,7 +27,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from limbeck.errors import BadFolder, BadModel, Mismatch
+from limbeck.disk import sync, writing
+from limbeck.errors import BadModel, Mismatch
 from limbeck.models.source import check_description, check_tokenizer, check_weights, resolve
 from limbeck.types import Batch, Head, Outputs
 
@@ -260,30 +261,30 @@ def save(model: LanguageModel, folder: str | Path, *, card: str | None = None) -
 
     Written beside and renamed, so a folder of that name is always whole. An older one is replaced.
     """
-    target = Path(folder)
+    target = Path(folder).absolute()
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     older = target.with_name(f".{target.name}.older-{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        with quiet():
-            model.model.save_pretrained(partial)
-            model.tokenizer.save_pretrained(partial)
-        if model.lineage is not None:
-            text = json.dumps(model.lineage, indent=1, sort_keys=True)
-            (partial / "lineage.json").write_text(text + "\n", encoding="utf-8")
-        if card is not None:
-            (partial / "README.md").write_text(card, encoding="utf-8")
-        if target.exists():
-            target.rename(older)
-        partial.rename(target)
-        shutil.rmtree(older, ignore_errors=True)
-    except OSError as error:
-        raise BadFolder(
-            f"{target}: the model could not be written ({error}); free space or give another folder"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with writing(target):
+        try:
+            for left in target.parent.glob(f".{target.name}.partial-*"):  # of a process that was killed while it saved
+                shutil.rmtree(left, ignore_errors=True)
+            partial.mkdir(parents=True)
+            with quiet():
+                model.model.save_pretrained(partial)
+                model.tokenizer.save_pretrained(partial)
+            if model.lineage is not None:
+                text = json.dumps(model.lineage, indent=1, sort_keys=True)
+                (partial / "lineage.json").write_text(text + "\n", encoding="utf-8")
+            if card is not None:
+                (partial / "README.md").write_text(card, encoding="utf-8")
+            sync(partial)
+            if target.exists():
+                target.rename(older)
+            partial.rename(target)
+            sync(target.parent, files=False)
+            shutil.rmtree(older, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

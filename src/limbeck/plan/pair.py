@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.models.load import LanguageModel
 from limbeck.plan import resources, vocabulary
@@ -32,13 +33,15 @@ def examine(
     batch_tokens: int,
     dtype: torch.dtype,
     device: torch.device,
+    planned: PreTrainedConfig | None = None,
     out: Path | None = None,
     chat: bool = False,
     texts: Sequence[str] = (),
 ) -> list[Finding]:
     """What there is to say about a pair and the run planned for it, in the order it was looked at; nothing is changed.
 
-    Without a student the teacher alone is looked at, and the cost is that of training it. ``chat``: the data are
+    Without a student the teacher alone is looked at, and the cost is that of a student of the ``planned`` configuration, or
+    of training the teacher itself. ``chat``: the data are
     conversations. ``texts``: some documents, to see whether the tokenizer can read them. About a second, more for large
     weights.
     """
@@ -57,8 +60,8 @@ def examine(
         found += _sizes(teacher, student)
     found += resources.number_format(dtype, device)
     cost = estimate(
-        (student or teacher).config,
-        None if student is None else teacher.config,
+        (student or teacher).config if planned is None else planned,
+        None if student is None and planned is None else teacher.config,
         length=length,
         tokens=tokens,
         batch_tokens=batch_tokens,

@@ -51,7 +51,8 @@ def model_card(run: Mapping[str, Any], readings: Sequence[Reading]) -> str:
 def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
     sizes = [count(model["parameters"]) for model in (student, teacher) if model.get("parameters")]
     parts = [f"A language model of {sizes[0]} parameters" if sizes else "A language model"]
-    parts.append(f"cut out of its teacher ({sizes[1]})" if len(sizes) == 2 else "cut out of its teacher")
+    if run.get("lineage"):
+        parts.append("cut out of its teacher" + (f" ({sizes[1]})" if len(sizes) == 2 else ""))
     text = ", ".join(parts)
     if run.get("objective"):
         text += f" and distilled with `{_plain(str(run['objective']))}`"

@@ -12,18 +12,25 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from limbeck.run.save import read_lines, write_text, writing
+from limbeck.disk import read_lines, write_text, writing
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 _LINE_EVERY = 20.0  # seconds between lines where there is no screen
 
 
+_most_rss = 0.0
+
+
 def peak_rss_gib() -> float:
-    """The most memory this process has held so far, GiB."""
-    for line in _status():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 2**20
-    return float(psutil.Process().memory_info().rss) / 2**30
+    """The most memory this process has held so far, GiB; where the system keeps no such mark, the most we saw.
+
+    Remembered here too: whoever measures a peak of its own makes the system's mark start anew.
+    """
+    global _most_rss
+    held = float(psutil.Process().memory_info().rss) / 2**30
+    marks = [int(line.split()[1]) / 2**20 for line in _status() if line.startswith("VmHWM:")]
+    _most_rss = max(_most_rss, held, *marks)
+    return _most_rss
 
 
 def _status() -> list[str]:

@@ -7,6 +7,7 @@ are written again. On a CPU the weights at the end are the same bits, killed or 
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,6 +18,7 @@ from types import FrameType
 import torch
 
 from limbeck.corpora.pack import Rows
+from limbeck.disk import writing
 from limbeck.errors import Interrupted, NonFiniteLoss
 from limbeck.models.load import LanguageModel
 from limbeck.objectives.base import Objective
@@ -62,6 +64,10 @@ class Run:
         Raises Interrupted after SIGINT or SIGTERM (the step in hand is finished and saved first), NonFiniteLoss naming the
         step and the documents.
         """
+        if self.world.first:
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+        self.world.barrier()
         self.student.model.train()
         self.objective.begin(self.plan.steps)
         self.objective.to(self.world.device)
@@ -118,6 +124,9 @@ class Run:
         return lr
 
     def _step(self, step: int, optimizer: torch.optim.Optimizer) -> Step:
+        # Dropout, where a model has it: drawn anew each step from what the step is, so that a resumed run, and each rank,
+        # draws what it would have drawn.
+        torch.manual_seed((self.corpus.seed * (self.plan.steps + 1) + step) * self.world.size + self.world.rank)
         rows = self.corpus.take(self.plan.rows)
         batches = list(micro_batches(rows, self.world.device))
         try:
@@ -173,8 +182,12 @@ def _last(folder: Path) -> str:
 def _signals() -> Iterator[list[int]]:
     """A list that SIGINT and SIGTERM append to, so that a step is never cut in the middle.
 
-    A second signal of either kind acts at once, for who will not wait.
+    A second signal of the same kind acts at once, for who will not wait. Outside the main thread, where Python delivers no
+    signals, nothing is caught.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield []
+        return
     caught: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:

@@ -1,95 +1,30 @@
-"""Files that are whole or not there: JSON, JSON lines, and checkpoints.
+"""Checkpoints: written beside their place and renamed, so that one is whole or not there.
 
-Everything is written beside its place and renamed. A checkpoint holds all that moves (weights, optimiser, objective, data
-position, random state), as safetensors and JSON: nothing is ever unpickled.
+A checkpoint holds all that moves (weights, optimiser, objective, data
+position), as safetensors and JSON: nothing is ever unpickled. Random numbers are drawn from the step's number, so they have
+no state.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from limbeck.errors import BadFolder
+from limbeck.disk import read_json, sync, writing
 from limbeck.objectives.base import Objective
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _STEP = re.compile(r"step-(\d{6,})")
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns the system's word that nothing more can be written to ``path`` into an error with the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise _full(path) from error
-        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST}:
-            raise BadFolder(
-                f"cannot write {path}: {error.strerror}. Give a folder you may write to with --out."
-            ) from error
-        raise
-    except SafetensorError as error:
-        if any(f"os error {code}" in str(error) for code in _FULL):
-            raise _full(path) from error
-        raise
-
-
-def _full(path: Path) -> BadFolder:
-    return BadFolder(
-        f"the disk is full: {path} could not be written. What was saved before is intact: free some space "
-        "and run the same command again to continue."
-    )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file in one piece, or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
-        try:
-            with beside.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON in one piece, or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """What `write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file, without a last line that a kill cut short; none where there is no file."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 @dataclass(frozen=True)
@@ -104,12 +39,9 @@ class Moving:
         """Every tensor that moves, by a name that says whose it is. A tied weight appears once."""
         tensors: dict[str, Tensor] = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
         tensors |= {f"objective.{name}": t for name, t in self.objective.state_dict().items()}
-        for i, parameter in enumerate(self._optimised()):
-            for key, value in self.optimizer.state[parameter].items():
+        for i, optimised in enumerate(self._optimised()):
+            for key, value in self.optimizer.state[optimised].items():
                 tensors[f"optimizer.{i}.{key}"] = value
-        tensors["random.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random.cuda"] = torch.cuda.get_rng_state()
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -119,14 +51,11 @@ class Moving:
                 parameter.copy_(tensors[f"model.{name}"])
         prefix = "objective."
         self.objective.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
-        for i, parameter in enumerate(self._optimised()):
+        for i, optimised in enumerate(self._optimised()):
             here = f"optimizer.{i}."
             state = {k.removeprefix(here): t for k, t in tensors.items() if k.startswith(here)}
             # fused AdamW keeps its step count with the parameter
-            self.optimizer.state[parameter] = {k: t.to(parameter.device) for k, t in state.items()}
-        torch.set_rng_state(tensors["random.cpu"])
-        if torch.cuda.is_available() and "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"])
+            self.optimizer.state[optimised] = {k: t.to(optimised.device) for k, t in state.items()}
 
     def _optimised(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -138,17 +67,17 @@ def save_checkpoint(folder: Path, step: int, moving: Moving, state: Mapping[str,
     beside = folder / f".{final.name}.{os.getpid()}"
     with writing(final):
         try:
-            shutil.rmtree(beside, ignore_errors=True)
+            for left in folder.glob(".step-*"):  # of a run that was killed while it saved
+                shutil.rmtree(left, ignore_errors=True)
             beside.mkdir(parents=True)
             tensors = {k: t.contiguous().clone() if not t.is_contiguous() else t for k, t in moving.tensors().items()}
             save_file(tensors, beside / "tensors.safetensors")
             (beside / "state.json").write_text(json.dumps({"step": step, **state}, allow_nan=False), encoding="utf-8")
-            for file in beside.iterdir():
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
+            sync(beside)
             if final.exists():
                 shutil.rmtree(final)
             beside.rename(final)
+            sync(folder, files=False)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     for older in checkpoints(folder)[:-1]:

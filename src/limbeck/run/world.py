@@ -80,6 +80,10 @@ def join(device: str = "auto") -> World:
     if name == "cuda" and size > 1:
         name = f"cuda:{local}"
     where = torch.device(name)
+    if where.type not in {"cpu", "cuda"}:
+        raise RuntimeError(f"limbeck runs on a CPU or on CUDA, not on {where.type}")
+    if size > 1 and device.startswith("cuda:"):
+        raise RuntimeError(f"{size} processes cannot share one device: each takes its own with auto or cuda")
     if where.type == "cuda":
         torch.cuda.set_device(where)
     if size == 1:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.errors import BadShape
-from limbeck.models.anatomy import Anatomy
+from limbeck.models.anatomy import Anatomy, resized
 
 # Widths below 1024 go in steps of 8 (a vector register), wider ones of 64 (a tile of a matrix unit).
 _FINE, _COARSE, _WIDE = 8, 64, 1024
@@ -146,6 +146,12 @@ def check(config: PreTrainedConfig, shape: Shape) -> None:
             f"heads={shape.heads}; give hidden={shape.hidden // shape.heads * shape.heads or shape.heads}, "
             "or other heads"
         )
+
+
+def config_of(shape: Shape, config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of a student of this shape, with the first of the layers of a teacher of this configuration."""
+    sizes = replace(Anatomy.of(config).sizes, **asdict(shape))
+    return resized(config, layers=range(shape.layers), sizes=sizes)
 
 
 def _shape(anatomy: Anatomy) -> Shape:

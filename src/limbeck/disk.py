@@ -1,0 +1,94 @@
+"""Files that are whole or not there: text, JSON, JSON lines.
+
+Everything is written beside its place and renamed, so that whoever reads finds the old or the new. What the system says when
+nothing can be written becomes an error with the remedy.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from limbeck.errors import BadFolder
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns the system's word that nothing more can be written to ``path`` into an error with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _full(path) from error
+        if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST}:
+            raise BadFolder(
+                f"cannot write {path}: {error.strerror}. Give a folder you may write to with --out."
+            ) from error
+        raise
+    except SafetensorError as error:
+        if any(f"os error {code}" in str(error) for code in _FULL):
+            raise _full(path) from error
+        raise
+
+
+def _full(path: Path) -> BadFolder:
+    return BadFolder(
+        f"the disk is full: {path} could not be written. What was saved before is intact: free some space "
+        "and run the same command again to continue."
+    )
+
+
+def sync(folder: Path, *, files: bool = True) -> None:
+    """Waits until a folder's entries, and with ``files`` the files in it, are on the disk: a power cut keeps them."""
+    for path in [*(p for p in folder.iterdir() if files and p.is_file()), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file in one piece, or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
+            with beside.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON in one piece, or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file, without a last line that a kill cut short; none where there is no file."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
