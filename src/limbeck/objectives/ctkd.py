@@ -63,19 +63,22 @@ class CTKD(Objective):
         """
         assert signal is not None, f"{self} needs a teacher"
         with torch.enable_grad():
-            learned = self.temperature.to(logits.dtype)
+            learned = self.temperature.double()
         fixed = learned.detach()
-        log_p, log_q = signal.against(logits, fixed)
+        # In float64: at a high temperature T^2 KL hardly depends on T, so its slope is a small difference of large numbers.
+        student, teacher = logits.double(), Signal(signal.logits.double())
+        log_p, log_q = teacher.against(student, fixed)
         p, q = log_p.exp(), log_q.exp()
         log_ratio = log_p - log_q
         kl = _dot(p, log_ratio)
         if not bool(kl.isfinite().all()):
             return super().value_and_gradient(logits, signal, chunk)
-        covariance = _dot(p, log_ratio.mul_(signal.logits)) - _dot(p, signal.logits) * kl
-        slope = 2 * fixed * kl + _dot(p - q, logits) - covariance
+        covariance = _dot(p, log_ratio.mul_(teacher.logits)) - _dot(p, teacher.logits) * kl
+        slope = 2 * fixed * kl + _dot(p - q, student) - covariance
         with torch.enable_grad():
-            nats = fixed**2 * kl.clamp_(min=0) - self.reversal.to(kl.dtype) * slope * (learned - fixed)
-        return nats, q.sub_(p).mul_(fixed)
+            nats = fixed**2 * kl.clamp_(min=0) - self.reversal * slope * (learned - fixed)
+            nats = nats.to(logits.dtype)
+        return nats, q.sub_(p).mul_(fixed).to(logits.dtype)
 
     def begin(self, steps: int) -> None:
         """Starts the ramp and puts the temperature at its start."""
