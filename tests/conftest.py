@@ -21,6 +21,14 @@ settings.register_profile(
 settings.load_profile("limbeck")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of real models, texts and tasks (its README lists them)."""

@@ -187,7 +187,8 @@ def test_peak_is_the_sum_of_its_parts_and_bounded_however_large_the_batch():
 
 
 def test_buffers_are_those_of_the_fused_head():
-    assert LOGITS_BUFFER == fused._BUFFER
+    for kind, theirs in (("cpu", "cpu"), ("cuda", "accelerator")):
+        assert LOGITS_BUFFER[kind] == (*fused._CHUNK_POSITIONS[theirs], fused._CHUNK_ELEMENTS[theirs])
 
 
 def test_seconds_add_what_is_multiplied_and_what_is_moved():

@@ -1,13 +1,14 @@
 """What README and tutorial show is run, with fewer tokens: every command and every snippet, in their order."""
 
-import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from limbeck import cli
 from limbeck.models.load import save
 from tests.models import llama, tokenizer, write_corpus
 
@@ -25,19 +26,28 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return [(found[1], small(found[2])) for found in BLOCK.finditer(page.read_text(encoding="utf-8"))]
 
 
-def run(kind: str, text: str, folder: Path) -> None:
-    limbeck = f'"{sys.executable}" -W ignore -m limbeck'
-    if kind == "sh":
-        lines = re.sub(r"^limbeck ", f"{limbeck} ", text.replace("\\\n", " "), flags=re.MULTILINE)
-        argv = ["bash", "-euc", lines]
-    else:
-        argv = [sys.executable, "-c", text]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
-    answer = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True)
-    assert answer.returncode == 0, f"{text}\n{answer.stdout}\n{answer.stderr}"
+@pytest.fixture
+def run(monkeypatch):
+    """Runs a block in a folder: limbeck's commands in this process, which saves the imports, Python in one of its own."""
+
+    def run(kind: str, text: str, folder: Path) -> None:
+        monkeypatch.chdir(folder)
+        monkeypatch.syspath_prepend(str(folder))
+        if kind == "python":
+            answer = subprocess.run([sys.executable, "-c", text], cwd=folder, capture_output=True, text=True)
+            assert answer.returncode == 0, f"{text}\n{answer.stdout}\n{answer.stderr}"
+            return
+        for command in filter(None, text.replace("\\\n", " ").splitlines()):
+            monkeypatch.setattr(sys, "argv", shlex.split(command))
+            assert sys.argv[0] == "limbeck", command
+            with pytest.raises(SystemExit) as stop:
+                cli.main()
+            assert stop.value.code == 0, command
+
+    return run
 
 
-def test_the_tutorial_runs(tmp_path):
+def test_the_tutorial_runs(tmp_path, run):
     for kind, text in blocks(ROOT / "docs" / "tutorial" / "first-student.md"):
         run(kind, text, tmp_path)
 
@@ -57,7 +67,7 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def test_every_command_of_the_readme_runs(place):
+def test_every_command_of_the_readme_runs(place, run):
     commands = readme_commands()
     assert len(commands) >= 8
     for command in commands:
