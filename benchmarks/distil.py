@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -51,25 +51,51 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Trained:
-    """What a contender hands back: the models, how many documents' tokens the first step and all steps saw."""
+    """What a contender hands back: both models, and how many real tokens each step saw."""
 
     student: PreTrainedModel
     teacher: PreTrainedModel
-    tokens: list[int]  # real tokens, of each step
+    tokens: list[int]
 
 
-@dataclass
 class Meter:
-    """CPU seconds at the end of each optimiser step, and memory above what the loaded models take."""
+    """CPU seconds of each optimiser step, and memory above what the loaded models take.
 
-    ends: list[float] = field(default_factory=list)
-    base: float = 0.0
+    After each step the rate of a square product is measured too, outside the step's time: who shares the machine changes
+    from second to second, so only a rate taken among the steps can be compared with them.
+    """
 
-    def watch(self) -> None:
-        """Sees every optimiser step from here on."""
+    def __init__(self) -> None:
+        import torch
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
-        register_optimizer_step_post_hook(lambda *_: self.ends.append(time.process_time()))
+        self.starts: list[float] = []  # of every step but the first
+        self.ends: list[float] = []
+        self.base = 0.0
+        self._products: list[float] = []
+        self._factors = torch.randn(2, 1024, 1024)
+        self._product = torch.empty(1024, 1024)
+        register_optimizer_step_post_hook(lambda *_: self._stepped())
+
+    def _stepped(self) -> None:
+        import torch
+
+        self.ends.append(time.process_time())
+        for _ in range(4):
+            start = time.process_time()
+            torch.mm(*self._factors, out=self._product)
+            self._products.append(time.process_time() - start)
+        self.starts.append(time.process_time())
+
+    @property
+    def steady(self) -> float:
+        """CPU seconds of all steps but the first."""
+        return sum(end - start for start, end in zip(self.starts, self.ends[1:], strict=False))
+
+    @property
+    def gemm(self) -> float:
+        """FLOP per CPU second of a product of 1024 x 1024 matrices in float32, the median over the run."""
+        return 2 * 1024**3 / statistics.median(self._products)
 
     def loaded(self, *models: PreTrainedModel) -> None:
         """Says that the models are there: what memory is taken now is not training's."""
@@ -201,41 +227,26 @@ def run_one(name: str, folder: Path, setting: Setting) -> dict[str, float | int 
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
     meter = Meter()
-    meter.watch()
     trained = CONTENDERS[name](folder, setting, meter)
     peak, steps = meter.peak(), len(meter.ends)
     assert steps == len(trained.tokens), f"{name}: {steps} optimiser steps, {len(trained.tokens)} expected"
-    rate = sum(trained.tokens[1:]) / (meter.ends[-1] - meter.ends[0])
-    gemm, flops = gemm_rate(), floor_flops(trained, encode(_texts(folder / "train.jsonl"), _tokenizer(setting)))
+    rate = sum(trained.tokens[1:]) / meter.steady
+    flops = floor_flops(trained, encode(_texts(folder / "train.jsonl"), _tokenizer(setting)))
     cross_entropy, divergence = held_out_nats(trained, encode(_texts(folder / "held_out.jsonl"), _tokenizer(setting)))
     return {
         "contender": name,
         "steps": steps,
         "tokens": sum(trained.tokens),
         "tokens_per_cpu_s": rate,
-        "floor_share": rate * flops / gemm,
+        "floor_share": rate * flops / meter.gemm,
         "peak_mib": peak,
         "models_mib": meter.base,
         "first_step_cpu_s": meter.ends[0],
         "held_out_ce_nats": cross_entropy,
         "held_out_kl_nats": divergence,
-        "gemm_gflop_per_cpu_s": gemm / 1e9,
+        "gemm_gflop_per_cpu_s": meter.gemm / 1e9,
         "floor_mflop_per_token": flops / 1e6,
     }
-
-
-def gemm_rate() -> float:
-    """FLOP per CPU second of a square product in float32, the median of many."""
-    import torch
-
-    a, b = torch.randn(2, 1024, 1024)
-    out = torch.empty_like(a)
-    seconds = []
-    for _ in range(40):
-        start = time.process_time()
-        torch.mm(a, b, out=out)
-        seconds.append(time.process_time() - start)
-    return 2 * 1024**3 / statistics.median(seconds)
 
 
 def floor_flops(trained: Trained, documents: list[list[int]]) -> float:
