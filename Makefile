@@ -15,7 +15,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := demo
 
 demo: .venv/.ready
-	$(BIN)/limbeck distil --out runs/demo
+	$(BIN)/limbeck distil --tokens 300k --out runs/demo
 	@echo "report: runs/demo/report.html"
 
 test: .venv/.ready
