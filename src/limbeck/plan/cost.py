@@ -22,7 +22,7 @@ from limbeck.models.load import build
 # Tokens of a micro-batch, by which run/run.py cuts too: enough for efficient products, few enough for small memory. And what
 # objectives/fused.py gives a buffer of logits; a test holds them equal.
 MICRO_TOKENS = {"cpu": 1024, "cuda": 16384}
-LOGITS_BUFFER = {"cpu": (128, 1024, 2**23), "cuda": (256, 8192, 2**26)}
+LOGITS_BUFFER = {"cpu": (128, 512, 2**23), "cuda": (256, 8192, 2**26)}
 
 # How much element-wise work goes with each byte that the forward pass keeps, as bytes written by a plain product of
 # large vectors. Ours: on one thread a step took, beyond its matrix products, 3.9 to 5.5 ns for each such byte (0.1M to
