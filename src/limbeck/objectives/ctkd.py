@@ -59,26 +59,26 @@ class CTKD(Objective):
     ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
         """As `Objective.value_and_gradient`, in closed form.
 
-        With a = log p and b = log q at the temperature, d(T^2 KL)/dT = T (2 KL + E_p b - E_q b - cov_p(a, a - b)).
+        With r = log p/q at the temperature, d KL/dT = (E_p s - E_q s - cov_p(t, r)) / T^2, t and s the two's logits.
         """
         assert signal is not None, f"{self} needs a teacher"
         with torch.enable_grad():
-            learned = self.temperature.to(logits.dtype)
+            learned = self.temperature.double()
         fixed = learned.detach()
-        log_p, log_q = signal.against(logits, fixed)
+        # In float64: at a high temperature T^2 KL hardly depends on T, so its slope is a small difference of large numbers.
+        student, teacher = logits.double(), Signal(signal.logits.double())
+        log_p, log_q = teacher.against(student, fixed)
         p, q = log_p.exp(), log_q.exp()
-        weighted = p * log_p
-        mean_p = weighted.sum(-1)
-        log_ratio = log_p.sub_(log_q)
-        covariance = weighted.mul_(log_ratio).sum(-1)
-        kl = log_ratio.mul_(p).sum(-1)
-        if not math.isfinite(float(kl.sum())):
+        log_ratio = log_p - log_q
+        kl = _dot(p, log_ratio)
+        if not bool(kl.isfinite().all()):
             return super().value_and_gradient(logits, signal, chunk)
-        covariance -= mean_p * kl
-        slope = fixed * (2 * kl + (mean_p - kl) - log_q.mul_(q).sum(-1) - covariance)
+        covariance = _dot(p, log_ratio.mul_(teacher.logits)) - _dot(p, teacher.logits) * kl
+        slope = 2 * fixed * kl + _dot(p - q, student) - covariance
         with torch.enable_grad():
-            nats = fixed**2 * kl.clamp_(min=0) - self.reversal.to(kl.dtype) * slope * (learned - fixed)
-        return nats, q.sub_(p).mul_(fixed)
+            nats = fixed**2 * kl.clamp_(min=0) - self.reversal * slope * (learned - fixed)
+            nats = nats.to(logits.dtype)
+        return nats, q.sub_(p).mul_(fixed).to(logits.dtype)
 
     def begin(self, steps: int) -> None:
         """Starts the ramp and puts the temperature at its start."""
@@ -104,3 +104,7 @@ def _reverse(value: Tensor, strength: Tensor) -> Tensor:
     """The same value, whose gradient is turned round and multiplied by ``strength``."""
     fixed = value.detach()
     return fixed - strength.to(fixed.dtype) * (value - fixed)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.linalg.vecdot(a, b)
