@@ -33,6 +33,7 @@ from torch.nn import functional
 
 import limbeck  # noqa: F401  (sets what torch must see before it is imported)
 from limbeck.objectives import fused_backward, parse
+from limbeck.objectives.fused import release
 from limbeck.objectives.parse import OURS
 from limbeck.types import Batch, Head, Outputs
 
@@ -234,26 +235,32 @@ def _status_mib(key: str) -> float:
 
 
 def run_all(chosen: dict[str, Contender], inputs: Inputs, *, device: str, repeats: int) -> dict[str, Measured]:
-    """Every contender in turn, ``repeats`` times after a round that warms up."""
+    """Every contender in turn: once to warm up, ``repeats`` times for the clock, once for the memory.
+
+    In that last round nothing is kept from earlier calls, so buffers that a contender uses again count too.
+    """
     clock, results = Clock(device), {name: Measured() for name in chosen}
     exact: tuple[Tensor, Tensor] | None = None
-    for repeat in range(repeats + 1):
+    for repeat in range(repeats + 2):
         for name, run in chosen.items():
             inputs.hidden.grad = inputs.weight.grad = None
+            if repeat == repeats + 1:
+                release()
             with clock.measure():
                 loss = run(inputs)
             result = results[name]
             result.loss = float(loss)
-            if repeat:
+            if repeat == repeats + 1:
+                result.peak_mib = clock.peak_mib
+            elif repeat:
                 result.seconds.append(clock.seconds)
-                result.peak_mib = max(result.peak_mib, clock.peak_mib)
             elif inputs.hidden.grad is not None and inputs.weight.grad is not None:
                 if name.startswith("naive"):
                     exact = inputs.hidden.grad.clone(), inputs.weight.grad.clone()
                 if exact and any(word in name for word in ("forward KL", "limbeck ForwardKL")):
                     pairs = zip((inputs.hidden.grad, inputs.weight.grad), exact, strict=True)
                     result.gradient_error = max(float((got - e).norm() / e.norm()) for got, e in pairs)
-        print(f"round {repeat} of {repeats}", file=sys.stderr, flush=True)
+        print(f"round {repeat} of {repeats + 1}", file=sys.stderr, flush=True)
     return results
 
 

@@ -59,26 +59,32 @@ class CTKD(Objective):
     ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
         """As `Objective.value_and_gradient`, in closed form.
 
-        With r = log p/q at the temperature, d KL/dT = (E_p s - E_q s - cov_p(t, r)) / T^2, t and s the two's logits.
+        With a = log p and b = log q at the temperature, d(T^2 KL)/dT = T (2 KL + E_p b - E_q b - cov_p(a, a - b)). At a
+        high temperature that is a small difference of large numbers. So a and b are taken less the mean of a, E_p b - E_q b
+        as one sum, and KL with the sum of q - p, which is 0 but for the rounding of both: float32 then errs by 1e-6 of the
+        slope, and by a thousandth without.
         """
         assert signal is not None, f"{self} needs a teacher"
         with torch.enable_grad():
-            learned = self.temperature.double()
+            learned = self.temperature.to(logits.dtype)
         fixed = learned.detach()
-        # In float64: at a high temperature T^2 KL hardly depends on T, so its slope is a small difference of large numbers.
-        student, teacher = logits.double(), Signal(signal.logits.double())
-        log_p, log_q = teacher.against(student, fixed)
+        log_p, log_q = signal.against(logits, fixed)
         p, q = log_p.exp(), log_q.exp()
-        log_ratio = log_p - log_q
-        kl = _dot(p, log_ratio)
-        if not bool(kl.isfinite().all()):
+        weighted = p * log_p
+        mean = weighted.sum(-1, keepdim=True)
+        log_p.sub_(mean)
+        log_q.sub_(mean)
+        torch.mul(p, log_p, out=weighted)
+        log_ratio = log_p.sub_(log_q)
+        covariance = weighted.mul_(log_ratio).sum(-1)
+        gradient = q.sub_(p)
+        kl = log_ratio.mul_(p).sum(-1) + gradient.sum(-1)
+        if not math.isfinite(float(kl.sum())):
             return super().value_and_gradient(logits, signal, chunk)
-        covariance = _dot(p, log_ratio.mul_(teacher.logits)) - _dot(p, teacher.logits) * kl
-        slope = 2 * fixed * kl + _dot(p - q, student) - covariance
+        slope = fixed * (2 * kl - log_q.mul_(gradient).sum(-1) - covariance)
         with torch.enable_grad():
-            nats = fixed**2 * kl.clamp_(min=0) - self.reversal * slope * (learned - fixed)
-            nats = nats.to(logits.dtype)
-        return nats, q.sub_(p).mul_(fixed).to(logits.dtype)
+            nats = fixed**2 * kl.clamp_(min=0) - self.reversal.to(kl.dtype) * slope * (learned - fixed)
+        return nats, gradient.mul_(fixed)
 
     def begin(self, steps: int) -> None:
         """Starts the ramp and puts the temperature at its start."""
@@ -104,7 +110,3 @@ def _reverse(value: Tensor, strength: Tensor) -> Tensor:
     """The same value, whose gradient is turned round and multiplied by ``strength``."""
     fixed = value.detach()
     return fixed - strength.to(fixed.dtype) * (value - fixed)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vecdot(a, b)

@@ -125,6 +125,11 @@ def walk(
             yield which, student.logits(rows), said, Chunk(flat.targets[here], flat.weight[here])
 
 
+def release() -> None:
+    """Gives back the memory that is kept from one call to the next."""
+    _SPARE.clear()
+
+
 class _Side:
     """One model's head over the real vocabulary, with a buffer for its products with a chunk of hidden states."""
 
