@@ -72,6 +72,9 @@ def test_every_token_is_predicted_once_an_epoch_with_its_weight(shards, length):
         if number >= 0:
             got[number].append((token, target, weight))
     for want, have, document in zip(expected, got, everything, strict=True):
+        assert [one for one in have if one[2]] == [one for one in want if one[2]]
+        if not store.learns_all:  # rows without anything to learn were passed over
+            continue
         assert have[: len(want)] == want
         # the last token is read too, if more stands in its row, and asked for nothing
         assert [(token, weight) for token, _, weight in have[len(want) :]] in ([], [(document[-1][0], 0.0)])
@@ -103,7 +106,8 @@ def test_padding_weighs_nothing_and_stands_only_at_the_end(shards, length):
     assert not batch.weight[padding].any()
     assert not padding[:-1].any()
     assert padding.sum() < length
-    assert (~padding).sum() in (store.tokens, store.tokens - 1)
+    if store.learns_all:
+        assert (~padding).sum() in (store.tokens, store.tokens - 1)
 
 
 def assert_equal(one: Batch, other: Batch) -> None:
@@ -221,3 +225,21 @@ def test_the_loss_of_real_stories_is_the_published_one(stories_llama, stories, t
     # published: 1.297 on whole stories; here rows cut them, so some tokens are predicted without what came before
     assert weight == store.predictions
     assert 1.2 < total / weight < 1.6
+
+
+@given(documents_in_shards, lengths)
+def test_rows_of_which_nothing_is_learned_are_passed_over(shards: list[Documents], length: int):
+    store = store_of(shards)
+    rows = Rows(store, length=length)
+    weight = epoch(rows).weight
+    assert weight.sum() == store.predictions
+    if store.predictions and not store.learns_all:
+        assert weight.any(1).all()
+
+
+def test_what_all_ranks_took_last_is_known_to_each():
+    store = some_store()
+    one, two = Rows(store, length=8, seed=1), Rows(store, length=8, seed=1, rank=1, ranks=2)
+    whole = one.take(4)
+    two.take(4)
+    assert torch.equal(two.taken(4).tokens, whole.tokens)

@@ -141,6 +141,36 @@ def test_a_killed_command_given_again_ends_with_the_same_bits(plain, here, file)
     assert weights(here / out / baseline) == weights(plain / baseline)
 
 
+def test_a_run_that_is_stopped_in_a_baseline_has_a_report_of_its_student(here):
+    process = subprocess.Popen(
+        command(here, "stopped", "--baselines", "cut+ce"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    file, deadline = here / "stopped" / "baselines" / "cut+ce-seed0" / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None and not file.exists():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert "stopped by SIGTERM" in said.splitlines()[-1]
+    out = here / "stopped"
+    assert {"teacher", "cut", "student"} == {row["model"] for row in rows(out / "readings.jsonl")}
+    assert "was not tested" in json.loads((out / "verdict.json").read_text())["text"]
+    assert "was not tested" in (out / "report.html").read_text()
+
+
+def test_another_text_of_a_users_objective_is_another_run(here, tmp_path):
+    file = tmp_path / "mine.py"
+    head = "from limbeck.objectives import ForwardKL\n\n\nclass Mine(ForwardKL):\n    def forward(self, *a):\n"
+    text = head + "        return super().forward(*a)\n"
+    file.write_text(text)
+    again = command(here, "mine", "--baselines", "none", "--objective", f"{file}:Mine")
+    assert subprocess.run(again, capture_output=True).returncode == 0
+    file.write_text(text.replace("super()", "2 * super()"))
+    answer = subprocess.run(again, capture_output=True, text=True)
+    assert answer.returncode == 2
+    assert "another run's state (objective_code:" in answer.stderr
+
+
 def test_two_processes_of_torchrun_train_as_one(plain, here):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -150,6 +180,8 @@ def test_two_processes_of_torchrun_train_as_one(plain, here):
     both = [*launch, *command(here, "ranks", "--baselines", "none")[1:]]
     answer = subprocess.run(both, capture_output=True, text=True, env=environment)
     assert answer.returncode == 0, answer.stderr[-3000:]
+    refused = subprocess.run([*both, "--tokens", "8k"], capture_output=True, text=True, env=environment)
+    assert refused.stderr.count("limbeck: ") == 1, refused.stderr[-3000:]  # not once a rank
     one, two = (
         torch.cat([p.flatten() for p in AutoModelForCausalLM.from_pretrained(f / "student").parameters()])
         for f in (plain, here / "ranks")

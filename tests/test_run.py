@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GPT2Config
 
 from limbeck.corpora import Rows
 from limbeck.disk import read_lines, write_json, write_text
 from limbeck.errors import BadFolder, Interrupted, NonFiniteLoss
+from limbeck.models.load import LanguageModel, new_model
 from limbeck.objectives import CTKD, TAID, CrossEntropy, ForwardKL
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints
@@ -29,7 +31,14 @@ def objective():
     return 0.4 * CrossEntropy() + 0.4 * TAID(alpha=0.1) + 0.2 * CTKD()
 
 
-def build(folder: Path, data: Path, *, world=None, make=objective, slow: float = 0.0, save_every: int = 5) -> Run:
+def with_dropout() -> LanguageModel:
+    """A GPT-2 that drops a tenth of everything while it learns."""
+    tok = tokenizer()
+    config = GPT2Config(vocab_size=len(tok), n_embd=32, n_layer=2, n_head=4, n_positions=128, resid_pdrop=0.1)
+    return new_model(config, tok, 2, name="gpt2")
+
+
+def build(folder: Path, data: Path, *, world=None, make=objective, student=None, slow=0.0, **plan) -> Run:
     tok = tokenizer()
     train, _ = stores(data, tok)
     world = world or alone()
@@ -38,21 +47,28 @@ def build(folder: Path, data: Path, *, world=None, make=objective, slow: float =
         take = corpus.take
         corpus.take = lambda rows: (time.sleep(slow), take(rows))[1]  # leaves the killer time
     folder.mkdir(exist_ok=True)
-    plan = Plan(steps=STEPS, rows=4, lr=5e-3, save_every=save_every)
     teacher = frozen(llama(layers=3, seed=1, tok=tok, pad=4))
-    return Run(folder, "test", llama(seed=2, tok=tok), teacher, corpus, make(), plan, world)
+    student = student() if student else llama(seed=2, tok=tok)
+    how = Plan(**{"steps": STEPS, "rows": 4, "lr": 5e-3, "save_every": 5} | plan)
+    return Run(folder, "test", student, teacher, corpus, make(), how, world)
 
 
 def weights(run: Run) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in run.student.model.parameters()])
 
 
-def start_and_kill(folder: Path, data: Path, at_step: int, number: int = signal.SIGKILL) -> int:
+def wait_for(folder: Path, step: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(read_lines(folder / "metrics.jsonl")) < step and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def start_and_kill(folder: Path, data: Path, at_step: int, number: int = signal.SIGKILL, **how) -> int:
     """Runs in a process of its own until its metrics reach a step, then sends a signal; gives the exit code."""
 
     def child():
         torch.set_num_threads(1)
-        run = build(folder, data, slow=0.05)
+        run = build(folder, data, slow=0.05, **how)
         try:
             run.train()
         except Interrupted as stop:
@@ -60,9 +76,7 @@ def start_and_kill(folder: Path, data: Path, at_step: int, number: int = signal.
 
     process = FORK.Process(target=child)
     process.start()
-    deadline = time.monotonic() + 60
-    while len(read_lines(folder / "metrics.jsonl")) < at_step and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_for(folder, at_step)
     os.kill(process.pid, number)
     process.join(60)
     return process.exitcode
@@ -88,6 +102,29 @@ def test_a_killed_run_continues_to_the_same_bits(whole, tmp_path, at_step):
     again = read_lines(tmp_path / "metrics.jsonl")
     same = ("step", "tokens", "loss_nats", "lr", "grad_norm")
     assert [[row[k] for k in same] for row in again] == [[row[k] for k in same] for row in rows]
+
+
+def test_a_killed_run_draws_the_dropout_it_would_have_drawn(whole, tmp_path):
+    data, *_ = whole
+    runs = [build(tmp_path / name, data, student=with_dropout) for name in ("whole", "other")]
+    for run in runs:
+        run.train()
+    expected, other = map(weights, runs)
+    assert torch.equal(expected, other)
+    (tmp_path / "killed").mkdir()
+    assert start_and_kill(tmp_path / "killed", data, 12, student=with_dropout) == -signal.SIGKILL
+    run = build(tmp_path / "killed", data, student=with_dropout)
+    run.train()
+    assert torch.equal(weights(run), expected)
+
+
+def test_a_run_is_saved_by_the_clock_too(whole, tmp_path):
+    data, expected, _, _ = whole
+    start_and_kill(tmp_path, data, 3, save_every=1000, save_minutes=0.0)
+    assert checkpoints(tmp_path)  # long before step 1000
+    run = build(tmp_path, data)
+    run.train()
+    assert torch.equal(weights(run), expected)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -133,35 +170,62 @@ def test_a_loss_that_is_no_number_names_step_and_documents_and_keeps_the_last_ch
     assert len(read_lines(tmp_path / "metrics.jsonl")) == 12
 
 
-def rank_main(rank: int, port: int, folder: Path, data: Path) -> None:
+def rank_main(rank: int, port: int, folder: Path, data: Path, slow: float = 0.0) -> None:
     torch.set_num_threads(1)
     os.environ.update(
         WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     world = join("cpu")
-    run = build(folder, data, world=world)
+    run = build(folder, data, world=world, slow=slow)
     run.train()
     state = {name: tensor.tolist() for name, tensor in run.objective.state_dict().items()}
     write_json(folder / f"rank{rank}.json", {"weights": weights(run).tolist(), "state": state})
     leave()
 
 
-def test_two_ranks_make_the_same_training_as_one(whole, tmp_path):
-    data, expected, rows, _ = whole
+def two_ranks(folder: Path, data: Path, slow: float = 0.0) -> list[multiprocessing.Process]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [FORK.Process(target=rank_main, args=(rank, port, tmp_path, data)) for rank in range(2)]
+    processes = [FORK.Process(target=rank_main, args=(rank, port, folder, data, slow)) for rank in range(2)]
     for process in processes:
         process.start()
+    return processes
+
+
+def finish(processes: list[multiprocessing.Process]) -> list[int]:
     for process in processes:
         process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    return [process.exitcode for process in processes]
+
+
+def test_two_ranks_make_the_same_training_as_one(whole, tmp_path):
+    data, expected, rows, _ = whole
+    assert finish(two_ranks(tmp_path, data)) == [0, 0]
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert first == second  # to the bit: weights, and the schedule's state
     losses = [row["loss_nats"] for row in read_lines(tmp_path / "metrics.jsonl")]
     assert losses == pytest.approx([row["loss_nats"] for row in rows], rel=2e-3)
     torch.testing.assert_close(torch.tensor(first["weights"]), expected, rtol=0, atol=5e-3)
+
+
+def test_two_ranks_that_are_killed_continue_to_the_same_bits(whole, tmp_path):
+    data, *_ = whole
+    once, again = tmp_path / "whole", tmp_path / "killed"
+    once.mkdir()
+    again.mkdir()
+    assert finish(two_ranks(once, data)) == [0, 0]
+    killed = two_ranks(again, data, slow=0.05)
+    wait_for(again, 8)
+    for process in killed:
+        process.kill()
+    assert finish(killed) == [-signal.SIGKILL, -signal.SIGKILL]
+    assert checkpoints(again)
+    assert finish(two_ranks(again, data)) == [0, 0]
+    for rank in range(2):
+        assert json.loads((again / f"rank{rank}.json").read_text()) == json.loads(
+            (once / f"rank{rank}.json").read_text()
+        )
 
 
 def test_a_full_disk_says_so_and_keeps_what_was_saved(whole, tmp_path):

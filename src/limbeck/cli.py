@@ -7,6 +7,7 @@ after SIGINT and SIGTERM. Jobs are imported inside the commands, so that `--help
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -231,8 +232,9 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         app()  # prints a wrong flag itself and exits with 2; turns SIGINT into 130
-    except LimbeckError as error:
-        print(f"limbeck: {error}", file=sys.stderr)
+    except (LimbeckError, Interrupted) as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun every rank comes to the same end
+            print(f"limbeck: {error}", file=sys.stderr)
         sys.exit(error.status)
     sys.exit(0)
 

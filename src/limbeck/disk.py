@@ -82,13 +82,27 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file, without a last line that a kill cut short; none where there is no file."""
+    """The rows of a JSON-lines file, without a last line that a kill cut short; none where there is no file.
+
+    Raises BadFolder where another line is no JSON.
+    """
     if not path.exists():
         return []
+    lines = path.read_text(encoding="utf-8").splitlines()
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise damaged(path, error, f", line {number}") from error
     return rows
+
+
+def damaged(path: Path, error: ValueError, where: str = "") -> BadFolder:
+    """What to say of a file of a run's that is no JSON."""
+    return BadFolder(
+        f"{path}{where}: expected JSON as limbeck wrote it ({error}). The file was changed or damaged: run the command "
+        "of the run again, or take the file away to have the report without it."
+    )

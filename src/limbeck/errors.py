@@ -49,8 +49,11 @@ class NonFiniteLoss(LimbeckError):
     status = 1
 
 
-class Interrupted(LimbeckError):
-    """A signal asked for an end; the state was saved. ``status`` is 128 + the signal's number."""
+class Interrupted(BaseException):
+    """A signal asked for an end; the state was saved. ``status`` is 128 + the signal's number.
+
+    No `Exception`: whoever catches what a library raises would take it for a fault of that library.
+    """
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

@@ -2,8 +2,9 @@
 
 The stream of all documents is cut into rows without regard to where documents end, so nothing is padded but the last
 row, and every token is predicted exactly once an epoch: row r reads tokens r L to r L + L - 1 and predicts those one
-further. What keeps documents apart is ``position``: Transformers sees a new sequence wherever it does not grow by one
-and lets attention not cross it. A document that a row cuts goes on in another row without what came before.
+further. Rows of which nothing is learned (a long prompt) are passed over. What keeps documents apart is ``position``:
+Transformers sees a new sequence wherever it does not grow by one and lets attention not cross it. A document that a row
+cuts goes on in another row without what came before.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from limbeck.corpora.store import TokenStore
 from limbeck.errors import BadCorpus
 from limbeck.types import Batch
 
+_ROWS_AT_ONCE = 2**14  # looked at for something to learn
+
 
 class Rows:
     """A store as rows of ``length`` predictions: a `Corpus`, endless and shuffled anew each epoch.
 
-    ``n_rows`` is the number of rows in one epoch. The order depends on the seed alone. Of several ``ranks``, each takes
-    every ranks-th of the global rows, so together they read what one would, and the saved position is the same for all.
+    ``n_rows`` is the number of rows in one epoch, those of which something is learned. The order depends on the seed
+    alone. Of several ``ranks``, each takes every ranks-th of the global rows, so together they read what one would, and
+    the saved position is the same for all.
     """
 
     def __init__(self, store: TokenStore, *, length: int, seed: int = 0, rank: int = 0, ranks: int = 1) -> None:
@@ -33,7 +37,8 @@ class Rows:
         self.seed = seed
         self.rank = rank
         self.ranks = ranks
-        self.n_rows = max(1, -(-(store.tokens - 1) // length))
+        self._learnable = _learnable(store, length)
+        self.n_rows = len(self._learnable)
         self._next = 0
         self._order: tuple[int, np.ndarray] | None = None  # the epoch, and its order
 
@@ -49,14 +54,18 @@ class Rows:
         for start in range(0, len(mine), batch_rows):
             yield self.rows_of(mine[start : start + batch_rows])
 
+    def taken(self, rows: int) -> Batch:
+        """The last ``rows`` rows that all ranks together have taken."""
+        return self.rows_of(np.array([self._row(i) for i in range(self._next - rows, self._next)], dtype=np.int64))
+
     def rows_of(self, rows: Int64[np.ndarray, " B"]) -> Batch:
-        """The rows of these numbers.
+        """The rows of these numbers, from 0 to ``n_rows`` - 1.
 
         Weight is 0 where the next token opens another document, is not learned, or is past the end. Padding past the
         end is a document of its own, number -1.
         """
         store, length = self.store, self.length
-        start = np.asarray(rows, dtype=np.int64)[:, None] * length
+        start = self._learnable[np.asarray(rows, dtype=np.int64)][:, None] * length
         index = start + np.arange(length + 1)  # (B, T + 1), in the stream
         inside = index < store.tokens
         tokens = np.zeros(index.shape, dtype=np.int64)
@@ -93,6 +102,21 @@ class Rows:
             generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
             self._order = (epoch, generator.permutation(self.n_rows))
         return int(self._order[1][place])
+
+
+def _learnable(store: TokenStore, length: int) -> Int64[np.ndarray, " n_rows"]:
+    """The rows of a store of which a token is learned; all of them where none is, for the step to say so."""
+    rows = np.arange(max(1, -(-(store.tokens - 1) // length)))
+    if store.learns_all:
+        return rows
+    some = np.zeros(len(rows), dtype=bool)
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        start, stop = first * length + 1, min((first + _ROWS_AT_ONCE) * length + 1, store.tokens)
+        learned = store.learned(start, stop)
+        opened = store.starts[np.searchsorted(store.starts, start) : np.searchsorted(store.starts, stop)]
+        learned[opened - start] = False  # the first token of a document is never predicted
+        some[first : first + _ROWS_AT_ONCE] = np.logical_or.reduceat(learned, np.arange(0, len(learned), length))
+    return rows[some] if some.any() else rows
 
 
 def require_rows(store: TokenStore, *, length: int) -> None:

@@ -80,6 +80,11 @@ class TokenStore:
         parts = [self._learned(shard, low, high) for shard, low, high in self._pieces(start, stop)]
         return np.concatenate([np.zeros(0, dtype=bool), *parts])
 
+    @property
+    def learns_all(self) -> bool:
+        """Whether every token is learned, as of plain texts."""
+        return all("learned" not in shard.schema.names for shard in self._shards)
+
     def name_of(self, document: int) -> str:
         """Where a document came from, as `Document.name`."""
         return self._cell(document, "name")

@@ -21,6 +21,7 @@ from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import make_student, target_shape
 from limbeck.models.load import LanguageModel, load, load_config
 from limbeck.objectives import parse
+from limbeck.objectives.parse import code_of
 from limbeck.plan.cost import Size
 from limbeck.plan.pair import as_json, check, show
 from limbeck.report.words import duration
@@ -47,6 +48,7 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     length = row_length(settings, getattr(config, "max_position_embeddings", None), where.world.device, name=first)
     rows, steps = batch_rows(settings, length, where.world.size)
     derived = {"objective": repr(objective), "length": length, "rows": rows, "steps": steps, "bf16": where.bf16}
+    derived |= {"objective_code": code} if (code := code_of(objective)) else {}
     run = claim(settings.out, signature_of(settings, "distil", **derived)) if where.world.first else {}
     where.world.barrier()
     teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
@@ -83,6 +85,8 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
         model = train(arm, cut=cut, teacher=teacher, store=store, length=length, plan=plan, machine=where)
         proof.arm(arm, model)
         del model
+        if where.world.first and arm is not arms[-1] and "ended" not in run:
+            proof.write(run)  # whoever stops here has a report of what is done
     result: dict[str, Any] = {}
     if where.world.first:
         if "ended" not in run:

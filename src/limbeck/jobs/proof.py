@@ -23,7 +23,7 @@ from limbeck.models.load import LanguageModel, load
 from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, likelihood, measure, samples
 from limbeck.report import write_report
 from limbeck.report.card import model_card
-from limbeck.report.verdict import verdict
+from limbeck.report.verdict import Verdict, verdict
 from limbeck.run.log import console
 from limbeck.types import Batch, Reading
 
@@ -107,8 +107,8 @@ class Proof:
         nats = measured.nats.sum() / measured.tokens.sum()
         console.print(f"{arm.label}: {nats:.4f} nats/token held out")
 
-    def conclude(self, run: dict[str, Any]) -> dict[str, Any]:
-        """Writes readings, verdict, card and report; gives the result that `--json` prints."""
+    def write(self, run: dict[str, Any]) -> tuple[list[Reading], Verdict]:
+        """Writes readings, verdict, card and report of the arms that are done: the first of them is the student."""
         out = self._settings.out
         readings = self._readings()
         write_text(out / "readings.jsonl", "".join(json.dumps(r.row()) + "\n" for r in readings))
@@ -125,6 +125,12 @@ class Proof:
         update(out, run, verdict=said.text)
         write_text(out / "student" / "README.md", model_card(run, readings))
         write_report(out)
+        return readings, said
+
+    def conclude(self, run: dict[str, Any]) -> dict[str, Any]:
+        """Writes all, says the verdict, and gives the result that `--json` prints."""
+        out = self._settings.out
+        readings, said = self.write(run)
         console.print(f"\n{said.text}")
         for note in said.notes:
             console.print(note)

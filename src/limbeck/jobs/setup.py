@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from limbeck.config import Settings
@@ -33,6 +35,7 @@ def machine(settings: Settings) -> Machine:
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
+        os.environ.setdefault("RAYON_NUM_THREADS", str(settings.threads))  # the tokenizer's, which have not begun
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise BadSetting(f"--device {settings.device}: torch sees no CUDA device here; use --device cpu")
     torch.set_flush_denormal(True)  # vanishing gradients make a CPU 3 to 13 times slower otherwise
@@ -41,10 +44,22 @@ def machine(settings: Settings) -> Machine:
     except RuntimeError as error:
         raise BadSetting(f"--device {settings.device}: {error}. Use auto, cpu, cuda or cuda:1.") from error
     console.quiet = not world.first
+    _advise_threads(settings)
     wanted = settings.dtype == "bfloat16"
     if settings.dtype == "auto" and world.device.type == "cuda":
         wanted = torch.cuda.is_bf16_supported(including_emulation=False)
     return Machine(world, bf16=wanted)
+
+
+def _advise_threads(settings: Settings) -> None:
+    """Two threads that wait for each other beside other work are slower than one: say so, and let the user choose."""
+    threads, cores = torch.get_num_threads(), psutil.cpu_count() or 1
+    load = psutil.getloadavg()[0]
+    if settings.threads is None and threads > 1 and load > cores / 2:
+        console.print(
+            f"note: this machine is busy (load {load:.1f} on {cores} cores), and {threads} threads that wait for one "
+            "another may be slower than --threads 1"
+        )
 
 
 def row_length(settings: Settings, context: int | None, device: torch.device, *, name: str) -> int:

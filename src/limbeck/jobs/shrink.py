@@ -11,9 +11,10 @@ from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import writing
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.jobs.setup import machine, row_length
-from limbeck.jobs.student import METHODS, shrink_to, target_shape
+from limbeck.jobs.student import shrink_to, target_shape
 from limbeck.models.load import load, save
 from limbeck.run.log import console
+from limbeck.students.score import METHODS
 
 
 def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from limbeck.students.shape import Shape, budget_of_shrink, choose, parse_shape
 
 SHRINK = 2.5  # the law of capacity gap: the best teacher is about 2.5 times its student (arXiv 2311.07052)
 CALIBRATION_ROWS = 64
-METHODS = ("activation", "gradient", "random")
 
 
 def target_shape(settings: DistilSettings) -> Shape | None:

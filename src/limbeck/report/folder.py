@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from limbeck.disk import damaged, read_lines
 from limbeck.errors import BadFolder
 from limbeck.report.figures import Curve
 from limbeck.types import Reading
@@ -40,7 +41,7 @@ class RunFolder:
             )
         return cls(
             run=_json(folder / "run.json", {}),
-            readings=[_reading(row) for row in _lines(folder / "readings.jsonl")],
+            readings=[_reading(row) for row in read_lines(folder / "readings.jsonl")],
             curves=_curves(folder),
             verdict=_json(folder / "verdict.json", {}),
             samples=_json(folder / "samples.json", []),
@@ -59,11 +60,11 @@ class RunFolder:
 
 
 def _curves(folder: Path) -> list[Curve]:
-    curves = [Curve("student", _lines(folder / "metrics.jsonl"))]
-    curves += [Curve("student", _lines(path)) for path in sorted(folder.glob("seeds/*/metrics.jsonl"))]
+    curves = [Curve("student", read_lines(folder / "metrics.jsonl"))]
+    curves += [Curve("student", read_lines(path)) for path in sorted(folder.glob("seeds/*/metrics.jsonl"))]
     for path in sorted(folder.glob("baselines/*/metrics.jsonl")):
         arm = _ARM.fullmatch(path.parent.name)
-        curves.append(Curve(arm[1] if arm else path.parent.name, _lines(path)))
+        curves.append(Curve(arm[1] if arm else path.parent.name, read_lines(path)))
     return [curve for curve in curves if curve.rows]
 
 
@@ -80,26 +81,4 @@ def _json(path: Path, otherwise: Any) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise _damaged(path, error) from error
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise _damaged(path, error, f", line {number}") from error
-    return rows
-
-
-def _damaged(path: Path, error: ValueError, where: str = "") -> BadFolder:
-    return BadFolder(
-        f"{path}{where}: expected JSON as limbeck wrote it ({error}). The file was changed or damaged: run the command "
-        "of the run again, or take the file away to have the report without it."
-    )
+        raise damaged(path, error) from error

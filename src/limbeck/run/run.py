@@ -33,7 +33,10 @@ from limbeck.types import Batch
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run is done. ``rows`` is the global batch of one optimiser step, over all micro-batches and ranks."""
+    """How a run is done. ``rows`` is the global batch of one optimiser step, over all micro-batches and ranks.
+
+    It is saved every ``save_every`` steps, and at the latest ``save_minutes`` after the last time.
+    """
 
     steps: int
     rows: int
@@ -43,6 +46,7 @@ class Plan:
     max_norm: float = 1.0
     bf16: bool = False
     save_every: int = 200
+    save_minutes: float = 10.0
 
 
 @dataclass
@@ -81,6 +85,7 @@ class Run:
             progress(self.label, self.plan.steps, done=step, speak=self.world.first) as reporter,
             _signals() as caught,
         ):
+            saved = time.monotonic()
             while step < self.plan.steps:
                 start = time.perf_counter()
                 lr = self._set_learning_rate(optimizer, step)
@@ -92,8 +97,10 @@ class Run:
                 if reporter:
                     reporter.step(step, report.loss_nats, rate)
                 stop = self.world.any(bool(caught))
-                if stop or step % self.plan.save_every == 0 or step == self.plan.steps:
+                due = self.world.any(self.world.first and time.monotonic() - saved > 60 * self.plan.save_minutes)
+                if stop or due or step % self.plan.save_every == 0 or step == self.plan.steps:
                     self._save(step, tokens, moving)
+                    saved = time.monotonic()
                 if stop:
                     number = caught[0] if caught else signal.SIGTERM  # another rank was told
                     raise Interrupted(
@@ -143,7 +150,7 @@ class Run:
         except NonFiniteLoss as error:
             raise NonFiniteLoss(
                 f"{self.label}: {error} at step {step + 1} of {self.plan.steps}. Nothing was updated. "
-                f"Its documents: {', '.join(self._documents(rows))}. The last good checkpoint is "
+                f"Its documents: {', '.join(self._documents(self.corpus.taken(self.plan.rows)))}. The last good checkpoint is "
                 f"{_last(self.folder)}. Look at these documents, or lower --lr, and start again in another --out."
             ) from error
 
