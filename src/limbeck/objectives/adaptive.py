@@ -15,7 +15,7 @@ from limbeck.objectives.base import Pair, in_range
 from limbeck.objectives.basic import Divergence
 from limbeck.types import Chunk
 
-_GROUP = 32  # tokens
+_GROUP = 16  # tokens
 _FIRST = 192  # tokens looked at before a whole row is sorted
 
 
