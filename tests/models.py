@@ -98,4 +98,5 @@ def batch(rows: int = 3, length: int = 16, *, vocab: int = 300, seed: int = 0) -
         weight=(torch.rand(rows, length, generator=generator) > 0.3).float(),
         position=torch.where(t < cut, t, t - cut),
         document=(torch.arange(rows)[:, None] * 2 + (t >= cut)).long(),
+        row=torch.arange(rows),
     )

@@ -288,7 +288,7 @@ def _stories(teacher: LanguageModel, lines: list[str], length: int = 128) -> Bat
     rows = [[1, *teacher.tokenizer.encode(json.loads(line)["text"], add_special_tokens=False)] for line in lines]
     tokens = torch.tensor([row[: length + 1] for row in rows if len(row) > length])
     t = torch.arange(length).expand(len(tokens), length)
-    return Batch(tokens[:, :-1], tokens[:, 1:], torch.ones(t.shape), t, torch.zeros_like(t))
+    return Batch(tokens[:, :-1], tokens[:, 1:], torch.ones(t.shape), t, torch.zeros_like(t), t[:, 0])
 
 
 def test_importance_beats_chance_on_a_trained_model(stories_llama, stories):

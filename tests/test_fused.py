@@ -62,7 +62,9 @@ def models(*, dtype=torch.float32, bias=False, scale=1.0, softcap=None, seed=0, 
         tensor.requires_grad_()
     weight = torch.rand(rows, length, generator=generator) * (torch.rand(rows, length, generator=generator) > 0.3)
     zeros = torch.zeros(rows, length, dtype=torch.long)
-    batch = Batch(zeros, torch.randint(0, VOCAB, (rows, length), generator=generator), weight, zeros, zeros)
+    batch = Batch(
+        zeros, torch.randint(0, VOCAB, (rows, length), generator=generator), weight, zeros, zeros, zeros[:, 0]
+    )
     return student, teacher, batch
 
 
@@ -263,7 +265,7 @@ def test_no_more_than_a_few_chunks_of_logits_are_held():
     hidden = torch.randn(1, length, 4, generator=generator, requires_grad=True)
     student = Outputs(hidden, Head(torch.randn(vocab, 4, generator=generator, requires_grad=True)), vocab)
     zeros = torch.zeros(1, length, dtype=torch.long)
-    batch = Batch(zeros, zeros, torch.ones(1, length), zeros, zeros)
+    batch = Batch(zeros, zeros, torch.ones(1, length), zeros, zeros, zeros[:, 0])
     teacher = Outputs(hidden.detach(), student.head, vocab)
     with torch.profiler.profile(profile_memory=True) as profile:
         fused_backward(parse("ForwardKL"), student, teacher, batch, scale=1.0, sizes=Sizes(chunk=60, block=8))

@@ -333,7 +333,7 @@ def test_real_loss_is_the_published_one(stories_llama, test_data):
         ids = [1, *model.tokenizer.encode(json.loads(line)["text"], add_special_tokens=False)][: model.context]
         tokens = torch.tensor([ids])
         t = torch.arange(len(ids) - 1)[None]
-        batch = Batch(tokens[:, :-1], tokens[:, 1:], torch.ones(t.shape), t, torch.zeros_like(t))
+        batch = Batch(tokens[:, :-1], tokens[:, 1:], torch.ones(t.shape), t, torch.zeros_like(t), t[:, 0])
         with torch.no_grad():
             losses = torch.nn.functional.cross_entropy(model(batch).logits(), batch.targets[0], reduction="sum")
         total, count = total + float(losses), count + t.numel()

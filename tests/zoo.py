@@ -103,4 +103,5 @@ def packed(rows: int = 2, length: int = 12, *, seed: int = 0, vocab: int = VOCAB
         weight=(torch.rand(rows, length, generator=generator) > 0.3).float(),
         position=torch.where(t < border, t, t - border),
         document=(t >= border).long().expand(rows, length),
+        row=torch.arange(rows),
     )

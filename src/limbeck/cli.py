@@ -15,9 +15,10 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
+from pydantic import BaseModel
 from typer import Argument, Option
 
-from limbeck.config import DistilSettings, PretrainSettings, Settings, resolve
+from limbeck.config import DistilSettings, PilotSettings, PretrainSettings, Settings, resolve
 from limbeck.errors import BadSetting, Interrupted, LimbeckError
 
 app = typer.Typer(
@@ -63,7 +64,7 @@ Json = Annotated[bool | None, Option("--json", help="The last line of stdout is 
 Vocab = Annotated[str | None, Option(help="Tokens of the vocabulary trained here (default 2048).")]
 Method = Annotated[str, Option(help="How importance is scored: activation, gradient or random.")]
 
-AnySettings = TypeVar("AnySettings", bound=Settings)
+AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 
 def _settings(kind: type[AnySettings], file: Path | None, flags: dict[str, Any]) -> AnySettings:
@@ -181,6 +182,29 @@ def doctor(
     if settings.json_:
         print(json.dumps(result))
     raise typer.Exit(0 if result["ok"] else 2)
+
+
+@app.command()
+def pilot(
+    file: File = None,
+    data: Data = None,
+    scale: Annotated[str | None, Option(help="smoke (a minute), small (two cores, an hour or two) or gpu.")] = None,
+    students: Annotated[str | None, Option(help="How many sizes, or which: 30k,60k,120k (default 3).")] = None,
+    teachers: Annotated[str | None, Option(help="How many sizes, or which: 45k,90k,200k,600k (default 6).")] = None,
+    objective: ObjectiveText = None,
+    seed: Seed = None,
+    seeds: Annotated[int | None, Option(help="How many seeds, from --seed on (default 3).")] = None,
+    workers: Annotated[int | None, Option(help="Processes of one thread each (default: one a core).")] = None,
+    ray: Annotated[str | None, Option(help="Address of a Ray cluster to spread the work over.")] = None,
+    out: Out = None,
+    json_: Json = None,
+) -> None:
+    """Train a ladder of small teachers and students on your data, to see which teacher is best."""
+    settings = _settings(PilotSettings, file, dict(locals()))
+    from limbeck.jobs.pilot import pilot as job
+
+    result = job(settings)
+    print(json.dumps(result) if settings.json_ else f"points: {settings.out / 'points.parquet'}")
 
 
 @app.command()

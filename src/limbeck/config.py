@@ -92,7 +92,25 @@ class PretrainSettings(Settings):
     out: Path = Path("runs/pretrain")
 
 
-AnySettings = TypeVar("AnySettings", bound=Settings)
+class PilotSettings(BaseModel):
+    """The keys of `limbeck pilot`, which are also its flags."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str = "python:stdlib"
+    scale: Literal["smoke", "small", "gpu"] = "small"
+    students: str = "3"
+    teachers: str = "6"
+    objective: str = "0.5*CrossEntropy + 0.5*ForwardKL"
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    seeds: int = Field(default=3, ge=1, le=100)
+    workers: int | None = Field(default=None, ge=1)
+    ray: str | None = None
+    out: Path = Path("runs/pilot")
+    json_: bool = Field(default=False, alias="json")
+
+
+AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 
 def resolve(kind: type[AnySettings], file: Path | None, flags: Mapping[str, Any]) -> AnySettings:

@@ -114,7 +114,7 @@ def _cases(device: str, dtype: torch.dtype) -> Iterator[_Case]:
             weight *= torch.rand(_ROWS, _LENGTH, generator=generator) > 0.3
         targets = torch.randint(0, _VOCAB, (_ROWS, _LENGTH), generator=generator)
         nothing = torch.zeros_like(targets)
-        batch = Batch(nothing, targets, weight, nothing, nothing).to(device)
+        batch = Batch(nothing, targets, weight, nothing, nothing, nothing[:, 0]).to(device)
         yield _Case(student, teacher, batch, Sizes(chunk, block=2 if chunk == 5 else chunk), micro_batches)
 
 

@@ -25,7 +25,8 @@ class Batch:
 
     ``weight`` is what a prediction counts: 0 for padding, prompts, and the last token of a document cut by nothing but
     its end. ``position`` restarts at 0 with each document of a row, which is also what keeps attention inside it.
-    ``document`` is the index of the document in its store, -1 where there is none.
+    ``document`` is the index of the document in its store, -1 where there is none. ``row`` is the number of each row among
+    all those of its corpus: what a teacher that was asked before finds its answers by.
     """
 
     tokens: Int[Tensor, "B T"]
@@ -33,6 +34,7 @@ class Batch:
     weight: Float[Tensor, "B T"]
     position: Int[Tensor, "B T"]
     document: Int[Tensor, "B T"]
+    row: Int[Tensor, "B"]
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""

@@ -31,13 +31,23 @@ class Rows:
     the saved position is the same for all.
     """
 
-    def __init__(self, store: TokenStore, *, length: int, seed: int = 0, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(
+        self,
+        store: TokenStore,
+        *,
+        length: int,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        most: int | None = None,
+    ) -> None:
+        """``most``: rows of an epoch, if there are more."""
         self.store = store
         self.length = length
         self.seed = seed
         self.rank = rank
         self.ranks = ranks
-        self._learnable = _learnable(store, length)
+        self._learnable = _learnable(store, length)[:most]
         self.n_rows = len(self._learnable)
         self._next = 0
         self._order: tuple[int, np.ndarray] | None = None  # the epoch, and its order
@@ -85,6 +95,7 @@ class Rows:
             weight=torch.from_numpy(weight.astype(np.float32)),
             position=torch.from_numpy(position[:, :-1].copy()),
             document=torch.from_numpy(document[:, :-1].copy()),
+            row=torch.from_numpy(np.array(rows, dtype=np.int64)),
         )
 
     def state_dict(self) -> dict[str, Any]:

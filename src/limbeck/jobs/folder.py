@@ -14,7 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from limbeck.config import Settings
+from pydantic import BaseModel
+
 from limbeck.corpora import TokenStore
 from limbeck.disk import read_json, write_json, writing
 from limbeck.errors import BadFolder
@@ -66,9 +67,9 @@ def _read(record: Path) -> dict[str, Any]:
     return run
 
 
-def signature_of(settings: Settings, job: str, **derived: Any) -> dict[str, Any]:
+def signature_of(settings: BaseModel, job: str, **derived: Any) -> dict[str, Any]:
     """What decides a run's result: its settings, and what follows from them and the machine."""
-    kept = settings.model_dump(mode="json", exclude={"out", "threads", "json_", "device"})
+    kept = settings.model_dump(mode="json", exclude={"out", "threads", "json_", "device", "workers", "ray"})
     return kept | {"job": job} | derived
 
 

@@ -55,7 +55,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     require_rows(store, length=length)
     if world.first:
         same_corpus(out, run, store, held_out)
-    model = new_model(_config(shape, tokenizer), tokenizer, settings.seed, name=out.name)
+    model = new_model(llama_config(shape, tokenizer), tokenizer, settings.seed, name=out.name)
     model.model.to(world.device)
     lr = settings.lr or suggested_learning_rate(model.parameters_count)
     console.print(
@@ -148,7 +148,8 @@ def scratch_shape(parameters: int, *, vocab: int) -> Shape:
     return best[1]
 
 
-def _config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+def llama_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """The configuration of a new model of this shape."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden,

@@ -358,7 +358,8 @@ def _alone(tokens: Int[Tensor, "B T"]) -> Batch:
 
 
 def _batch(tokens: Int[Tensor, "B T"], position: Int[Tensor, "B T"]) -> Batch:
-    return Batch(tokens, tokens, torch.ones(tokens.shape, device=tokens.device), position, torch.full_like(tokens, -1))
+    nowhere = torch.full_like(tokens, -1)
+    return Batch(tokens, tokens, torch.ones(tokens.shape, device=tokens.device), position, nowhere, nowhere[:, 0])
 
 
 def _relative_difference(a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> float:

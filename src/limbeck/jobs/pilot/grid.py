@@ -1,0 +1,216 @@
+"""What a pilot runs: a ladder of teachers, students smaller than they, two arms, seeds, and learning rates at the ends.
+
+Every teacher is trained once, says what it says once, and all its students listen to that. A student is the same shape
+in both arms: cut out of the teacher, or one fixed fresh initialisation (per seed), so that what cutting damages is not
+taken for a gap of capacity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import log
+
+from limbeck.config import count
+from limbeck.errors import BadSetting
+from limbeck.students.shape import Shape
+
+# Off the teacher's own size nothing is left to learn about a gap, and the cut cuts nothing.
+LEAST_RATIO = 1.2
+FEWEST_TEACHERS = 3
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a pilot is. Sizes are parameters, embeddings counted.
+
+    Students are ``smallest`` and ``step`` times the one before; the largest teacher is ``reach`` times the smallest student.
+    ``head`` is the channels of an attention head, the step of all widths.
+    """
+
+    smallest: int
+    step: float
+    reach: float
+    vocab: int
+    length: int
+    batch_tokens: int
+    student_tokens: int
+    teacher_tokens: float  # a parameter
+    epochs: float  # of the text, at most, for a teacher
+    head: int
+
+
+SCALES = {
+    "smoke": Scale(30_000, 1.7, 6.0, 259, 64, 1024, 30_000, 0.5, 8.0, 8),
+    "small": Scale(30_000, 2.0, 20.0, 259, 128, 2048, 1_000_000, 20.0, 8.0, 8),
+    "gpu": Scale(4_000_000, 2.0, 10.0, 4096, 512, 65_536, 80_000_000, 20.0, 40.0, 32),
+}
+
+
+@dataclass(frozen=True)
+class TeacherPlan:
+    """One rung of the ladder."""
+
+    name: str
+    shape: Shape
+    tokens: int
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One student's training. Without a teacher it learns from the text alone.
+
+    ``lr_factor`` multiplies the learning rate: 1 but where it is checked.
+    """
+
+    name: str
+    shape: Shape
+    teacher: str | None
+    arm: str
+    seed: int
+    lr_factor: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All of a pilot."""
+
+    teachers: tuple[TeacherPlan, ...]
+    cells: tuple[CellPlan, ...]
+
+
+def ladder(scale: Scale, *, students: str, teachers: str) -> tuple[list[int], list[int]]:
+    """(sizes of students, sizes of teachers), parameters: as listed (30k,60k), or so many at this scale (3).
+
+    Students double; teachers rise evenly from 1.5 times the smallest student to ``reach`` times it. Raises BadSetting.
+    """
+    pupils = _number(students)
+    small = (
+        [round(scale.smallest * scale.step**i) for i in range(pupils)] if pupils else _listed("--students", students)
+    )
+    rungs = _number(teachers)
+    if rungs is None:
+        return small, _listed("--teachers", teachers)
+    if rungs < FEWEST_TEACHERS:
+        raise BadSetting(
+            f"--teachers {rungs}: a minimum between two ends needs {FEWEST_TEACHERS} points at least, so no best teacher can be "
+            f"fitted from fewer. Give {FEWEST_TEACHERS} or more."
+        )
+    first, last = 1.5 * min(small), scale.reach * min(small)
+    return small, [round(first * (last / first) ** (i / (rungs - 1))) for i in range(rungs)]
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdigit() and int(text) <= 100 else None
+
+
+def _listed(flag: str, text: str) -> list[int]:
+    try:
+        return sorted({count(part) for part in text.split(",")})
+    except ValueError as error:
+        raise BadSetting(f"{flag} {text}: {error}, a list of those, or how many: {flag} 3") from error
+
+
+def grid(
+    scale: Scale, *, students: Sequence[int], teachers: Sequence[int], vocab: int, seeds: range, corpus_tokens: int
+) -> Grid:
+    """The grid of these sizes. ``corpus_tokens``: how many different tokens there are to train on.
+
+    Raises BadSetting where a student has fewer than three larger teachers.
+    """
+    shapes = nested_shapes([*students, *teachers], vocab=vocab, head=scale.head)
+    pupils = list(dict.fromkeys(shapes[size] for size in students))
+    rungs = list(dict.fromkeys(shapes[size] for size in teachers))
+    most = scale.epochs * corpus_tokens
+    ladder = tuple(
+        TeacherPlan(f"t{i}", shape, round(min(scale.teacher_tokens * weights(shape, vocab), most)))
+        for i, shape in enumerate(rungs)
+    )
+    cells: list[CellPlan] = []
+    for number, shape in enumerate(pupils):
+        least = LEAST_RATIO * weights(shape, vocab)
+        larger = [rung for rung in ladder if weights(rung.shape, vocab) >= least]
+        if len(larger) < FEWEST_TEACHERS:
+            raise BadSetting(
+                f"the student of {weights(shape, vocab):,} parameters has {len(larger)} larger teachers (of "
+                f"{', '.join(f'{weights(rung.shape, vocab):,}' for rung in larger) or 'none'}): a minimum between two ends needs "
+                f"{FEWEST_TEACHERS} points at least. Give more teachers, or smaller students."
+            )
+        cells += _cells_of(f"s{number}", shape, larger, seeds, scale.student_tokens)
+    return Grid(ladder, tuple(cells))
+
+
+def _cells_of(name: str, shape: Shape, teachers: Sequence[TeacherPlan], seeds: range, tokens: int) -> list[CellPlan]:
+    cells = [CellPlan(f"{name}-alone-seed{seed}", shape, None, "fresh", seed, 1.0, tokens) for seed in seeds]
+    for teacher in teachers:
+        for arm in ("cut", "fresh"):
+            cells += [
+                CellPlan(f"{name}-{teacher.name}-{arm}-seed{seed}", shape, teacher.name, arm, seed, 1.0, tokens)
+                for seed in seeds
+            ]
+    for teacher in (teachers[0], teachers[-1]):  # is the rate as good for the one end as for the other?
+        for arm in ("cut", "fresh"):
+            cells += [
+                CellPlan(
+                    f"{name}-{teacher.name}-{arm}-lr{factor:g}", shape, teacher.name, arm, seeds[0], factor, tokens
+                )
+                for factor in (0.5, 2.0)
+            ]
+    return cells
+
+
+def weights(shape: Shape, vocab: int) -> int:
+    """Parameters of a Llama of this shape with a tied head."""
+    return vocab * shape.hidden + weights_inside(shape)
+
+
+def weights_inside(shape: Shape) -> int:
+    """Parameters of a Llama of this shape without its embeddings."""
+    head = shape.hidden // shape.heads
+    attention = 2 * shape.hidden * (shape.heads + shape.kv_heads) * head
+    layer = attention + 3 * shape.hidden * shape.ffn + 2 * shape.hidden
+    return shape.layers * layer + shape.hidden
+
+
+def nested_shapes(sizes: Sequence[int], *, vocab: int, head: int) -> dict[int, Shape]:
+    """A shape for each size, such that a smaller one fits into a larger on every axis: it can be cut out of it.
+
+    From the smallest up, each the most balanced of those within 3 % of its size, or else the nearest, that are no narrower
+    and no shallower than the last. Raises BadSetting for a size that no shape comes within a tenth of.
+    """
+    found: dict[int, Shape] = {}
+    floor: Shape | None = None
+    for size in sorted(set(sizes)):
+
+        def misfit(shape: Shape, size: int = size) -> tuple[float, float]:
+            away = abs(weights(shape, vocab) / size - 1)
+            balance = abs(log(shape.ffn / shape.hidden * 3 / 8)) + abs(log(shape.hidden / shape.layers / 20))
+            return max(away, 0.03), balance
+
+        candidates = [shape for shape in _family(size, vocab, head) if floor is None or _fits(floor, shape)]
+        best = min(candidates, key=misfit, default=None)
+        if best is None or misfit(best)[0] > 0.1:
+            raise BadSetting(
+                f"no shape of about {size:,} parameters with a vocabulary of {vocab:,} tokens: give sizes further apart, "
+                "or larger"
+            )
+        found[size] = floor = best
+    return found
+
+
+def _family(size: int, vocab: int, head: int) -> list[Shape]:
+    """Shapes near a size with an FFN of 2 to 4 times the width, and a layer to 10 to 40 channels (at least two)."""
+    family = []
+    for hidden in range(2 * head, size // vocab + 1, head):
+        heads, least, most = hidden // head, max(2, hidden // 40), max(2, hidden // 10)
+        for ffn in range(2 * hidden, 4 * hidden + 1, head):
+            one = Shape(1, hidden, heads, heads, ffn)
+            layers = round((size - vocab * hidden) / weights_inside(one))
+            if least <= layers <= most:
+                family.append(replace(one, layers=layers))
+    return family
+
+
+def _fits(small: Shape, large: Shape) -> bool:
+    return all(getattr(small, axis) <= getattr(large, axis) for axis in ("layers", "hidden", "heads", "ffn"))

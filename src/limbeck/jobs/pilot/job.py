@@ -1,0 +1,87 @@
+"""`limbeck pilot` from beginning to end: text, ladder, cells, table of points."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from limbeck.config import PilotSettings
+from limbeck.corpora import build_stores, is_held_out, read, require_rows, train_tokenizer
+from limbeck.corpora.source import resolve as resolve_source
+from limbeck.errors import BadSetting
+from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
+from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, weights
+from limbeck.jobs.pilot.results import write_results
+from limbeck.jobs.pilot.tasks import Pilot, Task, tasks_left, tasks_of
+from limbeck.jobs.pilot.workers import run_here, run_on_ray
+from limbeck.objectives import parse
+from limbeck.report.words import duration
+from limbeck.run.log import console
+
+
+def pilot(settings: PilotSettings) -> dict[str, Any]:
+    """Trains the grid of a pilot; gives ``{"out", "points", "teachers", "students", "failed"}``.
+
+    What is done already is not done again.
+    """
+    scale = SCALES[settings.scale]
+    if not parse(settings.objective).needs_teacher:
+        raise BadSetting(
+            f"--objective {settings.objective} listens to no teacher, so a pilot of it says nothing about one"
+        )
+    resolve_source(settings.data)
+    out = settings.out
+    students, teachers = ladder(scale, students=settings.students, teachers=settings.teachers)
+    run = claim(out, signature_of(settings, "pilot", students=students, teachers=teachers))
+    vocab, tokens = _text(settings, scale, run)
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    plan = grid(scale, students=students, teachers=teachers, vocab=vocab, seeds=seeds, corpus_tokens=tokens)
+    Pilot(plan, scale, settings.objective).write(out)
+    tasks = tasks_of(out, plan)
+    left = tasks_left(tasks)
+    console.print(
+        f"pilot: {len(plan.teachers)} teachers of {weights(plan.teachers[0].shape, vocab):,} to "
+        f"{weights(plan.teachers[-1].shape, vocab):,} parameters, {len(plan.cells)} trainings of students; "
+        f"{len(left)} pieces of work are left"
+    )
+    said = _Progress(len(left))
+    if settings.ray:
+        run_on_ray(left, settings.ray, said)
+    else:
+        run_here(left, settings.workers or os.cpu_count() or 1, said)
+    shutil.rmtree(out / "answers", ignore_errors=True)  # large, and of no further use
+    update(out, run, ended=now())
+    return {"out": str(out), **write_results(out, tasks)}
+
+
+def _text(settings: PilotSettings, scale: Scale, run: dict[str, Any]) -> tuple[int, int]:
+    """The tokenizer and the token stores, made once; gives the number of tokens there are, and of those to train on."""
+    folder = settings.out / "tokenizer"
+    if not folder.exists():
+        texts = (d.content for d in read(settings.data) if not is_held_out(d))
+        beside = folder.with_name(".tokenizer")
+        train_tokenizer(texts, vocab=scale.vocab).save_pretrained(beside)
+        beside.rename(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    store, held_out = build_stores(settings.data, tokenizer, settings.out / "data", progress=console.is_terminal)
+    require_rows(store, length=scale.length)
+    same_corpus(settings.out, run, store, held_out)
+    return len(tokenizer), store.tokens
+
+
+class _Progress:
+    """Says a line for each piece of work that is done."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._start = total, 0, time.monotonic()
+
+    def __call__(self, task: Task, seconds: float) -> None:
+        self._done += 1
+        took = time.monotonic() - self._start
+        console.print(
+            f"{self._done:>4} of {self._total}  {task.kind} {task.name}: {duration(seconds)}; {duration(took)} so far"
+        )

@@ -1,0 +1,259 @@
+"""The pieces of work of a pilot, each in a folder of its own: train a teacher, ask it, train and measure a student.
+
+A task that has its result.json is done; one that was stopped continues where it stood. Whoever runs tasks, here or on
+another machine, needs nothing but the pilot's folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from limbeck.corpora import Rows, TokenStore
+from limbeck.corpora.store import sha256_of
+from limbeck.disk import read_json, write_json
+from limbeck.errors import NonFiniteLoss
+from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, weights_inside
+from limbeck.jobs.pretrain import llama_config
+from limbeck.jobs.proof import HeldOut
+from limbeck.jobs.setup import Machine
+from limbeck.jobs.student import shrink_to
+from limbeck.models.load import LanguageModel, load, new_model, save
+from limbeck.objectives import parse
+from limbeck.objectives.base import Objective
+from limbeck.objectives.basic import CrossEntropy
+from limbeck.probes import likelihood, measure
+from limbeck.probes.measurements import Measurements
+from limbeck.run.optim import suggested_learning_rate
+from limbeck.run.run import Plan, Run
+from limbeck.run.save import checkpoints
+from limbeck.run.world import alone
+from limbeck.students.shape import Shape
+from limbeck.teachers import HiddenStates, capture
+from limbeck.types import Speaker
+
+PLAN, RESULT = "pilot.json", "result.json"
+_TOGETHER = 4096  # tokens a teacher is asked about in one call
+
+
+@dataclass(frozen=True)
+class Task:
+    """A piece of work. ``kind`` is teacher, answers or cell; ``needs`` are the folders of those it waits for."""
+
+    out: Path
+    kind: str
+    name: str
+    needs: tuple[Path, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where it works."""
+        return self.out / {"teacher": "teachers", "answers": "answers", "cell": "cells"}[self.kind] / self.name
+
+    @property
+    def done(self) -> bool:
+        """Whether its result is there."""
+        return (self.folder / RESULT).is_file()
+
+    @property
+    def ready(self) -> bool:
+        """Whether what it waits for is done."""
+        return all((folder / RESULT).is_file() for folder in self.needs)
+
+
+def tasks_of(out: Path, grid: Grid) -> list[Task]:
+    """All tasks of a pilot, in the order they should begin: the largest teachers first, since all else waits for them."""
+    teachers = [Task(out, "teacher", rung.name) for rung in reversed(grid.teachers)]
+    answers = [Task(out, "answers", task.name, (task.folder,)) for task in teachers]
+    cells = [Task(out, "cell", c.name, (out / "answers" / c.teacher,) if c.teacher else ()) for c in grid.cells]
+    return [*teachers, *answers, *cells]
+
+
+def tasks_left(tasks: list[Task]) -> list[Task]:
+    """Those to be done: teachers and their answers only where a student still needs them."""
+    cells = [task for task in tasks if task.kind == "cell" and not task.done]
+    wanted = {folder for cell in cells for folder in cell.needs}
+    return [task for task in tasks if not task.done and (task.kind != "answers" or task.folder in wanted)]
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What stands in pilot.json: the grid, the scale, the objective."""
+
+    grid: Grid
+    scale: Scale
+    objective: str
+
+    def write(self, out: Path) -> None:
+        """Stores it for whoever works on the tasks."""
+        write_json(out / PLAN, asdict(self))
+
+    @classmethod
+    def read(cls, out: Path) -> Pilot:
+        """Reads it."""
+        row = read_json(out / PLAN)
+        teachers = tuple(TeacherPlan(**t | {"shape": Shape(**t["shape"])}) for t in row["grid"]["teachers"])
+        cells = tuple(CellPlan(**c | {"shape": Shape(**c["shape"])}) for c in row["grid"]["cells"])
+        return cls(Grid(teachers, cells), Scale(**row["scale"]), row["objective"])
+
+
+def do(task: Task, machine: Machine | None = None) -> None:
+    """Does a task, unless it is done. A loss that is no number is a result too: it is written down, with the reason."""
+    machine = machine or Machine(alone("cuda" if torch.cuda.is_available() else "cpu"), bf16=torch.cuda.is_available())
+    with _alone_in(task.folder):
+        if task.done:
+            return
+        started = time.process_time()
+        try:
+            result = _WORK[task.kind](task, Pilot.read(task.out), machine)
+        except NonFiniteLoss as error:
+            result = {"loss": None, "failed": str(error)}
+        seconds = round(time.process_time() - started, 2)
+        write_json(task.folder / RESULT, {"name": task.name, **result, "cpu_seconds": seconds})
+        for checkpoint in checkpoints(task.folder):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process works in a folder: one whose parent was killed may take a moment to notice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _teacher(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
+    """Trains a teacher from scratch, with cross-entropy."""
+    plan = next(rung for rung in pilot.grid.teachers if rung.name == task.name)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(task.out / "tokenizer")
+    model = new_model(llama_config(plan.shape, tokenizer), tokenizer, 0, name=plan.name)
+    lr = suggested_learning_rate(model.parameters_count)
+    tokens = _train(task, pilot, model, None, CrossEntropy(), plan.tokens, machine, seed=0, lr=lr)
+    save(model, task.folder / "model")
+    measured = _measure(task.out, model, None, pilot.scale, machine)
+    return {**_sizes(model, plan.shape), "tokens": tokens, **_loss(measured)}
+
+
+def _answers(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
+    """Asks a teacher about the part of the training text that students read."""
+    teacher = _load_teacher(task.out, task.name, machine)
+    store = TokenStore.open(task.out / "data" / "train")
+    rows = Rows(store, length=pilot.scale.length, most=_most(pilot))
+    capture(
+        teacher,
+        lambda numbers: rows.rows_of(numbers).to(machine.world.device),
+        task.folder,
+        rows=rows.n_rows,
+        together=max(1, _TOGETHER // pilot.scale.length),
+        made_from=_made_from(task.out, task.name, store, pilot.scale),
+    )
+    return {"rows": rows.n_rows}
+
+
+def _most(pilot: Pilot) -> int:
+    """Rows that students read, the same for all, each once: so a teacher is asked about no others."""
+    return max(1, round(pilot.scale.student_tokens / pilot.scale.length))
+
+
+def _made_from(out: Path, teacher: str, store: TokenStore, scale: Scale) -> dict[str, Any]:
+    weights = sha256_of(out / "teachers" / teacher / "model" / "model.safetensors")
+    return {"teacher": weights, "corpus": store.manifest["corpus_sha256"], "length": scale.length}
+
+
+def _cell(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
+    """Trains one student and measures it."""
+    plan = next(cell for cell in pilot.grid.cells if cell.name == task.name)
+    live = None if plan.teacher is None else _load_teacher(task.out, plan.teacher, machine)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(task.out / "tokenizer")
+    store = TokenStore.open(task.out / "data" / "train")
+    answers: Speaker | None = None
+    if plan.teacher:
+        made_from = _made_from(task.out, plan.teacher, store, pilot.scale)
+        answers = HiddenStates(task.out / "answers" / plan.teacher, expect=made_from)
+    if plan.arm == "cut":
+        assert live is not None
+        student = shrink_to(
+            plan.shape, live, store, length=pilot.scale.length, machine=machine, method="gradient", seed=plan.seed
+        )
+        student.model.train().requires_grad_(True)
+    else:
+        student = new_model(llama_config(plan.shape, tokenizer), tokenizer, 1 + plan.seed, name=plan.name)
+    before = _loss(_measure(task.out, student, None, pilot.scale, machine))["loss"]
+    objective = CrossEntropy() if answers is None else parse(pilot.objective)
+    lr = plan.lr_factor * suggested_learning_rate(student.parameters_count)
+    most = _most(pilot)
+    tokens = _train(task, pilot, student, answers, objective, plan.tokens, machine, seed=plan.seed, lr=lr, most=most)
+    measured = _measure(task.out, student, live, pilot.scale, machine)
+    kl = None if measured.kl is None else float(measured.kl.sum() / measured.tokens.sum())
+    facts = {"arm": plan.arm, "seed": plan.seed, "teacher": plan.teacher, "lr": lr, "lr_factor": plan.lr_factor}
+    return {
+        **_sizes(student, plan.shape),
+        "tokens": tokens,
+        **_loss(measured),
+        "loss_before": before,
+        "kl": kl,
+        **facts,
+    }
+
+
+_WORK = {"teacher": _teacher, "answers": _answers, "cell": _cell}
+
+
+def _train(
+    task: Task,
+    pilot: Pilot,
+    model: LanguageModel,
+    teacher: Speaker | None,
+    objective: Objective,
+    tokens: int,
+    machine: Machine,
+    *,
+    seed: int,
+    lr: float,
+    most: int | None = None,
+) -> int:
+    """Trains a model; gives how many tokens it read. ``most``: rows of the text, if not all."""
+    scale, world = pilot.scale, machine.world
+    rows = max(1, scale.batch_tokens // scale.length)
+    steps = max(1, round(tokens / (rows * scale.length)))
+    model.model.to(world.device)
+    corpus = Rows(TokenStore.open(task.out / "data" / "train"), length=scale.length, seed=seed, most=most)
+    plan = Plan(steps=steps, rows=rows, lr=lr, bf16=machine.bf16, save_every=500, save_minutes=2.0)
+    Run(task.folder, f"{task.kind} {task.name}", model, teacher, corpus, objective, plan, world).train()
+    return steps * rows * scale.length
+
+
+def _measure(
+    out: Path, model: LanguageModel, teacher: LanguageModel | None, scale: Scale, machine: Machine
+) -> Measurements:
+    store = TokenStore.open(out / "data" / "held_out")
+    held_out = HeldOut(store, length=scale.length, machine=machine)
+    training = model.model.training
+    model.model.to(machine.world.device).eval()
+    measured = measure(model, teacher, held_out.batches(), documents=store.documents)
+    model.model.train(training)
+    return measured
+
+
+def _load_teacher(out: Path, name: str, machine: Machine) -> LanguageModel:
+    return load(out / "teachers" / name / "model", device=machine.world.device)
+
+
+def _loss(measured: Measurements) -> dict[str, float]:
+    """Nats per token, and their 95 % interval over documents."""
+    reading = likelihood("", [measured])[0]
+    return {"loss": reading.value, "low": reading.low, "high": reading.high}
+
+
+def _sizes(model: LanguageModel, shape: Shape) -> dict[str, Any]:
+    return {"parameters": model.parameters_count, "inside": weights_inside(shape), "shape": str(shape)}

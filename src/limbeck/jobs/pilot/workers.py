@@ -1,0 +1,167 @@
+"""Tasks spread over processes of this machine, or over a Ray cluster.
+
+A worker that dies is replaced, and its task goes on where it stood; three deaths in one task are a fault. A worker whose
+parent dies ends too, so that nothing runs on unseen.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from limbeck.errors import BadSetting, Interrupted, LimbeckError
+from limbeck.jobs.pilot.tasks import Task, do
+
+_SPAWN = multiprocessing.get_context("spawn")
+_DEATHS = 3
+
+Report = Callable[[Task, float], None]
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Connection
+    task: Task | None = None
+    since: float = 0.0
+
+    @classmethod
+    def start(cls) -> _Worker:
+        ours, theirs = _SPAWN.Pipe()
+        process = _SPAWN.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
+        process.start()
+        theirs.close()
+        return cls(process, ours)
+
+    def give(self, task: Task) -> None:
+        self.task, self.since = task, time.monotonic()
+        self.pipe.send(task)
+
+
+def run_here(tasks: Sequence[Task], workers: int, report: Report) -> None:
+    """Does all tasks that are not done, in ``workers`` processes of one thread each."""
+    waiting = [task for task in tasks if not task.done]
+    deaths: Counter[Task] = Counter()
+    staff = [_Worker.start() for _ in range(min(workers, len(waiting)))]
+    try:
+        while waiting or any(worker.task for worker in staff):
+            for worker in staff:
+                if worker.task is None and (task := next((t for t in waiting if t.ready), None)):
+                    waiting.remove(task)
+                    worker.give(task)
+            pipes: list[Any] = [worker.pipe for worker in staff if worker.task]
+            for pipe in wait(pipes):
+                worker = next(w for w in staff if w.pipe is pipe)
+                assert worker.task is not None
+                try:
+                    kind, said = worker.pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    deaths[worker.task] += 1
+                    if deaths[worker.task] == _DEATHS:
+                        raise RuntimeError(f"{worker.task.folder}: its process died {_DEATHS} times") from None
+                    waiting.insert(0, worker.task)
+                    staff[staff.index(worker)] = _Worker.start()
+                    continue
+                _raise(kind, said, worker.task)
+                report(worker.task, time.monotonic() - worker.since)
+                worker.task = None
+    finally:
+        for worker in staff:
+            worker.process.terminate()  # a training saves its step first
+        for worker in staff:
+            worker.process.join(30)
+
+
+def _raise(kind: str, said: str, task: Task) -> None:
+    if kind == "refused":
+        raise BadSetting(f"{task.kind} {task.name}: {said}")
+    if kind == "fault":
+        raise RuntimeError(f"{task.kind} {task.name} failed in its process:\n{said}")
+
+
+def _serve(pipe: Connection, parent: int) -> None:
+    """What a worker does until its pipe closes."""
+    import torch
+
+    from limbeck.run.log import console
+
+    console.quiet = True
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    while True:
+        try:
+            task = pipe.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            do(task)
+            pipe.send(("done", ""))
+        except LimbeckError as error:
+            pipe.send(("refused", str(error)))
+        except (Interrupted, KeyboardInterrupt):
+            return
+        except Exception:
+            pipe.send(("fault", traceback.format_exc()))
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def run_on_ray(tasks: Sequence[Task], address: str, report: Report) -> None:
+    """Does all tasks that are not done on a Ray cluster, one core each, a GPU where there is one.
+
+    The pilot's folder must be on a disk that all machines share. Raises BadSetting without ray, or where nothing answers.
+    """
+    try:
+        import ray  # an extra
+    except ImportError as error:
+        raise BadSetting("--ray needs the extra: pip install 'limbeck[ray]'") from error
+    try:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise BadSetting(
+            f"--ray {address}: no Ray cluster answers there ({error}). Start one: ray start --head"
+        ) from error
+    remote = ray.remote(num_cpus=1, num_gpus=1 if ray.cluster_resources().get("GPU") else 0, max_retries=_DEATHS - 1)(
+        _do
+    )
+    waiting = [task for task in tasks if not task.done]
+    running: dict[Any, tuple[Task, float]] = {}
+    try:
+        while waiting or running:
+            for task in [task for task in waiting if task.ready]:
+                waiting.remove(task)
+                running[remote.remote(task)] = (task, time.monotonic())
+            finished, _ = ray.wait(list(running), num_returns=1)
+            for reference in finished:
+                task, since = running.pop(reference)
+                kind, said = ray.get(reference)
+                _raise(kind, said, task)
+                report(task, time.monotonic() - since)
+    finally:
+        ray.shutdown()
+
+
+def _do(task: Task) -> tuple[str, str]:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        do(task)
+    except LimbeckError as error:
+        return "refused", str(error)
+    return "done", ""
