@@ -46,8 +46,8 @@ class Limits:
         if self.latency is None:
             return said
         return (
-            said
-            + f", {self.latency * 1e3:g} ms a token at {BANDWIDTH_SHARE:.0%} of {self.gpu.bandwidth / 1e9:,.0f} GB/s ({self.gpu.name})"
+            said + f", {self.latency * 1e3:g} ms a token at {BANDWIDTH_SHARE:.0%} of {self.gpu.name}'s "
+            f"{self.gpu.bandwidth / 1e9:,.0f} GB/s"
         )
 
 

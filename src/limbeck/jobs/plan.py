@@ -156,8 +156,8 @@ def _backward(settings: PlanSettings, device: GPU | None) -> _Pair:
     assert settings.teacher is not None
     if _is_count(settings.teacher) and not Path(settings.teacher).exists():
         raise BadSetting(
-            f"--teacher {settings.teacher}: keys, values and layers are counted from a configuration, which a size does not have; "
-            "give a model folder or a hub id"
+            f"--teacher {settings.teacher}: keys, values and layers are counted from a configuration, which a size has "
+            "not; give a model folder or a hub id"
         )
     from limbeck.jobs.device import largest_student
     from limbeck.plan.cost import Size
@@ -240,7 +240,7 @@ def _assumptions(task: Task, pair: _Pair, settings: PlanSettings) -> list[str]:
     )
     said = [f"every teacher was trained on {seen}: a law knows a teacher by the loss that follows"]
     said.append(
-        "the teacher's forward passes are paid: 6 N_S D + 2 N_T D FLOPs, and cross-entropy is given the same FLOPs, so more tokens"
+        "the teacher's forward passes are paid: 6 N_S D + 2 N_T D FLOPs; cross-entropy is given the same FLOPs, so more tokens"
         if task.paid
         else "what the teacher says is free (cached): cross-entropy is given the same tokens"
     )
@@ -337,15 +337,14 @@ def _costs(task: Task, pair: _Pair, teacher: Model, config: PreTrainedConfig | N
             dtype=torch.bfloat16,
             device=torch.device("cuda"),
         )
-        parts, peak = dict(cost.bytes), cost.peak_bytes
+        parts: dict[str, float] = dict(cost.bytes)
     else:  # weights, gradients and AdamW's moments in float32; activations hang on a shape
         parts = {"student, gradients, AdamW": 16 * task.student.parameters, "teacher's weights": 2 * teacher.parameters}
-        peak = sum(parts.values())
     return {
         "teacher": teacher.name,
         "flops": flops,
         "gpu_hours": device.training_seconds(flops) / 3600,
-        "peak_bytes": peak,
+        "peak_bytes": sum(parts.values()),
         "bytes": parts,
         "activations_counted": pair.config is not None and config is not None,
         "cache_bytes": _cache(teacher.size, task.tokens, _OUTCOMES),

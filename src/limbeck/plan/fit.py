@@ -29,6 +29,7 @@ from limbeck.plan.points import Point
 
 HUBER = 1e-3  # of a log-loss: errors above 0.1 % count by their size, not its square (1e-4 to 1e-3 in the papers)
 DRAWS = 100
+_EVALUATIONS = 200  # of a polish, which needs 10 to 40
 _REFINED = 8  # places of the grid from which L-BFGS starts
 _HELD_OUT = 0.2  # part of the cells that the fit of the test does not see
 
@@ -308,7 +309,7 @@ def _polish(residuals: Residuals, theta: Array, names: Sequence[str]) -> Any:
         x_scale="jac",
         ftol=1e-6,
         xtol=1e-6,
-        max_nfev=200,
+        max_nfev=_EVALUATIONS,
     )
 
 

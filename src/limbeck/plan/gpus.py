@@ -1,7 +1,7 @@
 """What named GPUs can do, from their makers' data sheets, and what share of it a run is assumed to reach.
 
 What surprises: the large numbers on the sheets count products with half their weights zero; these are the dense ones. Bytes are
-decimal, as the sheets count. A rate that was measured on the device itself (`plan.cost.measure_rates`) is better than any of these.
+decimal, as the sheets count. A rate measured on the device itself (`plan.cost.measure_rates`) is better than any of these.
 """
 
 from __future__ import annotations
@@ -70,10 +70,8 @@ def gpu(name: str) -> GPU:
     for device in GPUS:
         if plain(device.name) == plain(name):
             return device
-    # a name in part ("H100") has one meaning where all that begin so are one
+    # Nothing is made of a part of a name: an L40 is no L40S.
     alike = [device for device in GPUS if plain(name) and plain(device.name).startswith(plain(name))]
-    if len(alike) == 1:
-        return alike[0]
     known = [device.name for device in GPUS]
     hint = f"; it may be {' or '.join(d.name for d in alike)}." if alike else nearest(name.upper(), known)
     raise BadSetting(f"--gpu: unknown GPU {name!r}{hint} There are: {', '.join(known)}")

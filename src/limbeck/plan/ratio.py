@@ -150,9 +150,10 @@ def fit_ratio_law(points: Sequence[Point], *, draws: int = DRAWS, seed: int = 0)
 def _is_valley(size: float, group: Sequence[Point]) -> bool:
     tokens = {p.student_tokens for p in group}
     if len(tokens) > 1:
+        seen = ", ".join(f"{t:,.0f}" for t in sorted(tokens))
         raise BadPoints(
-            f"the students of {size:,.0f} parameters saw different numbers of tokens ({', '.join(f'{t:,.0f}' for t in sorted(tokens))}): "
-            "the best teacher moves with them; give points of one number"
+            f"the students of {size:,.0f} parameters saw different numbers of tokens ({seen}), and the best teacher moves with "
+            "them; give points of one number"
         )
     return len(group) >= 5 and len({p.teacher_params for p in group}) >= 3
 

@@ -183,7 +183,10 @@ def _by_ratio(
 ) -> Answer:
     value = best.value if isinstance(best, Estimate) else best
     nearest = min(candidates, key=lambda m: abs(np.log(size(m) / value)))
-    said = f"a teacher of about {value:,.3g} parameters; of the candidates {nearest.name} is nearest ({size(nearest) / value:.2f} of it)"
+    share = size(nearest) / value
+    said = (
+        f"a teacher of about {value:,.3g} parameters; of the candidates {nearest.name} is nearest ({share:.2f} of it)"
+    )
     return Answer(name, "distil", said, nearest.name, nearest.name, best, (), (*notes, "a ratio predicts no loss"))
 
 
