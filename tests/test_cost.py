@@ -209,3 +209,31 @@ def test_measured_rates_are_those_of_a_computer():
 def test_a_known_model_has_its_published_parameters(test_data):
     size = Size.of(load_config(test_data / "models" / "stories-llama-260k"))
     assert size.parameters == 260_032
+
+
+def test_a_body_is_what_is_neither_embedding_nor_head():
+    tied, untied = Size.of(llama(tie_word_embeddings=True)), Size.of(llama())
+    assert tied.body == untied.body == untied.parameters - 2 * 96 * 32
+    assert Size.of(mixture()).active < Size.of(mixture()).parameters
+
+
+@pytest.mark.parametrize("config", [llama(), qwen3(), gpt2()])
+def test_keys_and_values_are_what_a_cache_holds(config):
+    model, length = build(config), 11
+    cache = model(torch.ones(1, length, dtype=torch.long), use_cache=True).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    size = Size.of(config)
+    assert size.kv_bytes(torch.float32) * length == held
+    assert size.inference_bytes(length, torch.float32) == held + 4 * size.parameters
+
+
+def test_a_cached_token_is_its_outcomes_or_all_rows():
+    size = Size.of(llama())
+    assert size.cached_bytes(32) == 32 * 4 + 2
+    assert size.cached_bytes() == 96 * 2
+    assert Size.of(llama(vocab_size=70_000)).cached_bytes(32) == 32 * 6 + 2
+
+
+def test_a_backward_pass_is_two_forward_passes():
+    size = Size.of(llama())
+    assert size.backward_flops(64) == 2 * size.forward_flops(64)

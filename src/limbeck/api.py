@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from limbeck.config import DistilSettings, PretrainSettings, Settings, resolve
+from limbeck.config import DistilSettings, PlanSettings, PretrainSettings, Settings, resolve
 
 
 def distil(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
@@ -46,3 +46,16 @@ def doctor(**keys: Any) -> dict[str, Any]:
     from limbeck.jobs.doctor import doctor as job
 
     return job(resolve(DistilSettings, None, keys))
+
+
+def plan(**keys: Any) -> dict[str, Any]:
+    """Chooses a teacher for a student, or a student for a device; gives ``{"student", "planners", "costs", ...}``.
+
+    >>> from limbeck.api import plan
+    >>> plan(params="600M", tokens="10B", candidates=["1.5B", "4B", "Qwen/Qwen3-8B"])
+
+    Imported from here: ``limbeck.plan`` is the folder of what it uses. Raises a `limbeck.errors.LimbeckError`.
+    """
+    from limbeck.jobs.plan import plan as job
+
+    return job(resolve(PlanSettings, None, keys))

@@ -18,7 +18,7 @@ import typer
 from pydantic import BaseModel
 from typer import Argument, Option
 
-from limbeck.config import DistilSettings, PilotSettings, PretrainSettings, Settings, resolve
+from limbeck.config import DistilSettings, PilotSettings, PlanSettings, PretrainSettings, Settings, resolve
 from limbeck.errors import BadSetting, Interrupted, LimbeckError
 
 app = typer.Typer(
@@ -76,6 +76,46 @@ def _say(settings: Settings, result: dict[str, Any], what: str, name: str) -> No
     """The result on stdout: one JSON object, or where to look. Ranks that have none say nothing."""
     if result:
         print(json.dumps(result) if settings.json_ else f"{what}: {settings.out / name}")
+
+
+@app.command()
+def plan(
+    params: Params = None,
+    shrink: Annotated[float | None, Option(help="The teacher's parameters over the student's; with --teacher.")] = None,
+    tokens: Annotated[
+        str | None, Option(help="Tokens the student sees: 2M, 10B (with --teacher: 20 a parameter).")
+    ] = None,
+    candidates: Annotated[
+        str | None, Option(help="Teachers to choose from: sizes, hub ids, folders: 1.5B,4B,Qwen/Qwen3-8B.")
+    ] = None,
+    teacher: Annotated[str | None, Option(help="One teacher, folder or hub id: which student fits the device?")] = None,
+    teacher_tokens: Annotated[
+        str | None, Option(help="Tokens each teacher was trained on (default 20 for each of its parameters).")
+    ] = None,
+    pay_teacher: Annotated[
+        bool, Option("--pay-teacher/--free-teacher", help="Count the teacher's forward passes, or not (cached).")
+    ] = True,
+    epsilon: Annotated[float | None, Option(help="Nats per token that nobody minds (default 0.005).")] = None,
+    points: Annotated[Path | None, Option(help="A pilot's folder or table of points: fits a law of your own.")] = None,
+    device_memory: Annotated[str | None, Option(help="What the student must fit into: 24GiB, 8GB.")] = None,
+    latency: Annotated[str | None, Option(help="What a token may take on the device: 20ms.")] = None,
+    gpu: Annotated[str | None, Option(help="A device by name: L4, RTX-4090, A100-80, H100-SXM, H200.")] = None,
+    length: Annotated[int | None, Option(help="Tokens of context on the device (default 4096).")] = None,
+    json_: Json = None,
+) -> None:
+    """Choose a teacher for a student, or a student for a device, from configurations alone; say what it costs."""
+    flags = {name: value for name, value in locals().items() if name != "json_"}
+    settings = resolve(PlanSettings, None, flags | {"json": json_})
+    from rich.console import Console
+
+    from limbeck.jobs.plan import plan as job
+    from limbeck.jobs.plan import show
+
+    result = job(settings)
+    if settings.json_:
+        print(json.dumps(result, allow_nan=False))
+    else:
+        show(result, Console(highlight=False, soft_wrap=True))
 
 
 @app.command()

@@ -32,6 +32,36 @@ def count(text: str | int) -> int:
 
 Count = Annotated[int, BeforeValidator(count), Field(gt=0)]
 
+_BYTES = {
+    "": 1,
+    "b": 1,
+    "kb": 1e3,
+    "mb": 1e6,
+    "gb": 1e9,
+    "tb": 1e12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+def _measured(units: Mapping[str, float], example: str) -> BeforeValidator:
+    """Turns a number with its unit into the number in the base unit."""
+
+    def read(text: str | float) -> float:
+        found = re.fullmatch(r"\s*(\d+\.?\d*)\s*([a-zµ]*)\s*", str(text), re.IGNORECASE)
+        if not found or found[2].lower() not in units:
+            raise ValueError(f"expected a number with its unit, such as {example}, got {text!r}")
+        return float(found[1]) * units[found[2].lower()]
+
+    return BeforeValidator(read)
+
+
+Bytes = Annotated[float, _measured(_BYTES, "24GiB"), Field(gt=0)]
+Seconds = Annotated[float, _measured(_SECONDS, "20ms"), Field(gt=0)]
+
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """ "; did you mean X?" where there is a name near enough, else a full stop."""
@@ -107,6 +137,32 @@ class PilotSettings(BaseModel):
     workers: int | None = Field(default=None, ge=1)
     ray: str | None = None
     out: Path = Path("runs/pilot")
+    json_: bool = Field(default=False, alias="json")
+
+
+def _names(value: Any) -> Any:
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    return tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
+
+
+class PlanSettings(BaseModel):
+    """The keys of `limbeck plan`, which are also its flags. Memory is in bytes, latency in seconds per token."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    params: Count | None = None
+    shrink: float | None = Field(default=None, gt=1)
+    tokens: Count | None = None
+    candidates: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
+    teacher: str | None = None
+    teacher_tokens: Count | None = None
+    pay_teacher: bool = True
+    epsilon: float = Field(default=0.005, ge=0, lt=10)
+    points: Path | None = None
+    device_memory: Bytes | None = None
+    latency: Seconds | None = None
+    gpu: str | None = None
+    length: int = Field(default=4096, ge=2)
     json_: bool = Field(default=False, alias="json")
 
 

@@ -35,6 +35,10 @@ class Mismatch(LimbeckError):
     """Teacher, student, tokenizer or data do not belong together."""
 
 
+class BadPoints(LimbeckError):
+    """A table of points cannot be read, or does not hold what a fit needs."""
+
+
 class BadFolder(LimbeckError):
     """An output folder cannot be written, or holds another run's state."""
 
@@ -47,6 +51,16 @@ class NonFiniteLoss(LimbeckError):
     """The loss or a gradient is NaN or infinite; nothing was updated."""
 
     status = 1
+
+
+class NotConverged(LimbeckError):
+    """A fit found no optimum. ``best`` is the law with the least loss it saw, to look at, not to plan with."""
+
+    status = 1
+
+    def __init__(self, message: str, best: object) -> None:
+        super().__init__(message)
+        self.best = best
 
 
 class Interrupted(BaseException):

@@ -1,6 +1,22 @@
-"""What a distillation will cost, and whether a pair belongs together."""
+"""What a distillation will cost, which teacher it wants, and whether a pair belongs together."""
 
-from limbeck.plan.cost import Cost, Size, estimate
-from limbeck.plan.pair import Finding, as_json, check, examine, gain, show
+_PUBLIC = {
+    "limbeck.plan.cost": ("Cost", "Size", "estimate"),
+    "limbeck.plan.finding": ("Finding", "as_json", "check", "show"),
+    "limbeck.plan.fit": ("fit_distillation_law", "fit_supervised_law"),
+    "limbeck.plan.pair": ("examine", "gain"),
+    "limbeck.plan.points": ("Point", "read_points", "write_points"),
+    "limbeck.plan.ratio": ("fit_ratio_law",),
+}
+_WHERE = {name: module for module, names in _PUBLIC.items() for name in names}
 
-__all__ = ["Cost", "Finding", "Size", "as_json", "check", "estimate", "examine", "gain", "show"]
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> object:
+    """A public name, imported at its first use: the laws need no torch, and `limbeck plan` answers before it would be loaded."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'limbeck.plan' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_WHERE[name]), name)

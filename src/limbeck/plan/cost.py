@@ -39,8 +39,8 @@ class Size:
 
     ``parameters`` counts a tied tensor once. ``embedding`` are those that are looked up (tokens, positions), a tied
     head among them. ``multiplied`` are the weights one token is multiplied with: the head even where it is tied, of a
-    mixture only the experts it is sent to. The rest are widths: ``attention`` of all query heads together, ``rows`` of
-    the head.
+    mixture only the experts it is sent to. ``head`` are those of a head that is not tied. The rest are widths:
+    ``attention`` of all query heads together, ``kv`` of all key heads, ``rows`` of the head.
     """
 
     parameters: int
@@ -51,6 +51,8 @@ class Size:
     attention: int
     ffn: int
     rows: int
+    head: int
+    kv: int
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> Size:
@@ -61,6 +63,7 @@ class Size:
         text = config.get_text_config()
         heads = getattr(text, "num_attention_heads", None) or 0
         head_dim = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else 0)
+        kv_heads = getattr(text, "num_key_value_heads", None) or heads
         ffn = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * text.hidden_size
         head = model.get_output_embeddings().weight
         return cls(
@@ -72,7 +75,19 @@ class Size:
             attention=heads * head_dim,
             ffn=ffn,
             rows=head.shape[0],
+            head=0 if id(head) in embedding else head.numel(),
+            kv=kv_heads * head_dim,
         )
+
+    @property
+    def body(self) -> int:
+        """Parameters without embeddings and head: what scaling laws call N."""
+        return self.parameters - self.embedding - self.head
+
+    @property
+    def active(self) -> int:
+        """Parameters of matrices that take part in a token: of a mixture only the experts it is sent to; a tied head once."""
+        return self.multiplied + self.embedding - (self.rows * self.hidden if self.head == 0 else 0)
 
     def forward_flops(self, length: int) -> float:
         """FLOPs of a forward pass per token, in rows of this length: 2 per weight, and causal attention's two products.
@@ -80,6 +95,31 @@ class Size:
         Packed documents attend to less, sliding windows too, so this is an upper bound where there are such.
         """
         return 2.0 * self.multiplied + 2.0 * (length + 1) * self.layers * self.attention
+
+    def backward_flops(self, length: int) -> float:
+        """FLOPs of a backward pass per token: two products for each of the forward pass."""
+        return 2.0 * self.forward_flops(length)
+
+    def kv_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of keys and values per token of context. Layers with a sliding window keep less of a long context."""
+        return 2 * self.layers * self.kv * dtype.itemsize
+
+    def inference_bytes(self, length: int, dtype: torch.dtype) -> int:
+        """Bytes to generate a text of this length, one at a time: weights, and keys and values."""
+        return dtype.itemsize * self.parameters + length * self.kv_bytes(dtype)
+
+    def bytes_read(self, length: int, dtype: torch.dtype) -> int:
+        """Bytes that are read to generate the token at this length, one text at a time: weights, keys and values."""
+        return dtype.itemsize * self.multiplied + length * self.kv_bytes(dtype)
+
+    def cached_bytes(self, outcomes: int | None = None) -> int:
+        """Bytes on disk per token of what a teacher says: of its likeliest ``outcomes`` and the rest, or of all its rows.
+
+        A log-probability is a 16-bit float; the id of an outcome takes 2 bytes where the head has no more rows than that.
+        """
+        if outcomes is None:
+            return 2 * self.rows
+        return outcomes * (2 + (2 if self.rows <= 2**16 else 4)) + 2
 
 
 def _multiplied(model: PreTrainedModel, text: PreTrainedConfig, embedding: Mapping[int, int]) -> int:

@@ -1,0 +1,439 @@
+"""`limbeck plan`: which teacher for a student, or which student for a device, and what it costs. No weights are read.
+
+Three planners answer side by side; they disagree, and a single number would hide it. What a bare size such as 8B leaves open
+(embeddings, tokens seen) is assumed and said. What needs torch or scipy is imported where it is used: for bare sizes neither is
+loaded, which would take longer than the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from limbeck.config import PlanSettings, count
+from limbeck.errors import BadPoints, BadSetting
+from limbeck.plan.gpus import BANDWIDTH_SHARE, GPU, UTILISATION, gpu, stand_in
+from limbeck.plan.law import COMPUTE_OPTIMAL
+from limbeck.plan.teachers import Answer, Model, Task, by_fitted_ratio, by_loss, by_published_law, by_published_ratio
+
+if TYPE_CHECKING:
+    from transformers.configuration_utils import PreTrainedConfig
+
+    from limbeck.jobs.device import Limits
+    from limbeck.plan.cost import Size
+    from limbeck.plan.points import Table as Points
+
+_BFLOAT16 = 2  # bytes of a weight, a key or a value on a device
+_GPU = "H100-SXM"  # whose hours are told where no other is named
+_OUTCOMES = 32  # of a cached teacher, beside all of them
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The student, its candidates and, where known, their configurations."""
+
+    student: Model
+    config: PreTrainedConfig | None
+    candidates: tuple[Model, ...]
+    configs: tuple[PreTrainedConfig | None, ...]
+    limits: Limits | None
+    shape: str | None
+    assumed: tuple[str, ...]
+
+
+def plan(settings: PlanSettings) -> dict[str, Any]:
+    """Answers a plan's question; gives ``{"student", "device", "assumptions", "planners", "costs", "skipped"}``.
+
+    Raises BadSetting for flags that miss or contradict each other, BadModel for a candidate without a configuration, BadPoints
+    for a table that cannot be read, NotConverged where a pilot's fit finds no optimum.
+    """
+    _check(settings)
+    device = gpu(settings.gpu) if settings.gpu else None
+    points = None if settings.points is None else _points(settings.points)
+    pair = _forward(settings, device) if settings.candidates else _backward(settings, device)
+    assumed = [*pair.assumed]
+    tokens = settings.tokens
+    if tokens is None:
+        tokens = round(COMPUTE_OPTIMAL * pair.student.body)
+        assumed.append(
+            f"{tokens:,} tokens for the student, {COMPUTE_OPTIMAL} per parameter without embeddings (--tokens)"
+        )
+    task = Task(pair.student, tokens, settings.pay_teacher, settings.epsilon, settings.teacher_tokens)
+    assumed += _assumptions(task, pair, settings)
+    answers = [by_published_ratio(task, pair.candidates), by_published_law(task, pair.candidates)]
+    answers += [] if points is None else _local(task, pair.candidates, points)
+    timed = device or gpu(_GPU)
+    return {
+        "student": _described(pair.student) | {"shape": pair.shape},
+        "device": None if pair.limits is None else _on_device(pair, pair.limits),
+        "tokens": tokens,
+        "pay_teacher": task.paid,
+        "epsilon": task.epsilon,
+        "assumptions": assumed,
+        "planners": [_answer(answer) for answer in answers],
+        "local_fit": None if points is None else str(settings.points),
+        "skipped": [] if points is None else list(points.skipped),
+        "gpu": asdict(timed),
+        "costs": [_costs(task, pair, m, c, timed) for m, c in zip(pair.candidates, pair.configs, strict=True)],
+    }
+
+
+def _points(place: Path) -> Points:
+    from limbeck.plan.points import read_points
+
+    return read_points(place)
+
+
+def _check(settings: PlanSettings) -> None:
+    if settings.params is not None and settings.shrink is not None:
+        raise BadSetting(
+            f"--params {settings.params:,} and --shrink {settings.shrink:g} both say how large the student is: give one of them"
+        )
+    if settings.candidates and settings.teacher is not None:
+        raise BadSetting(
+            "--candidates and --teacher both say who teaches: give candidates to choose from, or the one teacher"
+        )
+    if not settings.candidates and settings.teacher is None:
+        raise BadSetting(
+            "no teacher: give --candidates (sizes such as 8B, hub ids or folders) to choose one for --params, or --teacher "
+            "to choose a student for a device"
+        )
+    if settings.candidates:
+        if settings.params is None:
+            raise BadSetting("--candidates need the student's size: give --params, such as 600M")
+        if settings.tokens is None:
+            raise BadSetting(
+                "no tokens: the best teacher depends on how many the student sees; give --tokens, such as 10B"
+            )
+        if settings.latency is not None:
+            raise BadSetting(
+                "--latency needs a configuration to count from: give one --teacher instead of --candidates"
+            )
+    elif not (settings.params or settings.shrink or settings.device_memory or settings.latency or settings.gpu):
+        raise BadSetting(
+            "nothing says how large the student may be: give --device-memory or --gpu, with or without --latency, or --params "
+            "or --shrink"
+        )
+
+
+def _forward(settings: PlanSettings, device: GPU | None) -> _Pair:
+    """A student of known size, and candidates to choose from."""
+    assert settings.params is not None
+    found = [_candidate(name) for name in settings.candidates]
+    models = tuple(model for model, _ in found)
+    student = Model.of_count("student", settings.params)
+    largest = max(models, key=lambda m: m.parameters)
+    if largest.parameters <= settings.params:
+        raise BadSetting(
+            f"--candidates: none is larger than the student's {settings.params:,} parameters, the largest is {largest.name} "
+            f"with {largest.parameters:,.0f}; give a larger candidate, or fewer --params"
+        )
+    memory = settings.device_memory or (device.memory if device else None)
+    if memory is not None and settings.device_memory is not None:
+        _check_weights(settings.params, memory)
+    bare = [model.name for model in (student, *models) if model.size is None]
+    assumed = (
+        f"of {', '.join(bare)} only a size is known: all of it is taken as parameters without embeddings, which the laws count",
+    )
+    return _Pair(student, None, models, tuple(config for _, config in found), None, None, assumed if bare else ())
+
+
+def _check_weights(params: int, memory: float) -> None:
+    if _BFLOAT16 * params > memory:
+        raise BadSetting(
+            f"--params {params:,} and --device-memory {memory / 2**30:.1f} GiB contradict each other: the weights alone take "
+            f"{_BFLOAT16 * params / 2**30:.1f} GiB in bfloat16; give fewer parameters or more memory"
+        )
+
+
+def _backward(settings: PlanSettings, device: GPU | None) -> _Pair:
+    """One teacher, and the student that the device or a flag allows."""
+    assert settings.teacher is not None
+    if _is_count(settings.teacher) and not Path(settings.teacher).exists():
+        raise BadSetting(
+            f"--teacher {settings.teacher}: keys, values and layers are counted from a configuration, which a size has "
+            "not; give a model folder or a hub id"
+        )
+    from limbeck.jobs.device import largest_student
+    from limbeck.plan.cost import Size
+    from limbeck.students.shape import budget_of_shrink, choose, config_of
+
+    teacher, config = _described_by(settings.teacher)
+    limits, assumed = _limits(settings, device)
+    if settings.params is not None or settings.shrink is not None:
+        budget = settings.params or budget_of_shrink(config, settings.shrink or 0.0)
+        shape = choose(config, parameters=budget)
+    else:
+        assert limits is not None
+        shape = largest_student(config, limits)
+    planned = config_of(shape, config)
+    student = Model.of_size("student", Size.of(planned))
+    if limits is not None and student.size is not None and limits.fill(student.size) > 1:
+        what = f"--params {settings.params:,}" if settings.params else f"--shrink {settings.shrink}"
+        need = limits.bytes(student.size)
+        raise BadSetting(
+            f"{what} and the device contradict each other: a student of {student.parameters:,} parameters takes "
+            f"{need / 2**30:.2f} GiB and {limits.seconds(student.size) * 1e3:.3g} ms a token, allowed are {limits} "
+            f"({_named(settings)}); give a smaller student, or leave the size out to have the largest that fits"
+        )
+    return _Pair(student, planned, (teacher,), (config,), limits, str(shape), assumed)
+
+
+def _named(settings: PlanSettings) -> str:
+    flags = {"--device-memory": settings.device_memory, "--latency": settings.latency, "--gpu": settings.gpu}
+    return ", ".join(flag for flag, value in flags.items() if value is not None)
+
+
+def _limits(settings: PlanSettings, device: GPU | None) -> tuple[Limits | None, tuple[str, ...]]:
+    if settings.device_memory is None and settings.latency is None and device is None:
+        return None, ()
+    if device is None and settings.device_memory is None:
+        raise BadSetting(
+            "--latency needs a memory to read from: give --gpu, or --device-memory to assume one of that size"
+        )
+    memory = settings.device_memory if settings.device_memory is not None else device.memory if device else math.inf
+    if device is not None and memory > device.memory * 1.08:  # sheets say 24 GB of what is sold as 24 GiB
+        raise BadSetting(
+            f"--device-memory {memory / 1e9:.1f} GB and --gpu {device.name} contradict each other: it has "
+            f"{device.memory / 1e9:.0f} GB; give one of them"
+        )
+    assumed: tuple[str, ...] = ()
+    if device is None:
+        device = stand_in(memory)
+        assumed = (f"{device.bandwidth / 1e9:,.0f} GB/s of memory bandwidth, {device.name}'s: no --gpu is named",)
+    from limbeck.jobs.device import Limits
+
+    return Limits(device, memory, settings.latency, settings.length), assumed
+
+
+def _is_count(name: str) -> bool:
+    try:
+        return count(name) > 0
+    except ValueError:
+        return False
+
+
+def _candidate(name: str) -> tuple[Model, PreTrainedConfig | None]:
+    if _is_count(name) and not Path(name).exists():
+        return Model.of_count(name, count(name)), None
+    return _described_by(name)
+
+
+def _described_by(name: str) -> tuple[Model, PreTrainedConfig]:
+    from limbeck.models.load import load_config
+    from limbeck.plan.cost import Size
+
+    config = load_config(name)
+    return Model.of_size(name, Size.of(config)), config
+
+
+def _assumptions(task: Task, pair: _Pair, settings: PlanSettings) -> list[str]:
+    seen = (
+        f"{COMPUTE_OPTIMAL} tokens per parameter"
+        if task.teacher_tokens is None
+        else f"{task.teacher_tokens:,.0f} tokens (--teacher-tokens)"
+    )
+    said = [f"every teacher was trained on {seen}: a law knows a teacher by the loss that follows"]
+    said.append(
+        "the teacher's forward passes are paid: 6 N_S D + 2 N_T D FLOPs; cross-entropy is given the same FLOPs, so more tokens"
+        if task.paid
+        else "what the teacher says is free (cached): cross-entropy is given the same tokens"
+    )
+    said.append(f"a GPU reaches {UTILISATION:.0%} of its dense bfloat16 peak in training")
+    if pair.limits is not None:
+        said.append(f"and {BANDWIDTH_SHARE:.0%} of its memory bandwidth in generation, bfloat16, one text at a time")
+    return said
+
+
+def _local(task: Task, candidates: tuple[Model, ...], points: Points) -> list[Answer]:
+    """What a pilot's points say: a ratio rule and a law per arm; of what they cannot say, why."""
+    from limbeck.plan.fit import fit_distillation_law
+    from limbeck.plan.ratio import fit_ratio_law
+
+    answers = []
+    alone = [p for p in points.points if not p.distilled]
+    for arm in sorted({p.arm for p in points.points if p.distilled}) or ["fresh"]:
+        taught = [p for p in points.points if p.distilled and p.arm == arm]
+        try:
+            answers.append(by_fitted_ratio(task, candidates, fit_ratio_law(taught), arm=arm))
+        except BadPoints as error:
+            answers.append(_silent(f"ratio rule, your pilot ({arm})", error))
+        name = f"distillation law, your pilot ({arm})"
+        try:
+            fit = fit_distillation_law([*alone, *taught])
+        except BadPoints as error:
+            answers.append(_silent(name, error))
+            continue
+        losses = {m.name: float(fit.law.supervised.predict(m.body, task.seen_by(m))) for m in candidates}
+        notes = [
+            f"{fit.points} points, noise {fit.noise:.2%}; {fit.held_out.cells} held-out cells predicted to "
+            f"{fit.held_out.error:.2%}, without a capacity gap to {fit.held_out.error_without_gap:.2%}"
+        ]
+        if not fit.sizes[0] <= task.student.body <= fit.sizes[1]:
+            notes.append(
+                f"extrapolated: the pilot's students had {fit.sizes[0]:,.0f} to {fit.sizes[1]:,.0f} parameters"
+            )
+        best = fit.best_teacher(task.student.body, task.tokens)
+        answers.append(by_loss(name, task, candidates, fit, losses, best, notes))
+    return answers
+
+
+def _silent(name: str, error: BadPoints) -> Answer:
+    return Answer(name, "unknown", f"cannot say: {error}", None, None, None, (), ())
+
+
+def _described(model: Model) -> dict[str, Any]:
+    return {"parameters": model.parameters, "without_embeddings": model.body, "only_a_size": model.size is None}
+
+
+def _on_device(pair: _Pair, limits: Limits) -> dict[str, Any]:
+    assert pair.student.size is not None
+    size = pair.student.size
+    return {
+        "gpu": limits.gpu.name,
+        "memory_bytes": limits.memory,
+        "latency_s": limits.latency,
+        "length": limits.length,
+        "student_bytes": limits.bytes(size),
+        "student_kv_bytes_per_token": _BFLOAT16 * 2 * size.layers * size.kv,
+        "student_latency_s": limits.seconds(size),
+        "teacher_fits": pair.student.parameters == pair.candidates[0].parameters,
+    }
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    """As JSON holds it: what is infinite is null."""
+    rows = [asdict(row) | {"gain": row.gain} for row in answer.rows]
+    return {name: _finite(value) for name, value in (asdict(answer) | {"rows": rows}).items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _costs(task: Task, pair: _Pair, teacher: Model, config: PreTrainedConfig | None, device: GPU) -> dict[str, Any]:
+    """What distilling from this teacher takes: FLOPs, hours of one GPU, peak bytes, a cache on disk."""
+    flops = task.flops(teacher, task.tokens)
+    if pair.config is not None and config is not None:
+        import torch
+
+        from limbeck.plan.cost import estimate
+
+        length = 1024
+        cost = estimate(
+            *(pair.config, config),
+            length=length,
+            tokens=round(task.tokens),
+            batch_tokens=2**19,
+            dtype=torch.bfloat16,
+            device=torch.device("cuda"),
+        )
+        parts: dict[str, float] = dict(cost.bytes)
+    else:  # weights, gradients and AdamW's moments in float32; activations hang on a shape
+        parts = {"student, gradients, AdamW": 16 * task.student.parameters, "teacher's weights": 2 * teacher.parameters}
+    return {
+        "teacher": teacher.name,
+        "flops": flops,
+        "gpu_hours": device.training_seconds(flops) / 3600,
+        "peak_bytes": sum(parts.values()),
+        "bytes": parts,
+        "activations_counted": pair.config is not None and config is not None,
+        "cache_bytes": _cache(teacher.size, task.tokens, _OUTCOMES),
+        "full_cache_bytes": _cache(teacher.size, task.tokens, None),
+    }
+
+
+def _cache(size: Size | None, tokens: float, outcomes: int | None) -> float | None:
+    return None if size is None else size.cached_bytes(outcomes) * tokens
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Prints the answer of a plan."""
+    student = result["student"]
+    shape = f" ({student['shape']})" if student["shape"] else ""
+    console.print(
+        f"student: {student['parameters']:,} parameters, {student['without_embeddings']:,} without embeddings{shape}, "
+        f"{result['tokens']:,} tokens"
+    )
+    if result["device"]:
+        _show_device(result["device"], console)
+    for answer in result["planners"]:
+        console.print(f"\n[bold]{answer['planner']}[/bold]: {answer['said']}")
+        if answer["rows"]:
+            console.print(_losses(answer))
+        for note in answer["notes"]:
+            console.print(f"  {note}", style="dim", markup=False)
+    if result["local_fit"] is None:
+        console.print(
+            "\n[bold]local fit[/bold]: none, since no --points are given: a pilot of your own data beats both rules above"
+        )
+    for row in result["skipped"]:
+        console.print(f"  skipped {row}", style="yellow", markup=False)
+    console.print(f"\n[bold]cost[/bold] on one {result['gpu']['name']} ({result['gpu']['source']})", soft_wrap=True)
+    console.print(_cost_table(result["costs"]))
+    console.print("assumed:")
+    for said in result["assumptions"]:
+        console.print(f"  {said}", markup=False)
+
+
+def _show_device(device: dict[str, Any], console: Console) -> None:
+    if device["teacher_fits"]:
+        console.print("the teacher itself fits the device: nothing needs to be shrunk for it")
+    console.print(
+        f"on {device['gpu']}: {device['student_bytes'] / 2**30:.2f} of {device['memory_bytes'] / 2**30:.2f} GiB with "
+        f"{device['length']:,} tokens of context ({device['student_kv_bytes_per_token']:,} bytes each), "
+        f"{device['student_latency_s'] * 1e3:.3g} ms a token"
+    )
+
+
+def _losses(answer: dict[str, Any]) -> Table:
+    """``without teacher``: cross-entropy for the same FLOPs; the gain is over that, in nats per token."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("teacher", "its loss", "student's", "FLOPs", "without teacher", "gain"):
+        table.add_column(column, no_wrap=True)
+    for row in answer["rows"]:
+        name = row["teacher"] or "none"
+        cells = [
+            name + (" ←" if row["teacher"] == answer["cheapest"] else ""),
+            "" if row["teacher_loss"] is None else f"{row['teacher_loss']:.3f}",
+            _interval(row["loss"]),
+            f"{row['flops']:.2g}",
+            f"{row['alone_loss']:.3f}, {_short(row['alone_tokens'])} tokens",
+            f"{row['gain']:+.3f}",
+        ]
+        table.add_row(*cells)
+    return table
+
+
+def _short(number: float) -> str:
+    """1.5B as people write it."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def _interval(loss: dict[str, Any]) -> str:
+    return f"{loss['value']:.3f} ± {(loss['high'] - loss['low']) / 2:.3f}"
+
+
+def _cost_table(costs: list[dict[str, Any]]) -> Table:
+    table = Table(
+        "teacher", "FLOPs", "hours", "peak memory", f"cache, top {_OUTCOMES}", "cache, all", box=None, pad_edge=False
+    )
+    for cost in costs:
+        peak = f"{cost['peak_bytes'] / 2**30:,.1f} GiB" + ("" if cost["activations_counted"] else " and activations")
+        caches = (
+            "unknown" if cost[k] is None else f"{cost[k] / 1e9:,.1f} GB" for k in ("cache_bytes", "full_cache_bytes")
+        )
+        table.add_row(cost["teacher"], f"{cost['flops']:.2e}", f"{cost['gpu_hours']:,.1f}", peak, *caches)
+    return table

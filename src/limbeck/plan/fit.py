@@ -1,0 +1,374 @@
+"""The distillation scaling law fitted to points of one's own, with intervals, and tried on cells it has not seen.
+
+The method is that of Hoffmann et al. (arXiv 2203.15556, sec. 3.3) and Busbridge et al. (arXiv 2502.08606, app. F): Huber's loss
+on differences of log-losses, L-BFGS from the best places of a grid. Its optimum is polished by least squares in a trust region,
+which the narrow valleys of these laws need. Intervals are a bootstrap of the residuals.
+
+What surprises: a pilot cannot tell all of the student's parameters apart. As long as (L_T / (L d1))^(1/f1) is small only
+c1 d1^(-1/f1) matters, and nobody trains a teacher so poor that it is not; and where size limits the student more than tokens,
+only alpha gamma matters. So d1 and gamma' are held at their published values, which predictions do not mind; B' and beta' keep
+the wide intervals that they have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import least_squares, minimize
+from scipy.special import expit
+
+from limbeck.errors import BadPoints, NotConverged
+from limbeck.plan.estimate import Estimate
+from limbeck.plan.law import PUBLISHED, DistillationLaw, SupervisedLaw
+from limbeck.plan.points import Point
+
+HUBER = 1e-3  # of a log-loss: errors above 0.1 % count by their size, not its square (1e-4 to 1e-3 in the papers)
+DRAWS = 100
+_EVALUATIONS = 200  # of a polish, which needs 10 to 40
+_REFINED = 8  # places of the grid from which L-BFGS starts
+_HELD_OUT = 0.2  # part of the cells that the fit of the test does not see
+
+Array = Float[np.ndarray, "..."]
+# Of the parameters: what each point's log-loss is off by, and the derivatives of that.
+Residuals = Callable[[Array], tuple[Array, Array]]
+
+# Parameters are searched as logarithms, c0 as it is.
+_SUPERVISED = ("A", "B", "E", "alpha", "beta", "gamma")
+_STUDENT = ("A", "B", "alpha", "beta", "c0", "c1", "f1")
+_BOUNDS = {
+    "A": (-5.0, 40.0),
+    "B": (-5.0, 40.0),
+    "E": (-8.0, 3.0),
+    "alpha": (-3.0, 1.0),
+    "beta": (-3.0, 1.0),
+    "gamma": (-3.0, 1.0),
+    "c0": (-10.0, 15.0),
+    "c1": (-50.0, 12.0),
+    "f1": (-4.5, 1.0),
+}
+_NO_GAP = -50.0  # log c1 of a law without a capacity gap
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Mean relative error of the predicted loss on cells the fit did not see, and of a law without a capacity gap."""
+
+    error: float
+    error_without_gap: float
+    cells: int
+
+    @property
+    def gap_helps(self) -> bool:
+        """Whether what was held out is predicted better with a capacity gap than without."""
+        return self.error < self.error_without_gap
+
+
+@dataclass(frozen=True)
+class DistillationFit:
+    """A law fitted to points. ``draws`` are the laws of the bootstrap, as arrays in one.
+
+    ``noise`` is the standard deviation of a log-loss around the law; ``intervals`` are those of the parameters, by name, those
+    of the supervised law after "supervised.".
+    """
+
+    law: DistillationLaw
+    draws: DistillationLaw
+    points: int
+    noise: float
+    intervals: Mapping[str, Estimate]
+    held_out: HeldOut
+    sizes: tuple[float, float]
+
+    def predict(self, parameters: float, tokens: float, teacher_loss: float) -> Estimate:
+        """Nats per token of a student, noise of a single run apart."""
+        args = (parameters, tokens, teacher_loss)
+        return Estimate.of(self.law.predict(*args), self.draws.predict(*args))
+
+    def predict_alone(self, parameters: float, tokens: float) -> Estimate:
+        """Nats per token of the same student trained on text alone."""
+        args = (parameters, tokens)
+        return Estimate.of(self.law.supervised.predict(*args), self.draws.supervised.predict(*args))
+
+    def best_teacher(self, parameters: float, tokens: float) -> Estimate:
+        """Parameters of the best teacher of 20 tokens per parameter; an infinite bound where no end is seen."""
+        return Estimate.of(self.law.best_teacher(parameters, tokens), self.draws.best_teacher(parameters, tokens))
+
+
+def fit_distillation_law(points: Sequence[Point], *, draws: int = DRAWS, seed: int = 0) -> DistillationFit:
+    """The law of one's own points: the supervised part from those without a teacher, the student's from the others.
+
+    Raises BadPoints where there are too few points or too few different ones, NotConverged where no optimum was found.
+    """
+    alone = [p for p in points if not p.distilled]
+    taught = [p for p in points if p.distilled]
+    _enough(alone, taught)
+    rng = np.random.default_rng(seed)
+    text, text_fit = _fit_supervised(alone)
+    text_draws = _bootstrap(text, text_fit, draws, rng)
+    student, student_fit = _fit_student(taught, _supervised(text_fit))
+    law = _law(text_fit, student_fit)
+    # Every draw hands its own supervised law to its own student's law, so that the first fit's doubt reaches the second.
+    student_draws = np.empty((draws, len(_STUDENT)))
+    noise = _shaken(student, student_fit, rng, draws)
+    for k in range(draws):
+        one = _student_residuals(taught, _supervised(text_draws[k]))
+        student_draws[k] = _polish(_shifted(one, noise[k]), student_fit, _STUDENT).x
+    many = _law(text_draws.T, student_draws.T)
+    return DistillationFit(
+        law=law,
+        draws=many,
+        points=len(points),
+        noise=float(np.std(student(student_fit)[0]) * _inflation(len(taught), len(_STUDENT))),
+        intervals=_intervals(law, many),
+        held_out=_try_out(taught, law, student_fit, rng),
+        sizes=(min(p.student_params for p in points), max(p.student_params for p in points)),
+    )
+
+
+@dataclass(frozen=True)
+class SupervisedFit:
+    """The law of models trained on text alone, with its bootstrap draws (arrays in one law) and parameters' intervals."""
+
+    law: SupervisedLaw
+    draws: SupervisedLaw
+    points: int
+    noise: float
+    intervals: Mapping[str, Estimate]
+
+    def predict(self, parameters: float, tokens: float) -> Estimate:
+        """Nats per token, noise of a single run apart."""
+        return Estimate.of(self.law.predict(parameters, tokens), self.draws.predict(parameters, tokens))
+
+
+def fit_supervised_law(points: Sequence[Point], *, draws: int = DRAWS, seed: int = 0) -> SupervisedFit:
+    """The law of the points without a teacher. Raises BadPoints or NotConverged as `fit_distillation_law` does."""
+    alone = [p for p in points if not p.distilled]
+    _enough_alone(alone)
+    residuals, best = _fit_supervised(alone)
+    many = _bootstrap(residuals, best, draws, np.random.default_rng(seed))
+    law, laws = _supervised(best), _supervised(many.T)
+    noise = float(np.std(residuals(best)[0]) * _inflation(len(alone), len(_SUPERVISED)))
+    intervals = {name: Estimate.of(getattr(law, name), getattr(laws, name)) for name in _SUPERVISED}
+    return SupervisedFit(law, laws, len(alone), noise, intervals)
+
+
+def _enough_alone(alone: Sequence[Point]) -> None:
+    sizes, tokens = {p.student_params for p in alone}, {p.student_tokens for p in alone}
+    if len(alone) < len(_SUPERVISED) + 2 or len(sizes) < 3 or len(tokens) < 3:
+        raise BadPoints(
+            f"the supervised law has {len(_SUPERVISED)} parameters and needs {len(_SUPERVISED) + 2} points without a teacher, "
+            f"of 3 sizes and 3 numbers of tokens; there are {len(alone)}, of {len(sizes)} and {len(tokens)}. Train more, "
+            "or plan with the published law"
+        )
+
+
+def _enough(alone: Sequence[Point], taught: Sequence[Point]) -> None:
+    _enough_alone(alone)
+    unknown = sum(p.teacher_loss is None for p in taught)
+    if unknown:
+        raise BadPoints(
+            f"{unknown} distilled points have no teacher_loss, which is all the law knows of a teacher; measure it"
+        )
+    sizes, tokens, teachers = (
+        {getattr(p, f) for p in taught} for f in ("student_params", "student_tokens", "teacher_loss")
+    )
+    if len(taught) < len(_STUDENT) + 2 or len(sizes) < 2 or len(tokens) < 2 or len(teachers) < 3:
+        raise BadPoints(
+            f"the student's law has {len(_STUDENT)} parameters and needs {len(_STUDENT) + 2} distilled points, of 2 sizes, "
+            f"2 numbers of tokens and 3 teachers; there are {len(taught)}, of {len(sizes)}, {len(tokens)} and {len(teachers)}. "
+            "Distil more, or plan with the published law"
+        )
+
+
+def _supervised(theta: Array) -> SupervisedLaw:
+    return SupervisedLaw(**dict(zip(_SUPERVISED, np.exp(theta), strict=True)))
+
+
+def _law(text: Array, student: Array) -> DistillationLaw:
+    values = {name: value if name == "c0" else np.exp(value) for name, value in zip(_STUDENT, student, strict=True)}
+    return DistillationLaw(supervised=_supervised(text), gamma=PUBLISHED.gamma, d1=PUBLISHED.d1, **values)
+
+
+def _fit_supervised(alone: Sequence[Point]) -> tuple[Residuals, Array]:
+    residuals = _supervised_residuals(alone)
+    loss = np.array([p.student_loss for p in alone])
+    size, tokens = (np.median([np.log(getattr(p, f)) for p in alone]) for f in ("student_params", "student_tokens"))
+    starts = []
+    for share, alpha, beta, gamma in product((0.3, 0.6, 0.9), (0.2, 0.4, 0.7), (0.2, 0.4, 0.7), (0.4, 1.0)):
+        term = (
+            np.log((np.median(loss) - share * loss.min()) / 2) / gamma
+        )  # both terms alike at the middle of the points
+        starts.append(
+            [term + alpha * size, term + beta * tokens, np.log(share * loss.min()), *np.log([alpha, beta, gamma])]
+        )
+    return residuals, _search(residuals, np.array(starts), _SUPERVISED)
+
+
+def _fit_student(taught: Sequence[Point], supervised: SupervisedLaw) -> tuple[Residuals, Array]:
+    residuals = _student_residuals(taught, supervised)
+    gap = max(1e-3, float(np.median([p.student_loss - (p.teacher_loss or 0.0) for p in taught])))
+    teacher = np.median([np.log(p.teacher_loss or 1.0) for p in taught])
+    size, tokens = (np.median([np.log(getattr(p, f)) for p in taught]) for f in ("student_params", "student_tokens"))
+    starts = []
+    grid = product((0.2, 0.4, 0.7), (0.3, 0.6), (0.0, 2.5), (0.1, 10.0, 500.0), (0.05, 0.1, 0.3))
+    for alpha, beta, c0, c1, f1 in grid:
+        term = (np.log(gap / 2) + c0 * teacher) / PUBLISHED.gamma
+        starts.append([term + alpha * size, term + beta * tokens, *np.log([alpha, beta]), c0, *np.log([c1, f1])])
+    return residuals, _search(residuals, np.array(starts), _STUDENT)
+
+
+def _supervised_residuals(points: Sequence[Point]) -> Residuals:
+    n, d, seen = (np.log([getattr(p, f) for p in points]) for f in ("student_params", "student_tokens", "student_loss"))
+
+    def residuals(theta: Array) -> tuple[Array, Array]:
+        a, b, e, alpha, beta, gamma = theta
+        power, slopes = _power(a, b, alpha, beta, gamma, n, d)
+        loss = np.exp(e) + power
+        columns = np.column_stack([slopes[0], slopes[1], np.full_like(n, np.exp(e)) / power, *slopes[2:]])
+        return np.log(loss) - seen, columns * (power / loss)[:, None]
+
+    return residuals
+
+
+def _student_residuals(points: Sequence[Point], supervised: SupervisedLaw) -> Residuals:
+    n, d, t, seen = (
+        np.log([getattr(p, f) for p in points])
+        for f in ("student_params", "student_tokens", "teacher_loss", "student_loss")
+    )
+    behind = t - np.log(supervised.predict(np.exp(n), np.exp(d))) - np.log(PUBLISHED.d1)
+
+    def residuals(theta: Array) -> tuple[Array, Array]:
+        a, b, alpha, beta, c0, c1, f1 = theta
+        power, slopes = _power(a, b, alpha, beta, np.log(PUBLISHED.gamma), n, d)
+        x, strength = behind / np.exp(f1), np.exp(c1 + f1)
+        above = np.exp(np.minimum(np.log(power) - c0 * t - strength * np.logaddexp(0.0, x), 50.0))
+        loss = np.exp(t) + above
+        gap = -strength * np.logaddexp(0.0, x)
+        columns = np.column_stack([*slopes[:4], -t, gap, gap + strength * expit(x) * x])
+        return np.log(loss) - seen, columns * (above / loss)[:, None]
+
+    return residuals
+
+
+def _power(
+    a: float, b: float, alpha: float, beta: float, gamma: float, n: Array, d: Array
+) -> tuple[Array, tuple[Array, Array, Array, Array, Array]]:
+    """(A/N^alpha + B/D^beta)^gamma, and the slopes of its logarithm along log A, log B, log alpha, log beta, log gamma."""
+    alpha, beta, gamma = np.exp(alpha), np.exp(beta), np.exp(gamma)
+    by_size, by_tokens = a - alpha * n, b - beta * d
+    total = np.logaddexp(by_size, by_tokens)
+    share = gamma * np.exp(by_size - total)
+    rest = gamma * np.exp(by_tokens - total)
+    slopes = (share, rest, -alpha * n * share, -beta * d * rest, gamma * total)
+    return np.exp(np.minimum(gamma * total, 50.0)), slopes
+
+
+def _search(residuals: Residuals, starts: Array, names: Sequence[str]) -> Array:
+    """The parameters of least Huber loss: L-BFGS from the best starts, the best of its ends polished."""
+    bounds = np.array([_BOUNDS[name] for name in names])
+
+    def objective(theta: Array) -> tuple[float, Array]:
+        r, slopes = residuals(theta)
+        small = np.abs(r) <= HUBER
+        value = np.where(small, 0.5 * r**2, HUBER * (np.abs(r) - 0.5 * HUBER)).mean() / HUBER**2
+        return float(value), (np.where(small, r, HUBER * np.sign(r)) @ slopes) / len(r) / HUBER**2
+
+    starts = np.clip(starts, *bounds.T)
+    first = sorted(starts, key=lambda start: objective(start)[0])[:_REFINED]
+    ends = [
+        minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 1000})
+        for start in first
+    ]
+    ends.sort(key=lambda end: float(end.fun))
+    polished = [_polish(residuals, end.x, names) for end in ends[:3]]
+    best = min(polished, key=lambda end: float(end.cost))
+    if not best.success:
+        raise NotConverged(
+            f"the fit found no optimum from {len(first)} starts ({best.message}); more different points make one",
+            best=dict(zip(names, best.x.tolist(), strict=True)),
+        )
+    return np.asarray(best.x)
+
+
+def _polish(residuals: Residuals, theta: Array, names: Sequence[str]) -> Any:
+    """Huber's loss from a near start by a trust region; a parameter that stands at its bound stays near it."""
+    low, high = np.array([_BOUNDS[name] for name in names]).T
+    inside = np.clip(theta, low + 1e-9, high - 1e-9)
+    return least_squares(
+        lambda x: residuals(x)[0],
+        inside,
+        jac=lambda x: residuals(x)[1],
+        bounds=(low, high),
+        loss="huber",
+        f_scale=HUBER,
+        x_scale="jac",
+        ftol=1e-6,
+        xtol=1e-6,
+        max_nfev=_EVALUATIONS,
+    )
+
+
+def _inflation(points: int, parameters: int) -> float:
+    """By how much the residuals of a fit with so many parameters are too small."""
+    return float(np.sqrt(points / (points - parameters)))
+
+
+def _shaken(residuals: Residuals, theta: Array, rng: np.random.Generator, draws: int) -> Array:
+    """Per draw and point, what to add to the log-loss that was seen: the law's own value, and a residual of another point.
+
+    All points have the same noise in the logarithm of the loss; a residual is enlarged by what the fit took from it.
+    """
+    found = residuals(theta)[0]
+    scaled = (found - found.mean()) * _inflation(len(found), len(theta))
+    return found + rng.choice(scaled, size=(draws, len(found)))
+
+
+def _shifted(residuals: Residuals, by: Array) -> Residuals:
+    def shifted(theta: Array) -> tuple[Array, Array]:
+        found, slopes = residuals(theta)
+        return found - by, slopes
+
+    return shifted
+
+
+def _bootstrap(residuals: Residuals, theta: Array, draws: int, rng: np.random.Generator) -> Array:
+    """The supervised parameters of each draw (draws, parameters)."""
+    noise = _shaken(residuals, theta, rng, draws)
+    return np.stack([_polish(_shifted(residuals, one), theta, _SUPERVISED).x for one in noise])
+
+
+def _intervals(law: DistillationLaw, many: DistillationLaw) -> dict[str, Estimate]:
+    found = {name: Estimate.of(getattr(law, name), getattr(many, name)) for name in _STUDENT}
+    text, texts = law.supervised, many.supervised
+    return found | {f"supervised.{n}": Estimate.of(getattr(text, n), getattr(texts, n)) for n in _SUPERVISED}
+
+
+def _try_out(taught: Sequence[Point], law: DistillationLaw, theta: Array, rng: np.random.Generator) -> HeldOut:
+    """Fits again without some cells, and predicts those, with a capacity gap and without."""
+    cells = list(dict.fromkeys(p.cell for p in taught))
+    hidden = {cells[i] for i in rng.permutation(len(cells))[: max(1, round(_HELD_OUT * len(cells)))]}
+    seen = [p for p in taught if p.cell not in hidden]
+    unseen = [p for p in taught if p.cell in hidden]
+    residuals = _student_residuals(seen, law.supervised)
+    check = _student_residuals(unseen, law.supervised)
+    with_gap = _polish(residuals, theta, _STUDENT).x
+    gapless, at = _without(residuals, _STUDENT.index("c1")), np.delete(theta, _STUDENT.index("c1"))
+    names = tuple(name for name in _STUDENT if name != "c1")
+    without = np.insert(_polish(gapless, at, names).x, _STUDENT.index("c1"), _NO_GAP)
+    errors = [float(np.abs(np.expm1(check(x)[0])).mean()) for x in (with_gap, without)]
+    return HeldOut(error=errors[0], error_without_gap=errors[1], cells=len(hidden))
+
+
+def _without(residuals: Residuals, index: int) -> Residuals:
+    """The same without a capacity gap: log c1 is held where it makes none."""
+
+    def gapless(theta: Array) -> tuple[Array, Array]:
+        found, slopes = residuals(np.insert(theta, index, _NO_GAP))
+        return found, np.delete(slopes, index, axis=1)
+
+    return gapless
