@@ -16,6 +16,7 @@ _PUBLIC = {
         *("AdaptiveKL", "CTKD", "CrossEntropy", "DKD", "ForwardKL", "JensenShannon", "Objective", "ReverseKL"),
         *("SkewKL", "SkewReverseKL", "TAID", "TotalVariation"),
     ),
+    "limbeck.probes.tasks": ("write_task_text",),
     "limbeck.run.run": ("Plan", "Run"),
     "limbeck.run.world": ("World", "alone"),
     "limbeck.students": ("Shape", "choose", "cut", "score"),

@@ -31,6 +31,14 @@ class BadObjective(LimbeckError):
     """An objective's text or parameters are not understood."""
 
 
+class BadTask(LimbeckError):
+    """A task is unknown, or its file does not hold prompts and answers."""
+
+
+class BadPoints(LimbeckError):
+    """What was measured does not determine a law: a folder without results, or with too few sizes of model."""
+
+
 class Mismatch(LimbeckError):
     """Teacher, student, tokenizer or data do not belong together."""
 
