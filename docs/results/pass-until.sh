@@ -25,3 +25,10 @@ for seed in 0 1; do
   train 80k-$seed 1640000 $seed layers=3,hidden=48,heads=4,kv_heads=2,ffn=112
 done
 train 160k-0 3290000 0 layers=4,hidden=64,heads=4,kv_heads=2,ffn=128
+
+for model in "$out"/*k-*; do
+  limbeck probe "$model/model" --probe pass-until --task addition --successes 4 --max-samples 100000 --seed 0 --threads 1 \
+    --device cpu --out "$out/points" >/dev/null
+done
+limbeck predict --points "$out/points" --task addition --params 164.6k
+python docs/results/pass-until/study.py "$out" docs/results/pass-until

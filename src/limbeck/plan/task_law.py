@@ -18,7 +18,7 @@ not show how much another would differ, so seeds are points of the regression in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,11 +98,10 @@ class TaskLaw:
     def predict(self, parameters: int) -> tuple[Prediction, Prediction]:
         """The expected pass rate of a model of this size, by the dataset's law and by the instances' laws."""
         below = parameters < min(self.sizes) * (1 - SAME_SIZE)
-        found = (
-            ("dataset", self._dataset(parameters)),
-            ("instance", self._by_instance(parameters)),
+        return (
+            Prediction("dataset", parameters, *self._dataset(parameters), below),
+            Prediction("instance", parameters, *self._by_instance(parameters), below),
         )
-        return tuple(Prediction(level, parameters, *interval, below) for level, interval in found)  # type: ignore[return-value,arg-type]
 
     def _dataset(self, parameters: int) -> tuple[float, float, float]:
         used = [p for p in self._points if p.rates.mean() > 0]
@@ -138,7 +137,7 @@ def fit(points: Sequence[Point]) -> TaskLaw:
     sizes = distinct_sizes([point.parameters for point in points])
     if len(sizes) < LEAST_SIZES:
         raise BadPoints(
-            f"expected models of at least {LEAST_SIZES} sizes, got {len(sizes)} ({', '.join(f'{s:,}' for s in sizes) or 'none'}): "
+            f"expected models of at least {LEAST_SIZES} sizes, got {len(sizes)} ({', '.join(map(str, sizes)) or 'none'}): "
             "two points lie on every line; measure another size with limbeck probe --probe pass-until"
         )
     means = np.array([point.rates.mean() for point in points])
@@ -150,9 +149,7 @@ def fit(points: Sequence[Point]) -> TaskLaw:
         )
     x = np.log([point.parameters for point in points])
     slope, intercept = np.polyfit(x[seen], _f(means[seen]), 1)
-    instances = _Instances.fit(
-        x, np.stack([p.successes for p in points], 1), np.stack([p.samples for p in points], 1)
-    )
+    instances = _Instances.fit(x, np.stack([p.successes for p in points], 1), np.stack([p.samples for p in points], 1))
     return TaskLaw(
         c=float(np.exp(intercept)),
         alpha=float(-slope),
@@ -228,7 +225,10 @@ def _curvature(points: Sequence[Point]) -> Curvature:
     inside = (rates.mean(1) > 0) & (rates.mean(1) < _CEILING)
     x, rates = x[inside], rates[inside]
     freedom = len(x) - 3
-    if freedom < 1 or len(distinct_sizes([p.parameters for p, i in zip(points, inside, strict=True) if i])) < LEAST_SIZES:
+    if (
+        freedom < 1
+        or len(distinct_sizes([p.parameters for p, i in zip(points, inside, strict=True) if i])) < LEAST_SIZES
+    ):
         return Curvature(math.nan, math.nan, math.nan, "undetermined")
     design = np.stack([np.ones_like(x), x, x**2], 1)
     solve = np.linalg.pinv(design)

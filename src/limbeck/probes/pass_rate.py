@@ -108,6 +108,7 @@ def censored_interval(counts: Sequence[Count]) -> Interval:
 
 
 def _beta_mean(passed: np.ndarray, drawn: np.ndarray, weight: np.ndarray) -> float:
+    passed, drawn, weight = (column[weight > 0] for column in (passed, drawn, weight))
     total = float((weight * passed).sum())
     if total == 0:
         return 0.0
@@ -116,9 +117,10 @@ def _beta_mean(passed: np.ndarray, drawn: np.ndarray, weight: np.ndarray) -> flo
 
     def nats(at: np.ndarray) -> float:
         a, b = np.exp(at)
-        return float(-(weight * (betaln(a + passed, b + drawn - passed) - betaln(a, b))).sum())
+        value = float(-(weight * (betaln(a + passed, b + drawn - passed) - betaln(a, b))).sum())
+        return value if math.isfinite(value) else 1e300
 
-    start = np.log([0.5, 0.5 * ((weight * drawn).sum() / total - 1)])
+    start = np.log([0.5, max(1e-4, 0.5 * ((weight * drawn).sum() / total - 1))])
     best = minimize(nats, start, method="L-BFGS-B", bounds=[(-12, 12), (-12, 25)])
     a, b = np.exp(best.x)
     return float(a / (a + b))

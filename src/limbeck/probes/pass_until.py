@@ -11,7 +11,7 @@ reads row k of random numbers that belong to the instance, so K is the same what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any
@@ -27,9 +27,9 @@ from limbeck.models.load import LanguageModel
 from limbeck.probes.greedy import ends
 from limbeck.probes.tasks import Instance, Task
 
-ROWS = {"cpu": 2048, "cuda": 16384}  # samples begun in one round
+ROWS = 16384  # samples begun in one round
 _PROMPTS = 64  # instances in one round
-_BLOCK = 256  # samples of an instance whose random numbers are made together
+_BLOCK = 1024  # samples of an instance whose random numbers are made together
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,12 @@ def pass_until(
     successes: int = 4,
     max_samples: int = 100_000,
     seed: int = 0,
-    rows: int | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    rows: int = ROWS,
 ) -> list[Count]:
     """Draws of each instance until ``successes`` pass or ``max_samples`` are drawn; a count each, in the task's order.
 
-    ``rows`` is how many samples are begun at once (2,048 on a CPU); the counts do not depend on it beyond rounding.
-    ``progress`` is told the number of instances done. Raises BadSetting for successes or samples below 1, Mismatch where
+    ``rows`` is how many samples are begun at once; the counts do not depend on it beyond rounding.
+    Raises BadSetting for successes or samples below 1, Mismatch where
     a prompt and its answer are longer than the model's context.
     """
     if successes < 1 or max_samples < 1:
@@ -74,7 +73,6 @@ def pass_until(
             "successes, the usual number is 4"
         )
     _check_room(model, task)
-    rows = rows or ROWS.get(model.device.type, ROWS["cpu"])
     draws = [_Draws(instance, tokens, i, seed) for i, (instance, tokens) in enumerate(_prompts(model, task))]
     speaker = _Speaker(model)
     waiting = list(draws)
@@ -88,7 +86,6 @@ def pass_until(
         for draw in batch:
             draw.settle(successes, max_samples)
         waiting = [d for d in waiting if d.count is None]
-        progress(len(draws) - len(waiting))
     return [d.count for d in draws if d.count is not None]
 
 
@@ -131,9 +128,8 @@ class _Draws:
     begun: int = 0
     asked: range = range(0)  # the samples of this round
     passed: list[int] = field(default_factory=list)  # numbers of the samples that did, counted from 1, in order
-    verdicts: dict[tuple[int, ...], bool | None] = field(default_factory=dict)  # of completions met so far
     count: Count | None = None
-    _uniforms: tuple[int, np.ndarray] | None = None
+    _blocks: dict[int, np.ndarray] = field(default_factory=dict)  # random numbers of this round
 
     def ask(self, samples: int) -> None:
         self.asked = range(self.begun, self.begun + samples)
@@ -146,32 +142,34 @@ class _Draws:
             self.count = Count(self.instance.name, successes, self.passed[successes - 1], capped=False)
         elif self.begun >= max_samples:
             self.count = Count(self.instance.name, len(self.passed), max_samples, capped=True)
-        if self.count is not None:
-            self.verdicts.clear()
+        self._blocks.clear()
 
     @property
     def longest(self) -> int:
         """Tokens after which a completion is no answer: each spells at least a byte, and one ends it."""
         return max(len(answer.encode()) for answer in self.instance.answers) + 2
 
-    def uniforms(self, samples: Sequence[int] | np.ndarray, step: int) -> Float[np.ndarray, " samples"]:
+    def uniforms(self, samples: Int[np.ndarray, " samples"], step: int) -> Float[np.ndarray, " samples"]:
         """The random numbers in [0, 1) that decide the token at ``step`` of some samples; always the same ones."""
-        samples = np.asarray(samples)
         found = np.empty(len(samples))
-        for block in np.unique(samples // _BLOCK):
+        for block in np.unique(samples // _BLOCK).tolist():
             here = samples // _BLOCK == block
-            found[here] = self._block(int(block))[samples[here] % _BLOCK, step]
+            found[here] = self._block(block)[samples[here] % _BLOCK, step]
         return found
 
     def _block(self, block: int) -> np.ndarray:
-        if self._uniforms is None or self._uniforms[0] != block:
+        if block not in self._blocks:
             generator = np.random.default_rng([self.seed, self.number, block])
-            self._uniforms = (block, generator.random((_BLOCK, self.longest)))
-        return self._uniforms[1]
+            self._blocks[block] = generator.random((_BLOCK, self.longest))
+        return self._blocks[block]
 
 
 class _Speaker:
-    """A model that draws tokens with a key-value cache, and says which completions pass."""
+    """A model that draws tokens with a key-value cache, and says which completions pass.
+
+    Samples that have said the same so far share one row of the cache: what may follow is the same. With one answer and one
+    token a character that is one row an instance, however many samples are drawn.
+    """
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
@@ -179,50 +177,41 @@ class _Speaker:
 
     def decide(self, batch: Sequence[_Draws]) -> None:
         """Draws all asked samples of instances with prompts of one length to their verdicts."""
+        said: list[tuple[int, tuple[int, ...]]] = [(i, ()) for i in range(len(batch))]  # of a row: instance, its tokens
         tokens = torch.tensor([draw.prompt for draw in batch], device=self._model.device)
-        owner = np.repeat(np.arange(len(batch)), [len(draw.asked) for draw in batch])  # of each sample, its instance
+        row = np.repeat(np.arange(len(batch)), [len(draw.asked) for draw in batch])  # of each sample
+        owner = row
         sample = np.concatenate([np.arange(draw.asked.start, draw.asked.stop) for draw in batch])
-        said = np.zeros((len(owner), 0), dtype=np.int64)  # the tokens of each sample so far
-        row = owner  # of the logits, the row that each sample reads: at first a prompt's samples share one
         cache: Any = None
-        step = 0
-        while len(owner):
+        for step in range(max(draw.longest for draw in batch)):
             logits, cache = self._logits(tokens, cache)
             chosen = _draw(logits, row, _uniforms(batch, owner, sample, step))
-            said = np.concatenate([said, chosen[:, None]], 1)
-            alive = self._undecided(batch, owner, sample, said)
-            if not len(alive):
+            # the completions that are met, each once
+            keys, met = np.unique(row * self._model.vocab + chosen, return_inverse=True)
+            parents, last = np.divmod(keys, self._model.vocab)
+            completions = [(said[p][0], (*said[p][1], t)) for p, t in zip(parents.tolist(), last.tolist(), strict=True)]
+            verdicts = [self._verdict(batch[i], spoken) for i, spoken in completions]
+            passed = np.array([verdict is True for verdict in verdicts])[met]
+            for i, k in zip(owner[passed].tolist(), sample[passed].tolist(), strict=True):
+                batch[i].passed.append(k + 1)
+            still = np.array([verdict is None for verdict in verdicts])
+            if not still.any():
                 return
-            cache.batch_select_indices(torch.from_numpy(row[alive]).to(self._model.device))
-            owner, sample, said = owner[alive], sample[alive], said[alive]
-            row = np.arange(len(owner))
-            tokens = torch.from_numpy(said[:, -1:]).to(self._model.device)
-            step += 1
+            said = [completion for completion, open_ in zip(completions, still.tolist(), strict=True) if open_]
+            tokens = torch.from_numpy(last[still][:, None]).to(self._model.device)
+            cache.batch_select_indices(torch.from_numpy(parents[still]).to(self._model.device))
+            alive = still[met]
+            row, owner, sample = (np.cumsum(still) - 1)[met[alive]], owner[alive], sample[alive]
 
     def _logits(self, tokens: Int[Tensor, "B T"], cache: Any) -> tuple[Float[Tensor, "B V"], Any]:
         outputs = self._model.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return outputs.logits[:, -1, : self._model.vocab], outputs.past_key_values
 
-    def _undecided(
-        self, batch: Sequence[_Draws], owner: np.ndarray, sample: np.ndarray, said: np.ndarray
-    ) -> Int[np.ndarray, " alive"]:
-        """Indices of the samples that may still pass; those that did are noted."""
-        alive = []
-        for i, (draw, k, tokens) in enumerate(zip(owner.tolist(), sample.tolist(), map(tuple, said.tolist()), strict=True)):
-            verdict = self._verdict(batch[draw], tokens)
-            if verdict is None:
-                alive.append(i)
-            elif verdict:
-                batch[draw].passed.append(k + 1)
-        return np.array(alive, dtype=np.int64)
-
     def _verdict(self, draw: _Draws, tokens: tuple[int, ...]) -> bool | None:
-        """Whether a completion passes, decoded once and remembered."""
-        if tokens not in draw.verdicts:
-            ended = tokens[-1] in self._ends
-            verdict = draw.instance.passes(self._text(draw.prompt, tokens[:-1] if ended else tokens), ended=ended)
-            draw.verdicts[tokens] = False if verdict is None and len(tokens) >= draw.longest else verdict
-        return draw.verdicts[tokens]
+        """Whether a completion passes; None while it may still."""
+        ended = tokens[-1] in self._ends
+        verdict = draw.instance.passes(self._text(draw.prompt, tokens[:-1] if ended else tokens), ended=ended)
+        return False if verdict is None and len(tokens) >= draw.longest else verdict
 
     def _text(self, prompt: list[int], tokens: tuple[int, ...]) -> str:
         """What tokens add to the prompt's text; without the half character that a later token would complete."""
@@ -234,7 +223,7 @@ class _Speaker:
 
 def _uniforms(batch: Sequence[_Draws], owner: np.ndarray, sample: np.ndarray, step: int) -> np.ndarray:
     found = np.empty(len(owner))
-    for i in np.unique(owner):
+    for i in np.unique(owner).tolist():
         mine = owner == i
         found[mine] = batch[i].uniforms(sample[mine], step)
     return found
@@ -242,16 +231,13 @@ def _uniforms(batch: Sequence[_Draws], owner: np.ndarray, sample: np.ndarray, st
 
 def _draw(logits: Float[Tensor, "rows V"], row: np.ndarray, uniforms: np.ndarray) -> Int[np.ndarray, " samples"]:
     """A token for each sample from the distribution of its row: the first whose cumulated probability exceeds its number."""
-    cumulated = logits.double().softmax(-1).cumsum(-1)
-    into = torch.from_numpy(row).to(logits.device)
-    wanted = torch.from_numpy(uniforms).to(logits.device) * cumulated[into, -1]  # rounding leaves the last not quite 1
-    if len(row) == len(logits):
-        return torch.searchsorted(cumulated, wanted[:, None], right=True).squeeze(-1).cpu().numpy()
+    cumulated = logits.double().softmax(-1).cumsum(-1).cpu().numpy()
     chosen = np.empty(len(row), dtype=np.int64)
-    for i in np.unique(row):
-        mine = torch.from_numpy(np.flatnonzero(row == i)).to(logits.device)
-        chosen[row == i] = torch.searchsorted(cumulated[i], wanted[mine], right=True).cpu().numpy()
-    return chosen
+    for i in np.unique(row).tolist():
+        mine = row == i
+        # rounding leaves the last not quite 1
+        chosen[mine] = np.searchsorted(cumulated[i], uniforms[mine] * cumulated[i, -1], side="right")
+    return np.minimum(chosen, cumulated.shape[1] - 1)
 
 
 def _prompts(model: LanguageModel, task: Task) -> list[tuple[Instance, list[int]]]:
