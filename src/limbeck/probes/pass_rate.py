@@ -121,7 +121,7 @@ def _beta_mean(passed: np.ndarray, drawn: np.ndarray, weight: np.ndarray) -> flo
         return value if math.isfinite(value) else 1e300
 
     start = np.log([0.5, max(1e-4, 0.5 * ((weight * drawn).sum() / total - 1))])
-    best = minimize(nats, start, method="L-BFGS-B", bounds=[(-12, 12), (-12, 25)])
+    best = minimize(nats, start, method="L-BFGS-B", bounds=[(-12, 12), (-12, 25)], options={"maxiter": 100})
     a, b = np.exp(best.x)
     return float(a / (a + b))
 
