@@ -1,4 +1,4 @@
-# Five sizes of model trained on three-digit sums, 20 tokens a parameter; the largest one's score predicted from the others.
+# Six sizes of model trained on three-digit sums, 20 tokens a parameter; the largest one's score predicted from the others.
 # A quarter of an hour of one core. Stopped, it goes on where it was.
 set -eu
 export OMP_NUM_THREADS=1

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from limbeck.jobs.folder import command, now, versions
+from limbeck.jobs.folder import now, versions
 from limbeck.jobs.pass_until import read_results
 from limbeck.jobs.predict import point_of
 from limbeck.plan.task_law import fit
@@ -76,19 +76,17 @@ def main(runs: Path, out: Path) -> None:
         bias[result.parameters] = {"exact_mean": float(exact.mean()), "rows": estimators(exact)}
     measured = [
         {
-            "parameters": r.parameters,
-            "pass_rate": r.about["readings"]["pass_rate"]["value"],
-            "low": r.about["readings"]["pass_rate"]["low"],
-            "high": r.about["readings"]["pass_rate"]["high"],
-            "exact": r.about["readings"]["pass_rate_exact"]["value"],
-            "training_seed": i,
+            "parameters": result.parameters,
+            "pass_rate": result.about["readings"]["pass_rate"]["value"],
+            "low": result.about["readings"]["pass_rate"]["low"],
+            "high": result.about["readings"]["pass_rate"]["high"],
+            "exact": result.about["readings"]["pass_rate_exact"]["value"],
         }
-        for size in sorted({r.parameters for r in results})
-        for i, r in enumerate([r for r in results if r.parameters == size])
+        for result in results
     ]
     predictions = [vars(p) for p in law.predict(largest)]
     found = {
-        "command": command(),
+        "command": "bash docs/results/pass-until.sh",
         "versions": versions(),
         "seed": 0,
         "date": now(),
@@ -105,7 +103,7 @@ def main(runs: Path, out: Path) -> None:
 def draw_estimators(bias: dict, path: Path) -> None:
     figure = Figure(figsize=(8.4, 3.2), layout="constrained", dpi=110)
     left, right = figure.subplots(1, 2)
-    for (size, found), style in zip(bias.items(), ("-", "--"), strict=True):
+    for found, style in zip(bias.values(), ("-", "--"), strict=True):
         for name, color in (("r/K", "#c2410c"), ("(r-1)/(K-1)", "#1d4ed8")):
             rows = [row for row in found["rows"] if row["estimator"] == name]
             label = f"{name}, mean rate {found['exact_mean']:.2g}"
