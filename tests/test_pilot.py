@@ -70,6 +70,12 @@ def wait_for(out: Path, count: int, process: subprocess.Popen) -> None:
     assert process.poll() is None, process.stderr.read()
 
 
+def workers(process: subprocess.Popen) -> list[psutil.Process]:
+    """The processes that do the work, forked from the server that the parent keeps."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [p for p in children if p.ppid() != process.pid]
+
+
 def points(out: Path) -> dict[tuple, float]:
     rows = pyarrow.parquet.read_table(out / "points.parquet").to_pylist()
     return {(row["teacher"], row["arm"], row["seed"]): row["student_loss"] for row in rows}
@@ -98,10 +104,10 @@ def test_a_pilot_whose_worker_and_then_parent_are_killed_does_nothing_twice_and_
     out = tmp_path / "killed"
     process = start(data, out)
     wait_for(out, 4, process)
-    worker = next(p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline()))
-    worker.send_signal(signal.SIGKILL)
+    workers(process)[0].send_signal(signal.SIGKILL)
     wait_for(out, 9, process)
-    staff = psutil.Process(process.pid).children(recursive=True)
+    staff = workers(process)
+    assert len(staff) == 2
     process.kill()
     process.communicate()
     _, alive = psutil.wait_procs(staff, timeout=10)

@@ -9,13 +9,14 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "limbeck.api": ("distil", "doctor", "pretrain", "probe", "shrink"),
+    "limbeck.api": ("distil", "doctor", "pilot", "predict", "pretrain", "probe", "shrink"),
     "limbeck.corpora": ("Rows", "TokenStore", "build_stores"),
     "limbeck.models": ("LanguageModel", "load", "save"),
     "limbeck.objectives": (
         *("AdaptiveKL", "CTKD", "CrossEntropy", "DKD", "ForwardKL", "JensenShannon", "Objective", "ReverseKL"),
         *("SkewKL", "SkewReverseKL", "TAID", "TotalVariation"),
     ),
+    "limbeck.probes.tasks": ("write_task_text",),
     "limbeck.run.run": ("Plan", "Run"),
     "limbeck.run.world": ("World", "alone"),
     "limbeck.students": ("Shape", "choose", "cut", "score"),

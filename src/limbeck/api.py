@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from limbeck.config import DistilSettings, PlanSettings, PretrainSettings, Settings, resolve
+from limbeck.config import (
+    DistilSettings,
+    PilotSettings,
+    PlanSettings,
+    PredictSettings,
+    PretrainSettings,
+    ProbeSettings,
+    resolve,
+)
 
 
 def distil(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
@@ -35,10 +43,30 @@ def shrink(*, method: str = "activation", **keys: Any) -> dict[str, Any]:
 
 
 def probe(model: str, *, teacher: str | None = None, out: str | Path | None = None, **keys: Any) -> dict[str, Any]:
-    """Measures a model, alone or against a teacher; gives ``{"model", "readings"}``."""
+    """Measures a model, alone or against a teacher; gives ``{"model", "readings"}``.
+
+    With ``probe="pass-until"`` and a ``task``, measures how often it passes that; gives ``{"model", "task", "readings"}``.
+    """
+    from limbeck.jobs.pass_until import pass_until as task_job
     from limbeck.jobs.probe import probe as job
 
-    return job(resolve(Settings, None, keys), model=model, teacher=teacher, out=None if out is None else Path(out))
+    settings = resolve(ProbeSettings, None, keys)
+    measure = task_job if settings.probe == "pass-until" else job
+    return measure(settings, model=model, teacher=teacher, out=None if out is None else Path(out))
+
+
+def pilot(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
+    """Trains a ladder of small teachers and students; gives ``{"out", "points", "teachers", "students", "failed"}``."""
+    from limbeck.jobs.pilot import pilot as job
+
+    return job(resolve(PilotSettings, None if file is None else Path(file), keys))
+
+
+def predict(**keys: Any) -> dict[str, Any]:
+    """Predicts a task's score at another size; gives ``{"task", "params", "predictions", "checks", "law"}``."""
+    from limbeck.jobs.predict import predict as job
+
+    return job(resolve(PredictSettings, None, keys))
 
 
 def doctor(**keys: Any) -> dict[str, Any]:

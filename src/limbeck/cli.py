@@ -18,7 +18,16 @@ import typer
 from pydantic import BaseModel
 from typer import Argument, Option
 
-from limbeck.config import DistilSettings, PilotSettings, PlanSettings, PretrainSettings, Settings, resolve
+from limbeck.config import (
+    DistilSettings,
+    PilotSettings,
+    PlanSettings,
+    PredictSettings,
+    PretrainSettings,
+    ProbeSettings,
+    Settings,
+    resolve,
+)
 from limbeck.errors import BadSetting, Interrupted, LimbeckError
 
 app = typer.Typer(
@@ -250,27 +259,72 @@ def pilot(
 @app.command()
 def probe(
     model: Annotated[str, Argument(help="Folder or hub id of the model to measure.")],
+    probe: Annotated[str | None, Option(help="likelihood or pass-until (default likelihood).")] = None,
     data: Data = None,
     teacher: Annotated[str | None, Option(help="Compare with this teacher.")] = None,
+    task: Annotated[
+        str | None, Option(help="For pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file.")
+    ] = None,
+    successes: Annotated[int | None, Option(help="For pass-until: passes to wait for (default 4).")] = None,
+    max_samples: Annotated[
+        str | None, Option(help="For pass-until: most samples of an instance (default 100k).")
+    ] = None,
+    seed: Annotated[int | None, Option(help="For pass-until: seed of the samples (default 0).")] = None,
     length: Length = None,
     device: Device = None,
     threads: Threads = None,
-    out: Annotated[Path | None, Option(help="Write readings.jsonl into this folder.")] = None,
+    out: Annotated[Path | None, Option(help="Write the readings into this folder.")] = None,
     json_: Json = None,
 ) -> None:
-    """Measure a model on held-out text: likelihood, calibration, cost, and fidelity to a teacher."""
+    """Measure a model: likelihood, calibration, cost, fidelity to a teacher; or how often it passes a task."""
     from rich.console import Console
 
+    from limbeck.jobs.pass_until import pass_until as task_job
     from limbeck.jobs.probe import probe as job
     from limbeck.jobs.probe import show
 
-    flags = {"data": data, "length": length, "device": device, "threads": threads, "json": json_}
-    settings = resolve(Settings, None, flags)
-    result = job(settings, model=model, teacher=teacher, out=out)
+    flags = {
+        "probe": probe,
+        "data": data,
+        "task": task,
+        "successes": successes,
+        "max_samples": max_samples,
+        "seed": seed,
+        "length": length,
+        "device": device,
+        "threads": threads,
+        "json": json_,
+    }
+    settings = resolve(ProbeSettings, None, flags)
+    if settings.probe == "pass-until":
+        result = task_job(settings, model=model, teacher=teacher, out=out)
+    else:
+        result = job(settings, model=model, teacher=teacher, out=out)
     if settings.json_:
         print(json.dumps(result))
     else:
         show(result["readings"].values(), Console())
+
+
+@app.command()
+def predict(
+    points: Annotated[Path, Option(help="Folder of results of limbeck probe --probe pass-until.")],
+    task: Annotated[str, Option(help="Which task of those measured there.")],
+    params: Annotated[str, Option(help="Parameters of the model that is not there yet: 6M, 1.3B.")],
+    json_: Json = None,
+) -> None:
+    """Predict a larger model's score on a task from smaller ones', and check what was predicted before."""
+    settings = resolve(PredictSettings, None, {"points": points, "task": task, "params": params, "json": json_})
+    from rich.console import Console
+
+    from limbeck.jobs.predict import predict as job
+    from limbeck.jobs.predict import show
+
+    result = job(settings)
+    if settings.json_:
+        print(json.dumps(result))
+    else:
+        show(result, Console())
 
 
 @app.command()

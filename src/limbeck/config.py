@@ -166,6 +166,34 @@ class PlanSettings(BaseModel):
     json_: bool = Field(default=False, alias="json")
 
 
+def _successes(value: Any) -> Any:
+    if isinstance(value, int) and value < 1:
+        raise ValueError(
+            "expected at least 1 success; the unbiased estimate (r - 1)/(K - 1) needs 2, the usual number is 4"
+        )
+    return value
+
+
+class ProbeSettings(Settings):
+    """The keys of `limbeck probe`, which are also its flags. Those from ``task`` on belong to the probe pass-until."""
+
+    probe: Literal["likelihood", "pass-until"] = "likelihood"
+    task: str | None = None
+    successes: Annotated[int, BeforeValidator(_successes)] = 4
+    max_samples: Count = 100_000
+
+
+class PredictSettings(BaseModel):
+    """The keys of `limbeck predict`, which are also its flags."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    points: Path
+    task: str
+    params: Count
+    json_: bool = Field(default=False, alias="json")
+
+
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 

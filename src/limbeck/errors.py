@@ -31,12 +31,16 @@ class BadObjective(LimbeckError):
     """An objective's text or parameters are not understood."""
 
 
+class BadTask(LimbeckError):
+    """A task is unknown, or its file does not hold prompts and answers."""
+
+
 class Mismatch(LimbeckError):
     """Teacher, student, tokenizer or data do not belong together."""
 
 
 class BadPoints(LimbeckError):
-    """A table of points cannot be read, or does not hold what a fit needs."""
+    """A table or folder of what was measured cannot be read, or does not determine a law."""
 
 
 class BadFolder(LimbeckError):

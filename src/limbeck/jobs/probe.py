@@ -11,10 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from limbeck.config import Settings
+from limbeck.config import ProbeSettings
 from limbeck.corpora import build_held_out
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import write_text, writing
+from limbeck.errors import BadSetting
 from limbeck.jobs.proof import HeldOut
 from limbeck.jobs.setup import machine, row_length
 from limbeck.models.load import load, load_config
@@ -24,8 +25,10 @@ from limbeck.probes import calibration, cost, fidelity, likelihood, measure
 from limbeck.run.log import console
 
 
-def probe(settings: Settings, *, model: str, teacher: str | None, out: Path | None) -> dict[str, Any]:
+def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path | None) -> dict[str, Any]:
     """Measures a model on all of a source (of python:stdlib on its held-out modules); gives ``{"model", "readings"}``."""
+    if settings.task is not None:
+        raise BadSetting(f"--task {settings.task} is read by --probe pass-until alone: add that, or leave --task out")
     where = machine(settings)
     resolve_source(settings.data)
     for name in filter(None, (model, teacher)):

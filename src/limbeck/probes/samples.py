@@ -8,7 +8,7 @@ from typing import Any
 
 from limbeck.corpora.store import TokenStore
 from limbeck.models.load import LanguageModel
-from limbeck.probes.greedy import write_on
+from limbeck.probes.greedy import ends, write_on
 
 PROMPT, NEW = 32, 64
 
@@ -49,9 +49,9 @@ def _continuation(model: LanguageModel, prompt: list[int], new: int) -> str:
     training = model.model.training
     model.model.eval()
     try:
-        ends = _ends(model)
+        stops = ends(model)
         return _added(
-            model, prompt, list(takewhile(lambda token: token not in ends, islice(write_on(model, prompt), new)))
+            model, prompt, list(takewhile(lambda token: token not in stops, islice(write_on(model, prompt), new)))
         )
     finally:
         model.model.train(training)
@@ -62,10 +62,3 @@ def _added(model: LanguageModel, prompt: Sequence[int], tokens: Sequence[int]) -
     before = model.tokenizer.decode(list(prompt), skip_special_tokens=True)
     text = model.tokenizer.decode([*prompt, *tokens], skip_special_tokens=True)
     return text[len(before) :] if text.startswith(before) else model.tokenizer.decode(list(tokens))
-
-
-def _ends(model: LanguageModel) -> set[int]:
-    generation = model.model.generation_config
-    given = generation.eos_token_id if generation is not None else None
-    listed = given if isinstance(given, list) else [given]
-    return {token for token in [*listed, model.end] if token is not None}

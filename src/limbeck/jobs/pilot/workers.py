@@ -17,10 +17,14 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import psutil
+
 from limbeck.errors import BadSetting, Interrupted, LimbeckError
 from limbeck.jobs.pilot.tasks import Task, do
 
-_SPAWN = multiprocessing.get_context("spawn")
+# Torch is imported once, in a server that has no threads yet and from which all workers are forked.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["limbeck.jobs.pilot.tasks"])
 _DEATHS = 3
 
 Report = Callable[[Task, float], None]
@@ -35,8 +39,8 @@ class _Worker:
 
     @classmethod
     def start(cls) -> _Worker:
-        ours, theirs = _SPAWN.Pipe()
-        process = _SPAWN.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
+        ours, theirs = _CONTEXT.Pipe()
+        process = _CONTEXT.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
         process.start()
         theirs.close()
         return cls(process, ours)
@@ -115,7 +119,7 @@ def _serve(pipe: Connection, parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
+    while psutil.pid_exists(parent) and psutil.Process(parent).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.5)
     os._exit(1)
 

@@ -1,0 +1,138 @@
+"""Pass probabilities from counts: three estimators and exact intervals.
+
+Drawing stops at the r-th pass or at the cap, so the likelihood is p^x (1 - p)^(n - x) either way, and x/n is its maximum:
+the paper's r/K (arXiv 2310.03262, sec. 3). It is too high, at r = 1 by the factor -ln p / (1 - p): 11.5 at p = 1e-5. The
+unbiased estimator of this stopping rule is (r - 1)/(K - 1) where the passes were reached and x/n where the cap was
+(Girshick, Mosteller & Savage 1946, Ann. Math. Stat. 17, 13): zeros of capped instances are right in a mean, though no
+instance's probability is 0. The third estimator takes the capped ones as censored: it fits a Beta distribution of p over the
+instances by the likelihood of all counts, and gives its mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.optimize import minimize
+from scipy.special import betainccinv, betaincinv, betaln
+
+from limbeck.errors import BadSetting
+from limbeck.probes.interval import Interval, mean_interval
+from limbeck.probes.pass_until import Count
+from limbeck.types import Reading
+
+_LEFT_OUT = 0.025  # on each side of a 95 % interval
+
+
+def ratio(counts: Sequence[Count]) -> Float[np.ndarray, " instances"]:
+    """The maximum-likelihood estimate x/n of each instance; r/K where it was not capped. Biased upwards."""
+    passed, drawn, _ = _arrays(counts)
+    return passed / drawn
+
+
+def unbiased(counts: Sequence[Count]) -> Float[np.ndarray, " instances"]:
+    """The unbiased estimate of each instance: (r - 1)/(K - 1), or x/n where it was capped.
+
+    Raises BadSetting where an instance stopped at its first pass: then there is no unbiased estimate that is not 0 or 1.
+    """
+    passed, drawn, capped = _arrays(counts)
+    if (~capped & (passed < 2)).any():
+        raise BadSetting(
+            "the unbiased estimate (r - 1)/(K - 1) needs counts of at least 2 successes, got 1: measure with --successes 2 "
+            "or more, 4 is usual"
+        )
+    return np.where(capped, passed / drawn, (passed - 1) / np.maximum(drawn - 1, 1))
+
+
+def exact_interval(count: Count) -> tuple[float, float]:
+    """The 95 % interval of one instance's probability that covers it at least that often (Clopper & Pearson 1934).
+
+    Outcomes are ordered by what they say of p: capped by their passes, then waiting times from long to short. K <= k is at
+    least r passes in k samples, so every bound is a quantile of a Beta distribution.
+    """
+    x, n = count.successes, count.samples
+    low = float(betaincinv(x, n - x + 1, _LEFT_OUT)) if x else 0.0
+    if count.capped:
+        return low, float(betainccinv(x + 1, n - x, _LEFT_OUT)) if x < n else 1.0
+    return low, float(betainccinv(x, n - x, _LEFT_OUT)) if x < n else 1.0
+
+
+def censored_mean(counts: Sequence[Count]) -> float:
+    """The mean of the Beta distribution of pass probabilities that makes the counts likeliest; 0.0 without any pass.
+
+    Beta-binomial maximum likelihood; the stopping rule's own factor does not depend on p.
+    """
+    passed, drawn, _ = _arrays(counts)
+    return _beta_mean(passed, drawn, np.ones_like(passed))
+
+
+def mean_pass(counts: Sequence[Count]) -> Interval:
+    """The mean unbiased estimate over instances, with its 95 % interval from resampling them."""
+    return _over_instances(unbiased(counts))
+
+
+def readings(model: str, counts: Sequence[Count], *, seed: int) -> list[Reading]:
+    """The task's pass rate by each estimator, the exact one where it is known, and what was spent; n counts instances.
+
+    ``pass_rate`` is the unbiased estimate, left out where it would need more successes.
+    """
+    found: list[tuple[str, Interval, str]] = []
+    passed, drawn, capped = _arrays(counts)
+    if not (~capped & (passed < 2)).any():
+        found.append(("pass_rate", mean_pass(counts), "probability"))
+    found.append(("pass_rate_ratio", _over_instances(ratio(counts)), "probability"))
+    found.append(("pass_rate_censored", censored_interval(counts), "probability"))
+    exact = [count.log_p for count in counts if count.log_p is not None]
+    if len(exact) == len(counts):
+        found.append(("pass_rate_exact", _over_instances(np.exp(exact)), "probability"))
+    found.append(("capped", _over_instances(capped.astype(float)), "share of instances"))
+    found.append(("without_success", _over_instances((passed == 0).astype(float)), "share of instances"))
+    found.append(("samples", _over_instances(drawn), "samples/instance"))
+    return [Reading(model, "pass-until", name, x.value, unit, x.n, x.low, x.high, seed) for name, x, unit in found]
+
+
+def censored_interval(counts: Sequence[Count]) -> Interval:
+    """`censored_mean` with its 95 % interval from 100 resamples of the instances, by the normal distribution of log p."""
+    passed, drawn, _ = _arrays(counts)
+    value = _beta_mean(passed, drawn, np.ones_like(passed))
+    n = len(passed)
+    if n < 2 or not 0 < value < 1:
+        return Interval(value, math.nan, math.nan, n)
+    generator = np.random.default_rng(0)
+    draws = [_beta_mean(passed, drawn, w) for w in generator.multinomial(n, np.full(n, 1 / n), size=100).astype(float)]
+    logs = np.log([draw for draw in draws if draw > 0])
+    half = 1.96 * float(np.std(logs, ddof=1)) if len(logs) > 1 else math.nan
+    return Interval(value, value * math.exp(-half), min(1.0, value * math.exp(half)), n)
+
+
+def _beta_mean(passed: np.ndarray, drawn: np.ndarray, weight: np.ndarray) -> float:
+    passed, drawn, weight = (column[weight > 0] for column in (passed, drawn, weight))
+    total = float((weight * passed).sum())
+    if total == 0:
+        return 0.0
+    if total == float((weight * drawn).sum()):
+        return 1.0
+
+    def nats(at: np.ndarray) -> float:
+        a, b = np.exp(at)
+        value = float(-(weight * (betaln(a + passed, b + drawn - passed) - betaln(a, b))).sum())
+        return value if math.isfinite(value) else 1e300
+
+    start = np.log([0.5, max(1e-4, 0.5 * ((weight * drawn).sum() / total - 1))])
+    best = minimize(nats, start, method="L-BFGS-B", bounds=[(-12, 12), (-12, 25)], options={"maxiter": 100})
+    a, b = np.exp(best.x)
+    return float(a / (a + b))
+
+
+def _over_instances(values: Float[np.ndarray, " instances"]) -> Interval:
+    return mean_interval(np.asarray(values, dtype=float), np.ones(len(values)))
+
+
+def _arrays(
+    counts: Sequence[Count],
+) -> tuple[Float[np.ndarray, " instances"], Float[np.ndarray, " instances"], Bool[np.ndarray, " instances"]]:
+    passed = np.array([count.successes for count in counts], dtype=float)
+    drawn = np.array([count.samples for count in counts], dtype=float)
+    return passed, drawn, np.array([count.capped for count in counts], dtype=bool)

@@ -1,0 +1,276 @@
+"""Sampling until enough answers pass: pass probabilities as small as one over the samples that can be paid for.
+
+Hu et al., Predicting Emergent Abilities with Infinite Resolution Evaluation (arXiv 2310.03262, sec. 3): of each instance
+completions are drawn at temperature 1 until r of them pass; K is how many that took. A model that never solves an instance
+greedily may still solve it once in 10,000 times, and that number grows smoothly with size.
+
+Surprising: a sample counts by when it was begun, not by when it was decided. Wrong completions are found out early and right
+ones late, so the first r passes to *finish* in a batch would come after too many failures. Each sample k of an instance
+reads row k of random numbers that belong to the instance, so K is the same whatever else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limbeck.corpora.tokenizer import Frame, document_tokens, frame
+from limbeck.errors import BadSetting, Mismatch
+from limbeck.models.load import LanguageModel
+from limbeck.probes.greedy import ends
+from limbeck.probes.tasks import Instance, Task
+
+ROWS = 16384  # samples begun in one round
+_PROMPTS = 64  # instances in one round
+_BLOCK = 1024  # samples of an instance whose random numbers are made together
+
+
+@dataclass(frozen=True)
+class Count:
+    """What was drawn of one instance: ``successes`` of ``samples`` passed. ``name`` is the instance's.
+
+    ``capped``: the samples ran out before the successes that were asked for, so both are numbers of a binomial draw; else
+    the last sample passed and ``samples`` is a waiting time. ``log_p``, nats, is `log_probability` where there is one.
+    """
+
+    name: str
+    successes: int
+    samples: int
+    capped: bool
+    log_p: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As a row of JSON lines."""
+        return asdict(self)
+
+
+@torch.inference_mode()
+def pass_until(
+    model: LanguageModel,
+    task: Task,
+    *,
+    successes: int = 4,
+    max_samples: int = 100_000,
+    seed: int = 0,
+    rows: int = ROWS,
+) -> list[Count]:
+    """Draws of each instance until ``successes`` pass or ``max_samples`` are drawn; a count each, in the task's order.
+
+    ``rows`` is how many samples are begun at once; the counts do not depend on it beyond rounding.
+    Raises BadSetting for successes or samples below 1, Mismatch where
+    a prompt and its answer are longer than the model's context.
+    """
+    if successes < 1 or max_samples < 1:
+        raise BadSetting(
+            f"expected at least 1 success and 1 sample, got {successes} and {max_samples}: an unbiased estimate needs 2 "
+            "successes, the usual number is 4"
+        )
+    _check_room(model, task)
+    draws = [_Draws(instance, tokens, i, seed) for i, (instance, tokens) in enumerate(_prompts(model, task))]
+    speaker = _Speaker(model)
+    waiting = list(draws)
+    while waiting:
+        # Prompts of one length go together: nothing is padded, which not every architecture takes well.
+        length = len(waiting[0].prompt)
+        batch = [d for d in waiting if len(d.prompt) == length][:_PROMPTS]
+        for draw in batch:
+            draw.ask(min(rows // len(batch) or 1, max(2 * successes, draw.begun), max_samples - draw.begun))
+        speaker.decide(batch)
+        for draw in batch:
+            draw.settle(successes, max_samples)
+        waiting = [d for d in waiting if d.count is None]
+    return [d.count for d in draws if d.count is not None]
+
+
+@torch.inference_mode()
+def log_probability(model: LanguageModel, task: Task, *, rows: int = 64) -> list[float | None]:
+    """Log-probability, nats, that each instance passes, from one forward pass; None where several answers pass.
+
+    The answer's usual tokens one after the other, then any token that ends it. Exact where the answer can be spelled in one
+    way only, as with one token a character; with a richer vocabulary other tokens may spell the same answer, pass too, and
+    are not in this number, which is then a lower bound.
+    """
+    _check_room(model, task)
+    closing = torch.tensor(sorted(ends(model) | _line_breaks(model)), device=model.device)
+    pairs = [(i, *_spelled(model, instance)) for i, instance in enumerate(task.instances) if instance.unique]
+    found: list[float | None] = [None] * len(task.instances)
+    pairs.sort(key=lambda pair: (len(pair[1]), len(pair[2])))
+    for _, same in groupby(pairs, key=lambda pair: (len(pair[1]), len(pair[2]))):
+        group = list(same)
+        for start in range(0, len(group), rows):
+            part = group[start : start + rows]
+            tokens = torch.tensor([[*prompt, *answer] for _, prompt, answer in part], device=model.device)
+            answers = tokens[:, len(part[0][1]) :]
+            outputs = model.model(input_ids=tokens, use_cache=False, logits_to_keep=answers.shape[1] + 1)
+            log_q = outputs.logits[..., : model.vocab].double().log_softmax(-1)  # (B, answer + 1, V)
+            spoken = log_q[:, :-1].gather(-1, answers[..., None]).squeeze(-1).sum(-1)
+            ended = log_q[:, -1, closing].logsumexp(-1)
+            for (i, _, _), value in zip(part, (spoken + ended).tolist(), strict=True):
+                found[i] = value
+    return found
+
+
+@dataclass
+class _Draws:
+    """The samples of one instance, in the order they are begun."""
+
+    instance: Instance
+    prompt: list[int]
+    number: int
+    seed: int
+    begun: int = 0
+    asked: range = range(0)  # the samples of this round
+    passed: list[int] = field(default_factory=list)  # numbers of the samples that did, counted from 1, in order
+    count: Count | None = None
+    _blocks: dict[int, np.ndarray] = field(default_factory=dict)  # random numbers of this round
+
+    def ask(self, samples: int) -> None:
+        self.asked = range(self.begun, self.begun + samples)
+        self.begun += samples
+
+    def settle(self, successes: int, max_samples: int) -> None:
+        """Gives the count once it is known. Passes after the r-th were begun for nothing and do not count."""
+        self.passed.sort()
+        if len(self.passed) >= successes:
+            self.count = Count(self.instance.name, successes, self.passed[successes - 1], capped=False)
+        elif self.begun >= max_samples:
+            self.count = Count(self.instance.name, len(self.passed), max_samples, capped=True)
+        self._blocks.clear()
+
+    @property
+    def longest(self) -> int:
+        """Tokens after which a completion is no answer: each spells at least a byte, and one ends it."""
+        return max(len(answer.encode()) for answer in self.instance.answers) + 2
+
+    def uniforms(self, samples: Int[np.ndarray, " samples"], step: int) -> Float[np.ndarray, " samples"]:
+        """The random numbers in [0, 1) that decide the token at ``step`` of some samples; always the same ones."""
+        found = np.empty(len(samples))
+        for block in np.unique(samples // _BLOCK).tolist():
+            here = samples // _BLOCK == block
+            found[here] = self._block(block)[samples[here] % _BLOCK, step]
+        return found
+
+    def _block(self, block: int) -> np.ndarray:
+        if block not in self._blocks:
+            generator = np.random.default_rng([self.seed, self.number, block])
+            self._blocks[block] = generator.random((_BLOCK, self.longest))
+        return self._blocks[block]
+
+
+class _Speaker:
+    """A model that draws tokens with a key-value cache, and says which completions pass.
+
+    Samples that have said the same so far share one row of the cache: what may follow is the same. With one answer and one
+    token a character that is one row an instance, however many samples are drawn.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self._ends = ends(model)
+
+    def decide(self, batch: Sequence[_Draws]) -> None:
+        """Draws all asked samples of instances with prompts of one length to their verdicts."""
+        said: list[tuple[int, tuple[int, ...]]] = [(i, ()) for i in range(len(batch))]  # of a row: instance, its tokens
+        tokens = torch.tensor([draw.prompt for draw in batch], device=self._model.device)
+        row = np.repeat(np.arange(len(batch)), [len(draw.asked) for draw in batch])  # of each sample
+        owner = row
+        sample = np.concatenate([np.arange(draw.asked.start, draw.asked.stop) for draw in batch])
+        cache: Any = None
+        for step in range(max(draw.longest for draw in batch)):
+            logits, cache = self._logits(tokens, cache)
+            chosen = _draw(logits, row, _uniforms(batch, owner, sample, step))
+            # the completions that are met, each once
+            keys, met = np.unique(row * self._model.vocab + chosen, return_inverse=True)
+            parents, last = np.divmod(keys, self._model.vocab)
+            completions = [(said[p][0], (*said[p][1], t)) for p, t in zip(parents.tolist(), last.tolist(), strict=True)]
+            verdicts = [self._verdict(batch[i], spoken) for i, spoken in completions]
+            passed = np.array([verdict is True for verdict in verdicts])[met]
+            for i, k in zip(owner[passed].tolist(), sample[passed].tolist(), strict=True):
+                batch[i].passed.append(k + 1)
+            still = np.array([verdict is None for verdict in verdicts])
+            if not still.any():
+                return
+            said = [completion for completion, open_ in zip(completions, still.tolist(), strict=True) if open_]
+            tokens = torch.from_numpy(last[still][:, None]).to(self._model.device)
+            cache.batch_select_indices(torch.from_numpy(parents[still]).to(self._model.device))
+            alive = still[met]
+            row, owner, sample = (np.cumsum(still) - 1)[met[alive]], owner[alive], sample[alive]
+
+    def _logits(self, tokens: Int[Tensor, "B T"], cache: Any) -> tuple[Float[Tensor, "B V"], Any]:
+        outputs = self._model.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return outputs.logits[:, -1, : self._model.vocab], outputs.past_key_values
+
+    def _verdict(self, draw: _Draws, tokens: tuple[int, ...]) -> bool | None:
+        """Whether a completion passes; None while it may still."""
+        ended = tokens[-1] in self._ends
+        verdict = draw.instance.passes(self._text(draw.prompt, tokens[:-1] if ended else tokens), ended=ended)
+        return False if verdict is None and len(tokens) >= draw.longest else verdict
+
+    def _text(self, prompt: list[int], tokens: tuple[int, ...]) -> str:
+        """What tokens add to the prompt's text; without the half character that a later token would complete."""
+        decode = self._model.tokenizer.decode
+        before = decode(prompt, clean_up_tokenization_spaces=False)
+        whole = decode([*prompt, *tokens], clean_up_tokenization_spaces=False)
+        return whole[len(before) :].rstrip("\ufffd")
+
+
+def _uniforms(batch: Sequence[_Draws], owner: np.ndarray, sample: np.ndarray, step: int) -> np.ndarray:
+    found = np.empty(len(owner))
+    for i in np.unique(owner).tolist():
+        mine = owner == i
+        found[mine] = batch[i].uniforms(sample[mine], step)
+    return found
+
+
+def _draw(logits: Float[Tensor, "rows V"], row: np.ndarray, uniforms: np.ndarray) -> Int[np.ndarray, " samples"]:
+    """A token for each sample from the distribution of its row: the first whose cumulated probability exceeds its number."""
+    cumulated = logits.double().softmax(-1).cumsum(-1).cpu().numpy()
+    chosen = np.empty(len(row), dtype=np.int64)
+    for i in np.unique(row).tolist():
+        mine = row == i
+        # rounding leaves the last not quite 1
+        chosen[mine] = np.searchsorted(cumulated[i], uniforms[mine] * cumulated[i, -1], side="right")
+    return np.minimum(chosen, cumulated.shape[1] - 1)
+
+
+def _prompts(model: LanguageModel, task: Task) -> list[tuple[Instance, list[int]]]:
+    """Each instance with its prompt's tokens, opened as a document is and not closed."""
+    begin = Frame(frame(model.tokenizer, end=model.end).begin, None)
+    tokens = document_tokens(model.tokenizer, [i.prompt for i in task.instances], frame=begin)
+    return list(zip(task.instances, tokens, strict=True))
+
+
+def _spelled(model: LanguageModel, instance: Instance) -> tuple[list[int], list[int]]:
+    """The tokens of a prompt and of its one answer, apart, as the sampler meets them."""
+    begin = Frame(frame(model.tokenizer, end=model.end).begin, None)
+    prompt, whole = document_tokens(
+        model.tokenizer, [instance.prompt, instance.prompt + instance.answers[0]], frame=begin
+    )
+    if whole[: len(prompt)] == prompt:
+        return prompt, whole[len(prompt) :]
+    # The tokenizer joins the prompt's end and the answer's beginning, which a model that is given the prompt cannot.
+    return prompt, document_tokens(model.tokenizer, [instance.answers[0]], frame=Frame(None, None))[0]
+
+
+def _line_breaks(model: LanguageModel) -> set[int]:
+    """The tokens whose text begins with a line break."""
+    tokens = range(model.vocab)
+    texts = model.tokenizer.batch_decode([[token] for token in tokens], clean_up_tokenization_spaces=False)
+    return {token for token, text in zip(tokens, texts, strict=True) if text.startswith("\n")}
+
+
+def _check_room(model: LanguageModel, task: Task) -> None:
+    for instance, prompt in _prompts(model, task):
+        needed = len(prompt) + max(len(answer.encode()) for answer in instance.answers) + 2
+        if needed > model.context:
+            raise Mismatch(
+                f"the prompt {instance.prompt[:60]!r} of {task.name} may need {needed} tokens with its answer, and the "
+                f"context of {model.name} is {model.context}: shorten it, or take a model with a longer context"
+            )

@@ -1,0 +1,218 @@
+"""Tasks: prompts, each with the answers that pass, from a file or made here.
+
+A completion passes if the text up to its end token or its first line break is one of the answers, character for character.
+The tasks made here are infinite sums and strings cut in two by a hash of the instance: nine tenths may be trained on, one
+tenth is only ever asked. The hash is of what the instance says rather than how: 348+274 falls where 274+348 falls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from limbeck.config import nearest
+from limbeck.disk import write_text
+from limbeck.errors import BadSetting, BadTask
+
+INSTANCES = 200  # of a task made here
+_ASKED = 10  # one instance in ten is asked and never trained on
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One prompt and the answers that pass, none of which holds a line break."""
+
+    prompt: str
+    answers: tuple[str, ...]
+
+    @property
+    def unique(self) -> bool:
+        """Whether only one answer passes, so that its probability is that of passing."""
+        return len(self.answers) == 1
+
+    @property
+    def name(self) -> str:
+        """Twelve hexadecimal digits that stand for the instance, in whatever file it is."""
+        return hashlib.sha256(json.dumps([self.prompt, *self.answers]).encode()).hexdigest()[:12]
+
+    def passes(self, completion: str, *, ended: bool) -> bool | None:
+        """Whether a completion passes; None while it may still. ``ended``: the model has closed it.
+
+        A text that begins no answer can no longer pass, so nobody need wait for its end.
+        """
+        line, broken, _ = completion.partition("\n")
+        if ended or broken:
+            return line in self.answers
+        return None if any(answer.startswith(line) for answer in self.answers) else False
+
+
+@dataclass(frozen=True)
+class Task:
+    """A named list of different instances."""
+
+    name: str
+    instances: tuple[Instance, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Of the instances in their order: results are comparable where it is the same."""
+        return hashlib.sha256("".join(instance.name for instance in self.instances).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An instance, and what decides on which side of the split it falls."""
+
+    instance: Instance
+    family: str
+
+
+def task_of(name: str) -> Task:
+    """The task of this name, or of a JSONL file of ``{"prompt", "answer"}``; an answer may be a list, any of which passes.
+
+    Raises BadTask for an unknown name or a faulty file, with the line.
+    """
+    if name in MAKERS:
+        made = _different(_asked(name, seed=0))
+        return Task(name, tuple(islice(made, INSTANCES)))
+    path = Path(name).expanduser()
+    if path.suffix != ".jsonl" and not path.exists():
+        raise BadTask(
+            f"unknown task {name!r}{nearest(name, MAKERS)} There are: {', '.join(MAKERS)}, and JSONL files of "
+            '{"prompt": "2+2=", "answer": "4"}.'
+        )
+    return _from_file(path)
+
+
+def write_task_text(task: str, path: str | Path, n: int, seed: int = 0) -> Path:
+    """Writes ``n`` solved instances of a task made here, as a JSONL corpus for `pretrain` and `distil`; gives the path.
+
+    None of them is ever asked by `task_of`. The same seed gives the same text. Raises BadTask for another name.
+    """
+    if task not in MAKERS:
+        raise BadTask(
+            f"no training text can be made for {task!r}{nearest(task, MAKERS)} There are: {', '.join(MAKERS)}."
+        )
+    if n < 1:
+        raise BadSetting(f"expected at least 1 line of training text for {task}, got {n}: give a larger n")
+    made = (m.instance for m in _stream(task, seed=seed) if not _is_asked(task, m))
+    rows = (json.dumps({"text": i.prompt + i.answers[0]}) + "\n" for i in islice(made, n))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(rows))
+    return path
+
+
+def _addition(generator: np.random.Generator) -> _Made:
+    a, b = (int(x) for x in generator.integers(100, 1000, size=2))
+    return _made(f"{a}+{b}=", str(a + b), sorted((a, b)))
+
+
+def _subtraction(generator: np.random.Generator) -> _Made:
+    b, a = sorted(int(x) for x in generator.integers(100, 1000, size=2))
+    return _made(f"{a}-{b}=", str(a - b), sorted((b, a - b)))
+
+
+def _base7(generator: np.random.Generator) -> _Made:
+    n = int(generator.integers(1000, 10000))
+    return _made(f"{n}:7=", np.base_repr(n, 7), [n])
+
+
+def _reverse(generator: np.random.Generator) -> _Made:
+    word = _word(generator)
+    return _made(f"reverse {word}=", word[::-1], [min(word, word[::-1])])
+
+
+def _copy(generator: np.random.Generator) -> _Made:
+    word = _word(generator)
+    return _made(f"copy {word}=", word, [word])
+
+
+def _word(generator: np.random.Generator) -> str:
+    return "".join(_LETTERS[i] for i in generator.integers(26, size=5))
+
+
+def _made(prompt: str, answer: str, family: list[int] | list[str]) -> _Made:
+    return _Made(Instance(prompt, (answer,)), json.dumps(family))
+
+
+MAKERS: dict[str, Callable[[np.random.Generator], _Made]] = {
+    "addition": _addition,  # of three digits: 348+274=622
+    "subtraction": _subtraction,  # of three digits, never below 0: 622-274=348
+    "base7": _base7,  # of four decimal digits: 2401:7=10000
+    "reverse-string": _reverse,  # of five letters: reverse abcde=edcba
+    "copy": _copy,  # of five letters: copy abcde=abcde
+}
+
+
+def _stream(name: str, *, seed: int) -> Iterator[_Made]:
+    digest = hashlib.sha256(name.encode()).digest()
+    generator = np.random.default_rng([seed, int.from_bytes(digest[:4], "big")])
+    while True:
+        yield MAKERS[name](generator)
+
+
+def _is_asked(name: str, made: _Made) -> bool:
+    digest = hashlib.sha256(f"limbeck:{name}:{made.family}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % _ASKED == 0
+
+
+def _asked(name: str, *, seed: int) -> Iterator[Instance]:
+    return (made.instance for made in _stream(name, seed=seed) if _is_asked(name, made))
+
+
+def _different(instances: Iterator[Instance]) -> Iterator[Instance]:
+    seen: set[str] = set()
+    for instance in instances:
+        if instance.prompt not in seen:
+            seen.add(instance.prompt)
+            yield instance
+
+
+def _from_file(path: Path) -> Task:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadTask(f"{path}: expected a JSONL task of UTF-8 text that can be read, got: {error}") from error
+    found: dict[str, tuple[int, Instance]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        instance = _instance(line, f"{path}:{number}")
+        if instance.prompt in found:
+            first = found[instance.prompt][0]
+            raise BadTask(
+                f"{path}:{number}: the prompt of line {first} again: remove one, or list both answers as "
+                '"answer": [..., ...] of one line'
+            )
+        found[instance.prompt] = (number, instance)
+    if not found:
+        raise BadTask(f'{path}: expected a line {{"prompt": ..., "answer": ...}} for each instance, got none')
+    return Task(path.stem, tuple(instance for _, instance in found.values()))
+
+
+def _instance(line: str, where: str) -> Instance:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise BadTask(f"{where}: expected one JSON object a line, got {line.strip()[:60]!r}: repair it") from error
+    keys = ", ".join(map(repr, row)) if isinstance(row, dict) else repr(row)[:60]
+    if not isinstance(row, dict) or "prompt" not in row or "answer" not in row:
+        raise BadTask(f"{where}: expected the keys 'prompt' and 'answer', got {keys or 'none'}: add what is missing")
+    answers = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
+    if not isinstance(row["prompt"], str) or not row["prompt"]:
+        raise BadTask(f"{where}: expected 'prompt' to be a text, got {row['prompt']!r}: write one")
+    for answer in answers or [""]:
+        if not isinstance(answer, str) or not answer or "\n" in answer:
+            raise BadTask(
+                f"{where}: expected 'answer' to be a text of one line, or a list of such, got {answer!r}: an answer "
+                "ends where its line does"
+            )
+    return Instance(row["prompt"], tuple(dict.fromkeys(answers)))
