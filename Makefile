@@ -3,6 +3,7 @@
 #   make demo     the main job on the embedded teacher and text; says where report.html is
 #   make test     the tests; LIMBECK_TEST_DATA names a folder of real models and texts, without it their tests skip
 #   make lint     style; make types: the type checker; make docs: every command and snippet of README and docs
+#   make cluster  the tests that start a Ray cluster, for which it installs the extra
 #   make studies  the experiments behind docs/results, each anew; hours
 #   make clean    away with .venv, runs and caches
 #
@@ -11,7 +12,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types docs studies clean
+.PHONY: demo test lint types docs cluster studies clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/.ready
@@ -30,6 +31,10 @@ types: .venv/.ready
 
 docs: .venv/.ready
 	$(BIN)/python -m pytest tests/test_docs.py
+
+cluster: .venv/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[ray]'
+	$(BIN)/python -m pytest -m cluster
 
 studies: .venv/.ready
 	@set -e; for study in docs/results/*.sh; do echo "== $$study"; PATH="$(CURDIR)/$(BIN):$$PATH" bash "$$study"; done

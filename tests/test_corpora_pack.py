@@ -171,7 +171,8 @@ def test_rows_are_a_corpus_of_plain_tensors():
     batch = rows.take(4)
     assert {getattr(batch, name).dtype for name in ("tokens", "targets", "position", "document")} == {torch.int64}
     assert batch.weight.dtype == torch.float32
-    assert all(getattr(batch, name).shape == (4, 7) for name in Batch.__dataclass_fields__)
+    assert all(getattr(batch, name).shape == (4, 7) for name in Batch.__dataclass_fields__ if name != "row")
+    assert batch.row.shape == (4,)
 
 
 def test_too_little_text_for_one_row_is_refused_but_can_be_measured():

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from limbeck import cli
+from limbeck.jobs.pilot.grid import SCALES
 from limbeck.models.load import save
 from tests.models import llama, tokenizer, write_corpus
+from tests.test_pilot import TINY
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -19,6 +21,7 @@ BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 def small(command: str) -> str:
     """The command on so few tokens that it takes seconds."""
     command = re.sub(r"--tokens \S+", "--tokens 3k", command)
+    command = re.sub(r"--students \S+ --teachers \S+", "--scale smoke --students 1 --teachers 3 --seeds 1", command)
     return re.sub(r'tokens="\S+?"', 'tokens="3k"', command)
 
 
@@ -67,7 +70,8 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def test_every_command_of_the_readme_runs(place, run):
+def test_every_command_of_the_readme_runs(place, run, monkeypatch):
+    monkeypatch.setitem(SCALES, "smoke", TINY)
     commands = readme_commands()
     assert len(commands) >= 8
     for command in commands:

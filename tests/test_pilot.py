@@ -15,12 +15,14 @@ import pyarrow.parquet
 import pytest
 import torch
 
+import limbeck
 from limbeck.corpora import Rows
 from limbeck.errors import BadFolder, BadSetting, Mismatch
 from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, nested_shapes, weights
 from limbeck.jobs.pilot.tasks import RESULT, Task, tasks_left
 from limbeck.jobs.pretrain import llama_config
 from limbeck.models.load import build
+from limbeck.run.log import console
 from limbeck.teachers import HiddenStates, capture
 from tests.models import frozen, llama, stores, tokenizer, write_corpus
 
@@ -31,8 +33,8 @@ TINY = Scale(
     vocab=259,
     length=32,
     batch_tokens=256,
-    student_tokens=5_000,
-    teacher_tokens=0.2,
+    student_tokens=1_500,
+    teacher_tokens=0.1,
     epochs=50.0,
     head=8,
 )
@@ -86,10 +88,12 @@ def whole(tmp_path_factory):
     """An uninterrupted pilot: its text and its points."""
     folder = tmp_path_factory.mktemp("pilot")
     data = write_corpus(folder, 400)
-    process = start(data, folder / "whole")
-    _, said = process.communicate(timeout=400)
-    assert process.returncode == 0, said
-    return data, points(folder / "whole"), said
+    with pytest.MonkeyPatch.context() as patch, console.capture() as said:
+        patch.setitem(SCALES, "smoke", TINY)
+        limbeck.pilot(
+            data=str(data), out=folder / "whole", scale="smoke", students="1", teachers="3", seeds=1, workers=2
+        )
+    return data, points(folder / "whole"), said.get()
 
 
 def test_a_pilot_measures_every_student_of_every_teacher_in_both_arms(whole):
@@ -124,6 +128,7 @@ def test_a_pilot_whose_worker_and_then_parent_are_killed_does_nothing_twice_and_
     assert points(out) == expected
 
 
+@pytest.mark.cluster
 def test_a_pilot_on_ray_survives_the_death_of_a_worker(whole, tmp_path):
     pytest.importorskip("ray", reason="ray is an extra")
     data, expected, _ = whole
@@ -193,11 +198,8 @@ def test_a_grid_that_can_say_nothing_is_refused(students, teachers, said):
 def test_a_folder_of_other_data_is_refused(whole, tmp_path):
     data, *_ = whole
     other = write_corpus(tmp_path, 50)
-    process = start(other, data.with_name("whole"))
-    _, said = process.communicate(timeout=100)
-    assert process.returncode == 1
-    assert BadFolder.__name__ in said
-    assert "holds another run's state (data: " in said
+    with pytest.raises(BadFolder, match=r"holds another run's state \(data: "):
+        limbeck.pilot(data=str(other), out=data.with_name("whole"), scale="smoke", students="1", teachers="3", seeds=1)
 
 
 def test_hidden_states_say_what_the_teacher_says(tmp_path):
