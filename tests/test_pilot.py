@@ -17,12 +17,15 @@ import torch
 
 import limbeck
 from limbeck.corpora import Rows
-from limbeck.errors import BadFolder, BadSetting, Mismatch
+from limbeck.errors import BadFolder, BadSetting, Mismatch, NonFiniteLoss
+from limbeck.jobs.pilot import job
 from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, nested_shapes, weights
-from limbeck.jobs.pilot.tasks import RESULT, Task, tasks_left
+from limbeck.jobs.pilot.tasks import RESULT, Task, do, tasks_left
 from limbeck.jobs.pretrain import llama_config
 from limbeck.models.load import build
+from limbeck.plan.points import read_points
 from limbeck.run.log import console
+from limbeck.run.run import Run
 from limbeck.teachers import HiddenStates, capture
 from tests.models import frozen, llama, stores, tokenizer, write_corpus
 
@@ -249,3 +252,26 @@ def test_answers_that_no_student_waits_for_are_not_asked_again(tmp_path):
     cell.folder.mkdir(parents=True)
     (cell.folder / RESULT).write_text("{}")
     assert tasks_left(tasks) == []
+
+
+def test_a_student_whose_loss_is_no_number_is_listed_and_left_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(SCALES, "smoke", TINY)
+    monkeypatch.setattr(job, "run_here", lambda tasks, workers, report: [do(task) for task in tasks if not task.done])
+
+    def explode(self):
+        if self.label.startswith("cell s0-t1-cut-seed0"):
+            raise NonFiniteLoss("loss nan nats at step 3 of 6")
+        return train(self)
+
+    train = Run.train
+    monkeypatch.setattr(Run, "train", explode)
+    data = write_corpus(tmp_path, 400)
+    result = limbeck.pilot(data=str(data), out=tmp_path / "out", scale="smoke", students="1", teachers="3", seeds=1)
+    assert result["failed"] == ["s0-t1-cut-seed0"]
+    table = read_points(tmp_path / "out")
+    assert len(table.points) == 6
+    assert "student_loss is missing" in table.skipped[0]
+    assert (tmp_path / "out" / "ladder.png").stat().st_size > 10_000
+    checks = json.loads((tmp_path / "out" / "fits.json").read_text())["rates"]
+    assert len(checks) == 8
+    assert all(check["gain_nats"] is not None for check in checks)

@@ -24,7 +24,7 @@ from limbeck.run.log import console
 
 
 def pilot(settings: PilotSettings) -> dict[str, Any]:
-    """Trains the grid of a pilot; gives ``{"out", "points", "teachers", "students", "failed"}``.
+    """Trains the grid of a pilot; gives ``{"out", "points", "teachers", "students", "valleys", "failed"}``.
 
     What is done already is not done again.
     """
@@ -55,7 +55,11 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
         run_here(left, settings.workers or os.cpu_count() or 1, said)
     shutil.rmtree(out / "answers", ignore_errors=True)  # large, and of no further use
     update(out, run, ended=now())
-    return {"out": str(out), **write_results(out, tasks)}
+    result = write_results(out, tasks)
+    for arm, valleys in result["valleys"].items():
+        for valley in valleys:
+            console.print(f"{arm}: {valley}")
+    return {"out": str(out), **result}
 
 
 def _text(settings: PilotSettings, scale: Scale, run: dict[str, Any]) -> tuple[int, int]:

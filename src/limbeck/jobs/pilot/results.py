@@ -1,17 +1,26 @@
-"""What came out of a pilot, as tables: points.parquet for the fits, rates.parquet for the checks of the learning rate."""
+"""What came out of a pilot: points.parquet for the fits, rates.parquet for the checks of the learning rate, the fits, figures.
+
+A learning rate is checked at the ends of the ladder, where half and twice the rate must not be better than the rate itself by
+more than seeds differ; else what looks like a gap of capacity may be a rate that suits one end.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 
-from limbeck.disk import read_json, writing
+from limbeck.disk import read_json, write_json, writing
+from limbeck.errors import BadPoints
 from limbeck.jobs.pilot.tasks import RESULT, Task
+from limbeck.plan.points import Point, read_points
+from limbeck.plan.ratio import RatioFit, fit_ratio_law
+from limbeck.report.ladder import draw_ladder
 
 
 def write_results(out: Path, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -20,17 +29,55 @@ def write_results(out: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     for task in tasks:
         if task.done:
             found[task.kind][task.name] = read_json(task.folder / RESULT)
-    rows = [_row(cell, found["teacher"]) for cell in found["cell"].values() if "arm" in cell]
+    rows = [_row(cell, found["teacher"]) for cell in found["cell"].values()]
     points = [row for row in rows if row["lr_factor"] == 1]
     _write(points, out / "points.parquet")
     _write([row for row in rows if row["lr_factor"] != 1], out / "rates.parquet")
+    found_points = read_points(out / "points.parquet")
+    fits = _fits(found_points.points)
+    if any(point.distilled for point in found_points.points):
+        draw_ladder(
+            found_points.points,
+            {arm: fit for arm, fit in fits.items() if isinstance(fit, RatioFit)},
+            out / "ladder.png",
+        )
+    said = {arm: [str(v) for v in fit.valleys] if isinstance(fit, RatioFit) else [fit] for arm, fit in fits.items()}
+    write_json(out / "fits.json", {"valleys": said, "rates": _rates(rows), "skipped": list(found_points.skipped)})
     failed = [cell["name"] for kind in found.values() for cell in kind.values() if "failed" in cell]
     return {
         "points": str(out / "points.parquet"),
         "teachers": [{key: t[key] for key in ("name", "parameters", "loss")} for t in found["teacher"].values()],
         "students": len(points),
+        "valleys": said,
         "failed": failed,
     }
+
+
+def _fits(points: Sequence[Point]) -> dict[str, RatioFit | str]:
+    """By arm the fit of the ratio rule, or why there is none."""
+    fits: dict[str, RatioFit | str] = {}
+    for arm in ("cut", "fresh"):
+        try:
+            fits[arm] = fit_ratio_law([point for point in points if point.arm == arm and point.distilled])
+        except BadPoints as error:
+            fits[arm] = str(error)
+    return fits
+
+
+def _rates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each end of the ladder what other learning rates gain over the one that was used, and how far its seeds differ."""
+    checks = []
+    for row in rows:
+        if row["lr_factor"] == 1:
+            continue
+        same = ("student_params", "teacher", "arm")
+        usual = [r for r in rows if r["lr_factor"] == 1 and all(r[key] == row[key] for key in same)]
+        losses = [r["student_loss"] for r in usual]
+        first = next((r["student_loss"] for r in usual if r["seed"] == row["seed"]), None)
+        gain = None if first is None else first - row["student_loss"]
+        spread = stdev(losses) if len(losses) > 1 else None
+        checks.append({**{key: row[key] for key in (*same, "lr_factor")}, "gain_nats": gain, "seed_sd_nats": spread})
+    return checks
 
 
 def _row(cell: dict[str, Any], teachers: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -107,16 +107,13 @@ class Pilot:
 
 
 def do(task: Task, machine: Machine | None = None) -> None:
-    """Does a task, unless it is done. A loss that is no number is a result too: it is written down, with the reason."""
+    """Does a task, unless it is done. Of a student, a loss that is no number is a result too, written down with the reason."""
     machine = machine or Machine(alone("cuda" if torch.cuda.is_available() else "cpu"), bf16=torch.cuda.is_available())
     with _alone_in(task.folder):
         if task.done:
             return
         started = time.process_time()
-        try:
-            result = _WORK[task.kind](task, Pilot.read(task.out), machine)
-        except NonFiniteLoss as error:
-            result = {"loss": None, "failed": str(error)}
+        result = _WORK[task.kind](task, Pilot.read(task.out), machine)
         seconds = round(time.process_time() - started, 2)
         write_json(task.folder / RESULT, {"name": task.name, **result, "cpu_seconds": seconds})
         for checkpoint in checkpoints(task.folder):
@@ -192,18 +189,17 @@ def _cell(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
     objective = CrossEntropy() if answers is None else parse(pilot.objective)
     lr = plan.lr_factor * suggested_learning_rate(student.parameters_count)
     most = _most(pilot)
-    tokens = _train(task, pilot, student, answers, objective, plan.tokens, machine, seed=plan.seed, lr=lr, most=most)
+    facts = {**_sizes(student, plan.shape), "arm": plan.arm, "seed": plan.seed, "teacher": plan.teacher}
+    facts |= {"lr": lr, "lr_factor": plan.lr_factor, "loss_before": before, "tokens": plan.tokens}
+    try:
+        tokens = _train(
+            task, pilot, student, answers, objective, plan.tokens, machine, seed=plan.seed, lr=lr, most=most
+        )
+    except NonFiniteLoss as error:
+        return {**facts, "loss": None, "kl": None, "failed": str(error)}
     measured = _measure(task.out, student, live, pilot.scale, machine)
     kl = None if measured.kl is None else float(measured.kl.sum() / measured.tokens.sum())
-    facts = {"arm": plan.arm, "seed": plan.seed, "teacher": plan.teacher, "lr": lr, "lr_factor": plan.lr_factor}
-    return {
-        **_sizes(student, plan.shape),
-        "tokens": tokens,
-        **_loss(measured),
-        "loss_before": before,
-        "kl": kl,
-        **facts,
-    }
+    return {**facts, "tokens": tokens, **_loss(measured), "kl": kl}
 
 
 _WORK = {"teacher": _teacher, "answers": _answers, "cell": _cell}
