@@ -59,7 +59,8 @@ def _losses(axes: Axes, taught: Sequence[Point], points: Sequence[Point], *, by:
     axes.set(title=title, ylabel="nats per token (dotted: text alone, fresh)")
     if by == "teacher_params":
         axes.set(xscale="log", xlabel="teacher, parameters without embeddings")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: count(x)))
+        sizes = sorted({point.teacher_params for point in taught if point.teacher_params})
+        axes.set_xticks(sizes, [count(size).replace(" ", "") for size in sizes])
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set(xlabel="teacher, nats per token (better to the right)")
