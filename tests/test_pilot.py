@@ -29,6 +29,7 @@ from limbeck.run.run import Run
 from limbeck.teachers import HiddenStates, capture
 from tests.models import frozen, llama, stores, tokenizer, write_corpus
 
+pytestmark = pytest.mark.xdist_group("pilot")  # its whole pilot is made once
 TINY = Scale(
     smallest=12_000,
     step=1.5,

@@ -7,7 +7,7 @@ does not measure again, and any difference between two models has an interval ov
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, TokenStore
-from limbeck.disk import write_json, write_text, writing
+from limbeck.disk import read_json, write_json, write_text, writing
 from limbeck.jobs.arms import Arm
 from limbeck.jobs.folder import update
 from limbeck.jobs.setup import Machine
@@ -83,7 +83,7 @@ class Proof:
         self._costs: list[Reading] = []
         if machine.world.first:
             self._measure("teacher", teacher, settings.seed, compare=False)
-            self._costs += cost("teacher", teacher)
+            self._cost("teacher", lambda: cost("teacher", teacher))
 
     def cut(self, folder: Path) -> None:
         """Measures the untrained student."""
@@ -97,10 +97,9 @@ class Proof:
             return
         measured = self._measure(arm.name, model, arm.seed)
         if arm.name == "student" and arm.seed == self._settings.seed:
-            # in the format the teacher is measured in
-            stored = load(arm.student, device=self._machine.world.device, dtype=self._machine.dtype)
-            self._costs += cost("student", stored, folder=arm.student)
-            write_json(self._settings.out / "samples.json", samples(model, self._teacher, self._held_out.store))
+            self._cost("student", lambda: self._cost_of_stored(arm))
+            if not (self._settings.out / "samples.json").exists():
+                write_json(self._settings.out / "samples.json", samples(model, self._teacher, self._held_out.store))
             if measured.surprises:
                 named = in_words(measured.surprises, model.tokenizer, self._held_out.store.name_of)
                 write_json(self._settings.out / "surprises.json", named)
@@ -140,6 +139,18 @@ class Proof:
             "readings": _by_model(readings),
             "verdict": said.text,
         }
+
+    def _cost(self, name: str, measured: Callable[[], list[Reading]]) -> None:
+        """Adds what a model costs to run, from its file where that was measured before."""
+        file = self._settings.out / "measurements" / f"cost-{name}.json"
+        if not file.exists():
+            write_json(file, [reading.row() for reading in measured()])
+        self._costs += [Reading(**row) for row in read_json(file)]
+
+    def _cost_of_stored(self, arm: Arm) -> list[Reading]:
+        """What a student costs as it is on disk, in the number format that the teacher is measured in."""
+        stored = load(arm.student, device=self._machine.world.device, dtype=self._machine.dtype)
+        return cost("student", stored, folder=arm.student)
 
     def _measure(self, name: str, model: LanguageModel, seed: int, *, compare: bool = True) -> Measurements:
         """The measurement of a model, from its file where it was made before."""
