@@ -123,41 +123,33 @@ def plain(here) -> Path:
     return here / "plain"
 
 
-@pytest.mark.parametrize("file", ["metrics.jsonl", "baselines/cut+ce-seed0/metrics.jsonl"])
-def test_a_killed_command_given_again_ends_with_the_same_bits(plain, here, file):
-    """Killed inside the student's training, and inside a baseline's."""
-    out = "killed-" + file.split("/")[0]
-    again = command(here, out, "--baselines", "cut+ce")
-    process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def stop_after(command: list[str], file: Path, steps: int, number: int) -> tuple[int, str]:
+    """Starts a command and sends it a signal once a run's metrics have so many rows; gives its exit status and words."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        path = here / out / file
-        if path.exists() and path.read_text().count("\n") >= 3:
+        if file.exists() and file.read_text().count("\n") >= steps:
             break
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert subprocess.run(again, capture_output=True).returncode == 0
-    assert weights(here / out / "student") == weights(plain / "student")
-    baseline = "baselines/cut+ce-seed0/student"
-    assert weights(here / out / baseline) == weights(plain / baseline)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    return process.returncode, said
 
 
-def test_a_run_that_is_stopped_in_a_baseline_has_a_report_of_its_student(here):
-    process = subprocess.Popen(
-        command(here, "stopped", "--baselines", "cut+ce"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    file, deadline = here / "stopped" / "baselines" / "cut+ce-seed0" / "metrics.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None and not file.exists():
-        time.sleep(0.002)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 143, said
+def test_a_killed_command_given_again_ends_with_the_same_bits(plain, here):
+    """Killed inside the student's training, stopped inside a baseline's, where it has a report of its student."""
+    out, again = here / "killed", command(here, "killed", "--baselines", "cut+ce")
+    status, _ = stop_after(again, out / "metrics.jsonl", 3, signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    status, said = stop_after(again, out / "baselines" / "cut+ce-seed0" / "metrics.jsonl", 3, signal.SIGTERM)
+    assert status == 143, said
     assert "stopped by SIGTERM" in said.splitlines()[-1]
-    out = here / "stopped"
     assert {"teacher", "cut", "student"} == {row["model"] for row in rows(out / "readings.jsonl")}
     assert "was not tested" in json.loads((out / "verdict.json").read_text())["text"]
     assert "was not tested" in (out / "report.html").read_text()
+    assert subprocess.run(again, capture_output=True).returncode == 0
+    for student in ("student", "baselines/cut+ce-seed0/student"):
+        assert weights(out / student) == weights(plain / student)
 
 
 def test_another_text_of_a_users_objective_is_another_run(here, tmp_path):
