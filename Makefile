@@ -20,7 +20,7 @@ demo: .venv/.ready
 	@echo "report: runs/demo/report.html"
 
 test: .venv/.ready
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

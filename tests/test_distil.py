@@ -19,7 +19,6 @@ from limbeck.errors import BadFolder
 from limbeck.models.load import save
 from tests.models import llama, tokenizer, write_corpus
 
-pytestmark = pytest.mark.xdist_group("distil")  # its whole runs are made once
 METRICS = {"step", "tokens", "loss_nats", "lr", "grad_norm", "tokens_per_s", "peak_rss_gib"}
 READINGS = {"model", "probe", "name", "value", "unit", "n", "low", "high", "seed"}
 MODELS = {"teacher", "student", "cut", "cut+ce", "fresh+kd"}
