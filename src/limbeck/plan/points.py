@@ -91,6 +91,11 @@ def write_points(points: Iterable[Point], file: str | Path) -> None:
             file, [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
         )
         return
+    write_parquet(rows, file)
+
+
+def write_parquet(rows: list[dict[str, Any]], file: Path) -> None:
+    """Writes rows as a Parquet table, in one piece."""
     beside = file.with_name(f".{file.name}.partial")
     with writing(file):
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), beside)

@@ -12,13 +12,10 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
-from limbeck.disk import read_json, write_json, writing
+from limbeck.disk import read_json, write_json
 from limbeck.errors import BadPoints
 from limbeck.jobs.pilot.tasks import RESULT, Task
-from limbeck.plan.points import Point, read_points
+from limbeck.plan.points import Point, read_points, write_parquet
 from limbeck.plan.ratio import RatioFit, fit_ratio_law
 from limbeck.report.ladder import draw_ladder
 
@@ -31,8 +28,8 @@ def write_results(out: Path, tasks: Sequence[Task]) -> dict[str, Any]:
             found[task.kind][task.name] = read_json(task.folder / RESULT)
     rows = [_row(cell, found["teacher"]) for cell in found["cell"].values()]
     points = [row for row in rows if row["lr_factor"] == 1]
-    _write(points, out / "points.parquet")
-    _write([row for row in rows if row["lr_factor"] != 1], out / "rates.parquet")
+    write_parquet(points, out / "points.parquet")
+    write_parquet([row for row in rows if row["lr_factor"] != 1], out / "rates.parquet")
     found_points = read_points(out / "points.parquet")
     fits = _fits(found_points.points)
     if any(point.distilled for point in found_points.points):
@@ -103,10 +100,3 @@ def _row(cell: dict[str, Any], teachers: dict[str, dict[str, Any]]) -> dict[str,
         "lr_factor": cell["lr_factor"],
         "cpu_seconds": cell["cpu_seconds"],
     }
-
-
-def _write(rows: list[dict[str, Any]], file: Path) -> None:
-    beside = file.with_name(f".{file.name}.partial")
-    with writing(file):
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), beside)
-        beside.replace(file)
