@@ -18,13 +18,13 @@ import typer
 from pydantic import BaseModel
 from typer import Argument, Option
 
+from limbeck import api
 from limbeck.config import (
     DistilSettings,
     PilotSettings,
     PlanSettings,
     PredictSettings,
     PretrainSettings,
-    ProbeSettings,
     Settings,
     resolve,
 )
@@ -279,8 +279,6 @@ def probe(
     """Measure a model: likelihood, calibration, cost, fidelity to a teacher; or how often it passes a task."""
     from rich.console import Console
 
-    from limbeck.jobs.pass_until import pass_until as task_job
-    from limbeck.jobs.probe import probe as job
     from limbeck.jobs.probe import show
 
     flags = {
@@ -293,14 +291,9 @@ def probe(
         "length": length,
         "device": device,
         "threads": threads,
-        "json": json_,
     }
-    settings = resolve(ProbeSettings, None, flags)
-    if settings.probe == "pass-until":
-        result = task_job(settings, model=model, teacher=teacher, out=out)
-    else:
-        result = job(settings, model=model, teacher=teacher, out=out)
-    if settings.json_:
+    result = api.probe(model, teacher=teacher, out=out, **flags)
+    if json_:
         print(json.dumps(result))
     else:
         show(result["readings"].values(), Console())

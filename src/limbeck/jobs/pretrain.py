@@ -197,12 +197,18 @@ Measured on documents held out from both (95 % intervals over documents):
 
 def _tokenizer(settings: PretrainSettings, out: Path, where: Machine) -> PreTrainedTokenizerFast:
     """The tokenizer, trained on the training documents only, once."""
-    folder = out / "tokenizer"
-    if where.world.first and not folder.exists():
-        fraction = 0.0 if settings.eval_data else 0.05
-        texts = (d.content for d in read(settings.data) if not is_held_out(d, fraction=fraction))
-        beside = folder.with_name(".tokenizer")
-        train_tokenizer(texts, vocab=settings.vocab).save_pretrained(beside)
-        beside.rename(folder)
+    if where.world.first:
+        make_tokenizer(
+            settings.data, out / "tokenizer", vocab=settings.vocab, fraction=0.0 if settings.eval_data else 0.05
+        )
     where.world.barrier()
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
+
+
+def make_tokenizer(data: str, folder: Path, *, vocab: int, fraction: float = 0.05) -> None:
+    """Trains a tokenizer into a folder, unless it is there; a ``fraction`` of the documents is held out."""
+    if not folder.exists():
+        texts = (d.content for d in read(data) if not is_held_out(d, fraction=fraction))
+        beside = folder.with_name(".tokenizer")
+        train_tokenizer(texts, vocab=vocab).save_pretrained(beside)
+        beside.rename(folder)

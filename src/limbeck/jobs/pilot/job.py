@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from limbeck.config import PilotSettings
-from limbeck.corpora import build_stores, is_held_out, read, require_rows, train_tokenizer
+from limbeck.corpora import build_stores, require_rows
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadSetting
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
@@ -18,6 +18,7 @@ from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, weights
 from limbeck.jobs.pilot.results import write_results
 from limbeck.jobs.pilot.tasks import Pilot, Task, tasks_left, tasks_of
 from limbeck.jobs.pilot.workers import run_here, run_on_ray
+from limbeck.jobs.pretrain import make_tokenizer
 from limbeck.objectives import parse
 from limbeck.report.words import duration
 from limbeck.run.log import console
@@ -65,11 +66,7 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
 def _text(settings: PilotSettings, scale: Scale, run: dict[str, Any]) -> tuple[int, int]:
     """The tokenizer and the token stores, made once; gives the number of tokens there are, and of those to train on."""
     folder = settings.out / "tokenizer"
-    if not folder.exists():
-        texts = (d.content for d in read(settings.data) if not is_held_out(d))
-        beside = folder.with_name(".tokenizer")
-        train_tokenizer(texts, vocab=scale.vocab).save_pretrained(beside)
-        beside.rename(folder)
+    make_tokenizer(settings.data, folder, vocab=scale.vocab)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     store, held_out = build_stores(settings.data, tokenizer, settings.out / "data", progress=console.is_terminal)
     require_rows(store, length=scale.length)
