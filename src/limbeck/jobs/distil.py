@@ -7,6 +7,7 @@ before anything long begins. Every stage leaves its result in the run's folder a
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from limbeck.config import DistilSettings
@@ -16,16 +17,17 @@ from limbeck.errors import BadModel
 from limbeck.jobs.arms import Arm, arms_of, train
 from limbeck.jobs.doctor import diagnose
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
+from limbeck.jobs.foretell import foretell, said_after, said_before
 from limbeck.jobs.proof import Proof
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import make_student, target_shape
 from limbeck.models.load import LanguageModel, load, load_config
 from limbeck.objectives import parse
 from limbeck.objectives.parse import code_of
-from limbeck.plan.cost import Size
+from limbeck.plan.cost import Size, estimate
 from limbeck.plan.pair import as_json, check, show
 from limbeck.report.words import duration
-from limbeck.run.log import console, peak_rss_gib
+from limbeck.run.log import console
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan
 from limbeck.run.world import leave
@@ -62,7 +64,7 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     student = load(cut, device="cpu")
     findings = diagnose(settings, teacher, student, length=length, machine=where)
     # the rest is in the report, and in `limbeck doctor`
-    show([f for f in findings if f.level != "ok" or f.check in {"memory", "time"}], console)
+    show([f for f in findings if f.level != "ok" or f.check == "memory"], console)
     check(findings)
     plan = Plan(
         steps=steps,
@@ -78,11 +80,25 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
             settings.out, run, teacher=_summary(teacher), student=_summary(student), lineage=student.lineage, **facts
         )
         _announce(teacher, student, plan, length, arms, store)
+    cost = estimate(
+        *(student.config, teacher.config),
+        length=length,
+        tokens=steps * rows * length,
+        batch_tokens=rows * length,
+        dtype=where.dtype,
+        device=where.world.device,
+    )
     del student  # one student at a time is held
+    given = {"cut": cut, "teacher": teacher, "store": store, "length": length, "plan": plan, "machine": where}
+    if not any((arm.folder / "metrics.jsonl").exists() for arm in arms):
+        told = foretell(arms, cost, **given)
+        if where.world.first:
+            update(settings.out, run, estimate=asdict(told))
+            console.print(said_before(told, arms))
     proof = Proof(settings, teacher, held_out, length=length, machine=where, listens=objective.needs_teacher)
     proof.cut(cut)
     for arm in arms:
-        model = train(arm, cut=cut, teacher=teacher, store=store, length=length, plan=plan, machine=where)
+        model = train(arm, **given)
         proof.arm(arm, model)
         del model
         if where.world.first and arm is not arms[-1] and "ended" not in run:
@@ -92,7 +108,9 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
         if "ended" not in run:
             update(settings.out, run, ended=now(), seconds=round(time.monotonic() - started, 1))
         result = proof.conclude(run)
-        console.print(f"It took {duration(time.monotonic() - started)}, up to {peak_rss_gib():.2f} GiB of memory.")
+        if "estimate" in run:
+            console.print(said_after(run["estimate"], arms, where))
+        console.print(f"It took {duration(time.monotonic() - started)} in all.")
     where.world.barrier()
     leave()
     return result

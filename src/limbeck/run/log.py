@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -31,6 +32,11 @@ def peak_rss_gib() -> float:
     marks = [int(line.split()[1]) / 2**20 for line in _status() if line.startswith("VmHWM:")]
     _most_rss = max(_most_rss, held, *marks)
     return _most_rss
+
+
+def peak_gib(device: torch.device) -> float:
+    """The most memory held so far where the models are, GiB: of this process, or of a GPU by torch's allocator."""
+    return torch.cuda.max_memory_reserved(device) / 2**30 if device.type == "cuda" else peak_rss_gib()
 
 
 def _status() -> list[str]:

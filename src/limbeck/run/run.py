@@ -72,12 +72,7 @@ class Run:
             with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
         self.world.barrier()
-        self.student.model.train()
-        self.objective.begin(self.plan.steps)
-        self.objective.to(self.world.device)
-        optimizer = adamw(
-            self.student.model.named_parameters(), self.objective.parameters(), weight_decay=self.plan.weight_decay
-        )
+        optimizer = self._begin()
         moving = Moving(self.student.model, optimizer, self.objective)
         step, tokens = self._resume(moving)
         with (
@@ -89,7 +84,7 @@ class Run:
             while step < self.plan.steps:
                 start = time.perf_counter()
                 lr = self._set_learning_rate(optimizer, step)
-                report = self._step(step, optimizer)
+                report = self._step(step, optimizer, self.plan.rows)
                 step, tokens = step + 1, tokens + int(report.tokens)
                 rate = report.tokens / (time.perf_counter() - start)
                 if metrics:
@@ -109,6 +104,39 @@ class Run:
                         number,
                     )
         self.student.model.eval()
+
+    def measure(self, seconds: float) -> float:
+        """Seconds of one step, from real steps taken for ``seconds``: one at least, after one that warms up.
+
+        A step that is too long for that is measured on fewer of its micro-batches. Nothing is saved, but student, objective
+        and corpus move on: of a run that is measured nothing else should be wanted.
+        """
+        optimizer = self._begin()
+        self._set_learning_rate(optimizer, 0)
+        micro = micro_rows(self.corpus.length, self.world.device) * self.world.size
+        rows = min(micro, self.plan.rows)
+        self._timed(optimizer, rows)
+        first = self._timed(optimizer, rows)
+        fitting = int(self.world.sum(seconds / 3 / first) / self.world.size)
+        rows = min(self.plan.rows, rows * max(1, fitting))
+        spent, steps = 0.0, 0
+        while steps == 0 or self.world.any(spent < seconds):
+            spent, steps = spent + self._timed(optimizer, rows), steps + 1
+        return spent / steps * self.plan.rows / rows
+
+    def _timed(self, optimizer: torch.optim.Optimizer, rows: int) -> float:
+        start = time.perf_counter()
+        self._step(0, optimizer, rows)
+        return time.perf_counter() - start
+
+    def _begin(self) -> torch.optim.Optimizer:
+        """Student and objective made ready to learn."""
+        self.student.model.train()
+        self.objective.begin(self.plan.steps)
+        self.objective.to(self.world.device)
+        return adamw(
+            self.student.model.named_parameters(), self.objective.parameters(), weight_decay=self.plan.weight_decay
+        )
 
     def _resume(self, moving: Moving) -> tuple[int, int]:
         """(steps, tokens) already done."""
@@ -130,11 +158,11 @@ class Run:
             group["lr"] = lr
         return lr
 
-    def _step(self, step: int, optimizer: torch.optim.Optimizer) -> Step:
+    def _step(self, step: int, optimizer: torch.optim.Optimizer, count: int) -> Step:
         # Dropout, where a model has it: drawn anew each step from what the step is, so that a resumed run, and each rank,
         # draws what it would have drawn.
         torch.manual_seed((self.corpus.seed * (self.plan.steps + 1) + step) * self.world.size + self.world.rank)
-        rows = self.corpus.take(self.plan.rows)
+        rows = self.corpus.take(count)
         batches = list(micro_batches(rows, self.world.device))
         try:
             with torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self.plan.bf16):
@@ -150,7 +178,7 @@ class Run:
         except NonFiniteLoss as error:
             raise NonFiniteLoss(
                 f"{self.label}: {error} at step {step + 1} of {self.plan.steps}. Nothing was updated. "
-                f"Its documents: {', '.join(self._documents(self.corpus.taken(self.plan.rows)))}. The last good checkpoint is "
+                f"Its documents: {', '.join(self._documents(self.corpus.taken(count)))}. The last good checkpoint is "
                 f"{_last(self.folder)}. Look at these documents, or lower --lr, and start again in another --out."
             ) from error
 
@@ -163,9 +191,14 @@ class Run:
 def micro_batches(rows: Batch, device: torch.device) -> Iterator[Batch]:
     """The rows in pieces that fit, on their device."""
     count, length = rows.tokens.shape
-    size = max(1, MICRO_TOKENS["cuda" if device.type == "cuda" else "cpu"] // length)
+    size = micro_rows(length, device)
     for start in range(0, count, size):
         yield rows.rows(slice(start, start + size)).to(device)
+
+
+def micro_rows(length: int, device: torch.device) -> int:
+    """How many rows of this length a micro-batch has."""
+    return max(1, MICRO_TOKENS["cuda" if device.type == "cuda" else "cpu"] // length)
 
 
 def _row(step: int, tokens: int, report: Step, lr: float, rate: float) -> dict[str, float | int]:

@@ -1,0 +1,212 @@
+"""What a distillation was said to cost, beside what it cost: peak memory and time over fourteen shapes.
+
+    python benchmarks/cost.py                       # all of them, twelve minutes of one core
+    python benchmarks/cost.py --shapes 3 --seconds 10
+
+Each shape is a fresh process with one thread: random weights, random text, the objective ForwardKL. Memory is the high-water
+mark of the whole process against `limbeck.plan.cost.estimate`, which sees configurations alone. Time is that of a run of
+--seconds against what 5 seconds of its real steps foretold, and against the guess from two measured rates that the doctor
+makes before there is a student.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+    from transformers.configuration_utils import PreTrainedConfig
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+MEASURED_SECONDS = 5.0
+HEAD = 16  # channels of an attention head at least; see `config_of`
+
+
+@dataclass(frozen=True)
+class Model:
+    """Layers, width, FFN width."""
+
+    layers: int
+    hidden: int
+    ffn: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A pair and its batches: a step has ``rows`` rows of ``length`` tokens."""
+
+    kind: str
+    vocab: int
+    length: int
+    rows: int
+    student: Model
+    teacher: Model
+
+
+SHAPES = (
+    Shape("llama", 259, 128, 16, Model(2, 64, 176), Model(4, 96, 256)),
+    Shape("llama", 2048, 256, 8, Model(4, 128, 352), Model(6, 192, 512)),
+    Shape("llama", 2048, 64, 64, Model(4, 128, 352), Model(6, 192, 512)),
+    Shape("llama", 2048, 1024, 4, Model(4, 128, 352), Model(6, 192, 512)),
+    Shape("llama", 8192, 256, 8, Model(4, 192, 512), Model(8, 384, 1024)),
+    Shape("llama", 32000, 256, 8, Model(4, 192, 512), Model(8, 384, 1024)),
+    Shape("llama", 32000, 512, 4, Model(6, 384, 1024), Model(8, 512, 1376)),
+    Shape("llama", 128256, 256, 4, Model(2, 128, 352), Model(2, 256, 704)),
+    Shape("llama", 4096, 256, 8, Model(12, 256, 704), Model(12, 512, 1408)),
+    Shape("llama", 4096, 256, 4, Model(2, 768, 2048), Model(4, 1024, 2816)),
+    Shape("llama", 4096, 256, 4, Model(8, 512, 1408), Model(16, 768, 2048)),
+    Shape("qwen3", 16384, 256, 8, Model(6, 256, 768), Model(8, 512, 1536)),
+    Shape("gpt2", 16384, 256, 8, Model(4, 256, 1024), Model(8, 384, 1536)),
+    Shape("gpt_neox", 8192, 512, 4, Model(6, 192, 768), Model(6, 384, 1536)),
+)
+
+
+def config_of(kind: str, model: Model, *, vocab: int) -> PreTrainedConfig:
+    """The configuration of a model of a kind: heads of 16 channels, of 64 where it is wide."""
+    from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen3Config
+
+    head = HEAD if model.hidden < 256 else 4 * HEAD
+    ends = {"vocab_size": vocab, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    if kind == "gpt2":
+        off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        inner = {"n_layer": model.layers, "n_embd": model.hidden, "n_inner": model.ffn, "n_head": model.hidden // head}
+        return GPT2Config(n_positions=1024, **inner, **off, **ends)
+    sizes = {"num_hidden_layers": model.layers, "hidden_size": model.hidden, "intermediate_size": model.ffn}
+    sizes |= {"num_attention_heads": model.hidden // head, "max_position_embeddings": 1024}
+    if kind == "gpt_neox":
+        return GPTNeoXConfig(**sizes, **ends)
+    groups = {"num_key_value_heads": max(1, model.hidden // head // 2), "tie_word_embeddings": True}
+    if kind == "qwen3":
+        return Qwen3Config(head_dim=head, **sizes, **groups, **ends)
+    return LlamaConfig(**sizes, **groups, **ends)
+
+
+def tokenizer_of(vocab: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of so many words, w0 to w999 and so on."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(vocab)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="w0", unk_token="w0")
+
+
+def text_of(vocab: int, tokens: int) -> Iterator[str]:
+    """Random documents of 100 to 1,000 words, as JSON lines."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    while tokens > 0:
+        words = generator.integers(1, vocab, generator.integers(100, 1000))
+        tokens -= len(words)
+        yield json.dumps({"text": " ".join(f"w{i}" for i in words)}) + "\n"
+
+
+def run_one(shape: Shape, seconds: float, folder: Path) -> dict[str, Any]:
+    """Foretells and trains one shape in this process."""
+    import limbeck  # noqa: F401  (before torch: it chooses huge pages)
+    import torch
+
+    from limbeck.corpora import Rows, build_stores
+    from limbeck.models.load import new_model
+    from limbeck.objectives import ForwardKL
+    from limbeck.plan.cost import estimate, measure_rates
+    from limbeck.run.log import peak_rss_gib
+    from limbeck.run.run import Plan, Run
+    from limbeck.run.world import alone
+
+    torch.set_flush_denormal(True)
+    tokenizer = tokenizer_of(shape.vocab)
+    configs = [config_of(shape.kind, m, vocab=shape.vocab) for m in (shape.student, shape.teacher)]
+    (folder / "text.jsonl").write_text("".join(text_of(shape.vocab, 300_000)))
+    store, _ = build_stores(str(folder / "text.jsonl"), tokenizer, folder / "data", end=0)
+
+    def run(steps: int) -> Run:
+        student = new_model(configs[0], tokenizer, 0, name="student")
+        plan = Plan(steps=steps, rows=shape.rows, lr=1e-4)
+        return Run(folder / "run", "run", student, teacher, Rows(store, length=shape.length), ForwardKL(), plan, alone())
+
+    teacher = new_model(configs[1], tokenizer, 1, name="teacher")
+    teacher.model.eval().requires_grad_(False)
+    step_tokens = shape.rows * shape.length
+    foretold = run(1).measure(MEASURED_SECONDS)
+    steps = max(3, round(seconds / foretold))
+    cost = estimate(
+        *configs,
+        length=shape.length,
+        tokens=steps * step_tokens,
+        batch_tokens=step_tokens,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
+    guessed = cost.seconds(measure_rates(cost.student, dtype=torch.float32, device=torch.device("cpu")))
+    real = run(steps)
+    start = time.perf_counter()
+    real.train()
+    took = time.perf_counter() - start
+    peak = peak_rss_gib() * 2**30
+    return {
+        "student": cost.student.parameters,
+        "teacher": cost.teacher.parameters if cost.teacher else 0,
+        "predicted_bytes": cost.peak_bytes,
+        "measured_bytes": peak,
+        "memory_ratio": cost.peak_bytes / peak,
+        "predicted_seconds": foretold * steps,
+        "guessed_seconds": guessed,
+        "measured_seconds": took,
+        "time_ratio": foretold * steps / took,
+        "guess_ratio": guessed / took,
+        "bytes": dict(cost.bytes),
+    }
+
+
+def main() -> None:
+    """Runs the shapes, prints a table, writes JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", type=int, default=len(SHAPES), help="how many of them, from the first")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of training that is timed, a shape")
+    parser.add_argument("--out", type=Path, default=Path(".bench/cost.json"))
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(run_one(SHAPES[arguments.one], arguments.seconds, Path(folder))))
+        return
+    rows = []
+    print(f"{'shape':<44} {'memory: said':>13} {'was':>9} {'ratio':>6} {'time: said':>11} {'was':>8} {'ratio':>6} {'guess':>6}")
+    for index, shape in enumerate(SHAPES[: arguments.shapes]):
+        command = [sys.executable, __file__, "--one", str(index), "--seconds", str(arguments.seconds)]
+        done = subprocess.run(command, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE, text=True, check=True)
+        row = asdict(shape) | json.loads(done.stdout.splitlines()[-1])
+        rows.append(row)
+        name = f"{shape.kind} {row['student'] / 1e6:.2f}M of {row['teacher'] / 1e6:.2f}M, V {shape.vocab}, {shape.rows} x {shape.length}"
+        print(
+            f"{name:<44} {row['predicted_bytes'] / 2**20:>9,.0f} MiB {row['measured_bytes'] / 2**20:>9,.0f} {row['memory_ratio']:>6.2f} "
+            f"{row['predicted_seconds']:>9.1f} s {row['measured_seconds']:>8.1f} {row['time_ratio']:>6.2f} {row['guess_ratio']:>6.2f}",
+            flush=True,
+        )
+    worst = {key: max(abs(row[key] - 1) for row in rows) for key in ("memory_ratio", "time_ratio")}
+    print(f"worst: memory {worst['memory_ratio']:.0%} off, time {worst['time_ratio']:.0%} off")
+    versions = {name: version(name) for name in ("limbeck", "torch", "transformers")}
+    facts = {"command": shlex.join(sys.argv), "date": datetime.now(UTC).date().isoformat(), "versions": versions}
+    facts |= {"python": platform.python_version(), "processor": platform.processor(), "worst": worst}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(facts | {"shapes": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

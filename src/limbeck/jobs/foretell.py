@@ -1,0 +1,89 @@
+"""What a comparison will take, from real steps of its trainings, and at the end what it took.
+
+The steps that are measured are of copies: nothing of them is left when the trainings begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from limbeck.corpora import Rows, TokenStore
+from limbeck.disk import read_lines
+from limbeck.jobs.arms import Arm
+from limbeck.jobs.setup import Machine
+from limbeck.models.load import LanguageModel, load
+from limbeck.objectives import parse
+from limbeck.plan.cost import Cost
+from limbeck.report.words import duration
+from limbeck.run.log import peak_gib
+from limbeck.run.run import Plan, Run
+
+# Seconds that are measured for each objective: a fiftieth of what it will take, within these.
+_LEAST, _MOST, _SHARE = 1.0, 20.0, 0.02
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """Seconds of all trainings, seconds of a step by objective, and the peak of memory in bytes."""
+
+    seconds: float
+    step_seconds: dict[str, float]
+    peak_bytes: int
+
+
+def foretell(
+    arms: Sequence[Arm],
+    cost: Cost,
+    *,
+    cut: Path,
+    teacher: LanguageModel,
+    store: TokenStore,
+    length: int,
+    plan: Plan,
+    machine: Machine,
+) -> Foretold:
+    """Measures some steps of each objective among the arms, on this machine as it is now."""
+    step_seconds: dict[str, float] = {}
+    for name in dict.fromkeys(arm.objective for arm in arms):
+        longest = max(arm.steps for arm in arms if arm.objective == name)
+        student = load(cut, device=machine.world.device, train=True)
+        objective = parse(name)
+        corpus = Rows(store, length=length, rank=machine.world.rank, ranks=machine.world.size)
+        listens = teacher if objective.needs_teacher else None
+        run = Run(cut, name, student, listens, corpus, objective, replace(plan, steps=longest), machine.world)
+        step = run.measure(_LEAST)
+        total = machine.world.sum(step) / machine.world.size * longest  # one number, or ranks would take unlike many steps
+        if _SHARE * total > _LEAST:
+            step = run.measure(min(_MOST, _SHARE * total))
+        step_seconds[name] = step
+    return Foretold(sum(step_seconds[arm.objective] * arm.steps for arm in arms), step_seconds, cost.peak_bytes)
+
+
+def said_before(foretold: Foretold, arms: Sequence[Arm]) -> str:
+    """The estimate as it is printed before the trainings."""
+    steps = ", ".join(f"{seconds:.3g} s of {name}" for name, seconds in foretold.step_seconds.items())
+    return (
+        f"estimate: {duration(foretold.seconds)} for {len(arms)} trainings (a step, measured now: {steps}), and "
+        f"{foretold.peak_bytes / 2**30:.2f} GiB of memory"
+    )
+
+
+def said_after(told: dict[str, Any], arms: Sequence[Arm], machine: Machine) -> str:
+    """What the trainings took, beside what was said before."""
+    return (
+        f"Training took {duration(training_seconds(arms))} ({duration(told['seconds'])} estimated) and up to "
+        f"{peak_gib(machine.world.device):.2f} GiB of memory ({told['peak_bytes'] / 2**30:.2f} GiB estimated)"
+    )
+
+
+def training_seconds(arms: Sequence[Arm]) -> float:
+    """Seconds of all steps of these arms, also where a run was stopped and continued."""
+    total = 0.0
+    for arm in arms:
+        before = 0
+        for row in read_lines(arm.folder / "metrics.jsonl"):
+            total, before = total + (row["tokens"] - before) / row["tokens_per_s"], row["tokens"]
+    return total
