@@ -16,7 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import limbeck
 from limbeck import cli
 from limbeck.errors import BadFolder
+from limbeck.jobs.arms import Arm
+from limbeck.jobs.foretell import said_after, training_seconds
+from limbeck.jobs.setup import Machine
 from limbeck.models.load import save
+from limbeck.run.world import alone
 from tests.models import llama, tokenizer, write_corpus
 
 METRICS = {"step", "tokens", "loss_nats", "lr", "grad_norm", "tokens_per_s", "peak_rss_gib"}
@@ -80,6 +84,21 @@ def test_a_run_leaves_what_is_promised(done):
     report = (out / "report.html").read_text()
     assert result["verdict"][:40] in report
     assert "http://" not in report.replace("http://www.w3.org", "")  # one file, no network
+
+
+def test_what_a_comparison_will_take_is_foretold_from_its_own_steps(done):
+    out, _ = done
+    told = json.loads((out / "run.json").read_text())["estimate"]
+    assert len(told["step_seconds"]) == 2  # of the objective and of cross-entropy
+    folders = [path.parent for path in out.rglob("metrics.jsonl")]
+    steps = sum(len(rows(folder / "metrics.jsonl")) for folder in folders)
+    assert min(told["step_seconds"].values()) * steps <= told["seconds"] <= max(told["step_seconds"].values()) * steps
+    arms = [Arm(folder.name, 0, folder, "", 0) for folder in folders]
+    took = training_seconds(arms)
+    assert took == pytest.approx(
+        sum(128 / row["tokens_per_s"] for f in folders for row in rows(f / "metrics.jsonl")), rel=0.2
+    )
+    assert "GiB estimated" in said_after(told, arms, Machine(alone(), bf16=False))
 
 
 def test_the_student_is_an_ordinary_model_within_its_budget(done, here):

@@ -127,6 +127,19 @@ def test_a_run_is_saved_by_the_clock_too(whole, tmp_path):
     assert torch.equal(weights(run), expected)
 
 
+@pytest.mark.parametrize(("seconds", "rows"), [(0.0, 32), (1.5, 64)])
+def test_the_time_of_a_step_is_that_of_the_whole_batch(whole, tmp_path, seconds, rows):
+    run = build(tmp_path / "run", whole[0], make=CrossEntropy, rows=64)  # two micro-batches of 32
+    taken = []
+    take = run.corpus.take
+    run.corpus.take = lambda count: (taken.append(count), time.sleep(0.002 * count), take(count))[2]
+    measured = run.measure(seconds)
+    assert taken[:2] == [32, 32]
+    assert set(taken[2:]) == {rows}
+    assert measured >= 0.128  # also where only a part of the step was taken
+    assert not checkpoints(tmp_path / "run")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_step_in_hand_and_says_how_to_go_on(whole, tmp_path, number):
     data, expected, _, _ = whole

@@ -72,26 +72,44 @@ def arms_of(
     return arms
 
 
-def train(
-    arm: Arm, *, cut: Path, teacher: LanguageModel, store: TokenStore, length: int, plan: Plan, machine: Machine
-) -> LanguageModel:
+@dataclass(frozen=True)
+class Shared:
+    """What all arms of a comparison have in common: the student they start from, its teacher, text, plan and machine."""
+
+    cut: Path
+    teacher: LanguageModel
+    store: TokenStore
+    length: int
+    plan: Plan
+    machine: Machine
+
+    def run(self, arm: Arm) -> Run:
+        """The run of an arm, its student as it begins."""
+        world = self.machine.world
+        start = load(self.cut, device="cpu", train=True)
+        if arm.fresh:
+            start = new_model(load_config(self.cut), start.tokenizer, arm.seed, name=arm.name)
+        start.model.to(world.device)
+        corpus = Rows(self.store, length=self.length, seed=arm.seed, rank=world.rank, ranks=world.size)
+        objective = parse(arm.objective)
+        listens = self.teacher if objective.needs_teacher else None
+        plan = replace(self.plan, steps=arm.steps)
+        return Run(arm.folder, arm.label, start, listens, corpus, objective, plan, world)
+
+
+def train(arm: Arm, shared: Shared) -> LanguageModel:
     """The trained model of an arm, from disk if it is done."""
-    world = machine.world
+    world = shared.machine.world
     if arm.done:
         return load(arm.student, device=world.device)
-    start = load(cut, device="cpu", train=True)
-    if arm.fresh:
-        start = new_model(load_config(cut), start.tokenizer, arm.seed, name=arm.name)
-    start.model.to(world.device)
-    corpus = Rows(store, length=length, seed=arm.seed, rank=world.rank, ranks=world.size)
-    objective = parse(arm.objective)
-    listens = teacher if objective.needs_teacher else None
-    Run(arm.folder, arm.label, start, listens, corpus, objective, replace(plan, steps=arm.steps), world).train()
-    start.model.requires_grad_(False)
-    start.model.zero_grad(set_to_none=True)
+    run = shared.run(arm)
+    run.train()
+    trained = run.student
+    trained.model.requires_grad_(False)
+    trained.model.zero_grad(set_to_none=True)
     if world.first:
-        save(start, arm.student)
+        save(trained, arm.student)
         for checkpoint in checkpoints(arm.folder):  # three times the model's size, and of no further use
             shutil.rmtree(checkpoint, ignore_errors=True)
     world.barrier()
-    return start
+    return trained

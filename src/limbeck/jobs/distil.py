@@ -14,7 +14,7 @@ from limbeck.config import DistilSettings
 from limbeck.corpora import TokenStore, build_stores, require_rows
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadModel
-from limbeck.jobs.arms import Arm, arms_of, train
+from limbeck.jobs.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.doctor import diagnose
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.foretell import foretell, said_after, said_before
@@ -89,16 +89,16 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
         device=where.world.device,
     )
     del student  # one student at a time is held
-    given = {"cut": cut, "teacher": teacher, "store": store, "length": length, "plan": plan, "machine": where}
+    shared = Shared(cut, teacher, store, length, plan, where)
     if not any((arm.folder / "metrics.jsonl").exists() for arm in arms):
-        told = foretell(arms, cost, **given)
+        told = foretell(arms, cost, shared)
         if where.world.first:
             update(settings.out, run, estimate=asdict(told))
             console.print(said_before(told, arms))
     proof = Proof(settings, teacher, held_out, length=length, machine=where, listens=objective.needs_teacher)
     proof.cut(cut)
     for arm in arms:
-        model = train(arm, **given)
+        model = train(arm, shared)
         proof.arm(arm, model)
         del model
         if where.world.first and arm is not arms[-1] and "ended" not in run:

@@ -6,20 +6,15 @@ The steps that are measured are of copies: nothing of them is left when the trai
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import read_lines
-from limbeck.jobs.arms import Arm
+from limbeck.jobs.arms import Arm, Shared
 from limbeck.jobs.setup import Machine
-from limbeck.models.load import LanguageModel, load
-from limbeck.objectives import parse
 from limbeck.plan.cost import Cost
 from limbeck.report.words import duration
 from limbeck.run.log import peak_gib
-from limbeck.run.run import Plan, Run
 
 # Seconds that are measured for each objective: a fiftieth of what it will take, within these.
 _LEAST, _MOST, _SHARE = 1.0, 20.0, 0.02
@@ -34,32 +29,21 @@ class Foretold:
     peak_bytes: int
 
 
-def foretell(
-    arms: Sequence[Arm],
-    cost: Cost,
-    *,
-    cut: Path,
-    teacher: LanguageModel,
-    store: TokenStore,
-    length: int,
-    plan: Plan,
-    machine: Machine,
-) -> Foretold:
+def foretell(arms: Sequence[Arm], cost: Cost, shared: Shared) -> Foretold:
     """Measures some steps of each objective among the arms, on this machine as it is now."""
-    step_seconds: dict[str, float] = {}
+    world, step_seconds = shared.machine.world, {}
     for name in dict.fromkeys(arm.objective for arm in arms):
-        longest = max(arm.steps for arm in arms if arm.objective == name)
-        student = load(cut, device=machine.world.device, train=True)
-        objective = parse(name)
-        corpus = Rows(store, length=length, rank=machine.world.rank, ranks=machine.world.size)
-        listens = teacher if objective.needs_teacher else None
-        run = Run(cut, name, student, listens, corpus, objective, replace(plan, steps=longest), machine.world)
+        longest = max((arm for arm in arms if arm.objective == name), key=lambda arm: arm.steps)
+        run = shared.run(longest)
         step = run.measure(_LEAST)
-        total = machine.world.sum(step) / machine.world.size * longest  # one number, or ranks would take unlike many steps
+        total = world.sum(step) / world.size * longest.steps  # one number, or ranks would take unlike many steps
         if _SHARE * total > _LEAST:
             step = run.measure(min(_MOST, _SHARE * total))
         step_seconds[name] = step
-    return Foretold(sum(step_seconds[arm.objective] * arm.steps for arm in arms), step_seconds, cost.peak_bytes)
+    seen = round(peak_gib(world.device) * 2**30)  # a small student may take less than the tokenizer did
+    return Foretold(
+        sum(step_seconds[arm.objective] * arm.steps for arm in arms), step_seconds, max(seen, cost.peak_bytes)
+    )
 
 
 def said_before(foretold: Foretold, arms: Sequence[Arm]) -> str:
