@@ -196,6 +196,19 @@ def test_no_success_bounds_the_rate_from_above_alone():
     assert high == pytest.approx(1 - 0.025 ** (1 / 1000))
 
 
+@pytest.mark.parametrize("passed", [True, False])
+def test_instances_that_all_came_out_alike_do_not_prove_that_all_will(passed):
+    counts = [Count("", 4, 4, capped=False) if passed else Count("", 0, 50, capped=True)] * 100
+    found = {reading.name: reading for reading in readings("m", counts, seed=0)}
+    for name in ("pass_rate", "pass_rate_ratio", "pass_rate_censored"):
+        reading = found[name]
+        assert reading.value == (1.0 if passed else 0.0)
+        # a hundred trials that came out alike: the bound is where that has a chance of 2.5 %
+        far = reading.low if passed else 1 - reading.high
+        assert far**100 == pytest.approx(0.025)
+        assert reading.low <= reading.value <= reading.high
+
+
 def test_the_censored_mean_recovers_a_mean_of_different_instances():
     p = np.random.default_rng(0).beta(0.8, 40, size=600)
     counts = simulated(p, r=4, cap=300, seed=3)

@@ -70,7 +70,7 @@ def censored_mean(counts: Sequence[Count]) -> float:
 
 def mean_pass(counts: Sequence[Count]) -> Interval:
     """The mean unbiased estimate over instances, with its 95 % interval from resampling them."""
-    return _over_instances(unbiased(counts))
+    return _mean_share(unbiased(counts))
 
 
 def readings(model: str, counts: Sequence[Count], *, seed: int) -> list[Reading]:
@@ -82,13 +82,13 @@ def readings(model: str, counts: Sequence[Count], *, seed: int) -> list[Reading]
     passed, drawn, capped = _arrays(counts)
     if not (~capped & (passed < 2)).any():
         found.append(("pass_rate", mean_pass(counts), "probability"))
-    found.append(("pass_rate_ratio", _over_instances(ratio(counts)), "probability"))
+    found.append(("pass_rate_ratio", _mean_share(ratio(counts)), "probability"))
     found.append(("pass_rate_censored", censored_interval(counts), "probability"))
     exact = [count.log_p for count in counts if count.log_p is not None]
     if len(exact) == len(counts):
-        found.append(("pass_rate_exact", _over_instances(np.exp(exact)), "probability"))
-    found.append(("capped", _over_instances(capped.astype(float)), "share of instances"))
-    found.append(("without_success", _over_instances((passed == 0).astype(float)), "share of instances"))
+        found.append(("pass_rate_exact", _mean_share(np.exp(exact)), "probability"))
+    found.append(("capped", _mean_share(capped.astype(float)), "share of instances"))
+    found.append(("without_success", _mean_share((passed == 0).astype(float)), "share of instances"))
     found.append(("samples", _over_instances(drawn), "samples/instance"))
     return [Reading(model, "pass-until", name, x.value, unit, x.n, x.low, x.high, seed) for name, x, unit in found]
 
@@ -98,7 +98,9 @@ def censored_interval(counts: Sequence[Count]) -> Interval:
     passed, drawn, _ = _arrays(counts)
     value = _beta_mean(passed, drawn, np.ones_like(passed))
     n = len(passed)
-    if n < 2 or not 0 < value < 1:
+    if value in (0, 1):
+        return _mean_share(np.full(n, value))
+    if n < 2:
         return Interval(value, math.nan, math.nan, n)
     generator = np.random.default_rng(0)
     draws = [_beta_mean(passed, drawn, w) for w in generator.multinomial(n, np.full(n, 1 / n), size=100).astype(float)]
@@ -124,6 +126,19 @@ def _beta_mean(passed: np.ndarray, drawn: np.ndarray, weight: np.ndarray) -> flo
     best = minimize(nats, start, method="L-BFGS-B", bounds=[(-12, 12), (-12, 25)], options={"maxiter": 100})
     a, b = np.exp(best.x)
     return float(a / (a + b))
+
+
+def _mean_share(values: Float[np.ndarray, " instances"]) -> Interval:
+    """The mean of numbers between 0 and 1 over instances.
+
+    Where all are 0, or all 1, resampling shows no spread, but a few instances do not prove that there is none: each is at
+    least one trial of the mean's probability, so the exact bound of that many trials holds (Clopper & Pearson 1934).
+    """
+    n, first = len(values), values[0]
+    if first not in (0, 1) or (values != first).any():
+        return _over_instances(values)
+    reach = _LEFT_OUT ** (1 / n)  # of n trials that came out alike
+    return Interval(float(first), reach if first else 0.0, 1.0 if first else 1 - reach, n)
 
 
 def _over_instances(values: Float[np.ndarray, " instances"]) -> Interval:
