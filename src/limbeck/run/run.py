@@ -91,8 +91,8 @@ class Run:
                     metrics.add(_row(step, tokens, report, lr, rate))
                 if reporter:
                     reporter.step(step, report.loss_nats, rate)
-                stop = self.world.any(bool(caught))
-                due = self.world.any(self.world.first and time.monotonic() - saved > 60 * self.plan.save_minutes)
+                late = self.world.first and time.monotonic() - saved > 60 * self.plan.save_minutes
+                stop, due = self.world.any(bool(caught), late)
                 if stop or due or step % self.plan.save_every == 0 or step == self.plan.steps:
                     self._save(step, tokens, moving)
                     saved = time.monotonic()
@@ -120,7 +120,7 @@ class Run:
         fitting = int(self.world.sum(seconds / 3 / first) / self.world.size)
         rows = min(self.plan.rows, rows * max(1, fitting))
         spent, steps = 0.0, 0
-        while steps == 0 or self.world.any(spent < seconds):
+        while steps == 0 or any(self.world.any(spent < seconds)):
             spent, steps = spent + self._timed(optimizer, rows), steps + 1
         return spent / steps * self.plan.rows / rows
 

@@ -40,9 +40,13 @@ class World:
         dist.all_reduce(total)
         return float(total)
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank; every rank gets the same answer."""
-        return self.sum(float(flag)) > 0
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag whether it is set on any rank; every rank gets the same answers, by one message."""
+        if self.size == 1:
+            return list(flags)
+        total = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        dist.all_reduce(total)
+        return [count > 0 for count in total.tolist()]
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replaces each gradient by its sum over the ranks. A parameter without one on some rank counts 0 there."""

@@ -177,15 +177,16 @@ def _cell(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
     if plan.teacher:
         made_from = _made_from(task.out, plan.teacher, store, pilot.scale)
         answers = HiddenStates(task.out / "answers" / plan.teacher, expect=made_from)
+    before = None
     if plan.arm == "cut":
         assert live is not None
         student = shrink_to(
             plan.shape, live, store, length=pilot.scale.length, machine=machine, method="gradient", seed=plan.seed
         )
         student.model.train().requires_grad_(True)
+        before = _loss(_measure(task.out, student, None, pilot.scale, machine))["loss"]
     else:
         student = new_model(llama_config(plan.shape, tokenizer), tokenizer, 1 + plan.seed, name=plan.name)
-    before = _loss(_measure(task.out, student, None, pilot.scale, machine))["loss"]
     objective = CrossEntropy() if answers is None else parse(pilot.objective)
     lr = plan.lr_factor * suggested_learning_rate(student.parameters_count)
     most = _most(pilot)

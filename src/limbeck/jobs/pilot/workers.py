@@ -93,29 +93,31 @@ def _raise(kind: str, said: str, task: Task) -> None:
 
 def _serve(pipe: Connection, parent: int) -> None:
     """What a worker does until its pipe closes."""
-    import torch
-
     from limbeck.run.log import console
 
     console.quiet = True
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    while True:
+        try:
+            pipe.send(_done(pipe.recv()))
+        except (EOFError, Interrupted, KeyboardInterrupt):
+            return
+
+
+def _done(task: Task) -> tuple[str, str]:
+    """Does a task in this process, on one thread; says "done", "refused" with the message, or "fault" with the traceback."""
+    import torch
+
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    while True:
-        try:
-            task = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
-            return
-        try:
-            do(task)
-            pipe.send(("done", ""))
-        except LimbeckError as error:
-            pipe.send(("refused", str(error)))
-        except (Interrupted, KeyboardInterrupt):
-            return
-        except Exception:
-            pipe.send(("fault", traceback.format_exc()))
+    try:
+        do(task)
+    except LimbeckError as error:
+        return "refused", str(error)
+    except Exception:
+        return "fault", traceback.format_exc()
+    return "done", ""
 
 
 def _end_with(parent: int) -> None:
@@ -139,9 +141,8 @@ def run_on_ray(tasks: Sequence[Task], address: str, report: Report) -> None:
         raise BadSetting(
             f"--ray {address}: no Ray cluster answers there ({error}). Start one: ray start --head"
         ) from error
-    remote = ray.remote(num_cpus=1, num_gpus=1 if ray.cluster_resources().get("GPU") else 0, max_retries=_DEATHS - 1)(
-        _do
-    )
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_DEATHS - 1)(_done)
     waiting = [task for task in tasks if not task.done]
     running: dict[Any, tuple[Task, float]] = {}
     try:
@@ -157,15 +158,3 @@ def run_on_ray(tasks: Sequence[Task], address: str, report: Report) -> None:
                 report(task, time.monotonic() - since)
     finally:
         ray.shutdown()
-
-
-def _do(task: Task) -> tuple[str, str]:
-    import torch
-
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    try:
-        do(task)
-    except LimbeckError as error:
-        return "refused", str(error)
-    return "done", ""
