@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -203,6 +204,16 @@ def test_a_folder_of_other_data_is_refused(whole, tmp_path):
     other = write_corpus(tmp_path, 50)
     with pytest.raises(BadFolder, match=r"holds another run's state \(data: "):
         limbeck.pilot(data=str(other), out=data.with_name("whole"), scale="smoke", students="1", teachers="3", seeds=1)
+
+
+def test_a_folder_of_another_version_is_refused(whole, tmp_path):
+    data, *_ = whole
+    run = json.loads((data.with_name("whole") / "run.json").read_text())
+    run["signature"]["limbeck"] = "0.0.9"
+    for name in ("run.json", "pilot.json"):
+        (tmp_path / name).write_text(json.dumps(run))
+    with pytest.raises(BadFolder, match=rf"\(limbeck: '0\.0\.9' there, '{re.escape(limbeck.__version__)}' now\)"):
+        limbeck.pilot(data=str(data), out=tmp_path, scale="smoke", students="1", teachers="3", seeds=1)
 
 
 def test_hidden_states_say_what_the_teacher_says(tmp_path):

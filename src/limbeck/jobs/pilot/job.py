@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from limbeck import __version__
 from limbeck.config import PilotSettings
 from limbeck.corpora import build_stores, require_rows
 from limbeck.corpora.source import resolve as resolve_source
@@ -37,7 +38,8 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
     resolve_source(settings.data)
     out = settings.out
     students, teachers = ladder(scale, students=settings.students, teachers=settings.teachers)
-    run = claim(out, signature_of(settings, "pilot", students=students, teachers=teachers))
+    # trainings of two versions must not meet in one table
+    run = claim(out, signature_of(settings, "pilot", students=students, teachers=teachers, limbeck=__version__))
     vocab, tokens = _text(settings, scale, run)
     seeds = range(settings.seed, settings.seed + settings.seeds)
     plan = grid(scale, students=students, teachers=teachers, vocab=vocab, seeds=seeds, corpus_tokens=tokens)
