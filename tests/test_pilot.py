@@ -212,7 +212,7 @@ def test_a_folder_of_another_version_is_refused(whole, tmp_path):
     run["signature"]["limbeck"] = "0.0.9"
     for name in ("run.json", "pilot.json"):
         (tmp_path / name).write_text(json.dumps(run))
-    with pytest.raises(BadFolder, match=rf"\(limbeck: '0\.0\.9' there, '{re.escape(limbeck.__version__)}' now\)"):
+    with pytest.raises(BadFolder, match=rf"limbeck: '0\.0\.9' there, '{re.escape(limbeck.__version__)}' now"):
         limbeck.pilot(data=str(data), out=tmp_path, scale="smoke", students="1", teachers="3", seeds=1)
 
 
