@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.errors import Mismatch
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -124,6 +126,48 @@ class Signal:
         return Signal(self.logits[part])
 
 
+@dataclass(frozen=True)
+class Sparse:
+    """What a teacher says about n positions by K outcomes of each: a sum of weight f stands for the sum of p f over all V.
+
+    Two kinds. *Coarse*: the outcomes are the likeliest, weight = p, and ``rest`` is log of the mass that they leave; what is
+    compared are distributions over K + 1 outcomes, whose divergences are never more than the true ones (data processing
+    inequality). *Drawn* (``rest`` is None): an outcome was kept with probability p / weight, so the sums are right in the
+    mean (Horvitz & Thompson 1952), and weights add up to 1. ``log_p`` is the teacher's own log-probability in both. No outcome
+    stands twice at a position; one of weight 0 is padding.
+    """
+
+    ids: Int[Tensor, "n K"]
+    log_p: Float[Tensor, "n K"]
+    weight: Float[Tensor, "n K"]
+    vocab: int
+    rest: Float[Tensor, "n"] | None = None
+
+    def against(
+        self, logits: Float[Tensor, "n V"], temperature: float | Tensor = 1.0
+    ) -> tuple[Float[Tensor, "n K+1"], Float[Tensor, "n K+1"]]:
+        """As `Signal.against`, over the K outcomes and the rest; of a coarse signal at temperature 1 alone.
+
+        Raises Mismatch of others: a formula over all outcomes has no value for a few drawn ones, and what the rest would be
+        at another temperature is not known.
+        """
+        if self.rest is None or not (isinstance(temperature, float) and temperature == 1.0):
+            raise Mismatch(
+                "this teacher's answers are "
+                + ("drawn outcomes" if self.rest is None else "its likeliest outcomes and the rest at temperature 1")
+                + f", which say nothing of a sum over all outcomes at temperature {temperature}: take a dense teacher, or an "
+                "objective that accepts them"
+            )
+        log_q = logits.log_softmax(-1)
+        others = log_q.scatter(-1, self.ids, -math.inf).logsumexp(-1, keepdim=True)
+        return torch.cat([self.log_p, self.rest[:, None]], -1), torch.cat([log_q.gather(-1, self.ids), others], -1)
+
+    def part(self, part: slice | Tensor) -> Sparse:
+        """What is said about some of the positions."""
+        rest = None if self.rest is None else self.rest[part]
+        return Sparse(self.ids[part], self.log_p[part], self.weight[part], self.vocab, rest)
+
+
 def tempered(logits: Float[Tensor, "*shape"], temperature: float | Tensor) -> Float[Tensor, "*shape"]:
     """Logits divided by a temperature. At 1 they are the same tensor: dividing would cost a pass over all of them."""
     return logits if isinstance(temperature, float) and temperature == 1.0 else logits / temperature
@@ -161,7 +205,7 @@ class Speaker(Protocol):
     name: str
     vocab: int
 
-    def __call__(self, batch: Batch) -> Outputs: ...
+    def __call__(self, batch: Batch) -> Outputs | Sparse: ...
 
 
 @runtime_checkable

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import BadObjective
+from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal, tempered
 
 
@@ -51,6 +52,14 @@ class Objective(torch.nn.Module, ABC):
             trains = any(p.requires_grad for p in self.parameters())
             (gradient,) = torch.autograd.grad(nats.sum(), leaf, retain_graph=trains)
         return (nats if trains else nats.detach()), gradient
+
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+        """Nats of each position from a few outcomes of the teacher's, differentiable in them: see `objectives.outcomes`.
+
+        What does not have it is computed by ``forward`` where `Sparse.against` can answer. Raises BadObjective, with the
+        reason, where outcomes of this kind do not suffice.
+        """
+        raise NotImplementedError
 
     def begin(self, steps: int) -> None:
         """Told before the first step of a training of so many steps. Schedules go back to their start."""
@@ -206,6 +215,14 @@ class Sum(Objective):
 
     def __repr__(self) -> str:
         return " + ".join(f"{weight!r} * {term!r}" for weight, term in self)
+
+
+def refused(objective: Objective, why: str) -> BadObjective:
+    """That an objective cannot be computed from the outcomes a teacher left."""
+    return BadObjective(
+        f"{objective}: cannot be computed from a few outcomes of the teacher: {why}. Take a live teacher or a dense cache, or one "
+        "of ForwardKL, SkewKL, TAID"
+    )
 
 
 def parameter_names(kind: type[Objective]) -> list[str]:

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck import divergence
-from limbeck.objectives.base import ClosedForm, Pair, in_range
+from limbeck.objectives.base import ClosedForm, Pair, in_range, refused
+from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal
 
 
@@ -28,6 +29,10 @@ class CrossEntropy(ClosedForm):
         """-log q of the targets."""
         return -logits.log_softmax(-1).gather(-1, chunk.targets[:, None]).squeeze(-1)
 
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+        """-log q of the targets."""
+        return -outcomes.target
+
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """The gradient is q, less 1 at the target."""
         targets = chunk.targets[:, None]
@@ -37,7 +42,13 @@ class CrossEntropy(ClosedForm):
 
 
 class Divergence(ClosedForm):
-    """A divergence between teacher and student at a temperature."""
+    """A divergence between teacher and student at a temperature.
+
+    ``unbounded``: its `integrand` has no bound where the student says what the teacher hardly does, so that a sum over drawn
+    outcomes is ruled by those that were not drawn.
+    """
+
+    unbounded = False
 
     def __init__(self, *, temperature: float = 1.0) -> None:
         super().__init__()
@@ -53,6 +64,20 @@ class Divergence(ClosedForm):
         assert signal is not None, f"{self} needs a teacher"
         return self.temperature**self.order * self.between(*signal.against(logits, self.temperature))
 
+    def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """f of D = sum p f(log p, log q), the same divergence as `between`, where it is such a sum."""
+        raise refused(self, "it is no sum over outcomes, each by itself")
+
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+        """The sum of weight times the integrand, at temperature 1."""
+        if self.temperature != 1.0:
+            raise refused(self, "they are probabilities at temperature 1, and no other follows from them")
+        if self.unbounded and not outcomes.coarse:
+            raise refused(
+                self, "what it pays for lies where the teacher has no mass, and drawn outcomes are where it has"
+            )
+        return outcomes.expect(self.integrand(outcomes.log_p, outcomes.log_q))
+
 
 class ForwardKL(Divergence):
     """KL(p || q): the student covers what the teacher says (Hinton et al., arXiv 1503.02531)."""
@@ -60,6 +85,10 @@ class ForwardKL(Divergence):
     def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """KL(p || q)."""
         return divergence.kl(log_p, log_q)
+
+    def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """log p/q."""
+        return log_p - log_q
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """The gradient is q - p."""
@@ -69,9 +98,16 @@ class ForwardKL(Divergence):
 class ReverseKL(Divergence):
     """KL(q || p): the student stays where the teacher is (MiniLLM, arXiv 2306.08543; here on given text)."""
 
+    unbounded = True
+
     def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """KL(q || p)."""
         return divergence.reverse_kl(log_p, log_q)
+
+    def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """q/p log q/p."""
+        log_ratio = log_q - log_p
+        return log_ratio.exp() * log_ratio
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """The gradient is q (log q/p - KL)."""
@@ -89,6 +125,8 @@ class JensenShannon(Divergence):
     themselves.
     """
 
+    unbounded = True
+
     def __init__(self, *, beta: float = 0.5, temperature: float = 1.0) -> None:
         super().__init__(temperature=temperature)
         in_range("JensenShannon: beta", beta, 0, 1)
@@ -97,6 +135,11 @@ class JensenShannon(Divergence):
     def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """The generalised Jensen-Shannon divergence."""
         return divergence.jensen_shannon(log_p, log_q, beta=self.beta)
+
+    def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """beta log p/m + (1 - beta) q/p log q/m."""
+        log_m = _log_mixture(log_p, log_q, self.beta)
+        return self.beta * (log_p - log_m) + (1 - self.beta) * (log_q - log_p).exp() * (log_q - log_m)
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """The slope is (1 - beta) log q/m: what m does to it adds up to the same for every outcome."""
@@ -122,6 +165,10 @@ class SkewKL(Divergence):
         """KL(p || alpha p + (1 - alpha) q)."""
         return divergence.skew_kl(log_p, log_q, alpha=self.alpha)
 
+    def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """log p/m."""
+        return log_p - _log_mixture(log_p, log_q, self.alpha)
+
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """The slope is -(1 - alpha) p/m."""
         p, q = pair.own("log_p").exp_(), pair.own("log_q").exp_()
@@ -137,6 +184,8 @@ class SkewKL(Divergence):
 class SkewReverseKL(Divergence):
     """KL(q || alpha q + (1 - alpha) p) (DistiLLM, arXiv 2402.03898)."""
 
+    unbounded = True
+
     def __init__(self, *, alpha: float = 0.1, temperature: float = 1.0) -> None:
         super().__init__(temperature=temperature)
         in_range("SkewReverseKL: alpha", alpha, 0, 1)
@@ -145,6 +194,10 @@ class SkewReverseKL(Divergence):
     def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """KL(q || alpha q + (1 - alpha) p)."""
         return divergence.skew_reverse_kl(log_p, log_q, alpha=self.alpha)
+
+    def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """q/p log q/m."""
+        return (log_q - log_p).exp() * (log_q - _log_mixture(log_q, log_p, self.alpha))
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """The slope is log q/m - alpha q/m."""
@@ -170,6 +223,10 @@ class TotalVariation(Divergence):
         """Half the sum of |p - q|."""
         return divergence.total_variation(log_p, log_q)
 
+    def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """1 - q/p where that is positive: what the student lacks is what it has too much elsewhere."""
+        return (1 - (log_q - log_p).exp()).clamp(min=0)
+
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """The slope is half the sign of q - p."""
         p, q = pair.own("log_p").exp_(), pair.own("log_q").exp_()
@@ -185,6 +242,10 @@ def forward_kl(pair: Pair) -> tuple[Tensor, Tensor]:
     p = pair.p
     nats = pair.own("log_p").sub_(pair.log_q).mul_(p).sum(-1)
     return nats.clamp_(min=0), pair.own("log_q").exp_().sub_(p)
+
+
+def _log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
+    return torch.logaddexp(log_p + math.log(share), log_q + math.log1p(-share))
 
 
 def _ratio(part: Tensor, mixture: Tensor, *, out: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from limbeck import divergence
 from limbeck.errors import BadObjective
-from limbeck.objectives.base import Objective, in_range
+from limbeck.objectives.base import Objective, in_range, refused
+from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal
 
 
@@ -53,6 +54,10 @@ class CTKD(Objective):
         assert signal is not None, f"{self} needs a teacher"
         temperature = _reverse(self.temperature, self.reversal).to(logits.dtype)
         return temperature**2 * divergence.kl(*signal.against(logits, temperature))
+
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+        """Refused."""
+        raise refused(self, "they are probabilities at temperature 1, and its temperature learns")
 
     def value_and_gradient(
         self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk

@@ -15,7 +15,8 @@ from torch.nn.functional import logsigmoid
 
 from limbeck import divergence
 from limbeck.errors import BadObjective
-from limbeck.objectives.base import ClosedForm, Pair, in_range
+from limbeck.objectives.base import ClosedForm, Pair, in_range, refused
+from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal, tempered
 
 
@@ -38,6 +39,10 @@ class DKD(ClosedForm):
         odds_q, log_q = _apart(tempered(logits, self.temperature), chunk.targets)
         target = divergence.kl(_two(odds_p), _two(odds_q))
         return self.temperature**2 * (self.alpha * target + self.beta * divergence.kl(log_p, log_q))
+
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+        """Refused."""
+        raise refused(self, "it needs the teacher's probability of the target, which may not be among them")
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """alpha (b - a) at the target; beta (q' - p') - alpha (b - a) q' at the others.

@@ -18,8 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.errors import Mismatch
-from limbeck.objectives.base import Objective
-from limbeck.types import Batch, Chunk, Head, Outputs, Signal
+from limbeck.objectives import outcomes
+from limbeck.objectives.base import Objective, Sum
+from limbeck.types import Batch, Chunk, Head, Outputs, Signal, Sparse
 
 # On a processor a block and its temporaries shall fit the second-level cache (1 MiB), and the buffers of two chunks the
 # third. On an accelerator every launch costs.
@@ -42,7 +43,7 @@ class Sizes:
 def fused_backward(
     objective: Objective,
     outputs: Outputs,
-    signal: Outputs | None,
+    signal: Outputs | Sparse | None,
     batch: Batch,
     *,
     scale: float,
@@ -71,8 +72,8 @@ def fused_backward(
             values = []
             for rows in _parts(len(student.raw), sizes.block):
                 logits = student.logits(rows)
-                said = None if teacher is None else Signal(teacher.logits(rows))
-                nats, gradient = objective.value_and_gradient(logits, said, chunk.part(rows))
+                said = None if teacher is None else teacher.signal(rows)
+                nats, gradient = value_and_gradient(objective, logits, said, chunk.part(rows))
                 if nats.requires_grad:
                     torch.autograd.backward(nats, factor[part][rows].to(nats.dtype), inputs=learned)
                 values.append(nats.detach())
@@ -87,7 +88,7 @@ def fused_backward(
 def fused_nats(
     objective: Objective,
     outputs: Outputs,
-    signal: Outputs | None,
+    signal: Outputs | Sparse | None,
     batch: Batch,
     *,
     sizes: Sizes | Literal["auto"] = "auto",
@@ -97,19 +98,23 @@ def fused_nats(
     positions = batch.flat().weight.nonzero().squeeze(-1)
     for part, logits, said, chunk in walk(outputs, signal, batch, positions=positions, sizes=sizes):
         with _exact(outputs):
-            nats[positions[part]] = objective(logits, said, chunk).to(nats.dtype)
+            if isinstance(said, Sparse):
+                found = value_and_gradient(objective, logits, said, chunk)[0]
+            else:
+                found = objective(logits, said, chunk)
+            nats[positions[part]] = found.to(nats.dtype)
     return nats.view_as(batch.weight)
 
 
 @torch.no_grad()
 def walk(
     outputs: Outputs,
-    signal: Outputs | None,
+    signal: Outputs | Sparse | None,
     batch: Batch,
     *,
     positions: Int[Tensor, "n"],
     sizes: Sizes | Literal["auto"] = "auto",
-) -> Iterator[tuple[slice, Float[Tensor, "m V"], Signal | None, Chunk]]:
+) -> Iterator[tuple[slice, Float[Tensor, "m V"], Signal | Sparse | None, Chunk]]:
     """Goes through some of the B x T flat positions, a few at a time, in their order, in bounded memory.
 
     Gives (which of ``positions``, the student's logits over the real vocabulary, what the teacher says, targets and
@@ -121,13 +126,49 @@ def walk(
         for rows in _parts(len(student.raw), sizes.block):
             which = slice(part.start + rows.start, part.start + rows.stop)
             here = positions[which]
-            said = None if teacher is None else Signal(teacher.logits(rows))
+            said = None if teacher is None else teacher.signal(rows)
             yield which, student.logits(rows), said, Chunk(flat.targets[here], flat.weight[here])
 
 
 def release() -> None:
     """Gives back the memory that is kept from one call to the next."""
     _SPARE.clear()
+
+
+def value_and_gradient(
+    objective: Objective, logits: Float[Tensor, "n V"], said: Signal | Sparse | None, chunk: Chunk
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
+    """`Objective.value_and_gradient` of whatever kind the teacher's answer is.
+
+    Of a few outcomes the terms of a sum are computed together, but for those of a user's that have only a ``forward``.
+    """
+    if not isinstance(said, Sparse):
+        return objective.value_and_gradient(logits, said, chunk)
+    terms = list(objective) if isinstance(objective, Sum) else [(1.0, objective)]
+    known = [(weight, term) for weight, term in terms if type(term).of_outcomes is not Objective.of_outcomes]
+    nats, gradient = outcomes.value_and_gradient(known, logits, said, chunk)
+    for weight, term in terms:
+        if type(term).of_outcomes is Objective.of_outcomes:
+            value, slope = term.value_and_gradient(logits, said, chunk)
+            nats, gradient = nats + weight * value, gradient.add_(slope, alpha=weight)
+    return nats, gradient
+
+
+class _Told:
+    """A teacher's stored answers, in the place of a `_Side`: there is nothing to multiply out."""
+
+    buffer = None
+
+    def __init__(self, answers: Sparse) -> None:
+        self.answers = answers
+
+    def multiply(self, positions: Tensor) -> None:
+        """Takes those of some positions."""
+        self.chosen = self.answers.part(positions)
+
+    def signal(self, rows: slice) -> Sparse:
+        """Some of those taken."""
+        return self.chosen.part(rows)
 
 
 class _Side:
@@ -161,6 +202,10 @@ class _Side:
         if self.head.softcap is not None:
             z = z.div_(self.head.softcap).tanh_().mul_(self.head.softcap)
         return z
+
+    def signal(self, rows: slice) -> Signal:
+        """What a teacher says at some products."""
+        return Signal(self.logits(rows))
 
     def gradient(self, gradient: Tensor, logits: Tensor) -> Tensor:
         """The gradient in the products, from that in the logits."""
@@ -224,26 +269,31 @@ def _fitting(outputs: Outputs, n: int) -> Sizes:
     return Sizes(chunk=max(1, math.ceil(n / chunks)), block=max(1, _BLOCK_ELEMENTS[device] // outputs.vocab))
 
 
-def _sides(outputs: Outputs, signal: Outputs | None, sizes: Sizes) -> tuple[_Side, _Side | None]:
+def _sides(outputs: Outputs, signal: Outputs | Sparse | None, sizes: Sizes) -> tuple[_Side, _Side | _Told | None]:
     """Student and teacher with their buffers."""
     if signal is not None and signal.vocab != outputs.vocab:
         raise Mismatch(
             f"the teacher speaks {signal.vocab} tokens, the student {outputs.vocab}: an objective compares them token "
             "by token; give the student the teacher's tokenizer, or choose CrossEntropy, which needs no teacher"
         )
+    if isinstance(signal, Sparse):
+        return _Side(outputs, sizes.chunk), _Told(signal)
     return _Side(outputs, sizes.chunk), None if signal is None else _Side(signal, sizes.chunk)
 
 
-def _products(student: _Side, teacher: _Side | None, positions: Tensor) -> Iterator[tuple[slice, _Side, _Side | None]]:
+def _products(
+    student: _Side, teacher: _Side | _Told | None, positions: Tensor
+) -> Iterator[tuple[slice, _Side, _Side | _Told | None]]:
     """Multiplies out chunk after chunk of positions: (which of them, student, teacher)."""
-    sides = [student] if teacher is None else [student, teacher]
+    sides: list[_Side | _Told] = [student] if teacher is None else [student, teacher]
     try:
         for part in _parts(len(positions), student.rows):
             for side in sides:
                 side.multiply(positions[part])
             yield part, student, teacher
     finally:
-        _SPARE.extend(side.buffer for side in sides if side.buffer.device.type == "cpu")
+        buffers = [side.buffer for side in sides if side.buffer is not None]
+        _SPARE.extend(buffer for buffer in buffers if buffer.device.type == "cpu")
 
 
 # Buffers between one call and the next. On a processor fresh memory costs more than what is computed in it: 1.8 GB/s to

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from limbeck import divergence
 from limbeck.errors import BadObjective
-from limbeck.objectives.base import ClosedForm, Pair, in_range
+from limbeck.objectives.base import ClosedForm, Pair, in_range, refused
 from limbeck.objectives.basic import forward_kl
+from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal
 
 Schedule = Literal["adaptive", "linear", "exp"]
@@ -74,6 +75,23 @@ class TAID(ClosedForm):
         """KL(p_t || q) at the temperature, times temperature squared."""
         assert signal is not None, f"{self} needs a teacher"
         return self.temperature**2 * divergence.kl(*self._towards(logits, signal).against(logits, self.temperature))
+
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+        """KL(p_t || q) with p_t = q^(1-t) p^t / Z over the outcomes.
+
+        Of a coarse signal that is exact among them. Of a drawn one Z = E_p (q/p)^(1-t) is a mean over draws, so p_t is right
+        but for a bias that falls as 1 / K.
+        """
+        if self.temperature != 1.0:
+            raise refused(self, "they are probabilities at temperature 1, and no other follows from them")
+        log_q, t = outcomes.log_q.detach(), self.t.to(outcomes.log_q.dtype)
+        log_weight = torch.where(
+            outcomes.weight > 0, outcomes.weight.log() + (1 - t) * (log_q - outcomes.log_p), -math.inf
+        )
+        log_norm = log_weight.logsumexp(-1, keepdim=True)
+        p_t = (log_weight - log_norm).exp()
+        log_target = (1 - t) * log_q + t * outcomes.log_p - log_norm
+        return torch.where(p_t > 0, p_t * (log_target - outcomes.log_q), 0.0).sum(-1)
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """The gradient is q - p_t."""

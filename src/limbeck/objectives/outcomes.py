@@ -1,0 +1,76 @@
+"""Objectives on a teacher that is known by a few outcomes of each position (`limbeck.types.Sparse`).
+
+An objective that is a sum over p of something at each outcome, D = sum p f(log p, log q), needs no more than the sum of
+weight f over the outcomes that are known. Its gradient in the student's logits z has one dense part, since the student's own
+normaliser knows all outcomes: with a = dD/dlog q at each of them, dD/dz = scatter(a) - q sum(a). So a step costs one softmax
+over the vocabulary, whatever the terms of a sum, and the teacher's (n, V) never exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.types import Chunk, Sparse
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What both say at the known outcomes of n positions, the rest of a coarse signal being the last of K.
+
+    ``log_q`` and ``target``, log q of the token that follows, are what a loss is differentiated in.
+    """
+
+    log_p: Float[Tensor, "n K"]
+    log_q: Float[Tensor, "n K"]
+    weight: Float[Tensor, "n K"]
+    target: Float[Tensor, "n"]
+    coarse: bool
+
+    def expect(self, values: Float[Tensor, "n K"]) -> Float[Tensor, "n"]:
+        """The sum of weight times what is at each outcome; padding counts nothing, whatever it is."""
+        return torch.where(self.weight > 0, self.weight * values, 0.0).sum(-1)
+
+
+class Term(Protocol):
+    """An objective that can be computed from outcomes."""
+
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+        """Nats of each position, differentiable in ``log_q`` and ``target``. Raises BadObjective where they do not suffice."""
+
+
+def value_and_gradient(
+    terms: Sequence[tuple[float, Term]], logits: Float[Tensor, "n V"], signal: Sparse, chunk: Chunk
+) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
+    """Weighted nats of each position, and their gradient in its logits."""
+    log_norm = logits.logsumexp(-1, keepdim=True)
+    targets = chunk.targets[:, None]
+    at_ids, at_target = (logits.gather(-1, index) - log_norm for index in (signal.ids, targets))
+    q = (logits - log_norm).exp_()
+    log_p, weight = signal.log_p, signal.weight
+    if signal.rest is not None:
+        q.scatter_(-1, signal.ids, 0.0)
+        others = q.sum(-1, keepdim=True).clamp_(min=torch.finfo(q.dtype).tiny)
+        at_ids = torch.cat([at_ids, others.log()], -1)
+        log_p = torch.cat([log_p, signal.rest[:, None]], -1)
+        weight = torch.cat([weight, signal.rest.exp()[:, None]], -1)
+    with torch.enable_grad():
+        log_q, target = at_ids.requires_grad_(), at_target.squeeze(-1).requires_grad_()
+        outcomes = Outcomes(log_p, log_q, weight, target, signal.rest is not None)
+        nats = sum((share * term.of_outcomes(outcomes) for share, term in terms), logits.new_zeros(len(logits)))
+        slopes = torch.autograd.grad(nats.sum(), (log_q, target), allow_unused=True)
+    slope, at = (torch.zeros_like(x) if g is None else g for x, g in zip((log_q, target), slopes, strict=True))
+    shared = slope.sum(-1, keepdim=True) + at[:, None]
+    if signal.rest is None:
+        gradient = q.mul_(-shared)
+        known = slope
+    else:  # what the rest wants, its outcomes share by what the student gives them
+        gradient = q.mul_(slope[:, -1:] / others - shared)
+        known = slope[:, :-1] - log_q[:, :-1].detach().exp() * shared
+    gradient.scatter_add_(-1, signal.ids, known).scatter_add_(-1, targets, at[:, None])
+    return nats.detach(), gradient
