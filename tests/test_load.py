@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from limbeck.errors import BadFolder, BadModel, Mismatch
-from limbeck.models import LanguageModel, load, load_config, new_model, save
+from limbeck.models.load import LanguageModel, load, load_config, new_model, save
 from limbeck.types import Batch
 from tests.zoo import CONFIGS, animal, packed, words
 

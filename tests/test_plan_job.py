@@ -12,11 +12,12 @@ from limbeck import cli
 from limbeck.api import plan
 from limbeck.errors import BadPoints
 from limbeck.jobs.device import Limits, largest_student
+from limbeck.models.anatomy import Anatomy
 from limbeck.models.load import load_config
 from limbeck.plan import fit
-from limbeck.plan.cost import Size
 from limbeck.plan.gpus import gpu
 from limbeck.plan.points import Point, write_points
+from limbeck.plan.size import Size
 from limbeck.students.shape import Shape, config_of
 from tests.test_laws import runs, valley
 
@@ -105,7 +106,7 @@ def test_the_student_for_a_device_is_the_largest_that_keeps_to_it(teacher):
 
 def test_latency_is_bytes_over_bandwidth(teacher):
     config, limits = load_config(teacher), Limits(gpu("L4"), 1e9, 1e-4, 512)
-    size = Size.of(config_of(largest_student(config, limits), config))
+    size = Size.of(config_of(largest_student(Anatomy.of(config), limits), config))
     assert limits.seconds(size) <= 1e-4
     assert limits.seconds(size) == pytest.approx(
         (2 * size.multiplied + 512 * 2 * 2 * size.layers * size.kv) / (0.6 * 0.3e12)
