@@ -26,6 +26,8 @@ from limbeck.plan.teachers import Answer, Model, Task, by_fitted_ratio, by_loss,
 from limbeck.students.shape import anatomy_of, balanced, shrunk_budget
 
 if TYPE_CHECKING:
+    from transformers.configuration_utils import PreTrainedConfig
+
     from limbeck.plan.points import Table as Points
 
 _GPU = "H100-SXM"  # whose hours are told where no other is named
@@ -213,23 +215,18 @@ def _candidate(name: str) -> Model:
         return Model.of_count(name, count(name))
     file = config_file(name)
     anatomy = read_anatomy(file)
-    return Model.of_size(name, _built_size(file) if anatomy is None else Size.of_anatomy(anatomy))
-
-
-def _built_size(file: Path) -> Size:
-    from limbeck.models.load import load_config
-
-    return Size.of(load_config(file.parent))
+    return Model.of_size(name, Size.of(_config(file)) if anatomy is None else Size.of_anatomy(anatomy))
 
 
 def _anatomy(name: str) -> Anatomy:
     file = config_file(name)
-    anatomy = read_anatomy(file)
-    if anatomy is not None:
-        return anatomy
+    return read_anatomy(file) or Anatomy.of(_config(file))
+
+
+def _config(file: Path) -> PreTrainedConfig:
     from limbeck.models.load import load_config
 
-    return Anatomy.of(load_config(file.parent))
+    return load_config(file.parent)
 
 
 def _assumptions(task: Task, pair: _Pair, settings: PlanSettings) -> list[str]:

@@ -91,7 +91,7 @@ _FAMILIES: Mapping[str, _Family] = {
         silent=_HEADS,
         null=_HEADS,
     ),
-    "mistral": _Family("MistralForCausalLM", _BLOCK, silent=frozenset({"head_dim"}), null=_HEADS),
+    "mistral": _Family("MistralForCausalLM", _BLOCK, silent=frozenset({"head_dim"}), null=frozenset({"head_dim"})),
     "qwen2": _Family(
         "Qwen2ForCausalLM",
         (*_BLOCK, *_BIASES[:3]),  # none at the output
@@ -137,7 +137,7 @@ _NEUTRAL = frozenset(
     sliding_window use_sliding_window max_window_layers layer_types sliding_window_pattern _sliding_window_pattern
     sliding_window_size query_pre_attn_scalar final_logit_softcapping attn_logit_softcapping
     pretraining_tp is_llama_config transformers.js_config n_ctx
-    use_parallel_residual scale_attn_weights reorder_and_upcast_attn
+    is_decoder use_parallel_residual scale_attn_weights reorder_and_upcast_attn
     summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
     """.split()  # noqa: SIM905 (as a list it would be sixty lines)
 )
