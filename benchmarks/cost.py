@@ -132,7 +132,9 @@ def run_one(shape: Shape, seconds: float, folder: Path) -> dict[str, Any]:
     from limbeck.corpora import Rows, build_stores
     from limbeck.models.load import new_model
     from limbeck.objectives import ForwardKL
-    from limbeck.plan.cost import estimate, measure_rates
+    from limbeck.plan.cost import estimate
+    from limbeck.plan.rates import measure_rates
+    from limbeck.plan.size import Size
     from limbeck.run.log import peak_rss_gib
     from limbeck.run.run import Plan, Run
     from limbeck.run.world import alone
@@ -157,12 +159,12 @@ def run_one(shape: Shape, seconds: float, folder: Path) -> dict[str, Any]:
     foretold = run(1).measure(MEASURED_SECONDS)
     steps = max(3, round(seconds / foretold))
     cost = estimate(
-        *configs,
+        *(Size.of(config) for config in configs),
         length=shape.length,
         tokens=steps * step_tokens,
         batch_tokens=step_tokens,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
+        itemsize=4,
+        device="cpu",
     )
     guessed = cost.seconds(measure_rates(cost.student, dtype=torch.float32, device=torch.device("cpu")))
     real = run(steps)

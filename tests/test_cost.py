@@ -9,15 +9,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralC
 
 from limbeck.models.load import build, load_config
 from limbeck.objectives import fused
-from limbeck.plan.cost import (
-    LOGITS_BUFFER,
-    Cost,
-    Rates,
-    Size,
-    activation_bytes,
-    estimate,
-    measure_rates,
-)
+from limbeck.plan.cost import LOGITS_BUFFER, Cost, Rates, activation_bytes, estimate
+from limbeck.plan.rates import measure_rates
+from limbeck.plan.size import Size
 
 CPU = torch.device("cpu")
 ENDS = {"bos_token_id": 1, "eos_token_id": 2}
@@ -66,8 +60,8 @@ def mixture():
 
 
 def cost_of(student, teacher, **changes) -> Cost:
-    usual = {"length": 64, "tokens": 10_000, "batch_tokens": 2048, "dtype": torch.float32, "device": CPU}
-    return estimate(student, teacher, **(usual | changes))
+    usual = {"length": 64, "tokens": 10_000, "batch_tokens": 2048, "itemsize": 4, "device": "cpu"}
+    return estimate(Size.of(student), None if teacher is None else Size.of(teacher), **(usual | changes))
 
 
 @pytest.mark.parametrize("config", [llama(), llama(tie_word_embeddings=True), qwen3(), gpt2(), mixture()])
@@ -164,15 +158,14 @@ def test_activations_are_within_a_quarter_of_what_autograd_keeps(config, bf16):
         if hasattr(config, name):
             setattr(config, name, 0.0)
     rows, length = 6, 72
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    said = rows * length * activation_bytes(Size.of(config), length=length, dtype=dtype)
+    said = rows * length * activation_bytes(Size.of(config), length=length, itemsize=2 if bf16 else 4)
     assert said == pytest.approx(_kept_bytes(config, rows=rows, length=length, bf16=bf16), rel=0.25)
 
 
 def test_bytes_by_part_are_what_adamw_in_float32_and_a_teacher_in_its_format_need():
     small, large = llama(), llama(num_hidden_layers=4)
     n, m = Size.of(small).parameters, Size.of(large).parameters
-    parts = cost_of(small, large, dtype=torch.bfloat16).bytes
+    parts = cost_of(small, large, itemsize=2).bytes
     assert (parts["student's weights"], parts["gradients"], parts["AdamW's moments"]) == (4 * n, 4 * n, 8 * n)
     assert parts["teacher's weights"] == 2 * m
     assert cost_of(small, large).bytes["teacher's weights"] == 4 * m
@@ -182,7 +175,7 @@ def test_bytes_by_part_are_what_adamw_in_float32_and_a_teacher_in_its_format_nee
 def test_peak_is_the_sum_of_its_parts_and_bounded_however_large_the_batch():
     one_row, usual, huge = (cost_of(llama(), llama(), batch_tokens=n) for n in (1, 1024, 10**9))
     assert one_row.peak_bytes == sum(one_row.bytes.values())
-    assert one_row.bytes["activations"] == 64 * activation_bytes(one_row.student, length=64, dtype=torch.float32)
+    assert one_row.bytes["activations"] == 64 * activation_bytes(one_row.student, length=64, itemsize=4)
     assert one_row.peak_bytes < usual.peak_bytes == huge.peak_bytes
 
 
@@ -223,8 +216,8 @@ def test_keys_and_values_are_what_a_cache_holds(config):
     cache = model(torch.ones(1, length, dtype=torch.long), use_cache=True).past_key_values
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     size = Size.of(config)
-    assert size.kv_bytes(torch.float32) * length == held
-    assert size.inference_bytes(length, torch.float32) == held + 4 * size.parameters
+    assert size.kv_bytes(4) * length == held
+    assert size.inference_bytes(length, 4) == held + 4 * size.parameters
 
 
 def test_a_cached_token_is_its_outcomes_or_all_rows():

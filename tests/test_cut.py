@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from limbeck.errors import BadCorpus, BadSetting, BadShape
-from limbeck.models import LanguageModel, load, save
 from limbeck.models.anatomy import Anatomy
-from limbeck.students import Scores, Shape, cut, score
-from limbeck.students.cut import choose_units
+from limbeck.models.load import LanguageModel, load, save
+from limbeck.students.cut import choose_units, cut
+from limbeck.students.score import Scores, score
+from limbeck.students.shape import Shape
 from limbeck.types import Batch
 from tests.zoo import CONFIGS, animal, packed
 

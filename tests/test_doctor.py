@@ -18,6 +18,7 @@ from limbeck.plan import cost, resources, vocabulary
 from limbeck.plan.cost import estimate
 from limbeck.plan.finding import Finding, as_json, check, show
 from limbeck.plan.pair import examine, gain
+from limbeck.plan.size import Size
 
 CPU = torch.device("cpu")
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
@@ -221,7 +222,7 @@ def test_memory_is_held_against_all_and_against_what_is_free(monkeypatch, total,
     """``total`` and ``free`` in units of the estimate; free is beside what this process already holds."""
     teacher = model("large")
     own = resources.psutil.Process().memory_info().rss
-    plan = estimate(teacher.config, None, length=32, tokens=1, batch_tokens=256, dtype=torch.float32, device=CPU)
+    plan = estimate(Size.of(teacher.config), None, length=32, tokens=1, batch_tokens=256, itemsize=4, device="cpu")
     room = Room(int(total * plan.peak_bytes), int((1.3 + free) * plan.peak_bytes) - own)
     monkeypatch.setattr(resources, "_CGROUP_LIMITS", ())
     monkeypatch.setattr(resources.psutil, "virtual_memory", lambda: room)

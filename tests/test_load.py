@@ -4,9 +4,11 @@ import json
 import shutil
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -24,7 +26,7 @@ from transformers import (
 )
 
 from limbeck.errors import BadFolder, BadModel, Mismatch
-from limbeck.models import LanguageModel, load, load_config, new_model, save
+from limbeck.models.load import LanguageModel, load, load_config, new_model, save
 from limbeck.types import Batch
 from tests.zoo import CONFIGS, animal, packed, words
 
@@ -176,8 +178,18 @@ def test_names_that_lead_nowhere(tmp_path, folder):
         ("builtin:../models", "no such built-in model"),
         (str(folder / "config.json"), "expected the folder of a model, got a file"),
     ):
-        with pytest.raises(BadModel, match=message):
-            load(name)
+        for way_in in (load, load_config):
+            with pytest.raises(BadModel, match=message):
+                way_in(name)
+
+
+def test_a_repository_of_the_hub_without_a_configuration_is_told(monkeypatch):
+    def download(name, file):
+        raise RemoteEntryNotFoundError("404 Client Error", response=SimpleNamespace(headers={}, request=None))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(BadModel, match=r"'a/data-set': expected a Hugging Face model, found no config\.json"):
+        load_config("a/data-set")
 
 
 def _pickle_only(folder: Path) -> None:

@@ -1,24 +1,28 @@
 """`limbeck plan`: its answers as a user reads them, and what it says of a question that cannot be answered."""
 
 import json
+import os
 import subprocess
 import sys
 from functools import partial
 
 import pytest
-from transformers import LlamaConfig
+from transformers import LlamaConfig, OPTConfig
 
 from limbeck import cli
 from limbeck.api import plan
-from limbeck.errors import BadPoints
+from limbeck.errors import BadModel, BadPoints
 from limbeck.jobs.device import Limits, largest_student
+from limbeck.models.anatomy import Anatomy
+from limbeck.models.declared import read_anatomy
 from limbeck.models.load import load_config
 from limbeck.plan import fit
-from limbeck.plan.cost import Size
 from limbeck.plan.gpus import gpu
 from limbeck.plan.points import Point, write_points
+from limbeck.plan.size import Size
 from limbeck.students.shape import Shape, config_of
 from tests.test_laws import runs, valley
+from tests.zoo import CONFIGS
 
 FORWARD = ("--params", "600M", "--tokens", "10B", "--candidates", "1.5B,4B,8B,32B")
 
@@ -84,6 +88,65 @@ def test_bare_sizes_need_neither_torch_nor_scipy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+def hub_cache(home, name, folder) -> None:
+    """A cache of the hub that holds a model's config.json and nothing else."""
+    model, commit = home / "hub" / f"models--{name.replace('/', '--')}", "0" * 40
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text(commit)
+    (model / "snapshots" / commit).mkdir(parents=True)
+    (model / "snapshots" / commit / "config.json").write_bytes((folder / "config.json").read_bytes())
+
+
+@pytest.mark.parametrize("hub", [False, True])
+@pytest.mark.parametrize(
+    "flags", ["--params 2M --tokens 100M --candidates MODEL,50M", "--teacher MODEL --gpu L4 --shrink 2"]
+)
+def test_a_configuration_is_counted_without_torch_and_transformers(teacher, tmp_path, flags, hub):
+    hub_cache(tmp_path, "someone/model", teacher)
+    flags = flags.replace("MODEL", "someone/model" if hub else str(teacher)).split()
+    code = (
+        f"import sys; sys.argv = ['limbeck', 'plan', *{flags}]\n"
+        "from limbeck import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "loaded = {'torch', 'transformers', 'scipy'} & set(sys.modules)\n"
+        "assert not loaded, loaded"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "distillation law, published" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "gpt2-untied", "gpt_neox"])
+@pytest.mark.parametrize("asked", [{"shrink": 2.0}, {"device_memory": "30kB", "length": 8}])
+def test_counting_and_building_answer_alike(tmp_path, monkeypatch, name, asked):
+    CONFIGS[name].save_pretrained(tmp_path)
+    questions = (
+        {"teacher": str(tmp_path), "gpu": "L4"} | asked,
+        {"params": "1k", "tokens": "1M", "candidates": str(tmp_path)},
+    )
+    assert read_anatomy(tmp_path / "config.json") is not None
+    counted = [plan(**question) for question in questions]
+    monkeypatch.setattr("limbeck.jobs.plan.read_anatomy", lambda file: None)
+    assert [plan(**question) for question in questions] == counted
+
+
+def test_what_is_not_declared_is_built(tmp_path):
+    for name, config in (("opt", OPTConfig(num_hidden_layers=2)), ("qwen3", CONFIGS["qwen3"])):
+        config.save_pretrained(tmp_path / name)
+    silent = json.loads((tmp_path / "qwen3" / "config.json").read_text())
+    del silent["head_dim"]  # 128 by the class, whatever the width
+    (tmp_path / "qwen3" / "config.json").write_text(json.dumps(silent))
+    for name in ("opt", "qwen3"):
+        size = Size.of(load_config(tmp_path / name))
+        cost = plan(params="1k", tokens="1M", candidates=str(tmp_path / name))["costs"][0]
+        assert cost["flops"] == (6e3 + 2 * size.multiplied) * 1e6
+    assert size.attention == 4 * 128
+    with pytest.raises(BadModel, match="a opt model cannot be cut"):
+        plan(teacher=str(tmp_path / "opt"), gpu="L4")
+
+
 def test_a_candidate_may_be_a_folder_without_weights(teacher):
     result = plan(params="2M", tokens="100M", candidates=[str(teacher), "50M"])
     known, bare = result["costs"]
@@ -105,7 +168,7 @@ def test_the_student_for_a_device_is_the_largest_that_keeps_to_it(teacher):
 
 def test_latency_is_bytes_over_bandwidth(teacher):
     config, limits = load_config(teacher), Limits(gpu("L4"), 1e9, 1e-4, 512)
-    size = Size.of(config_of(largest_student(config, limits), config))
+    size = Size.of(config_of(largest_student(Anatomy.of(config), limits), config))
     assert limits.seconds(size) <= 1e-4
     assert limits.seconds(size) == pytest.approx(
         (2 * size.multiplied + 512 * 2 * 2 * size.layers * size.kv) / (0.6 * 0.3e12)

@@ -10,7 +10,17 @@ from transformers import GPT2Config, LlamaConfig
 from limbeck.errors import BadShape
 from limbeck.models.anatomy import Anatomy, resized
 from limbeck.models.load import build
-from limbeck.students.shape import Shape, budget_of_shrink, check, choose, parameters, parse_shape
+from limbeck.plan.size import Size
+from limbeck.students.shape import (
+    Shape,
+    anatomy_of,
+    budget_of_shrink,
+    check,
+    choose,
+    config_of,
+    parameters,
+    parse_shape,
+)
 from tests.zoo import CONFIGS
 
 LLAMA = CONFIGS["llama"]
@@ -40,6 +50,7 @@ def test_a_chosen_shape_is_legal_within_budget_and_counted_exactly(name, part):
     sizes = replace(anatomy.sizes, **asdict(shape))
     model = build(resized(config, layers=list(range(shape.layers)), sizes=sizes))
     assert sum(parameter.numel() for parameter in model.parameters()) == count
+    assert Size.of(config_of(shape, config)) == Size.of_anatomy(anatomy_of(shape, anatomy))
 
 
 @pytest.mark.parametrize("config", [SMALL, LARGE, GPT2Config()])

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from limbeck.models import load, save
+from limbeck.models.load import load, save
 
 made, shipped = Path("runs/stdlib/model"), Path("src/limbeck/builtin/stdlib")
 model = load(made)

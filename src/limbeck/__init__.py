@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "limbeck.api": ("distil", "doctor", "pilot", "predict", "pretrain", "probe", "shrink"),
     "limbeck.corpora": ("Rows", "TokenStore", "build_stores"),
-    "limbeck.models": ("LanguageModel", "load", "save"),
+    "limbeck.models.load": ("LanguageModel", "load", "save"),
     "limbeck.objectives": (
         *("AdaptiveKL", "CTKD", "CrossEntropy", "DKD", "ForwardKL", "JensenShannon", "Objective", "ReverseKL"),
         *("SkewKL", "SkewReverseKL", "TAID", "TotalVariation"),
@@ -19,7 +19,9 @@ _PUBLIC = {
     "limbeck.probes.tasks": ("write_task_text",),
     "limbeck.run.run": ("Plan", "Run"),
     "limbeck.run.world": ("World", "alone"),
-    "limbeck.students": ("Shape", "choose", "cut", "score"),
+    "limbeck.students.cut": ("cut",),
+    "limbeck.students.score": ("score",),
+    "limbeck.students.shape": ("Shape", "choose"),
     "limbeck.types": ("Batch", "Outputs", "Reading", "Signal"),
 }
 _WHERE = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -118,7 +118,7 @@ def plan(
     from rich.console import Console
 
     from limbeck.jobs.plan import plan as job
-    from limbeck.jobs.plan import show
+    from limbeck.jobs.plan_shown import show
 
     result = job(settings)
     if settings.json_:

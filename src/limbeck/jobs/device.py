@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from transformers.configuration_utils import PreTrainedConfig
-
 from limbeck.errors import BadShape
-from limbeck.plan.cost import Size
+from limbeck.models.anatomy import Anatomy
 from limbeck.plan.gpus import BANDWIDTH_SHARE, GPU
-from limbeck.students.shape import Shape, choose, config_of, parameters
+from limbeck.plan.size import Size
+from limbeck.students.shape import Shape, anatomy_of, balanced
 
-DTYPE = torch.bfloat16
+BFLOAT16 = 2  # bytes of a weight, a key or a value on a device
 _ROUNDS = 8
 
 
@@ -35,11 +33,11 @@ class Limits:
 
     def bytes(self, size: Size) -> int:
         """Bytes of weights, and of keys and values at the end of the context."""
-        return size.inference_bytes(self.length, DTYPE)
+        return size.inference_bytes(self.length, BFLOAT16)
 
     def seconds(self, size: Size) -> float:
         """Seconds per token, batch 1, at the end of the context."""
-        return self.gpu.token_seconds(size.bytes_read(self.length, DTYPE))
+        return self.gpu.token_seconds(size.bytes_read(self.length, BFLOAT16))
 
     def __str__(self) -> str:
         said = f"{self.memory / 2**30:.1f} GiB at {self.length:,} tokens"
@@ -51,26 +49,25 @@ class Limits:
         )
 
 
-def largest_student(config: PreTrainedConfig, limits: Limits) -> Shape:
+def largest_student(teacher: Anatomy, limits: Limits) -> Shape:
     """The largest balanced shape that keeps to the limits; the teacher's own where that does.
 
     Raises BadShape where the smallest student of this teacher does not.
     """
-    whole = Shape.of(config)
-    size = Size.of(config)
-    fill, most = limits.fill(size), parameters(config, whole)
+    size = Size.of_anatomy(teacher)
+    fill = limits.fill(size)
     if fill <= 1:
-        return whole
-    budget, best = most / fill, None
-    low, high = 0.0, float(most)
+        return Shape.of_anatomy(teacher)
+    budget, best = size.parameters / fill, None
+    low, high = 0.0, float(size.parameters)
     for _ in range(_ROUNDS):
         try:
-            shape = choose(config, parameters=int(budget))
+            shape = balanced(teacher, parameters=int(budget))
         except BadShape as error:
             if best is not None:
                 break
             raise BadShape(f"no student of this teacher keeps to {limits}: {error}") from error
-        size = Size.of(config_of(shape, config))
+        size = Size.of_anatomy(anatomy_of(shape, teacher))
         fill = limits.fill(size)
         if fill <= 1:
             low, best = budget, shape

@@ -24,8 +24,9 @@ from limbeck.jobs.student import make_student, target_shape
 from limbeck.models.load import LanguageModel, load, load_config
 from limbeck.objectives import parse
 from limbeck.objectives.parse import code_of
-from limbeck.plan.cost import Size, estimate
+from limbeck.plan.cost import estimate
 from limbeck.plan.pair import as_json, check, show
+from limbeck.plan.size import Size
 from limbeck.report.words import duration
 from limbeck.run.log import console
 from limbeck.run.optim import suggested_learning_rate
@@ -81,12 +82,12 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
         )
         _announce(teacher, student, plan, length, arms, store)
     cost = estimate(
-        *(student.config, teacher.config),
+        *(Size.of(student.config), Size.of(teacher.config)),
         length=length,
         tokens=steps * rows * length,
         batch_tokens=rows * length,
-        dtype=where.dtype,
-        device=where.world.device,
+        itemsize=where.dtype.itemsize,
+        device=where.world.device.type,
     )
     del student  # one student at a time is held
     shared = Shared(cut, teacher, store, length, plan, where)

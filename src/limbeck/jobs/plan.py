@@ -1,8 +1,8 @@
 """`limbeck plan`: which teacher for a student, or which student for a device, and what it costs. No weights are read.
 
 Three planners answer side by side; they disagree, and a single number would hide it. What a bare size such as 8B leaves open
-(embeddings, tokens seen) is assumed and said. What needs torch or scipy is imported where it is used: for bare sizes neither is
-loaded, which would take longer than the answer.
+(embeddings, tokens seen) is assumed and said. What needs torch or scipy is imported where it is used, which takes longer than
+the answer: scipy for a pilot's points, torch for an architecture that must be built to be counted (`models.declared`).
 """
 
 from __future__ import annotations
@@ -12,35 +12,34 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
 from limbeck.config import PlanSettings, count
 from limbeck.errors import BadPoints, BadSetting
+from limbeck.jobs.device import BFLOAT16, Limits, largest_student
+from limbeck.models.anatomy import Anatomy
+from limbeck.models.declared import read_anatomy
+from limbeck.models.source import config_file
+from limbeck.plan.cost import estimate
 from limbeck.plan.gpus import BANDWIDTH_SHARE, GPU, UTILISATION, gpu, stand_in
 from limbeck.plan.law import COMPUTE_OPTIMAL
+from limbeck.plan.size import Size
 from limbeck.plan.teachers import Answer, Model, Task, by_fitted_ratio, by_loss, by_published_law, by_published_ratio
+from limbeck.students.shape import anatomy_of, balanced, shrunk_budget
 
 if TYPE_CHECKING:
     from transformers.configuration_utils import PreTrainedConfig
 
-    from limbeck.jobs.device import Limits
-    from limbeck.plan.cost import Size
     from limbeck.plan.points import Table as Points
 
-_BFLOAT16 = 2  # bytes of a weight, a key or a value on a device
 _GPU = "H100-SXM"  # whose hours are told where no other is named
-_OUTCOMES = 32  # of a cached teacher, beside all of them
+OUTCOMES = 32  # of a cached teacher, beside all of them
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """The student, its candidates and, where known, their configurations."""
+    """The student and its candidates."""
 
     student: Model
-    config: PreTrainedConfig | None
     candidates: tuple[Model, ...]
-    configs: tuple[PreTrainedConfig | None, ...]
     limits: Limits | None
     shape: str | None
     assumed: tuple[str, ...]
@@ -79,7 +78,7 @@ def plan(settings: PlanSettings) -> dict[str, Any]:
         "local_fit": None if points is None else str(settings.points),
         "skipped": [] if points is None else list(points.skipped),
         "gpu": asdict(timed),
-        "costs": [_costs(task, pair, m, c, timed) for m, c in zip(pair.candidates, pair.configs, strict=True)],
+        "costs": [_costs(task, teacher, timed) for teacher in pair.candidates],
     }
 
 
@@ -124,8 +123,7 @@ def _check(settings: PlanSettings) -> None:
 def _forward(settings: PlanSettings, device: GPU | None) -> _Pair:
     """A student of known size, and candidates to choose from."""
     assert settings.params is not None
-    found = [_candidate(name) for name in settings.candidates]
-    models = tuple(model for model, _ in found)
+    models = tuple(_candidate(name) for name in settings.candidates)
     student = Model.of_count("student", settings.params)
     largest = max(models, key=lambda m: m.parameters)
     if largest.parameters <= settings.params:
@@ -140,14 +138,14 @@ def _forward(settings: PlanSettings, device: GPU | None) -> _Pair:
     assumed = (
         f"of {', '.join(bare)} only a size is known: all of it is taken as parameters without embeddings, which the laws count",
     )
-    return _Pair(student, None, models, tuple(config for _, config in found), None, None, assumed if bare else ())
+    return _Pair(student, models, None, None, assumed if bare else ())
 
 
 def _check_weights(params: int, memory: float) -> None:
-    if _BFLOAT16 * params > memory:
+    if BFLOAT16 * params > memory:
         raise BadSetting(
             f"--params {params:,} and --device-memory {memory / 2**30:.1f} GiB contradict each other: the weights alone take "
-            f"{_BFLOAT16 * params / 2**30:.1f} GiB in bfloat16; give fewer parameters or more memory"
+            f"{BFLOAT16 * params / 2**30:.1f} GiB in bfloat16; give fewer parameters or more memory"
         )
 
 
@@ -159,29 +157,25 @@ def _backward(settings: PlanSettings, device: GPU | None) -> _Pair:
             f"--teacher {settings.teacher}: keys, values and layers are counted from a configuration, which a size has "
             "not; give a model folder or a hub id"
         )
-    from limbeck.jobs.device import largest_student
-    from limbeck.plan.cost import Size
-    from limbeck.students.shape import budget_of_shrink, choose, config_of
-
-    teacher, config = _described_by(settings.teacher)
+    teacher = _anatomy(settings.teacher)
     limits, assumed = _limits(settings, device)
     if settings.params is not None or settings.shrink is not None:
-        budget = settings.params or budget_of_shrink(config, settings.shrink or 0.0)
-        shape = choose(config, parameters=budget)
+        budget = settings.params or shrunk_budget(teacher, settings.shrink or 0.0)
+        shape = balanced(teacher, parameters=budget)
     else:
         assert limits is not None
-        shape = largest_student(config, limits)
-    planned = config_of(shape, config)
-    student = Model.of_size("student", Size.of(planned))
-    if limits is not None and student.size is not None and limits.fill(student.size) > 1:
+        shape = largest_student(teacher, limits)
+    size = Size.of_anatomy(anatomy_of(shape, teacher))
+    if limits is not None and limits.fill(size) > 1:
         what = f"--params {settings.params:,}" if settings.params else f"--shrink {settings.shrink}"
-        need = limits.bytes(student.size)
+        need = limits.bytes(size)
         raise BadSetting(
-            f"{what} and the device contradict each other: a student of {student.parameters:,} parameters takes "
-            f"{need / 2**30:.2f} GiB and {limits.seconds(student.size) * 1e3:.3g} ms a token, allowed are {limits} "
+            f"{what} and the device contradict each other: a student of {size.parameters:,} parameters takes "
+            f"{need / 2**30:.2f} GiB and {limits.seconds(size) * 1e3:.3g} ms a token, allowed are {limits} "
             f"({_named(settings)}); give a smaller student, or leave the size out to have the largest that fits"
         )
-    return _Pair(student, planned, (teacher,), (config,), limits, str(shape), assumed)
+    known = Model.of_size(settings.teacher, Size.of_anatomy(teacher))
+    return _Pair(Model.of_size("student", size), (known,), limits, str(shape), assumed)
 
 
 def _named(settings: PlanSettings) -> str:
@@ -206,8 +200,6 @@ def _limits(settings: PlanSettings, device: GPU | None) -> tuple[Limits | None, 
     if device is None:
         device = stand_in(memory)
         assumed = (f"{device.bandwidth / 1e9:,.0f} GB/s of memory bandwidth, {device.name}'s: no --gpu is named",)
-    from limbeck.jobs.device import Limits
-
     return Limits(device, memory, settings.latency, settings.length), assumed
 
 
@@ -218,18 +210,23 @@ def _is_count(name: str) -> bool:
         return False
 
 
-def _candidate(name: str) -> tuple[Model, PreTrainedConfig | None]:
+def _candidate(name: str) -> Model:
     if _is_count(name) and not Path(name).exists():
-        return Model.of_count(name, count(name)), None
-    return _described_by(name)
+        return Model.of_count(name, count(name))
+    file = config_file(name)
+    anatomy = read_anatomy(file)
+    return Model.of_size(name, Size.of(_config(file)) if anatomy is None else Size.of_anatomy(anatomy))
 
 
-def _described_by(name: str) -> tuple[Model, PreTrainedConfig]:
+def _anatomy(name: str) -> Anatomy:
+    file = config_file(name)
+    return read_anatomy(file) or Anatomy.of(_config(file))
+
+
+def _config(file: Path) -> PreTrainedConfig:
     from limbeck.models.load import load_config
-    from limbeck.plan.cost import Size
 
-    config = load_config(name)
-    return Model.of_size(name, Size.of(config)), config
+    return load_config(file.parent)
 
 
 def _assumptions(task: Task, pair: _Pair, settings: PlanSettings) -> list[str]:
@@ -300,7 +297,7 @@ def _on_device(pair: _Pair, limits: Limits) -> dict[str, Any]:
         "latency_s": limits.latency,
         "length": limits.length,
         "student_bytes": limits.bytes(size),
-        "student_kv_bytes_per_token": _BFLOAT16 * 2 * size.layers * size.kv,
+        "student_kv_bytes_per_token": size.kv_bytes(BFLOAT16),
         "student_latency_s": limits.seconds(size),
         "teacher_fits": pair.student.parameters == pair.candidates[0].parameters,
     }
@@ -320,22 +317,18 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _costs(task: Task, pair: _Pair, teacher: Model, config: PreTrainedConfig | None, device: GPU) -> dict[str, Any]:
+def _costs(task: Task, teacher: Model, device: GPU) -> dict[str, Any]:
     """What distilling from this teacher takes: FLOPs, hours of one GPU, peak bytes, a cache on disk."""
     flops = task.flops(teacher, task.tokens)
-    if pair.config is not None and config is not None:
-        import torch
-
-        from limbeck.plan.cost import estimate
-
-        length = 1024
+    student = task.student.size
+    if student is not None and teacher.size is not None:
         cost = estimate(
-            *(pair.config, config),
-            length=length,
+            *(student, teacher.size),
+            length=1024,
             tokens=round(task.tokens),
             batch_tokens=2**19,
-            dtype=torch.bfloat16,
-            device=torch.device("cuda"),
+            itemsize=BFLOAT16,
+            device="cuda",
         )
         parts: dict[str, float] = dict(cost.bytes)
     else:  # weights, gradients and AdamW's moments in float32; activations hang on a shape
@@ -346,94 +339,11 @@ def _costs(task: Task, pair: _Pair, teacher: Model, config: PreTrainedConfig | N
         "gpu_hours": device.training_seconds(flops) / 3600,
         "peak_bytes": sum(parts.values()),
         "bytes": parts,
-        "activations_counted": pair.config is not None and config is not None,
-        "cache_bytes": _cache(teacher.size, task.tokens, _OUTCOMES),
+        "activations_counted": student is not None and teacher.size is not None,
+        "cache_bytes": _cache(teacher.size, task.tokens, OUTCOMES),
         "full_cache_bytes": _cache(teacher.size, task.tokens, None),
     }
 
 
 def _cache(size: Size | None, tokens: float, outcomes: int | None) -> float | None:
     return None if size is None else size.cached_bytes(outcomes) * tokens
-
-
-def show(result: dict[str, Any], console: Console) -> None:
-    """Prints the answer of a plan."""
-    student = result["student"]
-    shape = f" ({student['shape']})" if student["shape"] else ""
-    console.print(
-        f"student: {student['parameters']:,} parameters, {student['without_embeddings']:,} without embeddings{shape}, "
-        f"{result['tokens']:,} tokens"
-    )
-    if result["device"]:
-        _show_device(result["device"], console)
-    for answer in result["planners"]:
-        console.print(f"\n[bold]{answer['planner']}[/bold]: {answer['said']}")
-        if answer["rows"]:
-            console.print(_losses(answer))
-        for note in answer["notes"]:
-            console.print(f"  {note}", style="dim", markup=False)
-    if result["local_fit"] is None:
-        console.print(
-            "\n[bold]local fit[/bold]: none, since no --points are given: a pilot of your own data beats both rules above"
-        )
-    for row in result["skipped"]:
-        console.print(f"  skipped {row}", style="yellow", markup=False)
-    console.print(f"\n[bold]cost[/bold] on one {result['gpu']['name']} ({result['gpu']['source']})", soft_wrap=True)
-    console.print(_cost_table(result["costs"]))
-    console.print("assumed:")
-    for said in result["assumptions"]:
-        console.print(f"  {said}", markup=False)
-
-
-def _show_device(device: dict[str, Any], console: Console) -> None:
-    if device["teacher_fits"]:
-        console.print("the teacher itself fits the device: nothing needs to be shrunk for it")
-    console.print(
-        f"on {device['gpu']}: {device['student_bytes'] / 2**30:.2f} of {device['memory_bytes'] / 2**30:.2f} GiB with "
-        f"{device['length']:,} tokens of context ({device['student_kv_bytes_per_token']:,} bytes each), "
-        f"{device['student_latency_s'] * 1e3:.3g} ms a token"
-    )
-
-
-def _losses(answer: dict[str, Any]) -> Table:
-    """``without teacher``: cross-entropy for the same FLOPs; the gain is over that, in nats per token."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("teacher", "its loss", "student's", "FLOPs", "without teacher", "gain"):
-        table.add_column(column, no_wrap=True)
-    for row in answer["rows"]:
-        name = row["teacher"] or "none"
-        cells = [
-            name + (" ←" if row["teacher"] == answer["cheapest"] else ""),
-            "" if row["teacher_loss"] is None else f"{row['teacher_loss']:.3f}",
-            _interval(row["loss"]),
-            f"{row['flops']:.2g}",
-            f"{row['alone_loss']:.3f}, {_short(row['alone_tokens'])} tokens",
-            f"{row['gain']:+.3f}",
-        ]
-        table.add_row(*cells)
-    return table
-
-
-def _short(number: float) -> str:
-    """1.5B as people write it."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.3g}"
-
-
-def _interval(loss: dict[str, Any]) -> str:
-    return f"{loss['value']:.3f} ± {(loss['high'] - loss['low']) / 2:.3f}"
-
-
-def _cost_table(costs: list[dict[str, Any]]) -> Table:
-    table = Table(
-        "teacher", "FLOPs", "hours", "peak memory", f"cache, top {_OUTCOMES}", "cache, all", box=None, pad_edge=False
-    )
-    for cost in costs:
-        peak = f"{cost['peak_bytes'] / 2**30:,.1f} GiB" + ("" if cost["activations_counted"] else " and activations")
-        caches = (
-            "unknown" if cost[k] is None else f"{cost[k] / 1e9:,.1f} GB" for k in ("cache_bytes", "full_cache_bytes")
-        )
-        table.add_row(cost["teacher"], f"{cost['flops']:.2e}", f"{cost['gpu_hours']:,.1f}", peak, *caches)
-    return table

@@ -3,29 +3,26 @@
 A table says for each architecture what every dimension of every tensor is: vocabulary, hidden channels, query heads,
 key and value heads, FFN neurons. What surprises: some architectures fuse several of these into one dimension (GPT-2 and
 Phi-3 concatenate queries, keys and values; GPT-NeoX interleaves them head by head), so a dimension has an *axis*, and
-an axis knows its size and what a cut keeps of it. A tensor the table does not name stops everything: nothing is
-guessed.
+an axis knows its size (and in `students.keep` what a cut keeps of it). A tensor the table does not name stops everything:
+nothing is guessed. Torch is loaded to build a layer and look, not to count: `models.declared` needs none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import torch
-from jaxtyping import Int
-from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.configuration_utils import PreTrainedConfig
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import BadModel
-from limbeck.models.load import build
+
+if TYPE_CHECKING:  # seconds to load, for names of types
+    from torch import nn
+    from transformers import PreTrainedModel
+    from transformers.configuration_utils import PreTrainedConfig
 
 Axes = tuple[str, ...]
 
-# Axes that are never cut, and the attribute of `Sizes` that gives their length.
-_FIXED = ("vocab", "position", "head_dim")
+HEAD = "lm_head.weight"  # in every kind; tied, it is the embedding by another name and no tensor of its own
 
 
 @dataclass(frozen=True)
@@ -61,42 +58,6 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Keep:
-    """What a cut keeps: ascending indices, int64; those inside layers are one row per kept layer."""
-
-    layers: Int[Tensor, "l"]
-    hidden: Int[Tensor, "d"]
-    heads: Int[Tensor, "l h"]
-    kv_heads: Int[Tensor, "l kv"]
-    ffn: Int[Tensor, "l f"]
-
-    def along(self, axis: str, layer: int, sizes: Sizes) -> Int[Tensor, "n"]:
-        """Indices to keep of the teacher's tensor along an axis, in the ``layer``-th kept layer.
-
-        ``sizes`` are the teacher's.
-        """
-        d = sizes.head_dim
-        match axis:
-            case "hidden":
-                return self.hidden
-            case "ffn":
-                return self.ffn[layer]
-            case "heads":
-                return _channels(self.heads[layer], d)
-            case "kv":
-                return _channels(self.kv_heads[layer], d)
-            case "q|k|v":
-                keys = _channels(self.kv_heads[layer], d) + sizes.heads * d
-                return torch.cat([_channels(self.heads[layer], d), keys, keys + sizes.kv_heads * d])
-            case "qkv per head":
-                return _channels(self.heads[layer], 3 * d)
-            case "gate|up":
-                return torch.cat([self.ffn[layer], self.ffn[layer] + sizes.ffn])
-        assert axis in _FIXED, f"no axis {axis!r}"
-        return torch.arange(sizes.of(axis), device=self.hidden.device)
-
-
-@dataclass(frozen=True)
 class Kind:
     """How one family of architectures names things; what is inside a layer is named relative to the layer."""
 
@@ -129,6 +90,10 @@ class Anatomy:
 
         Raises BadModel for an architecture that is not in the table, or a variant that the table does not describe.
         """
+        import torch
+
+        from limbeck.models.load import build
+
         kind = _kind(config)
         sizes = _sizes(config, kind)
         single = resized(config, layers=[0], sizes=sizes)
@@ -155,9 +120,8 @@ class Anatomy:
 
     def count(self, *, layers: Any, hidden: Any, heads: Any, kv_heads: Any, ffn: Any) -> Any:
         """Number of parameters of a student of these sizes, tied ones once. Takes numbers or arrays that broadcast."""
-        fixed = {"head_dim": self.sizes.head_dim, "vocab": self.sizes.vocab, "position": self.sizes.position}
-        sizes = Sizes(layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, ffn=ffn, **fixed)
-        return _count(self.outside, sizes) + layers * _count(self.inside, sizes)
+        sizes = replace(self.sizes, layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, ffn=ffn)
+        return elements(self.outside, sizes) + layers * elements(self.inside, sizes)
 
     def layers_of(self, model: PreTrainedModel) -> list[nn.Module]:
         """The layers, first to last."""
@@ -198,11 +162,8 @@ def resized(config: PreTrainedConfig, *, layers: Sequence[int], sizes: Sizes) ->
     return type(config).from_dict(written)
 
 
-def _channels(heads: Int[Tensor, "n"], size: int) -> Int[Tensor, "m"]:
-    return (heads[:, None] * size + torch.arange(size, device=heads.device)).reshape(-1)
-
-
-def _count(tensors: Mapping[str, Axes], sizes: Sizes) -> Any:
+def elements(tensors: Mapping[str, Axes], sizes: Sizes) -> Any:
+    """Numbers in these tensors together."""
     total: Any = 0
     for axes in tensors.values():
         product: Any = 1
@@ -283,7 +244,7 @@ _LLAMA = Kind(
     outside={
         "model.embed_tokens.weight": ("vocab", "hidden"),
         "model.norm.weight": _HIDDEN,
-        "lm_head.weight": ("vocab", "hidden"),
+        HEAD: ("vocab", "hidden"),
     },
     attention_out="self_attn.o_proj",
     ffn_out="mlp.down_proj",
@@ -324,7 +285,7 @@ _GPT2 = Kind(
         "transformer.wpe.weight": ("position", "hidden"),
         "transformer.ln_f.weight": _HIDDEN,
         "transformer.ln_f.bias": _HIDDEN,
-        "lm_head.weight": ("vocab", "hidden"),
+        HEAD: ("vocab", "hidden"),
     },
     attention_out="attn.c_proj",
     ffn_out="mlp.c_proj",
@@ -353,7 +314,7 @@ _GPT_NEOX = Kind(
         "gpt_neox.embed_in.weight": ("vocab", "hidden"),
         "gpt_neox.final_layer_norm.weight": _HIDDEN,
         "gpt_neox.final_layer_norm.bias": _HIDDEN,
-        "lm_head.weight": ("vocab", "hidden"),
+        HEAD: ("vocab", "hidden"),
     },
     attention_out="attention.dense",
     ffn_out="mlp.dense_4h_to_h",

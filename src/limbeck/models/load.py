@@ -29,7 +29,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from limbeck.disk import sync, writing
 from limbeck.errors import BadModel, Mismatch
-from limbeck.models.source import check_description, check_tokenizer, check_weights, resolve
+from limbeck.models.source import check_tokenizer, check_weights, config_file, resolve
 from limbeck.types import Batch, Head, Outputs
 
 # Factors on the logits, by model type: the name of the configuration's field, and whether it divides.
@@ -185,8 +185,7 @@ class LanguageModel:
 
 def load_config(name: str | Path) -> PreTrainedConfig:
     """The configuration of a model, without its weights. Raises BadModel where it is no causal language model's."""
-    folder = resolve(name, weights=False)
-    check_description(folder)
+    folder = config_file(name).parent
     with quiet():
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)

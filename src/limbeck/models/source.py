@@ -8,6 +8,8 @@ unpickled and no code of a model folder is run. The safetensors layout is that o
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,11 +22,22 @@ _WEIGHTS = ["model.safetensors", "model-*.safetensors"]
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-def resolve(name: str | Path, *, weights: bool = True) -> Path:
-    """The local folder of a model: a folder, `builtin:NAME`, or a hub id (downloaded, or found in the hub's cache).
+def resolve(name: str | Path) -> Path:
+    """The local folder of a model: a folder, `builtin:NAME`, or a hub id (downloaded, or found in the hub's cache)."""
+    return _local(name) or _hub(str(name))
 
-    Without ``weights`` only the small files of a hub model are fetched.
-    """
+
+def config_file(name: str | Path) -> Path:
+    """The config.json of a model; of a hub model nothing else is fetched. Raises BadModel where there is none."""
+    folder = _local(name)
+    if folder is None:
+        return _hub_config(str(name))
+    check_description(folder)
+    return folder / "config.json"
+
+
+def _local(name: str | Path) -> Path | None:
+    """The folder of a model that is on this machine; None for what can only be a hub id."""
     text = str(name)
     if text.startswith(BUILTIN):
         return _builtin(text.removeprefix(BUILTIN))
@@ -40,7 +53,7 @@ def resolve(name: str | Path, *, weights: bool = True) -> Path:
         raise BadModel(
             f"{text!r}: no such folder; --teacher and --student take a model folder, a hub id or builtin:NAME"
         )
-    return _hub(text, _DESCRIPTION + (_WEIGHTS if weights else []))
+    return None
 
 
 def check_description(folder: Path) -> None:
@@ -140,15 +153,40 @@ def _builtin(name: str) -> Path:
     )
 
 
-def _hub(name: str, patterns: list[str]) -> Path:
+def _hub(name: str) -> Path:
     # Imported here: a local model needs nothing of it.
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    with _told(name):
+        return Path(snapshot_download(name, allow_patterns=_DESCRIPTION + _WEIGHTS))
+
+
+def _hub_config(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    with _told(name):
+        return Path(hf_hub_download(name, "config.json"))
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Turns what the hub raises into a BadModel with the reason."""
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RemoteEntryNotFoundError,
+    )
 
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        yield
     except HFValidationError as error:
         raise BadModel(f"{name!r}: neither a local folder nor a hub id ({error}); give one of them") from error
+    except RemoteEntryNotFoundError as error:
+        raise BadModel(
+            f"{name!r}: expected a Hugging Face model, found no config.json in that repository of the hub; "
+            "give the id of one that model.push_to_hub(...) wrote"
+        ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadModel(

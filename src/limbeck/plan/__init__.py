@@ -1,12 +1,13 @@
 """What a distillation will cost, which teacher it wants, and whether a pair belongs together."""
 
 _PUBLIC = {
-    "limbeck.plan.cost": ("Cost", "Size", "estimate"),
+    "limbeck.plan.cost": ("Cost", "estimate"),
     "limbeck.plan.finding": ("Finding", "as_json", "check", "show"),
     "limbeck.plan.fit": ("fit_distillation_law", "fit_supervised_law"),
     "limbeck.plan.pair": ("examine", "gain"),
     "limbeck.plan.points": ("Point", "read_points", "write_points"),
     "limbeck.plan.ratio": ("fit_ratio_law",),
+    "limbeck.plan.size": ("Size",),
 }
 _WHERE = {name: module for module, names in _PUBLIC.items() for name in names}
 

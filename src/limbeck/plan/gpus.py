@@ -1,7 +1,7 @@
 """What named GPUs can do, from their makers' data sheets, and what share of it a run is assumed to reach.
 
 What surprises: the large numbers on the sheets count products with half their weights zero; these are the dense ones. Bytes are
-decimal, as the sheets count. A rate measured on the device itself (`plan.cost.measure_rates`) is better than any of these.
+decimal, as the sheets count. A rate measured on the device itself (`plan.rates.measure_rates`) is better than any of these.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from limbeck.models.load import LanguageModel
 from limbeck.plan import resources, vocabulary
 from limbeck.plan.cost import estimate
 from limbeck.plan.finding import Finding, as_json, check, show
+from limbeck.plan.size import Size
 
 __all__ = ["Finding", "as_json", "check", "examine", "gain", "show"]
 
@@ -60,13 +61,13 @@ def examine(
         found += _sizes(teacher, student)
     found += resources.number_format(dtype, device)
     cost = estimate(
-        (student or teacher).config if planned is None else planned,
-        None if student is None and planned is None else teacher.config,
+        Size.of((student or teacher).config if planned is None else planned),
+        None if student is None and planned is None else Size.of(teacher.config),
         length=length,
         tokens=tokens,
         batch_tokens=batch_tokens,
-        dtype=dtype,
-        device=device,
+        itemsize=dtype.itemsize,
+        device=device.type,
     )
     found += resources.memory(cost, device)
     if out is not None:

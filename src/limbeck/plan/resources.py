@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from limbeck.plan.cost import Cost, measure_rates
+from limbeck.plan.cost import Cost
 from limbeck.plan.finding import Finding, Level
+from limbeck.plan.rates import measure_rates
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from limbeck.plan.estimate import Estimate
 from limbeck.plan.law import COMPUTE_OPTIMAL, MEASURED, PUBLISHED, RATIO, RELATIVE_ERROR
+from limbeck.plan.size import Size
 
-if TYPE_CHECKING:  # torch and scipy take seconds to load, and a plan for bare sizes needs neither
-    from limbeck.plan.cost import Size
+if TYPE_CHECKING:  # scipy takes a second to load, and a plan without a pilot's points does not need it
     from limbeck.plan.ratio import RatioFit
 
 Verdict = Literal["distil", "any", "cross-entropy", "unknown"]

@@ -18,8 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from limbeck.models.anatomy import Anatomy, Keep, Sizes, resized
+from limbeck.models.anatomy import Anatomy, Sizes, resized
 from limbeck.models.load import LanguageModel, build
+from limbeck.students.keep import Keep
 from limbeck.students.score import Scores
 from limbeck.students.shape import Shape, check
 

@@ -2,7 +2,8 @@
 
 A shape is balanced when every axis shrinks by the same ratio; that is what cutting 7B to 3B did in arXiv 2311.07052
 (about 0.75 on each axis). What surprises: embeddings shrink with the width alone, so how far the axes go for a budget
-depends on the vocabulary. The search counts exactly, from the table of the anatomy, without building models.
+depends on the vocabulary. The search counts exactly, from the table of the anatomy, without building models. What asks about
+a configuration has a twin that asks about an anatomy, for `limbeck plan`, which knows one without loading torch.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.errors import BadShape
 from limbeck.models.anatomy import Anatomy, resized
+
+if TYPE_CHECKING:  # seconds to load, for the name of a type
+    from transformers.configuration_utils import PreTrainedConfig
 
 # Widths below 1024 go in steps of 8 (a vector register), wider ones of 64 (a tile of a matrix unit).
 _FINE, _COARSE, _WIDE = 8, 64, 1024
@@ -37,7 +40,12 @@ class Shape:
     @classmethod
     def of(cls, config: PreTrainedConfig) -> Shape:
         """The shape of a configuration."""
-        return _shape(Anatomy.of(config))
+        return cls.of_anatomy(Anatomy.of(config))
+
+    @classmethod
+    def of_anatomy(cls, anatomy: Anatomy) -> Shape:
+        """The shape of a decoder."""
+        return cls(**{axis.name: int(getattr(anatomy.sizes, axis.name)) for axis in fields(cls)})
 
     def __str__(self) -> str:
         return ",".join(f"{name}={value}" for name, value in asdict(self).items())
@@ -55,8 +63,12 @@ def choose(config: PreTrainedConfig, *, parameters: int) -> Shape:
     squared log-deviations); among equals the larger. Raises BadShape if the teacher is smaller than the budget, or the
     smallest legal student larger.
     """
-    anatomy = Anatomy.of(config)
-    teacher = _shape(anatomy)
+    return balanced(Anatomy.of(config), parameters=parameters)
+
+
+def balanced(anatomy: Anatomy, *, parameters: int) -> Shape:
+    """What `choose` gives, of a teacher's anatomy."""
+    teacher = Shape.of_anatomy(anatomy)
     largest = int(anatomy.count(**asdict(teacher)))
     if parameters > largest:
         raise BadShape(
@@ -80,10 +92,14 @@ def choose(config: PreTrainedConfig, *, parameters: int) -> Shape:
 
 def budget_of_shrink(config: PreTrainedConfig, factor: float) -> int:
     """The budget, in parameters, that makes the teacher ``factor`` times smaller."""
+    return shrunk_budget(Anatomy.of(config), factor)
+
+
+def shrunk_budget(anatomy: Anatomy, factor: float) -> int:
+    """What `budget_of_shrink` gives, of a teacher's anatomy."""
     if not 1 < factor < float("inf"):
         raise BadShape(f"a shrink factor says how many times smaller the student is, so it is above 1; got {factor:g}")
-    anatomy = Anatomy.of(config)
-    return int(anatomy.count(**asdict(_shape(anatomy))) / factor)
+    return int(anatomy.count(**asdict(Shape.of_anatomy(anatomy))) / factor)
 
 
 def parse_shape(text: str, config: PreTrainedConfig) -> Shape:
@@ -120,7 +136,7 @@ def shape_axes(text: str) -> dict[str, int]:
 def check(config: PreTrainedConfig, shape: Shape) -> None:
     """Raises BadShape unless a student of this shape can be cut out of a teacher of this configuration."""
     anatomy = Anatomy.of(config)
-    teacher = _shape(anatomy)
+    teacher = Shape.of_anatomy(anatomy)
     for axis in fields(Shape):
         ours, theirs = getattr(shape, axis.name), getattr(teacher, axis.name)
         if not 1 <= ours <= theirs:
@@ -150,12 +166,12 @@ def check(config: PreTrainedConfig, shape: Shape) -> None:
 
 def config_of(shape: Shape, config: PreTrainedConfig) -> PreTrainedConfig:
     """The configuration of a student of this shape, with the first of the layers of a teacher of this configuration."""
-    sizes = replace(Anatomy.of(config).sizes, **asdict(shape))
-    return resized(config, layers=range(shape.layers), sizes=sizes)
+    return resized(config, layers=range(shape.layers), sizes=anatomy_of(shape, Anatomy.of(config)).sizes)
 
 
-def _shape(anatomy: Anatomy) -> Shape:
-    return Shape(**{axis.name: int(getattr(anatomy.sizes, axis.name)) for axis in fields(Shape)})
+def anatomy_of(shape: Shape, teacher: Anatomy) -> Anatomy:
+    """The anatomy of a student of this shape, cut out of a teacher."""
+    return replace(teacher, sizes=replace(teacher.sizes, **asdict(shape)))
 
 
 def _steps(full: int) -> list[int]:
@@ -171,14 +187,14 @@ def _heads(teacher: Shape) -> list[tuple[int, int]]:
 
 
 def _smallest(anatomy: Anatomy) -> Shape:
-    teacher, kind = _shape(anatomy), anatomy.kind
+    teacher, kind = Shape.of_anatomy(anatomy), anatomy.kind
     hidden = anatomy.sizes.head_dim if kind.square else _steps(teacher.hidden)[0]
     return Shape(layers=1, hidden=hidden, heads=1, kv_heads=1, ffn=_steps(teacher.ffn)[0])
 
 
 def _common_ratio(anatomy: Anatomy, budget: int) -> float:
     """The ratio r with count(r x every axis) = budget, by bisection: the count rises with r."""
-    teacher = _shape(anatomy)
+    teacher = Shape.of_anatomy(anatomy)
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -200,7 +216,7 @@ class _Grid:
     @classmethod
     def of(cls, anatomy: Anatomy, ratio: float, window: float) -> _Grid:
         """Those within a factor ``window`` of the common ratio."""
-        teacher = _shape(anatomy)
+        teacher = Shape.of_anatomy(anatomy)
         pairs = _heads(teacher)
         near = set(_near(sorted({pair[0] for pair in pairs}), ratio * teacher.heads, window))
         pairs = [pair for pair in pairs if pair[0] in near]
@@ -229,7 +245,7 @@ def _near(values: list[int], wanted: float, window: float) -> list[int]:
 
 def _nearest(anatomy: Anatomy, budget: int, ratio: float, window: float) -> Shape | None:
     """The legal shape of the fullest band with the least deviation from the common ratio, None if all are too large."""
-    teacher = _shape(anatomy)
+    teacher = Shape.of_anatomy(anatomy)
     grid = _Grid.of(anatomy, ratio, window)
     best: tuple[tuple[int, float, int], Shape] | None = None
     for ffn in _near(_steps(teacher.ffn), ratio * teacher.ffn, window):

@@ -1,0 +1,54 @@
+"""What a cut keeps of every axis of a decoder, fused ones too (`models.anatomy` says which dimension is which axis)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from limbeck.models.anatomy import Sizes
+
+# Axes that are never cut, and the attribute of `Sizes` that gives their length.
+_FIXED = ("vocab", "position", "head_dim")
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What a cut keeps: ascending indices, int64; those inside layers are one row per kept layer."""
+
+    layers: Int[Tensor, "l"]
+    hidden: Int[Tensor, "d"]
+    heads: Int[Tensor, "l h"]
+    kv_heads: Int[Tensor, "l kv"]
+    ffn: Int[Tensor, "l f"]
+
+    def along(self, axis: str, layer: int, sizes: Sizes) -> Int[Tensor, "n"]:
+        """Indices to keep of the teacher's tensor along an axis, in the ``layer``-th kept layer.
+
+        ``sizes`` are the teacher's.
+        """
+        d = sizes.head_dim
+        match axis:
+            case "hidden":
+                return self.hidden
+            case "ffn":
+                return self.ffn[layer]
+            case "heads":
+                return _channels(self.heads[layer], d)
+            case "kv":
+                return _channels(self.kv_heads[layer], d)
+            case "q|k|v":
+                keys = _channels(self.kv_heads[layer], d) + sizes.heads * d
+                return torch.cat([_channels(self.heads[layer], d), keys, keys + sizes.kv_heads * d])
+            case "qkv per head":
+                return _channels(self.heads[layer], 3 * d)
+            case "gate|up":
+                return torch.cat([self.ffn[layer], self.ffn[layer] + sizes.ffn])
+        assert axis in _FIXED, f"no axis {axis!r}"
+        return torch.arange(sizes.of(axis), device=self.hidden.device)
+
+
+def _channels(heads: Int[Tensor, "n"], size: int) -> Int[Tensor, "m"]:
+    return (heads[:, None] * size + torch.arange(size, device=heads.device)).reshape(-1)
