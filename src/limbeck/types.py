@@ -205,6 +205,16 @@ class Speaker(Protocol):
     name: str
     vocab: int
 
+    def __call__(self, batch: Batch) -> Outputs: ...
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """Who is listened to: a live model, or what one said before, whole or by a few outcomes."""
+
+    name: str
+    vocab: int
+
     def __call__(self, batch: Batch) -> Outputs | Sparse: ...
 
 

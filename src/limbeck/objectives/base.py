@@ -36,7 +36,10 @@ class Objective(torch.nn.Module, ABC):
 
     @abstractmethod
     def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
-        """Nats of each of n positions. ``signal`` is the teacher's, None where ``needs_teacher`` is False."""
+        """Nats of each of n positions. ``signal`` is the teacher's, None where ``needs_teacher`` is False.
+
+        Of a coarse `Sparse` signal too, if it asks no more of it than `against`.
+        """
 
     def value_and_gradient(
         self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk
@@ -220,8 +223,8 @@ class Sum(Objective):
 def refused(objective: Objective, why: str) -> BadObjective:
     """That an objective cannot be computed from the outcomes a teacher left."""
     return BadObjective(
-        f"{objective}: cannot be computed from a few outcomes of the teacher: {why}. Take a live teacher or a dense cache, or one "
-        "of ForwardKL, SkewKL, TAID"
+        f"{objective}: cannot be computed from a few outcomes of the teacher: {why}. Take a live teacher, or ForwardKL, SkewKL "
+        "or TAID"
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -149,7 +149,7 @@ def value_and_gradient(
     nats, gradient = outcomes.value_and_gradient(known, logits, said, chunk)
     for weight, term in terms:
         if type(term).of_outcomes is Objective.of_outcomes:
-            value, slope = term.value_and_gradient(logits, said, chunk)
+            value, slope = term.value_and_gradient(logits, cast("Signal", said), chunk)  # it may ask `against` of it
             nats, gradient = nats + weight * value, gradient.add_(slope, alpha=weight)
     return nats, gradient
 

@@ -48,11 +48,14 @@ def value_and_gradient(
     terms: Sequence[tuple[float, Term]], logits: Float[Tensor, "n V"], signal: Sparse, chunk: Chunk
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
     """Weighted nats of each position, and their gradient in its logits."""
+    if not terms:
+        return logits.new_zeros(len(logits)), torch.zeros_like(logits)
     log_norm = logits.logsumexp(-1, keepdim=True)
     targets = chunk.targets[:, None]
     at_ids, at_target = (logits.gather(-1, index) - log_norm for index in (signal.ids, targets))
     q = (logits - log_norm).exp_()
-    log_p, weight = signal.log_p, signal.weight
+    weight = signal.weight
+    log_p = signal.log_p.masked_fill(weight == 0, 0.0)  # padding may be anything, but no infinity times 0
     if signal.rest is not None:
         q.scatter_(-1, signal.ids, 0.0)
         others = q.sum(-1, keepdim=True).clamp_(min=torch.finfo(q.dtype).tiny)

@@ -18,7 +18,7 @@ from limbeck.errors import NonFiniteLoss, NothingToLearn
 from limbeck.objectives.base import Objective
 from limbeck.objectives.fused import fused_backward
 from limbeck.run.world import World
-from limbeck.types import Batch, Speaker
+from limbeck.types import Batch, Speaker, Teacher
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Step:
 
 def train_step(
     student: Speaker,
-    teacher: Speaker | None,
+    teacher: Teacher | None,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     batches: Sequence[Batch],
