@@ -94,7 +94,9 @@ def test_a_coarser_distribution_never_differs_more(name):
     assert (coarse <= fine + 1e-12).all()
 
 
-@pytest.mark.parametrize("text", ["ReverseKL", "JensenShannon", "SkewReverseKL", "DKD", "AdaptiveKL", "CTKD", "Squares"])
+@pytest.mark.parametrize(
+    "text", ["ReverseKL", "JensenShannon", "SkewReverseKL", "DKD", "AdaptiveKL", "CTKD", "Squares"]
+)
 def test_what_draws_cannot_say_is_refused_with_the_reason(text):
     student, teacher, chunk = pair()
     objective = Squares() if text == "Squares" else parse(text)

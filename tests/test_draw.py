@@ -1,0 +1,71 @@
+"""The sample of a teacher's outcomes: exactly K, weights that add up to 1, sums that are right in the mean."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from limbeck.objectives import parse
+from limbeck.objectives.fused import value_and_gradient
+from limbeck.teachers.draw import draw, likeliest
+from limbeck.types import Chunk, Signal
+
+
+def log_p_of(n, vocab, sharpness, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (sharpness * torch.randn(n, vocab, generator=generator)).log_softmax(-1)
+
+
+@given(st.integers(1, 12), st.sampled_from([0.0, 0.5, 2.0, 5.0, 12.0, 60.0]), st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_a_sample_has_distinct_outcomes_whose_weights_add_up_to_one(k, sharpness, seed):
+    log_p = log_p_of(6, 40, sharpness, seed)
+    signal, head = draw(log_p, k, torch.rand(6, generator=torch.Generator().manual_seed(seed)))
+    assert signal.ids.shape == (6, k)
+    assert all(len(set(row)) == k for row in signal.ids.tolist())
+    torch.testing.assert_close(signal.weight.sum(-1), torch.ones(6))
+    torch.testing.assert_close(signal.log_p, log_p.gather(-1, signal.ids))
+    p = signal.log_p.exp()
+    for row in range(6):
+        h = int(head[row])
+        torch.testing.assert_close(signal.weight[row, :h], p[row, :h])  # exact
+        assert (signal.weight[row, h:] >= p[row, h:] * (1 - 1e-5)).all()  # never kept more surely than certainly
+        assert set(signal.ids[row, :h].tolist()) == set(log_p[row].topk(h).indices.tolist())
+
+
+@pytest.mark.parametrize("text", ["ForwardKL", "SkewKL", "TotalVariation"])
+@pytest.mark.parametrize("sharpness", [0.5, 3.0])
+def test_values_and_gradients_of_draws_are_right_in_the_mean(text, sharpness):
+    draws, k, vocab = 4000, 5, 30
+    log_p = log_p_of(1, vocab, sharpness)
+    student = torch.randn(1, vocab, generator=torch.Generator().manual_seed(9))
+    objective = parse(text)
+    many = Chunk(torch.zeros(draws, dtype=torch.int64), torch.ones(draws))
+    uniform = torch.rand(draws, generator=torch.Generator().manual_seed(3))
+    signal, _ = draw(log_p.expand(draws, -1), k, uniform)
+    nats, gradient = value_and_gradient(objective, student.expand(draws, -1), signal, many)
+    one = Chunk(torch.zeros(1, dtype=torch.int64), torch.ones(1))
+    true_nats, true_gradient = objective.value_and_gradient(student, Signal(log_p), one)
+    for seen, truth in ((nats[:, None], true_nats[:, None]), (gradient, true_gradient)):
+        error = seen.std(0) / math.sqrt(draws)
+        assert ((seen.mean(0) - truth[0]).abs() <= 4.5 * error + 1e-5).all()
+
+
+def test_an_exact_head_with_drawn_rest_is_nearer_than_draws_with_replacement():
+    log_p = log_p_of(400, 200, 2.0)
+    student = log_p_of(400, 200, 2.0, seed=5)
+    chunk = Chunk(torch.zeros(400, dtype=torch.int64), torch.ones(400))
+    _, truth = parse("ForwardKL").value_and_gradient(student, Signal(log_p), chunk)
+    signal, _ = draw(log_p, 12, torch.rand(400, generator=torch.Generator().manual_seed(1)))
+    _, ours = value_and_gradient(parse("ForwardKL"), student, signal, chunk)
+    ids = torch.multinomial(log_p.exp(), 12, replacement=True, generator=torch.Generator().manual_seed(1))
+    plain = student.softmax(-1).scatter_add(-1, ids, torch.full((400, 12), -1 / 12))
+    assert (ours - truth).square().sum() < 0.7 * (plain - truth).square().sum()
+
+
+def test_the_likeliest_leave_the_rest():
+    log_p = log_p_of(5, 40, 2.0)
+    signal = likeliest(log_p, 7)
+    torch.testing.assert_close(signal.weight.sum(-1) + signal.rest.exp(), torch.ones(5))
