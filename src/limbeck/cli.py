@@ -321,6 +321,31 @@ def predict(
 
 
 @app.command()
+def reproduce(
+    recipe: Annotated[str, Argument(help="capacity-gap, distillation-law, pass-until, taid-gap or minima.")],
+    scale: Annotated[str | None, Option(help="smoke (a minute), small (two cores) or gpu (default small).")] = None,
+    data: Annotated[str | None, Option(help="Text to use instead of the recipe's own.")] = None,
+    seed: Seed = None,
+    seeds: Annotated[int | None, Option(help="How many seeds, from --seed on (default 3).")] = None,
+    workers: Annotated[int | None, Option(help="Processes of one thread each (default: one a core).")] = None,
+    device: Device = None,
+    out: Annotated[Path | None, Option(help="Folder of the reproduction (default runs/RECIPE-SCALE).")] = None,
+    json_: Json = None,
+) -> None:
+    """Reproduce a published result, and say confirmed, refuted or inconclusive by a criterion fixed before."""
+    from rich.console import Console
+
+    from limbeck.recipes.reproduce import show
+
+    flags = {name: value for name, value in locals().items() if name not in {"recipe", "Console", "show", "json_"}}
+    result = api.reproduce(recipe, **flags)
+    if json_:
+        print(json.dumps(result))
+    else:
+        show(result, Console())
+
+
+@app.command()
 def report(folder: Annotated[Path, Argument(help="Folder of a run.")]) -> None:
     """Write report.html again, from what a run's folder holds."""
     from limbeck.report import write_report

@@ -194,6 +194,22 @@ class PredictSettings(BaseModel):
     json_: bool = Field(default=False, alias="json")
 
 
+class ReproduceSettings(BaseModel):
+    """The keys of `limbeck reproduce`, which are also its flags. Without ``data`` a recipe takes its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recipe: str
+    scale: Literal["smoke", "small", "gpu"] = "small"
+    data: str | None = None
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    seeds: int = Field(default=3, ge=1, le=100)
+    workers: int | None = Field(default=None, ge=1)
+    device: str = "auto"
+    out: Path | None = None
+    json_: bool = Field(default=False, alias="json")
+
+
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 
