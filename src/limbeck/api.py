@@ -57,7 +57,7 @@ def probe(model: str, *, teacher: str | None = None, out: str | Path | None = No
 
 
 def pilot(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
-    """Trains a ladder of small models; gives ``{"out", "points", "teachers", "students", "valleys", "failed"}``."""
+    """Trains a ladder of small models; gives ``{"out", "points", "teachers", "students", "valleys", ...}``."""
     from limbeck.jobs.pilot import pilot as job
 
     return job(resolve(PilotSettings, None if file is None else Path(file), keys))

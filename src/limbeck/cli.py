@@ -241,6 +241,10 @@ def pilot(
     students: Annotated[str | None, Option(help="How many sizes, or which: 30k,60k,120k (default 3).")] = None,
     teachers: Annotated[str | None, Option(help="How many sizes, or which: 45k,90k,200k,600k (default 6).")] = None,
     objective: ObjectiveText = None,
+    law: Annotated[
+        bool | None,
+        Option("--law", help="Also train what a distillation law needs: shorter students, longer teachers."),
+    ] = None,
     seed: Seed = None,
     seeds: Annotated[int | None, Option(help="How many seeds, from --seed on (default 3).")] = None,
     workers: Annotated[int | None, Option(help="Processes of one thread each (default: one a core).")] = None,
@@ -325,6 +329,9 @@ def reproduce(
     recipe: Annotated[str, Argument(help="capacity-gap, distillation-law, pass-until, taid-gap or minima.")],
     scale: Annotated[str | None, Option(help="smoke (a minute), small (two cores) or gpu (default small).")] = None,
     data: Annotated[str | None, Option(help="Text to use instead of the recipe's own.")] = None,
+    points: Annotated[
+        Path | None, Option(help="A pilot's folder to judge, instead of a pilot of the recipe's own.")
+    ] = None,
     seed: Seed = None,
     seeds: Annotated[int | None, Option(help="How many seeds, from --seed on (default 3).")] = None,
     workers: Annotated[int | None, Option(help="Processes of one thread each (default: one a core).")] = None,

@@ -123,6 +123,24 @@ def sift(rows: Sequence[Mapping[str, Any]], *, name: str) -> Table:
     return Table(tuple(points), tuple(skipped))
 
 
+def longest(points: Iterable[Point]) -> list[Point]:
+    """Of each student size the points that read the most tokens."""
+    points = list(points)
+    most: dict[float, float] = {}
+    for point in points:
+        most[point.student_params] = max(point.student_tokens, most.get(point.student_params, 0.0))
+    return [point for point in points if point.student_tokens == most[point.student_params]]
+
+
+def usual(points: Iterable[Point]) -> list[Point]:
+    """`longest`, of each teacher size the least trained: one teacher a size, one number of tokens, as a ratio rule needs."""
+    points = longest(points)
+    least: dict[float | None, float] = {}
+    for point in points:
+        least[point.teacher_params] = min(point.teacher_tokens or math.inf, least.get(point.teacher_params, math.inf))
+    return [p for p in points if (p.teacher_tokens or math.inf) == least[p.teacher_params]]
+
+
 def _file(place: Path) -> Path:
     if place.is_file():
         return place

@@ -18,7 +18,8 @@ Verdict = Literal["confirmed", "refuted", "inconclusive"]
 class Ground:
     """Where a recipe runs: its folder, its scale ("smoke", "small", "gpu") and what a user may choose.
 
-    ``data`` is a source as `--data` takes it, None for the recipe's own. Seeds are ``seed`` to ``seed + seeds - 1``.
+    ``data`` is a source as `--data` takes it, None for the recipe's own. ``points`` are those of a pilot that exists
+    already, given only to recipes that take them. Seeds are ``seed`` to ``seed + seeds - 1``.
     """
 
     out: Path
@@ -28,6 +29,7 @@ class Ground:
     seeds: int
     workers: int
     device: str
+    points: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,20 @@ class Judged:
 class Outcome:
     """What a recipe found. ``ours`` says in a sentence or two what was run; ``numbers`` is written as JSON.
 
-    ``figures`` are files in the recipe's folder, each with what it shows.
+    ``figures`` are files in the recipe's folder, each with what it shows. ``cpu_seconds`` is what other processes spent
+    and the recipe knows of.
     """
 
     ours: str
     judged: tuple[Judged, ...]
     numbers: Mapping[str, Any]
     figures: Mapping[Path, str]
+    cpu_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A paper's reproduction. Its ``differences`` say what here is not as there."""
+    """A paper's reproduction. Its ``differences`` say what here is not as there; ``takes_points``: a pilot may be given."""
 
     name: str
     title: str
@@ -66,3 +70,4 @@ class Recipe:
     claim: str
     differences: tuple[str, ...]
     run: Callable[[Ground], Outcome]
+    takes_points: bool = False

@@ -13,12 +13,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from limbeck.config import ReproduceSettings
-from limbeck.disk import write_json, write_text
+from limbeck.disk import finite, write_json, write_text
 from limbeck.errors import BadSetting
 from limbeck.jobs.folder import claim, now, signature_of, update
+from limbeck.plan.points import read_points
 from limbeck.recipes import recipe
 from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe
 from limbeck.report.words import duration
@@ -29,11 +31,11 @@ _SMOKE = "this scale only checks that everything runs; "
 def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
     """Runs a recipe; gives ``{"out", "recipe", "scale", "judged", "ours", "numbers", "seconds", "cpu_seconds"}``.
 
-    Raises BadSetting for a name that no recipe has, and what the recipe's jobs raise.
+    Raises BadSetting for a name that no recipe has, BadPoints for points that cannot be read, and what the recipe's jobs
+    raise.
     """
     chosen = recipe(settings.recipe)
-    if settings.scale == "gpu" and settings.device == "cpu":
-        raise BadSetting("--scale gpu and --device cpu contradict each other: take --scale small, or a GPU")
+    _check(settings, chosen)
     out = settings.out or _usual_folder(settings)
     run = claim(out, signature_of(settings, "reproduce"))
     started, before = time.monotonic(), _cpu_seconds()
@@ -45,10 +47,11 @@ def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
         seeds=settings.seeds,
         workers=settings.workers or os.cpu_count() or 1,
         device=settings.device,
+        points=settings.points,
     )
     outcome = chosen.run(ground)
     if "ended" not in run:
-        spent = {"seconds": time.monotonic() - started, "cpu_seconds": _cpu_seconds() - before}
+        spent = {"seconds": time.monotonic() - started, "cpu_seconds": _cpu_seconds() - before + outcome.cpu_seconds}
         update(out, run, ended=now(), **{name: round(value, 1) for name, value in spent.items()})
     judged = [_undecided(one) if settings.scale == "smoke" else one for one in outcome.judged]
     outcome = replace(outcome, judged=tuple(judged))
@@ -80,6 +83,19 @@ def page(chosen: Recipe, outcome: Outcome, run: dict[str, Any]) -> str:
     parts.append("\n".join(f"- {said}" for said in chosen.differences))
     parts.append(f"Made by `{' '.join(run['command'])}`; numbers in `reproduction.json`.")
     return "\n\n".join(parts) + "\n"
+
+
+def _check(settings: ReproduceSettings, chosen: Recipe) -> None:
+    if settings.scale == "gpu" and (settings.device == "cpu" or not torch.cuda.is_available()):
+        raise BadSetting("--scale gpu needs a CUDA device, and torch sees or was given none: take --scale small")
+    if settings.points is None:
+        return
+    if not chosen.takes_points:
+        raise BadSetting(
+            f"--points {settings.points}: {chosen.name} is judged by trainings of its own, not by a pilot's points as "
+            "capacity-gap and distillation-law are. Leave --points out."
+        )
+    read_points(settings.points)
 
 
 def _usual_folder(settings: ReproduceSettings) -> Path:
@@ -116,7 +132,7 @@ def _result(chosen: Recipe, outcome: Outcome, run: dict[str, Any], settings: Rep
         "paper": chosen.paper,
         "ours": outcome.ours,
         "judged": [asdict(one) for one in outcome.judged],
-        "numbers": dict(outcome.numbers),
+        "numbers": finite(outcome.numbers),
         "seed": settings.seed,
         "seeds": settings.seeds,
         "command": run["command"],
