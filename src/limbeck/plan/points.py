@@ -141,6 +141,14 @@ def usual(points: Iterable[Point]) -> list[Point]:
     return [p for p in points if (p.teacher_tokens or math.inf) == least[p.teacher_params]]
 
 
+def with_teachers(points: Iterable[Point]) -> list[Point]:
+    """The points, and each teacher as what it is: another model trained on text alone."""
+    points = list(points)
+    teachers = {(p.teacher_params, p.teacher_tokens, p.teacher_loss) for p in points if p.distilled}
+    alone = [Point(n, d, loss) for n, d, loss in teachers if n is not None and d is not None and loss is not None]
+    return [*points, *sorted(alone, key=lambda p: (p.student_params, p.student_tokens))]
+
+
 def _file(place: Path) -> Path:
     if place.is_file():
         return place
