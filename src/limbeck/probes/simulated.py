@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import beta, norm
 
+from limbeck.probes.interval import Interval
 from limbeck.probes.pass_rate import exact_interval, ratio, unbiased
 from limbeck.probes.pass_until import Count
 
@@ -24,20 +25,15 @@ _LEAST = 1e-15  # a rate that no sampler meets; waiting times of a lesser one le
 class Trial:
     """An ``estimator`` waiting for ``successes``: relative bias of the mean rate, and coverage of the exact intervals.
 
-    Each with an interval so wide that all of ``trials`` hold their truths together with 95 %. ``draws`` counts instances
+    Their intervals are so wide that those of all trials hold their truths together in 95 % of cases; n counts instances
     times repeats.
     """
 
     estimator: str
     successes: int
     exact_mean: float
-    bias: float
-    bias_low: float
-    bias_high: float
-    coverage: float
-    coverage_low: float
-    coverage_high: float
-    draws: int
+    bias: Interval
+    coverage: Interval
 
 
 def simulate(
@@ -72,10 +68,11 @@ def _trials(exact: np.ndarray, r: int, repeats: int, cap: int, number: int) -> l
     known = {count: exact_interval(count) for count in {count for counts in drawn for count in counts}}
     held = sum(bool(known[c][0] <= p <= known[c][1]) for p, counts in zip(exact, drawn, strict=True) for c in counts)
     draws, left_out = len(exact) * repeats, 0.05 / number / 2
-    covered = (
+    covered = Interval(
         held / draws,
         float(beta.ppf(left_out, held, draws - held + 1)) if held else 0.0,
         float(beta.ppf(1 - left_out, held + 1, draws - held)) if held < draws else 1.0,
+        draws,
     )
     found = []
     for name, estimate in (("r/K", ratio), ("(r-1)/(K-1)", unbiased)):
@@ -85,5 +82,5 @@ def _trials(exact: np.ndarray, r: int, repeats: int, cap: int, number: int) -> l
         bias = float(values.mean() / exact.mean() - 1)
         spread = math.sqrt(float(values.var(axis=1, ddof=1).sum()) / repeats) / len(exact) / float(exact.mean())
         half = float(norm.isf(left_out)) * spread
-        found.append(Trial(name, r, float(exact.mean()), bias, bias - half, bias + half, *covered, draws))
+        found.append(Trial(name, r, float(exact.mean()), Interval(bias, bias - half, bias + half, draws), covered))
     return found

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import product
 from typing import Any
-
-import numpy as np
 
 from limbeck.errors import BadPoints, NotConverged
 from limbeck.plan.estimate import Estimate
 from limbeck.plan.fit import DistillationFit, Validation, cross_validate, fit_distillation_law
-from limbeck.plan.law import COMPUTE_OPTIMAL, MEASURED, PUBLISHED, RELATIVE_ERROR, DistillationLaw
+from limbeck.plan.law import COMPUTE_OPTIMAL, PUBLISHED, RELATIVE_ERROR
+from limbeck.plan.limit import published_gains, refitted_gains
 from limbeck.plan.points import Point, with_teachers
 from limbeck.recipes.pilots import evidence, size_of
 from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict
@@ -37,7 +35,7 @@ def run(ground: Ground) -> Outcome:
     numbers: dict[str, Any] = {"published_nats": published(), "refit": found}
     if not isinstance(found, str):
         fit, validation = found
-        gains = refitted_gains(fit, points)
+        gains = refitted_gains(fit, points, tokens=FAR)
         numbers["refit"] = {
             "validation": asdict(validation),
             "intervals": {k: asdict(v) for k, v in fit.intervals.items()},
@@ -46,7 +44,7 @@ def run(ground: Ground) -> Outcome:
     judged = (
         judge_number(published()),
         judge_refit(found if isinstance(found, str) else found[1], size_of(points)),
-        judge_limit("published law", published_gains(), stated),
+        judge_limit("published law", published_gains(tokens=FAR), stated),
         judge_limit("law refitted here", gains, size_of(points)),
     )
     return Outcome(seen.said, judged, numbers, seen.figures, seen.cpu_seconds)
@@ -117,30 +115,6 @@ def judge_limit(law: str, gains: Sequence[Estimate], size: str) -> Judged:
         verdict,
         f"{seen}; {size}.",
     )
-
-
-def published_gains() -> list[Estimate]:
-    """For sizes as the paper has them, teachers (of 20 tokens per parameter) up to 16 times the student; by the law's error."""
-    sizes = np.geomspace(*MEASURED, 7)
-    found = []
-    for student, teacher in (
-        (n, n * ratio) for n, ratio in product(sizes, (1, 2, 4, 8, 16)) if n * ratio <= MEASURED[1]
-    ):
-        gain = float(_gain(PUBLISHED, student, PUBLISHED.supervised.predict(teacher, COMPUTE_OPTIMAL * teacher)))
-        off = RELATIVE_ERROR * float(PUBLISHED.supervised.predict(student, FAR * student))
-        found.append(Estimate(gain, gain - off, gain + off))
-    return found
-
-
-def refitted_gains(fit: DistillationFit, points: Sequence[Point]) -> list[Estimate]:
-    """For the pilot's students and teachers, by the bootstrap of the law."""
-    pairs = sorted({(p.student_params, p.teacher_loss) for p in points if p.teacher_loss is not None})
-    return [Estimate.of(_gain(fit.law, n, loss), _gain(fit.draws, n, loss)) for n, loss in pairs]
-
-
-def _gain(law: DistillationLaw, student: float, teacher_loss: float) -> Any:
-    tokens = FAR * student
-    return law.supervised.predict(student, tokens) - law.predict(student, tokens, teacher_loss)
 
 
 RECIPE = Recipe(

@@ -10,25 +10,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from limbeck.errors import BadPoints, BadSetting
 from limbeck.jobs.pass_until import Result
 from limbeck.jobs.predict import law_row, point_of
 from limbeck.plan.task_law import TaskLaw, fit, same_size
 from limbeck.probes.pass_rate import mean_pass
-from limbeck.probes.simulated import Trial, try_estimators
+from limbeck.recipes.estimators import judge_estimators, try_on
 from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict
 from limbeck.recipes.task_ladder import LADDERS, SUCCESSES, climb
 from limbeck.report.task_law import draw_estimators, draw_task_law
 from limbeck.report.words import interval
 
 ERROR = 0.2  # relative, of a predicted pass rate
-COVERAGE, SHORT = 0.95, 0.01  # of exact intervals, and how much less than it a simulation may leave open
-MET = (1e-4, 0.5)  # mean rates at which estimators are tried: below, passes are hardly met; above, little is biased
-WAITED, CAP = (1, 2, 4, 10), 10_000  # of the simulation
-REPEATS = {"smoke": 5, "small": 200, "gpu": 200}  # 40,000 draws leave the coverage open by 0.3 %
-_SIMULTANEOUS = "all intervals together at 95 %"
 
 
 def run(ground: Ground) -> Outcome:
@@ -36,7 +29,7 @@ def run(ground: Ground) -> Outcome:
     if ground.data is not None:
         raise BadSetting(f"--data {ground.data}: pass-until writes its own text, that of its tasks. Leave --data out.")
     results, ladder = climb(ground), LADDERS[ground.scale]
-    trials = try_on(results[ladder.tasks[0]], REPEATS[ground.scale])
+    trials = try_on(results[ladder.tasks[0]], smoke=ground.scale == "smoke")
     judged, figures = [*judge_estimators(trials)], {}
     numbers: dict[str, Any] = {"estimators": [asdict(trial) for model in trials for trial in model]}
     if trials:
@@ -56,52 +49,6 @@ def run(ground: Ground) -> Outcome:
         f"asked until {SUCCESSES} answers passed or {ladder.max_samples:,} samples were drawn."
     )
     return Outcome(ours, tuple(judged), numbers, figures)
-
-
-def try_on(results: Sequence[Result], repeats: int) -> list[list[Trial]]:
-    """Estimators at the exact probabilities of the smallest and the middle one of the models that pass often enough."""
-    exact = [np.exp([c.log_p for c in r.counts if c.log_p is not None]) for r in results[:-1]]
-    met = [p for p in exact if p.size and MET[0] <= p.mean() <= MET[1]]
-    chosen = [met[i] for i in sorted({0, len(met) // 2})] if met else []
-    return try_estimators(chosen, successes=WAITED, repeats=repeats, cap=CAP)
-
-
-def judge_estimators(models: Sequence[Sequence[Trial]]) -> tuple[Judged, Judged]:
-    """Whether r/K is biased and the unbiased estimator is not, and whether exact intervals cover."""
-    trials = [trial for model in models for trial in model]
-    bias: Verdict = "inconclusive"
-    cover: Verdict = "inconclusive"
-    seen = covered = "no model had a mean rate at which estimators can be tried"
-    if trials:
-        theirs, ours = ([t for t in trials if (t.estimator == "r/K") == first] for first in (True, False))
-        biased = [not t.bias_low <= 0 <= t.bias_high for t in theirs]
-        if not any(biased) or not all(t.bias_low <= 0 <= t.bias_high for t in ours):
-            bias = "refuted"
-        elif all(biased):
-            bias = "confirmed"
-        n = f"n = {trials[0].draws:,} draws each, {len(models)} models; {_SIMULTANEOUS}; one seed for each r"
-        most, ours_most = (max(group, key=lambda t: abs(t.bias)) for group in (theirs, ours))
-        seen = f"largest bias of r/K {_biased(most)}, of (r-1)/(K-1) {_biased(ours_most)}; {n}"
-        least = min(trials, key=lambda t: t.coverage)
-        covered = f"least coverage {least.coverage:.1%} ({least.coverage_low:.1%} to {least.coverage_high:.1%}); {n}"
-        if any(t.coverage_high < COVERAGE for t in trials):
-            cover = "refuted"
-        elif all(t.coverage_low >= COVERAGE - SHORT for t in trials):
-            cover = "confirmed"
-    return Judged(
-        "The paper's estimate r/K is too high; (r-1)/(K-1) has no bias.",
-        f"Simulated from exact probabilities at r = {', '.join(map(str, WAITED))}, {_SIMULTANEOUS}. Confirmed: the interval of "
-        "the bias of the mean excludes 0 for r/K at every r, and holds it for the other. Refuted: the other's excludes 0 at some "
-        "r, or r/K's at none. Inconclusive otherwise.",
-        bias,
-        f"{seen}.",
-    ), Judged(
-        "Exact 95 % intervals of an instance's probability hold it in 95 % of cases.",
-        f"In the same simulation. Refuted: the interval of the coverage lies below {COVERAGE:.0%} at some r. Confirmed: it lies "
-        f"above {COVERAGE - SHORT:.0%} at every r. Inconclusive otherwise.",
-        cover,
-        f"{covered}.",
-    )
 
 
 def law_of(results: Sequence[Result]) -> TaskLaw | str:
@@ -139,10 +86,6 @@ def judge_law(task: str, law: TaskLaw | str, results: Sequence[Result]) -> Judge
         verdict,
         f"{seen}; n = {len(results) - 1} models fitted, 1 held out, {found.n} instances.",
     )
-
-
-def _biased(trial: Trial) -> str:
-    return f"{trial.bias:+.1%} ({trial.bias_low:+.1%} to {trial.bias_high:+.1%}, r = {trial.successes})"
 
 
 def _numbers(law: TaskLaw | str, results: Sequence[Result]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def evidence(ground: Ground) -> Evidence:
     said = (
         f"{'A pilot' if ground.points is None else f'The pilot of {ground.points}'}: {len(teachers)} teachers, "
         f"{len({p.student_params for p in taught})} sizes of student, {size_of(table.points)}.{failed}"
+        f"{'' if ground.points is None else ' What it cost is not counted below.'}"
     )
     if taught:
         fits = {arm: fit for arm, fit in ratio_fits(table.points).items() if isinstance(fit, RatioFit)}

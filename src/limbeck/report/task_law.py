@@ -29,9 +29,9 @@ def draw_estimators(models: Sequence[Sequence[Trial]], file: Path) -> None:
             mean = f"mean rate {trials[0].exact_mean:.2g}"
             for name, color in _ESTIMATORS.items():
                 rows = [trial for trial in trials if trial.estimator == name]
-                _line(left, rows, [100 * row.bias for row in rows], style, color, f"{name}, {mean}")
+                _line(left, rows, [100 * row.bias.value for row in rows], style, color, f"{name}, {mean}")
             rows = [trial for trial in trials if trial.estimator == "r/K"]
-            _line(right, rows, [100 * row.coverage for row in rows], style, "#444444", mean)
+            _line(right, rows, [100 * row.coverage.value for row in rows], style, "#444444", mean)
         left.axhline(0, color="#999999", lw=0.8)
         left.set(title="Bias of the mean pass rate", ylabel="% of the exact rate", yscale="symlog")
         right.axhline(95, color="#999999", lw=0.8)
