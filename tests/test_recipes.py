@@ -40,7 +40,7 @@ def tiny():
     """Scale "smoke" made smaller still, its pilot in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SCALES, "smoke", TINY)
-        patch.setattr(pilots, "_SMOKE", {"students": "12k", "teachers": "18k,26k,36k"})
+        patch.setitem(pilots._SIZES, "smoke", {"students": "12k", "teachers": "18k,26k,36k"})
         patch.setattr(job, "run_here", lambda tasks, workers, report: [do(task) for task in tasks if not task.done])
         rungs = tuple(Rung(rung.name, rung.size, 1024) for rung in task_ladder._SMOKE)
         patch.setitem(task_ladder.LADDERS, "smoke", Ladder(rungs, ("addition",), 512, 10))
@@ -188,6 +188,7 @@ def test_a_capacity_gap_is_judged(name):
         (curve("cut", best=5.0), GOOD, "refuted"),
         (flat("cut", tilt=-0.05), GOOD, "refuted"),  # the best is at 12 times or above
         (flat("cut"), GOOD, "inconclusive"),
+        ([*curve("cut", sizes=(1e6,)), *flat("cut", tilt=-0.05, sizes=(2e6,))], GOOD, "inconclusive"),
         (curve("cut"), BETTER, "inconclusive"),
     ],
 )

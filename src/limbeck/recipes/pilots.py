@@ -24,7 +24,8 @@ from limbeck.recipes.recipe import Ground
 from limbeck.report.ladder import draw_ladder
 
 FIGURE = "ladder.png"
-_SMOKE = {"students": "30k", "teachers": "38k,52k,72k"}  # at other scales the pilot's own
+# At scale gpu the ladder ends at ten times its smallest student: a third size would have two larger teachers.
+_SIZES = {"smoke": {"students": "30k", "teachers": "38k,52k,72k"}, "small": {}, "gpu": {"students": "2"}}
 _SMOKE_SEEDS = 2
 _SMOKE_MODULES = 60  # of the standard library
 
@@ -80,9 +81,10 @@ def _settings(ground: Ground, out: Path) -> PilotSettings:
         "workers": ground.workers,
         "law": True,
     }
+    given |= _SIZES[ground.scale]
     given |= {"seeds": ground.seeds} if ground.data is None else {"seeds": ground.seeds, "data": ground.data}
     if ground.scale == "smoke":
-        given |= _SMOKE | {"seeds": min(ground.seeds, _SMOKE_SEEDS), "data": ground.data or str(_little(ground.out))}
+        given |= {"seeds": min(ground.seeds, _SMOKE_SEEDS), "data": ground.data or str(_little(ground.out))}
     return PilotSettings(**given)
 
 
