@@ -98,7 +98,7 @@ def _ratio(points: Sequence[Point], fit: RatioFit | str, doubt: str) -> Judged:
         "The best teacher grows linearly with its student and has about 2.5 times its parameters (slope 2.498, R² 0.9957).",
         f"In arm cut, as in the paper. Refuted: the 95 % interval of the slope of T* over S (of the ratio, where one size has an "
         f"optimum) excludes {RATIO}, or all curves are monotone to ends beyond it. Confirmed: it holds {RATIO}, lies within a "
-        f"factor of {FACTOR:g} of it, and all sizes have an optimum. Inconclusive otherwise, and where a learning rate suits one end.",
+        f"factor of {FACTOR:g} of it, all sizes have an optimum. Inconclusive otherwise, and where a rate suits one end better.",
         "inconclusive" if doubt else verdict,
         _said(seen, doubt, size_of([p for p in points if p.arm == "cut" and p.distilled])),
     )
