@@ -234,7 +234,7 @@ def _measure(
     out: Path, model: LanguageModel, teacher: LanguageModel | None, scale: Scale, machine: Machine
 ) -> Measurements:
     store = TokenStore.open(out / "data" / "held_out")
-    held_out = HeldOut(store, length=scale.length, machine=machine)
+    held_out = HeldOut(store, length=scale.length, machine=machine, trained=scale.student_tokens)
     training = model.model.training
     model.model.to(machine.world.device).eval()
     measured = measure(model, teacher, held_out.batches(), documents=store.documents)
