@@ -39,6 +39,7 @@ class Bench:
     scale: Scale
     students: tuple[Shape, ...]
     teachers: tuple[TeacherPlan, ...]
+    vocab: int
     workers: int
 
     def train(self, cells: Sequence[CellPlan]) -> None:
@@ -120,7 +121,7 @@ def bench(ground: Ground, scale: Scale, *, students: Sequence[int], teachers: Se
         TeacherPlan(f"t{i}", shapes[size], round(min(scale.teacher_tokens * weights(shapes[size], vocab), most)))
         for i, size in enumerate(sorted(teachers))
     )
-    return Bench(folder, scale, tuple(shapes[size] for size in sorted(students)), ladder, ground.workers)
+    return Bench(folder, scale, tuple(shapes[size] for size in sorted(students)), ladder, vocab, ground.workers)
 
 
 def _said(total: int) -> Any:

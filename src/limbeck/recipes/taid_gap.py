@@ -10,19 +10,17 @@ that does as well, the interpolation is not what helps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
 from limbeck.jobs.pilot.grid import CellPlan, Scale
 from limbeck.probes.interval import Interval
 from limbeck.recipes.cells import Bench, bench
-from limbeck.recipes.contrasts import Ladder, gain, nothing_in, said, slope
-from limbeck.recipes.drawing import COLORS, drawn
+from limbeck.recipes.contrasts import gain, nothing_in, said, slope
+from limbeck.recipes.drawing import draw_by_teacher
 from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict
 from limbeck.report.words import count, duration
 
@@ -95,7 +93,8 @@ def run(ground: Ground) -> Outcome:
     over_linear = gain(losses[LINEAR][:, -1], losses[TAID][:, -1])
     rising = all(a["loss"] > b["loss"] for a, b in pairwise(teachers))
     figure = ground.out / "taid-gap.png"
-    _draw(losses, sizes, figure)
+    means = {name: found[..., 0].sum(-1) / found[..., 1].sum(-1) for name, found in losses.items()}
+    draw_by_teacher(means, sizes, figure)
     student = work.cell(cells[TAID][0][0].name)
     ours = (
         f"A fresh student of {count(student['parameters'])} parameters learned {count(student['tokens'])} tokens from each of "
@@ -107,7 +106,7 @@ def run(ground: Ground) -> Outcome:
         "student": {key: student[key] for key in ("parameters", "inside", "tokens", "shape")},
         "teachers": teachers,
         "lr_factor": rates,
-        "loss_nats": {name: _means(found).tolist() for name, found in losses.items()},
+        "loss_nats": {name: found.tolist() for name, found in means.items()},
         "gain_nats_per_doubling": {name: vars(found) for name, found in gains.items()},
         "taid_over": {name: vars(found) for name, found in over.items()},
         "taid_over_ramp_nats": vars(over_ramp),
@@ -162,27 +161,6 @@ def _cell(work: Bench, name: str, teacher: int, seed: int, rate: float = 1.0) ->
     rung = work.teachers[teacher].name
     title, tokens = f"{OBJECTIVES[name].split('(')[0].lower()}{number}-{rung}-seed{seed}", work.scale.student_tokens
     return CellPlan(title, work.students[0], rung, "fresh", seed, rate, tokens, OBJECTIVES[name])
-
-
-def _means(losses: Ladder) -> Float[np.ndarray, "seeds teachers"]:
-    return losses[..., 0].sum(-1) / losses[..., 1].sum(-1)
-
-
-def _draw(losses: Mapping[str, Ladder], sizes: Sequence[float], file: Path) -> None:
-    """A line for each objective; bars are a seed's standard deviation."""
-    with drawn(file) as axes:
-        for color, (name, found) in zip(COLORS, losses.items(), strict=False):
-            means = _means(found)
-            spread = means.std(0, ddof=1) if len(means) > 1 else None
-            axes.errorbar(
-                sizes, means.mean(0), yerr=spread, color=color, marker="o", markersize=3, capsize=2, label=name
-            )
-        axes.set(
-            xscale="log", xlabel="teacher, parameters without embeddings", ylabel="student, nats per token held out"
-        )
-        axes.set_xticks(sizes, [count(size).replace(" ", "") for size in sizes], minor=False)
-        axes.set_xticks([], minor=True)
-        axes.legend(fontsize=8)
 
 
 RECIPE = Recipe(
