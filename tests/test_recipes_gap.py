@@ -16,7 +16,7 @@ from limbeck.jobs.pilot.grid import Scale, TeacherPlan
 from limbeck.jobs.pilot.tasks import RESULT
 from limbeck.probes.interval import Interval
 from limbeck.recipes import minima, recipe, taid_gap
-from limbeck.recipes.cells import Bench, bench
+from limbeck.recipes.cells import Bench, bench, doubtful
 from limbeck.recipes.contrasts import gain, mean, nothing_in, slope
 from limbeck.recipes.instructions import TEMPLATE, conversations, write_instructions
 from limbeck.recipes.recipe import Ground
@@ -145,8 +145,11 @@ def test_the_verdict_on_the_ramp(over, verdict):
     ("over", "verdict"), [(WINS, "confirmed"), (LOSES, "refuted"), (TIES, "refuted"), (WIDE, "inconclusive")]
 )
 def test_the_verdict_on_the_laws_teacher(over, verdict):
-    judged = minima.judge_law(over, WIDE, seeds=3)
+    judged = minima.judge_law(over, WIDE, stronger=True, seeds=3)
     assert judged.verdict == verdict
+    weak = minima.judge_law(over, WIDE, stronger=False, seeds=3)
+    assert weak.verdict == "inconclusive"
+    assert weak.seen.endswith("the largest teacher is not the better model")
     assert "50 documents, 3 seeds" in judged.seen
 
 
@@ -169,6 +172,14 @@ def test_a_gain_is_nothing_only_where_the_interval_says_so():
     assert nothing_in(LOSES, 0.01)
     assert not nothing_in(WIDE, 0.01)
     assert not nothing_in(interval(0.001, 0.004), 0.01)  # small, but there
+
+
+def test_a_rate_at_an_end_of_those_tried_is_named():
+    assert (
+        doubtful({"a": 1.0, "b": 2.0, "c": 0.5}, (0.5, 1.0, 2.0))
+        == " The best rate of b, c is at an end of those tried."
+    )
+    assert doubtful({"a": 1.0}, (0.5, 1.0, 2.0)) == doubtful({"a": 1.0}, (1.0,)) == ""
 
 
 # --- what is measured -------------------------------------------------------------------------------------------------

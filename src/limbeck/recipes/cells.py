@@ -124,6 +124,12 @@ def bench(ground: Ground, scale: Scale, *, students: Sequence[int], teachers: Se
     return Bench(folder, scale, tuple(shapes[size] for size in sorted(students)), ladder, vocab, ground.workers)
 
 
+def doubtful(rates: Mapping[str, float], factors: Sequence[float]) -> str:
+    """A sentence about what has its best rate at an end of those tried, so that a better one may lie beyond; or nothing."""
+    ends = [name for name, rate in rates.items() if rate in (min(factors), max(factors))]
+    return f" The best rate of {', '.join(ends)} is at an end of those tried." if ends and len(factors) > 1 else ""
+
+
 def _said(total: int) -> Any:
     """Says a line for each piece of work that is done."""
     done: list[Task] = []

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from limbeck.probes.interval import Interval
 from limbeck.report.words import count
 
-_COLORS = ("#1d4ed8", "#c2410c", "#047857", "#7c3aed", "#b45309", "#0e7490", "#475569")
+_COLORS = ("#1d4ed8", "#c2410c", "#047857", "#7c3aed", "#ca8a04", "#0e7490", "#475569", "#db2777")
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "legend.frameon": False}
 
 

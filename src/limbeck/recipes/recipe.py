@@ -47,13 +47,15 @@ class Judged:
 class Outcome:
     """What a recipe found. ``ours`` says in a sentence or two what was run; ``numbers`` is written as JSON.
 
-    ``figures`` are files in the recipe's folder, each with what it shows.
+    ``figures`` are files in the recipe's folder, each with what it shows. ``cpu_seconds`` is what other processes spent
+    and the recipe knows of.
     """
 
     ours: str
     judged: tuple[Judged, ...]
     numbers: Mapping[str, Any]
     figures: Mapping[Path, str]
+    cpu_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

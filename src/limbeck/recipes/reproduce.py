@@ -48,7 +48,7 @@ def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
     )
     outcome = chosen.run(ground)
     if "ended" not in run:
-        spent = {"seconds": time.monotonic() - started, "cpu_seconds": _cpu_seconds() - before}
+        spent = {"seconds": time.monotonic() - started, "cpu_seconds": _cpu_seconds() - before + outcome.cpu_seconds}
         update(out, run, ended=now(), **{name: round(value, 1) for name, value in spent.items()})
     judged = [_undecided(one) if settings.scale == "smoke" else one for one in outcome.judged]
     outcome = replace(outcome, judged=tuple(judged))
