@@ -253,16 +253,36 @@ def test_a_ladder_whose_end_the_rule_names_is_refused(work, monkeypatch):
         planned_teacher(work, tokens=1_000)
 
 
-def test_a_student_that_came_to_no_end_ends_the_recipe(tmp_path):
+@pytest.fixture
+def ended(tmp_path):
+    """A bench, and what writes how a training of it ended, as if it had been done."""
     ground = Ground(tmp_path, "smoke", str(write_corpus(tmp_path)), 0, 1, 1, "cpu")
     found = bench(ground, SCALE, students=[12_000], teachers=[18_000])
-    cell = replace(Way("x", found.students[0], None, "ce", 512).cell(0), keep=False)
-    for kind, name in (("teachers", "t0"), ("answers", "t0"), ("cells", cell.name)):
+
+    def end(kind, name, **facts):
         folder = found.folder / kind / name
         folder.mkdir(parents=True)
-        (folder / RESULT).write_text(json.dumps({"failed": "loss nan nats" if kind == "cells" else None}))
+        (folder / RESULT).write_text(json.dumps(facts))
+
+    end("teachers", "t0")
+    return found, end
+
+
+def test_a_student_that_came_to_no_end_ends_the_recipe(ended):
+    found, end = ended
+    cell = Way("x", found.students[0], None, "ce", 512).cell(0)
+    end("cells", cell.name, loss=None, failed="loss nan nats")
     with pytest.raises(NonFiniteLoss, match=r"x-seed0: loss nan nats"):
         found.train([cell])
+
+
+def test_the_rate_of_each_kind_is_that_of_the_lowest_loss_and_never_one_that_diverged(ended):
+    found, end = ended
+    kinds = {name: Way(name, found.students[0], None, "ce", 512).cell(7) for name in ("x", "y")}
+    for name, factor, loss in [("x", 1, 2.5), ("x", 2, 2.4), ("y", 1, 2.5), ("y", 2, None)]:
+        end("cells", f"{name}-seed7-rate{factor}", loss=loss)
+    assert found.rates(kinds, (1.0, 2.0)) == {"x": 2.0, "y": 1.0}
+    assert found.rates(kinds, (0.5,)) == {"x": 0.5, "y": 0.5}
 
 
 # --- instructions -----------------------------------------------------------------------------------------------------

@@ -47,14 +47,16 @@ class Bench:
 
         Raises NonFiniteLoss where a student came to no end: of its kind nothing can be said then.
         """
+        self._run(cells)
+        for cell in cells:
+            if failed := self.cell(cell.name).get("failed"):
+                raise NonFiniteLoss(f"{self.folder / 'cells' / cell.name}: {failed}")
+
+    def _run(self, cells: Sequence[CellPlan]) -> None:
         grid = Grid(self.teachers, tuple(cells))
         Pilot(grid, self.scale, "ForwardKL").write(self.folder)
-        tasks = tasks_of(self.folder, grid)
-        left = tasks_left(tasks)
+        left = tasks_left(tasks_of(self.folder, grid))
         run_here(left, self.workers, _said(len(left)))
-        for task in tasks:
-            if task.kind == "cell" and (failed := read_json(task.folder / RESULT).get("failed")):
-                raise NonFiniteLoss(f"{task.folder}: {failed}")
 
     def teacher(self, name: str) -> dict[str, Any]:
         """What came out of a trained teacher."""
@@ -71,7 +73,7 @@ class Bench:
     def rates(self, kinds: Mapping[str, CellPlan], factors: Sequence[float]) -> dict[str, float]:
         """For each kind the factor on the usual learning rate with which this cell of it ends best: the same budget for all.
 
-        With one factor nothing is trained.
+        With one factor nothing is trained. A rate with which a training came to no end is the worst.
         """
         if len(factors) == 1:
             return dict.fromkeys(kinds, factors[0])
@@ -80,10 +82,11 @@ class Bench:
             for name, plan in kinds.items()
             for factor in factors
         }
-        self.train(list(tried.values()))
+        self._run(list(tried.values()))
         best = {}
         for name in kinds:
-            losses = {factor: self.cell(tried[name, factor].name)["loss"] for factor in factors}
+            found = {factor: self.cell(tried[name, factor].name)["loss"] for factor in factors}
+            losses = {factor: math.inf if loss is None else loss for factor, loss in found.items()}
             best[name] = min(losses, key=losses.__getitem__)
         return best
 
