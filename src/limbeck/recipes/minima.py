@@ -51,10 +51,10 @@ SIZES = {
         student=18_000,
         teachers=(24_000, 45_000, 70_000),
         tokens=2_048,
-        tuning_tokens=1_024,
+        tuning_tokens=512,
         rates=(1.0,),
         modules=20,
-        scale=Scale(18_000, 2.0, 4.0, 259, 32, 512, 2_048, 0.5, 8.0, 8),
+        scale=Scale(18_000, 2.0, 4.0, 259, 32, 512, 2_048, 0.1, 8.0, 8),
     ),
     "small": Size(
         smaller=30_000,
