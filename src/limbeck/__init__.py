@@ -14,7 +14,7 @@ _PUBLIC = {
     "limbeck.models.load": ("LanguageModel", "load", "save"),
     "limbeck.objectives": (
         *("AdaptiveKL", "CTKD", "CrossEntropy", "DKD", "ForwardKL", "JensenShannon", "Objective", "ReverseKL"),
-        *("SkewKL", "SkewReverseKL", "TAID", "TotalVariation"),
+        *("Ramp", "SkewKL", "SkewReverseKL", "TAID", "TotalVariation"),
     ),
     "limbeck.probes.tasks": ("write_task_text",),
     "limbeck.run.run": ("Plan", "Run"),

@@ -63,7 +63,8 @@ class TeacherPlan:
 class CellPlan:
     """One student's training. Without a teacher it learns from the text alone.
 
-    ``lr_factor`` multiplies the learning rate: 1 but where it is checked.
+    ``lr_factor`` multiplies the learning rate: 1 but where it is checked. ``objective`` None is the pilot's; where one needs no
+    teacher, the teacher is only what the student is cut out of. ``keep``: the student is kept, in ``student``.
     """
 
     name: str
@@ -73,6 +74,8 @@ class CellPlan:
     seed: int
     lr_factor: float
     tokens: int
+    objective: str | None = None
+    keep: bool = False
 
 
 @dataclass(frozen=True)
