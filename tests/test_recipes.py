@@ -275,6 +275,7 @@ def test_a_refit_is_judged(error, gain, verdict):
     assert "20 cells; n = 80 trainings" in judged.seen
 
 
+@pytest.mark.recipe
 def test_a_refit_of_a_law_with_a_gap_is_confirmed_and_says_its_numbers():
     fit, validation = distillation_law.refit(runs())
     judged = distillation_law.judge_refit(validation, "n = 85 trainings, 1 seeds")

@@ -56,7 +56,7 @@ def minima_twice(tmp_path_factory):
     return reproduced("minima", MINIMA, tmp_path_factory.mktemp("minima"))
 
 
-@pytest.fixture(params=["taid-gap", "minima"])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.recipe) for name in ("taid-gap", "minima")])
 def twice(request):
     return request.param, request.getfixturevalue(f"{request.param.split('-')[0]}_twice")
 
@@ -82,6 +82,7 @@ def test_the_same_again_does_nothing_anew_and_says_the_same(twice):
     assert first["numbers"] == again["numbers"]
 
 
+@pytest.mark.recipe
 def test_every_objective_has_the_same_trainings_and_its_own_rate(taid_twice):
     numbers = taid_twice[0]["numbers"]
     assert set(numbers["lr_factor"]) == set(numbers["loss_nats"]) == set(taid_gap.OBJECTIVES)
@@ -90,6 +91,7 @@ def test_every_objective_has_the_same_trainings_and_its_own_rate(taid_twice):
     assert numbers["student"]["tokens"] == 1_024
 
 
+@pytest.mark.recipe
 def test_only_ways_that_cost_no_more_are_on_the_frontiers_other_side(minima_twice):
     numbers = minima_twice[0]["numbers"]
     flops = numbers["flops"]
