@@ -4,6 +4,7 @@
 #   make test     the tests; LIMBECK_TEST_DATA names a folder of real models and texts, without it their tests skip
 #   make lint     style; make types: the type checker; make docs: every command and snippet of README and docs
 #   make cluster  the tests that start a Ray cluster, for which it installs the extra
+#   make recipes  the tests that run a recipe of `limbeck reproduce` from end to end, minutes
 #   make studies  the experiments behind docs/results, each anew; hours
 #   make clean    away with .venv, runs and caches
 #
@@ -12,7 +13,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types docs cluster studies clean
+.PHONY: demo test lint types docs cluster recipes studies clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/.ready
@@ -35,6 +36,9 @@ docs: .venv/.ready
 cluster: .venv/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[ray]'
 	$(BIN)/python -m pytest -m cluster
+
+recipes: .venv/.ready
+	$(BIN)/python -m pytest -m recipe -n auto --dist loadfile
 
 studies: .venv/.ready
 	@set -e; for study in docs/results/*.sh; do echo "== $$study"; PATH="$(CURDIR)/$(BIN):$$PATH" bash "$$study"; done

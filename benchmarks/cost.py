@@ -97,7 +97,8 @@ def config_of(kind: str, model: Model, *, vocab: int) -> PreTrainedConfig:
     sizes |= {"num_attention_heads": model.hidden // head, "max_position_embeddings": 1024}
     if kind == "gpt_neox":
         return GPTNeoXConfig(**sizes, **ends)
-    groups = {"num_key_value_heads": max(1, model.hidden // head // 2), "tie_word_embeddings": True}
+    heads = model.hidden // head
+    groups = {"num_key_value_heads": heads // 2 if heads % 2 == 0 else heads, "tie_word_embeddings": True}
     if kind == "qwen3":
         return Qwen3Config(head_dim=head, **sizes, **groups, **ends)
     return LlamaConfig(**sizes, **groups, **ends)

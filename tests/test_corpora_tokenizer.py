@@ -78,6 +78,12 @@ def test_training_twice_gives_the_same_tokenizer(tokenizer):
     assert fingerprint(train_tokenizer(iter(TEXTS), vocab=VOCAB)) == fingerprint(tokenizer)
 
 
+def test_a_vocabulary_of_bytes_alone_is_made_without_reading_the_text():
+    alone = train_tokenizer(map(pytest.fail, ["the text was read"]), vocab=259)
+    assert len(alone) == 259
+    assert alone.decode(alone("grüße\n  x", add_special_tokens=False)["input_ids"]) == "grüße\n  x"
+
+
 def test_a_saved_tokenizer_is_the_same(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)

@@ -22,6 +22,7 @@ def small(command: str) -> str:
     """The command on so few tokens that it takes seconds."""
     command = re.sub(r"--tokens \S+", "--tokens 3k", command)
     command = re.sub(r"--students \S+ --teachers \S+", "--scale smoke --students 1 --teachers 3 --seeds 1", command)
+    command = command.replace("limbeck reproduce", "limbeck reproduce --scale smoke")
     return re.sub(r'tokens="\S+?"', 'tokens="3k"', command)
 
 

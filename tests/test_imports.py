@@ -28,6 +28,7 @@ LAYERS = (
 # Parts of one layer that meet all the same, each with its reason.
 MEETINGS = {
     ("probes", "corpora"): "what a probe reads are rows of a store",
+    ("recipes", "jobs"): "a recipe is made of jobs",
 }
 
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

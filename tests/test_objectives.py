@@ -18,6 +18,7 @@ from limbeck.objectives import (
     ForwardKL,
     JensenShannon,
     Objective,
+    Ramp,
     ReverseKL,
     SkewKL,
     SkewReverseKL,
@@ -60,6 +61,8 @@ OBJECTIVES = [
     CTKD(start=3.0, ramp=0.0),
     TAID(),
     TAID(start=0.1, temperature=2.0),
+    Ramp(),
+    Ramp(of=TAID(), start=0.9),
     0.3 * CrossEntropy() + 0.7 * ForwardKL(),
     0.5 * ReverseKL() + 0.2 * TAID() + 0.3 * JensenShannon() + 2.0 * AdaptiveKL() + 0.1 * DKD(),
     Squared(),
@@ -429,3 +432,54 @@ def test_what_a_user_forgets_is_said():
 def test_parameters_out_of_range_are_named_with_their_range(make, message):
     with pytest.raises(BadObjective, match=message):
         make()
+
+
+# --- Ramp -------------------------------------------------------------------------------------------------------------
+
+
+@given(start=st.floats(0, 1, allow_subnormal=False), done=st.integers(0, 10))
+def test_a_ramp_weighs_what_it_ramps_and_moves_once_per_step(start, done):
+    logits, signal, chunk = position()
+    objective = Ramp(of=ReverseKL(), start=start)
+    objective.begin(10)
+    for _ in range(done):
+        objective.advance(1.0)
+    weight = start + (1 - start) * done / 10
+    expected = ReverseKL().value_and_gradient(logits, signal, chunk)
+    for got, wanted in zip(objective.value_and_gradient(logits, signal, chunk), expected, strict=True):
+        torch.testing.assert_close(got, weight * wanted)
+    objective.begin(10)
+    assert float(objective.weight) == start
+
+
+def test_a_ramp_saves_its_own_state_and_that_of_what_it_ramps():
+    first, second = Ramp(of=TAID()), Ramp(of=TAID())
+    for objective in (first, second):
+        objective.begin(50)
+    for n in range(10):
+        first.advance(3.0 - 0.1 * n)
+    second.load_state_dict(first.state_dict())
+    for objective in (first, second):
+        objective.advance(1.5)
+    assert first.state_dict() == second.state_dict()
+    assert float(first.weight) == pytest.approx(0.4 + 0.6 * 11 / 50)
+    assert int(first.of.step) == 11
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"of": "ForwardKL"}, r"one objective, as in Ramp\(of=ForwardKL\(\)\), got 'ForwardKL'; ramps add up"),
+        ({"of": 0.5 * ForwardKL()}, r"got 0.5 \* ForwardKL\(temperature=1.0\); ramps add up"),
+        ({"start": 2.0}, "Ramp: start must be a number with 0 <= start <= 1, got 2.0"),
+        ({"start": 0.5, "end": 0.2}, "rises, so start must be <= end, got start=0.5, end=0.2"),
+    ],
+)
+def test_a_ramp_that_cannot_be_is_refused(values, message):
+    with pytest.raises(BadObjective, match=message):
+        Ramp(**values)
+
+
+def test_a_ramp_must_know_its_way():
+    with pytest.raises(BadObjective, match="Ramp does not know how long its way is"):
+        Ramp().advance(1.0)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limbeck.errors import BadObjective
-from limbeck.objectives import CTKD, DKD, TAID, CrossEntropy, ForwardKL, JensenShannon, Sum, parse
-from limbeck.objectives.parse import OURS
+from limbeck.objectives import CTKD, DKD, TAID, CrossEntropy, ForwardKL, JensenShannon, Ramp, Sum, parse
+from limbeck.objectives.parse import OURS, code_of
 
 USER = """
 from limbeck.objectives import Objective
@@ -58,6 +58,17 @@ def test_a_sum_with_weights_and_parameters():
     assert (taid.start, taid.alpha, taid.schedule) == (0.2, "auto", "linear")
 
 
+def test_a_parameter_may_be_an_objective_with_its_brackets(user_file):
+    objective = parse(f"0.5*Ramp(of={user_file}:Mine(gain=2), start=0.1) + 0.5*Ramp(of=rkl())")
+    assert repr(objective).startswith(f"0.5 * Ramp(of={user_file}:Mine(gain=2, mode='a', sure=False), start=0.1")
+    assert repr(parse(repr(objective))) == repr(objective)
+    assert list(code_of(objective)) == ["Mine"]
+    with pytest.raises(BadObjective, match="one objective, as in Ramp"):
+        parse("Ramp(of=ForwardKL)")
+    with pytest.raises(BadObjective, match="Ramp: start must be a number"):
+        parse("Ramp(start=ForwardKL())")
+
+
 @given(
     st.lists(
         st.tuples(
@@ -71,6 +82,7 @@ def test_a_sum_with_weights_and_parameters():
                     TAID(alpha=1e-5, schedule="exp"),
                     DKD(alpha=0),
                     CTKD(start=2.0),
+                    Ramp(of=TAID(start=0.1), end=0.9),
                 ]
             ),
         ),

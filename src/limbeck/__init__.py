@@ -9,12 +9,12 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "limbeck.api": ("distil", "doctor", "pilot", "predict", "pretrain", "probe", "shrink"),
+    "limbeck.api": ("distil", "doctor", "pilot", "predict", "pretrain", "probe", "reproduce", "shrink"),
     "limbeck.corpora": ("Rows", "TokenStore", "build_stores"),
     "limbeck.models.load": ("LanguageModel", "load", "save"),
     "limbeck.objectives": (
         *("AdaptiveKL", "CTKD", "CrossEntropy", "DKD", "ForwardKL", "JensenShannon", "Objective", "ReverseKL"),
-        *("SkewKL", "SkewReverseKL", "TAID", "TotalVariation"),
+        *("Ramp", "SkewKL", "SkewReverseKL", "TAID", "TotalVariation"),
     ),
     "limbeck.probes.tasks": ("write_task_text",),
     "limbeck.run.run": ("Plan", "Run"),

@@ -12,6 +12,7 @@ from limbeck.config import (
     PredictSettings,
     PretrainSettings,
     ProbeSettings,
+    ReproduceSettings,
     resolve,
 )
 
@@ -56,7 +57,7 @@ def probe(model: str, *, teacher: str | None = None, out: str | Path | None = No
 
 
 def pilot(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
-    """Trains a ladder of small models; gives ``{"out", "points", "teachers", "students", "valleys", "failed"}``."""
+    """Trains a ladder of small models; gives ``{"out", "points", "teachers", "students", "valleys", ...}``."""
     from limbeck.jobs.pilot import pilot as job
 
     return job(resolve(PilotSettings, None if file is None else Path(file), keys))
@@ -87,3 +88,13 @@ def plan(**keys: Any) -> dict[str, Any]:
     from limbeck.jobs.plan import plan as job
 
     return job(resolve(PlanSettings, None, keys))
+
+
+def reproduce(recipe: str, **keys: Any) -> dict[str, Any]:
+    """Runs the reproduction of a paper; gives ``{"out", "recipe", "scale", "judged", "ours", "numbers", ...}``.
+
+    ``judged`` has for each claim its criterion, "confirmed", "refuted" or "inconclusive", and what was seen.
+    """
+    from limbeck.recipes.reproduce import reproduce as job
+
+    return job(resolve(ReproduceSettings, None, {"recipe": recipe, **keys}))

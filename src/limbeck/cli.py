@@ -241,6 +241,10 @@ def pilot(
     students: Annotated[str | None, Option(help="How many sizes, or which: 30k,60k,120k (default 3).")] = None,
     teachers: Annotated[str | None, Option(help="How many sizes, or which: 45k,90k,200k,600k (default 6).")] = None,
     objective: ObjectiveText = None,
+    law: Annotated[
+        bool | None,
+        Option("--law", help="Also train what a distillation law needs: shorter students, longer teachers."),
+    ] = None,
     seed: Seed = None,
     seeds: Annotated[int | None, Option(help="How many seeds, from --seed on (default 3).")] = None,
     workers: Annotated[int | None, Option(help="Processes of one thread each (default: one a core).")] = None,
@@ -315,6 +319,34 @@ def predict(
 
     result = job(settings)
     if settings.json_:
+        print(json.dumps(result))
+    else:
+        show(result, Console())
+
+
+@app.command()
+def reproduce(
+    recipe: Annotated[str, Argument(help="capacity-gap, distillation-law, pass-until, taid-gap or minima.")],
+    scale: Annotated[str | None, Option(help="smoke (a minute), small (two cores) or gpu (default small).")] = None,
+    data: Annotated[str | None, Option(help="Text to use instead of the recipe's own.")] = None,
+    points: Annotated[
+        Path | None, Option(help="A pilot's folder to judge, instead of a pilot of the recipe's own.")
+    ] = None,
+    seed: Seed = None,
+    seeds: Annotated[int | None, Option(help="How many seeds, from --seed on (default 3).")] = None,
+    workers: Annotated[int | None, Option(help="Processes of one thread each (default: one a core).")] = None,
+    device: Device = None,
+    out: Annotated[Path | None, Option(help="Folder of the reproduction (default runs/RECIPE-SCALE).")] = None,
+    json_: Json = None,
+) -> None:
+    """Reproduce a published result, and say confirmed, refuted or inconclusive by a criterion fixed before."""
+    from rich.console import Console
+
+    from limbeck.recipes.reproduce import show
+
+    flags = {name: value for name, value in locals().items() if name not in {"recipe", "Console", "show", "json_"}}
+    result = api.reproduce(recipe, **flags)
+    if json_:
         print(json.dumps(result))
     else:
         show(result, Console())

@@ -132,6 +132,7 @@ class PilotSettings(BaseModel):
     students: str = "3"
     teachers: str = "6"
     objective: str = "0.5*CrossEntropy + 0.5*ForwardKL"
+    law: bool | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     seeds: int = Field(default=3, ge=1, le=100)
     workers: int | None = Field(default=None, ge=1)
@@ -191,6 +192,26 @@ class PredictSettings(BaseModel):
     points: Path
     task: str
     params: Count
+    json_: bool = Field(default=False, alias="json")
+
+
+class ReproduceSettings(BaseModel):
+    """The keys of `limbeck reproduce`, which are also its flags.
+
+    Without ``data`` a recipe takes its own. ``points`` are of a pilot that exists already.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recipe: str
+    scale: Literal["smoke", "small", "gpu"] = "small"
+    data: str | None = None
+    points: Path | None = None
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    seeds: int = Field(default=3, ge=1, le=100)
+    workers: int | None = Field(default=None, ge=1)
+    device: str = "auto"
+    out: Path | None = None
     json_: bool = Field(default=False, alias="json")
 
 

@@ -69,7 +69,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab: int) -> PreTrainedTokenizerF
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(texts if vocab > least else (), trainer)  # of bytes alone there is nothing to learn
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
     )

@@ -84,12 +84,22 @@ def pass_until(settings: ProbeSettings, *, model: str, teacher: str | None, out:
 def _write(out: Path, about: dict[str, Any], counts: list[Count], *, of: str) -> Path:
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    given = Path(of).expanduser()
-    mark = hashlib.sha256(str(given.resolve() if given.exists() else of).encode()).hexdigest()[:8]
-    path = out / f"{about['task']}-{about['parameters']}-{mark}.jsonl"
+    path = out / f"{about['task']}-{about['parameters']}-{_mark(of)}.jsonl"
     rows = [about, *(count.row() for count in counts)]
     write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     return path
+
+
+def _mark(model: str) -> str:
+    """What tells one model's files from those of another of its size."""
+    given = Path(model).expanduser()
+    return hashlib.sha256(str(given.resolve() if given.exists() else model).encode()).hexdigest()[:8]
+
+
+def result_of(model: str, task: str, folder: Path) -> Result | None:
+    """What was measured of a model before, None if nothing. Raises BadPoints for a damaged file."""
+    found = next(iter(folder.glob(f"{task}-*-{_mark(model)}.jsonl")), None)
+    return None if found is None else _read(found)
 
 
 def read_results(folder: Path) -> list[Result]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.config import PlanSettings, count
+from limbeck.disk import finite
 from limbeck.errors import BadPoints, BadSetting
 from limbeck.jobs.device import BFLOAT16, Limits, largest_student
 from limbeck.models.anatomy import Anatomy
@@ -250,6 +251,7 @@ def _assumptions(task: Task, pair: _Pair, settings: PlanSettings) -> list[str]:
 def _local(task: Task, candidates: tuple[Model, ...], points: Points) -> list[Answer]:
     """What a pilot's points say: a ratio rule and a law per arm; of what they cannot say, why."""
     from limbeck.plan.fit import fit_distillation_law
+    from limbeck.plan.points import usual
     from limbeck.plan.ratio import fit_ratio_law
 
     answers = []
@@ -257,7 +259,7 @@ def _local(task: Task, candidates: tuple[Model, ...], points: Points) -> list[An
     for arm in sorted({p.arm for p in points.points if p.distilled}) or ["fresh"]:
         taught = [p for p in points.points if p.distilled and p.arm == arm]
         try:
-            answers.append(by_fitted_ratio(task, candidates, fit_ratio_law(taught), arm=arm))
+            answers.append(by_fitted_ratio(task, candidates, fit_ratio_law(usual(taught)), arm=arm))
         except BadPoints as error:
             answers.append(_silent(f"ratio rule, your pilot ({arm})", error))
         name = f"distillation law, your pilot ({arm})"
@@ -306,15 +308,7 @@ def _on_device(pair: _Pair, limits: Limits) -> dict[str, Any]:
 def _answer(answer: Answer) -> dict[str, Any]:
     """As JSON holds it: what is infinite is null."""
     rows = [asdict(row) | {"gain": row.gain} for row in answer.rows]
-    return {name: _finite(value) for name, value in (asdict(answer) | {"rows": rows}).items()}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {name: finite(value) for name, value in (asdict(answer) | {"rows": rows}).items()}
 
 
 def _costs(task: Task, teacher: Model, device: GPU) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def predict(settings: PredictSettings) -> dict[str, Any]:
         "task": settings.task,
         "params": settings.params,
         "fitted": [{"model": r.about["model"], "parameters": r.parameters, "file": r.path.name} for r in fitted],
-        "law": _law(law),
+        "law": law_row(law),
         "predictions": [_numbers(p) for p in predictions],
         "checks": checks,
         "warnings": _warnings(law, predictions[0]),
@@ -154,7 +154,8 @@ def _check(row: Mapping[str, Any], results: Sequence[Result]) -> dict[str, Any] 
     }
 
 
-def _law(law: TaskLaw) -> dict[str, Any]:
+def law_row(law: TaskLaw) -> dict[str, Any]:
+    """A law as JSON holds it."""
     bend = law.curvature
     numbers = {name: _number(getattr(bend, name)) for name in ("value", "low", "high")}
     return {

@@ -15,6 +15,7 @@ from limbeck.objectives.ctkd import CTKD
 from limbeck.objectives.dkd import DKD
 from limbeck.objectives.fused import fused_backward, fused_nats, walk
 from limbeck.objectives.parse import parse
+from limbeck.objectives.ramp import Ramp
 from limbeck.objectives.taid import TAID
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ForwardKL",
     "JensenShannon",
     "Objective",
+    "Ramp",
     "ReverseKL",
     "SkewKL",
     "SkewReverseKL",

@@ -5,7 +5,7 @@ A grammar of five lines, never evaluated as code:
     term   = [ number "*" ] call
     call   = name [ "(" [ key "=" value { "," key "=" value } ] ")" ]
     name   = one of ours, in any case, or FILE.py:CLASS, or MODULE:CLASS
-    value  = number | 'text' | word
+    value  = number | 'text' | word | a call with its brackets: Ramp(of=ForwardKL())
 Naming a file or module runs it, as importing it would: that is what the user asks for.
 """
 
@@ -37,6 +37,7 @@ from limbeck.objectives.basic import (
 )
 from limbeck.objectives.ctkd import CTKD
 from limbeck.objectives.dkd import DKD
+from limbeck.objectives.ramp import Ramp
 from limbeck.objectives.taid import TAID
 
 OURS: dict[str, type[Objective]] = {
@@ -52,6 +53,7 @@ OURS: dict[str, type[Objective]] = {
         AdaptiveKL,
         DKD,
         CTKD,
+        Ramp,
         TAID,
     )
 }
@@ -68,7 +70,7 @@ _TOKENS = re.compile(
     re.VERBOSE,
 )
 
-Value = float | int | str | bool
+Value = float | int | str | bool | Objective
 
 
 def parse(text: str) -> Objective:
@@ -153,10 +155,17 @@ class _Reader:
         quoted = self._take("quoted")
         if quoted is not None:
             return key, quoted[1:-1]
+        if sign > 0 and self._calls():
+            return key, self._call()
         word = self._take("word")
         if word is None or sign < 0:
             raise self._wrong(f"a number, a word or a quoted text for {key}")
         return key, {"true": True, "false": False}.get(word.lower(), word)
+
+    def _calls(self) -> bool:
+        """Whether a name and a bracket follow."""
+        pieces = self.tokens[self.next : self.next + 2]
+        return len(pieces) == 2 and pieces[0][0] in {"word", "user"} and pieces[1][:2] == ("sign", "(")
 
     def _ours(self, name: str) -> type[Objective]:
         names = {ours.lower(): ours for ours in OURS} | _SHORT
@@ -208,7 +217,7 @@ class _Reader:
 
 def code_of(objective: Objective) -> dict[str, str]:
     """SHA-256 of the files with the user's own classes in an objective, by class: they too decide what it computes."""
-    parts = [part for _, part in objective] if isinstance(objective, Sum) else [objective]
+    parts = [part for part in objective.modules() if isinstance(part, Objective)]
     users = [type(part) for part in parts if not type(part).__module__.startswith("limbeck.")]
     return {kind.__name__: hashlib.sha256(_file_of(kind).read_bytes()).hexdigest() for kind in users}
 

@@ -69,6 +69,19 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """How well cells are predicted by fits that did not see them; each cell is left out once.
+
+    ``error`` is the mean relative error over cells, ``gain`` by how much that of a law without a capacity gap is larger; their
+    intervals are from resampling cells.
+    """
+
+    error: Estimate
+    gain: Estimate
+    cells: int
+
+
+@dataclass(frozen=True)
 class DistillationFit:
     """A law fitted to points. ``draws`` are the laws of the bootstrap, as arrays in one.
 
@@ -211,6 +224,10 @@ def _fit_supervised(alone: Sequence[Point]) -> tuple[Residuals, Array]:
 
 def _fit_student(taught: Sequence[Point], supervised: SupervisedLaw) -> tuple[Residuals, Array]:
     residuals = _student_residuals(taught, supervised)
+    return residuals, _search(residuals, _student_starts(taught), _STUDENT)
+
+
+def _student_starts(taught: Sequence[Point]) -> Array:
     gap = max(1e-3, float(np.median([p.student_loss - (p.teacher_loss or 0.0) for p in taught])))
     teacher = np.median([np.log(p.teacher_loss or 1.0) for p in taught])
     size, tokens = (np.median([np.log(getattr(p, f)) for p in taught]) for f in ("student_params", "student_tokens"))
@@ -219,7 +236,7 @@ def _fit_student(taught: Sequence[Point], supervised: SupervisedLaw) -> tuple[Re
     for alpha, beta, c0, c1, f1 in grid:
         term = (np.log(gap / 2) + c0 * teacher) / PUBLISHED.gamma
         starts.append([term + alpha * size, term + beta * tokens, *np.log([alpha, beta]), c0, *np.log([c1, f1])])
-    return residuals, _search(residuals, np.array(starts), _STUDENT)
+    return np.array(starts)
 
 
 def _supervised_residuals(points: Sequence[Point]) -> Residuals:
@@ -362,6 +379,36 @@ def _try_out(taught: Sequence[Point], law: DistillationLaw, theta: Array, rng: n
     without = np.insert(_polish(gapless, at, names).x, _STUDENT.index("c1"), _NO_GAP)
     errors = [float(np.abs(np.expm1(check(x)[0])).mean()) for x in (with_gap, without)]
     return HeldOut(error=errors[0], error_without_gap=errors[1], cells=len(hidden))
+
+
+def cross_validate(points: Sequence[Point], *, folds: int = 5, draws: int = 2000, seed: int = 0) -> Validation:
+    """Tries the law on every distilled cell, left out in one of ``folds``, with a capacity gap and without.
+
+    The supervised law is that of all points without a teacher, none of which is predicted here. Raises as
+    `fit_distillation_law` does.
+    """
+    alone, taught = [p for p in points if not p.distilled], [p for p in points if p.distilled]
+    _enough(alone, taught)
+    supervised = _supervised(_fit_supervised(alone)[1])
+    rng = np.random.default_rng(seed)
+    cells = list(dict.fromkeys(p.cell for p in taught))
+    fold = dict(zip(cells, (rng.permutation(len(cells)) % folds).tolist(), strict=True))
+    at = _STUDENT.index("c1")
+    names = tuple(name for name in _STUDENT if name != "c1")
+    errors: dict[Any, list[Array]] = {cell: [] for cell in cells}
+    for one in range(folds):
+        seen, unseen = ([p for p in taught if (fold[p.cell] == one) == hidden] for hidden in (False, True))
+        residuals, with_gap = _fit_student(seen, supervised)
+        starts = np.unique(np.delete(_student_starts(seen), at, axis=1), axis=0)
+        without = np.insert(_search(_without(residuals, at), starts, names), at, _NO_GAP)
+        check = _student_residuals(unseen, supervised)
+        both = np.abs(np.expm1([check(theta)[0] for theta in (with_gap, without)]))  # (2, unseen)
+        for point, error in zip(unseen, both.T, strict=True):
+            errors[point.cell].append(error)
+    means = np.array([np.mean(found, axis=0) for found in errors.values()])  # (cells, 2)
+    drawn = means[rng.integers(len(cells), size=(draws, len(cells)))].mean(1)
+    error, rest = means.mean(0)
+    return Validation(Estimate.of(error, drawn[:, 0]), Estimate.of(rest - error, drawn[:, 1] - drawn[:, 0]), len(cells))
 
 
 def _without(residuals: Residuals, index: int) -> Residuals:

@@ -123,6 +123,32 @@ def sift(rows: Sequence[Mapping[str, Any]], *, name: str) -> Table:
     return Table(tuple(points), tuple(skipped))
 
 
+def longest(points: Iterable[Point]) -> list[Point]:
+    """Of each student size the points that read the most tokens."""
+    points = list(points)
+    most: dict[float, float] = {}
+    for point in points:
+        most[point.student_params] = max(point.student_tokens, most.get(point.student_params, 0.0))
+    return [point for point in points if point.student_tokens == most[point.student_params]]
+
+
+def usual(points: Iterable[Point]) -> list[Point]:
+    """`longest`, of each teacher size the least trained: one teacher a size, one number of tokens, as a ratio rule needs."""
+    points = longest(points)
+    least: dict[float | None, float] = {}
+    for point in points:
+        least[point.teacher_params] = min(point.teacher_tokens or math.inf, least.get(point.teacher_params, math.inf))
+    return [p for p in points if (p.teacher_tokens or math.inf) == least[p.teacher_params]]
+
+
+def with_teachers(points: Iterable[Point]) -> list[Point]:
+    """The points, and each teacher as what it is: another model trained on text alone."""
+    points = list(points)
+    teachers = {(p.teacher_params, p.teacher_tokens, p.teacher_loss) for p in points if p.distilled}
+    alone = [Point(n, d, loss) for n, d, loss in teachers if n is not None and d is not None and loss is not None]
+    return [*points, *sorted(alone, key=lambda p: (p.student_params, p.student_tokens))]
+
+
 def _file(place: Path) -> Path:
     if place.is_file():
         return place

@@ -10,8 +10,8 @@ an optimum between the ends, a fall or a rise from end to end, nothing but noise
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -83,6 +83,10 @@ class RatioFit:
     def flat(self) -> bool:
         """Whether no student size minds which teacher it has."""
         return all(valley.kind == "flat" for valley in self.valleys)
+
+    def row(self) -> dict[str, Any]:
+        """As JSON holds it, without the draws of the bootstrap."""
+        return {name: value for name, value in asdict(self).items() if name not in ("slopes", "intercepts")}
 
     def best_teacher(self, student: float) -> Estimate | None:
         """Parameters of the best teacher of a student, None where the pilot found no optimum."""

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from limbeck.plan.points import Point
+from limbeck.plan.points import Point, longest, usual
 from limbeck.plan.ratio import RatioFit
 from limbeck.report.words import count
 
@@ -22,13 +22,14 @@ _ARMS = {"cut": "cut out of the teacher", "fresh": "one fresh initialisation"}
 
 def draw_ladder(points: Sequence[Point], fits: Mapping[str, RatioFit], file: Path) -> None:
     """Writes a PNG: a row for each arm; error bars are a seed's standard deviation around the mean of seeds."""
+    points = longest(points)
     arms = [arm for arm in _ARMS if any(point.arm == arm and point.distilled for point in points)]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11.5, 3.4 * len(arms)), layout="constrained", dpi=110)
         panels = figure.subplots(len(arms), 3, squeeze=False)
         for row, arm in zip(panels, arms, strict=True):
             taught = [point for point in points if point.arm == arm and point.distilled]
-            _losses(row[0], taught, points, by="teacher_params", title=f"{_ARMS[arm]}: by the teacher's size")
+            _losses(row[0], usual(taught), points, by="teacher_params", title=f"{_ARMS[arm]}: by the teacher's size")
             _losses(row[1], taught, points, by="teacher_loss", title="by the teacher's own loss")
             _optima(row[2], fits.get(arm))
         beside = file.with_name(f".{file.name}.partial")

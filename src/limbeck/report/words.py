@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 LABELS = {
     "teacher": "teacher",
@@ -13,6 +14,22 @@ LABELS = {
     "fresh+kd": "fresh init + KD",
 }
 ORDER = tuple(LABELS)
+
+
+class Bounded(Protocol):
+    """A value with the bounds of its interval."""
+
+    @property
+    def value(self) -> float:
+        """What is most likely."""
+
+    @property
+    def low(self) -> float:
+        """The interval's lower end."""
+
+    @property
+    def high(self) -> float:
+        """The interval's upper end."""
 
 
 def label(model: str) -> str:
@@ -27,6 +44,11 @@ def plus_minus(value: float, half: float) -> str:
     power = math.floor(math.log10(half)) if half > 0 else -3
     digits = min(5, max(3, -power + (half < 2 * 10**power)))
     return f"{value:.{digits}f} ± {half:.{digits}f}"
+
+
+def interval(found: Bounded, digits: str) -> str:
+    """``1.25 (0.50 to 2.00)``: a value and its interval. ``digits`` as in a format: ".2f"."""
+    return f"{found.value:{digits}} ({found.low:{digits}} to {found.high:{digits}})"
 
 
 def share(value: float, *, digits: int = 0) -> str:

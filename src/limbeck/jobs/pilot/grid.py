@@ -18,6 +18,9 @@ from limbeck.students.shape import Shape
 # Off the teacher's own size nothing is left to learn about a gap, and the cut cuts nothing.
 LEAST_RATIO = 1.2
 FEWEST_TEACHERS = 3
+# What a distillation law needs besides: students of a second number of tokens, and teachers as good as larger ones.
+SHORTER = 4  # times fewer tokens
+OVERTRAINED, LONGER = 2, 4  # of the smallest teachers so many, so many times as long
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class TeacherPlan:
 class CellPlan:
     """One student's training. Without a teacher it learns from the text alone.
 
-    ``lr_factor`` multiplies the learning rate: 1 but where it is checked.
+    ``lr_factor`` multiplies the learning rate: 1 but where it is checked. ``objective`` None is the pilot's; where one needs no
+    teacher, the teacher is only what the student is cut out of. ``keep``: the student is kept, in ``student``.
     """
 
     name: str
@@ -70,6 +74,8 @@ class CellPlan:
     seed: int
     lr_factor: float
     tokens: int
+    objective: str | None = None
+    keep: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,11 +119,20 @@ def _listed(flag: str, text: str) -> list[int]:
 
 
 def grid(
-    scale: Scale, *, students: Sequence[int], teachers: Sequence[int], vocab: int, seeds: range, corpus_tokens: int
+    scale: Scale,
+    *,
+    students: Sequence[int],
+    teachers: Sequence[int],
+    vocab: int,
+    seeds: range,
+    corpus_tokens: int,
+    law: bool = False,
 ) -> Grid:
     """The grid of these sizes. ``corpus_tokens``: how many different tokens there are to train on.
 
-    Raises BadSetting where a student has fewer than three larger teachers.
+    With ``law`` also what a distillation law needs and a ratio rule does not: fresh students that read a quarter of the
+    tokens, and students of the two smallest teachers trained four times as long. Raises BadSetting where a student has
+    fewer than three larger teachers.
     """
     shapes = nested_shapes([*students, *teachers], vocab=vocab, head=scale.head)
     pupils = list(dict.fromkeys(shapes[size] for size in students))
@@ -127,6 +142,10 @@ def grid(
         TeacherPlan(f"t{i}", shape, round(min(scale.teacher_tokens * weights(shape, vocab), most)))
         for i, shape in enumerate(rungs)
     )
+    trained_on = [
+        replace(rung, name=f"{rung.name}-long", tokens=round(min(LONGER * rung.tokens, most))) for rung in ladder
+    ]
+    long = [rung for rung, once in zip(trained_on, ladder, strict=True) if rung.tokens > once.tokens][:OVERTRAINED]
     cells: list[CellPlan] = []
     for number, shape in enumerate(pupils):
         least = LEAST_RATIO * weights(shape, vocab)
@@ -138,7 +157,10 @@ def grid(
                 f"{FEWEST_TEACHERS} points at least. Give more teachers, or smaller students."
             )
         cells += _cells_of(f"s{number}", shape, larger, seeds, scale.student_tokens)
-    return Grid(ladder, tuple(cells))
+        if law:
+            better = [rung for rung in long if weights(rung.shape, vocab) >= least]
+            cells += _cells_of_law(f"s{number}", shape, larger, better, seeds, scale.student_tokens)
+    return Grid((*ladder, *long) if law else ladder, tuple(cells))
 
 
 def _cells_of(name: str, shape: Shape, teachers: Sequence[TeacherPlan], seeds: range, tokens: int) -> list[CellPlan]:
@@ -158,6 +180,23 @@ def _cells_of(name: str, shape: Shape, teachers: Sequence[TeacherPlan], seeds: r
                 for factor in (0.5, 2.0)
             ]
     return cells
+
+
+def _cells_of_law(
+    name: str, shape: Shape, teachers: Sequence[TeacherPlan], long: Sequence[TeacherPlan], seeds: range, tokens: int
+) -> list[CellPlan]:
+    """Fresh students alone: one that is cut begins where its teacher's tokens brought it."""
+    short = [(f"{name}-alone", None), *((f"{name}-{teacher.name}-fresh", teacher.name) for teacher in teachers)]
+    cells = [
+        CellPlan(f"{start}-seed{seed}-short", shape, teacher, "fresh", seed, 1.0, tokens // SHORTER)
+        for start, teacher in short
+        for seed in seeds
+    ]
+    return cells + [
+        CellPlan(f"{name}-{teacher.name}-fresh-seed{seed}", shape, teacher.name, "fresh", seed, 1.0, tokens)
+        for teacher in long
+        for seed in seeds
+    ]
 
 
 def weights(shape: Shape, vocab: int) -> int:

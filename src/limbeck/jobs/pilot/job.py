@@ -13,11 +13,12 @@ from limbeck import __version__
 from limbeck.config import PilotSettings
 from limbeck.corpora import build_stores, require_rows
 from limbeck.corpora.source import resolve as resolve_source
+from limbeck.disk import read_json
 from limbeck.errors import BadSetting
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, weights
 from limbeck.jobs.pilot.results import write_results
-from limbeck.jobs.pilot.tasks import Pilot, Task, tasks_left, tasks_of
+from limbeck.jobs.pilot.tasks import RESULT, Pilot, Task, tasks_left, tasks_of
 from limbeck.jobs.pilot.workers import run_here, run_on_ray
 from limbeck.jobs.pretrain import make_tokenizer
 from limbeck.objectives import parse
@@ -26,7 +27,7 @@ from limbeck.run.log import console
 
 
 def pilot(settings: PilotSettings) -> dict[str, Any]:
-    """Trains the grid of a pilot; gives ``{"out", "points", "teachers", "students", "valleys", "failed"}``.
+    """Trains the grid of a pilot; gives ``{"out", "points", "teachers", "students", "valleys", "failed", "cpu_seconds"}``.
 
     What is done already is not done again.
     """
@@ -42,13 +43,22 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
     run = claim(out, signature_of(settings, "pilot", students=students, teachers=teachers, limbeck=__version__))
     vocab, tokens = _text(settings, scale, run)
     seeds = range(settings.seed, settings.seed + settings.seeds)
-    plan = grid(scale, students=students, teachers=teachers, vocab=vocab, seeds=seeds, corpus_tokens=tokens)
+    plan = grid(
+        scale,
+        students=students,
+        teachers=teachers,
+        vocab=vocab,
+        seeds=seeds,
+        corpus_tokens=tokens,
+        law=bool(settings.law),
+    )
     Pilot(plan, scale, settings.objective).write(out)
     tasks = tasks_of(out, plan)
     left = tasks_left(tasks)
+    sizes = [weights(rung.shape, vocab) for rung in plan.teachers]
     console.print(
-        f"pilot: {len(plan.teachers)} teachers of {weights(plan.teachers[0].shape, vocab):,} to "
-        f"{weights(plan.teachers[-1].shape, vocab):,} parameters, {len(plan.cells)} trainings of students; "
+        f"pilot: {len(plan.teachers)} teachers of {min(sizes):,} to {max(sizes):,} parameters, "
+        f"{len(plan.cells)} trainings of students; "
         f"{len(left)} pieces of work are left"
     )
     said = _Progress(len(left))
@@ -56,13 +66,14 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
         run_on_ray(left, settings.ray, said)
     else:
         run_here(left, settings.workers or os.cpu_count() or 1, said)
+    spent = run.get("cpu_seconds") or sum(read_json(task.folder / RESULT)["cpu_seconds"] for task in tasks if task.done)
     shutil.rmtree(out / "answers", ignore_errors=True)  # large, and of no further use
-    update(out, run, ended=now())
+    update(out, run, ended=now(), cpu_seconds=round(spent, 1))
     result = write_results(out, tasks)
     for arm, valleys in result["valleys"].items():
         for valley in valleys:
             console.print(f"{arm}: {valley}")
-    return {"out": str(out), **result}
+    return {"out": str(out), **result, "cpu_seconds": run["cpu_seconds"]}
 
 
 def _text(settings: PilotSettings, scale: Scale, run: dict[str, Any]) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from typing import Any
 from limbeck.disk import read_json, write_json
 from limbeck.errors import BadPoints
 from limbeck.jobs.pilot.tasks import RESULT, Task
-from limbeck.plan.points import Point, read_points, write_parquet
+from limbeck.plan.points import Point, read_points, usual, write_parquet
 from limbeck.plan.ratio import RatioFit, fit_ratio_law
 from limbeck.report.ladder import draw_ladder
 
@@ -31,7 +31,7 @@ def write_results(out: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     write_parquet(points, out / "points.parquet")
     write_parquet([row for row in rows if row["lr_factor"] != 1], out / "rates.parquet")
     found_points = read_points(out / "points.parquet")
-    fits = _fits(found_points.points)
+    fits = ratio_fits(found_points.points)
     if any(point.distilled for point in found_points.points):
         draw_ladder(
             found_points.points,
@@ -50,9 +50,10 @@ def write_results(out: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     }
 
 
-def _fits(points: Sequence[Point]) -> dict[str, RatioFit | str]:
+def ratio_fits(points: Sequence[Point]) -> dict[str, RatioFit | str]:
     """By arm the fit of the ratio rule, or why there is none."""
     fits: dict[str, RatioFit | str] = {}
+    points = usual(points)
     for arm in ("cut", "fresh"):
         try:
             fits[arm] = fit_ratio_law([point for point in points if point.arm == arm and point.distilled])
@@ -67,12 +68,12 @@ def _rates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         if row["lr_factor"] == 1:
             continue
-        same = ("student_params", "teacher", "arm")
+        same = ("student_params", "student_tokens", "teacher", "arm")
         usual = [r for r in rows if r["lr_factor"] == 1 and all(r[key] == row[key] for key in same)]
         losses = [r["student_loss"] for r in usual]
         first = next((r["student_loss"] for r in usual if r["seed"] == row["seed"]), None)
-        gain = None if first is None else first - row["student_loss"]
-        spread = stdev(losses) if len(losses) > 1 else None
+        gain = None if first is None or math.isnan(first - row["student_loss"]) else first - row["student_loss"]
+        spread = None if len(losses) < 2 or any(map(math.isnan, losses)) else stdev(losses)
         checks.append({**{key: row[key] for key in (*same, "lr_factor")}, "gain_nats": gain, "seed_sd_nats": spread})
     return checks
 

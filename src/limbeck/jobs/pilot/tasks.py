@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
@@ -41,7 +42,7 @@ from limbeck.students.shape import Shape
 from limbeck.teachers import HiddenStates, capture
 from limbeck.types import Speaker
 
-PLAN, RESULT = "pilot.json", "result.json"
+PLAN, RESULT, DOCUMENTS = "pilot.json", "result.json", "documents.npy"
 _TOGETHER = 4096  # tokens a teacher is asked about in one call
 
 
@@ -174,7 +175,8 @@ def _cell(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(task.out / "tokenizer")
     store = TokenStore.open(task.out / "data" / "train")
     answers: Speaker | None = None
-    if plan.teacher:
+    objective = CrossEntropy() if plan.teacher is None else parse(plan.objective or pilot.objective)
+    if plan.teacher and objective.needs_teacher:
         made_from = _made_from(task.out, plan.teacher, store, pilot.scale)
         answers = HiddenStates(task.out / "answers" / plan.teacher, expect=made_from)
     before = None
@@ -187,9 +189,9 @@ def _cell(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
         before = _loss(_measure(task.out, student, None, pilot.scale, machine))["loss"]
     else:
         student = new_model(llama_config(plan.shape, tokenizer), tokenizer, 1 + plan.seed, name=plan.name)
-    objective = CrossEntropy() if answers is None else parse(pilot.objective)
     lr = plan.lr_factor * suggested_learning_rate(student.parameters_count)
-    most = _most(pilot)
+    # who listens reads what the teacher was asked about; who does not may read on
+    most = _most(pilot) if answers is not None else max(_most(pilot), plan.tokens // pilot.scale.length)
     facts = {**_sizes(student, plan.shape), "arm": plan.arm, "seed": plan.seed, "teacher": plan.teacher}
     facts |= {"lr": lr, "lr_factor": plan.lr_factor, "loss_before": before, "tokens": plan.tokens}
     try:
@@ -198,7 +200,10 @@ def _cell(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
         )
     except NonFiniteLoss as error:
         return {**facts, "loss": None, "kl": None, "failed": str(error)}
+    if plan.keep:
+        save(student, task.folder / "student")
     measured = _measure(task.out, student, live, pilot.scale, machine)
+    np.save(task.folder / DOCUMENTS, np.stack([measured.nats, measured.tokens]))
     kl = None if measured.kl is None else float(measured.kl.sum() / measured.tokens.sum())
     return {**facts, "tokens": tokens, **_loss(measured), "kl": kl}
 
@@ -234,7 +239,7 @@ def _measure(
     out: Path, model: LanguageModel, teacher: LanguageModel | None, scale: Scale, machine: Machine
 ) -> Measurements:
     store = TokenStore.open(out / "data" / "held_out")
-    held_out = HeldOut(store, length=scale.length, machine=machine)
+    held_out = HeldOut(store, length=scale.length, machine=machine, trained=scale.student_tokens)
     training = model.model.training
     model.model.to(machine.world.device).eval()
     measured = measure(model, teacher, held_out.batches(), documents=store.documents)

@@ -1,0 +1,66 @@
+"""An objective whose weight rises over the training: what of a schedule such as TAID's is the rise alone.
+
+An objective that moves its target also moves the size of its gradient. The same rise on a plain objective tells the two
+apart. Like TAID's t, the weight moves once per optimiser step and lives in buffers.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.errors import BadObjective
+from limbeck.objectives.base import Objective, Sum, in_range
+from limbeck.objectives.basic import ForwardKL
+from limbeck.types import Chunk, Signal
+
+_FORWARD = ForwardKL()  # it has no state, so all may share it
+
+
+class Ramp(Objective):
+    """An objective times a weight that rises linearly in steps from ``start`` to ``end``."""
+
+    weight: Tensor
+    step: Tensor
+
+    def __init__(self, *, of: Objective = _FORWARD, start: float = 0.4, end: float = 1.0) -> None:
+        super().__init__()
+        if not isinstance(of, Objective) or isinstance(of, Sum):
+            raise BadObjective(f"Ramp: of must be one objective, as in Ramp(of=ForwardKL()), got {of!r}; ramps add up")
+        in_range("Ramp: start", start, 0, 1, closed=True)
+        in_range("Ramp: end", end, 0, 1, closed=True)
+        if start > end:
+            raise BadObjective(f"Ramp: the weight rises, so start must be <= end, got start={start}, end={end}")
+        self.of, self.start, self.end = of, float(start), float(end)
+        self.needs_teacher = of.needs_teacher
+        self.steps = 0
+        self.register_buffer("weight", torch.tensor(self.start, dtype=torch.float64))
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
+        """The objective's nats, times the weight as it is now."""
+        return float(self.weight) * self.of(logits, signal, chunk)
+
+    def value_and_gradient(
+        self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk
+    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
+        """As `Objective.value_and_gradient`, in the objective's own way."""
+        nats, gradient = self.of.value_and_gradient(logits, signal, chunk)
+        return float(self.weight) * nats, gradient.mul_(float(self.weight))
+
+    def begin(self, steps: int) -> None:
+        """Puts the weight at its start, and learns how long the way is."""
+        self.steps = steps
+        self.weight.fill_(self.start)
+        self.step.zero_()
+        self.of.begin(steps)
+
+    def advance(self, loss: float) -> None:
+        """Moves the weight. The objective is told the weighted loss, as a term of a sum is told the sum's."""
+        if self.steps <= 0:
+            raise BadObjective("Ramp does not know how long its way is: call begin(steps) before the first step")
+        self.step += 1
+        done = min(1.0, int(self.step) / self.steps)
+        self.weight.fill_(self.start + (self.end - self.start) * done)
+        self.of.advance(loss)

@@ -1,0 +1,67 @@
+"""The figures of recipes: PNG files in one style, whole or not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from limbeck.probes.interval import Interval
+from limbeck.report.words import count
+
+_COLORS = ("#1d4ed8", "#c2410c", "#047857", "#7c3aed", "#ca8a04", "#0e7490", "#475569", "#db2777")
+_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "legend.frameon": False}
+
+
+def draw_by_teacher(
+    losses: Mapping[str, Float[np.ndarray, "seeds teachers"]], sizes: Sequence[float], file: Path
+) -> None:
+    """A student's loss by the size of its teacher, a line for each objective; bars are a seed's standard deviation."""
+    with _drawn(file) as axes:
+        for color, (name, found) in zip(_COLORS, losses.items(), strict=False):
+            spread = found.std(0, ddof=1) if len(found) > 1 else None
+            axes.errorbar(
+                sizes, found.mean(0), yerr=spread, color=color, marker="o", markersize=3, capsize=2, label=name
+            )
+        axes.set(
+            xscale="log", xlabel="teacher, parameters without embeddings", ylabel="student, nats per token held out"
+        )
+        axes.set_xticks(sizes, [count(size).replace(" ", "") for size in sizes])
+        axes.set_xticks([], minor=True)
+        axes.legend(fontsize=8)
+
+
+def draw_frontier(quality: Mapping[str, Interval], flops: Mapping[str, float], file: Path) -> None:
+    """Nats by FLOPs, a point for each way; bars are 95 % intervals."""
+    with _drawn(file) as axes:
+        for number, (name, found) in enumerate(quality.items()):
+            axes.errorbar(
+                [flops[name]],
+                [found.value],
+                yerr=[[found.value - found.low], [found.high - found.value]],
+                color=_COLORS[number % len(_COLORS)],
+                marker="os^vDPX*"[number % 8],
+                markersize=5 if number else 9,
+                capsize=2,
+                linestyle="none",
+                label=name,
+            )
+        axes.set(xscale="log", xlabel="FLOPs, teacher's passes and tuning counted", ylabel="nats per token held out")
+        axes.legend(fontsize=7)
+
+
+@contextmanager
+def _drawn(file: Path) -> Iterator[Axes]:
+    """Axes to draw on; what is on them is then written."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained", dpi=110)
+        yield figure.subplots()
+        beside = file.with_name(f".{file.name}.partial")
+        figure.savefig(beside, format="png")
+        beside.replace(file)

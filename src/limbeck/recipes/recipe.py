@@ -1,0 +1,73 @@
+"""What a reproduction of a paper is: claims with criteria that were fixed before any run, and what was seen.
+
+A recipe is one file: the claims, what was done here, where that differs, and a function that does it. What surprises: at
+scale "smoke" nothing is ever judged, since so few seconds decide nothing, whatever they show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Verdict = Literal["confirmed", "refuted", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where a recipe runs: its folder, its scale ("smoke", "small", "gpu") and what a user may choose.
+
+    ``data`` is a source as `--data` takes it, None for the recipe's own. ``points`` are those of a pilot that exists
+    already, given only to recipes that take them. Seeds are ``seed`` to ``seed + seeds - 1``.
+    """
+
+    out: Path
+    scale: str
+    data: str | None
+    seed: int
+    seeds: int
+    workers: int
+    device: str
+    points: Path | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim of the paper with its number, what confirms and what refutes it, and what came out here.
+
+    ``seen`` gives our number with its interval, n and seeds.
+    """
+
+    claim: str
+    criterion: str
+    verdict: Verdict
+    seen: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a recipe found. ``ours`` says in a sentence or two what was run; ``numbers`` is written as JSON.
+
+    ``figures`` are files in the recipe's folder, each with what it shows. ``cpu_seconds`` is what other processes spent
+    and the recipe knows of.
+    """
+
+    ours: str
+    judged: tuple[Judged, ...]
+    numbers: Mapping[str, Any]
+    figures: Mapping[Path, str]
+    cpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A paper's reproduction. Its ``differences`` say what here is not as there; ``takes_points``: a pilot may be given."""
+
+    name: str
+    title: str
+    paper: str
+    claim: str
+    differences: tuple[str, ...]
+    run: Callable[[Ground], Outcome]
+    takes_points: bool = False
