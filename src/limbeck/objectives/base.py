@@ -62,7 +62,7 @@ class Objective(torch.nn.Module, ABC):
         What does not have it is computed by ``forward`` where `Sparse.against` can answer. Raises BadObjective, with the
         reason, where outcomes of this kind do not suffice.
         """
-        raise NotImplementedError
+        raise refused(self, "it has no form for that")
 
     def begin(self, steps: int) -> None:
         """Told before the first step of a training of so many steps. Schedules go back to their start."""

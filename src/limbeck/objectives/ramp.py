@@ -13,6 +13,7 @@ from torch import Tensor
 from limbeck.errors import BadObjective
 from limbeck.objectives.base import Objective, Sum, in_range
 from limbeck.objectives.basic import ForwardKL
+from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal
 
 _FORWARD = ForwardKL()  # it has no state, so all may share it
@@ -48,6 +49,10 @@ class Ramp(Objective):
         """As `Objective.value_and_gradient`, in the objective's own way."""
         nats, gradient = self.of.value_and_gradient(logits, signal, chunk)
         return float(self.weight) * nats, gradient.mul_(float(self.weight))
+
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+        """The objective's nats of them, times the weight."""
+        return float(self.weight) * self.of.of_outcomes(outcomes)
 
     def begin(self, steps: int) -> None:
         """Puts the weight at its start, and learns how long the way is."""
