@@ -12,13 +12,12 @@ from limbeck.objectives.fused import Sizes, value_and_gradient
 from limbeck.types import Batch, Chunk, Head, Outputs, Signal, Sparse
 
 VOCAB = 23
-SUMS = ["ForwardKL", "SkewKL", "TotalVariation", "TAID", "Ramp(of=SkewKL(), start=0.3)"]
-SUMS += ["0.3*CrossEntropy + 0.5*ForwardKL + 0.2*TAID(start=0.2)"]
+SUMS = [
     "ForwardKL",
-    "Ramp(of=SkewKL(), start=0.3)",
     "SkewKL",
     "TotalVariation",
     "TAID",
+    "Ramp(of=SkewKL(), start=0.3)",
     "0.3*CrossEntropy + 0.5*ForwardKL + 0.2*TAID(start=0.2)",
 ]
 COARSE = [*SUMS, "ReverseKL", "JensenShannon(beta=0.3)", "SkewReverseKL", "0.5*ReverseKL + 0.5*CrossEntropy"]
