@@ -199,6 +199,15 @@ def test_a_grid_that_can_say_nothing_is_refused(students, teachers, said):
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize("name", SCALES)
+def test_every_scale_has_a_grid_of_its_own(name):
+    scale = SCALES[name]
+    students, teachers = ladder(scale, students=None, teachers="6")
+    made = grid(scale, students=students, teachers=teachers, vocab=scale.vocab, seeds=range(3), corpus_tokens=10**9)
+    assert len({cell.shape for cell in made.cells}) == scale.students
+    assert len(made.teachers) == 6
+
+
 def test_a_folder_of_other_data_is_refused(whole, tmp_path):
     data, *_ = whole
     other = write_corpus(tmp_path, 50)

@@ -238,7 +238,9 @@ def pilot(
     file: File = None,
     data: Data = None,
     scale: Annotated[str | None, Option(help="smoke (a minute), small (two cores, an hour or two) or gpu.")] = None,
-    students: Annotated[str | None, Option(help="How many sizes, or which: 30k,60k,120k (default 3).")] = None,
+    students: Annotated[
+        str | None, Option(help="How many sizes, or which: 30k,60k,120k (default 3; 2 at scale gpu).")
+    ] = None,
     teachers: Annotated[str | None, Option(help="How many sizes, or which: 45k,90k,200k,600k (default 6).")] = None,
     objective: ObjectiveText = None,
     law: Annotated[

@@ -129,7 +129,7 @@ class PilotSettings(BaseModel):
 
     data: str = "python:stdlib"
     scale: Literal["smoke", "small", "gpu"] = "small"
-    students: str = "3"
+    students: str | None = None
     teachers: str = "6"
     objective: str = "0.5*CrossEntropy + 0.5*ForwardKL"
     law: bool | None = None

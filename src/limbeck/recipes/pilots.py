@@ -24,8 +24,7 @@ from limbeck.recipes.recipe import Ground
 from limbeck.report.ladder import draw_ladder
 
 FIGURE = "ladder.png"
-# At scale gpu the ladder ends at ten times its smallest student: a third size would have two larger teachers.
-_SIZES = {"smoke": {"students": "30k", "teachers": "38k,52k,72k"}, "small": {}, "gpu": {"students": "2"}}
+_SIZES = {"smoke": {"students": "30k", "teachers": "38k,52k,72k"}, "small": {}, "gpu": {}}
 _SMOKE_SEEDS = 2
 _SMOKE_MODULES = 60  # of the standard library
 

@@ -41,12 +41,13 @@ class Scale:
     teacher_tokens: float  # a parameter
     epochs: float  # of the text, at most, for a teacher
     head: int
+    students: int = 3  # sizes, where none are asked for: each needs three larger teachers
 
 
 SCALES = {
     "smoke": Scale(30_000, 1.7, 6.0, 259, 64, 1024, 30_000, 0.5, 8.0, 8),
     "small": Scale(30_000, 2.0, 20.0, 259, 128, 2048, 1_000_000, 20.0, 8.0, 8),
-    "gpu": Scale(4_000_000, 2.0, 10.0, 4096, 512, 65_536, 80_000_000, 20.0, 40.0, 32),
+    "gpu": Scale(4_000_000, 2.0, 10.0, 4096, 512, 65_536, 80_000_000, 20.0, 40.0, 32, students=2),
 }
 
 
@@ -86,11 +87,12 @@ class Grid:
     cells: tuple[CellPlan, ...]
 
 
-def ladder(scale: Scale, *, students: str, teachers: str) -> tuple[list[int], list[int]]:
-    """(sizes of students, sizes of teachers), parameters: as listed (30k,60k), or so many at this scale (3).
+def ladder(scale: Scale, *, students: str | None, teachers: str) -> tuple[list[int], list[int]]:
+    """(sizes of students, sizes of teachers), parameters: as listed (30k,60k), or so many (3), or as many as the scale has.
 
     Students double; teachers rise evenly from 1.5 times the smallest student to ``reach`` times it. Raises BadSetting.
     """
+    students = students or str(scale.students)
     pupils = _number(students)
     small = (
         [round(scale.smallest * scale.step**i) for i in range(pupils)] if pupils else _listed("--students", students)
