@@ -56,7 +56,7 @@ class Cost:
         return sum(self.bytes.values())
 
     def seconds(self, rates: Rates) -> float:
-        """Seconds of training, within a factor of 2 or so: its products and, often as much, everything between them.
+        """Seconds of training, within a factor of 2.5 or so: its products and, often as much, everything between them.
 
         What a run really took is printed at its end.
         """
