@@ -65,6 +65,7 @@ def done(tiny, tmp_path_factory):
 NAMES = ["capacity-gap", "distillation-law", "pass-until"]
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_says_claim_criterion_verdict_cost_and_differences(done, name):
     keys, results = done
@@ -81,6 +82,7 @@ def test_a_page_says_claim_criterion_verdict_cost_and_differences(done, name):
         assert one["seen"].startswith("this scale only checks")
 
 
+@pytest.mark.recipe
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_command_again_does_nothing_anew(done, name):
     keys, results = done
@@ -98,6 +100,7 @@ def test_the_same_command_again_does_nothing_anew(done, name):
     assert again == results[name]
 
 
+@pytest.mark.recipe
 def test_a_recipe_runs_its_own_pilot_with_what_both_laws_need(done):
     keys, results = done
     pilot = keys["capacity-gap"]["out"] / "pilot"
