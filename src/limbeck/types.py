@@ -167,6 +167,11 @@ class Sparse:
         rest = None if self.rest is None else self.rest[part]
         return Sparse(self.ids[part], self.log_p[part], self.weight[part], self.vocab, rest)
 
+    def to(self, device: torch.device | str) -> Sparse:
+        """The same on another device."""
+        rest = None if self.rest is None else self.rest.to(device)
+        return Sparse(self.ids.to(device), self.log_p.to(device), self.weight.to(device), self.vocab, rest)
+
 
 def tempered(logits: Float[Tensor, "*shape"], temperature: float | Tensor) -> Float[Tensor, "*shape"]:
     """Logits divided by a temperature. At 1 they are the same tensor: dividing would cost a pass over all of them."""

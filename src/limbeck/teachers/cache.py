@@ -2,16 +2,18 @@
 
 A row of the corpus is a row here, found by its number, so any order of reading costs the same. The manifest says what the
 answers were made from (weights, tokenizer, text, packing, kind, seed); who comes with anything else is told which differs. A
-file that is being written has another name and whole rows only: whoever was stopped continues after the last of them.
+file that is being written has another name: whoever was stopped continues in it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +21,7 @@ import torch
 from jaxtyping import Int64
 
 from limbeck.disk import read_json, write_json, writing
-from limbeck.errors import BadModel, Mismatch
+from limbeck.errors import BadFolder, BadModel, Mismatch
 from limbeck.teachers.codec import Coarse, Codec, Drawn
 from limbeck.teachers.draw import draw, likeliest
 from limbeck.types import Batch, Sparse, Speaker
@@ -79,10 +81,113 @@ class Cache:
 
     def _row(self, row: int) -> np.ndarray:
         if not 0 <= row < self.rows:
-            raise Mismatch(f"{self.folder} has answers to rows 0 to {self.rows - 1:,}, asked for {row:,}: capture more rows")
+            raise Mismatch(
+                f"{self.folder} has answers to rows 0 to {self.rows - 1:,}, asked for {row:,}: capture more rows"
+            )
         shard = int(np.searchsorted(self._firsts, row, side="right")) - 1
         answers, sums = self._shards[shard]
         at = row - int(self._firsts[shard])
         if zlib.crc32(answers[at]) != sums[at]:
-            raise BadModel(f"{self.folder}: the answers to row {row:,} are damaged: copy the folder again, or capture it anew")
+            raise BadModel(
+                f"{self.folder}: the answers to row {row:,} are damaged: copy the folder again, or capture it anew"
+            )
         return answers[at]
+
+
+@torch.no_grad()
+def capture_outcomes(
+    teacher: Speaker,
+    rows_of: Callable[[Int64[np.ndarray, " B"]], Batch],
+    folder: Path,
+    *,
+    rows: int,
+    length: int,
+    together: int,
+    codec: Codec,
+    seed: int,
+    made_from: Mapping[str, Any],
+    report: Callable[[int], None] = lambda done: None,
+) -> Cache:
+    """Asks a teacher about rows 0 to ``rows`` - 1, ``together`` at a time, and keeps outcomes of each position in ``folder``.
+
+    Continues after the last whole question where it was stopped; what it draws hangs on ``seed`` and the row alone, so the bytes are
+    those of a capture that was not. ``report`` is told how many rows are done. Raises BadFolder where another process
+    captures into the folder.
+    """
+    bound = {**made_from, "codec": repr(codec), "seed": seed, "rows": rows, "length": length}
+    if (folder / MANIFEST).is_file():
+        return Cache(folder, expect=bound)
+    size = length * codec.bytes
+    most = max(1, _SHARD_BYTES // size)
+    shards = [(first, min(most, rows - first)) for first in range(0, rows, most)]
+    with writing(folder), _alone_in(folder):
+        for first, count in shards:
+            file = folder / _name(first)
+            if file.exists():
+                continue
+            part = file.with_suffix(".part")
+            part.touch()
+            with part.open("r+b") as raw:
+                # at a whole question: in another company a row's last bits may be others
+                done = part.stat().st_size // size // together * together
+                raw.truncate(done * size)
+                raw.seek(done * size)
+                for start in range(first + done, first + count, together):
+                    numbers = np.arange(start, min(start + together, first + count))
+                    raw.write(_answers(teacher, rows_of(numbers), codec, seed).tobytes())
+                    raw.flush()
+                    report(int(numbers[-1]) + 1)
+            _finish(part, file, count, size)
+        entries = [{"file": _name(first), "first": first, "rows": count} for first, count in shards]
+        kind = next(name for name, made in _CODECS.items() if isinstance(codec, made))
+        facts = {"name": teacher.name, "vocab": teacher.vocab, "kind": kind, "codec": asdict(codec), "made_from": bound}
+        write_json(folder / MANIFEST, facts | {"rows": rows, "length": length, "shards": entries})
+    return Cache(folder)
+
+
+def _name(first: int) -> str:
+    return f"answers-{first:012d}.arrow"
+
+
+def _answers(teacher: Speaker, batch: Batch, codec: Codec, seed: int) -> np.ndarray:
+    """The packed answers to a batch, (positions, bytes)."""
+    outputs = teacher(batch)
+    length = batch.tokens.shape[1]
+    uniform = np.concatenate([np.random.default_rng([seed, int(row)]).random(length) for row in batch.row.cpu()])
+    block = max(1, _AT_ONCE // outputs.vocab)
+    packed = []
+    for start in range(0, batch.tokens.numel(), block):
+        part = slice(start, start + block)
+        log_p = outputs.logits(part).float().log_softmax(-1)
+        if isinstance(codec, Drawn):
+            chance = torch.from_numpy(uniform[part]).to(log_p.device)
+            packed.append(codec.encode(*draw(log_p, codec.k, chance)))
+        else:
+            packed.append(codec.encode(likeliest(log_p, codec.k)))
+    return np.concatenate(packed)
+
+
+def _finish(part: Path, file: Path, rows: int, size: int) -> None:
+    """Makes an Arrow file of the rows that were written, each with its checksum."""
+    raw = np.memmap(part, np.uint8, "r", shape=(rows, size))
+    sums = np.array([zlib.crc32(row) for row in raw], np.uint32)
+    answers = pa.Array.from_buffers(pa.binary(size), rows, [None, pa.py_buffer(raw)])
+    batch = pa.record_batch({"answers": answers, "crc32": pa.array(sums)})
+    beside = file.with_name(f".{file.name}")
+    with pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    beside.replace(file)
+    part.unlink()
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadFolder(
+                f"{folder}: another capture writes into it: wait for that one, or give another --out"
+            ) from error
+        yield
