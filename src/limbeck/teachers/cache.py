@@ -110,8 +110,8 @@ def capture_outcomes(
 ) -> Cache:
     """Asks a teacher about rows 0 to ``rows`` - 1, ``together`` at a time, and keeps outcomes of each position in ``folder``.
 
-    Continues after the last whole question where it was stopped; what it draws hangs on ``seed`` and the row alone, so the bytes are
-    those of a capture that was not. ``report`` is told how many rows are done. Raises BadFolder where another process
+    Continues after the last whole question where it was stopped; what it draws hangs on ``seed`` and the row alone, so the
+    bytes are those of a capture that was not. ``report`` is told how many rows are done. Raises BadFolder where another process
     captures into the folder.
     """
     bound = {**made_from, "codec": repr(codec), "seed": seed, "rows": rows, "length": length}
