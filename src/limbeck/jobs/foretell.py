@@ -16,8 +16,8 @@ from limbeck.plan.cost import Cost
 from limbeck.report.words import duration
 from limbeck.run.log import peak_gib
 
-# Seconds that are measured for each objective: a fiftieth of what it will take, within these.
-_LEAST, _MOST, _SHARE = 1.0, 20.0, 0.02
+# Seconds that are measured for each objective: a small share of what it will take, within these.
+_LEAST, _MOST, _SHARE = 0.2, 20.0, 0.03
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 The method is that of Hoffmann et al. (arXiv 2203.15556, sec. 3.3) and Busbridge et al. (arXiv 2502.08606, app. F): Huber's loss
 on differences of log-losses, L-BFGS from the best places of a grid. Its optimum is polished by least squares in a trust region,
-which the narrow valleys of these laws need. Intervals are a bootstrap of the residuals.
+which the narrow valleys of these laws need. Intervals are a bootstrap of the residuals. Over 200
+made-up pilots (docs/results/law-coverage) those of predicted losses held the truth in 88 to 92 %, of the student's parameters in
+82 to 95 %: a little too narrow.
 
 What surprises: a pilot cannot tell all of the student's parameters apart. As long as (L_T / (L d1))^(1/f1) is small only
 c1 d1^(-1/f1) matters, and nobody trains a teacher so poor that it is not; and where size limits the student more than tokens,
