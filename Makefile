@@ -18,7 +18,6 @@ BIN := .venv/bin
 
 demo: .venv/.ready
 	$(BIN)/limbeck distil --tokens 300k --out runs/demo
-	@echo "report: runs/demo/report.html"
 
 test: .venv/.ready
 	$(BIN)/python -m pytest -n auto --dist loadfile
