@@ -7,6 +7,7 @@ nothing can be written becomes an error with the remedy.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import math
 import os
@@ -70,6 +71,15 @@ def write_text(path: Path, text: str) -> None:
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """No other process is in this folder's lock meanwhile. Raises BlockingIOError where one is, and we do not ``wait``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def write_json(path: Path, value: Any) -> None:

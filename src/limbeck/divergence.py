@@ -34,7 +34,7 @@ def jensen_shannon(
     At most the entropy of (beta, 1 - beta). It falls to 0 as beta goes to 0 or 1; *divided* by beta it goes to KL(p ||
     q), divided by 1 - beta to KL(q || p).
     """
-    log_m = _log_mixture(log_p, log_q, beta)
+    log_m = log_mixture(log_p, log_q, beta)
     return beta * kl(log_p, log_m) + (1 - beta) * kl(log_q, log_m)
 
 
@@ -42,14 +42,14 @@ def skew_kl(
     log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"], *, alpha: float = 0.1
 ) -> Float[Tensor, "*shape"]:
     """KL(p || alpha p + (1 - alpha) q) in nats, at most -log alpha (DistiLLM, arXiv 2402.03898, sec. 3.1)."""
-    return kl(log_p, _log_mixture(log_p, log_q, alpha))
+    return kl(log_p, log_mixture(log_p, log_q, alpha))
 
 
 def skew_reverse_kl(
     log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"], *, alpha: float = 0.1
 ) -> Float[Tensor, "*shape"]:
     """KL(q || alpha q + (1 - alpha) p) in nats, at most -log alpha (DistiLLM, arXiv 2402.03898, sec. 3.1)."""
-    return kl(log_q, _log_mixture(log_q, log_p, alpha))
+    return kl(log_q, log_mixture(log_q, log_p, alpha))
 
 
 def total_variation(log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape"]:
@@ -57,7 +57,7 @@ def total_variation(log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*sha
     return 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
 
 
-def _log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
+def log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
     """log(share p + (1 - share) q)."""
     impossible = (log_p == -math.inf) & (log_q == -math.inf)  # there logaddexp would differentiate to NaN
     log_m = torch.logaddexp(

@@ -138,7 +138,7 @@ class JensenShannon(Divergence):
 
     def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """beta log p/m + (1 - beta) q/p log q/m."""
-        log_m = _log_mixture(log_p, log_q, self.beta)
+        log_m = divergence.log_mixture(log_p, log_q, self.beta)
         return self.beta * (log_p - log_m) + (1 - self.beta) * (log_q - log_p).exp() * (log_q - log_m)
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
@@ -167,7 +167,7 @@ class SkewKL(Divergence):
 
     def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """log p/m."""
-        return log_p - _log_mixture(log_p, log_q, self.alpha)
+        return log_p - divergence.log_mixture(log_p, log_q, self.alpha)
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """The slope is -(1 - alpha) p/m."""
@@ -197,7 +197,7 @@ class SkewReverseKL(Divergence):
 
     def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """q/p log q/m."""
-        return (log_q - log_p).exp() * (log_q - _log_mixture(log_q, log_p, self.alpha))
+        return (log_q - log_p).exp() * (log_q - divergence.log_mixture(log_q, log_p, self.alpha))
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """The slope is log q/m - alpha q/m."""
@@ -242,10 +242,6 @@ def forward_kl(pair: Pair) -> tuple[Tensor, Tensor]:
     p = pair.p
     nats = pair.own("log_p").sub_(pair.log_q).mul_(p).sum(-1)
     return nats.clamp_(min=0), pair.own("log_q").exp_().sub_(p)
-
-
-def _log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
-    return torch.logaddexp(log_p + math.log(share), log_q + math.log1p(-share))
 
 
 def _ratio(part: Tensor, mixture: Tensor, *, out: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from limbeck.probes.interval import Interval, bootstrap
+from limbeck.report.words import interval
 
 Losses = Float[np.ndarray, "seeds documents 2"]
 Ladder = Float[np.ndarray, "seeds teachers documents 2"]
@@ -43,7 +44,7 @@ def nothing_in(found: Interval, least: float) -> bool:
 
 def said(found: Interval) -> str:
     """The value and its interval."""
-    return f"{found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
+    return interval(found, "+.4f")
 
 
 def _interval(sums: Float[np.ndarray, "seeds documents"], counts: Float[np.ndarray, "seeds documents"]) -> Interval:

@@ -7,10 +7,9 @@ file that is being written has another name: whoever was stopped continues in it
 
 from __future__ import annotations
 
-import fcntl
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import Int64
 
-from limbeck.disk import read_json, write_json, writing
+from limbeck.disk import locked, read_json, write_json, writing
 from limbeck.errors import BadFolder, BadModel, Mismatch
 from limbeck.teachers.codec import Coarse, Codec, Drawn
 from limbeck.teachers.draw import draw, likeliest
@@ -182,10 +181,9 @@ def _finish(part: Path, file: Path, rows: int, size: int) -> None:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(folder, wait=False))
         except BlockingIOError as error:
             raise BadFolder(
                 f"{folder}: another capture writes into it: wait for that one, or give another --out"

@@ -6,11 +6,8 @@ another machine, needs nothing but the pilot's folder.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from limbeck.corpora import Rows, TokenStore
 from limbeck.corpora.store import sha256_of
-from limbeck.disk import read_json, write_json
+from limbeck.disk import locked, read_json, write_json
 from limbeck.errors import NonFiniteLoss
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, weights_inside
 from limbeck.jobs.pretrain import llama_config
@@ -110,7 +107,7 @@ class Pilot:
 def do(task: Task, machine: Machine | None = None) -> None:
     """Does a task, unless it is done. Of a student, a loss that is no number is a result too, written down with the reason."""
     machine = machine or Machine(alone("cuda" if torch.cuda.is_available() else "cpu"), bf16=torch.cuda.is_available())
-    with _alone_in(task.folder):
+    with locked(task.folder):  # one whose parent was killed may take a moment to notice
         if task.done:
             return
         started = time.process_time()
@@ -119,15 +116,6 @@ def do(task: Task, machine: Machine | None = None) -> None:
         write_json(task.folder / RESULT, {"name": task.name, **result, "cpu_seconds": seconds})
         for checkpoint in checkpoints(task.folder):
             shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Waits until no other process works in a folder: one whose parent was killed may take a moment to notice."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _teacher(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
