@@ -52,14 +52,14 @@ def test_a_capture_that_was_stopped_continues_to_the_same_bytes(asked, monkeypat
     whole = asked("whole")
     calls = []
 
-    def killed(*arguments):
+    def killed(*arguments, **keys):
         calls.append(1)
         if len(calls) == stop:
             raise KeyboardInterrupt
-        return answers(*arguments)
+        return answers(*arguments, **keys)
 
-    answers = module._answers
-    monkeypatch.setattr(module, "_answers", killed)
+    answers = module.answers_to
+    monkeypatch.setattr(module, "answers_to", killed)
     with pytest.raises(KeyboardInterrupt):
         asked()
     for part in asked.folder.glob("*.part"):
@@ -68,8 +68,8 @@ def test_a_capture_that_was_stopped_continues_to_the_same_bytes(asked, monkeypat
     asked_again = []
     monkeypatch.setattr(
         module,
-        "_answers",
-        lambda t, batch, *more: (asked_again.extend(batch.row.tolist()), answers(t, batch, *more))[1],
+        "answers_to",
+        lambda t, batch, *more, **keys: (asked_again.extend(batch.row.tolist()), answers(t, batch, *more, **keys))[1],
     )
     asked()
     assert min(asked_again) == 4 * (stop - 1) if stop < 4 else min(asked_again) > 8

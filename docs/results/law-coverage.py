@@ -1,7 +1,8 @@
 """How often the 95 % intervals of the fitted laws hold the truth: pilots are made up from known laws with noise, and fitted.
 
-usage: law-coverage.py OUT.json [REPETITIONS]; twenty minutes of one core for 200. The pilots are those a user might afford: 72
-points for the ratio rule (4 student sizes, 6 teachers, 3 seeds), 85 for the distillation law, noise of 0.2 % of a loss.
+usage: law-coverage.py OUT.json [REPETITIONS]; half an hour of one core for 200, and continues where it was stopped. The pilots
+are those a user might afford: 72 points for the ratio rule (4 student sizes, 6 teachers, 3 seeds), 85 for the distillation law,
+noise of 0.2 % of a loss.
 """
 
 import json
@@ -22,7 +23,7 @@ from limbeck.plan.law import PUBLISHED
 from limbeck.plan.points import Point
 from limbeck.plan.ratio import fit_ratio_law
 
-SEED = 20261121
+SEED = 20261122
 SLOPE, INTERCEPT = 2.5, 2e5
 SIZES = (1.5e8, 3e8, 6e8, 1.2e9, 2.4e9)
 
@@ -89,20 +90,33 @@ def law_hits(rng):
     return hits
 
 
-def coverage(one, repetitions):
-    """Per quantity: of how many fits the interval held the truth, as a share and its standard error."""
-    held, failed = defaultdict(list), 0
-    for k in range(repetitions):
-        try:
-            for name, hit in one(np.random.default_rng([SEED, k])).items():
-                held[name].append(bool(hit))
-        except NotConverged:
-            failed += 1
+def coverage(one, repetitions, kept):
+    """Per quantity: of how many fits the interval held the truth, as a share and its standard error.
+
+    What each repetition found is a line of the file ``kept``; those that are there are not done again.
+    """
+    text = kept.read_text(encoding="utf-8") if kept.exists() else ""
+    lines = text[: text.rfind("\n") + 1].splitlines()  # a kill may have cut the last
+    with kept.open("w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in lines)
+        for k in range(len(lines), repetitions):
+            try:
+                hits = {name: bool(hit) for name, hit in one(np.random.default_rng([SEED, k])).items()}
+            except NotConverged:
+                hits = None
+            lines.append(json.dumps(hits))
+            file.write(lines[-1] + "\n")
+            file.flush()
+    held = defaultdict(list)
+    found = [hits for line in lines[:repetitions] if (hits := json.loads(line)) is not None]
+    for hits in found:
+        for name, hit in hits.items():
+            held[name].append(hit)
     rows = {
         name: {"coverage": float(np.mean(hits)), "se": float(np.std(hits) / np.sqrt(len(hits))), "n": len(hits)}
         for name, hits in held.items()
     }
-    return {"not_converged": failed, "intervals": rows}
+    return {"not_converged": repetitions - len(found), "intervals": rows}
 
 
 def main(out, repetitions=200):
@@ -121,9 +135,13 @@ def main(out, repetitions=200):
         },
         "laws": {},
     }
-    for name, one in (("ratio", ratio_hits), ("distillation", law_hits)):
-        found["laws"][name] = coverage(one, repetitions)
+    laws = {"ratio": ratio_hits, "distillation": law_hits}
+    parts = {name: Path(f"{out}.{name}.part") for name in laws}
+    for name, one in laws.items():
+        found["laws"][name] = coverage(one, repetitions, parts[name])
         Path(out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for part in parts.values():
+        part.unlink()
 
 
 if __name__ == "__main__":

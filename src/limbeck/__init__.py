@@ -9,7 +9,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "limbeck.api": ("distil", "doctor", "pilot", "predict", "pretrain", "probe", "reproduce", "shrink"),
+    "limbeck.api": ("capture", "distil", "doctor", "pilot", "predict", "pretrain", "probe", "reproduce", "shrink"),
     "limbeck.corpora": ("Rows", "TokenStore", "build_stores"),
     "limbeck.models.load": ("LanguageModel", "load", "save"),
     "limbeck.objectives": (

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config import (
+    CaptureSettings,
     DistilSettings,
     PilotSettings,
     PlanSettings,
@@ -27,6 +28,17 @@ def distil(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
     from limbeck.jobs.distil import distil as job
 
     return job(resolve(DistilSettings, None if file is None else Path(file), keys))
+
+
+def capture(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
+    """Asks a teacher about a text once, and keeps its answers; gives ``{"out", "rows", "tokens", "bytes", "certificate"}``.
+
+    >>> limbeck.capture(teacher="Qwen/Qwen3-8B", data="my.jsonl", bytes_per_token=48, out="answers")
+    >>> limbeck.distil(teacher="answers", params="600M", out="runs/first")
+    """
+    from limbeck.jobs.capture.job import capture as job
+
+    return job(resolve(CaptureSettings, None if file is None else Path(file), keys))
 
 
 def pretrain(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typer import Argument, Option
 
 from limbeck import api
 from limbeck.config import (
+    CaptureSettings,
     DistilSettings,
     PilotSettings,
     PlanSettings,
@@ -157,6 +158,105 @@ def distil(
     from limbeck.jobs.distil import distil as job
 
     _say(settings, job(settings), "report", "report.html")
+
+
+@app.command()
+def capture(
+    file: File = None,
+    teacher: Teacher = None,
+    data: Data = None,
+    eval_data: EvalData = None,
+    tokens: Annotated[str | None, Option(help="Tokens to ask about: 2M, 10B (default: all of --data).")] = None,
+    length: Length = None,
+    bytes_per_token: Annotated[int | None, Option(help="Bytes kept of each answer (default 48).")] = None,
+    kind: Annotated[
+        str | None, Option(help="drawn (unbiased), coarse (likeliest + rest), or auto: the better one, measured.")
+    ] = None,
+    shard: Annotated[str | None, Option(help="Which of how many machines this is: 3/16.")] = None,
+    seed: Annotated[int | None, Option(help="Seed of what is drawn (default 0).")] = None,
+    device: Device = None,
+    dtype: DType = None,
+    threads: Threads = None,
+    out: Out = None,
+    json_: Json = None,
+) -> None:
+    """Ask a teacher about a text once, and keep its answers for any number of students."""
+    settings = _settings(CaptureSettings, file, dict(locals()))
+    from limbeck.jobs.capture.job import capture as job
+
+    _say(settings, job(settings), "answers", "")
+
+
+cache = typer.Typer(no_args_is_help=True, help="Look at, check, merge and choose captured answers.")
+app.add_typer(cache, name="cache")
+Folder = Annotated[Path, Argument(help="A folder that limbeck capture wrote.")]
+
+
+@cache.command("inspect")
+def cache_inspect(folder: Folder, json_: Json = None) -> None:
+    """What is in a folder of answers, and what it was made from."""
+    from rich.console import Console
+
+    from limbeck.jobs.capture.verify import inspect, show_facts
+
+    facts = inspect(folder)
+    if json_:
+        print(json.dumps(facts))
+    else:
+        show_facts(facts, Console(highlight=False, soft_wrap=True))
+
+
+@cache.command("verify")
+def cache_verify(
+    folder: Folder,
+    rows: Annotated[int, Option(min=2, help="Rows that the teacher is asked about again.")] = 32,
+    seed: Seed = None,
+    json_: Json = None,
+) -> None:
+    """Read every answer, and ask the teacher again about some; exits with 1 where something is wrong."""
+    from limbeck.jobs.capture.verify import verify
+    from limbeck.run.log import console
+
+    result = verify(folder, rows=rows, seed=seed or 0, console=console)
+    if json_:
+        print(json.dumps(result))
+    raise typer.Exit(0 if result["ok"] else 1)
+
+
+@cache.command("merge")
+def cache_merge(
+    out: Annotated[Path, Argument(help="The folder to make.")],
+    shards: Annotated[list[Path], Argument(help="All shards, in any order.")],
+    json_: Json = None,
+) -> None:
+    """Put the shards of several machines together."""
+    from limbeck.jobs.capture.merge import merge
+
+    result = merge(out, shards)
+    print(json.dumps(result) if json_ else f"answers: {out}")
+
+
+@cache.command("choose")
+def cache_choose(
+    teacher: Teacher = None,
+    data: Data = None,
+    length: Length = None,
+    bytes_per_token: Annotated[int | None, Option(help="A size to look at besides the usual ones.")] = None,
+    kind: Annotated[str | None, Option(help="drawn or coarse alone (default both).")] = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: DType = None,
+    threads: Threads = None,
+    json_: Json = None,
+) -> None:
+    """Measure what several kinds and sizes of answers lose, before any is captured."""
+    flags = {name: value for name, value in locals().items() if name != "json_"}
+    settings = resolve(CaptureSettings, None, flags | {"json": json_})
+    from limbeck.jobs.capture.job import choose
+
+    result = choose(settings)
+    if json_:
+        print(json.dumps(result))
 
 
 @app.command()

@@ -113,6 +113,26 @@ class DistilSettings(Settings):
     baselines: Annotated[tuple[str, ...], BeforeValidator(_baselines)] = BASELINES
 
 
+def _shard(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return value
+    found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", str(value))
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError("expected which of how many machines this is, such as 3/16")
+    return int(found[1]), int(found[2])
+
+
+class CaptureSettings(Settings):
+    """The keys of `limbeck capture`, which are also its flags. Without ``tokens`` all of the text is captured."""
+
+    teacher: str = "builtin:stdlib"
+    tokens: Count | None = None  # type: ignore[assignment]
+    bytes_per_token: int = Field(default=48, ge=1, le=2**16)
+    kind: Literal["auto", "drawn", "coarse"] = "auto"
+    shard: Annotated[tuple[int, int], BeforeValidator(_shard)] = (1, 1)
+    out: Path = Path("runs/capture")
+
+
 class PretrainSettings(Settings):
     """The keys of `limbeck pretrain`, which are also its flags."""
 

@@ -16,6 +16,7 @@ from limbeck.models.load import LanguageModel, load, load_config, new_model, sav
 from limbeck.objectives import parse
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints
+from limbeck.types import Teacher
 
 CE = "CrossEntropy"
 
@@ -74,14 +75,18 @@ def arms_of(
 
 @dataclass(frozen=True)
 class Shared:
-    """What all arms of a comparison have in common: the student they start from, its teacher, text, plan and machine."""
+    """What all arms of a comparison have in common: the student they start from, its teacher, text, plan and machine.
+
+    ``most_rows`` of the text are read, where the teacher has answered no more.
+    """
 
     cut: Path
-    teacher: LanguageModel
+    teacher: Teacher
     store: TokenStore
     length: int
     plan: Plan
     machine: Machine
+    most_rows: int | None = None
 
     def run(self, arm: Arm) -> Run:
         """The run of an arm, its student as it begins."""
@@ -90,7 +95,9 @@ class Shared:
         if arm.fresh:
             start = new_model(load_config(self.cut), start.tokenizer, arm.seed, name=arm.name)
         start.model.to(world.device)
-        corpus = Rows(self.store, length=self.length, seed=arm.seed, rank=world.rank, ranks=world.size)
+        corpus = Rows(
+            self.store, length=self.length, seed=arm.seed, rank=world.rank, ranks=world.size, most=self.most_rows
+        )
         objective = parse(arm.objective)
         listens = self.teacher if objective.needs_teacher else None
         plan = replace(self.plan, steps=arm.steps)

@@ -11,16 +11,18 @@ from dataclasses import asdict
 from typing import Any
 
 from limbeck.config import DistilSettings
-from limbeck.corpora import TokenStore, build_stores, require_rows
+from limbeck.corpora import TokenStore, require_rows
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadModel
 from limbeck.jobs.arms import Arm, Shared, arms_of, train
-from limbeck.jobs.doctor import diagnose
+from limbeck.jobs.capture.captured import config_source
+from limbeck.jobs.doctor import diagnose, first_documents
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.foretell import foretell, said_after, said_before
 from limbeck.jobs.proof import Proof
-from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
+from limbeck.jobs.setup import batch_rows, machine, row_length
 from limbeck.jobs.student import make_student, target_shape
+from limbeck.jobs.teacher import RunTeacher, adopted
 from limbeck.models.load import LanguageModel, load, load_config
 from limbeck.objectives import parse
 from limbeck.objectives.parse import code_of
@@ -41,29 +43,35 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     Gives ``{"out", "student", "readings", "verdict"}``.
     """
     started = time.monotonic()
+    settings, answers = adopted(settings)
     where = machine(settings)
     objective = parse(settings.objective)
     target = target_shape(settings)
-    for source in filter(None, (settings.data, settings.eval_data)):
-        resolve_source(source)
-    config = load_config(settings.student or settings.teacher)
+    if not answers:  # which hold the text
+        for text in filter(None, (settings.data, settings.eval_data)):
+            resolve_source(text)
+    config = load_config(settings.student or config_source(settings.teacher))
     first = settings.student or settings.teacher
     length = row_length(settings, getattr(config, "max_position_embeddings", None), where.world.device, name=first)
     rows, steps = batch_rows(settings, length, where.world.size)
     derived = {"objective": repr(objective), "length": length, "rows": rows, "steps": steps, "bf16": where.bf16}
-    derived |= {"objective_code": code} if (code := code_of(objective)) else {}
+    derived |= answers | ({"objective_code": code} if (code := code_of(objective)) else {})
     run = claim(settings.out, signature_of(settings, "distil", **derived)) if where.world.first else {}
     where.world.barrier()
-    teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
+    source = RunTeacher.of(settings, where)
+    teacher, documents = source.about, first_documents(settings)
     if settings.student:  # a given student may not fit its teacher: look before the text is tokenised
-        check(diagnose(settings, teacher, load(settings.student), length=length, machine=where))
-    store, held_out = _stores(settings, teacher, where)
+        check(diagnose(settings, teacher, load(settings.student), documents, length=length, machine=where))
+    store, held_out = source.stores(settings, where)
     require_rows(store, length=length)
     if where.world.first:
         same_corpus(settings.out, run, store, held_out)
-    cut = make_student(settings, target, teacher, store, length=length, machine=where)
+    cuts = target is not None and not (settings.out / "cut" / "config.json").exists()
+    cut = make_student(
+        settings, target, source.weights(where) if cuts else teacher, store, length=length, machine=where
+    )
     student = load(cut, device="cpu")
-    findings = diagnose(settings, teacher, student, length=length, machine=where)
+    findings = diagnose(settings, teacher, student, documents, length=length, machine=where)
     # the rest is in the report, and in `limbeck doctor`
     show([f for f in findings if f.level != "ok" or f.check == "memory"], console)
     check(findings)
@@ -74,7 +82,8 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
         schedule=settings.schedule,
         bf16=where.bf16,
     )
-    arms = _arms(settings, teacher, student, listens=objective.needs_teacher, steps=steps, length=length)
+    passes = source.passes(steps * rows * length, length) if objective.needs_teacher else 0.0
+    arms = _arms(settings, teacher, student, passes=passes, steps=steps, length=length)
     if where.world.first:
         facts = {"doctor": as_json(findings), "plan": _said(plan, length, arms), "objective": repr(objective)}
         update(
@@ -82,7 +91,7 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
         )
         _announce(teacher, student, plan, length, arms, store)
     cost = estimate(
-        *(Size.of(student.config), Size.of(teacher.config)),
+        *(Size.of(student.config), source.size),
         length=length,
         tokens=steps * rows * length,
         batch_tokens=rows * length,
@@ -90,13 +99,13 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
         device=where.world.device.type,
     )
     del student  # one student at a time is held
-    shared = Shared(cut, teacher, store, length, plan, where)
+    shared = Shared(cut, source.told, store, length, plan, where, most_rows=source.rows)
     if not any((arm.folder / "metrics.jsonl").exists() for arm in arms):
         told = foretell(arms, cost, shared)
         if where.world.first:
             update(settings.out, run, estimate=asdict(told))
             console.print(said_before(told, arms))
-    proof = Proof(settings, teacher, held_out, length=length, machine=where, listens=objective.needs_teacher)
+    proof = Proof(settings, source, held_out, length=length, machine=where, listens=objective.needs_teacher)
     proof.cut(cut)
     for arm in arms:
         model = train(arm, shared)
@@ -117,42 +126,25 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     return result
 
 
-def _stores(settings: DistilSettings, teacher: LanguageModel, where: Machine) -> tuple[TokenStore, TokenStore]:
-    folder = settings.out / "data"
-    if where.world.first:
-        train, _ = build_stores(
-            settings.data,
-            teacher.tokenizer,
-            folder,
-            end=teacher.end,
-            eval_source=settings.eval_data,
-            progress=console.is_terminal,
-        )
-        if overlap := train.manifest.get("overlap"):
-            console.print(
-                f"warning: {overlap} training documents are in --eval-data too: held-out readings are too good. "
-                "Take them out of one of the two."
-            )
-    where.world.barrier()
-    return TokenStore.open(folder / "train"), TokenStore.open(folder / "held_out")
-
-
 def _arms(
     settings: DistilSettings,
     teacher: LanguageModel,
     student: LanguageModel,
     *,
-    listens: bool,
+    passes: float,
     steps: int,
     length: int,
 ) -> list[Arm]:
-    """The arms, with cross-entropy's steps at equal FLOPs: a student's step costs three forward passes, and the teacher's."""
+    """The arms, with cross-entropy's steps at equal FLOPs: a student's step costs three forward passes, and the teacher's.
+
+    ``passes`` of the teacher are paid for each of the student's tokens, none where the objective does not listen to it.
+    """
     ours, theirs = (Size.of(model.config).forward_flops(length) for model in (student, teacher))
-    ratio = 1 + (theirs if listens else 0) / (3 * ours)
+    ratio = 1 + passes * theirs / (3 * ours)
     return arms_of(
         settings.out,
         objective=settings.objective,
-        listens=listens,
+        listens=passes > 0,
         baselines=settings.baselines,
         seeds=range(settings.seed, settings.seed + settings.seeds),
         steps=steps,

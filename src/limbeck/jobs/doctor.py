@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -10,8 +11,10 @@ from transformers.configuration_utils import PreTrainedConfig
 from limbeck.config import DistilSettings
 from limbeck.corpora import Document, read
 from limbeck.corpora.source import resolve as resolve_source
+from limbeck.jobs.capture.captured import is_captured
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import target_shape
+from limbeck.jobs.teacher import RunTeacher, adopted
 from limbeck.models.load import LanguageModel, load
 from limbeck.plan.pair import Finding, as_json, examine, show
 from limbeck.run.log import console
@@ -25,22 +28,32 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
 
     Without a student, the one that `distil` would cut is spoken of as far as its shape tells.
     """
-    resolve_source(settings.data)
+    settings, _ = adopted(settings)
+    documents = first_documents(settings)
     where = machine(settings)
     shape = target_shape(settings)
-    teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
+    teacher = RunTeacher.of(settings, where).about
     student = load(settings.student) if settings.student else None
     length = settings.length or row_length(settings, teacher.context, where.world.device, name=teacher.name)
     planned = None if shape is None else config_of(shape, teacher.config)
-    findings = diagnose(settings, teacher, student, length=length, machine=where, planned=planned)
+    findings = diagnose(settings, teacher, student, documents, length=length, machine=where, planned=planned)
     show(findings, console)
     return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}
+
+
+def first_documents(settings: DistilSettings) -> list[Document]:
+    """Some of the text, to look at; none where a teacher's answers hold it in tokens."""
+    if is_captured(settings.teacher):
+        return []
+    resolve_source(settings.data)
+    return list(islice(read(settings.data), _DOCUMENTS))
 
 
 def diagnose(
     settings: DistilSettings,
     teacher: LanguageModel,
     student: LanguageModel | None,
+    documents: Sequence[Document],
     *,
     length: int,
     machine: Machine,
@@ -51,7 +64,6 @@ def diagnose(
     ``planned``: the configuration of a student that is still to be cut.
     """
     rows, _ = batch_rows(settings, length, machine.world.size)
-    documents: list[Document] = list(islice(read(settings.data), _DOCUMENTS))
     return examine(
         teacher,
         student,

@@ -16,7 +16,7 @@ from limbeck.corpora import build_held_out
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import write_text, writing
 from limbeck.errors import BadSetting
-from limbeck.jobs.proof import HeldOut
+from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.setup import machine, row_length
 from limbeck.models.load import load, load_config
 from limbeck.plan.pair import check

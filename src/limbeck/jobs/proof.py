@@ -7,60 +7,25 @@ does not measure again, and any difference between two models has an interval ov
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from limbeck.config import DistilSettings
-from limbeck.corpora import Rows, TokenStore
+from limbeck.corpora import TokenStore
 from limbeck.disk import read_json, write_json, write_text, writing
 from limbeck.jobs.arms import Arm
 from limbeck.jobs.folder import update
+from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.setup import Machine
+from limbeck.jobs.teacher import RunTeacher
 from limbeck.models.load import LanguageModel, load
 from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, likelihood, measure, samples
 from limbeck.report import write_report
 from limbeck.report.card import model_card
 from limbeck.report.verdict import Verdict, verdict
 from limbeck.run.log import console
-from limbeck.types import Batch, Reading
-
-# Tokens that models are measured on: at most so many that documents, not tokens, limit the intervals; of a short run a
-# quarter of what it trains on, so that proving does not cost more than training.
-MOST = {"cpu": 2**16, "cuda": 2**20}
-LEAST = 2**13
-
-
-class HeldOut:
-    """The held-out rows that models are measured on: all of them, or a fixed sample spread over all documents."""
-
-    def __init__(self, store: TokenStore, *, length: int, machine: Machine, trained: int | None = None) -> None:
-        """``trained``: how many tokens the models of the comparison are trained on, None where none are."""
-        self.store = store
-        self._rows = Rows(store, length=length)
-        self._device = machine.world.device
-        tokens = MOST["cuda" if self._device.type == "cuda" else "cpu"]
-        if trained is not None:
-            tokens = min(tokens, max(LEAST, trained // 4))
-        chosen = np.random.default_rng(0).permutation(self._rows.n_rows)[: max(1, tokens // length)]
-        self._chosen = np.sort(chosen)
-        self._together = max(1, 2048 // length)
-
-    def batches(self) -> Iterator[Batch]:
-        """The rows, a few at a time, on the device."""
-        for start in range(0, len(self._chosen), self._together):
-            yield self._rows.rows_of(self._chosen[start : start + self._together]).to(self._device)
-
-    def text_bytes(self, measured: Measurements) -> np.ndarray:
-        """Bytes of the text that each document's measured tokens stand for: its bytes, times the share that was read."""
-        store, starts = self.store, self.store.starts
-        sizes = np.zeros(store.documents)
-        for document in np.flatnonzero(measured.tokens > 0).tolist():
-            learned = int(store.learned(int(starts[document]) + 1, int(starts[document + 1])).sum())
-            sizes[document] = store.bytes_of(document) * measured.tokens[document] / max(learned, 1)
-        return sizes
+from limbeck.types import Reading, Teacher
 
 
 class Proof:
@@ -69,7 +34,7 @@ class Proof:
     def __init__(
         self,
         settings: DistilSettings,
-        teacher: LanguageModel,
+        teacher: RunTeacher,
         store: TokenStore,
         *,
         length: int,
@@ -77,13 +42,18 @@ class Proof:
         listens: bool,
     ) -> None:
         """``listens``: the objective needs the teacher, so the student learns by distilling."""
-        self._settings, self._teacher, self._machine, self._listens = settings, teacher, machine, listens
-        self._held_out = HeldOut(store, length=length, machine=machine, trained=settings.tokens)
+        self._settings, self._source, self._machine, self._listens = settings, teacher, machine, listens
+        self._told: Teacher = teacher.about
+        answers = teacher.captured.held_out if teacher.captured else None
+        rows = answers.cache.rows if answers else None
+        self._held_out = HeldOut(store, length=length, machine=machine, trained=settings.tokens, rows=rows)
+        if answers:
+            self._told = answers.of_sample(self._held_out.sample)
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._costs: list[Reading] = []
         if machine.world.first:
-            self._measure("teacher", teacher, settings.seed, compare=False)
-            self._cost("teacher", lambda: cost("teacher", teacher))
+            self._measure("teacher", teacher.about, settings.seed, compare=False)
+            self._cost("teacher", self._cost_of_teacher)
 
     def cut(self, folder: Path) -> None:
         """Measures the untrained student."""
@@ -99,7 +69,7 @@ class Proof:
         if arm.name == "student" and arm.seed == self._settings.seed:
             self._cost("student", lambda: self._cost_of_stored(arm))
             if not (self._settings.out / "samples.json").exists():
-                write_json(self._settings.out / "samples.json", samples(model, self._teacher, self._held_out.store))
+                write_json(self._settings.out / "samples.json", self._samples(model))
             if measured.surprises:
                 named = in_words(measured.surprises, model.tokenizer, self._held_out.store.name_of)
                 write_json(self._settings.out / "surprises.json", named)
@@ -144,8 +114,24 @@ class Proof:
         """Adds what a model costs to run, from its file where that was measured before."""
         file = self._settings.out / "measurements" / f"cost-{name}.json"
         if not file.exists():
+            with writing(file):
+                file.parent.mkdir(exist_ok=True)
             write_json(file, [reading.row() for reading in measured()])
         self._costs += [Reading(**row) for row in read_json(file)]
+
+    def _cost_of_teacher(self) -> list[Reading]:
+        """What a teacher costs to run; one whose answers were captured, where and when that was done."""
+        captured = self._source.captured
+        return captured.cost if captured else cost("teacher", self._source.about)
+
+    def _samples(self, model: LanguageModel) -> list[dict[str, Any]]:
+        captured = self._source.captured
+        rows = samples(model, None if captured else self._source.about, self._held_out.store)
+        if captured:
+            wrote = {(row["document"], row["prompt"]): row["student"] for row in captured.samples}
+            for row in rows:
+                row["teacher"] = wrote.get((row["document"], row["prompt"]), "")
+        return rows
 
     def _cost_of_stored(self, arm: Arm) -> list[Reading]:
         """What a student costs as it is on disk, in the number format that the teacher is measured in."""
@@ -155,17 +141,18 @@ class Proof:
     def _measure(self, name: str, model: LanguageModel, seed: int, *, compare: bool = True) -> Measurements:
         """The measurement of a model, from its file where it was made before."""
         file = self._settings.out / "measurements" / f"{name}-seed{seed}.safetensors"
-        if file.exists():
+        captured = self._source.captured
+        if captured and name == "teacher":
+            measured = captured.measured
+        elif file.exists():
             measured = Measurements.load(file)
         else:
-            listens = self._teacher if compare else None
+            listens = self._told if compare else None
             documents = self._held_out.store.documents
             measured = measure(model, listens, self._held_out.batches(), documents=documents)
             with writing(file):
                 file.parent.mkdir(exist_ok=True)
-                beside = file.with_name(f".{file.name}")
-                measured.save(beside)
-                beside.replace(file)
+            measured.save(file)
         self._runs.setdefault(name, {})[seed] = measured
         return measured
 

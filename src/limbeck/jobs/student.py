@@ -7,6 +7,7 @@ from pathlib import Path
 from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
+from limbeck.jobs.capture.captured import config_source
 from limbeck.jobs.setup import Machine
 from limbeck.models.load import LanguageModel, load, load_config, save
 from limbeck.run.run import micro_batches
@@ -25,7 +26,7 @@ def target_shape(settings: DistilSettings) -> Shape | None:
         raise BadSetting(f"--{' and --'.join(asked)} both say what the student is: give one of them")
     if settings.student is not None:
         return None
-    config = load_config(settings.teacher)
+    config = load_config(config_source(settings.teacher))
     if settings.shape is not None:
         return parse_shape(settings.shape, config)
     if settings.params is not None:
@@ -45,7 +46,10 @@ def make_student(
     method: str = "activation",
     folder: Path | None = None,
 ) -> Path:
-    """The folder of the untrained student: cut out of the teacher by importance, or a copy of --student."""
+    """The folder of the untrained student: cut out of the teacher by importance, or a copy of --student.
+
+    Of a student that exists, or was made before, the teacher is not asked.
+    """
     folder = folder or settings.out / "cut"
     if machine.world.first and not (folder / "config.json").exists():
         if shape is None:

@@ -13,7 +13,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 from transformers import logging as transformers_logging
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -284,6 +284,29 @@ def save(model: LanguageModel, folder: str | Path, *, card: str | None = None) -
             shutil.rmtree(older, ignore_errors=True)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def describe(model: LanguageModel, folder: Path) -> None:
+    """Writes what a model is but for its weights: configuration and tokenizer."""
+    with writing(folder), quiet():
+        model.config.save_pretrained(folder)
+        if model.model.generation_config is not None:  # it may name the token that closes a document
+            model.model.generation_config.save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
+
+
+def load_described(folder: Path, *, name: str) -> LanguageModel:
+    """What `describe` wrote: a model without weights, which can be asked for all but answers.
+
+    Raises BadModel where a part of it is missing or damaged.
+    """
+    config = load_config(folder)
+    check_tokenizer(folder)
+    with torch.device("meta"):
+        model = build(config).eval().requires_grad_(False)
+    with quiet(), suppress(OSError):  # not every model has one
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return LanguageModel(model, _load_tokenizer(folder), name)
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -7,6 +7,7 @@ unpickled and no code of a model folder is run. The safetensors layout is that o
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,6 +92,15 @@ def check_weights(folder: Path) -> None:
             _check_length(folder / shard)
     else:
         _refuse_without_safetensors(folder)
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of a folder's safetensors, by name: what tells two models of one shape apart."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def _refuse_without_safetensors(folder: Path) -> None:

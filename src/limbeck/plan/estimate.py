@@ -30,6 +30,19 @@ class Estimate:
         high = np.quantile(draws, (1 + LEVEL) / 2, method="higher")
         return cls(float(value), float(low), float(high))
 
+    @classmethod
+    def both_ways(cls, value: float, draws: Float[np.ndarray, " draws"], *, positive: bool = False) -> Estimate:
+        """As `of`, and mirrored at the value (the basic bootstrap), whichever lies further out.
+
+        Where an estimate leans to one side its draws lean there once more: percentiles then end too early on the other side,
+        their mirror image on this one. Of ``positive`` values ratios are mirrored, not differences.
+        """
+        if positive:
+            logs = cls.both_ways(float(np.log(value)), np.log(draws))
+            return cls(float(value), float(np.exp(logs.low)), float(np.exp(logs.high)))
+        one = cls.of(value, draws)
+        return cls(one.value, min(one.low, 2 * value - one.high), max(one.high, 2 * value - one.low))
+
     def holds(self, value: float) -> bool:
         """Whether a value lies inside the interval."""
         return self.low <= value <= self.high

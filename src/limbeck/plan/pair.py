@@ -42,7 +42,7 @@ def examine(
     """What there is to say about a pair and the run planned for it, in the order it was looked at; nothing is changed.
 
     Without a student the teacher alone is looked at, and the cost is that of a student of the ``planned`` configuration, or
-    of training the teacher itself. ``chat``: the data are
+    of training the teacher itself. A teacher without weights has answered before and costs nothing. ``chat``: the data are
     conversations. ``texts``: some documents, to see whether the tokenizer can read them. About a second, more for large
     weights.
     """
@@ -62,7 +62,7 @@ def examine(
     found += resources.number_format(dtype, device)
     cost = estimate(
         Size.of((student or teacher).config if planned is None else planned),
-        None if student is None and planned is None else Size.of(teacher.config),
+        None if (student is None and planned is None) or _absent(teacher) else Size.of(teacher.config),
         length=length,
         tokens=tokens,
         batch_tokens=batch_tokens,
@@ -87,6 +87,11 @@ def gain(teacher_nats: float, student_nats: float) -> Finding:
         f"{said}: the teacher is not better, so imitating it can make the student worse",
         "take a better teacher for this text, or train without one (--objective CrossEntropy)",
     )
+
+
+def _absent(model: LanguageModel) -> bool:
+    """Whether this is a teacher whose answers are there, and whose weights need not be."""
+    return model.device.type == "meta"
 
 
 def _context(teacher: LanguageModel, student: LanguageModel | None, length: int) -> Iterator[Finding]:
@@ -117,6 +122,8 @@ def _logits(teacher: LanguageModel, student: LanguageModel | None) -> Iterator[F
 
 def _weights(teacher: LanguageModel, student: LanguageModel | None) -> Iterator[Finding]:
     for model in filter(None, (teacher, student)):
+        if _absent(model):
+            continue
         bad = [name for name, p in model.model.named_parameters() if not bool(torch.isfinite(p).all())]
         if bad:
             yield Finding(

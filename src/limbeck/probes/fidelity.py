@@ -14,24 +14,38 @@ from limbeck.probes.interval import bootstrap
 from limbeck.probes.measurements import Measurements
 from limbeck.types import Reading
 
-_NAMES = (
-    ("kl_teacher_student", "nats/token"),
-    ("kl_student_teacher", "nats/token"),
-    ("top1_agreement", "share"),
-    ("acceptance", "share"),
-)
+_UNITS = {
+    "kl_teacher_student": "nats/token",
+    "kl_student_teacher": "nats/token",
+    "top1_agreement": "share",
+    "acceptance": "share",
+}
 
 
 def fidelity(model: str, runs: Sequence[Measurements], *, seed: int | None = None) -> list[Reading]:
-    """KL both ways, the share of equal most likely tokens, and 1 - total variation. Empty without a teacher."""
-    columns = []
-    for run in runs:
-        if run.kl is None or run.reverse_kl is None or run.agreement is None or run.total_variation is None:
-            return []
-        acceptance = run.tokens - run.total_variation
-        columns.append(np.stack([run.kl, run.reverse_kl, run.agreement, acceptance, run.tokens], -1))
-    found = bootstrap(lambda total: total[..., :-1] / total[..., -1:], np.stack(columns))
+    """KL both ways, the share of equal most likely tokens, and 1 - total variation. Empty without a teacher.
+
+    Without KL(q || p) where some run could not tell it.
+    """
+    known = [_columns(run) for run in runs]
+    names = [name for name in _UNITS if all(name in columns for columns in known)]
+    if not names:
+        return []
+    sums = [[*(columns[name] for name in names), run.tokens] for columns, run in zip(known, runs, strict=True)]
+    found = bootstrap(lambda total: total[..., :-1] / total[..., -1:], np.moveaxis(np.array(sums), 1, -1))
     return [
-        Reading(model, "fidelity", name, x.value, unit, x.n, x.low, x.high, seed)
-        for (name, unit), x in zip(_NAMES, found, strict=True)
+        Reading(model, "fidelity", name, x.value, _UNITS[name], x.n, x.low, x.high, seed)
+        for name, x in zip(names, found, strict=True)
     ]
+
+
+def _columns(run: Measurements) -> dict[str, np.ndarray]:
+    """What a run knows of its teacher, by the name of the reading: sums for each document."""
+    variation = run.total_variation
+    known = {
+        "kl_teacher_student": run.kl,
+        "kl_student_teacher": run.reverse_kl,
+        "top1_agreement": run.agreement,
+        "acceptance": None if variation is None else run.tokens - variation,
+    }
+    return {name: sums for name, sums in known.items() if sums is not None}

@@ -19,10 +19,11 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from limbeck.disk import writing
 from limbeck.divergence import kl, total_variation
 from limbeck.errors import BadCorpus, Mismatch
 from limbeck.probes.surprises import Surprise, Surprises
-from limbeck.types import Batch, Outputs, Speaker
+from limbeck.types import Batch, Outputs, Sparse, Speaker, Teacher
 
 BINS = 15
 _CELLS = {"cpu": 2**21, "cuda": 2**26}  # logits of one chunk: a few buffers of 8 MB stay near a CPU's cache
@@ -34,7 +35,8 @@ class Measurements:
 
     ``nats`` is the negative log-likelihood; ``bins`` the [weight, confidence, correct] of the most likely token in 15
     equal bins of its confidence. The rest compares with a teacher p, and is None where there was none: its ``nats``,
-    KL(p || q), KL(q || p), total variation, and whether both find the same token most likely.
+    KL(p || q), KL(q || p), total variation, and whether both find the same token most likely. Of a teacher that is known
+    by drawn outcomes, KL(p || q) and total variation are right in the mean, and its nats and KL(q || p) are not known.
     """
 
     tokens: Float[np.ndarray, " documents"]
@@ -48,9 +50,13 @@ class Measurements:
     surprises: tuple[Surprise, ...] = ()
 
     def save(self, path: Path) -> None:
-        """Writes the sums as safetensors, with the surprises as JSON among its metadata."""
+        """Writes the sums as safetensors, in one piece, with the surprises as JSON among its metadata."""
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        save_file(arrays, path, metadata={"surprises": json.dumps([asdict(surprise) for surprise in self.surprises])})
+        said = {"surprises": json.dumps([asdict(surprise) for surprise in self.surprises])}
+        beside = path.with_name(f".{path.name}")
+        with writing(path):
+            save_file(arrays, beside, metadata=said)
+            beside.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Measurements:
@@ -62,7 +68,7 @@ class Measurements:
 
 
 @torch.no_grad()
-def measure(student: Speaker, teacher: Speaker | None, batches: Iterable[Batch], *, documents: int) -> Measurements:
+def measure(student: Speaker, teacher: Teacher | None, batches: Iterable[Batch], *, documents: int) -> Measurements:
     """Sums over the predictions of each of ``documents`` documents, and where student and teacher differ most.
 
     The batches are on the models' device. Raises Mismatch where the two speak different vocabularies, BadCorpus where
@@ -79,12 +85,15 @@ def measure(student: Speaker, teacher: Speaker | None, batches: Iterable[Batch],
     for batch in batches:
         counted = batch.weight.reshape(-1).nonzero().squeeze(1)
         q = _at(student(batch), counted)
-        p = None if teacher is None else _at(teacher(batch), counted)
+        said = None if teacher is None else teacher(batch)
+        p = said.part(counted) if isinstance(said, Sparse) else None if said is None else _at(said, counted)
         for part in _chunks(len(counted), q):
             where = counted[part]
             log_q = q.logits(part).float().log_softmax(-1)
             columns = _likelihood(log_q, batch.targets.reshape(-1)[where])
-            if p is not None:
+            if isinstance(p, Sparse):
+                columns |= _fidelity_to_outcomes(p.part(part), log_q)
+            elif p is not None:
                 log_p = p.logits(part).float().log_softmax(-1)
                 divergence = kl(log_p, log_q)
                 columns |= _fidelity(log_p, log_q, divergence, batch.targets.reshape(-1)[where])
@@ -135,6 +144,18 @@ def _fidelity(
         "reverse_kl": kl(log_q, log_p),
         "total_variation": total_variation(log_p, log_q),
         "agreement": (log_p.argmax(-1) == log_q.argmax(-1)).float(),
+    }
+
+
+def _fidelity_to_outcomes(p: Sparse, log_q: Float[Tensor, "n V"]) -> dict[str, Tensor]:
+    """Fidelity as far as sums over the teacher's p tell it; the likeliest outcome is always among those that are kept."""
+    assert p.rest is None, "sums over likeliest outcomes would leave the others out"
+    ratio = log_q.gather(-1, p.ids) - p.log_p
+    likeliest = p.ids.gather(-1, p.log_p.argmax(-1, keepdim=True)).squeeze(-1)
+    return {
+        "kl": -(p.weight * ratio).sum(-1),
+        "total_variation": (p.weight * (1 - ratio.exp()).clamp(min=0)).sum(-1),
+        "agreement": (likeliest == log_q.argmax(-1)).float(),
     }
 
 

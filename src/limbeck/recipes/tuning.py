@@ -16,7 +16,7 @@ from jaxtyping import Float
 from transformers import PreTrainedTokenizerFast
 
 from limbeck.corpora import Rows, TokenStore, build_stores
-from limbeck.jobs.proof import HeldOut
+from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.setup import Machine
 from limbeck.models.load import LanguageModel, load, save
 from limbeck.objectives.basic import CrossEntropy

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Float64, Int64, UInt8
+from torch import Tensor
 
 from limbeck.disk import locked, read_json, write_json, writing
 from limbeck.errors import BadFolder, BadModel, Mismatch
@@ -26,9 +27,10 @@ from limbeck.teachers.draw import draw, likeliest
 from limbeck.types import Batch, Sparse, Speaker
 
 MANIFEST = "cache.json"
+_BEGUN = "begun.json"  # what a capture that has no manifest yet is made from
 _SHARD_BYTES = 2**28
 _AT_ONCE = 2**22  # numbers of a block of logits
-_CODECS: dict[str, type[Codec]] = {"drawn": Drawn, "coarse": Coarse}
+CODECS: dict[str, type[Codec]] = {"drawn": Drawn, "coarse": Coarse}
 
 
 class Cache:
@@ -42,16 +44,11 @@ class Cache:
                 "capture that was stopped go on by its own command"
             )
         manifest = read_json(folder / MANIFEST)
-        for key, value in (expect or {}).items():
-            if manifest["made_from"].get(key) != value:
-                raise Mismatch(
-                    f"{folder} holds answers made from another {key}: {manifest['made_from'].get(key)!r} there, {value!r} now. "
-                    "Capture anew into another folder, or come with what it was made from."
-                )
+        _check_made_from(folder, manifest["made_from"], expect or {})
         self.folder, self.name, self.vocab = folder, manifest["name"], int(manifest["vocab"])
         self.made_from: Mapping[str, Any] = manifest["made_from"]
-        self.codec = _CODECS[manifest["kind"]](**manifest["codec"])
-        self.rows, self.length = int(manifest["rows"]), int(manifest["length"])
+        self.codec = CODECS[manifest["kind"]](**manifest["codec"])
+        self.first, self.rows, self.length = (int(manifest[key]) for key in ("first", "rows", "length"))
         self._shards = [self._open(shard) for shard in manifest["shards"]]
         self._firsts = np.array([shard["first"] for shard in manifest["shards"]])
 
@@ -78,10 +75,20 @@ class Cache:
         told = self.codec.decode(packed.reshape(-1, self.codec.bytes))
         return told.to(batch.tokens.device)
 
+    def damaged(self) -> list[int]:
+        """The rows whose bytes are not as they were written; all are read."""
+        return [
+            int(first) + at
+            for first, (answers, sums) in zip(self._firsts, self._shards, strict=True)
+            for at in range(len(answers))
+            if zlib.crc32(answers[at]) != sums[at]
+        ]
+
     def _row(self, row: int) -> np.ndarray:
-        if not 0 <= row < self.rows:
+        if not self.first <= row < self.first + self.rows:
             raise Mismatch(
-                f"{self.folder} has answers to rows 0 to {self.rows - 1:,}, asked for {row:,}: capture more rows"
+                f"{self.folder} has answers to rows {self.first:,} to {self.first + self.rows - 1:,}, asked for {row:,}: "
+                "capture more rows"
             )
         shard = int(np.searchsorted(self._firsts, row, side="right")) - 1
         answers, sums = self._shards[shard]
@@ -105,23 +112,27 @@ def capture_outcomes(
     codec: Codec,
     seed: int,
     made_from: Mapping[str, Any],
+    first: int = 0,
     report: Callable[[int], None] = lambda done: None,
 ) -> Cache:
-    """Asks a teacher about rows 0 to ``rows`` - 1, ``together`` at a time, and keeps outcomes of each position in ``folder``.
+    """Asks a teacher about ``rows`` rows from ``first`` on, ``together`` at a time, and keeps outcomes of each position.
 
     Continues after the last whole question where it was stopped; what it draws hangs on ``seed`` and the row alone, so the
-    bytes are those of a capture that was not. ``report`` is told how many rows are done. Raises BadFolder where another process
-    captures into the folder.
+    bytes are those of a capture that was not. ``report`` is told how many of the rows are done. Raises Mismatch where the
+    folder was begun from something else, BadFolder where another process captures into it.
     """
-    bound = {**made_from, "codec": repr(codec), "seed": seed, "rows": rows, "length": length}
+    bound = {**made_from, "codec": repr(codec), "seed": seed, "length": length, "rows": [first, first + rows]}
     if (folder / MANIFEST).is_file():
         return Cache(folder, expect=bound)
     size = length * codec.bytes
     most = max(1, _SHARD_BYTES // size)
-    shards = [(first, min(most, rows - first)) for first in range(0, rows, most)]
+    shards = [(start, min(most, first + rows - start)) for start in range(first, first + rows, most)]
     with writing(folder), _alone_in(folder):
-        for first, count in shards:
-            file = folder / _name(first)
+        if (folder / _BEGUN).is_file():
+            _check_made_from(folder, read_json(folder / _BEGUN), bound)
+        write_json(folder / _BEGUN, bound)
+        for begin, count in shards:
+            file = folder / _name(begin)
             if file.exists():
                 continue
             part = file.with_suffix(".part")
@@ -131,25 +142,35 @@ def capture_outcomes(
                 done = part.stat().st_size // size // together * together
                 raw.truncate(done * size)
                 raw.seek(done * size)
-                for start in range(first + done, first + count, together):
-                    numbers = np.arange(start, min(start + together, first + count))
-                    raw.write(_answers(teacher, rows_of(numbers), codec, seed).tobytes())
+                for start in range(begin + done, begin + count, together):
+                    numbers = np.arange(start, min(start + together, begin + count))
+                    raw.write(answers_to(teacher, rows_of(numbers), codec, seed=seed).tobytes())
                     raw.flush()
-                    report(int(numbers[-1]) + 1)
+                    report(int(numbers[-1]) + 1 - first)
             _finish(part, file, count, size)
-        entries = [{"file": _name(first), "first": first, "rows": count} for first, count in shards]
-        kind = next(name for name, made in _CODECS.items() if isinstance(codec, made))
+        entries = [{"file": _name(begin), "first": begin, "rows": count} for begin, count in shards]
+        kind = next(name for name, made in CODECS.items() if isinstance(codec, made))
         facts = {"name": teacher.name, "vocab": teacher.vocab, "kind": kind, "codec": asdict(codec), "made_from": bound}
-        write_json(folder / MANIFEST, facts | {"rows": rows, "length": length, "shards": entries})
+        write_json(folder / MANIFEST, facts | {"first": first, "rows": rows, "length": length, "shards": entries})
     return Cache(folder)
+
+
+def _check_made_from(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for key, value in now.items():
+        if there.get(key) != value:
+            raise Mismatch(
+                f"{folder} holds answers made from another {key}: {there.get(key)!r} there, {value!r} now. "
+                "Capture anew into another folder, or come with what it was made from."
+            )
 
 
 def _name(first: int) -> str:
     return f"answers-{first:012d}.arrow"
 
 
-def _answers(teacher: Speaker, batch: Batch, codec: Codec, seed: int) -> np.ndarray:
-    """The packed answers to a batch, (positions, bytes)."""
+@torch.no_grad()
+def answers_to(teacher: Speaker, batch: Batch, codec: Codec, *, seed: int) -> UInt8[np.ndarray, "positions bytes"]:
+    """The packed answers to a batch."""
     outputs = teacher(batch)
     length = batch.tokens.shape[1]
     uniform = np.concatenate([np.random.default_rng([seed, int(row)]).random(length) for row in batch.row.cpu()])
@@ -157,13 +178,17 @@ def _answers(teacher: Speaker, batch: Batch, codec: Codec, seed: int) -> np.ndar
     packed = []
     for start in range(0, batch.tokens.numel(), block):
         part = slice(start, start + block)
-        log_p = outputs.logits(part).float().log_softmax(-1)
-        if isinstance(codec, Drawn):
-            chance = torch.from_numpy(uniform[part]).to(log_p.device)
-            packed.append(codec.encode(*draw(log_p, codec.k, chance)))
-        else:
-            packed.append(codec.encode(likeliest(log_p, codec.k)))
+        packed.append(packed_outcomes(outputs.logits(part).float().log_softmax(-1), codec, uniform[part]))
     return np.concatenate(packed)
+
+
+def packed_outcomes(
+    log_p: Float[Tensor, "n V"], codec: Codec, uniform: Float64[np.ndarray, " n"]
+) -> UInt8[np.ndarray, "n bytes"]:
+    """What a codec keeps of some distributions; drawn with one random number in [0, 1) a position."""
+    if isinstance(codec, Drawn):
+        return codec.encode(*draw(log_p, codec.k, torch.from_numpy(uniform).to(log_p.device)))
+    return codec.encode(likeliest(log_p, codec.k))
 
 
 def _finish(part: Path, file: Path, rows: int, size: int) -> None:

@@ -38,6 +38,9 @@ class Drawn:
     vocab: int
     k: int
 
+    def __str__(self) -> str:
+        return f"{self.k} drawn"
+
     @classmethod
     def within(cls, vocab: int, size: int) -> Drawn:
         """With as many outcomes as fit ``size`` bytes. Raises BadSetting where not even two do."""
@@ -90,6 +93,9 @@ class Coarse:
     k: int
     p_bits: int = 8
 
+    def __str__(self) -> str:
+        return f"{self.k} likeliest and the rest"
+
     @classmethod
     def within(cls, vocab: int, k: int, size: int) -> Coarse:
         """With probabilities as fine as ``size`` bytes allow. Raises BadSetting where that is less than four bits."""
@@ -100,6 +106,14 @@ class Coarse:
                 f"{cls(vocab, k, 4).bytes} or more, or keep fewer outcomes"
             )
         return cls(vocab, k, min(12, free // k))
+
+    @classmethod
+    def most(cls, vocab: int, size: int) -> Coarse:
+        """With as many outcomes as fit ``size`` bytes. Raises BadSetting where not one does."""
+        k = min(vocab - 1, 8 * size // 9)
+        while k > 1 and cls(vocab, k).bytes > size:
+            k -= 1
+        return cls.within(vocab, k, size)
 
     @property
     def bytes(self) -> int:

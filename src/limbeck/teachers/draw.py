@@ -2,10 +2,10 @@
 
 *draw* keeps K outcomes with probability min(1, p / tau), tau such that K are expected, and gives each the weight max(p, tau)
 = p / probability (Horvitz & Thompson 1952, J. Am. Stat. Assoc. 47, 663). Outcomes likelier than tau are always kept, with
-their own probability: an exact head. The others are drawn without replacement by one random number a position (systematic
-sampling, Madow 1949, Ann. Math. Stat. 20, 333), which takes exactly K. So weights add up to 1, and sums of weight f are
-unbiased for the sum of p f. Random-sampling KD (arXiv 2503.16870) draws with replacement instead: its likely outcomes come
-again and again, and their probabilities are noisy.
+their own probability: an exact head, to which the likeliest outcome always belongs. The others are drawn without replacement by
+one random number a position (systematic sampling, Madow 1949, Ann. Math. Stat. 20, 333), which takes exactly K. So weights add
+up to 1, and sums of weight f are unbiased for the sum of p f. Random-sampling KD (arXiv 2503.16870) draws with replacement
+instead: its likely outcomes come again and again, and their probabilities are noisy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def likeliest(log_p: Float[Tensor, "n V"], k: int) -> Sparse:
 
 
 def draw(log_p: Float[Tensor, "n V"], k: int, uniform: Float[Tensor, "n"]) -> tuple[Sparse, Int[Tensor, "n"]]:
-    """K outcomes, and how many of them, the first, are the exact head. ``uniform`` are random numbers in [0, 1).
+    """K >= 2 outcomes, and how many of them, the first, are the exact head. ``uniform`` are random numbers in [0, 1).
 
     The head comes likeliest first, then the drawn ones in the order of their ids.
     """
@@ -36,7 +36,7 @@ def draw(log_p: Float[Tensor, "n V"], k: int, uniform: Float[Tensor, "n"]) -> tu
     # mass beyond a head of 0, 1, ...: from the small end, where 1 - the head would leave only rounding
     beyond = p.scatter(-1, top_ids, 0.0).sum(-1, keepdim=True) + top.flip(-1).cumsum(-1).flip(-1)
     tau_of = beyond / torch.arange(k, 0, -1, device=p.device)
-    head = (top >= tau_of).long().cumprod(-1).sum(-1).clamp(max=k - 1)
+    head = (top >= tau_of).long().cumprod(-1).sum(-1).clamp(1, k - 1)
     tau = tau_of.gather(-1, head[:, None])
     place = torch.arange(k, device=p.device)
     in_head = place < head[:, None]

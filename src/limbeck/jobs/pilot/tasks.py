@@ -20,9 +20,9 @@ from limbeck.corpora import Rows, TokenStore
 from limbeck.corpora.store import sha256_of
 from limbeck.disk import locked, read_json, write_json
 from limbeck.errors import NonFiniteLoss
+from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, weights_inside
 from limbeck.jobs.pretrain import llama_config
-from limbeck.jobs.proof import HeldOut
 from limbeck.jobs.setup import Machine
 from limbeck.jobs.student import shrink_to
 from limbeck.models.load import LanguageModel, load, new_model, save

@@ -1,0 +1,139 @@
+"""A folder that `limbeck capture` wrote, in the place of a teacher.
+
+It holds the text in tokens, the answers to its rows, and what a report says of a teacher; only to cut a student out of the
+teacher are its weights needed once more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from limbeck.corpora import TokenStore
+from limbeck.disk import read_json
+from limbeck.errors import BadModel, LimbeckError, Mismatch
+from limbeck.models.load import LanguageModel, load, load_described
+from limbeck.models.source import resolve, weights_digest
+from limbeck.probes import Measurements
+from limbeck.teachers import Cache
+from limbeck.teachers.cache import MANIFEST
+from limbeck.types import Batch, Reading, Sparse
+
+ANSWERS, HELD_OUT, TEACHER, DATA, CERTIFICATE = "answers", "held_out", "teacher", "data", "certificate.json"
+MEASURED, COST, SAMPLES = "measured/teacher.safetensors", "measured/cost.json", "measured/samples.json"
+
+
+def is_captured(name: str | Path) -> bool:
+    """Whether this names a folder of captured answers, whole or begun, rather than a model."""
+    folder = Path(name).expanduser()
+    return (folder / ANSWERS).is_dir() and (folder / TEACHER).is_dir()
+
+
+def config_source(name: str) -> str | Path:
+    """Where the configuration of a teacher is read: from the model, or from the folder of its answers."""
+    return Path(name).expanduser() / TEACHER if is_captured(name) else name
+
+
+class Captured:
+    """A teacher's answers, and the teacher as far as it is known without weights (``about``)."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises BadModel where the folder is not whole."""
+        self.folder = folder
+        if not (folder / ANSWERS / MANIFEST).is_file():
+            raise BadModel(
+                f"{folder}: its answers are not complete: let the capture go on by its own command, or merge all of its shards "
+                "with limbeck cache merge"
+            )
+        self.facts: Mapping[str, Any] = read_json(folder / "run.json")
+        self.answers = Cache(folder / ANSWERS)
+        if self.answers.first > 0 or self.answers.rows < self.facts["rows"]:
+            last = self.answers.first + self.answers.rows - 1
+            raise BadModel(
+                f"{folder} is one shard: it has answers to rows {self.answers.first:,} to {last:,} of "
+                f"{self.facts['rows']:,}: put the shards together with limbeck cache merge OUT SHARD SHARD ..."
+            )
+        self.about = load_described(folder / TEACHER, name=self.answers.name)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what the answers were made from."""
+        return hashlib.sha256((self.folder / ANSWERS / MANIFEST).read_bytes()).hexdigest()
+
+    def stores(self) -> tuple[TokenStore, TokenStore]:
+        """(training, held-out) text that the answers are about. Raises Mismatch where it is another than that."""
+        stores = tuple(TokenStore.open(self.folder / DATA / side) for side in ("train", "held_out"))
+        for store, cache in zip(stores, (self.answers, self.held_out.cache), strict=True):
+            expected, found = cache.made_from["corpus"], store.manifest["corpus_sha256"]
+            if expected != found:
+                raise Mismatch(
+                    f"{store.folder}: the answers in {self.folder} were made from another corpus ({expected[:12]}… there, "
+                    f"{found[:12]}… now): copy the whole folder again"
+                )
+        return stores[0], stores[1]
+
+    @property
+    def held_out(self) -> HeldOutAnswers:
+        """What the teacher said about held-out rows."""
+        return HeldOutAnswers(Cache(self.folder / HELD_OUT))
+
+    @property
+    def measured(self) -> Measurements:
+        """The teacher on the held-out rows."""
+        return Measurements.load(self.folder / MEASURED)
+
+    @property
+    def cost(self) -> list[Reading]:
+        """What the teacher cost to run, where it was captured."""
+        return [Reading(**row) for row in read_json(self.folder / COST)]
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """What the teacher wrote on from held-out beginnings."""
+        rows: list[dict[str, Any]] = read_json(self.folder / SAMPLES)
+        return rows
+
+    def weights(self, *, device: torch.device, dtype: torch.dtype) -> LanguageModel:
+        """The teacher itself, from where it was when it was captured.
+
+        Raises BadModel where it is no longer there, Mismatch where it is another.
+        """
+        source = self.facts["signature"]["teacher"]
+        remedy = (
+            "to cut a student out of it: give a student that exists with --student, or put the teacher's folder back"
+        )
+        try:
+            found = weights_digest(resolve(source))
+        except LimbeckError as error:
+            raise BadModel(f"{self.folder}: the teacher {source} is needed {remedy} ({error})") from error
+        expected = self.answers.made_from["teacher"]
+        if found != expected:
+            raise Mismatch(
+                f"{self.folder} was captured from {source} with weights {expected[:12]}…; those there now are {found[:12]}…. "
+                f"The same weights are needed {remedy}"
+            )
+        return load(source, device=device, dtype=dtype)
+
+
+class HeldOutAnswers:
+    """A teacher of held-out rows: answers are kept by their places in the sample that models are measured on."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache, self.name, self.vocab = cache, cache.name, cache.vocab
+        self._place: dict[int, int] = {}
+
+    def of_sample(self, sample: np.ndarray) -> HeldOutAnswers:
+        """Told which rows the sample has, in its order."""
+        self._place = {int(row): place for place, row in enumerate(sample)}
+        return self
+
+    def __call__(self, batch: Batch) -> Sparse:
+        """What the teacher said about these rows of the corpus."""
+        places = torch.tensor([self._place[int(row)] for row in batch.row])
+        return self.cache(replace(batch, row=places))

@@ -1,0 +1,233 @@
+"""What a student loses by a teacher's kept outcomes, measured on the gradient that would train it.
+
+Per objective: the gradient in the output head's weights from the outcomes (encoded and decoded as they are stored), beside
+that from the whole distribution. Of its error one part is the same at every position and stays however many there are (the
+*bias*), the other averages out (the *noise*). Between blocks of different rows only the first agrees, so inner products across
+blocks give the bias, without an offset, and those within a block what is left. Both are shares of the true gradient's norm.
+
+The student asked about is made up: the teacher at temperature 1.5 with Gaussian noise of 1 on its logits, so unsure and often
+wrong, as students are. Hidden states enter through eight random directions and a large vocabulary through a count sketch
+(Charikar et al. 2002), which keep inner products in the mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from limbeck.errors import BadObjective, Mismatch
+from limbeck.objectives import parse
+from limbeck.objectives.base import Objective
+from limbeck.objectives.fused import value_and_gradient
+from limbeck.plan.estimate import Estimate
+from limbeck.teachers.cache import Cache, packed_outcomes
+from limbeck.teachers.codec import Coarse, Codec
+from limbeck.types import Batch, Chunk, Outputs, Signal, Sparse
+
+OBJECTIVES = ("ForwardKL", "SkewKL", "TAID", "TotalVariation", "ReverseKL", "JensenShannon")
+STEP = 16_384  # tokens of the step whose noise is told
+BLOCKS = 32
+_DIRECTIONS, _BUCKETS = 8, 8192
+_TEMPERATURE, _NOISE = 1.5, 1.0
+_STEPS = 10  # 1 / (1 - beta_1)
+_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What outcomes do to an objective's gradient, as shares of its norm: ``noise`` is that of a step of STEP tokens."""
+
+    bias: Estimate
+    noise: Estimate
+
+    @property
+    def error(self) -> float:
+        """The size of both together in what moves the weights: AdamW's momentum, a mean over about ten steps.
+
+        Of the bias as much as was surely seen: outcomes that are right in the mean are not to lose by a small sample.
+        """
+        return math.hypot(self.bias.low, self.noise.value / math.sqrt(_STEPS))
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a codec keeps of a teacher: means over positions, and the damage to each objective that can be computed.
+
+    ``exact_mass`` is the teacher's mass on outcomes whose probability is known as it is, ``top1_kept`` the share of
+    positions whose likeliest outcome is among them, ``kl`` that of the teacher to what is read back with the rest spread
+    evenly (of likeliest outcomes only: drawn ones are no distribution).
+    """
+
+    codec: str
+    bytes: int
+    positions: int
+    exact_mass: Estimate
+    top1_kept: Estimate
+    kl: Estimate | None
+    damage: Mapping[str, Damage]
+
+    def row(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def certify(
+    outputs_of: Iterable[tuple[Batch, Outputs]],
+    codecs: Sequence[Codec],
+    *,
+    objectives: Sequence[str],
+    seed: int,
+    stored: Cache | None = None,
+) -> list[Certificate]:
+    """What each codec keeps of the same answers of a teacher; or what was ``stored`` of them.
+
+    Objectives that a codec's kind cannot serve are left out of its damage. Costs two softmaxes a codec and objective.
+    """
+    tallies = [_Tally(codec, objectives) for codec in codecs]
+    for number, (batch, outputs) in enumerate(outputs_of):
+        rng = np.random.default_rng([seed, number])
+        positions = batch.weight.reshape(-1).nonzero().squeeze(-1)
+        for part in positions.split(max(1, 2**22 // outputs.vocab)):
+            _look(tallies, batch, outputs, part, rng, None if stored is None else stored(batch).part(part))
+        for tally in tallies:
+            tally.close()
+    return [tally.certificate(seed) for tally in tallies]
+
+
+def _look(
+    tallies: list[_Tally],
+    batch: Batch,
+    outputs: Outputs,
+    part: Tensor,
+    rng: np.random.Generator,
+    stored: Sparse | None,
+) -> None:
+    """Shows all codecs some positions."""
+    logits = _logits(outputs, part)
+    log_p = logits.log_softmax(-1)
+    unlike = torch.from_numpy(rng.standard_normal(logits.shape, np.float32)).to(logits.device)
+    student = logits / _TEMPERATURE + _NOISE * unlike
+    features = _features(outputs, part)
+    chunk = Chunk(batch.targets.reshape(-1)[part], torch.ones_like(log_p[:, 0]))
+    true: dict[str, Tensor] = {}
+    uniform = rng.random(len(part))
+    for tally in tallies:
+        kept = stored or tally.codec.decode(packed_outcomes(log_p, tally.codec, uniform)).to(log_p.device)
+        tally.add_mass(log_p, kept)
+        for name, objective in tally.objectives.items():
+            if name not in true:
+                true[name] = value_and_gradient(objective, student.clone(), Signal(logits), chunk)[1]
+            seen = value_and_gradient(objective, student.clone(), kept, chunk)[1]
+            tally.add(f"true {name}", _sketch(true[name], features))
+            tally.add(f"error {name}", _sketch(seen - true[name], features))
+
+
+def _logits(outputs: Outputs, part: Tensor) -> Float[Tensor, "n V"]:
+    hidden = outputs.hidden.reshape(-1, outputs.hidden.shape[-1])[part]
+    return outputs.head.logits(hidden)[:, : outputs.vocab].float()
+
+
+def _features(outputs: Outputs, part: Tensor) -> Float[Tensor, "n directions"]:
+    hidden = outputs.hidden.reshape(-1, outputs.hidden.shape[-1])[part].float()
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((hidden.shape[-1], _DIRECTIONS)).astype(np.float32) / math.sqrt(_DIRECTIONS)
+    return hidden @ torch.from_numpy(directions).to(hidden.device)
+
+
+def _sketch(gradient: Float[Tensor, "n V"], features: Float[Tensor, "n directions"]) -> Float64[np.ndarray, " sketch"]:
+    """The gradient of the head's weights, so small that it can be kept."""
+    found = (features.T @ gradient).double().cpu().numpy()
+    vocab = found.shape[1]
+    if vocab > _BUCKETS:
+        rng = np.random.default_rng(1)
+        bucket, sign = rng.integers(_BUCKETS, size=vocab), rng.choice([-1.0, 1.0], size=vocab)
+        found = np.stack([np.bincount(bucket, weights=row * sign, minlength=_BUCKETS) for row in found])
+    return found.reshape(-1)
+
+
+class _Tally:
+    """What is added up for one codec: sums over positions, a block (a batch) at a time."""
+
+    def __init__(self, codec: Codec, objectives: Sequence[str]) -> None:
+        self.codec = codec
+        parsed = {name: parse(name) for name in objectives}
+        self.objectives = {name: objective for name, objective in parsed.items() if not why_not(codec, objective)}
+        self._block: dict[str, np.ndarray] = {}
+        self._blocks: list[dict[str, np.ndarray]] = []
+
+    def add(self, key: str, value: np.ndarray) -> None:
+        """Adds to the block that is open."""
+        self._block[key] = self._block[key] + value if key in self._block else value
+
+    def add_mass(self, log_p: Float[Tensor, "n V"], kept: Sparse) -> None:
+        """Positions, the mass that is known exactly, likeliest outcomes that are kept, and KL to what is read back."""
+        if kept.rest is None:
+            known = kept.weight <= kept.log_p.exp() * (1 + 1e-4)
+            divergence = torch.zeros_like(log_p[:, 0])
+        else:
+            known = torch.ones_like(kept.weight, dtype=torch.bool)
+            others = max(1, log_p.shape[-1] - kept.ids.shape[-1])
+            evenly = (kept.rest - math.log(others))[:, None].expand_as(log_p)
+            divergence = (log_p.exp() * (log_p - evenly.scatter(-1, kept.ids, kept.log_p))).sum(-1)
+        at_ids = log_p.gather(-1, kept.ids)
+        mass = (at_ids.exp() * known).sum(-1)
+        top = at_ids.amax(-1) == log_p.amax(-1)
+        self.add("mass", np.array([len(mass), *(float(x.double().sum()) for x in (mass, top, divergence))]))
+
+    def close(self) -> None:
+        """Ends a block."""
+        if self._block:
+            self._blocks.append(self._block)
+        self._block = {}
+
+    def certificate(self, seed: int) -> Certificate:
+        """What was added up, with intervals from blocks drawn with replacement."""
+        sums = {key: np.array([block[key] for block in self._blocks]) for key in self._blocks[0]}
+        counts, *means = sums["mass"].T
+        chosen = np.random.default_rng(seed).integers(len(counts), size=(_DRAWS, len(counts)))
+        total = counts[chosen].sum(1)
+        mass, top, kl = (Estimate.of(x.sum() / counts.sum(), x[chosen].sum(1) / total) for x in means)
+        damage = {
+            name: _damage(sums[f"true {name}"], sums[f"error {name}"], counts, chosen) for name in self.objectives
+        }
+        evened = kl if isinstance(self.codec, Coarse) else None
+        return Certificate(str(self.codec), self.codec.bytes, int(counts.sum()), mass, top, evened, damage)
+
+
+def _damage(true: np.ndarray, error: np.ndarray, counts: np.ndarray, chosen: np.ndarray) -> Damage:
+    """Bias and noise from the blocks' gradients (blocks, sketch), and from blocks drawn with replacement."""
+    true_products, products = true @ true.T, error @ error.T
+
+    def of(blocks: np.ndarray) -> tuple[float, float]:
+        apart = blocks[:, None] != blocks[None]  # a block that was drawn twice says nothing across
+        pairs = (np.outer(counts[blocks], counts[blocks]) * apart).sum()
+        square = (true_products[np.ix_(blocks, blocks)] * apart).sum() / pairs
+        bias = (products[np.ix_(blocks, blocks)] * apart).sum() / pairs
+        within = (np.diag(products)[blocks] / counts[blocks] - counts[blocks] * bias).mean()
+        if square <= 0:
+            return np.nan, np.nan
+        return float(np.sqrt(max(0.0, bias) / square)), float(np.sqrt(max(0.0, within) / STEP / square))
+
+    values = of(np.arange(len(true)))
+    drawn = np.array([of(blocks) for blocks in chosen if len(set(blocks.tolist())) > 1])
+    return Damage(*(Estimate.of(value, drawn[:, i]) for i, value in enumerate(values)))
+
+
+def why_not(codec: Codec, objective: Objective) -> str:
+    """Why an objective cannot be computed from what a codec keeps; "" where it can."""
+    log_p = torch.zeros(1, codec.vocab).log_softmax(-1)
+    kept = codec.decode(packed_outcomes(log_p, codec, np.zeros(1)))
+    chunk = Chunk(torch.zeros(1, dtype=torch.int64), torch.ones(1))
+    try:
+        value_and_gradient(objective, torch.zeros(1, codec.vocab), kept, chunk)
+    except (BadObjective, Mismatch) as error:
+        return str(error)
+    return ""

@@ -1,0 +1,92 @@
+"""`limbeck cache merge`: the shards of several machines as one folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.disk import locked, read_json, write_json, writing
+from limbeck.errors import BadFolder, BadModel, Mismatch
+from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, DATA, HELD_OUT, MEASURED, TEACHER
+from limbeck.teachers import Cache
+from limbeck.teachers.cache import MANIFEST
+
+_OF_FIRST = (TEACHER, DATA, HELD_OUT, Path(MEASURED).parts[0], CERTIFICATE)  # what the first shard has for all
+
+
+def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:
+    """Puts shards together in ``out``, their files by hard links where the disk allows; gives ``{"out", "rows", "shards"}``.
+
+    Continues where it was stopped: the manifest is written last. Raises BadModel where a shard is missing or not whole,
+    Mismatch where two were made from different things, BadFolder where ``out`` holds something else.
+    """
+    shards = sorted(((folder, Cache(folder / ANSWERS)) for folder in folders), key=lambda shard: shard[1].first)
+    run = read_json(shards[0][0] / "run.json")
+    _check_whole(shards, rows=run["rows"])
+    record = {"shards": [str(folder) for folder, _ in shards], "made_from": _made_from(shards[0][1])}
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with writing(out), locked(out):
+        begun = out / "merge.json"
+        held = {path.name for path in out.iterdir()} - {".lock"}
+        if held and (not begun.exists() or read_json(begun) != record):
+            raise BadFolder(f"{out} holds something else: nothing was written. Give merge a new folder.")
+        write_json(begun, record)
+        for name in _OF_FIRST:
+            _link(shards[0][0] / name, out / name)
+        entries = []
+        for folder, cache in shards:
+            for entry in read_json(cache.folder / MANIFEST)["shards"]:
+                _link(folder / ANSWERS / entry["file"], out / ANSWERS / entry["file"])
+                entries.append(entry)
+        run["signature"]["shard"] = [1, 1]
+        write_json(out / "run.json", run)
+        manifest = read_json(shards[0][1].folder / MANIFEST)
+        manifest["made_from"]["rows"] = [0, run["rows"]]
+        write_json(out / ANSWERS / MANIFEST, manifest | {"first": 0, "rows": run["rows"], "shards": entries})
+    return {"out": str(out), "rows": run["rows"], "shards": len(shards)}
+
+
+def _check_whole(shards: Sequence[tuple[Path, Cache]], *, rows: int) -> None:
+    expected, due = _made_from(shards[0][1]), 0
+    for folder, cache in shards:
+        found = _made_from(cache)
+        for key in expected.keys() | found.keys():
+            if expected.get(key) != found.get(key):
+                raise Mismatch(
+                    f"{folder} was made from another {key} than {shards[0][0]}: {found.get(key)!r} there, "
+                    f"{expected.get(key)!r} here. Shards of one cache are captured by one command but for --shard and --out"
+                    + (", with --kind given where it was measured differently" if key == "codec" else "")
+                )
+        if cache.first != due:
+            what = "are missing" if cache.first > due else "come twice"
+            low, high = min(due, cache.first), max(due, cache.first) - 1
+            raise BadModel(f"rows {low:,} to {high:,} {what} before {folder}: give each shard once, and all of them")
+        due += cache.rows
+    if due != rows:
+        raise BadModel(f"rows {due:,} to {rows - 1:,} are missing: give all shards, to the last")
+
+
+def _made_from(cache: Cache) -> dict[str, Any]:
+    return {key: value for key, value in cache.made_from.items() if key != "rows"}
+
+
+def _link(source: Path, target: Path) -> None:
+    """A file, or a folder of files, at another place: linked, or copied and renamed; what is there is whole and stays."""
+    if source.is_dir():
+        for path in source.iterdir():
+            if path.name != ".lock":
+                _link(path, target / path.name)
+        return
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        os.link(source, beside)
+    except OSError:  # another disk, or one without links
+        shutil.copy2(source, beside)
+    beside.replace(target)

@@ -1,0 +1,120 @@
+"""`limbeck cache inspect` and `verify`: what a folder of answers says of itself, and whether that is so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from limbeck.corpora import Rows
+from limbeck.disk import finite, read_json
+from limbeck.errors import BadSetting, LimbeckError
+from limbeck.jobs.capture.captured import CERTIFICATE, Captured, is_captured
+from limbeck.jobs.capture.certificate import OBJECTIVES, certify
+from limbeck.jobs.capture.kinds import show
+from limbeck.models.load import LanguageModel
+from limbeck.report.words import count
+from limbeck.types import Batch, Outputs
+
+# Nats that a kept log-probability may be off in the mean: half a step of its code is 0.01, and another machine's bfloat16
+# makes about as much again.
+_OFF = 0.05
+
+
+def opened(folder: Path) -> Captured:
+    """The answers in a folder. Raises BadSetting where it is no such folder."""
+    if not is_captured(folder):
+        raise BadSetting(f"{folder}: expected a folder that limbeck capture wrote")
+    return Captured(folder)
+
+
+def inspect(folder: Path) -> dict[str, Any]:
+    """What a folder of answers is made from, its size and its certificate."""
+    captured = opened(folder)
+    answers = captured.answers
+    return {
+        "teacher": answers.name,
+        "vocab": answers.vocab,
+        "outcomes": str(answers.codec),
+        "bytes_per_token": answers.codec.bytes,
+        "rows": answers.rows,
+        "length": answers.length,
+        "tokens": answers.rows * answers.length,
+        "held_out_rows": captured.held_out.cache.rows,
+        "made_from": dict(answers.made_from),
+        "certificate": read_json(folder / CERTIFICATE) if (folder / CERTIFICATE).exists() else None,
+    }
+
+
+def show_facts(facts: dict[str, Any], console: Console) -> None:
+    """Prints what `inspect` gave, but for the certificate's numbers."""
+    console.print(
+        f"{facts['teacher']}: {count(facts['tokens'])} tokens in {facts['rows']:,} rows of {facts['length']}, "
+        f"{facts['outcomes']} outcomes of {facts['vocab']:,} in {facts['bytes_per_token']} bytes; "
+        f"{facts['held_out_rows']:,} held-out rows"
+    )
+    for key, value in facts["made_from"].items():
+        console.print(f"  {key:<10} {value}")
+
+
+def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str, Any]:
+    """Reads every answer, and asks the teacher again about random rows; gives ``{"ok", "damaged", "asked", ...}``.
+
+    Without the teacher's weights the checksums alone are looked at.
+    """
+    captured = opened(folder)
+    damaged = [row for cache in (captured.answers, captured.held_out.cache) for row in cache.damaged()]
+    console.print(
+        f"checksums: {len(damaged):,} damaged rows of {captured.answers.rows + captured.held_out.cache.rows:,}"
+    )
+    result: dict[str, Any] = {"ok": not damaged, "damaged": damaged, "asked": 0}
+    if damaged:
+        return result
+    try:
+        teacher = captured.weights(
+            device=torch.device("cpu"), dtype=getattr(torch, captured.answers.made_from["dtype"])
+        )
+    except LimbeckError as error:
+        console.print(f"the teacher was not asked: {error}")
+        return result
+    store, _ = captured.stores()
+    text = Rows(store, length=captured.answers.length, most=captured.answers.rows)
+    chosen = np.random.default_rng(seed).choice(text.n_rows, size=min(rows, text.n_rows), replace=False)
+    off = _off(captured, teacher, text, chosen)
+    again = certify(
+        _asked(teacher, text, chosen),
+        [captured.answers.codec],
+        objectives=OBJECTIVES,
+        seed=seed,
+        stored=captured.answers,
+    )[0]
+    result |= {"asked": len(chosen), "nats_off": off, "certificate": finite(again.row()), "ok": off <= _OFF}
+    console.print(
+        f"the teacher was asked again about {len(chosen):,} rows: kept log-probabilities are {off:.4f} nats off in the mean "
+        + ("(rounding)" if off <= _OFF else f"(expected at most {_OFF}): these are not its answers")
+    )
+    show(again, console)
+    return result
+
+
+def _asked(teacher: LanguageModel, text: Rows, chosen: np.ndarray) -> Iterator[tuple[Batch, Outputs]]:
+    for row in chosen:
+        batch = text.rows_of(np.array([row]))
+        yield batch, teacher(batch)
+
+
+@torch.no_grad()
+def _off(captured: Captured, teacher: LanguageModel, text: Rows, chosen: np.ndarray) -> float:
+    """Mean difference of kept log-probabilities from the teacher's, those that are too small to be kept apart."""
+    total, n = 0.0, 0
+    for batch, outputs in _asked(teacher, text, chosen):
+        kept = captured.answers(batch)
+        log_p = outputs.logits().float().log_softmax(-1).gather(-1, kept.ids)
+        known = log_p > -20
+        total += float((kept.log_p - log_p).abs()[known].double().sum())
+        n += int(known.sum())
+    return total / max(1, n)

@@ -1,0 +1,88 @@
+"""Who teaches a run: a model in memory, or the answers it gave before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from limbeck.config import DistilSettings
+from limbeck.corpora import TokenStore
+from limbeck.errors import BadSetting
+from limbeck.jobs.capture.captured import Captured, is_captured
+from limbeck.jobs.capture.certificate import why_not
+from limbeck.jobs.setup import Machine
+from limbeck.jobs.text import stores_of
+from limbeck.models.load import LanguageModel, load
+from limbeck.objectives import parse
+from limbeck.plan.size import Size
+from limbeck.types import Teacher
+
+
+@dataclass(frozen=True)
+class RunTeacher:
+    """``about`` tells what it is (of captured answers without its weights), ``told`` what it says of training rows."""
+
+    about: LanguageModel
+    told: Teacher
+    captured: Captured | None = None
+
+    @classmethod
+    def of(cls, settings: DistilSettings, where: Machine) -> RunTeacher:
+        """The teacher of a run. Raises BadSetting where its answers do not serve the objective."""
+        if not is_captured(settings.teacher):
+            model = load(settings.teacher, device=where.world.device, dtype=where.dtype)
+            return cls(model, model)
+        captured = Captured(Path(settings.teacher).expanduser())
+        objective = parse(settings.objective)
+        if objective.needs_teacher and (reason := why_not(captured.answers.codec, objective)):
+            raise BadSetting(
+                f"--teacher {settings.teacher}: it holds {captured.answers.codec} outcomes a token. {reason}"
+            )
+        return cls(captured.about, captured.answers, captured)
+
+    def weights(self, where: Machine) -> LanguageModel:
+        """The model itself, to cut a student out of."""
+        if self.captured is None:
+            return self.about
+        return self.captured.weights(device=where.world.device, dtype=where.dtype)
+
+    def stores(self, settings: DistilSettings, where: Machine) -> tuple[TokenStore, TokenStore]:
+        """(training, held-out) text of the run."""
+        return stores_of(settings, self.about, where) if self.captured is None else self.captured.stores()
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of the text that it can be asked about, None for all."""
+        return None if self.captured is None else self.captured.answers.rows
+
+    @property
+    def size(self) -> Size | None:
+        """What computes beside the student: None where the answers are there."""
+        return Size.of(self.about.config) if self.captured is None else None
+
+    def passes(self, tokens: int, length: int) -> float:
+        """Forward passes of the teacher for each token that a run trains on.
+
+        Captured answers were one pass over their text, all of which is put down to this run, so far as it reads them.
+        """
+        return 1.0 if self.rows is None else min(1.0, self.rows * length / tokens)
+
+
+def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
+    """The settings with the text and the rows of captured answers, and what a run's signature says of those.
+
+    Raises BadSetting where others were asked for. Settings with a model for a teacher stay as they are.
+    """
+    if not is_captured(settings.teacher):
+        return settings, {}
+    captured = Captured(Path(settings.teacher).expanduser())
+    there = {"data": captured.facts["signature"]["data"], "eval_data": captured.facts["signature"]["eval_data"]}
+    there |= {"length": captured.answers.length}
+    for key in settings.model_fields_set & there.keys():
+        if getattr(settings, key) != there[key]:
+            raise BadSetting(
+                f"--{key.replace('_', '-')} {getattr(settings, key)}: the answers in {settings.teacher} were made with "
+                f"{there[key]}; leave it out, or capture anew"
+            )
+    return settings.model_copy(update=there), {"answers": captured.identity}
