@@ -195,7 +195,7 @@ def test_a_capture_that_is_killed_goes_on_to_the_same_bytes(here):
         pass
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert subprocess.run(command(here, "killed"), capture_output=True).returncode == 0
+    ask(here, "killed")  # what the same command does
     for file in (here / "whole" / ANSWERS).glob("*.arrow"):
         assert file.read_bytes() == (here / "killed" / ANSWERS / file.name).read_bytes()
 

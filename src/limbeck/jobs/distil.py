@@ -6,12 +6,13 @@ before anything long begins. Every stage leaves its result in the run's folder a
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import asdict
 from typing import Any
 
 from limbeck.config import DistilSettings
-from limbeck.corpora import TokenStore, require_rows
+from limbeck.corpora import require_rows
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadModel
 from limbeck.jobs.arms import Arm, Shared, arms_of, train
@@ -86,10 +87,9 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     arms = _arms(settings, teacher, student, passes=passes, steps=steps, length=length)
     if where.world.first:
         facts = {"doctor": as_json(findings), "plan": _said(plan, length, arms), "objective": repr(objective)}
-        update(
-            settings.out, run, teacher=_summary(teacher), student=_summary(student), lineage=student.lineage, **facts
-        )
-        _announce(teacher, student, plan, length, arms, store)
+        about = _summary(teacher) | source.facts | {"passes": passes}
+        update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
+        _announce(about, student, plan, length, arms, min(store.tokens, (source.rows or sys.maxsize) * length))
     cost = estimate(
         *(Size.of(student.config), source.size),
         length=length,
@@ -174,13 +174,14 @@ def _said(plan: Plan, length: int, arms: list[Arm]) -> dict[str, Any]:
 
 
 def _announce(
-    teacher: LanguageModel, student: LanguageModel, plan: Plan, length: int, arms: list[Arm], store: TokenStore
+    teacher: dict[str, Any], student: LanguageModel, plan: Plan, length: int, arms: list[Arm], epoch: int
 ) -> None:
     tokens = plan.steps * plan.rows * length
+    answers = f" ({teacher['answers']}, captured before)" if "answers" in teacher else ""
     console.print(
-        f"teacher {teacher.name}: {teacher.parameters_count:,} parameters; student: {student.parameters_count:,} "
-        f"({student.parameters_count / teacher.parameters_count:.2f} of it)\n"
+        f"teacher {teacher['name']}: {teacher['parameters']:,} parameters{answers}; student: {student.parameters_count:,} "
+        f"({student.parameters_count / teacher['parameters']:.2f} of it)\n"
         f"{plan.steps:,} steps of {plan.rows} x {length} tokens = {tokens:,} tokens "
-        f"({tokens / max(store.tokens, 1):.1f} epochs), peak learning rate {plan.lr:.2g}, {plan.schedule}; "
+        f"({tokens / max(epoch, 1):.1f} epochs), peak learning rate {plan.lr:.2g}, {plan.schedule}; "
         f"{len(arms)} trainings: {', '.join(a.label for a in arms)}"
     )

@@ -89,6 +89,7 @@ class Proof:
             method="KD" if self._listens else "the objective",
             student_parameters=run["student"]["parameters"],
             teacher_parameters=run["teacher"]["parameters"],
+            passes=run["teacher"].get("passes", 1.0),
         )
         write_json(out / "verdict.json", said.row())
         update(out, run, verdict=said.text)

@@ -61,6 +61,14 @@ class RunTeacher:
         """What computes beside the student: None where the answers are there."""
         return Size.of(self.about.config) if self.captured is None else None
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a report says of answers that were captured."""
+        if self.captured is None:
+            return {}
+        codec = self.captured.answers.codec
+        return {"answers": f"{codec} outcomes in {codec.bytes} bytes a token"}
+
     def passes(self, tokens: int, length: int) -> float:
         """Forward passes of the teacher for each token that a run trains on.
 

@@ -120,6 +120,8 @@ def _subtitle(run: Mapping[str, Any]) -> str:
     """One line: what was read, by what objective, when."""
     plan = run.get("plan") or {}
     parts = [str(run["objective"])] if run.get("objective") else []
+    if answers := (run.get("teacher") or {}).get("answers"):
+        parts.append(f"of captured answers: {answers}")
     if plan.get("tokens"):
         parts.append(f"{count(plan['tokens'])} tokens in {plan.get('steps', 0):,} steps")
     if run.get("seconds"):

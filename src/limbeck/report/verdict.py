@@ -66,10 +66,12 @@ def verdict(
     method: str = "KD",
     student_parameters: int | None = None,
     teacher_parameters: int | None = None,
+    passes: float = 1.0,
 ) -> Verdict:
     """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut" there are.
 
-    Each arm is a list of measurements, one a seed; seed k of two arms is compared with seed k. Raises Mismatch where
+    ``passes`` is how many forward passes of the teacher each of the student's tokens cost. Each arm is a list of
+    measurements, one a seed; seed k of two arms is compared with seed k. Raises Mismatch where
     two arms were not measured on the same documents.
     """
     found = {name: _gain(arms["student"], arms[name], name) for name in _AGAINST if arms.get(name)}
@@ -86,7 +88,7 @@ def verdict(
         _sentence("the student", found[name][1], name) for name in ("cut+ce@flops", "fresh+kd", "cut") if name in found
     ]
     if student_parameters and teacher_parameters and "cut+ce@flops" not in found:
-        notes.append(_compute(method, student_parameters, teacher_parameters))
+        notes.append(_compute(method, student_parameters, teacher_parameters, passes))
     seeds = main[0].seeds if main else len(arms["student"])
     notes.append(_what_the_interval_covers(seeds, _documents(arms["student"][0])))
     text = _first_upper("; ".join(sentences)) + "."
@@ -165,11 +167,12 @@ def _untested(method: str) -> str:
     )
 
 
-def _compute(method: str, student: int, teacher: int) -> str:
+def _compute(method: str, student: int, teacher: int, passes: float) -> str:
     """The arithmetic of equal compute: 6 N a token to train, 2 N to run the teacher."""
-    ratio = (6 * student + 2 * teacher) / (6 * student)
+    ratio = (6 * student + 2 * teacher * passes) / (6 * student)
+    paid = "a forward pass" if passes == 1 else f"{passes:.2f} forward passes"
     return (
-        f"equal tokens are not equal compute: each token of {method} also cost a forward pass of the teacher, with "
+        f"equal tokens are not equal compute: each token of {method} also cost {paid} of the teacher, with "
         f"which cross-entropy could have read {ratio:.1f} times as many tokens"
     )
 

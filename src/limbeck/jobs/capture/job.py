@@ -84,10 +84,10 @@ def capture(settings: CaptureSettings) -> dict[str, Any]:
         "dtype": str(where.dtype).removeprefix("torch."),
     }
     _announce(teacher, codec, rows, part, where)
-    if settings.shard[0] == 1:
+    if first := settings.shard[0] == 1:  # for all shards
         _held_out(settings, teacher, held_out, made_from, length=length, where=where)
     answers = _answers(settings, teacher, rows, part, codec, made_from, where)
-    found = _certificate(settings, teacher, rows, codec)
+    found = _certificate(settings, teacher, rows, codec) if first else None
     if "ended" not in run:
         update(settings.out, run, ended=now(), seconds=round(time.monotonic() - started, 1))
     size = sum(file.stat().st_size for file in (settings.out / ANSWERS).glob("*.arrow"))
