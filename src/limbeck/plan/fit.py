@@ -6,7 +6,7 @@ which the narrow valleys of these laws need, and there Huber's threshold is put 
 was found (Holland & Welsch 1977, Commun. Stat. A 6, 813: 95 % of the efficiency of least squares where noise is normal): the
 papers' fixed 1e-3 lies below the noise of small models, makes nearly absolute values of all, and bootstraps badly. Intervals are
 a bootstrap of the residuals, widened from the normal to Student's t for what the parameters took, and taken both ways
-(`Estimate.both_ways`). How often they hold the truth is in docs/results/law-coverage.
+(`Estimate.both_ways`). Over 200 made-up pilots they held the truth in 93 to 98 % (docs/results/law-coverage).
 
 What surprises: a pilot cannot tell all of the student's parameters apart. As long as (L_T / (L d1))^(1/f1) is small only
 c1 d1^(-1/f1) matters, and nobody trains a teacher so poor that it is not; and where size limits the student more than tokens,
