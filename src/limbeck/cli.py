@@ -29,7 +29,7 @@ from limbeck.config import (
     Settings,
     resolve,
 )
-from limbeck.errors import BadSetting, Interrupted, LimbeckError
+from limbeck.errors import Interrupted, LimbeckError
 
 app = typer.Typer(
     name="limbeck",
@@ -45,6 +45,9 @@ File = Annotated[Path | None, Argument(metavar="[RUN.toml]", help="A TOML file w
 Teacher = Annotated[str | None, Option(help="Folder, hub id, or builtin:stdlib (the default).")]
 Student = Annotated[str | None, Option(help="A model to start from, instead of cutting one out of the teacher.")]
 Params = Annotated[str | None, Option(help="The student's parameters: 250k, 6M, 1.3B.")]
+FamilyParams = Annotated[
+    str | None, Option("--params", help="The student's parameters: 250k, 6M, 1.3B; of several students 1B,600M,300M.")
+]
 Shrink = Annotated[float | None, Option(help="The teacher's parameters over the student's (default 2.5).")]
 Shape = Annotated[str | None, Option(help="The student's shape: layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.")]
 Data = Annotated[
@@ -133,7 +136,7 @@ def distil(
     file: File = None,
     teacher: Teacher = None,
     student: Student = None,
-    params: Params = None,
+    params: FamilyParams = None,
     shrink: Shrink = None,
     shape: Shape = None,
     data: Data = None,
@@ -155,7 +158,10 @@ def distil(
 ) -> None:
     """Make a small model out of a large one, and report what it is worth."""
     settings = _settings(DistilSettings, file, dict(locals()))
-    from limbeck.jobs.distil import distil as job
+    if isinstance(settings.params, tuple):
+        from limbeck.jobs.family import family as job
+    else:
+        from limbeck.jobs.distil import distil as job
 
     _say(settings, job(settings), "report", "report.html")
 
@@ -457,11 +463,10 @@ def reproduce(
 @app.command()
 def report(folder: Annotated[Path, Argument(help="Folder of a run.")]) -> None:
     """Write report.html again, from what a run's folder holds."""
-    from limbeck.report import write_report
+    from limbeck.report import write_family_report, write_report
+    from limbeck.report.folder import read_run
 
-    if not (folder / "run.json").exists():
-        raise BadSetting(f"{folder} holds no run (there is no run.json in it): give the --out of a `limbeck distil`.")
-    print(write_report(folder))
+    print((write_family_report if "members" in read_run(folder) else write_report)(folder))
 
 
 @app.command()

@@ -32,6 +32,16 @@ def count(text: str | int) -> int:
 
 Count = Annotated[int, BeforeValidator(count), Field(gt=0)]
 
+
+def _counts(value: Any) -> Any:
+    """One count, or several that differ, the largest first."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        return count(value)
+    found = sorted({count(part) for part in parts}, reverse=True)
+    return found[0] if len(found) == 1 else tuple(found)
+
+
 _BYTES = {
     "": 1,
     "b": 1,
@@ -105,7 +115,7 @@ class DistilSettings(Settings):
 
     teacher: str = "builtin:stdlib"
     student: str | None = None
-    params: Count | None = None
+    params: Annotated[int | tuple[int, ...] | None, BeforeValidator(_counts)] = None
     shrink: float | None = None
     shape: str | None = None
     objective: str = "ForwardKL"

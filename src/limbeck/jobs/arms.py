@@ -16,6 +16,7 @@ from limbeck.models.load import LanguageModel, load, load_config, new_model, sav
 from limbeck.objectives import parse
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints
+from limbeck.run.together import train_together
 from limbeck.types import Teacher
 
 CE = "CrossEntropy"
@@ -111,7 +112,23 @@ def train(arm: Arm, shared: Shared) -> LanguageModel:
         return load(arm.student, device=world.device)
     run = shared.run(arm)
     run.train()
-    trained = run.student
+    return _finish(arm, run)
+
+
+def train_members(members: Sequence[tuple[Arm, Shared]], *, label: str) -> list[LanguageModel]:
+    """The trained models of arms that learn from one teacher on the same rows, which is asked once for all of them."""
+    runs = {i: shared.run(arm) for i, (arm, shared) in enumerate(members) if not arm.done}
+    if runs:
+        train_together(list(runs.values()), label=label)
+    return [
+        _finish(arm, runs[i]) if i in runs else load(arm.student, device=shared.machine.world.device)
+        for i, (arm, shared) in enumerate(members)
+    ]
+
+
+def _finish(arm: Arm, run: Run) -> LanguageModel:
+    """Saves what was trained, and drops what a run needs to continue."""
+    world, trained = run.world, run.student
     trained.model.requires_grad_(False)
     trained.model.zero_grad(set_to_none=True)
     if world.first:

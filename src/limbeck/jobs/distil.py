@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from limbeck.config import DistilSettings
-from limbeck.corpora import require_rows
+from limbeck.corpora import TokenStore, require_rows
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadModel
 from limbeck.jobs.arms import Arm, Shared, arms_of, train
@@ -20,8 +20,8 @@ from limbeck.jobs.capture.captured import config_source
 from limbeck.jobs.doctor import diagnose, first_documents
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.foretell import foretell, said_after, said_before
-from limbeck.jobs.proof import Proof
-from limbeck.jobs.setup import batch_rows, machine, row_length
+from limbeck.jobs.proof import Proof, hand_on
+from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import make_student, target_shape
 from limbeck.jobs.teacher import RunTeacher, adopted
 from limbeck.models.load import LanguageModel, load, load_config
@@ -46,6 +46,59 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     started = time.monotonic()
     settings, answers = adopted(settings)
     where = machine(settings)
+    comparison = prepare(settings, answers, where)
+    for arm in comparison.arms:
+        comparison.proof.arm(arm, train(arm, comparison.shared))
+        if arm is not comparison.arms[-1]:
+            comparison.show_so_far()
+    result = comparison.conclude(time.monotonic() - started)
+    where.world.barrier()
+    leave()
+    return result
+
+
+@dataclass
+class Comparison:
+    """A student and what it is compared with, ready to be trained. ``run`` is what run.json holds, on the first rank."""
+
+    settings: DistilSettings
+    run: dict[str, Any]
+    source: RunTeacher
+    stores: tuple[TokenStore, TokenStore]
+    arms: list[Arm]
+    shared: Shared
+    proof: Proof
+
+    def show_so_far(self) -> None:
+        """Writes a report of the arms that are done: whoever stops here has one."""
+        if self.shared.machine.world.first and "ended" not in self.run:
+            self.proof.write(self.run)
+
+    def conclude(self, seconds: float) -> dict[str, Any]:
+        """Writes everything, says the verdict and what it took; gives the result on the first rank."""
+        if not self.shared.machine.world.first:
+            return {}
+        if "ended" not in self.run:
+            update(self.settings.out, self.run, ended=now(), seconds=round(seconds, 1))
+        result = self.proof.conclude(self.run)
+        if "estimate" in self.run:
+            console.print(said_after(self.run["estimate"], self.arms, self.shared.machine))
+        console.print(f"It took {duration(seconds)} in all.")
+        return result
+
+
+def prepare(
+    settings: DistilSettings,
+    answers: dict[str, Any],
+    where: Machine,
+    *,
+    beside: Comparison | None = None,
+) -> Comparison:
+    """Everything before the first training: checks, text, the cut, the arms, and what they will take.
+
+    ``answers`` is what the signature says of captured ones. ``beside`` is another student of the same teacher and text, which
+    are not read again then. Raises a LimbeckError for whatever does not fit, before anything long begins.
+    """
     objective = parse(settings.objective)
     target = target_shape(settings)
     if not answers:  # which hold the text
@@ -56,14 +109,16 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     length = row_length(settings, getattr(config, "max_position_embeddings", None), where.world.device, name=first)
     rows, steps = batch_rows(settings, length, where.world.size)
     derived = {"objective": repr(objective), "length": length, "rows": rows, "steps": steps, "bf16": where.bf16}
-    derived |= answers | ({"objective_code": code} if (code := code_of(objective)) else {})
+    derived |= answers
+    if code := code_of(objective):
+        derived["objective_code"] = code
     run = claim(settings.out, signature_of(settings, "distil", **derived)) if where.world.first else {}
     where.world.barrier()
-    source = RunTeacher.of(settings, where)
+    source = beside.source if beside else RunTeacher.of(settings, where)
     teacher, documents = source.about, first_documents(settings)
     if settings.student:  # a given student may not fit its teacher: look before the text is tokenised
         check(diagnose(settings, teacher, load(settings.student), documents, length=length, machine=where))
-    store, held_out = source.stores(settings, where)
+    store, held_out = beside.stores if beside else source.stores(settings, where)
     require_rows(store, length=length)
     if where.world.first:
         same_corpus(settings.out, run, store, held_out)
@@ -90,6 +145,7 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
         about = _summary(teacher) | source.facts | {"passes": passes}
         update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
         _announce(about, student, plan, length, arms, min(store.tokens, (source.rows or sys.maxsize) * length))
+    shared = Shared(cut, source.told, store, length, plan, where, most_rows=source.rows)
     cost = estimate(
         *(Size.of(student.config), source.size),
         length=length,
@@ -99,31 +155,16 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
         device=where.world.device.type,
     )
     del student  # one student at a time is held
-    shared = Shared(cut, source.told, store, length, plan, where, most_rows=source.rows)
     if not any((arm.folder / "metrics.jsonl").exists() for arm in arms):
         told = foretell(arms, cost, shared)
         if where.world.first:
             update(settings.out, run, estimate=asdict(told))
             console.print(said_before(told, arms))
+    if beside and where.world.first:
+        hand_on(beside.settings.out, settings.out)
     proof = Proof(settings, source, held_out, length=length, machine=where, listens=objective.needs_teacher)
     proof.cut(cut)
-    for arm in arms:
-        model = train(arm, shared)
-        proof.arm(arm, model)
-        del model
-        if where.world.first and arm is not arms[-1] and "ended" not in run:
-            proof.write(run)  # whoever stops here has a report of what is done
-    result: dict[str, Any] = {}
-    if where.world.first:
-        if "ended" not in run:
-            update(settings.out, run, ended=now(), seconds=round(time.monotonic() - started, 1))
-        result = proof.conclude(run)
-        if "estimate" in run:
-            console.print(said_after(run["estimate"], arms, where))
-        console.print(f"It took {duration(time.monotonic() - started)} in all.")
-    where.world.barrier()
-    leave()
-    return result
+    return Comparison(settings, run, source, (store, held_out), arms, shared, proof)
 
 
 def _arms(

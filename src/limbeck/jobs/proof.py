@@ -7,6 +7,7 @@ does not measure again, and any difference between two models has an interval ov
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,18 @@ class Proof:
                 readings += calibration(name, measured, seed=seed)
                 readings += fidelity(name, measured, seed=seed)
         return readings
+
+
+def hand_on(there: Path, here: Path) -> None:
+    """Gives a run what another measured of the teacher they share."""
+    for file in [*there.glob("measurements/teacher-seed*"), *there.glob("measurements/cost-teacher.json")]:
+        target = here / "measurements" / file.name
+        if not target.exists():
+            with writing(target):
+                target.parent.mkdir(exist_ok=True)
+                beside = target.with_name(f".{target.name}")
+                shutil.copyfile(file, beside)
+                beside.replace(target)
 
 
 def _by_model(readings: list[Reading]) -> dict[str, dict[str, Any]]:

@@ -29,6 +29,8 @@ def target_shape(settings: DistilSettings) -> Shape | None:
     config = load_config(config_source(settings.teacher))
     if settings.shape is not None:
         return parse_shape(settings.shape, config)
+    if isinstance(settings.params, tuple):
+        raise BadSetting(f"--params {','.join(map(str, settings.params))}: one student is made here; give one size")
     if settings.params is not None:
         return choose(config, parameters=settings.params)
     factor = SHRINK if settings.shrink is None else settings.shrink

@@ -17,11 +17,21 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
-from limbeck.report.words import label
+from limbeck.report.words import count, label
+from limbeck.types import Reading
 
 # Colours that stand for a variable of page.html; any colours would do that appear nowhere else.
-_PAGE = {"text": "#010203", "faint": "#010204", "student": "#010205", "cut+ce": "#010206", "fresh+kd": "#010207"}
+_PAGE = {
+    "text": "#010203",
+    "faint": "#010204",
+    "student": "#010205",
+    "cut+ce": "#010206",
+    "fresh+kd": "#010207",
+    "cut+ce@flops": "#010208",
+    "teacher": "#010209",
+}
 _STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -73,6 +83,47 @@ def loss_curves(curves: Sequence[Curve], *, objective: str) -> Markup | None:
         for axes, (title, members) in zip(all_axes, kinds, strict=True):
             _panel(axes, title, members)
         return _svg(figure, "Training loss by tokens read")
+
+
+@dataclass(frozen=True)
+class SizeCurve:
+    """What an arm reaches by the student's size: (parameters, a reading with its interval)."""
+
+    arm: str
+    points: Sequence[tuple[float, Reading]]
+
+
+def size_curves(curves: Sequence[SizeCurve], *, teacher: Reading | None) -> Markup:
+    """Held-out nats per token by size, an arm a line, the teacher's a level."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8.6, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for curve in (curve for curve in curves if curve.points):
+            x = [size for size, _ in curve.points]
+            y = [reading.value for _, reading in curve.points]
+            reach = [
+                [reading.value - reading.low for _, reading in curve.points],
+                [reading.high - reading.value for _, reading in curve.points],
+            ]
+            axes.errorbar(
+                *(x, y, reach),
+                color=_PAGE[curve.arm],
+                marker="o",
+                markersize=4,
+                capsize=2,
+                linewidth=1.6,
+                label=label(curve.arm),
+            )
+        if teacher is not None:
+            axes.axhline(teacher.value, color=_PAGE["teacher"], linewidth=1.2, linestyle="--", label=label("teacher"))
+        sizes = sorted({size for curve in curves for size, _ in curve.points})
+        axes.set(xscale="log", xlabel="student, parameters", ylabel="nats per token, held out")
+        axes.set_xticks(sizes, [count(size) for size in sizes])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.grid(axis="y", color=_PAGE["faint"], alpha=0.25, linewidth=0.6)
+        axes.tick_params(which="both", length=0)
+        axes.legend(loc="upper right")
+        return _svg(figure, "Held-out nats per token by the student's size")
 
 
 def _panel(axes: Axes, title: str, curves: Sequence[Curve]) -> None:
@@ -134,5 +185,5 @@ def _svg(figure: Figure, title: str) -> Markup:
     svg = re.sub(r"font: ([\d.]+px)[^;]*;", r"font-size: \1;", svg)  # Matplotlib up to 3.10
     svg = re.sub(r" font-family: [^;]*;", "", svg)
     for name, color in _PAGE.items():
-        svg = svg.replace(color, f"var(--{name.replace('+', '-')})")
+        svg = svg.replace(color, f"var(--{name.replace('+', '-').replace('@', '-')})")
     return Markup(svg)

@@ -35,12 +35,8 @@ class RunFolder:
     @classmethod
     def read(cls, folder: Path) -> RunFolder:
         """Reads a folder. Raises BadFolder where it holds no run, or a file of it is no JSON."""
-        if not (folder / "run.json").is_file():
-            raise BadFolder(
-                f"{folder} holds no run.json, so there is nothing to report: give the --out folder of a run"
-            )
         return cls(
-            run=_json(folder / "run.json", {}),
+            run=read_run(folder),
             readings=[_reading(row) for row in read_lines(folder / "readings.jsonl")],
             curves=_curves(folder),
             verdict=_json(folder / "verdict.json", {}),
@@ -57,6 +53,14 @@ class RunFolder:
     def models(self) -> list[str]:
         """The models that were measured, in the order they were written."""
         return list(dict.fromkeys(reading.model for reading in self.readings))
+
+
+def read_run(folder: Path) -> Mapping[str, Any]:
+    """The run.json of a folder. Raises BadFolder where there is none, or it is no JSON."""
+    if not (folder / "run.json").is_file():
+        raise BadFolder(f"{folder} holds no run.json, so there is nothing to report: give the --out folder of a run")
+    run: Mapping[str, Any] = _json(folder / "run.json", {})
+    return run
 
 
 def _curves(folder: Path) -> list[Curve]:

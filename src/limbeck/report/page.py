@@ -78,36 +78,46 @@ def write_report(folder: Path) -> Path:
     return target
 
 
-def render(found: RunFolder) -> str:
-    """The page as text."""
-    environment = Environment(
+def environment() -> Environment:
+    """Where the templates are; all that is put into them is escaped."""
+    return Environment(
         loader=PackageLoader("limbeck", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render(found: RunFolder) -> str:
+    """The page as text."""
     run = found.run
-    return environment.get_template("page.html").render(
-        title=_title(run),
-        subtitle=_subtitle(run),
-        verdict=found.verdict,
-        tiles=_tiles(found),
-        columns=[heading for heading, name, _ in _COLUMNS if any(found.reading(model, name) for model in found.models)],
-        models=_models(found),
-        differences=_differences(found.verdict.get("differences", [])),
-        curves=loss_curves(found.curves, objective=str(run.get("objective", "distillation"))),
-        surprises=_surprises(found.surprises),
-        samples=found.samples,
-        shape=_shape(run),
-        layers=_layers(run),
-        lineage=run.get("lineage") or {},
-        costs=_costs(found),
-        spent=_spent(found),
-        findings=[finding for finding in run.get("doctor", []) if finding["level"] != "ok"],
-        passed=[finding for finding in run.get("doctor", []) if finding["level"] == "ok"],
-        command=_command(run),
-        facts=_facts(run),
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            title=_title(run),
+            subtitle=_subtitle(run),
+            verdict=found.verdict,
+            tiles=_tiles(found),
+            columns=[
+                heading for heading, name, _ in _COLUMNS if any(found.reading(model, name) for model in found.models)
+            ],
+            models=_models(found),
+            differences=_differences(found.verdict.get("differences", [])),
+            curves=loss_curves(found.curves, objective=str(run.get("objective", "distillation"))),
+            surprises=_surprises(found.surprises),
+            samples=found.samples,
+            shape=_shape(run),
+            layers=_layers(run),
+            lineage=run.get("lineage") or {},
+            costs=_costs(found),
+            spent=_spent(found),
+            findings=[finding for finding in run.get("doctor", []) if finding["level"] != "ok"],
+            passed=[finding for finding in run.get("doctor", []) if finding["level"] == "ok"],
+            command=_command(run),
+            facts=_facts(run),
+        )
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,17 @@ class Run:
         Raises Interrupted after SIGINT or SIGTERM (the step in hand is finished and saved first), NonFiniteLoss naming the
         step and the documents.
         """
+        with signals() as caught:
+            *_, done = self.steps(caught)
+        if done < self.plan.steps:
+            raise self.interrupted(done, caught)
+
+    def steps(self, caught: Sequence[int], *, label: str | None = None) -> Iterator[int]:
+        """Runs one step a turn, and gives how many are done: first those of before, then after each.
+
+        Ends before the last, all saved, once a signal was ``caught`` here or on another rank. ``label`` is what the progress
+        bar says instead of the run's own, "" for no bar.
+        """
         if self.world.first:
             with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -75,11 +86,12 @@ class Run:
         optimizer = self._begin()
         moving = Moving(self.student.model, optimizer, self.objective)
         step, tokens = self._resume(moving)
+        label = self.label if label is None else label
         with (
             Metrics(self.folder / "metrics.jsonl", step=step) if self.world.first else nullcontext() as metrics,
-            progress(self.label, self.plan.steps, done=step, speak=self.world.first) as reporter,
-            _signals() as caught,
+            progress(label, self.plan.steps, done=step, speak=self.world.first and bool(label)) as reporter,
         ):
+            yield step
             saved = time.monotonic()
             while step < self.plan.steps:
                 start = time.perf_counter()
@@ -96,14 +108,19 @@ class Run:
                 if stop or due or step % self.plan.save_every == 0 or step == self.plan.steps:
                     self._save(step, tokens, moving)
                     saved = time.monotonic()
+                yield step
                 if stop:
-                    number = caught[0] if caught else signal.SIGTERM  # another rank was told
-                    raise Interrupted(
-                        f"stopped by {signal.Signals(number).name} after step {step} of {self.plan.steps}, which is saved: "
-                        "the same command continues from there",
-                        number,
-                    )
+                    return
         self.student.model.eval()
+
+    def interrupted(self, done: int, caught: Sequence[int]) -> Interrupted:
+        """What to raise where a signal ended the run after so many steps."""
+        number = caught[0] if caught else signal.SIGTERM  # another rank was told
+        return Interrupted(
+            f"stopped by {signal.Signals(number).name} after step {done} of {self.plan.steps}, which is saved: "
+            "the same command continues from there",
+            number,
+        )
 
     def measure(self, seconds: float) -> float:
         """Seconds of one step, from real steps taken for ``seconds``: one at least, after one that warms up.
@@ -219,7 +236,7 @@ def _last(folder: Path) -> str:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """A list that SIGINT and SIGTERM append to, so that a step is never cut in the middle.
 
     A second signal of the same kind acts at once, for who will not wait. Outside the main thread, where Python delivers no

@@ -1,0 +1,142 @@
+"""Several students of one pass: each is the one it would have been alone, the teacher is asked once, nothing is lost."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+import limbeck
+from limbeck.errors import BadSetting, Interrupted
+from limbeck.models.load import LanguageModel, save
+from limbeck.run import together
+from limbeck.run.run import Run
+from limbeck.run.together import Once
+from tests.models import batch, frozen, llama, tokenizer, write_corpus
+
+SIZES = "40k,25k"
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("family")
+    save(llama(layers=3, hidden=48, tok=tokenizer()), folder / "teacher")
+    write_corpus(folder)
+    return folder
+
+
+def distil(here: Path, out: str, **keys):
+    usual = {"teacher": str(here / "teacher"), "data": str(here / "text.jsonl"), "length": 32, "batch_tokens": 128}
+    return limbeck.distil(**(usual | {"tokens": "2k", "threads": 1, "out": here / out, "params": SIZES} | keys))
+
+
+@pytest.fixture(scope="module")
+def done(here):
+    """A family with baselines, and how often its teacher was asked about each row."""
+    asked: list[bytes] = []
+    call = LanguageModel.__call__
+
+    def counted(self, batch):
+        if self.name == "teacher":
+            asked.append(batch.row.numpy().tobytes())
+        return call(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LanguageModel, "__call__", counted)
+        patch.setattr(Run, "measure", lambda self, seconds: 0.01)  # asks the teacher too
+        result = distil(here, "whole", baselines=("cut", "cut+ce"))
+    return here / "whole", result, asked
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "student" / "model.safetensors").read_bytes()
+
+
+def test_each_student_is_the_one_trained_alone(done, here):
+    out, result, _ = done
+    assert set(result["members"]) == {"40k", "25k"}
+    for size in ("40k", "25k"):
+        distil(here, f"alone-{size}", params=size, baselines=())
+        assert weights(out / size) == weights(here / f"alone-{size}")
+        assert result["members"][size]["readings"]["student"]["held_out"]["value"] > 0
+
+
+def test_the_report_shows_what_a_size_buys(done):
+    out, result, _ = done
+    page = (out / "report.html").read_text()
+    assert "2 students of teacher" in page
+    assert page.count("<svg") == 1
+    for size, member in result["members"].items():
+        assert f'href="{size}/report.html"' in page
+        assert f"{member['readings']['student']['held_out']['value']:.3f}" in page
+        assert (out / size / "report.html").exists()
+
+
+def test_a_finished_family_is_not_done_again(done, here):
+    out, result, _ = done
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
+    assert distil(here, "whole", baselines=("cut", "cut+ce")) == result
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")} == before
+
+
+def test_a_stopped_family_goes_on_to_the_same_bits(done, here, monkeypatch):
+    """The second student stands behind the first after the stop, and catches up."""
+    whole, _, _ = done
+    step = together.Once.forget
+
+    def stop(self):
+        monkeypatch.setattr(together.Once, "forget", step)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(together.Once, "forget", stop)
+    with pytest.raises(Interrupted, match=r"stopped by SIGTERM after step \d+ of \d+, which is saved"):
+        distil(here, "stopped", baselines=())
+    saved = [sorted((here / "stopped" / size).glob("step-*")) for size in ("40k", "25k")]
+    assert all(saved)
+    shutil.rmtree(saved[1][-1])  # as if it had been killed before it was saved
+    distil(here, "stopped", baselines=())
+    for size in ("40k", "25k"):
+        assert weights(here / "stopped" / size) == weights(whole / size)
+
+
+def test_a_teacher_is_asked_once_a_step():
+    asked = []
+
+    class Teacher:
+        name, vocab = "teacher", 300
+
+        def __call__(self, batch):
+            asked.append(batch)
+            return model(batch)
+
+    model = frozen(llama())
+    once = Once(Teacher())
+    one, other = batch(2), batch(3)
+    assert once(one) is once(one)
+    once(other)
+    assert len(asked) == 2
+    once.forget()
+    once(one)
+    assert len(asked) == 3
+
+
+def test_students_of_a_family_share_the_teachers_passes(done):
+    """Apart from what measures it and cuts out of it, a family asks its teacher as often as one student does."""
+    out, _, asked = done
+    steps = json.loads((out / "40k" / "run.json").read_text())["plan"]["steps"]
+    trained = [rows for rows in asked if len(rows) == 4 * 8]  # four rows of int64
+    assert steps <= len(trained) < 1.5 * steps
+
+
+@pytest.mark.parametrize(
+    ("params", "match"), [("40000,40001", "sizes that differ by less than 1 % are one student"), ("40k,x", "--params")]
+)
+def test_sizes_that_make_no_family_are_said(here, params, match):
+    with pytest.raises(BadSetting, match=match):
+        distil(here, "none", params=params)
+
+
+def test_one_student_is_one_size(here):
+    with pytest.raises(BadSetting, match="one student is made here; give one size"):
+        limbeck.shrink(teacher=str(here / "teacher"), data=str(here / "text.jsonl"), params=SIZES, out=here / "no")
