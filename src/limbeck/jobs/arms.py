@@ -24,7 +24,10 @@ CE = "CrossEntropy"
 
 @dataclass(frozen=True)
 class Arm:
-    """One training run of the comparison. ``fresh`` arms start from random weights, the others from the cut student."""
+    """One training run of the comparison. ``fresh`` arms start from random weights, the others from the cut student.
+
+    ``member`` is which student of a family it belongs to.
+    """
 
     name: str
     seed: int
@@ -32,6 +35,7 @@ class Arm:
     objective: str
     steps: int
     fresh: bool = False
+    member: str = ""
 
     @property
     def student(self) -> Path:
@@ -46,11 +50,19 @@ class Arm:
     @property
     def label(self) -> str:
         """What the progress bar says."""
-        return f"{self.name} #{self.seed}"
+        return f"{self.member} {self.name} #{self.seed}".strip()
 
 
 def arms_of(
-    out: Path, *, objective: str, listens: bool, baselines: Sequence[str], seeds: range, steps: int, flops_steps: int
+    out: Path,
+    *,
+    objective: str,
+    listens: bool,
+    baselines: Sequence[str],
+    seeds: range,
+    steps: int,
+    flops_steps: int,
+    member: str = "",
 ) -> list[Arm]:
     """All arms, the student of the first seed first: whoever stops early has what they came for.
 
@@ -71,7 +83,7 @@ def arms_of(
             if name == "cut+ce@flops":
                 arm = replace(arm, steps=flops_steps)
             arms.append(arm)
-    return arms
+    return [replace(arm, member=member) for arm in arms]
 
 
 @dataclass(frozen=True)

@@ -92,12 +92,14 @@ def prepare(
     answers: dict[str, Any],
     where: Machine,
     *,
+    member: str = "",
     beside: Comparison | None = None,
 ) -> Comparison:
     """Everything before the first training: checks, text, the cut, the arms, and what they will take.
 
-    ``answers`` is what the signature says of captured ones. ``beside`` is another student of the same teacher and text, which
-    are not read again then. Raises a LimbeckError for whatever does not fit, before anything long begins.
+    ``answers`` is what the signature says of captured ones. Of a family, ``member`` is its name and ``beside`` another student
+    of the same teacher and text, which are not read again then. Raises a LimbeckError for whatever does not fit, before
+    anything long begins.
     """
     objective = parse(settings.objective)
     target = target_shape(settings)
@@ -139,7 +141,7 @@ def prepare(
         bf16=where.bf16,
     )
     passes = source.passes(steps * rows * length, length) if objective.needs_teacher else 0.0
-    arms = _arms(settings, teacher, student, passes=passes, steps=steps, length=length)
+    arms = _arms(settings, teacher, student, passes=passes, steps=steps, length=length, member=member)
     if where.world.first:
         facts = {"doctor": as_json(findings), "plan": _said(plan, length, arms), "objective": repr(objective)}
         about = _summary(teacher) | source.facts | {"passes": passes}
@@ -175,6 +177,7 @@ def _arms(
     passes: float,
     steps: int,
     length: int,
+    member: str,
 ) -> list[Arm]:
     """The arms, with cross-entropy's steps at equal FLOPs: a student's step costs three forward passes, and the teacher's.
 
@@ -190,6 +193,7 @@ def _arms(
         seeds=range(settings.seed, settings.seed + settings.seeds),
         steps=steps,
         flops_steps=round(steps * ratio),
+        member=member,
     )
 
 

@@ -43,11 +43,12 @@ def family(settings: DistilSettings) -> dict[str, Any]:
     for name, size in zip(names, sizes, strict=True):
         own = settings.model_copy(update={"params": size, "out": settings.out / name})
         console.print(f"\n{name}")
-        members.append(prepare(own, answers, where, beside=members[0] if members else None))
+        members.append(prepare(own, answers, where, member=name, beside=members[0] if members else None))
     _train(members)
-    results = {
-        name: member.conclude(training_seconds(member.arms)) for name, member in zip(names, members, strict=True)
-    }
+    results = {}
+    for name, member in zip(names, members, strict=True):
+        console.print(f"\n{name}")
+        results[name] = member.conclude(training_seconds(member.arms))
     if where.world.first:
         if "ended" not in run:
             update(settings.out, run, ended=now(), seconds=round(time.monotonic() - started, 1))

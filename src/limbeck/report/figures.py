@@ -122,7 +122,7 @@ def size_curves(curves: Sequence[SizeCurve], *, teacher: Reading | None) -> Mark
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(axis="y", color=_PAGE["faint"], alpha=0.25, linewidth=0.6)
         axes.tick_params(which="both", length=0)
-        axes.legend(loc="upper right")
+        axes.legend(loc="best")
         return _svg(figure, "Held-out nats per token by the student's size")
 
 

@@ -42,6 +42,7 @@ _COSTS = (
     ("prefill, tokens/s", "prefill", count),
     ("decode, tokens/s", "decode", count),
 )
+_MEASURED = ("peak_memory", "prefill", "decode")  # of the costs, what another hour or machine would change
 _AXES = (
     ("layers", "layers"),
     ("hidden", "hidden width"),
@@ -112,6 +113,7 @@ def render(found: RunFolder) -> str:
             layers=_layers(run),
             lineage=run.get("lineage") or {},
             costs=_costs(found),
+            captured=_captured(run),
             spent=_spent(found),
             findings=[finding for finding in run.get("doctor", []) if finding["level"] != "ok"],
             passed=[finding for finding in run.get("doctor", []) if finding["level"] == "ok"],
@@ -165,7 +167,7 @@ def _tiles(found: RunFolder) -> list[tuple[str, str, str]]:
             )
             tiles.append(("of the gap to the teacher closed", share(difference["value"]), beside))
     student, teacher = (found.reading(model, "decode") for model in ("student", "teacher"))
-    if student and teacher:
+    if student and teacher and not _captured(found.run):
         tiles.append(("speed of writing", f"{student.value / teacher.value:.1f}×", f"{count(student.value)} tokens/s"))
     return tiles
 
@@ -308,8 +310,15 @@ def _costs(found: RunFolder) -> list[tuple[str, str, str, str]]:
         if not (teacher or student):
             continue
         ratio = f"{student.value / teacher.value:.2f}×" if student and teacher and teacher.value else ""
+        if _captured(found.run) and key in _MEASURED:
+            ratio = ""
         rows.append((name, _ranged(teacher, form), _ranged(student, form), ratio))
     return rows
+
+
+def _captured(run: Mapping[str, Any]) -> bool:
+    """Whether the teacher spoke before: what it takes to run was measured then, perhaps elsewhere."""
+    return "answers" in (run.get("teacher") or {})
 
 
 def _ranged(reading: Reading | None, form: Any) -> str:
