@@ -47,9 +47,9 @@ class Proof:
         self._told: Teacher = teacher.about
         answers = teacher.captured.held_out if teacher.captured else None
         rows = answers.cache.rows if answers else None
-        self._held_out = HeldOut(store, length=length, machine=machine, trained=settings.tokens, rows=rows)
+        self.held_out = HeldOut(store, length=length, machine=machine, trained=settings.tokens, rows=rows)
         if answers:
-            self._told = answers.of_sample(self._held_out.sample)
+            self._told = answers.of_sample(self.held_out.sample)
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._costs: list[Reading] = []
         if machine.world.first:
@@ -72,7 +72,7 @@ class Proof:
             if not (self._settings.out / "samples.json").exists():
                 write_json(self._settings.out / "samples.json", self._samples(model))
             if measured.surprises:
-                named = in_words(measured.surprises, model.tokenizer, self._held_out.store.name_of)
+                named = in_words(measured.surprises, model.tokenizer, self.held_out.store.name_of)
                 write_json(self._settings.out / "surprises.json", named)
         nats = measured.nats.sum() / measured.tokens.sum()
         console.print(f"{arm.label}: {nats:.4f} nats/token held out")
@@ -128,7 +128,7 @@ class Proof:
 
     def _samples(self, model: LanguageModel) -> list[dict[str, Any]]:
         captured = self._source.captured
-        rows = samples(model, None if captured else self._source.about, self._held_out.store)
+        rows = samples(model, None if captured else self._source.about, self.held_out.store)
         if captured:
             wrote = {(row["document"], row["prompt"]): row["student"] for row in captured.samples}
             for row in rows:
@@ -150,8 +150,8 @@ class Proof:
             measured = Measurements.load(file)
         else:
             listens = self._told if compare else None
-            documents = self._held_out.store.documents
-            measured = measure(model, listens, self._held_out.batches(), documents=documents)
+            documents = self.held_out.store.documents
+            measured = measure(model, listens, self.held_out.batches(), documents=documents)
             with writing(file):
                 file.parent.mkdir(exist_ok=True)
             measured.save(file)
@@ -166,7 +166,7 @@ class Proof:
             if len(runs) > 1:
                 sets.append((None, [runs[seed] for seed in sorted(runs)]))
             for seed, measured in sets:
-                sizes = self._held_out.text_bytes(measured[0])
+                sizes = self.held_out.text_bytes(measured[0])
                 readings += likelihood(name, measured, text_bytes=sizes, seed=seed)
                 readings += calibration(name, measured, seed=seed)
                 readings += fidelity(name, measured, seed=seed)

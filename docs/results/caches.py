@@ -1,0 +1,146 @@
+"""Students of captured answers beside the student of the live teacher, for two real teachers, several kinds and objectives.
+
+usage: caches.py OUT TEACHER DATA PARAMS TOKENS; some forty minutes of one core a teacher, and continues where it was stopped.
+Every student starts from the same cut, sees the same rows in the same order, and is measured on the same held-out documents with
+the live teacher; a kind of answers is compared with the live teacher seed by seed and document by document. Writes
+OUT/results.json.
+"""
+
+import json
+import platform
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+import limbeck
+from limbeck.config import CaptureSettings, DistilSettings, resolve
+from limbeck.jobs.arms import Arm, train
+from limbeck.jobs.capture.job import capture
+from limbeck.jobs.distil import prepare
+from limbeck.jobs.setup import machine
+from limbeck.models.load import load
+from limbeck.probes import Measurements, calibration, measure
+from limbeck.probes.interval import difference_interval
+from limbeck.teachers import Cache
+
+OBJECTIVES = ("ForwardKL", "SkewKL", "TAID")
+SEEDS = range(3)
+BYTES = 48
+
+
+class WithoutRest:
+    """The likeliest outcomes as most tools keep them: what they leave out is said by nothing."""
+
+    def __init__(self, cache):
+        self.cache, self.name, self.vocab = cache, cache.name, cache.vocab
+
+    def __call__(self, batch):
+        return replace(self.cache(batch), rest=None)
+
+
+def answers(out, keys, kind):
+    """The folder of a kind of answers to all rows that are trained on."""
+    folder = out / "answers" / kind
+    capture(resolve(CaptureSettings, None, keys | {"out": folder, "kind": kind, "bytes_per_token": BYTES}))
+    return folder
+
+
+def measured(arm, comparison, held_out, teacher):
+    """The student of an arm on held-out documents, trained if it is not there."""
+    file = arm.folder / "measured.safetensors"
+    if not file.exists():
+        model = train(arm, comparison.shared)
+        measure(model, teacher, held_out.batches(), documents=held_out.store.documents).save(file)
+    return Measurements.load(file)
+
+
+def told(interval):
+    return {"value": interval.value, "low": interval.low, "high": interval.high, "documents": interval.n}
+
+
+def ece(runs):
+    return next(r for r in calibration("student", runs) if r.name == "ece")
+
+
+def main(out, teacher, data, params, tokens):
+    """Trains what is left, and writes all comparisons."""
+    out = Path(out)
+    torch.set_num_threads(1)
+    text = {"teacher": teacher, "data": data, "threads": 1, "device": "cpu"}
+    keys = text | {"params": params, "tokens": tokens, "baselines": "none", "out": out / "live"}
+    settings = resolve(DistilSettings, None, keys)
+    where = machine(settings)
+    comparison = prepare(settings, {}, where)
+    model = load(teacher)
+    kinds = {"live": comparison.shared.teacher}
+    folders = {kind: answers(out, text, kind) for kind in ("drawn", "coarse")}
+    kinds |= {kind: Cache(folder / "answers") for kind, folder in folders.items()}
+    kinds["likeliest without the rest"] = WithoutRest(kinds["coarse"])
+    rows = []
+    for objective in OBJECTIVES:
+        found = {}
+        for kind, told_by in kinds.items():
+            shared = replace(comparison.shared, teacher=told_by)
+            arms = [
+                Arm(
+                    kind,
+                    seed,
+                    out / "arms" / f"{objective}-{kind.replace(' ', '-')}-{seed}",
+                    objective,
+                    shared.plan.steps,
+                )
+                for seed in SEEDS
+            ]
+            own = replace(comparison, shared=shared)
+            found[kind] = [measured(arm, own, comparison.proof.held_out, model) for arm in arms]
+        live = found["live"]
+        for kind, runs in found.items():
+            counts = runs[0].tokens
+            nats, kl = (
+                difference_interval(*(np.stack([getattr(r, name) for r in side]) for side in (runs, live)), counts)
+                for name in ("nats", "kl")
+            )
+            level = sum(run.nats.sum() for run in runs) / sum(run.tokens.sum() for run in runs)
+            fidelity = sum(run.kl.sum() for run in runs) / sum(run.tokens.sum() for run in runs)
+            off = ece(runs)
+            rows.append(
+                {
+                    "objective": objective,
+                    "kind": kind,
+                    "bytes": None if kind == "live" else kinds["drawn" if kind == "drawn" else "coarse"].codec.bytes,
+                    "outcomes": None if kind == "live" else str(kinds["drawn" if kind == "drawn" else "coarse"].codec),
+                    "nats": level,
+                    "kl_teacher_student": fidelity,
+                    "nats_above_live": told(nats),
+                    "kl_above_live": told(kl),
+                    "ece": {"value": off.value, "low": off.low, "high": off.high},
+                }
+            )
+            print(json.dumps(rows[-1]), flush=True)
+    result = {
+        "command": ["python", "docs/results/caches.py", "OUT", teacher, data, params, tokens],
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seeds": list(SEEDS),
+        "versions": {
+            "limbeck": limbeck.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "teacher": {"name": teacher, "parameters": model.parameters_count, "vocab": model.vocab},
+        "student": {"parameters": load(comparison.shared.cut).parameters_count},
+        "certificates": {
+            kind: json.loads((folder / "certificate.json").read_text()) for kind, folder in folders.items()
+        },
+        "rows": rows,
+    }
+    (out / "results.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
