@@ -1,10 +1,12 @@
 """A teacher on a server: what it is asked, what is believed, and how loudly it fails."""
 
+import numpy as np
 import pytest
 import torch
 
-from limbeck.teachers.http import Address, Patience
-from limbeck.teachers.served import connect
+from limbeck.errors import BadServer, BadSetting, Mismatch
+from limbeck.teachers.http import Address, Patience, is_served
+from limbeck.teachers.served import _prompts, connect
 from limbeck.types import Batch
 from tests.models import batch, frozen, llama, tokenizer
 from tests.served import serving
@@ -51,3 +53,199 @@ def test_a_server_says_what_the_model_in_memory_does(model, speaks, named):
             one.weight[:, -1] = 1
             assert check_against(model, one, teacher(one)) == 0
     assert not teacher.unanswered
+
+
+def test_echoed_texts_are_believed_where_they_mean_one_token(model):
+    """Bytes that are no letter by themselves are written alike, so outcomes among them cannot be told apart."""
+    with serving(model, "openai") as server, teacher_of(server, model, k=2) as teacher:
+        assert "OpenAI" in teacher.kind.name
+        teacher.expect(10**9)
+        known = 0
+        for seed in range(6):
+            one = batch(4, LENGTH, vocab=model.vocab, seed=seed)
+            missing = check_against(model, one, teacher(one))
+            known += int((one.weight > 0).sum()) - missing
+        assert known > 20
+        assert teacher.unanswered["text of several tokens"] > 20
+        assert set(teacher.unanswered) <= {"text of several tokens", "damaged answer"}
+        teacher.expect(1000)
+        with pytest.raises(BadServer, match=r"positions have no answer.*text of several tokens.*vLLM or SGLang, whose"):
+            teacher(one)
+
+
+FAULTS = (
+    "reset",
+    "busy",
+    "broken",
+    "torn",
+    "garbled",
+    "nan",
+    "positive",
+    "sum",
+    "double",
+    "short",
+    "shifted",
+    "slow",
+    "drip",
+)
+
+
+@pytest.mark.parametrize("speaks", ["vllm", "sglang"])
+def test_no_wrong_answer_reaches_a_student(model, speaks):
+    """Over a thousand questions a kind of server, a third of which go wrong in every way we know: the model's answer or none."""
+    likely = dict.fromkeys(FAULTS, 0.035) | {"slow": 0.006, "drip": 0.006, "busy": 0.01}
+    with serving(model, speaks) as server:
+        teacher = teacher_of(server, model, patience=Patience(tries=3, limit=0.4, first=0.01, longest=0.05))
+        teacher.expect(10**9)
+        server.faults = likely
+        asked = missing = 0
+        with teacher:
+            for seed in range(3):  # much at once, since what is too slow costs its whole limit
+                one = batch(190, LENGTH, vocab=model.vocab, seed=seed)
+                one.weight[:, -1] = 1
+                server.prepare([prompt.tokens for prompt in _prompts(one)])
+                missing += check_against(model, one, teacher(one))
+                asked += int((one.weight > 0).sum())
+    assert sum(server.asked.values()) >= 1000
+    assert all(server.faulted[name] for name in FAULTS)
+    assert missing == teacher.unanswered.total()
+    assert 0 < missing < 0.5 * asked
+    assert server.most_in_flight <= 32
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ("busy", "status 429: .*too many.*smaller --in-flight"),
+        ("broken", "status 500: .*oh"),
+        ("reset", "connection: .*see whether the server runs"),
+        ("slow", "time limit: no answer in 0.2 s.*longer --time-limit"),
+        ("drip", "time limit: no answer in 0.2 s"),
+        ("torn", "connection: HTTPException the answer ends .* too early"),
+        ("garbled", "damaged answer: no JSON"),
+        ("nan", "no log-probabilities"),
+        ("positive", "no log-probabilities"),
+        ("sum", "probabilities above 1"),
+        ("double", "too few outcomes|answer about other tokens"),
+        ("short", r"it has \d+ places of \d+"),
+        ("shifted", "answer about other tokens"),
+    ],
+)
+def test_a_server_that_fails_for_good_stops_the_run_and_says_why(model, fault, named):
+    with serving(model) as server:
+        teacher = teacher_of(server, model, patience=Patience(tries=2, limit=0.2, first=0.001, longest=0.002))
+        teacher.expect(2000)
+        server.faults = {fault: 1.0}
+        one = batch(4, LENGTH, vocab=model.vocab)
+        with teacher, pytest.raises(BadServer, match=rf"of 2,000 positions have no answer.*0.1 %: .*{named}"):
+            teacher(one)
+        assert server.faulted[fault] >= 2 or fault == "slow"
+
+
+def test_a_little_that_is_unanswered_is_left_out_and_counted(model):
+    """One document of many: a tenth of a percent is not reached."""
+    with serving(model) as server, teacher_of(server, model, in_flight=1) as teacher:
+        one = batch(4, LENGTH, vocab=model.vocab)
+        teacher.expect(10**5, missing=3)
+        server.faults = {"garbled": 1.0}
+        alone = one.rows(slice(0, 1))
+        told = teacher(alone)
+        counts = int((alone.weight > 0).sum())
+        assert teacher.unanswered == {"damaged answer": counts}
+        assert not told.answered[alone.weight.reshape(-1) > 0].any()
+        with pytest.raises(Mismatch, match="have no answer of the teacher: let those count nothing first"):
+            told.part(alone.weight.reshape(-1).nonzero().squeeze(-1)).require_answers()
+        teacher.expect(10**5, missing=100 - counts + 1)  # those of before count too
+        with pytest.raises(BadServer, match=r"101 of 100,000 positions .* were before"):
+            teacher(alone)
+
+
+def test_retry_after_is_waited_for(model):
+    with serving(model) as server, teacher_of(server, model, in_flight=1) as teacher:
+        server.faults, server.times = {"busy": 0.5}, []
+        teacher(batch(4, LENGTH, vocab=model.vocab))
+        gaps = np.diff(server.times)
+        assert (gaps > 0.19).sum() >= server.faulted["busy"] > 0
+
+
+def test_questions_in_flight_are_bounded(model):
+    with serving(model) as server, teacher_of(server, model, in_flight=3) as teacher:
+        teacher(batch(24, LENGTH, vocab=model.vocab))
+        assert 1 < server.most_in_flight <= 3
+
+
+def test_a_document_of_a_row_is_asked_about_as_far_as_it_counts(model):
+    with serving(model) as server, teacher_of(server, model) as teacher:
+        one = batch(2, LENGTH, vocab=model.vocab)
+        one.weight[:] = 0
+        one.weight[1, 0] = 1
+        before = sum(server.asked.values())
+        told = teacher(one)
+        assert sum(server.asked.values()) == before + 1
+        assert told.answered.all()  # what counts nothing is not called unanswered
+        assert check_against(model, one, told) == 0
+
+
+def refused(error, match, model, speaks="vllm", tok=None, **keys):
+    with serving(model, speaks, **keys) as server, pytest.raises(error, match=match):
+        connect(Address.of(server.url), tok or model.tokenizer, k=4, length=LENGTH, patience=HASTY)
+
+
+@pytest.mark.parametrize("speaks", ["vllm", "sglang", "openai"])
+def test_another_tokenizer_is_refused(model, speaks):
+    from limbeck.corpora import train_tokenizer
+
+    other = train_tokenizer(
+        [" ".join(["quick brown foxes jump over lazy hounds of the king"] * 40)], vocab=len(model.tokenizer)
+    )
+    refused(Mismatch, "another tokenizer than --tokenizer: it (makes .* into|writes token)", model, speaks, tok=other)
+
+
+def test_what_a_server_must_be_is_said_at_the_start(model):
+    refused(BadServer, "has no model of that name; it serves another/model", model, shown="another/model")
+    refused(BadServer, "the answer is of 'other/model', not of 'tiny/llama'", model, faults={"other": 1.0})
+    refused(
+        BadServer,
+        "expected log-probabilities of a prompt's tokens, got none. vLLM.*SGLang.*OpenAI",
+        model,
+        "nothing",
+        most=0,
+    )
+    refused(
+        Mismatch, r"takes 17 tokens, and a row needs two more than it has: use --length 15 or less", model, context=17
+    )
+    refused(
+        BadServer, "sends us on to http://elsewhere.example/v1 .* which is not followed", model, faults={"moved": 1.0}
+    )
+    with pytest.raises(BadServer, match="expected a server with a list of models at /v1/models, got connection"):
+        connect(Address.of("http://127.0.0.1:9/v1#m"), model.tokenizer, k=4, length=LENGTH, patience=HASTY)
+
+
+def test_a_server_that_becomes_another_model_stops_the_run(model):
+    with serving(model) as server, teacher_of(server, model) as teacher:
+        teacher.expect(10**9)
+        server.faults = {"other": 1.0}
+        with pytest.raises(BadServer, match=r"the answer is of 'other/model'.* nothing it says can be trusted"):
+            teacher(batch(4, LENGTH, vocab=model.vocab))
+
+
+def test_fewer_outcomes_are_asked_for_where_a_server_gives_no_more(model):
+    with serving(model, most=20) as server, teacher_of(server, model, k=33) as teacher:
+        assert teacher.k == 20
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("localhost:8000/v1#m", "this has no http:// or https://"),
+        ("ftp://host/v1#m", "this has no http:// or https://"),
+        ("http://host:8000/v1", "does not say which model after a #"),
+        ("http://me:secret@host/v1#m", "an API key is read from the environment"),
+        ("http://host/v1?api_key=secret#m", "an API key is read from the environment"),
+    ],
+)
+def test_an_address_is_refused_by_its_form(text, said):
+    assert is_served(text)
+    with pytest.raises(BadSetting, match=rf"http://HOST:PORT/v1#MODEL.*{said}") as stop:
+        Address.of(text)
+    assert "secret" not in str(stop.value)

@@ -99,7 +99,7 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
         device=where.world.device.type,
     )
     del student  # one student at a time is held
-    shared = Shared(cut, source.told, store, length, plan, where, most_rows=source.rows)
+    shared = Shared(cut, source.told, store, length, plan, where, most_rows=source.rows, counted=source.counted)
     if not any((arm.folder / "metrics.jsonl").exists() for arm in arms):
         told = foretell(arms, cost, shared)
         if where.world.first:

@@ -248,6 +248,7 @@ def _read_until(response: HTTPResponse, line: Any, deadline: float) -> bytes:
         line.settimeout(left)
     if response.length:  # read1 does not say so
         raise HTTPException(f"the answer ends {response.length} bytes too early")
+    response.close()  # nor this, without which the connection takes no other question
     return b"".join(parts)
 
 

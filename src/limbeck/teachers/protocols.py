@@ -63,7 +63,7 @@ class VLLM:
     def outcomes(self, answer: Any, prompt: Sequence[int]) -> Iterator[Pairs]:
         """As `Kind.outcomes`."""
         for place, token in zip(self._places(answer, prompt), prompt[1:], strict=True):
-            _require(str(token) in place, "it is about other tokens")
+            _require_own(str(token) in place)
             yield [(int(token), float(told["logprob"])) for token, told in place.items()]
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
@@ -102,7 +102,7 @@ class SGLang:
         own, top = (answer["meta_info"][name] for name in ("input_token_logprobs", "input_top_logprobs"))
         _require(len(own) == len(top) == len(prompt), f"it has {len(top)} places of {len(prompt)}")
         for (_, token, *_), place, asked in zip(own[1:], top[1:], prompt[1:], strict=True):
-            _require(token == asked, "it is about other tokens")
+            _require_own(token == asked)
             yield [(int(token), float(log_p)) for log_p, token, *_ in place]
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
@@ -134,7 +134,7 @@ class Echo:
     def outcomes(self, answer: Any, prompt: Sequence[int]) -> Iterator[Pairs]:
         """As `Kind.outcomes`; an outcome whose text several ids share has none."""
         for text, place, token in zip(*self._places(answer, prompt), prompt[1:], strict=True):
-            _require(text == self._texts[token], "it is about other tokens")
+            _require_own(text == self._texts[token])
             yield [(self._ids.get(told), float(log_p)) for told, log_p in place.items()]
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
@@ -192,7 +192,7 @@ def check_model(answer: Any, model: str) -> None:
         raise Failed("another model", f"the answer is of {said!r}, not of {model!r}", again=False)
 
 
-AMBIGUOUS = "text of several tokens"
+AMBIGUOUS, OTHERS = "text of several tokens", "answer about other tokens"
 
 
 def likeliest(places: Sequence[Pairs], *, k: int, vocab: int) -> Told:
@@ -223,6 +223,11 @@ def _fault(best: Pairs, k: int, vocab: int) -> str:
     if np.exp([log_p for _, log_p in best]).sum() > 1 + _ROUNDING:
         return "probabilities above 1"
     return ""
+
+
+def _require_own(holds: bool) -> None:
+    if not holds:
+        raise Failed(OTHERS)
 
 
 def _require(holds: bool, otherwise: str) -> None:

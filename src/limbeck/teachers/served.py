@@ -22,6 +22,7 @@ from limbeck.errors import BadServer, Mismatch
 from limbeck.teachers.http import Address, Client, Failed, Patience, key_from_environment
 from limbeck.teachers.protocols import (
     AMBIGUOUS,
+    OTHERS,
     VLLM,
     Echo,
     Kind,
@@ -69,7 +70,7 @@ class Served:
     ) -> None:
         self.client, self.kind, self.k, self.vocab, self.says = client, kind, k, vocab, says
         self.name = client.address.model
-        self._in_flight = in_flight
+        self.in_flight = in_flight
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="served")
         self.expect(0)
 
@@ -256,6 +257,8 @@ def _find(client: Client, tokenizer: PreTrainedTokenizerBase, *, k: int) -> tupl
                     raise BadServer(f"{address}: {failed}") from failed
                 if failed.kind == AMBIGUOUS:  # of this prompt; of a text it may be rare
                     return kind, fewer
+                if failed.kind == OTHERS:  # perhaps it has another tokenizer, which this tells more of
+                    _compare_texts(client, kind, tokenizer)
                 reason = str(failed)
                 if failed.kind not in ("status 400", "status 422", "too few outcomes"):
                     break
