@@ -32,6 +32,7 @@ class Tiny(ThreadingHTTPServer):
         self.model, self.speaks = model, speaks
         self.faults: dict[str, float] = {}
         self.most, self.context, self.tokenize, self.shown, self.key = 50, 128, speaks == "vllm", MODEL, None
+        self.hopeless = lambda prompt: False  # which prompts are refused for good
         self.ready: dict[tuple[int, ...], torch.Tensor] = {}
         vars(self).update(keys)
         self.lock, self.random, self.asked, self.faulted = threading.Lock(), random.Random(0), Counter(), Counter()
@@ -72,6 +73,7 @@ class Tiny(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every answer waits 40 ms
     server: Tiny
 
     def log_message(self, *_) -> None: ...
@@ -135,7 +137,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send(self.sglang(body, fault), fault=fault)
         elif self.path == "/v1/completions" and server.speaks != "sglang":
             asked = body.get("prompt_logprobs" if server.speaks == "vllm" else "logprobs") or 0
-            if asked > server.most:
+            if server.hopeless(body["prompt"]):
+                self.send({"error": {"message": "not this one"}}, 400)
+            elif asked > server.most:
                 self.send({"error": {"message": f"at most {server.most} logprobs"}}, 400)
             else:
                 self.send(getattr(self, server.speaks)(body, fault), fault=fault)

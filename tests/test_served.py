@@ -1,15 +1,26 @@
 """A teacher on a server: what it is asked, what is believed, and how loudly it fails."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
+import limbeck
+from limbeck.corpora import Rows
 from limbeck.errors import BadServer, BadSetting, Mismatch
+from limbeck.jobs.capture.captured import Captured
+from limbeck.jobs.capture.verify import inspect, verify
+from limbeck.models.load import describe, load, save
+from limbeck.objectives import parse
+from limbeck.objectives.fused import fused_backward, fused_nats
+from limbeck.run.log import console
+from limbeck.teachers import served
 from limbeck.teachers.http import Address, Patience, is_served
 from limbeck.teachers.served import _prompts, connect
 from limbeck.types import Batch
-from tests.models import batch, frozen, llama, tokenizer
-from tests.served import serving
+from tests.models import batch, frozen, llama, tokenizer, write_corpus
+from tests.served import KEY, serving
 
 LENGTH = 16
 HASTY = Patience(tries=5, limit=0.5, first=0.01, longest=0.05)
@@ -249,3 +260,132 @@ def test_an_address_is_refused_by_its_form(text, said):
     with pytest.raises(BadSetting, match=rf"http://HOST:PORT/v1#MODEL.*{said}") as stop:
         Address.of(text)
     assert "secret" not in str(stop.value)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory, model):
+    """A folder with a description of the teacher, a text, and a student in its tokens."""
+    folder = tmp_path_factory.mktemp("served")
+    describe(model, folder / "teacher")
+    save(llama(hidden=16, tok=model.tokenizer, seed=5), folder / "student")
+    write_corpus(folder, 24)
+    return folder
+
+
+def ask(here, server, out, **keys):
+    usual = {"teacher": server.url, "tokenizer": str(here / "teacher"), "data": str(here / "text.jsonl")}
+    usual |= {"length": LENGTH, "threads": 1, "bytes_per_token": 48, "out": here / out}
+    return limbeck.capture(**(usual | keys))
+
+
+def test_a_student_learns_from_a_server(here, model):
+    with serving(model) as server:
+        result = ask(here, server, "answers")
+        again = sum(server.asked.values())
+        assert ask(here, server, "answers")["rows"] == result["rows"]
+        assert sum(server.asked.values()) < again + 10  # only what is asked at the start
+    captured = Captured(here / "answers")
+    assert captured.answers.unanswered == 0
+    assert "vLLM" in captured.answers.made_from["teacher"]
+    store, _ = captured.stores()
+    one = Rows(store, length=LENGTH).rows_of(np.arange(8))
+    counts = one.weight.reshape(-1) > 0
+    told, log_p = captured.answers(one).part(counts), model(one).logits().log_softmax(-1)[counts]
+    torch.testing.assert_close(told.log_p, log_p.gather(-1, told.ids), atol=0.05, rtol=0)
+    usual = {
+        "teacher": str(here / "answers"),
+        "tokens": "1k",
+        "batch_tokens": 128,
+        "threads": 1,
+        "baselines": ("cut+ce",),
+    }
+    with pytest.raises(BadSetting, match="nothing can be cut out of a model without them: give a student that exists"):
+        limbeck.distil(**usual, out=here / "cut")
+    run = limbeck.distil(**usual, student=str(here / "student"), out=here / "run")
+    assert "teacher" not in run["readings"]
+    assert set(run["readings"]["student"]) & {"kl_teacher_student", "acceptance", "top1_agreement"} == {
+        "top1_agreement"
+    }
+    assert all("teacher" not in row for row in json.loads((here / "run" / "samples.json").read_text()))
+    facts = inspect(here / "answers")
+    assert facts["certificate"]["damage"] is None
+    assert facts["certificate"]["unanswered"] == facts["unanswered"] == 0
+    assert verify(here / "answers", rows=2, seed=0, console=console)["ok"]
+
+
+def test_what_was_not_answered_counts_nothing_for_any_arm(here, model, monkeypatch):
+    """A server that never answers about some documents; what is left out is counted in the folder, and not learned."""
+    with serving(model) as server:
+        server.hopeless = lambda prompt: len(prompt) == LENGTH + 1 and sum(prompt) % 3 == 0
+        monkeypatch.setattr(served, "MOST_UNANSWERED", 0.5)
+        ask(here, server, "holes", in_flight=4)
+    answers = Captured(here / "holes").answers
+    store, _ = Captured(here / "holes").stores()
+    rows = Rows(store, length=LENGTH)
+    whole = rows.rows_of(np.arange(rows.n_rows))
+    counted = answers.counted(whole)
+    assert answers.unanswered == int((whole.weight - counted.weight).sum()) > 0
+    assert inspect(here / "holes")["certificate"]["unanswered"] == answers.unanswered
+    lost = (whole.weight > 0) & (counted.weight == 0)
+    teacher = answers(whole)
+    student = load(here / "student", train=True)
+    with pytest.raises(Mismatch, match="have no answer of the teacher"):
+        fused_backward(parse("ForwardKL"), student(whole), teacher, whole, scale=1.0)
+    nats = fused_nats(parse("ForwardKL"), student(counted), teacher, counted)
+    assert nats.isfinite().all()
+    assert (nats[lost] == 0).all()
+    run = {"teacher": str(here / "holes"), "student": str(here / "student"), "tokens": "1k", "batch_tokens": 128}
+    assert limbeck.distil(**run, threads=1, baselines=("cut+ce",), out=here / "of-holes")["verdict"]
+
+
+def test_a_capture_that_a_server_stopped_goes_on(here, model):
+    """What it had answered is not asked again, and the answers are those of a capture that was not stopped."""
+    keys = {"in_flight": 1, "time_limit": 5.0}  # eight rows at once
+    with serving(model) as server:
+        ask(here, server, "at-once", **keys)
+        all_asked = sum(server.asked.values())
+        server.asked.clear()
+        server.hopeless = lambda prompt: server.asked["/v1/completions"] > all_asked // 2
+        with pytest.raises(BadServer, match=r"positions have no answer.*status 400.*go on"):
+            ask(here, server, "stopped", **keys)
+        first = sum(server.asked.values())
+        server.hopeless = lambda prompt: False
+        ask(here, server, "stopped", **keys)
+        assert sum(server.asked.values()) - first < 0.75 * all_asked
+    for file in (here / "at-once" / "answers").glob("*.arrow"):
+        assert file.read_bytes() == (here / "stopped" / "answers" / file.name).read_bytes()
+
+
+def test_a_key_is_shown_to_the_server_and_to_nobody_else(here, model, monkeypatch, capfd):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving(model, key=KEY) as server:
+        ask(here, server, "with-key", tokens="100")
+        assert server.keys_seen == {f"Bearer {KEY}"}
+        monkeypatch.setenv("LIMBECK_API_KEY", wrong := KEY + "-wrong")  # goes before the other; the server says it back
+        with pytest.raises(
+            BadServer, match=r"refuses the key in the environment .*: set LIMBECK_API_KEY to one"
+        ) as stop:
+            ask(here, server, "wrong-key", tokens="100")
+        monkeypatch.delenv("LIMBECK_API_KEY")
+        monkeypatch.delenv("OPENAI_API_KEY")
+        with pytest.raises(BadServer, match="refuses no key"):
+            ask(here, server, "no-key", tokens="100")
+    said = capfd.readouterr()
+    texts = [said.out, said.err, str(stop.value), repr(stop.value.__cause__)]
+    texts += [file.read_bytes().decode("latin1") for file in here.rglob("*") if file.is_file()]
+    assert len(texts) > 20
+    assert not any(KEY in text or wrong in text for text in texts)
+
+
+def test_flags_of_a_served_teacher(here, model):
+    with pytest.raises(BadSetting, match=r"a server does not give its tokenizer: give the .* with --tokenizer"):
+        limbeck.capture(teacher="http://host/v1#m", out=here / "no")
+    with pytest.raises(BadSetting, match="--kind drawn: a server tells its likeliest outcomes"):
+        limbeck.capture(teacher="http://host/v1#m", tokenizer="x", kind="drawn", out=here / "no")
+    with pytest.raises(BadSetting, match="only a teacher on a server needs it"):
+        limbeck.capture(teacher=str(here / "teacher"), tokenizer="x", out=here / "no")
+    with pytest.raises(BadSetting, match="Ask it once with limbeck capture"):
+        limbeck.distil(teacher="http://host/v1#m", out=here / "no")
+    with pytest.raises(BadSetting, match="does not say which model after a #"):
+        limbeck.distil(teacher="http://host/v1", out=here / "no")
+    assert not (here / "no").exists()
