@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Protocol
 
 import numpy as np
@@ -201,27 +202,33 @@ def likeliest(places: Sequence[Pairs], *, k: int, vocab: int) -> Told:
     ids, log_p = np.tile(np.arange(k), (n, 1)), np.full((n, k), -np.inf)
     faults = []
     for row, pairs in enumerate(places):
-        sound = all(log_p <= _ROUNDING for _, log_p in pairs)  # which NaN is not
-        best = sorted(pairs, key=lambda pair: -pair[1])[:k] if sound else []
-        fault = _fault(best, k, vocab) if sound else "no log-probabilities"
+        best = sorted(pairs, key=_LOG_P, reverse=True)[:k]
+        fault = _fault(pairs, best, k, vocab)
         faults.append(fault)
         if not fault:
             ids[row], log_p[row] = zip(*best, strict=True)
+    total = np.logaddexp.reduce(log_p, axis=1)
+    for row in np.flatnonzero(total > np.log1p(_ROUNDING)):
+        faults[row] = "probabilities above 1"
     # log(1 - sum p), of the logarithm of the sum, so that little that is left is not lost in rounding
-    total = np.logaddexp.reduce(log_p, axis=1).clip(max=_CERTAIN)
-    return Told(ids, log_p, np.log(-np.expm1(total)), tuple(faults))
+    rest = np.log(-np.expm1(total.clip(max=_CERTAIN)))
+    return Told(ids, log_p, rest, tuple(faults))
 
 
-def _fault(best: Pairs, k: int, vocab: int) -> str:
-    """Why K outcomes are no answer; "" where they are."""
+_LOG_P = itemgetter(1)
+
+
+def _fault(pairs: Pairs, best: Pairs, k: int, vocab: int) -> str:
+    """Why the likeliest of some outcomes are no answer; "" where each of them may be one."""
+    if not all(log_p <= _ROUNDING for _, log_p in pairs):  # which NaN is not, wherever it is sorted to
+        return "no log-probabilities"
+    known = {token for token, _ in best if token is not None}
     if any(token is None for token, _ in best):
         return AMBIGUOUS
-    if any(not 0 <= token < vocab for token, _ in best if token is not None):
-        return "tokens beyond the vocabulary"
-    if len({token for token, _ in best}) < k:
+    if len(known) < k:
         return "too few outcomes"
-    if np.exp([log_p for _, log_p in best]).sum() > 1 + _ROUNDING:
-        return "probabilities above 1"
+    if not 0 <= min(known) <= max(known) < vocab:
+        return "tokens beyond the vocabulary"
     return ""
 
 

@@ -267,7 +267,7 @@ def _find(client: Client, tokenizer: PreTrainedTokenizerBase, *, k: int) -> tupl
         said.append(f"{kind.name}: {reason}")
     raise BadServer(
         f"{address}: expected log-probabilities of a prompt's tokens, got none. {'; '.join(said)}. Serve the model with vLLM "
-        "or SGLang, or write its answers as text with --text"
+        "or SGLang"
     )
 
 
