@@ -208,8 +208,8 @@ def likeliest(places: Sequence[Pairs], *, k: int, vocab: int) -> Told:
         if not fault:
             ids[row], log_p[row] = zip(*best, strict=True)
     total = np.logaddexp.reduce(log_p, axis=1)
-    for row in np.flatnonzero(total > np.log1p(_ROUNDING)):
-        faults[row] = "probabilities above 1"
+    for place in np.flatnonzero(total > np.log1p(_ROUNDING)).tolist():
+        faults[place] = "probabilities above 1"
     # log(1 - sum p), of the logarithm of the sum, so that little that is left is not lost in rounding
     rest = np.log(-np.expm1(total.clip(max=_CERTAIN)))
     return Told(ids, log_p, rest, tuple(faults))

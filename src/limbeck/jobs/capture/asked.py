@@ -10,7 +10,7 @@ from typing import Any
 
 from limbeck.config import CaptureSettings
 from limbeck.corpora.tokenizer import fingerprint
-from limbeck.errors import BadSetting
+from limbeck.errors import BadSetting, Mismatch
 from limbeck.jobs.setup import Machine
 from limbeck.models.load import LanguageModel, load, load_described
 from limbeck.models.source import resolve, resolve_description, weights_digest
@@ -87,6 +87,11 @@ def asking(settings: CaptureSettings, where: Machine, *, length: int, k: int | N
         in_flight=settings.in_flight,
     )
     with served:
+        if k is not None and served.k < k:
+            raise Mismatch(
+                f"{address}: this capture was begun with {k} outcomes a token, the server now gives {served.k}: let it give as "
+                "many again, or capture anew into another --out"
+            )
         says = json.dumps(served.says, sort_keys=True)
         console.print(f"{address} is asked as {served.kind.name}, for {served.k} outcomes a token; it says {says}")
         made_from = {"teacher": f"served {says}", "dtype": "the server's"}
