@@ -1,5 +1,7 @@
 """Outcomes as bytes and back: ids exactly, probabilities to a step, mass never lost."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from limbeck.errors import BadSetting
 from limbeck.teachers.codec import Coarse, Drawn
 from limbeck.teachers.draw import draw, likeliest
+from limbeck.types import Sparse
 
 
 def log_p_of(n, vocab, sharpness, seed=0):
@@ -65,3 +68,16 @@ def test_any_position_is_found_by_its_number():
     packed = codec.encode(signal, head)
     some = codec.decode(packed[[41, 7]])
     assert torch.equal(some.ids, signal.ids[[41, 7]])
+
+
+def test_no_answer_is_told_from_the_surest():
+    """A coarse position can say that there is none, and no answer is taken for that, however sure it is."""
+    codec = Coarse(300, 4)
+    log_p = torch.tensor([[0.0, -50.0, -50.0, -50.0], [0.0] * 4, [-100.0] * 4, [-1.4, -1.4, -1.4, -1.4]])
+    rest = torch.tensor([-50.0, -math.inf, 0.0, -6.0])
+    weight = log_p.exp()
+    weight[1] = 0
+    told = codec.decode(codec.encode(Sparse(torch.arange(4).expand(4, 4), log_p, weight, 300, rest)))
+    assert told.answered.tolist() == [True, False, True, True]
+    assert told.part(slice(1, 2)).weight.sum() == 0
+    told.part(torch.tensor([0, 2, 3])).require_answers()

@@ -169,7 +169,9 @@ def distil(
 @app.command()
 def capture(
     file: File = None,
-    teacher: Teacher = None,
+    teacher: Annotated[
+        str | None, Option(help="Folder, hub id, http://HOST:PORT/v1#MODEL, or builtin:stdlib (the default).")
+    ] = None,
     data: Data = None,
     eval_data: EvalData = None,
     tokens: Annotated[str | None, Option(help="Tokens to ask about: 2M, 10B (default: all of --data).")] = None,
@@ -178,6 +180,11 @@ def capture(
     kind: Annotated[
         str | None, Option(help="drawn (unbiased), coarse (likeliest + rest), or auto: the better one, measured.")
     ] = None,
+    tokenizer: Annotated[
+        str | None, Option(help="Of a teacher on a server: folder or hub id of its configuration and tokenizer.")
+    ] = None,
+    in_flight: Annotated[int | None, Option(help="Questions that a server gets at once (default 32).")] = None,
+    time_limit: Annotated[float | None, Option(help="Seconds that a server may take for one (default 120).")] = None,
     shard: Annotated[str | None, Option(help="Which of how many machines this is: 3/16.")] = None,
     seed: Annotated[int | None, Option(help="Seed of what is drawn (default 0).")] = None,
     device: Device = None,

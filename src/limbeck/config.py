@@ -133,12 +133,18 @@ def _shard(value: Any) -> Any:
 
 
 class CaptureSettings(Settings):
-    """The keys of `limbeck capture`, which are also its flags. Without ``tokens`` all of the text is captured."""
+    """The keys of `limbeck capture`, which are also its flags. Without ``tokens`` all of the text is captured.
+
+    Those from ``tokenizer`` to ``time_limit`` (seconds of a question) belong to a teacher on a server.
+    """
 
     teacher: str = "builtin:stdlib"
     tokens: Count | None = None  # type: ignore[assignment]
     bytes_per_token: int = Field(default=48, ge=1, le=2**16)
     kind: Literal["auto", "drawn", "coarse"] = "auto"
+    tokenizer: str | None = None
+    in_flight: int = Field(default=32, ge=1, le=1024)
+    time_limit: float = Field(default=120, gt=0)
     shard: Annotated[tuple[int, int], BeforeValidator(_shard)] = (1, 1)
     out: Path = Path("runs/capture")
 

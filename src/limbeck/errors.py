@@ -39,6 +39,10 @@ class Mismatch(LimbeckError):
     """Teacher, student, tokenizer or data do not belong together."""
 
 
+class BadServer(LimbeckError):
+    """A model's server cannot be reached, does not give what is needed, or leaves too much unanswered."""
+
+
 class BadPoints(LimbeckError):
     """A table or folder of what was measured cannot be read, or does not determine a law."""
 

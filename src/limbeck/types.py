@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.errors import Mismatch
@@ -134,7 +134,8 @@ class Sparse:
     compared are distributions over K + 1 outcomes, whose divergences are never more than the true ones (data processing
     inequality). *Drawn* (``rest`` is None): an outcome was kept with probability p / weight, so the sums are right in the
     mean (Horvitz & Thompson 1952), and weights add up to 1. ``log_p`` is the teacher's own log-probability in both. No outcome
-    stands twice at a position; one of weight 0 is padding.
+    stands twice at a position; one of weight 0 is padding. Where all weights are 0 and the rest is none (-inf) there is no
+    answer: whoever learns or measures gives that position weight 0 (`teachers.Cache.counted`).
     """
 
     ids: Int[Tensor, "n K"]
@@ -161,6 +162,21 @@ class Sparse:
         log_q = logits.log_softmax(-1)
         others = log_q.scatter(-1, self.ids, -math.inf).logsumexp(-1, keepdim=True)
         return torch.cat([self.log_p, self.rest[:, None]], -1), torch.cat([log_q.gather(-1, self.ids), others], -1)
+
+    @property
+    def answered(self) -> Bool[Tensor, "n"]:
+        """Where there is an answer."""
+        if self.rest is None:
+            return torch.ones_like(self.weight[:, 0], dtype=torch.bool)
+        return self.rest.isfinite() | (self.weight > 0).any(-1)
+
+    def require_answers(self) -> None:
+        """Raises Mismatch where a position has no answer: it would be learned, or measured, as if it had one."""
+        if missing := int((~self.answered).sum()):
+            raise Mismatch(
+                f"{missing:,} of {len(self.ids):,} positions that count have no answer of the teacher: let those count "
+                "nothing first, by batch = cache.counted(batch)"
+            )
 
     def part(self, part: slice | Tensor) -> Sparse:
         """What is said about some of the positions."""

@@ -9,7 +9,7 @@ cuts goes on in another row without what came before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -40,13 +40,15 @@ class Rows:
         rank: int = 0,
         ranks: int = 1,
         most: int | None = None,
+        counted: Callable[[Batch], Batch] = lambda batch: batch,
     ) -> None:
-        """``most``: rows of an epoch, if there are more."""
+        """``most``: rows of an epoch, if there are more. ``counted`` takes weight from more positions of a batch."""
         self.store = store
         self.length = length
         self.seed = seed
         self.rank = rank
         self.ranks = ranks
+        self._counted = counted
         self._learnable = _learnable(store, length)[:most]
         self.n_rows = len(self._learnable)
         self._next = 0
@@ -89,7 +91,7 @@ class Rows:
         position = index - np.maximum(opened, start)
         document = np.where(inside, document, -1)
         weight = learned[:, 1:] & (document[:, 1:] == document[:, :-1])
-        return Batch(
+        batch = Batch(
             tokens=torch.from_numpy(tokens[:, :-1].copy()),
             targets=torch.from_numpy(tokens[:, 1:].copy()),
             weight=torch.from_numpy(weight.astype(np.float32)),
@@ -97,6 +99,7 @@ class Rows:
             document=torch.from_numpy(document[:, :-1].copy()),
             row=torch.from_numpy(np.array(rows, dtype=np.int64)),
         )
+        return self._counted(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """The position: how many rows all ranks together have taken."""

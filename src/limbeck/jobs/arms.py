@@ -6,7 +6,7 @@ An arm is a folder of its own: it continues where it was stopped, and one that h
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from limbeck.objectives import parse
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints
 from limbeck.run.together import train_together
-from limbeck.types import Teacher
+from limbeck.types import Batch, Teacher
 
 CE = "CrossEntropy"
 
@@ -90,7 +90,8 @@ def arms_of(
 class Shared:
     """What all arms of a comparison have in common: the student they start from, its teacher, text, plan and machine.
 
-    ``most_rows`` of the text are read, where the teacher has answered no more.
+    ``most_rows`` of the text are read, where the teacher has answered no more; ``counted`` takes weight from where it has no
+    answer, for the arms too that do not listen to it, so that all learn the same tokens.
     """
 
     cut: Path
@@ -100,6 +101,7 @@ class Shared:
     plan: Plan
     machine: Machine
     most_rows: int | None = None
+    counted: Callable[[Batch], Batch] = lambda batch: batch
 
     def run(self, arm: Arm) -> Run:
         """The run of an arm, its student as it begins."""
@@ -109,7 +111,13 @@ class Shared:
             start = new_model(load_config(self.cut), start.tokenizer, arm.seed, name=arm.name)
         start.model.to(world.device)
         corpus = Rows(
-            self.store, length=self.length, seed=arm.seed, rank=world.rank, ranks=world.size, most=self.most_rows
+            self.store,
+            length=self.length,
+            seed=arm.seed,
+            rank=world.rank,
+            ranks=world.size,
+            most=self.most_rows,
+            counted=self.counted,
         )
         objective = parse(arm.objective)
         listens = self.teacher if objective.needs_teacher else None

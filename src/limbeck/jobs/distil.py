@@ -147,7 +147,7 @@ def prepare(
         about = _summary(teacher) | source.facts | {"passes": passes}
         update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
         _announce(about, student, plan, length, arms, min(store.tokens, (source.rows or sys.maxsize) * length))
-    shared = Shared(cut, source.told, store, length, plan, where, most_rows=source.rows)
+    shared = Shared(cut, source.told, store, length, plan, where, most_rows=source.rows, counted=source.counted)
     cost = estimate(
         *(Size.of(student.config), source.size),
         length=length,

@@ -67,9 +67,13 @@ def _read(record: Path) -> dict[str, Any]:
     return run
 
 
+# What changes where and how fast a run is made, not what comes out
+_ELSEWHERE = {"out", "threads", "json_", "device", "workers", "ray", "in_flight", "time_limit"}
+
+
 def signature_of(settings: BaseModel, job: str, **derived: Any) -> dict[str, Any]:
     """What decides a run's result: its settings, and what follows from them and the machine."""
-    kept = settings.model_dump(mode="json", exclude={"out", "threads", "json_", "device", "workers", "ray"})
+    kept = settings.model_dump(mode="json", exclude=_ELSEWHERE)
     return kept | {"job": job} | derived
 
 

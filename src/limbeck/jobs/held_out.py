@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -47,10 +47,10 @@ class HeldOut:
         self._chosen = np.sort(self.sample)
         self._together = max(1, 2048 // length)
 
-    def batches(self) -> Iterator[Batch]:
-        """The rows, a few at a time, on the device."""
+    def batches(self, *, counted: Callable[[Batch], Batch] = lambda batch: batch) -> Iterator[Batch]:
+        """The rows, a few at a time, on the device; ``counted`` takes weight from more of their positions."""
         for start in range(0, len(self._chosen), self._together):
-            yield self._rows.rows_of(self._chosen[start : start + self._together]).to(self._device)
+            yield counted(self._rows.rows_of(self._chosen[start : start + self._together])).to(self._device)
 
     def rows_of(self, numbers: Int64[np.ndarray, " B"]) -> Batch:
         """Rows of the sample by their places in it, which is also what they are numbered by."""

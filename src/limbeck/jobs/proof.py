@@ -26,7 +26,7 @@ from limbeck.report import write_report
 from limbeck.report.card import model_card
 from limbeck.report.verdict import Verdict, verdict
 from limbeck.run.log import console
-from limbeck.types import Reading, Teacher
+from limbeck.types import Batch, Reading, Teacher
 
 
 class Proof:
@@ -45,14 +45,17 @@ class Proof:
         """``listens``: the objective needs the teacher, so the student learns by distilling."""
         self._settings, self._source, self._machine, self._listens = settings, teacher, machine, listens
         self._told: Teacher = teacher.about
+        self._counted: Callable[[Batch], Batch] = lambda batch: batch
         answers = teacher.captured.held_out if teacher.captured else None
         rows = answers.cache.rows if answers else None
         self.held_out = HeldOut(store, length=length, machine=machine, trained=settings.tokens, rows=rows)
         if answers:
             self._told = answers.of_sample(self.held_out.sample)
+            self._counted = answers.counted
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._costs: list[Reading] = []
-        if machine.world.first:
+        served = teacher.captured is not None and teacher.captured.served  # nobody here has looked at the model
+        if machine.world.first and not served:
             self._measure("teacher", teacher.about, settings.seed, compare=False)
             self._cost("teacher", self._cost_of_teacher)
 
@@ -83,7 +86,7 @@ class Proof:
         readings = self._readings()
         write_text(out / "readings.jsonl", "".join(json.dumps(r.row()) + "\n" for r in readings))
         arms = {name: [runs[seed] for seed in sorted(runs)] for name, runs in self._runs.items() if name != "teacher"}
-        teacher = next(iter(self._runs["teacher"].values()))
+        teacher = next(iter(self._runs.get("teacher", {}).values()), None)
         said = verdict(
             arms,
             teacher,
@@ -131,7 +134,7 @@ class Proof:
         rows = samples(model, None if captured else self._source.about, self.held_out.store)
         if captured:
             wrote = {(row["document"], row["prompt"]): row["student"] for row in captured.samples}
-            for row in rows:
+            for row in rows if wrote else ():
                 row["teacher"] = wrote.get((row["document"], row["prompt"]), "")
         return rows
 
@@ -144,14 +147,14 @@ class Proof:
         """The measurement of a model, from its file where it was made before."""
         file = self._settings.out / "measurements" / f"{name}-seed{seed}.safetensors"
         captured = self._source.captured
-        if captured and name == "teacher":
+        if captured and captured.measured and name == "teacher":
             measured = captured.measured
         elif file.exists():
             measured = Measurements.load(file)
         else:
             listens = self._told if compare else None
             documents = self.held_out.store.documents
-            measured = measure(model, listens, self.held_out.batches(), documents=documents)
+            measured = measure(model, listens, self.held_out.batches(counted=self._counted), documents=documents)
             with writing(file):
                 file.parent.mkdir(exist_ok=True)
             measured.save(file)

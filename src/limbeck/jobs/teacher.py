@@ -16,7 +16,8 @@ from limbeck.jobs.text import stores_of
 from limbeck.models.load import LanguageModel, load
 from limbeck.objectives import parse
 from limbeck.plan.size import Size
-from limbeck.types import Teacher
+from limbeck.teachers.http import Address, is_served
+from limbeck.types import Batch, Teacher
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ class RunTeacher:
         """Rows of the text that it can be asked about, None for all."""
         return None if self.captured is None else self.captured.answers.rows
 
+    def counted(self, batch: Batch) -> Batch:
+        """A batch of training rows, with weight 0 where the teacher has no answer."""
+        return batch if self.captured is None else self.captured.answers.counted(batch)
+
     @property
     def size(self) -> Size | None:
         """What computes beside the student: None where the answers are there."""
@@ -66,8 +71,9 @@ class RunTeacher:
         """What a report says of answers that were captured."""
         if self.captured is None:
             return {}
-        codec = self.captured.answers.codec
-        return {"answers": f"{codec} outcomes in {codec.bytes} bytes a token"}
+        codec, missing = self.captured.answers.codec, self.captured.answers.unanswered
+        without = f"; {missing:,} positions without an answer count nothing" if missing else ""
+        return {"answers": f"{codec} outcomes in {codec.bytes} bytes a token{without}"}
 
     def passes(self, tokens: int, length: int) -> float:
         """Forward passes of the teacher for each token that a run trains on.
@@ -80,11 +86,23 @@ class RunTeacher:
 def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
     """The settings with the text and the rows of captured answers, and what a run's signature says of those.
 
-    Raises BadSetting where others were asked for. Settings with a model for a teacher stay as they are.
+    Raises BadSetting where others were asked for, or the teacher is on a server. Settings with a model for a teacher stay as
+    they are.
     """
+    if is_served(settings.teacher):
+        Address.of(settings.teacher)
+        raise BadSetting(
+            f"--teacher {settings.teacher}: a student learns from what a served teacher said before. Ask it once with limbeck "
+            "capture --teacher (this) --tokenizer FOLDER --out ANSWERS, then give --teacher ANSWERS --student FOLDER"
+        )
     if not is_captured(settings.teacher):
         return settings, {}
     captured = Captured(Path(settings.teacher).expanduser())
+    if captured.served and settings.student is None:
+        raise BadSetting(
+            f"--teacher {settings.teacher}: its answers are from a server, which does not give its weights, and nothing can be "
+            "cut out of a model without them: give a student that exists with --student"
+        )
     there = {"data": captured.facts["signature"]["data"], "eval_data": captured.facts["signature"]["eval_data"]}
     there |= {"length": captured.answers.length}
     for key in settings.model_fields_set & there.keys():

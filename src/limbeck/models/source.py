@@ -28,6 +28,11 @@ def resolve(name: str | Path) -> Path:
     return _local(name) or _hub(str(name))
 
 
+def resolve_description(name: str | Path) -> Path:
+    """The local folder of what a model is besides its weights; of a hub model nothing else is fetched."""
+    return _local(name) or _hub(str(name), weights=False)
+
+
 def config_file(name: str | Path) -> Path:
     """The config.json of a model; of a hub model nothing else is fetched. Raises BadModel where there is none."""
     folder = _local(name)
@@ -163,12 +168,12 @@ def _builtin(name: str) -> Path:
     )
 
 
-def _hub(name: str) -> Path:
+def _hub(name: str, *, weights: bool = True) -> Path:
     # Imported here: a local model needs nothing of it.
     from huggingface_hub import snapshot_download
 
     with _told(name):
-        return Path(snapshot_download(name, allow_patterns=_DESCRIPTION + _WEIGHTS))
+        return Path(snapshot_download(name, allow_patterns=_DESCRIPTION + (_WEIGHTS if weights else [])))
 
 
 def _hub_config(name: str) -> Path:

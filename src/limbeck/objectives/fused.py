@@ -165,6 +165,7 @@ class _Told:
     def multiply(self, positions: Tensor) -> None:
         """Takes those of some positions."""
         self.chosen = self.answers.part(positions)
+        self.chosen.require_answers()
 
     def signal(self, rows: slice) -> Sparse:
         """Some of those taken."""

@@ -36,7 +36,8 @@ class Measurements:
     ``nats`` is the negative log-likelihood; ``bins`` the [weight, confidence, correct] of the most likely token in 15
     equal bins of its confidence. The rest compares with a teacher p, and is None where there was none: its ``nats``,
     KL(p || q), KL(q || p), total variation, and whether both find the same token most likely. Of a teacher that is known
-    by drawn outcomes, KL(p || q) and total variation are right in the mean, and its nats and KL(q || p) are not known.
+    by drawn outcomes, KL(p || q) and total variation are right in the mean, and its nats and KL(q || p) are not known; of one
+    that is known by its likeliest outcomes only the agreement is.
     """
 
     tokens: Float[np.ndarray, " documents"]
@@ -148,14 +149,19 @@ def _fidelity(
 
 
 def _fidelity_to_outcomes(p: Sparse, log_q: Float[Tensor, "n V"]) -> dict[str, Tensor]:
-    """Fidelity as far as sums over the teacher's p tell it; the likeliest outcome is always among those that are kept."""
-    assert p.rest is None, "sums over likeliest outcomes would leave the others out"
-    ratio = log_q.gather(-1, p.ids) - p.log_p
+    """Fidelity as far as sums over the teacher's p tell it; the likeliest outcome is always among those that are kept.
+
+    Sums over likeliest outcomes alone would leave the others out, so of those only the agreement is known.
+    """
+    p.require_answers()
     likeliest = p.ids.gather(-1, p.log_p.argmax(-1, keepdim=True)).squeeze(-1)
-    return {
+    agreement = {"agreement": (likeliest == log_q.argmax(-1)).float()}
+    if p.rest is not None:
+        return agreement
+    ratio = log_q.gather(-1, p.ids) - p.log_p
+    return agreement | {
         "kl": -(p.weight * ratio).sum(-1),
         "total_variation": (p.weight * (1 - ratio.exp()).clamp(min=0)).sum(-1),
-        "agreement": (likeliest == log_q.argmax(-1)).float(),
     }
 
 

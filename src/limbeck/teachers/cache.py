@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from limbeck.disk import locked, read_json, write_json, writing
 from limbeck.errors import BadFolder, BadModel, Mismatch
 from limbeck.teachers.codec import Coarse, Codec, Drawn
 from limbeck.teachers.draw import draw, likeliest
-from limbeck.types import Batch, Sparse, Speaker
+from limbeck.types import Batch, Sparse, Teacher
 
 MANIFEST = "cache.json"
 _BEGUN = "begun.json"  # what a capture that has no manifest yet is made from
+_UNANSWERED = b"unanswered"  # positions, in a file's metadata
 _SHARD_BYTES = 2**28
 _AT_ONCE = 2**22  # numbers of a block of logits
 CODECS: dict[str, type[Codec]] = {"drawn": Drawn, "coarse": Coarse}
@@ -49,6 +50,7 @@ class Cache:
         self.made_from: Mapping[str, Any] = manifest["made_from"]
         self.codec = CODECS[manifest["kind"]](**manifest["codec"])
         self.first, self.rows, self.length = (int(manifest[key]) for key in ("first", "rows", "length"))
+        self.unanswered = sum(shard.get("unanswered", 0) for shard in manifest["shards"])  # positions
         self._shards = [self._open(shard) for shard in manifest["shards"]]
         self._firsts = np.array([shard["first"] for shard in manifest["shards"]])
 
@@ -74,6 +76,14 @@ class Cache:
         packed = np.concatenate([self._row(int(row)) for row in batch.row.cpu().numpy()])
         told = self.codec.decode(packed.reshape(-1, self.codec.bytes))
         return told.to(batch.tokens.device)
+
+    def counted(self, batch: Batch) -> Batch:
+        """The batch with weight 0 where the teacher has no answer, as if that were padding."""
+        if not self.unanswered:
+            return batch
+        packed = np.concatenate([self._row(int(row)) for row in batch.row.cpu().numpy()])
+        none = torch.from_numpy(self.codec.unanswered(packed.reshape(-1, self.codec.bytes)))
+        return replace(batch, weight=batch.weight.masked_fill(none.view_as(batch.weight).to(batch.weight.device), 0.0))
 
     def damaged(self) -> list[int]:
         """The rows whose bytes are not as they were written; all are read."""
@@ -102,7 +112,7 @@ class Cache:
 
 @torch.no_grad()
 def capture_outcomes(
-    teacher: Speaker,
+    teacher: Teacher,
     rows_of: Callable[[Int64[np.ndarray, " B"]], Batch],
     folder: Path,
     *,
@@ -147,8 +157,11 @@ def capture_outcomes(
                     raw.write(answers_to(teacher, rows_of(numbers), codec, seed=seed).tobytes())
                     raw.flush()
                     report(int(numbers[-1]) + 1 - first)
-            _finish(part, file, count, size)
-        entries = [{"file": _name(begin), "first": begin, "rows": count} for begin, count in shards]
+            _finish(part, file, count, codec)
+        entries = [
+            {"file": _name(begin), "first": begin, "rows": count, "unanswered": _unanswered_in(folder / _name(begin))}
+            for begin, count in shards
+        ]
         kind = next(name for name, made in CODECS.items() if isinstance(codec, made))
         facts = {"name": teacher.name, "vocab": teacher.vocab, "kind": kind, "codec": asdict(codec), "made_from": bound}
         write_json(folder / MANIFEST, facts | {"first": first, "rows": rows, "length": length, "shards": entries})
@@ -169,9 +182,12 @@ def _name(first: int) -> str:
 
 
 @torch.no_grad()
-def answers_to(teacher: Speaker, batch: Batch, codec: Codec, *, seed: int) -> UInt8[np.ndarray, "positions bytes"]:
+def answers_to(teacher: Teacher, batch: Batch, codec: Codec, *, seed: int) -> UInt8[np.ndarray, "positions bytes"]:
     """The packed answers to a batch."""
     outputs = teacher(batch)
+    if isinstance(outputs, Sparse):  # who has chosen its outcomes leaves nothing to draw
+        assert isinstance(codec, Coarse), "a teacher that tells its likeliest outcomes is kept as such"
+        return codec.encode(outputs)
     length = batch.tokens.shape[1]
     uniform = np.concatenate([np.random.default_rng([seed, int(row)]).random(length) for row in batch.row.cpu()])
     block = max(1, _AT_ONCE // outputs.vocab)
@@ -191,12 +207,32 @@ def packed_outcomes(
     return codec.encode(likeliest(log_p, codec.k))
 
 
-def _finish(part: Path, file: Path, rows: int, size: int) -> None:
+def unanswered_so_far(folder: Path, codec: Codec, *, length: int, together: int) -> int:
+    """Positions without an answer in what a capture has written into a folder until now and will keep."""
+    size = length * codec.bytes
+    count = sum(_unanswered_in(file) for file in folder.glob("answers-*.arrow"))
+    for part in folder.glob("answers-*.part"):
+        if rows := part.stat().st_size // size // together * together:
+            raw = np.memmap(part, np.uint8, "r", shape=(rows * length, codec.bytes))
+            count += int(codec.unanswered(raw).sum())
+    return count
+
+
+def _unanswered_in(file: Path) -> int:
+    """Positions without an answer in a finished file."""
+    with pa.memory_map(str(file)) as source:
+        return int((pa.ipc.open_file(source).schema.metadata or {}).get(_UNANSWERED, 0))
+
+
+def _finish(part: Path, file: Path, rows: int, codec: Codec) -> None:
     """Makes an Arrow file of the rows that were written, each with its checksum."""
+    size = part.stat().st_size // rows
     raw = np.memmap(part, np.uint8, "r", shape=(rows, size))
     sums = np.array([zlib.crc32(row) for row in raw], np.uint32)
     answers = pa.Array.from_buffers(pa.binary(size), rows, [None, pa.py_buffer(raw)])
     batch = pa.record_batch({"answers": answers, "crc32": pa.array(sums)})
+    unanswered = sum(int(codec.unanswered(row.reshape(-1, codec.bytes)).sum()) for row in raw)
+    batch = batch.replace_schema_metadata({_UNANSWERED: str(unanswered)})
     beside = file.with_name(f".{file.name}")
     with pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)

@@ -4,7 +4,8 @@
 ``P_BITS``; *coarse* ones (the likeliest and the rest) have their ids sorted and in Elias-Fano code (Elias 1974, J. ACM 21,
 246; within half a bit an id of what any code of a set needs), since there ids are most of the bytes. Probabilities are
 logarithms in equal steps. After decoding, the exact head of drawn outcomes, and the likeliest of coarse ones, are scaled to
-the mass that is stored more finely, so rounding moves mass among them and never to or from the others.
+the mass that is stored more finely, so rounding moves mass among them and never to or from the others. A coarse position can
+also say that there is no answer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 
 from limbeck.errors import BadSetting
@@ -26,6 +27,7 @@ Kind = Literal["drawn", "coarse"]
 P_BITS = 10  # of a drawn outcome's probability
 _DEEPEST = -24.0  # nats; what is less likely counts as this
 _FINE = 2**16 - 1
+_NO_ANSWER = 0  # of a coarse position: its outcomes and the rest all certain, which no answer is
 _LOG_P = (np.arange(2**P_BITS) * (_DEEPEST / (2**P_BITS - 1))).astype(np.float32)
 _P = np.exp(_LOG_P)
 PAD = 8  # bytes after the last position, since a field is read as part of eight
@@ -87,6 +89,10 @@ class Drawn:
         np.copyto(weight, (mass / (self.k - heads)).astype(np.float32), where=~in_head)
         return _sparse(ids, log_p, weight, self.vocab)
 
+    def unanswered(self, packed: UInt8[np.ndarray, "n bytes"]) -> Bool[np.ndarray, " n"]:
+        """Which positions have no answer: none, since who draws has all of a distribution."""
+        return np.zeros(len(packed), dtype=bool)
+
 
 @dataclass(frozen=True)
 class Coarse:
@@ -146,7 +152,7 @@ class Coarse:
         share = (high - log_p) / np.maximum(high - low, 1e-9)
         codes: np.ndarray = np.rint(share.clip(0, 1) * (2**self.p_bits - 1)).astype(np.uint64)
         packed = np.zeros((len(ids), self.bytes + PAD), np.uint8)
-        packed[:, :6] = ends.astype("<u2").view(np.uint8)
+        packed[:, :6] = np.where(np.isneginf(rest)[:, None], _NO_ANSWER, ends).astype("<u2").view(np.uint8)
         fields = ids.astype(np.uint64) & np.uint64(2**self._low_bits - 1)
         fields |= np.left_shift(codes, np.uint64(self._low_bits))
         _pack(packed, fields, self._low_bits + self.p_bits, start=48)
@@ -170,7 +176,14 @@ class Coarse:
         log_p = ends[:, :1] - share * (ends[:, :1] - ends[:, 1:2])
         scale, rest = _settled(np.exp(log_p).sum(1, keepdims=True), np.exp(ends[:, 2:3]))
         log_p += scale
-        return _sparse(ids, log_p, np.exp(log_p), self.vocab, np.log(rest[:, 0]))
+        weight, left = np.exp(log_p), np.log(rest[:, 0])
+        none = self.unanswered(packed)
+        weight[none], left[none] = 0.0, -np.inf
+        return _sparse(ids, log_p, weight, self.vocab, left)
+
+    def unanswered(self, packed: UInt8[np.ndarray, "n bytes"]) -> Bool[np.ndarray, " n"]:
+        """Which positions have no answer."""
+        return (packed[:, :6] == _NO_ANSWER).all(1)
 
 
 Codec = Drawn | Coarse

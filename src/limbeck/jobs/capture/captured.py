@@ -23,6 +23,7 @@ from limbeck.models.source import resolve, weights_digest
 from limbeck.probes import Measurements
 from limbeck.teachers import Cache
 from limbeck.teachers.cache import MANIFEST
+from limbeck.teachers.http import is_served
 from limbeck.types import Batch, Reading, Sparse
 
 ANSWERS, HELD_OUT, TEACHER, DATA, CERTIFICATE = "answers", "held_out", "teacher", "data", "certificate.json"
@@ -84,27 +85,37 @@ class Captured:
         return HeldOutAnswers(Cache(self.folder / HELD_OUT))
 
     @property
-    def measured(self) -> Measurements:
-        """The teacher on the held-out rows."""
-        return Measurements.load(self.folder / MEASURED)
+    def served(self) -> bool:
+        """Whether the teacher was on a server, so that nobody here has looked at the model itself."""
+        return is_served(self.facts["signature"]["teacher"])
+
+    @property
+    def measured(self) -> Measurements | None:
+        """The teacher on the held-out rows; None of a served one."""
+        return None if self.served else Measurements.load(self.folder / MEASURED)
 
     @property
     def cost(self) -> list[Reading]:
-        """What the teacher cost to run, where it was captured."""
-        return [Reading(**row) for row in read_json(self.folder / COST)]
+        """What the teacher cost to run, where it was captured; nothing of a served one."""
+        return [] if self.served else [Reading(**row) for row in read_json(self.folder / COST)]
 
     @property
     def samples(self) -> list[dict[str, Any]]:
-        """What the teacher wrote on from held-out beginnings."""
-        rows: list[dict[str, Any]] = read_json(self.folder / SAMPLES)
+        """What the teacher wrote on from held-out beginnings; nothing of a served one."""
+        rows: list[dict[str, Any]] = [] if self.served else read_json(self.folder / SAMPLES)
         return rows
 
     def weights(self, *, device: torch.device, dtype: torch.dtype) -> LanguageModel:
         """The teacher itself, from where it was when it was captured.
 
-        Raises BadModel where it is no longer there, Mismatch where it is another.
+        Raises BadModel where it is no longer there, or never was here, Mismatch where it is another.
         """
         source = self.facts["signature"]["teacher"]
+        if self.served:
+            raise BadModel(
+                f"{self.folder} was captured from a server ({source}), which does not give its weights, and nothing can be cut "
+                "out of a model without them: give a student that exists with --student"
+            )
         remedy = (
             "to cut a student out of it: give a student that exists with --student, or put the teacher's folder back"
         )
@@ -135,5 +146,11 @@ class HeldOutAnswers:
 
     def __call__(self, batch: Batch) -> Sparse:
         """What the teacher said about these rows of the corpus."""
-        places = torch.tensor([self._place[int(row)] for row in batch.row])
-        return self.cache(replace(batch, row=places))
+        return self.cache(self._placed(batch))
+
+    def counted(self, batch: Batch) -> Batch:
+        """The batch with weight 0 where the teacher has no answer."""
+        return replace(self.cache.counted(self._placed(batch)), row=batch.row)
+
+    def _placed(self, batch: Batch) -> Batch:
+        return replace(batch, row=torch.tensor([self._place[int(row)] for row in batch.row]))

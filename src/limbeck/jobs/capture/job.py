@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,9 @@ from limbeck.config import CaptureSettings
 from limbeck.corpora import Rows, TokenStore, require_rows
 from limbeck.corpora.build import build_training
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.corpora.tokenizer import fingerprint
 from limbeck.disk import finite, read_json, write_json, writing
 from limbeck.errors import BadSetting
+from limbeck.jobs.capture.asked import Asked, asking, description_of, rows_together
 from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, COST, HELD_OUT, MEASURED, SAMPLES, TEACHER
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.kinds import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
@@ -29,15 +30,15 @@ from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.setup import Machine, machine, row_length
 from limbeck.jobs.text import stores_of
-from limbeck.models.load import LanguageModel, describe, load, load_config
-from limbeck.models.source import resolve, weights_digest
+from limbeck.models.load import describe, load, load_config
 from limbeck.probes import cost, measure, samples
 from limbeck.report.words import count, duration
 from limbeck.run.log import console
 from limbeck.run.run import micro_rows
 from limbeck.teachers import Cache, capture_outcomes
-from limbeck.teachers.cache import CODECS, answers_to
-from limbeck.teachers.codec import Codec, Drawn
+from limbeck.teachers.cache import CODECS, answers_to, unanswered_so_far
+from limbeck.teachers.codec import Coarse, Codec, Drawn
+from limbeck.teachers.http import is_served
 
 HELD_OUT_BYTES = 192  # of a held-out token: few, so that readings of fidelity are sharp
 SIZES = (24, 48, 96, 160)  # bytes a token that `choose` looks at
@@ -60,34 +61,28 @@ def capture(settings: CaptureSettings) -> dict[str, Any]:
         raise BadSetting(
             "capture is one process: let each machine take a part with --shard 1/2, --shard 2/2, then merge"
         )
+    described = description_of(settings)
     resolve_source(settings.data)
-    config = load_config(settings.teacher)
-    length = row_length(
-        settings, getattr(config, "max_position_embeddings", None), where.world.device, name=settings.teacher
-    )
+    config = load_config(described)
+    length = row_length(settings, getattr(config, "max_position_embeddings", None), where.world.device, name=described)
     run = claim(settings.out, signature_of(settings, "capture", length=length, bf16=where.bf16))
-    teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
-    store, held_out = stores_of(settings, teacher, where)
-    require_rows(store, length=length)
-    same_corpus(settings.out, run, store, held_out)
-    rows = Rows(store, length=length)
-    wanted = rows.n_rows if settings.tokens is None else min(rows.n_rows, -(-settings.tokens // length))
-    part = _part(wanted, settings.shard)
-    if not (settings.out / TEACHER / "config.json").exists():
-        describe(teacher, settings.out / TEACHER)
-    if "codec" not in run:
-        _choose(settings, run, teacher, rows, wanted)
-    codec = _codec(run)
-    made_from = {
-        "teacher": weights_digest(resolve(settings.teacher)),
-        "tokenizer": fingerprint(teacher.tokenizer),
-        "dtype": str(where.dtype).removeprefix("torch."),
-    }
-    _announce(teacher, codec, rows, part, where)
-    if first := settings.shard[0] == 1:  # for all shards
-        _held_out(settings, teacher, held_out, made_from, length=length, where=where)
-    answers = _answers(settings, teacher, rows, part, codec, made_from, where)
-    found = _certificate(settings, teacher, rows, codec) if first else None
+    with asking(settings, where, length=length, k=run["codec"]["k"] if "codec" in run else None) as asked:
+        store, held_out = stores_of(settings, asked.about, where)
+        require_rows(store, length=length)
+        same_corpus(settings.out, run, store, held_out)
+        rows = Rows(store, length=length)
+        wanted = rows.n_rows if settings.tokens is None else min(rows.n_rows, -(-settings.tokens // length))
+        part = _part(wanted, settings.shard)
+        if not (settings.out / TEACHER / "config.json").exists():
+            describe(asked.about, settings.out / TEACHER)
+        if "codec" not in run:
+            _choose(settings, run, asked, rows, wanted)
+        codec = _codec(run)
+        _announce(asked, codec, rows, part, where)
+        if first := settings.shard[0] == 1:  # for all shards
+            _held_out(settings, asked, held_out, length=length, where=where)
+        answers = _answers(settings, asked, rows, part, codec, where)
+        found = _certificate(settings, asked, rows, codec, answers) if first else None
     if "ended" not in run:
         update(settings.out, run, ended=now(), seconds=round(time.monotonic() - started, 1))
     size = sum(file.stat().st_size for file in (settings.out / ANSWERS).glob("*.arrow"))
@@ -101,6 +96,11 @@ def capture(settings: CaptureSettings) -> dict[str, Any]:
 def choose(settings: CaptureSettings) -> dict[str, Any]:
     """Measures several kinds and sizes on a sample of the text, and shows bytes against what is lost; nothing is kept."""
     where = machine(settings)
+    if is_served(settings.teacher):
+        raise BadSetting(
+            f"--teacher {settings.teacher}: what answers lose is measured on whole distributions, which a server does not give: "
+            "choose with the model in memory"
+        )
     resolve_source(settings.data)
     teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
     length = row_length(settings, teacher.context, where.world.device, name=teacher.name)
@@ -123,8 +123,14 @@ def _part(rows: int, shard: tuple[int, int]) -> _Part:
     return _Part(first, stop - first)
 
 
-def _choose(settings: CaptureSettings, run: dict[str, Any], teacher: LanguageModel, rows: Rows, wanted: int) -> None:
-    codec, measured = choose_codec(teacher, rows, size=settings.bytes_per_token, kind=settings.kind, seed=settings.seed)
+def _choose(settings: CaptureSettings, run: dict[str, Any], asked: Asked, rows: Rows, wanted: int) -> None:
+    codec: Codec
+    measured: list[dict[str, Any]] = []
+    size = settings.bytes_per_token
+    if asked.served:
+        codec = Coarse.within(asked.about.vocab, asked.served.k, size)
+    else:
+        codec, measured = choose_codec(asked.about, rows, size=size, kind=settings.kind, seed=settings.seed)
     if measured:
         said = "; ".join(
             f"{m['codec']} at {m['bytes']} bytes: bias {m['damage']['ForwardKL']['bias']['value']:.4f}, noise "
@@ -141,72 +147,87 @@ def _codec(run: dict[str, Any]) -> Codec:
     return CODECS[values.pop("kind")](**values)
 
 
-def _announce(teacher: LanguageModel, codec: Codec, rows: Rows, part: _Part, where: Machine) -> None:
-    """Says the size, and the time from one question that is asked now."""
+def _announce(asked: Asked, codec: Codec, rows: Rows, part: _Part, where: Machine) -> None:
+    """Says the size, and the time from one question that is asked now; of a server, which may want money for it, none is."""
+    teacher, tokens = asked.about, part.rows * rows.length
+    said = (
+        f"teacher {teacher.name}: {teacher.parameters_count:,} parameters, {teacher.vocab:,} tokens\n"
+        f"{part.rows:,} rows of {rows.length} = {tokens:,} tokens, {codec} outcomes in {codec.bytes} bytes each: "
+        f"{tokens * codec.bytes / 1e6:,.1f} MB"
+    )
+    if asked.served:
+        console.print(said)
+        return
     some = np.arange(part.first, part.first + min(part.rows, micro_rows(rows.length, where.world.device)))
     start = time.perf_counter()
     answers_to(teacher, rows.rows_of(some).to(where.world.device), codec, seed=0)
     seconds = (time.perf_counter() - start) / len(some) * part.rows
-    tokens = part.rows * rows.length
-    console.print(
-        f"teacher {teacher.name}: {teacher.parameters_count:,} parameters, {teacher.vocab:,} tokens\n"
-        f"{part.rows:,} rows of {rows.length} = {tokens:,} tokens, {codec} outcomes in {codec.bytes} bytes each: "
-        f"{tokens * codec.bytes / 1e6:,.1f} MB, in about {duration(seconds)}"
-    )
+    console.print(f"{said}, in about {duration(seconds)}")
 
 
-def _answers(
-    settings: CaptureSettings,
-    teacher: LanguageModel,
-    rows: Rows,
-    part: _Part,
-    codec: Codec,
-    made_from: dict[str, Any],
-    where: Machine,
-) -> Cache:
+def _answers(settings: CaptureSettings, asked: Asked, rows: Rows, part: _Part, codec: Codec, where: Machine) -> Cache:
     def rows_of(numbers: Any) -> Any:
         return rows.rows_of(numbers).to(where.world.device)
 
+    together, folder = _together(asked, rows.length, where), settings.out / ANSWERS
+    _expect(asked, folder, codec, rows.store, rows=part.rows, length=rows.length, together=together)
     with _progress(part.rows, rows.length) as report:
         return capture_outcomes(
-            teacher,
+            asked.told,
             rows_of,
-            settings.out / ANSWERS,
+            folder,
             first=part.first,
             rows=part.rows,
             length=rows.length,
-            together=micro_rows(rows.length, where.world.device),
+            together=together,
             codec=codec,
             seed=settings.seed,
-            made_from=made_from | {"corpus": rows.store.manifest["corpus_sha256"]},
+            made_from=asked.made_from | {"corpus": rows.store.manifest["corpus_sha256"]},
             report=report,
         )
 
 
-def _held_out(
-    settings: CaptureSettings,
-    teacher: LanguageModel,
-    store: TokenStore,
-    made_from: dict[str, Any],
-    *,
-    length: int,
-    where: Machine,
+def _together(asked: Asked, length: int, where: Machine) -> int:
+    """Rows of one question; a server gets more, of which it is asked about some at once."""
+    return rows_together(asked.served) if asked.served else micro_rows(length, where.world.device)
+
+
+def _expect(
+    asked: Asked, folder: Path, codec: Codec, store: TokenStore, *, rows: int, length: int, together: int
 ) -> None:
-    """What a report will say of the teacher, and its answers to the rows that students are measured on."""
+    """Tells a server's client how much it will be asked, of which it may leave a little unanswered."""
+    if asked.served:
+        learned = store.predictions / max(1, store.tokens)
+        missing = unanswered_so_far(folder, codec, length=length, together=together)
+        asked.served.expect(round(rows * length * learned), missing=missing)
+
+
+def _held_out(settings: CaptureSettings, asked: Asked, store: TokenStore, *, length: int, where: Machine) -> None:
+    """What a report will say of the teacher, and its answers to the rows that students are measured on.
+
+    Of a served teacher the answers alone: what it costs, writes and is surprised by is not looked at.
+    """
     held_out = HeldOut(store, length=length, machine=where)
+    vocab, rows = asked.about.vocab, len(held_out.sample)
+    codec: Codec = Drawn.within(vocab, HELD_OUT_BYTES)
+    if asked.served:
+        k = asked.served.k
+        codec = Coarse.within(vocab, k, max(HELD_OUT_BYTES, Coarse(vocab, k).bytes))
+    together, folder = _together(asked, length, where), settings.out / HELD_OUT
+    _expect(asked, folder, codec, store, rows=rows, length=length, together=together)
     capture_outcomes(
-        teacher,
+        asked.told,
         held_out.rows_of,
-        settings.out / HELD_OUT,
-        rows=len(held_out.sample),
+        folder,
+        rows=rows,
         length=length,
-        together=micro_rows(length, where.world.device),
-        codec=Drawn.within(teacher.vocab, HELD_OUT_BYTES),
+        together=together,
+        codec=codec,
         seed=settings.seed,
-        made_from=made_from | {"corpus": store.manifest["corpus_sha256"]},
+        made_from=asked.made_from | {"corpus": store.manifest["corpus_sha256"]},
     )
-    file = settings.out / MEASURED
-    if file.exists():
+    file, teacher = settings.out / MEASURED, asked.model
+    if teacher is None or file.exists():
         return
     with writing(file):
         file.parent.mkdir(exist_ok=True)
@@ -215,9 +236,11 @@ def _held_out(
     measure(teacher, None, held_out.batches(), documents=store.documents).save(file)
 
 
-def _certificate(settings: CaptureSettings, teacher: LanguageModel, rows: Rows, codec: Codec) -> dict[str, Any]:
-    file = settings.out / CERTIFICATE
-    if not file.exists():
+def _certificate(settings: CaptureSettings, asked: Asked, rows: Rows, codec: Codec, answers: Cache) -> dict[str, Any]:
+    file, teacher = settings.out / CERTIFICATE, asked.model
+    if teacher is None:
+        write_json(file, _of_served(codec, answers))
+    elif not file.exists():
         found = certify(
             sample_of(teacher, rows, seed=settings.seed), [codec], objectives=OBJECTIVES, seed=settings.seed
         )
@@ -225,6 +248,24 @@ def _certificate(settings: CaptureSettings, teacher: LanguageModel, rows: Rows, 
         write_json(file, finite(found[0].row()))
     result: dict[str, Any] = read_json(file)
     return result
+
+
+def _of_served(codec: Codec, answers: Cache) -> dict[str, Any]:
+    """What can be said of a server's answers, and what cannot: its whole distributions are nowhere to compare with."""
+    positions, missing = answers.rows * answers.length, answers.unanswered
+    console.print(
+        f"{missing:,} of {positions:,} positions have no answer, and count nothing. What {codec} outcomes do to an objective's "
+        "gradient was not measured: that needs the teacher's whole distributions, which a server does not give. Its cost, its "
+        "samples and its own readings are left out for the same reason."
+    )
+    return {
+        "codec": str(codec),
+        "bytes": codec.bytes,
+        "positions": positions,
+        "unanswered": missing,
+        "damage": None,
+        "left_out": "bias and noise of gradients, exact mass, KL: a server does not give whole distributions",
+    }
 
 
 @contextmanager

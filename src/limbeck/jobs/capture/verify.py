@@ -44,6 +44,7 @@ def inspect(folder: Path) -> dict[str, Any]:
         "rows": answers.rows,
         "length": answers.length,
         "tokens": answers.rows * answers.length,
+        "unanswered": answers.unanswered,
         "held_out_rows": captured.held_out.cache.rows,
         "made_from": dict(answers.made_from),
         "certificate": read_json(folder / CERTIFICATE) if (folder / CERTIFICATE).exists() else None,
@@ -57,6 +58,8 @@ def show_facts(facts: dict[str, Any], console: Console) -> None:
         f"{facts['outcomes']} outcomes of {facts['vocab']:,} in {facts['bytes_per_token']} bytes; "
         f"{facts['held_out_rows']:,} held-out rows"
     )
+    if facts["unanswered"]:
+        console.print(f"{facts['unanswered']:,} positions have no answer, and count nothing")
     for key, value in facts["made_from"].items():
         console.print(f"  {key:<10} {value}")
 
@@ -73,6 +76,9 @@ def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str,
     )
     result: dict[str, Any] = {"ok": not damaged, "damaged": damaged, "asked": 0}
     if damaged:
+        return result
+    if captured.served:
+        console.print("the teacher was not asked: it was on a server, and answers are compared with weights only")
         return result
     try:
         teacher = captured.weights(

@@ -1,0 +1,124 @@
+"""Throughput of a served teacher beside the server's own limit: the same questions by limbeck and by a bare client, in turn.
+
+    python benchmarks/served.py                                                      # a tiny server on loopback
+    python benchmarks/served.py --teacher http://host:8000/v1#model --tokenizer FOLDER
+
+The bare client keeps as many connections and reads every answer to its end, but looks at none of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+
+import torch
+
+from limbeck.models.load import describe, load_described
+from limbeck.teachers.http import Address
+from limbeck.teachers.served import Served, _prompts, connect
+from limbeck.types import Batch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the server is that of the tests
+
+
+def serve(folder: str, hidden: int, ready: multiprocessing.Queue) -> None:
+    """A process that serves a random model; says its address."""
+    from tests.models import frozen, llama
+    from tests.served import Tiny
+
+    torch.set_num_threads(1)
+    model = frozen(llama(layers=4, hidden=hidden))
+    describe(model, Path(folder))
+    server = Tiny(model, "vllm")
+    ready.put(server.url)
+    server.serve_forever()
+
+
+def rows(vocab: int, count: int, length: int, seed: int) -> Batch:
+    """Rows of one document each."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(vocab, (count, length + 1), generator=generator)
+    position = torch.arange(length).expand(count, length)
+    weight = torch.ones(count, length)
+    return Batch(tokens[:, :-1], tokens[:, 1:], weight, position, torch.zeros_like(position), torch.arange(count))
+
+
+def bare(teacher: Served, batch: Batch) -> float:
+    """Seconds of the same questions by a client that does nothing else."""
+    address = teacher.client.address
+    path = teacher.kind.path(address.path, address.root)
+    bodies = [json.dumps(teacher.kind.body(address.model, p.tokens, teacher.k)).encode() for p in _prompts(batch)]
+    make = http.client.HTTPConnection if address.scheme == "http" else http.client.HTTPSConnection
+    idle: SimpleQueue[http.client.HTTPConnection] = SimpleQueue()
+    for _ in range(teacher.in_flight):
+        idle.put(make(address.host, address.port))
+
+    def ask(body: bytes) -> int:
+        connection = idle.get()
+        connection.request("POST", path, body=body, headers={"Content-Type": "application/json"})
+        size = len(connection.getresponse().read())
+        idle.put(connection)
+        return size
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(teacher.in_flight) as pool:
+        assert all(pool.map(ask, bodies))
+    return time.perf_counter() - start
+
+
+def ours(teacher: Served, batch: Batch) -> float:
+    """Seconds of the teacher's own call."""
+    start = time.perf_counter()
+    told = teacher(batch)
+    assert told.answered.all()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--teacher")
+    parser.add_argument("--tokenizer", default=".bench/served")
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--length", type=int, default=100)
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--outcomes", type=int, default=20)
+    parser.add_argument("--pairs", type=int, default=5)
+    options = parser.parse_args()
+    server = None
+    if options.teacher is None:
+        fresh = multiprocessing.get_context("spawn")
+        ready = fresh.Queue()
+        server = fresh.Process(target=serve, args=(options.tokenizer, options.hidden, ready), daemon=True)
+        server.start()
+        options.teacher = ready.get(timeout=120)
+    torch.set_num_threads(1)
+    about = load_described(Path(options.tokenizer), name="served")
+    ratios = []
+    with connect(Address.of(options.teacher), about.tokenizer, k=options.outcomes, length=options.length) as teacher:
+        ours(teacher, rows(about.vocab, 64, options.length, 10**6))  # the server warms up
+        for pair in range(options.pairs):
+            batch = rows(about.vocab, options.rows, options.length, pair)
+            order = (ours, bare) if pair % 2 else (bare, ours)
+            seconds = {ask: ask(teacher, batch) for ask in order}
+            tokens = options.rows * options.length
+            ratios.append(seconds[bare] / seconds[ours])
+            print(
+                f"pair {pair}: bare {tokens / seconds[bare]:,.0f} tokens/s, limbeck {tokens / seconds[ours]:,.0f} tokens/s, "
+                f"ratio {ratios[-1]:.3f}",
+                flush=True,
+            )
+    print(f"median ratio {statistics.median(ratios):.3f} of {len(ratios)} pairs, {teacher.in_flight} in flight")
+    if server is not None:
+        server.terminate()
+
+
+if __name__ == "__main__":
+    main()

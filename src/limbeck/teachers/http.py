@@ -1,0 +1,271 @@
+"""Questions to a model's server: one at a time on a connection, with a time limit, asked again where that may help.
+
+On http.client alone: nothing is needed for it, it follows no redirect, and reads no file of passwords, so a key goes to the
+host it was meant for and nowhere else. It uses no proxy. The key comes from the environment and is taken out of whatever a
+server says before it is repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from limbeck.errors import BadServer, BadSetting
+
+KEYS = ("LIMBECK_API_KEY", "OPENAI_API_KEY")
+FORM = "http://HOST:PORT/v1#MODEL"
+_LONGEST_PAUSE = 600.0  # seconds that a server may ask us to wait
+_SAID = 300  # characters of a server's own words that are repeated
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server is, and the name by which it serves a model. ``path`` is that of its API, such as /v1."""
+
+    scheme: str
+    host: str
+    port: int | None
+    path: str
+    model: str
+
+    @classmethod
+    def of(cls, text: str) -> Address:
+        """Reads http://HOST:PORT/v1#MODEL. Raises BadSetting for anything else."""
+        parts = urlsplit(text)
+        form = f"a served teacher is given as {FORM}"
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise BadSetting(f"--teacher {_public(text)}: {form}; this has no http:// or https:// before its host")
+        if parts.username or parts.password or parts.query:
+            raise BadSetting(
+                f"--teacher {_public(text)}: {form}, without user, password or query: an API key is read from the "
+                f"environment ({' or '.join(KEYS)}), so that no file and no list of processes shows it"
+            )
+        if not parts.fragment:
+            raise BadSetting(f"--teacher {text}: {form}; this does not say which model after a #")
+        try:
+            port = parts.port
+        except ValueError as error:
+            raise BadSetting(f"--teacher {text}: {form}; {error}") from error
+        return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"), parts.fragment)
+
+    @property
+    def root(self) -> str:
+        """The path of what is no part of the API's version: /v1 taken off."""
+        return self.path.removesuffix("/v1")
+
+    def __str__(self) -> str:
+        port = "" if self.port is None else f":{self.port}"
+        return f"{self.scheme}://{self.host}{port}{self.path}#{self.model}"
+
+
+def is_served(name: str) -> bool:
+    """Whether this can only be meant as a model on a server; a folder of that name would be one of a model."""
+    meant = "://" in name or "#" in name or re.match(r"[\w.-]+:\d+(/|$)", name) is not None
+    return meant and not Path(name).expanduser().exists()
+
+
+def key_from_environment() -> str | None:
+    """The API key, if there is one."""
+    return next((os.environ[name] for name in KEYS if os.environ.get(name)), None)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long and how often a question is asked: ``limit`` and pauses in seconds.
+
+    Before try n + 1 it waits between 0 and the smaller of ``longest`` and ``first`` x 2^n, drawn evenly ("full jitter", M.
+    Brooker, AWS Architecture Blog, 2015), or as long as the server says.
+    """
+
+    tries: int = 6
+    limit: float = 120.0
+    first: float = 0.5
+    longest: float = 30.0
+
+    def pause(self, tried: int, told: float | None) -> float:
+        """Seconds to wait after so many tries in vain; ``told`` are those of a Retry-After."""
+        return max(told or 0.0, random.uniform(0, min(self.longest, self.first * 2**tried)))
+
+
+class Failed(Exception):
+    """A question without an answer. ``kind`` is what is counted, ``partial`` what of the answer can be used."""
+
+    def __init__(
+        self, kind: str, said: str = "", *, again: bool = True, after: float | None = None, partial: Any = None
+    ) -> None:
+        super().__init__(f"{kind}: {said}" if said else kind)
+        self.kind, self.again, self.after, self.partial = kind, again, after, partial
+
+
+class Client:
+    """Asks one server, from any number of threads, each on a connection of its own."""
+
+    def __init__(self, address: Address, *, patience: Patience, key: str | None) -> None:
+        self.address, self.patience, self._key = address, patience, key
+        self._local = threading.local()
+        self._open: set[HTTPConnection] = set()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._context = ssl.create_default_context() if address.scheme == "https" else None
+
+    def ask(self, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], Answer]) -> Answer:
+        """What ``read`` makes of the answer's JSON; of a GET without a body. It raises Failed where that is damaged.
+
+        Asks again where that may help. Raises Failed where it did not, BadServer where nothing will: a key that is refused,
+        or a redirect.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        for tried in range(self.patience.tries):
+            try:
+                return read(self._once(path, data))
+            except Failed as failed:
+                if not failed.again or tried + 1 == self.patience.tries:
+                    raise
+                pause = self.patience.pause(tried, failed.after)
+                if self._closed.wait(pause):
+                    raise Failed("stopped", again=False) from failed
+        raise AssertionError("a question is asked at least once")
+
+    def close(self) -> None:
+        """Ends all waiting: questions that have no answer yet fail, and no others are asked."""
+        self._closed.set()
+        with self._lock:
+            for connection in self._open:
+                with suppress(OSError, AttributeError):  # without a socket there is nothing to end
+                    connection.sock.shutdown(socket.SHUT_RDWR)  # wakes who reads from it, which closing does not
+                connection.close()
+            self._open.clear()
+
+    def _once(self, path: str, data: bytes | None) -> Any:
+        deadline = time.monotonic() + self.patience.limit
+        try:
+            status, headers, raw = self._exchange(path, data, deadline)
+        except TimeoutError as error:
+            self._drop()
+            raise Failed("time limit", f"no answer in {self.patience.limit:g} s") from error
+        except (OSError, HTTPException) as error:
+            self._drop()
+            raise Failed("connection", type(error).__name__ + f" {error}".rstrip()) from error
+        except BaseException:
+            self._drop()  # what is half read would be the next question's answer
+            raise
+        if status != 200:
+            raise self._refusal(path, status, headers, raw)
+        try:
+            return json.loads(raw)
+        except ValueError as error:
+            raise Failed("damaged answer", f"no JSON ({error})") from error
+
+    def _exchange(self, path: str, data: bytes | None, deadline: float) -> tuple[int, Mapping[str, str], bytes]:
+        """(status, headers by small name, body)."""
+        connection = self._connection()
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        connection.request("GET" if data is None else "POST", path or "/", body=data, headers=headers)
+        line = connection.sock  # the connection lets go of it where the answer closes it
+        line.settimeout(max(0.001, deadline - time.monotonic()))
+        response = connection.getresponse()
+        raw = _read_until(response, line, deadline)
+        if response.will_close:
+            self._drop()
+        return response.status, {name.lower(): value for name, value in response.getheaders()}, raw
+
+    def _connection(self) -> HTTPConnection:
+        connection: HTTPConnection | None = getattr(self._local, "connection", None)
+        limit = self.patience.limit
+        if self._closed.is_set():
+            raise Failed("stopped", again=False)
+        if connection is None:
+            where = (self.address.host, self.address.port)
+            if self._context is None:
+                connection = HTTPConnection(*where, timeout=limit)
+            else:
+                connection = HTTPSConnection(*where, timeout=limit, context=self._context)
+            self._local.connection = connection
+            with self._lock:
+                self._open.add(connection)
+        if connection.sock is not None:
+            connection.sock.settimeout(limit)
+        return connection
+
+    def _drop(self) -> None:
+        connection: HTTPConnection | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            with self._lock:
+                self._open.discard(connection)
+        self._local.connection = None
+
+    def _refusal(self, path: str, status: int, headers: Mapping[str, str], raw: bytes) -> Exception:
+        """What an answer that is none means."""
+        said = self.without_key(raw.decode("utf-8", "replace"))[:_SAID]
+        if status in (401, 403):
+            given = "the key in the environment" if self._key else "no key"
+            return BadServer(
+                f"{self.address}: the server refuses {given} (status {status}: {said}): set {KEYS[0]} to one that it takes"
+            )
+        if 300 <= status < 400:
+            to = self.without_key(headers.get("location", "somewhere else"))
+            return BadServer(
+                f"{self.address}: the server sends us on to {to} (status {status}), which is not followed, since a key "
+                "would go there too: give that address, if it is the right one"
+            )
+        if status in (408, 425, 429) or status >= 500:
+            after = _retry_after(headers.get("retry-after"))
+            return Failed(f"status {status}", said, again=(after or 0.0) <= _LONGEST_PAUSE, after=after)
+        return Failed(f"status {status}", f"{path}: {said}", again=False)
+
+    def without_key(self, text: str) -> str:
+        """A text without the API key in it."""
+        return text.replace(self._key, "***") if self._key else text
+
+
+def _read_until(response: HTTPResponse, line: Any, deadline: float) -> bytes:
+    """All of a body. Raises TimeoutError where it comes too slowly, HTTPException where it ends too early."""
+    parts = []
+    while part := response.read1(2**16):
+        parts.append(part)
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        line.settimeout(left)
+    if response.length:  # read1 does not say so
+        raise HTTPException(f"the answer ends {response.length} bytes too early")
+    response.close()  # nor this, without which the connection takes no other question
+    return b"".join(parts)
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds of a Retry-After, which is a number or a date (RFC 9110, sec. 10.2.3)."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _public(text: str) -> str:
+    """An address without what may be secret in it."""
+    return re.sub(r"\?[^#]*", "?***", re.sub(r"(//)[^/@#]*@", r"\1***@", text))
