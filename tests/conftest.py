@@ -1,6 +1,7 @@
 """Shared by all tests: one thread per worker, and the folder of real models and texts where there is one."""
 
 import os
+from importlib import import_module
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,6 +16,9 @@ import limbeck  # noqa: F401  (sets what torch must see before it is imported)
 
 torch.set_num_threads(1)
 torch.set_flush_denormal(True)
+# How fast a model writes is measured in every run, token by token: here by a few of them.
+_cost, _samples = (import_module(f"limbeck.probes.{name}") for name in ("cost", "samples"))
+_cost.REPEATS, _cost.PROMPT, _cost.NEW, _samples.NEW = 1, 24, 8, 8
 settings.register_profile(
     "limbeck", deadline=None, max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True
 )

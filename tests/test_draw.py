@@ -36,6 +36,16 @@ def test_a_sample_has_distinct_outcomes_whose_weights_add_up_to_one(k, sharpness
         assert h > 0 or k == 1  # the likeliest is always known
 
 
+@pytest.mark.parametrize("sharpness", [0.0, 3.0, 20.0, 200.0])
+@pytest.mark.parametrize("uniform", [0.0, 1 - 1e-16])
+@pytest.mark.parametrize("k", [12, 299])
+def test_no_outcome_is_drawn_twice_at_the_ends_of_what_is_random(sharpness, uniform, k):
+    log_p = log_p_of(100, 300, sharpness)
+    signal, _ = draw(log_p, k, torch.full((100,), uniform, dtype=torch.float64))
+    assert all(len(set(row)) == k for row in signal.ids.tolist())
+    torch.testing.assert_close(signal.weight.sum(-1), torch.ones(100))
+
+
 @pytest.mark.parametrize("text", ["ForwardKL", "SkewKL", "TotalVariation"])
 @pytest.mark.parametrize("sharpness", [0.5, 3.0])
 def test_values_and_gradients_of_draws_are_right_in_the_mean(text, sharpness):

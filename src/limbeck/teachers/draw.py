@@ -29,23 +29,25 @@ def likeliest(log_p: Float[Tensor, "n V"], k: int) -> Sparse:
 def draw(log_p: Float[Tensor, "n V"], k: int, uniform: Float[Tensor, "n"]) -> tuple[Sparse, Int[Tensor, "n"]]:
     """K >= 2 outcomes, and how many of them, the first, are the exact head. ``uniform`` are random numbers in [0, 1).
 
-    The head comes likeliest first, then the drawn ones in the order of their ids.
+    The head comes likeliest first, then the drawn ones: likely ones, then the others in the order of their ids.
     """
-    p = log_p.double().exp()
-    top, top_ids = p.topk(k)
+    top_log, top_ids = log_p.topk(k)
+    top = top_log.double().exp()
+    # in float32 but for the sum, which has to tell the last of many small ones
+    reached = log_p.exp().scatter_(-1, top_ids, 0.0).cumsum(-1, dtype=torch.float64)
     # mass beyond a head of 0, 1, ...: from the small end, where 1 - the head would leave only rounding
-    beyond = p.scatter(-1, top_ids, 0.0).sum(-1, keepdim=True) + top.flip(-1).cumsum(-1).flip(-1)
-    tau_of = beyond / torch.arange(k, 0, -1, device=p.device)
+    beyond = reached[:, -1:] + top.flip(-1).cumsum(-1).flip(-1)
+    tau_of = beyond / torch.arange(k, 0, -1, device=top.device)
     head = (top >= tau_of).long().cumprod(-1).sum(-1).clamp(1, k - 1)
     tau = tau_of.gather(-1, head[:, None])
-    place = torch.arange(k, device=p.device)
+    place = torch.arange(k, device=top.device)
     in_head = place < head[:, None]
-    tail = p.scatter(-1, top_ids, torch.where(in_head, 0.0, top))
-    reached = tail.cumsum_(-1)
-    drawn = k - head[:, None]
-    reached.mul_(drawn / reached[:, -1:].clamp(min=1e-300))  # exactly `drawn` in all
-    marks = (place - head[:, None] + 1 - uniform[:, None].double()).clamp(min=0)
-    ids = torch.searchsorted(reached, marks, right=False).clamp(max=p.shape[-1] - 1)
+    likely = torch.where(in_head, 0.0, top).cumsum(-1)
+    marks = (place - head[:, None] + 1 - uniform[:, None].double()).clamp(min=0) * tau
+    among_likely = torch.searchsorted(likely, marks.clamp(min=1e-300)).clamp(max=k - 1)
+    # the last mark may be a rounding beyond the last outcome that can happen
+    among_others = torch.searchsorted(reached, torch.minimum(marks - likely[:, -1:], reached[:, -1:]))
+    ids = torch.where(marks <= likely[:, -1:], top_ids.gather(-1, among_likely), among_others)
     ids = torch.where(in_head, top_ids, ids)
     kept = log_p.gather(-1, ids)
     weight = torch.where(in_head, kept.exp(), tau.to(kept.dtype))
