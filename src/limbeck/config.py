@@ -130,6 +130,8 @@ class CaptureSettings(Settings):
     bytes_per_token: int = Field(default=48, ge=1, le=2**16)
     kind: Literal["auto", "drawn", "coarse"] = "auto"
     shard: Annotated[tuple[int, int], BeforeValidator(_shard)] = (1, 1)
+    stream: bool = False
+    device_memory: Bytes | None = None
     out: Path = Path("runs/capture")
 
 

@@ -10,7 +10,7 @@ The shift is made once, where rows are packed (`corpora/pack.py`): everywhere af
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -211,6 +211,25 @@ class Speaker(Protocol):
     vocab: int
 
     def __call__(self, batch: Batch) -> Outputs: ...
+
+
+@runtime_checkable
+class Patient(Speaker, Protocol):
+    """A speaker whose weights pass by once for many batches, so that those are asked together."""
+
+    def each(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs]]: ...
+
+
+def each(speaker: Speaker, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs]]:
+    """What a speaker says about batches, one after the other.
+
+    Let go of an answer before the next is taken, which may bring the head into memory again.
+    """
+    if isinstance(speaker, Patient):
+        yield from speaker.each(batches)
+        return
+    for batch in batches:
+        yield batch, speaker(batch)
 
 
 @runtime_checkable

@@ -32,10 +32,7 @@ def cost(model: str, language_model: LanguageModel, *, folder: Path | None = Non
     cannot tell, the reading is left out. The process's own high-water mark (VmHWM) starts anew with it.
     """
     module = language_model.model
-    readings = [
-        _exact(model, "parameters", language_model.parameters_count, "parameters"),
-        _exact(model, "embedding_parameters", _embedding_parameters(language_model), "parameters"),
-    ]
+    readings = counted(model, language_model)
     if folder is not None:
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         readings.append(_exact(model, "weights_on_disk", size, "bytes"))
@@ -45,6 +42,14 @@ def cost(model: str, language_model: LanguageModel, *, folder: Path | None = Non
         return readings + _running(model, language_model)
     finally:
         module.train(training)
+
+
+def counted(model: str, language_model: LanguageModel) -> list[Reading]:
+    """What of a model's cost is known without running it, or its weights: parameters."""
+    return [
+        _exact(model, "parameters", language_model.parameters_count, "parameters"),
+        _exact(model, "embedding_parameters", _embedding_parameters(language_model), "parameters"),
+    ]
 
 
 def _running(model: str, language_model: LanguageModel) -> list[Reading]:
