@@ -131,7 +131,8 @@ class Proof:
         if captured:
             wrote = {(row["document"], row["prompt"]): row["student"] for row in captured.samples}
             for row in rows:
-                row["teacher"] = wrote.get((row["document"], row["prompt"]), "")
+                if (key := (row["document"], row["prompt"])) in wrote:
+                    row["teacher"] = wrote[key]
         return rows
 
     def _cost_of_stored(self, arm: Arm) -> list[Reading]:

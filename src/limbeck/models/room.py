@@ -12,9 +12,10 @@ from itertools import product
 
 from limbeck.errors import BadSetting
 
-# Tokens that go through a layer together, and tokens that go through all layers before the first layer is read again: enough
-# that reading a layer is little beside computing with it, and few enough that little is lost when a capture is killed.
+# Tokens of a micro-batch, of trainings too: enough for efficient products, few enough for small memory.
 MICRO_TOKENS = {"cpu": 1024, "cuda": 16384}
+# Tokens that go through all layers before the first is read again: enough that reading a layer is little beside computing with
+# it, and few enough that little is lost when a capture is killed.
 BLOCK_TOKENS = {"cpu": 2**15, "cuda": 2**19}
 MOST_CELLS = 2**22  # logits of a chunk
 # Bytes for each logit of a chunk while outcomes are drawn from it in float64, or objectives certified on it. Ours, measured.

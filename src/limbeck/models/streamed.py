@@ -9,12 +9,10 @@ layer that hangs on more than positions.
 
 from __future__ import annotations
 
-import re
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,31 +21,24 @@ import psutil
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.configuration_utils import PreTrainedConfig
 
-from limbeck.disk import writing
-from limbeck.errors import BadModel
 from limbeck.models.load import (
     OTHER_HEAD,
     SEES_ACROSS,
     SEES_AHEAD,
     LanguageModel,
-    build,
     check_finite,
     load_config,
     load_tokenizer,
     read_generation,
-    refuse_unlike,
     shown_name,
 )
-from limbeck.models.room import Needs, Room
+from limbeck.models.parts import ALIGNED, Part, States, elements, read_into
+from limbeck.models.room import Room
+from limbeck.models.skeleton import embedding_of, head_of, layers_of, matched, needs_of, skeleton
 from limbeck.models.source import Stored, check_tokenizer, resolve, stored_tensors
 from limbeck.types import Batch, Head, Outputs
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_CONVERTED = 2**20  # numbers of a tensor that are read together where their format changes
-_ALIGNED = 64  # bytes, where tensors in a buffer begin
 _FREE_SHARE = 0.8  # of the memory that is free, taken where no limit is given
 
 
@@ -72,7 +63,7 @@ def load_streamed(
     model = skeleton(config, dtype=dtype)
     read_generation(model, folder)
     about = LanguageModel(model, load_tokenizer(folder), shown_name(name))
-    tensors = _matched(folder, model, stored)
+    tensors = matched(folder, model, stored)
     device = torch.device(device)
     limit = memory or _FREE_SHARE * _free(device)
     needs = needs_of(model, length=length)
@@ -83,145 +74,8 @@ def load_streamed(
     return streamed
 
 
-def skeleton(config: PreTrainedConfig, *, dtype: torch.dtype) -> PreTrainedModel:
-    """A model of this configuration whose parameters have no storage; its buffers, which no file holds, are computed."""
-    register = nn.Module.register_parameter
-
-    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:  # one that is tied stays the same
-            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
-        register(module, name, parameter)
-
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
-    try:
-        model = build(config, dtype=dtype)
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
-    return model.eval().requires_grad_(False)
-
-
 def _free(device: torch.device) -> float:
-    return float(
-        torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    )
-
-
-def _matched(folder: Path, model: PreTrainedModel, stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Tensor of the model → where it is. Raises BadModel where the file's tensors are not the model's.
-
-    As when Transformers loads: names may have the decoder's prefix or lack it, and one of several tied tensors is enough.
-    """
-    expected: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    expected |= {name: tensor for name, tensor in model.state_dict().items() if name not in expected}
-    prefix = f"{model.base_model_prefix}."
-    renamed = _renaming(model)
-    found: dict[str, Stored] = {}
-    unexpected = []
-    for key, tensor in stored.items():
-        names = (key, prefix + key, key.removeprefix(prefix), renamed(key))
-        name = next((name for name in names if name in expected), None)
-        if name is None:
-            unexpected.append(key)
-        else:
-            found[name] = tensor
-    for name in expected.keys() - found.keys():
-        twins = [other for other in found if expected[other] is expected[name]]
-        if twins:
-            found[name] = found[twins[0]]
-    ignored = _ignored(model)
-    missing = expected.keys() - found.keys()
-    unexpected = [key for key in unexpected if not ignored(key)]
-    if missing and unexpected:
-        raise BadModel(
-            f"{folder}: the weights have {sorted(unexpected)[0]} where the {model.config.model_type} of Transformers computes with "
-            f"{sorted(missing)[0]} ({len(missing)} such tensors): what has another form on disk cannot be streamed; load the "
-            "model with AutoModelForCausalLM where it fits and save it again, or capture without --stream"
-        )
-    refuse_unlike(
-        folder,
-        mismatched=[
-            (name, tensor.shape, tuple(expected[name].shape))
-            for name, tensor in found.items()
-            if tensor.shape != tuple(expected[name].shape)
-        ],
-        missing=missing,
-        unexpected=unexpected,
-    )
-    for name, tensor in found.items():
-        if tensor.dtype not in _DTYPES:
-            raise BadModel(
-                f"{folder}: {name} is stored as {tensor.dtype}, expected {', '.join(_DTYPES)}: give unquantised weights"
-            )
-    return found
-
-
-def _renaming(model: PreTrainedModel) -> Callable[[str], str]:
-    """What Transformers calls a tensor of a file, where it is the same tensor by another name."""
-    try:
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightRenaming
-    except ImportError:  # a release in which both have one name
-        return lambda key: key
-    renamings = [change for change in get_model_conversion_mapping(model) if isinstance(change, WeightRenaming)]
-
-    def renamed(key: str) -> str:
-        for renaming in renamings:
-            key = renaming.rename_source_key(key)[0]
-        return key
-
-    return renamed
-
-
-def _ignored(model: PreTrainedModel) -> Callable[[str], bool]:
-    """Whether a tensor of a file is one that the architecture once kept and no longer does."""
-    patterns = [*(model._keys_to_ignore_on_load_unexpected or ()), r"rotary_emb\.inv_freq", r"(^|\.)position_ids$"]
-    return lambda key: any(re.search(pattern, key) for pattern in patterns)
-
-
-def _layers_of(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers of a decoder: its one list of as many modules as the configuration has layers."""
-    count = model.config.get_text_config().num_hidden_layers
-    lists = [m for m in model.base_model.children() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if len(lists) != 1:
-        raise BadModel(
-            f"{model.config.model_type}: expected one list of {count} layers in its decoder, found {len(lists)}: such an "
-            "architecture cannot be streamed; capture without --stream"
-        )
-    return list(lists[0])
-
-
-def needs_of(model: PreTrainedModel, *, length: int) -> Needs:
-    """What a model without storage would take, from its shapes and formats, asked about rows of ``length`` tokens.
-
-    A token's activations in a layer: every matrix of the layer maps the hidden state to something or back, so its outputs are
-    about parameters / D numbers, and the most of them exist together; a norm's are float32. A mask has a number or two per
-    pair of positions, and attention that is not fused one score per head.
-    """
-    layers = [sum(p.nbytes for p in layer.parameters()) + len(list(layer.parameters())) * _ALIGNED for layer in _layers_of(model)]
-    embedding, head = (sum(p.nbytes for p in m.parameters()) for m in (_embedding(model), _head(model)))
-    shared = {id(p) for module in (*_layers_of(model), _embedding(model), _head(model)) for p in module.parameters()}
-    text = model.config.get_text_config()
-    itemsize, width = model.dtype.itemsize, text.hidden_size
-    inner = max(sum(p.numel() for p in layer.parameters()) for layer in _layers_of(model)) // width
-    fused = model.config._attn_implementation == "sdpa"
-    scores = 0 if fused else text.num_attention_heads * (2 * itemsize + 4)
-    return Needs(
-        rest=sum(p.nbytes for p in model.parameters() if id(p) not in shared) + sum(b.nbytes for b in model.buffers()),
-        embedding=embedding,
-        layer=max(layers),
-        head=head,
-        token=itemsize * (inner + 4 * width) + 4 * 3 * width + length * (itemsize + 4 + scores),
-        hidden=itemsize * width,
-        rows=_head(model).weight.shape[0],
-    )
-
-
-def _embedding(model: PreTrainedModel) -> nn.Module:
-    return model.get_input_embeddings()
-
-
-def _head(model: PreTrainedModel) -> Any:
-    return model.get_output_embeddings()
+    return float(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)
 
 
 @dataclass
@@ -256,17 +110,17 @@ class StreamedModel:
         self.about, self.name, self.vocab = about, about.name, about.vocab
         self.device, self.room = device, room
         self._folder, self._spill = folder, spill
-        self._layers = _layers_of(about.model)
+        self._layers = layers_of(about.model)
         self._step = _Step(-1)
         self._unchecked = set(tensors)  # names of tensors that were not yet looked at for NaN
         names = {id(module): name for name, module in about.model.named_modules()}
-        self._parts = [_Part.of(layer, names[id(layer)], tensors) for layer in self._layers]
-        self._embedding = _Part.of(_embedding(about.model), names[id(_embedding(about.model))], tensors)
-        self._head = _Part.of(_head(about.model), names[id(_head(about.model))], tensors)
+        self._parts = [Part.of(layer, names[id(layer)], tensors) for layer in self._layers]
+        self._embedding = Part.of(embedding_of(about.model), names[id(embedding_of(about.model))], tensors)
+        self._head = Part.of(head_of(about.model), names[id(head_of(about.model))], tensors)
         parts = (*self._parts, self._embedding, self._head)
         taken = {name for part in parts for name in part.names.values()}
         rest = {name: name for name in tensors.keys() - taken}
-        self._load_for_good(_Part(about.model, rest, {name: tensors[name] for name in rest}))
+        self._load_for_good(Part(about.model, rest, {name: tensors[name] for name in rest}))
         for number, layer in enumerate(self._layers):
             vars(layer)["forward"] = self._stand_in(number, layer.forward)
 
@@ -315,31 +169,33 @@ class StreamedModel:
         if block:
             yield block
 
-    def _states(self, block: Sequence[Batch]) -> _States:
+    def _states(self, block: Sequence[Batch]) -> States:
         spill = self._spill if self.room.spilled else None
-        return _States([(*batch.tokens.shape, self._width) for batch in block], self.about.model.dtype, spill)
+        return States([(*batch.tokens.shape, self._width) for batch in block], self.about.model.dtype, spill)
 
-    def _enter(self, block: Sequence[Batch], states: _States) -> None:
+    def _enter(self, block: Sequence[Batch], states: States) -> None:
         """From tokens to what the first layer is given."""
         with self._embedding.holding(self._read(self._embedding), self.device):
             for number, batch in enumerate(block):
                 for part in self._micro(batch):
                     states.put(number, part, self._embed(batch.tokens[part], batch.position[part]))
 
-    def _push(self, layer: int, block: Sequence[Batch], states: _States) -> None:
+    def _push(self, layer: int, block: Sequence[Batch], states: States) -> None:
         """All of a block through one layer."""
         for number, batch in enumerate(block):
             for part in self._micro(batch):
                 hidden = states.get(number, part).to(self.device)
                 states.put(number, part, self._run(layer, hidden, batch.position[part]))
 
-    def _leave(self, block: Sequence[Batch], states: _States) -> Iterator[tuple[Batch, Outputs]]:
+    def _leave(self, block: Sequence[Batch], states: States) -> Iterator[tuple[Batch, Outputs]]:
         """From what the last layer gave to answers."""
         head = self._loaded_head()
         for number, batch in enumerate(block):
             hidden = torch.cat(
                 [
-                    self._decode(_Step(len(self._layers), states.get(number, part).to(self.device)), batch.position[part])
+                    self._decode(
+                        _Step(len(self._layers), states.get(number, part).to(self.device)), batch.position[part]
+                    )
                     for part in self._micro(batch)
                 ]
             )
@@ -395,7 +251,9 @@ class StreamedModel:
 
         return stand_in
 
-    def _decode(self, step: _Step, position: Int[Tensor, "B T"], *, model: nn.Module | None = None, **given: Tensor) -> Any:
+    def _decode(
+        self, step: _Step, position: Int[Tensor, "B T"], *, model: nn.Module | None = None, **given: Tensor
+    ) -> Any:
         """Runs the decoder (or the ``model`` around it) for one step; gives its last hidden states (or logits)."""
         self._step = step
         given = given or {"inputs_embeds": step.hidden}  # type: ignore[dict-item]
@@ -421,23 +279,23 @@ class StreamedModel:
 
     # Reading
 
-    def _buffer(self, parts: Sequence[_Part]) -> Tensor:
+    def _buffer(self, parts: Sequence[Part]) -> Tensor:
         return torch.empty(max(part.bytes(self.about.model.dtype) for part in parts), dtype=torch.uint8)
 
-    def _read(self, part: _Part, buffer: Tensor | None = None) -> dict[str, Tensor]:
+    def _read(self, part: Part, buffer: Tensor | None = None) -> dict[str, Tensor]:
         """A part's tensors from disk, in a buffer or in one of their own."""
         buffer = self._buffer([part]) if buffer is None else buffer
         values, start = {}, 0
         for local, name in part.names.items():
             stored = part.stored[local]
-            size = _elements(stored.shape) * self.about.model.dtype.itemsize
+            size = elements(stored.shape) * self.about.model.dtype.itemsize
             target = buffer[start : start + size].view(self.about.model.dtype)
-            _read_into(target, stored)
+            read_into(target, stored)
             if name in self._unchecked:
                 check_finite(self._folder, name, target)
             self._unchecked.discard(name)
             values[local] = target.view(stored.shape)
-            start += -(-size // _ALIGNED) * _ALIGNED
+            start += -(-size // ALIGNED) * ALIGNED
         return values
 
     def _loaded_head(self) -> Head:
@@ -445,7 +303,7 @@ class StreamedModel:
             head = self.about.head
             return replace(head, weight=head.weight.detach())
 
-    def _load_for_good(self, part: _Part) -> None:
+    def _load_for_good(self, part: Part) -> None:
         values = {name: tensor.to(self.device) for name, tensor in self._read(part).items()}
         part.module.load_state_dict(values, strict=False, assign=True)
         for module in part.module.modules():
@@ -523,112 +381,3 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
         return all(_same(a[key], b[key]) for key in a)
     return bool(a is None or isinstance(a, bool | int | float | str)) and a == b
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A module whose weights come and go: name in the module → name in the model, and where it is stored."""
-
-    module: nn.Module
-    names: Mapping[str, str]
-    stored: Mapping[str, Stored]
-
-    @classmethod
-    def of(cls, module: nn.Module, prefix: str, tensors: Mapping[str, Stored]) -> _Part:
-        names = {name.removeprefix(f"{prefix}."): name for name in tensors if name.startswith(f"{prefix}.")}
-        return cls(module, names, {local: tensors[name] for local, name in names.items()})
-
-    def bytes(self, dtype: torch.dtype) -> int:
-        """Of a buffer that holds all of it."""
-        sizes = (_elements(stored.shape) * dtype.itemsize for stored in self.stored.values())
-        return sum(-(-size // _ALIGNED) * _ALIGNED for size in sizes)
-
-    @contextmanager
-    def holding(self, values: Mapping[str, Tensor], device: torch.device) -> Iterator[None]:
-        """The module has its weights meanwhile, and afterwards none."""
-        empty = self.module.state_dict()
-        self.module.load_state_dict({n: t.to(device) for n, t in values.items()}, strict=False, assign=True)
-        try:
-            yield
-        finally:
-            self.module.load_state_dict(empty, strict=False, assign=True)
-
-
-def _elements(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
-
-
-def _read_into(target: Tensor, stored: Stored) -> None:
-    """Fills a flat tensor from a file.
-
-    Read and not mapped: pages of a mapped file count as this process's memory until the system wants them back.
-    """
-    dtype = _DTYPES[stored.dtype]
-    with stored.file.open("rb", buffering=0) as file:
-        file.seek(stored.start)
-        if dtype == target.dtype:
-            _fill(file, target, stored)
-            return
-        for part in target.split(_CONVERTED):
-            raw = torch.empty(part.numel(), dtype=dtype)
-            _fill(file, raw, stored)
-            part.copy_(raw)
-
-
-def _fill(file: Any, target: Tensor, stored: Stored) -> None:
-    view = memoryview(target.view(torch.uint8).numpy())
-    while view:
-        count = file.readinto(view)
-        if not count:
-            raise BadModel(f"{stored.file}: it became shorter while it was read; copy it again")
-        view = view[count:]
-
-
-class _States:
-    """The hidden states of a block between two layers: on the host, or in a file that is gone when the process is."""
-
-    def __init__(self, shapes: Sequence[tuple[int, int, int]], dtype: torch.dtype, spill: Path | None) -> None:
-        self._shapes, self._dtype, self._spill = shapes, dtype, spill
-        sizes = [_elements(shape) * dtype.itemsize for shape in shapes]
-        self._starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        self._kept: list[Tensor] = []
-        self._file: Any = None
-        if spill is None:
-            self._kept = [torch.empty(shape, dtype=dtype) for shape in shapes]
-        else:
-            with writing(spill):
-                self._file = tempfile.TemporaryFile(dir=spill, buffering=0)  # noqa: SIM115 (closed by close)
-
-    def get(self, number: int, rows: slice) -> Float[Tensor, "B T D"]:
-        """Some rows of a batch, on the host."""
-        if self._file is None:
-            return self._kept[number][rows]
-        shape = self._shapes[number]
-        count = len(range(*rows.indices(shape[0])))
-        found = torch.empty((count, *shape[1:]), dtype=self._dtype)
-        self._file.seek(self._starts[number] + rows.start * _elements(shape[1:]) * self._dtype.itemsize)
-        view = memoryview(found.reshape(-1).view(torch.uint8).numpy())
-        while view:
-            view = view[self._file.readinto(view) :]
-        return found
-
-    def put(self, number: int, rows: slice, hidden: Float[Tensor, "B T D"]) -> None:
-        """Keeps some rows of a batch."""
-        if self._file is None:
-            self._kept[number][rows] = hidden
-            return
-        assert self._spill is not None
-        self._file.seek(self._starts[number] + rows.start * _elements(self._shapes[number][1:]) * self._dtype.itemsize)
-        view = memoryview(hidden.contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
-        with writing(self._spill):
-            while view:
-                view = view[self._file.write(view) :]
-
-    def close(self) -> None:
-        """Lets go of all."""
-        self._kept = []
-        if self._file is not None:
-            self._file.close()

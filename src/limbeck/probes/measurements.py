@@ -73,8 +73,8 @@ def measure(
 ) -> Measurements:
     """Sums over the predictions of each of ``documents`` documents, and where student and teacher differ most.
 
-    ``cells`` are the logits that exist at a time where the usual number is too many. The batches are on the models' device. Raises Mismatch where the two speak different vocabularies, BadCorpus where
-    no prediction has weight.
+    The batches are on the models' device. ``cells`` are the logits that may exist at a time, where that is said. Raises Mismatch
+    where the two speak different vocabularies, BadCorpus where no prediction has weight.
     """
     if teacher is not None and teacher.vocab != student.vocab:
         raise Mismatch(

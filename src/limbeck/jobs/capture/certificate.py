@@ -101,7 +101,7 @@ def certify(
         for part in positions.split(max(1, cells // outputs.vocab)):
             _look(tallies, batch, outputs, part, rng, None if stored is None else stored(batch).part(part))
         del outputs
-        number += 1
+        number += 1  # noqa: SIM113
         for tally in tallies:
             tally.close()
     return [tally.certificate(seed) for tally in tallies]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from limbeck.config import CaptureSettings
@@ -22,6 +23,7 @@ from limbeck.corpora.source import resolve as resolve_source
 from limbeck.corpora.tokenizer import fingerprint
 from limbeck.disk import finite, read_json, write_json, writing
 from limbeck.errors import BadSetting
+from limbeck.jobs.capture.asked import Asked, about, asked, cells_of, check_memory
 from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, COST, HELD_OUT, MEASURED, SAMPLES, TEACHER
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.kinds import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
@@ -31,12 +33,13 @@ from limbeck.jobs.setup import Machine, machine, row_length
 from limbeck.jobs.text import stores_of
 from limbeck.models.load import LanguageModel, describe, load, load_config
 from limbeck.models.source import resolve, weights_digest
-from limbeck.probes import cost, measure, samples
+from limbeck.models.streamed import StreamedModel
+from limbeck.probes import cost, counted, measure, samples
 from limbeck.report.words import count, duration
 from limbeck.run.log import console
 from limbeck.run.run import micro_rows
 from limbeck.teachers import Cache, capture_outcomes
-from limbeck.teachers.cache import CODECS, answers_to
+from limbeck.teachers.cache import CODECS, packed_answers
 from limbeck.teachers.codec import Codec, Drawn
 
 HELD_OUT_BYTES = 192  # of a held-out token: few, so that readings of fidelity are sharp
@@ -60,27 +63,28 @@ def capture(settings: CaptureSettings) -> dict[str, Any]:
         raise BadSetting(
             "capture is one process: let each machine take a part with --shard 1/2, --shard 2/2, then merge"
         )
+    check_memory(settings)
     resolve_source(settings.data)
     config = load_config(settings.teacher)
     length = row_length(
         settings, getattr(config, "max_position_embeddings", None), where.world.device, name=settings.teacher
     )
     run = claim(settings.out, signature_of(settings, "capture", length=length, bf16=where.bf16))
-    teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
-    store, held_out = stores_of(settings, teacher, where)
+    teacher = asked(settings, where, length=length)
+    store, held_out = stores_of(settings, about(teacher), where)
     require_rows(store, length=length)
     same_corpus(settings.out, run, store, held_out)
     rows = Rows(store, length=length)
     wanted = rows.n_rows if settings.tokens is None else min(rows.n_rows, -(-settings.tokens // length))
     part = _part(wanted, settings.shard)
     if not (settings.out / TEACHER / "config.json").exists():
-        describe(teacher, settings.out / TEACHER)
+        describe(about(teacher), settings.out / TEACHER)
     if "codec" not in run:
         _choose(settings, run, teacher, rows, wanted)
     codec = _codec(run)
     made_from = {
         "teacher": weights_digest(resolve(settings.teacher)),
-        "tokenizer": fingerprint(teacher.tokenizer),
+        "tokenizer": fingerprint(about(teacher).tokenizer),
         "dtype": str(where.dtype).removeprefix("torch."),
     }
     _announce(teacher, codec, rows, part, where)
@@ -123,7 +127,7 @@ def _part(rows: int, shard: tuple[int, int]) -> _Part:
     return _Part(first, stop - first)
 
 
-def _choose(settings: CaptureSettings, run: dict[str, Any], teacher: LanguageModel, rows: Rows, wanted: int) -> None:
+def _choose(settings: CaptureSettings, run: dict[str, Any], teacher: Asked, rows: Rows, wanted: int) -> None:
     codec, measured = choose_codec(teacher, rows, size=settings.bytes_per_token, kind=settings.kind, seed=settings.seed)
     if measured:
         said = "; ".join(
@@ -141,23 +145,32 @@ def _codec(run: dict[str, Any]) -> Codec:
     return CODECS[values.pop("kind")](**values)
 
 
-def _announce(teacher: LanguageModel, codec: Codec, rows: Rows, part: _Part, where: Machine) -> None:
+def _announce(teacher: Asked, codec: Codec, rows: Rows, part: _Part, where: Machine) -> None:
     """Says the size, and the time from one question that is asked now."""
-    some = np.arange(part.first, part.first + min(part.rows, micro_rows(rows.length, where.world.device)))
-    start = time.perf_counter()
-    answers_to(teacher, rows.rows_of(some).to(where.world.device), codec, seed=0)
-    seconds = (time.perf_counter() - start) / len(some) * part.rows
+    seconds = _foretold(teacher, codec, rows, part, where)
     tokens = part.rows * rows.length
     console.print(
-        f"teacher {teacher.name}: {teacher.parameters_count:,} parameters, {teacher.vocab:,} tokens\n"
+        f"teacher {teacher.name}: {about(teacher).parameters_count:,} parameters, {teacher.vocab:,} tokens\n"
         f"{part.rows:,} rows of {rows.length} = {tokens:,} tokens, {codec} outcomes in {codec.bytes} bytes each: "
         f"{tokens * codec.bytes / 1e6:,.1f} MB, in about {duration(seconds)}"
     )
 
 
+def _foretold(teacher: Asked, codec: Codec, rows: Rows, part: _Part, where: Machine) -> float:
+    """Seconds that all answers will take: from one question, or from one layer where a question reads all weights."""
+    some = np.arange(part.first, part.first + min(part.rows, micro_rows(rows.length, where.world.device)))
+    batch = rows.rows_of(some).to(where.world.device)
+    if isinstance(teacher, StreamedModel):
+        return teacher.seconds(batch, rows=part.rows)
+    start = time.perf_counter()
+    with torch.no_grad():
+        packed_answers(batch, teacher(batch), codec, seed=0)
+    return (time.perf_counter() - start) / len(some) * part.rows
+
+
 def _answers(
     settings: CaptureSettings,
-    teacher: LanguageModel,
+    teacher: Asked,
     rows: Rows,
     part: _Part,
     codec: Codec,
@@ -179,13 +192,14 @@ def _answers(
             codec=codec,
             seed=settings.seed,
             made_from=made_from | {"corpus": rows.store.manifest["corpus_sha256"]},
+            cells=cells_of(teacher),
             report=report,
         )
 
 
 def _held_out(
     settings: CaptureSettings,
-    teacher: LanguageModel,
+    teacher: Asked,
     store: TokenStore,
     made_from: dict[str, Any],
     *,
@@ -204,22 +218,35 @@ def _held_out(
         codec=Drawn.within(teacher.vocab, HELD_OUT_BYTES),
         seed=settings.seed,
         made_from=made_from | {"corpus": store.manifest["corpus_sha256"]},
+        cells=cells_of(teacher),
     )
     file = settings.out / MEASURED
     if file.exists():
         return
     with writing(file):
         file.parent.mkdir(exist_ok=True)
-    write_json(settings.out / COST, [reading.row() for reading in cost("teacher", teacher)])
-    write_json(settings.out / SAMPLES, samples(teacher, None, store))
-    measure(teacher, None, held_out.batches(), documents=store.documents).save(file)
+    if isinstance(teacher, LanguageModel):
+        costs, wrote = cost("teacher", teacher), samples(teacher, None, store)
+    else:
+        console.print(
+            "speed, peak memory and samples of the teacher's writing are left out: each token it writes would read all weights"
+        )
+        costs, wrote = counted("teacher", about(teacher)), []
+    write_json(settings.out / COST, [reading.row() for reading in costs])
+    write_json(settings.out / SAMPLES, wrote)
+    measured = measure(teacher, None, held_out.batches(), documents=store.documents, cells=cells_of(teacher))
+    measured.save(file)
 
 
-def _certificate(settings: CaptureSettings, teacher: LanguageModel, rows: Rows, codec: Codec) -> dict[str, Any]:
+def _certificate(settings: CaptureSettings, teacher: Asked, rows: Rows, codec: Codec) -> dict[str, Any]:
     file = settings.out / CERTIFICATE
     if not file.exists():
         found = certify(
-            sample_of(teacher, rows, seed=settings.seed), [codec], objectives=OBJECTIVES, seed=settings.seed
+            sample_of(teacher, rows, seed=settings.seed),
+            [codec],
+            objectives=OBJECTIVES,
+            seed=settings.seed,
+            cells=cells_of(teacher),
         )
         show(found[0], console)
         write_json(file, finite(found[0].row()))
