@@ -49,7 +49,7 @@ OTHER_HEAD = (
 SEES_AHEAD = "its tokens see those that follow them, so it is no causal language model"
 SEES_ACROSS = "in a packed row its later documents see the earlier ones"
 
-_LOOKED_AT = 2**22  # numbers of a tensor that are looked at together: a test for NaN makes several tensors of as many
+_LOOKED_AT = 2**18  # numbers of a tensor that are looked at together: a test for NaN makes several tensors of as many
 
 
 @dataclass

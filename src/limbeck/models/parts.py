@@ -5,9 +5,10 @@ Files are read and written, not mapped: pages of a mapped file count as this pro
 
 from __future__ import annotations
 
+import ctypes
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,12 @@ def elements(shape: Sequence[int]) -> int:
     for size in shape:
         count *= size
     return count
+
+
+def give_back() -> None:
+    """Returns memory that was freed to the system, as far as the allocator is glibc's: it keeps up to 64 MiB."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def read_into(target: Tensor, stored: Stored) -> None:

@@ -33,13 +33,15 @@ from limbeck.models.load import (
     read_generation,
     shown_name,
 )
-from limbeck.models.parts import ALIGNED, Part, States, elements, read_into
+from limbeck.models.parts import ALIGNED, Part, States, elements, give_back, read_into
 from limbeck.models.room import Room
 from limbeck.models.skeleton import embedding_of, head_of, layers_of, matched, needs_of, skeleton
 from limbeck.models.source import Stored, check_tokenizer, resolve, stored_tensors
 from limbeck.types import Batch, Head, Outputs
 
 _FREE_SHARE = 0.8  # of the memory that is free, taken where no limit is given
+
+MORE_THAN_HIDDEN = "its layers give more than hidden states; capture without --stream"
 
 
 def load_streamed(
@@ -136,9 +138,12 @@ class StreamedModel:
         """
         for block in self._blocks(batches):
             with closing(self._states(block)) as states:
+                give_back()
                 self._enter(block, states)
+                give_back()
                 for number in self._loaded_layers():
                     self._push(number, block, states)
+                give_back()
                 yield from self._leave(block, states)
 
     @torch.no_grad()
@@ -274,7 +279,7 @@ class StreamedModel:
         step = _Step(layer, hidden)
         self._decode(step, position)
         if not isinstance(step.left, Tensor):
-            raise self.about.refused("its layers give more than hidden states; capture without --stream")
+            raise self.about.refused(MORE_THAN_HIDDEN)
         return step.left
 
     # Reading
@@ -365,9 +370,12 @@ class StreamedModel:
     def _verify_head(self, hidden: Float[Tensor, "B T D"], position: Int[Tensor, "B T"]) -> None:
         end = len(self._layers)
         with self._head.holding(self._read(self._head), self.device):
-            ours = self.about.head.logits(self._decode(_Step(end, hidden), position))
+            last = self._decode(_Step(end, hidden), position)
+            if last.shape != hidden.shape:
+                raise self.about.refused(MORE_THAN_HIDDEN)
             model = self.about.model
             theirs = self._decode(_Step(end, hidden), position, model=model, inputs_embeds=hidden)
+            ours = self.about.head.logits(last)
         if self.about.differ(ours, theirs):
             raise self.about.refused(OTHER_HEAD)
 

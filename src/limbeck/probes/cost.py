@@ -5,7 +5,6 @@ Speeds are medians of repeats at batch 1; their bounds are the slowest and the f
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import statistics
 import time
@@ -18,6 +17,7 @@ import psutil
 import torch
 
 from limbeck.models.load import LanguageModel
+from limbeck.models.parts import give_back
 from limbeck.probes.greedy import write_on
 from limbeck.types import Reading
 
@@ -106,10 +106,10 @@ def _forget_peak() -> bool:
     Memory that was freed but is still held by the process goes back first: taken again it would not show as growth.
     """
     gc.collect()
+    give_back()
     try:
-        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
+    except OSError:
         return False
     return True
 
