@@ -236,7 +236,7 @@ def ask(here: Path, out: str, **keys):
 
 
 def test_a_streamed_capture_is_that_of_the_teacher_in_memory(here, capsys):
-    found = ask(here, "streamed", stream=True, device_memory="2MiB")
+    found = ask(here, "streamed", stream=True, device_memory="12MiB")
     said = capsys.readouterr().err
     assert "read from disk layer by layer" in said
     assert "samples of the teacher's writing are left out" in said
@@ -265,7 +265,7 @@ def test_a_streamed_capture_is_that_of_the_teacher_in_memory(here, capsys):
 
 
 def test_a_streamed_capture_that_is_killed_goes_on(here):
-    keys = {"stream": True, "device_memory": "2MiB"}
+    keys = {"stream": True, "device_memory": "12MiB"}
     process = get_context("fork").Process(target=ask, args=(here, "killed"), kwargs=keys)
     process.start()
     part = here / "killed" / ANSWERS / "answers-000000000000.part"
@@ -273,7 +273,7 @@ def test_a_streamed_capture_that_is_killed_goes_on(here):
         pass
     process.kill()
     process.join()
-    ask(here, "killed", stream=True, device_memory="1MiB")  # another limit is no other capture
+    ask(here, "killed", stream=True, device_memory="10MiB")  # another limit is no other capture
     ours, theirs = (Captured(here / out) for out in ("killed", "resident"))
     assert ours.answers.damaged() == []
     assert ours.answers.made_from == theirs.answers.made_from

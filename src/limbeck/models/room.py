@@ -26,7 +26,8 @@ _CELL_BYTES = 72
 class Needs:
     """Bytes of a model's parts on the device: what always stays there, the embedding, the largest layer, the head.
 
-    ``token`` is what a token takes while it goes through a layer, ``hidden`` its hidden state; ``rows`` of the head.
+    ``token`` is what a token takes while it goes through a layer, ``hidden`` its hidden state; ``rows`` of the head. ``beside``
+    is what whoever reads the answers keeps on the host meanwhile.
     """
 
     rest: int
@@ -36,6 +37,7 @@ class Needs:
     token: int
     hidden: int
     rows: int
+    beside: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,11 @@ class Room:
         if fitting:
             return min(fitting, key=lambda way: way.slowness(needs.rows))
         least = min(way.peak for way in ways)
+        beside = f", {in_bytes(needs.beside)} kept of the answers" if needs.beside else ""
         raise BadSetting(
             f"--device-memory {in_bytes(limit)}: expected at least {in_bytes(least, up=True)}, which the largest layer "
-            f"({in_bytes(needs.layer)}), the embedding ({in_bytes(needs.embedding)}), the head ({in_bytes(needs.head)}) and rows "
-            f"of {length} tokens need one after the other: give that much, shorter rows with --length, or --dtype bfloat16"
+            f"({in_bytes(needs.layer)}), the embedding ({in_bytes(needs.embedding)}), the head ({in_bytes(needs.head)}{beside}) and "
+            f"rows of {length} tokens need one after the other: give that much, shorter rows with --length, or --dtype bfloat16"
         )
 
 
@@ -95,7 +98,9 @@ def _ways(needs: Needs, *, length: int, kind: str, free: float) -> Iterator[Room
         entering = needs.embedding + 4 * micro * needs.hidden
         layers = needs.layer * (2 if ahead and kind == "cpu" else 1) + micro * needs.token
         reading = needs.head + cells * _CELL_BYTES + 2 * micro * needs.hidden
-        peak = needs.rest + (waiting if kind == "cpu" else 0) + max(entering, layers, reading)
+        peak = needs.rest + max(entering, layers, reading)
+        if kind == "cpu":
+            peak = needs.rest + waiting + max(entering, layers, reading + needs.beside)
         yield Room(micro, block, cells, ahead, spilled, peak)
 
 

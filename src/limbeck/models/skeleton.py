@@ -124,7 +124,7 @@ def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     return list(lists[0])
 
 
-def needs_of(model: PreTrainedModel, *, length: int) -> Needs:
+def needs_of(model: PreTrainedModel, *, length: int, beside: int = 0) -> Needs:
     """What a model without storage would take, from its shapes and formats, asked about rows of ``length`` tokens.
 
     A token's activations in a layer: every matrix of the layer maps the hidden state to something or back, so its outputs are
@@ -150,6 +150,7 @@ def needs_of(model: PreTrainedModel, *, length: int) -> Needs:
         token=itemsize * (inner + 4 * width) + 4 * 3 * width + length * (itemsize + 4 + scores),
         hidden=itemsize * width,
         rows=head_of(model).weight.shape[0],
+        beside=beside,
     )
 
 

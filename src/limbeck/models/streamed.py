@@ -52,11 +52,13 @@ def load_streamed(
     memory: float | None = None,
     length: int,
     spill: Path,
+    beside: Callable[[int], int] = lambda vocab: 0,
 ) -> StreamedModel:
     """A frozen model that takes ``memory`` bytes of its device at most, asked about rows of ``length`` tokens.
 
     Without ``memory`` it takes 80 % of what is free. ``spill`` is the folder of the file that hidden states wait in where they
-    must. Raises what `load` raises, and BadSetting for too little memory. Reads all weights once, to check them.
+    must; ``beside`` gives the bytes that whoever asks keeps meanwhile, by the vocabulary. Raises what `load` raises, and
+    BadSetting for too little memory. Reads all weights once, to check them.
     """
     folder = resolve(name)
     config = load_config(folder)
@@ -68,7 +70,7 @@ def load_streamed(
     tensors = matched(folder, model, stored)
     device = torch.device(device)
     limit = memory or _FREE_SHARE * _free(device)
-    needs = needs_of(model, length=length)
+    needs = needs_of(model, length=length, beside=beside(about.vocab))
     free = psutil.virtual_memory().available
     room = Room.of(needs, limit=limit, length=length, kind="cuda" if device.type == "cuda" else "cpu", free=free)
     streamed = StreamedModel(about, tensors, folder=folder, device=device, room=room, spill=spill)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from limbeck.config import CaptureSettings
 from limbeck.disk import writing
 from limbeck.errors import BadSetting
+from limbeck.jobs.capture.certificate import kept_bytes
 from limbeck.jobs.setup import Machine
 from limbeck.models.load import LanguageModel, load
 from limbeck.models.room import in_bytes
@@ -37,6 +38,7 @@ def asked(settings: CaptureSettings, where: Machine, *, length: int) -> Asked:
         memory=settings.device_memory,
         length=length,
         spill=settings.out,
+        beside=kept_bytes,
     )
     room = teacher.room
     console.print(

@@ -107,6 +107,11 @@ def certify(
     return [tally.certificate(seed) for tally in tallies]
 
 
+def kept_bytes(vocab: int) -> int:
+    """Bytes of what `certify` keeps of all blocks until it is done, for one codec: sketches in float64."""
+    return BLOCKS * 2 * len(OBJECTIVES) * _DIRECTIONS * min(vocab, _BUCKETS) * 8
+
+
 def _look(
     tallies: list[_Tally],
     batch: Batch,
