@@ -111,7 +111,7 @@ def test_too_little_memory_says_how_much_it_takes(folder):
 
 def test_more_memory_is_used_for_what_helps_most():
     needs = Needs(rest=0, embedding=2**20, layer=2**24, head=2**20, token=2**12, hidden=2**10, rows=1000)
-    rooms = [Room.of(needs, limit=limit * 2**20, length=64, kind="cpu", free=0) for limit in (18, 24, 40, 500)]
+    rooms = [Room.of(needs, limit=limit * 2**20, length=64, kind="cpu", free=0) for limit in (20, 26, 44, 500)]
     assert [room.ahead for room in rooms] == [False, False, True, True]
     assert [room.spilled for room in rooms] == [True, True, True, False]
     assert [room.micro_tokens for room in rooms] == sorted(room.micro_tokens for room in rooms)
