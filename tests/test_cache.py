@@ -58,8 +58,8 @@ def test_a_capture_that_was_stopped_continues_to_the_same_bytes(asked, monkeypat
             raise KeyboardInterrupt
         return answers(*arguments, **keys)
 
-    answers = module.answers_to
-    monkeypatch.setattr(module, "answers_to", killed)
+    answers = module.packed_answers
+    monkeypatch.setattr(module, "packed_answers", killed)
     with pytest.raises(KeyboardInterrupt):
         asked()
     for part in asked.folder.glob("*.part"):
@@ -68,8 +68,8 @@ def test_a_capture_that_was_stopped_continues_to_the_same_bytes(asked, monkeypat
     asked_again = []
     monkeypatch.setattr(
         module,
-        "answers_to",
-        lambda t, batch, *more, **keys: (asked_again.extend(batch.row.tolist()), answers(t, batch, *more, **keys))[1],
+        "packed_answers",
+        lambda batch, *more, **keys: (asked_again.extend(batch.row.tolist()), answers(batch, *more, **keys))[1],
     )
     asked()
     assert min(asked_again) == 4 * (stop - 1) if stop < 4 else min(asked_again) > 8

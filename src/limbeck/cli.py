@@ -186,6 +186,12 @@ def capture(
     in_flight: Annotated[int | None, Option(help="Questions that a server gets at once (default 32).")] = None,
     time_limit: Annotated[float | None, Option(help="Seconds that a server may take for one (default 120).")] = None,
     shard: Annotated[str | None, Option(help="Which of how many machines this is: 3/16.")] = None,
+    stream: Annotated[
+        bool | None, Option("--stream", help="For a teacher larger than memory: read it from disk layer by layer.")
+    ] = None,
+    device_memory: Annotated[
+        str | None, Option(help="With --stream, what the teacher may take: 8GiB (default 80 % of what is free).")
+    ] = None,
     seed: Annotated[int | None, Option(help="Seed of what is drawn (default 0).")] = None,
     device: Device = None,
     dtype: DType = None,

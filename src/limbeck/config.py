@@ -146,6 +146,8 @@ class CaptureSettings(Settings):
     in_flight: int = Field(default=32, ge=1, le=1024)
     time_limit: float = Field(default=120, gt=0)
     shard: Annotated[tuple[int, int], BeforeValidator(_shard)] = (1, 1)
+    stream: bool = False
+    device_memory: Bytes | None = None
     out: Path = Path("runs/capture")
 
 

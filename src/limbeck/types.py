@@ -10,9 +10,9 @@ The shift is made once, where rows are packed (`corpora/pack.py`): everywhere af
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, overload, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -230,6 +230,13 @@ class Speaker(Protocol):
 
 
 @runtime_checkable
+class Patient(Speaker, Protocol):
+    """A speaker whose weights pass by once for many batches, so that those are asked together."""
+
+    def each(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs]]: ...
+
+
+@runtime_checkable
 class Teacher(Protocol):
     """Who is listened to: a live model, or what one said before, whole or by a few outcomes."""
 
@@ -237,6 +244,22 @@ class Teacher(Protocol):
     vocab: int
 
     def __call__(self, batch: Batch) -> Outputs | Sparse: ...
+
+
+@overload
+def each(teacher: Speaker, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs]]: ...
+@overload
+def each(teacher: Teacher, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs | Sparse]]: ...
+def each(teacher: Teacher, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs | Sparse]]:
+    """What a teacher says about batches, one after the other.
+
+    Let go of an answer before the next is taken, which may bring the head into memory again.
+    """
+    if isinstance(teacher, Patient):
+        yield from teacher.each(batches)
+        return
+    for batch in batches:
+        yield batch, teacher(batch)
 
 
 @runtime_checkable

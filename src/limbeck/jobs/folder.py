@@ -20,6 +20,9 @@ from limbeck.corpora import TokenStore
 from limbeck.disk import read_json, write_json, writing
 from limbeck.errors import BadFolder
 
+# What changes where and how fast a run is made, not what comes out
+_HOW = {"out", "threads", "json_", "device", "workers", "ray", "stream", "device_memory", "in_flight", "time_limit"}
+
 
 def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
     """Makes ``folder`` this run's, and gives what its run.json holds: new, or from an earlier start of the same run.
@@ -67,14 +70,12 @@ def _read(record: Path) -> dict[str, Any]:
     return run
 
 
-# What changes where and how fast a run is made, not what comes out
-_ELSEWHERE = {"out", "threads", "json_", "device", "workers", "ray", "in_flight", "time_limit"}
-
-
 def signature_of(settings: BaseModel, job: str, **derived: Any) -> dict[str, Any]:
-    """What decides a run's result: its settings, and what follows from them and the machine."""
-    kept = settings.model_dump(mode="json", exclude=_ELSEWHERE)
-    return kept | {"job": job} | derived
+    """What decides a run's result: its settings, and what follows from them and the machine.
+
+    How it is computed is left out: on which device, in how many threads or processes, in how much memory.
+    """
+    return settings.model_dump(mode="json", exclude=_HOW) | {"job": job} | derived
 
 
 def same_corpus(folder: Path, run: dict[str, Any], train: TokenStore, held_out: TokenStore) -> None:

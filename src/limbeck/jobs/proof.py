@@ -134,8 +134,9 @@ class Proof:
         rows = samples(model, None if captured else self._source.about, self.held_out.store)
         if captured:
             wrote = {(row["document"], row["prompt"]): row["student"] for row in captured.samples}
-            for row in rows if wrote else ():
-                row["teacher"] = wrote.get((row["document"], row["prompt"]), "")
+            for row in rows:
+                if (key := (row["document"], row["prompt"])) in wrote:
+                    row["teacher"] = wrote[key]
         return rows
 
     def _cost_of_stored(self, arm: Arm) -> list[Reading]:

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,15 @@ _LOGIT_FACTOR = {
     "granitemoeshared": ("logits_scaling", True),
     "granitemoehybrid": ("logits_scaling", True),
 }
+
+# Why an architecture is refused.
+OTHER_HEAD = (
+    "its logits are not head(hidden) with a known scale and soft cap, so chunked losses would be of another model"
+)
+SEES_AHEAD = "its tokens see those that follow them, so it is no causal language model"
+SEES_ACROSS = "in a packed row its later documents see the earlier ones"
+
+_LOOKED_AT = 2**18  # numbers of a tensor that are looked at together: a test for NaN makes several tensors of as many
 
 
 @dataclass
@@ -144,39 +153,36 @@ class LanguageModel:
         try:
             outputs = self(batch)
         except (TypeError, AttributeError) as error:
-            raise BadModel(f"{self._refused()}: its decoder does not take token positions ({error})") from error
+            raise self.refused(f"its decoder does not take token positions ({error})") from error
         ours = outputs.head.logits(outputs.hidden)
         theirs = self.model(
             input_ids=batch.tokens, position_ids=batch.position, attention_mask=None, use_cache=False
         ).logits
-        if ours.shape != theirs.shape or _relative_difference(ours, theirs) > self._tolerance:
-            raise BadModel(
-                f"{self._refused()}: its logits are not head(hidden) with a known scale and soft cap, "
-                "so chunked losses would be of another model"
-            )
+        if self.differ(ours, theirs):
+            raise self.refused(OTHER_HEAD)
 
     def _verify_order(self, tokens: Int[Tensor, "1 T"]) -> None:
         half = tokens.shape[1] // 2
         whole, start = self(_alone(tokens)).hidden[:, :half], self(_alone(tokens[:, :half])).hidden
-        if _relative_difference(whole, start) > self._tolerance:
-            raise BadModel(
-                f"{self._refused()}: its tokens see those that follow them, so it is no causal language model"
-            )
+        if self.differ(whole, start):
+            raise self.refused(SEES_AHEAD)
 
     def _verify_packing(self, tokens: Int[Tensor, "1 T"]) -> None:
         half = tokens.shape[1] // 2
         position = torch.arange(half, device=tokens.device).repeat(2)[None]
         packed = self(_batch(tokens, position)).hidden[:, half:]
         alone = self(_alone(tokens[:, half:])).hidden
-        if _relative_difference(packed, alone) > self._tolerance:
-            raise BadModel(f"{self._refused()}: in a packed row its later documents see the earlier ones")
+        if self.differ(packed, alone):
+            raise self.refused(SEES_ACROSS)
 
-    @property
-    def _tolerance(self) -> float:
-        return 1e-3 if self.model.dtype in (torch.float32, torch.float64) else 0.05
+    def differ(self, a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> bool:
+        """Whether two results that should be the same differ by more than this model's number format rounds."""
+        tolerance = 1e-3 if self.model.dtype in (torch.float32, torch.float64) else 0.05
+        return a.shape != b.shape or _relative_difference(a, b) > tolerance
 
-    def _refused(self) -> str:
-        return f"{self.name}: architecture {self.config.model_type} is refused"
+    def refused(self, reason: str) -> BadModel:
+        """What to raise of an architecture that cannot be used."""
+        return BadModel(f"{self.name}: architecture {self.config.model_type} is refused: {reason}")
 
     def _some_tokens(self, count: int) -> Int[Tensor, "1 T"]:
         generator = torch.Generator().manual_seed(0)
@@ -224,18 +230,23 @@ def load(
     config = load_config(folder)
     check_weights(folder)
     check_tokenizer(folder)
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     model = _load_weights(folder, config, dtype)
-    _check_finite(folder, model, dtype)
+    for key, parameter in model.named_parameters():
+        check_finite(folder, key, parameter)
     lineage_file = folder / "lineage.json"
     lineage = json.loads(lineage_file.read_text(encoding="utf-8")) if lineage_file.is_file() else None
-    given = Path(name).expanduser()
-    shown = given.resolve().name if given.is_dir() else str(name)
-    speaker = LanguageModel(model.to(device), tokenizer, shown, lineage)
+    speaker = LanguageModel(model.to(device), tokenizer, shown_name(name), lineage)
     speaker.model.requires_grad_(train)
     speaker.model.train(train)
     speaker.verify()
     return speaker
+
+
+def shown_name(name: str | Path) -> str:
+    """What a model is called: the last part of its folder, or its hub id."""
+    given = Path(name).expanduser()
+    return given.resolve().name if given.is_dir() else str(name)
 
 
 def new_model(
@@ -304,12 +315,18 @@ def load_described(folder: Path, *, name: str) -> LanguageModel:
     check_tokenizer(folder)
     with torch.device("meta"):
         model = build(config).eval().requires_grad_(False)
-    with quiet(), suppress(OSError):  # not every model has one
+    read_generation(model, folder)
+    return LanguageModel(model, load_tokenizer(folder), name)
+
+
+def read_generation(model: PreTrainedModel, folder: Path) -> None:
+    """Gives a model that was built the generation settings of its folder, which may name the token that closes a document."""
+    with quiet(), suppress(OSError):  # not every model has them
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    return LanguageModel(model, _load_tokenizer(folder), name)
 
 
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model's folder. Raises BadModel where it cannot be read."""
     with quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -336,9 +353,24 @@ def _load_weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) ->
             )
         except (ValueError, RuntimeError, OSError, ImportError) as error:
             raise BadModel(f"{folder}: the model cannot be loaded ({_first_line(error)})") from error
-    mismatched, missing, unexpected = (
-        sorted(report[kind], key=str) for kind in ("mismatched_keys", "missing_keys", "unexpected_keys")
+    refuse_unlike(
+        folder,
+        mismatched=report["mismatched_keys"],
+        missing=report["missing_keys"],
+        unexpected=report["unexpected_keys"],
     )
+    return model
+
+
+def refuse_unlike(
+    folder: Path,
+    *,
+    mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]],
+    missing: Iterable[str],
+    unexpected: Iterable[str],
+) -> None:
+    """Raises BadModel where weights are not those of the configuration. ``mismatched`` are (tensor, its shape, the right one)."""
+    mismatched, missing, unexpected = sorted(mismatched, key=str), sorted(missing), sorted(unexpected)
     if mismatched:
         key, found, expected = mismatched[0]
         raise BadModel(
@@ -356,17 +388,16 @@ def _load_weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) ->
             f"{folder}: the weights hold {len(unexpected)} tensors the configuration has no place for, {unexpected[0]} "
             "first; the config.json is of another model"
         )
-    return model
 
 
-def _check_finite(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> None:
-    for name, parameter in model.named_parameters():
-        bad = parameter.numel() - int(torch.isfinite(parameter).sum())
-        if bad:
-            raise BadModel(
-                f"{folder}: {bad} of the {parameter.numel()} values of {name} are NaN or infinite (read as {dtype}); "
-                "the weights are damaged or need another --dtype"
-            )
+def check_finite(folder: Path, name: str, values: Float[Tensor, "*shape"]) -> None:
+    """Raises BadModel where a tensor of the weights holds NaN or infinity."""
+    bad = sum(part.numel() - int(torch.isfinite(part).sum()) for part in values.reshape(-1).split(_LOOKED_AT))
+    if bad:
+        raise BadModel(
+            f"{folder}: {bad} of the {values.numel()} values of {name} are NaN or infinite (read as {values.dtype}); "
+            "the weights are damaged or need another --dtype"
+        )
 
 
 def _attention(config: PreTrainedConfig) -> str:

@@ -11,8 +11,10 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import NoReturn
 
 from limbeck.errors import BadModel
 
@@ -85,18 +87,36 @@ def check_tokenizer(folder: Path) -> None:
 
 def check_weights(folder: Path) -> None:
     """Raises BadModel unless every safetensors file the folder needs is there and as long as its header says."""
+    for file in _weight_files(folder):
+        _read_header(file)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a safetensors file: its bytes begin at ``start``. ``dtype`` is as the format names it (F32, BF16)."""
+
+    file: Path
+    start: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def stored_tensors(folder: Path) -> dict[str, Stored]:
+    """Where each tensor of a folder's weights is. Raises BadModel as `check_weights` does."""
+    return {name: tensor for file in _weight_files(folder) for name, tensor in _read_header(file).items()}
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that a model's weights are in, all there."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
-        _check_length(folder / "model.safetensors")
-    elif index.is_file():
-        for shard in _shards(index):
-            if not (folder / shard).is_file():
-                raise BadModel(
-                    f"{folder}: {index.name} names the weights {shard}, which are not there; copy them again"
-                )
-            _check_length(folder / shard)
-    else:
+        return [folder / "model.safetensors"]
+    if not index.is_file():
         _refuse_without_safetensors(folder)
+    for shard in _shards(index):
+        if not (folder / shard).is_file():
+            raise BadModel(f"{folder}: {index.name} names the weights {shard}, which are not there; copy them again")
+    return [folder / shard for shard in _shards(index)]
 
 
 def weights_digest(folder: Path) -> str:
@@ -108,7 +128,7 @@ def weights_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _refuse_without_safetensors(folder: Path) -> None:
+def _refuse_without_safetensors(folder: Path) -> NoReturn:
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
         raise BadModel(
@@ -137,24 +157,38 @@ def _shards(index: Path) -> list[str]:
     return sorted(names)
 
 
-def _check_length(path: Path) -> None:
-    """A safetensors file is 8 bytes of header length, the header, and the data that the header describes."""
+def _read_header(path: Path) -> dict[str, Stored]:
+    """The tensors of a file, which is as long as its header says.
+
+    A safetensors file is 8 bytes of header length, the header, and the data that the header describes.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         text = file.read(length) if 8 + length <= size else b""
     try:
-        tensors = [value for key, value in json.loads(text).items() if key != "__metadata__"]
-        data = max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
+        entries = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
+        ends = [int(entry["data_offsets"][1]) for entry in entries.values()]
+        tensors = {
+            name: Stored(
+                file=path,
+                start=8 + length + int(entry["data_offsets"][0]),
+                dtype=str(entry["dtype"]),
+                shape=tuple(int(axis) for axis in entry["shape"]),
+            )
+            for name, entry in entries.items()
+        }
     except (ValueError, AttributeError, LookupError, TypeError) as error:
         raise BadModel(
             f"{path}: expected safetensors, its header is cut off or damaged ({size} bytes); copy or download it again"
         ) from error
-    if size != 8 + length + data:
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
         raise BadModel(
-            f"{path}: expected {8 + length + data} bytes by its header, the file has {size}: it is truncated or "
-            "damaged; copy or download it again"
+            f"{path}: expected {expected} bytes by its header, the file has {size}: it is truncated or damaged; copy or "
+            "download it again"
         )
+    return tensors
 
 
 def _builtin(name: str) -> Path:

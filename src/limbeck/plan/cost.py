@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from limbeck.models.room import MICRO_TOKENS
 from limbeck.plan.size import Size
 
-# Tokens of a micro-batch, by which run/run.py cuts too: enough for efficient products, few enough for small memory. And what
-# objectives/fused.py gives a buffer of logits; a test holds them equal.
-MICRO_TOKENS = {"cpu": 1024, "cuda": 16384}
+# What objectives/fused.py gives a buffer of logits; a test holds them equal.
 LOGITS_BUFFER = {"cpu": (128, 512, 2**23), "cuda": (256, 8192, 2**26)}
 
 # How much element-wise work goes with each byte that the forward pass keeps, as bytes written by a plain product of

@@ -1,7 +1,7 @@
 """What came out: likelihood, fidelity, calibration, cost, each with n and an interval."""
 
 from limbeck.probes.calibration import calibration
-from limbeck.probes.cost import cost
+from limbeck.probes.cost import cost, counted
 from limbeck.probes.fidelity import fidelity
 from limbeck.probes.interval import Interval, bootstrap, difference_interval, mean_interval
 from limbeck.probes.likelihood import likelihood
@@ -16,6 +16,7 @@ __all__ = [
     "bootstrap",
     "calibration",
     "cost",
+    "counted",
     "difference_interval",
     "fidelity",
     "in_words",

@@ -5,7 +5,6 @@ Speeds are medians of repeats at batch 1; their bounds are the slowest and the f
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import statistics
 import time
@@ -18,6 +17,7 @@ import psutil
 import torch
 
 from limbeck.models.load import LanguageModel
+from limbeck.models.parts import give_back
 from limbeck.probes.greedy import write_on
 from limbeck.types import Reading
 
@@ -32,10 +32,7 @@ def cost(model: str, language_model: LanguageModel, *, folder: Path | None = Non
     cannot tell, the reading is left out. The process's own high-water mark (VmHWM) starts anew with it.
     """
     module = language_model.model
-    readings = [
-        _exact(model, "parameters", language_model.parameters_count, "parameters"),
-        _exact(model, "embedding_parameters", _embedding_parameters(language_model), "parameters"),
-    ]
+    readings = counted(model, language_model)
     if folder is not None:
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         readings.append(_exact(model, "weights_on_disk", size, "bytes"))
@@ -45,6 +42,14 @@ def cost(model: str, language_model: LanguageModel, *, folder: Path | None = Non
         return readings + _running(model, language_model)
     finally:
         module.train(training)
+
+
+def counted(model: str, language_model: LanguageModel) -> list[Reading]:
+    """What of a model's cost is known without running it, or its weights: parameters."""
+    return [
+        _exact(model, "parameters", language_model.parameters_count, "parameters"),
+        _exact(model, "embedding_parameters", _embedding_parameters(language_model), "parameters"),
+    ]
 
 
 def _running(model: str, language_model: LanguageModel) -> list[Reading]:
@@ -101,10 +106,10 @@ def _forget_peak() -> bool:
     Memory that was freed but is still held by the process goes back first: taken again it would not show as growth.
     """
     gc.collect()
+    give_back()
     try:
-        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-    except (OSError, AttributeError):
+    except OSError:
         return False
     return True
 

@@ -23,7 +23,7 @@ from limbeck.disk import writing
 from limbeck.divergence import kl, total_variation
 from limbeck.errors import BadCorpus, Mismatch
 from limbeck.probes.surprises import Surprise, Surprises
-from limbeck.types import Batch, Outputs, Sparse, Speaker, Teacher
+from limbeck.types import Batch, Outputs, Sparse, Speaker, Teacher, each
 
 BINS = 15
 _CELLS = {"cpu": 2**21, "cuda": 2**26}  # logits of one chunk: a few buffers of 8 MB stay near a CPU's cache
@@ -69,11 +69,13 @@ class Measurements:
 
 
 @torch.no_grad()
-def measure(student: Speaker, teacher: Teacher | None, batches: Iterable[Batch], *, documents: int) -> Measurements:
+def measure(
+    student: Speaker, teacher: Teacher | None, batches: Iterable[Batch], *, documents: int, cells: int | None = None
+) -> Measurements:
     """Sums over the predictions of each of ``documents`` documents, and where student and teacher differ most.
 
-    The batches are on the models' device. Raises Mismatch where the two speak different vocabularies, BadCorpus where
-    no prediction has weight.
+    The batches are on the models' device. ``cells`` are the logits that may exist at a time, where that is said. Raises Mismatch
+    where the two speak different vocabularies, BadCorpus where no prediction has weight.
     """
     if teacher is not None and teacher.vocab != student.vocab:
         raise Mismatch(
@@ -83,12 +85,12 @@ def measure(student: Speaker, teacher: Teacher | None, batches: Iterable[Batch],
         )
     sums = _Sums(documents)
     surprises = Surprises()
-    for batch in batches:
+    for batch, outputs in each(student, batches):
         counted = batch.weight.reshape(-1).nonzero().squeeze(1)
-        q = _at(student(batch), counted)
+        q = _at(outputs, counted)
         said = None if teacher is None else teacher(batch)
         p = said.part(counted) if isinstance(said, Sparse) else None if said is None else _at(said, counted)
-        for part in _chunks(len(counted), q):
+        for part in _chunks(len(counted), q, cells):
             where = counted[part]
             log_q = q.logits(part).float().log_softmax(-1)
             columns = _likelihood(log_q, batch.targets.reshape(-1)[where])
@@ -100,6 +102,7 @@ def measure(student: Speaker, teacher: Teacher | None, batches: Iterable[Batch],
                 columns |= _fidelity(log_p, log_q, divergence, batch.targets.reshape(-1)[where])
                 surprises.add(divergence, log_p, log_q, batch, where)
             sums.add(columns, batch.document.reshape(-1)[where], batch.weight.reshape(-1)[where])
+        del outputs, q
     if not sums.any:
         raise BadCorpus(
             f"the held-out text has no token that counts, so {student.name} cannot be measured: give more text, or "
@@ -114,9 +117,9 @@ def _at(outputs: Outputs, positions: Int[Tensor, " n"]) -> Outputs:
     return replace(outputs, hidden=hidden[None])
 
 
-def _chunks(n: int, outputs: Outputs) -> Iterator[slice]:
-    cells = _CELLS.get(outputs.hidden.device.type, _CELLS["cpu"])
-    size = max(8, cells // outputs.vocab)
+def _chunks(n: int, outputs: Outputs, cells: int | None) -> Iterator[slice]:
+    usual = _CELLS.get(outputs.hidden.device.type, _CELLS["cpu"])
+    size = max(8, usual // outputs.vocab) if cells is None else max(1, min(usual, cells) // outputs.vocab)
     return (slice(start, min(n, start + size)) for start in range(0, n, size))
 
 

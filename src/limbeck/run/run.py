@@ -21,8 +21,8 @@ from limbeck.corpora.pack import Rows
 from limbeck.disk import writing
 from limbeck.errors import Interrupted, NonFiniteLoss
 from limbeck.models.load import LanguageModel
+from limbeck.models.room import MICRO_TOKENS
 from limbeck.objectives.base import Objective
-from limbeck.plan.cost import MICRO_TOKENS
 from limbeck.run.log import Metrics, peak_rss_gib, progress
 from limbeck.run.optim import Schedule, adamw, learning_rate
 from limbeck.run.save import Moving, checkpoints, load_checkpoint, save_checkpoint

@@ -24,13 +24,13 @@ from limbeck.disk import locked, read_json, write_json, writing
 from limbeck.errors import BadFolder, BadModel, Mismatch
 from limbeck.teachers.codec import Coarse, Codec, Drawn
 from limbeck.teachers.draw import draw, likeliest
-from limbeck.types import Batch, Sparse, Teacher
+from limbeck.types import Batch, Outputs, Sparse, Teacher, each
 
 MANIFEST = "cache.json"
 _BEGUN = "begun.json"  # what a capture that has no manifest yet is made from
 _UNANSWERED = b"unanswered"  # positions, in a file's metadata
 _SHARD_BYTES = 2**28
-_AT_ONCE = 2**22  # numbers of a block of logits
+CELLS = 2**22  # numbers of a chunk of logits
 CODECS: dict[str, type[Codec]] = {"drawn": Drawn, "coarse": Coarse}
 
 
@@ -123,12 +123,14 @@ def capture_outcomes(
     seed: int,
     made_from: Mapping[str, Any],
     first: int = 0,
+    cells: int = CELLS,
     report: Callable[[int], None] = lambda done: None,
 ) -> Cache:
     """Asks a teacher about ``rows`` rows from ``first`` on, ``together`` at a time, and keeps outcomes of each position.
 
     Continues after the last whole question where it was stopped; what it draws hangs on ``seed`` and the row alone, so the
-    bytes are those of a capture that was not. ``report`` is told how many of the rows are done. Raises Mismatch where the
+    bytes are those of a capture that was not. ``cells`` are the logits that exist at a time; ``report`` is told how many of the
+    rows are done. Raises Mismatch where the
     folder was begun from something else, BadFolder where another process captures into it.
     """
     bound = {**made_from, "codec": repr(codec), "seed": seed, "length": length, "rows": [first, first + rows]}
@@ -152,11 +154,17 @@ def capture_outcomes(
                 done = part.stat().st_size // size // together * together
                 raw.truncate(done * size)
                 raw.seek(done * size)
-                for start in range(begin + done, begin + count, together):
-                    numbers = np.arange(start, min(start + together, begin + count))
-                    raw.write(answers_to(teacher, rows_of(numbers), codec, seed=seed).tobytes())
+                asked = (
+                    rows_of(np.arange(start, min(start + together, begin + count)))
+                    for start in range(begin + done, begin + count, together)
+                )
+                done += begin - first
+                for batch, outputs in each(teacher, asked):
+                    raw.write(packed_answers(batch, outputs, codec, seed=seed, cells=cells).tobytes())
                     raw.flush()
-                    report(int(numbers[-1]) + 1 - first)
+                    del outputs
+                    done += len(batch.tokens)
+                    report(done)
             _finish(part, file, count, codec)
         entries = [
             {"file": _name(begin), "first": begin, "rows": count, "unanswered": _unanswered_in(folder / _name(begin))}
@@ -182,15 +190,16 @@ def _name(first: int) -> str:
 
 
 @torch.no_grad()
-def answers_to(teacher: Teacher, batch: Batch, codec: Codec, *, seed: int) -> UInt8[np.ndarray, "positions bytes"]:
-    """The packed answers to a batch."""
-    outputs = teacher(batch)
+def packed_answers(
+    batch: Batch, outputs: Outputs | Sparse, codec: Codec, *, seed: int, cells: int = CELLS
+) -> UInt8[np.ndarray, "positions bytes"]:
+    """What a codec keeps of the answers to a batch, with ``cells`` logits at a time."""
     if isinstance(outputs, Sparse):  # who has chosen its outcomes leaves nothing to draw
         assert isinstance(codec, Coarse), "a teacher that tells its likeliest outcomes is kept as such"
         return codec.encode(outputs)
     length = batch.tokens.shape[1]
     uniform = np.concatenate([np.random.default_rng([seed, int(row)]).random(length) for row in batch.row.cpu()])
-    block = max(1, _AT_ONCE // outputs.vocab)
+    block = max(1, cells // outputs.vocab)
     packed = []
     for start in range(0, batch.tokens.numel(), block):
         part = slice(start, start + block)

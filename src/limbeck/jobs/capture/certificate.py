@@ -27,7 +27,7 @@ from limbeck.objectives import parse
 from limbeck.objectives.base import Objective
 from limbeck.objectives.fused import value_and_gradient
 from limbeck.plan.estimate import Estimate
-from limbeck.teachers.cache import Cache, packed_outcomes
+from limbeck.teachers.cache import CELLS, Cache, packed_outcomes
 from limbeck.teachers.codec import Coarse, Codec
 from limbeck.types import Batch, Chunk, Outputs, Signal, Sparse
 
@@ -86,20 +86,30 @@ def certify(
     objectives: Sequence[str],
     seed: int,
     stored: Cache | None = None,
+    cells: int = CELLS,
 ) -> list[Certificate]:
     """What each codec keeps of the same answers of a teacher; or what was ``stored`` of them.
 
-    Objectives that a codec's kind cannot serve are left out of its damage. Costs two softmaxes a codec and objective.
+    Objectives that a codec's kind cannot serve are left out of its damage. Costs two softmaxes a codec and objective, of
+    ``cells`` logits at a time.
     """
     tallies = [_Tally(codec, objectives) for codec in codecs]
-    for number, (batch, outputs) in enumerate(outputs_of):
+    number = 0  # no enumerate: it would hold an answer, and so the head, until it has the next
+    for batch, outputs in outputs_of:
         rng = np.random.default_rng([seed, number])
         positions = batch.weight.reshape(-1).nonzero().squeeze(-1)
-        for part in positions.split(max(1, 2**22 // outputs.vocab)):
+        for part in positions.split(max(1, cells // outputs.vocab)):
             _look(tallies, batch, outputs, part, rng, None if stored is None else stored(batch).part(part))
+        del outputs
+        number += 1  # noqa: SIM113
         for tally in tallies:
             tally.close()
     return [tally.certificate(seed) for tally in tallies]
+
+
+def kept_bytes(vocab: int) -> int:
+    """Bytes of what `certify` keeps of all blocks until it is done, for one codec: sketches in float64."""
+    return BLOCKS * 2 * len(OBJECTIVES) * _DIRECTIONS * min(vocab, _BUCKETS) * 8
 
 
 def _look(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from limbeck.config import CaptureSettings
@@ -22,7 +23,7 @@ from limbeck.corpora.build import build_training
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import finite, read_json, write_json, writing
 from limbeck.errors import BadSetting
-from limbeck.jobs.capture.asked import Asked, asking, description_of, rows_together
+from limbeck.jobs.capture.asked import Asked, asking, check_memory, description_of, rows_together
 from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, COST, HELD_OUT, MEASURED, SAMPLES, TEACHER
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.kinds import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
@@ -30,15 +31,17 @@ from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.setup import Machine, machine, row_length
 from limbeck.jobs.text import stores_of
-from limbeck.models.load import describe, load, load_config
-from limbeck.probes import cost, measure, samples
+from limbeck.models.load import LanguageModel, describe, load, load_config
+from limbeck.models.streamed import StreamedModel
+from limbeck.probes import cost, counted, measure, samples
 from limbeck.report.words import count, duration
 from limbeck.run.log import console
 from limbeck.run.run import micro_rows
 from limbeck.teachers import Cache, capture_outcomes
-from limbeck.teachers.cache import CODECS, answers_to, unanswered_so_far
+from limbeck.teachers.cache import CODECS, packed_answers, unanswered_so_far
 from limbeck.teachers.codec import Coarse, Codec, Drawn
 from limbeck.teachers.http import is_served
+from limbeck.teachers.served import Served
 
 HELD_OUT_BYTES = 192  # of a held-out token: few, so that readings of fidelity are sharp
 SIZES = (24, 48, 96, 160)  # bytes a token that `choose` looks at
@@ -61,6 +64,7 @@ def capture(settings: CaptureSettings) -> dict[str, Any]:
         raise BadSetting(
             "capture is one process: let each machine take a part with --shard 1/2, --shard 2/2, then merge"
         )
+    check_memory(settings)
     described = description_of(settings)
     resolve_source(settings.data)
     config = load_config(described)
@@ -127,10 +131,10 @@ def _choose(settings: CaptureSettings, run: dict[str, Any], asked: Asked, rows: 
     codec: Codec
     measured: list[dict[str, Any]] = []
     size = settings.bytes_per_token
-    if asked.served:
-        codec = Coarse.within(asked.about.vocab, asked.served.k, size)
+    if isinstance(asked.told, Served):
+        codec = Coarse.within(asked.about.vocab, asked.told.k, size)
     else:
-        codec, measured = choose_codec(asked.about, rows, size=size, kind=settings.kind, seed=settings.seed)
+        codec, measured = choose_codec(asked.told, rows, size=size, kind=settings.kind, seed=settings.seed)
     if measured:
         said = "; ".join(
             f"{m['codec']} at {m['bytes']} bytes: bias {m['damage']['ForwardKL']['bias']['value']:.4f}, noise "
@@ -155,14 +159,23 @@ def _announce(asked: Asked, codec: Codec, rows: Rows, part: _Part, where: Machin
         f"{part.rows:,} rows of {rows.length} = {tokens:,} tokens, {codec} outcomes in {codec.bytes} bytes each: "
         f"{tokens * codec.bytes / 1e6:,.1f} MB"
     )
-    if asked.served:
-        console.print(said)
-        return
+    seconds = _foretold(asked, codec, rows, part, where)
+    console.print(said if seconds is None else f"{said}, in about {duration(seconds)}")
+
+
+def _foretold(asked: Asked, codec: Codec, rows: Rows, part: _Part, where: Machine) -> float | None:
+    """Seconds that all answers will take: from one question, or from one layer where a question reads all weights."""
+    teacher = asked.whole
+    if teacher is None:
+        return None
     some = np.arange(part.first, part.first + min(part.rows, micro_rows(rows.length, where.world.device)))
+    batch = rows.rows_of(some).to(where.world.device)
+    if isinstance(teacher, StreamedModel):
+        return teacher.seconds(batch, rows=part.rows)
     start = time.perf_counter()
-    answers_to(teacher, rows.rows_of(some).to(where.world.device), codec, seed=0)
-    seconds = (time.perf_counter() - start) / len(some) * part.rows
-    console.print(f"{said}, in about {duration(seconds)}")
+    with torch.no_grad():
+        packed_answers(batch, teacher(batch), codec, seed=0)
+    return (time.perf_counter() - start) / len(some) * part.rows
 
 
 def _answers(settings: CaptureSettings, asked: Asked, rows: Rows, part: _Part, codec: Codec, where: Machine) -> Cache:
@@ -183,6 +196,7 @@ def _answers(settings: CaptureSettings, asked: Asked, rows: Rows, part: _Part, c
             codec=codec,
             seed=settings.seed,
             made_from=asked.made_from | {"corpus": rows.store.manifest["corpus_sha256"]},
+            cells=asked.cells,
             report=report,
         )
 
@@ -225,24 +239,37 @@ def _held_out(settings: CaptureSettings, asked: Asked, store: TokenStore, *, len
         codec=codec,
         seed=settings.seed,
         made_from=asked.made_from | {"corpus": store.manifest["corpus_sha256"]},
+        cells=asked.cells,
     )
-    file, teacher = settings.out / MEASURED, asked.model
+    file, teacher = settings.out / MEASURED, asked.whole
     if teacher is None or file.exists():
         return
     with writing(file):
         file.parent.mkdir(exist_ok=True)
-    write_json(settings.out / COST, [reading.row() for reading in cost("teacher", teacher)])
-    write_json(settings.out / SAMPLES, samples(teacher, None, store))
-    measure(teacher, None, held_out.batches(), documents=store.documents).save(file)
+    if isinstance(teacher, LanguageModel):
+        costs, wrote = cost("teacher", teacher), samples(teacher, None, store)
+    else:
+        console.print(
+            "speed, peak memory and samples of the teacher's writing are left out: each token it writes would read all weights"
+        )
+        costs, wrote = counted("teacher", asked.about), []
+    write_json(settings.out / COST, [reading.row() for reading in costs])
+    write_json(settings.out / SAMPLES, wrote)
+    measured = measure(teacher, None, held_out.batches(), documents=store.documents, cells=asked.cells)
+    measured.save(file)
 
 
 def _certificate(settings: CaptureSettings, asked: Asked, rows: Rows, codec: Codec, answers: Cache) -> dict[str, Any]:
-    file, teacher = settings.out / CERTIFICATE, asked.model
+    file, teacher = settings.out / CERTIFICATE, asked.whole
     if teacher is None:
         write_json(file, _of_served(codec, answers))
     elif not file.exists():
         found = certify(
-            sample_of(teacher, rows, seed=settings.seed), [codec], objectives=OBJECTIVES, seed=settings.seed
+            sample_of(teacher, rows, seed=settings.seed),
+            [codec],
+            objectives=OBJECTIVES,
+            seed=settings.seed,
+            cells=asked.cells,
         )
         show(found[0], console)
         write_json(file, finite(found[0].row()))

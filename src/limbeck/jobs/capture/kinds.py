@@ -12,18 +12,23 @@ from rich.table import Table
 
 from limbeck.corpora import Rows
 from limbeck.errors import BadSetting
+from limbeck.jobs.capture.asked import Whole, cells_of
 from limbeck.jobs.capture.certificate import BLOCKS, OBJECTIVES, STEP, Certificate, Damage, certify
-from limbeck.models.load import LanguageModel
 from limbeck.report.words import interval, share
 from limbeck.teachers.codec import Coarse, Codec, Drawn
-from limbeck.types import Batch, Outputs
+from limbeck.types import Batch, Outputs, each
 
 DECIDES = "ForwardKL"
 _POSITIONS, _CELLS = 256, 2**27  # positions of a block, and logits of all, at most
 
 
-def sample_of(teacher: LanguageModel, rows: Rows, *, seed: int) -> Iterator[tuple[Batch, Outputs]]:
+@torch.no_grad()
+def sample_of(teacher: Whole, rows: Rows, *, seed: int) -> Iterator[tuple[Batch, Outputs]]:
     """Random rows of the text in blocks, and the teacher's answers to them, with so many positions as can be paid."""
+    yield from each(teacher, _questions(teacher, rows, seed=seed))
+
+
+def _questions(teacher: Whole, rows: Rows, *, seed: int) -> Iterator[Batch]:
     rng = np.random.default_rng(seed)
     each = max(8, min(_POSITIONS, _CELLS // teacher.vocab // BLOCKS))
     blocks = min(BLOCKS, rows.n_rows)
@@ -33,8 +38,7 @@ def sample_of(teacher: LanguageModel, rows: Rows, *, seed: int) -> Iterator[tupl
         batch = rows.rows_of(block).to(teacher.device)
         left_out = torch.from_numpy(rng.permutation(batch.weight.numel())[each:]).to(teacher.device)
         batch.weight.view(-1)[left_out] = 0
-        with torch.no_grad():
-            yield batch, teacher(batch)
+        yield batch
 
 
 def codecs_within(vocab: int, size: int, kind: str = "auto") -> list[Codec]:
@@ -57,14 +61,14 @@ def best(certificates: Sequence[Certificate]) -> Certificate:
     return min(certificates, key=lambda certificate: certificate.damage[DECIDES].error)
 
 
-def choose_codec(
-    teacher: LanguageModel, rows: Rows, *, size: int, kind: str, seed: int
-) -> tuple[Codec, list[dict[str, Any]]]:
+def choose_codec(teacher: Whole, rows: Rows, *, size: int, kind: str, seed: int) -> tuple[Codec, list[dict[str, Any]]]:
     """The codec to use, and what was measured of each that fits."""
     codecs = codecs_within(teacher.vocab, size, kind)
     if len(codecs) == 1:
         return codecs[0], []
-    found = certify(sample_of(teacher, rows, seed=seed), codecs, objectives=[DECIDES], seed=seed)
+    found = certify(
+        sample_of(teacher, rows, seed=seed), codecs, objectives=[DECIDES], seed=seed, cells=cells_of(teacher)
+    )
     chosen = best(found)
     return codecs[found.index(chosen)], [certificate.row() for certificate in found]
 
