@@ -2,7 +2,7 @@
 #
 #   make demo     the main job on the embedded teacher and text; says where report.html is
 #   make test     the tests; LIMBECK_TEST_DATA names a folder of real models and texts, without it their tests skip
-#   make lint     style; make types: the type checker; make docs: every command and snippet of README and docs
+#   make lint     style; make types: the type checker; make docs: every command of README and tutorial
 #   make cluster  the tests that start a Ray cluster, for which it installs the extra
 #   make recipes  the tests that run a recipe of `limbeck reproduce` from end to end, minutes
 #   make studies  the experiments behind docs/results, each anew; hours
@@ -30,7 +30,7 @@ types: .venv/.ready
 	$(BIN)/mypy
 
 docs: .venv/.ready
-	$(BIN)/python -m pytest tests/test_docs.py
+	$(BIN)/python -m pytest -m docs -n auto --dist load
 
 cluster: .venv/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[ray]'

@@ -51,6 +51,7 @@ def run(monkeypatch):
     return run
 
 
+@pytest.mark.docs
 def test_the_tutorial_runs(tmp_path, run):
     write_corpus(tmp_path)
     for kind, text in blocks(ROOT / "docs" / "tutorial" / "first-student.md"):
@@ -74,6 +75,7 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.docs
 def test_every_command_of_the_readme_runs(place, run, monkeypatch):
     monkeypatch.setitem(SCALES, "smoke", TINY)
     commands = readme_commands()
