@@ -25,8 +25,13 @@ settings.register_profile(
 settings.load_profile("limbeck")
 
 
+# Files that take longest, which come first: else one worker is left with one of them while the others have nothing to do.
+LONGEST = ("test_pilot.py", "test_distil.py", "test_capture.py", "test_family.py", "test_served.py", "test_streamed.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leaves out what needs a GPU where there is none."""
+    """Puts the longest files first, and leaves out what needs a GPU where there is none."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
