@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from limbeck.corpora import TokenStore, build_stores, train_tokenizer
-from limbeck.models.load import LanguageModel, new_model
+from limbeck.models.load import LanguageModel, new_model, save
 from limbeck.types import Batch
 
 WORDS = [
@@ -71,6 +71,12 @@ def llama(
 def frozen(model: LanguageModel) -> LanguageModel:
     model.model.eval().requires_grad_(False)
     return model
+
+
+def write_teacher(folder: Path, *, seed: int = 0) -> Path:
+    """A model folder ``teacher``: a random Llama of three layers."""
+    save(llama(layers=3, hidden=48, seed=seed, tok=tokenizer()), folder / "teacher")
+    return folder / "teacher"
 
 
 def write_corpus(folder: Path, count: int = 120) -> Path:

@@ -20,13 +20,14 @@ from limbeck.jobs.capture.captured import ANSWERS, Captured
 from limbeck.jobs.capture.certificate import STEP, certify
 from limbeck.jobs.capture.merge import merge
 from limbeck.jobs.capture.verify import inspect, verify
-from limbeck.models.load import load, save
+from limbeck.models.load import load
 from limbeck.objectives import parse
 from limbeck.objectives.fused import value_and_gradient
 from limbeck.run.log import console
+from limbeck.teachers.cache import packed_outcomes
 from limbeck.teachers.codec import Coarse, Drawn
 from limbeck.types import Chunk, Outputs, Signal
-from tests.models import batch, frozen, llama, tokenizer, write_corpus
+from tests.models import batch, frozen, llama, tokenizer, write_corpus, write_teacher
 
 LENGTH = 16
 
@@ -35,7 +36,7 @@ LENGTH = 16
 def here(tmp_path_factory) -> Path:
     """A folder with a teacher, a corpus, and captured answers of all of its rows."""
     folder = tmp_path_factory.mktemp("capture")
-    save(llama(layers=3, hidden=48, tok=tokenizer()), folder / "teacher")
+    write_teacher(folder)
     write_corpus(folder)
     ask(folder, "whole")
     return folder
@@ -123,7 +124,7 @@ def test_a_student_sees_no_row_that_was_not_answered(here):
 
 def test_another_teacher_in_the_old_ones_place_is_refused(here, tmp_path):
     shutil.copytree(here / "whole", tmp_path / "cache")
-    save(llama(layers=3, hidden=48, tok=tokenizer(), seed=9), tmp_path / "teacher")
+    write_teacher(tmp_path, seed=9)
     facts = json.loads((tmp_path / "cache" / "run.json").read_text())
     facts["signature"]["teacher"] = str(tmp_path / "teacher")
     (tmp_path / "cache" / "run.json").write_text(json.dumps(facts))
@@ -260,8 +261,6 @@ def test_the_bias_of_likeliest_outcomes_is_what_the_certificate_says(here):
         chunk = Chunk(one.targets.reshape(-1)[here_], torch.ones(len(here_)))
         hidden = outputs.hidden.reshape(-1, outputs.hidden.shape[-1])[here_]
         uniform = np.zeros(len(here_))
-        from limbeck.teachers.cache import packed_outcomes
-
         kept = codec.decode(packed_outcomes(logits.log_softmax(-1), codec, uniform))
         objective = parse("ForwardKL")
         true += hidden.T @ value_and_gradient(objective, student.clone(), Signal(logits), chunk)[1]

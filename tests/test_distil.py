@@ -19,9 +19,8 @@ from limbeck.errors import BadFolder
 from limbeck.jobs.arms import Arm
 from limbeck.jobs.foretell import said_after, training_seconds
 from limbeck.jobs.setup import Machine
-from limbeck.models.load import save
 from limbeck.run.world import alone
-from tests.models import llama, tokenizer, write_corpus
+from tests.models import write_corpus, write_teacher
 
 METRICS = {"step", "tokens", "loss_nats", "lr", "grad_norm", "tokens_per_s", "peak_rss_gib"}
 READINGS = {"model", "probe", "name", "value", "unit", "n", "low", "high", "seed"}
@@ -32,7 +31,7 @@ MODELS = {"teacher", "student", "cut", "cut+ce", "fresh+kd"}
 def here(tmp_path_factory) -> Path:
     """A folder with a teacher and a corpus."""
     folder = tmp_path_factory.mktemp("distil")
-    save(llama(layers=3, hidden=48, tok=tokenizer()), folder / "teacher")
+    write_teacher(folder)
     write_corpus(folder)
     return folder
 

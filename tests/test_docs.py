@@ -10,8 +10,7 @@ import pytest
 
 from limbeck import cli
 from limbeck.jobs.pilot.grid import SCALES
-from limbeck.models.load import save
-from tests.models import llama, tokenizer, write_corpus
+from tests.models import write_corpus, write_teacher
 from tests.test_pilot import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +69,7 @@ def readme_commands() -> list[str]:
 def place(tmp_path_factory) -> Path:
     """A folder with what the README's commands name: a teacher and a corpus."""
     folder = tmp_path_factory.mktemp("readme")
-    save(llama(layers=3, hidden=48, tok=tokenizer()), folder / "teacher")
+    write_teacher(folder)
     write_corpus(folder).rename(folder / "my.jsonl")
     return folder
 

@@ -9,11 +9,11 @@ import pytest
 
 import limbeck
 from limbeck.errors import BadSetting, Interrupted
-from limbeck.models.load import LanguageModel, save
+from limbeck.models.load import LanguageModel
 from limbeck.run import together
 from limbeck.run.run import Run
 from limbeck.run.together import Once
-from tests.models import batch, frozen, llama, tokenizer, write_corpus
+from tests.models import batch, frozen, llama, write_corpus, write_teacher
 
 SIZES = "40k,25k"
 
@@ -21,7 +21,7 @@ SIZES = "40k,25k"
 @pytest.fixture(scope="module")
 def here(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("family")
-    save(llama(layers=3, hidden=48, tok=tokenizer()), folder / "teacher")
+    write_teacher(folder)
     write_corpus(folder)
     return folder
 

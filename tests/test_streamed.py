@@ -16,7 +16,7 @@ from limbeck.models.load import LanguageModel, load, new_model, save
 from limbeck.models.room import Needs, Room
 from limbeck.models.streamed import StreamedModel, load_streamed
 from limbeck.types import each
-from tests.models import llama, tokenizer, write_corpus
+from tests.models import write_corpus, write_teacher
 from tests.zoo import CONFIGS, animal, packed, words
 
 LENGTH = 12
@@ -224,7 +224,7 @@ def test_what_a_layer_is_told_of_tokens_is_noticed(folder):
 def here(tmp_path_factory) -> Path:
     """A teacher, a corpus, and answers captured from the teacher in memory."""
     place = tmp_path_factory.mktemp("streamed")
-    save(llama(layers=3, hidden=48, tok=tokenizer()), place / "teacher")
+    write_teacher(place)
     write_corpus(place, count=40)
     ask(place, "resident")
     return place

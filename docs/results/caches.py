@@ -60,10 +60,12 @@ def measured(arm, comparison, held_out, teacher):
 
 
 def told(interval):
+    """An interval as it is kept."""
     return {"value": interval.value, "low": interval.low, "high": interval.high, "documents": interval.n}
 
 
 def ece(runs):
+    """Expected calibration error over seeds."""
     return next(r for r in calibration("student", runs) if r.name == "ece")
 
 

@@ -11,6 +11,7 @@ import fcntl
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +72,20 @@ def write_text(path: Path, text: str) -> None:
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def place(source: Path, target: Path) -> None:
+    """A file at another place too: linked, or copied where links are not to be had. What is there is whole, and stays."""
+    if target.exists():
+        return
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            os.link(source, beside)
+        except OSError:  # another disk, or one without links
+            shutil.copy2(source, beside)
+        beside.replace(target)
 
 
 @contextmanager

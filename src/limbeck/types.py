@@ -96,8 +96,8 @@ class Outputs:
     head: Head
     vocab: int
 
-    def logits(self, part: slice | None = None) -> Float[Tensor, "n V"]:
-        """Logits over the real tokens, of a slice of the B x T flat positions (of all, which is large, without one)."""
+    def logits(self, part: slice | Tensor | None = None) -> Float[Tensor, "n V"]:
+        """Logits over the real tokens, of some of the B x T flat positions (of all, which is large, without)."""
         hidden = self.hidden.reshape(-1, self.hidden.shape[-1])
         return self.head.logits(hidden if part is None else hidden[part])[:, : self.vocab]
 

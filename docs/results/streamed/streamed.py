@@ -99,6 +99,7 @@ def compared(folder: Path, store: TokenStore, *, memory: float, spill: Path) -> 
 
 
 def main() -> None:
+    """Streams one random Llama and writes what was seen."""
     torch.set_num_threads(1)
     layers = round(float(sys.argv[2]) * 1e6 / 12e6) if len(sys.argv) > 2 else 8
     with tempfile.TemporaryDirectory() as place:

@@ -7,14 +7,13 @@ does not measure again, and any difference between two models has an interval ov
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from limbeck.config import DistilSettings
 from limbeck.corpora import TokenStore
-from limbeck.disk import read_json, write_json, write_text, writing
+from limbeck.disk import place, read_json, write_json, write_text, writing
 from limbeck.jobs.arms import Arm
 from limbeck.jobs.folder import update
 from limbeck.jobs.held_out import HeldOut
@@ -180,13 +179,7 @@ class Proof:
 def hand_on(there: Path, here: Path) -> None:
     """Gives a run what another measured of the teacher they share."""
     for file in [*there.glob("measurements/teacher-seed*"), *there.glob("measurements/cost-teacher.json")]:
-        target = here / "measurements" / file.name
-        if not target.exists():
-            with writing(target):
-                target.parent.mkdir(exist_ok=True)
-                beside = target.with_name(f".{target.name}")
-                shutil.copyfile(file, beside)
-                beside.replace(target)
+        place(file, here / "measurements" / file.name)
 
 
 def _by_model(readings: list[Reading]) -> dict[str, dict[str, Any]]:

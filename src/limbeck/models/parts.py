@@ -6,6 +6,7 @@ Files are read and written, not mapped: pages of a mapped file count as this pro
 from __future__ import annotations
 
 import ctypes
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -41,7 +42,7 @@ class Part:
 
     def bytes(self, dtype: torch.dtype) -> int:
         """Of a buffer that holds all of it."""
-        sizes = (elements(stored.shape) * dtype.itemsize for stored in self.stored.values())
+        sizes = (math.prod(stored.shape) * dtype.itemsize for stored in self.stored.values())
         return sum(-(-size // ALIGNED) * ALIGNED for size in sizes)
 
     @contextmanager
@@ -55,13 +56,6 @@ class Part:
             for module, parameters, buffers in empty:  # the same objects as before, so that tied ones are tied again
                 module._parameters.update(parameters)
                 module._buffers.update(buffers)
-
-
-def elements(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def give_back() -> None:
@@ -103,7 +97,7 @@ class States:
 
     def __init__(self, shapes: Sequence[tuple[int, int, int]], dtype: torch.dtype, spill: Path | None) -> None:
         self._shapes, self._dtype, self._spill = shapes, dtype, spill
-        sizes = [elements(shape) * dtype.itemsize for shape in shapes]
+        sizes = [math.prod(shape) * dtype.itemsize for shape in shapes]
         self._starts = [sum(sizes[:i]) for i in range(len(sizes))]
         self._kept: list[Tensor] = []
         self._file: Any = None
@@ -120,7 +114,7 @@ class States:
         shape = self._shapes[number]
         count = len(range(*rows.indices(shape[0])))
         found = torch.empty((count, *shape[1:]), dtype=self._dtype)
-        self._file.seek(self._starts[number] + rows.start * elements(shape[1:]) * self._dtype.itemsize)
+        self._file.seek(self._starts[number] + rows.start * math.prod(shape[1:]) * self._dtype.itemsize)
         view = _bytes(found)
         while view:
             view = view[self._file.readinto(view) :]
@@ -132,7 +126,7 @@ class States:
             self._kept[number][rows] = hidden
             return
         assert self._spill is not None
-        self._file.seek(self._starts[number] + rows.start * elements(self._shapes[number][1:]) * self._dtype.itemsize)
+        self._file.seek(self._starts[number] + rows.start * math.prod(self._shapes[number][1:]) * self._dtype.itemsize)
         view = _bytes(hidden.contiguous().cpu())
         with writing(self._spill):
             while view:

@@ -155,8 +155,10 @@ def needs_of(model: PreTrainedModel, *, length: int, beside: int = 0) -> Needs:
 
 
 def embedding_of(model: PreTrainedModel) -> nn.Module:
+    """The table that tokens are looked up in."""
     return model.get_input_embeddings()
 
 
 def head_of(model: PreTrainedModel) -> Any:
+    """The last linear map, from hidden states to logits."""
     return model.get_output_embeddings()

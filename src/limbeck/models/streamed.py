@@ -9,6 +9,7 @@ layer that hangs on more than positions.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ from limbeck.models.load import (
     read_generation,
     shown_name,
 )
-from limbeck.models.parts import ALIGNED, Part, States, elements, give_back, read_into
+from limbeck.models.parts import ALIGNED, Part, States, give_back, read_into
 from limbeck.models.room import Room
 from limbeck.models.skeleton import embedding_of, head_of, layers_of, matched, needs_of, skeleton
 from limbeck.models.source import Stored, check_tokenizer, resolve, stored_tensors
@@ -295,7 +296,7 @@ class StreamedModel:
         values, start = {}, 0
         for local, name in part.names.items():
             stored = part.stored[local]
-            size = elements(stored.shape) * self.about.model.dtype.itemsize
+            size = math.prod(stored.shape) * self.about.model.dtype.itemsize
             target = buffer[start : start + size].view(self.about.model.dtype)
             read_into(target, stored)
             if name in self._unchecked:

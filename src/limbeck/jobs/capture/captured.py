@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def config_source(name: str) -> str | Path:
 
 
 class Captured:
-    """A teacher's answers, and the teacher as far as it is known without weights (``about``)."""
+    """A teacher's answers, and the teacher as far as it is known without weights."""
 
     def __init__(self, folder: Path) -> None:
         """Raises BadModel where the folder is not whole."""
@@ -60,7 +61,11 @@ class Captured:
                 f"{folder} is one shard: it has answers to rows {self.answers.first:,} to {last:,} of "
                 f"{self.facts['rows']:,}: put the shards together with limbeck cache merge OUT SHARD SHARD ..."
             )
-        self.about = load_described(folder / TEACHER, name=self.answers.name)
+
+    @cached_property
+    def about(self) -> LanguageModel:
+        """The teacher without its weights. Raises BadModel where its description is damaged."""
+        return load_described(self.folder / TEACHER, name=self.answers.name)
 
     @property
     def identity(self) -> str:
@@ -79,7 +84,7 @@ class Captured:
                 )
         return stores[0], stores[1]
 
-    @property
+    @cached_property
     def held_out(self) -> HeldOutAnswers:
         """What the teacher said about held-out rows."""
         return HeldOutAnswers(Cache(self.folder / HELD_OUT))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -98,8 +99,9 @@ def certify(
     for batch, outputs in outputs_of:
         rng = np.random.default_rng([seed, number])
         positions = batch.weight.reshape(-1).nonzero().squeeze(-1)
+        kept = None if stored is None else stored(batch)
         for part in positions.split(max(1, cells // outputs.vocab)):
-            _look(tallies, batch, outputs, part, rng, None if stored is None else stored(batch).part(part))
+            _look(tallies, batch, outputs, part, rng, None if kept is None else kept.part(part))
         del outputs
         number += 1  # noqa: SIM113
         for tally in tallies:
@@ -121,35 +123,35 @@ def _look(
     stored: Sparse | None,
 ) -> None:
     """Shows all codecs some positions."""
-    logits = _logits(outputs, part)
+    logits = outputs.logits(part).float()
     log_p = logits.log_softmax(-1)
     unlike = torch.from_numpy(rng.standard_normal(logits.shape, np.float32)).to(logits.device)
     student = logits / _TEMPERATURE + _NOISE * unlike
     features = _features(outputs, part)
     chunk = Chunk(batch.targets.reshape(-1)[part], torch.ones_like(log_p[:, 0]))
-    true: dict[str, Tensor] = {}
+    true: dict[str, tuple[Tensor, np.ndarray]] = {}
     uniform = rng.random(len(part))
     for tally in tallies:
         kept = stored or tally.codec.decode(packed_outcomes(log_p, tally.codec, uniform)).to(log_p.device)
         tally.add_mass(log_p, kept)
         for name, objective in tally.objectives.items():
             if name not in true:
-                true[name] = value_and_gradient(objective, student.clone(), Signal(logits), chunk)[1]
+                gradient = value_and_gradient(objective, student.clone(), Signal(logits), chunk)[1]
+                true[name] = gradient, _sketch(gradient, features)
             seen = value_and_gradient(objective, student.clone(), kept, chunk)[1]
-            tally.add(f"true {name}", _sketch(true[name], features))
-            tally.add(f"error {name}", _sketch(seen - true[name], features))
-
-
-def _logits(outputs: Outputs, part: Tensor) -> Float[Tensor, "n V"]:
-    hidden = outputs.hidden.reshape(-1, outputs.hidden.shape[-1])[part]
-    return outputs.head.logits(hidden)[:, : outputs.vocab].float()
+            tally.add(f"true {name}", true[name][1])
+            tally.add(f"error {name}", _sketch(seen - true[name][0], features))
 
 
 def _features(outputs: Outputs, part: Tensor) -> Float[Tensor, "n directions"]:
     hidden = outputs.hidden.reshape(-1, outputs.hidden.shape[-1])[part].float()
-    rng = np.random.default_rng(0)
-    directions = rng.standard_normal((hidden.shape[-1], _DIRECTIONS)).astype(np.float32) / math.sqrt(_DIRECTIONS)
-    return hidden @ torch.from_numpy(directions).to(hidden.device)
+    return hidden @ _directions(hidden.shape[-1]).to(hidden.device)
+
+
+@cache
+def _directions(width: int) -> Float[Tensor, "width directions"]:
+    found = np.random.default_rng(0).standard_normal((width, _DIRECTIONS)).astype(np.float32) / math.sqrt(_DIRECTIONS)
+    return torch.from_numpy(found)
 
 
 def _sketch(gradient: Float[Tensor, "n V"], features: Float[Tensor, "n directions"]) -> Float64[np.ndarray, " sketch"]:
@@ -157,10 +159,16 @@ def _sketch(gradient: Float[Tensor, "n V"], features: Float[Tensor, "n direction
     found = (features.T @ gradient).double().cpu().numpy()
     vocab = found.shape[1]
     if vocab > _BUCKETS:
-        rng = np.random.default_rng(1)
-        bucket, sign = rng.integers(_BUCKETS, size=vocab), rng.choice([-1.0, 1.0], size=vocab)
+        bucket, sign = _buckets(vocab)
         found = np.stack([np.bincount(bucket, weights=row * sign, minlength=_BUCKETS) for row in found])
     return found.reshape(-1)
+
+
+@cache
+def _buckets(vocab: int) -> tuple[np.ndarray, np.ndarray]:
+    """The bucket of each token, and its sign."""
+    rng = np.random.default_rng(1)
+    return rng.integers(_BUCKETS, size=vocab), rng.choice([-1.0, 1.0], size=vocab)
 
 
 class _Tally:

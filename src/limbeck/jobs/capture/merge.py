@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.disk import locked, read_json, write_json, writing
+from limbeck.disk import locked, place, read_json, write_json, writing
 from limbeck.errors import BadFolder, BadModel, Mismatch
 from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, DATA, HELD_OUT, MEASURED, TEACHER
 from limbeck.teachers import Cache
@@ -75,18 +73,10 @@ def _made_from(cache: Cache) -> dict[str, Any]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A file, or a folder of files, at another place: linked, or copied and renamed; what is there is whole and stays."""
+    """A file, or a folder of files but for its lock, at another place."""
     if source.is_dir():
         for path in source.iterdir():
             if path.name != ".lock":
                 _link(path, target / path.name)
         return
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        os.link(source, beside)
-    except OSError:  # another disk, or one without links
-        shutil.copy2(source, beside)
-    beside.replace(target)
+    place(source, target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.kinds import show
 from limbeck.models.load import LanguageModel
 from limbeck.report.words import count
+from limbeck.teachers import Cache
 from limbeck.types import Batch, Outputs
 
 # Nats that a kept log-probability may be off in the mean: half a step of its code is 0.01, and another machine's bfloat16
@@ -90,18 +91,18 @@ def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str,
     store, _ = captured.stores()
     text = Rows(store, length=captured.answers.length, most=captured.answers.rows)
     chosen = np.random.default_rng(seed).choice(text.n_rows, size=min(rows, text.n_rows), replace=False)
-    off = _off(captured, teacher, text, chosen)
+    off = _Off(captured.answers)
     again = certify(
-        _asked(teacher, text, chosen),
+        off.passing(_asked(teacher, text, chosen)),
         [captured.answers.codec],
         objectives=OBJECTIVES,
         seed=seed,
         stored=captured.answers,
     )[0]
-    result |= {"asked": len(chosen), "nats_off": off, "certificate": finite(again.row()), "ok": off <= _OFF}
+    result |= {"asked": len(chosen), "nats_off": off.mean, "certificate": finite(again.row()), "ok": off.mean <= _OFF}
     console.print(
-        f"the teacher was asked again about {len(chosen):,} rows: kept log-probabilities are {off:.4f} nats off in the mean "
-        + ("(rounding)" if off <= _OFF else f"(expected at most {_OFF}): these are not its answers")
+        f"the teacher was asked again about {len(chosen):,} rows: kept log-probabilities are {off.mean:.4f} nats off in the mean "
+        + ("(rounding)" if off.mean <= _OFF else f"(expected at most {_OFF}): these are not its answers")
     )
     show(again, console)
     return result
@@ -113,14 +114,24 @@ def _asked(teacher: LanguageModel, text: Rows, chosen: np.ndarray) -> Iterator[t
         yield batch, teacher(batch)
 
 
-@torch.no_grad()
-def _off(captured: Captured, teacher: LanguageModel, text: Rows, chosen: np.ndarray) -> float:
-    """Mean difference of kept log-probabilities from the teacher's, those that are too small to be kept apart."""
-    total, n = 0.0, 0
-    for batch, outputs in _asked(teacher, text, chosen):
-        kept = captured.answers(batch)
-        log_p = outputs.logits().float().log_softmax(-1).gather(-1, kept.ids)
-        known = log_p > -20
-        total += float((kept.log_p - log_p).abs()[known].double().sum())
-        n += int(known.sum())
-    return total / max(1, n)
+class _Off:
+    """How far kept log-probabilities are from the teacher's in the mean, but for those too small to be kept apart."""
+
+    def __init__(self, answers: Cache) -> None:
+        self._answers, self._total, self._n = answers, 0.0, 0
+
+    @property
+    def mean(self) -> float:
+        """In nats, of what has passed."""
+        return self._total / max(1, self._n)
+
+    @torch.no_grad()
+    def passing(self, asked: Iterable[tuple[Batch, Outputs]]) -> Iterator[tuple[Batch, Outputs]]:
+        """Looks at answers of the teacher on their way to whoever else wants them."""
+        for batch, outputs in asked:
+            kept = self._answers(batch)
+            log_p = outputs.logits().float().log_softmax(-1).gather(-1, kept.ids)
+            known = log_p > -20
+            self._total += float((kept.log_p - log_p).abs()[known].double().sum())
+            self._n += int(known.sum())
+            yield batch, outputs
