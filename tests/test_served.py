@@ -1,6 +1,7 @@
 """A teacher on a server: what it is asked, what is believed, and how loudly it fails."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -337,6 +338,23 @@ def test_a_student_learns_what_a_server_answered(here, model, monkeypatch):
     assert f"{answers.unanswered:,} positions without an answer" in (here / "run" / "run.json").read_text()
 
 
+def test_a_server_teaches_a_student(here, model):
+    """Asked once, first of all: the student is that of the same answers captured apart, and needs no server to go on."""
+    keys = {"tokens": "600", "batch_tokens": 256, "threads": 1, "student": str(here / "student"), "baselines": ()}
+    with serving(model) as server:
+        ask(here, server, "apart", tokens="600")
+        asked = server.asked.copy()
+        served = {"teacher": server.url, "tokenizer": str(here / "teacher"), "data": str(here / "text.jsonl")}
+        limbeck.distil(**keys, **served, length=LENGTH, out=here / "direct")
+        assert sum(server.asked.values()) < 2.1 * sum(asked.values())
+    limbeck.distil(**keys, teacher=str(here / "apart"), out=here / "of-answers")
+    weights = [(here / name / "student" / "model.safetensors").read_bytes() for name in ("direct", "of-answers")]
+    assert weights[0] == weights[1]
+    shutil.rmtree(here / "direct" / "student")
+    limbeck.distil(**keys, **served, length=LENGTH, out=here / "direct")
+    assert (here / "direct" / "student" / "model.safetensors").read_bytes() == weights[0]
+
+
 def test_a_capture_that_a_server_stopped_goes_on(here, model):
     """What it had answered is not asked again, and the answers are those of a capture that was not stopped."""
     keys = {"in_flight": 1, "time_limit": 5.0}  # eight rows at once
@@ -383,8 +401,12 @@ def test_flags_of_a_served_teacher(here, model):
         limbeck.capture(teacher="http://host/v1#m", tokenizer="x", kind="drawn", out=here / "no")
     with pytest.raises(BadSetting, match="only a teacher on a server needs it"):
         limbeck.capture(teacher=str(here / "teacher"), tokenizer="x", out=here / "no")
-    with pytest.raises(BadSetting, match="Ask it once with limbeck capture"):
+    with pytest.raises(BadSetting, match=r"a server does not give its tokenizer: give the .* with --tokenizer"):
         limbeck.distil(teacher="http://host/v1#m", out=here / "no")
+    with pytest.raises(BadSetting, match="give a student that exists with --student"):
+        limbeck.distil(teacher="http://host/v1#m", tokenizer=str(here / "teacher"), out=here / "no")
+    with pytest.raises(BadSetting, match="the doctor looks at models that are here"):
+        limbeck.doctor(teacher="http://host/v1#m", tokenizer=str(here / "teacher"))
     with pytest.raises(BadSetting, match="does not say which model after a #"):
         limbeck.distil(teacher="http://host/v1", out=here / "no")
     assert not (here / "no").exists()

@@ -72,6 +72,11 @@ Baselines = Annotated[str | None, Option(help="Of cut, cut+ce, cut+ce@flops, fre
 Device = Annotated[str | None, Option(help="auto, cpu, cuda, cuda:1 (default auto).")]
 DType = Annotated[str | None, Option("--dtype", help="auto, float32 or bfloat16 (default auto: what is fast here).")]
 Threads = Annotated[int | None, Option(help="Threads of this process (default: torch's).")]
+Tokenizer = Annotated[
+    str | None, Option(help="Of a teacher on a server: folder or hub id of its configuration and tokenizer.")
+]
+InFlight = Annotated[int | None, Option(help="Questions that a server gets at once (default 32).")]
+TimeLimit = Annotated[float | None, Option(help="Seconds that a server may take for one (default 120).")]
 Out = Annotated[Path | None, Option(help="Folder of the run.")]
 Json = Annotated[bool | None, Option("--json", help="The last line of stdout is one JSON object.")]
 Vocab = Annotated[str | None, Option(help="Tokens of the vocabulary trained here (default 2048).")]
@@ -150,6 +155,9 @@ def distil(
     seed: Seed = None,
     seeds: Seeds = None,
     baselines: Baselines = None,
+    tokenizer: Tokenizer = None,
+    in_flight: InFlight = None,
+    time_limit: TimeLimit = None,
     device: Device = None,
     dtype: DType = None,
     threads: Threads = None,
@@ -180,11 +188,9 @@ def capture(
     kind: Annotated[
         str | None, Option(help="drawn (unbiased), coarse (likeliest + rest), or auto: the better one, measured.")
     ] = None,
-    tokenizer: Annotated[
-        str | None, Option(help="Of a teacher on a server: folder or hub id of its configuration and tokenizer.")
-    ] = None,
-    in_flight: Annotated[int | None, Option(help="Questions that a server gets at once (default 32).")] = None,
-    time_limit: Annotated[float | None, Option(help="Seconds that a server may take for one (default 120).")] = None,
+    tokenizer: Tokenizer = None,
+    in_flight: InFlight = None,
+    time_limit: TimeLimit = None,
     shard: Annotated[str | None, Option(help="Which of how many machines this is: 3/16.")] = None,
     stream: Annotated[
         bool | None, Option("--stream", help="For a teacher larger than memory: read it from disk layer by layer.")

@@ -110,10 +110,18 @@ class Settings(BaseModel):
     json_: bool = Field(default=False, alias="json")
 
 
-class DistilSettings(Settings):
-    """The keys of `limbeck distil`, which are also its flags."""
+class TeacherSettings(Settings):
+    """What a job needs to know that asks a teacher. ``tokenizer`` to ``time_limit`` (seconds of a question) are of a server."""
 
     teacher: str = "builtin:stdlib"
+    tokenizer: str | None = None
+    in_flight: int = Field(default=32, ge=1, le=1024)
+    time_limit: float = Field(default=120, gt=0)
+
+
+class DistilSettings(TeacherSettings):
+    """The keys of `limbeck distil`, which are also its flags."""
+
     student: str | None = None
     params: Annotated[int | tuple[int, ...] | None, BeforeValidator(_counts)] = None
     shrink: float | None = None
@@ -132,19 +140,12 @@ def _shard(value: Any) -> Any:
     return int(found[1]), int(found[2])
 
 
-class CaptureSettings(Settings):
-    """The keys of `limbeck capture`, which are also its flags. Without ``tokens`` all of the text is captured.
+class CaptureSettings(TeacherSettings):
+    """The keys of `limbeck capture`, which are also its flags. Without ``tokens`` all of the text is captured."""
 
-    Those from ``tokenizer`` to ``time_limit`` (seconds of a question) belong to a teacher on a server.
-    """
-
-    teacher: str = "builtin:stdlib"
     tokens: Count | None = None  # type: ignore[assignment]
     bytes_per_token: int = Field(default=48, ge=1, le=2**16)
     kind: Literal["auto", "drawn", "coarse"] = "auto"
-    tokenizer: str | None = None
-    in_flight: int = Field(default=32, ge=1, le=1024)
-    time_limit: float = Field(default=120, gt=0)
     shard: Annotated[tuple[int, int], BeforeValidator(_shard)] = (1, 1)
     stream: bool = False
     device_memory: Bytes | None = None

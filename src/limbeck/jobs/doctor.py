@@ -11,6 +11,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from limbeck.config import DistilSettings
 from limbeck.corpora import Document, read
 from limbeck.corpora.source import resolve as resolve_source
+from limbeck.errors import BadSetting
 from limbeck.jobs.capture.captured import is_captured
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import target_shape
@@ -19,6 +20,7 @@ from limbeck.models.load import LanguageModel, load
 from limbeck.plan.pair import Finding, as_json, examine, show
 from limbeck.run.log import console
 from limbeck.students.shape import config_of
+from limbeck.teachers.http import is_served
 
 _DOCUMENTS = 64
 
@@ -28,6 +30,11 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
 
     Without a student, the one that `distil` would cut is spoken of as far as its shape tells.
     """
+    if is_served(settings.teacher):
+        raise BadSetting(
+            f"--teacher {settings.teacher}: the doctor looks at models that are here: give the folder or hub id of the served "
+            "model's configuration with --teacher, or let limbeck distil ask the server, which looks at the pair before it trains"
+        )
     settings, _ = adopted(settings)
     documents = first_documents(settings)
     where = machine(settings)

@@ -1,4 +1,8 @@
-"""Who teaches a run: a model in memory, or the answers it gave before."""
+"""Who teaches a run: a model in memory, or the answers it gave before.
+
+A model on a server is asked about the run's text first of all, once, into the run's folder: its answers are then read like any
+others, so a run that was stopped, another epoch, seed or arm asks nothing again.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.config import DistilSettings
+from limbeck.config import CaptureSettings, DistilSettings, TeacherSettings
 from limbeck.corpora import TokenStore
 from limbeck.errors import BadSetting
-from limbeck.jobs.capture.captured import Captured, is_captured
+from limbeck.jobs.capture.asked import description_of
+from limbeck.jobs.capture.captured import CERTIFICATE, Captured, is_captured
 from limbeck.jobs.capture.certificate import why_not
+from limbeck.jobs.capture.job import capture
 from limbeck.jobs.setup import Machine
 from limbeck.jobs.text import stores_of
 from limbeck.models.load import LanguageModel, load
 from limbeck.objectives import parse
 from limbeck.plan.size import Size
-from limbeck.teachers.http import Address, is_served
+from limbeck.teachers.codec import Coarse
+from limbeck.teachers.http import is_served
 from limbeck.types import Batch, Teacher
+
+CAPTURED = "captured"  # in a run's folder: what a teacher on a server was asked
+_PASSED_ON = TeacherSettings.model_fields.keys() - {"length", "out", "json_", "lr", "schedule", "batch_tokens"}
+_LITTLE = 8  # tokens of a vocabulary on which it is tried whether an objective can be computed
 
 
 @dataclass(frozen=True)
@@ -29,12 +40,18 @@ class RunTeacher:
     captured: Captured | None = None
 
     @classmethod
-    def of(cls, settings: DistilSettings, where: Machine) -> RunTeacher:
-        """The teacher of a run. Raises BadSetting where its answers do not serve the objective."""
-        if not is_captured(settings.teacher):
+    def of(cls, settings: DistilSettings, where: Machine, *, length: int | None = None) -> RunTeacher:
+        """The teacher of a run in rows of ``length``, which one on a server is asked about.
+
+        Raises BadSetting where its answers do not serve the objective.
+        """
+        if is_served(settings.teacher):
+            captured = _asked(settings, where, length=length)
+        elif is_captured(settings.teacher):
+            captured = Captured(Path(settings.teacher).expanduser())
+        else:
             model = load(settings.teacher, device=where.world.device, dtype=where.dtype)
             return cls(model, model)
-        captured = Captured(Path(settings.teacher).expanduser())
         objective = parse(settings.objective)
         if objective.needs_teacher and (reason := why_not(captured.answers.codec, objective)):
             raise BadSetting(
@@ -83,18 +100,34 @@ class RunTeacher:
         return 1.0 if self.rows is None else min(1.0, self.rows * length / tokens)
 
 
+def _asked(settings: DistilSettings, where: Machine, *, length: int | None) -> Captured:
+    """What a teacher on a server says of this run's text: asked now, as far as it was not before."""
+    folder, objective = settings.out / CAPTURED, parse(settings.objective)
+    if not (folder / CERTIFICATE).exists():  # which is written last
+        if where.world.size > 1:
+            raise BadSetting(
+                f"--teacher {settings.teacher}: one process asks a server: let this command begin without torchrun, or ask with "
+                "limbeck capture, and give --teacher ANSWERS"
+            )
+        if objective.needs_teacher and (reason := why_not(Coarse(vocab=_LITTLE, k=1), objective)):
+            raise BadSetting(f"--teacher {settings.teacher}: it tells its likeliest outcomes. {reason}")
+        capture(CaptureSettings(**settings.model_dump(include=_PASSED_ON), length=length, out=folder))
+    return Captured(folder)
+
+
 def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
     """The settings with the text and the rows of captured answers, and what a run's signature says of those.
 
-    Raises BadSetting where others were asked for, or the teacher is on a server. Settings with a model for a teacher stay as
-    they are.
+    Raises BadSetting where others were asked for. Settings with a model for a teacher, here or on a server, stay as they are.
     """
+    description_of(settings)  # whether what is said of a server is said of one
     if is_served(settings.teacher):
-        Address.of(settings.teacher)
-        raise BadSetting(
-            f"--teacher {settings.teacher}: a student learns from what a served teacher said before. Ask it once with limbeck "
-            "capture --teacher (this) --tokenizer FOLDER --out ANSWERS, then give --teacher ANSWERS --student FOLDER"
-        )
+        if settings.student is None:
+            raise BadSetting(
+                f"--teacher {settings.teacher}: a server does not give its weights, and nothing can be cut out of a model "
+                "without them: give a student that exists with --student"
+            )
+        return settings, {}
     if not is_captured(settings.teacher):
         return settings, {}
     captured = Captured(Path(settings.teacher).expanduser())

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.config import CaptureSettings
+from limbeck.config import CaptureSettings, TeacherSettings
 from limbeck.corpora.tokenizer import fingerprint
 from limbeck.disk import writing
 from limbeck.errors import BadSetting, Mismatch
@@ -67,8 +67,10 @@ def cells_of(teacher: Whole | Served) -> int:
     return teacher.room.cells if isinstance(teacher, StreamedModel) else CELLS
 
 
-def check_memory(settings: CaptureSettings) -> None:
-    """Raises BadSetting where a limit is given that nothing would keep, or a server is to be read from disk."""
+def check_asked(settings: CaptureSettings) -> None:
+    """Raises BadSetting where a limit is given that nothing would keep, or of a server what it does not give."""
+    if settings.kind == "drawn" and is_served(settings.teacher):
+        raise BadSetting("--kind drawn: a server tells its likeliest outcomes, none that are drawn: use coarse or auto")
     if settings.stream and is_served(settings.teacher):
         raise BadSetting(
             f"--stream: {settings.teacher} is on a server, and nothing of it is read from disk here; leave it out"
@@ -80,7 +82,7 @@ def check_memory(settings: CaptureSettings) -> None:
         )
 
 
-def description_of(settings: CaptureSettings) -> str:
+def description_of(settings: TeacherSettings) -> str:
     """Where the teacher's configuration is. Raises BadSetting where the flags do not say it, or do not belong together."""
     if not is_served(settings.teacher):
         if settings.tokenizer is not None:
@@ -94,8 +96,6 @@ def description_of(settings: CaptureSettings) -> str:
             f"--teacher {settings.teacher}: text is made into tokens here, and a server does not give its tokenizer: give the "
             "folder or hub id of the model's configuration and tokenizer (its weights are not needed) with --tokenizer"
         )
-    if settings.kind == "drawn":
-        raise BadSetting("--kind drawn: a server tells its likeliest outcomes, none that are drawn: use coarse or auto")
     return settings.tokenizer
 
 

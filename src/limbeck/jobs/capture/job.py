@@ -23,7 +23,7 @@ from limbeck.corpora.build import build_training
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import finite, read_json, write_json, writing
 from limbeck.errors import BadSetting
-from limbeck.jobs.capture.asked import Asked, asking, check_memory, description_of, rows_together
+from limbeck.jobs.capture.asked import Asked, asking, check_asked, description_of, rows_together
 from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, COST, HELD_OUT, MEASURED, SAMPLES, TEACHER
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.kinds import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
@@ -64,7 +64,7 @@ def capture(settings: CaptureSettings) -> dict[str, Any]:
         raise BadSetting(
             "capture is one process: let each machine take a part with --shard 1/2, --shard 2/2, then merge"
         )
-    check_memory(settings)
+    check_asked(settings)
     described = description_of(settings)
     resolve_source(settings.data)
     config = load_config(described)
