@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -169,9 +170,7 @@ def test_a_merge_that_was_killed_is_done_by_the_same_command(here, tmp_path, mon
     shards = [here / "left", here / "right"]
     for i, folder in enumerate(shards, start=1):
         ask(here, folder.name, shard=f"{i}/2")
-    from limbeck.jobs.capture import merge as module
-
-    link, calls = module._link, []
+    link, calls = os.link, []
 
     def killed(source, target):
         calls.append(target)
@@ -179,12 +178,12 @@ def test_a_merge_that_was_killed_is_done_by_the_same_command(here, tmp_path, mon
             raise KeyboardInterrupt
         link(source, target)
 
-    monkeypatch.setattr(module, "_link", killed)
+    monkeypatch.setattr(os, "link", killed)
     with pytest.raises(KeyboardInterrupt):
         merge(tmp_path / "out", shards)
     with pytest.raises((BadModel, BadSetting), match=r"not complete|expected a folder"):
         inspect(tmp_path / "out")
-    monkeypatch.setattr(module, "_link", link)
+    monkeypatch.setattr(os, "link", link)
     merge(tmp_path / "out", shards)
     assert Captured(tmp_path / "out").answers.damaged() == []
 

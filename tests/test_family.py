@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import limbeck
-from limbeck.errors import BadSetting, Interrupted
+from limbeck.config import split_objectives
+from limbeck.errors import BadSetting, Interrupted, LimbeckError
 from limbeck.models.load import LanguageModel
 from limbeck.run import together
 from limbeck.run.run import Run
@@ -140,3 +141,34 @@ def test_sizes_that_make_no_family_are_said(here, params, match):
 def test_one_student_is_one_size(here):
     with pytest.raises(BadSetting, match="one student is made here; give one size"):
         limbeck.shrink(teacher=str(here / "teacher"), data=str(here / "text.jsonl"), params=SIZES, out=here / "no")
+
+
+def test_students_of_several_objectives(here):
+    """Each is the one trained alone; what all are compared with is trained once; the report has their differences."""
+    objectives = ["ForwardKL", "0.5*CrossEntropy + 0.5*TAID(start=0.2)", "CrossEntropy"]
+    names = ["ForwardKL", "0.5-CrossEntropy+0.5-TAID-start=0.2", "CrossEntropy"]
+    result = distil(here, "goals", objective=objectives, params="25k", baselines=("cut+ce",))
+    assert list(result["members"]) == names
+    distil(here, "goal", objective=objectives[1], params="25k", baselines=())
+    assert weights(here / "goals" / names[1]) == weights(here / "goal")
+    twins = [here / "goals" / name / "baselines" / "cut+ce-seed0" / "student" / "config.json" for name in names[:2]]
+    assert twins[0].stat().st_ino == twins[1].stat().st_ino
+    readings = [result["members"][name]["readings"] for name in names]
+    assert readings[0]["cut+ce"] == readings[1]["cut+ce"]
+    page = (here / "goals" / "report.html").read_text()
+    assert "better than ForwardKL" in page
+    for other in readings[1:]:
+        gain = readings[0]["student"]["held_out"]["value"] - other["student"]["held_out"]["value"]
+        assert f"<td>{gain:.3f}"[:-1] in page
+    assert "<svg" not in page  # one size makes no curve
+
+
+@pytest.mark.parametrize("objective", ["ForwardKL, KL", "ForwardKL,", "ForwardKL, TAID(start=2)"])
+def test_objectives_that_make_no_family_are_said(here, objective):
+    with pytest.raises(LimbeckError, match=r"name each once|expected|start"):
+        distil(here, "none", objective=objective)
+    assert not (here / "none").exists()
+
+
+def test_objectives_stand_between_commas():
+    assert split_objectives("A(x=1, y='2,3'), B , C(of=D(e=1), f=2)") == ("A(x=1, y='2,3')", "B", "C(of=D(e=1), f=2)")

@@ -23,11 +23,11 @@ def distil(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
 
     >>> limbeck.distil(teacher="Qwen/Qwen3-8B", params="600M", data="my.jsonl", tokens="200M", out="runs/first")
 
-    ``file`` is a TOML run file; keys given here win. Several sizes in ``params`` are as many students; then it gives ``{"out",
-    "members"}``. Raises a `limbeck.errors.LimbeckError` that says what to do.
+    ``file`` is a TOML run file; keys given here win. Several sizes in ``params``, or several objectives, are as many students;
+    then it gives ``{"out", "members"}``. Raises a `limbeck.errors.LimbeckError` that says what to do.
     """
     settings = resolve(DistilSettings, None if file is None else Path(file), keys)
-    if isinstance(settings.params, tuple):
+    if settings.is_family:
         from limbeck.jobs.family import family
 
         return family(settings)

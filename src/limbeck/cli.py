@@ -65,6 +65,13 @@ ObjectiveText = Annotated[
     str | None,
     Option("--objective", help="ForwardKL, 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL', my_loss:MyLoss."),
 ]
+FamilyObjectives = Annotated[
+    str | None,
+    Option(
+        "--objective",
+        help="ForwardKL, 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*KL', my_loss:MyLoss; of several students 'KL, TAID'.",
+    ),
+]
 ScheduleName = Annotated[str | None, Option("--schedule", help="wsd, cosine or constant (default wsd).")]
 Seed = Annotated[int | None, Option(help="Seed of data order and fresh weights (default 0).")]
 Seeds = Annotated[int | None, Option(help="How many seeds, from --seed on (default 1).")]
@@ -150,7 +157,7 @@ def distil(
     length: Length = None,
     batch_tokens: BatchTokens = None,
     lr: LearningRate = None,
-    objective: ObjectiveText = None,
+    objective: FamilyObjectives = None,
     schedule: ScheduleName = None,
     seed: Seed = None,
     seeds: Seeds = None,
@@ -166,7 +173,7 @@ def distil(
 ) -> None:
     """Make a small model out of a large one, and report what it is worth."""
     settings = _settings(DistilSettings, file, dict(locals()))
-    if isinstance(settings.params, tuple):
+    if settings.is_family:
         from limbeck.jobs.family import family as job
     else:
         from limbeck.jobs.distil import distil as job

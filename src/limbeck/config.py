@@ -90,6 +90,25 @@ def _baselines(value: Any) -> Any:
     return names
 
 
+def _objectives(value: Any) -> Any:
+    """Several objectives as one text, with commas between them."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def split_objectives(text: str) -> tuple[str, ...]:
+    """The objectives of a text, which stand between commas; those in brackets or quotes belong to one of them."""
+    pieces, depth, quote = [""], 0, ""
+    for sign in text:
+        if quote or sign in "'\"":
+            quote = "" if sign == quote else quote or sign
+        depth += 0 if quote else (sign == "(") - (sign == ")")
+        if sign == "," and not depth and not quote:
+            pieces.append("")
+        else:
+            pieces[-1] += sign
+    return tuple(piece.strip() for piece in pieces)
+
+
 class Settings(BaseModel):
     """What every job needs to know."""
 
@@ -126,9 +145,19 @@ class DistilSettings(TeacherSettings):
     params: Annotated[int | tuple[int, ...] | None, BeforeValidator(_counts)] = None
     shrink: float | None = None
     shape: str | None = None
-    objective: str = "ForwardKL"
+    objective: Annotated[str, BeforeValidator(_objectives)] = "ForwardKL"
     seeds: int = Field(default=1, ge=1, le=100)
     baselines: Annotated[tuple[str, ...], BeforeValidator(_baselines)] = BASELINES
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """One, or several: then there is a student of each."""
+        return split_objectives(self.objective)
+
+    @property
+    def is_family(self) -> bool:
+        """Whether several students are asked for, of several sizes or objectives."""
+        return isinstance(self.params, tuple) or len(self.objectives) > 1
 
 
 def _shard(value: Any) -> Any:

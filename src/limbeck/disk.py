@@ -75,7 +75,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def place(source: Path, target: Path) -> None:
-    """A file at another place too: linked, or copied where links are not to be had. What is there is whole, and stays."""
+    """A file, or all of a folder but its locks, at another place too: linked, or copied where links are not to be had.
+
+    What is there already is whole, and stays.
+    """
+    if source.is_dir():
+        for path in source.iterdir():
+            if path.name != ".lock":
+                place(path, target / path.name)
+        return
     if target.exists():
         return
     with writing(target):

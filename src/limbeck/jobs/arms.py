@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from limbeck.corpora import Rows, TokenStore
+from limbeck.disk import place
 from limbeck.jobs.setup import Machine
 from limbeck.models.load import LanguageModel, load, load_config, new_model, save
 from limbeck.objectives import parse
@@ -135,15 +136,23 @@ def train(arm: Arm, shared: Shared) -> LanguageModel:
     return _finish(arm, run)
 
 
-def train_members(members: Sequence[tuple[Arm, Shared]], *, label: str) -> list[LanguageModel]:
-    """The trained models of arms that learn from one teacher on the same rows, which is asked once for all of them."""
-    runs = {i: shared.run(arm) for i, (arm, shared) in enumerate(members) if not arm.done}
+def train_members(members: Sequence[tuple[Arm, Shared]], *, label: str) -> None:
+    """Trains arms that learn from one teacher on the same rows, which is asked once for all of them."""
+    runs = [(arm, shared.run(arm)) for arm, shared in members if not arm.done]
     if runs:
-        train_together(list(runs.values()), label=label)
-    return [
-        _finish(arm, runs[i]) if i in runs else load(arm.student, device=shared.machine.world.device)
-        for i, (arm, shared) in enumerate(members)
-    ]
+        train_together([run for _, run in runs], label=label)
+    for arm, run in runs:
+        _finish(arm, run)
+
+
+def take_over(arm: Arm, twin: Arm) -> None:
+    """Gives an arm what another of the same start, rows, steps and objective came to, if that is done and it is not."""
+    if arm.done or not twin.done:
+        return
+    whole = arm.folder / ".student"
+    place(twin.folder / "metrics.jsonl", arm.folder / "metrics.jsonl")
+    place(twin.student, whole)
+    whole.rename(arm.student)
 
 
 def _finish(arm: Arm, run: Run) -> LanguageModel:

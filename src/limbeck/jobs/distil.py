@@ -117,6 +117,7 @@ def prepare(
     run = claim(settings.out, signature_of(settings, "distil", **derived)) if where.world.first else {}
     where.world.barrier()
     source = beside.source if beside else RunTeacher.of(settings, where, length=length)
+    source.check(settings)
     teacher, documents = source.about, first_documents(settings)
     if settings.student:  # a given student may not fit its teacher: look before the text is tokenised
         check(diagnose(settings, teacher, load(settings.student), documents, length=length, machine=where))

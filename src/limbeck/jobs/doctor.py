@@ -39,7 +39,9 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
     documents = first_documents(settings)
     where = machine(settings)
     shape = target_shape(settings)
-    teacher = RunTeacher.of(settings, where).about
+    source = RunTeacher.of(settings, where)
+    source.check(settings)
+    teacher = source.about
     student = load(settings.student) if settings.student else None
     length = settings.length or row_length(settings, teacher.context, where.world.device, name=teacher.name)
     planned = None if shape is None else config_of(shape, teacher.config)

@@ -1,18 +1,20 @@
-"""`limbeck distil --params 1B,600M,300M`: students of several sizes from one pass of the teacher.
+"""`limbeck distil --params 1B,600M --objective "ForwardKL, TAID"`: students of several sizes and objectives in one run.
 
-Each has a folder of its own, which is that of `distil` for this size alone, bits and all. Students of one seed see the same
-rows, so the teacher is asked once about each step and all of them listen; what does not listen is trained one after the other.
+Each has a folder of its own, which is that of `distil` for this size and objective alone, bits and all. Students of one seed see
+the same rows, so the teacher is asked once about each step and all of them listen; what does not listen is trained one after
+the other, and once where students of several objectives are compared with the same.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from limbeck.config import DistilSettings
 from limbeck.errors import BadSetting
-from limbeck.jobs.arms import train, train_members
+from limbeck.jobs.arms import Arm, take_over, train, train_members
 from limbeck.jobs.distil import Comparison, prepare
 from limbeck.jobs.folder import claim, now, signature_of, update
 from limbeck.jobs.foretell import training_seconds
@@ -26,43 +28,62 @@ from limbeck.run.world import leave
 
 
 def family(settings: DistilSettings) -> dict[str, Any]:
-    """Distils a student of each size; gives ``{"out", "members"}``: by size what `distil` gives."""
+    """Distils a student of each size and objective; gives ``{"out", "members"}``: by name what `distil` gives."""
     started = time.monotonic()
-    sizes = settings.params
-    assert isinstance(sizes, tuple)
-    names = [_name(size) for size in sizes]
-    if len(set(names)) < len(names):
-        raise BadSetting(f"--params {','.join(map(str, sizes))}: sizes that differ by less than 1 % are one student")
     settings, answers = adopted(settings)
+    wanted = _wanted(settings)
     where = machine(settings)
     run = claim(settings.out, signature_of(settings, "family", **answers)) if where.world.first else {}
     if where.world.first:
-        update(settings.out, run, members=names)
+        update(settings.out, run, members=list(wanted), objectives=[what["objective"] for what in wanted.values()])
     where.world.barrier()
     members: list[Comparison] = []
-    for name, size in zip(names, sizes, strict=True):
-        own = settings.model_copy(update={"params": size, "out": settings.out / name})
+    for name, what in wanted.items():
+        own = settings.model_copy(update=what | {"out": settings.out / name})
         console.print(f"\n{name}")
         members.append(prepare(own, answers, where, member=name, beside=members[0] if members else None))
     _train(members)
     results = {}
-    for name, member in zip(names, members, strict=True):
+    for name, member in zip(wanted, members, strict=True):
         console.print(f"\n{name}")
         results[name] = member.conclude(training_seconds(member.arms))
     if where.world.first:
         if "ended" not in run:
             update(settings.out, run, ended=now(), seconds=round(time.monotonic() - started, 1))
         write_family_report(settings.out)
-        console.print(f"\n{len(names)} students took {duration(time.monotonic() - started)} in all.")
+        console.print(f"\n{len(wanted)} students took {duration(time.monotonic() - started)} in all.")
     where.world.barrier()
     leave()
     return {"out": str(settings.out), "members": results} if where.world.first else {}
 
 
-def _name(size: int) -> str:
+def _wanted(settings: DistilSettings) -> dict[str, dict[str, Any]]:
+    """What each student differs in, by its name, which is of a size, an objective, or both."""
+    sizes = settings.params if isinstance(settings.params, tuple) else (settings.params,)
+    names = [_size(size) for size in sizes] if len(sizes) > 1 else [""]
+    if len(set(names)) < len(names):
+        raise BadSetting(f"--params {','.join(map(str, sizes))}: sizes that differ by less than 1 % are one student")
+    objectives = settings.objectives
+    goals = [_objective(text) for text in objectives] if len(objectives) > 1 else [""]
+    if len({repr(parse(text)) for text in objectives}) < len(objectives) or len(set(goals)) < len(goals):
+        raise BadSetting(f"--objective {settings.objective!r}: two of these are the same; name each once")
+    return {
+        "-".join(filter(None, (name, goal))): {"params": size, "objective": objective}
+        for name, size in zip(names, sizes, strict=True)
+        for goal, objective in zip(goals, objectives, strict=True)
+    }
+
+
+def _size(size: int | None) -> str:
     """A size as a folder is called: 600M, 1.3B, 250k."""
+    assert size is not None
     number, *unit = count(size).split()
     return f"{float(number):g}" + "".join(unit)
+
+
+def _objective(text: str) -> str:
+    """An objective as a folder is called: 0.5-CrossEntropy+0.5-TAID-start=0.2."""
+    return re.sub(r"[^\w.+=]+", "-", text.replace(" ", "")).strip("-.")
 
 
 def _train(members: Sequence[Comparison]) -> None:
@@ -70,11 +91,25 @@ def _train(members: Sequence[Comparison]) -> None:
     live = members[0].source.captured is None
     for name, seed in dict.fromkeys((arm.name, arm.seed) for member in members for arm in member.arms):
         arms = [(member, arm) for member in members for arm in member.arms if (arm.name, arm.seed) == (name, seed)]
-        if live and parse(arms[0][1].objective).needs_teacher:
-            label = f"{len(arms)} x {name} #{seed}"
-            models = train_members([(arm, member.shared) for member, arm in arms], label=label)
-        else:
-            models = [train(arm, member.shared) for member, arm in arms]
-        for (member, arm), model in zip(arms, models, strict=True):
-            member.proof.arm(arm, model)
+        together = [(member, arm) for member, arm in arms if live and parse(arm.objective).needs_teacher]
+        if together:
+            label = f"{len(together)} x {name} #{seed}"
+            train_members([(arm, member.shared) for member, arm in together], label=label)
+        for number, (member, arm) in enumerate(arms):
+            _take_over(arm, member, arms[:number])
+            member.proof.arm(arm, train(arm, member.shared))
             member.show_so_far()
+
+
+def _take_over(arm: Arm, member: Comparison, before: Sequence[tuple[Comparison, Arm]]) -> None:
+    """What a student of the same size and another objective was compared with is not trained again."""
+    world = member.shared.machine.world
+    twins = [
+        one
+        for other, one in before
+        if other.settings.params == member.settings.params
+        and (one.objective, one.steps, one.fresh) == (arm.objective, arm.steps, arm.fresh)
+    ]
+    if twins and world.first:
+        take_over(arm, twins[0])
+    world.barrier()

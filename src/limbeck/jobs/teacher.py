@@ -22,7 +22,7 @@ from limbeck.jobs.text import stores_of
 from limbeck.models.load import LanguageModel, load
 from limbeck.objectives import parse
 from limbeck.plan.size import Size
-from limbeck.teachers.codec import Coarse
+from limbeck.teachers.codec import Coarse, Codec
 from limbeck.teachers.http import is_served
 from limbeck.types import Batch, Teacher
 
@@ -41,10 +41,7 @@ class RunTeacher:
 
     @classmethod
     def of(cls, settings: DistilSettings, where: Machine, *, length: int | None = None) -> RunTeacher:
-        """The teacher of a run in rows of ``length``, which one on a server is asked about.
-
-        Raises BadSetting where its answers do not serve the objective.
-        """
+        """The teacher of a run in rows of ``length``, which one on a server is asked about."""
         if is_served(settings.teacher):
             captured = _asked(settings, where, length=length)
         elif is_captured(settings.teacher):
@@ -52,12 +49,13 @@ class RunTeacher:
         else:
             model = load(settings.teacher, device=where.world.device, dtype=where.dtype)
             return cls(model, model)
-        objective = parse(settings.objective)
-        if objective.needs_teacher and (reason := why_not(captured.answers.codec, objective)):
-            raise BadSetting(
-                f"--teacher {settings.teacher}: it holds {captured.answers.codec} outcomes a token. {reason}"
-            )
         return cls(captured.about, captured.answers, captured)
+
+    def check(self, settings: DistilSettings) -> None:
+        """Raises BadSetting where its answers do not serve an objective."""
+        if self.captured is not None:
+            codec = self.captured.answers.codec
+            _check(settings, codec, said=f"it holds {codec} outcomes a token")
 
     def weights(self, where: Machine) -> LanguageModel:
         """The model itself, to cut a student out of."""
@@ -102,17 +100,21 @@ class RunTeacher:
 
 def _asked(settings: DistilSettings, where: Machine, *, length: int | None) -> Captured:
     """What a teacher on a server says of this run's text: asked now, as far as it was not before."""
-    folder, objective = settings.out / CAPTURED, parse(settings.objective)
+    folder = settings.out / CAPTURED
     if not (folder / CERTIFICATE).exists():  # which is written last
         if where.world.size > 1:
             raise BadSetting(
                 f"--teacher {settings.teacher}: one process asks a server: let this command begin without torchrun, or ask with "
                 "limbeck capture, and give --teacher ANSWERS"
             )
-        if objective.needs_teacher and (reason := why_not(Coarse(vocab=_LITTLE, k=1), objective)):
-            raise BadSetting(f"--teacher {settings.teacher}: it tells its likeliest outcomes. {reason}")
         capture(CaptureSettings(**settings.model_dump(include=_PASSED_ON), length=length, out=folder))
     return Captured(folder)
+
+
+def _check(settings: DistilSettings, codec: Codec, *, said: str) -> None:
+    for objective in map(parse, settings.objectives):
+        if objective.needs_teacher and (reason := why_not(codec, objective)):
+            raise BadSetting(f"--teacher {settings.teacher}: {said}. {reason}")
 
 
 def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
@@ -127,6 +129,7 @@ def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
                 f"--teacher {settings.teacher}: a server does not give its weights, and nothing can be cut out of a model "
                 "without them: give a student that exists with --student"
             )
+        _check(settings, Coarse(vocab=_LITTLE, k=1), said="it tells its likeliest outcomes")
         return settings, {}
     if not is_captured(settings.teacher):
         return settings, {}

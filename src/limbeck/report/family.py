@@ -1,4 +1,4 @@
-"""The report of a family: held-out likelihood by size, with what the same money would have bought, and where the reports are."""
+"""The report of a family: held-out likelihood by size and objective, what else the same money bought, where the reports are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from limbeck.disk import write_text
+from limbeck.probes import Measurements, difference_interval
 from limbeck.report.figures import SizeCurve, size_curves
 from limbeck.report.folder import RunFolder, read_run
 from limbeck.report.page import environment
@@ -15,6 +18,7 @@ from limbeck.report.words import count, label, plus_minus, share
 from limbeck.types import Reading
 
 _ARMS = ("student", "cut+ce", "cut+ce@flops", "fresh+kd")
+_LISTENING = ("student", "fresh+kd")  # those that have the objective of their student
 
 
 def write_family_report(folder: Path) -> Path:
@@ -22,6 +26,10 @@ def write_family_report(folder: Path) -> Path:
     run = read_run(folder)
     members = {name: RunFolder.read(folder / name) for name in run["members"]}
     first = next(iter(members.values()))
+    said = dict(zip(run["members"], run["objectives"], strict=True))
+    objectives = list(dict.fromkeys(said.values()))
+    gains = _against_first(folder, members) if len(objectives) > 1 else {}
+    sizes = {found.run["student"]["parameters"] for found in members.values()}
     arms = [arm for arm in _ARMS if any(found.reading(arm, "held_out") for found in members.values())]
     teacher = first.reading("teacher", "held_out")
     page = (
@@ -29,11 +37,12 @@ def write_family_report(folder: Path) -> Path:
         .get_template("family.html")
         .render(
             title=f"{len(members)} students of {first.run['teacher']['name']}",
-            subtitle=f"{first.run['objective']} · {count(first.run['plan']['tokens'])} tokens each",
+            subtitle=f"{' · '.join(objectives)} · {count(first.run['plan']['tokens'])} tokens each",
             arms=[label(arm) for arm in arms[1:]],
-            members=[_row(name, found, arms[1:]) for name, found in members.items()],
+            members=[_row(name, found, arms[1:]) | {"gain": gains.get(name)} for name, found in members.items()],
+            against=objectives[0] if gains else "",
             teacher=None if teacher is None else (count(first.run["teacher"]["parameters"]), _nats(teacher)),
-            figure=size_curves([_curve(arm, list(members.values())) for arm in arms], teacher=teacher),
+            figure=size_curves(_curves(arms, members, said), teacher=teacher) if len(sizes) > 1 else "",
             command=shlex.join(run["command"]),
             seeds=run["signature"]["seeds"],
         )
@@ -42,9 +51,36 @@ def write_family_report(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _curve(arm: str, members: Sequence[RunFolder]) -> SizeCurve:
-    readings = [(float(found.run["student"]["parameters"]), found.reading(arm, "held_out")) for found in members]
-    return SizeCurve(arm, [(size, reading) for size, reading in readings if reading is not None])
+def _against_first(folder: Path, members: Mapping[str, RunFolder]) -> dict[str, str]:
+    """By how much each student is better than that of its size with the first objective, on the same documents."""
+    first: dict[int, list[Measurements]] = {}
+    gains = {}
+    for name, found in members.items():
+        files = sorted((folder / name / "measurements").glob("student-seed*.safetensors"))
+        runs = [Measurements.load(file) for file in files]
+        theirs = first.setdefault(found.run["student"]["parameters"], runs)
+        if theirs is runs or not len(theirs) == len(runs) > 0:
+            continue
+        gain = difference_interval(np.stack([r.nats for r in theirs]), np.stack([r.nats for r in runs]), runs[0].tokens)
+        gains[name] = plus_minus(gain.value, (gain.high - gain.low) / 2)
+    return gains
+
+
+def _curves(arms: Sequence[str], members: Mapping[str, RunFolder], said: Mapping[str, str]) -> list[SizeCurve]:
+    """A line for each arm, of the students one for each objective; what they are compared with is that of the first.
+
+    ``said`` is the objective of each member.
+    """
+    curves = []
+    objectives = list(dict.fromkeys(said.values()))
+    for number, objective in enumerate(objectives):
+        mine = [found for name, found in members.items() if said[name] == objective]
+        for arm in arms if number == 0 else arms[:1]:
+            readings = [(float(found.run["student"]["parameters"]), found.reading(arm, "held_out")) for found in mine]
+            points = [(size, reading) for size, reading in readings if reading is not None]
+            name = objective if len(objectives) > 1 and arm in _LISTENING else ""
+            curves.append(SizeCurve(arm, points, name, number))
+    return curves
 
 
 def _row(name: str, found: RunFolder, others: Sequence[str]) -> dict[str, Any]:

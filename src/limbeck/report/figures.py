@@ -50,6 +50,7 @@ _STYLE = {
     "axes.titlelocation": "left",
     "legend.frameon": False,
 }
+_MARKERS, _LINES = "osD^v", ("-", "--", "-.", ":")  # of several objectives
 _SMOOTH = 0.05  # of the run's steps: the width of the moving average
 
 Rows = Sequence[Mapping[str, Any]]
@@ -87,10 +88,15 @@ def loss_curves(curves: Sequence[Curve], *, objective: str) -> Markup | None:
 
 @dataclass(frozen=True)
 class SizeCurve:
-    """What an arm reaches by the student's size: (parameters, a reading with its interval)."""
+    """What an arm reaches by the student's size: (parameters, a reading with its interval).
+
+    ``name`` is which of several objectives it has; ``number`` tells their lines apart.
+    """
 
     arm: str
     points: Sequence[tuple[float, Reading]]
+    name: str = ""
+    number: int = 0
 
 
 def size_curves(curves: Sequence[SizeCurve], *, teacher: Reading | None) -> Markup:
@@ -108,11 +114,12 @@ def size_curves(curves: Sequence[SizeCurve], *, teacher: Reading | None) -> Mark
             axes.errorbar(
                 *(x, y, reach),
                 color=_PAGE[curve.arm],
-                marker="o",
+                marker=_MARKERS[curve.number % len(_MARKERS)],
+                linestyle=_LINES[curve.number % len(_LINES)],
                 markersize=4,
                 capsize=2,
                 linewidth=1.6,
-                label=label(curve.arm),
+                label=f"{label(curve.arm)}, {curve.name}" if curve.name else label(curve.arm),
             )
         if teacher is not None:
             axes.axhline(teacher.value, color=_PAGE["teacher"], linewidth=1.2, linestyle="--", label=label("teacher"))
@@ -122,7 +129,7 @@ def size_curves(curves: Sequence[SizeCurve], *, teacher: Reading | None) -> Mark
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(axis="y", color=_PAGE["faint"], alpha=0.25, linewidth=0.6)
         axes.tick_params(which="both", length=0)
-        axes.legend(loc="best")
+        figure.legend(loc="outside upper left", ncols=2)
         return _svg(figure, "Held-out nats per token by the student's size")
 
 

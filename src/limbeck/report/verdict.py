@@ -87,7 +87,7 @@ def verdict(
     notes = [
         _sentence("the student", found[name][1], name) for name in ("cut+ce@flops", "fresh+kd", "cut") if name in found
     ]
-    if student_parameters and teacher_parameters and "cut+ce@flops" not in found:
+    if student_parameters and teacher_parameters and passes > 0 and "cut+ce@flops" not in found:
         notes.append(_compute(method, student_parameters, teacher_parameters, passes))
     seeds = main[0].seeds if main else len(arms["student"])
     notes.append(_what_the_interval_covers(seeds, _documents(arms["student"][0])))

@@ -34,11 +34,11 @@ def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:
             raise BadFolder(f"{out} holds something else: nothing was written. Give merge a new folder.")
         write_json(begun, record)
         for name in _OF_FIRST:
-            _link(shards[0][0] / name, out / name)
+            place(shards[0][0] / name, out / name)
         entries = []
         for folder, cache in shards:
             for entry in read_json(cache.folder / MANIFEST)["shards"]:
-                _link(folder / ANSWERS / entry["file"], out / ANSWERS / entry["file"])
+                place(folder / ANSWERS / entry["file"], out / ANSWERS / entry["file"])
                 entries.append(entry)
         run["signature"]["shard"] = [1, 1]
         write_json(out / "run.json", run)
@@ -70,13 +70,3 @@ def _check_whole(shards: Sequence[tuple[Path, Cache]], *, rows: int) -> None:
 
 def _made_from(cache: Cache) -> dict[str, Any]:
     return {key: value for key, value in cache.made_from.items() if key != "rows"}
-
-
-def _link(source: Path, target: Path) -> None:
-    """A file, or a folder of files but for its lock, at another place."""
-    if source.is_dir():
-        for path in source.iterdir():
-            if path.name != ".lock":
-                _link(path, target / path.name)
-        return
-    place(source, target)
