@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def here(tmp_path_factory) -> Path:
     return folder
 
 
-def ask(here: Path, out: str, **keys):
+def ask(here: Path, out: str | Path, **keys):
     usual = {"teacher": str(here / "teacher"), "data": str(here / "text.jsonl"), "length": LENGTH, "threads": 1}
     usual |= {"kind": "drawn"}
     return limbeck.capture(**(usual | {"out": here / out} | keys))
@@ -131,6 +132,51 @@ def test_another_teacher_in_the_old_ones_place_is_refused(here, tmp_path):
     (tmp_path / "cache" / "run.json").write_text(json.dumps(facts))
     with pytest.raises(Mismatch, match=r"was captured from .* with weights [0-9a-f]{12}…; those there now are"):
         distil(here, "wrong", teacher=str(tmp_path / "cache"))
+
+
+def test_students_are_cut_while_the_teacher_is_there(here, tmp_path):
+    """Each is the one that distil would cut; then no teacher is needed, and other sizes say so."""
+    shutil.copytree(here / "whole", tmp_path / "cache")
+    assert ask(here, tmp_path / "cache", params="40k,30k")["rows"]
+    distil(here, "cut-later", params="40k", shrink=None)
+    facts = json.loads((tmp_path / "cache" / "run.json").read_text())
+    facts["signature"]["teacher"] = str(tmp_path / "gone")
+    (tmp_path / "cache" / "run.json").write_text(json.dumps(facts))
+    distil(here, "cut-before", params="40k", shrink=None, teacher=str(tmp_path / "cache"))
+    weights = [(here / out / "student" / "model.safetensors").read_bytes() for out in ("cut-later", "cut-before")]
+    assert weights[0] == weights[1]
+    with pytest.raises(BadModel, match=r"is needed to cut a student out of it: .*capture --params cuts students"):
+        distil(here, "cut-never", params="35k", shrink=None, teacher=str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("more", "named"), [({"stream": True}, "read layer by layer"), ({"teacher": "http://h/v1#m"}, "on a server")]
+)
+def test_no_student_is_cut_out_of_a_teacher_that_is_not_in_memory(here, more, named):
+    with pytest.raises(BadSetting, match=f"--params: a student is cut out of a teacher in memory, and .* is {named}"):
+        ask(here, "no-cut", params="40k", **more)
+
+
+def test_a_student_that_was_killed_goes_on_from_the_answers(here):
+    """To the bits of one that was not."""
+    flags = ("--teacher", here / "whole", "--shrink", 2, "--tokens", "6k", "--batch-tokens", 128, "--threads", 1)
+    run = [
+        sys.executable,
+        "-m",
+        "limbeck",
+        "distil",
+        *map(str, (*flags, "--baselines", "none", "--out", here / "killed-run")),
+    ]
+    process = subprocess.Popen(run, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    metrics = here / "killed-run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") >= 5):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    for out in ("killed-run", "whole-run"):
+        distil(here, out, tokens="6k")
+    weights = [(here / out / "student" / "model.safetensors").read_bytes() for out in ("killed-run", "whole-run")]
+    assert weights[0] == weights[1]
 
 
 def test_shards_of_several_machines_are_the_whole(here, tmp_path):

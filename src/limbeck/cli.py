@@ -191,6 +191,9 @@ def capture(
     eval_data: EvalData = None,
     tokens: Annotated[str | None, Option(help="Tokens to ask about: 2M, 10B (default: all of --data).")] = None,
     length: Length = None,
+    params: Annotated[
+        str | None, Option("--params", help="Sizes of students to cut now, for when the teacher is gone: 1B,600M.")
+    ] = None,
     bytes_per_token: Annotated[int | None, Option(help="Bytes kept of each answer (default 48).")] = None,
     kind: Annotated[
         str | None, Option(help="drawn (unbiased), coarse (likeliest + rest), or auto: the better one, measured.")

@@ -42,6 +42,12 @@ def _counts(value: Any) -> Any:
     return found[0] if len(found) == 1 else tuple(found)
 
 
+def _sizes(value: Any) -> Any:
+    """The same, always as several."""
+    found = _counts(value)
+    return found if isinstance(found, tuple) else (found,)
+
+
 _BYTES = {
     "": 1,
     "b": 1,
@@ -170,9 +176,13 @@ def _shard(value: Any) -> Any:
 
 
 class CaptureSettings(TeacherSettings):
-    """The keys of `limbeck capture`, which are also its flags. Without ``tokens`` all of the text is captured."""
+    """The keys of `limbeck capture`, which are also its flags. Without ``tokens`` all of the text is captured.
+
+    Students of the sizes in ``params`` are cut out of the teacher, for a time when it is no longer there.
+    """
 
     tokens: Count | None = None  # type: ignore[assignment]
+    params: Annotated[tuple[int, ...], BeforeValidator(_sizes)] = ()
     bytes_per_token: int = Field(default=48, ge=1, le=2**16)
     kind: Literal["auto", "drawn", "coarse"] = "auto"
     shard: Annotated[tuple[int, int], BeforeValidator(_shard)] = (1, 1)

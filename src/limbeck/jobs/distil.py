@@ -125,6 +125,9 @@ def prepare(
     require_rows(store, length=length)
     if where.world.first:
         same_corpus(settings.out, run, store, held_out)
+    if where.world.first and target is not None:
+        source.place_cut(target, settings.out / "cut")
+    where.world.barrier()
     cuts = target is not None and not (settings.out / "cut" / "config.json").exists()
     cut = make_student(
         settings, target, source.weights(where) if cuts else teacher, store, length=length, machine=where

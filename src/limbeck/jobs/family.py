@@ -19,10 +19,11 @@ from limbeck.jobs.distil import Comparison, prepare
 from limbeck.jobs.folder import claim, now, signature_of, update
 from limbeck.jobs.foretell import training_seconds
 from limbeck.jobs.setup import machine
+from limbeck.jobs.student import size_name
 from limbeck.jobs.teacher import adopted
 from limbeck.objectives import parse
 from limbeck.report.family import write_family_report
-from limbeck.report.words import count, duration
+from limbeck.report.words import duration
 from limbeck.run.log import console
 from limbeck.run.world import leave
 
@@ -60,7 +61,7 @@ def family(settings: DistilSettings) -> dict[str, Any]:
 def _wanted(settings: DistilSettings) -> dict[str, dict[str, Any]]:
     """What each student differs in, by its name, which is of a size, an objective, or both."""
     sizes = settings.params if isinstance(settings.params, tuple) else (settings.params,)
-    names = [_size(size) for size in sizes] if len(sizes) > 1 else [""]
+    names = [size_name(size) for size in sizes if size] if len(sizes) > 1 else [""]
     if len(set(names)) < len(names):
         raise BadSetting(f"--params {','.join(map(str, sizes))}: sizes that differ by less than 1 % are one student")
     objectives = settings.objectives
@@ -72,13 +73,6 @@ def _wanted(settings: DistilSettings) -> dict[str, dict[str, Any]]:
         for name, size in zip(names, sizes, strict=True)
         for goal, objective in zip(goals, objectives, strict=True)
     }
-
-
-def _size(size: int | None) -> str:
-    """A size as a folder is called: 600M, 1.3B, 250k."""
-    assert size is not None
-    number, *unit = count(size).split()
-    return f"{float(number):g}" + "".join(unit)
 
 
 def _objective(text: str) -> str:

@@ -10,6 +10,7 @@ from limbeck.errors import BadSetting
 from limbeck.jobs.capture.captured import config_source
 from limbeck.jobs.setup import Machine
 from limbeck.models.load import LanguageModel, load, load_config, save
+from limbeck.report.words import count
 from limbeck.run.run import micro_batches
 from limbeck.students.cut import cut
 from limbeck.students.score import score
@@ -17,6 +18,7 @@ from limbeck.students.shape import Shape, budget_of_shrink, choose, parse_shape
 
 SHRINK = 2.5  # the law of capacity gap: the best teacher is about 2.5 times its student (arXiv 2311.07052)
 CALIBRATION_ROWS = 64
+METHOD = "activation"  # how importance is scored unless something else is asked for
 
 
 def target_shape(settings: DistilSettings) -> Shape | None:
@@ -37,6 +39,12 @@ def target_shape(settings: DistilSettings) -> Shape | None:
     return choose(config, parameters=budget_of_shrink(config, factor))
 
 
+def size_name(size: int) -> str:
+    """A size as a folder is called: 600M, 1.3B, 250k."""
+    number, *unit = count(size).split()
+    return f"{float(number):g}" + "".join(unit)
+
+
 def make_student(
     settings: DistilSettings,
     shape: Shape | None,
@@ -45,7 +53,7 @@ def make_student(
     *,
     length: int,
     machine: Machine,
-    method: str = "activation",
+    method: str = METHOD,
     folder: Path | None = None,
 ) -> Path:
     """The folder of the untrained student: cut out of the teacher by importance, or a copy of --student.

@@ -12,6 +12,7 @@ from typing import Any
 
 from limbeck.config import CaptureSettings, DistilSettings, TeacherSettings
 from limbeck.corpora import TokenStore
+from limbeck.disk import place
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.asked import description_of
 from limbeck.jobs.capture.captured import CERTIFICATE, Captured, is_captured
@@ -22,6 +23,7 @@ from limbeck.jobs.text import stores_of
 from limbeck.models.load import LanguageModel, load
 from limbeck.objectives import parse
 from limbeck.plan.size import Size
+from limbeck.students.shape import Shape
 from limbeck.teachers.codec import Coarse, Codec
 from limbeck.teachers.http import is_served
 from limbeck.types import Batch, Teacher
@@ -62,6 +64,14 @@ class RunTeacher:
         if self.captured is None:
             return self.about
         return self.captured.weights(device=where.world.device, dtype=where.dtype)
+
+    def place_cut(self, shape: Shape, folder: Path) -> None:
+        """Puts the student of this shape there that was cut when the teacher was captured, if one was."""
+        found = self.captured.cut_of(shape) if self.captured else None
+        if found and not folder.exists():
+            whole = folder.with_name(f".{folder.name}")
+            place(found, whole)
+            whole.rename(folder)
 
     def stores(self, settings: DistilSettings, where: Machine) -> tuple[TokenStore, TokenStore]:
         """(training, held-out) text of the run."""

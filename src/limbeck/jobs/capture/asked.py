@@ -68,7 +68,13 @@ def cells_of(teacher: Whole | Served) -> int:
 
 
 def check_asked(settings: CaptureSettings) -> None:
-    """Raises BadSetting where a limit is given that nothing would keep, or of a server what it does not give."""
+    """Raises BadSetting where a limit is given that nothing would keep, or what this teacher does not give."""
+    if settings.params and (settings.stream or is_served(settings.teacher)):
+        raise BadSetting(
+            f"--params: a student is cut out of a teacher in memory, and {settings.teacher} is "
+            + ("read layer by layer" if settings.stream else "on a server")
+            + ": leave it out, and give distil a student that exists with --student"
+        )
     if settings.kind == "drawn" and is_served(settings.teacher):
         raise BadSetting("--kind drawn: a server tells its likeliest outcomes, none that are drawn: use coarse or auto")
     if settings.stream and is_served(settings.teacher):

@@ -19,15 +19,17 @@ import torch
 from limbeck.corpora import TokenStore
 from limbeck.disk import read_json
 from limbeck.errors import BadModel, LimbeckError, Mismatch
-from limbeck.models.load import LanguageModel, load, load_described
+from limbeck.models.load import LanguageModel, load, load_config, load_described
 from limbeck.models.source import resolve, weights_digest
 from limbeck.probes import Measurements
+from limbeck.students.shape import Shape
 from limbeck.teachers import Cache
 from limbeck.teachers.cache import MANIFEST
 from limbeck.teachers.http import is_served
 from limbeck.types import Batch, Reading, Sparse
 
 ANSWERS, HELD_OUT, TEACHER, DATA, CERTIFICATE = "answers", "held_out", "teacher", "data", "certificate.json"
+CUT = "cut"  # students that were cut out of the teacher while it was there, a folder each
 MEASURED, COST, SAMPLES = "measured/teacher.safetensors", "measured/cost.json", "measured/samples.json"
 
 
@@ -110,6 +112,11 @@ class Captured:
         rows: list[dict[str, Any]] = [] if self.served else read_json(self.folder / SAMPLES)
         return rows
 
+    def cut_of(self, shape: Shape) -> Path | None:
+        """The student of this shape that was cut out of the teacher when it was captured, None where there is none."""
+        found = (file.parent for file in sorted((self.folder / CUT).glob("*/config.json")))
+        return next((folder for folder in found if Shape.of(load_config(folder)) == shape), None)
+
     def weights(self, *, device: torch.device, dtype: torch.dtype) -> LanguageModel:
         """The teacher itself, from where it was when it was captured.
 
@@ -122,7 +129,8 @@ class Captured:
                 "out of a model without them: give a student that exists with --student"
             )
         remedy = (
-            "to cut a student out of it: give a student that exists with --student, or put the teacher's folder back"
+            "to cut a student out of it: give a student that exists with --student, or put the teacher's folder back (capture "
+            "--params cuts students while it is there)"
         )
         try:
             found = weights_digest(resolve(source))

@@ -24,19 +24,21 @@ from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import finite, read_json, write_json, writing
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.asked import Asked, asking, check_asked, description_of, rows_together
-from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, COST, HELD_OUT, MEASURED, SAMPLES, TEACHER
+from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, COST, CUT, HELD_OUT, MEASURED, SAMPLES, TEACHER
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.kinds import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.setup import Machine, machine, row_length
+from limbeck.jobs.student import METHOD, shrink_to, size_name
 from limbeck.jobs.text import stores_of
-from limbeck.models.load import LanguageModel, describe, load, load_config
+from limbeck.models.load import LanguageModel, describe, load, load_config, save
 from limbeck.models.streamed import StreamedModel
 from limbeck.probes import cost, counted, measure, samples
 from limbeck.report.words import count, duration
 from limbeck.run.log import console
 from limbeck.run.run import micro_rows
+from limbeck.students.shape import choose as choose_shape
 from limbeck.teachers import Cache, capture_outcomes
 from limbeck.teachers.cache import CODECS, packed_answers, unanswered_so_far
 from limbeck.teachers.codec import Coarse, Codec, Drawn
@@ -69,7 +71,10 @@ def capture(settings: CaptureSettings) -> dict[str, Any]:
     resolve_source(settings.data)
     config = load_config(described)
     length = row_length(settings, getattr(config, "max_position_embeddings", None), where.world.device, name=described)
-    run = claim(settings.out, signature_of(settings, "capture", length=length, bf16=where.bf16))
+    for size in settings.params:
+        choose_shape(config, parameters=size)  # or say now that there is none
+    everyone = settings.model_copy(update={"params": ()})  # students may be cut later too
+    run = claim(settings.out, signature_of(everyone, "capture", length=length, bf16=where.bf16))
     with asking(settings, where, length=length, k=run["codec"]["k"] if "codec" in run else None) as asked:
         store, held_out = stores_of(settings, asked.about, where)
         require_rows(store, length=length)
@@ -84,6 +89,7 @@ def capture(settings: CaptureSettings) -> dict[str, Any]:
         codec = _codec(run)
         _announce(asked, codec, rows, part, where)
         if first := settings.shard[0] == 1:  # for all shards
+            _cut(settings, asked, store, length=length, where=where)
             _held_out(settings, asked, held_out, length=length, where=where)
         answers = _answers(settings, asked, rows, part, codec, where)
         found = _certificate(settings, asked, rows, codec, answers) if first else None
@@ -257,6 +263,19 @@ def _held_out(settings: CaptureSettings, asked: Asked, store: TokenStore, *, len
     write_json(settings.out / SAMPLES, wrote)
     measured = measure(teacher, None, held_out.batches(), documents=store.documents, cells=asked.cells)
     measured.save(file)
+
+
+def _cut(settings: CaptureSettings, asked: Asked, store: TokenStore, *, length: int, where: Machine) -> None:
+    """Students of the sizes that were asked for, by what matters on the training text."""
+    for size in settings.params:
+        folder, teacher = settings.out / CUT / size_name(size), asked.whole
+        if (folder / "config.json").exists():
+            continue
+        assert isinstance(teacher, LanguageModel), "check_asked refuses others"
+        shape = choose_shape(teacher.config, parameters=size)
+        student = shrink_to(shape, teacher, store, length=length, machine=where, method=METHOD, seed=settings.seed)
+        save(student, folder)
+        console.print(f"a student of {student.parameters_count:,} parameters was cut: {folder}")
 
 
 def _certificate(settings: CaptureSettings, asked: Asked, rows: Rows, codec: Codec, answers: Cache) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from limbeck.disk import locked, place, read_json, write_json, writing
 from limbeck.errors import BadFolder, BadModel, Mismatch
-from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, DATA, HELD_OUT, MEASURED, TEACHER
+from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, CUT, DATA, HELD_OUT, MEASURED, TEACHER
 from limbeck.teachers import Cache
 from limbeck.teachers.cache import MANIFEST
 
@@ -33,7 +33,7 @@ def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:
         if held and (not begun.exists() or read_json(begun) != record):
             raise BadFolder(f"{out} holds something else: nothing was written. Give merge a new folder.")
         write_json(begun, record)
-        for name in _OF_FIRST:
+        for name in (*_OF_FIRST, *([CUT] if (shards[0][0] / CUT).exists() else [])):
             place(shards[0][0] / name, out / name)
         entries = []
         for folder, cache in shards:
