@@ -11,27 +11,46 @@ platform.openai.com, "Create completion".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from itertools import chain
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.teachers.http import Failed
 
-Pairs = Sequence[tuple[int | None, float]]  # (id, log-probability) of some outcomes; no id where it is not told apart
-
 _ROUNDING = 1e-3  # that probabilities may add up to more than 1: they come in bfloat16 from some servers
+_NO_ID = int(np.iinfo(np.int64).min)
 _CERTAIN = -(2.0**-24)  # log of the most that is believed of outcomes together, since most send float32
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Outcomes that were told of n places, those of one after those of the other: how many of each, ids, log-probabilities.
+
+    An id is `_NO_ID` where a text does not tell it from others. They are in arrays since an answer has some thousands of them.
+    """
+
+    counts: Int64[np.ndarray, " n"]
+    ids: Int64[np.ndarray, " all"]
+    log_p: Float64[np.ndarray, " all"]
+
+    @classmethod
+    def of(cls, places: Sequence[Any], ids: Iterable[int], log_p: Sequence[float]) -> Outcomes:
+        """Those of places that each have a length. Raises what a wrong form leads to."""
+        counts = np.fromiter(map(len, places), np.int64, len(places))
+        return cls(counts, np.fromiter(ids, np.int64, counts.sum()), np.array(log_p, np.float64).reshape(counts.sum()))
 
 
 class Kind(Protocol):
     """A kind of server."""
 
     name: str
+    form: Any  # of its answers' JSON, as far as it is read
     with_texts: Mapping[str, Any]  # what to ask besides, so that it also writes the tokens
 
     def path(self, api: str, root: str) -> str:
@@ -40,17 +59,32 @@ class Kind(Protocol):
     def body(self, model: str, prompt: Sequence[int], k: int) -> dict[str, Any]:
         """What it is asked."""
 
-    def outcomes(self, answer: Any, prompt: Sequence[int]) -> Iterator[Pairs]:
+    def outcomes(self, answer: Any, prompt: Sequence[int]) -> Outcomes:
         """Outcomes at each place of a prompt but the first. Raises Failed, or whatever a wrong form leads to."""
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
         """How it writes each of the prompt's tokens but the first, None where it does not say."""
 
 
+class _OfToken(msgspec.Struct, gc=False):
+    logprob: float
+    decoded_token: str | None = None
+
+
+class _OfPrompt(msgspec.Struct, gc=False):
+    prompt_logprobs: list[dict[int, _OfToken] | None]
+
+
+class _FromVLLM(msgspec.Struct, gc=False):
+    choices: list[_OfPrompt]
+    model: str | None = None
+
+
 class VLLM:
     """vLLM: for each place a mapping from token ids, written as strings, to log-probabilities; the prompt's is among them."""
 
     name = "vLLM (prompt_logprobs)"
+    form = _FromVLLM
     with_texts: Mapping[str, Any] = {}
 
     def path(self, api: str, root: str) -> str:
@@ -61,27 +95,44 @@ class VLLM:
         """As `Kind.body`."""
         return {"model": model, "prompt": list(prompt), "max_tokens": 1, "temperature": 0, "prompt_logprobs": k}
 
-    def outcomes(self, answer: Any, prompt: Sequence[int]) -> Iterator[Pairs]:
+    def outcomes(self, answer: Any, prompt: Sequence[int]) -> Outcomes:
         """As `Kind.outcomes`."""
-        for place, token in zip(self._places(answer, prompt), prompt[1:], strict=True):
-            _require_own(str(token) in place)
-            yield [(int(token), float(told["logprob"])) for token, told in place.items()]
+        places = self._places(answer, prompt)
+        _require_own(all(token in place for place, token in zip(places, prompt[1:], strict=True)))
+        return Outcomes.of(
+            places, chain.from_iterable(places), [one.logprob for place in places for one in place.values()]
+        )
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
         """As `Kind.texts`."""
-        places = self._places(answer, prompt)
-        return [place[str(token)].get("decoded_token") for place, token in zip(places, prompt[1:], strict=True)]
+        return [
+            place[token].decoded_token for place, token in zip(self._places(answer, prompt), prompt[1:], strict=True)
+        ]
 
-    def _places(self, answer: Any, prompt: Sequence[int]) -> list[Mapping[str, Any]]:
-        places = answer["choices"][0]["prompt_logprobs"]
+    def _places(self, answer: Any, prompt: Sequence[int]) -> list[Mapping[int, _OfToken]]:
+        places: list[Mapping[int, _OfToken]] = answer.choices[0].prompt_logprobs
         _require(len(places) == len(prompt), f"it has {len(places)} places of {len(prompt)}")
         return places[1:]
+
+
+_Triple = tuple[float | None, int, str | None]
+
+
+class _MetaInfo(msgspec.Struct, gc=False):
+    input_token_logprobs: list[_Triple]
+    input_top_logprobs: list[list[_Triple] | None]
+
+
+class _FromSGLang(msgspec.Struct, gc=False):
+    meta_info: _MetaInfo
+    model: str | None = None
 
 
 class SGLang:
     """SGLang: for each place a list of [log-probability, token id, text], and one such triple of the prompt's own token."""
 
     name = "SGLang (/generate)"
+    form = _FromSGLang
     with_texts: Mapping[str, Any] = {"return_text_in_logprobs": True}
 
     def path(self, api: str, root: str) -> str:
@@ -98,23 +149,38 @@ class SGLang:
             "top_logprobs_num": k,
         }
 
-    def outcomes(self, answer: Any, prompt: Sequence[int]) -> Iterator[Pairs]:
+    def outcomes(self, answer: Any, prompt: Sequence[int]) -> Outcomes:
         """As `Kind.outcomes`."""
-        own, top = (answer["meta_info"][name] for name in ("input_token_logprobs", "input_top_logprobs"))
+        own, top = answer.meta_info.input_token_logprobs, answer.meta_info.input_top_logprobs
         _require(len(own) == len(top) == len(prompt), f"it has {len(top)} places of {len(prompt)}")
-        for (_, token, *_), place, asked in zip(own[1:], top[1:], prompt[1:], strict=True):
-            _require_own(token == asked)
-            yield [(int(token), float(log_p)) for log_p, token, *_ in place]
+        _require_own([told[1] for told in own[1:]] == list(prompt[1:]))
+        told = list(chain.from_iterable(top[1:]))
+        return Outcomes.of(top[1:], (one[1] for one in told), [one[0] for one in told])
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
         """As `Kind.texts`."""
-        return [text for _, _, text in answer["meta_info"]["input_token_logprobs"][1:]]
+        return [text for _, _, text in answer.meta_info.input_token_logprobs[1:]]
+
+
+class _Logprobs(msgspec.Struct, gc=False):
+    tokens: list[str]
+    top_logprobs: list[dict[str, float] | None]
+
+
+class _Echoed(msgspec.Struct, gc=False):
+    logprobs: _Logprobs
+
+
+class _FromEcho(msgspec.Struct, gc=False):
+    choices: list[_Echoed]
+    model: str | None = None
 
 
 class Echo:
     """OpenAI's completions with `echo`: for each place a mapping from token texts, which several ids may share."""
 
     name = "OpenAI (echo and logprobs)"
+    form = _FromEcho
     with_texts: Mapping[str, Any] = {}
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -132,11 +198,12 @@ class Echo:
         """As `Kind.body`."""
         return {"model": model, "prompt": list(prompt), "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": k}
 
-    def outcomes(self, answer: Any, prompt: Sequence[int]) -> Iterator[Pairs]:
+    def outcomes(self, answer: Any, prompt: Sequence[int]) -> Outcomes:
         """As `Kind.outcomes`; an outcome whose text several ids share has none."""
-        for text, place, token in zip(*self._places(answer, prompt), prompt[1:], strict=True):
-            _require_own(text == self._texts[token])
-            yield [(self._ids.get(told), float(log_p)) for told, log_p in place.items()]
+        texts, places = self._places(answer, prompt)
+        _require_own(texts == [self._texts[token] for token in prompt[1:]])
+        ids = (self._ids.get(told, _NO_ID) for told in chain.from_iterable(places))
+        return Outcomes.of(places, ids, [log_p for place in places for log_p in place.values()])
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
         """As `Kind.texts`."""
@@ -144,8 +211,8 @@ class Echo:
 
     def _places(self, answer: Any, prompt: Sequence[int]) -> tuple[list[str], list[Mapping[str, float]]]:
         """Texts and outcomes of the prompt but for its first token; one that was generated follows it."""
-        told = answer["choices"][0]["logprobs"]
-        tokens, top = told["tokens"], told["top_logprobs"]
+        told = answer.choices[0].logprobs
+        tokens, top = told.tokens, told.top_logprobs
         _require(len(tokens) == len(top) == len(prompt) + 1, f"it has {len(tokens)} places of {len(prompt)} + 1")
         return tokens[1:-1], top[1:-1]
 
@@ -174,10 +241,10 @@ def reader(kind: Kind, model: str, prompt: Sequence[int], *, k: int, vocab: int)
     def read(answer: Any) -> Told:
         check_model(answer, model)
         try:
-            places = list(kind.outcomes(answer, prompt))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            outcomes = kind.outcomes(answer, prompt)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             raise Failed("damaged answer", f"{type(error).__name__} {error}") from error
-        told = likeliest(places, k=k, vocab=vocab)
+        told = likeliest(outcomes, k=k, vocab=vocab)
         if any(told.fault):
             fault = next(filter(None, told.fault))
             raise Failed(fault, again=fault != AMBIGUOUS, partial=told)
@@ -188,48 +255,43 @@ def reader(kind: Kind, model: str, prompt: Sequence[int], *, k: int, vocab: int)
 
 def check_model(answer: Any, model: str) -> None:
     """Raises Failed where an answer says that it is another model's; a dated name of the same one is that one."""
-    said = answer.get("model") if isinstance(answer, dict) else None
-    if said is not None and said != model and not str(said).startswith(f"{model}-"):
+    said = answer.model
+    if said is not None and said != model and not said.startswith(f"{model}-"):
         raise Failed("another model", f"the answer is of {said!r}, not of {model!r}", again=False)
 
 
 AMBIGUOUS, OTHERS = "text of several tokens", "answer about other tokens"
 
 
-def likeliest(places: Sequence[Pairs], *, k: int, vocab: int) -> Told:
+NOT_LOGS, TOO_FEW, BEYOND = "no log-probabilities", "too few outcomes", "tokens beyond the vocabulary"
+
+
+def likeliest(told: Outcomes, *, k: int, vocab: int) -> Told:
     """The K likeliest of the outcomes that were told of each place."""
-    n = len(places)
-    ids, log_p = np.tile(np.arange(k), (n, 1)), np.full((n, k), -np.inf)
-    faults = []
-    for row, pairs in enumerate(places):
-        best = sorted(pairs, key=_LOG_P, reverse=True)[:k]
-        fault = _fault(pairs, best, k, vocab)
-        faults.append(fault)
-        if not fault:
-            ids[row], log_p[row] = zip(*best, strict=True)
-    total = np.logaddexp.reduce(log_p, axis=1)
-    for place in np.flatnonzero(total > np.log1p(_ROUNDING)).tolist():
-        faults[place] = "probabilities above 1"
+    n, width = len(told.counts), max(k, int(told.counts.max(initial=0)))
+    there = np.arange(width) < told.counts[:, None]
+    all_ids, all_log_p = np.full((n, width), _NO_ID), np.full((n, width), -np.inf)
+    all_ids[there], all_log_p[there] = told.ids, told.log_p
+    best = np.argsort(-all_log_p, axis=1, kind="stable")[:, :k]
+    ids, log_p = (np.take_along_axis(array, best, axis=1) for array in (all_ids, all_log_p))
+    few = told.counts < k
+    twice = (np.diff(np.sort(ids, axis=1), axis=1) == 0).any(axis=1)
+    total = np.logaddexp.reduce(np.where(log_p <= _ROUNDING, log_p, -np.inf), axis=1)
+    found = {
+        "probabilities above 1": total > np.log1p(_ROUNDING),
+        BEYOND: ((ids < 0) | (ids >= vocab)).any(axis=1),
+        TOO_FEW: few | twice,
+        AMBIGUOUS: ((ids == _NO_ID) & (np.arange(k) < told.counts[:, None])).any(axis=1),
+        NOT_LOGS: ~(all_log_p <= _ROUNDING).all(axis=1),  # NaN too
+    }
+    faults = np.full(n, "", dtype=object)
+    for fault, where in found.items():  # the last of them is what is said
+        faults[where] = fault
+    bad = faults != ""
+    ids[bad], log_p[bad] = np.arange(k), -np.inf
     # log(1 - sum p), of the logarithm of the sum, so that little that is left is not lost in rounding
-    rest = np.log(-np.expm1(total.clip(max=_CERTAIN)))
-    return Told(ids, log_p, rest, tuple(faults))
-
-
-_LOG_P = itemgetter(1)
-
-
-def _fault(pairs: Pairs, best: Pairs, k: int, vocab: int) -> str:
-    """Why the likeliest of some outcomes are no answer; "" where each of them may be one."""
-    if not all(log_p <= _ROUNDING for _, log_p in pairs):  # which NaN is not, wherever it is sorted to
-        return "no log-probabilities"
-    known = {token for token, _ in best if token is not None}
-    if any(token is None for token, _ in best):
-        return AMBIGUOUS
-    if len(known) < k:
-        return "too few outcomes"
-    if not 0 <= min(known) <= max(known) < vocab:
-        return "tokens beyond the vocabulary"
-    return ""
+    rest = np.log(-np.expm1(np.where(bad, -np.inf, total).clip(max=_CERTAIN)))
+    return Told(ids, log_p, rest, tuple(faults.tolist()))
 
 
 def _require_own(holds: bool) -> None:

@@ -23,6 +23,7 @@ from limbeck.teachers.http import Address, Client, Failed, Patience, key_from_en
 from limbeck.teachers.protocols import (
     AMBIGUOUS,
     OTHERS,
+    TOO_FEW,
     VLLM,
     Echo,
     Kind,
@@ -123,6 +124,7 @@ class Served:
             self.kind.path(address.path, address.root),
             self.kind.body(model, prompt.tokens, self.k),
             reader(self.kind, model, prompt.tokens, k=self.k, vocab=self.vocab),
+            form=self.kind.form,
         )
 
     def _told(self, future: Future[Told], prompt: _Prompt) -> Told | None:
@@ -237,8 +239,8 @@ def _version(client: Client) -> dict[str, Any]:
     return told
 
 
-def _once(client: Client, path: str, body: dict[str, Any] | None) -> Any:
-    return client.ask(path, body, lambda answer: answer)
+def _once(client: Client, path: str, body: dict[str, Any] | None, *, form: Any = Any) -> Any:
+    return client.ask(path, body, lambda answer: answer, form=form)
 
 
 def _find(client: Client, tokenizer: PreTrainedTokenizerBase, *, k: int) -> tuple[Kind, int]:
@@ -251,7 +253,7 @@ def _find(client: Client, tokenizer: PreTrainedTokenizerBase, *, k: int) -> tupl
             path, body = kind.path(address.path, address.root), kind.body(address.model, prompt, fewer)
             read = reader(kind, address.model, prompt, k=fewer, vocab=len(tokenizer))
             try:
-                client.ask(path, body, read)
+                client.ask(path, body, read, form=kind.form)
             except Failed as failed:
                 if failed.kind == "another model":
                     raise BadServer(f"{address}: {failed}") from failed
@@ -260,7 +262,7 @@ def _find(client: Client, tokenizer: PreTrainedTokenizerBase, *, k: int) -> tupl
                 if failed.kind == OTHERS:  # perhaps it has another tokenizer, which this tells more of
                     _compare_texts(client, kind, tokenizer)
                 reason = str(failed)
-                if failed.kind not in ("status 400", "status 422", "too few outcomes"):
+                if failed.kind not in ("status 400", "status 422", TOO_FEW):
                     break
             else:
                 return kind, fewer
@@ -305,7 +307,7 @@ def _compare_texts(client: Client, kind: Kind, tokenizer: PreTrainedTokenizerBas
         prompt = _ids(tokenizer, text)
         body = kind.body(address.model, prompt, 1) | dict(kind.with_texts)
         try:
-            theirs = kind.texts(_once(client, kind.path(address.path, address.root), body), prompt)
+            theirs = kind.texts(_once(client, kind.path(address.path, address.root), body, form=kind.form), prompt)
         except (Failed, KeyError, TypeError, ValueError) as error:
             raise BadServer(f"{address}: its tokens cannot be compared with the tokenizer's: {_why(error)}") from error
         for token, said in zip(prompt[1:], theirs, strict=True):
