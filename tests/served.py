@@ -187,7 +187,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault in ("empty", "filtered"):
             choice = {"text": "", "message": {"role": "assistant", "content": None}}
         finish = {"filtered": "content_filter", "unfinished": "abort"}.get(fault, finish)
-        model = "other/model" if fault == "other" else MODEL
+        model = {"other": "other/model", "echo": self.headers.get("Authorization")}.get(fault, MODEL)
         self.send({"model": model, "choices": [choice | {"finish_reason": finish}], "usage": usage}, fault=fault)
 
     def places(self, prompt: list[int], k: int, fault: str) -> list[list[tuple[int, float]]]:

@@ -390,6 +390,9 @@ def test_the_key_goes_to_the_server_and_into_no_file(here, model, monkeypatch, c
     with serving(model, key=KEY) as server:
         ask(here, "with-key", teacher=server.url)
         assert server.keys_seen == {f"Bearer {KEY}"}
+        server.faults = {"echo": 1.0}
+        with pytest.raises(BadServer, match=r"the answer is of 'Bearer \*\*\*'"):
+            ask(here, "echoed-key", teacher=server.url)
         server.key = "another"
         with pytest.raises(BadServer, match="refuses the key in the environment") as stop:
             ask(here, "wrong-key", teacher=server.url)
@@ -419,6 +422,7 @@ def test_the_cost_is_said_before_and_after(here, model, capfd):
         ({"kind": "coarse"}, BadSetting, "--kind: .*leave out one of the two"),
         ({"stream": True}, BadSetting, "--stream: .*leave out one of the two"),
         ({"length": 16}, BadSetting, "--length: "),
+        ({"params": "6M"}, BadSetting, "--params: .*leave out one of the two"),
         ({"in_flight": 4}, BadSetting, "--in-flight: it is for a teacher on a server, and .*teacher is none"),
         ({"price": "1,2"}, BadSetting, "--price: it is for a teacher on a server"),
         (

@@ -136,6 +136,7 @@ class Client:
             try:
                 return read(self._once(path, data))
             except Failed as failed:
+                failed.args = (self.without_key(str(failed)),)  # what an answer says may be anything
                 if not failed.again or tried + 1 == self.patience.tries:
                     raise
                 pause = self.patience.pause(tried, failed.after)

@@ -50,7 +50,17 @@ _REMEDY = REMEDY | {
     "status 404": "give conversations ('messages') to a server that cannot continue a text",
 }
 
-_NOT_WITH_TEXT = ("eval_data", "length", "bytes_per_token", "kind", "tokenizer", "shard", "stream", "device_memory", "params")
+_NOT_WITH_TEXT = (
+    "eval_data",
+    "length",
+    "bytes_per_token",
+    "kind",
+    "tokenizer",
+    "shard",
+    "stream",
+    "device_memory",
+    "params",
+)
 _ONLY_WITH_TEXT = ("max_new_tokens", "temperature", "samples", "price")
 _OF_A_SERVER = ("in_flight", "time_limit", "price")
 
