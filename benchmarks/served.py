@@ -1,9 +1,12 @@
 """Throughput of a served teacher beside the server's own limit: the same questions by limbeck and by a bare client, in turn.
 
     python benchmarks/served.py                                                      # a tiny server on loopback
+    python benchmarks/served.py --latency 0.3      # the same with answers made before, each held back for so many seconds
     python benchmarks/served.py --teacher http://host:8000/v1#model --tokenizer FOLDER
 
-The bare client keeps as many connections and reads every answer to its end, but looks at none of it.
+The bare client keeps as many connections and reads every answer to its end, but looks at none of it. A server that computes on
+the processors of its client is slowed down by it; one that holds back answers made before is not, and can give no more than 32
+of them in each latency.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -29,15 +33,46 @@ from limbeck.types import Batch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the server is that of the tests
 
 
-def serve(folder: str, hidden: int, ready: multiprocessing.Queue) -> None:
+def serve(folder: str, hidden: int, latency: float, ready: multiprocessing.Queue) -> None:
     """A process that serves a random model; says its address."""
     from tests.models import frozen, llama
-    from tests.served import Tiny
+    from tests.served import Handler, Tiny
+
+    made: dict[bytes, bytes] = {}
+
+    class Held(Handler):
+        """Answers a question that was asked before from memory, when the latency is over."""
+
+        def do_POST(self) -> None:
+            asked = self.rfile.read(int(self.headers["Content-Length"]))
+            self.rfile, line = BytesIO(asked), self.rfile
+            self.asked, begun = self.path.encode() + asked, time.monotonic()
+            if self.asked in made:
+                time.sleep(max(0.0, latency - (time.monotonic() - begun)))
+                self.write(made[self.asked])
+            else:
+                super().do_POST()
+            self.rfile = line
+
+        def send(self, answer: dict, status: int = 200, headers: dict | None = None, *, fault: str = "") -> None:
+            if status != 200 or self.command == "GET":
+                super().send(answer, status, headers, fault=fault)
+            else:
+                made[self.asked] = json.dumps(answer).encode()
+                self.write(made[self.asked])
+
+        def write(self, data: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
 
     torch.set_num_threads(1)
     model = frozen(llama(layers=4, hidden=hidden))
     describe(model, Path(folder))
     server = Tiny(model, "vllm")
+    if latency:
+        server.RequestHandlerClass = Held
     ready.put(server.url)
     server.serve_forever()
 
@@ -91,30 +126,41 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--outcomes", type=int, default=20)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--latency", type=float, default=0.0)
     options = parser.parse_args()
     server = None
     if options.teacher is None:
         fresh = multiprocessing.get_context("spawn")
         ready = fresh.Queue()
-        server = fresh.Process(target=serve, args=(options.tokenizer, options.hidden, ready), daemon=True)
+        server = fresh.Process(
+            target=serve, args=(options.tokenizer, options.hidden, options.latency, ready), daemon=True
+        )
         server.start()
         options.teacher = ready.get(timeout=120)
     torch.set_num_threads(1)
     about = load_described(Path(options.tokenizer), name="served")
     ratios = []
     with connect(Address.of(options.teacher), about.tokenizer, k=options.outcomes, length=options.length) as teacher:
-        ours(teacher, rows(about.vocab, 64, options.length, 10**6))  # the server warms up
+        # the server warms up
+        ours(teacher, rows(about.vocab, options.rows, options.length, 0 if options.latency else 10**6))
         for pair in range(options.pairs):
-            batch = rows(about.vocab, options.rows, options.length, pair)
+            batch = rows(about.vocab, options.rows, options.length, 0 if options.latency else pair)
             order = (ours, bare) if pair % 2 else (bare, ours)
-            seconds = {ask: ask(teacher, batch) for ask in order}
+            seconds, busy = {}, {}
+            for ask in order:
+                begun = time.process_time()
+                seconds[ask] = ask(teacher, batch)
+                busy[ask] = time.process_time() - begun
             tokens = options.rows * options.length
             ratios.append(seconds[bare] / seconds[ours])
             print(
                 f"pair {pair}: bare {tokens / seconds[bare]:,.0f} tokens/s, limbeck {tokens / seconds[ours]:,.0f} tokens/s, "
-                f"ratio {ratios[-1]:.3f}",
+                f"ratio {ratios[-1]:.3f}, {tokens / busy[ours]:,.0f} tokens per CPU-second of limbeck's",
                 flush=True,
             )
+    if options.latency:
+        most = teacher.in_flight * options.length / options.latency
+        print(f"the server can give {most:,.0f} tokens/s")
     print(f"median ratio {statistics.median(ratios):.3f} of {len(ratios)} pairs, {teacher.in_flight} in flight")
     if server is not None:
         server.terminate()

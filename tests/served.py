@@ -15,7 +15,10 @@ from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import torch
+
+from limbeck.models.writing import added, write
 
 MODEL = "tiny/llama"
 KEY = "sk-secret-of-the-tests-8d1f"
@@ -34,11 +37,13 @@ class Tiny(ThreadingHTTPServer):
         self.most, self.context, self.tokenize, self.shown, self.key = 50, 128, speaks == "vllm", MODEL, None
         self.hopeless = lambda prompt: False  # which prompts are refused for good
         self.ready: dict[tuple[int, ...], torch.Tensor] = {}
+        self.texts = vars(model).setdefault("texts", {})  # tests of one model ask for the same again and again
         vars(self).update(keys)
         self.lock, self.random, self.asked, self.faulted = threading.Lock(), random.Random(0), Counter(), Counter()
         self.in_flight = self.most_in_flight = 0
         self.keys_seen: set[str | None] = set()
         self.times: list[float] = []
+        self.last: dict = {}  # what was asked last
 
     @property
     def url(self) -> str:
@@ -62,6 +67,20 @@ class Tiny(ThreadingHTTPServer):
         with self.lock:
             return self.model.model(input_ids=torch.tensor([prompt])).logits[0, :, : self.model.vocab].log_softmax(-1)
 
+    def written(self, body: dict) -> tuple[str, str, dict[str, int]]:
+        """(text, why it ended, tokens) of a text that is continued."""
+        tokenizer, most = self.model.tokenizer, body["max_tokens"]
+        prompt = [tokenizer.bos_token_id, *tokenizer(body["prompt"], add_special_tokens=False)["input_ids"]]
+        key = (*prompt, -1, most, body["temperature"], body["seed"])
+        if key not in self.texts:
+            uniforms = np.random.default_rng(body["seed"]).random((1, most))
+            (self.texts[key],) = write(
+                self.model, [prompt], most=most, temperature=body["temperature"], uniforms=uniforms
+            )
+        found = self.texts[key]
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(found.tokens) + found.ended}
+        return added(tokenizer, prompt, found.tokens), "stop" if found.ended else "length", usage
+
     def drawn_fault(self) -> str:
         with self.lock:
             for name, likely in self.faults.items():
@@ -81,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         if self.path == "/v1/models":
-            entry = {"id": server.shown, "object": "model", "root": "somewhere/else"}
+            entry = {"id": server.shown, "object": "model", "root": "somewhere/else", "owned_by": server.speaks}
             self.send(
                 {"object": "list", "data": [entry | ({"max_model_len": server.context} if server.context else {})]}
             )
@@ -99,6 +118,7 @@ class Handler(BaseHTTPRequestHandler):
         with server.lock:
             server.asked[self.path] += 1
             server.keys_seen.add(key)
+            server.last = body
             server.in_flight += 1
             server.most_in_flight = max(server.most_in_flight, server.in_flight)
             server.times.append(time.monotonic())
@@ -135,6 +155,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send({"count": len(ids), "tokens": ids})
         elif self.path == "/generate" and server.speaks == "sglang":
             self.send(self.sglang(body, fault), fault=fault)
+        elif self.path == "/v1/completions" and isinstance(body["prompt"], str):
+            self.send_text(body, fault, body["prompt"])
         elif self.path == "/v1/completions" and server.speaks != "sglang":
             asked = body.get("prompt_logprobs" if server.speaks == "vllm" else "logprobs") or 0
             if server.hopeless(body["prompt"]):
@@ -144,14 +166,29 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 self.send(getattr(self, server.speaks)(body, fault), fault=fault)
         elif self.path == "/v1/chat/completions":
-            words = body["messages"][-1]["content"].split()
-            said = {"role": "assistant", "content": " ".join(reversed(words))}
-            usage = {"prompt_tokens": len(words), "completion_tokens": len(words)}
-            self.send(
-                {"model": MODEL, "choices": [{"message": said, "finish_reason": "stop"}], "usage": usage}, fault=fault
-            )
+            self.send_text(body, fault, body["messages"])
         else:
             self.send({"detail": "Not Found"}, 404)
+
+    def send_text(self, body: dict, fault: str, prompt: str | list[dict]) -> None:
+        """Writes on from a text with the model; answers a conversation with its last words, the last one first."""
+        server = self.server
+        if server.hopeless(prompt):
+            self.send({"error": {"message": "This model's maximum context length is 128 tokens"}}, 400)
+            return
+        if isinstance(prompt, str):
+            with server.lock:
+                text, finish, usage = server.written(body)
+            choice = {"text": text}
+        else:
+            words = prompt[-1]["content"].split()
+            choice = {"message": {"role": "assistant", "content": " ".join(reversed(words))}}
+            finish, usage = "stop", {"prompt_tokens": len(words), "completion_tokens": len(words)}
+        if fault in ("empty", "filtered"):
+            choice = {"text": "", "message": {"role": "assistant", "content": None}}
+        finish = {"filtered": "content_filter", "unfinished": "abort"}.get(fault, finish)
+        model = {"other": "other/model", "echo": self.headers.get("Authorization")}.get(fault, MODEL)
+        self.send({"model": model, "choices": [choice | {"finish_reason": finish}], "usage": usage}, fault=fault)
 
     def places(self, prompt: list[int], k: int, fault: str) -> list[list[tuple[int, float]]]:
         """The k likeliest at each place but the first, and the prompt's own token."""

@@ -129,7 +129,7 @@ def test_rows_that_were_not_captured_are_said(asked):
 
 
 def test_two_captures_into_one_folder_are_kept_apart(asked):
-    with module._alone_in(asked.folder), pytest.raises(BadFolder, match="another capture writes into it"):
+    with module.alone_in(asked.folder), pytest.raises(BadFolder, match="another capture writes into it"):
         asked()
 
 

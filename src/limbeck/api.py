@@ -41,6 +41,8 @@ def capture(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
 
     >>> limbeck.capture(teacher="Qwen/Qwen3-8B", data="my.jsonl", bytes_per_token=48, out="answers")
     >>> limbeck.distil(teacher="answers", params="600M", out="runs/first")
+
+    With ``text=True`` the teacher answers prompts, and what it writes is kept; gives ``{"out", "text", "samples", ...}``.
     """
     from limbeck.jobs.capture.job import capture as job
 

@@ -189,7 +189,10 @@ def capture(
     ] = None,
     data: Data = None,
     eval_data: EvalData = None,
-    tokens: Annotated[str | None, Option(help="Tokens to ask about: 2M, 10B (default: all of --data).")] = None,
+    tokens: Annotated[
+        str | None,
+        Option(help="Tokens to ask about, or with --text to write at most: 2M, 10B (default: all of --data)."),
+    ] = None,
     length: Length = None,
     params: Annotated[
         str | None, Option("--params", help="Sizes of students to cut now, for when the teacher is gone: 1B,600M.")
@@ -208,6 +211,17 @@ def capture(
     device_memory: Annotated[
         str | None, Option(help="With --stream, what the teacher may take: 8GiB (default 80 % of what is free).")
     ] = None,
+    text: Annotated[
+        bool | None, Option("--text", help="Let the teacher answer the prompts of --data, and keep what it writes.")
+    ] = None,
+    max_new_tokens: Annotated[str | None, Option(help="With --text, the most it writes to one (default 256).")] = None,
+    temperature: Annotated[
+        float | None, Option(help="With --text, of what is drawn; 0 takes the likeliest token (default 1.0).")
+    ] = None,
+    samples: Annotated[int | None, Option(help="With --text, how often each prompt is answered (default 1).")] = None,
+    price: Annotated[
+        str | None, Option(help="With --text, dollars for a million tokens of prompts and of answers: 0.15,0.60.")
+    ] = None,
     seed: Annotated[int | None, Option(help="Seed of what is drawn (default 0).")] = None,
     device: Device = None,
     dtype: DType = None,
@@ -215,11 +229,11 @@ def capture(
     out: Out = None,
     json_: Json = None,
 ) -> None:
-    """Ask a teacher about a text once, and keep its answers for any number of students."""
+    """Ask a teacher about a text once, and keep its answers for any number of students; or what it writes, with --text."""
     settings = _settings(CaptureSettings, file, dict(locals()))
     from limbeck.jobs.capture.job import capture as job
 
-    _say(settings, job(settings), "answers", "")
+    _say(settings, job(settings), *(("text", "text.jsonl") if settings.text else ("answers", "")))
 
 
 cache = typer.Typer(no_args_is_help=True, help="Look at, check, merge and choose captured answers.")

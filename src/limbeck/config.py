@@ -6,6 +6,7 @@ A key that does not exist, or a value of the wrong kind, is an error that names 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -175,10 +176,24 @@ def _shard(value: Any) -> Any:
     return int(found[1]), int(found[2])
 
 
+def _price(value: Any) -> Any:
+    """Dollars for a million tokens of prompts, and for a million that are written."""
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        prompt, written = (float(part) for part in parts)
+    except (TypeError, ValueError):
+        prompt, written = -1.0, -1.0
+    if not (0 <= prompt < math.inf and 0 <= written < math.inf):
+        raise ValueError("expected dollars for a million tokens of prompts and of what is written, such as 0.15,0.60")
+    return prompt, written
+
+
 class CaptureSettings(TeacherSettings):
     """The keys of `limbeck capture`, which are also its flags. Without ``tokens`` all of the text is captured.
 
     Students of the sizes in ``params`` are cut out of the teacher, for a time when it is no longer there.
+    With ``text`` the teacher writes, and those from ``max_new_tokens`` to ``price`` say how; they are no part of what decides
+    another capture.
     """
 
     tokens: Count | None = None  # type: ignore[assignment]
@@ -188,6 +203,11 @@ class CaptureSettings(TeacherSettings):
     shard: Annotated[tuple[int, int], BeforeValidator(_shard)] = (1, 1)
     stream: bool = False
     device_memory: Bytes | None = None
+    text: bool = Field(default=False, exclude=True)
+    max_new_tokens: Count = Field(default=256, exclude=True)
+    temperature: float = Field(default=1.0, ge=0, le=100, exclude=True)
+    samples: int = Field(default=1, ge=1, le=10_000, exclude=True)
+    price: Annotated[tuple[float, float] | None, BeforeValidator(_price)] = Field(default=None, exclude=True)
     out: Path = Path("runs/capture")
 
 

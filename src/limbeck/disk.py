@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from safetensors import SafetensorError
 
@@ -62,11 +62,18 @@ def sync(folder: Path, *, files: bool = True) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file in one piece, or not at all."""
+    with whole(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[TextIO]:
+    """A file to write, which takes its place once all is written."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
         try:
             with beside.open("w", encoding="utf-8") as file:
-                file.write(text)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             beside.replace(path)

@@ -4,6 +4,7 @@ from limbeck.corpora.build import build_held_out, build_stores
 from limbeck.corpora.chat import conversation
 from limbeck.corpora.document import Document, is_held_out
 from limbeck.corpora.pack import Rows, require_rows
+from limbeck.corpora.prompt import Prompt, prompts_of
 from limbeck.corpora.source import read
 from limbeck.corpora.store import TokenStore
 from limbeck.corpora.tokenizer import Frame, document_tokens, frame, train_tokenizer
@@ -11,6 +12,7 @@ from limbeck.corpora.tokenizer import Frame, document_tokens, frame, train_token
 __all__ = [
     "Document",
     "Frame",
+    "Prompt",
     "Rows",
     "TokenStore",
     "build_held_out",
@@ -19,6 +21,7 @@ __all__ = [
     "document_tokens",
     "frame",
     "is_held_out",
+    "prompts_of",
     "read",
     "require_rows",
     "train_tokenizer",

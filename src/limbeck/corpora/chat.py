@@ -56,12 +56,26 @@ def conversation(tokenizer: PreTrainedTokenizerBase, document: Document) -> Conv
     return Conversation(tokens, learned, _bytes(text, offsets[spoken]))
 
 
-def _check(tokenizer: PreTrainedTokenizerBase, document: Document, messages: list[Message]) -> None:
+def conversation_so_far(tokenizer: PreTrainedTokenizerBase, document: Document) -> list[int]:
+    """The tokens of a document with messages, up to where the assistant begins to speak after the last of them."""
+    messages = document.messages
+    assert messages is not None
+    _check_template(tokenizer, document)
+    text = _render(tokenizer, document, messages, prompt=True)
+    tokens: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return tokens
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase, document: Document) -> None:
     if tokenizer.chat_template is None:
         raise BadCorpus(
             f"{document.name}: expected a tokenizer with a chat template for 'messages', got one without "
             f"({tokenizer.name_or_path or 'trained here'}): use a tokenizer that has one, or give the data as 'text'"
         )
+
+
+def _check(tokenizer: PreTrainedTokenizerBase, document: Document, messages: list[Message]) -> None:
+    _check_template(tokenizer, document)
     if not tokenizer.is_fast:
         raise BadCorpus(
             f"{document.name}: expected a tokenizer that can say where its tokens stand in the text, got a slow one "

@@ -68,6 +68,11 @@ def memory(cost: Cost, device: torch.device) -> Iterator[Finding]:
     )
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may still take where a model on this device is."""
+    return (_gpu_memory(device) if device.type == "cuda" else _memory())[1]
+
+
 def _memory() -> tuple[int, int]:
     """(all, free) bytes of this machine or container, what this process holds counted as free."""
     found = psutil.virtual_memory()

@@ -23,14 +23,6 @@ def write_on(model: LanguageModel, prompt: Sequence[int]) -> Iterator[int]:
         yield int(tokens)
 
 
-def ends(model: LanguageModel) -> set[int]:
-    """Ids of all tokens that end a text: those of its generation settings, and the one that closes documents."""
-    generation = model.model.generation_config
-    given = generation.eos_token_id if generation is not None else None
-    listed = given if isinstance(given, list) else [given]
-    return {token for token in [*listed, model.end] if token is not None}
-
-
 @torch.inference_mode()
 def _step(model: LanguageModel, tokens: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
     outputs = model.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -24,7 +24,7 @@ from torch import Tensor
 from limbeck.corpora.tokenizer import Frame, document_tokens, frame
 from limbeck.errors import BadSetting, Mismatch
 from limbeck.models.load import LanguageModel
-from limbeck.probes.greedy import ends
+from limbeck.models.writing import added, draw_tokens, ends
 from limbeck.probes.tasks import Instance, Task
 
 ROWS = 16384  # samples begun in one round
@@ -185,7 +185,7 @@ class _Speaker:
         cache: Any = None
         for step in range(max(draw.longest for draw in batch)):
             logits, cache = self._logits(tokens, cache)
-            chosen = _draw(logits, row, _uniforms(batch, owner, sample, step))
+            chosen = draw_tokens(logits, row, _uniforms(batch, owner, sample, step))
             # the completions that are met, each once
             keys, met = np.unique(row * self._model.vocab + chosen, return_inverse=True)
             parents, last = np.divmod(keys, self._model.vocab)
@@ -207,18 +207,12 @@ class _Speaker:
         outputs = self._model.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return outputs.logits[:, -1, : self._model.vocab], outputs.past_key_values
 
-    def _verdict(self, draw: _Draws, tokens: tuple[int, ...]) -> bool | None:
+    def _verdict(self, of: _Draws, tokens: tuple[int, ...]) -> bool | None:
         """Whether a completion passes; None while it may still."""
         ended = tokens[-1] in self._ends
-        verdict = draw.instance.passes(self._text(draw.prompt, tokens[:-1] if ended else tokens), ended=ended)
-        return False if verdict is None and len(tokens) >= draw.longest else verdict
-
-    def _text(self, prompt: list[int], tokens: tuple[int, ...]) -> str:
-        """What tokens add to the prompt's text; without the half character that a later token would complete."""
-        decode = self._model.tokenizer.decode
-        before = decode(prompt, clean_up_tokenization_spaces=False)
-        whole = decode([*prompt, *tokens], clean_up_tokenization_spaces=False)
-        return whole[len(before) :].rstrip("\ufffd")
+        text = added(self._model.tokenizer, of.prompt, tokens[:-1] if ended else tokens, special=True)
+        verdict = of.instance.passes(text, ended=ended)
+        return False if verdict is None and len(tokens) >= of.longest else verdict
 
 
 def _uniforms(batch: Sequence[_Draws], owner: np.ndarray, sample: np.ndarray, step: int) -> np.ndarray:
@@ -227,17 +221,6 @@ def _uniforms(batch: Sequence[_Draws], owner: np.ndarray, sample: np.ndarray, st
         mine = owner == i
         found[mine] = batch[i].uniforms(sample[mine], step)
     return found
-
-
-def _draw(logits: Float[Tensor, "rows V"], row: np.ndarray, uniforms: np.ndarray) -> Int[np.ndarray, " samples"]:
-    """A token for each sample from the distribution of its row: the first whose cumulated probability exceeds its number."""
-    cumulated = logits.double().softmax(-1).cumsum(-1).cpu().numpy()
-    chosen = np.empty(len(row), dtype=np.int64)
-    for i in np.unique(row).tolist():
-        mine = row == i
-        # rounding leaves the last not quite 1
-        chosen[mine] = np.searchsorted(cumulated[i], uniforms[mine] * cumulated[i, -1], side="right")
-    return np.minimum(chosen, cumulated.shape[1] - 1)
 
 
 def _prompts(model: LanguageModel, task: Task) -> list[tuple[Instance, list[int]]]:

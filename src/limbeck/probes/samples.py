@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import islice, takewhile
 from typing import Any
 
 from limbeck.corpora.store import TokenStore
 from limbeck.models.load import LanguageModel
-from limbeck.probes.greedy import ends, write_on
+from limbeck.models.writing import added, ends
+from limbeck.probes.greedy import write_on
 
 PROMPT, NEW = 32, 64
 
@@ -33,7 +33,7 @@ def samples(
         row = {
             "document": store.name_of(document),
             "prompt": student.tokenizer.decode(prompt, skip_special_tokens=True),
-            "text": _added(student, prompt, truth),
+            "text": added(student.tokenizer, prompt, truth),
             "student": _continuation(student, prompt, new),
         }
         rows.append(row | ({"teacher": _continuation(teacher, prompt, new)} if teacher else {}))
@@ -50,15 +50,7 @@ def _continuation(model: LanguageModel, prompt: list[int], new: int) -> str:
     model.model.eval()
     try:
         stops = ends(model)
-        return _added(
-            model, prompt, list(takewhile(lambda token: token not in stops, islice(write_on(model, prompt), new)))
-        )
+        tokens = takewhile(lambda token: token not in stops, islice(write_on(model, prompt), new))
+        return added(model.tokenizer, prompt, list(tokens))
     finally:
         model.model.train(training)
-
-
-def _added(model: LanguageModel, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-    """The text that tokens add to a prompt's, with the space between."""
-    before = model.tokenizer.decode(list(prompt), skip_special_tokens=True)
-    text = model.tokenizer.decode([*prompt, *tokens], skip_special_tokens=True)
-    return text[len(before) :] if text.startswith(before) else model.tokenizer.decode(list(tokens))

@@ -139,7 +139,7 @@ def capture_outcomes(
     size = length * codec.bytes
     most = max(1, _SHARD_BYTES // size)
     shards = [(start, min(most, first + rows - start)) for start in range(first, first + rows, most)]
-    with writing(folder), _alone_in(folder):
+    with writing(folder), alone_in(folder):
         if (folder / _BEGUN).is_file():
             _check_made_from(folder, read_json(folder / _BEGUN), bound)
         write_json(folder / _BEGUN, bound)
@@ -250,7 +250,8 @@ def _finish(part: Path, file: Path, rows: int, codec: Codec) -> None:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
+    """No other capture writes into this folder meanwhile. Raises BadFolder where one does."""
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(folder, wait=False))

@@ -116,11 +116,12 @@ class Failed(Exception):
 
 
 class Client:
-    """Asks one server, from any number of threads, each on a connection of its own."""
+    """Asks one server, from any number of threads, each on a connection of its own. ``repeated`` questions were asked again."""
 
     def __init__(self, address: Address, *, patience: Patience, key: str | None) -> None:
         self.address, self.patience, self._key = address, patience, key
         self._local = threading.local()
+        self.repeated = 0
         self._open: set[HTTPConnection] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -142,11 +143,14 @@ class Client:
             try:
                 return read(self._once(path, data, _decoder(form)))
             except Failed as failed:
+                failed.args = (self.without_key(str(failed)),)  # what an answer says may be anything
                 if not failed.again or tried + 1 == self.patience.tries:
                     raise
                 pause = self.patience.pause(tried, failed.after)
                 if self._closed.wait(pause):
                     raise Failed("stopped", again=False) from failed
+                with self._lock:
+                    self.repeated += 1
         raise AssertionError("a question is asked at least once")
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ A position that has no sound answer in the end is marked as such and counted by 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ _TEXTS = (
     "def f(x):\n    return x ** 2  # 12345.678",
     "Ça déjà vu, naïve Grüße; 東京 и 🙂!",
 )
-_REMEDY = {
+REMEDY = {
     "time limit": "give a longer --time-limit or a smaller --in-flight",
     "connection": "see whether the server runs",
     "status 429": "give a smaller --in-flight",
@@ -146,16 +146,28 @@ class Served:
     def _check(self) -> None:
         """Raises BadServer where too many positions have no answer."""
         missing = self._missing + self.unanswered.total()
-        if missing <= MOST_UNANSWERED * self._positions:
-            return
-        kinds = [f"{count:,} by {self._said.get(kind, kind)}" for kind, count in self.unanswered.most_common()]
-        remedies = [_REMEDY[kind] for kind, _ in self.unanswered.most_common() if kind in _REMEDY]
-        before = f"; {self._missing:,} were before" if self._missing else ""
-        raise BadServer(
-            f"{self.client.address}: {missing:,} of {self._positions:,} positions have no answer, which is more than "
-            f"{100 * MOST_UNANSWERED:g} %: {', '.join(kinds)}{before}. What was answered is kept: "
-            f"{', '.join(remedies) or 'see what the server and its log say'}, then let the same command go on"
-        )
+        if missing > MOST_UNANSWERED * self._positions:
+            asked = f"{missing:,} of {self._positions:,} positions"
+            raise too_few(self.client.address, asked, self.unanswered, self._said, before=self._missing)
+
+
+def too_few(
+    address: Address,
+    asked: str,
+    unanswered: Counter[str],
+    said: Mapping[str, str],
+    *,
+    before: int = 0,
+    remedies: Mapping[str, str] = REMEDY,
+) -> BadServer:
+    """What to raise where too much is unanswered: ``asked`` says how much of what, the others why, ``before`` not now."""
+    kinds = [f"{count:,} by {said.get(kind, kind)}" for kind, count in unanswered.most_common()]
+    helps = [remedies[kind] for kind, _ in unanswered.most_common() if kind in remedies]
+    earlier = f"; {before:,} were before" if before else ""
+    return BadServer(
+        f"{address}: {asked} have no answer, which is more than {100 * MOST_UNANSWERED:g} %: {', '.join(kinds)}{earlier}. What "
+        f"was answered is kept: {', '.join(helps) or 'see what the server and its log say'}, then let the same command go on"
+    )
 
 
 def _prompts(batch: Batch) -> Iterator[_Prompt]:
@@ -189,7 +201,8 @@ def connect(
     """
     client = Client(address, patience=patience or Patience(), key=key_from_environment())
     try:
-        says = _model(client)
+        entry = listed(client)
+        says = {name: entry[name] for name in ("id", "root", "max_model_len") if entry.get(name) is not None}
         _check_context(address, says.get("max_model_len"), length)
         compared = _compare_tokens(client, tokenizer)
         kind, k = _find(client, tokenizer, k=k)
@@ -210,11 +223,13 @@ def _check_context(address: Address, context: Any, length: int) -> None:
         )
 
 
-def _model(client: Client) -> dict[str, Any]:
-    """What the server's list says of the model."""
+def listed(client: Client) -> dict[str, Any]:
+    """What the server's list says of the model. Raises BadServer where there is no such list, or it has not the model."""
     address = client.address
     try:
-        served = client.ask(f"{address.path}/models", None, lambda answer: {m["id"]: m for m in answer["data"]})
+        served: dict[str, dict[str, Any]] = client.ask(
+            f"{address.path}/models", None, lambda answer: {m["id"]: m for m in answer["data"]}
+        )
     except (Failed, KeyError, TypeError) as error:
         raise BadServer(
             f"{address}: expected a server with a list of models at {address.path}/models, got {_why(error)}: see whether it "
@@ -225,8 +240,7 @@ def _model(client: Client) -> dict[str, Any]:
             f"{address}: the server has no model of that name; it serves {', '.join(sorted(served)[:8]) or 'none'}: give "
             "one of these after the #"
         )
-    entry = served[address.model]
-    return {name: entry[name] for name in ("id", "root", "max_model_len") if entry.get(name) is not None}
+    return served[address.model]
 
 
 def _version(client: Client) -> dict[str, Any]:

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from limbeck.config import CaptureSettings
 from limbeck.corpora import Rows, TokenStore, require_rows
@@ -27,6 +24,8 @@ from limbeck.jobs.capture.asked import Asked, asking, check_asked, description_o
 from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, COST, CUT, HELD_OUT, MEASURED, SAMPLES, TEACHER
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.kinds import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
+from limbeck.jobs.capture.progress import progress
+from limbeck.jobs.capture.written import check_alone, written
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.setup import Machine, machine, row_length
@@ -47,7 +46,6 @@ from limbeck.teachers.served import Served
 
 HELD_OUT_BYTES = 192  # of a held-out token: few, so that readings of fidelity are sharp
 SIZES = (24, 48, 96, 160)  # bytes a token that `choose` looks at
-_LINE_EVERY = 20.0
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,14 @@ class _Part:
 
 
 def capture(settings: CaptureSettings) -> dict[str, Any]:
-    """Asks a teacher about a text, once; gives ``{"out", "rows", "tokens", "bytes", "certificate"}``."""
+    """Asks a teacher about a text, once; gives ``{"out", "rows", "tokens", "bytes", "certificate"}``.
+
+    With ``text`` it writes one: see `written`.
+    """
+    if settings.text:
+        return written(settings)
     started = time.monotonic()
+    check_alone(settings)
     where = machine(settings)
     if where.world.size > 1:
         raise BadSetting(
@@ -190,7 +194,7 @@ def _answers(settings: CaptureSettings, asked: Asked, rows: Rows, part: _Part, c
 
     together, folder = _together(asked, rows.length, where), settings.out / ANSWERS
     _expect(asked, folder, codec, rows.store, rows=part.rows, length=rows.length, together=together)
-    with _progress(part.rows, rows.length) as report:
+    with progress(part.rows, what="row") as report:
         return capture_outcomes(
             asked.told,
             rows_of,
@@ -203,7 +207,7 @@ def _answers(settings: CaptureSettings, asked: Asked, rows: Rows, part: _Part, c
             seed=settings.seed,
             made_from=asked.made_from | {"corpus": rows.store.manifest["corpus_sha256"]},
             cells=asked.cells,
-            report=report,
+            report=lambda done: report(done, done * rows.length),
         )
 
 
@@ -312,32 +316,3 @@ def _of_served(codec: Codec, answers: Cache) -> dict[str, Any]:
         "damage": None,
         "left_out": "bias and noise of gradients, exact mass, KL: a server does not give whole distributions",
     }
-
-
-@contextmanager
-def _progress(rows: int, length: int) -> Iterator[Callable[[int], None]]:
-    """Told how many rows are done: a bar, or a line now and then, with the time that is left."""
-    started, last, before = time.monotonic(), -_LINE_EVERY / 2, -1
-    columns = (
-        TextColumn("capture"),
-        BarColumn(),
-        TextColumn("{task.completed:,}/{task.total:,} rows"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
-        task = bars.add_task("capture", total=rows)
-
-        def report(done: int) -> None:
-            nonlocal last, before
-            bars.update(task, completed=done)
-            spent = time.monotonic() - started
-            if before < 0:  # a capture that goes on does not begin at 0
-                before = done
-            elif not console.is_terminal and spent - last > _LINE_EVERY:
-                last = spent
-                rate = (done - before) / spent
-                console.print(
-                    f"row {done:,} of {rows:,}; {rate * length:,.0f} tokens/s; {duration((rows - done) / rate)} left"
-                )
-
-        yield report

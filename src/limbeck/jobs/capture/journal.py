@@ -1,0 +1,82 @@
+"""What a teacher has written so far: a line of JSON a sample, in the order in which they came.
+
+Whoever was killed goes on behind the last whole line. Only where each line begins is held in memory.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from limbeck.disk import damaged, writing
+
+
+class Journal:
+    """Rows by their ``number``, of which there are ``total``. ``done`` of them are there, with so many written ``tokens``."""
+
+    def __init__(self, path: Path, total: int) -> None:
+        """Drops a last line that a kill cut short. Raises BadFolder where another line is damaged."""
+        self._path, self._starts = path, np.full(total, -1, dtype=np.int64)
+        self.done = self.tokens = 0
+        with writing(path):
+            self._file = path.open("a+b")
+        self._end = 0
+        try:
+            self._read()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __contains__(self, number: int) -> bool:
+        return bool(self._starts[number] >= 0)
+
+    def missing(self) -> list[int]:
+        """The numbers that have no row yet."""
+        found: list[int] = np.flatnonzero(self._starts < 0).tolist()
+        return found
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Appends a row; when this returns, it survives a kill."""
+        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        with writing(self._path):
+            self._file.write(line)
+            self._file.flush()
+        self._note(row, self._end)
+        self._end += len(line)
+
+    def row(self, number: int) -> dict[str, Any]:
+        """The row of this number."""
+        self._file.seek(int(self._starts[number]))
+        row: dict[str, Any] = json.loads(self._file.readline())
+        return row
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with writing(self._path):
+            self._file.close()
+        if not self.done:  # a capture that came to nothing does not keep its folder from another
+            self._path.unlink()
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        for number, line in enumerate(self._file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                self._note(json.loads(line), self._end)
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise damaged(self._path, ValueError(error), f", line {number}") from error
+            self._end += len(line)
+        self._file.truncate(self._end)
+
+    def _note(self, row: dict[str, Any], start: int) -> None:
+        if row["number"] in self:
+            return
+        self._starts[row["number"]] = start
+        self.done += 1
+        self.tokens += row["tokens"] or 0

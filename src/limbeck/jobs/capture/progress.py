@@ -1,0 +1,46 @@
+"""What a capture says while it runs: how far it is, how fast, and how long it will take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from limbeck.report.words import duration
+from limbeck.run.log import console
+
+_LINE_EVERY = 20.0
+
+
+@contextmanager
+def progress(total: int, *, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Told how many of ``total`` rows, or ``what`` they are, are done, and how many tokens those have: a bar, or a line now
+    and then. What it is told first was there before, since a capture that goes on does not begin at 0.
+    """
+    started, last = time.monotonic(), -_LINE_EVERY / 2
+    before: tuple[int, int] | None = None
+    columns = (
+        TextColumn("capture"),
+        BarColumn(),
+        TextColumn(f"{{task.completed:,}}/{{task.total:,}} {what}s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+        task = bars.add_task("capture", total=total)
+
+        def report(done: int, tokens: int) -> None:
+            nonlocal last, before
+            bars.update(task, completed=done)
+            spent = time.monotonic() - started
+            if before is None:
+                before = done, tokens
+            elif not console.is_terminal and spent - last > _LINE_EVERY and done > before[0]:
+                last = spent
+                left = (total - done) * spent / (done - before[0])
+                console.print(
+                    f"{what} {done:,} of {total:,}; {(tokens - before[1]) / spent:,.0f} tokens/s; {duration(left)} left"
+                )
+
+        yield report
