@@ -25,6 +25,7 @@ from types import ModuleType
 
 from limbeck.errors import BadObjective
 from limbeck.objectives.adaptive import AdaptiveKL
+from limbeck.objectives.alm import ALM
 from limbeck.objectives.base import Objective, Sum, parameter_names
 from limbeck.objectives.basic import (
     CrossEntropy,
@@ -55,6 +56,7 @@ OURS: dict[str, type[Objective]] = {
         CTKD,
         Ramp,
         TAID,
+        ALM,
     )
 }
 _SHORT = {"ce": "CrossEntropy", "kl": "ForwardKL", "fkl": "ForwardKL", "rkl": "ReverseKL", "jsd": "JensenShannon"}
