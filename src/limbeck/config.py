@@ -119,6 +119,7 @@ class DistilSettings(Settings):
     shrink: float | None = None
     shape: str | None = None
     objective: str = "ForwardKL"
+    tokenizer_align: Literal["bytes"] | None = None
     seeds: int = Field(default=1, ge=1, le=100)
     baselines: Annotated[tuple[str, ...], BeforeValidator(_baselines)] = BASELINES
 

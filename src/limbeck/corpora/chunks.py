@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 
 from limbeck.corpora.retokenise import text_of, tokens_of
 from limbeck.corpora.store import TokenStore
@@ -37,10 +37,15 @@ class DocumentChunks:
     sizes: Int64[np.ndarray, " n"]  # bytes of each of our tokens
     count: int
 
-    def sums(self, values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " count"]:
-        """The sum over each chunk of a number for each of their tokens; NaN where one of them is."""
+    def log_p(self, theirs: Float[np.ndarray, " m"]) -> tuple[Bool[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """From log p of each of their tokens: whether a chunk ends at each of ours, and there its log p, NaN if not told."""
         inside = (self.theirs >= 0) & (self.theirs < self.count)
-        return np.bincount(self.theirs[inside], weights=values[inside], minlength=self.count)[: self.count]
+        sums = np.bincount(self.theirs[inside], weights=theirs[inside], minlength=self.count)
+        ends = np.append(self.ours[1:] != self.ours[:-1], True)
+        common = ends & (self.ours >= 0) & (self.ours < self.count)
+        log_p = np.full(len(self.ours), np.nan)
+        log_p[common] = sums[self.ours[common]]
+        return ends, log_p
 
 
 def chunks_of(ours: Side, theirs: Side, document: int) -> DocumentChunks | None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from limbeck.config import DistilSettings
 from limbeck.corpora import TokenStore, require_rows
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadModel
+from limbeck.jobs.align import OtherTokens, check_align, teacher_of
 from limbeck.jobs.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.capture.captured import config_source
 from limbeck.jobs.doctor import diagnose, first_documents
@@ -63,7 +64,7 @@ class Comparison:
 
     settings: DistilSettings
     run: dict[str, Any]
-    source: RunTeacher
+    source: RunTeacher | OtherTokens
     stores: tuple[TokenStore, TokenStore]
     arms: list[Arm]
     shared: Shared
@@ -102,6 +103,7 @@ def prepare(
     anything long begins.
     """
     objective = parse(settings.objective)
+    check_align(settings)
     target = target_shape(settings)
     if not answers:  # which hold the text
         for text in filter(None, (settings.data, settings.eval_data)):
@@ -116,7 +118,7 @@ def prepare(
         derived["objective_code"] = code
     run = claim(settings.out, signature_of(settings, "distil", **derived)) if where.world.first else {}
     where.world.barrier()
-    source = beside.source if beside else RunTeacher.of(settings, where)
+    source = beside.source if beside else teacher_of(settings, where)
     teacher, documents = source.about, first_documents(settings)
     if settings.student:  # a given student may not fit its teacher: look before the text is tokenised
         check(diagnose(settings, teacher, load(settings.student), documents, length=length, machine=where))
@@ -140,6 +142,8 @@ def prepare(
         schedule=settings.schedule,
         bf16=where.bf16,
     )
+    if isinstance(source, OtherTokens):
+        source.ask(store, where, rows=steps * rows, length=length)
     passes = source.passes(steps * rows * length, length) if objective.needs_teacher else 0.0
     arms = _arms(settings, teacher, student, passes=passes, steps=steps, length=length, member=member)
     if where.world.first:
@@ -148,6 +152,7 @@ def prepare(
         update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
         _announce(about, student, plan, length, arms, min(store.tokens, (source.rows or sys.maxsize) * length))
     shared = Shared(cut, source.told, store, length, plan, where, most_rows=source.rows, counted=source.counted)
+    shared = replace(shared, reads_on=isinstance(source, OtherTokens))  # it was asked about as much as is needed
     cost = estimate(
         *(Size.of(student.config), source.size),
         length=length,
