@@ -99,7 +99,7 @@ def test_tokens_take_two_bytes_where_two_hold_them(tokenizer, source, tmp_path):
 def test_any_arrow_reader_opens_a_shard(tokenizer, source, tmp_path):
     build_held_out(source, tokenizer, tmp_path)
     table = pa.ipc.open_file(str(tmp_path / "held_out" / "00000.arrow")).read_all()
-    assert table.column_names == ["name", "tokens", "bytes"]
+    assert table.column_names == ["name", "tokens", "bytes", "sha256"]
 
 
 def test_a_store_is_used_again_and_equal_when_opened(tokenizer, source, tmp_path):

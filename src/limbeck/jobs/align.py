@@ -137,6 +137,7 @@ class OtherTokens:
             self._write(folder, store, self._log_p(where), length=length)
         where.world.barrier()
         self._asked = AlignedTeacher(folder, name=self.about.name, length=length)
+        console.print(across(self._asked.facts))
         if not self._asked.facts["bytes_with_target"]:
             raise Mismatch(
                 f"--tokenizer-align bytes: no chunk of {store.folder} has a target: of {self._asked.facts['documents']:,} "

@@ -55,8 +55,8 @@ OURS: dict[str, type[Objective]] = {
         DKD,
         CTKD,
         Ramp,
-        TAID,
         ALM,
+        TAID,
     )
 }
 _SHORT = {"ce": "CrossEntropy", "kl": "ForwardKL", "fkl": "ForwardKL", "rkl": "ReverseKL", "jsd": "JensenShannon"}
