@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from limbeck.config import DistilSettings
 from limbeck.corpora import TokenStore
 from limbeck.disk import place, read_json, write_json, write_text, writing
@@ -90,7 +92,7 @@ class Proof:
         readings = self._readings()
         write_text(out / "readings.jsonl", "".join(json.dumps(r.row()) + "\n" for r in readings))
         arms = {name: [runs[seed] for seed in sorted(runs)] for name, runs in self._runs.items() if name != "teacher"}
-        teacher = next(iter(self._runs.get("teacher", {}).values()), None) if self._told else None
+        teacher = next(iter(self._runs.get("teacher", {}).values()), None)
         said = verdict(
             arms,
             teacher,
@@ -98,6 +100,7 @@ class Proof:
             student_parameters=run["student"]["parameters"],
             teacher_parameters=run["teacher"]["parameters"],
             passes=run["teacher"].get("passes", 1.0),
+            text_bytes=self._text_bytes(arms["student"][0], teacher),
         )
         if isinstance(self._source, OtherTokens):
             said = replace(said, notes=(_sentence(across(self._source.told.facts)), *said.notes))
@@ -145,6 +148,12 @@ class Proof:
                 if (key := (row["document"], row["prompt"])) in wrote:
                     row["teacher"] = wrote[key]
         return rows
+
+    def _text_bytes(self, student: Measurements, teacher: Measurements | None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Bytes of each document that the student's tokens and the teacher's stand for, where they have different ones."""
+        if teacher is None or self._teachers is self.held_out:
+            return None
+        return self.held_out.text_bytes(student), self._teachers.text_bytes(teacher)
 
     def _cost_of_stored(self, arm: Arm) -> list[Reading]:
         """What a student costs as it is on disk, in the number format that the teacher is measured in."""
