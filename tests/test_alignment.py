@@ -20,6 +20,7 @@ from limbeck.corpora.retokenise import retokenised
 from limbeck.corpora.token_bytes import TokenBytes
 from limbeck.divergence import kl
 from limbeck.errors import BadModel, BadObjective, BadSetting, Mismatch
+from limbeck.jobs import align
 from limbeck.models.load import save
 from limbeck.objectives import fused_backward, fused_nats, parse
 from limbeck.objectives.fused import Sizes
@@ -453,14 +454,25 @@ def distil(here: Path, out: str, **keys):
     return limbeck.distil(**{key: value for key, value in (usual | keys).items() if value is not None})
 
 
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def readings(out: Path) -> dict[tuple[str, str], float]:
     return {
         (r["model"], r["name"]): r["value"] for r in map(json.loads, (out / "readings.jsonl").read_text().splitlines())
     }
 
 
-def test_a_student_learns_from_a_teacher_of_other_tokens(here):
+def test_a_student_learns_from_a_teacher_of_other_tokens(here, monkeypatch):
+    """Stopped while the teacher is asked, continued, and given once more when all is done."""
     out = here / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(told, "_SAVE_EVERY", 1)
+        patch.setattr(align._Lines, "__call__", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            distil(here, "out", baselines=("cut+ce@flops",))
+    assert json.loads((out / "told" / "done.json").read_text())["rows"] > 0
     result = distil(here, "out", baselines=("cut+ce@flops",))
     found = readings(out)
     assert {("teacher", "bits_per_byte"), ("student", "bits_per_byte"), ("student", "held_out")} <= set(found)
@@ -532,6 +544,8 @@ def test_the_doctor_looks_at_both_tokenizers(here):
     found = limbeck.doctor(**keys)
     assert not found["ok"]
     assert any("--tokenizer-align bytes" in (f["remedy"] or "") for f in found["findings"])
-    found = limbeck.doctor(**keys, tokenizer_align="bytes", objective="ALM")
+    found = limbeck.doctor(**keys, tokenizer_align="bytes")
     assert found["ok"]
     assert "100 % of 64 documents are the same bytes in both" in found["findings"][0]["message"]
+    with pytest.raises(BadSetting, match="name a student with --student"):
+        limbeck.doctor(teacher=keys["teacher"], data=keys["data"], tokenizer_align="bytes")

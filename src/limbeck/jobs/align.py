@@ -46,13 +46,9 @@ _ROW = {"cpu": 256, "cuda": 1024}  # tokens of the teacher's rows, where --lengt
 
 def check_align(settings: DistilSettings) -> None:
     """Raises BadSetting or BadObjective where --tokenizer-align is asked for and cannot be."""
+    check_student(settings)
     if settings.tokenizer_align is None:
         return
-    if settings.student is None:
-        raise BadSetting(
-            "--tokenizer-align bytes is for a student with a tokenizer of its own, and what is cut out of a teacher has the "
-            "teacher's: name a student with --student, or leave the flag out"
-        )
     objective = parse(settings.objective)
     if not objective.needs_teacher:
         raise BadSetting(
@@ -62,6 +58,15 @@ def check_align(settings: DistilSettings) -> None:
     for _, term in terms_of(objective):
         if term.needs_teacher:
             term.of_chunks(torch.zeros(0), torch.zeros(0))  # says why, where it cannot
+
+
+def check_student(settings: DistilSettings) -> None:
+    """Raises BadSetting where --tokenizer-align is asked for without a student that could have another tokenizer."""
+    if settings.tokenizer_align is not None and settings.student is None:
+        raise BadSetting(
+            "--tokenizer-align bytes is for a student with a tokenizer of its own, and what is cut out of a teacher has the "
+            "teacher's: name a student with --student, or leave the flag out"
+        )
 
 
 def teacher_of(settings: DistilSettings, where: Machine) -> RunTeacher | OtherTokens:

@@ -11,7 +11,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from limbeck.config import DistilSettings
 from limbeck.corpora import Document, read
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.jobs.align import alignment, check_align
+from limbeck.jobs.align import alignment, check_student
 from limbeck.jobs.capture.captured import is_captured
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import target_shape
@@ -29,7 +29,7 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
 
     Without a student, the one that `distil` would cut is spoken of as far as its shape tells.
     """
-    check_align(settings)
+    check_student(settings)
     settings, _ = adopted(settings)
     documents = first_documents(settings)
     where = machine(settings)
