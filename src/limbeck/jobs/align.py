@@ -7,7 +7,6 @@ whole tokens of both. Whatever is compared across the two is in bits per byte.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -77,7 +76,8 @@ def teacher_of(settings: DistilSettings, where: Machine) -> RunTeacher | OtherTo
 class OtherTokens:
     """In the place of a `RunTeacher`: one whose student has another tokenizer.
 
-    First `stores` is asked for, then `ask`; after that ``told`` is what it says of the student's rows.
+    First `stores` is asked for, then `ask`; after that ``told`` is what it says of the student's rows, and ``rows`` how many of
+    them it was asked about, None for all.
     """
 
     def __init__(self, settings: DistilSettings, where: Machine) -> None:
@@ -131,14 +131,12 @@ class OtherTokens:
         Raises Mismatch where none of it can be of use.
         """
         folder = self._settings.out / "aligned"
-        if (
-            self.captured is None
-        ):  # arms that take as many steps read these rows again and again, the others the rest too
+        if self.captured is None:
             self.rows = min(rows, Rows(store, length=length).n_rows)
-        documents = _documents_of(store, (self.rows or sys.maxsize) * length)
         if where.world.first and not (folder / MANIFEST).is_file():
-            if self.captured is None:
-                self._theirs = self._in_tokens_of_teacher(store, "train", documents=documents)
+            if self.rows is not None:
+                read = _documents_of(store, self.rows * length)
+                self._theirs = self._in_tokens_of_teacher(store, "train", documents=read)
             self._write(folder, store, self._log_p(where), length=length)
         where.world.barrier()
         self._asked = AlignedTeacher(folder, name=self.about.name, length=length)

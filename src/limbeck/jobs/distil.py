@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from limbeck.config import DistilSettings
@@ -151,8 +151,12 @@ def prepare(
         about = _summary(teacher) | source.facts | {"passes": passes}
         update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
         _announce(about, student, plan, length, arms, min(store.tokens, (source.rows or sys.maxsize) * length))
-    shared = Shared(cut, source.told, store, length, plan, where, most_rows=source.rows, counted=source.counted)
-    shared = replace(shared, reads_on=isinstance(source, OtherTokens))  # it was asked about as much as is needed
+    shared = Shared(
+        *(cut, source.told, store, length, plan, where),
+        most_rows=source.rows,
+        counted=source.counted,
+        reads_on=isinstance(source, OtherTokens),  # which was asked about no more than the plan reads
+    )
     cost = estimate(
         *(Size.of(student.config), source.size),
         length=length,

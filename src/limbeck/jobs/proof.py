@@ -49,7 +49,7 @@ class Proof:
         self._settings, self._source, self._machine, self._listens = settings, teacher, machine, listens
         self._told: Teacher | None = None if isinstance(teacher, OtherTokens) else teacher.about
         self._counted: Callable[[Batch], Batch] = lambda batch: batch
-        answers = teacher.captured.held_out if teacher.captured and self._told else None
+        answers = teacher.captured.held_out if teacher.captured and self._told is not None else None
         rows = answers.cache.rows if answers else None
         self.held_out = HeldOut(store, length=length, machine=machine, trained=settings.tokens, rows=rows)
         if answers:

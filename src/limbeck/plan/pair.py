@@ -51,9 +51,7 @@ def examine(
     if student is not None and not aligned:
         found += vocabulary.tokens_of_pair(teacher, student)
     found += vocabulary.rows(teacher, student)
-    for model, other in (
-        ((teacher, None), (student, None)) if aligned and student is not None else ((teacher, student),)
-    ):
+    for model, other in [(teacher, None), (student, None)] if aligned and student else [(teacher, student)]:
         found += vocabulary.special_tokens(model, other)
     if chat:
         found += vocabulary.chat_template(teacher, student)
