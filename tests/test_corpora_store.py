@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from limbeck.corpora import TokenStore, build, build_held_out, build_stores, is_held_out, read, train_tokenizer
+from limbeck.corpora import TokenStore, build, build_held_out, build_stores, is_held_out, read, train_tokenizer, writer
 from limbeck.errors import BadCorpus, BadFolder
 
 TEXTS = [f"story {i}: " + "the cat sat on the mat. " * (i % 7) for i in range(60)]
@@ -69,7 +69,7 @@ def test_order_is_that_of_the_hashes_not_of_the_file(tokenizer, source, tmp_path
 
 def test_slices_cross_shards_and_are_views_within_one(tokenizer, source, tmp_path, monkeypatch):
     whole = build_held_out(source, tokenizer, tmp_path / "whole")
-    monkeypatch.setattr(build, "SHARD_DOCUMENTS", 7)
+    monkeypatch.setattr(writer, "SHARD_DOCUMENTS", 7)
     monkeypatch.setattr(build, "BLOCK_DOCUMENTS", 10)
     store = build_held_out(source, tokenizer, tmp_path / "out")
     assert len(store.manifest["shards"]) == 9
@@ -99,7 +99,7 @@ def test_tokens_take_two_bytes_where_two_hold_them(tokenizer, source, tmp_path):
 def test_any_arrow_reader_opens_a_shard(tokenizer, source, tmp_path):
     build_held_out(source, tokenizer, tmp_path)
     table = pa.ipc.open_file(str(tmp_path / "held_out" / "00000.arrow")).read_all()
-    assert table.column_names == ["name", "tokens", "bytes"]
+    assert table.column_names == ["name", "tokens", "bytes", "sha256"]
 
 
 def test_a_store_is_used_again_and_equal_when_opened(tokenizer, source, tmp_path):

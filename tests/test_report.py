@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -424,6 +425,20 @@ def test_the_interval_of_the_gap_closed_is_the_bootstraps():
     found = verdict({"student": [student], "cut": [cut]}, teacher).differences[-1]
     assert (found.name, found.unit) == ("gap_closed", "share")
     assert (found.value, found.low, found.high) == (expected.value, expected.low, expected.high)
+
+
+def test_the_gap_to_a_teacher_of_other_tokens_is_taken_by_bytes():
+    cut, student, teacher = (made_up(level) for level in (2.0, 1.5, 1.3))
+    same = verdict({"student": [student], "cut": [cut]}, teacher).differences[-1]
+    longer = replace(teacher, tokens=teacher.tokens / 3)  # tokens of three times the bytes
+    size = 4 * student.tokens
+    said = verdict({"student": [student], "cut": [cut]}, longer, text_bytes=(size, size))
+    assert said.differences[-1].value == pytest.approx(same.value)
+    assert "in bits per byte" in said.text
+    better = verdict(
+        {"student": [student], "cut": [cut]}, longer, text_bytes=(size, 2 * size)
+    )  # half as many nats a byte
+    assert better.differences[-1].value == pytest.approx(0.5 / (2.0 - 0.65), rel=0.02)
 
 
 def test_the_card_is_markdown_with_front_matter_that_parses():

@@ -72,6 +72,9 @@ FamilyObjectives = Annotated[
         help="ForwardKL, 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*KL', my_loss:MyLoss; of several students 'KL, TAID'.",
     ),
 ]
+TokenizerAlign = Annotated[
+    str | None, Option(help="bytes: the student has a tokenizer of its own, and learns from chunks of equal bytes.")
+]
 ScheduleName = Annotated[str | None, Option("--schedule", help="wsd, cosine or constant (default wsd).")]
 Seed = Annotated[int | None, Option(help="Seed of data order and fresh weights (default 0).")]
 Seeds = Annotated[int | None, Option(help="How many seeds, from --seed on (default 1).")]
@@ -158,6 +161,7 @@ def distil(
     batch_tokens: BatchTokens = None,
     lr: LearningRate = None,
     objective: FamilyObjectives = None,
+    tokenizer_align: TokenizerAlign = None,
     schedule: ScheduleName = None,
     seed: Seed = None,
     seeds: Seeds = None,
@@ -368,6 +372,7 @@ def doctor(
     tokens: Tokens = None,
     length: Length = None,
     batch_tokens: BatchTokens = None,
+    tokenizer_align: TokenizerAlign = None,
     device: Device = None,
     dtype: DType = None,
     json_: Json = None,

@@ -153,6 +153,7 @@ class DistilSettings(TeacherSettings):
     shrink: float | None = None
     shape: str | None = None
     objective: Annotated[str, BeforeValidator(_objectives)] = "ForwardKL"
+    tokenizer_align: Literal["bytes"] | None = None
     seeds: int = Field(default=1, ge=1, le=100)
     baselines: Annotated[tuple[str, ...], BeforeValidator(_baselines)] = BASELINES
 

@@ -1,7 +1,7 @@
 """The values that everything in limbeck passes around, and the roles that pass them.
 
 Legend of axes: B rows, T positions of a row, V tokens of the vocabulary, K outcomes of a signal, D hidden width,
-n positions in a chunk (a flat piece of B x T).
+n positions in a chunk (a flat piece of B x T), C chunks of text that two tokenizers have in common.
 
 The shift is made once, where rows are packed (`corpora/pack.py`): everywhere after that ``logits[b, t]``,
 ``targets[b, t]`` and ``weight[b, t]`` speak of the same prediction.
@@ -189,6 +189,18 @@ class Sparse:
         return Sparse(self.ids.to(device), self.log_p.to(device), self.weight.to(device), self.vocab, rest)
 
 
+@dataclass(frozen=True)
+class Aligned:
+    """What a teacher of other tokens says about n positions: how likely it finds chunks of the text that they predict.
+
+    ``chunk`` is which chunk the target of each position belongs to, -1 of none; ``log_p`` that of each chunk. A chunk is
+    some whole tokens of each of the two, and all of the student's are among the n positions, with weight.
+    """
+
+    chunk: Int[Tensor, "n"]
+    log_p: Float[Tensor, "C"]
+
+
 def tempered(logits: Float[Tensor, "*shape"], temperature: float | Tensor) -> Float[Tensor, "*shape"]:
     """Logits divided by a temperature. At 1 they are the same tensor: dividing would cost a pass over all of them."""
     return logits if isinstance(temperature, float) and temperature == 1.0 else logits / temperature
@@ -244,6 +256,15 @@ class Teacher(Protocol):
     vocab: int
 
     def __call__(self, batch: Batch) -> Outputs | Sparse: ...
+
+
+@runtime_checkable
+class ChunkTeacher(Protocol):
+    """Who is listened to by a student of other tokens."""
+
+    name: str
+
+    def __call__(self, batch: Batch) -> Aligned: ...
 
 
 @overload

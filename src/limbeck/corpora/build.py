@@ -11,17 +11,14 @@ rule them).
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
@@ -29,12 +26,11 @@ from transformers import PreTrainedTokenizerBase
 from limbeck.corpora.chat import conversation
 from limbeck.corpora.document import Document, is_held_out
 from limbeck.corpora.source import Part, read_parts, resolve
-from limbeck.corpora.store import FORMAT, MANIFEST, TokenStore, sha256_of
+from limbeck.corpora.store import TokenStore
 from limbeck.corpora.tokenizer import Frame, document_tokens, fingerprint, frame
+from limbeck.corpora.writer import Item, Writer, token_dtype
 from limbeck.errors import BadCorpus, BadFolder
 
-SHARD_BYTES = 64 << 20
-SHARD_DOCUMENTS = 50_000
 BLOCK_CHARACTERS = 4 << 20  # tokenised in one call: enough for the threads, little enough to hold
 BLOCK_DOCUMENTS = 1024
 
@@ -98,87 +94,6 @@ class _Draw:
     sides: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Item:
-    """One tokenised document."""
-
-    name: str
-    digest: bytes
-    tokens: np.ndarray
-    learned: np.ndarray | None
-    size: int  # UTF-8 bytes of the text that is learned
-
-    @property
-    def predictions(self) -> int:
-        return len(self.tokens) - 1 if self.learned is None else int(self.learned[1:].sum())
-
-
-@dataclass
-class _Writer:
-    """Collects the documents of one side and writes them shard by shard."""
-
-    folder: Path
-    dtype: np.dtype
-    items: list[_Item] = field(default_factory=list)
-    waiting: int = 0
-    documents: int = 0
-    tokens: int = 0
-    size: int = 0
-    predictions: int = 0
-    overlap: int = 0
-    shards: list[dict[str, Any]] = field(default_factory=list)
-    digest: Any = field(default_factory=hashlib.sha256)
-
-    def add(self, item: _Item) -> None:
-        self.items.append(item)
-        self.waiting += item.tokens.nbytes
-        if self.waiting >= SHARD_BYTES or len(self.items) >= SHARD_DOCUMENTS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Writes what waits as one shard, in the order of the documents' hashes."""
-        if not self.items:
-            return
-        items = sorted(self.items, key=lambda item: (item.digest, item.name))
-        path = self.folder / f"{len(self.shards):05d}.arrow"
-        batch = _record_batch(items)
-        with pa.ipc.new_file(str(path), batch.schema) as file:
-            file.write_batch(batch)
-        tokens = sum(len(item.tokens) for item in items)
-        self.shards.append(
-            {
-                "file": path.name,
-                "bytes": path.stat().st_size,
-                "sha256": sha256_of(path),
-                "documents": len(items),
-                "tokens": tokens,
-            }
-        )
-        self.documents += len(items)
-        self.tokens += tokens
-        self.size += sum(item.size for item in items)
-        self.predictions += sum(item.predictions for item in items)
-        self.digest.update(b"".join(item.digest for item in items))
-        self.items, self.waiting = [], 0
-
-    def finish(self, made_from: dict[str, Any]) -> None:
-        """Writes the manifest, which is what makes the folder a store."""
-        self.flush()
-        manifest = {
-            "format": FORMAT,
-            "documents": self.documents,
-            "tokens": self.tokens,
-            "bytes": self.size,
-            "predictions": self.predictions,
-            "overlap": self.overlap,
-            "dtype": self.dtype.name,
-            "corpus_sha256": self.digest.hexdigest(),
-            "made_from": made_from,
-            "shards": self.shards,
-        }
-        (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-
-
 def _stores(
     draws: list[_Draw], tokenizer: PreTrainedTokenizerBase, folder: Path, *, end: int | None, progress: bool
 ) -> dict[str, TokenStore]:
@@ -200,7 +115,7 @@ def _stores(
     work = folder / ".building"
     try:
         shutil.rmtree(work, ignore_errors=True)  # what a killed process left
-        writers = {side: _Writer(work / side, _dtype(tokenizer)) for side in sides}
+        writers = {side: Writer(work / side, token_dtype(tokenizer)) for side in sides}
         for writer in writers.values():
             writer.folder.mkdir(parents=True)
         _fill(writers, draws, parts, tokenizer, framing, progress=progress)
@@ -232,7 +147,7 @@ def _ready(folder: Path, sides: list[str], made_from: dict[str, Any]) -> dict[st
 
 
 def _fill(
-    writers: dict[str, _Writer],
+    writers: dict[str, Writer],
     draws: list[_Draw],
     parts: list[list[Part]],
     tokenizer: PreTrainedTokenizerBase,
@@ -246,7 +161,7 @@ def _fill(
         for draw, some in zip(draws, parts, strict=True):
             wanted = _wanted(read_parts(some, draw.source), draw)
             read = 0
-            for side, item in _tokenised(wanted, tokenizer, framing, _dtype(tokenizer)):
+            for side, item in _tokenised(wanted, tokenizer, framing, token_dtype(tokenizer)):
                 if side == "held_out":
                     seen.add(item.digest)
                 elif item.digest in seen:
@@ -268,12 +183,12 @@ def _wanted(documents: Iterable[Document], draw: _Draw) -> Iterator[tuple[str, D
 
 def _tokenised(
     documents: Iterable[tuple[str, Document]], tokenizer: PreTrainedTokenizerBase, framing: Frame, dtype: np.dtype
-) -> Iterator[tuple[str, _Item]]:
+) -> Iterator[tuple[str, Item]]:
     """The documents in tokens, a block of texts at a time; one of a single token has nothing to predict and goes."""
     block: list[tuple[str, Document]] = []
     characters = 0
 
-    def encoded() -> Iterator[tuple[str, _Item]]:
+    def encoded() -> Iterator[tuple[str, Item]]:
         texts = [document.text for _, document in block if document.text is not None]
         framed = iter(document_tokens(tokenizer, texts, frame=framing) if texts else [])
         for side, document in block:
@@ -283,7 +198,7 @@ def _tokenised(
                 spoken = conversation(tokenizer, document)
                 tokens, learned, size = spoken.tokens, spoken.learned, spoken.bytes
             if len(tokens) > 1:
-                yield side, _Item(document.name, document.digest(), np.array(tokens, dtype=dtype), learned, size)
+                yield side, Item(document.name, document.digest(), np.array(tokens, dtype=dtype), learned, size)
 
     for side, document in documents:
         block.append((side, document))
@@ -294,7 +209,7 @@ def _tokenised(
     yield from encoded()
 
 
-def _check_side(writer: _Writer, side: str, draw: _Draw, read: int) -> None:
+def _check_side(writer: Writer, side: str, draw: _Draw, read: int) -> None:
     """An empty side is an error: without training documents nothing is learned, without held-out ones nothing shown."""
     if writer.documents or writer.items:
         return
@@ -306,31 +221,8 @@ def _check_side(writer: _Writer, side: str, draw: _Draw, read: int) -> None:
     )
 
 
-def _record_batch(items: list[_Item]) -> pa.RecordBatch:
-    """One shard; it has a column of what is learned only where some token is not."""
-    offsets = pa.array(np.cumsum([0, *(len(item.tokens) for item in items)]), pa.int64())
-
-    def lists(parts: list[np.ndarray]) -> pa.Array:
-        return pa.LargeListArray.from_arrays(offsets, pa.array(np.concatenate(parts)))
-
-    columns = {
-        "name": pa.array([item.name for item in items], pa.string()),
-        "tokens": lists([item.tokens for item in items]),
-        "bytes": pa.array([item.size for item in items], pa.int64()),
-    }
-    if any(item.learned is not None for item in items):
-        everything = [np.ones(len(item.tokens), dtype=bool) if item.learned is None else item.learned for item in items]
-        columns["learned"] = lists(everything)
-    return pa.RecordBatch.from_pydict(columns)
-
-
-def _dtype(tokenizer: PreTrainedTokenizerBase) -> np.dtype:
-    """The smallest type that holds every token."""
-    return np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32)
-
-
 @contextmanager
-def _bar(parts: list[Part], *, shown: bool) -> Iterator[Callable[[_Item], None]]:
+def _bar(parts: list[Part], *, shown: bool) -> Iterator[Callable[[Item], None]]:
     """A progress bar; it knows the end where every part knows its size, and counts otherwise."""
     sizes = [part.size for part in parts]
     total = None if None in sizes else sum(size or 0 for size in sizes)
@@ -339,7 +231,7 @@ def _bar(parts: list[Part], *, shown: bool) -> Iterator[Callable[[_Item], None]]
     with Progress(*columns, disable=not shown, console=Console(stderr=True)) as progress:
         task = progress.add_task("tokenise", total=total, counts="")
 
-        def advance(item: _Item) -> None:
+        def advance(item: Item) -> None:
             nonlocal documents, tokens
             documents, tokens = documents + 1, tokens + len(item.tokens)
             progress.update(task, advance=item.size, counts=f"{documents:,} documents, {tokens:,} tokens")

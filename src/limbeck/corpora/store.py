@@ -2,7 +2,8 @@
 
 The documents lie one after another in one endless-looking stream of tokens, whatever shard they are in; a slice within
 one shard is not copied. A shard is one Arrow file with one record batch, so any Arrow reader can open it: ``name``,
-``tokens``, ``bytes`` (UTF-8 bytes of the text the tokens stand for), and ``learned`` where not every token is.
+``tokens``, ``bytes`` (UTF-8 bytes of the text the tokens stand for), ``sha256`` (of the document's content), and ``learned``
+where not every token is.
 """
 
 from __future__ import annotations
@@ -92,6 +93,10 @@ class TokenStore:
     def bytes_of(self, document: int) -> int:
         """UTF-8 bytes of the text that a document's learned tokens stand for."""
         return self._cell(document, "bytes")
+
+    def sha256_of(self, document: int) -> bytes | None:
+        """SHA-256 of a document's content; None in a store that was written before it was kept."""
+        return self._cell(document, "sha256") if "sha256" in self._shards[0].schema.names else None
 
     def _pieces(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """The shards that hold a part of the stream, each with the part's start and stop in it."""

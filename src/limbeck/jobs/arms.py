@@ -18,7 +18,7 @@ from limbeck.objectives import parse
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints
 from limbeck.run.together import train_together
-from limbeck.types import Batch, Teacher
+from limbeck.types import Batch, ChunkTeacher, Teacher
 
 CE = "CrossEntropy"
 
@@ -91,18 +91,20 @@ def arms_of(
 class Shared:
     """What all arms of a comparison have in common: the student they start from, its teacher, text, plan and machine.
 
-    ``most_rows`` of the text are read, where the teacher has answered no more; ``counted`` takes weight from where it has no
-    answer, for the arms too that do not listen to it, so that all learn the same tokens.
+    ``most_rows`` of the text are read, where the teacher has answered no more, by arms that take more steps all of it if they
+    are to ``reads_on``; ``counted`` takes weight from where it has no answer, for the arms too that do not listen to it, so
+    that all learn the same tokens.
     """
 
     cut: Path
-    teacher: Teacher
+    teacher: Teacher | ChunkTeacher
     store: TokenStore
     length: int
     plan: Plan
     machine: Machine
     most_rows: int | None = None
     counted: Callable[[Batch], Batch] = lambda batch: batch
+    reads_on: bool = False
 
     def run(self, arm: Arm) -> Run:
         """The run of an arm, its student as it begins."""
@@ -117,7 +119,7 @@ class Shared:
             seed=arm.seed,
             rank=world.rank,
             ranks=world.size,
-            most=self.most_rows,
+            most=None if self.reads_on and arm.steps > self.plan.steps else self.most_rows,
             counted=self.counted,
         )
         objective = parse(arm.objective)

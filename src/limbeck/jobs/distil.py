@@ -15,6 +15,7 @@ from limbeck.config import DistilSettings
 from limbeck.corpora import TokenStore, require_rows
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadModel
+from limbeck.jobs.align import OtherTokens, check_align, teacher_of
 from limbeck.jobs.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.capture.captured import config_source
 from limbeck.jobs.doctor import diagnose, first_documents
@@ -63,7 +64,7 @@ class Comparison:
 
     settings: DistilSettings
     run: dict[str, Any]
-    source: RunTeacher
+    source: RunTeacher | OtherTokens
     stores: tuple[TokenStore, TokenStore]
     arms: list[Arm]
     shared: Shared
@@ -102,6 +103,7 @@ def prepare(
     anything long begins.
     """
     objective = parse(settings.objective)
+    check_align(settings)
     target = target_shape(settings)
     if not answers:  # which hold the text
         for text in filter(None, (settings.data, settings.eval_data)):
@@ -116,7 +118,7 @@ def prepare(
         derived["objective_code"] = code
     run = claim(settings.out, signature_of(settings, "distil", **derived)) if where.world.first else {}
     where.world.barrier()
-    source = beside.source if beside else RunTeacher.of(settings, where, length=length)
+    source = beside.source if beside else teacher_of(settings, where, length=length)
     source.check(settings)
     teacher, documents = source.about, first_documents(settings)
     if settings.student:  # a given student may not fit its teacher: look before the text is tokenised
@@ -125,8 +127,8 @@ def prepare(
     require_rows(store, length=length)
     if where.world.first:
         same_corpus(settings.out, run, store, held_out)
-    if where.world.first and target is not None:
-        source.place_cut(target, settings.out / "cut")
+    if where.world.first and target is not None and source.captured:
+        source.captured.place_cut(target, settings.out / "cut")
     where.world.barrier()
     cuts = target is not None and not (settings.out / "cut" / "config.json").exists()
     cut = make_student(
@@ -144,6 +146,8 @@ def prepare(
         schedule=settings.schedule,
         bf16=where.bf16,
     )
+    if isinstance(source, OtherTokens):
+        source.ask(store, where, rows=steps * rows, length=length)
     passes = source.passes(steps * rows * length, length) if objective.needs_teacher else 0.0
     arms = _arms(settings, teacher, student, passes=passes, steps=steps, length=length, member=member)
     if where.world.first:
@@ -151,7 +155,12 @@ def prepare(
         about = _summary(teacher) | source.facts | {"passes": passes}
         update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
         _announce(about, student, plan, length, arms, min(store.tokens, (source.rows or sys.maxsize) * length))
-    shared = Shared(cut, source.told, store, length, plan, where, most_rows=source.rows, counted=source.counted)
+    shared = Shared(
+        *(cut, source.told, store, length, plan, where),
+        most_rows=source.rows,
+        counted=source.counted,
+        reads_on=isinstance(source, OtherTokens),  # which was asked about no more than the plan reads
+    )
     cost = estimate(
         *(Size.of(student.config), source.size),
         length=length,

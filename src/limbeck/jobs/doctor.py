@@ -12,6 +12,7 @@ from limbeck.config import DistilSettings
 from limbeck.corpora import Document, read
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadSetting
+from limbeck.jobs.align import alignment, check_student
 from limbeck.jobs.capture.captured import is_captured
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import target_shape
@@ -35,15 +36,18 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
             f"--teacher {settings.teacher}: the doctor looks at models that are here: give the folder or hub id of the served "
             "model's configuration with --teacher, or let limbeck distil ask the server, which looks at the pair before it trains"
         )
+    check_student(settings)
     settings, _ = adopted(settings)
     documents = first_documents(settings)
     where = machine(settings)
     shape = target_shape(settings)
     source = RunTeacher.of(settings, where)
-    source.check(settings)
+    if settings.tokenizer_align is None:
+        source.check(settings)
     teacher = source.about
     student = load(settings.student) if settings.student else None
-    length = settings.length or row_length(settings, teacher.context, where.world.device, name=teacher.name)
+    reads = student if student is not None and settings.tokenizer_align else teacher
+    length = settings.length or row_length(settings, reads.context, where.world.device, name=reads.name)
     planned = None if shape is None else config_of(shape, teacher.config)
     findings = diagnose(settings, teacher, student, documents, length=length, machine=where, planned=planned)
     show(findings, console)
@@ -73,7 +77,10 @@ def diagnose(
     ``planned``: the configuration of a student that is still to be cut.
     """
     rows, _ = batch_rows(settings, length, machine.world.size)
-    return examine(
+    texts, chat = [d.text for d in documents if d.text is not None], any(d.messages is not None for d in documents)
+    aligned = settings.tokenizer_align is not None and student is not None
+    found = list(alignment(teacher, student, texts, chat=chat)) if aligned and student is not None else []
+    return found + examine(
         teacher,
         student,
         planned=planned,
@@ -83,6 +90,7 @@ def diagnose(
         dtype=machine.dtype,
         device=machine.world.device,
         out=settings.out,
-        chat=any(d.messages is not None for d in documents),
-        texts=[d.text for d in documents if d.text is not None],
+        chat=chat and not aligned,
+        texts=texts,
+        aligned=aligned,
     )

@@ -20,7 +20,7 @@ from limbeck.jobs.folder import claim, now, signature_of, update
 from limbeck.jobs.foretell import training_seconds
 from limbeck.jobs.setup import machine
 from limbeck.jobs.student import size_name
-from limbeck.jobs.teacher import adopted
+from limbeck.jobs.teacher import RunTeacher, adopted
 from limbeck.objectives import parse
 from limbeck.report.family import write_family_report
 from limbeck.report.words import duration
@@ -82,7 +82,8 @@ def _objective(text: str) -> str:
 
 def _train(members: Sequence[Comparison]) -> None:
     """Trains all arms, those of one name and seed together where they listen to a live teacher."""
-    live = members[0].source.captured is None
+    source = members[0].source
+    live = isinstance(source, RunTeacher) and source.captured is None
     for name, seed in dict.fromkeys((arm.name, arm.seed) for member in members for arm in member.arms):
         arms = [(member, arm) for member in members for arm in member.arms if (arm.name, arm.seed) == (name, seed)]
         together = [(member, arm) for member, arm in arms if live and parse(arm.objective).needs_teacher]

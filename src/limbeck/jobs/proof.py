@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from limbeck.config import DistilSettings
 from limbeck.corpora import TokenStore
 from limbeck.disk import place, read_json, write_json, write_text, writing
+from limbeck.jobs.align import OtherTokens, across
 from limbeck.jobs.arms import Arm
 from limbeck.jobs.folder import update
 from limbeck.jobs.held_out import HeldOut
@@ -34,7 +38,7 @@ class Proof:
     def __init__(
         self,
         settings: DistilSettings,
-        teacher: RunTeacher,
+        teacher: RunTeacher | OtherTokens,
         store: TokenStore,
         *,
         length: int,
@@ -43,14 +47,17 @@ class Proof:
     ) -> None:
         """``listens``: the objective needs the teacher, so the student learns by distilling."""
         self._settings, self._source, self._machine, self._listens = settings, teacher, machine, listens
-        self._told: Teacher = teacher.about
+        self._told: Teacher | None = None if isinstance(teacher, OtherTokens) else teacher.about
         self._counted: Callable[[Batch], Batch] = lambda batch: batch
-        answers = teacher.captured.held_out if teacher.captured else None
+        answers = teacher.captured.held_out if teacher.captured and self._told is not None else None
         rows = answers.cache.rows if answers else None
         self.held_out = HeldOut(store, length=length, machine=machine, trained=settings.tokens, rows=rows)
         if answers:
             self._told = answers.of_sample(self.held_out.sample)
             self._counted = answers.counted
+        self._teachers = self.held_out  # as the teacher reads it
+        if isinstance(teacher, OtherTokens) and machine.world.first:
+            self._teachers = teacher.held_out(machine)
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._costs: list[Reading] = []
         served = teacher.captured is not None and teacher.captured.served  # nobody here has looked at the model
@@ -93,7 +100,10 @@ class Proof:
             student_parameters=run["student"]["parameters"],
             teacher_parameters=run["teacher"]["parameters"],
             passes=run["teacher"].get("passes", 1.0),
+            text_bytes=self._text_bytes(arms["student"][0], teacher),
         )
+        if isinstance(self._source, OtherTokens):
+            said = replace(said, notes=(_sentence(across(self._source.told.facts)), *said.notes))
         write_json(out / "verdict.json", said.row())
         update(out, run, verdict=said.text)
         write_text(out / "student" / "README.md", model_card(run, readings))
@@ -130,13 +140,20 @@ class Proof:
 
     def _samples(self, model: LanguageModel) -> list[dict[str, Any]]:
         captured = self._source.captured
-        rows = samples(model, None if captured else self._source.about, self.held_out.store)
+        live = self._told is not None and captured is None
+        rows = samples(model, self._source.about if live else None, self.held_out.store)
         if captured:
             wrote = {(row["document"], row["prompt"]): row["student"] for row in captured.samples}
             for row in rows:
                 if (key := (row["document"], row["prompt"])) in wrote:
                     row["teacher"] = wrote[key]
         return rows
+
+    def _text_bytes(self, student: Measurements, teacher: Measurements | None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Bytes of each document that the student's tokens and the teacher's stand for, where they have different ones."""
+        if teacher is None or self._teachers is self.held_out:
+            return None
+        return self.held_out.text_bytes(student), self._teachers.text_bytes(teacher)
 
     def _cost_of_stored(self, arm: Arm) -> list[Reading]:
         """What a student costs as it is on disk, in the number format that the teacher is measured in."""
@@ -153,8 +170,9 @@ class Proof:
             measured = Measurements.load(file)
         else:
             listens = self._told if compare else None
-            documents = self.held_out.store.documents
-            measured = measure(model, listens, self.held_out.batches(counted=self._counted), documents=documents)
+            text = self._teachers if name == "teacher" else self.held_out
+            documents = text.store.documents
+            measured = measure(model, listens, text.batches(counted=self._counted), documents=documents)
             with writing(file):
                 file.parent.mkdir(exist_ok=True)
             measured.save(file)
@@ -169,11 +187,18 @@ class Proof:
             if len(runs) > 1:
                 sets.append((None, [runs[seed] for seed in sorted(runs)]))
             for seed, measured in sets:
-                sizes = self.held_out.text_bytes(measured[0])
-                readings += likelihood(name, measured, text_bytes=sizes, seed=seed)
+                text = self._teachers if name == "teacher" else self.held_out
+                found = likelihood(name, measured, text_bytes=text.text_bytes(measured[0]), seed=seed)
+                if text is not self.held_out:  # of tokens that are not the student's
+                    found = [reading for reading in found if reading.name == "bits_per_byte"]
+                readings += found
                 readings += calibration(name, measured, seed=seed)
                 readings += fidelity(name, measured, seed=seed)
         return readings
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def hand_on(there: Path, here: Path) -> None:

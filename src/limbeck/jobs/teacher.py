@@ -12,7 +12,6 @@ from typing import Any
 
 from limbeck.config import CaptureSettings, DistilSettings, TeacherSettings
 from limbeck.corpora import TokenStore
-from limbeck.disk import place
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.asked import description_of
 from limbeck.jobs.capture.captured import CERTIFICATE, Captured, is_captured
@@ -23,7 +22,6 @@ from limbeck.jobs.text import stores_of
 from limbeck.models.load import LanguageModel, load
 from limbeck.objectives import parse
 from limbeck.plan.size import Size
-from limbeck.students.shape import Shape
 from limbeck.teachers.codec import Coarse, Codec
 from limbeck.teachers.http import is_served
 from limbeck.types import Batch, Teacher
@@ -64,14 +62,6 @@ class RunTeacher:
         if self.captured is None:
             return self.about
         return self.captured.weights(device=where.world.device, dtype=where.dtype)
-
-    def place_cut(self, shape: Shape, folder: Path) -> None:
-        """Puts the student of this shape there that was cut when the teacher was captured, if one was."""
-        found = self.captured.cut_of(shape) if self.captured else None
-        if found and not folder.exists():
-            whole = folder.with_name(f".{folder.name}")
-            place(found, whole)
-            whole.rename(folder)
 
     def stores(self, settings: DistilSettings, where: Machine) -> tuple[TokenStore, TokenStore]:
         """(training, held-out) text of the run."""
@@ -139,7 +129,8 @@ def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
                 f"--teacher {settings.teacher}: a server does not give its weights, and nothing can be cut out of a model "
                 "without them: give a student that exists with --student"
             )
-        _check(settings, Coarse(vocab=_LITTLE, k=1), said="it tells its likeliest outcomes")
+        if settings.tokenizer_align is None:
+            _check(settings, Coarse(vocab=_LITTLE, k=1), said="it tells its likeliest outcomes")
         return settings, {}
     if not is_captured(settings.teacher):
         return settings, {}
@@ -150,7 +141,8 @@ def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
             "cut out of a model without them: give a student that exists with --student"
         )
     there = {"data": captured.facts["signature"]["data"], "eval_data": captured.facts["signature"]["eval_data"]}
-    there |= {"length": captured.answers.length}
+    if settings.tokenizer_align is None:  # a student of other tokens has rows of its own
+        there |= {"length": captured.answers.length}
     for key in settings.model_fields_set & there.keys():
         if getattr(settings, key) != there[key]:
             raise BadSetting(

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
+from transformers import PreTrainedTokenizerBase
+
 from limbeck.config import Settings
 from limbeck.corpora import TokenStore, build_stores
 from limbeck.jobs.setup import Machine
-from limbeck.models.load import LanguageModel
 from limbeck.run.log import console
 
 
-def stores_of(settings: Settings, teacher: LanguageModel, where: Machine) -> tuple[TokenStore, TokenStore]:
-    """(training store, held-out store) of --data and --eval-data, in the teacher's tokens."""
+class Reads(Protocol):
+    """Whose tokens a text is read in."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+    @property
+    def end(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What is known of a model that is to read a text: its tokenizer, and the token that closes a document."""
+
+    tokenizer: PreTrainedTokenizerBase
+    end: int | None
+
+
+def stores_of(settings: Settings, reader: Reads, where: Machine) -> tuple[TokenStore, TokenStore]:
+    """(training store, held-out store) of --data and --eval-data, in the tokens of who reads."""
     folder = settings.out / "data"
     if where.world.first:
         train, _ = build_stores(
             settings.data,
-            teacher.tokenizer,
+            reader.tokenizer,
             folder,
-            end=teacher.end,
+            end=reader.end,
             eval_source=settings.eval_data,
             progress=console.is_terminal,
         )

@@ -1,6 +1,7 @@
 """What is wanted of a student: losses per token, how they add up, and how they reach the head."""
 
 from limbeck.objectives.adaptive import AdaptiveKL
+from limbeck.objectives.alm import ALM
 from limbeck.objectives.base import Objective, Sum
 from limbeck.objectives.basic import (
     CrossEntropy,
@@ -19,6 +20,7 @@ from limbeck.objectives.ramp import Ramp
 from limbeck.objectives.taid import TAID
 
 __all__ = [
+    "ALM",
     "CTKD",
     "DKD",
     "TAID",

@@ -64,6 +64,17 @@ class Objective(torch.nn.Module, ABC):
         """
         raise refused(self, "it has no form for that")
 
+    def of_chunks(self, log_p: Float[Tensor, "C"], log_q: Float[Tensor, "C"]) -> Float[Tensor, "C"]:
+        """Nats of each chunk from both likelihoods of it, differentiable in the student's: see `objectives.chunks`.
+
+        Raises BadObjective where likelihoods of chunks do not suffice.
+        """
+        raise BadObjective(
+            f"{self}: compares teacher and student outcome by outcome, which takes one vocabulary; of a teacher with another "
+            "tokenizer only the likelihoods of common chunks of text are known. Take ALM, alone or with CrossEntropy: "
+            "--objective 'CrossEntropy + ALM'"
+        )
+
     def begin(self, steps: int) -> None:
         """Told before the first step of a training of so many steps. Schedules go back to their start."""
 
@@ -74,10 +85,10 @@ class Objective(torch.nn.Module, ABC):
         """
 
     def __add__(self, other: Objective) -> Sum:
-        return Sum([*_terms(self), *_terms(other)])
+        return Sum([*terms_of(self), *terms_of(other)])
 
     def __rmul__(self, weight: float) -> Sum:
-        return Sum([(weight * w, term) for w, term in _terms(self)])
+        return Sum([(weight * w, term) for w, term in terms_of(self)])
 
     __mul__ = __rmul__
 
@@ -248,5 +259,6 @@ def in_range(what: str, value: float, low: float, high: float, *, closed: bool =
     raise BadObjective(f"{what} must be {bounds}, got {value!r}")
 
 
-def _terms(objective: Objective) -> list[tuple[float, Objective]]:
+def terms_of(objective: Objective) -> list[tuple[float, Objective]]:
+    """(weight, objective) of each term; of an objective that is no sum, itself."""
     return list(objective) if isinstance(objective, Sum) else [(1.0, objective)]

@@ -18,9 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.errors import Mismatch
-from limbeck.objectives import outcomes
-from limbeck.objectives.base import Objective, Sum
-from limbeck.types import Batch, Chunk, Head, Outputs, Signal, Sparse
+from limbeck.objectives import chunks, outcomes
+from limbeck.objectives.base import Objective, terms_of
+from limbeck.objectives.chunks import Slopes
+from limbeck.types import Aligned, Batch, Chunk, Head, Outputs, Signal, Sparse
 
 # On a processor a block and its temporaries shall fit the second-level cache (1 MiB), and the buffers of two chunks the
 # third. On an accelerator every launch costs.
@@ -43,7 +44,7 @@ class Sizes:
 def fused_backward(
     objective: Objective,
     outputs: Outputs,
-    signal: Outputs | Sparse | None,
+    signal: Outputs | Sparse | Aligned | None,
     batch: Batch,
     *,
     scale: float,
@@ -63,7 +64,7 @@ def fused_backward(
         return total
     learned = [p for p in objective.parameters() if p.requires_grad]
     sizes = _fitting(outputs, len(positions)) if sizes == "auto" else sizes
-    sides = _sides(outputs, signal, sizes)
+    sides = _sides(outputs, _sloped(objective, outputs, signal, batch, sizes), sizes)
     back = _Back(outputs)
     with torch.no_grad(), _exact(outputs):
         for part, student, teacher in _products(*sides, positions):
@@ -88,7 +89,7 @@ def fused_backward(
 def fused_nats(
     objective: Objective,
     outputs: Outputs,
-    signal: Outputs | Sparse | None,
+    signal: Outputs | Sparse | Aligned | None,
     batch: Batch,
     *,
     sizes: Sizes | Literal["auto"] = "auto",
@@ -96,9 +97,10 @@ def fused_nats(
     """Nats of every position of weight > 0, 0 elsewhere. Nothing learns from it and no schedule moves."""
     nats = torch.zeros(batch.weight.numel(), device=batch.weight.device)
     positions = batch.flat().weight.nonzero().squeeze(-1)
-    for part, logits, said, chunk in walk(outputs, signal, batch, positions=positions, sizes=sizes):
+    told = _sloped(objective, outputs, signal, batch, sizes)
+    for part, logits, said, chunk in walk(outputs, told, batch, positions=positions, sizes=sizes):
         with _exact(outputs):
-            if isinstance(said, Sparse):
+            if isinstance(said, Sparse | Slopes):
                 found = value_and_gradient(objective, logits, said, chunk)[0]
             else:
                 found = objective(logits, said, chunk)
@@ -109,12 +111,12 @@ def fused_nats(
 @torch.no_grad()
 def walk(
     outputs: Outputs,
-    signal: Outputs | Sparse | None,
+    signal: Outputs | Sparse | Slopes | None,
     batch: Batch,
     *,
     positions: Int[Tensor, "n"],
     sizes: Sizes | Literal["auto"] = "auto",
-) -> Iterator[tuple[slice, Float[Tensor, "m V"], Signal | Sparse | None, Chunk]]:
+) -> Iterator[tuple[slice, Float[Tensor, "m V"], Signal | Sparse | Slopes | None, Chunk]]:
     """Goes through some of the B x T flat positions, a few at a time, in their order, in bounded memory.
 
     Gives (which of ``positions``, the student's logits over the real vocabulary, what the teacher says, targets and
@@ -136,15 +138,17 @@ def release() -> None:
 
 
 def value_and_gradient(
-    objective: Objective, logits: Float[Tensor, "n V"], said: Signal | Sparse | None, chunk: Chunk
+    objective: Objective, logits: Float[Tensor, "n V"], said: Signal | Sparse | Slopes | None, chunk: Chunk
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
     """`Objective.value_and_gradient` of whatever kind the teacher's answer is.
 
     Of a few outcomes the terms of a sum are computed together, but for those of a user's that have only a ``forward``.
     """
+    if isinstance(said, Slopes):
+        return chunks.value_and_gradient(terms_of(objective), logits, said, chunk)
     if not isinstance(said, Sparse):
         return objective.value_and_gradient(logits, said, chunk)
-    terms = list(objective) if isinstance(objective, Sum) else [(1.0, objective)]
+    terms = terms_of(objective)
     known = [(weight, term) for weight, term in terms if type(term).of_outcomes is not Objective.of_outcomes]
     nats, gradient = outcomes.value_and_gradient(known, logits, said, chunk)
     for weight, term in terms:
@@ -154,20 +158,40 @@ def value_and_gradient(
     return nats, gradient
 
 
+def _sloped(
+    objective: Objective,
+    outputs: Outputs,
+    signal: Outputs | Sparse | Aligned | None,
+    batch: Batch,
+    sizes: Sizes | Literal["auto"],
+) -> Outputs | Sparse | Slopes | None:
+    """A signal about chunks brought down to positions, which takes a walk of its own through the student's head."""
+    if not isinstance(signal, Aligned):
+        return signal
+    flat = batch.flat()
+    exact = torch.promote_types(outputs.hidden.dtype, torch.float32)
+    log_q = torch.zeros(flat.weight.shape, dtype=exact, device=flat.weight.device)
+    positions = (signal.chunk >= 0).nonzero().squeeze(-1)
+    for part, logits, _, chunk in walk(outputs, None, batch, positions=positions, sizes=sizes):
+        log_q[positions[part]] = logits.log_softmax(-1).gather(-1, chunk.targets[:, None]).squeeze(-1).to(exact)
+    return chunks.slopes(terms_of(objective), signal, log_q, flat.weight)
+
+
 class _Told:
     """A teacher's stored answers, in the place of a `_Side`: there is nothing to multiply out."""
 
     buffer = None
 
-    def __init__(self, answers: Sparse) -> None:
+    def __init__(self, answers: Sparse | Slopes) -> None:
         self.answers = answers
 
     def multiply(self, positions: Tensor) -> None:
         """Takes those of some positions."""
         self.chosen = self.answers.part(positions)
-        self.chosen.require_answers()
+        if isinstance(self.chosen, Sparse):
+            self.chosen.require_answers()
 
-    def signal(self, rows: slice) -> Sparse:
+    def signal(self, rows: slice) -> Sparse | Slopes:
         """Some of those taken."""
         return self.chosen.part(rows)
 
@@ -270,8 +294,12 @@ def _fitting(outputs: Outputs, n: int) -> Sizes:
     return Sizes(chunk=max(1, math.ceil(n / chunks)), block=max(1, _BLOCK_ELEMENTS[device] // outputs.vocab))
 
 
-def _sides(outputs: Outputs, signal: Outputs | Sparse | None, sizes: Sizes) -> tuple[_Side, _Side | _Told | None]:
+def _sides(
+    outputs: Outputs, signal: Outputs | Sparse | Slopes | None, sizes: Sizes
+) -> tuple[_Side, _Side | _Told | None]:
     """Student and teacher with their buffers."""
+    if isinstance(signal, Slopes):
+        return _Side(outputs, sizes.chunk), _Told(signal)
     if signal is not None and signal.vocab != outputs.vocab:
         raise Mismatch(
             f"the teacher speaks {signal.vocab} tokens, the student {outputs.vocab}: an objective compares them token "

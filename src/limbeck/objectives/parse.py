@@ -25,6 +25,7 @@ from types import ModuleType
 
 from limbeck.errors import BadObjective
 from limbeck.objectives.adaptive import AdaptiveKL
+from limbeck.objectives.alm import ALM
 from limbeck.objectives.base import Objective, Sum, parameter_names
 from limbeck.objectives.basic import (
     CrossEntropy,
@@ -54,6 +55,7 @@ OURS: dict[str, type[Objective]] = {
         DKD,
         CTKD,
         Ramp,
+        ALM,
         TAID,
     )
 }

@@ -54,6 +54,10 @@ class Ramp(Objective):
         """The objective's nats of them, times the weight."""
         return float(self.weight) * self.of.of_outcomes(outcomes)
 
+    def of_chunks(self, log_p: Float[Tensor, "C"], log_q: Float[Tensor, "C"]) -> Float[Tensor, "C"]:
+        """The objective's nats of chunks, times the weight."""
+        return float(self.weight) * self.of.of_chunks(log_p, log_q)
+
     def begin(self, steps: int) -> None:
         """Puts the weight at its start, and learns how long the way is."""
         self.steps = steps

@@ -38,23 +38,25 @@ def examine(
     out: Path | None = None,
     chat: bool = False,
     texts: Sequence[str] = (),
+    aligned: bool = False,
 ) -> list[Finding]:
     """What there is to say about a pair and the run planned for it, in the order it was looked at; nothing is changed.
 
     Without a student the teacher alone is looked at, and the cost is that of a student of the ``planned`` configuration, or
     of training the teacher itself. A teacher without weights has answered before and costs nothing. ``chat``: the data are
-    conversations. ``texts``: some documents, to see whether the tokenizer can read them. About a second, more for large
-    weights.
+    conversations. ``texts``: some documents, to see whether the tokenizer can read them. ``aligned``: each of the two reads
+    them in tokens and rows of its own. About a second, more for large weights.
     """
     found: list[Finding] = []
-    if student is not None:
+    if student is not None and not aligned:
         found += vocabulary.tokens_of_pair(teacher, student)
     found += vocabulary.rows(teacher, student)
-    found += vocabulary.special_tokens(teacher, student)
+    for model, other in [(teacher, None), (student, None)] if aligned and student else [(teacher, student)]:
+        found += vocabulary.special_tokens(model, other)
     if chat:
         found += vocabulary.chat_template(teacher, student)
     found += vocabulary.coverage(teacher, texts)
-    found += _context(teacher, student, length)
+    found += _context([model for model in (None if aligned else teacher, student) if model is not None], length)
     found += _logits(teacher, student)
     found += _weights(teacher, student)
     if student is not None:
@@ -94,8 +96,7 @@ def _absent(model: LanguageModel) -> bool:
     return model.device.type == "meta"
 
 
-def _context(teacher: LanguageModel, student: LanguageModel | None, length: int) -> Iterator[Finding]:
-    models = [model for model in (teacher, student) if model is not None]
+def _context(models: Sequence[LanguageModel], length: int) -> Iterator[Finding]:
     short = [model for model in models if model.context < length]
     for model in short:
         yield Finding(

@@ -31,7 +31,8 @@ def tokens_of_pair(teacher: LanguageModel, student: LanguageModel) -> Iterator[F
             "error",
             f"teacher {teacher.name} speaks {len(theirs)} tokens, student {student.name} {len(ours)}, only {common} "
             f"are the same token with the same id; the first that differ: {_first(different, theirs, ours)}",
-            "give a student with the teacher's tokenizer, or cut one out of the teacher (--params, --shrink)",
+            "give a student with the teacher's tokenizer, or cut one out of the teacher (--params, --shrink), or let it learn "
+            "from chunks of equal bytes: distil --tokenizer-align bytes --objective 'CrossEntropy + ALM'",
         )
         return
     yield Finding("vocabulary", "ok", f"{len(theirs)} tokens, the same ids in both")

@@ -84,7 +84,7 @@ def _optima(axes: Axes, fit: RatioFit | None) -> None:
         axes.errorbar([valley.student], [best], yerr=reach, color=_COLORS[0], marker="o", capsize=3)
     sizes = np.array([v.student for v in fit.valleys])
     axes.plot(sizes, 2.5 * sizes, color="grey", linestyle="--", linewidth=1, label="2.5 times (published)")
-    if fit.slope is not None and fit.intercept is not None:
+    if len(found) > 1 and fit.slope is not None and fit.intercept is not None:
         axes.plot(sizes, fit.slope.value * sizes + fit.intercept.value, color=_COLORS[0], label="fitted line")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda x, _: count(x)))

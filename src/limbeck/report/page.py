@@ -156,10 +156,13 @@ def _tiles(found: RunFolder) -> list[tuple[str, str, str]]:
     student, teacher = (found.reading(model, "parameters") for model in ("student", "teacher"))
     if student and teacher:
         tiles.append(("parameters", count(student.value), f"{share(student.value / teacher.value)} of the teacher's"))
-    student, teacher = (found.reading(model, "held_out") for model in ("student", "teacher"))
+    # of models with different tokenizers only bits per byte can be compared
+    aligned = "aligned" in (found.run.get("teacher") or {})
+    name, words = ("bits_per_byte", "held-out bits per byte") if aligned else ("held_out", "held-out nats per token")
+    student, teacher = (found.reading(model, name) for model in ("student", "teacher"))
     if student:
         beside = f"teacher {teacher.value:.3f}" if teacher else ""
-        tiles.append(("held-out nats per token", f"{student.value:.3f}", beside))
+        tiles.append((words, f"{student.value:.3f}", beside))
     for difference in found.verdict.get("differences", []):
         if difference["name"] == "gap_closed" and difference["value"] is not None:
             beside = (

@@ -12,11 +12,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from limbeck.errors import Mismatch
 from limbeck.probes.interval import Interval, bootstrap, difference_interval
 from limbeck.probes.measurements import Measurements
 from limbeck.report.words import plus_minus, share
+
+Documents = Float[np.ndarray, "*documents"]
 
 _AGAINST = {
     "cut+ce": ("cross-entropy at equal tokens", "cross-entropy"),
@@ -67,12 +70,14 @@ def verdict(
     student_parameters: int | None = None,
     teacher_parameters: int | None = None,
     passes: float = 1.0,
+    text_bytes: tuple[Documents, Documents] | None = None,
 ) -> Verdict:
     """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut" there are.
 
     ``passes`` is how many forward passes of the teacher each of the student's tokens cost. Each arm is a list of
-    measurements, one a seed; seed k of two arms is compared with seed k. Raises Mismatch where
-    two arms were not measured on the same documents.
+    measurements, one a seed; seed k of two arms is compared with seed k. ``text_bytes`` are those of each document that the
+    student's tokens, and that the teacher's, stand for, where they are not the same tokens. Raises Mismatch where two arms were
+    not measured on the same documents.
     """
     found = {name: _gain(arms["student"], arms[name], name) for name in _AGAINST if arms.get(name)}
     differences = [difference for difference, _ in found.values()]
@@ -81,7 +86,7 @@ def verdict(
     lament = f"{method} did not help: "
     sentences = [_sentence(method, main[1], "cut+ce", lament=lament) if main else _untested(method)]
     if teacher is not None and arms.get("cut"):
-        closed, words = _gap_closed(arms["cut"], arms["student"], teacher)
+        closed, words = _gap_closed(arms["cut"], arms["student"], teacher, text_bytes)
         sentences.append(words)
         differences += [closed] if closed else []
     notes = [
@@ -118,18 +123,31 @@ def _pairs(a: Sequence[Measurements], b: Sequence[Measurements], name: str) -> l
 
 
 def _gap_closed(
-    cut: Sequence[Measurements], student: Sequence[Measurements], teacher: Measurements
+    cut: Sequence[Measurements],
+    student: Sequence[Measurements],
+    teacher: Measurements,
+    text_bytes: tuple[Documents, Documents] | None,
 ) -> tuple[Difference | None, str]:
-    """(cut - student) / (cut - teacher): how much of what cutting lost, training won back."""
+    """(cut - student) / (cut - teacher): how much of what cutting lost, training won back.
+
+    In nats per token, or per byte where the tokens are not the same.
+    """
     pairs = _pairs(student, cut, "cut")
-    _pairs(student, [teacher], "teacher")
-    gap = difference_interval(np.stack([c.nats for _, c in pairs]), teacher.nats[None], teacher.tokens)
+    if text_bytes is None:
+        _pairs(student, [teacher], "teacher")
+    ours, theirs = text_bytes or (teacher.tokens, teacher.tokens)
+    columns = np.stack([np.stack([c.nats, s.nats, ours, teacher.nats, theirs], -1) for s, c in pairs])
+
+    def lost(x: Documents) -> Documents:
+        """Nats of the cut above what the teacher has on as much text."""
+        return x[..., :1] - x[..., 3:4] * (x[..., 2:3] / x[..., 4:])
+
+    gap = bootstrap(lambda x: lost(x) / x[..., 2:3], columns)[0]
     if not gap.low > 0:
         return None, "the teacher is not measurably better than the untrained cut, so there is no gap to close"
-    columns = np.stack([np.stack([c.nats, s.nats, teacher.nats], -1) for s, c in pairs])
-    closed = bootstrap(lambda x: (x[..., :1] - x[..., 1:2]) / (x[..., :1] - x[..., 2:]), columns)[0]
+    closed = bootstrap(lambda x: (x[..., :1] - x[..., 1:2]) / lost(x), columns)[0]
     difference = _difference("gap_closed", "share", closed, len(pairs))
-    bounds = f" ({100 * closed.low:.0f} to {share(closed.high)})"
+    bounds = f" ({100 * closed.low:.0f} to {share(closed.high)}{', in bits per byte' if text_bytes else ''})"
     if closed.value > 1:
         return (
             difference,

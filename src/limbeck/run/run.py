@@ -28,7 +28,7 @@ from limbeck.run.optim import Schedule, adamw, learning_rate
 from limbeck.run.save import Moving, checkpoints, load_checkpoint, save_checkpoint
 from limbeck.run.step import Step, train_step
 from limbeck.run.world import World
-from limbeck.types import Batch, Teacher
+from limbeck.types import Batch, ChunkTeacher, Teacher
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Run:
     folder: Path
     label: str
     student: LanguageModel
-    teacher: Teacher | None
+    teacher: Teacher | ChunkTeacher | None
     corpus: Rows
     objective: Objective
     plan: Plan

@@ -18,7 +18,7 @@ from limbeck.errors import NonFiniteLoss, NothingToLearn
 from limbeck.objectives.base import Objective
 from limbeck.objectives.fused import fused_backward
 from limbeck.run.world import World
-from limbeck.types import Batch, Speaker, Teacher
+from limbeck.types import Aligned, Batch, ChunkTeacher, Outputs, Sparse, Speaker, Teacher
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Step:
 
 def train_step(
     student: Speaker,
-    teacher: Teacher | None,
+    teacher: Teacher | ChunkTeacher | None,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     batches: Sequence[Batch],
@@ -54,7 +54,7 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     loss = 0.0
     for batch in batches:
-        signal = None
+        signal: Outputs | Sparse | Aligned | None = None
         if objective.needs_teacher:
             assert teacher is not None, f"{objective} needs a teacher"
             with torch.no_grad():

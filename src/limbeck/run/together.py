@@ -7,6 +7,7 @@ they share must be the same for all: the rows of each step. After a kill one may
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from limbeck.run.run import Run, signals
 from limbeck.types import Batch, Outputs, Sparse, Teacher
@@ -38,7 +39,7 @@ def train_together(runs: Sequence[Run], *, label: str) -> None:
     The students are in memory together, and with them what the teacher said about one step's rows.
     """
     assert runs[0].teacher is not None, "what they share is a teacher"
-    once = Once(runs[0].teacher)
+    once = Once(cast("Teacher", runs[0].teacher))  # which knows its tokens
     with signals() as caught:
         going = []
         for number, run in enumerate(runs):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from limbeck.corpora import TokenStore
-from limbeck.disk import read_json
+from limbeck.disk import place, read_json
 from limbeck.errors import BadModel, LimbeckError, Mismatch
 from limbeck.models.load import LanguageModel, load, load_config, load_described
 from limbeck.models.source import resolve, weights_digest
@@ -112,10 +112,13 @@ class Captured:
         rows: list[dict[str, Any]] = [] if self.served else read_json(self.folder / SAMPLES)
         return rows
 
-    def cut_of(self, shape: Shape) -> Path | None:
-        """The student of this shape that was cut out of the teacher when it was captured, None where there is none."""
-        found = (file.parent for file in sorted((self.folder / CUT).glob("*/config.json")))
-        return next((folder for folder in found if Shape.of(load_config(folder)) == shape), None)
+    def place_cut(self, shape: Shape, folder: Path) -> None:
+        """Puts the student of this shape there that was cut when the teacher was captured, if one was."""
+        for file in sorted((self.folder / CUT).glob("*/config.json")):
+            if not folder.exists() and Shape.of(load_config(file.parent)) == shape:
+                whole = folder.with_name(f".{folder.name}")
+                place(file.parent, whole)
+                whole.rename(folder)
 
     def weights(self, *, device: torch.device, dtype: torch.dtype) -> LanguageModel:
         """The teacher itself, from where it was when it was captured.

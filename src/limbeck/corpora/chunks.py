@@ -1,0 +1,82 @@
+"""Two token streams of one text, cut where both have a boundary: the chunks whose likelihoods can be compared.
+
+A chunk is what lies between two byte boundaries that both tokenizers have, so it is some whole tokens of each, and none of its
+parts would be (Minixhofer et al., arXiv 2503.20083, sec. 3). The token that closes a document is a chunk of its own where both
+have one. With one tokenizer on both sides every token is a chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from limbeck.corpora.retokenise import text_of, tokens_of
+from limbeck.corpora.store import TokenStore
+from limbeck.corpora.token_bytes import TokenBytes
+
+
+@dataclass(frozen=True)
+class Side:
+    """A store, and what its tokens stand for."""
+
+    store: TokenStore
+    spelled: TokenBytes
+
+
+@dataclass(frozen=True)
+class DocumentChunks:
+    """Which chunk of a document each token belongs to, counted from 0 in both streams; -1 of what opens it.
+
+    ``count`` of them are common; the number after those is of a closing token that only one side has.
+    """
+
+    ours: Int64[np.ndarray, " n"]
+    theirs: Int64[np.ndarray, " m"]
+    sizes: Int64[np.ndarray, " n"]  # bytes of each of our tokens
+    count: int
+
+    def log_p(self, theirs: Float[np.ndarray, " m"]) -> tuple[Bool[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """From log p of each of their tokens: whether a chunk ends at each of ours, and there its log p, NaN if not told."""
+        inside = (self.theirs >= 0) & (self.theirs < self.count)
+        sums = np.bincount(self.theirs[inside], weights=theirs[inside], minlength=self.count)
+        ends = np.append(self.ours[1:] != self.ours[:-1], True)
+        common = ends & (self.ours >= 0) & (self.ours < self.count)
+        log_p = np.full(len(self.ours), np.nan)
+        log_p[common] = sums[self.ours[common]]
+        return ends, log_p
+
+
+def chunks_of(ours: Side, theirs: Side, document: int) -> DocumentChunks | None:
+    """The chunks of a document that has the same number in both stores; None where the two are not of one text."""
+    text = text_of(ours.store, document, ours.spelled)
+    if text is None:
+        return None
+    pair = [_ends(side, document, text) for side in (ours, theirs)]
+    if pair[0] is None or pair[1] is None:
+        return None
+    return cut(pair[0], pair[1], size=len(text))
+
+
+def cut(ours: Int64[np.ndarray, " n"], theirs: Int64[np.ndarray, " m"], *, size: int) -> DocumentChunks:
+    """The chunks of two streams of one text of ``size`` bytes, by where each token ends in it.
+
+    -1 is what opens the document, size + 1 what closes it. A token that ends at 0, the space put before a text, goes with what
+    follows it.
+    """
+    common = np.intersect1d(ours, theirs)
+    common = common[common > 0]
+    first, second = (np.where(ends < 0, -1, np.searchsorted(common, ends)) for ends in (ours, theirs))
+    return DocumentChunks(first, second, np.diff(np.clip(ours, 0, size), prepend=0), len(common))
+
+
+def _ends(side: Side, document: int, text: bytes) -> Int64[np.ndarray, " n"] | None:
+    """Where each token of a document ends in its text, -1 of what opens it, one past the text of what closes it."""
+    tokens, begin, end = tokens_of(side.store, document)
+    if len(tokens) < begin + end:
+        return None
+    ends = side.spelled.ends(tokens[begin : len(tokens) - end].tolist(), text)
+    if ends is None or not len(tokens):
+        return None
+    return np.concatenate([np.full(begin, -1), ends, np.full(end, len(text) + 1)])

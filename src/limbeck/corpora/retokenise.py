@@ -1,0 +1,122 @@
+"""The documents of a token store in another tokenizer's tokens: the same documents, in the same order.
+
+The text comes out of the tokens themselves, so document d of the one store is document d of the other whatever the source does
+meanwhile, and a store without its source will do. What cannot be read back, byte for byte, is an empty document there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from limbeck.corpora.store import TokenStore, read_manifest
+from limbeck.corpora.token_bytes import TokenBytes
+from limbeck.corpora.tokenizer import Frame, document_tokens, fingerprint, frame
+from limbeck.corpora.writer import Item, Writer, token_dtype
+from limbeck.disk import writing
+from limbeck.errors import BadCorpus
+
+_TOGETHER = 1024  # documents tokenised in one call
+
+
+def frame_of(store: TokenStore) -> Frame:
+    """What opens and closes the documents of a store."""
+    return Frame(*store.manifest["made_from"]["frame"])
+
+
+def tokens_of(store: TokenStore, document: int) -> tuple[np.ndarray, int, int]:
+    """(tokens of a document, how many of them open it, how many close it); none of an empty one."""
+    tokens = store.slice(int(store.starts[document]), int(store.starts[document + 1]))
+    around = frame_of(store)
+    return tokens, int(around.begin is not None and len(tokens) > 0), int(around.end is not None and len(tokens) > 0)
+
+
+def text_of(store: TokenStore, document: int, spelled: TokenBytes) -> bytes | None:
+    """The text of a document, read back from its tokens; None where that is not what it was."""
+    tokens, begin, end = tokens_of(store, document)
+    text = spelled.text(tokens[begin : len(tokens) - end].tolist(), store.bytes_of(document))
+    digest = store.sha256_of(document)
+    return None if text is None or digest not in (None, hashlib.sha256(text).digest()) else text
+
+
+def retokenised(
+    store: TokenStore,
+    spelled: TokenBytes,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    end: int | None,
+    documents: int | None = None,
+) -> TokenStore:
+    """The first ``documents`` of a store (all, without) in the tokens of another tokenizer, kept in ``folder``.
+
+    ``spelled`` is what the store's own tokens stand for, ``end`` as for `frame`. ``manifest["unread"]`` counts the documents
+    that could not be read back. Raises BadCorpus for conversations, which each tokenizer's template writes in its own way.
+    """
+    if not store.learns_all:
+        raise BadCorpus(
+            f"{store.folder}: expected plain texts, got conversations: each model's template writes those in its own way, so "
+            "teacher and student of different tokenizers would not read the same bytes. Give texts ('text' in the records)"
+        )
+    count = store.documents if documents is None else min(documents, store.documents)
+    around = frame(tokenizer, end=end)
+    made_from: dict[str, Any] = {
+        "corpus": store.manifest["corpus_sha256"],
+        "from": store.manifest["made_from"]["tokenizer"],
+        "tokenizer": fingerprint(tokenizer),
+        "frame": [around.begin, around.end],
+        "documents": count,
+    }
+    if (ready := _ready(folder, made_from)) is not None:
+        return ready
+    beside = folder.with_name(f".{folder.name}.building")
+    with writing(folder):
+        shutil.rmtree(beside, ignore_errors=True)  # what a killed process left
+        beside.mkdir(parents=True)
+        writer = Writer(beside, token_dtype(tokenizer), mixed=False)
+        unread = 0
+        for item in _items(store, count, spelled, tokenizer, around, writer.dtype):
+            unread += not len(item.tokens)
+            writer.add(item)
+        writer.finish(made_from, corpus=store.manifest["corpus_sha256"], unread=unread)
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.rename(folder)
+    return TokenStore.open(folder)
+
+
+def _ready(folder: Path, made_from: dict[str, Any]) -> TokenStore | None:
+    """The store in the folder, if it is whole and made from the same."""
+    try:
+        if read_manifest(folder)["made_from"] != made_from:
+            return None
+        store = TokenStore.open(folder)
+        store.verify()
+    except BadCorpus:
+        return None
+    return store
+
+
+def _items(
+    store: TokenStore,
+    count: int,
+    spelled: TokenBytes,
+    tokenizer: PreTrainedTokenizerBase,
+    around: Frame,
+    dtype: np.dtype,
+) -> Iterator[Item]:
+    """The first documents in other tokens, one that cannot be read back without any."""
+    for start in range(0, count, _TOGETHER):
+        numbers = range(start, min(start + _TOGETHER, count))
+        texts = [text_of(store, number, spelled) for number in numbers]
+        read = [text.decode() for text in texts if text is not None]
+        framed = iter(document_tokens(tokenizer, read, frame=around) if read else [])
+        for number, text in zip(numbers, texts, strict=True):
+            tokens = np.array([] if text is None else next(framed), dtype=dtype)
+            digest = hashlib.sha256(text or b"").digest()
+            yield Item(store.name_of(number), digest, tokens, None, len(text or b""))

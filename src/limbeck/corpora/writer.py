@@ -1,0 +1,127 @@
+"""Writing a token store: documents in tokens are collected and written shard by shard, the manifest last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from limbeck.corpora.store import FORMAT, MANIFEST, sha256_of
+
+SHARD_BYTES = 64 << 20
+SHARD_DOCUMENTS = 50_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """One tokenised document."""
+
+    name: str
+    digest: bytes
+    tokens: np.ndarray
+    learned: np.ndarray | None
+    size: int  # UTF-8 bytes of the text that is learned
+
+    @property
+    def predictions(self) -> int:
+        """How many of its tokens are learned."""
+        return max(0, len(self.tokens) - 1) if self.learned is None else int(self.learned[1:].sum())
+
+
+@dataclass
+class Writer:
+    """Collects the documents of one side and writes them shard by shard, mixed by their hashes or as they came."""
+
+    folder: Path
+    dtype: np.dtype
+    mixed: bool = True
+    items: list[Item] = field(default_factory=list)
+    waiting: int = 0
+    documents: int = 0
+    tokens: int = 0
+    size: int = 0
+    predictions: int = 0
+    overlap: int = 0
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, item: Item) -> None:
+        """Takes one more document."""
+        self.items.append(item)
+        self.waiting += item.tokens.nbytes
+        if self.waiting >= SHARD_BYTES or len(self.items) >= SHARD_DOCUMENTS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what waits as one shard."""
+        if not self.items:
+            return
+        items = sorted(self.items, key=lambda item: (item.digest, item.name)) if self.mixed else self.items
+        path = self.folder / f"{len(self.shards):05d}.arrow"
+        batch = _record_batch(items)
+        with pa.ipc.new_file(str(path), batch.schema) as file:
+            file.write_batch(batch)
+        tokens = sum(len(item.tokens) for item in items)
+        self.shards.append(
+            {
+                "file": path.name,
+                "bytes": path.stat().st_size,
+                "sha256": sha256_of(path),
+                "documents": len(items),
+                "tokens": tokens,
+            }
+        )
+        self.documents += len(items)
+        self.tokens += tokens
+        self.size += sum(item.size for item in items)
+        self.predictions += sum(item.predictions for item in items)
+        self.digest.update(b"".join(item.digest for item in items))
+        self.items, self.waiting = [], 0
+
+    def finish(self, made_from: dict[str, Any], *, corpus: str | None = None, **facts: Any) -> None:
+        """Writes the manifest, which is what makes the folder a store. ``corpus`` is the digest of all, where it is another's."""
+        self.flush()
+        manifest = {
+            "format": FORMAT,
+            "documents": self.documents,
+            "tokens": self.tokens,
+            "bytes": self.size,
+            "predictions": self.predictions,
+            "overlap": self.overlap,
+            "dtype": self.dtype.name,
+            "corpus_sha256": corpus or self.digest.hexdigest(),
+            "made_from": made_from,
+            "shards": self.shards,
+            **facts,
+        }
+        (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def _record_batch(items: list[Item]) -> pa.RecordBatch:
+    """One shard; it has a column of what is learned only where some token is not."""
+    offsets = pa.array(np.cumsum([0, *(len(item.tokens) for item in items)]), pa.int64())
+
+    def lists(parts: list[np.ndarray]) -> pa.Array:
+        return pa.LargeListArray.from_arrays(offsets, pa.array(np.concatenate(parts)))
+
+    columns = {
+        "name": pa.array([item.name for item in items], pa.string()),
+        "tokens": lists([item.tokens for item in items]),
+        "bytes": pa.array([item.size for item in items], pa.int64()),
+        "sha256": pa.array([item.digest for item in items], pa.binary(32)),
+    }
+    if any(item.learned is not None for item in items):
+        everything = [np.ones(len(item.tokens), dtype=bool) if item.learned is None else item.learned for item in items]
+        columns["learned"] = lists(everything)
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def token_dtype(tokenizer: PreTrainedTokenizerBase) -> np.dtype:
+    """The smallest type that holds every token."""
+    return np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32)

@@ -1,0 +1,351 @@
+"""`--tokenizer-align bytes`: a student whose tokenizer is another than its teacher's.
+
+The teacher reads the student's documents in its own tokens, once, before any training; what it told of each token is kept in the
+run's folder, so further epochs, arms and seeds ask it nothing. The student hears how likely it finds each chunk of bytes that is
+whole tokens of both. Whatever is compared across the two is in bits per byte.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from limbeck.config import DistilSettings
+from limbeck.corpora import Rows, TokenStore
+from limbeck.corpora.chunks import DocumentChunks, Side, chunks_of, cut
+from limbeck.corpora.retokenise import retokenised
+from limbeck.corpora.token_bytes import TokenBytes
+from limbeck.errors import BadSetting, Mismatch
+from limbeck.jobs.held_out import HeldOut
+from limbeck.jobs.setup import Machine
+from limbeck.jobs.teacher import RunTeacher
+from limbeck.jobs.text import Reader, stores_of
+from limbeck.models.load import LanguageModel, load
+from limbeck.objectives import parse
+from limbeck.objectives.base import terms_of
+from limbeck.plan.finding import Finding
+from limbeck.plan.size import Size
+from limbeck.report.words import count, duration, share
+from limbeck.run.log import console
+from limbeck.run.run import micro_rows
+from limbeck.teachers.aligned import MANIFEST, AlignedTeacher, write_aligned
+from limbeck.teachers.told import tell
+from limbeck.types import Batch
+
+_LINE_EVERY = 20.0  # seconds
+_UNREAD = 0.02  # share of bytes without a common text that is worth a warning
+_ROW = {"cpu": 256, "cuda": 1024}  # tokens of the teacher's rows, where --length does not ask for more
+
+
+def check_align(settings: DistilSettings) -> None:
+    """Raises BadSetting or BadObjective where --tokenizer-align is asked for and cannot be."""
+    check_student(settings)
+    if settings.tokenizer_align is None:
+        return
+    objective = parse(settings.objective)
+    if not objective.needs_teacher:
+        raise BadSetting(
+            f"--tokenizer-align bytes: the objective {objective!r} listens to no teacher, so there is nothing to align: take "
+            "--objective 'CrossEntropy + ALM', or leave the flag out"
+        )
+    for _, term in terms_of(objective):
+        if term.needs_teacher:
+            term.of_chunks(torch.zeros(0), torch.zeros(0))  # says why, where it cannot
+
+
+def check_student(settings: DistilSettings) -> None:
+    """Raises BadSetting where --tokenizer-align is asked for without a student that could have another tokenizer."""
+    if settings.tokenizer_align is not None and settings.student is None:
+        raise BadSetting(
+            "--tokenizer-align bytes is for a student with a tokenizer of its own, and what is cut out of a teacher has the "
+            "teacher's: name a student with --student, or leave the flag out"
+        )
+
+
+def teacher_of(settings: DistilSettings, where: Machine, *, length: int) -> RunTeacher | OtherTokens:
+    """The teacher of a run in rows of ``length``, whatever its student's tokenizer."""
+    if settings.tokenizer_align is None:
+        return RunTeacher.of(settings, where, length=length)
+    return OtherTokens(settings, where)
+
+
+class OtherTokens:
+    """In the place of a `RunTeacher`: one whose student has another tokenizer.
+
+    First `stores` is asked for, then `ask`; after that ``told`` is what it says of the student's rows, and ``rows`` how many of
+    them it was asked about, None for all.
+    """
+
+    def __init__(self, settings: DistilSettings, where: Machine) -> None:
+        """Raises Mismatch where one of the tokenizers is of a kind whose tokens cannot be told in bytes."""
+        assert settings.student is not None, "looked at by check_align"
+        self._base = RunTeacher.of(settings, where)
+        self.about, self.captured, self._settings = self._base.about, self._base.captured, settings
+        student = load(settings.student)
+        self._student = Reader(student.tokenizer, student.end)
+        self._spelled = [TokenBytes(m.tokenizer, name=m.name) for m in (student, self.about)]
+        self._asked: AlignedTeacher | None = None
+        self.rows: int | None = None
+
+    @property
+    def told(self) -> AlignedTeacher:
+        """What it said of the student's rows."""
+        assert self._asked is not None, "ask comes first"
+        return self._asked
+
+    def check(self, settings: DistilSettings) -> None:
+        """Raises BadObjective where an objective cannot be computed from likelihoods of chunks."""
+        check_align(settings)
+
+    def weights(self, where: Machine) -> LanguageModel:
+        """The model itself; nothing is cut out of it."""
+        return self._base.weights(where)
+
+    def stores(self, settings: DistilSettings, where: Machine) -> tuple[TokenStore, TokenStore]:
+        """(training, held-out) text of the run in the student's tokens, beside which the teacher's held-out text is made.
+
+        Of captured answers it is the text they are about, so far as it can be read back from its tokens.
+        """
+        folder, spelled = settings.out / "data", self._spelled[1]
+        if self.captured is None:
+            stores = stores_of(settings, self._student, where)
+            if where.world.first:
+                self._held_out = self._in_tokens_of_teacher(stores[1], "held_out")
+            return stores
+        self._theirs, self._held_out = self.captured.stores()
+        if where.world.first:
+            answered = _documents_of(self._theirs, self.captured.answers.rows * self.captured.answers.length)
+            tokenizer, end = self._student.tokenizer, self._student.end
+            for side, store, most in (("train", self._theirs, answered), ("held_out", self._held_out, None)):
+                retokenised(store, spelled, tokenizer, folder / side, end=end, documents=most)
+        where.world.barrier()
+        return TokenStore.open(folder / "train"), TokenStore.open(folder / "held_out")
+
+    def ask(self, store: TokenStore, where: Machine, *, rows: int, length: int) -> None:
+        """Asks the teacher about the documents of the first ``rows`` training rows, or takes what it told before.
+
+        Raises Mismatch where none of it can be of use.
+        """
+        folder = self._settings.out / "aligned"
+        if self.captured is None:
+            self.rows = min(rows, Rows(store, length=length).n_rows)
+        if where.world.first and not (folder / MANIFEST).is_file():
+            if self.rows is not None:
+                read = _documents_of(store, self.rows * length)
+                self._theirs = self._in_tokens_of_teacher(store, "train", documents=read)
+            self._write(folder, store, self._log_p(where), length=length)
+        where.world.barrier()
+        self._asked = AlignedTeacher(folder, name=self.about.name, length=length)
+        console.print(across(self._asked.facts))
+        if not self._asked.facts["bytes_with_target"]:
+            raise Mismatch(
+                f"--tokenizer-align bytes: no chunk of {store.folder} has a target: of {self._asked.facts['documents']:,} "
+                f"documents {self._asked.facts['unread']:,} are not the same bytes in both tokenizers. Look at one with limbeck "
+                "doctor, or give a student with the teacher's tokenizer"
+            )
+
+    def counted(self, batch: Batch) -> Batch:
+        """A batch as it is: what has no target is learned from the text alone."""
+        return batch
+
+    @property
+    def size(self) -> Size | None:
+        """What is in memory beside the student: None where the answers are there."""
+        return self._base.size
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json says of it."""
+        return self._base.facts | {"aligned": {k: v for k, v in self.told.facts.items() if k != "sha256"}}
+
+    def passes(self, tokens: int, length: int) -> float:
+        """Forward passes of the teacher for each token that a run trains on: one pass over its own tokens in all."""
+        return float(self.told.facts["tokens_asked"]) / tokens
+
+    def held_out(self, where: Machine) -> HeldOut:
+        """The held-out text as the teacher reads it; on the rank that writes."""
+        rows = self.captured.held_out.cache.rows if self.captured else None
+        return HeldOut(self._held_out, length=self._row(where), machine=where, trained=self._settings.tokens, rows=rows)
+
+    def _row(self, where: Machine) -> int:
+        """Tokens of its rows: as many as the student's, and no fewer than is usual."""
+        if self.captured is not None:
+            return self.captured.answers.length
+        return min(self.about.context, max(self._settings.length or 0, _ROW[where.world.device.type]))
+
+    def _in_tokens_of_teacher(self, store: TokenStore, side: str, *, documents: int | None = None) -> TokenStore:
+        folder, tokenizer = self._settings.out / "data" / "teacher" / side, self.about.tokenizer
+        return retokenised(store, self._spelled[0], tokenizer, folder, end=self.about.end, documents=documents)
+
+    def _log_p(self, where: Machine) -> np.ndarray:
+        """log p of each token of the teacher's stream but the first, as far as it was told."""
+        length, store = self._row(where), self._theirs
+        rows = Rows(store, length=length)
+        number = self.captured.answers.rows if self.captured else rows.n_rows
+        tokens, device = number * length, where.world.device
+        console.print(f"asking teacher {self.about.name} once about {count(tokens)} of its own tokens")
+        told = tell(
+            self._base.told,
+            lambda numbers: rows.rows_of(numbers).to(device),
+            self._settings.out / "told",
+            rows=number,
+            length=length,
+            together=micro_rows(length, device),
+            made_from={
+                "teacher": self.captured.identity if self.captured else self._settings.teacher,
+                "corpus": store.manifest["corpus_sha256"],
+                "documents": store.documents,
+            },
+            report=_Lines(number, length),
+        )
+        return told.reshape(-1)
+
+    def _write(self, folder: Path, store: TokenStore, log_p: np.ndarray, *, length: int) -> None:
+        """Brings what the teacher told of its tokens to the chunks of the student's."""
+        tally = Tally(asked=len(log_p))
+        ours, theirs = Side(store, self._spelled[0]), Side(self._theirs, self._spelled[1])
+
+        def documents() -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+            for document in range(min(store.documents, self._theirs.documents)):
+                first, chunks = int(store.starts[document]), chunks_of(ours, theirs, document)
+                if chunks is None:
+                    tally.miss(store.bytes_of(document))
+                    continue
+                start, stop = int(self._theirs.starts[document]), int(self._theirs.starts[document + 1])
+                found = chunks.log_p(_between(log_p, start - 1, stop - 1))
+                tally.add(chunks, *found, first=first, length=length)
+                yield first, *found
+
+        write_aligned(folder, documents(), tokens=store.tokens, facts=tally.row)
+
+
+class Tally:
+    """What of the training text has a target, in bytes and tokens. ``asked`` is how many tokens the teacher read for it."""
+
+    def __init__(self, *, asked: int) -> None:
+        self._counts = dict.fromkeys(
+            ("documents", "unread", "bytes", "bytes_with_target", "chunks", "student_tokens", "teacher_tokens"), 0
+        )
+        self._asked = asked
+
+    def miss(self, size: int) -> None:
+        """Told of a document that is not the same bytes in both tokenizers."""
+        self._add(documents=1, unread=1, bytes=size)
+
+    def add(self, chunks: DocumentChunks, ends: np.ndarray, log_p: np.ndarray, *, first: int, length: int) -> None:
+        """Told of a document whose first token has this place in the stream, which is cut into rows of ``length``."""
+        last = np.flatnonzero(ends)
+        begin = np.concatenate([[0], last[:-1] + 1])
+        row = (begin + first - 1) // length, (last + first - 1) // length
+        # not predicted is the first token of a document, and so its chunk
+        target = np.isfinite(log_p[last]) & (row[0] == row[1]) & (begin > 0)
+        sizes = np.add.reduceat(chunks.sizes, begin)
+        members = chunks.ours[last[target]]
+        self._add(
+            documents=1,
+            bytes=int(chunks.sizes[1:].sum()),
+            bytes_with_target=int(sizes[target].sum()),
+            chunks=int(target.sum()),
+            student_tokens=int((last - begin + 1)[target].sum()),
+            teacher_tokens=int(np.isin(chunks.theirs, members).sum()),
+        )
+
+    def row(self) -> dict[str, Any]:
+        """As JSON."""
+        covered = self._counts["bytes_with_target"] / max(1, self._counts["bytes"])
+        return {**self._counts, "tokens_asked": self._asked, "coverage": covered}
+
+    def _add(self, **counts: int) -> None:
+        for name, number in counts.items():
+            self._counts[name] += number
+
+
+class _Lines:
+    """Says how far the teacher is, now and then."""
+
+    def __init__(self, rows: int, length: int) -> None:
+        self._rows, self._length = rows, length
+        self._start = self._last = time.monotonic()
+        self._before: int | None = None
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if self._before is None:
+            self._before, self._start = done, now
+        elif now - self._last >= _LINE_EVERY:
+            self._last = now
+            left = (now - self._start) / (done - self._before) * (self._rows - done)
+            console.print(f"teacher: {count(done * self._length)} tokens told, about {duration(left)} left")
+
+
+def alignment(teacher: LanguageModel, student: LanguageModel, texts: Sequence[str], *, chat: bool) -> Iterator[Finding]:
+    """How the tokens of a pair lie on each other: the doctor's finding, from some documents, none where there are none."""
+    if chat:
+        yield Finding(
+            "alignment",
+            "error",
+            "the data are conversations, which each model's template writes in its own way, so its bytes are not the other's",
+            "give plain texts, or a student with the teacher's tokenizer",
+        )
+        return
+    try:
+        spelled = [TokenBytes(model.tokenizer, name=model.name) for model in (student, teacher)]
+    except Mismatch as error:
+        yield Finding("alignment", "error", str(error), "give a student with the teacher's tokenizer")
+        return
+    read = tokens = chunks = 0
+    for text in texts:
+        size = len(text.encode())
+        ends = [
+            s.ends(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], text.encode())
+            for s, model in zip(spelled, (student, teacher), strict=True)
+        ]
+        if ends[0] is not None and ends[1] is not None:
+            found = cut(ends[0], ends[1], size=size)
+            read, tokens, chunks = read + size, tokens + len(ends[0]), chunks + found.count
+    whole = sum(len(text.encode()) for text in texts)
+    said = f"teacher {teacher.name} and student {student.name} have different tokenizers, matched by bytes"
+    if not whole:
+        yield Finding("alignment", "ok", said)
+        return
+    said += f": {share(read / whole)} of {len(texts)} documents are the same bytes in both"
+    said += f", {tokens / chunks:.2f} of the student's tokens a chunk" if chunks else ""
+    if read >= (1 - _UNREAD) * whole:
+        yield Finding("alignment", "ok", said)
+        return
+    yield Finding(
+        "alignment",
+        "warning" if read else "error",
+        f"{said}; the rest has no target, since one of the two changes the text (blanks, case, unknown characters)",
+        "clean the text of what the tokenizer changes, or take another pair",
+    )
+
+
+def across(told: Mapping[str, Any]) -> str:
+    """What a report says of a teacher with another tokenizer, from what `Tally` counted."""
+    unread = f"; {told['unread']:,} of {told['documents']:,} documents are not the same bytes in both, and have none"
+    return (
+        f"teacher and student have different tokenizers: {share(told['coverage'])} of the learned bytes have a target, in "
+        f"chunks of {told['student_tokens'] / max(1, told['chunks']):.2f} of the student's tokens and "
+        f"{told['teacher_tokens'] / max(1, told['chunks']):.2f} of the teacher's{unread if told['unread'] else ''}. The two are "
+        "compared in bits per byte; a divergence between them does not exist"
+    )
+
+
+def _documents_of(store: TokenStore, tokens: int) -> int:
+    """How many documents the first tokens of a store and the one after them belong to."""
+    return int(np.searchsorted(store.starts, min(tokens, store.tokens - 1), side="right").clip(max=store.documents))
+
+
+def _between(values: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """values[start:stop], NaN where there are none."""
+    found = np.full(stop - start, np.nan)
+    low, high = max(start, 0), min(stop, len(values))
+    if low < high:
+        found[low - start : high - start] = values[low:high]
+    return found

@@ -1,0 +1,108 @@
+"""A teacher of other tokens, as its student hears it: how likely it finds each chunk of the student's own rows.
+
+For each token of the student's stream the file says whether a chunk ends there, and if so log p of that chunk, so a row is a
+slice of it. A chunk that a row cuts, one that the teacher did not wholly tell, and one with a position of weight 0 have no
+target. What the chunks are is `corpora/chunks.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from limbeck.disk import read_json, write_json, writing
+from limbeck.errors import BadModel
+from limbeck.types import Aligned, Batch
+
+MANIFEST = "aligned.json"
+_ENDS, _LOG_P = "ends.npy", "chunk_log_p.npy"
+
+
+class AlignedTeacher:
+    """What a teacher told about the chunks of a store's rows of ``length`` tokens."""
+
+    def __init__(self, folder: Path, *, name: str, length: int) -> None:
+        """Raises BadModel where the folder is not whole."""
+        self.folder, self.name, self.length = folder, name, length
+        self.facts: Mapping[str, Any] = _facts(folder)
+        self._ends = np.load(folder / _ENDS, mmap_mode="r", allow_pickle=False)
+        self._log_p = np.load(folder / _LOG_P, mmap_mode="r", allow_pickle=False)
+
+    def __call__(self, batch: Batch) -> Aligned:
+        """Which chunk each position's target belongs to, and log p of each chunk."""
+        numbers, values = [], []
+        weights = batch.weight.cpu().numpy()
+        first = 0
+        for row, weight in zip(batch.row.tolist(), weights, strict=True):
+            chunk, log_p = self._row(row, weight)
+            numbers.append(np.where(chunk < 0, -1, chunk + first))
+            values.append(log_p)
+            first += len(log_p)
+        device = batch.tokens.device
+        return Aligned(
+            torch.from_numpy(np.concatenate(numbers)).to(device), torch.from_numpy(np.concatenate(values)).to(device)
+        )
+
+    def _row(self, row: int, weight: Float[np.ndarray, " T"]) -> tuple[np.ndarray, np.ndarray]:
+        """(chunk of each position, log p of each chunk) of a row: its inputs begin at row x length of the stream."""
+        start = row * self.length
+        stop = min(start + self.length + 1, len(self._ends))
+        ends, log_p = np.zeros(self.length, bool), np.full(self.length, np.nan, np.float32)
+        ends[: stop - start - 1], log_p[: stop - start - 1] = (
+            self._ends[start + 1 : stop],
+            self._log_p[start + 1 : stop],
+        )
+        number = np.cumsum(ends) - ends  # how many ended before
+        count = int(ends.sum())
+        told = np.isfinite(log_p[ends])
+        if count and not self._ends[start]:  # the first began in another row, or with a token that is not predicted
+            told[0] = False
+        least = np.full(count + 1, np.inf)
+        np.minimum.at(least, number, weight)
+        told &= least[:count] > 0
+        renumbered = np.append(np.where(told, np.cumsum(told) - 1, -1), -1)  # the last: of what goes on in another row
+        return renumbered[number], log_p[ends][told]
+
+
+def write_aligned(
+    folder: Path,
+    documents: Iterable[tuple[int, Bool[np.ndarray, " n"], Float[np.ndarray, " n"]]],
+    *,
+    tokens: int,
+    facts: Callable[[], Mapping[str, Any]],
+) -> None:
+    """Writes of a stream of ``tokens`` where chunks end and their log p: (first token, whether one ends, log p) by document.
+
+    What is not given has no target. ``facts`` is asked at the end, and kept beside.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        ends = np.lib.format.open_memmap(folder / _ENDS, mode="w+", dtype=bool, shape=(tokens,))
+        log_p = np.lib.format.open_memmap(folder / _LOG_P, mode="w+", dtype=np.float32, shape=(tokens,))
+        ends[:], log_p[:] = True, np.nan
+        for first, some, values in documents:
+            ends[first : first + len(some)], log_p[first : first + len(some)] = some, values
+        ends.flush()
+        log_p.flush()
+        sums = {name: _sha256(folder / name) for name in (_ENDS, _LOG_P)}
+        write_json(folder / MANIFEST, {**facts(), "sha256": sums})
+
+
+def _facts(folder: Path) -> Mapping[str, Any]:
+    """The manifest, once the files are found to be as it says."""
+    facts: Mapping[str, Any] = read_json(folder / MANIFEST)
+    for name, expected in facts["sha256"].items():
+        if not (folder / name).is_file() or _sha256(folder / name) != expected:
+            raise BadModel(f"{folder / name}: it is missing or damaged: remove {folder}, and it is made again")
+    return facts
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
