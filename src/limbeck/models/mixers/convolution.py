@@ -44,7 +44,8 @@ class ShortConv(nn.Module):
             first = padded.shape[1] - length - back
             reached = (documents.reach >= back)[..., None]
             y = y + padded[:, first : first + length] * self.weight[:, -1 - back] * reached
-        return (y if self.bias is None else y + self.bias), last(remembered, taps - 1)
+        y = y if self.bias is None else y + self.bias
+        return y.to(u.dtype), last(remembered, taps - 1)  # also where the weights are wider, under autocast
 
 
 def long_convolution(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from limbeck.models.mixers.documents import Documents, cut
 from limbeck.models.mixers.kernels import decaying_sums_on_gpu, have_kernels
+from limbeck.models.mixers.mixer import exact, wide
 
 
 def decaying_sums(
@@ -28,8 +29,15 @@ def decaying_sums(
     size: int,
 ) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H K V"]]:
     """What the tokens read, and the state after the last; no decay is a = 1. Queries and keys may be one head for all."""
-    if size > 1 and have_kernels(v):
+    if size > 1 and have_kernels(q):
         return decaying_sums_on_gpu(q, k, v, log_decay, documents=documents, before=before)
+    with exact(v):
+        return _in_chunks(wide(q), wide(k), wide(v), log_decay, documents, before, size)
+
+
+def _in_chunks(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, documents: Documents, before: Tensor | None, size: int
+) -> tuple[Tensor, Tensor]:
     length, seen = v.shape[2], documents.chunks(size)
     q, k, v = cut(q, size), cut(k, size), cut(v, size)
     weights, enters, leaves, through = (

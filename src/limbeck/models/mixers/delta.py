@@ -16,6 +16,7 @@ from torch import Tensor
 
 from limbeck.models.mixers.documents import Documents, cut
 from limbeck.models.mixers.kernels import delta_rule_on_gpu, have_kernels
+from limbeck.models.mixers.mixer import exact, wide
 
 
 def delta_rule(
@@ -30,8 +31,22 @@ def delta_rule(
     size: int,
 ) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H K V"]]:
     """What the tokens read, and the state after the last. ``strength`` is b; no decay is a = 1."""
-    if size > 1 and have_kernels(v):
+    if size > 1 and have_kernels(q):
         return delta_rule_on_gpu(q, k, v, strength, log_decay, documents=documents, before=before)
+    with exact(v):
+        return _in_chunks(wide(q), wide(k), wide(v), strength, log_decay, documents, before, size)
+
+
+def _in_chunks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    strength: Tensor,
+    log_decay: Tensor | None,
+    documents: Documents,
+    before: Tensor | None,
+    size: int,
+) -> tuple[Tensor, Tensor]:
     length, seen = v.shape[2], documents.chunks(size)
     q, k, v, b = cut(q, size), cut(k, size), cut(v, size), cut(strength, size)
     weights, enters, leaves, through = (

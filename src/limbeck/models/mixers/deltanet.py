@@ -45,7 +45,7 @@ class DeltaNet(Mixer):
     ) -> tuple[Float[Tensor, "B T D"], State | None]:
         qkv = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], -1)
         qkv, recent = self.conv(qkv, documents, None if state is None else state["recent"])
-        q, k, v = (heads(part, self.dims.heads) for part in wide(F.silu(qkv)).split(self.sizes, -1))
+        q, k, v = (heads(part, self.dims.heads) for part in F.silu(qkv).split(self.sizes, -1))
         y, after = delta_rule(
             _unit(q) * self.dims.head_dim**-0.5,
             _unit(k),
@@ -104,4 +104,5 @@ class GatedDeltaNet(DeltaNet):
 
 
 def _unit(x: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + _LENGTH_EPS)
+    y = wide(x)
+    return (y * torch.rsqrt(y.square().sum(-1, keepdim=True) + _LENGTH_EPS)).to(x.dtype)

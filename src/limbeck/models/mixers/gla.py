@@ -17,7 +17,7 @@ from limbeck.errors import BadModel
 from limbeck.models.mixers.decay import carried
 from limbeck.models.mixers.documents import Documents, cut
 from limbeck.models.mixers.kernels import channelwise_sums_on_gpu, have_kernels
-from limbeck.models.mixers.mixer import Dims, Mixer, RMSNorm, State, heads, joined, linear, wide
+from limbeck.models.mixers.mixer import Dims, Mixer, RMSNorm, State, exact, heads, joined, linear, wide
 
 _CHUNK, _TEMPERATURE, _RANK = 16, 16, 16
 
@@ -40,7 +40,7 @@ class GatedLinearAttention(Mixer):
     def mix(
         self, x: Float[Tensor, "B T D"], documents: Documents, state: State | None, size: int
     ) -> tuple[Float[Tensor, "B T D"], State | None]:
-        q, k, v = (wide(heads(project(x), self.dims.heads)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (heads(project(x), self.dims.heads) for project in (self.q_proj, self.k_proj, self.v_proj))
         log_decay = F.logsigmoid(wide(self.decay_out(self.decay_in(x)))) / _TEMPERATURE
         before = None if state is None else state["sums"]
         y, after = channelwise_sums(
@@ -75,8 +75,15 @@ def channelwise_sums(
     size: int,
 ) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H K V"]]:
     """What the tokens read, and the state after the last, ``size`` tokens at a time."""
-    if size > 1 and have_kernels(v):
+    if size > 1 and have_kernels(q):
         return channelwise_sums_on_gpu(q, k, v, log_decay, documents=documents, before=before)
+    with exact(v):
+        return _in_chunks(wide(q), wide(k), wide(v), log_decay, documents, before, size)
+
+
+def _in_chunks(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, documents: Documents, before: Tensor | None, size: int
+) -> tuple[Tensor, Tensor]:
     length, seen = v.shape[2], documents.chunks(size)
     q, k, v = cut(q, size), cut(k, size), cut(v, size)
     c = cut(log_decay, size).cumsum(-2)  # (B, H, n, c, K)

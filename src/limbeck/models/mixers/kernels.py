@@ -24,8 +24,8 @@ def installed() -> bool:
 
 
 def have_kernels(x: Float[Tensor, "*shape"]) -> bool:
-    """Whether the kernels take this tensor: on CUDA, and not float64, which they compute in float32."""
-    return x.is_cuda and x.dtype != torch.float64 and installed()
+    """Whether the kernels take queries like these: on CUDA in bfloat16 or float16. Wider numbers they would round."""
+    return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and installed()
 
 
 def decaying_sums_on_gpu(
@@ -39,7 +39,7 @@ def decaying_sums_on_gpu(
 ) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H K V"]]:
     """As `decay.decaying_sums`."""
     q, k = (part.expand(-1, v.shape[1], -1, -1) for part in (q, k))
-    gate = torch.zeros_like(v[..., 0]) if log_decay is None else log_decay
+    gate = v.new_zeros(v.shape[:3], dtype=torch.float32) if log_decay is None else log_decay
     return _in_one_row("simple_gla", {"q": q, "k": k, "v": v, "g": gate}, documents, before)
 
 
@@ -67,7 +67,7 @@ def delta_rule_on_gpu(
     before: Float[Tensor, "B H K V"] | None,
 ) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H K V"]]:
     """As `delta.delta_rule`."""
-    gate = torch.zeros_like(strength) if log_decay is None else log_decay
+    gate = v.new_zeros(v.shape[:3], dtype=torch.float32) if log_decay is None else log_decay
     return _in_one_row("gated_delta_rule", {"q": q, "k": k, "v": v, "g": gate, "beta": strength}, documents, before)
 
 
@@ -88,7 +88,11 @@ def _in_one_row(
     if before is not None:
         going_on = (documents.reach[:, 0] > 0)[:, None, None, None]
         states = states.index_put((first,), before.float() * going_on)
-    flat = {name: part.transpose(1, 2).flatten(0, 1)[None].contiguous() for name, part in inputs.items()}
+    kind = inputs["q"].dtype
+    flat = {
+        name: (part if name == "g" else part.to(kind)).transpose(1, 2).flatten(0, 1)[None].contiguous()
+        for name, part in inputs.items()
+    }
     call = getattr(import_module(f"fla.ops.{kernel}"), f"chunk_{kernel}")
     out, after = call(**flat, scale=1.0, initial_state=states, output_final_state=True, cu_seqlens=offsets)
-    return out[0].unflatten(0, (rows, length)).transpose(1, 2).to(inputs["v"].dtype), after[last].to(inputs["v"].dtype)
+    return out[0].unflatten(0, (rows, length)).transpose(1, 2), after[last]

@@ -18,7 +18,7 @@ from transformers import initialization as init
 from limbeck.models.mixers.convolution import ShortConv
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.mamba2 import step_bias
-from limbeck.models.mixers.mixer import Dims, Mixer, State, linear, wide
+from limbeck.models.mixers.mixer import Dims, Mixer, State, exact, linear, wide
 from limbeck.models.mixers.scan import scan
 
 
@@ -53,14 +53,21 @@ class Mamba(Mixer):
         u, z = self.in_proj(x).chunk(2, -1)
         u, recent = self.conv(u, documents, None if state is None else state["recent"])
         u = F.silu(u)
-        dt, b, c = wide(self.x_proj(u)).split([self.rank, self.state, self.state], -1)
-        delta = F.softplus(F.linear(dt, wide(self.dt_proj.weight), wide(self.dt_proj.bias)))  # (B, T, inner)
-        a = -wide(self.A_log).exp().unflatten(0, (-1, self.state))
-        decay = (delta[..., None] * a).exp() * (documents.reach > 0)[..., None, None]
-        h = scan(decay, (delta * wide(u))[..., None] * b[:, :, None], None if state is None else state["space"])
-        y = (h @ c[..., None])[..., 0] + wide(self.D) * wide(u)
+        with exact(x):
+            y, h = self._scanned(wide(u), documents, None if state is None else state["space"])
         y = self.out_proj((y * F.silu(wide(z))).to(x.dtype))
         return y, None if state is None else {"recent": recent, "space": h[:, -1]}
+
+    def _scanned(
+        self, u: Float[Tensor, "B T E"], documents: Documents, before: Float[Tensor, "B E N"] | None
+    ) -> tuple[Float[Tensor, "B T E"], Float[Tensor, "B T E N"]]:
+        """The outputs of the state space, and its states at every token."""
+        dt, b, c = F.linear(u, wide(self.x_proj.weight)).split([self.rank, self.state, self.state], -1)
+        delta = F.softplus(F.linear(dt, wide(self.dt_proj.weight), wide(self.dt_proj.bias)))
+        a = -wide(self.A_log).exp().unflatten(0, (-1, self.state))
+        decay = (delta[..., None] * a).exp() * (documents.reach > 0)[..., None, None]
+        h = scan(decay, (delta * u)[..., None] * b[:, :, None], before)
+        return (h @ c[..., None])[..., 0] + wide(self.D) * u, h
 
     def fresh(self, x: Float[Tensor, "B T D"]) -> State:
         return {

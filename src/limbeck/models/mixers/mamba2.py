@@ -58,9 +58,9 @@ class Mamba2(Mixer):
     ) -> tuple[Float[Tensor, "B T D"], State | None]:
         z, xbc, dt = self.in_proj(x).split([self.inner, self.inner + 2 * self.state, self.heads], -1)
         xbc, recent = self.conv(xbc, documents, None if state is None else state["recent"])
-        u, b, c = wide(F.silu(xbc)).split([self.inner, self.state, self.state], -1)
+        u, b, c = F.silu(xbc).split([self.inner, self.state, self.state], -1)
         delta = F.softplus(wide(dt) + wide(self.dt_bias)).mT  # (B, H, T)
-        u = heads(u, self.heads)
+        u = wide(heads(u, self.heads))
         y, after = decaying_sums(
             c[:, None],
             b[:, None],
@@ -70,7 +70,7 @@ class Mamba2(Mixer):
             before=None if state is None else state["space"],
             size=size,
         )
-        y = joined(y + wide(self.D)[:, None, None] * u)
+        y = joined(wide(y) + wide(self.D)[:, None, None] * u)
         y = self.out_proj(self.norm((y * F.silu(wide(z))).to(x.dtype)))
         return y, None if state is None else {"recent": recent, "space": after}
 

@@ -58,9 +58,9 @@ def parse(text: str) -> tuple[str, dict[str, Option]]:
     options = {key: value[0] if isinstance(value, tuple) else value for key, value in allowed.items()}
     if not given:
         return name, options
-    for part in given.split(","):
+    for place, part in enumerate(given.split(",")):
         key, equals, value = part.partition("=")
-        if not equals and part is not given.split(",")[0]:
+        if not equals and place:
             raise BadModel(f"{text!r}: expected OPTION=VALUE behind the first comma, got {part!r}")
         if not equals:
             key, value = next(iter(allowed), ""), part

@@ -37,15 +37,14 @@ class Retention(Mixer):
         self, x: Float[Tensor, "B T D"], documents: Documents, state: State | None, size: int
     ) -> tuple[Float[Tensor, "B T D"], State | None]:
         q, k, v = (heads(project(x), self.dims.heads) for project in (self.q_proj, self.k_proj, self.v_proj))
-        q, k = (wide(rotate(part, documents.position, self.dims.rope_theta)) for part in (q, k))
-        v = wide(v)
-        head = torch.arange(self.dims.heads, device=x.device, dtype=v.dtype)
+        q, k = (rotate(part, documents.position, self.dims.rope_theta) for part in (q, k))
+        head = torch.arange(self.dims.heads, device=x.device, dtype=wide(v).dtype)
         log_decay = torch.log1p(-(2.0 ** (-5 - head)))[:, None].expand(v.shape[:3])
         before = None if state is None else state["sums"]
         y, after = decaying_sums(
             q, k * self.dims.head_dim**-0.5, v, log_decay, documents=documents, before=before, size=size
         )
-        y = F.layer_norm(y, y.shape[-1:], eps=self.dims.eps)
+        y = F.layer_norm(wide(y), y.shape[-1:], eps=self.dims.eps)
         y = (joined(y) * self.norm.weight + self.norm.bias).to(x.dtype)
         return self.o_proj(F.silu(self.g_proj(x)) * y), None if state is None else {"sums": after}
 
