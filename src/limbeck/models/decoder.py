@@ -202,7 +202,7 @@ class LimbeckLayer(GradientCheckpointingLayer):
     ) -> tuple[Float[Tensor, "B T D"], State | None]:
         mixed, state = self.mixer(self.mixer_norm(x), documents, state)
         x = x + mixed
-        if self.mlp is not None:
+        if self.mlp is not None and self.mlp_norm is not None:
             x = x + self.mlp(self.mlp_norm(x))
         return x, state
 
@@ -259,10 +259,8 @@ class LimbeckModel(LimbeckPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """Hidden states. Packed documents are told by ``position_ids`` that restart, padding by those or a (B, T) mask."""
         if (input_ids is None) == (inputs_embeds is None):
-            raise BadModel(
-                "expected either input_ids or inputs_embeds, got "
-                + ("both" if inputs_embeds is not None else "neither")
-            )
+            given = "neither" if input_ids is None else "both"
+            raise BadModel(f"expected input_ids or inputs_embeds, got {given}; give one of them")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         cache = past_key_values
         if cache is None and (self.config.use_cache and not self.training if use_cache is None else use_cache):
