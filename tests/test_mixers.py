@@ -20,7 +20,7 @@ from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 from transformers.models.rwkv.modeling_rwkv import RwkvSelfAttention
 
 from limbeck.errors import BadModel
-from limbeck.models.mixers import decay, delta, gla
+from limbeck.models.mixers import decay, delta, gla, selective
 from limbeck.models.mixers.convolution import ShortConv, long_convolution
 from limbeck.models.mixers.decay import decaying_sums
 from limbeck.models.mixers.delta import delta_rule
@@ -31,6 +31,7 @@ from limbeck.models.mixers.mixer import Dims, Mixer
 from limbeck.models.mixers.pattern import MIXERS, build, parse
 from limbeck.models.mixers.rwkv4 import wkv
 from limbeck.models.mixers.scan import scan
+from limbeck.models.mixers.selective import selective_scan
 from limbeck.models.mixers.ssm import SPECTRA, DiagonalSSM
 
 DIMS = Dims(width=8, heads=2, kv_heads=1, head_dim=4, layer=1, layers=3, length=40, chunk=8)
@@ -269,6 +270,20 @@ def test_the_scan_is_the_recurrence_and_so_is_its_gradient(length, remembers):
     close(y, torch.stack(expected, 1))
     for ours, other in zip(torch.autograd.grad((y * into).sum(), inputs), theirs, strict=True):
         close(ours, other)
+
+
+@pytest.mark.parametrize("numbers", [1, 2**20])
+def test_the_gradient_of_mambas_scan_is_its_derivative(numbers, monkeypatch):
+    monkeypatch.setattr(selective, "_CACHED", numbers)
+    start = torch.zeros(2, 20, dtype=torch.bool)
+    start[0, 7] = start[1, 0] = start[1, 17] = True
+    shapes = [(2, 20, 2), (2, 20, 2), (2, 3), (2, 20, 3), (2, 20, 3), (2, 2, 3)]
+    inputs = tuple(torch.rand(shape, requires_grad=True) for shape in shapes)
+
+    def run(u, delta, a, b, c, before):
+        return selective_scan(u, delta, -a, b, c, start=start, before=before)
+
+    assert torch.autograd.gradcheck(run, inputs, atol=1e-7)
 
 
 @given(packed())

@@ -19,7 +19,7 @@ from limbeck.models.mixers.convolution import ShortConv
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.mamba2 import step_bias
 from limbeck.models.mixers.mixer import Dims, Mixer, State, exact, linear, wide
-from limbeck.models.mixers.scan import scan
+from limbeck.models.mixers.selective import selective_scan
 
 
 class Mamba(Mixer):
@@ -54,20 +54,19 @@ class Mamba(Mixer):
         u, recent = self.conv(u, documents, None if state is None else state["recent"])
         u = F.silu(u)
         with exact(x):
-            y, h = self._scanned(wide(u), documents, None if state is None else state["space"])
+            y, after = self._scanned(wide(u), documents, None if state is None else state["space"])
         y = self.out_proj((y * F.silu(wide(z))).to(x.dtype))
-        return y, None if state is None else {"recent": recent, "space": h[:, -1]}
+        return y, None if state is None else {"recent": recent, "space": after}
 
     def _scanned(
         self, u: Float[Tensor, "B T E"], documents: Documents, before: Float[Tensor, "B E N"] | None
-    ) -> tuple[Float[Tensor, "B T E"], Float[Tensor, "B T E N"]]:
-        """The outputs of the state space, and its states at every token."""
+    ) -> tuple[Float[Tensor, "B T E"], Float[Tensor, "B E N"]]:
+        """The outputs of the state space, and its state after the last token."""
         dt, b, c = F.linear(u, wide(self.x_proj.weight)).split([self.rank, self.state, self.state], -1)
         delta = F.softplus(F.linear(dt, wide(self.dt_proj.weight), wide(self.dt_proj.bias)))
         a = -wide(self.A_log).exp().unflatten(0, (-1, self.state))
-        decay = (delta[..., None] * a).exp() * (documents.reach > 0)[..., None, None]
-        h = scan(decay, (delta * u)[..., None] * b[:, :, None], before)
-        return (h @ c[..., None])[..., 0] + wide(self.D) * u, h
+        y, after = selective_scan(u, delta, a, b, c, start=documents.reach == 0, before=before)
+        return y + wide(self.D) * u, after
 
     def fresh(self, x: Float[Tensor, "B T D"]) -> State:
         return {
