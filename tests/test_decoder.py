@@ -196,6 +196,7 @@ def test_every_mixer_is_saved_loaded_and_verified(tmp_path):
     assert again.config.mixers == ALL
     describe(again, tmp_path / "described")
     assert load_described(tmp_path / "described", name="m").parameters_count == again.parameters_count
+    assert limbeck.LimbeckForCausalLM is LimbeckForCausalLM
     assert type(AutoConfig.from_pretrained(tmp_path / "m")) is LimbeckConfig
     assert type(AutoModelForCausalLM.from_pretrained(tmp_path / "m")) is LimbeckForCausalLM
 
@@ -263,6 +264,9 @@ def test_a_student_of_mixers_is_distilled(tmp_path):
     ("changes", "said"),
     [
         ({"mixers": ["conv", "bassed"]}, "mixers[1] = 'bassed': there is no mixer 'bassed', the nearest is 'based'"),
+        ({"mixers": [3]}, "mixers[0] = '3': there is no mixer '3'"),
+        ({"num_attention_heads": 0}, "num_attention_heads = 0: expected a whole number above 0"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers = 0: expected a whole number above 0"),
         ({"mixers": []}, "mixers: expected at least one"),
         (
             {"mixers": ["conv", "gla"], "num_hidden_layers": 3},

@@ -36,7 +36,7 @@ from limbeck.models.mixers.ssm import SPECTRA, DiagonalSSM
 
 DIMS = Dims(width=8, heads=2, kv_heads=1, head_dim=4, layer=1, layers=3, length=40, chunk=8)
 PATTERNS = [
-    *("attention", "attention:rope=false", "swa:5", "swa:3,rope=false", "conv", "conv:2", "longconv"),
+    *("attention", "attention:rope=false", "swa:5", "swa:3,rope=false", "repeats", "conv", "conv:2", "longconv"),
     *("longconv:implicit,gated=true", "linear:elu", "linear:taylor,features=3", "linear:identity", "based:4", "retnet"),
     *("retnet:1", "gla", "deltanet", "gdn", "h3:8", "hyena", "mamba:4", "mamba2:state=6,head=4", "rwkv4"),
     *(f"s4d:{spectrum},state=6,method={method}" for spectrum in SPECTRA for method in ("zoh", "bilinear")),
@@ -51,6 +51,13 @@ POSITION = torch.stack(
         torch.cat([torch.ones(4, dtype=torch.long), torch.arange(19)]),
     ]
 )
+TOKENS = torch.randint(5, POSITION.shape, generator=torch.Generator().manual_seed(0))
+PACKED = Documents.of(POSITION, TOKENS)
+
+
+def one(length: int) -> Documents:
+    """A row that is one document."""
+    return Documents.alone(1, length, tokens=torch.arange(length)[None] % 6)
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +78,7 @@ def made(text: str, dims: Dims = DIMS) -> Mixer:
 
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-12) -> None:
     assert a.shape == b.shape
+    a, b = a.detach(), b.detach()
     assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max()))
 
 
@@ -81,7 +89,7 @@ def test_every_mixer_is_tested():
 @pytest.mark.parametrize("text", PATTERNS)
 @torch.no_grad()
 def test_parallel_recurrent_and_chunked_forms_agree_also_in_pieces(text):
-    mixer, x, documents = made(text), rows(), Documents.of(POSITION)
+    mixer, x, documents = made(text), rows(), PACKED
     y, none = mixer(x, documents)
     assert none is None
     close(mixer.parallel(x, documents), y)
@@ -97,10 +105,11 @@ def test_parallel_recurrent_and_chunked_forms_agree_also_in_pieces(text):
 @torch.no_grad()
 def test_a_packed_or_padded_row_is_each_document_alone(text):
     mixer, x = made(text), rows()
-    y, _ = mixer(x, Documents.of(POSITION))
+    y, _ = mixer(x, PACKED)
     for row, pieces in enumerate([((0, 5), (5, 16), (16, 23)), ((0, 22), (22, 23)), ((4, 23),), ((4, 23),)]):
         for start, stop in pieces:
-            alone, _ = mixer(x[row : row + 1, start:stop], Documents.alone(1, stop - start))
+            here = Documents.alone(1, stop - start, tokens=TOKENS[row : row + 1, start:stop])
+            alone, _ = mixer(x[row : row + 1, start:stop], here)
             close(y[row : row + 1, start:stop], alone)
 
 
@@ -108,7 +117,7 @@ def test_a_packed_or_padded_row_is_each_document_alone(text):
 @torch.no_grad()
 def test_a_later_token_changes_nothing_before_it_and_an_earlier_one_does(text):
     mixer, x = made(text), rows(count=1)
-    documents = Documents.alone(1, T)
+    documents = one(T)
     changed = x.clone()
     changed[:, 12] += 1
     y, z = mixer(x, documents)[0], mixer(changed, documents)[0]
@@ -118,7 +127,7 @@ def test_a_later_token_changes_nothing_before_it_and_an_earlier_one_does(text):
 
 @pytest.mark.parametrize("text", PATTERNS)
 def test_gradients_reach_every_parameter_and_are_those_of_the_recurrence(text):
-    mixer, x, documents = made(text), rows(), Documents.of(POSITION)
+    mixer, x, documents = made(text), rows(), PACKED
     into = torch.randn_like(x)
     chunked = torch.autograd.grad((mixer(x, documents)[0] * into).sum(), list(mixer.parameters()))
     recurrent = torch.autograd.grad((mixer.recurrent(x, documents)[0] * into).sum(), list(mixer.parameters()))
@@ -134,7 +143,7 @@ def test_state_bytes_are_those_of_the_state(text):
     mixer = made(text)
     for length in (1, 2, 9, 41):
         x = rows(count=1, length=length)
-        _, state = mixer(x, Documents.alone(1, length), mixer.fresh(x))
+        _, state = mixer(x, one(length), mixer.fresh(x))
         assert mixer.state_bytes(length) == sum(part.nbytes for part in state.values())
 
 
@@ -142,7 +151,7 @@ def test_state_bytes_are_those_of_the_state(text):
 @torch.no_grad()
 def test_a_text_longer_than_the_longest_is_read_the_same_in_pieces(text):
     mixer, x = made(text), rows(count=1, length=50)
-    documents = Documents.alone(1, 50)
+    documents = one(50)
     first, state = mixer(x[:, :30], documents.piece(0, 30), mixer.fresh(x))
     second, _ = mixer(x[:, 30:], documents.piece(30, 50), state)
     close(torch.cat([first, second], 1), mixer(x, documents)[0])
@@ -151,7 +160,7 @@ def test_a_text_longer_than_the_longest_is_read_the_same_in_pieces(text):
 @pytest.mark.parametrize("text", PATTERNS)
 def test_autocast_rounds_the_maps_and_not_the_sums(text):
     torch.set_default_dtype(torch.float32)
-    mixer, x, documents = made(text), rows().float(), Documents.of(POSITION)
+    mixer, x, documents = made(text), rows().float(), PACKED
     wide = mixer(x, documents)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         narrow, _ = mixer(x, documents)
@@ -250,7 +259,7 @@ def test_a_decay_that_is_all_but_total_overflows_nowhere():
         channelwise_sums(q, k, v, torch.full((1, 1, 40, 4), -200.0), documents=documents, before=None, size=16),
         decaying_sums(q, k, v, torch.full((1, 1, 40), -200.0), documents=documents, before=None, size=16),
     ):
-        close(y.detach(), ((q * k).sum(-1, keepdim=True) * v).detach(), 1e-5)  # each token sees itself alone
+        close(y, (q * k).sum(-1, keepdim=True) * v, 1e-5)  # each token sees itself alone
         assert all(grad.isfinite().all() for grad in torch.autograd.grad(y.sum(), (q, k, v)))
 
 
@@ -339,6 +348,19 @@ def test_a_window_sees_itself_and_the_tokens_just_before():
 
 
 @torch.no_grad()
+def test_attention_of_repeats_is_attention_where_a_token_occurred_before_in_its_document():
+    mixer, plain, x = made("repeats"), made("attention"), rows()
+    plain.load_state_dict(mixer.state_dict())
+    y, attended = mixer(x, PACKED)[0], plain(x, PACKED)[0]
+    for b in range(len(x)):
+        for t in range(T):
+            past = TOKENS[b, t - int(PACKED.reach[b, t]) : t]
+            close(y[b, t], attended[b, t] * float(TOKENS[b, t] in past))
+    with pytest.raises(BadModel, match="give input_ids, not inputs_embeds"):
+        mixer(x, Documents.of(POSITION[:, :T]))
+
+
+@torch.no_grad()
 def test_retention_is_its_parallel_formula():
     mixer, x = made("retnet"), rows(count=1)
     position = torch.arange(T)
@@ -370,14 +392,6 @@ def test_a_state_space_is_its_differential_equation_made_discrete(method):
         expected.append(2 * (torch.complex(ssm.C_real, ssm.C_imag) * state).sum().real + ssm.D[0] * value)
     y, _ = ssm(u[None, :, None], Documents.alone(1, 30), None)
     close(y[0, :, 0], torch.stack(expected), 1e-10)
-    close(ssm.kernel(30)[:, 0], _impulse(ssm), 1e-10)
-
-
-def _impulse(ssm: DiagonalSSM) -> torch.Tensor:
-    u = torch.zeros(1, 30, 1)
-    u[0, 0] = 1
-    y, _ = ssm(u, Documents.alone(1, 30), None)
-    return y[0, :, 0] - ssm.D * u[0, :, 0]
 
 
 def test_spectra_are_those_of_the_paper():
@@ -504,7 +518,7 @@ def test_the_seam_hands_kernels_what_they_take(text, monkeypatch):
         module = ModuleType(f"fla.ops.{name}")
         setattr(module, f"chunk_{name}", call)
         monkeypatch.setitem(sys.modules, f"fla.ops.{name}", module)
-    mixer, x, documents = made(text), rows().float(), Documents.of(POSITION)
+    mixer, x, documents = made(text), rows().float(), PACKED
     first, rest = documents.piece(0, 9), documents.piece(9, T)
 
     def run():

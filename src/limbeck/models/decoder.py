@@ -69,6 +69,13 @@ class LimbeckConfig(PreTrainedConfig):
         **others: Any,
     ) -> None:
         super().__init__(**others)
+        _require_lengths(
+            vocab_size=vocab_size,
+            hidden_size=hidden_size,
+            num_attention_heads=num_attention_heads,
+            max_position_embeddings=max_position_embeddings,
+            chunk_size=chunk_size,
+        )
         self.vocab_size, self.hidden_size, self.intermediate_size = vocab_size, hidden_size, intermediate_size
         self.mixers = [mixers] if isinstance(mixers, str) else list(mixers)
         self.num_hidden_layers = len(self.mixers) if num_hidden_layers is None else num_hidden_layers
@@ -108,10 +115,11 @@ class LimbeckConfig(PreTrainedConfig):
             )
         for place, text in enumerate(self.mixers):
             try:
-                parse(text)
+                parse(str(text))
             except BadModel as error:
                 raise BadModel(f"mixers[{place}] = {error}") from None
-        if self.num_hidden_layers < 1 or self.num_hidden_layers % len(self.mixers):
+        _require_lengths(num_hidden_layers=self.num_hidden_layers, num_key_value_heads=self.num_key_value_heads)
+        if self.num_hidden_layers % len(self.mixers):
             raise BadModel(
                 f"num_hidden_layers = {self.num_hidden_layers}: expected a multiple of the {len(self.mixers)} mixers, which are "
                 "repeated until the layers are full"
@@ -128,6 +136,12 @@ class LimbeckConfig(PreTrainedConfig):
             )
         if self.position_embeddings not in ("none", "learned"):
             raise BadModel(f"position_embeddings = {self.position_embeddings!r}: expected none or learned")
+
+
+def _require_lengths(**lengths: Any) -> None:
+    for name, value in lengths.items():
+        if not isinstance(value, int) or value < 1:
+            raise BadModel(f"{name} = {value!r}: expected a whole number above 0")
 
 
 class MixerCache(Cache):
@@ -265,7 +279,7 @@ class LimbeckModel(LimbeckPreTrainedModel):
         cache = past_key_values
         if cache is None and (self.config.use_cache and not self.training if use_cache is None else use_cache):
             cache = MixerCache(len(self.layers))
-        documents = _documents(x, position_ids, attention_mask, 0 if cache is None else cache.seen)
+        documents = _documents(x, input_ids, position_ids, attention_mask, 0 if cache is None else cache.seen)
         if self.embed_positions is not None:
             x = x + self.embed_positions(documents.position)
         hidden = [x]
@@ -298,12 +312,26 @@ class LimbeckForCausalLM(LimbeckPreTrainedModel, GenerationMixin):
     def forward(
         self,
         input_ids: Int[Tensor, "B T"] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "B T"] | None = None,
+        past_key_values: MixerCache | None = None,
+        inputs_embeds: Float[Tensor, "B T D"] | None = None,
         labels: Int[Tensor, "B T"] | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        **inputs: Any,
+        **_: Any,
     ) -> CausalLMOutputWithPast:
         """Logits of the last ``logits_to_keep`` tokens (0: of all), and with ``labels`` the mean loss of what follows them."""
-        outputs = self.model(input_ids=input_ids, **inputs)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+        )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
@@ -319,12 +347,16 @@ class LimbeckForCausalLM(LimbeckPreTrainedModel, GenerationMixin):
 
 
 def _documents(
-    x: Float[Tensor, "B T D"], position: Int[Tensor, "B T"] | None, mask: Tensor | None, seen: int
+    x: Float[Tensor, "B T D"],
+    tokens: Int[Tensor, "B T"] | None,
+    position: Int[Tensor, "B T"] | None,
+    mask: Tensor | None,
+    seen: int,
 ) -> Documents:
     """Where the tokens stand: as said, or counted from what the mask calls padding, or from the tokens read before."""
     rows, length = x.shape[:2]
     if position is None:
         if mask is None or mask.ndim != 2:
-            return Documents.alone(rows, length, first=seen, device=x.device)
+            return Documents.alone(rows, length, first=seen, tokens=tokens, device=x.device)
         position = (mask.long().cumsum(1) - 1).masked_fill(mask == 0, 0)
-    return Documents.of(position[:, -length:].expand(rows, -1))
+    return Documents.of(position[:, -length:].expand(rows, -1), tokens)

@@ -40,10 +40,11 @@ class ShortConv(nn.Module):
         remembered = u if recent is None else torch.cat([recent, u], 1)
         padded = F.pad(remembered, (0, 0, max(0, taps - 1 + length - remembered.shape[1]), 0))
         y = u * self.weight[:, -1]
+        alone = documents.whole and recent is None  # then what is in front is 0 by itself
         for back in range(1, taps):
             first = padded.shape[1] - length - back
-            reached = (documents.reach >= back)[..., None]
-            y = y + padded[:, first : first + length] * self.weight[:, -1 - back] * reached
+            heard = padded[:, first : first + length] * self.weight[:, -1 - back]
+            y = y + (heard if alone else heard * (documents.reach >= back)[..., None])
         y = y if self.bias is None else y + self.bias
         return y.to(u.dtype), last(remembered, taps - 1)  # also where the weights are wider, under autocast
 

@@ -1,4 +1,4 @@
-"""Where the tokens of a row stand in their documents: all that a mixer is told about packing and padding.
+"""Where the tokens of a row stand in their documents: all that a mixer is told besides hidden states.
 
 Rows hold several documents, and `position` restarts with each. From that follows one number a token, its *reach*: how many
 tokens of its own document came before it. Token j is seen from i iff 0 <= i - j <= reach[i]. Everything else (block-diagonal
@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Documents:
-    """``position`` of each token in its document, and its ``reach``; ``whole`` if no document starts inside a row.
+    """``position`` of each token in its document, its ``reach``, its id where one is known (`tokens`), and whether no document
+    starts inside a row (``whole``).
 
     The first token of a row that continues an earlier piece has a reach > 0: it sees what the state remembers.
     """
@@ -26,27 +27,37 @@ class Documents:
     position: Int[Tensor, "B T"]
     reach: Int[Tensor, "B T"]
     whole: bool
+    tokens: Int[Tensor, "B T"] | None = None
 
     @classmethod
-    def of(cls, position: Int[Tensor, "B T"]) -> Documents:
+    def of(cls, position: Int[Tensor, "B T"], tokens: Int[Tensor, "B T"] | None = None) -> Documents:
         """From positions: a document starts at 0, and wherever a position is not its predecessor's + 1."""
         start = position == 0
         start[:, 1:] |= position[:, 1:] != position[:, :-1] + 1
         place = torch.arange(position.shape[1], device=position.device)
         latest = torch.where(start, place, -1).cummax(1).values
         reach = torch.where(latest >= 0, place - latest, position[:, :1] + place)
-        return cls(position, reach, not bool(start[:, 1:].any()))
+        return cls(position, reach, not bool(start[:, 1:].any()), tokens)
 
     @classmethod
-    def alone(cls, rows: int, length: int, *, first: int = 0, device: torch.device | str = "cpu") -> Documents:
+    def alone(
+        cls,
+        rows: int,
+        length: int,
+        *,
+        first: int = 0,
+        tokens: Int[Tensor, "B T"] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Documents:
         """Rows that are a document each, or the tokens of one from position ``first`` on."""
         position = torch.arange(first, first + length, device=device).expand(rows, length)
-        return cls(position, position, True)
+        return cls(position, position, True, tokens)
 
     def piece(self, start: int, stop: int) -> Documents:
         """The tokens from ``start`` to ``stop`` of each row."""
         reach = self.reach[:, start:stop]
-        return Documents(self.position[:, start:stop], reach, self.whole or not bool((reach[:, 1:] == 0).any()))
+        tokens = None if self.tokens is None else self.tokens[:, start:stop]
+        return Documents(self.position[:, start:stop], reach, self.whole or not bool((reach[:, 1:] == 0).any()), tokens)
 
     def behind(self, held: int) -> Documents:
         """These rows with ``held`` earlier tokens in front of them, of which the last ones are of the document that goes on."""

@@ -27,6 +27,7 @@ class GatedLinearAttention(Mixer):
 
     def __init__(self, dims: Dims) -> None:
         super().__init__(dims)
+        self.chunk = min(dims.chunk, _CHUNK)
         self.key, self.value = dims.head_dim // 2, dims.head_dim
         if self.key == 0:
             raise BadModel("gla: its keys are half a head wide, so a head needs 2 channels at least; got head_dim 1")
@@ -54,11 +55,6 @@ class GatedLinearAttention(Mixer):
         )
         y = joined(self.norm(y)).to(x.dtype)
         return self.o_proj(y * F.silu(self.g_proj(x))), None if state is None else {"sums": after}
-
-    def forward(
-        self, x: Float[Tensor, "B T D"], documents: Documents, state: State | None = None
-    ) -> tuple[Float[Tensor, "B T D"], State | None]:
-        return self.mix(x, documents, state, min(self.dims.chunk, _CHUNK, x.shape[1]))
 
     def fresh(self, x: Float[Tensor, "B T D"]) -> State:
         return {"sums": wide(x).new_zeros(x.shape[0], self.dims.heads, self.key, self.value)}

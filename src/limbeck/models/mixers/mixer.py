@@ -49,6 +49,7 @@ class Mixer(nn.Module):
     def __init__(self, dims: Dims) -> None:
         super().__init__()
         self.dims = dims
+        self.chunk = dims.chunk
 
     def mix(
         self, x: Float[Tensor, "B T D"], documents: Documents, state: State | None, size: int
@@ -70,7 +71,7 @@ class Mixer(nn.Module):
         self, x: Float[Tensor, "B T D"], documents: Documents, state: State | None = None
     ) -> tuple[Float[Tensor, "B T D"], State | None]:
         """The rows mixed in chunks, which is the form to train with and to read prompts with."""
-        return self.mix(x, documents, state, min(self.dims.chunk, x.shape[1]))
+        return self.mix(x, documents, state, min(self.chunk, x.shape[1]))
 
     def parallel(self, x: Float[Tensor, "B T D"], documents: Documents) -> Float[Tensor, "B T D"]:
         """The rows mixed as one chunk."""

@@ -19,6 +19,7 @@ from limbeck.models.mixers.linear import Based, LinearAttention
 from limbeck.models.mixers.mamba import Mamba
 from limbeck.models.mixers.mamba2 import Mamba2
 from limbeck.models.mixers.mixer import Dims, Mixer, Option
+from limbeck.models.mixers.repeats import RepeatAttention
 from limbeck.models.mixers.retnet import Retention
 from limbeck.models.mixers.rwkv4 import RWKV4
 from limbeck.models.mixers.s4d import S4D
@@ -26,6 +27,7 @@ from limbeck.models.mixers.s4d import S4D
 MIXERS: Mapping[str, type[Mixer]] = {
     "attention": Attention,
     "swa": SlidingWindow,
+    "repeats": RepeatAttention,
     "conv": GatedConv,
     "longconv": LongConv,
     "linear": LinearAttention,

@@ -19,7 +19,7 @@ from transformers import initialization as init
 from limbeck.errors import BadModel
 from limbeck.models.mixers.convolution import convolve
 from limbeck.models.mixers.documents import Documents
-from limbeck.models.mixers.mixer import wide
+from limbeck.models.mixers.mixer import exact, wide
 
 
 class DiagonalSSM(nn.Module):
@@ -54,27 +54,23 @@ class DiagonalSSM(nn.Module):
         self, u: Float[Tensor, "B T D"], documents: Documents, before: Complex[Tensor, "B D P"] | None
     ) -> tuple[Float[Tensor, "B T D"], Complex[Tensor, "B D P"] | None]:
         """The outputs, and the state after the last token if there was one before the first."""
+        with exact(u):
+            return self._run(wide(u), documents, before)
+
+    def _run(self, u: Tensor, documents: Documents, before: Tensor | None) -> tuple[Tensor, Tensor | None]:
         log_a, b, c = self._discrete()
-        u = wide(u)
         if before is None:
             return self._filtered(u, log_a, b * c, documents), None
         if u.shape[1] == 1:
             state = log_a.exp() * before * documents.continues[..., None] + b * u.mT
             return 2 * (c * state).sum(-1).real[:, None] + self.D * u, state
         length = u.shape[1]
-        place = torch.arange(length, device=u.device)
-        heard = 2 * torch.einsum("bdp,dpt->btd", before * c, _powers(log_a, place + 1)).real
+        heard = _response(log_a, c * before * log_a.exp(), length).mT
         y = self._filtered(u, log_a, b * c, documents) + heard * documents.continues[..., None]
-        back = place.flip(0)
-        left = u * (back <= documents.reach[:, -1:])[..., None]
-        state = torch.einsum("btd,dpt->bdp", left.to(b.dtype), _powers(log_a, back)) * b
-        through = documents.continues[:, -1, None, None]
-        return y, state + (log_a * length).exp() * before * through
-
-    def kernel(self, length: int) -> Float[Tensor, "T D"]:
-        """The filter of this many taps, without D."""
-        log_a, b, c = self._discrete()
-        return self._taps(log_a, b * c, length)
+        place = torch.arange(length - 1, -1, -1, device=u.device)
+        left = u * (place <= documents.reach[:, -1:])[..., None]  # what the last token's document has put in
+        state = torch.einsum("btd,dpt->bdp", left.to(b.dtype), (log_a[..., None] * place).exp()) * b
+        return y, state + (log_a * length).exp() * before * documents.continues[:, -1, None, None]
 
     def fresh(self, u: Float[Tensor, "B T D"]) -> Complex[Tensor, "B D P"]:
         """The state before the first token."""
@@ -93,17 +89,21 @@ class DiagonalSSM(nn.Module):
         half = a * step / 2
         return torch.log((1 + half) / (1 - half)), step / (1 - half), c
 
-    def _taps(self, log_a: Tensor, weight: Tensor, length: int) -> Tensor:
-        powers = _powers(log_a, torch.arange(length, device=log_a.device))
-        return 2 * torch.einsum("dp,dpt->td", weight, powers).real
-
     def _filtered(self, u: Tensor, log_a: Tensor, weight: Tensor, documents: Documents) -> Tensor:
-        taps = self._taps(log_a, weight, u.shape[1])
-        return convolve(u, taps, documents) + self.D * u
+        return convolve(u, _response(log_a, weight, u.shape[1]).mT, documents) + self.D * u
 
 
-def _powers(log_a: Complex[Tensor, "D P"], exponents: Tensor) -> Complex[Tensor, "D P T"]:
-    return (log_a[..., None] * exponents).exp()
+def _response(
+    log_a: Complex[Tensor, "D P"], weight: Complex[Tensor, "*rows D P"], length: int
+) -> Float[Tensor, "*rows D T"]:
+    """2 Re sum_p w_p Ā_p^t for every t < T. With t = i + c j it is one product of real matrices, of 2 sqrt(T) powers of Ā."""
+    size = max(1, math.isqrt(length))
+    place = torch.arange(size, device=log_a.device)
+    blocks = size * torch.arange(-(-length // size), device=log_a.device)
+    inner = (log_a[..., None] * place).exp()  # (D, P, c)
+    outer = weight[..., None] * (log_a[..., None] * blocks).exp()  # (..., D, P, n)
+    product = torch.cat([outer.real, -outer.imag], -2).mT @ torch.cat([inner.real, inner.imag], -2)
+    return 2 * product.flatten(-2)[..., :length]
 
 
 def linear_spectrum(size: int) -> Float[Tensor, "P"]:
