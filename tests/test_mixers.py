@@ -286,7 +286,7 @@ def test_the_gradient_of_mambas_scan_is_its_derivative(numbers, monkeypatch):
     monkeypatch.setattr(selective, "_CACHED", numbers)
     start = torch.zeros(2, 20, dtype=torch.bool)
     start[0, 7] = start[1, 0] = start[1, 17] = True
-    shapes = [(2, 20, 2), (2, 20, 2), (2, 3), (2, 20, 3), (2, 20, 3), (2, 2, 3)]
+    shapes = [(2, 20, 2), (2, 20, 2), (3, 2), (2, 20, 3), (2, 20, 3), (2, 3, 2)]
     inputs = tuple(torch.rand(shape, requires_grad=True) for shape in shapes)
 
     def run(u, delta, a, b, c, before):

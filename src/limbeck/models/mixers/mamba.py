@@ -59,19 +59,19 @@ class Mamba(Mixer):
         return y, None if state is None else {"recent": recent, "space": after}
 
     def _scanned(
-        self, u: Float[Tensor, "B T E"], documents: Documents, before: Float[Tensor, "B E N"] | None
-    ) -> tuple[Float[Tensor, "B T E"], Float[Tensor, "B E N"]]:
+        self, u: Float[Tensor, "B T E"], documents: Documents, before: Float[Tensor, "B N E"] | None
+    ) -> tuple[Float[Tensor, "B T E"], Float[Tensor, "B N E"]]:
         """The outputs of the state space, and its state after the last token."""
         dt, b, c = F.linear(u, wide(self.x_proj.weight)).split([self.rank, self.state, self.state], -1)
         delta = F.softplus(F.linear(dt, wide(self.dt_proj.weight), wide(self.dt_proj.bias)))
-        a = -wide(self.A_log).exp().unflatten(0, (-1, self.state))
+        a = -wide(self.A_log).exp().unflatten(0, (-1, self.state)).mT.contiguous()
         y, after = selective_scan(u, delta, a, b, c, start=documents.reach == 0, before=before)
         return y + wide(self.D) * u, after
 
     def fresh(self, x: Float[Tensor, "B T D"]) -> State:
         return {
             "recent": x.new_zeros(x.shape[0], 0, self.inner),
-            "space": wide(x).new_zeros(x.shape[0], self.inner, self.state),
+            "space": wide(x).new_zeros(x.shape[0], self.state, self.inner),
         }
 
     def state_bytes(self, length: int) -> int:

@@ -20,16 +20,16 @@ _CACHED = 2**19  # numbers of a piece's states: 2 MiB
 def selective_scan(
     u: Float[Tensor, "B T E"],
     delta: Float[Tensor, "B T E"],
-    a: Float[Tensor, "E N"],
+    a: Float[Tensor, "N E"],
     b: Float[Tensor, "B T N"],
     c: Float[Tensor, "B T N"],
     *,
     start: Bool[Tensor, "B T"],
-    before: Float[Tensor, "B E N"] | None,
-) -> tuple[Float[Tensor, "B T E"], Float[Tensor, "B E N"]]:
+    before: Float[Tensor, "B N E"] | None,
+) -> tuple[Float[Tensor, "B T E"], Float[Tensor, "B N E"]]:
     """The outputs y, and the state after the last token. Where a document has its ``start`` nothing of the past is kept."""
     before = u.new_zeros(u.shape[0], *a.shape) if before is None else before
-    # Time first, so that what a token needs lies together.
+    # Time first and channels last: what a token needs lies together, in runs as long as there are channels.
     y, after = _Scan.apply(*(part.transpose(0, 1) for part in (u, delta, b, c, start)), a, before)
     return y.transpose(0, 1), after
 
@@ -43,7 +43,7 @@ class _Scan(torch.autograd.Function):
         for piece in _pieces(u, a):
             kept.append(state)
             _, h = _states(u[piece], delta[piece], b[piece], start[piece], a, state)
-            y[piece] = (h @ c[piece][..., None])[..., 0]
+            y[piece] = (c[piece][:, :, None] @ h)[:, :, 0]
             state = h[-1].clone()
         ctx.save_for_backward(u, delta, b, c, start, a, *kept)
         return y, state
@@ -57,22 +57,22 @@ class _Scan(torch.autograd.Function):
         for piece, state in reversed(list(zip(_pieces(u, a), kept, strict=True))):
             d, x = delta[piece], u[piece]
             decay, h = _states(x, d, b[piece], start[piece], a, state)
-            g = y_grad[piece][..., None] * c[piece][:, :, None]
+            g = y_grad[piece][:, :, None] * c[piece][..., None]
             g[-1] += later
             for t in range(len(g) - 1, 0, -1):
                 g[t - 1].addcmul_(decay[t], g[t])
             later = decay[0] * g[0]
-            c_grad[piece] = (y_grad[piece][:, :, None] @ h)[:, :, 0]
-            b_grad[piece] = ((d * x)[:, :, None] @ g)[:, :, 0]
-            driven = (g @ b[piece][..., None])[..., 0]
+            c_grad[piece] = (h @ y_grad[piece][..., None])[..., 0]
+            b_grad[piece] = (g @ (d * x)[..., None])[..., 0]
+            driven = (b[piece][:, :, None] @ g)[:, :, 0]
             u_grad[piece] = driven * d
             h = torch.cat([state[None], h[:-1]]).mul_(g).mul_(decay)  # the gradient of Δ A
-            a_grad += (h * d[..., None]).sum((0, 1))
-            delta_grad[piece] = driven * x + (h * a).sum(-1)
+            a_grad += (h * d[:, :, None]).sum((0, 1))
+            delta_grad[piece] = driven * x + (h * a).sum(-2)
         return u_grad, delta_grad, b_grad, c_grad, None, a_grad, later
 
 
-def _pieces(u: Float[Tensor, "T B E"], a: Float[Tensor, "E N"]) -> Iterator[slice]:
+def _pieces(u: Float[Tensor, "T B E"], a: Float[Tensor, "N E"]) -> Iterator[slice]:
     size = max(16, _CACHED // (u.shape[1] * a.numel()))
     return (slice(first, first + size) for first in range(0, len(u), size))
 
@@ -82,13 +82,14 @@ def _states(
     delta: Float[Tensor, "T B E"],
     b: Float[Tensor, "T B N"],
     start: Bool[Tensor, "T B"],
-    a: Float[Tensor, "E N"],
-    before: Float[Tensor, "B E N"],
-) -> tuple[Float[Tensor, "T B E N"], Float[Tensor, "T B E N"]]:
+    a: Float[Tensor, "N E"],
+    before: Float[Tensor, "B N E"],
+) -> tuple[Float[Tensor, "T B N E"], Float[Tensor, "T B N E"]]:
     """exp(Δ A), 0 where a document starts, and h of every token."""
-    decay = (delta[..., None] * a).exp_()
-    decay.masked_fill_(start[..., None, None], 0.0)
-    h = (delta * u)[..., None] * b[:, :, None]
+    decay = (delta[:, :, None] * a).exp_()
+    if start.any():
+        decay.masked_fill_(start[..., None, None], 0.0)
+    h = (delta * u)[:, :, None] * b[..., None]
     for t in range(len(h)):
         h[t].addcmul_(decay[t], before)
         before = h[t]
