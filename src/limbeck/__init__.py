@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "limbeck.api": ("capture", "distil", "doctor", "pilot", "predict", "pretrain", "probe", "reproduce", "shrink"),
     "limbeck.corpora": ("Rows", "TokenStore", "build_stores"),
+    "limbeck.models.auto": ("LimbeckConfig", "LimbeckForCausalLM"),
     "limbeck.models.load": ("LanguageModel", "load", "save"),
     "limbeck.objectives": (
         *("AdaptiveKL", "CTKD", "CrossEntropy", "DKD", "ForwardKL", "JensenShannon", "Objective", "ReverseKL"),

@@ -29,6 +29,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from limbeck.disk import sync, writing
 from limbeck.errors import BadModel, Mismatch
+from limbeck.models.auto import LimbeckForCausalLM
 from limbeck.models.source import check_tokenizer, check_weights, config_file, resolve
 from limbeck.types import Batch, Head, Outputs
 
@@ -200,7 +201,7 @@ def load_config(name: str | Path) -> PreTrainedConfig:
                 f"{folder}/config.json: not a configuration Transformers knows without running code of the folder "
                 f"({_first_line(error)}); limbeck takes the causal language models of Transformers itself"
             ) from error
-    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    known = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(), LimbeckForCausalLM.__name__}
     named = list(getattr(config, "architectures", None) or [])
     if (
         type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING

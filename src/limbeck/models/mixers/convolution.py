@@ -1,0 +1,95 @@
+"""Causal convolution over time, a filter a channel: y_t = sum_s h_s u_{t-s}, cut off where the document starts.
+
+A few taps are added up one by one; a filter as long as the text goes through the Fourier transform, on rows of twice the
+length, so that its end does not come round to the start. The state is the inputs that a later token may still reach.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+
+from limbeck.models.mixers.documents import Documents
+from limbeck.models.mixers.mixer import wide
+
+
+class ShortConv(nn.Module):
+    """A filter of few taps for each channel, with a bias if wanted."""
+
+    def __init__(self, channels: int, taps: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, taps))  # the last tap is the token's own, as in nn.Conv1d
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+        self.initialise()
+
+    def initialise(self) -> None:
+        """As nn.Conv1d does, uniform within 1 / sqrt(taps)."""
+        bound = self.weight.shape[1] ** -0.5
+        init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            init.uniform_(self.bias, -bound, bound)
+
+    def forward(
+        self, u: Float[Tensor, "B T D"], documents: Documents, recent: Float[Tensor, "B S D"] | None
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B S2 D"]]:
+        """The convolution, and the inputs to remember after it (``recent`` are those from before)."""
+        taps, length = self.weight.shape[1], u.shape[1]
+        remembered = u if recent is None else torch.cat([recent, u], 1)
+        padded = F.pad(remembered, (0, 0, max(0, taps - 1 + length - remembered.shape[1]), 0))
+        y = u * self.weight[:, -1]
+        alone = documents.whole and recent is None  # then what is in front is 0 by itself
+        for back in range(1, taps):
+            first = padded.shape[1] - length - back
+            heard = padded[:, first : first + length] * self.weight[:, -1 - back]
+            y = y + (heard if alone else heard * (documents.reach >= back)[..., None])
+        y = y if self.bias is None else y + self.bias
+        return y.to(u.dtype), last(remembered, taps - 1)  # also where the weights are wider, under autocast
+
+
+def long_convolution(
+    u: Float[Tensor, "B T D"],
+    filters: Float[Tensor, "L D"],
+    documents: Documents,
+    recent: Float[Tensor, "B S D"] | None,
+) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B S2 D"]]:
+    """The convolution with filters of L taps, the first for the token itself, and the inputs to remember after it."""
+    taps, length = filters.shape[0], u.shape[1]
+    if recent is None or recent.shape[1] == 0:
+        return convolve(u, filters, documents), last(u, taps - 1)
+    remembered = torch.cat([recent, u], 1)
+    if length == 1:
+        return _one(remembered, filters, documents), last(remembered, taps - 1)
+    held = remembered.shape[1] - length
+    return convolve(remembered, filters, documents.behind(held))[:, held:], last(remembered, taps - 1)
+
+
+def convolve(u: Float[Tensor, "B T D"], filters: Float[Tensor, "L D"], documents: Documents) -> Float[Tensor, "B T D"]:
+    """The convolution of rows before which nothing came, each document on its own."""
+    if documents.whole:
+        return _fourier(u, filters)
+    apart, where = documents.apart(u)
+    return _fourier(apart, filters)[where]
+
+
+def last(x: Float[Tensor, "B T D"], count: int) -> Float[Tensor, "B S D"]:
+    """The last ``count`` tokens, or all where there are fewer."""
+    return x[:, max(0, x.shape[1] - count) :]
+
+
+def _one(remembered: Tensor, filters: Tensor, documents: Documents) -> Tensor:
+    """The convolution at the last token alone."""
+    count = min(remembered.shape[1], filters.shape[0])
+    back = torch.arange(count - 1, -1, -1, device=remembered.device)
+    reached = (back <= documents.reach)[..., None]  # (B, count, 1)
+    return (last(remembered, count) * filters[back] * reached).sum(1, keepdim=True)
+
+
+def _fourier(u: Float[Tensor, "B T D"], filters: Float[Tensor, "L D"]) -> Float[Tensor, "B T D"]:
+    length = u.shape[1]
+    size = 2 * length  # taps beyond the row reach nothing
+    # Along the last axis, which is what a Fourier transform walks fastest.
+    spectrum = torch.fft.rfft(wide(u).mT, n=size) * torch.fft.rfft(wide(filters[:length]).mT, n=size)
+    return torch.fft.irfft(spectrum, n=size)[..., :length].mT.to(u.dtype)

@@ -1,0 +1,67 @@
+"""Linear attention with one decay a head, in chunks: what linear attention, RetNet and Mamba-2 have in common.
+
+    S_t = a_t S_{t-1} + k_t v_tᵀ,   o_t = S_tᵀ q_t
+
+With c the running sum of log a in a chunk, a token i reads sum_j exp(c_i - c_j) (q_i · k_j) v_j of its chunk and
+exp(c_i) S_beforeᵀ q_i of what came before; S is carried from chunk to chunk (Dao & Gu, arXiv 2405.21060, sec. 6; Sun et al.,
+arXiv 2307.08621, eq. 7). A chunk of one token is the recurrence, one of all is the parallel form.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.models.mixers.documents import Documents, cut
+from limbeck.models.mixers.kernels import decaying_sums_on_gpu, have_kernels
+from limbeck.models.mixers.mixer import exact, wide
+
+
+def decaying_sums(
+    q: Float[Tensor, "B h T K"],
+    k: Float[Tensor, "B h T K"],
+    v: Float[Tensor, "B H T V"],
+    log_decay: Float[Tensor, "B H T"] | None,
+    *,
+    documents: Documents,
+    before: Float[Tensor, "B H K V"] | None,
+    size: int,
+) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H K V"]]:
+    """What the tokens read, and the state after the last; no decay is a = 1. Queries and keys may be one head for all."""
+    if size > 1 and have_kernels(q):
+        return decaying_sums_on_gpu(q, k, v, log_decay, documents=documents, before=before)
+    with exact(v):
+        return _in_chunks(wide(q), wide(k), wide(v), log_decay, documents, before, size)
+
+
+def _in_chunks(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, documents: Documents, before: Tensor | None, size: int
+) -> tuple[Tensor, Tensor]:
+    length, seen = v.shape[2], documents.chunks(size)
+    q, k, v = cut(q, size), cut(k, size), cut(v, size)
+    weights, enters, leaves, through = (
+        part[:, None].to(v.dtype) for part in (seen.visible, seen.before, seen.last, seen.through)
+    )
+    if log_decay is not None:
+        c = cut(log_decay, size).cumsum(-1)  # (B, H, n, c)
+        between = c[..., :, None] - c[..., None, :]
+        weights = between.masked_fill(~seen.visible[:, None], -torch.inf).exp()
+        enters, leaves = c.exp() * enters, (c[..., -1:] - c).exp() * leaves
+        through = c[..., -1].exp() * through
+    added = (k * leaves[..., None]).mT @ v  # (B, H, n, K, V)
+    held, after = carried(added, through[..., None, None], before)
+    out = ((q @ k.mT) * weights) @ v + (q * enters[..., None]) @ held
+    return out.flatten(2, 3)[:, :, :length], after
+
+
+def carried(
+    added: Float[Tensor, "B H n K V"], through: Float[Tensor, "B H n K 1"], before: Float[Tensor, "B H K V"] | None
+) -> tuple[Float[Tensor, "B H n K V"], Float[Tensor, "B H K V"]]:
+    """The states before each chunk and after the last: S ← through S + added."""
+    state = torch.zeros_like(added[:, :, 0]) if before is None else before
+    held = []
+    for step, more in zip(through.unbind(2), added.unbind(2), strict=True):
+        held.append(state)
+        state = step * state + more
+    return torch.stack(held, 2), state

@@ -1,0 +1,73 @@
+"""The delta rule with a decay a head, in chunks: what DeltaNet and Gated DeltaNet have in common.
+
+    S_t = a_t (I - b_t k_t k_tᵀ) S_{t-1} + b_t k_t v_tᵀ,   o_t = S_tᵀ q_t
+
+A value replaces what its key would have read, rather than being added to it. In a chunk the replacements depend on each other
+by a triangular system, which is solved at once: with c the running sum of log a and D_ij = exp(c_i - c_j),
+T = (I + tril₋₁(diag(b) (D ⊙ K Kᵀ)))⁻¹ diag(b) gives U = T (V - diag(e^c) K S_before), which are added to the state as ordinary
+values (Yang et al., arXiv 2406.06484, sec. 3.2, and arXiv 2412.06464, sec. 3.3).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.models.mixers.documents import Documents, cut
+from limbeck.models.mixers.kernels import delta_rule_on_gpu, have_kernels
+from limbeck.models.mixers.mixer import exact, wide
+
+
+def delta_rule(
+    q: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B H T K"],
+    v: Float[Tensor, "B H T V"],
+    strength: Float[Tensor, "B H T"],
+    log_decay: Float[Tensor, "B H T"] | None,
+    *,
+    documents: Documents,
+    before: Float[Tensor, "B H K V"] | None,
+    size: int,
+) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H K V"]]:
+    """What the tokens read, and the state after the last. ``strength`` is b; no decay is a = 1."""
+    if size > 1 and have_kernels(q):
+        return delta_rule_on_gpu(q, k, v, strength, log_decay, documents=documents, before=before)
+    with exact(v):
+        return _in_chunks(wide(q), wide(k), wide(v), strength, log_decay, documents, before, size)
+
+
+def _in_chunks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    strength: Tensor,
+    log_decay: Tensor | None,
+    documents: Documents,
+    before: Tensor | None,
+    size: int,
+) -> tuple[Tensor, Tensor]:
+    length, seen = v.shape[2], documents.chunks(size)
+    q, k, v, b = cut(q, size), cut(k, size), cut(v, size), cut(strength, size)
+    weights, enters, leaves, through = (
+        part[:, None].to(v.dtype) for part in (seen.visible, seen.before, seen.last, seen.through)
+    )
+    if log_decay is not None:
+        c = cut(log_decay, size).cumsum(-1)  # (B, H, n, c)
+        between = c[..., :, None] - c[..., None, :]
+        weights = between.masked_fill(~seen.visible[:, None], -torch.inf).exp()
+        enters, leaves = c.exp() * enters, (c[..., -1:] - c).exp() * leaves
+        through = c[..., -1].exp() * through
+    system = (b[..., None] * weights * (k @ k.mT)).tril(-1)  # its diagonal is taken as 1
+    solved = torch.linalg.solve_triangular(
+        system, torch.cat([v, k * enters[..., None]], -1) * b[..., None], upper=False, unitriangular=True
+    )
+    new, read = solved.split([v.shape[-1], k.shape[-1]], -1)
+    state = torch.zeros_like(v[:, :, 0, :1].mT @ k[:, :, 0, :1]).mT if before is None else before  # (B, H, K, V)
+    scores, asking, leaving = (q @ k.mT) * weights, q * enters[..., None], (k * leaves[..., None]).mT
+    out = []
+    for i in range(v.shape[2]):
+        values = new[:, :, i] - read[:, :, i] @ state
+        out.append(scores[:, :, i] @ values + asking[:, :, i] @ state)
+        state = through[:, :, i, None, None] * state + leaving[:, :, i] @ values
+    return torch.cat(out, 2)[:, :, :length], state

@@ -1,0 +1,83 @@
+"""Hyena of order 2: a convolution as long as the text between two gates, its filter given by a network.
+
+(x1, x2, v) = ShortConv₃(x W_in), z = x1 ⊙ v, y = W_o (x2 ⊙ (h * z + d ⊙ z)); h(t) = network(place of t) (exp(-δ_c t) + 0.05), a
+network of sines with frequencies that are learned (Poli et al., arXiv 2302.10866, sec. 3). The decays δ fall to 1 % after 0.3
+to 1.5 of the longest text, channel by channel.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from limbeck.models.mixers.convolution import ShortConv, long_convolution
+from limbeck.models.mixers.documents import Documents
+from limbeck.models.mixers.filters import Filter, places, spread
+from limbeck.models.mixers.mixer import Dims, Mixer, State
+
+_HIDDEN, _LAYERS, _FLOOR = 64, 2, 0.05
+_FASTEST, _SLOWEST, _GONE = 0.3, 1.5, 0.01  # where, in texts, a filter has fallen to what
+
+
+class Hyena(Mixer):
+    """Gates and values of the width of the model."""
+
+    def __init__(self, dims: Dims) -> None:
+        super().__init__(dims)
+        self.in_proj, self.out_proj = nn.Linear(dims.width, 3 * dims.width), nn.Linear(dims.width, dims.width)
+        self.conv = ShortConv(3 * dims.width, 3, bias=True)
+        self.filter = Sines(dims.width, dims.length)
+        self.skip = nn.Parameter(torch.empty(dims.width))
+        self.initialise()
+
+    def initialise(self) -> None:
+        init.normal_(self.skip)
+
+    def mix(
+        self, x: Float[Tensor, "B T D"], documents: Documents, state: State | None, size: int
+    ) -> tuple[Float[Tensor, "B T D"], State | None]:
+        before = (None, None) if state is None else (state["recent"], state["gated"])
+        projected, recent = self.conv(self.in_proj(x), documents, before[0])
+        first, second, v = projected.chunk(3, -1)
+        z = first * v
+        y, gated = long_convolution(z, self.filter(), documents, before[1])
+        y = self.out_proj(second * (y + self.skip * z))
+        return y, None if state is None else {"recent": recent, "gated": gated}
+
+    def fresh(self, x: Float[Tensor, "B T D"]) -> State:
+        return {"recent": x.new_zeros(x.shape[0], 0, 3 * self.dims.width), "gated": x[:, :0]}
+
+    def state_bytes(self, length: int) -> int:
+        """Every gated value that the filter reaches, and the inputs that the taps still reach."""
+        kept = min(length, self.dims.length - 1) + 3 * min(length, self.conv.weight.shape[1] - 1)
+        return kept * self.dims.width * self.skip.element_size()
+
+
+class Sines(Filter):
+    """A network with sin(ω x) between its maps, times a decay."""
+
+    def __init__(self, channels: int, length: int) -> None:
+        super().__init__()
+        self.length = length
+        widths = [3, *[_HIDDEN] * (_LAYERS + 1)]
+        self.maps = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.out = nn.Linear(_HIDDEN, channels, bias=False)
+        self.frequency = nn.Parameter(torch.ones(_HIDDEN))
+
+    def initialise(self) -> None:
+        spread(*self.maps, self.out)
+        init.ones_(self.frequency)
+
+    def forward(self) -> Float[Tensor, "L D"]:
+        y = places(self.length, 1, like=self.frequency)
+        for inner in self.maps:
+            y = torch.sin(self.frequency * inner(y))
+        time = torch.arange(self.length, device=y.device, dtype=torch.float32)[:, None] / self.length
+        gone = torch.linspace(_FASTEST, _SLOWEST, self.out.out_features, device=y.device)
+        decay = torch.exp(math.log(_GONE) * time / gone)
+        return self.out(y) * (decay + _FLOOR).to(y.dtype)

@@ -1,0 +1,94 @@
+"""Mixers by name, and the text that names one with its options: "attention", "swa:64", "s4d:init=inv,state=32".
+
+A lone value is that of the first option. Unknown names and options are errors that say which is nearest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+from limbeck.errors import BadModel
+from limbeck.models.mixers.attention import Attention, SlidingWindow
+from limbeck.models.mixers.conv import GatedConv, LongConv
+from limbeck.models.mixers.deltanet import DeltaNet, GatedDeltaNet
+from limbeck.models.mixers.gla import GatedLinearAttention
+from limbeck.models.mixers.h3 import H3
+from limbeck.models.mixers.hyena import Hyena
+from limbeck.models.mixers.linear import Based, LinearAttention
+from limbeck.models.mixers.mamba import Mamba
+from limbeck.models.mixers.mamba2 import Mamba2
+from limbeck.models.mixers.mixer import Dims, Mixer, Option
+from limbeck.models.mixers.repeats import RepeatAttention
+from limbeck.models.mixers.retnet import Retention
+from limbeck.models.mixers.rwkv4 import RWKV4
+from limbeck.models.mixers.s4d import S4D
+
+MIXERS: Mapping[str, type[Mixer]] = {
+    "attention": Attention,
+    "swa": SlidingWindow,
+    "repeats": RepeatAttention,
+    "conv": GatedConv,
+    "longconv": LongConv,
+    "linear": LinearAttention,
+    "based": Based,
+    "retnet": Retention,
+    "gla": GatedLinearAttention,
+    "deltanet": DeltaNet,
+    "gdn": GatedDeltaNet,
+    "s4d": S4D,
+    "h3": H3,
+    "hyena": Hyena,
+    "mamba": Mamba,
+    "mamba2": Mamba2,
+    "rwkv4": RWKV4,
+}
+
+
+def build(text: str, dims: Dims) -> Mixer:
+    """The mixer that a text names, of these dimensions. Raises BadModel where it names none."""
+    name, options = parse(text)
+    return MIXERS[name](dims, **options)
+
+
+def parse(text: str) -> tuple[str, dict[str, Option]]:
+    """The name and all options of a mixer, those not given at their default. Raises BadModel for what is not understood."""
+    name, _, given = text.partition(":")
+    if name not in MIXERS:
+        raise BadModel(f"{text!r}: there is no mixer {name!r}{_nearest(name, MIXERS)}; there are {', '.join(MIXERS)}")
+    allowed = MIXERS[name].OPTIONS
+    options = {key: value[0] if isinstance(value, tuple) else value for key, value in allowed.items()}
+    if not given:
+        return name, options
+    for place, part in enumerate(given.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals and place:
+            raise BadModel(f"{text!r}: expected OPTION=VALUE behind the first comma, got {part!r}")
+        if not equals:
+            key, value = next(iter(allowed), ""), part
+        if key not in allowed:
+            takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
+            raise BadModel(f"{text!r}: the mixer {name} has no option {key!r}{_nearest(key, allowed)}; {takes}")
+        options[key] = _value(text, key, value, allowed[key])
+    return name, options
+
+
+def _value(text: str, key: str, value: str, allowed: Option | tuple[str, ...]) -> Option:
+    if isinstance(allowed, tuple):
+        if value not in allowed:
+            raise BadModel(
+                f"{text!r}: expected {key} to be {' or '.join(allowed)}, got {value!r}{_nearest(value, allowed)}"
+            )
+        return value
+    if isinstance(allowed, bool):
+        if value not in ("true", "false"):
+            raise BadModel(f"{text!r}: expected {key} to be true or false, got {value!r}")
+        return value == "true"
+    if not value.isdecimal() or int(value) == 0:
+        raise BadModel(f"{text!r}: expected {key} to be a whole number above 0, got {value!r}")
+    return int(value)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    found = get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f", the nearest is {found[0]!r}" if found else ""

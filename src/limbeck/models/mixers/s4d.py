@@ -1,0 +1,37 @@
+"""S4D: a diagonal state space for each channel, then a map over the channels.
+
+SSM → GELU → linear to 2 D → GLU (Gu et al., arXiv 2206.11893, sec. 4 and app. B).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limbeck.models.mixers.documents import Documents
+from limbeck.models.mixers.mixer import Dims, Mixer, State
+from limbeck.models.mixers.ssm import SPECTRA, DiagonalSSM
+
+
+class S4D(Mixer):
+    """``init`` is the spectrum of A, ``method`` how time is made discrete."""
+
+    OPTIONS: ClassVar = {"init": tuple(SPECTRA), "state": 64, "method": ("zoh", "bilinear")}
+
+    def __init__(self, dims: Dims, *, init: str, state: int, method: str) -> None:
+        super().__init__(dims)
+        self.ssm = DiagonalSSM(dims.width, state, spectrum=init, method=method)
+        self.o_proj = nn.Linear(dims.width, 2 * dims.width)
+
+    def mix(
+        self, x: Float[Tensor, "B T D"], documents: Documents, state: State | None, size: int
+    ) -> tuple[Float[Tensor, "B T D"], State | None]:
+        y, after = self.ssm(x, documents, None if state is None else state["space"])
+        y = F.glu(self.o_proj(F.gelu(y).to(x.dtype)), -1)
+        return y, None if after is None else {"space": after}
+
+    def fresh(self, x: Float[Tensor, "B T D"]) -> State:
+        return {"space": self.ssm.fresh(x)}
