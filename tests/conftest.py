@@ -26,7 +26,22 @@ settings.load_profile("limbeck")
 
 
 # Files that take longest, which come first: else one worker is left with one of them while the others have nothing to do.
-LONGEST = ("test_pilot.py", "test_distil.py", "test_capture.py", "test_family.py", "test_served.py", "test_streamed.py")
+LONGEST = tuple(
+    f"test_{name}.py"
+    for name in [
+        "pilot",
+        "distil",
+        "capture",
+        "family",
+        "served",
+        "written",
+        "alignment",
+        "streamed",
+        "mixers",
+        "decoder",
+        "selftest",
+    ]
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -157,6 +157,11 @@ def test_no_student_is_cut_out_of_a_teacher_that_is_not_in_memory(here, more, na
         ask(here, "no-cut", params="40k", **more)
 
 
+def test_sizes_that_are_one_student_are_refused(here):
+    with pytest.raises(BadSetting, match="sizes that differ by less than 1 % are one student"):
+        ask(here, "no-cut", params="40000,40001")
+
+
 def test_a_student_that_was_killed_goes_on_from_the_answers(here):
     """To the bits of one that was not."""
     flags = ("--teacher", here / "whole", "--shrink", 2, "--tokens", "6k", "--batch-tokens", 128, "--threads", 1)

@@ -9,8 +9,9 @@ import pytest
 
 import limbeck
 from limbeck.config import split_objectives
-from limbeck.errors import BadSetting, Interrupted, LimbeckError
+from limbeck.errors import BadFolder, BadSetting, Interrupted, LimbeckError
 from limbeck.models.load import LanguageModel
+from limbeck.report import write_family_report
 from limbeck.run import together
 from limbeck.run.run import Run
 from limbeck.run.together import Once
@@ -161,6 +162,16 @@ def test_students_of_several_objectives(here):
         gain = readings[0]["student"]["held_out"]["value"] - other["student"]["held_out"]["value"]
         assert f"<td>{gain:.3f}"[:-1] in page
     assert "<svg" not in page  # one size makes no curve
+
+
+def test_a_report_is_made_of_the_students_that_have_begun(done, here):
+    out, _, _ = done
+    shutil.copytree(out, here / "begun")
+    shutil.rmtree(here / "begun" / "25k")
+    assert "1 student of teacher" in write_family_report(here / "begun").read_text()
+    shutil.rmtree(here / "begun" / "40k")
+    with pytest.raises(BadFolder, match="none of its students has begun"):
+        write_family_report(here / "begun")
 
 
 @pytest.mark.parametrize("objective", ["ForwardKL, KL", "ForwardKL,", "ForwardKL, TAID(start=2)"])

@@ -9,7 +9,7 @@ import torch
 
 import limbeck
 from limbeck.corpora import Rows
-from limbeck.errors import BadServer, BadSetting, Mismatch
+from limbeck.errors import BadServer, BadSetting, LimbeckError, Mismatch
 from limbeck.jobs.capture.captured import Captured
 from limbeck.jobs.capture.verify import inspect, verify
 from limbeck.models.load import describe, load, save
@@ -354,6 +354,15 @@ def test_a_server_teaches_a_student(here, model):
     shutil.rmtree(here / "direct" / "student")
     limbeck.distil(**keys, **served, length=LENGTH, out=here / "direct")
     assert (here / "direct" / "student" / "model.safetensors").read_bytes() == weights[0]
+
+
+def test_a_pair_that_does_not_fit_is_told_before_a_server_is_asked(here, model):
+    save(llama(hidden=16, tok=tokenizer(vocab=280), seed=5), here / "other")
+    with serving(model) as server:
+        keys = {"teacher": server.url, "tokenizer": str(here / "teacher"), "data": str(here / "text.jsonl")}
+        with pytest.raises(LimbeckError, match="tokenizer"):
+            limbeck.distil(**keys, student=str(here / "other"), tokens="600", threads=1, length=LENGTH, out=here / "no")
+        assert not server.asked
 
 
 def test_a_capture_that_a_server_stopped_goes_on(here, model):

@@ -192,13 +192,13 @@ def _price(value: Any) -> Any:
 class CaptureSettings(TeacherSettings):
     """The keys of `limbeck capture`, which are also its flags. Without ``tokens`` all of the text is captured.
 
-    Students of the sizes in ``params`` are cut out of the teacher, for a time when it is no longer there.
+    Students of the sizes in ``params`` are cut out of the teacher, for a time when it is no longer there; others may be later.
     With ``text`` the teacher writes, and those from ``max_new_tokens`` to ``price`` say how; they are no part of what decides
     another capture.
     """
 
     tokens: Count | None = None  # type: ignore[assignment]
-    params: Annotated[tuple[int, ...], BeforeValidator(_sizes)] = ()
+    params: Annotated[tuple[int, ...], BeforeValidator(_sizes)] = Field(default=(), exclude=True)
     bytes_per_token: int = Field(default=48, ge=1, le=2**16)
     kind: Literal["auto", "drawn", "coarse"] = "auto"
     shard: Annotated[tuple[int, int], BeforeValidator(_shard)] = (1, 1)

@@ -51,7 +51,7 @@ def check_align(settings: DistilSettings) -> None:
     if not objective.needs_teacher:
         raise BadSetting(
             f"--tokenizer-align bytes: the objective {objective!r} listens to no teacher, so there is nothing to align: take "
-            "--objective 'CrossEntropy + ALM', or leave the flag out"
+            "--objective 'CrossEntropy + ALM', or leave the flag out; cross-entropy is what --baselines cut+ce compares with"
         )
     for _, term in terms_of(objective):
         if term.needs_teacher:
@@ -132,6 +132,7 @@ class OtherTokens:
         Raises Mismatch where none of it can be of use.
         """
         folder = self._settings.out / "aligned"
+        self._tokens = store.tokens
         if self.captured is None:
             self.rows = min(rows, Rows(store, length=length).n_rows)
         if where.world.first and not (folder / MANIFEST).is_file():
@@ -164,8 +165,8 @@ class OtherTokens:
         return self._base.facts | {"aligned": {k: v for k, v in self.told.facts.items() if k != "sha256"}}
 
     def passes(self, tokens: int, length: int) -> float:
-        """Forward passes of the teacher for each token that a run trains on: one pass over its own tokens in all."""
-        return float(self.told.facts["tokens_asked"]) / tokens
+        """Forward passes of the teacher for each token that a run trains on: one pass over its own tokens of what it reads."""
+        return float(self.told.facts["tokens_asked"]) / max(tokens, self._tokens if self.captured else 0)
 
     def held_out(self, where: Machine) -> HeldOut:
         """The held-out text as the teacher reads it; on the rank that writes."""

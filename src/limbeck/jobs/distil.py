@@ -25,7 +25,8 @@ from limbeck.jobs.proof import Proof, hand_on
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import make_student, target_shape
 from limbeck.jobs.teacher import RunTeacher, adopted
-from limbeck.models.load import LanguageModel, load, load_config
+from limbeck.models.load import LanguageModel, load, load_config, load_described
+from limbeck.models.source import resolve_description
 from limbeck.objectives import parse
 from limbeck.objectives.parse import code_of
 from limbeck.plan.cost import estimate
@@ -37,6 +38,7 @@ from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan
 from limbeck.run.world import leave
 from limbeck.students.shape import Shape
+from limbeck.teachers.http import is_served
 
 
 def distil(settings: DistilSettings) -> dict[str, Any]:
@@ -118,6 +120,10 @@ def prepare(
         derived["objective_code"] = code
     run = claim(settings.out, signature_of(settings, "distil", **derived)) if where.world.first else {}
     where.world.barrier()
+    if settings.student and is_served(settings.teacher):  # before anything is asked, which may cost money
+        described = load_described(resolve_description(str(settings.tokenizer)), name=settings.teacher)
+        pair = described, load(settings.student)
+        check(diagnose(settings, *pair, first_documents(settings), length=length, machine=where))
     source = beside.source if beside else teacher_of(settings, where, length=length)
     source.check(settings)
     teacher, documents = source.about, first_documents(settings)
@@ -128,7 +134,7 @@ def prepare(
     if where.world.first:
         same_corpus(settings.out, run, store, held_out)
     if where.world.first and target is not None and source.captured:
-        source.captured.place_cut(target, settings.out / "cut")
+        source.captured.place_cut(target, settings.out / "cut", seed=settings.seed)
     where.world.barrier()
     cuts = target is not None and not (settings.out / "cut" / "config.json").exists()
     cut = make_student(

@@ -10,16 +10,18 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from limbeck.config import DistilSettings
 from limbeck.errors import BadSetting
+from limbeck.jobs.align import check_align
 from limbeck.jobs.arms import Arm, take_over, train, train_members
 from limbeck.jobs.distil import Comparison, prepare
 from limbeck.jobs.folder import claim, now, signature_of, update
 from limbeck.jobs.foretell import training_seconds
 from limbeck.jobs.setup import machine
-from limbeck.jobs.student import size_name
+from limbeck.jobs.student import size_name, target_shape
 from limbeck.jobs.teacher import RunTeacher, adopted
 from limbeck.objectives import parse
 from limbeck.report.family import write_family_report
@@ -33,6 +35,10 @@ def family(settings: DistilSettings) -> dict[str, Any]:
     started = time.monotonic()
     settings, answers = adopted(settings)
     wanted = _wanted(settings)
+    for what in wanted.values():  # a mistake in the last is said before the first begins
+        one = settings.model_copy(update=what)
+        check_align(one)
+        target_shape(one)
     where = machine(settings)
     run = claim(settings.out, signature_of(settings, "family", **answers)) if where.world.first else {}
     if where.world.first:
@@ -43,11 +49,11 @@ def family(settings: DistilSettings) -> dict[str, Any]:
         own = settings.model_copy(update=what | {"out": settings.out / name})
         console.print(f"\n{name}")
         members.append(prepare(own, answers, where, member=name, beside=members[0] if members else None))
-    _train(members)
+    linked = _train(members)
     results = {}
     for name, member in zip(wanted, members, strict=True):
         console.print(f"\n{name}")
-        results[name] = member.conclude(training_seconds(member.arms))
+        results[name] = member.conclude(training_seconds([arm for arm in member.arms if arm.folder not in linked]))
     if where.world.first:
         if "ended" not in run:
             update(settings.out, run, ended=now(), seconds=round(time.monotonic() - started, 1))
@@ -80,8 +86,12 @@ def _objective(text: str) -> str:
     return re.sub(r"[^\w.+=]+", "-", text.replace(" ", "")).strip("-.")
 
 
-def _train(members: Sequence[Comparison]) -> None:
-    """Trains all arms, those of one name and seed together where they listen to a live teacher."""
+def _train(members: Sequence[Comparison]) -> set[Path]:
+    """Trains all arms, those of one name and seed together where they listen to a live teacher.
+
+    Gives the folders of those that were not trained, since another was the same.
+    """
+    linked = set()
     source = members[0].source
     live = isinstance(source, RunTeacher) and source.captured is None
     for name, seed in dict.fromkeys((arm.name, arm.seed) for member in members for arm in member.arms):
@@ -91,13 +101,15 @@ def _train(members: Sequence[Comparison]) -> None:
             label = f"{len(together)} x {name} #{seed}"
             train_members([(arm, member.shared) for member, arm in together], label=label)
         for number, (member, arm) in enumerate(arms):
-            _take_over(arm, member, arms[:number])
+            if _take_over(arm, member, arms[:number]):
+                linked.add(arm.folder)
             member.proof.arm(arm, train(arm, member.shared))
             member.show_so_far()
+    return linked
 
 
-def _take_over(arm: Arm, member: Comparison, before: Sequence[tuple[Comparison, Arm]]) -> None:
-    """What a student of the same size and another objective was compared with is not trained again."""
+def _take_over(arm: Arm, member: Comparison, before: Sequence[tuple[Comparison, Arm]]) -> bool:
+    """Takes what a student of the same size and another objective was compared with, if there is such; says whether."""
     world = member.shared.machine.world
     twins = [
         one
@@ -108,3 +120,4 @@ def _take_over(arm: Arm, member: Comparison, before: Sequence[tuple[Comparison, 
     if twins and world.first:
         take_over(arm, twins[0])
     world.barrier()
+    return bool(twins)

@@ -135,6 +135,8 @@ def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
     if not is_captured(settings.teacher):
         return settings, {}
     captured = Captured(Path(settings.teacher).expanduser())
+    if settings.tokenizer_align is None:
+        _check(settings, captured.answers.codec, said=f"it holds {captured.answers.codec} outcomes a token")
     if captured.served and settings.student is None:
         raise BadSetting(
             f"--teacher {settings.teacher}: its answers are from a server, which does not give its weights, and nothing can be "

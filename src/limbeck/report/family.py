@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from limbeck.disk import write_text
+from limbeck.errors import BadFolder
 from limbeck.probes import Measurements, difference_interval
 from limbeck.report.figures import SizeCurve, size_curves
 from limbeck.report.folder import RunFolder, read_run
@@ -24,9 +25,13 @@ _LISTENING = ("student", "fresh+kd")  # those that have the objective of their s
 def write_family_report(folder: Path) -> Path:
     """Writes report.html into a family's folder, from those of its members, and gives its path."""
     run = read_run(folder)
-    members = {name: RunFolder.read(folder / name) for name in run["members"]}
+    begun = [name for name in run["members"] if (folder / name / "run.json").is_file()]
+    members = {name: found for name in begun if "plan" in (found := RunFolder.read(folder / name)).run}
+    if not members:
+        raise BadFolder(f"{folder}: none of its students has begun to train yet, so there is nothing to report")
     first = next(iter(members.values()))
-    said = dict(zip(run["members"], run["objectives"], strict=True))
+    names = dict(zip(run["members"], run.get("objectives", ()), strict=False))
+    said = {name: names.get(name, found.run["objective"]) for name, found in members.items()}
     objectives = list(dict.fromkeys(said.values()))
     gains = _against_first(folder, members) if len(objectives) > 1 else {}
     sizes = {found.run["student"]["parameters"] for found in members.values()}
@@ -36,7 +41,7 @@ def write_family_report(folder: Path) -> Path:
         environment()
         .get_template("family.html")
         .render(
-            title=f"{len(members)} students of {first.run['teacher']['name']}",
+            title=f"{len(members)} student{'s' if len(members) > 1 else ''} of {first.run['teacher']['name']}",
             subtitle=f"{' · '.join(objectives)} · {count(first.run['plan']['tokens'])} tokens each",
             arms=[label(arm) for arm in arms[1:]],
             members=[_row(name, found, arms[1:]) | {"gain": gains.get(name)} for name, found in members.items()],

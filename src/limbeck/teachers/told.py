@@ -82,7 +82,7 @@ def log_p_of_targets(batch: Batch, said: Outputs | Sparse) -> Float[Tensor, "n"]
 
 def _begun(folder: Path, bound: Mapping[str, Any]) -> tuple[int, np.memmap]:
     """(rows that are done, the file to go on in)."""
-    if (folder / _DONE).is_file():
+    if (folder / _DONE).is_file() and (folder / _VALUES).is_file():
         there = read_json(folder / _DONE)
         _check(folder, there["made_from"], bound)
         return int(there["rows"]), np.load(folder / _VALUES, mmap_mode="r+", allow_pickle=False)

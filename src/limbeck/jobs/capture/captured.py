@@ -112,8 +112,10 @@ class Captured:
         rows: list[dict[str, Any]] = [] if self.served else read_json(self.folder / SAMPLES)
         return rows
 
-    def place_cut(self, shape: Shape, folder: Path) -> None:
-        """Puts the student of this shape there that was cut when the teacher was captured, if one was."""
+    def place_cut(self, shape: Shape, folder: Path, *, seed: int) -> None:
+        """Puts the student of this shape there that was cut when the teacher was captured, if one was by the same seed."""
+        if self.facts["signature"]["seed"] != seed:
+            return
         for file in sorted((self.folder / CUT).glob("*/config.json")):
             if not folder.exists() and Shape.of(load_config(file.parent)) == shape:
                 whole = folder.with_name(f".{folder.name}")
@@ -133,7 +135,7 @@ class Captured:
             )
         remedy = (
             "to cut a student out of it: give a student that exists with --student, or put the teacher's folder back (capture "
-            "--params cuts students while it is there)"
+            "--params cuts students while it is there, for runs of its --seed)"
         )
         try:
             found = weights_digest(resolve(source))

@@ -77,8 +77,11 @@ def capture(settings: CaptureSettings) -> dict[str, Any]:
     length = row_length(settings, getattr(config, "max_position_embeddings", None), where.world.device, name=described)
     for size in settings.params:
         choose_shape(config, parameters=size)  # or say now that there is none
-    everyone = settings.model_copy(update={"params": ()})  # students may be cut later too
-    run = claim(settings.out, signature_of(everyone, "capture", length=length, bf16=where.bf16))
+    if len({size_name(size) for size in settings.params}) < len(settings.params):
+        raise BadSetting(
+            f"--params {','.join(map(str, settings.params))}: sizes that differ by less than 1 % are one student"
+        )
+    run = claim(settings.out, signature_of(settings, "capture", length=length, bf16=where.bf16))
     with asking(settings, where, length=length, k=run["codec"]["k"] if "codec" in run else None) as asked:
         store, held_out = stores_of(settings, asked.about, where)
         require_rows(store, length=length)
