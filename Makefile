@@ -3,6 +3,7 @@
 #   make demo     the main job on the embedded teacher and text; says where report.html is
 #   make test     the tests; LIMBECK_TEST_DATA names a folder of real models and texts, without it their tests skip
 #   make lint     style; make types: the type checker; make docs: every command of README and tutorial
+#   make long     the tests that train several students or start processes, a minute or two
 #   make cluster  the tests that start a Ray cluster, for which it installs the extra
 #   make recipes  the tests that run a recipe of `limbeck reproduce` from end to end, minutes
 #   make studies  the experiments behind docs/results, each anew; hours
@@ -13,7 +14,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types docs cluster recipes studies clean
+.PHONY: demo test lint types docs long cluster recipes studies clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/.ready
@@ -31,6 +32,9 @@ types: .venv/.ready
 
 docs: .venv/.ready
 	$(BIN)/python -m pytest -m docs -n auto --dist load
+
+long: .venv/.ready
+	$(BIN)/python -m pytest -m long -n auto --dist load
 
 cluster: .venv/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[ray]'

@@ -464,6 +464,7 @@ def readings(out: Path) -> dict[tuple[str, str], float]:
     }
 
 
+@pytest.mark.long
 def test_a_student_learns_from_a_teacher_of_other_tokens(here, monkeypatch):
     """Stopped while the teacher is asked, continued, and given once more when all is done."""
     out = here / "out"
@@ -496,6 +497,7 @@ def test_a_student_learns_from_a_teacher_of_other_tokens(here, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
+@pytest.mark.long
 def test_the_same_text_is_read_from_captured_answers(here):
     """The text comes out of the capture's tokens; a coarse capture knows the targets that it kept."""
     limbeck.capture(

@@ -134,6 +134,7 @@ def test_another_teacher_in_the_old_ones_place_is_refused(here, tmp_path):
         distil(here, "wrong", teacher=str(tmp_path / "cache"))
 
 
+@pytest.mark.long
 def test_students_are_cut_while_the_teacher_is_there(here, tmp_path):
     """Each is the one that distil would cut; then no teacher is needed, and other sizes say so."""
     shutil.copytree(here / "whole", tmp_path / "cache")
@@ -162,6 +163,7 @@ def test_sizes_that_are_one_student_are_refused(here):
         ask(here, "no-cut", params="40000,40001")
 
 
+@pytest.mark.long
 def test_a_student_that_was_killed_goes_on_from_the_answers(here):
     """To the bits of one that was not."""
     flags = ("--teacher", here / "whole", "--shrink", 2, "--tokens", "6k", "--batch-tokens", 128, "--threads", 1)

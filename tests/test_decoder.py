@@ -218,6 +218,7 @@ print(json.dumps([y.tolist(), model(x).logits.double().sum().item()]))
 """
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_saved_models_write_the_same_in_a_process_without_limbeck(tmp_path):
     model, x = made(*ALL), torch.arange(1, 10)[None]
@@ -238,6 +239,7 @@ def test_saved_models_write_the_same_in_a_process_without_limbeck(tmp_path):
     assert code[0] == code[1] >= {"models_decoder.py", "models_mixers_gla.py", "errors.py"}
 
 
+@pytest.mark.long
 def test_a_student_of_mixers_is_distilled(tmp_path):
     write_teacher(tmp_path)
     write_corpus(tmp_path)

@@ -144,6 +144,7 @@ def test_one_student_is_one_size(here):
         limbeck.shrink(teacher=str(here / "teacher"), data=str(here / "text.jsonl"), params=SIZES, out=here / "no")
 
 
+@pytest.mark.long
 def test_students_of_several_objectives(here):
     """Each is the one trained alone; what all are compared with is trained once; the report has their differences."""
     objectives = ["ForwardKL", "0.5*CrossEntropy + 0.5*TAID(start=0.2)", "CrossEntropy"]

@@ -339,6 +339,7 @@ def test_a_student_learns_what_a_server_answered(here, model, monkeypatch):
     assert f"{answers.unanswered:,} positions without an answer" in (here / "run" / "run.json").read_text()
 
 
+@pytest.mark.long
 def test_a_server_teaches_a_student(here, model):
     """Asked once, first of all: the student is that of the same answers captured apart, and needs no server to go on."""
     keys = {"tokens": "600", "batch_tokens": 256, "threads": 1, "student": str(here / "student"), "baselines": ()}
@@ -361,7 +362,9 @@ def test_a_pair_that_does_not_fit_is_told_before_a_server_is_asked(here, model):
     with serving(model) as server:
         keys = {"teacher": server.url, "tokenizer": str(here / "teacher"), "data": str(here / "text.jsonl")}
         with pytest.raises(LimbeckError, match="tokenizer"):
-            limbeck.distil(**keys, student=str(here / "other"), tokens="600", threads=1, length=LENGTH, out=here / "no")
+            limbeck.distil(
+                **keys, student=str(here / "other"), tokens="600", threads=1, length=LENGTH, out=here / "unfit"
+            )
         assert not server.asked
 
 

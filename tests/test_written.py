@@ -223,6 +223,7 @@ def test_what_is_empty_is_counted_and_left_out(here, monkeypatch):
     assert len(read_lines(here / "half-empty" / "text.jsonl")) == 15
 
 
+@pytest.mark.long
 def test_a_capture_of_text_that_is_killed_goes_on_to_the_same_bytes(here):
     """Killed for real in the middle; and once more between the text and the note that it is whole."""
     data = lines(
@@ -457,6 +458,7 @@ def test_a_mistake_found_late_does_not_keep_the_folder(here):
     assert ask(here, "mended")["samples"] == 30
 
 
+@pytest.mark.long
 def test_students_of_any_kind_learn_what_was_written(here, tmp_path):
     """One of another architecture beside its teacher, one of another tokenizer beside itself, one from scratch."""
     data = lines(tmp_path / "prompts.jsonl", [{"text": " ".join(t.split()[:3])} for t in texts(150, seed=3)])
