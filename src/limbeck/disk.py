@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -156,3 +157,9 @@ def damaged(path: Path, error: ValueError, where: str = "") -> BadFolder:
         f"{path}{where}: expected JSON as limbeck wrote it ({error}). The file was changed or damaged: run the command "
         "of the run again, or take the file away to have the report without it."
     )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,6 @@ where not every token is.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int64, Integer
 
+from limbeck.disk import sha256_of
 from limbeck.errors import BadCorpus
 
 FORMAT = 1
@@ -130,12 +130,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise _damaged(path, f"the manifest of a token store of format {FORMAT}", "another")
     return manifest
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damaged(path: Path, expected: str, came: str) -> BadCorpus:

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
-from limbeck.corpora.store import FORMAT, MANIFEST, sha256_of
+from limbeck.corpora.store import FORMAT, MANIFEST
+from limbeck.disk import sha256_of
 
 SHARD_BYTES = 64 << 20
 SHARD_DOCUMENTS = 50_000

@@ -98,10 +98,6 @@ class OtherTokens:
         assert self._asked is not None, "ask comes first"
         return self._asked
 
-    def check(self, settings: DistilSettings) -> None:
-        """Raises BadObjective where an objective cannot be computed from likelihoods of chunks."""
-        check_align(settings)
-
     def weights(self, where: Machine) -> LanguageModel:
         """The model itself; nothing is cut out of it."""
         return self._base.weights(where)

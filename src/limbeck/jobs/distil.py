@@ -120,12 +120,9 @@ def prepare(
         derived["objective_code"] = code
     run = claim(settings.out, signature_of(settings, "distil", **derived)) if where.world.first else {}
     where.world.barrier()
-    if settings.student and is_served(settings.teacher):  # before anything is asked, which may cost money
-        described = load_described(resolve_description(str(settings.tokenizer)), name=settings.teacher)
-        pair = described, load(settings.student)
-        check(diagnose(settings, *pair, first_documents(settings), length=length, machine=where))
+    if is_served(settings.teacher) and not beside:
+        _check_served(settings, length=length, where=where)
     source = beside.source if beside else teacher_of(settings, where, length=length)
-    source.check(settings)
     teacher, documents = source.about, first_documents(settings)
     if settings.student:  # a given student may not fit its teacher: look before the text is tokenised
         check(diagnose(settings, teacher, load(settings.student), documents, length=length, machine=where))
@@ -186,6 +183,14 @@ def prepare(
     proof = Proof(settings, source, held_out, length=length, machine=where, listens=objective.needs_teacher)
     proof.cut(cut)
     return Comparison(settings, run, source, (store, held_out), arms, shared, proof)
+
+
+def _check_served(settings: DistilSettings, *, length: int, where: Machine) -> None:
+    """Looks at a pair of which the teacher is on a server before anything is asked, which may cost money."""
+    assert settings.student is not None, "adopted looked for it"
+    assert settings.tokenizer is not None, "adopted looked for it"
+    teacher = load_described(resolve_description(settings.tokenizer), name=settings.teacher)
+    check(diagnose(settings, teacher, load(settings.student), first_documents(settings), length=length, machine=where))
 
 
 def _arms(

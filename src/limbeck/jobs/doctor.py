@@ -41,10 +41,7 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
     documents = first_documents(settings)
     where = machine(settings)
     shape = target_shape(settings)
-    source = RunTeacher.of(settings, where)
-    if settings.tokenizer_align is None:
-        source.check(settings)
-    teacher = source.about
+    teacher = RunTeacher.of(settings, where).about
     student = load(settings.student) if settings.student else None
     reads = student if student is not None and settings.tokenizer_align else teacher
     length = settings.length or row_length(settings, reads.context, where.world.device, name=reads.name)

@@ -51,12 +51,6 @@ class RunTeacher:
             return cls(model, model)
         return cls(captured.about, captured.answers, captured)
 
-    def check(self, settings: DistilSettings) -> None:
-        """Raises BadSetting where its answers do not serve an objective."""
-        if self.captured is not None:
-            codec = self.captured.answers.codec
-            _check(settings, codec, said=f"it holds {codec} outcomes a token")
-
     def weights(self, where: Machine) -> LanguageModel:
         """The model itself, to cut a student out of."""
         if self.captured is None:

@@ -7,7 +7,6 @@ target. What the chunks are is `corpora/chunks.py`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 
-from limbeck.disk import read_json, write_json, writing
+from limbeck.disk import read_json, sha256_of, write_json, writing
 from limbeck.errors import BadModel
 from limbeck.types import Aligned, Batch
 
@@ -90,7 +89,7 @@ def write_aligned(
             ends[first : first + len(some)], log_p[first : first + len(some)] = some, values
         ends.flush()
         log_p.flush()
-        sums = {name: _sha256(folder / name) for name in (_ENDS, _LOG_P)}
+        sums = {name: sha256_of(folder / name) for name in (_ENDS, _LOG_P)}
         write_json(folder / MANIFEST, {**facts(), "sha256": sums})
 
 
@@ -98,11 +97,6 @@ def _facts(folder: Path) -> Mapping[str, Any]:
     """The manifest, once the files are found to be as it says."""
     facts: Mapping[str, Any] = read_json(folder / MANIFEST)
     for name, expected in facts["sha256"].items():
-        if not (folder / name).is_file() or _sha256(folder / name) != expected:
+        if not (folder / name).is_file() or sha256_of(folder / name) != expected:
             raise BadModel(f"{folder / name}: it is missing or damaged: remove {folder}, and it is made again")
     return facts
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

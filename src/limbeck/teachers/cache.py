@@ -45,7 +45,7 @@ class Cache:
                 "capture that was stopped go on by its own command"
             )
         manifest = read_json(folder / MANIFEST)
-        _check_made_from(folder, manifest["made_from"], expect or {})
+        check_made_from(folder, manifest["made_from"], expect or {})
         self.folder, self.name, self.vocab = folder, manifest["name"], int(manifest["vocab"])
         self.made_from: Mapping[str, Any] = manifest["made_from"]
         self.codec = CODECS[manifest["kind"]](**manifest["codec"])
@@ -141,7 +141,7 @@ def capture_outcomes(
     shards = [(start, min(most, first + rows - start)) for start in range(first, first + rows, most)]
     with writing(folder), alone_in(folder):
         if (folder / _BEGUN).is_file():
-            _check_made_from(folder, read_json(folder / _BEGUN), bound)
+            check_made_from(folder, read_json(folder / _BEGUN), bound)
         write_json(folder / _BEGUN, bound)
         for begin, count in shards:
             file = folder / _name(begin)
@@ -176,12 +176,20 @@ def capture_outcomes(
     return Cache(folder)
 
 
-def _check_made_from(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check_made_from(
+    folder: Path,
+    there: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    holds: str = "answers made from",
+    remedy: str = "Capture anew into another folder",
+) -> None:
+    """Raises Mismatch where a folder was made from something else than it is asked for now."""
     for key, value in now.items():
         if there.get(key) != value:
             raise Mismatch(
-                f"{folder} holds answers made from another {key}: {there.get(key)!r} there, {value!r} now. "
-                "Capture anew into another folder, or come with what it was made from."
+                f"{folder} holds {holds} another {key}: {there.get(key)!r} there, {value!r} now. {remedy}, or come with what it "
+                "was made from."
             )
 
 

@@ -6,7 +6,6 @@ kill stays, and the checksum of the whole is looked at whenever it is opened.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,17 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from limbeck.disk import read_json, write_json, writing
-from limbeck.errors import BadModel, Mismatch
-from limbeck.teachers.cache import CELLS
+from limbeck.disk import read_json, sha256_of, write_json, writing
+from limbeck.errors import BadModel
+from limbeck.teachers.cache import CELLS, check_made_from
 from limbeck.types import Batch, Outputs, Sparse, Teacher, each
 
 _VALUES, _DONE, _MANIFEST = "log_p.npy", "done.json", "told.json"
 _SAVE_EVERY = 64  # questions
+_OTHERWISE = {
+    "holds": "what a teacher told of",
+    "remedy": "Remove it, and the teacher is asked again",
+}
 
 
 @torch.no_grad()
@@ -59,7 +62,7 @@ def tell(
                 write_json(folder / _DONE, {"made_from": bound, "rows": done})
             report(done)
         values.flush()
-        write_json(folder / _MANIFEST, {"made_from": bound, "sha256": _sha256(folder / _VALUES)})
+        write_json(folder / _MANIFEST, {"made_from": bound, "sha256": sha256_of(folder / _VALUES)})
     return _whole(folder, bound)
 
 
@@ -84,7 +87,7 @@ def _begun(folder: Path, bound: Mapping[str, Any]) -> tuple[int, np.memmap]:
     """(rows that are done, the file to go on in)."""
     if (folder / _DONE).is_file() and (folder / _VALUES).is_file():
         there = read_json(folder / _DONE)
-        _check(folder, there["made_from"], bound)
+        check_made_from(folder, there["made_from"], bound, **_OTHERWISE)
         return int(there["rows"]), np.load(folder / _VALUES, mmap_mode="r+", allow_pickle=False)
     shape = (bound["rows"], bound["length"])
     return 0, np.lib.format.open_memmap(folder / _VALUES, mode="w+", dtype=np.float32, shape=shape)
@@ -92,22 +95,8 @@ def _begun(folder: Path, bound: Mapping[str, Any]) -> tuple[int, np.memmap]:
 
 def _whole(folder: Path, bound: Mapping[str, Any]) -> Float32[np.ndarray, "rows T"]:
     manifest = read_json(folder / _MANIFEST)
-    _check(folder, manifest["made_from"], bound)
+    check_made_from(folder, manifest["made_from"], bound, **_OTHERWISE)
     file = folder / _VALUES
-    if not file.is_file() or _sha256(file) != manifest["sha256"]:
+    if not file.is_file() or sha256_of(file) != manifest["sha256"]:
         raise BadModel(f"{file}: what the teacher told is missing or damaged: remove {folder}, and it is asked again")
     return np.load(file, mmap_mode="r", allow_pickle=False)
-
-
-def _check(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    for key, value in now.items():
-        if there.get(key) != value:
-            raise Mismatch(
-                f"{folder} holds what a teacher told of another {key}: {there.get(key)!r} there, {value!r} now. Remove it, and "
-                "the teacher is asked again, or come with what it was made from."
-            )
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -137,6 +137,7 @@ def _generator(seed: int, number: int, samples: int) -> np.random.Generator:
 
 
 def check_room(model: LanguageModel, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], *, most: int) -> None:
+    """Raises Mismatch where prompts leave no room in the model's context for ``most`` tokens more."""
     long = [(prompt, len(ids)) for prompt, ids in zip(prompts, tokens, strict=True) if len(ids) + most > model.context]
     if long:
         first, length = long[0]

@@ -17,8 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from limbeck.corpora import Rows, TokenStore
-from limbeck.corpora.store import sha256_of
-from limbeck.disk import locked, read_json, write_json
+from limbeck.disk import locked, read_json, sha256_of, write_json
 from limbeck.errors import NonFiniteLoss
 from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, weights_inside
