@@ -218,6 +218,9 @@ class PretrainSettings(Settings):
     vocab: Count = 2048
     params: Count | None = None
     shape: str | None = None
+    mixers: str | None = None
+    width: int | None = Field(default=None, ge=1)
+    layers: int | None = Field(default=None, ge=1)
     out: Path = Path("runs/pretrain")
 
 
@@ -246,7 +249,10 @@ def _names(value: Any) -> Any:
 
 
 class PlanSettings(BaseModel):
-    """The keys of `limbeck plan`, which are also its flags. Memory is in bytes, latency in seconds per token."""
+    """The keys of `limbeck plan`, which are also its flags. Memory is in bytes, latency in seconds per token.
+
+    ``width``, ``layers`` and ``vocab`` go with ``mixers``, where the question is of a mixture of layers.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -262,7 +268,11 @@ class PlanSettings(BaseModel):
     device_memory: Bytes | None = None
     latency: Seconds | None = None
     gpu: str | None = None
-    length: int = Field(default=4096, ge=2)
+    length: Annotated[int, BeforeValidator(count), Field(ge=2)] = 4096
+    mixers: str | None = None
+    width: int | None = Field(default=None, ge=1)
+    layers: int | None = Field(default=None, ge=1)
+    vocab: Count | None = None
     json_: bool = Field(default=False, alias="json")
 
 
