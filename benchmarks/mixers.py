@@ -104,13 +104,13 @@ def in_turn(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
 
 def step(mixer: nn.Module, length: int, *, alone: bool) -> Callable[[], object]:
     """Forward and backward of a mixer over one row; ``alone`` where it is one of ours."""
+    x = torch.randn(1, length, WIDTH, requires_grad=True)
 
     def work(count: int = length) -> None:
         documents = Documents.alone(1, count, tokens=torch.arange(count)[None] % 97)
         y = mixer(x[:, :count], documents)[0] if alone else mixer(x[:, :count])
         (y[0] if isinstance(y, tuple) else y).sum().backward()
 
-    x = torch.randn(1, length, WIDTH, requires_grad=True)
     work(min(length, _WARM))
     return work
 

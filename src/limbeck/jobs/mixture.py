@@ -120,7 +120,7 @@ def show_mixture(result: dict[str, Any], console: Console) -> None:
         f"{shown_pattern(result['mixers'], len(result['layers']))}: {len(result['layers'])} layers, width {result['width']} in "
         f"{result['heads']} heads, vocabulary {result['vocab']:,} (--vocab); one text of {length:,} tokens"
     )
-    table = Table("layers", "mixer", "parameters", "state", "FLOPs a token", box=None, pad_edge=False)
+    table = Table("layers", "mixer", "parameters", "state", "forward FLOPs a token", box=None, pad_edge=False)
     for place, mixer in enumerate(result["mixers"]):
         layers = result["layers"][place :: len(result["mixers"])]
         numbers = ", ".join(str(layer["layer"]) for layer in layers)
