@@ -38,6 +38,7 @@ def test_a_plan_says_what_the_decoder_is_that_would_be_built():
     assert found["total"]["flops"] == pytest.approx(head + sum(layer["flops"] for layer in found["layers"]))
     assert found["total"]["training_flops"] == 3 * found["total"]["flops"]
     assert [layer["mixer"] for layer in found["layers"]] == list(SHAPE.pattern) * 2
+    assert plan(mixers=list(SHAPE.pattern), width=32, layers=8, length=24, vocab=50) == found
 
 
 def test_beside_it_stands_the_same_decoder_with_attention_everywhere():
