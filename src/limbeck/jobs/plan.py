@@ -2,8 +2,8 @@
 
 Three planners answer side by side; they disagree, and a single number would hide it. What a bare size such as 8B leaves open
 (embeddings, tokens seen) is assumed and said. What needs torch or scipy is imported where it is used, which takes longer than
-the answer: scipy for a pilot's points, torch for an architecture that must be built to be counted (`models.declared`), and for a mixture
-of layers, which is a question of its own (`jobs.mixture`).
+the answer: scipy for a pilot's points, torch for an architecture that must be built to be counted (`models.declared`) and for a
+mixture of layers, a question of its own (`jobs.mixture`).
 """
 
 from __future__ import annotations
