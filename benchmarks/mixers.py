@@ -1,6 +1,6 @@
 """Every sequence mixer beside softmax attention of the same width, over lengths: a training step, and a token of decoding.
 
-    python benchmarks/mixers.py                    # one thread; some five minutes
+    python benchmarks/mixers.py                    # one thread; some two and a half minutes of CPU
 
 What is timed is a mixer alone, without the MLP beside it: forward and backward over a row, in chunks as in training, and one
 token after a text of that length. Attention and all mixers take turns within each repeat, and what counts is the ratio to the
@@ -38,7 +38,7 @@ from limbeck.models.mixers.mixer import Dims, Mixer
 from limbeck.models.mixers.pattern import MIXERS, build
 
 WIDTH, HEADS = 256, 4
-REPEATS = {128: 7, 512: 5, 2048: 2, 8192: 1}  # steps of each length
+REPEATS = {128: 7, 512: 5, 2048: 3, 8192: 2}  # steps of each length
 WRITTEN = 24  # tokens that are decoded at each length
 PEERS_LENGTH = 1024
 PEERS_REPEATS = {"mamba2": 3, "rwkv4": 3, "mamba": 1}  # a step of Transformers' Mamba takes most of a minute
