@@ -419,7 +419,7 @@ def pilot(
 @app.command()
 def probe(
     model: Annotated[str, Argument(help="Folder or hub id of the model to measure.")],
-    probe: Annotated[str | None, Option(help="likelihood or pass-until (default likelihood).")] = None,
+    probe: Annotated[str | None, Option(help="likelihood, slices or pass-until (default likelihood).")] = None,
     data: Data = None,
     teacher: Annotated[str | None, Option(help="Compare with this teacher.")] = None,
     task: Annotated[
@@ -436,7 +436,7 @@ def probe(
     out: Annotated[Path | None, Option(help="Write the readings into this folder.")] = None,
     json_: Json = None,
 ) -> None:
-    """Measure a model: likelihood, calibration, cost, fidelity to a teacher; or how often it passes a task."""
+    """Measure a model: likelihood, calibration, cost, fidelity to a teacher; recall by slices; or how often it passes a task."""
     from rich.console import Console
 
     from limbeck.jobs.probe import show

@@ -277,7 +277,7 @@ def _successes(value: Any) -> Any:
 class ProbeSettings(Settings):
     """The keys of `limbeck probe`, which are also its flags. Those from ``task`` on belong to the probe pass-until."""
 
-    probe: Literal["likelihood", "pass-until"] = "likelihood"
+    probe: Literal["likelihood", "pass-until", "slices"] = "likelihood"
     task: str | None = None
     successes: Annotated[int, BeforeValidator(_successes)] = 4
     max_samples: Count = 100_000
