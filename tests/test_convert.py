@@ -91,7 +91,8 @@ def test_scores_and_values_are_attentions_at_distance_0(text):
     assert (ours - ratio * theirs).abs().max() < 1e-4
     v = mixer.v_proj(x).unflatten(-1, (4, -1))[..., :8]
     through = mixer.o_proj.weight.unflatten(1, (4, -1))[..., :8]
-    assert torch.allclose(torch.einsum("thk,dhk->td", v, through), attention.o_proj(attention.v_proj(x).unflatten(-1, (2, -1)).repeat_interleave(2, -2).flatten(-2)), atol=1e-5)  # fmt: skip
+    theirs = attention.o_proj(attention.v_proj(x).unflatten(-1, (2, -1)).repeat_interleave(2, -2).flatten(-2))
+    assert torch.allclose(torch.einsum("thk,dhk->td", v, through), theirs, atol=1e-5)
 
 
 @torch.no_grad()
