@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.config import Stage
 from limbeck.errors import NonFiniteLoss, NothingToLearn
 from limbeck.models.decoder import LimbeckForCausalLM, LimbeckLayer
 from limbeck.models.load import LanguageModel
@@ -25,8 +26,6 @@ from limbeck.run.step import Step
 from limbeck.run.world import World
 from limbeck.types import Batch
 
-Stage = Literal["mixers", "blocks"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
 UNIT = "relative"  # the squared error as a share of what is to be given, squared
 
 
@@ -76,7 +75,7 @@ class Match:
         for batch in batches:
             for place, (error, size) in enumerate(self._errors(model, batch)):
                 (error.sum() / real).backward()
-                wrong[place] += float(error.sum())
+                wrong[place] += float(error.detach().sum())
                 wanted[place] += float(size.sum())
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         world.sum_gradients(trained)
