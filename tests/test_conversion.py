@@ -145,7 +145,7 @@ def test_recall_stands_beside_perplexity_against_attention(done):
     out, result = done
     readings = result["readings"]
     for model in ("teacher", "cut", "student", "attention"):
-        assert {"perplexity", "recall_hits", "elsewhere", "found", "chance"} <= set(readings[model])
+        assert {"perplexity", "recall_hits", "elsewhere", "second_reading", "recalled"} <= set(readings[model])
     gap = readings["student"]["held_out"]["value"] - readings["attention"]["held_out"]["value"]
     assert readings["student"]["gap"]["value"] == pytest.approx(gap, rel=1e-4)
     assert "gap" not in readings["attention"]

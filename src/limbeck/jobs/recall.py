@@ -1,4 +1,4 @@
-"""What a converted student recalls, beside its perplexity: slices of the held-out text, and pairs told in the context.
+"""What a converted student recalls, beside its perplexity: slices of the held-out text, and passages of it read twice.
 
 Measured of every model of the run, kept in its folder like all measurements, and compared with the same student with attention
 everywhere, seed by seed.
@@ -13,7 +13,7 @@ from limbeck.corpora import TokenStore
 from limbeck.jobs.held_out import HeldOut
 from limbeck.models.load import LanguageModel
 from limbeck.probes import Bigrams, Slices, measure_slices, slices
-from limbeck.probes.recall import Recall, can_recall, measure_recall, recall
+from limbeck.probes.recall import Recall, measure_recall, passages_of, recall
 from limbeck.report.words import share
 from limbeck.types import Reading
 
@@ -38,9 +38,10 @@ class RecallProof:
             measured.save(file)
         self._slices.setdefault(name, {})[seed] = Slices.load(file)
         file = self._folder / f"recall-{name}-seed{seed}.safetensors"
-        if not file.exists() and can_recall(model):
-            measure_recall(model).save(file)
-        if file.exists():
+        rows = passages_of(self._held_out.store, context=model.context)
+        if rows is not None:
+            if not file.exists():
+                measure_recall(model, rows, device=model.device).save(file)
             self._recall.setdefault(name, {})[seed] = Recall.load(file)
 
     def readings(self) -> list[Reading]:

@@ -18,7 +18,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from limbeck.errors import BadFolder
-from limbeck.probes.recall import PAIRS
 from limbeck.report.figures import loss_curves
 from limbeck.report.folder import RunFolder
 from limbeck.report.words import LABELS, ORDER, count, duration, label, plus_minus, share, size
@@ -52,9 +51,9 @@ _RECALL = {
     "gap_on_hits": "of it on hits, nats a hit",
     "gap_elsewhere": "elsewhere, nats a token there",
     "gap_share_on_hits": "share of the gap that lies on hits",
-    "found": "values found in context",
-    "chance": "by guessing",
-    "recall_nats": "nats of such a value",
+    "first_reading": "a passage, nats/token",
+    "second_reading": "the same again",
+    "recalled": "easier by",
 }
 _AXES = (
     ("layers", "layers"),
@@ -121,7 +120,6 @@ def render(found: RunFolder) -> str:
             differences=_differences(found.verdict.get("differences", [])),
             recalled=_recalled(found),
             recalled_models=[label(name) for name in _models_with(found, "recall_hits")],
-            pairs=PAIRS,
             conversion=run.get("conversion") or {},
             curves=loss_curves(found.curves, objective=str(run.get("objective", "distillation"))),
             surprises=_surprises(found.surprises),
