@@ -3,7 +3,7 @@
 All of the second reading stands in the context, so a model that can look it up needs few nats for it: the associative recall of
 Arora et al., arXiv 2312.04927, sec. 4, with a text model's own language in the place of pairs of symbols. (Pairs of its tokens
 drawn at random a small model cannot recall at all: of 8 values the 260k-parameter Llama of stories in our results found the right
-one in 0.116 of cases, by chance it is 0.125; its second reading is 0.26 nats a token easier.) The first tokens of either reading
+one in 0.116 of cases, by chance it is 0.125; its second reading is 0.10 nats a token easier.) The first tokens of either reading
 are left out: nobody can know yet that it begins again. What is gained says nothing without another model of the same training.
 """
 
