@@ -27,9 +27,7 @@ def updated(objective, batches, steps=2):
     optimizer = adamw(student.model.named_parameters(), objective.parameters(), weight_decay=0.1)
     optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 1e-2
     objective.begin(10)
-    losses = [
-        train_step(student, TEACHER, objective, optimizer, batches, world=alone()).loss_nats for _ in range(steps)
-    ]
+    losses = [train_step(student, TEACHER, objective, optimizer, batches, world=alone()).loss for _ in range(steps)]
     return torch.cat([p.detach().flatten() for p in student.model.parameters()]), losses, objective.state_dict()
 
 

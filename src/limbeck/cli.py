@@ -75,10 +75,27 @@ FamilyObjectives = Annotated[
 TokenizerAlign = Annotated[
     str | None, Option(help="bytes: the student has a tokenizer of its own, and learns from chunks of equal bytes.")
 ]
+ConvertTo = Annotated[
+    str | None,
+    Option(
+        help="Put these in the place of attention, layer by layer: 'attention*1,gdn*3'; one of them with --keep-attention."
+    ),
+]
+KeepAttention = Annotated[
+    int | None, Option(help="With --mixers: how many layers keep attention, those whose loss harms recall most.")
+]
+Match = Annotated[
+    str | None,
+    Option(
+        help="With --mixers: what is matched to attention first: mixers,blocks (default both) or none; a tenth of --tokens each."
+    ),
+]
 ScheduleName = Annotated[str | None, Option("--schedule", help="wsd, cosine or constant (default wsd).")]
 Seed = Annotated[int | None, Option(help="Seed of data order and fresh weights (default 0).")]
 Seeds = Annotated[int | None, Option(help="How many seeds, from --seed on (default 1).")]
-Baselines = Annotated[str | None, Option(help="Of cut, cut+ce, cut+ce@flops, fresh+kd (default all), or none.")]
+Baselines = Annotated[
+    str | None, Option(help="Of cut, cut+ce, cut+ce@flops, fresh+kd, with --mixers attention (default all), or none.")
+]
 Device = Annotated[str | None, Option(help="auto, cpu, cuda, cuda:1 (default auto).")]
 DType = Annotated[str | None, Option("--dtype", help="auto, float32 or bfloat16 (default auto: what is fast here).")]
 Threads = Annotated[int | None, Option(help="Threads of this process (default: torch's).")]
@@ -180,6 +197,9 @@ def distil(
     length: Length = None,
     batch_tokens: BatchTokens = None,
     lr: LearningRate = None,
+    mixers: ConvertTo = None,
+    keep_attention: KeepAttention = None,
+    match: Match = None,
     objective: FamilyObjectives = None,
     tokenizer_align: TokenizerAlign = None,
     schedule: ScheduleName = None,
@@ -442,7 +462,7 @@ def pilot(
 @app.command()
 def probe(
     model: Annotated[str, Argument(help="Folder or hub id of the model to measure.")],
-    probe: Annotated[str | None, Option(help="likelihood or pass-until (default likelihood).")] = None,
+    probe: Annotated[str | None, Option(help="likelihood, slices or pass-until (default likelihood).")] = None,
     data: Data = None,
     teacher: Annotated[str | None, Option(help="Compare with this teacher.")] = None,
     task: Annotated[
@@ -459,7 +479,7 @@ def probe(
     out: Annotated[Path | None, Option(help="Write the readings into this folder.")] = None,
     json_: Json = None,
 ) -> None:
-    """Measure a model: likelihood, calibration, cost, fidelity to a teacher; or how often it passes a task."""
+    """Measure a model: likelihood, calibration, cost, fidelity to a teacher; recall by slices; or how often it passes a task."""
     from rich.console import Console
 
     from limbeck.jobs.probe import show

@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -19,6 +19,7 @@ from limbeck.errors import BadSetting
 
 _SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 BASELINES = ("cut", "cut+ce", "cut+ce@flops", "fresh+kd")
+ATTENTION = "attention"  # a baseline of a student of other mixers
 
 
 def count(text: str | int) -> int:
@@ -90,9 +91,10 @@ def _baselines(value: Any) -> Any:
     parts = value.split(",") if isinstance(value, str) else list(value)
     names = list(dict.fromkeys(part.strip() for part in parts if part.strip().lower() not in {"", "none"}))
     for name in names:
-        if name not in BASELINES:
+        if name not in (*BASELINES, ATTENTION):
             raise ValueError(
-                f"unknown baseline {name!r}{nearest(name, BASELINES)} There are: {', '.join(BASELINES)}, none."
+                f"unknown baseline {name!r}{nearest(name, (*BASELINES, ATTENTION))} There are: {', '.join(BASELINES)}, with "
+                f"--mixers also {ATTENTION}, or none."
             )
     return names
 
@@ -145,13 +147,29 @@ class TeacherSettings(Settings):
     time_limit: float = Field(default=120, gt=0)
 
 
+Stage = Literal["mixers", "blocks"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+def _stages(value: Any) -> Any:
+    """The stages in their order, each at most once; "none" is none."""
+    parts = [part.strip() for part in (value.split(",") if isinstance(value, str) else value)]
+    for part in parts:
+        if part not in (*STAGES, "none"):
+            raise ValueError(f"unknown stage {part!r}{nearest(part, STAGES)} There are: {', '.join(STAGES)}, none.")
+    return tuple(stage for stage in STAGES if stage in parts)
+
+
 class DistilSettings(TeacherSettings):
-    """The keys of `limbeck distil`, which are also its flags."""
+    """The keys of `limbeck distil`, which are also its flags. ``keep_attention`` and ``match`` belong to ``mixers``."""
 
     student: str | None = None
     params: Annotated[int | tuple[int, ...] | None, BeforeValidator(_counts)] = None
     shrink: float | None = None
     shape: str | None = None
+    mixers: Annotated[str | None, BeforeValidator(_joined)] = None
+    keep_attention: int | None = Field(default=None, ge=1)
+    match: Annotated[tuple[Stage, ...] | None, BeforeValidator(_stages)] = None
     objective: Annotated[str, BeforeValidator(_joined)] = "ForwardKL"
     tokenizer_align: Literal["bytes"] | None = None
     seeds: int = Field(default=1, ge=1, le=100)
@@ -161,6 +179,12 @@ class DistilSettings(TeacherSettings):
     def objectives(self) -> tuple[str, ...]:
         """One, or several: then there is a student of each."""
         return split_objectives(self.objective)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The baselines; of a student of other mixers, unless some are named, also itself with attention everywhere."""
+        implied = self.mixers is not None and "baselines" not in self.model_fields_set
+        return (*self.baselines, ATTENTION) if implied else self.baselines
 
     @property
     def is_family(self) -> bool:
@@ -287,7 +311,7 @@ def _successes(value: Any) -> Any:
 class ProbeSettings(Settings):
     """The keys of `limbeck probe`, which are also its flags. Those from ``task`` on belong to the probe pass-until."""
 
-    probe: Literal["likelihood", "pass-until"] = "likelihood"
+    probe: Literal["likelihood", "pass-until", "slices"] = "likelihood"
     task: str | None = None
     successes: Annotated[int, BeforeValidator(_successes)] = 4
     max_samples: Count = 100_000

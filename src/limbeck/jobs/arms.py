@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from limbeck.config import ATTENTION
 from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import place
 from limbeck.jobs.setup import Machine
@@ -27,7 +28,7 @@ CE = "CrossEntropy"
 class Arm:
     """One training run of the comparison. ``fresh`` arms start from random weights, the others from the cut student.
 
-    ``member`` is which student of a family it belongs to.
+    ``start`` is another model to start from. ``member`` is which student of a family it belongs to.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Arm:
     steps: int
     fresh: bool = False
     member: str = ""
+    start: Path | None = None
 
     @property
     def student(self) -> Path:
@@ -63,24 +65,27 @@ def arms_of(
     seeds: range,
     steps: int,
     flops_steps: int,
+    matched: int = 0,
     member: str = "",
 ) -> list[Arm]:
     """All arms, the student of the first seed first: whoever stops early has what they came for.
 
-    ``listens``: the objective needs the teacher. ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as
-    ``steps`` of it.
+    ``listens``: the objective needs the teacher. ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as those
+    of the student. ``matched`` of ``steps`` were taken already by what the cut was made into: whoever starts elsewhere takes all.
     """
     arms = []
     for seed in seeds:
         folder = out if seed == seeds[0] else out / "seeds" / f"seed{seed}"
-        arms.append(Arm("student", seed, folder, objective, steps))
+        arms.append(Arm("student", seed, folder, objective, steps - matched))
     for seed in seeds:
         for name in baselines:
             if name == "cut" or (name.startswith("cut+ce") and not listens):
                 continue  # needs no training; is what the student itself does
-            arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", CE, steps)
+            arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", CE, steps - matched)
             if name == "fresh+kd":
-                arm = replace(arm, objective=objective, fresh=True)
+                arm = replace(arm, objective=objective, fresh=True, steps=steps)
+            if name == ATTENTION:
+                arm = replace(arm, objective=objective, start=out / ATTENTION, steps=steps)
             if name == "cut+ce@flops":
                 arm = replace(arm, steps=flops_steps)
             arms.append(arm)
@@ -109,7 +114,7 @@ class Shared:
     def run(self, arm: Arm) -> Run:
         """The run of an arm, its student as it begins."""
         world = self.machine.world
-        start = load(self.cut, device="cpu", train=True)
+        start = load(arm.start or self.cut, device="cpu", train=True)
         if arm.fresh:
             start = new_model(load_config(self.cut), start.tokenizer, arm.seed, name=arm.name)
         start.model.to(world.device)

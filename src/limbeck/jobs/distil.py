@@ -14,10 +14,12 @@ from typing import Any
 from limbeck.config import DistilSettings
 from limbeck.corpora import TokenStore, require_rows
 from limbeck.corpora.source import resolve as resolve_source
+from limbeck.disk import read_json
 from limbeck.errors import BadModel
 from limbeck.jobs.align import OtherTokens, check_align, teacher_of
 from limbeck.jobs.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.capture.captured import config_source
+from limbeck.jobs.convert import BASE, SAID, check_conversion, make_converted
 from limbeck.jobs.doctor import diagnose, first_documents
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.foretell import foretell, said_after, said_before
@@ -108,6 +110,7 @@ def prepare(
     objective = parse(settings.objective)
     check_align(settings)
     target = target_shape(settings)
+    asked = check_conversion(settings, target)
     if not answers:  # which hold the text
         for text in filter(None, (settings.data, settings.eval_data)):
             resolve_source(text)
@@ -132,14 +135,23 @@ def prepare(
     if where.world.first:
         same_corpus(settings.out, run, store, held_out)
     if where.world.first and target is not None and source.captured:
-        source.captured.place_cut(target, settings.out / "cut", seed=settings.seed)
+        source.captured.place_cut(target, settings.out / (BASE if asked else "cut"), seed=settings.seed)
     where.world.barrier()
-    cuts = target is not None and not (settings.out / "cut" / "config.json").exists()
-    cut = make_student(
-        settings, target, source.weights(where) if cuts else teacher, store, length=length, machine=where
-    )
+    made = (settings.out / "cut" / "config.json").exists()
+    weights = source.weights(where) if (target or asked) and not made else teacher
+    if asked is None:
+        cut = make_student(settings, target, weights, store, length=length, machine=where)
+    elif made:
+        cut = settings.out / "cut"
+    else:
+        cut = make_converted(
+            settings, asked, target, weights, store, length=length, rows=rows, steps=steps, machine=where
+        )
+    matched = sum(asked.steps(steps).values()) if asked else 0
     student = load(cut, device="cpu")
     findings = diagnose(settings, teacher, student, documents, length=length, machine=where)
+    if asked:  # it has its teacher's size: what becomes small is what it remembers
+        findings = [f for f in findings if f.check != "size"]
     # the rest is in the report, and in `limbeck doctor`
     show([f for f in findings if f.level != "ok" or f.check == "memory"], console)
     check(findings)
@@ -153,11 +165,14 @@ def prepare(
     if isinstance(source, OtherTokens):
         source.ask(store, where, rows=steps * rows, length=length)
     passes = source.passes(steps * rows * length, length) if objective.needs_teacher else 0.0
-    arms = _arms(settings, teacher, student, passes=passes, steps=steps, length=length, member=member)
+    taken = {"steps": steps, "matched": matched}
+    arms = _arms(settings, teacher, student, passes=passes, **taken, length=length, member=member)
     if where.world.first:
         facts = {"doctor": as_json(findings), "plan": _said(plan, length, arms), "objective": repr(objective)}
         about = _summary(teacher) | source.facts | {"passes": passes}
         update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
+        if asked:
+            update(settings.out, run, conversion=read_json(settings.out / SAID))
         _announce(about, student, plan, length, arms, min(store.tokens, (source.rows or sys.maxsize) * length))
     shared = Shared(
         *(cut, source.told, store, length, plan, where),
@@ -181,7 +196,9 @@ def prepare(
             console.print(said_before(told, arms))
     if beside and where.world.first:
         hand_on(beside.settings.out, settings.out)
-    proof = Proof(settings, source, held_out, length=length, machine=where, listens=objective.needs_teacher)
+    proof = Proof(
+        settings, source, held_out, length=length, machine=where, listens=objective.needs_teacher, train=store
+    )
     proof.cut(cut)
     return Comparison(settings, run, source, (store, held_out), arms, shared, cost, proof)
 
@@ -201,6 +218,7 @@ def _arms(
     *,
     passes: float,
     steps: int,
+    matched: int,
     length: int,
     member: str,
 ) -> list[Arm]:
@@ -214,10 +232,11 @@ def _arms(
         settings.out,
         objective=settings.objective,
         listens=passes > 0,
-        baselines=settings.baselines,
+        baselines=settings.compared,
         seeds=range(settings.seed, settings.seed + settings.seeds),
         steps=steps,
-        flops_steps=round(steps * ratio),
+        flops_steps=round((steps - matched) * ratio),
+        matched=matched,
         member=member,
     )
 

@@ -21,6 +21,7 @@ from limbeck.jobs.align import OtherTokens, across
 from limbeck.jobs.arms import Arm
 from limbeck.jobs.folder import update
 from limbeck.jobs.held_out import HeldOut
+from limbeck.jobs.recall import RecallProof
 from limbeck.jobs.setup import Machine
 from limbeck.jobs.teacher import RunTeacher
 from limbeck.models.load import LanguageModel, load
@@ -44,8 +45,9 @@ class Proof:
         length: int,
         machine: Machine,
         listens: bool,
+        train: TokenStore,
     ) -> None:
-        """``listens``: the objective needs the teacher, so the student learns by distilling."""
+        """``listens``: the objective needs the teacher, so the student learns by distilling. ``train`` is what it reads."""
         self._settings, self._source, self._machine, self._listens = settings, teacher, machine, listens
         self._told: Teacher | None = None if isinstance(teacher, OtherTokens) else teacher.about
         self._counted: Callable[[Batch], Batch] = lambda batch: batch
@@ -58,6 +60,8 @@ class Proof:
         self._teachers = self.held_out  # as the teacher reads it
         if isinstance(teacher, OtherTokens) and machine.world.first:
             self._teachers = teacher.held_out(machine)
+        measurements = settings.out / "measurements"
+        self._recall = RecallProof(measurements, train, self.held_out) if settings.mixers else None
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._costs: list[Reading] = []
         served = teacher.captured is not None and teacher.captured.served  # nobody here has looked at the model
@@ -104,6 +108,8 @@ class Proof:
         )
         if isinstance(self._source, OtherTokens):
             said = replace(said, notes=(_sentence(across(self._source.told.facts)), *said.notes))
+        if self._recall and (sentence := self._recall.sentence()):
+            said = replace(said, notes=(_sentence(sentence), *said.notes))
         write_json(out / "verdict.json", said.row())
         update(out, run, verdict=said.text)
         write_text(out / "student" / "README.md", model_card(run, readings))
@@ -177,6 +183,8 @@ class Proof:
                 file.parent.mkdir(exist_ok=True)
             measured.save(file)
         self._runs.setdefault(name, {})[seed] = measured
+        if self._recall and not (captured and name == "teacher"):  # whose weights are not here
+            self._recall.measure(name, model, seed)
         return measured
 
     def _readings(self) -> list[Reading]:
@@ -194,7 +202,7 @@ class Proof:
                 readings += found
                 readings += calibration(name, measured, seed=seed)
                 readings += fidelity(name, measured, seed=seed)
-        return readings
+        return readings + (self._recall.readings() if self._recall else [])
 
 
 def _sentence(text: str) -> str:

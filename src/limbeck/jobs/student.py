@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from limbeck.config import DistilSettings
+from limbeck.config import ATTENTION, DistilSettings
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.captured import config_source
@@ -22,11 +22,15 @@ METHOD = "activation"  # how importance is scored unless something else is asked
 
 
 def target_shape(settings: DistilSettings) -> Shape | None:
-    """The shape that the budget asks for, from the teacher's configuration alone; None for a student that exists."""
+    """The shape that the budget asks for, from the teacher's configuration alone.
+
+    None for a student that exists, and for one of other mixers that keeps the teacher's shape.
+    """
     asked = [name for name in ("student", "params", "shrink", "shape") if getattr(settings, name) is not None]
     if len(asked) > 1:
         raise BadSetting(f"--{' and --'.join(asked)} both say what the student is: give one of them")
-    if settings.student is not None:
+    check_mixers_asked(settings)
+    if settings.student is not None or (settings.mixers is not None and not asked):
         return None
     config = load_config(config_source(settings.teacher))
     if settings.shape is not None:
@@ -37,6 +41,23 @@ def target_shape(settings: DistilSettings) -> Shape | None:
         return choose(config, parameters=settings.params)
     factor = SHRINK if settings.shrink is None else settings.shrink
     return choose(config, parameters=budget_of_shrink(config, factor))
+
+
+def check_mixers_asked(settings: DistilSettings) -> None:
+    """Raises BadSetting where what belongs to --mixers is given without, and for --mixers of a student that exists."""
+    if settings.mixers is None:
+        for flag, given in (
+            ("--keep-attention", settings.keep_attention is not None),
+            ("--match", settings.match is not None),
+            (f"--baselines {ATTENTION}", ATTENTION in settings.baselines),
+        ):
+            if given:
+                raise BadSetting(f"{flag} is about a student of other mixers: say which with --mixers, or leave it out")
+    elif settings.student is not None:
+        raise BadSetting(
+            "--student and --mixers both say what the student is: with --mixers it is made of the teacher's weights; leave "
+            "--student out, or give the model to be converted as --teacher"
+        )
 
 
 def size_name(size: int) -> str:

@@ -7,11 +7,14 @@ from limbeck.probes.interval import Interval, bootstrap, difference_interval, me
 from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import Measurements, measure
 from limbeck.probes.samples import samples
+from limbeck.probes.slices import Bigrams, Slices, measure_slices, slices
 from limbeck.probes.surprises import Surprise, in_words
 
 __all__ = [
+    "Bigrams",
     "Interval",
     "Measurements",
+    "Slices",
     "Surprise",
     "bootstrap",
     "calibration",
@@ -23,5 +26,7 @@ __all__ = [
     "likelihood",
     "mean_interval",
     "measure",
+    "measure_slices",
     "samples",
+    "slices",
 ]

@@ -43,7 +43,8 @@ def model_card(run: Mapping[str, Any], readings: Sequence[Reading]) -> str:
         body += ["## Measured on held-out text", "", *table, ""]
     body += ["## Load", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
     body += ['tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")']
-    body += ['model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")', "```", ""]
+    code = ", trust_remote_code=True" if run.get("conversion") else ""  # which the folder carries
+    body += [f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})', "```", ""]
     body += ["The licence of the teacher and of the text holds for the student too: see theirs.", ""]
     return "\n".join(front + body)
 
@@ -52,7 +53,10 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
     sizes = [count(model["parameters"]) for model in (student, teacher) if model.get("parameters")]
     parts = [f"A language model of {sizes[0]} parameters" if sizes else "A language model"]
     if run.get("lineage"):
-        parts.append("cut out of its teacher" + (f" ({sizes[1]})" if len(sizes) == 2 else ""))
+        made = (
+            "made of its teacher with other mixers for attention" if run.get("conversion") else "cut out of its teacher"
+        )
+        parts.append(made + (f" ({sizes[1]})" if len(sizes) == 2 else ""))
     text = ", ".join(parts)
     if run.get("objective"):
         text += f" and distilled with `{_plain(str(run['objective']))}`"

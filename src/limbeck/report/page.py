@@ -43,6 +43,18 @@ _COSTS = (
     ("decode, tokens/s", "decode", count),
 )
 _MEASURED = ("peak_memory", "prefill", "decode")  # of the costs, what another hour or machine would change
+_RECALL = {
+    "recall_hits": "recall hits, nats/token",
+    "share_of_hits": "share of tokens that are hits",
+    "elsewhere": "elsewhere, nats/token",
+    "gap": "gap to attention, nats/token",
+    "gap_on_hits": "of it on hits, nats a hit",
+    "gap_elsewhere": "elsewhere, nats a token there",
+    "gap_share_on_hits": "share of the gap that lies on hits",
+    "first_reading": "a passage, nats/token",
+    "second_reading": "the same again",
+    "recalled": "easier by",
+}
 _AXES = (
     ("layers", "layers"),
     ("hidden", "hidden width"),
@@ -106,6 +118,9 @@ def render(found: RunFolder) -> str:
             ],
             models=_models(found),
             differences=_differences(found.verdict.get("differences", [])),
+            recalled=_recalled(found),
+            recalled_models=[label(name) for name in _models_with(found, "recall_hits")],
+            conversion=run.get("conversion") or {},
             curves=loss_curves(found.curves, objective=str(run.get("objective", "distillation"))),
             surprises=_surprises(found.surprises),
             samples=found.samples,
@@ -193,6 +208,32 @@ def _models(found: RunFolder) -> list[dict[str, Any]]:
         }
         for name in names
     ]
+
+
+def _models_with(found: RunFolder, name: str) -> list[str]:
+    """The models that have a reading, in the order of the table of models."""
+    return [model for model in ORDER if found.reading(model, name)]
+
+
+def _recalled(found: RunFolder) -> list[tuple[str, list[str]]]:
+    """Rows of the table of recall: what was measured, and each model's value."""
+    models = _models_with(found, "recall_hits")
+    names = list(dict.fromkeys(r.name for r in found.readings if r.probe in ("slices", "recall")))
+    rows = []
+    for name in names:
+        readings = [found.reading(model, name) for model in models]
+        shares = any(reading is not None and reading.unit == "share" for reading in readings)
+        rows.append((_RECALL.get(name, name), [_bounded(reading, shares=shares) for reading in readings]))
+    return rows
+
+
+def _bounded(reading: Reading | None, *, shares: bool) -> str:
+    if reading is None or not math.isfinite(reading.value):
+        return "–"
+    half = (reading.high - reading.low) / 2
+    if shares:
+        return share(reading.value, digits=1) + (f" ± {100 * half:.1f}" if half > 0 else "")
+    return plus_minus(reading.value, half)
 
 
 def _parameters(found: RunFolder, model: str) -> str:

@@ -26,6 +26,7 @@ _AGAINST = {
     "cut+ce@flops": ("cross-entropy given the same compute", "cross-entropy given the same compute"),
     "fresh+kd": ("the same training from a fresh init", "a fresh init"),
     "cut": ("the untrained cut", "the untrained cut"),
+    "attention": ("the same student with attention everywhere", "attention everywhere"),
 }
 
 
@@ -72,7 +73,7 @@ def verdict(
     passes: float = 1.0,
     text_bytes: tuple[Documents, Documents] | None = None,
 ) -> Verdict:
-    """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut" there are.
+    """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut", "attention" there are.
 
     ``passes`` is how many forward passes of the teacher each of the student's tokens cost. Each arm is a list of
     measurements, one a seed; seed k of two arms is compared with seed k. ``text_bytes`` are those of each document that the
@@ -89,9 +90,8 @@ def verdict(
         closed, words = _gap_closed(arms["cut"], arms["student"], teacher, text_bytes)
         sentences.append(words)
         differences += [closed] if closed else []
-    notes = [
-        _sentence("the student", found[name][1], name) for name in ("cut+ce@flops", "fresh+kd", "cut") if name in found
-    ]
+    others = ("cut+ce@flops", "fresh+kd", "cut", "attention")
+    notes = [_sentence("the student", found[name][1], name) for name in others if name in found]
     if student_parameters and teacher_parameters and passes > 0 and "cut+ce@flops" not in found:
         notes.append(_compute(method, student_parameters, teacher_parameters, passes))
     seeds = main[0].seeds if main else len(arms["student"])

@@ -12,6 +12,7 @@ LABELS = {
     "cut+ce": "cut + cross-entropy",
     "cut+ce@flops": "cut + cross-entropy, equal compute",
     "fresh+kd": "fresh init + KD",
+    "attention": "attention everywhere",
 }
 ORDER = tuple(LABELS)
 

@@ -71,7 +71,8 @@ class Metrics:
 class Line:
     """Reports steps as a line each, at most one in twenty seconds, for logs and pipes."""
 
-    def __init__(self, label: str, steps: int) -> None:
+    def __init__(self, label: str, steps: int, unit: str) -> None:
+        self._unit = unit
         self._label, self._steps, self._last, self._start, self._done = label, steps, 0.0, time.monotonic(), 0
 
     def step(self, step: int, loss: float, tokens_per_s: float) -> None:
@@ -82,7 +83,7 @@ class Line:
             self._last = now
             left = (now - self._start) / self._done * (self._steps - step)
             console.print(
-                f"{self._label:<14} step {step:>6}/{self._steps}  loss {loss:7.4f} nats  "
+                f"{self._label:<14} step {step:>6}/{self._steps}  loss {loss:7.4f} {self._unit}  "
                 f"{tokens_per_s:>9,.0f} tokens/s  {left:>6.0f} s left"
             )
 
@@ -100,18 +101,18 @@ class Bar:
 
 
 @contextmanager
-def progress(label: str, steps: int, *, done: int, speak: bool) -> Iterator[Bar | Line | None]:
-    """A reporter for a run of ``steps`` of which ``done`` lie behind; None for a rank that keeps silent."""
+def progress(label: str, steps: int, *, done: int, speak: bool, unit: str = "nats") -> Iterator[Bar | Line | None]:
+    """A reporter for a run of ``steps`` of which ``done`` lie behind; None for a silent rank. ``unit`` is the loss's."""
     if not speak:
         yield None
     elif not console.is_terminal:
-        yield Line(label, steps)
+        yield Line(label, steps, unit)
     else:
         columns = (
             TextColumn("{task.description:<14}"),
             BarColumn(),
             TextColumn("step {task.completed}/{task.total}"),
-            TextColumn("loss {task.fields[loss]:.4f} nats"),
+            TextColumn("loss {task.fields[loss]:.4f} " + unit),
             TextColumn("{task.fields[rate]:,.0f} tokens/s"),
             TimeRemainingColumn(),
         )

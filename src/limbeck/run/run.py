@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,10 @@ class Plan:
 
 @dataclass
 class Run:
-    """Trains ``student`` in place on the rows of ``corpus``, keeping its state in ``folder``."""
+    """Trains ``student`` in place on the rows of ``corpus``, keeping its state in ``folder``.
+
+    ``update`` makes a step of what `train_step` is given; ``unit`` is that of its loss.
+    """
 
     folder: Path
     label: str
@@ -61,6 +64,8 @@ class Run:
     objective: Objective
     plan: Plan
     world: World
+    update: Callable[..., Step] = train_step
+    unit: str = "nats"
 
     def train(self) -> None:
         """Runs the steps that are left.
@@ -89,7 +94,9 @@ class Run:
         label = self.label if label is None else label
         with (
             Metrics(self.folder / "metrics.jsonl", step=step) if self.world.first else nullcontext() as metrics,
-            progress(label, self.plan.steps, done=step, speak=self.world.first and bool(label)) as reporter,
+            progress(
+                label, self.plan.steps, done=step, speak=self.world.first and bool(label), unit=self.unit
+            ) as reporter,
         ):
             yield step
             saved = time.monotonic()
@@ -100,9 +107,9 @@ class Run:
                 step, tokens = step + 1, tokens + int(report.tokens)
                 rate = report.tokens / (time.perf_counter() - start)
                 if metrics:
-                    metrics.add(_row(step, tokens, report, lr, rate))
+                    metrics.add(_row(step, tokens, report, lr, rate, unit=self.unit))
                 if reporter:
-                    reporter.step(step, report.loss_nats, rate)
+                    reporter.step(step, report.loss, rate)
                 late = self.world.first and time.monotonic() - saved > 60 * self.plan.save_minutes
                 stop, due = self.world.any(bool(caught), late)
                 if stop or due or step % self.plan.save_every == 0 or step == self.plan.steps:
@@ -183,7 +190,7 @@ class Run:
         batches = list(micro_batches(rows, self.world.device))
         try:
             with torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self.plan.bf16):
-                return train_step(
+                return self.update(
                     self.student,
                     self.teacher,
                     self.objective,
@@ -218,11 +225,11 @@ def micro_rows(length: int, device: torch.device) -> int:
     return max(1, MICRO_TOKENS["cuda" if device.type == "cuda" else "cpu"] // length)
 
 
-def _row(step: int, tokens: int, report: Step, lr: float, rate: float) -> dict[str, float | int]:
+def _row(step: int, tokens: int, report: Step, lr: float, rate: float, *, unit: str) -> dict[str, float | int]:
     return {
         "step": step,
         "tokens": tokens,
-        "loss_nats": report.loss_nats,
+        f"loss_{unit}": report.loss,
         "lr": lr,
         "grad_norm": report.grad_norm,
         "tokens_per_s": round(rate, 1),

@@ -23,9 +23,9 @@ from limbeck.types import Aligned, Batch, ChunkTeacher, Outputs, Sparse, Speaker
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step was: mean loss in nats per token, summed weight of its tokens, gradient norm before clipping."""
+    """What one optimiser step was: mean loss (nats per token), summed weight of its tokens, gradient norm before clipping."""
 
-    loss_nats: float
+    loss: float
     tokens: float
     grad_norm: float
 
@@ -69,7 +69,7 @@ def train_step(
         raise NonFiniteLoss(f"loss {loss} nats, gradient norm {norm}")
     optimizer.step()
     objective.advance(loss)
-    return Step(loss_nats=loss, tokens=total, grad_norm=norm)
+    return Step(loss=loss, tokens=total, grad_norm=norm)
 
 
 def _clip(gradients: list[Tensor], max_norm: float) -> float:

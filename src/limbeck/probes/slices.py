@@ -1,0 +1,184 @@
+"""Recall slices: nats per token where a pair of tokens repeats one seen earlier in the context, and elsewhere.
+
+A prediction of x_t is a *recall hit* where the bigram (x_{t-1}, x_t) stands earlier in the same document of the same row: what
+could be looked up. Models without attention lose on these, the more the rarer the bigram was in training, and the mean over
+all tokens hides it (Arora et al., arXiv 2312.04927, sec. 3). The paper counts as hits those bigrams alone that occur at most
+1,250 times in its 10 billion tokens; that number belongs to that text, so here hits are told apart by how often training saw
+them. A hit is a heuristic: it knows nothing of synonyms or longer repeats, and what lies on it is accounted for, not explained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Int64
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from limbeck.corpora import TokenStore
+from limbeck.disk import writing
+from limbeck.errors import BadCorpus
+from limbeck.probes.interval import Interval, bootstrap
+from limbeck.types import Batch, Reading, Speaker, each
+
+EDGES = (0, 10, 100, 1_000)  # the most occurrences of each bin of hits but the last, which has no end
+BINS = ("0", *(f"{low + 1}-{high}" for low, high in pairwise(EDGES)), f"over {EDGES[-1]}")
+_ELSEWHERE = len(BINS)  # the last slice
+_PIECE = 2**22  # tokens of a training text that are looked at together
+_CELLS = 2**21  # logits that exist at a time
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Sums over the predictions of each document and slice: first the hits of each bin of `BINS`, last all others."""
+
+    tokens: Float[np.ndarray, "documents slices"]
+    nats: Float[np.ndarray, "documents slices"]
+
+    def save(self, path: Path) -> None:
+        """Writes the sums as safetensors, in one piece."""
+        beside = path.with_name(f".{path.name}")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"tokens": self.tokens, "nats": self.nats}, beside)
+            beside.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Slices:
+        """Reads what `save` wrote."""
+        return cls(**load_file(path))
+
+    def mean(self, *, hits: bool) -> float:
+        """Nats per token on all hits, or elsewhere; NaN where there is none."""
+        part = slice(0, _ELSEWHERE) if hits else slice(_ELSEWHERE, None)
+        tokens = self.tokens[:, part].sum()
+        return float(self.nats[:, part].sum() / tokens) if tokens else float("nan")
+
+
+@dataclass(frozen=True)
+class Bigrams:
+    """How often training saw some bigrams: codes, ascending, and their counts. A bigram (a, b) has the code a V + b."""
+
+    codes: Int64[np.ndarray, " n"]
+    counts: Int64[np.ndarray, " n"]
+    vocab: int
+
+    @classmethod
+    def counted(cls, store: TokenStore, batches: Iterable[Batch], *, vocab: int) -> Bigrams:
+        """Of the bigrams in these batches, those in a store, inside its documents."""
+        found = [np.unique(_codes(batch, vocab)[batch.weight > 0].cpu().numpy()) for batch in batches]
+        codes = np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
+        counts = np.zeros(len(codes), np.int64)
+        for start in range(0, store.tokens - 1 if len(codes) else 0, _PIECE):
+            tokens = store.slice(start, min(start + _PIECE + 1, store.tokens)).astype(np.int64)
+            inside = np.ones(len(tokens) - 1, dtype=bool)
+            opened = store.starts[
+                np.searchsorted(store.starts, start + 1) : np.searchsorted(store.starts, start + len(tokens))
+            ]
+            inside[opened - start - 1] = False  # the first token of a document follows nothing
+            seen = (tokens[:-1] * vocab + tokens[1:])[inside]
+            place = np.searchsorted(codes, seen).clip(max=len(codes) - 1)
+            counts += np.bincount(place[codes[place] == seen], minlength=len(codes))
+        return cls(codes, counts, vocab)
+
+    def slices_of(self, batch: Batch) -> Int64[np.ndarray, " BT"]:
+        """The slice of each flat position: the bin of a hit, or elsewhere."""
+        place = np.searchsorted(self.codes, _codes(batch, self.vocab).reshape(-1).cpu().numpy())
+        count = self.counts[place.clip(max=len(self.codes) - 1)]
+        return np.where(hits(batch).reshape(-1).cpu().numpy(), np.searchsorted(EDGES, count), _ELSEWHERE)
+
+
+def hits(batch: Batch) -> Bool[Tensor, "B T"]:
+    """Whether the bigram of a prediction stands earlier in its row, inside its document."""
+    length = batch.tokens.shape[1]
+    start = torch.zeros_like(batch.document)
+    start[:, 1:] = batch.document[:, 1:] != batch.document[:, :-1]
+    run = start.cumsum(1)  # which document of the row
+    both = torch.stack([run, batch.tokens, batch.targets], -1).reshape(-1, 3)
+    row = torch.arange(len(batch.tokens), device=both.device).repeat_interleave(length)
+    kinds = torch.unique(torch.cat([row[:, None], both], 1), dim=0, return_inverse=True)[1]
+    order = kinds.argsort(stable=True)  # alike ones next to each other, the earliest first
+    again = torch.zeros_like(kinds, dtype=torch.bool)
+    again[order[1:]] = kinds[order[1:]] == kinds[order[:-1]]
+    return again.view_as(batch.tokens)
+
+
+@torch.no_grad()
+def measure_slices(model: Speaker, batches: Iterable[Batch], bigrams: Bigrams, *, documents: int) -> Slices:
+    """Sums of a model over each of ``documents`` documents. Raises BadCorpus where no prediction has weight."""
+    sums = np.zeros((2, documents, _ELSEWHERE + 1))
+    for batch, outputs in each(model, batches):
+        counted = batch.weight.reshape(-1).nonzero().squeeze(1)
+        where = counted.cpu().numpy()
+        targets = batch.targets.reshape(-1)
+        size = max(8, _CELLS // outputs.vocab)
+        parts = [
+            -outputs.logits(part).float().log_softmax(-1).gather(-1, targets[part][:, None]).squeeze(-1)
+            for part in counted.split(size)
+        ]
+        if not parts:
+            continue
+        nats = torch.cat(parts).double().cpu().numpy()
+        weight = batch.weight.reshape(-1)[counted].double().cpu().numpy()
+        place = batch.document.reshape(-1)[counted].cpu().numpy(), bigrams.slices_of(batch)[where]
+        np.add.at(sums[0], place, weight)
+        np.add.at(sums[1], place, weight * nats)
+    if not sums[0].any():
+        raise BadCorpus(
+            f"the held-out text has no token that counts, so {model.name} cannot be measured: give more text, or text of its "
+            "own with --eval-data"
+        )
+    return Slices(*sums)
+
+
+def slices(
+    model: str, runs: Sequence[Slices], *, against: Sequence[Slices] = (), seed: int | None = None
+) -> list[Reading]:
+    """Nats per token on hits, on those of each bin, and elsewhere, and the share of hits among all predictions.
+
+    ``against`` are of another model on the same text, one or as many as runs: then also by how many nats the model is above it
+    on hits and elsewhere, and the share of the whole gap that lies on hits, Δ_hits n_hits / (Δ n) (arXiv 2312.04927, sec. 3.1),
+    not clipped: above 1 the model is the better one elsewhere. No share is given of a gap that cannot be told from 0.
+    """
+    tokens, nats = np.stack([run.tokens for run in runs]), np.stack([run.nats for run in runs])
+    found: list[tuple[str, str, Interval]] = []
+    parts = {"recall_hits": slice(0, _ELSEWHERE)}
+    parts |= {f"recall_hits, seen {name}": slice(i, i + 1) for i, name in enumerate(BINS)}
+    parts |= {"elsewhere": slice(_ELSEWHERE, None)}
+    for name, part in parts.items():
+        if tokens[..., part].any():
+            found.append((name, "nats/token", _mean(nats[..., part].sum(-1), tokens[..., part].sum(-1))))
+    on_hits = tokens[..., :_ELSEWHERE].sum(-1)
+    found.append(("share_of_hits", "share", _mean(on_hits, tokens.sum(-1))))
+    if against and on_hits.any():
+        found += _gap(nats - np.stack([run.nats for run in against]), tokens)
+    return [Reading(model, "slices", name, x.value, unit, x.n, x.low, x.high, seed) for name, unit, x in found]
+
+
+def _gap(more: Float[np.ndarray, "seeds documents slices"], tokens: np.ndarray) -> list[tuple[str, str, Interval]]:
+    """What a model's nats beyond another's amount to."""
+    hit, n_hit = more[..., :_ELSEWHERE].sum(-1), tokens[..., :_ELSEWHERE].sum(-1)
+    whole, n = more.sum(-1), tokens.sum(-1)
+    gap = _mean(whole, n)
+    found = [
+        ("gap", "nats/token", gap),
+        ("gap_on_hits", "nats/token", _mean(hit, n_hit)),
+        ("gap_elsewhere", "nats/token", _mean(whole - hit, n - n_hit)),
+    ]
+    if gap.excludes_zero:
+        found.append(("gap_share_on_hits", "share", _mean(hit, whole)))
+    return found
+
+
+def _mean(sums: Float[np.ndarray, "seeds documents"], counts: Float[np.ndarray, "seeds documents"]) -> Interval:
+    """Sum of ``sums`` per sum of ``counts``, over documents and seeds."""
+    return bootstrap(lambda total: total[..., :1] / total[..., 1:], np.stack([sums, counts], -1))[0]
+
+
+def _codes(batch: Batch, vocab: int) -> Int[Tensor, "B T"]:
+    return batch.tokens * vocab + batch.targets

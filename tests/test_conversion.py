@@ -1,0 +1,237 @@
+"""`limbeck distil --mixers`: matching layer by layer, who keeps attention, equal tokens, continuing, and what is refused."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+import limbeck
+from limbeck.config import DistilSettings
+from limbeck.corpora import build_stores
+from limbeck.errors import BadModel, BadSetting, Interrupted
+from limbeck.jobs.convert import Conversion, check_conversion, make_converted
+from limbeck.jobs.setup import Machine
+from limbeck.jobs.student import target_shape
+from limbeck.models.load import load, load_config
+from limbeck.objectives import CrossEntropy
+from limbeck.run.match import Match
+from limbeck.run.optim import adamw
+from limbeck.run.world import alone
+from limbeck.students.convert import convert
+from tests.models import batch, frozen, llama, write_corpus, write_teacher
+
+# Matching
+
+
+def pair(mixers=("based:4", "attention", "gdn")):
+    teacher = llama(layers=3)
+    torch.manual_seed(0)
+    return frozen(convert(teacher, ["attention"] * 3)), convert(teacher, mixers)
+
+
+def steps_of(match: Match, student, batches, steps: int) -> list[float]:
+    match.trained(student.model)
+    optimizer = adamw(student.model.named_parameters(), [], weight_decay=0.0)
+    for group in optimizer.param_groups:
+        group["lr"] = 3e-3
+    made = (match(student, None, CrossEntropy(), optimizer, batches, world=alone(), max_norm=1.0) for _ in range(steps))
+    return [step.loss for step in made]
+
+
+@pytest.mark.parametrize("stage", ["mixers", "blocks"])
+def test_a_stage_comes_nearer_and_changes_its_own_layers_alone(stage):
+    reference, student = pair()
+    before = {name: p.detach().clone() for name, p in student.model.named_parameters()}
+    losses = steps_of(Match(reference.model, [0, 2], stage), student, [batch(rows=6)], 12)
+    assert losses[-1] < 0.9 * losses[0]
+    changed = {name for name, p in student.model.named_parameters() if not torch.equal(p, before[name])}
+    inside = (
+        ("model.layers.0.", "model.layers.2.")
+        if stage == "blocks"
+        else ("model.layers.0.mixer.", "model.layers.2.mixer.")
+    )
+    assert changed == {name for name in before if name.startswith(inside)}
+
+
+def test_a_layer_that_is_the_same_has_nothing_to_learn():
+    reference, student = pair(mixers=("attention",) * 3)
+    for stage in ("mixers", "blocks"):
+        assert steps_of(Match(reference.model, [1], stage), student, [batch()], 1)[0] < 1e-10
+
+
+def test_the_error_is_that_of_whole_layers_and_does_not_depend_on_micro_batches():
+    whole = batch(rows=4)
+    found = []
+    for pieces in ([whole], [whole.rows(slice(0, 1)), whole.rows(slice(1, 4))]):
+        reference, student = pair()
+        found.append(steps_of(Match(reference.model, [0, 2], "mixers"), student, pieces, 3))
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    reference, student = pair()
+    got = {}
+    for name, model in (("wanted", reference), ("ours", student)):
+        model.model.model.layers[0].mixer.register_forward_hook(
+            lambda _, __, out, name=name: got.__setitem__(name, out[0].detach())
+        )
+        model(whole)
+    share = (got["ours"] - got["wanted"]).square().sum() / got["wanted"].square().sum()
+    assert steps_of(Match(reference.model, [0], "mixers"), student, [whole], 1)[0] == pytest.approx(
+        float(share), rel=1e-4
+    )
+
+
+# The job
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("conversion")
+    write_teacher(folder)
+    write_corpus(folder)
+    return folder
+
+
+def settings(here: Path, out: str, **more) -> dict:
+    return {
+        "teacher": str(here / "teacher"),
+        "data": str(here / "text.jsonl"),
+        "mixers": "based:4",
+        "tokens": "3k",
+        "length": 32,
+        "batch_tokens": 128,
+        "baselines": "attention",
+        "out": here / out,
+        "threads": 1,
+        "device": "cpu",
+    } | more
+
+
+@pytest.fixture(scope="module")
+def done(here):
+    """A run that keeps attention where recall needs it, and its result."""
+    return here / "out", limbeck.distil(**settings(here, "out", keep_attention=1))
+
+
+def test_the_layer_whose_loss_harms_recall_most_keeps_attention(done):
+    out, _ = done
+    said = json.loads((out / "conversion.json").read_text())
+    harm = {row["layer"]: row["damage"] for row in said["damage"]}
+    assert harm.pop(None) == 0
+    kept = max(harm, key=lambda layer: harm[layer])
+    assert [layer for layer, text in enumerate(said["mixers"]) if text == "attention"] == [kept]
+    assert load_config(out / "student").mixers == said["mixers"]
+    lineage = json.loads((out / "student" / "lineage.json").read_text())
+    assert lineage["converted"] == said["converted"]
+    assert json.loads((out / "run.json").read_text())["conversion"] == said
+    assert not (out / "matching").exists()
+
+
+def test_all_arms_read_as_many_tokens(done):
+    out, _ = done
+    said = json.loads((out / "conversion.json").read_text())
+    steps = {
+        name: len((out / folder / "metrics.jsonl").read_text().splitlines())
+        for name, folder in (("student", "."), ("attention", "baselines/attention-seed0"))
+    }
+    plan = json.loads((out / "run.json").read_text())["plan"]
+    assert set(said["tokens"]) == {"mixers", "blocks"}
+    assert steps["attention"] == plan["steps"]
+    assert steps["student"] * plan["rows"] * plan["length"] + sum(said["tokens"].values()) == plan["tokens"]
+
+
+def test_recall_stands_beside_perplexity_against_attention(done):
+    out, result = done
+    readings = result["readings"]
+    for model in ("teacher", "cut", "student", "attention"):
+        assert {"perplexity", "recall_hits", "elsewhere", "second_reading", "recalled"} <= set(readings[model])
+    gap = readings["student"]["held_out"]["value"] - readings["attention"]["held_out"]["value"]
+    assert readings["student"]["gap"]["value"] == pytest.approx(gap, rel=1e-4)
+    assert "gap" not in readings["attention"]
+    verdict = json.loads((out / "verdict.json").read_text())
+    assert "on recall hits" in verdict["notes"][0]
+    assert any("attention everywhere" in note for note in verdict["notes"][1:])
+    page = (out / "report.html").read_text()
+    assert "What it recalls" in page
+    assert "attention replaced in" in page
+    # the same slices of the student alone, with bigrams counted in the same run's text
+    alone = limbeck.api.probe(
+        str(out / "student"), probe="slices", data=str(out.parent / "text.jsonl"), length=32, device="cpu"
+    )
+    assert str(out) in alone["counted_in"]
+
+
+def made(here: Path, out: str, steps: int = 30, **more) -> Path:
+    """The folder of a converted student, before it is distilled."""
+    asked = DistilSettings(**settings(here, out, **more))
+    teacher = load(here / "teacher")
+    target = target_shape(asked)
+    conversion = check_conversion(asked, target)
+    store, _ = build_stores(asked.data, teacher.tokenizer, here / "data", end=teacher.end)
+    size = {"length": 32, "rows": 4, "steps": steps}
+    return make_converted(asked, conversion, target, teacher, store, **size, machine=Machine(alone(), bf16=False))
+
+
+@pytest.mark.parametrize("stage", ["mixers", "blocks"])
+def test_a_run_stopped_in_a_stage_goes_on_and_ends_with_the_same_bits(here, stage, monkeypatch):
+    step, count = Match.__call__, []
+
+    def stopping(self, *args, **more):
+        if self.stage == stage:
+            count.append(1)
+            if len(count) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **more)
+
+    whole = made(here, f"whole-{stage}", keep_attention=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Match, "__call__", stopping)
+        with pytest.raises(Interrupted, match="after step 2 of 3"):
+            made(here, f"stopped-{stage}", keep_attention=1)
+    assert not (here / f"stopped-{stage}" / "cut").exists()
+    again = made(here, f"stopped-{stage}", keep_attention=1)
+    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_cut_is_converted_by_place_without_matching(here):
+    folder = made(here, "cut-first", shape="layers=2,hidden=24", mixers="gdn,attention", match="none")
+    student, base = load(folder), load(folder.parent / "base")
+    assert student.config.mixers == ["gdn", "attention"]
+    assert student.config.hidden_size == 24
+    assert student.lineage["kept"] == base.lineage["kept"]
+    said = json.loads((folder.parent / "conversion.json").read_text())
+    assert said["tokens"] == {}
+    assert said["damage"] is None
+    everywhere = load(folder.parent / "attention")
+    assert (everywhere(batch()).logits() - base(batch()).logits()).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"mixers": "attention,gdn"}, BadSetting, "2 mixers.*do not divide the student's 3"),
+        ({"mixers": "attention"}, BadSetting, "nothing would be converted"),
+        ({"mixers": "gnd"}, BadModel, "no mixer 'gnd', the nearest is 'gdn'"),
+        ({"mixers": "conv"}, BadModel, "put into conv"),
+        ({"mixers": "gdn*x"}, BadModel, "whole number"),
+        ({"keep_attention": 3}, BadSetting, "has 3 layers, so nothing would be"),
+        ({"mixers": "gdn,based,gdn", "keep_attention": 1}, BadSetting, "expected one mixer"),
+        ({"student": "teacher"}, BadSetting, "--student and --mixers both say"),
+        ({"mixers": None, "keep_attention": 1}, BadSetting, "--keep-attention is about a student of other mixers"),
+        ({"mixers": None, "match": "blocks"}, BadSetting, "--match is about"),
+        ({"mixers": None, "baselines": "attention"}, BadSetting, "--baselines attention is about"),
+        ({"match": "block"}, BadSetting, "did you mean 'blocks'"),
+        ({"tokens": "256", "match": "mixers,blocks"}, BadSetting, "leaves none to distil in"),
+    ],
+)
+def test_what_cannot_be_converted_is_said_before_anything_is_written(here, changes, error, said):
+    with pytest.raises(error, match=said):
+        limbeck.distil(**{k: v for k, v in settings(here, "refused", **changes).items() if v is not None})
+    assert not (here / "refused" / "cut").exists()
+
+
+def test_a_pattern_is_repeated_over_the_layers():
+    asked = Conversion.of(DistilSettings(mixers="attention,gdn*2", match="mixers"), 6)
+    assert asked.mixers == ("attention", "gdn", "gdn") * 2
+    assert asked.steps(100) == {"mixers": 10}
