@@ -54,6 +54,14 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
+def wilson(right: int, n: int) -> Interval:
+    """The share of ``right`` among ``n`` independent trials (Wilson 1927): bounds inside 0 and 1 also where all, or none, are."""
+    share, spread = right / n, _Z**2 / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), n)
+
+
 def mean_interval(sums: Float[np.ndarray, " documents"], counts: Float[np.ndarray, " documents"]) -> Interval:
     """Sum of ``sums`` per sum of ``counts``, as nats per token."""
     return bootstrap(lambda total: total[..., :1] / total[..., 1:], np.stack([sums, counts], -1)[None])[0]
