@@ -66,13 +66,14 @@ def shrink(*, method: str = "activation", **keys: Any) -> dict[str, Any]:
 def probe(model: str, *, teacher: str | None = None, out: str | Path | None = None, **keys: Any) -> dict[str, Any]:
     """Measures a model, alone or against a teacher; gives ``{"model", "readings"}``.
 
-    With ``probe="pass-until"`` and a ``task``, measures how often it passes that; gives ``{"model", "task", "readings"}``.
+    With ``probe="mqar,arithmetic"`` (also reversal, listops) it is asked synthetic tasks. With ``probe="pass-until"`` and a
+    ``task``, measures how often it passes that; gives ``{"model", "task", "readings"}``.
     """
     from limbeck.jobs.pass_until import pass_until as task_job
     from limbeck.jobs.probe import probe as job
 
     settings = resolve(ProbeSettings, None, keys)
-    measure = task_job if settings.probe == "pass-until" else job
+    measure = task_job if settings.probe == ("pass-until",) else job
     return measure(settings, model=model, teacher=teacher, out=None if out is None else Path(out))
 
 

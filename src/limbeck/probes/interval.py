@@ -62,6 +62,18 @@ def wilson(right: int, n: int) -> Interval:
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
+def share_interval(right: Float[np.ndarray, " rows"], asked: Float[np.ndarray, " rows"]) -> Interval:
+    """The share of questions answered right, over rows that ask several each: those of a row are not independent.
+
+    Where all are right, or none, resampling shows no spread; then a row counts as one trial (`wilson`).
+    """
+    n = len(right)
+    if n < 2 or right.sum() in (0, asked.sum()):
+        return wilson(n if right.sum() else 0, n)
+    found = mean_interval(right, asked)
+    return Interval(found.value, max(0.0, found.low), min(1.0, found.high), n)
+
+
 def mean_interval(sums: Float[np.ndarray, " documents"], counts: Float[np.ndarray, " documents"]) -> Interval:
     """Sum of ``sums`` per sum of ``counts``, as nats per token."""
     return bootstrap(lambda total: total[..., :1] / total[..., 1:], np.stack([sums, counts], -1)[None])[0]

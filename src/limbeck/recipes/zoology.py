@@ -7,6 +7,7 @@ of its rates on the rows it stops by. So the numbers here are of models that nob
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ def judge_state(based: Sequence[Rows], gated: Sequence[Rows], attention: Rows, p
     gained = _difference(based[-1], based[0], pairs)
     floor, ceiling = max(found.mean() for found in gated) / pairs, attention.mean() / pairs
     between = all(floor <= found.value <= ceiling + (1 - SOLVES) for found in means)
-    rises = all(b.value >= a.value - 0.02 for a, b in zip(means, means[1:], strict=False))
+    rises = all(b.value >= a.value - 0.02 for a, b in pairwise(means))
     verdict: Verdict = "inconclusive"
     if gained.high <= 0 or means[-1].high < FAILS:
         verdict = "refuted"
@@ -125,8 +126,8 @@ def judge_state(based: Sequence[Rows], gated: Sequence[Rows], attention: Rows, p
         verdict = "confirmed"
     return Judged(
         "Linear attention behind a short convolution (Based) lies between the two, and rises with the size of its state.",
-        "Confirmed: the largest state is better than the smallest (95 % interval above 0), no step up loses more than 2 points, and "
-        "all lie between the best gated convolution and attention. Refuted: the largest is no better than the smallest, or "
+        "Confirmed: the largest state is better than the smallest (95 % interval above 0), no step up loses more than 2 points, "
+        "and all lie between the best gated convolution and attention. Refuted: the largest is no better than the smallest, or "
         f"stays below {FAILS:.0%}. Inconclusive otherwise.",
         verdict,
         "; ".join(f"{arm} {interval(found, '.1%')}" for arm, found in zip(BASED, means, strict=True))
@@ -144,11 +145,11 @@ def judge_window(inside: Interval, beyond: Interval, pairs: int) -> Judged:
         verdict = "refuted"
     return Judged(
         f"A window of {WINDOW} tokens behind a short convolution recalls what it still sees, and only that.",
-        f"Confirmed: {SOLVES:.0%} or more of the questions at most {WINDOW} tokens behind their key, and at most {share(guess, digits=1)} "
-        f"of the others. Refuted: less than {FAILS:.0%} of the first, or more of the second. Inconclusive otherwise.",
+        f"Confirmed: {SOLVES:.0%} or more of the questions at most {WINDOW} tokens behind their key, and at most "
+        f"{share(guess, digits=1)} of the others. Refuted: less than {FAILS:.0%} of the first, or more of the second. Inconclusive otherwise.",
         verdict,
-        f"inside {interval(inside, '.1%')}, n = {inside.n:,} questions; beyond {interval(beyond, '.1%')}, n = {beyond.n:,}; all seeds "
-        "together.",
+        f"inside {interval(inside, '.1%')}, n = {inside.n:,} questions; beyond {interval(beyond, '.1%')}, n = {beyond.n:,}; all "
+        "seeds together.",
     )
 
 
@@ -164,10 +165,10 @@ def judge_hybrid(name: str, hybrid: Rows, convolution: Rows, attention: Rows, pa
         seen = f"{interval(closed, '.1%')} of a gap of {interval(gap, '.1%')}"
     what = "attends where a token repeats" if "repeats" in name else "attends"
     return Judged(
-        f"A hybrid in which one of two convolutions gives way to a layer that {what} ({name}) closes the gap between BaseConv and "
-        "attention alone.",
-        f"Confirmed: {CLOSED:.0%} of the gap or more, by the whole 95 % interval over rows and seeds. Refuted: less, by the whole of "
-        "it. Inconclusive otherwise, and without a gap.",
+        f"A hybrid in which one of two convolutions gives way to a layer that {what} ({name}) closes the gap between BaseConv "
+        "and attention alone.",
+        f"Confirmed: {CLOSED:.0%} of the gap or more, by the whole 95 % interval over rows and seeds. Refuted: less, by the whole "
+        "of it. Inconclusive otherwise, and without a gap.",
         verdict,
         f"{seen}; n = {hybrid.shape[1]:,} rows, {len(hybrid)} seeds.",
     )
@@ -217,10 +218,10 @@ def _ours(found: Found, ground: Ground) -> str:
     rates = ", ".join(f"{rate:.1e}" for rate in scale.rates)
     return (
         f"{len(ARMS)} kinds of two layers without MLPs, width {scale.width}, one head, on rows of {judged.length} tokens with "
-        f"{' to '.join(str(k) for k in (min(judged.pairs), judged.most))} pairs of a vocabulary of {judged.vocab:,}, {judged.most} of "
-        f"them where it is judged; up to {scale.steps:,} steps of {scale.rows} fresh rows, {ground.seeds} seeds, rates {rates}, the "
-        f"better chosen for each kind on another seed after {scale.tuning_steps} steps. {scale.tested:,} rows are asked about, others "
-        "than those that end a training."
+        f"{' to '.join(str(k) for k in (min(judged.pairs), judged.most))} pairs of a vocabulary of {judged.vocab:,}, {judged.most} "
+        f"of them where it is judged; up to {scale.steps:,} steps of {scale.rows} fresh rows, {ground.seeds} seeds, rates {rates}, "
+        f"the better chosen for each kind on another seed after {scale.tuning_steps} steps. {scale.tested:,} rows are asked about, "
+        "others than those that end a training."
     )
 
 
@@ -279,8 +280,8 @@ def _figures(found: Found, ground: Ground) -> dict[Any, str]:
     }
     draw_recall_map(cells, by_size)
     return {
-        by_state: f"Accuracy at {most} pairs by the bytes that a row's state takes, 95 % intervals over rows and seeds; dotted: a guess "
-        "among the row's values.",
+        by_state: f"Accuracy at {most} pairs by the bytes that a row's state takes, 95 % intervals over rows and seeds; dotted: a "
+        "guess among the row's values.",
         by_size: "Accuracy by width and length, most pairs of each length, one seed: shown, not judged.",
     }
 
@@ -296,10 +297,10 @@ RECIPE = Recipe(
         "The paper trains on 100,000 fixed rows for up to 64 epochs in batches of 128 to 512 with 4 to 64 pairs a setting and a "
         "vocabulary of 8,192; here rows are fresh at each step, few, and the number of pairs goes round, since many alone are "
         "hardly learned in so few steps.",
-        "Of the paper's four learning rates (1e-4 to 1e-2) the scales smoke and small try one and two; one is chosen on another seed, "
-        "for the judged width and length, and kept for the others. The paper reports the best of all rates on the rows that "
+        "Of the paper's four learning rates (1e-4 to 1e-2) the scales smoke and small try one and two; one is chosen on another "
+        "seed, for the judged width and length, and kept for the others. The paper reports the best of all rates on the rows that "
         "stop its trainings.",
-        "No dropout; weights start with variance 1 / width and embeddings with variance 1 instead of a deviation of 0.02 for all.",
+        "No dropout; weights start with variance 1 / width and embeddings with variance 1, there a deviation of 0.02 for all.",
         "Widths up to 64 and rows up to 64 tokens at scale small: that a gated convolution needs a width of the row's length is "
         "not judged, nor is it a theorem of the paper.",
         "Steps are equal, time is not; a gated convolution may need many more steps. The control shows that each can be trained.",

@@ -126,14 +126,14 @@ class MQAR:
         if needed > self.length:
             second = f" + {width} x {self._again} bound again" if self._again else ""
             raise BadTask(
-                f"mqar: {self.pairs} pairs and their questions take {2 * width} x {self.pairs}{second} = {needed} tokens, more than "
-                f"the length of {self.length}: take fewer pairs or a longer row"
+                f"mqar: {self.pairs} pairs and their questions take {2 * width} x {self.pairs}{second} = {needed} tokens, more "
+                f"than the length of {self.length}: take fewer pairs or a longer row"
             )
         different = math.isqrt(self.pairs) if width == 3 else self.pairs
         if different > part - 1 or self.pairs > self._parts[1]:
             raise BadTask(
-                f"mqar: {self.pairs} pairs need {different} different keys of {part - 1} and {self.pairs} values of {self._parts[1]} "
-                f"in a vocabulary of {self.vocab}: take fewer pairs or a larger vocabulary"
+                f"mqar: {self.pairs} pairs need {different} different keys of {part - 1} and {self.pairs} values of "
+                f"{self._parts[1]} in a vocabulary of {self.vocab}: take fewer pairs or a larger vocabulary"
             )
 
     def _bindings(self, generator: np.random.Generator, rows: int) -> Int64[np.ndarray, "rows bindings width"]:
