@@ -430,7 +430,7 @@ def probe(
     task: Annotated[
         str | None,
         Option(
-            help="For pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file. For reversal: a JSONL file."
+            help="For pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file. For reversal: JSONL."
         ),
     ] = None,
     successes: Annotated[int | None, Option(help="For pass-until: passes to wait for (default 4).")] = None,

@@ -90,6 +90,7 @@ def _of_text(settings: ProbeSettings, where: Machine, model: LanguageModel, teac
 def show(readings: Iterable[dict[str, Any]], console: Console) -> None:
     """Prints a table of rows of readings."""
     table = Table("probe", "reading", "value", "95 % interval", "unit", "n")
+    table.columns[1].overflow = "fold"  # a name that is cut off says nothing
     for r in readings:
         interval = "" if r["low"] is None or r["low"] == r["high"] else f"{r['low']:,.4g} to {r['high']:,.4g}"
         table.add_row(r["probe"], r["name"], f"{r['value']:,.4g}", interval, r["unit"], f"{r['n']:,}")

@@ -59,7 +59,7 @@ def wilson(right: int, n: int) -> Interval:
     share, spread = right / n, _Z**2 / n
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half), n)
+    return Interval(share, middle - half if right else 0.0, middle + half if right < n else 1.0, n)
 
 
 def share_interval(right: Float[np.ndarray, " rows"], asked: Float[np.ndarray, " rows"]) -> Interval:

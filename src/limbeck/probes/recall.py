@@ -26,8 +26,9 @@ _FEWEST = 8  # words without which there is nothing to ask
 
 
 def recall(model: LanguageModel, *, seed: int = 0) -> list[Reading]:
-    """Accuracy by pairs, by distance, and among the row's own values, with chance; as many pairs as fit into the context.
+    """Accuracy by pairs and distance, as many pairs as fit into the context; n is rows, which ask a question for each pair.
 
+    ``guess`` is the likeliest of the row's values rather than of all tokens; chance belongs to it.
     Raises BadTask where the tokenizer has too few words of one token.
     """
     words = _words(model)
@@ -41,15 +42,20 @@ def recall(model: LanguageModel, *, seed: int = 0) -> list[Reading]:
 def _asked(model: LanguageModel, words: Int64[np.ndarray, " words"], pairs: int, seed: int) -> list[Reading]:
     said, guessed, distance = _answers(model, words, pairs, np.random.default_rng([seed, pairs]))
     near = distance <= np.median(distance)
-    name = f"recall_{pairs}_pairs" if pairs > 1 else "recall_control"
-    found = {name: _share(said, np.ones_like(near)), f"{name}_among_values": _share(guessed, np.ones_like(near))}
+    everywhere = np.ones_like(near)
+    found = {"recall_control": _share(said, everywhere)}
     if pairs > 1:
-        found |= {f"{name}_near": _share(said, near), f"{name}_far": _share(said, ~near)}
-    readings = [
-        Reading(model.name, "mqar", key, share.value, "share", share.n, share.low, share.high, seed)
-        for key, share in found.items()
+        found = {
+            f"recall_{pairs}_pairs": _share(said, everywhere),
+            f"recall_{pairs}_near": _share(said, near),
+            f"recall_{pairs}_far": _share(said, ~near),
+            f"recall_{pairs}_guess": _share(guessed, everywhere),
+            f"recall_{pairs}_chance": Interval(1 / pairs, 1 / pairs, 1 / pairs, 1),
+        }
+    return [
+        Reading(model.name, "mqar", name, share.value, "share", share.n, share.low, share.high, seed)
+        for name, share in found.items()
     ]
-    return [*readings, Reading(model.name, "mqar", f"{name}_chance", 1 / pairs, "share", 1, 1 / pairs, 1 / pairs)]
 
 
 def _answers(
@@ -103,7 +109,7 @@ def _words(model: LanguageModel) -> Int64[np.ndarray, " words"]:
     found = [i for i, text in enumerate(texts) if text.strip().isalpha() and i not in special]
     if len(found) < _FEWEST:
         raise BadTask(
-            f"mqar: the tokenizer of {model.name} has {len(found)} tokens of letters alone, and {_FEWEST} are the fewest that pairs "
-            "can be made of: this tokenizer cannot spell the task"
+            f"mqar: the tokenizer of {model.name} has {len(found)} tokens of letters alone, and {_FEWEST} are the fewest that "
+            "pairs can be made of: this tokenizer cannot spell the task"
         )
     return np.array(found)

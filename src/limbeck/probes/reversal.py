@@ -1,7 +1,8 @@
 """Facts asked both ways: what a model says of Paris when asked of France, and of France when asked of Paris.
 
 The candidates of a question are what is asked for in all facts, ranked by their likelihood as answers; equal ones share their
-ranks. A model that ranks one way well and the other at chance has learned the facts in one direction (arXiv 2309.12288, 2504.01928).
+ranks. A model that ranks one way well and the other at chance has learned the facts in one direction (arXiv
+2309.12288, 2504.01928).
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ _KEYS = ("subject", "object", "forward", "backward")
 _CAPITALS = (
     "France:Paris Germany:Berlin Italy:Rome Spain:Madrid Portugal:Lisbon Austria:Vienna Poland:Warsaw Greece:Athens Norway:Oslo "
     "Sweden:Stockholm Denmark:Copenhagen Finland:Helsinki Ireland:Dublin Hungary:Budapest Russia:Moscow Turkey:Ankara "
-    "Egypt:Cairo Japan:Tokyo China:Beijing India:Delhi Iran:Tehran Iraq:Baghdad Kenya:Nairobi Cuba:Havana Peru:Lima Chile:Santiago "
-    "Canada:Ottawa Belgium:Brussels Ukraine:Kyiv Thailand:Bangkok"
+    "Egypt:Cairo Japan:Tokyo China:Beijing India:Delhi Iran:Tehran Iraq:Baghdad Kenya:Nairobi Cuba:Havana Peru:Lima "
+    "Chile:Santiago Canada:Ottawa Belgium:Brussels Ukraine:Kyiv Thailand:Bangkok"
 )
 
 

@@ -146,7 +146,8 @@ def judge_window(inside: Interval, beyond: Interval, pairs: int) -> Judged:
     return Judged(
         f"A window of {WINDOW} tokens behind a short convolution recalls what it still sees, and only that.",
         f"Confirmed: {SOLVES:.0%} or more of the questions at most {WINDOW} tokens behind their key, and at most "
-        f"{share(guess, digits=1)} of the others. Refuted: less than {FAILS:.0%} of the first, or more of the second. Inconclusive otherwise.",
+        f"{share(guess, digits=1)} of the others. Refuted: less than {FAILS:.0%} of the first, or more of the second. "
+        "Inconclusive otherwise.",
         verdict,
         f"inside {interval(inside, '.1%')}, n = {inside.n:,} questions; beyond {interval(beyond, '.1%')}, n = {beyond.n:,}; all "
         "seeds together.",
@@ -167,8 +168,8 @@ def judge_hybrid(name: str, hybrid: Rows, convolution: Rows, attention: Rows, pa
     return Judged(
         f"A hybrid in which one of two convolutions gives way to a layer that {what} ({name}) closes the gap between BaseConv "
         "and attention alone.",
-        f"Confirmed: {CLOSED:.0%} of the gap or more, by the whole 95 % interval over rows and seeds. Refuted: less, by the whole "
-        "of it. Inconclusive otherwise, and without a gap.",
+        f"Confirmed: {CLOSED:.0%} of the gap or more, by the whole 95 % interval over rows and seeds. Refuted: less, by the "
+        "whole of it. Inconclusive otherwise, and without a gap.",
         verdict,
         f"{seen}; n = {hybrid.shape[1]:,} rows, {len(hybrid)} seeds.",
     )
@@ -218,10 +219,10 @@ def _ours(found: Found, ground: Ground) -> str:
     rates = ", ".join(f"{rate:.1e}" for rate in scale.rates)
     return (
         f"{len(ARMS)} kinds of two layers without MLPs, width {scale.width}, one head, on rows of {judged.length} tokens with "
-        f"{' to '.join(str(k) for k in (min(judged.pairs), judged.most))} pairs of a vocabulary of {judged.vocab:,}, {judged.most} "
-        f"of them where it is judged; up to {scale.steps:,} steps of {scale.rows} fresh rows, {ground.seeds} seeds, rates {rates}, "
-        f"the better chosen for each kind on another seed after {scale.tuning_steps} steps. {scale.tested:,} rows are asked about, "
-        "others than those that end a training."
+        f"{' to '.join(str(k) for k in (min(judged.pairs), judged.most))} pairs of a vocabulary of {judged.vocab:,}, "
+        f"{judged.most} of them where it is judged; up to {scale.steps:,} steps of {scale.rows} fresh rows, {ground.seeds} "
+        f"seeds, rates {rates}, the best chosen for each kind on another seed after {scale.tuning_steps} steps. "
+        f"{scale.tested:,} rows are asked about, others than those that end a training."
     )
 
 
@@ -280,8 +281,8 @@ def _figures(found: Found, ground: Ground) -> dict[Any, str]:
     }
     draw_recall_map(cells, by_size)
     return {
-        by_state: f"Accuracy at {most} pairs by the bytes that a row's state takes, 95 % intervals over rows and seeds; dotted: a "
-        "guess among the row's values.",
+        by_state: f"Accuracy at {most} pairs by the bytes that a row's state takes, 95 % intervals over rows and seeds; dotted: "
+        "a guess among the row's values.",
         by_size: "Accuracy by width and length, most pairs of each length, one seed: shown, not judged.",
     }
 
@@ -298,8 +299,8 @@ RECIPE = Recipe(
         "vocabulary of 8,192; here rows are fresh at each step, few, and the number of pairs goes round, since many alone are "
         "hardly learned in so few steps.",
         "Of the paper's four learning rates (1e-4 to 1e-2) the scales smoke and small try one and two; one is chosen on another "
-        "seed, for the judged width and length, and kept for the others. The paper reports the best of all rates on the rows that "
-        "stop its trainings.",
+        "seed, for the judged width and length, and kept for the others. The paper reports the best of all rates on the rows "
+        "that stop its trainings.",
         "No dropout; weights start with variance 1 / width and embeddings with variance 1, there a deviation of 0.02 for all.",
         "Widths up to 64 and rows up to 64 tokens at scale small: that a gated convolution needs a width of the row's length is "
         "not judged, nor is it a theorem of the paper.",

@@ -72,9 +72,9 @@ def parse(text: str, form: str) -> Sum:
     require_format(form)
     found = re.search(r"(\d+)\+(\d+)", text)
     if found:
-        for sum_ in _read(found[1], found[2]):
-            if render(sum_, form) == text:
-                return sum_
+        sum_ = Sum(int(found[1]), int(found[2]), _padded(found[1], found[2]))
+        if render(sum_, form) == text:
+            return sum_
     raise BadTask(
         f"arithmetic: expected a sum in the format {form}, such as {render(Sum(128, 367), form)!r}, got {text[:200]!r}"
     )
@@ -169,11 +169,9 @@ def _listed(digits: list[int]) -> str:
     return "[" + ",".join(map(str, digits)) + "]"
 
 
-def _read(a: str, b: str) -> Iterator[Sum]:
-    """The sums that these operands may be of: leading zeros say that both were padded to one length."""
-    yield Sum(int(a), int(b))
-    if len(a) == len(b) > 1:
-        yield Sum(int(a), int(b), len(a))
+def _padded(a: str, b: str) -> int:
+    """How many digits both were filled up to: those of a number with a zero in front."""
+    return max(len(side) if side[0] == "0" else 1 for side in (a, b))
 
 
 def _digit_sum(x: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:

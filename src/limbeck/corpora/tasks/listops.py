@@ -98,8 +98,8 @@ class ListOps:
             if have == n:
                 return _joined(parts)
         raise BadTask(
-            f"listops: {have} of {n} expressions after {_PATIENCE * _TOGETHER:,} draws of depth {self.depth}, {self.items} items, "
-            f"{self.shortest} to {self.longest} tokens: take other limits"
+            f"listops: {have} of {n} expressions after {_PATIENCE * _TOGETHER:,} draws of depth {self.depth}, {self.items} "
+            f"items, {self.shortest} to {self.longest} tokens: take other limits"
         )
 
 
