@@ -13,7 +13,7 @@ from limbeck.corpora.tasks.drawn import Drawn
 from limbeck.errors import BadSetting
 from limbeck.probes.interval import Interval
 from limbeck.recipes import recall, recall_grid, zoology
-from limbeck.recipes.recall import Cell, asked, at, new_decoder, set_rate, train
+from limbeck.recipes.recall import Cell, asked, at, new_decoder, train
 from limbeck.recipes.recall_grid import ARMS, BASED, GATED, SCALES, Scale, Setting
 
 CELL = Cell("tiny", ("conv", "attention:rope=false"), 16, 12, 16, (1, 2), 60, 1e-2, 0, rows=16, tested=40)
@@ -57,15 +57,11 @@ def test_a_loss_that_is_no_number_ends_a_training():
     assert result["trained_steps"] < CELL.steps
 
 
-def test_the_rate_rises_and_falls():
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.0)
-    rates = []
-    for step in range(1, 61):
-        set_rate(optimizer, CELL, step)
-        rates.append(optimizer.param_groups[0]["lr"] / CELL.rate)
-    assert rates[:6] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1])
-    assert rates[32] == pytest.approx(0.5)
-    assert rates[-1] == pytest.approx(0, abs=1e-12)
+def test_another_rate_that_helps_counts_against_the_claim():
+    arms, controls = {"H3": rows(0.05)}, {"H3": GOOD}
+    assert zoology.judge_gated(arms, {"H3": [0.95]}, controls, 8).verdict == "refuted"
+    assert zoology.judge_gated(arms, {"H3": [0.6]}, controls, 8).verdict == "inconclusive"
+    assert "other rates, one seed: H3 60.0 %" in zoology.judge_gated(arms, {"H3": [0.6]}, controls, 8).seen
 
 
 def test_test_rows_are_never_trained_on():
@@ -76,7 +72,7 @@ def test_test_rows_are_never_trained_on():
 
 # The whole
 
-TINY = Scale(16, Setting(8, (1, 2), 16), Setting(8, (1,), 16), (16, 24), (), (1e-2, 1e-3), 3, 2, 4, 10)
+TINY = Scale(16, Setting(8, (1, 2), 16), Setting(8, (1,), 16), (16, 24), (), (1e-2, 1e-3), True, 3, 4, 10)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +88,7 @@ def twice(tmp_path_factory):
         patch.setitem(SCALES, "smoke", TINY)
         patch.setattr(recall_grid, "run_here", lambda work, workers, said, does: [does(one) for one in work])
         first = limbeck.reproduce("zoology", **keys)
-        lost = keys["out"] / "trainings" / "cells" / "hyena-d16-l8-seed1" / "result.json"
+        lost = keys["out"] / "trainings" / "cells" / "hyena-d16-l8-k2-seed1" / "result.json"
         lost.unlink()  # as if it had been killed there
         kept = {path: path.stat().st_mtime_ns for path in keys["out"].rglob("result.json")}
         again = limbeck.reproduce("zoology", **keys)
@@ -174,7 +170,9 @@ GOOD, BAD = Interval(0.98, 0.96, 0.99, 500), Interval(0.6, 0.55, 0.65, 500)
     ],
 )
 def test_gated_convolutions_are_judged_beside_their_control(best, control, verdict):
-    found = zoology.judge_gated({"BaseConv": best, "H3": rows(0.05)}, {"BaseConv": control, "H3": GOOD}, 8)
+    found = zoology.judge_gated(
+        {"BaseConv": best, "H3": rows(0.05)}, {"BaseConv": [0.12], "H3": []}, {"BaseConv": control, "H3": GOOD}, 8
+    )
     assert found.verdict == verdict
     assert "control: BaseConv" in found.seen
 

@@ -7,7 +7,6 @@ rows decide nothing else, and what is reported are others.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from limbeck.disk import locked, read_json, write_json
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
 from limbeck.models.mixers.mixer import Mixer
 from limbeck.probes.interval import wilson
+from limbeck.run.optim import learning_rate
 from limbeck.types import Batch
 
 RESULT = "result.json"
@@ -115,7 +115,8 @@ def train(cell: Cell, *, device: str = "cpu") -> dict[str, Any]:
     curve: list[dict[str, float]] = []
     failed, step = False, 0
     for step in range(1, cell.steps + 1):
-        set_rate(optimizer, cell, step)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step - 1, steps=cell.steps, peak=cell.rate, schedule="wsd", warmup=WARMUP)
         batch = corpora[step % len(corpora)].take(cell.rows).to(device)
         failed = not train_step(model, optimizer, batch)
         if failed:
@@ -169,14 +170,6 @@ def optimizer_of(model: LimbeckForCausalLM) -> torch.optim.AdamW:
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": DECAY}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=0.0, fused=True)
-
-
-def set_rate(optimizer: torch.optim.Optimizer, cell: Cell, step: int) -> None:
-    """The learning rate of a step, counted from 1: up in a line, then down to 0 as a cosine."""
-    rise = WARMUP * cell.steps
-    factor = min(step / rise, 0.5 * (1 + math.cos(math.pi * max(0.0, step - rise) / (cell.steps - rise))))
-    for group in optimizer.param_groups:
-        group["lr"] = cell.rate * factor
 
 
 def train_step(model: LimbeckForCausalLM, optimizer: torch.optim.Optimizer, batch: Batch) -> bool:

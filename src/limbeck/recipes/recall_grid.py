@@ -1,8 +1,11 @@
 """The grid of the recipe zoology: which mixers at which width and length, trained cell by cell in a few processes.
 
-A learning rate is chosen for each arm at the judged width and length, the same rates for all, on a seed that nothing is judged
-by. The short rows of the control are the same task made easy: an arm that answers those can be trained, so that what it cannot
-do on long ones is not for want of that.
+Where there is time for it a learning rate is chosen for each arm by whole trainings on a seed that nothing is judged by; shorter
+ones would choose wrongly, since attention alone guesses for hundreds of steps before it answers everything. Else the first rate
+is everyone's. Either way gated convolutions get each rate once more, so that none of them fails by its rate alone.
+
+The short rows of the control are the same task made easy: an arm that answers those can be trained, so that what it cannot do on
+long ones is not for want of that.
 """
 
 from __future__ import annotations
@@ -61,7 +64,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Scale:
-    """What is trained: the ``judged`` setting at ``width`` with all seeds; others of ``widths`` and ``settings`` with one."""
+    """What is trained: the ``judged`` setting at ``width`` with all seeds; others of ``widths`` and ``settings`` with one.
+
+    ``tuned``: each arm has the best of the ``rates``, else the first.
+    """
 
     width: int
     judged: Setting
@@ -69,33 +75,35 @@ class Scale:
     widths: tuple[int, ...]
     settings: tuple[Setting, ...]
     rates: tuple[float, ...]
+    tuned: bool
     steps: int
-    tuning_steps: int
     rows: int
     tested: int
 
 
-PUBLISHED_RATES = (1e-4, 10**-3.3333333, 10**-2.6666667, 1e-2)
+PUBLISHED_RATES = (1e-2, 10 ** (-8 / 3), 10 ** (-10 / 3), 1e-4)
 SCALES = {
-    "smoke": Scale(16, Setting(16, (1, 2), 64), Setting(8, (2,), 32), (16,), (), (1e-2,), 20, 0, 16, 50),
+    "smoke": Scale(16, Setting(16, (1, 2), 64), Setting(8, (2,), 32), (16,), (), (1e-2,), False, 20, 16, 50),
     "small": Scale(
-        64, Setting(64, (2, 4, 8), 256), Setting(16, (2,), 64), (32, 64), (Setting(32, (2, 4), 256),), (1e-2, 2.2e-3),
-        1000, 300, 64, 1000,
+        64, Setting(64, (2, 4, 8), 256), Setting(16, (2,), 64), (32, 64), (Setting(32, (2, 4), 256),), PUBLISHED_RATES[:2], False,
+        1000, 64, 1000,
     ),
     "gpu": Scale(
         64, Setting(256, (4, 8, 16), 8192), Setting(16, (2,), 64), (64, 128, 256),
-        (Setting(64, (2, 4), 8192), Setting(128, (2, 4, 8), 8192)), PUBLISHED_RATES, 8000, 2000, 256, 3000,
+        (Setting(64, (2, 4), 8192), Setting(128, (2, 4, 8), 8192)), PUBLISHED_RATES, True, 8000, 256, 3000,
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was trained: of each arm the rate, the results of the judged cells by seed, and of the control; the map by setting."""
+    """What was trained: of each arm the rate, the results of the judged cells by seed, the map by setting; of gated convolutions
+    also the control and the first seed with the other rates."""
 
     scale: Scale
     rates: Mapping[str, float]
     judged: Mapping[str, Sequence[Mapping[str, Any]]]
+    other_rates: Mapping[str, Sequence[Mapping[str, Any]]]
     control: Mapping[str, Mapping[str, Any]]
     mapped: Mapping[str, Mapping[tuple[int, int], Mapping[str, Any]]]  # by arm, then by width and length
     cpu_seconds: float
@@ -107,6 +115,9 @@ def run_grid(ground: Ground) -> Found:
     rates = _rates(bench, scale, ground.seed)
     seeds = range(ground.seed, ground.seed + ground.seeds)
     judged = {(arm, seed): _cell(scale, arm, scale.judged, rates[arm], seed) for arm in ARMS for seed in seeds}
+    other_rates = {
+        arm: [_with_rate(judged[arm, ground.seed], rate) for rate in scale.rates if rate != rates[arm]] for arm in GATED
+    }
     control = {(arm, rate): _control(scale, arm, rate, ground.seed) for arm in GATED for rate in scale.rates}
     mapped = {
         (arm, width, setting): _cell(scale, arm, setting, rates[arm], ground.seed, width)
@@ -115,7 +126,8 @@ def run_grid(ground: Ground) -> Found:
         for arm in MAPPED
         if (width, setting) != (scale.width, scale.judged)
     }
-    bench.train([*judged.values(), *control.values(), *mapped.values()])
+    others = [cell for cells in other_rates.values() for cell in cells]
+    bench.train([*judged.values(), *control.values(), *others, *mapped.values()])
     found: dict[str, dict[tuple[int, int], Mapping[str, Any]]] = {arm: {} for arm in MAPPED}
     for (arm, width, setting), cell in mapped.items():
         found[arm][width, setting.length] = bench.result(cell)
@@ -125,6 +137,7 @@ def run_grid(ground: Ground) -> Found:
         scale,
         rates,
         {arm: [bench.result(judged[arm, seed]) for seed in seeds] for arm in ARMS},
+        {arm: [bench.result(cell) for cell in cells] for arm, cells in other_rates.items()},
         {arm: min((bench.result(control[arm, rate]) for rate in scale.rates), key=_nats) for arm in GATED},
         found,
         bench.cpu_seconds(),
@@ -132,15 +145,11 @@ def run_grid(ground: Ground) -> Found:
 
 
 def _rates(bench: _Bench, scale: Scale, seed: int) -> dict[str, float]:
-    """For each arm the rate with which a shorter training ends with the fewest nats on the rows that end trainings."""
-    if len(scale.rates) == 1:
+    """For each arm the rate with which a training ends with the fewest nats on the rows that end trainings, if so wanted."""
+    if not scale.tuned:
         return dict.fromkeys(ARMS, scale.rates[0])
     tried = {
-        (arm, rate): replace(
-            _cell(scale, arm, scale.judged, rate, seed + TUNING),
-            name=f"{_slug(arm)}-rate{rate:.1e}",
-            steps=scale.tuning_steps,
-        )
+        (arm, rate): _with_rate(_cell(scale, arm, scale.judged, rate, seed + TUNING), rate)
         for arm in ARMS
         for rate in scale.rates
     }
@@ -158,7 +167,7 @@ def _nats(result: Mapping[str, Any]) -> float:
 def _cell(scale: Scale, arm: str, setting: Setting, rate: float, seed: int, width: int | None = None) -> Cell:
     chosen, width = ARMS[arm], width or scale.width
     return Cell(
-        name=f"{_slug(arm)}-d{width}-l{setting.length}-seed{seed}",
+        name=f"{_slug(arm)}-d{width}-l{setting.length}-k{setting.most}-seed{seed}",
         mixers=chosen.mixers,
         width=width,
         length=setting.length,
@@ -174,8 +183,11 @@ def _cell(scale: Scale, arm: str, setting: Setting, rate: float, seed: int, widt
 
 
 def _control(scale: Scale, arm: str, rate: float, seed: int) -> Cell:
-    cell = _cell(scale, arm, scale.control, rate, seed)
-    return replace(cell, name=f"{_slug(arm)}-control-rate{rate:.1e}")
+    return _with_rate(_cell(scale, arm, scale.control, rate, seed), rate)
+
+
+def _with_rate(cell: Cell, rate: float) -> Cell:
+    return replace(cell, name=f"{cell.name}-rate{rate:.1e}", rate=rate)
 
 
 def _slug(arm: str) -> str:
