@@ -241,6 +241,7 @@ def test_a_merge_that_was_killed_is_done_by_the_same_command(here, tmp_path, mon
     assert Captured(tmp_path / "out").answers.damaged() == []
 
 
+@pytest.mark.long
 def test_a_capture_that_is_killed_goes_on_to_the_same_bytes(here):
     process = subprocess.Popen(command(here, "killed"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     part = here / "killed" / ANSWERS / "answers-000000000000.part"

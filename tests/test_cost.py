@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralC
 
 from limbeck.models.load import build, load_config
 from limbeck.objectives import fused
-from limbeck.plan.cost import LOGITS_BUFFER, Cost, Rates, activation_bytes, estimate
+from limbeck.plan.cost import LOGITS_BUFFER, Cost, Rates, activation_bytes, estimate, peak_together
 from limbeck.plan.rates import measure_rates
 from limbeck.plan.size import Size
 
@@ -177,6 +177,15 @@ def test_peak_is_the_sum_of_its_parts_and_bounded_however_large_the_batch():
     assert one_row.peak_bytes == sum(one_row.bytes.values())
     assert one_row.bytes["activations"] == 64 * activation_bytes(one_row.student, length=64, itemsize=4)
     assert one_row.peak_bytes < usual.peak_bytes == huge.peak_bytes
+
+
+def test_students_trained_in_step_are_all_held_and_one_computes():
+    small, large = cost_of(llama(), llama()), cost_of(llama(num_hidden_layers=4), llama())
+    held = [16 * cost.student.parameters for cost in (small, large)]
+    assert [small.held_bytes, large.held_bytes] == held
+    assert peak_together([small]) == small.peak_bytes
+    said = 4 * 32 * 2048  # what the teacher said about a step: its hidden states
+    assert peak_together([small, large]) == large.peak_bytes + held[0] + said
 
 
 def test_buffers_are_those_of_the_fused_head():

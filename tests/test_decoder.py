@@ -239,6 +239,45 @@ def test_saved_models_write_the_same_in_a_process_without_limbeck(tmp_path):
     assert code[0] == code[1] >= {"models_decoder.py", "models_mixers_gla.py", "errors.py"}
 
 
+WITH = """
+import json, sys
+import limbeck, torch
+from transformers import AutoModelForCausalLM
+x = torch.arange(1, 10)[None]
+kind = limbeck.LimbeckForCausalLM  # from here on Transformers knows it
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1]).double()
+assert type(model) is kind is type(limbeck.load(sys.argv[1]).model)
+asked = {"max_new_tokens": 20, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+with torch.no_grad():
+    told = model.generate(x, attention_mask=torch.ones_like(x), **asked)
+    scored = model(told.sequences, use_cache=False).logits[:, 8:-1]
+print(json.dumps([told.sequences.tolist(), (torch.stack(told.logits, 1) - scored).abs().max().item()]))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [0, 1])
+@torch.no_grad()
+def test_a_fresh_process_writes_a_saved_model_of_any_pattern_as_it_scores_it(tmp_path, seed):
+    pattern = [ALL[i] for i in torch.randperm(len(ALL), generator=torch.Generator().manual_seed(seed))]
+    model, x = speaker(*pattern), torch.arange(1, 10)[None]
+    save(model, tmp_path / "m")
+    (tmp_path / "with.py").write_text(WITH)
+    process = subprocess.run(
+        [sys.executable, str(tmp_path / "with.py"), str(tmp_path / "m")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    y, apart = json.loads(process.stdout)
+    assert apart < 1e-5  # generate gives float32
+    ours = model.model.double().eval()
+    assert y == ours.generate(x, attention_mask=torch.ones_like(x), max_new_tokens=20, do_sample=False).tolist()
+
+
 @pytest.mark.long
 def test_a_student_of_mixers_is_distilled(tmp_path):
     write_teacher(tmp_path)

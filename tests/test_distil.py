@@ -153,6 +153,7 @@ def stop_after(command: list[str], file: Path, steps: int, number: int) -> tuple
     return process.returncode, said
 
 
+@pytest.mark.long
 def test_a_killed_command_given_again_ends_with_the_same_bits(plain, here):
     """Killed inside the student's training, stopped inside a baseline's, where it has a report of its student."""
     out, again = here / "killed", command(here, "killed", "--baselines", "cut+ce")
@@ -198,6 +199,7 @@ def test_of_several_ranks_one_says_what_is_wrong(rank, lines, monkeypatch, capsy
     assert capsys.readouterr().err.count("limbeck: nowhere.jsonl: ") == lines
 
 
+@pytest.mark.long
 def test_two_processes_of_torchrun_train_as_one(plain, here):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

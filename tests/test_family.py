@@ -10,6 +10,7 @@ import pytest
 import limbeck
 from limbeck.config import split_objectives
 from limbeck.errors import BadFolder, BadSetting, Interrupted, LimbeckError
+from limbeck.jobs import family
 from limbeck.models.load import LanguageModel
 from limbeck.report import write_family_report
 from limbeck.run import together
@@ -129,6 +130,18 @@ def test_students_of_a_family_share_the_teachers_passes(done):
     steps = json.loads((out / "40k" / "run.json").read_text())["plan"]["steps"]
     trained = [rows for rows in asked if len(rows) == 4 * 8]  # four rows of int64
     assert steps <= len(trained) < 1.5 * steps
+
+
+def test_students_that_do_not_fit_together_are_trained_in_groups(done, here, monkeypatch, capsys):
+    """The teacher is asked for each group; the students are the same."""
+    out, _, _ = done
+    monkeypatch.setattr(family, "free_memory", lambda device: 0)
+    distil(here, "grouped", baselines=())
+    assert "2 students do not fit together, so they are trained in 2 groups" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    for name in ("40k", "25k"):
+        assert weights(here / "grouped" / name) == weights(out / name)
 
 
 @pytest.mark.parametrize(

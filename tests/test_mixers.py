@@ -5,6 +5,7 @@ All in float64 and tiny, so that what differs is a fault and no rounding.
 
 import math
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from types import ModuleType
 
@@ -14,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import expm
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import Mamba2Config, MambaConfig, RwkvConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
@@ -27,8 +30,8 @@ from limbeck.models.mixers.delta import delta_rule
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.gla import channelwise_sums
 from limbeck.models.mixers.linear import MAPS, taylor
-from limbeck.models.mixers.mixer import Dims, Mixer
-from limbeck.models.mixers.pattern import MIXERS, build, parse
+from limbeck.models.mixers.mixer import Dims, Mixer, multiplied
+from limbeck.models.mixers.pattern import MIXERS, build, parse, pattern_of
 from limbeck.models.mixers.rwkv4 import wkv
 from limbeck.models.mixers.scan import scan
 from limbeck.models.mixers.selective import selective_scan
@@ -36,11 +39,13 @@ from limbeck.models.mixers.ssm import SPECTRA, DiagonalSSM
 
 DIMS = Dims(width=8, heads=2, kv_heads=1, head_dim=4, layer=1, layers=3, length=40, chunk=8)
 PATTERNS = [
-    *("attention", "attention:rope=false", "swa:5", "swa:3,rope=false", "repeats", "conv", "conv:2", "longconv"),
+    *("attention", "attention:rope=false", "swa:5", "swa:3,rope=false", "repeats", "topk:30", "conv", "conv:2"),
+    "longconv",
     *("longconv:implicit,gated=true", "linear:elu", "linear:taylor,features=3", "linear:identity", "based:4", "retnet"),
     *("retnet:1", "gla", "deltanet", "gdn", "h3:8", "hyena", "mamba:4", "mamba2:state=6,head=4", "rwkv4"),
     *(f"s4d:{spectrum},state=6,method={method}" for spectrum in SPECTRA for method in ("zoh", "bilinear")),
 ]
+SPARSE = "topk:3"  # which leaves most tokens alone, so that a test which wants each to be changed would fail
 T = 23
 # Three documents; one that continues into a second; padding on the left, as masks and as generation count it.
 POSITION = torch.stack(
@@ -86,7 +91,7 @@ def test_every_mixer_is_tested():
     assert {text.partition(":")[0] for text in PATTERNS} == set(MIXERS)
 
 
-@pytest.mark.parametrize("text", PATTERNS)
+@pytest.mark.parametrize("text", [*PATTERNS, SPARSE])
 @torch.no_grad()
 def test_parallel_recurrent_and_chunked_forms_agree_also_in_pieces(text):
     mixer, x, documents = made(text), rows(), PACKED
@@ -101,7 +106,7 @@ def test_parallel_recurrent_and_chunked_forms_agree_also_in_pieces(text):
     close(torch.cat(pieces, 1), y)
 
 
-@pytest.mark.parametrize("text", PATTERNS)
+@pytest.mark.parametrize("text", [*PATTERNS, SPARSE])
 @torch.no_grad()
 def test_a_packed_or_padded_row_is_each_document_alone(text):
     mixer, x = made(text), rows()
@@ -125,7 +130,7 @@ def test_a_later_token_changes_nothing_before_it_and_an_earlier_one_does(text):
     assert (y - z)[:, 12:14].abs().amax((0, 2)).min() > 1e-9
 
 
-@pytest.mark.parametrize("text", PATTERNS)
+@pytest.mark.parametrize("text", [*PATTERNS, SPARSE])
 def test_gradients_reach_every_parameter_and_are_those_of_the_recurrence(text):
     mixer, x, documents = made(text), rows(), PACKED
     into = torch.randn_like(x)
@@ -137,7 +142,7 @@ def test_gradients_reach_every_parameter_and_are_those_of_the_recurrence(text):
         close(a, b, 1e-9)
 
 
-@pytest.mark.parametrize("text", PATTERNS)
+@pytest.mark.parametrize("text", [*PATTERNS, SPARSE])
 @torch.no_grad()
 def test_state_bytes_are_those_of_the_state(text):
     mixer = made(text)
@@ -147,7 +152,7 @@ def test_state_bytes_are_those_of_the_state(text):
         assert mixer.state_bytes(length) == sum(part.nbytes for part in state.values())
 
 
-@pytest.mark.parametrize("text", PATTERNS)
+@pytest.mark.parametrize("text", [*PATTERNS, SPARSE])
 @torch.no_grad()
 def test_a_text_longer_than_the_longest_is_read_the_same_in_pieces(text):
     mixer, x = made(text), rows(count=1, length=50)
@@ -361,6 +366,35 @@ def test_attention_of_repeats_is_attention_where_a_token_occurred_before_in_its_
 
 
 @torch.no_grad()
+def test_topk_attends_where_a_score_is_among_the_highest_of_its_document_so_far():
+    mixer, plain, x = made(SPARSE), made("attention"), rows()
+    plain.load_state_dict({name: p for name, p in mixer.state_dict().items() if "score" not in name})
+    x[:, 8] = x[:, 7]  # of equal scores the earlier is higher
+    score = mixer.score(x)[..., 0]
+    chosen, attended = torch.zeros(len(x), T), plain(x, PACKED)[0]
+    for b in range(len(x)):
+        for t in range(T):
+            before = score[b, t - int(PACKED.reach[b, t]) : t]
+            chosen[b, t] = float((before >= score[b, t]).sum() < 3)
+    assert 0 < chosen.sum() < 0.8 * chosen.numel()
+    close(mixer(x, PACKED)[0], attended * (score.sigmoid() * chosen)[..., None])
+    close(mixer.train()(x, PACKED)[0], attended * score.sigmoid()[..., None])
+
+
+@pytest.mark.parametrize(("length", "k"), [(36, 6), (37, 7), (1, 1)])
+def test_topk_chooses_as_many_as_the_root_of_the_longest_text(length, k):
+    assert made("topk", replace(DIMS, length=length)).k == k
+
+
+@torch.no_grad()
+def test_what_topk_leaves_alone_follows_from_no_later_token():
+    mixer, x = made(SPARSE), rows(count=1)
+    y = mixer(x, one(T))[0]
+    for t in range(1, T):
+        close(mixer(x[:, :t], one(t))[0], y[:, :t])
+
+
+@torch.no_grad()
 def test_retention_is_its_parallel_formula():
     mixer, x = made("retnet"), rows(count=1)
     position = torch.arange(T)
@@ -537,7 +571,118 @@ def test_the_seam_hands_kernels_what_they_take(text, monkeypatch):
         close(theirs.float(), ours, 1e-5)
 
 
+# What a mixer costs: width 8 in 2 heads of 4 channels, chunks of 8 tokens
+
+
+# What each token takes besides products with weights in a row of 16, by hand from the formulas.
+MIXING = {
+    "attention": 2 * 2 * 8.5 * 8,  # 8.5 tokens are seen on average, scores and values of 8 channels
+    "swa:5": 2 * 2 * (1 + 2 + 3 + 4 + 12 * 5) / 16 * 8,
+    "repeats": 2 * 2 * 8.5 * 8,
+    "topk:30": 2 * 2 * 8.5 * 8,
+    "conv": 0,
+    "longconv": (2 * 2.5 * 32 * 5 / 16 + 6) * 8,  # two transforms of 32 numbers, and a complex product for each token
+    "hyena": (2 * 2.5 * 32 * 5 / 16 + 6) * 8,
+    "s4d:legs,state=6,method=zoh": (2 * 2.5 * 32 * 5 / 16 + 6) * 8,
+    "h3:8": 2 * (2 * 2.5 * 32 * 5 / 16 + 6) * 8,
+    # of a head: scores with 8 tokens of K channels, as many values of V, K V into the state and out of it
+    "linear:elu": 2 * 2 * (8 * 16 + 8 * 5 + 2 * 16 * 5),
+    "linear:taylor,features=3": 2 * 2 * (8 * 13 + 8 * 5 + 2 * 13 * 5),
+    "linear:identity": 2 * 2 * (8 * 16 + 8 * 4 + 2 * 16 * 4),
+    "based:4": 2 * 2 * (8 * 21 + 8 * 5 + 2 * 21 * 5),
+    "retnet": 2 * 2 * (8 * 4 + 8 * 8 + 2 * 4 * 8),
+    "gla": 2 * (3 * 8 * 2 + 2 * (8 * 4 + 2 * 2 * 4)),
+    "mamba2:state=6,head=4": 2 * (8 * 6 + 4 * (8 * 4 + 2 * 6 * 4)),
+    # and the triangular system: 8 for each column of K and V, less what is read of the state
+    "deltanet": 2 * (2 * (8 * 4 + 8 * 4 + 8 * 4 + 3 * 4 * 4) + 8 * (4 + 4)),
+    "gdn": 2 * (2 * (8 * 4 + 8 * 4 + 8 * 8 + 3 * 4 * 8) + 8 * (4 + 8)),
+    "mamba:4": 6 * 16 * 4,
+    "rwkv4": 8 * 8,
+}
+
+
+@pytest.mark.parametrize("text", MIXING)
+def test_flops_are_those_of_the_formulas(text):
+    mixer = made(text)
+    assert mixer.mixing_flops(16) == pytest.approx(MIXING[text])
+    assert mixer.flops(16) - mixer.mixing_flops(16) == 2 * multiplied(mixer)
+
+
+def test_flops_are_counted_of_every_mixer():
+    assert {text.partition(":")[0] for text in MIXING} == set(MIXERS)
+
+
+# Taps of short convolutions, and what else is no product of matrices, which torch's counter does not see.
+UNSEEN = {
+    "conv": 2 * 3 * 8,
+    "gla": 2 * 8 * 2,
+    "deltanet": 2 * 4 * 24 + 2 * 8 * (4 + 4),
+    "gdn": 2 * 4 * 32 + 2 * 8 * (4 + 8),
+    "mamba:4": 2 * 4 * 16 + 4 * 16 * 4,
+    "mamba2:state=6,head=4": 2 * 4 * 28,
+    "rwkv4": 8 * 8,
+    "longconv": MIXING["longconv"],
+    "s4d:legs,state=6,method=zoh": MIXING["longconv"],
+}
+# Of attention it counts the whole square, and of windows both blocks.
+HIDDEN = {
+    **dict.fromkeys(("attention", "repeats", "topk:30"), 2 * 2 * 7.5 * 8),
+    "swa:5": 2 * 2 * 10 * 8 * 20 / 16 - MIXING["swa:5"],
+}
+
+
+@pytest.mark.parametrize("text", [text for text in MIXING if text not in ("hyena", "h3:8")])  # filters cost most there
+@torch.no_grad()
+def test_flops_are_those_that_torch_counts(text):
+    mixer, x = made(text), rows(count=64, length=16)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        mixer(x, Documents.alone(64, 16, tokens=torch.zeros(64, 16, dtype=torch.long)))
+    seen = counter.get_total_flops() / (64 * 16)
+    assert seen == pytest.approx(mixer.flops(16) + HIDDEN.get(text, 0) - UNSEEN.get(text, 0), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        *(("attention", 100), ("swa:5", 4), ("topk:3", 100), ("conv", 0), ("longconv", 0), ("rwkv4", 0), ("h3:8", 0)),
+        *(("linear:elu", 16), ("based:4", 1 + 4 + 10), ("retnet", 4), ("gla", 2), ("gdn", 4), ("mamba:5", 5)),
+        ("mamba2:state=6,head=4", 6),
+    ],
+)
+def test_a_state_keeps_as_many_pairs_apart_as_keys_have_channels(text, pairs):
+    assert made(text).pairs(100) == pairs
+    assert made(text).pairs(1) == min(1, pairs)
+
+
+@torch.no_grad()
+def test_mapped_keys_of_the_taylor_map_span_as_many_dimensions_as_are_said():
+    assert torch.linalg.matrix_rank(taylor(torch.randn(100, 4))) == made("based:4").pairs(100)
+
+
 # Patterns
+
+
+def test_a_pattern_is_mixers_between_commas():
+    assert pattern_of("conv, based,conv,swa:64") == ["conv", "based", "conv", "swa:64"]
+    assert pattern_of("attention*1,gdn*3") == ["attention", "gdn", "gdn", "gdn"]
+    assert pattern_of("s4d:init=inv,state=32*2,conv") == ["s4d:init=inv,state=32"] * 2 + ["conv"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("conv,bassed", "'bassed': there is no mixer 'bassed', the nearest is 'based'"),
+        ("conv,,gla", "'': there is no mixer ''; there are attention"),
+        ("gla*0", "'gla*0': expected a whole number from 1 to 1000 behind *, as in gdn*3, got '0'"),
+        ("gla*1000000000", "from 1 to 1000 behind *"),
+        ("swa:64*2,rope=false", "got '2,rope=false'"),
+        ("conv,taps=3", "'taps=3': there is no mixer 'taps=3'"),
+    ],
+)
+def test_what_is_no_pattern_is_an_error(text, said):
+    with pytest.raises(BadModel) as error:
+        pattern_of(text)
+    assert said in str(error.value)
 
 
 def test_a_pattern_names_a_mixer_and_its_options():

@@ -107,6 +107,7 @@ def test_a_pilot_measures_every_student_of_every_teacher_in_both_arms(whole):
     assert "15 trainings of students; 21 pieces of work are left" in said
 
 
+@pytest.mark.long
 def test_a_pilot_whose_worker_and_then_parent_are_killed_does_nothing_twice_and_loses_nothing(whole, tmp_path):
     data, expected, _ = whole
     out = tmp_path / "killed"
@@ -274,6 +275,7 @@ def test_answers_that_no_student_waits_for_are_not_asked_again(tmp_path):
     assert tasks_left(tasks) == []
 
 
+@pytest.mark.long
 def test_a_student_whose_loss_is_no_number_is_listed_and_left_out(tmp_path, monkeypatch):
     monkeypatch.setitem(SCALES, "smoke", TINY)
     monkeypatch.setattr(job, "run_here", lambda tasks, workers, report: [do(task) for task in tasks if not task.done])

@@ -222,6 +222,7 @@ def test_two_ranks_make_the_same_training_as_one(whole, tmp_path):
     torch.testing.assert_close(torch.tensor(first["weights"]), expected, rtol=0, atol=5e-3)
 
 
+@pytest.mark.long
 def test_two_ranks_that_are_killed_continue_to_the_same_bits(whole, tmp_path):
     data, *_ = whole
     once, again = tmp_path / "whole", tmp_path / "killed"

@@ -89,6 +89,14 @@ InFlight = Annotated[int | None, Option(help="Questions that a server gets at on
 TimeLimit = Annotated[float | None, Option(help="Seconds that a server may take for one (default 120).")]
 Out = Annotated[Path | None, Option(help="Folder of the run.")]
 Json = Annotated[bool | None, Option("--json", help="The last line of stdout is one JSON object.")]
+Mixers = Annotated[
+    str | None,
+    Option(
+        help="Layers of a decoder of limbeck's own: conv,based,conv,swa:64 or attention*1,gdn*3, repeated until full."
+    ),
+]
+Width = Annotated[int | None, Option(help="With --mixers, channels of the model.")]
+Layers = Annotated[int | None, Option(help="With --mixers, how many layers, a multiple of the pattern.")]
 Vocab = Annotated[str | None, Option(help="Tokens of the vocabulary trained here (default 2048).")]
 Method = Annotated[str, Option(help="How importance is scored: activation, gradient or random.")]
 
@@ -128,16 +136,28 @@ def plan(
     device_memory: Annotated[str | None, Option(help="What the student must fit into: 24GiB, 8GB.")] = None,
     latency: Annotated[str | None, Option(help="What a token may take on the device: 20ms.")] = None,
     gpu: Annotated[str | None, Option(help="A device by name: L4, RTX-4090, A100-80, H100-SXM, H200.")] = None,
-    length: Annotated[int | None, Option(help="Tokens of context on the device (default 4096).")] = None,
+    length: Annotated[
+        str | None, Option("--length", "--context", help="Tokens of context: 4096 (the default), 32k.")
+    ] = None,
+    mixers: Mixers = None,
+    width: Width = None,
+    layers: Layers = None,
+    vocab: Annotated[str | None, Option(help="With --mixers, tokens of the vocabulary (default 2048).")] = None,
     json_: Json = None,
 ) -> None:
-    """Choose a teacher for a student, or a student for a device, from configurations alone; say what it costs."""
+    """Choose a teacher for a student, or a student for a device, from configurations alone; say what it costs.
+
+    With --mixers: the state, FLOPs and parameters of a mixture of layers, beside attention everywhere.
+    """
     flags = {name: value for name, value in locals().items() if name != "json_"}
     settings = resolve(PlanSettings, None, flags | {"json": json_})
     from rich.console import Console
 
     from limbeck.jobs.plan import plan as job
     from limbeck.jobs.plan_shown import show
+
+    if settings.mixers is not None:
+        from limbeck.jobs.mixture import show_mixture as show
 
     result = job(settings)
     if settings.json_:
@@ -318,6 +338,9 @@ def pretrain(
     vocab: Vocab = None,
     params: Params = None,
     shape: Shape = None,
+    mixers: Mixers = None,
+    width: Width = None,
+    layers: Layers = None,
     data: Data = None,
     eval_data: EvalData = None,
     tokens: Tokens = None,

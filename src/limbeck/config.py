@@ -97,8 +97,8 @@ def _baselines(value: Any) -> Any:
     return names
 
 
-def _objectives(value: Any) -> Any:
-    """Several objectives as one text, with commas between them."""
+def _joined(value: Any) -> Any:
+    """Several objectives or mixers as one text, with commas between them."""
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
@@ -152,7 +152,7 @@ class DistilSettings(TeacherSettings):
     params: Annotated[int | tuple[int, ...] | None, BeforeValidator(_counts)] = None
     shrink: float | None = None
     shape: str | None = None
-    objective: Annotated[str, BeforeValidator(_objectives)] = "ForwardKL"
+    objective: Annotated[str, BeforeValidator(_joined)] = "ForwardKL"
     tokenizer_align: Literal["bytes"] | None = None
     seeds: int = Field(default=1, ge=1, le=100)
     baselines: Annotated[tuple[str, ...], BeforeValidator(_baselines)] = BASELINES
@@ -218,6 +218,9 @@ class PretrainSettings(Settings):
     vocab: Count = 2048
     params: Count | None = None
     shape: str | None = None
+    mixers: Annotated[str | None, BeforeValidator(_joined)] = None
+    width: int | None = Field(default=None, ge=1)
+    layers: int | None = Field(default=None, ge=1)
     out: Path = Path("runs/pretrain")
 
 
@@ -246,7 +249,10 @@ def _names(value: Any) -> Any:
 
 
 class PlanSettings(BaseModel):
-    """The keys of `limbeck plan`, which are also its flags. Memory is in bytes, latency in seconds per token."""
+    """The keys of `limbeck plan`, which are also its flags. Memory is in bytes, latency in seconds per token.
+
+    ``width``, ``layers`` and ``vocab`` go with ``mixers``, where the question is of a mixture of layers.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -262,7 +268,11 @@ class PlanSettings(BaseModel):
     device_memory: Bytes | None = None
     latency: Seconds | None = None
     gpu: str | None = None
-    length: int = Field(default=4096, ge=2)
+    length: Annotated[int, BeforeValidator(count), Field(ge=2)] = 4096
+    mixers: Annotated[str | None, BeforeValidator(_joined)] = None
+    width: int | None = Field(default=None, ge=1)
+    layers: int | None = Field(default=None, ge=1)
+    vocab: Count | None = None
     json_: bool = Field(default=False, alias="json")
 
 

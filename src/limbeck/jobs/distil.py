@@ -29,7 +29,7 @@ from limbeck.models.load import LanguageModel, load, load_config, load_described
 from limbeck.models.source import resolve_description
 from limbeck.objectives import parse
 from limbeck.objectives.parse import code_of
-from limbeck.plan.cost import estimate
+from limbeck.plan.cost import Cost, estimate
 from limbeck.plan.pair import as_json, check, show
 from limbeck.plan.size import Size
 from limbeck.report.words import duration
@@ -70,6 +70,7 @@ class Comparison:
     stores: tuple[TokenStore, TokenStore]
     arms: list[Arm]
     shared: Shared
+    cost: Cost
     proof: Proof
 
     def show_so_far(self) -> None:
@@ -182,7 +183,7 @@ def prepare(
         hand_on(beside.settings.out, settings.out)
     proof = Proof(settings, source, held_out, length=length, machine=where, listens=objective.needs_teacher)
     proof.cut(cut)
-    return Comparison(settings, run, source, (store, held_out), arms, shared, proof)
+    return Comparison(settings, run, source, (store, held_out), arms, shared, cost, proof)
 
 
 def _check_served(settings: DistilSettings, *, length: int, where: Machine) -> None:

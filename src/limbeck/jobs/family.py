@@ -24,10 +24,12 @@ from limbeck.jobs.setup import machine
 from limbeck.jobs.student import size_name, target_shape
 from limbeck.jobs.teacher import RunTeacher, adopted
 from limbeck.objectives import parse
+from limbeck.plan.cost import Cost, peak_together
+from limbeck.plan.resources import FULL, free_memory
 from limbeck.report.family import write_family_report
 from limbeck.report.words import duration
 from limbeck.run.log import console
-from limbeck.run.world import leave
+from limbeck.run.world import World, leave
 
 
 def family(settings: DistilSettings) -> dict[str, Any]:
@@ -97,15 +99,36 @@ def _train(members: Sequence[Comparison]) -> set[Path]:
     for name, seed in dict.fromkeys((arm.name, arm.seed) for member in members for arm in member.arms):
         arms = [(member, arm) for member in members for arm in member.arms if (arm.name, arm.seed) == (name, seed)]
         together = [(member, arm) for member, arm in arms if live and parse(arm.objective).needs_teacher]
-        if together:
-            label = f"{len(together)} x {name} #{seed}"
-            train_members([(arm, member.shared) for member, arm in together], label=label)
+        for group in _groups(together):
+            label = f"{len(group)} x {name} #{seed}"
+            train_members([(arm, member.shared) for member, arm in group], label=label)
         for number, (member, arm) in enumerate(arms):
             if _take_over(arm, member, arms[:number]):
                 linked.add(arm.folder)
             member.proof.arm(arm, train(arm, member.shared))
             member.show_so_far()
     return linked
+
+
+def _groups(together: Sequence[tuple[Comparison, Arm]]) -> list[list[tuple[Comparison, Arm]]]:
+    """Those that fit into memory together, in order; the teacher is asked once for each group."""
+    groups: list[list[tuple[Comparison, Arm]]] = []
+    for member, arm in together:
+        if groups and _fit([*(other.cost for other, _ in groups[-1]), member.cost], member.shared.machine.world):
+            groups[-1].append((member, arm))
+        else:
+            groups.append([(member, arm)])
+    if len(groups) > 1:
+        console.print(
+            f"memory: the {len(together)} students do not fit together, so they are trained in {len(groups)} groups and the "
+            "teacher is asked anew for each"
+        )
+    return groups
+
+
+def _fit(costs: Sequence[Cost], world: World) -> bool:
+    """Whether students trained in step stay within the free memory of every rank."""
+    return not world.any(peak_together(costs) > FULL * free_memory(world.device))[0]
 
 
 def _take_over(arm: Arm, member: Comparison, before: Sequence[tuple[Comparison, Arm]]) -> bool:

@@ -2,7 +2,8 @@
 
 Three planners answer side by side; they disagree, and a single number would hide it. What a bare size such as 8B leaves open
 (embeddings, tokens seen) is assumed and said. What needs torch or scipy is imported where it is used, which takes longer than
-the answer: scipy for a pilot's points, torch for an architecture that must be built to be counted (`models.declared`).
+the answer: scipy for a pilot's points, torch for an architecture that must be built to be counted (`models.declared`) and for a
+mixture of layers, a question of its own (`jobs.mixture`).
 """
 
 from __future__ import annotations
@@ -49,9 +50,15 @@ class _Pair:
 def plan(settings: PlanSettings) -> dict[str, Any]:
     """Answers a plan's question; gives ``{"student", "device", "assumptions", "planners", "costs", "skipped"}``.
 
+    With ``mixers`` it is a question of its own (`jobs.mixture`).
+
     Raises BadSetting for flags that miss or contradict each other, BadModel for a candidate without a configuration, BadPoints
     for a table that cannot be read, NotConverged where a pilot's fit finds no optimum.
     """
+    if settings.mixers is not None:
+        from limbeck.jobs.mixture import plan_mixture
+
+        return plan_mixture(settings)
     _check(settings)
     device = gpu(settings.gpu) if settings.gpu else None
     points = None if settings.points is None else _points(settings.points)
@@ -90,6 +97,11 @@ def _points(place: Path) -> Points:
 
 
 def _check(settings: PlanSettings) -> None:
+    for flag, value in (("--width", settings.width), ("--layers", settings.layers), ("--vocab", settings.vocab)):
+        if value is not None:
+            raise BadSetting(
+                f"{flag} {value}: goes with --mixers, which says what the layers are; give it, or leave {flag} out"
+            )
     if settings.params is not None and settings.shrink is not None:
         raise BadSetting(
             f"--params {settings.params:,} and --shrink {settings.shrink:g} both say how large the student is: give one of them"

@@ -1,4 +1,7 @@
-"""`limbeck pretrain`: a tokenizer and a Llama-like model from scratch, on the same engine, with cross-entropy."""
+"""`limbeck pretrain`: a tokenizer and a model from scratch, on the same engine, with cross-entropy.
+
+The model is Llama-like, or a decoder of any mixture of layers (`jobs.mixed`).
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,13 @@ from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import write_text
 from limbeck.errors import BadSetting, BadShape
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
+from limbeck.jobs.mixed import Mixed, mixed, remarks, shown_bytes, shown_pattern
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
+from limbeck.models.decoder import LimbeckConfig
 from limbeck.models.load import LanguageModel, new_model, save
 from limbeck.objectives.basic import CrossEntropy
+from limbeck.plan.mixture import Mixture
+from limbeck.plan.size import Size
 from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import measure
 from limbeck.run.log import console
@@ -30,14 +37,16 @@ from limbeck.students.shape import Shape, shape_axes
 from limbeck.types import Reading
 
 CONTEXT = 1024  # positions of a model made here; rotary embeddings cost nothing to leave room
+_FLOAT32 = 4  # bytes of a number of the model while it is trained
 
 
 def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     """Trains a model from scratch; gives ``{"out", "model", "readings"}``. The model is an ordinary Hugging Face folder."""
     where = machine(settings)
     out, world = settings.out, where.world
-    shape = _shape(settings)
-    length = row_length(settings, CONTEXT, world.device, name="the new model")
+    context = CONTEXT if settings.mixers is None else max(CONTEXT, settings.length or 0)
+    shape = _shape(settings, context)
+    length = row_length(settings, context, world.device, name="the new model")
     rows, steps = batch_rows(settings, length, world.size)
     for source in filter(None, (settings.data, settings.eval_data)):
         resolve_source(source)
@@ -55,13 +64,16 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     require_rows(store, length=length)
     if world.first:
         same_corpus(out, run, store, held_out)
-    model = new_model(llama_config(shape, tokenizer), tokenizer, settings.seed, name=out.name)
+    config = llama_config(shape, tokenizer) if isinstance(shape, Shape) else mixed_config(shape, tokenizer)
+    model = new_model(config, tokenizer, settings.seed, name=out.name)
     model.model.to(world.device)
     lr = settings.lr or suggested_learning_rate(model.parameters_count)
     console.print(
         f"pretrain: {model.parameters_count:,} parameters, {steps:,} steps of {rows} x {length} tokens "
         f"({steps * rows * length / max(store.tokens, 1):.1f} epochs of {store.tokens:,} tokens), peak learning rate {lr:.2g}"
     )
+    if isinstance(shape, Mixed):
+        _say_layers(shape, model, length)
     plan = Plan(steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=where.bf16)
     corpus = Rows(store, length=length, seed=settings.seed, rank=world.rank, ranks=world.size)
     Run(out, "pretrain", model, None, corpus, CrossEntropy(), plan, world).train()
@@ -87,14 +99,31 @@ def _finish(
     readings = likelihood("model", [measured], text_bytes=sizes, seed=settings.seed)
     write_text(out / "readings.jsonl", "".join(json.dumps(r.row()) + "\n" for r in readings))
     tokens = plan.steps * plan.rows * length
-    update(out, run, ended=now(), tokens=tokens, parameters=model.parameters_count, lr=plan.lr, corpus=store.manifest)
+    size = Size.of(model.config)
+    spent = tokens * (size.forward_flops(length) + size.backward_flops(length))
+    facts: dict[str, Any] = {"tokens": tokens, "parameters": model.parameters_count, "flops": spent, "lr": plan.lr}
+    if size.mixture is not None:
+        facts |= {"layers": size.mixture.layers, "state_bytes": size.state_bytes(length, _FLOAT32)}
+    update(out, run, ended=now(), corpus=store.manifest, **facts)
     save(model, out / "model", card=_card(run, readings))
     loss = readings[0]
     console.print(f"held out: {loss.value:.4f} {loss.unit} ({loss.low:.4f} to {loss.high:.4f}, {loss.n} documents)")
     return {"out": str(out), "model": str(out / "model"), "readings": [r.row() for r in readings]}
 
 
-def _shape(settings: PretrainSettings) -> Shape:
+def _shape(settings: PretrainSettings, context: int) -> Shape | Mixed:
+    sizes = {"width": settings.width, "layers": settings.layers}
+    if settings.mixers is not None:
+        if settings.shape is not None:
+            raise BadSetting(
+                "--shape is of a Llama, --mixers of another decoder: with --mixers give --width and --layers, or --params"
+            )
+        return mixed(settings.mixers, **sizes, params=settings.params, vocab=settings.vocab, context=context)
+    for flag, value in sizes.items():
+        if value is not None:
+            raise BadSetting(
+                f"--{flag} {value}: goes with --mixers, which says what the layers are; give it, or --shape layers=5,..."
+            )
     if (settings.shape is None) == (settings.params is None):
         raise BadSetting(
             "give the size of the new model, as --params 1M or as --shape layers=5,hidden=128,...: one of them"
@@ -166,6 +195,26 @@ def llama_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfi
     )
 
 
+def mixed_config(shape: Mixed, tokenizer: PreTrainedTokenizerFast) -> LimbeckConfig:
+    """The configuration of a new decoder of a mixture of layers."""
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return shape.config(len(tokenizer), special=special)
+
+
+def _say_layers(shape: Mixed, model: LanguageModel, length: int) -> None:
+    """The pattern, and how large its state is beside that of attention everywhere."""
+    size = Size.of(model.config)
+    assert size.mixture is not None
+    attention = Mixture(("attention",) * shape.layers, size.mixture.dims)
+    ours, theirs = (mixture.state_bytes(length, _FLOAT32) for mixture in (size.mixture, attention))
+    console.print(
+        f"layers: {shown_pattern(shape.pattern, shape.layers)}, width {shape.width}; state after {length} tokens "
+        f"{shown_bytes(ours)} (with attention everywhere {shown_bytes(theirs)}), float32"
+    )
+    for remark in remarks(size.mixture, length):
+        console.print(f"note: {remark}", markup=False)
+
+
 def _card(run: dict[str, Any], readings: list[Reading]) -> str:
     """The model's README.md: what made it, from what, and how good it is."""
     corpus, versions = run["corpus"], run["versions"]
@@ -173,12 +222,14 @@ def _card(run: dict[str, Any], readings: list[Reading]) -> str:
         f"| {r.name} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {r.unit} | {r.n} |" for r in readings
     )
     settings = run["signature"]
+    kind = "A decoder of limbeck's" if "layers" in run else "A Llama"
+    layers = f" with the layers {', '.join(run['layers'])}" if "layers" in run else ""
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
 tags: [limbeck]
 ---
-A Llama of {run["parameters"]:,} parameters, trained from scratch with limbeck {versions["limbeck"]}:
+{kind} of {run["parameters"]:,} parameters{layers}, trained from scratch with limbeck {versions["limbeck"]}:
 
     {shlex.join(run["command"])}
 

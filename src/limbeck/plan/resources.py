@@ -17,6 +17,8 @@ from limbeck.plan.cost import Cost
 from limbeck.plan.finding import Finding, Level
 from limbeck.plan.rates import measure_rates
 
+FULL = 0.8  # of the free memory is as much as is taken without a warning
+
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -49,7 +51,7 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def memory(cost: Cost, device: torch.device) -> Iterator[Finding]:
-    """Whether the estimated peak fits. More than there is at all is an error, more than 80 % of the free a warning."""
+    """Whether the estimated peak fits. More than there is at all is an error, more than ``FULL`` of the free a warning."""
     total, free = _gpu_memory(device) if device.type == "cuda" else _memory()
     need = cost.peak_bytes
     largest = sorted(cost.bytes.items(), key=lambda part: -part[1])[:3]
@@ -57,7 +59,7 @@ def memory(cost: Cost, device: torch.device) -> Iterator[Finding]:
         f"about {_gib(need)} at the peak ({', '.join(f'{name} {_gib(size)}' for name, size in largest)}); "
         f"{device.type} has {_gib(total)}, {_gib(free)} of it free"
     )
-    level: Level = "error" if need > total else "warning" if need > 0.8 * free else "ok"
+    level: Level = "error" if need > total else "warning" if need > FULL * free else "ok"
     yield Finding(
         "memory",
         level,

@@ -8,7 +8,7 @@ Torch is loaded only to build an architecture whose axes are not known (`Size.of
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.configuration_utils import PreTrainedConfig
 
+    from limbeck.plan.mixture import Mixture
+
 
 @dataclass(frozen=True)
 class Size:
@@ -26,7 +28,8 @@ class Size:
     ``parameters`` counts a tied tensor once. ``embedding`` are those that are looked up (tokens, positions), a tied
     head among them. ``multiplied`` are the weights one token is multiplied with: the head even where it is tied, of a
     mixture only the experts it is sent to. ``head`` are those of a head that is not tied. The rest are widths:
-    ``attention`` of all query heads together, ``kv`` of all key heads, ``rows`` of the head.
+    ``attention`` of all query heads together, ``kv`` of all key heads, ``rows`` of the head. Every layer attends, unless
+    ``mixture`` says how they mix (limbeck's own decoder).
     """
 
     parameters: int
@@ -39,6 +42,7 @@ class Size:
     rows: int
     head: int
     kv: int
+    mixture: Mixture | None = None
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> Size:
@@ -46,11 +50,15 @@ class Size:
         import torch
         from torch import nn
 
+        from limbeck.models.auto import LimbeckConfig
         from limbeck.models.load import build
+        from limbeck.models.mixers.filters import Filter
+        from limbeck.plan.mixture import Mixture
 
         with torch.device("meta"):
             model = build(copy.deepcopy(config))
         embedding = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}
+        filters = {id(p) for m in model.modules() if isinstance(m, Filter) for p in m.parameters()}
         text = config.get_text_config()
         heads = getattr(text, "num_attention_heads", None) or 0
         head_dim = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else 0)
@@ -60,7 +68,8 @@ class Size:
         return cls(
             parameters=sum(p.numel() for p in model.parameters()),
             embedding=sum(embedding.values()),
-            multiplied=_multiplied(model, text, embedding) + (head.numel() if id(head) in embedding else 0),
+            multiplied=_multiplied(model, text, embedding.keys() | filters)
+            + (head.numel() if id(head) in embedding else 0),
             layers=text.num_hidden_layers,
             hidden=text.hidden_size,
             attention=heads * head_dim,
@@ -68,6 +77,7 @@ class Size:
             rows=head.shape[0],
             head=0 if id(head) in embedding else head.numel(),
             kv=kv_heads * head_dim,
+            mixture=Mixture.of(config) if isinstance(config, LimbeckConfig) else None,
         )
 
     @classmethod
@@ -103,25 +113,31 @@ class Size:
     def forward_flops(self, length: int) -> float:
         """FLOPs of a forward pass per token, in rows of this length: 2 per weight, and causal attention's two products.
 
-        Packed documents attend to less, sliding windows too, so this is an upper bound where there are such.
+        Packed documents attend to less, and sliding windows of Transformers' models too, so this is an upper bound where there
+        are such. A mixture of layers says itself what it does instead.
         """
-        return 2.0 * self.multiplied + 2.0 * (length + 1) * self.layers * self.attention
+        attending = 2.0 * (length + 1) * self.layers * self.attention
+        return 2.0 * self.multiplied + (attending if self.mixture is None else self.mixture.mixing_flops(length))
 
     def backward_flops(self, length: int) -> float:
         """FLOPs of a backward pass per token: two products for each of the forward pass."""
         return 2.0 * self.forward_flops(length)
 
     def kv_bytes(self, itemsize: int) -> int:
-        """Bytes of keys and values per token of context. Layers with a sliding window keep less of a long context."""
+        """Bytes of keys and values per token of context, were all layers attention. Those with a sliding window keep less."""
         return 2 * self.layers * self.kv * itemsize
 
+    def state_bytes(self, length: int, itemsize: int) -> int:
+        """Bytes that are kept of a text of this length: keys and values, or the states of a mixture."""
+        return length * self.kv_bytes(itemsize) if self.mixture is None else self.mixture.state_bytes(length, itemsize)
+
     def inference_bytes(self, length: int, itemsize: int) -> int:
-        """Bytes to generate a text of this length, one at a time: weights, and keys and values."""
-        return itemsize * self.parameters + length * self.kv_bytes(itemsize)
+        """Bytes to generate a text of this length, one at a time: weights, and what is kept of it."""
+        return itemsize * self.parameters + self.state_bytes(length, itemsize)
 
     def bytes_read(self, length: int, itemsize: int) -> int:
-        """Bytes that are read to generate the token at this length, one text at a time: weights, keys and values."""
-        return itemsize * self.multiplied + length * self.kv_bytes(itemsize)
+        """Bytes that are read to generate the token at this length, one text at a time: weights, and what is kept of it."""
+        return itemsize * self.multiplied + self.state_bytes(length, itemsize)
 
     def cached_bytes(self, outcomes: int | None = None) -> int:
         """Bytes on disk per token of what a teacher says: of its likeliest ``outcomes`` and the rest, or of all its rows.
@@ -133,7 +149,8 @@ class Size:
         return outcomes * (2 + (2 if self.rows <= 2**16 else 4)) + 2
 
 
-def _multiplied(model: PreTrainedModel, text: PreTrainedConfig, embedding: Mapping[int, int]) -> int:
+def _multiplied(model: PreTrainedModel, text: PreTrainedConfig, others: Collection[int]) -> int:
+    """Elements of matrices but these: what is looked up, and long filters, which are run once for all rows."""
     chosen = getattr(text, "num_experts_per_tok", None)
     experts = getattr(text, "num_local_experts", None) or getattr(text, "num_experts", None)
     share = chosen / experts if chosen and experts else 1.0
@@ -141,6 +158,6 @@ def _multiplied(model: PreTrainedModel, text: PreTrainedConfig, embedding: Mappi
         sum(
             p.numel() * (share if ".experts." in name else 1.0)
             for name, p in model.named_parameters()
-            if p.ndim >= 2 and id(p) not in embedding
+            if p.ndim >= 2 and id(p) not in others
         )
     )

@@ -48,8 +48,17 @@ class Attention(Mixer):
 
     def state_bytes(self, length: int) -> int:
         """2 x kv_heads x head_dim numbers a token that is remembered."""
-        kept = length if self.window is None else min(length, self.window - 1)
-        return 2 * kept * self.dims.kv_heads * self.dims.head_dim * self.k_proj.weight.element_size()
+        return 2 * self.pairs(length) * self.dims.kv_heads * self.dims.head_dim * self.k_proj.weight.element_size()
+
+    def mixing_flops(self, length: int) -> float:
+        """Scores, and the sum of values, over the tokens that each token sees: 4 K for each of them and each head."""
+        reach = length if self.window is None else min(length, self.window)
+        seen = reach - reach * (reach - 1) / (2 * length)
+        return 4.0 * seen * self.dims.heads * self.dims.head_dim
+
+    def pairs(self, length: int) -> int:
+        """The tokens that a later one may still see."""
+        return length if self.window is None else min(length, self.window - 1)
 
     def _project(self, x: Tensor, documents: Documents) -> tuple[Tensor, Tensor, Tensor]:
         q = heads(self.q_proj(x), self.dims.heads)

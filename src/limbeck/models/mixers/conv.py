@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.models.mixers.convolution import ShortConv, long_convolution
+from limbeck.models.mixers.convolution import ShortConv, convolution_flops, long_convolution
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.filters import Filter, filter_of
 from limbeck.models.mixers.mixer import Dims, Mixer, State
@@ -42,6 +42,10 @@ class GatedConv(Mixer):
         taps = self.conv.weight.shape[1]
         return min(length, taps - 1) * self.dims.width * self.conv.weight.element_size()
 
+    def mixing_flops(self, length: int) -> float:
+        """None: its taps are weights."""
+        return 0.0
+
 
 class LongConv(Mixer):
     """h * x + d ⊙ x with a filter as long as the longest text, gated as BaseConv if wanted."""
@@ -70,3 +74,7 @@ class LongConv(Mixer):
     def state_bytes(self, length: int) -> int:
         """Every input that the filter reaches: a convolution has no smaller state."""
         return min(length, self.dims.length - 1) * self.dims.width * self.skip.element_size()
+
+    def mixing_flops(self, length: int) -> float:
+        """A convolution a channel."""
+        return convolution_flops(length) * self.dims.width

@@ -6,6 +6,8 @@ length, so that its end does not come round to the start. The state is the input
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -72,6 +74,14 @@ def convolve(u: Float[Tensor, "B T D"], filters: Float[Tensor, "L D"], documents
         return _fourier(u, filters)
     apart, where = documents.apart(u)
     return _fourier(apart, filters)[where]
+
+
+def convolution_flops(length: int) -> float:
+    """FLOPs for each token and channel of a row of ``length`` by the Fourier transform: there, a product, and back.
+
+    A transform of n = 2 T real numbers is taken as 2.5 n log2 n, half of a complex one by powers of 2 (Cooley & Tukey, 1965).
+    """
+    return 10 * math.log2(2 * length) + 6
 
 
 def last(x: Float[Tensor, "B T D"], count: int) -> Float[Tensor, "B S D"]:

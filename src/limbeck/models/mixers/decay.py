@@ -35,6 +35,14 @@ def decaying_sums(
         return _in_chunks(wide(q), wide(k), wide(v), log_decay, documents, before, size)
 
 
+def sums_flops(size: int, *, keys: int, values: int, heads: int, asking: int) -> float:
+    """FLOPs for each token in chunks of ``size``, which are multiplied out whole, what a mask hides as well.
+
+    Scores of ``asking`` heads of queries, the values of the chunk, what is added to the state and what is read of it.
+    """
+    return 2.0 * (size * keys * asking + (size * values + 2 * keys * values) * heads)
+
+
 def _in_chunks(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, documents: Documents, before: Tensor | None, size: int
 ) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,15 @@ def delta_rule(
         return _in_chunks(wide(q), wide(k), wide(v), strength, log_decay, documents, before, size)
 
 
+def delta_flops(size: int, *, keys: int, values: int, heads: int) -> float:
+    """FLOPs for each token in chunks of ``size``: k · k and q · k, the triangular system, new values, and the state.
+
+    Squares are multiplied out whole, what a mask hides as well; the system takes c² for each of its K + V columns.
+    """
+    squares = 4 * keys + 2 * values + (keys + values)
+    return float(heads * (size * squares + 6 * keys * values))
+
+
 def _in_chunks(
     q: Tensor,
     k: Tensor,

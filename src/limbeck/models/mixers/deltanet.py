@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from limbeck.models.mixers.convolution import ShortConv
-from limbeck.models.mixers.delta import delta_rule
+from limbeck.models.mixers.delta import delta_flops, delta_rule
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.mamba2 import step_bias
 from limbeck.models.mixers.mixer import Dims, Mixer, RMSNorm, State, heads, joined, linear, wide
@@ -70,6 +70,15 @@ class DeltaNet(Mixer):
         """The memory, and the inputs that the taps still reach."""
         channels, taps = self.conv.weight.shape
         return super().state_bytes(length) + min(length, taps - 1) * channels * self.conv.weight.element_size()
+
+    def mixing_flops(self, length: int) -> float:
+        """Those of the delta rule; a short convolution's taps are weights."""
+        width = self.dims.head_dim
+        return delta_flops(min(self.chunk, length), keys=width, values=self.expand * width, heads=self.dims.heads)
+
+    def pairs(self, length: int) -> int:
+        """Channels of a key."""
+        return min(length, self.dims.head_dim)
 
     def _log_decay(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T"] | None:
         return None

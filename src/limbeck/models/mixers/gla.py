@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.errors import BadModel
-from limbeck.models.mixers.decay import carried
+from limbeck.models.mixers.decay import carried, sums_flops
 from limbeck.models.mixers.documents import Documents, cut
 from limbeck.models.mixers.kernels import channelwise_sums_on_gpu, have_kernels
 from limbeck.models.mixers.mixer import Dims, Mixer, RMSNorm, State, exact, heads, joined, linear, wide
@@ -58,6 +58,16 @@ class GatedLinearAttention(Mixer):
 
     def fresh(self, x: Float[Tensor, "B T D"]) -> State:
         return {"sums": wide(x).new_zeros(x.shape[0], self.dims.heads, self.key, self.value)}
+
+    def mixing_flops(self, length: int) -> float:
+        """Those of sums with a decay a head, and a product more in each channel of a score: its own decay."""
+        size, count = min(self.chunk, length), self.dims.heads
+        sums = sums_flops(size, keys=self.key, values=self.value, heads=count, asking=count)
+        return sums + size * self.key * count
+
+    def pairs(self, length: int) -> int:
+        """Channels of a key."""
+        return min(length, self.key)
 
 
 def channelwise_sums(

@@ -11,7 +11,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.models.mixers.convolution import long_convolution
+from limbeck.models.mixers.convolution import convolution_flops, long_convolution
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.filters import Explicit
 from limbeck.models.mixers.mixer import Dims, Mixer, State, linear
@@ -45,3 +45,7 @@ class H3(Mixer):
         """The state space, and the inputs that the shift still reaches."""
         kept = min(length, self.shift.taps.shape[0] - 1)
         return super().state_bytes(length) + kept * self.dims.width * self.shift.taps.element_size()
+
+    def mixing_flops(self, length: int) -> float:
+        """Two convolutions a channel."""
+        return 2 * convolution_flops(length) * self.dims.width

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from limbeck.models.mixers.convolution import ShortConv, long_convolution
+from limbeck.models.mixers.convolution import ShortConv, convolution_flops, long_convolution
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.filters import Filter, places, spread
 from limbeck.models.mixers.mixer import Dims, Mixer, State
@@ -56,6 +56,10 @@ class Hyena(Mixer):
         """Every gated value that the filter reaches, and the inputs that the taps still reach."""
         kept = min(length, self.dims.length - 1) + 3 * min(length, self.conv.weight.shape[1] - 1)
         return kept * self.dims.width * self.skip.element_size()
+
+    def mixing_flops(self, length: int) -> float:
+        """A long convolution a channel; the short one's taps are weights."""
+        return convolution_flops(length) * self.dims.width
 
 
 class Sines(Filter):

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.models.mixers.decay import decaying_sums
+from limbeck.models.mixers.decay import decaying_sums, sums_flops
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear, wide
 
@@ -69,8 +69,23 @@ class LinearAttention(Mixer):
         return self.o_proj(joined(y).to(x.dtype)), None if state is None else {"sums": after}
 
     def fresh(self, x: Float[Tensor, "B T D"]) -> State:
-        found = {"taylor": 1 + self.features + self.features**2}.get(self.map, self.features)
-        return {"sums": wide(x).new_zeros(x.shape[0], self.dims.heads, found, self.dims.head_dim + self._divided)}
+        return {
+            "sums": wide(x).new_zeros(x.shape[0], self.dims.heads, self._mapped, self.dims.head_dim + self._divided)
+        }
+
+    def mixing_flops(self, length: int) -> float:
+        """Those of sums over mapped keys."""
+        values, count = self.dims.head_dim + self._divided, self.dims.heads
+        return sums_flops(min(self.chunk, length), keys=self._mapped, values=values, heads=count, asking=count)
+
+    def pairs(self, length: int) -> int:
+        """Channels of a mapped key, of the Taylor map those that differ: x_i x_j is there twice."""
+        found = self._mapped - (self.features * (self.features - 1) // 2 if self.map == "taylor" else 0)
+        return min(length, found)
+
+    @property
+    def _mapped(self) -> int:
+        return {"taylor": 1 + self.features + self.features**2}.get(self.map, self.features)
 
     @property
     def _divided(self) -> bool:

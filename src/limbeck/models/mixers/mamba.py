@@ -78,3 +78,11 @@ class Mamba(Mixer):
         """The state space, and the inputs that the taps still reach."""
         taps = self.conv.weight.shape[1]
         return super().state_bytes(length) + min(length, taps - 1) * self.inner * self.D.element_size()
+
+    def mixing_flops(self, length: int) -> float:
+        """6 for each number of the state: Δ A, its decay, B Δ u, their sum, and C h with its sum. Its exponential is none."""
+        return 6.0 * self.inner * self.state
+
+    def pairs(self, length: int) -> int:
+        """Channels of B and C, which are key and query of every channel."""
+        return min(length, self.state)

@@ -18,7 +18,7 @@ from transformers import initialization as init
 
 from limbeck.errors import BadModel
 from limbeck.models.mixers.convolution import ShortConv
-from limbeck.models.mixers.decay import decaying_sums
+from limbeck.models.mixers.decay import decaying_sums, sums_flops
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.mixer import Dims, Mixer, RMSNorm, State, heads, joined, linear, wide
 
@@ -84,6 +84,14 @@ class Mamba2(Mixer):
         """The state space, and the inputs that the taps still reach."""
         channels, taps = self.conv.weight.shape
         return super().state_bytes(length) + min(length, taps - 1) * channels * self.D.element_size()
+
+    def mixing_flops(self, length: int) -> float:
+        """Those of sums with a decay a head, whose scores are one for all heads."""
+        return sums_flops(min(self.chunk, length), keys=self.state, values=self.head, heads=self.heads, asking=1)
+
+    def pairs(self, length: int) -> int:
+        """Channels of B and C, which are key and query."""
+        return min(length, self.state)
 
 
 def step_bias(like: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

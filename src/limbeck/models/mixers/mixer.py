@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limbeck.models.mixers.documents import Documents
+from limbeck.models.mixers.filters import Filter
 
 Option = int | str | bool
 State = dict[str, Tensor]  # what a mixer remembers, by name; the first axis of each is the row
@@ -96,6 +97,27 @@ class Mixer(nn.Module):
         like = torch.empty(1, 0, self.dims.width, device="meta", dtype=parameter.dtype)
         return sum(part.nbytes for part in self.fresh(like).values())
 
+    def flops(self, length: int) -> float:
+        """FLOPs of a forward pass for each token of a row of ``length``, on average: 2 for each weight, and what mixes.
+
+        Products, sums, convolutions and recurrences are counted; what is done once a channel (gates, norms, functions) is
+        not, nor the network and the transform of a long filter, which are run once for all rows.
+        """
+        return 2.0 * multiplied(self) + self.mixing_flops(length)
+
+    def mixing_flops(self, length: int) -> float:
+        """Those of `flops` that are no products with weights."""
+        raise NotImplementedError
+
+    def pairs(self, length: int) -> int:
+        """Key-value pairs of ``length`` tokens that a head's state can keep apart, at most.
+
+        Of softmax attention the tokens it remembers. Of a state that sums up k vᵀ the channels of a key, since no more keys
+        are orthogonal (Schlag et al., arXiv 2102.11174, sec. 4.1). 0 where no query is compared with what was read: there
+        the past is weighed by its place, or by what it says of itself.
+        """
+        return 0
+
 
 class RMSNorm(nn.Module):
     """x / sqrt(mean(x²) + eps) ⊙ weight over the last axis (Zhang & Sennrich, arXiv 1910.07467, eq. 4)."""
@@ -110,6 +132,12 @@ class RMSNorm(nn.Module):
         y = wide(x)
         y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * y.to(x.dtype)
+
+
+def multiplied(module: nn.Module) -> int:
+    """Weights that each token is multiplied with: of maps and short convolutions, not of long filters."""
+    filters = {id(p) for part in module.modules() if isinstance(part, Filter) for p in part.parameters()}
+    return sum(p.numel() for p in module.parameters() if p.ndim >= 2 and id(p) not in filters)
 
 
 def wide(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -1,6 +1,7 @@
 """Mixers by name, and the text that names one with its options: "attention", "swa:64", "s4d:init=inv,state=32".
 
-A lone value is that of the first option. Unknown names and options are errors that say which is nearest.
+A lone value is that of the first option. Unknown names and options are errors that say which is nearest. A pattern is several
+with commas between them, "attention*1,gdn*3": `*N` stands for N of them.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from limbeck.models.mixers.repeats import RepeatAttention
 from limbeck.models.mixers.retnet import Retention
 from limbeck.models.mixers.rwkv4 import RWKV4
 from limbeck.models.mixers.s4d import S4D
+from limbeck.models.mixers.topk import TopKAttention
 
 MIXERS: Mapping[str, type[Mixer]] = {
     "attention": Attention,
     "swa": SlidingWindow,
     "repeats": RepeatAttention,
+    "topk": TopKAttention,
     "conv": GatedConv,
     "longconv": LongConv,
     "linear": LinearAttention,
@@ -43,6 +46,29 @@ MIXERS: Mapping[str, type[Mixer]] = {
     "mamba2": Mamba2,
     "rwkv4": RWKV4,
 }
+_MOST = 1_000  # of one mixer: no decoder has more layers
+
+
+def pattern_of(text: str) -> list[str]:
+    """The mixers of a pattern's text, one a layer. Raises BadModel for what names none.
+
+    A piece between commas such as "state=32" is an option of the mixer before it.
+    """
+    pieces: list[str] = []
+    for piece in (part.strip() for part in text.split(",")):
+        if pieces and ":" in pieces[-1] and "=" in piece.partition(":")[0]:
+            pieces[-1] += f",{piece}"
+        else:
+            pieces.append(piece)
+    found: list[str] = []
+    for piece in pieces:
+        mixer, star, times = piece.rpartition("*")
+        if star and not (times.isdecimal() and 1 <= int(times) <= _MOST):
+            raise BadModel(f"{piece!r}: expected a whole number from 1 to {_MOST} behind *, as in gdn*3, got {times!r}")
+        mixer = mixer if star else piece
+        parse(mixer)
+        found += [mixer] * (int(times) if star else 1)
+    return found
 
 
 def build(text: str, dims: Dims) -> Mixer:

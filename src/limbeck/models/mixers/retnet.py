@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.models.mixers.decay import decaying_sums
+from limbeck.models.mixers.decay import decaying_sums, sums_flops
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear, wide
 from limbeck.models.mixers.rotary import rotate
@@ -51,3 +51,12 @@ class Retention(Mixer):
     def fresh(self, x: Float[Tensor, "B T D"]) -> State:
         width = self.dims.head_dim
         return {"sums": wide(x).new_zeros(x.shape[0], self.dims.heads, width, self.expand * width)}
+
+    def mixing_flops(self, length: int) -> float:
+        """Those of sums with a decay a head."""
+        width, count = self.dims.head_dim, self.dims.heads
+        return sums_flops(min(self.chunk, length), keys=width, values=self.expand * width, heads=count, asking=count)
+
+    def pairs(self, length: int) -> int:
+        """Channels of a key."""
+        return min(length, self.dims.head_dim)

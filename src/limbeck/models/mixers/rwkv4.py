@@ -74,6 +74,10 @@ class RWKV4(Mixer):
         sums[:, 2] = -torch.inf
         return {"input": x.new_zeros(rows, width), "sums": sums}
 
+    def mixing_flops(self, length: int) -> float:
+        """8 a channel: numerator and denominator, each decayed and added to, and then to the token's own."""
+        return 8.0 * self.dims.width
+
 
 def wkv(
     k: Float[Tensor, "B T D"],

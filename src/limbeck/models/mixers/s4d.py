@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from limbeck.models.mixers.convolution import convolution_flops
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.mixer import Dims, Mixer, State
 from limbeck.models.mixers.ssm import SPECTRA, DiagonalSSM
@@ -35,3 +36,7 @@ class S4D(Mixer):
 
     def fresh(self, x: Float[Tensor, "B T D"]) -> State:
         return {"space": self.ssm.fresh(x)}
+
+    def mixing_flops(self, length: int) -> float:
+        """A convolution a channel."""
+        return convolution_flops(length) * self.dims.width
