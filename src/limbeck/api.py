@@ -66,15 +66,15 @@ def shrink(*, method: str = "activation", **keys: Any) -> dict[str, Any]:
 def probe(model: str, *, teacher: str | None = None, out: str | Path | None = None, **keys: Any) -> dict[str, Any]:
     """Measures a model, alone or against a teacher; gives ``{"model", "readings"}``.
 
-    With ``probe="slices"``, how well it recalls what stands earlier in its context; gives ``counted_in`` besides. With
-    ``probe="pass-until"`` and a ``task``, measures how often it passes that; gives ``{"model", "task", "readings"}``.
+    With ``probe="slices"`` it is measured how well it recalls what stands earlier in its context, and ``counted_in`` is given
+    besides; with ``probe="mqar,arithmetic"`` (also reversal, listops) it is asked synthetic tasks. With ``probe="pass-until"``
+    and a ``task``, measures how often it passes that; gives ``{"model", "task", "readings"}``.
     """
     from limbeck.jobs.pass_until import pass_until as task_job
     from limbeck.jobs.probe import probe as job
-    from limbeck.jobs.slices import probe_slices
 
     settings = resolve(ProbeSettings, None, keys)
-    measure = {"pass-until": task_job, "slices": probe_slices}.get(settings.probe, job)
+    measure = task_job if settings.probe == ("pass-until",) else job
     return measure(settings, model=model, teacher=teacher, out=None if out is None else Path(out))
 
 

@@ -462,24 +462,32 @@ def pilot(
 @app.command()
 def probe(
     model: Annotated[str, Argument(help="Folder or hub id of the model to measure.")],
-    probe: Annotated[str | None, Option(help="likelihood, slices or pass-until (default likelihood).")] = None,
+    probe: Annotated[
+        str | None,
+        Option(
+            help="likelihood (the default), slices, mqar, reversal, arithmetic, listops, between commas; or pass-until alone."
+        ),
+    ] = None,
     data: Data = None,
     teacher: Annotated[str | None, Option(help="Compare with this teacher.")] = None,
     task: Annotated[
-        str | None, Option(help="For pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file.")
+        str | None,
+        Option(
+            help="For pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file. For reversal: JSONL."
+        ),
     ] = None,
     successes: Annotated[int | None, Option(help="For pass-until: passes to wait for (default 4).")] = None,
     max_samples: Annotated[
         str | None, Option(help="For pass-until: most samples of an instance (default 100k).")
     ] = None,
-    seed: Annotated[int | None, Option(help="For pass-until: seed of the samples (default 0).")] = None,
+    seed: Annotated[int | None, Option(help="Seed of samples, and of what is asked (default 0).")] = None,
     length: Length = None,
     device: Device = None,
     threads: Threads = None,
     out: Annotated[Path | None, Option(help="Write the readings into this folder.")] = None,
     json_: Json = None,
 ) -> None:
-    """Measure a model: likelihood, calibration, cost, fidelity to a teacher; recall by slices; or how often it passes a task."""
+    """Measure a model: likelihood, calibration, cost, fidelity to a teacher; recall and sums; or how often it passes a task."""
     from rich.console import Console
 
     from limbeck.jobs.probe import show
@@ -525,7 +533,7 @@ def predict(
 
 @app.command()
 def reproduce(
-    recipe: Annotated[str, Argument(help="capacity-gap, distillation-law, pass-until, taid-gap or minima.")],
+    recipe: Annotated[str, Argument(help="capacity-gap, distillation-law, pass-until, taid-gap, minima or zoology.")],
     scale: Annotated[str | None, Option(help="smoke (a minute), small (two cores) or gpu (default small).")] = None,
     data: Annotated[str | None, Option(help="Text to use instead of the recipe's own.")] = None,
     points: Annotated[

@@ -308,10 +308,27 @@ def _successes(value: Any) -> Any:
     return value
 
 
-class ProbeSettings(Settings):
-    """The keys of `limbeck probe`, which are also its flags. Those from ``task`` on belong to the probe pass-until."""
+PROBES = ("likelihood", "slices", "pass-until", "mqar", "reversal", "arithmetic", "listops")
 
-    probe: Literal["likelihood", "pass-until", "slices"] = "likelihood"
+
+def _probes(value: Any) -> Any:
+    """One probe, or several; pass-until, which has results of its own, only alone."""
+    names = _names(value)
+    for name in names:
+        if name not in PROBES:
+            raise ValueError(f"unknown probe {name!r}{nearest(name, PROBES)} There are: {', '.join(PROBES)}.")
+    if not names or ("pass-until" in names and len(names) > 1):
+        raise ValueError("expected one probe or several between commas, pass-until alone")
+    return names
+
+
+class ProbeSettings(Settings):
+    """The keys of `limbeck probe`, which are also its flags.
+
+    ``task`` is of pass-until, and of reversal a file of facts; ``successes`` and ``max_samples`` are of pass-until.
+    """
+
+    probe: Annotated[tuple[str, ...], BeforeValidator(_probes)] = ("likelihood",)
     task: str | None = None
     successes: Annotated[int, BeforeValidator(_successes)] = 4
     max_samples: Count = 100_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from limbeck.config import ProbeSettings
 from limbeck.corpora import TokenStore, build_held_out, build_stores
@@ -12,24 +11,30 @@ from limbeck.corpora.store import read_manifest
 from limbeck.corpora.tokenizer import fingerprint
 from limbeck.errors import BadCorpus
 from limbeck.jobs.held_out import HeldOut
-from limbeck.jobs.probe import models_of, no_task, written
-from limbeck.jobs.setup import machine
+from limbeck.jobs.setup import Machine
 from limbeck.models.load import LanguageModel
 from limbeck.probes import Bigrams, measure_slices, slices
 from limbeck.run.log import console
+from limbeck.types import Reading
 
 _UP = 4  # folders above a model in which its run may be: runs/x/baselines/cut+ce-seed0/student
 
 
-def probe_slices(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path | None) -> dict[str, Any]:
-    """Measures a model on a source, slice by slice; gives ``{"model", "counted_in", "readings"}``.
+def recall_by_slices(
+    settings: ProbeSettings,
+    model: str,
+    measured: LanguageModel,
+    against: LanguageModel | None,
+    *,
+    length: int,
+    where: Machine,
+) -> tuple[list[Reading], str]:
+    """Readings of a model on a source, slice by slice, and in what bigrams were counted. ``model`` is where it is from.
 
     How often training saw a bigram is counted in the training text of the run that the model is in; then all of the source is
     measured. A model that is in none is measured on the held-out part of the source, and the rest of it is counted in.
+    Raises BadCorpus where nothing repeats.
     """
-    no_task(settings)
-    where = machine(settings)
-    measured, against, length = models_of(settings, model, teacher, where)
     with tempfile.TemporaryDirectory() as folder:
         train = _training_text(model, measured)
         source, end, progress = settings.data, measured.end, console.is_terminal
@@ -55,8 +60,7 @@ def probe_slices(settings: ProbeSettings, *, model: str, teacher: str | None, ou
         )
     if against is not None and not any(reading.name == "gap_share_on_hits" for reading in readings):
         console.print("The gap between the two cannot be told from 0, so no share of it is given.")
-    written(readings, out)
-    return {"model": model, "counted_in": said, "readings": {r.name: r.row() for r in readings}}
+    return readings, said
 
 
 def _training_text(model: str, measured: LanguageModel) -> TokenStore | None:

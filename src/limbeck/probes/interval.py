@@ -54,6 +54,26 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
+def wilson(right: int, n: int) -> Interval:
+    """The share of ``right`` among ``n`` independent trials (Wilson 1927): bounds inside 0 and 1 also where all, or none, are."""
+    share, spread = right / n, _Z**2 / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return Interval(share, middle - half if right else 0.0, middle + half if right < n else 1.0, n)
+
+
+def share_interval(right: Float[np.ndarray, " rows"], asked: Float[np.ndarray, " rows"]) -> Interval:
+    """The share of questions answered right, over rows that ask several each: those of a row are not independent.
+
+    Where all are right, or none, resampling shows no spread; then a row counts as one trial (`wilson`).
+    """
+    n = len(right)
+    if n < 2 or right.sum() in (0, asked.sum()):
+        return wilson(n if right.sum() else 0, n)
+    found = mean_interval(right, asked)
+    return Interval(found.value, max(0.0, found.low), min(1.0, found.high), n)
+
+
 def mean_interval(sums: Float[np.ndarray, " documents"], counts: Float[np.ndarray, " documents"]) -> Interval:
     """Sum of ``sums`` per sum of ``counts``, as nats per token."""
     return bootstrap(lambda total: total[..., :1] / total[..., 1:], np.stack([sums, counts], -1)[None])[0]

@@ -99,7 +99,11 @@ def log_probability(model: LanguageModel, task: Task, *, rows: int = 64) -> list
     """
     _check_room(model, task)
     closing = torch.tensor(sorted(ends(model) | _line_breaks(model)), device=model.device)
-    pairs = [(i, *_spelled(model, instance)) for i, instance in enumerate(task.instances) if instance.unique]
+    pairs = [
+        (i, *spelled(model, instance.prompt, instance.answers[0]))
+        for i, instance in enumerate(task.instances)
+        if instance.unique
+    ]
     found: list[float | None] = [None] * len(task.instances)
     pairs.sort(key=lambda pair: (len(pair[1]), len(pair[2])))
     for _, same in groupby(pairs, key=lambda pair: (len(pair[1]), len(pair[2]))):
@@ -230,16 +234,14 @@ def _prompts(model: LanguageModel, task: Task) -> list[tuple[Instance, list[int]
     return list(zip(task.instances, tokens, strict=True))
 
 
-def _spelled(model: LanguageModel, instance: Instance) -> tuple[list[int], list[int]]:
-    """The tokens of a prompt and of its one answer, apart, as the sampler meets them."""
+def spelled(model: LanguageModel, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+    """The tokens of a prompt, opened as a document is, and of an answer to it, apart, as a model that writes meets them."""
     begin = Frame(frame(model.tokenizer, end=model.end).begin, None)
-    prompt, whole = document_tokens(
-        model.tokenizer, [instance.prompt, instance.prompt + instance.answers[0]], frame=begin
-    )
-    if whole[: len(prompt)] == prompt:
-        return prompt, whole[len(prompt) :]
+    first, whole = document_tokens(model.tokenizer, [prompt, prompt + answer], frame=begin)
+    if whole[: len(first)] == first:
+        return first, whole[len(first) :]
     # The tokenizer joins the prompt's end and the answer's beginning, which a model that is given the prompt cannot.
-    return prompt, document_tokens(model.tokenizer, [instance.answers[0]], frame=Frame(None, None))[0]
+    return first, document_tokens(model.tokenizer, [answer], frame=Frame(None, None))[0]
 
 
 def _line_breaks(model: LanguageModel) -> set[int]:

@@ -14,6 +14,7 @@ RECIPES = {
     "pass-until": "limbeck.recipes.pass_until",
     "taid-gap": "limbeck.recipes.taid_gap",
     "minima": "limbeck.recipes.minima",
+    "zoology": "limbeck.recipes.zoology",
 }
 
 

@@ -22,7 +22,7 @@ from limbeck.disk import read_json
 from limbeck.errors import NonFiniteLoss
 from limbeck.jobs.folder import claim, same_corpus
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, nested_shapes, weights
-from limbeck.jobs.pilot.tasks import DOCUMENTS, RESULT, Pilot, Task, tasks_left, tasks_of
+from limbeck.jobs.pilot.tasks import DOCUMENTS, RESULT, Pilot, tasks_left, tasks_of
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.jobs.pretrain import make_tokenizer
 from limbeck.recipes.recipe import Ground
@@ -56,7 +56,7 @@ class Bench:
         grid = Grid(self.teachers, tuple(cells))
         Pilot(grid, self.scale, "ForwardKL").write(self.folder)
         left = tasks_left(tasks_of(self.folder, grid))
-        run_here(left, self.workers, _said(len(left)))
+        run_here(left, self.workers, progress(len(left)))
 
     def teacher(self, name: str) -> dict[str, Any]:
         """What came out of a trained teacher."""
@@ -133,11 +133,11 @@ def doubtful(rates: Mapping[str, float], factors: Sequence[float]) -> str:
     return f" The best rate of {', '.join(ends)} is at an end of those tried." if ends and len(factors) > 1 else ""
 
 
-def _said(total: int) -> Any:
+def progress(total: int) -> Any:
     """Says a line for each piece of work that is done."""
-    done: list[Task] = []
+    done: list[Any] = []
 
-    def said(task: Task, seconds: float) -> None:
+    def said(task: Any, seconds: float) -> None:
         done.append(task)
         console.print(f"{len(done):>4} of {total}  {task.kind} {task.name}: {duration(seconds)}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,41 @@ def draw_frontier(quality: Mapping[str, Interval], flops: Mapping[str, float], f
             )
         axes.set(xscale="log", xlabel="FLOPs, teacher's passes and tuning counted", ylabel="nats per token held out")
         axes.legend(fontsize=7)
+
+
+def draw_recall_by_state(points: Mapping[str, tuple[float, Interval]], *, guess: float, file: Path) -> None:
+    """Accuracy by bytes of state, a point for each kind of model; ``guess`` is what luck gives."""
+    with _drawn(file) as axes:
+        for number, (name, (size, found)) in enumerate(points.items()):
+            axes.errorbar(
+                [size],
+                [found.value],
+                yerr=[[max(0.0, found.value - found.low)], [max(0.0, found.high - found.value)]],
+                color=_COLORS[number % len(_COLORS)],
+                marker="os^vDPX*<>p"[number % 11],
+                markersize=6,
+                capsize=2,
+                linestyle="none",
+                label=name,
+            )
+        axes.axhline(guess, color="#94a3b8", linestyle=":")
+        axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="state of a row, bytes", ylabel="questions answered right")
+        axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def draw_recall_map(cells: Mapping[str, Mapping[tuple[int, int], float]], file: Path) -> None:
+    """Accuracy of each kind of model by (width, length), as a table of colours with numbers."""
+    sizes = sorted({size for found in cells.values() for size in found}, key=lambda size: (size[1], size[0]))
+    values = np.array([[found.get(size, math.nan) for size in sizes] for found in cells.values()])
+    with _drawn(file) as axes:
+        axes.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        for row, column in np.argwhere(np.isfinite(values)):
+            value = values[row, column]
+            axes.text(
+                column, row, f"{100 * value:.1f}", ha="center", va="center", color="black" if value > 0.6 else "white"
+            )
+        axes.set_yticks(range(len(cells)), list(cells))
+        axes.set_xticks(range(len(sizes)), [f"width {width}\nlength {length}" for width, length in sizes])
 
 
 @contextmanager

@@ -15,19 +15,36 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import psutil
 
 from limbeck.errors import BadSetting, Interrupted, LimbeckError
-from limbeck.jobs.pilot.tasks import Task, do
+from limbeck.jobs.pilot.tasks import do
 
 # Torch is imported once, in a server that has no threads yet and from which all workers are forked.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["limbeck.jobs.pilot.tasks"])
 _DEATHS = 3
 
-Report = Callable[[Task, float], None]
+Report = Callable[[Any, float], None]
+
+
+class Task(Protocol):
+    """A piece of work in a folder of its own: a pilot's, or another that can be sent to a process."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def done(self) -> bool: ...
+    @property
+    def ready(self) -> bool: ...
+    def __hash__(self) -> int: ...
 
 
 @dataclass
@@ -45,13 +62,13 @@ class _Worker:
         theirs.close()
         return cls(process, ours)
 
-    def give(self, task: Task) -> None:
+    def give(self, task: Task, does: Callable[[Any], None]) -> None:
         self.task, self.since = task, time.monotonic()
-        self.pipe.send(task)
+        self.pipe.send((does, task))
 
 
-def run_here(tasks: Sequence[Task], workers: int, report: Report) -> None:
-    """Does all tasks that are not done, in ``workers`` processes of one thread each."""
+def run_here(tasks: Sequence[Task], workers: int, report: Report, does: Callable[[Any], None] = do) -> None:
+    """Does all tasks that are not done, each by ``does``, in ``workers`` processes of one thread each."""
     waiting = [task for task in tasks if not task.done]
     deaths: Counter[Task] = Counter()
     staff = [_Worker.start() for _ in range(min(workers, len(waiting)))]
@@ -60,7 +77,7 @@ def run_here(tasks: Sequence[Task], workers: int, report: Report) -> None:
             for worker in staff:
                 if worker.task is None and (task := next((t for t in waiting if t.ready), None)):
                     waiting.remove(task)
-                    worker.give(task)
+                    worker.give(task, does)
             pipes: list[Any] = [worker.pipe for worker in staff if worker.task]
             for pipe in wait(pipes):
                 worker = next(w for w in staff if w.pipe is pipe)
@@ -99,12 +116,13 @@ def _serve(pipe: Connection, parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     while True:
         try:
-            pipe.send(_done(pipe.recv()))
+            does, task = pipe.recv()
+            pipe.send(_done(does, task))
         except (EOFError, Interrupted, KeyboardInterrupt):
             return
 
 
-def _done(task: Task) -> tuple[str, str]:
+def _done(does: Callable[[Any], None], task: Task) -> tuple[str, str]:
     """Does a task in this process, on one thread; says "done", "refused" with the message, or "fault" with the traceback."""
     import torch
 
@@ -112,7 +130,7 @@ def _done(task: Task) -> tuple[str, str]:
     torch.set_flush_denormal(True)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
-        do(task)
+        does(task)
     except LimbeckError as error:
         return "refused", str(error)
     except Exception:
@@ -149,7 +167,7 @@ def run_on_ray(tasks: Sequence[Task], address: str, report: Report) -> None:
         while waiting or running:
             for task in [task for task in waiting if task.ready]:
                 waiting.remove(task)
-                running[remote.remote(task)] = (task, time.monotonic())
+                running[remote.remote(do, task)] = (task, time.monotonic())
             finished, _ = ray.wait(list(running), num_returns=1)
             for reference in finished:
                 task, since = running.pop(reference)

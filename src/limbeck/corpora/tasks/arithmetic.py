@@ -1,0 +1,187 @@
+"""Sums of two numbers, written in four ways of which three show a small model how the sum is made.
+
+*plain* 128+367=495; *reverse* $128+367=594$, the units first; *simplified*, a line for each digit from the units with the digit
+and the carry; *detailed*, with all that is left to add (Lee et al., arXiv 2307.03381, sec. 3 and fig. 1). Sums of few digits and
+of many carries are rare among random ones, so both can be balanced: lengths as those of one random number, carries alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+from limbeck.config import nearest
+from limbeck.corpora.tasks.spelled import Question
+from limbeck.errors import BadTask
+
+FORMATS = ("plain", "reverse", "simplified", "detailed")
+BALANCES = ("none", "digits", "carries", "both")
+_MOST_DIGITS = 12  # of balanced carries, drawn by rejection: all 12 carry in 1 of 10,000 sums
+
+
+@dataclass(frozen=True)
+class Sum:
+    """a + b, both at least 0 and written with leading zeros up to ``padded`` digits."""
+
+    a: int
+    b: int
+    padded: int = 1
+
+    @property
+    def operands(self) -> tuple[str, str]:
+        """Both as they are written."""
+        return f"{self.a:0{self.padded}d}", f"{self.b:0{self.padded}d}"
+
+    @property
+    def steps(self) -> tuple[tuple[int, int, int, int, int], ...]:
+        """From the units: a's digit, b's digit, the carry that comes, the digit that is written, the carry that goes."""
+        a, b = self.operands
+        width = max(len(a), len(b))
+        carry, found = 0, []
+        for x, y in zip(reversed(a.zfill(width)), reversed(b.zfill(width)), strict=True):
+            total = int(x) + int(y) + carry
+            found.append((int(x), int(y), carry, total % 10, total // 10))
+            carry = total // 10
+        return tuple(found)
+
+
+def question(sum_: Sum, form: str) -> Question:
+    """A sum as a question and its answer; together they are `render`."""
+    require_format(form)
+    asked = "+".join(sum_.operands)
+    if form == "plain":
+        return Question(f"{asked}=", f"{sum_.a + sum_.b}\n")
+    if form == "reverse":
+        return Question(f"${asked}=", f"{str(sum_.a + sum_.b)[::-1]}$\n")
+    lines = _simplified(sum_) if form == "simplified" else _detailed(sum_)
+    return Question(f"Input:\n{asked}\nTarget:\n", "".join(line + "\n" for line in lines))
+
+
+def render(sum_: Sum, form: str) -> str:
+    """A sum with all that is written of it."""
+    whole = question(sum_, form)
+    return whole.prompt + whole.answer
+
+
+def parse(text: str, form: str) -> Sum:
+    """The sum that `render` wrote. Raises BadTask where a text is not that of a sum, or the sum in it is wrong."""
+    require_format(form)
+    found = re.search(r"(\d+)\+(\d+)", text)
+    if found:
+        sum_ = Sum(int(found[1]), int(found[2]), _padded(found[1], found[2]))
+        if render(sum_, form) == text:
+            return sum_
+    raise BadTask(
+        f"arithmetic: expected a sum in the format {form}, such as {render(Sum(128, 367), form)!r}, got {text[:200]!r}"
+    )
+
+
+def carries(a: Int64[np.ndarray, " n"], b: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """How many digits are carried in a + b: what the sums of digits lose, 9 a carry."""
+    return (_digit_sum(a) + _digit_sum(b) - _digit_sum(a + b)) // 9
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Sums of up to ``digits`` digits. ``padded`` writes leading zeros. Raises BadTask for unknown words and too many digits."""
+
+    digits: int = 3
+    form: str = "plain"
+    balance: str = "both"
+    padded: bool = False
+    name: str = "arithmetic"
+
+    def __post_init__(self) -> None:
+        require_format(self.form)
+        if self.balance not in BALANCES:
+            raise BadTask(
+                f"arithmetic: unknown balance {self.balance!r}{nearest(self.balance, BALANCES)} There are: {', '.join(BALANCES)}."
+            )
+        if not 1 <= self.digits <= _MOST_DIGITS:
+            raise BadTask(f"arithmetic: expected 1 to {_MOST_DIGITS} digits, got {self.digits}")
+
+    def sums(self, generator: np.random.Generator, n: int) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+        """Both numbers of n sums.
+
+        Of balanced *digits*, the longer number has as many as one that is uniform below 10^digits has (1 %, 9 % and 90 % of
+        three), both uniform given that; else both are uniform below 10^digits. Of balanced *carries* each number of carries
+        that a length allows is as likely, and sums uniform given it.
+        """
+        many = _lengths(generator, n, self.digits) if self.balance in ("digits", "both") else np.full(n, self.digits)
+        exact = self.balance in ("digits", "both")
+        wanted = generator.integers(many + 1) if self.balance in ("carries", "both") else None
+        a, b = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+        left = np.arange(n)
+        while len(left):
+            a[left], b[left] = generator.integers(10 ** many[left]), generator.integers(10 ** many[left])
+            right = np.ones(len(left), dtype=bool)
+            if exact:
+                right &= (np.maximum(a[left], b[left]) >= 10 ** (many[left] - 1)) | (many[left] == 1)
+            if wanted is not None:
+                right &= carries(a[left], b[left]) == wanted[left]
+            left = left[~right]
+        return a, b
+
+    def questions(self, generator: np.random.Generator, n: int) -> list[Question]:
+        """n sums in the format."""
+        width = self.digits if self.padded else 1
+        pairs = zip(*(side.tolist() for side in self.sums(generator, n)), strict=True)
+        return [question(Sum(a, b, width), self.form) for a, b in pairs]
+
+
+def require_format(form: str) -> None:
+    """Raises BadTask for a format that is none."""
+    if form not in FORMATS:
+        raise BadTask(f"arithmetic: unknown format {form!r}{nearest(form, FORMATS)} There are: {', '.join(FORMATS)}.")
+
+
+def _simplified(sum_: Sum) -> Iterator[str]:
+    steps = sum_.steps
+    for place, (_, _, _, digit, carry) in enumerate(steps, 1):
+        yield f"A->{digit} , C->{carry}" + ("." if place == len(steps) else "")
+    yield str(sum_.a + sum_.b)
+
+
+def _detailed(sum_: Sum) -> Iterator[str]:
+    a, b = ([int(sign) for sign in side] for side in sum_.operands)
+    yield "<scratch>"
+    for side in (a, b):
+        yield f"{_listed(side)} has {len(side)} digits."
+    written: list[int] = []
+    for place, (x, y, carry, digit, after) in enumerate(sum_.steps):
+        left, right = (side[: max(0, len(side) - place)] for side in (a, b))
+        total = x + y + carry
+        yield (
+            f"{_listed(left)} + {_listed(right)} , A={_listed(written)} , C={carry} , {x}+{y}+{carry}={total} , "
+            f"A->{digit} , C->{after}"
+        )
+        written.insert(0, digit)
+    yield f"[] + [] , A={_listed(written)} C={sum_.steps[-1][4]} , END"
+    yield "</scratch>"
+    yield " ".join(str(sum_.a + sum_.b))
+
+
+def _listed(digits: list[int]) -> str:
+    return "[" + ",".join(map(str, digits)) + "]"
+
+
+def _padded(a: str, b: str) -> int:
+    """How many digits both were filled up to: those of a number with a zero in front."""
+    return max(len(side) if side[0] == "0" else 1 for side in (a, b))
+
+
+def _digit_sum(x: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    found, rest = np.zeros_like(x), x
+    while rest.any():
+        found, rest = found + rest % 10, rest // 10
+    return found
+
+
+def _lengths(generator: np.random.Generator, n: int, digits: int) -> Int64[np.ndarray, " n"]:
+    """Digits of numbers that are uniform below 10^digits."""
+    numbers = generator.integers(10**digits, size=n)
+    return 1 + sum((numbers >= 10**power).astype(np.int64) for power in range(1, digits))

@@ -1,0 +1,93 @@
+"""Rows that are drawn instead of read: a `Corpus` without text, endless, in which no row comes twice.
+
+Row r is row r modulo 1,024 of the block r // 1,024, and a block has random numbers of its own, from the seed and its number.
+So what a row holds depends on the seed and its number alone, not on batches, ranks or where a run began; of several ranks each
+takes every ranks-th row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+
+from limbeck.types import Batch
+
+BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Rows with their questions: ``answers`` is the next token where ``asked``, and says nothing elsewhere."""
+
+    tokens: Int64[np.ndarray, "rows length"]
+    answers: Int64[np.ndarray, "rows length"]
+    asked: Bool[np.ndarray, "rows length"]
+
+
+class Task(Protocol):
+    """What draws rows of ``length`` tokens below ``vocab``. Frozen: the same generator gives the same rows."""
+
+    @property
+    def length(self) -> int: ...
+    @property
+    def vocab(self) -> int: ...
+    def draw(self, generator: np.random.Generator, rows: int) -> Drawing: ...
+
+
+class Drawn:
+    """The rows of a task, each a document of its own whose number is the row's."""
+
+    def __init__(self, task: Task, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> None:
+        self.task = task
+        self.length = task.length
+        self.seed = seed
+        self.rank = rank
+        self.ranks = ranks
+        self._next = 0
+        self._block: tuple[int, Batch] | None = None  # its number, and its rows
+
+    def take(self, rows: int) -> Batch:
+        """The next ``rows`` rows of all ranks together, as far as they are this rank's."""
+        first, self._next = self._next, self._next + rows
+        parts = []
+        for number in range(first // BLOCK, (self._next - 1) // BLOCK + 1):
+            start = number * BLOCK
+            parts.append(self._rows(number).rows(slice(max(0, first - start), min(BLOCK, self._next - start))))
+        found = parts[0] if len(parts) == 1 else _joined(parts)
+        return found if self.ranks == 1 else found.rows(slice(self.rank, None, self.ranks))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position: how many rows all ranks together have taken."""
+        return {"row": self._next}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues at a saved position."""
+        self._next = int(state["row"])
+
+    def _rows(self, number: int) -> Batch:
+        if self._block is None or self._block[0] != number:
+            generator = np.random.Generator(np.random.PCG64([self.seed, number]))
+            self._block = (number, as_batch(self.task.draw(generator, BLOCK), first=number * BLOCK))
+        return self._block[1]
+
+
+def as_batch(drawing: Drawing, *, first: int = 0) -> Batch:
+    """Rows as a batch, counted from ``first``; the answers are its targets."""
+    rows, length = drawing.tokens.shape
+    row = torch.arange(first, first + rows)
+    return Batch(
+        tokens=torch.from_numpy(drawing.tokens),
+        targets=torch.from_numpy(drawing.answers),
+        weight=torch.from_numpy(drawing.asked.astype(np.float32)),
+        position=torch.arange(length).expand(rows, length),
+        document=row[:, None].expand(rows, length),
+        row=row,
+    )
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    return Batch(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Batch)))

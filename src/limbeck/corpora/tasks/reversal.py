@@ -1,0 +1,136 @@
+"""Facts and their reversals: a r b and b r⁻¹ a, for half of the world both said, for the other one way, asked the other way.
+
+Of ``entities`` things every fact is read in both directions, which teaches that relations have inverses; of 0.6 times as many
+others each in one direction drawn at random, and what is tested is the other. For each of the relations a group is paired off
+anew (arXiv 2504.01928, sec. 2). At *concept* level a thing is one token; at *name* level it is two, a first and a last name,
+each shared by ``shared`` things, no two of which have both in common.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Int64
+
+from limbeck.config import nearest
+from limbeck.corpora.tasks.drawn import Drawing
+from limbeck.corpora.tasks.sampling import distinct
+from limbeck.errors import BadTask
+
+LEVELS = ("concept", "name")
+_ONE_WAY = 0.6  # things whose facts are read one way, for each one of the others
+
+Facts = Int64[np.ndarray, "n 3"]  # head, relation, tail; relation 2 i + 1 is the inverse of 2 i
+
+
+@dataclass(frozen=True)
+class Reversal:
+    """The world that ``world`` is the seed of, and its facts. Raises BadTask where its numbers do not fit together."""
+
+    entities: int = 600
+    relations: int = 6
+    level: str = "concept"
+    shared: int = 5
+    world: int = 0
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise BadTask(
+                f"reversal: unknown level {self.level!r}{nearest(self.level, LEVELS)} There are: {', '.join(LEVELS)}."
+            )
+        if self.entities < 4 or self.entities % 2 or self.relations < 1:
+            raise BadTask(
+                f"reversal: expected an even number of entities >= 4 and a relation, got {self.entities} and {self.relations}"
+            )
+        if self.level == "name" and not 1 <= self.shared <= self.names:
+            raise BadTask(
+                f"reversal: {self.things} things whose names are shared by {self.shared} have {self.names} first names, fewer "
+                f"than {self.shared}, so two things would have one name: take more entities or fewer that share"
+            )
+
+    @property
+    def one_way(self) -> int:
+        """Things whose facts are read one way."""
+        return 2 * round(_ONE_WAY * self.entities / 2)
+
+    @property
+    def things(self) -> int:
+        """All of them; those told both ways have the lowest numbers."""
+        return self.entities + self.one_way
+
+    @property
+    def names(self) -> int:
+        """First names, and as many last names."""
+        return -(-self.things // self.shared)
+
+    @property
+    def vocab(self) -> int:
+        """The tokens of names, then of relations."""
+        return self._named + 2 * self.relations
+
+    @property
+    def length(self) -> int:
+        """Tokens of a row: a thing, a relation, and what of the other thing comes before its last token."""
+        return 2 if self.level == "concept" else 4
+
+    @property
+    def told(self) -> Facts:
+        """The facts that rows tell, in both directions or one."""
+        return self._facts[0]
+
+    @property
+    def asked(self) -> Facts:
+        """The reversals of those told one way."""
+        return self._facts[1]
+
+    def draw(self, generator: np.random.Generator, rows: int) -> Drawing:
+        """Rows with a fact each, drawn among those that are told."""
+        return self.rows(self.told[generator.integers(len(self.told), size=rows)])
+
+    def rows(self, facts: Facts) -> Drawing:
+        """Facts as rows; the tokens of the tail are what is asked."""
+        spelled = self.spelling
+        relation = self._named + facts[:, 1:2]
+        row = np.concatenate([spelled[facts[:, 0]], relation, spelled[facts[:, 2]]], 1)
+        asked = np.zeros((len(row), self.length), dtype=bool)
+        asked[:, spelled.shape[1] :] = True
+        return Drawing(row[:, :-1].copy(), row[:, 1:].copy(), asked)
+
+    @cached_property
+    def spelling(self) -> Int64[np.ndarray, "things tokens"]:
+        """The tokens of each thing: one, or a first name and a last name."""
+        if self.level == "concept":
+            return np.arange(self.things)[:, None]
+        order = np.random.default_rng([self.world, 1]).permutation(self.things)
+        first, turn = np.divmod(order, self.shared)
+        return np.stack([first, self.names + (first + turn) % self.names], -1)
+
+    @property
+    def _named(self) -> int:
+        return self.things if self.level == "concept" else 2 * self.names
+
+    @cached_property
+    def _facts(self) -> tuple[Facts, Facts]:
+        generator = np.random.default_rng([self.world, 0])
+        told, asked = [], []
+        for relation in range(self.relations):
+            both = _paired(generator, 0, self.entities, 2 * relation)
+            one = _paired(generator, self.entities, self.one_way, 2 * relation)
+            turned = generator.random(len(one)) < 0.5
+            one[turned] = reversed_facts(one[turned])
+            told += [both, reversed_facts(both), one]
+            asked.append(reversed_facts(one))
+        return np.concatenate(told), np.concatenate(asked)
+
+
+def reversed_facts(facts: Facts) -> Facts:
+    """b r⁻¹ a of a r b."""
+    return np.stack([facts[:, 2], facts[:, 1] ^ 1, facts[:, 0]], -1)
+
+
+def _paired(generator: np.random.Generator, first: int, count: int, relation: int) -> Facts:
+    """A group paired off at random."""
+    order = first + distinct(generator, 1, count, count)[0]
+    return np.stack([order[::2], np.full(count // 2, relation), order[1::2]], -1)

@@ -1,0 +1,41 @@
+"""ListOps asked of a model: the likeliest of the ten digits behind an expression, flat lists and nested ones.
+
+Chance is a tenth, but values are not as likely as each other (the least of several digits is small), so what the commonest value
+alone would reach is given too: a model that is no better has learned no more than that.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from limbeck.corpora.tasks.listops import ListOps
+from limbeck.corpora.tasks.spelled import require_spelling
+from limbeck.models.load import LanguageModel
+from limbeck.probes.interval import wilson
+from limbeck.probes.spoken import log_likelihood
+from limbeck.types import Reading
+
+EXPRESSIONS = 100  # of each kind
+KINDS = {
+    "flat": ListOps(depth=2, items=5, shortest=3, longest=8),
+    "nested": ListOps(depth=4, items=5, shortest=9, longest=40),
+}
+_DIGITS = "0123456789"
+
+
+def listops(model: LanguageModel, *, seed: int = 0) -> list[Reading]:
+    """The share of expressions evaluated right, by kind. Raises BadTask as `require_spelling` does."""
+    readings = []
+    for number, (kind, task) in enumerate(KINDS.items()):
+        asked = task.questions(np.random.default_rng([seed, number]), EXPRESSIONS)
+        require_spelling(model.tokenizer, asked, "listops")
+        scores = log_likelihood(model, [(question.prompt, digit) for question in asked for digit in _DIGITS])
+        values = np.array([int(question.answer) for question in asked])
+        right = scores.reshape(-1, len(_DIGITS)).argmax(1) == values
+        commonest = np.bincount(values).max()
+        for name, count in ((f"listops_{kind}", right.sum()), (f"listops_{kind}_commonest", commonest)):
+            share = wilson(int(count), EXPRESSIONS)
+            readings.append(
+                Reading(model.name, "listops", name, share.value, "share", share.n, share.low, share.high, seed)
+            )
+    return readings

@@ -1,0 +1,48 @@
+"""How likely a model finds answers to prompts, many of them, without writing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from limbeck.errors import Mismatch
+from limbeck.models.load import LanguageModel
+from limbeck.probes.pass_until import spelled
+
+
+def log_likelihood(
+    model: LanguageModel, pairs: Sequence[tuple[str, str]], *, rows: int = 32
+) -> Float[np.ndarray, " pairs"]:
+    """log p of each answer given its prompt, nats: the answer's usual tokens one after the other, whatever follows them.
+
+    Pairs of the same lengths go together, so nothing is padded. Raises Mismatch where one is longer than the context.
+    """
+    tokens = [(i, *spelled(model, prompt, answer)) for i, (prompt, answer) in enumerate(pairs)]
+    for i, prompt, answer in tokens:
+        if len(prompt) + len(answer) > model.context:
+            raise Mismatch(
+                f"the prompt {pairs[i][0][:60]!r} takes {len(prompt) + len(answer)} tokens with its answer, and the context of "
+                f"{model.name} is {model.context}: take a model with a longer context"
+            )
+    found = np.zeros(len(pairs))
+    tokens.sort(key=lambda one: (len(one[1]), len(one[2])))
+    for _, same in groupby(tokens, key=lambda one: (len(one[1]), len(one[2]))):
+        group = list(same)
+        for start in range(0, len(group), rows):
+            part = group[start : start + rows]
+            found[[i for i, _, _ in part]] = _together(model, [(prompt, answer) for _, prompt, answer in part])
+    return found
+
+
+@torch.inference_mode()
+def _together(model: LanguageModel, pairs: Sequence[tuple[list[int], list[int]]]) -> Float[np.ndarray, " pairs"]:
+    tokens = torch.tensor([[*prompt, *answer] for prompt, answer in pairs], device=model.device)
+    answers = tokens[:, len(pairs[0][0]) :]
+    outputs = model.model(input_ids=tokens, use_cache=False, logits_to_keep=answers.shape[1] + 1)
+    log_q = outputs.logits[:, :-1, : model.vocab].double().log_softmax(-1)
+    spoken = log_q.gather(-1, answers[..., None]).squeeze(-1).sum(-1)
+    return np.asarray(spoken.cpu().numpy())

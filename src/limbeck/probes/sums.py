@@ -1,0 +1,65 @@
+"""Sums asked of a model, which writes greedily: by the digits of the longer number, and by how many are carried.
+
+The prompt is a+b= and nothing else, as a line that a text might hold; the first number of what follows is the answer. Sums of a
+length are balanced by their carries, so that each number of carries is asked about as often.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool
+
+from limbeck.corpora.tasks.arithmetic import Arithmetic, Sum, carries, question
+from limbeck.corpora.tasks.spelled import require_spelling
+from limbeck.models.load import LanguageModel
+from limbeck.models.writing import added, write
+from limbeck.probes.interval import wilson
+from limbeck.probes.pass_until import spelled
+from limbeck.types import Reading
+
+DIGITS = (1, 2, 3, 4)
+SUMS = 100  # of each length
+_TOGETHER = 50
+_MORE = 3  # tokens that are written beyond the digits: a space before, and what ends the number
+
+
+def sums(model: LanguageModel, *, seed: int = 0) -> list[Reading]:
+    """The share of sums answered right by digits, and by carries over all of them. Raises BadTask as `require_spelling` does."""
+    a, b = (np.concatenate(side) for side in zip(*(_drawn(digits, seed) for digits in DIGITS), strict=True))
+    asked = [Sum(int(x), int(y)) for x, y in zip(a, b, strict=True)]
+    require_spelling(model.tokenizer, [question(sum_, "plain") for sum_ in asked], "arithmetic")
+    right = _right(model, asked)
+    digits, carried = np.repeat(DIGITS, SUMS), carries(a, b)
+    readings = [_reading(model, f"sums_{d}_digits", right[digits == d], seed) for d in DIGITS]
+    return readings + [_reading(model, f"sums_{c}_carries", right[carried == c], seed) for c in np.unique(carried)]
+
+
+def _drawn(digits: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return Arithmetic(digits=digits, balance="carries").sums(np.random.default_rng([seed, digits]), SUMS)
+
+
+def _right(model: LanguageModel, asked: Sequence[Sum]) -> Bool[np.ndarray, " n"]:
+    found = []
+    most = max(DIGITS) + 1 + _MORE
+    for start in range(0, len(asked), _TOGETHER):
+        part = asked[start : start + _TOGETHER]
+        prompts = [spelled(model, *_texts(sum_))[0] for sum_ in part]
+        said = write(model, prompts, most=most, temperature=0.0, uniforms=np.zeros((len(part), most)))
+        for sum_, prompt, continuation in zip(part, prompts, said, strict=True):
+            text = added(model.tokenizer, prompt, continuation.tokens, special=True)
+            number = re.match(r"\s*(\d+)", text)
+            found.append(number is not None and int(number[1]) == sum_.a + sum_.b)
+    return np.array(found)
+
+
+def _texts(sum_: Sum) -> tuple[str, str]:
+    asked = question(sum_, "plain")
+    return asked.prompt, asked.answer
+
+
+def _reading(model: LanguageModel, name: str, right: Bool[np.ndarray, " n"], seed: int) -> Reading:
+    share = wilson(int(right.sum()), len(right))
+    return Reading(model.name, "arithmetic", name, share.value, "share", share.n, share.low, share.high, seed)
