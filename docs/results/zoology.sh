@@ -2,4 +2,4 @@
 # Two cores. Stopped, it goes on where it was.
 set -eu
 export OMP_NUM_THREADS=1
-limbeck reproduce zoology --scale small --device cpu --out runs/zoology
+limbeck reproduce zoology --scale small --seed 100 --device cpu --out runs/zoology
