@@ -1,6 +1,6 @@
 """Students whose tokenizer is another than their teacher's, beside those that learn alone and those that share its tokenizer.
 
-usage: alignment.py OUT TEACHER DATA VOCAB BYTES; some ten minutes of one core a teacher, and continues where it was stopped.
+usage: alignment.py OUT TEACHER DATA VOCAB BYTES; some five minutes of one core a teacher, and continues where it was stopped.
 A tokenizer of VOCAB tokens is trained on BYTES of the text. Students of one shape outside their embeddings start from random
 weights, with it or with the teacher's tokenizer; all read the same documents once, in rows, steps and context of equal bytes, and
 are measured on the same held-out documents, in bits per byte, seed by seed and document by document. Writes OUT/results.json.
@@ -36,8 +36,8 @@ from limbeck.probes.interval import difference_interval
 from limbeck.run.optim import suggested_learning_rate
 
 SEEDS = range(3)
-LENGTH, ROWS = 128, 8  # of the student with its own tokenizer; the other's rows are as long in bytes
-DOCUMENTS, CHARACTERS = 120, 4000  # held out: so many, and of each so much
+LENGTH, ROWS = 128, 4  # of the student with its own tokenizer; the other's rows are as long in bytes
+DOCUMENTS, CHARACTERS = 100, 2000  # held out: so many, and of each so much
 OWN, MERGED, SAME = "own", "own, merged", "teacher's"
 FOLDERS = {OWN: "own", MERGED: "merged", SAME: "teachers"}
 ARMS = {  # name: (whose tokenizer, objective)
