@@ -530,6 +530,8 @@ def test_a_teacher_that_was_killed_goes_on_where_it_was(pair, tmp_path, monkeypa
     tell(Stopping(teacher, 0), rows.rows_of, tmp_path / "killed", **keys)  # is not asked again
     with pytest.raises(Mismatch, match="of another teacher: 't' there, 'u' now"):
         tell(teacher, rows.rows_of, tmp_path / "killed", **{**keys, "made_from": {"teacher": "u"}})
+    with pytest.raises(BadModel, match=r"what the teacher told is missing: remove .*aligned too"):
+        told.told_in(tmp_path / "elsewhere")
     damage(tmp_path / "killed" / "log_p.npy")
     with pytest.raises(BadModel, match="missing or damaged"):
         tell(teacher, rows.rows_of, tmp_path / "killed", **keys)
@@ -557,6 +559,10 @@ def test_of_captured_answers_a_target_is_known_where_it_was_kept():
     kept[1, 0] = (targets[1] + 2) % 9
     said = Sparse(kept, torch.log(torch.tensor([[0.5, 0.25]] * 4)), torch.tensor([[0.5, 0.25]] * 4), 9, torch.zeros(4))
     log_p = told_of(found, said, LOG_P)["log_p"]
+    more = told_of(found, said, Kept(largest=1, some=torch.arange(9) == targets[3]))
+    assert more["largest"].flatten().tolist() == [0.5, 0.5, 0, 0.5]
+    assert more["mass"][3] == 0.5
+    assert more["mass"].isnan().tolist() == [False, False, True, False]
     assert log_p.isnan().tolist() == [False, True, True, False]
     assert log_p[0] == pytest.approx(np.log(0.5))
 

@@ -53,10 +53,10 @@ class TokenBytes:
 
     def begin_words(self, vocab: int) -> Bool[np.ndarray, " V"]:
         """Which tokens begin with a blank or are special: where one follows, no longer word could have been meant."""
-        found = np.zeros(vocab, dtype=bool)
+        found = np.zeros(max(vocab, len(self._bytes)), dtype=bool)
         found[[i for i, spelling in enumerate(self._bytes) if spelling and spelling[:1] in _BLANKS]] = True
         found[self._special] = True
-        return found
+        return found[:vocab]
 
     def ends(self, tokens: Sequence[int], text: bytes) -> Int64[np.ndarray, " n"] | None:
         """Where in its text each token ends, in bytes; None where the tokens are not those of this text.

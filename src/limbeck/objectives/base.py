@@ -84,7 +84,9 @@ class Objective(torch.nn.Module, ABC):
 
         Of both largest first, padded with 0 where a vocabulary has fewer, the mass of all others last: `objectives.largest`.
         """
-        raise NotImplementedError(f"{self} says it compares the {self.largest} largest probabilities, and does not")
+        raise BadObjective(
+            f"{self}: expected a method of_largest, since it asks for {self.largest} largest probabilities: write one"
+        )
 
     def begin(self, steps: int) -> None:
         """Told before the first step of a training of so many steps. Schedules go back to their start."""

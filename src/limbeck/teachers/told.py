@@ -168,6 +168,9 @@ def _whole(folder: Path, bound: Mapping[str, Any]) -> Told:
 
 def told_in(folder: Path) -> Told:
     """What a teacher told into a folder. Raises BadModel where it is damaged."""
+    if not (folder / _MANIFEST).is_file():
+        beside = folder.with_name("aligned")
+        raise BadModel(f"{folder}: what the teacher told is missing: remove {beside} too, and it is asked again")
     manifest = read_json(folder / _MANIFEST)
     for name, expected in manifest["sha256"].items():
         file = _file(folder, name)
