@@ -2,6 +2,7 @@
 
 import json
 import string
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,8 +27,9 @@ from limbeck.objectives import fused_backward, fused_nats, parse
 from limbeck.objectives.fused import Sizes
 from limbeck.teachers import aligned, told
 from limbeck.teachers.aligned import AlignedTeacher, write_aligned
-from limbeck.teachers.told import log_p_of_targets, tell
-from limbeck.types import Aligned, Batch, Head, Outputs, Sparse
+from limbeck.teachers.draw import likeliest
+from limbeck.teachers.told import LOG_P, Kept, tell, told_of
+from limbeck.types import Aligned, Batch, Chunk, Head, Outputs, Signal, Sparse
 from tests.models import batch, frozen, llama, texts, tokenizer, write_corpus, write_teacher
 
 LENGTH = 16
@@ -86,6 +88,21 @@ def test_any_text_is_given_back(text):
         assert spelled.text(ids(tok, text), len(text.encode())) == text.encode()
 
 
+@pytest.mark.parametrize(
+    ("kind", "begin", "do_not"),
+    [
+        ("byte-level", ("Ġthe", "Ċ", "<|eos|>"), ("t", ".")),
+        ("metaspace", ("▁the", "▁", "<0x0A>", "</s>"), ("the", "t")),
+    ],
+)
+def test_a_word_begins_with_a_blank_or_a_special_token(kind, begin, do_not, byte_level):
+    tok = byte_level if kind == "byte-level" else sentencepiece(kind)
+    found = TokenBytes(tok, name=kind).begin_words(len(tok) + 3)
+    assert found[tok.convert_tokens_to_ids(begin)].all()
+    assert not found[tok.convert_tokens_to_ids(do_not)].any()
+    assert not found[len(tok) :].any()
+
+
 def test_what_a_tokenizer_changes_is_seen():
     plain = sentencepiece(fallback=False)
     spelled = TokenBytes(plain, name="plain")
@@ -110,12 +127,18 @@ def test_chunks_by_hand():
     assert found.theirs.tolist() == [-1, 0, 1, 2]
     assert found.sizes.tolist() == [0, 1, 2, 1, 2, 0]
     assert found.count == 3
+    assert found.meets.tolist() == [-1, 1, -1, 2, -1, 3]  # after nothing, after abc, after all
     ends, log_p = found.log_p(np.array([np.nan, -1.0, -2.0, -4.0]))
     assert ends.tolist() == [True, False, True, False, True, True]
     assert log_p[ends].tolist()[1:] == [-1, -2, -4]
     assert np.isnan(log_p[~ends]).all()
     assert np.isnan(log_p[0])
+    merged = found.merged(np.array([True, False, True, True]))  # a longer word might have been meant than abc
+    assert (merged.ours.tolist(), merged.theirs.tolist(), merged.count) == ([-1, 0, 0, 0, 0, 1], [-1, 0, 0, 1], 2)
+    assert found.merged(np.zeros(4, dtype=bool)).ours.tolist() == [-1, 0, 0, 0, 0, 0]
+    assert found.merged(np.ones(4, dtype=bool)).ours.tolist() == found.ours.tolist()
     one_sided = cut(np.array([3, 6, 7]), np.array([0, 3, 6]), size=6)
+    assert one_sided.meets.tolist() == [1, 2, -1]  # a space that was put before the text is no text
     assert one_sided.theirs.tolist() == [0, 0, 1]
     assert one_sided.log_p(np.array([-1.0, -2.0, np.nan]))[1].tolist()[0] == -3
     assert np.isnan(one_sided.log_p(np.array([-1.0, -2.0, np.nan]))[1][1:]).all()
@@ -200,7 +223,9 @@ def write(folder: Path, ours: Side, theirs: Side, log_p: np.ndarray) -> None:
     def documents():
         for d in range(ours.store.documents):
             values = log_p[int(theirs.store.starts[d]) : int(theirs.store.starts[d + 1])]
-            yield int(ours.store.starts[d]), *chunks_of(ours, theirs, d).log_p(values)
+            chunks = chunks_of(ours, theirs, d)
+            meets = np.where(chunks.meets > 0, chunks.meets + int(theirs.store.starts[d]) - 1, -1)
+            yield int(ours.store.starts[d]), *chunks.log_p(values), meets
 
     write_aligned(folder, documents(), tokens=ours.store.tokens, facts=dict)
 
@@ -247,16 +272,38 @@ def test_with_one_tokenizer_chunks_are_tokens_and_log_p_is_the_teachers_own(tmp_
         length=LENGTH,
         together=4,
         made_from={},
+        kept=Kept(largest=5, some=torch.arange(teacher.vocab) < 7),
     )
-    flat = np.concatenate([[np.nan], values.reshape(-1)])[: store.tokens]
+    flat = np.concatenate([[np.nan], values.log_p.reshape(-1)])[: store.tokens]
     write(tmp_path / "aligned", Side(store, spelled), Side(theirs, spelled), flat)
-    heard = AlignedTeacher(tmp_path / "aligned", name="t", length=LENGTH)
+    largest = values.largest.reshape(-1, 5)
+    heard = AlignedTeacher(tmp_path / "aligned", name="t", length=LENGTH, largest=largest)
     for found in rows.in_order(3):
         said, counted = heard(found), found.weight.flatten() > 0
         assert said.chunk[counted].tolist() == list(range(int(counted.sum())))
         assert (said.chunk[~counted] == -1).all()
         own = teacher(found).logits().log_softmax(-1).gather(-1, found.targets.reshape(-1, 1)).squeeze(-1)
         torch.testing.assert_close(said.log_p, own[counted], rtol=1e-4, atol=1e-5)
+        p = teacher(found).logits().softmax(-1)
+        torch.testing.assert_close(
+            said.largest[counted], p.sort(descending=True).values[counted, :5], rtol=1e-3, atol=1e-5
+        )
+        assert (said.largest[~counted] == 0).all()
+        mass = torch.from_numpy(values.mass[found.row]).flatten()
+        torch.testing.assert_close(mass[counted], p[counted, :7].sum(-1), rtol=1e-4, atol=1e-6)
+
+
+@given(
+    st.integers(1, 30).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(1, n)), st.sets(st.integers(1, n))))
+)
+def test_positions_meet_that_have_read_the_same_text(drawn):
+    """Where the paper pairs by index: there the two have read the same only up to the first word that they split otherwise."""
+    size, ours, theirs = drawn[0], [-1, *sorted(drawn[1] | {drawn[0]})], [-1, *sorted(drawn[2] | {drawn[0]})]
+    found = cut(np.array(ours), np.array(theirs), size=size)
+    read = [[max(0, end) for end in ends[:-1]] for ends in (ours, theirs)]  # before each token but the first
+    for i, j in enumerate(found.meets[1:]):
+        assert (j > 0) == (read[0][i] in read[1])
+        assert j < 0 or read[0][i] == read[1][j - 1]
 
 
 def some(*, weight: float = 0.7) -> tuple[Outputs, Aligned, Batch]:
@@ -303,6 +350,56 @@ def test_the_fused_gradient_is_autograds_on_full_logits(temperature, divergence)
     assert float((walked * found.weight).sum() * 0.1) == pytest.approx(float(total), rel=1e-6)
 
 
+def sorted_some(*, k: int, known: int) -> tuple[Outputs, Aligned, Batch]:
+    """The same with a teacher's ``k`` largest probabilities of ``known``, at two positions of three."""
+    outputs, said, found = some()
+    generator = torch.Generator().manual_seed(2)
+    p = torch.randn(27, known, dtype=torch.float64, generator=generator).mul(2).softmax(-1).sort(descending=True).values
+    return outputs, replace(said, largest=p[:, :k] * (torch.arange(27) % 3 > 0)[:, None]), found
+
+
+@pytest.mark.parametrize(("k", "known", "asked"), [(9, 40, 64), (9, 40, 4), (40, 40, 64), (12, 12, 64), (23, 23, 23)])
+def test_the_fused_gradient_of_sorted_probabilities_is_autograds_on_full_logits(k, known, asked):
+    """Truncated by what was kept or asked for, or whole, with the fewer outcomes on either side."""
+    outputs, said, found = sorted_some(k=k, known=known)
+    objective = parse(f"0.3*CrossEntropy + 0.5*ALM + 0.7*ULD(largest={asked})")
+    total = fused_backward(objective, outputs, said, found, scale=0.1, sizes=Sizes(4, 2))
+    hidden, head = (x.detach().clone().requires_grad_() for x in (outputs.hidden, outputs.head.weight))
+    dense = Outputs(hidden, Head(head), 23)
+    others = fused_backward(parse("0.3*CrossEntropy + 0.5*ALM"), dense, said, found, scale=0.1)
+    q, p = dense.logits().softmax(-1).sort(descending=True).values, said.largest[:, :asked]
+    size = max(23, p.shape[-1])
+    q, p = (torch.nn.functional.pad(x, (0, size - x.shape[-1])) for x in (q, p))
+    most = min(k, asked)
+    gaps = (p - q)[:, :most].abs().sum(-1) + (p[:, :most].sum(-1) - q[:, :most].sum(-1)).abs()
+    expected = 0.1 * 0.7 * (gaps * found.weight.flatten())[p[:, 0] > 0].sum()
+    expected.backward()  # beside what the others left
+    torch.testing.assert_close(total, expected.detach() + others, rtol=1e-9, atol=0)
+    for got, gradient in zip((outputs.hidden.grad, outputs.head.weight.grad), (hidden.grad, head.grad), strict=True):
+        torch.testing.assert_close(got, gradient, rtol=1e-6, atol=1e-10)
+    walked = fused_nats(objective, outputs, said, found)
+    assert float((walked * found.weight).sum() * 0.1) == pytest.approx(float(total), rel=1e-6)
+
+
+@given(st.integers(0, 99), st.integers(1, 30))
+def test_what_is_cut_off_hides_no_more_than_it_says(seed, k):
+    generator = torch.Generator().manual_seed(seed)
+    logits, others = (3 * torch.randn(1, 30, dtype=torch.float64, generator=generator) for _ in range(2))
+    nothing = Chunk(torch.zeros(1, dtype=torch.int64), torch.ones(1))
+    whole, part = (float(parse(f"ULD(largest={n})")(logits, Signal(others), nothing)) for n in (30, k))
+    left = min(1 - float(x.softmax(-1).topk(k).values.sum()) for x in (logits, others))
+    assert part <= whole + 1e-12
+    assert whole <= part + 2 * left + 1e-12
+    assert whole <= 2
+
+
+def test_renaming_outcomes_changes_nothing():
+    """What ULD does not see, and why cross-entropy stands beside it."""
+    logits = torch.randn(4, 30, generator=torch.Generator().manual_seed(0))
+    nothing = Chunk(torch.zeros(4, dtype=torch.int64), torch.ones(4))
+    assert float(parse("ULD")(logits, Signal(logits.flip(-1)), nothing).abs().max()) < 1e-6
+
+
 def test_rows_apart_or_together_are_the_same_loss():
     """Micro-batches, ranks and packing: a chunk is a matter of its row."""
     whole, said, found = some()
@@ -336,7 +433,27 @@ def own_tokens() -> tuple[Outputs, Outputs, Batch, Aligned]:
     log_p = teacher.logits().log_softmax(-1).gather(-1, found.targets.reshape(-1, 1)).squeeze(-1).detach()
     counted = found.weight.flatten() > 0
     chunk = torch.where(counted, counted.cumsum(0) - 1, -1)
-    return student, teacher, found, Aligned(chunk, log_p[counted])
+    largest = teacher.logits().detach().softmax(-1).topk(9).values * counted[:, None]
+    return student, teacher, found, Aligned(chunk, log_p[counted], largest)
+
+
+def test_sorted_probabilities_are_the_same_loss_as_a_teacher_of_the_same_tokens():
+    student, teacher, found, said = own_tokens()
+    by_meeting = fused_backward(parse("ULD"), student, said, found, scale=1.0)
+    gradient, student.hidden.grad = student.hidden.grad, None
+    by_tokens = fused_backward(parse("ULD(largest=9)"), student, teacher, found, scale=1.0)
+    torch.testing.assert_close(by_meeting, by_tokens)
+    torch.testing.assert_close(gradient, student.hidden.grad)
+    assert float(fused_backward(parse("ULD"), teacher, said, found, scale=1.0)) < 1e-9
+
+
+def test_of_kept_outcomes_the_likeliest_can_be_sorted_and_the_drawn_not():
+    student, teacher, found, said = own_tokens()
+    likely = likeliest(teacher.logits().detach().log_softmax(-1), 9)
+    whole = fused_backward(parse("ULD"), student, said, found, scale=1.0)
+    torch.testing.assert_close(fused_backward(parse("ULD"), student, likely, found, scale=1.0), whole)
+    with pytest.raises(Mismatch, match=r"drawn outcomes, of which it cannot be told how large.*--kind coarse"):
+        fused_backward(parse("ULD"), student, replace(likely, rest=None), found, scale=1.0)
 
 
 def test_chunks_of_one_token_are_the_same_loss_as_a_teacher_of_the_same_tokens():
@@ -375,6 +492,13 @@ def test_what_compares_outcomes_is_refused():
         with pytest.raises(BadObjective, match=r"takes one vocabulary.*CrossEntropy \+ ALM"):
             fused_backward(parse(text), outputs, said, found, scale=1.0)
     assert float(fused_backward(parse("Ramp(of=ALM(), start=0.5)"), outputs, said, found, scale=1.0)) > 0
+    heard = sorted_some(k=9, known=30)
+    half, whole = (
+        float(fused_backward(parse(text), *heard, scale=1.0)) for text in ("Ramp(of=ULD(), start=0.5)", "ULD")
+    )
+    assert 2 * half == pytest.approx(whole)
+    with pytest.raises(BadObjective, match=r"largest must be a whole number >= 1, got 2.5"):
+        parse("ULD(largest=2.5)")
     with pytest.raises(BadObjective, match="divergence must be one of kl, reverse_kl"):
         parse("ALM(divergence=euclid)")
 
@@ -401,11 +525,13 @@ def test_a_teacher_that_was_killed_goes_on_where_it_was(pair, tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         tell(Stopping(teacher, 5), rows.rows_of, tmp_path / "killed", **keys)
     going_on = Stopping(teacher, 6)  # of ten questions four were saved
-    np.testing.assert_array_equal(tell(going_on, rows.rows_of, tmp_path / "killed", **keys), whole)
+    np.testing.assert_array_equal(tell(going_on, rows.rows_of, tmp_path / "killed", **keys).log_p, whole.log_p)
     assert going_on.left == 0
     tell(Stopping(teacher, 0), rows.rows_of, tmp_path / "killed", **keys)  # is not asked again
     with pytest.raises(Mismatch, match="of another teacher: 't' there, 'u' now"):
         tell(teacher, rows.rows_of, tmp_path / "killed", **{**keys, "made_from": {"teacher": "u"}})
+    with pytest.raises(BadModel, match=r"what the teacher told is missing: remove .*aligned too"):
+        told.told_in(tmp_path / "elsewhere")
     damage(tmp_path / "killed" / "log_p.npy")
     with pytest.raises(BadModel, match="missing or damaged"):
         tell(teacher, rows.rows_of, tmp_path / "killed", **keys)
@@ -432,7 +558,11 @@ def test_of_captured_answers_a_target_is_known_where_it_was_kept():
     kept = torch.stack([targets, (targets + 1) % 9], -1)
     kept[1, 0] = (targets[1] + 2) % 9
     said = Sparse(kept, torch.log(torch.tensor([[0.5, 0.25]] * 4)), torch.tensor([[0.5, 0.25]] * 4), 9, torch.zeros(4))
-    log_p = log_p_of_targets(found, said)
+    log_p = told_of(found, said, LOG_P)["log_p"]
+    more = told_of(found, said, Kept(largest=1, some=torch.arange(9) == targets[3]))
+    assert more["largest"].flatten().tolist() == [0.5, 0.5, 0, 0.5]
+    assert more["mass"][3] == 0.5
+    assert more["mass"].isnan().tolist() == [False, False, True, False]
     assert log_p.isnan().tolist() == [False, True, True, False]
     assert log_p[0] == pytest.approx(np.log(0.5))
 
@@ -508,17 +638,51 @@ def test_the_same_text_is_read_from_captured_answers(here):
         threads=1,
         out=here / "answers",
     )
-    distil(here, "captured", teacher=str(here / "answers"), data=None)
+    goal = "CrossEntropy + ALM + ULD"
+    distil(here, "captured", teacher=str(here / "answers"), data=None, objective=goal)
     facts = json.loads((here / "captured" / "run.json").read_text())["teacher"]["aligned"]
     assert 0 < facts["coverage"] < 0.9
+    assert 0.1 < facts["mass_met"] < 1
     found = readings(here / "captured")
     assert found["teacher", "bits_per_byte"] > 0
     assert ("student", "kl_teacher_student") not in found
 
 
+@pytest.mark.long
+def test_a_family_of_objectives_hears_all_that_one_of_them_does(here, tmp_path):
+    goals = "CrossEntropy + ALM(merge=0.2), CrossEntropy + ULD(largest=7), CrossEntropy + ULD(largest=300)"
+    found = distil(here, str(tmp_path / "family"), objective=goals)
+    assert len(found["members"]) == 3
+    facts = [json.loads(f.read_text())["teacher"]["aligned"] for f in sorted((tmp_path / "family").glob("*/run.json"))]
+    assert all(fact["mass_met"] == pytest.approx(1, abs=1e-3) for fact in facts)  # all that a teacher of 300 tokens has
+    distil(here, str(tmp_path / "plain"), objective="CrossEntropy + ALM")
+    plain = json.loads((tmp_path / "plain" / "run.json").read_text())["teacher"]["aligned"]
+    assert facts[0]["chunks"] < plain["chunks"]
+
+
+def test_drawn_answers_are_refused_for_sorted_probabilities(here, tmp_path):
+    keys = {
+        "teacher": str(here / "teacher"),
+        "data": str(here / "text.jsonl"),
+        "length": 32,
+        "kind": "drawn",
+        "threads": 1,
+    }
+    limbeck.capture(**keys, tokens="1k", out=tmp_path / "drawn")
+    with pytest.raises(BadSetting, match=r"drawn outcomes a token, of which it cannot be told how large.*or ALM"):
+        distil(here, str(tmp_path / "bad"), teacher=str(tmp_path / "drawn"), data=None, objective="CrossEntropy + ULD")
+
+
 @pytest.mark.parametrize(
     ("keys", "error", "says"),
     [
+        ({"objective": "ALM + ALM(merge=0.1)"}, BadSetting, "expected one threshold of merging, got 0.0 and 0.1"),
+        ({"objective": "ALM, ALM(merge=0.1)"}, BadSetting, "expected one threshold of merging, got 0.0 and 0.1"),
+        (
+            {"objective": "ALM(merge=0.1)", "tokenizer_align": None},
+            BadSetting,
+            "with one tokenizer every token is a chunk",
+        ),
         ({"student": None, "shrink": 2.0}, BadSetting, "name a student with --student"),
         ({"student": None, "params": "20k,30k"}, BadSetting, "name a student with --student"),
         ({"objective": "ForwardKL"}, BadObjective, r"--objective 'CrossEntropy \+ ALM'"),

@@ -290,7 +290,10 @@ def json_of(fact):
             {"probe": "mqar", "task": "copy"},
             "--task copy is read by --probe pass-until and --probe reversal alone, and this is mqar",
         ),
-        ({"probe": "mqar,listops", "teacher": "builtin:stdlib"}, "--teacher is read by --probe likelihood and --probe slices alone"),
+        (
+            {"probe": "mqar,listops", "teacher": "builtin:stdlib"},
+            "--teacher is read by --probe likelihood and --probe slices alone",
+        ),
     ],
 )
 def test_wrong_flags_are_told(keys, said):

@@ -121,6 +121,11 @@ class Signal:
         """(log p, log q) over the same outcomes: the teacher's, and those of a student with these logits."""
         return self.log_p(temperature), tempered(logits, temperature).log_softmax(-1)
 
+    def largest(self, count: int) -> Float[Tensor, "n k"]:
+        """The largest probabilities of each position, largest first: ``count`` of them, or all where there are fewer."""
+        log_p = self.log_p()
+        return log_p.topk(min(count, log_p.shape[-1])).values.exp()
+
     def part(self, part: slice) -> Signal:
         """What is said about some of the positions."""
         return Signal(self.logits[part])
@@ -163,6 +168,19 @@ class Sparse:
         others = log_q.scatter(-1, self.ids, -math.inf).logsumexp(-1, keepdim=True)
         return torch.cat([self.log_p, self.rest[:, None]], -1), torch.cat([log_q.gather(-1, self.ids), others], -1)
 
+    def largest(self, count: int) -> Float[Tensor, "n k"]:
+        """As `Signal.largest`, of the likeliest outcomes that were kept.
+
+        Raises Mismatch of drawn ones: which of a distribution's probabilities are its largest cannot be told from a sample,
+        and the sizes of those that were drawn are no unbiased estimate of any.
+        """
+        if self.rest is None:
+            raise Mismatch(
+                "this teacher's answers are drawn outcomes, of which it cannot be told how large the largest probabilities are, "
+                "in order: take a dense teacher, or answers captured with --kind coarse"
+            )
+        return self.weight.topk(min(count, self.weight.shape[-1])).values
+
     @property
     def answered(self) -> Bool[Tensor, "n"]:
         """Where there is an answer."""
@@ -195,10 +213,14 @@ class Aligned:
 
     ``chunk`` is which chunk the target of each position belongs to, -1 of none; ``log_p`` that of each chunk. A chunk is
     some whole tokens of each of the two, and all of the student's are among the n positions, with weight.
+
+    ``largest``, where it was asked for, are the teacher's k largest probabilities of what follows, largest first, at the
+    positions where both have read the same text, 0 at the others.
     """
 
     chunk: Int[Tensor, "n"]
     log_p: Float[Tensor, "C"]
+    largest: Float[Tensor, "n k"] | None = None
 
 
 def tempered(logits: Float[Tensor, "*shape"], temperature: float | Tensor) -> Float[Tensor, "*shape"]:

@@ -3,11 +3,13 @@
 A chunk is what lies between two byte boundaries that both tokenizers have, so it is some whole tokens of each, and none of its
 parts would be (Minixhofer et al., arXiv 2503.20083, sec. 3). The token that closes a document is a chunk of its own where both
 have one. With one tokenizer on both sides every token is a chunk.
+
+Where a chunk begins both have read the same bytes, so what each thinks of the next token is about the same place.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -29,12 +31,14 @@ class Side:
 class DocumentChunks:
     """Which chunk of a document each token belongs to, counted from 0 in both streams; -1 of what opens it.
 
-    ``count`` of them are common; the number after those is of a closing token that only one side has.
+    ``count`` of them are common; the number after those is of a closing token that only one side has. ``meets`` is of each of
+    our tokens which of theirs is predicted from the same text, -1 where none is.
     """
 
     ours: Int64[np.ndarray, " n"]
     theirs: Int64[np.ndarray, " m"]
     sizes: Int64[np.ndarray, " n"]  # bytes of each of our tokens
+    meets: Int64[np.ndarray, " n"]
     count: int
 
     def log_p(self, theirs: Float[np.ndarray, " m"]) -> tuple[Bool[np.ndarray, " n"], Float[np.ndarray, " n"]]:
@@ -46,6 +50,15 @@ class DocumentChunks:
         log_p = np.full(len(self.ours), np.nan)
         log_p[common] = sums[self.ours[common]]
         return ends, log_p
+
+    def merged(self, unambiguous: Bool[np.ndarray, " m"]) -> DocumentChunks:
+        """With each chunk joined to the next, unless it ends at one of their tokens of which this is said; the last one ends."""
+        last = np.searchsorted(self.theirs, np.arange(self.count), side="right") - 1
+        ends = unambiguous[last]
+        ends[-1:] = True
+        number = np.append(np.cumsum(ends) - ends, ends.sum())  # how many ended before
+        ours, theirs = (np.where(x < 0, -1, number[x]) for x in (self.ours, self.theirs))
+        return replace(self, ours=ours, theirs=theirs, count=int(ends.sum()))
 
 
 def chunks_of(ours: Side, theirs: Side, document: int) -> DocumentChunks | None:
@@ -68,7 +81,11 @@ def cut(ours: Int64[np.ndarray, " n"], theirs: Int64[np.ndarray, " m"], *, size:
     common = np.intersect1d(ours, theirs)
     common = common[common > 0]
     first, second = (np.where(ends < 0, -1, np.searchsorted(common, ends)) for ends in (ours, theirs))
-    return DocumentChunks(first, second, np.diff(np.clip(ours, 0, size), prepend=0), len(common))
+    meets = np.full(len(ours), -1)
+    bounds = np.concatenate([[0], common[:-1]])[: len(common)]
+    ours_next, theirs_next = (np.searchsorted(ends, bounds, side="right") for ends in (ours, theirs))
+    meets[ours_next] = theirs_next
+    return DocumentChunks(first, second, np.diff(np.clip(ours, 0, size), prepend=0), meets, len(common))
 
 
 def _ends(side: Side, document: int, text: bytes) -> Int64[np.ndarray, " n"] | None:

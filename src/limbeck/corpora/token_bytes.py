@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.errors import Mismatch
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_BLANKS = (b" ", b"\t", b"\n", b"\r")
 _TEXT_STEPS = {"Metaspace", "Replace", "ByteFallback", "Fuse", "Strip"}
 
 
@@ -35,6 +36,7 @@ class TokenBytes:
         spelled = _byte_level() if steps[0]["type"] == "ByteLevel" else _text(steps)
         for token, i in vocabulary.items():
             self._bytes[i] = added[i].encode() if i in added and steps[0]["type"] == "ByteLevel" else spelled(token)
+        self._special = tokenizer.all_special_ids
         self._sizes = np.array([len(spelling or b"") for spelling in self._bytes], dtype=np.int64)
 
     def of(self, tokens: Sequence[int]) -> bytes | None:
@@ -48,6 +50,13 @@ class TokenBytes:
         if found is None or len(found) == size:
             return found
         return found[1:] if len(found) == size + 1 and found[:1] == b" " else None
+
+    def begin_words(self, vocab: int) -> Bool[np.ndarray, " V"]:
+        """Which tokens begin with a blank or are special: where one follows, no longer word could have been meant."""
+        found = np.zeros(max(vocab, len(self._bytes)), dtype=bool)
+        found[[i for i, spelling in enumerate(self._bytes) if spelling and spelling[:1] in _BLANKS]] = True
+        found[self._special] = True
+        return found[:vocab]
 
     def ends(self, tokens: Sequence[int], text: bytes) -> Int64[np.ndarray, " n"] | None:
         """Where in its text each token ends, in bytes; None where the tokens are not those of this text.

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, TokenStore
@@ -34,9 +36,10 @@ from limbeck.report.words import count, duration, share
 from limbeck.run.log import console
 from limbeck.run.run import micro_rows
 from limbeck.teachers.aligned import MANIFEST, AlignedTeacher, write_aligned
-from limbeck.teachers.told import tell
+from limbeck.teachers.told import Kept, Told, tell, told_in
 from limbeck.types import Batch
 
+_TOLD = "told"  # in a run's folder
 _LINE_EVERY = 20.0  # seconds
 _UNREAD = 0.02  # share of bytes without a common text that is worth a warning
 _ROW = {"cpu": 256, "cuda": 1024}  # tokens of the teacher's rows, where --length does not ask for more
@@ -45,17 +48,23 @@ _ROW = {"cpu": 256, "cuda": 1024}  # tokens of the teacher's rows, where --lengt
 def check_align(settings: DistilSettings) -> None:
     """Raises BadSetting or BadObjective where --tokenizer-align is asked for and cannot be."""
     check_student(settings)
-    if settings.tokenizer_align is None:
-        return
     objective = parse(settings.objective)
+    if settings.tokenizer_align is None:
+        if any(term.merge for _, term in terms_of(objective)):
+            raise BadSetting(
+                f"--objective {settings.objective}: merge joins chunks of text that two tokenizers have in common, and with one "
+                "tokenizer every token is a chunk: leave it out, or give --tokenizer-align bytes and a student of other tokens"
+            )
+        return
     if not objective.needs_teacher:
         raise BadSetting(
             f"--tokenizer-align bytes: the objective {objective!r} listens to no teacher, so there is nothing to align: take "
             "--objective 'CrossEntropy + ALM', or leave the flag out; cross-entropy is what --baselines cut+ce compares with"
         )
     for _, term in terms_of(objective):
-        if term.needs_teacher:
+        if term.needs_teacher and not term.largest:
             term.of_chunks(torch.zeros(0), torch.zeros(0))  # says why, where it cannot
+    Heard.by(settings.objectives)
 
 
 def check_student(settings: DistilSettings) -> None:
@@ -67,11 +76,34 @@ def check_student(settings: DistilSettings) -> None:
         )
 
 
-def teacher_of(settings: DistilSettings, where: Machine, *, length: int) -> RunTeacher | OtherTokens:
-    """The teacher of a run in rows of ``length``, whatever its student's tokenizer."""
+@dataclass(frozen=True)
+class Heard:
+    """What objectives hear of a teacher of other tokens: how many of its largest probabilities, and which chunks are merged."""
+
+    largest: int
+    merge: float
+
+    @classmethod
+    def by(cls, objectives: Sequence[str]) -> Heard:
+        """By these of one run. Raises BadSetting where they would cut the text into different chunks."""
+        terms = [term for text in objectives for _, term in terms_of(parse(text)) if term.needs_teacher]
+        merges = {term.merge for term in terms if not term.largest}
+        if len(merges) > 1:
+            raise BadSetting(
+                f"--objective {', '.join(objectives)}: expected one threshold of merging, got "
+                f"{' and '.join(map(str, sorted(merges)))}: the text is cut into chunks once for all objectives of a run; give "
+                "each of them the same merge, or a run of its own"
+            )
+        return cls(max((term.largest for term in terms), default=0), *(merges or {0.0}))
+
+
+def teacher_of(
+    settings: DistilSettings, where: Machine, *, length: int, objectives: Sequence[str]
+) -> RunTeacher | OtherTokens:
+    """The teacher of a run in rows of ``length``, whatever its student's tokenizer; ``objectives`` are all that listen to it."""
     if settings.tokenizer_align is None:
         return RunTeacher.of(settings, where, length=length)
-    return OtherTokens(settings, where)
+    return OtherTokens(settings, where, heard=Heard.by(objectives))
 
 
 class OtherTokens:
@@ -81,7 +113,7 @@ class OtherTokens:
     them it was asked about, None for all.
     """
 
-    def __init__(self, settings: DistilSettings, where: Machine) -> None:
+    def __init__(self, settings: DistilSettings, where: Machine, *, heard: Heard) -> None:
         """Raises Mismatch where one of the tokenizers is of a kind whose tokens cannot be told in bytes."""
         assert settings.student is not None, "looked at by check_align"
         self._base = RunTeacher.of(settings, where)
@@ -89,6 +121,7 @@ class OtherTokens:
         student = load(settings.student)
         self._student = Reader(student.tokenizer, student.end)
         self._spelled = [TokenBytes(m.tokenizer, name=m.name) for m in (student, self.about)]
+        self._heard = heard
         self._asked: AlignedTeacher | None = None
         self.rows: int | None = None
 
@@ -135,9 +168,12 @@ class OtherTokens:
             if self.rows is not None:
                 read = _documents_of(store, self.rows * length)
                 self._theirs = self._in_tokens_of_teacher(store, "train", documents=read)
-            self._write(folder, store, self._log_p(where), length=length)
+            self._write(folder, store, self._tell(where), length=length)
         where.world.barrier()
-        self._asked = AlignedTeacher(folder, name=self.about.name, length=length)
+        largest = told_in(self._settings.out / _TOLD).largest if self._heard.largest else None
+        if largest is not None:
+            largest = largest.reshape(-1, largest.shape[-1])
+        self._asked = AlignedTeacher(folder, name=self.about.name, length=length, largest=largest)
         console.print(across(self._asked.facts))
         if not self._asked.facts["bytes_with_target"]:
             raise Mismatch(
@@ -179,17 +215,17 @@ class OtherTokens:
         folder, tokenizer = self._settings.out / "data" / "teacher" / side, self.about.tokenizer
         return retokenised(store, self._spelled[0], tokenizer, folder, end=self.about.end, documents=documents)
 
-    def _log_p(self, where: Machine) -> np.ndarray:
-        """log p of each token of the teacher's stream but the first, as far as it was told."""
+    def _tell(self, where: Machine) -> Told:
+        """What the teacher says of each token of its stream but the first."""
         length, store = self._row(where), self._theirs
         rows = Rows(store, length=length)
         number = self.captured.answers.rows if self.captured else rows.n_rows
         tokens, device = number * length, where.world.device
         console.print(f"asking teacher {self.about.name} once about {count(tokens)} of its own tokens")
-        told = tell(
+        return tell(
             self._base.told,
             lambda numbers: rows.rows_of(numbers).to(device),
-            self._settings.out / "told",
+            self._settings.out / _TOLD,
             rows=number,
             length=length,
             together=micro_rows(length, device),
@@ -198,25 +234,40 @@ class OtherTokens:
                 "corpus": store.manifest["corpus_sha256"],
                 "documents": store.documents,
             },
+            kept=self._kept(),
             report=_Lines(number, length),
         )
-        return told.reshape(-1)
 
-    def _write(self, folder: Path, store: TokenStore, log_p: np.ndarray, *, length: int) -> None:
+    def _kept(self) -> Kept:
+        """What is kept of each of its distributions: no more outcomes than it tells; where words begin if chunks are merged."""
+        there = self.captured.answers.codec.k if self.captured else self.about.vocab
+        begin = torch.from_numpy(self._spelled[1].begin_words(self.about.vocab)) if self._heard.merge else None
+        return Kept(largest=min(self._heard.largest, there), some=begin)
+
+    def _write(self, folder: Path, store: TokenStore, told: Told, *, length: int) -> None:
         """Brings what the teacher told of its tokens to the chunks of the student's."""
+        log_p = told.log_p.reshape(-1)
+        mass = None if told.mass is None else told.mass.reshape(-1)
+        largest = None if told.largest is None else told.largest.reshape(len(log_p), -1)
         tally = Tally(asked=len(log_p))
         ours, theirs = Side(store, self._spelled[0]), Side(self._theirs, self._spelled[1])
 
-        def documents() -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        def documents() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
             for document in range(min(store.documents, self._theirs.documents)):
                 first, chunks = int(store.starts[document]), chunks_of(ours, theirs, document)
                 if chunks is None:
                     tally.miss(store.bytes_of(document))
                     continue
                 start, stop = int(self._theirs.starts[document]), int(self._theirs.starts[document + 1])
+                if mass is not None:  # of what follows each of their tokens
+                    chunks = chunks.merged(_between(mass, start, stop) > self._heard.merge)
                 found = chunks.log_p(_between(log_p, start - 1, stop - 1))
                 tally.add(chunks, *found, first=first, length=length)
-                yield first, *found
+                meets = np.where(chunks.meets > 0, chunks.meets + start - 1, -1)  # the position that predicts the token
+                meets[meets >= len(log_p)] = -1
+                if largest is not None:
+                    tally.meet(largest[meets[meets >= 0]].sum(-1, dtype=np.float64))
+                yield first, *found, meets
 
         write_aligned(folder, documents(), tokens=store.tokens, facts=tally.row)
 
@@ -229,6 +280,7 @@ class Tally:
             ("documents", "unread", "bytes", "bytes_with_target", "chunks", "student_tokens", "teacher_tokens"), 0
         )
         self._asked = asked
+        self._met, self._mass = 0, 0.0
 
     def miss(self, size: int) -> None:
         """Told of a document that is not the same bytes in both tokenizers."""
@@ -252,10 +304,16 @@ class Tally:
             teacher_tokens=int(np.isin(chunks.theirs, members).sum()),
         )
 
+    def meet(self, mass: Float[np.ndarray, " n"]) -> None:
+        """Told of the mass of the teacher's largest probabilities where both have read the same; 0: it was not asked."""
+        self._met += int((mass > 0).sum())
+        self._mass += float(mass.sum())
+
     def row(self) -> dict[str, Any]:
         """As JSON."""
         covered = self._counts["bytes_with_target"] / max(1, self._counts["bytes"])
-        return {**self._counts, "tokens_asked": self._asked, "coverage": covered}
+        facts = {**self._counts, "tokens_asked": self._asked, "coverage": covered}
+        return facts | ({"positions_met": self._met, "mass_met": self._mass / self._met} if self._met else {})
 
     def _add(self, **counts: int) -> None:
         for name, number in counts.items():
@@ -326,11 +384,15 @@ def alignment(teacher: LanguageModel, student: LanguageModel, texts: Sequence[st
 def across(told: Mapping[str, Any]) -> str:
     """What a report says of a teacher with another tokenizer, from what `Tally` counted."""
     unread = f"; {told['unread']:,} of {told['documents']:,} documents are not the same bytes in both, and have none"
+    met = ""
+    if "mass_met" in told:
+        met = f"; their largest probabilities meet at {told['positions_met']:,} positions, and leave "
+        met += f"{share(1 - told['mass_met'])} of the teacher's mass"
     return (
         f"teacher and student have different tokenizers: {share(told['coverage'])} of the learned bytes have a target, in "
         f"chunks of {told['student_tokens'] / max(1, told['chunks']):.2f} of the student's tokens and "
-        f"{told['teacher_tokens'] / max(1, told['chunks']):.2f} of the teacher's{unread if told['unread'] else ''}. The two are "
-        "compared in bits per byte; a divergence between them does not exist"
+        f"{told['teacher_tokens'] / max(1, told['chunks']):.2f} of the teacher's{unread if told['unread'] else ''}{met}. The two "
+        "are compared in bits per byte; a divergence between them does not exist"
     )
 
 

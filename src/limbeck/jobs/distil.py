@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -100,12 +101,13 @@ def prepare(
     *,
     member: str = "",
     beside: Comparison | None = None,
+    objectives: Sequence[str] = (),
 ) -> Comparison:
     """Everything before the first training: checks, text, the cut, the arms, and what they will take.
 
-    ``answers`` is what the signature says of captured ones. Of a family, ``member`` is its name and ``beside`` another student
-    of the same teacher and text, which are not read again then. Raises a LimbeckError for whatever does not fit, before
-    anything long begins.
+    ``answers`` is what the signature says of captured ones. Of a family, ``member`` is its name, ``beside`` another student
+    of the same teacher and text, which are not read again then, and ``objectives`` those of all its students. Raises a
+    LimbeckError for whatever does not fit, before anything long begins.
     """
     objective = parse(settings.objective)
     check_align(settings)
@@ -126,7 +128,8 @@ def prepare(
     where.world.barrier()
     if is_served(settings.teacher) and not beside:
         _check_served(settings, length=length, where=where)
-    source = beside.source if beside else teacher_of(settings, where, length=length)
+    listening = objectives or settings.objectives
+    source = beside.source if beside else teacher_of(settings, where, length=length, objectives=listening)
     teacher, documents = source.about, first_documents(settings)
     if settings.student:  # a given student may not fit its teacher: look before the text is tokenised
         check(diagnose(settings, teacher, load(settings.student), documents, length=length, machine=where))

@@ -15,7 +15,7 @@ from typing import Any
 
 from limbeck.config import DistilSettings
 from limbeck.errors import BadSetting
-from limbeck.jobs.align import check_align
+from limbeck.jobs.align import Heard, check_align
 from limbeck.jobs.arms import Arm, take_over, train, train_members
 from limbeck.jobs.distil import Comparison, prepare
 from limbeck.jobs.folder import claim, now, signature_of, update
@@ -37,6 +37,8 @@ def family(settings: DistilSettings) -> dict[str, Any]:
     started = time.monotonic()
     settings, answers = adopted(settings)
     wanted = _wanted(settings)
+    if settings.tokenizer_align is not None:
+        Heard.by(settings.objectives)
     for what in wanted.values():  # a mistake in the last is said before the first begins
         one = settings.model_copy(update=what)
         check_align(one)
@@ -50,7 +52,11 @@ def family(settings: DistilSettings) -> dict[str, Any]:
     for name, what in wanted.items():
         own = settings.model_copy(update=what | {"out": settings.out / name})
         console.print(f"\n{name}")
-        members.append(prepare(own, answers, where, member=name, beside=members[0] if members else None))
+        members.append(
+            prepare(
+                own, answers, where, member=name, beside=members[0] if members else None, objectives=settings.objectives
+            )
+        )
     linked = _train(members)
     results = {}
     for name, member in zip(wanted, members, strict=True):

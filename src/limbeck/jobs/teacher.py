@@ -21,8 +21,9 @@ from limbeck.jobs.setup import Machine
 from limbeck.jobs.text import stores_of
 from limbeck.models.load import LanguageModel, load
 from limbeck.objectives import parse
+from limbeck.objectives.base import terms_of
 from limbeck.plan.size import Size
-from limbeck.teachers.codec import Coarse, Codec
+from limbeck.teachers.codec import Coarse, Codec, Drawn
 from limbeck.teachers.http import is_served
 from limbeck.types import Batch, Teacher
 
@@ -129,8 +130,15 @@ def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
     if not is_captured(settings.teacher):
         return settings, {}
     captured = Captured(Path(settings.teacher).expanduser())
+    codec = captured.answers.codec
     if settings.tokenizer_align is None:
-        _check(settings, captured.answers.codec, said=f"it holds {captured.answers.codec} outcomes a token")
+        _check(settings, codec, said=f"it holds {codec} outcomes a token")
+    elif isinstance(codec, Drawn) and any(t.largest for text in settings.objectives for _, t in terms_of(parse(text))):
+        raise BadSetting(
+            f"--teacher {settings.teacher}: it holds {codec} outcomes a token, of which it cannot be told how large the "
+            "teacher's largest probabilities are, in order, and --objective compares those: capture with --kind coarse, take the "
+            "live teacher, or ALM"
+        )
     if captured.served and settings.student is None:
         raise BadSetting(
             f"--teacher {settings.teacher}: its answers are from a server, which does not give its weights, and nothing can be "

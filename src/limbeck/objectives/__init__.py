@@ -18,12 +18,14 @@ from limbeck.objectives.fused import fused_backward, fused_nats, walk
 from limbeck.objectives.parse import parse
 from limbeck.objectives.ramp import Ramp
 from limbeck.objectives.taid import TAID
+from limbeck.objectives.uld import ULD
 
 __all__ = [
     "ALM",
     "CTKD",
     "DKD",
     "TAID",
+    "ULD",
     "AdaptiveKL",
     "CrossEntropy",
     "ForwardKL",

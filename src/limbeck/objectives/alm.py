@@ -34,14 +34,20 @@ class ALM(Objective):
     In nats of each chunk. The factor T is ours: it keeps the size of gradients as T grows. Far up, where the paper is with
     T = 100, KL comes to s - t + t log(t / s), with s and t the surprisals -log q and -log p: it pulls the student towards a
     chunk by at most what cross-entropy does, and not at all once both find it equally likely.
+
+    ``merge`` is the paper's threshold gamma on the bias of tokenizers (sec. 3; the authors' runs take 0.1): the likelihood of
+    tokens is that of their text only where nothing longer could have been meant, so chunks are joined until the teacher gives
+    more than this to next tokens that begin with a blank or close the document. 0 joins none. The factor that the authors also
+    put on the likelihoods of a chunk, each side's mass on such tokens at its end, is left out.
     """
 
-    def __init__(self, *, temperature: float = 100.0, divergence: str = "kl") -> None:
+    def __init__(self, *, temperature: float = 100.0, divergence: str = "kl", merge: float = 0.0) -> None:
         super().__init__()
         in_range("ALM: temperature", temperature, 0, math.inf)
+        in_range("ALM: merge", merge, 0, 1, closed=True)
         if divergence not in _DIVERGENCES:
             raise BadObjective(f"ALM: divergence must be one of {', '.join(_DIVERGENCES)}, got {divergence!r}")
-        self.temperature, self.divergence = float(temperature), divergence
+        self.temperature, self.divergence, self.merge = float(temperature), divergence, float(merge)
 
     def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
         """Of a teacher with the student's tokens each token is a chunk."""

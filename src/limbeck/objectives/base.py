@@ -32,6 +32,10 @@ class Objective(torch.nn.Module, ABC):
     """
 
     needs_teacher: bool = True
+    largest: int = 0  # how many of a teacher's largest probabilities it compares where tokens differ; 0: chunks
+    merge: float = (
+        0.0  # chunks end where the teacher's mass on a new word is more than this; 0: at all common boundaries
+    )
     source: str | None = None  # file or module of a class that is not ours, as `parse` reads it
 
     @abstractmethod
@@ -71,8 +75,17 @@ class Objective(torch.nn.Module, ABC):
         """
         raise BadObjective(
             f"{self}: compares teacher and student outcome by outcome, which takes one vocabulary; of a teacher with another "
-            "tokenizer only the likelihoods of common chunks of text are known. Take ALM, alone or with CrossEntropy: "
-            "--objective 'CrossEntropy + ALM'"
+            "tokenizer only the likelihoods of common chunks of text are known, and its probabilities without what they are of. "
+            "Take ALM or ULD, alone or with CrossEntropy: --objective 'CrossEntropy + ALM'"
+        )
+
+    def of_largest(self, p: Float[Tensor, "n k+1"], q: Float[Tensor, "n k+1"]) -> Float[Tensor, "n"]:
+        """Nats of each position from both sides' ``largest`` probabilities and what they leave, differentiable in the student's.
+
+        Of both largest first, padded with 0 where a vocabulary has fewer, the mass of all others last: `objectives.largest`.
+        """
+        raise BadObjective(
+            f"{self}: expected a method of_largest, since it asks for {self.largest} largest probabilities: write one"
         )
 
     def begin(self, steps: int) -> None:

@@ -165,16 +165,18 @@ def _sloped(
     batch: Batch,
     sizes: Sizes | Literal["auto"],
 ) -> Outputs | Sparse | Slopes | None:
-    """A signal about chunks brought down to positions, which takes a walk of its own through the student's head."""
+    """A signal about chunks brought down to positions: where likelihoods are compared by a walk of its own through the head."""
     if not isinstance(signal, Aligned):
         return signal
+    terms = terms_of(objective)
     flat = batch.flat()
     exact = torch.promote_types(outputs.hidden.dtype, torch.float32)
     log_q = torch.zeros(flat.weight.shape, dtype=exact, device=flat.weight.device)
-    positions = (signal.chunk >= 0).nonzero().squeeze(-1)
-    for part, logits, _, chunk in walk(outputs, None, batch, positions=positions, sizes=sizes):
-        log_q[positions[part]] = logits.log_softmax(-1).gather(-1, chunk.targets[:, None]).squeeze(-1).to(exact)
-    return chunks.slopes(terms_of(objective), signal, log_q, flat.weight)
+    if chunks.of_chunks(terms):
+        positions = (signal.chunk >= 0).nonzero().squeeze(-1)
+        for part, logits, _, chunk in walk(outputs, None, batch, positions=positions, sizes=sizes):
+            log_q[positions[part]] = logits.log_softmax(-1).gather(-1, chunk.targets[:, None]).squeeze(-1).to(exact)
+    return chunks.slopes(terms, signal, log_q, flat.weight)
 
 
 class _Told:

@@ -40,6 +40,7 @@ from limbeck.objectives.ctkd import CTKD
 from limbeck.objectives.dkd import DKD
 from limbeck.objectives.ramp import Ramp
 from limbeck.objectives.taid import TAID
+from limbeck.objectives.uld import ULD
 
 OURS: dict[str, type[Objective]] = {
     kind.__name__: kind
@@ -56,6 +57,7 @@ OURS: dict[str, type[Objective]] = {
         CTKD,
         Ramp,
         ALM,
+        ULD,
         TAID,
     )
 }

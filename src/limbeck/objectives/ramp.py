@@ -34,7 +34,7 @@ class Ramp(Objective):
         if start > end:
             raise BadObjective(f"Ramp: the weight rises, so start must be <= end, got start={start}, end={end}")
         self.of, self.start, self.end = of, float(start), float(end)
-        self.needs_teacher = of.needs_teacher
+        self.needs_teacher, self.largest, self.merge = of.needs_teacher, of.largest, of.merge
         self.steps = 0
         self.register_buffer("weight", torch.tensor(self.start, dtype=torch.float64))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -57,6 +57,10 @@ class Ramp(Objective):
     def of_chunks(self, log_p: Float[Tensor, "C"], log_q: Float[Tensor, "C"]) -> Float[Tensor, "C"]:
         """The objective's nats of chunks, times the weight."""
         return float(self.weight) * self.of.of_chunks(log_p, log_q)
+
+    def of_largest(self, p: Float[Tensor, "n k+1"], q: Float[Tensor, "n k+1"]) -> Float[Tensor, "n"]:
+        """The objective's nats of sorted probabilities, times the weight."""
+        return float(self.weight) * self.of.of_largest(p, q)
 
     def begin(self, steps: int) -> None:
         """Puts the weight at its start, and learns how long the way is."""

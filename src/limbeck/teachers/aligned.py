@@ -1,37 +1,42 @@
 """A teacher of other tokens, as its student hears it: how likely it finds each chunk of the student's own rows.
 
 For each token of the student's stream the file says whether a chunk ends there, and if so log p of that chunk, so a row is a
-slice of it. A chunk that a row cuts, one that the teacher did not wholly tell, and one with a position of weight 0 have no
-target. What the chunks are is `corpora/chunks.py`.
+slice of it; and which of the teacher's positions has read the same text as the student before it, which is where the two
+distributions of what follows can be compared. A chunk that a row cuts, one that the teacher did not wholly tell, and one with
+a position of weight 0 have no target. What the chunks are is `corpora/chunks.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32, Int64
 
 from limbeck.disk import read_json, sha256_of, write_json, writing
 from limbeck.errors import BadModel
 from limbeck.types import Aligned, Batch
 
 MANIFEST = "aligned.json"
-_ENDS, _LOG_P = "ends.npy", "chunk_log_p.npy"
+_ENDS, _LOG_P, _MEETS = "ends.npy", "chunk_log_p.npy", "meets.npy"
 
 
 class AlignedTeacher:
     """What a teacher told about the chunks of a store's rows of ``length`` tokens."""
 
-    def __init__(self, folder: Path, *, name: str, length: int) -> None:
-        """Raises BadModel where the folder is not whole."""
-        self.folder, self.name, self.length = folder, name, length
+    def __init__(
+        self, folder: Path, *, name: str, length: int, largest: Float[np.ndarray, "positions k"] | None = None
+    ) -> None:
+        """``largest``: its probabilities at all positions of its own rows. Raises BadModel where the folder is not whole."""
+        self.folder, self.name, self.length, self._largest = folder, name, length, largest
         self.facts: Mapping[str, Any] = _facts(folder)
         self._ends = np.load(folder / _ENDS, mmap_mode="r", allow_pickle=False)
         self._log_p = np.load(folder / _LOG_P, mmap_mode="r", allow_pickle=False)
+        self._meets = np.load(folder / _MEETS, mmap_mode="r", allow_pickle=False)
 
     def __call__(self, batch: Batch) -> Aligned:
         """Which chunk each position's target belongs to, and log p of each chunk."""
@@ -44,9 +49,20 @@ class AlignedTeacher:
             values.append(log_p)
             first += len(log_p)
         device = batch.tokens.device
-        return Aligned(
-            torch.from_numpy(np.concatenate(numbers)).to(device), torch.from_numpy(np.concatenate(values)).to(device)
-        )
+        said = Aligned(*(torch.from_numpy(np.concatenate(some)).to(device) for some in (numbers, values)))
+        if self._largest is None:
+            return said
+        largest = np.concatenate([self._largest_of(row, self._largest) for row in batch.row.tolist()])
+        return replace(said, largest=torch.from_numpy(largest).to(device))
+
+    def _largest_of(self, row: int, largest: Float[np.ndarray, "positions k"]) -> Float32[np.ndarray, "T k"]:
+        """The teacher's largest probabilities at each position of a row, 0 where it was asked nothing of the same text."""
+        start = row * self.length
+        meets = self._meets[start + 1 : start + self.length + 1]
+        found = np.zeros((self.length, largest.shape[-1]), np.float32)
+        there = np.flatnonzero(meets >= 0)
+        found[there] = largest[meets[there]]
+        return found
 
     def _row(self, row: int, weight: Float[np.ndarray, " T"]) -> tuple[np.ndarray, np.ndarray]:
         """(chunk of each position, log p of each chunk) of a row: its inputs begin at row x length of the stream."""
@@ -71,25 +87,28 @@ class AlignedTeacher:
 
 def write_aligned(
     folder: Path,
-    documents: Iterable[tuple[int, Bool[np.ndarray, " n"], Float[np.ndarray, " n"]]],
+    documents: Iterable[tuple[int, Bool[np.ndarray, " n"], Float[np.ndarray, " n"], Int64[np.ndarray, " n"]]],
     *,
     tokens: int,
     facts: Callable[[], Mapping[str, Any]],
 ) -> None:
-    """Writes of a stream of ``tokens`` where chunks end and their log p: (first token, whether one ends, log p) by document.
+    """Writes where chunks of a stream of ``tokens`` end, their log p, and where the teacher was asked the same.
 
-    What is not given has no target. ``facts`` is asked at the end, and kept beside.
+    By document: (its first token, whether a chunk ends at each, log p of that, the teacher's position that was asked what it is
+    after the same text, or -1). What is not given has no target. ``facts`` is asked at the end, and kept beside.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         ends = np.lib.format.open_memmap(folder / _ENDS, mode="w+", dtype=bool, shape=(tokens,))
         log_p = np.lib.format.open_memmap(folder / _LOG_P, mode="w+", dtype=np.float32, shape=(tokens,))
-        ends[:], log_p[:] = True, np.nan
-        for first, some, values in documents:
-            ends[first : first + len(some)], log_p[first : first + len(some)] = some, values
-        ends.flush()
-        log_p.flush()
-        sums = {name: sha256_of(folder / name) for name in (_ENDS, _LOG_P)}
+        meets = np.lib.format.open_memmap(folder / _MEETS, mode="w+", dtype=np.int64, shape=(tokens,))
+        ends[:], log_p[:], meets[:] = True, np.nan, -1
+        for first, *found in documents:
+            for stream, some in zip((ends, log_p, meets), found, strict=True):
+                stream[first : first + len(some)] = some
+        for stream in (ends, log_p, meets):
+            stream.flush()
+        sums = {name: sha256_of(folder / name) for name in (_ENDS, _LOG_P, _MEETS)}
         write_json(folder / MANIFEST, {**facts(), "sha256": sums})
 
 

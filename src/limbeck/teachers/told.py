@@ -1,31 +1,61 @@
 """How likely a teacher finds each token of a text, in its own tokens: asked once, before a student of other tokens learns.
 
-One float32 a token, in the order of the teacher's rows, whatever its vocabulary. The file is mapped; what was written before a
-kill stays, and the checksum of the whole is looked at whenever it is opened.
+One float32 a token, in the order of the teacher's rows, whatever its vocabulary; and, where they are wanted, the largest
+probabilities of each distribution in half precision, which is off by less than a 2000th of each, and the mass of some tokens.
+The files are mapped; what was written before a kill stays, and the checksum of the whole is looked at whenever it is opened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float16, Float32, Int, Int64
 from torch import Tensor
 
 from limbeck.disk import read_json, sha256_of, write_json, writing
 from limbeck.errors import BadModel
 from limbeck.teachers.cache import CELLS, check_made_from
-from limbeck.types import Batch, Outputs, Sparse, Teacher, each
+from limbeck.types import Batch, Outputs, Signal, Sparse, Teacher, each
 
-_VALUES, _DONE, _MANIFEST = "log_p.npy", "done.json", "told.json"
+_DONE, _MANIFEST = "done.json", "told.json"
 _SAVE_EVERY = 64  # questions
 _OTHERWISE = {
     "holds": "what a teacher told of",
     "remedy": "Remove it, and the teacher is asked again",
 }
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a distribution beside log p of what follows: its ``largest`` probabilities, the mass of ``some`` tokens."""
+
+    largest: int = 0
+    some: Bool[Tensor, "V"] | None = None
+
+    @property
+    def shapes(self) -> dict[str, tuple[type[np.floating], tuple[int, ...]]]:
+        """The type and shape of what is kept of a position, by name."""
+        kept: dict[str, tuple[type[np.floating], tuple[int, ...]]] = {"log_p": (np.float32, ())}
+        if self.largest:
+            kept["largest"] = (np.float16, (self.largest,))
+        return kept if self.some is None else kept | {"mass": (np.float32, ())}
+
+
+LOG_P = Kept()
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was kept at each position of a teacher's rows: NaN, or probabilities of 0, where it has no weight or was not told."""
+
+    log_p: Float32[np.ndarray, "rows T"]
+    largest: Float16[np.ndarray, "rows T k"] | None = None
+    mass: Float32[np.ndarray, "rows T"] | None = None
 
 
 @torch.no_grad()
@@ -38,65 +68,116 @@ def tell(
     length: int,
     together: int,
     made_from: Mapping[str, Any],
+    kept: Kept = LOG_P,
     report: Callable[[int], None] = lambda done: None,
-) -> Float32[np.ndarray, "rows T"]:
-    """log p of the target at each position of ``rows`` rows, NaN where it has no weight or the teacher did not tell it.
+) -> Told:
+    """What a teacher says of ``rows`` rows, ``together`` at a time.
 
     Continues after the last saved question where it was stopped. ``made_from`` is what decides the numbers, ``report`` is told
     how many rows are done. Raises Mismatch where the folder was made from something else, BadModel where it is damaged.
     """
-    bound = {**made_from, "rows": rows, "length": length}
+    bound = {
+        **made_from,
+        "rows": rows,
+        "length": length,
+        "kept": {name: list(s) for name, (_, s) in kept.shapes.items()},
+    }
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / _MANIFEST).is_file():
             return _whole(folder, bound)
-        done, values = _begun(folder, bound)
+        done, values = _begun(folder, bound, kept)
         asked = (rows_of(np.arange(start, min(start + together, rows))) for start in range(done, rows, together))
         for number, (batch, said) in enumerate(each(teacher, asked), start=1):
             size = len(batch.tokens)
-            values[done : done + size] = log_p_of_targets(batch, said).view(size, length).cpu().numpy()
+            for name, found in told_of(batch, said, kept).items():
+                values[name][done : done + size] = found.reshape(size, length, *found.shape[1:]).cpu().numpy()
             del said
             done += size
             if number % _SAVE_EVERY == 0:
-                values.flush()
+                _flush(values)
                 write_json(folder / _DONE, {"made_from": bound, "rows": done})
             report(done)
-        values.flush()
-        write_json(folder / _MANIFEST, {"made_from": bound, "sha256": sha256_of(folder / _VALUES)})
+        _flush(values)
+        sums = {name: sha256_of(_file(folder, name)) for name in values}
+        write_json(folder / _MANIFEST, {"made_from": bound, "sha256": sums})
     return _whole(folder, bound)
 
 
-def log_p_of_targets(batch: Batch, said: Outputs | Sparse) -> Float[Tensor, "n"]:
-    """log p of what follows each position, where it counts and the teacher told it, NaN elsewhere."""
+def told_of(batch: Batch, said: Outputs | Sparse, kept: Kept) -> dict[str, Float[Tensor, "n *k"]]:
+    """What is kept of a teacher's answer to a batch, by name, at each position."""
     flat = batch.flat()
-    found = torch.full((flat.targets.numel(),), torch.nan, device=flat.targets.device)
-    counted = flat.weight.nonzero().squeeze(-1)
-    if isinstance(said, Sparse):
-        kept = said.part(counted)
-        hit = (kept.ids == flat.targets[counted, None]) & (kept.weight > 0)
-        log_p = kept.log_p.masked_fill(~hit, -torch.inf).amax(-1)
-        found[counted] = log_p.masked_fill(~hit.any(-1), torch.nan).to(found.dtype)
-        return found
-    for part in counted.split(max(1, CELLS // said.vocab)):
-        log_p = said.logits(part).float().log_softmax(-1)
-        found[part] = log_p.gather(-1, flat.targets[part, None]).squeeze(-1)
+    n, device = flat.targets.numel(), flat.targets.device
+    found = {
+        name: torch.full((n, *shape), 0.0 if name == "largest" else torch.nan, device=device)
+        for name, (_, shape) in kept.shapes.items()
+    }
+    for part in flat.weight.nonzero().squeeze(-1).split(max(1, CELLS // said.vocab)):
+        signal = said.part(part) if isinstance(said, Sparse) else Signal(said.logits(part).float())
+        found["log_p"][part] = _log_p(signal, flat.targets[part]).float()
+        if kept.largest:
+            found["largest"][part] = signal.largest(kept.largest).float()
+        if kept.some is not None:
+            found["mass"][part] = _mass(signal, kept.some.to(device)).float()
     return found
 
 
-def _begun(folder: Path, bound: Mapping[str, Any]) -> tuple[int, np.memmap]:
-    """(rows that are done, the file to go on in)."""
-    if (folder / _DONE).is_file() and (folder / _VALUES).is_file():
+def _log_p(signal: Signal | Sparse, targets: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """log p of what follows, NaN where the teacher did not tell it."""
+    if isinstance(signal, Signal):
+        return signal.log_p().gather(-1, targets[:, None]).squeeze(-1)
+    hit = (signal.ids == targets[:, None]) & (signal.weight > 0)
+    return signal.log_p.masked_fill(~hit, -torch.inf).amax(-1).masked_fill(~hit.any(-1), torch.nan)
+
+
+def _mass(signal: Signal | Sparse, some: Bool[Tensor, "V"]) -> Float[Tensor, "n"]:
+    """The probability of some tokens; of the likeliest outcomes what is known of it, of drawn ones right in the mean."""
+    if isinstance(signal, Signal):
+        return signal.log_p().exp()[:, some].sum(-1)
+    return torch.where(some[signal.ids], signal.weight, 0.0).sum(-1)
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.npy"
+
+
+def _flush(values: Mapping[str, np.memmap]) -> None:
+    for value in values.values():
+        value.flush()
+
+
+def _begun(folder: Path, bound: Mapping[str, Any], kept: Kept) -> tuple[int, dict[str, np.memmap]]:
+    """(rows that are done, the files to go on in)."""
+    names = {name: _file(folder, name) for name in kept.shapes}
+    if (folder / _DONE).is_file() and all(file.is_file() for file in names.values()):
         there = read_json(folder / _DONE)
         check_made_from(folder, there["made_from"], bound, **_OTHERWISE)
-        return int(there["rows"]), np.load(folder / _VALUES, mmap_mode="r+", allow_pickle=False)
-    shape = (bound["rows"], bound["length"])
-    return 0, np.lib.format.open_memmap(folder / _VALUES, mode="w+", dtype=np.float32, shape=shape)
+        values = {name: np.load(file, mmap_mode="r+", allow_pickle=False) for name, file in names.items()}
+        return int(there["rows"]), values
+    rows = (bound["rows"], bound["length"])
+    return 0, {
+        name: np.lib.format.open_memmap(names[name], mode="w+", dtype=dtype, shape=(*rows, *shape))
+        for name, (dtype, shape) in kept.shapes.items()
+    }
 
 
-def _whole(folder: Path, bound: Mapping[str, Any]) -> Float32[np.ndarray, "rows T"]:
+def _whole(folder: Path, bound: Mapping[str, Any]) -> Told:
+    check_made_from(folder, read_json(folder / _MANIFEST)["made_from"], bound, **_OTHERWISE)
+    return told_in(folder)
+
+
+def told_in(folder: Path) -> Told:
+    """What a teacher told into a folder. Raises BadModel where it is damaged."""
+    if not (folder / _MANIFEST).is_file():
+        beside = folder.with_name("aligned")
+        raise BadModel(f"{folder}: what the teacher told is missing: remove {beside} too, and it is asked again")
     manifest = read_json(folder / _MANIFEST)
-    check_made_from(folder, manifest["made_from"], bound, **_OTHERWISE)
-    file = folder / _VALUES
-    if not file.is_file() or sha256_of(file) != manifest["sha256"]:
-        raise BadModel(f"{file}: what the teacher told is missing or damaged: remove {folder}, and it is asked again")
-    return np.load(file, mmap_mode="r", allow_pickle=False)
+    for name, expected in manifest["sha256"].items():
+        file = _file(folder, name)
+        if not file.is_file() or sha256_of(file) != expected:
+            raise BadModel(
+                f"{file}: what the teacher told is missing or damaged: remove {folder}, and it is asked again"
+            )
+    return Told(
+        **{name: np.load(_file(folder, name), mmap_mode="r", allow_pickle=False) for name in manifest["sha256"]}
+    )
