@@ -396,8 +396,12 @@ def test_a_state_space_is_its_differential_equation_made_discrete(method):
 
 def test_spectra_are_those_of_the_paper():
     # Of N = 64: eigenvalues of the normal part of HiPPO-LegS from numpy.linalg.eigvals of the whole matrix, and the formulas.
-    assert SPECTRA["legs"](64, 2)[1, [-1, -2, -3, 0]].imag.tolist() == pytest.approx([1303.3, 433.0, 258.2, 0.264], abs=0.05)
-    assert SPECTRA["inv"](64, 1)[0, [0, 1, 2, -1]].imag.tolist() == pytest.approx([1283.4, 414.2, 240.4, 0.323], abs=0.05)
+    assert SPECTRA["legs"](64, 2)[1, [-1, -2, -3, 0]].imag.tolist() == pytest.approx(
+        [1303.3, 433.0, 258.2, 0.264], abs=0.05
+    )
+    assert SPECTRA["inv"](64, 1)[0, [0, 1, 2, -1]].imag.tolist() == pytest.approx(
+        [1283.4, 414.2, 240.4, 0.323], abs=0.05
+    )
     assert SPECTRA["lin"](6, 1)[0].imag.tolist() == pytest.approx([0, math.pi, 2 * math.pi])
     assert all((SPECTRA[name](64, 2).real == -0.5).all() for name in ("legs", "inv", "lin"))
     assert SPECTRA["real"](6, 2).tolist() == [[-1, -2, -3, -4, -5, -6]] * 2

@@ -66,21 +66,21 @@ def train_delay(cell: DelayCell, device: str) -> dict[str, Any]:
     optimizer = adamw_of(model, rate=cell.rate, weight_decay=0.0)
     schedule = schedule_of(optimizer, cell.steps)
     generator = np.random.Generator(np.random.PCG64(cell.seed))
-    failed, step = False, 0
-    for step in range(1, cell.steps + 1):
+    failed, steps = False, 0
+    while steps < cell.steps and not failed:
         u = torch.from_numpy(noise(generator, cell.rows, cell)).to(device)
         loss = (model(u) - late(u, cell.delay)).square().mean()
         optimizer.zero_grad()
         loss.backward()
         failed = not bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
-        if failed:
-            break
-        optimizer.step()
-        schedule.step()
+        if not failed:
+            optimizer.step()
+            schedule.step()
+            steps += 1
     error, wanted = _measured(model, cell, device)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "trained_steps": step,
+        "trained_steps": steps,
         "failed": failed,
         "error": error,
         "wanted": wanted,

@@ -63,21 +63,21 @@ def train_text(cell: TextCell, device: str, *, folder: Path) -> dict[str, Any]:
     model = new_decoder(cell).to(device).train()
     optimizer = adamw_of(model, rate=cell.rate, weight_decay=DECAY)
     schedule = schedule_of(optimizer, cell.steps)
-    failed, step = False, 0
-    for step in range(1, cell.steps + 1):
+    failed, steps = False, 0
+    while steps < cell.steps and not failed:
         nats, weight = _nats(model, corpus.take(cell.rows).to(device))
         optimizer.zero_grad()
         ((nats * weight).sum() / weight.sum().clamp_min(1)).backward()
         failed = not bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
-        if failed:
-            break
-        optimizer.step()
-        schedule.step()
+        if not failed:
+            optimizer.step()
+            schedule.step()
+            steps += 1
     documents = _measured(model, cell, TokenStore.open(folder / "data" / "held_out"), device)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "trained_steps": step,
-        "trained_tokens": step * cell.rows * cell.length,
+        "trained_steps": steps,
+        "trained_tokens": steps * cell.rows * cell.length,
         "failed": failed,
         "nats": documents[0].tolist(),
         "tokens": documents[1].tolist(),
@@ -112,7 +112,9 @@ def _nats(model: LimbeckForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.
 
 
 @torch.no_grad()
-def _measured(model: LimbeckForCausalLM, cell: TextCell, store: TokenStore, device: str) -> Float[np.ndarray, "2 documents"]:
+def _measured(
+    model: LimbeckForCausalLM, cell: TextCell, store: TokenStore, device: str
+) -> Float[np.ndarray, "2 documents"]:
     """Nats and tokens by document, from rows of all documents."""
     rows = Rows(store, length=cell.length)
     chosen = np.sort(np.random.default_rng(0).permutation(rows.n_rows)[: cell.measured])

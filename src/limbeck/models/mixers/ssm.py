@@ -1,9 +1,9 @@
 """A linear state space for each channel, with a diagonal complex matrix: the part that S4D and H3 share.
 
 x' = A x + B u, y = 2 Re(C x) + D u with N / 2 of the N conjugate eigenvalues stored and B = 1 (Gu et al., arXiv 2206.11893,
-sec. 3); of a real spectrum all N, which has as many parameters and stays real. Over T tokens it is a convolution with the filter K_l = 2 Re sum_n C_n B̄_n Ā_n^l, one token at a time a recurrence.
-Numbers are float32 (complex64) at least. A, C and the step are vectors here, whatever their shape is when they are used: what
-decays in training are matrices, and these must not.
+sec. 3). A real spectrum stores all N, as many parameters, and stays real. Over T tokens it is a convolution with the filter
+K_l = 2 Re sum_n C_n B̄_n Ā_n^l, one token at a time a recurrence. Numbers are float32 (complex64) at least. A, C and the step
+are vectors here, whatever their shape is when they are used: what decays in training are matrices, and these must not.
 """
 
 from __future__ import annotations
