@@ -26,7 +26,7 @@ from limbeck.recipes.recall import Cell
 from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict
 from limbeck.recipes.trainings import Trainings
 from limbeck.recipes.zoology import accuracy, right_of_rows
-from limbeck.report.words import count, interval, share
+from limbeck.report.words import interval, share
 from limbeck.report.words import size as bytes_of
 
 # Stood before the first run.
@@ -71,7 +71,7 @@ class Scale:
 _DECODER = DecodingCell("", DECODED, 256, 4, 4, 1024, 0, 8, 16, 15, 0)
 SCALES = {
     "smoke": Scale(
-        16, 16, 64, (1, 2), (2, 3), (2, 4), (), (1e-2,), 5, 0, 8, 20, (16, 32),
+        16, 16, 64, (1, 2), (2, 3), (4, 12), (), (1e-2,), 5, 0, 8, 20, (16, 32),
         DecodingCell("", DECODED, 32, 4, 2, 64, 0, 2, 2, 3, 0),
     ),
     "small": Scale(
@@ -363,7 +363,7 @@ def _ours(ground: Ground, scale: Scale) -> str:
         f"{', '.join(map(str, scale.windows))} tokens, or attention{shown}. Up to {scale.steps:,} steps of {scale.rows} fresh "
         f"rows, {ground.seeds} seeds, rates {', '.join(f'{rate:.0e}' for rate in scale.rates)}, the best for each family on "
         f"another seed; {scale.tested:,} rows are asked about, {scale.most} pairs judged. Decoders of {decoder.layers} layers, "
-        f"width {decoder.width}, write {decoder.tokens} tokens a turn in {decoder.rows} rows at once ({count(decoder.turns)} turns)."
+        f"width {decoder.width}, write {decoder.tokens} tokens a turn in {decoder.rows} rows at once, {decoder.turns} turns."
     )
 
 

@@ -195,7 +195,7 @@ def judge_same(title: str, name: str, delays: Mapping[str, Mapping[int, Errors]]
 
 def judge_text(against: str, losses: Mapping[str, Losses]) -> Judged:
     """Whether on text the real spectrum is better than a complex one."""
-    found = gain(losses["real"], losses[against])
+    found = gain(losses[against], losses["real"])
     verdict: Verdict = "inconclusive"
     if found.low > 0:
         verdict = "confirmed"
@@ -213,7 +213,7 @@ def judge_text(against: str, losses: Mapping[str, Losses]) -> Judged:
 
 def judge_method(losses: Mapping[str, Losses]) -> Judged:
     """Whether on text it matters how time is made discrete."""
-    found = gain(losses[BILINEAR], losses["legs"])
+    found = gain(losses["legs"], losses[BILINEAR])
     return Judged(
         "On text, too, the zero-order hold and the bilinear rule do not differ.",
         f"Confirmed: the difference is within {LEAST_NATS} nats per token by the whole 95 % interval over documents and seeds. "
