@@ -218,7 +218,8 @@ def ratio_of(rates: Sequence[Sequence[float]]) -> Interval:
     """How many times faster the first is: the geometric mean over turns, each beside its neighbour."""
     logs = np.log(rates[0]) - np.log(rates[1])
     found = bootstrap(lambda total: total[..., :1] / total[..., 1:], np.stack([logs, np.ones_like(logs)], -1)[None])[0]
-    return Interval(*(float(np.exp(value)) for value in (found.value, found.low, found.high)), found.n)
+    value, low, high = (float(np.exp(bound)) for bound in (found.value, found.low, found.high))
+    return Interval(value, low, high, found.n)
 
 
 def _judged_pairs(

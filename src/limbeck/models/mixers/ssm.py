@@ -25,6 +25,9 @@ from limbeck.models.mixers.mixer import exact, wide
 class DiagonalSSM(nn.Module):
     """One state space of N real dimensions (an even number) for each of D channels."""
 
+    A_imag: nn.Parameter | None
+    C_imag: nn.Parameter | None
+
     def __init__(self, channels: int, size: int, *, spectrum: str, method: str) -> None:
         super().__init__()
         if size % 2:
@@ -48,7 +51,7 @@ class DiagonalSSM(nn.Module):
         a = SPECTRA[self.spectrum](self.kept if self.real else 2 * self.kept, channels).flatten()
         init.copy_(self.A_log, (-a.real).log().to(self.A_log.dtype))
         init.normal_(self.C_real, std=0.5**0.5)
-        if not self.real:
+        if self.A_imag is not None:
             init.copy_(self.A_imag, a.imag.to(self.A_imag.dtype))
             init.normal_(self.C_imag, std=0.5**0.5)
         init.normal_(self.D)
@@ -83,7 +86,9 @@ class DiagonalSSM(nn.Module):
     def _discrete(self) -> tuple[Tensor, Tensor, Tensor]:
         """log Ā, B̄ and C, each (D, P), by zero-order hold or the bilinear rule (eq. 4)."""
         a_log, real = (wide(part).unflatten(0, (-1, self.kept)) for part in (self.A_log, self.C_real))
-        if self.real:  # complex all the same: the bilinear rule may turn a fast decay into a pole below 0
+        if (
+            self.A_imag is None or self.C_imag is None
+        ):  # complex all the same: the bilinear rule may turn a fast decay into a pole below 0
             a_imag, imag = torch.zeros_like(a_log), torch.zeros_like(real)
         else:
             a_imag, imag = (wide(part).unflatten(0, (-1, self.kept)) for part in (self.A_imag, self.C_imag))
