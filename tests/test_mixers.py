@@ -430,9 +430,30 @@ def test_a_state_space_is_its_differential_equation_made_discrete(method):
 
 def test_spectra_are_those_of_the_paper():
     # Of N = 64: eigenvalues of the normal part of HiPPO-LegS from numpy.linalg.eigvals of the whole matrix, and the formulas.
-    assert SPECTRA["legs"](64)[[-1, -2, -3, 0]].tolist() == pytest.approx([1303.3, 433.0, 258.2, 0.264], abs=0.05)
-    assert SPECTRA["inv"](64)[[0, 1, 2, -1]].tolist() == pytest.approx([1283.4, 414.2, 240.4, 0.323], abs=0.05)
-    assert SPECTRA["lin"](6).tolist() == pytest.approx([0, math.pi, 2 * math.pi])
+    assert SPECTRA["legs"](64, 2)[1, [-1, -2, -3, 0]].imag.tolist() == pytest.approx(
+        [1303.3, 433.0, 258.2, 0.264], abs=0.05
+    )
+    assert SPECTRA["inv"](64, 1)[0, [0, 1, 2, -1]].imag.tolist() == pytest.approx(
+        [1283.4, 414.2, 240.4, 0.323], abs=0.05
+    )
+    assert SPECTRA["lin"](6, 1)[0].imag.tolist() == pytest.approx([0, math.pi, 2 * math.pi])
+    assert all((SPECTRA[name](64, 2).real == -0.5).all() for name in ("legs", "inv", "lin"))
+    assert SPECTRA["real"](6, 2).tolist() == [[-1, -2, -3, -4, -5, -6]] * 2
+
+
+def test_a_real_spectrum_stays_real_in_as_many_parameters():
+    real, other = made("s4d:init=real,state=6").ssm, made("s4d:init=lin,state=6").ssm
+    assert sum(p.numel() for p in real.parameters()) == sum(p.numel() for p in other.parameters())
+    assert real.A_imag is None
+    assert real.C_imag is None
+
+
+def test_a_random_spectrum_has_unit_scale_in_every_channel():
+    found = SPECTRA["random"](64, 400)
+    assert found.shape == (400, 32)
+    assert float((-found.real).median()) == pytest.approx(0.5, abs=0.03)
+    assert float(found.imag.std()) == pytest.approx(1, abs=0.03)
+    assert not (found[0] == found[1]).any()
 
 
 def test_initial_values_are_those_of_the_papers():
@@ -444,7 +465,7 @@ def test_initial_values_are_those_of_the_papers():
     assert rwkv.decay[[0, -1]].tolist() == pytest.approx([-5, 3])
     assert rwkv.first[:3].tolist() == pytest.approx([math.log(0.3), math.log(0.3) + 0.5, math.log(0.3) - 0.5])
     ssm = made("s4d").ssm
-    assert (ssm.A_log.exp() == 0.5).all()
+    assert ssm.A_log.exp().tolist() == pytest.approx([0.5] * len(ssm.A_log))
     assert -7 < ssm.log_step.min() <= ssm.log_step.max() < -2.3
 
 
@@ -703,7 +724,7 @@ def test_a_pattern_names_a_mixer_and_its_options():
         ("swa:0", "expected window to be a whole number above 0, got '0'"),
         ("swa:3,false", "expected OPTION=VALUE behind the first comma, got 'false'"),
         ("swa:rope=no", "expected rope to be true or false, got 'no'"),
-        ("s4d:invv", "expected init to be legs or inv or lin, got 'invv', the nearest is 'inv'"),
+        ("s4d:invv", "expected init to be legs or inv or lin or real or random, got 'invv', the nearest is 'inv'"),
     ],
 )
 def test_what_names_no_mixer_is_an_error_that_says_what_does(text, said):

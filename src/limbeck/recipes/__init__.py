@@ -15,6 +15,8 @@ RECIPES = {
     "taid-gap": "limbeck.recipes.taid_gap",
     "minima": "limbeck.recipes.minima",
     "zoology": "limbeck.recipes.zoology",
+    "s4d": "limbeck.recipes.s4d",
+    "based": "limbeck.recipes.based",
 }
 
 

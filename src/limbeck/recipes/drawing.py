@@ -77,6 +77,53 @@ def draw_recall_by_state(points: Mapping[str, tuple[float, Interval]], *, guess:
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
+def draw_recall_by_bytes(points: Mapping[str, Sequence[tuple[float, Interval]]], *, guess: float, file: Path) -> None:
+    """Accuracy by bytes of state, a line for each family from its smallest member to its largest."""
+    with _drawn(file) as axes:
+        for number, (name, row) in enumerate(points.items()):
+            found = [one for _, one in row]
+            axes.errorbar(
+                [size for size, _ in row],
+                [one.value for one in found],
+                yerr=[
+                    [max(0.0, one.value - one.low) for one in found],
+                    [max(0.0, one.high - one.value) for one in found],
+                ],
+                color=_COLORS[number % len(_COLORS)],
+                marker="os^vDPX*"[number % 8],
+                markersize=5,
+                capsize=2,
+                label=name,
+            )
+        axes.axhline(guess, color="#94a3b8", linestyle=":")
+        axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="state of a row, bytes", ylabel="questions answered right")
+        axes.legend(fontsize=7)
+
+
+def draw_delays(explained: Mapping[str, Mapping[int, Interval]], file: Path) -> None:
+    """Share of variance explained by delay, a line for each kind of layer; bars are 95 % intervals."""
+    with _drawn(file) as axes:
+        for number, (name, found) in enumerate(explained.items()):
+            axes.errorbar(
+                list(found),
+                [one.value for one in found.values()],
+                yerr=[
+                    [one.value - one.low for one in found.values()],
+                    [one.high - one.value for one in found.values()],
+                ],
+                color=_COLORS[number % len(_COLORS)],
+                marker="os^vDPX*"[number % 8],
+                markersize=4,
+                capsize=2,
+                label=name,
+            )
+        axes.axhline(0, color="#94a3b8", linestyle=":")
+        axes.set(xscale="log", xlabel="delay, steps", ylabel="variance explained")
+        axes.set_xticks(list(next(iter(explained.values()))), [str(delay) for delay in next(iter(explained.values()))])
+        axes.set_xticks([], minor=True)
+        axes.legend(fontsize=8)
+
+
 def draw_recall_map(cells: Mapping[str, Mapping[tuple[int, int], float]], file: Path) -> None:
     """Accuracy of each kind of model by (width, length), as a table of colours with numbers."""
     sizes = sorted({size for found in cells.values() for size in found}, key=lambda size: (size[1], size[0]))

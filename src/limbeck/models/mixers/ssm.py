@@ -1,9 +1,9 @@
 """A linear state space for each channel, with a diagonal complex matrix: the part that S4D and H3 share.
 
 x' = A x + B u, y = 2 Re(C x) + D u with N / 2 of the N conjugate eigenvalues stored and B = 1 (Gu et al., arXiv 2206.11893,
-sec. 3). Over T tokens it is a convolution with the filter K_l = 2 Re sum_n C_n B̄_n Ā_n^l, one token at a time a recurrence.
-Numbers are float32 (complex64) at least. A, C and the step are vectors here, whatever their shape is when they are used: what
-decays in training are matrices, and these must not.
+sec. 3). A real spectrum stores all N, as many parameters, and stays real. Over T tokens it is a convolution with the filter
+K_l = 2 Re sum_n C_n B̄_n Ā_n^l, one token at a time a recurrence. Numbers are float32 (complex64) at least. A, C and the step
+are vectors here, whatever their shape is when they are used: what decays in training are matrices, and these must not.
 """
 
 from __future__ import annotations
@@ -25,18 +25,22 @@ from limbeck.models.mixers.mixer import exact, wide
 class DiagonalSSM(nn.Module):
     """One state space of N real dimensions (an even number) for each of D channels."""
 
+    A_imag: nn.Parameter | None
+    C_imag: nn.Parameter | None
+
     def __init__(self, channels: int, size: int, *, spectrum: str, method: str) -> None:
         super().__init__()
         if size % 2:
             raise BadModel(
                 f"a diagonal state space has pairs of conjugate states, so expected an even state=, got {size}"
             )
-        self.pairs, self.spectrum, self.method = size // 2, spectrum, method
+        self.spectrum, self.method, self.real = spectrum, method, spectrum == "real"
+        self.kept = size if self.real else size // 2  # eigenvalues of a channel
         self.log_step = nn.Parameter(torch.empty(channels))
-        self.A_log = nn.Parameter(torch.empty(channels * self.pairs))  # log of -Re A, which stays below 0 so
-        self.A_imag = nn.Parameter(torch.empty(channels * self.pairs))
-        self.C_real = nn.Parameter(torch.empty(channels * self.pairs))
-        self.C_imag = nn.Parameter(torch.empty(channels * self.pairs))
+        self.A_log = nn.Parameter(torch.empty(channels * self.kept))  # log of -Re A, which stays below 0 so
+        self.C_real = nn.Parameter(torch.empty(channels * self.kept))
+        self.register_parameter("A_imag", None if self.real else nn.Parameter(torch.empty(channels * self.kept)))
+        self.register_parameter("C_imag", None if self.real else nn.Parameter(torch.empty(channels * self.kept)))
         self.D = nn.Parameter(torch.empty(channels))
         self.initialise()
 
@@ -44,10 +48,12 @@ class DiagonalSSM(nn.Module):
         """A by its spectrum, C of CN(0, 1), the step log-uniform in [0.001, 0.1], D of N(0, 1) (sec. 4)."""
         channels = self.D.shape[0]
         init.copy_(self.log_step, torch.empty_like(self.log_step).uniform_(math.log(1e-3), math.log(1e-1)))
-        init.constant_(self.A_log, math.log(0.5))
-        init.copy_(self.A_imag, SPECTRA[self.spectrum](2 * self.pairs).repeat(channels).to(self.A_imag.dtype))
-        for part in (self.C_real, self.C_imag):
-            init.normal_(part, std=0.5**0.5)
+        a = SPECTRA[self.spectrum](self.kept if self.real else 2 * self.kept, channels).flatten()
+        init.copy_(self.A_log, (-a.real).log().to(self.A_log.dtype))
+        init.normal_(self.C_real, std=0.5**0.5)
+        if self.A_imag is not None:
+            init.copy_(self.A_imag, a.imag.to(self.A_imag.dtype))
+            init.normal_(self.C_imag, std=0.5**0.5)
         init.normal_(self.D)
 
     def forward(
@@ -75,13 +81,17 @@ class DiagonalSSM(nn.Module):
     def fresh(self, u: Float[Tensor, "B T D"]) -> Complex[Tensor, "B D P"]:
         """The state before the first token."""
         kind = torch.complex128 if u.dtype == torch.float64 else torch.complex64
-        return u.new_zeros(u.shape[0], self.D.shape[0], self.pairs, dtype=kind)
+        return u.new_zeros(u.shape[0], self.D.shape[0], self.kept, dtype=kind)
 
     def _discrete(self) -> tuple[Tensor, Tensor, Tensor]:
         """log Ā, B̄ and C, each (D, P), by zero-order hold or the bilinear rule (eq. 4)."""
-        a_log, a_imag, real, imag = (
-            wide(part).unflatten(0, (-1, self.pairs)) for part in (self.A_log, self.A_imag, self.C_real, self.C_imag)
-        )
+        a_log, real = (wide(part).unflatten(0, (-1, self.kept)) for part in (self.A_log, self.C_real))
+        if (
+            self.A_imag is None or self.C_imag is None
+        ):  # complex all the same: the bilinear rule may turn a fast decay into a pole below 0
+            a_imag, imag = torch.zeros_like(a_log), torch.zeros_like(real)
+        else:
+            a_imag, imag = (wide(part).unflatten(0, (-1, self.kept)) for part in (self.A_imag, self.C_imag))
         a, c = torch.complex(-a_log.exp(), a_imag), torch.complex(real, imag)
         step = wide(self.log_step).exp()[:, None]
         if self.method == "zoh":
@@ -106,29 +116,55 @@ def _response(
     return 2 * product.flatten(-2)[..., :length]
 
 
-def linear_spectrum(size: int) -> Float[Tensor, "P"]:
-    """Imaginary parts of S4D-Lin: π n (eq. 9)."""
-    return math.pi * torch.arange(size // 2, dtype=torch.float64, device="cpu")
+def linear_spectrum(size: int, channels: int) -> Complex[Tensor, "D P"]:
+    """S4D-Lin: -1/2 + i π n (eq. 9)."""
+    return _with_half(math.pi * _counted(size // 2), channels)
 
 
-def inverse_spectrum(size: int) -> Float[Tensor, "P"]:
-    """Imaginary parts of S4D-Inv: N / π (N / (2n + 1) - 1) (eq. 8)."""
-    n = torch.arange(size // 2, dtype=torch.float64, device="cpu")
-    return size / math.pi * (size / (2 * n + 1) - 1)
+def inverse_spectrum(size: int, channels: int) -> Complex[Tensor, "D P"]:
+    """S4D-Inv: -1/2 + i N / π (N / (2n + 1) - 1) (eq. 8)."""
+    return _with_half(size / math.pi * (size / (2 * _counted(size // 2) + 1) - 1), channels)
 
 
-def legs_spectrum(size: int) -> Float[Tensor, "P"]:
-    """Imaginary parts of S4D-LegS: those of the normal part of HiPPO-LegS, A + P Pᵀ / 2 with P_n = sqrt(2n + 1) (eq. 6)."""
-    n = torch.arange(size, dtype=torch.float64, device="cpu")
+def legs_spectrum(size: int, channels: int) -> Complex[Tensor, "D P"]:
+    """S4D-LegS: eigenvalues of the normal part of HiPPO-LegS, A + P Pᵀ / 2 with P_n = sqrt(2n + 1) (eq. 6)."""
+    n = _counted(size)
     root = (2 * n + 1).sqrt()
     outer = root[:, None] * root
     hippo = -outer.tril(-1) - torch.diag(n + 1)
     skew = hippo + outer / 2 + 0.5 * torch.eye(size, dtype=torch.float64, device="cpu")  # its real parts are all -1/2
-    return torch.linalg.eigvalsh(-1j * skew.to(torch.complex128))[size // 2 :]
+    return _with_half(torch.linalg.eigvalsh(-1j * skew.to(torch.complex128))[size // 2 :], channels)
 
 
-SPECTRA: Mapping[str, Callable[[int], Tensor]] = {
+def real_spectrum(size: int, channels: int) -> Complex[Tensor, "D P"]:
+    """S4D-Real: -(n + 1), all N of them, since none has a conjugate."""
+    found = -(_counted(size) + 1)
+    return torch.complex(found, torch.zeros_like(found)).repeat(channels, 1)
+
+
+def random_spectrum(size: int, channels: int) -> Complex[Tensor, "D P"]:
+    """-exp(N(0, 1)) / 2 + i N(0, 1), each state of each channel drawn by itself.
+
+    Ours: the real parts have the others' -1/2 as their median, the imaginary ones the unit scale of a matrix that nothing is
+    known of. They do not reach over the hundreds of frequencies that the named spectra lay out.
+    """
+    real, imaginary = torch.randn(2, channels, size // 2, dtype=torch.float64, device="cpu")
+    return torch.complex(-real.exp() / 2, imaginary)
+
+
+def _with_half(imaginary: Float[Tensor, "P"], channels: int) -> Complex[Tensor, "D P"]:
+    return torch.complex(torch.full_like(imaginary, -0.5), imaginary).repeat(channels, 1)
+
+
+def _counted(size: int) -> Float[Tensor, "P"]:
+    return torch.arange(size, dtype=torch.float64, device="cpu")
+
+
+# Eigenvalues for a number N of states and of channels, one of each conjugate pair.
+SPECTRA: Mapping[str, Callable[[int, int], Tensor]] = {
     "legs": legs_spectrum,
     "inv": inverse_spectrum,
     "lin": linear_spectrum,
+    "real": real_spectrum,
+    "random": random_spectrum,
 }
