@@ -15,6 +15,8 @@ RECIPES = {
     "taid-gap": "limbeck.recipes.taid_gap",
     "minima": "limbeck.recipes.minima",
     "zoology": "limbeck.recipes.zoology",
+    "arithmetic": "limbeck.recipes.arithmetic",
+    "self-pretraining": "limbeck.recipes.self_pretraining",
 }
 
 
