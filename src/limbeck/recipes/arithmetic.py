@@ -33,10 +33,14 @@ By = Mapping[int, Sequence[float]]  # accuracies by samples, one a seed
 
 @dataclass(frozen=True)
 class Scale:
-    """What is trained: each format on each number of ``samples`` with all seeds. Rates are chosen on ``tuned`` samples."""
+    """What is trained: each format on each number of ``samples`` with all seeds. Rates are chosen on ``tuned`` samples.
+
+    The table is completed from ``entries`` as well, which costs next to nothing.
+    """
 
     forms: tuple[str, ...]
     samples: tuple[int, ...]
+    entries: tuple[int, ...]
     steps: int
     rates: tuple[float, ...]
     tuned: int
@@ -46,10 +50,14 @@ class Scale:
 
 _CELL = Cell("", PLAIN, 0, (), 0.0, 0)
 SCALES = {
-    "smoke": Scale(("plain", "reverse", "simplified"), (50, 100), 4, (1e-3,), 50, 0, replace(_CELL, width=16, tested=20)),
-    "small": Scale(("plain", "reverse", "simplified"), (1000, 2000, 4000), 800, (1e-3, 3e-3), 2000, 300, _CELL),
+    "smoke": Scale(("plain", "reverse", "simplified"), (50, 100), (), 4, (1e-3,), 50, 0, replace(_CELL, width=16, tested=20)),
+    "small": Scale(
+        ("plain", "reverse", "simplified"), (2000, 4000), (1000, 3000, 3500, 4500, 5000, 6000, 8000), 1400, (1e-3, 3e-3), 2000,
+        400, _CELL,
+    ),
     "gpu": Scale(
-        ("plain", "reverse", "simplified", "detailed"), (500, 1000, 2000, 3000, 5000, 10_000), 5000, (1e-3,), 2000, 0,
+        ("plain", "reverse", "simplified", "detailed"), (500, 1000, 2000, 3000, 5000, 10_000),
+        (4000, 6000, 8000), 5000, (1e-3,), 2000, 0,
         replace(_CELL, width=384, layers=6, heads=6, step_tokens=16_384, padded=False, whole_line=True),
     ),
 }  # fmt: skip
@@ -228,7 +236,7 @@ def _completed(scale: Scale, seeds: Iterable[int]) -> Mapping[str, By]:
     """The shares of the same unseen sums that follow from the same training sets."""
     found: dict[str, dict[int, list[float]]] = {"rank two": {}, "a number a row and a column": {}}
     digits, n = scale.cell.digits, scale.cell.tested
-    for samples in scale.samples:
+    for samples in sorted({*scale.samples, *scale.entries}):
         rules = zip(found.values(), (by_rank_two, by_sums), strict=True)
         sets = [training_pairs(seed, samples, digits=digits) for seed in seeds]
         asked = [unseen_pairs(seed, known, digits=digits, n=n) for seed, known in zip(seeds, sets, strict=True)]

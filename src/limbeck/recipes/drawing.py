@@ -111,7 +111,7 @@ def draw_by_samples(lines: Mapping[str, Line], axis: str, file: Path) -> None:
             axes.plot(line.places, means, color=color, linestyle="--" if line.dashed else "-", label=name)
             points = [(place, value) for place, found in zip(line.places, line.values, strict=True) for value in found]
             axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=3, linestyle="none")
-        axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel=axis, ylabel="unseen sums answered right")
+        axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel=axis, ylabel="answered right")
         axes.legend(fontsize=7)
 
 

@@ -46,7 +46,7 @@ class Scale:
 _CELL = Cell("", (), "no", 0, (), 0.0, 0)
 SCALES = {
     "smoke": Scale(4, 1, (1e-3,), 0, (20,), replace(_CELL, lists=60, labelled=60, held_out=20, tested=20, width=16)),
-    "small": Scale(1000, 3, (1e-3, 3e-3), 400, (750,), _CELL),
+    "small": Scale(800, 3, (1e-3, 3e-3), 200, (), _CELL),
     "gpu": Scale(
         40_000, 6, (3e-4, 1e-3), 4000, (4800, 24_000),
         replace(
@@ -298,16 +298,31 @@ def _numbers(found: Found, rows: Mapping[Which, Right], ways: Mapping[str, str],
 
 
 def _figures(found: Found, ground: Ground) -> dict[Any, str]:
+    steps, first = found.scale.steps, next(iter(ARMS))
     lines = {}
     for model, start in found.results:
-        labels = (*found.scale.fewer_labels, found.scale.cell.labelled)
-        by_label = [found.fewer.get(((model, start), n), found.results[model, start]) for n in labels]
-        values = [[float(np.mean(_last(one)["right"])) for one in results] for results in by_label]
-        lines[f"{model}, {start}"] = Line(labels, values, dashed=model != next(iter(ARMS)))
-    file = ground.out / "labels.png"
-    draw_by_samples(lines, "lists with values", file)
-    return {file: "Lists evaluated right by how many have values; pretraining reads all of them without. Lines are means, points "
-            "seeds; fewer labels are shown, not judged."}  # fmt: skip
+        starts = (SCRATCH, TWICE) if start == SCRATCH else (start,)
+        values = [found.right(model, one).mean(1).tolist() for one in starts]
+        lines[f"{model}, {start}"] = Line((steps, 2 * steps)[: len(starts)], values, dashed=model != first)
+    file = ground.out / "steps.png"
+    draw_by_samples(lines, "steps in all", file)
+    figures = {file: "Lists evaluated right by steps, pretraining counted. Points are seeds, lines means."}
+    if found.fewer:
+        lines = {f"{model}, {start}": _by_labels(found, (model, start)) for model, start in found.results}
+        file = ground.out / "labels.png"
+        draw_by_samples(lines, "lists with values", file)
+        figures[file] = (
+            "The same by how many lists have values; pretraining reads all of them without. Shown, not judged."
+        )
+    return figures
+
+
+def _by_labels(found: Found, arm: Which) -> Line:
+    results = {n: found.fewer[arm, n] for n in found.scale.fewer_labels} | {
+        found.scale.cell.labelled: found.results[arm]
+    }
+    values = [[float(np.mean(_last(one)["right"])) for one in several] for several in results.values()]
+    return Line(tuple(results), values, dashed=arm[0] != next(iter(ARMS)))
 
 
 RECIPE = Recipe(
