@@ -28,6 +28,7 @@ NOTHING = 0.05  # accuracy on longer sums that is as good as none
 TUNING = 10_000  # added to the seed that rates are chosen on
 
 PLAIN, TWICE = "plain", "plain, twice the steps"
+SCRATCHPADS = ("simplified", "detailed")  # these train for twice the steps, as plain does in its second reading
 By = Mapping[int, Sequence[float]]  # accuracies by samples, one a seed
 
 
@@ -73,13 +74,18 @@ class Found:
     completed: Mapping[str, By]
 
     def accuracy(self, form: str, *, times: int = 1) -> By:
-        """The share of unseen sums that come out right after the scale's steps, or ``times`` as many."""
-        at = str(times * self.scale.steps)
+        """The share of unseen sums that come out right after the format's steps, or ``times`` as many."""
+        at = str(times * steps_of(self.scale, form))
         return {n: [_share(one["by_steps"][at]) for one in found] for n, found in self.results[form].items()}
 
     def tokens(self, form: str) -> Mapping[int, float]:
         """Of a training set, by samples; the mean of the seeds."""
         return {n: sum(one["tokens"] for one in found) / len(found) for n, found in self.results[form].items()}
+
+
+def steps_of(scale: Scale, form: str) -> int:
+    """After how many steps a format is read first: a scratchpad has several times the tokens of a sum to learn."""
+    return scale.steps * (2 if form in SCRATCHPADS else 1)
 
 
 def run(ground: Ground) -> Outcome:
@@ -207,7 +213,8 @@ def _found(bench: Trainings, ground: Ground) -> Found:
 
 
 def _cell(scale: Scale, form: str, samples: int, rate: float, seed: int) -> Cell:
-    steps = (scale.steps, 2 * scale.steps) if form == PLAIN else (scale.steps,)
+    first = steps_of(scale, form)
+    steps = (first, 2 * first) if form == PLAIN else (first,)
     return replace(
         scale.cell, name=f"{form}-n{samples}-seed{seed}", form=form, samples=samples, steps=steps, rate=rate, seed=seed
     )
@@ -262,8 +269,10 @@ def _share(tested: Mapping[str, int]) -> float:
 
 
 def _longer(found: Found) -> tuple[dict[str, list[tuple[int, int]]], dict[str, Sequence[float]]]:
-    most, at = max(found.scale.samples), str(found.scale.steps)
-    tested = {form: [one["by_steps"][at] for one in found.results[form][most]] for form in found.scale.forms}
+    most, scale = max(found.scale.samples), found.scale
+    tested = {
+        form: [one["by_steps"][str(steps_of(scale, form))] for one in found.results[form][most]] for form in scale.forms
+    }
     longer = {form: [(one["longer_right"], one["n"]) for one in rows] for form, rows in tested.items()}
     return longer, {form: found.accuracy(form)[most] for form in found.scale.forms}
 
@@ -352,7 +361,8 @@ RECIPE = Recipe(
         "Completion is by the determinant of 3 x 3 blocks, which is right for rank 2, and, beside it, by the rule that an "
         "entry is a number of its row plus one of its column; the paper's notebook fills 2 x 2 blocks by D = B C / A, which is "
         "of rank 1.",
-        "Formats train for as many steps on as many tokens; so a step of a scratchpad has fewer sums.",
+        "A step has as many tokens in all formats, so a step of a scratchpad has fewer sums; scratchpads train for twice the "
+        "steps of the others, which plain is given too and is judged by as well.",
     ),
     run=run,
 )
