@@ -138,7 +138,7 @@ def judge_samples(form: str, found: By, plain: By, twice: By, *, tokens: str) ->
     return Judged(
         f"Three-digit sums written in the format {form} are learned from half of plain's samples or fewer.",
         f"Learned: {LEARNED:.0%} of unseen sums or more. Confirmed: in every seed {form} is learned from at most {FEWER:.0%} "
-        "of the samples that plain takes, of those tried, with as many steps or with twice as many, whichever takes fewer; "
+        "of the samples that plain takes, of those tried, in either of its two readings; "
         f"where plain is not learned at all, from at most {FEWER:.0%} of the most samples. Refuted: in no seed, though plain "
         "is learned in each. Inconclusive otherwise.",
         verdict,
@@ -304,7 +304,8 @@ def _ours(found: Found, ground: Ground) -> str:
         f"Decoders of {cell.layers} layers, width {cell.width} ({first['parameters']:,} parameters), one token a character, were "
         f"trained from scratch on {', '.join(f'{n:,}' for n in scale.samples)} different sums of up to {cell.digits} digits, "
         f"balanced in digits and carries and the same for all formats; up to {scale.steps:,} steps of {cell.step_tokens:,} "
-        f"tokens, plain on to {2 * scale.steps:,}; {ground.seeds} seeds. Rates, chosen by one rule on another seed: {rates}. "
+        f"tokens, plain and scratchpads on to {2 * scale.steps:,}; {ground.seeds} seeds. Rates, chosen by one rule on another "
+        f"seed: {rates}. "
         f"Each was asked {cell.tested:,} unseen sums of uniform numbers below {10**cell.digits:,}, and as many with a digit "
         "more, and wrote by itself, the likeliest token each time; a number counts if all of it is right, and chance is below "
         "0.1 %."

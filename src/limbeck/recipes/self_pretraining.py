@@ -46,7 +46,7 @@ class Scale:
 _CELL = Cell("", (), "no", 0, (), 0.0, 0)
 SCALES = {
     "smoke": Scale(4, 1, (1e-3,), 0, (20,), replace(_CELL, lists=60, labelled=60, held_out=20, tested=20, width=16)),
-    "small": Scale(800, 3, (1e-3, 3e-3), 200, (), _CELL),
+    "small": Scale(700, 3, (1e-3, 3e-3), 200, (), _CELL),
     "gpu": Scale(
         40_000, 6, (3e-4, 1e-3), 4000, (4800, 24_000),
         replace(
