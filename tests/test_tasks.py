@@ -241,6 +241,12 @@ def test_sums_are_balanced_by_digits_and_carries():
     assert chisquare(np.bincount(a, minlength=100)).pvalue > RARE
 
 
+def test_sums_of_one_digit_are_balanced_by_carries():
+    a, b = Arithmetic(digits=1).sums(np.random.default_rng(0), 2000)
+    assert max(a.max(), b.max()) == 9
+    assert chisquare(np.bincount(arithmetic.carries(a, b), minlength=2)).pvalue > RARE
+
+
 # ListOps
 
 

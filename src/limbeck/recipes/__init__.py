@@ -17,6 +17,8 @@ RECIPES = {
     "zoology": "limbeck.recipes.zoology",
     "s4d": "limbeck.recipes.s4d",
     "based": "limbeck.recipes.based",
+    "arithmetic": "limbeck.recipes.arithmetic",
+    "self-pretraining": "limbeck.recipes.self_pretraining",
 }
 
 

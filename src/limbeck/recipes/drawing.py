@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -137,6 +138,28 @@ def draw_recall_map(cells: Mapping[str, Mapping[tuple[int, int], float]], file: 
             )
         axes.set_yticks(range(len(cells)), list(cells))
         axes.set_xticks(range(len(sizes)), [f"width {width}\nlength {length}" for width, length in sizes])
+
+
+@dataclass(frozen=True)
+class Line:
+    """Shares at places of an axis, those of all seeds at each."""
+
+    places: Sequence[float]
+    values: Sequence[Sequence[float]]
+    dashed: bool = False
+
+
+def draw_by_samples(lines: Mapping[str, Line], axis: str, file: Path) -> None:
+    """Accuracy by what was learned from, a line through the means of the seeds, and a point for each."""
+    with _drawn(file) as axes:
+        for number, (name, line) in enumerate(lines.items()):
+            color = _COLORS[number % len(_COLORS)]
+            means = [sum(found) / len(found) for found in line.values]
+            axes.plot(line.places, means, color=color, linestyle="--" if line.dashed else "-", label=name)
+            points = [(place, value) for place, found in zip(line.places, line.values, strict=True) for value in found]
+            axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=3, linestyle="none")
+        axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel=axis, ylabel="answered right")
+        axes.legend(fontsize=7)
 
 
 @contextmanager

@@ -184,4 +184,4 @@ def _digit_sum(x: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
 def _lengths(generator: np.random.Generator, n: int, digits: int) -> Int64[np.ndarray, " n"]:
     """Digits of numbers that are uniform below 10^digits."""
     numbers = generator.integers(10**digits, size=n)
-    return 1 + sum((numbers >= 10**power).astype(np.int64) for power in range(1, digits))
+    return sum(((numbers >= 10**power).astype(np.int64) for power in range(1, digits)), np.ones(n, dtype=np.int64))
