@@ -15,6 +15,7 @@ RECIPES = {
     "taid-gap": "limbeck.recipes.taid_gap",
     "minima": "limbeck.recipes.minima",
     "zoology": "limbeck.recipes.zoology",
+    "reversal": "limbeck.recipes.reversal",
 }
 
 
