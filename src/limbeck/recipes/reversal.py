@@ -93,7 +93,9 @@ def run(ground: Ground) -> Outcome:
         chance=chance,
         file=(file := ground.out / "reversal.png"),
     )
-    said = "MRR among all things by kind, 95 % intervals over facts and seeds; dotted: a guess among the things left open."
+    said = (
+        "MRR among all things by kind, 95 % intervals over facts and seeds; dotted: a guess among the things left open."
+    )
     figures: dict[Path, str] = {file: said}
     return Outcome(_ours(found, ground), judged, _numbers(found), figures, found.cpu_seconds)
 
@@ -293,8 +295,8 @@ RECIPE = Recipe(
     title="Facts reversed",
     paper="Is the Reversal Curse a Binding Problem?, arXiv 2504.01928",
     claim="Transformers learn to invert relations where each thing is one token, and fail where things have names of several "
-    "tokens. Predicting the vector of the answer from vectors that are made inside each name brings some of it back, and a memory "
-    "with one slot for each name more.",
+    "tokens. Predicting the vector of the answer from vectors that are made inside each name brings some of it back, and a "
+    "memory with one slot for each name more.",
     differences=(
         "The paper has 50,000 things told both ways, 6 relations, a width of 768 and up to 3 million steps of 1,024 facts; scale "
         "small has 600 things, 2 relations, a width of 32 and 2,000 steps of 256, scale gpu 10,000 things, 6 relations, 256 and "
