@@ -490,7 +490,9 @@ def predict(
 
 @app.command()
 def reproduce(
-    recipe: Annotated[str, Argument(help="capacity-gap, distillation-law, pass-until, taid-gap, minima, zoology or reversal.")],
+    recipe: Annotated[
+        str, Argument(help="capacity-gap, distillation-law, pass-until, taid-gap, minima, zoology or reversal.")
+    ],
     scale: Annotated[str | None, Option(help="smoke (a minute), small (two cores) or gpu (default small).")] = None,
     data: Annotated[str | None, Option(help="Text to use instead of the recipe's own.")] = None,
     points: Annotated[
