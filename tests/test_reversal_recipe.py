@@ -227,6 +227,12 @@ def test_the_smoke_scale_runs_and_continues(tmp_path):
 # Judging
 
 
+def test_settings_are_chosen_among_those_that_learn_what_they_are_told():
+    fast, slow, other = (1e-2, 2.0), (3e-3, 0.1), (1e-3, 0.1)
+    assert reversal.chosen({fast: (0.5, 0.4), slow: (0.95, 0.1), other: (0.99, 0.2)}) == other
+    assert reversal.chosen({fast: (0.5, 0.4), slow: (0.8, 0.1)}) == slow
+
+
 def ranks(value, *, spread=0.0, seeds=3, n=300):
     """Reciprocal ranks, 1 or 0.02, in the mean about the value; seeds apart by the spread."""
     generator = np.random.default_rng(0)
