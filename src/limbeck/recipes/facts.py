@@ -175,7 +175,7 @@ class Predicting(Learner):
         self.relations = _embedding(2 * world.relations, cell.width)
         self.semantic = LimbeckModel(_config(cell, 1, layers=1))
         # The prediction is divided by its root mean square, the vectors that it is compared with by nothing.
-        self.semantic.norm = nn.RMSNorm(cell.width, elementwise_affine=False)
+        self.semantic.add_module("norm", nn.RMSNorm(cell.width, elementwise_affine=False))
 
     def loss(self, facts: Facts) -> Float[Tensor, ""]:
         """Softmax over the things of the batch, each once: one that comes twice would be a wrong answer beside the right."""
@@ -202,7 +202,7 @@ class NameLayer(nn.Module):
         super().__init__()
         self.register_buffer("spelling", torch.from_numpy(world.spelling))
         self.reader = LimbeckModel(_config(cell, 2 * world.names, layers=1))
-        self.reader.norm = nn.Identity()
+        self.reader.add_module("norm", nn.Identity())
         nn.init.normal_(self.reader.embed_tokens.weight, std=EMBEDDED)
 
     def forward(self, things: Int[Tensor, "n"]) -> Float[Tensor, "n D"]:
