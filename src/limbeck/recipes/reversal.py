@@ -32,8 +32,8 @@ TUNING = 10_000  # added to the seed of the world that rates are chosen in
 _SHOWN = {
     "concept": "a token a thing",
     "name": "names, tokens said",
-    "layers": "names, vectors made by a layer",
-    "table": "names, vectors of a table",
+    "layers": "names, vectors, by a layer",
+    "table": "names, vectors, by a table",
 }
 
 
@@ -315,8 +315,8 @@ RECIPE = Recipe(
         "15,000 of 1,024.",
         "Scale small is a setting in which one token a thing was seen to reverse, found in other worlds (seeds 77 and 10,077) "
         "before anything was judged: with 1 relation, or with embeddings that start with variance 1 / width beside an MLP, it "
-        "did not; 3 and 4 relations, a smaller rate, less weight decay and a larger width did less. So the claim is tried where it "
-        "may hold. The other kinds were seen there too, for fewer steps.",
+        "did not; 3 and 4 relations, a smaller rate, less weight decay and a larger width did less. So the claim is tried where "
+        "it may hold. The other kinds were seen there too, for fewer steps.",
         "The learning rate stays level and falls to 0 over the last fifth of the steps; the paper's stays.",
         "The chance level is a guess among the things that told facts leave open, not among all: with few things it matters.",
         "Equal ranks share their mean; in the paper they count as the better.",
