@@ -534,7 +534,11 @@ def predict(
 @app.command()
 def reproduce(
     recipe: Annotated[
-        str, Argument(help="capacity-gap, distillation-law, pass-until, taid-gap, minima, zoology, s4d or based.")
+        str,
+        Argument(
+            help="capacity-gap, distillation-law, pass-until, taid-gap, minima, zoology, s4d, based, arithmetic, "
+            "self-pretraining or reversal."
+        ),
     ],
     scale: Annotated[str | None, Option(help="smoke (a minute), small (two cores) or gpu (default small).")] = None,
     data: Annotated[str | None, Option(help="Text to use instead of the recipe's own.")] = None,

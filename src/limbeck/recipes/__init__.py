@@ -19,6 +19,7 @@ RECIPES = {
     "based": "limbeck.recipes.based",
     "arithmetic": "limbeck.recipes.arithmetic",
     "self-pretraining": "limbeck.recipes.self_pretraining",
+    "reversal": "limbeck.recipes.reversal",
 }
 
 

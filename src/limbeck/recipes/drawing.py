@@ -162,6 +162,27 @@ def draw_by_samples(lines: Mapping[str, Line], axis: str, file: Path) -> None:
         axes.legend(fontsize=7)
 
 
+def draw_reversals(ranks: Mapping[str, tuple[Interval, Interval]], *, chance: float, file: Path) -> None:
+    """Mean reciprocal ranks of facts as told and reversed, for each kind of model; ``chance`` is what luck gives reversed."""
+    with _drawn(file) as axes:
+        for number, label in enumerate(("as told", "reversed")):
+            found = [pair[number] for pair in ranks.values()]
+            axes.errorbar(
+                np.arange(len(found)) + 0.12 * (2 * number - 1),
+                [one.value for one in found],
+                yerr=[[one.value - one.low for one in found], [one.high - one.value for one in found]],
+                color=_COLORS[number],
+                marker="os"[number],
+                capsize=2,
+                linestyle="none",
+                label=label,
+            )
+        axes.axhline(chance, color="#94a3b8", linestyle=":")
+        axes.set(ylim=(-0.03, 1.03), ylabel="mean reciprocal rank")
+        axes.set_xticks(range(len(ranks)), [name.replace(", ", ",\n") for name in ranks])
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
 @contextmanager
 def _drawn(file: Path) -> Iterator[Axes]:
     """Axes to draw on; what is on them is then written."""
