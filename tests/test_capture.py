@@ -65,6 +65,7 @@ def command(here: Path, out: str, *more: str) -> list[str]:
     return [sys.executable, "-m", "limbeck", "capture", *map(str, (*flags, "--threads", 1, "--out", here / out, *more))]
 
 
+@pytest.mark.long
 def test_a_student_of_all_outcomes_is_the_one_of_the_live_teacher(here):
     """With room for the whole vocabulary answers are rounded and nothing else; so are student and readings."""
     vocab = load(here / "teacher").vocab

@@ -83,6 +83,7 @@ def test_a_finished_family_is_not_done_again(done, here):
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")} == before
 
 
+@pytest.mark.long
 def test_a_stopped_family_goes_on_to_the_same_bits(done, here, monkeypatch):
     """The second student stands behind the first after the stop, and catches up."""
     whole, _, _ = done
@@ -132,6 +133,7 @@ def test_students_of_a_family_share_the_teachers_passes(done):
     assert steps <= len(trained) < 1.5 * steps
 
 
+@pytest.mark.long
 def test_students_that_do_not_fit_together_are_trained_in_groups(done, here, monkeypatch, capsys):
     """The teacher is asked for each group; the students are the same."""
     out, _, _ = done
