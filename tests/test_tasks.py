@@ -1,4 +1,4 @@
-"""Synthetic tasks: what they draw follows the formulas, answers are those of a naive solver, and no row comes twice."""
+"""Synthetic tasks: what they draw follows the formulas, answers are those of a naive solver, uses share no rows."""
 
 import math
 from itertools import pairwise, permutations
@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 
 from limbeck.corpora.tasks import arithmetic, listops, task_of
 from limbeck.corpora.tasks.arithmetic import Arithmetic, Sum
-from limbeck.corpora.tasks.drawn import BLOCK, Drawn
+from limbeck.corpora.tasks.drawn import BLOCK, USES, Drawn
 from limbeck.corpora.tasks.induction import Induction
 from limbeck.corpora.tasks.listops import ListOps
 from limbeck.corpora.tasks.mqar import MQAR
@@ -82,8 +82,11 @@ def test_rows_hang_on_seed_and_number_alone(task):
     assert whole.tokens.shape == (2 * BLOCK, task.length)
 
 
-def test_no_row_of_recall_comes_twice():
-    rows = Drawn(MQAR(), seed=0).take(4 * BLOCK).tokens
+def test_neither_blocks_nor_seeds_nor_uses_share_a_row_of_recall():
+    drawn = [
+        Drawn(MQAR(), seed=seed, use=use).take(3 * BLOCK).tokens for seed in (0, 1, 2**32, 2**32 + 1) for use in USES
+    ]
+    rows = torch.cat(drawn)
     assert len(torch.unique(rows, dim=0)) == len(rows)
 
 

@@ -64,10 +64,25 @@ def test_another_rate_that_helps_counts_against_the_claim():
     assert "other rates, one seed: H3 60.0 %" in zoology.judge_gated(arms, {"H3": [0.6]}, controls, 8).seen
 
 
-def test_test_rows_are_never_trained_on():
-    seeds = {recall._TEST_SEED, recall._STOP_SEED}
-    assert len(seeds) == 2
-    assert min(seeds) >= 2**32  # --seed is less
+def test_test_rows_are_never_trained_on(monkeypatch):
+    """Rows that three trainings draw, of seeds that words of 32 bits could take for one another, beside those asked about."""
+    taken = {}
+
+    class Noted(Drawn):
+        def take(self, rows):
+            batch = super().take(rows)
+            taken.setdefault((self.seed, self.use), set()).update(map(tuple, batch.tokens.tolist()))
+            return batch
+
+    monkeypatch.setattr(recall, "Drawn", Noted)
+    cell = replace(CELL, vocab=512, pairs=(2,), steps=3, rows=1100, tested=1000)  # beyond the first block
+    for seed in (0, 2**32 - 1, 2**32, 2**32 + 1):
+        train(replace(cell, seed=seed))
+    kinds = [
+        set().union(*(rows for (_, use), rows in taken.items() if use == kind)) for kind in ("train", "stop", "test")
+    ]
+    assert [len(rows) for rows in kinds] == [4 * 3300, 500, 1000]
+    assert len(set().union(*kinds)) == 4 * 3300 + 1500
 
 
 # The whole

@@ -32,7 +32,6 @@ RESULT = "result.json"
 WARMUP, DECAY, CLIP = 0.1, 0.1, 1.0  # share of the steps; weight decay; norm of the gradient
 SOLVED = 0.995  # of the rows that end a training: a little more than what a claim asks
 LOOK = 125  # steps between two looks at them
-_TEST_SEED, _STOP_SEED = 2**32, 2**32 + 1  # no training may have these
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def train(cell: Cell, *, device: str = "cpu") -> dict[str, Any]:
     model = new_decoder(cell).to(device).train()
     optimizer = optimizer_of(model)
     corpora = [Drawn(cell.task(pairs), seed=cell.seed) for pairs in cell.pairs]
-    stop = Drawn(cell.task(max(cell.pairs)), seed=_STOP_SEED).take(cell.tested // 2).to(device)
+    stop = Drawn(cell.task(max(cell.pairs)), use="stop").take(cell.tested // 2).to(device)
     curve: list[dict[str, float]] = []
     failed, step = False, 0
     for step in range(1, cell.steps + 1):
@@ -217,7 +216,7 @@ def share(right: Bool[np.ndarray, " n"]) -> dict[str, float]:
 def _tested(model: LimbeckForCausalLM, cell: Cell, pairs: int, device: str) -> dict[str, Any]:
     """Accuracy with so many pairs; near are questions no further from their key than the median one."""
     task = cell.task(pairs)
-    batch = Drawn(task, seed=_TEST_SEED).take(cell.tested).to(device)
+    batch = Drawn(task, use="test").take(cell.tested).to(device)
     right, nats = answers(model, batch)
     distance = task.distance(batch)[batch.weight > 0].cpu().numpy()
     near = distance <= np.median(distance)
