@@ -1,4 +1,4 @@
-"""Small decoders trained on multi-query associative recall: one cell of a grid each, done when its result is there.
+"""Small decoders trained on multi-query associative recall: one cell of a grid each (`trainings.Trainings` keeps them).
 
 Rows are fresh at every step, and the number of pairs goes round through a few, since many pairs alone are hardly learned from
 scratch. Only the hidden states at questions go through the head. Training ends early once held-out rows are answered; those
@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,12 @@ from torch.nn import functional as F
 
 from limbeck.corpora.tasks.drawn import Drawn
 from limbeck.corpora.tasks.mqar import MQAR
-from limbeck.disk import locked, read_json, write_json
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
 from limbeck.models.mixers.mixer import Mixer
 from limbeck.probes.interval import wilson
 from limbeck.run.optim import learning_rate
 from limbeck.types import Batch
 
-RESULT = "result.json"
 WARMUP, DECAY, CLIP = 0.1, 0.1, 1.0  # share of the steps; weight decay; norm of the gradient
 SOLVED = 0.995  # of the rows that end a training: a little more than what a claim asks
 LOOK = 125  # steps between two looks at them
@@ -59,49 +56,7 @@ class Cell:
         return MQAR(vocab=self.vocab, length=self.length, pairs=pairs)
 
 
-@dataclass(frozen=True)
-class Training:
-    """A cell as a piece of work in a folder."""
-
-    out: Path
-    cell: Cell
-    device: str
-    kind: str = "cell"
-
-    @property
-    def name(self) -> str:
-        """Of the cell."""
-        return self.cell.name
-
-    @property
-    def folder(self) -> Path:
-        """Where its result is."""
-        return self.out / "cells" / self.name
-
-    @property
-    def done(self) -> bool:
-        """Whether it has one."""
-        return (self.folder / RESULT).is_file()
-
-    @property
-    def ready(self) -> bool:
-        """It waits for nothing."""
-        return True
-
-    def result(self) -> dict[str, Any]:
-        """What came out."""
-        found: dict[str, Any] = read_json(self.folder / RESULT)
-        return found
-
-
-def do(training: Training) -> None:
-    """Trains a cell, unless that is done."""
-    with locked(training.folder):
-        if not training.done:
-            write_json(training.folder / RESULT, train(training.cell, device=training.device))
-
-
-def train(cell: Cell, *, device: str = "cpu") -> dict[str, Any]:
+def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
     """Trains a model from scratch on fresh rows; gives its accuracy on others by pairs and distance, and what it took.
 
     A loss that is no number ends it: ``failed`` says so, and accuracy is that of the weights before.

@@ -52,7 +52,7 @@ def stream(seed: int, number: int = 0, *, use: str = "train") -> np.random.Gener
 
 
 class Drawn:
-    """The rows of a task, each a document of its own whose number is the row's. Rows of different ``use`` are never the same draw.
+    """The rows of a task, each a document of its own whose number is the row's. No two uses share a draw.
 
     Raises BadTask for a task of text, whose rows a tokenizer has to spell (`spelled.Spelled`), and for an unknown use.
     """
