@@ -32,8 +32,8 @@ _SMOKE = "this scale only checks that everything runs; "
 def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
     """Runs a recipe; gives ``{"out", "recipe", "scale", "judged", "ours", "numbers", "seconds", "cpu_seconds"}``.
 
-    Raises BadSetting for a name that no recipe has or a device that is not here, BadPoints for points that cannot be read, and what the recipe's jobs
-    raise.
+    Raises BadSetting for a name that no recipe has or a device that is not here, BadPoints for points that cannot be read, and
+    what the recipe's jobs raise.
     """
     chosen = recipe(settings.recipe)
     _check(settings, chosen)

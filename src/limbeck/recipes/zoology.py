@@ -272,7 +272,8 @@ def inside_and_beyond(results: Results, pairs: int) -> tuple[Interval, Interval]
     The last token of the window sees the value that many tokens back, beside which the convolution put the key.
     """
     rows = len(at(results[0], pairs)["right_of_row"])
-    inside, beyond = [], []
+    inside: list[np.ndarray] = []
+    beyond: list[np.ndarray] = []
     for result in results:
         counts = np.array([[int(d) <= WINDOW, right, n] for d, (right, n) in at(result, pairs)["by_distance"].items()])
         for side, found in ((1, inside), (0, beyond)):
