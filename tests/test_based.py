@@ -118,6 +118,9 @@ def test_a_page_says_claims_criteria_and_cost(twice):
     assert "**Cost.** " in page
     assert {path.name for path in out.glob("*.png")} == {"recall-1.png", "recall-2.png"}
     assert all(one["verdict"] == "inconclusive" and "n = " in one["seen"] for one in first["judged"])
+    assert (
+        page.count("With fewer than 3 seeds: inconclusive.") == len(first["judged"]) - 1
+    )  # what is timed has no seeds
 
 
 def test_a_lost_training_alone_is_done_again(twice):

@@ -121,6 +121,8 @@ def test_a_recipe_runs_its_own_pilot_with_what_both_laws_need(done):
         ("capacity-gap", {"points": "nowhere"}, BadPoints, "nowhere: no such table; --points takes a pilot's folder"),
         ("distillation-law", {"points": "."}, BadPoints, r"expected points\.parquet or points\.json in it"),
         ("capacity-gap", {"scale": "gpu", "device": "cpu"}, BadSetting, "--scale gpu needs a CUDA device"),
+        ("zoology", {"device": "foo"}, BadSetting, "--device foo: .* Use auto, cpu, cuda or cuda:1"),
+        ("zoology", {"device": "mps"}, BadSetting, "--device mps: limbeck runs on a CPU or on CUDA"),
     ],
 )
 def test_bad_input_is_told_and_takes_no_folder(recipe, keys, error, said, tmp_path, monkeypatch):

@@ -108,6 +108,7 @@ def test_a_page_says_claims_criteria_and_cost(twice):
     assert "**Cost.** " in page
     assert (out / "delays.png").stat().st_size > 0
     assert all(one["verdict"] == "inconclusive" and "n = " in one["seen"] for one in first["judged"])
+    assert page.count("With fewer than 3 seeds: inconclusive.") == len(first["judged"])
 
 
 def test_a_lost_training_alone_is_done_again(twice):

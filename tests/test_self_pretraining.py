@@ -146,6 +146,7 @@ def test_a_page_says_claims_and_criteria(twice):
     assert all(one["verdict"] == "inconclusive" for one in twice[0]["judged"])
     assert (twice[3] / "steps.png").stat().st_size > 0
     assert (twice[3] / "labels.png").stat().st_size > 0
+    assert page.count("With fewer than 3 seeds: inconclusive.") == len(twice[0]["judged"])
 
 
 def test_a_lost_cell_alone_is_trained_again(twice):

@@ -117,7 +117,7 @@ def follower(window=10**6):
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     monkeypatch.setattr(recall_probe, "ROWS", 20)
-    monkeypatch.setattr(recall_probe, "PAIRS", (1, 2, 8))
+    monkeypatch.setattr(recall_probe, "PAIRS", (2, 8))
     monkeypatch.setattr("limbeck.probes.sums.SUMS", 12)
     monkeypatch.setattr("limbeck.probes.listops.EXPRESSIONS", 15)
 
@@ -128,7 +128,8 @@ def few(monkeypatch):
 def test_a_model_that_looks_back_recalls_everything():
     found = by_name(mqar(follower()))
     assert found["recall_control"] == found["recall_2_pairs"] == found["recall_8_far"] == found["recall_8_guess"] == 1
-    assert (found["recall_2_chance"], found["recall_8_chance"]) == (1 / 2, 1 / 8)
+    assert (found["recall_control_chance"], found["recall_2_chance"]) == (1 / 2, 3 / 4)
+    assert found["recall_8_chance"] == pytest.approx(sum(1 / k for k in range(1, 9)) / 8)
 
 
 def test_a_model_with_a_window_recalls_only_what_is_near():
@@ -141,7 +142,28 @@ def test_a_model_with_a_window_recalls_only_what_is_near():
 def test_a_model_that_says_one_token_guesses():
     found = by_name(mqar(Scripted(lambda tokens: BYTES.eos_token_id)))
     assert found["recall_8_pairs"] == found["recall_control"] == 0
-    assert found["recall_8_guess"] == pytest.approx(1 / 8, abs=0.08)
+    assert found["recall_8_guess"] == pytest.approx(found["recall_8_chance"], abs=0.1)
+    assert found["recall_2_guess"] == pytest.approx(found["recall_2_chance"], abs=0.15)
+
+
+def test_a_model_that_rules_out_what_was_answered_and_guesses_reaches_chance():
+    generator = np.random.default_rng(0)
+
+    def says(tokens):
+        once = [token for token in dict.fromkeys(tokens) if tokens.count(token) == 1]  # keys and values not read again
+        return int(generator.choice(once)) if once else BYTES.eos_token_id
+
+    found = by_name(mqar(Scripted(says)))
+    assert found["recall_8_pairs"] <= found["recall_8_chance"] + 0.1
+    assert found["recall_8_guess"] == pytest.approx(found["recall_8_chance"], abs=0.12)
+
+
+def test_repeating_the_token_that_was_read_once_does_not_pass_the_control():
+    def says(tokens):
+        once = [token for token in tokens if tokens.count(token) == 1 and token != BYTES.bos_token_id]
+        return once[-1] if once else BYTES.eos_token_id
+
+    assert by_name(mqar(Scripted(says)))["recall_control"] < 0.8
 
 
 def test_recall_stops_where_the_context_does():
@@ -207,6 +229,32 @@ def test_a_model_of_one_direction_is_at_chance_in_the_other():
     assert found["reversal_backward_hits"] <= 2 / len(facts)
     assert found["reversal_backward_mrr"] < 3 * found["reversal_backward_mrr_chance"]
     assert found["reversal_forward_hits_chance"] == pytest.approx(1 / len(facts))
+
+
+def shared():
+    """Countries of two continents: forward many have one answer, backward each of two prompts has several."""
+    facts = {"France": "Europe", "Spain": "Europe", "Norway": "Europe", "Kenya": "Africa"}
+    return [Fact(a, b, f"{a} is in", f"A country of {b} is") for a, b in facts.items()]
+
+
+def test_any_fact_of_a_prompt_is_right_and_the_commonest_answer_is_told():
+    always = by_name(reversal(Scripted(lambda tokens: _next(tokens, " Europe", " Spain")), shared()))
+    assert always["reversal_forward_hits"] == always["reversal_forward_hits_commonest"] == 3 / 4
+    assert always["reversal_forward_hits_chance"] == 1 / 2
+    assert always["reversal_backward_hits"] == always["reversal_backward_hits_commonest"] == 1 / 2  # Europe, asked once
+    assert always["reversal_backward_hits_chance"] == pytest.approx((3 / 4 + 1 / 4) / 2)
+    by_hand = (sum(1 / r for r in range(1, 5)) / 4 + (3 * 1 + 1 / 2) / 4) / 2  # one of four right, and three of four
+    assert always["reversal_backward_mrr_chance"] == pytest.approx(by_hand)
+
+
+def _next(tokens, *answers):
+    """A byte of whichever answer the text has begun behind its prompt."""
+    text = BYTES.decode(tokens, skip_special_tokens=True)
+    for answer in answers:
+        for done in range(len(answer) - 1, -1, -1):
+            if text.endswith((" is in" if answer == " Europe" else " is") + answer[:done]):
+                return BYTES(answer[done], add_special_tokens=False)["input_ids"][0]
+    return BYTES.eos_token_id
 
 
 def test_equal_candidates_share_their_ranks():
@@ -288,8 +336,16 @@ def json_of(fact):
         ({"probe": "mqar,pass-until"}, "pass-until alone"),
         (
             {"probe": "mqar", "task": "copy"},
-            "--task copy is read by --probe pass-until and --probe reversal alone, and this is mqar",
+            "--probe mqar would not look at --task .read by pass-until and reversal alone.: leave it out, or ask a probe that "
+            "reads it; pass-until is asked by itself",
         ),
+        (
+            {"probe": "mqar", "data": "x", "length": 64, "successes": 7, "lr": 0.1, "threads": 1},
+            "--probe mqar would not look at --data .read by likelihood and slices alone., --length .*, --lr .read by no probe., "
+            "--successes .read by pass-until alone.: leave it out",
+        ),
+        ({"seed": 1}, "--probe likelihood would not look at --seed .read by pass-until and mqar and reversal"),
+        ({"probe": "pass-until", "task": "copy", "data": "x"}, "--probe pass-until would not look at --data .read by"),
         (
             {"probe": "mqar,listops", "teacher": "builtin:stdlib"},
             "--teacher is read by --probe likelihood and --probe slices alone",

@@ -1,5 +1,6 @@
-"""Synthetic tasks: what they draw follows the formulas, answers are those of a naive solver, and no row comes twice."""
+"""Synthetic tasks: what they draw follows the formulas, answers are those of a naive solver, uses share no rows."""
 
+import doctest
 import math
 from itertools import pairwise, permutations
 
@@ -10,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from limbeck.corpora import tasks
 from limbeck.corpora.tasks import arithmetic, listops, task_of
 from limbeck.corpora.tasks.arithmetic import Arithmetic, Sum
-from limbeck.corpora.tasks.drawn import BLOCK, Drawn
+from limbeck.corpora.tasks.drawn import BLOCK, USES, Drawn
 from limbeck.corpora.tasks.induction import Induction
 from limbeck.corpora.tasks.listops import ListOps
 from limbeck.corpora.tasks.mqar import MQAR
@@ -82,8 +84,11 @@ def test_rows_hang_on_seed_and_number_alone(task):
     assert whole.tokens.shape == (2 * BLOCK, task.length)
 
 
-def test_no_row_of_recall_comes_twice():
-    rows = Drawn(MQAR(), seed=0).take(4 * BLOCK).tokens
+def test_neither_blocks_nor_seeds_nor_uses_share_a_row_of_recall():
+    drawn = [
+        Drawn(MQAR(), seed=seed, use=use).take(3 * BLOCK).tokens for seed in (0, 1, 2**32, 2**32 + 1) for use in USES
+    ]
+    rows = torch.cat(drawn)
     assert len(torch.unique(rows, dim=0)) == len(rows)
 
 
@@ -336,6 +341,13 @@ class Deaf:
         return 128
 
 
+class Trimming(Deaf):
+    """A tokenizer that loses the end of a line."""
+
+    def __call__(self, text, **_):
+        return {"input_ids": [ord(sign) for sign in text if sign != "\n"]}
+
+
 class Long:
     """A task whose questions are longer than a row."""
 
@@ -365,7 +377,15 @@ class Long:
         (lambda: MQAR(filler="zeros"), "unknown filler 'zeros'; did you mean 'zero'?"),
         (lambda: MQAR(variant="compositional", pairs=8), "pairs are 4, 9, 16, ...; got 8"),
         (lambda: MQAR(variant="forgetting", pairs=2, rebound=3), "expected 0 <= rebound <= pairs, got 3 of 2"),
-        (lambda: MQAR(pairs=0), "expected pairs >= 1 and power > 0, got 0"),
+        (lambda: MQAR(pairs=0), "expected pairs >= 1 and a finite power > 0, got 0"),
+        (lambda: task_of("mqar:power=inf"), "a finite power > 0, got 8 and inf"),
+        (lambda: task_of("mqar:power=nan"), "a finite power > 0, got 8 and nan"),
+        (lambda: task_of("reversal:level=name,shared=0"), "reversal: expected names shared by at least 1 thing, got 0"),
+        (
+            lambda: Drawn(task_of("arithmetic:form=reverse")),
+            r"a task that draws rows of tokens, got Arithmetic.*give Spelled\(task, tokenizer, length=...\)",
+        ),
+        (lambda: Drawn(MQAR(), use="tests"), "unknown use 'tests'; did you mean 'test'"),
         (lambda: Induction(variant="recal"), "unknown variant 'recal'; did you mean 'recall'?"),
         (lambda: Induction(variant="recall", length=30), "take an odd number of tokens, got 30: take 31"),
         (lambda: Induction(vocab=3), "expected vocab >= 4 and length >= 3"),
@@ -377,10 +397,16 @@ class Long:
         (lambda: Arithmetic(digits=13), "expected 1 to 12 digits, got 13"),
         (lambda: ListOps(depth=1), "expected depth >= 2"),
         (
-            lambda: ListOps(depth=2, items=2, shortest=9, longest=20).expressions(np.random.default_rng(0), 1),
-            "0 of 1 expr",
+            lambda: ListOps(depth=2, items=2, shortest=9, longest=20),
+            "no expression of depth 2 with up to 2 items has more",
+        ),
+        (lambda: ListOps(depth=3, items=2, shortest=7, longest=10), "more than 7 and fewer than 10 tokens: take other"),
+        (
+            lambda: ListOps(depth=10, items=2, shortest=800, longest=2000).expressions(np.random.default_rng(0), 1),
+            "0 of 1 expressions after 8,192 draws",
         ),
         (lambda: Spelled(Arithmetic(), Deaf(), length=24), "arithmetic: this tokenizer cannot spell the task"),
+        (lambda: Spelled(Arithmetic(), Trimming(), length=24), r"cannot spell the task: '.*\\n' comes back as '.*\d'"),
         (lambda: Spelled(Long(), tokenizer(), length=24).draw(np.random.default_rng(0), 1), "long: a question takes"),
         (lambda: task_of("mqr"), "unknown task 'mqr'; did you mean 'mqar'?"),
         (lambda: task_of("mqar:pair=3"), "unknown option 'pair'; did you mean 'pairs'?"),
@@ -389,9 +415,14 @@ class Long:
     ],
 )
 def test_mistakes_are_told(make, said, monkeypatch):
-    monkeypatch.setattr(listops, "_PATIENCE", 2)
+    monkeypatch.setattr(listops, "_HOPE", 2)
     with pytest.raises(BadTask, match=said):
         make()
+
+
+def test_the_example_runs():
+    found = doctest.testmod(tasks)
+    assert (found.attempted, found.failed) == (4, 0)
 
 
 def test_tasks_are_found_by_name_with_options():

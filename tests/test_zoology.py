@@ -1,7 +1,10 @@
 """The recipe zoology: its trainer learns, is exact, and continues; each verdict is reached from made-up numbers."""
 
+import json
 import math
+import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,11 +13,12 @@ from torch.nn import functional as F
 
 import limbeck
 from limbeck.corpora.tasks.drawn import Drawn
-from limbeck.errors import BadSetting
+from limbeck.errors import BadFolder, BadSetting
 from limbeck.probes.interval import Interval
-from limbeck.recipes import recall, recall_grid, zoology
+from limbeck.recipes import recall, trainings, zoology
 from limbeck.recipes.recall import Cell, asked, at, new_decoder, train
 from limbeck.recipes.recall_grid import ARMS, BASED, GATED, SCALES, Scale, Setting
+from limbeck.recipes.recipe import Judged, of_seeds
 
 CELL = Cell("tiny", ("conv", "attention:rope=false"), 16, 12, 16, (1, 2), 60, 1e-2, 0, rows=16, tested=40)
 
@@ -59,15 +63,32 @@ def test_a_loss_that_is_no_number_ends_a_training():
 
 def test_another_rate_that_helps_counts_against_the_claim():
     arms, controls = {"H3": rows(0.05)}, {"H3": GOOD}
-    assert zoology.judge_gated(arms, {"H3": [0.95]}, controls, 8).verdict == "refuted"
-    assert zoology.judge_gated(arms, {"H3": [0.6]}, controls, 8).verdict == "inconclusive"
-    assert "other rates, one seed: H3 60.0 %" in zoology.judge_gated(arms, {"H3": [0.6]}, controls, 8).seen
+    judge = partial(zoology.judge_gated, width=64, length=64)
+    assert judge(arms, {"H3": [0.95]}, controls, 8).verdict == "refuted"
+    assert judge(arms, {"H3": [0.6]}, controls, 8).verdict == "inconclusive"
+    assert "other rates, one seed: H3 60.0 %" in judge(arms, {"H3": [0.6]}, controls, 8).seen
+    assert "width, 64 on rows of 64 tokens" in judge(arms, {"H3": [0.6]}, controls, 8).claim
 
 
-def test_test_rows_are_never_trained_on():
-    seeds = {recall._TEST_SEED, recall._STOP_SEED}
-    assert len(seeds) == 2
-    assert min(seeds) >= 2**32  # --seed is less
+def test_test_rows_are_never_trained_on(monkeypatch):
+    """Rows that three trainings draw, of seeds that words of 32 bits could take for one another, beside those asked about."""
+    taken = {}
+
+    class Noted(Drawn):
+        def take(self, rows):
+            batch = super().take(rows)
+            taken.setdefault((self.seed, self.use), set()).update(map(tuple, batch.tokens.tolist()))
+            return batch
+
+    monkeypatch.setattr(recall, "Drawn", Noted)
+    cell = replace(CELL, vocab=512, pairs=(2,), steps=3, rows=1100, tested=1000)  # beyond the first block
+    for seed in (0, 2**32 - 1, 2**32, 2**32 + 1):
+        train(replace(cell, seed=seed))
+    kinds = [
+        set().union(*(rows for (_, use), rows in taken.items() if use == kind)) for kind in ("train", "stop", "test")
+    ]
+    assert [len(rows) for rows in kinds] == [4 * 3300, 500, 1000]
+    assert len(set().union(*kinds)) == 4 * 3300 + 1500
 
 
 # The whole
@@ -86,7 +107,7 @@ def twice(tmp_path_factory):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SCALES, "smoke", TINY)
-        patch.setattr(recall_grid, "run_here", lambda work, workers, said, does: [does(one) for one in work])
+        patch.setattr(trainings, "run_here", lambda work, workers, said, does: [does(one) for one in work])
         first = limbeck.reproduce("zoology", **keys)
         lost = keys["out"] / "trainings" / "cells" / "hyena-d16-l8-k2-seed1" / "result.json"
         lost.unlink()  # as if it had been killed there
@@ -98,7 +119,10 @@ def twice(tmp_path_factory):
 def test_a_page_says_claims_criteria_and_cost(twice):
     first, _, _, out = twice
     page = (out / "README.md").read_text()
-    assert page.count("Confirmed: ") == len(first["judged"]) == 6
+    assert (
+        page.count("Confirmed: ") == page.count("With fewer than 3 seeds: inconclusive.") == len(first["judged"]) == 6
+    )
+    assert page.count("Inconclusive also where all trainings of one of the kinds diverged.") == 6
     assert "**Cost.** " in page
     assert (out / "state.png").stat().st_size > 0
     assert (out / "map.png").stat().st_size > 0
@@ -111,10 +135,40 @@ def test_a_lost_cell_alone_is_trained_again(twice):
     assert [one["seen"] for one in again["judged"]] == [one["seen"] for one in first["judged"]]
 
 
+def test_a_result_of_another_definition_is_refused_before_anything_is_trained(twice, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    shutil.copytree(twice[3], out)
+    file = out / "trainings" / "cells" / "h3-d16-l8-k2-seed0" / "result.json"
+    said = json.loads(file.read_text())
+    lost = out / "trainings" / "cells" / "hyena-d16-l8-k2-seed1" / "result.json"
+    monkeypatch.setitem(SCALES, "smoke", TINY)
+    for kept in (said | {"cell": said["cell"] | {"rows": 5}}, said["result"]):  # another, and one that does not say
+        lost.unlink(missing_ok=True)
+        file.write_text(json.dumps(kept))
+        with pytest.raises(
+            BadFolder, match=r"h3-d16-l8-k2-seed0: expected the training .* another version: remove the"
+        ):
+            limbeck.reproduce("zoology", scale="smoke", out=out, seeds=2, workers=1, device="cpu")
+        assert not lost.exists()
+
+
+def test_rows_whose_questions_are_all_as_far_are_near():
+    said = at(train(replace(CELL, length=4, pairs=(1,), steps=2)), 1)
+    assert (said["near"]["n"], said["far"]["n"]) == (40, 0)
+    assert (said["far"]["low"], said["far"]["high"]) == (0, 1)
+
+
 def test_numbers_have_every_arm_and_seed(twice):
     numbers = twice[0]["numbers"]
     assert set(numbers["arms"]) == set(numbers["rates"]) == set(ARMS)
     assert all(len(rows) == 2 for rows in numbers["arms"].values())
+    cells = [
+        *numbers["arms"].values(),
+        [*numbers["control"].values()],
+        *numbers["other_rates"].values(),
+        numbers["map"],
+    ]
+    assert not any(cell["failed"] for rows in cells for cell in rows)
     assert set(numbers["control"]) == set(GATED)
     assert {(row["width"], row["length"]) for row in numbers["map"]} == {(16, 8), (24, 8)}
 
@@ -171,7 +225,12 @@ GOOD, BAD = Interval(0.98, 0.96, 0.99, 500), Interval(0.6, 0.55, 0.65, 500)
 )
 def test_gated_convolutions_are_judged_beside_their_control(best, control, verdict):
     found = zoology.judge_gated(
-        {"BaseConv": best, "H3": rows(0.05)}, {"BaseConv": [0.12], "H3": []}, {"BaseConv": control, "H3": GOOD}, 8
+        {"BaseConv": best, "H3": rows(0.05)},
+        {"BaseConv": [0.12], "H3": []},
+        {"BaseConv": control, "H3": GOOD},
+        8,
+        width=64,
+        length=64,
     )
     assert found.verdict == verdict
     assert "control: BaseConv" in found.seen
@@ -185,6 +244,8 @@ def test_gated_convolutions_are_judged_beside_their_control(best, control, verdi
         ((0.05, 0.6, 0.8, 0.99), "inconclusive"),  # below the convolutions
         ((0.9, 0.8, 0.7, 0.6), "refuted"),
         ((0.1, 0.15, 0.2, 0.25), "refuted"),
+        ((1.0, 1.0, 1.0, 1.0), "inconclusive"),  # all solve it
+        ((1.0, 0.99, 0.99, 0.98), "inconclusive"),
     ],
 )
 def test_linear_attention_is_judged_by_its_state(shares, verdict):
@@ -193,13 +254,64 @@ def test_linear_attention_is_judged_by_its_state(shares, verdict):
     assert all(arm in found.seen for arm in BASED)
 
 
+def windowed(inside, beyond):
+    """Results with questions inside a window and beyond, for each seed the shares of both that are right; 4 of each in a row."""
+    return [
+        {
+            "by_pairs": {
+                "8": {"right_of_row": [0] * 1000, "by_distance": {16: [a * 4000, 4000], 18: [b * 4000, 4000]}},
+            }
+        }
+        for a, b in zip(inside, beyond, strict=True)
+    ]
+
+
 @pytest.mark.parametrize(
     ("inside", "beyond", "verdict"),
-    [(1.0, 0.1, "confirmed"), (0.9, 0.1, "inconclusive"), (0.3, 0.1, "refuted"), (1.0, 0.7, "refuted")],
+    [
+        ((1.0, 1.0, 1.0), (0.1, 0.1, 0.1), "confirmed"),
+        ((1.0, 1.0, 1.0), (0.16, 0.16, 0.16), "inconclusive"),  # rows
+        ((1.0, 1.0, 1.0), (0.1, 0.05, 0.17), "inconclusive"),  # seeds
+        ((0.991, 0.991, 0.991), (0.1, 0.1, 0.1), "inconclusive"),
+        ((0.9, 0.9, 0.9), (0.1, 0.1, 0.1), "inconclusive"),
+        ((0.3, 0.3, 0.3), (0.1, 0.1, 0.1), "refuted"),
+        ((1.0, 0.1, 0.1), (0.1, 0.1, 0.1), "inconclusive"),
+        ((1.0, 1.0, 1.0), (0.7, 0.7, 0.7), "refuted"),
+    ],
 )
-def test_a_window_is_judged_inside_and_beyond(inside, beyond, verdict):
-    intervals = (Interval(value, max(0, value - 0.02), min(1, value + 0.02), 500) for value in (inside, beyond))
-    assert zoology.judge_window(*intervals, 8).verdict == verdict
+def test_a_window_is_judged_inside_and_beyond_over_rows_and_seeds(inside, beyond, verdict):
+    found = zoology.inside_and_beyond(windowed(inside, beyond), 8)
+    assert [one.value for one in found] == pytest.approx([np.mean(inside), np.mean(beyond)])
+    judged = zoology.judge_window(*found, 8, seeds=3)
+    assert judged.verdict == verdict
+    assert "n = 1,000 rows, 3 seeds" in judged.seen
+
+
+def test_where_nothing_is_asked_inside_nothing_is_known():
+    results = [{"by_pairs": {"1": {"right_of_row": [1], "by_distance": {20: [1, 1]}}}}]
+    inside, beyond = zoology.inside_and_beyond(results, 1)
+    assert (inside.low, inside.high, inside.n) == (0, 1, 0)
+    assert zoology.judge_window(inside, beyond, 1, seeds=1).verdict == "inconclusive"
+
+
+def test_an_arm_of_which_every_training_diverged_says_nothing():
+    judged = Judged("", "By the rule.", "confirmed", "seen.")
+    some = zoology.with_failures(judged, {"H3": [{"failed": True}, {"failed": False}], "Hyena": [{"failed": False}]})
+    assert some.verdict == "confirmed"
+    assert some.seen == "seen. Diverged, and judged by the weights before that: H3 1 of 2."
+    every = zoology.with_failures(judged, {"H3": [{"failed": True}] * 2, "Hyena": [{"failed": False}]})
+    assert every.verdict == "inconclusive"
+    assert "H3 2 of 2" in every.seen
+    assert every.criterion.endswith("Inconclusive also where all trainings of one of the kinds diverged.")
+    assert zoology.with_failures(judged, {"H3": [{"failed": False}]}).seen == "seen."
+
+
+@pytest.mark.parametrize(("seeds", "verdict"), [(1, "inconclusive"), (2, "inconclusive"), (3, "confirmed")])
+def test_fewer_than_three_seeds_decide_nothing(seeds, verdict):
+    judged = of_seeds(Judged("", "By the rule.", "confirmed", "seen."), seeds)
+    assert judged.verdict == verdict
+    assert judged.criterion == "By the rule. With fewer than 3 seeds: inconclusive."
+    assert judged.seen.startswith("seen." if seeds == 3 else f"{seeds} of the 3 seeds that decide; seen.")
 
 
 @pytest.mark.parametrize(

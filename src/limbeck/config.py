@@ -311,6 +311,17 @@ def _successes(value: Any) -> Any:
 PROBES = ("likelihood", "slices", "pass-until", "mqar", "reversal", "arithmetic", "listops")
 
 
+_BY_ALL_PROBES = ("device", "dtype", "threads", "json_")
+_BY_PROBES: Mapping[str, tuple[str, ...]] = {
+    "data": ("likelihood", "slices"),
+    "length": ("likelihood", "slices"),
+    "seed": ("pass-until", "mqar", "reversal", "arithmetic", "listops"),
+    "task": ("pass-until", "reversal"),
+    "successes": ("pass-until",),
+    "max_samples": ("pass-until",),
+}
+
+
 def _probes(value: Any) -> Any:
     """One probe, or several; pass-until, which has results of its own, only alone."""
     names = _names(value)
@@ -332,6 +343,20 @@ class ProbeSettings(Settings):
     task: str | None = None
     successes: Annotated[int, BeforeValidator(_successes)] = 4
     max_samples: Count = 100_000
+
+    def require_read(self) -> None:
+        """Raises BadSetting where one was given that none of these probes reads: it would change nothing."""
+        unread = []
+        for key in sorted(self.model_fields_set - {*_BY_ALL_PROBES, "probe"}):
+            readers = _BY_PROBES.get(key, ())
+            if not set(readers) & set(self.probe):
+                said = f"read by {' and '.join(readers)} alone" if readers else "read by no probe"
+                unread.append(f"--{key.rstrip('_').replace('_', '-')} ({said})")
+        if unread:
+            raise BadSetting(
+                f"--probe {','.join(self.probe)} would not look at {', '.join(unread)}: leave it out, or ask a probe that "
+                "reads it; pass-until is asked by itself"
+            )
 
 
 class PredictSettings(BaseModel):

@@ -43,6 +43,7 @@ class Result:
 
 def pass_until(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path | None) -> dict[str, Any]:
     """Counts passes of a task; gives ``{"model", "task", "parameters", "file", "readings"}``, ``file`` None without ``out``."""
+    settings.require_read()
     if teacher is not None:
         raise BadSetting("--teacher is read by --probe likelihood alone: probe the teacher itself, and compare")
     if settings.task is None:

@@ -76,12 +76,8 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
 
 
 def _check(settings: ProbeSettings, teacher: str | None) -> None:
+    settings.require_read()
     probes = ",".join(settings.probe)
-    if settings.task is not None and "reversal" not in settings.probe:
-        raise BadSetting(
-            f"--task {settings.task} is read by --probe pass-until and --probe reversal alone, and this is {probes}: add one of "
-            "them, or leave --task out"
-        )
     if teacher is not None and not any(name in _OF_TEXT for name in settings.probe):
         raise BadSetting(
             f"--teacher is read by --probe {' and --probe '.join(_OF_TEXT)} alone, and this is {probes}: probe the teacher itself"

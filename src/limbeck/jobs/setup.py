@@ -11,7 +11,7 @@ import torch
 from limbeck.config import Settings
 from limbeck.errors import BadSetting, Mismatch
 from limbeck.run.log import console
-from limbeck.run.world import World, join
+from limbeck.run.world import World, join, named
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ def machine(settings: Settings) -> Machine:
     if settings.threads:
         torch.set_num_threads(settings.threads)
         os.environ.setdefault("RAYON_NUM_THREADS", str(settings.threads))  # the tokenizer's, which have not begun
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        raise BadSetting(f"--device {settings.device}: torch sees no CUDA device here; use --device cpu")
+    require_device(settings.device)
     torch.set_flush_denormal(True)  # vanishing gradients make a CPU 3 to 13 times slower otherwise
     try:
         world = join(settings.device)
@@ -49,6 +48,16 @@ def machine(settings: Settings) -> Machine:
     if settings.dtype == "auto" and world.device.type == "cuda":
         wanted = torch.cuda.is_bf16_supported(including_emulation=False)
     return Machine(world, bf16=wanted)
+
+
+def require_device(device: str) -> None:
+    """Raises BadSetting for a device that torch does not know, or does not see here."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise BadSetting(f"--device {device}: torch sees no CUDA device here; use --device cpu")
+    try:
+        named(device)
+    except RuntimeError as error:
+        raise BadSetting(f"--device {device}: {error}. Use auto, cpu, cuda or cuda:1.") from error
 
 
 def _advise_threads(settings: Settings) -> None:

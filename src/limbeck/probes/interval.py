@@ -55,7 +55,12 @@ class Interval:
 
 
 def wilson(right: int, n: int) -> Interval:
-    """The share of ``right`` among ``n`` independent trials (Wilson 1927): bounds inside 0 and 1 also where all, or none, are."""
+    """The share of ``right`` among ``n`` independent trials (Wilson 1927): bounds inside 0 and 1 also where all, or none, are.
+
+    Without trials the share is NaN, and somewhere between 0 and 1.
+    """
+    if n == 0:
+        return Interval(math.nan, 0.0, 1.0, 0)
     share, spread = right / n, _Z**2 / n
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)

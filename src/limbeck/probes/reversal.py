@@ -1,19 +1,21 @@
 """Facts asked both ways: what a model says of Paris when asked of France, and of France when asked of Paris.
 
 The candidates of a question are what is asked for in all facts, ranked by their likelihood as answers; equal ones share their
-ranks. A model that ranks one way well and the other at chance has learned the facts in one direction (arXiv
-2309.12288, 2504.01928).
+ranks. A prompt that several facts share is asked once, and each of their answers is right: the best of them is ranked, without
+the others. A model that ranks one way well and the other at chance has learned the facts in one direction (arXiv 2309.12288,
+2504.01928).
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from limbeck.errors import BadTask
 from limbeck.models.load import LanguageModel
@@ -64,25 +66,26 @@ def read_facts(path: str | Path) -> list[Fact]:
 
 
 def reversal(model: LanguageModel, facts: Sequence[Fact], *, seed: int = 0) -> list[Reading]:
-    """Hits@1 and the mean reciprocal rank both ways, with what a random order would reach."""
+    """Hits@1 and the mean reciprocal rank both ways, with what a random order and the commonest answer alone would reach."""
     readings = []
-    for way, prompts, answers in (
-        ("forward", [fact.forward for fact in facts], [fact.object for fact in facts]),
-        ("backward", [fact.backward for fact in facts], [fact.subject for fact in facts]),
+    for way, told in (
+        ("forward", [(fact.forward, fact.object) for fact in facts]),
+        ("backward", [(fact.backward, fact.subject) for fact in facts]),
     ):
-        candidates = list(dict.fromkeys(answers))
+        prompts, candidates = (list(dict.fromkeys(texts)) for texts in zip(*told, strict=True))
+        right = np.zeros((len(prompts), len(candidates)), dtype=bool)
+        for prompt, answer in told:
+            right[prompts.index(prompt), candidates.index(answer)] = True
         pairs = [(prompt, f" {candidate}") for prompt in prompts for candidate in candidates]
-        scores = log_likelihood(model, pairs).reshape(len(facts), len(candidates))
-        rank = ranks(scores, np.array([candidates.index(answer) for answer in answers]))
-        hits = wilson(int((rank == 1).sum()), len(rank))
-        mean = mean_interval(1 / rank, np.ones(len(rank)))
-        n = len(candidates)
-        by_luck = float((1 / np.arange(1, n + 1)).mean())
+        rank = _best_ranks(log_likelihood(model, pairs).reshape(right.shape), right)
+        by_luck = float(np.mean([_reciprocal_at_random(len(candidates), int(m)) for m in right.sum(1)]))
+        one_hit = float(right.mean())
         found = {
-            f"reversal_{way}_hits": hits,
-            f"reversal_{way}_mrr": mean,
-            f"reversal_{way}_hits_chance": Interval(1 / n, 1 / n, 1 / n, 1),
+            f"reversal_{way}_hits": wilson(int((rank == 1).sum()), len(rank)),
+            f"reversal_{way}_mrr": mean_interval(1 / rank, np.ones(len(rank))),
+            f"reversal_{way}_hits_chance": Interval(one_hit, one_hit, one_hit, 1),
             f"reversal_{way}_mrr_chance": Interval(by_luck, by_luck, by_luck, 1),
+            f"reversal_{way}_hits_commonest": wilson(int(right.sum(0).max()), len(rank)),
         }
         readings += [
             Reading(
@@ -97,6 +100,22 @@ def ranks(scores: Float[np.ndarray, "n candidates"], right: np.ndarray) -> Float
     """The rank of the right candidate, 1 for the best; among equal ones the middle of their ranks."""
     mine = np.take_along_axis(scores, right[:, None], 1)
     return 1 + (scores > mine).sum(1) + ((scores == mine).sum(1) - 1) / 2
+
+
+def _best_ranks(
+    scores: Float[np.ndarray, "n candidates"], right: Bool[np.ndarray, "n candidates"]
+) -> Float[np.ndarray, " n"]:
+    """The rank of the best right candidate of each question, the other right ones left out."""
+    best = np.where(right, scores, -np.inf).argmax(1)
+    others = right.copy()
+    others[np.arange(len(best)), best] = False
+    return ranks(np.where(others, -np.inf, scores), best)
+
+
+def _reciprocal_at_random(candidates: int, right: int) -> float:
+    """The mean of 1 / rank of the best of some right candidates, where all orders are as likely."""
+    of_rank = (math.comb(candidates - rank, right - 1) / rank for rank in range(1, candidates - right + 2))
+    return sum(of_rank) / math.comb(candidates, right)
 
 
 def _fact(line: str, where: str) -> Fact:

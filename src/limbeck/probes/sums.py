@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from limbeck.corpora.tasks.arithmetic import Arithmetic, Sum, carries, question
-from limbeck.corpora.tasks.spelled import require_spelling
+from limbeck.corpora.tasks.spelled import Question, require_spelling
 from limbeck.models.load import LanguageModel
 from limbeck.models.writing import added, write
 from limbeck.probes.interval import wilson
@@ -30,7 +30,7 @@ def sums(model: LanguageModel, *, seed: int = 0) -> list[Reading]:
     """The share of sums answered right by digits, and by carries over all of them. Raises BadTask as `require_spelling` does."""
     a, b = (np.concatenate(side) for side in zip(*(_drawn(digits, seed) for digits in DIGITS), strict=True))
     asked = [Sum(int(x), int(y)) for x, y in zip(a, b, strict=True)]
-    require_spelling(model.tokenizer, [question(sum_, "plain") for sum_ in asked], "arithmetic")
+    require_spelling(model.tokenizer, [Question(*_texts(sum_)) for sum_ in asked], "arithmetic")
     right = _right(model, asked)
     digits, carried = np.repeat(DIGITS, SUMS), carries(a, b)
     readings = [_reading(model, f"sums_{d}_digits", right[digits == d], seed) for d in DIGITS]
@@ -56,8 +56,9 @@ def _right(model: LanguageModel, asked: Sequence[Sum]) -> Bool[np.ndarray, " n"]
 
 
 def _texts(sum_: Sum) -> tuple[str, str]:
+    """What is asked and its answer. The end of its line is nobody's concern here."""
     asked = question(sum_, "plain")
-    return asked.prompt, asked.answer
+    return asked.prompt, asked.answer.rstrip("\n")
 
 
 def _reading(model: LanguageModel, name: str, right: Bool[np.ndarray, " n"], seed: int) -> Reading:

@@ -15,7 +15,7 @@ from limbeck.errors import BadSetting
 from limbeck.probes.interval import wilson
 from limbeck.recipes.completion import by_rank_two, by_sums
 from limbeck.recipes.drawing import Line, draw_by_samples
-from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict
+from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds
 from limbeck.recipes.sums import Cell, train, training_pairs, unseen_pairs
 from limbeck.recipes.trainings import Trainings
 from limbeck.report.words import interval, share
@@ -101,6 +101,7 @@ def run(ground: Ground) -> Outcome:
         judge_completion(plain, found.completed["rank two"]),
         judge_length(*_longer(found)),
     )
+    judged = tuple(of_seeds(one, ground.seeds) for one in judged)
     return Outcome(_ours(found, ground), judged, _numbers(found), _figures(found, ground), bench.cpu_seconds())
 
 

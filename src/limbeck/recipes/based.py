@@ -23,7 +23,7 @@ from limbeck.recipes.decoding import DecodingCell, time_decoding
 from limbeck.recipes.drawing import draw_recall_by_bytes
 from limbeck.recipes.rates import TUNING, best_rates
 from limbeck.recipes.recall import Cell
-from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict
+from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds
 from limbeck.recipes.trainings import Trainings
 from limbeck.recipes.zoology import accuracy, right_of_rows
 from limbeck.report.words import interval, share
@@ -127,12 +127,12 @@ def run(ground: Ground) -> Outcome:
     timed, spent_timing = _timed(ground, scale)
     most = scale.most
     ceiling = found[ATTENTION][0].rows[most]
-    judged = (
+    recalled = (
         *(judge_rises(name, found[name], ceiling, most) for name in (BASED, WINDOWS)),
         judge_windows(found[BASED], found[WINDOWS], ceiling, most),
         judge_map(found[BASED], found[ELU], ceiling, most),
-        judge_decoding(timed),
     )
+    judged = (*(of_seeds(one, ground.seeds) for one in recalled), judge_decoding(timed))
     figures = {}
     for pairs in scale.pairs:
         points = {
@@ -275,7 +275,7 @@ def _beside(ceiling: Rows, pairs: int) -> str:
 
 def _trained(ground: Ground, scale: Scale) -> tuple[dict[str, list[Reached]], dict[str, float], float]:
     """What all families came to, the rate of each, chosen for its middle member, and the CPU seconds of it all."""
-    bench, families = Trainings(ground, train_recall), members(scale)
+    bench, families = Trainings(ground, recall.train), members(scale)
     tuned = {
         name: {
             rate: _cell(scale, family[len(family) // 2], rate, ground.seed + TUNING, scale.tuning_steps)
@@ -299,11 +299,6 @@ def _trained(ground: Ground, scale: Scale) -> tuple[dict[str, list[Reached]], di
         rows = {pairs: right_of_rows(results, pairs) for pairs in scale.pairs}
         found[name].append(Reached(results[0]["state_bytes"], results[0]["parameters"], rows))
     return found, rates, bench.cpu_seconds()
-
-
-def train_recall(cell: Cell, device: str) -> dict[str, Any]:
-    """`recall.train`, as a process is sent it."""
-    return recall.train(cell, device=device)
 
 
 def _timed(ground: Ground, scale: Scale) -> tuple[dict[int, dict[str, Any]], float]:

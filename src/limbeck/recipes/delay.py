@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limbeck.corpora.tasks.drawn import stream
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.ssm import DiagonalSSM
 from limbeck.recipes.slow import adamw_of, schedule_of
 
-TEST_SEED = 2**32  # no training may have it
 _TOGETHER = 64  # rows that are measured at once
 
 
@@ -65,7 +65,7 @@ def train_delay(cell: DelayCell, device: str) -> dict[str, Any]:
     model = new_layer(cell).to(device)
     optimizer = adamw_of(model, rate=cell.rate, weight_decay=0.0)
     schedule = schedule_of(optimizer, cell.steps)
-    generator = np.random.Generator(np.random.PCG64(cell.seed))
+    generator = stream(cell.seed)
     failed, steps = False, 0
     while steps < cell.steps and not failed:
         u = torch.from_numpy(noise(generator, cell.rows, cell)).to(device)
@@ -112,7 +112,7 @@ def late(u: Float[Tensor, "B T"], delay: int) -> Float[Tensor, "B T"]:
 @torch.no_grad()
 def _measured(model: Delayed, cell: DelayCell, device: str) -> tuple[list[float], list[float]]:
     """Of each test row the sums over the steps at which the delayed input is there."""
-    generator = np.random.Generator(np.random.PCG64(TEST_SEED))
+    generator = stream(0, use="test")  # the same rows for all
     u = torch.from_numpy(noise(generator, cell.tested, cell)).to(device)
     error, wanted = [], []
     for part in u.split(_TOGETHER):

@@ -1,4 +1,4 @@
-"""Small decoders trained on multi-query associative recall: one cell of a grid each, done when its result is there.
+"""Small decoders trained on multi-query associative recall: one cell of a grid each (`trainings.Trainings` keeps them).
 
 Rows are fresh at every step, and the number of pairs goes round through a few, since many pairs alone are hardly learned from
 scratch. Only the hidden states at questions go through the head. Training ends early once held-out rows are answered; those
@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,18 +20,15 @@ from torch.nn import functional as F
 
 from limbeck.corpora.tasks.drawn import Drawn
 from limbeck.corpora.tasks.mqar import MQAR
-from limbeck.disk import locked, read_json, write_json
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
 from limbeck.models.mixers.mixer import Mixer
 from limbeck.probes.interval import wilson
 from limbeck.run.optim import learning_rate
 from limbeck.types import Batch
 
-RESULT = "result.json"
 WARMUP, DECAY, CLIP = 0.1, 0.1, 1.0  # share of the steps; weight decay; norm of the gradient
 SOLVED = 0.995  # of the rows that end a training: a little more than what a claim asks
 LOOK = 125  # steps between two looks at them
-_TEST_SEED, _STOP_SEED = 2**32, 2**32 + 1  # no training may have these
 
 
 @dataclass(frozen=True)
@@ -60,49 +56,7 @@ class Cell:
         return MQAR(vocab=self.vocab, length=self.length, pairs=pairs)
 
 
-@dataclass(frozen=True)
-class Training:
-    """A cell as a piece of work in a folder."""
-
-    out: Path
-    cell: Cell
-    device: str
-    kind: str = "cell"
-
-    @property
-    def name(self) -> str:
-        """Of the cell."""
-        return self.cell.name
-
-    @property
-    def folder(self) -> Path:
-        """Where its result is."""
-        return self.out / "cells" / self.name
-
-    @property
-    def done(self) -> bool:
-        """Whether it has one."""
-        return (self.folder / RESULT).is_file()
-
-    @property
-    def ready(self) -> bool:
-        """It waits for nothing."""
-        return True
-
-    def result(self) -> dict[str, Any]:
-        """What came out."""
-        found: dict[str, Any] = read_json(self.folder / RESULT)
-        return found
-
-
-def do(training: Training) -> None:
-    """Trains a cell, unless that is done."""
-    with locked(training.folder):
-        if not training.done:
-            write_json(training.folder / RESULT, train(training.cell, device=training.device))
-
-
-def train(cell: Cell, *, device: str = "cpu") -> dict[str, Any]:
+def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
     """Trains a model from scratch on fresh rows; gives its accuracy on others by pairs and distance, and what it took.
 
     A loss that is no number ends it: ``failed`` says so, and accuracy is that of the weights before.
@@ -111,7 +65,7 @@ def train(cell: Cell, *, device: str = "cpu") -> dict[str, Any]:
     model = new_decoder(cell).to(device).train()
     optimizer = optimizer_of(model)
     corpora = [Drawn(cell.task(pairs), seed=cell.seed) for pairs in cell.pairs]
-    stop = Drawn(cell.task(max(cell.pairs)), seed=_STOP_SEED).take(cell.tested // 2).to(device)
+    stop = Drawn(cell.task(max(cell.pairs)), use="stop").take(cell.tested // 2).to(device)
     curve: list[dict[str, float]] = []
     failed, step = False, 0
     for step in range(1, cell.steps + 1):
@@ -217,7 +171,7 @@ def share(right: Bool[np.ndarray, " n"]) -> dict[str, float]:
 def _tested(model: LimbeckForCausalLM, cell: Cell, pairs: int, device: str) -> dict[str, Any]:
     """Accuracy with so many pairs; near are questions no further from their key than the median one."""
     task = cell.task(pairs)
-    batch = Drawn(task, seed=_TEST_SEED).take(cell.tested).to(device)
+    batch = Drawn(task, use="test").take(cell.tested).to(device)
     right, nats = answers(model, batch)
     distance = task.distance(batch)[batch.weight > 0].cpu().numpy()
     near = distance <= np.median(distance)

@@ -11,17 +11,13 @@ long ones is not for want of that.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
-from limbeck.disk import read_json
-from limbeck.jobs.pilot.workers import run_here
-from limbeck.recipes.cells import progress
-from limbeck.recipes.recall import RESULT, Cell, Training, do
+from limbeck.recipes.recall import Cell, train
 from limbeck.recipes.recipe import Ground
+from limbeck.recipes.trainings import Trainings
 
 TUNING = 10_000  # added to the seed that rates are chosen on
 _BASECONV = ("conv", "longconv:implicit,gated=true")
@@ -111,7 +107,7 @@ class Found:
 
 def run_grid(ground: Ground) -> Found:
     """Trains what is not trained yet, and gives all results."""
-    scale, bench = SCALES[ground.scale], _Bench(ground)
+    scale, bench = SCALES[ground.scale], Trainings(ground, train)
     rates = _rates(bench, scale, ground.seed)
     seeds = range(ground.seed, ground.seed + ground.seeds)
     judged = {(arm, seed): _cell(scale, arm, scale.judged, rates[arm], seed) for arm in ARMS for seed in seeds}
@@ -127,7 +123,7 @@ def run_grid(ground: Ground) -> Found:
         if (width, setting) != (scale.width, scale.judged)
     }
     others = [cell for cells in other_rates.values() for cell in cells]
-    bench.train([*judged.values(), *control.values(), *others, *mapped.values()])
+    bench.do([*judged.values(), *control.values(), *others, *mapped.values()])
     found: dict[str, dict[tuple[int, int], Mapping[str, Any]]] = {arm: {} for arm in MAPPED}
     for (arm, width, setting), cell in mapped.items():
         found[arm][width, setting.length] = bench.result(cell)
@@ -144,7 +140,7 @@ def run_grid(ground: Ground) -> Found:
     )
 
 
-def _rates(bench: _Bench, scale: Scale, seed: int) -> dict[str, float]:
+def _rates(bench: Trainings, scale: Scale, seed: int) -> dict[str, float]:
     """For each arm the rate with which a training ends with the fewest nats on the rows that end trainings, if so wanted."""
     if not scale.tuned:
         return dict.fromkeys(ARMS, scale.rates[0])
@@ -153,15 +149,16 @@ def _rates(bench: _Bench, scale: Scale, seed: int) -> dict[str, float]:
         for arm in ARMS
         for rate in scale.rates
     }
-    bench.train(tried.values())
+    bench.do(tried.values())
     nats = {which: _nats(bench.result(cell)) for which, cell in tried.items()}
     return {arm: min(scale.rates, key=lambda rate: nats[arm, rate]) for arm in ARMS}
 
 
 def _nats(result: Mapping[str, Any]) -> float:
-    """At the end of a training, on the rows that may end it; infinite where it came to no end."""
+    """At the end of a training, on the rows that may end it; infinite where it came to no end, or to no number."""
     curve = result["curve"]
-    return math.inf if result["failed"] or not curve else float(curve[-1]["nats"])
+    nats = None if result["failed"] or not curve else curve[-1]["nats"]
+    return math.inf if nats is None else float(nats)
 
 
 def _cell(scale: Scale, arm: str, setting: Setting, rate: float, seed: int, width: int | None = None) -> Cell:
@@ -192,29 +189,3 @@ def _with_rate(cell: Cell, rate: float) -> Cell:
 
 def _slug(arm: str) -> str:
     return arm.lower().replace(", ", "-").replace(" ", "")
-
-
-class _Bench:
-    """The folder with the cells, and the processes that train them."""
-
-    def __init__(self, ground: Ground) -> None:
-        self._folder = ground.out / "trainings"
-        self._workers = ground.workers
-        usual = "cuda" if torch.cuda.is_available() else "cpu"
-        self._device = usual if ground.device == "auto" else ground.device
-
-    def train(self, cells: Iterable[Cell]) -> None:
-        """Trains those that are not trained."""
-        left = [one for one in map(self._training, cells) if not one.done]
-        run_here(left, self._workers, progress(len(left)), do)
-
-    def result(self, cell: Cell) -> dict[str, Any]:
-        """What came out of one."""
-        return self._training(cell).result()
-
-    def cpu_seconds(self) -> float:
-        """Of processors, by all cells, in however many starts."""
-        return math.fsum(read_json(file)["cpu_seconds"] for file in self._folder.glob(f"cells/*/{RESULT}"))
-
-    def _training(self, cell: Cell) -> Training:
-        return Training(self._folder, cell, self._device)

@@ -7,11 +7,13 @@ scale "smoke" nothing is ever judged, since so few seconds decide nothing, whate
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 Verdict = Literal["confirmed", "refuted", "inconclusive"]
+
+FEWEST_SEEDS = 3  # the spread of fewer says next to nothing about another seed
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,16 @@ class Judged:
     criterion: str
     verdict: Verdict
     seen: str
+
+
+def of_seeds(judged: Judged, seeds: int) -> Judged:
+    """The same by a criterion that adds: fewer than three seeds decide nothing."""
+    ruled = replace(judged, criterion=f"{judged.criterion} With fewer than {FEWEST_SEEDS} seeds: inconclusive.")
+    if seeds >= FEWEST_SEEDS:
+        return ruled
+    return replace(
+        ruled, verdict="inconclusive", seen=f"{seeds} of the {FEWEST_SEEDS} seeds that decide; {judged.seen}"
+    )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from limbeck.config import ReproduceSettings
 from limbeck.disk import finite, write_json, write_text
 from limbeck.errors import BadSetting
 from limbeck.jobs.folder import claim, now, signature_of, update
+from limbeck.jobs.setup import require_device
 from limbeck.plan.points import read_points
 from limbeck.recipes import recipe
 from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe
@@ -31,8 +32,8 @@ _SMOKE = "this scale only checks that everything runs; "
 def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
     """Runs a recipe; gives ``{"out", "recipe", "scale", "judged", "ours", "numbers", "seconds", "cpu_seconds"}``.
 
-    Raises BadSetting for a name that no recipe has, BadPoints for points that cannot be read, and what the recipe's jobs
-    raise.
+    Raises BadSetting for a name that no recipe has or a device that is not here, BadPoints for points that cannot be read, and
+    what the recipe's jobs raise.
     """
     chosen = recipe(settings.recipe)
     _check(settings, chosen)
@@ -88,6 +89,7 @@ def page(chosen: Recipe, outcome: Outcome, run: dict[str, Any]) -> str:
 def _check(settings: ReproduceSettings, chosen: Recipe) -> None:
     if settings.scale == "gpu" and (settings.device == "cpu" or not torch.cuda.is_available()):
         raise BadSetting("--scale gpu needs a CUDA device, and torch sees or was given none: take --scale small")
+    require_device(settings.device)
     if settings.points is None:
         return
     if not chosen.takes_points:

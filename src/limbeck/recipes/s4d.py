@@ -24,7 +24,7 @@ from limbeck.recipes.contrasts import gain, mean, said
 from limbeck.recipes.delay import DelayCell, train_delay
 from limbeck.recipes.drawing import draw_delays
 from limbeck.recipes.rates import TUNING, best_rates
-from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict
+from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds
 from limbeck.recipes.s4d_text import TextCell, text_of, train_text
 from limbeck.recipes.trainings import Trainings
 from limbeck.report.words import interval
@@ -129,7 +129,7 @@ def run(ground: Ground) -> Outcome:
     draw_delays(explained, figure)
     return Outcome(
         _ours(scale, ground) + doubtful(text_rates, scale.text_rates),
-        judged,
+        tuple(of_seeds(one, ground.seeds) for one in judged),
         {
             "rates": {"delays": delay_rates, "text": text_rates},
             "explained": {

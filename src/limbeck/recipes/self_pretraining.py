@@ -17,7 +17,7 @@ from limbeck.errors import BadSetting
 from limbeck.probes.interval import Interval, bootstrap
 from limbeck.recipes.drawing import Line, draw_by_samples
 from limbeck.recipes.expressions import PRETRAINED, Cell, train
-from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict
+from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds
 from limbeck.recipes.trainings import Trainings
 from limbeck.report.words import interval, share
 
@@ -104,7 +104,7 @@ def run(ground: Ground) -> Outcome:
     )
     return Outcome(
         _ours(found, ground, guess),
-        judged,
+        tuple(of_seeds(one, ground.seeds) for one in judged),
         _numbers(found, rows, ways, guess),
         _figures(found, ground),
         bench.cpu_seconds(),

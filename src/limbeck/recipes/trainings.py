@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from limbeck.disk import locked, read_json, write_json
+from limbeck.disk import finite, locked, read_json, write_json
 from limbeck.errors import BadFolder
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.recipes.cells import progress
@@ -67,13 +67,16 @@ class Training:
 
 
 def do(training: Training) -> None:
-    """Does a training, unless that is done, and keeps what it was, its result and the CPU seconds it took."""
+    """Does a training, unless that is done, and keeps what it was, its result and the CPU seconds it took.
+
+    What is no number in a result is null.
+    """
     with locked(training.folder):
         if not training.done:
             before = time.process_time()
             result = training.train(training.cell, training.device)
             spent = {"cell": asdict(training.cell), "cpu_seconds": round(time.process_time() - before, 2)}
-            write_json(training.folder / RESULT, spent | {"result": result})
+            write_json(training.folder / RESULT, spent | {"result": finite(result)})
 
 
 class Trainings:
@@ -85,17 +88,23 @@ class Trainings:
         self._device = usual if ground.device == "auto" else ground.device
 
     def do(self, cells: Iterable[Cell]) -> None:
-        """Does those that are not done."""
-        left = [one for one in map(self._training, dict.fromkeys(cells)) if not one.done]
+        """Does those that are not done. Raises BadFolder as `result` does, before any is."""
+        left = []
+        for cell in dict.fromkeys(cells):
+            if (training := self._training(cell)).done:
+                self.result(cell)
+            else:
+                left.append(training)
         run_here(left, self._workers, progress(len(left)), do)
 
     def result(self, cell: Cell) -> dict[str, Any]:
         """What came out of one. Raises BadFolder where the folder holds a training of this name that was another."""
         training = self._training(cell)
         found = read_json(training.folder / RESULT)
-        if found["cell"] != _as_read(cell):
+        kept = found.get("cell", "one that does not say what it was")
+        if kept != _as_read(cell):
             raise BadFolder(
-                f"{training.folder}: expected the training {_as_read(cell)}, got {found['cell']}, made by another version: "
+                f"{training.folder}: expected the training {_as_read(cell)}, got {kept}, made by another version: "
                 "remove the folder, or give another --out"
             )
         result: dict[str, Any] = found["result"]

@@ -74,18 +74,25 @@ def alone(device: torch.device | str = "cpu") -> World:
     return World(rank=0, size=1, device=torch.device(device))
 
 
+def named(device: str) -> torch.device:
+    """The device of a name, "auto" being CUDA where there is one. Raises RuntimeError where there is none of that name."""
+    where = torch.device(device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu"))
+    if where.type not in {"cpu", "cuda"}:
+        raise RuntimeError(f"limbeck runs on a CPU or on CUDA, not on {where.type}")
+    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+        raise RuntimeError(f"torch sees {torch.cuda.device_count()} CUDA devices here")
+    return where
+
+
 def join(device: str = "auto") -> World:
     """The world that `torchrun` set up in the environment, or a single process.
 
     ``device`` is "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1". Ranks on CUDA take one device each.
     """
     size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
-    name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and size > 1:
-        name = f"cuda:{local}"
-    where = torch.device(name)
-    if where.type not in {"cpu", "cuda"}:
-        raise RuntimeError(f"limbeck runs on a CPU or on CUDA, not on {where.type}")
+    where = named(device)
+    if where == torch.device("cuda") and size > 1:
+        where = named(f"cuda:{local}")
     if size > 1 and device.startswith("cuda:"):
         raise RuntimeError(f"{size} processes cannot share one device: each takes its own with auto or cuda")
     if where.type == "cuda":

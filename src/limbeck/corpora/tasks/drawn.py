@@ -1,8 +1,8 @@
-"""Rows that are drawn instead of read: a `Corpus` without text, endless, in which no row comes twice.
+"""Rows that are drawn instead of read: a `Corpus` without text, endless, each row drawn anew.
 
-Row r is row r modulo 1,024 of the block r // 1,024, and a block has random numbers of its own, from the seed and its number.
-So what a row holds depends on the seed and its number alone, not on batches, ranks or where a run began; of several ranks each
-takes every ranks-th row.
+Row r is row r modulo 1,024 of the block r // 1,024, and a block has random numbers of its own, from the seed, its number and what
+the rows are for. So what a row holds depends on these alone, not on batches, ranks or where a run began; of several ranks each
+takes every ranks-th row. A task with few different rows draws some of them again.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 
+from limbeck.config import nearest
+from limbeck.errors import BadTask
 from limbeck.types import Batch
 
 BLOCK = 1024
+USES = ("train", "stop", "test")
+_WORD = 2**32
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,33 @@ class Task(Protocol):
     def draw(self, generator: np.random.Generator, rows: int) -> Drawing: ...
 
 
-class Drawn:
-    """The rows of a task, each a document of its own whose number is the row's."""
+def stream(seed: int, number: int = 0, *, use: str = "train") -> np.random.Generator:
+    """Random numbers that no other seed (below 2^64), number (below 2^32) or use has.
 
-    def __init__(self, task: Task, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> None:
+    Four words of fixed width: left to itself numpy's `SeedSequence` takes 2^32 for [0, 1], and [1] for [1, 0].
+    """
+    words = np.array([seed % _WORD, number, seed // _WORD, USES.index(use)], dtype=np.uint32)
+    return np.random.Generator(np.random.PCG64(words))
+
+
+class Drawn:
+    """The rows of a task, each a document of its own whose number is the row's. No two uses share a draw.
+
+    Raises BadTask for a task of text, whose rows a tokenizer has to spell (`spelled.Spelled`), and for an unknown use.
+    """
+
+    def __init__(self, task: Task, *, seed: int = 0, use: str = "train", rank: int = 0, ranks: int = 1) -> None:
+        if not hasattr(task, "draw"):
+            raise BadTask(
+                f"expected a task that draws rows of tokens, got {task!r}, which draws text: give "
+                "Spelled(task, tokenizer, length=...) of limbeck.corpora.tasks.spelled"
+            )
+        if use not in USES:
+            raise BadTask(f"unknown use {use!r}{nearest(use, USES)} There are: {', '.join(USES)}.")
         self.task = task
         self.length = task.length
         self.seed = seed
+        self.use = use
         self.rank = rank
         self.ranks = ranks
         self._next = 0
@@ -70,7 +94,7 @@ class Drawn:
 
     def _rows(self, number: int) -> Batch:
         if self._block is None or self._block[0] != number:
-            generator = np.random.Generator(np.random.PCG64([self.seed, number]))
+            generator = stream(self.seed, number, use=self.use)
             self._block = (number, as_batch(self.task.draw(generator, BLOCK), first=number * BLOCK))
         return self._block[1]
 

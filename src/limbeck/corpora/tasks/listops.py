@@ -23,7 +23,8 @@ _DIGIT, _OPERATOR, _CLOSE = 1, 11, 15
 _LIST = 0.25  # chance of a node to be a list
 _FEWEST = 2  # items of a list
 _TOGETHER = 4096  # trees drawn at once
-_PATIENCE = 2000  # draws of as many before the lengths are called impossible
+_PATIENCE = 2000  # draws of as many before the lengths are called too rare
+_HOPE = 50  # and without a single one: some seconds
 
 Expression = int | tuple[str, tuple["Expression", ...]]
 
@@ -60,6 +61,26 @@ class ListOps:
                 f"listops: expected depth >= 2, items >= {_FEWEST} and longest > shortest + 1, got {self.depth}, {self.items}, "
                 f"{self.longest} and {self.shortest}"
             )
+        if not self._can_be_kept():
+            raise BadTask(
+                f"listops: no expression of depth {self.depth} with up to {self.items} items has more than {self.shortest} and "
+                f"fewer than {self.longest} tokens: take other limits"
+            )
+
+    def _can_be_kept(self) -> bool:
+        """Whether a list can have a length within the limits. Sets of lengths are bits of a number."""
+        allowed, digit = (1 << self.longest) - 1, 1 << 1
+        lists = 0  # at the greatest depth there are none
+        for _ in range(self.depth - 1):
+            items, above = 1, 0
+            for count in range(1, self.items + 1):
+                items = _sums(items, lists | digit) & allowed
+                if count >= _FEWEST:
+                    above |= items << 2 & allowed  # with an operator and a bracket
+            if above == lists:
+                break
+            lists = above
+        return lists >> (self.shortest + 1) != 0
 
     @property
     def length(self) -> int:
@@ -91,16 +112,28 @@ class ListOps:
         """n expressions, lists all of them. Raises BadTask where the lengths are as good as never met."""
         parts: list[Expressions] = []
         have = 0
-        for _ in range(_PATIENCE):
+        for draws in range(1, _PATIENCE + 1):
             part = _grow(generator, self).some(n - have)
             have += len(part.values)
             parts.append(part)
             if have == n:
                 return _joined(parts)
+            if draws == _HOPE and not have:
+                break
         raise BadTask(
-            f"listops: {have} of {n} expressions after {_PATIENCE * _TOGETHER:,} draws of depth {self.depth}, {self.items} "
+            f"listops: {have} of {n} expressions after {draws * _TOGETHER:,} draws of depth {self.depth}, {self.items} "
             f"items, {self.shortest} to {self.longest} tokens: take other limits"
         )
+
+
+def _sums(some: int, others: int) -> int:
+    """The sums of a number of one set and one of another, sets as bits."""
+    found = 0
+    while others:
+        lowest = others & -others
+        found |= some << (lowest.bit_length() - 1)
+        others ^= lowest
+    return found
 
 
 def spell(tokens: Int64[np.ndarray, " length"]) -> str:

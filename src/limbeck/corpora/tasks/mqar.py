@@ -50,8 +50,8 @@ class MQAR:
         for value, names, what in ((self.variant, VARIANTS, "variant"), (self.filler, FILLERS, "filler")):
             if value not in names:
                 raise BadTask(f"mqar: unknown {what} {value!r}{nearest(value, names)} There are: {', '.join(names)}.")
-        if self.pairs < 1 or not self.power > 0:
-            raise BadTask(f"mqar: expected pairs >= 1 and power > 0, got {self.pairs} and {self.power}")
+        if self.pairs < 1 or not 0 < self.power < math.inf:
+            raise BadTask(f"mqar: expected pairs >= 1 and a finite power > 0, got {self.pairs} and {self.power}")
         if self.length % 2:
             raise BadTask(f"mqar: expected an even length, got {self.length}: take {self.length + 1}")
         if self.variant == "forgetting" and not 0 <= self.rebound <= self.pairs:

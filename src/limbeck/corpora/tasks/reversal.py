@@ -44,7 +44,9 @@ class Reversal:
             raise BadTask(
                 f"reversal: expected an even number of entities >= 4 and a relation, got {self.entities} and {self.relations}"
             )
-        if self.level == "name" and not 1 <= self.shared <= self.names:
+        if self.shared < 1:
+            raise BadTask(f"reversal: expected names shared by at least 1 thing, got {self.shared}")
+        if self.level == "name" and self.shared > self.names:
             raise BadTask(
                 f"reversal: {self.things} things whose names are shared by {self.shared} have {self.names} first names, fewer "
                 f"than {self.shared}, so two things would have one name: take more entities or fewer that share"
