@@ -3,9 +3,9 @@
     python benchmarks/mqar.py --pairs 7
 
 *Rows*: blocks of 1,024 at once, and one row after the other with numpy's `choice`, as the task was published. *Training*: the
-recipe's, and the same model, number of rows, optimiser and looks at held-out rows with logits at every position, AdamW parameter
-by parameter, and rows drawn one after the other. Neither ends early. Both are timed in pairs, the first of a pair changing, by the
-CPU time of this process on one thread; given are the median ratio of a pair and all of them from least to most.
+recipe's, and the same model, number of rows, optimiser and looks at held-out rows with logits at every position, AdamW one
+parameter after the other, and rows drawn one after the other. Neither ends early. Both are timed in pairs, the first of a pair
+changing, by the CPU time of this process on one thread; given are the median ratio of a pair and all of them from least to most.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def draw_recall_by_state(points: Mapping[str, tuple[float, Interval]], *, guess:
                 label=name,
             )
         axes.axhline(guess, color="#94a3b8", linestyle=":")
-        axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="state of a row, bytes", ylabel="questions answered right")
+        _recall_by_bytes(axes)
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
@@ -97,7 +97,7 @@ def draw_recall_by_bytes(points: Mapping[str, Sequence[tuple[float, Interval]]],
                 label=name,
             )
         axes.axhline(guess, color="#94a3b8", linestyle=":")
-        axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="state of a row, bytes", ylabel="questions answered right")
+        _recall_by_bytes(axes)
         axes.legend(fontsize=7)
 
 
@@ -181,6 +181,13 @@ def draw_reversals(ranks: Mapping[str, tuple[Interval, Interval]], *, chance: fl
         axes.set(ylim=(-0.03, 1.03), ylabel="mean reciprocal rank")
         axes.set_xticks(range(len(ranks)), [name.replace(", ", ",\n") for name in ranks])
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _recall_by_bytes(axes: Axes) -> None:
+    """Labels the axes; bytes are at powers of 2, of which each has its own label."""
+    axes.set(ylim=(-0.03, 1.03), xlabel="state of a row", ylabel="questions answered right")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda size, place: f"{size / 1024:g} KiB")
 
 
 @contextmanager
