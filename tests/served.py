@@ -94,6 +94,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # else every answer waits 40 ms
     server: Tiny
+    inside = False  # a question's time in flight
 
     def log_message(self, *_) -> None: ...
 
@@ -120,6 +121,7 @@ class Handler(BaseHTTPRequestHandler):
             server.keys_seen.add(key)
             server.last = body
             server.in_flight += 1
+            self.inside = True
             server.most_in_flight = max(server.most_in_flight, server.in_flight)
             server.times.append(time.monotonic())
         try:
@@ -128,8 +130,13 @@ class Handler(BaseHTTPRequestHandler):
             elif not self.refused(fault := server.drawn_fault()):
                 self.answer(body, fault)
         finally:
-            with server.lock:
-                server.in_flight -= 1
+            self.leave()
+
+    def leave(self) -> None:
+        """The question is in flight no more: its answer is about to be there, and another may come on another connection."""
+        with self.server.lock:
+            self.server.in_flight -= self.inside
+            self.inside = False
 
     def refused(self, fault: str) -> bool:
         if fault == "reset":
@@ -270,6 +277,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 time.sleep(0.05)
         else:
+            self.leave()
             self.wfile.write(
                 data[: len(data) // 2] + b"#" * (len(data) - len(data) // 2) if fault == "garbled" else data
             )

@@ -327,7 +327,7 @@ def test_faults_of_a_server_do_not_show_in_the_text(here, model, hasty):
     ],
 )
 def test_a_server_that_fails_for_good_stops_the_capture(here, model, monkeypatch, tmp_path, fault, named):
-    patience = Patience(tries=2, limit=0.4, first=0.001, longest=0.002)
+    patience = Patience(tries=2, limit=0.4 if fault == "slow" else 30.0, first=0.001, longest=0.002)
     monkeypatch.setattr(job, "Patience", lambda limit: patience)
     said = rf"all of the first 3 prompts have no answer.*{named}.*go on"
     with serving(model, faults={fault: 1.0}) as server, pytest.raises(BadServer, match=said):

@@ -116,10 +116,15 @@ class Failed(Exception):
 
 
 class Client:
-    """Asks one server, from any number of threads, each on a connection of its own. ``repeated`` questions were asked again."""
+    """Asks one server, from any number of threads, each on a connection of its own. ``repeated`` questions were asked again.
 
-    def __init__(self, address: Address, *, patience: Patience, key: str | None) -> None:
+    The server has ``in_flight`` questions at a time, whatever the threads: with more of them one's answer is read while
+    another's question is out.
+    """
+
+    def __init__(self, address: Address, *, patience: Patience, key: str | None, in_flight: int) -> None:
         self.address, self.patience, self._key = address, patience, key
+        self._in_flight = threading.BoundedSemaphore(in_flight)
         self._local = threading.local()
         self.repeated = 0
         self._open: set[HTTPConnection] = set()
@@ -164,9 +169,9 @@ class Client:
             self._open.clear()
 
     def _once(self, path: str, data: bytes | None, decoder: msgspec.json.Decoder[Any]) -> Any:
-        deadline = time.monotonic() + self.patience.limit
         try:
-            status, headers, raw = self._exchange(path, data, deadline)
+            with self._in_flight:
+                status, headers, raw = self._exchange(path, data, time.monotonic() + self.patience.limit)
         except TimeoutError as error:
             self._drop()
             raise Failed("time limit", f"no answer in {self.patience.limit:g} s") from error

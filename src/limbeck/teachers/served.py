@@ -72,7 +72,8 @@ class Served:
         self.client, self.kind, self.k, self.vocab, self.says = client, kind, k, vocab, says
         self.name = client.address.model
         self.in_flight = in_flight
-        self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="served")
+        # half as many again, who read their answers or have their questions ready meanwhile
+        self._pool = ThreadPoolExecutor(in_flight + in_flight // 2, thread_name_prefix="served")
         self.expect(0)
 
     def expect(self, positions: int, *, missing: int = 0) -> None:
@@ -199,7 +200,7 @@ def connect(
     Looks first whether it serves the model, how it can be asked, and whether its tokens are the tokenizer's. Raises
     BadServer where it does not serve it or cannot tell, Mismatch where its tokens are others or its context is too short.
     """
-    client = Client(address, patience=patience or Patience(), key=key_from_environment())
+    client = Client(address, patience=patience or Patience(), key=key_from_environment(), in_flight=in_flight)
     try:
         entry = listed(client)
         says = {name: entry[name] for name in ("id", "root", "max_model_len") if entry.get(name) is not None}

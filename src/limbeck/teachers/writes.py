@@ -64,7 +64,7 @@ class ServedWriter:
     @classmethod
     def at(cls, address: Address, *, most: int, temperature: float, in_flight: int, patience: Patience) -> ServedWriter:
         """The teacher at an address, with the key that the environment has."""
-        client = Client(address, patience=patience, key=key_from_environment())
+        client = Client(address, patience=patience, key=key_from_environment(), in_flight=in_flight)
         try:
             return cls(client, most=most, temperature=temperature, in_flight=in_flight)
         except BaseException:
