@@ -10,8 +10,9 @@ import torch
 
 import limbeck
 from limbeck.config import DistilSettings
-from limbeck.corpora import build_stores
+from limbeck.corpora import Rows, build_stores
 from limbeck.errors import BadModel, BadSetting, Interrupted
+from limbeck.jobs import convert as convert_job
 from limbeck.jobs.convert import Conversion, check_conversion, make_converted
 from limbeck.jobs.setup import Machine
 from limbeck.jobs.student import target_shape
@@ -19,6 +20,7 @@ from limbeck.models.load import load, load_config
 from limbeck.objectives import CrossEntropy
 from limbeck.run.match import Match
 from limbeck.run.optim import adamw
+from limbeck.run.run import Run
 from limbeck.run.world import alone
 from limbeck.students.convert import convert
 from tests.models import batch, frozen, llama, write_corpus, write_teacher
@@ -162,6 +164,33 @@ def test_recall_stands_beside_perplexity_against_attention(done):
     assert str(out) in alone["counted_in"]
 
 
+def test_the_student_reads_on_where_matching_ended_so_all_arms_read_the_same_text(here, done, monkeypatch):
+    """Rows by the run that takes them, of seeds 0 and 1: those of matching and of the student are those of attention."""
+    taken, take = {}, Rows.take
+    step = Run._step
+
+    def noted(self, *args):
+        taken.setdefault(self.label, [])
+        self.corpus.reader = self.label
+        return step(self, *args)
+
+    def noting(self, rows):
+        batch = take(self, rows)
+        if reader := getattr(self, "reader", ""):
+            taken[reader] += batch.row.tolist()
+        return batch
+
+    monkeypatch.setattr(Run, "_step", noted)
+    monkeypatch.setattr(Rows, "take", noting)
+    monkeypatch.setattr(Run, "measure", lambda self, seconds: 0.0)
+    limbeck.distil(**settings(here, "same-text", seeds=2, tokens="2k"))
+    matched = taken["match mixers"] + taken["match blocks"]
+    assert len(set(matched)) == len(matched)
+    for seed in (0, 1):
+        assert matched + taken[f"student #{seed}"] == taken[f"attention #{seed}"]
+    assert taken["student #0"] != taken["student #1"]
+
+
 def made(here: Path, out: str, steps: int = 30, **more) -> Path:
     """The folder of a converted student, before it is distilled."""
     asked = DistilSettings(**settings(here, out, **more))
@@ -192,6 +221,20 @@ def test_a_run_stopped_in_a_stage_goes_on_and_ends_with_the_same_bits(here, stag
     assert not (here / f"stopped-{stage}" / "cut").exists()
     again = made(here, f"stopped-{stage}", keep_attention=1)
     assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_damage_is_measured_as_the_mixers_are_used(here, monkeypatch):
+    modes, measure = [], convert_job.measure_slices
+
+    def looked_at(model, *args, **more):
+        modes.append({part.training for part in model.model.modules()})
+        return measure(model, *args, **more)
+
+    monkeypatch.setattr(convert_job, "measure_slices", looked_at)
+    folder = made(here, "topk", mixers="topk:2", keep_attention=1, match="none")
+    assert modes == [{False}] * 4
+    harm = json.loads((folder.parent / "conversion.json").read_text())["damage"]
+    assert all(row["damage"] != 0 for row in harm[1:])
 
 
 def test_a_cut_is_converted_by_place_without_matching(here):

@@ -148,7 +148,16 @@ def prepare(
         cut = settings.out / "cut"
     else:
         cut = make_converted(
-            settings, asked, target, weights, store, length=length, rows=rows, steps=steps, machine=where
+            settings,
+            asked,
+            target,
+            weights,
+            store,
+            length=length,
+            rows=rows,
+            steps=steps,
+            machine=where,
+            most_rows=source.rows,
         )
     matched = sum(asked.steps(steps).values()) if asked else 0
     student = load(cut, device="cpu")
@@ -182,6 +191,7 @@ def prepare(
         most_rows=source.rows,
         counted=source.counted,
         reads_on=isinstance(source, OtherTokens),  # which was asked about no more than the plan reads
+        common=(settings.seed, matched * rows),
     )
     cost = estimate(
         *(Size.of(student.config), source.size),
