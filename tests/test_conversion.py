@@ -1,23 +1,31 @@
 """`limbeck distil --mixers`: matching layer by layer, who keeps attention, equal tokens, continuing, and what is refused."""
 
+import gc
 import json
 import os
 import signal
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import limbeck
 from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, build_stores
-from limbeck.errors import BadModel, BadSetting, Interrupted
+from limbeck.errors import BadModel, BadSetting, BadShape, Interrupted, Mismatch
 from limbeck.jobs import convert as convert_job
-from limbeck.jobs.convert import Conversion, check_conversion, make_converted
+from limbeck.jobs.convert import Conversion, Planned, check_conversion, make_converted
+from limbeck.jobs.recall import RecallProof
 from limbeck.jobs.setup import Machine
 from limbeck.jobs.student import target_shape
+from limbeck.jobs.teacher import RunTeacher
 from limbeck.models.load import load, load_config
 from limbeck.objectives import CrossEntropy
+from limbeck.plan.pair import Finding
+from limbeck.plan.size import Size
+from limbeck.probes.slices import BINS, Slices
 from limbeck.run.match import Match
 from limbeck.run.optim import adamw
 from limbeck.run.run import Run
@@ -266,12 +274,101 @@ def test_a_cut_is_converted_by_place_without_matching(here):
         ({"mixers": None, "baselines": "attention"}, BadSetting, "--baselines attention is about"),
         ({"match": "block"}, BadSetting, "did you mean 'blocks'"),
         ({"tokens": "256", "match": "mixers,blocks"}, BadSetting, "leaves none to distil in"),
+        ({"mixers": ""}, BadModel, "^--mixers '': "),
+        ({"mixers": "gdn,"}, BadModel, "^--mixers 'gdn,': "),
+        ({"tokenizer_align": "bytes"}, BadSetting, "made of its teacher by --mixers has the teacher's: leave one"),
+        ({"params": "20k,16k", "mixers": "gdn,gdn,gdn,gdn,gdn"}, BadSetting, "^20k: .* do not divide the student's"),
+        (
+            {"params": "13k", "mixers": "gdn"},
+            BadShape,
+            r"budget of 13,000 .* converted, the smallest .* has \d\d,\d\d\d",
+        ),
     ],
 )
 def test_what_cannot_be_converted_is_said_before_anything_is_written(here, changes, error, said):
     with pytest.raises(error, match=said):
         limbeck.distil(**{k: v for k, v in settings(here, "refused", **changes).items() if v is not None})
-    assert not (here / "refused" / "cut").exists()
+    assert not (here / "refused").exists()
+
+
+@pytest.mark.parametrize("keep", [None, 1])
+@pytest.mark.parametrize("mixer", ["gdn", "retnet", "based:4", "linear"])
+def test_a_budget_of_parameters_is_that_of_the_converted_student(here, mixer, keep):
+    asked = DistilSettings(**settings(here, "budget", mixers=mixer, keep_attention=keep, params="40k"))
+    target = target_shape(asked)
+    student = Planned.of(asked, check_conversion(asked, target), target).student
+    assert 0.8 * 40_000 < Size.of(student).parameters <= 40_000
+
+
+def test_a_student_that_is_cut_and_converted_stays_within_its_budget(here):
+    folder = made(here, "within", params="40k", mixers="gdn", match="none")
+    assert load(folder).parameters_count <= 40_000
+
+
+def test_the_doctor_looks_at_what_will_be_made_and_at_matching(here, monkeypatch):
+    with_mixers = settings(here, "looked-at", mixers="gdn")
+    seen = []
+    monkeypatch.setattr("limbeck.plan.resources.memory", lambda peak, device: seen.append(peak) or [])
+    for changes in ({}, {"match": "none"}, {"mixers": None}):
+        limbeck.api.doctor(**{k: v for k, v in (with_mixers | changes | {"shrink": 1.1}).items() if v is not None})
+    matched, plain, cut = seen
+    everywhere, student = matched["model with attention"], matched["student's weights"]
+    assert "model with attention" not in plain
+    assert plain["student's weights"] == student > everywhere
+    assert cut["student's weights"] != student
+
+
+def test_a_run_whose_matching_does_not_fit_is_stopped_before_it(here, monkeypatch):
+    full = Finding("memory", "error", "too much", "take less")
+    monkeypatch.setattr("limbeck.plan.resources.memory", lambda peak, device: [full])
+    with pytest.raises(Mismatch, match="too much"):
+        limbeck.distil(**settings(here, "does-not-fit"))
+    assert not (here / "does-not-fit" / "attention").exists()
+
+
+def test_weights_that_only_the_conversion_needs_are_gone_when_training_begins(here, monkeypatch):
+    held = []
+
+    def loaded(self, where):
+        model = load(here / "teacher")
+        held.append(weakref.ref(model.model))
+        return model
+
+    class Enough(Exception):
+        pass
+
+    def foretell(*_):
+        gc.collect()
+        assert held[0]() is None
+        raise Enough
+
+    monkeypatch.setattr(RunTeacher, "weights", loaded)
+    monkeypatch.setattr("limbeck.jobs.distil.foretell", foretell)
+    with pytest.raises(Enough):
+        limbeck.distil(**settings(here, "freed", mixers="swa:99", match="none"))
+
+
+def test_a_window_larger_than_a_row_is_noted(here):
+    asked = DistilSettings(**settings(here, "note", mixers="swa:99999"))
+    planned = Planned.of(asked, check_conversion(asked, None), None)
+    assert planned.remarks(32) == ["swa:99999 has a window larger than the 32 tokens of a text: here it is attention"]
+
+
+def test_an_arm_with_other_layers_is_timed_by_itself(done):
+    out, _ = done
+    told = json.loads((out / "run.json").read_text())["estimate"]["step_seconds"]
+    assert list(told) == ["ForwardKL", "ForwardKL (attention everywhere)"]
+
+
+def test_of_one_document_it_is_said_that_there_is_no_interval(here):
+    proof = RecallProof(here, None, None)
+    for name, level in (("student", 2.0), ("attention", 1.5)):
+        sums = np.array([[10.0, 0, 0, 0, 0, 20.0]])
+        sums = np.resize(sums, (1, len(BINS) + 1))
+        proof._slices[name] = {0: Slices(sums, sums * level)}
+    assert "nan" not in proof.sentence()
+    assert proof.sentence().endswith("; on 1 document, which gives no interval")
+    assert "is +0.500 nats in all and +0.500 on recall hits" in proof.sentence()
 
 
 def test_a_pattern_is_repeated_over_the_layers():

@@ -19,17 +19,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from limbeck.config import STAGES, DistilSettings, Stage
+from limbeck.config import ATTENTION, STAGES, DistilSettings, Stage
 from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import read_json, read_lines, write_json, writing
 from limbeck.errors import BadCorpus, BadSetting
 from limbeck.jobs.capture.captured import config_source
+from limbeck.jobs.mixed import pattern_asked, remarks
 from limbeck.jobs.setup import Machine
-from limbeck.jobs.student import make_student
-from limbeck.models.decoder import LimbeckForCausalLM
+from limbeck.jobs.student import make_student, mixers_for
+from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
 from limbeck.models.load import LanguageModel, load, load_config, save
-from limbeck.models.mixers.pattern import pattern_of
 from limbeck.objectives import CrossEntropy
+from limbeck.plan.mixture import Mixture
 from limbeck.probes import Bigrams, measure_slices
 from limbeck.report.words import count
 from limbeck.run.log import console
@@ -37,8 +38,9 @@ from limbeck.run.match import UNIT, Match, layer_of
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan, Run, micro_batches
 from limbeck.run.save import checkpoints
-from limbeck.students.convert import ATTENTION, check_family, check_mixers, convert
+from limbeck.students.convert import check_family, check_mixers, config_of, convert
 from limbeck.students.shape import Shape
+from limbeck.students.shape import config_of as config_of_cut
 
 BASE, MATCHING, SAID = "base", "matching", "conversion.json"  # in a run's folder; with attention it is in ATTENTION
 _SHARE = 0.1  # of the tokens, for each of the first two stages; ours, not tuned
@@ -57,7 +59,7 @@ class Conversion:
     def of(cls, settings: DistilSettings, layers: int) -> Conversion:
         """From the settings, for a student of so many layers. Raises BadSetting or BadModel where there can be no such."""
         assert settings.mixers is not None
-        pattern = pattern_of(settings.mixers)
+        pattern = list(pattern_asked(settings.mixers))
         check_mixers(pattern)
         if settings.keep_attention is not None:
             if len(pattern) > 1 or pattern[0].partition(":")[0] == ATTENTION:
@@ -100,6 +102,26 @@ def check_conversion(settings: DistilSettings, target: Shape | None) -> Conversi
     config = load_config(config_source(settings.teacher))
     check_family(config)
     return Conversion.of(settings, Shape.of(config).layers if target is None else target.layers)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a conversion will make: the student, and the same with attention everywhere where it is to be matched to that."""
+
+    student: LimbeckConfig
+    reference: LimbeckConfig | None
+
+    @classmethod
+    def of(cls, settings: DistilSettings, asked: Conversion, target: Shape | None) -> Planned:
+        """From the teacher's configuration alone."""
+        config = load_config(config_source(settings.teacher))
+        base, layers = config if target is None else config_of_cut(target, config), len(asked.mixers)
+        reference = config_of(base, [ATTENTION] * layers) if asked.stages else None
+        return cls(config_of(base, mixers_for(settings, layers)), reference)
+
+    def remarks(self, length: int) -> list[str]:
+        """What is allowed, and may not be meant, of rows of this length."""
+        return remarks(Mixture.of(self.student), length)
 
 
 def make_converted(
