@@ -156,7 +156,6 @@ def test_each_epoch_is_all_rows_in_an_order_of_its_own():
     assert Rows(store, length=7, seed=2).take(rows.n_rows).tokens.tolist() != orders[0]
 
 
-@given(st.integers(1, 9), st.integers(1, 3))
 def test_orders_of_two_seeds_may_begin_alike_and_go_on_behind_what_was_read():
     store = some_store()
     number = Rows(store, length=8).n_rows
@@ -175,6 +174,7 @@ def test_orders_of_two_seeds_may_begin_alike_and_go_on_behind_what_was_read():
         assert again.take(4).row.tolist() == order[1][read + 5 : read + 9]
 
 
+@given(st.integers(1, 9), st.integers(1, 3))
 def test_a_pass_in_order_covers_every_row_once(batch_rows, ranks):
     store = some_store()
     parts = [joined(list(Rows(store, length=7, rank=r, ranks=ranks).in_order(batch_rows))) for r in range(ranks)]
