@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import limbeck
+from limbeck.api import doctor
 from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, build_stores
 from limbeck.errors import BadModel, BadSetting, BadShape, Interrupted, Mismatch
@@ -306,16 +307,17 @@ def test_a_student_that_is_cut_and_converted_stays_within_its_budget(here):
 
 
 def test_the_doctor_looks_at_what_will_be_made_and_at_matching(here, monkeypatch):
-    with_mixers = settings(here, "looked-at", mixers="gdn")
-    seen = []
-    monkeypatch.setattr("limbeck.plan.resources.memory", lambda peak, device: seen.append(peak) or [])
+    with_mixers = settings(here, "looked-at", mixers="gdn", shrink=1.1)
+    peaks, sizes, largest = [], [], {"matching": 2**60}
+    monkeypatch.setattr("limbeck.plan.resources.memory", lambda peak, device: peaks.append(peak) or [])
+    monkeypatch.setattr("limbeck.plan.pair.matching_bytes", lambda *three, **_: sizes.append(three) or largest)
     for changes in ({}, {"match": "none"}, {"mixers": None, "baselines": "none"}):
-        limbeck.api.doctor(**{k: v for k, v in (with_mixers | changes | {"shrink": 1.1}).items() if v is not None})
-    matched, plain, cut = seen
-    everywhere, student = matched["model with attention"], matched["student's weights"]
-    assert "model with attention" not in plain
-    assert plain["student's weights"] == student > everywhere
-    assert cut["student's weights"] != student
+        doctor(**{k: v for k, v in (with_mixers | changes).items() if v is not None})
+    ((student, reference, teacher),) = sizes
+    assert peaks[0] == largest
+    assert peaks[1]["student's weights"] == 4 * student.parameters != peaks[2]["student's weights"]
+    assert reference.parameters < student.parameters < teacher.parameters
+    assert teacher.parameters == load(here / "teacher").parameters_count
 
 
 def test_a_run_whose_matching_does_not_fit_is_stopped_before_it(here, monkeypatch):
