@@ -1,24 +1,35 @@
 """`limbeck distil --mixers`: matching layer by layer, who keeps attention, equal tokens, continuing, and what is refused."""
 
+import gc
 import json
 import os
 import signal
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import limbeck
+from limbeck.api import doctor
 from limbeck.config import DistilSettings
-from limbeck.corpora import build_stores
-from limbeck.errors import BadModel, BadSetting, Interrupted
-from limbeck.jobs.convert import Conversion, check_conversion, make_converted
+from limbeck.corpora import Rows, build_stores
+from limbeck.errors import BadModel, BadSetting, BadShape, Interrupted, Mismatch
+from limbeck.jobs import convert as convert_job
+from limbeck.jobs.convert import Conversion, Planned, check_conversion, make_converted
+from limbeck.jobs.recall import RecallProof
 from limbeck.jobs.setup import Machine
 from limbeck.jobs.student import target_shape
+from limbeck.jobs.teacher import RunTeacher
 from limbeck.models.load import load, load_config
 from limbeck.objectives import CrossEntropy
+from limbeck.plan.pair import Finding
+from limbeck.plan.size import Size
+from limbeck.probes.slices import BINS, Slices
 from limbeck.run.match import Match
 from limbeck.run.optim import adamw
+from limbeck.run.run import Run
 from limbeck.run.world import alone
 from limbeck.students.convert import convert
 from tests.models import batch, frozen, llama, write_corpus, write_teacher
@@ -162,6 +173,33 @@ def test_recall_stands_beside_perplexity_against_attention(done):
     assert str(out) in alone["counted_in"]
 
 
+def test_the_student_reads_on_where_matching_ended_so_all_arms_read_the_same_text(here, done, monkeypatch):
+    """Rows by the run that takes them, of seeds 0 and 1: those of matching and of the student are those of attention."""
+    taken, take = {}, Rows.take
+    step = Run._step
+
+    def noted(self, *args):
+        taken.setdefault(self.label, [])
+        self.corpus.reader = self.label
+        return step(self, *args)
+
+    def noting(self, rows):
+        batch = take(self, rows)
+        if reader := getattr(self, "reader", ""):
+            taken[reader] += batch.row.tolist()
+        return batch
+
+    monkeypatch.setattr(Run, "_step", noted)
+    monkeypatch.setattr(Rows, "take", noting)
+    monkeypatch.setattr(Run, "measure", lambda self, seconds: 0.0)
+    limbeck.distil(**settings(here, "same-text", seeds=2, tokens="2k"))
+    matched = taken["match mixers"] + taken["match blocks"]
+    assert len(set(matched)) == len(matched)
+    for seed in (0, 1):
+        assert matched + taken[f"student #{seed}"] == taken[f"attention #{seed}"]
+    assert taken["student #0"] != taken["student #1"]
+
+
 def made(here: Path, out: str, steps: int = 30, **more) -> Path:
     """The folder of a converted student, before it is distilled."""
     asked = DistilSettings(**settings(here, out, **more))
@@ -194,6 +232,20 @@ def test_a_run_stopped_in_a_stage_goes_on_and_ends_with_the_same_bits(here, stag
     assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
+def test_damage_is_measured_as_the_mixers_are_used(here, monkeypatch):
+    modes, measure = [], convert_job.measure_slices
+
+    def looked_at(model, *args, **more):
+        modes.append({part.training for part in model.model.modules()})
+        return measure(model, *args, **more)
+
+    monkeypatch.setattr(convert_job, "measure_slices", looked_at)
+    folder = made(here, "topk", mixers="topk:2", keep_attention=1, match="none")
+    assert modes == [{False}] * 4
+    harm = json.loads((folder.parent / "conversion.json").read_text())["damage"]
+    assert all(row["damage"] != 0 for row in harm[1:])
+
+
 def test_a_cut_is_converted_by_place_without_matching(here):
     folder = made(here, "cut-first", shape="layers=2,hidden=24", mixers="gdn,attention", match="none")
     student, base = load(folder), load(folder.parent / "base")
@@ -223,12 +275,102 @@ def test_a_cut_is_converted_by_place_without_matching(here):
         ({"mixers": None, "baselines": "attention"}, BadSetting, "--baselines attention is about"),
         ({"match": "block"}, BadSetting, "did you mean 'blocks'"),
         ({"tokens": "256", "match": "mixers,blocks"}, BadSetting, "leaves none to distil in"),
+        ({"mixers": ""}, BadModel, "^--mixers '': "),
+        ({"mixers": "gdn,"}, BadModel, "^--mixers 'gdn,': "),
+        ({"tokenizer_align": "bytes"}, BadSetting, "made of its teacher by --mixers has the teacher's: leave one"),
+        ({"params": "20k,16k", "mixers": "gdn,gdn,gdn,gdn,gdn"}, BadSetting, "^20k: .* do not divide the student's"),
+        (
+            {"params": "3300", "mixers": "gdn"},
+            BadShape,
+            "budget of 3,300 .* converted, the smallest .* has 3,618",
+        ),
     ],
 )
 def test_what_cannot_be_converted_is_said_before_anything_is_written(here, changes, error, said):
     with pytest.raises(error, match=said):
         limbeck.distil(**{k: v for k, v in settings(here, "refused", **changes).items() if v is not None})
-    assert not (here / "refused" / "cut").exists()
+    assert not (here / "refused").exists()
+
+
+@pytest.mark.parametrize("keep", [None, 1])
+@pytest.mark.parametrize("mixer", ["gdn", "retnet", "based:4", "linear"])
+def test_a_budget_of_parameters_is_that_of_the_converted_student(here, mixer, keep):
+    asked = DistilSettings(**settings(here, "budget", mixers=mixer, keep_attention=keep, params="40k"))
+    target = target_shape(asked)
+    student = Planned.of(asked, check_conversion(asked, target), target).student
+    assert 0.8 * 40_000 < Size.of(student).parameters <= 40_000
+
+
+def test_a_student_that_is_cut_and_converted_stays_within_its_budget(here):
+    folder = made(here, "within", params="40k", mixers="gdn", match="none")
+    assert load(folder).parameters_count <= 40_000
+
+
+def test_the_doctor_looks_at_what_will_be_made_and_at_matching(here, monkeypatch):
+    with_mixers = settings(here, "looked-at", mixers="gdn", shrink=1.1)
+    peaks, sizes, largest = [], [], {"matching": 2**60}
+    monkeypatch.setattr("limbeck.plan.resources.memory", lambda peak, device: peaks.append(peak) or [])
+    monkeypatch.setattr("limbeck.plan.pair.matching_bytes", lambda *three, **_: sizes.append(three) or largest)
+    for changes in ({}, {"match": "none"}, {"mixers": None, "baselines": "none"}):
+        doctor(**{k: v for k, v in (with_mixers | changes).items() if v is not None})
+    ((student, reference, teacher),) = sizes
+    assert peaks[0] == largest
+    assert peaks[1]["student's weights"] == 4 * student.parameters != peaks[2]["student's weights"]
+    assert reference.parameters < student.parameters < teacher.parameters
+    assert teacher.parameters == load(here / "teacher").parameters_count
+
+
+def test_a_run_whose_matching_does_not_fit_is_stopped_before_it(here, monkeypatch):
+    full = Finding("memory", "error", "too much", "take less")
+    monkeypatch.setattr("limbeck.plan.resources.memory", lambda peak, device: [full])
+    with pytest.raises(Mismatch, match="too much"):
+        limbeck.distil(**settings(here, "does-not-fit"))
+    assert not (here / "does-not-fit" / "attention").exists()
+
+
+def test_weights_that_only_the_conversion_needs_are_gone_when_training_begins(here, monkeypatch):
+    held = []
+
+    def loaded(self, where):
+        model = load(here / "teacher")
+        held.append(weakref.ref(model.model))
+        return model
+
+    class Enough(Exception):
+        pass
+
+    def foretell(*_):
+        gc.collect()
+        assert held[0]() is None
+        raise Enough
+
+    monkeypatch.setattr(RunTeacher, "weights", loaded)
+    monkeypatch.setattr("limbeck.jobs.distil.foretell", foretell)
+    with pytest.raises(Enough):
+        limbeck.distil(**settings(here, "freed", mixers="swa:99", match="none"))
+
+
+def test_a_window_larger_than_a_row_is_noted(here):
+    asked = DistilSettings(**settings(here, "note", mixers="swa:99999"))
+    planned = Planned.of(asked, check_conversion(asked, None), None)
+    assert planned.remarks(32) == ["swa:99999 has a window larger than the 32 tokens of a text: here it is attention"]
+
+
+def test_an_arm_with_other_layers_is_timed_by_itself(done):
+    out, _ = done
+    told = json.loads((out / "run.json").read_text())["estimate"]["step_seconds"]
+    assert list(told) == ["ForwardKL", "ForwardKL (attention everywhere)"]
+
+
+def test_of_one_document_it_is_said_that_there_is_no_interval(here):
+    proof = RecallProof(here, None, None)
+    for name, level in (("student", 2.0), ("attention", 1.5)):
+        sums = np.array([[10.0, 0, 0, 0, 0, 20.0]])
+        sums = np.resize(sums, (1, len(BINS) + 1))
+        proof._slices[name] = {0: Slices(sums, sums * level)}
+    assert "nan" not in proof.sentence()
+    assert proof.sentence().endswith("; on 1 document, which gives no interval")
+    assert "is +0.500 nats in all and +0.500 on recall hits" in proof.sentence()
 
 
 def test_a_pattern_is_repeated_over_the_layers():

@@ -156,6 +156,24 @@ def test_each_epoch_is_all_rows_in_an_order_of_its_own():
     assert Rows(store, length=7, seed=2).take(rows.n_rows).tokens.tolist() != orders[0]
 
 
+def test_orders_of_two_seeds_may_begin_alike_and_go_on_behind_what_was_read():
+    store = some_store()
+    number = Rows(store, length=8).n_rows
+    for read in (3, number, number + 4):
+        order = {
+            seed: Rows(store, length=8, seed=seed, common=(0, read)).take(3 * number).row.tolist() for seed in (0, 1)
+        }
+        assert order[0] == Rows(store, length=8).take(3 * number).row.tolist()
+        assert order[1][:read] == order[0][:read]
+        assert order[1] != order[0]
+        assert all(len(set(order[1][e * number : (e + 1) * number])) == number for e in range(3))
+        behind = Rows(store, length=8, seed=1, common=(0, read), first=read)
+        assert behind.take(5).row.tolist() == order[1][read : read + 5]
+        again = Rows(store, length=8, seed=1, common=(0, read), first=read)
+        again.load_state_dict(behind.state_dict())
+        assert again.take(4).row.tolist() == order[1][read + 5 : read + 9]
+
+
 @given(st.integers(1, 9), st.integers(1, 3))
 def test_a_pass_in_order_covers_every_row_once(batch_rows, ranks):
     store = some_store()

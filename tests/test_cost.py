@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralC
 
 from limbeck.models.load import build, load_config
 from limbeck.objectives import fused
-from limbeck.plan.cost import LOGITS_BUFFER, Cost, Rates, activation_bytes, estimate, peak_together
+from limbeck.plan.cost import LOGITS_BUFFER, Cost, Rates, activation_bytes, estimate, matching_bytes, peak_together
 from limbeck.plan.rates import measure_rates
 from limbeck.plan.size import Size
 
@@ -110,6 +110,19 @@ def test_forward_flops_are_those_torch_counts(config, length):
     assert size.forward_flops(length) == pytest.approx(
         2.0 * size.multiplied + (whole_square - 2.0 * size.multiplied) / 2, rel=0.1
     )
+
+
+def test_matching_holds_three_models_and_the_graph_of_one_layer():
+    student, reference, teacher = (Size.of(llama(num_hidden_layers=layers)) for layers in (4, 3, 5))
+    run = {"length": 64, "batch_tokens": 256, "itemsize": 4, "device": "cpu"}
+    parts = matching_bytes(student, reference, teacher, **run)
+    alone = estimate(student, teacher, tokens=1000, **run).bytes
+    assert parts["model with attention"] == 4 * reference.parameters
+    assert parts["teacher's weights"] == 4 * teacher.parameters
+    assert parts["activations"] == alone["activations"] // 4
+    for held in ("student's weights", "gradients", "AdamW's moments"):
+        assert parts[held] == alone[held] > 0
+    assert not {"chunks of logits", "teacher's forward pass"} & set(parts)
 
 
 def test_training_costs_three_forward_passes_of_the_student_and_one_of_the_teacher():

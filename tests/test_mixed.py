@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 from limbeck import cli
 from limbeck.api import plan, pretrain
 from limbeck.errors import BadFolder, BadModel, BadSetting, BadShape
-from limbeck.jobs.mixed import Mixed, heads_of, mixed
+from limbeck.jobs.mixed import Mixed, context_of, heads_of, mixed
 from limbeck.models.auto import LimbeckConfig
 from limbeck.models.load import build, load
 from limbeck.models.mixers.pattern import MIXERS
@@ -27,8 +27,10 @@ SHAPE = Mixed(("conv", "based:4", "mamba2:state=6,head=8", "swa:5"), width=32, l
 
 @torch.no_grad()
 def test_a_plan_says_what_the_decoder_is_that_would_be_built():
-    found = plan(mixers=PATTERN, width=32, layers=8, length=24, vocab=50)
-    model = build(SHAPE.config(50), dtype=torch.bfloat16).eval()
+    pattern = f"{PATTERN},longconv,topk"
+    shape = Mixed((*SHAPE.pattern, "longconv", "topk"), width=32, layers=12, context=context_of(24))
+    found = plan(mixers=pattern, width=32, layers=12, length=24, vocab=50)
+    model = build(shape.config(50), dtype=torch.bfloat16).eval()
     assert found["total"]["parameters"] == sum(p.numel() for p in model.parameters())
     for layer, said in zip(model.model.layers, found["layers"], strict=True):
         assert said["parameters"] == sum(p.numel() for p in layer.parameters())
@@ -37,8 +39,8 @@ def test_a_plan_says_what_the_decoder_is_that_would_be_built():
     head = 2 * 50 * 32
     assert found["total"]["flops"] == pytest.approx(head + sum(layer["flops"] for layer in found["layers"]))
     assert found["total"]["training_flops"] == 3 * found["total"]["flops"]
-    assert [layer["mixer"] for layer in found["layers"]] == list(SHAPE.pattern) * 2
-    assert plan(mixers=list(SHAPE.pattern), width=32, layers=8, length=24, vocab=50) == found
+    assert [layer["mixer"] for layer in found["layers"]] == list(shape.pattern) * 2
+    assert plan(mixers=list(shape.pattern), width=32, layers=12, length=24, vocab=50) == found
 
 
 def test_beside_it_stands_the_same_decoder_with_attention_everywhere():
@@ -180,6 +182,7 @@ def test_a_mixture_is_trained_with_what_was_planned_in_its_record(tmp_path, caps
     said = capsys.readouterr().err
     planned = plan(mixers=PATTERN, width=32, layers=4, length=16, vocab=280)
     model = load(result["model"])
+    assert planned["total"]["parameters"] == model.parameters_count
     assert type(model.config) is LimbeckConfig
     assert model.config.mixers == list(SHAPE.pattern)
     run = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -198,7 +201,11 @@ def test_a_mixture_is_trained_with_what_was_planned_in_its_record(tmp_path, caps
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"mixers": "conv,bassed"}, BadModel, "--mixers 'bassed': there is no mixer 'bassed', the nearest is 'based'"),
+        (
+            {"mixers": "conv,bassed"},
+            BadModel,
+            "--mixers 'conv,bassed': 'bassed': there is no mixer 'bassed', the nearest is 'based'",
+        ),
         ({"mixers": "swa:windw=3"}, BadModel, "no option 'windw', the nearest is 'window'"),
         ({"layers": 6}, BadSetting, "--layers 6: expected a multiple of the 4 mixers of --mixers, which are repeated"),
         ({"layers": 6}, BadSetting, "give 4 or 8, or another pattern"),
@@ -226,6 +233,13 @@ def test_rows_longer_than_the_usual_context_make_it_longer(tmp_path):
     rows = {"length": 1100, "tokens": "1100", "batch_tokens": 1100}
     result = trained(tmp_path, mixers="conv", width=16, layers=1, **rows)
     assert load(result["model"]).config.max_position_embeddings == 1100
+
+
+def test_filters_as_long_as_the_context_are_planned_as_they_are_trained(tmp_path):
+    write_corpus(tmp_path)
+    result = trained(tmp_path, mixers="longconv,topk", layers=2, tokens="128")
+    planned = plan(mixers="longconv,topk", width=32, layers=2, length=16, vocab=280)
+    assert planned["total"]["parameters"] == load(result["model"]).parameters_count
 
 
 # The command line
@@ -266,6 +280,8 @@ def test_a_plan_is_one_json_object(limbeck):
     ("flags", "said"),
     [
         (("--mixers", "conv", "--params", "1M", "--gpu", "L4"), "--gpu about a teacher or a device"),
+        (("--mixers", "conv", "--params", "1M", "--teacher-tokens", "1B"), "--teacher-tokens about a teacher"),
+        (("--mixers", "conv", "--params", "1M", "--epsilon", "0", "--free-teacher"), "--epsilon, --free-teacher about"),
         (("--layers", "4", "--params", "1M"), "--layers 4: goes with --mixers"),
         (("--vocab", "4"), "--vocab 4: goes with --mixers"),
         (("--mixers", "conv", "--params", "1M", "--length", "1"), "--length: Input should be greater"),

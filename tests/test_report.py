@@ -17,6 +17,7 @@ from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import BINS, Measurements
 from limbeck.report import model_card, verdict, write_report
 from limbeck.report.folder import RunFolder
+from limbeck.report.start import start_of
 from limbeck.report.words import count, duration, plus_minus, size
 from limbeck.types import Reading
 
@@ -396,6 +397,47 @@ def test_seeds_that_disagree_take_the_certainty_away():
     assert verdict(steady, None).notes[-1].startswith("3 seeds: the 95 % intervals cover training noise")
 
 
+def test_the_start_of_a_converted_student_is_called_what_it_is():
+    seeds = {name: [made_up(level + d) for d in (0, 0.001)] for name, level in (("student", 1.5), ("attention", 1.4))}
+    for tokens, name, shared in (
+        ({"blocks": 100}, "the student after matching", "matched"),
+        ({}, "the student as it was converted", "converted"),
+    ):
+        start = start_of({"conversion": {"tokens": tokens}})
+        found = verdict(seeds | {"cut": [made_up(2.0)]}, made_up(1.7), start=start)
+        notes = " ".join(found.notes)
+        assert f"nats over {name}." in notes
+        assert f"2 seeds: all seeds start from one {shared} student, so the 95 % intervals cover the choice" in notes
+        assert f"the gap between {name} and the teacher closed" in found.text
+        for level, said in ((1.9, "better than"), (1.5, "no gap to close")):
+            words = verdict(arms(student=1.6, cut=1.5), made_up(level), start=start).text
+            assert said in words
+            assert name in words
+        assert "cut" not in notes
+    assert start_of({}).name == "the untrained cut"
+
+
+def test_a_page_calls_a_matched_start_so_and_gives_attention_its_own_count(folder):
+    rows = [*readings(), *likelihood("attention", [made_up(1.4)], text_bytes=np.full(DOCUMENTS, 900.0))]
+    write_lines(folder / "readings.jsonl", [reading.row() for reading in rows])
+    said = {"converted": [], "tokens": {"blocks": 100}, "error": {"blocks": 0.1}, "damage": None}
+    run = json.loads((folder / "run.json").read_text())
+    write = (folder / "run.json").write_text
+    write(json.dumps(run | {"conversion": said | {"attention_parameters": 76944}}))
+    page = write_report(folder).read_text()
+    row = re.search(r"attention everywhere</th>\s*<td>([^<]*)</td>", page)
+    assert row[1] == "76.9 k"
+    assert "matched only" in page
+    assert "cut only" not in page
+    assert "as it was cut out of the teacher, untrained" not in page
+    assert "all seeds start from one matched student" in page
+    assert "| matched only |" in model_card(json.loads((folder / "run.json").read_text()), rows).replace(
+        "teacher |", "|"
+    )
+    write(json.dumps(run | {"conversion": said}))  # of a run that did not count it
+    assert re.search(r"attention everywhere</th>\s*<td>–</td>", write_report(folder).read_text())
+
+
 def test_other_arms_are_notes_and_compute_is_not_forgotten():
     found = verdict(arms(student=1.5, ce=1.53, fresh=1.7, flops=1.45, cut=2.0), None)
     notes = " ".join(found.notes)
@@ -409,7 +451,7 @@ def test_other_arms_are_notes_and_compute_is_not_forgotten():
 def test_the_share_of_a_gap_that_is_none_is_not_given():
     assert "so there is no gap to close" in verdict(arms(student=1.5, ce=1.5, cut=1.6), made_up(1.7)).text
     assert "the student is past the teacher: 1" in verdict(arms(student=1.2, cut=1.6), made_up(1.3)).text
-    assert "further from the teacher than the bare cut" in verdict(arms(student=1.9, cut=1.6), made_up(1.3)).text
+    assert "further from the teacher than the untrained cut" in verdict(arms(student=1.9, cut=1.6), made_up(1.3)).text
 
 
 def test_models_measured_on_different_documents_are_not_compared():

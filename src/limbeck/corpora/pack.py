@@ -41,8 +41,14 @@ class Rows:
         ranks: int = 1,
         most: int | None = None,
         counted: Callable[[Batch], Batch] = lambda batch: batch,
+        first: int = 0,
+        common: tuple[int, int] = (0, 0),
     ) -> None:
-        """``most``: rows of an epoch, if there are more. ``counted`` takes weight from more positions of a batch."""
+        """``most``: rows of an epoch, if there are more. ``counted`` takes weight from more positions of a batch.
+
+        ``first``: rows of the endless order that are passed over, since what is trained has read them. ``common``: a seed, and
+        how many rows of its order this order begins with, so that those of several seeds have them in common.
+        """
         self.store = store
         self.length = length
         self.seed = seed
@@ -51,7 +57,8 @@ class Rows:
         self._counted = counted
         self._learnable = _learnable(store, length)[:most]
         self.n_rows = len(self._learnable)
-        self._next = 0
+        self._common = common
+        self._next = first
         self._order: tuple[int, np.ndarray] | None = None  # the epoch, and its order
 
     def take(self, rows: int) -> Batch:
@@ -102,7 +109,7 @@ class Rows:
         return self._counted(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position: how many rows all ranks together have taken."""
+        """The position: how many rows all ranks together have taken, those passed over at the start among them."""
         return {"row": self._next}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -113,9 +120,18 @@ class Rows:
         """Which row of the store stands at a place of the endless order."""
         epoch, place = divmod(index, self.n_rows)
         if self._order is None or self._order[0] != epoch:
-            generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-            self._order = (epoch, generator.permutation(self.n_rows))
+            self._order = (epoch, self._shuffled(epoch))
         return int(self._order[1][place])
+
+    def _shuffled(self, epoch: int) -> Int64[np.ndarray, " n_rows"]:
+        """The rows of an epoch in their order: first those in common with another seed, which do not come twice."""
+        own = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.n_rows)
+        seed, rows = self._common
+        ahead = min(max(rows - epoch * self.n_rows, 0), self.n_rows)
+        if ahead == 0 or seed == self.seed:
+            return own
+        begins = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(self.n_rows)[:ahead]
+        return np.concatenate([begins, own[~np.isin(own, begins)]])
 
 
 def _learnable(store: TokenStore, length: int) -> Int64[np.ndarray, " n_rows"]:

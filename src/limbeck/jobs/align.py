@@ -69,6 +69,11 @@ def check_align(settings: DistilSettings) -> None:
 
 def check_student(settings: DistilSettings) -> None:
     """Raises BadSetting where --tokenizer-align is asked for without a student that could have another tokenizer."""
+    if settings.tokenizer_align is not None and settings.mixers is not None:
+        raise BadSetting(
+            "--tokenizer-align bytes is for a student with a tokenizer of its own, and one that is made of its teacher by "
+            "--mixers has the teacher's: leave one of them out"
+        )
     if settings.tokenizer_align is not None and settings.student is None:
         raise BadSetting(
             "--tokenizer-align bytes is for a student with a tokenizer of its own, and what is cut out of a teacher has the "

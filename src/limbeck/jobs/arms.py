@@ -28,7 +28,8 @@ CE = "CrossEntropy"
 class Arm:
     """One training run of the comparison. ``fresh`` arms start from random weights, the others from the cut student.
 
-    ``start`` is another model to start from. ``member`` is which student of a family it belongs to.
+    ``start`` is another model to start from. ``member`` is which student of a family it belongs to. ``taken`` are the steps that
+    what it starts from has taken of the same text: it goes on reading behind them.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Arm:
     fresh: bool = False
     member: str = ""
     start: Path | None = None
+    taken: int = 0
 
     @property
     def student(self) -> Path:
@@ -76,16 +78,16 @@ def arms_of(
     arms = []
     for seed in seeds:
         folder = out if seed == seeds[0] else out / "seeds" / f"seed{seed}"
-        arms.append(Arm("student", seed, folder, objective, steps - matched))
+        arms.append(Arm("student", seed, folder, objective, steps - matched, taken=matched))
     for seed in seeds:
         for name in baselines:
             if name == "cut" or (name.startswith("cut+ce") and not listens):
                 continue  # needs no training; is what the student itself does
-            arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", CE, steps - matched)
+            arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", CE, steps - matched, taken=matched)
             if name == "fresh+kd":
-                arm = replace(arm, objective=objective, fresh=True, steps=steps)
+                arm = replace(arm, objective=objective, fresh=True, steps=steps, taken=0)
             if name == ATTENTION:
-                arm = replace(arm, objective=objective, start=out / ATTENTION, steps=steps)
+                arm = replace(arm, objective=objective, start=out / ATTENTION, steps=steps, taken=0)
             if name == "cut+ce@flops":
                 arm = replace(arm, steps=flops_steps)
             arms.append(arm)
@@ -98,7 +100,7 @@ class Shared:
 
     ``most_rows`` of the text are read, where the teacher has answered no more, by arms that take more steps all of it if they
     are to ``reads_on``; ``counted`` takes weight from where it has no answer, for the arms too that do not listen to it, so
-    that all learn the same tokens.
+    that all learn the same tokens. ``common``: a seed, and how many rows of its order those of all seeds begin with.
     """
 
     cut: Path
@@ -110,6 +112,7 @@ class Shared:
     most_rows: int | None = None
     counted: Callable[[Batch], Batch] = lambda batch: batch
     reads_on: bool = False
+    common: tuple[int, int] = (0, 0)
 
     def run(self, arm: Arm) -> Run:
         """The run of an arm, its student as it begins."""
@@ -126,6 +129,8 @@ class Shared:
             ranks=world.size,
             most=None if self.reads_on and arm.steps > self.plan.steps else self.most_rows,
             counted=self.counted,
+            first=arm.taken * self.plan.rows,
+            common=self.common,
         )
         objective = parse(arm.objective)
         listens = self.teacher if objective.needs_teacher else None

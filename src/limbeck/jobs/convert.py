@@ -19,17 +19,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from limbeck.config import STAGES, DistilSettings, Stage
+from limbeck.config import ATTENTION, STAGES, DistilSettings, Stage
 from limbeck.corpora import Rows, TokenStore
-from limbeck.disk import read_json, read_lines, write_json
+from limbeck.disk import read_json, read_lines, write_json, writing
 from limbeck.errors import BadCorpus, BadSetting
 from limbeck.jobs.capture.captured import config_source
+from limbeck.jobs.mixed import pattern_asked, remarks
 from limbeck.jobs.setup import Machine
-from limbeck.jobs.student import make_student
-from limbeck.models.decoder import LimbeckForCausalLM
+from limbeck.jobs.student import make_student, mixers_for
+from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
 from limbeck.models.load import LanguageModel, load, load_config, save
-from limbeck.models.mixers.pattern import pattern_of
 from limbeck.objectives import CrossEntropy
+from limbeck.plan.mixture import Mixture
 from limbeck.probes import Bigrams, measure_slices
 from limbeck.report.words import count
 from limbeck.run.log import console
@@ -37,8 +38,9 @@ from limbeck.run.match import UNIT, Match, layer_of
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan, Run, micro_batches
 from limbeck.run.save import checkpoints
-from limbeck.students.convert import ATTENTION, check_family, check_mixers, convert
+from limbeck.students.convert import check_family, check_mixers, config_of, convert
 from limbeck.students.shape import Shape
+from limbeck.students.shape import config_of as config_of_cut
 
 BASE, MATCHING, SAID = "base", "matching", "conversion.json"  # in a run's folder; with attention it is in ATTENTION
 _SHARE = 0.1  # of the tokens, for each of the first two stages; ours, not tuned
@@ -57,7 +59,7 @@ class Conversion:
     def of(cls, settings: DistilSettings, layers: int) -> Conversion:
         """From the settings, for a student of so many layers. Raises BadSetting or BadModel where there can be no such."""
         assert settings.mixers is not None
-        pattern = pattern_of(settings.mixers)
+        pattern = list(pattern_asked(settings.mixers))
         check_mixers(pattern)
         if settings.keep_attention is not None:
             if len(pattern) > 1 or pattern[0].partition(":")[0] == ATTENTION:
@@ -102,6 +104,26 @@ def check_conversion(settings: DistilSettings, target: Shape | None) -> Conversi
     return Conversion.of(settings, Shape.of(config).layers if target is None else target.layers)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """What a conversion will make: the student, and the same with attention everywhere where it is to be matched to that."""
+
+    student: LimbeckConfig
+    reference: LimbeckConfig | None
+
+    @classmethod
+    def of(cls, settings: DistilSettings, asked: Conversion, target: Shape | None) -> Planned:
+        """From the teacher's configuration alone."""
+        config = load_config(config_source(settings.teacher))
+        base, layers = config if target is None else config_of_cut(target, config), len(asked.mixers)
+        reference = config_of(base, [ATTENTION] * layers) if asked.stages else None
+        return cls(config_of(base, mixers_for(settings, layers)), reference)
+
+    def remarks(self, length: int) -> list[str]:
+        """What is allowed, and may not be meant, of rows of this length."""
+        return remarks(Mixture.of(self.student), length)
+
+
 def make_converted(
     settings: DistilSettings,
     asked: Conversion,
@@ -113,11 +135,13 @@ def make_converted(
     rows: int,
     steps: int,
     machine: Machine,
+    most_rows: int | None = None,
 ) -> Path:
     """The folder of the converted student, matched to attention in the stages that were asked for.
 
     Beside it is the same student with attention everywhere, and conversion.json, which says what was done. A killed run goes on
-    in the stage it was in. The stages read the first of so many ``steps`` of ``rows`` rows, in the order of the first seed.
+    in the stage it was in. The stages read the first of so many ``steps`` of ``rows`` rows, one behind the other, in the order of
+    the first seed; ``most_rows`` of the text, where the teacher has answered no more.
     """
     out, world = settings.out, machine.world
     base = LanguageModel(teacher.model, teacher.tokenizer, teacher.name)
@@ -131,7 +155,7 @@ def make_converted(
     lr = settings.lr or suggested_learning_rate(everywhere.parameters_count)
     plan = Plan(steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=machine.bf16)
     taken = asked.steps(steps)
-    work = _Matching(out / MATCHING, everywhere, store, length, settings.seed, plan, machine)
+    work = _Matching(out / MATCHING, everywhere, store, length, settings.seed, plan, machine, most_rows)
     mixers, damage = asked.mixers, None
     student = _converted(base, mixers, seed=settings.seed)
     if "mixers" in taken:
@@ -142,7 +166,7 @@ def make_converted(
         mixers = tuple(ATTENTION if layer in kept else text for layer, text in enumerate(mixers))
         student = _with_mixers_of(student, _converted(base, mixers, seed=settings.seed))
     if "blocks" in taken:
-        student = work.stage("blocks", student, taken["blocks"])
+        student = work.stage("blocks", student, taken["blocks"], before=taken.get("mixers", 0))
     if world.first:
         said = {
             "mixers": list(mixers),
@@ -150,6 +174,7 @@ def make_converted(
             "tokens": {stage: some * rows * length for stage, some in taken.items()},
             "error": {stage: work.error(stage) for stage in taken},
             "damage": damage,
+            "attention_parameters": everywhere.parameters_count,
         }
         write_json(out / SAID, said)
         show(said, console)
@@ -170,9 +195,10 @@ class _Matching:
     seed: int
     plan: Plan
     machine: Machine
+    most_rows: int | None
 
-    def stage(self, stage: Stage, student: LanguageModel, steps: int) -> LanguageModel:
-        """The student after a stage, from disk where it is done."""
+    def stage(self, stage: Stage, student: LanguageModel, steps: int, *, before: int = 0) -> LanguageModel:
+        """The student after a stage, from disk where it is done; it reads on ``before`` steps into the text."""
         folder, world = self.folder / stage, self.machine.world
         if not (folder / "student" / "config.json").exists():
             model, reference = student.model, self.everywhere.model
@@ -180,7 +206,15 @@ class _Matching:
             assert isinstance(reference, LimbeckForCausalLM)
             match = Match(reference, _replaced(model), stage)
             match.trained(model)
-            corpus = Rows(self.store, length=self.length, seed=self.seed, rank=world.rank, ranks=world.size)
+            corpus = Rows(
+                self.store,
+                length=self.length,
+                seed=self.seed,
+                rank=world.rank,
+                ranks=world.size,
+                most=self.most_rows,
+                first=before * self.plan.rows,
+            )
             plan = replace(self.plan, steps=steps)
             label = f"match {stage}"
             # the objective takes no part: nothing is asked of logits
@@ -255,6 +289,8 @@ def _damage(
         assert isinstance(reference, LimbeckForCausalLM)
         assert isinstance(changed, LimbeckForCausalLM)
         rows: list[dict[str, Any]] = []
+        training = changed.training
+        changed.eval()  # what is drawn or chosen otherwise while a mixer learns is no part of what it can do
         for layer in (None, *_replaced(changed)):
             if layer is not None:
                 own, layer_of(reference, layer).mixer = layer_of(reference, layer).mixer, layer_of(changed, layer).mixer
@@ -263,12 +299,15 @@ def _damage(
                 layer_of(reference, layer).mixer = own
             hits = found.mean(hits=True)
             damage = hits - (rows[0]["hits"] if rows else hits)
+            if not math.isfinite(hits):
+                raise BadCorpus(
+                    f"{store.folder}: no row of {length} tokens repeats a pair of tokens, so recall cannot say which layers keep "
+                    "attention: say it by place, as in --mixers 'attention*1,gdn*3', or give longer rows with --length"
+                )
             rows.append({"layer": layer, "hits": hits, "elsewhere": found.mean(hits=False), "damage": damage})
-        if not math.isfinite(rows[0]["hits"]):
-            raise BadCorpus(
-                f"{store.folder}: no row of {length} tokens repeats a pair of tokens, so recall cannot say which layers keep "
-                "attention: say it by place, as in --mixers 'attention*1,gdn*3', or give longer rows with --length"
-            )
+        changed.train(training)
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, rows)
     machine.world.barrier()
     found_rows: list[dict[str, Any]] = read_json(file)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from limbeck.config import DistilSettings
@@ -20,7 +21,7 @@ from limbeck.errors import BadModel
 from limbeck.jobs.align import OtherTokens, check_align, teacher_of
 from limbeck.jobs.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.capture.captured import config_source
-from limbeck.jobs.convert import BASE, SAID, check_conversion, make_converted
+from limbeck.jobs.convert import BASE, SAID, Conversion, Planned, check_conversion, make_converted
 from limbeck.jobs.doctor import diagnose, first_documents
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.foretell import foretell, said_after, said_before
@@ -33,7 +34,7 @@ from limbeck.models.source import resolve_description
 from limbeck.objectives import parse
 from limbeck.objectives.parse import code_of
 from limbeck.plan.cost import Cost, estimate
-from limbeck.plan.pair import as_json, check, show
+from limbeck.plan.pair import Finding, as_json, check, show
 from limbeck.plan.size import Size
 from limbeck.report.words import duration
 from limbeck.run.log import console
@@ -120,6 +121,7 @@ def prepare(
     first = settings.student or settings.teacher
     length = row_length(settings, getattr(config, "max_position_embeddings", None), where.world.device, name=first)
     rows, steps = batch_rows(settings, length, where.world.size)
+    matched = sum(asked.steps(steps).values()) if asked else 0
     derived = {"objective": repr(objective), "length": length, "rows": rows, "steps": steps, "bf16": where.bf16}
     derived |= answers
     if code := code_of(objective):
@@ -137,27 +139,19 @@ def prepare(
     require_rows(store, length=length)
     if where.world.first:
         same_corpus(settings.out, run, store, held_out)
-    if where.world.first and target is not None and source.captured:
-        source.captured.place_cut(target, settings.out / (BASE if asked else "cut"), seed=settings.seed)
-    where.world.barrier()
-    made = (settings.out / "cut" / "config.json").exists()
-    weights = source.weights(where) if (target or asked) and not made else teacher
-    if asked is None:
-        cut = make_student(settings, target, weights, store, length=length, machine=where)
-    elif made:
-        cut = settings.out / "cut"
-    else:
-        cut = make_converted(
-            settings, asked, target, weights, store, length=length, rows=rows, steps=steps, machine=where
-        )
-    matched = sum(asked.steps(steps).values()) if asked else 0
+    findings = []
+    if asked:  # matching comes first, so what it will be is looked at
+        planned = Planned.of(settings, asked, target)
+        pair = {"planned": planned.student, "reference": planned.reference}
+        findings = diagnose(settings, teacher, None, documents, length=length, machine=where, **pair)
+        _say(findings)
+        for remark in planned.remarks(length):
+            console.print(f"note: {remark}", markup=False)
+    cut = _start(settings, asked, target, source, store, length=length, rows=rows, steps=steps, where=where)
     student = load(cut, device="cpu")
-    findings = diagnose(settings, teacher, student, documents, length=length, machine=where)
-    if asked:  # it has its teacher's size: what becomes small is what it remembers
-        findings = [f for f in findings if f.check != "size"]
-    # the rest is in the report, and in `limbeck doctor`
-    show([f for f in findings if f.level != "ok" or f.check == "memory"], console)
-    check(findings)
+    if not asked:
+        findings = diagnose(settings, teacher, student, documents, length=length, machine=where)
+        _say(findings)
     plan = Plan(
         steps=steps,
         rows=rows,
@@ -182,6 +176,7 @@ def prepare(
         most_rows=source.rows,
         counted=source.counted,
         reads_on=isinstance(source, OtherTokens),  # which was asked about no more than the plan reads
+        common=(settings.seed, matched * rows),
     )
     cost = estimate(
         *(Size.of(student.config), source.size),
@@ -204,6 +199,39 @@ def prepare(
     )
     proof.cut(cut)
     return Comparison(settings, run, source, (store, held_out), arms, shared, cost, proof)
+
+
+def _start(
+    settings: DistilSettings,
+    asked: Conversion | None,
+    target: Shape | None,
+    source: RunTeacher | OtherTokens,
+    store: TokenStore,
+    *,
+    length: int,
+    rows: int,
+    steps: int,
+    where: Machine,
+) -> Path:
+    """The folder of what the student starts from. Weights that only this needs are gone when it is there."""
+    folder = settings.out / "cut"
+    if where.world.first and target is not None and source.captured:
+        source.captured.place_cut(target, settings.out / (BASE if asked else "cut"), seed=settings.seed)
+    where.world.barrier()
+    made = (folder / "config.json").exists()
+    weights = source.weights(where) if (target or asked) and not made else source.about
+    if asked is None:
+        return make_student(settings, target, weights, store, length=length, machine=where)
+    if made:
+        return folder
+    size = {"length": length, "rows": rows, "steps": steps}
+    return make_converted(settings, asked, target, weights, store, **size, machine=where, most_rows=source.rows)
+
+
+def _say(findings: Sequence[Finding]) -> None:
+    """Prints what the doctor found, and stops at an error; the rest is in the report, and in `limbeck doctor`."""
+    show([f for f in findings if f.level != "ok" or f.check == "memory"], console)
+    check(findings)
 
 
 def _check_served(settings: DistilSettings, *, length: int, where: Machine) -> None:

@@ -14,6 +14,7 @@ from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadSetting
 from limbeck.jobs.align import alignment, check_student
 from limbeck.jobs.capture.captured import is_captured
+from limbeck.jobs.convert import Planned, check_conversion
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import target_shape
 from limbeck.jobs.teacher import RunTeacher, adopted
@@ -45,8 +46,11 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
     student = load(settings.student) if settings.student else None
     reads = student if student is not None and settings.tokenizer_align else teacher
     length = settings.length or row_length(settings, reads.context, where.world.device, name=reads.name)
-    planned = None if shape is None else config_of(shape, teacher.config)
-    findings = diagnose(settings, teacher, student, documents, length=length, machine=where, planned=planned)
+    pair: dict[str, PreTrainedConfig | None] = {"planned": None if shape is None else config_of(shape, teacher.config)}
+    if asked := check_conversion(settings, shape):
+        found = Planned.of(settings, asked, shape)
+        pair = {"planned": found.student, "reference": found.reference}
+    findings = diagnose(settings, teacher, student, documents, length=length, machine=where, **pair)
     show(findings, console)
     return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}
 
@@ -68,10 +72,11 @@ def diagnose(
     length: int,
     machine: Machine,
     planned: PreTrainedConfig | None = None,
+    reference: PreTrainedConfig | None = None,
 ) -> list[Finding]:
     """The findings about a pair, the first documents of its data, and the run as it is set.
 
-    ``planned``: the configuration of a student that is still to be cut.
+    ``planned``: the configuration of a student that is still to be cut or converted, ``reference`` of what it is matched to.
     """
     rows, _ = batch_rows(settings, length, machine.world.size)
     texts, chat = [d.text for d in documents if d.text is not None], any(d.messages is not None for d in documents)
@@ -81,6 +86,7 @@ def diagnose(
         teacher,
         student,
         planned=planned,
+        reference=reference,
         length=length,
         tokens=settings.tokens,
         batch_tokens=rows * length,

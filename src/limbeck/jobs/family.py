@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config import DistilSettings
-from limbeck.errors import BadSetting
+from limbeck.errors import BadSetting, LimbeckError
 from limbeck.jobs.align import Heard, check_align
 from limbeck.jobs.arms import Arm, take_over, train, train_members
+from limbeck.jobs.convert import check_conversion
 from limbeck.jobs.distil import Comparison, prepare
 from limbeck.jobs.folder import claim, now, signature_of, update
 from limbeck.jobs.foretell import training_seconds
@@ -39,10 +40,8 @@ def family(settings: DistilSettings) -> dict[str, Any]:
     wanted = _wanted(settings)
     if settings.tokenizer_align is not None:
         Heard.by(settings.objectives)
-    for what in wanted.values():  # a mistake in the last is said before the first begins
-        one = settings.model_copy(update=what)
-        check_align(one)
-        target_shape(one)
+    for name, what in wanted.items():  # a mistake in the last is said before the first begins
+        _check(settings.model_copy(update=what), name)
     where = machine(settings)
     run = claim(settings.out, signature_of(settings, "family", **answers)) if where.world.first else {}
     if where.world.first:
@@ -70,6 +69,15 @@ def family(settings: DistilSettings) -> dict[str, Any]:
     where.world.barrier()
     leave()
     return {"out": str(settings.out), "members": results} if where.world.first else {}
+
+
+def _check(settings: DistilSettings, name: str) -> None:
+    """Raises what is wrong with one student, naming it."""
+    try:
+        check_align(settings)
+        check_conversion(settings, target_shape(settings))
+    except LimbeckError as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _wanted(settings: DistilSettings) -> dict[str, dict[str, Any]]:

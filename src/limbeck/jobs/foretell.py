@@ -13,16 +13,16 @@ from limbeck.disk import read_lines
 from limbeck.jobs.arms import Arm, Shared
 from limbeck.jobs.setup import Machine
 from limbeck.plan.cost import Cost
-from limbeck.report.words import duration
+from limbeck.report.words import duration, label
 from limbeck.run.log import peak_gib
 
-# Seconds that are measured for each objective: a small share of what it will take, within these.
+# Seconds that are measured for each kind of arm: a small share of what it will take, within these.
 _LEAST, _MOST, _SHARE = 0.2, 20.0, 0.03
 
 
 @dataclass(frozen=True)
 class Foretold:
-    """Seconds of all trainings, seconds of a step by objective, and the peak of memory in bytes."""
+    """Seconds of all trainings, seconds of a step by what is trained how, and the peak of memory in bytes."""
 
     seconds: float
     step_seconds: dict[str, float]
@@ -30,10 +30,10 @@ class Foretold:
 
 
 def foretell(arms: Sequence[Arm], cost: Cost, shared: Shared) -> Foretold:
-    """Measures some steps of each objective among the arms, on this machine as it is now."""
+    """Measures some steps of each kind of arm, on this machine as it is now."""
     world, step_seconds = shared.machine.world, {}
-    for name in dict.fromkeys(arm.objective for arm in arms):
-        longest = max((arm for arm in arms if arm.objective == name), key=lambda arm: arm.steps)
+    for name in dict.fromkeys(map(_kind, arms)):
+        longest = max((arm for arm in arms if _kind(arm) == name), key=lambda arm: arm.steps)
         run = shared.run(longest)
         step = run.measure(_LEAST)
         total = world.sum(step) / world.size * longest.steps  # one number, or ranks would take unlike many steps
@@ -41,9 +41,12 @@ def foretell(arms: Sequence[Arm], cost: Cost, shared: Shared) -> Foretold:
             step = run.measure(min(_MOST, _SHARE * total))
         step_seconds[name] = step
     seen = round(peak_gib(world.device) * 2**30)  # a small student may take less than the tokenizer did
-    return Foretold(
-        sum(step_seconds[arm.objective] * arm.steps for arm in arms), step_seconds, max(seen, cost.peak_bytes)
-    )
+    return Foretold(sum(step_seconds[_kind(arm)] * arm.steps for arm in arms), step_seconds, max(seen, cost.peak_bytes))
+
+
+def _kind(arm: Arm) -> str:
+    """What decides how long a step takes: the objective, and whether the arm has layers of its own, as its start has."""
+    return arm.objective if arm.start is None else f"{arm.objective} ({label(arm.name)})"
 
 
 def said_before(foretold: Foretold, arms: Sequence[Arm]) -> str:

@@ -16,6 +16,7 @@ from limbeck.models.mixers.attention import SlidingWindow
 from limbeck.models.mixers.pattern import pattern_of
 from limbeck.plan.mixture import Mixture
 
+CONTEXT = 1024  # positions of a model made here; rotary embeddings cost nothing to leave room
 _HEADS = (64, 32, 16)  # channels of a head
 _FEW = 4  # heads; rather narrower ones than fewer
 _WIDTHS = (*range(32, 512, 16), *range(512, 16_385, 64))
@@ -46,15 +47,25 @@ class Mixed:
         )
 
 
+def pattern_asked(mixers: str) -> tuple[str, ...]:
+    """The pattern that --mixers gives. Raises BadModel, naming the flag, for what is none."""
+    try:
+        return tuple(pattern_of(mixers))
+    except BadModel as error:
+        raise BadModel(f"--mixers {mixers!r}: {error}") from None
+
+
+def context_of(length: int | None) -> int:
+    """The longest text of a new decoder that is trained on rows of this length: what is planned is what is trained."""
+    return max(CONTEXT, length or 0)
+
+
 def mixed(mixers: str, *, width: int | None, layers: int | None, params: int | None, vocab: int, context: int) -> Mixed:
     """The decoder of a pattern with a width and layers, or the largest within a budget of parameters.
 
     Raises BadSetting or BadModel for a pattern that is none or does not fit, BadShape for a budget that holds none.
     """
-    try:
-        pattern = tuple(pattern_of(mixers))
-    except BadModel as error:
-        raise BadModel(f"--mixers {error}") from None
+    pattern = pattern_asked(mixers)
     if (width is not None or layers is not None) == (params is not None):
         raise BadSetting(
             "--mixers needs the size of the decoder: give --width and --layers, or a budget with --params; not both"

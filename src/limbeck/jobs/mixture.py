@@ -14,7 +14,7 @@ from rich.table import Table
 from limbeck.config import PlanSettings
 from limbeck.errors import BadSetting
 from limbeck.jobs.device import BFLOAT16
-from limbeck.jobs.mixed import Mixed, a_pattern, mixed, remarks, shown_bytes, shown_pattern
+from limbeck.jobs.mixed import Mixed, a_pattern, context_of, mixed, remarks, shown_bytes, shown_pattern
 from limbeck.plan.mixture import Mixture
 from limbeck.plan.size import Size
 
@@ -37,7 +37,7 @@ def plan_mixture(settings: PlanSettings) -> dict[str, Any]:
     _alone(settings)
     vocab = VOCABULARY if settings.vocab is None else settings.vocab
     sizes = {"width": settings.width, "layers": settings.layers, "params": settings.params}
-    shape = mixed(settings.mixers, **sizes, vocab=vocab, context=settings.length)
+    shape = mixed(settings.mixers, **sizes, vocab=vocab, context=context_of(settings.length))
     config = shape.config(vocab)
     size, mixture = Size.of(config), Mixture.of(config)
     attention = Mixed(("attention",), shape.width, shape.layers, shape.context)
@@ -78,6 +78,9 @@ def _alone(settings: PlanSettings) -> None:
         "--device-memory": settings.device_memory,
         "--latency": settings.latency,
         "--gpu": settings.gpu,
+        "--teacher-tokens": settings.teacher_tokens,
+        "--epsilon": "epsilon" in settings.model_fields_set,
+        "--free-teacher": not settings.pay_teacher,
     }
     given = [flag for flag, value in named.items() if value]
     if given:

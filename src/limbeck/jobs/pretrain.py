@@ -20,7 +20,7 @@ from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import write_text
 from limbeck.errors import BadSetting, BadShape
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
-from limbeck.jobs.mixed import Mixed, mixed, remarks, shown_bytes, shown_pattern
+from limbeck.jobs.mixed import CONTEXT, Mixed, context_of, mixed, remarks, shown_bytes, shown_pattern
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.models.decoder import LimbeckConfig
 from limbeck.models.load import LanguageModel, new_model, save
@@ -36,7 +36,6 @@ from limbeck.run.world import leave
 from limbeck.students.shape import Shape, shape_axes
 from limbeck.types import Reading
 
-CONTEXT = 1024  # positions of a model made here; rotary embeddings cost nothing to leave room
 _FLOAT32 = 4  # bytes of a number of the model while it is trained
 
 
@@ -44,7 +43,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     """Trains a model from scratch; gives ``{"out", "model", "readings"}``. The model is an ordinary Hugging Face folder."""
     where = machine(settings)
     out, world = settings.out, where.world
-    context = CONTEXT if settings.mixers is None else max(CONTEXT, settings.length or 0)
+    context = CONTEXT if settings.mixers is None else context_of(settings.length)
     shape = _shape(settings, context)
     length = row_length(settings, context, world.device, name="the new model")
     rows, steps = batch_rows(settings, length, world.size)

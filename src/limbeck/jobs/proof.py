@@ -28,6 +28,7 @@ from limbeck.models.load import LanguageModel, load
 from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, likelihood, measure, samples
 from limbeck.report import write_report
 from limbeck.report.card import model_card
+from limbeck.report.start import start_of
 from limbeck.report.verdict import Verdict, verdict
 from limbeck.run.log import console
 from limbeck.types import Batch, Reading, Teacher
@@ -70,7 +71,7 @@ class Proof:
             self._cost("teacher", self._cost_of_teacher)
 
     def cut(self, folder: Path) -> None:
-        """Measures the untrained student."""
+        """Measures the student as it starts."""
         if self._machine.world.first:
             model = load(folder, device=self._machine.world.device)
             self._measure("cut", model, self._settings.seed)
@@ -105,6 +106,7 @@ class Proof:
             teacher_parameters=run["teacher"]["parameters"],
             passes=run["teacher"].get("passes", 1.0),
             text_bytes=self._text_bytes(arms["student"][0], teacher),
+            start=start_of(run),
         )
         if isinstance(self._source, OtherTokens):
             said = replace(said, notes=(_sentence(across(self._source.told.facts)), *said.notes))

@@ -6,6 +6,7 @@ everywhere, seed by seed.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from limbeck.config import ATTENTION
@@ -67,12 +68,12 @@ class RecallProof:
         found = {reading.name: reading for reading in slices("student", ours, against=theirs)}
         if "gap_on_hits" not in found:
             return ""
-        gap, hits = found["gap"], found["gap_on_hits"]
         text = (
-            f"against attention everywhere at equal tokens the student is {gap.value:+.3f} nats ({gap.low:+.3f} to "
-            f"{gap.high:+.3f}) in all and {hits.value:+.3f} ({hits.low:+.3f} to {hits.high:+.3f}) on recall hits, which are "
-            f"{share(found['share_of_hits'].value)} of the tokens"
+            f"against attention everywhere at equal tokens the student is {_more(found['gap'], ' nats')} in all and "
+            f"{_more(found['gap_on_hits'])} on recall hits, which are {share(found['share_of_hits'].value)} of the tokens"
         )
+        if not math.isfinite(found["gap"].low):
+            return f"{text}; on {found['gap'].n} document, which gives no interval"
         if (lies := found.get("gap_share_on_hits")) is not None:
             text += f" and bear {share(lies.value)} of the gap ({share(lies.low)} to {share(lies.high)})"
         return text
@@ -81,6 +82,11 @@ class RecallProof:
         if self._bigrams is None:
             self._bigrams = Bigrams.counted(self._train, self._held_out.batches(), vocab=model.vocab)
         return self._bigrams
+
+
+def _more(gap: Reading, unit: str = "") -> str:
+    """By how much a model is above another, with its interval where there is one."""
+    return f"{gap.value:+.3f}{unit}" + (f" ({gap.low:+.3f} to {gap.high:+.3f})" if math.isfinite(gap.low) else "")
 
 
 def _sets(runs: dict[int, Slices] | dict[int, Recall]) -> list[tuple[int | None, list[int]]]:

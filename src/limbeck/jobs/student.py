@@ -8,10 +8,12 @@ from limbeck.config import ATTENTION, DistilSettings
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.captured import config_source
+from limbeck.jobs.mixed import pattern_asked
 from limbeck.jobs.setup import Machine
 from limbeck.models.load import LanguageModel, load, load_config, save
 from limbeck.report.words import count
 from limbeck.run.run import micro_batches
+from limbeck.students.convert import choose as choose_converted
 from limbeck.students.cut import cut
 from limbeck.students.score import score
 from limbeck.students.shape import Shape, budget_of_shrink, choose, parse_shape
@@ -37,10 +39,17 @@ def target_shape(settings: DistilSettings) -> Shape | None:
         return parse_shape(settings.shape, config)
     if isinstance(settings.params, tuple):
         raise BadSetting(f"--params {','.join(map(str, settings.params))}: one student is made here; give one size")
-    if settings.params is not None:
-        return choose(config, parameters=settings.params)
-    factor = SHRINK if settings.shrink is None else settings.shrink
-    return choose(config, parameters=budget_of_shrink(config, factor))
+    budget = settings.params or budget_of_shrink(config, SHRINK if settings.shrink is None else settings.shrink)
+    if settings.mixers is not None:
+        return choose_converted(config, lambda layers: mixers_for(settings, layers), budget=budget)
+    return choose(config, parameters=budget)
+
+
+def mixers_for(settings: DistilSettings, layers: int) -> list[str]:
+    """A mixer for each of so many layers, the first of them attention where some keep it: which they will be costs the same."""
+    assert settings.mixers is not None
+    pattern, kept = pattern_asked(settings.mixers), settings.keep_attention or 0
+    return [ATTENTION if layer < kept else pattern[layer % len(pattern)] for layer in range(layers)]
 
 
 def check_mixers_asked(settings: DistilSettings) -> None:

@@ -215,10 +215,14 @@ class LimbeckLayer(GradientCheckpointingLayer):
         self, x: Float[Tensor, "B T D"], documents: Documents, state: State | None
     ) -> tuple[Float[Tensor, "B T D"], State | None]:
         mixed, state = self.mixer(self.mixer_norm(x), documents, state)
+        return self.after(x, mixed), state
+
+    def after(self, x: Float[Tensor, "B T D"], mixed: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """The stream after this layer, of what it was before and what the mixer gives."""
         x = x + mixed
         if self.mlp is not None and self.mlp_norm is not None:
             x = x + self.mlp(self.mlp_norm(x))
-        return x, state
+        return x
 
 
 class LimbeckPreTrainedModel(PreTrainedModel):

@@ -101,6 +101,25 @@ def estimate(
     return Cost(student, teacher, tokens, flops, kept, parts, said)
 
 
+def matching_bytes(
+    student: Size, reference: Size, teacher: Size, *, length: int, batch_tokens: int, itemsize: int, device: str
+) -> dict[str, int]:
+    """Bytes at the peak, by part, while a student's layers are matched to those of a reference; arguments as of `estimate`.
+
+    All parameters are counted as if they learned; the graph of one layer is held at a time, and nobody needs logits. The
+    teacher that both were made of is still there.
+    """
+    kind = "cuda" if device == "cuda" else "cpu"
+    micro = max(length, min(batch_tokens, MICRO_TOKENS[kind]) // length * length)
+    parts = _training_bytes(student, length=length, micro=micro, itemsize=itemsize)
+    parts["activations"] //= student.layers
+    parts["model with attention"] = 4 * reference.parameters
+    parts["teacher's weights"] = itemsize * teacher.parameters
+    parts["kept by the allocator"] = round(_KEPT_BY_ALLOCATOR[kind] * parts["activations"])
+    parts["Python and libraries"] = _LIBRARIES
+    return parts
+
+
 def peak_together(costs: Sequence[Cost]) -> int:
     """Bytes at the peak where students of one teacher are trained in step.
 

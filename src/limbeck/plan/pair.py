@@ -15,7 +15,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.models.load import LanguageModel
 from limbeck.plan import resources, vocabulary
-from limbeck.plan.cost import estimate
+from limbeck.plan.cost import estimate, matching_bytes
 from limbeck.plan.finding import Finding, as_json, check, show
 from limbeck.plan.size import Size
 
@@ -35,6 +35,7 @@ def examine(
     dtype: torch.dtype,
     device: torch.device,
     planned: PreTrainedConfig | None = None,
+    reference: PreTrainedConfig | None = None,
     out: Path | None = None,
     chat: bool = False,
     texts: Sequence[str] = (),
@@ -43,9 +44,10 @@ def examine(
     """What there is to say about a pair and the run planned for it, in the order it was looked at; nothing is changed.
 
     Without a student the teacher alone is looked at, and the cost is that of a student of the ``planned`` configuration, or
-    of training the teacher itself. A teacher without weights has answered before and costs nothing. ``chat``: the data are
-    conversations. ``texts``: some documents, to see whether the tokenizer can read them. ``aligned``: each of the two reads
-    them in tokens and rows of its own. About a second, more for large weights.
+    of training the teacher itself; a planned one may be matched to a ``reference`` first, layer by layer. A teacher without
+    weights has answered before and costs nothing. ``chat``: the data are conversations. ``texts``: some documents, to see whether
+    the tokenizer can read them. ``aligned``: each of the two reads them in tokens and rows of its own. About a second, more for
+    large weights.
     """
     found: list[Finding] = []
     if student is not None and not aligned:
@@ -62,16 +64,25 @@ def examine(
     if student is not None:
         found += _sizes(teacher, student)
     found += resources.number_format(dtype, device)
+    size, theirs = Size.of((student or teacher).config if planned is None else planned), Size.of(teacher.config)
     cost = estimate(
-        Size.of((student or teacher).config if planned is None else planned),
-        None if (student is None and planned is None) or _absent(teacher) else Size.of(teacher.config),
+        size,
+        None if (student is None and planned is None) or _absent(teacher) else theirs,
         length=length,
         tokens=tokens,
         batch_tokens=batch_tokens,
         itemsize=dtype.itemsize,
         device=device.type,
     )
-    found += resources.memory(cost, device)
+    peaks = [cost.bytes]
+    if reference is not None:
+        three = (size, Size.of(reference), theirs)
+        peaks.append(
+            matching_bytes(
+                *three, length=length, batch_tokens=batch_tokens, itemsize=dtype.itemsize, device=device.type
+            )
+        )
+    found += resources.memory(max(peaks, key=lambda parts: sum(parts.values())), device)
     if out is not None:
         found += resources.disk(cost, out)
     found += resources.duration(cost, dtype=dtype, device=device)

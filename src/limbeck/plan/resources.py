@@ -7,7 +7,7 @@ What surprises: in a container the limit is the control group's, not the host's;
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -50,11 +50,14 @@ def _cpu_has_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def memory(cost: Cost, device: torch.device) -> Iterator[Finding]:
-    """Whether the estimated peak fits. More than there is at all is an error, more than ``FULL`` of the free a warning."""
+def memory(peak: Mapping[str, int], device: torch.device) -> Iterator[Finding]:
+    """Whether the estimated peak, in bytes by part, fits.
+
+    More than there is at all is an error, more than ``FULL`` of the free a warning.
+    """
     total, free = _gpu_memory(device) if device.type == "cuda" else _memory()
-    need = cost.peak_bytes
-    largest = sorted(cost.bytes.items(), key=lambda part: -part[1])[:3]
+    need = sum(peak.values())
+    largest = sorted(peak.items(), key=lambda part: -part[1])[:3]
     said = (
         f"about {_gib(need)} at the peak ({', '.join(f'{name} {_gib(size)}' for name, size in largest)}); "
         f"{device.type} has {_gib(total)}, {_gib(free)} of it free"

@@ -22,6 +22,7 @@ from torch import Tensor
 from limbeck.corpora import TokenStore
 from limbeck.disk import writing
 from limbeck.probes.interval import bootstrap
+from limbeck.probes.slices import nats_of
 from limbeck.types import Batch, Reading, Speaker
 
 PASSAGE, UNKNOWN = 48, 8  # tokens of a passage, and how many of them do not count
@@ -72,8 +73,9 @@ def measure_recall(model: Speaker, rows: Int[Tensor, "passages T"], *, device: t
         position = torch.arange(tokens.shape[1]).expand_as(tokens)
         nowhere = torch.zeros_like(tokens)
         batch = Batch(tokens, targets, torch.ones(tokens.shape), position, nowhere, nowhere[:, 0]).to(device)
-        log_q = model(batch).logits().float().log_softmax(-1)
-        nats.append(-log_q.gather(-1, batch.targets.reshape(-1, 1)).view_as(tokens).double().cpu())
+        targets = batch.targets.reshape(-1)
+        all_of_them = torch.arange(len(targets), device=targets.device)
+        nats.append(nats_of(model(batch), targets, all_of_them).view_as(tokens).double().cpu())
     first, second = torch.cat(nats)[:, : 2 * PASSAGE].chunk(2, 1)
     count = np.full(len(rows), PASSAGE - UNKNOWN, dtype=np.float64)
     return Recall(first[:, UNKNOWN:].sum(1).numpy(), second[:, UNKNOWN:].sum(1).numpy(), count)

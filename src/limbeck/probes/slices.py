@@ -24,7 +24,7 @@ from limbeck.corpora import TokenStore
 from limbeck.disk import writing
 from limbeck.errors import BadCorpus
 from limbeck.probes.interval import Interval, bootstrap
-from limbeck.types import Batch, Reading, Speaker, each
+from limbeck.types import Batch, Outputs, Reading, Speaker, each
 
 EDGES = (0, 10, 100, 1_000)  # the most occurrences of each bin of hits but the last, which has no end
 BINS = ("0", *(f"{low + 1}-{high}" for low, high in pairwise(EDGES)), f"over {EDGES[-1]}")
@@ -108,6 +108,16 @@ def hits(batch: Batch) -> Bool[Tensor, "B T"]:
     return again.view_as(batch.tokens)
 
 
+def nats_of(outputs: Outputs, targets: Int[Tensor, "BT"], places: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+    """Nats of the targets at these flat positions, whose logits exist piece by piece."""
+    size = max(8, _CELLS // outputs.vocab)
+    parts = [
+        -outputs.logits(part).float().log_softmax(-1).gather(-1, targets[part][:, None]).squeeze(-1)
+        for part in places.split(size)
+    ]
+    return torch.cat(parts)
+
+
 @torch.no_grad()
 def measure_slices(model: Speaker, batches: Iterable[Batch], bigrams: Bigrams, *, documents: int) -> Slices:
     """Sums of a model over each of ``documents`` documents. Raises BadCorpus where no prediction has weight."""
@@ -116,14 +126,9 @@ def measure_slices(model: Speaker, batches: Iterable[Batch], bigrams: Bigrams, *
         counted = batch.weight.reshape(-1).nonzero().squeeze(1)
         where = counted.cpu().numpy()
         targets = batch.targets.reshape(-1)
-        size = max(8, _CELLS // outputs.vocab)
-        parts = [
-            -outputs.logits(part).float().log_softmax(-1).gather(-1, targets[part][:, None]).squeeze(-1)
-            for part in counted.split(size)
-        ]
-        if not parts:
+        if not len(counted):
             continue
-        nats = torch.cat(parts).double().cpu().numpy()
+        nats = nats_of(outputs, targets, counted).double().cpu().numpy()
         weight = batch.weight.reshape(-1)[counted].double().cpu().numpy()
         place = batch.document.reshape(-1)[counted].cpu().numpy(), bigrams.slices_of(batch)[where]
         np.add.at(sums[0], place, weight)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.report.start import Start, start_of
 from limbeck.report.words import count, label, plus_minus
 from limbeck.types import Reading
 
@@ -38,7 +39,7 @@ def model_card(run: Mapping[str, Any], readings: Sequence[Reading]) -> str:
     body = ["---", "", f"# Student of {_plain(name)}", "", _origin(run, student, teacher), ""]
     if run.get("verdict"):
         body += [_plain(str(run["verdict"])), ""]
-    table = _table(readings)
+    table = _table(readings, start_of(run))
     if table:
         body += ["## Measured on held-out text", "", *table, ""]
     body += ["## Load", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
@@ -64,7 +65,7 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
     return text + (f" on {count(tokens)} tokens." if tokens else ".")
 
 
-def _table(readings: Sequence[Reading]) -> list[str]:
+def _table(readings: Sequence[Reading], start: Start) -> list[str]:
     # The reading over all seeds, where there is one, stands for those of each seed.
     found: dict[tuple[str, str], Reading] = {}
     for reading in sorted(readings, key=lambda reading: (reading.seed is None, -(reading.seed or 0))):
@@ -75,7 +76,7 @@ def _table(readings: Sequence[Reading]) -> list[str]:
         return []
     n = max(reading.n for (_, name), reading in found.items() if name == rows[0][0])
     return [
-        "| | " + " | ".join(label(model) for model in models) + " |",
+        "| | " + " | ".join(label(model, start) for model in models) + " |",
         "|---|" + "---|" * len(models),
         *(
             f"| {name} | " + " | ".join(_value(found.get((model, key))) for model in models) + " |"

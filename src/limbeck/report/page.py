@@ -20,6 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from limbeck.errors import BadFolder
 from limbeck.report.figures import loss_curves
 from limbeck.report.folder import RunFolder
+from limbeck.report.start import Start, start_of
 from limbeck.report.words import LABELS, ORDER, count, duration, label, plus_minus, share, size
 from limbeck.types import Reading
 
@@ -104,7 +105,7 @@ def environment() -> Environment:
 
 def render(found: RunFolder) -> str:
     """The page as text."""
-    run = found.run
+    run, start = found.run, start_of(found.run)
     return (
         environment()
         .get_template("page.html")
@@ -116,10 +117,11 @@ def render(found: RunFolder) -> str:
             columns=[
                 heading for heading, name, _ in _COLUMNS if any(found.reading(model, name) for model in found.models)
             ],
-            models=_models(found),
-            differences=_differences(found.verdict.get("differences", [])),
+            models=_models(found, start),
+            differences=_differences(found.verdict.get("differences", []), start),
+            start=start,
             recalled=_recalled(found),
-            recalled_models=[label(name) for name in _models_with(found, "recall_hits")],
+            recalled_models=[label(name, start) for name in _models_with(found, "recall_hits")],
             conversion=run.get("conversion") or {},
             curves=loss_curves(found.curves, objective=str(run.get("objective", "distillation"))),
             surprises=_surprises(found.surprises),
@@ -190,7 +192,7 @@ def _tiles(found: RunFolder) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _models(found: RunFolder) -> list[dict[str, Any]]:
+def _models(found: RunFolder, start: Start) -> list[dict[str, Any]]:
     """Rows of the table of models: teacher first, then the student and what it is compared with."""
     known = [model for model in ORDER if model in found.models]
     names = known + [model for model in found.models if model not in LABELS]
@@ -200,7 +202,7 @@ def _models(found: RunFolder) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "label": label(name),
+            "label": label(name, start),
             "parameters": _parameters(found, name),
             "nats": _with_interval(found.reading(name, "held_out")),
             "mark": marks.get(name),
@@ -237,7 +239,13 @@ def _bounded(reading: Reading | None, *, shares: bool) -> str:
 
 
 def _parameters(found: RunFolder, model: str) -> str:
-    """As counted, or as run.json has it; the baselines have the student's shape, so its count is theirs."""
+    """As counted, or as run.json has it; the baselines have the student's shape and mixers, so its count is theirs.
+
+    The student with attention everywhere has other mixers, and a count of its own.
+    """
+    if model == "attention":
+        everywhere = (found.run.get("conversion") or {}).get("attention_parameters")
+        return count(everywhere) if everywhere else "–"
     owner = "teacher" if model == "teacher" else "student"
     reading = found.reading(model, "parameters") or found.reading(owner, "parameters")
     number = reading.value if reading else (found.run.get(owner) or {}).get("parameters")
@@ -274,7 +282,7 @@ def _mark(value: float, low: float, high: float, start: float, span: float) -> M
     return Mark(at, left, right)
 
 
-def _differences(differences: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _differences(differences: Sequence[Mapping[str, Any]], start: Start) -> list[dict[str, Any]]:
     """Gains of the student in nats, on a scale with 0 in it; what gives no interval has no mark."""
     gains = [
         difference
@@ -282,20 +290,20 @@ def _differences(differences: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
         if difference["unit"] == "nats/token" and difference["value"] is not None
     ]
     ends = [0.0, *(d[key] for d in gains for key in ("value", "low", "high") if d[key] is not None)]
-    start, span = min(ends), (max(ends) - min(ends)) or 1.0
+    lowest, span = min(ends), (max(ends) - min(ends)) or 1.0
     rows = []
     for gain in gains:
         value, low, high = gain["value"], gain["low"], gain["high"]
         known = low is not None and high is not None
         text = plus_minus(value, (high - low) / 2 if known else math.nan)
         state = "open" if not known or low <= 0 <= high else "better" if low > 0 else "worse"
-        mark = _mark(value, low if known else value, high if known else value, start, span)
+        mark = _mark(value, low if known else value, high if known else value, lowest, span)
         rows.append(
             {
-                "label": label(gain["name"].removesuffix(" - student")),
+                "label": label(gain["name"].removesuffix(" - student"), start),
                 "text": text if value < 0 else f"+{text}",
                 "mark": mark,
-                "zero": round(3 + 94 * -start / span, 2),
+                "zero": round(3 + 94 * -lowest / span, 2),
                 "state": state,
                 "says": {
                     "better": "the student is better",

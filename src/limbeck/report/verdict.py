@@ -1,4 +1,4 @@
-"""Whether distilling paid, in words: against cross-entropy, a fresh start and the bare cut, at equal tokens.
+"""Whether distilling paid, in words: against cross-entropy, a fresh start and what it started from, at equal tokens.
 
 Every claim is a difference of two models on the same documents with a 95 % interval. A difference whose interval holds
 0 is called inconclusive, one against the student is said as plainly as one for it, and what was not run is named.
@@ -17,17 +17,21 @@ from jaxtyping import Float
 from limbeck.errors import Mismatch
 from limbeck.probes.interval import Interval, bootstrap, difference_interval
 from limbeck.probes.measurements import Measurements
+from limbeck.report.start import CUT, Start
 from limbeck.report.words import plus_minus, share
 
 Documents = Float[np.ndarray, "*documents"]
 
-_AGAINST = {
-    "cut+ce": ("cross-entropy at equal tokens", "cross-entropy"),
-    "cut+ce@flops": ("cross-entropy given the same compute", "cross-entropy given the same compute"),
-    "fresh+kd": ("the same training from a fresh init", "a fresh init"),
-    "cut": ("the untrained cut", "the untrained cut"),
-    "attention": ("the same student with attention everywhere", "attention everywhere"),
-}
+
+def _against(start: Start) -> dict[str, tuple[str, str]]:
+    """What each arm that the student is compared with is called: behind "gains over", and as the subject of "is better"."""
+    return {
+        "cut+ce": ("cross-entropy at equal tokens", "cross-entropy"),
+        "cut+ce@flops": ("cross-entropy given the same compute", "cross-entropy given the same compute"),
+        "fresh+kd": ("the same training from a fresh init", "a fresh init"),
+        "cut": (start.name, start.name),
+        "attention": ("the same student with attention everywhere", "attention everywhere"),
+    }
 
 
 @dataclass(frozen=True)
@@ -72,30 +76,32 @@ def verdict(
     teacher_parameters: int | None = None,
     passes: float = 1.0,
     text_bytes: tuple[Documents, Documents] | None = None,
+    start: Start = CUT,
 ) -> Verdict:
     """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut", "attention" there are.
 
     ``passes`` is how many forward passes of the teacher each of the student's tokens cost. Each arm is a list of
     measurements, one a seed; seed k of two arms is compared with seed k. ``text_bytes`` are those of each document that the
-    student's tokens, and that the teacher's, stand for, where they are not the same tokens. Raises Mismatch where two arms were
-    not measured on the same documents.
+    student's tokens, and that the teacher's, stand for, where they are not the same tokens. ``start`` is what "cut" is. Raises
+    Mismatch where two arms were not measured on the same documents.
     """
-    found = {name: _gain(arms["student"], arms[name], name) for name in _AGAINST if arms.get(name)}
+    against = _against(start)
+    found = {name: _gain(arms["student"], arms[name], name) for name in against if arms.get(name)}
     differences = [difference for difference, _ in found.values()]
     main = found.get("cut+ce")
     outcome = "untested" if main is None else _outcome(main[1])
     lament = f"{method} did not help: "
-    sentences = [_sentence(method, main[1], "cut+ce", lament=lament) if main else _untested(method)]
+    sentences = [_sentence(method, main[1], against["cut+ce"], lament=lament) if main else _untested(method)]
     if teacher is not None and arms.get("cut"):
-        closed, words = _gap_closed(arms["cut"], arms["student"], teacher, text_bytes)
+        closed, words = _gap_closed(arms["cut"], arms["student"], teacher, text_bytes, start)
         sentences.append(words)
         differences += [closed] if closed else []
     others = ("cut+ce@flops", "fresh+kd", "cut", "attention")
-    notes = [_sentence("the student", found[name][1], name) for name in others if name in found]
+    notes = [_sentence("the student", found[name][1], against[name]) for name in others if name in found]
     if student_parameters and teacher_parameters and passes > 0 and "cut+ce@flops" not in found:
         notes.append(_compute(method, student_parameters, teacher_parameters, passes))
     seeds = main[0].seeds if main else len(arms["student"])
-    notes.append(_what_the_interval_covers(seeds, _documents(arms["student"][0])))
+    notes.append(_what_the_interval_covers(seeds, _documents(arms["student"][0]), start))
     text = _first_upper("; ".join(sentences)) + "."
     return Verdict(outcome, text, tuple(_first_upper(note) + "." for note in notes), tuple(differences))
 
@@ -109,7 +115,7 @@ def _gain(student: Sequence[Measurements], other: Sequence[Measurements], name: 
 
 
 def _pairs(a: Sequence[Measurements], b: Sequence[Measurements], name: str) -> list[tuple[Measurements, Measurements]]:
-    """Seed by seed. The bare cut is not trained, so one serves all seeds; otherwise the seeds both have."""
+    """Seed by seed. All seeds of a student start from one, so that serves them all; otherwise the seeds both have."""
     for run in (*a, *b):
         if run.tokens.shape != a[0].tokens.shape or not np.array_equal(run.tokens, a[0].tokens):
             raise Mismatch(
@@ -127,8 +133,9 @@ def _gap_closed(
     student: Sequence[Measurements],
     teacher: Measurements,
     text_bytes: tuple[Documents, Documents] | None,
+    start: Start,
 ) -> tuple[Difference | None, str]:
-    """(cut - student) / (cut - teacher): how much of what cutting lost, training won back.
+    """(cut - student) / (cut - teacher): how much of what was lost at the start, training won back.
 
     In nats per token, or per byte where the tokens are not the same.
     """
@@ -144,17 +151,18 @@ def _gap_closed(
 
     gap = bootstrap(lambda x: lost(x) / x[..., 2:3], columns)[0]
     if not gap.low > 0:
-        return None, "the teacher is not measurably better than the untrained cut, so there is no gap to close"
+        return None, f"the teacher is not measurably better than {start.name}, so there is no gap to close"
     closed = bootstrap(lambda x: (x[..., :1] - x[..., 1:2]) / lost(x), columns)[0]
     difference = _difference("gap_closed", "share", closed, len(pairs))
     bounds = f" ({100 * closed.low:.0f} to {share(closed.high)}{', in bits per byte' if text_bytes else ''})"
     if closed.value > 1:
         return (
             difference,
-            f"the student is past the teacher: {share(closed.value)} of the gap between cut and teacher closed{bounds}",
+            f"the student is past the teacher: {share(closed.value)} of the gap between {start.name} and the teacher "
+            f"closed{bounds}",
         )
     if closed.value < 0:
-        return difference, "training left the student further from the teacher than the bare cut was"
+        return difference, f"training left the student further from the teacher than {start.name} was"
     return difference, f"{share(closed.value)} of the gap to the teacher closed{bounds}"
 
 
@@ -162,9 +170,9 @@ def _outcome(gain: Interval) -> str:
     return ("better" if gain.low > 0 else "worse") if gain.excludes_zero else "inconclusive"
 
 
-def _sentence(subject: str, gain: Interval, name: str, *, lament: str = "") -> str:
+def _sentence(subject: str, gain: Interval, against: tuple[str, str], *, lament: str = "") -> str:
     """What a gain over another arm says; the interval decides which of four sentences."""
-    long, short = _AGAINST[name]
+    long, short = against
     if math.isnan(gain.half):
         return f"{subject}: {gain.value:+.3f} nats over {long} on 1 document, which gives no interval: inconclusive"
     match _outcome(gain):
@@ -195,9 +203,14 @@ def _compute(method: str, student: int, teacher: int, passes: float) -> str:
     )
 
 
-def _what_the_interval_covers(seeds: int, documents: int) -> str:
+def _what_the_interval_covers(seeds: int, documents: int, start: Start) -> str:
     if seeds == 1:
         return f"1 seed: the 95 % intervals cover the choice of {documents} held-out documents, not training noise"
+    if start.shared:
+        return (
+            f"{seeds} seeds: {start.shared}, so the 95 % intervals cover the choice of {documents} held-out documents and the "
+            "noise of what was trained after it, not that of the start"
+        )
     return f"{seeds} seeds: the 95 % intervals cover training noise and the choice of {documents} held-out documents"
 
 

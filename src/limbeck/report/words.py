@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
+from limbeck.report.start import CUT, Start
+
 LABELS = {
     "teacher": "teacher",
     "student": "student",
-    "cut": "cut only",
+    "cut": CUT.label,
     "cut+ce": "cut + cross-entropy",
     "cut+ce@flops": "cut + cross-entropy, equal compute",
     "fresh+kd": "fresh init + KD",
@@ -33,9 +35,9 @@ class Bounded(Protocol):
         """The interval's upper end."""
 
 
-def label(model: str) -> str:
-    """What a model of a run is called in a report."""
-    return LABELS.get(model, model)
+def label(model: str, start: Start = CUT) -> str:
+    """What a model of a run is called in a report; ``start`` is what its student was before it was trained."""
+    return start.label if model == "cut" else LABELS.get(model, model)
 
 
 def plus_minus(value: float, half: float) -> str:

@@ -100,7 +100,7 @@ class Match:
             with torch.no_grad():
                 normed = layer.mixer_norm(x)
                 mixed, _ = layer.mixer(normed, documents)
-                after, _ = layer(x, documents, None)
+                after = layer.after(x, mixed)
             if number in self.layers:
                 ours = layer_of(student, number)
                 if self.stage == "mixers":

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.configuration_utils import PreTrainedConfig
 
-from limbeck.errors import BadModel
+from limbeck.errors import BadModel, BadShape
 from limbeck.models.anatomy import Anatomy
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM, LimbeckLayer
 from limbeck.models.load import LanguageModel, build
@@ -30,8 +30,10 @@ from limbeck.models.mixers.linear import Based, LinearAttention
 from limbeck.models.mixers.mixer import Mixer
 from limbeck.models.mixers.pattern import MIXERS, parse
 from limbeck.models.mixers.retnet import Retention
+from limbeck.students.shape import Shape, parameters
+from limbeck.students.shape import choose as choose_cut
+from limbeck.students.shape import config_of as config_of_cut
 
-ATTENTION = "attention"
 _FAMILIES = ("llama", "mistral")
 _TENSORS = {  # of a layer, and their names in ours
     "input_layernorm.weight": "mixer_norm.weight",
@@ -130,6 +132,36 @@ def config_of(config: PreTrainedConfig, mixers: Sequence[str]) -> LimbeckConfig:
         bos_token_id=config.bos_token_id,
         eos_token_id=config.eos_token_id,
     )
+
+
+def converted_parameters(config: PreTrainedConfig, mixers: Sequence[str]) -> int:
+    """How many a conversion of this configuration has, tied ones once, built where tensors have shapes and no storage."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in build(config_of(config, mixers)).parameters())
+
+
+def choose(config: PreTrainedConfig, mixers_of: Callable[[int], Sequence[str]], *, budget: int) -> Shape:
+    """The balanced shape of a cut that has at most ``budget`` parameters once it is converted.
+
+    Mixers have gates, wider values and keys of their own for each query head, so what attention has is no measure. The cut is
+    made smaller by as much as its conversion is too large, until that fits. ``mixers_of`` are those of so many layers. Raises
+    BadShape where no cut is small enough.
+    """
+    wanted, found = budget, 0
+    while True:
+        try:
+            shape = choose_cut(config, parameters=wanted)
+        except BadShape as error:
+            if not found:
+                raise
+            raise BadShape(
+                f"the budget of {budget:,} parameters is less than the smallest student with these --mixers has: converted, "
+                f"the smallest cut that was tried has {found:,}; give more, or other mixers"
+            ) from error
+        found = converted_parameters(config_of_cut(shape, config), mixers_of(shape.layers))
+        if found <= budget:
+            return shape
+        wanted = min(wanted, parameters(config, shape)) * budget // found
 
 
 def check_family(config: PreTrainedConfig) -> None:

@@ -1,0 +1,43 @@
+"""What a student was before it was trained: the bare cut, or a converted one, matched to attention or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the arm "cut" is called: ``label`` in tables, ``name`` in sentences, ``means`` where a report explains it.
+
+    ``shared`` is what several seeds have in common, and no interval over them shows; "" where nothing was drawn.
+    """
+
+    label: str
+    name: str
+    means: str
+    shared: str = ""
+
+
+CUT = Start("cut only", "the untrained cut", "The student as it was cut out of the teacher, untrained.")
+CONVERTED = Start(
+    "converted only",
+    "the student as it was converted",
+    "The student with other mixers in the place of attention, untrained.",
+    "all seeds start from one converted student",
+)
+MATCHED = Start(
+    "matched only",
+    "the student after matching",
+    "The student after its mixers or layers were matched to attention's, before it was distilled.",
+    "all seeds start from one matched student",
+)
+
+
+def start_of(run: Mapping[str, Any]) -> Start:
+    """The start of a run, from what its run.json holds."""
+    conversion = run.get("conversion")
+    if not conversion:
+        return CUT
+    return MATCHED if conversion["tokens"] else CONVERTED
