@@ -18,7 +18,7 @@ from limbeck.errors import BadSetting
 from limbeck.probes.interval import Interval, bootstrap
 from limbeck.recipes.drawing import draw_reversals
 from limbeck.recipes.facts import KINDS, Cell, train
-from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict
+from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds
 from limbeck.recipes.trainings import Trainings
 from limbeck.report.words import interval
 
@@ -82,12 +82,12 @@ def run(ground: Ground) -> Outcome:
     found = _trained(ground)
     told, asked = found.ranks("told"), found.ranks("asked")
     chance = float(np.mean([result["chance"]["mrr"] for results in found.results.values() for result in results]))
-    judged = (
+    judged = [
         judge_concepts(told["concept"], asked["concept"], chance),
         judge_names(told["name"], asked["name"], asked["concept"], np.array([found.control["asked"]]), chance),
         judge_vectors(told["layers"], asked["layers"], asked["name"], chance),
         judge_table(told["table"], asked["table"], asked["layers"]),
-    )
+    ]
     draw_reversals(
         {_SHOWN[kind]: (mean(told[kind]), mean(asked[kind])) for kind in KINDS},
         chance=chance,
@@ -97,7 +97,13 @@ def run(ground: Ground) -> Outcome:
         "MRR among all things by kind, 95 % intervals over facts and seeds; dotted: a guess among the things left open."
     )
     figures: dict[Path, str] = {file: said}
-    return Outcome(_ours(found, ground), judged, _numbers(found), figures, found.cpu_seconds)
+    return Outcome(
+        _ours(found, ground),
+        tuple(of_seeds(one, ground.seeds) for one in judged),
+        _numbers(found),
+        figures,
+        found.cpu_seconds,
+    )
 
 
 def judge_concepts(told: Ranks, asked: Ranks, chance: float) -> Judged:
