@@ -11,10 +11,11 @@ import torch
 import limbeck
 from limbeck.corpora.tasks.arithmetic import FORMATS, Sum, question
 from limbeck.errors import BadSetting
-from limbeck.recipes import arithmetic, sums, trainings
+from limbeck.recipes import arithmetic, sums
 from limbeck.recipes.arithmetic import SCALES, Scale
 from limbeck.recipes.completion import by_rank_two, by_sums
 from limbeck.recipes.sums import Cell, answer_of, lines_of, training_pairs, unseen_pairs
+from tests.reproduced import reproduced_twice
 
 CELL = Cell("tiny", "plain", 40, (6, 12), 3e-3, 0, width=16, heads=2, step_tokens=200, digits=2, tested=20)
 
@@ -180,15 +181,9 @@ TINY = Scale(("plain", "simplified"), (20, 40), (60,), 2, (1e-3, 1e-2), 20, 2, r
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("arithmetic") / "out"
-    keys = {"scale": "smoke", "out": folder, "seeds": 2, "workers": 1, "device": "cpu"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SCALES, "smoke", TINY)
-        patch.setattr(trainings, "run_here", lambda work, workers, said, does: [does(one) for one in work])
-        first = limbeck.reproduce("arithmetic", **keys)
-        (folder / "trainings" / "cells" / "plain-n40-seed1" / "result.json").unlink()  # as if it had been killed there
-        kept = {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
-        return first, limbeck.reproduce("arithmetic", **keys), kept, folder
+    folder = tmp_path_factory.mktemp("arithmetic")
+    lost = "trainings/cells/plain-n40-seed1/result.json"
+    return reproduced_twice("arithmetic", folder / "out", scales=SCALES, tiny=TINY, lost=lost)
 
 
 def test_a_page_says_claims_and_criteria(twice):

@@ -9,11 +9,12 @@ import torch
 import limbeck
 from limbeck.errors import BadSetting
 from limbeck.models.decoder import MixerCache
-from limbeck.recipes import based, trainings
+from limbeck.recipes import based
 from limbeck.recipes.based import ATTENTION, BASED, ELU, SCALES, WINDOWS, Reached, members
 from limbeck.recipes.decoding import DecodingCell, copied, filled, new_decoder, time_decoding
 from limbeck.recipes.recall import new_decoder as recalling
 from limbeck.recipes.recall import state_bytes
+from tests.reproduced import reproduced_twice
 
 PATTERNS = (("conv", "based:2", "conv", "swa:8"), ("attention",))
 CELL = DecodingCell("tiny", PATTERNS, 16, 4, 2, 32, 20, 2, 3, 2, 0)
@@ -94,21 +95,9 @@ TINY = replace(
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory):
-    keys = {
-        "scale": "smoke",
-        "out": tmp_path_factory.mktemp("based") / "out",
-        "seeds": 2,
-        "workers": 1,
-        "device": "cpu",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SCALES, "smoke", TINY)
-        patch.setattr(trainings, "run_here", lambda work, workers, said, does: [does(one) for one in work])
-        first = limbeck.reproduce("based", **keys)
-        lost = next((keys["out"] / "trainings").rglob("conv-based3*seed1/result.json"))
-        lost.unlink()  # as if it had been killed there
-        kept = {path: path.stat().st_mtime_ns for path in keys["out"].rglob("cells/*/result.json")}
-        return first, limbeck.reproduce("based", **keys), kept, keys["out"]
+    folder = tmp_path_factory.mktemp("based")
+    lost = "trainings/**/conv-based3*seed1/result.json"
+    return reproduced_twice("based", folder / "out", scales=SCALES, tiny=TINY, lost=lost)
 
 
 def test_a_page_says_claims_criteria_and_cost(twice):

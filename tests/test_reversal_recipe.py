@@ -10,9 +10,10 @@ from torch.nn import functional as F
 import limbeck
 from limbeck.corpora.tasks.reversal import Reversal, reversed_facts
 from limbeck.errors import BadFolder, BadSetting
-from limbeck.recipes import facts, reversal, trainings
+from limbeck.recipes import facts, reversal
 from limbeck.recipes.facts import KINDS, Cell, asked_about, by_luck, reciprocal_ranks, train
 from limbeck.recipes.reversal import SCALES, Scale
+from tests.reproduced import KEYS, reproduced_twice
 
 CELL = Cell("tiny", "concept", 12, 1, 2, 8, 12, 16, 1e-2, 0.1, 0, 6)
 
@@ -154,30 +155,17 @@ TINY = Scale(12, 1, 2, 8, 4, 2, 8, 6, ((1e-2, 0.1), (1e-3, 0.1)))
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory):
-    keys = {
-        "scale": "smoke",
-        "out": tmp_path_factory.mktemp("reversal") / "out",
-        "seeds": 2,
-        "workers": 1,
-        "device": "cpu",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SCALES, "smoke", TINY)
-        patch.setattr(trainings, "run_here", lambda work, workers, said, does: [does(one) for one in work])
-        first = limbeck.reproduce("reversal", **keys)
-        cells = keys["out"] / "trainings" / "cells"
-        (cells / "layers-seed1" / "result.json").unlink()  # as if it had been killed there
-        kept = {path: path.stat().st_mtime_ns for path in keys["out"].rglob("result.json")}
-        again = limbeck.reproduce("reversal", **keys)
-        return first, again, kept, keys
+    folder = tmp_path_factory.mktemp("reversal")
+    lost = "trainings/cells/layers-seed1/result.json"
+    return reproduced_twice("reversal", folder / "out", scales=SCALES, tiny=TINY, lost=lost)
 
 
 def test_a_page_says_claims_criteria_and_cost(twice):
-    first, _, _, keys = twice
-    page = (keys["out"] / "README.md").read_text()
+    first, _, _, out = twice
+    page = (out / "README.md").read_text()
     assert page.count("Confirmed: ") == len(first["judged"]) == 4
     assert "**Cost.** " in page
-    assert (keys["out"] / "reversal.png").stat().st_size > 0
+    assert (out / "reversal.png").stat().st_size > 0
     assert all(one["verdict"] == "inconclusive" for one in first["judged"])
     assert all("n = 4 facts, 2 seeds" in one["seen"] for one in first["judged"])
 
@@ -200,7 +188,7 @@ def test_trainings_of_another_version_are_refused(twice):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SCALES, "smoke", replace(TINY, width=10))
         with pytest.raises(BadFolder, match="made by another version"):
-            limbeck.reproduce("reversal", **twice[3])
+            limbeck.reproduce("reversal", out=twice[3], **KEYS)
 
 
 def test_text_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from limbeck.recipes.s4d import ARMS, BILINEAR, NAMED, SCALES, Delays, Scale, Te
 from limbeck.recipes.slow import SLOWEST, adamw_of, schedule_of
 from limbeck.recipes.trainings import Trainings
 from tests.models import write_corpus
+from tests.reproduced import here, reproduced_twice
 
 CELL = DelayCell("tiny", "lin", "zoh", 5, 32, 4, 16, 0.25, 60, 1e-2, 0, 8, 12)
 
@@ -89,16 +90,10 @@ TINY = Scale(
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory):
     folder = tmp_path_factory.mktemp("s4d")
-    keys = {"scale": "smoke", "out": folder / "out", "seeds": 2, "workers": 1, "device": "cpu"}
-    keys["data"] = str(write_corpus(folder, 60))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SCALES, "smoke", TINY)
-        patch.setattr(trainings, "run_here", lambda work, workers, said, does: [does(one) for one in work])
-        first = limbeck.reproduce("s4d", **keys)
-        lost = next((keys["out"] / "readers").rglob("real-*seed1/result.json"))
-        lost.unlink()  # as if it had been killed there
-        kept = {path: path.stat().st_mtime_ns for path in keys["out"].rglob("cells/*/result.json")}
-        return first, limbeck.reproduce("s4d", **keys), kept, keys["out"]
+    lost = "readers/**/real-*seed1/result.json"
+    return reproduced_twice(
+        "s4d", folder / "out", scales=SCALES, tiny=TINY, lost=lost, data=str(write_corpus(folder, 60))
+    )
 
 
 def test_a_page_says_claims_criteria_and_cost(twice):
@@ -135,7 +130,7 @@ def _ended(cell, device):
 
 
 def test_the_best_rate_is_chosen_for_each_arm_and_one_that_failed_never(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainings, "run_here", lambda work, workers, said, does: [does(one) for one in work])
+    monkeypatch.setattr(trainings, "run_here", here)
     bench = Trainings(Ground(tmp_path, "smoke", None, 0, 1, 1, "cpu"), _ended)
     tried = {rate: replace(CELL, name=f"r{rate}", rate=rate) for rate in (0.1, 0.2, 1.0)}
     found = best_rates(bench, {"many": tried, "one": {0.1: replace(CELL, name="alone")}}, lambda result: result["loss"])
@@ -144,7 +139,7 @@ def test_the_best_rate_is_chosen_for_each_arm_and_one_that_failed_never(tmp_path
 
 
 def test_an_arm_that_came_to_no_end_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainings, "run_here", lambda work, workers, said, does: [does(one) for one in work])
+    monkeypatch.setattr(trainings, "run_here", here)
     bench = Trainings(Ground(tmp_path, "smoke", None, 0, 1, 1, "cpu"), _ended)
     with pytest.raises(
         NonFiniteLoss, match=r"s4d, legs: a training with the rate that was best .* give another --seed"

@@ -9,9 +9,10 @@ import torch
 import limbeck
 from limbeck.corpora.tasks.listops import SIGNS, parse, spell, value_of
 from limbeck.errors import BadSetting
-from limbeck.recipes import expressions, self_pretraining, trainings
+from limbeck.recipes import expressions, self_pretraining
 from limbeck.recipes.expressions import Cell, Evaluator, commonest, following, infilling, right, split, train
 from limbeck.recipes.self_pretraining import SCALES, Scale
+from tests.reproduced import reproduced_twice
 
 CELL = Cell(
     "tiny", ("attention",), "no", 0, (4, 8), 3e-3, 0, lists=60, labelled=60, held_out=20, tested=20, rows=8, width=16
@@ -129,15 +130,9 @@ TINY = Scale(4, 1, (1e-3, 1e-2), 4, (16,), replace(CELL, lists=32, labelled=32, 
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("self-pretraining") / "out"
-    keys = {"scale": "smoke", "out": folder, "seeds": 2, "workers": 1, "device": "cpu"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SCALES, "smoke", TINY)
-        patch.setattr(trainings, "run_here", lambda work, workers, said, does: [does(one) for one in work])
-        first = limbeck.reproduce("self-pretraining", **keys)
-        (folder / "trainings" / "cells" / "s4d-scratch-l32-seed1" / "result.json").unlink()  # as if killed there
-        kept = {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
-        return first, limbeck.reproduce("self-pretraining", **keys), kept, folder
+    folder = tmp_path_factory.mktemp("self-pretraining")
+    lost = "trainings/cells/s4d-scratch-l32-seed1/result.json"
+    return reproduced_twice("self-pretraining", folder / "out", scales=SCALES, tiny=TINY, lost=lost)
 
 
 def test_a_page_says_claims_and_criteria(twice):

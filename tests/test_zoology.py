@@ -15,10 +15,11 @@ import limbeck
 from limbeck.corpora.tasks.drawn import Drawn
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.probes.interval import Interval
-from limbeck.recipes import recall, trainings, zoology
+from limbeck.recipes import recall, zoology
 from limbeck.recipes.recall import Cell, asked, at, new_decoder, train
 from limbeck.recipes.recall_grid import ARMS, BASED, GATED, SCALES, Scale, Setting
 from limbeck.recipes.recipe import Judged, of_seeds
+from tests.reproduced import reproduced_twice
 
 CELL = Cell("tiny", ("conv", "attention:rope=false"), 16, 12, 16, (1, 2), 60, 1e-2, 0, rows=16, tested=40)
 
@@ -98,22 +99,9 @@ TINY = Scale(16, Setting(8, (1, 2), 16), Setting(8, (1,), 16), (16, 24), (), (1e
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory):
-    keys = {
-        "scale": "smoke",
-        "out": tmp_path_factory.mktemp("zoology") / "out",
-        "seeds": 2,
-        "workers": 1,
-        "device": "cpu",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SCALES, "smoke", TINY)
-        patch.setattr(trainings, "run_here", lambda work, workers, said, does: [does(one) for one in work])
-        first = limbeck.reproduce("zoology", **keys)
-        lost = keys["out"] / "trainings" / "cells" / "hyena-d16-l8-k2-seed1" / "result.json"
-        lost.unlink()  # as if it had been killed there
-        kept = {path: path.stat().st_mtime_ns for path in keys["out"].rglob("result.json")}
-        again = limbeck.reproduce("zoology", **keys)
-        return first, again, kept, keys["out"]
+    folder = tmp_path_factory.mktemp("zoology")
+    lost = "trainings/cells/hyena-d16-l8-k2-seed1/result.json"
+    return reproduced_twice("zoology", folder / "out", scales=SCALES, tiny=TINY, lost=lost)
 
 
 def test_a_page_says_claims_criteria_and_cost(twice):
