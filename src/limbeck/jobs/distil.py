@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config import DistilSettings
-from limbeck.corpora import TokenStore, require_rows
+from limbeck.corpora import Document, TokenStore, require_rows
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import read_json
 from limbeck.errors import BadModel
@@ -139,14 +139,7 @@ def prepare(
     require_rows(store, length=length)
     if where.world.first:
         same_corpus(settings.out, run, store, held_out)
-    findings = []
-    if asked:  # matching comes first, so what it will be is looked at
-        planned = Planned.of(settings, asked, target)
-        pair = {"planned": planned.student, "reference": planned.reference}
-        findings = diagnose(settings, teacher, None, documents, length=length, machine=where, **pair)
-        _say(findings)
-        for remark in planned.remarks(length):
-            console.print(f"note: {remark}", markup=False)
+    findings = _examined(settings, asked, target, teacher, documents, length=length, where=where)
     cut = _start(settings, asked, target, source, store, length=length, rows=rows, steps=steps, where=where)
     student = load(cut, device="cpu")
     if not asked:
@@ -187,11 +180,7 @@ def prepare(
         device=where.world.device.type,
     )
     del student  # one student at a time is held
-    if not any((arm.folder / "metrics.jsonl").exists() for arm in arms):
-        told = foretell(arms, cost, shared)
-        if where.world.first:
-            update(settings.out, run, estimate=asdict(told))
-            console.print(said_before(told, arms))
+    _foretell(settings, run, arms, cost, shared)
     if beside and where.world.first:
         hand_on(beside.settings.out, settings.out)
     proof = Proof(
@@ -199,6 +188,38 @@ def prepare(
     )
     proof.cut(cut)
     return Comparison(settings, run, source, (store, held_out), arms, shared, cost, proof)
+
+
+def _foretell(settings: DistilSettings, run: dict[str, Any], arms: list[Arm], cost: Cost, shared: Shared) -> None:
+    """Measures, keeps and says what the trainings will take, before the first of them has begun."""
+    if any((arm.folder / "metrics.jsonl").exists() for arm in arms):
+        return
+    told = foretell(arms, cost, shared)
+    if shared.machine.world.first:
+        update(settings.out, run, estimate=asdict(told))
+        console.print(said_before(told, arms))
+
+
+def _examined(
+    settings: DistilSettings,
+    asked: Conversion | None,
+    target: Shape | None,
+    teacher: LanguageModel,
+    documents: Sequence[Document],
+    *,
+    length: int,
+    where: Machine,
+) -> list[Finding]:
+    """What the doctor finds of a conversion, whose matching comes first; nothing where none is asked for."""
+    if not asked:
+        return []
+    planned = Planned.of(settings, asked, target)
+    pair = {"planned": planned.student, "reference": planned.reference}
+    findings = diagnose(settings, teacher, None, documents, length=length, machine=where, **pair)
+    _say(findings)
+    for remark in planned.remarks(length):
+        console.print(f"note: {remark}", markup=False)
+    return findings
 
 
 def _start(

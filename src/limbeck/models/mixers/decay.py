@@ -46,10 +46,23 @@ def sums_flops(size: int, *, keys: int, values: int, heads: int, asking: int) ->
 def _in_chunks(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, documents: Documents, before: Tensor | None, size: int
 ) -> tuple[Tensor, Tensor]:
-    length, seen = v.shape[2], documents.chunks(size)
+    length = v.shape[2]
     q, k, v = cut(q, size), cut(k, size), cut(v, size)
+    weights, enters, leaves, through = in_chunk(log_decay, documents, size, dtype=v.dtype)
+    added = (k * leaves[..., None]).mT @ v  # (B, H, n, K, V)
+    held, after = carried(added, through[..., None, None], before)
+    out = ((q @ k.mT) * weights) @ v + (q * enters[..., None]) @ held
+    return out.flatten(2, 3)[:, :, :length], after
+
+
+def in_chunk(
+    log_decay: Float[Tensor, "B H T"] | None, documents: Documents, size: int, *, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What is left, in chunks, of each token at each other (…, c, c), of the state before at each token, of each token in the
+    state after (…, c), and of the state before in the one after (…): products of decays, 0 across documents."""
+    seen = documents.chunks(size)
     weights, enters, leaves, through = (
-        part[:, None].to(v.dtype) for part in (seen.visible, seen.before, seen.last, seen.through)
+        part[:, None].to(dtype) for part in (seen.visible, seen.before, seen.last, seen.through)
     )
     if log_decay is not None:
         c = cut(log_decay, size).cumsum(-1)  # (B, H, n, c)
@@ -57,10 +70,7 @@ def _in_chunks(
         weights = between.masked_fill(~seen.visible[:, None], -torch.inf).exp()
         enters, leaves = c.exp() * enters, (c[..., -1:] - c).exp() * leaves
         through = c[..., -1].exp() * through
-    added = (k * leaves[..., None]).mT @ v  # (B, H, n, K, V)
-    held, after = carried(added, through[..., None, None], before)
-    out = ((q @ k.mT) * weights) @ v + (q * enters[..., None]) @ held
-    return out.flatten(2, 3)[:, :, :length], after
+    return weights, enters, leaves, through
 
 
 def carried(

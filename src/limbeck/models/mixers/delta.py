@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.models.mixers.decay import in_chunk
 from limbeck.models.mixers.documents import Documents, cut
 from limbeck.models.mixers.kernels import delta_rule_on_gpu, have_kernels
 from limbeck.models.mixers.mixer import exact, wide
@@ -56,17 +57,9 @@ def _in_chunks(
     before: Tensor | None,
     size: int,
 ) -> tuple[Tensor, Tensor]:
-    length, seen = v.shape[2], documents.chunks(size)
+    length = v.shape[2]
     q, k, v, b = cut(q, size), cut(k, size), cut(v, size), cut(strength, size)
-    weights, enters, leaves, through = (
-        part[:, None].to(v.dtype) for part in (seen.visible, seen.before, seen.last, seen.through)
-    )
-    if log_decay is not None:
-        c = cut(log_decay, size).cumsum(-1)  # (B, H, n, c)
-        between = c[..., :, None] - c[..., None, :]
-        weights = between.masked_fill(~seen.visible[:, None], -torch.inf).exp()
-        enters, leaves = c.exp() * enters, (c[..., -1:] - c).exp() * leaves
-        through = c[..., -1].exp() * through
+    weights, enters, leaves, through = in_chunk(log_decay, documents, size, dtype=v.dtype)
     system = (b[..., None] * weights * (k @ k.mT)).tril(-1)  # its diagonal is taken as 1
     solved = torch.linalg.solve_triangular(
         system, torch.cat([v, k * enters[..., None]], -1) * b[..., None], upper=False, unitriangular=True
