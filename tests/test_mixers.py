@@ -31,6 +31,7 @@ from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.gla import channelwise_sums
 from limbeck.models.mixers.linear import MAPS, taylor
 from limbeck.models.mixers.mixer import Dims, Mixer, multiplied
+from limbeck.models.mixers.norm import RMSNorm
 from limbeck.models.mixers.pattern import MIXERS, build, parse, pattern_of
 from limbeck.models.mixers.rwkv4 import wkv
 from limbeck.models.mixers.scan import scan
@@ -319,6 +320,35 @@ def test_a_convolution_stays_in_its_document(position):
 
 
 # What the papers say
+
+
+@pytest.mark.parametrize(("position", "held"), [([[0, 1, 2, 3, 4]], 0), ([[0, 1, 0, 1, 2], [3, 4, 5, 0, 0]], 2)])
+def test_the_gradient_of_a_short_convolution_is_its_derivative(position, held):
+    position = torch.tensor(position)
+    conv = ShortConv(3, 4, bias=True)
+    u = torch.randn(*position.shape, 3, requires_grad=True)
+    recent = torch.randn(len(position), held, 3, requires_grad=True) if held else None
+
+    def outputs(u, *parameters):
+        heard, *values = parameters if held else (None, *parameters)
+        named = dict(zip(("weight", "bias"), values, strict=True))
+        return torch.func.functional_call(conv, named, (u, Documents.of(position), heard))
+
+    torch.autograd.gradcheck(outputs, (u, *((recent,) if held else ()), conv.weight, conv.bias))
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 5)])
+def test_a_norm_is_that_of_pytorch_and_so_is_its_gradient(shape):
+    ours, theirs = RMSNorm(5, 1e-3), torch.nn.RMSNorm(5, 1e-3)
+    for norm in (ours, theirs):
+        norm.weight.data.copy_(torch.arange(5) - 1.5)
+    x = torch.randn(shape, requires_grad=True)
+    y, z = ours(x), theirs(x)
+    torch.testing.assert_close(y, z)
+    back = torch.randn(shape)
+    found, expected = (torch.autograd.grad(each, (x, norm.weight), back) for each, norm in ((y, ours), (z, theirs)))
+    torch.testing.assert_close(found, expected)
+    torch.autograd.gradcheck(ours, (x,))
 
 
 @pytest.mark.parametrize("name", ["elu", "taylor"])

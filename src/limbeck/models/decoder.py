@@ -29,7 +29,8 @@ from limbeck.models.mixers.carried import write_code
 from limbeck.models.mixers.convolution import ShortConv
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.filters import Filter
-from limbeck.models.mixers.mixer import Dims, Mixer, RMSNorm, State, linear
+from limbeck.models.mixers.mixer import Dims, Mixer, State, linear
+from limbeck.models.mixers.norm import RMSNorm
 from limbeck.models.mixers.pattern import build, parse
 from limbeck.models.mixers.ssm import DiagonalSSM
 

@@ -162,6 +162,32 @@ def draw_by_samples(lines: Mapping[str, Line], axis: str, file: Path) -> None:
         axes.legend(fontsize=7)
 
 
+def draw_by_arm(right: Mapping[str, Mapping[str, Sequence[float]]], *, guess: float, file: Path) -> None:
+    """Accuracy of each series by arm, a point a seed and a bar at their mean; the first series has all arms.
+
+    ``guess`` is what no reading gives.
+    """
+    arms = [*next(iter(right.values()))]
+    with _drawn(file) as axes:
+        for number, (series, found) in enumerate(right.items()):
+            aside = 0.16 * (number - (len(right) - 1) / 2)
+            places = [arms.index(arm) + aside for arm in found]
+            means = [sum(values) / len(values) for values in found.values()]
+            for place, mean in zip(places, means, strict=True):
+                axes.hlines(mean, place - 0.07, place + 0.07, _COLORS[number])
+            points = [(place, value) for place, values in zip(places, found.values(), strict=True) for value in values]
+            axes.plot(
+                *zip(*points, strict=True), color=_COLORS[number], marker="os"[number % 2], markersize=3.5, linestyle="none",
+                label=series,
+            )  # fmt: skip
+        axes.axhline(guess, color="#94a3b8", linestyle=":")
+        axes.set(ylim=(0, None), ylabel="answered right")
+        axes.set_xticks(
+            range(len(arms)), [arm.replace(", ", ",\n").replace(" pre", "\npre") for arm in arms], fontsize=7
+        )
+        axes.legend(fontsize=7)
+
+
 def draw_reversals(ranks: Mapping[str, tuple[Interval, Interval]], *, chance: float, file: Path) -> None:
     """Mean reciprocal ranks of facts as told and reversed, for each kind of model; ``chance`` is what luck gives reversed."""
     with _drawn(file) as axes:

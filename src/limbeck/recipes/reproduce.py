@@ -122,8 +122,8 @@ def _cost(run: dict[str, Any]) -> str:
     versions = run["versions"]
     libraries = ", ".join(f"{name} {versions[name]}" for name in ("limbeck", "torch", "transformers", "python"))
     return (
-        f"{duration(run['seconds'])}, {duration(run['cpu_seconds'])} of processors, on {versions['machine']} "
-        f"({libraries}), {run['ended'][:10]}. Of a run that was stopped, the last part."
+        f"{duration(run['cpu_seconds'])} of processors, {duration(run['seconds'])} since it was last started, on "
+        f"{versions['machine']} ({libraries}), {run['ended'][:10]}."
     )
 
 

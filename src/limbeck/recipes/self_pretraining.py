@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from limbeck.errors import BadSetting
 from limbeck.probes.interval import Interval, bootstrap
-from limbeck.recipes.drawing import Line, draw_by_samples
+from limbeck.recipes.drawing import Line, draw_by_arm, draw_by_samples
 from limbeck.recipes.expressions import PRETRAINED, Cell, train
 from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds
 from limbeck.recipes.trainings import Trainings
@@ -106,7 +106,7 @@ def run(ground: Ground) -> Outcome:
         _ours(found, ground, guess),
         tuple(of_seeds(one, ground.seeds) for one in judged),
         _numbers(found, rows, ways, guess),
-        _figures(found, ground),
+        _figures(found, ground, guess),
         bench.cpu_seconds(),
     )
 
@@ -297,16 +297,22 @@ def _numbers(found: Found, rows: Mapping[Which, Right], ways: Mapping[str, str],
     }
 
 
-def _figures(found: Found, ground: Ground) -> dict[Any, str]:
-    steps, first = found.scale.steps, next(iter(ARMS))
-    lines = {}
-    for model, start in found.results:
-        starts = (SCRATCH, TWICE) if start == SCRATCH else (start,)
-        values = [found.right(model, one).mean(1).tolist() for one in starts]
-        lines[f"{model}, {start}"] = Line((steps, 2 * steps)[: len(starts)], values, dashed=model != first)
+def _figures(found: Found, ground: Ground, guess: float) -> dict[Any, str]:
     file = ground.out / "steps.png"
-    draw_by_samples(lines, "steps in all", file)
-    figures = {file: "Lists evaluated right by steps, pretraining counted. Points are seeds, lines means."}
+    by_seed = {which: found.right(*which).mean(1).tolist() for which in found.results}
+    twice = {f"{model}, {SCRATCH}": found.right(model, TWICE).mean(1).tolist() for model in ARMS}
+    draw_by_arm(
+        {
+            f"{found.scale.steps:,} steps in all": {f"{model}, {start}": at for (model, start), at in by_seed.items()},
+            f"{2 * found.scale.steps:,} steps": twice,
+        },
+        guess=guess,
+        file=file,
+    )
+    figures = {
+        file: "Lists evaluated right, pretraining counted as steps. Points are seeds, bars their means; dotted is always the "
+        "commonest value."
+    }
     if found.fewer:
         lines = {f"{model}, {start}": _by_labels(found, (model, start)) for model, start in found.results}
         file = ground.out / "labels.png"

@@ -7,11 +7,11 @@ length, so that its end does not come round to the start. The state is the input
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import initialization as init
 
 from limbeck.models.mixers.documents import Documents
@@ -38,17 +38,59 @@ class ShortConv(nn.Module):
         self, u: Float[Tensor, "B T D"], documents: Documents, recent: Float[Tensor, "B S D"] | None
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B S2 D"]]:
         """The convolution, and the inputs to remember after it (``recent`` are those from before)."""
-        taps, length = self.weight.shape[1], u.shape[1]
         remembered = u if recent is None else torch.cat([recent, u], 1)
-        padded = F.pad(remembered, (0, 0, max(0, taps - 1 + length - remembered.shape[1]), 0))
-        y = u * self.weight[:, -1]
-        alone = documents.whole and recent is None  # then what is in front is 0 by itself
-        for back in range(1, taps):
-            first = padded.shape[1] - length - back
-            heard = padded[:, first : first + length] * self.weight[:, -1 - back]
-            y = y + (heard if alone else heard * (documents.reach >= back)[..., None])
+        # Where nothing came before and rows are whole, what is in front of the first token is 0 by itself.
+        reach = None if documents.whole and recent is None else documents.reach
+        wider = torch.promote_types(u.dtype, self.weight.dtype)  # under autocast the weights may be
+        y: Tensor = _Taps.apply(remembered.to(wider), self.weight.to(wider), reach, u.shape[1])
         y = y if self.bias is None else y + self.bias
-        return y.to(u.dtype), last(remembered, taps - 1)  # also where the weights are wider, under autocast
+        return y.to(u.dtype), last(remembered, self.weight.shape[1] - 1)
+
+
+class _Taps(torch.autograd.Function):
+    """sum_b w_b ⊙ heard_{t-b} for the last T of the tokens heard, where b is no more than ``reach``; outside is 0.
+
+    With its gradient written out: one shifted copy a tap, and a second for the gradient, would take three times as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, heard: Tensor, weight: Tensor, reach: Tensor | None, length: int) -> Tensor:
+        ctx.save_for_backward(heard, weight, reach)
+        ctx.length = length
+        rows = weight.mT.contiguous()  # what is read along a row of channels has to lie there
+        y = heard[:, heard.shape[1] - length :] * rows[-1]
+        for back in range(1, len(rows)):
+            to, of = _shifted(heard, length, back)
+            y[:, to].addcmul_(_reached(heard[:, of], reach, back, to), rows[-1 - back])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        heard, weight, reach = ctx.saved_tensors
+        rows, held = weight.mT.contiguous(), heard.shape[1] - ctx.length
+        of_heard, of_rows = torch.empty_like(heard), torch.empty_like(rows)
+        of_heard[:, :held] = 0
+        torch.mul(grad, rows[-1], out=of_heard[:, held:])
+        of_rows[-1] = (grad * heard[:, held:]).sum((0, 1))
+        for back in range(1, len(rows)):
+            to, of = _shifted(heard, ctx.length, back)
+            left = _reached(grad[:, to], reach, back, to)
+            of_heard[:, of].addcmul_(left, rows[-1 - back])
+            of_rows[-1 - back] = (left * heard[:, of]).sum((0, 1))
+        return of_heard, of_rows.mT, None, None
+
+
+def _shifted(heard: Float[Tensor, "B S D"], length: int, back: int) -> tuple[slice, slice]:
+    """Which of the last ``length`` tokens have one so far ``back`` among those heard, and which those are."""
+    first = heard.shape[1] - length - back
+    return slice(max(0, -first), length), slice(max(0, first), max(0, first + length))
+
+
+def _reached(
+    u: Float[Tensor, "B t D"], reach: Int[Tensor, "B T"] | None, back: int, to: slice
+) -> Float[Tensor, "B t D"]:
+    """0 where a token so far back is of another document."""
+    return u if reach is None else u * (reach[:, to] >= back)[..., None]
 
 
 def long_convolution(

@@ -119,21 +119,6 @@ class Mixer(nn.Module):
         return 0
 
 
-class RMSNorm(nn.Module):
-    """x / sqrt(mean(x²) + eps) ⊙ weight over the last axis (Zhang & Sennrich, arXiv 1910.07467, eq. 4)."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
-
-    def forward(self, x: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
-        """In float32 at least, given back in the format of ``x``."""
-        y = wide(x)
-        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * y.to(x.dtype)
-
-
 def multiplied(module: nn.Module) -> int:
     """Weights that each token is multiplied with: of maps and short convolutions, not of long filters."""
     filters = {id(p) for part in module.modules() if isinstance(part, Filter) for p in part.parameters()}

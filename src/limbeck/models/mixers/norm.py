@@ -1,0 +1,47 @@
+"""RMSNorm with a gradient written out: operations one after the other keep twice as much and take twice as long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limbeck.models.mixers.mixer import wide
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + eps) ⊙ weight over the last axis (Zhang & Sennrich, arXiv 1910.07467, eq. 4)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
+        """In float32 at least, given back in the format of ``x``, or of the weights where they are wider."""
+        found: Tensor = _Normalised.apply(x, self.weight, self.eps)
+        return found
+
+
+class _Normalised(torch.autograd.Function):
+    """Keeps x and, for each token, 1 / sqrt(mean(x²) + eps)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        y = wide(x)
+        length = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
+        scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (y * scale).to(x.dtype) * weight
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """With n = x ⊙ scale and h = grad ⊙ weight: scale ⊙ (h - n mean(h ⊙ n)), and for the weight the sum of grad ⊙ n."""
+        x, weight, scale = ctx.saved_tensors
+        normal, of_weight = wide(x) * scale, wide(weight)
+        product = wide(grad) * normal
+        mean = (product @ of_weight).div_(-x.shape[-1]).unsqueeze(-1)
+        of_x = (wide(grad) * of_weight).addcmul_(normal, mean).mul_(scale)
+        return of_x.to(x.dtype), product.reshape(-1, x.shape[-1]).sum(0).to(weight.dtype), None
