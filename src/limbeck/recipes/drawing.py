@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from limbeck.probes.interval import Interval
 from limbeck.report.words import count
@@ -159,7 +160,10 @@ def draw_by_samples(lines: Mapping[str, Line], axis: str, file: Path) -> None:
             points = [(place, value) for place, found in zip(line.places, line.values, strict=True) for value in found]
             axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=3, linestyle="none")
         axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel=axis, ylabel="answered right")
-        axes.legend(fontsize=7)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda number, place: f"{number:,.0f}")
+        axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
 
 
 def draw_by_arm(right: Mapping[str, Mapping[str, Sequence[float]]], *, guess: float, file: Path) -> None:
