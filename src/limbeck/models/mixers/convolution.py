@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from transformers import initialization as init
 
@@ -140,8 +140,37 @@ def _one(remembered: Tensor, filters: Tensor, documents: Documents) -> Tensor:
 
 
 def _fourier(u: Float[Tensor, "B T D"], filters: Float[Tensor, "L D"]) -> Float[Tensor, "B T D"]:
-    length = u.shape[1]
-    size = 2 * length  # taps beyond the row reach nothing
-    # Along the last axis, which is what a Fourier transform walks fastest.
-    spectrum = torch.fft.rfft(wide(u).mT, n=size) * torch.fft.rfft(wide(filters[:length]).mT, n=size)
-    return torch.fft.irfft(spectrum, n=size)[..., :length].mT.to(u.dtype)
+    taps = filters[: u.shape[1]]  # those beyond the row reach nothing
+    found: Tensor = _Fourier.apply(wide(u), wide(taps))
+    return found.to(u.dtype)
+
+
+class _Fourier(torch.autograd.Function):
+    """The convolution of rows with filters no longer than they are, by the Fourier transform.
+
+    Its gradients are correlations, of real numbers like itself; automatic ones would go through complex transforms.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, u: Float[Tensor, "B T D"], taps: Float[Tensor, "L D"]) -> Float[Tensor, "B T D"]:
+        ctx.taps = len(taps)
+        rows, filters = (_spectrum(part, u.shape[1]) for part in (u, taps))
+        ctx.save_for_backward(rows, filters)
+        return _first(rows * filters, u.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Float[Tensor, "B T D"]) -> tuple[Tensor, Tensor]:
+        rows, filters = ctx.saved_tensors
+        back = _spectrum(grad, grad.shape[1])
+        of_u = _first(back * filters.conj(), grad.shape[1])
+        return of_u, _first((back * rows.conj()).sum(0), ctx.taps)
+
+
+def _spectrum(x: Float[Tensor, "*rows T D"], length: int) -> Complex[Tensor, "*rows D F"]:
+    """Of rows twice as long as the text, along the last axis, which is what a Fourier transform walks fastest."""
+    return torch.fft.rfft(x.mT, n=2 * length)
+
+
+def _first(spectrum: Complex[Tensor, "*rows D F"], count: int) -> Float[Tensor, "*rows T D"]:
+    """The first ``count`` tokens of the rows that have this spectrum."""
+    return torch.fft.irfft(spectrum, n=2 * (spectrum.shape[-1] - 1))[..., :count].mT
