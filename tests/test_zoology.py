@@ -18,7 +18,7 @@ from limbeck.probes.interval import Interval
 from limbeck.recipes import recall, zoology
 from limbeck.recipes.recall import Cell, asked, at, new_decoder, train
 from limbeck.recipes.recall_grid import ARMS, BASED, GATED, SCALES, Scale, Setting
-from limbeck.recipes.recipe import Judged, of_seeds
+from limbeck.recipes.recipe import Judged, of_seeds, with_failures
 from tests.reproduced import reproduced_twice
 
 CELL = Cell("tiny", ("conv", "attention:rope=false"), 16, 12, 16, (1, 2), 60, 1e-2, 0, rows=16, tested=40)
@@ -284,14 +284,14 @@ def test_where_nothing_is_asked_inside_nothing_is_known():
 
 def test_an_arm_of_which_every_training_diverged_says_nothing():
     judged = Judged("", "By the rule.", "confirmed", "seen.")
-    some = zoology.with_failures(judged, {"H3": [{"failed": True}, {"failed": False}], "Hyena": [{"failed": False}]})
+    some = with_failures(judged, {"H3": [{"failed": True}, {"failed": False}], "Hyena": [{"failed": False}]})
     assert some.verdict == "confirmed"
     assert some.seen == "seen. Diverged, and judged by the weights before that: H3 1 of 2."
-    every = zoology.with_failures(judged, {"H3": [{"failed": True}] * 2, "Hyena": [{"failed": False}]})
+    every = with_failures(judged, {"H3": [{"failed": True}] * 2, "Hyena": [{"failed": False}]})
     assert every.verdict == "inconclusive"
     assert "H3 2 of 2" in every.seen
     assert every.criterion.endswith("Inconclusive also where all trainings of one of the kinds diverged.")
-    assert zoology.with_failures(judged, {"H3": [{"failed": False}]}).seen == "seen."
+    assert with_failures(judged, {"H3": [{"failed": False}]}).seen == "seen."
 
 
 @pytest.mark.parametrize(("seeds", "verdict"), [(1, "inconclusive"), (2, "inconclusive"), (3, "confirmed")])

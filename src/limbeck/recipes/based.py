@@ -283,7 +283,7 @@ def _trained(ground: Ground, scale: Scale) -> tuple[dict[str, list[Reached]], di
         }
         for name, family in families.items()
     }
-    rates = best_rates(bench, tuned, lambda result: float(result["curve"][-1]["nats"]))
+    rates = best_rates(bench, tuned, lambda result: result["curve"][-1]["nats"])
     cells = {
         (name, member): [
             _cell(scale, member, rates[name], ground.seed + i, scale.steps)

@@ -12,9 +12,9 @@ TUNING = 10_000  # added to the seed that rates are chosen on
 
 
 def best_rates(
-    trainings: Trainings, tried: Mapping[str, Mapping[float, Cell]], loss: Callable[[Mapping[str, Any]], float]
+    trainings: Trainings, tried: Mapping[str, Mapping[float, Cell]], loss: Callable[[Mapping[str, Any]], float | None]
 ) -> dict[str, float]:
-    """For each arm the rate whose cell has the least ``loss``; one that came to no end is the worst.
+    """For each arm the rate whose cell has the least ``loss``; one that came to no end, or to no number, is the worst.
 
     ``tried`` has for each arm a cell a rate. Where an arm has one rate nothing is trained.
     """
@@ -23,8 +23,8 @@ def best_rates(
 
     def ended(cell: Cell) -> float:
         result = trainings.result(cell)
-        found = math.inf if result["failed"] else loss(result)
-        return found if math.isfinite(found) else math.inf
+        found = None if result["failed"] else loss(result)
+        return math.inf if found is None or math.isnan(found) else found
 
     best = {arm: next(iter(cells)) for arm, cells in tried.items()}
     for arm, cells in open_.items():

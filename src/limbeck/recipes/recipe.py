@@ -6,7 +6,7 @@ scale "smoke" nothing is ever judged, since so few seconds decide nothing, whate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +54,22 @@ def of_seeds(judged: Judged, seeds: int) -> Judged:
         return ruled
     return replace(
         ruled, verdict="inconclusive", seen=f"{seeds} of the {FEWEST_SEEDS} seeds that decide; {judged.seen}"
+    )
+
+
+def with_failures(judged: Judged, trained: Mapping[str, Sequence[Mapping[str, Any]]]) -> Judged:
+    """The same by a criterion that adds: where all trainings of an arm diverged nothing is known of it. Those that did are told.
+
+    ``trained`` has of each arm all trainings that the claim is judged by.
+    """
+    failed = {arm: sum(bool(one["failed"]) for one in results) for arm, results in trained.items()}
+    lost = any(n == len(trained[arm]) for arm, n in failed.items())
+    told = ", ".join(f"{arm} {n} of {len(trained[arm])}" for arm, n in failed.items() if n)
+    return replace(
+        judged,
+        criterion=f"{judged.criterion} Inconclusive also where all trainings of one of the kinds diverged.",
+        verdict="inconclusive" if lost else judged.verdict,
+        seen=judged.seen + (f" Diverged, and judged by the weights before that: {told}." if told else ""),
     )
 
 

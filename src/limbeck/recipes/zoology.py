@@ -7,7 +7,6 @@ its rates on the rows it stops by. So the numbers here are of models that nobody
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -29,7 +28,7 @@ from limbeck.recipes.recall_grid import (
     Found,
     run_grid,
 )
-from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds
+from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds, with_failures
 from limbeck.report.words import interval, share
 
 Rows = Float[np.ndarray, "seeds rows"]  # questions answered right in each row that is asked about
@@ -88,22 +87,6 @@ def run(ground: Ground) -> Outcome:
         _numbers(found),
         _figures(found, ground),
         found.cpu_seconds,
-    )
-
-
-def with_failures(judged: Judged, trained: Mapping[str, Results]) -> Judged:
-    """The same by a criterion that adds: where all trainings of an arm diverged nothing is known of it. Those that did are told.
-
-    ``trained`` has of each arm all trainings that the claim is judged by.
-    """
-    failed = {arm: sum(bool(one["failed"]) for one in results) for arm, results in trained.items()}
-    lost = any(n == len(trained[arm]) for arm, n in failed.items())
-    told = ", ".join(f"{arm} {n} of {len(trained[arm])}" for arm, n in failed.items() if n)
-    return replace(
-        judged,
-        criterion=f"{judged.criterion} Inconclusive also where all trainings of one of the kinds diverged.",
-        verdict="inconclusive" if lost else judged.verdict,
-        seen=judged.seen + (f" Diverged, and judged by the weights before that: {told}." if told else ""),
     )
 
 
