@@ -171,6 +171,12 @@ def test_losses_hidden_states_and_checkpointed_gradients():
         model()
 
 
+def test_the_loss_is_divided_by_what_the_trainer_counts():
+    model, x = made("attention", "conv"), tokens(rows=2, length=9)
+    mean, share = model(x, labels=x).loss, model(x, labels=x, num_items_in_batch=torch.tensor(160)).loss
+    torch.testing.assert_close(share * 10, mean)
+
+
 def test_a_new_model_has_the_values_of_the_papers():
     model = made("mamba:4", "hyena", "longconv", "rwkv4", "s4d", initializer_range=0.02)
     mamba, hyena, conv, rwkv, s4d = (layer.mixer for layer in model.model.layers)

@@ -1,5 +1,7 @@
 """The fused walk: the same numbers as dense float64 autograd, whatever the chunks, masks, padding, caps and precisions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -232,6 +234,26 @@ def test_autocast_chooses_the_precision_of_the_products_only():
     error = abs(float(loss - expected)) / float(expected)
     assert 1e-6 < error < 0.02
     assert_close(got, gradients, rtol=0.03)
+
+
+def test_the_way_back_through_the_student_is_not_under_autocast():
+    student, teacher, batch = models()
+    seen = []
+
+    class Asked(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return grad
+
+    hidden = Asked.apply(student.hidden.detach().requires_grad_())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fused_backward(parse("ForwardKL"), replace(student, hidden=hidden), teacher, batch)
+    assert seen == [False]
 
 
 def test_a_training_position_sees_only_its_own_teacher():

@@ -175,6 +175,19 @@ def test_autocast_rounds_the_maps_and_not_the_sums(text):
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in mixer.parameters())
 
 
+@pytest.mark.parametrize("text", ["longconv:implicit", "hyena"])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_a_filter_of_many_taps_is_not_rounded(text, kind):
+    torch.set_default_dtype(torch.float32)
+    mixer = build(text, replace(DIMS, length=4096)).to(kind)
+    exact = build(text, replace(DIMS, length=4096)).double()
+    exact.load_state_dict(mixer.state_dict())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = mixer.filter()
+    torch.testing.assert_close(found.double(), exact.filter(), atol=1e-5, rtol=1e-4)
+
+
 # The recurrences, against loops
 
 
@@ -322,6 +335,16 @@ def test_a_convolution_stays_in_its_document(position):
 # What the papers say
 
 
+@given(packed())
+def test_documents_apart_take_less_than_twice_their_tokens(position):
+    documents = Documents.of(position)
+    groups = list(documents.apart())
+    assert torch.cat([group.tokens for group in groups]).sort().values.equal(torch.arange(position.numel()))
+    for group in groups:
+        assert len(group.place.unique()) == len(group.tokens) > math.prod(group.shape) / 2
+        assert int(group.place.max()) < math.prod(group.shape)
+
+
 @pytest.mark.parametrize(("position", "held"), [([[0, 1, 2, 3, 4]], 0), ([[0, 1, 0, 1, 2], [3, 4, 5, 0, 0]], 2)])
 def test_the_gradient_of_a_short_convolution_is_its_derivative(position, held):
     position = torch.tensor(position)
@@ -349,6 +372,9 @@ def test_a_norm_is_that_of_pytorch_and_so_is_its_gradient(shape):
     found, expected = (torch.autograd.grad(each, (x, norm.weight), back) for each, norm in ((y, ours), (z, theirs)))
     torch.testing.assert_close(found, expected)
     torch.autograd.gradcheck(ours, (x,))
+    once = torch.autograd.grad(ours(x).sum(), x, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        once.sum().backward()
 
 
 @pytest.mark.parametrize("name", ["elu", "taylor"])

@@ -287,18 +287,19 @@ class LimbeckModel(LimbeckPreTrainedModel):
         documents = _documents(x, input_ids, position_ids, attention_mask, 0 if cache is None else cache.seen)
         if self.embed_positions is not None:
             x = x + self.embed_positions(documents.position)
-        hidden = [x]
+        hidden = [x] if output_hidden_states else []
         for number, layer in enumerate(self.layers):
             state = None if cache is None else cache.states[number] or cast(LimbeckLayer, layer).mixer.fresh(x)
             x, after = layer(x, documents, state)
-            hidden.append(x)
+            if output_hidden_states and number + 1 < len(self.layers):
+                hidden.append(x)
             if cache is not None:
                 cache.states[number] = after
         if cache is not None:
             cache.seen += x.shape[1]
-        hidden[-1] = x = self.norm(x)
+        x = self.norm(x)
         return BaseModelOutputWithPast(
-            last_hidden_state=x, past_key_values=cache, hidden_states=tuple(hidden) if output_hidden_states else None
+            last_hidden_state=x, past_key_values=cache, hidden_states=(*hidden, x) if output_hidden_states else None
         )
 
 
@@ -325,9 +326,12 @@ class LimbeckForCausalLM(LimbeckPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        **_: Any,
+        **of_loss: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits of the last ``logits_to_keep`` tokens (0: of all), and with ``labels`` the mean loss of what follows them."""
+        """Logits of the last ``logits_to_keep`` tokens (0: of all), and with ``labels`` the mean loss of what follows them.
+
+        ``of_loss`` is handed on to it, as Transformers' trainer expects: ``num_items_in_batch`` is what it divides by.
+        """
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -341,7 +345,7 @@ class LimbeckForCausalLM(LimbeckPreTrainedModel, GenerationMixin):
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **of_loss)
         return CausalLMOutputWithPast(
             loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
         )

@@ -285,7 +285,8 @@ class _Back:
             if tensor is not None and gradient is not None and not (tensor.is_leaf and tensor.grad is gradient)
         ]
         if waiting:
-            torch.autograd.backward([t for t, _ in waiting], [g for _, g in waiting])
+            with _exact(self.outputs):  # autocast is for the way forward; back it would round what that kept wide
+                torch.autograd.backward([t for t, _ in waiting], [g for _, g in waiting])
 
 
 def _fitting(outputs: Outputs, n: int) -> Sizes:

@@ -22,6 +22,7 @@ from limbeck.errors import NonFiniteLoss, NothingToLearn
 from limbeck.models.decoder import LimbeckForCausalLM, LimbeckLayer
 from limbeck.models.load import LanguageModel
 from limbeck.models.mixers.documents import Documents
+from limbeck.models.mixers.precision import exact
 from limbeck.run.step import Step
 from limbeck.run.world import World
 from limbeck.types import Batch
@@ -74,7 +75,8 @@ class Match:
         wrong, wanted = torch.zeros(2, len(self.layers), dtype=torch.float64)
         for batch in batches:
             for place, (error, size) in enumerate(self._errors(model, batch)):
-                (error.sum() / real).backward()
+                with exact(error):  # autocast is for the way forward
+                    (error.sum() / real).backward()
                 wrong[place] += float(error.detach().sum())
                 wanted[place] += float(size.sum())
         trained = [p for group in optimizer.param_groups for p in group["params"]]

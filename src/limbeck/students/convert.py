@@ -260,8 +260,8 @@ _TAKERS: Mapping[type[Mixer], Callable[[Mixer, Maps], tuple[str, str]]] = {
 def _put_scores(mixer: Mixer, maps: Maps, *, channels: int, scale: float) -> str:
     """Queries and keys of so many channels a head whose products are nearest to ``scale`` times attention's at distance 0.
 
-    Of more channels than a head has, the further keys are 0, so that fresh queries of them change nothing. Of fewer, the best
-    product of that rank is taken (Eckart & Young 1936).
+    Of more channels than a head has, the further keys are 0, so that fresh queries of them change nothing; under 1 + elu, which
+    makes them 1, they add to what all tokens share. Of fewer, the best product of that rank is taken (Eckart & Young 1936).
     """
     width = maps.q.shape[1]
     if channels >= width:

@@ -124,7 +124,8 @@ def attend(
     mask: Bool[Tensor, "B 1 T S"] | None,
 ) -> Float[Tensor, "B H T V"]:
     """Attention of H heads on the keys of G of them; causal where there is no mask. It is PyTorch's fused one."""
-    k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], 1) for part in (k, v))
+    if q.shape[1] > k.shape[1]:  # once each is a copy too
+        k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], 1) for part in (k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from limbeck.models.mixers.documents import Documents
-from limbeck.models.mixers.mixer import wide
+from limbeck.models.mixers.precision import wide
 
 
 class ShortConv(nn.Module):
@@ -65,6 +65,7 @@ class _Taps(torch.autograd.Function):
         return y
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         heard, weight, reach = ctx.saved_tensors
         rows, held = weight.mT.contiguous(), heard.shape[1] - ctx.length
@@ -114,8 +115,12 @@ def convolve(u: Float[Tensor, "B T D"], filters: Float[Tensor, "L D"], documents
     """The convolution of rows before which nothing came, each document on its own."""
     if documents.whole:
         return _fourier(u, filters)
-    apart, where = documents.apart(u)
-    return _fourier(apart, filters)[where]
+    tokens, outputs = [], []
+    for group in documents.apart():
+        rows = u.new_zeros(math.prod(group.shape), u.shape[-1]).index_put((group.place,), u.flatten(0, 1)[group.tokens])
+        outputs.append(_fourier(rows.unflatten(0, group.shape), filters).flatten(0, 1)[group.place])
+        tokens.append(group.tokens)
+    return torch.cat(outputs)[torch.cat(tokens).argsort()].view_as(u)
 
 
 def convolution_flops(length: int) -> float:
@@ -136,7 +141,7 @@ def _one(remembered: Tensor, filters: Tensor, documents: Documents) -> Tensor:
     count = min(remembered.shape[1], filters.shape[0])
     back = torch.arange(count - 1, -1, -1, device=remembered.device)
     reached = (back <= documents.reach)[..., None]  # (B, count, 1)
-    return (last(remembered, count) * filters[back] * reached).sum(1, keepdim=True)
+    return (last(remembered, count) * filters[back] * reached).sum(1, keepdim=True).to(remembered.dtype)
 
 
 def _fourier(u: Float[Tensor, "B T D"], filters: Float[Tensor, "L D"]) -> Float[Tensor, "B T D"]:
@@ -159,6 +164,7 @@ class _Fourier(torch.autograd.Function):
         return _first(rows * filters, u.shape[1])
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Float[Tensor, "B T D"]) -> tuple[Tensor, Tensor]:
         rows, filters = ctx.saved_tensors
         back = _spectrum(grad, grad.shape[1])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from limbeck.models.mixers.documents import Documents, cut
 from limbeck.models.mixers.kernels import decaying_sums_on_gpu, have_kernels
-from limbeck.models.mixers.mixer import exact, wide
+from limbeck.models.mixers.precision import exact, wide
 
 
 def decaying_sums(

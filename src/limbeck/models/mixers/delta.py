@@ -17,7 +17,7 @@ from torch import Tensor
 from limbeck.models.mixers.decay import in_chunk
 from limbeck.models.mixers.documents import Documents, cut
 from limbeck.models.mixers.kernels import delta_rule_on_gpu, have_kernels
-from limbeck.models.mixers.mixer import exact, wide
+from limbeck.models.mixers.precision import exact, wide
 
 
 def delta_rule(

@@ -19,8 +19,9 @@ from limbeck.models.mixers.convolution import ShortConv
 from limbeck.models.mixers.delta import delta_flops, delta_rule
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.mamba2 import step_bias
-from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear, wide
+from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear
 from limbeck.models.mixers.norm import RMSNorm
+from limbeck.models.mixers.precision import wide
 
 _LENGTH_EPS = 1e-6  # of a query's or key's square length
 

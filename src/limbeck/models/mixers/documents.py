@@ -8,6 +8,7 @@ or stands still, so each padding token is a document of its own, and the first r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -86,17 +87,31 @@ class Documents:
             through=reach[..., -1] >= size,
         )
 
-    def apart(self, rows: Float[Tensor, "B T D"]) -> tuple[Float[Tensor, "N M D"], tuple[Tensor, Tensor]]:
-        """Each document in a row of its own, filled up with 0 at its end, and where each token went (`together`)."""
-        if self.whole:
-            raise AssertionError("documents that are rows already")
+    def apart(self) -> Iterator[Group]:
+        """The documents in groups of which the longest is less than twice the shortest, so that little is filled up."""
         start = self.reach == 0
         start[:, 0] = True
         place = torch.arange(start.shape[1], device=start.device)
-        index = place - torch.where(start, place, 0).cummax(1).values
-        document = start.reshape(-1).cumsum(0).view_as(index) - 1
-        found = rows.new_zeros(int(document[-1, -1]) + 1, int(index.max()) + 1, rows.shape[-1])
-        return found.index_put((document, index), rows), (document, index)
+        index = (place - torch.where(start, place, 0).cummax(1).values).flatten()
+        document = start.flatten().cumsum(0) - 1
+        length = document.bincount()
+        group = length.log2().long()  # exact below 2^24
+        for size in group.unique().tolist():
+            chosen = group == size
+            tokens = chosen[document].nonzero()[:, 0]
+            longest = int(length[chosen].max())
+            place = (chosen.cumsum(0) - 1)[document] * longest + index
+            yield Group(tokens, place[tokens], (int(chosen.sum()), longest))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some documents, to be put into ``shape`` (documents, longest): ``tokens`` of all rows, counted through, and where in
+    that shape each goes, counted through as well."""
+
+    tokens: Int[Tensor, "n"]
+    place: Int[Tensor, "n"]
+    shape: tuple[int, int]
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from transformers import initialization as init
 
 from limbeck.models.mixers.convolution import ShortConv, convolution_flops, long_convolution
 from limbeck.models.mixers.documents import Documents
-from limbeck.models.mixers.filters import Filter, places, spread
+from limbeck.models.mixers.filters import Filter, mapped, places, spread
 from limbeck.models.mixers.mixer import Dims, Mixer, State
+from limbeck.models.mixers.precision import wide
 
 _HIDDEN, _LAYERS, _FLOOR = 64, 2, 0.05
 _FASTEST, _SLOWEST, _GONE = 0.3, 1.5, 0.01  # where, in texts, a filter has fallen to what
@@ -77,11 +78,12 @@ class Sines(Filter):
         spread(*self.maps, self.out)
         init.ones_(self.frequency)
 
-    def forward(self) -> Float[Tensor, "L D"]:
+    def values(self) -> Float[Tensor, "L D"]:
         y = places(self.length, 1, like=self.frequency)
         for inner in self.maps:
-            y = torch.sin(self.frequency * inner(y))
-        time = torch.arange(self.length, device=y.device, dtype=torch.float32)[:, None] / self.length
-        gone = torch.linspace(_FASTEST, _SLOWEST, self.out.out_features, device=y.device)
+            assert isinstance(inner, nn.Linear)
+            y = torch.sin(wide(self.frequency) * mapped(inner, y))
+        time = torch.arange(self.length, device=y.device, dtype=y.dtype)[:, None] / self.length
+        gone = torch.linspace(_FASTEST, _SLOWEST, self.out.out_features, device=y.device, dtype=y.dtype)
         decay = torch.exp(math.log(_GONE) * time / gone)
-        return self.out(y) * (decay + _FLOOR).to(y.dtype)
+        return mapped(self.out, y) * (decay + _FLOOR)

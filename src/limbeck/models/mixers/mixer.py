@@ -125,16 +125,6 @@ def multiplied(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.ndim >= 2 and id(p) not in filters)
 
 
-def wide(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """In float32 unless it is wider: what sums over a whole text needs that."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def exact(x: Float[Tensor, "*shape"]) -> torch.autocast:
-    """Where products of matrices are as wide as their factors: autocast would round what a whole text is summed up in."""
-    return torch.autocast(x.device.type, enabled=False)
-
-
 def heads(x: Float[Tensor, "B T HK"], count: int) -> Float[Tensor, "B H T K"]:
     """Channels split into heads."""
     return x.unflatten(-1, (count, -1)).transpose(1, 2)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.models.mixers.mixer import wide
+from limbeck.models.mixers.precision import wide
 
 
 class RMSNorm(nn.Module):
@@ -37,6 +37,7 @@ class _Normalised(torch.autograd.Function):
         return (y * scale).to(x.dtype) * weight
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """With n = x ⊙ scale and h = grad ⊙ weight: scale ⊙ (h - n mean(h ⊙ n)), and for the weight the sum of grad ⊙ n."""
         x, weight, scale = ctx.saved_tensors

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from limbeck.models.mixers.decay import decaying_sums, sums_flops
 from limbeck.models.mixers.documents import Documents
-from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear, wide
+from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear
+from limbeck.models.mixers.precision import wide
 from limbeck.models.mixers.rotary import rotate
 
 

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from limbeck.models.mixers.documents import Documents
-from limbeck.models.mixers.mixer import Dims, Mixer, State, linear, wide
+from limbeck.models.mixers.mixer import Dims, Mixer, State, linear
+from limbeck.models.mixers.precision import wide
 from limbeck.models.mixers.scan import scan
 
 

@@ -19,7 +19,7 @@ from transformers import initialization as init
 from limbeck.errors import BadModel
 from limbeck.models.mixers.convolution import convolve
 from limbeck.models.mixers.documents import Documents
-from limbeck.models.mixers.mixer import exact, wide
+from limbeck.models.mixers.precision import exact, wide
 
 
 class DiagonalSSM(nn.Module):

@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from limbeck.models.mixers.attention import Attention, seen
 from limbeck.models.mixers.documents import Documents
-from limbeck.models.mixers.mixer import Dims, State, exact, wide
+from limbeck.models.mixers.mixer import Dims, State
+from limbeck.models.mixers.precision import exact, wide
 
 
 class TopKAttention(Attention):
