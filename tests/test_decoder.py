@@ -304,6 +304,21 @@ def test_a_student_of_mixers_is_distilled(tmp_path):
     assert load(Path(result["out"]) / "student").config.mixers == ["conv", "based:4", "swa:5"]
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import limbeck; from transformers import AutoModelForCausalLM",
+        "from transformers import AutoModelForCausalLM; import limbeck",
+    ],
+)
+def test_importing_limbeck_is_enough_to_load_a_model(imports, tmp_path):
+    made("conv", "attention").save_pretrained(tmp_path)
+    code = f"{imports}; print(type(AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})).__name__)"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "LimbeckForCausalLM\n"
+
+
 # What a user gets wrong
 
 

@@ -6,6 +6,10 @@ import os
 # fifth off a training step. Torch reads this once, so it must stand before torch is imported.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
+from limbeck.registration import register_with_transformers
+
+register_with_transformers()
+
 __version__ = "0.1.0"
 
 _PUBLIC = {
