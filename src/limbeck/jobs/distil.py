@@ -148,7 +148,7 @@ def prepare(
     plan = Plan(
         steps=steps,
         rows=rows,
-        lr=settings.lr or suggested_learning_rate(student.parameters_count),
+        lr=settings.lr or suggested_learning_rate(student.parameters_count, knows=asked is not None),
         schedule=settings.schedule,
         bf16=where.bf16,
     )
