@@ -11,11 +11,13 @@ import torch
 import limbeck
 from limbeck.corpora.tasks.arithmetic import FORMATS, Sum, question
 from limbeck.errors import BadSetting
-from limbeck.recipes import arithmetic, sums
-from limbeck.recipes.arithmetic import SCALES, Scale
+from limbeck.recipes import arithmetic, sums, trainings
+from limbeck.recipes.arithmetic import SCALES, Jump, Scale
 from limbeck.recipes.completion import by_rank_two, by_sums
+from limbeck.recipes.recipe import Ground
 from limbeck.recipes.sums import Cell, answer_of, lines_of, training_pairs, unseen_pairs
-from tests.reproduced import reproduced_twice
+from limbeck.recipes.trainings import Trainings
+from tests.reproduced import here, reproduced_twice
 
 CELL = Cell("tiny", "plain", 40, (6, 12), 3e-3, 0, width=16, heads=2, step_tokens=200, digits=2, tested=20)
 
@@ -176,7 +178,7 @@ def test_sums_follow_from_one_row_and_one_column():
 
 # The whole
 
-TINY = Scale(("plain", "simplified"), (20, 40), (60,), 2, (1e-3, 1e-2), 20, 2, replace(CELL, tested=6))
+TINY = Scale(("plain", "simplified"), (20, 40), (10,), (60,), 2, (1e-3, 1e-2), 20, 2, replace(CELL, tested=6))
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +207,54 @@ def test_plain_is_read_twice_and_scratchpads_after_as_many_steps(twice):
     formats = twice[0]["numbers"]["formats"]
     assert set(formats["plain"]["20"][0]["by_steps"]) == {"2", "4"}
     assert set(formats["simplified"]["20"][0]["by_steps"]) == {"4"}
+    assert set(formats["simplified"]) == {"20", "40"}
     assert set(twice[0]["numbers"]["rates"]) == {"plain", "simplified"}
+
+
+def test_plain_alone_is_trained_on_fewer_sums_and_read_once(twice):
+    numbers, seen = twice[0]["numbers"], [one["seen"] for one in twice[0]["judged"]]
+    assert set(numbers["formats"]["plain"]) == {"10", "20", "40"}
+    assert all(set(one["by_steps"]) == {"2"} for one in numbers["formats"]["plain"]["10"])
+    assert set(numbers["completed"]["rank two"]) == {"10", "20", "40", "60"}
+    assert " at 10," not in seen[0]  # the formats are compared where all are trained
+    assert seen[1].count(" at 10,") == 2
+
+
+def test_cells_of_the_scale_small_stay_what_they_were():
+    small = SCALES["small"]
+    names = [arithmetic._cell(small, "plain", n, 1e-3, 100).name for n in arithmetic.samples_of(small, "plain")]
+    assert names == [f"plain-n{n}-seed100" for n in (500, 1000, 2000, 4000)]
+    assert arithmetic._cell(small, "plain", 2000, 1e-3, 100).steps == (1400, 2800)
+    assert arithmetic._cell(small, "plain", 500, 1e-3, 100).steps == (1400,)
+    assert arithmetic.samples_of(small, "reverse") == (2000, 4000)
+
+
+def _tuned(cell, device):
+    nats = {1e-3: math.nan, 1e-2: 0.5}[cell.rate]  # a loss that is no number is null where it is kept
+    return {"failed": False, "nats": nats}
+
+
+def test_a_rate_that_ends_in_no_number_is_the_worst(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainings, "run_here", here)
+    bench = Trainings(Ground(tmp_path, "smoke", None, 0, 1, 1, "cpu"), _tuned)
+    assert arithmetic._rates(bench, TINY, 0) == {"plain": 1e-2, "simplified": 1e-2}
+
+
+def _diverged(cell, device):
+    tested = {"right": 0, "longer_right": 0, "n": 6}
+    found = {"parameters": 1, "tokens": 100, "rows": 1, "trained_steps": 1, "nats": 1.0}
+    return found | {"failed": cell.form == "plain", "by_steps": {str(at): tested for at in cell.steps}}
+
+
+def test_where_plain_diverged_nothing_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainings, "run_here", here)
+    monkeypatch.setattr(arithmetic, "train", _diverged)
+    monkeypatch.setitem(SCALES, "smoke", TINY)
+    judged = arithmetic.run(Ground(tmp_path, "smoke", None, 0, 3, 1, "cpu")).judged
+    assert [one.verdict for one in judged] == ["inconclusive"] * 3
+    assert all("all trainings of one of the kinds diverged" in one.criterion for one in judged)
+    told = [one.seen.partition("Diverged, and judged by the weights before that: ")[2] for one in judged]
+    assert told == ["plain 6 of 6, plain, twice the steps 6 of 6.", "plain 9 of 9.", "plain 3 of 3."]
 
 
 @pytest.mark.recipe
@@ -223,6 +272,7 @@ def test_text_is_refused(tmp_path):
 
 NEVER, LATE, SOON = ({1000: [x] * 3, 2000: [y] * 3, 4000: [z] * 3} for x, y, z in
                      [(0.1, 0.3, 0.6), (0.1, 0.6, 0.97), (0.4, 0.97, 0.99)])  # fmt: skip
+AT_ONCE = {n: [0.99] * 3 for n in NEVER}
 
 
 @pytest.mark.parametrize(
@@ -233,6 +283,9 @@ NEVER, LATE, SOON = ({1000: [x] * 3, 2000: [y] * 3, 4000: [z] * 3} for x, y, z i
         (SOON, LATE, SOON, "refuted"),  # plain catches up
         (LATE, LATE, LATE, "refuted"),
         (NEVER, LATE, LATE, "refuted"),
+        (AT_ONCE, AT_ONCE, AT_ONCE, "inconclusive"),  # half of the fewest was not tried
+        (AT_ONCE, LATE, AT_ONCE, "inconclusive"),
+        (LATE, {n: [LATE[n][0], LATE[n][0], 0.99] for n in LATE}, LATE, "inconclusive"),  # one seed is enough
         (LATE, NEVER, NEVER, "inconclusive"),  # plain might be next
         (NEVER, NEVER, NEVER, "inconclusive"),
         ({n: [SOON[n][0], SOON[n][0], LATE[n][0]] for n in SOON}, LATE, LATE, "inconclusive"),  # seeds differ
@@ -243,6 +296,7 @@ def test_a_format_is_judged_by_the_samples_it_takes(found, plain, twice_the_step
 
 
 SMALL, EARLY = {1000: [0.0] * 3, 4000: [0.1] * 3}, {1000: [0.9] * 3, 4000: [1.0] * 3}
+LATER = {1000: [0.0] * 3, 4000: [0.0] * 3, 6000: [0.9] * 3}
 MIXED = {1000: [0.0] * 3, 4000: [0.9, 0.9, 0.1]}
 
 
@@ -255,6 +309,10 @@ MIXED = {1000: [0.0] * 3, 4000: [0.9, 0.9, 0.1]}
         (NEVER, EARLY, "refuted"),
         (NEVER, MIXED, "inconclusive"),
         (SMALL, SMALL, "inconclusive"),
+        (EARLY, EARLY, "inconclusive"),  # both are below, nobody knows where
+        (EARLY, SOON, "inconclusive"),  # perhaps just below
+        (LATER, SMALL, "inconclusive"),  # perhaps just above
+        (EARLY, SMALL, "refuted"),  # at most 1,000 and more than 4,000
     ],
 )
 def test_plain_is_judged_beside_completion(plain, completed, verdict):
@@ -262,15 +320,31 @@ def test_plain_is_judged_beside_completion(plain, completed, verdict):
 
 
 def test_a_jump_is_on_a_line_over_log_samples():
-    assert arithmetic.jump_at({1000: [0.0, 0.9], 4000: [1.0, 1.0]}) == pytest.approx([2000, 1000])
-    assert arithmetic.jump_at({1000: [0.0], 4000: [0.4]}) == [math.inf]
+    (jump,) = arithmetic.jump_at({1000: [0.0], 4000: [1.0]})
+    assert jump.low == jump.high == pytest.approx(2000)
+    assert str(jump) == "2,000"
+
+
+def test_a_jump_outside_of_what_was_tried_has_one_bound():
+    below, above = arithmetic.jump_at({1000: [0.9, 0.0], 4000: [1.0, 0.4]})
+    assert below == Jump(0, 1000)
+    assert above == Jump(4000, math.inf)
+    assert [str(below), str(above)] == ["at most 1,000", "more than 4,000"]
+    assert "plain at most 1,000 / at most" in arithmetic.judge_completion(EARLY, SMALL).seen
 
 
 @pytest.mark.parametrize(
     ("right", "same", "verdict"),
-    [(0, 0.9, "confirmed"), (200, 0.9, "refuted"), (50, 0.9, "inconclusive"), (0, 0.2, "inconclusive")],
+    [
+        ([0, 0, 0], 0.9, "confirmed"),
+        ([200, 200, 200], 0.9, "refuted"),
+        ([50, 50, 50], 0.9, "inconclusive"),
+        ([0, 0, 0], 0.2, "inconclusive"),
+        ([0, 0, 200], 0.9, "inconclusive"),  # 6.7 % of all, by one seed alone
+        ([0, 0, 60], 0.9, "inconclusive"),  # 2 % of all, and one seed may answer more
+    ],
 )
-def test_longer_sums_are_judged_beside_those_of_training(right, same, verdict):
-    found = arithmetic.judge_length({"plain": [(right, 1000)] * 3}, {"plain": [same] * 3})
+def test_longer_sums_are_judged_seed_by_seed_beside_those_of_training(right, same, verdict):
+    found = arithmetic.judge_length({"plain": [(n, 1000) for n in right]}, {"plain": [same] * 3})
     assert found.verdict == verdict
     assert ("not counted" in found.seen) == (same < 0.5)

@@ -9,10 +9,12 @@ import torch
 import limbeck
 from limbeck.corpora.tasks.listops import SIGNS, parse, spell, value_of
 from limbeck.errors import BadSetting
-from limbeck.recipes import expressions, self_pretraining
+from limbeck.recipes import expressions, self_pretraining, trainings
 from limbeck.recipes.expressions import Cell, Evaluator, commonest, following, infilling, right, split, train
+from limbeck.recipes.recipe import Ground
 from limbeck.recipes.self_pretraining import SCALES, Scale
-from tests.reproduced import reproduced_twice
+from limbeck.recipes.trainings import Trainings
+from tests.reproduced import here, reproduced_twice
 
 CELL = Cell(
     "tiny", ("attention",), "no", 0, (4, 8), 3e-3, 0, lists=60, labelled=60, held_out=20, tested=20, rows=8, width=16
@@ -116,6 +118,14 @@ def test_a_loss_that_is_no_number_ends_a_training():
     assert set(found["by_steps"]) == {"20", "40"}
 
 
+def test_a_pretraining_whose_loss_is_no_number_ends_it_all():
+    found = train(replace(CELL, pretrained="causal", pretraining=20, rate=1e30))
+    assert found["failed"]
+    assert found["trained_steps"] == 1
+    assert found["by_steps"]["4"] == found["by_steps"]["8"]
+    assert len(found["by_steps"]["4"]["right"]) == 20
+
+
 def test_fewer_labels_are_the_first_and_pretraining_reads_all():
     few = replace(CELL, labelled=10)
     assert train(few)["by_steps"] != train(CELL)["by_steps"]
@@ -178,6 +188,36 @@ def test_arms_take_as_many_steps(scale):
             assert cell.pretraining + cell.steps[0] == chosen.steps
         scratch = self_pretraining._cell(chosen, (model, "scratch"), 1e-3, 0, 10)
         assert scratch.steps == (chosen.steps, 2 * chosen.steps)
+
+
+def _ended(cell, device):
+    """Looks best with the highest rate, which fails."""
+    best = {"held_out": 0.9 if cell.rate == max(TINY.rates) else 0.2, "step": 1, "right": [0, 1] * 4}
+    found = {"parameters": 1, "pretraining_nats": 1.0, "trained_steps": 5, "commonest": 0.1}
+    return found | {"failed": cell.rate == max(TINY.rates), "by_steps": {str(at): best for at in cell.steps}}
+
+
+def _diverged(cell, device):
+    """From scratch behind the first reading."""
+    return _ended(cell, device) | {"failed": cell.pretrained == "no"}
+
+
+def test_a_rate_that_diverged_is_the_worst(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainings, "run_here", here)
+    bench = Trainings(Ground(tmp_path, "smoke", None, 0, 1, 1, "cpu"), _ended)
+    arms = [("Transformer", "scratch"), ("S4D", "causal pretraining")]
+    assert self_pretraining._rates(bench, TINY, arms, 0) == dict.fromkeys(arms, min(TINY.rates))
+
+
+def test_what_diverged_is_told_of_the_readings_behind_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainings, "run_here", here)
+    monkeypatch.setattr(self_pretraining, "train", _diverged)
+    monkeypatch.setitem(SCALES, "smoke", TINY)
+    gain, steps, gap = self_pretraining.run(Ground(tmp_path, "smoke", None, 0, 3, 1, "cpu")).judged
+    assert all("all trainings of one of the kinds diverged" in one.criterion for one in (gain, steps, gap))
+    assert steps.verdict == "inconclusive"
+    assert steps.seen.endswith("before that: Transformer, scratch, twice the steps 3 of 3.")
+    assert "Diverged" not in gain.seen + gap.seen
 
 
 # Judging

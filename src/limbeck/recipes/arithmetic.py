@@ -15,9 +15,10 @@ from limbeck.errors import BadSetting
 from limbeck.probes.interval import wilson
 from limbeck.recipes.completion import by_rank_two, by_sums
 from limbeck.recipes.drawing import Line, draw_by_samples
-from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds
+from limbeck.recipes.rates import TUNING, best_rates
+from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds, with_failures
 from limbeck.recipes.sums import Cell, train, training_pairs, unseen_pairs
-from limbeck.recipes.trainings import Trainings
+from limbeck.recipes.trainings import Trainings, read_after
 from limbeck.report.words import interval, share
 
 LEARNED = 0.95  # accuracy that a format is said to be learned at
@@ -25,7 +26,6 @@ FEWER = 0.5  # of plain's samples, at most, that a better format takes
 HALFWAY = 0.5  # accuracy at which the jump of learning is compared with that of completion
 APART = 2.0  # times as many samples, within which the two jumps are one
 NOTHING = 0.05  # accuracy on longer sums that is as good as none
-TUNING = 10_000  # added to the seed that rates are chosen on
 
 PLAIN, TWICE = "plain", "plain, twice the steps"
 SCRATCHPADS = ("simplified", "detailed")  # these train for twice the steps, as plain does in its second reading
@@ -36,11 +36,13 @@ By = Mapping[int, Sequence[float]]  # accuracies by samples, one a seed
 class Scale:
     """What is trained: each format on each number of ``samples`` with all seeds. Rates are chosen on ``tuned`` samples.
 
-    The table is completed from ``entries`` as well, which costs next to nothing.
+    Plain alone is trained on ``fewer`` as well, for where its learning jumps: it is read once there, after as many steps as the
+    others. The table is completed from ``entries`` as well, which costs next to nothing.
     """
 
     forms: tuple[str, ...]
     samples: tuple[int, ...]
+    fewer: tuple[int, ...]
     entries: tuple[int, ...]
     steps: int
     rates: tuple[float, ...]
@@ -51,13 +53,15 @@ class Scale:
 
 _CELL = Cell("", PLAIN, 0, (), 0.0, 0)
 SCALES = {
-    "smoke": Scale(("plain", "reverse", "simplified"), (50, 100), (), 4, (1e-3,), 50, 0, replace(_CELL, width=16, tested=20)),
+    "smoke": Scale(
+        ("plain", "reverse", "simplified"), (50, 100), (25,), (), 4, (1e-3,), 50, 0, replace(_CELL, width=16, tested=20),
+    ),
     "small": Scale(
-        ("plain", "reverse", "simplified"), (2000, 4000), (1000, 3000, 3500, 4500, 5000, 6000, 8000), 1400, (1e-3, 3e-3), 2000,
-        400, _CELL,
+        ("plain", "reverse", "simplified"), (2000, 4000), (500, 1000), (3000, 3500, 4500, 5000, 6000, 8000), 1400, (1e-3, 3e-3),
+        2000, 400, _CELL,
     ),
     "gpu": Scale(
-        ("plain", "reverse", "simplified", "detailed"), (500, 1000, 2000, 3000, 5000, 10_000),
+        ("plain", "reverse", "simplified", "detailed"), (500, 1000, 2000, 3000, 5000, 10_000), (),
         (4000, 6000, 8000), 5000, (1e-3,), 2000, 0,
         replace(_CELL, width=384, layers=6, heads=6, step_tokens=16_384, padded=False, whole_line=True),
     ),
@@ -74,18 +78,56 @@ class Found:
     completed: Mapping[str, By]
 
     def accuracy(self, form: str, *, times: int = 1) -> By:
-        """The share of unseen sums that come out right after the format's steps, or ``times`` as many."""
-        at = str(times * steps_of(self.scale, form))
-        return {n: [_share(one["by_steps"][at]) for one in found] for n, found in self.results[form].items()}
+        """The share of unseen sums that come out right after the format's steps, or ``times`` as many, where all are trained."""
+        return self._accuracy(form, self.scale.samples, times)
+
+    def every_accuracy(self, form: str) -> By:
+        """The same after the format's steps, of all numbers of samples that it is trained on."""
+        return self._accuracy(form, samples_of(self.scale, form), 1)
+
+    def trained(self, form: str, samples: Iterable[int], *, times: int = 1) -> list[dict[str, Any]]:
+        """The results of all seeds as they were after the format's steps, or ``times`` as many."""
+        steps = times * steps_of(self.scale, form)
+        return [one for n in samples for one in read_after(self.results[form][n], steps)]
 
     def tokens(self, form: str) -> Mapping[int, float]:
         """Of a training set, by samples; the mean of the seeds."""
         return {n: sum(one["tokens"] for one in found) / len(found) for n, found in self.results[form].items()}
 
+    def _accuracy(self, form: str, samples: Iterable[int], times: int) -> By:
+        at = str(times * steps_of(self.scale, form))
+        return {n: [_share(one["by_steps"][at]) for one in self.results[form][n]] for n in samples}
+
+
+@dataclass(frozen=True)
+class Jump:
+    """The samples at which accuracy passes one half: between ``low`` and ``high``, one number where both are the same."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if self.low == self.high:
+            return f"{self.low:,.0f}"
+        return f"more than {self.low:,.0f}" if math.isinf(self.high) else f"at most {self.high:,.0f}"
+
+    def near(self, other: Jump) -> bool:
+        """Whether the two are within a factor of two, wherever in their bounds they are."""
+        return self.high <= APART * other.low and other.high <= APART * self.low
+
+    def far(self, other: Jump) -> bool:
+        """Whether they are not, wherever in their bounds they are."""
+        return self.high * APART < other.low or other.high * APART < self.low
+
 
 def steps_of(scale: Scale, form: str) -> int:
     """After how many steps a format is read first: a scratchpad has several times the tokens of a sum to learn."""
     return scale.steps * (2 if form in SCRATCHPADS else 1)
+
+
+def samples_of(scale: Scale, form: str) -> tuple[int, ...]:
+    """On how many samples a format is trained, the fewest first."""
+    return tuple(sorted({*scale.fewer, *scale.samples})) if form == PLAIN else scale.samples
 
 
 def run(ground: Ground) -> Outcome:
@@ -94,12 +136,25 @@ def run(ground: Ground) -> Outcome:
         raise BadSetting(f"--data {ground.data}: arithmetic draws its own sums. Leave --data out.")
     bench = Trainings(ground, train)
     found = _found(bench, ground)
+    scale = found.scale
     plain, twice = found.accuracy(PLAIN), found.accuracy(PLAIN, times=2)
-    better = [form for form in found.scale.forms if form != PLAIN]
+    plains = {PLAIN: found.trained(PLAIN, scale.samples), TWICE: found.trained(PLAIN, scale.samples, times=2)}
     judged = (
-        *(judge_samples(form, found.accuracy(form), plain, twice, tokens=_tokens(found, form)) for form in better),
-        judge_completion(plain, found.completed["rank two"]),
-        judge_length(*_longer(found)),
+        *(
+            with_failures(
+                judge_samples(form, found.accuracy(form), plain, twice, tokens=_tokens(found, form)),
+                {form: found.trained(form, scale.samples)} | plains,
+            )
+            for form in scale.forms
+            if form != PLAIN
+        ),
+        with_failures(
+            judge_completion(found.every_accuracy(PLAIN), found.completed["rank two"]),
+            {PLAIN: found.trained(PLAIN, samples_of(scale, PLAIN))},
+        ),
+        with_failures(
+            judge_length(*_longer(found)), {form: found.trained(form, [max(scale.samples)]) for form in scale.forms}
+        ),
     )
     judged = tuple(of_seeds(one, ground.seeds) for one in judged)
     return Outcome(_ours(found, ground), judged, _numbers(found), _figures(found, ground), bench.cpu_seconds())
@@ -114,10 +169,10 @@ def learned_at(accuracies: By) -> list[float]:
     ]
 
 
-def jump_at(accuracies: By) -> list[float]:
-    """For each seed the samples at which accuracy passes one half, on lines over log samples; infinite where it does not.
+def jump_at(accuracies: By) -> list[Jump]:
+    """For each seed the samples at which accuracy first passes one half, on lines over log samples between those tried.
 
-    Where the fewest samples tried are enough already, it is those.
+    Where the fewest tried are enough already it is at most those, and more than the most where these are not enough.
     """
     sizes = sorted(accuracies)
     return [_jump([(n, accuracies[n][seed]) for n in sizes]) for seed in range(len(accuracies[sizes[0]]))]
@@ -130,18 +185,18 @@ def judge_samples(form: str, found: By, plain: By, twice: By, *, tokens: str) ->
         math.isfinite(a) and a <= FEWER * least if math.isfinite(least := min(b, c)) else a <= FEWER * max(found)
         for a, b, c in zip(ours, theirs, longer, strict=True)
     ]
-    reached = [math.isfinite(a) or math.isfinite(min(b, c)) for a, b, c in zip(ours, theirs, longer, strict=True)]
     verdict: Verdict = "inconclusive"
     if all(fewer):
         verdict = "confirmed"
-    elif all(reached) and not any(fewer) and all(math.isfinite(min(b, c)) for b, c in zip(theirs, longer, strict=True)):
+    elif not any(fewer) and all(min(plain) < min(b, c) < math.inf for b, c in zip(theirs, longer, strict=True)):
         verdict = "refuted"
     return Judged(
         f"Three-digit sums written in the format {form} are learned from half of plain's samples or fewer.",
         f"Learned: {LEARNED:.0%} of unseen sums or more. Confirmed: in every seed {form} is learned from at most {FEWER:.0%} "
         "of the samples that plain takes, of those tried, in either of its two readings; "
         f"where plain is not learned at all, from at most {FEWER:.0%} of the most samples. Refuted: in no seed, though plain "
-        "is learned in each. Inconclusive otherwise.",
+        "is learned in each, and from more than the fewest samples tried. Inconclusive otherwise: where plain is learned from "
+        "the fewest, half of them might be enough for another format.",
         verdict,
         f"samples by seed: {form} {_each(ours)}; plain {_each(theirs)}; plain, twice the steps, {_each(longer)}. Accuracy: "
         f"{form} {_by_samples(found)}; plain {_by_samples(plain)}; twice the steps {_by_samples(twice)}. {tokens}",
@@ -151,19 +206,19 @@ def judge_samples(form: str, found: By, plain: By, twice: By, *, tokens: str) ->
 def judge_completion(plain: By, completed: By) -> Judged:
     """Whether plain sums are learned where the table of rank 2 can be completed."""
     ours, theirs = jump_at(plain), jump_at(completed)
-    within = [
-        math.isfinite(a) and math.isfinite(b) and 1 / APART <= a / b <= APART for a, b in zip(ours, theirs, strict=True)
-    ]
-    beyond = [
-        not one and (math.isfinite(a) or math.isfinite(b)) for one, a, b in zip(within, ours, theirs, strict=True)
-    ]
-    verdict: Verdict = "confirmed" if all(within) else "refuted" if all(beyond) else "inconclusive"
+    verdict: Verdict = "inconclusive"
+    if all(a.near(b) for a, b in zip(ours, theirs, strict=True)):
+        verdict = "confirmed"
+    elif all(a.far(b) for a, b in zip(ours, theirs, strict=True)):
+        verdict = "refuted"
     return Judged(
         "Plain sums are learned where the table of all sums, of rank 2, can be completed from the same entries.",
         f"Confirmed: in every seed the samples at which plain passes {HALFWAY:.0%} and those at which completion does are "
-        f"within a factor of {APART:.0f}. Refuted: in no seed, though one of the two passes. Inconclusive otherwise.",
+        f"within a factor of {APART:.0f}. Refuted: in every seed they are further apart. What passes with the fewest samples "
+        "tried does so at most there, and what does not with the most does so with more; a seed counts for either only if it "
+        "does wherever in these bounds the two are. Inconclusive otherwise.",
         verdict,
-        f"plain at {_each(ours)} samples, completion at {_each(theirs)}; plain {_by_samples(plain)}, completion "
+        f"samples by seed: plain {_each(ours)}; completion {_each(theirs)}. Accuracy: plain {_by_samples(plain)}; completion "
         f"{_by_samples(completed)}.",
     )
 
@@ -173,26 +228,26 @@ def judge_length(longer: Mapping[str, Sequence[tuple[int, int]]], same: Mapping[
 
     ``same`` is their accuracy on sums as long as those they were trained on; what is below half there was not learned.
     """
-    counted = {form: (sum(r for r, _ in found), sum(n for _, n in found)) for form, found in longer.items()}
-    intervals = {form: wilson(right, n) for form, (right, n) in counted.items()}
+    intervals = {form: [wilson(right, n) for right, n in found] for form, found in longer.items()}
     learned = {form: found for form, found in intervals.items() if min(same[form]) >= HALFWAY}
     verdict: Verdict = "inconclusive"
-    if any(found.low > NOTHING for found in learned.values()):
+    if any(all(seed.low > NOTHING for seed in found) for found in learned.values()):
         verdict = "refuted"
-    elif learned and all(found.high <= NOTHING for found in learned.values()):
+    elif learned and all(seed.high <= NOTHING for found in learned.values() for seed in found):
         verdict = "confirmed"
     return Judged(
         "Sums of a digit more than was trained on are not answered, in any format.",
-        f"Confirmed: of sums with a digit more, formats of which every seed answers {HALFWAY:.0%} of those as long as in "
-        f"training answer {NOTHING:.0%} or fewer, by the whole 95 % interval. Refuted: one answers more, by the whole of it. "
-        "Inconclusive otherwise, and where no format is learned so far.",
+        f"Counted are formats of which every seed answers {HALFWAY:.0%} of the sums as long as in training. Confirmed: of sums "
+        f"with a digit more every seed of each answers {NOTHING:.0%} or fewer, by the whole of its own 95 % interval over sums. "
+        "Refuted: of one format every seed answers more, by the whole of its own. Inconclusive otherwise, and where no format "
+        "is counted.",
         verdict,
         "; ".join(
-            f"{form} {interval(found, '.1%')} (as long as in training {_each_share(same[form])}"
+            f"{form} {' / '.join(interval(seed, '.1%') for seed in found)} (as long as in training {_each_share(same[form])}"
             f"{'' if form in learned else ', not counted'})"
             for form, found in intervals.items()
         )
-        + f"; n = {next(iter(intervals.values())).n:,} sums, all seeds together.",
+        + f"; n = {next(iter(intervals.values()))[0].n:,} sums a seed.",
     )
 
 
@@ -204,18 +259,19 @@ def _found(bench: Trainings, ground: Ground) -> Found:
         (form, n, seed): _cell(scale, form, n, rates[form], seed)
         for seed in seeds
         for form in scale.forms
-        for n in scale.samples
+        for n in samples_of(scale, form)
     }
     bench.do(grid.values())
     results = {
-        form: {n: [bench.result(grid[form, n, seed]) for seed in seeds] for n in scale.samples} for form in scale.forms
+        form: {n: [bench.result(grid[form, n, seed]) for seed in seeds] for n in samples_of(scale, form)}
+        for form in scale.forms
     }
     return Found(scale, rates, results, _completed(scale, seeds))
 
 
 def _cell(scale: Scale, form: str, samples: int, rate: float, seed: int) -> Cell:
     first = steps_of(scale, form)
-    steps = (first, 2 * first) if form == PLAIN else (first,)
+    steps = (first, 2 * first) if form == PLAIN and samples in scale.samples else (first,)
     return replace(
         scale.cell, name=f"{form}-n{samples}-seed{seed}", form=form, samples=samples, steps=steps, rate=rate, seed=seed
     )
@@ -223,28 +279,25 @@ def _cell(scale: Scale, form: str, samples: int, rate: float, seed: int) -> Cell
 
 def _rates(bench: Trainings, scale: Scale, seed: int) -> dict[str, float]:
     """For each format the rate with which a shorter training ends with the fewest nats on the sums that end trainings."""
-    if len(scale.rates) == 1:
-        return dict.fromkeys(scale.forms, scale.rates[0])
     tried = {
-        (form, rate): replace(
-            _cell(scale, form, scale.tuned, rate, seed + TUNING),
-            name=f"{form}-rate{rate:.1e}",
-            steps=(scale.tuning_steps,),
-        )
+        form: {
+            rate: replace(
+                _cell(scale, form, scale.tuned, rate, seed + TUNING),
+                name=f"{form}-rate{rate:.1e}",
+                steps=(scale.tuning_steps,),
+            )
+            for rate in scale.rates
+        }
         for form in scale.forms
-        for rate in scale.rates
     }
-    bench.do(tried.values())
-    found = {which: bench.result(cell) for which, cell in tried.items()}
-    nats = {which: math.inf if result["failed"] else result["nats"] for which, result in found.items()}
-    return {form: min(scale.rates, key=lambda rate: nats[form, rate]) for form in scale.forms}
+    return best_rates(bench, tried, lambda result: result["nats"])
 
 
 def _completed(scale: Scale, seeds: Iterable[int]) -> Mapping[str, By]:
     """The shares of the same unseen sums that follow from the same training sets."""
     found: dict[str, dict[int, list[float]]] = {"rank two": {}, "a number a row and a column": {}}
     digits, n = scale.cell.digits, scale.cell.tested
-    for samples in sorted({*scale.samples, *scale.entries}):
+    for samples in sorted({*scale.fewer, *scale.samples, *scale.entries}):
         rules = zip(found.values(), (by_rank_two, by_sums), strict=True)
         sets = [training_pairs(seed, samples, digits=digits) for seed in seeds]
         asked = [unseen_pairs(seed, known, digits=digits, n=n) for seed, known in zip(seeds, sets, strict=True)]
@@ -253,16 +306,17 @@ def _completed(scale: Scale, seeds: Iterable[int]) -> Mapping[str, By]:
     return found
 
 
-def _jump(points: Sequence[tuple[int, float]]) -> float:
+def _jump(points: Sequence[tuple[int, float]]) -> Jump:
     before = points[0]
     if before[1] >= HALFWAY:
-        return float(before[0])
+        return Jump(0.0, before[0])
     for point in points[1:]:
         if point[1] >= HALFWAY:
             along = (HALFWAY - before[1]) / (point[1] - before[1])
-            return math.exp(math.log(before[0]) + along * math.log(point[0] / before[0]))
+            passed = math.exp(math.log(before[0]) + along * math.log(point[0] / before[0]))
+            return Jump(passed, passed)
         before = point
-    return math.inf
+    return Jump(before[0], math.inf)
 
 
 def _share(tested: Mapping[str, int]) -> float:
@@ -285,8 +339,11 @@ def _tokens(found: Found, form: str) -> str:
     return f"A sample takes {ours:.1f} tokens, {ours / plain:.1f} times plain's {plain:.1f}."
 
 
-def _each(values: Sequence[float]) -> str:
-    return " / ".join(f"{value:,.0f}" if math.isfinite(value) else "never" for value in values)
+def _each(values: Sequence[float | Jump]) -> str:
+    return " / ".join(
+        str(value) if isinstance(value, Jump) else f"{value:,.0f}" if math.isfinite(value) else "never"
+        for value in values
+    )
 
 
 def _each_share(values: Sequence[float]) -> str:
@@ -301,12 +358,13 @@ def _ours(found: Found, ground: Ground) -> str:
     scale, cell = found.scale, found.scale.cell
     first = found.results[PLAIN][scale.samples[0]][0]
     rates = ", ".join(f"{form} {rate:.0e}" for form, rate in found.rates.items())
+    fewer = f" (plain also on {', '.join(f'{n:,}' for n in scale.fewer)}, read once)" if scale.fewer else ""
     return (
         f"Decoders of {cell.layers} layers, width {cell.width} ({first['parameters']:,} parameters), one token a character, were "
-        f"trained from scratch on {', '.join(f'{n:,}' for n in scale.samples)} different sums of up to {cell.digits} digits, "
-        f"balanced in digits and carries and the same for all formats; up to {scale.steps:,} steps of {cell.step_tokens:,} "
-        f"tokens, plain and scratchpads on to {2 * scale.steps:,}; {ground.seeds} seeds. Rates, chosen by one rule on another "
-        f"seed: {rates}. "
+        f"trained from scratch on {', '.join(f'{n:,}' for n in scale.samples)}{fewer} different sums of up to {cell.digits} "
+        f"digits, balanced in digits and carries and the same for all formats; up to {scale.steps:,} steps of "
+        f"{cell.step_tokens:,} tokens, plain and scratchpads on to {2 * scale.steps:,}; {ground.seeds} seeds. Rates, chosen by "
+        f"one rule on another seed: {rates}. "
         f"Each was asked {cell.tested:,} unseen sums of uniform numbers below {10**cell.digits:,}, and as many with a digit "
         "more, and wrote by itself, the likeliest token each time; a number counts if all of it is right, and chance is below "
         "0.1 %."
@@ -323,7 +381,7 @@ def _numbers(found: Found) -> dict[str, Any]:
 
 
 def _figures(found: Found, ground: Ground) -> dict[Any, str]:
-    accuracies = {form: found.accuracy(form) for form in found.scale.forms}
+    accuracies = {form: found.every_accuracy(form) for form in found.scale.forms}
     lines = {form: Line(tuple(by), tuple(by.values())) for form, by in accuracies.items()}
     twice = found.accuracy(PLAIN, times=2)
     others = {TWICE: Line(tuple(twice), tuple(twice.values()), dashed=True)}

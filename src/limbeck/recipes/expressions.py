@@ -108,23 +108,23 @@ class Evaluator(nn.Module):
 def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
     """Pretrains and trains a decoder; gives which test lists it evaluates right after each of the steps.
 
-    A loss that is no number ends it: ``failed`` says so, and what was best before counts.
+    A loss that is no number ends it, in either stage: ``failed`` says so, and what was best before counts.
     """
     known, held_out, test = (part.to(device) for part in split(cell))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)
         model = Evaluator(cell).to(device).train()
-    nats = _pretrain(model, known, cell)
+    nats, failed = _pretrain(model, known, cell)
     labelled = known.some(slice(cell.labelled))
     optimizer = _optimizer(model)
     batches = _batches(labelled.lengths, cell.rows, np.random.default_rng([cell.seed, _TRAIN]))
     best: dict[str, Any] = {"held_out": -1.0}
     found: dict[str, Any] = {}
-    look, failed = max(1, cell.steps[0] // LOOKS), False
+    look = max(1, cell.steps[0] // LOOKS)
     for step in range(1, cell.steps[-1] + 1):
         part = labelled.some(next(batches).to(device))
         loss = F.cross_entropy(model.value_logits(part), part.values)
-        failed = not _step(model, optimizer, loss, _rate(cell, step, cell.steps[0]))
+        failed = failed or not _step(model, optimizer, loss, _rate(cell, step, cell.steps[0]))
         if failed or step % look == 0 or step in cell.steps:
             score = float(right(model, held_out).mean())
             if score > best["held_out"]:
@@ -202,12 +202,12 @@ def following(
 _ASKS = {"causal": following, "infilling": infilling}
 
 
-def _pretrain(model: Evaluator, known: Lists, cell: Cell) -> float | None:
-    """Trains on lists alone; gives the mean nats of the last tenth of the steps, None where there were none."""
+def _pretrain(model: Evaluator, known: Lists, cell: Cell) -> tuple[float | None, bool]:
+    """Trains on lists alone; gives the mean nats of the last tenth of the steps, None where there were none, and if it failed."""
     if cell.pretrained == "no":
-        return None
+        return None, False
     generator = np.random.default_rng([cell.seed, _PRETRAIN])
-    optimizer, nats = _optimizer(model), []
+    optimizer, nats, failed = _optimizer(model), [], False
     batches = _batches(known.lengths, cell.rows, generator)
     for step in range(1, cell.pretraining + 1):
         part = known.some(next(batches).to(known.tokens.device))
@@ -215,10 +215,10 @@ def _pretrain(model: Evaluator, known: Lists, cell: Cell) -> float | None:
         rows, targets, where = (torch.from_numpy(array).to(known.tokens.device) for array in asked)
         loss = F.cross_entropy(model.signs(model.hidden(rows)[where]), targets[where])
         nats.append(float(loss.detach()))
-        if not _step(model, optimizer, loss, _rate(cell, step, cell.pretraining)):
+        if failed := not _step(model, optimizer, loss, _rate(cell, step, cell.pretraining)):
             break
     last = nats[-max(1, cell.pretraining // 10) :]
-    return sum(last) / len(last)
+    return sum(last) / len(last), failed
 
 
 def _optimizer(model: Evaluator) -> torch.optim.AdamW:

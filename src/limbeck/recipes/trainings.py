@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,6 +116,11 @@ class Trainings:
 
     def _training(self, cell: Cell) -> Training:
         return Training(self._folder, cell, self._device, self._train)
+
+
+def read_after(results: Iterable[Mapping[str, Any]], steps: int) -> list[dict[str, Any]]:
+    """Results as they are read after so many steps: a training that diverged later had not ``failed`` by then."""
+    return [{**one, "failed": one["failed"] and one["trained_steps"] <= steps} for one in results]
 
 
 def _as_read(cell: Any) -> Any:
