@@ -60,7 +60,9 @@ EvalData = Annotated[str | None, Option(help="Held-out text (default: a part of 
 Tokens = Annotated[str | None, Option(help="Tokens to train on: 500k, 2M (default 500k).")]
 Length = Annotated[int | None, Option(help="Tokens of a row (default 256 on a CPU, 1024 on a GPU, or the context).")]
 BatchTokens = Annotated[str | None, Option(help="Tokens of one optimiser step (default: about 400 steps).")]
-LearningRate = Annotated[float | None, Option("--lr", help="Peak learning rate (default by the student's size; with --mixers a third of that).")]
+LearningRate = Annotated[
+    float | None, Option("--lr", help="Peak learning rate (default by the student's size; of a converted one a third).")
+]
 ObjectiveText = Annotated[
     str | None,
     Option("--objective", help="ForwardKL, 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL', my_loss:MyLoss."),
