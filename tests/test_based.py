@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import limbeck
+from limbeck.disk import read_json
 from limbeck.errors import BadSetting
 from limbeck.models.decoder import MixerCache
 from limbeck.recipes import based
-from limbeck.recipes.based import ATTENTION, BASED, ELU, SCALES, WINDOWS, Reached, members
+from limbeck.recipes.based import ATTENTION, BASED, ELU, SCALES, TUNING, WINDOWS, Reached, members
 from limbeck.recipes.decoding import DecodingCell, copied, filled, new_decoder, time_decoding
 from limbeck.recipes.recall import new_decoder as recalling
 from limbeck.recipes.recall import state_bytes
@@ -28,7 +29,7 @@ def test_states_grow_in_each_family_and_the_control_keeps_as_many_bytes(scale):
     families = members(scale)
     small = replace(scale, vocab=8)
     bytes_of = {
-        name: [state_bytes(recalling(based._cell(small, member, 1e-2, 0, 1)), scale.length) for member in family]
+        name: [state_bytes(recalling(based._cell(small, member, 1e-2, 0)), scale.length) for member in family]
         for name, family in families.items()
     }
     for name in (BASED, ELU, WINDOWS):
@@ -41,7 +42,7 @@ def test_states_grow_in_each_family_and_the_control_keeps_as_many_bytes(scale):
 def test_names_of_cells_tell_members_rates_and_seeds_apart():
     scale = SCALES["small"]
     cells = [
-        based._cell(scale, member, rate, seed, 1)
+        based._cell(scale, member, rate, seed)
         for family in members(scale).values()
         for member in family
         for rate in scale.rates
@@ -88,7 +89,7 @@ def test_each_turn_is_told_but_the_first():
 # The whole
 
 TINY = replace(
-    SCALES["smoke"], length=8, vocab=16, features=(2, 3), windows=(4, 6), rates=(1e-2, 1e-3), steps=2, tuning_steps=1,
+    SCALES["smoke"], length=8, vocab=16, features=(2, 3), windows=(4, 6), rates=(1e-2, 1e-3), steps=2,
     rows=4, tested=10, contexts=(4, 8), shown=("GLA",), decoder=replace(CELL, mixers=based.DECODED),
 )  # fmt: skip
 
@@ -124,8 +125,17 @@ def test_numbers_have_every_member_and_seed(twice):
     for name, family in numbers["families"].items():
         for member in family:
             assert set(member["by_seed"]) == {"1", "2"}
+            assert member["failed"] == 0
             assert len(member["by_seed"]["2"]) == (1 if name == "GLA" else 2)
     assert set(numbers["decoding"]) == {"4", "8"}
+
+
+def test_rates_are_chosen_by_trainings_as_long_as_those_that_are_judged(twice):
+    cells = [read_json(path)["cell"] for path in twice[3].glob("trainings/cells/*/result.json")]
+    tuning = [cell for cell in cells if cell["seed"] >= TUNING]
+    assert len(tuning) == 5 * len(TINY.rates)
+    assert {cell["steps"] for cell in cells} == {TINY.steps}
+    assert all(cell["name"].startswith("tuning-") == (cell in tuning) for cell in cells)
 
 
 @pytest.mark.recipe
@@ -161,7 +171,10 @@ GOOD, BAD = rows(1.0), rows(0.6)
         ((0.3, 0.6, 0.9), GOOD, "confirmed"),
         ((0.3, 0.6, 0.9), BAD, "inconclusive"),  # the rows cannot be learned
         ((0.3, 0.9, 0.6), GOOD, "inconclusive"),  # falls in between
-        ((0.6, 0.5, 0.4), BAD, "refuted"),
+        ((0.6, 0.5, 0.4), GOOD, "refuted"),
+        ((0.6, 0.5, 0.4), BAD, "inconclusive"),
+        ((1.0, 1.0, 1.0), GOOD, "inconclusive"),  # nothing can rise from there
+        ((0.1, 0.1, 0.1), BAD, "inconclusive"),  # nothing was trained
     ],
 )
 def test_a_family_is_judged_by_its_rise(shares, ceiling, verdict):
@@ -198,6 +211,44 @@ def test_a_window_smaller_than_every_based_is_compared_with_none():
 )
 def test_the_map_is_judged_by_the_control_of_equal_bytes(elu, verdict):
     assert based.judge_map(family(0.4, 0.6, 0.8), family(*elu, spread=0.02), GOOD, 8).verdict == verdict
+
+
+def test_couples_on_the_same_rows_are_no_more_rows():
+    once = family(0.4, sizes=(1000,), seeds=1), family(0.35, sizes=(1000,), seeds=1)
+    thrice = once[0] * 3, once[1] * 3
+    found, again = (based.judge_map(*both, GOOD, 8) for both in (once, thrice))
+    assert found.seen.split(" on the whole")[0] == again.seen.split(" on the whole")[0]
+
+
+def found_with(*failed, of=BASED):
+    """Families in which all is well but for one member of one of them, whose trainings failed so."""
+    well = [{"failed": False}] * 3
+    families = {
+        BASED: family(0.5, 0.7, 1.0),
+        ELU: family(0.2, 0.3, 0.4),
+        WINDOWS: family(0.1, 0.2, 0.3, sizes=(900, 1500, 3900)),
+        ATTENTION: family(1.0, sizes=(9000,)),
+    }
+    found = {name: [replace(one, results=well) for one in row] for name, row in families.items()}
+    found[of][0] = replace(found[of][0], results=[{"failed": one} for one in failed])
+    return found
+
+
+def test_trainings_that_diverged_are_told():
+    rises, windows_rise, windows, taylor = based.judge_recall(found_with(True, False, False), 8)
+    assert [one.verdict for one in (rises, windows_rise, windows, taylor)] == ["confirmed"] * 4
+    for one in (rises, windows, taylor):
+        assert one.seen.endswith("Diverged, and judged by the weights before that: Based 1.00 kB 1 of 3.")
+    assert "Diverged" not in windows_rise.seen
+    assert all("diverged" in one.criterion for one in (rises, windows_rise, windows, taylor))
+
+
+@pytest.mark.parametrize(
+    ("of", "undecided"), [(BASED, {0, 2, 3}), (ELU, {3}), (WINDOWS, {1}), (ATTENTION, {0, 1, 2, 3})]
+)
+def test_a_member_that_always_diverged_decides_nothing(of, undecided):
+    judged = based.judge_recall(found_with(True, True, True, of=of), 8)  # the smallest window is beside no Based
+    assert {i for i, one in enumerate(judged) if one.verdict == "inconclusive"} == undecided
 
 
 def timed(short, long, *, noise=0.02, turns=15):

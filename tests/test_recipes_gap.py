@@ -182,6 +182,7 @@ def test_a_rate_at_an_end_of_those_tried_is_named():
         == " The best rate of b, c is at an end of those tried."
     )
     assert doubtful({"a": 1.0}, (0.5, 1.0, 2.0)) == doubtful({"a": 1.0}, (1.0,)) == ""
+    assert doubtful({"a": 1.0, "b": 2.0}, (1.0, 2.0)) == ""  # of two each is at an end
 
 
 # --- what is measured -------------------------------------------------------------------------------------------------

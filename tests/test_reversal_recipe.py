@@ -221,6 +221,20 @@ def test_settings_are_chosen_among_those_that_learn_what_they_are_told():
     assert reversal.chosen({fast: (0.5, 0.4), slow: (0.8, 0.1)}) == slow
 
 
+def test_trainings_that_diverged_are_told_and_decide_nothing_where_all_of_a_kind_did():
+    one = {"told": [1.0] * 40, "asked": [0.8] * 40, "failed": False}
+    lost = one | {"failed": True}
+    results = {kind: [one, one, lost] for kind in KINDS} | {"layers": [lost] * 3}
+    judged = reversal.judge(reversal.Found(TINY, {}, results, one, 0.0), CHANCE)
+    told = ["a token a thing 1 of 3", "names, tokens said 1 of 3, a token a thing 1 of 3"]
+    assert all(
+        f"by the weights before that: {said}." in found.seen for said, found in zip(told, judged[:2], strict=True)
+    )
+    assert [found.verdict for found in judged] == ["confirmed", "inconclusive", "inconclusive", "inconclusive"]
+    assert all("names, vectors, by a layer 3 of 3" in found.seen for found in judged[2:])
+    assert all("diverged" in found.criterion for found in judged)
+
+
 def ranks(value, *, spread=0.0, seeds=3, n=300):
     """Reciprocal ranks, 1 or 0.02, in the mean about the value; seeds apart by the spread."""
     generator = np.random.default_rng(0)
@@ -253,13 +267,22 @@ def test_concepts_are_judged_where_facts_were_learned(told, asked, verdict):
         (TOLD, ranks(0.03), ranks(0.8), ranks(1.0, seeds=1), "confirmed"),
         (TOLD, ranks(0.03), ranks(0.03), ranks(1.0, seeds=1), "inconclusive"),  # nothing to lose
         (TOLD, ranks(0.4), ranks(0.8), ranks(1.0, seeds=1), "inconclusive"),
-        (TOLD, ranks(0.8), ranks(0.8), ranks(1.0, seeds=1), "refuted"),
+        (TOLD, ranks(0.8), ranks(0.5), ranks(1.0, seeds=1), "refuted"),
+        (TOLD, ranks(0.8), ranks(0.8), ranks(1.0, seeds=1), "inconclusive"),  # not above
         (TOLD, ranks(0.03), ranks(0.8), ranks(0.4, seeds=1), "inconclusive"),  # cannot even be told
         (UNTOLD, ranks(0.03), ranks(0.8), ranks(1.0, seeds=1), "inconclusive"),
     ],
 )
 def test_names_are_judged_beside_concepts_and_their_control(told, asked, concepts, control, verdict):
     assert reversal.judge_names(told, asked, concepts, control, CHANCE).verdict == verdict
+
+
+def test_names_that_may_lie_on_either_side_of_one_token_a_thing_refute_nothing():
+    asked, concepts = ranks(0.651, spread=0.1), ranks(0.724)
+    lost = reversal.difference(concepts, asked)
+    assert lost.low < 0 < lost.value < lost.high
+    assert reversal.mean(asked).low > CHANCE + reversal.GUESSED
+    assert reversal.judge_names(TOLD, asked, concepts, ranks(1.0, seeds=1), CHANCE).verdict == "inconclusive"
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 import limbeck
-from limbeck.errors import NonFiniteLoss
-from limbeck.recipes import s4d, trainings
-from limbeck.recipes.delay import DelayCell, Delayed, late, new_layer, noise, train_delay
+from limbeck.corpora import Rows, TokenStore
+from limbeck.errors import BadCorpus, NonFiniteLoss
+from limbeck.recipes import s4d, s4d_text, trainings
+from limbeck.recipes.delay import DelayCell, Delayed, late, new_layer, noise, train_delay, tune_delay
 from limbeck.recipes.rates import best_rates
 from limbeck.recipes.recipe import Ground
 from limbeck.recipes.s4d import ARMS, BILINEAR, NAMED, SCALES, Delays, Scale, Text
+from limbeck.recipes.s4d_text import TextCell, text_of, train_text, tune_text
 from limbeck.recipes.slow import SLOWEST, adamw_of, schedule_of
 from limbeck.recipes.trainings import Trainings
 from tests.models import write_corpus
@@ -80,6 +82,53 @@ def test_eigenvalues_and_steps_learn_slowly_and_do_not_decay():
     assert optimizer.param_groups[1]["lr"] == pytest.approx(0.001, rel=0.1)
 
 
+# Choosing rates
+
+
+def test_rates_of_delays_are_chosen_by_other_rows_than_those_that_are_judged():
+    judged, tuned = train_delay(CELL, "cpu"), tune_delay(CELL, "cpu")
+    assert not set(judged["wanted"]) & set(tuned["wanted"])
+    assert judged["trained_steps"] == tuned["trained_steps"]
+
+
+TEXT = TextCell("tiny", "lin", "zoh", 259, 8, 1, 4, 16, 3, 1e-2, 0, 2, 40)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text") / "tokens"
+    text_of(folder, str(write_corpus(folder.parent, 60)), vocab=TEXT.vocab, length=TEXT.length)
+    return folder
+
+
+def test_rates_of_text_are_chosen_by_documents_that_are_neither_judged_nor_trained_on(text, monkeypatch):
+    read = []
+    take = Rows.take
+    monkeypatch.setattr(Rows, "take", lambda self, rows: read.append(take(self, rows)) or read[-1])
+    store = TokenStore.open(text / "data" / "train")
+    tuned = np.flatnonzero(tune_text(replace(TEXT, steps=40), "cpu", folder=text)["tokens"])
+    assert len(tuned) > 1
+    assert set(tuned) <= set(range(s4d_text.KEPT - 1, store.documents, s4d_text.KEPT))
+    learned = {int(i) for batch in read for i in batch.document[batch.weight > 0]}
+    assert len(learned) > 10
+    assert not learned & set(tuned)
+    judged = train_text(TEXT, "cpu", folder=text)  # on held-out documents, as before
+    assert len(judged["tokens"]) == TokenStore.open(text / "data" / "held_out").documents
+
+
+def test_as_many_rows_are_read_to_choose_a_rate_as_to_judge(text):
+    rows = Rows(TokenStore.open(text / "data" / "train"), length=16)
+    chosen = s4d_text._that_count(rows, 5)
+    assert len(chosen) == 5
+    assert list(chosen) == sorted(set(chosen))
+
+
+def test_one_document_is_too_little_to_choose_a_rate(text, monkeypatch):
+    monkeypatch.setattr(s4d_text, "_that_count", lambda rows, most: np.zeros(0, dtype=np.int64))
+    with pytest.raises(BadCorpus, match="expected two documents or more, one of them to choose learning rates by"):
+        tune_text(TEXT, "cpu", folder=text)
+
+
 # The whole
 
 TINY = Scale(
@@ -117,6 +166,20 @@ def test_numbers_have_every_arm_delay_and_seed(twice):
     assert set(numbers["rates"]["delays"]) == set(numbers["rates"]["text"]) == set(ARMS)
     assert all(set(row) == {"1", "3"} for row in numbers["explained"].values())
     assert all(len(row) == 2 for row in numbers["text_by_seed"].values())
+
+
+def test_what_chooses_rates_lies_apart_from_what_is_judged(twice):
+    for half, cells in (("delays", 2 * 2), ("readers", 2)):  # of an arm: delays and seeds; seeds
+        assert len([*twice[3].glob(f"{half}/tuning/trainings/cells/*-seed10000/result.json")]) == 2 * len(ARMS)
+        assert len([*twice[3].glob(f"{half}/trainings/cells/*/result.json")]) == cells * len(ARMS)
+
+
+def test_of_two_rates_nothing_is_said_about_ends_and_of_three_it_is_for_both_halves():
+    arms = dict.fromkeys(ARMS, 1e-2)
+    assert s4d.ends(arms, arms, replace(TINY)) == ""
+    said = s4d.ends(arms, arms, replace(TINY, delay_rates=(1e-2, 3e-3, 1e-3), text_rates=(1e-2, 3e-3, 1e-3)))
+    assert "legs (delays), inv (delays)" in said
+    assert "legs (text), inv (text)" in said
 
 
 @pytest.mark.recipe

@@ -128,9 +128,12 @@ def bench(ground: Ground, scale: Scale, *, students: Sequence[int], teachers: Se
 
 
 def doubtful(rates: Mapping[str, float], factors: Sequence[float]) -> str:
-    """A sentence about what has its best rate at an end of those tried, so that a better one may lie beyond; or nothing."""
+    """A sentence about what has its best rate at an end of those tried, so that a better one may lie beyond; or nothing.
+
+    Of one or two rates each is at an end, which says nothing.
+    """
     ends = [name for name, rate in rates.items() if rate in (min(factors), max(factors))]
-    return f" The best rate of {', '.join(ends)} is at an end of those tried." if ends and len(factors) > 1 else ""
+    return f" The best rate of {', '.join(ends)} is at an end of those tried." if ends and len(factors) > 2 else ""
 
 
 def progress(total: int) -> Any:

@@ -62,6 +62,15 @@ def train_delay(cell: DelayCell, device: str) -> dict[str, Any]:
 
     ``failed``: the loss was no number, and no step was taken from there on.
     """
+    return _trained(cell, device, use="test")
+
+
+def tune_delay(cell: DelayCell, device: str) -> dict[str, Any]:
+    """The same, asked about rows that nothing is judged by."""
+    return _trained(cell, device, use="stop")
+
+
+def _trained(cell: DelayCell, device: str, *, use: str) -> dict[str, Any]:
     model = new_layer(cell).to(device)
     optimizer = adamw_of(model, rate=cell.rate, weight_decay=0.0)
     schedule = schedule_of(optimizer, cell.steps)
@@ -77,7 +86,7 @@ def train_delay(cell: DelayCell, device: str) -> dict[str, Any]:
             optimizer.step()
             schedule.step()
             steps += 1
-    error, wanted = _measured(model, cell, device)
+    error, wanted = _measured(model, cell, device, use=use)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained_steps": steps,
@@ -110,9 +119,9 @@ def late(u: Float[Tensor, "B T"], delay: int) -> Float[Tensor, "B T"]:
 
 
 @torch.no_grad()
-def _measured(model: Delayed, cell: DelayCell, device: str) -> tuple[list[float], list[float]]:
-    """Of each test row the sums over the steps at which the delayed input is there."""
-    generator = stream(0, use="test")  # the same rows for all
+def _measured(model: Delayed, cell: DelayCell, device: str, *, use: str) -> tuple[list[float], list[float]]:
+    """Of each row of this use the sums over the steps at which the delayed input is there."""
+    generator = stream(0, use=use)  # the same rows for all
     u = torch.from_numpy(noise(generator, cell.tested, cell)).to(device)
     error, wanted = [], []
     for part in u.split(_TOGETHER):

@@ -18,7 +18,7 @@ from limbeck.errors import BadSetting
 from limbeck.probes.interval import Interval, bootstrap
 from limbeck.recipes.drawing import draw_reversals
 from limbeck.recipes.facts import KINDS, Cell, train
-from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds
+from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds, with_failures
 from limbeck.recipes.trainings import Trainings
 from limbeck.report.words import interval
 
@@ -74,20 +74,19 @@ class Found:
         """Reciprocal ranks of each kind on facts as told ("told") or reversed ("asked")."""
         return {kind: np.array([result[way] for result in results]) for kind, results in self.results.items()}
 
+    def trained(self, *kinds: str) -> dict[str, Results]:
+        """The results of these kinds, each by the name that a reader is given."""
+        return {_SHOWN[kind]: self.results[kind] for kind in kinds}
+
 
 def run(ground: Ground) -> Outcome:
     """Trains all kinds and judges them."""
     if ground.data is not None:
         raise BadSetting(f"--data {ground.data}: reversal draws facts of its own. Leave --data out.")
     found = _trained(ground)
-    told, asked = found.ranks("told"), found.ranks("asked")
     chance = float(np.mean([result["chance"]["mrr"] for results in found.results.values() for result in results]))
-    judged = [
-        judge_concepts(told["concept"], asked["concept"], chance),
-        judge_names(told["name"], asked["name"], asked["concept"], np.array([found.control["asked"]]), chance),
-        judge_vectors(told["layers"], asked["layers"], asked["name"], chance),
-        judge_table(told["table"], asked["table"], asked["layers"]),
-    ]
+    judged = judge(found, chance)
+    told, asked = found.ranks("told"), found.ranks("asked")
     draw_reversals(
         {_SHOWN[kind]: (mean(told[kind]), mean(asked[kind])) for kind in KINDS},
         chance=chance,
@@ -104,6 +103,22 @@ def run(ground: Ground) -> Outcome:
         figures,
         found.cpu_seconds,
     )
+
+
+def judge(found: Found, chance: float) -> list[Judged]:
+    """All claims, each with those of its trainings that diverged."""
+    told, asked, control = found.ranks("told"), found.ranks("asked"), np.array([found.control["asked"]])
+    return [
+        with_failures(judge_concepts(told["concept"], asked["concept"], chance), found.trained("concept")),
+        with_failures(
+            judge_names(told["name"], asked["name"], asked["concept"], control, chance),
+            {**found.trained("name", "concept"), "control": [found.control]},
+        ),
+        with_failures(
+            judge_vectors(told["layers"], asked["layers"], asked["name"], chance), found.trained("layers", "name")
+        ),
+        with_failures(judge_table(told["table"], asked["table"], asked["layers"]), found.trained("table", "layers")),
+    ]
 
 
 def judge_concepts(told: Ranks, asked: Ranks, chance: float) -> Judged:
@@ -131,13 +146,13 @@ def judge_names(told: Ranks, asked: Ranks, concepts: Ranks, control: Ranks, chan
     if min(mean(told).value, possible.value) >= TRAINED:
         if mrr.high <= chance + GUESSED and lost.low > 0:
             verdict = "confirmed"
-        elif mrr.low > chance + GUESSED and lost.low <= 0:
+        elif mrr.low > chance + GUESSED and lost.high < 0:
             verdict = "refuted"
     return Judged(
         "With a name of two shared tokens for each thing, the same Transformer does not.",
         f"Confirmed: MRR is at most {GUESSED} above the chance level and below that of one token a thing, both by whole 95 % "
-        "intervals. Refuted: above both. Inconclusive otherwise, and where facts as told, or the reversals of a model that was "
-        f"told them too (control), have less than {TRAINED}.",
+        "intervals. Refuted: above both, by whole intervals too. Inconclusive otherwise, and where facts as told, or the "
+        f"reversals of a model that was told them too (control), have less than {TRAINED}.",
         verdict,
         f"{_seen('reversed', asked, told)}; chance {chance:.3f}; one token less two {interval(lost, '+.3f')}; control "
         f"{interval(possible, '.3f')}, one seed; {_size(asked)}.",
@@ -299,7 +314,7 @@ def _numbers(found: Found) -> dict[str, Any]:
             }
             for kind, results in found.results.items()
         },
-        "control": _summary([found.control["asked"]], "asked"),
+        "control": _summary([found.control["asked"]], "asked") | {"failed": found.control["failed"]},
     }
 
 

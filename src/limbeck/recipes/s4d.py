@@ -21,11 +21,11 @@ from limbeck.errors import NonFiniteLoss
 from limbeck.probes.interval import Interval, bootstrap
 from limbeck.recipes.cells import doubtful
 from limbeck.recipes.contrasts import gain, mean, said
-from limbeck.recipes.delay import DelayCell, train_delay
+from limbeck.recipes.delay import DelayCell, train_delay, tune_delay
 from limbeck.recipes.drawing import draw_delays
 from limbeck.recipes.rates import TUNING, best_rates
 from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds
-from limbeck.recipes.s4d_text import TextCell, text_of, train_text
+from limbeck.recipes.s4d_text import KEPT, TextCell, text_of, train_text, tune_text
 from limbeck.recipes.trainings import Trainings
 from limbeck.report.words import interval
 
@@ -128,7 +128,7 @@ def run(ground: Ground) -> Outcome:
     explained = {arm: {delay: held(found) for delay, found in rows.items()} for arm, rows in delays.items()}
     draw_delays(explained, figure)
     return Outcome(
-        _ours(scale, ground) + doubtful(text_rates, scale.text_rates),
+        _ours(scale, ground) + ends(delay_rates, text_rates, scale),
         tuple(of_seeds(one, ground.seeds) for one in judged),
         {
             "rates": {"delays": delay_rates, "text": text_rates},
@@ -145,6 +145,12 @@ def run(ground: Ground) -> Outcome:
         },
         spent + spent_on_text,
     )
+
+
+def ends(delay_rates: Mapping[str, float], text_rates: Mapping[str, float], scale: Scale) -> str:
+    """Which arms have their best rate at an end of those tried, in both halves."""
+    on_delays = doubtful({f"{arm} (delays)": rate for arm, rate in delay_rates.items()}, scale.delay_rates)
+    return on_delays + doubtful({f"{arm} (text)": rate for arm, rate in text_rates.items()}, scale.text_rates)
 
 
 def held(rows: Errors) -> Interval:
@@ -235,7 +241,9 @@ def _size(rows: np.ndarray, what: str) -> str:
 
 def _delays(ground: Ground, scale: Scale) -> tuple[dict[str, dict[int, Errors]], dict[str, float], float]:
     """Errors by arm and delay, the rates that were chosen at the shortest judged delay, and the CPU seconds of it all."""
-    size, bench = scale.delays, Trainings(replace(ground, out=ground.out / "delays"), train_delay)
+    size, folder = scale.delays, ground.out / "delays"
+    bench = Trainings(replace(ground, out=folder), train_delay)
+    tuning = Trainings(replace(ground, out=folder / "tuning"), tune_delay)
     seeds = range(ground.seed, ground.seed + ground.seeds)
     tuned = {
         arm: {
@@ -244,7 +252,7 @@ def _delays(ground: Ground, scale: Scale) -> tuple[dict[str, dict[int, Errors]],
         }
         for arm in ARMS
     }
-    rates = best_rates(bench, tuned, lambda result: math.fsum(result["error"]))
+    rates = best_rates(tuning, tuned, lambda result: math.fsum(result["error"]))
     cells = {
         (arm, delay): [_delay_cell(size, arm, delay, rates[arm], seed, size.steps) for seed in seeds]
         for arm in ARMS
@@ -254,26 +262,28 @@ def _delays(ground: Ground, scale: Scale) -> tuple[dict[str, dict[int, Errors]],
     found: dict[str, dict[int, Errors]] = {arm: {} for arm in ARMS}
     for (arm, delay), rows in results.items():
         found[arm][delay] = np.array([[one["error"], one["wanted"]] for one in rows]).swapaxes(1, 2)
-    return found, rates, bench.cpu_seconds()
+    return found, rates, bench.cpu_seconds() + tuning.cpu_seconds()
 
 
 def _text(ground: Ground, scale: Scale) -> tuple[dict[str, Losses], dict[str, float], float]:
     """Nats and tokens by arm, the rates that were chosen, and the CPU seconds of it all."""
     size, folder = scale.text, ground.out / "text"
     vocab = text_of(folder, ground.data or "python:stdlib", vocab=size.vocab, length=size.length)
-    bench = Trainings(replace(ground, out=ground.out / "readers"), partial(train_text, folder=folder))
+    readers = ground.out / "readers"
+    bench = Trainings(replace(ground, out=readers), partial(train_text, folder=folder))
+    tuning = Trainings(replace(ground, out=readers / "tuning"), partial(tune_text, folder=folder))
     seeds = range(ground.seed, ground.seed + ground.seeds)
     cell = partial(_text_cell, size, vocab)
     tuned = {
         arm: {rate: cell(arm, rate, ground.seed + TUNING, size.tuning_steps) for rate in scale.text_rates}
         for arm in ARMS
     }
-    rates = best_rates(bench, tuned, lambda result: math.fsum(result["nats"]))
+    rates = best_rates(tuning, tuned, lambda result: math.fsum(result["nats"]))
     results = _results(bench, {arm: [cell(arm, rates[arm], seed, size.steps) for seed in seeds] for arm in ARMS})
     losses = {
         arm: np.array([[one["nats"], one["tokens"]] for one in rows]).swapaxes(1, 2) for arm, rows in results.items()
     }
-    return losses, rates, bench.cpu_seconds()
+    return losses, rates, bench.cpu_seconds() + tuning.cpu_seconds()
 
 
 def _results(bench: Trainings, cells: Mapping[Any, Sequence[Any]]) -> dict[Any, list[dict[str, Any]]]:
@@ -340,8 +350,9 @@ def _ours(scale: Scale, ground: Ground) -> str:
         f"{text.width}, a vocabulary of {text.vocab:,}, {text.steps:,} steps of {text.rows} rows of {text.length} tokens of "
         f"{ground.data or 'python:stdlib'}, measured on its held-out documents. {ground.seeds} seeds of each; rates of "
         f"{', '.join(f'{rate:.0e}' for rate in scale.delay_rates)} (delays) and "
-        f"{', '.join(f'{rate:.0e}' for rate in scale.text_rates)} (text), the best for each arm on another seed and in fewer "
-        "steps; A and the step of time at most at 0.001, without decay."
+        f"{', '.join(f'{rate:.0e}' for rate in scale.text_rates)} (text), the best for each arm on another seed, in fewer "
+        f"steps, by rows (delays) or one in {KEPT} of the training documents (text) that these trainings did not "
+        "read; A and the step of time at most at 0.001, without decay."
     )
 
 

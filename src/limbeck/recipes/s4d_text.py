@@ -1,18 +1,24 @@
-"""Small decoders of S4D layers trained on text, a spectrum each; what comes out is the nats of every held-out document."""
+"""Small decoders of S4D layers trained on text, a spectrum each; what comes out is the nats of every held-out document.
+
+Learning rates are not chosen by those: the few held-out documents are long, and what is judged touches nearly all of them. A
+training that chooses one leaves out every tenth document of the training text, and is measured on that.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from limbeck.corpora import Rows, TokenStore, build_stores, require_rows
+from limbeck.errors import BadCorpus
 from limbeck.jobs.folder import claim, same_corpus
 from limbeck.jobs.pretrain import make_tokenizer
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
@@ -21,6 +27,7 @@ from limbeck.run.log import console
 from limbeck.types import Batch
 
 DECAY, CLIP = 0.1, 1.0  # weight decay of matrices; norm of the gradient
+KEPT = 10  # of so many documents of the training text one is kept for choosing rates
 _TOGETHER = 16  # rows that are measured at once
 
 
@@ -59,7 +66,33 @@ def train_text(cell: TextCell, device: str, *, folder: Path) -> dict[str, Any]:
 
     ``failed``: the loss was no number, and no step was taken from there on.
     """
+    held_out = Rows(TokenStore.open(folder / "data" / "held_out"), length=cell.length)
+    chosen = np.sort(np.random.default_rng(0).permutation(held_out.n_rows)[: cell.measured])
     corpus = Rows(TokenStore.open(folder / "data" / "train"), length=cell.length, seed=cell.seed)
+    return _trained(cell, corpus, held_out, chosen, device)
+
+
+def tune_text(cell: TextCell, device: str, *, folder: Path) -> dict[str, Any]:
+    """The same without the held-out text: trains without every tenth document of the training text, and is measured on those.
+
+    Of fewer documents the last is left out. Raises BadCorpus where that leaves nothing to measure.
+    """
+    store = TokenStore.open(folder / "data" / "train")
+    every = max(2, min(KEPT, store.documents))
+    corpus = Rows(store, length=cell.length, seed=cell.seed, counted=partial(_counted, every=every, kept=False))
+    others = Rows(store, length=cell.length, counted=partial(_counted, every=every, kept=True))
+    chosen = _that_count(others, cell.measured)
+    if len(chosen) == 0:
+        raise BadCorpus(
+            f"{store.folder}: expected two documents or more, one of them to choose learning rates by, got {store.documents}: "
+            "give more text"
+        )
+    return _trained(cell, corpus, others, chosen, device)
+
+
+def _trained(
+    cell: TextCell, corpus: Rows, measured: Rows, chosen: Int64[np.ndarray, " rows"], device: str
+) -> dict[str, Any]:
     model = new_decoder(cell).to(device).train()
     optimizer = adamw_of(model, rate=cell.rate, weight_decay=DECAY)
     schedule = schedule_of(optimizer, cell.steps)
@@ -73,7 +106,7 @@ def train_text(cell: TextCell, device: str, *, folder: Path) -> dict[str, Any]:
             optimizer.step()
             schedule.step()
             steps += 1
-    documents = _measured(model, cell, TokenStore.open(folder / "data" / "held_out"), device)
+    documents = _measured(model, measured, chosen, device)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained_steps": steps,
@@ -111,18 +144,34 @@ def _nats(model: LimbeckForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.
     return nats, batch.weight.flatten()
 
 
+def _counted(batch: Batch, *, every: int, kept: bool) -> Batch:
+    """A batch in which only the last of every so many documents counts (``kept``), or only the others do."""
+    last = batch.document % every == every - 1
+    return replace(batch, weight=batch.weight * (last if kept else ~last))
+
+
+def _that_count(rows: Rows, most: int) -> Int64[np.ndarray, " rows"]:
+    """Numbers of rows of which something counts, from anywhere, in order."""
+    found: list[int] = []
+    for row in np.random.default_rng(0).permutation(rows.n_rows):
+        if len(found) == most:
+            break
+        if rows.rows_of(np.array([row])).weight.any():
+            found.append(int(row))
+    return np.sort(np.array(found, dtype=np.int64))
+
+
 @torch.no_grad()
 def _measured(
-    model: LimbeckForCausalLM, cell: TextCell, store: TokenStore, device: str
+    model: LimbeckForCausalLM, rows: Rows, chosen: Int64[np.ndarray, " rows"], device: str
 ) -> Float[np.ndarray, "2 documents"]:
-    """Nats and tokens by document, from rows of all documents."""
-    rows = Rows(store, length=cell.length)
-    chosen = np.sort(np.random.default_rng(0).permutation(rows.n_rows)[: cell.measured])
-    found = np.zeros((2, store.documents))
+    """Nats and tokens by document, from these rows."""
+    documents = rows.store.documents
+    found = np.zeros((2, documents))
     for start in range(0, len(chosen), _TOGETHER):
         batch = rows.rows_of(chosen[start : start + _TOGETHER])
         nats, weight = (part.cpu().double().numpy() for part in _nats(model.eval(), batch.to(device)))
         document = np.maximum(batch.document.flatten().numpy(), 0)  # padding weighs nothing
         for row, values in enumerate((nats * weight, weight)):
-            found[row] += np.bincount(document, values, minlength=store.documents)
+            found[row] += np.bincount(document, values, minlength=documents)
     return found
