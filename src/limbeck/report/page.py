@@ -402,7 +402,7 @@ def _layers(run: Mapping[str, Any]) -> list[int | None]:
 
 def _costs(found: RunFolder) -> list[tuple[str, str, str, str]]:
     """(what, teacher's, student's, student's share of the teacher's)."""
-    rows = state_rows(found.run)
+    rows = []
     for name, key, form in _COSTS:
         teacher, student = found.reading("teacher", key), found.reading("student", key)
         if not (teacher or student):
@@ -411,7 +411,7 @@ def _costs(found: RunFolder) -> list[tuple[str, str, str, str]]:
         if _captured(found.run) and key in _MEASURED:
             ratio = ""
         rows.append((name, _ranged(teacher, form), _ranged(student, form), ratio))
-    return rows
+    return rows + state_rows(found.run)
 
 
 def _captured(run: Mapping[str, Any]) -> bool:
