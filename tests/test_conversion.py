@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import signal
 import weakref
 from pathlib import Path
@@ -26,7 +27,9 @@ from limbeck.models.load import load, load_config
 from limbeck.objectives import CrossEntropy
 from limbeck.plan.pair import Finding
 from limbeck.plan.size import Size
+from limbeck.plan.state import kept_bytes
 from limbeck.probes.slices import BINS, Slices
+from limbeck.report.state import state_sentence
 from limbeck.run.match import Match
 from limbeck.run.optim import adamw
 from limbeck.run.run import Run
@@ -162,10 +165,15 @@ def test_recall_stands_beside_perplexity_against_attention(done):
     assert "gap" not in readings["attention"]
     verdict = json.loads((out / "verdict.json").read_text())
     assert "on recall hits" in verdict["notes"][0]
-    assert any("attention everywhere" in note for note in verdict["notes"][1:])
+    assert sum("attention everywhere" in note.lower() for note in verdict["notes"]) == 1, "said once"
+    assert re.search(r"the student is 0\.\d{3} nats (worse|better) \(", verdict["notes"][0])
     page = (out / "report.html").read_text()
     assert "What it recalls" in page
     assert "attention replaced in" in page
+    assert "recall_hits" not in page
+    assert "Gaps are to the same student" in page
+    card = (out / "student" / "README.md").read_text()
+    assert all(note in card for note in verdict["notes"])
     # the same slices of the student alone, with bigrams counted in the same run's text
     alone = limbeck.api.probe(
         str(out / "student"), probe="slices", data=str(out.parent / "text.jsonl"), length=32, device="cpu"
@@ -370,7 +378,40 @@ def test_of_one_document_it_is_said_that_there_is_no_interval(here):
         proof._slices[name] = {0: Slices(sums, sums * level)}
     assert "nan" not in proof.sentence()
     assert proof.sentence().endswith("; on 1 document, which gives no interval")
-    assert "is +0.500 nats in all and +0.500 on recall hits" in proof.sentence()
+    assert "is 0.500 nats worse in all and 0.500 worse on recall hits" in proof.sentence()
+
+
+def test_what_is_kept_of_a_text_is_counted_and_told(done):
+    out, _ = done
+    run = json.loads((out / "run.json").read_text())
+    state = run["state"]
+    assert state["kept"][0]["tokens"] == run["plan"]["length"]
+    assert state["kept"][-1]["tokens"] == state["context"]
+    student, teacher = (Size.of(load_config(folder)) for folder in (out / "student", out.parent / "teacher"))
+    assert state == kept_bytes(student, teacher, length=32, context=state["context"], itemsize=4)
+    since = state["fewer_from"]
+    for row in state["kept"]:
+        assert row["teacher"] == 2 * teacher.layers * teacher.kv * row["tokens"] * 4
+        assert (row["student"] < row["teacher"]) == (since is not None and row["tokens"] >= since)
+    if since:
+        assert student.state_bytes(since, 4) < teacher.state_bytes(since, 4)
+        assert student.state_bytes(since - 1, 4) >= teacher.state_bytes(since - 1, 4)
+    verdict = json.loads((out / "verdict.json").read_text())
+    assert any("of the teacher's, and keeps" in note for note in verdict["notes"])
+    assert "kept of a text of 32 tokens" in (out / "report.html").read_text()
+
+
+def test_what_has_as_much_attention_never_keeps_fewer_bytes(here):
+    teacher = Size.of(load_config(here / "teacher"))
+    found = kept_bytes(teacher, teacher, length=32, context=128, itemsize=2)
+    assert found["fewer_from"] is None
+    assert state_sentence(run_with(found)).endswith(
+        "never fewer bytes within the teacher's context of 128 tokens, with numbers of 2 bytes."
+    )
+
+
+def run_with(state: dict) -> dict:
+    return {"student": {"parameters": 100}, "teacher": {"parameters": 200}, "state": state}
 
 
 def test_a_pattern_is_repeated_over_the_layers():

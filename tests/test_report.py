@@ -18,7 +18,7 @@ from limbeck.probes.measurements import BINS, Measurements
 from limbeck.report import model_card, verdict, write_report
 from limbeck.report.folder import RunFolder
 from limbeck.report.start import start_of
-from limbeck.report.words import count, duration, plus_minus, size
+from limbeck.report.words import bounded, count, duration, plus_minus, size
 from limbeck.types import Reading
 
 DOCUMENTS = 200
@@ -347,7 +347,8 @@ def test_a_gain_is_said_with_its_interval_and_the_share_of_the_gap():
     assert found.outcome == "better"
     assert re.fullmatch(
         r"KD gained 0\.0\d\d ± 0\.00\d nats over cross-entropy at equal tokens; "
-        r"7\d % of the gap to the teacher closed \(7\d to 7\d %\)\.",
+        r"7\d % of the gap between the untrained cut and the teacher closed "
+        r"\(7\d to 7\d %; cross-entropy alone: 6\d %, 6\d to 6\d %\)\.",
         found.text,
     )
     gain = next(d for d in found.differences if d.name == "cut+ce - student")
@@ -436,6 +437,121 @@ def test_a_page_calls_a_matched_start_so_and_gives_attention_its_own_count(folde
     )
     write(json.dumps(run | {"conversion": said}))  # of a run that did not count it
     assert re.search(r"attention everywhere</th>\s*<td>–</td>", write_report(folder).read_text())
+
+
+MIXERS = ["based", "attention", "based", "based", "based"]
+
+
+def converted(folder: Path, *models: str) -> None:
+    """Makes the run that of a converted student, with recall of the student, the teacher and these."""
+    run = json.loads((folder / "run.json").read_text())
+    row = {"mixer": "based", "taken": "queries and keys", "fresh": "nothing"}
+    said = {"mixers": MIXERS, "converted": [row] * 5, "tokens": {}, "error": {}, "damage": None}
+    run |= {"conversion": said, "student": run["student"] | {"shape": None}}
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "student").mkdir()
+    shape = {"num_hidden_layers": 5, "hidden_size": 72, "num_attention_heads": 9, "num_key_value_heads": 3}
+    (folder / "student" / "config.json").write_text(json.dumps(shape | {"intermediate_size": 173}))
+    rows = readings()
+    for model in ("teacher", "student", *models):
+        rows.append(Reading(model, "slices", "recall_hits", 1.128, "nats/token", 73, 0.859, 1.549))
+        rows.append(Reading(model, "slices", "recall_hits, seen 0", 3.6, "nats/token", 2, -20.493, 22.875))
+        rows.append(Reading(model, "slices", "recall_hits, seen 1-10", 4.0, "nats/token", 16, 3.9, 4.1))
+        rows.append(Reading(model, "slices", "recall_hits, seen over 1000", 0.8, "nats/token", 70, 0.7, 0.9))
+    if "attention" in models:
+        rows += likelihood("attention", [made_up(1.4)], text_bytes=np.full(DOCUMENTS, 900.0))
+        rows.append(Reading("student", "slices", "gap", 0.441, "nats/token", 79, 0.415, 0.466))
+    write_lines(folder / "readings.jsonl", [reading.row() for reading in rows])
+
+
+def test_recall_has_honest_intervals_in_words(folder):
+    converted(folder)
+    html, tags = read(write_report(folder))
+    text = " ".join(" ".join(tags.words).split())
+    assert "1.128 (0.859 to 1.549)" in text
+    assert "± 0.345" not in text, "half the width of an interval that is not even"
+    assert "of pairs never seen in training, nats/token 2 3.600 n = 2 3.600 n = 2" in text
+    assert "-20" not in text, "two documents give no interval"
+    assert "of pairs seen 1 to 10 times in training, nats/token 16 4.000 ± 0.100" in text
+    assert "of pairs seen over 1000 times in training" in text
+    assert "recall_hits" not in html
+
+
+def test_attention_everywhere_is_named_where_it_was_trained_and_has_its_colour(folder, tmp_path):
+    shutil.copytree(folder, other := tmp_path / "other")
+    converted(folder)
+    page = write_report(folder).read_text()
+    assert "same student with attention" not in page
+    converted(other, "attention")
+    write_lines(other / "baselines/attention-seed0/metrics.jsonl", metrics("attention", start=2.2, end=0.4))
+    page = write_report(other).read_text()
+    assert "Gaps are to the same student with attention everywhere" in page
+    assert "<dt>attention everywhere</dt>" in page
+    assert '--c: var(--attention)"' in page
+    assert page.count("--attention: #") == 2, "in light and in dark"
+    assert "var(--attention)" in page[page.index("<svg") : page.index("</svg>")]
+
+
+def test_the_shape_of_a_converted_student_is_that_of_its_configuration(folder):
+    converted(folder)
+    _, tags = read(write_report(folder))
+    text = " ".join(" ".join(tags.words).split())
+    assert "layers 5 5 hidden width 64 72 heads 8 9 key-value heads 4 3 FFN width 172 173" in text
+
+
+def test_a_converted_student_says_what_it_keeps_of_a_text(folder):
+    converted(folder)
+    run = json.loads((folder / "run.json").read_text())
+    kept = [
+        {"tokens": 128, "teacher": 163840, "student": 347264},
+        {"tokens": 512, "teacher": 655360, "student": 445568},
+    ]
+    run["state"] = {"kept": kept, "context": 512, "fewer_from": 308, "itemsize": 4}
+    (folder / "run.json").write_text(json.dumps(run))
+    _, tags = read(write_report(folder))
+    text = " ".join(" ".join(tags.words).split())
+    assert "kept of a text of 128 tokens 164 kB 347 kB 2.12×" in text
+    assert "fewer bytes from 308 tokens on" in text
+
+
+def test_the_card_of_a_converted_student_names_mixers_notes_and_how_to_load(folder):
+    converted(folder)
+    run = json.loads((folder / "run.json").read_text())
+    card = model_card(run, [], ["The student is 0.441 nats worse."])
+    assert "Its layers mix with based, attention, 3 x based." in card
+    assert "- The student is 0.441 nats worse." in card
+    assert card.count(", trust_remote_code=True)") == 2
+    assert "import limbeck" in card
+    assert "trust_remote_code" not in model_card(RUN, [])
+
+
+def test_a_tile_says_which_gap_was_closed_or_that_it_grew(folder):
+    def tile(**levels: float) -> str:
+        found = verdict(arms(**levels), made_up(1.289))
+        (folder / "verdict.json").write_text(json.dumps(found.row()))
+        rows = [r for r in readings() if r.name != "held_out"]
+        both = {"student": levels["student"], "cut": levels["cut"], "teacher": 1.289}
+        both |= {"cut+ce": levels["ce"]} if "ce" in levels else {}
+        for name, level in both.items():
+            rows += likelihood(name, [made_up(level)], text_bytes=np.full(DOCUMENTS, 900.0))
+        write_lines(folder / "readings.jsonl", [reading.row() for reading in rows])
+        page = write_report(folder).read_text()
+        return page[page.index('class="tiles"') : page.index("Before and after")]
+
+    closed = tile(student=1.5, cut=2.024, ce=1.531)
+    assert "of the gap between the untrained cut and the teacher closed" in closed
+    assert "cross-entropy alone: 67 %" in closed
+    assert "alone" not in tile(student=1.5, cut=2.024)
+    grown = tile(student=1.9, cut=1.31)
+    assert "training left the student further from the teacher than the untrained cut was" in grown
+    assert "closed" not in grown
+    assert re.search(r"<b>\+0\.59\d</b>", grown)
+
+
+def test_an_interval_that_is_not_even_is_given_by_its_ends():
+    assert bounded(1.128, 0.859, 1.549) == "1.128 (0.859 to 1.549)"
+    assert bounded(0.118, 0.0932, 0.1431) == "0.118 ± 0.025"
+    assert bounded(1.25, float("nan"), float("nan")) == "1.250"
 
 
 def test_other_arms_are_notes_and_compute_is_not_forgotten():

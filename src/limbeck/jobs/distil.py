@@ -36,6 +36,7 @@ from limbeck.objectives.parse import code_of
 from limbeck.plan.cost import Cost, estimate
 from limbeck.plan.pair import Finding, as_json, check, show
 from limbeck.plan.size import Size
+from limbeck.plan.state import kept_bytes
 from limbeck.report.words import duration
 from limbeck.run.log import console
 from limbeck.run.optim import suggested_learning_rate
@@ -163,6 +164,9 @@ def prepare(
         update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
         if asked:
             update(settings.out, run, conversion=read_json(settings.out / SAID))
+            if source.size is not None:
+                state = _kept(student, teacher, source.size, length=length, itemsize=where.dtype.itemsize)
+                update(settings.out, run, state=state)
         _announce(about, student, plan, length, arms, min(store.tokens, (source.rows or sys.maxsize) * length))
     shared = Shared(
         *(cut, source.told, store, length, plan, where),
@@ -299,6 +303,12 @@ def _summary(model: LanguageModel) -> dict[str, Any]:
     except BadModel:  # of a kind that is not cut, but can teach, or learn as it is
         shape = None
     return {"name": model.name, "parameters": model.parameters_count, "shape": shape}
+
+
+def _kept(student: LanguageModel, teacher: LanguageModel, size: Size, *, length: int, itemsize: int) -> dict[str, Any]:
+    """What a converted student keeps of a text beside its teacher, of rows of this length and of the teacher's context."""
+    context = length if teacher.context == sys.maxsize else teacher.context
+    return kept_bytes(Size.of(student.config), size, length=length, context=context, itemsize=itemsize)
 
 
 def _said(plan: Plan, length: int, arms: list[Arm]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, 
 from limbeck.report import write_report
 from limbeck.report.card import model_card
 from limbeck.report.start import start_of
+from limbeck.report.state import state_sentence
 from limbeck.report.verdict import Verdict, verdict
 from limbeck.run.log import console
 from limbeck.types import Batch, Reading, Teacher
@@ -107,14 +108,15 @@ class Proof:
             passes=run["teacher"].get("passes", 1.0),
             text_bytes=self._text_bytes(arms["student"][0], teacher),
             start=start_of(run),
+            against_attention=_sentence(self._recall.sentence()) if self._recall else "",
         )
+        if cost_of_state := state_sentence(run):
+            said = replace(said, notes=(*said.notes, cost_of_state))
         if isinstance(self._source, OtherTokens):
             said = replace(said, notes=(_sentence(across(self._source.told.facts)), *said.notes))
-        if self._recall and (sentence := self._recall.sentence()):
-            said = replace(said, notes=(_sentence(sentence), *said.notes))
         write_json(out / "verdict.json", said.row())
         update(out, run, verdict=said.text)
-        write_text(out / "student" / "README.md", model_card(run, readings))
+        write_text(out / "student" / "README.md", model_card(run, readings, said.notes))
         write_report(out)
         return readings, said
 
@@ -208,7 +210,7 @@ class Proof:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def hand_on(there: Path, here: Path) -> None:

@@ -85,8 +85,13 @@ class RecallProof:
 
 
 def _more(gap: Reading, unit: str = "") -> str:
-    """By how much a model is above another, with its interval where there is one."""
-    return f"{gap.value:+.3f}{unit}" + (f" ({gap.low:+.3f} to {gap.high:+.3f})" if math.isfinite(gap.low) else "")
+    """By how much a model is worse or better than another, with its interval where there is one."""
+    word, sign = ("worse", 1) if gap.value >= 0 else ("better", -1)
+    said = f"{abs(gap.value):.3f}{unit} {word}"
+    if not math.isfinite(gap.low):
+        return said
+    low, high = sorted((sign * gap.low, sign * gap.high))
+    return f"{said} ({low:.3f} to {high:.3f})" if low > 0 else f"{said} ({low:.3f} to {high:.3f}: inconclusive)"
 
 
 def _sets(runs: dict[int, Slices] | dict[int, Recall]) -> list[tuple[int | None, list[int]]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from limbeck.report.start import Start, start_of
-from limbeck.report.words import count, label, plus_minus
+from limbeck.report.words import bounded, count, label
 from limbeck.types import Reading
 
 _ROWS = (
@@ -19,11 +20,14 @@ _ROWS = (
     ("top1_agreement", "top-1 agreement with the teacher"),
     ("ece", "expected calibration error"),
 )
-_MODELS = ("teacher", "cut", "student", "cut+ce")
+_MODELS = ("teacher", "cut", "student", "cut+ce", "attention")
 
 
-def model_card(run: Mapping[str, Any], readings: Sequence[Reading]) -> str:
-    """A model card in Markdown with YAML front matter, from run.json and the readings; without what is not known."""
+def model_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Sequence[str] = ()) -> str:
+    """A model card in Markdown with YAML front matter, from run.json, the readings and the notes of a verdict.
+
+    It is without what is not known.
+    """
     teacher, student = run.get("teacher") or {}, run.get("student") or {}
     name = teacher.get("name", "an unnamed teacher")
     front = [
@@ -39,12 +43,19 @@ def model_card(run: Mapping[str, Any], readings: Sequence[Reading]) -> str:
     body = ["---", "", f"# Student of {_plain(name)}", "", _origin(run, student, teacher), ""]
     if run.get("verdict"):
         body += [_plain(str(run["verdict"])), ""]
+    if notes:
+        body += [*(f"- {_plain(note)}" for note in notes), ""]
     table = _table(readings, start_of(run))
     if table:
         body += ["## Measured on held-out text", "", *table, ""]
     body += ["## Load", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
-    body += ['tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")']
-    code = ", trust_remote_code=True" if run.get("conversion") else ""  # which the folder carries
+    code = ""
+    if run.get("conversion"):
+        code = ", trust_remote_code=True"
+        body += [
+            "# the folder carries its code; `import limbeck`, where it is installed, serves in place of trust_remote_code"
+        ]
+    body += [f'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder"{code})']
     body += [f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})', "```", ""]
     body += ["The licence of the teacher and of the text holds for the student too: see theirs.", ""]
     return "\n".join(front + body)
@@ -62,7 +73,15 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
     if run.get("objective"):
         text += f" and distilled with `{_plain(str(run['objective']))}`"
     tokens = (run.get("plan") or {}).get("tokens")
-    return text + (f" on {count(tokens)} tokens." if tokens else ".")
+    text += f" on {count(tokens)} tokens." if tokens else "."
+    mixers = (run.get("conversion") or {}).get("mixers")
+    return text + (f" Its layers mix with {_plain(_in_order(mixers))}." if mixers else "")
+
+
+def _in_order(mixers: Sequence[str]) -> str:
+    """`based, attention, 3 x based`: mixers from the first layer to the last."""
+    runs = [(name, len(list(same))) for name, same in itertools.groupby(mixers)]
+    return ", ".join(name if many == 1 else f"{many} x {name}" for name, many in runs)
 
 
 def _table(readings: Sequence[Reading], start: Start) -> list[str]:
@@ -83,14 +102,14 @@ def _table(readings: Sequence[Reading], start: Start) -> list[str]:
             for key, name in rows
         ),
         "",
-        f"± is half of a 95 % interval over {n} held-out documents.",
+        f"± or what is in brackets is a 95 % interval over {n} held-out documents.",
     ]
 
 
 def _value(reading: Reading | None) -> str:
     if reading is None or not math.isfinite(reading.value):
         return "–"
-    return plus_minus(reading.value, (reading.high - reading.low) / 2)
+    return bounded(reading.value, reading.low, reading.high)
 
 
 def _is_hub_id(name: str) -> bool:

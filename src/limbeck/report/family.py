@@ -97,7 +97,7 @@ def _row(name: str, found: RunFolder, others: Sequence[str]) -> dict[str, Any]:
         "parameters": count(found.run["student"]["parameters"]),
         "nats": _nats(found.reading("student", "held_out")),
         "kl": _nats(found.reading("student", "kl_teacher_student")),
-        "closed": "" if closed is None else share(closed),
+        "closed": "" if closed is None else share(closed) if closed >= 0 else "further away",
         "decode": "" if decode is None else f"{count(decode.value)} tokens/s",
         "gains": [_gain(differences.get(f"{arm} - student")) for arm in others],
         "verdict": found.verdict.get("text", ""),

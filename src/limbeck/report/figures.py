@@ -31,6 +31,7 @@ _PAGE = {
     "fresh+kd": "#010207",
     "cut+ce@flops": "#010208",
     "teacher": "#010209",
+    "attention": "#010210",
 }
 _STYLE = {
     "svg.fonttype": "none",

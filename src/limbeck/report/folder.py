@@ -31,6 +31,7 @@ class RunFolder:
     verdict: Mapping[str, Any]
     samples: Sequence[Mapping[str, Any]]
     surprises: Sequence[Mapping[str, Any]]
+    config: Mapping[str, Any]  # the student's
 
     @classmethod
     def read(cls, folder: Path) -> RunFolder:
@@ -42,6 +43,7 @@ class RunFolder:
             verdict=_json(folder / "verdict.json", {}),
             samples=_json(folder / "samples.json", []),
             surprises=_json(folder / "surprises.json", []),
+            config=_json(folder / "student" / "config.json", {}) or _json(folder / "cut" / "config.json", {}),
         )
 
     def reading(self, model: str, name: str) -> Reading | None:

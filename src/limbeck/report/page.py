@@ -21,10 +21,12 @@ from limbeck.errors import BadFolder
 from limbeck.report.figures import loss_curves
 from limbeck.report.folder import RunFolder
 from limbeck.report.start import Start, start_of
-from limbeck.report.words import LABELS, ORDER, count, duration, label, plus_minus, share, size
+from limbeck.report.state import fewer, state_rows
+from limbeck.report.words import LABELS, ORDER, bounded, count, duration, label, plus_minus, share, size
 from limbeck.types import Reading
 
 _SURPRISES, _PER_DOCUMENT = 10, 2
+_DOCUMENTS = 3  # of fewer, resampling says nothing
 
 # Columns of the table of models, after size and nats: heading, reading, how its value is written.
 _COLUMNS = (
@@ -63,6 +65,13 @@ _AXES = (
     ("kv_heads", "key-value heads"),
     ("ffn", "FFN width"),
 )
+_CONFIG = {
+    "layers": "num_hidden_layers",
+    "hidden": "hidden_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "ffn": "intermediate_size",
+}
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ def render(found: RunFolder) -> str:
             title=_title(run),
             subtitle=_subtitle(run),
             verdict=found.verdict,
-            tiles=_tiles(found),
+            tiles=_tiles(found, start),
             columns=[
                 heading for heading, name, _ in _COLUMNS if any(found.reading(model, name) for model in found.models)
             ],
@@ -121,15 +130,18 @@ def render(found: RunFolder) -> str:
             differences=_differences(found.verdict.get("differences", []), start),
             start=start,
             recalled=_recalled(found),
+            recalled_gaps=found.reading("student", "gap") is not None,
+            everywhere="attention" in found.models,
             recalled_models=[label(name, start) for name in _models_with(found, "recall_hits")],
             conversion=run.get("conversion") or {},
             curves=loss_curves(found.curves, objective=str(run.get("objective", "distillation"))),
             surprises=_surprises(found.surprises),
             samples=found.samples,
-            shape=_shape(run),
+            shape=_shape(found),
             layers=_layers(run),
             lineage=run.get("lineage") or {},
             costs=_costs(found),
+            fewer=fewer(run),
             captured=_captured(run),
             spent=_spent(found),
             findings=[finding for finding in run.get("doctor", []) if finding["level"] != "ok"],
@@ -167,7 +179,7 @@ def _date(text: str) -> str:
         return text
 
 
-def _tiles(found: RunFolder) -> list[tuple[str, str, str]]:
+def _tiles(found: RunFolder, start: Start) -> list[tuple[str, str, str]]:
     """(what, number, beside what) for the row of large numbers."""
     tiles = []
     student, teacher = (found.reading(model, "parameters") for model in ("student", "teacher"))
@@ -182,14 +194,27 @@ def _tiles(found: RunFolder) -> list[tuple[str, str, str]]:
         tiles.append((words, f"{student.value:.3f}", beside))
     for difference in found.verdict.get("differences", []):
         if difference["name"] == "gap_closed" and difference["value"] is not None:
-            beside = (
-                f"{share(difference['low'])} to {share(difference['high'])}" if difference["low"] is not None else ""
-            )
-            tiles.append(("of the gap to the teacher closed", share(difference["value"]), beside))
+            tiles.append(_closed(found, difference, name, start))
     student, teacher = (found.reading(model, "decode") for model in ("student", "teacher"))
     if student and teacher and not _captured(found.run):
         tiles.append(("speed of writing", f"{student.value / teacher.value:.1f}×", f"{count(student.value)} tokens/s"))
     return tiles
+
+
+def _closed(found: RunFolder, closed: Mapping[str, Any], name: str, start: Start) -> tuple[str, str, str]:
+    """The tile of the gap that training closed, or by how much it left the student further away."""
+    levels = [found.reading(model, name) for model in ("cut", "student", "cut+ce", "teacher")]
+    before, student, alone, teacher = (reading.value if reading else math.nan for reading in levels)
+    if closed["value"] < 0:
+        number = f"{student - before:+.3f}" if student > before else "further"
+        unit = "bits per byte" if name == "bits_per_byte" else "nats"
+        return f"{unit}: training left the student further from the teacher than {start.name} was", number, ""
+    beside = [f"{share(closed['low'])} to {share(closed['high'])}"] if closed["low"] is not None else []
+    part = (before - alone) / (before - teacher) if before > teacher else math.nan
+    if math.isfinite(part):
+        beside.append(f"cross-entropy alone: {share(part)}")
+    what = f"of the gap between {start.name} and the teacher closed"
+    return what, share(closed["value"]), "; ".join(beside)
 
 
 def _models(found: RunFolder, start: Start) -> list[dict[str, Any]]:
@@ -217,25 +242,43 @@ def _models_with(found: RunFolder, name: str) -> list[str]:
     return [model for model in ORDER if found.reading(model, name)]
 
 
-def _recalled(found: RunFolder) -> list[tuple[str, list[str]]]:
-    """Rows of the table of recall: what was measured, and each model's value."""
+def _recalled(found: RunFolder) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Rows of the table of recall: what was measured, on how many documents, and each model's value and interval."""
     models = _models_with(found, "recall_hits")
     names = list(dict.fromkeys(r.name for r in found.readings if r.probe in ("slices", "recall")))
     rows = []
     for name in names:
         readings = [found.reading(model, name) for model in models]
         shares = any(reading is not None and reading.unit == "share" for reading in readings)
-        rows.append((_RECALL.get(name, name), [_bounded(reading, shares=shares) for reading in readings]))
+        counts = sorted({reading.n for reading in readings if reading is not None})
+        n = f"{counts[0]:,}" + (f" to {counts[-1]:,}" if len(counts) > 1 else "")
+        rows.append((_recall_label(name), n, [_bounded(reading, shares=shares) for reading in readings]))
     return rows
 
 
-def _bounded(reading: Reading | None, *, shares: bool) -> str:
+def _recall_label(name: str) -> str:
+    """A reading of recall in words: `recall_hits, seen 1-10` are pairs that the training text has so often."""
+    of, _, seen = name.partition(", seen ")
+    if of != "recall_hits" or not seen:
+        return _RECALL.get(name, name)
+    often = "never seen" if seen == "0" else f"seen {seen.replace('-', ' to ')} times"
+    return f"of pairs {often} in training, nats/token"
+
+
+def _bounded(reading: Reading | None, *, shares: bool) -> tuple[str, str]:
+    """A value, and its interval; of one or two documents their number, for no interval over them can be believed."""
     if reading is None or not math.isfinite(reading.value):
-        return "–"
-    half = (reading.high - reading.low) / 2
-    if shares:
-        return share(reading.value, digits=1) + (f" ± {100 * half:.1f}" if half > 0 else "")
-    return plus_minus(reading.value, half)
+        return "–", ""
+    if reading.n < _DOCUMENTS:
+        return share(reading.value, digits=1) if shares else f"{reading.value:.3f}", f"n = {reading.n}"
+    if not shares:
+        return _with_interval(reading)
+    value, low, high = (100 * number for number in (reading.value, reading.low, reading.high))
+    if not low < high:
+        return f"{value:.1f} %", ""
+    half = (high - low) / 2
+    even = max(abs(value - half - low), abs(value + half - high)) <= 0.101
+    return f"{value:.1f} %", f"± {half:.1f}" if even else f"({low:.1f} to {high:.1f})"
 
 
 def _parameters(found: RunFolder, model: str) -> str:
@@ -255,8 +298,8 @@ def _parameters(found: RunFolder, model: str) -> str:
 def _with_interval(reading: Reading | None) -> tuple[str, str]:
     if reading is None or not math.isfinite(reading.value):
         return "–", ""
-    value, _, half = plus_minus(reading.value, (reading.high - reading.low) / 2).partition(" ± ")
-    return value, half and f"± {half}"
+    value, _, beside = bounded(reading.value, reading.low, reading.high).partition(" ")
+    return value, beside
 
 
 def _cell(reading: Reading | None, form: str) -> str:
@@ -295,7 +338,7 @@ def _differences(differences: Sequence[Mapping[str, Any]], start: Start) -> list
     for gain in gains:
         value, low, high = gain["value"], gain["low"], gain["high"]
         known = low is not None and high is not None
-        text = plus_minus(value, (high - low) / 2 if known else math.nan)
+        text = bounded(value, low, high) if known else plus_minus(value, math.nan)
         state = "open" if not known or low <= 0 <= high else "better" if low > 0 else "worse"
         mark = _mark(value, low if known else value, high if known else value, lowest, span)
         rows.append(
@@ -325,9 +368,12 @@ def _surprises(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return chosen
 
 
-def _shape(run: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(axis, teacher's, student's)."""
+def _shape(found: RunFolder) -> list[tuple[str, str, str]]:
+    """(axis, teacher's, student's); a student that cannot be cut, such as a converted one, has its shape in its configuration."""
+    run = found.run
     teacher, student = (_sizes((run.get(key) or {}).get("shape")) for key in ("teacher", "student"))
+    if teacher and not student:
+        student = {axis: str(found.config[key]) for axis, key in _CONFIG.items() if key in found.config}
     rows = [
         (name, teacher.get(key, "–"), student.get(key, "–")) for key, name in _AXES if key in teacher or key in student
     ]
@@ -365,7 +411,7 @@ def _costs(found: RunFolder) -> list[tuple[str, str, str, str]]:
         if _captured(found.run) and key in _MEASURED:
             ratio = ""
         rows.append((name, _ranged(teacher, form), _ranged(student, form), ratio))
-    return rows
+    return rows + state_rows(found.run)
 
 
 def _captured(run: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from limbeck.errors import Mismatch
 from limbeck.probes.interval import Interval, bootstrap, difference_interval
 from limbeck.probes.measurements import Measurements
 from limbeck.report.start import CUT, Start
-from limbeck.report.words import plus_minus, share
+from limbeck.report.words import bounded, plus_minus, share
 
 Documents = Float[np.ndarray, "*documents"]
 
@@ -77,13 +77,15 @@ def verdict(
     passes: float = 1.0,
     text_bytes: tuple[Documents, Documents] | None = None,
     start: Start = CUT,
+    against_attention: str = "",
 ) -> Verdict:
     """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut", "attention" there are.
 
     ``passes`` is how many forward passes of the teacher each of the student's tokens cost. Each arm is a list of
     measurements, one a seed; seed k of two arms is compared with seed k. ``text_bytes`` are those of each document that the
-    student's tokens, and that the teacher's, stand for, where they are not the same tokens. ``start`` is what "cut" is. Raises
-    Mismatch where two arms were not measured on the same documents.
+    student's tokens, and that the teacher's, stand for, where they are not the same tokens. ``start`` is what "cut" is.
+    ``against_attention`` is a sentence that says more of the arm "attention" than the difference does, in whose place it stands.
+    Raises Mismatch where two arms were not measured on the same documents.
     """
     against = _against(start)
     found = {name: _gain(arms["student"], arms[name], name) for name in against if arms.get(name)}
@@ -93,17 +95,20 @@ def verdict(
     lament = f"{method} did not help: "
     sentences = [_sentence(method, main[1], against["cut+ce"], lament=lament) if main else _untested(method)]
     if teacher is not None and arms.get("cut"):
-        closed, words = _gap_closed(arms["cut"], arms["student"], teacher, text_bytes, start)
+        closed, words = _gap_closed(
+            arms["cut"], arms["student"], teacher, text_bytes, start, alone=arms.get("cut+ce") or ()
+        )
         sentences.append(words)
         differences += [closed] if closed else []
-    others = ("cut+ce@flops", "fresh+kd", "cut", "attention")
+    others = ("cut+ce@flops", "fresh+kd", "cut", *(() if against_attention else ("attention",)))
     notes = [_sentence("the student", found[name][1], against[name]) for name in others if name in found]
     if student_parameters and teacher_parameters and passes > 0 and "cut+ce@flops" not in found:
         notes.append(_compute(method, student_parameters, teacher_parameters, passes))
     seeds = main[0].seeds if main else len(arms["student"])
     notes.append(_what_the_interval_covers(seeds, _documents(arms["student"][0]), start))
     text = _first_upper("; ".join(sentences)) + "."
-    return Verdict(outcome, text, tuple(_first_upper(note) + "." for note in notes), tuple(differences))
+    before = (against_attention,) if against_attention else ()
+    return Verdict(outcome, text, (*before, *(_first_upper(note) + "." for note in notes)), tuple(differences))
 
 
 def _gain(student: Sequence[Measurements], other: Sequence[Measurements], name: str) -> tuple[Difference, Interval]:
@@ -134,27 +139,39 @@ def _gap_closed(
     teacher: Measurements,
     text_bytes: tuple[Documents, Documents] | None,
     start: Start,
+    *,
+    alone: Sequence[Measurements],
 ) -> tuple[Difference | None, str]:
     """(cut - student) / (cut - teacher): how much of what was lost at the start, training won back.
 
-    In nats per token, or per byte where the tokens are not the same.
+    In nats per token, or per byte where the tokens are not the same. ``alone`` was trained with cross-entropy: how much that
+    won back is said beside it.
     """
-    pairs = _pairs(student, cut, "cut")
     if text_bytes is None:
         _pairs(student, [teacher], "teacher")
     ours, theirs = text_bytes or (teacher.tokens, teacher.tokens)
-    columns = np.stack([np.stack([c.nats, s.nats, ours, teacher.nats, theirs], -1) for s, c in pairs])
+
+    def columns(trained: Sequence[Measurements]) -> Documents:
+        pairs = _pairs(trained, cut, "cut")
+        return np.stack([np.stack([c.nats, s.nats, ours, teacher.nats, theirs], -1) for s, c in pairs])
 
     def lost(x: Documents) -> Documents:
         """Nats of the cut above what the teacher has on as much text."""
         return x[..., :1] - x[..., 3:4] * (x[..., 2:3] / x[..., 4:])
 
-    gap = bootstrap(lambda x: lost(x) / x[..., 2:3], columns)[0]
+    def won(trained: Sequence[Measurements]) -> Interval:
+        return bootstrap(lambda x: (x[..., :1] - x[..., 1:2]) / lost(x), columns(trained))[0]
+
+    gap = bootstrap(lambda x: lost(x) / x[..., 2:3], columns(student))[0]
     if not gap.low > 0:
         return None, f"the teacher is not measurably better than {start.name}, so there is no gap to close"
-    closed = bootstrap(lambda x: (x[..., :1] - x[..., 1:2]) / lost(x), columns)[0]
-    difference = _difference("gap_closed", "share", closed, len(pairs))
-    bounds = f" ({100 * closed.low:.0f} to {share(closed.high)}{', in bits per byte' if text_bytes else ''})"
+    closed = won(student)
+    difference = _difference("gap_closed", "share", closed, len(columns(student)))
+    bounds = f" ({_percent(closed)}{', in bits per byte' if text_bytes else ''}"
+    if alone:
+        taught = won(alone)
+        bounds += f"; cross-entropy alone: {share(taught.value)}, {_percent(taught)}"
+    bounds += ")"
     if closed.value > 1:
         return (
             difference,
@@ -163,7 +180,11 @@ def _gap_closed(
         )
     if closed.value < 0:
         return difference, f"training left the student further from the teacher than {start.name} was"
-    return difference, f"{share(closed.value)} of the gap to the teacher closed{bounds}"
+    return difference, f"{share(closed.value)} of the gap between {start.name} and the teacher closed{bounds}"
+
+
+def _percent(closed: Interval) -> str:
+    return f"{100 * closed.low:.0f} to {share(closed.high)}"
 
 
 def _outcome(gain: Interval) -> str:
@@ -177,9 +198,9 @@ def _sentence(subject: str, gain: Interval, against: tuple[str, str], *, lament:
         return f"{subject}: {gain.value:+.3f} nats over {long} on 1 document, which gives no interval: inconclusive"
     match _outcome(gain):
         case "better":
-            return f"{subject} gained {plus_minus(gain.value, gain.half)} nats over {long}"
+            return f"{subject} gained {bounded(gain.value, gain.low, gain.high)} nats over {long}"
         case "worse":
-            return f"{lament}{short} is better by {plus_minus(-gain.value, gain.half)} nats"
+            return f"{lament}{short} is better by {bounded(-gain.value, -gain.high, -gain.low)} nats"
         case _:
             return (
                 f"{subject} made no difference we can see against {long} ({plus_minus(gain.value, gain.half)} nats): "

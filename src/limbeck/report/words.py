@@ -49,6 +49,18 @@ def plus_minus(value: float, half: float) -> str:
     return f"{value:.{digits}f} ± {half:.{digits}f}"
 
 
+def bounded(value: float, low: float, high: float) -> str:
+    """``value ± half`` where that gives both ends to a unit of the last digit shown, else ``value (low to high)``."""
+    half = (high - low) / 2
+    text = plus_minus(value, half)
+    if not math.isfinite(half):
+        return text
+    digits = len(text.partition(" ")[0].partition(".")[2])
+    if max(abs(value - half - low), abs(value + half - high)) <= 1.01 * 10.0**-digits:
+        return text
+    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
 def interval(found: Bounded, digits: str) -> str:
     """``1.25 (0.50 to 2.00)``: a value and its interval. ``digits`` as in a format: ".2f"."""
     return f"{found.value:{digits}} ({found.low:{digits}} to {found.high:{digits}})"
