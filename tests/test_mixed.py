@@ -267,6 +267,7 @@ def test_a_plan_is_shown_layer_by_layer(limbeck):
     assert rows[3][:3] == ["1,", "3", "swa:64"]
     assert "attention in every layer" in out
     assert "one text of 32,000 tokens" in out
+    assert "% of attention's, in bfloat16 but for sums over the text, which are float32" in " ".join(out.split())
     assert "recall: a head of swa:64 keeps at most 63 key-value pairs apart, of 32,000 tokens" in out
 
 
@@ -285,7 +286,7 @@ def test_a_plan_is_one_json_object(limbeck):
         (("--layers", "4", "--params", "1M"), "--layers 4: goes with --mixers"),
         (("--vocab", "4"), "--vocab 4: goes with --mixers"),
         (("--mixers", "conv", "--params", "1M", "--length", "1"), "--length: Input should be greater"),
-        (("--mixers", "conv", "--params", "1M", "--length", "long"), "expected a count such as 250k"),
+        (("--mixers", "conv", "--params", "1M", "--length", "long"), "1.3B, got 'long'\n"),
     ],
 )
 def test_a_question_that_makes_no_sense_is_answered_with_why(flags, said, limbeck):
