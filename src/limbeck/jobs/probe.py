@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -119,9 +118,9 @@ def _of_text(
 
 def show(readings: Iterable[dict[str, Any]], console: Console) -> None:
     """Prints a table of rows of readings."""
-    table = Table("probe", "reading", "value", "95 % interval", "unit", "n", box=SIMPLE_HEAD, pad_edge=False)
-    table.columns[1].no_wrap = True  # in two lines a name is not found again
-    table.columns[1].overflow = "ignore"
+    table = Table(box=None, pad_edge=False)
+    for column in ("probe", "reading", "value", "95 % interval", "unit", "n"):
+        table.add_column(column, no_wrap=column != "95 % interval")  # a name in two lines, or cut off, says nothing
     for r in readings:
         exact = r["low"] == r["value"] == r["high"] and r["n"] == 1  # computed, as chance: nothing was sampled
         interval = "" if r["low"] is None or r["low"] == r["high"] else f"{r['low']:,.4g} to {r['high']:,.4g}"
