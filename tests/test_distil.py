@@ -165,7 +165,10 @@ def test_a_killed_command_given_again_ends_with_the_same_bits(plain, here):
     assert {"teacher", "cut", "student"} == {row["model"] for row in rows(out / "readings.jsonl")}
     assert "was not tested" in json.loads((out / "verdict.json").read_text())["text"]
     assert "was not tested" in (out / "report.html").read_text()
-    assert subprocess.run(again, capture_output=True).returncode == 0
+    last = subprocess.run(again, capture_output=True, text=True)
+    assert last.returncode == 0
+    assert "since it was last started" in " ".join(last.stderr.split())
+    assert "seconds" not in json.loads((out / "run.json").read_text())
     for student in ("student", "baselines/cut+ce-seed0/student"):
         assert weights(out / student) == weights(plain / student)
 

@@ -193,6 +193,7 @@ def test_a_mixture_is_trained_with_what_was_planned_in_its_record(tmp_path, caps
     assert "layers: conv, based:4, mamba2:state=6,head=8, swa:5, width 32; state after 16 tokens" in said
     card = (Path(result["model"]) / "README.md").read_text()
     assert "with the layers conv, based:4, mamba2:state=6,head=8, swa:5, trained from scratch" in card
+    assert f"tokens of `{tmp_path / 'text.jsonl'}`, of which {run['corpus']['tokens']:,} are there to train on" in card
     assert trained(tmp_path)["readings"] == result["readings"]
     with pytest.raises(BadFolder, match="mixers: 'conv,based:4,mamba2:state=6,head=8,swa:5' there, 'conv' now"):
         trained(tmp_path, mixers="conv")
@@ -267,6 +268,7 @@ def test_a_plan_is_shown_layer_by_layer(limbeck):
     assert rows[3][:3] == ["1,", "3", "swa:64"]
     assert "attention in every layer" in out
     assert "one text of 32,000 tokens" in out
+    assert "% of attention's, in bfloat16 but for sums over the text, which are float32" in " ".join(out.split())
     assert "recall: a head of swa:64 keeps at most 63 key-value pairs apart, of 32,000 tokens" in out
 
 
@@ -285,7 +287,7 @@ def test_a_plan_is_one_json_object(limbeck):
         (("--layers", "4", "--params", "1M"), "--layers 4: goes with --mixers"),
         (("--vocab", "4"), "--vocab 4: goes with --mixers"),
         (("--mixers", "conv", "--params", "1M", "--length", "1"), "--length: Input should be greater"),
-        (("--mixers", "conv", "--params", "1M", "--length", "long"), "expected a count such as 250k"),
+        (("--mixers", "conv", "--params", "1M", "--length", "long"), "1.3B, got 'long'\n"),
     ],
 )
 def test_a_question_that_makes_no_sense_is_answered_with_why(flags, said, limbeck):

@@ -18,7 +18,7 @@ from limbeck.probes.measurements import BINS, Measurements
 from limbeck.report import model_card, verdict, write_report
 from limbeck.report.folder import RunFolder
 from limbeck.report.start import start_of
-from limbeck.report.words import bounded, count, duration, plus_minus, size
+from limbeck.report.words import bounded, count, duration, plus_minus, size, took, trainings
 from limbeck.types import Reading
 
 DOCUMENTS = 200
@@ -635,3 +635,6 @@ def test_numbers_are_rounded_to_what_is_known():
     ]
     assert [size(n) for n in (12, 1_044_992)] == ["12 B", "1.04 MB"]
     assert [duration(s) for s in (12.4, 200, 3840)] == ["12 s", "3 min 20 s", "1 h 04 min"]
+    assert took(19, continued=False) == "took 19 s in all"
+    assert took(19, continued=True) == "took 19 s since it was last started"
+    assert [trainings(n) for n in (1, 4)] == ["1 training", "4 trainings"]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import limbeck.api
-from limbeck.corpora import Rows, build_stores
+from limbeck.corpora import Document, Rows, build_stores, is_held_out
 from limbeck.errors import BadCorpus
 from limbeck.models.load import save
 from limbeck.probes.slices import BINS, EDGES, Bigrams, Slices, hits, measure_slices, slices
@@ -125,6 +125,7 @@ def test_the_probe_says_what_it_counted_in(made, tmp_path, capsys):
         out=tmp_path / "out",
     )
     assert "training half" in result["counted_in"]
+    assert "documents held out of" in result["measured_on"]["slices"]
     rows = [json.loads(line) for line in (tmp_path / "out" / "readings.jsonl").read_text().splitlines()]
     assert {row["name"] for row in rows} == set(result["readings"]) > {"recall_hits", "elsewhere", "gap_on_hits"}
     assert result["readings"]["gap"]["value"] == 0
@@ -140,3 +141,73 @@ def test_a_text_that_repeats_nothing_is_an_error(made, tmp_path):
         limbeck.api.probe(
             str(tmp_path / "model"), probe="slices", data=str(tmp_path / "short.jsonl"), length=16, device="cpu"
         )
+
+
+@pytest.fixture(scope="module")
+def in_a_run(made):
+    """A model in the folder of a run that was trained on the text: the folder, and the names of what it held out."""
+    folder, model, _, _, _, _ = made
+    run = folder / "run"
+    _, held_out = build_stores(str(folder / "text.jsonl"), model.tokenizer, run / "data", fraction=0.3, end=model.end)
+    signature = {"job": "distil", "data": str(folder / "text.jsonl"), "eval_data": None}
+    (run / "run.json").write_text(json.dumps({"signature": signature}))
+    save(model, run / "student")
+    return run, held_out
+
+
+def probed(run, capsys, **keys):
+    found = limbeck.api.probe(str(run / "student"), length=32, device="cpu", **keys)
+    err = " ".join(capsys.readouterr().err.split())
+    assert all(" ".join(said.split()) in err for said in found["measured_on"].values())
+    return found["readings"], found["measured_on"]
+
+
+def test_a_model_in_a_run_is_measured_on_what_the_run_held_out(made, in_a_run, tmp_path, capsys):
+    folder, *_ = made
+    run, held_out = in_a_run
+    alone, said = probed(run, capsys, probe="likelihood,slices")
+    assert alone["held_out"]["n"] == held_out.documents
+    assert said["likelihood"] == said["slices"]
+    assert said["likelihood"].startswith(f"held out: the {held_out.documents} documents of ")
+    assert said["likelihood"].endswith("kept from training")
+    again, same = probed(run, capsys, data=str(folder / "text.jsonl"))
+    assert same["likelihood"] == said["likelihood"]
+    assert again["held_out"] == alone["held_out"]
+    texts = (folder / "text.jsonl").read_text().splitlines()
+    (tmp_path / "copy.jsonl").write_text("\n".join([*reversed(texts), json.dumps({"text": "the cat sat on a dog"})]))
+    copied, said = probed(run, capsys, data=str(tmp_path / "copy.jsonl"))
+    assert copied["held_out"]["n"] == held_out.documents + 1
+    assert f"; {len(texts) - held_out.documents} it was trained on are left out" in said["likelihood"]
+
+
+def test_a_run_without_its_stores_is_split_again(made, in_a_run, tmp_path, capsys):
+    folder, model, *_ = made
+    save(model, tmp_path / "run" / "student")
+    signature = json.loads((in_a_run[0] / "run.json").read_text())["signature"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"signature": signature}))
+    texts = [json.loads(line)["text"] for line in (folder / "text.jsonl").read_text().splitlines()]
+    expected = sum(is_held_out(Document("", text=text)) for text in texts)
+    for keys in ({}, {"data": str(folder / "text.jsonl")}):
+        found, said = probed(tmp_path / "run", capsys, **keys)
+        assert found["held_out"]["n"] == expected
+        assert said["likelihood"].startswith(f"held out: the {expected} document")
+    signature["data"] = str(tmp_path / "gone.jsonl")
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"signature": signature}))
+    with pytest.raises(BadCorpus, match=r"this is the text of the run in .*name another to measure on with --data"):
+        probed(tmp_path / "run", capsys)
+    found = limbeck.api.probe(
+        str(tmp_path / "run" / "student"), data=str(folder / "text.jsonl"), length=32, device="cpu"
+    )
+    assert found["readings"]["held_out"]["n"] == len(texts)
+    assert "what it trained on may be among the documents" in " ".join(capsys.readouterr().err.split())
+
+
+def test_training_text_alone_is_refused(made, in_a_run, tmp_path):
+    folder, *_ = made
+    run, held_out = in_a_run
+    lines = (folder / "text.jsonl").read_text().splitlines()
+    kept = held_out.digests()
+    trained = [line for line in lines if Document("", text=json.loads(line)["text"]).digest() not in kept]
+    (tmp_path / "trained.jsonl").write_text("\n".join(trained))
+    with pytest.raises(BadCorpus, match=rf"not trained on, got none: all {len(trained)} were in the training text"):
+        limbeck.api.probe(str(run / "student"), data=str(tmp_path / "trained.jsonl"), length=32, device="cpu")

@@ -1,16 +1,19 @@
 """Probes of synthetic tasks: a model that can do a task scores 1, one that guesses scores chance, one with a window only near."""
 
+import io
 import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import limbeck
 from limbeck.corpora import train_tokenizer
 from limbeck.corpora.tasks import listops as grammar
 from limbeck.errors import BadSetting, BadTask, Mismatch
+from limbeck.jobs.probe import show
 from limbeck.models.load import save
 from limbeck.probes import mqar as recall_probe
 from limbeck.probes.interval import share_interval, wilson
@@ -19,7 +22,7 @@ from limbeck.probes.mqar import mqar
 from limbeck.probes.reversal import Fact, known_facts, ranks, read_facts, reversal
 from limbeck.probes.spoken import log_likelihood
 from limbeck.probes.sums import sums
-from limbeck.types import Head, Outputs
+from limbeck.types import Head, Outputs, Reading
 from tests.models import frozen, llama
 
 BYTES = train_tokenizer((), vocab=259)
@@ -128,8 +131,8 @@ def few(monkeypatch):
 def test_a_model_that_looks_back_recalls_everything():
     found = by_name(mqar(follower()))
     assert found["recall_control"] == found["recall_2_pairs"] == found["recall_8_far"] == found["recall_8_guess"] == 1
-    assert (found["recall_control_chance"], found["recall_2_chance"]) == (1 / 2, 3 / 4)
-    assert found["recall_8_chance"] == pytest.approx(sum(1 / k for k in range(1, 9)) / 8)
+    assert (found["recall_control_guess_chance"], found["recall_2_guess_chance"]) == (1 / 2, 3 / 4)
+    assert found["recall_8_guess_chance"] == pytest.approx(sum(1 / k for k in range(1, 9)) / 8)
 
 
 def test_a_model_with_a_window_recalls_only_what_is_near():
@@ -142,8 +145,8 @@ def test_a_model_with_a_window_recalls_only_what_is_near():
 def test_a_model_that_says_one_token_guesses():
     found = by_name(mqar(Scripted(lambda tokens: BYTES.eos_token_id)))
     assert found["recall_8_pairs"] == found["recall_control"] == 0
-    assert found["recall_8_guess"] == pytest.approx(found["recall_8_chance"], abs=0.1)
-    assert found["recall_2_guess"] == pytest.approx(found["recall_2_chance"], abs=0.15)
+    assert found["recall_8_guess"] == pytest.approx(found["recall_8_guess_chance"], abs=0.1)
+    assert found["recall_2_guess"] == pytest.approx(found["recall_2_guess_chance"], abs=0.15)
 
 
 def test_a_model_that_rules_out_what_was_answered_and_guesses_reaches_chance():
@@ -154,8 +157,8 @@ def test_a_model_that_rules_out_what_was_answered_and_guesses_reaches_chance():
         return int(generator.choice(once)) if once else BYTES.eos_token_id
 
     found = by_name(mqar(Scripted(says)))
-    assert found["recall_8_pairs"] <= found["recall_8_chance"] + 0.1
-    assert found["recall_8_guess"] == pytest.approx(found["recall_8_chance"], abs=0.12)
+    assert found["recall_8_pairs"] <= found["recall_8_guess_chance"] + 0.1
+    assert found["recall_8_guess"] == pytest.approx(found["recall_8_guess_chance"], abs=0.12)
 
 
 def test_repeating_the_token_that_was_read_once_does_not_pass_the_control():
@@ -355,3 +358,18 @@ def json_of(fact):
 def test_wrong_flags_are_told(keys, said):
     with pytest.raises(BadSetting, match=said):
         limbeck.probe("builtin:stdlib", **keys)
+
+
+def test_names_stay_in_one_line_and_what_is_computed_has_no_n():
+    console = Console(width=80, file=io.StringIO())
+    rows = [
+        Reading("m", "mqar", "recall_control_guess_chance", 0.5, "share", 1, 0.5, 0.5),
+        Reading("m", "reversal", "reversal_backward_hits_commonest", 0.25, "share", 128, 0.1, 0.4),
+    ]
+    show([row.row() for row in rows], console)
+    first, second = (
+        line.split() for line in console.file.getvalue().splitlines() if "recall_" in line or "reversal_" in line
+    )
+    assert first == ["mqar", "recall_control_guess_chance", "0.5", "share"]
+    assert second[1:3] == ["reversal_backward_hits_commonest", "0.25"]
+    assert second[-1] == "128"

@@ -279,7 +279,9 @@ def test_where_nothing_is_asked_inside_nothing_is_known():
     results = [{"by_pairs": {"1": {"right_of_row": [1], "by_distance": {20: [1, 1]}}}}]
     inside, beyond = zoology.inside_and_beyond(results, 1)
     assert (inside.low, inside.high, inside.n) == (0, 1, 0)
-    assert zoology.judge_window(inside, beyond, 1, seeds=1).verdict == "inconclusive"
+    judged = zoology.judge_window(inside, beyond, 1, seeds=1)
+    assert judged.verdict == "inconclusive"
+    assert judged.seen.startswith("inside none asked; beyond 100.0%")
 
 
 def test_an_arm_of_which_every_training_diverged_says_nothing():

@@ -64,8 +64,9 @@ def shrink(*, method: str = "activation", **keys: Any) -> dict[str, Any]:
 
 
 def probe(model: str, *, teacher: str | None = None, out: str | Path | None = None, **keys: Any) -> dict[str, Any]:
-    """Measures a model, alone or against a teacher; gives ``{"model", "readings"}``.
+    """Measures a model, alone or against a teacher; gives ``{"model", "readings"}``, and ``measured_on`` where that is a text.
 
+    A model inside a run is measured on what the run held out, or on what of ``data`` the run was not trained on.
     With ``probe="slices"`` it is measured how well it recalls what stands earlier in its context, and ``counted_in`` is given
     besides; with ``probe="mqar,arithmetic"`` (also reversal, listops) it is asked synthetic tasks. With ``probe="pass-until"``
     and a ``task``, measures how often it passes that; gives ``{"model", "task", "readings"}``.

@@ -422,4 +422,5 @@ def _toml(file: Path) -> dict[str, Any]:
 def _explain(item: Any) -> str:
     key = "--" + ".".join(str(part) for part in item["loc"][:1]).replace("_", "-")
     reason = item["msg"].removeprefix("Value error, ")
-    return f"{key}: {reason} (got {item['input']!r})"
+    came = f"{item['input']!r}"
+    return f"{key}: {reason}" if f"got {came}" in reason else f"{key}: {reason} (got {came})"

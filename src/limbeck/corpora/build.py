@@ -11,8 +11,9 @@ rule them).
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,10 +66,14 @@ def build_held_out(
     folder: str | Path,
     *,
     end: int | None = None,
+    without: frozenset[bytes] = frozenset(),
     progress: bool = False,
 ) -> TokenStore:
-    """A whole source as a store to measure on, in ``folder/held_out``; of the standard library its held-out modules."""
-    draws = [_Draw(source, 1.0, ("held_out",))]
+    """A whole source as a store to measure on, in ``folder/held_out``; of the standard library its held-out modules.
+
+    Documents of the digests in ``without`` are left out; ``manifest["left_out"]`` says how many those are.
+    """
+    draws = [_Draw(source, 1.0, ("held_out",), without)]
     return _stores(draws, tokenizer, Path(folder), end=end, progress=progress)["held_out"]
 
 
@@ -87,11 +92,19 @@ def build_training(
 
 @dataclass(frozen=True)
 class _Draw:
-    """What is taken of one source: the documents that fall on the named sides."""
+    """What is taken of one source: the documents that fall on the named sides, but for some by their digests."""
 
     source: str
     fraction: float
     sides: tuple[str, ...]
+    without: frozenset[bytes] = frozenset()
+
+    def facts(self, stamps: list[Any]) -> dict[str, Any]:
+        """What a store that was made from it remembers."""
+        said = {"source": self.source, "fraction": self.fraction, "sides": list(self.sides), "stamps": stamps}
+        if self.without:
+            said["without"] = hashlib.sha256(b"".join(sorted(self.without))).hexdigest()
+        return said
 
 
 def _stores(
@@ -101,10 +114,7 @@ def _stores(
     parts = [resolve(draw.source) for draw in draws]
     framing = frame(tokenizer, end=end)
     made_from: dict[str, Any] = {
-        "draws": [
-            {"source": d.source, "fraction": d.fraction, "sides": list(d.sides), "stamps": [part.stamp for part in p]}
-            for d, p in zip(draws, parts, strict=True)
-        ],
+        "draws": [d.facts([part.stamp for part in p]) for d, p in zip(draws, parts, strict=True)],
         "tokenizer": fingerprint(tokenizer),
         "frame": [framing.begin, framing.end],
     }
@@ -159,7 +169,7 @@ def _fill(
     seen: set[bytes] = set()  # digests of what is held out
     with _bar([part for some in parts for part in some], shown=progress) as advance:
         for draw, some in zip(draws, parts, strict=True):
-            wanted = _wanted(read_parts(some, draw.source), draw)
+            wanted = _wanted(read_parts(some, draw.source), draw, writers)
             read = 0
             for side, item in _tokenised(wanted, tokenizer, framing, token_dtype(tokenizer)):
                 if side == "held_out":
@@ -173,11 +183,17 @@ def _fill(
                 _check_side(writers[side], side, draw, read)
 
 
-def _wanted(documents: Iterable[Document], draw: _Draw) -> Iterator[tuple[str, Document]]:
-    """The documents that are drawn, each with its side."""
+def _wanted(
+    documents: Iterable[Document], draw: _Draw, writers: Mapping[str, Writer]
+) -> Iterator[tuple[str, Document]]:
+    """The documents that are drawn, each with its side; those that are left out are counted by its writer."""
     for document in documents:
         side = "held_out" if is_held_out(document, fraction=draw.fraction) else "train"
-        if side in draw.sides:
+        if side not in draw.sides:
+            continue
+        if draw.without and document.digest() in draw.without:
+            writers[side].left_out += 1
+        else:
             yield side, document
 
 
@@ -213,6 +229,11 @@ def _check_side(writer: Writer, side: str, draw: _Draw, read: int) -> None:
     """An empty side is an error: without training documents nothing is learned, without held-out ones nothing shown."""
     if writer.documents or writer.items:
         return
+    if writer.left_out:
+        raise BadCorpus(
+            f"{draw.source}: expected documents that the model was not trained on, got none: all {writer.left_out:,} were "
+            "in the training text of its run; leave --data out to measure on what the run held out, or name another text"
+        )
     what = "to train on" if side == "train" else "held out to measure on"
     raise BadCorpus(
         f"{draw.source}: expected documents {what}, got none: of its {read} documents, split by their hashes at a "

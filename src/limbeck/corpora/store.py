@@ -98,6 +98,11 @@ class TokenStore:
         """SHA-256 of a document's content; None in a store that was written before it was kept."""
         return self._cell(document, "sha256") if "sha256" in self._shards[0].schema.names else None
 
+    def digests(self) -> frozenset[bytes]:
+        """SHA-256 of all documents' contents, so far as the store keeps them."""
+        kept = [shard.column("sha256") for shard in self._shards if "sha256" in shard.schema.names]
+        return frozenset(digest for column in kept for digest in column.to_pylist())
+
     def _pieces(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """The shards that hold a part of the stream, each with the part's start and stop in it."""
         first = self._first_token

@@ -49,6 +49,7 @@ class Writer:
     size: int = 0
     predictions: int = 0
     overlap: int = 0
+    left_out: int = 0
     shards: list[dict[str, Any]] = field(default_factory=list)
     digest: Any = field(default_factory=hashlib.sha256)
 
@@ -95,6 +96,7 @@ class Writer:
             "bytes": self.size,
             "predictions": self.predictions,
             "overlap": self.overlap,
+            "left_out": self.left_out,
             "dtype": self.dtype.name,
             "corpus_sha256": corpus or self.digest.hexdigest(),
             "made_from": made_from,

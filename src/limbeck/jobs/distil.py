@@ -37,7 +37,7 @@ from limbeck.plan.cost import Cost, estimate
 from limbeck.plan.pair import Finding, as_json, check, show
 from limbeck.plan.size import Size
 from limbeck.plan.state import kept_bytes
-from limbeck.report.words import duration
+from limbeck.report.words import took, trainings
 from limbeck.run.log import console
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan
@@ -67,7 +67,10 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
 
 @dataclass
 class Comparison:
-    """A student and what it is compared with, ready to be trained. ``run`` is what run.json holds, on the first rank."""
+    """A student and what it is compared with, ready to be trained. ``run`` is what run.json holds, on the first rank.
+
+    ``continued``: whether an earlier start of the run had come as far as this.
+    """
 
     settings: DistilSettings
     run: dict[str, Any]
@@ -77,6 +80,7 @@ class Comparison:
     shared: Shared
     cost: Cost
     proof: Proof
+    continued: bool
 
     def show_so_far(self) -> None:
         """Writes a report of the arms that are done: whoever stops here has one."""
@@ -88,11 +92,12 @@ class Comparison:
         if not self.shared.machine.world.first:
             return {}
         if "ended" not in self.run:
-            update(self.settings.out, self.run, ended=now(), seconds=round(seconds, 1))
+            known = {} if self.continued else {"seconds": round(seconds, 1)}  # of all starts
+            update(self.settings.out, self.run, ended=now(), **known)
         result = self.proof.conclude(self.run)
         if "estimate" in self.run:
             console.print(said_after(self.run["estimate"], self.arms, self.shared.machine))
-        console.print(f"It took {duration(seconds)} in all.")
+        console.print(f"It {took(seconds, continued=self.continued)}.")
         return result
 
 
@@ -129,6 +134,7 @@ def prepare(
         derived["objective_code"] = code
     run = claim(settings.out, signature_of(settings, "distil", **derived)) if where.world.first else {}
     where.world.barrier()
+    continued = "teacher" in run  # written below, before the first training
     if is_served(settings.teacher) and not beside:
         _check_served(settings, length=length, where=where)
     listening = objectives or settings.objectives
@@ -191,7 +197,7 @@ def prepare(
         settings, source, held_out, length=length, machine=where, listens=objective.needs_teacher, train=store
     )
     proof.cut(cut)
-    return Comparison(settings, run, source, (store, held_out), arms, shared, cost, proof)
+    return Comparison(settings, run, source, (store, held_out), arms, shared, cost, proof, continued)
 
 
 def _foretell(settings: DistilSettings, run: dict[str, Any], arms: list[Arm], cost: Cost, shared: Shared) -> None:
@@ -334,5 +340,5 @@ def _announce(
         f"({student.parameters_count / teacher['parameters']:.2f} of it)\n"
         f"{plan.steps:,} steps of {plan.rows} x {length} tokens = {tokens:,} tokens "
         f"({tokens / max(epoch, 1):.1f} epochs), peak learning rate {plan.lr:.2g}, {plan.schedule}; "
-        f"{len(arms)} trainings: {', '.join(a.label for a in arms)}"
+        f"{trainings(len(arms))}: {', '.join(a.label for a in arms)}"
     )

@@ -28,7 +28,7 @@ from limbeck.objectives import parse
 from limbeck.plan.cost import Cost, peak_together
 from limbeck.plan.resources import FULL, free_memory
 from limbeck.report.family import write_family_report
-from limbeck.report.words import duration
+from limbeck.report.words import took
 from limbeck.run.log import console
 from limbeck.run.world import World, leave
 
@@ -44,6 +44,7 @@ def family(settings: DistilSettings) -> dict[str, Any]:
         _check(settings.model_copy(update=what), name)
     where = machine(settings)
     run = claim(settings.out, signature_of(settings, "family", **answers)) if where.world.first else {}
+    continued = "members" in run
     if where.world.first:
         update(settings.out, run, members=list(wanted), objectives=[what["objective"] for what in wanted.values()])
     where.world.barrier()
@@ -63,9 +64,10 @@ def family(settings: DistilSettings) -> dict[str, Any]:
         results[name] = member.conclude(training_seconds([arm for arm in member.arms if arm.folder not in linked]))
     if where.world.first:
         if "ended" not in run:
-            update(settings.out, run, ended=now(), seconds=round(time.monotonic() - started, 1))
+            known = {} if continued else {"seconds": round(time.monotonic() - started, 1)}  # of all starts
+            update(settings.out, run, ended=now(), **known)
         write_family_report(settings.out)
-        console.print(f"\n{len(wanted)} students took {duration(time.monotonic() - started)} in all.")
+        console.print(f"\n{len(wanted)} students {took(time.monotonic() - started, continued=continued)}.")
     where.world.barrier()
     leave()
     return {"out": str(settings.out), "members": results} if where.world.first else {}

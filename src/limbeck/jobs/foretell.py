@@ -13,7 +13,7 @@ from limbeck.disk import read_lines
 from limbeck.jobs.arms import Arm, Shared
 from limbeck.jobs.setup import Machine
 from limbeck.plan.cost import Cost
-from limbeck.report.words import duration, label
+from limbeck.report.words import duration, label, trainings
 from limbeck.run.log import peak_gib
 
 # Seconds that are measured for each kind of arm: a small share of what it will take, within these.
@@ -53,7 +53,7 @@ def said_before(foretold: Foretold, arms: Sequence[Arm]) -> str:
     """The estimate as it is printed before the trainings."""
     steps = ", ".join(f"{seconds:.3g} s of {name}" for name, seconds in foretold.step_seconds.items())
     return (
-        f"estimate: {duration(foretold.seconds)} for {len(arms)} trainings (a step, measured now: {steps}), and "
+        f"estimate: {duration(foretold.seconds)} for {trainings(len(arms))} (a step, measured now: {steps}), and "
         f"{foretold.peak_bytes / 2**30:.2f} GiB of memory"
     )
 

@@ -47,6 +47,12 @@ class HeldOut:
         self._chosen = np.sort(self.sample)
         self._together = max(1, 2048 // length)
 
+    @property
+    def said(self) -> str:
+        """How much of the text is read, where that is a sample."""
+        read, there = len(self._chosen), self._rows.n_rows
+        return f", {read:,} of their {there:,} rows" if read < there else ""
+
     def batches(self, *, counted: Callable[[Batch], Batch] = lambda batch: batch) -> Iterator[Batch]:
         """The rows, a few at a time, on the device; ``counted`` takes weight from more of their positions."""
         for start in range(0, len(self._chosen), self._together):

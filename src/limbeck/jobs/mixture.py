@@ -133,7 +133,8 @@ def show_mixture(result: dict[str, Any], console: Console) -> None:
     console.print(table)
     console.print(
         f"training: {total['training_flops']:.3g} FLOPs a token, with attention everywhere {attention['training_flops']:.3g}; "
-        f"the state is {_share(total['state_bytes'], attention['state_bytes'])} of attention's"
+        f"the state is {_share(total['state_bytes'], attention['state_bytes'])} attention's, in bfloat16 but for sums over the "
+        "text, which are float32"
     )
     console.print(f"recall: {result['recall']['said']}", markup=False)
     console.print(f"  {result['recall']['rule']}", style="dim", markup=False)
@@ -146,4 +147,4 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _share(part: int, whole: int) -> str:
-    return f"1/{whole / part:.3g}" if 0 < part < whole / 2 else f"{part / whole:.3g}"
+    return "as large as" if part == whole else f"{100 * part / whole:.3g} % of"

@@ -208,7 +208,7 @@ def _say_layers(shape: Mixed, model: LanguageModel, length: int) -> None:
     ours, theirs = (mixture.state_bytes(length, _FLOAT32) for mixture in (size.mixture, attention))
     console.print(
         f"layers: {shown_pattern(shape.pattern, shape.layers)}, width {shape.width}; state after {length} tokens "
-        f"{shown_bytes(ours)} (with attention everywhere {shown_bytes(theirs)}), float32"
+        f"{shown_bytes(ours)} (with attention everywhere {shown_bytes(theirs)}), all in float32, as it is trained"
     )
     for remark in remarks(size.mixture, length):
         console.print(f"note: {remark}", markup=False)
@@ -232,7 +232,7 @@ tags: [limbeck]
 
     {shlex.join(run["command"])}
 
-on {run["tokens"]:,} tokens of `{settings["data"]}` ({corpus["tokens"]:,} different ones, by a tokenizer trained on them too),
+on {run["tokens"]:,} tokens of `{settings["data"]}`, of which {corpus["tokens"]:,} are there to train on (its tokenizer was, too),
 {run["tokens"] / run["parameters"]:.1f} tokens a parameter, seed {settings["seed"]}, peak learning rate {run["lr"]:.2g},
 from {run["started"]} to {run["ended"]}; torch {versions["torch"]}, transformers {versions["transformers"]},
 Python {versions["python"]}.

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from limbeck.config import ProbeSettings
-from limbeck.corpora import build_held_out
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import write_text, writing
 from limbeck.errors import BadSetting
 from limbeck.jobs.held_out import HeldOut
+from limbeck.jobs.probed_text import RunFolder, Texts
 from limbeck.jobs.setup import Machine, machine, row_length
 from limbeck.jobs.slices import recall_by_slices
 from limbeck.models.load import LanguageModel, load, load_config
@@ -34,15 +34,18 @@ _OF_TEXT = ("likelihood", "slices")
 
 
 def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path | None) -> dict[str, Any]:
-    """Measures a model; gives ``{"model", "readings"}``, the latter by name; of slices also in what was ``counted_in``.
+    """Measures a model; gives ``{"model", "readings"}``, the latter by name.
 
-    Likelihood is of all of a source (of python:stdlib on its held-out modules), slices are of it too, both alone or against a
-    teacher; the other probes ask tasks that are made here.
+    Besides, by probe, the text it was ``measured_on``, and of slices what was ``counted_in``.
+
+    Likelihood and slices, alone or against a teacher, are of a text (`jobs.probed_text`): of a model inside a run never one that
+    the run trained on. The other probes ask tasks that are made here.
     """
     _check(settings, teacher)
     facts = read_facts(settings.task) if settings.task is not None else known_facts()
     where = machine(settings)
-    if any(name in _OF_TEXT for name in settings.probe):
+    run = RunFolder.of(model)
+    if any(name in _OF_TEXT for name in settings.probe) and (run is None or "data" in settings.model_fields_set):
         resolve_source(settings.data)
     for name in filter(None, (model, teacher)):
         load_config(name)
@@ -50,29 +53,39 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
     against = load(teacher, device=where.world.device, dtype=where.dtype) if teacher else None
     if against is not None:
         check(list(tokens_of_pair(against, measured)))
-    counted_in: dict[str, str] = {}
+    said: dict[str, Any] = {}
+    measured_on: dict[str, str] = {}
 
-    def of_slices() -> list[Reading]:
+    def of_text(texts: Texts) -> list[Reading]:
         length = _row_length(settings, where, measured, against)
-        found, counted_in["counted_in"] = recall_by_slices(
-            settings, model, measured, against, length=length, where=where
+        found, measured_on["likelihood"] = _of_text(texts, where, measured, against, length=length)
+        return found
+
+    def of_slices(texts: Texts) -> list[Reading]:
+        length = _row_length(settings, where, measured, against)
+        found, said["counted_in"], measured_on["slices"] = recall_by_slices(
+            texts, measured, against, length=length, where=where
         )
         return found
 
-    asked: dict[str, Callable[[], list[Reading]]] = {
-        "likelihood": lambda: _of_text(settings, where, measured, against),
+    asked: dict[str, Callable[[Texts], list[Reading]]] = {
+        "likelihood": of_text,
         "slices": of_slices,
-        "mqar": lambda: mqar(measured, seed=settings.seed),
-        "reversal": lambda: reversal(measured, facts, seed=settings.seed),
-        "arithmetic": lambda: sums(measured, seed=settings.seed),
-        "listops": lambda: listops(measured, seed=settings.seed),
+        "mqar": lambda _: mqar(measured, seed=settings.seed),
+        "reversal": lambda _: reversal(measured, facts, seed=settings.seed),
+        "arithmetic": lambda _: sums(measured, seed=settings.seed),
+        "listops": lambda _: listops(measured, seed=settings.seed),
     }
-    readings = [reading for name in settings.probe for reading in asked[name]()]
+    with tempfile.TemporaryDirectory() as folder:
+        texts = Texts(settings, run, measured, Path(folder))
+        readings = [reading for name in settings.probe for reading in asked[name](texts)]
+    if measured_on:
+        said["measured_on"] = measured_on
     if out is not None:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
         write_text(out / "readings.jsonl", "".join(json.dumps(r.row()) + "\n" for r in readings))
-    return {"model": model, **counted_in, "readings": {r.name: r.row() for r in readings}}
+    return {"model": model, **said, "readings": {r.name: r.row() for r in readings}}
 
 
 def _check(settings: ProbeSettings, teacher: str | None) -> None:
@@ -90,23 +103,26 @@ def _row_length(settings: ProbeSettings, where: Machine, model: LanguageModel, a
 
 
 def _of_text(
-    settings: ProbeSettings, where: Machine, model: LanguageModel, against: LanguageModel | None
-) -> list[Reading]:
-    length = _row_length(settings, where, model, against)
-    with tempfile.TemporaryDirectory() as folder:
-        store = build_held_out(settings.data, model.tokenizer, folder, end=model.end, progress=console.is_terminal)
-        held_out = HeldOut(store, length=length, machine=where)
-        measured = measure(model, against, held_out.batches(), documents=store.documents)
-        sizes = held_out.text_bytes(measured)
+    texts: Texts, where: Machine, model: LanguageModel, against: LanguageModel | None, *, length: int
+) -> tuple[list[Reading], str]:
+    """Readings of a model on a text, and on what they are."""
+    text = texts.whole
+    held_out = HeldOut(text.store, length=length, machine=where)
+    measured_on = text.said + held_out.said
+    console.print(f"likelihood is measured on {measured_on}", markup=False)
+    measured = measure(model, against, held_out.batches(), documents=text.store.documents)
+    sizes = held_out.text_bytes(measured)
     readings = likelihood("model", [measured], text_bytes=sizes) + calibration("model", [measured])
-    return readings + fidelity("model", [measured]) + cost("model", model)
+    return readings + fidelity("model", [measured]) + cost("model", model), measured_on
 
 
 def show(readings: Iterable[dict[str, Any]], console: Console) -> None:
     """Prints a table of rows of readings."""
-    table = Table("probe", "reading", "value", "95 % interval", "unit", "n")
-    table.columns[1].overflow = "fold"  # a name that is cut off says nothing
+    table = Table(box=None, pad_edge=False)
+    for column in ("probe", "reading", "value", "95 % interval", "unit", "n"):
+        table.add_column(column, no_wrap=column != "95 % interval")  # a name in two lines, or cut off, says nothing
     for r in readings:
+        exact = r["low"] == r["value"] == r["high"] and r["n"] == 1  # computed, as chance: nothing was sampled
         interval = "" if r["low"] is None or r["low"] == r["high"] else f"{r['low']:,.4g} to {r['high']:,.4g}"
-        table.add_row(r["probe"], r["name"], f"{r['value']:,.4g}", interval, r["unit"], f"{r['n']:,}")
+        table.add_row(r["probe"], r["name"], f"{r['value']:,.4g}", interval, r["unit"], "" if exact else f"{r['n']:,}")
     console.print(table)

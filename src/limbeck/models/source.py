@@ -58,9 +58,7 @@ def _local(name: str | Path) -> Path | None:
         )
     looks_local = text.startswith(("/", ".", "~")) or text.count("/") > 1 or not text or "\\" in text
     if looks_local:
-        raise BadModel(
-            f"{text!r}: no such folder; --teacher and --student take a model folder, a hub id or builtin:NAME"
-        )
+        raise BadModel(f"{text!r}: no such folder ({folder.absolute()}); give a model folder, a hub id or builtin:NAME")
     return None
 
 
@@ -239,6 +237,6 @@ def _told(name: str) -> Iterator[None]:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadModel(
-            f"{name!r}: not a local folder, and the hub did not give it ({type(error).__name__}: {reason}); "
-            "check the spelling, or download the model and give its folder"
+            f"{name!r}: not a local folder ({Path(name).absolute()}), and the hub did not give it "
+            f"({type(error).__name__}: {reason}); check the spelling, or download the model and give its folder"
         ) from error

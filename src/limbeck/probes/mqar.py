@@ -31,12 +31,18 @@ _FEWEST = 8  # words without which there is nothing to ask
 def mqar(model: LanguageModel, *, seed: int = 0) -> list[Reading]:
     """Accuracy by pairs and distance, as many pairs as fit into the context; n is rows, which ask a question for each pair.
 
-    ``guess`` is the likeliest of the row's values that were not read yet rather than of all tokens; chance belongs to it.
+    ``guess`` is the likeliest of the row's values that were not read yet rather than of all tokens, and its chance is among those
+    too; what is said freely would reach none by luck.
     Raises BadTask where the tokenizer has too few words of one token.
     """
     words = _words(model)
-    said, _, _ = _answers(model, words, _CONTROL, np.random.default_rng([seed, 1]), asked=1)
-    found = {"recall_control": _share(said, np.ones_like(said)), "recall_control_chance": _chance(_CONTROL, asked=1)}
+    said, guessed, _ = _answers(model, words, _CONTROL, np.random.default_rng([seed, 1]), asked=1)
+    everywhere = np.ones_like(said)
+    found = {
+        "recall_control": _share(said, everywhere),
+        "recall_control_guess": _share(guessed, everywhere),
+        "recall_control_guess_chance": _chance(_CONTROL, asked=1),
+    }
     for pairs in PAIRS:
         if 2 * pairs <= len(words) and 4 * pairs + 1 <= model.context:
             found |= _asked(model, words, pairs, seed)
@@ -55,7 +61,7 @@ def _asked(model: LanguageModel, words: Int64[np.ndarray, " words"], pairs: int,
         f"recall_{pairs}_near": _share(said, near),
         f"recall_{pairs}_far": _share(said, ~near),
         f"recall_{pairs}_guess": _share(guessed, everywhere),
-        f"recall_{pairs}_chance": _chance(pairs, asked=pairs),
+        f"recall_{pairs}_guess_chance": _chance(pairs, asked=pairs),
     }
 
 

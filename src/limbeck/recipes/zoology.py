@@ -195,8 +195,13 @@ def judge_window(inside: Interval, beyond: Interval, pairs: int, *, seeds: int) 
         f"{share(guess, digits=1)} of the others, both by the whole 95 % interval over rows and seeds. Refuted: less than "
         f"{FAILS:.0%} of the first, or more of the second, by the whole of it. Inconclusive otherwise.",
         verdict,
-        f"inside {interval(inside, '.1%')}; beyond {interval(beyond, '.1%')}; n = {inside.n:,} rows, {seeds} seeds.",
+        f"inside {_asked(inside)}; beyond {_asked(beyond)}; n = {max(inside.n, beyond.n):,} rows, {seeds} seeds.",
     )
+
+
+def _asked(found: Interval) -> str:
+    """An accuracy; in short rows every question may lie on one side."""
+    return interval(found, ".1%") if found.n else "none asked"
 
 
 def judge_hybrid(name: str, hybrid: Rows, convolution: Rows, attention: Rows, pairs: int) -> Judged:

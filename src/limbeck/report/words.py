@@ -66,6 +66,16 @@ def interval(found: Bounded, digits: str) -> str:
     return f"{found.value:{digits}} ({found.low:{digits}} to {found.high:{digits}})"
 
 
+def trainings(count: int) -> str:
+    """``1 training``, ``4 trainings``."""
+    return f"{count:,} training" + ("" if count == 1 else "s")
+
+
+def took(seconds: float, *, continued: bool) -> str:
+    """``took 3 min in all``; of what was stopped in between only the last start is known."""
+    return f"took {duration(seconds)} " + ("since it was last started" if continued else "in all")
+
+
 def share(value: float, *, digits: int = 0) -> str:
     """A share as per cent."""
     return f"{100 * value:.{digits}f} %"

@@ -1,0 +1,148 @@
+"""Which text `limbeck probe` reads: of a model inside a run what the run kept from training, else all of a source.
+
+A run's documents are told apart by the digests of its training store, so a source that holds them in another file, or in
+another order, does not bring them back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from limbeck.config import ProbeSettings
+from limbeck.corpora import TokenStore, build_held_out, build_stores
+from limbeck.corpora.source import resolve
+from limbeck.corpora.tokenizer import fingerprint
+from limbeck.disk import read_json
+from limbeck.errors import BadCorpus
+from limbeck.models.load import LanguageModel
+from limbeck.run.log import console
+
+_UP = 4  # folders above a model in which its run may be: runs/x/baselines/cut+ce-seed0/student
+_TRAINS = ("distil", "pretrain")  # jobs whose runs may have their text elsewhere
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run that a model is in, and what its signature says of its text."""
+
+    folder: Path
+    data: str
+    eval_data: str | None
+
+    @classmethod
+    def of(cls, model: str) -> RunFolder | None:
+        """The run that a model's folder is in; None for a model of the hub or of a folder by itself."""
+        folder = Path(model).expanduser()
+        if not folder.is_dir():
+            return None
+        for above in list(folder.resolve().parents)[:_UP]:
+            signature = _signature(above / "run.json")
+            made = (above / "data" / "train").is_dir() or signature.get("job") in _TRAINS
+            if made and isinstance(signature.get("data"), str):
+                return cls(above, signature["data"], signature.get("eval_data"))
+        return None
+
+
+def _signature(record: Path) -> dict[str, Any]:
+    try:
+        signature = read_json(record)["signature"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return signature if isinstance(signature, dict) else {}
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is measured, and how that is said."""
+
+    store: TokenStore
+    said: str
+
+
+class Texts:
+    """The texts of one model, each made at most once, in a folder that may go when all is measured."""
+
+    def __init__(self, settings: ProbeSettings, run: RunFolder | None, model: LanguageModel, folder: Path) -> None:
+        self._source = settings.data if run is None or "data" in settings.model_fields_set else None
+        self._run, self._model, self._folder = run, model, folder
+        self._how: dict[str, Any] = {"end": model.end, "progress": console.is_terminal}
+
+    @cached_property
+    def whole(self) -> Text:
+        """What the run held out; of another source all that it was not trained on; outside a run all of the source."""
+        if self._of_run is None:
+            assert self._source is not None, "looked for in _of_run"
+            store = build_held_out(self._source, self._model.tokenizer, self._folder / "whole", **self._how)
+            return Text(store, f"{_documents(store)} of {_named(self._source)}")
+        assert self._run is not None, "a text of a run is in one"
+        train, held_out = self._of_run
+        if self._source is None or _stamps(self._source) == _stamps_of(held_out):
+            named = self._run.eval_data or self._run.data
+            kept = f"{_documents(held_out)} of {named} that the run in {self._run.folder} kept from training"
+            return Text(held_out, f"held out: {kept}")
+        trained = train.digests()
+        folder = self._folder / "whole"
+        store = build_held_out(self._source, self._model.tokenizer, folder, without=trained, **self._how)
+        if left := store.manifest["left_out"]:
+            kept = f"{_documents(store)} of {self._source} that the run in {self._run.folder} was not trained on"
+            return Text(store, f"held out: {kept}; {left:,} it was trained on are left out")
+        return Text(store, f"{_documents(store)} of {_named(self._source)}")
+
+    def for_slices(self) -> tuple[TokenStore, str, Text]:
+        """In what bigrams are counted, how that is said, and what is measured."""
+        if self._of_run is not None:
+            assert self._run is not None, "a text of a run is in one"
+            return self._of_run[0], f"the training text of the run in {self._run.folder}", self.whole
+        assert self._source is not None, "looked for in _of_run"
+        train, held_out = build_stores(self._source, self._model.tokenizer, self._folder / "halves", **self._how)
+        said = f"the {held_out.documents:,} documents held out of {self._source}"
+        return train, f"the training half of {self._source}", Text(held_out, said)
+
+    @cached_property
+    def _of_run(self) -> tuple[TokenStore, TokenStore] | None:
+        """(training, held-out) text of the run in the model's tokens; None outside a run, or where its text is gone."""
+        if self._run is None:
+            return None
+        try:
+            stores = tuple(TokenStore.open(self._run.folder / "data" / side) for side in ("train", "held_out"))
+        except BadCorpus:
+            stores = ()
+        ours = fingerprint(self._model.tokenizer)
+        if stores and all(s.manifest["made_from"].get("tokenizer") == ours and s.digests() for s in stores):
+            return stores[0], stores[1]
+        source, tokenizer, folder = self._run.data, self._model.tokenizer, self._folder / "run"
+        try:
+            return build_stores(source, tokenizer, folder, eval_source=self._run.eval_data, **self._how)
+        except BadCorpus as error:
+            if self._source is None:
+                raise BadCorpus(
+                    f"{error}; this is the text of the run in {self._run.folder}: name another to measure on with --data"
+                ) from None
+            console.print(
+                f"warning: the text of the run in {self._run.folder} is not there any more, so what it trained on may be "
+                f"among the documents of {self._source}",
+                markup=False,
+            )
+            return None
+
+
+def _documents(store: TokenStore) -> str:
+    return f"the {store.documents:,} documents" if store.documents != 1 else "the 1 document"
+
+
+def _named(source: str) -> str:
+    """A source; of the standard library only its held-out modules are measured."""
+    return f"{source}, of the standard library its held-out modules" if "python:stdlib" in source else source
+
+
+def _stamps(source: str) -> list[Any]:
+    return [part.stamp for part in resolve(source)]
+
+
+def _stamps_of(held_out: TokenStore) -> list[Any] | None:
+    """The stamps of what was held out from; None of a store that was made in another way."""
+    draws = held_out.manifest["made_from"].get("draws", [])
+    return next((draw["stamps"] for draw in draws if "held_out" in draw["sides"]), None)
