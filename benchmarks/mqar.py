@@ -4,8 +4,10 @@
 
 *Rows*: blocks of 1,024 at once, and one row after the other with numpy's `choice`, as the task was published. *Training*: the
 recipe's, and the same model, number of rows, optimiser and looks at held-out rows with logits at every position, AdamW one
-parameter after the other, and rows drawn one after the other. Neither ends early. Both are timed in pairs, the first of a pair
-changing, by the CPU time of this process on one thread; given are the median ratio of a pair and all of them from least to most.
+parameter after the other, rows drawn one after the other, and norms and convolutions as one writes them first (`nn.RMSNorm`,
+`F.conv1d`, a product of `torch.fft.rfft`), whose gradients PyTorch finds. Neither ends early. Both are timed in pairs, the first
+of a pair changing, by the CPU time of this process on one thread; given are the median ratio of a pair and all of them from
+least to most.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -24,6 +27,9 @@ from torch.nn import functional as F
 from limbeck.corpora.tasks.drawn import BLOCK, Drawing, Drawn, as_batch
 from limbeck.corpora.tasks.mqar import MQAR
 from limbeck.jobs.folder import command, now, versions
+from limbeck.models.mixers import convolution
+from limbeck.models.mixers.convolution import ShortConv
+from limbeck.models.mixers.documents import Documents
 from limbeck.recipes import recall
 from limbeck.recipes.recall import CLIP, LOOK, WARMUP, Cell, new_decoder
 from limbeck.recipes.recall_grid import ARMS, SCALES
@@ -50,7 +56,15 @@ def one_after_the_other(task: MQAR, generator: np.random.RandomState, rows: int)
 
 def straightforward(cell: Cell) -> float:
     """Trains a cell without any of the recipe's shortcuts; gives the last loss."""
+    with mock.patch.object(convolution, "_fourier", as_first_written), mock.patch.object(ShortConv, "forward", taps):
+        return _straightforward(cell)
+
+
+def _straightforward(cell: Cell) -> float:
     model, generator = new_decoder(cell).train(), np.random.RandomState(cell.seed)
+    for layer in model.model.layers:
+        layer.mixer_norm = torch.nn.RMSNorm(cell.width, eps=layer.mixer_norm.eps)
+    model.model.norm = torch.nn.RMSNorm(cell.width, eps=model.model.norm.eps)
     groups = [{**group, "foreach": False, "fused": False} for group in recall.optimizer_of(model).param_groups]
     optimizer = torch.optim.AdamW(groups)
     held_out = as_batch(one_after_the_other(cell.task(max(cell.pairs)), generator, cell.tested // 2))
@@ -70,7 +84,23 @@ def straightforward(cell: Cell) -> float:
     for pairs in cell.pairs:
         with torch.no_grad():
             everywhere(model, as_batch(one_after_the_other(cell.task(pairs), generator, cell.tested)))
-    return float(loss)
+    return loss.item()
+
+
+def as_first_written(u: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
+    """A long convolution of rows (B, T, D) with filters (L, D)."""
+    size = 2 * u.shape[1]
+    spectrum = torch.fft.rfft(u.mT, n=size) * torch.fft.rfft(filters[: u.shape[1]].mT, n=size)
+    return torch.fft.irfft(spectrum, n=size)[..., : u.shape[1]].mT
+
+
+def taps(
+    conv: ShortConv, u: torch.Tensor, documents: Documents, recent: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A short convolution of whole rows before which nothing came."""
+    count, length = conv.weight.shape[1], u.shape[1]
+    y = F.conv1d(u.mT, conv.weight[:, None], conv.bias, padding=count - 1, groups=len(conv.weight))
+    return y[..., :length].mT, u
 
 
 def everywhere(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
