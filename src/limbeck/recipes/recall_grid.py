@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from limbeck.recipes.rates import TUNING, best_rates
 from limbeck.recipes.recall import Cell, train
 from limbeck.recipes.recipe import Ground
 from limbeck.recipes.trainings import Trainings
 
-TUNING = 10_000  # added to the seed that rates are chosen on
 _BASECONV = ("conv", "longconv:implicit,gated=true")
 
 
@@ -145,13 +145,10 @@ def _rates(bench: Trainings, scale: Scale, seed: int) -> dict[str, float]:
     if not scale.tuned:
         return dict.fromkeys(ARMS, scale.rates[0])
     tried = {
-        (arm, rate): _with_rate(_cell(scale, arm, scale.judged, rate, seed + TUNING), rate)
+        arm: {rate: _with_rate(_cell(scale, arm, scale.judged, rate, seed + TUNING), rate) for rate in scale.rates}
         for arm in ARMS
-        for rate in scale.rates
     }
-    bench.do(tried.values())
-    nats = {which: _nats(bench.result(cell)) for which, cell in tried.items()}
-    return {arm: min(scale.rates, key=lambda rate: nats[arm, rate]) for arm in ARMS}
+    return best_rates(bench, tried, _nats)
 
 
 def _nats(result: Mapping[str, Any]) -> float:

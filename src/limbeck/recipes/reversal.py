@@ -18,6 +18,7 @@ from limbeck.errors import BadSetting
 from limbeck.probes.interval import Interval, bootstrap
 from limbeck.recipes.drawing import draw_reversals
 from limbeck.recipes.facts import KINDS, Cell, train
+from limbeck.recipes.rates import TUNING
 from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds, with_failures
 from limbeck.recipes.trainings import Trainings
 from limbeck.report.words import interval
@@ -28,7 +29,6 @@ Results = Sequence[Mapping[str, Any]]
 TRAINED = 0.9  # MRR on the facts as they were told, below which nothing follows from the reversed ones
 REVERSES = 0.5  # MRR on reversed facts that counts as a rule learned; the paper's concept level has 0.81 to 0.98
 GUESSED = 0.05  # above the chance level: as good as a guess
-TUNING = 10_000  # added to the seed of the world that rates are chosen in
 _SHOWN = {
     "concept": "a token a thing",
     "name": "names, tokens said",
