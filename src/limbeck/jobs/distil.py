@@ -165,14 +165,11 @@ def prepare(
     taken = {"steps": steps, "matched": matched}
     arms = _arms(settings, teacher, student, passes=passes, **taken, length=length, member=member)
     if where.world.first:
-        facts = {"doctor": as_json(findings), "plan": _said(plan, length, arms), "objective": repr(objective)}
         about = _summary(teacher) | source.facts | {"passes": passes}
-        update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
+        facts = {"doctor": as_json(findings), "plan": _said(plan, length, arms), "objective": repr(objective)}
         if asked:
-            update(settings.out, run, conversion=read_json(settings.out / SAID))
-            if source.size is not None:
-                state = _kept(student, teacher, source.size, length=length, itemsize=where.dtype.itemsize)
-                update(settings.out, run, state=state)
+            facts |= _of_conversion(settings, source, student, teacher, length=length, where=where)
+        update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
         _announce(about, student, plan, length, arms, min(store.tokens, (source.rows or sys.maxsize) * length))
     shared = Shared(
         *(cut, source.told, store, length, plan, where),
@@ -198,6 +195,22 @@ def prepare(
     )
     proof.cut(cut)
     return Comparison(settings, run, source, (store, held_out), arms, shared, cost, proof, continued)
+
+
+def _of_conversion(
+    settings: DistilSettings,
+    source: RunTeacher | OtherTokens,
+    student: LanguageModel,
+    teacher: LanguageModel,
+    *,
+    length: int,
+    where: Machine,
+) -> dict[str, Any]:
+    """What a run keeps of a conversion besides: what became of attention, and what is kept of a text."""
+    said: dict[str, Any] = {"conversion": read_json(settings.out / SAID)}
+    if source.size is not None:
+        said["state"] = _kept(student, teacher, source.size, length=length, itemsize=where.dtype.itemsize)
+    return said
 
 
 def _foretell(settings: DistilSettings, run: dict[str, Any], arms: list[Arm], cost: Cost, shared: Shared) -> None:

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.errors import Mismatch
+from limbeck.models.mixers.precision import exact
 from limbeck.objectives import chunks, outcomes
 from limbeck.objectives.base import Objective, terms_of
 from limbeck.objectives.chunks import Slopes
@@ -66,7 +67,7 @@ def fused_backward(
     sizes = _fitting(outputs, len(positions)) if sizes == "auto" else sizes
     sides = _sides(outputs, _sloped(objective, outputs, signal, batch, sizes), sizes)
     back = _Back(outputs)
-    with torch.no_grad(), _exact(outputs):
+    with torch.no_grad(), exact(outputs.hidden):
         for part, student, teacher in _products(*sides, positions):
             here = positions[part]
             chunk = Chunk(flat.targets[here], flat.weight[here])
@@ -99,7 +100,7 @@ def fused_nats(
     positions = batch.flat().weight.nonzero().squeeze(-1)
     told = _sloped(objective, outputs, signal, batch, sizes)
     for part, logits, said, chunk in walk(outputs, told, batch, positions=positions, sizes=sizes):
-        with _exact(outputs):
+        with exact(outputs.hidden):
             if isinstance(said, Sparse | Slopes):
                 found = value_and_gradient(objective, logits, said, chunk)[0]
             else:
@@ -285,7 +286,7 @@ class _Back:
             if tensor is not None and gradient is not None and not (tensor.is_leaf and tensor.grad is gradient)
         ]
         if waiting:
-            with _exact(self.outputs):  # autocast is for the way forward; back it would round what that kept wide
+            with exact(self.outputs.hidden):  # autocast is for the way forward; back it would round what that kept wide
                 torch.autograd.backward([t for t, _ in waiting], [g for _, g in waiting])
 
 
@@ -341,11 +342,6 @@ def _borrow(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.empty(elements, dtype=dtype, device=device)
     _SPARE[:] = [spare for spare in _SPARE if spare is not fits[0]]
     return fits[0]
-
-
-def _exact(outputs: Outputs) -> torch.autocast:
-    """A context in which objectives compute in the precision they are given."""
-    return torch.autocast(outputs.hidden.device.type, enabled=False)
 
 
 def _parts(n: int, size: int) -> Iterator[slice]:
