@@ -158,7 +158,8 @@ def test_losses_hidden_states_and_checkpointed_gradients():
     assert len(outputs.hidden_states) == 7
     assert outputs.past_key_values is None  # none is kept in training
     assert torch.equal(model.lm_head(outputs.hidden_states[-1]), outputs.logits)
-    assert torch.equal(model(x, logits_to_keep=1).logits, outputs.logits[:, -1:])
+    last = model(x, logits_to_keep=1).logits  # one row may be multiplied by another kernel than many
+    torch.testing.assert_close(last, outputs.logits[:, -1:])
     embedded = model(inputs_embeds=model.get_input_embeddings()(x))
     assert torch.equal(embedded.logits, outputs.logits)
     grads = torch.autograd.grad(outputs.loss, list(model.parameters()))
