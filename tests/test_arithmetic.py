@@ -297,6 +297,7 @@ def test_a_format_is_judged_by_the_samples_it_takes(found, plain, twice_the_step
 
 SMALL, EARLY = {1000: [0.0] * 3, 4000: [0.1] * 3}, {1000: [0.9] * 3, 4000: [1.0] * 3}
 LATER = {1000: [0.0] * 3, 4000: [0.0] * 3, 6000: [0.9] * 3}
+FAR = {1000: [0.0] * 3, 5000: [0.0] * 3, 8000: [0.9] * 3}
 MIXED = {1000: [0.0] * 3, 4000: [0.9, 0.9, 0.1]}
 
 
@@ -305,7 +306,9 @@ MIXED = {1000: [0.0] * 3, 4000: [0.9, 0.9, 0.1]}
     [
         (LATE, LATE, "confirmed"),
         (LATE, SOON, "confirmed"),
-        (SOON, NEVER, "refuted"),
+        (SOON, NEVER, "inconclusive"),  # 1,000 to 2,000 beside 2,000 to 4,000: a factor of one to four
+        (SOON, FAR, "refuted"),
+        (FAR, SOON, "refuted"),
         (NEVER, EARLY, "refuted"),
         (NEVER, MIXED, "inconclusive"),
         (SMALL, SMALL, "inconclusive"),
@@ -319,10 +322,10 @@ def test_plain_is_judged_beside_completion(plain, completed, verdict):
     assert arithmetic.judge_completion(plain, completed).verdict == verdict
 
 
-def test_a_jump_is_on_a_line_over_log_samples():
-    (jump,) = arithmetic.jump_at({1000: [0.0], 4000: [1.0]})
-    assert jump.low == jump.high == pytest.approx(2000)
-    assert str(jump) == "2,000"
+def test_a_jump_is_between_two_neighbours_of_what_was_tried():
+    first, second = arithmetic.jump_at({500: [0.0, 0.0], 1000: [0.0, 0.5], 4000: [1.0, 0.2]})
+    assert (first, second) == (Jump(1000, 4000), Jump(500, 1000))
+    assert str(first) == "1,000 to 4,000"
 
 
 def test_a_jump_outside_of_what_was_tried_has_one_bound():

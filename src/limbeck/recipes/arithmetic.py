@@ -101,15 +101,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Jump:
-    """The samples at which accuracy passes one half: between ``low`` and ``high``, one number where both are the same."""
+    """Where accuracy passes one half: with more than ``low`` samples and at most ``high``, two neighbours of those tried."""
 
     low: float
     high: float
 
     def __str__(self) -> str:
-        if self.low == self.high:
-            return f"{self.low:,.0f}"
-        return f"more than {self.low:,.0f}" if math.isinf(self.high) else f"at most {self.high:,.0f}"
+        if math.isinf(self.high):
+            return f"more than {self.low:,.0f}"
+        return f"{self.low:,.0f} to {self.high:,.0f}" if self.low else f"at most {self.high:,.0f}"
 
     def near(self, other: Jump) -> bool:
         """Whether the two are within a factor of two, wherever in their bounds they are."""
@@ -117,7 +117,7 @@ class Jump:
 
     def far(self, other: Jump) -> bool:
         """Whether they are not, wherever in their bounds they are."""
-        return self.high * APART < other.low or other.high * APART < self.low
+        return self.high * APART <= other.low or other.high * APART <= self.low
 
 
 def steps_of(scale: Scale, form: str) -> int:
@@ -170,7 +170,7 @@ def learned_at(accuracies: By) -> list[float]:
 
 
 def jump_at(accuracies: By) -> list[Jump]:
-    """For each seed the samples at which accuracy first passes one half, on lines over log samples between those tried.
+    """For each seed between which neighbours of the samples tried accuracy first passes one half.
 
     Where the fewest tried are enough already it is at most those, and more than the most where these are not enough.
     """
@@ -214,8 +214,8 @@ def judge_completion(plain: By, completed: By) -> Judged:
     return Judged(
         "Plain sums are learned where the table of all sums, of rank 2, can be completed from the same entries.",
         f"Confirmed: in every seed the samples at which plain passes {HALFWAY:.0%} and those at which completion does are "
-        f"within a factor of {APART:.0f}. Refuted: in every seed they are further apart. What passes with the fewest samples "
-        "tried does so at most there, and what does not with the most does so with more; a seed counts for either only if it "
+        f"within a factor of {APART:.0f}. Refuted: in every seed they are further apart. Where between two neighbours of the "
+        "samples tried it passes is not known, nor below the fewest or beyond the most; a seed counts for either only if it "
         "does wherever in these bounds the two are. Inconclusive otherwise.",
         verdict,
         f"samples by seed: plain {_each(ours)}; completion {_each(theirs)}. Accuracy: plain {_by_samples(plain)}; completion "
@@ -307,16 +307,12 @@ def _completed(scale: Scale, seeds: Iterable[int]) -> Mapping[str, By]:
 
 
 def _jump(points: Sequence[tuple[int, float]]) -> Jump:
-    before = points[0]
-    if before[1] >= HALFWAY:
-        return Jump(0.0, before[0])
-    for point in points[1:]:
-        if point[1] >= HALFWAY:
-            along = (HALFWAY - before[1]) / (point[1] - before[1])
-            passed = math.exp(math.log(before[0]) + along * math.log(point[0] / before[0]))
-            return Jump(passed, passed)
-        before = point
-    return Jump(before[0], math.inf)
+    below = 0.0
+    for samples, reached in points:
+        if reached >= HALFWAY:
+            return Jump(below, samples)
+        below = samples
+    return Jump(below, math.inf)
 
 
 def _share(tested: Mapping[str, int]) -> float:
@@ -425,4 +421,5 @@ RECIPE = Recipe(
         "steps of the others, which plain is given too and is judged by as well.",
     ),
     run=run,
+    scales=SCALES,
 )

@@ -412,4 +412,5 @@ RECIPE = Recipe(
         "One rate is chosen for each family, on another seed and at its middle size.",
     ),
     run=run,
+    scales=SCALES,
 )

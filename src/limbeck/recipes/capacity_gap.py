@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from limbeck.jobs.pilot.grid import SCALES
 from limbeck.jobs.pilot.results import ratio_fits
 from limbeck.plan.equal_loss import size_at_equal_loss
 from limbeck.plan.points import Point
@@ -146,5 +147,6 @@ RECIPE = Recipe(
         "The learning rate follows from the student's size and is checked at the ends; the paper's is not known here.",
     ),
     run=run,
+    scales=SCALES,
     takes_points=True,
 )

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from limbeck.errors import BadPoints, NotConverged
+from limbeck.jobs.pilot.grid import SCALES
 from limbeck.plan.estimate import Estimate
 from limbeck.plan.fit import DistillationFit, Validation, cross_validate, fit_distillation_law
 from limbeck.plan.law import COMPUTE_OPTIMAL, PUBLISHED, RELATIVE_ERROR
@@ -131,5 +132,6 @@ RECIPE = Recipe(
         "A teacher serves as a point of the supervised law too; the paper trains 73 models for that.",
     ),
     run=run,
+    scales=SCALES,
     takes_points=True,
 )

@@ -207,4 +207,5 @@ RECIPE = Recipe(
         "of teachers (reproduction.json has it).",
     ),
     run=run,
+    scales=SIZES,
 )

@@ -111,4 +111,5 @@ RECIPE = Recipe(
         "One model is held out, of one seed; a model's seed can matter more than its size.",
     ),
     run=run,
+    scales=LADDERS,
 )

@@ -90,7 +90,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A paper's reproduction. Its ``differences`` say what here is not as there; ``takes_points``: a pilot may be given."""
+    """A paper's reproduction. Its ``differences`` say what here is not as there; ``takes_points``: a pilot may be given.
+
+    ``scales``: by the name of a scale all that it sets, which is part of the criterion.
+    """
 
     name: str
     title: str
@@ -98,4 +101,5 @@ class Recipe:
     claim: str
     differences: tuple[str, ...]
     run: Callable[[Ground], Outcome]
+    scales: Mapping[str, Any]
     takes_points: bool = False

@@ -1,7 +1,8 @@
 """`limbeck reproduce`: runs a recipe in a folder, judges it, and writes its page.
 
 The same command continues. The page (README.md) and reproduction.json say the claim, what was done here and where that
-differs, what it cost, and for each claim confirmed, refuted or inconclusive by a criterion that stood before the run.
+differs, what it cost, and for each claim confirmed, refuted or inconclusive by a criterion whose digest is kept from the first
+start on: where it is another now, the page begins with that.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from limbeck.errors import BadSetting
 from limbeck.jobs.folder import claim, now, signature_of, update
 from limbeck.jobs.setup import require_device
 from limbeck.plan.points import read_points
-from limbeck.recipes import recipe
+from limbeck.recipes import provenance, recipe
+from limbeck.recipes.criterion import criterion_of
 from limbeck.recipes.recipe import Ground, Judged, Outcome, Recipe
 from limbeck.report.words import duration
 
@@ -39,6 +41,7 @@ def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
     _check(settings, chosen)
     out = settings.out or _usual_folder(settings)
     run = claim(out, signature_of(settings, "reproduce"))
+    provenance.started(out, run, criterion_of(chosen, settings.scale))
     started, before = time.monotonic(), _cpu_seconds()
     ground = Ground(
         out=out,
@@ -56,9 +59,10 @@ def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
         update(out, run, ended=now(), **{name: round(value, 1) for name, value in spent.items()})
     judged = [_undecided(one) if settings.scale == "smoke" else one for one in outcome.judged]
     outcome = replace(outcome, judged=tuple(judged))
+    provenance.judged(out, run, outcome.judged)
     result = _result(chosen, outcome, run, settings)
     write_json(out / "reproduction.json", result)
-    write_text(out / "README.md", page(chosen, outcome, run))
+    write_text(out / "README.md", page(chosen, outcome, run, settings))
     return {"out": str(out), **result}
 
 
@@ -70,10 +74,11 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(f"page: {result['out']}/README.md", soft_wrap=True, markup=False)
 
 
-def page(chosen: Recipe, outcome: Outcome, run: dict[str, Any]) -> str:
-    """The reproduction in Markdown."""
+def page(chosen: Recipe, outcome: Outcome, run: dict[str, Any], settings: ReproduceSettings) -> str:
+    """The reproduction in Markdown. Of scale "smoke", which judges nothing, it does not matter which criterion stood when."""
     parts = [
         f"# {chosen.title}",
+        *([] if settings.scale == "smoke" else provenance.notes(run, chosen.name, settings.scale, settings.points)),
         f"**The claim** ({chosen.paper}). {chosen.claim}",
         f"**What was done here.** {outcome.ours}",
         _table(outcome.judged),
@@ -82,7 +87,8 @@ def page(chosen: Recipe, outcome: Outcome, run: dict[str, Any]) -> str:
         parts += [f"![{said}]({figure.name})", said]
     parts += [f"**Cost.** {_cost(run)}", "**Differences from the paper.**"]
     parts.append("\n".join(f"- {said}" for said in chosen.differences))
-    parts.append(f"Made by `{' '.join(run['command'])}`; numbers in `reproduction.json`.")
+    digest = run[provenance.KEY][-1]["digest"]
+    parts.append(f"Made by `{' '.join(run['command'])}`, judged by criterion {digest}; numbers in `reproduction.json`.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -135,6 +141,7 @@ def _result(chosen: Recipe, outcome: Outcome, run: dict[str, Any], settings: Rep
         "ours": outcome.ours,
         "judged": [asdict(one) for one in outcome.judged],
         "numbers": finite(outcome.numbers),
+        "criterion": provenance.record(run, chosen.name, settings.scale),
         "seed": settings.seed,
         "seeds": settings.seeds,
         "command": run["command"],

@@ -348,4 +348,5 @@ RECIPE = Recipe(
         "chains of facts here.",
     ),
     run=run,
+    scales=SCALES,
 )

@@ -373,4 +373,5 @@ RECIPE = Recipe(
         "Learning rates are chosen at one delay and on another seed, with the same rates for all arms.",
     ),
     run=run,
+    scales=SCALES,
 )

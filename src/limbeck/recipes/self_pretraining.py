@@ -371,4 +371,5 @@ RECIPE = Recipe(
         "With fewer labels pretraining still reads all lists.",
     ),
     run=run,
+    scales=SCALES,
 )

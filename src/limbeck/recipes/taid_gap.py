@@ -186,4 +186,5 @@ RECIPE = Recipe(
         "Several seeds, and intervals over documents and seeds.",
     ),
     run=run,
+    scales=SIZES,
 )

@@ -23,6 +23,7 @@ from limbeck.recipes.recall_grid import (
     BASED,
     GATED,
     REPEATS,
+    SCALES,
     WINDOW,
     WINDOWS,
     Found,
@@ -404,4 +405,5 @@ RECIPE = Recipe(
         "Weights are those of this library's mixers, whose H3 has one channel a head where the paper's has two.",
     ),
     run=run,
+    scales=SCALES,
 )

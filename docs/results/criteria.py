@@ -1,0 +1,23 @@
+"""Enters in the register of criteria what recipes judge by now, where it changed: python docs/results/criteria.py "why it did".
+
+The entry is committed with the change. Results that were seen before are not judged by it: their recipe is run on other seeds.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from limbeck.disk import read_json, write_json
+from limbeck.jobs.folder import now
+from limbeck.recipes import RECIPES, recipe
+from limbeck.recipes.criterion import REGISTER, criterion_of
+
+why = sys.argv[1]
+register = read_json(REGISTER) if REGISTER.exists() else {}
+for name in RECIPES:
+    digests = {scale: criterion_of(recipe(name), scale).digest for scale in ("small", "gpu")}
+    entries = register.setdefault(name, [])
+    if not entries or entries[-1]["digests"] != digests:
+        entries.append({"since": now(), "why": why, "digests": digests})
+        print(name, digests)
+write_json(REGISTER, register)
