@@ -159,10 +159,13 @@ def test_a_local_folder_is_read_through_datasets(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ('{"text": "one"', 'a.jsonl:2: expected one JSON object a line, got \'{"text": "one"\''),
-        ("[" * 100_000, "a.jsonl:2: expected one JSON object a line, got '[[["),
-        ('"one"', "a.jsonl:2: expected an object with 'text' or 'messages', got '\"one\"'"),
-        ('{"body": "one"}', "a.jsonl:2: expected 'text' or 'messages', got the keys 'body': rename"),
+        ('{"text": "one"', 'a.jsonl:2: expected one JSON object, got \'{"text": "one"\''),
+        ("[" * 100_000, "a.jsonl:2: expected one JSON object, got '[[["),
+        ('"one"', "a.jsonl:2: expected one JSON object, got '\"one\"'"),
+        (
+            '{"body": "one"}',
+            "a.jsonl:2: expected 'text' or 'messages', got the keys 'body': name the one that holds the text, such as --columns text=body",
+        ),
         ("{}", "a.jsonl:2: expected 'text' or 'messages', got the keys none"),
         ('{"text": 1}', "a.jsonl:2: expected 'text' to be a string, got the number 1: repair"),
         ('{"text": null}', "a.jsonl:2: expected 'text' to be a string, got null"),
@@ -179,9 +182,9 @@ def test_a_bad_line_is_named_with_what_is_wrong(tmp_path, line, expected):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
-def test_undecodable_bytes_are_named_by_file_and_offset(tmp_path, name):
+def test_undecodable_bytes_are_named_by_line_and_offset(tmp_path, name):
     source = write(tmp_path / name, '{"text": "é"}\n'.encode() + b'{"text": "\xe9"}\n')
-    assert f"{source}: expected UTF-8, got byte 0xE9 at byte {15 + 10}: convert the file" in message_of(source)
+    assert f"{source}:2: expected UTF-8, got byte 0xE9 at byte {15 + 10}: convert the file" in message_of(source)
 
 
 def test_missing_paths_are_named_with_the_nearest(tmp_path):
@@ -191,7 +194,7 @@ def test_missing_paths_are_named_with_the_nearest(tmp_path):
     )
     assert f"a path that does not exist: look into {tmp_path}" in message_of(str(tmp_path / "zzz"))
     assert f"there is no folder {tmp_path / 'no'} either" in message_of(str(tmp_path / "no" / "a.txt"))
-    assert "expected a pattern that matches .txt, .jsonl or .parquet files, got nothing" in message_of(
+    assert "expected a pattern that matches .txt, .jsonl, .json or .parquet files, got nothing" in message_of(
         str(tmp_path / "*.txt")
     )
 
@@ -229,7 +232,10 @@ def test_parquet_without_the_column_or_with_a_null_is_named(tmp_path):
 
 def test_an_empty_folder_is_named(tmp_path):
     write(tmp_path / "notes.md", "one")
-    assert f"{tmp_path}: expected .txt, .jsonl or .parquet files, got a folder without any" in message_of(str(tmp_path))
+    assert (
+        f"{tmp_path}: expected .txt, .jsonl, .json or .parquet files, got a folder without any (it holds notes.md)"
+        in message_of(str(tmp_path))
+    )
 
 
 @pytest.mark.parametrize("source", ["python:foo", "builtin:stdlib", "s3://bucket/a.txt"])

@@ -269,7 +269,7 @@ def test_equal_candidates_share_their_ranks():
     ("text", "said"),
     [
         ("", "expected at least 3 facts"),
-        ("nonsense", ":1: expected one JSON object a line, got 'nonsense'"),
+        ("nonsense", ":1: expected one JSON object, got 'nonsense'"),
         (
             '{"subject": "a", "object": "b", "forward": "c"}',
             ":1: expected texts for 'subject', 'object', 'forward', 'backward'",

@@ -19,6 +19,10 @@ class BadCorpus(LimbeckError):
     """A source of text is missing, empty, unreadable, or too short."""
 
 
+class BadRecord(BadCorpus):
+    """One record of a text cannot be read; those around it can, so that a few may be skipped."""
+
+
 class BadModel(LimbeckError):
     """A model folder cannot be loaded, or the model is of a kind limbeck cannot handle."""
 

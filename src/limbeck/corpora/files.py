@@ -1,12 +1,11 @@
-"""Reading documents out of files: plain text, JSON lines, Parquet.
+"""Reading documents out of files: plain text, JSON lines, JSON, Parquet; text and JSON also packed with gzip or zstd.
 
-Everything is streamed. Text is decoded line by line from bytes, because an error must name the byte in the file, and a
-decoder that works in blocks only knows the byte in the block.
+Everything is streamed, but for a JSON list. A reader gives the documents of a file and, in the place of a record that cannot be
+read, what is wrong with it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,120 +13,146 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from limbeck.corpora.document import Document, from_record, from_text
-from limbeck.errors import BadCorpus
+from limbeck.corpora.document import Document
+from limbeck.corpora.jsonl import Record, records_of, records_of_json
+from limbeck.corpora.opened import LONGEST, kind_of, lines_of
+from limbeck.corpora.records import Columns, from_record, from_text
+from limbeck.errors import BadCorpus, BadRecord
 
 SEPARATOR = "<|endoftext|>"
-BOM = "\ufeff"
+
+Documents = Iterator[Document | BadRecord]
 
 
-def read_text(path: Path, name: str) -> Iterator[Document]:
+def read_text(path: Path, name: str, columns: Columns) -> Documents:
     """One document a file, or several where lines that are exactly ``<|endoftext|>`` separate them.
 
     A lone document keeps its name and every character; a separated one is called by its first line and loses the line
-    breaks around it.
+    breaks around it. Raises BadCorpus where the file is no UTF-8, or a document is too long to be held.
     """
     lines: list[str] = []
-    start, separated = 1, False
-    for number, line in _lines(path):
-        if line.rstrip("\r\n") != SEPARATOR:
-            lines.append(line)
+    start, held, separated = 1, 0, False
+    for number, line in lines_of(path):
+        if isinstance(line, BadRecord):
+            raise BadCorpus(str(line))
+        if line.rstrip("\r\n") == SEPARATOR:
+            yield from _separated(lines, f"{name}:{start}", path)
+            lines, start, held, separated = [], number + 1, 0, True
             continue
-        yield from _separated(lines, f"{name}:{start}", path)
-        lines, start, separated = [], number + 1, True
+        lines.append(line)
+        held += len(line)
+        if held > LONGEST:
+            raise BadCorpus(
+                f"{path}:{start}: expected documents of at most {LONGEST:,} characters, got a longer one: separate them by lines "
+                f"{SEPARATOR}"
+            )
     if separated:
         yield from _separated(lines, f"{name}:{start}", path)
     else:
-        document = from_text("".join(lines), name=name, where=str(path))
-        if document is not None:
-            yield document
+        yield from _text("".join(lines), name, path)
 
 
-def read_jsonl(path: Path, name: str) -> Iterator[Document]:
-    """One JSON object a line, with ``text`` or ``messages``; blank lines and blank texts are passed over."""
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-            raise BadCorpus(
-                f"{where}: expected one JSON object a line, got {line.strip()[:60]!r} ({reason}): repair or remove it"
-            ) from None
-        if not isinstance(record, dict):
-            raise BadCorpus(
-                f"{where}: expected an object with 'text' or 'messages', got {line.strip()[:60]!r}: repair or remove it"
-            )
-        document = from_record(record, name=f"{name}:{number}", where=where)
-        if document is not None:
-            yield document
+def read_jsonl(path: Path, name: str, columns: Columns) -> Documents:
+    """One JSON object a line; blank lines and blank texts are passed over."""
+    for number, record in records_of(path):
+        yield from document_of(record, name=f"{name}:{number}", where=f"{path}:{number}", columns=columns)
 
 
-def read_parquet(path: Path, name: str) -> Iterator[Document]:
-    """One document a row, from the column ``messages`` or ``text``, a row group at a time."""
+def read_json_file(path: Path, name: str, columns: Columns) -> Documents:
+    """The objects of a list, one object, or JSON lines."""
+    for number, record in records_of_json(path):
+        yield from document_of(record, name=f"{name}:{number}", where=f"{path}, record {number}", columns=columns)
+
+
+def read_parquet(path: Path, name: str, columns: Columns) -> Documents:
+    """One document a row, a batch of rows at a time; only the columns that are read are."""
     try:
         with pq.ParquetFile(path) as file:
-            column = text_column(file.schema_arrow.names, str(path))
+            wanted = wanted_columns(file.schema_arrow.names, columns, str(path))
+            unread = tuple(f.name for f in file.schema_arrow if f.name not in wanted and may_hold_text(f.type))
             row = 0
-            for batch in file.iter_batches(batch_size=1024, columns=[column]):
-                for value in batch.column(0).to_pylist():
+            for batch in file.iter_batches(batch_size=1024, columns=wanted):
+                for record in batch.to_pylist():
                     row += 1
-                    document = from_record({column: value}, name=f"{name}:{row}", where=f"{path}, row {row}")
-                    if document is not None:
-                        yield document
+                    place = {"name": f"{name}:{row}", "where": f"{path}, row {row}"}
+                    yield from document_of(record, **place, columns=columns, table=True, unread=unread)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise BadCorpus(f"{path}: expected a Parquet file, got one that cannot be read ({reason})") from None
+
+
+def wanted_columns(names: list[str], columns: Columns, where: str) -> list[str]:
+    """The columns of a table that are read. Raises BadCorpus where none holds documents."""
+    wanted = columns.wanted(names)
+    there = ", ".join(map(repr, names)) or "none"
+    for _, missing in columns.names:
+        if missing not in names:
+            raise BadCorpus(f"{where}: expected a column {missing!r} (--columns), got {there}: name another")
+    if not wanted:
         raise BadCorpus(
-            f"{path}: expected a Parquet file, got one that cannot be read ({_first_line(error)})"
-        ) from None
+            f"{where}: expected a column 'text' or 'messages', got {there}: name the one that holds the text, such as --columns "
+            "text=body, or question and answer, such as --columns prompt=question,completion=answer"
+        )
+    return wanted
 
 
-def text_column(names: list[str], where: str) -> str:
-    """The column that holds the documents."""
-    for column in ("messages", "text"):
-        if column in names:
-            return column
-    columns = ", ".join(map(repr, names)) or "none"
-    raise BadCorpus(
-        f"{where}: expected a column 'text' or 'messages', got {columns}: rename the one that holds the text"
-    )
+def document_of(record: Record | BadRecord, **how: Any) -> Documents:
+    """The document of a record (see `from_record`), or what is wrong with it; none where its text is blank."""
+    if isinstance(record, BadRecord):
+        yield record
+        return
+    try:
+        document = from_record(record, **how)
+    except BadRecord as error:
+        yield error
+    else:
+        if document is not None:
+            yield document
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[Document]]] = {
+def may_hold_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold strings."""
+    if pa.types.is_nested(kind):
+        return any(may_hold_text(kind.field(i).type) for i in range(kind.num_fields))
+    if pa.types.is_dictionary(kind):
+        return may_hold_text(kind.value_type)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+READERS: dict[str, Callable[[Path, str, Columns], Documents]] = {
     ".txt": read_text,
     ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
+    ".json": read_json_file,
     ".parquet": read_parquet,
 }
 
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1 and the lines of a UTF-8 file, ends and all, without a byte order mark."""
-    offset = 0
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                yield number, _decoded(line, offset, path).removeprefix(BOM if number == 1 else "")
-                offset += len(line)
-    except OSError as error:
-        raise BadCorpus(f"{path}: expected a file that can be read, got: {error.strerror}") from None
-
-
-def _decoded(line: bytes, offset: int, path: Path) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        raise BadCorpus(
-            f"{path}: expected UTF-8, got byte 0x{line[error.start]:02X} at byte {offset + error.start}: "
-            "convert the file, e.g. with iconv -t UTF-8"
-        ) from None
+# What a folder of a data set or a model holds besides texts.
+_DESCRIPTIONS = frozenset(
+    [
+        *("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "run.json", "package.json"),
+        *(
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+        ),
+    ]
+)
 
 
-def _separated(lines: list[str], name: str, path: Path) -> Iterator[Document]:
-    document = from_text("".join(lines).strip("\r\n"), name=name, where=str(path))
+def is_text(path: Path) -> bool:
+    """Whether a file found in a folder is one of those that are read."""
+    packed_table = kind_of(path) == ".parquet" and path.suffix.lower() != ".parquet"
+    return kind_of(path) in READERS and not packed_table and path.name.lower() not in _DESCRIPTIONS
+
+
+def _separated(lines: list[str], name: str, path: Path) -> Documents:
+    yield from _text("".join(lines).strip("\r\n"), name, path)
+
+
+def _text(text: str, name: str, path: Path) -> Documents:
+    document = from_text(text, name=name, where=str(path))
     if document is not None:
         yield document
-
-
-def _first_line(error: Any) -> str:
-    return str(error).strip().split("\n")[0]

@@ -20,11 +20,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from limbeck.corpora.document import Document, from_record, from_text
-from limbeck.corpora.files import READERS, text_column
+from limbeck.corpora.bad import BadRecords
+from limbeck.corpora.document import Document
+from limbeck.corpora.files import READERS, Documents, document_of, is_text, may_hold_text, wanted_columns
+from limbeck.corpora.opened import PACKED, kind_of
+from limbeck.corpora.records import Columns, from_text
+from limbeck.disk import existing, shown
 from limbeck.errors import BadCorpus
 
-KINDS = "a .txt, .jsonl or .parquet file, a folder or glob of these, hf:name[:config][/split], or python:stdlib"
+_FILES = ".txt, .jsonl, .json or .parquet files"
+KINDS = (
+    "a .txt, .jsonl, .json or .parquet file (text and JSON also as .gz or .zst), a folder or glob of these, "
+    "hf:name[:config][/split], or python:stdlib"
+)
 
 # Tests, demos, data tables and what is installed beside the library rather than part of it.
 NOT_LIBRARY = (
@@ -40,39 +48,54 @@ _HUB = re.compile(rf"(?P<name>[^:]+?)(?::(?P<config>[^/:]+)(?:/(?P<after_config>
 class Part:
     """One file, data set or module library of a source.
 
-    ``stamp`` changes when the content does, as far as can be told without reading it. ``size`` is the number of bytes
-    where it says something about the amount of text, else None.
+    ``documents`` gives its documents and what is wrong with those of its records that cannot be read. ``stamp`` changes when
+    the content does, as far as can be told without reading it. ``size`` is the number of bytes where it says something about
+    the amount of text, else None. ``beside``: files in the same folder that are no texts, on the first part of a folder.
     """
 
-    documents: Callable[[], Iterator[Document]]
+    documents: Callable[[], Documents]
     stamp: list[Any]
     size: int | None = None
+    beside: tuple[str, ...] = ()
 
 
-def read(source: str) -> Iterator[Document]:
-    """The documents of a source, streamed. A wrong source is an error at the call, before the first document."""
-    return read_parts(resolve(source), source)
+def read(source: str, columns: Columns | None = None, bad: BadRecords | None = None) -> Iterator[Document]:
+    """The documents of a source, streamed. A wrong source is an error at the call, before the first document.
+
+    A record that cannot be read is told to ``bad``; without it, it is an error.
+    """
+    return read_parts(resolve(source, columns), source, bad)
 
 
-def read_parts(parts: list[Part], source: str) -> Iterator[Document]:
+def read_parts(parts: list[Part], source: str, bad: BadRecords | None = None) -> Iterator[Document]:
     """The documents of resolved parts; ``source`` names them if there turn out to be none."""
     empty = True
     for part in parts:
         for document in part.documents():
-            empty = False
-            yield document
+            if isinstance(document, Document):
+                empty = False
+                if bad is not None:
+                    bad.good()
+                yield document
+            elif bad is None:
+                raise document
+            else:
+                bad.add(document)
+    if empty and bad is not None:
+        bad.check()
     if empty:
-        raise BadCorpus(f"{source}: expected text, got only blank documents: name a source that holds some")
+        raise BadCorpus(f"{shown(source)}: expected text, got only blank documents: name a source that holds some")
 
 
-def resolve(source: str) -> list[Part]:
-    """The parts of a source, in the order in which they are read."""
-    if Path(source).exists():  # a comma may be part of a name
-        return _one(source)
-    return [part for piece in source.split(",") for part in _one(piece.strip())]
+def resolve(source: str, columns: Columns | None = None) -> list[Part]:
+    """The parts of a source, in the order in which they are read. ``columns``: what its fields are called."""
+    columns = columns or Columns()
+    if existing(source):  # a comma may be part of a name
+        return _one(source, columns)
+    return [part for piece in source.split(",") for part in _one(piece.strip(), columns)]
 
 
-def _one(source: str) -> list[Part]:
+def _one(source: str, columns: Columns) -> list[Part]:
     """The parts of a source without commas."""
     if not source:
         raise BadCorpus(
@@ -81,59 +104,67 @@ def _one(source: str) -> list[Part]:
     if source == "python:stdlib":
         return [Part(standard_library, ["python", platform.python_version()])]
     if source.startswith("hf:"):
-        return [_hub(source)]
-    path = Path(source)
-    if path.is_dir():
-        return _folder(path)
-    if path.exists():
-        return [_file(path, path.name)]
+        return [_hub(source, columns)]
+    path = existing(source)
+    if path is not None:
+        return _folder(path, columns) if path.is_dir() else [_file(path, path.name, columns)]
     if re.search(r"[*?\[]", source):
-        return _glob(source)
+        return _glob(source, columns)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", source):
-        raise BadCorpus(f"expected {KINDS}, got {source!r}: the schemes are hf: and python:stdlib")
-    raise BadCorpus(f"{source}: expected {KINDS}, got a path that does not exist{_nearest(path)}")
+        raise BadCorpus(f"expected {KINDS}, got {shown(source)!r}: the schemes are hf: and python:stdlib")
+    raise BadCorpus(f"{shown(source)}: expected {KINDS}, got a path that does not exist{_nearest(Path(source))}")
 
 
-def _file(path: Path, name: str) -> Part:
-    reader = READERS.get(path.suffix)
-    if reader is None:
+def _file(path: Path, name: str, columns: Columns, beside: tuple[str, ...] = ()) -> Part:
+    kind, packed = kind_of(path), path.suffix.lower() in PACKED
+    reader = READERS.get(kind)
+    if reader is None or (packed and kind == ".parquet"):
         raise BadCorpus(
             f"{path}: expected {KINDS}, got the extension {path.suffix!r}: rename or convert it (plain text is .txt)"
         )
     stat = path.stat()
     if stat.st_size == 0:
         raise BadCorpus(f"{path}: expected text, got an empty file: fill it or leave it out")
-    size = stat.st_size if path.suffix != ".parquet" else None
-    return Part(partial(reader, path, name), [str(path.resolve()), stat.st_size, stat.st_mtime_ns], size)
+    size = None if packed or kind == ".parquet" else stat.st_size
+    documents = partial(reader, path, name, columns)
+    return Part(documents, [str(path.resolve()), stat.st_size, stat.st_mtime_ns], size, beside)
 
 
-def _folder(folder: Path) -> list[Part]:
-    """Every file of a known kind in a folder and below it, but for hidden ones; other kinds are passed over."""
-    paths = sorted(p for p in folder.rglob("*") if p.suffix in READERS and p.is_file())
-    paths = [p for p in paths if not any(piece.startswith(".") for piece in p.relative_to(folder).parts)]
-    if not paths:
-        raise BadCorpus(
-            f"{folder}: expected .txt, .jsonl or .parquet files, got a folder without any: name another folder"
-        )
-    return [_file(p, str(p.relative_to(folder))) for p in paths]
+def _folder(folder: Path, columns: Columns) -> list[Part]:
+    """Every file of a known kind in a folder and below it, but for hidden ones; the others are passed over, and counted."""
+    found = (p for p in folder.rglob("*") if not any(piece.startswith(".") for piece in p.relative_to(folder).parts))
+    return _texts(sorted(p for p in found if p.is_file()), folder, columns)
 
 
-def _glob(pattern: str) -> list[Part]:
-    """What matches a pattern: files of a known kind, and folders of these."""
-    paths = sorted(Path(match) for match in glob.glob(pattern, recursive=True))
-    parts = [_file(p, p.name) for p in paths if p.is_file() and p.suffix in READERS]
-    if not parts:
+def _texts(paths: list[Path], folder: Path, columns: Columns) -> list[Part]:
+    """The texts among some files, which are called as they are below ``folder``."""
+    names = {p: str(p.relative_to(folder)) if p.is_relative_to(folder) else p.name for p in paths}
+    texts = [p for p in paths if is_text(p)]
+    others = tuple(names[p] for p in paths if not is_text(p))
+    if not texts:
+        came = f"a folder without any (it holds {', '.join(others[:5])})" if others else "a folder without any"
+        raise BadCorpus(f"{folder}: expected {_FILES}, got {came}: name another folder")
+    return [_file(p, names[p], columns, others if p is texts[0] else ()) for p in texts]
+
+
+def _glob(pattern: str, columns: Columns) -> list[Part]:
+    """The files of a known kind that a pattern matches; the others are passed over, and counted."""
+    paths = sorted(Path(match) for match in glob.glob(os.path.expanduser(pattern), recursive=True))
+    texts = [p for p in paths if p.is_file() and is_text(p)]
+    if not texts:
         found = f"{len(paths)} of other kinds" if paths else "nothing"
-        raise BadCorpus(f"{pattern}: expected a pattern that matches .txt, .jsonl or .parquet files, got {found}")
-    return parts
+        raise BadCorpus(f"{shown(pattern)}: expected a pattern that matches {_FILES}, got {found}")
+    others = tuple(p.name for p in paths if p.is_file() and not is_text(p))
+    return [_file(p, p.name, columns, others if p is texts[0] else ()) for p in texts]
 
 
 def _nearest(path: Path) -> str:
     """What is there instead, for a message about a path that is not."""
-    if not path.parent.is_dir():
-        return f": there is no folder {path.parent} either"
-    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
-    return f": is it {path.parent / near[0]}?" if near else f": look into {path.parent.resolve()}"
+    folder = existing(path.parent)
+    if folder is None or not folder.is_dir():
+        return f": there is no folder {shown(path.parent)} either"
+    near = difflib.get_close_matches(path.name, [p.name for p in folder.iterdir()], n=1)
+    return f": is it {folder / near[0]}?" if near else f": look into {folder.resolve()}"
 
 
 def standard_library() -> Iterator[Document]:
@@ -165,15 +196,18 @@ def hub_name(source: str) -> tuple[str, str | None, str]:
     split is train.
     """
     rest = source.removeprefix("hf:")
-    if rest and Path(rest).is_dir():
-        return rest, None, "train"
+    local = existing(rest)
+    if local is not None and local.is_dir():
+        return str(local), None, "train"
     match = _HUB.fullmatch(rest)
     if match is None:
-        raise BadCorpus(f"expected hf:name[:config][/split], got {source!r}: for example hf:org/name:config/train")
+        raise BadCorpus(
+            f"expected hf:name[:config][/split], got {shown(source)!r}: for example hf:org/name:config/train"
+        )
     return match["name"], match["config"], match["after_config"] or match["split"] or "train"
 
 
-def _hub(source: str) -> Part:
+def _hub(source: str, columns: Columns) -> Part:
     """A data set of the hub, or a local folder in the hub's layout. It is downloaded here, and read from disk later."""
     import datasets  # takes a second
 
@@ -183,16 +217,17 @@ def _hub(source: str) -> Part:
     except Exception as error:  # the library raises what its many readers raise
         reason = str(error).strip().split("\n")[0]
         raise BadCorpus(
-            f"{source}: expected a data set {name!r}, configuration {config or 'default'!r}, split {split!r}, got "
-            f"{type(error).__name__}: {reason}: check the three, or name a local file"
+            f"{shown(source)}: expected a data set {shown(name)!r}, configuration {config or 'default'!r}, split {split!r}, got "
+            f"{type(error).__name__}: {shown(reason)}: check the three, or name a local file"
         ) from None
-    column = text_column(data.column_names, source)
-    data = data.select_columns([column])
+    wanted = wanted_columns(data.column_names, columns, source)
+    schema = data.features.arrow_schema
+    unread = tuple(field.name for field in schema if field.name not in wanted and may_hold_text(field.type))
+    data = data.select_columns(wanted)
 
-    def documents() -> Iterator[Document]:
+    def documents() -> Documents:
         for row, record in enumerate(data, 1):
-            document = from_record(record, name=f"{name}/{split}:{row}", where=f"{source}, row {row}")
-            if document is not None:
-                yield document
+            place = {"name": f"{name}/{split}:{row}", "where": f"{source}, row {row}"}
+            yield from document_of(record, **place, columns=columns, table=True, unread=unread)
 
     return Part(documents, [source, data.info.version and str(data.info.version), data._fingerprint])

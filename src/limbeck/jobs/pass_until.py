@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config import ProbeSettings
-from limbeck.disk import write_text, writing
+from limbeck.disk import existing, write_text, writing
 from limbeck.errors import BadPoints, BadSetting
 from limbeck.jobs.folder import command, now, versions
 from limbeck.jobs.setup import machine
@@ -93,8 +93,8 @@ def _write(out: Path, about: dict[str, Any], counts: list[Count], *, of: str) ->
 
 def _mark(model: str) -> str:
     """What tells one model's files from those of another of its size."""
-    given = Path(model).expanduser()
-    return hashlib.sha256(str(given.resolve() if given.exists() else model).encode()).hexdigest()[:8]
+    given = existing(model)
+    return hashlib.sha256(str(model if given is None else given.resolve()).encode()).hexdigest()[:8]
 
 
 def result_of(model: str, task: str, folder: Path) -> Result | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.config import PlanSettings, count
-from limbeck.disk import finite
+from limbeck.disk import existing, finite
 from limbeck.errors import BadPoints, BadSetting
 from limbeck.jobs.device import BFLOAT16, Limits, largest_student
 from limbeck.models.anatomy import Anatomy
@@ -165,7 +165,7 @@ def _check_weights(params: int, memory: float) -> None:
 def _backward(settings: PlanSettings, device: GPU | None) -> _Pair:
     """One teacher, and the student that the device or a flag allows."""
     assert settings.teacher is not None
-    if _is_count(settings.teacher) and not Path(settings.teacher).exists():
+    if _is_count(settings.teacher) and existing(settings.teacher) is None:
         raise BadSetting(
             f"--teacher {settings.teacher}: keys, values and layers are counted from a configuration, which a size has "
             "not; give a model folder or a hub id"
@@ -224,7 +224,7 @@ def _is_count(name: str) -> bool:
 
 
 def _candidate(name: str) -> Model:
-    if _is_count(name) and not Path(name).exists():
+    if _is_count(name) and existing(name) is None:
         return Model.of_count(name, count(name))
     file = config_file(name)
     anatomy = read_anatomy(file)

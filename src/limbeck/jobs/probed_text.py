@@ -15,7 +15,7 @@ from limbeck.config import ProbeSettings
 from limbeck.corpora import TokenStore, build_held_out, build_stores
 from limbeck.corpora.source import resolve
 from limbeck.corpora.tokenizer import fingerprint
-from limbeck.disk import read_json
+from limbeck.disk import existing, read_json
 from limbeck.errors import BadCorpus
 from limbeck.models.load import LanguageModel
 from limbeck.run.log import console
@@ -35,8 +35,8 @@ class RunFolder:
     @classmethod
     def of(cls, model: str) -> RunFolder | None:
         """The run that a model's folder is in; None for a model of the hub or of a folder by itself."""
-        folder = Path(model).expanduser()
-        if not folder.is_dir():
+        folder = existing(model)
+        if folder is None or not folder.is_dir():
             return None
         for above in list(folder.resolve().parents)[:_UP]:
             signature = _signature(above / "run.json")

@@ -27,7 +27,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from limbeck.disk import sync, writing
+from limbeck.disk import existing, sync, writing
 from limbeck.errors import BadModel, Mismatch
 from limbeck.models.auto import LimbeckForCausalLM
 from limbeck.models.source import check_tokenizer, check_weights, config_file, resolve
@@ -246,8 +246,8 @@ def load(
 
 def shown_name(name: str | Path) -> str:
     """What a model is called: the last part of its folder, or its hub id."""
-    given = Path(name).expanduser()
-    return given.resolve().name if given.is_dir() else str(name)
+    given = existing(name)
+    return given.resolve().name if given is not None and given.is_dir() else str(name)
 
 
 def new_model(

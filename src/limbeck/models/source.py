@@ -16,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
 
+from limbeck.disk import existing, shown
 from limbeck.errors import BadModel
 
 BUILTIN = "builtin:"
@@ -49,16 +50,18 @@ def _local(name: str | Path) -> Path | None:
     text = str(name)
     if text.startswith(BUILTIN):
         return _builtin(text.removeprefix(BUILTIN))
-    folder = Path(text).expanduser()
-    if folder.is_dir():
+    folder = existing(text)
+    if folder is not None and folder.is_dir():
         return folder
-    if folder.exists():
+    if folder is not None:
         raise BadModel(
             f"{text}: expected the folder of a model, got a file; give the folder that holds its config.json"
         )
     looks_local = text.startswith(("/", ".", "~")) or text.count("/") > 1 or not text or "\\" in text
     if looks_local:
-        raise BadModel(f"{text!r}: no such folder ({folder.absolute()}); give a model folder, a hub id or builtin:NAME")
+        raise BadModel(
+            f"{shown(text)!r}: no such folder ({shown(Path(text).absolute())}); give a model folder, a hub id or builtin:NAME"
+        )
     return None
 
 
@@ -228,15 +231,17 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except HFValidationError as error:
-        raise BadModel(f"{name!r}: neither a local folder nor a hub id ({error}); give one of them") from error
+        raise BadModel(
+            f"{shown(name)!r}: neither a local folder nor a hub id ({shown(str(error))}); give one of them"
+        ) from error
     except RemoteEntryNotFoundError as error:
         raise BadModel(
-            f"{name!r}: expected a Hugging Face model, found no config.json in that repository of the hub; "
+            f"{shown(name)!r}: expected a Hugging Face model, found no config.json in that repository of the hub; "
             "give the id of one that model.push_to_hub(...) wrote"
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadModel(
-            f"{name!r}: not a local folder ({Path(name).absolute()}), and the hub did not give it "
-            f"({type(error).__name__}: {reason}); check the spelling, or download the model and give its folder"
+            f"{shown(name)!r}: not a local folder ({shown(Path(name).absolute())}), and the hub did not give it "
+            f"({type(error).__name__}: {shown(reason)}); check the spelling, or download the model and give its folder"
         ) from error

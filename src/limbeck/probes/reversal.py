@@ -8,7 +8,6 @@ the others. A model that ranks one way well and the other at chance has learned 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +16,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
+from limbeck.corpora.jsonl import Record
+from limbeck.corpora.records import kind
+from limbeck.disk import existing, shown
 from limbeck.errors import BadTask
 from limbeck.models.load import LanguageModel
 from limbeck.probes.interval import Interval, mean_interval, wilson
 from limbeck.probes.spoken import log_likelihood
+from limbeck.probes.tasks import task_rows
 from limbeck.types import Reading
 
 _FEWEST = 3
@@ -51,15 +54,10 @@ def known_facts() -> list[Fact]:
 
 def read_facts(path: str | Path) -> list[Fact]:
     """The facts of a JSONL file of ``{"subject", "object", "forward", "backward"}``. Raises BadTask for a faulty one."""
-    path = Path(path).expanduser()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadTask(f"{path}: expected JSONL facts of UTF-8 text that can be read, got: {error}") from error
-    facts = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            facts.append(_fact(line, f"{path}:{number}"))
+    found = existing(path)
+    if found is None:
+        raise BadTask(f"{shown(path)}: expected JSONL facts, got a path that does not exist: check the spelling")
+    facts = [_fact(row, f"{path}:{number}") for number, row in task_rows(found)]
     if len(facts) < _FEWEST:
         raise BadTask(f"{path}: expected at least {_FEWEST} facts, since each is ranked among all, got {len(facts)}")
     return facts
@@ -118,13 +116,10 @@ def _reciprocal_at_random(candidates: int, right: int) -> float:
     return sum(of_rank) / math.comb(candidates, right)
 
 
-def _fact(line: str, where: str) -> Fact:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise BadTask(f"{where}: expected one JSON object a line, got {line.strip()[:60]!r}: repair it") from error
-    if not isinstance(row, dict) or any(not isinstance(row.get(key), str) or not row[key] for key in _KEYS):
+def _fact(row: Record, where: str) -> Fact:
+    if wrong := [key for key in _KEYS if not isinstance(row.get(key), str) or not row[key]]:
+        came = kind(row[wrong[0]]) if wrong[0] in row else "none"
         raise BadTask(
-            f"{where}: expected texts for {', '.join(map(repr, _KEYS))}, got {line.strip()[:80]!r}: add what is missing"
+            f"{where}: expected texts for {', '.join(map(repr, _KEYS))}, got {came} for {wrong[0]!r}: add what is missing"
         )
     return Fact(*(row[key] for key in _KEYS))

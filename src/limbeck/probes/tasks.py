@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from limbeck.config import nearest
-from limbeck.disk import write_text
-from limbeck.errors import BadSetting, BadTask
+from limbeck.corpora.jsonl import Record, records_of
+from limbeck.corpora.records import kind
+from limbeck.disk import existing, shown, write_text
+from limbeck.errors import BadCorpus, BadRecord, BadSetting, BadTask
 
 INSTANCES = 200  # of a task made here
 _ASKED = 10  # one instance in ten is asked and never trained on
@@ -82,10 +84,12 @@ def task_of(name: str) -> Task:
     if name in MAKERS:
         made = _different(_asked(name, seed=0))
         return Task(name, tuple(islice(made, INSTANCES)))
-    path = Path(name).expanduser()
-    if path.suffix != ".jsonl" and not path.exists():
+    path = existing(name)
+    if path is None and Path(name).suffix == ".jsonl":
+        raise BadTask(f"{shown(name)}: expected a JSONL task, got a path that does not exist: check the spelling")
+    if path is None:
         raise BadTask(
-            f"unknown task {name!r}{nearest(name, MAKERS)} There are: {', '.join(MAKERS)}, and JSONL files of "
+            f"unknown task {shown(name)!r}{nearest(name, MAKERS)} There are: {', '.join(MAKERS)}, and JSONL files of "
             '{"prompt": "2+2=", "answer": "4"}.'
         )
     return _from_file(path)
@@ -177,15 +181,9 @@ def _different(instances: Iterator[Instance]) -> Iterator[Instance]:
 
 
 def _from_file(path: Path) -> Task:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadTask(f"{path}: expected a JSONL task of UTF-8 text that can be read, got: {error}") from error
     found: dict[str, tuple[int, Instance]] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        instance = _instance(line, f"{path}:{number}")
+    for number, row in task_rows(path):
+        instance = _instance(row, f"{path}:{number}")
         if instance.prompt in found:
             first = found[instance.prompt][0]
             raise BadTask(
@@ -198,21 +196,28 @@ def _from_file(path: Path) -> Task:
     return Task(path.stem, tuple(instance for _, instance in found.values()))
 
 
-def _instance(line: str, where: str) -> Instance:
+def task_rows(path: Path) -> Iterator[tuple[int, Record]]:
+    """(line number, object) of a JSONL file of questions or facts. Raises BadTask for a faulty line, and for a faulty file."""
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise BadTask(f"{where}: expected one JSON object a line, got {line.strip()[:60]!r}: repair it") from error
-    keys = ", ".join(map(repr, row)) if isinstance(row, dict) else repr(row)[:60]
-    if not isinstance(row, dict) or "prompt" not in row or "answer" not in row:
+        for number, row in records_of(path):
+            if isinstance(row, BadRecord):
+                raise BadTask(str(row))
+            yield number, row
+    except BadCorpus as error:
+        raise BadTask(str(error)) from error
+
+
+def _instance(row: Record, where: str) -> Instance:
+    keys = ", ".join(map(repr, row))
+    if "prompt" not in row or "answer" not in row:
         raise BadTask(f"{where}: expected the keys 'prompt' and 'answer', got {keys or 'none'}: add what is missing")
     answers = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
     if not isinstance(row["prompt"], str) or not row["prompt"]:
-        raise BadTask(f"{where}: expected 'prompt' to be a text, got {row['prompt']!r}: write one")
+        raise BadTask(f"{where}: expected 'prompt' to be a text, got {kind(row['prompt'])}: write one")
     for answer in answers or [""]:
         if not isinstance(answer, str) or not answer or "\n" in answer:
             raise BadTask(
-                f"{where}: expected 'answer' to be a text of one line, or a list of such, got {answer!r}: an answer "
+                f"{where}: expected 'answer' to be a text of one line, or a list of such, got {kind(answer)}: an answer "
                 "ends where its line does"
             )
     return Instance(row["prompt"], tuple(dict.fromkeys(answers)))

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
+from limbeck.disk import existing
 from limbeck.errors import BadServer, BadSetting
 
 KEYS = ("LIMBECK_API_KEY", "OPENAI_API_KEY")
@@ -79,7 +79,7 @@ class Address:
 def is_served(name: str) -> bool:
     """Whether this can only be meant as a model on a server; a folder of that name would be one of a model."""
     meant = "://" in name or "#" in name or re.match(r"[\w.-]+:\d+(/|$)", name) is not None
-    return meant and not Path(name).expanduser().exists()
+    return meant and existing(name) is None
 
 
 def key_from_environment() -> str | None:

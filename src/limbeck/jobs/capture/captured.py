@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from limbeck.corpora import TokenStore
-from limbeck.disk import place, read_json
+from limbeck.disk import existing, place, read_json
 from limbeck.errors import BadModel, LimbeckError, Mismatch
 from limbeck.models.load import LanguageModel, load, load_config, load_described
 from limbeck.models.source import resolve, weights_digest
@@ -35,8 +35,8 @@ MEASURED, COST, SAMPLES = "measured/teacher.safetensors", "measured/cost.json", 
 
 def is_captured(name: str | Path) -> bool:
     """Whether this names a folder of captured answers, whole or begun, rather than a model."""
-    folder = Path(name).expanduser()
-    return (folder / ANSWERS).is_dir() and (folder / TEACHER).is_dir()
+    folder = existing(name)
+    return folder is not None and (folder / ANSWERS).is_dir() and (folder / TEACHER).is_dir()
 
 
 def config_source(name: str) -> str | Path:

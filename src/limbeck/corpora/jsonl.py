@@ -1,0 +1,142 @@
+"""JSON that other programs wrote: records one a line, or in one list. One reader for texts, tasks and facts.
+
+A record is one object. Only line breaks end a line, no other sign of Unicode; a byte order mark is passed over. What JSON allows
+and Python cannot hold, and what two readers would read differently, spoils the value it stands in and not its record: a field
+that nobody reads stops nothing. Such a value is an `Unreadable`, which no check takes for a text, a list or an object.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from limbeck.corpora.opened import BOM, lines_of, whole_text
+from limbeck.errors import BadRecord
+
+DEPTH = 100  # lists and objects inside each other; what is deeper is not read
+_DIGITS = 4300  # Python's own bound for a number written out
+_SHOWN = 60  # characters of a record in a message
+_STRUCTURE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},:]', re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """The place of a value that cannot be read: ``reason`` says what stands there."""
+
+    reason: str
+
+
+Record = dict[str, Any]
+
+
+def records_of(path: Path) -> Iterator[tuple[int, Record | BadRecord]]:
+    """(number from 1, record) of a file of JSON lines; in the place of a faulty one what is wrong with it.
+
+    Blank lines are passed over and counted. Raises BadCorpus where the file itself cannot be read.
+    """
+    for number, line in lines_of(path):
+        if isinstance(line, BadRecord):
+            yield number, line
+        elif line.strip():
+            yield number, parsed(line, where=f"{path}:{number}")
+
+
+def records_of_json(path: Path) -> Iterator[tuple[int, Record | BadRecord]]:
+    """The same of a file that is one list of objects, one object, or JSON lines after all. A list is read whole."""
+    for _, line in lines_of(path):
+        if isinstance(line, BadRecord) or not line.strip():
+            continue
+        if line.lstrip().startswith("{") and isinstance(parsed(line, where=""), dict):
+            yield from records_of(path)
+            return
+        break
+    text = whole_text(path).removeprefix(BOM).strip()
+    if not text.startswith("["):
+        yield 1, parsed(text, where=str(path))
+        return
+    for number, element in enumerate(_elements(text), 1):
+        yield number, parsed(element, where=f"{path}, record {number}")
+
+
+def parsed(text: str, *, where: str) -> Record | BadRecord:
+    """One object, or what is wrong with it. ``where`` locates it."""
+    try:
+        record = json.loads(_shallow(text), object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        return BadRecord(
+            f"{where}: expected one JSON object, got {text.strip()[:_SHOWN]!r} ({reason}): repair or remove it"
+        )
+    if not isinstance(record, dict):
+        return BadRecord(f"{where}: expected one JSON object, got {text.strip()[:_SHOWN]!r}: repair or remove it")
+    return _without_marks(record)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Record:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # which of the two is meant, every reader decides for itself
+        keys = [key for key, _ in pairs]
+        found |= {key: Unreadable("a key that stands there twice") for key in found if keys.count(key) > 1}
+    return found
+
+
+def _integer(digits: str) -> int | Unreadable:
+    return int(digits) if len(digits) <= _DIGITS else Unreadable(f"a number of {len(digits):,} digits")
+
+
+def _constant(name: str) -> Unreadable:
+    return Unreadable(f"{name}, which is no JSON")
+
+
+_MARK = "limbeck: too deep \x00"
+
+
+def _without_marks(record: Record) -> Record:
+    deep = Unreadable(f"a value nested more than {DEPTH} deep")
+    return {key: deep if value == _MARK else value for key, value in record.items()}
+
+
+def _shallow(text: str) -> str:
+    """A record whose values that are nested too deep have a mark in their place; nearly always the text itself."""
+    if text.count("[") + text.count("{") <= DEPTH:
+        return text
+    spans: list[tuple[int, int]] = []
+    depth = start = 0
+    deep = False
+    for found in _STRUCTURE.finditer(text):
+        sign = found[0]
+        if sign in "[{":
+            depth += 1
+            if depth == 2:
+                start, deep = found.start(), False
+            deep |= depth > DEPTH
+        elif sign in "]}":
+            depth -= 1
+            if depth == 1 and deep:
+                spans.append((start, found.end()))
+    if depth > DEPTH:
+        raise ValueError(f"lists or objects nested more than {DEPTH} deep that do not end")
+    for first, last in reversed(spans):
+        text = text[:first] + json.dumps(_MARK) + text[last:]
+    return text
+
+
+def _elements(text: str) -> Iterator[str]:
+    """The elements of a list, each as it is written. What follows the list's end is one more, so that it is named."""
+    depth, start = 0, 1
+    for found in _STRUCTURE.finditer(text):
+        sign = found[0]
+        depth += (sign in "[{") - (sign in "]}")
+        if (sign == "," and depth == 1) or depth == 0:
+            element = text[start : found.start()].strip()
+            if element or sign == ",":
+                yield element
+            start = found.end()
+        if depth == 0:
+            break
+    if rest := text[start:].strip():
+        yield rest

@@ -1,0 +1,395 @@
+"""A record as a document: which of its fields are read, and as what. All known names of fields are in this file.
+
+A record is recognised by its fields, in this order: ``messages`` (chat), ``text``, ``conversations`` (ShareGPT), ``prompt`` and
+``completion``, ``instruction`` and ``output`` (Alpaca). `Columns` name others. Beside messages of any of these forms, ``tools``
+and ``chat_template_kwargs`` go to the chat template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, NoReturn
+
+from limbeck.corpora.document import Document, Message, without_nulls
+from limbeck.corpora.jsonl import Unreadable, parsed
+from limbeck.errors import BadRecord, BadSetting
+
+# The fields that each form needs, and the others that it reads, in the order in which a record is tried.
+FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "messages": (("messages",), ("system",)),
+    "text": (("text",), ()),
+    "ShareGPT": (("conversations",), ("system",)),
+    "prompt and completion": (("prompt", "completion"), ()),
+    "Alpaca": (("instruction", "output"), ("input", "system", "history")),
+}
+BESIDE = ("tools", "chat_template_kwargs")  # of a conversation in any form
+ROLES = tuple(dict.fromkeys(name for needed, others in FORMS.values() for name in (*needed, *others))) + BESIDE
+
+# Keys of a message that say whether a turn is learned; the template does not see them.
+LEARNED = ("weight", "train", "trainable")
+
+# Keys that carry no text of their own: that no token comes of them is no loss.
+MARKS = frozenset({*LEARNED, "id", "type", "tool_call_id", "index"})
+
+# Who speaks in ShareGPT's form. A function_call is a turn of the assistant that calls.
+_SPEAKERS = {
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "model", "chatgpt", "bing", "bard"), "assistant"),
+    **dict.fromkeys(("observation", "tool", "function_response"), "tool"),
+    "system": "system",
+    "function_call": "function_call",
+}
+_OURS = {"messages", "conversation", "tools", "tokenize", "add_generation_prompt", "continue_final_message"}
+_OURS |= {"chat_template", "return_dict", "return_tensors", "return_assistant_tokens_mask", "tokenizer_kwargs"}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What fields are called in a text where not by their usual names: (usual, there) pairs. Empty: they are recognised."""
+
+    names: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        ours = [name for name, _ in self.names]
+        for name in ours:
+            if name not in ROLES:
+                raise BadSetting(
+                    f"--columns {name}=...: unknown field {name!r}. There are: {', '.join(ROLES)}; write the usual name first, "
+                    "such as text=body"
+                )
+        if len(set(ours)) < len(ours):
+            raise BadSetting(f"--columns: a field is named twice among {', '.join(ours)}: give each one column")
+        if ours and not any(set(needed) <= set(ours) for needed, _ in FORMS.values()):
+            raise BadSetting(
+                f"--columns: expected all fields of one form, got {', '.join(ours)}. The forms are "
+                + "; ".join(" and ".join(needed) for needed, _ in FORMS.values())
+            )
+
+    @property
+    def form(self) -> str | None:
+        """The form that is named; None where records are recognised."""
+        given = {name for name, _ in self.names}
+        return next((form for form, (needed, _) in FORMS.items() if given and set(needed) <= given), None)
+
+    def there(self, name: str) -> str:
+        """What a field of ours is called in the text."""
+        return dict(self.names).get(name, name)
+
+    def wanted(self, names: Iterable[str]) -> list[str]:
+        """Which of a table's columns are read."""
+        there = list(names)
+        form = self.form or form_of(dict.fromkeys(there, True))
+        return [] if form is None else [name for name in map(self.there, _fields(form)) if name in there]
+
+
+def _fields(form: str) -> tuple[str, ...]:
+    needed, others = FORMS[form]
+    return (*needed, *others) if form == "text" else (*needed, *others, *BESIDE)
+
+
+def form_of(record: Mapping[str, Any]) -> str | None:
+    """The form of a record by its fields; None where it has none. A null counts as absent, if another form is there."""
+    whole = [form for form, (needed, _) in FORMS.items() if all(name in record for name in needed)]
+    held = [form for form in whole if all(record[name] is not None for name in FORMS[form][0])]
+    return next(iter(held or whole), None)
+
+
+def from_record(
+    record: Mapping[str, Any],
+    *,
+    name: str,
+    where: str,
+    columns: Columns | None = None,
+    table: bool = False,
+    unread: tuple[str, ...] = (),
+) -> Document | None:
+    """The document of one record, or None where its text is blank. ``where`` locates the record in an error.
+
+    ``table``: the record is a row of a table, which gives every object the keys of all others, null where it has none, and
+    whose columns ``unread`` were left out. Raises BadRecord where a field that is read holds something else than it should.
+    """
+    columns = columns or Columns()
+    form = columns.form or form_of(record)
+    if form is None or any(columns.there(field) not in record for field in FORMS[form][0]):
+        _refuse_without(columns, form, list(record), where)
+    fields = {field: record[there] for field in _fields(form) if (there := columns.there(field)) in record}
+    read = {columns.there(field) for field in fields}
+    found = {key: _of_table(value) for key, value in fields.items()} if table else fields
+    document = _AS[form](_Record(found, where), name)
+    if document is None:
+        return None
+    unread = unread or tuple(str(key) for key, value in record.items() if key not in read and _holds_text(value))
+    return replace(document, form=form, unread=_shared(unread))
+
+
+def from_text(text: Any, *, name: str, where: str, family: str | None = None, field: str = "text") -> Document | None:
+    """The document of one text, or None where the text is blank."""
+    text = _string(text, field, where)
+    return Document(name, text=text, family=family, form="text") if text.strip() else None
+
+
+@cache
+def _shared(names: tuple[str, ...]) -> tuple[str, ...]:
+    """One tuple for all records with the same fields."""
+    return names
+
+
+def _refuse_without(columns: Columns, form: str | None, names: list[str], where: str) -> NoReturn:
+    came = ", ".join(map(repr, names[:8])) or "none"
+    if columns.names:
+        wanted = " and ".join(repr(columns.there(field)) for field in FORMS[form or "text"][0])
+        raise BadRecord(f"{where}: expected {wanted} (--columns), got the keys {came}: name others, or remove it")
+    raise BadRecord(
+        f"{where}: expected 'text' or 'messages', got the keys {came}: name the one that holds the text, such as --columns "
+        "text=body, or question and answer, such as --columns prompt=question,completion=answer"
+    )
+
+
+@dataclass
+class _Record:
+    """The fields of a record by their usual names, and where it is."""
+
+    fields: dict[str, Any]
+    where: str
+
+    def conversation(self, name: str, messages: list[Message]) -> Document:
+        """The document of some messages, with what stands beside them."""
+        system = self.fields.get("system")
+        if system not in (None, "") and not any(message["role"] == "system" for message in messages):
+            messages = [{"role": "system", "content": _string(system, "system", self.where)}, *messages]
+        tools, further = self.fields.get("tools"), self.fields.get("chat_template_kwargs")
+        return Document(
+            name,
+            messages=messages,
+            tools=None if tools in (None, [], "") else _tools(tools, self.where),
+            template=None if further in (None, {}, "") else _further(further, self.where),
+        )
+
+
+def _chat(record: _Record, name: str) -> Document | None:
+    return record.conversation(name, _messages(record.fields["messages"], "messages", record.where))
+
+
+def _plain(record: _Record, name: str) -> Document | None:
+    return from_text(record.fields["text"], name=name, where=record.where)
+
+
+def _sharegpt(record: _Record, name: str) -> Document | None:
+    turns = _list(record.fields["conversations"], "conversations", record.where)
+    if all(isinstance(turn, Mapping) and "from" not in turn for turn in turns):
+        return record.conversation(name, _messages(turns, "conversations", record.where))
+    return record.conversation(name, [_turn(turn, i, record.where) for i, turn in enumerate(turns)])
+
+
+def _turn(turn: Any, i: int, where: str) -> Message:
+    """A message of one turn in ShareGPT's form, with the keys that it has besides."""
+    speaker = turn.get("from") if isinstance(turn, Mapping) else None
+    if not isinstance(speaker, str) or speaker not in _SPEAKERS:
+        came = kind(turn) if not isinstance(turn, Mapping) else kind(speaker)
+        raise BadRecord(f"{where}: expected turn {i} to be 'from' one of {', '.join(_SPEAKERS)}, got {came}: repair it")
+    value = _string(turn.get("value"), f"value of turn {i}", where)
+    others = {key: inner for key, inner in turn.items() if key not in ("from", "value")}
+    if _SPEAKERS[speaker] != "function_call":
+        return _checked({"role": _SPEAKERS[speaker], "content": value, **others}, i, where)
+    call = parsed(value, where=where)
+    if isinstance(call, BadRecord):
+        raise BadRecord(f"{where}: expected the function_call of turn {i} to be JSON, got {kind(value)}: repair it")
+    calls = [{"type": "function", "function": call}]
+    return _checked({"role": "assistant", "content": None, "tool_calls": calls, **others}, i, where)
+
+
+def _completion(record: _Record, name: str) -> Document | None:
+    prompt, completion = record.fields["prompt"], record.fields["completion"]
+    if isinstance(prompt, list) or isinstance(completion, list):
+        asked = _messages(prompt, "prompt", record.where)
+        answers = _messages(completion, "completion", record.where)
+        return record.conversation(name, [*({**message, "weight": 0} for message in asked), *answers])
+    begin, end = _string(prompt, "prompt", record.where), _string(completion, "completion", record.where)
+    return Document(name, text=begin + end, prompt=len(begin)) if end.strip() else None
+
+
+def _alpaca(record: _Record, name: str) -> Document | None:
+    texts = {
+        key: "" if (value := record.fields.get(key)) is None else value for key in ("instruction", "input", "output")
+    }
+    asked = [_string(texts[key], key, record.where) for key in ("instruction", "input")]
+    answer = _string(texts["output"], "output", record.where)
+    turns = [pair for pair in record.fields.get("history") or [] if pair]
+    if any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in turns):
+        raise BadRecord(f"{record.where}: expected 'history' to be pairs of question and answer: repair or remove it")
+    said = [text for pair in turns for text in pair] + ["\n\n".join(filter(str.strip, asked)), answer]
+    roles = ("user", "assistant") * (len(said) // 2)
+    messages = [
+        {"role": role, "content": _string(text, "history", record.where)}
+        for role, text in zip(roles, said, strict=True)
+    ]
+    return record.conversation(name, messages) if answer.strip() else None
+
+
+_AS = {
+    "messages": _chat,
+    "text": _plain,
+    "ShareGPT": _sharegpt,
+    "prompt and completion": _completion,
+    "Alpaca": _alpaca,
+}
+
+
+def _messages(messages: Any, field: str, where: str) -> list[Message]:
+    """The messages, if they are a conversation: a non-empty list of objects with role and content."""
+    return [_checked(message, i, where) for i, message in enumerate(_list(messages, field, where))]
+
+
+def _list(value: Any, field: str, where: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise BadRecord(f"{where}: expected '{field}' to be a non-empty list, got {kind(value)}: repair or remove it")
+    return value
+
+
+def _checked(message: Any, i: int, where: str) -> Message:
+    """One message, its content as one text."""
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise BadRecord(f"{where}: expected message {i} to be an object with a string 'role', got {kind(message)}")
+    _check_values(message, where)
+    if isinstance(message.get("content"), list):
+        message = {**message, "content": _joined(message["content"], i, where)}
+    if not isinstance(message.get("content"), str) and not (
+        message.get("content") is None and message.get("tool_calls")
+    ):
+        raise BadRecord(
+            f"{where}: expected the 'content' of message {i} to be a string, got {kind(message.get('content'))}: "
+            "only text conversations are read"
+        )
+    return message
+
+
+def _joined(parts: list[Any], i: int, where: str) -> str:
+    """The text of content that is in parts."""
+    texts: list[str] = []
+    for part in parts:
+        text = part.get("text") if isinstance(part, Mapping) else part
+        if not isinstance(text, str) or (isinstance(part, Mapping) and "text" not in str(part.get("type", "text"))):
+            came = f"a part of the type {part.get('type')!r}" if isinstance(part, Mapping) else kind(part)
+            raise BadRecord(f"{where}: expected the 'content' of message {i} to be text, got {came}: only text is read")
+        texts.append(text)
+    return "".join(texts)
+
+
+def _of_table(value: Any) -> Any:
+    """A field without the nulls that a table puts in. The content of a turn that only calls stays null: templates ask for it."""
+    found = without_nulls(value)
+    for message in found if isinstance(found, list) else ():
+        if isinstance(message, dict) and message.get("tool_calls"):
+            message.setdefault("content", None)
+    return found
+
+
+def _tools(tools: Any, where: str) -> list[Any]:
+    """The definitions of functions, as a list or as JSON of one."""
+    if isinstance(tools, str):
+        inner = parsed('{"tools": ' + tools + "}", where=where)
+        if isinstance(inner, BadRecord):
+            raise BadRecord(f"{where}: expected 'tools' to be a list or JSON of one, got {kind(tools)}: repair it")
+        tools = inner["tools"]
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise BadRecord(f"{where}: expected 'tools' to be a list of objects, got {kind(tools)}: repair or remove it")
+    _check_values(tools, where)
+    return tools
+
+
+def _further(further: Any, where: str) -> dict[str, Any]:
+    """Arguments of the chat template, as an object or as JSON of one."""
+    if isinstance(further, str):
+        further = parsed(further, where=where)
+    if not isinstance(further, dict):
+        raise BadRecord(f"{where}: expected 'chat_template_kwargs' to be an object, got {kind(further)}: repair it")
+    if taken := sorted(_OURS & further.keys()):
+        raise BadRecord(f"{where}: 'chat_template_kwargs' holds {taken[0]!r}, which limbeck gives itself: remove it")
+    _check_values(further, where)
+    return further
+
+
+def learned(message: Message, i: int, where: str) -> bool:
+    """Whether a turn is to be learned: the assistant's, unless its weight is 0 or train is false."""
+    said = {key: message[key] for key in LEARNED if message.get(key) is not None}
+    for key, value in said.items():
+        if value not in (0, 1):  # True and False are 1 and 0
+            raise BadRecord(
+                f"{where}: expected the {key!r} of message {i} to be 0 or 1, got {kind(value)}: a turn is learned or not"
+            )
+        if value and message["role"] != "assistant":
+            raise BadRecord(
+                f"{where}: the {key!r} of message {i} says that a turn of the {message['role']} is learned, and only the "
+                "assistant's are: remove it"
+            )
+    return message["role"] == "assistant" and all(said.values())
+
+
+def _string(text: Any, field: str, where: str) -> str:
+    if isinstance(text, bytes):
+        try:
+            text = text.decode()
+        except UnicodeDecodeError as error:
+            raise BadRecord(
+                f"{where}: expected {field!r} to be UTF-8, got byte 0x{text[error.start]:02X} at byte {error.start}: convert it"
+            ) from None
+    if not isinstance(text, str):
+        raise BadRecord(f"{where}: expected {field!r} to be a string, got {kind(text)}: repair or remove it")
+    _check_unicode(text, where)
+    return text
+
+
+def _check_values(value: Any, where: str) -> None:
+    """Raises BadRecord where a value that goes to a template cannot be read, or is no text."""
+    if isinstance(value, str):
+        _check_unicode(value, where)
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_unicode(str(key), where)
+            _check_values(inner, where)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_values(inner, where)
+    elif not isinstance(value, int | float | None):
+        raise BadRecord(f"{where}: expected text, numbers, lists and objects, got {kind(value)}: repair or remove it")
+
+
+def _check_unicode(text: str, where: str) -> None:
+    """JSON can spell halves of surrogate pairs (``\\ud800``), which are in no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecord(
+            f"{where}: expected Unicode text, got a lone surrogate U+{ord(text[error.start]):04X} at character "
+            f"{error.start}: repair or remove it"
+        ) from None
+
+
+def _holds_text(value: Any) -> bool:
+    """Whether a field holds a string somewhere that a reader may miss."""
+    if isinstance(value, Mapping):
+        return any(map(_holds_text, value.values()))
+    return any(map(_holds_text, value)) if isinstance(value, list | tuple) else isinstance(value, str) and bool(value)
+
+
+def kind(value: Any) -> str:
+    """What a JSON value is, in JSON's own words."""
+    if value is None:
+        return "null"
+    if isinstance(value, Unreadable):
+        return value.reason
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return f"the string {value[:40]!r}"
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
+    if isinstance(value, Mapping):
+        return "an object with the keys " + (", ".join(map(repr, list(value)[:8])) or "none")
+    if isinstance(value, list | tuple):
+        return "a list" if value else "an empty list"
+    return f"a value of the type {type(value).__name__}"
