@@ -164,7 +164,7 @@ def test_a_local_folder_is_read_through_datasets(tmp_path, monkeypatch):
         ('"one"', "a.jsonl:2: expected one JSON object, got '\"one\"'"),
         (
             '{"body": "one"}',
-            "a.jsonl:2: expected 'text' or 'messages', got the keys 'body': name the one that holds the text, such as --columns text=body",
+            "a.jsonl:2: expected 'text' or 'messages', got the keys 'body': name the one that holds the text",
         ),
         ("{}", "a.jsonl:2: expected 'text' or 'messages', got the keys none"),
         ('{"text": 1}', "a.jsonl:2: expected 'text' to be a string, got the number 1: repair"),

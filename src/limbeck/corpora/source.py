@@ -78,7 +78,7 @@ def read_parts(parts: list[Part], source: str, bad: BadRecords | None = None) ->
                     bad.good()
                 yield document
             elif bad is None:
-                raise document
+                raise BadCorpus(str(document))
             else:
                 bad.add(document)
     if empty and bad is not None:
