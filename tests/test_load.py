@@ -17,17 +17,17 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BertConfig,
-    BloomConfig,
     CohereConfig,
     GPT2Config,
     GraniteConfig,
     LlamaForSequenceClassification,
-    MambaConfig,
     T5Config,
 )
 
 from limbeck.errors import BadFolder, BadModel, Mismatch
 from limbeck.models.load import LanguageModel, load, load_config, new_model, save
+from limbeck.models.skeleton import matched
+from limbeck.models.source import stored_tensors
 from limbeck.types import Batch
 from tests.zoo import CONFIGS, animal, packed, words
 
@@ -141,14 +141,27 @@ def test_a_head_with_something_unknown_after_it_is_refused():
         model.verify()
 
 
-def test_attention_across_packed_documents_is_refused():
-    config = BloomConfig(vocab_size=48, hidden_size=32, n_layer=1, n_head=4)
-    model = new_model(config, words(), 0, name="old")
-    with pytest.raises(BadModel, match="old: architecture bloom is refused"):
-        model.verify()
-    config = MambaConfig(vocab_size=48, hidden_size=32, num_hidden_layers=1, state_size=4)
-    with pytest.raises(BadModel, match="architecture mamba is refused"):
-        new_model(config, words(), 0).verify()
+def test_buffers_of_old_checkpoints_are_passed_over(tmp_path):
+    for name, layer, tensors in (
+        ("llama", "model.layers.0.self_attn", {"rotary_emb.inv_freq": torch.ones(4)}),
+        ("gpt2", "transformer.h.0.attn", {"bias": torch.ones(1, 1, 32, 32), "masked_bias": torch.tensor(-1e4)}),
+        (
+            "gpt_neox",
+            "gpt_neox.layers.0.attention",
+            {"bias": torch.ones(1, 1, 4, 4), "masked_bias": torch.tensor(-1e9)},
+        ),
+    ):
+        folder = tmp_path / name
+        save(animal(name), folder)
+        _weights(
+            folder, lambda held, layer=layer, more=tensors: held.update({f"{layer}.{n}": t for n, t in more.items()})
+        )
+        batch = packed()
+        assert torch.equal(load(folder)(batch).logits(), animal(name)(batch).logits())
+        assert matched(folder, load(folder).model, stored_tensors(folder))
+    _weights(tmp_path / "llama", lambda held: held.update({"model.layers.0.self_attn.bias": torch.ones(32)}))  # no mask
+    with pytest.raises(BadModel, match=r"no place for, model\.layers\.0\.self_attn\.bias"):
+        load(tmp_path / "llama")
 
 
 def test_a_model_that_sees_the_future_is_refused():

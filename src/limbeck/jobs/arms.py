@@ -119,7 +119,9 @@ class Shared:
         world = self.machine.world
         start = load(arm.start or self.cut, device="cpu", train=True)
         if arm.fresh:
+            packs = start.packs  # as its architecture does
             start = new_model(load_config(self.cut), start.tokenizer, arm.seed, name=arm.name)
+            start.packs = packs
         start.model.to(world.device)
         corpus = Rows(
             self.store,

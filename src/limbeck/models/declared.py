@@ -15,15 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.models.anatomy import HEAD, KINDS, Anatomy, Kind, Sizes
+from limbeck.models.tied import has_own_head
 
 
 def read_anatomy(file: Path) -> Anatomy | None:
-    """The anatomy that a config.json declares; None where it cannot be read, or does not say all of it."""
+    """The anatomy that a config.json declares; None where it cannot be read, or does not say all of it.
+
+    A head of its own in the weights beside it is one, whatever the file says of tying.
+    """
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # whoever loads it says what is wrong
+    except (OSError, ValueError, RecursionError):  # whoever loads it says what is wrong
         return None
-    return declared(config) if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        return None
+    return declared(config | {"tie_word_embeddings": False} if has_own_head(file.parent) else config)
 
 
 def declared(config: Mapping[str, Any]) -> Anatomy | None:

@@ -7,6 +7,7 @@ inside a document; both are tried out on a few tokens when a model is loaded, an
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -29,8 +30,18 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from limbeck.disk import existing, sync, writing
 from limbeck.errors import BadModel, Mismatch
+from limbeck.models.alone import one_document_a_row
 from limbeck.models.auto import LimbeckForCausalLM
-from limbeck.models.source import check_tokenizer, check_weights, config_file, resolve
+from limbeck.models.rope import choose_by_document, lengths_named
+from limbeck.models.source import (
+    check_tokenizer,
+    check_weights,
+    config_file,
+    is_old_buffer,
+    resolve,
+    stored_tensors,
+)
+from limbeck.models.tied import has_own_head
 from limbeck.types import Batch, Head, Outputs
 
 # Factors on the logits, by model type: the name of the configuration's field, and whether it divides.
@@ -41,14 +52,22 @@ _LOGIT_FACTOR = {
     "granitemoe": ("logits_scaling", True),
     "granitemoeshared": ("logits_scaling", True),
     "granitemoehybrid": ("logits_scaling", True),
+    "granite_swa": ("logits_scaling", True),
+    "falcon_h1": ("lm_head_multiplier", False),
 }
+# Where the soft cap of logits is not called final_logit_softcapping.
+_SOFTCAP = {"recurrent_gemma": "logits_soft_cap", "xlstm": "output_logit_soft_cap"}
 
 # Why an architecture is refused.
 OTHER_HEAD = (
     "its logits are not head(hidden) with a known scale and soft cap, so chunked losses would be of another model"
 )
 SEES_AHEAD = "its tokens see those that follow them, so it is no causal language model"
-SEES_ACROSS = "in a packed row its later documents see the earlier ones"
+SEES_ACROSS = "in a packed row its documents see one another"
+NOT_FINITE = (
+    "its logits are NaN or infinite on a few tokens: its weights are damaged, or overflow in this number format; copy it "
+    "again, or take another --dtype"
+)
 
 _LOOKED_AT = 2**18  # numbers of a tensor that are looked at together: a test for NaN makes several tensors of as many
 
@@ -57,7 +76,8 @@ _LOOKED_AT = 2**18  # numbers of a tensor that are looked at together: a test fo
 class LanguageModel:
     """A decoder, its tokenizer and its name: a teacher or a student.
 
-    ``lineage`` says what a student was cut out of (`students.cut`); it is saved and loaded with the model.
+    ``lineage`` says what a student was cut out of (`students.cut`); it is saved and loaded with the model. ``packs``:
+    whether the decoder takes rows of several documents as they are, which `verify` finds out; else each runs alone.
     """
 
     model: PreTrainedModel
@@ -65,8 +85,10 @@ class LanguageModel:
     name: str
     lineage: Mapping[str, Any] | None = None
     vocab: int = field(init=False)
+    packs: bool = field(init=False, default=True)
 
     def __post_init__(self) -> None:
+        choose_by_document(self.model)
         embeddings = self.model.get_output_embeddings()
         if embeddings is None:
             raise BadModel(f"{self.name}: a {self.config.model_type} model without an output head; give a causal LM")
@@ -79,13 +101,30 @@ class LanguageModel:
             )
 
     def __call__(self, batch: Batch) -> Outputs:
-        """Hidden states of a batch and the head that reads them. Attention stays inside documents."""
-        # No attention mask on purpose: only then does Transformers look for restarts in the positions.
-        decoder = self.model.base_model
-        hidden = decoder(
-            input_ids=batch.tokens, position_ids=batch.position, attention_mask=None, use_cache=False
-        ).last_hidden_state
+        """Hidden states of a batch and the head that reads them. What a token sees stays inside its document."""
+        if self.packs:
+            hidden = self._decoder(batch.tokens, batch.position)
+        else:
+            hidden = one_document_a_row(self._decoder, batch.tokens, batch.position)
         return Outputs(hidden, self.head, self.vocab)
+
+    def _decoder(self, tokens: Int[Tensor, "B T"], position: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        # No attention mask on purpose: only then does Transformers look for restarts in the positions.
+        hidden: Tensor = self._without_head(**self._given(tokens, position)).last_hidden_state
+        return hidden
+
+    @property
+    def _without_head(self) -> Any:
+        """The module that gives hidden states. A few classes name it otherwise than ``base_model`` expects."""
+        found = self.model.base_model
+        return self.model.get_submodule("model") if found is self.model else found
+
+    def _given(self, tokens: Int[Tensor, "B T"], position: Int[Tensor, "B T"]) -> dict[str, Any]:
+        """The arguments of a forward pass; a recurrent decoder may have no place for positions."""
+        given = {"input_ids": tokens, "position_ids": position, "attention_mask": None, "use_cache": False}
+        taken = inspect.signature(self._without_head.forward).parameters
+        free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+        return {name: value for name, value in given.items() if free or name in taken}
 
     @property
     def head(self) -> Head:
@@ -97,7 +136,7 @@ class LanguageModel:
             weight=embeddings.weight,
             bias=getattr(embeddings, "bias", None),
             scale=1 / scale if divides else scale,
-            softcap=getattr(self.config, "final_logit_softcapping", None),
+            softcap=getattr(self.config, _SOFTCAP.get(self.config.model_type, "final_logit_softcapping"), None),
         )
 
     @property
@@ -139,26 +178,30 @@ class LanguageModel:
     def verify(self) -> None:
         """Tries on a few tokens that the head is the whole way to logits, and that a token sees its own past alone.
 
-        Raises BadModel with the reason if the architecture does something `Outputs` does not describe.
+        Where documents of a packed row see one another, each is run alone from here on (``packs``). Raises BadModel with
+        the reason if the architecture does something `Outputs` does not describe, or its logits are no numbers.
         """
         training = self.model.training
         self.model.eval()
         try:
             self._verify_head(_alone(self._some_tokens(8)))
             self._verify_order(self._some_tokens(8))
-            self._verify_packing(self._some_tokens(8))
+            self.packs = not self.chunked and all(
+                self._packs(self._some_tokens(8), first) for first in (4, *self._long_positions())
+            )
+        except (TypeError, AttributeError, ValueError, RuntimeError, LookupError, NotImplementedError) as error:
+            raise self.refused(
+                f"its decoder cannot be run on tokens and their positions ({_first_line(error)})"
+            ) from error
         finally:
             self.model.train(training)
 
     def _verify_head(self, batch: Batch) -> None:
-        try:
-            outputs = self(batch)
-        except (TypeError, AttributeError) as error:
-            raise self.refused(f"its decoder does not take token positions ({error})") from error
-        ours = outputs.head.logits(outputs.hidden)
-        theirs = self.model(
-            input_ids=batch.tokens, position_ids=batch.position, attention_mask=None, use_cache=False
-        ).logits
+        outputs = self(batch)
+        ours = outputs.logits()
+        theirs = self.model(**self._given(batch.tokens, batch.position)).logits.flatten(0, 1)[:, : self.vocab]
+        if not (torch.isfinite(ours).all() and torch.isfinite(theirs).all()):
+            raise self.refused(NOT_FINITE)
         if self.differ(ours, theirs):
             raise self.refused(OTHER_HEAD)
 
@@ -168,18 +211,34 @@ class LanguageModel:
         if self.differ(whole, start):
             raise self.refused(SEES_AHEAD)
 
-    def _verify_packing(self, tokens: Int[Tensor, "1 T"]) -> None:
+    def _packs(self, tokens: Int[Tensor, "1 T"], first: int) -> bool:
+        """Whether two documents in a row are as each alone. The second stands at positions from ``first`` on."""
         half = tokens.shape[1] // 2
-        position = torch.arange(half, device=tokens.device).repeat(2)[None]
-        packed = self(_batch(tokens, position)).hidden[:, half:]
-        alone = self(_alone(tokens[:, half:])).hidden
-        if self.differ(packed, alone):
-            raise self.refused(SEES_ACROSS)
+        start = torch.arange(half, device=tokens.device)
+        later = start if first == half else start + first
+        packed = self(_batch(tokens, torch.cat([start, later])[None])).hidden
+        alone = [
+            self(_batch(part, place[None])).hidden
+            for part, place in zip(tokens.split(half, 1), (start, later), strict=True)
+        ]
+        return not self.differ(packed, torch.cat(alone, 1))
+
+    def _long_positions(self) -> list[int]:
+        """Positions that four tokens may begin at to lie on both sides of a length that the configuration names."""
+        return [length - 2 for length in lengths_named(self.config) if 6 < length < self.context - 1]
+
+    @property
+    def chunked(self) -> bool:
+        """Whether attention is cut into chunks at places of a row, wherever its documents begin (Llama 4)."""
+        return "chunked_attention" in (getattr(self.config.get_text_config(), "layer_types", None) or ())
 
     def differ(self, a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]) -> bool:
-        """Whether two results that should be the same differ by more than this model's number format rounds."""
+        """Whether two results that should be the same differ by more than this model's number format rounds.
+
+        Results that are NaN or infinite differ from everything.
+        """
         tolerance = 1e-3 if self.model.dtype in (torch.float32, torch.float64) else 0.05
-        return a.shape != b.shape or _relative_difference(a, b) > tolerance
+        return a.shape != b.shape or not _relative_difference(a, b) <= tolerance
 
     def refused(self, reason: str) -> BadModel:
         """What to raise of an architecture that cannot be used."""
@@ -191,7 +250,10 @@ class LanguageModel:
 
 
 def load_config(name: str | Path) -> PreTrainedConfig:
-    """The configuration of a model, without its weights. Raises BadModel where it is no causal language model's."""
+    """The configuration of a model, without its weights. Raises BadModel where it is no causal language model's.
+
+    Whether head and embedding are one is read from weights that lie beside it: some files say it of two (`models.tied`).
+    """
     folder = config_file(name).parent
     with quiet():
         try:
@@ -216,7 +278,14 @@ def load_config(name: str | Path) -> PreTrainedConfig:
         raise BadModel(
             f"{folder}: its weights are quantised, which limbeck cannot cut or train; give the unquantised model"
         )
+    if config.get_text_config().tie_word_embeddings and has_own_head(folder):
+        _set_tied(config, False)
     return config
+
+
+def _set_tied(config: PreTrainedConfig, tied: bool) -> None:
+    for part in (config, config.get_text_config()):
+        part.tie_word_embeddings = tied
 
 
 def load(
@@ -354,12 +423,14 @@ def _load_weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) ->
             )
         except (ValueError, RuntimeError, OSError, ImportError) as error:
             raise BadModel(f"{folder}: the model cannot be loaded ({_first_line(error)})") from error
+    stored = stored_tensors(folder)
     refuse_unlike(
         folder,
         mismatched=report["mismatched_keys"],
         missing=report["missing_keys"],
-        unexpected=report["unexpected_keys"],
+        unexpected=[key for key in report["unexpected_keys"] if not is_old_buffer(key, stored[key].shape)],
     )
+    _set_tied(model.config, model.get_output_embeddings().weight is model.get_input_embeddings().weight)
     return model
 
 

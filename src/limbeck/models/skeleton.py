@@ -20,7 +20,7 @@ from limbeck.errors import BadModel
 from limbeck.models.load import build, refuse_unlike
 from limbeck.models.parts import ALIGNED, DTYPES
 from limbeck.models.room import Needs
-from limbeck.models.source import Stored
+from limbeck.models.source import Stored, is_old_buffer
 
 
 def skeleton(config: PreTrainedConfig, *, dtype: torch.dtype) -> PreTrainedModel:
@@ -62,9 +62,13 @@ def matched(folder: Path, model: PreTrainedModel, stored: Mapping[str, Stored]) 
         twins = [other for other in found if expected[other] is expected[name]]
         if twins:
             found[name] = found[twins[0]]
-    ignored = _ignored(model)
+    patterns = model._keys_to_ignore_on_load_unexpected or ()
     missing = expected.keys() - found.keys()
-    unexpected = [key for key in unexpected if not ignored(key)]
+    unexpected = [
+        key
+        for key in unexpected
+        if not is_old_buffer(key, stored[key].shape) and not any(re.search(pattern, key) for pattern in patterns)
+    ]
     if missing and unexpected:
         raise BadModel(
             f"{folder}: the weights have {sorted(unexpected)[0]} where Transformers computes with {sorted(missing)[0]} "
@@ -104,12 +108,6 @@ def _renaming(model: PreTrainedModel) -> Callable[[str], str]:
         return key
 
     return renamed
-
-
-def _ignored(model: PreTrainedModel) -> Callable[[str], bool]:
-    """Whether a tensor of a file is one that the architecture once kept and no longer does."""
-    patterns = [*(model._keys_to_ignore_on_load_unexpected or ()), r"rotary_emb\.inv_freq", r"(^|\.)position_ids$"]
-    return lambda key: any(re.search(pattern, key) for pattern in patterns)
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -23,6 +24,8 @@ BUILTIN = "builtin:"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
 _DESCRIPTION = ["*.json", "*.model", "*.txt", "*.jinja"]  # what a hub model is besides its weights
 _WEIGHTS = ["model.safetensors", "model-*.safetensors"]
+_COMPUTED = re.compile(r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids)$")
+_MASK = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.(masked_)?bias$")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -94,10 +97,11 @@ def check_weights(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a safetensors file: its bytes begin at ``start``. ``dtype`` is as the format names it (F32, BF16)."""
+    """A tensor in a safetensors file: its ``bytes`` begin at ``start``. ``dtype`` is as the format names it (F32, BF16)."""
 
     file: Path
     start: int
+    bytes: int
     dtype: str
     shape: tuple[int, ...]
 
@@ -118,6 +122,14 @@ def _weight_files(folder: Path) -> list[Path]:
         if not (folder / shard).is_file():
             raise BadModel(f"{folder}: {index.name} names the weights {shard}, which are not there; copy them again")
     return [folder / shard for shard in _shards(index)]
+
+
+def is_old_buffer(name: str, shape: Sequence[int]) -> bool:
+    """Whether a stored tensor is a buffer that older models kept in their files: a causal mask, its filler, rotary frequencies.
+
+    Transformers computes them now and passes over them in files. A bias of weights has one axis, a mask or its filler never.
+    """
+    return _COMPUTED.search(name) is not None or (_MASK.search(name) is not None and len(shape) != 1)
 
 
 def weights_digest(folder: Path) -> str:
@@ -174,6 +186,7 @@ def _read_header(path: Path) -> dict[str, Stored]:
             name: Stored(
                 file=path,
                 start=8 + length + int(entry["data_offsets"][0]),
+                bytes=int(entry["data_offsets"][1]) - int(entry["data_offsets"][0]),
                 dtype=str(entry["dtype"]),
                 shape=tuple(int(axis) for axis in entry["shape"]),
             )
