@@ -12,12 +12,13 @@ import pytest
 import yaml
 
 from limbeck.errors import BadFolder, Mismatch
+from limbeck.plan.price import Price
 from limbeck.probes.interval import bootstrap
 from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import BINS, Measurements
 from limbeck.report import model_card, verdict, write_report
 from limbeck.report.folder import RunFolder
-from limbeck.report.start import start_of
+from limbeck.report.start import price_of, start_of
 from limbeck.report.words import bounded, count, duration, plus_minus, size, took, trainings
 from limbeck.types import Reading
 
@@ -144,8 +145,7 @@ def made_up_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = verdict(
         arms(student=1.497, ce=1.531, fresh=1.702, cut=2.024),
         made_up(1.289),
-        student_parameters=104512,
-        teacher_parameters=260032,
+        price=Price(0.83),
     )
     (out / "verdict.json").write_text(json.dumps(found.row()))
     (out / "run.json").write_text(json.dumps(RUN))
@@ -554,14 +554,25 @@ def test_an_interval_that_is_not_even_is_given_by_its_ends():
     assert bounded(1.25, float("nan"), float("nan")) == "1.250"
 
 
-def test_other_arms_are_notes_and_compute_is_not_forgotten():
-    found = verdict(arms(student=1.5, ce=1.53, fresh=1.7, flops=1.45, cut=2.0), None)
+def test_equal_compute_stands_in_the_verdict_and_other_arms_are_notes():
+    found = verdict(arms(student=1.5, ce=1.53, fresh=1.7, flops=1.45, cut=2.0), None, price=Price(0.8))
     notes = " ".join(found.notes)
-    assert "Cross-entropy given the same compute is better by 0.049" in notes
+    assert "cross-entropy given the same compute is better by 0.049" in found.text
+    assert notes.startswith("Break-even: the teacher's logits must be used ")
     assert "The student gained 0.2" in notes
     assert "over the same training from a fresh init" in notes
-    found = verdict(arms(student=1.5, ce=1.53), None, student_parameters=100, teacher_parameters=300)
-    assert "cross-entropy could have read 2.0 times as many tokens" in " ".join(found.notes)
+    found = verdict(arms(student=1.5, ce=1.53), None, price=Price(1.0))
+    assert "cross-entropy could have read 2.00 times as many tokens" in " ".join(found.notes)
+    assert "; equal compute was not tested" in found.text
+
+
+def test_the_price_of_a_run_is_read_back_also_where_an_older_one_did_not_keep_it():
+    models = {"student": {"parameters": 100}, "teacher": {"parameters": 240}}
+    assert price_of(models) == Price(0.8)
+    models["teacher"] |= {"passes": 0.1, "price": 0.7}
+    assert price_of(models) == Price(0.7, uses=10)
+    models["teacher"] |= {"passes": 0.0}
+    assert price_of(models) is None
 
 
 def test_the_share_of_a_gap_that_is_none_is_not_given():

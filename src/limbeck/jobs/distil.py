@@ -35,6 +35,7 @@ from limbeck.objectives import parse
 from limbeck.objectives.parse import code_of
 from limbeck.plan.cost import Cost, estimate
 from limbeck.plan.pair import Finding, as_json, check, show
+from limbeck.plan.price import Price
 from limbeck.plan.size import Size
 from limbeck.plan.state import kept_bytes
 from limbeck.report.words import took, trainings
@@ -109,12 +110,14 @@ def prepare(
     member: str = "",
     beside: Comparison | None = None,
     objectives: Sequence[str] = (),
+    sharing: int = 1,
 ) -> Comparison:
     """Everything before the first training: checks, text, the cut, the arms, and what they will take.
 
     ``answers`` is what the signature says of captured ones. Of a family, ``member`` is its name, ``beside`` another student
-    of the same teacher and text, which are not read again then, and ``objectives`` those of all its students. Raises a
-    LimbeckError for whatever does not fit, before anything long begins.
+    of the same teacher and text, which are not read again then, ``objectives`` those of all its students, and ``sharing`` how
+    many of them learn from the teacher, whose forward pass they share. Raises a LimbeckError for whatever does not fit, before
+    anything long begins.
     """
     objective = parse(settings.objective)
     check_align(settings)
@@ -161,11 +164,13 @@ def prepare(
     )
     if isinstance(source, OtherTokens):
         source.ask(store, where, rows=steps * rows, length=length)
-    passes = source.passes(steps * rows * length, length) if objective.needs_teacher else 0.0
-    taken = {"steps": steps, "matched": matched}
-    arms = _arms(settings, teacher, student, passes=passes, **taken, length=length, member=member)
+    price = None
+    if objective.needs_teacher:
+        uses = sharing / source.passes(steps * rows * length, length)
+        price = Price.of(Size.of(student.config), Size.of(teacher.config), length=length, uses=uses)
+    arms = _arms(settings, price, steps=steps, matched=matched, member=member)
     if where.world.first:
-        about = _summary(teacher) | source.facts | {"passes": passes}
+        about = _summary(teacher) | source.facts | _priced(price, sharing)
         facts = {"doctor": as_json(findings), "plan": _said(plan, length, arms), "objective": repr(objective)}
         if asked:
             facts |= _of_conversion(settings, source, student, teacher, length=length, where=where)
@@ -286,27 +291,13 @@ def _check_served(settings: DistilSettings, *, length: int, where: Machine) -> N
     check(diagnose(settings, teacher, load(settings.student), first_documents(settings), length=length, machine=where))
 
 
-def _arms(
-    settings: DistilSettings,
-    teacher: LanguageModel,
-    student: LanguageModel,
-    *,
-    passes: float,
-    steps: int,
-    matched: int,
-    length: int,
-    member: str,
-) -> list[Arm]:
-    """The arms, with cross-entropy's steps at equal FLOPs: a student's step costs three forward passes, and the teacher's.
-
-    ``passes`` of the teacher are paid for each of the student's tokens, none where the objective does not listen to it.
-    """
-    ours, theirs = (Size.of(model.config).forward_flops(length) for model in (student, teacher))
-    ratio = 1 + passes * theirs / (3 * ours)
+def _arms(settings: DistilSettings, price: Price | None, *, steps: int, matched: int, member: str) -> list[Arm]:
+    """The arms, with cross-entropy's steps at equal FLOPs; the teacher has no ``price`` where the objective does not need it."""
+    ratio = 1.0 if price is None else price.ratio
     return arms_of(
         settings.out,
         objective=settings.objective,
-        listens=passes > 0,
+        listens=price is not None,
         baselines=settings.compared,
         seeds=range(settings.seed, settings.seed + settings.seeds),
         steps=steps,
@@ -314,6 +305,13 @@ def _arms(
         matched=matched,
         member=member,
     )
+
+
+def _priced(price: Price | None, students: int) -> dict[str, Any]:
+    """What run.json keeps of the teacher's price: its forward passes for each token that the student trains on."""
+    if price is None:
+        return {"passes": 0.0}
+    return {"passes": 1 / price.uses, "price": price.step, "students": students}
 
 
 def _summary(model: LanguageModel) -> dict[str, Any]:

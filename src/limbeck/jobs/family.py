@@ -2,7 +2,8 @@
 
 Each has a folder of its own, which is that of `distil` for this size and objective alone, bits and all. Students of one seed see
 the same rows, so the teacher is asked once about each step and all of them listen; what does not listen is trained one after
-the other, and once where students of several objectives are compared with the same.
+the other, and once where students of several objectives are compared with the same. One thing is not as it would be alone: the
+students pay equal parts of the teacher's one forward pass, so cross-entropy at equal compute gets fewer tokens.
 """
 
 from __future__ import annotations
@@ -49,12 +50,17 @@ def family(settings: DistilSettings) -> dict[str, Any]:
         update(settings.out, run, members=list(wanted), objectives=[what["objective"] for what in wanted.values()])
     where.world.barrier()
     members: list[Comparison] = []
+    sharing = sum(parse(what["objective"]).needs_teacher for what in wanted.values())
     for name, what in wanted.items():
         own = settings.model_copy(update=what | {"out": settings.out / name})
         console.print(f"\n{name}")
         members.append(
             prepare(
-                own, answers, where, member=name, beside=members[0] if members else None, objectives=settings.objectives
+                *(own, answers, where),
+                member=name,
+                beside=members[0] if members else None,
+                objectives=settings.objectives,
+                sharing=max(1, sharing),
             )
         )
     linked = _train(members)
@@ -137,7 +143,7 @@ def _groups(together: Sequence[tuple[Comparison, Arm]]) -> list[list[tuple[Compa
     if len(groups) > 1:
         console.print(
             f"memory: the {len(together)} students do not fit together, so they are trained in {len(groups)} groups and the "
-            "teacher is asked anew for each"
+            "teacher's forward pass is computed anew for each; equal compute counts it once, as with memory for all of them"
         )
     return groups
 

@@ -28,7 +28,7 @@ from limbeck.models.load import LanguageModel, load
 from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, likelihood, measure, samples
 from limbeck.report import write_report
 from limbeck.report.card import model_card
-from limbeck.report.start import start_of
+from limbeck.report.start import price_of, start_of
 from limbeck.report.state import state_sentence
 from limbeck.report.verdict import Verdict, verdict
 from limbeck.run.log import console
@@ -103,9 +103,7 @@ class Proof:
             arms,
             teacher,
             method="KD" if self._listens else "the objective",
-            student_parameters=run["student"]["parameters"],
-            teacher_parameters=run["teacher"]["parameters"],
-            passes=run["teacher"].get("passes", 1.0),
+            price=price_of(run) if self._listens else None,
             text_bytes=self._text_bytes(arms["student"][0], teacher),
             start=start_of(run),
             against_attention=_sentence(self._recall.sentence()) if self._recall else "",

@@ -86,9 +86,10 @@ class RunTeacher:
         return {"answers": f"{codec} outcomes in {codec.bytes} bytes a token{without}"}
 
     def passes(self, tokens: int, length: int) -> float:
-        """Forward passes of the teacher for each token that a run trains on.
+        """Forward passes of the teacher for each of the ``tokens`` that one student trains on.
 
-        Captured answers were one pass over their text, all of which is put down to this run, so far as it reads them.
+        Captured logits took one pass over their text, all of which is charged to this run, so far as it reads them. Several seeds
+        are repetitions of one measurement, each charged as if it were alone.
         """
         return 1.0 if self.rows is None else min(1.0, self.rows * length / tokens)
 

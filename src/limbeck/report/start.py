@@ -1,10 +1,12 @@
-"""What a student was before it was trained: the bare cut, or a converted one, matched to attention or not."""
+"""What a run began with: the student before it was trained, which is the bare cut or a converted one, and the teacher's price."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from limbeck.plan.price import Price
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,12 @@ def start_of(run: Mapping[str, Any]) -> Start:
     if not conversion:
         return CUT
     return MATCHED if conversion["tokens"] else CONVERTED
+
+
+def price_of(run: Mapping[str, Any]) -> Price | None:
+    """What the teacher's logits cost, from what run.json holds; by the parameters alone in a run from before it held that."""
+    teacher, student = run["teacher"], run["student"]
+    forward = teacher.get("passes", 1.0)
+    if not forward:
+        return None
+    return Price(teacher.get("price", teacher["parameters"] / (3 * student["parameters"])), 1 / forward)

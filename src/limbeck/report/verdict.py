@@ -1,4 +1,4 @@
-"""Whether distilling paid, in words: against cross-entropy, a fresh start and what it started from, at equal tokens.
+"""Whether distilling paid, in words: against cross-entropy at equal tokens and at equal compute, a fresh start, and the cut.
 
 Every claim is a difference of two models on the same documents with a 95 % interval. A difference whose interval holds
 0 is called inconclusive, one against the student is said as plainly as one for it, and what was not run is named.
@@ -15,8 +15,10 @@ import numpy as np
 from jaxtyping import Float
 
 from limbeck.errors import Mismatch
+from limbeck.plan.price import Price
 from limbeck.probes.interval import Interval, bootstrap, difference_interval
 from limbeck.probes.measurements import Measurements
+from limbeck.report.break_even import BreakEven, break_even
 from limbeck.report.start import CUT, Start
 from limbeck.report.words import bounded, plus_minus, share
 
@@ -52,16 +54,18 @@ class Verdict:
     """The verdict in words, and the differences it rests on.
 
     ``outcome`` is about cross-entropy at equal tokens: "better", "worse", "inconclusive", or "untested" without it.
+    ``uses`` is how often the teacher's logits must be used to win at equal compute, where that was measured.
     """
 
     outcome: str
     text: str
     notes: tuple[str, ...]
     differences: tuple[Difference, ...]
+    uses: BreakEven | None = None
 
     def row(self) -> dict[str, Any]:
         """As verdict.json holds it; NaN as null."""
-        found = asdict(self)
+        found = asdict(self) | {"uses": None if self.uses is None else self.uses.row()}
         for difference in found["differences"]:
             difference |= {key: None for key in ("value", "low", "high") if difference[key] != difference[key]}
         return found
@@ -72,17 +76,15 @@ def verdict(
     teacher: Measurements | None,
     *,
     method: str = "KD",
-    student_parameters: int | None = None,
-    teacher_parameters: int | None = None,
-    passes: float = 1.0,
+    price: Price | None = None,
     text_bytes: tuple[Documents, Documents] | None = None,
     start: Start = CUT,
     against_attention: str = "",
 ) -> Verdict:
     """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut", "attention" there are.
 
-    ``passes`` is how many forward passes of the teacher each of the student's tokens cost. Each arm is a list of
-    measurements, one a seed; seed k of two arms is compared with seed k. ``text_bytes`` are those of each document that the
+    ``price`` is what the teacher's logits cost, where the objective needs them. Each arm is a list of measurements, one a
+    seed; seed k of two arms is compared with seed k. ``text_bytes`` are those of each document that the
     student's tokens, and that the teacher's, stand for, where they are not the same tokens. ``start`` is what "cut" is.
     ``against_attention`` is a sentence that says more of the arm "attention" than the difference does, in whose place it stands.
     Raises Mismatch where two arms were not measured on the same documents.
@@ -94,21 +96,29 @@ def verdict(
     outcome = "untested" if main is None else _outcome(main[1])
     lament = f"{method} did not help: "
     sentences = [_sentence(method, main[1], against["cut+ce"], lament=lament) if main else _untested(method)]
+    if "cut+ce@flops" in found:
+        sentences.append(_sentence("the student", found["cut+ce@flops"][1], against["cut+ce@flops"]))
+    elif price is not None:
+        sentences.append("equal compute was not tested")
     if teacher is not None and arms.get("cut"):
         closed, words = _gap_closed(
             arms["cut"], arms["student"], teacher, text_bytes, start, alone=arms.get("cut+ce") or ()
         )
         sentences.append(words)
         differences += [closed] if closed else []
-    others = ("cut+ce@flops", "fresh+kd", "cut", *(() if against_attention else ("attention",)))
+    others = ("fresh+kd", "cut", *(() if against_attention else ("attention",)))
     notes = [_sentence("the student", found[name][1], against[name]) for name in others if name in found]
-    if student_parameters and teacher_parameters and passes > 0 and "cut+ce@flops" not in found:
-        notes.append(_compute(method, student_parameters, teacher_parameters, passes))
+    uses = None
+    if price is not None and main and "cut+ce@flops" in found:
+        uses = break_even(arms["student"], arms["cut+ce"], arms["cut+ce@flops"], price)
+        notes.insert(0, uses.text)
+    elif price is not None and "cut+ce@flops" not in found:
+        notes.append(_compute(method, price))
     seeds = main[0].seeds if main else len(arms["student"])
     notes.append(_what_the_interval_covers(seeds, _documents(arms["student"][0]), start))
     text = _first_upper("; ".join(sentences)) + "."
     before = (against_attention,) if against_attention else ()
-    return Verdict(outcome, text, (*before, *(_first_upper(note) + "." for note in notes)), tuple(differences))
+    return Verdict(outcome, text, (*before, *(_first_upper(note) + "." for note in notes)), tuple(differences), uses)
 
 
 def _gain(student: Sequence[Measurements], other: Sequence[Measurements], name: str) -> tuple[Difference, Interval]:
@@ -214,13 +224,12 @@ def _untested(method: str) -> str:
     )
 
 
-def _compute(method: str, student: int, teacher: int, passes: float) -> str:
-    """The arithmetic of equal compute: 6 N a token to train, 2 N to run the teacher."""
-    ratio = (6 * student + 2 * teacher * passes) / (6 * student)
-    paid = "a forward pass" if passes == 1 else f"{passes:.2f} forward passes"
+def _compute(method: str, price: Price) -> str:
+    """The arithmetic of equal compute, where no arm was trained for it."""
+    paid = "a forward pass" if price.uses == 1 else f"{1 / price.uses:.2f} forward passes"
     return (
         f"equal tokens are not equal compute: each token of {method} also cost {paid} of the teacher, with "
-        f"which cross-entropy could have read {ratio:.1f} times as many tokens"
+        f"which cross-entropy could have read {price.ratio:.2f} times as many tokens"
     )
 
 

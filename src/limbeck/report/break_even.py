@@ -1,0 +1,104 @@
+"""How often the teacher's logits must be used for distilling to beat cross-entropy on the same FLOPs, from what was measured.
+
+Three trainings are needed: the student, cross-entropy on as many tokens, and cross-entropy on the tokens that equal compute buys,
+``ratio`` times as many. Between the two of cross-entropy its loss is taken as a line over the logarithm of the tokens. Were each
+forward pass of the teacher used u times, equal compute would buy 1 + step / u times the tokens, a place on that line; the
+break-even is the u at which the line meets the student's loss, all else equal: the same student, tokens and text.
+
+At each place the difference to the student is a sum over held-out documents like any other, so it has the same interval; the
+interval of the break-even is every u at which that of the difference holds 0 (Fieller's construction). A learning curve is convex
+over log tokens, so beyond the second training the line flatters cross-entropy: fewer uses than asked for there may do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from limbeck.plan.price import Price
+from limbeck.probes.interval import bootstrap
+from limbeck.probes.measurements import Measurements
+
+FEWEST_SEEDS = 3
+_PLACES = 401  # between infinitely many uses and one, a line is drawn from each to the next
+_MUST = "break-even: the teacher's logits must be used"
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """Uses of each forward pass of the teacher from which on distilling wins at equal compute, beside the ``used`` ones.
+
+    ``low`` and ``high`` are a 95 % interval over documents and ``seeds``. inf: no number of uses is enough, or none is known to
+    be. 1 stands for one use or less: nothing can be used less often. NaN: it has no interval.
+    """
+
+    value: float
+    low: float
+    high: float
+    used: float
+    seeds: int
+
+    def row(self) -> dict[str, Any]:
+        """As JSON holds it: what is not finite is null."""
+        return {name: value if math.isfinite(value) else None for name, value in vars(self).items()}
+
+    @property
+    def text(self) -> str:
+        """What a report says of it."""
+        goal = f"to beat cross-entropy on the same FLOPs; here {_times(self.used)}"
+        if self.seeds < FEWEST_SEEDS or math.isnan(self.low):
+            trained = f"{self.seeds} training{'s' if self.seeds > 1 else ''} each"
+            return f"{_MUST} {_times(self.value)} {goal}: inconclusive, by {trained}"
+        if math.isinf(self.low):
+            return f"break-even: no number of uses is enough {goal}: it is better at equal tokens too"
+        if self.high <= 1:
+            return f"break-even: one use of the teacher's logits is enough {goal}"
+        if self.high <= self.used:
+            return f"{_MUST} at most {_times(self.high)} {goal}"
+        between = f"({self.low:.1f} to {self.high:.1f})" if math.isfinite(self.high) else f"(more than {self.low:.1f})"
+        decided = "" if self.low > self.used and math.isfinite(self.high) else ": inconclusive"
+        return f"{_MUST} {_times(self.value)} {between} {goal}{decided}"
+
+
+def _times(uses: float) -> str:
+    return f"{uses:.1f} times" if math.isfinite(uses) else "more often than any number"
+
+
+def _trainings(seeds: int) -> str:
+    return f"{seeds} training{'s' if seeds > 1 else ''} each"
+
+
+def break_even(
+    student: Sequence[Measurements], alone: Sequence[Measurements], longer: Sequence[Measurements], price: Price
+) -> BreakEven:
+    """The break-even of a student, beside cross-entropy at equal tokens (``alone``) and at equal compute (``longer``).
+
+    Measurement k of each is of seed k; seeds that not all three have are left out.
+    """
+    runs = list(zip(student, alone, longer, strict=False))
+    ours, short, long = (np.stack([run.nats for run in of]) for of in zip(*runs, strict=True))
+    columns = np.stack([short - ours, long - short, np.broadcast_to(student[0].tokens, ours.shape)], -1)
+    once = math.log(price.ratio_at(1)) / math.log(
+        price.ratio
+    )  # the place of a single use; that of infinitely many is 0
+    places = np.linspace(0, once, _PLACES)
+    gains = bootstrap(lambda x: (x[..., :1] + places * x[..., 1:2]) / x[..., 2:], columns)
+
+    def uses(bound: str) -> float:
+        """The fewest uses with which a bound of the gain is above 0."""
+        found = np.array([getattr(gain, bound) for gain in gains])
+        if np.isnan(found[0]):
+            return math.nan
+        if found[0] <= 0:
+            return math.inf
+        if (found >= 0).all():
+            return 1.0
+        after = int(np.argmax(found < 0))
+        share = found[after - 1] / (found[after - 1] - found[after])
+        return price.uses_at(price.ratio ** float(places[after - 1] + share * places[1]))
+
+    return BreakEven(uses("value"), uses("high"), uses("low"), price.uses, len(runs))
