@@ -77,6 +77,8 @@ class Model:
             logits.append(torch.cat([torch.zeros(input_ids.shape[1] - len(sure), sure.shape[1]), sure]))
         return SimpleNamespace(logits=torch.stack(logits)[:, -logits_to_keep:], past_key_values=cache)
 
+    forward = __call__
+
 
 class Cache:
     def __init__(self, texts):

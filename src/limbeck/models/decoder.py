@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, cast
 
 import torch
@@ -18,13 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationConfig, GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from limbeck.errors import BadModel
+from limbeck.models.cached import CACHE, NAMES, check_cache
 from limbeck.models.mixers.carried import write_code
 from limbeck.models.mixers.convolution import ShortConv
 from limbeck.models.mixers.documents import Documents
@@ -43,7 +45,7 @@ class LimbeckConfig(PreTrainedConfig):
     """
 
     model_type = "limbeck"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = NAMES
 
     def __init__(
         self,
@@ -164,6 +166,16 @@ class MixerCache(Cache):
         """Bytes of all states."""
         return sum(part.nbytes for state in self.states for part in (state or {}).values())
 
+    # Transformers reads these off a cache's layers, of which this one has none.
+    is_compileable = is_croppable = is_initialized = False
+
+    @property
+    def is_linear(self) -> list[bool]:
+        """No layer: `generate` then reads what is new of a text that continues what the cache holds, not all of it again."""
+        return [False] * len(self)
+
+    is_sliding = is_dummy = is_linear
+
     def reset(self) -> None:
         """Forgets everything."""
         self.states, self.seen = [None] * len(self.states), 0
@@ -233,7 +245,7 @@ class LimbeckPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ("LimbeckLayer",)
-    _skip_keys_device_placement = ("past_key_values",)
+    _skip_keys_device_placement = NAMES
     _supports_sdpa = True
     _is_stateful = True  # no going back, which assisted generation would need
 
@@ -270,18 +282,22 @@ class LimbeckModel(LimbeckPreTrainedModel):
         input_ids: Int[Tensor, "B T"] | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Int[Tensor, "B T"] | None = None,
-        past_key_values: MixerCache | None = None,
+        cache: MixerCache | None = None,
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        past_key_values: MixerCache | None = None,
         **_: Any,
     ) -> BaseModelOutputWithPast:
-        """Hidden states. Packed documents are told by ``position_ids`` that restart, padding by those or a (B, T) mask."""
+        """Hidden states. Packed documents are told by ``position_ids`` that restart, padding by those or a mask.
+
+        The mask is (B, tokens in ``cache`` and T new ones). ``past_key_values`` is the cache's older name.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             given = "neither" if input_ids is None else "both"
             raise BadModel(f"expected input_ids or inputs_embeds, got {given}; give one of them")
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        cache = past_key_values
+        cache = _one_cache(cache, past_key_values)
         if cache is None and (self.config.use_cache and not self.training if use_cache is None else use_cache):
             cache = MixerCache(len(self.layers))
         documents = _documents(x, input_ids, position_ids, attention_mask, 0 if cache is None else cache.seen)
@@ -299,7 +315,7 @@ class LimbeckModel(LimbeckPreTrainedModel):
             cache.seen += x.shape[1]
         x = self.norm(x)
         return BaseModelOutputWithPast(
-            last_hidden_state=x, past_key_values=cache, hidden_states=(*hidden, x) if output_hidden_states else None
+            last_hidden_state=x, hidden_states=(*hidden, x) if output_hidden_states else None, **{CACHE: cache}
         )
 
 
@@ -320,12 +336,13 @@ class LimbeckForCausalLM(LimbeckPreTrainedModel, GenerationMixin):
         input_ids: Int[Tensor, "B T"] | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Int[Tensor, "B T"] | None = None,
-        past_key_values: MixerCache | None = None,
+        cache: MixerCache | None = None,
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
         labels: Int[Tensor, "B T"] | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        past_key_values: MixerCache | None = None,
         **of_loss: Any,
     ) -> CausalLMOutputWithPast:
         """Logits of the last ``logits_to_keep`` tokens (0: of all), and with ``labels`` the mean loss of what follows them.
@@ -336,7 +353,7 @@ class LimbeckForCausalLM(LimbeckPreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=_one_cache(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
@@ -347,12 +364,39 @@ class LimbeckForCausalLM(LimbeckPreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **of_loss)
         return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE: getattr(outputs, CACHE)}
         )
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As any model of Transformers; the first time, raises BadModel where generation does not heed the cache."""
+        if kwargs.get("use_cache") is not False and not torch.compiler.is_compiling():
+            check_cache(self, self._generated)
+        return super().generate(*args, **kwargs)
+
+    def _generated(self) -> tuple[Float[Tensor, "1 V"], Int[Tensor, "1 3"]]:
+        """What `generate` finds after three tokens, the last of them read with the cache of the others; and these tokens."""
+        twin = copy(self)  # of the same weights, since the settings below are not the user's
+        twin.generation_config = GenerationConfig()
+        tokens = torch.tensor([[1, 2]], device=self.device)
+        asked = {"max_new_tokens": 2, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+        found = super(LimbeckForCausalLM, twin).generate(tokens, attention_mask=torch.ones_like(tokens), **asked)
+        return found.logits[-1], found.sequences[:, :3]
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # `generate` then takes the cache of the first forward
+
+
+def _one_cache(cache: MixerCache | None, older: MixerCache | None) -> MixerCache | None:
+    """The cache by whichever of its names it came."""
+    if cache is not None and older is not None:
+        raise BadModel("expected cache or past_key_values, which are one thing, got both; give one of them")
+    found = older if cache is None else cache
+    if found is not None and not isinstance(found, MixerCache):
+        raise BadModel(
+            f"expected the cache that an earlier call gave, got a {type(found).__name__}; leave it out, and cache_implementation"
+        )
+    return found
 
 
 def _documents(
@@ -364,6 +408,11 @@ def _documents(
 ) -> Documents:
     """Where the tokens stand: as said, or counted from what the mask calls padding, or from the tokens read before."""
     rows, length = x.shape[:2]
+    if mask is not None and mask.ndim == 2 and mask.shape[1] != seen + length:
+        raise BadModel(
+            f"expected an attention_mask of {seen + length} tokens ({seen} in the cache and {length} new), got one of "
+            f"{mask.shape[1]}: the tokens before have to come too, or their cache"
+        )
     if position is None:
         if mask is None or mask.ndim != 2:
             return Documents.alone(rows, length, first=seen, tokens=tokens, device=x.device)

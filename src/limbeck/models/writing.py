@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from limbeck.models.cached import read_on
 from limbeck.models.load import LanguageModel
 from limbeck.types import tempered
 
@@ -53,15 +54,8 @@ def write(
     ended = np.zeros(len(beginnings), dtype=bool)
     cache: Any = None
     for step in range(most):
-        outputs = model.model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits, cache = outputs.logits[:, -1, : model.vocab], outputs.past_key_values
+        logits, cache = read_on(model.model, tokens, cache, attention_mask=mask, position_ids=position)
+        logits = logits[:, : model.vocab]
         if temperature == 0:
             chosen = logits.argmax(-1).cpu().numpy()
         else:

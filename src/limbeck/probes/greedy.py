@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from limbeck.models.cached import read_on
 from limbeck.models.load import LanguageModel
 
 
@@ -25,5 +26,5 @@ def write_on(model: LanguageModel, prompt: Sequence[int]) -> Iterator[int]:
 
 @torch.inference_mode()
 def _step(model: LanguageModel, tokens: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
-    outputs = model.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return outputs.logits[:, -1:, : model.vocab].argmax(-1), outputs.past_key_values
+    logits, cache = read_on(model.model, tokens, cache)
+    return logits[:, : model.vocab].argmax(-1, keepdim=True), cache

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from limbeck.corpora.tokenizer import Frame, document_tokens, frame
 from limbeck.errors import BadSetting, Mismatch
+from limbeck.models.cached import read_on
 from limbeck.models.load import LanguageModel
 from limbeck.models.writing import added, draw_tokens, ends
 from limbeck.probes.tasks import Instance, Task
@@ -208,8 +209,8 @@ class _Speaker:
             row, owner, sample = (np.cumsum(still) - 1)[met[alive]], owner[alive], sample[alive]
 
     def _logits(self, tokens: Int[Tensor, "B T"], cache: Any) -> tuple[Float[Tensor, "B V"], Any]:
-        outputs = self._model.model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return outputs.logits[:, -1, : self._model.vocab], outputs.past_key_values
+        logits, cache = read_on(self._model.model, tokens, cache)
+        return logits[:, : self._model.vocab], cache
 
     def _verdict(self, of: _Draws, tokens: tuple[int, ...]) -> bool | None:
         """Whether a completion passes; None while it may still."""

@@ -69,7 +69,7 @@ def filled(model: LimbeckForCausalLM, cell: DecodingCell) -> MixerCache:
     """The state after so many tokens: that of two read tokens, with keys and values of as many as would be remembered."""
     cache = MixerCache(cell.layers)
     tokens = torch.zeros(cell.rows, 2, dtype=torch.long, device=model.device)
-    model(input_ids=tokens, past_key_values=cache, use_cache=True)
+    model(input_ids=tokens, cache=cache, use_cache=True)
     for layer, state in enumerate(cache.states):
         window = getattr(model.model.layers[layer].mixer, "window", None)
         kept = cell.context if window is None else min(cell.context, window - 1)
@@ -93,7 +93,7 @@ def _written_per_s(model: LimbeckForCausalLM, cache: MixerCache, cell: DecodingC
     _wait(tokens)
     start = time.perf_counter()
     for _ in range(cell.tokens):
-        logits = model(input_ids=tokens, past_key_values=cache, use_cache=True).logits
+        logits = model(input_ids=tokens, cache=cache, use_cache=True).logits
         tokens = logits[:, -1:].argmax(-1)
     _wait(tokens)
     return cell.rows * cell.tokens / (time.perf_counter() - start)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from limbeck.corpora.tasks.arithmetic import Arithmetic, Sum, question
 from limbeck.corpora.tasks.drawn import Drawing, as_batch
 from limbeck.corpora.tasks.spelled import Question
+from limbeck.models.cached import read_on
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
 from limbeck.recipes.recall import asked, optimizer_of, train_step
 from limbeck.run.optim import learning_rate
@@ -193,8 +194,8 @@ def write(model: LimbeckForCausalLM, prompts: Sequence[str], *, most: int) -> li
         tokens = torch.tensor([list(prompts[i].encode("ascii")) for i in rows], device=device)
         cache, said = None, torch.zeros(len(rows), 0, dtype=torch.long, device=device)
         while said.shape[1] < most and not bool((said == _END).any(1).all()):
-            out = model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            tokens, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
+            logits, cache = read_on(model, tokens, cache)
+            tokens = logits.argmax(-1, keepdim=True)
             said = torch.cat([said, tokens], 1)
         for i, row in zip(rows, said.tolist(), strict=True):
             found[i] = bytes(row).partition(bytes([_END]))[0].decode("ascii")
