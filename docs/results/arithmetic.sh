@@ -2,7 +2,7 @@
 # stopped, it goes on where it was.
 set -eu
 export OMP_NUM_THREADS=1
-limbeck reproduce arithmetic --scale small --seed 100 --seeds 3 --device cpu --out runs/arithmetic
+limbeck reproduce arithmetic --scale small --seed 300 --seeds 3 --device cpu --out runs/arithmetic
 to=docs/results/arithmetic
 mkdir -p "$to"
 for file in README.md reproduction.json samples.png tokens.png; do cp "runs/arithmetic/$file" "$to/"; done

@@ -2,4 +2,4 @@
 # A third of an hour of one core. Stopped, it goes on where it was.
 set -eu
 export OMP_NUM_THREADS=1
-limbeck reproduce s4d --scale small --seeds 3 --device cpu --out runs/s4d
+limbeck reproduce s4d --scale small --seed 300 --seeds 3 --device cpu --out runs/s4d

@@ -13,22 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.disk import read_json
-from limbeck.jobs.folder import now, update
+from limbeck.jobs.folder import now, update, versions
 from limbeck.recipes.criterion import PACKAGE, Criterion, changed, entry_of
 from limbeck.recipes.recipe import Judged
 
 KEY = "criteria"
+CONTINUED = "continued"
 
 
 def started(out: Path, run: dict[str, Any], criterion: Criterion) -> None:
-    """Keeps in run.json by which criterion this folder is judged from here on.
+    """Keeps in run.json by which criterion this folder is judged from here on, and what continues it if not what began it.
 
-    A folder that was begun before these were kept has one that is not known.
+    A folder that was begun before criteria were kept has one that is not known.
     """
     kept = run.get(KEY) or _unknown(out, run)
     if not kept or kept[-1]["digest"] != criterion.digest:
         kept = [*kept, {"digest": criterion.digest, "since": now(), "code": code(), "parts": dict(criterion.parts)}]
-    update(out, run, **{KEY: kept})
+    continued = run.get(CONTINUED, [])
+    if "ended" not in run and versions() != (continued[-1]["versions"] if continued else run["versions"]):
+        continued = [*continued, {"since": now(), "versions": versions(), "code": code()}]
+    update(out, run, **{KEY: kept}, **({CONTINUED: continued} if continued else {}))
 
 
 def judged(out: Path, run: dict[str, Any], verdicts: Sequence[Judged]) -> None:
@@ -46,6 +50,7 @@ def record(run: Mapping[str, Any], recipe: str, scale: str) -> dict[str, Any]:
         "digest": last["digest"],
         "stands_since": entry.since if entry else None,
         "code": last["code"],
+        CONTINUED: run.get(CONTINUED, []),
         "earlier": [{key: value for key, value in one.items() if key != "parts"} for one in earlier],
     }
 

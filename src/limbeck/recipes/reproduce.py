@@ -125,12 +125,17 @@ def _cell(text: str) -> str:
 
 
 def _cost(run: dict[str, Any]) -> str:
-    versions = run["versions"]
-    libraries = ", ".join(f"{name} {versions[name]}" for name in ("limbeck", "torch", "transformers", "python"))
+    places = [f"on {_place(run['versions'])}"]
+    places += [f"continued on {_place(one['versions'])}" for one in run.get(provenance.CONTINUED, [])]
     return (
-        f"{duration(run['cpu_seconds'])} of processors, {duration(run['seconds'])} since it was last started, on "
-        f"{versions['machine']} ({libraries}), {run['ended'][:10]}."
+        f"{duration(run['cpu_seconds'])} of processors, {duration(run['seconds'])} since it was last started, "
+        f"{', '.join(places)}, {run['ended'][:10]}."
     )
+
+
+def _place(versions: dict[str, str]) -> str:
+    libraries = ", ".join(f"{name} {versions[name]}" for name in ("limbeck", "torch", "transformers", "python"))
+    return f"{versions['machine']} ({libraries})"
 
 
 def _result(chosen: Recipe, outcome: Outcome, run: dict[str, Any], settings: ReproduceSettings) -> dict[str, Any]:
