@@ -1,4 +1,4 @@
-"""Distilling the same student from the same teacher on the same documents: a plain loop, TRL's GKD trainer, limbeck.
+"""Distilling the same student from the same teacher on the same documents: two plain loops, TRL's GKD trainer, limbeck.
 
     python benchmarks/distil.py                          # every contender three times, in turn
     python benchmarks/distil.py --documents 320 --repeats 1 --contenders limbeck
@@ -33,6 +33,7 @@ from setting import LENGTH, Setting, encode, prepare, write_texts
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.optim import Optimizer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DOCUMENTS_PER_STEP = 8  # of the padded contenders; a packed step has as many tokens, to the nearest row
@@ -127,15 +128,56 @@ def plain(folder: Path, setting: Setting, meter: Meter) -> Trained:
         log_q = student(input_ids=batch, attention_mask=mask).logits[:, :-1].log_softmax(-1)
         with torch.no_grad():
             log_p = teacher(input_ids=batch, attention_mask=mask).logits[:, :-1].log_softmax(-1)
-        weight = mask[:, 1:].float()
-        nats = kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
-        loss = (nats * weight).sum() / weight.sum()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        _step(optimizer, student, kl_div(log_q, log_p, reduction="none", log_target=True), mask[:, 1:].float())
         tokens.append(sum(map(len, ids)))
     return Trained(student, teacher, tokens)
+
+
+def packed(folder: Path, setting: Setting, meter: Meter) -> Trained:
+    """The same loop without padding: documents joined, cut in rows, and kept apart by positions that start anew.
+
+    As many rows a step as hold the tokens of a padded step.
+    """
+    import torch
+    from torch.nn.functional import kl_div
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(setting.student)
+    student, teacher = _models(setting)
+    meter.loaded(student, teacher)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=0.0, fused=True)
+    documents = encode(_texts(folder / "train.jsonl"), tokenizer)
+    joined = torch.tensor([token for ids in documents for token in ids])
+    position = torch.cat([torch.arange(len(ids)) for ids in documents])
+    padded_steps = -(-len(documents) // DOCUMENTS_PER_STEP)
+    rows = max(1, round(len(joined) / LENGTH / padded_steps))
+    tokens = []
+    for start in range(0, len(joined) - 1, rows * LENGTH):
+        index = torch.arange(start, min(start + rows * LENGTH, len(joined) - 1))
+        index = torch.cat([index, index.new_full((-len(index) % LENGTH,), -1)]).view(
+            -1, LENGTH
+        )  # the last row is filled up
+        real = index >= 0
+        inside = torch.where(real, position[index], 0)
+        place = torch.minimum(inside, torch.arange(LENGTH))  # a document that a row cuts begins anew there
+        weight = (real & (position[(index + 1).clamp(max=len(joined) - 1)] != 0)).float()
+        batch = torch.where(real, joined[index], 0)
+        log_q = student(input_ids=batch, position_ids=place).logits.log_softmax(-1)
+        with torch.no_grad():
+            log_p = teacher(input_ids=batch, position_ids=place).logits.log_softmax(-1)
+        _step(optimizer, student, kl_div(log_q, log_p, reduction="none", log_target=True), weight)
+        tokens.append(int(real.sum()))
+    return Trained(student, teacher, tokens)
+
+
+def _step(optimizer: Optimizer, student: PreTrainedModel, parts: Tensor, weight: Tensor) -> None:
+    """A step by a divergence, given by outcome."""
+    import torch
+
+    ((parts.sum(-1) * weight).sum() / weight.sum()).backward()
+    torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def trl(folder: Path, setting: Setting, meter: Meter) -> Trained:
@@ -214,7 +256,7 @@ def limbeck(folder: Path, setting: Setting, meter: Meter) -> Trained:
     return Trained(student.model, teacher.model, tokens)
 
 
-CONTENDERS = {"plain": plain, "trl": trl, "limbeck": limbeck}
+CONTENDERS = {"plain": plain, "packed": packed, "trl": trl, "limbeck": limbeck}
 
 
 def run_one(name: str, folder: Path, setting: Setting) -> dict[str, float | int | str]:
@@ -365,17 +407,16 @@ def table(results: list[dict[str, Any]]) -> str:
             spread = f" ({min(values):{form}}..{max(values):{form}})" if max(values) > min(values) else ""
             cells.append(f"{statistics.median(values):{form}}{spread}")
         lines.append("| " + " | ".join(cells) + " |")
-    if "trl" in of:
-        medians = {
-            name: {key: statistics.median(r[key] for r in rows) for key, *_ in COLUMNS} for name, rows in of.items()
-        }
-        for name in (name for name in names if name != "trl"):
-            ours, theirs = medians[name], medians["trl"]
+    medians = {name: _medians(rows) for name, rows in of.items()}
+    for other in (name for name in ("trl", "packed") if name in of):
+        for name in (name for name in names if name != other):
+            ours, theirs = medians[name], medians[other]
             lines.append(
-                f"\n{name} / trl: {ours['tokens_per_cpu_s'] / theirs['tokens_per_cpu_s']:.2f}x the tokens per CPU-s, "
+                f"\n{name} / {other}: {ours['tokens_per_cpu_s'] / theirs['tokens_per_cpu_s']:.2f}x the tokens per CPU-s, "
                 f"{ours['peak_mib'] / theirs['peak_mib']:.2f}x the peak above the models, "
                 f"{ours['first_step_cpu_s'] / theirs['first_step_cpu_s']:.2f}x the CPU time to the first step, "
-                f"held-out CE {ours['held_out_ce_nats'] - theirs['held_out_ce_nats']:+.3f} nats"
+                f"held-out CE {ours['held_out_ce_nats'] - theirs['held_out_ce_nats']:+.3f} nats, "
+                f"KL {ours['held_out_kl_nats'] / theirs['held_out_kl_nats']:.2f}x"
             )
     return "\n".join(lines)
 
