@@ -11,6 +11,7 @@ from limbeck.errors import BadFolder, BadModel, Mismatch
 from limbeck.teachers import cache as module
 from limbeck.teachers.cache import Cache, capture_outcomes
 from limbeck.teachers.codec import Coarse, Drawn
+from tests.held import held_elsewhere
 from tests.models import frozen, llama, stores, tokenizer
 
 LENGTH, ROWS = 16, 23
@@ -129,7 +130,7 @@ def test_rows_that_were_not_captured_are_said(asked):
 
 
 def test_two_captures_into_one_folder_are_kept_apart(asked):
-    with module.alone_in(asked.folder), pytest.raises(BadFolder, match="another capture writes into it"):
+    with held_elsewhere(asked.folder), pytest.raises(BadFolder, match="another limbeck process"):
         asked()
 
 

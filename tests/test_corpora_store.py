@@ -244,7 +244,7 @@ def test_a_side_without_documents_is_refused_with_the_remedy(tokenizer, tmp_path
 def test_a_folder_that_cannot_be_written_is_named(tokenizer, source, tmp_path):
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     with pytest.raises(
-        BadFolder, match=r"file/out: expected a folder to write the token store to, got: Not a directory"
+        BadFolder, match=r"cannot write .*file/out: Not a directory\. Give a folder you may write to with --out"
     ):
         build_stores(source, tokenizer, tmp_path / "file" / "out")
 

@@ -21,8 +21,8 @@ from limbeck.jobs.capture.journal import Journal
 from limbeck.jobs.capture.writers import Batches
 from limbeck.models.load import load, save
 from limbeck.models.writing import Continuation, write
-from limbeck.teachers.cache import alone_in
 from limbeck.teachers.http import Patience
+from tests.held import held_elsewhere
 from tests.models import frozen, llama, texts, tokenizer
 from tests.served import KEY, serving
 from tests.zoo import VOCAB, animal
@@ -272,7 +272,7 @@ def test_a_finished_capture_writes_nothing_again(here, monkeypatch):
 
 
 def test_one_process_at_a_time_writes_into_a_folder(here):
-    with alone_in(here / "busy"), pytest.raises(BadFolder, match="another capture writes into it"):
+    with held_elsewhere(here / "busy"), pytest.raises(BadFolder, match="another limbeck process"):
         ask(here, "busy")
 
 

@@ -12,9 +12,8 @@ rule them).
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from limbeck.corpora.source import Part, read_parts, resolve
 from limbeck.corpora.store import TokenStore
 from limbeck.corpora.tokenizer import Frame, document_tokens, fingerprint, frame
 from limbeck.corpora.writer import Item, Writer, token_dtype
+from limbeck.disk import locked, tidy, whole_folder
 from limbeck.errors import BadCorpus, BadFolder
 
 BLOCK_CHARACTERS = 4 << 20  # tokenised in one call: enough for the threads, little enough to hold
@@ -122,24 +122,23 @@ def _stores(
     ready = _ready(folder, sides, made_from)
     if ready is not None:
         return ready
-    work = folder / ".building"
     try:
-        shutil.rmtree(work, ignore_errors=True)  # what a killed process left
-        writers = {side: Writer(work / side, token_dtype(tokenizer)) for side in sides}
-        for writer in writers.values():
-            writer.folder.mkdir(parents=True)
-        _fill(writers, draws, parts, tokenizer, framing, progress=progress)
-        for side, writer in writers.items():
-            writer.finish(made_from)
-            shutil.rmtree(folder / side, ignore_errors=True)
-            writer.folder.rename(folder / side)
+        with locked(folder, wait=True):  # another may be making the same
+            tidy(folder)
+            ready = _ready(folder, sides, made_from)
+            if ready is not None:
+                return ready
+            with ExitStack() as stack:  # all sides take their places at the end
+                places = {side: stack.enter_context(whole_folder(folder / side)) for side in sides}
+                writers = {side: Writer(place, token_dtype(tokenizer)) for side, place in places.items()}
+                _fill(writers, draws, parts, tokenizer, framing, progress=progress)
+                for writer in writers.values():
+                    writer.finish(made_from)
     except OSError as error:
         raise BadFolder(
             f"{folder}: expected a folder to write the token store to, got: {error.strerror or error}: free some "
             "space, or name another folder"
         ) from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return {side: TokenStore.open(folder / side) for side in sides}
 
 

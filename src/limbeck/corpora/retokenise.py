@@ -7,7 +7,6 @@ meanwhile, and a store without its source will do. What cannot be read back, byt
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from limbeck.corpora.store import TokenStore, read_manifest
 from limbeck.corpora.token_bytes import TokenBytes
 from limbeck.corpora.tokenizer import Frame, document_tokens, fingerprint, frame
 from limbeck.corpora.writer import Item, Writer, token_dtype
-from limbeck.disk import writing
+from limbeck.disk import whole_folder
 from limbeck.errors import BadCorpus
 
 _TOGETHER = 1024  # documents tokenised in one call
@@ -75,18 +74,13 @@ def retokenised(
     }
     if (ready := _ready(folder, made_from)) is not None:
         return ready
-    beside = folder.with_name(f".{folder.name}.building")
-    with writing(folder):
-        shutil.rmtree(beside, ignore_errors=True)  # what a killed process left
-        beside.mkdir(parents=True)
+    with whole_folder(folder) as beside:
         writer = Writer(beside, token_dtype(tokenizer), mixed=False)
         unread = 0
         for item in _items(store, count, spelled, tokenizer, around, writer.dtype):
             unread += not len(item.tokens)
             writer.add(item)
         writer.finish(made_from, corpus=store.manifest["corpus_sha256"], unread=unread)
-        shutil.rmtree(folder, ignore_errors=True)
-        beside.rename(folder)
     return TokenStore.open(folder)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from limbeck.config import ATTENTION
 from limbeck.corpora import Rows, TokenStore
-from limbeck.disk import place
+from limbeck.disk import place, whole_folder
 from limbeck.jobs.setup import Machine
 from limbeck.models.load import LanguageModel, load, load_config, new_model, save
 from limbeck.objectives import parse
@@ -163,10 +163,9 @@ def take_over(arm: Arm, twin: Arm) -> None:
     """Gives an arm what another of the same start, rows, steps and objective came to, if that is done and it is not."""
     if arm.done or not twin.done:
         return
-    whole = arm.folder / ".student"
     place(twin.folder / "metrics.jsonl", arm.folder / "metrics.jsonl")
-    place(twin.student, whole)
-    whole.rename(arm.student)
+    with whole_folder(arm.student) as beside:
+        place(twin.student, beside)
 
 
 def _finish(arm: Arm, run: Run) -> LanguageModel:

@@ -16,7 +16,7 @@ from typing import Any
 from limbeck.config import DistilSettings
 from limbeck.corpora import Document, TokenStore, require_rows
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import read_json
+from limbeck.disk import claims, read_json
 from limbeck.errors import BadModel
 from limbeck.jobs.align import OtherTokens, check_align, teacher_of
 from limbeck.jobs.arms import Arm, Shared, arms_of, train
@@ -47,6 +47,7 @@ from limbeck.students.shape import Shape
 from limbeck.teachers.http import is_served
 
 
+@claims()
 def distil(settings: DistilSettings) -> dict[str, Any]:
     """Makes a student out of a teacher and proves what it is worth; all of it is in ``settings.out``.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config import DistilSettings
+from limbeck.disk import claims
 from limbeck.errors import BadSetting, LimbeckError
 from limbeck.jobs.align import Heard, check_align
 from limbeck.jobs.arms import Arm, take_over, train, train_members
@@ -34,6 +35,7 @@ from limbeck.run.log import console
 from limbeck.run.world import World, leave
 
 
+@claims()
 def family(settings: DistilSettings) -> dict[str, Any]:
     """Distils a student of each size and objective; gives ``{"out", "members"}``: by name what `distil` gives."""
     started = time.monotonic()

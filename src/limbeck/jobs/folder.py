@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from limbeck.corpora import TokenStore
-from limbeck.disk import read_json, write_json, writing
+from limbeck.disk import read_json, refuse_links, take, tidy, write_json, writing
 from limbeck.errors import BadFolder
 
 # What changes where and how fast a run is made, not what comes out
@@ -27,18 +27,16 @@ _HOW = {"out", "threads", "json_", "device", "workers", "ray", "stream", "device
 def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
     """Makes ``folder`` this run's, and gives what its run.json holds: new, or from an earlier start of the same run.
 
-    A run that came to nothing (a mistake found before its first result) does not keep its folder from another. Raises
-    BadFolder when the folder cannot be written, or holds something else.
+    No other process gets the folder until the job that claims it ends (`disk.claims`). A run that came to nothing (a mistake
+    found before its first result) does not keep its folder from another. Raises BadFolder when the folder cannot be written,
+    another process writes to it, or it holds something else, or links.
     """
     record = folder / "run.json"
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        held = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
-    if held and not record.exists():
-        raise BadFolder(
-            f"{folder} is not empty and holds no run (it holds {', '.join(held[:5])}): "
-            "nothing was written. Give a new folder with --out."
-        )
+    _held(folder, record)
+    take(folder)
+    held = _held(folder, record)
+    tidy(folder)
+    refuse_links(folder)
     if not held:
         return _begin(record, signature)
     run = _read(record)
@@ -53,6 +51,19 @@ def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
             f"({shlex.join(run.get('command', []))}), or give a new folder with --out."
         )
     return run
+
+
+def _held(folder: Path, record: Path) -> list[str]:
+    """What is in a folder. Raises BadFolder where that is something else than a run."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    if held and not record.exists():
+        raise BadFolder(
+            f"{folder} is not empty and holds no run (it holds {', '.join(held[:5])}): "
+            "nothing was written. Give a new folder with --out."
+        )
+    return held
 
 
 def _begin(record: Path, signature: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config import ProbeSettings
-from limbeck.disk import existing, write_text, writing
+from limbeck.disk import existing, locked, write_text
 from limbeck.errors import BadPoints, BadSetting
 from limbeck.jobs.folder import command, now, versions
 from limbeck.jobs.setup import machine
@@ -83,11 +83,10 @@ def pass_until(settings: ProbeSettings, *, model: str, teacher: str | None, out:
 
 
 def _write(out: Path, about: dict[str, Any], counts: list[Count], *, of: str) -> Path:
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
     path = out / f"{about['task']}-{about['parameters']}-{_mark(of)}.jsonl"
     rows = [about, *(count.row() for count in counts)]
-    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    with locked(out, wait=True):  # others measure other models into it
+        write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     return path
 
 

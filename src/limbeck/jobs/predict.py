@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from limbeck.config import PredictSettings, nearest
-from limbeck.disk import read_lines, write_text
+from limbeck.disk import locked, read_lines, write_text
 from limbeck.errors import BadPoints
 from limbeck.jobs.folder import now
 from limbeck.jobs.pass_until import Result, read_results
@@ -111,6 +111,11 @@ def _of_task(results: Sequence[Result], settings: PredictSettings) -> list[Resul
 
 def _keep(path: Path, predictions: Iterable[Prediction], fitted: Sequence[Result]) -> list[dict[str, Any]]:
     """Adds the predictions to those of the folder, unless the same were made before; gives those of this task."""
+    with locked(path.parent, wait=True):  # others add theirs
+        return _added(path, predictions, fitted)
+
+
+def _added(path: Path, predictions: Iterable[Prediction], fitted: Sequence[Result]) -> list[dict[str, Any]]:
     rows = read_lines(path)
     task = fitted[0].about["task_sha256"]
     models = [[r.path.name, r.about["measured"]] for r in fitted]

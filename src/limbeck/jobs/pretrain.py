@@ -17,7 +17,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from limbeck.config import PretrainSettings
 from limbeck.corpora import Rows, TokenStore, build_stores, is_held_out, read, require_rows, train_tokenizer
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import write_text
+from limbeck.disk import claims, whole_folder, write_text
 from limbeck.errors import BadSetting, BadShape
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.mixed import CONTEXT, Mixed, context_of, mixed, remarks, shown_bytes, shown_pattern
@@ -39,6 +39,7 @@ from limbeck.types import Reading
 _FLOAT32 = 4  # bytes of a number of the model while it is trained
 
 
+@claims()
 def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     """Trains a model from scratch; gives ``{"out", "model", "readings"}``. The model is an ordinary Hugging Face folder."""
     where = machine(settings)
@@ -259,6 +260,6 @@ def make_tokenizer(data: str, folder: Path, *, vocab: int, fraction: float = 0.0
     """Trains a tokenizer into a folder, unless it is there; a ``fraction`` of the documents is held out."""
     if not folder.exists():
         texts = (d.content for d in read(data) if not is_held_out(d, fraction=fraction))
-        beside = folder.with_name(".tokenizer")
-        train_tokenizer(texts, vocab=vocab).save_pretrained(beside)
-        beside.rename(folder)
+        tokenizer = train_tokenizer(texts, vocab=vocab)
+        with whole_folder(folder) as beside:
+            tokenizer.save_pretrained(beside)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from limbeck.config import ProbeSettings
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import write_text, writing
+from limbeck.disk import claims, take, write_text
 from limbeck.errors import BadSetting
 from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.probed_text import RunFolder, Texts
@@ -33,6 +33,7 @@ from limbeck.types import Reading
 _OF_TEXT = ("likelihood", "slices")
 
 
+@claims()
 def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path | None) -> dict[str, Any]:
     """Measures a model; gives ``{"model", "readings"}``, the latter by name.
 
@@ -53,6 +54,8 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
     against = load(teacher, device=where.world.device, dtype=where.dtype) if teacher else None
     if against is not None:
         check(list(tokens_of_pair(against, measured)))
+    if out is not None:
+        take(out)
     said: dict[str, Any] = {}
     measured_on: dict[str, str] = {}
 
@@ -82,8 +85,6 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
     if measured_on:
         said["measured_on"] = measured_on
     if out is not None:
-        with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
         write_text(out / "readings.jsonl", "".join(json.dumps(r.row()) + "\n" for r in readings))
     return {"model": model, **said, "readings": {r.name: r.row() for r in readings}}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from limbeck.config import DistilSettings, nearest
 from limbeck.corpora.build import build_training
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import writing
+from limbeck.disk import LOCK, claims, take
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.jobs.setup import machine, row_length
 from limbeck.jobs.student import shrink_to, target_shape
@@ -17,21 +18,19 @@ from limbeck.run.log import console
 from limbeck.students.score import METHODS
 
 
+@claims()
 def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
     """Cuts a student out of the teacher into ``settings.out``; gives ``{"out", "parameters", "shape", "teacher_parameters"}``."""
     if method not in METHODS:
         raise BadSetting(f"unknown --method {method!r}{nearest(method, METHODS)} There are: {', '.join(METHODS)}.")
     where = machine(settings)
     out = settings.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadFolder(
-            f"{out} is there already, and no empty folder: nothing was written. Give a new folder with --out."
-        )
+    _require_empty(out)
     shape = target_shape(settings)
     assert shape is not None, "shrink has no --student"
     resolve_source(settings.data)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+    take(out)
+    _require_empty(out)  # another may just have ended
     teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
     length = row_length(settings, teacher.context, where.world.device, name=teacher.name)
     with tempfile.TemporaryDirectory() as folder:
@@ -45,3 +44,10 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
         "teacher_parameters": teacher.parameters_count,
         "shape": str(shape),
     }
+
+
+def _require_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {LOCK}):
+        raise BadFolder(
+            f"{out} is there already, and no empty folder: nothing was written. Give a new folder with --out."
+        )

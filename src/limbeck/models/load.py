@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
-import shutil
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +26,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from limbeck.disk import existing, sync, writing
+from limbeck.disk import existing, whole_folder
 from limbeck.errors import BadModel, Mismatch
 from limbeck.models.alone import one_document_a_row
 from limbeck.models.auto import LimbeckForCausalLM
@@ -341,39 +339,24 @@ def save(model: LanguageModel, folder: str | Path, *, card: str | None = None) -
 
     Written beside and renamed, so a folder of that name is always whole. An older one is replaced.
     """
-    target = Path(folder).absolute()
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    older = target.with_name(f".{target.name}.older-{os.getpid()}")
-    with writing(target):
-        try:
-            for left in target.parent.glob(f".{target.name}.partial-*"):  # of a process that was killed while it saved
-                shutil.rmtree(left, ignore_errors=True)
-            partial.mkdir(parents=True)
-            with quiet():
-                model.model.save_pretrained(partial)
-                model.tokenizer.save_pretrained(partial)
-            if model.lineage is not None:
-                text = json.dumps(model.lineage, indent=1, sort_keys=True)
-                (partial / "lineage.json").write_text(text + "\n", encoding="utf-8")
-            if card is not None:
-                (partial / "README.md").write_text(card, encoding="utf-8")
-            sync(partial)
-            if target.exists():
-                target.rename(older)
-            partial.rename(target)
-            sync(target.parent, files=False)
-            shutil.rmtree(older, ignore_errors=True)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(Path(folder).absolute()) as partial:
+        with quiet():
+            model.model.save_pretrained(partial)
+            model.tokenizer.save_pretrained(partial)
+        if model.lineage is not None:
+            text = json.dumps(model.lineage, indent=1, sort_keys=True)
+            (partial / "lineage.json").write_text(text + "\n", encoding="utf-8")
+        if card is not None:
+            (partial / "README.md").write_text(card, encoding="utf-8")
 
 
 def describe(model: LanguageModel, folder: Path) -> None:
     """Writes what a model is but for its weights: configuration and tokenizer."""
-    with writing(folder), quiet():
-        model.config.save_pretrained(folder)
+    with whole_folder(folder) as partial, quiet():
+        model.config.save_pretrained(partial)
         if model.model.generation_config is not None:  # it may name the token that closes a document
-            model.model.generation_config.save_pretrained(folder)
-        model.tokenizer.save_pretrained(folder)
+            model.model.generation_config.save_pretrained(partial)
+        model.tokenizer.save_pretrained(partial)
 
 
 def load_described(folder: Path, *, name: str) -> LanguageModel:

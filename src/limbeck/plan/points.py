@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pyarrow
 import pyarrow.parquet
 
-from limbeck.disk import write_json, writing
+from limbeck.disk import replacing, write_json
 from limbeck.errors import BadPoints
 
 NAMES = ("points.parquet", "points.json")
@@ -96,10 +96,8 @@ def write_points(points: Iterable[Point], file: str | Path) -> None:
 
 def write_parquet(rows: list[dict[str, Any]], file: Path) -> None:
     """Writes rows as a Parquet table, in one piece."""
-    beside = file.with_name(f".{file.name}.partial")
-    with writing(file):
+    with replacing(file) as beside:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), beside)
-        beside.replace(file)
 
 
 def sift(rows: Sequence[Mapping[str, Any]], *, name: str) -> Table:

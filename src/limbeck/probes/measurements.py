@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from limbeck.disk import writing
+from limbeck.disk import replacing
 from limbeck.divergence import kl, total_variation
 from limbeck.errors import BadCorpus, Mismatch
 from limbeck.probes.surprises import Surprise, Surprises
@@ -54,10 +54,8 @@ class Measurements:
         """Writes the sums as safetensors, in one piece, with the surprises as JSON among its metadata."""
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         said = {"surprises": json.dumps([asdict(surprise) for surprise in self.surprises])}
-        beside = path.with_name(f".{path.name}")
-        with writing(path):
+        with replacing(path) as beside:
             save_file(arrays, beside, metadata=said)
-            beside.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Measurements:

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from limbeck.corpora import TokenStore
-from limbeck.disk import writing
+from limbeck.disk import replacing, writing
 from limbeck.probes.interval import bootstrap
 from limbeck.probes.slices import nats_of
 from limbeck.types import Batch, Reading, Speaker
@@ -39,11 +39,10 @@ class Recall:
 
     def save(self, path: Path) -> None:
         """Writes the sums as safetensors, in one piece."""
-        beside = path.with_name(f".{path.name}")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as beside:
             save_file(vars(self), beside)
-            beside.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Recall:

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from limbeck.corpora import TokenStore
-from limbeck.disk import writing
+from limbeck.disk import replacing, writing
 from limbeck.errors import BadCorpus
 from limbeck.probes.interval import Interval, bootstrap
 from limbeck.types import Batch, Outputs, Reading, Speaker, each
@@ -42,11 +42,10 @@ class Slices:
 
     def save(self, path: Path) -> None:
         """Writes the sums as safetensors, in one piece."""
-        beside = path.with_name(f".{path.name}")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as beside:
             save_file({"tokens": self.tokens, "nats": self.nats}, beside)
-            beside.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Slices:

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from limbeck.disk import replacing
 from limbeck.probes.interval import Interval
 from limbeck.report.words import count
 
@@ -226,6 +227,5 @@ def _drawn(file: Path) -> Iterator[Axes]:
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained", dpi=110)
         yield figure.subplots()
-        beside = file.with_name(f".{file.name}.partial")
-        figure.savefig(beside, format="png")
-        beside.replace(file)
+        with replacing(file) as beside:
+            figure.savefig(beside, format="png")

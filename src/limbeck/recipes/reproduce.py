@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from limbeck.config import ReproduceSettings
-from limbeck.disk import finite, write_json, write_text
+from limbeck.disk import claims, finite, write_json, write_text
 from limbeck.errors import BadSetting
 from limbeck.jobs.folder import claim, now, signature_of, update
 from limbeck.jobs.setup import require_device
@@ -31,6 +31,7 @@ from limbeck.report.words import duration
 _SMOKE = "this scale only checks that everything runs; "
 
 
+@claims()
 def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
     """Runs a recipe; gives ``{"out", "recipe", "scale", "judged", "ours", "numbers", "seconds", "cpu_seconds"}``.
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from limbeck.disk import finite, locked, read_json, write_json
+from limbeck.disk import finite, locked, read_json, tidy, write_json
 from limbeck.errors import BadFolder
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.recipes.cells import progress
@@ -71,7 +71,8 @@ def do(training: Training) -> None:
 
     What is no number in a result is null.
     """
-    with locked(training.folder):
+    with locked(training.folder, wait=True):
+        tidy(training.folder)
         if not training.done:
             before = time.process_time()
             result = training.train(training.cell, training.device)

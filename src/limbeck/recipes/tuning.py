@@ -16,6 +16,7 @@ from jaxtyping import Float
 from transformers import PreTrainedTokenizerFast
 
 from limbeck.corpora import Rows, TokenStore, build_stores
+from limbeck.disk import replacing
 from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.setup import Machine
 from limbeck.models.load import LanguageModel, load, save
@@ -54,9 +55,8 @@ class Tuning:
             save(trained, folder / "student")
             for checkpoint in checkpoints(folder):
                 shutil.rmtree(checkpoint, ignore_errors=True)
-            beside = file.with_name(".partial.npy")
-            np.save(beside, self._by_module(np.stack([measured.nats, measured.tokens])))
-            beside.replace(file)
+            with replacing(file) as beside, beside.open("wb") as opened:
+                np.save(opened, self._by_module(np.stack([measured.nats, measured.tokens])))
         return np.load(file)
 
     @property

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from limbeck.disk import replacing
 from limbeck.plan.points import Point, longest, usual
 from limbeck.plan.ratio import RatioFit
 from limbeck.report.words import count
@@ -32,9 +33,8 @@ def draw_ladder(points: Sequence[Point], fits: Mapping[str, RatioFit], file: Pat
             _losses(row[0], usual(taught), points, by="teacher_params", title=f"{_ARMS[arm]}: by the teacher's size")
             _losses(row[1], taught, points, by="teacher_loss", title="by the teacher's own loss")
             _optima(row[2], fits.get(arm))
-        beside = file.with_name(f".{file.name}.partial")
-        figure.savefig(beside, format="png")
-        beside.replace(file)
+        with replacing(file) as beside:
+            figure.savefig(beside, format="png")
 
 
 def _losses(axes: Axes, taught: Sequence[Point], points: Sequence[Point], *, by: str, title: str) -> None:

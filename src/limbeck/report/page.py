@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from limbeck.errors import BadFolder
+from limbeck.disk import write_text
 from limbeck.report.figures import loss_curves
 from limbeck.report.folder import RunFolder
 from limbeck.report.start import Start, start_of
@@ -88,16 +87,8 @@ def write_report(folder: Path) -> Path:
 
     Raises BadFolder where the folder holds no run, a damaged file, or cannot be written.
     """
-    page = render(RunFolder.read(folder))
-    target, beside = folder / "report.html", folder / f".report.html.{os.getpid()}"
-    try:
-        beside.write_text(page, encoding="utf-8")
-        beside.replace(target)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise BadFolder(
-            f"{target} could not be written ({error.strerror}): free space or make the folder writable"
-        ) from error
+    page, target = render(RunFolder.read(folder)), folder / "report.html"
+    write_text(target, page)
     return target
 
 

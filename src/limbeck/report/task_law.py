@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from limbeck.disk import replacing
 from limbeck.plan.task_law import TaskLaw
 from limbeck.probes.simulated import Trial
 from limbeck.report.words import count
@@ -79,6 +80,5 @@ def _ticks(axes: Axes, places: Sequence[int], names: Sequence[str]) -> None:
 
 
 def _write(figure: Figure, file: Path) -> None:
-    beside = file.with_name(f".{file.name}.partial")
-    figure.savefig(beside, format="png")
-    beside.replace(file)
+    with replacing(file) as beside:
+        figure.savefig(beside, format="png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from limbeck.disk import read_lines, write_text, writing
+from limbeck.disk import own_file, read_lines, write_text, writing
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 _LINE_EVERY = 20.0  # seconds between lines where there is no screen
@@ -52,12 +53,13 @@ class Metrics:
     def __init__(self, path: Path, *, step: int) -> None:
         kept = [row for row in read_lines(path) if row["step"] <= step]
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._path, self._file = path, path.open("a", encoding="utf-8")
+        self._path, self._file = path, own_file(path)
+        self._file.seek(0, os.SEEK_END)
 
     def add(self, row: dict[str, float | int]) -> None:
         """Appends a row."""
         with writing(self._path):
-            self._file.write(json.dumps(row) + "\n")
+            self._file.write((json.dumps(row) + "\n").encode())
             self._file.flush()
 
     def __enter__(self) -> Metrics:

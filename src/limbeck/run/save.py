@@ -8,7 +8,6 @@ no state.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from limbeck.disk import read_json, sync, writing
+from limbeck.disk import read_json, whole_folder
 from limbeck.objectives.base import Objective
 
 _STEP = re.compile(r"step-(\d{6,})")
@@ -64,22 +63,10 @@ class Moving:
 def save_checkpoint(folder: Path, step: int, moving: Moving, state: Mapping[str, Any]) -> Path:
     """Writes ``folder/step-000500`` beside and renames it; then removes the older ones."""
     final = folder / f"step-{step:06d}"
-    beside = folder / f".{final.name}.{os.getpid()}"
-    with writing(final):
-        try:
-            for left in folder.glob(".step-*"):  # of a run that was killed while it saved
-                shutil.rmtree(left, ignore_errors=True)
-            beside.mkdir(parents=True)
-            tensors = {k: t.contiguous().clone() if not t.is_contiguous() else t for k, t in moving.tensors().items()}
-            save_file(tensors, beside / "tensors.safetensors")
-            (beside / "state.json").write_text(json.dumps({"step": step, **state}, allow_nan=False), encoding="utf-8")
-            sync(beside)
-            if final.exists():
-                shutil.rmtree(final)
-            beside.rename(final)
-            sync(folder, files=False)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+    with whole_folder(final) as beside:
+        tensors = {k: t.contiguous().clone() if not t.is_contiguous() else t for k, t in moving.tensors().items()}
+        save_file(tensors, beside / "tensors.safetensors")
+        (beside / "state.json").write_text(json.dumps({"step": step, **state}, allow_nan=False), encoding="utf-8")
     for older in checkpoints(folder)[:-1]:
         shutil.rmtree(older, ignore_errors=True)
     return final

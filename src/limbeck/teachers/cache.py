@@ -8,8 +8,7 @@ file that is being written has another name: whoever was stopped continues in it
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ import torch
 from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor
 
-from limbeck.disk import locked, read_json, write_json, writing
-from limbeck.errors import BadFolder, BadModel, Mismatch
+from limbeck.disk import locked, own_file, read_json, replacing, tidy, write_json, writing
+from limbeck.errors import BadModel, Mismatch
 from limbeck.teachers.codec import Coarse, Codec, Drawn
 from limbeck.teachers.draw import draw, likeliest
 from limbeck.types import Batch, Outputs, Sparse, Teacher, each
@@ -139,7 +138,8 @@ def capture_outcomes(
     size = length * codec.bytes
     most = max(1, _SHARD_BYTES // size)
     shards = [(start, min(most, first + rows - start)) for start in range(first, first + rows, most)]
-    with writing(folder), alone_in(folder):
+    with writing(folder), locked(folder):
+        tidy(folder)
         if (folder / _BEGUN).is_file():
             check_made_from(folder, read_json(folder / _BEGUN), bound)
         write_json(folder / _BEGUN, bound)
@@ -148,8 +148,7 @@ def capture_outcomes(
             if file.exists():
                 continue
             part = file.with_suffix(".part")
-            part.touch()
-            with part.open("r+b") as raw:
+            with own_file(part) as raw:
                 # at a whole question: in another company a row's last bits may be others
                 done = part.stat().st_size // size // together * together
                 raw.truncate(done * size)
@@ -250,21 +249,6 @@ def _finish(part: Path, file: Path, rows: int, codec: Codec) -> None:
     batch = pa.record_batch({"answers": answers, "crc32": pa.array(sums)})
     unanswered = sum(int(codec.unanswered(row.reshape(-1, codec.bytes)).sum()) for row in raw)
     batch = batch.replace_schema_metadata({_UNANSWERED: str(unanswered)})
-    beside = file.with_name(f".{file.name}")
-    with pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+    with replacing(file) as beside, pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    beside.replace(file)
     part.unlink()
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """No other capture writes into this folder meanwhile. Raises BadFolder where one does."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(folder, wait=False))
-        except BlockingIOError as error:
-            raise BadFolder(
-                f"{folder}: another capture writes into it: wait for that one, or give another --out"
-            ) from error
-        yield

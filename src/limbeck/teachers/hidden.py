@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float16, Int64
 from safetensors.torch import load_file, save_file
 
-from limbeck.disk import read_json, write_json, writing
+from limbeck.disk import fresh_file, read_json, replacing, write_json, writing
 from limbeck.errors import BadModel, Mismatch
 from limbeck.types import Batch, Head, Outputs, Speaker
 
@@ -81,7 +81,9 @@ def capture(
                 )
             if states is None:
                 shape = (rows, *hidden.shape[1:])
-                states = np.lib.format.open_memmap(folder / _STATES, mode="w+", dtype=np.float16, shape=shape)
+                states = np.lib.format.open_memmap(
+                    fresh_file(folder / _STATES), mode="w+", dtype=np.float16, shape=shape
+                )
             states[start : start + len(hidden)] = hidden.numpy()
             if (start // together) % 64 == 63 and start + together < rows:  # at the end the manifest says so
                 states.flush()
@@ -91,9 +93,10 @@ def capture(
             states.flush()
         if rows > done:
             tensors = {"weight": head.weight, "bias": head.bias}
-            save_file(
-                {k: t.detach().float().contiguous().cpu() for k, t in tensors.items() if t is not None}, folder / _HEAD
-            )
+            with replacing(folder / _HEAD) as beside:
+                save_file(
+                    {k: t.detach().float().contiguous().cpu() for k, t in tensors.items() if t is not None}, beside
+                )
             said = {"scale": head.scale, "softcap": head.softcap}
             facts = {"name": teacher.name, "vocab": teacher.vocab, "head": said, "made_from": dict(made_from)}
             write_json(folder / MANIFEST, facts)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Float16, Float32, Int, Int64
 from torch import Tensor
 
-from limbeck.disk import read_json, sha256_of, write_json, writing
+from limbeck.disk import fresh_file, read_json, sha256_of, write_json, writing
 from limbeck.errors import BadModel
 from limbeck.teachers.cache import CELLS, check_made_from
 from limbeck.types import Batch, Outputs, Signal, Sparse, Teacher, each
@@ -156,7 +156,7 @@ def _begun(folder: Path, bound: Mapping[str, Any], kept: Kept) -> tuple[int, dic
         return int(there["rows"]), values
     rows = (bound["rows"], bound["length"])
     return 0, {
-        name: np.lib.format.open_memmap(names[name], mode="w+", dtype=dtype, shape=(*rows, *shape))
+        name: np.lib.format.open_memmap(fresh_file(names[name]), mode="w+", dtype=dtype, shape=(*rows, *shape))
         for name, (dtype, shape) in kept.shapes.items()
     }
 

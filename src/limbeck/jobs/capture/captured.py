@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from limbeck.corpora import TokenStore
-from limbeck.disk import existing, place, read_json
+from limbeck.disk import existing, place, read_json, whole_folder
 from limbeck.errors import BadModel, LimbeckError, Mismatch
 from limbeck.models.load import LanguageModel, load, load_config, load_described
 from limbeck.models.source import resolve, weights_digest
@@ -118,9 +118,8 @@ class Captured:
             return
         for file in sorted((self.folder / CUT).glob("*/config.json")):
             if not folder.exists() and Shape.of(load_config(file.parent)) == shape:
-                whole = folder.with_name(f".{folder.name}")
-                place(file.parent, whole)
-                whole.rename(folder)
+                with whole_folder(folder) as beside:
+                    place(file.parent, beside)
 
     def weights(self, *, device: torch.device, dtype: torch.dtype) -> LanguageModel:
         """The teacher itself, from where it was when it was captured.

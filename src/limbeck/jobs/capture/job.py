@@ -18,7 +18,7 @@ from limbeck.config import CaptureSettings
 from limbeck.corpora import Rows, TokenStore, require_rows
 from limbeck.corpora.build import build_training
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import finite, read_json, write_json, writing
+from limbeck.disk import claims, finite, read_json, write_json, writing
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.asked import Asked, asking, check_asked, description_of, rows_together
 from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, COST, CUT, HELD_OUT, MEASURED, SAMPLES, TEACHER
@@ -56,6 +56,7 @@ class _Part:
     rows: int
 
 
+@claims()
 def capture(settings: CaptureSettings) -> dict[str, Any]:
     """Asks a teacher about a text, once; gives ``{"out", "rows", "tokens", "bytes", "certificate"}``.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.disk import damaged, writing
+from limbeck.disk import damaged, own_file, writing
 
 
 class Journal:
@@ -21,8 +21,7 @@ class Journal:
         """Drops a last line that a kill cut short. Raises BadFolder where another line is damaged."""
         self._path, self._starts = path, np.full(total, -1, dtype=np.int64)
         self.done = self.tokens = 0
-        with writing(path):
-            self._file = path.open("a+b")
+        self._file = own_file(path)
         self._end = 0
         try:
             self._read()
@@ -42,6 +41,7 @@ class Journal:
         """Appends a row; when this returns, it survives a kill."""
         line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
         with writing(self._path):
+            self._file.seek(self._end)
             self._file.write(line)
             self._file.flush()
         self._note(row, self._end)

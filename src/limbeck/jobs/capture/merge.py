@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.disk import locked, place, read_json, write_json, writing
+from limbeck.disk import locked, place, read_json, refuse_links, tidy, write_json, writing
 from limbeck.errors import BadFolder, BadModel, Mismatch
 from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, CUT, DATA, HELD_OUT, MEASURED, TEACHER
 from limbeck.teachers import Cache
@@ -25,13 +25,13 @@ def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:
     run = read_json(shards[0][0] / "run.json")
     _check_whole(shards, rows=run["rows"])
     record = {"shards": [str(folder) for folder, _ in shards], "made_from": _made_from(shards[0][1])}
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
     with writing(out), locked(out):
         begun = out / "merge.json"
-        held = {path.name for path in out.iterdir()} - {".lock"}
+        held = [path.name for path in out.iterdir() if not path.name.startswith(".")]
         if held and (not begun.exists() or read_json(begun) != record):
             raise BadFolder(f"{out} holds something else: nothing was written. Give merge a new folder.")
+        tidy(out)
+        refuse_links(out)
         write_json(begun, record)
         for name in (*_OF_FIRST, *([CUT] if (shards[0][0] / CUT).exists() else [])):
             place(shards[0][0] / name, out / name)

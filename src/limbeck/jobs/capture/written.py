@@ -35,7 +35,6 @@ from limbeck.models.source import resolve, weights_digest
 from limbeck.report.words import count, duration, share
 from limbeck.report.words import size as in_bytes
 from limbeck.run.log import console
-from limbeck.teachers.cache import alone_in
 from limbeck.teachers.http import Address, Failed, Patience, is_served
 from limbeck.teachers.served import MOST_UNANSWERED, REMEDY, too_few
 from limbeck.teachers.writes import FILTERED, LENGTH, STOP, ServedWriter
@@ -80,8 +79,7 @@ def written(settings: CaptureSettings) -> dict[str, Any]:
         if run.get("written", {}).get("failed") == 0 and (settings.out / TEXT).exists():
             (settings.out / PART).unlink(missing_ok=True)
         else:
-            with alone_in(settings.out):
-                _go_on(settings, run, _writer(settings, where, teacher, prompts, run), prompts)
+            _go_on(settings, run, _writer(settings, where, teacher, prompts, run), prompts)
     _show(settings, run, time.monotonic() - started)
     return {"out": str(settings.out), "text": str(settings.out / TEXT)} | run["written"]
 

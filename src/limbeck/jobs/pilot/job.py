@@ -13,7 +13,7 @@ from limbeck import __version__
 from limbeck.config import PilotSettings
 from limbeck.corpora import build_stores, require_rows
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import read_json
+from limbeck.disk import claims, read_json
 from limbeck.errors import BadSetting
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, weights
@@ -26,6 +26,7 @@ from limbeck.report.words import duration
 from limbeck.run.log import console
 
 
+@claims()
 def pilot(settings: PilotSettings) -> dict[str, Any]:
     """Trains the grid of a pilot; gives ``{"out", "points", "teachers", "students", "valleys", "failed", "cpu_seconds"}``.
 

@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from limbeck.corpora import Rows, TokenStore
-from limbeck.disk import locked, read_json, sha256_of, write_json
+from limbeck.disk import locked, read_json, replacing, sha256_of, tidy, write_json
 from limbeck.errors import NonFiniteLoss
 from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, weights_inside
@@ -106,7 +106,8 @@ class Pilot:
 def do(task: Task, machine: Machine | None = None) -> None:
     """Does a task, unless it is done. Of a student, a loss that is no number is a result too, written down with the reason."""
     machine = machine or Machine(alone("cuda" if torch.cuda.is_available() else "cpu"), bf16=torch.cuda.is_available())
-    with locked(task.folder):  # one whose parent was killed may take a moment to notice
+    with locked(task.folder, wait=True):  # one whose parent was killed may take a moment to notice
+        tidy(task.folder)
         if task.done:
             return
         started = time.process_time()
@@ -190,7 +191,8 @@ def _cell(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
     if plan.keep:
         save(student, task.folder / "student")
     measured = _measure(task.out, student, live, pilot.scale, machine)
-    np.save(task.folder / DOCUMENTS, np.stack([measured.nats, measured.tokens]))
+    with replacing(task.folder / DOCUMENTS) as beside, beside.open("wb") as file:
+        np.save(file, np.stack([measured.nats, measured.tokens]))
     kl = None if measured.kl is None else float(measured.kl.sum() / measured.tokens.sum())
     return {**facts, "tokens": tokens, **_loss(measured), "kl": kl}
 
