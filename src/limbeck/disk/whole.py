@@ -47,9 +47,9 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno == errno.ELOOP:
             raise is_link(path) from error
         if error.errno in _REFUSED:
-            raise BadFolder(
-                f"cannot write {path}: {error.strerror}. Give a folder you may write to with --out."
-            ) from error
+            # a folder that cannot be made since something is there: that is a file
+            reason = os.strerror(errno.ENOTDIR if error.errno == errno.EEXIST else error.errno)
+            raise BadFolder(f"cannot write {path}: {reason}. Give a folder you may write to with --out.") from error
         raise
     except SafetensorError as error:
         if any(f"os error {code}" in str(error) for code in _FULL):
