@@ -43,7 +43,11 @@ COMMANDS = {
     "capture": lambda here, out: limbeck.capture(**keys(here, out), length=32),
     "written": lambda here, out: limbeck.capture(**keys(here, out), text=True, max_new_tokens=4, tokens=8),
     "pretrain": lambda here, out: limbeck.pretrain(
-        data=str(here / "text.jsonl"), out=str(out), params="60k", vocab=300, tokens="2k"
+        data=str(here / "text.jsonl"),
+        out=str(out),
+        shape="layers=2,hidden=32,heads=4,kv_heads=2,ffn=64",
+        vocab=300,
+        tokens="2k",
     ),
     "shrink": lambda here, out: limbeck.shrink(**keys(here, out), params="9k", length=32),
     "pilot": lambda here, out: limbeck.pilot(data=str(here / "text.jsonl"), out=str(out), scale="smoke"),

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from limbeck.errors import BadFolder
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST}
+_REFUSED = {getattr(errno, name) for name in ("EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "ENOENT", "EEXIST")}
 _LONGEST = 200  # characters of a name that a temporary one keeps: file systems allow 255 bytes
 _TEMPORARY = re.compile(
     r"\..+\.[0-9a-f]{16}\.tmp"  # ours
