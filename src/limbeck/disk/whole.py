@@ -48,7 +48,7 @@ def writing(path: Path) -> Iterator[None]:
             raise is_link(path) from error
         if error.errno in _REFUSED:
             # a folder that cannot be made since something is there: that is a file
-            reason = os.strerror(errno.ENOTDIR if error.errno == errno.EEXIST else error.errno)
+            reason = os.strerror(errno.ENOTDIR) if error.errno == errno.EEXIST else error.strerror
             raise BadFolder(f"cannot write {path}: {reason}. Give a folder you may write to with --out.") from error
         raise
     except SafetensorError as error:
