@@ -547,7 +547,7 @@ def test_damaged_chunks_are_refused(pair, tmp_path):
     ours, theirs, _ = pair
     write(tmp_path, ours, theirs, np.zeros(theirs.store.tokens))
     damage(tmp_path / aligned._LOG_P)
-    with pytest.raises(BadModel, match=r"chunk_log_p.npy: it is missing or damaged"):
+    with pytest.raises(BadModel, match=r"chunk_log_p.npy: expected SHA-256 .* it is missing or damaged"):
         AlignedTeacher(tmp_path, name="t", length=LENGTH)
 
 

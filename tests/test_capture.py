@@ -17,6 +17,7 @@ import torch
 import limbeck
 from limbeck import cli
 from limbeck.corpora import Rows, TokenStore
+from limbeck.disk import write_json
 from limbeck.errors import BadFolder, BadModel, BadSetting, Mismatch
 from limbeck.jobs.capture.captured import ANSWERS, Captured
 from limbeck.jobs.capture.certificate import STEP, certify
@@ -87,7 +88,7 @@ def test_a_student_needs_neither_teacher_nor_text_once_it_is_cut(here, tmp_path)
     shutil.copytree(here / "whole", moved)
     facts = json.loads((moved / "run.json").read_text())
     facts["signature"] |= {"teacher": str(tmp_path / "gone"), "data": str(tmp_path / "gone.jsonl")}
-    (moved / "run.json").write_text(json.dumps(facts))
+    write_json(moved / "run.json", facts)
     with pytest.raises(BadModel, match="gone is needed to cut a student out of it: give a student that exists"):
         distil(here, "uncut", teacher=str(moved))
     limbeck.shrink(teacher=str(here / "teacher"), data=str(here / "text.jsonl"), shrink=2.0, out=here / "small")
@@ -130,7 +131,7 @@ def test_another_teacher_in_the_old_ones_place_is_refused(here, tmp_path):
     write_teacher(tmp_path, seed=9)
     facts = json.loads((tmp_path / "cache" / "run.json").read_text())
     facts["signature"]["teacher"] = str(tmp_path / "teacher")
-    (tmp_path / "cache" / "run.json").write_text(json.dumps(facts))
+    write_json(tmp_path / "cache" / "run.json", facts)
     with pytest.raises(Mismatch, match=r"was captured from .* with weights [0-9a-f]{12}…; those there now are"):
         distil(here, "wrong", teacher=str(tmp_path / "cache"))
 
@@ -143,7 +144,7 @@ def test_students_are_cut_while_the_teacher_is_there(here, tmp_path):
     distil(here, "cut-later", params="40k", shrink=None)
     facts = json.loads((tmp_path / "cache" / "run.json").read_text())
     facts["signature"]["teacher"] = str(tmp_path / "gone")
-    (tmp_path / "cache" / "run.json").write_text(json.dumps(facts))
+    write_json(tmp_path / "cache" / "run.json", facts)
     distil(here, "cut-before", params="40k", shrink=None, teacher=str(tmp_path / "cache"))
     weights = [(here / out / "student" / "model.safetensors").read_bytes() for out in ("cut-later", "cut-before")]
     assert weights[0] == weights[1]
@@ -358,7 +359,7 @@ def test_a_stores_text_that_was_changed_is_another_corpus(here, tmp_path):
     shutil.copytree(here / "whole", tmp_path / "cache")
     manifest = tmp_path / "cache" / "data" / "train" / "manifest.json"
     facts = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(facts | {"corpus_sha256": "0" * 64}))
+    write_json(manifest, facts | {"corpus_sha256": "0" * 64})
     assert TokenStore.open(manifest.parent).tokens
     with pytest.raises(Mismatch, match="were made from another corpus"):
         distil(here, "changed", teacher=str(tmp_path / "cache"))

@@ -16,6 +16,7 @@ import limbeck
 from limbeck.api import doctor
 from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, build_stores
+from limbeck.disk import read_json
 from limbeck.errors import BadModel, BadSetting, BadShape, Interrupted, Mismatch
 from limbeck.jobs import convert as convert_job
 from limbeck.jobs.convert import Conversion, Planned, check_conversion, make_converted
@@ -130,7 +131,7 @@ def done(here):
 
 def test_the_layer_whose_loss_harms_recall_most_keeps_attention(done):
     out, _ = done
-    said = json.loads((out / "conversion.json").read_text())
+    said = read_json(out / "conversion.json")
     harm = {row["layer"]: row["damage"] for row in said["damage"]}
     assert harm.pop(None) == 0
     kept = max(harm, key=lambda layer: harm[layer])

@@ -213,13 +213,12 @@ def test_damage_is_named_by_file(tokenizer, source, tmp_path):
     with pytest.raises(BadCorpus, match=f"00000.arrow: expected {len(content)} bytes, got no file"):
         TokenStore.open(folder)
     with pytest.raises(
-        BadCorpus, match=r"manifest.json: expected the manifest of a token store, got FileNotFoundError"
+        BadCorpus,
+        match=r"manifest.json: expected a file of limbeck's, got: No such file or directory: .* to rebuild it",
     ):
         TokenStore.open(tmp_path)
     (folder / "manifest.json").write_text('{"format": 0}', encoding="utf-8")
-    with pytest.raises(
-        BadCorpus, match=r"manifest.json: expected the manifest of a token store of format 1, got another"
-    ):
+    with pytest.raises(BadCorpus, match=r"manifest.json: invalid enum value 0 - at `\$.format`\. .* to rebuild it"):
         TokenStore.open(folder)
 
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import limbeck
 from limbeck import cli
+from limbeck.disk import read_lines
 from limbeck.errors import BadFolder
 from limbeck.jobs.arms import Arm
 from limbeck.jobs.foretell import said_after, training_seconds
@@ -55,7 +56,7 @@ def done(here):
 
 
 def rows(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return read_lines(file)
 
 
 def weights(folder: Path) -> bytes:

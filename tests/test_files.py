@@ -199,10 +199,10 @@ def test_no_file_is_written_through_a_link(use, hard, victim, tmp_path):
         with pytest.raises(BadFolder, match="got a link: it is not followed"):
             take(out) if use == "lock" else own_file(target)
     elif use == "metrics":
-        victim.write_text('{"step": 1}\n')
+        victim.write_text('{"step": 1, "tokens": 4}\n')
         with Metrics(target, step=1) as metrics:
-            metrics.add({"step": 2})
-        assert victim.read_text() == '{"step": 1}\n'
+            metrics.add({"step": 2, "tokens": 8})
+        assert victim.read_text() == '{"step": 1, "tokens": 4}\n'
         return
     elif use == "fresh":
         np.lib.format.open_memmap(fresh_file(target), mode="w+", dtype=np.int8, shape=(3,))

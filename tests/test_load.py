@@ -275,7 +275,7 @@ def _no_tokenizer(folder: Path) -> None:
 SPOILT = {
     "no configuration": (
         lambda f: (f / "config.json").unlink(),
-        "found no config.json in it .it holds generation_conf",
+        "found no config.json in it .it holds digests.json, generation_conf",
     ),
     "configuration is no JSON": (
         lambda f: (f / "config.json").write_text("{"),

@@ -18,6 +18,7 @@ import torch
 
 import limbeck
 from limbeck.corpora import Rows
+from limbeck.disk import write_json
 from limbeck.errors import BadFolder, BadSetting, Mismatch, NonFiniteLoss
 from limbeck.jobs.pilot import job
 from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, nested_shapes, weights
@@ -221,7 +222,7 @@ def test_a_folder_of_another_version_is_refused(whole, tmp_path):
     run = json.loads((data.with_name("whole") / "run.json").read_text())
     run["signature"]["limbeck"] = "0.0.9"
     for name in ("run.json", "pilot.json"):
-        (tmp_path / name).write_text(json.dumps(run))
+        write_json(tmp_path / name, run)
     with pytest.raises(BadFolder, match=rf"limbeck: '0\.0\.9' there, '{re.escape(limbeck.__version__)}' now"):
         limbeck.pilot(data=str(data), out=tmp_path, scale="smoke", students="1", teachers="3", seeds=1)
 

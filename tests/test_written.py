@@ -111,17 +111,17 @@ def test_a_journal_goes_on_behind_its_last_whole_line(tmp_path):
     path = tmp_path / "part"
     with Journal(path, 4) as journal:
         for number in (2, 0):
-            journal.add({"number": number, "tokens": 3, "text": "ü"})
+            journal.add({"number": number, "text": "ü", "finish": "stop", "tokens": 3, "prompt_tokens": 1})
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"number": 1, "tokens": 7, "te')
     with Journal(path, 4) as journal:
         assert (journal.done, journal.tokens, journal.missing()) == (2, 6, [1, 3])
-        journal.add({"number": 1, "tokens": 1, "text": "x"})
+        journal.add({"number": 1, "text": "x", "finish": "stop", "tokens": 1, "prompt_tokens": 1})
         assert [journal.row(number)["text"] for number in (0, 1, 2)] == ["ü", "x", "ü"]
     assert path.read_bytes().startswith(whole)
     assert len(read_lines(path)) == 3
     path.write_bytes(b"{}\n" + whole)
-    with pytest.raises(BadFolder, match="line 1: expected JSON as limbeck wrote it"):
+    with pytest.raises(BadFolder, match="line 1: object missing required field `number`"):
         Journal(path, 4)
     with Journal(tmp_path / "none", 4):
         pass

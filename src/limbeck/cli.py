@@ -301,6 +301,21 @@ def cache_inspect(folder: Folder, json_: Json = None) -> None:
         show_facts(facts, Console(highlight=False, soft_wrap=True))
 
 
+@app.command("verify")
+def verify_files(
+    folder: Annotated[Path, Argument(help="A folder that limbeck wrote: a run, a capture, a pilot, a token store.")],
+    json_: Json = None,
+) -> None:
+    """Compare every file of a folder with the checksum it got when it was written; exits with 1 where one is damaged."""
+    from limbeck.jobs.capture.verify import verify_files as job
+    from limbeck.run.log import console
+
+    result = job(folder, console)
+    if json_:
+        print(json.dumps(result))
+    raise typer.Exit(0 if result["ok"] else 1)
+
+
 @cache.command("verify")
 def cache_verify(
     folder: Folder,

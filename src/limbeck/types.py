@@ -10,9 +10,9 @@ The shift is made once, where rows are packed (`corpora/pack.py`): everywhere af
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, overload, runtime_checkable
+from typing import Any, NotRequired, Protocol, TypedDict, overload, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -245,12 +245,32 @@ class Reading:
     high: float
     seed: int | None = None
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Reading:
+        """A reading from its row; JSON has no NaN, so a number that is null was one. What else the row has is left out."""
+        was_nan = {key: math.nan for key in ("value", "low", "high") if row[key] is None}
+        return cls(**{key: value for key, value in {**row, **was_nan}.items() if key in cls.__dataclass_fields__})
+
     def row(self) -> dict[str, Any]:
         """As a row of readings.jsonl; NaN and infinities as null, since JSON has none."""
         return {
             k: (None if isinstance(v, float) and not math.isfinite(v) else v)
             for k, v in ((name, getattr(self, name)) for name in self.__dataclass_fields__)
         }
+
+
+class ReadingRow(TypedDict):
+    """A row of readings.jsonl, as `Reading.row` gives it."""
+
+    model: str
+    probe: str
+    name: str
+    value: float | None
+    unit: str
+    n: int
+    low: float | None
+    high: float | None
+    seed: NotRequired[int | None]
 
 
 @runtime_checkable

@@ -8,19 +8,39 @@ where not every token is.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int64, Integer
 
-from limbeck.disk import sha256_of
+from limbeck.disk import Bare, Count, read_json, sha256_of
 from limbeck.errors import BadCorpus
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+
+
+class _Shard(TypedDict):
+    file: Bare
+    bytes: Count
+    sha256: str
+    documents: Count
+    tokens: Count
+
+
+class _Manifest(TypedDict):
+    """What the manifest of a store holds, as far as it is read."""
+
+    format: Literal[1]
+    documents: Count
+    tokens: Count
+    bytes: Count
+    predictions: Count
+    corpus_sha256: str
+    made_from: dict[str, Any]
+    shards: list[_Shard]
 
 
 class TokenStore:
@@ -59,17 +79,23 @@ class TokenStore:
                 raise _damaged(path, f"{entry['bytes']} bytes", "no file" if size is None else f"{size} bytes")
             try:
                 shards.append(pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0))
-            except pa.ArrowInvalid as error:
+                shards[-1].validate()
+                if (rows := shards[-1].num_rows) != entry["documents"]:
+                    raise _damaged(path, f"{entry['documents']:,} documents", f"{rows:,}")
+            except (pa.ArrowException, OSError, IndexError) as error:
                 raise _damaged(path, "an Arrow file", str(error)) from None
-        return cls(folder, manifest, shards)
+        try:
+            return cls(folder, manifest, shards)
+        except (KeyError, AttributeError, ValueError) as error:
+            raise _damaged(folder / MANIFEST, "shards of tokens of documents", repr(error)) from None
 
-    def verify(self) -> None:
+    def verify(self, *, remedy: str = "") -> None:
         """Reads every shard and compares its checksum with the manifest's; damage is an error that names the file."""
         for entry in self.manifest["shards"]:
             path = self.folder / entry["file"]
             checksum = sha256_of(path)
             if checksum != entry["sha256"]:
-                raise _damaged(path, f"SHA-256 {entry['sha256'][:12]}…", f"{checksum[:12]}…")
+                raise _damaged(path, f"SHA-256 {entry['sha256'][:12]}…", f"{checksum[:12]}…", remedy)
 
     def slice(self, start: int, stop: int) -> Integer[np.ndarray, " n"]:
         """Tokens start to stop of the stream, as stored (uint16 or uint32); read-only, not copied within a shard."""
@@ -128,16 +154,12 @@ class TokenStore:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a store."""
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _damaged(path, "the manifest of a token store", f"{type(error).__name__}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise _damaged(path, f"the manifest of a token store of format {FORMAT}", "another")
+    manifest: dict[str, Any] = read_json(
+        path, _Manifest, error=BadCorpus, remedy=f"the token store is damaged, remove {folder} to rebuild it"
+    )
     return manifest
 
 
-def _damaged(path: Path, expected: str, came: str) -> BadCorpus:
-    return BadCorpus(
-        f"{path}: expected {expected}, got {came}: the token store is damaged, remove {path.parent} to rebuild it"
-    )
+def _damaged(path: Path, expected: str, came: str, remedy: str = "") -> BadCorpus:
+    remedy = remedy or f"remove {path.parent} to rebuild it"
+    return BadCorpus(f"{path}: expected {expected}, got {came}: the token store is damaged, {remedy}")

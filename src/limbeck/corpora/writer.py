@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.corpora.store import FORMAT, MANIFEST
-from limbeck.disk import sha256_of
+from limbeck.disk import sha256_of, write_json
 
 SHARD_BYTES = 64 << 20
 SHARD_DOCUMENTS = 50_000
@@ -103,7 +102,7 @@ class Writer:
             "shards": self.shards,
             **facts,
         }
-        (self.folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        write_json(self.folder / MANIFEST, manifest)
 
 
 def _record_batch(items: list[Item]) -> pa.RecordBatch:

@@ -1,8 +1,32 @@
-"""What is on disk: files and folders that are whole or not there, locks, and limbeck's own JSON."""
+"""What is on disk: files and folders that are whole or not there, locks, limbeck's own JSON, and checksums of all."""
 
+from limbeck.disk.check import Checked, check_folder
+from limbeck.disk.crcs import CheckedRows, sums_of
+from limbeck.disk.digests import check_digests, check_sums, load_arrays, save_arrays, sums, write_digests
 from limbeck.disk.lock import LOCK, claims, locked, release, take, tidy
 from limbeck.disk.names import existing, shown
-from limbeck.disk.records import damaged, finite, read_json, read_lines, sha256_of, write_json
+from limbeck.disk.records import (
+    AGAIN,
+    Bare,
+    Count,
+    Lines,
+    bare,
+    damaged,
+    digest_of,
+    finite,
+    fits,
+    line_of,
+    parsed,
+    read_json,
+    read_lines,
+    read_plain,
+    read_rows,
+    say_unchecked,
+    sha256_of,
+    write_json,
+    write_lines,
+    write_rows,
+)
 from limbeck.disk.whole import (
     fresh_file,
     own_file,
@@ -17,28 +41,52 @@ from limbeck.disk.whole import (
 )
 
 __all__ = [
+    "AGAIN",
     "LOCK",
+    "Bare",
+    "Checked",
+    "CheckedRows",
+    "Count",
+    "Lines",
+    "bare",
+    "check_digests",
+    "check_folder",
+    "check_sums",
     "claims",
     "damaged",
+    "digest_of",
     "existing",
     "finite",
+    "fits",
     "fresh_file",
+    "line_of",
+    "load_arrays",
     "locked",
     "own_file",
+    "parsed",
     "place",
     "read_json",
     "read_lines",
+    "read_plain",
+    "read_rows",
     "refuse_links",
     "release",
     "replacing",
+    "save_arrays",
+    "say_unchecked",
     "sha256_of",
     "shown",
+    "sums",
+    "sums_of",
     "sync",
     "take",
     "tidy",
     "whole",
     "whole_folder",
+    "write_digests",
     "write_json",
+    "write_lines",
+    "write_rows",
     "write_text",
     "writing",
 ]

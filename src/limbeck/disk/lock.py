@@ -20,7 +20,7 @@ import stat
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,16 @@ def tidy(folder: Path) -> None:
     """Removes what killed processes left in a folder of limbeck's that is locked, where that lock can be relied on."""
     held = _held.get(folder.resolve() / LOCK)
     if held is not None and held.descriptor is not None:
-        sweep(folder)
+        _tidy(folder)
+
+
+def _tidy(folder: Path) -> None:
+    for inside in sweep(folder):
+        if not os.path.lexists(inside / LOCK):
+            _tidy(inside)
+            continue
+        with suppress(BadFolder), locked(inside):  # or another process is at work there
+            _tidy(inside)
 
 
 def release(folder: Path) -> None:

@@ -185,19 +185,20 @@ def place(source: Path, target: Path) -> None:
             beside.replace(target)
 
 
-def sweep(folder: Path) -> None:
-    """Removes what killed processes left beside its place, but in folders inside that have a lock of their own."""
+def sweep(folder: Path) -> list[Path]:
+    """Removes what killed processes left beside its place in a folder; gives the folders in it."""
+    inside = []
     with suppress(OSError):  # what cannot be removed is in nobody's way
         for entry in list(os.scandir(folder)):
-            inside = entry.is_dir(follow_symlinks=False)
-            if _TEMPORARY.fullmatch(entry.name):
-                if inside:
-                    shutil.rmtree(entry.path, ignore_errors=True)
-                else:
-                    with suppress(OSError):
-                        os.unlink(entry.path)
-            elif inside and not os.path.lexists(os.path.join(entry.path, ".lock")):
-                sweep(Path(entry.path))
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if not _TEMPORARY.fullmatch(entry.name):
+                inside += [Path(entry.path)] if is_folder else []
+            elif is_folder:
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    os.unlink(entry.path)
+    return inside
 
 
 def refuse_links(folder: Path) -> None:

@@ -199,7 +199,7 @@ class OtherTokens:
     @property
     def facts(self) -> dict[str, Any]:
         """What run.json says of it."""
-        return self._base.facts | {"aligned": {k: v for k, v in self.told.facts.items() if k != "sha256"}}
+        return self._base.facts | {"aligned": dict(self.told.facts)}
 
     def passes(self, tokens: int, length: int) -> float:
         """Forward passes of the teacher for each token that a run trains on: one pass over its own tokens of what it reads."""

@@ -14,11 +14,12 @@ from limbeck.config import ATTENTION
 from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import place, whole_folder
 from limbeck.jobs.setup import Machine
-from limbeck.models.load import LanguageModel, load, load_config, new_model, save
+from limbeck.models.load import LanguageModel, load, load_config, new_model, own, save
 from limbeck.objectives import parse
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints
 from limbeck.run.together import train_together
+from limbeck.run.world import World
 from limbeck.types import Batch, ChunkTeacher, Teacher
 
 CE = "CrossEntropy"
@@ -117,7 +118,7 @@ class Shared:
     def run(self, arm: Arm) -> Run:
         """The run of an arm, its student as it begins."""
         world = self.machine.world
-        start = load(arm.start or self.cut, device="cpu", train=True)
+        start = load(own(arm.start or self.cut), device="cpu", train=True)
         if arm.fresh:
             packs = start.packs  # as its architecture does
             start = new_model(load_config(self.cut), start.tokenizer, arm.seed, name=arm.name)
@@ -144,7 +145,8 @@ def train(arm: Arm, shared: Shared) -> LanguageModel:
     """The trained model of an arm, from disk if it is done."""
     world = shared.machine.world
     if arm.done:
-        return load(arm.student, device=world.device)
+        _drop_checkpoints(arm, world)
+        return load(own(arm.student), device=world.device)
     run = shared.run(arm)
     run.train()
     return _finish(arm, run)
@@ -175,7 +177,13 @@ def _finish(arm: Arm, run: Run) -> LanguageModel:
     trained.model.zero_grad(set_to_none=True)
     if world.first:
         save(trained, arm.student)
-        for checkpoint in checkpoints(arm.folder):  # three times the model's size, and of no further use
-            shutil.rmtree(checkpoint, ignore_errors=True)
+    _drop_checkpoints(arm, world)
     world.barrier()
     return trained
+
+
+def _drop_checkpoints(arm: Arm, world: World) -> None:
+    """Removes the checkpoints of an arm that is done: three times the model's size, and of no further use."""
+    if world.first:
+        for checkpoint in checkpoints(arm.folder):
+            shutil.rmtree(checkpoint, ignore_errors=True)

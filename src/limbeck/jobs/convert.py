@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from rich.console import Console
@@ -21,14 +21,14 @@ from rich.table import Table
 
 from limbeck.config import ATTENTION, STAGES, DistilSettings, Stage
 from limbeck.corpora import Rows, TokenStore
-from limbeck.disk import read_json, read_lines, write_json, writing
+from limbeck.disk import Count, read_lines, read_rows, write_json, write_rows, writing
 from limbeck.errors import BadCorpus, BadSetting
 from limbeck.jobs.capture.captured import config_source
 from limbeck.jobs.mixed import pattern_asked, remarks
 from limbeck.jobs.setup import Machine
 from limbeck.jobs.student import make_student, mixers_for
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
-from limbeck.models.load import LanguageModel, load, load_config, save
+from limbeck.models.load import LanguageModel, load, load_config, own, save
 from limbeck.objectives import CrossEntropy
 from limbeck.plan.mixture import Mixture
 from limbeck.probes import Bigrams, measure_slices
@@ -147,11 +147,11 @@ def make_converted(
     base = LanguageModel(teacher.model, teacher.tokenizer, teacher.name)
     if target is not None:
         folder = make_student(settings, target, teacher, store, length=length, machine=machine, folder=out / BASE)
-        base = load(folder, device=world.device)
+        base = load(own(folder), device=world.device)
     if world.first and not (out / ATTENTION / "config.json").exists():
         save(_converted(base, [ATTENTION] * len(asked.mixers), seed=settings.seed), out / ATTENTION)
     world.barrier()
-    everywhere = load(out / ATTENTION, device=world.device)
+    everywhere = load(own(out / ATTENTION), device=world.device)
     lr = settings.lr or suggested_learning_rate(everywhere.parameters_count)
     plan = Plan(steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=machine.bf16)
     taken = asked.steps(steps)
@@ -182,6 +182,15 @@ def make_converted(
         shutil.rmtree(out / MATCHING, ignore_errors=True)
     world.barrier()
     return out / "cut"
+
+
+class _Damage(TypedDict):
+    """What replacing attention in a layer does; of no layer first."""
+
+    layer: Count | None
+    hits: float
+    elsewhere: float
+    damage: float
 
 
 @dataclass(frozen=True)
@@ -225,7 +234,7 @@ class _Matching:
                 for checkpoint in checkpoints(folder):
                     shutil.rmtree(checkpoint, ignore_errors=True)
             world.barrier()
-        return load(folder / "student", device=world.device, train=True)
+        return load(own(folder / "student"), device=world.device, train=True)
 
     def error(self, stage: Stage) -> float:
         """What a stage came to: its loss over the last tenth of its steps."""
@@ -308,10 +317,9 @@ def _damage(
         changed.train(training)
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, rows)
+        write_rows(file, rows)
     machine.world.barrier()
-    found_rows: list[dict[str, Any]] = read_json(file)
-    return found_rows
+    return read_rows(file, _Damage, remedy="remove it, and it is measured again")
 
 
 def _most_damaged(damage: Sequence[Mapping[str, Any]], keep: int) -> set[int]:

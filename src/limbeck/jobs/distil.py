@@ -6,6 +6,7 @@ before anything long begins. Every stage leaves its result in the run's folder a
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from limbeck.errors import BadModel
 from limbeck.jobs.align import OtherTokens, check_align, teacher_of
 from limbeck.jobs.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.capture.captured import config_source
-from limbeck.jobs.convert import BASE, SAID, Conversion, Planned, check_conversion, make_converted
+from limbeck.jobs.convert import BASE, MATCHING, SAID, Conversion, Planned, check_conversion, make_converted
 from limbeck.jobs.doctor import diagnose, first_documents
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.foretell import foretell, said_after, said_before
@@ -29,7 +30,7 @@ from limbeck.jobs.proof import Proof, hand_on
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import make_student, target_shape
 from limbeck.jobs.teacher import RunTeacher, adopted
-from limbeck.models.load import LanguageModel, load, load_config, load_described
+from limbeck.models.load import LanguageModel, load, load_config, load_described, own
 from limbeck.models.source import resolve_description
 from limbeck.objectives import parse
 from limbeck.objectives.parse import code_of
@@ -38,6 +39,7 @@ from limbeck.plan.pair import Finding, as_json, check, show
 from limbeck.plan.price import Price
 from limbeck.plan.size import Size
 from limbeck.plan.state import kept_bytes
+from limbeck.report.kinds import Conversion as ConversionFacts
 from limbeck.report.words import took, trainings
 from limbeck.run.log import console
 from limbeck.run.optim import suggested_learning_rate
@@ -152,7 +154,7 @@ def prepare(
         same_corpus(settings.out, run, store, held_out)
     findings = _examined(settings, asked, target, teacher, documents, length=length, where=where)
     cut = _start(settings, asked, target, source, store, length=length, rows=rows, steps=steps, where=where)
-    student = load(cut, device="cpu")
+    student = load(own(cut), device="cpu")
     if not asked:
         findings = diagnose(settings, teacher, student, documents, length=length, machine=where)
         _say(findings)
@@ -213,7 +215,8 @@ def _of_conversion(
     where: Machine,
 ) -> dict[str, Any]:
     """What a run keeps of a conversion besides: what became of attention, and what is kept of a text."""
-    said: dict[str, Any] = {"conversion": read_json(settings.out / SAID)}
+    remedy = "remove the folder cut beside it too, and the student is converted again"
+    said: dict[str, Any] = {"conversion": read_json(settings.out / SAID, ConversionFacts, remedy=remedy)}
     if source.size is not None:
         said["state"] = _kept(student, teacher, source.size, length=length, itemsize=where.dtype.itemsize)
     return said
@@ -273,6 +276,8 @@ def _start(
     if asked is None:
         return make_student(settings, target, weights, store, length=length, machine=where)
     if made:
+        if where.world.first:  # of a start that ended just before
+            shutil.rmtree(settings.out / MATCHING, ignore_errors=True)
         return folder
     size = {"length": length, "rows": rows, "steps": steps}
     return make_converted(settings, asked, target, weights, store, **size, machine=where, most_rows=source.rows)

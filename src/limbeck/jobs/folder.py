@@ -12,7 +12,7 @@ import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from pydantic import BaseModel
 
@@ -22,6 +22,13 @@ from limbeck.errors import BadFolder
 
 # What changes where and how fast a run is made, not what comes out
 _HOW = {"out", "threads", "json_", "device", "workers", "ray", "stream", "device_memory", "in_flight", "time_limit"}
+
+
+class _Run(TypedDict):
+    """What run.json has from the start."""
+
+    signature: dict[str, Any]
+    command: NotRequired[list[str]]
 
 
 def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
@@ -73,11 +80,7 @@ def _begin(record: Path, signature: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(record: Path) -> dict[str, Any]:
-    try:
-        run: dict[str, Any] = read_json(record)
-        run["signature"].keys()
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise BadFolder(f"{record} is not a run of limbeck's ({error!r}): give a new folder with --out.") from error
+    run: dict[str, Any] = read_json(record, _Run, remedy="give a new folder with --out")
     return run
 
 

@@ -11,10 +11,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from limbeck.config import ProbeSettings
-from limbeck.disk import existing, locked, write_text
+from limbeck.disk import existing, fits, locked, read_lines, write_lines
 from limbeck.errors import BadPoints, BadSetting
 from limbeck.jobs.folder import command, now, versions
 from limbeck.jobs.setup import machine
@@ -25,6 +25,17 @@ from limbeck.probes.pass_until import pass_until as draw
 from limbeck.probes.tasks import MAKERS, task_of
 
 FORMAT = "limbeck pass-until 1"
+
+
+class _About(TypedDict):
+    """What was measured, as far as it is read."""
+
+    format: str
+    task: str
+    task_sha256: str
+    model: str
+    parameters: int
+    measured: str
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,7 @@ def _write(out: Path, about: dict[str, Any], counts: list[Count], *, of: str) ->
     path = out / f"{about['task']}-{about['parameters']}-{_mark(of)}.jsonl"
     rows = [about, *(count.row() for count in counts)]
     with locked(out, wait=True):  # others measure other models into it
-        write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        write_lines(path, rows)
     return path
 
 
@@ -118,14 +129,17 @@ def read_results(folder: Path) -> list[Result]:
 
 def _read(path: Path) -> Result | None:
     try:
-        first, *rest = path.read_text(encoding="utf-8").splitlines()
-        about = json.loads(first)
-        if not isinstance(about, dict) or about.get("format") != FORMAT:
-            return None
-    except ValueError:
+        with path.open("rb") as file:
+            about = json.loads(file.readline())
+    except (OSError, ValueError, RecursionError):
         return None
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        return None
+    remedy = "measure that model again with limbeck probe --probe pass-until, or remove the file"
+    about, *rest = read_lines(path, appended=False, error=BadPoints, remedy=remedy)
+    fits(path, about, _About, error=BadPoints, remedy=remedy)
     try:
-        result = Result(path, about, tuple(Count(**json.loads(line)) for line in rest))
+        result = Result(path, about, tuple(Count(**row) for row in rest))
         if not (result.parameters > 0 and result.counts and about["task"] and about["task_sha256"]):
             raise ValueError("no parameters or no counts")
         for number, count in enumerate(result.counts, 2):

@@ -6,7 +6,6 @@ in the fit, so a prediction made late is still one; what is kept says which mode
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from limbeck.config import PredictSettings, nearest
-from limbeck.disk import locked, read_lines, write_text
+from limbeck.disk import locked, read_lines, write_lines
 from limbeck.errors import BadPoints
 from limbeck.jobs.folder import now
 from limbeck.jobs.pass_until import Result, read_results
@@ -130,7 +129,7 @@ def _added(path: Path, predictions: Iterable[Prediction], fitted: Sequence[Resul
             rows.append(
                 {"task": fitted[0].about["task"], "task_sha256": task, **numbers, "fitted": models, "made": now()}
             )
-    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    write_lines(path, rows)
     return [row for row in rows if row["task_sha256"] == task]
 
 

@@ -5,7 +5,6 @@ The model is Llama-like, or a decoder of any mixture of layers (`jobs.mixed`).
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import fields
 from pathlib import Path
@@ -17,13 +16,13 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from limbeck.config import PretrainSettings
 from limbeck.corpora import Rows, TokenStore, build_stores, is_held_out, read, require_rows, train_tokenizer
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import claims, whole_folder, write_text
+from limbeck.disk import claims, whole_folder, write_digests, write_lines
 from limbeck.errors import BadSetting, BadShape
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.mixed import CONTEXT, Mixed, context_of, mixed, remarks, shown_bytes, shown_pattern
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.models.decoder import LimbeckConfig
-from limbeck.models.load import LanguageModel, new_model, save
+from limbeck.models.load import LanguageModel, new_model, own, save
 from limbeck.objectives.basic import CrossEntropy
 from limbeck.plan.mixture import Mixture
 from limbeck.plan.size import Size
@@ -97,7 +96,7 @@ def _finish(
     measured = measure(model, None, batches, documents=held_out.documents)
     sizes = np.array([held_out.bytes_of(i) for i in range(held_out.documents)])
     readings = likelihood("model", [measured], text_bytes=sizes, seed=settings.seed)
-    write_text(out / "readings.jsonl", "".join(json.dumps(r.row()) + "\n" for r in readings))
+    write_lines(out / "readings.jsonl", [r.row() for r in readings])
     tokens = plan.steps * plan.rows * length
     size = Size.of(model.config)
     spent = tokens * (size.forward_flops(length) + size.backward_flops(length))
@@ -253,7 +252,7 @@ def _tokenizer(settings: PretrainSettings, out: Path, where: Machine) -> PreTrai
             settings.data, out / "tokenizer", vocab=settings.vocab, fraction=0.0 if settings.eval_data else 0.05
         )
     where.world.barrier()
-    return PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
+    return PreTrainedTokenizerFast.from_pretrained(own(out / "tokenizer"))
 
 
 def make_tokenizer(data: str, folder: Path, *, vocab: int, fraction: float = 0.05) -> None:
@@ -263,3 +262,4 @@ def make_tokenizer(data: str, folder: Path, *, vocab: int, fraction: float = 0.0
         tokenizer = train_tokenizer(texts, vocab=vocab)
         with whole_folder(folder) as beside:
             tokenizer.save_pretrained(beside)
+            write_digests(beside)

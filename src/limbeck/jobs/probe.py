@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from limbeck.config import ProbeSettings
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import claims, take, write_text
+from limbeck.disk import claims, take, write_lines
 from limbeck.errors import BadSetting
 from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.probed_text import RunFolder, Texts
@@ -85,7 +84,7 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
     if measured_on:
         said["measured_on"] = measured_on
     if out is not None:
-        write_text(out / "readings.jsonl", "".join(json.dumps(r.row()) + "\n" for r in readings))
+        write_lines(out / "readings.jsonl", [r.row() for r in readings])
     return {"model": model, **said, "readings": {r.name: r.row() for r in readings}}
 
 

@@ -47,10 +47,11 @@ class RunFolder:
 
 
 def _signature(record: Path) -> dict[str, Any]:
-    try:
-        signature = read_json(record)["signature"]
-    except (OSError, ValueError, KeyError, TypeError):
+    if not record.is_file():
         return {}
+    remedy = "copy the run again, or move the model out of that folder, to be measured as one of no run"
+    run = read_json(record, Any, remedy=remedy)
+    signature = run.get("signature") if isinstance(run, dict) else None
     return signature if isinstance(signature, dict) else {}
 
 

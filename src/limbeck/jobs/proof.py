@@ -6,7 +6,6 @@ does not measure again, and any difference between two models has an interval ov
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from limbeck.config import DistilSettings
 from limbeck.corpora import TokenStore
-from limbeck.disk import place, read_json, write_json, write_text, writing
+from limbeck.disk import place, read_rows, write_json, write_lines, write_rows, write_text, writing
 from limbeck.jobs.align import OtherTokens, across
 from limbeck.jobs.arms import Arm
 from limbeck.jobs.folder import update
@@ -24,15 +23,16 @@ from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.recall import RecallProof
 from limbeck.jobs.setup import Machine
 from limbeck.jobs.teacher import RunTeacher
-from limbeck.models.load import LanguageModel, load
+from limbeck.models.load import LanguageModel, load, own
 from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, likelihood, measure, samples
+from limbeck.probes.measurements import AGAIN
 from limbeck.report import write_report
 from limbeck.report.card import model_card
 from limbeck.report.start import price_of, start_of
 from limbeck.report.state import state_sentence
 from limbeck.report.verdict import Verdict, verdict
 from limbeck.run.log import console
-from limbeck.types import Batch, Reading, Teacher
+from limbeck.types import Batch, Reading, ReadingRow, Teacher
 
 
 class Proof:
@@ -74,7 +74,7 @@ class Proof:
     def cut(self, folder: Path) -> None:
         """Measures the student as it starts."""
         if self._machine.world.first:
-            model = load(folder, device=self._machine.world.device)
+            model = load(own(folder), device=self._machine.world.device)
             self._measure("cut", model, self._settings.seed)
 
     def arm(self, arm: Arm, model: LanguageModel) -> None:
@@ -85,10 +85,10 @@ class Proof:
         if arm.name == "student" and arm.seed == self._settings.seed:
             self._cost("student", lambda: self._cost_of_stored(arm))
             if not (self._settings.out / "samples.json").exists():
-                write_json(self._settings.out / "samples.json", self._samples(model))
+                write_rows(self._settings.out / "samples.json", self._samples(model))
             if measured.surprises:
                 named = in_words(measured.surprises, model.tokenizer, self.held_out.store.name_of)
-                write_json(self._settings.out / "surprises.json", named)
+                write_rows(self._settings.out / "surprises.json", named)
         nats = measured.nats.sum() / measured.tokens.sum()
         console.print(f"{arm.label}: {nats:.4f} nats/token held out")
 
@@ -96,7 +96,7 @@ class Proof:
         """Writes readings, verdict, card and report of the arms that are done: the first of them is the student."""
         out = self._settings.out
         readings = self._readings()
-        write_text(out / "readings.jsonl", "".join(json.dumps(r.row()) + "\n" for r in readings))
+        write_lines(out / "readings.jsonl", [r.row() for r in readings])
         arms = {name: [runs[seed] for seed in sorted(runs)] for name, runs in self._runs.items() if name != "teacher"}
         teacher = next(iter(self._runs.get("teacher", {}).values()), None)
         said = verdict(
@@ -138,8 +138,8 @@ class Proof:
         if not file.exists():
             with writing(file):
                 file.parent.mkdir(exist_ok=True)
-            write_json(file, [reading.row() for reading in measured()])
-        self._costs += [Reading(**row) for row in read_json(file)]
+            write_rows(file, [reading.row() for reading in measured()])
+        self._costs += [Reading.of(row) for row in read_rows(file, ReadingRow, remedy=AGAIN)]
 
     def _cost_of_teacher(self) -> list[Reading]:
         """What a teacher costs to run; one whose answers were captured, where and when that was done."""
@@ -165,7 +165,7 @@ class Proof:
 
     def _cost_of_stored(self, arm: Arm) -> list[Reading]:
         """What a student costs as it is on disk, in the number format that the teacher is measured in."""
-        stored = load(arm.student, device=self._machine.world.device, dtype=self._machine.dtype)
+        stored = load(own(arm.student), device=self._machine.world.device, dtype=self._machine.dtype)
         return cost("student", stored, folder=arm.student)
 
     def _measure(self, name: str, model: LanguageModel, seed: int, *, compare: bool = True) -> Measurements:

@@ -26,7 +26,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from limbeck.disk import existing, whole_folder
+from limbeck.disk import check_digests, existing, read_plain, whole_folder, write_digests
 from limbeck.errors import BadModel, Mismatch
 from limbeck.models.alone import one_document_a_row
 from limbeck.models.auto import LimbeckForCausalLM
@@ -303,12 +303,27 @@ def load(
     for key, parameter in model.named_parameters():
         check_finite(folder, key, parameter)
     lineage_file = folder / "lineage.json"
-    lineage = json.loads(lineage_file.read_text(encoding="utf-8")) if lineage_file.is_file() else None
+    lineage = _lineage(lineage_file) if lineage_file.is_file() else None
     speaker = LanguageModel(model.to(device), tokenizer, shown_name(name), lineage)
     speaker.model.requires_grad_(train)
     speaker.model.train(train)
     speaker.verify()
     return speaker
+
+
+def _lineage(file: Path) -> dict[str, Any]:
+    lineage: dict[str, Any] = read_plain(file, dict[str, Any], error=BadModel, remedy="copy the model's folder again")
+    return lineage
+
+
+def own(folder: Path) -> Path:
+    """The folder of a model that limbeck wrote for itself, once its files are found to be as they were written.
+
+    Raises BadModel where one is not. Of a folder without checksums nothing is known.
+    """
+    remedy = "copy the folder again; where the command of a run makes it, remove it, and that command makes it anew"
+    check_digests(folder, error=BadModel, remedy=remedy)
+    return folder
 
 
 def shown_name(name: str | Path) -> str:
@@ -348,6 +363,7 @@ def save(model: LanguageModel, folder: str | Path, *, card: str | None = None) -
             (partial / "lineage.json").write_text(text + "\n", encoding="utf-8")
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
+        write_digests(partial)
 
 
 def describe(model: LanguageModel, folder: Path) -> None:
@@ -357,6 +373,7 @@ def describe(model: LanguageModel, folder: Path) -> None:
         if model.model.generation_config is not None:  # it may name the token that closes a document
             model.model.generation_config.save_pretrained(partial)
         model.tokenizer.save_pretrained(partial)
+        write_digests(partial)
 
 
 def load_described(folder: Path, *, name: str) -> LanguageModel:
@@ -364,7 +381,7 @@ def load_described(folder: Path, *, name: str) -> LanguageModel:
 
     Raises BadModel where a part of it is missing or damaged.
     """
-    config = load_config(folder)
+    config = load_config(own(folder))
     check_tokenizer(folder)
     with torch.device("meta"):
         model = build(config).eval().requires_grad_(False)

@@ -15,17 +15,26 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 
-from limbeck.disk import replacing
+from limbeck.disk import fits, load_arrays, parsed, save_arrays
 from limbeck.divergence import kl, total_variation
-from limbeck.errors import BadCorpus, Mismatch
+from limbeck.errors import BadCorpus, BadFolder, Mismatch
 from limbeck.probes.surprises import Surprise, Surprises
 from limbeck.types import Batch, Outputs, Sparse, Speaker, Teacher, each
 
 BINS = 15
+AGAIN = "remove it, and it is measured again"  # of a file of measurements that is damaged
+_AXES = {
+    "tokens": 1,
+    "nats": 1,
+    "bins": 3,
+    "teacher_nats": 1,
+    "kl": 1,
+    "reverse_kl": 1,
+    "total_variation": 1,
+    "agreement": 1,
+}
 _CELLS = {"cpu": 2**21, "cuda": 2**26}  # logits of one chunk: a few buffers of 8 MB stay near a CPU's cache
 
 
@@ -53,17 +62,15 @@ class Measurements:
     def save(self, path: Path) -> None:
         """Writes the sums as safetensors, in one piece, with the surprises as JSON among its metadata."""
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        said = {"surprises": json.dumps([asdict(surprise) for surprise in self.surprises])}
-        with replacing(path) as beside:
-            save_file(arrays, beside, metadata=said)
+        save_arrays(path, arrays, surprises=json.dumps([asdict(surprise) for surprise in self.surprises]))
 
     @classmethod
     def load(cls, path: Path) -> Measurements:
-        """Reads what `save` wrote."""
-        with safe_open(path, framework="numpy") as file:
-            surprises = json.loads(file.metadata()["surprises"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        return cls(**arrays, surprises=tuple(Surprise.of(row) for row in surprises))
+        """Reads what `save` wrote. Raises BadFolder where it is missing or damaged."""
+        arrays, said, _ = load_arrays(path, _AXES, needs=("tokens", "nats", "bins"), remedy=AGAIN)
+        found = parsed(path, said.get("surprises", "[]"), error=BadFolder, remedy=AGAIN)
+        rows = fits(path, found, list[Surprise], remedy=AGAIN)
+        return cls(**arrays, surprises=tuple(Surprise.of(row) for row in rows))
 
 
 @torch.no_grad()

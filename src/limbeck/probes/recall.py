@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from limbeck.corpora import TokenStore
-from limbeck.disk import replacing, writing
+from limbeck.disk import load_arrays, save_arrays, writing
 from limbeck.probes.interval import bootstrap
+from limbeck.probes.measurements import AGAIN
 from limbeck.probes.slices import nats_of
 from limbeck.types import Batch, Reading, Speaker
 
@@ -41,13 +41,13 @@ class Recall:
         """Writes the sums as safetensors, in one piece."""
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as beside:
-            save_file(vars(self), beside)
+        save_arrays(path, vars(self))
 
     @classmethod
     def load(cls, path: Path) -> Recall:
-        """Reads what `save` wrote."""
-        return cls(**load_file(path))
+        """Reads what `save` wrote. Raises BadFolder where it is missing or damaged."""
+        axes = dict.fromkeys(("first", "second", "tokens"), 1)
+        return cls(**load_arrays(path, axes, needs=tuple(axes), remedy=AGAIN).arrays)
 
 
 def passages_of(store: TokenStore, *, context: int) -> Int[Tensor, "passages T"] | None:

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Int64
-from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from limbeck.corpora import TokenStore
-from limbeck.disk import replacing, writing
+from limbeck.disk import load_arrays, save_arrays, writing
 from limbeck.errors import BadCorpus
 from limbeck.probes.interval import Interval, bootstrap
+from limbeck.probes.measurements import AGAIN
 from limbeck.types import Batch, Outputs, Reading, Speaker, each
 
 EDGES = (0, 10, 100, 1_000)  # the most occurrences of each bin of hits but the last, which has no end
@@ -44,13 +44,12 @@ class Slices:
         """Writes the sums as safetensors, in one piece."""
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as beside:
-            save_file({"tokens": self.tokens, "nats": self.nats}, beside)
+        save_arrays(path, vars(self))
 
     @classmethod
     def load(cls, path: Path) -> Slices:
-        """Reads what `save` wrote."""
-        return cls(**load_file(path))
+        """Reads what `save` wrote. Raises BadFolder where it is missing or damaged."""
+        return cls(**load_arrays(path, {"tokens": 2, "nats": 2}, needs=("tokens", "nats"), remedy=AGAIN).arrays)
 
     def mean(self, *, hits: bool) -> float:
         """Nats per token on all hits, or elsewhere; NaN where there is none."""

@@ -18,13 +18,13 @@ from jaxtyping import Float
 from transformers import PreTrainedTokenizerFast
 
 from limbeck.corpora import build_stores, require_rows
-from limbeck.disk import read_json
 from limbeck.errors import NonFiniteLoss
 from limbeck.jobs.folder import claim, same_corpus
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, nested_shapes, weights
-from limbeck.jobs.pilot.tasks import DOCUMENTS, RESULT, Pilot, tasks_left, tasks_of
+from limbeck.jobs.pilot.tasks import DOCUMENTS, RESULT, Pilot, drop_checkpoints, result_of, tasks_left, tasks_of
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.jobs.pretrain import make_tokenizer
+from limbeck.models.load import own
 from limbeck.recipes.recipe import Ground
 from limbeck.report.words import duration
 from limbeck.run.log import console
@@ -55,20 +55,23 @@ class Bench:
     def _run(self, cells: Sequence[CellPlan]) -> None:
         grid = Grid(self.teachers, tuple(cells))
         Pilot(grid, self.scale, "ForwardKL").write(self.folder)
-        left = tasks_left(tasks_of(self.folder, grid))
+        tasks = tasks_of(self.folder, grid)
+        drop_checkpoints(tasks)
+        left = tasks_left(tasks)
         run_here(left, self.workers, progress(len(left)))
 
     def teacher(self, name: str) -> dict[str, Any]:
         """What came out of a trained teacher."""
-        return read_json(self.folder / "teachers" / name / RESULT)
+        return result_of(self.folder / "teachers" / name)
 
     def cell(self, name: str) -> dict[str, Any]:
         """What came out of a trained student."""
-        return read_json(self.folder / "cells" / name / RESULT)
+        return result_of(self.folder / "cells" / name)
 
     def documents(self, name: str) -> Float[np.ndarray, "2 documents"]:
         """Nats and tokens of each held-out document, as a trained student predicts it."""
-        return np.load(self.folder / "cells" / name / DOCUMENTS)
+        self.cell(name)  # looks at the checksum
+        return np.load(self.folder / "cells" / name / DOCUMENTS, allow_pickle=False)
 
     def rates(self, kinds: Mapping[str, CellPlan], factors: Sequence[float]) -> dict[str, float]:
         """For each kind the factor on the usual learning rate with which this cell of it ends best: the same budget for all.
@@ -92,7 +95,7 @@ class Bench:
 
     def cpu_seconds(self) -> float:
         """Of processors, by all that was trained, in however many starts."""
-        found = [read_json(file)["cpu_seconds"] for file in self.folder.glob(f"*/*/{RESULT}")]
+        found = [result_of(file.parent)["cpu_seconds"] for file in self.folder.glob(f"*/*/{RESULT}")]
         return math.fsum(found)
 
     def tidy(self) -> None:
@@ -113,7 +116,7 @@ def bench(ground: Ground, scale: Scale, *, students: Sequence[int], teachers: Se
     }
     run = claim(folder, asked)
     make_tokenizer(data, folder / "tokenizer", vocab=scale.vocab)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(own(folder / "tokenizer"))
     store, held_out = build_stores(data, tokenizer, folder / "data", progress=console.is_terminal)
     require_rows(store, length=scale.length)
     same_corpus(folder, run, store, held_out)

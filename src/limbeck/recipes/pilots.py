@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from limbeck.config import PilotSettings
 from limbeck.corpora import read
 from limbeck.disk import read_json, write_text
+from limbeck.errors import BadPoints
 from limbeck.jobs.pilot import pilot
 from limbeck.jobs.pilot.results import ratio_fits
 from limbeck.plan.points import Point, read_points
@@ -96,9 +97,17 @@ def _little(out: Path) -> Path:
     return file
 
 
+class _Fits(TypedDict):
+    """What a pilot's fits.json holds of learning rates."""
+
+    rates: list[dict[str, Any]]
+
+
 def _rates(place: Path) -> tuple[Mapping[str, Any], ...]:
     beside = (place if place.is_dir() else place.parent) / "fits.json"
-    return tuple(read_json(beside)["rates"]) if beside.is_file() else ()
+    if not beside.is_file():
+        return ()
+    return tuple(read_json(beside, _Fits, error=BadPoints, remedy="run the pilot's command again")["rates"])
 
 
 def unsuited(rates: Sequence[Mapping[str, Any]]) -> str:

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import torch
 
-from limbeck.disk import finite, locked, read_json, tidy, write_json
+from limbeck.disk import finite, locked, tidy, write_json
 from limbeck.errors import BadFolder
+from limbeck.jobs.pilot.tasks import result_of
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.recipes.cells import progress
 from limbeck.recipes.recipe import Ground
@@ -30,6 +31,14 @@ class Cell(Protocol):
     @property
     def name(self) -> str: ...
     def __hash__(self) -> int: ...
+
+
+class _Kept(TypedDict):
+    """What a training was, and what came out."""
+
+    cell: NotRequired[Any]
+    cpu_seconds: float
+    result: dict[str, Any]
 
 
 Train = Callable[[Any, str], dict[str, Any]]
@@ -101,7 +110,7 @@ class Trainings:
     def result(self, cell: Cell) -> dict[str, Any]:
         """What came out of one. Raises BadFolder where the folder holds a training of this name that was another."""
         training = self._training(cell)
-        found = read_json(training.folder / RESULT)
+        found = result_of(training.folder, _Kept)
         kept = found.get("cell", "one that does not say what it was")
         if kept != _as_read(cell):
             raise BadFolder(
@@ -113,7 +122,7 @@ class Trainings:
 
     def cpu_seconds(self) -> float:
         """Of processors, by all that was trained, in however many starts."""
-        return math.fsum(read_json(file)["cpu_seconds"] for file in self._folder.glob(f"cells/*/{RESULT}"))
+        return math.fsum(result_of(file.parent)["cpu_seconds"] for file in self._folder.glob(f"cells/*/{RESULT}"))
 
     def _training(self, cell: Cell) -> Training:
         return Training(self._folder, cell, self._device, self._train)

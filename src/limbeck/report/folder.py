@@ -5,18 +5,17 @@ All but run.json is optional, and a last line that a kill cut short is left out.
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.disk import damaged, read_lines
+from limbeck.disk import AGAIN, read_json, read_lines, read_plain, read_rows
 from limbeck.errors import BadFolder
+from limbeck.report import kinds
 from limbeck.report.figures import Curve
-from limbeck.types import Reading
+from limbeck.types import Reading, ReadingRow
 
 _ARM = re.compile(r"(.+)-seed(\d+)")
 
@@ -38,12 +37,12 @@ class RunFolder:
         """Reads a folder. Raises BadFolder where it holds no run, or a file of it is no JSON."""
         return cls(
             run=read_run(folder),
-            readings=[_reading(row) for row in read_lines(folder / "readings.jsonl")],
+            readings=[Reading.of(row) for row in read_lines(folder / "readings.jsonl", ReadingRow, appended=False)],
             curves=_curves(folder),
-            verdict=_json(folder / "verdict.json", {}),
-            samples=_json(folder / "samples.json", []),
-            surprises=_json(folder / "surprises.json", []),
-            config=_json(folder / "student" / "config.json", {}) or _json(folder / "cut" / "config.json", {}),
+            verdict=_there(folder / "verdict.json", lambda file: read_json(file, kinds.Verdict), {}),
+            samples=_there(folder / "samples.json", lambda file: read_rows(file, kinds.Sample), []),
+            surprises=_there(folder / "surprises.json", lambda file: read_rows(file, kinds.Surprise), []),
+            config=_config(folder / "student") or _config(folder / "cut"),
         )
 
     def reading(self, model: str, name: str) -> Reading | None:
@@ -61,30 +60,35 @@ def read_run(folder: Path) -> Mapping[str, Any]:
     """The run.json of a folder. Raises BadFolder where there is none, or it is no JSON."""
     if not (folder / "run.json").is_file():
         raise BadFolder(f"{folder} holds no run.json, so there is nothing to report: give the --out folder of a run")
-    run: Mapping[str, Any] = _json(folder / "run.json", {})
+    run: Mapping[str, Any] = read_json(folder / "run.json", kinds.Run)
     return run
 
 
 def _curves(folder: Path) -> list[Curve]:
-    curves = [Curve("student", read_lines(folder / "metrics.jsonl"))]
-    curves += [Curve("student", read_lines(path)) for path in sorted(folder.glob("seeds/*/metrics.jsonl"))]
+    curves = [Curve("student", _steps(folder / "metrics.jsonl"))]
+    curves += [Curve("student", _steps(path)) for path in sorted(folder.glob("seeds/*/metrics.jsonl"))]
     for path in sorted(folder.glob("baselines/*/metrics.jsonl")):
         arm = _ARM.fullmatch(path.parent.name)
-        curves.append(Curve(arm[1] if arm else path.parent.name, read_lines(path)))
+        curves.append(Curve(arm[1] if arm else path.parent.name, _steps(path)))
     return [curve for curve in curves if curve.rows]
 
 
-def _reading(row: dict[str, Any]) -> Reading:
-    """A row of readings.jsonl; JSON has no NaN, so a number that is null was one."""
-    was_nan = {key: math.nan for key in ("value", "low", "high") if row.get(key) is None}
-    named = {field.name for field in fields(Reading)}
-    return Reading(**{key: value for key, value in (row | was_nan).items() if key in named})
+def _steps(path: Path) -> list[dict[str, Any]]:
+    rows = read_lines(path, kinds.Step)
+    complete = ("step", "tokens")
+    for number, row in enumerate(rows, start=1):
+        if missing := [key for key in complete if key not in row]:
+            raise BadFolder(
+                f"{path}, line {number}: expected a step of a training, it lacks {', '.join(missing)}: {AGAIN}."
+            )
+    return rows
 
 
-def _json(path: Path, otherwise: Any) -> Any:
-    if not path.is_file():
-        return otherwise
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise damaged(path, error) from error
+def _there(file: Path, read: Callable[[Path], Any], otherwise: Any) -> Any:
+    return read(file) if file.is_file() else otherwise
+
+
+def _config(model: Path) -> Mapping[str, Any]:
+    file = model / "config.json"
+    remedy = "copy the model's folder again"
+    return _there(file, lambda path: read_plain(path, dict[str, Any], error=BadFolder, remedy=remedy), {})

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypedDict
 
 import psutil
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from limbeck.disk import own_file, read_lines, write_text, writing
+from limbeck.disk import Count, line_of, own_file, read_lines, write_lines, writing
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 _LINE_EVERY = 20.0  # seconds between lines where there is no screen
@@ -47,19 +47,26 @@ def _status() -> list[str]:
         return []
 
 
+class _Row(TypedDict):
+    """What each row of metrics.jsonl has; losses besides."""
+
+    step: Count
+    tokens: Count
+
+
 class Metrics:
     """metrics.jsonl: a row a step. Opening it at a step drops the rows after it, which a kill left over."""
 
     def __init__(self, path: Path, *, step: int) -> None:
-        kept = [row for row in read_lines(path) if row["step"] <= step]
-        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        remedy = "remove it, and the rows of the steps before are lost"
+        write_lines(path, [row for row in read_lines(path, _Row, remedy=remedy) if row["step"] <= step])
         self._path, self._file = path, own_file(path)
         self._file.seek(0, os.SEEK_END)
 
     def add(self, row: dict[str, float | int]) -> None:
         """Appends a row."""
         with writing(self._path):
-            self._file.write((json.dumps(row) + "\n").encode())
+            self._file.write(line_of(row).encode())
             self._file.flush()
 
     def __enter__(self) -> Metrics:

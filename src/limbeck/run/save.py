@@ -7,23 +7,33 @@ no state.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from limbeck.disk import read_json, whole_folder
+from limbeck.disk import Bare, Count, check_sums, read_json, sums, whole_folder, write_json
+from limbeck.errors import BadFolder
 from limbeck.objectives.base import Objective
 
+_TENSORS, _STATE = "tensors.safetensors", "state.json"
 _STEP = re.compile(r"step-(\d{6,})")
+
+
+class _State(TypedDict):
+    """What a training needs to go on, besides its tensors. Earlier versions kept no checksums."""
+
+    step: Count
+    tokens: Count
+    corpus: dict[str, Any]
+    files: NotRequired[dict[Bare, str]]
 
 
 @dataclass(frozen=True)
@@ -65,8 +75,8 @@ def save_checkpoint(folder: Path, step: int, moving: Moving, state: Mapping[str,
     final = folder / f"step-{step:06d}"
     with whole_folder(final) as beside:
         tensors = {k: t.contiguous().clone() if not t.is_contiguous() else t for k, t in moving.tensors().items()}
-        save_file(tensors, beside / "tensors.safetensors")
-        (beside / "state.json").write_text(json.dumps({"step": step, **state}, allow_nan=False), encoding="utf-8")
+        save_file(tensors, beside / _TENSORS)
+        write_json(beside / _STATE, {"step": step, **state, "files": sums(beside, [_TENSORS])})
     for older in checkpoints(folder)[:-1]:
         shutil.rmtree(older, ignore_errors=True)
     return final
@@ -79,8 +89,16 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(folder: Path, moving: Moving) -> dict[str, Any]:
-    """Puts a checkpoint's tensors back and gives its state."""
-    with safe_open(folder / "tensors.safetensors", framework="pt") as file:
-        moving.restore({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a mapping)
-    state: dict[str, Any] = read_json(folder / "state.json")
+    """Puts a checkpoint's tensors back and gives its state. Raises BadFolder where it is damaged, or of another model."""
+    remedy = f"remove {folder}, and the training begins anew"
+    state: dict[str, Any] = read_json(folder / _STATE, _State, remedy=remedy)
+    check_sums(folder, state.get("files", {}), error=BadFolder, remedy=remedy)
+    try:
+        with safe_open(folder / _TENSORS, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        moving.restore(tensors)
+    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise BadFolder(
+            f"{folder / _TENSORS}: expected the tensors of a checkpoint of this training ({error}): {remedy}."
+        ) from error
     return state

@@ -11,18 +11,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
 
-from limbeck.disk import fresh_file, read_json, sha256_of, write_json, writing
+from limbeck.disk import Bare, Count, check_sums, fresh_file, read_json, sums, write_json, writing
 from limbeck.errors import BadModel
 from limbeck.types import Aligned, Batch
 
 MANIFEST = "aligned.json"
-_ENDS, _LOG_P, _MEETS = "ends.npy", "chunk_log_p.npy", "meets.npy"
+_FILES = _ENDS, _LOG_P, _MEETS = "ends.npy", "chunk_log_p.npy", "meets.npy"
+
+
+class _Facts(TypedDict, total=False):
+    """What of the text has a target, as far as it is read; SHA-256 by file, of earlier versions in ``sha256``."""
+
+    documents: Count
+    unread: Count
+    bytes: Count
+    bytes_with_target: Count
+    chunks: Count
+    student_tokens: Count
+    teacher_tokens: Count
+    tokens_asked: Count
+    coverage: float
+    positions_met: Count
+    mass_met: float
+    files: dict[Bare, str]
+    sha256: dict[Bare, str]
 
 
 class AlignedTeacher:
@@ -108,14 +126,15 @@ def write_aligned(
                 stream[first : first + len(some)] = some
         for stream in (ends, log_p, meets):
             stream.flush()
-        sums = {name: sha256_of(folder / name) for name in (_ENDS, _LOG_P, _MEETS)}
-        write_json(folder / MANIFEST, {**facts(), "sha256": sums})
+        write_json(folder / MANIFEST, {**facts(), "files": sums(folder, _FILES)})
 
 
 def _facts(folder: Path) -> Mapping[str, Any]:
     """The manifest, once the files are found to be as it says."""
-    facts: Mapping[str, Any] = read_json(folder / MANIFEST)
-    for name, expected in facts["sha256"].items():
-        if not (folder / name).is_file() or sha256_of(folder / name) != expected:
-            raise BadModel(f"{folder / name}: it is missing or damaged: remove {folder}, and it is made again")
+    remedy = f"remove {folder}, and it is made again"
+    facts: dict[str, Any] = read_json(folder / MANIFEST, _Facts, error=BadModel, remedy=remedy)
+    files = facts.pop("files", None) or facts.pop("sha256", {})  # as earlier versions had it
+    if set(files) != set(_FILES):
+        raise BadModel(f"{folder / MANIFEST}: expected checksums of {', '.join(_FILES)}, got {sorted(files)}: {remedy}")
+    check_sums(folder, files, error=BadModel, remedy=remedy)
     return facts

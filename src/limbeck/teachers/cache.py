@@ -8,19 +8,33 @@ file that is being written has another name: whoever was stopped continues in it
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Float64, Int64, UInt8
+from jaxtyping import Float, Float64, Int64, UInt8, UInt32
+from msgspec import Meta
 from torch import Tensor
 
-from limbeck.disk import locked, own_file, read_json, replacing, tidy, write_json, writing
-from limbeck.errors import BadModel, Mismatch
+from limbeck.disk import (
+    Bare,
+    CheckedRows,
+    Count,
+    check_sums,
+    locked,
+    read_json,
+    replacing,
+    sha256_of,
+    sums_of,
+    tidy,
+    write_json,
+    writing,
+)
+from limbeck.errors import BadModel, LimbeckError, Mismatch
 from limbeck.teachers.codec import Coarse, Codec, Drawn
 from limbeck.teachers.draw import draw, likeliest
 from limbeck.types import Batch, Outputs, Sparse, Teacher, each
@@ -29,8 +43,31 @@ MANIFEST = "cache.json"
 _BEGUN = "begun.json"  # what a capture that has no manifest yet is made from
 _UNANSWERED = b"unanswered"  # positions, in a file's metadata
 _SHARD_BYTES = 2**28
+REMEDY = "copy the folder again, or capture it anew"
 CELLS = 2**22  # numbers of a chunk of logits
 CODECS: dict[str, type[Codec]] = {"drawn": Drawn, "coarse": Coarse}
+
+
+class _Shard(TypedDict):
+    file: Bare
+    first: Count
+    rows: Annotated[int, Meta(gt=0, lt=2**53)]
+    unanswered: NotRequired[Count]
+    sha256: NotRequired[str]
+
+
+class _Manifest(TypedDict):
+    """What the manifest of answers holds."""
+
+    name: str
+    vocab: Annotated[int, Meta(gt=0, lt=2**53)]
+    made_from: dict[str, Any]
+    kind: str
+    codec: dict[str, Annotated[int, Meta(gt=0, lt=2**31)]]
+    first: Count
+    rows: Annotated[int, Meta(gt=0, lt=2**53)]
+    length: Annotated[int, Meta(gt=0, lt=2**53)]
+    shards: list[_Shard]
 
 
 class Cache:
@@ -43,32 +80,55 @@ class Cache:
                 f"{folder}: expected a teacher's answers, found no {MANIFEST}: capture them with limbeck capture, or let the "
                 "capture that was stopped go on by its own command"
             )
-        manifest = read_json(folder / MANIFEST)
+        manifest = read_manifest(folder)
         check_made_from(folder, manifest["made_from"], expect or {})
         self.folder, self.name, self.vocab = folder, manifest["name"], int(manifest["vocab"])
         self.made_from: Mapping[str, Any] = manifest["made_from"]
-        self.codec = CODECS[manifest["kind"]](**manifest["codec"])
+        self.codec = codec_of(folder / MANIFEST, manifest["kind"], manifest["codec"])
         self.first, self.rows, self.length = (int(manifest[key]) for key in ("first", "rows", "length"))
         self.unanswered = sum(shard.get("unanswered", 0) for shard in manifest["shards"])  # positions
+        self.shards: Sequence[Mapping[str, Any]] = manifest["shards"]
         self._shards = [self._open(shard) for shard in manifest["shards"]]
         self._firsts = np.array([shard["first"] for shard in manifest["shards"]])
+        self._check_rows(manifest["shards"])
 
     def _open(self, shard: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """(packed answers, checksums) of a file, mapped."""
-        path = self.folder / shard["file"]
+        path, size = self.folder / shard["file"], self.length * self.codec.bytes
         try:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
             answers, sums = (table.column(name).chunk(0) for name in ("answers", "crc32"))
-        except (OSError, pa.ArrowException, KeyError, IndexError) as error:
+            if (answers.type, sums.type) != (pa.binary(size), pa.uint32()):
+                raise ValueError(f"its columns are {answers.type} and {sums.type}")
+        except (OSError, pa.ArrowException, KeyError, IndexError, ValueError) as error:
             raise BadModel(
                 f"{path}: a file of this cache is missing or damaged ({error}): copy it again, or capture the rows "
                 f"{shard['first']:,} to {shard['first'] + shard['rows'] - 1:,} anew"
             ) from error
         if len(answers) != shard["rows"]:
             raise BadModel(f"{path}: expected {shard['rows']:,} rows, found {len(answers):,}: copy it again")
-        size = self.length * self.codec.bytes
         packed = np.frombuffer(answers.buffers()[1], np.uint8)[: len(answers) * size].reshape(len(answers), size)
         return packed, sums.to_numpy()
+
+    def _check_rows(self, shards: Sequence[Mapping[str, Any]]) -> None:
+        due = self.first
+        for shard in shards:
+            if shard["first"] != due:
+                break
+            due += shard["rows"]
+        if due != self.first + self.rows:
+            raise BadModel(
+                f"{self.folder / MANIFEST}: expected files of rows {self.first:,} to {self.first + self.rows - 1:,}, those it "
+                f"names end at row {due - 1:,}: {REMEDY}"
+            )
+
+    def verify(self) -> None:
+        """Reads every file and compares it with its checksum. Raises BadModel for one that is damaged."""
+        for shard in self.shards:
+            if "sha256" in shard:
+                check_sums(self.folder, {shard["file"]: shard["sha256"]}, error=BadModel, remedy=REMEDY)
+        if damaged := self.damaged():
+            raise BadModel(f"{self.folder}: the answers to row {damaged[0]:,} are damaged: {REMEDY}")
 
     def __call__(self, batch: Batch) -> Sparse:
         """What the teacher said about these rows. Raises BadModel for a row whose bytes are not as they were written."""
@@ -141,38 +201,60 @@ def capture_outcomes(
     with writing(folder), locked(folder):
         tidy(folder)
         if (folder / _BEGUN).is_file():
-            check_made_from(folder, read_json(folder / _BEGUN), bound)
+            remedy = f"remove {folder}, and the rows are asked again"
+            check_made_from(folder, read_json(folder / _BEGUN, error=BadModel, remedy=remedy), bound)
         write_json(folder / _BEGUN, bound)
         for begin, count in shards:
             file = folder / _name(begin)
             if file.exists():
                 continue
             part = file.with_suffix(".part")
-            with own_file(part) as raw:
+            with CheckedRows(part, size) as raw:
                 # at a whole question: in another company a row's last bits may be others
-                done = part.stat().st_size // size // together * together
-                raw.truncate(done * size)
-                raw.seek(done * size)
+                raw.keep(done := raw.done // together * together)
                 asked = (
                     rows_of(np.arange(start, min(start + together, begin + count)))
                     for start in range(begin + done, begin + count, together)
                 )
                 done += begin - first
                 for batch, outputs in each(teacher, asked):
-                    raw.write(packed_answers(batch, outputs, codec, seed=seed, cells=cells).tobytes())
-                    raw.flush()
+                    raw.add(packed_answers(batch, outputs, codec, seed=seed, cells=cells).tobytes())
                     del outputs
                     done += len(batch.tokens)
                     report(done)
-            _finish(part, file, count, codec)
+                _finish(part, file, count, codec, raw.sums)
+        for left in folder.glob("answers-*.part*"):
+            left.unlink()
         entries = [
-            {"file": _name(begin), "first": begin, "rows": count, "unanswered": _unanswered_in(folder / _name(begin))}
+            {
+                "file": _name(begin),
+                "first": begin,
+                "rows": count,
+                "unanswered": _unanswered_in(folder / _name(begin)),
+                "sha256": sha256_of(folder / _name(begin)),
+            }
             for begin, count in shards
         ]
         kind = next(name for name, made in CODECS.items() if isinstance(codec, made))
         facts = {"name": teacher.name, "vocab": teacher.vocab, "kind": kind, "codec": asdict(codec), "made_from": bound}
         write_json(folder / MANIFEST, facts | {"first": first, "rows": rows, "length": length, "shards": entries})
     return Cache(folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of answers. Raises BadModel where it is damaged."""
+    manifest: dict[str, Any] = read_json(folder / MANIFEST, _Manifest, error=BadModel, remedy=REMEDY)
+    return manifest
+
+
+def codec_of(path: Path, kind: str, values: Mapping[str, Any]) -> Codec:
+    """The codec that a file at ``path`` names. Raises BadModel where there is none such."""
+    try:
+        return CODECS[kind](**values)
+    except (KeyError, TypeError, ValueError, LimbeckError) as error:
+        raise BadModel(
+            f"{path}: expected a kind of answers and its sizes, got {kind!r}, {values!r}: {REMEDY}"
+        ) from error
 
 
 def check_made_from(
@@ -240,15 +322,15 @@ def _unanswered_in(file: Path) -> int:
         return int((pa.ipc.open_file(source).schema.metadata or {}).get(_UNANSWERED, 0))
 
 
-def _finish(part: Path, file: Path, rows: int, codec: Codec) -> None:
-    """Makes an Arrow file of the rows that were written, each with its checksum."""
+def _finish(part: Path, file: Path, rows: int, codec: Codec, sums: UInt32[np.ndarray, " rows"]) -> None:
+    """Makes an Arrow file of the rows that were written, each with the checksum that it had when it was."""
     size = part.stat().st_size // rows
     raw = np.memmap(part, np.uint8, "r", shape=(rows, size))
-    sums = np.array([zlib.crc32(row) for row in raw], np.uint32)
     answers = pa.Array.from_buffers(pa.binary(size), rows, [None, pa.py_buffer(raw)])
-    batch = pa.record_batch({"answers": answers, "crc32": pa.array(sums)})
+    batch = pa.record_batch({"answers": answers, "crc32": pa.array(sums, pa.uint32())})
     unanswered = sum(int(codec.unanswered(row.reshape(-1, codec.bytes)).sum()) for row in raw)
     batch = batch.replace_schema_metadata({_UNANSWERED: str(unanswered)})
     with replacing(file) as beside, pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
     part.unlink()
+    sums_of(part).unlink()

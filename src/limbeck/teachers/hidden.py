@@ -8,22 +8,46 @@ the manifest says how that was.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
 from jaxtyping import Float16, Int64
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from limbeck.disk import fresh_file, read_json, replacing, write_json, writing
+from limbeck.disk import Bare, Count, check_sums, fresh_file, read_json, replacing, sums, write_json, writing
 from limbeck.errors import BadModel, Mismatch
 from limbeck.types import Batch, Head, Outputs, Speaker
 
 MANIFEST = "manifest.json"
 _STATES, _HEAD, _DONE = "states.npy", "head.safetensors", "done.json"
 _LARGEST = float(np.finfo(np.float16).max)
+
+
+class _Head(TypedDict):
+    scale: float
+    softcap: float | None
+
+
+class _Manifest(TypedDict):
+    """What hidden states are of."""
+
+    name: str
+    vocab: Count
+    head: _Head
+    made_from: dict[str, Any]
+    files: NotRequired[dict[Bare, str]]
+
+
+class _Done(TypedDict):
+    """How many rows are done, and the CRC-32 of their states."""
+
+    rows: Count
+    crc32: NotRequired[Count]
 
 
 class HiddenStates:
@@ -33,7 +57,8 @@ class HiddenStates:
         """Raises BadModel where the folder is not whole, Mismatch where it was made from something else than expected."""
         if not (folder / MANIFEST).is_file():
             raise BadModel(f"{folder}: expected a teacher's hidden states, found no {MANIFEST}: capture them first")
-        manifest = read_json(folder / MANIFEST)
+        remedy = f"remove {folder}, and they are computed again"
+        manifest = read_json(folder / MANIFEST, _Manifest, error=BadModel, remedy=remedy)
         for key, value in (expect or {}).items():
             if manifest["made_from"].get(key) != value:
                 raise Mismatch(
@@ -42,9 +67,15 @@ class HiddenStates:
                 )
         self.name: str = manifest["name"]
         self.vocab: int = manifest["vocab"]
-        head = load_file(folder / _HEAD)
-        self.head = Head(head["weight"], head.get("bias"), manifest["head"]["scale"], manifest["head"]["softcap"])
-        self._states: Float16[np.ndarray, "rows T D"] = np.load(folder / _STATES, mmap_mode="r", allow_pickle=False)
+        check_sums(folder, manifest.get("files", {}), error=BadModel, remedy=remedy)
+        try:
+            head = load_file(folder / _HEAD)
+            self.head = Head(head["weight"], head.get("bias"), manifest["head"]["scale"], manifest["head"]["softcap"])
+            self._states: Float16[np.ndarray, "rows T D"] = np.load(folder / _STATES, mmap_mode="r", allow_pickle=False)
+        except (OSError, SafetensorError, ValueError, EOFError, KeyError) as error:
+            raise BadModel(
+                f"{folder}: a file of these hidden states is missing or damaged ({error}): {remedy}"
+            ) from error
 
     def __call__(self, batch: Batch) -> Outputs:
         """What the teacher said about these rows."""
@@ -70,8 +101,8 @@ def capture(
         return HiddenStates(folder, expect=made_from)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        done = read_json(folder / _DONE)["rows"] if (folder / _DONE).is_file() else 0
-        states: np.memmap | None = np.load(folder / _STATES, mmap_mode="r+", allow_pickle=False) if done else None
+        done, states = _begun(folder)
+        seen = 0 if states is None else zlib.crc32(states[:done].tobytes())
         for start in range(done, rows, together):
             outputs = teacher(rows_of(np.arange(start, min(start + together, rows))))
             hidden = outputs.hidden.float().cpu()
@@ -85,9 +116,10 @@ def capture(
                     fresh_file(folder / _STATES), mode="w+", dtype=np.float16, shape=shape
                 )
             states[start : start + len(hidden)] = hidden.numpy()
+            seen = zlib.crc32(states[start : start + len(hidden)].tobytes(), seen)
             if (start // together) % 64 == 63 and start + together < rows:  # at the end the manifest says so
                 states.flush()
-                write_json(folder / _DONE, {"rows": start + len(hidden)})
+                write_json(folder / _DONE, {"rows": start + len(hidden), "crc32": seen})
             head = outputs.head
         if states is not None:
             states.flush()
@@ -99,5 +131,21 @@ def capture(
                 )
             said = {"scale": head.scale, "softcap": head.softcap}
             facts = {"name": teacher.name, "vocab": teacher.vocab, "head": said, "made_from": dict(made_from)}
-            write_json(folder / MANIFEST, facts)
+            write_json(folder / MANIFEST, facts | {"files": sums(folder, [_STATES, _HEAD])})
     return HiddenStates(folder, expect=made_from)
+
+
+def _begun(folder: Path) -> tuple[int, np.memmap | None]:
+    """(rows that are done, the states to go on with). Raises BadModel where they are not as they were written."""
+    if not (folder / _DONE).is_file():
+        return 0, None
+    remedy = f"remove {folder}, and they are computed again"
+    there = read_json(folder / _DONE, _Done, error=BadModel, remedy=remedy)
+    try:
+        states: np.memmap = np.load(folder / _STATES, mmap_mode="r+", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadModel(f"{folder / _STATES}: it is missing or damaged ({error}): {remedy}") from error
+    done = int(there["rows"])
+    if there.get("crc32", 0) not in (0, zlib.crc32(states[:done].tobytes())):
+        raise BadModel(f"{folder / _STATES}: it is not as it was written: {remedy}")
+    return done, states

@@ -7,17 +7,18 @@ The files are mapped; what was written before a kill stays, and the checksum of 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float16, Float32, Int, Int64
 from torch import Tensor
 
-from limbeck.disk import fresh_file, read_json, sha256_of, write_json, writing
+from limbeck.disk import Bare, Count, check_sums, fresh_file, read_json, sums, write_json, writing
 from limbeck.errors import BadModel
 from limbeck.teachers.cache import CELLS, check_made_from
 from limbeck.types import Batch, Outputs, Signal, Sparse, Teacher, each
@@ -28,6 +29,25 @@ _OTHERWISE = {
     "holds": "what a teacher told of",
     "remedy": "Remove it, and the teacher is asked again",
 }
+
+
+_AGAIN = "remove {}, and the teacher is asked again"
+
+
+class _Done(TypedDict):
+    """How far the teacher was asked, and the CRC-32 of what it told by then, by name."""
+
+    made_from: dict[str, Any]
+    rows: Count
+    crc32: NotRequired[dict[Bare, Count]]
+
+
+class _Manifest(TypedDict):
+    """What was told: SHA-256 by file, of earlier versions by name."""
+
+    made_from: dict[str, Any]
+    files: NotRequired[dict[Bare, str]]
+    sha256: NotRequired[dict[Bare, str]]
 
 
 @dataclass(frozen=True)
@@ -87,20 +107,22 @@ def tell(
         if (folder / _MANIFEST).is_file():
             return _whole(folder, bound)
         done, values = _begun(folder, bound, kept)
+        seen = {name: zlib.crc32(value[:done].tobytes()) for name, value in values.items()}
         asked = (rows_of(np.arange(start, min(start + together, rows))) for start in range(done, rows, together))
         for number, (batch, said) in enumerate(each(teacher, asked), start=1):
             size = len(batch.tokens)
             for name, found in told_of(batch, said, kept).items():
                 values[name][done : done + size] = found.reshape(size, length, *found.shape[1:]).cpu().numpy()
+                seen[name] = zlib.crc32(values[name][done : done + size].tobytes(), seen[name])
             del said
             done += size
             if number % _SAVE_EVERY == 0:
                 _flush(values)
-                write_json(folder / _DONE, {"made_from": bound, "rows": done})
+                write_json(folder / _DONE, {"made_from": bound, "rows": done, "crc32": seen})
             report(done)
         _flush(values)
-        sums = {name: sha256_of(_file(folder, name)) for name in values}
-        write_json(folder / _MANIFEST, {"made_from": bound, "sha256": sums})
+        files = sums(folder, [_file(folder, name).name for name in values])
+        write_json(folder / _MANIFEST, {"made_from": bound, "files": files})
     return _whole(folder, bound)
 
 
@@ -150,10 +172,14 @@ def _begun(folder: Path, bound: Mapping[str, Any], kept: Kept) -> tuple[int, dic
     """(rows that are done, the files to go on in)."""
     names = {name: _file(folder, name) for name in kept.shapes}
     if (folder / _DONE).is_file() and all(file.is_file() for file in names.values()):
-        there = read_json(folder / _DONE)
+        there = read_json(folder / _DONE, _Done, error=BadModel, remedy=_AGAIN.format(folder))
         check_made_from(folder, there["made_from"], bound, **_OTHERWISE)
-        values = {name: np.load(file, mmap_mode="r+", allow_pickle=False) for name, file in names.items()}
-        return int(there["rows"]), values
+        values = {name: _mapped(file, "r+") for name, file in names.items()}
+        done = int(there["rows"])
+        for name, expected in there.get("crc32", {}).items():
+            if name not in values or zlib.crc32(values[name][:done].tobytes()) != expected:
+                raise BadModel(f"{folder / name}: it is not as it was written: {_AGAIN.format(folder)}")
+        return done, values
     rows = (bound["rows"], bound["length"])
     return 0, {
         name: np.lib.format.open_memmap(fresh_file(names[name]), mode="w+", dtype=dtype, shape=(*rows, *shape))
@@ -162,8 +188,23 @@ def _begun(folder: Path, bound: Mapping[str, Any], kept: Kept) -> tuple[int, dic
 
 
 def _whole(folder: Path, bound: Mapping[str, Any]) -> Told:
-    check_made_from(folder, read_json(folder / _MANIFEST)["made_from"], bound, **_OTHERWISE)
+    check_made_from(folder, _manifest(folder)["made_from"], bound, **_OTHERWISE)
     return told_in(folder)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = read_json(folder / _MANIFEST, _Manifest, error=BadModel, remedy=_AGAIN.format(folder))
+    return manifest
+
+
+def _mapped(file: Path, mode: Literal["r", "r+"]) -> Any:
+    """An array on disk. Raises BadModel where it is none."""
+    try:
+        return np.load(file, mmap_mode=mode, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadModel(
+            f"{file}: expected an array that limbeck wrote ({error}): {_AGAIN.format(file.parent)}"
+        ) from error
 
 
 def told_in(folder: Path) -> Told:
@@ -171,13 +212,13 @@ def told_in(folder: Path) -> Told:
     if not (folder / _MANIFEST).is_file():
         beside = folder.with_name("aligned")
         raise BadModel(f"{folder}: what the teacher told is missing: remove {beside} too, and it is asked again")
-    manifest = read_json(folder / _MANIFEST)
-    for name, expected in manifest["sha256"].items():
-        file = _file(folder, name)
-        if not file.is_file() or sha256_of(file) != expected:
-            raise BadModel(
-                f"{file}: what the teacher told is missing or damaged: remove {folder}, and it is asked again"
-            )
-    return Told(
-        **{name: np.load(_file(folder, name), mmap_mode="r", allow_pickle=False) for name in manifest["sha256"]}
-    )
+    manifest = _manifest(folder)
+    earlier = {_file(folder, name).name: expected for name, expected in manifest.get("sha256", {}).items()}
+    files = manifest.get("files", earlier)
+    check_sums(folder, files, error=BadModel, remedy=_AGAIN.format(folder))
+    arrays = {Path(name).stem: _mapped(folder / name, "r") for name in files}
+    if not {"log_p"} <= arrays.keys() <= {field.name for field in fields(Told)}:
+        raise BadModel(
+            f"{folder / _MANIFEST}: expected log_p among its files, got {sorted(files)}: {_AGAIN.format(folder)}"
+        )
+    return Told(**arrays)

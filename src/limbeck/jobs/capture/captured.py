@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
 
 from limbeck.corpora import TokenStore
-from limbeck.disk import existing, place, read_json, whole_folder
+from limbeck.disk import Count, existing, place, read_json, read_rows, whole_folder
 from limbeck.errors import BadModel, LimbeckError, Mismatch
 from limbeck.models.load import LanguageModel, load, load_config, load_described
 from limbeck.models.source import resolve, weights_digest
@@ -26,11 +26,14 @@ from limbeck.students.shape import Shape
 from limbeck.teachers import Cache
 from limbeck.teachers.cache import MANIFEST
 from limbeck.teachers.http import is_served
-from limbeck.types import Batch, Reading, Sparse
+from limbeck.types import Batch, Reading, ReadingRow, Sparse
 
 ANSWERS, HELD_OUT, TEACHER, DATA, CERTIFICATE = "answers", "held_out", "teacher", "data", "certificate.json"
 CUT = "cut"  # students that were cut out of the teacher while it was there, a folder each
 MEASURED, COST, SAMPLES = "measured/teacher.safetensors", "measured/cost.json", "measured/samples.json"
+
+
+_COPY = "copy the whole folder again, or capture anew into another"
 
 
 def is_captured(name: str | Path) -> bool:
@@ -44,6 +47,28 @@ def config_source(name: str) -> str | Path:
     return Path(name).expanduser() / TEACHER if is_captured(name) else name
 
 
+class _Signature(TypedDict):
+    teacher: str
+    data: str
+    eval_data: NotRequired[str | None]
+    seed: int
+
+
+class Facts(TypedDict):
+    """What run.json of a capture holds, as far as it is read."""
+
+    signature: _Signature
+    rows: Count
+
+
+class _Sample(TypedDict):
+    """What the teacher wrote on from a beginning."""
+
+    document: str
+    prompt: str
+    student: str
+
+
 class Captured:
     """A teacher's answers, and the teacher as far as it is known without weights."""
 
@@ -55,7 +80,7 @@ class Captured:
                 f"{folder}: its answers are not complete: let the capture go on by its own command, or merge all of its shards "
                 "with limbeck cache merge"
             )
-        self.facts: Mapping[str, Any] = read_json(folder / "run.json")
+        self.facts: Mapping[str, Any] = read_json(folder / "run.json", Facts, error=BadModel, remedy=_COPY)
         self.answers = Cache(folder / ANSWERS)
         if self.answers.first > 0 or self.answers.rows < self.facts["rows"]:
             last = self.answers.first + self.answers.rows - 1
@@ -75,8 +100,14 @@ class Captured:
         return hashlib.sha256((self.folder / ANSWERS / MANIFEST).read_bytes()).hexdigest()
 
     def stores(self) -> tuple[TokenStore, TokenStore]:
-        """(training, held-out) text that the answers are about. Raises Mismatch where it is another than that."""
+        """(training, held-out) text that the answers are about.
+
+        All of it is read and compared with its checksums. Raises BadCorpus where it is damaged, Mismatch where it is another
+        than that.
+        """
         stores = tuple(TokenStore.open(self.folder / DATA / side) for side in ("train", "held_out"))
+        for store in stores:
+            store.verify(remedy=_COPY)
         for store, cache in zip(stores, (self.answers, self.held_out.cache), strict=True):
             expected, found = cache.made_from["corpus"], store.manifest["corpus_sha256"]
             if expected != found:
@@ -104,13 +135,14 @@ class Captured:
     @property
     def cost(self) -> list[Reading]:
         """What the teacher cost to run, where it was captured; nothing of a served one."""
-        return [] if self.served else [Reading(**row) for row in read_json(self.folder / COST)]
+        if self.served:
+            return []
+        return [Reading.of(row) for row in read_rows(self.folder / COST, ReadingRow, error=BadModel, remedy=_COPY)]
 
     @property
     def samples(self) -> list[dict[str, Any]]:
         """What the teacher wrote on from held-out beginnings; nothing of a served one."""
-        rows: list[dict[str, Any]] = [] if self.served else read_json(self.folder / SAMPLES)
-        return rows
+        return [] if self.served else read_rows(self.folder / SAMPLES, _Sample, error=BadModel, remedy=_COPY)
 
     def place_cut(self, shape: Shape, folder: Path, *, seed: int) -> None:
         """Puts the student of this shape there that was cut when the teacher was captured, if one was by the same seed."""

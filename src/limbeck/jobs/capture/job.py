@@ -18,7 +18,7 @@ from limbeck.config import CaptureSettings
 from limbeck.corpora import Rows, TokenStore, require_rows
 from limbeck.corpora.build import build_training
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import claims, finite, read_json, write_json, writing
+from limbeck.disk import claims, finite, read_json, write_json, write_rows, writing
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.asked import Asked, asking, check_asked, description_of, rows_together
 from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, COST, CUT, HELD_OUT, MEASURED, SAMPLES, TEACHER
@@ -267,8 +267,8 @@ def _held_out(settings: CaptureSettings, asked: Asked, store: TokenStore, *, len
             "speed, peak memory and samples of the teacher's writing are left out: each token it writes would read all weights"
         )
         costs, wrote = counted("teacher", asked.about), []
-    write_json(settings.out / COST, [reading.row() for reading in costs])
-    write_json(settings.out / SAMPLES, wrote)
+    write_rows(settings.out / COST, [reading.row() for reading in costs])
+    write_rows(settings.out / SAMPLES, wrote)
     measured = measure(teacher, None, held_out.batches(), documents=store.documents, cells=asked.cells)
     measured.save(file)
 

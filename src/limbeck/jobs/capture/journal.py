@@ -5,13 +5,26 @@ Whoever was killed goes on behind the last whole line. Only where each line begi
 
 from __future__ import annotations
 
-import json
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from limbeck.disk import damaged, own_file, writing
+from limbeck.disk import Count, Lines, line_of, own_file, writing
+from limbeck.errors import BadFolder
+
+_REMEDY = "remove it, and its prompts are asked again"
+
+
+class _Row(TypedDict):
+    """A sample that was written."""
+
+    number: Count
+    text: str
+    finish: str
+    prompt_tokens: Count | None
+    tokens: Count | None
 
 
 class Journal:
@@ -39,7 +52,7 @@ class Journal:
 
     def add(self, row: dict[str, Any]) -> None:
         """Appends a row; when this returns, it survives a kill."""
-        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        line = line_of(row).encode()
         with writing(self._path):
             self._file.seek(self._end)
             self._file.write(line)
@@ -50,8 +63,7 @@ class Journal:
     def row(self, number: int) -> dict[str, Any]:
         """The row of this number."""
         self._file.seek(int(self._starts[number]))
-        row: dict[str, Any] = json.loads(self._file.readline())
-        return row
+        return Lines(self._path, _Row, remedy=_REMEDY).row(self._file.readline())
 
     def __enter__(self) -> Journal:
         return self
@@ -64,13 +76,13 @@ class Journal:
 
     def _read(self) -> None:
         self._file.seek(0)
-        for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                self._note(json.loads(line), self._end)
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise damaged(self._path, ValueError(error), f", line {number}") from error
+        whole = takewhile(lambda line: line.endswith(b"\n"), self._file)
+        for line, row in Lines(self._path, _Row, remedy=_REMEDY).rows(whole):
+            if row["number"] >= len(self._starts):
+                raise BadFolder(
+                    f"{self._path}: expected samples 0 to {len(self._starts) - 1:,}, got {row['number']:,}: {_REMEDY}."
+                )
+            self._note(row, self._end)
             self._end += len(line)
         self._file.truncate(self._end)
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.disk import locked, place, read_json, refuse_links, tidy, write_json, writing
+from limbeck.disk import check_folder, locked, place, read_json, refuse_links, tidy, write_json, writing
 from limbeck.errors import BadFolder, BadModel, Mismatch
-from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, CUT, DATA, HELD_OUT, MEASURED, TEACHER
+from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, CUT, DATA, HELD_OUT, MEASURED, TEACHER, Facts
 from limbeck.teachers import Cache
-from limbeck.teachers.cache import MANIFEST
+from limbeck.teachers.cache import MANIFEST, REMEDY, read_manifest
 
 _OF_FIRST = (TEACHER, DATA, HELD_OUT, Path(MEASURED).parts[0], CERTIFICATE)  # what the first shard has for all
 
@@ -22,13 +22,16 @@ def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:
     Mismatch where two were made from different things, BadFolder where ``out`` holds something else.
     """
     shards = sorted(((folder, Cache(folder / ANSWERS)) for folder in folders), key=lambda shard: shard[1].first)
-    run = read_json(shards[0][0] / "run.json")
+    run = read_json(shards[0][0] / "run.json", Facts, error=BadModel, remedy=REMEDY)
     _check_whole(shards, rows=run["rows"])
+    for folder, cache in shards:
+        cache.verify()
+        _check_rest(folder)
     record = {"shards": [str(folder) for folder, _ in shards], "made_from": _made_from(shards[0][1])}
     with writing(out), locked(out):
         begun = out / "merge.json"
         held = [path.name for path in out.iterdir() if not path.name.startswith(".")]
-        if held and (not begun.exists() or read_json(begun) != record):
+        if held and (not begun.exists() or read_json(begun, remedy="give merge a new folder") != record):
             raise BadFolder(f"{out} holds something else: nothing was written. Give merge a new folder.")
         tidy(out)
         refuse_links(out)
@@ -37,15 +40,21 @@ def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:
             place(shards[0][0] / name, out / name)
         entries = []
         for folder, cache in shards:
-            for entry in read_json(cache.folder / MANIFEST)["shards"]:
+            for entry in cache.shards:
                 place(folder / ANSWERS / entry["file"], out / ANSWERS / entry["file"])
                 entries.append(entry)
         run["signature"]["shard"] = [1, 1]
         write_json(out / "run.json", run)
-        manifest = read_json(shards[0][1].folder / MANIFEST)
+        manifest = read_manifest(shards[0][1].folder)
         manifest["made_from"]["rows"] = [0, run["rows"]]
         write_json(out / ANSWERS / MANIFEST, manifest | {"first": 0, "rows": run["rows"], "shards": entries})
     return {"out": str(out), "rows": run["rows"], "shards": len(shards)}
+
+
+def _check_rest(folder: Path) -> None:
+    """Raises BadModel where anything else of a shard that has a checksum is damaged."""
+    for message in check_folder(folder).damaged.values():
+        raise BadModel(message)
 
 
 def _check_whole(shards: Sequence[tuple[Path, Cache]], *, rows: int) -> None:

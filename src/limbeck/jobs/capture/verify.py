@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 
 from limbeck.corpora import Rows
-from limbeck.disk import finite, read_json
-from limbeck.errors import BadSetting, LimbeckError
+from limbeck.disk import check_folder, finite, read_json
+from limbeck.errors import BadFolder, BadModel, BadSetting, LimbeckError, Mismatch
 from limbeck.jobs.capture.captured import CERTIFICATE, Captured, is_captured
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.kinds import show
@@ -65,18 +65,54 @@ def show_facts(facts: dict[str, Any], console: Console) -> None:
         console.print(f"  {key:<10} {value}")
 
 
-def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str, Any]:
-    """Reads every answer, and asks the teacher again about random rows; gives ``{"ok", "damaged", "asked", ...}``.
+def verify_files(folder: Path, console: Console) -> dict[str, Any]:
+    """Compares every file of a folder that limbeck wrote with its checksum; gives ``{"ok", "files", "damaged", "unknown"}``.
 
-    Without the teacher's weights the checksums alone are looked at.
+    ``damaged`` are messages, ``unknown`` files without a checksum: of earlier versions, or written again by each run.
     """
-    captured = opened(folder)
-    damaged = [row for cache in (captured.answers, captured.held_out.cache) for row in cache.damaged()]
+    found = check_folder(folder)
+    for message in found.damaged.values():
+        console.print(f"damaged: {message}", markup=False)
+    console.print(
+        f"checksums: {len(found.good):,} files are as they were written, {len(found.damaged):,} are not, "
+        f"{len(found.unknown):,} have none",
+        markup=False,
+    )
+    if not found.good and not found.damaged:
+        console.print(
+            "nothing here carries a checksum: limbeck did not write it, or an earlier version did", markup=False
+        )
+    unknown = [str(path.relative_to(folder)) for path in found.unknown]
+    return {
+        "ok": not found.damaged,
+        "files": len(found.good),
+        "damaged": list(found.damaged.values()),
+        "unknown": unknown,
+    }
+
+
+def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str, Any]:
+    """Reads every file, and asks the teacher again about random rows; gives ``{"ok", "damaged", "rows", "asked", ...}``.
+
+    ``damaged`` are messages, ``rows`` the damaged rows of answers. Without the teacher's weights the checksums alone are looked
+    at.
+    """
+    files = verify_files(folder, console) if folder.is_dir() else {"ok": True, "damaged": []}
+    if not files["ok"] and not is_captured(folder):
+        return files | {"rows": [], "asked": 0}
+    try:
+        captured = opened(folder)
+        damaged = [row for cache in (captured.answers, captured.held_out.cache) for row in cache.damaged()]
+    except (BadModel, BadFolder, Mismatch) as error:
+        if files["ok"]:
+            raise
+        console.print(f"the answers cannot be read: {error}", markup=False)
+        return files | {"rows": [], "asked": 0}
     console.print(
         f"checksums: {len(damaged):,} damaged rows of {captured.answers.rows + captured.held_out.cache.rows:,}"
     )
-    result: dict[str, Any] = {"ok": not damaged, "damaged": damaged, "asked": 0}
-    if damaged:
+    result: dict[str, Any] = files | {"ok": files["ok"] and not damaged, "rows": damaged, "asked": 0}
+    if not result["ok"]:
         return result
     if captured.served:
         console.print("the teacher was not asked: it was on a server, and answers are compared with weights only")

@@ -23,8 +23,8 @@ from typing import Any
 from limbeck.config import CaptureSettings
 from limbeck.corpora import Prompt, prompts_of
 from limbeck.corpora.prompt import digest
-from limbeck.disk import whole
-from limbeck.errors import BadSetting
+from limbeck.disk import check_sums, sums, whole
+from limbeck.errors import BadFolder, BadSetting
 from limbeck.jobs.capture.journal import Journal
 from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.capture.writers import Batches, Resident, Served, Writer, check_room
@@ -41,6 +41,7 @@ from limbeck.teachers.writes import FILTERED, LENGTH, STOP, ServedWriter
 
 TEXT = "text.jsonl"
 PART = "text.jsonl.part"
+_REWRITTEN = "copy it again, or capture anew into another --out; if you changed it on purpose, go on with it as it is"
 _NO_ANSWERS = 3  # in the place of a first one, after which nothing is expected any more
 _BYTES_PER_TOKEN = 4  # of English text, roughly; what a server's tokenizer makes of a prompt is not known before
 
@@ -77,6 +78,7 @@ def written(settings: CaptureSettings) -> dict[str, Any]:
     with _teacher(settings) as teacher:
         run = claim(settings.out, _signature(settings, where, teacher, prompts))
         if run.get("written", {}).get("failed") == 0 and (settings.out / TEXT).exists():
+            check_sums(settings.out, run.get("files", {}), error=BadFolder, remedy=_REWRITTEN)
             (settings.out / PART).unlink(missing_ok=True)
         else:
             _go_on(settings, run, _writer(settings, where, teacher, prompts, run), prompts)
@@ -276,7 +278,7 @@ def _finish(
     found: dict[str, Any] = {"prompts": len(prompts), "samples": kinds[STOP] + kinds[LENGTH], "stopped": kinds[STOP]}
     found |= {"distinct": len(different), "empty": kinds["empty"], "filtered": kinds["filtered"], "failed": len(failed)}
     found |= {"prompt_tokens": read.total, "tokens": wrote.total, "kept_tokens": kept.total}
-    update(settings.out, run, written=found, ended=now())
+    update(settings.out, run, written=found, ended=now(), files=sums(settings.out, [TEXT]))
 
 
 class Told:

@@ -13,14 +13,15 @@ from limbeck import __version__
 from limbeck.config import PilotSettings
 from limbeck.corpora import build_stores, require_rows
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import claims, read_json
+from limbeck.disk import claims
 from limbeck.errors import BadSetting
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, weights
 from limbeck.jobs.pilot.results import write_results
-from limbeck.jobs.pilot.tasks import RESULT, Pilot, Task, tasks_left, tasks_of
+from limbeck.jobs.pilot.tasks import Pilot, Task, drop_checkpoints, result_of, tasks_left, tasks_of
 from limbeck.jobs.pilot.workers import run_here, run_on_ray
 from limbeck.jobs.pretrain import make_tokenizer
+from limbeck.models.load import own
 from limbeck.objectives import parse
 from limbeck.report.words import duration
 from limbeck.run.log import console
@@ -55,6 +56,7 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
     )
     Pilot(plan, scale, settings.objective).write(out)
     tasks = tasks_of(out, plan)
+    drop_checkpoints(tasks)
     left = tasks_left(tasks)
     sizes = [weights(rung.shape, vocab) for rung in plan.teachers]
     console.print(
@@ -67,7 +69,7 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
         run_on_ray(left, settings.ray, said)
     else:
         run_here(left, settings.workers or os.cpu_count() or 1, said)
-    spent = run.get("cpu_seconds") or sum(read_json(task.folder / RESULT)["cpu_seconds"] for task in tasks if task.done)
+    spent = run.get("cpu_seconds") or sum(result_of(task.folder)["cpu_seconds"] for task in tasks if task.done)
     shutil.rmtree(out / "answers", ignore_errors=True)  # large, and of no further use
     update(out, run, ended=now(), cpu_seconds=round(spent, 1))
     result = write_results(out, tasks)
@@ -81,7 +83,7 @@ def _text(settings: PilotSettings, scale: Scale, run: dict[str, Any]) -> tuple[i
     """The tokenizer and the token stores, made once; gives the number of tokens there are, and of those to train on."""
     folder = settings.out / "tokenizer"
     make_tokenizer(settings.data, folder, vocab=scale.vocab)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(own(folder))
     store, held_out = build_stores(settings.data, tokenizer, settings.out / "data", progress=console.is_terminal)
     require_rows(store, length=scale.length)
     same_corpus(settings.out, run, store, held_out)

@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-from limbeck.disk import read_json, write_json
+from limbeck.disk import sums, write_json
 from limbeck.errors import BadPoints
-from limbeck.jobs.pilot.tasks import RESULT, Task
+from limbeck.jobs.pilot.tasks import Task, result_of
 from limbeck.plan.points import Point, read_points, usual, write_parquet
 from limbeck.plan.ratio import RatioFit, fit_ratio_law
 from limbeck.report.ladder import draw_ladder
@@ -25,7 +25,7 @@ def write_results(out: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     found: dict[str, dict[str, dict[str, Any]]] = {task.kind: {} for task in tasks}
     for task in tasks:
         if task.done:
-            found[task.kind][task.name] = read_json(task.folder / RESULT)
+            found[task.kind][task.name] = result_of(task.folder)
     rows = [_row(cell, found["teacher"]) for cell in found["cell"].values()]
     points = [row for row in rows if row["lr_factor"] == 1]
     write_parquet(points, out / "points.parquet")
@@ -39,7 +39,9 @@ def write_results(out: Path, tasks: Sequence[Task]) -> dict[str, Any]:
             out / "ladder.png",
         )
     said = {arm: [str(v) for v in fit.valleys] if isinstance(fit, RatioFit) else [fit] for arm, fit in fits.items()}
-    write_json(out / "fits.json", {"valleys": said, "rates": _rates(rows), "skipped": list(found_points.skipped)})
+    files = sums(out, [name for name in ("points.parquet", "rates.parquet", "ladder.png") if (out / name).exists()])
+    facts = {"valleys": said, "rates": _rates(rows), "skipped": list(found_points.skipped), "files": files}
+    write_json(out / "fits.json", facts)
     failed = [cell["name"] for kind in found.values() for cell in kind.values() if "failed" in cell]
     return {
         "points": str(out / "points.parquet"),

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, Required, TypedDict
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from limbeck.corpora import Rows, TokenStore
-from limbeck.disk import locked, read_json, replacing, sha256_of, tidy, write_json
-from limbeck.errors import NonFiniteLoss
+from limbeck.disk import Bare, Count, check_sums, locked, read_json, replacing, sha256_of, sums, tidy, write_json
+from limbeck.errors import BadFolder, NonFiniteLoss
 from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, weights_inside
 from limbeck.jobs.pretrain import llama_config
 from limbeck.jobs.setup import Machine
 from limbeck.jobs.student import shrink_to
-from limbeck.models.load import LanguageModel, load, new_model, save
+from limbeck.models.load import LanguageModel, load, new_model, own, save
 from limbeck.objectives import parse
 from limbeck.objectives.base import Objective
 from limbeck.objectives.basic import CrossEntropy
@@ -82,6 +83,50 @@ def tasks_left(tasks: list[Task]) -> list[Task]:
     return [task for task in tasks if not task.done and (task.kind != "answers" or task.folder in wanted)]
 
 
+class _Shape(TypedDict):
+    layers: Count
+    hidden: Count
+    heads: Count
+    kv_heads: Count
+    ffn: Count
+
+
+class _Planned(TypedDict):
+    name: Bare
+    shape: _Shape
+    tokens: Count
+    teacher: NotRequired[Bare | None]
+
+
+class _Grid(TypedDict):
+    teachers: list[_Planned]
+    cells: list[_Planned]
+
+
+class _Stored(TypedDict):
+    """pilot.json, as far as paths and shapes are made of it."""
+
+    grid: _Grid
+    scale: dict[str, Any]
+    objective: str
+
+
+class Result(TypedDict, total=False):
+    """result.json of a piece of work, as far as it is read by all."""
+
+    name: str
+    cpu_seconds: Required[float]
+    files: dict[Bare, str]
+
+
+def result_of(folder: Path, kind: Any = Result) -> dict[str, Any]:
+    """What came out of a piece of work. Raises BadFolder where that is missing or damaged."""
+    remedy = f"remove {folder}, and the same command does it again"
+    result: dict[str, Any] = read_json(folder / RESULT, kind, remedy=remedy)
+    check_sums(folder, result.get("files", {}), error=BadFolder, remedy=remedy)
+    return result
+
+
 @dataclass(frozen=True)
 class Pilot:
     """What stands in pilot.json: the grid, the scale, the objective."""
@@ -97,7 +142,7 @@ class Pilot:
     @classmethod
     def read(cls, out: Path) -> Pilot:
         """Reads it."""
-        row = read_json(out / PLAN)
+        row = read_json(out / PLAN, _Stored, remedy="let the command of the pilot write it again")
         teachers = tuple(TeacherPlan(**t | {"shape": Shape(**t["shape"])}) for t in row["grid"]["teachers"])
         cells = tuple(CellPlan(**c | {"shape": Shape(**c["shape"])}) for c in row["grid"]["cells"])
         return cls(Grid(teachers, cells), Scale(**row["scale"]), row["objective"])
@@ -113,9 +158,18 @@ def do(task: Task, machine: Machine | None = None) -> None:
         started = time.process_time()
         result = _WORK[task.kind](task, Pilot.read(task.out), machine)
         seconds = round(time.process_time() - started, 2)
-        write_json(task.folder / RESULT, {"name": task.name, **result, "cpu_seconds": seconds})
-        for checkpoint in checkpoints(task.folder):
-            shutil.rmtree(checkpoint, ignore_errors=True)
+        made = [file.name for file in [task.folder / DOCUMENTS] if file.exists()]
+        facts = {"cpu_seconds": seconds, "files": sums(task.folder, made)}
+        write_json(task.folder / RESULT, {"name": task.name, **result, **facts})
+        drop_checkpoints([task])
+
+
+def drop_checkpoints(tasks: Iterable[Task]) -> None:
+    """Removes the checkpoints of tasks that are done."""
+    for task in tasks:
+        if task.done:
+            for checkpoint in checkpoints(task.folder):
+                shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _teacher(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
@@ -237,7 +291,7 @@ def _measure(
 
 
 def _load_teacher(out: Path, name: str, machine: Machine) -> LanguageModel:
-    return load(out / "teachers" / name / "model", device=machine.world.device)
+    return load(own(out / "teachers" / name / "model"), device=machine.world.device)
 
 
 def _loss(measured: Measurements) -> dict[str, float]:
