@@ -32,6 +32,7 @@ from limbeck.teachers import Cache
 OBJECTIVES = ("ForwardKL", "SkewKL", "TAID")
 SEEDS = range(3)
 BYTES = 48
+MARGIN = 0.01  # nats per token, one per cent of perplexity: a difference that is surely smaller is none
 
 
 class WithoutRest:
@@ -68,6 +69,13 @@ def shown(text):
 def told(interval):
     """An interval as it is kept."""
     return {"value": interval.value, "low": interval.low, "high": interval.high, "documents": interval.n}
+
+
+def within(above):
+    """Whether a student is equivalent to the live teacher's, its whole interval within the margin; None where undecided."""
+    if max(-above["low"], above["high"]) < MARGIN:
+        return True
+    return False if above["low"] > MARGIN or above["high"] < -MARGIN else None
 
 
 def ece(runs):
@@ -125,6 +133,7 @@ def main(out, teacher, data, params, tokens):
                     "nats": level,
                     "kl_teacher_student": fidelity,
                     "nats_above_live": told(nats),
+                    "equivalent": None if kind == "live" else within(told(nats)),
                     "kl_above_live": told(kl),
                     "ece": {"value": off.value, "low": off.low, "high": off.high},
                 }
@@ -134,6 +143,7 @@ def main(out, teacher, data, params, tokens):
         "command": ["python", "docs/results/caches.py", "OUT", *map(shown, (teacher, data, params, tokens))],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seeds": list(SEEDS),
+        "margin_nats": MARGIN,
         "versions": {
             "limbeck": limbeck.__version__,
             "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""What a reproduction of a paper is: claims with criteria that were fixed before any run, and what was seen.
+"""What a reproduction of a paper is: claims with criteria, whose digest is kept (criterion.py), and what was seen.
 
 A recipe is one file: the claims, what was done here, where that differs, and a function that does it. What surprises: at
 scale "smoke" nothing is ever judged, since so few seconds decide nothing, whatever they show.

@@ -29,7 +29,7 @@ from limbeck.recipes.s4d_text import KEPT, TextCell, text_of, train_text, tune_t
 from limbeck.recipes.trainings import Trainings
 from limbeck.report.words import interval
 
-# Stood before the first run.
+# The register, criteria.json, says since when these stand.
 NAMED = ("legs", "inv", "lin")  # the spectra that lay out frequencies
 LEAST = 0.05  # share of variance: less is no difference that would decide a choice
 HOLDS = 0.9  # of the shortest delay, which every arm should learn

@@ -1,0 +1,442 @@
+"""Every figure among the README's results is one of a committed file, at the precision it is printed with.
+
+``CLAIMS`` has the sentences with places for their figures, and where in the files these are. A sentence that is not in the
+README, or a figure of the README that no sentence here has, fails. After a study was run again the message says the new sentence.
+"""
+
+import json
+import re
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from limbeck.probes.interval import wilson
+from limbeck.recipes import recipe
+from limbeck.recipes.arithmetic import jump_at
+from limbeck.recipes.based import ratio_of
+from limbeck.recipes.capacity_gap import RATIO
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+TEXTS = ("stories", "stdlib")
+NAMES = ("95 %", "1 + elu", "H3", "rank 2")  # digits that are no figures
+FREE = re.compile(r"`[^`]*`|\]\([^)]*\)|\[docs/[^\]]*")  # code, and where links lead
+
+
+@cache
+def read(file):
+    """A committed JSON, or readings by (model, name) with all seeds together."""
+    text = (RESULTS / file).read_text(encoding="utf-8")
+    if not file.endswith(".jsonl"):
+        return json.loads(text)
+    readings = [json.loads(line) for line in text.splitlines()]
+    return {(r["model"], r["name"]): r for r in sorted(readings, key=lambda r: r["seed"] is None)}
+
+
+def at(file, *path):
+    """What stands at a place of a file; of an item of a list its name or its number."""
+    found = read(file)
+    for step in path:
+        if isinstance(found, list) and isinstance(step, str):
+            (found,) = [one for one in found if one["name"] == step]
+        else:
+            found = found[step]
+    return found
+
+
+def numbers(name, *path):
+    return at(f"{name}/reproduction.json", "numbers", *path)
+
+
+def bounds(interval):
+    return interval["value"], interval["low"], interval["high"]
+
+
+def percent(values):
+    return [100 * value for value in values]
+
+
+def figures(text, pattern):
+    """The numbers of a pattern that a text has once."""
+    (found,) = re.finditer(pattern, text)
+    return [json.loads(value) for value in found.groups()]
+
+
+def seen(name, claim, pattern):
+    """Figures in what a page says was seen of a claim."""
+    return figures(at(f"{name}/reproduction.json", "judged", claim, "seen"), pattern)
+
+
+def seeds(name):
+    return at(f"{name}/reproduction.json", "seeds")
+
+
+def better(name):
+    """A difference and half of its interval."""
+    found = at("stories/verdict.json", "differences", name)
+    return found["value"], (found["high"] - found["low"]) / 2
+
+
+def medians(contender, key):
+    return median(run[key] for run in at("performance/distil.json", "runs") if run["contender"] == contender)
+
+
+def beside_trl(key):
+    return medians("limbeck", key) / medians("trl", key)
+
+
+def valleys(text):
+    fits = at(f"capacity-gap/{text}/capacity-gap.json", "numbers", "fits", "cut", "valleys")
+    return [valley["ratio"] for valley in fits if valley["kind"] == "optimum"]
+
+
+def coverages():
+    laws = at("law-coverage/coverage.json", "laws").values()
+    return [100 * one["coverage"] for law in laws for one in law["intervals"].values()]
+
+
+def captured(text, kind, objective=None):
+    rows = at(f"caches/{text}.json", "rows")
+    return [row for row in rows if row["kind"] == kind and row["objective"] == (objective or row["objective"])]
+
+
+DRAWN = [row for text in TEXTS for row in captured(text, "drawn")]
+
+
+def alone(text):
+    found = [row["nats_above_live"]["value"] for row in captured(text, "likeliest without the rest")]
+    return min(found), max(found)
+
+
+def recalled(*arms):
+    pairs = str(numbers("zoology", "judged_pairs"))
+    return [
+        [100 * run["by_pairs"][pairs]["accuracy"]["value"] for run in numbers("zoology", "arms", arm)] for arm in arms
+    ]
+
+
+def kib(bytes_):
+    return bytes_ / 1024
+
+
+def by_state(family):
+    return numbers("based", "families", family)
+
+
+def written_faster():
+    longest = max(numbers("based", "decoding"), key=int)
+    found = ratio_of(numbers("based", "decoding", longest)["tokens_per_s"])
+    return int(longest), found.value, found.low, found.high
+
+
+def small(name):
+    return recipe(name).scales["small"]
+
+
+def mrr(kind):
+    return bounds(numbers("reversal", "kinds", kind, "asked_mrr"))
+
+
+def told(model, name, folder="conversion"):
+    return read(f"{folder}/readings.jsonl")[model, name]
+
+
+def nats(model, folder="conversion"):
+    return told(model, "held_out", folder)["value"]
+
+
+def after_its_steps(one):
+    return min(one["by_steps"].items(), key=lambda test: int(test[0]))[1]
+
+
+def plain_by_samples():
+    """Accuracies of plain sums after their steps, by samples, one a seed."""
+    found = numbers("arithmetic", "formats", "plain")
+    return {n: [after_its_steps(one)["right"] / after_its_steps(one)["n"] for one in runs] for n, runs in found.items()}
+
+
+def jumped(accuracies):
+    """Between which samples accuracy passes one half, over all seeds."""
+    jumps = jump_at({int(n): values for n, values in accuracies.items()})
+    return min(jump.low for jump in jumps), max(jump.high for jump in jumps)
+
+
+def longer():
+    """Upper bounds of the accuracy on longer sums, of each format and seed."""
+    most = str(max(small("arithmetic").samples))
+    tests = [after_its_steps(one) for by in numbers("arithmetic", "formats").values() for one in by[most]]
+    return [100 * wilson(test["longer_right"], test["n"]).high for test in tests]
+
+
+def selected():
+    """The pretraining that held-out lists select."""
+    return numbers("self-pretraining", "selected", "Transformer")
+
+
+def sums_right(*forms):
+    """Accuracies of formats after their steps, all numbers of samples that are judged and all seeds: the least and the most."""
+    found, every = numbers("arithmetic", "formats"), []
+    for form in forms:
+        for samples in small("arithmetic").samples:
+            tests = [after_its_steps(one) for one in found[form][str(samples)]]
+            every += [100 * test["right"] / test["n"] for test in tests]
+    return min(every), max(every)
+
+
+def above(text, arm):
+    (row,) = [row for row in at(f"alignment/{text}.json", "rows") if row["arm"] == arm and row["tokenizer"] == "own"]
+    return row["above_cross_entropy"]["value"]
+
+
+STORIES = "stories/readings.jsonl"
+STATES = ("conv, based 2", "conv, based 4", "conv, based 8")
+WHOLE = r"^\+([\d.]+)% \(\+([\d.]+)% to \+([\d.]+)%\) on the whole"
+CLAIMS = [
+    # stories
+    (
+        "cut to {:.2f} of its parameters and given {:.1f}M tokens ({} seeds, {} held-out stories, 95 % intervals)",
+        lambda: (
+            at(STORIES, ("student", "parameters"), "value") / at(STORIES, ("teacher", "parameters"), "value"),
+            at("stories/run.json", "signature", "tokens") / 1e6,
+            at("stories/verdict.json", "differences", 0, "seeds"),
+            at("stories/verdict.json", "differences", 0, "n"),
+        ),
+    ),
+    ("cross-entropy at equal tokens | {:.3f} ± {:.3f}", lambda: better("cut+ce - student")),
+    ("cross-entropy at equal compute | {:.3f} ± {:.3f}", lambda: better("cut+ce@flops - student")),
+    ("same distillation | {:.3f} ± {:.3f}", lambda: better("fresh+kd - student")),
+    ("the cut without training | {:.3f} ± {:.3f}", lambda: better("cut - student")),
+    (
+        "The student stands at {:.3f} nats per token, its teacher at {:.3f}",
+        lambda: [at(STORIES, (model, "held_out"), "value") for model in ("student", "teacher")],
+    ),
+    # performance
+    (
+        "limbeck makes {:.1f} times its real tokens per CPU-second in {:.2f} of its memory",
+        lambda: (beside_trl("tokens_per_cpu_s"), beside_trl("peak_mib")),
+    ),
+    (
+        "after {} steps, which compare speed and not quality, its student stands at {:.3f} nats held out and {:.4f} nats of KL "
+        "to the teacher, TRL's at {:.3f} and {:.4f}",
+        lambda: (
+            medians("limbeck", "steps"),
+            *(medians(one, key) for one in ("limbeck", "trl") for key in ("held_out_ce_nats", "held_out_kl_nats")),
+        ),
+    ),
+    # capacity gap
+    (
+        "tried with {} small trainings each",
+        lambda: {
+            n for t in TEXTS for n in figures(at(f"capacity-gap/{t}/capacity-gap.json", "ours"), r"n = (\d+) trainings")
+        },
+    ),
+    (
+        "not {} times their size ({:.1f} and {:.1f} times on the one, {:.1f} and {:.1f} on the other; 95 % intervals {:.1f} to "
+        "{:.1f}, {:.1f} to {:.1f}, {:.1f} to {:.1f}, {:.1f} to {:.1f})",
+        lambda: (
+            RATIO,
+            *(valley["value"] for text in TEXTS for valley in valleys(text)),
+            *(bound for text in TEXTS for valley in valleys(text) for bound in (valley["low"], valley["high"])),
+        ),
+    ),
+    (
+        "their intervals hold the truth in {:.0f} to {:.0f} % of {} made-up pilots",
+        lambda: (min(coverages()), max(coverages()), at("law-coverage/coverage.json", "repetitions")),
+    ),
+    # caches
+    (
+        "answers captured in {} to {} bytes a token is equivalent to the live teacher's, within {} nats per token by the whole "
+        "95 % interval, in {} of {} comparisons",
+        lambda: (
+            min(row["bytes"] for row in DRAWN),
+            max(row["bytes"] for row in DRAWN),
+            at("caches/stories.json", "margin_nats"),
+            sum(row["equivalent"] is True for row in DRAWN),
+            len(DRAWN),
+        ),
+    ),
+    (
+        "(forward KL on two teachers, {:.3f} and {:.3f} nats apart, TAID on one; {} seeds) and undecided in {} (one with TAID, "
+        "both with a skewed KL, whose intervals reach to {:.3f} and {:.3f})",
+        lambda: (
+            *(abs(captured(text, "drawn", "ForwardKL")[0]["nats_above_live"]["value"]) for text in TEXTS),
+            len(at("caches/stories.json", "seeds")),
+            sum(row["equivalent"] is None for row in DRAWN),
+            *sorted(captured(text, "drawn", "SkewKL")[0]["nats_above_live"]["high"] for text in TEXTS),
+        ),
+    ),
+    (
+        "cost it {:.3f} to {:.3f} and, of a flatter teacher, {:.3f} to {:.3f} nats",
+        lambda: (*alone("stories"), *alone("stdlib")),
+    ),
+    # zoology
+    (
+        "(width {}, rows of {} tokens, {} pairs, {} seeds, equal steps)",
+        lambda: (
+            small("zoology").width,
+            small("zoology").judged.length,
+            numbers("zoology", "judged_pairs"),
+            seeds("zoology"),
+        ),
+    ),
+    (
+        "with attention {:.1f} to {:.0f} % of the questions",
+        lambda: [pick(chain(*recalled("attention", "conv, attention"))) for pick in (min, max)],
+    ),
+    (
+        "{:.0f}, {:.0f} and {:.1f} % as its state grows from {:.0f} to {:.0f} and {:.0f} KiB",
+        lambda: (
+            *(sum(found) / len(found) for found in recalled(*STATES)),
+            *(kib(numbers("zoology", "arms", arm)[0]["state_bytes"]) for arm in STATES),
+        ),
+    ),
+    (
+        "BaseConv, Hyena and H3 {:.0f} to {:.0f} %, where a guess has {:.1f} %",
+        lambda: (
+            *(pick(chain(*recalled("BaseConv", "Hyena", "H3"))) for pick in (min, max)),
+            100 / numbers("zoology", "judged_pairs"),
+        ),
+    ),
+    # based
+    ("on rows of {} pairs ({} seeds), Based answers", lambda: (small("based").most, seeds("based"))),
+    (
+        "{:.0f}, {:.0f}, {:.0f}, {:.0f} and {:.1f} % as its state grows from {:.0f} to {:.0f} KiB",
+        lambda: (
+            *(100 * one["accuracy"][str(small("based").most)]["value"] for one in by_state("Based")),
+            *(kib(by_state("Based")[i]["state_bytes"]) for i in (0, -1)),
+        ),
+    ),
+    ("windows of as many bytes or more {:.0f} points fewer ({:.0f} to {:.0f})", lambda: seen("based", 2, WHOLE)),
+    ("linear attention with 1 + elu {:.0f} fewer ({:.0f} to {:.0f})", lambda: seen("based", 3, WHOLE)),
+    (
+        "after {:,} tokens a decoder of Based layers writes {:.0f} times as fast as one of attention ({:.0f} to {:.0f})",
+        written_faster,
+    ),
+    # reversal
+    (
+        "asked the other ({} things, {} seeds)",
+        lambda: (
+            sum(
+                figures(
+                    at("reversal/reproduction.json", "ours"), r"^(\d+) things were told both ways and (\d+) one way"
+                )
+            ),
+            seeds("reversal"),
+        ),
+    ),
+    (
+        "(mean reciprocal rank {:.2f}, {:.2f} to {:.2f}, chance {:.2f})",
+        lambda: (*mrr("concept"), numbers("reversal", "kinds", "concept", "seeds", 0, "chance", "mrr")),
+    ),
+    ("of two shared tokens it does not ({:.2f})", lambda: mrr("name")[:1]),
+    ("brings some back ({:.2f}, {:.2f} to {:.2f})", lambda: mrr("layers")),
+    # s4d
+    (
+        "State spaces by their spectrum ({} seeds): over a delay of {} steps",
+        lambda: (seeds("s4d"), small("s4d").delays.long),
+    ),
+    (
+        "complex ones explain {:.0f} points more of the variance than a real one ({:.0f} to {:.0f})",
+        lambda: seen("s4d", 0, r"legs at 256 \+([\d.]+)% \(\+([\d.]+)% to \+([\d.]+)%\)"),
+    ),
+    (
+        "the real one is better by {:.3f} nats a token ({:.3f} to {:.3f})",
+        lambda: seen("s4d", 4, r"^\+([\d.]+) \(\+([\d.]+) to \+([\d.]+)\) nats better than lin"),
+    ),
+    # self-pretraining
+    (
+        "by a Transformer of {:.2f}M parameters at equal steps ({} seeds): {:.0f} % from scratch, {:.0f} % after pretraining",
+        lambda: (
+            numbers("self-pretraining", "trainings", 0, "parameters") / 1e6,
+            seeds("self-pretraining"),
+            100 * numbers("self-pretraining", "accuracy", "Transformer, scratch", "mean", "value"),
+            100 * numbers("self-pretraining", "accuracy", f"Transformer, {selected()}", "mean", "value"),
+        ),
+    ),
+    # arithmetic
+    (
+        "Three-digit sums ({} seeds): units first or with a scratchpad {:.0f} to {:.0f} % right after {:,} to {:,} samples, "
+        "plain {:.0f} to {:.0f} %",
+        lambda: (
+            seeds("arithmetic"),
+            *sums_right("reverse", "simplified"),
+            *small("arithmetic").samples,
+            *sums_right("plain"),
+        ),
+    ),
+    (
+        "plain sums turn right between {:,} and {:,} samples, the table of sums, of rank 2, can be completed from "
+        "{:,} to {:,}",
+        lambda: (*jumped(plain_by_samples()), *jumped(numbers("arithmetic", "completed", "rank two"))),
+    ),
+    ("none in any format (by the interval of each seed at most {:.1f} %)", lambda: [max(longer())]),
+    # conversion
+    (
+        "after {:.0f}k tokens: {:.2f} nats worse than the teacher, {:.2f} than attention everywhere trained on equal tokens "
+        "(which that makes {:.2f} worse than the teacher it starts as)",
+        lambda: (
+            *figures((RESULTS / "conversion.sh").read_text(encoding="utf-8"), r"--baselines attention --tokens (\d+)k"),
+            nats("student") - nats("teacher"),
+            -at("conversion/verdict.json", "differences", "attention - student", "value"),
+            nats("attention") - nats("teacher"),
+        ),
+    ),
+    (
+        "{:.1f} where a pair of tokens that training saw {} to {} times repeats",
+        lambda: (
+            told("student", "recall_hits, seen 11-100")["value"]
+            - told("attention", "recall_hits, seen 11-100")["value"],
+            11,
+            100,
+        ),
+    ),
+    (
+        "two layers keeping attention, {:.2f} and {:.2f} worse, and a passage read before is easier by {:.3f} nats ({:.3f} to "
+        "{:.3f}; attention {:.3f})",
+        lambda: (
+            nats("student", "conversion/gdn") - nats("teacher", "conversion/gdn"),
+            nats("student", "conversion/gdn") - nats("attention"),
+            *bounds(told("student", "recalled", "conversion/gdn")),
+            told("attention", "recalled")["value"],
+        ),
+    ),
+    # alignment
+    (
+        "from random weights on {:.0f} kB of text, in bits per byte against cross-entropy alone (two teachers, {} seeds)",
+        lambda: (at("alignment/stories.json", "text", "bytes") / 1e3, len(at("alignment/stories.json", "seeds"))),
+    ),
+    (
+        "(`ALM`) inconclusive, {:.2f} and {:.2f}; sorted probabilities (`ULD`) refuted at this scale, {:.2f} and {:.2f} worse",
+        lambda: [above(text, arm) for arm in ("ALM", "ULD") for text in ("stdlib", "stories")],
+    ),
+]
+
+
+def results():
+    """The README's results, with a plain minus."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return text.partition("\n## Results\n")[2].partition("\n## ")[0].replace("\N{MINUS SIGN}", "-")
+
+
+@pytest.mark.parametrize(("sentence", "values"), CLAIMS, ids=[sentence[:40] for sentence, _ in CLAIMS])
+def test_a_figure_of_the_readme_is_that_of_its_file(sentence, values):
+    assert not re.search(r"\d", without(re.sub(r"{[^}]*}", "", sentence), NAMES)), (
+        "its figures have to come from a file"
+    )
+    said = sentence.format(*values())
+    assert said in results(), f"expected in the README's results: {said}"
+
+
+def test_every_figure_of_the_readme_has_a_file():
+    left = without(FREE.sub("", results()), [FREE.sub("", sentence.format(*values())) for sentence, values in CLAIMS])
+    left = without(left, NAMES)
+    assert re.findall(r".{0,40}\d.{0,40}", left) == []
+
+
+def without(text, parts):
+    for part in parts:
+        text = text.replace(part, "")
+    return text
