@@ -2,6 +2,7 @@
 
 import json
 import string
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -217,14 +218,21 @@ def naive(ours: Side, theirs: Side, toks, log_p: np.ndarray) -> dict[int, tuple[
     return found
 
 
+def read_by(rows: Rows) -> Callable[[np.ndarray], np.ndarray]:
+    """Which token of the stream is read at each place of some rows."""
+    return lambda numbers: rows.layout.places(numbers).token
+
+
 def write(folder: Path, ours: Side, theirs: Side, log_p: np.ndarray) -> None:
     """The chunks of two stores with log p of each of their tokens."""
+    layout = theirs.store.layout(LENGTH)
 
     def documents():
         for d in range(ours.store.documents):
-            values = log_p[int(theirs.store.starts[d]) : int(theirs.store.starts[d + 1])]
+            start, stop = int(theirs.store.starts[d]), int(theirs.store.starts[d + 1])
+            values = log_p[start:stop]
             chunks = chunks_of(ours, theirs, d)
-            meets = np.where(chunks.meets > 0, chunks.meets + int(theirs.store.starts[d]) - 1, -1)
+            meets = np.where(chunks.meets > 0, layout.predicted(start, stop)[0][chunks.meets], -1)
             yield int(ours.store.starts[d]), *chunks.log_p(values), meets
 
     write_aligned(folder, documents(), tokens=ours.store.tokens, facts=dict)
@@ -235,25 +243,26 @@ def test_a_row_hears_of_the_chunks_that_are_whole_in_it(pair, tmp_path, byte_lev
     ours, theirs, _ = pair
     log_p = -np.random.default_rng(0).random(theirs.store.tokens)
     write(tmp_path, ours, theirs, log_p)
-    teacher = AlignedTeacher(tmp_path, name="t", length=length)
     rows = Rows(ours.store, length=length)
+    teacher = AlignedTeacher(tmp_path, name="t", read=read_by(rows))
     expected = naive(ours, theirs, (tokenizer(262), byte_level), log_p)
     heard = 0
     for found in rows.in_order(4):
         weight = found.weight.clone()
         weight[0, :3] = 0
         said = teacher(Batch(**{**vars(found), "weight": weight}))
-        place = (found.row[:, None] * length + torch.arange(length) + 1).flatten()
+        place = torch.from_numpy(read_by(rows)(found.row.numpy()) + 1).flatten()
+        segment = dict(
+            zip(place.tolist(), rows.layout.places(found.row.numpy()).segment.flatten().tolist(), strict=True)
+        )
         for number, value in enumerate(said.log_p.tolist()):
             mine = place[said.chunk == number].tolist()
             assert (mine, pytest.approx(value, rel=1e-6)) == expected[mine[-1]]
         heard += len(said.log_p)
         lost = set(expected) & set(place.tolist()) - set(place[said.chunk >= 0].tolist())
-        for last in lost:  # cut by the row, or told to count nothing
+        for last in lost:  # cut between two pieces, or told to count nothing
             mine = expected[last][0]
-            assert (
-                not set(mine) <= set(place[weight.flatten() > 0].tolist()) or len({(i - 1) // length for i in mine}) > 1
-            )
+            assert not set(mine) <= set(place[weight.flatten() > 0].tolist()) or len({segment[i] for i in mine}) > 1
     assert heard > 0.5 * len(expected) * (length > 5)
 
 
@@ -274,10 +283,11 @@ def test_with_one_tokenizer_chunks_are_tokens_and_log_p_is_the_teachers_own(tmp_
         made_from={},
         kept=Kept(largest=5, some=torch.arange(teacher.vocab) < 7),
     )
-    flat = np.concatenate([[np.nan], values.log_p.reshape(-1)])[: store.tokens]
+    place = theirs.layout(LENGTH).predicted(0, theirs.tokens)[0]
+    flat = np.where(place < 0, np.nan, values.log_p.reshape(-1)[place])
     write(tmp_path / "aligned", Side(store, spelled), Side(theirs, spelled), flat)
     largest = values.largest.reshape(-1, 5)
-    heard = AlignedTeacher(tmp_path / "aligned", name="t", length=LENGTH, largest=largest)
+    heard = AlignedTeacher(tmp_path / "aligned", name="t", read=read_by(rows), largest=largest)
     for found in rows.in_order(3):
         said, counted = heard(found), found.weight.flatten() > 0
         assert said.chunk[counted].tolist() == list(range(int(counted.sum())))
@@ -548,7 +558,7 @@ def test_damaged_chunks_are_refused(pair, tmp_path):
     write(tmp_path, ours, theirs, np.zeros(theirs.store.tokens))
     damage(tmp_path / aligned._LOG_P)
     with pytest.raises(BadModel, match=r"chunk_log_p.npy: expected SHA-256 .* it is missing or damaged"):
-        AlignedTeacher(tmp_path, name="t", length=LENGTH)
+        AlignedTeacher(tmp_path, name="t", read=read_by(Rows(ours.store, length=LENGTH)))
 
 
 def test_of_captured_answers_a_target_is_known_where_it_was_kept():

@@ -1,5 +1,6 @@
 """Packing loses, invents and mixes nothing: each token is predicted once, from its own document alone."""
 
+import hashlib
 import itertools
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from limbeck.corpora import Rows, TokenStore, build_held_out, require_rows
-from limbeck.errors import BadCorpus
+from limbeck.corpora.layout import BEST_FIT, STREAM, WITHOUT_LONG, Packed, best_fit
+from limbeck.errors import BadCorpus, BadSetting
 from limbeck.types import Batch, Corpus
 
 Documents = list[list[tuple[int, bool]]]  # of (token, learned)
@@ -57,28 +59,248 @@ def some_store(documents: int = 20) -> TokenStore:
     return store_of([[[(int(t), True) for t in generator.integers(3, 64, size)] for size in sizes]])
 
 
-@given(documents_in_shards, lengths)
-def test_every_token_is_predicted_once_an_epoch_with_its_weight(shards, length):
-    store = store_of(shards)
+def numbered(
+    documents: list[list[bool]], *, shards: int = 1, opening: int | None = None, packing: str = BEST_FIT
+) -> TokenStore:
+    """A store whose tokens are their places in the stream, so that a batch tells which they are.
+
+    ``documents`` say what is learned. ``opening``: the token that opens documents, which begins all of them.
+    """
+    place = itertools.count()
+    marked = [[(next(place), learned) for learned in document] for document in documents]
+    if opening is not None:
+        marked = [[(opening, False), *document[1:]] for document in marked]
+    size = -(-len(marked) // shards)
+    store = store_of([marked[start : start + size] for start in range(0, len(marked), size)])
+    store.manifest["made_from"] = {"frame": [opening, None]}
+    return store.packed(packing)
+
+
+text = st.integers(2, 90).map(lambda size: [True] * size)
+turns = st.lists(st.tuples(st.integers(1, 25), st.integers(1, 25)), min_size=1, max_size=6)
+conversation = st.tuples(turns, st.integers(0, 9)).map(
+    lambda talk: [learned for q, a in talk[0] for learned in [False] * q + [True] * a] + [False] * talk[1]
+)
+mixed = st.lists(st.one_of(text, conversation), min_size=1, max_size=12)
+shards = st.integers(1, 3)
+
+
+def pieces_of(batch: Batch) -> list[list[tuple[int, int, float]]]:
+    """The (token, target, weight) of what attention sees as one document, of all rows."""
+    found = []
+    for row in range(len(batch.tokens)):
+        columns = (batch.position, batch.document, batch.tokens, batch.targets, batch.weight)
+        for position, document, *what in zip(*(column[row].tolist() for column in columns), strict=True):
+            if position == 0:
+                found.append([])
+            if document >= 0:
+                found[-1].append(tuple(what))
+    return [piece for piece in found if piece]
+
+
+def bounds(documents: list[list[bool]]) -> list[int]:
+    return np.cumsum([0, *map(len, documents)]).tolist()
+
+
+@given(mixed, shards, lengths)
+def test_every_learned_token_is_predicted_once_an_epoch_from_the_token_before_it(documents, shards, length):
+    store = numbered(documents, shards=shards)
     batch = epoch(Rows(store, length=length))
-    everything = list(itertools.chain(*shards))
-    expected = [
-        [(document[i - 1][0], token, float(learned)) for i, (token, learned) in enumerate(document) if i]
-        for document in everything
-    ]
-    got: list[list[tuple[int, int, float]]] = [[] for _ in everything]
-    columns = (batch.tokens, batch.targets, batch.weight, batch.document)
-    for token, target, weight, number in zip(*(column.flatten().tolist() for column in columns), strict=True):
-        if number >= 0:
-            got[number].append((token, target, weight))
-    for want, have, document in zip(expected, got, everything, strict=True):
-        assert [one for one in have if one[2]] == [one for one in want if one[2]]
-        if not store.learns_all:  # rows without anything to learn were passed over
+    starts, stream = bounds(documents), list(itertools.chain(*documents))
+    learned = [place for place, marked in enumerate(stream) if marked and place not in starts]
+    counts = batch.weight > 0
+    assert sorted(batch.targets[counts].tolist()) == learned
+    assert torch.equal(batch.targets[counts], batch.tokens[counts] + 1)
+    assert batch.weight.sum() == store.predictions == len(learned)
+    expected = np.searchsorted(starts, batch.tokens[batch.document >= 0].numpy(), side="right") - 1
+    assert batch.document[batch.document >= 0].tolist() == expected.tolist()
+
+
+@given(mixed, lengths)
+def test_what_fits_into_a_row_stands_there_from_its_beginning_to_what_is_learned_last(documents, length):
+    pieces = [[token for token, *_ in piece] for piece in pieces_of(epoch(Rows(numbered(documents), length=length)))]
+    for start, document in zip(bounds(documents), documents, strict=False):
+        last = max((i for i, learned in enumerate(document) if learned and i), default=0)
+        if 0 < last <= length:
+            whole = list(range(start, start + last))
+            assert whole in pieces
+            assert sum(start <= piece[-1] < start + len(document) for piece in pieces) == 1
+
+
+@given(mixed, lengths)
+def test_an_answer_keeps_its_question_where_both_fit_and_else_the_beginning_of_it(documents, length):
+    store = numbered(documents)
+    starts, stream = bounds(documents), list(itertools.chain(*documents))
+    for piece in pieces_of(epoch(Rows(store, length=length))):
+        seen = [token for token, *_ in piece]
+        assert seen == sorted(set(seen))
+        start = starts[np.searchsorted(starts, seen[0], side="right") - 1]
+        document = documents[starts.index(start)]
+        if all(document[1:]):  # a text, of which nothing is read twice
+            assert all(weight for *_, weight in piece)
             continue
-        assert have[: len(want)] == want
-        # the last token is read too, if more stands in its row, and asked for nothing
-        assert [(token, weight) for token, _, weight in have[len(want) :]] in ([], [(document[-1][0], 0.0)])
-    assert batch.weight.sum() == store.predictions
+        assert sum(not weight and any(stream[t] for t in (target,)) for _, target, weight in piece) <= length // 2
+        for token, target, weight in piece:
+            if not weight:
+                continue
+            answer = target
+            while answer - 1 > start and stream[answer - 1]:
+                answer -= 1
+            question = answer
+            while question - 1 > start and not stream[question - 1]:
+                question -= 1
+            question -= question - 1 == start
+            end = answer
+            while end < start + len(document) and stream[end]:
+                end += 1
+            if end - 1 - question <= length:
+                assert set(range(question, target)) <= set(seen)
+            else:
+                assert set(range(question, min(question + length // 4, answer))) <= set(seen)
+                assert set(range(max(question, token - length // 4), target)) <= set(seen)
+
+
+def test_a_conversation_longer_than_a_row_by_hand():
+    # three turns of 3 + 2 tokens in rows of 10: the first two fit, the third is read again with as much as half a row before it
+    store = numbered([[False, False, False, True, True] * 3])
+    batch = epoch(Rows(store, length=10))
+    rows = {tuple(row): weight for row, weight in zip(batch.tokens.tolist(), batch.weight.tolist(), strict=True)}
+    assert rows == {
+        (0, 1, 2, 3, 4, 5, 6, 7, 8, 0): [0, 0, 1, 1, 0, 0, 0, 1, 1, 0],
+        (5, 6, 7, 8, 9, 10, 11, 12, 13, 0): [0, 0, 0, 0, 0, 0, 0, 1, 1, 0],
+    }
+    packed = store.layout(10).packed
+    assert packed == Packed(learned=6, lacking=2, read=18, repeated=5, cut=1)
+
+
+def test_an_answer_longer_than_a_row_keeps_the_beginning_of_its_question_and_what_was_written_last():
+    store = numbered([[False] * 5 + [True] * 15])
+    batch = epoch(Rows(store, length=8))
+    rows = {tuple(row): weight for row, weight in zip(batch.tokens.tolist(), batch.weight.tolist(), strict=True)}
+    assert rows == {
+        (0, 1, 2, 3, 4, 5, 6, 7): [0, 0, 0, 0, 1, 1, 1, 1],
+        (0, 1, 6, 7, 8, 9, 10, 11): [0, 0, 0, 0, 1, 1, 1, 1],
+        (0, 1, 10, 11, 12, 13, 14, 15): [0, 0, 0, 0, 1, 1, 1, 1],
+        (0, 1, 14, 15, 16, 17, 18, 0): [0, 0, 0, 0, 1, 1, 1, 0],
+    }
+
+
+@given(mixed, lengths)
+def test_every_later_piece_begins_with_the_token_that_opens_documents(documents, length):
+    store = numbered(documents, opening=60_000)
+    for piece in pieces_of(epoch(Rows(store, length=length))):
+        assert length < 4 or piece[0][0] == 60_000
+        assert all(token != 60_000 for token, *_ in piece[1:])
+        if length >= 4 and len(piece) > 1 and piece[1][0] - 1 not in bounds(documents):
+            assert piece[0][2] == 0  # what follows it in its document is learned in another piece
+    learned = [place for place, marked in enumerate(itertools.chain(*documents)) if marked]
+    batch = epoch(Rows(store, length=length))
+    assert sorted(batch.targets[batch.weight > 0].tolist()) == [p for p in learned if p not in bounds(documents)]
+
+
+@given(mixed, lengths)
+def test_conversations_longer_than_a_row_are_left_out_if_asked_for_and_counted(documents, length):
+    store = numbered(documents, packing=WITHOUT_LONG)
+    fits, left = [], []
+    for start, document in zip(bounds(documents), documents, strict=False):
+        learned = [start + i for i, marked in enumerate(document) if marked and i]
+        long = learned and learned[-1] - start > length and not all(document[1:])
+        (left if long else fits).append(learned)
+    if any(left) and not any(fits):
+        with pytest.raises(
+            BadCorpus, match=r"conversations .* longer than a row .* --length, or --long-conversations split"
+        ):
+            Rows(store, length=length)
+        return
+    batch = epoch(Rows(store, length=length))
+    assert sorted(batch.targets[batch.weight > 0].tolist()) == sorted(itertools.chain(*fits))
+    packed = store.layout(length).packed
+    assert (packed.left_out, packed.left_out_tokens) == (len(left), sum(map(len, left)))
+    assert packed.learned + packed.left_out_tokens == store.predictions or not store.predictions
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=200))
+def test_best_fit_decreasing_is_that_of_pieces_taken_one_by_one(sizes):
+    room: list[int] = []
+    for size in sorted(sizes, reverse=True):
+        fitting = [free for free in room if free >= size]
+        if fitting:
+            room[room.index(min(fitting))] -= size
+        else:
+            room.append(64 - size)
+    row, rows = best_fit(np.array(sizes), 64)
+    assert sorted(64 - np.bincount(row, weights=sizes, minlength=rows)) == sorted(room)
+
+
+@given(mixed, lengths)
+def test_the_layout_is_the_same_whenever_and_from_however_many_shards_it_is_made(documents, length):
+    one, other = (numbered(documents, shards=count).layout(length) for count in (1, 3))
+    for name in ("begin", "size", "position", "fresh", "first"):
+        assert np.array_equal(getattr(one, name), getattr(other, name))
+    assert one.packed == other.packed
+
+
+def test_the_layout_of_a_version_never_changes():
+    # captures keep the answers to rows by their numbers: another layout is another version
+    documents = [[True] * (2 + 31 * i % 89) for i in range(200)]
+    documents += [([False] * (1 + 7 * i % 23) + [True] * (1 + 5 * i % 19)) * (1 + i % 3) for i in range(100)]
+    store = numbered(documents, opening=0, shards=2)
+    layout = store.layout(32)
+    text = b"".join(
+        getattr(layout, name).astype(np.int64).tobytes() for name in ("begin", "size", "position", "fresh", "first")
+    )
+    assert (BEST_FIT, hashlib.sha256(text).hexdigest()[:16]) == ("best-fit-1", "cad01ce7e718c3ba")
+
+
+def test_blocks_are_packed_one_behind_the_other(monkeypatch):
+    documents = [[True] * int(n) for n in np.random.default_rng(0).integers(2, 60, 300)]
+    monkeypatch.setattr("limbeck.corpora.layout._BLOCK_ROWS", 20)
+    batch = epoch(Rows(numbered(documents), length=32))
+    assert batch.weight.sum() == sum(map(len, documents)) - len(documents)
+    largest = [int(row.max()) for row in batch.document]
+    for row in range(len(largest) - 40):  # a block has about 20 rows
+        assert min(d for d in batch.document[row + 40].tolist() if d >= 0) >= largest[row] - 40
+    first = Rows(numbered(documents[:200]), length=32)
+    assert torch.equal(epoch(first).tokens[:60], batch.tokens[:60])  # later documents change nothing in earlier blocks
+
+
+def test_few_rows_have_much_room():
+    documents = [[True] * int(n) for n in np.random.default_rng(0).lognormal(5, 1, 3000).astype(int) + 2]
+    batch = epoch(Rows(store_of([[[(0, learned) for learned in document] for document in documents]]), length=256))
+    filled = (batch.document >= 0).sum(1)
+    assert (filled <= 128).sum() <= 1
+    assert filled.float().mean() / 256 > 0.999
+
+
+def test_an_unknown_packing_is_refused():
+    with pytest.raises(BadSetting, match=r"best-fit-1, best-fit-1-drop or stream, got 'best-fit-7'.* another version"):
+        Rows(some_store().packed("best-fit-7"), length=8)
+
+
+@given(documents_in_shards, lengths)
+def test_the_rows_of_older_versions_are_the_stream_cut_at_multiples_of_the_length(shards, length):
+    store = store_of(shards).packed(STREAM)
+    batch = epoch(Rows(store, length=length))
+    tokens, learned = zip(*itertools.chain(*itertools.chain(*shards)), strict=True)
+    starts = np.cumsum([0, *map(len, itertools.chain(*shards))])
+    row = 0
+    for begin in range(0, max(1, len(tokens) - 1), length):
+        want = []
+        for place in range(begin, begin + length):
+            if place >= len(tokens):
+                want.append((0, 0.0, -1, place - len(tokens)))
+                continue
+            document = int(np.searchsorted(starts, place, side="right")) - 1
+            follows = place + 1 < starts[document + 1] and learned[place + 1]
+            want.append((tokens[place], float(follows), document, place - max(begin, int(starts[document]))))
+        if not any(weight for _, weight, _, _ in want) and store.predictions and not store.learns_all:
+            continue
+        got = zip(
+            *(getattr(batch, name)[row].tolist() for name in ("tokens", "weight", "document", "position")), strict=True
+        )
+        assert list(got) == want
+        row += 1
+    assert row == len(batch.tokens)
 
 
 def test_predictions_at_the_very_end_are_kept():
@@ -95,19 +317,17 @@ def test_positions_restart_with_each_document_and_each_row(shards, length):
     for position, document in zip(batch.position.tolist(), batch.document.tolist(), strict=True):
         for t in range(length):
             same = t > 0 and document[t] == document[t - 1]
-            assert position[t] == (position[t - 1] + 1 if same else 0)
+            assert position[t] == 0 or (same and position[t] == position[t - 1] + 1)
+            assert same or position[t] == 0
 
 
-@given(documents_in_shards, lengths)
-def test_padding_weighs_nothing_and_stands_only_at_the_end(shards, length):
-    store = store_of(shards)
-    batch = epoch(Rows(store, length=length))
+@given(mixed, lengths)
+def test_padding_weighs_nothing_and_stands_at_the_end_of_rows(documents, length):
+    batch = epoch(Rows(numbered(documents), length=length))
     padding = batch.document == -1
     assert not batch.weight[padding].any()
-    assert not padding[:-1].any()
-    assert padding.sum() < length
-    if store.learns_all:
-        assert (~padding).sum() in (store.tokens, store.tokens - 1)
+    assert not (padding[:, :-1] & ~padding[:, 1:]).any()
+    assert ((~padding).sum(1) <= length // 2).sum() <= 1  # two such rows would be one
 
 
 def assert_equal(one: Batch, other: Batch) -> None:
@@ -241,7 +461,7 @@ def test_the_loss_of_real_stories_is_the_published_one(stories_llama, stories, t
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none")
         total += float((losses * batch.weight.flatten()).sum())
         weight += float(batch.weight.sum())
-    # published: 1.297 on whole stories; here rows cut them, so some tokens are predicted without what came before
+    # published: 1.297 on whole stories; here rows cut some, so that a few tokens are predicted without what came before
     assert weight == store.predictions
     assert 1.2 < total / weight < 1.6
 

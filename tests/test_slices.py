@@ -24,7 +24,10 @@ def a_batch(tokens: list[list[int]], document: list[list[int]]) -> Batch:
     rows, documents = torch.tensor(tokens), torch.tensor(document)
     weight = torch.ones(documents.shape)
     weight[:, :-1] = (documents[:, 1:] == documents[:, :-1]).float()
-    return Batch(rows[:, :-1], rows[:, 1:], weight, torch.zeros_like(documents), documents, torch.arange(len(rows)))
+    position = torch.zeros_like(documents)
+    for t in range(1, documents.shape[1]):
+        position[:, t] = (position[:, t - 1] + 1) * (documents[:, t] == documents[:, t - 1])
+    return Batch(rows[:, :-1], rows[:, 1:], weight, position, documents, torch.arange(len(rows)))
 
 
 @given(st.lists(st.integers(0, 3), min_size=24, max_size=24), st.lists(st.booleans(), min_size=20, max_size=20))

@@ -126,6 +126,7 @@ class Settings(BaseModel):
     data: str = "python:stdlib"
     eval_data: str | None = None
     length: int | None = Field(default=None, ge=2)
+    long_conversations: Literal["split", "drop"] = "split"
     tokens: Count = 500_000
     batch_tokens: Count | None = None
     lr: float | None = Field(default=None, gt=0, le=1)
@@ -315,6 +316,7 @@ _BY_ALL_PROBES = ("device", "dtype", "threads", "json_")
 _BY_PROBES: Mapping[str, tuple[str, ...]] = {
     "data": ("likelihood", "slices"),
     "length": ("likelihood", "slices"),
+    "long_conversations": ("likelihood", "slices"),
     "seed": ("pass-until", "mqar", "reversal", "arithmetic", "listops"),
     "task": ("pass-until", "reversal"),
     "successes": ("pass-until",),

@@ -12,7 +12,7 @@ rule them).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from limbeck.corpora.document import Document, is_held_out
 from limbeck.corpora.source import Part, read_parts, resolve
 from limbeck.corpora.store import TokenStore
 from limbeck.corpora.tokenizer import Frame, document_tokens, fingerprint, frame
-from limbeck.corpora.writer import Item, Writer, token_dtype
+from limbeck.corpora.writer import Item, Writer, record_batch, token_dtype
 from limbeck.disk import locked, tidy, whole_folder
 from limbeck.errors import BadCorpus, BadFolder
 
@@ -88,6 +88,25 @@ def build_training(
     """All of a source as a store to learn from, in ``folder/train``; of the standard library its training modules."""
     draws = [_Draw(source, 0.0, ("train",))]
     return _stores(draws, tokenizer, Path(folder), end=end, progress=progress)["train"]
+
+
+def store_in_memory(
+    documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, *, end: int | None = None
+) -> TokenStore | None:
+    """Some documents as a store that is in no folder; None where none of them has two tokens. ``end``: see `frame`."""
+    framing = frame(tokenizer, end=end)
+    sided = (("train", document) for document in documents)
+    items = [item for _, item in _tokenised(sided, tokenizer, framing, token_dtype(tokenizer))]
+    if not items:
+        return None
+    counts = {
+        "documents": len(items),
+        "tokens": sum(len(item.tokens) for item in items),
+        "bytes": sum(item.size for item in items),
+        "predictions": sum(item.predictions for item in items),
+        "made_from": {"frame": [framing.begin, framing.end]},
+    }
+    return TokenStore(Path("memory"), counts, [record_batch(items)])
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
 """Rows out of a token store, and the only shift: after it ``targets[b, t]`` is what follows ``tokens[b, t]``.
 
-The stream of all documents is cut into rows without regard to where documents end, so nothing is padded but the last
-row, and every token is predicted exactly once an epoch: row r reads tokens r L to r L + L - 1 and predicts those one
-further. Rows of which nothing is learned (a long prompt) are passed over. What keeps documents apart is ``position``:
-Transformers sees a new sequence wherever it does not grow by one and lets attention not cross it. A document that a row
-cuts goes on in another row without what came before.
+Which documents stand in a row is the store's layout (`corpora/layout.py`): whole ones by best fit, pieces of those longer than a
+row. Every learned token is predicted once an epoch. What keeps documents and pieces apart is ``position``: Transformers sees a
+new sequence wherever it does not grow by one and lets attention not cross it. What a row has left is padding, a document of its
+own.
 """
 
 from __future__ import annotations
@@ -20,15 +19,13 @@ from limbeck.corpora.store import TokenStore
 from limbeck.errors import BadCorpus
 from limbeck.types import Batch
 
-_ROWS_AT_ONCE = 2**14  # looked at for something to learn
-
 
 class Rows:
     """A store as rows of ``length`` predictions: a `Corpus`, endless and shuffled anew each epoch.
 
-    ``n_rows`` is the number of rows in one epoch, those of which something is learned. The order depends on the seed
-    alone. Of several ``ranks``, each takes every ranks-th of the global rows, so together they read what one would, and
-    the saved position is the same for all.
+    ``n_rows`` is the number of rows in one epoch, ``layout`` what stands in them. The order depends on the seed alone. Of several
+    ``ranks``, each takes every ranks-th of the global rows, so together they read what one would, and the saved position is the
+    same for all.
     """
 
     def __init__(
@@ -55,8 +52,8 @@ class Rows:
         self.rank = rank
         self.ranks = ranks
         self._counted = counted
-        self._learnable = _learnable(store, length)[:most]
-        self.n_rows = len(self._learnable)
+        self.layout = store.layout(length)
+        self.n_rows = self.layout.rows if most is None else min(most, self.layout.rows)
         self._common = common
         self._next = first
         self._order: tuple[int, np.ndarray] | None = None  # the epoch, and its order
@@ -80,31 +77,31 @@ class Rows:
     def rows_of(self, rows: Int64[np.ndarray, " B"]) -> Batch:
         """The rows of these numbers, from 0 to ``n_rows`` - 1.
 
-        Weight is 0 where the next token opens another document, is not learned, or is past the end. Padding past the
-        end is a document of its own, number -1.
+        Weight is 0 where the next token is not learned, is learned elsewhere, or opens another document. Padding is a document
+        of its own, number -1.
         """
-        store, length = self.store, self.length
-        start = self._learnable[np.asarray(rows, dtype=np.int64)][:, None] * length
-        index = start + np.arange(length + 1)  # (B, T + 1), in the stream
-        inside = index < store.tokens
-        tokens = np.zeros(index.shape, dtype=np.int64)
-        learned = np.zeros(index.shape, dtype=bool)
-        for row, first in enumerate(start[:, 0].tolist()):
-            stop = min(first + length + 1, store.tokens)
-            tokens[row, : stop - first] = store.slice(first, stop)
-            learned[row, : stop - first] = store.learned(first, stop)
-        document = np.searchsorted(store.starts, index, side="right") - 1
-        opened = np.where(inside, store.starts[document], store.tokens)
-        position = index - np.maximum(opened, start)
-        document = np.where(inside, document, -1)
-        weight = learned[:, 1:] & (document[:, 1:] == document[:, :-1])
+        store, rows = self.store, np.asarray(rows, dtype=np.int64)
+        places = self.layout.places(rows)
+        there = places.token >= 0
+        read = places.token[there]
+        document = np.searchsorted(store.starts, read, side="right") - 1
+        follows = np.minimum(read + 1, store.tokens - 1)
+        weight = self.layout.fresh[places.segment[there]] & (read + 1 < store.starts[document + 1])
+        if not store.learns_all:
+            weight &= store.learned_at(follows)
+
+        def spread(values: np.ndarray, fill: float = 0, dtype: type = np.int64) -> torch.Tensor:
+            found: np.ndarray = np.full(there.shape, fill, dtype)
+            found[there] = values
+            return torch.from_numpy(found)
+
         batch = Batch(
-            tokens=torch.from_numpy(tokens[:, :-1].copy()),
-            targets=torch.from_numpy(tokens[:, 1:].copy()),
-            weight=torch.from_numpy(weight.astype(np.float32)),
-            position=torch.from_numpy(position[:, :-1].copy()),
-            document=torch.from_numpy(document[:, :-1].copy()),
-            row=torch.from_numpy(np.array(rows, dtype=np.int64)),
+            tokens=spread(store.tokens_at(read)),
+            targets=spread(store.tokens_at(follows)),
+            weight=spread(weight, dtype=np.float32),
+            position=torch.from_numpy(places.position),
+            document=spread(document, -1),
+            row=torch.from_numpy(np.array(rows)),
         )
         return self._counted(batch)
 
@@ -132,21 +129,6 @@ class Rows:
             return own
         begins = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(self.n_rows)[:ahead]
         return np.concatenate([begins, own[~np.isin(own, begins)]])
-
-
-def _learnable(store: TokenStore, length: int) -> Int64[np.ndarray, " n_rows"]:
-    """The rows of a store of which a token is learned; all of them where none is, for the step to say so."""
-    rows = np.arange(max(1, -(-(store.tokens - 1) // length)))
-    if store.learns_all:
-        return rows
-    some = np.zeros(len(rows), dtype=bool)
-    for first in range(0, len(rows), _ROWS_AT_ONCE):
-        start, stop = first * length + 1, min((first + _ROWS_AT_ONCE) * length + 1, store.tokens)
-        learned = store.learned(start, stop)
-        opened = store.starts[np.searchsorted(store.starts, start) : np.searchsorted(store.starts, stop)]
-        learned[opened - start] = False  # the first token of a document is never predicted
-        some[first : first + _ROWS_AT_ONCE] = np.logical_or.reduceat(learned, np.arange(0, len(learned), length))
-    return rows[some] if some.any() else rows
 
 
 def require_rows(store: TokenStore, *, length: int) -> None:

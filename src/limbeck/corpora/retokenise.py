@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.corpora.store import TokenStore, read_manifest
@@ -51,34 +52,37 @@ def retokenised(
     folder: Path,
     *,
     end: int | None,
-    documents: int | None = None,
+    documents: Bool[np.ndarray, " documents"] | None = None,
 ) -> TokenStore:
-    """The first ``documents`` of a store (all, without) in the tokens of another tokenizer, kept in ``folder``.
+    """These ``documents`` of a store (all, without) in the tokens of another tokenizer, kept in ``folder``.
 
-    ``spelled`` is what the store's own tokens stand for, ``end`` as for `frame`. ``manifest["unread"]`` counts the documents
-    that could not be read back. Raises BadCorpus for conversations, which each tokenizer's template writes in its own way.
+    Others are empty there, those behind the last left out. ``spelled`` is what the store's own tokens stand for, ``end`` as for
+    `frame`. ``manifest["unread"]`` counts the documents that could not be read back.
+
+    Raises BadCorpus for conversations, which each tokenizer's template writes in its own way.
     """
     if not store.learns_all:
         raise BadCorpus(
             f"{store.folder}: expected plain texts, got conversations: each model's template writes those in its own way, so "
             "teacher and student of different tokenizers would not read the same bytes. Give texts ('text' in the records)"
         )
-    count = store.documents if documents is None else min(documents, store.documents)
+    wanted = np.ones(store.documents, dtype=bool) if documents is None else documents
+    wanted = wanted[: np.flatnonzero(wanted).max(initial=-1) + 1]
     around = frame(tokenizer, end=end)
     made_from: dict[str, Any] = {
         "corpus": store.manifest["corpus_sha256"],
         "from": store.manifest["made_from"]["tokenizer"],
         "tokenizer": fingerprint(tokenizer),
         "frame": [around.begin, around.end],
-        "documents": count,
+        "documents": len(wanted) if wanted.all() else hashlib.sha256(np.packbits(wanted).tobytes()).hexdigest(),
     }
     if (ready := _ready(folder, made_from)) is not None:
         return ready
     with whole_folder(folder) as beside:
         writer = Writer(beside, token_dtype(tokenizer), mixed=False)
         unread = 0
-        for item in _items(store, count, spelled, tokenizer, around, writer.dtype):
-            unread += not len(item.tokens)
+        for asked, item in zip(wanted, _items(store, wanted, spelled, tokenizer, around, writer.dtype), strict=True):
+            unread += bool(asked) and not len(item.tokens)
             writer.add(item)
         writer.finish(made_from, corpus=store.manifest["corpus_sha256"], unread=unread)
     return TokenStore.open(folder)
@@ -98,16 +102,16 @@ def _ready(folder: Path, made_from: dict[str, Any]) -> TokenStore | None:
 
 def _items(
     store: TokenStore,
-    count: int,
+    wanted: Bool[np.ndarray, " documents"],
     spelled: TokenBytes,
     tokenizer: PreTrainedTokenizerBase,
     around: Frame,
     dtype: np.dtype,
 ) -> Iterator[Item]:
-    """The first documents in other tokens, one that cannot be read back without any."""
-    for start in range(0, count, _TOGETHER):
-        numbers = range(start, min(start + _TOGETHER, count))
-        texts = [text_of(store, number, spelled) for number in numbers]
+    """The wanted documents in other tokens; another, or one that cannot be read back, without any."""
+    for start in range(0, len(wanted), _TOGETHER):
+        numbers = range(start, min(start + _TOGETHER, len(wanted)))
+        texts = [text_of(store, number, spelled) if wanted[number] else None for number in numbers]
         read = [text.decode() for text in texts if text is not None]
         framed = iter(document_tokens(tokenizer, read, frame=around) if read else [])
         for number, text in zip(numbers, texts, strict=True):

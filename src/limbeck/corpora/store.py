@@ -8,6 +8,7 @@ where not every token is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int64, Integer
 
+from limbeck.corpora.layout import BEST_FIT, Layout, lay_out
 from limbeck.disk import Bare, Count, read_json, sha256_of
 from limbeck.errors import BadCorpus
 
@@ -48,11 +50,14 @@ class TokenStore:
 
     ``predictions`` is the number of tokens that an epoch learns: all, less the first of each document (nothing precedes
     it) and those that are not learned. ``starts`` holds where each document begins in the stream of tokens and, last,
-    where the stream ends.
+    where the stream ends. ``packing`` is the name of how its documents are put into rows (`corpora.layout`).
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], shards: list[pa.RecordBatch]) -> None:
+    def __init__(
+        self, folder: Path, manifest: dict[str, Any], shards: list[pa.RecordBatch], *, packing: str = BEST_FIT
+    ) -> None:
         self.folder = folder
+        self.packing = packing
         self.manifest = manifest
         self.documents: int = manifest["documents"]
         self.tokens: int = manifest["tokens"]
@@ -65,6 +70,42 @@ class TokenStore:
         offsets = [shard.column("tokens").offsets.to_numpy()[:-1] for shard in shards]
         starts = [part + first for part, first in zip(offsets, self._first_token, strict=False)]
         self.starts: Int64[np.ndarray, " documents_and_one"] = np.concatenate([*starts, [self.tokens]]).astype(np.int64)
+        self._layouts: dict[int, Layout] = {}
+
+    def packed(self, packing: str) -> TokenStore:
+        """The same store with its documents put into rows in another way, by its name."""
+        return TokenStore(self.folder, self.manifest, self._shards, packing=packing)
+
+    def layout(self, length: int) -> Layout:
+        """Which of its tokens stand in which row of ``length``; computed once for each length."""
+        if length not in self._layouts:
+            self._layouts[length] = lay_out(
+                self.starts,
+                None if self.learns_all else self.learned,
+                length=length,
+                packing=self.packing,
+                opened=self._opened,
+            )
+        return self._layouts[length]
+
+    def documents_in(self, rows: int, *, length: int) -> Bool[np.ndarray, " documents"]:
+        """Which documents have a part in the first ``rows`` rows of ``length``."""
+        layout = self.layout(length)
+        begin = layout.begin[: layout.first[min(rows, layout.rows)]]
+        found = np.zeros(self.documents, dtype=bool)
+        found[np.searchsorted(self.starts, begin, side="right") - 1] = True
+        return found
+
+    @property
+    def _opened(self) -> Bool[np.ndarray, " documents"] | None:
+        """Which documents begin with the token that opens documents; None where there is no such token."""
+        opening = self.manifest.get("made_from", {}).get("frame", [None])[0]
+        if opening is None:
+            return None
+        there = self.starts[:-1] < self.starts[1:]
+        found = np.zeros(self.documents, dtype=bool)
+        found[there] = self.tokens_at(self.starts[:-1][there]) == opening
+        return found
 
     @classmethod
     def open(cls, folder: str | Path) -> TokenStore:
@@ -107,6 +148,14 @@ class TokenStore:
         parts = [self._learned(shard, low, high) for shard, low, high in self._pieces(start, stop)]
         return np.concatenate([np.zeros(0, dtype=bool), *parts])
 
+    def tokens_at(self, places: Int64[np.ndarray, "*shape"]) -> Int64[np.ndarray, "*shape"]:
+        """The tokens at these places of the stream."""
+        return self._gathered(places, np.int64, lambda shard, inside: self._values[shard][inside])
+
+    def learned_at(self, places: Int64[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
+        """Which of the tokens at these places of the stream are learned."""
+        return self._gathered(places, np.bool_, self._learned_in)
+
     @property
     def learns_all(self) -> bool:
         """Whether every token is learned, as of plain texts."""
@@ -145,6 +194,24 @@ class TokenStore:
             return np.ones(high - low, dtype=bool)
         values = batch.column("learned").values.slice(low, high - low)
         return values.to_numpy(zero_copy_only=False)
+
+    def _learned_in(self, shard: int, inside: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        batch = self._shards[shard]
+        if "learned" not in batch.schema.names:
+            return np.ones(len(inside), dtype=bool)
+        values = batch.column("learned").values
+        bits, inside = np.frombuffer(values.buffers()[1], np.uint8), inside + values.offset
+        return (bits[inside >> 3] >> (inside & 7)) & 1 > 0
+
+    def _gathered(self, places: np.ndarray, dtype: Any, taken: Callable[[int, np.ndarray], np.ndarray]) -> Any:
+        """What ``taken`` gives of each shard's own places, put together."""
+        flat = places.reshape(-1)
+        shard = np.searchsorted(self._first_token, flat, side="right") - 1
+        found = np.empty(len(flat), dtype)
+        for number in np.unique(shard).tolist():
+            here = slice(None) if number == shard[0] == shard[-1] and (shard == number).all() else shard == number
+            found[here] = taken(number, flat[here] - self._first_token[number])
+        return found.reshape(places.shape)
 
     def _cell(self, document: int, column: str) -> Any:
         shard = int(np.searchsorted(self._first_document, document, side="right")) - 1

@@ -65,7 +65,7 @@ class Writer:
             return
         items = sorted(self.items, key=lambda item: (item.digest, item.name)) if self.mixed else self.items
         path = self.folder / f"{len(self.shards):05d}.arrow"
-        batch = _record_batch(items)
+        batch = record_batch(items)
         with pa.ipc.new_file(str(path), batch.schema) as file:
             file.write_batch(batch)
         tokens = sum(len(item.tokens) for item in items)
@@ -105,7 +105,7 @@ class Writer:
         write_json(self.folder / MANIFEST, manifest)
 
 
-def _record_batch(items: list[Item]) -> pa.RecordBatch:
+def record_batch(items: list[Item]) -> pa.RecordBatch:
     """One shard; it has a column of what is learned only where some token is not."""
     offsets = pa.array(np.cumsum([0, *(len(item.tokens) for item in items)]), pa.int64())
 

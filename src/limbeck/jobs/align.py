@@ -15,14 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, TokenStore
 from limbeck.corpora.chunks import DocumentChunks, Side, chunks_of, cut
+from limbeck.corpora.layout import Layout
 from limbeck.corpora.retokenise import retokenised
 from limbeck.corpora.token_bytes import TokenBytes
 from limbeck.errors import BadSetting, Mismatch
+from limbeck.jobs.folder import packed_as, text_of_run
 from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.setup import Machine
 from limbeck.jobs.teacher import RunTeacher
@@ -153,12 +155,12 @@ class OtherTokens:
             return stores
         self._theirs, self._held_out = self.captured.stores()
         if where.world.first:
-            answered = _documents_of(self._theirs, self.captured.answers.rows * self.captured.answers.length)
+            answered = self._theirs.documents_in(self.captured.answers.rows, length=self.captured.answers.length)
             tokenizer, end = self._student.tokenizer, self._student.end
             for side, store, most in (("train", self._theirs, answered), ("held_out", self._held_out, None)):
                 retokenised(store, spelled, tokenizer, folder / side, end=end, documents=most)
         where.world.barrier()
-        return TokenStore.open(folder / "train"), TokenStore.open(folder / "held_out")
+        return text_of_run(settings.out)
 
     def ask(self, store: TokenStore, where: Machine, *, rows: int, length: int) -> None:
         """Asks the teacher about the documents of the first ``rows`` training rows, or takes what it told before.
@@ -171,14 +173,17 @@ class OtherTokens:
             self.rows = min(rows, Rows(store, length=length).n_rows)
         if where.world.first and not (folder / MANIFEST).is_file():
             if self.rows is not None:
-                read = _documents_of(store, self.rows * length)
+                read = store.documents_in(self.rows, length=length)
                 self._theirs = self._in_tokens_of_teacher(store, "train", documents=read)
-            self._write(folder, store, self._tell(where), length=length)
+            self._write(folder, store, self._tell(where), store.layout(length))
         where.world.barrier()
         largest = told_in(self._settings.out / _TOLD).largest if self._heard.largest else None
         if largest is not None:
             largest = largest.reshape(-1, largest.shape[-1])
-        self._asked = AlignedTeacher(folder, name=self.about.name, length=length, largest=largest)
+        layout = store.layout(length)
+        self._asked = AlignedTeacher(
+            folder, name=self.about.name, read=lambda rows: layout.places(rows).token, largest=largest
+        )
         console.print(across(self._asked.facts))
         if not self._asked.facts["bytes_with_target"]:
             raise Mismatch(
@@ -216,9 +221,10 @@ class OtherTokens:
             return self.captured.answers.length
         return min(self.about.context, max(self._settings.length or 0, _ROW[where.world.device.type]))
 
-    def _in_tokens_of_teacher(self, store: TokenStore, side: str, *, documents: int | None = None) -> TokenStore:
+    def _in_tokens_of_teacher(self, store: TokenStore, side: str, *, documents: np.ndarray | None = None) -> TokenStore:
         folder, tokenizer = self._settings.out / "data" / "teacher" / side, self.about.tokenizer
-        return retokenised(store, self._spelled[0], tokenizer, folder, end=self.about.end, documents=documents)
+        made = retokenised(store, self._spelled[0], tokenizer, folder, end=self.about.end, documents=documents)
+        return made.packed(store.packing)
 
     def _tell(self, where: Machine) -> Told:
         """What the teacher says of each token of its stream but the first."""
@@ -237,7 +243,8 @@ class OtherTokens:
             made_from={
                 "teacher": self.captured.identity if self.captured else self._settings.teacher,
                 "corpus": store.manifest["corpus_sha256"],
-                "documents": store.documents,
+                "documents": store.manifest["made_from"].get("documents", store.documents),
+                **packed_as(store),
             },
             kept=self._kept(),
             report=_Lines(number, length),
@@ -249,26 +256,30 @@ class OtherTokens:
         begin = torch.from_numpy(self._spelled[1].begin_words(self.about.vocab)) if self._heard.merge else None
         return Kept(largest=min(self._heard.largest, there), some=begin)
 
-    def _write(self, folder: Path, store: TokenStore, told: Told, *, length: int) -> None:
+    def _write(self, folder: Path, store: TokenStore, told: Told, layout: Layout) -> None:
         """Brings what the teacher told of its tokens to the chunks of the student's."""
         log_p = told.log_p.reshape(-1)
         mass = None if told.mass is None else told.mass.reshape(-1)
         largest = None if told.largest is None else told.largest.reshape(len(log_p), -1)
         tally = Tally(asked=len(log_p))
         ours, theirs = Side(store, self._spelled[0]), Side(self._theirs, self._spelled[1])
+        read = self._theirs.layout(told.log_p.shape[1])
 
         def documents() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
             for document in range(min(store.documents, self._theirs.documents)):
+                if store.starts[document] == store.starts[document + 1]:  # none that is learned from
+                    continue
                 first, chunks = int(store.starts[document]), chunks_of(ours, theirs, document)
                 if chunks is None:
                     tally.miss(store.bytes_of(document))
                     continue
                 start, stop = int(self._theirs.starts[document]), int(self._theirs.starts[document + 1])
+                place = read.predicted(start, stop)[0]
                 if mass is not None:  # of what follows each of their tokens
-                    chunks = chunks.merged(_between(mass, start, stop) > self._heard.merge)
-                found = chunks.log_p(_between(log_p, start - 1, stop - 1))
-                tally.add(chunks, *found, first=first, length=length)
-                meets = np.where(chunks.meets > 0, chunks.meets + start - 1, -1)  # the position that predicts the token
+                    chunks = chunks.merged(_at(mass, np.append(place[1:], -1)) > self._heard.merge)
+                found = chunks.log_p(_at(log_p, place))
+                tally.add(chunks, *found, segment=layout.predicted(first, first + len(chunks.ours))[1])
+                meets = np.where(chunks.meets > 0, place[chunks.meets], -1)  # the position that predicts the token
                 meets[meets >= len(log_p)] = -1
                 if largest is not None:
                     tally.meet(largest[meets[meets >= 0]].sum(-1, dtype=np.float64))
@@ -291,13 +302,14 @@ class Tally:
         """Told of a document that is not the same bytes in both tokenizers."""
         self._add(documents=1, unread=1, bytes=size)
 
-    def add(self, chunks: DocumentChunks, ends: np.ndarray, log_p: np.ndarray, *, first: int, length: int) -> None:
-        """Told of a document whose first token has this place in the stream, which is cut into rows of ``length``."""
+    def add(
+        self, chunks: DocumentChunks, ends: np.ndarray, log_p: np.ndarray, *, segment: Int64[np.ndarray, " n"]
+    ) -> None:
+        """Told of a document, and in which segment of the student's rows each of its tokens is predicted."""
         last = np.flatnonzero(ends)
         begin = np.concatenate([[0], last[:-1] + 1])
-        row = (begin + first - 1) // length, (last + first - 1) // length
         # not predicted is the first token of a document, and so its chunk
-        target = np.isfinite(log_p[last]) & (row[0] == row[1]) & (begin > 0)
+        target = np.isfinite(log_p[last]) & (segment[begin] == segment[last]) & (begin > 0)
         sizes = np.add.reduceat(chunks.sizes, begin)
         members = chunks.ours[last[target]]
         self._add(
@@ -401,15 +413,9 @@ def across(told: Mapping[str, Any]) -> str:
     )
 
 
-def _documents_of(store: TokenStore, tokens: int) -> int:
-    """How many documents the first tokens of a store and the one after them belong to."""
-    return int(np.searchsorted(store.starts, min(tokens, store.tokens - 1), side="right").clip(max=store.documents))
-
-
-def _between(values: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """values[start:stop], NaN where there are none."""
-    found = np.full(stop - start, np.nan)
-    low, high = max(start, 0), min(stop, len(values))
-    if low < high:
-        found[low - start : high - start] = values[low:high]
+def _at(values: np.ndarray, places: Int64[np.ndarray, " n"]) -> np.ndarray:
+    """The values at these places, NaN where there are none."""
+    found = np.full(len(places), np.nan)
+    there = (places >= 0) & (places < len(values))
+    found[there] = values[places[there]]
     return found

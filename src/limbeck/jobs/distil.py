@@ -16,6 +16,7 @@ from typing import Any
 
 from limbeck.config import DistilSettings
 from limbeck.corpora import Document, TokenStore, require_rows
+from limbeck.corpora.layout import Layout
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, read_json
 from limbeck.errors import BadModel
@@ -26,6 +27,7 @@ from limbeck.jobs.convert import BASE, MATCHING, SAID, Conversion, Planned, chec
 from limbeck.jobs.doctor import diagnose, first_documents
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.foretell import foretell, said_after, said_before
+from limbeck.jobs.packing import packed
 from limbeck.jobs.proof import Proof, hand_on
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import make_student, target_shape
@@ -40,7 +42,7 @@ from limbeck.plan.price import Price
 from limbeck.plan.size import Size
 from limbeck.plan.state import kept_bytes
 from limbeck.report.kinds import Conversion as ConversionFacts
-from limbeck.report.words import took, trainings
+from limbeck.report.words import share, took, trainings
 from limbeck.run.log import console
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan
@@ -158,6 +160,8 @@ def prepare(
     if not asked:
         findings = diagnose(settings, teacher, student, documents, length=length, machine=where)
         _say(findings)
+    findings += [packed(store, length=length, context=student.context)]
+    _say(findings[-1:])
     plan = Plan(
         steps=steps,
         rows=rows,
@@ -174,11 +178,15 @@ def prepare(
     arms = _arms(settings, price, steps=steps, matched=matched, member=member)
     if where.world.first:
         about = _summary(teacher) | source.facts | _priced(price, sharing)
-        facts = {"doctor": as_json(findings), "plan": _said(plan, length, arms), "objective": repr(objective)}
+        facts = {
+            "doctor": as_json(findings),
+            "plan": _said(plan, store.layout(length), arms),
+            "objective": repr(objective),
+        }
         if asked:
             facts |= _of_conversion(settings, source, student, teacher, length=length, where=where)
         update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
-        _announce(about, student, plan, length, arms, min(store.tokens, (source.rows or sys.maxsize) * length))
+        _announce(about, student, plan, store.layout(length), arms, most=source.rows)
     shared = Shared(
         *(cut, source.told, store, length, plan, where),
         most_rows=source.rows,
@@ -334,13 +342,14 @@ def _kept(student: LanguageModel, teacher: LanguageModel, size: Size, *, length:
     return kept_bytes(Size.of(student.config), size, length=length, context=context, itemsize=itemsize)
 
 
-def _said(plan: Plan, length: int, arms: list[Arm]) -> dict[str, Any]:
-    """The plan as it is stored and shown."""
+def _said(plan: Plan, layout: Layout, arms: list[Arm]) -> dict[str, Any]:
+    """The plan as it is stored and shown; ``tokens`` are those that are read, which padding is not."""
     return {
         "steps": plan.steps,
         "rows": plan.rows,
-        "length": length,
-        "tokens": plan.steps * plan.rows * length,
+        "length": layout.length,
+        "tokens": round(plan.steps * plan.rows * layout.length * (1 - layout.padding)),
+        "padding": layout.padding,
         "learning_rate": plan.lr,
         "schedule": plan.schedule,
         "arms": [{"name": a.name, "seed": a.seed, "objective": a.objective, "steps": a.steps} for a in arms],
@@ -348,14 +357,17 @@ def _said(plan: Plan, length: int, arms: list[Arm]) -> dict[str, Any]:
 
 
 def _announce(
-    teacher: dict[str, Any], student: LanguageModel, plan: Plan, length: int, arms: list[Arm], epoch: int
+    teacher: dict[str, Any], student: LanguageModel, plan: Plan, layout: Layout, arms: list[Arm], *, most: int | None
 ) -> None:
-    tokens = plan.steps * plan.rows * length
+    """``most`` rows of the text are read, None: all."""
+    rows, length = plan.steps * plan.rows, layout.length
+    epochs = rows / (layout.rows if most is None else min(most, layout.rows))
+    padding = f", of which {share(layout.padding)} is padding" if layout.padding > 0.005 else ""
     answers = f" ({teacher['answers']}, captured before)" if "answers" in teacher else ""
     console.print(
         f"teacher {teacher['name']}: {teacher['parameters']:,} parameters{answers}; student: {student.parameters_count:,} "
         f"({student.parameters_count / teacher['parameters']:.2f} of it)\n"
-        f"{plan.steps:,} steps of {plan.rows} x {length} tokens = {tokens:,} tokens "
-        f"({tokens / max(epoch, 1):.1f} epochs), peak learning rate {plan.lr:.2g}, {plan.schedule}; "
+        f"{plan.steps:,} steps of {plan.rows} x {length} tokens = {rows * length:,} tokens{padding} "
+        f"({epochs:.1f} epochs), peak learning rate {plan.lr:.2g}, {plan.schedule}; "
         f"{trainings(len(arms))}: {', '.join(a.label for a in arms)}"
     )

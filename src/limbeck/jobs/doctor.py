@@ -15,6 +15,8 @@ from limbeck.errors import BadSetting
 from limbeck.jobs.align import alignment, check_student
 from limbeck.jobs.capture.captured import is_captured
 from limbeck.jobs.convert import Planned, check_conversion
+from limbeck.jobs.folder import packing_asked
+from limbeck.jobs.packing import packed_documents
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import target_shape
 from limbeck.jobs.teacher import RunTeacher, adopted
@@ -51,6 +53,9 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
         found = Planned.of(settings, asked, shape)
         pair = {"planned": found.student, "reference": found.reference}
     findings = diagnose(settings, teacher, student, documents, length=length, machine=where, **pair)
+    findings += packed_documents(
+        documents, reads, packing=packing_asked(settings), length=length, context=reads.context
+    )
     show(findings, console)
     return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}
 

@@ -10,6 +10,7 @@ import datetime
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -17,11 +18,13 @@ from typing import Any, NotRequired, TypedDict
 from pydantic import BaseModel
 
 from limbeck.corpora import TokenStore
+from limbeck.corpora.layout import PACKINGS, STREAM, WITHOUT_LONG
 from limbeck.disk import read_json, refuse_links, take, tidy, write_json, writing
 from limbeck.errors import BadFolder
 
 # What changes where and how fast a run is made, not what comes out
 _HOW = {"out", "threads", "json_", "device", "workers", "ray", "stream", "device_memory", "in_flight", "time_limit"}
+_PACKING = "packing"  # in a signature: how documents are put into rows; older versions did not name theirs
 
 
 class _Run(TypedDict):
@@ -50,6 +53,8 @@ def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
     if not set(held) - {"run.json", "data"}:
         return _begin(record, signature)
     theirs: dict[str, Any] = run["signature"]
+    if _PACKING not in theirs and signature.get(_PACKING) != WITHOUT_LONG:  # of an older version: it keeps its rows
+        signature = {key: value for key, value in signature.items() if key != _PACKING}
     different = [key for key in sorted(signature.keys() | theirs.keys()) if signature.get(key) != theirs.get(key)]
     if different:
         lines = "; ".join(f"{k}: {theirs.get(k)!r} there, {signature.get(k)!r} now" for k in different)
@@ -89,7 +94,35 @@ def signature_of(settings: BaseModel, job: str, **derived: Any) -> dict[str, Any
 
     How it is computed is left out: on which device, in how many threads or processes, in how much memory.
     """
-    return settings.model_dump(mode="json", exclude=_HOW) | {"job": job} | derived
+    how = {_PACKING: packing_asked(settings)} if "long_conversations" in type(settings).model_fields else {}
+    return settings.model_dump(mode="json", exclude={*_HOW, "long_conversations"}) | {"job": job} | how | derived
+
+
+def packing_asked(settings: BaseModel) -> str:
+    """The name of how settings put documents into rows."""
+    return PACKINGS[getattr(settings, "long_conversations", "split")]
+
+
+def packing_of(folder: Path) -> str:
+    """How the run in a folder puts documents into rows, by name; one that an older version began goes on as it began."""
+    return packing_in(_read(folder / "run.json"))
+
+
+def packing_in(run: Mapping[str, Any]) -> str:
+    """The same from what its run.json holds."""
+    return str(run["signature"].get(_PACKING, STREAM))
+
+
+def packed_as(store: TokenStore) -> dict[str, str]:
+    """What a manifest of something about rows says of them; nothing of those of older versions, which said nothing."""
+    return {} if store.packing == STREAM else {_PACKING: store.packing}
+
+
+def text_of_run(folder: Path) -> tuple[TokenStore, TokenStore]:
+    """(training, held-out) text of the run in a folder, packed as the run does."""
+    train, held_out = (TokenStore.open(folder / "data" / side) for side in ("train", "held_out"))
+    packing = packing_of(folder)
+    return train.packed(packing), held_out.packed(packing)
 
 
 def same_corpus(folder: Path, run: dict[str, Any], train: TokenStore, held_out: TokenStore) -> None:

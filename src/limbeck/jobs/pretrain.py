@@ -10,7 +10,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from limbeck.config import PretrainSettings
@@ -18,7 +17,8 @@ from limbeck.corpora import Rows, TokenStore, build_stores, is_held_out, read, r
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, whole_folder, write_digests, write_lines
 from limbeck.errors import BadSetting, BadShape
-from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
+from limbeck.jobs.folder import claim, now, same_corpus, signature_of, text_of_run, update
+from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.mixed import CONTEXT, Mixed, context_of, mixed, remarks, shown_bytes, shown_pattern
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.models.decoder import LimbeckConfig
@@ -59,7 +59,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
             settings.data, tokenizer, out / "data", eval_source=settings.eval_data, progress=console.is_terminal
         )
     world.barrier()
-    store, held_out = TokenStore.open(out / "data" / "train"), TokenStore.open(out / "data" / "held_out")
+    store, held_out = text_of_run(out)
     require_rows(store, length=length)
     if world.first:
         same_corpus(out, run, store, held_out)
@@ -69,14 +69,14 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     lr = settings.lr or suggested_learning_rate(model.parameters_count)
     console.print(
         f"pretrain: {model.parameters_count:,} parameters, {steps:,} steps of {rows} x {length} tokens "
-        f"({steps * rows * length / max(store.tokens, 1):.1f} epochs of {store.tokens:,} tokens), peak learning rate {lr:.2g}"
+        f"({steps * rows / store.layout(length).rows:.1f} epochs of {store.tokens:,} tokens), peak learning rate {lr:.2g}"
     )
     if isinstance(shape, Mixed):
         _say_layers(shape, model, length)
     plan = Plan(steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=where.bf16)
     corpus = Rows(store, length=length, seed=settings.seed, rank=world.rank, ranks=world.size)
     Run(out, "pretrain", model, None, corpus, CrossEntropy(), plan, world).train()
-    result = _finish(settings, run, model, store, held_out, length, plan) if world.first else {}
+    result = _finish(settings, run, model, store, held_out, length, plan, where) if world.first else {}
     world.barrier()
     leave()
     return result
@@ -90,14 +90,14 @@ def _finish(
     held_out: TokenStore,
     length: int,
     plan: Plan,
+    where: Machine,
 ) -> dict[str, Any]:
     out = settings.out
-    batches = (batch.to(model.device) for batch in Rows(held_out, length=length).in_order(8))
-    measured = measure(model, None, batches, documents=held_out.documents)
-    sizes = np.array([held_out.bytes_of(i) for i in range(held_out.documents)])
-    readings = likelihood("model", [measured], text_bytes=sizes, seed=settings.seed)
+    text = HeldOut(held_out, length=length, machine=where, rows=held_out.layout(length).rows)
+    measured = measure(model, None, text.batches(), documents=held_out.documents)
+    readings = likelihood("model", [measured], text_bytes=text.text_bytes(measured), seed=settings.seed)
     write_lines(out / "readings.jsonl", [r.row() for r in readings])
-    tokens = plan.steps * plan.rows * length
+    tokens = round(plan.steps * plan.rows * length * (1 - store.layout(length).padding))
     size = Size.of(model.config)
     spent = tokens * (size.forward_flops(length) + size.backward_flops(length))
     facts: dict[str, Any] = {"tokens": tokens, "parameters": model.parameters_count, "flops": spent, "lr": plan.lr}

@@ -17,6 +17,7 @@ from limbeck.corpora.source import resolve
 from limbeck.corpora.tokenizer import fingerprint
 from limbeck.disk import existing, read_json
 from limbeck.errors import BadCorpus
+from limbeck.jobs.folder import packing_asked
 from limbeck.models.load import LanguageModel
 from limbeck.run.log import console
 
@@ -67,6 +68,7 @@ class Texts:
     """The texts of one model, each made at most once, in a folder that may go when all is measured."""
 
     def __init__(self, settings: ProbeSettings, run: RunFolder | None, model: LanguageModel, folder: Path) -> None:
+        self._packing = packing_asked(settings)
         self._source = settings.data if run is None or "data" in settings.model_fields_set else None
         self._run, self._model, self._folder = run, model, folder
         self._how: dict[str, Any] = {"end": model.end, "progress": console.is_terminal}
@@ -77,20 +79,23 @@ class Texts:
         if self._of_run is None:
             assert self._source is not None, "looked for in _of_run"
             store = build_held_out(self._source, self._model.tokenizer, self._folder / "whole", **self._how)
-            return Text(store, f"{_documents(store)} of {_named(self._source)}")
+            return self._text(store, f"{_documents(store)} of {_named(self._source)}")
         assert self._run is not None, "a text of a run is in one"
         train, held_out = self._of_run
         if self._source is None or _stamps(self._source) == _stamps_of(held_out):
             named = self._run.eval_data or self._run.data
             kept = f"{_documents(held_out)} of {named} that the run in {self._run.folder} kept from training"
-            return Text(held_out, f"held out: {kept}")
+            return self._text(held_out, f"held out: {kept}")
         trained = train.digests()
         folder = self._folder / "whole"
         store = build_held_out(self._source, self._model.tokenizer, folder, without=trained, **self._how)
         if left := store.manifest["left_out"]:
             kept = f"{_documents(store)} of {self._source} that the run in {self._run.folder} was not trained on"
-            return Text(store, f"held out: {kept}; {left:,} it was trained on are left out")
-        return Text(store, f"{_documents(store)} of {_named(self._source)}")
+            return self._text(store, f"held out: {kept}; {left:,} it was trained on are left out")
+        return self._text(store, f"{_documents(store)} of {_named(self._source)}")
+
+    def _text(self, store: TokenStore, said: str) -> Text:
+        return Text(store.packed(self._packing), said)
 
     def for_slices(self) -> tuple[TokenStore, str, Text]:
         """In what bigrams are counted, how that is said, and what is measured."""
@@ -100,7 +105,7 @@ class Texts:
         assert self._source is not None, "looked for in _of_run"
         train, held_out = build_stores(self._source, self._model.tokenizer, self._folder / "halves", **self._how)
         said = f"the {held_out.documents:,} documents held out of {self._source}"
-        return train, f"the training half of {self._source}", Text(held_out, said)
+        return train, f"the training half of {self._source}", self._text(held_out, said)
 
     @cached_property
     def _of_run(self) -> tuple[TokenStore, TokenStore] | None:

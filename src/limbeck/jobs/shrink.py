@@ -11,6 +11,7 @@ from limbeck.corpora.build import build_training
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import LOCK, claims, take
 from limbeck.errors import BadFolder, BadSetting
+from limbeck.jobs.folder import packing_asked
 from limbeck.jobs.setup import machine, row_length
 from limbeck.jobs.student import shrink_to, target_shape
 from limbeck.models.load import load, save
@@ -35,6 +36,7 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
     length = row_length(settings, teacher.context, where.world.device, name=teacher.name)
     with tempfile.TemporaryDirectory() as folder:
         store = build_training(settings.data, teacher.tokenizer, folder, end=teacher.end, progress=console.is_terminal)
+        store = store.packed(packing_asked(settings))
         student = shrink_to(shape, teacher, store, length=length, machine=where, method=method, seed=settings.seed)
     save(student, out)
     console.print(f"{teacher.parameters_count:,} -> {student.parameters_count:,} parameters: {shape}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from limbeck.config import CaptureSettings, DistilSettings, TeacherSettings
 from limbeck.corpora import TokenStore
+from limbeck.corpora.layout import PACKINGS
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.asked import description_of
 from limbeck.jobs.capture.captured import CERTIFICATE, Captured, is_captured
@@ -145,13 +146,16 @@ def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
             f"--teacher {settings.teacher}: its answers are from a server, which does not give its weights, and nothing can be "
             "cut out of a model without them: give a student that exists with --student"
         )
+    identity = {"answers": captured.identity}
     there = {"data": captured.facts["signature"]["data"], "eval_data": captured.facts["signature"]["eval_data"]}
     if settings.tokenizer_align is None:  # a student of other tokens has rows of its own
-        there |= {"length": captured.answers.length}
+        long = next((name for name, packing in PACKINGS.items() if packing == captured.packing), None)
+        there |= {"length": captured.answers.length, "long_conversations": long}
+        identity["packing"] = captured.packing
     for key in settings.model_fields_set & there.keys():
         if getattr(settings, key) != there[key]:
             raise BadSetting(
                 f"--{key.replace('_', '-')} {getattr(settings, key)}: the answers in {settings.teacher} were made with "
                 f"{there[key]}; leave it out, or capture anew"
             )
-    return settings.model_copy(update=there), {"answers": captured.identity}
+    return settings.model_copy(update=there), identity

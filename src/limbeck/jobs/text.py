@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from limbeck.config import Settings
 from limbeck.corpora import TokenStore, build_stores
+from limbeck.jobs.folder import text_of_run
 from limbeck.jobs.setup import Machine
 from limbeck.run.log import console
 
@@ -48,4 +49,4 @@ def stores_of(settings: Settings, reader: Reads, where: Machine) -> tuple[TokenS
                 "Take them out of one of the two."
             )
     where.world.barrier()
-    return TokenStore.open(folder / "train"), TokenStore.open(folder / "held_out")
+    return text_of_run(settings.out)

@@ -94,9 +94,7 @@ class Bigrams:
 def hits(batch: Batch) -> Bool[Tensor, "B T"]:
     """Whether the bigram of a prediction stands earlier in its row, inside its document."""
     length = batch.tokens.shape[1]
-    start = torch.zeros_like(batch.document)
-    start[:, 1:] = batch.document[:, 1:] != batch.document[:, :-1]
-    run = start.cumsum(1)  # which document of the row
+    run = (batch.position == 0).cumsum(1)  # which document of the row
     both = torch.stack([run, batch.tokens, batch.targets], -1).reshape(-1, 3)
     row = torch.arange(len(batch.tokens), device=both.device).repeat_interleave(length)
     kinds = torch.unique(torch.cat([row[:, None], both], 1), dim=0, return_inverse=True)[1]

@@ -107,17 +107,18 @@ def _ranked(tokens: Int[Tensor, " K"], log_p: Float[Tensor, " K"]) -> Ranked:
 
 
 def _context(batch: Batch, flat: int) -> tuple[int, tuple[int, ...], int, tuple[int, ...]]:
-    """(document, tokens before, the token predicted, tokens after), as far as row and document reach."""
+    """(document, tokens before, the token predicted, tokens after), as far as row and document reach without a gap."""
     row, t = divmod(flat, batch.tokens.shape[1])
     document = int(batch.document[row, t])
-    same = (batch.document[row] == document).tolist()
+    tokens, targets = batch.tokens[row].tolist(), batch.targets[row].tolist()
+    piece = (batch.position[row] == 0).cumsum(0)
+    same = (piece == piece[t]).tolist()
     first = t
-    while first > 0 and same[first - 1] and t - first + 1 < _BEFORE:
+    while first > 0 and same[first - 1] and targets[first - 1] == tokens[first] and t - first + 1 < _BEFORE:
         first -= 1
     last = t
     while last + 1 < len(same) and same[last + 1] and last - t < _AFTER:
         last += 1
     # Position t + 1 reads the token predicted at t; what it predicts is the first token after.
-    targets = batch.targets[row].tolist()
     after = [targets[i] for i in range(t + 1, last + 1) if batch.weight[row, i] > 0 or i < last]
-    return document, tuple(batch.tokens[row, first : t + 1].tolist()), targets[t], tuple(after)
+    return document, tuple(tokens[first : t + 1]), targets[t], tuple(after)

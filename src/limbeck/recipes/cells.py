@@ -18,6 +18,7 @@ from jaxtyping import Float
 from transformers import PreTrainedTokenizerFast
 
 from limbeck.corpora import build_stores, require_rows
+from limbeck.corpora.layout import BEST_FIT
 from limbeck.errors import NonFiniteLoss
 from limbeck.jobs.folder import claim, same_corpus
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, nested_shapes, weights
@@ -113,6 +114,7 @@ def bench(ground: Ground, scale: Scale, *, students: Sequence[int], teachers: Se
         "students": [*students],
         "teachers": [*teachers],
         "seed": ground.seed,
+        "packing": BEST_FIT,
     }
     run = claim(folder, asked)
     make_tokenizer(data, folder / "tokenizer", vocab=scale.vocab)

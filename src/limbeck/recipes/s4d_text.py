@@ -17,9 +17,10 @@ from jaxtyping import Float, Int64
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from limbeck.corpora import Rows, TokenStore, build_stores, require_rows
+from limbeck.corpora import Rows, build_stores, require_rows
+from limbeck.corpora.layout import BEST_FIT
 from limbeck.errors import BadCorpus
-from limbeck.jobs.folder import claim, same_corpus
+from limbeck.jobs.folder import claim, same_corpus, text_of_run
 from limbeck.jobs.pretrain import make_tokenizer
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
 from limbeck.recipes.slow import adamw_of, schedule_of
@@ -52,7 +53,7 @@ class TextCell:
 
 def text_of(folder: Path, data: str, *, vocab: int, length: int) -> int:
     """Puts a text in tokens into a folder, with a tokenizer made of it, unless that is done; gives how many tokens there are."""
-    run = claim(folder, {"data": data, "vocab": vocab})
+    run = claim(folder, {"data": data, "vocab": vocab, "packing": BEST_FIT})
     make_tokenizer(data, folder / "tokenizer", vocab=vocab)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     store, held_out = build_stores(data, tokenizer, folder / "data", progress=console.is_terminal)
@@ -66,9 +67,10 @@ def train_text(cell: TextCell, device: str, *, folder: Path) -> dict[str, Any]:
 
     ``failed``: the loss was no number, and no step was taken from there on.
     """
-    held_out = Rows(TokenStore.open(folder / "data" / "held_out"), length=cell.length)
+    train, kept = text_of_run(folder)
+    held_out = Rows(kept, length=cell.length)
     chosen = np.sort(np.random.default_rng(0).permutation(held_out.n_rows)[: cell.measured])
-    corpus = Rows(TokenStore.open(folder / "data" / "train"), length=cell.length, seed=cell.seed)
+    corpus = Rows(train, length=cell.length, seed=cell.seed)
     return _trained(cell, corpus, held_out, chosen, device)
 
 
@@ -77,7 +79,7 @@ def tune_text(cell: TextCell, device: str, *, folder: Path) -> dict[str, Any]:
 
     Of fewer documents the last is left out. Raises BadCorpus where that leaves nothing to measure.
     """
-    store = TokenStore.open(folder / "data" / "train")
+    store, _ = text_of_run(folder)
     every = max(2, min(KEPT, store.documents))
     corpus = Rows(store, length=cell.length, seed=cell.seed, counted=partial(_counted, every=every, kept=False))
     others = Rows(store, length=cell.length, counted=partial(_counted, every=every, kept=True))

@@ -1,9 +1,9 @@
 """A teacher of other tokens, as its student hears it: how likely it finds each chunk of the student's own rows.
 
-For each token of the student's stream the file says whether a chunk ends there, and if so log p of that chunk, so a row is a
-slice of it; and which of the teacher's positions has read the same text as the student before it, which is where the two
-distributions of what follows can be compared. A chunk that a row cuts, one that the teacher did not wholly tell, and one with
-a position of weight 0 have no target. What the chunks are is `corpora/chunks.py`.
+For each token of the student's stream the file says whether a chunk ends there, and if so log p of that chunk, so a row is some
+slices of it; and which of the teacher's positions has read the same text as the student before it, which is where the two
+distributions of what follows can be compared. A chunk that is cut between two pieces of a document, one that the teacher did not
+wholly tell, and one with a position of weight 0 have no target. What the chunks are is `corpora/chunks.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Int64
 
 from limbeck.disk import Bare, Count, check_sums, fresh_file, read_json, sums, write_json, writing
 from limbeck.errors import BadModel
@@ -44,13 +44,23 @@ class _Facts(TypedDict, total=False):
 
 
 class AlignedTeacher:
-    """What a teacher told about the chunks of a store's rows of ``length`` tokens."""
+    """What a teacher told about the chunks of a store's rows."""
 
     def __init__(
-        self, folder: Path, *, name: str, length: int, largest: Float[np.ndarray, "positions k"] | None = None
+        self,
+        folder: Path,
+        *,
+        name: str,
+        read: Callable[[Int64[np.ndarray, " B"]], Int64[np.ndarray, "B T"]],
+        largest: Float[np.ndarray, "positions k"] | None = None,
     ) -> None:
-        """``largest``: its probabilities at all positions of its own rows. Raises BadModel where the folder is not whole."""
-        self.folder, self.name, self.length, self._largest = folder, name, length, largest
+        """``read`` tells of some rows of the student which token of its stream is read at each place, -1 of padding.
+
+        ``largest`` are the teacher's probabilities at all positions of its own rows.
+
+        Raises BadModel where the folder is not whole.
+        """
+        self.folder, self.name, self._read, self._largest = folder, name, read, largest
         self.facts: Mapping[str, Any] = _facts(folder)
         self._ends = np.load(folder / _ENDS, mmap_mode="r", allow_pickle=False)
         self._log_p = np.load(folder / _LOG_P, mmap_mode="r", allow_pickle=False)
@@ -61,8 +71,9 @@ class AlignedTeacher:
         numbers, values = [], []
         weights = batch.weight.cpu().numpy()
         first = 0
-        for row, weight in zip(batch.row.tolist(), weights, strict=True):
-            chunk, log_p = self._row(row, weight)
+        tokens = self._read(batch.row.cpu().numpy())
+        for token, position, weight in zip(tokens, batch.position.cpu().numpy(), weights, strict=True):
+            chunk, log_p = self._row(token, position, weight)
             numbers.append(np.where(chunk < 0, -1, chunk + first))
             values.append(log_p)
             first += len(log_p)
@@ -70,37 +81,42 @@ class AlignedTeacher:
         said = Aligned(*(torch.from_numpy(np.concatenate(some)).to(device) for some in (numbers, values)))
         if self._largest is None:
             return said
-        largest = np.concatenate([self._largest_of(row, self._largest) for row in batch.row.tolist()])
+        largest = np.concatenate([self._largest_of(*row, self._largest) for row in zip(tokens, weights, strict=True)])
         return replace(said, largest=torch.from_numpy(largest).to(device))
 
-    def _largest_of(self, row: int, largest: Float[np.ndarray, "positions k"]) -> Float32[np.ndarray, "T k"]:
+    def _largest_of(
+        self, token: Int64[np.ndarray, " T"], weight: Float[np.ndarray, " T"], largest: Float[np.ndarray, "positions k"]
+    ) -> Float[np.ndarray, "T k"]:
         """The teacher's largest probabilities at each position of a row, 0 where it was asked nothing of the same text."""
-        start = row * self.length
-        meets = self._meets[start + 1 : start + self.length + 1]
-        found = np.zeros((self.length, largest.shape[-1]), np.float32)
+        found = np.zeros((len(token), largest.shape[-1]), np.float32)
+        follows = np.minimum(token + 1, len(self._meets) - 1)
+        meets = np.where((token >= 0) & (weight > 0), self._meets[follows], -1)
         there = np.flatnonzero(meets >= 0)
         found[there] = largest[meets[there]]
         return found
 
-    def _row(self, row: int, weight: Float[np.ndarray, " T"]) -> tuple[np.ndarray, np.ndarray]:
-        """(chunk of each position, log p of each chunk) of a row: its inputs begin at row x length of the stream."""
-        start = row * self.length
-        stop = min(start + self.length + 1, len(self._ends))
-        ends, log_p = np.zeros(self.length, bool), np.full(self.length, np.nan, np.float32)
-        ends[: stop - start - 1], log_p[: stop - start - 1] = (
-            self._ends[start + 1 : stop],
-            self._log_p[start + 1 : stop],
-        )
-        number = np.cumsum(ends) - ends  # how many ended before
-        count = int(ends.sum())
-        told = np.isfinite(log_p[ends])
-        if count and not self._ends[start]:  # the first began in another row, or with a token that is not predicted
-            told[0] = False
-        least = np.full(count + 1, np.inf)
-        np.minimum.at(least, number, weight)
-        told &= least[:count] > 0
-        renumbered = np.append(np.where(told, np.cumsum(told) - 1, -1), -1)  # the last: of what goes on in another row
-        return renumbered[number], log_p[ends][told]
+    def _row(
+        self, token: Int64[np.ndarray, " T"], position: Int64[np.ndarray, " T"], weight: Float[np.ndarray, " T"]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(chunk of each position, log p of each chunk) of a row, from the token of the stream that is read at each."""
+        read = token[token >= 0]
+        follows = np.minimum(read + 1, len(self._ends) - 1)
+        ends, log_p = self._ends[follows], self._log_p[follows]
+        begins = np.append(True, (position[1 : len(read)] == 0) | (np.diff(read) != 1))[: len(read)]
+        closed = (
+            ends | np.append(begins[1:], True)[: len(read)]
+        )  # a chunk that goes on in another piece ends here as well
+        number = np.cumsum(closed) - closed  # how many ended before
+        count = int(closed.sum())
+        told = np.isfinite(log_p[closed]) & ends[closed]
+        # the first began in another piece, or with a token that is not predicted
+        told[number[begins & ~self._ends[read]]] = False
+        least = np.full(count, np.inf)
+        np.minimum.at(least, number, weight[: len(read)])
+        told &= least > 0
+        chunk = np.full(len(token), -1)
+        chunk[: len(read)] = np.where(told, np.cumsum(told) - 1, -1)[number]
+        return chunk, log_p[closed][told]
 
 
 def write_aligned(

@@ -111,7 +111,7 @@ class Served:
                 if told is not None:
                     ids[here], log_p[here], rest[here] = told.ids, told.log_p.clip(max=0), told.rest
                 weight[here] = np.exp(log_p[here])
-                none = np.arange(n)[here][~known]
+                none = np.arange(n)[here][~known & prompt.counts]
                 log_p[none], weight[none], rest[none] = 0.0, 0.0, -np.inf
         finally:
             for future in asked:

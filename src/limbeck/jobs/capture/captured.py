@@ -19,6 +19,7 @@ import torch
 from limbeck.corpora import TokenStore
 from limbeck.disk import Count, existing, place, read_json, read_rows, whole_folder
 from limbeck.errors import BadModel, LimbeckError, Mismatch
+from limbeck.jobs.folder import packing_in
 from limbeck.models.load import LanguageModel, load, load_config, load_described
 from limbeck.models.source import resolve, weights_digest
 from limbeck.probes import Measurements
@@ -99,13 +100,20 @@ class Captured:
         """SHA-256 of what the answers were made from."""
         return hashlib.sha256((self.folder / ANSWERS / MANIFEST).read_bytes()).hexdigest()
 
+    @property
+    def packing(self) -> str:
+        """How documents were put into the rows that the answers are about, by name."""
+        return packing_in(self.facts)
+
     def stores(self) -> tuple[TokenStore, TokenStore]:
         """(training, held-out) text that the answers are about.
 
         All of it is read and compared with its checksums. Raises BadCorpus where it is damaged, Mismatch where it is another
         than that.
         """
-        stores = tuple(TokenStore.open(self.folder / DATA / side) for side in ("train", "held_out"))
+        stores = tuple(
+            TokenStore.open(self.folder / DATA / side).packed(self.packing) for side in ("train", "held_out")
+        )
         for store in stores:
             store.verify(remedy=_COPY)
         for store, cache in zip(stores, (self.answers, self.held_out.cache), strict=True):

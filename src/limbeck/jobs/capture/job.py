@@ -26,13 +26,15 @@ from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.kinds import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
 from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.capture.written import check_alone, written
-from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
+from limbeck.jobs.folder import claim, now, packed_as, packing_asked, same_corpus, signature_of, update
 from limbeck.jobs.held_out import HeldOut
+from limbeck.jobs.packing import packed
 from limbeck.jobs.setup import Machine, machine, row_length
 from limbeck.jobs.student import METHOD, shrink_to, size_name
 from limbeck.jobs.text import stores_of
 from limbeck.models.load import LanguageModel, describe, load, load_config, save
 from limbeck.models.streamed import StreamedModel
+from limbeck.plan.finding import show as show_findings
 from limbeck.probes import cost, counted, measure, samples
 from limbeck.report.words import count, duration
 from limbeck.run.log import console
@@ -88,6 +90,9 @@ def capture(settings: CaptureSettings) -> dict[str, Any]:
         require_rows(store, length=length)
         same_corpus(settings.out, run, store, held_out)
         rows = Rows(store, length=length)
+        show_findings(
+            [f for f in [packed(store, length=length, context=asked.about.context)] if f.level != "ok"], console
+        )
         wanted = rows.n_rows if settings.tokens is None else min(rows.n_rows, -(-settings.tokens // length))
         part = _part(wanted, settings.shard)
         if not (settings.out / TEACHER / "config.json").exists():
@@ -103,11 +108,10 @@ def capture(settings: CaptureSettings) -> dict[str, Any]:
         found = _certificate(settings, asked, rows, codec, answers) if first else None
     if "ended" not in run:
         update(settings.out, run, ended=now(), seconds=round(time.monotonic() - started, 1))
+    read = rows.layout.read(part.first, part.first + part.rows)
     size = sum(file.stat().st_size for file in (settings.out / ANSWERS).glob("*.arrow"))
-    console.print(
-        f"{count(answers.rows * length)} tokens in {size / 1e6:,.1f} MB; it took {duration(time.monotonic() - started)}."
-    )
-    result = {"out": str(settings.out), "rows": answers.rows, "tokens": answers.rows * length, "bytes": size}
+    console.print(f"{count(read)} tokens in {size / 1e6:,.1f} MB; it took {duration(time.monotonic() - started)}.")
+    result = {"out": str(settings.out), "rows": answers.rows, "tokens": read, "bytes": size}
     return result | {"certificate": found}
 
 
@@ -124,6 +128,7 @@ def choose(settings: CaptureSettings) -> dict[str, Any]:
     length = row_length(settings, teacher.context, where.world.device, name=teacher.name)
     with tempfile.TemporaryDirectory() as folder:
         store = build_training(settings.data, teacher.tokenizer, folder, end=teacher.end, progress=console.is_terminal)
+        store = store.packed(packing_asked(settings))
         require_rows(store, length=length)
         sizes = sorted({*SIZES, settings.bytes_per_token})
         codecs = [codec for size in sizes for codec in codecs_within(teacher.vocab, size, settings.kind)]
@@ -167,11 +172,12 @@ def _codec(run: dict[str, Any]) -> Codec:
 
 def _announce(asked: Asked, codec: Codec, rows: Rows, part: _Part, where: Machine) -> None:
     """Says the size, and the time from one question that is asked now; of a server, which may want money for it, none is."""
-    teacher, tokens = asked.about, part.rows * rows.length
+    teacher, places = asked.about, part.rows * rows.length
+    tokens = rows.layout.read(part.first, part.first + part.rows)
     said = (
         f"teacher {teacher.name}: {teacher.parameters_count:,} parameters, {teacher.vocab:,} tokens\n"
-        f"{part.rows:,} rows of {rows.length} = {tokens:,} tokens, {codec} outcomes in {codec.bytes} bytes each: "
-        f"{tokens * codec.bytes / 1e6:,.1f} MB"
+        f"{part.rows:,} rows of {rows.length} with {tokens:,} tokens, {codec} outcomes in {codec.bytes} bytes each: "
+        f"{places * codec.bytes / 1e6:,.1f} MB"
     )
     seconds = _foretold(asked, codec, rows, part, where)
     console.print(said if seconds is None else f"{said}, in about {duration(seconds)}")
@@ -209,10 +215,15 @@ def _answers(settings: CaptureSettings, asked: Asked, rows: Rows, part: _Part, c
             together=together,
             codec=codec,
             seed=settings.seed,
-            made_from=asked.made_from | {"corpus": rows.store.manifest["corpus_sha256"]},
+            made_from=asked.made_from | _text(rows.store),
             cells=asked.cells,
             report=lambda done: report(done, done * rows.length),
         )
+
+
+def _text(store: TokenStore) -> dict[str, Any]:
+    """What the answers to the rows of a store were made from: its text, and how that was put into rows."""
+    return {"corpus": store.manifest["corpus_sha256"]} | packed_as(store)
 
 
 def _together(asked: Asked, length: int, where: Machine) -> int:
@@ -225,7 +236,8 @@ def _expect(
 ) -> None:
     """Tells a server's client how much it will be asked, of which it may leave a little unanswered."""
     if asked.served:
-        learned = store.predictions / max(1, store.tokens)
+        layout = store.layout(length)
+        learned = layout.packed.learned / (layout.rows * length)
         missing = unanswered_so_far(folder, codec, length=length, together=together)
         asked.served.expect(round(rows * length * learned), missing=missing)
 
@@ -252,7 +264,7 @@ def _held_out(settings: CaptureSettings, asked: Asked, store: TokenStore, *, len
         together=together,
         codec=codec,
         seed=settings.seed,
-        made_from=asked.made_from | {"corpus": store.manifest["corpus_sha256"]},
+        made_from=asked.made_from | _text(store),
         cells=asked.cells,
     )
     file, teacher = settings.out / MEASURED, asked.whole

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from limbeck import __version__
 from limbeck.config import PilotSettings
 from limbeck.corpora import build_stores, require_rows
+from limbeck.corpora.layout import BEST_FIT
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims
 from limbeck.errors import BadSetting
@@ -42,7 +43,10 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
     out = settings.out
     students, teachers = ladder(scale, students=settings.students, teachers=settings.teachers)
     # trainings of two versions must not meet in one table
-    run = claim(out, signature_of(settings, "pilot", students=students, teachers=teachers, limbeck=__version__))
+    run = claim(
+        out,
+        signature_of(settings, "pilot", students=students, teachers=teachers, limbeck=__version__, packing=BEST_FIT),
+    )
     vocab, tokens = _text(settings, scale, run)
     seeds = range(settings.seed, settings.seed + settings.seeds)
     plan = grid(

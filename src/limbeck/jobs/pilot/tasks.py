@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import Bare, Count, check_sums, locked, read_json, replacing, sha256_of, sums, tidy, write_json
 from limbeck.errors import BadFolder, NonFiniteLoss
+from limbeck.jobs.folder import packed_as, text_of_run
 from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, weights_inside
 from limbeck.jobs.pretrain import llama_config
@@ -187,7 +188,7 @@ def _teacher(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
 def _answers(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
     """Asks a teacher about the part of the training text that students read."""
     teacher = _load_teacher(task.out, task.name, machine)
-    store = TokenStore.open(task.out / "data" / "train")
+    store, _ = text_of_run(task.out)
     rows = Rows(store, length=pilot.scale.length, most=_most(pilot))
     capture(
         teacher,
@@ -207,7 +208,7 @@ def _most(pilot: Pilot) -> int:
 
 def _made_from(out: Path, teacher: str, store: TokenStore, scale: Scale) -> dict[str, Any]:
     weights = sha256_of(out / "teachers" / teacher / "model" / "model.safetensors")
-    return {"teacher": weights, "corpus": store.manifest["corpus_sha256"], "length": scale.length}
+    return {"teacher": weights, "corpus": store.manifest["corpus_sha256"], "length": scale.length} | packed_as(store)
 
 
 def _cell(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
@@ -215,7 +216,7 @@ def _cell(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
     plan = next(cell for cell in pilot.grid.cells if cell.name == task.name)
     live = None if plan.teacher is None else _load_teacher(task.out, plan.teacher, machine)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(task.out / "tokenizer")
-    store = TokenStore.open(task.out / "data" / "train")
+    store, _ = text_of_run(task.out)
     answers: Speaker | None = None
     objective = CrossEntropy() if plan.teacher is None else parse(plan.objective or pilot.objective)
     if plan.teacher and objective.needs_teacher:
@@ -272,7 +273,7 @@ def _train(
     rows = max(1, scale.batch_tokens // scale.length)
     steps = max(1, round(tokens / (rows * scale.length)))
     model.model.to(world.device)
-    corpus = Rows(TokenStore.open(task.out / "data" / "train"), length=scale.length, seed=seed, most=most)
+    corpus = Rows(text_of_run(task.out)[0], length=scale.length, seed=seed, most=most)
     plan = Plan(steps=steps, rows=rows, lr=lr, bf16=machine.bf16, save_every=500, save_minutes=2.0)
     Run(task.folder, f"{task.kind} {task.name}", model, teacher, corpus, objective, plan, world).train()
     return steps * rows * scale.length
@@ -281,7 +282,7 @@ def _train(
 def _measure(
     out: Path, model: LanguageModel, teacher: LanguageModel | None, scale: Scale, machine: Machine
 ) -> Measurements:
-    store = TokenStore.open(out / "data" / "held_out")
+    _, store = text_of_run(out)
     held_out = HeldOut(store, length=scale.length, machine=machine, trained=scale.student_tokens)
     training = model.model.training
     model.model.to(machine.world.device).eval()

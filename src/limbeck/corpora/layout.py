@@ -1,0 +1,504 @@
+"""Which tokens of a store stand in which row: short documents whole, by best fit, long ones in pieces.
+
+A document of n tokens has n - 1 predictions, so it takes n - 1 places of a row. One that fits into a row is never cut. A longer
+text is cut into pieces of a row's length, the last of them shorter. A longer conversation is cut between turns, so that an answer
+keeps its question, and no piece reads again more than half a row (`_conversations`). Pieces are put into rows by best fit
+decreasing: the longest first, each into the fullest row that still holds it (Ding et al., "Fewer Truncations Improve Language
+Modeling", arXiv 2404.10830). Documents are packed in blocks, so that memory is bounded and the first rows hold the first
+documents; inside a block rows have an order that hangs on nothing but their number, so that the first are a fair sample.
+
+The layout follows from the documents, the length of a row and the name of the packing alone: all ranks, runs and captures find
+the same, and whoever keeps something about rows keeps that name with it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64
+
+from limbeck.errors import BadCorpus, BadSetting
+
+BEST_FIT = "best-fit-1"  # the number is the version of the layout
+WITHOUT_LONG = "best-fit-1-drop"  # the same, but for conversations longer than a row
+STREAM = "stream"  # of older versions: the stream of all documents, cut at multiples of the length
+PACKINGS = {"split": BEST_FIT, "drop": WITHOUT_LONG}
+
+_BLOCK_ROWS = 2**14  # documents of about so many rows are packed together
+
+LearnedOf = Callable[[int, int], np.ndarray]
+Numbers = Int64[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a layout did with its documents.
+
+    ``learned`` tokens are predicted, ``lacking`` of them where a part of what came before them in their document is not in the
+    row. ``read`` places are no padding; ``repeated`` of them are context, which is learned elsewhere if at all. ``cut`` documents
+    are in several pieces. ``left_out`` conversations, with ``left_out_tokens`` to learn, are in no row.
+    """
+
+    learned: int = 0
+    lacking: int = 0
+    read: int = 0
+    repeated: int = 0
+    cut: int = 0
+    left_out: int = 0
+    left_out_tokens: int = 0
+
+    def __add__(self, other: Packed) -> Packed:
+        return Packed(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @property
+    def share_lacking(self) -> float:
+        """Of the learned tokens, those that lack a part of what came before them."""
+        return self.lacking / max(1, self.learned)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows of ``length`` places as segments, which are parts of the stream of all documents.
+
+    Segment i puts ``size[i]`` tokens from ``begin[i]`` on into its row, the first at ``position[i]`` of its document's piece.
+    Where ``fresh[i]``, what follows each of them is to be learned as far as the store says so; else it is context of the segment
+    behind it. Row r is the segments ``first[r]`` to ``first[r + 1]``, and padding behind them.
+    """
+
+    length: int
+    begin: Int64[np.ndarray, " segments"]
+    size: Int32[np.ndarray, " segments"]
+    position: Int32[np.ndarray, " segments"]
+    fresh: Bool[np.ndarray, " segments"]
+    first: Int64[np.ndarray, " rows_and_one"]
+    packed: Packed
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self.first) - 1
+
+    @property
+    def padding(self) -> float:
+        """Share of all places that nothing is read at."""
+        return 1 - self.packed.read / (self.rows * self.length)
+
+    def read(self, start: int, stop: int) -> int:
+        """Tokens that are read in the rows from ``start`` to ``stop``."""
+        return int(self.size[self.first[start] : self.first[stop]].sum())
+
+    def places(self, rows: Int64[np.ndarray, " B"]) -> Places:
+        """What stands where in some rows."""
+        count = self.first[rows + 1] - self.first[rows]
+        segment = np.repeat(self.first[rows] - _before(count), count) + np.arange(count.sum())
+        row = np.repeat(np.arange(len(rows)), count)
+        size = self.size[segment].astype(np.int64)
+        filled = np.bincount(row, weights=size, minlength=len(rows)).astype(np.int64)
+        moved = row * self.length - _before(filled)[row]  # from a place among all that are read to one of the rows
+        which = np.repeat(np.arange(len(size)), size)
+        inside = np.arange(len(which)) - _before(size)[which]
+        where = np.arange(len(which)) + moved[which]
+        found = np.full((3, len(rows) * self.length), -1)
+        found[1] = (np.arange(self.length) - filled[:, None]).reshape(-1)
+        found[:, where] = self.begin[segment][which] + inside, self.position[segment][which] + inside, segment[which]
+        return Places(*found.reshape(3, len(rows), self.length))
+
+    def predicted(self, start: int, stop: int) -> tuple[Numbers, Numbers]:
+        """(where each of the tokens start to stop is predicted: its row times the length and its place in it, in which segment).
+
+        -1 and -1 of one that is predicted nowhere.
+        """
+        number, begin, place = self._by_token
+        token = np.arange(start, stop) - 1  # that is read there
+        found = np.searchsorted(begin, token, side="right") - 1
+        inside = token - begin[found]
+        there = (found >= 0) & (inside < self.size[number[found]])
+        return np.where(there, place[found] + inside, -1), np.where(there, number[found], -1)
+
+    @cached_property
+    def _by_token(self) -> tuple[Numbers, Numbers, Numbers]:
+        """Number, first token and first place of the segments in which something is learned, by their tokens."""
+        size = self.size.astype(np.int64)
+        row = np.repeat(np.arange(self.rows), np.diff(self.first))
+        place = row * self.length + _before(size) - np.append(_before(size), size.sum())[self.first[:-1]][row]
+        number = np.flatnonzero(self.fresh)
+        number = number[np.argsort(self.begin[number], kind="stable")]
+        return number, self.begin[number], place[number]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Of each place of some rows the token of the stream that is read there, its position in its piece, and its segment.
+
+    Padding has the token and the segment -1, and positions of its own from 0 on.
+    """
+
+    token: Int64[np.ndarray, "B T"]
+    position: Int64[np.ndarray, "B T"]
+    segment: Int64[np.ndarray, "B T"]
+
+
+def lay_out(
+    starts: Int64[np.ndarray, " documents_and_one"],
+    learned: LearnedOf | None,
+    *,
+    length: int,
+    packing: str = BEST_FIT,
+    opened: Bool[np.ndarray, " documents"] | None = None,
+) -> Layout:
+    """The layout of documents that lie one after another in a stream, from ``starts`` to the next of these.
+
+    ``learned`` tells of a part of the stream which tokens are learned, None: all. ``opened``: which documents begin with a token
+    that does nothing but open them; every later piece of such a document begins with it too. Where nothing is learned all is laid
+    out as if it were. Raises BadSetting for an unknown packing, BadCorpus where all that could be learned is left out.
+    """
+    if packing == STREAM:
+        return _stream(starts, learned, length=length)
+    if packing not in PACKINGS.values():
+        raise BadSetting(
+            f"expected rows packed by {', '.join(PACKINGS.values())} or {STREAM}, got {packing!r}: another version of limbeck "
+            "made this; go on with that version, or begin anew in another folder"
+        )
+    parts, packed, rows = [], Packed(), 0
+    for low, high in _blocks(starts, length):
+        own = starts[low : high + 1]
+        marks = None if learned is None else learned(int(own[0]), int(own[-1]))
+        heads = np.zeros(high - low, bool) if opened is None else opened[low:high]
+        pieces, did = _pieces_of(own, marks, heads, length=length, split=packing == BEST_FIT)
+        segments, count = _rows(pieces, length=length)
+        segments.row += rows
+        parts.append(segments)
+        rows, packed = rows + count, packed + did
+    if packed.left_out and not packed.learned:
+        raise BadCorpus(
+            f"all {packed.left_out:,} conversations with something to learn are longer than a row of {length} tokens, and "
+            "--long-conversations drop leaves those out: give longer rows with --length, or --long-conversations split"
+        )
+    if learned is not None and not packed.learned:
+        return lay_out(starts, None, length=length, packing=packing, opened=opened)
+    whole = _Segments.together(parts)
+    first = np.searchsorted(whole.row, np.arange(max(1, rows) + 1))
+    return Layout(length, whole.begin, whole.size, whole.position, whole.fresh, first, packed)
+
+
+@dataclass
+class _Segments:
+    """Segments in the order of their rows."""
+
+    row: Numbers
+    begin: Numbers
+    size: Int32[np.ndarray, " n"]
+    position: Int32[np.ndarray, " n"]
+    fresh: Bool[np.ndarray, " n"]
+
+    @classmethod
+    def together(cls, parts: list[_Segments]) -> _Segments:
+        """All of these, one behind the other."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Pieces of documents, each of up to four parts that follow one another in a row.
+
+    The opening token of the document (``opening``: 0 or 1), ``heads`` tokens from ``head`` on, context from ``context`` to
+    ``fresh``, and what is learned there, from ``fresh`` to ``stop``. ``start`` is where the document begins.
+    """
+
+    start: Numbers
+    fresh: Numbers
+    stop: Numbers
+    context: Numbers
+    opening: Numbers
+    head: Numbers
+    heads: Numbers
+
+    @classmethod
+    def of(
+        cls,
+        start: Numbers,
+        fresh: Numbers,
+        stop: Numbers,
+        *,
+        context: Numbers | None = None,
+        opening: Numbers | None = None,
+        head: Numbers | None = None,
+        heads: Numbers | None = None,
+    ) -> _Pieces:
+        """Pieces without what is not given."""
+        none = np.zeros(len(start), np.int64)
+        parts = (none if part is None else part for part in (opening, head, heads))
+        return cls(start, fresh, stop, fresh if context is None else context, *parts)
+
+    @classmethod
+    def together(cls, parts: list[_Pieces]) -> _Pieces:
+        """All of these."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+    @property
+    def size(self) -> Numbers:
+        """Places that each takes."""
+        return self.opening + self.heads + self.stop - self.context
+
+    @property
+    def complete(self) -> Bool[np.ndarray, " n"]:
+        """Whether all of a document up to the end of the piece is in it."""
+        return (self.context == self.start) & (self.opening + self.heads == 0)
+
+
+def _pieces_of(
+    starts: Numbers, marks: np.ndarray | None, heads: Bool[np.ndarray, " d"], *, length: int, split: bool
+) -> tuple[_Pieces, Packed]:
+    """The pieces of some documents, and what was done. ``marks``: which of their tokens are learned, None: all."""
+    low, sizes = int(starts[0]), np.diff(starts)
+    opening = (heads & (length >= 4)).astype(np.int64)
+    if marks is None:
+        counts = np.maximum(sizes - 1, 0)
+        total = None
+    else:
+        marks = marks.copy()
+        marks[starts[:-1][sizes > 0] - low] = False  # what begins a document is never predicted
+        total = np.concatenate([[0], np.cumsum(marks)])
+        counts = total[starts[1:] - low] - total[starts[:-1] - low]
+    plain = (counts > 0) & (counts == sizes - 1)
+    parts, left_out = [_texts(starts[:-1][plain], sizes[plain] - 1, opening[plain], length)], np.zeros(0, np.int64)
+    if marks is not None and (talks := (counts > 0) & ~plain).any():
+        found, long = _conversations(starts[:-1], marks, talks, opening, low=low, length=length)
+        parts += found
+        if not split:
+            parts.pop()
+            left_out = counts[long]
+    pieces = _Pieces.together(parts)
+    learned = pieces.stop - pieces.fresh
+    if total is not None:
+        learned = total[pieces.stop + 1 - low] - total[pieces.fresh + 1 - low]
+    per_document = np.unique(pieces.start, return_counts=True)[1]
+    return pieces, Packed(
+        learned=int(learned.sum()),
+        lacking=int(learned[~pieces.complete].sum()),
+        read=int(pieces.size.sum()),
+        repeated=int((pieces.size - (pieces.stop - pieces.fresh)).sum()),
+        cut=int((per_document > 1).sum()),
+        left_out=len(left_out),
+        left_out_tokens=int(left_out.sum()),
+    )
+
+
+def _texts(start: Numbers, inputs: Numbers, opening: Numbers, length: int) -> _Pieces:
+    """Texts of so many tokens to be read each: whole, or in pieces of which all but the last fill a row."""
+    later = length - opening  # tokens of a piece that is not the first
+    number = 1 + -(-np.maximum(inputs - length, 0) // later)
+    which = np.repeat(np.arange(len(start)), number)
+    place = np.arange(len(which)) - _before(number)[which]
+    fresh = start[which] + np.where(place > 0, length + (place - 1) * later[which], 0)
+    stop = np.minimum(fresh + np.where(place > 0, later[which], length), (start + inputs)[which])
+    return _Pieces.of(start[which], fresh, stop, opening=np.where(place > 0, opening[which], 0))
+
+
+def _conversations(
+    starts: Numbers, marks: np.ndarray, talks: Bool[np.ndarray, " d"], opening: Numbers, *, low: int, length: int
+) -> tuple[list[_Pieces], Numbers]:
+    """([those that fit, those that do not], which documents do not).
+
+    A turn is an answer, which is a run of learned tokens, with all that stands between it and the answer before. What follows the
+    last answer is not read. A piece of a longer conversation is as many whole turns as fit; where it leaves room, turns before
+    them are read again, half a row at most. A turn that is longer than a row is cut in its answer (`_long_turns`).
+    """
+    edges = np.diff(np.concatenate([[False], marks, [False]]).astype(np.int8))
+    run, end = np.flatnonzero(edges == 1) + low, np.flatnonzero(edges == -1) + low
+    owner = np.searchsorted(starts, run, side="right") - 1
+    run, end, owner = (x[talks[owner]] for x in (run, end, owner))
+    first = np.flatnonzero(np.diff(owner, prepend=-1))  # the first turn of each conversation
+    last = np.append(first[1:], len(owner)) - 1
+    document = owner[first]
+    start, stop = starts[document], end[last] - 1
+    fits = stop - start <= length
+    short = _Pieces.of(start[fits], start[fits], stop[fits])
+    kept = ~np.repeat(fits, last - first + 1)
+    run, end, owner = run[kept], end[kept], owner[kept]
+    long = document[~fits]
+    if not len(long):
+        return [short, _Pieces.of(long, long, long)], long
+    begin = np.where(np.diff(owner, prepend=-1) != 0, starts[owner], np.concatenate([[0], end[:-1]]))
+    group = _groups(begin, end, owner, opening, length)
+    return [short, _cut(starts, run, begin, end, owner, opening, group, length=length)], long
+
+
+def _groups(begin: Numbers, end: Numbers, owner: Numbers, opening: Numbers, length: int) -> tuple[Numbers, Numbers]:
+    """(first turn, turn behind the last) of each group of turns that are learned in one piece."""
+    opens = np.diff(owner, prepend=-1) != 0
+    behind = np.searchsorted(owner, owner, side="right")  # the first turn of the next conversation
+    room = np.where(opens, length, length - opening[owner])
+    after = np.searchsorted(end, begin + room + 1, side="right").clip(np.arange(len(begin)) + 1, behind)
+    firsts, turn = [], np.flatnonzero(opens)
+    while len(turn):
+        firsts.append(turn)
+        turn = after[turn][after[turn] < behind[turn]]
+    group = np.sort(np.concatenate(firsts))
+    return group, after[group]
+
+
+def _cut(
+    starts: Numbers,
+    run: Numbers,
+    begin: Numbers,
+    end: Numbers,
+    owner: Numbers,
+    opening: Numbers,
+    group: tuple[Numbers, Numbers],
+    *,
+    length: int,
+) -> _Pieces:
+    """The pieces of conversations that are longer than a row, from their turns in groups."""
+    turn, after = group
+    of, start = owner[turn], starts[owner[turn]]
+    fresh, stop = begin[turn], end[after - 1] - 1
+    open_ = np.where(fresh > start, opening[of], 0)
+    fits = stop - fresh <= length - open_
+    earliest = np.maximum(stop - (length - open_), fresh - length // 2)
+    before = np.searchsorted(begin, np.maximum(earliest, start))  # a turn's beginning, or a conversation's
+    context = begin[np.minimum(before, turn)]
+    open_ = np.where(context > start, open_, 0)
+    whole = _Pieces.of(*(x[fits] for x in (start, fresh, stop)), context=context[fits], opening=open_[fits])
+    alone = turn[~fits]  # a turn that is longer than a row is a group by itself
+    return _Pieces.together(
+        [whole, _long_turns(start[~fits], begin[alone], run[alone], stop[~fits], open_[~fits], length)]
+    )
+
+
+def _long_turns(start: Numbers, begin: Numbers, run: Numbers, stop: Numbers, opening: Numbers, length: int) -> _Pieces:
+    """The pieces of turns that are longer than a row, from the first token of a turn, of its answer, and the end of both.
+
+    The first piece is the question, if it leaves a quarter of the row, and as much of the answer as fits. Every other has a
+    quarter of a row from the beginning of the question, another quarter from just before what is learned, and what is learned.
+    """
+    quarter = length // 4
+    room = length - opening
+    short = run - begin <= length - quarter - opening
+    split = np.where(short, np.minimum(begin + room, stop), run - 1)  # where the pieces that are all alike begin
+    heads = np.minimum(quarter, run - begin)
+    each = room - heads - quarter
+    number = -(-(stop - split) // each)
+    which = np.repeat(np.arange(len(start)), number)
+    fresh = split[which] + (np.arange(len(which)) - _before(number)[which]) * each[which]
+    later = _Pieces.of(
+        start[which],
+        fresh,
+        np.minimum(fresh + each[which], stop[which]),
+        context=fresh - quarter,
+        opening=opening[which],
+        head=begin[which],
+        heads=heads[which],
+    )
+    opens = _Pieces.of(start[short], begin[short], split[short], opening=opening[short])
+    return _Pieces.together([opens, later])
+
+
+def _rows(pieces: _Pieces, *, length: int) -> tuple[_Segments, int]:
+    """The segments of pieces, put into rows from 0 on, and how many these are."""
+    row, rows = best_fit(pieces.size, length)
+    order = np.argsort(_scattered(rows), kind="stable")
+    place = np.empty(rows, np.int64)
+    place[order] = np.arange(rows)
+    row = place[row]
+    sizes = np.stack([pieces.opening, pieces.heads, pieces.fresh - pieces.context, pieces.stop - pieces.fresh], 1)
+    begins = np.stack([pieces.start, pieces.head, pieces.context, pieces.fresh], 1)
+    positions = np.cumsum(sizes, 1) - sizes
+    piece = np.lexsort((pieces.fresh, row))
+    there = (sizes[piece] > 0).reshape(-1)
+    fresh = np.tile([False, False, False, True], len(piece))
+    flat = [x[piece].reshape(-1)[there] for x in (begins, sizes.astype(np.int32), positions.astype(np.int32))]
+    return _Segments(np.repeat(row[piece], 4)[there], flat[0], flat[1], flat[2], fresh[there]), rows
+
+
+def best_fit(sizes: Numbers, length: int) -> tuple[Numbers, int]:
+    """(the row of each piece, how many rows) by best fit decreasing, for sizes of 1 to ``length``.
+
+    Pieces of one size are placed together, and so are rows with the same room: the work hangs on the number of different sizes.
+    """
+    row = np.empty(len(sizes), np.int64)
+    order = np.argsort(-sizes, kind="stable")
+    room: dict[int, list[np.ndarray]] = {}  # rows by the room they have
+    rooms: list[int] = []  # in ascending order
+    rows, place = 0, 0
+    widths, counts = np.unique(sizes, return_counts=True)
+    for width, left in zip(widths[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        while left:
+            fitting = bisect_left(rooms, width)
+            free = rooms[fitting] if fitting < len(rooms) else length
+            each = free // width
+            wanted = -(-left // each)
+            if fitting < len(rooms):
+                chosen = room[free].pop()
+                if len(chosen) > wanted:
+                    room[free].append(chosen[wanted:])
+                    chosen = chosen[:wanted]
+                if not room[free]:
+                    del room[free], rooms[fitting]
+            else:
+                chosen = np.arange(rows, rows + wanted)
+                rows += wanted
+            taken = min(left, len(chosen) * each)
+            row[order[place : place + taken]] = np.repeat(chosen, each)[:taken]
+            full, rest = divmod(taken, each)
+            for some, now in ((chosen[:full], free - each * width), (chosen[full : full + 1], free - rest * width)):
+                if len(some) and now:
+                    if now not in room:
+                        insort(rooms, now)
+                    room.setdefault(now, []).append(some)
+            place, left = place + taken, left - taken
+    return row, rows
+
+
+def _blocks(starts: Numbers, length: int) -> Iterator[tuple[int, int]]:
+    """(first document, document behind the last) of each block."""
+    block = (starts[:-1] - starts[0]) // (_BLOCK_ROWS * length)
+    edges = np.flatnonzero(np.diff(block)) + 1
+    yield from zip([0, *edges.tolist()], [*edges.tolist(), len(block)], strict=True)
+
+
+def _stream(starts: Numbers, learned: LearnedOf | None, *, length: int) -> Layout:
+    """The layout of older versions: row r reads the tokens from r times the length on; rows of which nothing is learned go."""
+    tokens = int(starts[-1])
+    rows = np.arange(max(1, -(-(tokens - 1) // length)))
+    edges = np.union1d(rows * length, starts[:-1])
+    begin = edges[edges < min(tokens, len(rows) * length)]
+    size = np.diff(np.append(begin, min(tokens, len(rows) * length)))
+    document = np.searchsorted(starts, begin, side="right") - 1
+    predicted = np.minimum(size, starts[document + 1] - 1 - begin)
+    if learned is None:
+        marked = predicted
+    else:
+        marked = np.array([learned(b + 1, b + 1 + n).sum() for b, n in zip(begin, predicted, strict=True)], np.int64)
+    row = begin // length
+    some = np.bincount(row, weights=marked, minlength=len(rows)) > 0
+    kept = some[row] if learned is not None and some.any() else np.ones(len(row), bool)
+    lacking = int(marked[begin > starts[document]].sum())
+    begin, size, row = begin[kept], size[kept], row[kept]
+    packed = Packed(learned=int(marked.sum()), lacking=lacking, read=int(size.sum()), cut=_several(document))
+    first = np.searchsorted(row, np.append(np.unique(row), len(rows)))
+    zeros = np.zeros(len(begin), np.int32)
+    return Layout(length, begin, size.astype(np.int32), zeros, np.ones(len(begin), bool), first, packed)
+
+
+def _several(document: Numbers) -> int:
+    """How many numbers come more than once."""
+    return int((np.unique(document, return_counts=True)[1] > 1).sum())
+
+
+def _before(count: Numbers) -> Numbers:
+    """The sum of all earlier ones."""
+    return np.cumsum(count) - count
+
+
+def _scattered(count: int) -> np.ndarray:
+    """A number of 64 bits for each of 0 to ``count`` - 1 that looks random and is always the same (SplitMix64)."""
+    with np.errstate(over="ignore"):
+        x = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
