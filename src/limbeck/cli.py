@@ -57,6 +57,9 @@ Data = Annotated[
     ),
 ]
 EvalData = Annotated[str | None, Option(help="Held-out text (default: a part of --data, split by document hash).")]
+StudentDType = Annotated[
+    str | None, Option(help="Number format of the student's file: float32, bfloat16, float16 (default: the teacher's).")
+]
 Tokens = Annotated[str | None, Option(help="Tokens to train on: 500k, 2M (default 500k).")]
 Length = Annotated[int | None, Option(help="Tokens of a row (default 256 on a CPU, 1024 on a GPU, or the context).")]
 BatchTokens = Annotated[str | None, Option(help="Tokens of one optimiser step (default: about 400 steps).")]
@@ -202,6 +205,7 @@ def distil(
     mixers: ConvertTo = None,
     keep_attention: KeepAttention = None,
     match: Match = None,
+    student_dtype: StudentDType = None,
     objective: FamilyObjectives = None,
     tokenizer_align: TokenizerAlign = None,
     schedule: ScheduleName = None,
@@ -408,6 +412,7 @@ def shrink(
     shape: Shape = None,
     data: Data = None,
     method: Method = "activation",
+    student_dtype: StudentDType = None,
     length: Length = None,
     seed: Seed = None,
     device: Device = None,

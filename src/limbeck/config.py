@@ -171,6 +171,7 @@ class DistilSettings(TeacherSettings):
     mixers: Annotated[str | None, BeforeValidator(_joined)] = None
     keep_attention: int | None = Field(default=None, ge=1)
     match: Annotated[tuple[Stage, ...] | None, BeforeValidator(_stages)] = None
+    student_dtype: Literal["float32", "bfloat16", "float16"] | None = None  # None: the teacher's
     objective: Annotated[str, BeforeValidator(_joined)] = "ForwardKL"
     tokenizer_align: Literal["bytes"] | None = None
     seeds: int = Field(default=1, ge=1, le=100)

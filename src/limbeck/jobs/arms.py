@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from limbeck.config import ATTENTION
 from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import place, whole_folder
 from limbeck.jobs.setup import Machine
-from limbeck.models.load import LanguageModel, load, load_config, new_model, own, save
+from limbeck.models.load import LanguageModel, load, load_config, new_model, own, round_to, save
 from limbeck.objectives import parse
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints
@@ -102,6 +104,7 @@ class Shared:
     ``most_rows`` of the text are read, where the teacher has answered no more, by arms that take more steps all of it if they
     are to ``reads_on``; ``counted`` takes weight from where it has no answer, for the arms too that do not listen to it, so
     that all learn the same tokens. ``common``: a seed, and how many rows of its order those of all seeds begin with.
+    ``stored``: the number format of the files of what is trained, in float32.
     """
 
     cut: Path
@@ -114,6 +117,7 @@ class Shared:
     counted: Callable[[Batch], Batch] = lambda batch: batch
     reads_on: bool = False
     common: tuple[int, int] = (0, 0)
+    stored: torch.dtype = torch.float32
 
     def run(self, arm: Arm) -> Run:
         """The run of an arm, its student as it begins."""
@@ -149,16 +153,16 @@ def train(arm: Arm, shared: Shared) -> LanguageModel:
         return load(own(arm.student), device=world.device)
     run = shared.run(arm)
     run.train()
-    return _finish(arm, run)
+    return _finish(arm, run, shared.stored)
 
 
 def train_members(members: Sequence[tuple[Arm, Shared]], *, label: str) -> None:
     """Trains arms that learn from one teacher on the same rows, which is asked once for all of them."""
-    runs = [(arm, shared.run(arm)) for arm, shared in members if not arm.done]
+    runs = [(arm, shared.run(arm), shared.stored) for arm, shared in members if not arm.done]
     if runs:
-        train_together([run for _, run in runs], label=label)
-    for arm, run in runs:
-        _finish(arm, run)
+        train_together([run for _, run, _ in runs], label=label)
+    for arm, run, stored in runs:
+        _finish(arm, run, stored)
 
 
 def take_over(arm: Arm, twin: Arm) -> None:
@@ -170,13 +174,14 @@ def take_over(arm: Arm, twin: Arm) -> None:
         place(twin.student, beside)
 
 
-def _finish(arm: Arm, run: Run) -> LanguageModel:
-    """Saves what was trained, and drops what a run needs to continue."""
+def _finish(arm: Arm, run: Run, stored: torch.dtype) -> LanguageModel:
+    """Saves what was trained, rounded to a number format on every rank, and drops what a run needs to continue."""
     world, trained = run.world, run.student
     trained.model.requires_grad_(False)
     trained.model.zero_grad(set_to_none=True)
+    kept = round_to(trained, stored)
     if world.first:
-        save(trained, arm.student)
+        save(trained, arm.student, dtype=kept)
     _drop_checkpoints(arm, world)
     world.barrier()
     return trained

@@ -30,8 +30,9 @@ from limbeck.jobs.foretell import foretell, said_after, said_before
 from limbeck.jobs.packing import packed
 from limbeck.jobs.proof import Proof, hand_on
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
-from limbeck.jobs.student import make_student, target_shape
+from limbeck.jobs.student import make_student, stored_as, target_shape
 from limbeck.jobs.teacher import RunTeacher, adopted
+from limbeck.models.beside import stated
 from limbeck.models.load import LanguageModel, load, load_config, load_described, own
 from limbeck.models.source import resolve_description
 from limbeck.objectives import parse
@@ -177,7 +178,7 @@ def prepare(
         price = Price.of(Size.of(student.config), Size.of(teacher.config), length=length, uses=uses)
     arms = _arms(settings, price, steps=steps, matched=matched, member=member)
     if where.world.first:
-        about = _summary(teacher) | source.facts | _priced(price, sharing)
+        about = _summary(teacher) | source.facts | _priced(price, sharing) | _stated(settings)
         facts = {
             "doctor": as_json(findings),
             "plan": _said(plan, store.layout(length), arms),
@@ -193,6 +194,7 @@ def prepare(
         counted=source.counted,
         reads_on=isinstance(source, OtherTokens),  # which was asked about no more than the plan reads
         common=(settings.seed, matched * rows),
+        stored=stored_as(settings),
     )
     cost = estimate(
         *(Size.of(student.config), source.size),
@@ -334,6 +336,12 @@ def _summary(model: LanguageModel) -> dict[str, Any]:
     except BadModel:  # of a kind that is not cut, but can teach, or learn as it is
         shape = None
     return {"name": model.name, "parameters": model.parameters_count, "shape": shape}
+
+
+def _stated(settings: DistilSettings) -> dict[str, Any]:
+    """What the README.md of the model that the student starts from says of its licence and origin."""
+    said = stated(resolve_description(settings.student or config_source(settings.teacher)))
+    return {"stated": said} if said else {}
 
 
 def _kept(student: LanguageModel, teacher: LanguageModel, size: Size, *, length: int, itemsize: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.recall import RecallProof
 from limbeck.jobs.setup import Machine
 from limbeck.jobs.teacher import RunTeacher
+from limbeck.models.beside import stored_dtype
 from limbeck.models.load import LanguageModel, load, own
 from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, likelihood, measure, samples
 from limbeck.probes.measurements import AGAIN
@@ -114,7 +115,8 @@ class Proof:
             said = replace(said, notes=(_sentence(across(self._source.told.facts)), *said.notes))
         write_json(out / "verdict.json", said.row())
         update(out, run, verdict=said.text)
-        write_text(out / "student" / "README.md", model_card(run, readings, said.notes))
+        made = run["student"] | {"dtype": stored_dtype(out / "student")}
+        write_text(out / "student" / "README.md", model_card(run | {"student": made}, readings, said.notes))
         write_report(out)
         return readings, said
 

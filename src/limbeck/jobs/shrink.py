@@ -13,8 +13,11 @@ from limbeck.disk import LOCK, claims, take
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.jobs.folder import packing_asked
 from limbeck.jobs.setup import machine, row_length
-from limbeck.jobs.student import shrink_to, target_shape
+from limbeck.jobs.student import shrink_to, stored_as, target_shape
+from limbeck.models.beside import stated
 from limbeck.models.load import load, save
+from limbeck.models.source import resolve_description
+from limbeck.report.card import model_card
 from limbeck.run.log import console
 from limbeck.students.score import METHODS
 
@@ -38,7 +41,17 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
         store = build_training(settings.data, teacher.tokenizer, folder, end=teacher.end, progress=console.is_terminal)
         store = store.packed(packing_asked(settings))
         student = shrink_to(shape, teacher, store, length=length, machine=where, method=method, seed=settings.seed)
-    save(student, out)
+    stored = stored_as(settings)
+    facts = {
+        "teacher": {
+            "name": teacher.name,
+            "parameters": teacher.parameters_count,
+            "stated": stated(resolve_description(settings.teacher)),
+        },
+        "student": {"parameters": student.parameters_count, "dtype": str(stored).removeprefix("torch.")},
+        "lineage": student.lineage,
+    }
+    save(student, out, card=model_card(facts, []), dtype=stored)
     console.print(f"{teacher.parameters_count:,} -> {student.parameters_count:,} parameters: {shape}")
     return {
         "out": str(out),

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from limbeck.config import ATTENTION, DistilSettings
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.captured import config_source
 from limbeck.jobs.mixed import pattern_asked
 from limbeck.jobs.setup import Machine
+from limbeck.models.beside import FLOATS, stored_dtype
 from limbeck.models.load import LanguageModel, load, load_config, save
+from limbeck.models.source import resolve_description
 from limbeck.report.words import count
 from limbeck.run.run import micro_batches
 from limbeck.students.convert import choose as choose_converted
@@ -18,6 +22,7 @@ from limbeck.students.cut import cut
 from limbeck.students.score import score
 from limbeck.students.shape import Shape, budget_of_shrink, choose, parse_shape
 
+_DTYPES = {name: getattr(torch, name) for name in FLOATS.values()}
 SHRINK = 2.5  # the law of capacity gap: the best teacher is about 2.5 times its student (arXiv 2311.07052)
 CALIBRATION_ROWS = 64
 METHOD = "activation"  # how importance is scored unless something else is asked for
@@ -67,6 +72,13 @@ def check_mixers_asked(settings: DistilSettings) -> None:
             "--student and --mixers both say what the student is: with --mixers it is made of the teacher's weights; leave "
             "--student out, or give the model to be converted as --teacher"
         )
+
+
+def stored_as(settings: DistilSettings) -> torch.dtype:
+    """The number format of a student's file: as asked, else that of the model it starts from."""
+    if settings.student_dtype is not None:
+        return _DTYPES[settings.student_dtype]
+    return _DTYPES[stored_dtype(resolve_description(settings.student or config_source(settings.teacher)))]
 
 
 def size_name(size: int) -> str:

@@ -30,6 +30,7 @@ from limbeck.disk import check_digests, existing, read_plain, whole_folder, writ
 from limbeck.errors import BadModel, Mismatch
 from limbeck.models.alone import one_document_a_row
 from limbeck.models.auto import LimbeckForCausalLM
+from limbeck.models.beside import complete, describe_source
 from limbeck.models.rope import choose_by_document, lengths_named
 from limbeck.models.source import (
     check_tokenizer,
@@ -349,21 +350,61 @@ def build(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float32) -> Pr
         )
 
 
-def save(model: LanguageModel, folder: str | Path, *, card: str | None = None) -> None:
+@torch.no_grad()
+def round_to(model: LanguageModel, dtype: torch.dtype) -> torch.dtype:
+    """Rounds a model's weights in place to what a file of this format keeps, and gives the format.
+
+    The weights stay in the format they are computed in. float32 where one of them is beyond float16's range.
+    """
+    parameters = [p for p in model.model.parameters() if p.is_floating_point()]
+    if any(not torch.isfinite(p.to(dtype)).all() for p in parameters):
+        return torch.float32
+    for parameter in parameters:
+        parameter.copy_(parameter.to(dtype))
+    return dtype
+
+
+def save(
+    model: LanguageModel, folder: str | Path, *, card: str | None = None, dtype: torch.dtype | None = None
+) -> None:
     """Writes an ordinary Hugging Face folder: safetensors, configuration, tokenizer, and lineage and card if any.
 
-    Written beside and renamed, so a folder of that name is always whole. An older one is replaced.
+    With ``dtype`` the weights are rounded to that format, in memory too, so that what is measured afterwards is what
+    lies there. Written beside and renamed, so a folder of that name is always whole. An older one is replaced.
     """
     with whole_folder(Path(folder).absolute()) as partial:
         with quiet():
-            model.model.save_pretrained(partial)
+            with _stored_as(model, dtype):
+                model.model.save_pretrained(partial)
             model.tokenizer.save_pretrained(partial)
+            complete(partial, model.config, tokenizer_of=_folder_of(model.tokenizer))
         if model.lineage is not None:
             text = json.dumps(model.lineage, indent=1, sort_keys=True)
             (partial / "lineage.json").write_text(text + "\n", encoding="utf-8")
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
         write_digests(partial)
+
+
+@contextmanager
+def _stored_as(model: LanguageModel, dtype: torch.dtype | None) -> Iterator[None]:
+    """The parameters are in a file's format meanwhile, and then as they were but for its rounding."""
+    parameters = [p for p in model.model.parameters() if p.is_floating_point()]
+    computed = [p.dtype for p in parameters]
+    kept = None if dtype is None else round_to(model, dtype)
+    try:
+        for parameter in parameters:
+            parameter.data = parameter.data if kept is None else parameter.data.to(kept)
+        yield
+    finally:
+        for parameter, was in zip(parameters, computed, strict=True):
+            parameter.data = parameter.data.to(was)
+
+
+def _folder_of(tokenizer: PreTrainedTokenizerBase) -> Path | None:
+    """The folder that a tokenizer was read from."""
+    folder = Path(str(tokenizer.name_or_path or "."))
+    return folder if tokenizer.name_or_path and folder.is_dir() else None
 
 
 def describe(model: LanguageModel, folder: Path) -> None:
@@ -373,6 +414,8 @@ def describe(model: LanguageModel, folder: Path) -> None:
         if model.model.generation_config is not None:  # it may name the token that closes a document
             model.model.generation_config.save_pretrained(partial)
         model.tokenizer.save_pretrained(partial)
+        if source := _folder_of(model.tokenizer):
+            describe_source(source, partial)
         write_digests(partial)
 
 

@@ -39,7 +39,10 @@ def model_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Seque
         "- limbeck",
     ]
     # A JSON string is a YAML string, whatever a name holds.
-    front += [f"base_model: {json.dumps(name)}"] if _is_hub_id(name) else []
+    stated = teacher.get("stated") or {}
+    base = name if _is_hub_id(name) else stated.get("base_model")
+    known = {"base_model": base, **{key: stated.get(key) for key in ("license", "license_name", "license_link")}}
+    front += [f"{key}: {json.dumps(value)}" for key, value in known.items() if isinstance(value, str)]
     body = ["---", "", f"# Student of {_plain(name)}", "", _origin(run, student, teacher), ""]
     if run.get("verdict"):
         body += [_plain(str(run["verdict"])), ""]
@@ -57,7 +60,9 @@ def model_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Seque
         ]
     body += [f'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder"{code})']
     body += [f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})', "```", ""]
-    body += ["The licence of the teacher and of the text holds for the student too: see theirs.", ""]
+    licence = stated.get("license_name") or stated.get("license")
+    which = f" (the teacher's README.md says: {_plain(str(licence))})" if licence else ""
+    body += [f"The licence of the teacher{which} and of the text holds for the student too: see theirs.", ""]
     return "\n".join(front + body)
 
 
@@ -73,7 +78,13 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
     if run.get("objective"):
         text += f" and distilled with `{_plain(str(run['objective']))}`"
     tokens = (run.get("plan") or {}).get("tokens")
-    text += f" on {count(tokens)} tokens." if tokens else "."
+    text += (
+        f" on {count(tokens)} tokens."
+        if tokens
+        else ("." if run.get("plan") else ", and not trained since: distil it.")
+    )
+    if tokens and student.get("dtype") not in (None, "float32"):
+        text += f" It was trained in float32 and rounded to {student['dtype']} at the end; what is measured is the rounded one."
     mixers = (run.get("conversion") or {}).get("mixers")
     return text + (f" Its layers mix with {_plain(_in_order(mixers))}." if mixers else "")
 
