@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.config import ReproduceSettings
+from limbeck.disk import read_json, write_json
 from limbeck.recipes import RECIPES, criterion, provenance, recipe, reproduce
 from limbeck.recipes.criterion import Criterion, Entry, changed, criterion_of, entry_of
 from limbeck.recipes.recipe import Judged, Outcome, Recipe
@@ -212,9 +213,9 @@ def test_a_criterion_that_changed_before_anything_was_judged_is_told_as_that(jud
 def test_results_of_before_criteria_were_kept_are_told_as_that(judge, tmp_path):
     judge("aaaa", "inconclusive")
     record = tmp_path / "out" / "run.json"
-    run = json.loads(record.read_text())
+    run = read_json(record)
     del run["criteria"]
-    record.write_text(json.dumps(run))
+    write_json(record, run)
     _, page = judge("bbbb")
     assert "they were judged by one that was not kept, which said inconclusive; now by bbbb. Why:" in page
 

@@ -5,19 +5,20 @@ The entry is committed with the change. Results that were seen before are not ju
 
 from __future__ import annotations
 
+import json
 import sys
 
-from limbeck.disk import read_json, write_json
+from limbeck.disk import write_text
 from limbeck.jobs.folder import now
 from limbeck.recipes import RECIPES, recipe
 from limbeck.recipes.criterion import REGISTER, criterion_of
 
 why = sys.argv[1]
-register = read_json(REGISTER) if REGISTER.exists() else {}
+register = json.loads(REGISTER.read_text(encoding="utf-8"))
 for name in RECIPES:
     digests = {scale: criterion_of(recipe(name), scale).digest for scale in ("small", "gpu")}
     entries = register.setdefault(name, [])
     if not entries or entries[-1]["digests"] != digests:
         entries.append({"since": now(), "why": why, "digests": digests})
         print(name, digests)
-write_json(REGISTER, register)
+write_text(REGISTER, json.dumps(register, indent=2, ensure_ascii=False) + "\n")

@@ -574,7 +574,7 @@ def reproduce(
     out: Annotated[Path | None, Option(help="Folder of the reproduction (default runs/RECIPE-SCALE).")] = None,
     json_: Json = None,
 ) -> None:
-    """Reproduce a published result, and say confirmed, refuted or inconclusive by a criterion fixed before."""
+    """Reproduce a published result, and say confirmed, refuted or inconclusive by a criterion whose changes are told."""
     from rich.console import Console
 
     from limbeck.recipes.reproduce import show

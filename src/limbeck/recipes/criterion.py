@@ -1,8 +1,8 @@
 """What a recipe judges by, as a digest: so that no criterion changes after results were seen without being seen to.
 
 It is read off the source. A recipe's `run` and its functions ``judge...`` are followed to every function, class and constant that
-they name, and so on; comments, docstrings and format do not count. Left out is what trains (files that import torch) and what
-only shows. What the scale of a run sets, such as its grid, counts by value.
+they name, and so on; comments, docstrings and format do not count. Left out is what trains (files that import torch, and a few
+names) and what only shows. What the scale of a run sets, such as its grid, counts by value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from limbeck.disk import read_json
 from limbeck.recipes.recipe import Recipe
 
 REGISTER = Path(__file__).parent / "criteria.json"
@@ -24,6 +23,7 @@ PACKAGE = Path(__file__).parents[1]
 _FOLLOWED = ("limbeck.recipes", "limbeck.probes", "limbeck.plan", "limbeck.jobs.pilot.results")
 _DRAWS = "limbeck.recipes.drawing"
 _SHOWN = {"_ours", "_numbers", "_figures"}  # of a recipe's file: they only show
+_RUN = {"evidence", "bench", "Bench", "climb"}  # they train, or read what was trained
 _SCALES = {"SCALES", "SIZES", "LADDERS", "_SIZES"}  # these count by value, of the run's scale alone
 
 
@@ -61,7 +61,7 @@ def criterion_of(recipe: Recipe, scale: str) -> Criterion:
 
 def entry_of(recipe: str, scale: str, digest: str) -> Entry | None:
     """What the register says of a criterion; None where it has none of that digest."""
-    entries = read_json(REGISTER).get(recipe, [])
+    entries = json.loads(REGISTER.read_text(encoding="utf-8")).get(recipe, [])
     return next((Entry(e["since"], e["why"]) for e in reversed(entries) if e["digests"].get(scale) == digest), None)
 
 
@@ -89,7 +89,7 @@ def _named(module: str, node: ast.stmt) -> Iterator[tuple[str, str]]:
         name = inner.id if isinstance(inner, ast.Name) else None
         if isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name):
             name = f"{inner.value.id}.{inner.attr}"
-        if name is not None and name not in _SHOWN | _SCALES and (place := _place(module, name)) is not None:
+        if name is not None and name not in _SHOWN | _RUN | _SCALES and (place := _place(module, name)) is not None:
             yield place
 
 

@@ -10,15 +10,28 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from limbeck.disk import read_json
+from limbeck.errors import BadPoints
 from limbeck.jobs.folder import now, update, versions
 from limbeck.recipes.criterion import PACKAGE, Criterion, changed, entry_of
 from limbeck.recipes.recipe import Judged
 
 KEY = "criteria"
 CONTINUED = "continued"
+
+
+class _Verdict(TypedDict):
+    """Of a claim in reproduction.json."""
+
+    verdict: str
+
+
+class _Result(TypedDict):
+    """What is read of reproduction.json."""
+
+    judged: list[_Verdict]
 
 
 def started(out: Path, run: dict[str, Any], criterion: Criterion) -> None:
@@ -103,7 +116,7 @@ def _unknown(out: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
     one = {"digest": None, "since": run["started"], "code": None, "parts": {}}
     file = out / "reproduction.json"
     if "ended" in run and file.is_file():
-        one |= {"judged": run["ended"], "verdicts": [found["verdict"] for found in read_json(file)["judged"]]}
+        one |= {"judged": run["ended"], "verdicts": [found["verdict"] for found in read_json(file, _Result)["judged"]]}
     return [one]
 
 
@@ -125,5 +138,7 @@ def _note(before: Mapping[str, Any], last: Mapping[str, Any]) -> str:
 def _made(points: Path) -> str | None:
     """When a pilot's points were made, where the pilot says so."""
     record = (points if points.is_dir() else points.parent) / "run.json"
-    ended: str | None = read_json(record).get("ended") if record.is_file() else None
+    if not record.is_file():
+        return None
+    ended: str | None = read_json(record, error=BadPoints).get("ended")
     return ended
