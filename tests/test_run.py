@@ -276,3 +276,14 @@ def test_a_full_disk_says_so_and_keeps_what_was_saved(whole, tmp_path):
     assert "run the same command again to continue" in said
     assert [p.name for p in checkpoints(tmp_path)] == ["step-000005"]
     assert not list(tmp_path.glob(".step*"))
+
+
+@pytest.mark.parametrize(("device", "expected"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
+def test_a_cuda_device_always_has_its_number(device, expected, monkeypatch):
+    """Torch sets no device without one, and tensors on "cuda" and on "cuda:0" would not be on one device."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert join(device).device == torch.device("cuda", expected)
+    assert chosen == [torch.device("cuda", expected)]

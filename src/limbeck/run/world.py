@@ -91,11 +91,11 @@ def join(device: str = "auto") -> World:
     """
     size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     where = named(device)
-    if where == torch.device("cuda") and size > 1:
-        where = named(f"cuda:{local}")
-    if size > 1 and device.startswith("cuda:"):
+    if size > 1 and where.index is not None:
         raise RuntimeError(f"{size} processes cannot share one device: each takes its own with auto or cuda")
     if where.type == "cuda":
+        # torch sets no device without a number, and what lies on "cuda:0" would not be equal to what lies on "cuda"
+        where = named(f"cuda:{local if size > 1 else where.index or 0}")
         torch.cuda.set_device(where)
     if size == 1:
         return alone(where)
