@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -44,6 +44,7 @@ class Tiny(ThreadingHTTPServer):
         self.keys_seen: set[str | None] = set()
         self.times: list[float] = []
         self.last: dict = {}  # what was asked last
+        self.through: list[tuple[str, str | None]] = []  # asked as a proxy: for what, by whom
 
     @property
     def url(self) -> str:
@@ -98,10 +99,23 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_) -> None: ...
 
+    def do_CONNECT(self) -> None:
+        self.server.through.append((self.path, self.headers.get("Proxy-Authorization")))
+        self.send({}, 407)
+
+    def as_proxy(self) -> None:
+        """A question to another host is answered as that host would."""
+        if self.path.startswith("http://"):
+            self.server.through.append((self.path, self.headers.get("Proxy-Authorization")))
+            self.path = "/" + self.path.split("/", 3)[3]
+
     def do_GET(self) -> None:
         server = self.server
+        self.as_proxy()
         if self.path == "/v1/models":
             entry = {"id": server.shown, "object": "model", "root": "somewhere/else", "owned_by": server.speaks}
+            if server.speaks == "llamacpp":
+                del entry["root"]
             self.send(
                 {"object": "list", "data": [entry | ({"max_model_len": server.context} if server.context else {})]}
             )
@@ -114,6 +128,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         server = self.server
+        self.as_proxy()
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         key = self.headers.get("Authorization")
         with server.lock:
@@ -152,12 +167,27 @@ class Handler(BaseHTTPRequestHandler):
         else:
             if fault == "slow":
                 time.sleep(1.0)
+            elif fault in ("headers", "flood"):
+                return self.endless(fault)
             return False
+        return True
+
+    def endless(self, fault: str) -> bool:
+        """An answer without end: of headers, one now and then, or of a body."""
+        self.close_connection = True
+        with suppress(OSError):
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n" + (b"" if fault == "headers" else b"\r\n"))
+            for number in range(10**9):
+                self.wfile.write(b"X-%d: y\r\n" % number if fault == "headers" else b" " * 2**16)
+                self.wfile.flush()
+                time.sleep(0.1 if fault == "headers" else 0)
         return True
 
     def answer(self, body: dict, fault: str) -> None:
         server = self.server
-        if self.path == "/tokenize" and server.tokenize:
+        if self.path == "/tokenize" and server.speaks == "llamacpp":
+            self.send({"tokens": [] if "content" not in body else [1]})  # it reads no "prompt"
+        elif self.path == "/tokenize" and server.tokenize:
             ids = server.model.tokenizer(body["prompt"], add_special_tokens=False)["input_ids"]
             self.send({"count": len(ids), "tokens": ids})
         elif self.path == "/generate" and server.speaks == "sglang":
@@ -206,6 +236,15 @@ class Handler(BaseHTTPRequestHandler):
             own = prompt[place + 1]
             pairs = dict(zip(tokens, logs, strict=True)) | {own: float(log_p[place, own])}
             rows.append(list(pairs.items()))
+        if fault == "alike":
+            rows = [[(token, -float(np.log(self.server.model.vocab))) for token, _ in pairs] for pairs in rows]
+        if fault == "unlikely":
+            rows = [[(token, -9999.0) for token, _ in pairs] for pairs in rows]
+        if fault == "foolish":  # sure of the wrong token at each place
+            rows = [
+                [(token, -20.0 - i if token == own else -0.1 - 5 * i) for i, (token, _) in enumerate(pairs)]
+                for pairs, own in zip(rows, prompt[1:], strict=True)
+            ]
         if fault in ("nan", "positive", "sum", "double"):
             at = len(rows) // 2
             worse = {"nan": float("nan"), "positive": 0.7, "sum": -0.01, "double": rows[at][0][1]}[fault]
@@ -258,6 +297,17 @@ class Handler(BaseHTTPRequestHandler):
             top = [{decode([t]): p for t, p in pairs} for pairs in places]
             tokens = [decode([t]) for t in prompt]
             told = {"tokens": [*tokens, " x"], "top_logprobs": [None, *top, {" x": -1.0}]}
+        return {"model": MODEL, "choices": [{"text": " x", "logprobs": told}]}
+
+    def llamacpp(self, body: dict, fault: str) -> dict:
+        """It passes over ``echo``, and tells of the token that it writes alone."""
+        top = [{"id": 1, "token": " x", "bytes": [32, 120], "logprob": -1.0}]
+        content = [top[0] | {"top_logprobs": top}] if body.get("logprobs") else []
+        return {"model": MODEL, "choices": [{"text": " x", "logprobs": {"content": content}}]}
+
+    def deaf(self, body: dict, fault: str) -> dict:
+        """As OpenAI's completions, of what is written alone."""
+        told = {"tokens": [" x"], "top_logprobs": [{" x": -1.0}], "token_logprobs": [-1.0]}
         return {"model": MODEL, "choices": [{"text": " x", "logprobs": told}]}
 
     def send(self, answer: dict, status: int = 200, headers: dict | None = None, *, fault: str = "") -> None:

@@ -204,14 +204,46 @@ def test_of_several_ranks_one_says_what_is_wrong(rank, lines, monkeypatch, capsy
 
 
 @pytest.mark.long
-def test_two_processes_of_torchrun_train_as_one(plain, here):
+def on_two_ranks(one: list[str]) -> subprocess.CompletedProcess[str]:
+    """A command of one process, started by torchrun in two."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    both = [*launch, *command(here, "ranks", "--baselines", "none")[1:]]
-    answer = subprocess.run(both, capture_output=True, text=True, env=environment)
+    return subprocess.run([*launch, *one[1:]], capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.long
+def test_a_refusal_on_two_ranks_is_one_sentence(here):
+    """Only the first rank finds the folder taken; the other, which waits for it, ends without a traceback of its own."""
+    (here / "taken").mkdir()
+    (here / "taken" / "notes.txt").write_text("mine")
+    answer = on_two_ranks(command(here, "taken", "--baselines", "none"))
+    assert answer.returncode == 1
+    assert answer.stderr.count("limbeck: ") == 1
+    assert "is not empty and holds no run" in answer.stderr
+    assert answer.stderr.count("Traceback") == 1  # torchrun's own, of a process that ended with a status
+    assert "Connection closed by peer" not in answer.stderr
+    shrunk = on_two_ranks(
+        [
+            sys.executable,
+            "-m",
+            "limbeck",
+            "shrink",
+            "--teacher",
+            str(here / "teacher"),
+            "--shrink",
+            "2",
+            "--out",
+            str(here / "s"),
+        ]
+    )
+    assert "shrink runs in one process" in shrunk.stderr
+
+
+def test_two_processes_of_torchrun_train_as_one(plain, here):
+    answer = on_two_ranks(command(here, "ranks", "--baselines", "none"))
     assert answer.returncode == 0, answer.stderr[-3000:]
     one, two = (
         torch.cat([p.flatten() for p in AutoModelForCausalLM.from_pretrained(f / "student").parameters()])

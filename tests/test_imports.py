@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "limbeck"
 
 LAYERS = (
-    ("errors",),
+    ("errors", "scrub"),
     ("types", "config", "disk"),
     ("divergence",),
     ("models",),

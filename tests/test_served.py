@@ -1,7 +1,9 @@
 """A teacher on a server: what it is asked, what is believed, and how loudly it fails."""
 
+import base64
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -12,12 +14,15 @@ from limbeck.corpora import Rows
 from limbeck.errors import BadServer, BadSetting, LimbeckError, Mismatch
 from limbeck.jobs.capture.captured import Captured
 from limbeck.jobs.capture.verify import inspect, verify
+from limbeck.jobs.folder import command
 from limbeck.models.load import describe, load, save
 from limbeck.objectives import parse
 from limbeck.objectives.fused import fused_backward, fused_nats
 from limbeck.run.log import console
-from limbeck.teachers import served
+from limbeck.scrub import scrubbed
+from limbeck.teachers import http, served
 from limbeck.teachers.http import Address, Patience, is_served
+from limbeck.teachers.proxy import proxy_for
 from limbeck.teachers.served import _prompts, connect
 from limbeck.types import Batch
 from tests.models import batch, frozen, llama, tokenizer, write_corpus
@@ -29,7 +34,10 @@ HASTY = Patience(tries=5, limit=0.5, first=0.01, longest=0.05)
 
 @pytest.fixture(scope="module")
 def model():
-    return frozen(llama(tok=tokenizer(), seed=2))
+    """An untrained one, of which log-probabilities are nearly uniform: a sure one would be worse than a guess."""
+    made = frozen(llama(tok=tokenizer(), seed=2))
+    made.model.model.norm.weight.data *= 0.2
+    return made
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +227,7 @@ def test_what_a_server_must_be_is_said_at_the_start(model):
     refused(BadServer, "the answer is of 'other/model', not of 'tiny/llama'", model, faults={"other": 1.0})
     refused(
         BadServer,
-        "expected log-probabilities of a prompt's tokens, got none. vLLM.*SGLang.*OpenAI",
+        "expected log-probabilities of a prompt's tokens, and the server gives none. vLLM.*SGLang.*OpenAI",
         model,
         "nothing",
         most=0,
@@ -255,13 +263,19 @@ def test_fewer_outcomes_are_asked_for_where_a_server_gives_no_more(model):
         ("http://host:8000/v1", "does not say which model after a #"),
         ("http://me:secret@host/v1#m", "an API key is read from the environment"),
         ("http://host/v1?api_key=secret#m", "an API key is read from the environment"),
+        ("http://u:pa#secret@host/v1#m", "an API key is read from the environment"),
+        ("http://u:pa/secret@host/v1#m", "an API key is read from the environment"),
+        ("http://host/v1#m?api_key=secret", "an API key is read from the environment"),
+        ("http://host/v1#m&token=secret", "a model's name has no blank and none of"),
+        ("http://host:secret/v1#m", "the host or port of this cannot be read"),
+        ("http://[::1/v1#m", "the host or port of this cannot be read"),
     ],
 )
 def test_an_address_is_refused_by_its_form(text, said):
     assert is_served(text)
     with pytest.raises(BadSetting, match=rf"http://HOST:PORT/v1#MODEL.*{said}") as stop:
         Address.of(text)
-    assert "secret" not in str(stop.value)
+    assert "secret" not in str(stop.value).replace("//host:secret", "")  # a port is none
 
 
 @pytest.fixture(scope="module")
@@ -405,6 +419,104 @@ def test_a_key_is_shown_to_the_server_and_to_nobody_else(here, model, monkeypatc
     texts += [file.read_bytes().decode("latin1") for file in here.rglob("*") if file.is_file()]
     assert len(texts) > 20
     assert not any(KEY in text or wrong in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [(f"{KEY}\r\n", True), (f" {KEY} ", True), (f"{KEY}\r\nX: y", False), ("schlüssel", False)],
+)
+def test_a_key_is_without_blanks_or_refused_unshown(model, monkeypatch, key, shown):
+    """Files that end lines as Windows does leave a carriage return behind a key."""
+    monkeypatch.setenv("LIMBECK_API_KEY", key)
+    with serving(model, key=KEY) as server:
+        if shown:
+            teacher_of(server, model).close()
+            assert server.keys_seen == {f"Bearer {KEY}"}
+            return
+        with pytest.raises(
+            BadSetting, match="LIMBECK_API_KEY: expected an API key of visible ASCII characters"
+        ) as stop:
+            teacher_of(server, model)
+    assert key.split()[0] not in str(stop.value)
+
+
+def test_what_is_printed_or_kept_holds_no_secret(monkeypatch):
+    monkeypatch.setenv("LIMBECK_API_KEY", f"{KEY}\r\n")
+    text = f"Invalid header b'Bearer {KEY}\\r\\n' http://me:pa#ss@h/v1?key=k1 api_key=k2&x=1 hf:a/b?revision=1"
+    assert scrubbed(text) == "Invalid header b'Bearer ***\\r\\n' http://***@h/v1?*** api_key=***&x=1 hf:a/b?revision=1"
+    monkeypatch.setattr(sys, "argv", ["limbeck", "distil", "--teacher", "http://me:secret@h/v1#m"])
+    assert command() == ["limbeck", "distil", "--teacher", "http://***@h/v1#m"]
+
+
+def test_a_proxy_of_the_environment_is_used(model, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with serving(model) as server:
+        monkeypatch.setenv("HTTP_PROXY", f"http://me:s%3Acret@127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:s%3Acret@127.0.0.1:{server.server_port}")
+        connect(Address.of("http://model.test/v1#tiny/llama"), model.tokenizer, k=4, length=LENGTH).close()
+        who = "Basic " + base64.b64encode(b"me:s:cret").decode()
+        assert ("http://model.test/v1/models", who) in server.through
+        assert len(server.through) >= 5
+        assert {them for _, them in server.through} == {who}
+        with pytest.raises(BadServer, match=rf"407 .* through the proxy 127.0.0.1:{server.server_port}") as stop:
+            connect(Address.of("https://model.test/v1#m"), model.tokenizer, k=4, length=LENGTH, patience=HASTY)
+        assert "cret" not in str(stop.value)
+        assert server.through[-1] == ("model.test:443", who)
+        count = len(server.through)
+        teacher_of(server, model).close()  # on this machine: past the proxy
+        monkeypatch.setenv("NO_PROXY", "model.test")
+        with pytest.raises(BadServer, match="connection"):
+            connect(Address.of("http://model.test/v1#m"), model.tokenizer, k=4, length=LENGTH, patience=HASTY)
+        assert len(server.through) == count
+    monkeypatch.setenv("ALL_PROXY", "socks5://user:secret@h:1")
+    monkeypatch.delenv("HTTP_PROXY")
+    with pytest.raises(BadSetting, match=r"HTTP_PROXY=socks5://\*\*\*@h:1: expected an HTTP proxy"):
+        proxy_for("http", "other.test")
+
+
+@pytest.mark.parametrize("speaks", ["llamacpp", "deaf"])
+def test_a_server_that_passes_over_echo_is_named_as_such(model, speaks):
+    """Not as one of another tokenizer: llama.cpp's makes tokens of "content", which it was not given."""
+    named = {"llamacpp": "llama.cpp's server gives none", "deaf": "the server gives none.*no echo of the prompt"}[
+        speaks
+    ]
+    refused(BadServer, f"{named}.*capture --text", model, speaks)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"), [("headers", "time limit: no answer in 0.5 s"), ("flood", "too large an answer")]
+)
+def test_an_answer_without_end_is_left(model, monkeypatch, fault, said):
+    """One deadline ends an exchange, however steadily something comes, and a bound on bytes one that comes fast."""
+    monkeypatch.setattr(http, "MOST_BYTES", 2**20)
+    with serving(model) as server, teacher_of(server, model) as teacher:
+        server.faults = {fault: 1.0}
+        teacher.expect(10)
+        with pytest.raises(BadServer, match=said):
+            teacher(batch(1, LENGTH, vocab=model.vocab))
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("alike", "outcomes that are all alike"),
+        ("unlikely", "a likeliest outcome less likely than any can be"),
+        ("foolish", r"tokens of the text cost 2\d\.\d+ nats each .*this is no model of the text"),
+    ],
+)
+@pytest.mark.parametrize("speaks", ["vllm", "sglang"])
+def test_nonsense_stops_a_capture(model, speaks, fault, said):
+    def capture(teacher):
+        for seed in range(10):
+            teacher(batch(8, LENGTH, vocab=model.vocab, seed=seed))
+
+    with serving(model, speaks) as server, teacher_of(server, model) as teacher:
+        server.faults = {fault: 1.0}
+        teacher.expect(2000)
+        with pytest.raises(BadServer, match=said):
+            capture(teacher)
 
 
 def test_flags_of_a_served_teacher(here, model):

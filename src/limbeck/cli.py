@@ -30,6 +30,7 @@ from limbeck.config import (
     resolve,
 )
 from limbeck.errors import Interrupted, LimbeckError
+from limbeck.scrub import scrubbed
 
 app = typer.Typer(
     name="limbeck",
@@ -611,7 +612,7 @@ def main() -> NoReturn:
         app()  # prints a wrong flag itself and exits with 2; turns SIGINT into 130
     except (LimbeckError, Interrupted) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun every rank comes to the same end
-            print(f"limbeck: {error}", file=sys.stderr)
+            print(f"limbeck: {scrubbed(str(error))}", file=sys.stderr)
         sys.exit(error.status)
     sys.exit(0)
 

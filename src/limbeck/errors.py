@@ -65,6 +65,12 @@ class NonFiniteLoss(LimbeckError):
     status = 1
 
 
+class OtherRankStopped(LimbeckError):
+    """Another process of the same run ended, so that nothing can be summed over them any more."""
+
+    status = 1
+
+
 class NotConverged(LimbeckError):
     """A fit found no optimum. ``best`` is the law with the least loss it saw, to look at, not to plan with."""
 

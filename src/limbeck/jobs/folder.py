@@ -21,6 +21,7 @@ from limbeck.corpora import TokenStore
 from limbeck.corpora.layout import PACKINGS, STREAM, WITHOUT_LONG
 from limbeck.disk import read_json, refuse_links, take, tidy, write_json, writing
 from limbeck.errors import BadFolder
+from limbeck.scrub import scrubbed
 
 # What changes where and how fast a run is made, not what comes out
 _HOW = {"out", "threads", "json_", "device", "workers", "ray", "stream", "device_memory", "in_flight", "time_limit"}
@@ -149,9 +150,9 @@ def now() -> str:
 
 
 def command() -> list[str]:
-    """The command line as a user would type it."""
+    """The command line as a user would type it, without secrets in it."""
     name = Path(sys.argv[0]).name
-    return ["limbeck" if name in {"limbeck", "__main__.py"} else name, *sys.argv[1:]]
+    return ["limbeck" if name in {"limbeck", "__main__.py"} else name, *map(scrubbed, sys.argv[1:])]
 
 
 def versions() -> dict[str, str]:

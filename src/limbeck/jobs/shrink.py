@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
     """Cuts a student out of the teacher into ``settings.out``; gives ``{"out", "parameters", "shape", "teacher_parameters"}``."""
     if method not in METHODS:
         raise BadSetting(f"unknown --method {method!r}{nearest(method, METHODS)} There are: {', '.join(METHODS)}.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadSetting("shrink runs in one process: start it without torchrun")
     where = machine(settings)
     out = settings.out
     _require_empty(out)

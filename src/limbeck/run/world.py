@@ -8,13 +8,16 @@ this seam too.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from limbeck.errors import OtherRankStopped
 
 _BUCKET = 2**24  # elements summed in one message: 64 MiB in float32
 
@@ -37,7 +40,8 @@ class World:
         if self.size == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
+        with _together():
+            dist.all_reduce(total)
         return float(total)
 
     def any(self, *flags: bool) -> list[bool]:
@@ -45,7 +49,8 @@ class World:
         if self.size == 1:
             return list(flags)
         total = torch.tensor(flags, dtype=torch.int32, device=self.device)
-        dist.all_reduce(total)
+        with _together():
+            dist.all_reduce(total)
         return [count > 0 for count in total.tolist()]
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
@@ -66,7 +71,8 @@ class World:
     def barrier(self) -> None:
         """Waits for every rank."""
         if self.size > 1:
-            dist.barrier()
+            with _together():
+                dist.barrier()
 
 
 def alone(device: torch.device | str = "cpu") -> World:
@@ -111,8 +117,20 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+@contextmanager
+def _together() -> Iterator[None]:
+    """Raises OtherRankStopped where a message among the ranks fails, which it does when one of them has ended."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo's, and NCCL's DistBackendError
+        raise OtherRankStopped(
+            "another process of this run stopped, and this one with it: its message or traceback says why"
+        ) from error
+
+
 def _sum_together(gradients: list[Tensor]) -> None:
     flat = torch.cat([g.reshape(-1) for g in gradients])
-    dist.all_reduce(flat)
+    with _together():
+        dist.all_reduce(flat)
     for gradient, piece in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(piece.view_as(gradient))

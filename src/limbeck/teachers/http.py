@@ -1,12 +1,13 @@
 """Questions to a model's server: one at a time on a connection, with a time limit, asked again where that may help.
 
 On http.client alone: nothing is needed for it, it follows no redirect, and reads no file of passwords, so a key goes to the
-host it was meant for and nowhere else. It uses no proxy. The key comes from the environment and is taken out of whatever a
-server says before it is repeated.
+host it was meant for and nowhere else. The key comes from the environment and is taken out of whatever a server says before it
+is repeated. An exchange ends at one deadline, from the connection to the last byte, and no answer may be larger than a bound.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import re
@@ -15,11 +16,11 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import cache
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from functools import cache, partial
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -27,11 +28,14 @@ import msgspec
 
 from limbeck.disk import existing
 from limbeck.errors import BadServer, BadSetting
+from limbeck.scrub import API_KEYS, scrubbed
+from limbeck.teachers.proxy import connection_to, proxy_for
 
-KEYS = ("LIMBECK_API_KEY", "OPENAI_API_KEY")
 FORM = "http://HOST:PORT/v1#MODEL"
 _LONGEST_PAUSE = 600.0  # seconds that a server may ask us to wait
 _SAID = 300  # characters of a server's own words that are repeated
+MOST_BYTES = 2**28  # of an answer; one of 8,192 tokens with 100 outcomes each has some 80 MB
+_NO_MODEL = re.compile(r"[\s\x00-\x1f\x7f?=@&]")  # in no model's name, but in keys that were put behind one
 
 Answer = TypeVar("Answer")
 
@@ -49,21 +53,25 @@ class Address:
     @classmethod
     def of(cls, text: str) -> Address:
         """Reads http://HOST:PORT/v1#MODEL. Raises BadSetting for anything else."""
-        parts = urlsplit(text)
-        form = f"a served teacher is given as {FORM}"
+        shown = f"--teacher {scrubbed(text)}: a served teacher is given as {FORM}"
+        try:
+            parts = urlsplit(text)
+            port = parts.port if "@" not in text else None
+        except ValueError:  # whose words would show what it takes for a port
+            raise BadSetting(f"{shown}; the host or port of this cannot be read") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise BadSetting(f"--teacher {_public(text)}: {form}; this has no http:// or https:// before its host")
-        if parts.username or parts.password or parts.query:
+            raise BadSetting(f"{shown}; this has no http:// or https:// before its host")
+        if "@" in text or "?" in text:
             raise BadSetting(
-                f"--teacher {_public(text)}: {form}, without user, password or query: an API key is read from the "
-                f"environment ({' or '.join(KEYS)}), so that no file and no list of processes shows it"
+                f"{shown}, without user, password or query: an API key is read from the environment "
+                f"({' or '.join(API_KEYS)}), so that no file and no list of processes shows it"
             )
         if not parts.fragment:
-            raise BadSetting(f"--teacher {text}: {form}; this does not say which model after a #")
-        try:
-            port = parts.port
-        except ValueError as error:
-            raise BadSetting(f"--teacher {text}: {form}; {error}") from error
+            raise BadSetting(f"{shown}; this does not say which model after a #")
+        if _NO_MODEL.search(parts.fragment):
+            raise BadSetting(
+                f"{shown}; a model's name has no blank and none of ? = @ &, as what follows the # here has"
+            )
         return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"), parts.fragment)
 
     @property
@@ -83,13 +91,23 @@ def is_served(name: str) -> bool:
 
 
 def key_from_environment() -> str | None:
-    """The API key, if there is one."""
-    return next((os.environ[name] for name in KEYS if os.environ.get(name)), None)
+    """The API key, if there is one, without blanks around it. Raises BadSetting for one that no header can hold."""
+    for name in API_KEYS:
+        key = os.environ.get(name, "").strip()  # a file with Windows' line ends leaves a carriage return
+        if not key:
+            continue
+        if re.fullmatch(r"[\x21-\x7e]+", key) is None:
+            raise BadSetting(
+                f"{name}: expected an API key of visible ASCII characters, got {len(key)} characters with a blank, a line "
+                "break or another letter among them (the key is not shown): set it again"
+            )
+        return key
+    return None
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long and how often a question is asked: ``limit`` and pauses in seconds.
+    """How long and how often a question is asked: pauses and ``limit``, of a whole exchange, in seconds.
 
     Before try n + 1 it waits between 0 and the smaller of ``longest`` and ``first`` x 2^n, drawn evenly ("full jitter", M.
     Brooker, AWS Architecture Blog, 2015), or as long as the server says.
@@ -131,6 +149,7 @@ class Client:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._context = ssl.create_default_context() if address.scheme == "https" else None
+        self._proxy = proxy_for(address.scheme, address.host)
 
     def ask(
         self, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], Answer], *, form: Any = Any
@@ -177,7 +196,8 @@ class Client:
             raise Failed("time limit", f"no answer in {self.patience.limit:g} s") from error
         except (OSError, HTTPException) as error:
             self._drop()
-            raise Failed("connection", type(error).__name__ + f" {error}".rstrip()) from error
+            through = f" through the proxy {self._proxy}" if self._proxy else ""
+            raise Failed("connection", type(error).__name__ + f" {error}".rstrip() + through) from error
         except BaseException:
             self._drop()  # what is half read would be the next question's answer
             raise
@@ -190,35 +210,41 @@ class Client:
 
     def _exchange(self, path: str, data: bytes | None, deadline: float) -> tuple[int, Mapping[str, str], bytes]:
         """(status, headers by small name, body)."""
-        connection = self._connection()
+        connection = self._connection(deadline)
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        connection.request("GET" if data is None else "POST", path or "/", body=data, headers=headers)
-        line = connection.sock  # the connection lets go of it where the answer closes it
-        line.settimeout(max(0.001, deadline - time.monotonic()))
+        target = path or "/"
+        if self._proxy and self._context is None:  # else the proxy was told when the tunnel was made
+            headers |= self._proxy.headers
+            port = "" if self.address.port is None else f":{self.address.port}"
+            target = f"http://{self.address.host}{port}{target}"
+        connection.request("GET" if data is None else "POST", target, body=data, headers=headers)
         response = connection.getresponse()
-        raw = _read_until(response, line, deadline)
+        raw = _read_all(response)
         if response.will_close:
             self._drop()
         return response.status, {name.lower(): value for name, value in response.getheaders()}, raw
 
-    def _connection(self) -> HTTPConnection:
+    def _connection(self, deadline: float) -> HTTPConnection:
+        """This thread's connection, new or open, of which all that is read and sent from now on ends at the deadline."""
         connection: HTTPConnection | None = getattr(self._local, "connection", None)
-        limit = self.patience.limit
         if self._closed.is_set():
             raise Failed("stopped", again=False)
+        left = max(0.001, deadline - time.monotonic())
         if connection is None:
-            where = (self.address.host, self.address.port)
-            if self._context is None:
-                connection = HTTPConnection(*where, timeout=limit)
-            else:
-                connection = HTTPSConnection(*where, timeout=limit, context=self._context)
+            address = self.address
+            where = (address.scheme, address.host, address.port)
+            connection = connection_to(*where, proxy=self._proxy, timeout=left, context=self._context)
             self._local.connection = connection
             with self._lock:
                 self._open.add(connection)
-        if connection.sock is not None:
-            connection.sock.settimeout(limit)
+        connection.response_class = partial(_Response, deadline=deadline)  # type: ignore[assignment]
+        if connection.sock is None:
+            connection.connect()
+        if self._closed.is_set():  # meanwhile, by another thread, which found nothing open here
+            raise Failed("stopped", again=False)
+        connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
         return connection
 
     def _drop(self) -> None:
@@ -235,7 +261,7 @@ class Client:
         if status in (401, 403):
             given = "the key in the environment" if self._key else "no key"
             return BadServer(
-                f"{self.address}: the server refuses {given} (status {status}: {said}): set {KEYS[0]} to one that it takes"
+                f"{self.address}: the server refuses {given} (status {status}: {said}): set {API_KEYS[0]} to one that it takes"
             )
         if 300 <= status < 400:
             to = self.without_key(headers.get("location", "somewhere else"))
@@ -249,8 +275,8 @@ class Client:
         return Failed(f"status {status}", f"{path}: {said}", again=False)
 
     def without_key(self, text: str) -> str:
-        """A text without the API key in it."""
-        return text.replace(self._key, "***") if self._key else text
+        """A text without the API key in it, and without passwords of addresses."""
+        return scrubbed(text.replace(self._key, "***") if self._key else text)
 
 
 @cache
@@ -258,18 +284,51 @@ def _decoder(form: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(form)
 
 
-def _read_until(response: HTTPResponse, line: Any, deadline: float) -> bytes:
-    """All of a body. Raises TimeoutError where it comes too slowly, HTTPException where it ends too early."""
-    parts = []
-    while part := response.read1(2**16):
-        parts.append(part)
-        left = deadline - time.monotonic()
+class _Response(HTTPResponse):
+    """An answer of which status, headers and body have come by a deadline, in the clock of time.monotonic."""
+
+    def __init__(self, sock: socket.socket, *args: Any, deadline: float, **keys: Any) -> None:
+        super().__init__(sock, *args, **keys)
+        self.fp = io.BufferedReader(_Until(self.fp.detach(), sock, deadline))
+
+
+class _Until(io.RawIOBase):
+    """What is read from a socket, each read within what is left until the deadline. Raises TimeoutError after it."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float) -> None:
+        self._raw, self._sock, self._deadline = raw, sock, deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        line.settimeout(left)
-    if response.length:  # read1 does not say so
-        raise HTTPException(f"the answer ends {response.length} bytes too early")
-    response.close()  # nor this, without which the connection takes no other question
+        self._sock.settimeout(left)
+        count: int | None = self._raw.readinto(buffer)
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _read_all(response: HTTPResponse) -> bytes:
+    """All of a body. Raises Failed where it is too large, HTTPException where it ends too early."""
+    parts, size = [], 0
+    too_large = Failed("too large an answer", f"it has more than {MOST_BYTES:,} bytes", again=False)
+    if (response.length or 0) > MOST_BYTES:
+        response.close()
+        raise too_large
+    with closing(response):  # without which the connection takes no other question
+        while part := response.read1(2**16):
+            parts.append(part)
+            size += len(part)
+            if size > MOST_BYTES:
+                raise too_large
+        if response.length:  # read1 does not say so
+            raise HTTPException(f"the answer ends {response.length} bytes too early")
     return b"".join(parts)
 
 
@@ -285,8 +344,3 @@ def _retry_after(value: str | None) -> float | None:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return None
-
-
-def _public(text: str) -> str:
-    """An address without what may be secret in it."""
-    return re.sub(r"\?[^#]*", "?***", re.sub(r"(//)[^/@#]*@", r"\1***@", text))

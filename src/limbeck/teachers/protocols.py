@@ -33,17 +33,27 @@ class Outcomes:
     """Outcomes that were told of n places, those of one after those of the other: how many of each, ids, log-probabilities.
 
     An id is `_NO_ID` where a text does not tell it from others. They are in arrays since an answer has some thousands of them.
+    ``own`` are the log-probabilities of the prompt's own tokens, NaN where a server does not give one.
     """
 
     counts: Int64[np.ndarray, " n"]
     ids: Int64[np.ndarray, " all"]
     log_p: Float64[np.ndarray, " all"]
+    own: Float64[np.ndarray, " n"]
 
     @classmethod
-    def of(cls, places: Sequence[Any], ids: Iterable[int], log_p: Sequence[float]) -> Outcomes:
+    def of(
+        cls, places: Sequence[Any], ids: Iterable[int], log_p: Sequence[float], own: Sequence[float | None]
+    ) -> Outcomes:
         """Those of places that each have a length. Raises what a wrong form leads to."""
         counts = np.fromiter(map(len, places), np.int64, len(places))
-        return cls(counts, np.fromiter(ids, np.int64, counts.sum()), np.array(log_p, np.float64).reshape(counts.sum()))
+        total = counts.sum()
+        return cls(
+            counts,
+            np.fromiter(ids, np.int64, total),
+            np.array(log_p, np.float64).reshape(total),
+            np.array(own, np.float64).reshape(len(places)),
+        )
 
 
 class Kind(Protocol):
@@ -99,9 +109,9 @@ class VLLM:
         """As `Kind.outcomes`."""
         places = self._places(answer, prompt)
         _require_own(all(token in place for place, token in zip(places, prompt[1:], strict=True)))
-        return Outcomes.of(
-            places, chain.from_iterable(places), [one.logprob for place in places for one in place.values()]
-        )
+        own = [place[token].logprob for place, token in zip(places, prompt[1:], strict=True)]
+        log_p = [one.logprob for place in places for one in place.values()]
+        return Outcomes.of(places, chain.from_iterable(places), log_p, own)
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
         """As `Kind.texts`."""
@@ -155,7 +165,7 @@ class SGLang:
         _require(len(own) == len(top) == len(prompt), f"it has {len(top)} places of {len(prompt)}")
         _require_own([told[1] for told in own[1:]] == list(prompt[1:]))
         told = list(chain.from_iterable(top[1:]))
-        return Outcomes.of(top[1:], (one[1] for one in told), [one[0] for one in told])
+        return Outcomes.of(top[1:], (one[1] for one in told), [one[0] for one in told], [one[0] for one in own[1:]])
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
         """As `Kind.texts`."""
@@ -165,6 +175,7 @@ class SGLang:
 class _Logprobs(msgspec.Struct, gc=False):
     tokens: list[str]
     top_logprobs: list[dict[str, float] | None]
+    token_logprobs: list[float | None] | None = None
 
 
 class _Echoed(msgspec.Struct, gc=False):
@@ -200,34 +211,43 @@ class Echo:
 
     def outcomes(self, answer: Any, prompt: Sequence[int]) -> Outcomes:
         """As `Kind.outcomes`; an outcome whose text several ids share has none."""
-        texts, places = self._places(answer, prompt)
+        texts, places, own = self._places(answer, prompt)
         _require_own(texts == [self._texts[token] for token in prompt[1:]])
         ids = (self._ids.get(told, _NO_ID) for told in chain.from_iterable(places))
-        return Outcomes.of(places, ids, [log_p for place in places for log_p in place.values()])
+        return Outcomes.of(places, ids, [log_p for place in places for log_p in place.values()], own)
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
         """As `Kind.texts`."""
         return list(self._places(answer, prompt)[0])
 
-    def _places(self, answer: Any, prompt: Sequence[int]) -> tuple[list[str], list[Mapping[str, float]]]:
-        """Texts and outcomes of the prompt but for its first token; one that was generated follows it."""
+    def _places(
+        self, answer: Any, prompt: Sequence[int]
+    ) -> tuple[list[str], list[Mapping[str, float]], list[float | None]]:
+        """Texts, outcomes and own log-probabilities of the prompt but for its first token; a generated one follows it."""
         told = answer.choices[0].logprobs
         tokens, top = told.tokens, told.top_logprobs
-        _require(len(tokens) == len(top) == len(prompt) + 1, f"it has {len(tokens)} places of {len(prompt)} + 1")
-        return tokens[1:-1], top[1:-1]
+        own = told.token_logprobs or [None] * len(tokens)
+        if len(tokens) == 1 < len(prompt):
+            raise Failed(NO_ECHO, again=False)
+        _require(
+            len(tokens) == len(top) == len(own) == len(prompt) + 1, f"it has {len(tokens)} places of {len(prompt)} + 1"
+        )
+        return tokens[1:-1], top[1:-1], own[1:-1]
 
 
 @dataclass(frozen=True)
 class Told:
     """The K likeliest outcomes at n places, likeliest first, and the log of the mass they leave.
 
-    ``fault`` says of each place why it has no answer; "" where it has one.
+    ``fault`` says of each place why it has no answer; "" where it has one. ``own`` is log p of the prompt's own token, NaN where
+    it is not known.
     """
 
     ids: Int64[np.ndarray, "n K"]
     log_p: Float64[np.ndarray, "n K"]
     rest: Float64[np.ndarray, " n"]
     fault: tuple[str, ...]
+    own: Float64[np.ndarray, " n"]
 
     @property
     def answered(self) -> Bool[np.ndarray, " n"]:
@@ -260,10 +280,11 @@ def check_model(answer: Any, model: str) -> None:
         raise Failed("another model", f"the answer is of {said!r}, not of {model!r}", again=False)
 
 
-AMBIGUOUS, OTHERS = "text of several tokens", "answer about other tokens"
-
-
+AMBIGUOUS, OTHERS, NO_ECHO = "text of several tokens", "answer about other tokens", "no echo of the prompt"
 NOT_LOGS, TOO_FEW, BEYOND = "no log-probabilities", "too few outcomes", "tokens beyond the vocabulary"
+ALIKE, UNLIKELY = "outcomes that are all alike", "a likeliest outcome less likely than any can be"
+_FEW_ALIKE = 5  # outcomes of equal probability that a model in bfloat16 gives now and then
+_PADDED = 2.0  # rows that a head may have for each token of the vocabulary
 
 
 def likeliest(told: Outcomes, *, k: int, vocab: int) -> Told:
@@ -278,6 +299,8 @@ def likeliest(told: Outcomes, *, k: int, vocab: int) -> Told:
     twice = (np.diff(np.sort(ids, axis=1), axis=1) == 0).any(axis=1)
     total = np.logaddexp.reduce(np.where(log_p <= _ROUNDING, log_p, -np.inf), axis=1)
     found = {
+        ALIKE: np.full(n, k >= _FEW_ALIKE) & (log_p[:, 0] == log_p[:, -1]),
+        UNLIKELY: log_p[:, 0] < -np.log(_PADDED * vocab),  # one of the outcomes has at least the mean of all
         "probabilities above 1": total > np.log1p(_ROUNDING),
         BEYOND: ((ids < 0) | (ids >= vocab)).any(axis=1),
         TOO_FEW: few | twice,
@@ -291,7 +314,7 @@ def likeliest(told: Outcomes, *, k: int, vocab: int) -> Told:
     ids[bad], log_p[bad] = np.arange(k), -np.inf
     # log(1 - sum p), of the logarithm of the sum, so that little that is left is not lost in rounding
     rest = np.log(-np.expm1(np.where(bad, -np.inf, total).clip(max=_CERTAIN)))
-    return Told(ids, log_p, rest, tuple(faults.tolist()))
+    return Told(ids, log_p, rest, tuple(faults.tolist()), told.own)
 
 
 def _require_own(holds: bool) -> None:

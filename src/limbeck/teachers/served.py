@@ -37,11 +37,18 @@ MOST_UNANSWERED = 1e-3  # share of the positions that are asked about
 IN_FLIGHT = 32
 _FEWER = (100, 50, 20, 10, 5)  # outcomes to ask for where a server gives no more; vLLM gives 20 unless told otherwise
 _UNLIKELY = -100.0  # nats; of outcomes of a position that nobody asked about
+_JUDGED, _WORSE = (
+    500,
+    0.5,
+)  # positions before a teacher is judged; nats above a uniform guess, near which an untrained model is
 # What a server's tokenizer is compared on: words, numbers, code, other scripts, and what is cut differently by most.
 _TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
     "def f(x):\n    return x ** 2  # 12345.678",
     "Ça déjà vu, naïve Grüße; 東京 и 🙂!",
+)
+_LLAMA_CPP = (
+    "llamacpp"  # the owner of its models; it passes over echo, and gives log-probabilities of what it writes alone
 )
 REMEDY = {
     "time limit": "give a longer --time-limit or a smaller --in-flight",
@@ -84,6 +91,7 @@ class Served:
         self._positions, self._missing = positions, missing
         self.unanswered: Counter[str] = Counter()
         self._said: dict[str, str] = {}
+        self._nats, self._judged = 0.0, 0
 
     def close(self) -> None:
         """Stops what is under way; the teacher cannot be asked again."""
@@ -129,13 +137,15 @@ class Served:
         )
 
     def _told(self, future: Future[Told], prompt: _Prompt) -> Told | None:
-        """An answer, or as much of it as there is; what is missing is counted."""
+        """An answer, or as much of it as there is; what is missing is counted. Raises BadServer where it makes no sense."""
         try:
-            return future.result()
+            told = future.result()
+            self._judge(told.own[prompt.counts & np.isfinite(told.own)])
+            return told
         except Failed as failed:
             if failed.kind == "another model":
                 raise BadServer(f"{self.client.address}: {failed}: nothing it says can be trusted") from failed
-            told: Told | None = failed.partial
+            told = failed.partial
             faults = (failed.kind,) * len(prompt.counts) if told is None else told.fault
             self._said.setdefault(failed.kind, str(failed))
             self.unanswered.update(
@@ -143,6 +153,17 @@ class Served:
             )
             self._check()
             return told
+
+    def _judge(self, own: np.ndarray) -> None:
+        """Adds log p of the text's own tokens. Raises BadServer where they are less likely than by a uniform guess."""
+        self._nats, self._judged = self._nats - float(own.sum()), self._judged + len(own)
+        guess = float(np.log(self.vocab))
+        if self._judged >= _JUDGED and self._nats > self._judged * (guess + _WORSE):
+            raise BadServer(
+                f"{self.client.address}: {self._judged:,} tokens of the text cost {self._nats / self._judged:.2f} nats each by "
+                f"what the server tells, a uniform guess among {self.vocab:,} tokens {guess:.2f}: this is no model of the text. "
+                "See whether it serves the right model, in a number format that its weights can bear"
+            )
 
     def _check(self) -> None:
         """Raises BadServer where too many positions have no answer."""
@@ -206,7 +227,7 @@ def connect(
         says = {name: entry[name] for name in ("id", "root", "max_model_len") if entry.get(name) is not None}
         _check_context(address, says.get("max_model_len"), length)
         compared = _compare_tokens(client, tokenizer)
-        kind, k = _find(client, tokenizer, k=k)
+        kind, k = _find(client, tokenizer, k=k, owner=entry.get("owned_by"))
         if not compared:
             _compare_texts(client, kind, tokenizer)
         says |= {"server": kind.name} | _version(client)
@@ -258,8 +279,8 @@ def _once(client: Client, path: str, body: dict[str, Any] | None, *, form: Any =
     return client.ask(path, body, lambda answer: answer, form=form)
 
 
-def _find(client: Client, tokenizer: PreTrainedTokenizerBase, *, k: int) -> tuple[Kind, int]:
-    """How the server is asked, and how many outcomes it tells."""
+def _find(client: Client, tokenizer: PreTrainedTokenizerBase, *, k: int, owner: Any) -> tuple[Kind, int]:
+    """How the server is asked, and how many outcomes it tells. ``owner`` is whose it says its model is."""
     address, prompt = client.address, _ids(tokenizer, _TEXTS[0])
     kinds: list[Kind] = [VLLM(), SGLang(), Echo(tokenizer)]
     said = []
@@ -282,9 +303,10 @@ def _find(client: Client, tokenizer: PreTrainedTokenizerBase, *, k: int) -> tupl
             else:
                 return kind, fewer
         said.append(f"{kind.name}: {reason}")
+    which = "llama.cpp's server" if owner == _LLAMA_CPP else "the server"
     raise BadServer(
-        f"{address}: expected log-probabilities of a prompt's tokens, got none. {'; '.join(said)}. Serve the model with vLLM "
-        "or SGLang"
+        f"{address}: expected log-probabilities of a prompt's tokens, and {which} gives none. {'; '.join(said)}. Serve the "
+        "model with vLLM or SGLang, or have it write with capture --text, which needs none"
     )
 
 
@@ -304,6 +326,8 @@ def _compare_tokens(client: Client, tokenizer: PreTrainedTokenizerBase) -> bool:
         except (Failed, KeyError, TypeError, ValueError):
             return False
         ours = _ids(tokenizer, text)
+        if ours and not theirs:  # it was asked in words that it does not know
+            return False
         if theirs != ours:
             at = next(
                 (i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours))
