@@ -167,7 +167,7 @@ def test_held_out_modules_are_not_trained_on_even_with_another_source_to_measure
 ):
     held_out = {d.name for d in read("python:stdlib") if is_held_out(d)}
     # the names say it all, so the texts need not be tokenised
-    monkeypatch.setattr(build, "document_tokens", lambda tokenizer, texts, frame: [[0, 1]] * len(texts))
+    monkeypatch.setattr(build, "encoded", lambda tokenizer, texts: [np.array([0, 1], np.uint32)] * len(texts))
     train, _ = build_stores("python:stdlib", tokenizer, tmp_path / "one", eval_source=source)
     assert held_out.isdisjoint(train.name_of(i) for i in range(train.documents))
     measured = build_held_out("python:stdlib", tokenizer, tmp_path / "two")

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from limbeck.corpora import Document, Frame, conversation, document_tokens, frame, train_tokenizer
+from limbeck.corpora import Document, Frame, conversation, document_tokens, encode, frame, train_tokenizer
+from limbeck.corpora.chat import completion, conversation_so_far
 from limbeck.corpora.tokenizer import BOS, EOS, fingerprint
-from limbeck.errors import BadCorpus, BadSetting
+from limbeck.errors import BadCorpus, BadSetting, Mismatch
+from limbeck.models.vocabulary import any_text_reaches, ids_of, require_rows_of, without_row
 
 TEXTS = [
     "def f(x):\n    if x:\n        return x\n    return None\n" * 4,
@@ -192,3 +194,233 @@ def test_conversations_that_cannot_be_learned_from_are_refused(tokenizer):
     slow = with_template(tokenizer, PLAIN)
     slow.__class__ = type("Slow", (PreTrainedTokenizerFast,), {"is_fast": False})
     assert "got a slow one (Slow): save it with a tokenizer.json" in refusal(slow, chat("hi", "hello"))
+
+
+# What belongs to a conversation
+
+TOOLS = "{% if tools %}{{ tools | tojson }}\n{% endif %}{% if loud is defined and loud %}LOUD\n{% endif %}" + PLAIN
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}" + (
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CALLS = (
+    "{% for m in messages %}"
+    + TURN
+    + "{% if m['content'] is none %}CALL {{ m.tool_calls[0].name }}{% else %}{{ m.content }}{% endif %}"
+    + END
+    + "{% endfor %}"
+    + PROMPT
+)
+
+
+def said(tokenizer, *messages, **beside):
+    document = Document("a.jsonl:3", messages=list(messages), **beside)
+    spoken = conversation(tokenizer, document)
+    return tokenizer.decode(spoken.tokens), learned_text(tokenizer, spoken)
+
+
+USER, YES = {"role": "user", "content": "so?"}, {"role": "assistant", "content": "yes"}
+
+
+def test_functions_and_further_arguments_reach_the_template(tokenizer):
+    chatty = with_template(tokenizer, TOOLS)
+    written, learned = said(chatty, USER, YES, tools=[{"name": "weather_of"}], template={"loud": True})
+    assert written == ('[{"name": "weather_of"}]\nLOUD\n<|bos|>user\nso?<|eos|>\n<|bos|>assistant\nyes<|eos|>\n')
+    assert learned == "yes<|eos|>"
+    assert said(chatty, USER, YES)[0] == "<|bos|>user\nso?<|eos|>\n<|bos|>assistant\nyes<|eos|>\n"
+
+
+@pytest.mark.parametrize("template", [PLAIN, MARKED])
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"trainable": False}, {"weight": 0, "train": None}])
+def test_a_turn_of_weight_0_is_read_and_not_learned(tokenizer, template, mark):
+    chatty = with_template(tokenizer, template)
+    no = {"role": "assistant", "content": "no", **mark}
+    written, learned = said(chatty, USER, no, USER, {**YES, "weight": 1})
+    assert "no<|eos|>" in written
+    assert learned == "yes<|eos|>"
+    assert "no turn of the assistant is to be learned" in refusal(chatty, Document("a.jsonl:3", messages=[USER, no]))
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({**YES, "weight": 0.5}, "expected the 'weight' of message 1 to be 0 or 1, got the number 0.5"),
+        ({**YES, "train": "no"}, "expected the 'train' of message 1 to be 0 or 1, got the string 'no'"),
+        ({**USER, "weight": 1}, "a turn of the user is learned, and only the assistant's are"),
+    ],
+)
+def test_a_weight_that_cannot_be_honoured_is_refused(tokenizer, message, expected):
+    document = Document("a.jsonl:3", messages=[USER, message, YES])
+    assert expected in refusal(with_template(tokenizer, PLAIN), document)
+
+
+def test_marks_that_are_not_one_a_turn_cannot_tell_which_has_no_weight(tokenizer):
+    twice = MARKED.replace("{% endgeneration %}", "{% endgeneration %}{% generation %} {% endgeneration %}")
+    document = Document("a.jsonl:3", messages=[USER, {**YES, "weight": 0}, USER, YES])
+    assert "marks 4 turns of 2" in refusal(with_template(tokenizer, twice), document)
+
+
+def test_null_stays_where_the_template_asks_for_it_and_only_there(tokenizer):
+    call = {"role": "assistant", "content": None, "tool_calls": [{"name": "weather_of"}]}
+    assert said(with_template(tokenizer, CALLS), USER, call)[1] == "CALL weather_of<|eos|>"
+    assert said(with_template(tokenizer, PLAIN), USER, call)[1] == "<|eos|>"  # and not None<|eos|>
+
+
+def test_a_turn_ends_with_the_token_that_ends_it_whatever_it_is_called(tokenizer):
+    tokenizers = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    other = PreTrainedTokenizerFast(tokenizer_object=tokenizers, bos_token=None, eos_token="<|eos|>")
+    other.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    other.chat_template = CHATML
+    assert said(other, USER, YES, USER, YES)[1] == "yes<|im_end|>yes<|im_end|>"
+    assert conversation(other, Document("", messages=[USER, YES])).bytes == 3
+    other.chat_template = CHATML.replace("<|im_end|>", "")  # nothing ends a turn, and something special stands in it
+    assert said(other, USER, {**YES, "content": "a <|im_start|> b"})[1] == "a <|im_start|> b\n"
+
+
+@pytest.mark.parametrize("look", ["", "{% if messages[0].role == 'system' %}S{% endif %}"])
+def test_a_conversation_that_the_assistant_opens_is_learned_from_its_first_word(tokenizer, look):
+    hello = {"role": "assistant", "content": "hello"}
+    assert said(with_template(tokenizer, look + PLAIN), hello, USER, YES)[1] == "hello<|eos|>yes<|eos|>"
+
+
+def test_a_refusal_of_the_template_says_why_and_by_whom_the_messages_are(tokenizer):
+    strict = "{% if messages[0].role != 'user' %}{{ raise_exception('begin with the user') }}{% endif %}" + PLAIN
+    document = Document("a.jsonl:3", messages=[YES, USER, YES])
+    message = refusal(with_template(tokenizer, strict), document)
+    assert "got its refusal (begin with the user) of messages by assistant, user, assistant" in message
+
+
+def test_an_answer_begins_with_a_token_of_its_own(tokenizer):
+    turn = "{% for m in messages %}{{ m.role }}:\n{{ m.content }}<|eos|>{% endfor %}"
+    glued = with_template(tokenizer, turn + "{{ 'assistant:\n' if add_generation_prompt else '' }}")
+    # a line break and blanks are one token, whose first half the prompt would hold
+    document = Document("a.jsonl:3", messages=[USER, {"role": "assistant", "content": "        return x"}])
+    spoken = conversation(glued, document)
+    prompt = conversation_so_far(glued, Document("", messages=[USER]))
+    assert spoken.tokens[: len(prompt)] == prompt
+    assert learned_text(glued, spoken) == "        return x<|eos|>"
+    whole = glued.apply_chat_template(document.messages, tokenize=False)
+    assert glued.decode(spoken.tokens) == whole
+    assert spoken.tokens != glued(whole, add_special_tokens=False)["input_ids"]
+
+
+@given(asked=st.text(min_size=1), answer=st.text(min_size=1))
+def test_a_completion_is_learned_and_its_prompt_is_read(tokenizer, asked, answer):
+    spoken = completion(tokenizer, Document("", text=asked + answer, prompt=len(asked)))
+    assert tokenizer.decode(np.array(spoken.tokens)[spoken.learned]) == answer
+    assert tokenizer.decode(spoken.tokens) == asked + answer
+    assert spoken.bytes == len(answer.encode())
+
+
+def test_what_opens_and_closes_a_text_is_not_put_there_twice(tokenizer):
+    cat = tokenizer.encode("cat", add_special_tokens=False)
+    texts = ["<|bos|>cat", "cat<|eos|>", "<|bos|>cat<|eos|>", "cat<|bos|>"]
+    assert document_tokens(tokenizer, texts, frame=Frame(0, 1)) == [[0, *cat, 1]] * 3 + [[0, *cat, 0, 1]]
+
+
+# Long texts
+
+
+def llama_like(texts) -> PreTrainedTokenizerFast:
+    """As Llama 2's: no pre-tokeniser, a blank before every text, bytes for what is unknown."""
+    bytes_ = [f"<0x{i:02X}>" for i in range(256)]
+    letters = sorted({c for text in texts for c in text.replace(" ", "▁")})
+    vocab = {
+        token: i for i, token in enumerate([*bytes_, *letters, "▁t", "▁th", "▁the", "at", "▁c", "▁cat", "▁▁", "e\n"])
+    }
+    merges = [("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("a", "t"), ("▁", "c"), ("▁c", "at"), ("▁", "▁"), ("e", "\n")]
+    made = Tokenizer(models.BPE(vocab, merges, byte_fallback=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+WORDS = st.lists(
+    st.sampled_from(
+        [
+            "the",
+            "cat",
+            " ",
+            "  ",
+            "\n",
+            "\n\n",
+            "1234567",
+            "don't",
+            "<|eos|>",
+            "é",
+            "日本",
+            "e",
+            "\t",
+            "the cat sat",
+            ". ",
+        ]
+    ),
+    max_size=120,
+).map(" ".join)
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "llama"])
+@given(text=WORDS)
+def test_a_long_text_has_the_tokens_of_the_whole(tokenizer, kind, text):
+    made = tokenizer if kind == "byte-level" else llama_like([*TEXTS, "\n"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "PIECE", 40)
+        patch.setattr(encode, "_WINDOW", 16)
+        patch.setattr(encode, "TOGETHER", 100)
+        (tokens,) = encode.encoded(made, [text])
+    assert tokens.tolist() == made(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "llama"])
+def test_a_long_text_is_cut_and_one_without_a_sure_place_is_not(tokenizer, kind, monkeypatch):
+    monkeypatch.setattr(encode, "PIECE", 100)
+    monkeypatch.setattr(encode, "_WINDOW", 16)
+    made = tokenizer if kind == "byte-level" else llama_like([*TEXTS, "\n"])
+    pieces = encode.pieces_of(made, "the cat sat " * 100)
+    assert len(pieces) >= 10
+    assert max(map(len, pieces)) < 210
+    assert encode.pieces_of(made, "thecat" * 200) == ["thecat" * 200]
+    joined = Tokenizer.from_str(made.backend_tokenizer.to_str())
+    joined.add_tokens(["at sat"])  # a token that reaches over a blank
+    crossing = PreTrainedTokenizerFast(tokenizer_object=joined)
+    assert encode.pieces_of(crossing, "the cat sat " * 100) == ["the cat sat " * 100]
+
+
+@pytest.mark.parametrize(
+    "folder", ["models/stories-llama-260k", "tokenizers/gpt2", "tokenizers/gpt_neox_20b", "tokenizers/llama2"]
+)
+def test_real_tokenizers_cut_real_texts_without_a_trace(test_data, folder, monkeypatch):
+    monkeypatch.setattr(encode, "PIECE", 1000)
+    real = AutoTokenizer.from_pretrained(test_data / folder)
+    text = next((test_data / "text" / "wikitext2").glob("*")).read_text(encoding="utf-8")[:30_000]
+    assert len(encode.pieces_of(real, text)) > 20
+    assert encode.encoded(real, [text])[0].tolist() == real(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def test_truncation_and_padding_of_an_earlier_call_do_not_reach_a_text(tokenizer):
+    copy = with_template(tokenizer, None)
+    expected = copy("the cat said hello", add_special_tokens=False)["input_ids"]
+    copy.backend_tokenizer.enable_truncation(2)
+    copy.backend_tokenizer.enable_padding(length=64)
+    assert encode.encoded(copy, ["the cat said hello"])[0].tolist() == expected
+
+
+# The vocabulary
+
+
+def test_a_vocabulary_ends_with_the_highest_id_and_what_has_no_row_is_told(tokenizer):
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state["added_tokens"].append({**state["added_tokens"][0], "id": VOCAB + 7, "content": "<image>"})
+    state["model"]["vocab"]["<image>"] = VOCAB + 7
+    gapped = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)), bos_token=BOS, eos_token=EOS
+    )
+    assert len(gapped) == VOCAB + 1
+    assert ids_of(gapped) == VOCAB + 8
+    assert without_row(gapped, VOCAB) == {VOCAB + 7: "<image>"}
+    assert not any_text_reaches(gapped, without_row(gapped, VOCAB))
+    assert any_text_reaches(gapped, without_row(gapped, VOCAB - 1))
+    assert any_text_reaches(gapped, {0: BOS})
+    require_rows_of(gapped, gapped("cat")["input_ids"], VOCAB, where="a")
+    with pytest.raises(
+        Mismatch, match=r"a: holds the token '<image>' \(id 307\), and the model has rows for 300 alone"
+    ):
+        require_rows_of(gapped, gapped("cat <image>")["input_ids"], VOCAB, where="a")

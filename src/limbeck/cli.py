@@ -54,8 +54,17 @@ Shape = Annotated[str | None, Option(help="The student's shape: layers=4,hidden=
 Data = Annotated[
     str | None,
     Option(
-        help="Text: .txt, .jsonl, .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT], python:stdlib; comma for more."
+        help="Text: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT], python:stdlib; "
+        "comma for more. Records: text, messages (with tools, weight), ShareGPT, prompt and completion, or Alpaca."
     ),
+]
+ColumnNames = Annotated[
+    str | None,
+    Option("--columns", help="Fields of --data with other names: text=body, or prompt=question,completion=answer."),
+]
+SkipBad = Annotated[
+    int | None,
+    Option(help="How many records of --data that cannot be read may be left out (default 0: then it stops)."),
 ]
 EvalData = Annotated[str | None, Option(help="Held-out text (default: a part of --data, split by document hash).")]
 StudentDType = Annotated[
@@ -198,6 +207,8 @@ def distil(
     shrink: Shrink = None,
     shape: Shape = None,
     data: Data = None,
+    columns: ColumnNames = None,
+    skip_bad: SkipBad = None,
     eval_data: EvalData = None,
     tokens: Tokens = None,
     length: Length = None,
@@ -239,6 +250,8 @@ def capture(
         str | None, Option(help="Folder, hub id, http://HOST:PORT/v1#MODEL, or builtin:stdlib (the default).")
     ] = None,
     data: Data = None,
+    columns: ColumnNames = None,
+    skip_bad: SkipBad = None,
     eval_data: EvalData = None,
     tokens: Annotated[
         str | None,
@@ -355,6 +368,8 @@ def cache_merge(
 def cache_choose(
     teacher: Teacher = None,
     data: Data = None,
+    columns: ColumnNames = None,
+    skip_bad: SkipBad = None,
     length: Length = None,
     bytes_per_token: Annotated[int | None, Option(help="A size to look at besides the usual ones.")] = None,
     kind: Annotated[str | None, Option(help="drawn or coarse alone (default both).")] = None,
@@ -384,6 +399,8 @@ def pretrain(
     width: Width = None,
     layers: Layers = None,
     data: Data = None,
+    columns: ColumnNames = None,
+    skip_bad: SkipBad = None,
     eval_data: EvalData = None,
     tokens: Tokens = None,
     length: Length = None,
@@ -412,6 +429,8 @@ def shrink(
     shrink: Shrink = None,
     shape: Shape = None,
     data: Data = None,
+    columns: ColumnNames = None,
+    skip_bad: SkipBad = None,
     method: Method = "activation",
     student_dtype: StudentDType = None,
     length: Length = None,
@@ -432,6 +451,8 @@ def doctor(
     teacher: Teacher = None,
     student: Student = None,
     data: Data = None,
+    columns: ColumnNames = None,
+    skip_bad: SkipBad = None,
     params: Params = None,
     shrink: Shrink = None,
     shape: Shape = None,
@@ -457,6 +478,8 @@ def doctor(
 def pilot(
     file: File = None,
     data: Data = None,
+    columns: ColumnNames = None,
+    skip_bad: SkipBad = None,
     scale: Annotated[str | None, Option(help="smoke (a minute), small (two cores, an hour or two) or gpu.")] = None,
     students: Annotated[
         str | None, Option(help="How many sizes, or which: 30k,60k,120k (default 3; 2 at scale gpu).")
@@ -492,6 +515,8 @@ def probe(
         ),
     ] = None,
     data: Data = None,
+    columns: ColumnNames = None,
+    skip_bad: SkipBad = None,
     teacher: Annotated[str | None, Option(help="Compare with this teacher.")] = None,
     task: Annotated[
         str | None,
@@ -518,6 +543,8 @@ def probe(
     flags = {
         "probe": probe,
         "data": data,
+        "columns": columns,
+        "skip_bad": skip_bad,
         "task": task,
         "successes": successes,
         "max_samples": max_samples,

@@ -118,6 +118,21 @@ def split_objectives(text: str) -> tuple[str, ...]:
     return tuple(piece.strip() for piece in pieces)
 
 
+def _columns(value: Any) -> Any:
+    """(usual name, name in the data) pairs of text such as ``text=body``."""
+    parts = value.split(",") if isinstance(value, str) else value
+    pairs = [tuple(part.split("=", 1)) if isinstance(part, str) else tuple(part) for part in parts or ()]
+    if any(len(pair) != 2 or not all(isinstance(name, str) and name.strip() for name in pair) for pair in pairs):
+        raise ValueError(
+            "expected usual names and those of the data, such as text=body or prompt=question,completion=answer"
+        )
+    return tuple((ours.strip(), there.strip()) for ours, there in pairs) or None
+
+
+Columns = Annotated[tuple[tuple[str, str], ...] | None, BeforeValidator(_columns)]
+SkipBad = Annotated[int | None, Field(ge=0)]
+
+
 class Settings(BaseModel):
     """What every job needs to know."""
 
@@ -125,6 +140,8 @@ class Settings(BaseModel):
 
     data: str = "python:stdlib"
     eval_data: str | None = None
+    columns: Columns = None
+    skip_bad: SkipBad = None
     length: int | None = Field(default=None, ge=2)
     long_conversations: Literal["split", "drop"] = "split"
     tokens: Count = 500_000
@@ -256,6 +273,8 @@ class PilotSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: str = "python:stdlib"
+    columns: Columns = None
+    skip_bad: SkipBad = None
     scale: Literal["smoke", "small", "gpu"] = "small"
     students: str | None = None
     teachers: str = "6"
@@ -318,6 +337,8 @@ _BY_PROBES: Mapping[str, tuple[str, ...]] = {
     "data": ("likelihood", "slices"),
     "length": ("likelihood", "slices"),
     "long_conversations": ("likelihood", "slices"),
+    "columns": ("likelihood", "slices"),
+    "skip_bad": ("likelihood", "slices"),
     "seed": ("pass-until", "mqar", "reversal", "arithmetic", "listops"),
     "task": ("pass-until", "reversal"),
     "successes": ("pass-until",),

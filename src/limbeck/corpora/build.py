@@ -23,16 +23,21 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
 
-from limbeck.corpora.chat import conversation
+from limbeck.corpora.bad import BadRecords
+from limbeck.corpora.chat import completion, conversation
 from limbeck.corpora.document import Document, is_held_out
+from limbeck.corpora.encode import Ids, encoded
+from limbeck.corpora.found import Found
+from limbeck.corpora.records import Columns
 from limbeck.corpora.source import Part, read_parts, resolve
 from limbeck.corpora.store import TokenStore
-from limbeck.corpora.tokenizer import Frame, document_tokens, fingerprint, frame
+from limbeck.corpora.tokenizer import READING, Frame, fingerprint, frame
 from limbeck.corpora.writer import Item, Writer, record_batch, token_dtype
 from limbeck.disk import locked, tidy, whole_folder
-from limbeck.errors import BadCorpus, BadFolder
+from limbeck.errors import BadCorpus, BadFolder, BadRecord, Mismatch
+from limbeck.models.vocabulary import ids_of, require_rows_of
 
-BLOCK_CHARACTERS = 4 << 20  # tokenised in one call: enough for the threads, little enough to hold
+BLOCK_CHARACTERS = 4 << 20  # read before they are tokenised: enough for the threads, little enough to hold
 BLOCK_DOCUMENTS = 1024
 
 
@@ -44,6 +49,9 @@ def build_stores(
     fraction: float = 0.05,
     end: int | None = None,
     eval_source: str | None = None,
+    vocab: int | None = None,
+    columns: Columns | None = None,
+    skip_bad: int = 0,
     progress: bool = False,
 ) -> tuple[TokenStore, TokenStore]:
     """(training store, held-out store) of a source, in ``folder/train`` and ``folder/held_out``.
@@ -51,12 +59,16 @@ def build_stores(
     Without an ``eval_source`` a ``fraction`` of the documents is held out. With one, those of it are, and all of the
     source is trained on; ``manifest["overlap"]`` of the training store says how many of its documents are held out too.
     Of the standard library the held-out modules are never trained on and no others measured. ``end``: see `frame`.
+
+    ``vocab``: ids from which on the model that reads the text has no row; a document that holds one cannot be read. ``columns``:
+    what the fields of records are called. At most ``skip_bad`` records that cannot be read are left out; more raise BadCorpus.
     """
     if eval_source is None:
         draws = [_Draw(source, fraction, ("train", "held_out"))]
     else:
         draws = [_Draw(eval_source, 1.0, ("held_out",)), _Draw(source, 0.0, ("train",))]
-    stores = _stores(draws, tokenizer, Path(folder), end=end, progress=progress)
+    how = _How(tokenizer, frame(tokenizer, end=end), vocab, columns or Columns(), skip_bad)
+    stores = _stores(draws, how, Path(folder), progress=progress)
     return stores["train"], stores["held_out"]
 
 
@@ -67,6 +79,9 @@ def build_held_out(
     *,
     end: int | None = None,
     without: frozenset[bytes] = frozenset(),
+    vocab: int | None = None,
+    columns: Columns | None = None,
+    skip_bad: int = 0,
     progress: bool = False,
 ) -> TokenStore:
     """A whole source as a store to measure on, in ``folder/held_out``; of the standard library its held-out modules.
@@ -74,7 +89,8 @@ def build_held_out(
     Documents of the digests in ``without`` are left out; ``manifest["left_out"]`` says how many those are.
     """
     draws = [_Draw(source, 1.0, ("held_out",), without)]
-    return _stores(draws, tokenizer, Path(folder), end=end, progress=progress)["held_out"]
+    how = _How(tokenizer, frame(tokenizer, end=end), vocab, columns or Columns(), skip_bad)
+    return _stores(draws, how, Path(folder), progress=progress)["held_out"]
 
 
 def build_training(
@@ -83,11 +99,39 @@ def build_training(
     folder: str | Path,
     *,
     end: int | None = None,
+    vocab: int | None = None,
+    columns: Columns | None = None,
+    skip_bad: int = 0,
     progress: bool = False,
 ) -> TokenStore:
     """All of a source as a store to learn from, in ``folder/train``; of the standard library its training modules."""
     draws = [_Draw(source, 0.0, ("train",))]
-    return _stores(draws, tokenizer, Path(folder), end=end, progress=progress)["train"]
+    how = _How(tokenizer, frame(tokenizer, end=end), vocab, columns or Columns(), skip_bad)
+    return _stores(draws, how, Path(folder), progress=progress)["train"]
+
+
+@dataclass(frozen=True)
+class _How:
+    """How documents become tokens: by which tokenizer, with what around them, and what of a text may be missing."""
+
+    tokenizer: PreTrainedTokenizerBase
+    framing: Frame
+    vocab: int | None
+    columns: Columns
+    skip_bad: int
+
+    def facts(self) -> dict[str, Any]:
+        """What a store that was made so remembers."""
+        said: dict[str, Any] = {
+            "tokenizer": fingerprint(self.tokenizer),
+            "frame": [self.framing.begin, self.framing.end],
+            "reading": READING,
+        }
+        if self.columns.names:
+            said["columns"] = [list(pair) for pair in self.columns.names]
+        if self.vocab is not None and self.vocab < ids_of(self.tokenizer):
+            said["vocab"] = self.vocab
+        return said
 
 
 def store_in_memory(
@@ -96,7 +140,8 @@ def store_in_memory(
     """Some documents as a store that is in no folder; None where none of them has two tokens. ``end``: see `frame`."""
     framing = frame(tokenizer, end=end)
     sided = (("train", document) for document in documents)
-    items = [item for _, item in _tokenised(sided, tokenizer, framing, token_dtype(tokenizer))]
+    how = _How(tokenizer, framing, None, Columns(), len(documents))
+    items = [item for _, item in _tokenised(sided, how, Found(), BadRecords(len(documents)))]
     if not items:
         return None
     counts = {
@@ -126,33 +171,29 @@ class _Draw:
         return said
 
 
-def _stores(
-    draws: list[_Draw], tokenizer: PreTrainedTokenizerBase, folder: Path, *, end: int | None, progress: bool
-) -> dict[str, TokenStore]:
+def _stores(draws: list[_Draw], how: _How, folder: Path, *, progress: bool) -> dict[str, TokenStore]:
     """The stores of all sides: those in the folder if they were made from the same, else built anew."""
-    parts = [resolve(draw.source) for draw in draws]
-    framing = frame(tokenizer, end=end)
-    made_from: dict[str, Any] = {
-        "draws": [d.facts([part.stamp for part in p]) for d, p in zip(draws, parts, strict=True)],
-        "tokenizer": fingerprint(tokenizer),
-        "frame": [framing.begin, framing.end],
-    }
+    parts = [resolve(draw.source, how.columns) for draw in draws]
+    said = [d.facts([part.stamp for part in p]) for d, p in zip(draws, parts, strict=True)]
+    made_from = {"draws": said, **how.facts()}
     sides = [side for draw in draws for side in draw.sides]
-    ready = _ready(folder, sides, made_from)
+    ready = _ready(folder, sides, made_from, skip_bad=how.skip_bad)
     if ready is not None:
         return ready
     try:
         with locked(folder, wait=True):  # another may be making the same
             tidy(folder)
-            ready = _ready(folder, sides, made_from)
+            ready = _ready(folder, sides, made_from, skip_bad=how.skip_bad)
             if ready is not None:
                 return ready
             with ExitStack() as stack:  # all sides take their places at the end
                 places = {side: stack.enter_context(whole_folder(folder / side)) for side in sides}
-                writers = {side: Writer(place, token_dtype(tokenizer)) for side, place in places.items()}
-                _fill(writers, draws, parts, tokenizer, framing, progress=progress)
+                writers = {side: Writer(place, token_dtype(how.tokenizer)) for side, place in places.items()}
+                found, bad = Found(), BadRecords(how.skip_bad)
+                _fill(writers, draws, parts, how, found, bad, progress=progress)
+                read = found.facts([part for some in parts for part in some], bad)
                 for writer in writers.values():
-                    writer.finish(made_from)
+                    writer.finish(made_from, read=read)
     except OSError as error:
         raise BadFolder(
             f"{folder}: expected a folder to write the token store to, got: {error.strerror or error}: free some "
@@ -161,11 +202,13 @@ def _stores(
     return {side: TokenStore.open(folder / side) for side in sides}
 
 
-def _ready(folder: Path, sides: list[str], made_from: dict[str, Any]) -> dict[str, TokenStore] | None:
-    """The stores in the folder, if they are all there, whole, and made from the same."""
+def _ready(folder: Path, sides: list[str], made_from: dict[str, Any], *, skip_bad: int) -> dict[str, TokenStore] | None:
+    """The stores in the folder, if they are all there, whole, made from the same, and without more than may be skipped."""
     try:
         stores = {side: TokenStore.open(folder / side) for side in sides}
         if any(store.manifest["made_from"] != made_from for store in stores.values()):
+            return None
+        if any(store.manifest["read"]["skipped"] > skip_bad for store in stores.values()):
             return None
         for store in stores.values():
             store.verify()
@@ -178,8 +221,9 @@ def _fill(
     writers: dict[str, Writer],
     draws: list[_Draw],
     parts: list[list[Part]],
-    tokenizer: PreTrainedTokenizerBase,
-    framing: Frame,
+    how: _How,
+    found: Found,
+    bad: BadRecords,
     *,
     progress: bool,
 ) -> None:
@@ -187,9 +231,9 @@ def _fill(
     seen: set[bytes] = set()  # digests of what is held out
     with _bar([part for some in parts for part in some], shown=progress) as advance:
         for draw, some in zip(draws, parts, strict=True):
-            wanted = _wanted(read_parts(some, draw.source), draw, writers)
+            wanted = _wanted(read_parts(some, draw.source, bad), draw, writers)
             read = 0
-            for side, item in _tokenised(wanted, tokenizer, framing, token_dtype(tokenizer)):
+            for side, item in _tokenised(wanted, how, found, bad):
                 if side == "held_out":
                     seen.add(item.digest)
                 elif item.digest in seen:
@@ -197,6 +241,7 @@ def _fill(
                 writers[side].add(item)
                 read += 1
                 advance(item)
+            bad.check()
             for side in draw.sides:
                 _check_side(writers[side], side, draw, read)
 
@@ -216,31 +261,59 @@ def _wanted(
 
 
 def _tokenised(
-    documents: Iterable[tuple[str, Document]], tokenizer: PreTrainedTokenizerBase, framing: Frame, dtype: np.dtype
+    documents: Iterable[tuple[str, Document]], how: _How, found: Found, bad: BadRecords
 ) -> Iterator[tuple[str, Item]]:
     """The documents in tokens, a block of texts at a time; one of a single token has nothing to predict and goes."""
     block: list[tuple[str, Document]] = []
     characters = 0
-
-    def encoded() -> Iterator[tuple[str, Item]]:
-        texts = [document.text for _, document in block if document.text is not None]
-        framed = iter(document_tokens(tokenizer, texts, frame=framing) if texts else [])
-        for side, document in block:
-            if document.text is not None:
-                tokens, learned, size = next(framed), None, len(document.text.encode())
-            else:
-                spoken = conversation(tokenizer, document)
-                tokens, learned, size = spoken.tokens, spoken.learned, spoken.bytes
-            if len(tokens) > 1:
-                yield side, Item(document.name, document.digest(), np.array(tokens, dtype=dtype), learned, size)
-
     for side, document in documents:
         block.append((side, document))
-        characters += len(document.content)
+        characters += len(document.text or document.content)
         if characters >= BLOCK_CHARACTERS or len(block) >= BLOCK_DOCUMENTS:
-            yield from encoded()
+            yield from _block(block, how, found, bad)
             block, characters = [], 0
-    yield from encoded()
+    yield from _block(block, how, found, bad)
+
+
+def _block(block: list[tuple[str, Document]], how: _How, found: Found, bad: BadRecords) -> Iterator[tuple[str, Item]]:
+    """Some documents in tokens; those that cannot be are told to ``bad``."""
+    plain = [document.text for _, document in block if document.text is not None and not document.prompt]
+    texts = iter(encoded(how.tokenizer, plain))
+    for side, document in block:
+        try:
+            if document.text is None:
+                spoken = conversation(how.tokenizer, document)
+                tokens, learned, size = np.array(spoken.tokens, np.uint32), spoken.learned, spoken.bytes
+                lacks = (False, False)
+            elif document.prompt:
+                spoken = completion(how.tokenizer, document)
+                tokens, learned, size = np.array(spoken.tokens, np.uint32), spoken.learned, spoken.bytes
+                lacks = how.framing.lacks(tokens)
+                learned = np.concatenate([np.zeros(lacks[0], bool), learned, np.ones(lacks[1], bool)])
+                tokens = how.framing.around(tokens)
+            else:
+                tokens, learned, size = next(texts), None, len(document.text.encode())
+                lacks, tokens = how.framing.lacks(tokens), how.framing.around(tokens)
+            _check_rows(tokens, document, how)
+        except BadRecord as error:
+            bad.add(error)
+            continue
+        begin, end = how.framing.begin is not None, how.framing.end is not None
+        of_text = document.text is not None
+        found.add(document, opened=of_text and begin and not lacks[0], closed=of_text and end and not lacks[1])
+        if len(tokens) > 1:
+            kept = tokens.astype(token_dtype(how.tokenizer))
+            yield side, Item(document.name, document.digest(), kept, learned, size)
+
+
+def _check_rows(tokens: Ids, document: Document, how: _How) -> None:
+    """Raises BadRecord where a document holds a token for which the model has no row."""
+    if how.vocab is None or not len(tokens) or int(tokens.max()) < how.vocab:
+        return
+    try:
+        require_rows_of(how.tokenizer, tokens[tokens >= how.vocab].tolist(), how.vocab, where=document.name)
+    except Mismatch as error:
+        raise BadRecord(str(error)) from None
 
 
 def _check_side(writer: Writer, side: str, draw: _Draw, read: int) -> None:

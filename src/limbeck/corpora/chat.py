@@ -8,17 +8,23 @@ writes each turn without looking at those after it; it is checked, and templates
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from limbeck.corpora.document import Document, Message
-from limbeck.errors import BadCorpus
+from limbeck.corpora.records import LEARNED, learned
+from limbeck.errors import BadCorpus, BadRecord
 
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
+# A template that tells calls of functions by a content of null, as DeepSeek's does. Others write "None" there.
+_ASKS_FOR_NULL = re.compile(r"content['\"]?\]?\s*(is\s+(not\s+)?|[!=]=\s*)none", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -33,27 +39,38 @@ class Conversation:
 def conversation(tokenizer: PreTrainedTokenizerBase, document: Document) -> Conversation:
     """A document with messages, in tokens. Learned are the assistant's turns with the token that ends each.
 
-    ``bytes`` counts the assistant's text alone, not the special tokens around it.
+    Those of weight 0 are not. ``bytes`` counts the learned text alone, not the special tokens around it. Raises BadCorpus where
+    the tokenizer can write no conversation, BadRecord where it cannot write this one.
     """
     messages = document.messages
     assert messages is not None
-    _check(tokenizer, document, messages)
-    text = _render(tokenizer, document, messages, prompt=False)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    tokens = encoded["input_ids"]
-    offsets = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-    marked = _MARKED.search(tokenizer.get_chat_template()) is not None
-    turns = _marked_turns(tokenizer, messages) if marked else _turns(tokenizer, document, messages, text)
-    learned = np.zeros(len(tokens), dtype=bool)
+    check_tokenizer(tokenizer, document)
+    wanted = [learned(message, i, document.name) for i, message in enumerate(messages)]
+    _check_wanted(document, messages, wanted)
+    text = written(tokenizer, document, messages)
+    turns = _turns(tokenizer, document, messages, wanted, text)
+    tokens, offsets = _encoded(tokenizer, text, [start for start, _ in turns])
+    mask = np.zeros(len(tokens), dtype=bool)
     for start, stop in turns:
-        learned |= _inside(tokens, offsets, start, stop, tokenizer.eos_token_id)
-    if not learned.any():
-        raise BadCorpus(
+        mask |= _inside(tokenizer, tokens, offsets, text, start, stop)
+    if not mask.any():
+        raise BadRecord(
             f"{document.name}: expected the chat template to write the assistant's turns, got no token of theirs: "
             "repair the template or remove the conversation"
         )
-    spoken = learned & ~np.isin(tokens, tokenizer.all_special_ids)
-    return Conversation(tokens, learned, _bytes(text, offsets[spoken]))
+    spoken = mask & ~np.isin(tokens, _special(tokenizer))
+    return Conversation(tokens, mask, _bytes(text, offsets[spoken]))
+
+
+def completion(tokenizer: PreTrainedTokenizerBase, document: Document) -> Conversation:
+    """A document with a prompt and what follows it, in tokens without what opens and closes it; the prompt is not learned."""
+    text = document.text
+    assert text is not None
+    _require_offsets(tokenizer, document)
+    tokens, offsets = _encoded(tokenizer, text, [document.prompt])
+    mask = offsets[:, 1] > document.prompt
+    first = min([document.prompt, *offsets[mask][:1, 0].tolist()])
+    return Conversation(tokens, mask, len(text[first:].encode()))
 
 
 def conversation_so_far(tokenizer: PreTrainedTokenizerBase, document: Document) -> list[int]:
@@ -61,90 +78,196 @@ def conversation_so_far(tokenizer: PreTrainedTokenizerBase, document: Document) 
     messages = document.messages
     assert messages is not None
     _check_template(tokenizer, document)
-    text = _render(tokenizer, document, messages, prompt=True)
+    text = written(tokenizer, document, messages, prompt=True)
     tokens: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return tokens
+
+
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, text: str, cuts: Sequence[int]
+) -> tuple[list[int], Int64[np.ndarray, "tokens 2"]]:
+    """(tokens of a text, where in it each begins and ends), the text cut before what a model is to write.
+
+    A model that is asked has read the tokens of its prompt alone, so none should hold the end of a prompt and the beginning of
+    an answer. Where one does, the answer is encoded apart; but not where the tokenizer would then write another text, as those
+    do that put a space before each.
+    """
+    tokens, offsets = _with_offsets(tokenizer, text, 0)
+    across = sorted({cut for cut in cuts if ((offsets[:, 0] < cut) & (cut < offsets[:, 1])).any()})
+    if not across:
+        return tokens, offsets
+    pieces = [(text[start:stop], start) for start, stop in pairwise([0, *across, len(text)])]
+    parts = [_with_offsets(tokenizer, piece, start) for piece, start in pieces]
+    apart = [token for part, _ in parts for token in part]
+    whole, joined = (tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in (tokens, apart))
+    if joined != whole:
+        return tokens, offsets
+    return apart, np.concatenate([part for _, part in parts])
+
+
+def _with_offsets(
+    tokenizer: PreTrainedTokenizerBase, text: str, start: int
+) -> tuple[list[int], Int64[np.ndarray, "tokens 2"]]:
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return encoded["input_ids"], np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2) + start
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, document: Document) -> None:
+    """Raises BadCorpus where a tokenizer cannot write conversations at all; ``document`` is the first of them."""
+    _check_template(tokenizer, document)
+    _require_offsets(tokenizer, document)
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, document: Document) -> None:
     if tokenizer.chat_template is None:
         raise BadCorpus(
-            f"{document.name}: expected a tokenizer with a chat template for 'messages', got one without "
+            f"{document.name}: expected a tokenizer with a chat template for {document.form or 'messages'!r}, got one without "
             f"({tokenizer.name_or_path or 'trained here'}): use a tokenizer that has one, or give the data as 'text'"
         )
 
 
-def _check(tokenizer: PreTrainedTokenizerBase, document: Document, messages: list[Message]) -> None:
-    _check_template(tokenizer, document)
+def _require_offsets(tokenizer: PreTrainedTokenizerBase, document: Document) -> None:
     if not tokenizer.is_fast:
         raise BadCorpus(
             f"{document.name}: expected a tokenizer that can say where its tokens stand in the text, got a slow one "
             f"({type(tokenizer).__name__}): save it with a tokenizer.json, or give the data as 'text'"
         )
-    if not any(message["role"] == "assistant" for message in messages):
-        raise BadCorpus(f"{document.name}: expected a turn of the assistant to learn from, got none: remove it")
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, document: Document, messages: list[Message], *, prompt: bool) -> str:
-    """A conversation as its template writes it; with ``prompt``, up to where the assistant begins to speak."""
-    import jinja2
+def _check_wanted(document: Document, messages: Sequence[Message], wanted: Sequence[bool]) -> None:
+    if any(wanted):
+        return
+    if any(message["role"] == "assistant" for message in messages):
+        raise BadRecord(f"{document.name}: no turn of the assistant is to be learned, all have weight 0: remove it")
+    raise BadRecord(f"{document.name}: expected a turn of the assistant to learn from, got none: remove it")
 
+
+def written(
+    tokenizer: PreTrainedTokenizerBase, document: Document, messages: Sequence[Message], *, prompt: bool = False
+) -> str:
+    """Messages of a document as its template writes them; with ``prompt``, up to where the assistant begins to speak.
+
+    Raises BadRecord with the template's reason where it refuses them.
+    """
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-    except (jinja2.TemplateError, ValueError, TypeError, KeyError) as error:
-        raise BadCorpus(
-            f"{document.name}: expected a conversation that the chat template accepts, got its refusal ({error}): "
-            "repair or remove the conversation"
+        return _rendered(tokenizer, document, messages, prompt=prompt)[0]
+    except Exception as error:  # a template is a program, and raises what programs raise
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        roles = ", ".join(message["role"] for message in messages)
+        raise BadRecord(
+            f"{document.name}: expected a conversation that the chat template accepts, got its refusal ({reason}) of messages by "
+            f"{roles}: repair or remove the conversation"
         ) from None
 
 
-def _marked_turns(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> list[tuple[int, int]]:
-    """Where the template itself says that the assistant speaks, in characters.
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase,
+    document: Document,
+    messages: Sequence[Message],
+    *,
+    prompt: bool = False,
+    marks: bool = False,
+) -> tuple[str, list[tuple[int, int]]]:
+    """(text, where the template marks that the assistant speaks, with ``marks``).
 
-    Not by apply_chat_template's own mask of tokens: that one forgets this and all later turns where a turn begins with
-    a space that the tokenizer leaves out of its offsets, as GPT-NeoX's does (transformers 5.23).
+    Not by apply_chat_template, which drops every null, also where the template asks for it, and whose mask of tokens forgets a
+    turn that begins with a space which the tokenizer leaves out of its offsets, as GPT-NeoX's does (transformers 5.23).
     """
-    template = tokenizer.get_chat_template()
-    _, turns = render_jinja_template(
-        [messages], chat_template=template, return_assistant_tokens_mask=True, **tokenizer.special_tokens_map
+    template = tokenizer.get_chat_template(None, document.tools)
+    null = _ASKS_FOR_NULL.search(template) is not None
+    shown = [
+        {k: v for k, v in message.items() if k not in LEARNED and (v is not None or (null and k == "content"))}
+        for message in messages
+    ]
+    further: dict[str, Any] = {**tokenizer.special_tokens_map, **(document.template or {})}
+    texts, turns = render_jinja_template(
+        [shown],
+        tools=document.tools,
+        chat_template=template,
+        add_generation_prompt=prompt,
+        return_assistant_tokens_mask=marks,
+        **further,
     )
-    return turns[0]
+    return texts[0], turns[0] if marks else []
 
 
 def _turns(
-    tokenizer: PreTrainedTokenizerBase, document: Document, messages: list[Message], text: str
+    tokenizer: PreTrainedTokenizerBase,
+    document: Document,
+    messages: Sequence[Message],
+    wanted: Sequence[bool],
+    text: str,
 ) -> list[tuple[int, int]]:
-    """Where in the text each turn of the assistant begins and ends, in characters."""
-    turns = []
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = _render(tokenizer, document, messages[:i], prompt=True)
-        until = _render(tokenizer, document, messages[: i + 1], prompt=False)
-        if not (until.startswith(before) and text.startswith(until)):
-            raise BadCorpus(
-                f"{document.name}: expected a chat template that writes message {i} the same whatever follows, got one "
-                "that rewrites it, so what the assistant said cannot be told from the rest: mark the assistant's turns "
-                "in the template with {% generation %}, or keep one turn a conversation"
-            )
-        turns.append((len(before), len(until)))
-    return turns
+    """Where in the text each turn that is to be learned begins and ends, in characters."""
+    if _MARKED.search(tokenizer.get_chat_template(None, document.tools)) is None:
+        return [_turn(tokenizer, document, messages, i, text) for i, learn in enumerate(wanted) if learn]
+    turns = _rendered(tokenizer, document, messages, marks=True)[1]
+    spoken = [learn for learn, message in zip(wanted, messages, strict=True) if message["role"] == "assistant"]
+    if all(spoken):
+        return turns
+    if len(turns) != len(spoken):
+        raise BadRecord(
+            f"{document.name}: its template marks {len(turns)} turns of {len(spoken)}, so it cannot be told which of them has "
+            "weight 0: repair the template or remove the conversation"
+        )
+    return [turn for turn, learn in zip(turns, spoken, strict=True) if learn]
+
+
+def _turn(
+    tokenizer: PreTrainedTokenizerBase, document: Document, messages: Sequence[Message], i: int, text: str
+) -> tuple[int, int]:
+    """Where in the text message i, of the assistant, begins and ends."""
+    until = text if i + 1 == len(messages) else written(tokenizer, document, messages[: i + 1])
+    if text.startswith(until):
+        start = _opening(tokenizer, document, until) if i == 0 else None
+        if start is None:
+            before = written(tokenizer, document, messages[:i], prompt=True)
+            start = len(before) if until.startswith(before) else None
+        if start is not None:
+            return start, len(until)
+    raise BadRecord(
+        f"{document.name}: expected a chat template that writes message {i} the same whatever follows, got one "
+        "that rewrites it, so what the assistant said cannot be told from the rest: mark the assistant's turns "
+        "in the template with {% generation %}, or keep one turn a conversation"
+    )
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase, document: Document, until: str) -> int | None:
+    """Where the assistant begins to speak in a text that it opens; None where that does not show.
+
+    Many templates look at the first message and write nothing without one. So the sign that it is the assistant's turn is taken
+    from another conversation: what asking for an answer adds to a question.
+    """
+    question: list[Message] = [{"role": "user", "content": "?"}]
+    alone, asked = (written(tokenizer, document, question, prompt=prompt) for prompt in (False, True))
+    sign = asked.removeprefix(alone)
+    place = until.find(sign) if sign and asked.startswith(alone) else -1
+    return None if place < 0 else place + len(sign)
 
 
 def _inside(
-    tokens: list[int], offsets: np.ndarray, start: int, stop: int, end_of_turn: int | None
+    tokenizer: PreTrainedTokenizerBase, tokens: list[int], offsets: np.ndarray, text: str, start: int, stop: int
 ) -> Bool[np.ndarray, " tokens"]:
     """The tokens that end inside a turn, up to its end token where it has one.
 
-    What a template writes after that token (a line break) is never asked of the model. Ends, not beginnings, because
-    some tokenizers report a token of spaces as nothing at its end.
+    That is the last eos, or else a token that was added to the vocabulary with nothing but blanks behind it: many models end a
+    turn with another token than a text. What a template writes after it (a line break) is never asked of the model. Ends, not
+    beginnings, because some tokenizers report a token of spaces as nothing at its end.
     """
     inside: np.ndarray = (offsets[:, 1] > start) & (offsets[:, 1] <= stop)
-    if end_of_turn is not None:
-        ends = np.flatnonzero(inside & (np.array(tokens) == end_of_turn))
-        if len(ends):
-            inside[ends[-1] + 1 :] = False
+    ends = np.flatnonzero(inside & (np.array(tokens) == tokenizer.eos_token_id))
+    if not len(ends):
+        added = np.flatnonzero(inside & np.isin(tokens, list(tokenizer.added_tokens_decoder)))
+        ends = added[-1:] if len(added) and not text[offsets[added[-1], 1] : stop].strip() else ends
+    if len(ends):
+        inside[ends[-1] + 1 :] = False
     return inside
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of tokens that stand for no text: those with a name, and those that were added as special."""
+    added = tokenizer.added_tokens_decoder.items()
+    return sorted({*tokenizer.all_special_ids, *(i for i, token in added if token.special)})
 
 
 def _bytes(text: str, offsets: np.ndarray) -> int:

@@ -90,8 +90,8 @@ def cut(ours: Int64[np.ndarray, " n"], theirs: Int64[np.ndarray, " m"], *, size:
 
 def _ends(side: Side, document: int, text: bytes) -> Int64[np.ndarray, " n"] | None:
     """Where each token of a document ends in its text, -1 of what opens it, one past the text of what closes it."""
-    tokens, begin, end = tokens_of(side.store, document)
-    if len(tokens) < begin + end:
+    tokens, begin, end, read = tokens_of(side.store, document, side.spelled)
+    if read is None:
         return None
     ends = side.spelled.ends(tokens[begin : len(tokens) - end].tolist(), text)
     if ends is None or not len(tokens):

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from limbeck.corpora.store import TokenStore, read_manifest
 from limbeck.corpora.token_bytes import TokenBytes
-from limbeck.corpora.tokenizer import Frame, document_tokens, fingerprint, frame
+from limbeck.corpora.tokenizer import READING, Frame, document_tokens, fingerprint, frame
 from limbeck.corpora.writer import Item, Writer, token_dtype
 from limbeck.disk import whole_folder
 from limbeck.errors import BadCorpus
@@ -30,19 +30,28 @@ def frame_of(store: TokenStore) -> Frame:
     return Frame(*store.manifest["made_from"]["frame"])
 
 
-def tokens_of(store: TokenStore, document: int) -> tuple[np.ndarray, int, int]:
-    """(tokens of a document, how many of them open it, how many close it); none of an empty one."""
+def tokens_of(store: TokenStore, document: int, spelled: TokenBytes) -> tuple[np.ndarray, int, int, bytes | None]:
+    """(tokens of a document, how many of them open it, how many close it, its text); none of an empty one.
+
+    A text that had what opens or closes it already was given none, so its own tokens are counted as text. The text is None where
+    what is read back from the tokens is not what it was.
+    """
     tokens = store.slice(int(store.starts[document]), int(store.starts[document + 1]))
-    around = frame_of(store)
-    return tokens, int(around.begin is not None and len(tokens) > 0), int(around.end is not None and len(tokens) > 0)
+    around, some = frame_of(store), len(tokens) > 0
+    begin, end = int(around.begin is not None and some), int(around.end is not None and some)
+    size, digest = store.bytes_of(document), store.sha256_of(document)
+    for opens, closes in dict.fromkeys(((begin, end), (0, end), (begin, 0), (0, 0))):
+        if len(tokens) < opens + closes:
+            continue
+        text = spelled.text(tokens[opens : len(tokens) - closes].tolist(), size)
+        if text is not None and digest in (None, hashlib.sha256(text).digest()):
+            return tokens, opens, closes, text
+    return tokens, begin, end, None
 
 
 def text_of(store: TokenStore, document: int, spelled: TokenBytes) -> bytes | None:
     """The text of a document, read back from its tokens; None where that is not what it was."""
-    tokens, begin, end = tokens_of(store, document)
-    text = spelled.text(tokens[begin : len(tokens) - end].tolist(), store.bytes_of(document))
-    digest = store.sha256_of(document)
-    return None if text is None or digest not in (None, hashlib.sha256(text).digest()) else text
+    return tokens_of(store, document, spelled)[3]
 
 
 def retokenised(
@@ -63,8 +72,8 @@ def retokenised(
     """
     if not store.learns_all:
         raise BadCorpus(
-            f"{store.folder}: expected plain texts, got conversations: each model's template writes those in its own way, so "
-            "teacher and student of different tokenizers would not read the same bytes. Give texts ('text' in the records)"
+            f"{store.folder}: expected plain texts, got conversations or prompts: each model's template writes those in its own "
+            "way, so teacher and student of different tokenizers would not read the same bytes. Give texts ('text' in records)"
         )
     wanted = np.ones(store.documents, dtype=bool) if documents is None else documents
     wanted = wanted[: np.flatnonzero(wanted).max(initial=-1) + 1]
@@ -75,6 +84,7 @@ def retokenised(
         "tokenizer": fingerprint(tokenizer),
         "frame": [around.begin, around.end],
         "documents": len(wanted) if wanted.all() else hashlib.sha256(np.packbits(wanted).tobytes()).hexdigest(),
+        "reading": READING,
     }
     if (ready := _ready(folder, made_from)) is not None:
         return ready

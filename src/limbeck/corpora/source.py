@@ -51,12 +51,14 @@ class Part:
     ``documents`` gives its documents and what is wrong with those of its records that cannot be read. ``stamp`` changes when
     the content does, as far as can be told without reading it. ``size`` is the number of bytes where it says something about
     the amount of text, else None. ``beside``: files in the same folder that are no texts, on the first part of a folder.
+    ``name``: what a file or data set is called.
     """
 
     documents: Callable[[], Documents]
     stamp: list[Any]
     size: int | None = None
     beside: tuple[str, ...] = ()
+    name: str = ""
 
 
 def read(source: str, columns: Columns | None = None, bad: BadRecords | None = None) -> Iterator[Document]:
@@ -127,7 +129,7 @@ def _file(path: Path, name: str, columns: Columns, beside: tuple[str, ...] = ())
         raise BadCorpus(f"{path}: expected text, got an empty file: fill it or leave it out")
     size = None if packed or kind == ".parquet" else stat.st_size
     documents = partial(reader, path, name, columns)
-    return Part(documents, [str(path.resolve()), stat.st_size, stat.st_mtime_ns], size, beside)
+    return Part(documents, [str(path.resolve()), stat.st_size, stat.st_mtime_ns], size, beside, name)
 
 
 def _folder(folder: Path, columns: Columns) -> list[Part]:
@@ -230,4 +232,4 @@ def _hub(source: str, columns: Columns) -> Part:
             place = {"name": f"{name}/{split}:{row}", "where": f"{source}, row {row}"}
             yield from document_of(record, **place, columns=columns, table=True, unread=unread)
 
-    return Part(documents, [source, data.info.version and str(data.info.version), data._fingerprint])
+    return Part(documents, [source, data.info.version and str(data.info.version), data._fingerprint], name=source)

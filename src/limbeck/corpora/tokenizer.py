@@ -12,13 +12,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from limbeck.corpora.encode import Ids, encoded
 from limbeck.errors import BadSetting
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 BYTES = 256
+
+# How texts become tokens: another number where the same text becomes other tokens than it did, so that stores are made again.
+# 2: nothing is put around a text that has it already; a turn ends at the token that ends it, whatever it is called; fields of
+# records and nulls of tables are read as `records` says.
+READING = 2
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,21 @@ class Frame:
 
     begin: int | None
     end: int | None
+
+    def lacks(self, tokens: Ids) -> tuple[bool, bool]:
+        """Whether the opening and the closing token are still to be put around some tokens.
+
+        A text that a chat template wrote has them already, spelled out; a second one would be a sign no model was trained on.
+        """
+        some = len(tokens) > 0
+        begin = self.begin is not None and not (some and tokens[0] == self.begin)
+        return begin, self.end is not None and not (some and tokens[-1] == self.end)
+
+    def around(self, tokens: Ids) -> Ids:
+        """The tokens with what is still to be put around them."""
+        begin, end = self.lacks(tokens)
+        before, after = [self.begin] if begin else [], [self.end] if end else []
+        return np.concatenate([np.array(before, np.uint32), tokens, np.array(after, np.uint32)])
 
 
 def frame(tokenizer: PreTrainedTokenizerBase, *, end: int | None = None) -> Frame:
@@ -40,12 +62,12 @@ def frame(tokenizer: PreTrainedTokenizerBase, *, end: int | None = None) -> Fram
 
 
 def document_tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, frame: Frame) -> list[list[int]]:
-    """The framed tokens of each text. Special tokens spelled out in a text are read as such, as everywhere."""
-    begin = [] if frame.begin is None else [frame.begin]
-    end = [] if frame.end is None else [frame.end]
-    # verbose: a document longer than the model's context is no fault here, the packer cuts it
-    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    return [[*begin, *tokens, *end] for tokens in encoded]
+    """The framed tokens of each text. Special tokens spelled out in a text are read as such, as everywhere.
+
+    One that begins with what opens it, or ends with what closes it, is not given that again.
+    """
+    found: list[list[int]] = [frame.around(tokens).tolist() for tokens in encoded(tokenizer, texts)]
+    return found
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab: int) -> PreTrainedTokenizerFast:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from limbeck.corpora.store import FORMAT, MANIFEST
 from limbeck.disk import sha256_of, write_json
+from limbeck.models.vocabulary import ids_of
 
 SHARD_BYTES = 64 << 20
 SHARD_DOCUMENTS = 50_000
@@ -126,4 +127,4 @@ def record_batch(items: list[Item]) -> pa.RecordBatch:
 
 def token_dtype(tokenizer: PreTrainedTokenizerBase) -> np.dtype:
     """The smallest type that holds every token."""
-    return np.dtype(np.uint16 if max(tokenizer.get_vocab().values()) < 2**16 else np.uint32)
+    return np.dtype(np.uint16 if ids_of(tokenizer) <= 2**16 else np.uint32)

@@ -126,7 +126,7 @@ class OtherTokens:
         self._base = RunTeacher.of(settings, where)
         self.about, self.captured, self._settings = self._base.about, self._base.captured, settings
         student = load(settings.student)
-        self._student = Reader(student.tokenizer, student.end)
+        self._student = Reader(student.tokenizer, student.end, student.vocab)
         self._spelled = [TokenBytes(m.tokenizer, name=m.name) for m in (student, self.about)]
         self._heard = heard
         self._asked: AlignedTeacher | None = None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.config import DistilSettings
-from limbeck.corpora import Document, TokenStore, require_rows
+from limbeck.corpora import TokenStore, require_rows
 from limbeck.corpora.layout import Layout
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, read_json
@@ -24,14 +24,16 @@ from limbeck.jobs.align import OtherTokens, check_align, teacher_of
 from limbeck.jobs.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.capture.captured import config_source
 from limbeck.jobs.convert import BASE, MATCHING, SAID, Conversion, Planned, check_conversion, make_converted
-from limbeck.jobs.doctor import diagnose, first_documents
+from limbeck.jobs.doctor import diagnose
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.foretell import foretell, said_after, said_before
 from limbeck.jobs.packing import packed
 from limbeck.jobs.proof import Proof, hand_on
+from limbeck.jobs.sample import Sample, first_documents
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import make_student, stored_as, target_shape
 from limbeck.jobs.teacher import RunTeacher, adopted
+from limbeck.jobs.text import columns_of
 from limbeck.models.beside import stated
 from limbeck.models.load import LanguageModel, load, load_config, load_described, own
 from limbeck.models.source import resolve_description
@@ -131,7 +133,7 @@ def prepare(
     asked = check_conversion(settings, target)
     if not answers:  # which hold the text
         for text in filter(None, (settings.data, settings.eval_data)):
-            resolve_source(text)
+            resolve_source(text, columns_of(settings))
     config = load_config(settings.student or config_source(settings.teacher))
     first = settings.student or settings.teacher
     length = row_length(settings, getattr(config, "max_position_embeddings", None), where.world.device, name=first)
@@ -247,7 +249,7 @@ def _examined(
     asked: Conversion | None,
     target: Shape | None,
     teacher: LanguageModel,
-    documents: Sequence[Document],
+    documents: Sample,
     *,
     length: int,
     where: Machine,

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.config import DistilSettings
-from limbeck.corpora import Document, read
-from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadSetting
 from limbeck.jobs.align import alignment, check_student
-from limbeck.jobs.capture.captured import is_captured
 from limbeck.jobs.convert import Planned, check_conversion
 from limbeck.jobs.folder import packing_asked
 from limbeck.jobs.packing import packed_documents
+from limbeck.jobs.sample import Sample, first_documents, of_text, unreadable
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import target_shape
 from limbeck.jobs.teacher import RunTeacher, adopted
@@ -25,8 +21,6 @@ from limbeck.plan.pair import Finding, as_json, examine, show
 from limbeck.run.log import console
 from limbeck.students.shape import config_of
 from limbeck.teachers.http import is_served
-
-_DOCUMENTS = 64
 
 
 def doctor(settings: DistilSettings) -> dict[str, Any]:
@@ -41,7 +35,7 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
         )
     check_student(settings)
     settings, _ = adopted(settings)
-    documents = first_documents(settings)
+    sample = first_documents(settings)
     where = machine(settings)
     shape = target_shape(settings)
     teacher = RunTeacher.of(settings, where).about
@@ -52,27 +46,20 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
     if asked := check_conversion(settings, shape):
         found = Planned.of(settings, asked, shape)
         pair = {"planned": found.student, "reference": found.reference}
-    findings = diagnose(settings, teacher, student, documents, length=length, machine=where, **pair)
+    findings = diagnose(settings, teacher, student, sample, length=length, machine=where, **pair)
+    findings += unreadable(sample, teacher)
     findings += packed_documents(
-        documents, reads, packing=packing_asked(settings), length=length, context=reads.context
+        sample.documents, reads, packing=packing_asked(settings), length=length, context=reads.context
     )
     show(findings, console)
     return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}
-
-
-def first_documents(settings: DistilSettings) -> list[Document]:
-    """Some of the text, to look at; none where a teacher's answers hold it in tokens."""
-    if is_captured(settings.teacher):
-        return []
-    resolve_source(settings.data)
-    return list(islice(read(settings.data), _DOCUMENTS))
 
 
 def diagnose(
     settings: DistilSettings,
     teacher: LanguageModel,
     student: LanguageModel | None,
-    documents: Sequence[Document],
+    sample: Sample,
     *,
     length: int,
     machine: Machine,
@@ -84,9 +71,11 @@ def diagnose(
     ``planned``: the configuration of a student that is still to be cut or converted, ``reference`` of what it is matched to.
     """
     rows, _ = batch_rows(settings, length, machine.world.size)
-    texts, chat = [d.text for d in documents if d.text is not None], any(d.messages is not None for d in documents)
+    texts, chat = sample.texts, sample.chat
     aligned = settings.tokenizer_align is not None and student is not None
     found = list(alignment(teacher, student, texts, chat=chat)) if aligned and student is not None else []
+    if not aligned:
+        found += of_text(sample, teacher)
     return found + examine(
         teacher,
         student,

@@ -18,6 +18,7 @@ from typing import Any, NotRequired, TypedDict
 from pydantic import BaseModel
 
 from limbeck.corpora import TokenStore
+from limbeck.corpora.found import notes_of
 from limbeck.corpora.layout import PACKINGS, STREAM, WITHOUT_LONG
 from limbeck.disk import read_json, refuse_links, take, tidy, write_json, writing
 from limbeck.errors import BadFolder
@@ -129,13 +130,20 @@ def text_of_run(folder: Path) -> tuple[TokenStore, TokenStore]:
 def same_corpus(folder: Path, run: dict[str, Any], train: TokenStore, held_out: TokenStore) -> None:
     """Raises BadFolder where a run that continues finds another text than it began with."""
     corpus = {"train": train.manifest["corpus_sha256"], "held_out": held_out.manifest["corpus_sha256"]}
-    if run.get("text", corpus) != corpus:
+    reading = train.manifest["made_from"].get("reading", 1)
+    begun = {"reading": 1} | run.get("text", corpus | {"reading": reading})
+    if begun.pop("reading") != reading:
+        raise BadFolder(
+            f"the run in {folder} was begun by a version of limbeck that made other tokens of the same text, so it cannot be "
+            "continued: finish it with that version, or give a new folder with --out."
+        )
+    if begun != corpus:
         raise BadFolder(
             f"the text of --data or --eval-data changed since the run in {folder} began, so it cannot be continued: put the "
             "text back, or give a new folder with --out."
         )
     if "text" not in run:
-        update(folder, run, text=corpus)
+        update(folder, run, text=corpus | {"reading": reading}, read=notes_of(train))
 
 
 def update(folder: Path, run: dict[str, Any], **facts: Any) -> None:

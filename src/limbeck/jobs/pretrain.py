@@ -14,6 +14,8 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from limbeck.config import PretrainSettings
 from limbeck.corpora import Rows, TokenStore, build_stores, is_held_out, read, require_rows, train_tokenizer
+from limbeck.corpora.bad import BadRecords
+from limbeck.corpora.records import Columns
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, whole_folder, write_digests, write_lines
 from limbeck.errors import BadSetting, BadShape
@@ -21,8 +23,10 @@ from limbeck.jobs.folder import claim, now, same_corpus, signature_of, text_of_r
 from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.mixed import CONTEXT, Mixed, context_of, mixed, remarks, shown_bytes, shown_pattern
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
+from limbeck.jobs.text import columns_of, how_read, say_read
 from limbeck.models.decoder import LimbeckConfig
 from limbeck.models.load import LanguageModel, new_model, own, save
+from limbeck.models.vocabulary import ids_of
 from limbeck.objectives.basic import CrossEntropy
 from limbeck.plan.mixture import Mixture
 from limbeck.plan.size import Size
@@ -48,16 +52,17 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     length = row_length(settings, context, world.device, name="the new model")
     rows, steps = batch_rows(settings, length, world.size)
     for source in filter(None, (settings.data, settings.eval_data)):
-        resolve_source(source)
+        resolve_source(source, columns_of(settings))
     run = (
         claim(out, signature_of(settings, "pretrain", length=length, rows=rows, bf16=where.bf16)) if world.first else {}
     )
     world.barrier()
     tokenizer = _tokenizer(settings, out, where)
     if world.first:
-        build_stores(
-            settings.data, tokenizer, out / "data", eval_source=settings.eval_data, progress=console.is_terminal
+        train, _ = build_stores(
+            settings.data, tokenizer, out / "data", eval_source=settings.eval_data, **how_read(settings)
         )
+        say_read(train)
     world.barrier()
     store, held_out = text_of_run(out)
     require_rows(store, length=length)
@@ -179,7 +184,7 @@ def scratch_shape(parameters: int, *, vocab: int) -> Shape:
 def llama_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     """The configuration of a new model of this shape."""
     return LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=ids_of(tokenizer),
         hidden_size=shape.hidden,
         intermediate_size=shape.ffn,
         num_hidden_layers=shape.layers,
@@ -197,7 +202,7 @@ def llama_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfi
 def mixed_config(shape: Mixed, tokenizer: PreTrainedTokenizerFast) -> LimbeckConfig:
     """The configuration of a new decoder of a mixture of layers."""
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return shape.config(len(tokenizer), special=special)
+    return shape.config(ids_of(tokenizer), special=special)
 
 
 def _say_layers(shape: Mixed, model: LanguageModel, length: int) -> None:
@@ -248,18 +253,28 @@ Measured on documents held out from both (95 % intervals over documents):
 def _tokenizer(settings: PretrainSettings, out: Path, where: Machine) -> PreTrainedTokenizerFast:
     """The tokenizer, trained on the training documents only, once."""
     if where.world.first:
-        make_tokenizer(
-            settings.data, out / "tokenizer", vocab=settings.vocab, fraction=0.0 if settings.eval_data else 0.05
-        )
+        fraction = 0.0 if settings.eval_data else 0.05
+        how: dict[str, Any] = {"columns": columns_of(settings), "skip_bad": settings.skip_bad or 0}
+        make_tokenizer(settings.data, out / "tokenizer", vocab=settings.vocab, fraction=fraction, **how)
     where.world.barrier()
     return PreTrainedTokenizerFast.from_pretrained(own(out / "tokenizer"))
 
 
-def make_tokenizer(data: str, folder: Path, *, vocab: int, fraction: float = 0.05) -> None:
+def make_tokenizer(
+    data: str,
+    folder: Path,
+    *,
+    vocab: int,
+    fraction: float = 0.05,
+    columns: Columns | None = None,
+    skip_bad: int = 0,
+) -> None:
     """Trains a tokenizer into a folder, unless it is there; a ``fraction`` of the documents is held out."""
     if not folder.exists():
-        texts = (d.content for d in read(data) if not is_held_out(d, fraction=fraction))
+        bad = BadRecords(skip_bad)
+        texts = (d.content for d in read(data, columns, bad) if not is_held_out(d, fraction=fraction))
         tokenizer = train_tokenizer(texts, vocab=vocab)
+        bad.check()
         with whole_folder(folder) as beside:
             tokenizer.save_pretrained(beside)
             write_digests(beside)

@@ -18,6 +18,7 @@ from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.probed_text import RunFolder, Texts
 from limbeck.jobs.setup import Machine, machine, row_length
 from limbeck.jobs.slices import recall_by_slices
+from limbeck.jobs.text import columns_of
 from limbeck.models.load import LanguageModel, load, load_config
 from limbeck.plan.pair import check
 from limbeck.plan.vocabulary import tokens_of_pair
@@ -46,7 +47,7 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
     where = machine(settings)
     run = RunFolder.of(model)
     if any(name in _OF_TEXT for name in settings.probe) and (run is None or "data" in settings.model_fields_set):
-        resolve_source(settings.data)
+        resolve_source(settings.data, columns_of(settings))
     for name in filter(None, (model, teacher)):
         load_config(name)
     measured = load(model, device=where.world.device, dtype=where.dtype)

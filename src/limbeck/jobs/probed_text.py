@@ -6,6 +6,7 @@ another order, does not bring them back.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 
 from limbeck.config import ProbeSettings
 from limbeck.corpora import TokenStore, build_held_out, build_stores
+from limbeck.corpora.records import Columns
 from limbeck.corpora.source import resolve
 from limbeck.corpora.tokenizer import fingerprint
 from limbeck.disk import existing, read_json
 from limbeck.errors import BadCorpus
 from limbeck.jobs.folder import packing_asked
+from limbeck.jobs.text import how_read, say_read
 from limbeck.models.load import LanguageModel
 from limbeck.run.log import console
 
@@ -27,11 +30,12 @@ _TRAINS = ("distil", "pretrain")  # jobs whose runs may have their text elsewher
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run that a model is in, and what its signature says of its text."""
+    """A run that a model is in, and what its signature says of its text and of ``how`` it is read."""
 
     folder: Path
     data: str
     eval_data: str | None
+    how: Mapping[str, Any]
 
     @classmethod
     def of(cls, model: str) -> RunFolder | None:
@@ -43,7 +47,9 @@ class RunFolder:
             signature = _signature(above / "run.json")
             made = (above / "data" / "train").is_dir() or signature.get("job") in _TRAINS
             if made and isinstance(signature.get("data"), str):
-                return cls(above, signature["data"], signature.get("eval_data"))
+                columns = tuple((ours, there) for ours, there in signature.get("columns") or ())
+                how = {"columns": Columns(columns), "skip_bad": signature.get("skip_bad") or 0}
+                return cls(above, signature["data"], signature.get("eval_data"), how)
         return None
 
 
@@ -71,7 +77,9 @@ class Texts:
         self._packing = packing_asked(settings)
         self._source = settings.data if run is None or "data" in settings.model_fields_set else None
         self._run, self._model, self._folder = run, model, folder
-        self._how: dict[str, Any] = {"end": model.end, "progress": console.is_terminal}
+        reader: dict[str, Any] = {"end": model.end, "vocab": model.vocab}
+        self._how: dict[str, Any] = reader | how_read(settings)
+        self._how_run: dict[str, Any] = self._how if run is None else reader | dict(run.how)
 
     @cached_property
     def whole(self) -> Text:
@@ -79,6 +87,7 @@ class Texts:
         if self._of_run is None:
             assert self._source is not None, "looked for in _of_run"
             store = build_held_out(self._source, self._model.tokenizer, self._folder / "whole", **self._how)
+            say_read(store)
             return self._text(store, f"{_documents(store)} of {_named(self._source)}")
         assert self._run is not None, "a text of a run is in one"
         train, held_out = self._of_run
@@ -89,6 +98,7 @@ class Texts:
         trained = train.digests()
         folder = self._folder / "whole"
         store = build_held_out(self._source, self._model.tokenizer, folder, without=trained, **self._how)
+        say_read(store)
         if left := store.manifest["left_out"]:
             kept = f"{_documents(store)} of {self._source} that the run in {self._run.folder} was not trained on"
             return self._text(store, f"held out: {kept}; {left:,} it was trained on are left out")
@@ -121,7 +131,7 @@ class Texts:
             return stores[0], stores[1]
         source, tokenizer, folder = self._run.data, self._model.tokenizer, self._folder / "run"
         try:
-            return build_stores(source, tokenizer, folder, eval_source=self._run.eval_data, **self._how)
+            return build_stores(source, tokenizer, folder, eval_source=self._run.eval_data, **self._how_run)
         except BadCorpus as error:
             if self._source is None:
                 raise BadCorpus(

@@ -15,6 +15,7 @@ from limbeck.errors import BadFolder, BadSetting
 from limbeck.jobs.folder import packing_asked
 from limbeck.jobs.setup import machine, row_length
 from limbeck.jobs.student import shrink_to, stored_as, target_shape
+from limbeck.jobs.text import columns_of, how_read, say_read
 from limbeck.models.beside import stated
 from limbeck.models.load import load, save
 from limbeck.models.source import resolve_description
@@ -35,13 +36,15 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
     _require_empty(out)
     shape = target_shape(settings)
     assert shape is not None, "shrink has no --student"
-    resolve_source(settings.data)
+    resolve_source(settings.data, columns_of(settings))
     take(out)
     _require_empty(out)  # another may just have ended
     teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
     length = row_length(settings, teacher.context, where.world.device, name=teacher.name)
     with tempfile.TemporaryDirectory() as folder:
-        store = build_training(settings.data, teacher.tokenizer, folder, end=teacher.end, progress=console.is_terminal)
+        reader: dict[str, Any] = {"end": teacher.end, "vocab": teacher.vocab}
+        store = build_training(settings.data, teacher.tokenizer, folder, **reader, **how_read(settings))
+        say_read(store)
         store = store.packed(packing_asked(settings))
         student = shrink_to(shape, teacher, store, length=length, machine=where, method=method, seed=settings.seed)
     stored = stored_as(settings)

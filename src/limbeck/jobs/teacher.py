@@ -148,6 +148,9 @@ def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
         )
     identity = {"answers": captured.identity}
     there = {"data": captured.facts["signature"]["data"], "eval_data": captured.facts["signature"]["eval_data"]}
+    columns = captured.facts["signature"].get("columns")
+    there["columns"] = tuple((ours, theirs) for ours, theirs in columns) if columns else None
+    there["skip_bad"] = captured.facts["signature"].get("skip_bad")
     if settings.tokenizer_align is None:  # a student of other tokens has rows of its own
         long = next((name for name, packing in PACKINGS.items() if packing == captured.packing), None)
         there |= {"length": captured.answers.length, "long_conversations": long}

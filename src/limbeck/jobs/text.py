@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from limbeck.config import Settings
+from limbeck.config import PilotSettings, Settings
 from limbeck.corpora import TokenStore, build_stores
+from limbeck.corpora.found import notes_of
+from limbeck.corpora.records import Columns
 from limbeck.jobs.folder import text_of_run
 from limbeck.jobs.setup import Machine
 from limbeck.run.log import console
+
+
+def columns_of(settings: Settings | PilotSettings) -> Columns:
+    """What the fields of the records of --data are called. Raises BadSetting where --columns names none that are read."""
+    return Columns(settings.columns or ())
+
+
+def how_read(settings: Settings | PilotSettings) -> dict[str, Any]:
+    """How --data is read, for whoever builds a store of it."""
+    return {
+        "columns": columns_of(settings),
+        "skip_bad": settings.skip_bad or 0,
+        "progress": console.is_terminal,
+    }
+
+
+def say_read(store: TokenStore) -> None:
+    """Says what a user should know of how a text was read."""
+    for line in notes_of(store):
+        console.print(f"text: {line}", markup=False)
 
 
 class Reads(Protocol):
@@ -21,14 +43,17 @@ class Reads(Protocol):
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
     @property
     def end(self) -> int | None: ...
+    @property
+    def vocab(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class Reader:
-    """What is known of a model that is to read a text: its tokenizer, and the token that closes a document."""
+    """What is known of a model that is to read a text: its tokenizer, the token that closes a document, and its ids."""
 
     tokenizer: PreTrainedTokenizerBase
     end: int | None
+    vocab: int
 
 
 def stores_of(settings: Settings, reader: Reads, where: Machine) -> tuple[TokenStore, TokenStore]:
@@ -41,8 +66,10 @@ def stores_of(settings: Settings, reader: Reads, where: Machine) -> tuple[TokenS
             folder,
             end=reader.end,
             eval_source=settings.eval_data,
-            progress=console.is_terminal,
+            vocab=reader.vocab,
+            **how_read(settings),
         )
+        say_read(train)
         if overlap := train.manifest.get("overlap"):
             console.print(
                 f"warning: {overlap} training documents are in --eval-data too: held-out readings are too good. "

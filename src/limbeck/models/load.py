@@ -41,6 +41,7 @@ from limbeck.models.source import (
     stored_tensors,
 )
 from limbeck.models.tied import has_own_head
+from limbeck.models.vocabulary import any_text_reaches, ids_of, without_row
 from limbeck.types import Batch, Head, Outputs
 
 # Factors on the logits, by model type: the name of the configuration's field, and whether it divides.
@@ -75,8 +76,10 @@ _LOOKED_AT = 2**18  # numbers of a tensor that are looked at together: a test fo
 class LanguageModel:
     """A decoder, its tokenizer and its name: a teacher or a student.
 
-    ``lineage`` says what a student was cut out of (`students.cut`); it is saved and loaded with the model. ``packs``:
-    whether the decoder takes rows of several documents as they are, which `verify` finds out; else each runs alone.
+    ``vocab``: how many ids from 0 on both know, those of gaps among them. A token beyond the rows of the head is one that only a
+    text can hold which spells it out, and such a text is refused. ``lineage`` says what a student was cut out of
+    (`students.cut`); it is saved and loaded with the model. ``packs``: whether the decoder takes rows of several documents as
+    they are, which `verify` finds out; else each runs alone.
     """
 
     model: PreTrainedModel
@@ -91,11 +94,11 @@ class LanguageModel:
         embeddings = self.model.get_output_embeddings()
         if embeddings is None:
             raise BadModel(f"{self.name}: a {self.config.model_type} model without an output head; give a causal LM")
-        self.vocab = len(self.tokenizer)
-        rows = embeddings.weight.shape[0]
-        if self.vocab > rows:
+        rows, ids = embeddings.weight.shape[0], ids_of(self.tokenizer)
+        self.vocab = min(ids, rows)
+        if ids > rows and any_text_reaches(self.tokenizer, without_row(self.tokenizer, rows)):
             raise Mismatch(
-                f"{self.name}: its tokenizer has {self.vocab} tokens, its head only {rows} rows, so some can never be "
+                f"{self.name}: its tokenizer has {ids} tokens, its head only {rows} rows, so some can never be "
                 "predicted; use the tokenizer the model was trained with, or resize_token_embeddings and train first"
             )
 
@@ -293,7 +296,7 @@ def load(
     """A model from a local folder, a hub id or `builtin:NAME`; frozen and in eval mode unless it is to ``train``.
 
     Raises BadModel for whatever is wrong with the folder, its weights or its architecture, Mismatch for a tokenizer
-    with more tokens than the head has rows. What the weights leave out is never filled with random numbers.
+    whose ordinary tokens are more than the head has rows. What the weights leave out is never filled with random numbers.
     """
     folder = resolve(name)
     config = load_config(folder)

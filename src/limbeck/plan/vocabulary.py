@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,8 +16,10 @@ from typing import Any
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from limbeck.models.load import LanguageModel
+from limbeck.models.vocabulary import without_row
 from limbeck.plan.finding import Finding
 
+_LOOKED_AT = 2**16  # characters of each text
 _LOST = 0.02  # share of characters that may vanish on the way to tokens and back before it is worth a word
 
 
@@ -65,9 +68,17 @@ def _splitting(tokenizer: PreTrainedTokenizerBase) -> Any:
 
 
 def rows(teacher: LanguageModel, student: LanguageModel | None) -> Iterator[Finding]:
-    """How many rows of the heads are padding."""
+    """How many rows of the heads are padding, and which tokens have none."""
     for model in filter(None, (teacher, student)):
         height = model.head.weight.shape[0]
+        if beyond := without_row(model.tokenizer, height):
+            yield Finding(
+                "head",
+                "warning",
+                f"{model.name}: {height} rows, none for {len(beyond)} of the tokens of its tokenizer "
+                f"({', '.join(list(beyond.values())[:3])})",
+                "fine as long as no text spells them out; one that does is refused",
+            )
         if height > model.vocab:
             yield Finding(
                 "head",
@@ -183,6 +194,10 @@ def coverage(teacher: LanguageModel, texts: Sequence[str]) -> Iterator[Finding]:
     """How much of some texts survives the way to tokens and back. Blanks are not counted: some tokenizers join them."""
     if not texts:
         return
+    texts = [text[:_LOOKED_AT] for text in texts]
+    named = sorted({*teacher.tokenizer.all_special_tokens, *teacher.tokenizer.get_added_vocab()}, key=len, reverse=True)
+    if named:  # what a text spells out of these is read as such, and is no character that gets lost
+        texts = [re.sub("|".join(map(re.escape, named)), "", text) for text in texts]
     tokens = teacher.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     read = Counter("".join("".join(texts).split()))
     back = Counter("".join("".join(teacher.tokenizer.batch_decode(tokens, skip_special_tokens=True)).split()))

@@ -25,6 +25,7 @@ from limbeck.corpora.tokenizer import Frame, document_tokens, frame
 from limbeck.errors import BadSetting, Mismatch
 from limbeck.models.cached import read_on
 from limbeck.models.load import LanguageModel
+from limbeck.models.vocabulary import require_rows_of
 from limbeck.models.writing import added, draw_tokens, ends
 from limbeck.probes.tasks import Instance, Task
 
@@ -232,6 +233,8 @@ def _prompts(model: LanguageModel, task: Task) -> list[tuple[Instance, list[int]
     """Each instance with its prompt's tokens, opened as a document is and not closed."""
     begin = Frame(frame(model.tokenizer, end=model.end).begin, None)
     tokens = document_tokens(model.tokenizer, [i.prompt for i in task.instances], frame=begin)
+    for instance, ids in zip(task.instances, tokens, strict=True):
+        require_rows_of(model.tokenizer, ids, model.vocab, where=f"the prompt {instance.prompt[:60]!r} of {task.name}")
     return list(zip(task.instances, tokens, strict=True))
 
 
@@ -239,6 +242,7 @@ def spelled(model: LanguageModel, prompt: str, answer: str) -> tuple[list[int], 
     """The tokens of a prompt, opened as a document is, and of an answer to it, apart, as a model that writes meets them."""
     begin = Frame(frame(model.tokenizer, end=model.end).begin, None)
     first, whole = document_tokens(model.tokenizer, [prompt, prompt + answer], frame=begin)
+    require_rows_of(model.tokenizer, whole, model.vocab, where=f"the prompt {prompt[:60]!r} with its answer")
     if whole[: len(first)] == first:
         return first, whole[len(first) :]
     # The tokenizer joins the prompt's end and the answer's beginning, which a model that is given the prompt cannot.

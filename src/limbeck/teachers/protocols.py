@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from transformers import PreTrainedTokenizerBase
 
+from limbeck.models.vocabulary import ids_of
 from limbeck.teachers.http import Failed
 
 _ROUNDING = 1e-3  # that probabilities may add up to more than 1: they come in bfloat16 from some servers
@@ -195,7 +196,7 @@ class Echo:
     with_texts: Mapping[str, Any] = {}
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._texts = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+        self._texts = [tokenizer.decode([token]) for token in range(ids_of(tokenizer))]
         ids: dict[str, list[int]] = {}
         for token, text in enumerate(self._texts):
             ids.setdefault(text, []).append(token)

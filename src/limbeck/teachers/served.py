@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.errors import BadServer, Mismatch
+from limbeck.models.vocabulary import ids_of
 from limbeck.teachers.http import Address, Client, Failed, Patience, key_from_environment
 from limbeck.teachers.protocols import (
     AMBIGUOUS,
@@ -234,7 +235,7 @@ def connect(
     except BaseException:
         client.close()
         raise
-    return Served(client, kind, k=k, vocab=len(tokenizer), says=says, in_flight=in_flight)
+    return Served(client, kind, k=k, vocab=ids_of(tokenizer), says=says, in_flight=in_flight)
 
 
 def _check_context(address: Address, context: Any, length: int) -> None:
@@ -287,7 +288,7 @@ def _find(client: Client, tokenizer: PreTrainedTokenizerBase, *, k: int, owner: 
     for kind in kinds:
         for fewer in (k, *(count for count in _FEWER if count < k)):
             path, body = kind.path(address.path, address.root), kind.body(address.model, prompt, fewer)
-            read = reader(kind, address.model, prompt, k=fewer, vocab=len(tokenizer))
+            read = reader(kind, address.model, prompt, k=fewer, vocab=ids_of(tokenizer))
             try:
                 client.ask(path, body, read, form=kind.form)
             except Failed as failed:

@@ -10,9 +10,9 @@ docs.sglang.io, "Sampling Parameters".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -23,6 +23,7 @@ from limbeck.teachers.protocols import check_model
 from limbeck.teachers.served import IN_FLIGHT, listed
 
 STOP, LENGTH, FILTERED = "stop", "length", "content_filter"
+_CALLS = "tool_calls"  # how a turn ends that calls functions
 _WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 _UNDERSTOOD_BY = ("vllm", "sglang")  # what these say of whom a model belongs to
 
@@ -31,21 +32,27 @@ _UNDERSTOOD_BY = ("vllm", "sglang")  # what these say of whom a model belongs to
 class Answer:
     """What a teacher wrote; it ended by itself ("stop"), by the limit ("length"), or was kept back ("content_filter").
 
-    ``tokens`` were written, to a prompt of so many: None where a server does not say.
+    ``tokens`` were written, to a prompt of so many: None where a server does not say. ``calls`` of functions stand beside
+    the text.
     """
 
     text: str
     finish: str
     tokens: int | None
     prompt_tokens: int | None
+    calls: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
 class Question:
-    """A conversation to answer or else a text to continue, and the seed of what is drawn."""
+    """A conversation to answer or else a text to continue, and the seed of what is drawn.
+
+    ``beside``: what belongs to a conversation besides its messages (``tools``, ``chat_template_kwargs``), as servers name it too.
+    """
 
     prompt: list[dict[str, Any]] | str
     seed: int
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ServedWriter:
@@ -106,12 +113,14 @@ class ServedWriter:
         chat = not isinstance(question.prompt, str)
         path = f"{self.client.address.path}/{'chat/completions' if chat else 'completions'}"
         body = self._body | {"messages" if chat else "prompt": question.prompt, "seed": question.seed}
+        body |= question.beside
         form: Any = _Conversation if chat else _Completion
         return self.client.ask(path, body, lambda answer: _read(answer, self.client.address.model), form=form)
 
 
 class _Message(msgspec.Struct):
-    content: str | None
+    content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
 
 
 class _Turn(msgspec.Struct):
@@ -121,6 +130,10 @@ class _Turn(msgspec.Struct):
     @property
     def text(self) -> str | None:
         return self.message.content
+
+    @property
+    def calls(self) -> list[dict[str, Any]] | None:
+        return self.message.tool_calls or None
 
 
 class _Conversation(msgspec.Struct):
@@ -132,6 +145,7 @@ class _Conversation(msgspec.Struct):
 class _Continuation(msgspec.Struct):
     text: str | None
     finish_reason: str | None
+    calls = None
 
 
 class _Completion(msgspec.Struct):
@@ -145,12 +159,14 @@ def _read(answer: _Conversation | _Completion, model: str) -> Answer:
     check_model(answer, model)
     if not answer.choices:
         raise Failed("damaged answer", "it has no choices")
-    text, finish = answer.choices[0].text, answer.choices[0].finish_reason
+    text, finish, calls = answer.choices[0].text, answer.choices[0].finish_reason, answer.choices[0].calls
+    if finish == _CALLS and calls:
+        finish = STOP
     if finish not in (STOP, LENGTH, FILTERED):
         raise Failed("damaged answer", f"it ended by {finish!r}, not by {STOP}, {LENGTH} or {FILTERED}")
     usage = answer.usage or {}
     tokens, prompt_tokens = (_count(usage.get(f"{kind}_tokens")) for kind in ("completion", "prompt"))
-    return Answer(text or "", finish, tokens, prompt_tokens)
+    return Answer(text or "", finish, tokens, prompt_tokens, calls)
 
 
 def _count(value: Any) -> int | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from limbeck.corpora.tasks.drawn import Drawing
 from limbeck.errors import BadTask
+from limbeck.models.vocabulary import ids_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Spelled:
 
     def __init__(self, task: TextTask, tokenizer: Any, *, length: int, end: int | None = None) -> None:
         self.task, self.tokenizer, self.length, self._end = task, tokenizer, length, end
-        self.vocab = len(tokenizer)
+        self.vocab = ids_of(tokenizer)
         require_spelling(tokenizer, task.questions(np.random.default_rng(0), 16), task.name)
 
     def draw(self, generator: np.random.Generator, rows: int) -> Drawing:

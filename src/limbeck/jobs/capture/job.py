@@ -31,7 +31,7 @@ from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.packing import packed
 from limbeck.jobs.setup import Machine, machine, row_length
 from limbeck.jobs.student import METHOD, shrink_to, size_name
-from limbeck.jobs.text import stores_of
+from limbeck.jobs.text import columns_of, how_read, say_read, stores_of
 from limbeck.models.load import LanguageModel, describe, load, load_config, save
 from limbeck.models.streamed import StreamedModel
 from limbeck.plan.finding import show as show_findings
@@ -75,7 +75,7 @@ def capture(settings: CaptureSettings) -> dict[str, Any]:
         )
     check_asked(settings)
     described = description_of(settings)
-    resolve_source(settings.data)
+    resolve_source(settings.data, columns_of(settings))
     config = load_config(described)
     length = row_length(settings, getattr(config, "max_position_embeddings", None), where.world.device, name=described)
     for size in settings.params:
@@ -123,11 +123,13 @@ def choose(settings: CaptureSettings) -> dict[str, Any]:
             f"--teacher {settings.teacher}: what answers lose is measured on whole distributions, which a server does not give: "
             "choose with the model in memory"
         )
-    resolve_source(settings.data)
+    resolve_source(settings.data, columns_of(settings))
     teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
     length = row_length(settings, teacher.context, where.world.device, name=teacher.name)
     with tempfile.TemporaryDirectory() as folder:
-        store = build_training(settings.data, teacher.tokenizer, folder, end=teacher.end, progress=console.is_terminal)
+        reader: dict[str, Any] = {"end": teacher.end, "vocab": teacher.vocab}
+        store = build_training(settings.data, teacher.tokenizer, folder, **reader, **how_read(settings))
+        say_read(store)
         store = store.packed(packing_asked(settings))
         require_rows(store, length=length)
         sizes = sorted({*SIZES, settings.bytes_per_token})

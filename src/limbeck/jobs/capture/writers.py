@@ -127,7 +127,8 @@ class Served:
 
     def _question(self, number: int) -> Question:
         seed = int(_generator(self._seed, number, self._samples).integers(2**31))
-        return Question(self._prompts[number // self._samples].asked, seed)
+        prompt = self._prompts[number // self._samples]
+        return Question(prompt.asked, seed, prompt.beside)
 
 
 def _generator(seed: int, number: int, samples: int) -> np.random.Generator:

@@ -22,6 +22,7 @@ from typing import Any
 
 from limbeck.config import CaptureSettings
 from limbeck.corpora import Prompt, prompts_of
+from limbeck.corpora.bad import BadRecords
 from limbeck.corpora.prompt import digest
 from limbeck.disk import check_sums, sums, whole
 from limbeck.errors import BadFolder, BadSetting
@@ -30,8 +31,10 @@ from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.capture.writers import Batches, Resident, Served, Writer, check_room
 from limbeck.jobs.folder import claim, now, signature_of, update
 from limbeck.jobs.setup import Machine, machine
+from limbeck.jobs.text import columns_of
 from limbeck.models.load import load
 from limbeck.models.source import resolve, weights_digest
+from limbeck.models.vocabulary import require_rows_of
 from limbeck.report.words import count, duration, share
 from limbeck.report.words import size as in_bytes
 from limbeck.run.log import console
@@ -74,7 +77,12 @@ def written(settings: CaptureSettings) -> dict[str, Any]:
         raise BadSetting(
             "capture --text is one process: give each machine a part of the prompts as its --data, and an --out of its own"
         )
-    prompts = prompts_of(settings.data, most=_most_prompts(settings))
+    bad = BadRecords(settings.skip_bad or 0)
+    prompts = prompts_of(settings.data, most=_most_prompts(settings), columns=columns_of(settings), bad=bad)
+    if bad.count:
+        console.print(
+            f"text: skipped: {bad.count:,} records that cannot be read, the first {bad.first[0]}", markup=False
+        )
     with _teacher(settings) as teacher:
         run = claim(settings.out, _signature(settings, where, teacher, prompts))
         if run.get("written", {}).get("failed") == 0 and (settings.out / TEXT).exists():
@@ -179,6 +187,8 @@ def _writer(
         return Served(teacher, prompts, samples=settings.samples, seed=settings.seed)
     model = load(settings.teacher, device=where.world.device, dtype=where.dtype)
     tokens = [prompt.tokens(model.tokenizer) for prompt in prompts]
+    for prompt, ids in zip(prompts, tokens, strict=True):
+        require_rows_of(model.tokenizer, ids, model.vocab, where=prompt.name)
     check_room(model, prompts, tokens, most=settings.max_new_tokens)
     if "batches" not in run:  # another start of this run, perhaps with less memory free, is to make the same ones
         longest = max(map(len, tokens)) + settings.max_new_tokens
@@ -264,12 +274,18 @@ def _finish(
         for number in filter(journal.__contains__, range(len(prompts) * settings.samples)):
             row = journal.row(number)
             prompt, sample = divmod(number, settings.samples)
-            kind = "filtered" if row["finish"] == FILTERED else row["finish"] if row["text"].strip() else "empty"
+            kind = (
+                "filtered"
+                if row["finish"] == FILTERED
+                else row["finish"]
+                if row["text"].strip() or row.get("calls")
+                else "empty"
+            )
             kinds[kind] += 1
             read.add(row["prompt_tokens"])
             wrote.add(row["tokens"])
             if kind in (STOP, LENGTH):
-                record = prompts[prompt].answered(row["text"])
+                record = prompts[prompt].answered(row["text"], row.get("calls"))
                 different.add(hashlib.sha256(json.dumps(record).encode()).digest()[:16])
                 kept.add(row["tokens"])
                 record |= {"finish": kind, "tokens": row["tokens"]}

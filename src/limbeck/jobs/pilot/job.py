@@ -22,7 +22,9 @@ from limbeck.jobs.pilot.results import write_results
 from limbeck.jobs.pilot.tasks import Pilot, Task, drop_checkpoints, result_of, tasks_left, tasks_of
 from limbeck.jobs.pilot.workers import run_here, run_on_ray
 from limbeck.jobs.pretrain import make_tokenizer
+from limbeck.jobs.text import columns_of, how_read, say_read
 from limbeck.models.load import own
+from limbeck.models.vocabulary import ids_of
 from limbeck.objectives import parse
 from limbeck.report.words import duration
 from limbeck.run.log import console
@@ -39,7 +41,7 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
         raise BadSetting(
             f"--objective {settings.objective} listens to no teacher, so a pilot of it says nothing about one"
         )
-    resolve_source(settings.data)
+    resolve_source(settings.data, columns_of(settings))
     out = settings.out
     students, teachers = ladder(scale, students=settings.students, teachers=settings.teachers)
     # trainings of two versions must not meet in one table
@@ -86,12 +88,15 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
 def _text(settings: PilotSettings, scale: Scale, run: dict[str, Any]) -> tuple[int, int]:
     """The tokenizer and the token stores, made once; gives the number of tokens there are, and of those to train on."""
     folder = settings.out / "tokenizer"
-    make_tokenizer(settings.data, folder, vocab=scale.vocab)
+    how = how_read(settings)
+    kept = {"columns": how["columns"], "skip_bad": how["skip_bad"]}
+    make_tokenizer(settings.data, folder, vocab=scale.vocab, **kept)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(own(folder))
-    store, held_out = build_stores(settings.data, tokenizer, settings.out / "data", progress=console.is_terminal)
+    store, held_out = build_stores(settings.data, tokenizer, settings.out / "data", **how)
+    say_read(store)
     require_rows(store, length=scale.length)
     same_corpus(settings.out, run, store, held_out)
-    return len(tokenizer), store.tokens
+    return ids_of(tokenizer), store.tokens
 
 
 class _Progress:
