@@ -100,7 +100,7 @@ class ServedWriter:
 
     def _come(self, asked: dict[Future[Answer], int]) -> Iterator[tuple[int, Answer | Failed]]:
         done, _ = wait(asked, return_when=FIRST_COMPLETED)
-        for future in done:
+        for future in sorted(done, key=asked.__getitem__):
             number = asked.pop(future)
             try:
                 yield number, future.result()
