@@ -226,7 +226,7 @@ def trl(folder: Path, setting: Setting, meter: Meter) -> Trained:
 
 
 def limbeck(folder: Path, setting: Setting, meter: Meter) -> Trained:
-    """limbeck through its Python API: the documents packed in rows, an epoch to the nearest step.
+    """limbeck through its Python API: the documents packed whole in rows, an epoch to the nearest step.
 
     A step has as many rows as hold the tokens of a padded step, so all contenders take equally many steps.
     """
@@ -246,10 +246,10 @@ def limbeck(folder: Path, setting: Setting, meter: Meter) -> Trained:
         eval_source=str(folder / "held_out.jsonl"),
     )
     padded_steps = -(-store.documents // DOCUMENTS_PER_STEP)
-    rows = max(1, round(store.tokens / LENGTH / padded_steps))
-    steps = round(store.tokens / LENGTH / rows)
-    plan = Plan(steps=steps, rows=rows, lr=LEARNING_RATE, schedule="constant", weight_decay=0.0)
     corpus, order = Rows(store, length=LENGTH), Rows(store, length=LENGTH)
+    rows = max(1, round(corpus.n_rows / padded_steps))
+    steps = round(corpus.n_rows / rows)
+    plan = Plan(steps=steps, rows=rows, lr=LEARNING_RATE, schedule="constant", weight_decay=0.0)
     (folder / "run").mkdir()
     Run(folder / "run", "limbeck", student, teacher, corpus, ForwardKL(), plan, alone()).train()
     tokens = [int((order.take(rows).document >= 0).sum()) for _ in range(steps)]
