@@ -133,7 +133,9 @@ def test_no_criterion_changes_without_an_entry_that_says_why(name):
 def test_an_entry_is_found_by_its_digest_and_scale():
     entries = json.loads(criterion.REGISTER.read_text(encoding="utf-8"))["zoology"]
     digests = entries[-1]["digests"]
-    assert entry_of("zoology", "gpu", digests["gpu"]) == Entry(entries[-1]["since"], entries[-1]["why"])
+    last = entries[-1]
+    assert entry_of("zoology", "gpu", digests["gpu"]) == Entry(last["since"], last["why"], tuple(last["seen"]))
+    assert {0, 100, 102} <= set(last["seen"])
     assert entry_of("zoology", "gpu", digests["small"]) is None
     assert entry_of("no such recipe", "gpu", digests["gpu"]) is None
 
@@ -148,7 +150,8 @@ def outcome(verdict: str) -> Outcome:
 @pytest.fixture
 def judge(tmp_path, monkeypatch):
     """Judges a made-up recipe in a folder by a criterion of a digest, with a verdict; gives the JSON and the page."""
-    entries = {"aaaa": Entry("2026-01-01T00:00:00+00:00", "The first."), "bbbb": Entry("2026-02-01", "A mistake.")}
+    first = Entry("2026-01-01T00:00:00+00:00", "The first.", seen=(3, 4, 5))
+    entries = {"aaaa": first, "bbbb": Entry("2026-02-01", "A mistake.")}
     monkeypatch.setattr(provenance, "entry_of", lambda recipe, scale, digest: entries.get(digest))
 
     def judge(digest: str, verdict: str = "confirmed", *, fails: bool = False, parts=None, **keys):
@@ -265,6 +268,10 @@ def test_points_that_are_older_than_the_criterion_are_told(judge, tmp_path, monk
     assert said in page
 
 
+def test_seeds_that_were_seen_before_the_criterion_stood_are_told(judge):
+    assert "**Seeds seen before this criterion stood**: 4, 5. It may" in judge("aaaa", seed=4, seeds=3)[1]
+
+
 def test_nothing_is_said_of_a_scale_that_judges_nothing(judge):
     assert judge("cccc", scale="smoke")[1].startswith("# A made-up claim\n\n**The claim**")
 
@@ -287,5 +294,6 @@ def test_committed_results_were_judged_by_a_criterion_that_stood_before_or_say_s
         return
     entry = entry_of(result["recipe"], result["scale"], judged["digest"])
     assert entry is not None
+    assert not set(entry.seen) & set(range(result["seed"], result["seed"] + result["seeds"]))
     assert judged["stands_since"] == entry.since
     assert judged["code"]["changed"] is False

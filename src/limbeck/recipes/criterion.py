@@ -37,10 +37,11 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Entry:
-    """The register on a criterion: the day ``since`` which it stands (ISO 8601) and ``why`` it came to be what it is."""
+    """The register on a criterion: ``since`` when it stands (ISO 8601), ``why``, and which seeds had been ``seen`` then."""
 
     since: str
     why: str
+    seen: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def criterion_of(recipe: Recipe, scale: str) -> Criterion:
 def entry_of(recipe: str, scale: str, digest: str) -> Entry | None:
     """What the register says of a criterion; None where it has none of that digest."""
     entries = json.loads(REGISTER.read_text(encoding="utf-8")).get(recipe, [])
-    return next((Entry(e["since"], e["why"]) for e in reversed(entries) if e["digests"].get(scale) == digest), None)
+    found = next((one for one in reversed(entries) if one["digests"].get(scale) == digest), None)
+    return found and Entry(found["since"], found["why"], tuple(found["seen"]))
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:

@@ -68,8 +68,11 @@ def record(run: Mapping[str, Any], recipe: str, scale: str) -> dict[str, Any]:
     }
 
 
-def notes(run: Mapping[str, Any], recipe: str, scale: str, points: Path | None) -> list[str]:
-    """What a page says before anything else: of earlier criteria, of one in no register, of what is older than the criterion."""
+def notes(run: Mapping[str, Any], recipe: str, scale: str, *, seeds: range, points: Path | None) -> list[str]:
+    """What a page says before anything else: of earlier criteria, of one in no register, of what is older than the criterion.
+
+    ``seeds`` are those of the recipe's own trainings; ``points``, where given, take their place.
+    """
     *earlier, last = run[KEY]
     entry = entry_of(recipe, scale, last["digest"])
     why = f" Why: {entry.why}" if entry else ""
@@ -84,7 +87,13 @@ def notes(run: Mapping[str, Any], recipe: str, scale: str, points: Path | None) 
                 f"**The criterion may have been chosen after its points were seen**: they {when}, it stands since "
                 f"{entry.since[:10]}."
             )
-    elif not earlier and run["started"] < entry.since:
+        return found
+    if again := sorted(set(seeds) & set(entry.seen)):
+        found.append(
+            f"**Seeds seen before this criterion stood**: {', '.join(map(str, again))}. It may have been chosen knowing what "
+            "they show; another `--seed` gives a judgement on others."
+        )
+    if not earlier and run["started"] < entry.since:
         found.append(
             f"**The criterion was entered in the register after these trainings began**: on {entry.since[:10]}, and they on "
             f"{run['started'][:10]}."

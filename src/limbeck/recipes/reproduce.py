@@ -79,7 +79,7 @@ def page(chosen: Recipe, outcome: Outcome, run: dict[str, Any], settings: Reprod
     """The reproduction in Markdown. Of scale "smoke", which judges nothing, it does not matter which criterion stood when."""
     parts = [
         f"# {chosen.title}",
-        *([] if settings.scale == "smoke" else provenance.notes(run, chosen.name, settings.scale, settings.points)),
+        *_notes(chosen, run, settings),
         f"**The claim** ({chosen.paper}). {chosen.claim}",
         f"**What was done here.** {outcome.ours}",
         _table(outcome.judged),
@@ -113,6 +113,13 @@ def _usual_folder(settings: ReproduceSettings) -> Path:
 
 def _undecided(one: Judged) -> Judged:
     return replace(one, verdict="inconclusive", seen=f"{_SMOKE}{one.seen}")
+
+
+def _notes(chosen: Recipe, run: dict[str, Any], settings: ReproduceSettings) -> list[str]:
+    if settings.scale == "smoke":
+        return []
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    return provenance.notes(run, chosen.name, settings.scale, seeds=seeds, points=settings.points)
 
 
 def _table(judged: Sequence[Judged]) -> str:
