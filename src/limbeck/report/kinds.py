@@ -5,7 +5,7 @@ Anything may be missing, and what is not named here is let through: other versio
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from msgspec import Meta
 
@@ -132,6 +132,43 @@ class Run(TypedDict, total=False):
     objectives: list[str]
 
 
+class FamilySignature(TypedDict):
+    """What decides a family's result, as far as its report has it."""
+
+    seeds: Count
+
+
+class Family(TypedDict):
+    """run.json of a family."""
+
+    signature: FamilySignature
+    command: list[str]
+    members: list[Bare]
+    objectives: NotRequired[list[str]]
+
+
+class MemberModel(TypedDict):
+    """Teacher or student of one of a family."""
+
+    name: str
+    parameters: Positive
+
+
+class MemberPlan(TypedDict):
+    """How much one of a family is trained on."""
+
+    tokens: Count
+
+
+class Member(TypedDict):
+    """run.json of one of a family, once it is trained."""
+
+    teacher: MemberModel
+    student: MemberModel
+    objective: str
+    plan: MemberPlan
+
+
 class Difference(TypedDict):
     """What the student gained over another model."""
 
@@ -142,7 +179,7 @@ class Difference(TypedDict):
     high: float | None
 
 
-class Verdict(TypedDict, total=False):
+class Verdict(TypedDict):
     """verdict.json."""
 
     outcome: str
@@ -161,14 +198,14 @@ class Step(TypedDict, total=False):
     peak_rss_gib: float | None
 
 
-class Sample(TypedDict, total=False):
+class Sample(TypedDict):
     """How a document goes on."""
 
     document: str
     prompt: str
-    text: str
-    student: str
-    teacher: str
+    text: NotRequired[str]
+    student: NotRequired[str]
+    teacher: NotRequired[str]
 
 
 class Surprise(TypedDict):
