@@ -649,3 +649,70 @@ def test_numbers_are_rounded_to_what_is_known():
     assert took(19, continued=False) == "took 19 s in all"
     assert took(19, continued=True) == "took 19 s since it was last started"
     assert [trainings(n) for n in (1, 4)] == ["1 training", "4 trainings"]
+
+
+# Folders that someone else made, or changed: each file, a path into its JSON, what stands there instead.
+WRONG = [
+    ("run.json", ("teacher",), "gpt"),
+    ("run.json", ("teacher", "name"), 7),
+    ("run.json", ("teacher", "parameters"), "260k"),
+    ("run.json", ("teacher", "parameters"), -1),
+    ("run.json", ("teacher", "parameters"), 0),
+    ("run.json", ("student", "parameters"), 10**30),
+    ("run.json", ("student",), [1]),
+    ("run.json", ("plan",), "long"),
+    ("run.json", ("plan", "tokens"), 1.5),
+    ("run.json", ("plan", "steps"), "400"),
+    ("run.json", ("doctor",), {"a": 1}),
+    ("run.json", ("doctor", 0), "ok"),
+    ("run.json", ("doctor", 0, "level"), 3),
+    ("run.json", ("lineage",), "t"),
+    ("run.json", ("lineage", "kept"), [0]),
+    ("run.json", ("lineage", "kept", "layers"), "all"),
+    ("run.json", ("versions",), ["1"]),
+    ("run.json", ("versions",), {"torch": 2}),
+    ("run.json", ("command",), 3),
+    ("run.json", ("seconds",), "long"),
+    ("run.json", ("seconds",), -1),
+    ("run.json", ("started",), 12),
+    ("run.json", ("objective",), ["KL"]),
+    ("run.json", ("conversion",), True),
+    ("run.json", ("state",), {"kept": 3}),
+    ("run.json", (), [1, 2]),
+    ("run.json", (), None),
+    ("verdict.json", (), []),
+    ("verdict.json", ("text",), None),
+    ("verdict.json", ("notes",), "none"),
+    ("verdict.json", ("differences",), {"a": 1}),
+    ("verdict.json", ("differences", 0, "value"), "high"),
+    ("verdict.json", ("differences", 0), 3),
+    ("samples.json", (), "none"),
+    ("samples.json", (0, "prompt"), 3),
+    ("samples.json", (0,), "text"),
+    ("surprises.json", (0, "kl"), "much"),
+    ("surprises.json", (0, "teacher_top"), [["a"]]),
+    ("readings.jsonl", (0, "value"), "1.3"),
+    ("readings.jsonl", (0, "model"), None),
+    ("readings.jsonl", (0, "n"), 2.5),
+    ("metrics.jsonl", (0, "tokens"), "all"),
+    ("metrics.jsonl", (0,), 7),
+]
+
+
+@pytest.mark.parametrize(("name", "path", "value"), WRONG)
+def test_what_does_not_belong_into_a_runs_file_is_named(name, path, value, folder):
+    file = folder / name
+    lines = name.endswith(".jsonl")
+    text = file.read_text()
+    found = [json.loads(line) for line in text.splitlines()] if lines else json.loads(text)
+    if not path:
+        found = value
+    else:
+        inner = found
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = value
+    file.write_text("".join(json.dumps(row) + "\n" for row in found) if lines else json.dumps(found))
+    with pytest.raises(BadFolder, match=rf"{re.escape(str(file))}.*: expected .* The file was changed or damaged"):
+        write_report(folder)
+    assert not (folder / "report.html").exists()

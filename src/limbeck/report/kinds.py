@@ -71,12 +71,12 @@ class Damage(TypedDict):
 class Conversion(TypedDict):
     """What became of attention."""
 
-    mixers: list[str]
+    mixers: NotRequired[list[str]]
     converted: list[ConvertedLayer]
     tokens: dict[str, Count]
     error: dict[str, float]
     damage: list[Damage] | None
-    attention_parameters: Positive
+    attention_parameters: NotRequired[Positive]
 
 
 class Kept(TypedDict):
