@@ -7,9 +7,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from limbeck.corpora import TokenStore, build, build_held_out, build_stores, is_held_out, read, train_tokenizer, writer
+from limbeck.corpora.found import notes_of
+from limbeck.corpora.retokenise import text_of
+from limbeck.corpora.token_bytes import TokenBytes
+from limbeck.corpora.tokenizer import BOS, EOS, READING
 from limbeck.errors import BadCorpus, BadFolder
+from limbeck.jobs.folder import same_corpus
 
 TEXTS = [f"story {i}: " + "the cat sat on the mat. " * (i % 7) for i in range(60)]
 
@@ -251,3 +258,142 @@ def test_a_folder_that_cannot_be_written_is_named(tokenizer, source, tmp_path):
 def test_progress_counts_documents_and_tokens(tokenizer, source, tmp_path, capsys):
     store = build_held_out(source, tokenizer, tmp_path / "out", progress=True)
     assert f"{store.documents} documents, {store.tokens:,} tokens" in " ".join(capsys.readouterr().err.split())
+
+
+# What a text holds besides tokens
+
+
+def lines(path: Path, *rows) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_prompts_are_read_and_their_completions_learned(tokenizer, tmp_path):
+    source = lines(tmp_path / "a.jsonl", {"prompt": "ab", "completion": "cd"}, {"text": "ef"})
+    store = build_held_out(source, tokenizer, tmp_path / "out")
+    found = {}
+    for document in range(store.documents):
+        start, stop = int(store.starts[document]), int(store.starts[document + 1])
+        tokens, learned = store.slice(start, stop), store.learned(start, stop)
+        found[store.name_of(document)] = (
+            tokenizer.decode(tokens),
+            tokenizer.decode(tokens[learned]),
+            store.bytes_of(document),
+        )
+    assert found == {
+        "a.jsonl:1": ("<|bos|>abcd<|eos|>", "cd<|eos|>", 2),
+        "a.jsonl:2": ("<|bos|>ef<|eos|>", "<|bos|>ef<|eos|>", 2),
+    }
+    assert store.predictions == 3 + 3  # the opening token is predicted by nothing
+    assert store.manifest["read"]["forms"] == {"prompt and completion": 1, "text": 1}
+
+
+def test_faulty_records_stop_a_build_or_are_skipped_and_counted(tokenizer, tmp_path):
+    rows = [{"text": f"text {i}"} for i in range(20)]
+    source = lines(tmp_path / "a.jsonl", *rows, {"body": "b"}, {"text": None})
+    with pytest.raises(BadCorpus, match=r"2 records cannot be read\. Repair or remove them, or give --skip-bad 2:\n"):
+        build_stores(source, tokenizer, tmp_path / "out")
+    with pytest.raises(BadCorpus, match=r"2 records cannot be read, and --skip-bad 1 lets 1 be skipped"):
+        build_stores(source, tokenizer, tmp_path / "out", skip_bad=1)
+    train, held_out = build_stores(source, tokenizer, tmp_path / "out", skip_bad=2, fraction=0.3)
+    assert train.documents + held_out.documents == 20
+    assert train.manifest["read"]["skipped"] == 2
+    assert "a.jsonl:21: expected 'text' or 'messages'" in train.manifest["read"]["skipped_first"][0]
+    assert notes_of(train)[0].startswith("skipped: 2 records that cannot be read, the first ")
+    with pytest.raises(BadCorpus, match="2 records cannot be read"):  # also where the store is there
+        build_stores(source, tokenizer, tmp_path / "out", fraction=0.3)
+
+
+def test_conversations_that_the_template_refuses_are_faulty_records(tokenizer, tmp_path):
+    chatty = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, bos_token=BOS, eos_token=EOS)
+    chatty.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    rows = [
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": f"b{i}"}]} for i in range(5)
+    ]
+    source = lines(tmp_path / "a.jsonl", *rows, {"messages": rows[0]["messages"][:1]})
+    with pytest.raises(BadCorpus, match=r"^a\.jsonl:6: expected a turn of the assistant to learn from, got none"):
+        build_held_out(source, chatty, tmp_path / "out")
+    assert build_held_out(source, chatty, tmp_path / "out", skip_bad=1).documents == 5
+
+
+def test_a_text_with_a_token_without_a_row_is_refused_and_others_are_not(tokenizer, tmp_path):
+    wide = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()), bos_token=BOS, eos_token=EOS
+    )
+    rows, _ = len(wide), wide.add_tokens(["<image>"])
+    source = lines(
+        tmp_path / "a.jsonl", {"text": "one"}, {"text": "an <image>"}, {"prompt": "a", "completion": "<image>"}
+    )
+    with pytest.raises(
+        BadCorpus, match=rf"a\.jsonl:2: holds the token '<image>' \(id {rows}\), and the model has rows for"
+    ):
+        build_held_out(source, wide, tmp_path / "out", vocab=rows)
+    assert build_held_out(source, wide, tmp_path / "out", vocab=rows, skip_bad=2).documents == 1
+    assert build_held_out(source, wide, tmp_path / "out", vocab=rows + 1).documents == 3
+
+
+def test_a_store_of_another_reading_is_made_again_and_a_run_of_one_not_continued(tokenizer, source, tmp_path):
+    train, held_out = build_stores(source, tokenizer, tmp_path / "data", fraction=0.3)
+    run: dict = {}
+    (tmp_path / "run").mkdir()
+    same_corpus(tmp_path / "run", run, train, held_out)
+    same_corpus(tmp_path / "run", run, train, held_out)
+    assert run["text"]["reading"] == READING
+    old = run["text"] | {}
+    del old["reading"]  # as versions before wrote it
+    with pytest.raises(BadFolder, match="begun by a version of limbeck that made other tokens of the same text"):
+        same_corpus(tmp_path / "run", {"text": old}, train, held_out)
+    manifest = json.loads((tmp_path / "data" / "train" / "manifest.json").read_text())
+    manifest["made_from"]["reading"] = READING - 1
+    (tmp_path / "data" / "train" / "manifest.json").write_text(json.dumps(manifest))
+    again, _ = build_stores(source, tokenizer, tmp_path / "data", fraction=0.3)
+    assert again.manifest["made_from"]["reading"] == READING
+
+
+def test_what_was_read_and_passed_over_is_kept_and_said(tokenizer, tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    lines(folder / "a.jsonl", {"text": "<|bos|>one", "title": "first"}, {"text": "two<|eos|>"})
+    lines(folder / "b.JSON", {"instruction": "a", "output": "b"})
+    (folder / "c.md").write_text("no")
+    chatty = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, bos_token=BOS, eos_token=EOS)
+    chatty.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    store = build_held_out(str(folder), chatty, tmp_path / "out")
+    assert store.manifest["read"]["unread"] == {"title": 1}
+    assert notes_of(store) == [
+        "3 documents of 2 files (a.jsonl, b.JSON) are read: 2 as text, 1 as Alpaca",
+        "passed over: 1 file of other kinds (c.md)",
+        "1 of 3 documents begin with what opens a document already; it is not put there again",
+        "1 of 3 documents end with what closes a document already; it is not put there again",
+    ]
+    assert notes_of(build_held_out(lines(tmp_path / "a.jsonl", {"text": "one"}), chatty, tmp_path / "other")) == []
+
+
+def test_a_text_that_has_its_frame_already_is_read_back(tokenizer, tmp_path):
+    texts = ["<|bos|>one", "two<|eos|>", "<|bos|>three<|eos|>", "four"]
+    store = build_held_out(lines(tmp_path / "a.jsonl", *({"text": t} for t in texts)), tokenizer, tmp_path / "out")
+    spelled = TokenBytes(tokenizer, name="it")
+    assert sorted(text_of(store, i, spelled).decode() for i in range(4)) == sorted(texts)
+
+
+def test_one_long_text_is_split_into_passages_of_which_nothing_is_lost(tokenizer, tmp_path):
+    paragraphs = [f"paragraph {i}\nof some lines\n\n" * 3 for i in range(3000)]
+    (tmp_path / "a.txt").write_text("".join(paragraphs))
+    train, held_out = build_stores(str(tmp_path / "a.txt"), tokenizer, tmp_path / "out")
+    assert train.documents > 10 * held_out.documents > 0
+    passages = {}
+    for store in (train, held_out):
+        for i in range(store.documents):
+            passages[int(store.name_of(i).split(":")[1])] = store.slice(int(store.starts[i]), int(store.starts[i + 1]))
+    text = [tokenizer.decode(passages[line]) for line in sorted(passages)]
+    assert all(passage.startswith(BOS) for passage in text)
+    assert "".join(passage.removeprefix(BOS) for passage in text) == "".join(paragraphs) + EOS  # the end ends once
+    assert notes_of(train) == [f"{len(passages)} documents are read: {len(passages)} as passages of one text"]
+    whole = build_held_out(str(tmp_path / "a.txt"), tokenizer, tmp_path / "whole")
+    assert whole.documents == 1
+    measured = {"eval_source": str(tmp_path / "a.txt")}
+    assert build_stores(str(tmp_path / "a.txt"), tokenizer, tmp_path / "other", **measured)[0].documents == 1
+    rest = build_held_out(str(tmp_path / "a.txt"), tokenizer, tmp_path / "rest", without=train.digests())
+    assert rest.digests() == held_out.digests()
+    (tmp_path / "b.txt").write_text("one\n<|endoftext|>\n" + "".join(paragraphs))
+    assert len(list(read(str(tmp_path / "b.txt"), passages=True))) == 2

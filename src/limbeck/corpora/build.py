@@ -14,11 +14,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
@@ -64,7 +65,7 @@ def build_stores(
     what the fields of records are called. At most ``skip_bad`` records that cannot be read are left out; more raise BadCorpus.
     """
     if eval_source is None:
-        draws = [_Draw(source, fraction, ("train", "held_out"))]
+        draws = [_Draw(source, fraction, ("train", "held_out"), passages=True)]
     else:
         draws = [_Draw(eval_source, 1.0, ("held_out",)), _Draw(source, 0.0, ("train",))]
     how = _How(tokenizer, frame(tokenizer, end=end), vocab, columns or Columns(), skip_bad)
@@ -86,9 +87,10 @@ def build_held_out(
 ) -> TokenStore:
     """A whole source as a store to measure on, in ``folder/held_out``; of the standard library its held-out modules.
 
-    Documents of the digests in ``without`` are left out; ``manifest["left_out"]`` says how many those are.
+    Documents of the digests in ``without`` are left out; ``manifest["left_out"]`` says how many those are; one long
+    text is then read in the passages that may be among them.
     """
-    draws = [_Draw(source, 1.0, ("held_out",), without)]
+    draws = [_Draw(source, 1.0, ("held_out",), without, passages=bool(without))]
     how = _How(tokenizer, frame(tokenizer, end=end), vocab, columns or Columns(), skip_bad)
     return _stores(draws, how, Path(folder), progress=progress)["held_out"]
 
@@ -156,12 +158,16 @@ def store_in_memory(
 
 @dataclass(frozen=True)
 class _Draw:
-    """What is taken of one source: the documents that fall on the named sides, but for some by their digests."""
+    """What is taken of one source: the documents that fall on the named sides, but for some by their digests.
+
+    ``passages``: one long text is taken in passages.
+    """
 
     source: str
     fraction: float
     sides: tuple[str, ...]
     without: frozenset[bytes] = frozenset()
+    passages: bool = False
 
     def facts(self, stamps: list[Any]) -> dict[str, Any]:
         """What a store that was made from it remembers."""
@@ -173,7 +179,7 @@ class _Draw:
 
 def _stores(draws: list[_Draw], how: _How, folder: Path, *, progress: bool) -> dict[str, TokenStore]:
     """The stores of all sides: those in the folder if they were made from the same, else built anew."""
-    parts = [resolve(draw.source, how.columns) for draw in draws]
+    parts = [resolve(draw.source, how.columns, passages=draw.passages) for draw in draws]
     said = [d.facts([part.stamp for part in p]) for d, p in zip(draws, parts, strict=True)]
     made_from = {"draws": said, **how.facts()}
     sides = [side for draw in draws for side in draw.sides]
@@ -281,29 +287,36 @@ def _block(block: list[tuple[str, Document]], how: _How, found: Found, bad: BadR
     texts = iter(encoded(how.tokenizer, plain))
     for side, document in block:
         try:
-            if document.text is None:
-                spoken = conversation(how.tokenizer, document)
-                tokens, learned, size = np.array(spoken.tokens, np.uint32), spoken.learned, spoken.bytes
-                lacks = (False, False)
-            elif document.prompt:
-                spoken = completion(how.tokenizer, document)
-                tokens, learned, size = np.array(spoken.tokens, np.uint32), spoken.learned, spoken.bytes
-                lacks = how.framing.lacks(tokens)
-                learned = np.concatenate([np.zeros(lacks[0], bool), learned, np.ones(lacks[1], bool)])
-                tokens = how.framing.around(tokens)
-            else:
-                tokens, learned, size = next(texts), None, len(document.text.encode())
-                lacks, tokens = how.framing.lacks(tokens), how.framing.around(tokens)
+            tokens, learned, size = _document(document, texts, how)
+            around = _around(document, how)
+            begin, end = around.lacks(tokens)
+            if learned is not None:
+                learned = np.concatenate([np.zeros(int(begin), bool), learned, np.ones(int(end), bool)])
+            opened, closed = around.begin is not None and not begin, around.end is not None and not end
+            tokens = around.around(tokens)
             _check_rows(tokens, document, how)
         except BadRecord as error:
             bad.add(error)
             continue
-        begin, end = how.framing.begin is not None, how.framing.end is not None
-        of_text = document.text is not None
-        found.add(document, opened=of_text and begin and not lacks[0], closed=of_text and end and not lacks[1])
+        found.add(document, opened=opened, closed=closed)
         if len(tokens) > 1:
             kept = tokens.astype(token_dtype(how.tokenizer))
             yield side, Item(document.name, document.digest(), kept, learned, size)
+
+
+def _document(document: Document, texts: Iterator[Ids], how: _How) -> tuple[Ids, Bool[np.ndarray, " n"] | None, int]:
+    """(tokens of a document, which of them are learned if not all, bytes of those). ``texts``: tokens of the next plain text."""
+    if document.text is not None and not document.prompt:
+        return next(texts), None, len(document.text.encode())
+    spoken = (conversation if document.text is None else completion)(how.tokenizer, document)
+    return np.array(spoken.tokens, np.uint32), spoken.learned, spoken.bytes
+
+
+def _around(document: Document, how: _How) -> Frame:
+    """What stands around a document: nothing around a conversation, whose template writes it."""
+    if document.text is None:
+        return Frame(None, None)
+    return replace(how.framing, end=None) if document.goes_on else how.framing
 
 
 def _check_rows(tokens: Ids, document: Document, how: _How) -> None:

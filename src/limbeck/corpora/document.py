@@ -24,8 +24,9 @@ class Document:
     ``name`` says where it is: ``stories.jsonl:17`` is line 17, ``part.parquet:17`` row 17 (from 1), ``json.decoder`` a
     module. ``family`` is what is split as a whole, where a source has such: a top-level module of the standard library.
     ``prompt``: so many characters at the beginning of the text are read and not learned. ``tools`` and ``template`` (further
-    arguments of the chat template) belong to messages. ``form`` says as what the record was recognised, ``unread`` which of its
-    fields hold text that is no part of the document.
+    arguments of the chat template) belong to messages. ``goes_on``: the next document is the rest of its text, so nothing
+    closes it. ``form`` says as what the record was recognised, ``unread`` which of its fields hold text that is no part of the
+    document.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Document:
     prompt: int = 0
     tools: list[Any] | None = None
     template: Mapping[str, Any] | None = None
+    goes_on: bool = False
     form: str = field(default="", compare=False)
     unread: tuple[str, ...] = field(default=(), compare=False)
 

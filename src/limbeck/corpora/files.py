@@ -7,6 +7,7 @@ read, what is wrong with it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from limbeck.corpora.records import Columns, from_record, from_text
 from limbeck.errors import BadCorpus, BadRecord
 
 SEPARATOR = "<|endoftext|>"
+_PASSAGES = 256  # of a long text, if they are not to be shorter or longer than
+_SHORTEST, _LONGEST = 4 << 10, 64 << 10  # characters
 
 Documents = Iterator[Document | BadRecord]
 
@@ -50,6 +53,34 @@ def read_text(path: Path, name: str, columns: Columns) -> Documents:
         yield from _separated(lines, f"{name}:{start}", path)
     else:
         yield from _text("".join(lines), name, path)
+
+
+def read_passages(path: Path, name: str, columns: Columns) -> Documents:
+    """The same, but a long text without separators in passages that end at empty lines, so that some of it can be held out.
+
+    Nothing is lost between them. Where there are no empty lines they end at line breaks, a longer one then.
+    """
+    if any(isinstance(line, str) and line.rstrip("\r\n") == SEPARATOR for _, line in lines_of(path)):
+        yield from read_text(path, name, columns)
+        return
+    least = min(max(path.stat().st_size // _PASSAGES, _SHORTEST), _LONGEST)
+    lines: list[str] = []
+    held, start = 0, 1
+    for number, line in lines_of(path):
+        if isinstance(line, BadRecord):
+            raise BadCorpus(str(line))
+        lines.append(line)
+        held += len(line)
+        if held >= least and (not line.strip() or held >= 4 * least):
+            yield from _passage(lines, f"{name}:{start}", path, goes_on=True)
+            lines, held, start = [], 0, number + 1
+    yield from _passage(lines, f"{name}:{start}", path, goes_on=False)
+
+
+def _passage(lines: list[str], name: str, path: Path, *, goes_on: bool) -> Documents:
+    document = from_text("".join(lines), name=name, where=str(path))
+    if document is not None:
+        yield replace(document, goes_on=goes_on, form="passages of one text")
 
 
 def read_jsonl(path: Path, name: str, columns: Columns) -> Documents:

@@ -14,7 +14,7 @@ import re
 import sysconfig
 import tokenize
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -22,12 +22,13 @@ from typing import Any
 
 from limbeck.corpora.bad import BadRecords
 from limbeck.corpora.document import Document
-from limbeck.corpora.files import READERS, Documents, document_of, is_text, may_hold_text, wanted_columns
+from limbeck.corpora.files import READERS, Documents, document_of, is_text, may_hold_text, read_passages, wanted_columns
 from limbeck.corpora.opened import PACKED, kind_of
 from limbeck.corpora.records import Columns, from_text
 from limbeck.disk import existing, shown
 from limbeck.errors import BadCorpus
 
+LONG_TEXT = 128 << 10  # bytes of a .txt from which on a part of it can be held out
 _FILES = ".txt, .jsonl, .json or .parquet files"
 KINDS = (
     "a .txt, .jsonl, .json or .parquet file (text and JSON also as .gz or .zst), a folder or glob of these, "
@@ -51,7 +52,7 @@ class Part:
     ``documents`` gives its documents and what is wrong with those of its records that cannot be read. ``stamp`` changes when
     the content does, as far as can be told without reading it. ``size`` is the number of bytes where it says something about
     the amount of text, else None. ``beside``: files in the same folder that are no texts, on the first part of a folder.
-    ``name``: what a file or data set is called.
+    ``name``: what a file or data set is called. ``text``: the file, if it is plain text.
     """
 
     documents: Callable[[], Documents]
@@ -59,14 +60,17 @@ class Part:
     size: int | None = None
     beside: tuple[str, ...] = ()
     name: str = ""
+    text: Path | None = None
 
 
-def read(source: str, columns: Columns | None = None, bad: BadRecords | None = None) -> Iterator[Document]:
+def read(
+    source: str, columns: Columns | None = None, bad: BadRecords | None = None, *, passages: bool = False
+) -> Iterator[Document]:
     """The documents of a source, streamed. A wrong source is an error at the call, before the first document.
 
-    A record that cannot be read is told to ``bad``; without it, it is an error.
+    A record that cannot be read is told to ``bad``; without it, it is an error. ``passages``: see `resolve`.
     """
-    return read_parts(resolve(source, columns), source, bad)
+    return read_parts(resolve(source, columns, passages=passages), source, bad)
 
 
 def read_parts(parts: list[Part], source: str, bad: BadRecords | None = None) -> Iterator[Document]:
@@ -89,12 +93,21 @@ def read_parts(parts: list[Part], source: str, bad: BadRecords | None = None) ->
         raise BadCorpus(f"{shown(source)}: expected text, got only blank documents: name a source that holds some")
 
 
-def resolve(source: str, columns: Columns | None = None) -> list[Part]:
-    """The parts of a source, in the order in which they are read. ``columns``: what its fields are called."""
+def resolve(source: str, columns: Columns | None = None, *, passages: bool = False) -> list[Part]:
+    """The parts of a source, in the order in which they are read. ``columns``: what its fields are called.
+
+    ``passages``: a source that is one long .txt is read in passages, so that a part of it can be held out.
+    """
     columns = columns or Columns()
     if existing(source):  # a comma may be part of a name
-        return _one(source, columns)
-    return [part for piece in source.split(",") for part in _one(piece.strip(), columns)]
+        parts = _one(source, columns)
+    else:
+        parts = [part for piece in source.split(",") for part in _one(piece.strip(), columns)]
+    alone = parts[0].text if len(parts) == 1 else None
+    if not passages or alone is None or (parts[0].size or 0) < LONG_TEXT:
+        return parts
+    documents = partial(read_passages, alone, parts[0].name, columns)
+    return [replace(parts[0], documents=documents, stamp=[*parts[0].stamp, "passages"])]
 
 
 def _one(source: str, columns: Columns) -> list[Part]:
@@ -129,7 +142,14 @@ def _file(path: Path, name: str, columns: Columns, beside: tuple[str, ...] = ())
         raise BadCorpus(f"{path}: expected text, got an empty file: fill it or leave it out")
     size = None if packed or kind == ".parquet" else stat.st_size
     documents = partial(reader, path, name, columns)
-    return Part(documents, [str(path.resolve()), stat.st_size, stat.st_mtime_ns], size, beside, name)
+    return Part(
+        documents,
+        [str(path.resolve()), stat.st_size, stat.st_mtime_ns],
+        size,
+        beside,
+        name,
+        path if kind == ".txt" else None,
+    )
 
 
 def _folder(folder: Path, columns: Columns) -> list[Part]:

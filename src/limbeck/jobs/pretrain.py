@@ -272,7 +272,9 @@ def make_tokenizer(
     """Trains a tokenizer into a folder, unless it is there; a ``fraction`` of the documents is held out."""
     if not folder.exists():
         bad = BadRecords(skip_bad)
-        texts = (d.content for d in read(data, columns, bad) if not is_held_out(d, fraction=fraction))
+        texts = (
+            d.content for d in read(data, columns, bad, passages=fraction > 0) if not is_held_out(d, fraction=fraction)
+        )
         tokenizer = train_tokenizer(texts, vocab=vocab)
         bad.check()
         with whole_folder(folder) as beside:

@@ -91,7 +91,7 @@ class Texts:
             return self._text(store, f"{_documents(store)} of {_named(self._source)}")
         assert self._run is not None, "a text of a run is in one"
         train, held_out = self._of_run
-        if self._source is None or _stamps(self._source) == _stamps_of(held_out):
+        if self._source is None or _stamps_of(held_out) in _stamps(self._source):
             named = self._run.eval_data or self._run.data
             kept = f"{_documents(held_out)} of {named} that the run in {self._run.folder} kept from training"
             return self._text(held_out, f"held out: {kept}")
@@ -154,8 +154,9 @@ def _named(source: str) -> str:
     return f"{source}, of the standard library its held-out modules" if "python:stdlib" in source else source
 
 
-def _stamps(source: str) -> list[Any]:
-    return [part.stamp for part in resolve(source)]
+def _stamps(source: str) -> list[list[Any]]:
+    """What a store of a source was made from, if it was made now: read whole, or in passages."""
+    return [[part.stamp for part in resolve(source, passages=passages)] for passages in (False, True)]
 
 
 def _stamps_of(held_out: TokenStore) -> list[Any] | None:

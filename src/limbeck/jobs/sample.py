@@ -101,8 +101,9 @@ def _forms(sample: Sample) -> Iterator[Finding]:
         yield Finding(
             "text",
             "ok",
-            f"{longest.name} is one document of {in_bytes(size)}; it is tokenised in pieces and read row by row",
-            "lines <|endoftext|> separate the documents of a .txt file",
+            f"{longest.name} is one document of {in_bytes(size)}; where it is the whole text, it is split into passages, so that "
+            "some can be held out",
+            "lines <|endoftext|> separate the documents of a .txt file; --eval-data names another text to measure on",
         )
 
 

@@ -135,6 +135,7 @@ def render(found: RunFolder) -> str:
             fewer=fewer(run),
             captured=_captured(run),
             spent=_spent(found),
+            read=run.get("read", []),
             findings=[finding for finding in run.get("doctor", []) if finding["level"] != "ok"],
             passed=[finding for finding in run.get("doctor", []) if finding["level"] == "ok"],
             command=_command(run),
