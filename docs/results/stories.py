@@ -31,9 +31,9 @@ from limbeck.probes.interval import difference_interval, mean_interval
 from limbeck.report.break_even import break_even
 from limbeck.report.start import price_of
 
-SHORT_BYTES = 200_000  # of the short text: about 100,000 of this tokenizer's tokens
+SHORT_BYTES = 100_000  # of the short text: about 50,000 of this tokenizer's tokens
 EVERY = 18  # story that is held out
-EPOCHS = {"100k": 1, "200k": 2, "400k": 4, "700k": 7}
+EPOCHS = {"50k": 1, "100k": 2, "200k": 4, "350k": 7}
 SINGLE, REUSED = "single-use", "ten-uses"
 
 
@@ -150,7 +150,7 @@ def draw(result, prices, file):
     plt.close(figure)
 
 
-LABELS = {SINGLE: "1M tokens of text, once", REUSED: "100k tokens of text, ten times"}
+LABELS = {SINGLE: "500k tokens of text, once", REUSED: "50k tokens of text, ten times"}
 
 if __name__ == "__main__":
     what, *rest = sys.argv[1:]
