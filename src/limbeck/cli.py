@@ -70,6 +70,16 @@ EvalData = Annotated[str | None, Option(help="Held-out text (default: a part of 
 StudentDType = Annotated[
     str | None, Option(help="Number format of the student's file: float32, bfloat16, float16 (default: the teacher's).")
 ]
+TextTokens = Annotated[
+    str | None, Option(help="Train on the first tokens of --data alone, whole documents: 100k (default: all of it).")
+]
+CacheLogits = Annotated[
+    bool | None,
+    Option(
+        "--cache-logits/--no-cache-logits",
+        help="Compute the teacher's logits once and keep them, or anew each time (default: kept where the text is read often).",
+    ),
+]
 Tokens = Annotated[str | None, Option(help="Tokens to train on: 500k, 2M (default 500k).")]
 Length = Annotated[int | None, Option(help="Tokens of a row (default 256 on a CPU, 1024 on a GPU, or the context).")]
 BatchTokens = Annotated[str | None, Option(help="Tokens of one optimiser step (default: about 400 steps).")]
@@ -210,6 +220,7 @@ def distil(
     columns: ColumnNames = None,
     skip_bad: SkipBad = None,
     eval_data: EvalData = None,
+    text_tokens: TextTokens = None,
     tokens: Tokens = None,
     length: Length = None,
     batch_tokens: BatchTokens = None,
@@ -220,6 +231,7 @@ def distil(
     student_dtype: StudentDType = None,
     objective: FamilyObjectives = None,
     tokenizer_align: TokenizerAlign = None,
+    cache_logits: CacheLogits = None,
     schedule: ScheduleName = None,
     seed: Seed = None,
     seeds: Seeds = None,
@@ -253,6 +265,7 @@ def capture(
     columns: ColumnNames = None,
     skip_bad: SkipBad = None,
     eval_data: EvalData = None,
+    text_tokens: TextTokens = None,
     tokens: Annotated[
         str | None,
         Option(help="Tokens to ask about, or with --text to write at most: 2M, 10B (default: all of --data)."),
@@ -453,6 +466,7 @@ def doctor(
     data: Data = None,
     columns: ColumnNames = None,
     skip_bad: SkipBad = None,
+    text_tokens: TextTokens = None,
     params: Params = None,
     shrink: Shrink = None,
     shape: Shape = None,
@@ -460,6 +474,9 @@ def doctor(
     length: Length = None,
     batch_tokens: BatchTokens = None,
     tokenizer_align: TokenizerAlign = None,
+    cache_logits: CacheLogits = None,
+    seeds: Seeds = None,
+    baselines: Baselines = None,
     device: Device = None,
     dtype: DType = None,
     json_: Json = None,

@@ -157,9 +157,13 @@ class Settings(BaseModel):
 
 
 class TeacherSettings(Settings):
-    """What a job needs to know that asks a teacher. ``tokenizer`` to ``time_limit`` (seconds of a question) are of a server."""
+    """What a job needs to know that asks a teacher. ``tokenizer`` to ``time_limit`` (seconds of a question) are of a server.
+
+    Of ``data`` the first ``text_tokens`` tokens are trained on, in whole documents.
+    """
 
     teacher: str = "builtin:stdlib"
+    text_tokens: Count | None = Field(default=None, exclude=True)
     tokenizer: str | None = None
     in_flight: int = Field(default=32, ge=1, le=1024)
     time_limit: float = Field(default=120, gt=0)
@@ -179,7 +183,10 @@ def _stages(value: Any) -> Any:
 
 
 class DistilSettings(TeacherSettings):
-    """The keys of `limbeck distil`, which are also its flags. ``keep_attention`` and ``match`` belong to ``mixers``."""
+    """The keys of `limbeck distil`, which are also its flags. ``keep_attention`` and ``match`` belong to ``mixers``.
+
+    ``cache_logits``: whether the teacher's logits are kept and used again, None where that is decided by how often they would be.
+    """
 
     student: str | None = None
     params: Annotated[int | tuple[int, ...] | None, BeforeValidator(_counts)] = None
@@ -191,6 +198,7 @@ class DistilSettings(TeacherSettings):
     student_dtype: Literal["float32", "bfloat16", "float16"] | None = None  # None: the teacher's
     objective: Annotated[str, BeforeValidator(_joined)] = "ForwardKL"
     tokenizer_align: Literal["bytes"] | None = None
+    cache_logits: bool | None = Field(default=None, exclude=True)
     seeds: int = Field(default=1, ge=1, le=100)
     baselines: Annotated[tuple[str, ...], BeforeValidator(_baselines)] = BASELINES
 

@@ -8,6 +8,7 @@ where not every token is.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -129,6 +130,27 @@ class TokenStore:
             return cls(folder, manifest, shards)
         except (KeyError, AttributeError, ValueError) as error:
             raise _damaged(folder / MANIFEST, "shards of tokens of documents", repr(error)) from None
+
+    def beginning(self, tokens: int) -> TokenStore:
+        """The documents that begin in the first ``tokens`` tokens, as a store of their own; itself where that is all of them."""
+        documents = int(np.searchsorted(self.starts[:-1], tokens))
+        if documents >= self.documents:
+            return self
+        kept = [
+            shard.slice(0, max(0, documents - int(first)))
+            for shard, first in zip(self._shards, self._first_document, strict=False)
+            if first < documents
+        ]
+        stop = int(self.starts[documents])
+        corpus = f"{self.manifest['corpus_sha256']} {documents}"
+        counts = {
+            "documents": documents,
+            "tokens": stop,
+            "bytes": sum(self.bytes_of(document) for document in range(documents)),
+            "predictions": int(self.learned(0, stop).sum() - self.learned(0, stop)[self.starts[:documents]].sum()),
+            "corpus_sha256": hashlib.sha256(corpus.encode()).hexdigest(),
+        }
+        return TokenStore(self.folder, self.manifest | counts, kept, packing=self.packing)
 
     def verify(self, *, remedy: str = "") -> None:
         """Reads every shard and compares its checksum with the manifest's; damage is an error that names the file."""

@@ -109,7 +109,7 @@ def teacher_of(
 ) -> RunTeacher | OtherTokens:
     """The teacher of a run in rows of ``length``, whatever its student's tokenizer; ``objectives`` are all that listen to it."""
     if settings.tokenizer_align is None:
-        return RunTeacher.of(settings, where, length=length)
+        return RunTeacher.of(settings, where, length=length, objectives=objectives)
     return OtherTokens(settings, where, heard=Heard.by(objectives))
 
 

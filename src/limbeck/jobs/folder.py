@@ -28,6 +28,9 @@ from limbeck.scrub import scrubbed
 _HOW = {"out", "threads", "json_", "device", "workers", "ray", "stream", "device_memory", "in_flight", "time_limit"}
 _PACKING = "packing"  # in a signature: how documents are put into rows; older versions did not name theirs
 
+# Settings of a later version: absent where they are not given, so that a run that was begun before them goes on
+_LATER = ("text_tokens", "cache_logits")
+
 
 class _Run(TypedDict):
     """What run.json has from the start."""
@@ -97,7 +100,10 @@ def signature_of(settings: BaseModel, job: str, **derived: Any) -> dict[str, Any
     How it is computed is left out: on which device, in how many threads or processes, in how much memory.
     """
     how = {_PACKING: packing_asked(settings)} if "long_conversations" in type(settings).model_fields else {}
-    return settings.model_dump(mode="json", exclude={*_HOW, "long_conversations"}) | {"job": job} | how | derived
+    given = {key: value for key in _LATER if (value := getattr(settings, key, None)) is not None}
+    return (
+        settings.model_dump(mode="json", exclude={*_HOW, "long_conversations"}) | given | {"job": job} | how | derived
+    )
 
 
 def packing_asked(settings: BaseModel) -> str:
@@ -121,8 +127,11 @@ def packed_as(store: TokenStore) -> dict[str, str]:
 
 
 def text_of_run(folder: Path) -> tuple[TokenStore, TokenStore]:
-    """(training, held-out) text of the run in a folder, packed as the run does."""
+    """(training, held-out) text of the run in a folder, packed as the run does, and as much of it as the run trains on."""
     train, held_out = (TokenStore.open(folder / "data" / side) for side in ("train", "held_out"))
+    signature = _read(folder / "run.json")["signature"]
+    if (tokens := signature.get("text_tokens")) is not None:
+        train = train.beginning(int(tokens))
     packing = packing_of(folder)
     return train.packed(packing), held_out.packed(packing)
 

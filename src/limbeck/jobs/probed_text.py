@@ -36,6 +36,7 @@ class RunFolder:
     data: str
     eval_data: str | None
     how: Mapping[str, Any]
+    text_tokens: int | None = None
 
     @classmethod
     def of(cls, model: str) -> RunFolder | None:
@@ -49,8 +50,12 @@ class RunFolder:
             if made and isinstance(signature.get("data"), str):
                 columns = tuple((ours, there) for ours, there in signature.get("columns") or ())
                 how = {"columns": Columns(columns), "skip_bad": signature.get("skip_bad") or 0}
-                return cls(above, signature["data"], signature.get("eval_data"), how)
+                return cls(above, signature["data"], signature.get("eval_data"), how, signature.get("text_tokens"))
         return None
+
+    def trained_on(self, store: TokenStore) -> TokenStore:
+        """What the run read of its training text."""
+        return store if self.text_tokens is None else store.beginning(self.text_tokens)
 
 
 def _signature(record: Path) -> dict[str, Any]:
@@ -128,10 +133,11 @@ class Texts:
             stores = ()
         ours = fingerprint(self._model.tokenizer)
         if stores and all(s.manifest["made_from"].get("tokenizer") == ours and s.digests() for s in stores):
-            return stores[0], stores[1]
+            return self._run.trained_on(stores[0]), stores[1]
         source, tokenizer, folder = self._run.data, self._model.tokenizer, self._folder / "run"
         try:
-            return build_stores(source, tokenizer, folder, eval_source=self._run.eval_data, **self._how_run)
+            train, held_out = build_stores(source, tokenizer, folder, eval_source=self._run.eval_data, **self._how_run)
+            return self._run.trained_on(train), held_out
         except BadCorpus as error:
             if self._source is None:
                 raise BadCorpus(

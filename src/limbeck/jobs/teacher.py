@@ -1,11 +1,13 @@
 """Who teaches a run: a model in memory, or the answers it gave before.
 
 A model on a server is asked about the run's text first of all, once, into the run's folder: its answers are then read like any
-others, so a run that was stopped, another epoch, seed or arm asks nothing again.
+others, so a run that was stopped, another epoch, seed or arm asks nothing again. So is a model in memory where that saves passes
+(`jobs.keep`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from limbeck.corpora import TokenStore
 from limbeck.corpora.layout import PACKINGS
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.asked import description_of
-from limbeck.jobs.capture.captured import CERTIFICATE, Captured, is_captured
+from limbeck.jobs.capture.captured import CERTIFICATE, DATA, Captured, is_captured
 from limbeck.jobs.capture.certificate import why_not
 from limbeck.jobs.capture.job import capture
+from limbeck.jobs.keep import CAPTURED, check_keeps, keeps
 from limbeck.jobs.setup import Machine
 from limbeck.jobs.text import stores_of
 from limbeck.models.load import LanguageModel, load
@@ -28,7 +31,6 @@ from limbeck.teachers.codec import Coarse, Codec, Drawn
 from limbeck.teachers.http import is_served
 from limbeck.types import Batch, Teacher
 
-CAPTURED = "captured"  # in a run's folder: what a teacher on a server was asked
 _PASSED_ON = TeacherSettings.model_fields.keys() - {"length", "out", "json_", "lr", "schedule", "batch_tokens"}
 _LITTLE = 8  # tokens of a vocabulary on which it is tried whether an objective can be computed
 
@@ -42,12 +44,19 @@ class RunTeacher:
     captured: Captured | None = None
 
     @classmethod
-    def of(cls, settings: DistilSettings, where: Machine, *, length: int | None = None) -> RunTeacher:
-        """The teacher of a run in rows of ``length``, which one on a server is asked about."""
+    def of(
+        cls, settings: DistilSettings, where: Machine, *, length: int | None = None, objectives: Sequence[str] = ()
+    ) -> RunTeacher:
+        """The teacher of a run in rows of ``length``, which one on a server is asked about.
+
+        ``objectives`` are those of all students that learn from it; without them nothing of a model in memory is kept.
+        """
         if is_served(settings.teacher):
             captured = _asked(settings, where, length=length)
         elif is_captured(settings.teacher):
             captured = Captured(Path(settings.teacher).expanduser())
+        elif objectives and length and keeps(settings, where, length=length, objectives=objectives):
+            captured = _asked(settings, where, length=length)
         else:
             model = load(settings.teacher, device=where.world.device, dtype=where.dtype)
             return cls(model, model)
@@ -96,15 +105,16 @@ class RunTeacher:
 
 
 def _asked(settings: DistilSettings, where: Machine, *, length: int | None) -> Captured:
-    """What a teacher on a server says of this run's text: asked now, as far as it was not before."""
+    """What a teacher says of this run's text: asked now, as far as it was not before, into the run's folder."""
     folder = settings.out / CAPTURED
     if not (folder / CERTIFICATE).exists():  # which is written last
         if where.world.size > 1:
             raise BadSetting(
-                f"--teacher {settings.teacher}: one process asks a server: let this command begin without torchrun, or ask with "
+                f"--teacher {settings.teacher}: one process captures: let this command begin without torchrun, or begin with "
                 "limbeck capture, and give --teacher ANSWERS"
             )
-        capture(CaptureSettings(**settings.model_dump(include=_PASSED_ON), length=length, out=folder))
+        keys = settings.model_dump(include=_PASSED_ON) | {"text_tokens": settings.text_tokens, "length": length}
+        capture(CaptureSettings(**keys, out=folder), tokenised=settings.out / DATA)
     return Captured(folder)
 
 
@@ -120,6 +130,7 @@ def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
     Raises BadSetting where others were asked for. Settings with a model for a teacher, here or on a server, stay as they are.
     """
     description_of(settings)  # whether what is said of a server is said of one
+    check_keeps(settings, live=not (is_served(settings.teacher) or is_captured(settings.teacher)))
     if is_served(settings.teacher):
         if settings.student is None:
             raise BadSetting(
@@ -151,7 +162,8 @@ def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
     columns = captured.facts["signature"].get("columns")
     there["columns"] = tuple((ours, theirs) for ours, theirs in columns) if columns else None
     there["skip_bad"] = captured.facts["signature"].get("skip_bad")
-    if settings.tokenizer_align is None:  # a student of other tokens has rows of its own
+    if settings.tokenizer_align is None:  # a student of other tokens has rows and counts of its own
+        there |= {"text_tokens": captured.text_tokens}
         long = next((name for name, packing in PACKINGS.items() if packing == captured.packing), None)
         there |= {"length": captured.answers.length, "long_conversations": long}
         identity["packing"] = captured.packing

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from limbeck.config import PilotSettings, Settings
+from limbeck.config import PilotSettings, Settings, TeacherSettings
 from limbeck.corpora import TokenStore, build_stores
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.records import Columns
@@ -56,7 +56,7 @@ class Reader:
     vocab: int
 
 
-def stores_of(settings: Settings, reader: Reads, where: Machine) -> tuple[TokenStore, TokenStore]:
+def stores_of(settings: TeacherSettings, reader: Reads, where: Machine) -> tuple[TokenStore, TokenStore]:
     """(training store, held-out store) of --data and --eval-data, in the tokens of who reads."""
     folder = settings.out / "data"
     if where.world.first:

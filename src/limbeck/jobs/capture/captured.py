@@ -116,6 +116,8 @@ class Captured:
         )
         for store in stores:
             store.verify(remedy=_COPY)
+        if self.text_tokens is not None:
+            stores = (stores[0].beginning(self.text_tokens), stores[1])
         for store, cache in zip(stores, (self.answers, self.held_out.cache), strict=True):
             expected, found = cache.made_from["corpus"], store.manifest["corpus_sha256"]
             if expected != found:
@@ -124,6 +126,12 @@ class Captured:
                     f"{found[:12]}… now): copy the whole folder again"
                 )
         return stores[0], stores[1]
+
+    @property
+    def text_tokens(self) -> int | None:
+        """How many tokens of the text there are for training, None for all."""
+        found: int | None = self.facts["signature"].get("text_tokens")
+        return found
 
     @cached_property
     def held_out(self) -> HeldOutAnswers:

@@ -18,10 +18,10 @@ from limbeck.config import CaptureSettings
 from limbeck.corpora import Rows, TokenStore, require_rows
 from limbeck.corpora.build import build_training
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import claims, finite, read_json, write_json, write_rows, writing
+from limbeck.disk import claims, finite, place, read_json, write_json, write_rows, writing
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.asked import Asked, asking, check_asked, description_of, rows_together
-from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, COST, CUT, HELD_OUT, MEASURED, SAMPLES, TEACHER
+from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, COST, CUT, DATA, HELD_OUT, MEASURED, SAMPLES, TEACHER
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.kinds import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
 from limbeck.jobs.capture.progress import progress
@@ -59,10 +59,10 @@ class _Part:
 
 
 @claims()
-def capture(settings: CaptureSettings) -> dict[str, Any]:
+def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict[str, Any]:
     """Asks a teacher about a text, once; gives ``{"out", "rows", "tokens", "bytes", "certificate"}``.
 
-    With ``text`` it writes one: see `written`.
+    With ``text`` it writes one: see `written`. ``tokenised`` is a folder that may hold the text in tokens already.
     """
     if settings.text:
         return written(settings)
@@ -85,6 +85,8 @@ def capture(settings: CaptureSettings) -> dict[str, Any]:
             f"--params {','.join(map(str, settings.params))}: sizes that differ by less than 1 % are one student"
         )
     run = claim(settings.out, signature_of(settings, "capture", length=length, bf16=where.bf16))
+    if tokenised is not None and tokenised.is_dir():
+        place(tokenised, settings.out / DATA)
     with asking(settings, where, length=length, k=run["codec"]["k"] if "codec" in run else None) as asked:
         store, held_out = stores_of(settings, asked.about, where)
         require_rows(store, length=length)
