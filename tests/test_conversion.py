@@ -167,7 +167,7 @@ def test_recall_stands_beside_perplexity_against_attention(done):
     verdict = json.loads((out / "verdict.json").read_text())
     assert "on recall hits" in verdict["notes"][0]
     assert sum("attention everywhere" in note.lower() for note in verdict["notes"]) == 1, "said once"
-    assert re.search(r"the student is 0\.\d{3} nats (worse|better) \(", verdict["notes"][0])
+    assert re.search(r"the student has 0\.\d{3} nats (more|fewer) \(", verdict["notes"][0])
     page = (out / "report.html").read_text()
     assert "What it recalls" in page
     assert "attention replaced in" in page
@@ -378,8 +378,8 @@ def test_of_one_document_it_is_said_that_there_is_no_interval(here):
         sums = np.resize(sums, (1, len(BINS) + 1))
         proof._slices[name] = {0: Slices(sums, sums * level)}
     assert "nan" not in proof.sentence()
-    assert proof.sentence().endswith("; on 1 document, which gives no interval")
-    assert "is 0.500 nats worse in all and 0.500 worse on recall hits" in proof.sentence()
+    assert proof.sentence().endswith("; of so few documents (1) no interval is given")
+    assert "has 0.500 nats more in all and 0.500 nats more on recall hits" in proof.sentence()
 
 
 def test_what_is_kept_of_a_text_is_counted_and_told(done):

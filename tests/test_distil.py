@@ -132,6 +132,35 @@ def test_a_finished_run_is_not_done_again(done, here):
     assert again["verdict"] == result["verdict"]
 
 
+def test_seeds_are_added_to_a_run_that_had_fewer(done, here):
+    """What is there stays, the new seed is the one of a run that had it from the start, and fewer are refused."""
+    whole, _ = done
+    keys = {
+        "teacher": str(here / "teacher"),
+        "data": str(here / "text.jsonl"),
+        "shrink": 2.0,
+        "tokens": "3k",
+        "length": 32,
+    }
+    keys |= {
+        "batch_tokens": 128,
+        "objective": "0.5*CrossEntropy + 0.5*TAID(start=0.2)",
+        "out": here / "more",
+        "threads": 1,
+    }
+    keys |= {"baselines": ("cut",)}
+    first = limbeck.distil(**keys)
+    before = {p: p.stat().st_mtime_ns for p in (here / "more").rglob("*.safetensors")}
+    second = limbeck.distil(**keys, seeds=2)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert weights(here / "more" / "seeds/seed1/student") == weights(whole / "seeds/seed1/student")
+    said = [" ".join(json.loads((here / "more" / "verdict.json").read_text())["notes"]), first["verdict"]]
+    assert "2 seeds: " in said[0]
+    assert second["readings"]["student"]["held_out"] != first["readings"]["student"]["held_out"]
+    with pytest.raises(BadFolder, match="seeds: 2 there, 1 now"):
+        limbeck.distil(**keys)
+
+
 @pytest.fixture(scope="module")
 def plain(here) -> Path:
     """An uninterrupted run of the command line."""

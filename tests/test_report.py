@@ -1,6 +1,7 @@
 """The verdict in words, the page and the card, from the folder of a run made up for the purpose."""
 
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from scipy.stats import t as student_t
 
 from limbeck.errors import BadFolder, Mismatch
 from limbeck.plan.price import Price
@@ -17,6 +19,7 @@ from limbeck.probes.interval import bootstrap
 from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import BINS, Measurements
 from limbeck.report import model_card, verdict, write_report
+from limbeck.report.decision import rows_decided
 from limbeck.report.folder import RunFolder
 from limbeck.report.start import price_of, start_of
 from limbeck.report.words import bounded, count, duration, plus_minus, size, took, trainings
@@ -35,9 +38,13 @@ def made_up(level: float, *, seed: int = 0, noise: float = 0.02, documents: int 
     return Measurements(tokens, tokens * (level + difficulty + own - own.mean()), np.zeros((documents, BINS, 3)))
 
 
-def arms(**levels: float) -> dict[str, list[Measurements]]:
+def arms(*, seeds: int = 3, **levels: float) -> dict[str, list[Measurements]]:
+    """Arms whose trainings differ by 0.001 nats; what is not trained is measured once."""
     names = {"ce": "cut+ce", "fresh": "fresh+kd", "flops": "cut+ce@flops"}
-    return {names.get(name, name): [made_up(level)] for name, level in levels.items()}
+    return {
+        names.get(name, name): [made_up(level + 0.001 * (seed % 2)) for seed in range(1 if name == "cut" else seeds)]
+        for name, level in levels.items()
+    }
 
 
 def metrics(arm: str, *, start: float, end: float, steps: int = 80) -> list[dict]:
@@ -355,7 +362,63 @@ def test_a_gain_is_said_with_its_interval_and_the_share_of_the_gap():
     assert gain.value == pytest.approx(0.03, abs=0.005)
     assert gain.low < gain.value < gain.high
     assert gain.n == DOCUMENTS
-    assert "1 seed: the 95 % intervals cover the choice of 200 held-out documents, not training noise." in found.notes
+    assert "3 seeds: the 95 % intervals cover training noise and the choice of 200 held-out documents." in found.notes
+    assert found.notes[-1] == (
+        "A winner is named where its probability by chance, corrected over these 2 comparisons (Holm), is below 5 %; each "
+        "interval is that of its own comparison, not corrected."
+    )
+
+
+@pytest.mark.parametrize(("seeds", "trainings"), [(1, "one training"), (2, "two trainings")])
+def test_one_or_two_trainings_each_decide_nothing_however_far_apart(seeds, trainings):
+    found = verdict(arms(seeds=seeds, student=1.2, ce=1.53, fresh=1.1, cut=2.0), None)
+    assert found.outcome == "undecided"
+    assert re.fullmatch(
+        rf"KD has 0\.3\d\d ± 0\.\d+ nats fewer than cross-entropy at equal tokens; {trainings} each: not decided\.",
+        found.text,
+    )
+    assert {one.outcome for one in found.differences} == {"undecided"}
+    assert all(math.isnan(one.holm) and one.low < one.value < one.high for one in found.differences)
+    words = " ".join((found.text, *found.notes))
+    assert not re.search(r"gained|better|did not help", words)
+    assert re.search(r"The student has 0\.1\d\d ± 0\.\d+ nats more than the same training from a fresh init", words)
+    assert (
+        "no winner is named; the same command with --seeds 3 trains the seeds that are missing, and decides." in words
+    )
+
+
+def test_a_difference_that_four_comparisons_bring_by_chance_is_not_called_one():
+    """p is 0.02 alone, which is better; of four comparisons the smallest p is taken four times."""
+    tokens = np.full(40, 100.0)
+
+    def trained(*levels: float) -> list[Measurements]:
+        return [Measurements(tokens, tokens * level, np.zeros((40, BINS, 3))) for level in levels]
+
+    ours = trained(1.5, 1.5, 1.5)
+    # of three seeds 7.0 standard errors: p = 2 P(t_2 > 7) = 0.0198
+    apart = trained(*(1.5 + 0.07 + d for d in (-0.01 * 3**0.5, 0.0, 0.01 * 3**0.5)))
+    alone = verdict({"student": ours, "cut+ce": apart}, None)
+    assert alone.differences[0].chance == pytest.approx(2 * student_t.sf(7.0, 2), rel=1e-6)
+    assert alone.outcome == "better"
+    many = {"student": ours, "cut+ce": apart} | dict.fromkeys(("cut+ce@flops", "fresh+kd", "attention"), ours)
+    found = verdict(many, None)
+    assert found.differences[0].holm == pytest.approx(4 * 2 * student_t.sf(7.0, 2), rel=1e-6)
+    assert found.outcome == "inconclusive"
+    assert found.differences[0].low > 0
+    assert found.text.startswith(
+        "KD has 0.070 ± 0.043 nats fewer than cross-entropy at equal tokens: inconclusive, since among these comparisons chance "
+        "alone would do it (p = 0.079); "
+    )
+
+
+def test_rows_of_an_older_verdict_are_decided_by_their_bounds():
+    """0.07 ± 0.043 of three seeds is 7 standard errors; of one seed nothing is decided."""
+    row = {"value": 0.07, "low": 0.07 - 0.01 * student_t.ppf(0.975, 2), "high": 1.0, "seeds": 3}
+    ((outcome, chance),) = rows_decided([row])
+    assert outcome == "better"
+    assert chance == pytest.approx(2 * student_t.sf(7.0, 2), rel=1e-6)
+    assert rows_decided([row | {"seeds": 1}])[0][0] == "undecided"
+    assert [outcome for outcome, _ in rows_decided([row] * 4)] == ["inconclusive"] * 4
 
 
 def test_a_loss_is_said_as_plainly():
@@ -365,8 +428,8 @@ def test_a_loss_is_said_as_plainly():
 
 
 def test_a_difference_whose_interval_holds_zero_is_inconclusive():
-    student, other = made_up(1.5, noise=0.2), made_up(1.5005, seed=3, noise=0.2)
-    found = verdict({"student": [student], "cut+ce": [other]}, None)
+    student, other = ([made_up(1.5 + k, seed=s, noise=0.2) for k in (0.0, 0.001, 0.002)] for s in (0, 3))
+    found = verdict({"student": student, "cut+ce": other}, None)
     assert found.outcome == "inconclusive"
     assert "KD made no difference we can see against cross-entropy at equal tokens (" in found.text
     assert found.text.endswith("inconclusive at this scale.")
@@ -382,11 +445,22 @@ def test_without_the_baseline_nothing_is_claimed():
     assert found.differences == ()
 
 
-def test_one_document_decides_nothing():
-    found = verdict({"student": [made_up(1.5, documents=1)], "cut+ce": [made_up(1.6, documents=1)]}, None)
+@pytest.mark.parametrize("documents", [1, 2])
+def test_one_or_two_documents_decide_nothing(documents):
+    ours, theirs = ([made_up(level, documents=documents)] * 3 for level in (1.5, 1.6))
+    found = verdict({"student": ours, "cut+ce": theirs}, None)
     assert found.outcome == "inconclusive"
-    assert "on 1 document, which gives no interval" in found.text
+    assert f"of so few documents ({documents}) no interval is given: inconclusive" in found.text
     assert found.row()["differences"][0]["low"] is None
+
+
+def test_few_documents_are_said_to_be_few():
+    for documents, few in ((4, True), (30, False)):
+        found = verdict(
+            {name: [made_up(level, documents=documents)] for name, level in (("student", 1.5), ("cut", 2.0))}, None
+        )
+        said = f"{documents} documents held out: too few to stand for other text, whatever their interval; 30 or more are wanted"
+        assert (said in " ".join(found.notes)) is few
     json.dumps(found.row(), allow_nan=False)
 
 
@@ -395,20 +469,23 @@ def test_seeds_that_disagree_take_the_certainty_away():
     torn = {"student": [made_up(1.5 + d) for d in (0.0, 0.06, -0.05)], "cut+ce": [made_up(1.53)] * 3}
     assert verdict(steady, None).outcome == "better"
     assert verdict(torn, None).outcome == "inconclusive"
-    assert verdict(steady, None).notes[-1].startswith("3 seeds: the 95 % intervals cover training noise")
+    assert verdict(steady, None).notes[0].startswith("3 seeds: the 95 % intervals cover training noise")
+    assert verdict(steady, None).notes[1] == "A winner is named where the interval excludes 0."
 
 
 def test_the_start_of_a_converted_student_is_called_what_it_is():
-    seeds = {name: [made_up(level + d) for d in (0, 0.001)] for name, level in (("student", 1.5), ("attention", 1.4))}
+    seeds = {
+        name: [made_up(level + d) for d in (0, 0.001, 0.002)] for name, level in (("student", 1.5), ("attention", 1.4))
+    }
     for tokens, name, shared in (
         ({"blocks": 100}, "the student after matching", "matched"),
         ({}, "the student as it was converted", "converted"),
     ):
         start = start_of({"conversion": {"tokens": tokens}})
-        found = verdict(seeds | {"cut": [made_up(2.0)]}, made_up(1.7), start=start)
+        found = verdict(seeds | {"cut": [made_up(2.0)]}, made_up(1.3), start=start)
         notes = " ".join(found.notes)
         assert f"nats over {name}." in notes
-        assert f"2 seeds: all seeds start from one {shared} student, so the 95 % intervals cover the choice" in notes
+        assert f"3 seeds: all seeds start from one {shared} student, so the 95 % intervals cover the choice" in notes
         assert f"the gap between {name} and the teacher closed" in found.text
         for level, said in ((1.9, "better than"), (1.5, "no gap to close")):
             words = verdict(arms(student=1.6, cut=1.5), made_up(level), start=start).text
@@ -557,7 +634,7 @@ def test_an_interval_that_is_not_even_is_given_by_its_ends():
 def test_equal_compute_stands_in_the_verdict_and_other_arms_are_notes():
     found = verdict(arms(student=1.5, ce=1.53, fresh=1.7, flops=1.45, cut=2.0), None, price=Price(0.8))
     notes = " ".join(found.notes)
-    assert "cross-entropy given the same compute is better by 0.049" in found.text
+    assert "cross-entropy given the same compute is better by 0.050" in found.text
     assert notes.startswith("Break-even: the teacher's logits must be used ")
     assert "The student gained 0.2" in notes
     assert "over the same training from a fresh init" in notes
@@ -577,7 +654,19 @@ def test_the_price_of_a_run_is_read_back_also_where_an_older_one_did_not_keep_it
 
 def test_the_share_of_a_gap_that_is_none_is_not_given():
     assert "so there is no gap to close" in verdict(arms(student=1.5, ce=1.5, cut=1.6), made_up(1.7)).text
-    assert "the student is past the teacher: 1" in verdict(arms(student=1.2, cut=1.6), made_up(1.3)).text
+    past = verdict(arms(student=1.2, cut=1.6), made_up(1.3))
+    assert re.search(
+        r"; the student has fewer nats on this text than the teacher \(by 0\.0\d\d ± 0\.\d+ nats\), so no share",
+        past.text,
+    )
+    weak = verdict(arms(student=1.4, ce=1.2, cut=1.6), made_up(1.3))
+    assert re.search(
+        r"; the teacher is worse on this text than what cross-entropy reaches without it \(by 0\.\d+ ± 0\.\d+ nats\), so no",
+        weak.text,
+    )
+    for found in (past, weak):
+        assert "%" not in found.text
+        assert "gap_closed" not in {one.name for one in found.differences}
     assert "further from the teacher than the untrained cut" in verdict(arms(student=1.9, cut=1.6), made_up(1.3)).text
 
 

@@ -103,7 +103,7 @@ def scripted(answer):
 
 def by_name(readings):
     assert len({r.name for r in readings}) == len(readings)
-    assert all(r.low <= r.value <= r.high for r in readings)
+    assert all(r.low <= r.value <= r.high or r.n < 3 for r in readings)  # of 2 no interval is given
     return {r.name: r.value for r in readings}
 
 

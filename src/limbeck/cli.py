@@ -117,7 +117,12 @@ Match = Annotated[
 ]
 ScheduleName = Annotated[str | None, Option("--schedule", help="wsd, cosine or constant (default wsd).")]
 Seed = Annotated[int | None, Option(help="Seed of data order and fresh weights (default 0).")]
-Seeds = Annotated[int | None, Option(help="How many seeds, from --seed on (default 1).")]
+Seeds = Annotated[
+    int | None,
+    Option(
+        help="How many seeds, from --seed on (default 1, which names no winner; 3 do, also if given later in the same --out)."
+    ),
+]
 Baselines = Annotated[
     str | None, Option(help="Of cut, cut+ce, cut+ce@flops, fresh+kd, with --mixers attention (default all), or none.")
 ]

@@ -30,6 +30,7 @@ _PACKING = "packing"  # in a signature: how documents are put into rows; older v
 
 # Settings of a later version: absent where they are not given, so that a run that was begun before them goes on
 _LATER = ("text_tokens", "cache_logits")
+_GROW = ("distil", "family")  # jobs to which seeds can be added: those that are there stay, bits and all
 
 
 class _Run(TypedDict):
@@ -42,9 +43,9 @@ class _Run(TypedDict):
 def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
     """Makes ``folder`` this run's, and gives what its run.json holds: new, or from an earlier start of the same run.
 
-    No other process gets the folder until the job that claims it ends (`disk.claims`). A run that came to nothing (a mistake
-    found before its first result) does not keep its folder from another. Raises BadFolder when the folder cannot be written,
-    another process writes to it, or it holds something else, or links.
+    The same run with more seeds takes the folder over. No other process gets the folder until the job that claims it ends
+    (`disk.claims`). A run that came to nothing (a mistake found before its first result) does not keep its folder from another.
+    Raises BadFolder when the folder cannot be written, another process writes to it, or it holds something else, or links.
     """
     record = folder / "run.json"
     _held(folder, record)
@@ -61,6 +62,11 @@ def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
     if _PACKING not in theirs and signature.get(_PACKING) != WITHOUT_LONG:  # of an older version: it keeps its rows
         signature = {key: value for key, value in signature.items() if key != _PACKING}
     different = [key for key in sorted(signature.keys() | theirs.keys()) if signature.get(key) != theirs.get(key)]
+    if different == ["seeds"] and signature["job"] in _GROW and signature["seeds"] > theirs["seeds"]:
+        for key in ("ended", "seconds", "estimate"):  # of the run that it was
+            run.pop(key, None)
+        update(folder, run, signature=signature, command=command())
+        return run
     if different:
         lines = "; ".join(f"{k}: {theirs.get(k)!r} there, {signature.get(k)!r} now" for k in different)
         raise BadFolder(

@@ -31,7 +31,7 @@ from limbeck.report import write_report
 from limbeck.report.card import model_card
 from limbeck.report.start import price_of, start_of
 from limbeck.report.state import state_sentence
-from limbeck.report.verdict import Verdict, verdict
+from limbeck.report.verdict import Verdict, too_few_documents, verdict
 from limbeck.run.log import console
 from limbeck.types import Batch, Reading, ReadingRow, Teacher
 
@@ -76,7 +76,9 @@ class Proof:
         """Measures the student as it starts."""
         if self._machine.world.first:
             model = load(own(folder), device=self._machine.world.device)
-            self._measure("cut", model, self._settings.seed)
+            measured = self._measure("cut", model, self._settings.seed)
+            if remark := too_few_documents(measured.read):
+                console.print(f"note: {remark}", markup=False)
 
     def arm(self, arm: Arm, model: LanguageModel) -> None:
         """Measures a trained model."""
@@ -107,7 +109,7 @@ class Proof:
             price=price_of(run) if self._listens else None,
             text_bytes=self._text_bytes(arms["student"][0], teacher),
             start=start_of(run),
-            against_attention=_sentence(self._recall.sentence()) if self._recall else "",
+            against_attention=self._recall.sentence() if self._recall else "",
         )
         if cost_of_state := state_sentence(run):
             said = replace(said, notes=(*said.notes, cost_of_state))

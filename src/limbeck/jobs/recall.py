@@ -69,11 +69,11 @@ class RecallProof:
         if "gap_on_hits" not in found:
             return ""
         text = (
-            f"against attention everywhere at equal tokens the student is {_more(found['gap'], ' nats')} in all and "
+            f"against attention everywhere at equal tokens the student has {_more(found['gap'])} in all and "
             f"{_more(found['gap_on_hits'])} on recall hits, which are {share(found['share_of_hits'].value)} of the tokens"
         )
         if not math.isfinite(found["gap"].low):
-            return f"{text}; on {found['gap'].n} document, which gives no interval"
+            return f"{text}; of so few documents ({found['gap'].n}) no interval is given"
         if (lies := found.get("gap_share_on_hits")) is not None:
             text += f" and bear {share(lies.value)} of the gap ({share(lies.low)} to {share(lies.high)})"
         return text
@@ -84,14 +84,14 @@ class RecallProof:
         return self._bigrams
 
 
-def _more(gap: Reading, unit: str = "") -> str:
-    """By how much a model is worse or better than another, with its interval where there is one."""
-    word, sign = ("worse", 1) if gap.value >= 0 else ("better", -1)
-    said = f"{abs(gap.value):.3f}{unit} {word}"
+def _more(gap: Reading) -> str:
+    """How many nats more or fewer a model has than another, with the interval where there is one; which is better is not said."""
+    word, sign = ("more", 1) if gap.value >= 0 else ("fewer", -1)
+    said = f"{abs(gap.value):.3f} nats {word}"
     if not math.isfinite(gap.low):
         return said
     low, high = sorted((sign * gap.low, sign * gap.high))
-    return f"{said} ({low:.3f} to {high:.3f})" if low > 0 else f"{said} ({low:.3f} to {high:.3f}: inconclusive)"
+    return f"{said} ({low:.3f} to {high:.3f})"
 
 
 def _sets(runs: dict[int, Slices] | dict[int, Recall]) -> list[tuple[int | None, list[int]]]:

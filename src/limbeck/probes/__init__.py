@@ -3,7 +3,7 @@
 from limbeck.probes.calibration import calibration
 from limbeck.probes.cost import cost, counted
 from limbeck.probes.fidelity import fidelity
-from limbeck.probes.interval import Interval, bootstrap, difference_interval, mean_interval
+from limbeck.probes.interval import Interval, bootstrap, difference_interval, difference_test, holm, mean_interval
 from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import Measurements, measure
 from limbeck.probes.samples import samples
@@ -21,7 +21,9 @@ __all__ = [
     "cost",
     "counted",
     "difference_interval",
+    "difference_test",
     "fidelity",
+    "holm",
     "in_words",
     "likelihood",
     "mean_interval",

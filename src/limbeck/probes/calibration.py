@@ -25,19 +25,9 @@ def calibration(model: str, runs: Sequence[Measurements], *, seed: int | None = 
         tokens = weight.sum(-1)
         return np.stack([np.abs(confidence - correct).sum(-1) / tokens, correct.sum(-1) / tokens], -1)
 
-    error = bootstrap(statistic, columns, debias=True)[0]
-    accuracy = bootstrap(statistic, columns)[1]
+    ece = bootstrap(statistic, columns, debias=True)[0].within(0.0, 1.0)
+    accuracy = bootstrap(statistic, columns)[1].within(0.0, 1.0)
     return [
-        Reading(model, "calibration", "ece", error.value, "share", error.n, max(0.0, error.low), error.high, seed),
-        Reading(
-            model,
-            "calibration",
-            "top1_accuracy",
-            accuracy.value,
-            "share",
-            accuracy.n,
-            accuracy.low,
-            accuracy.high,
-            seed,
-        ),
+        Reading(model, "calibration", name, x.value, "share", x.n, x.low, x.high, seed)
+        for name, x in (("ece", ece), ("top1_accuracy", accuracy))
     ]

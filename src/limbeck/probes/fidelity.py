@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,10 +34,11 @@ def fidelity(model: str, runs: Sequence[Measurements], *, seed: int | None = Non
         return []
     sums = [[*(columns[name] for name in names), run.tokens] for columns, run in zip(known, runs, strict=True)]
     found = bootstrap(lambda total: total[..., :-1] / total[..., -1:], np.moveaxis(np.array(sums), 1, -1))
-    return [
-        Reading(model, "fidelity", name, x.value, _UNITS[name], x.n, x.low, x.high, seed)
-        for name, x in zip(names, found, strict=True)
-    ]
+    readings = []
+    for name, interval in zip(names, found, strict=True):
+        x = interval.within(0.0, 1.0 if _UNITS[name] == "share" else math.inf)
+        readings.append(Reading(model, "fidelity", name, x.value, _UNITS[name], x.n, x.low, x.high, seed))
+    return readings
 
 
 def _columns(run: Measurements) -> dict[str, np.ndarray]:

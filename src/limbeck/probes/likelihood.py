@@ -36,6 +36,6 @@ def likelihood(
     names = (("held_out", "nats/token"), ("bits_per_byte", "bits/byte"), ("perplexity", "tokens"))
     readings = [
         Reading(model, "likelihood", name, x.value, unit, x.n, x.low, x.high, seed)
-        for (name, unit), x in zip(names, bootstrap(statistic, columns), strict=True)
+        for (name, unit), x in zip(names, bootstrap(statistic, columns, positive=True), strict=True)
     ]
     return [reading for reading in readings if text_bytes is not None or reading.name != "bits_per_byte"]

@@ -59,6 +59,11 @@ class Measurements:
     agreement: Float[np.ndarray, " documents"] | None = None
     surprises: tuple[Surprise, ...] = ()
 
+    @property
+    def read(self) -> int:
+        """How many documents were read: those with a prediction that counts."""
+        return int((self.tokens > 0).sum())
+
     def save(self, path: Path) -> None:
         """Writes the sums as safetensors, in one piece, with the surprises as JSON among its metadata."""
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}

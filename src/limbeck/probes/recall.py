@@ -83,7 +83,8 @@ def measure_recall(model: Speaker, rows: Int[Tensor, "passages T"], *, device: t
 def recall(model: str, runs: Sequence[Recall], *, seed: int | None = None) -> list[Reading]:
     """Nats per token of the first and of the second reading, and how much the second is easier."""
     columns = np.stack([np.stack([run.first, run.second, run.first - run.second, run.tokens], -1) for run in runs])
-    found = bootstrap(lambda total: total[..., :3] / total[..., 3:], columns)
+    first, second, easier = bootstrap(lambda total: total[..., :3] / total[..., 3:], columns)
+    found = (first.within(0.0), second.within(0.0), easier)
     return [
         Reading(model, "recall", name, x.value, "nats/token", x.n, x.low, x.high, seed)
         for name, x in zip(("first_reading", "second_reading", "recalled"), found, strict=True)

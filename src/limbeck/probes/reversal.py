@@ -80,7 +80,7 @@ def reversal(model: LanguageModel, facts: Sequence[Fact], *, seed: int = 0) -> l
         one_hit = float(right.mean())
         found = {
             f"reversal_{way}_hits": wilson(int((rank == 1).sum()), len(rank)),
-            f"reversal_{way}_mrr": mean_interval(1 / rank, np.ones(len(rank))),
+            f"reversal_{way}_mrr": mean_interval(1 / rank, np.ones(len(rank))).within(0.0, 1.0),
             f"reversal_{way}_hits_chance": Interval(one_hit, one_hit, one_hit, 1),
             f"reversal_{way}_mrr_chance": Interval(by_luck, by_luck, by_luck, 1),
             f"reversal_{way}_hits_commonest": wilson(int(right.sum(0).max()), len(rank)),

@@ -153,9 +153,9 @@ def slices(
     parts |= {"elsewhere": slice(_ELSEWHERE, None)}
     for name, part in parts.items():
         if tokens[..., part].any():
-            found.append((name, "nats/token", _mean(nats[..., part].sum(-1), tokens[..., part].sum(-1))))
+            found.append((name, "nats/token", _mean(nats[..., part].sum(-1), tokens[..., part].sum(-1)).within(0.0)))
     on_hits = tokens[..., :_ELSEWHERE].sum(-1)
-    found.append(("share_of_hits", "share", _mean(on_hits, tokens.sum(-1))))
+    found.append(("share_of_hits", "share", _mean(on_hits, tokens.sum(-1)).within(0.0, 1.0)))
     if against and on_hits.any():
         found += _gap(nats - np.stack([run.nats for run in against]), tokens)
     return [Reading(model, "slices", name, x.value, unit, x.n, x.low, x.high, seed) for name, unit, x in found]

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-Verdict = Literal["confirmed", "refuted", "inconclusive"]
+from limbeck.probes.interval import FEWEST_SEEDS
 
-FEWEST_SEEDS = 3  # the spread of fewer says next to nothing about another seed
+Verdict = Literal["confirmed", "refuted", "inconclusive"]
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 
 from limbeck.plan.price import Price
-from limbeck.probes.interval import bootstrap
+from limbeck.probes.interval import FEWEST_SEEDS, bootstrap
 from limbeck.probes.measurements import Measurements
 
-FEWEST_SEEDS = 3
 _PLACES = 401  # between infinitely many uses and one, a line is drawn from each to the next
 _MUST = "break-even: the teacher's logits must be used"
 

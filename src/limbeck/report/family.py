@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import numpy as np
 
 from limbeck.disk import fits, write_text
 from limbeck.errors import BadFolder
-from limbeck.probes import Measurements, difference_interval
+from limbeck.probes import Measurements, difference_test
 from limbeck.report import kinds
+from limbeck.report.decision import rows_decided, rule
 from limbeck.report.figures import SizeCurve, size_curves
 from limbeck.report.folder import RunFolder, read_run
 from limbeck.report.page import environment
@@ -40,6 +43,7 @@ def write_family_report(folder: Path) -> Path:
     sizes = {found.run["student"]["parameters"] for found in members.values()}
     arms = [arm for arm in _ARMS if any(found.reading(arm, "held_out") for found in members.values())]
     teacher = first.reading("teacher", "held_out")
+    compared = _decided(gains, members, arms[1:])
     page = (
         environment()
         .get_template("family.html")
@@ -47,8 +51,9 @@ def write_family_report(folder: Path) -> Path:
             title=f"{len(members)} student{'s' if len(members) > 1 else ''} of {first.run['teacher']['name']}",
             subtitle=f"{' · '.join(objectives)} · {count(first.run['plan']['tokens'])} tokens each",
             arms=[label(arm) for arm in arms[1:]],
-            members=[_row(name, found, arms[1:]) | {"gain": gains.get(name)} for name, found in members.items()],
+            members=[_row(name, found) | {"gains": compared[name]} for name, found in members.items()],
             against=objectives[0] if gains else "",
+            winners_by=rule([cell.seeds for cells in compared.values() for cell in cells if cell]),
             teacher=None if teacher is None else (count(first.run["teacher"]["parameters"]), _nats(teacher)),
             figure=size_curves(_curves(arms, members, said), teacher=teacher) if len(sizes) > 1 else "",
             command=shlex.join(run["command"]),
@@ -59,8 +64,20 @@ def write_family_report(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _against_first(folder: Path, members: Mapping[str, RunFolder]) -> dict[str, str]:
-    """By how much each student is better than that of its size with the first objective, on the same documents."""
+@dataclass(frozen=True)
+class Cell:
+    """A comparison in the table of students: its text, how it is coloured, and of how many seeds it is."""
+
+    text: str
+    state: str
+    seeds: int
+
+
+def _against_first(folder: Path, members: Mapping[str, RunFolder]) -> dict[str, dict[str, Any]]:
+    """How many nats each student has fewer than that of its size with the first objective, on the same documents.
+
+    As verdict.json holds a difference.
+    """
     first: dict[int, list[Measurements]] = {}
     gains = {}
     for name, found in members.items():
@@ -69,9 +86,33 @@ def _against_first(folder: Path, members: Mapping[str, RunFolder]) -> dict[str, 
         theirs = first.setdefault(found.run["student"]["parameters"], runs)
         if theirs is runs or not len(theirs) == len(runs) > 0:
             continue
-        gain = difference_interval(np.stack([r.nats for r in theirs]), np.stack([r.nats for r in runs]), runs[0].tokens)
-        gains[name] = plus_minus(gain.value, (gain.high - gain.low) / 2)
+        before, after = (np.stack([run.nats for run in side]) for side in (theirs, runs))
+        gain, chance = difference_test(before, after, runs[0].tokens)
+        gains[name] = asdict(gain) | {"chance": chance, "seeds": len(runs)}
     return gains
+
+
+def _decided(
+    gains: Mapping[str, Mapping[str, Any]], members: Mapping[str, RunFolder], arms: Sequence[str]
+) -> dict[str, list[Cell | None]]:
+    """The comparisons of each student, with the first objective where there are ``gains`` and with the arms, decided together."""
+    table: dict[str, list[Mapping[str, Any] | None]] = {}
+    for name, found in members.items():
+        theirs = {one["name"]: one for one in found.verdict.get("differences", [])}
+        row = [theirs.get(f"{arm} - student") for arm in arms]
+        table[name] = [*([gains.get(name)] if gains else []), *row]
+    known = [one for row in table.values() for one in row if one and _is_bounded(one)]
+    cells = {id(one): _cell(one, outcome) for one, (outcome, _) in zip(known, rows_decided(known), strict=True)}
+    return {name: [cells.get(id(one)) for one in row] for name, row in table.items()}
+
+
+def _is_bounded(one: Mapping[str, Any]) -> bool:
+    return all(one[key] is not None and math.isfinite(one[key]) for key in ("value", "low", "high"))
+
+
+def _cell(one: Mapping[str, Any], outcome: str) -> Cell:
+    state = outcome if outcome in ("better", "worse") else "open"
+    return Cell(plus_minus(one["value"], (one["high"] - one["low"]) / 2), state, one["seeds"])
 
 
 def _curves(arms: Sequence[str], members: Mapping[str, RunFolder], said: Mapping[str, str]) -> list[SizeCurve]:
@@ -91,7 +132,7 @@ def _curves(arms: Sequence[str], members: Mapping[str, RunFolder], said: Mapping
     return curves
 
 
-def _row(name: str, found: RunFolder, others: Sequence[str]) -> dict[str, Any]:
+def _row(name: str, found: RunFolder) -> dict[str, Any]:
     differences = {difference["name"]: difference for difference in found.verdict.get("differences", [])}
     closed = differences.get("gap_closed", {}).get("value")
     decode = found.reading("student", "decode")
@@ -102,15 +143,8 @@ def _row(name: str, found: RunFolder, others: Sequence[str]) -> dict[str, Any]:
         "kl": _nats(found.reading("student", "kl_teacher_student")),
         "closed": "" if closed is None else share(closed) if closed >= 0 else "further away",
         "decode": "" if decode is None else f"{count(decode.value)} tokens/s",
-        "gains": [_gain(differences.get(f"{arm} - student")) for arm in others],
         "verdict": found.verdict.get("text", ""),
     }
-
-
-def _gain(difference: Mapping[str, Any] | None) -> str:
-    if difference is None or None in (difference["value"], difference["low"], difference["high"]):
-        return ""
-    return plus_minus(difference["value"], (difference["high"] - difference["low"]) / 2)
 
 
 def _nats(reading: Reading | None) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from limbeck.disk import write_text
+from limbeck.probes.interval import FEWEST_DOCUMENTS
+from limbeck.report.decision import by_chance, rows_decided, rule, too_few
 from limbeck.report.figures import loss_curves
 from limbeck.report.folder import RunFolder
 from limbeck.report.start import Start, start_of
@@ -25,7 +27,6 @@ from limbeck.report.words import LABELS, ORDER, bounded, count, duration, label,
 from limbeck.types import Reading
 
 _SURPRISES, _PER_DOCUMENT = 10, 2
-_DOCUMENTS = 3  # of fewer, resampling says nothing
 
 # Columns of the table of models, after size and nats: heading, reading, how its value is written.
 _COLUMNS = (
@@ -119,6 +120,7 @@ def render(found: RunFolder) -> str:
             ],
             models=_models(found, start),
             differences=_differences(found.verdict.get("differences", []), start),
+            winners_by=rule([one["seeds"] for one in _compared(found.verdict.get("differences", []))]),
             start=start,
             recalled=_recalled(found),
             recalled_gaps=found.reading("student", "gap") is not None,
@@ -261,7 +263,7 @@ def _bounded(reading: Reading | None, *, shares: bool) -> tuple[str, str]:
     """A value, and its interval; of one or two documents their number, for no interval over them can be believed."""
     if reading is None or not math.isfinite(reading.value):
         return "–", ""
-    if reading.n < _DOCUMENTS:
+    if reading.n < FEWEST_DOCUMENTS:
         return share(reading.value, digits=1) if shares else f"{reading.value:.3f}", f"n = {reading.n}"
     if not shares:
         return _with_interval(reading)
@@ -319,19 +321,14 @@ def _mark(value: float, low: float, high: float, start: float, span: float) -> M
 
 def _differences(differences: Sequence[Mapping[str, Any]], start: Start) -> list[dict[str, Any]]:
     """Gains of the student in nats, on a scale with 0 in it; what gives no interval has no mark."""
-    gains = [
-        difference
-        for difference in differences
-        if difference["unit"] == "nats/token" and difference["value"] is not None
-    ]
+    gains = _compared(differences)
     ends = [0.0, *(d[key] for d in gains for key in ("value", "low", "high") if d[key] is not None)]
     lowest, span = min(ends), (max(ends) - min(ends)) or 1.0
     rows = []
-    for gain in gains:
+    for gain, (outcome, chance) in zip(gains, rows_decided(gains), strict=True):
         value, low, high = gain["value"], gain["low"], gain["high"]
         known = low is not None and high is not None
         text = bounded(value, low, high) if known else plus_minus(value, math.nan)
-        state = "open" if not known or low <= 0 <= high else "better" if low > 0 else "worse"
         mark = _mark(value, low if known else value, high if known else value, lowest, span)
         rows.append(
             {
@@ -339,15 +336,26 @@ def _differences(differences: Sequence[Mapping[str, Any]], start: Start) -> list
                 "text": text if value < 0 else f"+{text}",
                 "mark": mark,
                 "zero": round(3 + 94 * -lowest / span, 2),
-                "state": state,
-                "says": {
-                    "better": "the student is better",
-                    "worse": "the student is worse",
-                    "open": "no difference we can see",
-                }[state],
+                "state": outcome if outcome in ("better", "worse") else "open",
+                "says": _says(outcome, gain, chance),
             }
         )
     return rows
+
+
+def _compared(differences: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those between two models, which are decided together."""
+    return [one for one in differences if one["unit"] == "nats/token" and one["value"] is not None]
+
+
+def _says(outcome: str, gain: Mapping[str, Any], chance: float) -> str:
+    """What is decided of a difference, beside its interval."""
+    if outcome == "undecided":
+        return too_few(gain["seeds"])
+    if outcome in ("better", "worse"):
+        return f"the student is {outcome} ({by_chance(chance)})"
+    beyond = gain["low"] is not None and not gain["low"] <= 0 <= gain["high"]
+    return f"not told from chance ({by_chance(chance)})" if beyond else "no difference we can see"
 
 
 def _surprises(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

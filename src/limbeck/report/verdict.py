@@ -1,14 +1,15 @@
 """Whether distilling paid, in words: against cross-entropy at equal tokens and at equal compute, a fresh start, and the cut.
 
-Every claim is a difference of two models on the same documents with a 95 % interval. A difference whose interval holds
-0 is called inconclusive, one against the student is said as plainly as one for it, and what was not run is named.
+Every claim is a difference of two models on the same documents with a 95 % interval. What is called better or worse is decided
+in `decision.py`, over all of these comparisons together; of fewer than three trainings each nothing is. One against the student
+is said as plainly as one for it, and what was not run is named.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,14 @@ from jaxtyping import Float
 
 from limbeck.errors import Mismatch
 from limbeck.plan.price import Price
-from limbeck.probes.interval import Interval, bootstrap, difference_interval
+from limbeck.probes.interval import FEWEST_SEEDS, Interval, bootstrap, difference_test
 from limbeck.probes.measurements import Measurements
 from limbeck.report.break_even import BreakEven, break_even
+from limbeck.report.decision import by_chance, decisions, rule, too_few
 from limbeck.report.start import CUT, Start
 from limbeck.report.words import bounded, plus_minus, share
+
+WANTED_DOCUMENTS = 30  # below these the t that widens intervals is felt, and what a few documents are is seen
 
 Documents = Float[np.ndarray, "*documents"]
 
@@ -38,7 +42,11 @@ def _against(start: Start) -> dict[str, tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Difference:
-    """What the student gained over another arm: nats per token (above 0 it is better), or the share of a gap."""
+    """What the student gained over another arm: nats per token (above 0 it has fewer), or the share of a gap.
+
+    ``chance`` is how likely a difference at least as large is by chance alone, ``holm`` the same corrected over all comparisons
+    of the verdict. ``outcome``: "better", "worse", "inconclusive", "undecided" (too few seeds), or "" of a share.
+    """
 
     name: str
     value: float
@@ -47,13 +55,16 @@ class Difference:
     low: float
     high: float
     seeds: int
+    chance: float = math.nan
+    holm: float = math.nan
+    outcome: str = ""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The verdict in words, and the differences it rests on.
 
-    ``outcome`` is about cross-entropy at equal tokens: "better", "worse", "inconclusive", or "untested" without it.
+    ``outcome`` is about cross-entropy at equal tokens: the decision on that difference, or "untested" without it.
     ``uses`` is how often the teacher's logits must be used to win at equal compute, where that was measured.
     """
 
@@ -67,7 +78,7 @@ class Verdict:
         """As verdict.json holds it; NaN as null."""
         found = asdict(self) | {"uses": None if self.uses is None else self.uses.row()}
         for difference in found["differences"]:
-            difference |= {key: None for key in ("value", "low", "high") if difference[key] != difference[key]}
+            difference |= {key: None for key, value in difference.items() if value != value}
         return found
 
 
@@ -86,18 +97,18 @@ def verdict(
     ``price`` is what the teacher's logits cost, where the objective needs them. Each arm is a list of measurements, one a
     seed; seed k of two arms is compared with seed k. ``text_bytes`` are those of each document that the
     student's tokens, and that the teacher's, stand for, where they are not the same tokens. ``start`` is what "cut" is.
-    ``against_attention`` is a sentence that says more of the arm "attention" than the difference does, in whose place it stands.
+    ``against_attention`` says more of the arm "attention" than the difference does, in whose place it stands; not who is better.
     Raises Mismatch where two arms were not measured on the same documents.
     """
     against = _against(start)
-    found = {name: _gain(arms["student"], arms[name], name) for name in against if arms.get(name)}
-    differences = [difference for difference, _ in found.values()]
+    found = _decided({name: _gain(arms["student"], arms[name], name) for name in against if arms.get(name)})
+    differences = list(found.values())
     main = found.get("cut+ce")
-    outcome = "untested" if main is None else _outcome(main[1])
+    outcome = "untested" if main is None else main.outcome
     lament = f"{method} did not help: "
-    sentences = [_sentence(method, main[1], against["cut+ce"], lament=lament) if main else _untested(method)]
+    sentences = [_sentence(method, main, against["cut+ce"], lament=lament) if main else _untested(method)]
     if "cut+ce@flops" in found:
-        sentences.append(_sentence("the student", found["cut+ce@flops"][1], against["cut+ce@flops"]))
+        sentences.append(_sentence("the student", found["cut+ce@flops"], against["cut+ce@flops"]))
     elif price is not None:
         sentences.append("equal compute was not tested")
     if teacher is not None and arms.get("cut"):
@@ -107,26 +118,40 @@ def verdict(
         sentences.append(words)
         differences += [closed] if closed else []
     others = ("fresh+kd", "cut", *(() if against_attention else ("attention",)))
-    notes = [_sentence("the student", found[name][1], against[name]) for name in others if name in found]
+    notes = [_sentence("the student", found[name], against[name]) for name in others if name in found]
     uses = None
     if price is not None and main and "cut+ce@flops" in found:
         uses = break_even(arms["student"], arms["cut+ce"], arms["cut+ce@flops"], price)
         notes.insert(0, uses.text)
     elif price is not None and "cut+ce@flops" not in found:
         notes.append(_compute(method, price))
-    seeds = main[0].seeds if main else len(arms["student"])
-    notes.append(_what_the_interval_covers(seeds, _documents(arms["student"][0]), start))
+    seeds, documents = main.seeds if main else len(arms["student"]), arms["student"][0].read
+    notes.append(_what_the_interval_covers(seeds, documents, start))
+    notes += [rule([one.seeds for one in differences if one.outcome])] if seeds >= FEWEST_SEEDS else []
+    notes.append(too_few_documents(documents))
     text = _first_upper("; ".join(sentences)) + "."
-    before = (against_attention,) if against_attention else ()
-    return Verdict(outcome, text, (*before, *(_first_upper(note) + "." for note in notes)), tuple(differences), uses)
+    if against_attention:
+        notes.insert(
+            0, f"{against_attention}: {_in_short(found['attention'])}" if "attention" in found else against_attention
+        )
+    return Verdict(outcome, text, tuple(_first_upper(note) + "." for note in notes if note), tuple(differences), uses)
 
 
-def _gain(student: Sequence[Measurements], other: Sequence[Measurements], name: str) -> tuple[Difference, Interval]:
+def _gain(student: Sequence[Measurements], other: Sequence[Measurements], name: str) -> Difference:
     """How many nats per token the other arm is above the student."""
     pairs = _pairs(student, other, name)
     ours, theirs = np.stack([a.nats for a, _ in pairs]), np.stack([b.nats for _, b in pairs])
-    gain = difference_interval(theirs, ours, student[0].tokens)
-    return _difference(f"{name} - student", "nats/token", gain, len(pairs)), gain
+    gain, chance = difference_test(theirs, ours, student[0].tokens)
+    return replace(_difference(f"{name} - student", "nats/token", gain, len(pairs)), chance=chance)
+
+
+def _decided(found: Mapping[str, Difference]) -> dict[str, Difference]:
+    """The differences of one table with what is decided of each."""
+    said = decisions([(one.value, one.chance, one.seeds) for one in found.values()])
+    return {
+        name: replace(one, outcome=outcome, holm=chance)
+        for (name, one), (outcome, chance) in zip(found.items(), said, strict=True)
+    }
 
 
 def _pairs(a: Sequence[Measurements], b: Sequence[Measurements], name: str) -> list[tuple[Measurements, Measurements]]:
@@ -134,8 +159,8 @@ def _pairs(a: Sequence[Measurements], b: Sequence[Measurements], name: str) -> l
     for run in (*a, *b):
         if run.tokens.shape != a[0].tokens.shape or not np.array_equal(run.tokens, a[0].tokens):
             raise Mismatch(
-                f"the student was measured on {a[0].tokens.sum():.0f} tokens of {_documents(a[0])} documents, {name} "
-                f"on {run.tokens.sum():.0f} of {_documents(run)}, and not the same: models can only be compared on the "
+                f"the student was measured on {a[0].tokens.sum():.0f} tokens of {a[0].read} documents, {name} "
+                f"on {run.tokens.sum():.0f} of {run.read}, and not the same: models can only be compared on the "
                 "same held-out documents. Measure both again with the same --eval-data and --length."
             )
     if len(b) == 1 and name in ("cut", "teacher"):
@@ -155,7 +180,8 @@ def _gap_closed(
     """(cut - student) / (cut - teacher): how much of what was lost at the start, training won back.
 
     In nats per token, or per byte where the tokens are not the same. ``alone`` was trained with cross-entropy: how much that
-    won back is said beside it.
+    won back is said beside it. No share is given of a gap to a teacher that training passes: it would grow as the teacher gets
+    worse.
     """
     if text_bytes is None:
         _pairs(student, [teacher], "teacher")
@@ -172,22 +198,31 @@ def _gap_closed(
     def won(trained: Sequence[Measurements]) -> Interval:
         return bootstrap(lambda x: (x[..., :1] - x[..., 1:2]) / lost(x), columns(trained))[0]
 
+    def past(trained: Sequence[Measurements]) -> str:
+        """By how much a trained model has fewer nats than the teacher on as much text."""
+        unit, size = ("bits per byte", math.log(2)) if text_bytes else ("nats", 1.0)
+        x = bootstrap(lambda x: (lost(x) - (x[..., :1] - x[..., 1:2])) / x[..., 2:3] / -size, columns(trained))[0]
+        return f"{bounded(x.value, x.low, x.high)} {unit}"
+
     gap = bootstrap(lambda x: lost(x) / x[..., 2:3], columns(student))[0]
     if not gap.low > 0:
         return None, f"the teacher is not measurably better than {start.name}, so there is no gap to close"
+    taught = won(alone) if alone else None
+    if taught is not None and taught.value >= 1:
+        return None, (
+            f"the teacher is worse on this text than what cross-entropy reaches without it (by {past(alone)}), so no share of "
+            "the gap to it is given"
+        )
     closed = won(student)
+    if closed.value >= 1:
+        return None, (
+            f"the student has fewer nats on this text than the teacher (by {past(student)}), so no share of the gap is given"
+        )
     difference = _difference("gap_closed", "share", closed, len(columns(student)))
     bounds = f" ({_percent(closed)}{', in bits per byte' if text_bytes else ''}"
-    if alone:
-        taught = won(alone)
+    if taught is not None:
         bounds += f"; cross-entropy alone: {share(taught.value)}, {_percent(taught)}"
     bounds += ")"
-    if closed.value > 1:
-        return (
-            difference,
-            f"the student is past the teacher: {share(closed.value)} of the gap between {start.name} and the teacher "
-            f"closed{bounds}",
-        )
     if closed.value < 0:
         return difference, f"training left the student further from the teacher than {start.name} was"
     return difference, f"{share(closed.value)} of the gap between {start.name} and the teacher closed{bounds}"
@@ -197,25 +232,37 @@ def _percent(closed: Interval) -> str:
     return f"{100 * closed.low:.0f} to {share(closed.high)}"
 
 
-def _outcome(gain: Interval) -> str:
-    return ("better" if gain.low > 0 else "worse") if gain.excludes_zero else "inconclusive"
-
-
-def _sentence(subject: str, gain: Interval, against: tuple[str, str], *, lament: str = "") -> str:
-    """What a gain over another arm says; the interval decides which of four sentences."""
+def _sentence(subject: str, gain: Difference, against: tuple[str, str], *, lament: str = "") -> str:
+    """What a difference to another arm says, by what is decided of it."""
     long, short = against
-    if math.isnan(gain.half):
-        return f"{subject}: {gain.value:+.3f} nats over {long} on 1 document, which gives no interval: inconclusive"
-    match _outcome(gain):
+    size = bounded(
+        abs(gain.value), *sorted((math.copysign(1, gain.value) * gain.low, math.copysign(1, gain.value) * gain.high))
+    )
+    more = f"{subject} has {size} nats {'fewer' if gain.value >= 0 else 'more'} than {long}"
+    if math.isnan(gain.low):
+        return f"{more}; of so few documents ({gain.n}) no interval is given: inconclusive"
+    match gain.outcome:
+        case "undecided":
+            return f"{more}; {too_few(gain.seeds)}"
         case "better":
-            return f"{subject} gained {bounded(gain.value, gain.low, gain.high)} nats over {long}"
+            return f"{subject} gained {size} nats over {long}"
         case "worse":
-            return f"{lament}{short} is better by {bounded(-gain.value, -gain.high, -gain.low)} nats"
-        case _:
-            return (
-                f"{subject} made no difference we can see against {long} ({plus_minus(gain.value, gain.half)} nats): "
-                "inconclusive at this scale"
-            )
+            return f"{lament}{short} is better by {size} nats"
+    if gain.low <= 0 <= gain.high:
+        return (
+            f"{subject} made no difference we can see against {long} ({plus_minus(gain.value, (gain.high - gain.low) / 2)} "
+            "nats): inconclusive at this scale"
+        )
+    return f"{more}: inconclusive, since among these comparisons chance alone would do it ({by_chance(gain.holm)})"
+
+
+def _in_short(gain: Difference) -> str:
+    """What is decided of a difference that another sentence gives."""
+    if gain.outcome == "undecided":
+        return too_few(gain.seeds)
+    return {"better": "the student is better", "worse": "attention everywhere is better"}.get(
+        gain.outcome, "inconclusive"
+    )
 
 
 def _untested(method: str) -> str:
@@ -234,8 +281,12 @@ def _compute(method: str, price: Price) -> str:
 
 
 def _what_the_interval_covers(seeds: int, documents: int, start: Start) -> str:
-    if seeds == 1:
-        return f"1 seed: the 95 % intervals cover the choice of {documents} held-out documents, not training noise"
+    if seeds < FEWEST_SEEDS:
+        return (
+            f"{seeds} seed{'s' if seeds > 1 else ''}: the 95 % intervals cover the choice of {documents} held-out documents, and "
+            f"training noise {'not at all' if seeds == 1 else 'hardly'}, so that no winner is named; the same command with "
+            f"--seeds {FEWEST_SEEDS} trains the seeds that are missing, and decides"
+        )
     if start.shared:
         return (
             f"{seeds} seeds: {start.shared}, so the 95 % intervals cover the choice of {documents} held-out documents and the "
@@ -244,12 +295,22 @@ def _what_the_interval_covers(seeds: int, documents: int, start: Start) -> str:
     return f"{seeds} seeds: the 95 % intervals cover training noise and the choice of {documents} held-out documents"
 
 
+def too_few_documents(documents: int) -> str:
+    """What there is to say against so few held-out documents; "" of enough."""
+    if documents >= WANTED_DOCUMENTS:
+        return ""
+    return (
+        f"{_counted(documents)} held out: too few to stand for other text, whatever their interval; {WANTED_DOCUMENTS} or more "
+        "are wanted (--eval-data, or more --data)"
+    )
+
+
+def _counted(documents: int) -> str:
+    return f"{documents} document{'' if documents == 1 else 's'}"
+
+
 def _difference(name: str, unit: str, interval: Interval, seeds: int) -> Difference:
     return Difference(name, interval.value, unit, interval.n, interval.low, interval.high, seeds)
-
-
-def _documents(run: Measurements) -> int:
-    return int((run.tokens > 0).sum())
 
 
 def _first_upper(sentence: str) -> str:
