@@ -1,8 +1,8 @@
 """How often noise alone is declared a winner: trainings that differ in nothing but their seed, judged as arms of a comparison.
 
 usage: verdicts.py OUT TEACHER DATA PARAMS TOKENS; half an hour of one core, and continues where it was stopped.
-Trains TRAININGS students of one configuration, measures each once, puts them at random into the places of a student and of what it
-is compared with, and counts how often the verdict names a winner. Writes OUT/results.json and OUT/rates.svg.
+Trains TRAININGS students of one configuration, measures each once, puts them at random into the places of a student and of what
+it is compared with, and counts how often the verdict names a winner. Writes OUT/results.json and OUT/rates.svg.
 """
 
 import json
