@@ -177,6 +177,10 @@ class Difference(TypedDict):
     unit: str
     low: float | None
     high: float | None
+    seeds: Count
+    chance: NotRequired[float | None]
+    holm: NotRequired[float | None]
+    outcome: NotRequired[str]
 
 
 class Verdict(TypedDict):
