@@ -62,7 +62,8 @@ def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
     if _PACKING not in theirs and signature.get(_PACKING) != WITHOUT_LONG:  # of an older version: it keeps its rows
         signature = {key: value for key, value in signature.items() if key != _PACKING}
     different = [key for key in sorted(signature.keys() | theirs.keys()) if signature.get(key) != theirs.get(key)]
-    if different == ["seeds"] and signature["job"] in _GROW and signature["seeds"] > theirs["seeds"]:
+    before = theirs.get("seeds")
+    if different == ["seeds"] and signature["job"] in _GROW and isinstance(before, int) and signature["seeds"] > before:
         for key in ("ended", "seconds", "estimate"):  # of the run that it was
             run.pop(key, None)
         update(folder, run, signature=signature, command=command())
