@@ -6,15 +6,21 @@
 #   make long     the tests that train several students or start processes, a minute or two
 #   make cluster  the tests that start a Ray cluster, for which it installs the extra
 #   make recipes  the tests that run a recipe of `limbeck reproduce` from end to end, minutes
+#   make newest   the tests, and the long ones about Transformers, with the newest versions that pyproject.toml allows
+#   make oldest   the same with the oldest it promises, those of constraints/oldest.txt
 #   make studies  the experiments behind docs/results, each anew; hours
 #   make clean    away with .venv, runs and caches
 #
+# Torch is 2.13.0 in all of them, the newest of which there is a build without CUDA.
 # PYTHON chooses the interpreter, 3.11 or newer: make PYTHON=python3.12 test. pip's own variables (PIP_INDEX_URL, ...) hold.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types docs long cluster recipes studies clean
+# What Transformers' versions have most to do with, in tests that start processes.
+OF_TRANSFORMERS := tests/test_registration.py tests/test_decoder.py
+
+.PHONY: demo test lint types docs long cluster recipes newest oldest studies clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/.ready
@@ -43,6 +49,10 @@ cluster: .venv/.ready
 recipes: .venv/.ready
 	$(BIN)/python -m pytest -m recipe -n auto --dist loadfile
 
+newest oldest: %: .venv-%/.ready
+	.venv-$@/bin/python -m pytest -n auto --dist loadfile
+	.venv-$@/bin/python -m pytest -m long -n auto --dist load $(OF_TRANSFORMERS)
+
 studies: .venv/.ready
 	@set -e; for study in docs/results/*.sh; do echo "== $$study"; PATH="$(CURDIR)/$(BIN):$$PATH" bash "$$study"; done
 
@@ -56,5 +66,15 @@ studies: .venv/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[dev]'
 	@touch $@
 
+.venv-newest/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet torch==2.13.0 --editable '.[dev]'
+	@touch $@
+
+.venv-oldest/.ready: pyproject.toml constraints/oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints/oldest.txt --editable '.[dev]'
+	@touch $@
+
 clean:
-	rm -rf .venv runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/limbeck.egg-info
+	rm -rf .venv .venv-newest .venv-oldest runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/limbeck.egg-info

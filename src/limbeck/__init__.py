@@ -1,6 +1,7 @@
 """limbeck makes a large language model small: plan, shrink, distil, prove."""
 
 import os
+from typing import TYPE_CHECKING, Any
 
 # Fresh memory costs more than arithmetic on a CPU: 1.8 GB/s to fault pages in, 8.2 GB/s to reuse them. Huge pages take a
 # fifth off a training step. Torch reads this once, so it must stand before torch is imported.
@@ -12,14 +13,75 @@ register_with_transformers()
 
 __version__ = "0.1.0"
 
+if TYPE_CHECKING:  # what each name is, to whoever checks types; a test holds this to be all of _PUBLIC
+    from limbeck.api import capture as capture
+    from limbeck.api import distil as distil
+    from limbeck.api import doctor as doctor
+    from limbeck.api import pilot as pilot
+    from limbeck.api import plan as plan
+    from limbeck.api import predict as predict
+    from limbeck.api import pretrain as pretrain
+    from limbeck.api import probe as probe
+    from limbeck.api import reproduce as reproduce
+    from limbeck.api import shrink as shrink
+    from limbeck.corpora import Rows as Rows
+    from limbeck.corpora import TokenStore as TokenStore
+    from limbeck.corpora import build_stores as build_stores
+    from limbeck.errors import LimbeckError as LimbeckError
+    from limbeck.models.auto import LimbeckConfig as LimbeckConfig
+    from limbeck.models.auto import LimbeckForCausalLM as LimbeckForCausalLM
+    from limbeck.models.load import LanguageModel as LanguageModel
+    from limbeck.models.load import load as load
+    from limbeck.models.load import save as save
+    from limbeck.objectives import ALM as ALM
+    from limbeck.objectives import CTKD as CTKD
+    from limbeck.objectives import DKD as DKD
+    from limbeck.objectives import TAID as TAID
+    from limbeck.objectives import ULD as ULD
+    from limbeck.objectives import AdaptiveKL as AdaptiveKL
+    from limbeck.objectives import CrossEntropy as CrossEntropy
+    from limbeck.objectives import ForwardKL as ForwardKL
+    from limbeck.objectives import JensenShannon as JensenShannon
+    from limbeck.objectives import Objective as Objective
+    from limbeck.objectives import Ramp as Ramp
+    from limbeck.objectives import ReverseKL as ReverseKL
+    from limbeck.objectives import SkewKL as SkewKL
+    from limbeck.objectives import SkewReverseKL as SkewReverseKL
+    from limbeck.objectives import TotalVariation as TotalVariation
+    from limbeck.probes.tasks import write_task_text as write_task_text
+    from limbeck.run.run import Plan as Plan
+    from limbeck.run.run import Run as Run
+    from limbeck.run.world import World as World
+    from limbeck.run.world import alone as alone
+    from limbeck.students.cut import cut as cut
+    from limbeck.students.score import score as score
+    from limbeck.students.shape import Shape as Shape
+    from limbeck.students.shape import choose as choose
+    from limbeck.types import Batch as Batch
+    from limbeck.types import Outputs as Outputs
+    from limbeck.types import Reading as Reading
+    from limbeck.types import Signal as Signal
+
 _PUBLIC = {
-    "limbeck.api": ("capture", "distil", "doctor", "pilot", "predict", "pretrain", "probe", "reproduce", "shrink"),
+    "limbeck.api": (
+        "capture",
+        "distil",
+        "doctor",
+        "pilot",
+        "plan",
+        "predict",
+        "pretrain",
+        "probe",
+        "reproduce",
+        "shrink",
+    ),
     "limbeck.corpora": ("Rows", "TokenStore", "build_stores"),
+    "limbeck.errors": ("LimbeckError",),
     "limbeck.models.auto": ("LimbeckConfig", "LimbeckForCausalLM"),
     "limbeck.models.load": ("LanguageModel", "load", "save"),
     "limbeck.objectives": (
-        *("AdaptiveKL", "CTKD", "CrossEntropy", "DKD", "ForwardKL", "JensenShannon", "Objective", "ReverseKL"),
-        *("Ramp", "SkewKL", "SkewReverseKL", "TAID", "TotalVariation"),
+        *("ALM", "AdaptiveKL", "CTKD", "CrossEntropy", "DKD", "ForwardKL", "JensenShannon", "Objective", "Ramp"),
+        *("ReverseKL", "SkewKL", "SkewReverseKL", "TAID", "TotalVariation", "ULD"),
     ),
     "limbeck.probes.tasks": ("write_task_text",),
     "limbeck.run.run": ("Plan", "Run"),
@@ -34,13 +96,21 @@ _WHERE = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = sorted(_WHERE)
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """A public name, imported at its first use: `import limbeck` loads neither torch nor a model."""
     if name not in _WHERE:
         raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_WHERE[name]), name)
+    # The folder `limbeck.plan` would take the function's place once it is imported; it is called like it, from the first time.
+    return import_module("limbeck.plan") if name == "plan" else getattr(import_module(_WHERE[name]), name)
+
+
+def _job(name: str) -> Any:
+    """The function of `limbeck.api` that is called so."""
+    from importlib import import_module
+
+    return getattr(import_module("limbeck.api"), name)
 
 
 def __dir__() -> list[str]:

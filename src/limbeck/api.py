@@ -103,10 +103,9 @@ def doctor(**keys: Any) -> dict[str, Any]:
 def plan(**keys: Any) -> dict[str, Any]:
     """Chooses a teacher for a student, or a student for a device; gives ``{"student", "planners", "costs", ...}``.
 
-    >>> from limbeck.api import plan
-    >>> plan(params="600M", tokens="10B", candidates=["1.5B", "4B", "Qwen/Qwen3-8B"])
+    >>> limbeck.plan(params="600M", tokens="10B", candidates=["1.5B", "4B", "Qwen/Qwen3-8B"])
 
-    Imported from here: ``limbeck.plan`` is the folder of what it uses. Raises a `limbeck.errors.LimbeckError`.
+    ``limbeck.plan`` is also the folder of what it uses, which can be called. Raises a `limbeck.errors.LimbeckError`.
     """
     from limbeck.jobs.plan import plan as job
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 from pydantic import BaseModel
 from typer import Argument, Option
+from typer.core import TyperCommand
 
-from limbeck import api
+from limbeck import __version__, api
 from limbeck.config import (
     CaptureSettings,
     DistilSettings,
@@ -27,20 +29,56 @@ from limbeck.config import (
     PredictSettings,
     PretrainSettings,
     Settings,
+    likely_key,
     resolve,
 )
 from limbeck.errors import Interrupted, LimbeckError
 from limbeck.scrub import scrubbed
 
-app = typer.Typer(
+
+class _Command(TyperCommand):
+    """Says of a flag that does not exist which was probably meant, by what other tools call it too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # Typer's own, of which older versions have Click's: told by what it says
+            if (wrong := getattr(error, "option_name", None)) and hasattr(error, "possibilities"):
+                flags = [flag.removeprefix("--") for p in self.params for flag in p.opts if flag.startswith("--")]
+                meant = likely_key(wrong, [flag.replace("-", "_") for flag in flags])
+                error.possibilities = [f"--{meant.replace('_', '-')}"] if meant else []
+            raise
+
+
+class _App(typer.Typer):
+    def command(self, *args: Any, **kwargs: Any) -> Any:
+        return super().command(*args, **{"cls": _Command} | kwargs)
+
+
+app = _App(
     name="limbeck",
-    help="Makes a large language model small: shrink a student out of a teacher, distil it, prove what came out.",
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": shutil.get_terminal_size().columns},
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"limbeck {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _all(
+    version: Annotated[
+        bool, Option("--version", help="Say the version and exit.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Makes a large language model small: shrink a student out of a teacher, distil it, prove what came out."""
+
 
 File = Annotated[Path | None, Argument(metavar="[RUN.toml]", help="A TOML file with the same keys; flags win.")]
 Teacher = Annotated[str | None, Option(help="Folder, hub id, or builtin:stdlib (the default).")]
@@ -318,7 +356,7 @@ def capture(
     _say(settings, job(settings), *(("text", "text.jsonl") if settings.text else ("answers", "")))
 
 
-cache = typer.Typer(no_args_is_help=True, help="Look at, check, merge and choose captured answers.")
+cache = _App(no_args_is_help=True, help="Look at, check, merge and choose captured answers.")
 app.add_typer(cache, name="cache")
 Folder = Annotated[Path, Argument(help="A folder that limbeck capture wrote.")]
 

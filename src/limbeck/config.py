@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -85,6 +85,39 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """ "; did you mean X?" where there is a name near enough, else a full stop."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else "."
+
+
+# What other tools call a key, which no likeness of letters would find.
+_ELSEWHERE = {
+    **dict.fromkeys(("learning_rate", "peak_lr", "max_lr"), "lr"),
+    **dict.fromkeys(("lr_scheduler_type", "lr_scheduler", "scheduler"), "schedule"),
+    **dict.fromkeys(
+        ("seq_len", "seq_length", "sequence_length", "max_length", "max_seq_length", "block_size"), "length"
+    ),
+    **dict.fromkeys(
+        ("batch_size", "global_batch_size", "train_batch_size", "per_device_train_batch_size"), "batch_tokens"
+    ),
+    **dict.fromkeys(("max_steps", "steps", "epochs", "num_train_epochs", "train_tokens"), "tokens"),
+    **dict.fromkeys(("dataset", "train_data", "train_file", "text_file", "corpus"), "data"),
+    **dict.fromkeys(("validation_file", "eval_dataset", "valid_data", "test_data"), "eval_data"),
+    **dict.fromkeys(("output_dir", "output", "out_dir", "save_dir"), "out"),
+    **dict.fromkeys(("teacher_model", "teacher_model_name_or_path", "model_name_or_path"), "teacher"),
+    **dict.fromkeys(("student_model", "base_model"), "student"),
+    **dict.fromkeys(("loss", "loss_fn", "criterion"), "objective"),
+    **dict.fromkeys(("parameters", "num_params", "student_size"), "params"),
+    **dict.fromkeys(("vocab_size", "vocabulary"), "vocab"),
+    **dict.fromkeys(("num_layers", "num_hidden_layers", "depth"), "layers"),
+    **dict.fromkeys(("hidden_size", "d_model", "embed_dim"), "width"),
+    **dict.fromkeys(("precision", "torch_dtype"), "dtype"),
+    **dict.fromkeys(("num_threads", "nproc"), "threads"),
+}
+
+
+def likely_key(name: str, known: Sequence[str]) -> str | None:
+    """The key that was probably meant: what another tool's name stands for, else the nearest in letters."""
+    plain = name.strip("-").replace("-", "_").lower()
+    meant = _ELSEWHERE.get(plain)
+    return meant if meant in known else next(iter(difflib.get_close_matches(plain, known, n=1, cutoff=0.6)), None)
 
 
 def _baselines(value: Any) -> Any:
@@ -435,7 +468,9 @@ def resolve(kind: type[AnySettings], file: Path | None, flags: Mapping[str, Any]
     values |= {key: value for key, value in flags.items() if value is not None}
     for key in values:
         if key not in known:
-            raise BadSetting(f"{where[key]}unknown key {key!r}{nearest(key, known)} The keys are: {', '.join(known)}.")
+            meant = likely_key(key, known)
+            hint = f"; did you mean {meant!r}?" if meant else "."
+            raise BadSetting(f"{where[key]}unknown key {key!r}{hint} The keys are: {', '.join(known)}.")
     try:
         return kind.model_validate(values)
     except ValidationError as error:

@@ -62,6 +62,23 @@ OURS: dict[str, type[Objective]] = {
     )
 }
 _SHORT = {"ce": "CrossEntropy", "kl": "ForwardKL", "fkl": "ForwardKL", "rkl": "ReverseKL", "jsd": "JensenShannon"}
+# What others call an objective that is one of ours, or a setting of it.
+_ELSEWHERE = {
+    "kd": "ForwardKL",
+    "kld": "ForwardKL",
+    "kldiv": "ForwardKL",
+    "hinton": "ForwardKL",
+    "distillation": "ForwardKL",
+    "gkd": "JensenShannon",
+    "generalizedjsd": "JensenShannon",
+    "minillm": "ReverseKL",
+    "distillm": "SkewKL",
+    "sft": "CrossEntropy",
+    "nll": "CrossEntropy",
+    "lm": "CrossEntropy",
+    "tvd": "TotalVariation",
+    "akl": "AdaptiveKL",
+}
 
 _TOKENS = re.compile(
     r"""\s*(?:
@@ -175,7 +192,8 @@ class _Reader:
         names = {ours.lower(): ours for ours in OURS} | _SHORT
         if name.lower() not in names:
             near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-            hint = f"did you mean {names[near[0]]}? " if near else ""
+            meant = _ELSEWHERE.get(name.lower()) or (names[near[0]] if near else None)
+            hint = f"did you mean {meant}? " if meant else ""
             raise BadObjective(
                 f"objective {self.text!r}: there is no {name}; {hint}There are {', '.join(OURS)}; "
                 "your own is FILE.py:CLASS"

@@ -1,4 +1,11 @@
-"""What a distillation will cost, which teacher it wants, and whether a pair belongs together."""
+"""What a distillation will cost, which teacher it wants, and whether a pair belongs together.
+
+The folder bears the name of the job that uses it, so it can be called as that: `limbeck.plan(params="600M", tokens="10B")`.
+"""
+
+import sys
+from types import ModuleType
+from typing import Any
 
 _PUBLIC = {
     "limbeck.plan.cost": ("Cost", "estimate"),
@@ -21,3 +28,14 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     return getattr(import_module(_WHERE[name]), name)
+
+
+class _Called(ModuleType):
+    """The folder, which hands a call on to the job of its name: the package has it, a layer above."""
+
+    def __call__(self, **keys: Any) -> dict[str, Any]:
+        found: dict[str, Any] = sys.modules["limbeck"]._job("plan")(**keys)
+        return found
+
+
+sys.modules[__name__].__class__ = _Called

@@ -1,0 +1,67 @@
+"""What `.ci/run` makes of its parts: each is run and timed, and its exit status is that of the whole."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PARTS = ["test", "lint", "types", "long", "docs", "cluster", "recipes", "newest", "oldest"]
+
+# Stands for make: says what it was asked, prints how tests end, and fails where it is told to.
+MAKE = """#!/bin/sh
+echo "make $*" >> "$CALLS"
+echo "3 passed in 0.10s"
+case " $FAILING " in *" $1 "*) exit 2 ;; esac
+"""
+
+
+def run(folder: Path, *, failing: str = "", data: bool = True) -> tuple[int, str, list[str]]:
+    """Exit status, output and calls of make, of the script in a repository of its own."""
+    (folder / "repository" / ".ci").mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "run", folder / "repository" / ".ci" / "run")
+    (folder / "data" / "models").mkdir(parents=True)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "make").write_text(MAKE)
+    (folder / "bin" / "make").chmod(0o755)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(folder / "repository")]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *command], check=True)
+    process = subprocess.run(
+        ["bash", str(folder / "repository" / ".ci" / "run")],
+        env={
+            "PATH": f"{folder / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+            "CALLS": str(folder / "calls"),
+            "FAILING": failing,
+            "LIMBECK_TEST_DATA": str(folder / ("data" if data else "nothing")),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    calls = (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
+    return process.returncode, process.stdout + process.stderr, calls
+
+
+def test_all_parts_are_called_as_a_person_would_call_them(tmp_path):
+    status, output, calls = run(tmp_path)
+    assert status == 0
+    assert calls == [f"make {part}" for part in PARTS]
+    assert [found[1] for found in re.finditer(r"^ci: make (\w+) +\d+ s  passed$", output, re.MULTILINE)] == PARTS
+
+
+@pytest.mark.parametrize("failing", ["test", "lint long", "oldest"])
+def test_a_part_that_fails_is_said_and_hides_no_other(failing, tmp_path):
+    status, output, calls = run(tmp_path, failing=failing)
+    assert status == 1
+    assert calls == [f"make {part}" for part in PARTS]
+    failed = [found[1] for found in re.finditer(r"^ci: make (\w+) +\d+ s  failed with 2$", output, re.MULTILINE)]
+    assert failed == failing.split()
+
+
+def test_without_the_folder_of_real_models_nothing_is_run(tmp_path):
+    status, output, calls = run(tmp_path, data=False)
+    assert (status, calls) == (1, [])
+    assert "no folder models/" in output
