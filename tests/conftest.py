@@ -13,7 +13,15 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import limbeck  # noqa: F401  (sets what torch must see before it is imported)
+from limbeck.config import CaptureSettings, DistilSettings, TeacherSettings
 
+for kind in (
+    TeacherSettings,
+    DistilSettings,
+    CaptureSettings,
+):  # most tests' teachers are random, and know nothing of the text
+    kind.model_fields["any_teacher"].default = True
+    kind.model_rebuild(force=True)
 torch.set_num_threads(1)
 torch.set_flush_denormal(True)
 # How fast a model writes is measured in every run, token by token: here by a few of them.

@@ -49,7 +49,7 @@ def pair(mixers=("based:4", "attention", "gdn")):
 
 def steps_of(match: Match, student, batches, steps: int) -> list[float]:
     match.trained(student.model)
-    optimizer = adamw(student.model.named_parameters(), [], weight_decay=0.0)
+    optimizer = adamw(student.model, [], weight_decay=0.0)
     for group in optimizer.param_groups:
         group["lr"] = 3e-3
     made = (match(student, None, CrossEntropy(), optimizer, batches, world=alone(), max_norm=1.0) for _ in range(steps))

@@ -65,7 +65,7 @@ def weights(folder: Path) -> bytes:
 
 def command(here: Path, out: str, *more: str) -> list[str]:
     flags = ("--teacher", here / "teacher", "--data", here / "text.jsonl", "--shrink", 2, "--length", 32)
-    size = ("--tokens", "4k", "--batch-tokens", 128, "--threads", 1)
+    size = ("--tokens", "4k", "--batch-tokens", 128, "--threads", 1, "--any-teacher")
     return [sys.executable, "-m", "limbeck", "distil", *map(str, (*flags, *size, "--out", here / out, *more))]
 
 

@@ -286,7 +286,10 @@ SPOILT = {
         lambda f: _configuration(f, model_type="mine", auto_map={"AutoConfig": "mine.Config"}),
         "not a configuration Transformers knows without running code of the folder",
     ),
-    "quantised": (lambda f: _configuration(f, quantization_config={"quant_method": "gptq"}), "weights are quantised"),
+    "quantised": (
+        lambda f: _configuration(f, quantization_config={"quant_method": "gptq"}),
+        "cannot be loaded .*; it is quantised",
+    ),
     "no weights": (
         lambda f: (f / "model.safetensors").unlink(),
         "expected weights .model.safetensors, or .*found none",

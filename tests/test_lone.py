@@ -13,6 +13,8 @@ from transformers import (
     Qwen3NextConfig,
 )
 
+from limbeck.jobs.doctor import _packing
+from limbeck.jobs.lone import lone_cost, rows_of_documents
 from limbeck.models.alone import one_document_a_row, padded_share
 from limbeck.models.load import LanguageModel, load, new_model, save
 from limbeck.models.rope import document_lengths
@@ -148,3 +150,17 @@ def test_logits_that_are_no_numbers_are_refused():
             model.verify()
     assert model.differ(torch.tensor([1.0, float("nan")]), torch.tensor([1.0, float("nan")]))
     assert model.differ(torch.tensor([1.0, float("inf")]), torch.tensor([1.0, float("inf")]))
+
+
+def test_the_cost_of_documents_alone_is_said(tmp_path):
+    lone = _model(LONE["mamba2"], "mamba")
+    lone.verify()
+    findings = _packing(lone, ["w1"], 6)
+    # rows of 6 out of documents of 4: 4 + 2 and 2 + 4, run as three of 4 (one of which is 2, padded), and one of 2: 14 of 12
+    assert rows_of_documents([4, 4, 4], 6).tolist() == [[0, 1, 2, 3, 0, 1], [2, 3, 0, 1, 2, 3]]
+    assert [f.level for f in findings] == ["warning"]
+    assert findings[0].message.endswith(
+        "padded to those beside it: at most twice as many tokens"
+    )  # too little text to say more
+    assert "1.17 times as many tokens of this text" in lone_cost("x", rows_of_documents([4, 4, 4], 6))
+    assert _packing(_model(ROTARY["dynamic"], "packs"), ["w1"], 6) == []

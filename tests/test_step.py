@@ -24,7 +24,7 @@ OBJECTIVES = [CrossEntropy, ForwardKL, lambda: 0.5 * CrossEntropy() + 0.5 * TAID
 def updated(objective, batches, steps=2):
     """Weights, losses and the objective's state after some steps on the same micro-batches."""
     student = llama(seed=2, tok=TOK)
-    optimizer = adamw(student.model.named_parameters(), objective.parameters(), weight_decay=0.1)
+    optimizer = adamw(student.model, objective.parameters(), weight_decay=0.1)
     optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 1e-2
     objective.begin(10)
     losses = [train_step(student, TEACHER, objective, optimizer, batches, world=alone()).loss for _ in range(steps)]
@@ -92,7 +92,7 @@ def test_nothing_is_updated_when_the_loss_is_not_a_number():
     broken.model.get_output_embeddings().weight.data[3] = float("nan")
     objective = TAID()
     objective.begin(10)
-    optimizer = adamw(student.model.named_parameters(), [], weight_decay=0.1)
+    optimizer = adamw(student.model, [], weight_decay=0.1)
     before = copy.deepcopy(student.model.state_dict())
     state = copy.deepcopy(objective.state_dict())
     with pytest.raises(NonFiniteLoss, match="loss nan nats"):
@@ -104,7 +104,7 @@ def test_nothing_is_updated_when_the_loss_is_not_a_number():
 def test_a_step_without_weight_is_refused():
     rows = batch(vocab=len(TOK))
     student = llama(tok=TOK)
-    optimizer = adamw(student.model.named_parameters(), [], weight_decay=0.0)
+    optimizer = adamw(student.model, [], weight_decay=0.0)
     empty = dataclasses.replace(rows, weight=torch.zeros_like(rows.weight))
     with pytest.raises(NothingToLearn, match="all 1 micro-batches of a step have weight 0"):
         train_step(student, None, CrossEntropy(), optimizer, [empty], world=alone())

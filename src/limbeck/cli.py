@@ -153,7 +153,16 @@ Match = Annotated[
         help="With --mixers: what is matched to attention first: mixers,blocks (default both) or none; a tenth of --tokens each."
     ),
 ]
-ScheduleName = Annotated[str | None, Option("--schedule", help="wsd, cosine or constant (default wsd).")]
+ScheduleName = Annotated[
+    str | None,
+    Option("--schedule", help="wsd, cosine or constant (default wsd; cosine for cut students of 100M parameters on)."),
+]
+AnyTeacher = Annotated[
+    bool | None,
+    Option(
+        "--any-teacher", help="Go on with a teacher that knows no more of the text than how often each token is in it."
+    ),
+]
 Seed = Annotated[int | None, Option(help="Seed of data order and fresh weights (default 0).")]
 Seeds = Annotated[
     int | None,
@@ -282,6 +291,7 @@ def distil(
     tokenizer: Tokenizer = None,
     in_flight: InFlight = None,
     time_limit: TimeLimit = None,
+    any_teacher: AnyTeacher = None,
     device: Device = None,
     dtype: DType = None,
     threads: Threads = None,
@@ -343,6 +353,7 @@ def capture(
         str | None, Option(help="With --text, dollars for a million tokens of prompts and of answers: 0.15,0.60.")
     ] = None,
     seed: Annotated[int | None, Option(help="Seed of what is drawn (default 0).")] = None,
+    any_teacher: AnyTeacher = None,
     device: Device = None,
     dtype: DType = None,
     threads: Threads = None,
@@ -520,6 +531,7 @@ def doctor(
     cache_logits: CacheLogits = None,
     seeds: Seeds = None,
     baselines: Baselines = None,
+    any_teacher: AnyTeacher = None,
     device: Device = None,
     dtype: DType = None,
     json_: Json = None,

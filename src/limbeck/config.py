@@ -197,6 +197,7 @@ class TeacherSettings(Settings):
 
     teacher: str = "builtin:stdlib"
     text_tokens: Count | None = Field(default=None, exclude=True)
+    any_teacher: bool = False
     tokenizer: str | None = None
     in_flight: int = Field(default=32, ge=1, le=1024)
     time_limit: float = Field(default=120, gt=0)

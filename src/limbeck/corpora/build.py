@@ -156,6 +156,23 @@ def store_in_memory(
     return TokenStore(Path("memory"), counts, [record_batch(items)])
 
 
+def in_tokens(
+    documents: Sequence[Document],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    end: int | None = None,
+    vocab: int | None = None,
+) -> Iterator[Item]:
+    """Documents in tokens as a store would hold them, one after the other; those that cannot be are left out.
+
+    ``end``: see `frame`. ``vocab``: the number of ids that a model has rows for.
+    """
+    how = _How(tokenizer, frame(tokenizer, end=end), vocab, Columns(), len(documents))
+    named = (("", document) for document in documents)
+    for _, item in _tokenised(named, how, Found(), BadRecords(len(documents))):
+        yield item
+
+
 @dataclass(frozen=True)
 class _Draw:
     """What is taken of one source: the documents that fall on the named sides, but for some by their digests.

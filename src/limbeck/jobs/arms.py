@@ -104,7 +104,8 @@ class Shared:
     ``most_rows`` of the text are read, where the teacher has answered no more, by arms that take more steps all of it if they
     are to ``reads_on``; ``counted`` takes weight from where it has no answer, for the arms too that do not listen to it, so
     that all learn the same tokens. ``common``: a seed, and how many rows of its order those of all seeds begin with.
-    ``stored``: the number format of the files of what is trained, in float32.
+    ``stored``: the number format of the files of what is trained, in float32. ``fresh_rate``: the peak rate of what starts from
+    random weights, where it is another than the plan's.
     """
 
     cut: Path
@@ -118,6 +119,7 @@ class Shared:
     reads_on: bool = False
     common: tuple[int, int] = (0, 0)
     stored: torch.dtype = torch.float32
+    fresh_rate: float | None = None
 
     def run(self, arm: Arm) -> Run:
         """The run of an arm, its student as it begins."""
@@ -141,7 +143,8 @@ class Shared:
         )
         objective = parse(arm.objective)
         listens = self.teacher if objective.needs_teacher else None
-        plan = replace(self.plan, steps=arm.steps)
+        lr = self.fresh_rate if arm.fresh and self.fresh_rate else self.plan.lr
+        plan = replace(self.plan, steps=arm.steps, lr=lr)
         return Run(arm.folder, arm.label, start, listens, corpus, objective, plan, world)
 
 

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers.configuration_utils import PreTrainedConfig
+
 from limbeck.config import DistilSettings
 from limbeck.corpora import TokenStore, require_rows
 from limbeck.corpora.layout import Layout
@@ -24,11 +26,12 @@ from limbeck.jobs.align import OtherTokens, check_align, teacher_of
 from limbeck.jobs.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.capture.captured import config_source
 from limbeck.jobs.convert import BASE, MATCHING, SAID, Conversion, Planned, check_conversion, make_converted
-from limbeck.jobs.doctor import diagnose
+from limbeck.jobs.doctor import diagnose, what_is_known
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.foretell import foretell, said_after, said_before
 from limbeck.jobs.packing import packed
 from limbeck.jobs.proof import Proof, hand_on
+from limbeck.jobs.rates import fresh_rate_of, rate_of, schedule_of
 from limbeck.jobs.sample import Sample, first_documents
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import make_student, stored_as, target_shape
@@ -47,10 +50,9 @@ from limbeck.plan.state import kept_bytes
 from limbeck.report.kinds import Conversion as ConversionFacts
 from limbeck.report.words import share, took, trainings
 from limbeck.run.log import console
-from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan
 from limbeck.run.world import leave
-from limbeck.students.shape import Shape
+from limbeck.students.shape import Shape, config_of
 from limbeck.teachers.http import is_served
 
 
@@ -141,6 +143,7 @@ def prepare(
     matched = sum(asked.steps(steps).values()) if asked else 0
     derived = {"objective": repr(objective), "length": length, "rows": rows, "steps": steps, "bf16": where.bf16}
     derived |= answers
+    derived["schedule"] = schedule = schedule_of(settings, planned_config(settings, target, asked, config))
     if code := code_of(objective):
         derived["objective_code"] = code
     run = claim(settings.out, signature_of(settings, "distil", **derived)) if where.world.first else {}
@@ -151,25 +154,27 @@ def prepare(
     listening = objectives or settings.objectives
     source = beside.source if beside else teacher_of(settings, where, length=length, objectives=listening)
     teacher, documents = source.about, first_documents(settings)
+    knows = [] if beside else what_is_known(settings, teacher, length=length, machine=where)
+    check(knows)  # before the text is tokenised
     if settings.student:  # a given student may not fit its teacher: look before the text is tokenised
         check(diagnose(settings, teacher, load(settings.student), documents, length=length, machine=where))
     store, held_out = beside.stores if beside else source.stores(settings, where)
     require_rows(store, length=length)
     if where.world.first:
         same_corpus(settings.out, run, store, held_out)
-    findings = _examined(settings, asked, target, teacher, documents, length=length, where=where)
+    findings = _examined(settings, asked, target, teacher, documents, length=length, where=where) + knows
     cut = _start(settings, asked, target, source, store, length=length, rows=rows, steps=steps, where=where)
     student = load(own(cut), device="cpu")
     if not asked:
-        findings = diagnose(settings, teacher, student, documents, length=length, machine=where)
+        findings = diagnose(settings, teacher, student, documents, length=length, machine=where) + knows
         _say(findings)
     findings += [packed(store, length=length, context=student.context)]
     _say(findings[-1:])
     plan = Plan(
         steps=steps,
         rows=rows,
-        lr=settings.lr or suggested_learning_rate(student.parameters_count, knows=asked is not None),
-        schedule=settings.schedule,
+        lr=rate_of(settings, student.parameters_count),
+        schedule=schedule,
         bf16=where.bf16,
     )
     if isinstance(source, OtherTokens):
@@ -197,6 +202,7 @@ def prepare(
         reads_on=isinstance(source, OtherTokens),  # which was asked about no more than the plan reads
         common=(settings.seed, matched * rows),
         stored=stored_as(settings),
+        fresh_rate=fresh_rate_of(settings, student.parameters_count),
     )
     cost = estimate(
         *(Size.of(student.config), source.size),
@@ -215,6 +221,15 @@ def prepare(
     )
     proof.cut(cut)
     return Comparison(settings, run, source, (store, held_out), arms, shared, cost, proof, continued)
+
+
+def planned_config(
+    settings: DistilSettings, target: Shape | None, asked: Conversion | None, config: PreTrainedConfig
+) -> PreTrainedConfig:
+    """The configuration of the student that is still to be made, or of the one that is given (``config``)."""
+    if asked:
+        return Planned.of(settings, asked, target).student
+    return config if target is None else config_of(target, config)
 
 
 def _of_conversion(

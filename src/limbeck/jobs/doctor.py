@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
@@ -9,15 +10,22 @@ from transformers.configuration_utils import PreTrainedConfig
 from limbeck.config import DistilSettings
 from limbeck.errors import BadSetting
 from limbeck.jobs.align import alignment, check_student
+from limbeck.jobs.capture.captured import is_captured
 from limbeck.jobs.convert import Planned, check_conversion
 from limbeck.jobs.folder import packing_asked
+from limbeck.jobs.known import knowledge, known
+from limbeck.jobs.lone import lone_cost, rows_of_documents
 from limbeck.jobs.packing import packed_documents
+from limbeck.jobs.rates import rate_finding
 from limbeck.jobs.sample import Sample, first_documents, of_text, unreadable
 from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import target_shape
 from limbeck.jobs.teacher import RunTeacher, adopted
+from limbeck.jobs.text import columns_of
 from limbeck.models.load import LanguageModel, load
+from limbeck.objectives import parse
 from limbeck.plan.pair import Finding, as_json, examine, show
+from limbeck.plan.size import Size
 from limbeck.run.log import console
 from limbeck.students.shape import config_of
 from limbeck.teachers.http import is_served
@@ -51,8 +59,36 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
     findings += packed_documents(
         sample.documents, reads, packing=packing_asked(settings), length=length, context=reads.context
     )
+    findings += what_is_known(settings, teacher, length=length, machine=where)
     show(findings, console)
     return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}
+
+
+def what_is_known(settings: DistilSettings, teacher: LanguageModel, *, length: int, machine: Machine) -> list[Finding]:
+    """Whether a teacher in memory knows more of the text than a unigram model; nothing of captured answers.
+
+    A student that does not listen to it may have any teacher, which is then no more than said.
+    """
+    if is_captured(settings.teacher) or is_served(settings.teacher):
+        return []
+    found = known(
+        teacher,
+        teacher,
+        settings.data,
+        length=min(length, teacher.context),
+        device=machine.world.device,
+        columns=columns_of(settings),
+    )
+    listens = any(parse(text).needs_teacher for text in settings.objectives)
+    return list(knowledge(found, teacher.name, anyway=settings.any_teacher or not listens))
+
+
+def _packing(model: LanguageModel, texts: Sequence[str], length: int) -> list[Finding]:
+    """What it costs that a decoder must be given each document alone; nothing of one that takes packed rows."""
+    if model.packs:
+        return []
+    tokens = [len(model.tokenizer(text, verbose=False)["input_ids"]) for text in texts]
+    return [Finding("packing", "warning", lone_cost(model.name, rows_of_documents(tokens, length)))]
 
 
 def diagnose(
@@ -73,21 +109,29 @@ def diagnose(
     rows, _ = batch_rows(settings, length, machine.world.size)
     texts, chat = sample.texts, sample.chat
     aligned = settings.tokenizer_align is not None and student is not None
+    lone = [finding for model in (teacher, student) if model is not None for finding in _packing(model, texts, length)]
     found = list(alignment(teacher, student, texts, chat=chat)) if aligned and student is not None else []
+    made = student.config if student is not None else planned
+    if made is not None:
+        found.append(rate_finding(settings, Size.of(made).parameters))
     if not aligned:
         found += of_text(sample, teacher)
-    return found + examine(
-        teacher,
-        student,
-        planned=planned,
-        reference=reference,
-        length=length,
-        tokens=settings.tokens,
-        batch_tokens=rows * length,
-        dtype=machine.dtype,
-        device=machine.world.device,
-        out=settings.out,
-        chat=chat and not aligned,
-        texts=texts,
-        aligned=aligned,
+    return (
+        found
+        + lone
+        + examine(
+            teacher,
+            student,
+            planned=planned,
+            reference=reference,
+            length=length,
+            tokens=settings.tokens,
+            batch_tokens=rows * length,
+            dtype=machine.dtype,
+            device=machine.world.device,
+            out=settings.out,
+            chat=chat and not aligned,
+            texts=texts,
+            aligned=aligned,
+        )
     )

@@ -26,6 +26,7 @@ from limbeck.scrub import scrubbed
 
 # What changes where and how fast a run is made, not what comes out
 _HOW = {"out", "threads", "json_", "device", "workers", "ray", "stream", "device_memory", "in_flight", "time_limit"}
+_HOW |= {"any_teacher"}  # which only lets a run begin
 _PACKING = "packing"  # in a signature: how documents are put into rows; older versions did not name theirs
 
 # Settings of a later version: absent where they are not given, so that a run that was begun before them goes on

@@ -112,7 +112,7 @@ class Anatomy:
             if axes is None or tuple(sizes.of(axis) for axis in axes) != tuple(tensor.shape):
                 raise BadModel(
                     f"{config.model_type}: the tensor {name} {tuple(tensor.shape)} is not as limbeck knows them, "
-                    "so nothing is cut rather than something wrong; it can still be a teacher, with a --student"
+                    "so nothing is cut rather than something wrong; it may be a teacher, with a --student"
                 )
             found[local] = axes
         tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
@@ -196,7 +196,12 @@ def _kind(config: PreTrainedConfig) -> Kind:
     if kind is None:
         raise BadModel(
             f"a {config.model_type} model cannot be cut: limbeck knows the anatomy of {', '.join(SUPPORTED)}. "
-            "It can still be a teacher: give a smaller model of its tokenizer as --student"
+            "It may be a teacher, which is tried when it is loaded: give a smaller model of its tokenizer as --student"
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise BadModel(
+            f"a {config.model_type} model with quantised weights cannot be cut: give the unquantised model. It may be a "
+            "teacher, which is tried when it is loaded: give a smaller model of its tokenizer as --student"
         )
     if getattr(config, "add_cross_attention", False) or getattr(config, "scale_attn_by_inverse_layer_idx", False):
         raise BadModel(

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -276,10 +277,6 @@ def load_config(name: str | Path) -> PreTrainedConfig:
             f"{folder}: expected a causal language model, got {' '.join(named) or config.model_type}; "
             "give a decoder such as LlamaForCausalLM or GPT2LMHeadModel"
         )
-    if getattr(config, "quantization_config", None) is not None:
-        raise BadModel(
-            f"{folder}: its weights are quantised, which limbeck cannot cut or train; give the unquantised model"
-        )
     if config.get_text_config().tie_word_embeddings and has_own_head(folder):
         _set_tied(config, False)
     return config
@@ -300,15 +297,21 @@ def load(
     """
     folder = resolve(name)
     config = load_config(folder)
+    if train and is_quantised(config):
+        raise BadModel(
+            f"{folder}: its weights are quantised, and training needs them whole; give the unquantised model"
+        )
     check_weights(folder)
     check_tokenizer(folder)
     tokenizer = load_tokenizer(folder)
-    model = _load_weights(folder, config, dtype)
+    model = _load_weights(folder, config, dtype, device=torch.device(device))
     for key, parameter in model.named_parameters():
-        check_finite(folder, key, parameter)
+        if parameter.is_floating_point() and parameter.dtype.itemsize > 1:  # quantised weights have no infinities
+            check_finite(folder, key, parameter)
     lineage_file = folder / "lineage.json"
     lineage = _lineage(lineage_file) if lineage_file.is_file() else None
-    speaker = LanguageModel(model.to(device), tokenizer, shown_name(name), lineage)
+    there = all(parameter.device.type == torch.device(device).type for parameter in model.parameters())
+    speaker = LanguageModel(model if there else model.to(device), tokenizer, shown_name(name), lineage)
     speaker.model.requires_grad_(train)
     speaker.model.train(train)
     speaker.verify()
@@ -345,8 +348,18 @@ def new_model(
         return LanguageModel(build(config).train(), tokenizer, name)
 
 
+def is_quantised(config: PreTrainedConfig) -> bool:
+    """Whether a model's weights are quantised: it answers as Transformers runs it, and is neither cut nor trained."""
+    return getattr(config, "quantization_config", None) is not None
+
+
 def build(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A model of this configuration with weights from the current random state, on the current default device."""
+    """A model of this configuration with weights from the current random state, on the current default device.
+
+    Of a quantised one the unquantised model.
+    """
+    if is_quantised(config):
+        config = type(config).from_dict({k: v for k, v in config.to_dict().items() if k != "quantization_config"})
     with quiet():
         return AutoModelForCausalLM.from_config(
             config, trust_remote_code=False, dtype=dtype, attn_implementation=_attention(config)
@@ -454,7 +467,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load_weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _load_weights(
+    folder: Path, config: PreTrainedConfig, dtype: torch.dtype, *, device: torch.device
+) -> PreTrainedModel:
+    quantised = is_quantised(config)
+    # some kinds can only be read onto their device, which Transformers leaves to accelerate
+    placed = {"device_map": {"": device}} if quantised and device.type != "cpu" and find_spec("accelerate") else {}
     with quiet():
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -466,9 +484,15 @@ def _load_weights(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) ->
                 attn_implementation=_attention(config),
                 ignore_mismatched_sizes=True,  # reported below with a remedy, instead of a traceback
                 output_loading_info=True,
+                **placed,
             )
-        except (ValueError, RuntimeError, OSError, ImportError) as error:
-            raise BadModel(f"{folder}: the model cannot be loaded ({_first_line(error)})") from error
+        except (ValueError, RuntimeError, OSError, ImportError, TypeError, AttributeError, LookupError) as error:
+            remedy = (
+                "; it is quantised: install what Transformers asks for, or give the unquantised model"
+                if quantised
+                else ""
+            )
+            raise BadModel(f"{folder}: the model cannot be loaded ({_first_line(error)}){remedy}") from error
     stored = stored_tensors(folder)
     refuse_unlike(
         folder,

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from limbeck.errors import BadModel
 from limbeck.models.load import (
     NOT_FINITE,
     OTHER_HEAD,
@@ -30,6 +31,7 @@ from limbeck.models.load import (
     SEES_AHEAD,
     LanguageModel,
     check_finite,
+    is_quantised,
     load_config,
     load_tokenizer,
     read_generation,
@@ -64,6 +66,10 @@ def load_streamed(
     """
     folder = resolve(name)
     config = load_config(folder)
+    if is_quantised(config):
+        raise BadModel(
+            f"{folder}: its weights are quantised, and a layer read alone would need them whole: capture without --stream"
+        )
     stored = stored_tensors(folder)
     check_tokenizer(folder)
     model = skeleton(config, dtype=dtype)

@@ -222,7 +222,7 @@ def _pretrain(model: Evaluator, known: Lists, cell: Cell) -> tuple[float | None,
 
 
 def _optimizer(model: Evaluator) -> torch.optim.AdamW:
-    return adamw(model.named_parameters(), (), weight_decay=DECAY)
+    return adamw(model, (), weight_decay=DECAY)
 
 
 def _rate(cell: Cell, step: int, steps: int) -> float:

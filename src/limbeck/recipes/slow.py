@@ -1,7 +1,6 @@
 """Optimisers for models with state spaces: their A and their step learn slowly and do not decay.
 
-S4D gives these parameters a rate of 0.001 at most (Gu et al., arXiv 2206.11893, app. C), whatever the others have: a small
-change of an eigenvalue is a large one of what is remembered hundreds of steps later.
+Which they are is declared by the mixers, and the rate that they have at most is that of every training here (`run.optim`).
 """
 
 from __future__ import annotations
@@ -10,23 +9,14 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from limbeck.models.mixers.ssm import DiagonalSSM
-from limbeck.run.optim import learning_rate
+from limbeck.run.optim import SLOWEST, learning_rate, slow_parameters
 
-SLOWEST = 1e-3
 WARMUP = 0.1  # share of the steps
-_SLOW = ("log_step", "A_log", "A_imag")
 
 
 def adamw_of(model: nn.Module, *, rate: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW at its peak rates. Matrices decay, vectors do not, and what must learn slowly does."""
-    slow = {
-        id(p)
-        for part in model.modules()
-        if isinstance(part, DiagonalSSM)
-        for n, p in part.named_parameters()
-        if n in _SLOW
-    }
+    slow = {id(p) for p in slow_parameters(model)}
     others = [p for p in model.parameters() if id(p) not in slow]
     groups = [
         {"params": [p for p in model.parameters() if id(p) in slow], "lr": min(rate, SLOWEST), "weight_decay": 0.0},

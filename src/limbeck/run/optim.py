@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Schedule = Literal["wsd", "cosine", "constant"]
+SLOWEST = 1e-3  # of state-space parameters, whatever the others have (Gu et al., arXiv 2206.11893, app. C)
 
 
 def learning_rate(step: int, *, steps: int, peak: float, schedule: Schedule, warmup: float = 0.05) -> float:
@@ -31,25 +32,71 @@ def learning_rate(step: int, *, steps: int, peak: float, schedule: Schedule, war
     return peak * min(1.0, (steps - step) / fall)
 
 
-def suggested_learning_rate(parameters: int, *, knows: bool = False) -> float:
-    """A peak learning rate for a model of this size: 0.002 at 1M parameters, falling with the fourth root of the size.
+TUNED = 3_000_000  # parameters up to which rates were tried out
+PUBLISHED = 100_000_000  # parameters from which published recoveries of pruned models are followed
+RECOVERY = 1e-4  # their peak rate
+Start = Literal["fresh", "made", "converted"]  # random weights; those of a model; those with other mixers for attention
 
-    A third of it for one that ``knows`` already what it is to learn, as the teacher with other mixers does: more would undo it.
 
-    Ours, from small students (0.1M to 3M, where 0.001 to 0.004 lie within noise) and, at 1B, the 3.5e-4 that is usual
-    there; a run whose result matters deserves its own search.
+def suggested_learning_rate(parameters: int, *, start: Start = "fresh") -> float:
+    """A peak learning rate for a model of this size.
+
+    ``fresh``: 0.002 at 1M parameters, falling with the fourth root of the size, 0.004 at most. Tried out on small students
+    (0.1M to 3M, where 0.001 to 0.004 lie within noise); at 1.7B it gives 3.1e-4 where SmolLM2 took 5e-4 (arXiv 2502.02737).
+
+    ``made`` of another model: the same to 3M parameters. From 100M on 1e-4, as published recoveries of pruned models take:
+    Minitron (arXiv 2407.14679; NVIDIA ModelOpt's guideline, 1e-4 to 1e-5), Llama-3.1-Minitron and MN-Minitron (arXiv
+    2408.11796), Sheared LLaMA (arXiv 2310.06694). In between a straight line between the two in logarithms of both.
+
+    ``converted``, as the teacher with other mixers: a third of ``fresh``, which would undo what it knows, and no more than
+    ``made``.
     """
-    return float(min(4e-3, 2e-3 * (1e6 / max(parameters, 1)) ** 0.25)) / (3 if knows else 1)
+    fresh = float(min(4e-3, 2e-3 * (1e6 / max(parameters, 1)) ** 0.25))
+    if start == "fresh":
+        return fresh
+    made = fresh
+    if parameters > TUNED:
+        there = suggested_learning_rate(TUNED)
+        way = min(1.0, math.log(parameters / TUNED) / math.log(PUBLISHED / TUNED))
+        made = there ** (1 - way) * RECOVERY**way
+    return made if start == "made" else min(made, fresh / 3)
 
 
-def adamw(named: Iterable[tuple[str, Tensor]], others: Iterable[Tensor], *, weight_decay: float) -> torch.optim.AdamW:
-    """Fused AdamW with betas (0.9, 0.95). Matrices decay; vectors (norms, biases) and an objective's own do not.
+def suggested_schedule(parameters: int, *, start: Start = "fresh") -> Schedule:
+    """Of what is made of a model of 100M parameters or more a cosine, as in the sources of its rate; else wsd."""
+    return "cosine" if start != "fresh" and parameters >= PUBLISHED else "wsd"
 
-    ``named`` are the student's parameters, ``others`` those of the objective.
+
+def slow_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters that their modules declare slow (``SLOW``): their rate is `SLOWEST` at most, and they do not decay."""
+    return [
+        parameter
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if name in getattr(module, "SLOW", ())
+    ]
+
+
+def adamw(model: nn.Module, others: Iterable[Tensor], *, weight_decay: float) -> torch.optim.AdamW:
+    """Fused AdamW with betas (0.9, 0.95), its rates to be set at each step (`set_rates`).
+
+    Matrices decay; vectors (norms, biases), what modules declare slow, and an objective's own (``others``) do not.
     """
-    trained = [p for _, p in named if p.requires_grad]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    slow = [p for p in slow_parameters(model) if p.requires_grad]
+    apart = {id(p) for p in slow}
+    plain = [p for p in trained if id(p) not in apart]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2] + list(others), "weight_decay": 0.0},
+        {"params": [p for p in plain if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in plain if p.ndim < 2] + list(others), "weight_decay": 0.0},
+        {"params": slow, "weight_decay": 0.0, "most": SLOWEST},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=(0.9, 0.95), fused=True)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, step: int, *, steps: int, peak: float, schedule: Schedule) -> float:
+    """Gives each group of `adamw` its rate of a step, slow ones that of a lower peak; the rate of the others."""
+    for group in optimizer.param_groups:
+        its = min(peak, group.get("most", peak))
+        group["lr"] = learning_rate(step, steps=steps, peak=its, schedule=schedule)
+    return learning_rate(step, steps=steps, peak=peak, schedule=schedule)

@@ -19,12 +19,12 @@ import torch
 
 from limbeck.corpora.pack import Rows
 from limbeck.disk import writing
-from limbeck.errors import Interrupted, NonFiniteLoss
+from limbeck.errors import BadFolder, Interrupted, NonFiniteLoss
 from limbeck.models.load import LanguageModel
 from limbeck.models.room import MICRO_TOKENS
 from limbeck.objectives.base import Objective
 from limbeck.run.log import Metrics, peak_rss_gib, progress
-from limbeck.run.optim import Schedule, adamw, learning_rate
+from limbeck.run.optim import SLOWEST, Schedule, adamw, set_rates, slow_parameters
 from limbeck.run.save import Moving, checkpoints, load_checkpoint, save_checkpoint
 from limbeck.run.step import Step, train_step
 from limbeck.run.world import World
@@ -158,9 +158,7 @@ class Run:
         self.student.model.train()
         self.objective.begin(self.plan.steps)
         self.objective.to(self.world.device)
-        return adamw(
-            self.student.model.named_parameters(), self.objective.parameters(), weight_decay=self.plan.weight_decay
-        )
+        return adamw(self.student.model, self.objective.parameters(), weight_decay=self.plan.weight_decay)
 
     def _resume(self, moving: Moving) -> tuple[int, int]:
         """(steps, tokens) already done."""
@@ -168,19 +166,23 @@ class Run:
         if not saved:
             return 0, 0
         state = load_checkpoint(saved[-1], moving)
+        if slow_parameters(self.student.model) and "slowest" not in state:  # their places in it were others
+            raise BadFolder(
+                f"{saved[-1]}: this run began with an older limbeck, in which the rate of state-space parameters was not kept "
+                f"at {SLOWEST:g}, so it cannot be continued as it was: start it again in another --out"
+            )
         self.corpus.load_state_dict(state["corpus"])
         return state["step"], state["tokens"]
 
     def _save(self, step: int, tokens: int, moving: Moving) -> None:
         if self.world.first:
-            save_checkpoint(self.folder, step, moving, {"tokens": tokens, "corpus": self.corpus.state_dict()})
+            state = {"tokens": tokens, "corpus": self.corpus.state_dict()}
+            state |= {"slowest": SLOWEST} if slow_parameters(self.student.model) else {}
+            save_checkpoint(self.folder, step, moving, state)
         self.world.barrier()
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:
-        lr = learning_rate(step, steps=self.plan.steps, peak=self.plan.lr, schedule=self.plan.schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        return lr
+        return set_rates(optimizer, step, steps=self.plan.steps, peak=self.plan.lr, schedule=self.plan.schedule)
 
     def _step(self, step: int, optimizer: torch.optim.Optimizer, count: int) -> Step:
         # Dropout, where a model has it: drawn anew each step from what the step is, so that a resumed run, and each rank,

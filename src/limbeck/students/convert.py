@@ -192,6 +192,8 @@ def _unlike(config: PreTrainedConfig) -> str:
     """Why a configuration is none of our decoder, "" where it is."""
     rope: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
     window = getattr(config, "sliding_window", None)
+    if getattr(config, "quantization_config", None) is not None:
+        return "its weights are quantised"
     if config.model_type in ("qwen2", "qwen3", *_FAMILIES):
         more = sorted(set(Anatomy.of(config).inside) - set(_TENSORS))
         if more:

@@ -28,12 +28,15 @@ from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.capture.written import check_alone, written
 from limbeck.jobs.folder import claim, now, packed_as, packing_asked, same_corpus, signature_of, update
 from limbeck.jobs.held_out import HeldOut
+from limbeck.jobs.known import knowledge, known
+from limbeck.jobs.lone import lone_cost
 from limbeck.jobs.packing import packed
 from limbeck.jobs.setup import Machine, machine, row_length
 from limbeck.jobs.student import METHOD, shrink_to, size_name
 from limbeck.jobs.text import columns_of, how_read, say_read, stores_of
 from limbeck.models.load import LanguageModel, describe, load, load_config, save
 from limbeck.models.streamed import StreamedModel
+from limbeck.plan.finding import check
 from limbeck.plan.finding import show as show_findings
 from limbeck.probes import cost, counted, measure, samples
 from limbeck.report.words import count, duration
@@ -88,6 +91,8 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
     if tokenised is not None and tokenised.is_dir():
         place(tokenised, settings.out / DATA)
     with asking(settings, where, length=length, k=run["codec"]["k"] if "codec" in run else None) as asked:
+        if "text" not in run:  # which a capture that goes on has looked at
+            _look(settings, asked, length=length, where=where)
         store, held_out = stores_of(settings, asked.about, where)
         require_rows(store, length=length)
         same_corpus(settings.out, run, store, held_out)
@@ -115,6 +120,24 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
     console.print(f"{count(read)} tokens in {size / 1e6:,.1f} MB; it took {duration(time.monotonic() - started)}.")
     result = {"out": str(settings.out), "rows": answers.rows, "tokens": read, "bytes": size}
     return result | {"certificate": found}
+
+
+def _look(settings: CaptureSettings, asked: Asked, *, length: int, where: Machine) -> None:
+    """Stops at a teacher that knows no more of the text than a unigram model, and says what it knows."""
+    if asked.whole is None:  # whose whole distributions are not given
+        return
+    found = known(
+        asked.about,
+        asked.whole,
+        settings.data,
+        length=length,
+        device=where.world.device,
+        columns=columns_of(settings),
+    )
+    findings = list(knowledge(found, asked.about.name, anyway=settings.any_teacher))
+    check(findings)
+    for finding in findings:
+        console.print(f"{finding.level}: {finding.message}", markup=False)
 
 
 def choose(settings: CaptureSettings) -> dict[str, Any]:
@@ -166,7 +189,7 @@ def _choose(settings: CaptureSettings, run: dict[str, Any], asked: Asked, rows: 
         )
         console.print(f"kinds measured on forward KL's gradient: {said}; {codec} it is")
     kind = "drawn" if isinstance(codec, Drawn) else "coarse"
-    update(settings.out, run, rows=wanted, codec={"kind": kind} | vars(codec), kinds=measured)
+    update(settings.out, run, rows=wanted, codec={"kind": kind} | vars(codec), kinds=finite(measured))
 
 
 def _codec(run: dict[str, Any]) -> Codec:
@@ -183,6 +206,9 @@ def _announce(asked: Asked, codec: Codec, rows: Rows, part: _Part, where: Machin
         f"{part.rows:,} rows of {rows.length} with {tokens:,} tokens, {codec} outcomes in {codec.bytes} bytes each: "
         f"{places * codec.bytes / 1e6:,.1f} MB"
     )
+    if not teacher.packs:
+        some = rows.rows_of(np.arange(part.first, part.first + min(part.rows, 64)))
+        console.print(f"note: {lone_cost(teacher.name, some.position)}", markup=False)
     seconds = _foretold(asked, codec, rows, part, where)
     console.print(said if seconds is None else f"{said}, in about {duration(seconds)}")
 

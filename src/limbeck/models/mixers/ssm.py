@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import torch
 from jaxtyping import Complex, Float
@@ -24,6 +25,9 @@ from limbeck.models.mixers.precision import exact, wide
 
 class DiagonalSSM(nn.Module):
     """One state space of N real dimensions (an even number) for each of D channels."""
+
+    # A small change of an eigenvalue is a large one of what is remembered hundreds of tokens later.
+    SLOW: ClassVar[tuple[str, ...]] = ("log_step", "A_log", "A_imag")
 
     A_imag: nn.Parameter | None
     C_imag: nn.Parameter | None
