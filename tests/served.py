@@ -221,6 +221,11 @@ class Handler(BaseHTTPRequestHandler):
             words = prompt[-1]["content"].split()
             choice = {"message": {"role": "assistant", "content": " ".join(reversed(words))}}
             finish, usage = "stop", {"prompt_tokens": len(words), "completion_tokens": len(words)}
+            if body.get("tools"):  # it calls the first of them
+                call = {"name": body["tools"][0]["function"]["name"], "arguments": json.dumps({"words": words})}
+                calls = [{"id": "1", "type": "function", "function": call}]
+                choice = {"message": {"role": "assistant", "content": None, "tool_calls": calls}}
+                finish = "tool_calls"
         if fault in ("empty", "filtered"):
             choice = {"text": "", "message": {"role": "assistant", "content": None}}
         finish = {"filtered": "content_filter", "unfinished": "abort"}.get(fault, finish)

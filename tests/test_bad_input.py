@@ -138,6 +138,18 @@ def test_broken_text_is_located(limbeck, teacher, tmp_path, kind):
     refused(distil(limbeck, teacher, file), *words)
 
 
+def test_all_faulty_records_are_told_at_once_and_some_may_be_skipped(limbeck, teacher, tmp_path):
+    file = tmp_path / "text.jsonl"
+    rows = [{"text": f"the cat sat on the mat {i} times " * 20} for i in range(30)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": 1}, {"body": "b"}]))
+    refused(
+        distil(limbeck, teacher, file), "2 records cannot be read", "text.jsonl:31", "text.jsonl:32", "--skip-bad 2"
+    )
+    refused(distil(limbeck, teacher, file, "--skip-bad", 1), "--skip-bad 1 lets 1 be skipped")
+    refused(distil(limbeck, teacher, file, "--columns", "txt=body"), "unknown field 'txt'", "text=body")
+    refused(distil(limbeck, teacher, file, "--columns", "text=story"), "expected 'story' (--columns)")
+
+
 def test_a_corpus_shorter_than_a_row_says_how_long_it_is(limbeck, teacher, tmp_path):
     file, other = tmp_path / "short.jsonl", tmp_path / "other.jsonl"
     file.write_text(json.dumps({"text": "the cat sat"}))

@@ -39,11 +39,21 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path):
         ({"schedule": "linear"}, "--schedule: .*'wsd', 'cosine' or 'constant'"),
         ({"lr": -1.0}, "--lr: .*greater than 0"),
         ({"seeds": 0}, "--seeds: .*greater than or equal to 1"),
+        ({"columns": "body"}, "--columns: expected usual names and those of the data, such as text=body"),
+        ({"columns": "text="}, "--columns: expected usual names"),
+        ({"skip_bad": -1}, "--skip-bad: .*greater than or equal to 0"),
     ],
 )
 def test_a_wrong_value_names_the_flag_and_what_came(flags, words):
     with pytest.raises(BadSetting, match=words):
         resolve(DistilSettings, None, flags)
+
+
+@pytest.mark.parametrize("given", ["prompt=question, completion=a=b", ["prompt=question", "completion=a=b"]])
+def test_columns_are_pairs_of_names(given):
+    settings = resolve(DistilSettings, None, {"columns": given})
+    assert settings.columns == (("prompt", "question"), ("completion", "a=b"))
+    assert resolve(DistilSettings, None, settings.model_dump(include={"columns"})).columns == settings.columns
 
 
 def test_a_missing_or_broken_run_file_is_said(tmp_path: Path):

@@ -12,7 +12,9 @@ from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import Gemma2Config, LlamaConfig, PreTrainedTokenizerFast
 
+from limbeck.config import DistilSettings
 from limbeck.errors import BadModel, Mismatch
+from limbeck.jobs.sample import first_documents, of_text, unreadable
 from limbeck.models.load import LanguageModel, load, new_model
 from limbeck.plan import cost, resources, vocabulary
 from limbeck.plan.cost import estimate
@@ -118,6 +120,19 @@ def test_a_head_lower_than_the_tokenizer_is_refused():
         model("broken", rows=24)
 
 
+def test_a_token_that_only_a_text_can_spell_out_may_be_without_a_row():
+    wide = words()
+    wide.add_tokens(["<image>"])
+    teacher = model("text", tokenizer=wide, rows=25)
+    assert teacher.vocab == 25
+    assert "text: 25 rows, none for 1 of the tokens of its tokenizer (<image>)" in said(
+        look(teacher, None), "head", "warning"
+    )
+    wide.eos_token = "<image>"  # it would stand around every text
+    with pytest.raises(Mismatch, match="26 tokens, its head only 25 rows"):
+        model("text", tokenizer=wide, rows=25)
+
+
 def test_ends_of_an_instructed_teacher_and_a_base_student_are_a_warning():
     instructed = model("chatty", tokenizer=words(eos_token="<|end|>"), eos_token_id=3)
     text = said(look(instructed, model("base")), "EOS", "warning")
@@ -183,6 +198,77 @@ def test_text_the_tokenizer_cannot_read_is_a_warning_or_an_error():
     assert "no tokens for 25% of the characters of the data ('z')" in some
     most = look(teacher, None, texts=["all of it is foreign w1"])
     assert "take a teacher trained on such text" in said(most, "data", "error")
+
+
+def test_special_tokens_spelled_out_in_a_text_are_not_lost():
+    assert "0.0% of the characters lost" in said(look(model("large"), None, texts=["<s> w1 </s>"]), "data", "ok")
+
+
+# What of a text is read
+
+
+def sample_of(
+    tmp_path: Path, *rows: dict, template: str | None = TEMPLATE, **special
+) -> tuple[list[Finding], list[Finding]]:
+    """(what is said of a text, and of its faulty records) for a teacher with this template."""
+    talking = words(**special)
+    talking.chat_template = template
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = DistilSettings(teacher="none", data=str(tmp_path / "a.jsonl"))
+    sample, teacher = first_documents(settings), model("large", tokenizer=talking)
+    return list(of_text(sample, teacher)), list(unreadable(sample, teacher))
+
+
+ASKED, ANSWER = {"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}
+
+
+def test_what_a_template_does_not_print_is_named_with_its_share_and_an_example(tmp_path):
+    thought = {**ANSWER, "reasoning_content": "first I think of the moon"}
+    tool = {"type": "function", "function": {"name": "weather_of", "description": "of a town"}}
+    rows = [{"messages": [ASKED, thought if i else ANSWER], "tools": [tool]} for i in range(4)]
+    found, faulty = sample_of(tmp_path, *rows)
+    assert faulty == []
+    warned = said(found, "fields", "warning")
+    assert "'messages.reasoning_content' reaches no token in 3 of the 3 conversations that have it" in warned
+    assert "(such as 'first I think of the moon')" in warned
+    assert "'tools.function.name' reaches no token in 4 of the 4" in warned
+    assert "'messages.content'" not in warned
+    prints = "{{ tools | tojson }}{% for m in messages %}{{ m.reasoning_content or '' }}{{ m.content }}</s>{% endfor %}"
+    assert [f for f in sample_of(tmp_path, *rows, template=prints)[0] if f.check == "fields"] == []
+
+
+def test_fields_that_are_not_read_are_named_and_warned_of_where_they_speak(tmp_path):
+    found, _ = sample_of(tmp_path, {"text": "w1", "title": "a"}, {"text": "w2"})
+    assert "not read, of 2 records: 'title' (50 %)" in said(found, "fields", "ok")
+    found, _ = sample_of(tmp_path, {"messages": [ASKED, ANSWER], "rejected": "w3", "id": 7})
+    assert "not read, of 1 records: 'rejected' (100 %)" in said(found, "fields", "warning")
+
+
+def test_the_form_of_records_and_files_passed_over_are_told(tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.jsonl").write_text('{"instruction": "w1", "output": "w2"}\n')
+    (tmp_path / "texts" / "b.md").write_text("no")
+    sample = first_documents(DistilSettings(data=str(tmp_path / "texts")))
+    found = list(of_text(sample, model("large")))
+    assert "the documents are read as Alpaca (1); 1 files of other kinds are passed over (b.md)" in said(
+        found, "text", "warning"
+    )
+
+
+def test_records_that_cannot_be_read_are_told_by_the_first(tmp_path):
+    rows = [{"messages": [ASKED, ANSWER]}, {"body": "b"}, {"messages": [ASKED]}]
+    (fault,) = sample_of(tmp_path, *rows)[1]
+    assert fault.level == "error"
+    assert fault.message.startswith("2 of the first 3 records cannot be read; the first: ")
+    assert "a.jsonl:2: expected 'text' or 'messages'" in fault.message
+
+
+def test_a_turn_whose_end_does_not_stop_generation_is_a_warning(tmp_path):
+    other = TEMPLATE.replace("</s>", " <|end|>")
+    warned = said(sample_of(tmp_path, {"messages": [ASKED, ANSWER]}, template=other)[0], "EOS", "warning")
+    assert "the assistant's turns end with '<|end|>' (id 3), generation of large stops at 2" in warned
+    usual = TEMPLATE.replace("</s>", " </s>")
+    assert [f for f in sample_of(tmp_path, {"messages": [ASKED, ANSWER]}, template=usual)[0] if f.check == "EOS"] == []
 
 
 def test_weights_that_are_not_numbers_are_an_error_of_the_model():

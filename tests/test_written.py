@@ -386,6 +386,36 @@ def test_conversations_go_to_a_server_and_what_it_keeps_back_is_counted(here, mo
     )
 
 
+def test_functions_go_to_a_server_and_its_calls_are_kept(here, model, tmp_path):
+    tools = [{"type": "function", "function": {"name": "weather_of"}}]
+    kept = {"tools": tools, "chat_template_kwargs": {"enable_thinking": False}}
+    rows = [{"messages": [{"role": "user", "content": f"of {i}"}]} | (kept if i else {}) for i in range(2)]
+    (tmp_path / "tools.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with serving(model) as server:
+        found = ask(here, "tools", teacher=server.url, data=str(tmp_path / "tools.jsonl"))
+    plain, called = read_lines(here / "tools" / "text.jsonl")
+    assert found["stopped"] == 2
+    assert plain["messages"][-1] == {"role": "assistant", "content": "0 of"}
+    assert "tools" not in plain
+    call = {"name": "weather_of", "arguments": '{"words": ["of", "1"]}'}
+    assert called["messages"][-1] == {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "1", "type": "function", "function": call}],
+    }
+    assert {key: called[key] for key in kept} == kept
+
+
+def test_prompts_of_records_with_completions_are_continued(here, tmp_path):
+    rows = [{"prompt": f"once {i}", "completion": "no"} for i in range(3)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"body": "b"}]))
+    with pytest.raises(BadCorpus, match=r"a\.jsonl:4: expected 'text' or 'messages'"):
+        ask(here, "prompts", data=str(tmp_path / "a.jsonl"))
+    ask(here, "prompts", data=str(tmp_path / "a.jsonl"), skip_bad=1)
+    written = read_lines(here / "prompts" / "text.jsonl")
+    assert [row["prompt"] for row in written if "completion" in row] == [row["prompt"] for row in rows]
+
+
 def test_the_key_goes_to_the_server_and_into_no_file(here, model, monkeypatch, capfd):
     monkeypatch.setenv("LIMBECK_API_KEY", KEY)
     with serving(model, key=KEY) as server:

@@ -288,8 +288,8 @@ def _finish(
                 record = prompts[prompt].answered(row["text"], row.get("calls"))
                 different.add(hashlib.sha256(json.dumps(record).encode()).digest()[:16])
                 kept.add(row["tokens"])
-                record |= {"finish": kind, "tokens": row["tokens"]}
-                record |= {"document": prompts[prompt].name, "prompt": prompt, "sample": sample}
+                about = {"finish": kind, "tokens": row["tokens"], "document": prompts[prompt].name, "prompt": prompt}
+                record |= {key: value for key, value in (about | {"sample": sample}).items() if key not in record}
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
     found: dict[str, Any] = {"prompts": len(prompts), "samples": kinds[STOP] + kinds[LENGTH], "stopped": kinds[STOP]}
     found |= {"distinct": len(different), "empty": kinds["empty"], "filtered": kinds["filtered"], "failed": len(failed)}
