@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from limbeck.config import (
+    AnySettings,
     CaptureSettings,
     DistilSettings,
     PilotSettings,
@@ -16,6 +18,14 @@ from limbeck.config import (
     ReproduceSettings,
     resolve,
 )
+from limbeck.models.source import require
+
+
+def settings_of(kind: type[AnySettings], file: str | Path | None, keys: Mapping[str, Any]) -> AnySettings:
+    """The settings of a job. Raises a LimbeckError for a wrong key or a model that is not there, before torch is loaded."""
+    settings = resolve(kind, None if file is None else Path(file), keys)
+    require(*(getattr(settings, key, None) for key in ("teacher", "student", "tokenizer")))
+    return settings
 
 
 def distil(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
@@ -26,7 +36,7 @@ def distil(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
     ``file`` is a TOML run file; keys given here win. Several sizes in ``params``, or several objectives, are as many students;
     then it gives ``{"out", "members"}``. Raises a `limbeck.errors.LimbeckError` that says what to do.
     """
-    settings = resolve(DistilSettings, None if file is None else Path(file), keys)
+    settings = settings_of(DistilSettings, file, keys)
     if settings.is_family:
         from limbeck.jobs.family import family
 
@@ -44,9 +54,10 @@ def capture(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
 
     With ``text=True`` the teacher answers prompts, and what it writes is kept; gives ``{"out", "text", "samples", ...}``.
     """
+    settings = settings_of(CaptureSettings, file, keys)
     from limbeck.jobs.capture.job import capture as job
 
-    return job(resolve(CaptureSettings, None if file is None else Path(file), keys))
+    return job(settings)
 
 
 def pretrain(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
@@ -58,9 +69,10 @@ def pretrain(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
 
 def shrink(*, method: str = "activation", **keys: Any) -> dict[str, Any]:
     """Cuts a student out of a teacher without training it; gives ``{"out", "parameters", "teacher_parameters", "shape"}``."""
+    settings = settings_of(DistilSettings, None, keys)
     from limbeck.jobs.shrink import shrink as job
 
-    return job(resolve(DistilSettings, None, keys), method=method)
+    return job(settings, method=method)
 
 
 def probe(model: str, *, teacher: str | None = None, out: str | Path | None = None, **keys: Any) -> dict[str, Any]:
@@ -71,10 +83,11 @@ def probe(model: str, *, teacher: str | None = None, out: str | Path | None = No
     besides; with ``probe="mqar,arithmetic"`` (also reversal, listops) it is asked synthetic tasks. With ``probe="pass-until"``
     and a ``task``, measures how often it passes that; gives ``{"model", "task", "readings"}``.
     """
+    settings = resolve(ProbeSettings, None, keys)
+    require(model, teacher)
     from limbeck.jobs.pass_until import pass_until as task_job
     from limbeck.jobs.probe import probe as job
 
-    settings = resolve(ProbeSettings, None, keys)
     measure = task_job if settings.probe == ("pass-until",) else job
     return measure(settings, model=model, teacher=teacher, out=None if out is None else Path(out))
 
@@ -95,9 +108,10 @@ def predict(**keys: Any) -> dict[str, Any]:
 
 def doctor(**keys: Any) -> dict[str, Any]:
     """Looks at a pair and its data before anything is spent; gives ``{"ok", "findings"}``."""
+    settings = settings_of(DistilSettings, None, keys)
     from limbeck.jobs.doctor import doctor as job
 
-    return job(resolve(DistilSettings, None, keys))
+    return job(settings)
 
 
 def plan(**keys: Any) -> dict[str, Any]:

@@ -199,7 +199,7 @@ AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 def _settings(kind: type[AnySettings], file: Path | None, flags: dict[str, Any]) -> AnySettings:
     given = {name: value for name, value in flags.items() if name not in {"file", "json_"}}
-    return resolve(kind, file, given | {"json": flags.get("json_")})
+    return api.settings_of(kind, file, given | {"json": flags.get("json_")})
 
 
 def _say(settings: Settings, result: dict[str, Any], what: str, name: str) -> None:
@@ -448,7 +448,7 @@ def cache_choose(
 ) -> None:
     """Measure what several kinds and sizes of answers lose, before any is captured."""
     flags = {name: value for name, value in locals().items() if name != "json_"}
-    settings = resolve(CaptureSettings, None, flags | {"json": json_})
+    settings = api.settings_of(CaptureSettings, None, flags | {"json": json_})
     from limbeck.jobs.capture.job import choose
 
     result = choose(settings)
@@ -608,10 +608,6 @@ def probe(
     json_: Json = None,
 ) -> None:
     """Measure a model: likelihood, calibration, cost, fidelity to a teacher; recall and sums; or how often it passes a task."""
-    from rich.console import Console
-
-    from limbeck.jobs.probe import show
-
     flags = {
         "probe": probe,
         "data": data,
@@ -629,6 +625,10 @@ def probe(
     if json_:
         print(json.dumps(result))
     else:
+        from rich.console import Console
+
+        from limbeck.jobs.probe import show
+
         show(result["readings"].values(), Console())
 
 

@@ -148,13 +148,14 @@ class Shared:
         return Run(arm.folder, arm.label, start, listens, corpus, objective, plan, world)
 
 
-def train(arm: Arm, shared: Shared) -> LanguageModel:
-    """The trained model of an arm, from disk if it is done."""
+def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
+    """The trained model of an arm, from disk if it is done. Other arms are expected to take ``after`` seconds more."""
     world = shared.machine.world
     if arm.done:
         _drop_checkpoints(arm, world)
         return load(own(arm.student), device=world.device)
     run = shared.run(arm)
+    run.after = after
     run.train()
     return _finish(arm, run, shared.stored)
 

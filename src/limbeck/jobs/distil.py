@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from limbeck.jobs.capture.captured import config_source
 from limbeck.jobs.convert import BASE, MATCHING, SAID, Conversion, Planned, check_conversion, make_converted
 from limbeck.jobs.doctor import diagnose, what_is_known
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
-from limbeck.jobs.foretell import foretell, said_after, said_before
+from limbeck.jobs.foretell import expected_seconds, foretell, said_after, said_before
 from limbeck.jobs.packing import packed
 from limbeck.jobs.proof import Proof, hand_on
 from limbeck.jobs.rates import fresh_rate_of, rate_of, schedule_of
@@ -66,8 +66,9 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     settings, answers = adopted(settings)
     where = machine(settings)
     comparison = prepare(settings, answers, where)
-    for arm in comparison.arms:
-        comparison.proof.arm(arm, train(arm, comparison.shared))
+    for number, arm in enumerate(comparison.arms, 1):
+        after = expected_seconds(comparison.run.get("estimate", {}), comparison.arms[number:])
+        comparison.proof.arm(arm, train(arm, comparison.shared, after=after))
         if arm is not comparison.arms[-1]:
             comparison.show_so_far()
     result = comparison.conclude(time.monotonic() - started)
@@ -98,8 +99,12 @@ class Comparison:
         if self.shared.machine.world.first and "ended" not in self.run:
             self.proof.write(self.run)
 
-    def conclude(self, seconds: float) -> dict[str, Any]:
-        """Writes everything, says the verdict and what it took; gives the result on the first rank."""
+    def conclude(self, seconds: float, *, linked: Collection[Path] = (), last: bool = True) -> dict[str, Any]:
+        """Writes everything, says the verdict and what it took; gives the result on the first rank.
+
+        Arms in the folders ``linked`` were trained by another student of a family; a student that is not the ``last`` word of
+        its run leaves it to the family to say what all took.
+        """
         if not self.shared.machine.world.first:
             return {}
         if "ended" not in self.run:
@@ -107,8 +112,10 @@ class Comparison:
             update(self.settings.out, self.run, ended=now(), **known)
         result = self.proof.conclude(self.run)
         if "estimate" in self.run:
-            console.print(said_after(self.run["estimate"], self.arms, self.shared.machine))
-        console.print(f"It {took(seconds, continued=self.continued)}.")
+            own = [arm for arm in self.arms if arm.folder not in linked]
+            console.print(said_after(self.run["estimate"], own, self.shared.machine, continued=self.continued))
+        if last:
+            console.print(f"It {took(seconds, continued=self.continued)}.")
         return result
 
 

@@ -69,7 +69,8 @@ def family(settings: DistilSettings) -> dict[str, Any]:
     results = {}
     for name, member in zip(wanted, members, strict=True):
         console.print(f"\n{name}")
-        results[name] = member.conclude(training_seconds([arm for arm in member.arms if arm.folder not in linked]))
+        trained = training_seconds([arm for arm in member.arms if arm.folder not in linked])
+        results[name] = member.conclude(trained, linked=linked, last=False)
     if where.world.first:
         if "ended" not in run:
             known = {} if continued else {"seconds": round(time.monotonic() - started, 1)}  # of all starts

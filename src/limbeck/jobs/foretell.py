@@ -5,7 +5,7 @@ The steps that are measured are of copies: nothing of them is left when the trai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,10 +58,17 @@ def said_before(foretold: Foretold, arms: Sequence[Arm]) -> str:
     )
 
 
-def said_after(told: dict[str, Any], arms: Sequence[Arm], machine: Machine) -> str:
-    """What the trainings took, beside what was said before."""
+def expected_seconds(told: Mapping[str, Any], arms: Sequence[Arm]) -> float:
+    """What these trainings will take by an estimate that was kept, those that are done nothing; 0 where none was kept."""
+    steps = told.get("step_seconds", {})
+    return sum(steps.get(_kind(arm), 0.0) * arm.steps for arm in arms if not arm.done)
+
+
+def said_after(told: dict[str, Any], arms: Sequence[Arm], machine: Machine, *, continued: bool = False) -> str:
+    """What the trainings took, ``continued`` where over several starts, beside what was said before."""
+    starts = " over all starts" if continued else ""
     return (
-        f"Training took {duration(training_seconds(arms))} ({duration(told['seconds'])} estimated) and up to "
+        f"Training took {duration(training_seconds(arms))}{starts} ({duration(told['seconds'])} estimated) and up to "
         f"{peak_gib(machine.world.device):.2f} GiB of memory ({told['peak_bytes'] / 2**30:.2f} GiB estimated)"
     )
 

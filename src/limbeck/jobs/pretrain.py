@@ -5,6 +5,7 @@ The model is Llama-like, or a decoder of any mixture of layers (`jobs.mixed`).
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import fields
 from pathlib import Path
@@ -72,8 +73,9 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     model = new_model(config, tokenizer, settings.seed, name=out.name)
     model.model.to(world.device)
     lr = settings.lr or suggested_learning_rate(model.parameters_count)
+    asked = f" ({settings.params:,} asked for)" if settings.params not in (None, model.parameters_count) else ""
     console.print(
-        f"pretrain: {model.parameters_count:,} parameters, {steps:,} steps of {rows} x {length} tokens "
+        f"pretrain: {model.parameters_count:,} parameters{asked}, {steps:,} steps of {rows} x {length} tokens "
         f"({steps * rows / store.layout(length).rows:.1f} epochs of {store.tokens:,} tokens), peak learning rate {lr:.2g}"
     )
     if isinstance(shape, Mixed):
@@ -111,7 +113,9 @@ def _finish(
     update(out, run, ended=now(), corpus=store.manifest, **facts)
     save(model, out / "model", card=_card(run, readings))
     loss = readings[0]
-    console.print(f"held out: {loss.value:.4f} {loss.unit} ({loss.low:.4f} to {loss.high:.4f}, {loss.n} documents)")
+    console.print(
+        f"cross-entropy on held-out text: {loss.value:.4f} {loss.unit} ({loss.low:.4f} to {loss.high:.4f}, {loss.n} documents)"
+    )
     return {"out": str(out), "model": str(out / "model"), "readings": [r.row() for r in readings]}
 
 
@@ -154,31 +158,39 @@ def whole_shape(text: str) -> Shape:
 
 
 def scratch_shape(parameters: int, *, vocab: int) -> Shape:
-    """A shape of about this many parameters: heads of 16 to 128 channels, FFN of 8/3 width, about 1 layer to 32 channels.
+    """A shape of this many parameters, of those within 1 % of it the one whose FFN is nearest to 8/3 of its width.
 
-    The shape nearest in size wins; depth follows width as in the model families of Kaplan et al. (arXiv 2001.08361,
-    sec. 3.2: between 32 and 128 channels a layer the loss hardly changes).
+    Heads have 16 to 128 channels, and a layer comes to 24 to 128 channels of width: depth follows width as in the model families
+    of Kaplan et al. (arXiv 2001.08361, sec. 3.2: between 32 and 128 channels a layer the loss hardly changes).
     """
     found = []
-    for hidden in range(32, 16384, 16 if parameters < 10**8 else 128):
+    every = 16 if parameters < 10**8 else 128
+    for hidden in range(max(32, every), 16384, every):
         head = 16 if hidden < 512 else (64 if hidden < 2048 else 128)
         if hidden % (2 * head):
             continue
         heads = hidden // head
-        ffn = max(16, round(hidden * 8 / 3 / 16) * 16)
-        a_layer = 2 * hidden * hidden + 2 * hidden * (heads // 2) * head + 3 * hidden * ffn
-        for layers in (max(2, round(hidden / per)) for per in (24, 32, 48, 64, 96, 128)):
-            count = vocab * hidden + layers * a_layer
-            found.append((abs(count / parameters - 1), Shape(layers, hidden, heads, heads // 2, ffn)))
+        for layers in {max(2, round(hidden / per)) for per in (24, 32, 48, 64, 96, 128)}:
+            without = vocab * hidden + layers * (2 * hidden * hidden + hidden * heads * head + 2 * hidden) + hidden
+            ffn = _ffn(hidden, (parameters - without) / (3 * hidden * layers))
+            off = abs((without + 3 * hidden * layers * ffn) / parameters - 1)
+            stretch = abs(math.log(3 * ffn / (8 * hidden)))
+            found.append((off, max(0.0, off - 0.01), stretch, Shape(layers, hidden, heads, heads // 2, ffn)))
         if vocab * hidden > 2 * parameters:
             break
-    best = min(found, key=lambda pair: pair[0], default=None)
+    best = min(found, key=lambda one: one[1:3], default=None)
     if best is None or best[0] > 0.25:
         raise BadShape(
             f"no shape of about {parameters:,} parameters with a vocabulary of {vocab:,}: ask for more parameters or a "
             "smaller --vocab, or give --shape"
         )
-    return best[1]
+    return best[-1]
+
+
+def _ffn(hidden: int, wanted: float) -> int:
+    """The width of an FFN nearest to the one wanted, between 4/3 and 4 times that of the model."""
+    step = 8 if hidden < 512 else 16
+    return min(max(step * round(wanted / step), -(-hidden * 4 // 3 // step) * step), hidden * 4)
 
 
 def llama_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:

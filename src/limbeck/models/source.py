@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
@@ -26,6 +27,7 @@ _DESCRIPTION = ["*.json", "*.model", "*.txt", "*.jinja"]  # what a hub model is 
 _WEIGHTS = ["model.safetensors", "model-*.safetensors"]
 _COMPUTED = re.compile(r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids)$")
 _MASK = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.(masked_)?bias$")
+_HUB_SECONDS = 10.0  # that the hub has to answer at all
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -66,6 +68,16 @@ def _local(name: str | Path) -> Path | None:
             f"{shown(text)!r}: no such folder ({shown(Path(text).absolute())}); give a model folder, a hub id or builtin:NAME"
         )
     return None
+
+
+def require(*names: str | Path | None) -> None:
+    """Raises BadModel for what can only be a model on this machine and is not there; reads nothing, and asks nobody.
+
+    Hub ids and servers pass.
+    """
+    for name in names:
+        if name is not None and "://" not in str(name):
+            _local(name)
 
 
 def check_description(folder: Path) -> None:
@@ -220,15 +232,30 @@ def _hub(name: str, *, weights: bool = True) -> Path:
     # Imported here: a local model needs nothing of it.
     from huggingface_hub import snapshot_download
 
+    patterns = _DESCRIPTION + (_WEIGHTS if weights else [])
     with _told(name):
-        return Path(snapshot_download(name, allow_patterns=_DESCRIPTION + (_WEIGHTS if weights else [])))
+        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=bool(_unreachable())))
 
 
 def _hub_config(name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     with _told(name):
-        return Path(hf_hub_download(name, "config.json"))
+        return Path(hf_hub_download(name, "config.json", local_files_only=bool(_unreachable())))
+
+
+@cache
+def _unreachable() -> str:
+    """Why the hub cannot be reached, tried once; "" where it can. Its own client would try six times, for a minute or more."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+    except Exception as error:  # of whichever HTTP library this version of the client is built on
+        return f"{constants.ENDPOINT}: {error or type(error).__name__}"
+    return ""
 
 
 @contextmanager
@@ -252,7 +279,13 @@ def _told(name: str) -> Iterator[None]:
             f"{shown(name)!r}: expected a Hugging Face model, found no config.json in that repository of the hub; "
             "give the id of one that model.push_to_hub(...) wrote"
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except LocalEntryNotFoundError as error:
+        raise BadModel(
+            f"{shown(name)!r}: not a local folder ({shown(Path(name).absolute())}), and not in the hub's cache on this machine; "
+            f"the hub cannot be reached ({shown(_unreachable() or str(error))}). Check the spelling and the network, or give the "
+            "folder of a model that is here"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadModel(
             f"{shown(name)!r}: not a local folder ({shown(Path(name).absolute())}), and the hub did not give it "

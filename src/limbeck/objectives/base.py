@@ -105,6 +105,11 @@ class Objective(torch.nn.Module, ABC):
 
     __mul__ = __rmul__
 
+    @property
+    def short(self) -> str:
+        """Its name alone, as a line of progress has it."""
+        return type(self).__name__
+
     def __repr__(self) -> str:
         """The text that `parse` reads back."""
         names = [name for name in parameter_names(type(self)) if hasattr(self, name)]
@@ -239,6 +244,11 @@ class Sum(Objective):
         """Tells every term the loss of the whole sum."""
         for _, term in self:
             term.advance(loss)
+
+    @property
+    def short(self) -> str:
+        """Weights and names of its terms."""
+        return "+".join(f"{weight:g}*{term.short}" for weight, term in self)
 
     def __repr__(self) -> str:
         return " + ".join(f"{weight!r} * {term!r}" for weight, term in self)

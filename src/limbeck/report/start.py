@@ -13,6 +13,7 @@ from limbeck.plan.price import Price
 class Start:
     """What the arm "cut" is called: ``label`` in tables, ``name`` in sentences, ``means`` where a report explains it.
 
+    ``made`` is what "cut" stands for in the names of baselines.
     ``shared`` is what several seeds have in common, and no interval over them shows; "" where nothing was drawn.
     """
 
@@ -20,9 +21,16 @@ class Start:
     name: str
     means: str
     shared: str = ""
+    made: str = "cut"
 
 
 CUT = Start("cut only", "the untrained cut", "The student as it was cut out of the teacher, untrained.")
+GIVEN = Start(
+    "given, untrained",
+    "the student before training",
+    "The student as it was given with --student, not yet trained here.",
+    made="given",
+)
 CONVERTED = Start(
     "converted only",
     "the student as it was converted",
@@ -41,7 +49,7 @@ def start_of(run: Mapping[str, Any]) -> Start:
     """The start of a run, from what its run.json holds."""
     conversion = run.get("conversion")
     if not conversion:
-        return CUT
+        return GIVEN if run.get("signature", {}).get("student") else CUT
     return MATCHED if conversion["tokens"] else CONVERTED
 
 

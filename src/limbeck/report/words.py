@@ -37,7 +37,10 @@ class Bounded(Protocol):
 
 def label(model: str, start: Start = CUT) -> str:
     """What a model of a run is called in a report; ``start`` is what its student was before it was trained."""
-    return start.label if model == "cut" else LABELS.get(model, model)
+    if model == "cut":
+        return start.label
+    name = LABELS.get(model, model)
+    return name.replace("cut +", f"{start.made} +", 1) if name.startswith("cut +") else name
 
 
 def plus_minus(value: float, half: float) -> str:

@@ -12,7 +12,8 @@ from typing import TypedDict
 import psutil
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
 
 from limbeck.disk import Count, line_of, own_file, read_lines, write_lines, writing
 
@@ -77,11 +78,34 @@ class Metrics:
             self._file.close()
 
 
+def clock(seconds: float) -> str:
+    """h:mm:ss."""
+    whole = max(0, round(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def _left(seconds: float, after: float) -> str:
+    """What is left of this training, and of all where others come ``after`` it."""
+    return f"{clock(seconds)} left" + (f", {clock(seconds + after)} of all trainings" if after else "")
+
+
+class _TimeLeft(ProgressColumn):
+    """What is left, at the speed of the last steps."""
+
+    def __init__(self, after: float) -> None:
+        super().__init__()
+        self._after = after
+
+    def render(self, task: Task) -> Text:
+        left = task.time_remaining
+        return Text("-:--:--" if left is None else _left(left, self._after))
+
+
 class Line:
     """Reports steps as a line each, at most one in twenty seconds, for logs and pipes."""
 
-    def __init__(self, label: str, steps: int, unit: str) -> None:
-        self._unit = unit
+    def __init__(self, label: str, steps: int, loss: tuple[str, str], after: float) -> None:
+        self._loss, self._after = loss, after
         self._label, self._steps, self._last, self._start, self._done = label, steps, 0.0, time.monotonic(), 0
 
     def step(self, step: int, loss: float, tokens_per_s: float) -> None:
@@ -91,9 +115,10 @@ class Line:
         if now - self._last >= _LINE_EVERY or step == self._steps:
             self._last = now
             left = (now - self._start) / self._done * (self._steps - step)
+            what, unit = self._loss
             console.print(
-                f"{self._label:<14} step {step:>6}/{self._steps}  loss {loss:7.4f} {self._unit}  "
-                f"{tokens_per_s:>9,.0f} tokens/s  {left:>6.0f} s left"
+                f"{self._label:<14} step {step:>6}/{self._steps}  {what} {loss:7.4f} {unit}  "
+                f"{tokens_per_s:>9,.0f} tokens/s  {_left(left, self._after)}"
             )
 
 
@@ -110,20 +135,31 @@ class Bar:
 
 
 @contextmanager
-def progress(label: str, steps: int, *, done: int, speak: bool, unit: str = "nats") -> Iterator[Bar | Line | None]:
-    """A reporter for a run of ``steps`` of which ``done`` lie behind; None for a silent rank. ``unit`` is the loss's."""
+def progress(
+    label: str,
+    steps: int,
+    *,
+    done: int,
+    speak: bool,
+    loss: tuple[str, str] = ("loss", "nats/token"),
+    after: float = 0.0,
+) -> Iterator[Bar | Line | None]:
+    """A reporter for a run of ``steps`` of which ``done`` lie behind; None for a silent rank.
+
+    ``loss`` is what the loss is called and its unit; ``after``: seconds that other trainings will take once this is done.
+    """
     if not speak:
         yield None
     elif not console.is_terminal:
-        yield Line(label, steps, unit)
+        yield Line(label, steps, loss, after)
     else:
         columns = (
             TextColumn("{task.description:<14}"),
             BarColumn(),
             TextColumn("step {task.completed}/{task.total}"),
-            TextColumn("loss {task.fields[loss]:.4f} " + unit),
+            TextColumn(f"{loss[0]} {{task.fields[loss]:.4f}} {loss[1]}", markup=False),
             TextColumn("{task.fields[rate]:,.0f} tokens/s"),
-            TimeRemainingColumn(),
+            _TimeLeft(after),
         )
         with Progress(*columns, console=console, transient=True) as bars:
             yield Bar(bars, label, steps, done)

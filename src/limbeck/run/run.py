@@ -53,7 +53,8 @@ class Plan:
 class Run:
     """Trains ``student`` in place on the rows of ``corpus``, keeping its state in ``folder``.
 
-    ``update`` makes a step of what `train_step` is given; ``unit`` is that of its loss.
+    ``update`` makes a step of what `train_step` is given; ``unit`` is that of its loss. ``after``: seconds that other trainings
+    are expected to take once this is done, which is only said.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class Run:
     world: World
     update: Callable[..., Step] = train_step
     unit: str = "nats"
+    after: float = 0.0
 
     def train(self) -> None:
         """Runs the steps that are left.
@@ -95,7 +97,12 @@ class Run:
         with (
             Metrics(self.folder / "metrics.jsonl", step=step) if self.world.first else nullcontext() as metrics,
             progress(
-                label, self.plan.steps, done=step, speak=self.world.first and bool(label), unit=self.unit
+                label,
+                self.plan.steps,
+                done=step,
+                speak=self.world.first and bool(label),
+                loss=self._loss,
+                after=self.after,
             ) as reporter,
         ):
             yield step
@@ -119,6 +126,11 @@ class Run:
                 if stop:
                     return
         self.student.model.eval()
+
+    @property
+    def _loss(self) -> tuple[str, str]:
+        """What is said of the loss: what it is, and its unit."""
+        return (self.objective.short, "nats/token") if self.unit == "nats" else ("loss", self.unit)
 
     def interrupted(self, done: int, caught: Sequence[int]) -> Interrupted:
         """What to raise where a signal ended the run after so many steps."""
