@@ -279,7 +279,7 @@ SPOILT = {
     ),
     "configuration is no JSON": (
         lambda f: (f / "config.json").write_text("{"),
-        "not a configuration Transformers knows",
+        "expected JSON, as Transformers writes it",
     ),
     "unknown architecture": (lambda f: _configuration(f, model_type="lamma"), "not a configuration Transformers knows"),
     "own code": (

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from limbeck.errors import BadModel
 from limbeck.models.anatomy import HEAD, KINDS, Anatomy, Kind, Sizes
+from limbeck.models.border import check_config
 from limbeck.models.tied import has_own_head
 
 
@@ -24,10 +26,9 @@ def read_anatomy(file: Path) -> Anatomy | None:
     A head of its own in the weights beside it is one, whatever the file says of tying.
     """
     try:
+        check_config(file)
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # whoever loads it says what is wrong
-        return None
-    if not isinstance(config, dict):
+    except (BadModel, OSError, ValueError):  # whoever loads it says what is wrong
         return None
     return declared(config | {"tie_word_embeddings": False} if has_own_head(file.parent) else config)
 

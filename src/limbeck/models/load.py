@@ -28,10 +28,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from limbeck.disk import check_digests, existing, read_plain, whole_folder, write_digests
-from limbeck.errors import BadModel, Mismatch
+from limbeck.errors import BadModel, LimbeckError, Mismatch
 from limbeck.models.alone import one_document_a_row
 from limbeck.models.auto import LimbeckForCausalLM
 from limbeck.models.beside import complete, describe_source
+from limbeck.models.border import check_config, check_generation
 from limbeck.models.rope import choose_by_document, lengths_named
 from limbeck.models.source import (
     check_tokenizer,
@@ -258,10 +259,11 @@ def load_config(name: str | Path) -> PreTrainedConfig:
     Whether head and embedding are one is read from weights that lie beside it: some files say it of two (`models.tied`).
     """
     folder = config_file(name).parent
+    check_config(folder / "config.json")
     with quiet():
         try:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        except (ValueError, KeyError, OSError, TypeError) as error:
+        except Exception as error:  # each class checks its values in its own way
             raise BadModel(
                 f"{folder}/config.json: not a configuration Transformers knows without running code of the folder "
                 f"({_first_line(error)}); limbeck takes the causal language models of Transformers itself"
@@ -303,6 +305,7 @@ def load(
         )
     check_weights(folder)
     check_tokenizer(folder)
+    check_generation(folder)
     tokenizer = load_tokenizer(folder)
     model = _load_weights(folder, config, dtype, device=torch.device(device))
     for key, parameter in model.named_parameters():
@@ -361,9 +364,21 @@ def build(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float32) -> Pr
     if is_quantised(config):
         config = type(config).from_dict({k: v for k, v in config.to_dict().items() if k != "quantization_config"})
     with quiet():
-        return AutoModelForCausalLM.from_config(
-            config, trust_remote_code=False, dtype=dtype, attn_implementation=_attention(config)
-        )
+        try:
+            return AutoModelForCausalLM.from_config(
+                config, trust_remote_code=False, dtype=dtype, attn_implementation=_attention(config)
+            )
+        except LimbeckError:
+            raise
+        except Exception as error:  # an unknown activation, sizes that do not divide: each class ends in its own way
+            raise _unbuildable(config, error) from error
+
+
+def _unbuildable(config: PreTrainedConfig, error: Exception) -> BadModel:
+    return BadModel(
+        f"a {config.model_type} model cannot be built from its configuration ({type(error).__name__}: {_first_line(error)}); "
+        "correct its config.json"
+    )
 
 
 @torch.no_grad()
@@ -450,6 +465,7 @@ def load_described(folder: Path, *, name: str) -> LanguageModel:
 
 def read_generation(model: PreTrainedModel, folder: Path) -> None:
     """Gives a model that was built the generation settings of its folder, which may name the token that closes a document."""
+    check_generation(folder)
     with quiet(), suppress(OSError):  # not every model has them
         model.generation_config = GenerationConfig.from_pretrained(folder)
 
@@ -467,10 +483,24 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def _check_shapes(folder: Path, config: PreTrainedConfig) -> None:
+    """Raises BadModel where stored tensors are not those of the configuration, before any is made of the latter's size."""
+    try:
+        with torch.device("meta"):
+            model = build(config)
+    except BadModel as error:
+        raise BadModel(f"{folder}: {error}") from error
+    stored = stored_tensors(folder)
+    expected = ((name, stored[name].shape, p.shape) for name, p in model.named_parameters() if name in stored)
+    refuse_unlike(folder, mismatched=[(n, s, e) for n, s, e in expected if s != tuple(e)], missing=(), unexpected=())
+
+
 def _load_weights(
     folder: Path, config: PreTrainedConfig, dtype: torch.dtype, *, device: torch.device
 ) -> PreTrainedModel:
     quantised = is_quantised(config)
+    if not quantised:
+        _check_shapes(folder, config)
     # some kinds can only be read onto their device, which Transformers leaves to accelerate
     placed = {"device_map": {"": device}} if quantised and device.type != "cpu" and find_spec("accelerate") else {}
     with quiet():
@@ -486,7 +516,7 @@ def _load_weights(
                 output_loading_info=True,
                 **placed,
             )
-        except (ValueError, RuntimeError, OSError, ImportError, TypeError, AttributeError, LookupError) as error:
+        except Exception as error:  # whatever a class, or a package for quantised weights, ends in
             remedy = (
                 "; it is quantised: install what Transformers asks for, or give the unquantised model"
                 if quantised

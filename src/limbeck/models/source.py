@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ BUILTIN = "builtin:"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
 _DESCRIPTION = ["*.json", "*.model", "*.txt", "*.jinja"]  # what a hub model is besides its weights
 _WEIGHTS = ["model.safetensors", "model-*.safetensors"]
+_SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+_SIZES |= dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1)  # bytes of a number
 _COMPUTED = re.compile(r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids)$")
 _MASK = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.(masked_)?bias$")
 _HUB_SECONDS = 10.0  # that the hub has to answer at all
@@ -170,12 +173,14 @@ def _refuse_without_safetensors(folder: Path) -> NoReturn:
 def _shards(index: Path) -> list[str]:
     try:
         names = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         raise BadModel(
             f"{index}: expected JSON with a weight_map of tensor to file ({error}); copy it again"
         ) from error
+    if not names:
+        raise BadModel(f"{index}: expected a weight_map of tensor to file, got an empty one; copy it again")
     for name in names:
-        if Path(name).name != name:
+        if Path(name).name != name or name in ("", ".", ".."):
             raise BadModel(
                 f"{index}: expected names of files in its own folder, got {name!r}; the index is not to be trusted"
             )
@@ -204,7 +209,9 @@ def _read_header(path: Path) -> dict[str, Stored]:
             )
             for name, entry in entries.items()
         }
-    except (ValueError, AttributeError, LookupError, TypeError) as error:
+        if not all(map(_sound, tensors.values())):
+            raise ValueError("offsets, shape and number format of a tensor do not belong together")
+    except (ValueError, AttributeError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise BadModel(
             f"{path}: expected safetensors, its header is cut off or damaged ({size} bytes); copy or download it again"
         ) from error
@@ -215,6 +222,14 @@ def _read_header(path: Path) -> dict[str, Stored]:
             "download it again"
         )
     return tensors
+
+
+def _sound(tensor: Stored) -> bool:
+    """Whether a tensor's bytes are as many as its shape and number format say."""
+    if min(tensor.shape, default=0) < 0 or tensor.bytes < 0:
+        return False
+    size = _SIZES.get(tensor.dtype)
+    return size is None or math.prod(tensor.shape) * size == tensor.bytes
 
 
 def _builtin(name: str) -> Path:
