@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 import limbeck
+from limbeck.config import DistilSettings
+from limbeck.corpora import TokenStore
+from limbeck.jobs.uses import text_tokens
 from limbeck.models.load import load
-from limbeck.plan.price import Price
+from limbeck.plan.price import WORTH, Price, chances
 from limbeck.probes.calibration import BINS
 from limbeck.probes.interval import difference_interval
 from limbeck.probes.measurements import Measurements
@@ -17,7 +20,7 @@ from limbeck.report.break_even import break_even
 from limbeck.run.run import Run
 from tests.models import write_corpus, write_teacher
 
-distil_job, family_job = (import_module(f"limbeck.jobs.{name}") for name in ("distil", "family"))
+distil_job, family_job, doctor_job = (import_module(f"limbeck.jobs.{name}") for name in ("distil", "family", "doctor"))
 
 DOCUMENTS = 200
 
@@ -76,7 +79,7 @@ def test_no_number_of_uses_is_enough_where_cross_entropy_is_better_at_equal_toke
 
 def test_what_is_not_known_is_called_inconclusive():
     one = break_even(measured(2.09), measured(2.15), measured(2.05), Price(0.8))
-    assert one.text.endswith("here 1.0 times: inconclusive, by 1 training each")
+    assert one.text.endswith("here 1.0 times; one training each: not decided")
     torn = break_even(measured(2.0, 2.1, 2.17), measured(*[2.15] * 3), measured(*[2.05] * 3), Price(0.8))
     assert math.isinf(torn.high)
     assert torn.text.endswith(": inconclusive")
@@ -180,3 +183,62 @@ def test_a_student_that_needs_no_teacher_pays_none(here, planned):
     price = forward(here / "teacher") / (3 * forward(here / "objectives" / "ForwardKL" / "cut"))
     assert alone == {"student": 50}
     assert forward_kl["cut+ce@flops"] == reverse_kl["cut+ce@flops"] == round(50 * (1 + price / 2))
+
+
+def finding(price: Price, tokens: int = 1_000_000):
+    (found,) = chances(price, tokens=tokens)
+    return found
+
+
+def test_whether_a_run_can_win_is_said_before_it():
+    """0.83 steps a pass, 1.83 times the tokens: more than distilling is worth; used twice, 1.415 times."""
+    lost = finding(Price(0.83))
+    assert lost.level == "warning"
+    assert "cross-entropy alone could train on 1.83 times as many tokens" in lost.message
+    assert "costs 0.83 training steps of the student, and is used once" in lost.message
+    assert "use each pass 1.8 times or more" in lost.remedy  # 0.83 / 0.45
+    assert "read 540,000 tokens of text that often" in lost.remedy
+    won = finding(Price(0.83, uses=2))
+    assert (won.level, won.remedy) == ("ok", "")
+    assert "is used 2.0 times; distilling can be worth that" in won.message
+    assert finding(Price(0.83, uses=0.83 / (WORTH - 1))).level == "ok"
+    assert finding(Price(0.83, uses=0.82 / (WORTH - 1))).level == "warning"
+
+
+@pytest.mark.parametrize(
+    ("keys", "uses"),
+    [
+        ({}, 1.0),
+        ({"objective": "CrossEntropy"}, None),
+        ({"teacher": "logits"}, 4.0),  # 100 rows of 16
+        ({"text_tokens": 800, "cache_logits": True}, 8.0),
+        ({"text_tokens": 800}, 1.0),  # so little is not kept by itself
+    ],
+)
+def test_the_doctor_says_how_often_a_pass_is_used(here, monkeypatch, keys, uses):
+    said = []
+    monkeypatch.setattr(doctor_job, "diagnose", lambda *_, uses, **__: said.append(uses) or [])
+    text = {} if "teacher" in keys else {"data": str(here / "text.jsonl"), "length": LENGTH}
+    teacher = str(here / keys.get("teacher", "teacher"))
+    doctor_job.doctor(DistilSettings(**text | keys | {"teacher": teacher, "tokens": 6400, "params": "30k"}))
+    assert said == [uses]
+
+
+def test_a_finding_about_compute_is_among_the_doctors(here):
+    """A pass of the teacher costs a small student more than its own step, one of the teacher's size a third of it."""
+
+    def said(**keys) -> dict[str, str]:
+        text = {"teacher": str(here / "teacher"), "data": str(here / "text.jsonl"), "length": LENGTH, "tokens": 6400}
+        findings = doctor_job.doctor(DistilSettings(**text | keys))["findings"]
+        return {finding["check"]: finding["level"] for finding in findings}
+
+    assert said(shape="layers=1,hidden=24,heads=2,kv_heads=1,ffn=24")["equal compute"] == "warning"
+    assert said(student=str(here / "teacher"))["equal compute"] == "ok"  # 1.33 times as many tokens
+    assert "equal compute" not in said(shrink=2.0, objective="CrossEntropy")
+
+
+def test_the_doctor_estimates_a_text_by_its_files(here):
+    settings = DistilSettings(teacher=str(here / "teacher"), data=str(here / "text.jsonl"))
+    found = text_tokens(settings, load(here / "teacher"), doctor_job.first_documents(settings))
+    store = TokenStore.open(here / "logits" / "data" / "train")
+    assert found == pytest.approx(store.tokens / 0.95, rel=0.25)  # a part is held out, and JSON has bytes of its own

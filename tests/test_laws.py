@@ -16,7 +16,7 @@ from limbeck.plan.gpus import gpu, stand_in
 from limbeck.plan.law import MEASURED, PUBLISHED
 from limbeck.plan.points import Point, read_points, sift, write_points
 from limbeck.plan.ratio import fit_ratio_law
-from limbeck.plan.teachers import Model, Task, by_published_law, by_published_ratio
+from limbeck.plan.teachers import Model, Task, by_loss, by_published_law, by_published_ratio
 
 TEXT = PUBLISHED.supervised
 SIZES = (1.5e8, 3e8, 6e8, 1.2e9, 2.4e9)
@@ -242,6 +242,43 @@ def test_where_the_teacher_is_paid_cross_entropy_sees_more_tokens_and_may_win():
     assert row.alone_tokens == pytest.approx(126e9 * (1 + 7 / 9))
     free = by_published_law(task("3B", 3e9, 126e9, paid=False, teacher_tokens=2e12), models(7e9, 70e9))
     assert all(r.alone_tokens == 126e9 for r in free.rows)
+
+
+class LogLaw:
+    """A law by which cross-entropy loses a nat for each e-fold of tokens, and a student of any teacher is 0.4 nats ahead."""
+
+    def predict(self, parameters, tokens, teacher_loss):
+        return Estimate(40 - math.log(tokens) - 0.4, 0, 0)
+
+    def predict_alone(self, parameters, tokens):
+        return Estimate(40 - math.log(tokens), 0, 0)
+
+
+def test_a_plan_says_how_often_a_pass_must_be_used():
+    """0.4 nats are worth exp(0.4) = 1.49 times the tokens; a teacher of 3 times the student costs a step a pass."""
+    teachers = [Model.of_count(name, size) for name, size in (("3B", 3e9), ("1B", 1.2e9))]
+
+    def rows(**changes):
+        answer = by_loss("law", task("1B", 1e9, 1e10, **changes), teachers, LogLaw(), {"3B": 2.0, "1B": 2.0}, None, ())
+        return {row.teacher: row for row in answer.rows}
+
+    once = rows()
+    assert once["3B"].break_even == pytest.approx(1 / (math.exp(0.4) - 1), rel=1e-9)
+    assert once["1B"].break_even == 1  # 1.4 times the tokens are worth less
+    assert once[None].break_even is None
+    assert once["3B"].gain == pytest.approx(0.4 - math.log(2))
+    often = rows(uses=10.0)
+    assert often["3B"].gain == pytest.approx(0.4 - math.log(1.1))
+    assert often["3B"].flops == pytest.approx(1e10 * (6 * 1e9 + 2 * 3e9 / 10))
+    assert often["3B"].break_even == once["3B"].break_even
+    assert rows(paid=False)["3B"].break_even is None
+
+
+def test_no_number_of_uses_is_enough_for_a_teacher_that_does_not_help():
+    alone = LogLaw()
+    alone.predict = lambda parameters, tokens, teacher_loss: Estimate(41 - math.log(tokens), 0, 0)
+    answer = by_loss("law", task("1B", 1e9, 1e10), [Model.of_count("3B", 3e9)], alone, {"3B": 2.0}, None, ())
+    assert answer.rows[1].break_even == math.inf
 
 
 def test_what_the_published_runs_did_not_have_is_called_extrapolated():

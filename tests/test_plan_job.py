@@ -67,6 +67,14 @@ def test_three_planners_stand_side_by_side(limbeck):
     assert "20 tokens per parameter" in out
     assert "without embeddings" in out
     assert "40% of its dense bfloat16 peak" in out
+    assert (
+        "break-even, uses of each forward pass of the teacher from which on it gains: 1.5B 1.0 times, 4B 1.0 times"
+        in out
+    )
+    assert "8B 1.3 times, 32B 3.6 times; here 1.0" in out
+    status, out, _ = limbeck(*FORWARD, "--text-tokens", "1B")
+    assert "; here 10.0" in out
+    assert "whose logits are used 10.0 times" in out
 
 
 def test_json_is_one_object_that_any_parser_reads(limbeck):

@@ -21,7 +21,8 @@ from limbeck.probes.measurements import BINS, Measurements
 from limbeck.report import model_card, verdict, write_report
 from limbeck.report.decision import rows_decided
 from limbeck.report.folder import RunFolder
-from limbeck.report.start import price_of, start_of
+from limbeck.report.page import _tiles
+from limbeck.report.start import CUT, price_of, start_of
 from limbeck.report.words import bounded, count, duration, plus_minus, size, took, trainings
 from limbeck.types import Reading
 
@@ -641,6 +642,28 @@ def test_equal_compute_stands_in_the_verdict_and_other_arms_are_notes():
     found = verdict(arms(student=1.5, ce=1.53), None, price=Price(1.0))
     assert "cross-entropy could have read 2.00 times as many tokens" in " ".join(found.notes)
     assert "; equal compute was not tested" in found.text
+
+
+def test_cross_entropy_that_overfits_is_said_to():
+    def notes(seeds: int, **levels: float) -> str:
+        trained = {name: runs * seeds for name, runs in arms(**levels).items()}
+        return " ".join(verdict(trained, None, price=Price(0.8, uses=10)).notes)
+
+    found = notes(3, student=1.4, ce=1.5, flops=1.6)
+    assert re.search(r"Cross-entropy is 0\.(09|10)\d ± 0\.00\d nats worse with more compute", found)
+    assert "it overfits this text, and fewer epochs would serve it better" in found
+    assert "overfits" not in notes(3, student=1.4, ce=1.5, flops=1.45)
+    assert "overfits" not in notes(1, student=1.4, ce=1.5, flops=1.6)
+
+
+def test_equal_compute_has_a_tile(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    found = verdict(arms(student=1.5, ce=1.53, flops=1.45), None, price=Price(0.8))
+    (copy / "verdict.json").write_text(json.dumps(found.row()))
+    (tile,) = [tile for tile in _tiles(RunFolder.read(copy), CUT) if "equal compute" in tile[0]]
+    assert tile[0] == "nats better than cross-entropy at equal compute"
+    assert re.fullmatch(r"-0\.0[45]\d", tile[1])
+    assert re.fullmatch(r"-0\.0\d\d to -0\.0\d\d", tile[2])
 
 
 def test_the_price_of_a_run_is_read_back_also_where_an_older_one_did_not_keep_it():

@@ -222,6 +222,10 @@ def plan(
     teacher_tokens: Annotated[
         str | None, Option(help="Tokens each teacher was trained on (default 20 for each of its parameters).")
     ] = None,
+    text_tokens: Annotated[
+        str | None,
+        Option(help="Tokens of text that there are, if fewer: the teacher reads them once, and its logits are kept."),
+    ] = None,
     pay_teacher: Annotated[
         bool, Option("--pay-teacher/--free-teacher", help="Count the teacher's forward passes, or not (cached).")
     ] = True,

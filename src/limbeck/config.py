@@ -338,6 +338,8 @@ def _names(value: Any) -> Any:
 class PlanSettings(BaseModel):
     """The keys of `limbeck plan`, which are also its flags. Memory is in bytes, latency in seconds per token.
 
+    ``text_tokens``: what there is of text, which is read in several epochs where it is less than ``tokens``.
+
     ``width``, ``layers`` and ``vocab`` go with ``mixers``, where the question is of a mixture of layers.
     """
 
@@ -349,6 +351,7 @@ class PlanSettings(BaseModel):
     candidates: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
     teacher: str | None = None
     teacher_tokens: Count | None = None
+    text_tokens: Count | None = None
     pay_teacher: bool = True
     epsilon: float = Field(default=0.005, ge=0, lt=10)
     points: Path | None = None

@@ -169,11 +169,14 @@ def prepare(
     require_rows(store, length=length)
     if where.world.first:
         same_corpus(settings.out, run, store, held_out)
-    findings = _examined(settings, asked, target, teacher, documents, length=length, where=where) + knows
+    uses = None
+    if objective.needs_teacher and isinstance(source, RunTeacher):
+        uses = sharing / source.passes(steps * rows * length, length)
+    findings = _examined(settings, asked, target, teacher, documents, length=length, where=where, uses=uses) + knows
     cut = _start(settings, asked, target, source, store, length=length, rows=rows, steps=steps, where=where)
     student = load(own(cut), device="cpu")
     if not asked:
-        findings = diagnose(settings, teacher, student, documents, length=length, machine=where) + knows
+        findings = diagnose(settings, teacher, student, documents, length=length, machine=where, uses=uses) + knows
         _say(findings)
     findings += [packed(store, length=length, context=student.context)]
     _say(findings[-1:])
@@ -275,13 +278,14 @@ def _examined(
     *,
     length: int,
     where: Machine,
+    uses: float | None,
 ) -> list[Finding]:
     """What the doctor finds of a conversion, whose matching comes first; nothing where none is asked for."""
     if not asked:
         return []
     planned = Planned.of(settings, asked, target)
     pair = {"planned": planned.student, "reference": planned.reference}
-    findings = diagnose(settings, teacher, None, documents, length=length, machine=where, **pair)
+    findings = diagnose(settings, teacher, None, documents, length=length, machine=where, uses=uses, **pair)
     _say(findings)
     for remark in planned.remarks(length):
         console.print(f"note: {remark}", markup=False)
@@ -319,7 +323,7 @@ def _start(
 
 def _say(findings: Sequence[Finding]) -> None:
     """Prints what the doctor found, and stops at an error; the rest is in the report, and in `limbeck doctor`."""
-    show([f for f in findings if f.level != "ok" or f.check == "memory"], console)
+    show([f for f in findings if f.level != "ok" or f.check in ("memory", "equal compute")], console)
     check(findings)
 
 

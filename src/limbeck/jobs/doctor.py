@@ -22,6 +22,7 @@ from limbeck.jobs.setup import Machine, batch_rows, machine, row_length
 from limbeck.jobs.student import target_shape
 from limbeck.jobs.teacher import RunTeacher, adopted
 from limbeck.jobs.text import columns_of
+from limbeck.jobs.uses import uses_before
 from limbeck.models.load import LanguageModel, load
 from limbeck.objectives import parse
 from limbeck.plan.pair import Finding, as_json, examine, show
@@ -54,7 +55,8 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
     if asked := check_conversion(settings, shape):
         found = Planned.of(settings, asked, shape)
         pair = {"planned": found.student, "reference": found.reference}
-    findings = diagnose(settings, teacher, student, sample, length=length, machine=where, **pair)
+    uses = uses_before(settings, teacher, sample, length=length)
+    findings = diagnose(settings, teacher, student, sample, length=length, machine=where, uses=uses, **pair)
     findings += unreadable(sample, teacher)
     findings += packed_documents(
         sample.documents, reads, packing=packing_asked(settings), length=length, context=reads.context
@@ -101,10 +103,12 @@ def diagnose(
     machine: Machine,
     planned: PreTrainedConfig | None = None,
     reference: PreTrainedConfig | None = None,
+    uses: float | None = None,
 ) -> list[Finding]:
     """The findings about a pair, the first documents of its data, and the run as it is set.
 
     ``planned``: the configuration of a student that is still to be cut or converted, ``reference`` of what it is matched to.
+    ``uses``: how often a forward pass of the teacher is trained with, where that is known.
     """
     rows, _ = batch_rows(settings, length, machine.world.size)
     texts, chat = sample.texts, sample.chat
@@ -133,5 +137,6 @@ def diagnose(
             chat=chat and not aligned,
             texts=texts,
             aligned=aligned,
+            uses=uses,
         )
     )

@@ -49,15 +49,26 @@ def keeps(settings: DistilSettings, where: Machine, *, length: int, objectives: 
     ):
         return False
     text = _tokens(stores_of(settings, about, where)[0], length=length)
-    live = settings.tokens * _readings(settings)
-    if text > settings.tokens or live < _OFTEN * (text + _BESIDE) or _BYTES * text > _SHARE * _free(settings.out):
+    if not worth_keeping(settings, text):
         return False
+    live = settings.tokens * _readings(settings)
     console.print(
         f"the teacher's logits of {text:,} tokens would be computed {live / text:.0f} times, so they are computed once and kept "
         f"in {settings.out / CAPTURED}: {size(_BYTES * text)} (--no-cache-logits computes them anew each time)",
         markup=False,
     )
     return True
+
+
+def worth_keeping(settings: DistilSettings, text: int) -> bool:
+    """Whether a run keeps the logits of so many tokens of text, as it says, or where that saves passes and the disk has room.
+
+    Never of a text that it does not read to its end: others of its rows would be read.
+    """
+    if settings.cache_logits is not None:
+        return settings.cache_logits
+    often = settings.tokens * _readings(settings) >= _OFTEN * (text + _BESIDE)
+    return text <= settings.tokens and often and _BYTES * text <= _SHARE * _free(settings.out)
 
 
 def check_keeps(settings: DistilSettings, *, live: bool) -> None:

@@ -70,7 +70,8 @@ def plan(settings: PlanSettings) -> dict[str, Any]:
         assumed.append(
             f"{tokens:,} tokens for the student, {COMPUTE_OPTIMAL} per parameter without embeddings (--tokens)"
         )
-    task = Task(pair.student, tokens, settings.pay_teacher, settings.epsilon, settings.teacher_tokens)
+    uses = max(1.0, tokens / settings.text_tokens) if settings.text_tokens else 1.0
+    task = Task(pair.student, tokens, settings.pay_teacher, settings.epsilon, settings.teacher_tokens, uses)
     assumed += _assumptions(task, pair, settings)
     answers = [by_published_ratio(task, pair.candidates), by_published_law(task, pair.candidates)]
     answers += [] if points is None else _local(task, pair.candidates, points)
@@ -80,6 +81,7 @@ def plan(settings: PlanSettings) -> dict[str, Any]:
         "device": None if pair.limits is None else _on_device(pair, pair.limits),
         "tokens": tokens,
         "pay_teacher": task.paid,
+        "uses": task.uses,
         "epsilon": task.epsilon,
         "assumptions": assumed,
         "planners": [_answer(answer) for answer in answers],
@@ -250,14 +252,23 @@ def _assumptions(task: Task, pair: _Pair, settings: PlanSettings) -> list[str]:
     )
     said = [f"every teacher was trained on {seen}: a law knows a teacher by the loss that follows"]
     said.append(
-        "the teacher's forward passes are paid: 6 N_S D + 2 N_T D FLOPs; cross-entropy is given the same FLOPs, so more tokens"
+        "the teacher's forward passes are paid: 6 N_S D + 2 N_T D FLOPs, D in the latter the tokens that it reads, whose logits "
+        f"are used {_times(task.uses)}; cross-entropy is given the same FLOPs, so more tokens"
         if task.paid
         else "what the teacher says is free (cached): cross-entropy is given the same tokens"
     )
+    if task.uses > 1:
+        said.append(
+            "text that is repeated is worth as much to cross-entropy as new text, which flatters it: laws know no epochs"
+        )
     said.append(f"a GPU reaches {UTILISATION:.0%} of its dense bfloat16 peak in training")
     if pair.limits is not None:
         said.append(f"and {BANDWIDTH_SHARE:.0%} of its memory bandwidth in generation, bfloat16, one text at a time")
     return said
+
+
+def _times(uses: float) -> str:
+    return "once" if uses == 1 else f"{uses:.1f} times"
 
 
 def _local(task: Task, candidates: tuple[Model, ...], points: Points) -> list[Answer]:

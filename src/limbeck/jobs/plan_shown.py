@@ -24,6 +24,9 @@ def show(result: dict[str, Any], console: Console) -> None:
         console.print(f"\n[bold]{answer['planner']}[/bold]: {answer['said']}")
         if answer["rows"]:
             console.print(_losses(answer))
+            if result["pay_teacher"]:
+                said = "break-even, uses of each forward pass of the teacher from which on it gains"
+                console.print(f"  {said}: {_break_even(answer['rows'])}; here {result['uses']:.1f}", markup=False)
         for note in answer["notes"]:
             console.print(f"  {note}", style="dim", markup=False)
     if result["local_fit"] is None:
@@ -66,6 +69,12 @@ def _losses(answer: dict[str, Any]) -> Table:
         ]
         table.add_row(*cells)
     return table
+
+
+def _break_even(rows: list[dict[str, Any]]) -> str:
+    """How often each teacher's logits must be used to win at equal compute; JSON has null for "no number is enough"."""
+    uses = ((row["teacher"], row["break_even"]) for row in rows if row["teacher"] is not None)
+    return ", ".join(f"{name} {'never' if times is None else f'{times:.1f} times'}" for name, times in uses)
 
 
 def _short(number: float) -> str:

@@ -17,6 +17,7 @@ from limbeck.models.load import LanguageModel
 from limbeck.plan import resources, vocabulary
 from limbeck.plan.cost import estimate, matching_bytes
 from limbeck.plan.finding import Finding, as_json, check, show
+from limbeck.plan.price import Price, chances
 from limbeck.plan.size import Size
 
 __all__ = ["Finding", "as_json", "check", "examine", "gain", "show"]
@@ -40,14 +41,15 @@ def examine(
     chat: bool = False,
     texts: Sequence[str] = (),
     aligned: bool = False,
+    uses: float | None = None,
 ) -> list[Finding]:
     """What there is to say about a pair and the run planned for it, in the order it was looked at; nothing is changed.
 
     Without a student the teacher alone is looked at, and the cost is that of a student of the ``planned`` configuration, or
     of training the teacher itself; a planned one may be matched to a ``reference`` first, layer by layer. A teacher without
     weights has answered before and costs nothing. ``chat``: the data are conversations. ``texts``: some documents, to see whether
-    the tokenizer can read them. ``aligned``: each of the two reads them in tokens and rows of its own. About a second, more for
-    large weights.
+    the tokenizer can read them. ``aligned``: each of the two reads them in tokens and rows of its own. ``uses``: how often
+    a forward pass of the teacher is trained with, None where that is not known. About a second, more for large weights.
     """
     found: list[Finding] = []
     if student is not None and not aligned:
@@ -74,6 +76,8 @@ def examine(
         itemsize=dtype.itemsize,
         device=device.type,
     )
+    if uses is not None and (student is not None or planned is not None):
+        found += chances(Price.of(size, theirs, length=length, uses=uses), tokens=tokens)
     peaks = [cost.bytes]
     if reference is not None:
         three = (size, Size.of(reference), theirs)

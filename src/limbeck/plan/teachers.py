@@ -8,6 +8,7 @@ text without one often wins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -16,10 +17,13 @@ import numpy as np
 
 from limbeck.plan.estimate import Estimate
 from limbeck.plan.law import COMPUTE_OPTIMAL, MEASURED, PUBLISHED, RATIO, RELATIVE_ERROR
+from limbeck.plan.price import Price
 from limbeck.plan.size import Size
 
 if TYPE_CHECKING:  # scipy takes a second to load, and a plan without a pilot's points does not need it
     from limbeck.plan.ratio import RatioFit
+
+_HALVINGS = 50
 
 Verdict = Literal["distil", "any", "cross-entropy", "unknown"]
 
@@ -53,7 +57,8 @@ class Model:
 class Task:
     """A student and what there is for it: tokens, and whether the teacher's forward passes are paid (else they are cached).
 
-    ``epsilon`` is the difference in nats per token that nobody minds. ``teacher_tokens`` None means 20 per parameter.
+    ``uses`` is how often the logits of one pass are trained with. ``epsilon`` is the difference in nats per token that nobody
+    minds. ``teacher_tokens`` None means 20 per parameter.
     """
 
     student: Model
@@ -61,12 +66,17 @@ class Task:
     paid: bool
     epsilon: float
     teacher_tokens: float | None
+    uses: float = 1.0
+
+    def price(self, teacher: Model) -> Price:
+        """What the teacher's logits cost the student, where they are paid."""
+        return Price(teacher.multiplied / (3 * self.student.multiplied), self.uses if self.paid else math.inf)
 
     def flops(self, teacher: Model | None, tokens: float) -> float:
-        """FLOPs of a training: 6 N_S D, and 2 N_T D where a teacher is paid (arXiv 2311.07052, README of its code)."""
+        """FLOPs of a training: 6 N_S D, and 2 N_T for each token a paid teacher reads (arXiv 2311.07052, README of its code)."""
         per_token = 6 * self.student.multiplied
         if teacher is not None and self.paid:
-            per_token += 2 * teacher.multiplied
+            per_token += 2 * teacher.multiplied / self.uses
         return per_token * tokens
 
     def tokens_for(self, flops: float, teacher: Model | None) -> float:
@@ -83,7 +93,8 @@ class Row:
     """One way to train the student: by a teacher, or by cross-entropy alone (teacher None).
 
     ``loss`` is after the tokens that there are, for ``flops``. Cross-entropy alone sees ``alone_tokens`` for the same FLOPs, and
-    ends at ``alone_loss``: that is what a teacher must beat. ``budget_loss`` is after ``budget_tokens``, as many as
+    ends at ``alone_loss``: that is what a teacher must beat. ``break_even`` is how often its logits must be used for that: inf
+    where no number is enough, None where no logits are paid. ``budget_loss`` is after ``budget_tokens``, as many as
     ``budget_flops``, those of the dearest row, buy this one. Losses are nats per token.
     """
 
@@ -97,6 +108,7 @@ class Row:
     budget_flops: float
     budget_tokens: float
     budget_loss: Estimate
+    break_even: float | None = None
 
     @property
     def gain(self) -> float:
@@ -264,7 +276,28 @@ def _row(task: Task, law: Predictor, teacher: Model | None, teacher_loss: float 
         budget_loss=loss(budget_tokens),
         alone_tokens=alone_tokens,
         alone_loss=law.predict_alone(student, alone_tokens).value,
+        break_even=None
+        if teacher is None or not task.paid
+        else _break_even(task, law, teacher, loss(task.tokens).value),
     )
+
+
+def _break_even(task: Task, law: Predictor, teacher: Model, loss: float) -> float:
+    """Uses of a teacher's logits from which on a student of this loss wins at equal compute; 1 stands for one or less."""
+    price = task.price(teacher)
+
+    def alone(ratio: float) -> float:
+        return law.predict_alone(task.student.body, ratio * task.tokens).value
+
+    low, high = 1.0, price.ratio_at(1)
+    if alone(low) <= loss:
+        return math.inf
+    if alone(high) >= loss:
+        return 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if alone(middle) > loss else (low, middle)
+    return price.uses_at((low + high) / 2)
 
 
 def _cost(model: Model) -> float:

@@ -22,6 +22,7 @@ import numpy as np
 from limbeck.plan.price import Price
 from limbeck.probes.interval import FEWEST_SEEDS, bootstrap
 from limbeck.probes.measurements import Measurements
+from limbeck.report.decision import too_few
 
 _PLACES = 401  # between infinitely many uses and one, a line is drawn from each to the next
 _MUST = "break-even: the teacher's logits must be used"
@@ -49,9 +50,10 @@ class BreakEven:
     def text(self) -> str:
         """What a report says of it."""
         goal = f"to beat cross-entropy on the same FLOPs; here {_times(self.used)}"
-        if self.seeds < FEWEST_SEEDS or math.isnan(self.low):
-            trained = f"{self.seeds} training{'s' if self.seeds > 1 else ''} each"
-            return f"{_MUST} {_times(self.value)} {goal}: inconclusive, by {trained}"
+        if self.seeds < FEWEST_SEEDS:
+            return f"{_MUST} {_times(self.value)} {goal}; {too_few(self.seeds)}"
+        if math.isnan(self.low):
+            return f"{_MUST} {_times(self.value)} {goal}: inconclusive, by so few documents"
         if math.isinf(self.low):
             return f"break-even: no number of uses is enough {goal}: it is better at equal tokens too"
         if self.high <= 1:

@@ -189,10 +189,21 @@ def _tiles(found: RunFolder, start: Start) -> list[tuple[str, str, str]]:
     for difference in found.verdict.get("differences", []):
         if difference["name"] == "gap_closed" and difference["value"] is not None:
             tiles.append(_closed(found, difference, name, start))
+    tiles += _equal_compute(found)
     student, teacher = (found.reading(model, "decode") for model in ("student", "teacher"))
     if student and teacher and not _captured(found.run):
         tiles.append(("speed of writing", f"{student.value / teacher.value:.1f}×", f"{count(student.value)} tokens/s"))
     return tiles
+
+
+def _equal_compute(found: RunFolder) -> list[tuple[str, str, str]]:
+    """The tile of what the student gained, or lost, over cross-entropy that was given the same FLOPs."""
+    for difference in found.verdict.get("differences", []):
+        if difference["name"] == "cut+ce@flops - student" and difference["value"] is not None:
+            value, low, high = (difference[key] for key in ("value", "low", "high"))
+            beside = "" if low is None else f"{low:+.3f} to {high:+.3f}"
+            return [("nats better than cross-entropy at equal compute", f"{value:+.3f}", beside)]
+    return []
 
 
 def _closed(found: RunFolder, closed: Mapping[str, Any], name: str, start: Start) -> tuple[str, str, str]:

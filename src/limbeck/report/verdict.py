@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from limbeck.errors import Mismatch
 from limbeck.plan.price import Price
-from limbeck.probes.interval import FEWEST_SEEDS, Interval, bootstrap, difference_test
+from limbeck.probes.interval import FEWEST_SEEDS, Interval, bootstrap, difference_interval, difference_test
 from limbeck.probes.measurements import Measurements
 from limbeck.report.break_even import BreakEven, break_even
 from limbeck.report.decision import by_chance, decisions, rule, too_few
@@ -123,6 +123,7 @@ def verdict(
     if price is not None and main and "cut+ce@flops" in found:
         uses = break_even(arms["student"], arms["cut+ce"], arms["cut+ce@flops"], price)
         notes.insert(0, uses.text)
+        notes += _overfits(arms["cut+ce"], arms["cut+ce@flops"])
     elif price is not None and "cut+ce@flops" not in found:
         notes.append(_compute(method, price))
     seeds, documents = main.seeds if main else len(arms["student"]), arms["student"][0].read
@@ -269,6 +270,19 @@ def _untested(method: str) -> str:
     return (
         f"whether {method} helped was not tested: no baseline was trained with cross-entropy (--baselines cut+ce does)"
     )
+
+
+def _overfits(alone: Sequence[Measurements], longer: Sequence[Measurements]) -> list[str]:
+    """Whether more compute made cross-entropy worse, so that the comparison at equal compute flatters the student."""
+    pairs = _pairs(longer, alone, "cut+ce")
+    more, fewer = (np.stack([run.nats for run in of]) for of in zip(*pairs, strict=True))
+    lost = difference_interval(more, fewer, alone[0].tokens)
+    if len(pairs) < FEWEST_SEEDS or not lost.low > 0:
+        return []
+    return [
+        f"cross-entropy is {bounded(lost.value, lost.low, lost.high)} nats worse with more compute than with less: it overfits "
+        "this text, and fewer epochs would serve it better (--objective CrossEntropy with fewer --tokens shows how many)"
+    ]
 
 
 def _compute(method: str, price: Price) -> str:
