@@ -1,6 +1,5 @@
 """The recipe zoology: its trainer learns, is exact, and continues; each verdict is reached from made-up numbers."""
 
-import json
 import math
 import shutil
 from dataclasses import replace
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 import limbeck
 from limbeck.corpora.tasks.drawn import Drawn
+from limbeck.disk import read_json, write_json
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.probes.interval import Interval
 from limbeck.recipes import recall, zoology
@@ -127,12 +127,12 @@ def test_a_result_of_another_definition_is_refused_before_anything_is_trained(tw
     out = tmp_path / "out"
     shutil.copytree(twice[3], out)
     file = out / "trainings" / "cells" / "h3-d16-l8-k2-seed0" / "result.json"
-    said = json.loads(file.read_text())
+    said = read_json(file)
     lost = out / "trainings" / "cells" / "hyena-d16-l8-k2-seed1" / "result.json"
     monkeypatch.setitem(SCALES, "smoke", TINY)
     for kept in (said | {"cell": said["cell"] | {"rows": 5}}, said["result"]):  # another, and one that does not say
         lost.unlink(missing_ok=True)
-        file.write_text(json.dumps(kept))
+        write_json(file, kept)
         with pytest.raises(
             BadFolder, match=r"h3-d16-l8-k2-seed0: expected the training .* another version: remove the"
         ):
