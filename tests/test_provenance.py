@@ -71,7 +71,7 @@ def edited(tmp_path, monkeypatch):
         ("recipes/arithmetic.py", "Jump(below, samples)", "Jump(samples, samples)", "recipes.arithmetic._jump"),
         ("recipes/completion.py", "== 2 and crossing", "== 3 and crossing", "recipes.completion._grown"),
         ("recipes/rates.py", "TUNING = 10_000", "TUNING = 0", "recipes.rates.TUNING"),
-        ("recipes/recipe.py", "FEWEST_SEEDS = 3", "FEWEST_SEEDS = 2", "recipes.recipe.FEWEST_SEEDS"),
+        ("probes/interval.py", "FEWEST_SEEDS = 3", "FEWEST_SEEDS = 2", "probes.interval.FEWEST_SEEDS"),
         ("probes/interval.py", "spread**2 / 4", "spread**2 / 3", "probes.interval.wilson"),
     ],
 )  # fmt: skip
