@@ -2,7 +2,7 @@
 
 import json
 import math
-import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +17,7 @@ import torch
 import limbeck
 from limbeck import cli
 from limbeck.corpora import Rows, TokenStore
-from limbeck.disk import write_json
+from limbeck.disk import read_json, sha256_of, write_json
 from limbeck.errors import BadFolder, BadModel, BadSetting, Mismatch
 from limbeck.jobs.capture.captured import ANSWERS, Captured
 from limbeck.jobs.capture.certificate import STEP, certify
@@ -30,6 +30,7 @@ from limbeck.run.log import console
 from limbeck.teachers.cache import packed_outcomes
 from limbeck.teachers.codec import Coarse, Drawn
 from limbeck.types import Chunk, Outputs, Signal
+from tests.kills import content, stops
 from tests.models import batch, frozen, llama, tokenizer, write_corpus, write_teacher
 
 LENGTH = 16
@@ -221,26 +222,47 @@ def test_shards_of_different_things_are_not_merged(here, tmp_path):
         merge(tmp_path / "full", [here / "one", here / "half"])
 
 
-def test_a_merge_that_was_killed_is_done_by_the_same_command(here, tmp_path, monkeypatch):
-    shards = [here / "left", here / "right"]
+def test_a_merge_that_was_killed_anywhere_is_done_by_the_same_command(here, tmp_path):
+    shards, out = [here / "left", here / "right"], tmp_path / "out"
     for i, folder in enumerate(shards, start=1):
         ask(here, folder.name, shard=f"{i}/2")
-    link, calls = os.link, []
+    states = stops(lambda out: merge(out, shards), out, tmp_path / "stops")
+    expected = content(out)
+    assert Captured(out).answers.damaged() == []
+    assert len(states) > 40
+    for state in states:
+        shutil.rmtree(out)
+        state.rename(out)
+        if not (out / "answers" / "cache.json").exists():
+            with pytest.raises((BadModel, BadSetting), match=r"not complete|expected a folder"):
+                inspect(out)
+        merge(out, shards)
+        assert content(out) == expected, state.name
 
-    def killed(source, target):
-        calls.append(target)
-        if len(calls) == 9:
-            raise KeyboardInterrupt
-        link(source, target)
 
-    monkeypatch.setattr(os, "link", killed)
-    with pytest.raises(KeyboardInterrupt):
-        merge(tmp_path / "out", shards)
-    with pytest.raises((BadModel, BadSetting), match=r"not complete|expected a folder"):
-        inspect(tmp_path / "out")
-    monkeypatch.setattr(os, "link", link)
-    merge(tmp_path / "out", shards)
-    assert Captured(tmp_path / "out").answers.damaged() == []
+@pytest.mark.parametrize("part", ["answers/answers-000000000000.arrow", "data/train/00000.arrow", "measured/cost.json"])
+def test_a_merge_looks_at_what_it_merges(part, here, tmp_path):
+    for i, name in enumerate(("left", "right"), start=1):
+        ask(here, name, shard=f"{i}/2")
+    shutil.copytree(here / "left", tmp_path / "left")
+    data = bytearray((tmp_path / "left" / part).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "left" / part).write_bytes(data)
+    with pytest.raises(BadModel, match=re.escape(str(tmp_path / "left" / part))):
+        merge(tmp_path / "out", [tmp_path / "left", here / "right"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_lead_out_of_a_shard_are_not_followed(here, tmp_path):
+    for i, name in enumerate(("left", "right"), start=1):
+        ask(here, name, shard=f"{i}/2")
+    shutil.copytree(here / "left", tmp_path / "left")
+    manifest = read_json(tmp_path / "left" / "answers" / "cache.json")
+    manifest["shards"][0]["file"] = "../../../planted"
+    write_json(tmp_path / "left" / "answers" / "cache.json", manifest)
+    with pytest.raises(BadModel, match=r"cache\.json: expected the bare name of a file - at `\$\.shards\[0\]\.file`"):
+        merge(tmp_path / "out", [tmp_path / "left", here / "right"])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.long
@@ -271,6 +293,34 @@ def test_verify_finds_damage_and_another_teachers_answers(here, tmp_path):
     found = verify(broken, rows=8, seed=1, console=console)
     assert not found["ok"]
     assert len(found["damaged"]) == 1
+    assert found["messages"] == [
+        f"{file}: expected SHA-256 {sha256_of(here / 'whole' / ANSWERS / file.name)[:12]}…, got {sha256_of(file)[:12]}…: it is "
+        "missing or damaged: copy it again, or run its command again without it."
+    ]
+
+
+def test_verify_looks_at_the_text_too_and_at_any_folder(here, tmp_path, monkeypatch, capsys):
+    """The tokens of the text, which decide what a student learns, and what else is kept."""
+    ask(here, "left", shard="1/2")
+    for part in (
+        "data/train/00000.arrow",
+        "teacher/config.json",
+        "held_out/cache.json",
+        "certificate.json",
+        "run.json",
+    ):
+        broken = tmp_path / "broken"
+        shutil.copytree(here / "left", broken)
+        data = bytearray((broken / part).read_bytes())
+        data[len(data) // 2] ^= 1
+        (broken / part).write_bytes(data)
+        monkeypatch.setattr(sys, "argv", ["limbeck", "verify", str(broken), "--json"])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code == 1
+        said = json.loads(capsys.readouterr().out)["messages"]
+        assert [message.startswith(f"{broken / part}: ") for message in said] == [True]
+        shutil.rmtree(broken)
 
 
 def test_the_commands_of_a_cache_speak(here, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable
@@ -323,3 +324,32 @@ def test_a_manifest_names_bare_names(name, tmp_path):
 def test_bare_names_are_let_through():
     assert bare("answers-000000000000.arrow") == "answers-000000000000.arrow"
     assert sha256_of(Path(__file__)) == sha256_of(Path(__file__))
+
+
+def strip(folder: Path) -> None:
+    """Takes away all that earlier versions did not write."""
+    for path in sorted(folder.rglob("*")):
+        if path.name == "digests.json" or path.suffix == ".crc":
+            path.unlink()
+        elif path.suffix == ".json":
+            value = json.loads(path.read_text())
+            if isinstance(value, dict):
+                kept = {k: v for k, v in value.items() if k not in ("digest", "files")}
+                path.write_text(json.dumps(kept["rows"] if set(kept) == {"rows"} else kept))
+        elif path.suffix == ".jsonl" or path.name.endswith(".jsonl.part"):
+            path.write_text(re.sub(r', "crc32": "[0-9a-f]{8}"\}', "}", path.read_text()))
+
+
+def test_a_folder_of_an_earlier_version_is_gone_on_with(made, folder_of, tmp_path):
+    folder_of("pretrain")
+    job, out = made[0]["pretrain"], tmp_path / "out"
+    states = stops(job, out, tmp_path / "stops")
+    expected = result(out)
+    shutil.rmtree(out)
+    state = next(state for state in states if (state / "step-000004").exists())
+    strip(state)
+    assert check_folder(state).damaged == {}
+    state.rename(out)
+    assert forked(lambda: job(out)) == ""
+    assert result(out).keys() | {"tokenizer/digests.json"} == expected.keys()
+    assert result(out)["model/model.safetensors"] == expected["model/model.safetensors"]

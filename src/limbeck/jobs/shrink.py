@@ -57,7 +57,7 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
         "student": {"parameters": student.parameters_count, "dtype": str(stored).removeprefix("torch.")},
         "lineage": student.lineage,
     }
-    save(student, out, card=model_card(facts, []), dtype=stored)
+    save(student, out.resolve(), card=model_card(facts, []), dtype=stored)  # --out may be a link
     console.print(f"{teacher.parameters_count:,} -> {student.parameters_count:,} parameters: {shape}")
     return {
         "out": str(out),

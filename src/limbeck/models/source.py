@@ -19,7 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
 
-from limbeck.disk import existing, shown
+from limbeck.disk import bare, existing, shown
 from limbeck.errors import BadModel
 
 BUILTIN = "builtin:"
@@ -180,10 +180,12 @@ def _shards(index: Path) -> list[str]:
     if not names:
         raise BadModel(f"{index}: expected a weight_map of tensor to file, got an empty one; copy it again")
     for name in names:
-        if Path(name).name != name or name in ("", ".", ".."):
+        try:
+            bare(name)
+        except ValueError as error:
             raise BadModel(
                 f"{index}: expected names of files in its own folder, got {name!r}; the index is not to be trusted"
-            )
+            ) from error
     return sorted(names)
 
 

@@ -66,9 +66,9 @@ def show_facts(facts: dict[str, Any], console: Console) -> None:
 
 
 def verify_files(folder: Path, console: Console) -> dict[str, Any]:
-    """Compares every file of a folder that limbeck wrote with its checksum; gives ``{"ok", "files", "damaged", "unknown"}``.
+    """Compares every file of a folder that limbeck wrote with its checksum; gives ``{"ok", "files", "messages", "unknown"}``.
 
-    ``damaged`` are messages, ``unknown`` files without a checksum: of earlier versions, or written again by each run.
+    ``messages`` say what is damaged, ``unknown`` files without a checksum: of earlier versions, or written again by each run.
     """
     found = check_folder(folder)
     for message in found.damaged.values():
@@ -86,20 +86,20 @@ def verify_files(folder: Path, console: Console) -> dict[str, Any]:
     return {
         "ok": not found.damaged,
         "files": len(found.good),
-        "damaged": list(found.damaged.values()),
+        "messages": list(found.damaged.values()),
         "unknown": unknown,
     }
 
 
 def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str, Any]:
-    """Reads every file, and asks the teacher again about random rows; gives ``{"ok", "damaged", "rows", "asked", ...}``.
+    """Reads every file, and asks the teacher again about random rows; gives ``{"ok", "messages", "damaged", "asked", ...}``.
 
-    ``damaged`` are messages, ``rows`` the damaged rows of answers. Without the teacher's weights the checksums alone are looked
-    at.
+    ``messages`` say which files are damaged, ``damaged`` are rows of answers. Without the teacher's weights the checksums alone
+    are looked at.
     """
-    files = verify_files(folder, console) if folder.is_dir() else {"ok": True, "damaged": []}
+    files = verify_files(folder, console) if folder.is_dir() else {"ok": True, "messages": []}
     if not files["ok"] and not is_captured(folder):
-        return files | {"rows": [], "asked": 0}
+        return files | {"damaged": [], "asked": 0}
     try:
         captured = opened(folder)
         damaged = [row for cache in (captured.answers, captured.held_out.cache) for row in cache.damaged()]
@@ -107,11 +107,11 @@ def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str,
         if files["ok"]:
             raise
         console.print(f"the answers cannot be read: {error}", markup=False)
-        return files | {"rows": [], "asked": 0}
+        return files | {"damaged": [], "asked": 0}
     console.print(
         f"checksums: {len(damaged):,} damaged rows of {captured.answers.rows + captured.held_out.cache.rows:,}"
     )
-    result: dict[str, Any] = files | {"ok": files["ok"] and not damaged, "rows": damaged, "asked": 0}
+    result: dict[str, Any] = files | {"ok": files["ok"] and not damaged, "damaged": damaged, "asked": 0}
     if not result["ok"]:
         return result
     if captured.served:
