@@ -118,8 +118,15 @@ CacheLogits = Annotated[
         help="Compute the teacher's logits once and keep them, or anew each time (default: kept where the text is read often).",
     ),
 ]
-Tokens = Annotated[str | None, Option(help="Tokens to train on: 500k, 2M (default 500k).")]
+Tokens = Annotated[str | None, Option(help="Tokens to train on, in whole rows: 500k, 2M (default 500k).")]
 Length = Annotated[int | None, Option(help="Tokens of a row (default 256 on a CPU, 1024 on a GPU, or the context).")]
+LongConversations = Annotated[
+    str | None,
+    Option(
+        help="Of conversations longer than a row: split (pieces in which an answer keeps its question if both fit) or drop "
+        "(default split)."
+    ),
+]
 BatchTokens = Annotated[str | None, Option(help="Tokens of one optimiser step (default: about 400 steps).")]
 LearningRate = Annotated[
     float | None, Option("--lr", help="Peak learning rate (default by the student's size; of a converted one a third).")
@@ -279,6 +286,7 @@ def distil(
     text_tokens: TextTokens = None,
     tokens: Tokens = None,
     length: Length = None,
+    long_conversations: LongConversations = None,
     batch_tokens: BatchTokens = None,
     lr: LearningRate = None,
     mixers: ConvertTo = None,
@@ -328,6 +336,7 @@ def capture(
         Option(help="Tokens to ask about, or with --text to write at most: 2M, 10B (default: all of --data)."),
     ] = None,
     length: Length = None,
+    long_conversations: LongConversations = None,
     params: Annotated[
         str | None, Option("--params", help="Sizes of students to cut now, for when the teacher is gone: 1B,600M.")
     ] = None,
@@ -442,6 +451,7 @@ def cache_choose(
     columns: ColumnNames = None,
     skip_bad: SkipBad = None,
     length: Length = None,
+    long_conversations: LongConversations = None,
     bytes_per_token: Annotated[int | None, Option(help="A size to look at besides the usual ones.")] = None,
     kind: Annotated[str | None, Option(help="drawn or coarse alone (default both).")] = None,
     seed: Seed = None,
@@ -475,6 +485,7 @@ def pretrain(
     eval_data: EvalData = None,
     tokens: Tokens = None,
     length: Length = None,
+    long_conversations: LongConversations = None,
     batch_tokens: BatchTokens = None,
     lr: LearningRate = None,
     schedule: ScheduleName = None,
@@ -505,6 +516,7 @@ def shrink(
     method: Method = "activation",
     student_dtype: StudentDType = None,
     length: Length = None,
+    long_conversations: LongConversations = None,
     seed: Seed = None,
     device: Device = None,
     json_: Json = None,
@@ -530,6 +542,7 @@ def doctor(
     shape: Shape = None,
     tokens: Tokens = None,
     length: Length = None,
+    long_conversations: LongConversations = None,
     batch_tokens: BatchTokens = None,
     tokenizer_align: TokenizerAlign = None,
     cache_logits: CacheLogits = None,
@@ -606,6 +619,7 @@ def probe(
     ] = None,
     seed: Annotated[int | None, Option(help="Seed of samples, and of what is asked (default 0).")] = None,
     length: Length = None,
+    long_conversations: LongConversations = None,
     device: Device = None,
     threads: Threads = None,
     out: Annotated[Path | None, Option(help="Write the readings into this folder.")] = None,
@@ -622,6 +636,7 @@ def probe(
         "max_samples": max_samples,
         "seed": seed,
         "length": length,
+        "long_conversations": long_conversations,
         "device": device,
         "threads": threads,
     }

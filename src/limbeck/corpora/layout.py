@@ -1,11 +1,13 @@
 """Which tokens of a store stand in which row: short documents whole, by best fit, long ones in pieces.
 
-A document of n tokens has n - 1 predictions, so it takes n - 1 places of a row. One that fits into a row is never cut. A longer
-text is cut into pieces of a row's length, the last of them shorter. A longer conversation is cut between turns, so that an answer
-keeps its question, and no piece reads again more than half a row (`_conversations`). Pieces are put into rows by best fit
-decreasing: the longest first, each into the fullest row that still holds it (Ding et al., "Fewer Truncations Improve Language
-Modeling", arXiv 2404.10830). Documents are packed in blocks, so that memory is bounded and the first rows hold the first
-documents; inside a block rows have an order that hangs on nothing but their number, so that the first are a fair sample.
+A document of n tokens has n - 1 predictions, so it takes n - 1 places of a row. A text longer than a row is cut into pieces of a
+row's length, the last of them shorter. A longer conversation is cut between turns, so that an answer keeps its question, and no
+piece reads again more than half a row (`_conversations`). Pieces are put into rows by best fit decreasing: the longest first,
+each into the fullest row that still holds it (Ding et al., "Fewer Truncations Improve Language Modeling", arXiv 2404.10830).
+Where that leaves much room, as with documents of a little more than half a row, some texts are cut after all to fill it
+(`_filled`); a conversation that fits into a row never is. Documents are packed in blocks, so that memory is bounded and the first
+rows hold the first documents; inside a block rows have an order that hangs on nothing but their number, so that the first are a
+fair sample.
 
 The layout follows from the documents, the length of a row and the name of the packing alone: all ranks, runs and captures find
 the same, and whoever keeps something about rows keeps that name with it.
@@ -23,8 +25,8 @@ from jaxtyping import Bool, Int32, Int64
 
 from limbeck.errors import BadCorpus, BadSetting
 
-BEST_FIT = "best-fit-1"  # the number is the version of the layout
-WITHOUT_LONG = "best-fit-1-drop"  # the same, but for conversations longer than a row
+BEST_FIT = "best-fit-2"  # the number is the version of the layout
+WITHOUT_LONG = "best-fit-2-drop"  # the same, but for conversations longer than a row
 STREAM = "stream"  # of older versions: the stream of all documents, cut at multiples of the length
 PACKINGS = {"split": BEST_FIT, "drop": WITHOUT_LONG}
 
@@ -40,7 +42,7 @@ class Packed:
 
     ``learned`` tokens are predicted, ``lacking`` of them where a part of what came before them in their document is not in the
     row. ``read`` places are no padding; ``repeated`` of them are context, which is learned elsewhere if at all. ``cut`` documents
-    are in several pieces. ``left_out`` conversations, with ``left_out_tokens`` to learn, are in no row.
+    are not whole in one row. ``left_out`` conversations, with ``left_out_tokens`` to learn, are in no row.
     """
 
     learned: int = 0
@@ -168,11 +170,12 @@ def lay_out(
         own = starts[low : high + 1]
         marks = None if learned is None else learned(int(own[0]), int(own[-1]))
         heads = np.zeros(high - low, bool) if opened is None else opened[low:high]
-        pieces, did = _pieces_of(own, marks, heads, length=length, split=packing == BEST_FIT)
-        segments, count = _rows(pieces, length=length)
-        segments.row += rows
-        parts.append(segments)
-        rows, packed = rows + count, packed + did
+        found = _Block.of(own, marks, heads, length=length, split=packing == BEST_FIT)
+        pieces, row, count = _filled(
+            found.pieces, found.texts, found.opening, *best_fit(found.pieces.size, length), length
+        )
+        parts.append(_segments(pieces, rows + _mixed(row, count)))
+        rows, packed = rows + count, packed + found.did(pieces)
     if packed.left_out and not packed.learned:
         raise BadCorpus(
             f"all {packed.left_out:,} conversations with something to learn are longer than a row of {length} tokens, and "
@@ -244,48 +247,69 @@ class _Pieces:
         """Places that each takes."""
         return self.opening + self.heads + self.stop - self.context
 
+    def some(self, chosen: Bool[np.ndarray, " n"]) -> _Pieces:
+        """Those that are chosen."""
+        return _Pieces(*(getattr(self, f.name)[chosen] for f in fields(_Pieces)))
+
     @property
     def complete(self) -> Bool[np.ndarray, " n"]:
         """Whether all of a document up to the end of the piece is in it."""
         return (self.context == self.start) & (self.opening + self.heads == 0)
 
 
-def _pieces_of(
-    starts: Numbers, marks: np.ndarray | None, heads: Bool[np.ndarray, " d"], *, length: int, split: bool
-) -> tuple[_Pieces, Packed]:
-    """The pieces of some documents, and what was done. ``marks``: which of their tokens are learned, None: all."""
-    low, sizes = int(starts[0]), np.diff(starts)
-    opening = (heads & (length >= 4)).astype(np.int64)
-    if marks is None:
-        counts = np.maximum(sizes - 1, 0)
-        total = None
-    else:
-        marks = marks.copy()
-        marks[starts[:-1][sizes > 0] - low] = False  # what begins a document is never predicted
-        total = np.concatenate([[0], np.cumsum(marks)])
-        counts = total[starts[1:] - low] - total[starts[:-1] - low]
-    plain = (counts > 0) & (counts == sizes - 1)
-    parts, left_out = [_texts(starts[:-1][plain], sizes[plain] - 1, opening[plain], length)], np.zeros(0, np.int64)
-    if marks is not None and (talks := (counts > 0) & ~plain).any():
-        found, long = _conversations(starts[:-1], marks, talks, opening, low=low, length=length)
-        parts += found
-        if not split:
-            parts.pop()
-            left_out = counts[long]
-    pieces = _Pieces.together(parts)
-    learned = pieces.stop - pieces.fresh
-    if total is not None:
-        learned = total[pieces.stop + 1 - low] - total[pieces.fresh + 1 - low]
-    per_document = np.unique(pieces.start, return_counts=True)[1]
-    return pieces, Packed(
-        learned=int(learned.sum()),
-        lacking=int(learned[~pieces.complete].sum()),
-        read=int(pieces.size.sum()),
-        repeated=int((pieces.size - (pieces.stop - pieces.fresh)).sum()),
-        cut=int((per_document > 1).sum()),
-        left_out=len(left_out),
-        left_out_tokens=int(left_out.sum()),
-    )
+@dataclass(frozen=True)
+class _Block:
+    """Some documents in pieces. ``texts``: which pieces are of texts, ``opening`` of whose document there is an opening token.
+
+    ``total[i]`` of its first i tokens are learned (None: all but the first of each document), ``left_out`` of those conversations
+    that are in no row.
+    """
+
+    pieces: _Pieces
+    texts: Bool[np.ndarray, " pieces"]
+    opening: Numbers
+    low: int
+    total: Numbers | None
+    left_out: Numbers
+
+    @classmethod
+    def of(
+        cls, starts: Numbers, marks: np.ndarray | None, heads: Bool[np.ndarray, " d"], *, length: int, split: bool
+    ) -> _Block:
+        """From where documents begin and end, and which of their tokens are learned, None: all."""
+        low, sizes = int(starts[0]), np.diff(starts)
+        opening = (heads & (length >= 4)).astype(np.int64)
+        counts, total = np.maximum(sizes - 1, 0), None
+        if marks is not None:
+            marks = marks.copy()
+            marks[starts[:-1][sizes > 0] - low] = False  # what begins a document is never predicted
+            total = np.concatenate([[0], np.cumsum(marks)])
+            counts = total[starts[1:] - low] - total[starts[:-1] - low]
+        plain = (counts > 0) & (counts == sizes - 1)
+        texts = _texts(starts[:-1][plain], sizes[plain] - 1, opening[plain], length)
+        parts, left_out = [texts], np.zeros(0, np.int64)
+        if marks is not None and (talks := (counts > 0) & ~plain).any():
+            found, long = _conversations(starts[:-1], marks, talks, opening, low=low, length=length)
+            parts += found if split else found[:1]
+            left_out = left_out if split else counts[long]
+        pieces = _Pieces.together(parts)
+        document = np.searchsorted(starts, pieces.start, side="right") - 1
+        return cls(pieces, np.arange(len(document)) < len(texts.start), opening[document], low, total, left_out)
+
+    def did(self, pieces: _Pieces) -> Packed:
+        """What was done with the documents, which ended in these pieces."""
+        learned = pieces.stop - pieces.fresh
+        if self.total is not None:
+            learned = self.total[pieces.stop + 1 - self.low] - self.total[pieces.fresh + 1 - self.low]
+        return Packed(
+            learned=int(learned.sum()),
+            lacking=int(learned[~pieces.complete].sum()),
+            read=int(pieces.size.sum()),
+            repeated=int((pieces.size - (pieces.stop - pieces.fresh)).sum()),
+            cut=len(np.unique(pieces.start[~pieces.complete])),
+            left_out=len(self.left_out),
+            left_out_tokens=int(self.left_out.sum()),
+        )
 
 
 def _texts(start: Numbers, inputs: Numbers, opening: Numbers, length: int) -> _Pieces:
@@ -398,13 +422,52 @@ def _long_turns(start: Numbers, begin: Numbers, run: Numbers, stop: Numbers, ope
     return _Pieces.together([opens, later])
 
 
-def _rows(pieces: _Pieces, *, length: int) -> tuple[_Segments, int]:
-    """The segments of pieces, put into rows from 0 on, and how many these are."""
-    row, rows = best_fit(pieces.size, length)
-    order = np.argsort(_scattered(rows), kind="stable")
+def _filled(
+    pieces: _Pieces, texts: Bool[np.ndarray, " n"], opening: Numbers, row: Numbers, rows: int, length: int
+) -> tuple[_Pieces, Numbers, int]:
+    """(pieces, the row of each, how many rows) where rows with much room took up the pieces of texts of others, cut to fit.
+
+    The emptiest rows give way, as long as those that stay have room for what was in them, an eighth of a row or more each. The
+    pieces are laid end to end along that room, so what goes on in another row begins the room there, of which one place is kept
+    for the token that opens documents.
+    """
+    size = pieces.size
+    room = length - np.bincount(row, weights=size, minlength=rows).astype(np.int64)
+    space = np.where(room >= max(16, length // 8), room - opening.max(initial=0), 0)
+    emptiest = np.argsort(-room, kind="stable")
+    giving = emptiest[np.bincount(row, weights=~texts, minlength=rows)[emptiest] == 0]
+    number = int((np.cumsum(length - room[giving]) <= space.sum() - np.cumsum(space[giving])).sum())
+    if not number:
+        return pieces, row, rows
+    gone = np.zeros(rows, bool)
+    gone[giving[:number]] = True
+    moved = np.flatnonzero(gone[row])
+    moved = moved[np.lexsort((pieces.fresh[moved], -room[row[moved]]))]
+    hosts = emptiest[(space > 0)[emptiest] & ~gone[emptiest]]
+    text_at, host_at = _before(size[moved]), _before(space[hosts])
+    edges = np.union1d(text_at, host_at[host_at < size[moved].sum()])
+    text, host = (np.searchsorted(at, edges, side="right") - 1 for at in (text_at, host_at))
+    begins, which = edges == text_at[text], moved[text]
+    start, stop = pieces.start[which], np.append(edges, size[moved].sum())[1:] - text_at[text]
+    fresh, stop = (
+        pieces.fresh[which] + np.maximum(x - pieces.opening[which], 0) for x in (edges - text_at[text], stop)
+    )
+    cut = _Pieces.of(start, fresh, stop, opening=np.where(begins, pieces.opening[which], opening[which]))
+    there = cut.stop > cut.fresh
+    kept = pieces.some(~gone[row])
+    where = np.concatenate([row[~gone[row]], hosts[host[there]]])
+    return _Pieces.together([kept, cut.some(there)]), (np.cumsum(~gone) - 1)[where], rows - number
+
+
+def _mixed(row: Numbers, rows: int) -> Numbers:
+    """The row of each piece after all rows were put into an order that hangs on nothing but their number."""
     place = np.empty(rows, np.int64)
-    place[order] = np.arange(rows)
-    row = place[row]
+    place[np.argsort(_scattered(rows), kind="stable")] = np.arange(rows)
+    return place[row]
+
+
+def _segments(pieces: _Pieces, row: Numbers) -> _Segments:
+    """The segments of pieces that are in these rows."""
     sizes = np.stack([pieces.opening, pieces.heads, pieces.fresh - pieces.context, pieces.stop - pieces.fresh], 1)
     begins = np.stack([pieces.start, pieces.head, pieces.context, pieces.fresh], 1)
     positions = np.cumsum(sizes, 1) - sizes
@@ -412,7 +475,7 @@ def _rows(pieces: _Pieces, *, length: int) -> tuple[_Segments, int]:
     there = (sizes[piece] > 0).reshape(-1)
     fresh = np.tile([False, False, False, True], len(piece))
     flat = [x[piece].reshape(-1)[there] for x in (begins, sizes.astype(np.int32), positions.astype(np.int32))]
-    return _Segments(np.repeat(row[piece], 4)[there], flat[0], flat[1], flat[2], fresh[there]), rows
+    return _Segments(np.repeat(row[piece], 4)[there], flat[0], flat[1], flat[2], fresh[there])
 
 
 def best_fit(sizes: Numbers, length: int) -> tuple[Numbers, int]:

@@ -27,7 +27,8 @@ def packed(store: TokenStore, *, length: int, context: int) -> Finding:
     layout, chat = store.layout(length), not store.learns_all
     did, what = layout.packed, "conversation" if chat else "document"
     sample = _Sample(store)
-    said, remedies, large = f"no {what} is longer than a row of {length} tokens: each stands whole in one", [], False
+    longer, large, remedies = None, False, []
+    said = f"no {what} is longer than a row of {length} tokens: each stands whole in one"
     if did.cut or did.left_out:
         longer = sample.halving(length)
         if longer is not None:
@@ -46,7 +47,7 @@ def packed(store: TokenStore, *, length: int, context: int) -> Finding:
             remedies.append("--long-conversations drop leaves them out")
     if layout.padding > _PADDED[0]:
         said += f"; {share(layout.padding)} of the rows is padding"
-        if (less := sample.padding(2 * length)) < layout.padding / 1.5:
+        if longer is None and (less := sample.padding(2 * length)) < layout.padding / 1.5:
             remedies.append(f"--length {2 * length} leaves {share(less)} of padding")
     level: Level = "warning" if large or did.left_out or layout.padding > _PADDED[1] else "ok"
     return Finding("packing", level, said, "; ".join(remedies))
