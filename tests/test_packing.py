@@ -70,7 +70,7 @@ def test_whole_conversations_and_the_room_they_leave_are_said():
 def test_the_doctor_looks_at_some_documents():
     tok = tokenizer(300)
     tok.chat_template = TEMPLATE
-    reader = Reader(tok, tok.eos_token_id)
+    reader = Reader(tok, tok.eos_token_id, 300)
     asked = {"role": "user", "content": "q w e r t y u i o p " * 3}
     talks = [Document(f"d:{i}", None, [asked, {"role": "assistant", "content": f"no {i}"}]) for i in range(4)]
     (found,) = packed_documents(talks, reader, packing=BEST_FIT, length=16, context=64)
