@@ -1,6 +1,6 @@
 """Rows of whole documents and conversations beside rows that are cut out of the stream of all of them, as older versions did.
 
-usage: packing.py OUT; LIMBECK_TEST_DATA names the folder of texts and models. A quarter of an hour of one core, most of it in
+usage: packing.py OUT; LIMBECK_TEST_DATA names the folder of texts and models. Some ten minutes of one core, most of it in
 trainings; what is done is not done again. Writes OUT/results.json.
 
 Three questions. What share of the learned tokens lacks a part of what came before it in its document, by how long rows are, and
@@ -43,7 +43,7 @@ from limbeck.students.shape import choose
 
 SEEDS = range(3)
 LENGTHS = (256, 512, 1024, 2048, 4096)
-LENGTH, ROWS, STEPS = 256, 8, 200  # of the trainings
+LENGTH, ROWS, STEPS = 256, 8, 100  # of the trainings
 STUDENT = 104_000  # parameters, two fifths of its teacher's
 KINDS = {"stream": STREAM, "whole": BEST_FIT}
 TEMPLATE = (
