@@ -17,7 +17,6 @@ import os
 import platform
 import shutil
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -228,22 +227,34 @@ def small(tokenizer):
     return lambda seed: new_model(config, tokenizer, seed)
 
 
+def kept(out, name, found):
+    """Adds a part of the results to those that are there: whoever stops here has them."""
+    file = out / "results.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    results[name] = found
+    results["versions"] = {
+        "limbeck": limbeck.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+    results |= {"command": "docs/results/packing.sh", "date": datetime.now(UTC).date().isoformat()}
+    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
 def main(out):
-    """Everything that is left, and the results."""
-    out, began = Path(out), time.monotonic()
+    """Everything that is left, part by part."""
+    out = Path(out)
     torch.set_num_threads(1)
     data = Path(os.environ["LIMBECK_TEST_DATA"])
     files = texts_of(data, out)
-    results = {"texts": of_texts(files, out)}
     teacher = load(data / "models" / "stories-llama-260k")
+    held = str(files["tinystories-held-out"])
     learn, held_out = build_stores(
-        str(files["tinystories"]),
-        teacher.tokenizer,
-        out / "stories",
-        end=teacher.end,
-        eval_source=str(files["tinystories-held-out"]),
+        str(files["tinystories"]), teacher.tokenizer, out / "stories", end=teacher.end, eval_source=held
     )
-    results["teacher"] = of_teacher(teacher, held_out, out)
+    kept(out, "teacher", of_teacher(teacher, held_out, out))
+    kept(out, "texts", of_texts(files, out))
     shape = choose(teacher.config, parameters=STUDENT)
 
     def cut(seed):
@@ -251,26 +262,14 @@ def main(out):
         student.model.train().requires_grad_(True)
         return student
 
-    results["stories"] = of_students("stories", cut, teacher, ForwardKL, learn, held_out, teacher.context, out)
+    kept(out, "stories", of_students("stories", cut, teacher, ForwardKL, learn, held_out, teacher.context, out))
     words = [turn["content"] for row in records(files["gsm8k"]) for turn in row["messages"]]
     if not (out / "tokenizer").exists():
         train_tokenizer(words, vocab=2048).save_pretrained(out / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(out / "tokenizer")
     tokenizer.chat_template = TEMPLATE
     talks = build_stores(str(files["gsm8k"]), tokenizer, out / "gsm8k", eval_source=str(files["gsm8k-test"]))
-    results["answers"] = of_students("answers", small(tokenizer), None, CrossEntropy, *talks, 1024, out)
-    results |= {
-        "command": "docs/results/packing.sh",
-        "versions": {
-            "limbeck": limbeck.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
-        "date": datetime.now(UTC).date().isoformat(),
-        "seconds": round(time.monotonic() - began),
-    }
-    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    kept(out, "answers", of_students("answers", small(tokenizer), None, CrossEntropy, *talks, 1024, out))
 
 
 if __name__ == "__main__":
