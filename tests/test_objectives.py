@@ -185,13 +185,24 @@ def test_gradients_keep_their_size_as_the_temperature_rises(make):
 
 
 @given(seed=st.integers(0, 1000), mu=st.floats(0.01, 0.99), spread=st.floats(0.01, 6))
-def test_head_holds_the_mass_and_no_token_too_many(seed, mu, spread):
+def test_head_holds_no_more_than_the_mass_and_the_next_token_would(seed, mu, spread):
     generator = torch.Generator().manual_seed(seed)
     p = (spread * torch.randn(4, 5000, generator=generator, dtype=torch.float64)).softmax(-1)
-    least = least_of_head(p, mu)[:, None]
-    head = torch.where(p >= least, p, 0.0)
-    assert (head.sum(-1) >= mu).all()
-    assert (head.sum(-1) - least.squeeze(-1) < mu).all()
+    head = p >= least_of_head(p, mu)[:, None]
+    held, following = torch.where(head, p, 0.0).sum(-1), torch.where(head, 0.0, p).amax(-1)
+    assert ((held <= mu + 1e-12) | (head.sum(-1) == 1)).all()
+    assert (held + following > mu - 1e-12).all()
+
+
+def test_the_token_that_crosses_mu_is_not_of_the_head():
+    """p = 0.4, 0.3, 0.2, 0.1 and mu = 0.5: the head is the first token; with q = 0.1, 0.2, 0.3, 0.4 its part is 0.3 of 0.8."""
+    p, q = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).double(), torch.tensor([[0.1, 0.2, 0.3, 0.4]]).double()
+    forward, reverse = (float((a * (a / b).log()).sum()) for a, b in ((p, q), (q, p)))
+    nats, _ = AdaptiveKL().value_and_gradient(q.log(), Signal(p.log()), Chunk(torch.tensor([0]), torch.ones(1)))
+    assert float(nats) == pytest.approx(0.375 * forward + 0.625 * reverse)
+    assert [float(least_of_head(p, mu)) for mu in (0.5, 0.75, 0.1)] == pytest.approx(
+        [0.4, 0.3, 0.4]
+    )  # the first always
 
 
 # --- DKD --------------------------------------------------------------------------------------------------------------

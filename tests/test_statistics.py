@@ -16,6 +16,7 @@ from limbeck.plan.fit import _Found, _shaken
 from limbeck.plan.price import Price
 from limbeck.plan.ratio import _line
 from limbeck.plan.size import Size
+from limbeck.plan.teachers import Model, Task
 from limbeck.probes.interval import _t, bootstrap, difference_interval, difference_test, holm
 from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import BINS, Measurements
@@ -214,3 +215,14 @@ def test_t_of_taid_goes_on_by_a_share_of_what_is_left_to_one():
     assert float(objective.t) == pytest.approx(first)
     objective.advance(2.0)
     assert float(objective.t) == pytest.approx(first + 0.25 * (1 - first))
+
+
+def test_a_plan_counts_the_flops_that_a_run_is_compared_by():
+    """One accounting: of configurations, what equal compute buys is the same in `limbeck plan` and in a run's verdict."""
+    tok = tokenizer()
+    student, teacher = (Size.of(llama(layers=n, hidden=h, tok=tok).config) for n, h in ((2, 32), (3, 48)))
+    task = Task(Model.of_size("student", student), 1e6, True, 0.005, None)
+    planned = task.flops(Model.of_size("teacher", teacher), 1e6) / task.flops(None, 1e6)
+    assert planned == pytest.approx(Price.of(student, teacher, length=task.length).ratio)
+    numbers = Task(Model.of_count("1B", 1e9), 1e6, True, 0.005, None)
+    assert numbers.flops(Model.of_count("7B", 7e9), 1e6) == 6e9 * 1e6 + 2 * 7e9 * 1e6

@@ -252,8 +252,8 @@ def _assumptions(task: Task, pair: _Pair, settings: PlanSettings) -> list[str]:
     )
     said = [f"every teacher was trained on {seen}: a law knows a teacher by the loss that follows"]
     said.append(
-        "the teacher's forward passes are paid: 6 N_S D + 2 N_T D FLOPs, D in the latter the tokens that it reads, whose logits "
-        f"are used {_times(task.uses)}; cross-entropy is given the same FLOPs, so more tokens"
+        "the teacher's forward passes are paid, each beside three of the student on as many tokens, and its logits are used "
+        f"{_times(task.uses)}; cross-entropy is given the same FLOPs, so more tokens"
         if task.paid
         else "what the teacher says is free (cached): cross-entropy is given the same tokens"
     )
@@ -261,6 +261,15 @@ def _assumptions(task: Task, pair: _Pair, settings: PlanSettings) -> list[str]:
         said.append(
             "text that is repeated is worth as much to cross-entropy as new text, which flatters it: laws know no epochs"
         )
+    shapeless = [model.name for model in (task.student, *pair.candidates) if model.size is None]
+    said.append(
+        f"FLOPs are counted by layers, attention in rows of {task.length:,} tokens included"
+        + (
+            f"; of {', '.join(shapeless)}, known by a number alone, 2 a parameter for a forward pass"
+            if shapeless
+            else ""
+        )
+    )
     said.append(f"a GPU reaches {UTILISATION:.0%} of its dense bfloat16 peak in training")
     if pair.limits is not None:
         said.append(f"and {BANDWIDTH_SHARE:.0%} of its memory bandwidth in generation, bfloat16, one text at a time")
@@ -341,7 +350,7 @@ def _costs(task: Task, teacher: Model, device: GPU) -> dict[str, Any]:
     if student is not None and teacher.size is not None:
         cost = estimate(
             *(student, teacher.size),
-            length=1024,
+            length=task.length,
             tokens=round(task.tokens),
             batch_tokens=2**19,
             itemsize=BFLOAT16,

@@ -1,7 +1,9 @@
 """Adaptive KL: forward and reverse KL, mixed by where the two differ (Wu et al., arXiv 2404.02657, sec. 4.2).
 
-The head of p is its most probable tokens, as few as hold the mass mu. Tokens exactly as probable as the last of them
-belong to it too, so the order of the vocabulary cannot matter.
+The head of p is its most probable tokens, as many as hold no more than the mass mu, and the most probable one always. So the
+authors' code has it; by the paper's formula the token that crosses mu belongs to the head too, which between a small teacher and
+its student makes 0.014 nats less of 1.751 in the mean of 15,000 positions, and up to 2 at one of them. Tokens exactly as probable
+as the last of the head belong to it, so the order of the vocabulary cannot matter.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ def least_of_head(p: Float[Tensor, "n V"], mu: float) -> Float[Tensor, "n"]:
     """
     candidates = _largest_groups(p)
     largest = candidates.topk(min(_FIRST, candidates.shape[1])).values
-    least, found = _first_reaching(largest, mu)
+    least, found = _last_within(largest, mu)
     missing = (~found).nonzero().squeeze(-1)
     if len(missing):
         least[missing] = _least_by_sorting(p[missing], mu)
@@ -74,14 +76,14 @@ def _largest_groups(p: Tensor) -> Tensor:
 
 
 def _least_by_sorting(p: Tensor, mu: float) -> Tensor:
-    return _first_reaching(p.sort(-1, descending=True).values, mu)[0]
+    return _last_within(p.sort(-1, descending=True).values, mu)[0]
 
 
-def _first_reaching(falling: Tensor, mu: float) -> tuple[Tensor, Tensor]:
-    """The value at which sums of falling values reach mu, and whether they do."""
-    reached = falling.cumsum(-1) >= mu
-    found = reached.any(-1)
-    index = torch.where(found, reached.int().argmax(-1), falling.shape[-1] - 1)
+def _last_within(falling: Tensor, mu: float) -> tuple[Tensor, Tensor]:
+    """The last of falling values whose sum is not above mu, the first at least, and whether the next one crosses it."""
+    crossed = falling.cumsum(-1) > mu
+    found = crossed.any(-1)
+    index = torch.where(found, (crossed.int().argmax(-1) - 1).clamp(min=0), falling.shape[-1] - 1)
     return falling.gather(-1, index[:, None]).squeeze(-1), found
 
 

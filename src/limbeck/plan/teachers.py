@@ -52,13 +52,17 @@ class Model:
         """A model whose configuration amounts to this."""
         return cls(name, size.parameters, size.body, size.multiplied, size)
 
+    def forward_flops(self, length: int) -> float:
+        """FLOPs of a forward pass per token in rows of this length, counted layer by layer; of a mere number N it is 2 N."""
+        return 2.0 * self.multiplied if self.size is None else self.size.forward_flops(length)
+
 
 @dataclass(frozen=True)
 class Task:
     """A student and what there is for it: tokens, and whether the teacher's forward passes are paid (else they are cached).
 
     ``uses`` is how often the logits of one pass are trained with. ``epsilon`` is the difference in nats per token that nobody
-    minds. ``teacher_tokens`` None means 20 per parameter.
+    minds. ``teacher_tokens`` None means 20 per parameter. Rows of text have ``length`` tokens.
     """
 
     student: Model
@@ -67,16 +71,21 @@ class Task:
     epsilon: float
     teacher_tokens: float | None
     uses: float = 1.0
+    length: int = 1024
 
     def price(self, teacher: Model) -> Price:
         """What the teacher's logits cost the student, where they are paid."""
-        return Price(teacher.multiplied / (3 * self.student.multiplied), self.uses if self.paid else math.inf)
+        passes = teacher.forward_flops(self.length) / (3 * self.student.forward_flops(self.length))
+        return Price(passes, self.uses if self.paid else math.inf)
 
     def flops(self, teacher: Model | None, tokens: float) -> float:
-        """FLOPs of a training: 6 N_S D, and 2 N_T for each token a paid teacher reads (arXiv 2311.07052, README of its code)."""
-        per_token = 6 * self.student.multiplied
+        """FLOPs of a training: three forward passes of the student a token, and one of a paid teacher for each it reads.
+
+        Of models known by their numbers alone that is 6 N_S D + 2 N_T D, as arXiv 2311.07052 counts.
+        """
+        per_token = 3 * self.student.forward_flops(self.length)
         if teacher is not None and self.paid:
-            per_token += 2 * teacher.multiplied / self.uses
+            per_token += teacher.forward_flops(self.length) / self.uses
         return per_token * tokens
 
     def tokens_for(self, flops: float, teacher: Model | None) -> float:

@@ -2,6 +2,9 @@
 
 y = W_o (q ⊙ SSM_diag(SSM_shift(k) ⊙ v)), both with a skip (Fu et al., arXiv 2212.14052, sec. 3.1), with one channel a head, so
 that k v is a product and no outer product. The shifting one keeps its last N inputs: a filter of N free taps.
+
+Departures from the authors' code: the four projections have no biases, there they have; the shift is its filter itself, there a
+state space whose C is learned and a skip beside it, which spans the same filters.
 """
 
 from __future__ import annotations
