@@ -24,7 +24,7 @@ OF_TRANSFORMERS := tests/test_registration.py tests/test_decoder.py
 .DEFAULT_GOAL := demo
 
 demo: .venv/.ready
-	$(BIN)/limbeck distil --tokens 300k --out runs/demo
+	$(BIN)/limbeck distil --text-tokens 40k --tokens 200k --seeds 3 --baselines cut+ce,cut+ce@flops --out runs/demo
 
 test: .venv/.ready
 	$(BIN)/python -m pytest -n auto --dist loadfile

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from limbeck import cli
+from limbeck.config import DistilSettings
+from limbeck.jobs.keep import worth_keeping
 from limbeck.jobs.pilot.grid import SCALES
 from tests.models import write_corpus, write_teacher
 from tests.test_pilot import TINY
@@ -22,7 +24,7 @@ def small(command: str) -> str:
     command = re.sub(r"--tokens \S+", "--tokens 3k", command)
     command = re.sub(r"--students \S+ --teachers \S+", "--scale smoke --students 1 --teachers 3 --seeds 1", command)
     command = command.replace("limbeck reproduce", "limbeck reproduce --scale smoke")
-    return re.sub(r'tokens="\S+?"', 'tokens="3k"', command)
+    return re.sub(r'\btokens="\S+?"', 'tokens="3k"', command)
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -92,6 +94,26 @@ def test_the_readme_names_both_commands_that_set_everything_up():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     assert "make demo" in text
     assert "make test" in text
+
+
+def test_the_demo_and_the_tutorial_show_where_a_teacher_pays():
+    """Their trainings read a short text often enough for its logits to be kept, and for equal compute to be won."""
+    demo = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "/limbeck distil" in line)
+    tutorial = next(text for _, text in blocks_of_tutorial() if "distil" in text and "runs/first" in text)
+    for command in (demo, tutorial):
+        flags = {
+            flag: re.search(rf"--{flag} (\S+)", command) for flag in ("tokens", "text-tokens", "seeds", "baselines")
+        }
+        given = {flag.replace("-", "_"): found[1] for flag, found in flags.items() if found}
+        settings = DistilSettings(**given)
+        assert settings.text_tokens is not None
+        assert worth_keeping(settings, settings.text_tokens), command
+        assert settings.tokens >= 5 * settings.text_tokens
+
+
+def blocks_of_tutorial() -> list[tuple[str, str]]:
+    text = (ROOT / "docs" / "tutorial" / "first-student.md").read_text(encoding="utf-8")
+    return [(found[1], found[2]) for found in BLOCK.finditer(text)]
 
 
 def test_the_readmes_tree_is_the_tree():
