@@ -263,3 +263,19 @@ def test_a_fault_of_ours_is_a_traceback_and_status_1(monkeypatch, teacher, data,
     with pytest.raises(ZeroDivisionError):
         cli.main()
     torch.set_num_threads(1)
+
+
+def test_names_are_shown_as_they_are_and_command_no_terminal(limbeck, teacher, data, tmp_path):
+    """Rich's markup in a folder's name ended a run, and an escape sequence reached the terminal."""
+    out = tmp_path / "o[/x]\x1b[2J[red]"
+    status, printed, err = limbeck(
+        "capture", "--teacher", teacher, "--data", data, "--length", 32, "--tokens", 300, "--out", out
+    )
+    assert status == 0, err
+    assert "o[/x]\\x1b[2J[red]" in printed
+    assert "\x1b[2J" not in printed + err
+    (out / "answers").rename(tmp_path / "gone")
+    status, _, err = limbeck("cache", "inspect", out)
+    assert status == 2
+    assert "\\x1b[2J[red]" in err
+    assert "\x1b[2J" not in err

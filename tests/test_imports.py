@@ -13,8 +13,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "limbeck"
 
 LAYERS = (
-    ("errors", "scrub"),
-    ("types", "config", "disk"),
+    ("errors", "scrub", "terminal"),
+    ("types", "config", "disk", "border"),
     ("divergence",),
     ("models",),
     ("corpora", "plan", "teachers", "students", "objectives", "probes"),

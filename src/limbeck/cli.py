@@ -21,6 +21,7 @@ from typer import Argument, Option
 from typer.core import TyperCommand
 
 from limbeck import __version__, api
+from limbeck.border import explained
 from limbeck.config import (
     CaptureSettings,
     DistilSettings,
@@ -34,6 +35,7 @@ from limbeck.config import (
 )
 from limbeck.errors import Interrupted, LimbeckError
 from limbeck.scrub import scrubbed
+from limbeck.terminal import Terminal, visible
 
 
 class _Command(TyperCommand):
@@ -212,7 +214,7 @@ def _settings(kind: type[AnySettings], file: Path | None, flags: dict[str, Any])
 def _say(settings: Settings, result: dict[str, Any], what: str, name: str) -> None:
     """The result on stdout: one JSON object, or where to look. Ranks that have none say nothing."""
     if result:
-        print(json.dumps(result) if settings.json_ else f"{what}: {settings.out / name}")
+        print(json.dumps(result) if settings.json_ else visible(f"{what}: {settings.out / name}"))
 
 
 @app.command()
@@ -256,8 +258,6 @@ def plan(
     """
     flags = {name: value for name, value in locals().items() if name != "json_"}
     settings = resolve(PlanSettings, None, flags | {"json": json_})
-    from rich.console import Console
-
     from limbeck.jobs.plan import plan as job
     from limbeck.jobs.plan_shown import show
 
@@ -268,7 +268,7 @@ def plan(
     if settings.json_:
         print(json.dumps(result, allow_nan=False))
     else:
-        show(result, Console(highlight=False, soft_wrap=True))
+        show(result, Terminal(soft_wrap=True))
 
 
 @app.command()
@@ -388,15 +388,13 @@ Folder = Annotated[Path, Argument(help="A folder that limbeck capture wrote.")]
 @cache.command("inspect")
 def cache_inspect(folder: Folder, json_: Json = None) -> None:
     """What is in a folder of answers, and what it was made from."""
-    from rich.console import Console
-
     from limbeck.jobs.capture.verify import inspect, show_facts
 
     facts = inspect(folder)
     if json_:
         print(json.dumps(facts))
     else:
-        show_facts(facts, Console(highlight=False, soft_wrap=True))
+        show_facts(facts, Terminal(soft_wrap=True))
 
 
 @app.command("verify")
@@ -441,7 +439,7 @@ def cache_merge(
     from limbeck.jobs.capture.merge import merge
 
     result = merge(out, shards)
-    print(json.dumps(result) if json_ else f"answers: {out}")
+    print(json.dumps(result) if json_ else visible(f"answers: {out}"))
 
 
 @cache.command("choose")
@@ -591,7 +589,7 @@ def pilot(
     from limbeck.jobs.pilot import pilot as job
 
     result = job(settings)
-    print(json.dumps(result) if settings.json_ else f"points: {settings.out / 'points.parquet'}")
+    print(json.dumps(result) if settings.json_ else visible(f"points: {settings.out / 'points.parquet'}"))
 
 
 @app.command()
@@ -644,11 +642,9 @@ def probe(
     if json_:
         print(json.dumps(result))
     else:
-        from rich.console import Console
-
         from limbeck.jobs.probe import show
 
-        show(result["readings"].values(), Console())
+        show(result["readings"].values(), Terminal())
 
 
 @app.command()
@@ -660,8 +656,6 @@ def predict(
 ) -> None:
     """Predict a larger model's score on a task from smaller ones', and check what was predicted before."""
     settings = resolve(PredictSettings, None, {"points": points, "task": task, "params": params, "json": json_})
-    from rich.console import Console
-
     from limbeck.jobs.predict import predict as job
     from limbeck.jobs.predict import show
 
@@ -669,7 +663,7 @@ def predict(
     if settings.json_:
         print(json.dumps(result))
     else:
-        show(result, Console())
+        show(result, Terminal())
 
 
 @app.command()
@@ -694,16 +688,14 @@ def reproduce(
     json_: Json = None,
 ) -> None:
     """Reproduce a published result, and say confirmed, refuted or inconclusive by a criterion whose changes are told."""
-    from rich.console import Console
-
     from limbeck.recipes.reproduce import show
 
-    flags = {name: value for name, value in locals().items() if name not in {"recipe", "Console", "show", "json_"}}
+    flags = {name: value for name, value in locals().items() if name not in {"recipe", "show", "json_"}}
     result = api.reproduce(recipe, **flags)
     if json_:
         print(json.dumps(result))
     else:
-        show(result, Console())
+        show(result, Terminal())
 
 
 @app.command()
@@ -712,7 +704,7 @@ def report(folder: Annotated[Path, Argument(help="Folder of a run.")]) -> None:
     from limbeck.report import write_family_report, write_report
     from limbeck.report.folder import read_run
 
-    print((write_family_report if "members" in read_run(folder) else write_report)(folder))
+    print(visible(str((write_family_report if "members" in read_run(folder) else write_report)(folder))))
 
 
 @app.command()
@@ -727,10 +719,11 @@ def main() -> NoReturn:
     """Runs the command line and exits."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        app()  # prints a wrong flag itself and exits with 2; turns SIGINT into 130
+        with explained():
+            app()  # prints a wrong flag itself and exits with 2; turns SIGINT into 130
     except (LimbeckError, Interrupted) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun every rank comes to the same end
-            print(f"limbeck: {scrubbed(str(error))}", file=sys.stderr)
+            print(f"limbeck: {visible(scrubbed(str(error)))}", file=sys.stderr)
         sys.exit(error.status)
     sys.exit(0)
 

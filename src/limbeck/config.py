@@ -17,7 +17,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from limbeck.errors import BadSetting
 
+LARGEST = (
+    10**18
+)  # of a count: tokens or parameters beyond it are a slip, and would not fit what they are multiplied with
 _SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+Number = TypeVar("Number", int, float)
 BASELINES = ("cut", "cut+ce", "cut+ce@flops", "fresh+kd")
 ATTENTION = "attention"  # a baseline of a student of other mixers
 
@@ -25,11 +29,18 @@ ATTENTION = "attention"  # a baseline of a student of other mixers
 def count(text: str | int) -> int:
     """A number written as people write it: 6M is 6,000,000, 1.3B, 250k, 2_000_000."""
     if isinstance(text, int) and not isinstance(text, bool):
-        return text
+        return _bounded(text, text)
     found = re.fullmatch(r"\s*(\d[\d_,]*\.?\d*(?:e\d{1,2})?)\s*([kmbt]?)\s*", str(text), re.IGNORECASE)
     if not found:
         raise ValueError(f"expected a count such as 250k, 6M or 1.3B, got {text!r}")
-    return round(float(found[1].replace(",", "").replace("_", "")) * _SUFFIX[found[2].lower()])
+    value = float(found[1].replace(",", "").replace("_", "")) * _SUFFIX[found[2].lower()]
+    return round(_bounded(value, text))
+
+
+def _bounded(value: Number, text: str | float) -> Number:
+    if value > LARGEST:
+        raise ValueError(f"expected a count of at most {LARGEST:.0e}, got {str(text)[:24]}")
+    return value
 
 
 Count = Annotated[int, BeforeValidator(count), Field(gt=0)]
@@ -72,7 +83,7 @@ def _measured(units: Mapping[str, float], example: str) -> BeforeValidator:
         found = re.fullmatch(r"\s*(\d+\.?\d*)\s*([a-zµ]*)\s*", str(text), re.IGNORECASE)
         if not found or found[2].lower() not in units:
             raise ValueError(f"expected a number with its unit, such as {example}, got {text!r}")
-        return float(found[1]) * units[found[2].lower()]
+        return _bounded(float(found[1]) * units[found[2].lower()], text)
 
     return BeforeValidator(read)
 
@@ -175,7 +186,7 @@ class Settings(BaseModel):
     eval_data: str | None = None
     columns: Columns = None
     skip_bad: SkipBad = None
-    length: int | None = Field(default=None, ge=2)
+    length: int | None = Field(default=None, ge=2, le=2**30)
     long_conversations: Literal["split", "drop"] = "split"
     tokens: Count = 500_000
     batch_tokens: Count | None = None
@@ -184,7 +195,7 @@ class Settings(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**32)
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=2**16)
     out: Path = Path("runs/distil")
     json_: bool = Field(default=False, alias="json")
 
@@ -200,7 +211,7 @@ class TeacherSettings(Settings):
     any_teacher: bool = False
     tokenizer: str | None = None
     in_flight: int = Field(default=32, ge=1, le=1024)
-    time_limit: float = Field(default=120, gt=0)
+    time_limit: float = Field(default=120, gt=0, le=86_400)
 
 
 Stage = Literal["mixers", "blocks"]
@@ -227,7 +238,7 @@ class DistilSettings(TeacherSettings):
     shrink: float | None = None
     shape: str | None = None
     mixers: Annotated[str | None, BeforeValidator(_joined)] = None
-    keep_attention: int | None = Field(default=None, ge=1)
+    keep_attention: int | None = Field(default=None, ge=1, le=2**16)
     match: Annotated[tuple[Stage, ...] | None, BeforeValidator(_stages)] = None
     student_dtype: Literal["float32", "bfloat16", "float16"] | None = None  # None: the teacher's
     objective: Annotated[str, BeforeValidator(_joined)] = "ForwardKL"
@@ -304,8 +315,8 @@ class PretrainSettings(Settings):
     params: Count | None = None
     shape: str | None = None
     mixers: Annotated[str | None, BeforeValidator(_joined)] = None
-    width: int | None = Field(default=None, ge=1)
-    layers: int | None = Field(default=None, ge=1)
+    width: int | None = Field(default=None, ge=1, le=2**20)
+    layers: int | None = Field(default=None, ge=1, le=2**16)
     out: Path = Path("runs/pretrain")
 
 
@@ -324,7 +335,7 @@ class PilotSettings(BaseModel):
     law: bool | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     seeds: int = Field(default=3, ge=1, le=100)
-    workers: int | None = Field(default=None, ge=1)
+    workers: int | None = Field(default=None, ge=1, le=2**16)
     ray: str | None = None
     out: Path = Path("runs/pilot")
     json_: bool = Field(default=False, alias="json")
@@ -360,8 +371,8 @@ class PlanSettings(BaseModel):
     gpu: str | None = None
     length: Annotated[int, BeforeValidator(count), Field(ge=2)] = 4096
     mixers: Annotated[str | None, BeforeValidator(_joined)] = None
-    width: int | None = Field(default=None, ge=1)
-    layers: int | None = Field(default=None, ge=1)
+    width: int | None = Field(default=None, ge=1, le=2**20)
+    layers: int | None = Field(default=None, ge=1, le=2**16)
     vocab: Count | None = None
     json_: bool = Field(default=False, alias="json")
 
@@ -453,7 +464,7 @@ class ReproduceSettings(BaseModel):
     points: Path | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     seeds: int = Field(default=3, ge=1, le=100)
-    workers: int | None = Field(default=None, ge=1)
+    workers: int | None = Field(default=None, ge=1, le=2**16)
     device: str = "auto"
     out: Path | None = None
     json_: bool = Field(default=False, alias="json")
@@ -486,7 +497,7 @@ def _toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BadSetting(f"no run file {file}: give the path of a TOML file, or flags alone") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (ValueError, IsADirectoryError) as error:  # also of a number of thousands of digits
         raise BadSetting(f'{file} is no TOML run file: {error}. Write lines such as: tokens = "2M"') from error
 
 

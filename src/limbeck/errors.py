@@ -65,6 +65,12 @@ class NonFiniteLoss(LimbeckError):
     status = 1
 
 
+class OutOfMemory(LimbeckError):
+    """The machine or a GPU has not the memory that was asked for."""
+
+    status = 1
+
+
 class OtherRankStopped(LimbeckError):
     """Another process of the same run ended, so that nothing can be summed over them any more."""
 

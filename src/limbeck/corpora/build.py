@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
 
@@ -37,6 +36,7 @@ from limbeck.corpora.writer import Item, Writer, record_batch, token_dtype
 from limbeck.disk import locked, tidy, whole_folder
 from limbeck.errors import BadCorpus, BadFolder, BadRecord, Mismatch
 from limbeck.models.vocabulary import ids_of, require_rows_of
+from limbeck.terminal import Terminal
 
 BLOCK_CHARACTERS = 4 << 20  # read before they are tokenised: enough for the threads, little enough to hold
 BLOCK_DOCUMENTS = 1024
@@ -370,7 +370,7 @@ def _bar(parts: list[Part], *, shown: bool) -> Iterator[Callable[[Item], None]]:
     total = None if None in sizes else sum(size or 0 for size in sizes)
     columns = (TextColumn("tokenise"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeRemainingColumn())
     documents = tokens = 0
-    with Progress(*columns, disable=not shown, console=Console(stderr=True)) as progress:
+    with Progress(*columns, disable=not shown, console=Terminal(stderr=True)) as progress:
         task = progress.add_task("tokenise", total=total, counts="")
 
         def advance(item: Item) -> None:

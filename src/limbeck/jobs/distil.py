@@ -288,7 +288,7 @@ def _examined(
     findings = diagnose(settings, teacher, None, documents, length=length, machine=where, uses=uses, **pair)
     _say(findings)
     for remark in planned.remarks(length):
-        console.print(f"note: {remark}", markup=False)
+        console.print(f"note: {remark}")
     return findings
 
 

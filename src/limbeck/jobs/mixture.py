@@ -136,10 +136,10 @@ def show_mixture(result: dict[str, Any], console: Console) -> None:
         f"the state is {_share(total['state_bytes'], attention['state_bytes'])} attention's, in bfloat16 but for sums over the "
         "text, which are float32"
     )
-    console.print(f"recall: {result['recall']['said']}", markup=False)
-    console.print(f"  {result['recall']['rule']}", style="dim", markup=False)
+    console.print(f"recall: {result['recall']['said']}")
+    console.print(f"  {result['recall']['rule']}", style="dim")
     for remark in result["remarks"]:
-        console.print(f"note: {remark}", style="yellow", markup=False)
+        console.print(f"note: {remark}", style="yellow")
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

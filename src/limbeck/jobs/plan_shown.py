@@ -6,8 +6,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from limbeck.jobs.plan import OUTCOMES
+from limbeck.terminal import visible
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -21,25 +23,30 @@ def show(result: dict[str, Any], console: Console) -> None:
     if result["device"]:
         _show_device(result["device"], console)
     for answer in result["planners"]:
-        console.print(f"\n[bold]{answer['planner']}[/bold]: {answer['said']}")
+        console.print(Text.assemble("\n", (answer["planner"], "bold"), f": {visible(answer['said'])}"))
         if answer["rows"]:
             console.print(_losses(answer))
             if result["pay_teacher"]:
                 said = "break-even, uses of each forward pass of the teacher from which on it gains"
                 console.print(f"  {said}: {_break_even(answer['rows'])}; here {result['uses']:.1f}", markup=False)
         for note in answer["notes"]:
-            console.print(f"  {note}", style="dim", markup=False)
+            console.print(f"  {note}", style="dim")
     if result["local_fit"] is None:
         console.print(
-            "\n[bold]local fit[/bold]: none, since no --points are given: a pilot of your own data beats both rules above"
+            Text.assemble(
+                "\n",
+                ("local fit", "bold"),
+                ": none, since no --points are given: a pilot of your own data beats both rules above",
+            )
         )
     for row in result["skipped"]:
-        console.print(f"  skipped {row}", style="yellow", markup=False)
-    console.print(f"\n[bold]cost[/bold] on one {result['gpu']['name']} ({result['gpu']['source']})", soft_wrap=True)
+        console.print(f"  skipped {row}", style="yellow")
+    gpu = f" on one {result['gpu']['name']} ({result['gpu']['source']})"
+    console.print(Text.assemble("\n", ("cost", "bold"), gpu), soft_wrap=True)
     console.print(_cost_table(result["costs"]))
     console.print("assumed:")
     for said in result["assumptions"]:
-        console.print(f"  {said}", markup=False)
+        console.print(f"  {said}")
 
 
 def _show_device(device: dict[str, Any], console: Console) -> None:

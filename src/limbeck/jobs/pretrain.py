@@ -228,7 +228,7 @@ def _say_layers(shape: Mixed, model: LanguageModel, length: int) -> None:
         f"{shown_bytes(ours)} (with attention everywhere {shown_bytes(theirs)}), all in float32, as it is trained"
     )
     for remark in remarks(size.mixture, length):
-        console.print(f"note: {remark}", markup=False)
+        console.print(f"note: {remark}")
 
 
 def _card(run: dict[str, Any], readings: list[Reading]) -> str:

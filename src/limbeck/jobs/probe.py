@@ -110,7 +110,7 @@ def _of_text(
     text = texts.whole
     held_out = HeldOut(text.store, length=length, machine=where)
     measured_on = text.said + held_out.said
-    console.print(f"likelihood is measured on {measured_on}", markup=False)
+    console.print(f"likelihood is measured on {measured_on}")
     measured = measure(model, against, held_out.batches(), documents=text.store.documents)
     sizes = held_out.text_bytes(measured)
     readings = likelihood("model", [measured], text_bytes=sizes) + calibration("model", [measured])

@@ -146,7 +146,6 @@ class Texts:
             console.print(
                 f"warning: the text of the run in {self._run.folder} is not there any more, so what it trained on may be "
                 f"among the documents of {self._source}",
-                markup=False,
             )
             return None
 

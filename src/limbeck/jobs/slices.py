@@ -28,11 +28,9 @@ def recall_by_slices(
     train, said, text = texts.for_slices()
     held_out = HeldOut(text.store, length=length, machine=where)
     measured_on = text.said + held_out.said
-    console.print(f"slices are measured on {measured_on}", markup=False)
+    console.print(f"slices are measured on {measured_on}")
     bigrams = Bigrams.counted(train, held_out.batches(), vocab=measured.vocab)
-    console.print(
-        f"bigrams are counted in {said}: {train.tokens:,} tokens of {train.documents:,} documents", markup=False
-    )
+    console.print(f"bigrams are counted in {said}: {train.tokens:,} tokens of {train.documents:,} documents")
     runs = [
         measure_slices(each, held_out.batches(), bigrams, documents=text.store.documents)
         for each in (measured, against)

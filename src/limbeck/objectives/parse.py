@@ -92,10 +92,13 @@ _TOKENS = re.compile(
 )
 
 Value = float | int | str | bool | Objective
+_LONGEST = 2_000  # characters of an objective, which stands in messages, tables and figures
 
 
 def parse(text: str) -> Objective:
     """The objective that a text names. Raises BadObjective, saying what was expected where."""
+    if len(text) > _LONGEST:
+        raise BadObjective(f"objective {text[:40]!r}...: expected at most {_LONGEST:,} characters, got {len(text):,}")
     return _Reader(text).read()
 
 
@@ -172,7 +175,10 @@ class _Reader:
         sign = -1 if self._take("sign", "-") else 1
         number = self._take("number")
         if number is not None:
-            return key, sign * (int(number) if number.isdigit() else float(number))
+            value = int(number) if number.isdigit() and len(number) < 16 else float(number)
+            if not math.isfinite(value):
+                raise BadObjective(f"objective {self.text[:80]!r}: {name}({key}=...) is not a finite number")
+            return key, sign * value
         quoted = self._take("quoted")
         if quoted is not None:
             return key, quoted[1:-1]

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.text import Text
 
 from limbeck.config import ReproduceSettings
 from limbeck.disk import claims, finite, write_json, write_text
@@ -70,9 +71,9 @@ def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
 def show(result: dict[str, Any], console: Console) -> None:
     """Prints what was judged, and where the page is."""
     for one in result["judged"]:
-        console.print(f"[bold]{one['verdict']}[/bold]: ", end="")
-        console.print(f"{one['claim']} {one['seen']}", markup=False, soft_wrap=True)
-    console.print(f"page: {result['out']}/README.md", soft_wrap=True, markup=False)
+        console.print(Text.assemble((one["verdict"], "bold"), ": "), end="")
+        console.print(f"{one['claim']} {one['seen']}", soft_wrap=True)
+    console.print(f"page: {result['out']}/README.md", soft_wrap=True)
 
 
 def page(chosen: Recipe, outcome: Outcome, run: dict[str, Any], settings: ReproduceSettings) -> str:

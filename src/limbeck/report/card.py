@@ -10,6 +10,7 @@ from typing import Any
 
 from limbeck.report.start import Start, start_of
 from limbeck.report.words import bounded, count, label
+from limbeck.terminal import visible
 from limbeck.types import Reading
 
 _ROWS = (
@@ -63,7 +64,7 @@ def model_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Seque
     licence = stated.get("license_name") or stated.get("license")
     which = f" (the teacher's README.md says: {_plain(str(licence))})" if licence else ""
     body += [f"The licence of the teacher{which} and of the text holds for the student too: see theirs.", ""]
-    return "\n".join(front + body)
+    return visible("\n".join(front + body))
 
 
 def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:

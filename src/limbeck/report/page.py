@@ -24,6 +24,7 @@ from limbeck.report.folder import RunFolder
 from limbeck.report.start import Start, start_of
 from limbeck.report.state import fewer, state_rows
 from limbeck.report.words import LABELS, ORDER, bounded, count, duration, label, plus_minus, share, size
+from limbeck.terminal import visible
 from limbeck.types import Reading
 
 _SURPRISES, _PER_DOCUMENT = 10, 2
@@ -89,7 +90,7 @@ def write_report(folder: Path) -> Path:
     Raises BadFolder where the folder holds no run, a damaged file, or cannot be written.
     """
     page, target = render(RunFolder.read(folder)), folder / "report.html"
-    write_text(target, page)
+    write_text(target, visible(page))
     return target
 
 

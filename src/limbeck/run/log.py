@@ -11,13 +11,13 @@ from typing import TypedDict
 
 import psutil
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from limbeck.disk import Count, line_of, own_file, read_lines, write_lines, writing
+from limbeck.terminal import Terminal
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Terminal(stderr=True, soft_wrap=True)
 _LINE_EVERY = 20.0  # seconds between lines where there is no screen
 
 
@@ -154,7 +154,7 @@ def progress(
         yield Line(label, steps, loss, after)
     else:
         columns = (
-            TextColumn("{task.description:<14}"),
+            TextColumn("{task.description:<14}", markup=False),
             BarColumn(),
             TextColumn("step {task.completed}/{task.total}"),
             TextColumn(f"{loss[0]} {{task.fields[loss]:.4f}} {loss[1]}", markup=False),

@@ -72,16 +72,13 @@ def verify_files(folder: Path, console: Console) -> dict[str, Any]:
     """
     found = check_folder(folder)
     for message in found.damaged.values():
-        console.print(f"damaged: {message}", markup=False)
+        console.print(f"damaged: {message}")
     console.print(
         f"checksums: {len(found.good):,} files are as they were written, {len(found.damaged):,} are not, "
         f"{len(found.unknown):,} have none",
-        markup=False,
     )
     if not found.good and not found.damaged:
-        console.print(
-            "nothing here carries a checksum: limbeck did not write it, or an earlier version did", markup=False
-        )
+        console.print("nothing here carries a checksum: limbeck did not write it, or an earlier version did")
     unknown = [str(path.relative_to(folder)) for path in found.unknown]
     return {
         "ok": not found.damaged,
@@ -106,7 +103,7 @@ def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str,
     except (BadModel, BadFolder, Mismatch) as error:
         if files["ok"]:
             raise
-        console.print(f"the answers cannot be read: {error}", markup=False)
+        console.print(f"the answers cannot be read: {error}")
         return files | {"damaged": [], "asked": 0}
     console.print(
         f"checksums: {len(damaged):,} damaged rows of {captured.answers.rows + captured.held_out.cache.rows:,}"

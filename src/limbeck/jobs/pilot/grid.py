@@ -115,7 +115,10 @@ def _number(text: str) -> int | None:
 
 def _listed(flag: str, text: str) -> list[int]:
     try:
-        return sorted({count(part) for part in text.split(",")})
+        found = sorted({count(part) for part in text.split(",")})
+        if found[0] < 1:
+            raise ValueError(f"expected sizes of at least 1, got {found[0]}")
+        return found
     except ValueError as error:
         raise BadSetting(f"{flag} {text}: {error}, a list of those, or how many: {flag} 3") from error
 
