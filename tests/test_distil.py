@@ -133,7 +133,10 @@ def test_a_finished_run_is_not_done_again(done, here):
 
 
 def test_seeds_are_added_to_a_run_that_had_fewer(done, here):
-    """What is there stays, the new seed is the one of a run that had it from the start, and fewer are refused."""
+    """What is there stays, the new seed is the one of a run that had it from the start, and fewer are refused.
+
+    So it is with baselines.
+    """
     whole, _ = done
     keys = {
         "teacher": str(here / "teacher"),
@@ -159,6 +162,15 @@ def test_seeds_are_added_to_a_run_that_had_fewer(done, here):
     assert second["readings"]["student"]["held_out"] != first["readings"]["student"]["held_out"]
     with pytest.raises(BadFolder, match="seeds: 2 there, 1 now"):
         limbeck.distil(**keys)
+    third = limbeck.distil(**keys | {"baselines": ("cut+ce", "cut")}, seeds=2)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    for seed in (0, 1):
+        name = f"baselines/cut+ce-seed{seed}/student"
+        assert weights(here / "more" / name) == weights(whole / name)
+    assert "no baseline was trained with cross-entropy" in second["verdict"]
+    assert "no baseline was trained with cross-entropy" not in third["verdict"]
+    with pytest.raises(BadFolder, match=r"baselines: \['cut\+ce', 'cut'\] there, \['cut'\] now"):
+        limbeck.distil(**keys, seeds=2)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from typing import Any, NotRequired, TypedDict
 
 from pydantic import BaseModel
 
+from limbeck.config import BASELINES
 from limbeck.corpora import TokenStore
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.layout import PACKINGS, STREAM, WITHOUT_LONG
@@ -31,7 +32,7 @@ _PACKING = "packing"  # in a signature: how documents are put into rows; older v
 
 # Settings of a later version: absent where they are not given, so that a run that was begun before them goes on
 _LATER = ("text_tokens", "cache_logits")
-_GROW = ("distil", "family")  # jobs to which seeds can be added: those that are there stay, bits and all
+_GROW = ("distil", "family")  # jobs to which seeds and baselines can be added: what is there stays, bits and all
 
 
 class _Run(TypedDict):
@@ -44,9 +45,10 @@ class _Run(TypedDict):
 def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
     """Makes ``folder`` this run's, and gives what its run.json holds: new, or from an earlier start of the same run.
 
-    The same run with more seeds takes the folder over. No other process gets the folder until the job that claims it ends
-    (`disk.claims`). A run that came to nothing (a mistake found before its first result) does not keep its folder from another.
-    Raises BadFolder when the folder cannot be written, another process writes to it, or it holds something else, or links.
+    The same run with more seeds or baselines takes the folder over. No other process gets the folder until the job that claims
+    it ends (`disk.claims`). A run that came to nothing (a mistake found before its first result) does not keep its folder from
+    another. Raises BadFolder when the folder cannot be written, another process writes to it, or it holds something else, or
+    links.
     """
     record = folder / "run.json"
     _held(folder, record)
@@ -63,8 +65,7 @@ def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
     if _PACKING not in theirs and signature.get(_PACKING) != WITHOUT_LONG:  # of an older version: it keeps its rows
         signature = {key: value for key, value in signature.items() if key != _PACKING}
     different = [key for key in sorted(signature.keys() | theirs.keys()) if signature.get(key) != theirs.get(key)]
-    before = theirs.get("seeds")
-    if different == ["seeds"] and signature["job"] in _GROW and isinstance(before, int) and signature["seeds"] > before:
+    if different and signature["job"] in _GROW and all(_grows(theirs.get(k), signature.get(k), k) for k in different):
         for key in ("ended", "seconds", "estimate"):  # of the run that it was
             run.pop(key, None)
         update(folder, run, signature=signature, command=command())
@@ -76,6 +77,15 @@ def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
             f"({shlex.join(run.get('command', []))}), or give a new folder with --out."
         )
     return run
+
+
+def _grows(before: Any, now: Any, key: str) -> bool:
+    """Whether a setting asks for all that was asked for, and for more; each baseline starts from what all runs keep."""
+    if key == "seeds":
+        return isinstance(before, int) and now > before
+    if key != "baselines" or not isinstance(before, list):
+        return False
+    return set(before) < set(now) and set(now) - set(before) <= set(BASELINES)
 
 
 def _held(folder: Path, record: Path) -> list[str]:
