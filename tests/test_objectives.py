@@ -494,3 +494,18 @@ def test_a_ramp_that_cannot_be_is_refused(values, message):
 def test_a_ramp_must_know_its_way():
     with pytest.raises(BadObjective, match="Ramp does not know how long its way is"):
         Ramp().advance(1.0)
+
+
+def test_taid_with_the_papers_alpha_is_linear_below_four_thousand_steps_and_says_so():
+    """A step adds alpha / 2 of what is left to 1, and the ramp 1 / steps of the whole way: less where alpha x steps < 2."""
+    paper, ramp = TAID(alpha=5e-4), TAID(schedule="linear")
+    for objective in (paper, ramp):
+        objective.begin(400)
+    for n in range(400):
+        for objective in (paper, ramp):
+            objective.advance(3.0 * 0.995**n * (1.05 if n % 2 else 0.95))
+        assert float(paper.t) == float(ramp.t)
+    assert "without effect" in paper.remark(400)
+    assert "without effect" not in paper.remark(5000)
+    assert "fixed by alpha" in TAID().remark(400)
+    assert ramp.remark(400) == ""

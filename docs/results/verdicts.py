@@ -34,16 +34,19 @@ MOST = 0.05
 
 
 def trained(out, teacher, data, params, tokens):
-    """What each training came to on the same held-out documents; those that are missing are trained."""
-    keys = {"teacher": teacher, "data": data, "params": params, "tokens": tokens, "baselines": "none"}
-    keys |= {"threads": 1, "device": "cpu", "seeds": TRAININGS, "out": out / "students"}
-    settings = resolve(DistilSettings, None, keys)
-    comparison = prepare(settings, {}, machine(settings))
-    files = [settings.out / "measurements" / f"student-seed{arm.seed}.safetensors" for arm in comparison.arms]
-    for arm, file in zip(comparison.arms, files, strict=True):
-        if not file.exists():
-            comparison.proof.arm(arm, train(arm, comparison.shared))
-    return [Measurements.load(file) for file in files], comparison.run
+    """What each training came to on the same held-out documents, and run.json; those that are missing are trained."""
+    folder = out / "students"
+    files = [folder / "measurements" / f"student-seed{seed}.safetensors" for seed in range(TRAININGS)]
+    if not all(file.exists() for file in files):
+        keys = {"teacher": teacher, "data": data, "params": params, "tokens": tokens, "baselines": "none"}
+        keys |= {"threads": 1, "device": "cpu", "seeds": TRAININGS, "out": folder}
+        settings = resolve(DistilSettings, None, keys)
+        comparison = prepare(settings, {}, machine(settings))
+        for arm, file in zip(comparison.arms, files, strict=True):
+            if not file.exists():
+                comparison.proof.arm(arm, train(arm, comparison.shared))
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return [Measurements.load(file) for file in files], run
 
 
 def winners(runs, seeds, generator):
@@ -129,6 +132,7 @@ def main(out, *arguments):
             "transformers": transformers.__version__,
             "numpy": np.__version__,
         },
+        "trained": {key: run[key] for key in ("started", "versions")},
         "student": {key: run["student"][key] for key in ("parameters", "shape")},
         "plan": {key: run["plan"][key] for key in ("steps", "rows", "length", "tokens", "learning_rate", "schedule")},
         "documents": int((runs[0].tokens > 0).sum()),

@@ -24,7 +24,7 @@ from limbeck.jobs.teacher import RunTeacher, adopted
 from limbeck.jobs.text import columns_of
 from limbeck.jobs.uses import uses_before
 from limbeck.models.load import LanguageModel, load
-from limbeck.objectives import parse
+from limbeck.objectives import TAID, parse
 from limbeck.plan.pair import Finding, as_json, examine, show
 from limbeck.plan.size import Size
 from limbeck.run.log import console
@@ -110,7 +110,7 @@ def diagnose(
     ``planned``: the configuration of a student that is still to be cut or converted, ``reference`` of what it is matched to.
     ``uses``: how often a forward pass of the teacher is trained with, where that is known.
     """
-    rows, _ = batch_rows(settings, length, machine.world.size)
+    rows, steps = batch_rows(settings, length, machine.world.size)
     texts, chat = sample.texts, sample.chat
     aligned = settings.tokenizer_align is not None and student is not None
     lone = [finding for model in (teacher, student) if model is not None for finding in _packing(model, texts, length)]
@@ -118,6 +118,8 @@ def diagnose(
     made = student.config if student is not None else planned
     if made is not None:
         found.append(rate_finding(settings, Size.of(made).parameters))
+    parts = (part for text in settings.objectives for part in parse(text).modules() if isinstance(part, TAID))
+    found += [Finding("objective", "ok", remark) for part in parts if (remark := part.remark(steps))]
     if not aligned:
         found += of_text(sample, teacher)
     return (

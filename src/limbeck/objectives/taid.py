@@ -75,6 +75,16 @@ class TAID(ClosedForm):
             self.register_buffer(name, torch.tensor(value, dtype=torch.float64))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
+    def remark(self, steps: int) -> str:
+        """What becomes of the adaptive part in a training of so many steps; "" of the other schedules."""
+        if self.schedule != "adaptive":
+            return ""
+        if self.alpha != "auto" and float(self.alpha) * steps <= 2:
+            return f"TAID's adaptive part is without effect: with alpha={self.alpha:g} in {steps:,} steps t is the linear ramp"
+        return (
+            f"TAID's t follows a curve fixed by alpha; how the loss falls moves it by less than 1 % in {steps:,} steps"
+        )
+
     def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
         """KL(p_t || q) at the temperature, times temperature squared."""
         assert signal is not None, f"{self} needs a teacher"
