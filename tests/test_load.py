@@ -188,7 +188,7 @@ def test_names_that_lead_nowhere(tmp_path, folder):
         ("./nowhere", rf"no such folder \({re.escape(str(Path.cwd() / 'nowhere'))}\)"),
         (
             "nobody/nothing",
-            rf"not a local folder \({re.escape(str(Path.cwd() / 'nobody' / 'nothing'))}\), and the hub did not",
+            rf"not a local folder \({re.escape(str(Path.cwd() / 'nobody' / 'nothing'))}\), and not in the hub's cache on this machine",
         ),
         ("two words", "neither a local folder nor a hub id"),
         ("builtin:nothing", "builtin:nothing: no such built-in model; there is "),
@@ -201,7 +201,7 @@ def test_names_that_lead_nowhere(tmp_path, folder):
 
 
 def test_a_repository_of_the_hub_without_a_configuration_is_told(monkeypatch):
-    def download(name, file):
+    def download(name, file, **_):
         raise RemoteEntryNotFoundError("404 Client Error", response=SimpleNamespace(headers={}, request=None))
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)

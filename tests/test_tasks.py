@@ -340,6 +340,9 @@ class Deaf:
     def __len__(self):
         return 128
 
+    def get_vocab(self):
+        return {chr(sign): sign for sign in range(128)}
+
 
 class Trimming(Deaf):
     """A tokenizer that loses the end of a line."""
