@@ -21,7 +21,7 @@ from limbeck.corpora.chunks import Side, chunks_of, cut
 from limbeck.corpora.retokenise import retokenised
 from limbeck.corpora.token_bytes import TokenBytes
 from limbeck.divergence import kl
-from limbeck.errors import BadModel, BadObjective, BadSetting, Mismatch
+from limbeck.errors import BadCorpus, BadModel, BadObjective, BadSetting, Mismatch
 from limbeck.jobs import align
 from limbeck.models.load import save
 from limbeck.objectives import fused_backward, fused_nats, parse
@@ -711,7 +711,7 @@ def test_conversations_are_refused(here, tmp_path):
     chat = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": t}]} for t in texts(30)]
     file = tmp_path / "chat.jsonl"
     file.write_text("".join(json.dumps(record) + "\n" for record in chat))
-    with pytest.raises(Mismatch, match="each model's template writes in its own way"):
+    with pytest.raises((Mismatch, BadCorpus), match=r"each model's template writes in its own way|one without"):
         distil(here, str(tmp_path / "bad"), data=str(file))
 
 

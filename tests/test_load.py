@@ -188,7 +188,7 @@ def test_names_that_lead_nowhere(tmp_path, folder):
         ("./nowhere", rf"no such folder \({re.escape(str(Path.cwd() / 'nowhere'))}\)"),
         (
             "nobody/nothing",
-            rf"not a local folder \({re.escape(str(Path.cwd() / 'nobody' / 'nothing'))}\), and not in the hub's cache on this machine",
+            rf"not a local folder \({re.escape(str(Path.cwd() / 'nobody' / 'nothing'))}\), and not in the hub's cache",
         ),
         ("two words", "neither a local folder nor a hub id"),
         ("builtin:nothing", "builtin:nothing: no such built-in model; there is "),

@@ -80,7 +80,17 @@ def test_a_student_that_was_given_is_not_called_cut():
 )
 def test_a_new_model_has_the_parameters_asked_for(asked, vocab):
     shape = scratch_shape(asked, vocab=vocab)
-    tokens = type("Tokens", (), {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "__len__": lambda _: vocab, "get_vocab": lambda _: {"x": vocab - 1}})()
+    tokens = type(
+        "Tokens",
+        (),
+        {
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "pad_token_id": 0,
+            "__len__": lambda _: vocab,
+            "get_vocab": lambda _: {"x": vocab - 1},
+        },
+    )()
     with torch.device("meta"):
         made = sum(p.numel() for p in LlamaForCausalLM(llama_config(shape, tokens)).parameters())
     assert made == pytest.approx(asked, rel=0.01)

@@ -161,7 +161,7 @@ def prepare(
     listening = objectives or settings.objectives
     source = beside.source if beside else teacher_of(settings, where, length=length, objectives=listening)
     teacher, documents = source.about, first_documents(settings)
-    knows = [] if beside else what_is_known(settings, teacher, length=length, machine=where)
+    knows = [] if beside or source.captured else what_is_known(settings, teacher, length=length, machine=where)
     check(knows)  # before the text is tokenised
     if settings.student:  # a given student may not fit its teacher: look before the text is tokenised
         check(diagnose(settings, teacher, load(settings.student), documents, length=length, machine=where))
