@@ -646,8 +646,7 @@ def test_equal_compute_stands_in_the_verdict_and_other_arms_are_notes():
 
 def test_cross_entropy_that_overfits_is_said_to():
     def notes(seeds: int, **levels: float) -> str:
-        trained = {name: runs * seeds for name, runs in arms(**levels).items()}
-        return " ".join(verdict(trained, None, price=Price(0.8, uses=10)).notes)
+        return " ".join(verdict(arms(seeds=seeds, **levels), None, price=Price(0.8, uses=10)).notes)
 
     found = notes(3, student=1.4, ce=1.5, flops=1.6)
     assert re.search(r"Cross-entropy is 0\.(09|10)\d ± 0\.00\d nats worse with more compute", found)
