@@ -59,20 +59,15 @@ def some_store(documents: int = 20) -> TokenStore:
     return store_of([[[(int(t), True) for t in generator.integers(3, 64, size)] for size in sizes]])
 
 
-def numbered(
-    documents: list[list[bool]], *, shards: int = 1, opening: int | None = None, packing: str = BEST_FIT
-) -> TokenStore:
+def numbered(documents: list[list[bool]], *, shards: int = 1, packing: str = BEST_FIT) -> TokenStore:
     """A store whose tokens are their places in the stream, so that a batch tells which they are.
 
-    ``documents`` say what is learned. ``opening``: the token that opens documents, which begins all of them.
+    ``documents`` say what is learned.
     """
     place = itertools.count()
     marked = [[(next(place), learned) for learned in document] for document in documents]
-    if opening is not None:
-        marked = [[(opening, False), *document[1:]] for document in marked]
     size = -(-len(marked) // shards)
     store = store_of([marked[start : start + size] for start in range(0, len(marked), size)])
-    store.manifest["made_from"] = {"frame": [opening, None]}
     return store.packed(packing)
 
 
@@ -186,19 +181,6 @@ def test_an_answer_longer_than_a_row_keeps_the_beginning_of_its_question_and_wha
 
 
 @given(mixed, lengths)
-def test_every_later_piece_begins_with_the_token_that_opens_documents(documents, length):
-    store = numbered(documents, opening=60_000)
-    for piece in pieces_of(epoch(Rows(store, length=length))):
-        assert length < 4 or piece[0][0] == 60_000
-        assert all(token != 60_000 for token, *_ in piece[1:])
-        if length >= 4 and len(piece) > 1 and piece[1][0] - 1 not in bounds(documents):
-            assert piece[0][2] == 0  # what follows it in its document is learned in another piece
-    learned = [place for place, marked in enumerate(itertools.chain(*documents)) if marked]
-    batch = epoch(Rows(store, length=length))
-    assert sorted(batch.targets[batch.weight > 0].tolist()) == [p for p in learned if p not in bounds(documents)]
-
-
-@given(mixed, lengths)
 def test_conversations_longer_than_a_row_are_left_out_if_asked_for_and_counted(documents, length):
     store = numbered(documents, packing=WITHOUT_LONG)
     fits, left = [], []
@@ -245,12 +227,12 @@ def test_the_layout_of_a_version_never_changes():
     documents = [[True] * (2 + 31 * i % 89) for i in range(200)]
     documents += [([False] * (1 + 7 * i % 23) + [True] * (1 + 5 * i % 19)) * (1 + i % 3) for i in range(100)]
     documents += [[True] * 41] * 60
-    store = numbered(documents, opening=0, shards=2)
+    store = numbered(documents, shards=2)
     layout = store.layout(64)
     text = b"".join(
         getattr(layout, name).astype(np.int64).tobytes() for name in ("begin", "size", "position", "fresh", "first")
     )
-    assert (BEST_FIT, hashlib.sha256(text).hexdigest()[:16]) == ("best-fit-2", "540f09f57f911927")
+    assert (BEST_FIT, hashlib.sha256(text).hexdigest()[:16]) == ("best-fit-3", "08c50964b25d66de")
 
 
 def test_blocks_are_packed_one_behind_the_other(monkeypatch):
@@ -279,15 +261,15 @@ def test_texts_are_cut_after_all_where_rows_would_stay_half_empty_and_conversati
     assert talks.layout(60).packed.lacking == 0
 
 
-@given(st.lists(st.integers(2, 90), min_size=1, max_size=60), st.integers(16, 80), st.booleans())
-def test_rows_with_room_for_whole_texts_are_few(sizes, length, opened):
-    store = numbered([[True] * size for size in sizes], opening=60_000 if opened else None)
+@given(st.lists(st.integers(2, 90), min_size=1, max_size=60), st.integers(16, 80))
+def test_rows_with_room_for_whole_texts_are_few(sizes, length):
+    store = numbered([[True] * size for size in sizes])
     layout = store.layout(length)
     filled = np.add.reduceat(layout.size, layout.first[:-1])
     assert filled.max() <= length
     room = length - filled
     if (room >= max(16, length // 8)).sum() > 1:  # nothing more could give way
-        usable = np.where(room >= max(16, length // 8), room - opened, 0)
+        usable = np.where(room >= max(16, length // 8), room, 0)
         assert usable.sum() - usable[np.argmax(room)] < filled.min() + 1
 
 
@@ -300,7 +282,7 @@ def test_few_rows_have_much_room():
 
 
 def test_an_unknown_packing_is_refused():
-    with pytest.raises(BadSetting, match=r"best-fit-2, best-fit-2-drop or stream, got 'best-fit-7'.* another version"):
+    with pytest.raises(BadSetting, match=r"best-fit-3, best-fit-3-drop or stream, got 'best-fit-7'.* another version"):
         Rows(some_store().packed("best-fit-7"), length=8)
 
 

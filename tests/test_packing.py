@@ -87,7 +87,7 @@ def test_a_run_that_an_older_version_began_keeps_its_rows(tmp_path):
     (tmp_path / "cut").mkdir()
     assert claim(tmp_path, signature)["signature"] == older
     assert packing_of(tmp_path) == STREAM
-    with pytest.raises(BadFolder, match=r"packing: None there, 'best-fit-2-drop' now"):
+    with pytest.raises(BadFolder, match=r"packing: None there, 'best-fit-3-drop' now"):
         claim(tmp_path, signature_of(DistilSettings(data="text.jsonl", long_conversations="drop"), "distil"))
     claim(tmp_path / "new", signature)
     assert packing_of(tmp_path / "new") == BEST_FIT

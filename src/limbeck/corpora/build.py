@@ -151,7 +151,6 @@ def store_in_memory(
         "tokens": sum(len(item.tokens) for item in items),
         "bytes": sum(item.size for item in items),
         "predictions": sum(item.predictions for item in items),
-        "made_from": {"frame": [framing.begin, framing.end]},
     }
     return TokenStore(Path("memory"), counts, [record_batch(items)])
 

@@ -25,8 +25,8 @@ from jaxtyping import Bool, Int32, Int64
 
 from limbeck.errors import BadCorpus, BadSetting
 
-BEST_FIT = "best-fit-2"  # the number is the version of the layout
-WITHOUT_LONG = "best-fit-2-drop"  # the same, but for conversations longer than a row
+BEST_FIT = "best-fit-3"  # the number is the version of the layout
+WITHOUT_LONG = "best-fit-3-drop"  # the same, but for conversations longer than a row
 STREAM = "stream"  # of older versions: the stream of all documents, cut at multiples of the length
 PACKINGS = {"split": BEST_FIT, "drop": WITHOUT_LONG}
 
@@ -150,13 +150,11 @@ def lay_out(
     *,
     length: int,
     packing: str = BEST_FIT,
-    opened: Bool[np.ndarray, " documents"] | None = None,
 ) -> Layout:
     """The layout of documents that lie one after another in a stream, from ``starts`` to the next of these.
 
-    ``learned`` tells of a part of the stream which tokens are learned, None: all. ``opened``: which documents begin with a token
-    that does nothing but open them; every later piece of such a document begins with it too. Where nothing is learned all is laid
-    out as if it were. Raises BadSetting for an unknown packing, BadCorpus where all that could be learned is left out.
+    ``learned`` tells of a part of the stream which tokens are learned, None: all. Where nothing is learned all is laid out as if
+    it were. Raises BadSetting for an unknown packing, BadCorpus where all that could be learned is left out.
     """
     if packing == STREAM:
         return _stream(starts, learned, length=length)
@@ -169,11 +167,8 @@ def lay_out(
     for low, high in _blocks(starts, length):
         own = starts[low : high + 1]
         marks = None if learned is None else learned(int(own[0]), int(own[-1]))
-        heads = np.zeros(high - low, bool) if opened is None else opened[low:high]
-        found = _Block.of(own, marks, heads, length=length, split=packing == BEST_FIT)
-        pieces, row, count = _filled(
-            found.pieces, found.texts, found.opening, *best_fit(found.pieces.size, length), length
-        )
+        found = _Block.of(own, marks, length=length, split=packing == BEST_FIT)
+        pieces, row, count = _filled(found.pieces, found.texts, *best_fit(found.pieces.size, length), length)
         parts.append(_segments(pieces, rows + _mixed(row, count)))
         rows, packed = rows + count, packed + found.did(pieces)
     if packed.left_out and not packed.learned:
@@ -182,7 +177,7 @@ def lay_out(
             "--long-conversations drop leaves those out: give longer rows with --length, or --long-conversations split"
         )
     if learned is not None and not packed.learned:
-        return lay_out(starts, None, length=length, packing=packing, opened=opened)
+        return lay_out(starts, None, length=length, packing=packing)
     whole = _Segments.together(parts)
     first = np.searchsorted(whole.row, np.arange(max(1, rows) + 1))
     return Layout(length, whole.begin, whole.size, whole.position, whole.fresh, first, packed)
@@ -206,17 +201,16 @@ class _Segments:
 
 @dataclass(frozen=True)
 class _Pieces:
-    """Pieces of documents, each of up to four parts that follow one another in a row.
+    """Pieces of documents, each of up to three parts that follow one another in a row.
 
-    The opening token of the document (``opening``: 0 or 1), ``heads`` tokens from ``head`` on, context from ``context`` to
-    ``fresh``, and what is learned there, from ``fresh`` to ``stop``. ``start`` is where the document begins.
+    ``heads`` tokens from ``head`` on, context from ``context`` to ``fresh``, and what is learned, from ``fresh`` to ``stop``.
+    ``start`` is where the document begins.
     """
 
     start: Numbers
     fresh: Numbers
     stop: Numbers
     context: Numbers
-    opening: Numbers
     head: Numbers
     heads: Numbers
 
@@ -228,13 +222,12 @@ class _Pieces:
         stop: Numbers,
         *,
         context: Numbers | None = None,
-        opening: Numbers | None = None,
         head: Numbers | None = None,
         heads: Numbers | None = None,
     ) -> _Pieces:
         """Pieces without what is not given."""
         none = np.zeros(len(start), np.int64)
-        parts = (none if part is None else part for part in (opening, head, heads))
+        parts = (none if part is None else part for part in (head, heads))
         return cls(start, fresh, stop, fresh if context is None else context, *parts)
 
     @classmethod
@@ -245,7 +238,7 @@ class _Pieces:
     @property
     def size(self) -> Numbers:
         """Places that each takes."""
-        return self.opening + self.heads + self.stop - self.context
+        return self.heads + self.stop - self.context
 
     def some(self, chosen: Bool[np.ndarray, " n"]) -> _Pieces:
         """Those that are chosen."""
@@ -254,12 +247,12 @@ class _Pieces:
     @property
     def complete(self) -> Bool[np.ndarray, " n"]:
         """Whether all of a document up to the end of the piece is in it."""
-        return (self.context == self.start) & (self.opening + self.heads == 0)
+        return (self.context == self.start) & (self.heads == 0)
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Some documents in pieces. ``texts``: which pieces are of texts, ``opening`` of whose document there is an opening token.
+    """Some documents in pieces. ``texts``: which pieces are of texts.
 
     ``total[i]`` of its first i tokens are learned (None: all but the first of each document), ``left_out`` of those conversations
     that are in no row.
@@ -267,18 +260,14 @@ class _Block:
 
     pieces: _Pieces
     texts: Bool[np.ndarray, " pieces"]
-    opening: Numbers
     low: int
     total: Numbers | None
     left_out: Numbers
 
     @classmethod
-    def of(
-        cls, starts: Numbers, marks: np.ndarray | None, heads: Bool[np.ndarray, " d"], *, length: int, split: bool
-    ) -> _Block:
+    def of(cls, starts: Numbers, marks: np.ndarray | None, *, length: int, split: bool) -> _Block:
         """From where documents begin and end, and which of their tokens are learned, None: all."""
         low, sizes = int(starts[0]), np.diff(starts)
-        opening = (heads & (length >= 4)).astype(np.int64)
         counts, total = np.maximum(sizes - 1, 0), None
         if marks is not None:
             marks = marks.copy()
@@ -286,15 +275,14 @@ class _Block:
             total = np.concatenate([[0], np.cumsum(marks)])
             counts = total[starts[1:] - low] - total[starts[:-1] - low]
         plain = (counts > 0) & (counts == sizes - 1)
-        texts = _texts(starts[:-1][plain], sizes[plain] - 1, opening[plain], length)
+        texts = _texts(starts[:-1][plain], sizes[plain] - 1, length)
         parts, left_out = [texts], np.zeros(0, np.int64)
         if marks is not None and (talks := (counts > 0) & ~plain).any():
-            found, long = _conversations(starts[:-1], marks, talks, opening, low=low, length=length)
+            found, long = _conversations(starts[:-1], marks, talks, low=low, length=length)
             parts += found if split else found[:1]
             left_out = left_out if split else counts[long]
         pieces = _Pieces.together(parts)
-        document = np.searchsorted(starts, pieces.start, side="right") - 1
-        return cls(pieces, np.arange(len(document)) < len(texts.start), opening[document], low, total, left_out)
+        return cls(pieces, np.arange(len(pieces.start)) < len(texts.start), low, total, left_out)
 
     def did(self, pieces: _Pieces) -> Packed:
         """What was done with the documents, which ended in these pieces."""
@@ -312,19 +300,16 @@ class _Block:
         )
 
 
-def _texts(start: Numbers, inputs: Numbers, opening: Numbers, length: int) -> _Pieces:
+def _texts(start: Numbers, inputs: Numbers, length: int) -> _Pieces:
     """Texts of so many tokens to be read each: whole, or in pieces of which all but the last fill a row."""
-    later = length - opening  # tokens of a piece that is not the first
-    number = 1 + -(-np.maximum(inputs - length, 0) // later)
+    number = -(-inputs // length)
     which = np.repeat(np.arange(len(start)), number)
-    place = np.arange(len(which)) - _before(number)[which]
-    fresh = start[which] + np.where(place > 0, length + (place - 1) * later[which], 0)
-    stop = np.minimum(fresh + np.where(place > 0, later[which], length), (start + inputs)[which])
-    return _Pieces.of(start[which], fresh, stop, opening=np.where(place > 0, opening[which], 0))
+    fresh = start[which] + (np.arange(len(which)) - _before(number)[which]) * length
+    return _Pieces.of(start[which], fresh, np.minimum(fresh + length, (start + inputs)[which]))
 
 
 def _conversations(
-    starts: Numbers, marks: np.ndarray, talks: Bool[np.ndarray, " d"], opening: Numbers, *, low: int, length: int
+    starts: Numbers, marks: np.ndarray, talks: Bool[np.ndarray, " d"], *, low: int, length: int
 ) -> tuple[list[_Pieces], Numbers]:
     """([those that fit, those that do not], which documents do not).
 
@@ -348,16 +333,15 @@ def _conversations(
     if not len(long):
         return [short, _Pieces.of(long, long, long)], long
     begin = np.where(np.diff(owner, prepend=-1) != 0, starts[owner], np.concatenate([[0], end[:-1]]))
-    group = _groups(begin, end, owner, opening, length)
-    return [short, _cut(starts, run, begin, end, owner, opening, group, length=length)], long
+    group = _groups(begin, end, owner, length)
+    return [short, _cut(starts, run, begin, end, owner, group, length=length)], long
 
 
-def _groups(begin: Numbers, end: Numbers, owner: Numbers, opening: Numbers, length: int) -> tuple[Numbers, Numbers]:
+def _groups(begin: Numbers, end: Numbers, owner: Numbers, length: int) -> tuple[Numbers, Numbers]:
     """(first turn, turn behind the last) of each group of turns that are learned in one piece."""
     opens = np.diff(owner, prepend=-1) != 0
     behind = np.searchsorted(owner, owner, side="right")  # the first turn of the next conversation
-    room = np.where(opens, length, length - opening[owner])
-    after = np.searchsorted(end, begin + room + 1, side="right").clip(np.arange(len(begin)) + 1, behind)
+    after = np.searchsorted(end, begin + length + 1, side="right").clip(np.arange(len(begin)) + 1, behind)
     firsts, turn = [], np.flatnonzero(opens)
     while len(turn):
         firsts.append(turn)
@@ -372,40 +356,32 @@ def _cut(
     begin: Numbers,
     end: Numbers,
     owner: Numbers,
-    opening: Numbers,
     group: tuple[Numbers, Numbers],
     *,
     length: int,
 ) -> _Pieces:
     """The pieces of conversations that are longer than a row, from their turns in groups."""
     turn, after = group
-    of, start = owner[turn], starts[owner[turn]]
-    fresh, stop = begin[turn], end[after - 1] - 1
-    open_ = np.where(fresh > start, opening[of], 0)
-    fits = stop - fresh <= length - open_
-    earliest = np.maximum(stop - (length - open_), fresh - length // 2)
-    before = np.searchsorted(begin, np.maximum(earliest, start))  # a turn's beginning, or a conversation's
-    context = begin[np.minimum(before, turn)]
-    open_ = np.where(context > start, open_, 0)
-    whole = _Pieces.of(*(x[fits] for x in (start, fresh, stop)), context=context[fits], opening=open_[fits])
+    start, fresh, stop = starts[owner[turn]], begin[turn], end[after - 1] - 1
+    fits = stop - fresh <= length
+    earliest = np.maximum(np.maximum(stop - length, fresh - length // 2), start)
+    context = begin[np.minimum(np.searchsorted(begin, earliest), turn)]  # a turn's beginning, or a conversation's
+    whole = _Pieces.of(*(x[fits] for x in (start, fresh, stop)), context=context[fits])
     alone = turn[~fits]  # a turn that is longer than a row is a group by itself
-    return _Pieces.together(
-        [whole, _long_turns(start[~fits], begin[alone], run[alone], stop[~fits], open_[~fits], length)]
-    )
+    return _Pieces.together([whole, _long_turns(start[~fits], begin[alone], run[alone], stop[~fits], length)])
 
 
-def _long_turns(start: Numbers, begin: Numbers, run: Numbers, stop: Numbers, opening: Numbers, length: int) -> _Pieces:
+def _long_turns(start: Numbers, begin: Numbers, run: Numbers, stop: Numbers, length: int) -> _Pieces:
     """The pieces of turns that are longer than a row, from the first token of a turn, of its answer, and the end of both.
 
     The first piece is the question, if it leaves a quarter of the row, and as much of the answer as fits. Every other has a
     quarter of a row from the beginning of the question, another quarter from just before what is learned, and what is learned.
     """
     quarter = length // 4
-    room = length - opening
-    short = run - begin <= length - quarter - opening
-    split = np.where(short, np.minimum(begin + room, stop), run - 1)  # where the pieces that are all alike begin
+    short = run - begin <= length - quarter
+    split = np.where(short, np.minimum(begin + length, stop), run - 1)  # where the pieces that are all alike begin
     heads = np.minimum(quarter, run - begin)
-    each = room - heads - quarter
+    each = length - heads - quarter
     number = -(-(stop - split) // each)
     which = np.repeat(np.arange(len(start)), number)
     fresh = split[which] + (np.arange(len(which)) - _before(number)[which]) * each[which]
@@ -414,26 +390,24 @@ def _long_turns(start: Numbers, begin: Numbers, run: Numbers, stop: Numbers, ope
         fresh,
         np.minimum(fresh + each[which], stop[which]),
         context=fresh - quarter,
-        opening=opening[which],
         head=begin[which],
         heads=heads[which],
     )
-    opens = _Pieces.of(start[short], begin[short], split[short], opening=opening[short])
+    opens = _Pieces.of(start[short], begin[short], split[short])
     return _Pieces.together([opens, later])
 
 
 def _filled(
-    pieces: _Pieces, texts: Bool[np.ndarray, " n"], opening: Numbers, row: Numbers, rows: int, length: int
+    pieces: _Pieces, texts: Bool[np.ndarray, " n"], row: Numbers, rows: int, length: int
 ) -> tuple[_Pieces, Numbers, int]:
     """(pieces, the row of each, how many rows) where rows with much room took up the pieces of texts of others, cut to fit.
 
     The emptiest rows give way, as long as those that stay have room for what was in them, an eighth of a row or more each. The
-    pieces are laid end to end along that room, so what goes on in another row begins the room there, of which one place is kept
-    for the token that opens documents.
+    pieces are laid end to end along that room.
     """
     size = pieces.size
     room = length - np.bincount(row, weights=size, minlength=rows).astype(np.int64)
-    space = np.where(room >= max(16, length // 8), room - opening.max(initial=0), 0)
+    space = np.where(room >= max(16, length // 8), room, 0)
     emptiest = np.argsort(-room, kind="stable")
     giving = emptiest[np.bincount(row, weights=~texts, minlength=rows)[emptiest] == 0]
     number = int((np.cumsum(length - room[giving]) <= space.sum() - np.cumsum(space[giving])).sum())
@@ -444,19 +418,13 @@ def _filled(
     moved = np.flatnonzero(gone[row])
     moved = moved[np.lexsort((pieces.fresh[moved], -room[row[moved]]))]
     hosts = emptiest[(space > 0)[emptiest] & ~gone[emptiest]]
-    text_at, host_at = _before(size[moved]), _before(space[hosts])
-    edges = np.union1d(text_at, host_at[host_at < size[moved].sum()])
-    text, host = (np.searchsorted(at, edges, side="right") - 1 for at in (text_at, host_at))
-    begins, which = edges == text_at[text], moved[text]
-    start, stop = pieces.start[which], np.append(edges, size[moved].sum())[1:] - text_at[text]
-    fresh, stop = (
-        pieces.fresh[which] + np.maximum(x - pieces.opening[which], 0) for x in (edges - text_at[text], stop)
-    )
-    cut = _Pieces.of(start, fresh, stop, opening=np.where(begins, pieces.opening[which], opening[which]))
-    there = cut.stop > cut.fresh
-    kept = pieces.some(~gone[row])
-    where = np.concatenate([row[~gone[row]], hosts[host[there]]])
-    return _Pieces.together([kept, cut.some(there)]), (np.cumsum(~gone) - 1)[where], rows - number
+    piece_at, host_at, total = _before(size[moved]), _before(space[hosts]), size[moved].sum()
+    edges = np.union1d(piece_at, host_at[host_at < total])
+    piece, host = (np.searchsorted(at, edges, side="right") - 1 for at in (piece_at, host_at))
+    fresh = pieces.fresh[moved[piece]] + edges - piece_at[piece]
+    cut = _Pieces.of(pieces.start[moved[piece]], fresh, fresh + np.diff(np.append(edges, total)))
+    where = np.concatenate([row[~gone[row]], hosts[host]])
+    return _Pieces.together([pieces.some(~gone[row]), cut]), (np.cumsum(~gone) - 1)[where], rows - number
 
 
 def _mixed(row: Numbers, rows: int) -> Numbers:
@@ -468,14 +436,14 @@ def _mixed(row: Numbers, rows: int) -> Numbers:
 
 def _segments(pieces: _Pieces, row: Numbers) -> _Segments:
     """The segments of pieces that are in these rows."""
-    sizes = np.stack([pieces.opening, pieces.heads, pieces.fresh - pieces.context, pieces.stop - pieces.fresh], 1)
-    begins = np.stack([pieces.start, pieces.head, pieces.context, pieces.fresh], 1)
+    sizes = np.stack([pieces.heads, pieces.fresh - pieces.context, pieces.stop - pieces.fresh], 1)
+    begins = np.stack([pieces.head, pieces.context, pieces.fresh], 1)
     positions = np.cumsum(sizes, 1) - sizes
     piece = np.lexsort((pieces.fresh, row))
     there = (sizes[piece] > 0).reshape(-1)
-    fresh = np.tile([False, False, False, True], len(piece))
+    fresh = np.tile([False, False, True], len(piece))
     flat = [x[piece].reshape(-1)[there] for x in (begins, sizes.astype(np.int32), positions.astype(np.int32))]
-    return _Segments(np.repeat(row[piece], 4)[there], flat[0], flat[1], flat[2], fresh[there])
+    return _Segments(np.repeat(row[piece], 3)[there], flat[0], flat[1], flat[2], fresh[there])
 
 
 def best_fit(sizes: Numbers, length: int) -> tuple[Numbers, int]:

@@ -85,7 +85,6 @@ class TokenStore:
                 None if self.learns_all else self.learned,
                 length=length,
                 packing=self.packing,
-                opened=self._opened,
             )
         return self._layouts[length]
 
@@ -95,17 +94,6 @@ class TokenStore:
         begin = layout.begin[: layout.first[min(rows, layout.rows)]]
         found = np.zeros(self.documents, dtype=bool)
         found[np.searchsorted(self.starts, begin, side="right") - 1] = True
-        return found
-
-    @property
-    def _opened(self) -> Bool[np.ndarray, " documents"] | None:
-        """Which documents begin with the token that opens documents; None where there is no such token."""
-        opening = self.manifest.get("made_from", {}).get("frame", [None])[0]
-        if opening is None:
-            return None
-        there = self.starts[:-1] < self.starts[1:]
-        found = np.zeros(self.documents, dtype=bool)
-        found[there] = self.tokens_at(self.starts[:-1][there]) == opening
         return found
 
     @classmethod
