@@ -299,7 +299,7 @@ def test_with_one_tokenizer_chunks_are_tokens_and_log_p_is_the_teachers_own(tmp_
             said.largest[counted], p.sort(descending=True).values[counted, :5], rtol=1e-3, atol=1e-5
         )
         assert (said.largest[~counted] == 0).all()
-        mass = torch.from_numpy(values.mass[found.row]).flatten()
+        mass = torch.from_numpy(values.mass[found.row.numpy()]).flatten()
         torch.testing.assert_close(mass[counted], p[counted, :7].sum(-1), rtol=1e-4, atol=1e-6)
 
 
