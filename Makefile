@@ -6,7 +6,7 @@
 #   make long     the tests that train several students or start processes, a minute or two
 #   make cluster  the tests that start a Ray cluster, for which it installs the extra
 #   make recipes  the tests that run a recipe of `limbeck reproduce` from end to end, minutes
-#   make newest   the tests, and the long ones about Transformers, with the newest versions that pyproject.toml allows
+#   make newest   the tests, and the long ones about Transformers, with the newest versions that pyproject.toml allows; ONLY="tests/..."
 #   make oldest   the same with the oldest it promises, those of constraints/oldest.txt
 #   make studies  the experiments behind docs/results, each anew; hours
 #   make clean    away with .venv, runs and caches
@@ -50,7 +50,7 @@ recipes: .venv/.ready
 	$(BIN)/python -m pytest -m recipe -n auto --dist loadfile
 
 newest oldest: %: .venv-%/.ready
-	.venv-$@/bin/python -m pytest -n auto --dist loadfile
+	.venv-$@/bin/python -m pytest -n auto --dist loadfile $(ONLY)
 	.venv-$@/bin/python -m pytest -m long -n auto --dist load $(OF_TRANSFORMERS)
 
 studies: .venv/.ready

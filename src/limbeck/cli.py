@@ -554,10 +554,13 @@ def doctor(
     """Check that a teacher, a student and data belong together; say what the run would cost."""
     settings = _settings(DistilSettings, None, dict(locals()))
     from limbeck.jobs.doctor import doctor as job
+    from limbeck.plan.pair import Finding, show
 
     result = job(settings)
     if settings.json_:
         print(json.dumps(result))
+    else:
+        show([Finding(**found) for found in result["findings"]], Terminal())
     raise typer.Exit(0 if result["ok"] else 2)
 
 

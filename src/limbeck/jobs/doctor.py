@@ -25,9 +25,8 @@ from limbeck.jobs.text import columns_of
 from limbeck.jobs.uses import uses_before
 from limbeck.models.load import LanguageModel, load
 from limbeck.objectives import TAID, parse
-from limbeck.plan.pair import Finding, as_json, examine, show
+from limbeck.plan.pair import Finding, as_json, examine
 from limbeck.plan.size import Size
-from limbeck.run.log import console
 from limbeck.students.shape import config_of
 from limbeck.teachers.http import is_served
 
@@ -62,7 +61,6 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
         sample.documents, reads, packing=packing_asked(settings), length=length, context=reads.context
     )
     findings += what_is_known(settings, teacher, length=length, machine=where)
-    show(findings, console)
     return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}
 
 
