@@ -627,7 +627,7 @@ def test_a_student_learns_from_a_teacher_of_other_tokens(here, monkeypatch):
     assert (
         facts["student_tokens"] > facts["chunks"] == facts["teacher_tokens"]
     )  # the teacher's were trained on the same words
-    assert 0 < run["teacher"]["passes"] < 1
+    assert 0 < run["teacher"]["passes"] < 1.5  # documents are asked about whole, of which the student reads parts
     page = (out / "report.html").read_text()
     assert "of the learned bytes have a target" in page
     assert "held-out bits per byte" in page

@@ -17,7 +17,7 @@ import torch
 import limbeck
 from limbeck import cli
 from limbeck.corpora import Rows, TokenStore
-from limbeck.disk import read_json, sha256_of, write_json
+from limbeck.disk import read_json, read_rows, sha256_of, write_json
 from limbeck.errors import BadFolder, BadModel, BadSetting, Mismatch
 from limbeck.jobs.capture.captured import ANSWERS, Captured
 from limbeck.jobs.capture.certificate import STEP, certify
@@ -79,8 +79,8 @@ def test_a_student_of_all_outcomes_is_the_one_of_the_live_teacher(here):
         assert cached["student", name]["value"] == pytest.approx(live["student", name]["value"], rel=0.02, abs=0.02)
     assert cached["teacher", "held_out"]["value"] == pytest.approx(live["teacher", "held_out"]["value"], rel=1e-5)
     assert ("student", "kl_student_teacher") not in cached  # a few outcomes do not tell it
-    samples = json.loads((here / "from-rich" / "samples.json").read_text())
-    wrote = json.loads((here / "live" / "samples.json").read_text())
+    samples = read_rows(here / "from-rich" / "samples.json")
+    wrote = read_rows(here / "live" / "samples.json")
     assert [row["teacher"] for row in samples] == [row["teacher"] for row in wrote]
 
 

@@ -1,7 +1,6 @@
 """A teacher on a server: what it is asked, what is believed, and how loudly it fails."""
 
 import base64
-import json
 import shutil
 import sys
 
@@ -11,6 +10,7 @@ import torch
 
 import limbeck
 from limbeck.corpora import Rows
+from limbeck.disk import read_rows
 from limbeck.errors import BadServer, BadSetting, LimbeckError, Mismatch
 from limbeck.jobs.capture.captured import Captured
 from limbeck.jobs.capture.verify import inspect, verify
@@ -349,7 +349,7 @@ def test_a_student_learns_what_a_server_answered(here, model, monkeypatch):
     assert set(run["readings"]["student"]) & {"kl_teacher_student", "acceptance", "top1_agreement"} == {
         "top1_agreement"
     }
-    assert all("teacher" not in row for row in json.loads((here / "run" / "samples.json").read_text()))
+    assert all("teacher" not in row for row in read_rows(here / "run" / "samples.json"))
     assert f"{answers.unanswered:,} positions without an answer" in (here / "run" / "run.json").read_text()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 
 from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, TokenStore
@@ -172,10 +172,11 @@ class OtherTokens:
         if self.captured is None:
             self.rows = min(rows, Rows(store, length=length).n_rows)
         if where.world.first and not (folder / MANIFEST).is_file():
+            read = np.ones(store.documents, dtype=bool)
             if self.rows is not None:
                 read = store.documents_in(self.rows, length=length)
                 self._theirs = self._in_tokens_of_teacher(store, "train", documents=read)
-            self._write(folder, store, self._tell(where), store.layout(length))
+            self._write(folder, store, self._tell(where), store.layout(length), read)
         where.world.barrier()
         largest = told_in(self._settings.out / _TOLD).largest if self._heard.largest else None
         if largest is not None:
@@ -256,25 +257,27 @@ class OtherTokens:
         begin = torch.from_numpy(self._spelled[1].begin_words(self.about.vocab)) if self._heard.merge else None
         return Kept(largest=min(self._heard.largest, there), some=begin)
 
-    def _write(self, folder: Path, store: TokenStore, told: Told, layout: Layout) -> None:
-        """Brings what the teacher told of its tokens to the chunks of the student's."""
+    def _write(
+        self, folder: Path, store: TokenStore, told: Told, layout: Layout, read: Bool[np.ndarray, " documents"]
+    ) -> None:
+        """Brings what the teacher told of its tokens to the chunks of the student's, in the documents that are ``read``."""
         log_p = told.log_p.reshape(-1)
         mass = None if told.mass is None else told.mass.reshape(-1)
         largest = None if told.largest is None else told.largest.reshape(len(log_p), -1)
         tally = Tally(asked=len(log_p))
         ours, theirs = Side(store, self._spelled[0]), Side(self._theirs, self._spelled[1])
-        read = self._theirs.layout(told.log_p.shape[1])
+        asked = self._theirs.layout(told.log_p.shape[1])
 
         def documents() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
             for document in range(min(store.documents, self._theirs.documents)):
-                if store.starts[document] == store.starts[document + 1]:  # none that is learned from
-                    continue
+                if not read[document] or store.starts[document] == store.starts[document + 1]:
+                    continue  # nothing of it is learned from
                 first, chunks = int(store.starts[document]), chunks_of(ours, theirs, document)
                 if chunks is None:
                     tally.miss(store.bytes_of(document))
                     continue
                 start, stop = int(self._theirs.starts[document]), int(self._theirs.starts[document + 1])
-                place = read.predicted(start, stop)[0]
+                place = asked.predicted(start, stop)[0]
                 if mass is not None:  # of what follows each of their tokens
                     chunks = chunks.merged(_at(mass, np.append(place[1:], -1)) > self._heard.merge)
                 found = chunks.log_p(_at(log_p, place))

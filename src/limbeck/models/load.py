@@ -269,7 +269,8 @@ def load_config(name: str | Path) -> PreTrainedConfig:
                 f"({_first_line(error)}); limbeck takes the causal language models of Transformers itself"
             ) from error
     known = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(), LimbeckForCausalLM.__name__}
-    named = list(getattr(config, "architectures", None) or [])
+    named = config.architectures if isinstance(getattr(config, "architectures", None), list) else []
+    named = [name for name in named if isinstance(name, str)]
     if (
         type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
         or config.is_encoder_decoder

@@ -34,7 +34,7 @@ from limbeck.jobs.packing import packed
 from limbeck.jobs.setup import Machine, machine, row_length
 from limbeck.jobs.student import METHOD, shrink_to, size_name
 from limbeck.jobs.text import columns_of, how_read, say_read, stores_of
-from limbeck.models.load import LanguageModel, describe, load, load_config, save
+from limbeck.models.load import LanguageModel, describe, load, load_config, own, save
 from limbeck.models.streamed import StreamedModel
 from limbeck.plan.finding import check
 from limbeck.plan.finding import show as show_findings
@@ -104,6 +104,7 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
         part = _part(wanted, settings.shard)
         if not (settings.out / TEACHER / "config.json").exists():
             describe(asked.about, settings.out / TEACHER)
+        own(settings.out / TEACHER)
         if "codec" not in run:
             _choose(settings, run, asked, rows, wanted)
         codec = _codec(run)
@@ -320,6 +321,7 @@ def _cut(settings: CaptureSettings, asked: Asked, store: TokenStore, *, length: 
     for size in settings.params:
         folder, teacher = settings.out / CUT / size_name(size), asked.whole
         if (folder / "config.json").exists():
+            own(folder)
             continue
         assert isinstance(teacher, LanguageModel), "check_asked refuses others"
         shape = choose_shape(teacher.config, parameters=size)
