@@ -236,6 +236,18 @@ CLAIMS = [
             *(medians(one, key) for one in ("limbeck", "trl") for key in ("held_out_ce_nats", "held_out_kl_nats")),
         ),
     ),
+    (
+        "({:.0f}k tokens in all, {} new seeds), the student is better at equal compute by {:.3f} nats ({:.3f} to {:.3f}), and "
+        "than cross-entropy at its best number of epochs by {:.3f} ({:.3f} to {:.3f}); a pass must be used {:.1f} times "
+        "({:.1f} to {:.1f})",
+        lambda: (
+            at("stories/single-use/run.json", "signature", "tokens") / 1e3,
+            len(at("stories/results.json", "seeds")),
+            *bounds(at("stories/results.json", "student_better_by", "ten-uses", "cut+ce@flops")),
+            *bounds(at("stories/results.json", "student_better_by", "ten-uses", "cross-entropy at its best (4)")),
+            *bounds(at("stories/results.json", "break_even")),
+        ),
+    ),
     # capacity gap
     (
         "tried with {} small trainings each",
