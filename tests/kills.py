@@ -26,6 +26,7 @@ _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.link", "os.mkdir", "os.tru
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 # What says when and how fast something was made, or is made of that.
 _OF_ITS_TIME = {".lock", "run.json", "report.html", "README.md", "verdict.json", "readings.jsonl"}
+_OF_ITS_TIME |= {"begun.json"}  # which nobody reads once cache.json, the manifest, is there
 _SHAPE = "layers=2,hidden=32,heads=4,kv_heads=2,ffn=64"
 
 
