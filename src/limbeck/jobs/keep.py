@@ -55,7 +55,6 @@ def keeps(settings: DistilSettings, where: Machine, *, length: int, objectives: 
     console.print(
         f"the teacher's logits of {text:,} tokens would be computed {live / text:.0f} times, so they are computed once and kept "
         f"in {settings.out / CAPTURED}: {size(_BYTES * text)} (--no-cache-logits computes them anew each time)",
-        markup=False,
     )
     return True
 

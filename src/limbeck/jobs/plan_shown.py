@@ -28,7 +28,7 @@ def show(result: dict[str, Any], console: Console) -> None:
             console.print(_losses(answer))
             if result["pay_teacher"]:
                 said = "break-even, uses of each forward pass of the teacher from which on it gains"
-                console.print(f"  {said}: {_break_even(answer['rows'])}; here {result['uses']:.1f}", markup=False)
+                console.print(f"  {said}: {_break_even(answer['rows'])}; here {result['uses']:.1f}")
         for note in answer["notes"]:
             console.print(f"  {note}", style="dim")
     if result["local_fit"] is None:

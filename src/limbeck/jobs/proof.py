@@ -78,7 +78,7 @@ class Proof:
             model = load(own(folder), device=self._machine.world.device)
             measured = self._measure("cut", model, self._settings.seed)
             if remark := too_few_documents(measured.read):
-                console.print(f"note: {remark}", markup=False)
+                console.print(f"note: {remark}")
 
     def arm(self, arm: Arm, model: LanguageModel) -> None:
         """Measures a trained model."""
@@ -93,7 +93,7 @@ class Proof:
                 named = in_words(measured.surprises, model.tokenizer, self.held_out.store.name_of)
                 write_rows(self._settings.out / "surprises.json", named)
         nats = measured.nats.sum() / measured.tokens.sum()
-        console.print(f"{arm.label}: cross-entropy on held-out text {nats:.4f} nats/token", markup=False)
+        console.print(f"{arm.label}: cross-entropy on held-out text {nats:.4f} nats/token")
 
     def write(self, run: dict[str, Any]) -> tuple[list[Reading], Verdict]:
         """Writes readings, verdict, card and report of the arms that are done: the first of them is the student."""

@@ -33,7 +33,7 @@ def how_read(settings: Settings | PilotSettings) -> dict[str, Any]:
 def say_read(store: TokenStore) -> None:
     """Says what a user should know of how a text was read."""
     for line in notes_of(store):
-        console.print(f"text: {line}", markup=False)
+        console.print(f"text: {line}")
 
 
 class Reads(Protocol):

@@ -138,7 +138,7 @@ def _look(settings: CaptureSettings, asked: Asked, *, length: int, where: Machin
     findings = list(knowledge(found, asked.about.name, anyway=settings.any_teacher))
     check(findings)
     for finding in findings:
-        console.print(f"{finding.level}: {finding.message}", markup=False)
+        console.print(f"{finding.level}: {finding.message}")
 
 
 def choose(settings: CaptureSettings) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def _announce(asked: Asked, codec: Codec, rows: Rows, part: _Part, where: Machin
     )
     if not teacher.packs:
         some = rows.rows_of(np.arange(part.first, part.first + min(part.rows, 64)))
-        console.print(f"note: {lone_cost(teacher.name, some.position)}", markup=False)
+        console.print(f"note: {lone_cost(teacher.name, some.position)}")
     seconds = _foretold(asked, codec, rows, part, where)
     console.print(said if seconds is None else f"{said}, in about {duration(seconds)}")
 

@@ -80,9 +80,7 @@ def written(settings: CaptureSettings) -> dict[str, Any]:
     bad = BadRecords(settings.skip_bad or 0)
     prompts = prompts_of(settings.data, most=_most_prompts(settings), columns=columns_of(settings), bad=bad)
     if bad.count:
-        console.print(
-            f"text: skipped: {bad.count:,} records that cannot be read, the first {bad.first[0]}", markup=False
-        )
+        console.print(f"text: skipped: {bad.count:,} records that cannot be read, the first {bad.first[0]}")
     with _teacher(settings) as teacher:
         run = claim(settings.out, _signature(settings, where, teacher, prompts))
         if run.get("written", {}).get("failed") == 0 and (settings.out / TEXT).exists():
