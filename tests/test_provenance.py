@@ -11,7 +11,7 @@ import pytest
 from limbeck.config import ReproduceSettings
 from limbeck.disk import read_json, write_json
 from limbeck.recipes import RECIPES, criterion, provenance, recipe, reproduce
-from limbeck.recipes.criterion import Criterion, Entry, changed, criterion_of, entry_of
+from limbeck.recipes.criterion import Criterion, Entry, changed, criterion_of, digest_today, entry_of
 from limbeck.recipes.recipe import Judged, Outcome, Recipe
 
 PACKAGE = criterion.PACKAGE
@@ -21,26 +21,104 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 # The digest
 
 
-def parts_of(text: str) -> str:
-    return criterion._digest(criterion._plain(ast.parse(text).body[0]))
+@pytest.fixture
+def digest_of(tmp_path, monkeypatch):
+    """The digest of a definition, by default the last, of a module of this text."""
+    monkeypatch.setattr(criterion, "PACKAGE", tmp_path / "limbeck")
+    (tmp_path / "limbeck" / "probes").mkdir(parents=True)
+
+    def digest(text: str, name: str = "", *, file: str = "made_up", **others: str) -> str:
+        for module, its_text in {file: text, **others}.items():
+            (tmp_path / "limbeck" / "probes" / f"{module}.py").write_text(its_text, encoding="utf-8")
+        criterion._source.cache_clear()
+        module = f"limbeck.probes.{file}"
+        return criterion._Read().whole((module, name or list(criterion._source(module).defined)[-1]))
+
+    yield digest
+    criterion._source.cache_clear()
 
 
-def test_comments_docstrings_and_format_do_not_count():
+def test_comments_docstrings_and_format_do_not_count(digest_of):
     one = 'def f(x: int) -> str:\n    """What it does."""\n    return f"{x:,} of" " many"  # so\n'
     other = "def f( x : int )->str:\n    return (f'{x:,} '\n        'of many')\n"
-    assert parts_of(one) == parts_of(other)
+    assert digest_of(one) == digest_of(other)
+
+
+@pytest.mark.parametrize("other", ["LEAST = 0.06", "LEAST = -0.05", "LEAST: float = 0.05", "LEAST = 5e-3"])
+def test_what_a_definition_says_counts(digest_of, other):
+    assert digest_of("LEAST = 0.05") != digest_of(other)
+
+
+JUDGED = """from limbeck.probes.bounds import LEAST, most
+def judge(found):
+    gap = found.value - LEAST
+    return gap > most(found, gap)
+"""
+BOUNDS = "LEAST = 0.05\ndef most(a, b):\n    return a.value * LEAST + b\n"
+
+
+def test_names_and_places_do_not_count(digest_of):
+    first = digest_of(JUDGED, bounds=BOUNDS)
+    local = JUDGED.replace("gap", "difference").replace("judge(", "judge_it(")
+    assert digest_of(local, bounds=BOUNDS) == first
+    renamed = BOUNDS.replace("LEAST", "MARGIN").replace("most", "largest")
+    moved = JUDGED.replace("bounds import LEAST, most", "limits import MARGIN as LEAST, largest as most")
+    assert digest_of(moved, file="elsewhere", limits=renamed) == first
+    through_its_module = JUDGED.replace("probes.bounds import LEAST, most", "probes import bounds").replace(
+        "LEAST", "bounds.LEAST"
+    )
+    assert digest_of(through_its_module.replace("most", "bounds.most"), bounds=BOUNDS) == first
+    together = "LEAST = 0.05\n" + "\n".join(BOUNDS.splitlines()[1:]) + "\n" + "\n".join(JUDGED.splitlines()[1:])
+    assert digest_of(together, "judge") == first
 
 
 @pytest.mark.parametrize(
-    "other", ["LEAST = 0.06", "LEAST = -0.05", "LEAST: float = 0.05", "MOST = 0.05", "LEAST = 5e-3"]
+    ("old", "new"),
+    [
+        ("found.value", "found.low"),  # a field
+        ("gap > most", "most > gap"),
+        ("(found, gap)", "(gap, found)"),
+        ("- LEAST", "- 0.05"),
+        ("found.value - LEAST", "LEAST - found.value"),
+        ("most(found", "max(found"),
+    ],
 )
-def test_what_a_definition_says_counts(other):
-    assert parts_of("LEAST = 0.05") != parts_of(other)
+def test_what_is_done_with_names_counts(digest_of, old, new):
+    assert old in JUDGED
+    assert digest_of(JUDGED.replace(old, new), bounds=BOUNDS) != digest_of(JUDGED, bounds=BOUNDS)
 
 
-def test_the_digest_is_the_same_on_every_python():
+@pytest.mark.parametrize(
+    ("old", "new"), [("0.05", "0.06"), ("a.value * LEAST + b", "b.value * LEAST + a"), ("* LEAST", "/ LEAST")]
+)
+def test_what_a_named_definition_says_counts(digest_of, old, new):
+    assert old in BOUNDS
+    assert digest_of(JUDGED, bounds=BOUNDS.replace(old, new)) != digest_of(JUDGED, bounds=BOUNDS)
+
+
+def test_fields_and_methods_of_a_class_count_by_name(digest_of):
+    one = "class Bounds:\n    low: float\n    def width(self):\n        return self.low\n"
+    assert digest_of(one) == digest_of(one.replace("Bounds", "Limits"))
+    assert digest_of(one) != digest_of(one.replace("    low:", "    least:"))
+    assert digest_of(one) != digest_of(one.replace("width", "size"))
+
+
+def test_definitions_that_name_each_other_have_a_digest(digest_of):
+    one = "def a(n):\n    return n and b(n - 1)\ndef b(n):\n    return n and a(n - 2)\n"
+    assert digest_of(one, "a") == digest_of(one.replace("a(", "c("), "c")
+    assert digest_of(one, "a") != digest_of(one.replace("- 2", "- 3"), "a")
+
+
+def test_the_digest_is_the_same_on_every_python(digest_of):
     text = 'def f(x, *, y=None):\n    return f"{x!r} {y:>{x}.0%}", [*x], not y and 1 < x <= 2.5\n'
-    assert parts_of(text) == "cf15ca41"
+    assert digest_of(text) == "fd7340bc"
+
+
+def test_a_part_that_was_renamed_is_not_said_to_differ():
+    before = {"a.LEAST": "1", "a.judge": "2", "a.most": "3"}
+    assert changed(before, {"b.MARGIN": "1", "a.judge": "2", "a.most": "4"}) == ["a.most"]
+    assert changed(before, {"a.LEAST": "2", "a.judge": "1", "a.most": "3"}) == ["a.LEAST", "a.judge"]
+    assert changed(before, {"a.LEAST": "1", "a.most": "3"}) == ["a.judge"]
 
 
 @pytest.fixture
@@ -92,7 +170,7 @@ def test_what_decides_is_part_of_the_criterion(edited, file, old, new, part):
     ],
 )
 def test_what_only_shows_or_trains_is_not(edited, file, old, new):
-    assert edited(file, old, new) == criterion_of(recipe("arithmetic"), "small")
+    assert edited(file, old, new).digest == criterion_of(recipe("arithmetic"), "small").digest
 
 
 def test_the_grid_of_a_scale_is_part_of_its_criterion_and_of_no_others():
@@ -138,6 +216,10 @@ def test_an_entry_is_found_by_its_digest_and_scale():
     assert {0, 100, 102} <= set(last["seen"])
     assert entry_of("zoology", "gpu", digests["small"]) is None
     assert entry_of("no such recipe", "gpu", digests["gpu"]) is None
+    formerly = last["formerly"]["gpu"]
+    assert entry_of("zoology", "gpu", formerly) == entry_of("zoology", "gpu", digests["gpu"])
+    assert digest_today("zoology", "gpu", formerly) == digests["gpu"]
+    assert digest_today("zoology", "gpu", "no digest") == "no digest"
 
 
 # What a folder and its page keep
@@ -233,6 +315,14 @@ def test_a_run_continued_with_other_versions_says_with_which(judge, monkeypatch)
     assert "torch 3.0" in page
     (continued,) = result["criterion"]["continued"]
     assert continued["versions"] == other
+
+
+def test_a_criterion_whose_digest_is_computed_in_another_way_is_the_same(judge, monkeypatch):
+    judge("aaaa")
+    monkeypatch.setattr(provenance, "digest_today", lambda recipe, scale, digest: {"aaaa": "bbbb"}.get(digest, digest))
+    result, page = judge("bbbb")
+    assert "criterion changed" not in page
+    assert (result["criterion"]["digest"], result["criterion"]["earlier"]) == ("bbbb", [])
 
 
 def test_a_criterion_in_no_register_is_told(judge):

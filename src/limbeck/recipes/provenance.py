@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 from limbeck.disk import read_json
 from limbeck.errors import BadPoints
 from limbeck.jobs.folder import now, update, versions
-from limbeck.recipes.criterion import PACKAGE, Criterion, changed, entry_of
+from limbeck.recipes.criterion import PACKAGE, Criterion, changed, digest_today, entry_of
 from limbeck.recipes.recipe import Judged
 
 KEY = "criteria"
@@ -34,12 +34,15 @@ class _Result(TypedDict):
     judged: list[_Verdict]
 
 
-def started(out: Path, run: dict[str, Any], criterion: Criterion) -> None:
+def started(out: Path, run: dict[str, Any], criterion: Criterion, *, recipe: str, scale: str) -> None:
     """Keeps in run.json by which criterion this folder is judged from here on, and what continues it if not what began it.
 
-    A folder that was begun before criteria were kept has one that is not known.
+    A folder that was begun before criteria were kept has one that is not known. One whose digest was computed in an earlier
+    way is named anew.
     """
     kept = run.get(KEY) or _unknown(out, run)
+    if kept and kept[-1]["digest"] and digest_today(recipe, scale, kept[-1]["digest"]) == criterion.digest:
+        kept = [*kept[:-1], kept[-1] | {"digest": criterion.digest, "parts": dict(criterion.parts)}]
     if not kept or kept[-1]["digest"] != criterion.digest:
         kept = [*kept, {"digest": criterion.digest, "since": now(), "code": code(), "parts": dict(criterion.parts)}]
     continued = run.get(CONTINUED, [])

@@ -43,7 +43,8 @@ def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
     _check(settings, chosen)
     out = settings.out or _usual_folder(settings)
     run = claim(out, signature_of(settings, "reproduce"))
-    provenance.started(out, run, criterion_of(chosen, settings.scale))
+    judged_by = criterion_of(chosen, settings.scale)
+    provenance.started(out, run, judged_by, recipe=chosen.name, scale=settings.scale)
     started, before = time.monotonic(), _cpu_seconds()
     ground = Ground(
         out=out,
