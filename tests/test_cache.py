@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from limbeck.corpora import Rows
+from limbeck.disk import read_json, write_json
 from limbeck.errors import BadFolder, BadModel, Mismatch
 from limbeck.teachers import cache as module
 from limbeck.teachers.cache import Cache, capture_outcomes
@@ -87,6 +88,65 @@ def test_a_flipped_byte_is_found_where_it_is_read(asked):
     cache = Cache(asked.folder)
     with pytest.raises(BadModel, match=r"the answers to row [\d,]+ are damaged: copy the folder again"):
         cache(asked.rows.rows_of(np.arange(ROWS)))
+
+
+@pytest.fixture
+def stopped(asked, monkeypatch):
+    """A capture that was stopped in its last file: others of its files are finished."""
+
+    def killed(batch, *arguments, **keys):
+        if ROWS - 1 in batch.row:
+            raise KeyboardInterrupt
+        return answers(batch, *arguments, **keys)
+
+    answers = module.packed_answers
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "packed_answers", killed)
+        with pytest.raises(KeyboardInterrupt):
+            asked()
+    assert not (asked.folder / module.MANIFEST).exists()
+    return sorted(asked.folder.glob("*.arrow"))
+
+
+def test_each_byte_of_a_finished_file_is_looked_at_when_a_capture_goes_on(asked, stopped):
+    file = stopped[0]
+    data = file.read_bytes()
+    for at in range(0, len(data), 97):
+        file.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(BadModel, match=rf"{file.name}.*(remove .*its rows are asked again|copy it again)"):
+            asked()
+    file.unlink()
+    whole, cache = asked("whole"), asked()
+    for shard in whole.shards:
+        assert (asked.folder / shard["file"]).read_bytes() == (whole.folder / shard["file"]).read_bytes()
+    assert cache.shards == whole.shards
+
+
+def test_a_finished_capture_is_looked_at_again_when_its_command_is_given_again(asked):
+    asked()
+    file = sorted(asked.folder.glob("*.arrow"))[1]
+    data = file.read_bytes()
+    file.write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
+    with pytest.raises(BadModel, match=rf"{file.name}"):
+        asked()
+    file.write_bytes(data)
+    assert asked().rows == ROWS
+
+
+def test_finished_files_that_an_earlier_version_did_not_note_are_believed_by_their_rows(asked, stopped):
+    begun = asked.folder / "begun.json"
+    value = read_json(begun)
+    assert [shard["file"] for shard in value.pop("finished")] == [file.name for file in stopped]
+    write_json(begun, value)
+    file = stopped[0]
+    data = file.read_bytes()
+    whole = asked("whole")
+    packed = data.index(whole._row(0).tobytes())
+    file.write_bytes(data[:packed] + bytes([data[packed] ^ 1]) + data[packed + 1 :])
+    with pytest.raises(BadModel, match=rf"{file.name}: the answers to row 0 are damaged: remove"):
+        asked()
+    file.write_bytes(data)
+    assert asked().shards == whole.shards
 
 
 def test_a_missing_file_and_a_short_one_are_named(asked):

@@ -26,7 +26,7 @@ from limbeck.errors import BadFolder, LimbeckError
 DIGEST, CRC = "digest", "crc32"
 AGAIN = "run the command of the run again, or take the file away to have the report without it"
 _BARE = r"^(?!\.{1,2}\Z)[^/\\\x00]+\Z"
-_CRC_AT_END = re.compile(rb', "crc32": "([0-9a-f]{8})"\}$')
+_CRC_AT_END = re.compile(rb', "([^"]*)": "([0-9a-f]{8})"\}$')  # under whatever key it stands there now
 
 Bare = Annotated[
     str, msgspec.Meta(pattern=_BARE)
@@ -237,16 +237,17 @@ class Lines:
         fits(self._path, row, dict[str, Any], where=where, **self._how)
         line = line.removesuffix(b"\n")
         found = _CRC_AT_END.search(line)
-        if found is None and (self.checked or CRC in row):
+        fits_bytes = found is not None and zlib.crc32(line[: found.start()] + b"}") == int(found[2], 16)
+        signed = found is not None and found[1] == CRC.encode()
+        if not signed and (self.checked or CRC in row or fits_bytes):
             said = "expected a line that ends with its CRC-32, got none or one that is none"
             raise self._how["error"](_damaged(self._path, said, self._how["remedy"], where))
-        if found is not None:
+        if signed and not fits_bytes:
+            said = "its CRC-32 is not that of its bytes"
+            raise self._how["error"](_damaged(self._path, said, self._how["remedy"], where))
+        if signed:
             self.checked = True
             del row[CRC]
-            if zlib.crc32(line[: found.start()] + b"}") != int(found[1], 16):
-                raise self._how["error"](
-                    _damaged(self._path, "its CRC-32 is not that of its bytes", self._how["remedy"], where)
-                )
         checked: dict[str, Any] = fits(self._path, row, self._kind, where=where, **self._how)
         return checked
 

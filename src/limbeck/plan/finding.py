@@ -44,7 +44,9 @@ def as_json(findings: Sequence[Finding]) -> list[dict[str, str]]:
 
 
 def show(findings: Sequence[Finding], console: Console) -> None:
-    """Prints a table of the findings."""
+    """Prints a table of the findings; nothing where there are none."""
+    if not findings:
+        return
     table = Table(box=None, pad_edge=False)
     for column in ("check", "", "finding"):
         table.add_column(column, no_wrap=column != "finding")

@@ -7,28 +7,22 @@ file that is being written has another name: whoever was stopped continues in it
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
-import pyarrow as pa
 import torch
-from jaxtyping import Float, Float64, Int64, UInt8, UInt32
+from jaxtyping import Float, Float64, Int64, UInt8
 from msgspec import Meta
 from torch import Tensor
 
 from limbeck.disk import (
-    Bare,
     CheckedRows,
     Count,
-    check_sums,
     locked,
     read_json,
-    replacing,
-    sha256_of,
     sums_of,
     tidy,
     write_json,
@@ -37,23 +31,21 @@ from limbeck.disk import (
 from limbeck.errors import BadModel, LimbeckError, Mismatch
 from limbeck.teachers.codec import Coarse, Codec, Drawn
 from limbeck.teachers.draw import draw, likeliest
+from limbeck.teachers.shards import OpenShard, Shard, name_of, shard_of, unanswered_in, write_shard
 from limbeck.types import Batch, Outputs, Sparse, Teacher, each
 
 MANIFEST = "cache.json"
 _BEGUN = "begun.json"  # what a capture that has no manifest yet is made from
-_UNANSWERED = b"unanswered"  # positions, in a file's metadata
 _SHARD_BYTES = 2**28
 REMEDY = "copy the folder again, or capture it anew"
 CELLS = 2**22  # numbers of a chunk of logits
 CODECS: dict[str, type[Codec]] = {"drawn": Drawn, "coarse": Coarse}
 
 
-class _Shard(TypedDict):
-    file: Bare
-    first: Count
-    rows: Annotated[int, Meta(gt=0, lt=2**53)]
-    unanswered: NotRequired[Count]
-    sha256: NotRequired[str]
+class _Begun(TypedDict):
+    """What a capture that has no manifest yet keeps beside what it is made from: the files that are finished."""
+
+    finished: NotRequired[list[Shard]]
 
 
 class _Manifest(TypedDict):
@@ -67,7 +59,7 @@ class _Manifest(TypedDict):
     first: Count
     rows: Annotated[int, Meta(gt=0, lt=2**53)]
     length: Annotated[int, Meta(gt=0, lt=2**53)]
-    shards: list[_Shard]
+    shards: list[Shard]
 
 
 class Cache:
@@ -88,27 +80,10 @@ class Cache:
         self.first, self.rows, self.length = (int(manifest[key]) for key in ("first", "rows", "length"))
         self.unanswered = sum(shard.get("unanswered", 0) for shard in manifest["shards"])  # positions
         self.shards: Sequence[Mapping[str, Any]] = manifest["shards"]
-        self._shards = [self._open(shard) for shard in manifest["shards"]]
+        size = self.length * self.codec.bytes
+        self._shards = [OpenShard(folder, shard, size=size) for shard in manifest["shards"]]
         self._firsts = np.array([shard["first"] for shard in manifest["shards"]])
         self._check_rows(manifest["shards"])
-
-    def _open(self, shard: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """(packed answers, checksums) of a file, mapped."""
-        path, size = self.folder / shard["file"], self.length * self.codec.bytes
-        try:
-            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-            answers, sums = (table.column(name).chunk(0) for name in ("answers", "crc32"))
-            if (answers.type, sums.type) != (pa.binary(size), pa.uint32()):
-                raise ValueError(f"its columns are {answers.type} and {sums.type}")
-        except (OSError, pa.ArrowException, KeyError, IndexError, ValueError) as error:
-            raise BadModel(
-                f"{path}: a file of this cache is missing or damaged ({error}): copy it again, or capture the rows "
-                f"{shard['first']:,} to {shard['first'] + shard['rows'] - 1:,} anew"
-            ) from error
-        if len(answers) != shard["rows"]:
-            raise BadModel(f"{path}: expected {shard['rows']:,} rows, found {len(answers):,}: copy it again")
-        packed = np.frombuffer(answers.buffers()[1], np.uint8)[: len(answers) * size].reshape(len(answers), size)
-        return packed, sums.to_numpy()
 
     def _check_rows(self, shards: Sequence[Mapping[str, Any]]) -> None:
         due = self.first
@@ -124,11 +99,8 @@ class Cache:
 
     def verify(self) -> None:
         """Reads every file and compares it with its checksum. Raises BadModel for one that is damaged."""
-        for shard in self.shards:
-            if "sha256" in shard:
-                check_sums(self.folder, {shard["file"]: shard["sha256"]}, error=BadModel, remedy=REMEDY)
-        if damaged := self.damaged():
-            raise BadModel(f"{self.folder}: the answers to row {damaged[0]:,} are damaged: {REMEDY}")
+        for shard in self._shards:
+            shard.verify(remedy=REMEDY)
 
     def __call__(self, batch: Batch) -> Sparse:
         """What the teacher said about these rows. Raises BadModel for a row whose bytes are not as they were written."""
@@ -146,12 +118,7 @@ class Cache:
 
     def damaged(self) -> list[int]:
         """The rows whose bytes are not as they were written; all are read."""
-        return [
-            int(first) + at
-            for first, (answers, sums) in zip(self._firsts, self._shards, strict=True)
-            for at in range(len(answers))
-            if zlib.crc32(answers[at]) != sums[at]
-        ]
+        return [row for shard in self._shards for row in shard.damaged()]
 
     def _row(self, row: int) -> np.ndarray:
         if not self.first <= row < self.first + self.rows:
@@ -159,14 +126,12 @@ class Cache:
                 f"{self.folder} has answers to rows {self.first:,} to {self.first + self.rows - 1:,}, asked for {row:,}: "
                 "capture more rows"
             )
-        shard = int(np.searchsorted(self._firsts, row, side="right")) - 1
-        answers, sums = self._shards[shard]
-        at = row - int(self._firsts[shard])
-        if zlib.crc32(answers[at]) != sums[at]:
+        shard = self._shards[int(np.searchsorted(self._firsts, row, side="right")) - 1]
+        if not shard.good(row - shard.first):
             raise BadModel(
                 f"{self.folder}: the answers to row {row:,} are damaged: copy the folder again, or capture it anew"
             )
-        return answers[at]
+        return shard.answers[row - shard.first]
 
 
 @torch.no_grad()
@@ -189,56 +154,77 @@ def capture_outcomes(
 
     Continues after the last whole question where it was stopped; what it draws hangs on ``seed`` and the row alone, so the
     bytes are those of a capture that was not. ``cells`` are the logits that exist at a time; ``report`` is told how many of the
-    rows are done. Raises Mismatch where the
-    folder was begun from something else, BadFolder where another process captures into it.
+    rows are done. What is there already is read again. Raises BadModel or BadFolder where it is not as it was written, Mismatch
+    where the folder was begun from something else, BadFolder where another process captures into it.
     """
     bound = {**made_from, "codec": repr(codec), "seed": seed, "length": length, "rows": [first, first + rows]}
     if (folder / MANIFEST).is_file():
-        return Cache(folder, expect=bound)
+        there = Cache(folder, expect=bound)
+        there.verify()
+        return there
     size = length * codec.bytes
     most = max(1, _SHARD_BYTES // size)
-    shards = [(start, min(most, first + rows - start)) for start in range(first, first + rows, most)]
+    files = [(start, min(most, first + rows - start)) for start in range(first, first + rows, most)]
     with writing(folder), locked(folder):
         tidy(folder)
-        if (folder / _BEGUN).is_file():
-            remedy = f"remove {folder}, and the rows are asked again"
-            check_made_from(folder, read_json(folder / _BEGUN, error=BadModel, remedy=remedy), bound)
-        write_json(folder / _BEGUN, bound)
-        for begin, count in shards:
-            file = folder / _name(begin)
-            if file.exists():
-                continue
+        finished = _finished(folder, bound)
+        shards: list[Shard] = []
+        for begin, count in files:
+            file = folder / name_of(begin)
             part = file.with_suffix(".part")
-            with CheckedRows(part, size) as raw:
-                # at a whole question: in another company a row's last bits may be others
-                raw.keep(done := raw.done // together * together)
-                asked = (
-                    rows_of(np.arange(start, min(start + together, begin + count)))
-                    for start in range(begin + done, begin + count, together)
-                )
-                done += begin - first
-                for batch, outputs in each(teacher, asked):
-                    raw.add(packed_answers(batch, outputs, codec, seed=seed, cells=cells).tobytes())
-                    del outputs
-                    done += len(batch.tokens)
-                    report(done)
-                _finish(part, file, count, codec, raw.sums)
-        for left in folder.glob("answers-*.part*"):
-            left.unlink()
-        entries = [
-            {
-                "file": _name(begin),
-                "first": begin,
-                "rows": count,
-                "unanswered": _unanswered_in(folder / _name(begin)),
-                "sha256": sha256_of(folder / _name(begin)),
-            }
-            for begin, count in shards
-        ]
+            shard = _kept(file, finished.get(file.name), begin, count, size=size)
+            if shard is None:
+                with CheckedRows(part, size) as raw:
+                    # at a whole question: in another company a row's last bits may be others
+                    raw.keep(done := raw.done // together * together)
+                    asked = (
+                        rows_of(np.arange(start, min(start + together, begin + count)))
+                        for start in range(begin + done, begin + count, together)
+                    )
+                    done += begin - first
+                    for batch, outputs in each(teacher, asked):
+                        raw.add(packed_answers(batch, outputs, codec, seed=seed, cells=cells).tobytes())
+                        del outputs
+                        done += len(batch.tokens)
+                        report(done)
+                    shard = write_shard(
+                        np.memmap(part, np.uint8, "r", shape=(count, size)), file, codec, raw.sums, begin
+                    )
+            shards.append(shard)
+            write_json(folder / _BEGUN, bound | {"finished": shards})
+            for left in (part, sums_of(part)):  # not before it is known what became of them
+                left.unlink(missing_ok=True)
         kind = next(name for name, made in CODECS.items() if isinstance(codec, made))
         facts = {"name": teacher.name, "vocab": teacher.vocab, "kind": kind, "codec": asdict(codec), "made_from": bound}
-        write_json(folder / MANIFEST, facts | {"first": first, "rows": rows, "length": length, "shards": entries})
+        write_json(folder / MANIFEST, facts | {"first": first, "rows": rows, "length": length, "shards": shards})
     return Cache(folder)
+
+
+def _finished(folder: Path, bound: Mapping[str, Any]) -> dict[str, Shard]:
+    """The files that a capture finished before it was stopped, by name; it is begun here, or goes on.
+
+    Raises BadModel where what is kept of it is damaged, Mismatch where it was made from something else.
+    """
+    if not (folder / _BEGUN).is_file():
+        write_json(folder / _BEGUN, bound)
+        return {}
+    remedy = f"remove {folder}, and the rows are asked again"
+    begun = read_json(folder / _BEGUN, _Begun, error=BadModel, remedy=remedy)
+    check_made_from(folder, begun, bound)
+    return {shard["file"]: shard for shard in begun.get("finished", ())}
+
+
+def _kept(file: Path, shard: Shard | None, first: int, rows: int, *, size: int) -> Shard | None:
+    """What the manifest will say of a finished file, whose bytes are read again; None where it is not finished.
+
+    An earlier version noted no finished files: there one without rows that are still to be put into it is believed by the
+    checksums of its rows. Raises BadModel where the file is damaged.
+    """
+    if not file.exists() or (shard is None and file.with_suffix(".part").exists()):
+        return None
+    there: Shard = shard or {"file": file.name, "first": first, "rows": rows}
+    OpenShard(file.parent, there, size=size).verify(remedy=f"remove {file}, and its rows are asked again")
+    return shard or shard_of(file, first, rows)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -274,10 +260,6 @@ def check_made_from(
             )
 
 
-def _name(first: int) -> str:
-    return f"answers-{first:012d}.arrow"
-
-
 @torch.no_grad()
 def packed_answers(
     batch: Batch, outputs: Outputs | Sparse, codec: Codec, *, seed: int, cells: int = CELLS
@@ -308,29 +290,9 @@ def packed_outcomes(
 def unanswered_so_far(folder: Path, codec: Codec, *, length: int, together: int) -> int:
     """Positions without an answer in what a capture has written into a folder until now and will keep."""
     size = length * codec.bytes
-    count = sum(_unanswered_in(file) for file in folder.glob("answers-*.arrow"))
+    count = sum(unanswered_in(file) for file in folder.glob("answers-*.arrow"))
     for part in folder.glob("answers-*.part"):
         if rows := part.stat().st_size // size // together * together:
             raw = np.memmap(part, np.uint8, "r", shape=(rows * length, codec.bytes))
             count += int(codec.unanswered(raw).sum())
     return count
-
-
-def _unanswered_in(file: Path) -> int:
-    """Positions without an answer in a finished file."""
-    with pa.memory_map(str(file)) as source:
-        return int((pa.ipc.open_file(source).schema.metadata or {}).get(_UNANSWERED, 0))
-
-
-def _finish(part: Path, file: Path, rows: int, codec: Codec, sums: UInt32[np.ndarray, " rows"]) -> None:
-    """Makes an Arrow file of the rows that were written, each with the checksum that it had when it was."""
-    size = part.stat().st_size // rows
-    raw = np.memmap(part, np.uint8, "r", shape=(rows, size))
-    answers = pa.Array.from_buffers(pa.binary(size), rows, [None, pa.py_buffer(raw)])
-    batch = pa.record_batch({"answers": answers, "crc32": pa.array(sums, pa.uint32())})
-    unanswered = sum(int(codec.unanswered(row.reshape(-1, codec.bytes)).sum()) for row in raw)
-    batch = batch.replace_schema_metadata({_UNANSWERED: str(unanswered)})
-    with replacing(file) as beside, pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    part.unlink()
-    sums_of(part).unlink()
