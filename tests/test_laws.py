@@ -227,6 +227,22 @@ def test_a_table_that_is_not_there_or_none_is_said(tmp_path):
         read_points(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b'[{"seed": 1}', "expected JSON"),
+        (b"[" * 100_000, "expected JSON"),
+        (b"\xff", "expected JSON"),
+        (b'{"seed": 1}', "expected `array`, got `object`"),
+        (b"[1]", r"expected `object`, got `int` - at `\$\[0\]`"),
+    ],
+)
+def test_what_is_no_table_in_json_is_said(text, said, tmp_path):
+    (tmp_path / "points.json").write_bytes(text)
+    with pytest.raises(BadPoints, match=rf"points\.json: {said}.*write it with limbeck"):
+        read_points(tmp_path)
+
+
 def test_the_cheapest_teacher_within_epsilon_is_the_answer():
     answer = by_published_law(task("3B", 3e9, 126e9, paid=False, teacher_tokens=2e12), models(7e9, 13e9, 70e9))
     assert (answer.verdict, answer.cheapest) == ("any", "7B")

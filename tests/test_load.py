@@ -1,5 +1,6 @@
 """Loading, asking, saving; and every way in which a model folder can be wrong."""
 
+import inspect
 import json
 import re
 import shutil
@@ -45,6 +46,14 @@ def test_hidden_states_and_head_give_the_logits_of_transformers(name):
     model, batch = animal(name), packed()
     theirs = model.model(input_ids=batch.tokens, position_ids=batch.position, use_cache=False).logits
     torch.testing.assert_close(model(batch).logits(), theirs[..., : model.vocab].flatten(0, 1))
+
+
+def test_the_arguments_of_a_decoder_are_looked_at_once(monkeypatch):
+    model, batch, calls = animal("llama"), packed(), []
+    signature = inspect.signature
+    monkeypatch.setattr(inspect, "signature", lambda forward: (calls.append(forward), signature(forward))[1])
+    model(batch), model(batch)
+    assert len([call for call in calls if call == model.model.model.forward]) == 1
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -18,6 +18,7 @@ from typing import Any
 from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.errors import BadModel
+from limbeck.models.border import read_object
 from limbeck.models.source import stored_tensors
 
 FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # a safetensors file's name, and torch's
@@ -54,10 +55,10 @@ def stored_dtype(folder: Path) -> str:
 
 def _declared_dtype(file: Path) -> str:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        said = str(config.get("dtype") or config.get("torch_dtype"))
-    except (OSError, ValueError, AttributeError, RecursionError):
+        config = read_object(file)
+    except BadModel:
         return "float32"
+    said = str(config.get("dtype") or config.get("torch_dtype"))
     return said if said in FLOATS.values() else "float32"
 
 
@@ -67,7 +68,7 @@ def complete(folder: Path, config: PreTrainedConfig, *, tokenizer_of: Path | Non
     ``tokenizer_of`` is the folder that the tokenizer came from: files of it that were not written again are copied.
     """
     file = folder / "config.json"
-    written = json.loads(file.read_text(encoding="utf-8"))
+    written = read_object(file)
     file.write_text(json.dumps(for_older_readers(written, config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for name in _TOKENIZER:
         if tokenizer_of is not None and (tokenizer_of / name).is_file() and not (folder / name).exists():
@@ -79,7 +80,7 @@ def complete(folder: Path, config: PreTrainedConfig, *, tokenizer_of: Path | Non
 def describe_source(source: Path, folder: Path) -> None:
     """Keeps in a model's description what its own folder says besides: the number format, and README.md."""
     file = folder / "config.json"
-    written = json.loads(file.read_text(encoding="utf-8")) | {"dtype": stored_dtype(source)}
+    written = read_object(file) | {"dtype": stored_dtype(source)}
     file.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if (source / "README.md").is_file() and not (folder / "README.md").exists():
         shutil.copyfile(source / "README.md", folder / "README.md")

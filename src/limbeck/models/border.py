@@ -35,10 +35,11 @@ _REQUIRED = (  # at least 1, where they are there at all
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def check_config(file: Path) -> None:
-    """Raises BadModel where a config.json is no JSON object, or has a count that no model can have."""
-    written = _read(file)
+def check_config(file: Path) -> dict[str, Any]:
+    """What a config.json says. Raises BadModel where it is no JSON object, or has a count that no model can have."""
+    written = read_object(file)
     _check(written, file, "", 0)
+    return written
 
 
 def check_generation(folder: Path) -> None:
@@ -46,7 +47,7 @@ def check_generation(folder: Path) -> None:
     file = folder / "generation_config.json"
     if not file.is_file():
         return
-    written = _read(file)
+    written = read_object(file)
     for key in _TOKENS:
         value = written.get(key)
         ids = value if isinstance(value, list) else [value]
@@ -56,7 +57,8 @@ def check_generation(folder: Path) -> None:
             )
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model's folder. Raises BadModel where there is none."""
     try:
         if file.stat().st_size > _LARGEST:
             raise BadModel(f"{file}: expected a small JSON file, got {file.stat().st_size:,} bytes; copy it again")

@@ -8,7 +8,6 @@ looks. Tests hold both equal. Tensors and defaults: transformers/models/*/{confi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +25,8 @@ def read_anatomy(file: Path) -> Anatomy | None:
     A head of its own in the weights beside it is one, whatever the file says of tying.
     """
     try:
-        check_config(file)
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (BadModel, OSError, ValueError):  # whoever loads it says what is wrong
+        config = check_config(file)
+    except BadModel:  # whoever loads it says what is wrong
         return None
     return declared(config | {"tie_word_embeddings": False} if has_own_head(file.parent) else config)
 

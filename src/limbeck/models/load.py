@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -126,9 +127,14 @@ class LanguageModel:
     def _given(self, tokens: Int[Tensor, "B T"], position: Int[Tensor, "B T"]) -> dict[str, Any]:
         """The arguments of a forward pass; a recurrent decoder may have no place for positions."""
         given = {"input_ids": tokens, "position_ids": position, "attention_mask": None, "use_cache": False}
+        return {name: value for name, value in given.items() if self._taken is None or name in self._taken}
+
+    @cached_property
+    def _taken(self) -> frozenset[str] | None:
+        """The names of the decoder's arguments, None where it takes any."""
         taken = inspect.signature(self._without_head.forward).parameters
         free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
-        return {name: value for name, value in given.items() if free or name in taken}
+        return None if free else frozenset(taken)
 
     @property
     def head(self) -> Head:

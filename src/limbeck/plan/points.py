@@ -6,7 +6,6 @@ it is left out of every fit, and listed, because *which* runs failed is part of 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -16,10 +15,11 @@ from typing import Any, Literal
 import pyarrow
 import pyarrow.parquet
 
-from limbeck.disk import replacing, write_json
+from limbeck.disk import fits, parsed, replacing, write_json
 from limbeck.errors import BadPoints
 
 NAMES = ("points.parquet", "points.json")
+_WRITE = "write it with limbeck.plan.points.write_points"
 
 
 @dataclass(frozen=True)
@@ -68,19 +68,17 @@ def read_points(place: str | Path) -> Table:
     """
     file = _file(Path(place))
     try:
-        rows = (
-            json.loads(file.read_text("utf-8"))
-            if file.suffix == ".json"
-            else pyarrow.parquet.read_table(file).to_pylist()
-        )
-    except (ValueError, OSError, pyarrow.ArrowException) as error:
-        raise BadPoints(
-            f"{file}: expected a table of points in {'JSON' if file.suffix == '.json' else 'Parquet'} ({error}); "
-            "write it with limbeck.plan.points.write_points"
-        ) from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise BadPoints(f"{file}: expected a list of rows, each an object; got {type(rows).__name__}")
+        rows = _json_rows(file) if file.suffix == ".json" else pyarrow.parquet.read_table(file).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise BadPoints(f"{file}: expected a table of points in Parquet or JSON ({error}); {_WRITE}") from error
     return sift(rows, name=str(file))
+
+
+def _json_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a table in JSON, where NaN may stand for a loss that there is not."""
+    how: dict[str, Any] = {"error": BadPoints, "remedy": _WRITE}
+    rows: list[dict[str, Any]] = fits(file, parsed(file, file.read_bytes(), **how), list[dict[str, Any]], **how)
+    return rows
 
 
 def write_points(points: Iterable[Point], file: str | Path) -> None:
