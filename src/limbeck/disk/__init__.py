@@ -1,6 +1,6 @@
 """What is on disk: files and folders that are whole or not there, locks, limbeck's own JSON, and checksums of all."""
 
-from limbeck.disk.check import Checked, check_folder
+from limbeck.disk.check import Checked, check_folder, require_good
 from limbeck.disk.crcs import CheckedRows, sums_of
 from limbeck.disk.digests import check_digests, check_sums, load_arrays, save_arrays, sums, write_digests
 from limbeck.disk.lock import LOCK, claims, locked, release, take, tidy
@@ -72,6 +72,7 @@ __all__ = [
     "refuse_links",
     "release",
     "replacing",
+    "require_good",
     "save_arrays",
     "say_unchecked",
     "sha256_of",

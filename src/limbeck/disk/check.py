@@ -42,6 +42,12 @@ def check_folder(folder: Path) -> Checked:
     return found
 
 
+def require_good(folder: Path, *, error: type[LimbeckError] = BadFolder) -> None:
+    """Raises ``error`` for the first file in a folder that is not as its checksum says."""
+    for message in check_folder(folder).damaged.values():
+        raise error(message)
+
+
 def _try(look: Any, path: Path, found: Checked) -> None:
     try:
         look(path, found)

@@ -18,7 +18,7 @@ from limbeck.config import CaptureSettings
 from limbeck.corpora import Rows, TokenStore, require_rows
 from limbeck.corpora.build import build_training
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import claims, finite, place, read_json, write_json, write_rows, writing
+from limbeck.disk import claims, finite, place, read_json, require_good, write_json, write_rows, writing
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.asked import Asked, asking, check_asked, description_of, rows_together
 from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, COST, CUT, DATA, HELD_OUT, MEASURED, SAMPLES, TEACHER
@@ -299,7 +299,10 @@ def _held_out(settings: CaptureSettings, asked: Asked, store: TokenStore, *, len
         cells=asked.cells,
     )
     file, teacher = settings.out / MEASURED, asked.whole
-    if teacher is None or file.exists():
+    if teacher is None:
+        return
+    if all((settings.out / name).exists() for name in (COST, SAMPLES, MEASURED)):
+        require_good(file.parent)
         return
     with writing(file):
         file.parent.mkdir(exist_ok=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.disk import check_folder, locked, place, read_json, refuse_links, tidy, write_json, writing
+from limbeck.disk import locked, place, read_json, refuse_links, require_good, tidy, write_json, writing
 from limbeck.errors import BadFolder, BadModel, Mismatch
 from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, CUT, DATA, HELD_OUT, MEASURED, TEACHER, Facts
 from limbeck.teachers import Cache
@@ -26,7 +26,7 @@ def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:
     _check_whole(shards, rows=run["rows"])
     for folder, cache in shards:
         cache.verify()
-        _check_rest(folder)
+        require_good(folder, error=BadModel)  # anything else that has a checksum
     record = {"shards": [str(folder) for folder, _ in shards], "made_from": _made_from(shards[0][1])}
     with writing(out), locked(out):
         begun = out / "merge.json"
@@ -49,12 +49,6 @@ def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:
         manifest["made_from"]["rows"] = [0, run["rows"]]
         write_json(out / ANSWERS / MANIFEST, manifest | {"first": 0, "rows": run["rows"], "shards": entries})
     return {"out": str(out), "rows": run["rows"], "shards": len(shards)}
-
-
-def _check_rest(folder: Path) -> None:
-    """Raises BadModel where anything else of a shard that has a checksum is damaged."""
-    for message in check_folder(folder).damaged.values():
-        raise BadModel(message)
 
 
 def _check_whole(shards: Sequence[tuple[Path, Cache]], *, rows: int) -> None:
