@@ -24,7 +24,7 @@ from limbeck.disk import claims, read_json
 from limbeck.errors import BadModel
 from limbeck.jobs.align import OtherTokens, check_align, teacher_of
 from limbeck.jobs.arms import Arm, Shared, arms_of, train
-from limbeck.jobs.capture.captured import config_source
+from limbeck.jobs.capture.captured import config_source, is_captured
 from limbeck.jobs.convert import BASE, MATCHING, SAID, Conversion, Planned, check_conversion, make_converted
 from limbeck.jobs.doctor import diagnose, what_is_known
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
@@ -40,7 +40,7 @@ from limbeck.jobs.text import columns_of
 from limbeck.models.beside import stated
 from limbeck.models.load import LanguageModel, load, load_config, load_described, own
 from limbeck.models.source import resolve_description
-from limbeck.objectives import parse
+from limbeck.objectives import Objective, parse
 from limbeck.objectives.parse import code_of
 from limbeck.plan.cost import Cost, estimate
 from limbeck.plan.pair import Finding, as_json, check, show
@@ -50,6 +50,7 @@ from limbeck.plan.state import kept_bytes
 from limbeck.report.kinds import Conversion as ConversionFacts
 from limbeck.report.words import share, took, trainings
 from limbeck.run.log import console
+from limbeck.run.optim import Schedule
 from limbeck.run.run import Plan
 from limbeck.run.world import leave
 from limbeck.students.shape import Shape, config_of
@@ -136,11 +137,82 @@ def prepare(
     many of them learn from the teacher, whose forward pass they share. Raises a LimbeckError for whatever does not fit, before
     anything long begins.
     """
+    task = _task(settings, where)
+    run = claim(settings.out, _signature(settings, task, answers, where)) if where.world.first else {}
+    where.world.barrier()
+    continued = "teacher" in run  # written below, before the first training
+    if is_served(settings.teacher) and not beside:
+        _check_served(settings, length=task.length, where=where)
+    listening = objectives or settings.objectives
+    source = beside.source if beside else teacher_of(settings, where, length=task.length, objectives=listening)
+    documents = first_documents(settings)
+    knows = _first_look(settings, source, documents, length=task.length, where=where, known=beside is not None)
+    store, held_out = beside.stores if beside else source.stores(settings, where)
+    require_rows(store, length=task.length)
+    if where.world.first:
+        same_corpus(settings.out, run, store, held_out)
+    cut, student, findings = _student(settings, task, source, documents, store, where, knows=knows, sharing=sharing)
+    if isinstance(source, OtherTokens):
+        source.ask(store, where, rows=task.steps * task.rows, length=task.length)
+    price = _price(task, source, student, sharing=sharing)
+    arms = _arms(settings, price, steps=task.steps, matched=task.matched, member=member)
+    plan = Plan(
+        steps=task.steps,
+        rows=task.rows,
+        lr=rate_of(settings, student.parameters_count),
+        schedule=task.schedule,
+        bf16=where.bf16,
+    )
+    if where.world.first:
+        layout = store.layout(task.length)
+        about = _summary(source.about) | source.facts | _priced(price, sharing) | _stated(settings)
+        facts = {"doctor": as_json(findings), "plan": _said(plan, layout, arms), "objective": repr(task.objective)}
+        if task.conversion:
+            facts |= _of_conversion(settings, source, student, source.about, length=task.length, where=where)
+        update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
+        _announce(about, student, plan, layout, arms, most=source.rows)
+    shared = _shared(settings, task, source, store, plan, cut, student, where)
+    cost = _cost(task, source, student, where)
+    del student  # one student at a time is held
+    _foretell(settings, run, arms, cost, shared)
+    if beside and where.world.first:
+        hand_on(beside.settings.out, settings.out)
+    listens = task.objective.needs_teacher
+    proof = Proof(settings, source, held_out, length=task.length, machine=where, listens=listens, train=store)
+    proof.cut(cut)
+    return Comparison(settings, run, source, (store, held_out), arms, shared, cost, proof, continued)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a run is to do, as its settings and the configuration of its student say, before any weights are read.
+
+    ``target``: the shape to cut, None for a student as it is. ``length`` tokens a row, ``rows`` a step; of ``steps`` the first
+    ``matched`` are a conversion's.
+    """
+
+    objective: Objective
+    target: Shape | None
+    conversion: Conversion | None
+    length: int
+    rows: int
+    steps: int
+    matched: int
+    schedule: Schedule
+
+    @property
+    def tokens(self) -> int:
+        """Places of all rows that are trained on."""
+        return self.steps * self.rows * self.length
+
+
+def _task(settings: DistilSettings, where: Machine) -> _Task:
+    """Looks at the settings, whether the text is there, and at the configuration. Raises a LimbeckError for what does not fit."""
     objective = parse(settings.objective)
     check_align(settings)
     target = target_shape(settings)
     asked = check_conversion(settings, target)
-    if not answers:  # which hold the text
+    if not is_captured(settings.teacher):  # which holds the text
         for text in filter(None, (settings.data, settings.eval_data)):
             resolve_source(text, columns_of(settings))
     config = load_config(settings.student or config_source(settings.teacher))
@@ -148,89 +220,113 @@ def prepare(
     length = row_length(settings, getattr(config, "max_position_embeddings", None), where.world.device, name=first)
     rows, steps = batch_rows(settings, length, where.world.size)
     matched = sum(asked.steps(steps).values()) if asked else 0
-    derived = {"objective": repr(objective), "length": length, "rows": rows, "steps": steps, "bf16": where.bf16}
-    derived |= answers
-    derived["schedule"] = schedule = schedule_of(settings, planned_config(settings, target, asked, config))
-    if code := code_of(objective):
+    schedule = schedule_of(settings, planned_config(settings, target, asked, config))
+    return _Task(objective, target, asked, length, rows, steps, matched, schedule)
+
+
+def _signature(settings: DistilSettings, task: _Task, answers: dict[str, Any], where: Machine) -> dict[str, Any]:
+    """What a run may be gone on with; ``answers`` is what it says of captured ones."""
+    derived = {"objective": repr(task.objective), "length": task.length, "rows": task.rows, "steps": task.steps}
+    derived |= {"bf16": where.bf16} | answers | {"schedule": task.schedule}
+    if code := code_of(task.objective):
         derived["objective_code"] = code
-    run = claim(settings.out, signature_of(settings, "distil", **derived)) if where.world.first else {}
-    where.world.barrier()
-    continued = "teacher" in run  # written below, before the first training
-    if is_served(settings.teacher) and not beside:
-        _check_served(settings, length=length, where=where)
-    listening = objectives or settings.objectives
-    source = beside.source if beside else teacher_of(settings, where, length=length, objectives=listening)
-    teacher, documents = source.about, first_documents(settings)
-    knows = [] if beside or source.captured else what_is_known(settings, teacher, length=length, machine=where)
-    check(knows)  # before the text is tokenised
-    if settings.student:  # a given student may not fit its teacher: look before the text is tokenised
-        check(diagnose(settings, teacher, load(settings.student), documents, length=length, machine=where))
-    store, held_out = beside.stores if beside else source.stores(settings, where)
-    require_rows(store, length=length)
-    if where.world.first:
-        same_corpus(settings.out, run, store, held_out)
+    return signature_of(settings, "distil", **derived)
+
+
+def _first_look(
+    settings: DistilSettings,
+    source: RunTeacher | OtherTokens,
+    documents: Sample,
+    *,
+    length: int,
+    where: Machine,
+    known: bool,
+) -> list[Finding]:
+    """Stops at a teacher that knows nothing of the text, or a given student that does not fit it, before that is tokenised.
+
+    Gives what the teacher knows; nothing where that is ``known`` already, or was looked at when its answers were captured.
+    """
+    knows = [] if known or source.captured else what_is_known(settings, source.about, length=length, machine=where)
+    check(knows)
+    if settings.student:
+        check(diagnose(settings, source.about, load(settings.student), documents, length=length, machine=where))
+    return knows
+
+
+def _student(
+    settings: DistilSettings,
+    task: _Task,
+    source: RunTeacher | OtherTokens,
+    documents: Sample,
+    store: TokenStore,
+    where: Machine,
+    *,
+    knows: list[Finding],
+    sharing: int,
+) -> tuple[Path, LanguageModel, list[Finding]]:
+    """(folder, model, findings) of what the training starts from: it is made, and looked at beside its teacher."""
+    teacher, length, asked = source.about, task.length, task.conversion
     uses = None
-    if objective.needs_teacher and isinstance(source, RunTeacher):
-        uses = sharing / source.passes(steps * rows * length, length)
-    findings = _examined(settings, asked, target, teacher, documents, length=length, where=where, uses=uses) + knows
-    cut = _start(settings, asked, target, source, store, length=length, rows=rows, steps=steps, where=where)
+    if task.objective.needs_teacher and isinstance(source, RunTeacher):
+        uses = _uses(task, source, sharing)
+    findings = (
+        _examined(settings, asked, task.target, teacher, documents, length=length, where=where, uses=uses) + knows
+    )
+    cut = _start(settings, task, source, store, where=where)
     student = load(own(cut), device="cpu")
     if not asked:
         findings = diagnose(settings, teacher, student, documents, length=length, machine=where, uses=uses) + knows
         _say(findings)
     findings += [packed(store, length=length, context=student.context)]
     _say(findings[-1:])
-    plan = Plan(
-        steps=steps,
-        rows=rows,
-        lr=rate_of(settings, student.parameters_count),
-        schedule=schedule,
-        bf16=where.bf16,
-    )
-    if isinstance(source, OtherTokens):
-        source.ask(store, where, rows=steps * rows, length=length)
-    price = None
-    if objective.needs_teacher:
-        uses = sharing / source.passes(steps * rows * length, length)
-        price = Price.of(Size.of(student.config), Size.of(teacher.config), length=length, uses=uses)
-    arms = _arms(settings, price, steps=steps, matched=matched, member=member)
-    if where.world.first:
-        about = _summary(teacher) | source.facts | _priced(price, sharing) | _stated(settings)
-        facts = {
-            "doctor": as_json(findings),
-            "plan": _said(plan, store.layout(length), arms),
-            "objective": repr(objective),
-        }
-        if asked:
-            facts |= _of_conversion(settings, source, student, teacher, length=length, where=where)
-        update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
-        _announce(about, student, plan, store.layout(length), arms, most=source.rows)
-    shared = Shared(
-        *(cut, source.told, store, length, plan, where),
+    return cut, student, findings
+
+
+def _uses(task: _Task, source: RunTeacher | OtherTokens, sharing: int) -> float:
+    """How often a forward pass of the teacher is trained with."""
+    return sharing / source.passes(task.tokens, task.length)
+
+
+def _price(task: _Task, source: RunTeacher | OtherTokens, student: LanguageModel, *, sharing: int) -> Price | None:
+    """What the teacher costs beside the student; None where the objective does not need it."""
+    if not task.objective.needs_teacher:
+        return None
+    sizes = Size.of(student.config), Size.of(source.about.config)
+    return Price.of(*sizes, length=task.length, uses=_uses(task, source, sharing))
+
+
+def _shared(
+    settings: DistilSettings,
+    task: _Task,
+    source: RunTeacher | OtherTokens,
+    store: TokenStore,
+    plan: Plan,
+    cut: Path,
+    student: LanguageModel,
+    where: Machine,
+) -> Shared:
+    """What all arms have in common."""
+    return Shared(
+        *(cut, source.told, store, task.length, plan, where),
         most_rows=source.rows,
         counted=source.counted,
         reads_on=isinstance(source, OtherTokens),  # which was asked about no more than the plan reads
-        common=(settings.seed, matched * rows),
+        common=(settings.seed, task.matched * task.rows),
         stored=stored_as(settings),
         fresh_rate=fresh_rate_of(settings, student.parameters_count),
     )
-    cost = estimate(
+
+
+def _cost(task: _Task, source: RunTeacher | OtherTokens, student: LanguageModel, where: Machine) -> Cost:
+    """What one training takes in memory and time."""
+    return estimate(
         *(Size.of(student.config), source.size),
-        length=length,
-        tokens=steps * rows * length,
-        batch_tokens=rows * length,
+        length=task.length,
+        tokens=task.tokens,
+        batch_tokens=task.rows * task.length,
         itemsize=where.dtype.itemsize,
         device=where.world.device.type,
     )
-    del student  # one student at a time is held
-    _foretell(settings, run, arms, cost, shared)
-    if beside and where.world.first:
-        hand_on(beside.settings.out, settings.out)
-    proof = Proof(
-        settings, source, held_out, length=length, machine=where, listens=objective.needs_teacher, train=store
-    )
-    proof.cut(cut)
-    return Comparison(settings, run, source, (store, held_out), arms, shared, cost, proof, continued)
 
 
 def planned_config(
@@ -293,31 +389,22 @@ def _examined(
 
 
 def _start(
-    settings: DistilSettings,
-    asked: Conversion | None,
-    target: Shape | None,
-    source: RunTeacher | OtherTokens,
-    store: TokenStore,
-    *,
-    length: int,
-    rows: int,
-    steps: int,
-    where: Machine,
+    settings: DistilSettings, task: _Task, source: RunTeacher | OtherTokens, store: TokenStore, *, where: Machine
 ) -> Path:
     """The folder of what the student starts from. Weights that only this needs are gone when it is there."""
-    folder = settings.out / "cut"
+    folder, target, asked = settings.out / "cut", task.target, task.conversion
     if where.world.first and target is not None and source.captured:
         source.captured.place_cut(target, settings.out / (BASE if asked else "cut"), seed=settings.seed)
     where.world.barrier()
     made = (folder / "config.json").exists()
     weights = source.weights(where) if (target or asked) and not made else source.about
     if asked is None:
-        return make_student(settings, target, weights, store, length=length, machine=where)
+        return make_student(settings, target, weights, store, length=task.length, machine=where)
     if made:
         if where.world.first:  # of a start that ended just before
             shutil.rmtree(settings.out / MATCHING, ignore_errors=True)
         return folder
-    size = {"length": length, "rows": rows, "steps": steps}
+    size = {"length": task.length, "rows": task.rows, "steps": task.steps}
     return make_converted(settings, asked, target, weights, store, **size, machine=where, most_rows=source.rows)
 
 
