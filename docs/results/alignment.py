@@ -8,20 +8,15 @@ are measured on the same held-out documents, in bits per byte, seed by seed and 
 
 import json
 import math
-import os
-import platform
 import re
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
-from transformers import LlamaConfig
+from shared import made_by, shown, small_llama, told, versions
 
-import limbeck
 from limbeck.config import DistilSettings, resolve
 from limbeck.corpora import Rows, build_stores, train_tokenizer
 from limbeck.corpora.retokenise import text_of
@@ -78,20 +73,7 @@ def text_files(out, teacher, data, size):
 def student(folder, tokenizer):
     """A model of one shape, with this tokenizer."""
     if not (folder / "config.json").exists():
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=176,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        save(new_model(config, tokenizer, 0), folder)
+        save(new_model(small_llama(tokenizer, context=512), tokenizer, 0), folder)
     return load(folder)
 
 
@@ -108,13 +90,7 @@ def bits(runs, beside=None):
     """Bits per byte of some runs, or their difference to others', seed by seed, with its 95 % interval."""
     nats = np.stack([nats for nats, _ in runs])
     others = np.zeros_like(nats) if beside is None else np.stack([nats for nats, _ in beside])
-    interval = difference_interval(nats / math.log(2), others / math.log(2), runs[0][1])
-    return {"value": interval.value, "low": interval.low, "high": interval.high, "documents": interval.n}
-
-
-def shown(text):
-    """An argument as whoever has the data elsewhere would write it."""
-    return text.replace(os.environ.get("LIMBECK_TEST_DATA", "\n"), "$LIMBECK_TEST_DATA")
+    return told(difference_interval(nats / math.log(2), others / math.log(2), runs[0][1]))
 
 
 def main(out, teacher_name, data, vocab, size):
@@ -156,17 +132,10 @@ def main(out, teacher_name, data, vocab, size):
             )
         print(name, json.dumps(bits(found[name])), flush=True)
     by_teacher = [measured(teacher, sides[SAME].proof.held_out.store, 256, where, out / "teacher.safetensors")]
-    result = {
-        "command": ["python", "docs/results/alignment.py", "OUT", *map(shown, (teacher_name, data, vocab, size))],
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    result = made_by("alignment.py", "OUT", teacher_name, data, vocab, size) | {
         "seconds": round(time.monotonic() - began),
         "seeds": list(SEEDS),
-        "versions": {
-            "limbeck": limbeck.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": versions("torch", "transformers"),
         "teacher": {"name": shown(teacher_name), "parameters": teacher.parameters_count, "vocab": teacher.vocab},
         "teacher_bits_per_byte": bits(by_teacher * len(SEEDS)),
         "text": {"bytes": read, "documents": len(texts), "steps": steps, "learning_rate": lr},

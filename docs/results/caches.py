@@ -7,18 +7,14 @@ OUT/results.json.
 """
 
 import json
-import os
-import platform
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
+from shared import made_by, shown, told, versions
 
-import limbeck
 from limbeck.config import CaptureSettings, DistilSettings, resolve
 from limbeck.jobs.arms import Arm, train
 from limbeck.jobs.capture.job import capture
@@ -59,16 +55,6 @@ def measured(arm, comparison, held_out, teacher):
         model = train(arm, comparison.shared)
         measure(model, teacher, held_out.batches(), documents=held_out.store.documents).save(file)
     return Measurements.load(file)
-
-
-def shown(text):
-    """An argument as whoever has the data elsewhere would write it."""
-    return text.replace(os.environ.get("LIMBECK_TEST_DATA", "\n"), "$LIMBECK_TEST_DATA")
-
-
-def told(interval):
-    """An interval as it is kept."""
-    return {"value": interval.value, "low": interval.low, "high": interval.high, "documents": interval.n}
 
 
 def within(above):
@@ -139,17 +125,10 @@ def main(out, teacher, data, params, tokens):
                 }
             )
             print(json.dumps(rows[-1]), flush=True)
-    result = {
-        "command": ["python", "docs/results/caches.py", "OUT", *map(shown, (teacher, data, params, tokens))],
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    result = made_by("caches.py", "OUT", teacher, data, params, tokens) | {
         "seeds": list(SEEDS),
         "margin_nats": MARGIN,
-        "versions": {
-            "limbeck": limbeck.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": versions("torch", "transformers"),
         "teacher": {"name": shown(teacher), "parameters": model.parameters_count, "vocab": model.vocab},
         "student": {"parameters": load(comparison.shared.cut).parameters_count},
         "certificates": {

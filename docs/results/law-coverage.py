@@ -6,17 +6,14 @@ noise of 0.2 % of a loss.
 """
 
 import json
-import platform
 import sys
 from collections import defaultdict
-from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-import scipy
+from shared import made_by, versions
 
-import limbeck
 from limbeck.errors import NotConverged
 from limbeck.plan.fit import DRAWS, fit_distillation_law
 from limbeck.plan.law import PUBLISHED
@@ -121,18 +118,11 @@ def coverage(one, repetitions, kept):
 
 def main(out, repetitions=200):
     """Writes the table, the ratio rule's part as soon as it is there."""
-    found = {
-        "command": ["python", "docs/results/law-coverage.py", "law-coverage/coverage.json", str(repetitions)],
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    found = made_by("law-coverage.py", "law-coverage/coverage.json", str(repetitions)) | {
         "seed": SEED,
         "repetitions": repetitions,
         "bootstrap_draws": {"ratio": 2000, "distillation": DRAWS},
-        "versions": {
-            "limbeck": limbeck.__version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "scipy": scipy.__version__,
-        },
+        "versions": versions("numpy", "scipy"),
         "laws": {},
     }
     laws = {"ratio": ratio_hits, "distillation": law_hits}

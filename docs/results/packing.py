@@ -14,7 +14,6 @@ inconclusive.
 
 import json
 import os
-import platform
 import shutil
 import sys
 from datetime import UTC, datetime
@@ -22,10 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
-from transformers import AutoTokenizer, LlamaConfig
+from shared import small_llama, told, versions
+from transformers import AutoTokenizer
 
-import limbeck
 from limbeck.corpora import Rows, build_held_out, build_stores, train_tokenizer
 from limbeck.corpora.layout import BEST_FIT, STREAM
 from limbeck.jobs.held_out import HeldOut
@@ -149,7 +147,7 @@ def measured(model, store, length, file):
 def difference(a, b):
     """By how many nats a token some runs are above others, with its interval."""
     found = difference_interval(np.stack([x.nats for x in a]), np.stack([x.nats for x in b]), a[0].tokens)
-    return {"value": found.value, "low": found.low, "high": found.high, "documents": found.n, "seeds": len(a)}
+    return told(found) | {"seeds": len(a)}
 
 
 def mean(runs):
@@ -211,19 +209,7 @@ def of_students(name, start, teacher, objective, train, held_out, context, out):
 
 def small(tokenizer):
     """A small model with random weights."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=176,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    config = small_llama(tokenizer, context=1024)
     return lambda seed: new_model(config, tokenizer, seed)
 
 
@@ -232,12 +218,7 @@ def kept(out, name, found):
     file = out / "results.json"
     results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     results[name] = found
-    results["versions"] = {
-        "limbeck": limbeck.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
+    results["versions"] = versions("torch", "transformers")
     results |= {"command": "docs/results/packing.sh", "date": datetime.now(UTC).date().isoformat()}
     file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

@@ -6,18 +6,14 @@ it is compared with, and counts how often the verdict names a winner. Writes OUT
 """
 
 import json
-import os
-import platform
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import transformers
+from shared import made_by, versions
 
-import limbeck
 from limbeck.config import DistilSettings, resolve
 from limbeck.jobs.arms import train
 from limbeck.jobs.distil import prepare
@@ -102,11 +98,6 @@ def figure(rows, path):
     shown.savefig(path, metadata={"Date": None})
 
 
-def shown(text):
-    """An argument as whoever has the data elsewhere would write it."""
-    return text.replace(os.environ.get("LIMBECK_TEST_DATA", "\n"), "$LIMBECK_TEST_DATA")
-
-
 def main(out, *arguments):
     """Trains what is left, groups and counts."""
     out = Path(out)
@@ -120,18 +111,10 @@ def main(out, *arguments):
             rows.append({"seeds": seeds, "baselines": many, **row})
             print(json.dumps(rows[-1]), flush=True)
     levels = [one.nats.sum() / one.tokens.sum() for one in runs]
-    result = {
-        "command": ["python", "docs/results/verdicts.py", "OUT", *map(shown, arguments)],
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    result = made_by("verdicts.py", "OUT", *arguments) | {
         "seeds": [0, TRAININGS - 1],
         "groupings": GROUPINGS,
-        "versions": {
-            "limbeck": limbeck.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": versions("torch", "transformers", "numpy"),
         "trained": {key: run[key] for key in ("started", "versions")},
         "student": {key: run["student"][key] for key in ("parameters", "shape")},
         "plan": {key: run["plan"][key] for key in ("steps", "rows", "length", "tokens", "learning_rate", "schedule")},

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from limbeck.config import DistilSettings, nearest
-from limbeck.corpora.build import build_training
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import LOCK, claims, take
 from limbeck.errors import BadFolder, BadSetting
-from limbeck.jobs.folder import packing_asked
 from limbeck.jobs.setup import machine, row_length
 from limbeck.jobs.student import shrink_to, stored_as, target_shape
-from limbeck.jobs.text import columns_of, how_read, say_read
+from limbeck.jobs.text import columns_of, passing_store
 from limbeck.models.beside import stated
 from limbeck.models.load import load, save
 from limbeck.models.source import resolve_description
@@ -41,11 +38,7 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
     _require_empty(out)  # another may just have ended
     teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
     length = row_length(settings, teacher.context, where.world.device, name=teacher.name)
-    with tempfile.TemporaryDirectory() as folder:
-        reader: dict[str, Any] = {"end": teacher.end, "vocab": teacher.vocab}
-        store = build_training(settings.data, teacher.tokenizer, folder, **reader, **how_read(settings))
-        say_read(store)
-        store = store.packed(packing_asked(settings))
+    with passing_store(settings, teacher) as store:
         student = shrink_to(shape, teacher, store, length=length, machine=where, method=method, seed=settings.seed)
     stored = stored_as(settings)
     facts = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,9 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from limbeck.config import PilotSettings, Settings, TeacherSettings
 from limbeck.corpora import TokenStore, build_stores
+from limbeck.corpora.build import build_training
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.records import Columns
-from limbeck.jobs.folder import text_of_run
+from limbeck.jobs.folder import packing_asked, text_of_run
 from limbeck.jobs.setup import Machine
 from limbeck.run.log import console
 
@@ -54,6 +58,16 @@ class Reader:
     tokenizer: PreTrainedTokenizerBase
     end: int | None
     vocab: int
+
+
+@contextmanager
+def passing_store(settings: TeacherSettings, reader: Reads) -> Iterator[TokenStore]:
+    """All of --data in the tokens of who reads, in rows as they were asked for; nothing of it stays."""
+    with tempfile.TemporaryDirectory() as folder:
+        how = how_read(settings)
+        store = build_training(settings.data, reader.tokenizer, folder, end=reader.end, vocab=reader.vocab, **how)
+        say_read(store)
+        yield store.packed(packing_asked(settings))
 
 
 def stores_of(settings: TeacherSettings, reader: Reads, where: Machine) -> tuple[TokenStore, TokenStore]:

@@ -5,7 +5,6 @@ Every stage leaves its result in the folder and is skipped when it is there; ans
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ import torch
 
 from limbeck.config import CaptureSettings
 from limbeck.corpora import Rows, TokenStore, require_rows
-from limbeck.corpora.build import build_training
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, finite, place, read_json, require_good, write_json, write_rows, writing
 from limbeck.errors import BadSetting
@@ -26,14 +24,14 @@ from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.kinds import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
 from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.capture.written import check_alone, written
-from limbeck.jobs.folder import claim, now, packed_as, packing_asked, same_corpus, signature_of, update
+from limbeck.jobs.folder import claim, now, packed_as, same_corpus, signature_of, update
 from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.known import knowledge, known
 from limbeck.jobs.lone import lone_cost
 from limbeck.jobs.packing import packed
 from limbeck.jobs.setup import Machine, machine, row_length
 from limbeck.jobs.student import METHOD, shrink_to, size_name
-from limbeck.jobs.text import columns_of, how_read, say_read, stores_of
+from limbeck.jobs.text import columns_of, passing_store, stores_of
 from limbeck.models.load import LanguageModel, describe, load, load_config, own, save
 from limbeck.models.streamed import StreamedModel
 from limbeck.plan.finding import check
@@ -152,11 +150,7 @@ def choose(settings: CaptureSettings) -> dict[str, Any]:
     resolve_source(settings.data, columns_of(settings))
     teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
     length = row_length(settings, teacher.context, where.world.device, name=teacher.name)
-    with tempfile.TemporaryDirectory() as folder:
-        reader: dict[str, Any] = {"end": teacher.end, "vocab": teacher.vocab}
-        store = build_training(settings.data, teacher.tokenizer, folder, **reader, **how_read(settings))
-        say_read(store)
-        store = store.packed(packing_asked(settings))
+    with passing_store(settings, teacher) as store:
         require_rows(store, length=length)
         sizes = sorted({*SIZES, settings.bytes_per_token})
         codecs = [codec for size in sizes for codec in codecs_within(teacher.vocab, size, settings.kind)]

@@ -1,0 +1,48 @@
+"""What the scripts of this folder have in common: a small student, and how numbers, arguments and versions are written."""
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib import import_module
+
+from transformers import LlamaConfig
+
+
+def small_llama(tokenizer, *, context):
+    """The configuration of a student of three layers and 64 channels with this tokenizer."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=176,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def told(interval):
+    """An interval as it is kept."""
+    return {"value": interval.value, "low": interval.low, "high": interval.high, "documents": interval.n}
+
+
+def shown(text):
+    """An argument as whoever has the data elsewhere would write it."""
+    return text.replace(os.environ.get("LIMBECK_TEST_DATA", "\n"), "$LIMBECK_TEST_DATA")
+
+
+def made_by(script, *arguments):
+    """The command that made a result, and when."""
+    command = ["python", f"docs/results/{script}", *map(shown, arguments)]
+    return {"command": command, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def versions(*packages):
+    """The versions of limbeck, Python and some packages."""
+    return {"python": platform.python_version()} | {
+        name: import_module(name).__version__ for name in ("limbeck", *packages)
+    }
