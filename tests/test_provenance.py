@@ -96,6 +96,13 @@ def test_what_a_named_definition_says_counts(digest_of, old, new):
     assert digest_of(JUDGED, bounds=BOUNDS.replace(old, new)) != digest_of(JUDGED, bounds=BOUNDS)
 
 
+def test_where_a_function_imports_from_counts_outside_of_limbeck_alone(digest_of):
+    one = "def f(x):\n    from limbeck.plan.size import Size\n    return Size(x)\n"
+    assert digest_of(one) == digest_of(one.replace("plan.size", "planning.cost.size").replace("Size", "Extent"))
+    other = "def f(x):\n    from math import sin\n    return sin(x)\n"
+    assert digest_of(other) != digest_of(other.replace("import sin", "import cos as sin"))
+
+
 def test_fields_and_methods_of_a_class_count_by_name(digest_of):
     one = "class Bounds:\n    low: float\n    def width(self):\n        return self.low\n"
     assert digest_of(one) == digest_of(one.replace("Bounds", "Limits"))

@@ -40,8 +40,9 @@ def test_a_step_does_not_depend_on_micro_batches(make, cuts, seed):
     pieces = [whole.rows(slice(a, b)) for a, b in itertools.pairwise(edges)]
     one, losses_one, state_one = updated(make(), [whole])
     many, losses_many, state_many = updated(make(), pieces)
-    assert losses_many == pytest.approx(losses_one, rel=1e-5)
+    assert losses_many[0] == pytest.approx(losses_one[0], rel=1e-6)
     # Adam divides by second moments, so where a gradient is next to nothing its rounding moves a weight: all are taken together
+    assert losses_many == pytest.approx(losses_one, rel=1e-4)
     start = torch.cat([p.detach().flatten() for p in llama(seed=2, tok=TOK).model.parameters()])
     assert (many - one).norm() < 1e-3 * (one - start).norm()
     for key, value in state_one.items():
@@ -118,4 +119,5 @@ def test_a_learning_rate_rises_to_its_peak_and_never_above(schedule, steps):
     assert min(rates) > 0
     if steps > 20:
         assert max(rates) == pytest.approx(1e-3)
-        assert rates[0] < 1e-3
+    if steps >= 30:  # from here on the rise takes two steps or more
+        assert rates[0] <= 1e-3 / 2

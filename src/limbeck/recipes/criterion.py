@@ -154,6 +154,8 @@ class _Plain:
                 return found
         if isinstance(node, ast.Name):
             return self._name(node.id)
+        if isinstance(node, ast.ImportFrom):  # inside a function: its names are local ones, and not followed
+            return ["import", [_elsewhere(node.module or "", one.name, "") for one in node.names]]
         constant = isinstance(node, ast.Constant)
         fields = {
             name: self._field(node, name, value)
@@ -217,6 +219,8 @@ def _binds(node: ast.AST) -> tuple[str, ...]:
         return (node.id,)
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return (node.name,)
+    if isinstance(node, ast.alias):
+        return (node.asname or node.name,)
     return (node.arg,) if isinstance(node, ast.arg) else ()
 
 
