@@ -42,7 +42,7 @@ def test_the_break_even_is_where_the_line_meets_the_students_loss():
     assert found.value == pytest.approx(0.8 / (1.8**0.6 - 1), rel=1e-9)
     assert 1 < found.low < found.value < found.high < 2.5
     assert found.text.startswith("break-even: the teacher's logits must be used 1.9 times (1.")
-    assert found.text.endswith("to beat cross-entropy on the same FLOPs; here 1.0 times")
+    assert found.text.endswith("to beat cross-entropy on the same FLOPs; here they are used once")
 
 
 def test_its_interval_is_every_number_of_uses_at_which_the_difference_may_be_zero():
@@ -62,7 +62,8 @@ def test_logits_that_were_used_often_enough_say_at_most_how_often():
     assert (won.value, won.high) == (1, 1)
     assert (
         won.text
-        == "break-even: one use of the teacher's logits is enough to beat cross-entropy on the same FLOPs; here 10.0 times"
+        == "break-even: one use of the teacher's logits is enough to beat cross-entropy on the same FLOPs by the 95 % "
+        "interval; here they are used 10.0 times"
     )
     some = break_even(measured(*[2.16] * 3), measured(*[2.2] * 3), measured(*[2.19] * 3), price)
     assert some.value == pytest.approx(0.8 / (1.08**4 - 1), rel=1e-9)
@@ -73,16 +74,24 @@ def test_logits_that_were_used_often_enough_say_at_most_how_often():
 def test_no_number_of_uses_is_enough_where_cross_entropy_is_better_at_equal_tokens():
     lost = break_even(measured(*[2.2] * 3), measured(*[2.15] * 3), measured(*[2.05] * 3), Price(0.8))
     assert (lost.value, lost.low, lost.high) == (math.inf, math.inf, math.inf)
-    assert "no number of uses is enough" in lost.text
+    assert lost.text == (
+        "break-even: no number of uses of the teacher's logits is enough to beat cross-entropy on the same FLOPs by the 95 % "
+        "interval: all of it is for cross-entropy at equal tokens too, where a teacher costs nothing; here they are used once"
+    )
     assert lost.row() == {"value": None, "low": None, "high": None, "used": 1.0, "seeds": 3}
 
 
 def test_what_is_not_known_is_called_inconclusive():
     one = break_even(measured(2.09), measured(2.15), measured(2.05), Price(0.8))
-    assert one.text.endswith("here 1.0 times; one training each: not decided")
+    assert one.text.endswith("on the same FLOPs (one training each, not decided); here they are used once")
+    never = break_even(measured(2.2), measured(2.15), measured(2.05), Price(0.8, uses=2))
+    assert never.text == (
+        "break-even: no number of uses of the teacher's logits is enough to beat cross-entropy on the same FLOPs (one training "
+        "each, not decided); here they are used 2.0 times"
+    )
     torn = break_even(measured(2.0, 2.1, 2.17), measured(*[2.15] * 3), measured(*[2.05] * 3), Price(0.8))
     assert math.isinf(torn.high)
-    assert torn.text.endswith(": inconclusive")
+    assert torn.text.endswith(": inconclusive; here they are used once")
 
 
 def test_a_price_is_that_of_its_uses():

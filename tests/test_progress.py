@@ -101,3 +101,6 @@ def test_a_new_model_has_the_parameters_asked_for(asked, vocab):
 def test_no_model_is_made_where_the_vocabulary_leaves_it_nothing():
     with pytest.raises(BadShape, match="no shape of about 100,000 parameters with a vocabulary of 32,000"):
         scratch_shape(10**5, vocab=32_000)
+    # widths of 32 and 64, two layers: 8,224 + 2 (3,136 + 96 x 128) and 16,448 + 2 (12,416 + 192 x 88)
+    with pytest.raises(BadShape, match="vocabulary of 256: the nearest have 39,072 and 75,072"):
+        scratch_shape(58_000, vocab=256)

@@ -21,7 +21,7 @@ from limbeck.probes.measurements import BINS, Measurements
 from limbeck.report import model_card, verdict, write_report
 from limbeck.report.decision import rows_decided
 from limbeck.report.folder import RunFolder
-from limbeck.report.page import _tiles
+from limbeck.report.page import _tiles, environment
 from limbeck.report.start import CUT, price_of, start_of
 from limbeck.report.words import bounded, count, duration, plus_minus, size, took, trainings
 from limbeck.types import Reading
@@ -261,7 +261,7 @@ def test_the_page_shows_what_the_run_found(folder):
         "Use --length 512.",
         "limbeck distil --teacher stories-llama-260k --shrink 2.5 --data 'my stories.jsonl'",
         "nats per token",
-        "thousand tokens read",
+        "thousand tokens trained on",
     ):
         assert expected in text, expected
     nats = RunFolder.read(folder).reading("student", "held_out")
@@ -354,8 +354,8 @@ def test_a_gain_is_said_with_its_interval_and_the_share_of_the_gap():
     found = verdict(arms(student=1.5, ce=1.53, cut=2.0), made_up(1.3))
     assert found.outcome == "better"
     assert re.fullmatch(
-        r"KD gained 0\.0\d\d ± 0\.00\d nats over cross-entropy at equal tokens; "
-        r"7\d % of the gap between the untrained cut and the teacher closed "
+        r"KD gained 0\.0\d\d ± 0\.00\d nats per token over cross-entropy at equal tokens\. "
+        r"7\d % of the gap between the untrained cut and the teacher is closed "
         r"\(7\d to 7\d %; cross-entropy alone: 6\d %, 6\d to 6\d %\)\.",
         found.text,
     )
@@ -375,14 +375,18 @@ def test_one_or_two_trainings_each_decide_nothing_however_far_apart(seeds, train
     found = verdict(arms(seeds=seeds, student=1.2, ce=1.53, fresh=1.1, cut=2.0), None)
     assert found.outcome == "undecided"
     assert re.fullmatch(
-        rf"KD has 0\.3\d\d ± 0\.\d+ nats fewer than cross-entropy at equal tokens; {trainings} each: not decided\.",
+        rf"KD has a loss 0\.3\d\d ± 0\.\d+ nats per token lower than cross-entropy at equal tokens \({trainings} each, not "
+        r"decided\)\.",
         found.text,
     )
     assert {one.outcome for one in found.differences} == {"undecided"}
     assert all(math.isnan(one.holm) and one.low < one.value < one.high for one in found.differences)
     words = " ".join((found.text, *found.notes))
     assert not re.search(r"gained|better|did not help", words)
-    assert re.search(r"The student has 0\.1\d\d ± 0\.\d+ nats more than the same training from a fresh init", words)
+    assert re.search(
+        r"The student has a loss 0\.1\d\d ± 0\.\d+ nats per token higher than the same training from a fresh init",
+        words,
+    )
     assert (
         "no winner is named; the same command with --seeds 3 trains the seeds that are missing, and decides." in words
     )
@@ -407,8 +411,8 @@ def test_a_difference_that_four_comparisons_bring_by_chance_is_not_called_one():
     assert found.outcome == "inconclusive"
     assert found.differences[0].low > 0
     assert found.text.startswith(
-        "KD has 0.070 ± 0.043 nats fewer than cross-entropy at equal tokens: inconclusive, since among these comparisons chance "
-        "alone would do it (p = 0.079); "
+        "KD has a loss 0.070 ± 0.043 nats per token lower than cross-entropy at equal tokens: inconclusive, since among these "
+        "comparisons chance alone would do it (p = 0.079). "
     )
 
 
@@ -425,7 +429,7 @@ def test_rows_of_an_older_verdict_are_decided_by_their_bounds():
 def test_a_loss_is_said_as_plainly():
     found = verdict(arms(student=1.56, ce=1.53), None)
     assert found.outcome == "worse"
-    assert re.fullmatch(r"KD did not help: cross-entropy is better by 0\.0\d\d ± 0\.00\d nats\.", found.text)
+    assert re.fullmatch(r"KD did not help: cross-entropy is better by 0\.0\d\d ± 0\.00\d nats per token\.", found.text)
 
 
 def test_a_difference_whose_interval_holds_zero_is_inconclusive():
@@ -485,9 +489,9 @@ def test_the_start_of_a_converted_student_is_called_what_it_is():
         start = start_of({"conversion": {"tokens": tokens}})
         found = verdict(seeds | {"cut": [made_up(2.0)]}, made_up(1.3), start=start)
         notes = " ".join(found.notes)
-        assert f"nats over {name}." in notes
+        assert f"nats per token over {name}." in notes
         assert f"3 seeds: all seeds start from one {shared} student, so the 95 % intervals cover the choice" in notes
-        assert f"the gap between {name} and the teacher closed" in found.text
+        assert f"the gap between {name} and the teacher is closed" in found.text
         for level, said in ((1.9, "better than"), (1.5, "no gap to close")):
             words = verdict(arms(student=1.6, cut=1.5), made_up(level), start=start).text
             assert said in words
@@ -498,6 +502,8 @@ def test_the_start_of_a_converted_student_is_called_what_it_is():
 
 def test_a_page_calls_a_matched_start_so_and_gives_attention_its_own_count(folder):
     rows = [*readings(), *likelihood("attention", [made_up(1.4)], text_bytes=np.full(DOCUMENTS, 900.0))]
+    for seed in (0, 1):
+        rows += likelihood("student", [made_up(1.5)], text_bytes=np.full(DOCUMENTS, 900.0), seed=seed)
     write_lines(folder / "readings.jsonl", [reading.row() for reading in rows])
     said = {"converted": [], "tokens": {"blocks": 100}, "error": {"blocks": 0.1}, "damage": None}
     run = json.loads((folder / "run.json").read_text())
@@ -509,7 +515,8 @@ def test_a_page_calls_a_matched_start_so_and_gives_attention_its_own_count(folde
     assert "matched only" in page
     assert "cut only" not in page
     assert "as it was cut out of the teacher, untrained" not in page
-    assert "all seeds start from one matched student" in page
+    assert f"same {DOCUMENTS} held-out documents" in page
+    assert "intervals over documents and 2 seeds (all seeds start from one matched student)" in page
     assert "| matched only |" in model_card(json.loads((folder / "run.json").read_text()), rows).replace(
         "teacher |", "|"
     )
@@ -618,7 +625,7 @@ def test_a_tile_says_which_gap_was_closed_or_that_it_grew(folder):
 
     closed = tile(student=1.5, cut=2.024, ce=1.531)
     assert "of the gap between the untrained cut and the teacher closed" in closed
-    assert "cross-entropy alone: 67 %" in closed
+    assert "cross-entropy alone: 67&nbsp;%" in closed
     assert "alone" not in tile(student=1.5, cut=2.024)
     grown = tile(student=1.9, cut=1.31)
     assert "training left the student further from the teacher than the untrained cut was" in grown
@@ -635,13 +642,13 @@ def test_an_interval_that_is_not_even_is_given_by_its_ends():
 def test_equal_compute_stands_in_the_verdict_and_other_arms_are_notes():
     found = verdict(arms(student=1.5, ce=1.53, fresh=1.7, flops=1.45, cut=2.0), None, price=Price(0.8))
     notes = " ".join(found.notes)
-    assert "cross-entropy given the same compute is better by 0.050" in found.text
+    assert "Cross-entropy given the same compute is better by 0.050" in found.text
     assert notes.startswith("Break-even: the teacher's logits must be used ")
     assert "The student gained 0.2" in notes
     assert "over the same training from a fresh init" in notes
     found = verdict(arms(student=1.5, ce=1.53), None, price=Price(1.0))
     assert "cross-entropy could have read 2.00 times as many tokens" in " ".join(found.notes)
-    assert "; equal compute was not tested" in found.text
+    assert " Equal compute was not tested." in found.text
 
 
 def test_cross_entropy_that_overfits_is_said_to():
@@ -649,8 +656,11 @@ def test_cross_entropy_that_overfits_is_said_to():
         return " ".join(verdict(arms(seeds=seeds, **levels), None, price=Price(0.8, uses=10)).notes)
 
     found = notes(3, student=1.4, ce=1.5, flops=1.6)
-    assert re.search(r"Cross-entropy is 0\.(09|10)\d ± 0\.00\d nats worse with more compute", found)
-    assert "it overfits this text, and fewer epochs would serve it better" in found
+    assert re.search(
+        r"Cross-entropy given the same compute has a loss 0\.(09|10)\d ± 0\.00\d nats per token higher than at equal tokens, "
+        r"which is no part of the comparisons above: a sign that it overfits this text, so that equal compute flatters the ",
+        found,
+    )
     assert "overfits" not in notes(3, student=1.4, ce=1.5, flops=1.45)
     one = {name: runs[:1] for name, runs in arms(student=1.4, ce=1.5, flops=1.6).items()}
     assert "overfits" not in " ".join(verdict(one, None, price=Price(0.8, uses=10)).notes)
@@ -661,9 +671,17 @@ def test_equal_compute_has_a_tile(folder, tmp_path):
     found = verdict(arms(student=1.5, ce=1.53, flops=1.45), None, price=Price(0.8))
     (copy / "verdict.json").write_text(json.dumps(found.row()))
     (tile,) = [tile for tile in _tiles(RunFolder.read(copy), CUT) if "equal compute" in tile[0]]
-    assert tile[0] == "nats better than cross-entropy at equal compute"
-    assert re.fullmatch(r"-0\.0[45]\d", tile[1])
-    assert re.fullmatch(r"-0\.0\d\d to -0\.0\d\d", tile[2])
+    assert tile[0] == "nats per token more than cross-entropy at equal compute"
+    assert re.fullmatch(r"0\.0[45]\d", tile[1])
+    assert re.fullmatch(r"0\.0\d\d to 0\.0\d\d; the student is worse \(p < 0\.001\)", tile[2])
+
+
+def test_a_tile_of_one_seed_decides_nothing(folder):
+    found = verdict(arms(seeds=1, student=1.4, flops=1.45), None, price=Price(0.8))
+    (folder / "verdict.json").write_text(json.dumps(found.row()))
+    (tile,) = [tile for tile in _tiles(RunFolder.read(folder), CUT) if "equal compute" in tile[0]]
+    assert tile[0] == "nats per token fewer than cross-entropy at equal compute"
+    assert tile[2].endswith("; one training each, not decided")
 
 
 def test_the_price_of_a_run_is_read_back_also_where_an_older_one_did_not_keep_it():
@@ -679,12 +697,12 @@ def test_the_share_of_a_gap_that_is_none_is_not_given():
     assert "so there is no gap to close" in verdict(arms(student=1.5, ce=1.5, cut=1.6), made_up(1.7)).text
     past = verdict(arms(student=1.2, cut=1.6), made_up(1.3))
     assert re.search(
-        r"; the student has fewer nats on this text than the teacher \(by 0\.0\d\d ± 0\.\d+ nats\), so no share",
+        r" The student has a lower loss on this text than the teacher \(by 0\.0\d\d ± 0\.\d+ nats per token\), so no share",
         past.text,
     )
     weak = verdict(arms(student=1.4, ce=1.2, cut=1.6), made_up(1.3))
     assert re.search(
-        r"; the teacher is worse on this text than what cross-entropy reaches without it \(by 0\.\d+ ± 0\.\d+ nats\), so no",
+        r" The teacher is worse on this text than what cross-entropy reaches without it \(by 0\.\d+ ± 0\.\d+ nats per token\)",
         weak.text,
     )
     for found in (past, weak):
@@ -828,3 +846,19 @@ def test_what_does_not_belong_into_a_runs_file_is_named(name, path, value, folde
     with pytest.raises(BadFolder, match=rf"{re.escape(str(file))}.*: expected .* The file was changed or damaged"):
         write_report(folder)
     assert not (folder / "report.html").exists()
+
+
+def test_no_line_of_a_page_breaks_within_a_flag_and_nothing_in_it_is_markup():
+    said = str(environment().filters["kept"]("<b> --eval-data 58 % of 1.2 ± 0.1"))
+    assert said == '&lt;b&gt; <span class="kept">--eval-data</span> 58&nbsp;% of 1.2&nbsp;±&nbsp;0.1'
+
+
+def test_a_card_names_seeds_equal_compute_and_no_digits_beyond_its_interval():
+    rows = [*readings(), Reading("student", "likelihood", "perplexity", 318.26, "tokens", DOCUMENTS, 274.916, 373.465)]
+    for seed in (0, 1):
+        rows += likelihood("cut+ce@flops", [made_up(1.6)], text_bytes=np.full(DOCUMENTS, 900.0), seed=seed)
+        rows += likelihood("student", [made_up(1.5)], text_bytes=np.full(DOCUMENTS, 900.0), seed=seed)
+    card = model_card(RUN, rows)
+    assert "| cut + cross-entropy, equal compute |" in card
+    assert f"over {DOCUMENTS} held-out documents and 2 seeds." in card
+    assert "318.3 (274.9 to 373.5)" in card

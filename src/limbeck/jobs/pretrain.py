@@ -173,16 +173,30 @@ def scratch_shape(parameters: int, *, vocab: int) -> Shape:
         for layers in {max(2, round(hidden / per)) for per in (24, 32, 48, 64, 96, 128)}:
             without = vocab * hidden + layers * (2 * hidden * hidden + hidden * heads * head + 2 * hidden) + hidden
             ffn = _ffn(hidden, (parameters - without) / (3 * hidden * layers))
-            off = abs((without + 3 * hidden * layers * ffn) / parameters - 1)
+            size = without + 3 * hidden * layers * ffn
             stretch = abs(math.log(3 * ffn / (8 * hidden)))
-            found.append((off, max(0.0, off - 0.01), stretch, Shape(layers, hidden, heads, heads // 2, ffn)))
+            found.append(
+                (
+                    max(0.0, abs(size / parameters - 1) - 0.01),
+                    stretch,
+                    size,
+                    Shape(layers, hidden, heads, heads // 2, ffn),
+                )
+            )
         if vocab * hidden > 2 * parameters:
             break
-    best = min(found, key=lambda one: one[1:3], default=None)
-    if best is None or best[0] > 0.25:
+    best = min(found, key=lambda one: one[:2], default=None)
+    if best is None or abs(best[2] / parameters - 1) > 0.25:
+        sizes = [size for *_, size, _ in found]
+        near = [
+            max((s for s in sizes if s < parameters), default=None),
+            min((s for s in sizes if s > parameters), default=None),
+        ]
+        there = " and ".join(f"{size:,}" for size in near if size)
         raise BadShape(
-            f"no shape of about {parameters:,} parameters with a vocabulary of {vocab:,}: ask for more parameters or a "
-            "smaller --vocab, or give --shape"
+            f"no shape of about {parameters:,} parameters with a vocabulary of {vocab:,}"
+            + (f": the nearest have {there}. Ask for one of these" if there else ": ask for more parameters")
+            + ", give another --vocab, or --shape"
         )
     return best[-1]
 

@@ -25,7 +25,9 @@ from limbeck.probes.measurements import Measurements
 from limbeck.report.decision import too_few
 
 _PLACES = 401  # between infinitely many uses and one, a line is drawn from each to the next
-_MUST = "break-even: the teacher's logits must be used"
+_GOAL = "to beat cross-entropy on the same FLOPs"
+_MUST = "the teacher's logits must be used"
+_BY = "by the 95 % interval"  # of this alone: no decision of the comparisons that are decided together
 
 
 @dataclass(frozen=True)
@@ -49,28 +51,34 @@ class BreakEven:
     @property
     def text(self) -> str:
         """What a report says of it."""
-        goal = f"to beat cross-entropy on the same FLOPs; here {_times(self.used)}"
+        return f"break-even: {self._needed}; here they are used {_times(self.used)}"
+
+    @property
+    def _needed(self) -> str:
         if self.seeds < FEWEST_SEEDS:
-            return f"{_MUST} {_times(self.value)} {goal}; {too_few(self.seeds)}"
+            return f"{_enough(self.value)} ({too_few(self.seeds)})"
         if math.isnan(self.low):
-            return f"{_MUST} {_times(self.value)} {goal}: inconclusive, by so few documents"
+            return f"{_enough(self.value)} (inconclusive, by so few documents)"
         if math.isinf(self.low):
-            return f"break-even: no number of uses is enough {goal}: it is better at equal tokens too"
+            return f"{_enough(self.low)} {_BY}: all of it is for cross-entropy at equal tokens too, where a teacher costs nothing"
         if self.high <= 1:
-            return f"break-even: one use of the teacher's logits is enough {goal}"
+            return f"{_enough(self.high)} {_BY}"
         if self.high <= self.used:
-            return f"{_MUST} at most {_times(self.high)} {goal}"
-        between = f"({self.low:.1f} to {self.high:.1f})" if math.isfinite(self.high) else f"(more than {self.low:.1f})"
+            return f"{_MUST} at most {_times(self.high)} {_GOAL} {_BY}"
+        between = f"{self.low:.1f} to {self.high:.1f}" if math.isfinite(self.high) else f"more than {self.low:.1f}"
         decided = "" if self.low > self.used and math.isfinite(self.high) else ": inconclusive"
-        return f"{_MUST} {_times(self.value)} {between} {goal}{decided}"
+        return f"{_MUST} {_times(self.value)} ({between}) {_GOAL}{decided}"
+
+
+def _enough(uses: float) -> str:
+    """What so many uses come to."""
+    if math.isinf(uses):
+        return f"no number of uses of the teacher's logits is enough {_GOAL}"
+    return f"one use of the teacher's logits is enough {_GOAL}" if uses <= 1 else f"{_MUST} {_times(uses)} {_GOAL}"
 
 
 def _times(uses: float) -> str:
-    return f"{uses:.1f} times" if math.isfinite(uses) else "more often than any number"
-
-
-def _trainings(seeds: int) -> str:
-    return f"{seeds} training{'s' if seeds > 1 else ''} each"
+    return "once" if uses == 1 else f"{uses:.1f} times"
 
 
 def break_even(

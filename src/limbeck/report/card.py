@@ -21,7 +21,8 @@ _ROWS = (
     ("top1_agreement", "top-1 agreement with the teacher"),
     ("ece", "expected calibration error"),
 )
-_MODELS = ("teacher", "cut", "student", "cut+ce", "attention")
+_LEAST = {"perplexity": 1}  # decimals, of others three
+_MODELS = ("teacher", "cut", "student", "cut+ce", "cut+ce@flops", "attention")
 
 
 def model_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Sequence[str] = ()) -> str:
@@ -106,22 +107,26 @@ def _table(readings: Sequence[Reading], start: Start) -> list[str]:
     if not rows:
         return []
     n = max(reading.n for (_, name), reading in found.items() if name == rows[0][0])
+    seeds = len({r.seed for r in readings if r.model == "student" and r.name == rows[0][0] and r.seed is not None})
+    also = f" and {seeds} seeds" if seeds > 1 else ""
     return [
         "| | " + " | ".join(label(model, start) for model in models) + " |",
         "|---|" + "---|" * len(models),
         *(
-            f"| {name} | " + " | ".join(_value(found.get((model, key))) for model in models) + " |"
+            f"| {name} | "
+            + " | ".join(_value(found.get((model, key)), least=_LEAST.get(key, 3)) for model in models)
+            + " |"
             for key, name in rows
         ),
         "",
-        f"± or what is in brackets is a 95 % interval over {n} held-out documents.",
+        f"± or what is in brackets is a 95 % interval over {n} held-out documents{also}.",
     ]
 
 
-def _value(reading: Reading | None) -> str:
+def _value(reading: Reading | None, *, least: int) -> str:
     if reading is None or not math.isfinite(reading.value):
         return "–"
-    return bounded(reading.value, reading.low, reading.high)
+    return bounded(reading.value, reading.low, reading.high, least=least)
 
 
 def _is_hub_id(name: str) -> bool:

@@ -43,8 +43,8 @@ def _decided(value: float, chance: float) -> Decision:
 
 
 def too_few(seeds: int) -> str:
-    """``one training each: not decided``."""
-    return f"{_NUMBERS[seeds]} training{'s' if seeds > 1 else ''} each: not decided"
+    """``one training each, not decided``."""
+    return f"{_NUMBERS[seeds]} training{'s' if seeds > 1 else ''} each, not decided"
 
 
 def rows_decided(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Decision, float]]:

@@ -19,7 +19,7 @@ from limbeck.report.decision import rows_decided, rule
 from limbeck.report.figures import SizeCurve, size_curves
 from limbeck.report.folder import RunFolder, read_run
 from limbeck.report.page import environment
-from limbeck.report.words import count, label, plus_minus, share
+from limbeck.report.words import bounded, count, label, share
 from limbeck.types import Reading
 
 _ARMS = ("student", "cut+ce", "cut+ce@flops", "fresh+kd")
@@ -49,12 +49,14 @@ def write_family_report(folder: Path) -> Path:
         .get_template("family.html")
         .render(
             title=f"{len(members)} student{'s' if len(members) > 1 else ''} of {first.run['teacher']['name']}",
-            subtitle=f"{' · '.join(objectives)} · {count(first.run['plan']['tokens'])} tokens each",
+            subtitle=f"{' · '.join(objectives)} · {count(first.run['plan']['tokens'])} tokens read by each",
             arms=[label(arm) for arm in arms[1:]],
             members=[_row(name, found) | {"gains": compared[name]} for name, found in members.items()],
             against=objectives[0] if gains else "",
             winners_by=rule([cell.seeds for cells in compared.values() for cell in cells if cell]),
             teacher=None if teacher is None else (count(first.run["teacher"]["parameters"]), _nats(teacher)),
+            speed=_speed(first.reading("teacher", "decode")),
+            documents="" if teacher is None else f"{teacher.n:,} ",
             figure=size_curves(_curves(arms, members, said), teacher=teacher) if len(sizes) > 1 else "",
             command=shlex.join(run["command"]),
             seeds=run["signature"]["seeds"],
@@ -112,7 +114,7 @@ def _is_bounded(one: Mapping[str, Any]) -> bool:
 
 def _cell(one: Mapping[str, Any], outcome: str) -> Cell:
     state = outcome if outcome in ("better", "worse") else "open"
-    return Cell(plus_minus(one["value"], (one["high"] - one["low"]) / 2), state, one["seeds"])
+    return Cell(bounded(one["value"], one["low"], one["high"]), state, one["seeds"])
 
 
 def _curves(arms: Sequence[str], members: Mapping[str, RunFolder], said: Mapping[str, str]) -> list[SizeCurve]:
@@ -135,17 +137,20 @@ def _curves(arms: Sequence[str], members: Mapping[str, RunFolder], said: Mapping
 def _row(name: str, found: RunFolder) -> dict[str, Any]:
     differences = {difference["name"]: difference for difference in found.verdict.get("differences", [])}
     closed = differences.get("gap_closed", {}).get("value")
-    decode = found.reading("student", "decode")
     return {
         "name": name,
         "parameters": count(found.run["student"]["parameters"]),
         "nats": _nats(found.reading("student", "held_out")),
         "kl": _nats(found.reading("student", "kl_teacher_student")),
-        "closed": "" if closed is None else share(closed) if closed >= 0 else "further away",
-        "decode": "" if decode is None else f"{count(decode.value)} tokens/s",
+        "closed": "–" if closed is None else share(closed) if closed >= 0 else "further away",
+        "decode": _speed(found.reading("student", "decode")),
         "verdict": found.verdict.get("text", ""),
     }
 
 
 def _nats(reading: Reading | None) -> str:
-    return "" if reading is None else plus_minus(reading.value, (reading.high - reading.low) / 2)
+    return "–" if reading is None else bounded(reading.value, reading.low, reading.high)
+
+
+def _speed(reading: Reading | None) -> str:
+    return "–" if reading is None else f"{count(reading.value)} tokens/s"

@@ -148,7 +148,7 @@ def _panel(axes: Axes, title: str, curves: Sequence[Curve]) -> None:
         named.add(curve.arm)
         smooth.extend(even[np.isfinite(even)])
     _limit(axes, smooth)
-    axes.set(title=title, xlabel=f"{name} read", ylabel="nats per token")
+    axes.set(title=title, xlabel=f"{name} trained on", ylabel="nats per token")
     axes.grid(axis="y", color=_PAGE["faint"], alpha=0.25, linewidth=0.6)
     axes.tick_params(length=0)
     axes.margins(x=0.01)

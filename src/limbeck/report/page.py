@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from limbeck.disk import write_text
 from limbeck.probes.interval import FEWEST_DOCUMENTS
@@ -96,13 +98,21 @@ def write_report(folder: Path) -> Path:
 
 def environment() -> Environment:
     """Where the templates are; all that is put into them is escaped."""
-    return Environment(
+    made = Environment(
         loader=PackageLoader("limbeck", "report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["kept"] = _kept
+    return made
+
+
+def _kept(text: str) -> Markup:
+    """A text, escaped, in which no line breaks within a flag, before a unit's sign or behind a ±."""
+    safe = re.sub(r"--[a-z][\w-]*", r'<span class="kept">\g<0></span>', str(escape(text)))
+    return Markup(re.sub(r"(?<=\d) (?=%)|(?<=±) |(?<=\d) (?=±)", "&nbsp;", safe))  # escaped above
 
 
 def render(found: RunFolder) -> str:
@@ -120,6 +130,8 @@ def render(found: RunFolder) -> str:
                 heading for heading, name, _ in _COLUMNS if any(found.reading(model, name) for model in found.models)
             ],
             models=_models(found, start),
+            documents=_documents(found),
+            seeds=_seeds(found),
             differences=_differences(found.verdict.get("differences", []), start),
             winners_by=rule([one["seeds"] for one in _compared(found.verdict.get("differences", []))]),
             start=start,
@@ -159,7 +171,7 @@ def _subtitle(run: Mapping[str, Any]) -> str:
     if answers := (run.get("teacher") or {}).get("answers"):
         parts.append(f"of captured answers: {answers}")
     if plan.get("tokens"):
-        parts.append(f"{count(plan['tokens'])} tokens in {plan.get('steps', 0):,} steps")
+        parts.append(f"{count(plan['tokens'])} tokens read in {plan.get('steps', 0):,} steps")
     if run.get("seconds"):
         parts.append(duration(run["seconds"]))
     if run.get("started"):
@@ -185,8 +197,9 @@ def _tiles(found: RunFolder, start: Start) -> list[tuple[str, str, str]]:
     name, words = ("bits_per_byte", "held-out bits per byte") if aligned else ("held_out", "held-out nats per token")
     student, teacher = (found.reading(model, name) for model in ("student", "teacher"))
     if student:
-        beside = f"teacher {teacher.value:.3f}" if teacher else ""
-        tiles.append((words, f"{student.value:.3f}", beside))
+        beside = [_ends(student.low, student.high)] if student.low < student.high else []
+        beside += [f"teacher {teacher.value:.3f}"] if teacher else []
+        tiles.append((words, f"{student.value:.3f}", "; ".join(beside)))
     for difference in found.verdict.get("differences", []):
         if difference["name"] == "gap_closed" and difference["value"] is not None:
             tiles.append(_closed(found, difference, name, start))
@@ -198,13 +211,19 @@ def _tiles(found: RunFolder, start: Start) -> list[tuple[str, str, str]]:
 
 
 def _equal_compute(found: RunFolder) -> list[tuple[str, str, str]]:
-    """The tile of what the student gained, or lost, over cross-entropy that was given the same FLOPs."""
-    for difference in found.verdict.get("differences", []):
-        if difference["name"] == "cut+ce@flops - student" and difference["value"] is not None:
-            value, low, high = (difference[key] for key in ("value", "low", "high"))
-            beside = "" if low is None else f"{low:+.3f} to {high:+.3f}"
-            return [("nats better than cross-entropy at equal compute", f"{value:+.3f}", beside)]
+    """The tile of what the student gained, or lost, over cross-entropy of the same FLOPs, and what is decided of it."""
+    gains = _compared(found.verdict.get("differences", []))
+    for gain, (outcome, chance) in zip(gains, rows_decided(gains), strict=True):
+        if gain["name"] == "cut+ce@flops - student":
+            sign = 1 if gain["value"] >= 0 else -1
+            ends = [] if gain["low"] is None else [_ends(*sorted((sign * gain["low"], sign * gain["high"])))]
+            what = f"nats per token {'fewer' if sign > 0 else 'more'} than cross-entropy at equal compute"
+            return [(what, f"{sign * gain['value']:.3f}", "; ".join([*ends, _says(outcome, gain, chance)]))]
     return []
+
+
+def _ends(low: float, high: float) -> str:
+    return f"{low:.3f} to {high:.3f}"
 
 
 def _closed(found: RunFolder, closed: Mapping[str, Any], name: str, start: Start) -> tuple[str, str, str]:
@@ -241,6 +260,17 @@ def _models(found: RunFolder, start: Start) -> list[dict[str, Any]]:
         }
         for name in names
     ]
+
+
+def _documents(found: RunFolder) -> str:
+    """How many documents all models were measured on: ``18 ``, to stand before what they are; "" where that is not known."""
+    reading = found.reading("student", "held_out")
+    return "" if reading is None else f"{reading.n:,} "
+
+
+def _seeds(found: RunFolder) -> int:
+    """How many seeds of the student were measured."""
+    return len({r.seed for r in found.readings if r.model == "student" and r.name == "held_out" and r.seed is not None})
 
 
 def _models_with(found: RunFolder, name: str) -> list[str]:
@@ -450,7 +480,7 @@ def _spent(found: RunFolder) -> str:
         parts.append(f"{count(rates[len(rates) // 2])} tokens/s in the median step")
     peaks = [row["peak_rss_gib"] for row in rows if row.get("peak_rss_gib")]
     if peaks:
-        parts.append(f"{max(peaks):.2f} GiB peak resident memory")
+        parts.append(f"{max(peaks):.2f} GiB of resident memory at the peak")
     return ", ".join(parts)
 
 

@@ -22,7 +22,7 @@ from limbeck.probes.measurements import Measurements
 from limbeck.report.break_even import BreakEven, break_even
 from limbeck.report.decision import by_chance, decisions, rule, too_few
 from limbeck.report.start import CUT, Start
-from limbeck.report.words import bounded, plus_minus, share
+from limbeck.report.words import bounded, share
 
 WANTED_DOCUMENTS = 30  # below these the t that widens intervals is felt, and what a few documents are is seen
 
@@ -130,12 +130,12 @@ def verdict(
     notes.append(_what_the_interval_covers(seeds, documents, start))
     notes += [rule([one.seeds for one in differences if one.outcome])] if seeds >= FEWEST_SEEDS else []
     notes.append(too_few_documents(documents))
-    text = _first_upper("; ".join(sentences)) + "."
+    text = " ".join(map(_spoken, sentences))
     if against_attention:
         notes.insert(
             0, f"{against_attention}: {_in_short(found['attention'])}" if "attention" in found else against_attention
         )
-    return Verdict(outcome, text, tuple(_first_upper(note) + "." for note in notes if note), tuple(differences), uses)
+    return Verdict(outcome, text, tuple(_spoken(note) for note in notes if note), tuple(differences), uses)
 
 
 def _gain(student: Sequence[Measurements], other: Sequence[Measurements], name: str) -> Difference:
@@ -201,7 +201,7 @@ def _gap_closed(
 
     def past(trained: Sequence[Measurements]) -> str:
         """By how much a trained model has fewer nats than the teacher on as much text."""
-        unit, size = ("bits per byte", math.log(2)) if text_bytes else ("nats", 1.0)
+        unit, size = ("bits per byte", math.log(2)) if text_bytes else ("nats per token", 1.0)
         x = bootstrap(lambda x: (lost(x) - (x[..., :1] - x[..., 1:2])) / x[..., 2:3] / -size, columns(trained))[0]
         return f"{bounded(x.value, x.low, x.high)} {unit}"
 
@@ -217,7 +217,7 @@ def _gap_closed(
     closed = won(student)
     if closed.value >= 1:
         return None, (
-            f"the student has fewer nats on this text than the teacher (by {past(student)}), so no share of the gap is given"
+            f"the student has a lower loss on this text than the teacher (by {past(student)}), so no share of the gap is given"
         )
     difference = _difference("gap_closed", "share", closed, len(columns(student)))
     bounds = f" ({_percent(closed)}{', in bits per byte' if text_bytes else ''}"
@@ -226,7 +226,7 @@ def _gap_closed(
     bounds += ")"
     if closed.value < 0:
         return difference, f"training left the student further from the teacher than {start.name} was"
-    return difference, f"{share(closed.value)} of the gap between {start.name} and the teacher closed{bounds}"
+    return difference, f"{share(closed.value)} of the gap between {start.name} and the teacher is closed{bounds}"
 
 
 def _percent(closed: Interval) -> str:
@@ -239,20 +239,20 @@ def _sentence(subject: str, gain: Difference, against: tuple[str, str], *, lamen
     size = bounded(
         abs(gain.value), *sorted((math.copysign(1, gain.value) * gain.low, math.copysign(1, gain.value) * gain.high))
     )
-    more = f"{subject} has {size} nats {'fewer' if gain.value >= 0 else 'more'} than {long}"
+    more = f"{subject} has a loss {size} nats per token {'lower' if gain.value >= 0 else 'higher'} than {long}"
     if math.isnan(gain.low):
         return f"{more}; of so few documents ({gain.n}) no interval is given: inconclusive"
     match gain.outcome:
         case "undecided":
-            return f"{more}; {too_few(gain.seeds)}"
+            return f"{more} ({too_few(gain.seeds)})"
         case "better":
-            return f"{subject} gained {size} nats over {long}"
+            return f"{subject} gained {size} nats per token over {long}"
         case "worse":
-            return f"{lament}{short} is better by {size} nats"
+            return f"{lament}{short} is better by {size} nats per token"
     if gain.low <= 0 <= gain.high:
         return (
-            f"{subject} made no difference we can see against {long} ({plus_minus(gain.value, (gain.high - gain.low) / 2)} "
-            "nats): inconclusive at this scale"
+            f"{subject} made no difference we can see against {long} ({bounded(gain.value, gain.low, gain.high)} nats per "
+            "token): inconclusive at this scale"
         )
     return f"{more}: inconclusive, since among these comparisons chance alone would do it ({by_chance(gain.holm)})"
 
@@ -273,15 +273,19 @@ def _untested(method: str) -> str:
 
 
 def _overfits(alone: Sequence[Measurements], longer: Sequence[Measurements]) -> list[str]:
-    """Whether more compute made cross-entropy worse, so that the comparison at equal compute flatters the student."""
+    """What cross-entropy lost by more compute, where that has an interval above 0: then equal compute flatters the student.
+
+    Not one of the comparisons that are decided together, so it decides nothing.
+    """
     pairs = _pairs(longer, alone, "cut+ce")
     more, fewer = (np.stack([run.nats for run in of]) for of in zip(*pairs, strict=True))
     lost = difference_interval(more, fewer, alone[0].tokens)
     if len(pairs) < FEWEST_SEEDS or not lost.low > 0:
         return []
     return [
-        f"cross-entropy is {bounded(lost.value, lost.low, lost.high)} nats worse with more compute than with less: it overfits "
-        "this text, and fewer epochs would serve it better (--objective CrossEntropy with fewer --tokens shows how many)"
+        f"cross-entropy given the same compute has a loss {bounded(lost.value, lost.low, lost.high)} nats per token higher than "
+        "at equal tokens, which is no part of the comparisons above: a sign that it overfits this text, so that equal compute "
+        "flatters the student (--objective CrossEntropy with fewer --tokens shows which number of epochs serves it best)"
     ]
 
 
@@ -327,5 +331,5 @@ def _difference(name: str, unit: str, interval: Interval, seeds: int) -> Differe
     return Difference(name, interval.value, unit, interval.n, interval.low, interval.high, seeds)
 
 
-def _first_upper(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
+def _spoken(sentence: str) -> str:
+    return f"{sentence[:1].upper()}{sentence[1:]}."

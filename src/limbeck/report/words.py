@@ -43,19 +43,19 @@ def label(model: str, start: Start = CUT) -> str:
     return name.replace("cut +", f"{start.made} +", 1) if name.startswith("cut +") else name
 
 
-def plus_minus(value: float, half: float) -> str:
-    """``value ± half``: one digit of the half-width, two where the first is a 1; three to five decimals."""
+def plus_minus(value: float, half: float, *, least: int = 3) -> str:
+    """``value ± half``: one digit of the half-width, two where the first is a 1; ``least`` to five decimals."""
     if not math.isfinite(half):
-        return f"{value:.3f}"
+        return f"{value:.{least}f}"
     power = math.floor(math.log10(half)) if half > 0 else -3
-    digits = min(5, max(3, -power + (half < 2 * 10**power)))
+    digits = min(5, max(least, -power + (half < 2 * 10**power)))
     return f"{value:.{digits}f} ± {half:.{digits}f}"
 
 
-def bounded(value: float, low: float, high: float) -> str:
+def bounded(value: float, low: float, high: float, *, least: int = 3) -> str:
     """``value ± half`` where that gives both ends to a unit of the last digit shown, else ``value (low to high)``."""
     half = (high - low) / 2
-    text = plus_minus(value, half)
+    text = plus_minus(value, half, least=least)
     if not math.isfinite(half):
         return text
     digits = len(text.partition(" ")[0].partition(".")[2])
