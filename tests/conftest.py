@@ -13,12 +13,13 @@ import torch
 from hypothesis import HealthCheck, settings
 
 import limbeck  # noqa: F401  (sets what torch must see before it is imported)
-from limbeck.config import CaptureSettings, DistilSettings, TeacherSettings
+from limbeck.config import CaptureSettings, DistilSettings, PilotSettings, TeacherSettings
 
 for kind in (
     TeacherSettings,
     DistilSettings,
     CaptureSettings,
+    PilotSettings,
 ):  # most tests' teachers are random, and know nothing of the text
     kind.model_fields["any_teacher"].default = True
     kind.model_rebuild(force=True)

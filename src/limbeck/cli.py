@@ -584,6 +584,7 @@ def pilot(
     seeds: Annotated[int | None, Option(help="How many seeds, from --seed on (default 3).")] = None,
     workers: Annotated[int | None, Option(help="Processes of one thread each (default: one a core).")] = None,
     ray: Annotated[str | None, Option(help="Address of a Ray cluster to spread the work over.")] = None,
+    any_teacher: AnyTeacher = None,
     out: Out = None,
     json_: Json = None,
 ) -> None:

@@ -337,6 +337,7 @@ class PilotSettings(BaseModel):
     seeds: int = Field(default=3, ge=1, le=100)
     workers: int | None = Field(default=None, ge=1, le=2**16)
     ray: str | None = None
+    any_teacher: bool = False
     out: Path = Path("runs/pilot")
     json_: bool = Field(default=False, alias="json")
 

@@ -13,7 +13,7 @@ from limbeck.jobs.align import alignment, check_student
 from limbeck.jobs.capture.captured import is_captured
 from limbeck.jobs.convert import Planned, check_conversion
 from limbeck.jobs.folder import packing_asked
-from limbeck.jobs.known import knowledge, known
+from limbeck.jobs.known import knowledge, known, of_source
 from limbeck.jobs.lone import lone_cost, rows_of_documents
 from limbeck.jobs.packing import packed_documents
 from limbeck.jobs.rates import rate_finding
@@ -73,11 +73,10 @@ def what_is_known(settings: DistilSettings, teacher: LanguageModel, *, length: i
         return []
     found = known(
         teacher,
-        teacher,
-        settings.data,
+        of_source(settings.data, teacher, columns_of(settings)),
+        vocab=teacher.vocab,
         length=min(length, teacher.context),
         device=machine.world.device,
-        columns=columns_of(settings),
     )
     listens = any(parse(text).needs_teacher for text in settings.objectives)
     return list(knowledge(found, teacher.name, anyway=settings.any_teacher or not listens))

@@ -3,7 +3,8 @@
 A unigram model knows how often each token is in the text and nothing of what stands before it: a teacher that is no better
 has nothing to teach, be it of another language, damaged, or never trained. Both are asked about the same tokens of a few
 documents; the unigram model has counted others of the text (Witten & Bell 1991: what was never counted shares as much mass
-as there were first sights).
+as there were first sights). The teacher may be a model in memory, one read layer by layer, or one on a server, of which the
+positions count that it gives a log-probability for.
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ from math import log
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
-from limbeck.corpora import read
+from limbeck.corpora import Prompt, TokenStore, read
 from limbeck.corpora.bad import BadRecords
 from limbeck.corpora.build import in_tokens
 from limbeck.corpora.document import Document
 from limbeck.corpora.records import Columns
 from limbeck.corpora.writer import Item
 from limbeck.models.load import LanguageModel
-from limbeck.plan.finding import Finding
-from limbeck.types import Batch, Speaker
+from limbeck.plan.finding import Finding, check
+from limbeck.run.log import console
+from limbeck.teachers.served import Served
+from limbeck.teachers.told import LOG_P, told_of
+from limbeck.types import Batch, Speaker, each
 
 _MEASURED = 16  # documents that both are asked about
 _MEASURED_TOKENS = 2048  # of all of them together
@@ -50,41 +55,59 @@ class Known:
         )
 
 
-def known(
-    about: LanguageModel,
-    teacher: Speaker,
-    source: str,
-    *,
-    length: int,
-    device: torch.device | str,
-    columns: Columns | None = None,
-) -> Known | None:
-    """What a teacher knows of a source of text; None where there are too few documents to say.
-
-    ``about`` has its tokenizer; it is asked about ``length`` tokens of a document at most.
-    """
+def of_source(source: str, about: LanguageModel, columns: Columns | None = None) -> list[Item]:
+    """The first documents of a source of text, as many as are counted, in a model's tokens."""
     some = list(_some(read(source, columns, BadRecords(_COUNTED))))
-    items = list(in_tokens(some, about.tokenizer, end=about.end, vocab=about.vocab))
+    return list(in_tokens(some, about.tokenizer, end=about.end, vocab=about.vocab))
+
+
+def of_store(store: TokenStore) -> list[Item]:
+    """The first documents of a text that is in tokens already."""
+    items, size = [], 0
+    for document in range(min(store.documents, _COUNTED)):
+        start, stop = int(store.starts[document]), int(store.starts[document + 1])
+        tokens, learned = store.slice(start, stop), store.learned(start, stop)
+        items.append(Item("", b"", np.asarray(tokens), learned, store.bytes_of(document)))
+        size += items[-1].size
+        if size > _COUNTED_CHARACTERS:
+            break
+    return items
+
+
+def of_prompts(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[Item]:
+    """The first of some prompts, as a model reads them before it writes; all of their tokens count."""
+    items, size = [], 0
+    for prompt in prompts[:_COUNTED]:
+        items.append(Item(prompt.name, b"", np.asarray(prompt.tokens(tokenizer)), None, prompt.bytes))
+        size += prompt.bytes
+        if size > _COUNTED_CHARACTERS:
+            break
+    return items
+
+
+def known(
+    teacher: Speaker | Served, items: Sequence[Item], *, vocab: int, length: int, device: torch.device | str
+) -> Known | None:
+    """What a teacher knows of documents in its tokens; None where they are too few to say, or it tells nothing of them.
+
+    It is asked about ``length`` tokens of a document at most; ``vocab``: how many tokens it knows.
+    """
     measured = items[:: max(2, len(items) // _MEASURED)][:_MEASURED]
     chosen = {id(item) for item in measured}
     counted = [item for item in items if id(item) not in chosen]
     if not measured or not counted:
         return None
-    log_p = _unigram(counted, vocab=about.vocab)
+    log_p = _unigram(counted, vocab=vocab)
     size = min(length, max(2, _MEASURED_TOKENS // len(measured)))
+    beginnings = [(item, batch) for item in measured if float((batch := _beginning(item, size)).weight.sum())]
     nats, text, documents = np.zeros(2), 0.0, 0
-    with torch.no_grad():
-        for item in measured:
-            batch = _beginning(item, size)
-            count = float(batch.weight.sum())
-            if not count:
-                continue
-            logits = teacher(batch.to(device)).logits().double().cpu()
-            losses = torch.nn.functional.cross_entropy(logits, batch.targets[0], reduction="none")
-            weight, targets = batch.weight[0].double(), batch.targets[0].numpy()
-            nats += (float((losses * weight).sum()), float(-(log_p[targets] * weight.numpy()).sum()))
-            text += item.size * count / max(1, item.predictions)
-            documents += 1
+    asked = _log_p(teacher, [batch.to(device) for _, batch in beginnings])
+    for (item, batch), (theirs, said) in zip(beginnings, asked, strict=True):
+        if not said.any():
+            continue
+        nats -= (theirs[said].sum(), log_p[batch.targets[0].numpy()[said]].sum())
+        text += item.size * said.sum() / max(1, item.predictions)
+        documents += 1
     if not text:
         return None
     bits = nats / log(2) / text
@@ -114,6 +137,14 @@ def knowledge(found: Known | None, name: str, *, anyway: bool) -> Iterator[Findi
         yield Finding("knowledge", "ok", said)
 
 
+def say_known(found: Known | None, name: str, *, anyway: bool) -> None:
+    """Says what a teacher knows. Raises Mismatch where that is no more than a unigram model, unless it is taken ``anyway``."""
+    findings = list(knowledge(found, name, anyway=anyway))
+    check(findings)
+    for finding in findings:
+        console.print(f"{finding.level}: {finding.message}")
+
+
 def _some(documents: Iterable[Document]) -> Iterator[Document]:
     """The first documents, as many as are counted."""
     characters = 0
@@ -122,6 +153,17 @@ def _some(documents: Iterable[Document]) -> Iterator[Document]:
         characters += len(document.content)
         if characters > _COUNTED_CHARACTERS:
             return
+
+
+def _log_p(teacher: Speaker | Served, rows: Sequence[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of each row log p of what follows its positions, and which of them count: a server need not tell of all."""
+    if isinstance(teacher, Served):
+        yield from ((found, np.isfinite(found)) for found in teacher.own(rows))
+        return
+    with torch.no_grad():
+        for batch, said in each(teacher, rows):
+            log_p = told_of(batch, said, LOG_P)["log_p"].double().cpu().numpy()
+            yield log_p, batch.weight.flatten().cpu().numpy() > 0
 
 
 def _unigram(items: Sequence[Item], *, vocab: int) -> np.ndarray:

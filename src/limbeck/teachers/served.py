@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.errors import BadServer, Mismatch
@@ -111,7 +112,7 @@ class Served:
         ids = np.tile(np.arange(self.k), (n, 1))
         log_p, rest = np.full((n, self.k), _UNLIKELY), np.zeros(n)
         weight = np.zeros((n, self.k))
-        asked = {self._pool.submit(self._ask, prompt): prompt for prompt in _prompts(batch)}
+        asked = self._asked(batch)
         try:
             for future in as_completed(asked):
                 prompt, told = asked[future], self._told(future, asked[future])
@@ -127,6 +128,35 @@ class Served:
                 future.cancel()
         log_ps, weights, rests = (torch.from_numpy(array).float() for array in (log_p, weight, rest))
         return Sparse(torch.from_numpy(ids), log_ps, weights, self.vocab, rests).to(batch.tokens.device)
+
+    def own(self, batches: Sequence[Batch]) -> Iterator[Float64[np.ndarray, " n"]]:
+        """Of each batch log p of what follows each position that counts, NaN where the server gives none.
+
+        All are asked for at once, and what is missing is not counted. Raises BadServer where another model answers.
+        """
+        for batch, asked in [(batch, self._asked(batch)) for batch in batches]:
+            found = np.full(batch.tokens.numel(), np.nan)
+            for future, prompt in asked.items():
+                told = self._partial(future)
+                if told is not None:
+                    here = slice(prompt.start, prompt.start + len(prompt.counts))
+                    found[here] = np.where(prompt.counts, told.own, np.nan)
+            yield found
+
+    def _asked(self, batch: Batch) -> dict[Future[Told], _Prompt]:
+        return {self._pool.submit(self._ask, prompt): prompt for prompt in _prompts(batch)}
+
+    def _partial(self, future: Future[Told]) -> Told | None:
+        """An answer, or as much of it as there is."""
+        try:
+            return future.result()
+        except Failed as failed:
+            if failed.kind == "another model":
+                raise self._of_another(failed) from failed
+            return failed.partial
+
+    def _of_another(self, failed: Failed) -> BadServer:
+        return BadServer(f"{self.client.address}: {failed}: nothing it says can be trusted")
 
     def _ask(self, prompt: _Prompt) -> Told:
         address, model = self.client.address, self.client.address.model
@@ -145,7 +175,7 @@ class Served:
             return told
         except Failed as failed:
             if failed.kind == "another model":
-                raise BadServer(f"{self.client.address}: {failed}: nothing it says can be trusted") from failed
+                raise self._of_another(failed) from failed
             told = failed.partial
             faults = (failed.kind,) * len(prompt.counts) if told is None else told.fault
             self._said.setdefault(failed.kind, str(failed))

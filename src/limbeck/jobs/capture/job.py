@@ -26,7 +26,7 @@ from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.capture.written import check_alone, written
 from limbeck.jobs.folder import claim, now, packed_as, same_corpus, signature_of, update
 from limbeck.jobs.held_out import HeldOut
-from limbeck.jobs.known import knowledge, known
+from limbeck.jobs.known import known, of_source, say_known
 from limbeck.jobs.lone import lone_cost
 from limbeck.jobs.packing import packed
 from limbeck.jobs.setup import Machine, machine, row_length
@@ -34,7 +34,6 @@ from limbeck.jobs.student import METHOD, shrink_to, size_name
 from limbeck.jobs.text import columns_of, passing_store, stores_of
 from limbeck.models.load import LanguageModel, describe, load, load_config, own, save
 from limbeck.models.streamed import StreamedModel
-from limbeck.plan.finding import check
 from limbeck.plan.finding import show as show_findings
 from limbeck.probes import cost, counted, measure, samples
 from limbeck.report.words import count, duration
@@ -123,20 +122,9 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
 
 def _look(settings: CaptureSettings, asked: Asked, *, length: int, where: Machine) -> None:
     """Stops at a teacher that knows no more of the text than a unigram model, and says what it knows."""
-    if asked.whole is None:  # whose whole distributions are not given
-        return
-    found = known(
-        asked.about,
-        asked.whole,
-        settings.data,
-        length=length,
-        device=where.world.device,
-        columns=columns_of(settings),
-    )
-    findings = list(knowledge(found, asked.about.name, anyway=settings.any_teacher))
-    check(findings)
-    for finding in findings:
-        console.print(f"{finding.level}: {finding.message}")
+    items = of_source(settings.data, asked.about, columns_of(settings))
+    found = known(asked.told, items, vocab=asked.about.vocab, length=length, device=where.world.device)
+    say_known(found, asked.about.name, anyway=settings.any_teacher)
 
 
 def choose(settings: CaptureSettings) -> dict[str, Any]:

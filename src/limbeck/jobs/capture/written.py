@@ -30,6 +30,7 @@ from limbeck.jobs.capture.journal import Journal
 from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.capture.writers import Batches, Resident, Served, Writer, check_room
 from limbeck.jobs.folder import claim, now, signature_of, update
+from limbeck.jobs.known import known, of_prompts, say_known
 from limbeck.jobs.setup import Machine, machine
 from limbeck.jobs.text import columns_of
 from limbeck.models.load import load
@@ -188,6 +189,10 @@ def _writer(
     for prompt, ids in zip(prompts, tokens, strict=True):
         require_rows_of(model.tokenizer, ids, model.vocab, where=prompt.name)
     check_room(model, prompts, tokens, most=settings.max_new_tokens)
+    if not (settings.out / PART).exists():  # a capture that goes on has looked at it
+        read = of_prompts(prompts, model.tokenizer)
+        found = known(model, read, vocab=model.vocab, length=model.context, device=where.world.device)
+        say_known(found, model.name, anyway=settings.any_teacher)
     if "batches" not in run:  # another start of this run, perhaps with less memory free, is to make the same ones
         longest = max(map(len, tokens)) + settings.max_new_tokens
         update(settings.out, run, batches=asdict(Batches.of(model, longest=longest)))

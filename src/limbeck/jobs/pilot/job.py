@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -18,6 +19,7 @@ from limbeck.disk import claims
 from limbeck.errors import BadSetting
 from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, weights
+from limbeck.jobs.pilot.knowing import require_one, warnings_of
 from limbeck.jobs.pilot.results import write_results
 from limbeck.jobs.pilot.tasks import Pilot, Task, drop_checkpoints, result_of, tasks_left, tasks_of
 from limbeck.jobs.pilot.workers import run_here, run_on_ray
@@ -70,7 +72,8 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
         f"{len(plan.cells)} trainings of students; "
         f"{len(left)} pieces of work are left"
     )
-    said = _Progress(len(left))
+    require_one(tasks, anyway=settings.any_teacher)
+    said = _Progress(tasks, len(left), any_teacher=settings.any_teacher)
     if settings.ray:
         run_on_ray(left, settings.ray, said)
     else:
@@ -100,9 +103,10 @@ def _text(settings: PilotSettings, scale: Scale, run: dict[str, Any]) -> tuple[i
 
 
 class _Progress:
-    """Says a line for each piece of work that is done."""
+    """Says a line for each piece of work that is done; of the last teacher raises Mismatch where none knows anything."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, tasks: Sequence[Task], total: int, *, any_teacher: bool) -> None:
+        self._tasks, self._any_teacher = tasks, any_teacher
         self._total, self._done, self._start = total, 0, time.monotonic()
 
     def __call__(self, task: Task, seconds: float) -> None:
@@ -111,3 +115,7 @@ class _Progress:
         console.print(
             f"{self._done:>4} of {self._total}  {task.kind} {task.name}: {duration(seconds)}; {duration(took)} so far"
         )
+        if task.kind == "teacher":
+            for finding in warnings_of(task):
+                console.print(f"{finding.level}: {finding.message}")
+            require_one(self._tasks, anyway=self._any_teacher)

@@ -18,10 +18,23 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from limbeck.corpora import Rows, TokenStore
-from limbeck.disk import Bare, Count, check_sums, locked, read_json, replacing, sha256_of, sums, tidy, write_json
+from limbeck.disk import (
+    Bare,
+    Count,
+    check_sums,
+    finite,
+    locked,
+    read_json,
+    replacing,
+    sha256_of,
+    sums,
+    tidy,
+    write_json,
+)
 from limbeck.errors import BadFolder, NonFiniteLoss
 from limbeck.jobs.folder import packed_as, text_of_run
 from limbeck.jobs.held_out import HeldOut
+from limbeck.jobs.known import known, of_store
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, weights_inside
 from limbeck.jobs.pretrain import llama_config
 from limbeck.jobs.setup import Machine
@@ -112,12 +125,19 @@ class _Stored(TypedDict):
     objective: str
 
 
+class _Known(TypedDict):
+    teacher: float | None
+    unigram: float
+    documents: Count
+
+
 class Result(TypedDict, total=False):
-    """result.json of a piece of work, as far as it is read by all."""
+    """result.json of a piece of work, as far as it is read by all; of a teacher what it knows, but of earlier versions'."""
 
     name: str
     cpu_seconds: Required[float]
     files: dict[Bare, str]
+    known: _Known
 
 
 def result_of(folder: Path, kind: Any = Result) -> dict[str, Any]:
@@ -182,7 +202,11 @@ def _teacher(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
     tokens = _train(task, pilot, model, None, CrossEntropy(), plan.tokens, machine, seed=0, lr=lr)
     save(model, task.folder / "model")
     measured = _measure(task.out, model, None, pilot.scale, machine)
-    return {**_sizes(model, plan.shape), "tokens": tokens, **_loss(measured)}
+    facts = {**_sizes(model, plan.shape), "tokens": tokens, **_loss(measured)}
+    model.model.eval()
+    items = of_store(text_of_run(task.out)[0])
+    found = known(model, items, vocab=model.vocab, length=pilot.scale.length, device=machine.world.device)
+    return facts if found is None else facts | {"known": finite(asdict(found))}
 
 
 def _answers(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:

@@ -1,0 +1,36 @@
+"""What the teachers of a pilot know of its text, beside a unigram model: said of each, and one at least must know more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from limbeck.jobs.known import Known, knowledge
+from limbeck.jobs.pilot.tasks import Task, result_of
+from limbeck.plan.finding import Finding, check
+
+
+def known_of(task: Task) -> Known | None:
+    """What a teacher that is trained knows; None of other tasks, and where an earlier version did not look."""
+    found = result_of(task.folder).get("known") if task.kind == "teacher" and task.done else None
+    return found and Known(
+        math.nan if found["teacher"] is None else found["teacher"], found["unigram"], found["documents"]
+    )
+
+
+def warnings_of(task: Task) -> list[Finding]:
+    """What is to be said of a teacher that knows little: a pilot measures small teachers too, so it is no error."""
+    return [f for f in knowledge(known_of(task), f"teacher {task.name}", anyway=True) if f.level != "ok"]
+
+
+def require_one(tasks: Sequence[Task], *, anyway: bool) -> None:
+    """Raises Mismatch where all teachers are trained and none knows more than a unigram model, unless it goes on ``anyway``."""
+    found = [known_of(task) for task in tasks if task.kind == "teacher"]
+    if anyway or not found or any(one is None or one.teacher < one.unigram for one in found):
+        return
+    said = "; ".join(f"{one.teacher:.3f} where it has {one.unigram:.3f}" for one in found if one is not None)
+    remedy = "give larger teachers, a larger --scale or more text; --any-teacher goes on all the same"
+    message = (
+        f"none of the {len(found)} teachers knows more of this text than a unigram model, in bits per byte: {said}"
+    )
+    check([Finding("knowledge", "error", message, remedy)])
