@@ -241,9 +241,9 @@ def test_a_flipped_bit_shows_in_the_checksum(tokenizer, source, tmp_path):
 
 def test_a_side_without_documents_is_refused_with_the_remedy(tokenizer, tmp_path):
     source = write(tmp_path / "one.jsonl", ["a single text"])
-    with pytest.raises(BadCorpus, match=r"held out to measure on, got none: of its 1 documents, .* with --eval-data"):
+    with pytest.raises(BadCorpus, match=r"held out to measure on, got none: of 1 document, split .* with --eval-data"):
         build_stores(source, tokenizer, tmp_path / "out", fraction=0.0)
-    with pytest.raises(BadCorpus, match=r"expected documents to train on, got none: of its 1 documents"):
+    with pytest.raises(BadCorpus, match=r"expected documents to train on, got none: of 1 document,"):
         build_stores(source, tokenizer, tmp_path / "out", fraction=1.0)
 
 
@@ -361,7 +361,7 @@ def test_what_was_read_and_passed_over_is_kept_and_said(tokenizer, tmp_path):
     store = build_held_out(str(folder), chatty, tmp_path / "out")
     assert store.manifest["read"]["unread"] == {"title": 1}
     assert notes_of(store) == [
-        "3 documents of 2 files (a.jsonl, b.JSON) are read: 2 as text, 1 as Alpaca",
+        "3 documents of 2 files (a.jsonl, b.JSON) are read as text (2) and as Alpaca (1)",
         "passed over: 1 file of other kinds (c.md)",
         "1 of 3 documents begin with what opens a document already; it is not put there again",
         "1 of 3 documents end with what closes a document already; it is not put there again",
@@ -388,7 +388,7 @@ def test_one_long_text_is_split_into_passages_of_which_nothing_is_lost(tokenizer
     text = [tokenizer.decode(passages[line]) for line in sorted(passages)]
     assert all(passage.startswith(BOS) for passage in text)
     assert "".join(passage.removeprefix(BOS) for passage in text) == "".join(paragraphs) + EOS  # the end ends once
-    assert notes_of(train) == [f"{len(passages)} documents are read: {len(passages)} as passages of one text"]
+    assert notes_of(train) == [f"{len(passages)} documents are read as passages of one text"]
     whole = build_held_out(str(tmp_path / "a.txt"), tokenizer, tmp_path / "whole")
     assert whole.documents == 1
     measured = {"eval_source": str(tmp_path / "a.txt")}

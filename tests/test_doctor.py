@@ -87,10 +87,13 @@ def test_looking_changes_neither_model():
 def test_other_vocabularies_are_an_error_that_names_tokens_and_remedy():
     findings = look(model("large", tokenizer=words(20)), model("small", tokenizer=words(20, order=-1)))
     text = said(findings, "vocabulary", "error")
-    assert "teacher large speaks 25 tokens, student small 25" in text
+    assert (
+        "the teacher's tokenizer (large) has 25 tokens and the student's (small) 25, of which 5 are the same with the same id"
+        in text
+    )
     assert "'w0' (id 5, id 24)" in text
     assert "cut one out of the teacher" in text
-    with pytest.raises(Mismatch, match="same token with the same id"):
+    with pytest.raises(Mismatch, match="the same with the same id"):
         check(findings)
 
 
@@ -250,7 +253,7 @@ def test_the_form_of_records_and_files_passed_over_are_told(tmp_path):
     (tmp_path / "texts" / "b.md").write_text("no")
     sample = first_documents(DistilSettings(data=str(tmp_path / "texts")))
     found = list(of_text(sample, model("large")))
-    assert "the documents are read as Alpaca (1); 1 files of other kinds are passed over (b.md)" in said(
+    assert "the documents are read as Alpaca; 1 files of other kinds are passed over (b.md)" in said(
         found, "text", "warning"
     )
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,8 @@ import limbeck
 from limbeck.config import split_objectives
 from limbeck.errors import BadFolder, BadSetting, Interrupted, LimbeckError
 from limbeck.jobs import family
+from limbeck.jobs.arms import Arm
+from limbeck.jobs.teacher import RunTeacher
 from limbeck.models.load import LanguageModel
 from limbeck.report import write_family_report
 from limbeck.run import together
@@ -50,6 +53,24 @@ def done(here):
         patch.setattr(Run, "measure", lambda self, seconds: 0.01)  # asks the teacher too
         result = distil(here, "whole", baselines=("cut", "cut+ce"))
     return here / "whole", result, asked
+
+
+def alone(name: str, objective: str, *, price: float, seconds: float) -> tuple[SimpleNamespace, Arm]:
+    """A student of a live teacher by its size, and an arm of ten steps of which each takes so long alone."""
+    arm = Arm("student", 0, Path("nowhere") / name, objective, 10)
+    run = {"estimate": {"step_seconds": {objective: seconds}}, "teacher": {"price": price}}
+    source = object.__new__(RunTeacher)
+    object.__setattr__(source, "captured", None)
+    return SimpleNamespace(run=run, source=source, settings=SimpleNamespace(params=name)), arm
+
+
+def test_what_a_family_will_take_counts_the_teacher_once_and_twins_once():
+    """Steps of 2 and 1.5 s alone, 1 s of each the teacher's: 10 and 5 s of the students, 10 s of the teacher."""
+    listening = [alone("a", "ForwardKL", price=1.0, seconds=2.0), alone("b", "ForwardKL", price=2.0, seconds=1.5)]
+    assert family._seconds(listening) == pytest.approx(10 + 5 + 10)
+    texts = [alone(name, "CrossEntropy", price=1.0, seconds=3.0) for name in ("a", "b", "b")]
+    assert family._seconds(texts) == pytest.approx(30 + 30)
+    assert family._seconds(texts[2:], before=texts[:2]) == 0
 
 
 def weights(folder: Path) -> bytes:

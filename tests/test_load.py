@@ -28,7 +28,7 @@ from transformers import (
 from limbeck.errors import BadFolder, BadModel, Mismatch
 from limbeck.models.load import LanguageModel, load, load_config, new_model, save
 from limbeck.models.skeleton import matched
-from limbeck.models.source import stored_tensors
+from limbeck.models.source import config_file, resolve, stored_tensors
 from limbeck.types import Batch
 from tests.zoo import CONFIGS, animal, packed, words
 
@@ -195,7 +195,7 @@ def test_more_tokens_than_rows_of_the_head_do_not_belong_together():
 
 def test_names_that_lead_nowhere(tmp_path, folder):
     for name, message in (
-        (str(tmp_path / "nowhere"), r"nowhere'?: no such folder \(.*\); give a model folder, a hub id"),
+        (str(tmp_path / "nowhere"), r"nowhere'?: no such folder; give a model folder, a hub id"),
         ("./nowhere", rf"no such folder \({re.escape(str(Path.cwd() / 'nowhere'))}\)"),
         (
             "nobody/nothing",
@@ -386,3 +386,14 @@ def test_real_loss_is_the_published_one(stories_llama, test_data):
 def test_gpt2_without_a_closing_token_has_none(test_data):
     assert load(test_data / "models" / "slm4096-gpt2-212k").end is None
     assert isinstance(load_config(test_data / "models" / "slm4096-gpt2-212k"), GPT2Config)
+
+
+def test_a_folder_that_is_nearly_there_and_the_model_of_a_run_are_named(tmp_path):
+    (tmp_path / "run" / "student").mkdir(parents=True)
+    (tmp_path / "run" / "student" / "config.json").touch()
+    with pytest.raises(BadModel, match=rf"no such folder: is it {re.escape(str(tmp_path / 'run'))}\?"):
+        resolve(tmp_path / "rum")
+    with pytest.raises(BadModel, match=rf"give the model of this run, {re.escape(str(tmp_path / 'run' / 'student'))}"):
+        config_file(tmp_path / "run")
+    with pytest.raises(BadModel, match=r"there is no folder .*gone either; give a model folder"):
+        resolve(tmp_path / "gone" / "model")

@@ -58,6 +58,16 @@ def test_what_rows_lack_and_what_would_halve_it_is_said_of_conversations():
     assert "--long-conversations split learns them in pieces" in dropped.remedy
 
 
+def test_prompts_with_completions_are_called_what_they_are():
+    talk = [False] * 20 + [True] * 60
+    found = packed(numbered([talk] * 30), length=64, context=512, forms={"prompt and completion"})
+    assert "30 of 30 prompts with their completions are longer than a row of 64 tokens" in found.message
+    short = packed(numbered([[False] * 8 + [True] * 24] * 30), length=64, context=512, forms={"Alpaca"})
+    assert short.message.startswith("no instruction with its output is longer than a row of 64 tokens")
+    mixed = packed(numbered([talk] * 30), length=64, context=512, forms={"prompt and completion", "messages"})
+    assert "30 of 30 conversations are longer" in mixed.message
+
+
 def test_whole_conversations_and_the_room_they_leave_are_said():
     found = packed(numbered([[False] * 20 + [True] * 20] * 30), length=64, context=512)
     assert found.message.startswith(
@@ -165,3 +175,10 @@ def test_padding_costs_nothing_in_a_step(here, tmp_path):
     assert store.layout(256).packed.cut == store.layout(200).packed.cut == 0
     assert gradients[0][0] == pytest.approx(gradients[1][0], rel=1e-6)
     torch.testing.assert_close(gradients[0][1], gradients[1][1], rtol=1e-3, atol=1e-6)
+
+
+def test_a_folder_of_another_job_names_the_job_alone(tmp_path):
+    claim(tmp_path, signature_of(DistilSettings(data="text.jsonl"), "distil"))
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(BadFolder, match=r"holds another run's state \(job: 'distil' there, 'capture' now\)\."):
+        claim(tmp_path, signature_of(CaptureSettings(data="other.jsonl"), "capture"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -222,7 +223,7 @@ BAD = [
     ((), ("--candidates", "--teacher")),
     ((*FORWARD, "--shrink", "2.5"), ("--params 600,000,000", "--shrink 2.5")),
     ((*FORWARD, "--device-memory", "1GB"), ("--params 600,000,000", "--device-memory", "1.1 GiB")),
-    ((*FORWARD, "--epsilon", "-0.1"), ("--epsilon", "greater than or equal to 0", "-0.1")),
+    ((*FORWARD, "--epsilon", "-0.1"), ("--epsilon", "expected at least 0", "-0.1")),
     ((*FORWARD, "--gpu", "H10O"), ("unknown GPU 'H10O'", "H100")),
     ((*FORWARD, "--device-memory", "24 apples"), ("--device-memory", "24GiB", "24 apples")),
     ((*FORWARD, "--teacher", "8B"), ("--candidates", "--teacher")),
@@ -247,3 +248,12 @@ def test_a_question_that_cannot_be_answered_is_one_message(limbeck, teacher, tmp
     assert err.count("limbeck: ") == 1
     for word in words:
         assert word in err, err
+
+
+def test_a_long_path_leaves_the_numbers_their_room(limbeck, teacher, tmp_path):
+    far = tmp_path / ("a-folder-with-a-long-name-" * 5)
+    far.symlink_to(teacher)
+    status, out, _ = limbeck("--teacher", far, "--device-memory", "24MB")
+    assert status == 0
+    assert "…" not in out
+    assert re.search(r"on L4: \d+\.\d\d of 22\.89 MiB", out)

@@ -12,7 +12,7 @@ from rich.console import Console
 import limbeck
 from limbeck.corpora import train_tokenizer
 from limbeck.corpora.tasks import listops as grammar
-from limbeck.errors import BadSetting, BadTask, Mismatch
+from limbeck.errors import BadFolder, BadSetting, BadTask, Mismatch
 from limbeck.jobs.probe import show
 from limbeck.models.load import save
 from limbeck.probes import mqar as recall_probe
@@ -375,3 +375,19 @@ def test_names_stay_in_one_line_and_what_is_computed_has_no_n():
     assert first == ["mqar", "recall_control_guess_chance", "0.5", "share"]
     assert second[1:3] == ["reversal_backward_hits_commonest", "0.25"]
     assert second[-1] == "128"
+
+
+def test_counts_are_numbers_that_a_person_reads():
+    console = Console(width=80, file=io.StringIO())
+    show([Reading("m", "cost", "parameters", 97488, "parameters", 1, 97488, 97488).row()], console)
+    assert "97,488" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("readings.jsonl", "holds readings already"), ("run.json", "holds a run, which keeps readings")]
+)
+def test_readings_are_not_replaced(name, said, tmp_path):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(BadFolder, match=said):
+        limbeck.probe("builtin:stdlib", probe="mqar", out=tmp_path)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(name, "{}")]

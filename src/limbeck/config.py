@@ -502,8 +502,19 @@ def _toml(file: Path) -> dict[str, Any]:
         raise BadSetting(f'{file} is no TOML run file: {error}. Write lines such as: tokens = "2M"') from error
 
 
+_REASONS = {  # of pydantic's own checks, in the words of ours
+    "Input should be greater than or equal to ": "expected at least ",
+    "Input should be less than or equal to ": "expected at most ",
+    "Input should be greater than ": "expected more than ",
+    "Input should be less than ": "expected less than ",
+    "Input should be ": "expected ",
+}
+
+
 def _explain(item: Any) -> str:
     key = "--" + ".".join(str(part) for part in item["loc"][:1]).replace("_", "-")
     reason = item["msg"].removeprefix("Value error, ")
+    for theirs, ours in _REASONS.items():
+        reason = reason.replace(theirs, ours)
     came = f"{item['input']!r}"
-    return f"{key}: {reason}" if f"got {came}" in reason else f"{key}: {reason} (got {came})"
+    return f"{key}: {reason}" if f"got {came}" in reason else f"{key}: {reason.removesuffix('.')}, got {came}"

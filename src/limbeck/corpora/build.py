@@ -356,8 +356,8 @@ def _check_side(writer: Writer, side: str, draw: _Draw, read: int) -> None:
         )
     what = "to train on" if side == "train" else "held out to measure on"
     raise BadCorpus(
-        f"{draw.source}: expected documents {what}, got none: of its {read} documents, split by their hashes at a "
-        f"fraction of {draw.fraction}, all are on the other side: name texts to measure on with --eval-data, or give "
+        f"{draw.source}: expected documents {what}, got none: of {read} document{'' if read == 1 else 's'}, split by hash at a "
+        f"fraction of {draw.fraction}, none is on this side: name texts to measure on with --eval-data, or give "
         "more documents (lines <|endoftext|> separate those of a .txt file)"
     )
 

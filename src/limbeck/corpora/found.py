@@ -53,9 +53,8 @@ def notes(read: Mapping[str, Any]) -> list[str]:
     lines = []
     files, forms, whole = read["files"], read["forms"], read["documents"]
     if len(files) > 1 or set(forms) - {"text"}:
-        kinds = ", ".join(f"{number:,} as {form}" for form, number in forms.items())
         among = f" of {len(files):,} files ({named(files)})" if len(files) > 1 else ""
-        lines.append(f"{whole:,} documents{among} are read: {kinds}")
+        lines.append(f"{_many(whole, 'document')}{among} {'is' if whole == 1 else 'are'} read {as_forms(forms)}")
     if others := read["passed_over"]:
         lines.append(f"passed over: {_many(len(others), 'file')} of other kinds ({named(others)})")
     if number := read["skipped"]:
@@ -70,6 +69,13 @@ def notes_of(store: TokenStore) -> list[str]:
     """The same of a store; none of one that was made before they were kept."""
     read = store.manifest.get("read")
     return [] if read is None else notes(read)
+
+
+def as_forms(forms: Mapping[str, int]) -> str:
+    """``as text``, or of several forms ``as text (3) and as messages (1,200)``."""
+    if len(forms) == 1:
+        return f"as {next(iter(forms))}"
+    return " and ".join(f"as {form} ({number:,})" for form, number in forms.items())
 
 
 def named(names: Sequence[str]) -> str:

@@ -160,10 +160,14 @@ def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
     return _finish(arm, run, shared.stored)
 
 
-def train_members(members: Sequence[tuple[Arm, Shared]], *, label: str) -> None:
-    """Trains arms that learn from one teacher on the same rows, which is asked once for all of them."""
+def train_members(members: Sequence[tuple[Arm, Shared]], *, label: str, after: float = 0.0) -> None:
+    """Trains arms that learn from one teacher on the same rows, which is asked once for all of them.
+
+    Other arms are expected to take ``after`` seconds more.
+    """
     runs = [(arm, shared.run(arm), shared.stored) for arm, shared in members if not arm.done]
     if runs:
+        runs[0][1].after = after  # whose progress is shown
         train_together([run for _, run, _ in runs], label=label)
     for arm, run, stored in runs:
         _finish(arm, run, stored)

@@ -22,7 +22,7 @@ from limbeck.jobs.arms import Arm, take_over, train, train_members
 from limbeck.jobs.convert import check_conversion
 from limbeck.jobs.distil import Comparison, prepare
 from limbeck.jobs.folder import claim, now, signature_of, update
-from limbeck.jobs.foretell import training_seconds
+from limbeck.jobs.foretell import expected_seconds, training_seconds
 from limbeck.jobs.setup import machine
 from limbeck.jobs.student import size_name, target_shape
 from limbeck.jobs.teacher import RunTeacher, adopted
@@ -30,7 +30,7 @@ from limbeck.objectives import parse
 from limbeck.plan.cost import Cost, peak_together
 from limbeck.plan.resources import FULL, free_memory
 from limbeck.report.family import write_family_report
-from limbeck.report.words import took
+from limbeck.report.words import duration, took, trainings
 from limbeck.run.log import console
 from limbeck.run.world import World, leave
 
@@ -65,6 +65,9 @@ def family(settings: DistilSettings) -> dict[str, Any]:
                 sharing=max(1, sharing),
             )
         )
+    if where.world.first and (seconds := sum(map(_seconds, _together(members)))):
+        many = sum(not arm.done for member in members for arm in member.arms)
+        console.print(f"\nestimate: {duration(seconds)} for the {trainings(many)} of all {len(wanted)} students")
     linked = _train(members)
     results = {}
     for name, member in zip(wanted, members, strict=True):
@@ -119,20 +122,57 @@ def _train(members: Sequence[Comparison]) -> set[Path]:
     Gives the folders of those that were not trained, since another was the same.
     """
     linked = set()
-    source = members[0].source
-    live = isinstance(source, RunTeacher) and source.captured is None
-    for name, seed in dict.fromkeys((arm.name, arm.seed) for member in members for arm in member.arms):
-        arms = [(member, arm) for member in members for arm in member.arms if (arm.name, arm.seed) == (name, seed)]
-        together = [(member, arm) for member, arm in arms if live and parse(arm.objective).needs_teacher]
-        for group in _groups(together):
-            label = f"{len(group)} x {name} #{seed}"
-            train_members([(arm, member.shared) for member, arm in group], label=label)
+    todo = _together(members)
+    for which, arms in enumerate(todo, 1):
+        later = sum(map(_seconds, todo[which:]))
+        groups = _groups([one for one in arms if _listens(*one)])
+        alone = [one for one in arms if not _listens(*one)]
+        for at, group in enumerate(groups, 1):
+            label = f"{len(group)} x {group[0][1].name} #{group[0][1].seed}"
+            after = later + _seconds(alone) + sum(map(_seconds, groups[at:]))
+            train_members([(arm, member.shared) for member, arm in group], label=label, after=after)
         for number, (member, arm) in enumerate(arms):
             if _take_over(arm, member, arms[:number]):
                 linked.add(arm.folder)
-            member.proof.arm(arm, train(arm, member.shared))
+            after = later + _seconds(arms[number + 1 :], before=arms[: number + 1])
+            member.proof.arm(arm, train(arm, member.shared, after=after))
             member.show_so_far()
     return linked
+
+
+def _together(members: Sequence[Comparison]) -> list[list[tuple[Comparison, Arm]]]:
+    """The arms in the order in which they are trained: those of one name and seed at a time."""
+    kinds = dict.fromkeys((arm.name, arm.seed) for member in members for arm in member.arms)
+    return [
+        [(member, arm) for member in members for arm in member.arms if (arm.name, arm.seed) == kind] for kind in kinds
+    ]
+
+
+def _listens(member: Comparison, arm: Arm) -> bool:
+    """Whether an arm learns from a live teacher, whose forward pass is computed once for all that do."""
+    live = isinstance(member.source, RunTeacher) and member.source.captured is None
+    return live and parse(arm.objective).needs_teacher
+
+
+def _seconds(arms: Sequence[tuple[Comparison, Arm]], before: Sequence[tuple[Comparison, Arm]] = ()) -> float:
+    """What training these will take by their estimates, of which each is that of a student alone.
+
+    Those that listen to a live teacher share its forward pass, of the cost that its price says. What is done takes nothing, nor
+    what is taken over from another of these or of those ``before``.
+    """
+    seen = {_same(member, arm) for member, arm in before}
+    total, passes = 0.0, 0.0
+    for member, arm in arms:
+        alone = 0.0 if _same(member, arm) in seen else expected_seconds(member.run.get("estimate", {}), [arm])
+        seen.add(_same(member, arm))
+        price = member.run.get("teacher", {}).get("price", 0.0) if _listens(member, arm) else 0.0
+        total, passes = total + alone / (1 + price), max(passes, alone * price / (1 + price))
+    return total + passes
+
+
+def _same(member: Comparison, arm: Arm) -> tuple[Any, ...]:
+    """What two arms of one name and seed have in common where one training serves both."""
+    return member.settings.params, arm.objective, arm.steps, arm.fresh
 
 
 def _groups(together: Sequence[tuple[Comparison, Arm]]) -> list[list[tuple[Comparison, Arm]]]:
@@ -159,12 +199,7 @@ def _fit(costs: Sequence[Cost], world: World) -> bool:
 def _take_over(arm: Arm, member: Comparison, before: Sequence[tuple[Comparison, Arm]]) -> bool:
     """Takes what a student of the same size and another objective was compared with, if there is such; says whether."""
     world = member.shared.machine.world
-    twins = [
-        one
-        for other, one in before
-        if other.settings.params == member.settings.params
-        and (one.objective, one.steps, one.fresh) == (arm.objective, arm.steps, arm.fresh)
-    ]
+    twins = [one for other, one in before if _same(other, one) == _same(member, arm)]
     if twins and world.first:
         take_over(arm, twins[0])
     world.barrier()

@@ -48,7 +48,7 @@ def keeps(settings: DistilSettings, where: Machine, *, length: int, objectives: 
         why_not(codec, parse(objective)) for objective in objectives for codec in codecs_within(about.vocab, _BYTES)
     ):
         return False
-    text = _tokens(stores_of(settings, about, where)[0], length=length)
+    text = _tokens(stores_of(settings, about, where, speak=False)[0], length=length)
     if not worth_keeping(settings, text):
         return False
     live = settings.tokens * _readings(settings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -17,15 +17,24 @@ from limbeck.plan.finding import Finding, Level
 from limbeck.report.words import share
 
 _LARGE = {True: 0.05, False: 0.5}  # share without its past that is worth a warning, of conversations and of plain texts
+_CALLED = {  # documents of which only a part is learned, by the form of their records: one, and several
+    "prompt and completion": ("prompt with its completion", "prompts with their completions"),
+    "Alpaca": ("instruction with its output", "instructions with their outputs"),
+}
+_TALKS = "conversation", "conversations"
 _PADDED = 0.02, 0.2  # share of padding that is worth a word, and a warning
 _LOOKED_AT = 2_000  # documents, to find how long rows would have to be
 _LONGEST = 2**20
 
 
-def packed(store: TokenStore, *, length: int, context: int) -> Finding:
-    """What rows of ``length`` do to the documents of a store. ``context``: the longest rows that its models take."""
+def packed(store: TokenStore, *, length: int, context: int, forms: Collection[str] | None = None) -> Finding:
+    """What rows of ``length`` do to the documents of a store. ``context``: the longest rows that its models take.
+
+    ``forms`` are those of its records, by default as its manifest has them.
+    """
     layout, chat = store.layout(length), not store.learns_all
-    did, what = layout.packed, "conversation" if chat else "document"
+    did = layout.packed
+    what, many = _called(chat, store.manifest.get("read", {}).get("forms", {}) if forms is None else forms)
     sample = _Sample(store)
     longer, large, remedies = None, False, []
     said = f"no {what} is longer than a row of {length} tokens: each stands whole in one"
@@ -36,12 +45,12 @@ def packed(store: TokenStore, *, length: int, context: int) -> Finding:
             remedies.append(f"--length {longer} halves that share{beyond}")
         large = did.share_lacking > _LARGE[chat] and (chat or (longer or math.inf) <= context)
     if did.left_out:
-        said = f"{did.left_out:,} of {store.documents:,} conversations are longer than a row of {length} tokens and left out, "
+        said = f"{did.left_out:,} of {store.documents:,} {many} are longer than a row of {length} tokens and left out, "
         said += f"{share(did.left_out_tokens / store.predictions, digits=1)} of what is to be learned"
         remedies.append("--long-conversations split learns them in pieces")
     elif did.cut:
         said = f"{share(did.share_lacking, digits=1)} of the tokens are learned without all that came before them: "
-        said += f"{did.cut:,} of {store.documents:,} {what}s are longer than a row of {length} tokens, and "
+        said += f"{did.cut:,} of {store.documents:,} {many} are longer than a row of {length} tokens, and "
         said += "split over several, where an answer keeps its question if both fit" if chat else "cut"
         if chat:
             remedies.append("--long-conversations drop leaves them out")
@@ -59,8 +68,16 @@ def packed_documents(
     """The same of some documents; nothing where they cannot be tokenised, which others say better."""
     with suppress(BadCorpus):
         if store := store_in_memory(documents, reader.tokenizer, end=reader.end):
-            return [packed(store.packed(packing), length=length, context=context)]
+            forms = {document.form for document in documents}
+            return [packed(store.packed(packing), length=length, context=context, forms=forms)]
     return []
+
+
+def _called(chat: bool, forms: Collection[str]) -> tuple[str, str]:
+    """What a document is called, and several of them."""
+    if not chat:
+        return "document", "documents"
+    return _CALLED.get(next(iter(forms)), _TALKS) if len(forms) == 1 else _TALKS
 
 
 class _Sample:

@@ -53,17 +53,23 @@ def _show_device(device: dict[str, Any], console: Console) -> None:
     if device["teacher_fits"]:
         console.print("the teacher itself fits the device: nothing needs to be shrunk for it")
     console.print(
-        f"on {device['gpu']}: {device['student_bytes'] / 2**30:.2f} of {device['memory_bytes'] / 2**30:.2f} GiB with "
+        f"on {device['gpu']}: {_of(device['student_bytes'], device['memory_bytes'])} with "
         f"{device['length']:,} tokens of context ({device['student_kv_bytes_per_token']:,} bytes each), "
         f"{device['student_latency_s'] * 1e3:.3g} ms a token"
     )
+
+
+def _of(part: float, whole: float) -> str:
+    """Bytes of bytes, in GiB, or MiB where the whole is small."""
+    unit, size = ("GiB", 2**30) if whole >= 2**29 else ("MiB", 2**20)
+    return f"{part / size:.2f} of {whole / size:.2f} {unit}"
 
 
 def _losses(answer: dict[str, Any]) -> Table:
     """``without teacher``: cross-entropy for the same FLOPs; the gain is over that, in nats per token."""
     table = Table(box=None, pad_edge=False)
     for column in ("teacher", "its loss", "student's", "FLOPs", "without teacher", "gain"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column != "teacher", overflow="fold")  # a path is long, and is told by its end
     for row in answer["rows"]:
         name = row["teacher"] or "none"
         cells = [
@@ -97,9 +103,9 @@ def _interval(loss: dict[str, Any]) -> str:
 
 
 def _cost_table(costs: list[dict[str, Any]]) -> Table:
-    table = Table(
-        "teacher", "FLOPs", "hours", "peak memory", f"cache, top {OUTCOMES}", "cache, all", box=None, pad_edge=False
-    )
+    table = Table(box=None, pad_edge=False)
+    for column in ("teacher", "FLOPs", "hours", "peak memory", f"cache, top {OUTCOMES}", "cache, all"):
+        table.add_column(column, no_wrap=column != "teacher", overflow="fold")
     for cost in costs:
         peak = f"{cost['peak_bytes'] / 2**30:,.1f} GiB" + ("" if cost["activations_counted"] else " and activations")
         caches = (

@@ -13,7 +13,7 @@ from rich.table import Table
 from limbeck.config import ProbeSettings
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, take, write_lines
-from limbeck.errors import BadSetting
+from limbeck.errors import BadFolder, BadSetting
 from limbeck.jobs.held_out import HeldOut
 from limbeck.jobs.probed_text import RunFolder, Texts
 from limbeck.jobs.setup import Machine, machine, row_length
@@ -30,6 +30,7 @@ from limbeck.probes.sums import sums
 from limbeck.run.log import console
 from limbeck.types import Reading
 
+READINGS = "readings.jsonl"  # what is written
 _OF_TEXT = ("likelihood", "slices")
 
 
@@ -43,6 +44,8 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
     the run trained on. The other probes ask tasks that are made here.
     """
     _check(settings, teacher)
+    if out is not None:
+        _require_free(out)
     facts = read_facts(settings.task) if settings.task is not None else known_facts()
     where = machine(settings)
     run = RunFolder.of(model)
@@ -55,7 +58,7 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
     if against is not None:
         check(list(tokens_of_pair(against, measured)))
     if out is not None:
-        take(out)
+        _take(out)
     said: dict[str, Any] = {}
     measured_on: dict[str, str] = {}
 
@@ -85,7 +88,7 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
     if measured_on:
         said["measured_on"] = measured_on
     if out is not None:
-        write_lines(out / "readings.jsonl", [r.row() for r in readings])
+        write_lines(out / READINGS, [r.row() for r in readings])
     return {"model": model, **said, "readings": {r.name: r.row() for r in readings}}
 
 
@@ -96,6 +99,21 @@ def _check(settings: ProbeSettings, teacher: str | None) -> None:
         raise BadSetting(
             f"--teacher is read by --probe {' and --probe '.join(_OF_TEXT)} alone, and this is {probes}: probe the teacher itself"
         )
+
+
+def _take(out: Path) -> None:
+    take(out)
+    _require_free(out)  # another may have written meanwhile
+
+
+def _require_free(out: Path) -> None:
+    """Raises BadFolder where readings of another measurement are, which these would replace."""
+    for name in (READINGS, "run.json"):
+        if (out / name).exists():
+            whose = "readings already" if name == READINGS else "a run, which keeps readings of its own"
+            raise BadFolder(
+                f"{out} holds {whose} ({name}): nothing was measured or written. Give a new folder with --out."
+            )
 
 
 def _row_length(settings: ProbeSettings, where: Machine, model: LanguageModel, against: LanguageModel | None) -> int:
@@ -124,6 +142,11 @@ def show(readings: Iterable[dict[str, Any]], console: Console) -> None:
         table.add_column(column, no_wrap=column != "95 % interval")  # a name in two lines, or cut off, says nothing
     for r in readings:
         exact = r["low"] == r["value"] == r["high"] and r["n"] == 1  # computed, as chance: nothing was sampled
-        interval = "" if r["low"] is None or r["low"] == r["high"] else f"{r['low']:,.4g} to {r['high']:,.4g}"
-        table.add_row(r["probe"], r["name"], f"{r['value']:,.4g}", interval, r["unit"], "" if exact else f"{r['n']:,}")
+        interval = "" if r["low"] is None or r["low"] == r["high"] else f"{_digits(r['low'])} to {_digits(r['high'])}"
+        table.add_row(r["probe"], r["name"], _digits(r["value"]), interval, r["unit"], "" if exact else f"{r['n']:,}")
     console.print(table)
+
+
+def _digits(value: float) -> str:
+    """Four digits, and of more than four all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -11,7 +11,7 @@ from limbeck.config import DistilSettings
 from limbeck.corpora import Document
 from limbeck.corpora.bad import BadRecords
 from limbeck.corpora.chat import completion, conversation
-from limbeck.corpora.found import named
+from limbeck.corpora.found import as_forms, named
 from limbeck.corpora.source import read_parts, resolve
 from limbeck.corpora.tokenizer import Frame, document_tokens, frame
 from limbeck.corpora.unprinted import unprinted
@@ -91,7 +91,7 @@ def of_text(sample: Sample, teacher: LanguageModel) -> Iterator[Finding]:
 def _forms(sample: Sample) -> Iterator[Finding]:
     forms = Counter(document.form or "text" for document in sample.documents)
     among = "documents" if sample.whole else f"first {len(sample.documents)} documents"
-    said = f"the {among} are read as " + ", ".join(f"{form} ({number})" for form, number in forms.items())
+    said = f"the {among} are read {as_forms(forms)}"
     if sample.beside:
         said += f"; {len(sample.beside):,} files of other kinds are passed over ({named(sample.beside)})"
     yield Finding("text", "warning" if sample.beside else "ok", said, "convert them" if sample.beside else "")

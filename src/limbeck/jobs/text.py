@@ -70,8 +70,13 @@ def passing_store(settings: TeacherSettings, reader: Reads) -> Iterator[TokenSto
         yield store.packed(packing_asked(settings))
 
 
-def stores_of(settings: TeacherSettings, reader: Reads, where: Machine) -> tuple[TokenStore, TokenStore]:
-    """(training store, held-out store) of --data and --eval-data, in the tokens of who reads."""
+def stores_of(
+    settings: TeacherSettings, reader: Reads, where: Machine, *, speak: bool = True
+) -> tuple[TokenStore, TokenStore]:
+    """(training store, held-out store) of --data and --eval-data, in the tokens of who reads.
+
+    What there is to know of how the text was read is said, unless who asks only looks (``speak``).
+    """
     folder = settings.out / "data"
     if where.world.first:
         train, _ = build_stores(
@@ -83,8 +88,9 @@ def stores_of(settings: TeacherSettings, reader: Reads, where: Machine) -> tuple
             vocab=reader.vocab,
             **how_read(settings),
         )
-        say_read(train)
-        if overlap := train.manifest.get("overlap"):
+        if speak:
+            say_read(train)
+        if speak and (overlap := train.manifest.get("overlap")):
             console.print(
                 f"warning: {overlap} training documents are in --eval-data too: held-out readings are too good. "
                 "Take them out of one of the two."

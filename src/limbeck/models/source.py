@@ -7,6 +7,7 @@ unpickled and no code of a model folder is run. The safetensors layout is that o
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -67,9 +68,8 @@ def _local(name: str | Path) -> Path | None:
         )
     looks_local = text.startswith(("/", ".", "~")) or text.count("/") > 1 or not text or "\\" in text
     if looks_local:
-        raise BadModel(
-            f"{shown(text)!r}: no such folder ({shown(Path(text).absolute())}); give a model folder, a hub id or builtin:NAME"
-        )
+        where = "" if Path(text).is_absolute() else f" ({shown(Path(text).absolute())})"
+        raise BadModel(f"{shown(text)!r}: no such folder{where}{_nearest(Path(text))}")
     return None
 
 
@@ -90,8 +90,24 @@ def check_description(folder: Path) -> None:
     inside = ", ".join(sorted(entry.name for entry in folder.iterdir())[:6]) or "nothing"
     raise BadModel(
         f"{folder}: expected a Hugging Face model folder, found no config.json in it (it holds {inside}); "
-        "give the folder that model.save_pretrained(...) wrote"
+        + _instead(folder)
     )
+
+
+def _instead(folder: Path) -> str:
+    """Which folder to give: of a run the model that it has made."""
+    made = next((folder / name for name in ("student", "model") if (folder / name / "config.json").is_file()), None)
+    return f"give the model of this run, {made}" if made else "give the folder that model.save_pretrained(...) wrote"
+
+
+def _nearest(path: Path) -> str:
+    """What is there instead, for a message about a folder that is not."""
+    folder = existing(path.parent)
+    if folder is None or not folder.is_dir():
+        return f": there is no folder {shown(path.parent)} either; give a model folder, a hub id or builtin:NAME"
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f": is it {shown(folder / near[0])}?" if near else "; give a model folder, a hub id or builtin:NAME"
 
 
 def check_tokenizer(folder: Path) -> None:

@@ -77,7 +77,7 @@ def examine(
         device=device.type,
     )
     if uses is not None and (student is not None or planned is not None):
-        found += chances(Price.of(size, theirs, length=length, uses=uses), tokens=tokens)
+        found += chances(Price.of(size, theirs, length=length, uses=uses), tokens=tokens, kept=_absent(teacher))
     peaks = [cost.bytes]
     if reference is not None:
         three = (size, Size.of(reference), theirs)

@@ -48,8 +48,11 @@ class Price:
         return self.step / (ratio - 1) if ratio > 1 else math.inf
 
 
-def chances(price: Price, *, tokens: int) -> Iterator[Finding]:
-    """Whether a run of so many ``tokens`` a student can beat cross-entropy on the same FLOPs, before anything is trained."""
+def chances(price: Price, *, tokens: int, kept: bool = False) -> Iterator[Finding]:
+    """Whether a run of so many ``tokens`` a student can beat cross-entropy on the same FLOPs, before anything is trained.
+
+    ``kept``: the teacher's logits were captured, with the text.
+    """
     said = (
         f"for its FLOPs cross-entropy alone could train on {price.ratio:.2f} times as many tokens: a forward pass of the teacher "
         f"costs {price.step:.2f} training steps of the student, and is used {_times(price.uses)}"
@@ -58,14 +61,16 @@ def chances(price: Price, *, tokens: int) -> Iterator[Finding]:
         yield Finding("equal compute", "ok", f"{said}; distilling can be worth that")
         return
     uses = price.uses_at(WORTH)
+    how = "keep the logits (--cache-logits, or limbeck capture) and read"
+    how = "train on them longer (--tokens), reading" if kept else how
     yield Finding(
         "equal compute",
         "warning",
         f"{said}. Distilling was worth {WORTH} times the tokens where that was measured, so cross-entropy will probably be "
         "better at equal compute",
-        f"if compute is what is scarce, use each pass {uses:.1f} times or more: keep the logits (--cache-logits, or limbeck "
-        f"capture) and read {_round(tokens / uses)} tokens of text that often, or share them among several students (--params "
-        "6M,3M,1M); or take a smaller teacher. If text is what is scarce, equal tokens are what counts",
+        f"if compute is what is scarce, use each pass {uses:.1f} times or more: {how} {_round(tokens / uses)} tokens of text "
+        "that often, or share them among several students (--params 6M,3M,1M); or take a smaller teacher. If text is what is "
+        "scarce, equal tokens are what counts",
     )
 
 

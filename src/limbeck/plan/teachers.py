@@ -217,7 +217,7 @@ def by_published_law(task: Task, candidates: Sequence[Model]) -> Answer:
     notes = [f"about {RELATIVE_ERROR:.0%} error of each loss; differences between teachers are surer than that"]
     if outside:
         notes.append(
-            f"extrapolated: the published runs had {MEASURED[0] / 1e6:.0f}M to {MEASURED[1] / 1e9:.1f}B parameters; outside are "
+            f"extrapolated: the published runs had {MEASURED[0] / 1e6:.0f}M to {MEASURED[1] / 1e9:.1f}B parameters; outside: "
             + ", ".join(m.name for m in outside)
         )
     best = float(PUBLISHED.best_teacher(task.student.body, task.tokens))

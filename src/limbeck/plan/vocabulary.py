@@ -32,8 +32,9 @@ def tokens_of_pair(teacher: LanguageModel, student: LanguageModel) -> Iterator[F
         yield Finding(
             "vocabulary",
             "error",
-            f"teacher {teacher.name} speaks {len(theirs)} tokens, student {student.name} {len(ours)}, only {common} "
-            f"are the same token with the same id; the first that differ: {_first(different, theirs, ours)}",
+            f"the teacher's tokenizer ({teacher.name}) has {len(theirs):,} tokens and the student's ({student.name}) "
+            f"{len(ours):,}, of which {common:,} {'is' if common == 1 else 'are'} the same with the same id; the first that "
+            f"differ: {_first(different, theirs, ours)}",
             "give a student with the teacher's tokenizer, or cut one out of the teacher (--params, --shrink), or let it learn "
             "from chunks of equal bytes: distil --tokenizer-align bytes --objective 'CrossEntropy + ALM'",
         )
