@@ -193,7 +193,7 @@ def test_a_mixture_is_trained_with_what_was_planned_in_its_record(tmp_path, caps
     assert "layers: conv, based:4, mamba2:state=6,head=8, swa:5, width 32; state after 16 tokens" in said
     card = (Path(result["model"]) / "README.md").read_text()
     assert "with the layers conv, based:4, mamba2:state=6,head=8, swa:5, trained from scratch" in card
-    assert f"tokens of `{tmp_path / 'text.jsonl'}`, of which {run['corpus']['tokens']:,} are there to train on" in card
+    assert f"epochs of the {run['corpus']['tokens']:,} that `{tmp_path / 'text.jsonl'}`\nhas to train on" in card
     assert trained(tmp_path)["readings"] == result["readings"]
     with pytest.raises(BadFolder, match="mixers: 'conv,based:4,mamba2:state=6,head=8,swa:5' there, 'conv' now"):
         trained(tmp_path, mixers="conv")

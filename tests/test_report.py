@@ -862,3 +862,21 @@ def test_a_card_names_seeds_equal_compute_and_no_digits_beyond_its_interval():
     assert "| cut + cross-entropy, equal compute |" in card
     assert f"over {DOCUMENTS} held-out documents and 2 seeds." in card
     assert "318.3 (274.9 to 373.5)" in card
+
+
+def test_the_report_of_a_model_from_scratch_knows_no_teacher(tmp_path):
+    run = {"signature": {"job": "pretrain"}, "parameters": 75264, "command": ["limbeck", "pretrain"]}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    rows = [Reading("model", "likelihood", "held_out", 2.858, "nats/token", 11, 2.833, 2.89, 0)]
+    write_lines(tmp_path / "readings.jsonl", [reading.row() for reading in rows])
+    write_lines(tmp_path / "metrics.jsonl", metrics("student", start=5.0, end=2.8))
+    _, tags = read(write_report(tmp_path))
+    text = " ".join(" ".join(tags.words).split())
+    for words in (
+        "A model trained from scratch",
+        "On 11 held-out documents",
+        "model 75.3 k 2.858",
+        "objective: CrossEntropy",
+    ):
+        assert words in text, text
+    assert not re.search("student|teacher|distil|cut", text[text.index("On 11") :])

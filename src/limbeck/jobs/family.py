@@ -67,7 +67,7 @@ def family(settings: DistilSettings) -> dict[str, Any]:
         )
     if where.world.first and (seconds := sum(map(_seconds, _together(members)))):
         many = sum(not arm.done for member in members for arm in member.arms)
-        console.print(f"\nestimate: {duration(seconds)} for the {trainings(many)} of all {len(wanted)} students")
+        console.print(f"\nestimate: {duration(seconds)} for the {trainings(many)} of {len(wanted)} students")
     linked = _train(members)
     results = {}
     for name, member in zip(wanted, members, strict=True):

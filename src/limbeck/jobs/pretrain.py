@@ -263,7 +263,8 @@ tags: [limbeck]
 
     {shlex.join(run["command"])}
 
-on {run["tokens"]:,} tokens of `{settings["data"]}`, of which {corpus["tokens"]:,} are there to train on (its tokenizer was, too),
+on {run["tokens"]:,} tokens ({run["tokens"] / corpus["tokens"]:.1f} epochs of the {corpus["tokens"]:,} that `{settings["data"]}`
+has to train on, from which its tokenizer is too),
 {run["tokens"] / run["parameters"]:.1f} tokens a parameter, seed {settings["seed"]}, peak learning rate {run["lr"]:.2g},
 from {run["started"]} to {run["ended"]}; torch {versions["torch"]}, transformers {versions["transformers"]},
 Python {versions["python"]}.

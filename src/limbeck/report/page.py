@@ -11,7 +11,7 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,9 @@ def render(found: RunFolder) -> str:
             everywhere="attention" in found.models,
             recalled_models=[label(name, start) for name in _models_with(found, "recall_hits")],
             conversion=run.get("conversion") or {},
-            curves=loss_curves(found.curves, objective=str(run.get("objective", "distillation"))),
+            there=found.models,
+            curves=_curves(found),
+            trained="student" if "student" in found.models else "model",
             surprises=_surprises(found.surprises),
             samples=found.samples,
             shape=_shape(found),
@@ -161,7 +163,20 @@ def render(found: RunFolder) -> str:
 
 def _title(run: Mapping[str, Any]) -> str:
     teacher = (run.get("teacher") or {}).get("name")
+    if _from_scratch(run):
+        return "A model trained from scratch"
     return f"A student of {teacher}" if teacher else "A run of limbeck"
+
+
+def _from_scratch(run: Mapping[str, Any]) -> bool:
+    """Whether it is a run of `pretrain`, which has a model and neither teacher nor student."""
+    return (run.get("signature") or {}).get("job") == "pretrain"
+
+
+def _curves(found: RunFolder) -> Markup | None:
+    if _from_scratch(found.run):
+        return loss_curves([replace(curve, arm="model") for curve in found.curves], objective="CrossEntropy")
+    return loss_curves(found.curves, objective=str(found.run.get("objective", "distillation")))
 
 
 def _subtitle(run: Mapping[str, Any]) -> str:
@@ -264,7 +279,7 @@ def _models(found: RunFolder, start: Start) -> list[dict[str, Any]]:
 
 def _documents(found: RunFolder) -> str:
     """How many documents all models were measured on: ``18 ``, to stand before what they are; "" where that is not known."""
-    reading = found.reading("student", "held_out")
+    reading = found.reading("student", "held_out") or found.reading("model", "held_out")
     return "" if reading is None else f"{reading.n:,} "
 
 
@@ -325,6 +340,9 @@ def _parameters(found: RunFolder, model: str) -> str:
     if model == "attention":
         everywhere = (found.run.get("conversion") or {}).get("attention_parameters")
         return count(everywhere) if everywhere else "–"
+    if _from_scratch(found.run):
+        made = found.run.get("parameters")
+        return count(made) if isinstance(made, int) else "–"
     owner = "teacher" if model == "teacher" else "student"
     reading = found.reading(model, "parameters") or found.reading(owner, "parameters")
     number = reading.value if reading else (found.run.get(owner) or {}).get("parameters")
