@@ -75,8 +75,8 @@ def test_no_number_of_uses_is_enough_where_cross_entropy_is_better_at_equal_toke
     lost = break_even(measured(*[2.2] * 3), measured(*[2.15] * 3), measured(*[2.05] * 3), Price(0.8))
     assert (lost.value, lost.low, lost.high) == (math.inf, math.inf, math.inf)
     assert lost.text == (
-        "break-even: no number of uses of the teacher's logits is enough to beat cross-entropy on the same FLOPs by the 95 % "
-        "interval: all of it is for cross-entropy at equal tokens too, where a teacher costs nothing; here they are used once"
+        "break-even: no number of uses of the teacher's logits is enough to beat cross-entropy on the same FLOPs: at equal "
+        "tokens already the whole 95 % interval is for cross-entropy; here they are used once"
     )
     assert lost.row() == {"value": None, "low": None, "high": None, "used": 1.0, "seeds": 3}
 

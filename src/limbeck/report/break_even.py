@@ -60,7 +60,7 @@ class BreakEven:
         if math.isnan(self.low):
             return f"{_enough(self.value)} (inconclusive, by so few documents)"
         if math.isinf(self.low):
-            return f"{_enough(self.low)} {_BY}: all of it is for cross-entropy at equal tokens too, where a teacher costs nothing"
+            return f"{_enough(self.low)}: at equal tokens already the whole 95 % interval is for cross-entropy"
         if self.high <= 1:
             return f"{_enough(self.high)} {_BY}"
         if self.high <= self.used:
