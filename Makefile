@@ -18,7 +18,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 # What Transformers' versions have most to do with, in tests that start processes.
-OF_TRANSFORMERS := tests/test_registration.py tests/test_decoder.py
+OF_TRANSFORMERS := tests/test_registration.py tests/models/test_decoder.py
 
 .PHONY: demo test lint types docs long cluster recipes newest oldest studies clean
 .DEFAULT_GOAL := demo

@@ -4,8 +4,8 @@
     python benchmarks/cost.py --shapes 3 --seconds 10
 
 Each shape is a fresh process with one thread: random weights, random text, the objective ForwardKL. Memory is the high-water
-mark of the whole process against `limbeck.plan.cost.estimate`, which sees configurations alone. Time is that of a run of
---seconds against what 5 seconds of its real steps foretold, and against the guess from two measured rates that the doctor
+mark of the whole process against `limbeck.planning.cost.training.estimate`, which sees configurations alone. Time is that of a
+run of --seconds against what 5 seconds of its real steps foretold, and against the guess from two measured rates that the doctor
 makes before there is a student. It is CPU time throughout: wall time on a shared machine tells of the neighbours.
 """
 
@@ -72,7 +72,7 @@ SHAPES = (
     Shape("qwen3", 16384, 256, 8, Model(6, 256, 768), Model(8, 512, 1536)),
     Shape("gpt2", 16384, 256, 8, Model(4, 256, 1024), Model(8, 384, 1536)),
     Shape("gpt_neox", 8192, 512, 4, Model(6, 192, 768), Model(6, 384, 1536)),
-    # what follows had no part in the constants of limbeck.plan.cost
+    # what follows had no part in the constants of limbeck.planning.cost.training
     Shape("llama", 1024, 512, 8, Model(3, 96, 256), Model(5, 160, 432)),
     Shape("llama", 16384, 128, 16, Model(10, 128, 352), Model(10, 320, 864)),
     Shape("llama", 50304, 256, 8, Model(3, 256, 704), Model(6, 384, 1024)),
@@ -133,9 +133,9 @@ def run_one(shape: Shape, seconds: float, folder: Path) -> dict[str, Any]:
     from limbeck.corpora import Rows, build_stores
     from limbeck.models.load import new_model
     from limbeck.objectives import ForwardKL
-    from limbeck.plan.cost import estimate
-    from limbeck.plan.rates import measure_rates
-    from limbeck.plan.size import Size
+    from limbeck.planning.cost.machine import measure_rates
+    from limbeck.planning.cost.size import Size
+    from limbeck.planning.cost.training import estimate
     from limbeck.run.log import peak_rss_gib
     from limbeck.run.run import Plan, Run
     from limbeck.run.world import alone

@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from limbeck.corpora.tasks.drawn import BLOCK, Drawing, Drawn, as_batch
 from limbeck.corpora.tasks.mqar import MQAR
-from limbeck.jobs.folder import command, now, versions
+from limbeck.corpora.tasks.synthetic import BLOCK, Drawing, Drawn, as_batch
+from limbeck.jobs.common.folder import command, now, versions
 from limbeck.models.mixers import convolution
 from limbeck.models.mixers.convolution import ShortConv
 from limbeck.models.mixers.documents import Documents
-from limbeck.recipes import recall
-from limbeck.recipes.recall import CLIP, LOOK, WARMUP, Cell, new_decoder
-from limbeck.recipes.recall_grid import ARMS, SCALES
+from limbeck.papers.lab import recall
+from limbeck.papers.lab.recall import CLIP, LOOK, WARMUP, Cell, new_decoder
+from limbeck.papers.zoology.grid import ARMS, SCALES
 from limbeck.run.optim import learning_rate
 from limbeck.types import Batch
 

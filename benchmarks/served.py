@@ -26,8 +26,8 @@ from queue import SimpleQueue
 import torch
 
 from limbeck.models.load import describe, load_described
-from limbeck.teachers.http import Address
-from limbeck.teachers.served import Served, _prompts, connect
+from limbeck.teachers.remote.http import Address
+from limbeck.teachers.remote.served import Served, _prompts, connect
 from limbeck.types import Batch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the server is that of the tests
@@ -35,8 +35,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the server is that of the 
 
 def serve(folder: str, hidden: int, latency: float, ready: multiprocessing.Queue) -> None:
     """A process that serves a random model; says its address."""
-    from tests.models import frozen, llama
-    from tests.served import Handler, Tiny
+    from tests.helpers.models import frozen, llama
+    from tests.helpers.served import Handler, Tiny
 
     made: dict[bytes, bytes] = {}
 

@@ -9,7 +9,7 @@ import torch
 import limbeck
 from limbeck.models.load import load
 from limbeck.run.world import join
-from tests.models import write_corpus, write_teacher
+from tests.helpers.models import write_corpus, write_teacher
 
 pytestmark = pytest.mark.gpu
 

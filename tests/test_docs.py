@@ -10,10 +10,10 @@ import pytest
 
 from limbeck import cli
 from limbeck.config import DistilSettings
-from limbeck.jobs.keep import worth_keeping
+from limbeck.jobs.distil.keep_logits import worth_keeping
 from limbeck.jobs.pilot.grid import SCALES
-from tests.models import write_corpus, write_teacher
-from tests.test_pilot import TINY
+from tests.helpers.models import write_corpus, write_teacher
+from tests.jobs.test_pilot import TINY
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)

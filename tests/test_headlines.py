@@ -13,10 +13,10 @@ from statistics import median
 
 import pytest
 
+from limbeck.papers import recipe
+from limbeck.papers.based.recipe import ratio_of
+from limbeck.papers.capacity_gap.recipe import RATIO
 from limbeck.probes.interval import wilson
-from limbeck.recipes import recipe
-from limbeck.recipes.based import ratio_of
-from limbeck.recipes.capacity_gap import RATIO
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"

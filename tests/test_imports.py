@@ -17,18 +17,35 @@ LAYERS = (
     ("types", "config", "disk", "border"),
     ("divergence",),
     ("models",),
-    ("corpora", "plan", "teachers", "students", "objectives", "probes"),
-    ("run", "report", "export"),
-    ("jobs", "recipes", "selftest"),
+    ("corpora", "planning", "teachers", "students", "objectives"),
+    ("generation",),
+    ("probes",),
+    ("run", "report"),
+    ("jobs", "selftest"),
+    ("papers",),
     ("api",),
     ("cli",),
     ("__main__",),
 )
 
-# Parts of one layer that meet all the same, each with its reason.
-MEETINGS = {
-    ("probes", "corpora"): "what a probe reads are rows of a store",
-    ("recipes", "jobs"): "a recipe is made of jobs",
+# The rooms of a part that has some, from below; those of one level do not meet. What is directly in the part is above all.
+ROOMS = {
+    "jobs": (
+        ("common",),
+        ("pair",),
+        ("capture", "plan", "pretrain", "probe", "shrink"),
+        ("distil", "predict", "pilot"),
+        ("doctor",),
+    ),
+    "papers": (
+        ("lab",),
+        (
+            *("arithmetic", "capacity_gap", "distillation_law", "minima", "pass_until", "reversal", "s4d"),
+            *("self_pretraining", "taid_gap", "zoology"),
+        ),
+        ("based",),
+    ),
+    "planning": (("cost",), ("checks",), ("laws",)),
 }
 
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -37,6 +54,11 @@ LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 def part_of(module: str) -> str:
     """The folder or file directly under the package that a module belongs to; "" for the package itself."""
     return module.split(".")[1] if "." in module else ""
+
+
+def room_of(module: str) -> str:
+    """The folder of a part that a module is in; "" for one directly in it."""
+    return module.split(".")[2] if module.count(".") > 2 else ""
 
 
 def imports(tree: ast.AST, modules: set[str]) -> Iterator[tuple[int, str]]:
@@ -58,16 +80,30 @@ def fault(importer: str, imported: str) -> str:
         return "a relative import hides where it points"
     above, below = part_of(importer), part_of(imported)
     if above in (below, "") or imported == "limbeck.__version__":
-        return ""
+        return fault_of_rooms(above, room_of(importer), room_of(imported)) if above == below else ""
     if below == "":
         return "the package gives names of every layer: import from the module that has it"
     for part in (above, below):
         if part not in LEVEL:
             return f"{part} is in no layer: give it one"
-    if LEVEL[below] < LEVEL[above] or (above, below) in MEETINGS:
+    if LEVEL[below] < LEVEL[above]:
         return ""
     where = "of the same layer" if LEVEL[above] == LEVEL[below] else "above it"
     return f"{above} may not import {below}: it is {where}"
+
+
+def fault_of_rooms(part: str, above: str, below: str) -> str:
+    """Why one room of a part may not import another; "" where it may, and for parts without rooms."""
+    if part not in ROOMS or above in (below, "") or not below:
+        return (
+            "" if below or not above or part not in ROOMS else f"{part}/{above} may not import what is above its rooms"
+        )
+    level = {room: number for number, rooms in enumerate(ROOMS[part]) for room in rooms}
+    for room in (above, below):
+        if room not in level:
+            return f"{part}/{room} is no room of {part}: give it a level"
+    where = "on the same level" if level[above] == level[below] else "above it"
+    return "" if level[below] < level[above] else f"{part}/{above} may not import {part}/{below}: it is {where}"
 
 
 def sources() -> dict[str, Path]:
@@ -109,16 +145,21 @@ def is_folder(module: str) -> bool:
     return sources()[module].name == "__init__.py"
 
 
-def test_every_meeting_of_a_layer_is_used(graph):
-    met = {(part_of(importer), part_of(imported)) for importer, found in graph.items() for _, imported in found}
-    assert set(MEETINGS) <= met, f"no longer needed: {set(MEETINGS) - met}"
+@pytest.mark.parametrize("part", ROOMS)
+def test_every_folder_of_a_part_with_rooms_is_one(part):
+    folders = {path.parent.name for path in (PACKAGE / part).glob("*/__init__.py")}
+    assert folders == {room for rooms in ROOMS[part] for room in rooms}
 
 
 @pytest.mark.parametrize(
     ("importer", "line", "reason"),
     [
         ("limbeck.models.load", "from limbeck.run.step import train_step", "models may not import run: it is above it"),
-        ("limbeck.plan.pair", "from limbeck import corpora", "plan may not import corpora: it is of the same layer"),
+        (
+            "limbeck.planning.size",
+            "from limbeck import corpora",
+            "planning may not import corpora: it is of the same layer",
+        ),
         ("limbeck.types", "def f():\n    import limbeck.cli", "types may not import cli: it is above it"),
         ("limbeck.run.run", "from ..models import load", "a relative import hides where it points"),
         (
@@ -129,7 +170,19 @@ def test_every_meeting_of_a_layer_is_used(graph):
         ("limbeck.run.run", "from limbeck import distil", "distil is in no layer: give it one"),
         ("limbeck.run.run", "from limbeck import __version__", ""),
         ("limbeck.attic.old", "from limbeck.types import Batch", "attic is in no layer: give it one"),
-        ("limbeck.jobs.distil", "from limbeck.run.run import Run", ""),
+        ("limbeck.jobs.distil.job", "from limbeck.run.run import Run", ""),
+        (
+            "limbeck.jobs.capture.job",
+            "import limbeck.jobs.distil.job",
+            "jobs/capture may not import jobs/distil: it is above it",
+        ),
+        (
+            "limbeck.jobs.plan.job",
+            "import limbeck.jobs.probe.job",
+            "jobs/plan may not import jobs/probe: it is on the same level",
+        ),
+        ("limbeck.jobs.distil.job", "import limbeck.jobs.common.folder", ""),
+        ("limbeck.jobs.new.job", "import limbeck.jobs.common.folder", "jobs/new is no room of jobs: give it a level"),
         ("limbeck.probes.samples", "from limbeck.corpora.store import TokenStore", ""),
         ("limbeck.types", "import torch\nfrom limbecks import x", ""),
     ],

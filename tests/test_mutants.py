@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import limbeck
-from tests.mutants import MUTANTS, Mutant
+from tests.helpers.mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).parent.parent
 named = pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

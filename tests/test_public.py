@@ -44,9 +44,9 @@ def test_plan_is_called_by_its_name_and_is_a_folder_too():
     said = limbeck.plan(params="600M", tokens="10B", candidates=["1.5B", "4B"])
     assert said == limbeck.api.plan(params="600M", tokens="10B", candidates="1.5B,4B")
     assert said["student"]["parameters"] == 600_000_000
-    from limbeck.plan.size import Size
+    from limbeck.planning.cost.size import Size
 
-    assert limbeck.plan.Size is Size  # the folder was imported by name since
+    assert limbeck.planning.Size is Size  # the folder was imported by name since
     assert limbeck.plan(params="600M", tokens="10B", candidates=["1.5B", "4B"]) == said
     with pytest.raises(limbeck.LimbeckError, match=r"unknown key 'parms'; did you mean 'params'\?"):
         limbeck.plan(parms="600M")

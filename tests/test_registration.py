@@ -12,7 +12,7 @@ import pytest
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import limbeck
-from tests.test_decoder import made
+from tests.models.test_decoder import made
 
 # Others' imports, each of which may be a process's first of Transformers: what is half imported then differs.
 QUICK = ("from transformers import LlamaForCausalLM", "import transformers.generation")

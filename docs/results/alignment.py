@@ -21,10 +21,10 @@ from limbeck.config import DistilSettings, resolve
 from limbeck.corpora import Rows, build_stores, train_tokenizer
 from limbeck.corpora.retokenise import text_of
 from limbeck.corpora.token_bytes import TokenBytes
-from limbeck.jobs.arms import Arm, train
-from limbeck.jobs.distil import prepare
-from limbeck.jobs.held_out import HeldOut
-from limbeck.jobs.setup import machine
+from limbeck.jobs.common.environment import machine
+from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.distil.arms import Arm, train
+from limbeck.jobs.distil.job import prepare
 from limbeck.models.load import load, new_model, save
 from limbeck.probes import Measurements, measure
 from limbeck.probes.interval import difference_interval

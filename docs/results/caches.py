@@ -16,10 +16,10 @@ import torch
 from shared import made_by, shown, told, versions
 
 from limbeck.config import CaptureSettings, DistilSettings, resolve
-from limbeck.jobs.arms import Arm, train
 from limbeck.jobs.capture.job import capture
-from limbeck.jobs.distil import prepare
-from limbeck.jobs.setup import machine
+from limbeck.jobs.common.environment import machine
+from limbeck.jobs.distil.arms import Arm, train
+from limbeck.jobs.distil.job import prepare
 from limbeck.models.load import load
 from limbeck.probes import Measurements, calibration, measure
 from limbeck.probes.interval import difference_interval

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from limbeck.disk import write_text
-from limbeck.jobs.folder import now
-from limbeck.recipes import RECIPES, recipe
-from limbeck.recipes.criterion import REGISTER, criterion_of
+from limbeck.jobs.common.folder import now
+from limbeck.papers import RECIPES, recipe
+from limbeck.papers.lab.criterion import REGISTER, criterion_of
 
 
 def seen(name, entries):

@@ -15,10 +15,10 @@ import numpy as np
 from shared import made_by, versions
 
 from limbeck.errors import NotConverged
-from limbeck.plan.fit import DRAWS, fit_distillation_law
-from limbeck.plan.law import PUBLISHED
-from limbeck.plan.points import Point
-from limbeck.plan.ratio import fit_ratio_law
+from limbeck.planning.laws.distillation import PUBLISHED
+from limbeck.planning.laws.fit import DRAWS, fit_distillation_law
+from limbeck.planning.laws.points import Point
+from limbeck.planning.laws.ratio import fit_ratio_law
 
 SEED = 20261122
 SLOPE, INTERCEPT = 2.5, 2e5

@@ -26,9 +26,9 @@ from transformers import AutoTokenizer
 
 from limbeck.corpora import Rows, build_held_out, build_stores, train_tokenizer
 from limbeck.corpora.layout import BEST_FIT, STREAM
-from limbeck.jobs.held_out import HeldOut
-from limbeck.jobs.setup import Machine
-from limbeck.jobs.student import shrink_to
+from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.pair.student import shrink_to
 from limbeck.models.load import load, new_model, save
 from limbeck.objectives import CrossEntropy, ForwardKL
 from limbeck.probes import Measurements, measure

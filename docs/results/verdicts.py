@@ -15,9 +15,9 @@ import torch
 from shared import made_by, versions
 
 from limbeck.config import DistilSettings, resolve
-from limbeck.jobs.arms import train
-from limbeck.jobs.distil import prepare
-from limbeck.jobs.setup import machine
+from limbeck.jobs.common.environment import machine
+from limbeck.jobs.distil.arms import train
+from limbeck.jobs.distil.job import prepare
 from limbeck.probes import Measurements
 from limbeck.report.verdict import verdict
 

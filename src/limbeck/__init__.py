@@ -53,7 +53,7 @@ if TYPE_CHECKING:  # what each name is, to whoever checks types; a test holds th
     from limbeck.run.run import Run as Run
     from limbeck.run.world import World as World
     from limbeck.run.world import alone as alone
-    from limbeck.students.cut import cut as cut
+    from limbeck.students.prune import cut as cut
     from limbeck.students.score import score as score
     from limbeck.students.shape import Shape as Shape
     from limbeck.students.shape import choose as choose
@@ -86,7 +86,7 @@ _PUBLIC = {
     "limbeck.probes.tasks": ("write_task_text",),
     "limbeck.run.run": ("Plan", "Run"),
     "limbeck.run.world": ("World", "alone"),
-    "limbeck.students.cut": ("cut",),
+    "limbeck.students.prune": ("cut",),
     "limbeck.students.score": ("score",),
     "limbeck.students.shape": ("Shape", "choose"),
     "limbeck.types": ("Batch", "Outputs", "Reading", "Signal"),
@@ -102,15 +102,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
     from importlib import import_module
 
-    # The folder `limbeck.plan` would take the function's place once it is imported; it is called like it, from the first time.
-    return import_module("limbeck.plan") if name == "plan" else getattr(import_module(_WHERE[name]), name)
-
-
-def _job(name: str) -> Any:
-    """The function of `limbeck.api` that is called so."""
-    from importlib import import_module
-
-    return getattr(import_module("limbeck.api"), name)
+    return getattr(import_module(_WHERE[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -38,10 +38,10 @@ def distil(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
     """
     settings = settings_of(DistilSettings, file, keys)
     if settings.is_family:
-        from limbeck.jobs.family import family
+        from limbeck.jobs.distil.sweep import family
 
         return family(settings)
-    from limbeck.jobs.distil import distil as job
+    from limbeck.jobs.distil.job import distil as job
 
     return job(settings)
 
@@ -62,7 +62,7 @@ def capture(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
 
 def pretrain(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
     """Trains a model from scratch, with a tokenizer of its own; gives ``{"out", "model", "readings"}``."""
-    from limbeck.jobs.pretrain import pretrain as job
+    from limbeck.jobs.pretrain.job import pretrain as job
 
     return job(resolve(PretrainSettings, None if file is None else Path(file), keys))
 
@@ -70,7 +70,7 @@ def pretrain(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
 def shrink(*, method: str = "activation", **keys: Any) -> dict[str, Any]:
     """Cuts a student out of a teacher without training it; gives ``{"out", "parameters", "teacher_parameters", "shape"}``."""
     settings = settings_of(DistilSettings, None, keys)
-    from limbeck.jobs.shrink import shrink as job
+    from limbeck.jobs.shrink.job import shrink as job
 
     return job(settings, method=method)
 
@@ -85,8 +85,8 @@ def probe(model: str, *, teacher: str | None = None, out: str | Path | None = No
     """
     settings = resolve(ProbeSettings, None, keys)
     require(model, teacher)
-    from limbeck.jobs.pass_until import pass_until as task_job
-    from limbeck.jobs.probe import probe as job
+    from limbeck.jobs.probe.job import probe as job
+    from limbeck.jobs.probe.pass_until import pass_until as task_job
 
     measure = task_job if settings.probe == ("pass-until",) else job
     return measure(settings, model=model, teacher=teacher, out=None if out is None else Path(out))
@@ -101,7 +101,7 @@ def pilot(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
 
 def predict(**keys: Any) -> dict[str, Any]:
     """Predicts a task's score at another size; gives ``{"task", "params", "predictions", "checks", "law"}``."""
-    from limbeck.jobs.predict import predict as job
+    from limbeck.jobs.predict.job import predict as job
 
     return job(resolve(PredictSettings, None, keys))
 
@@ -109,7 +109,7 @@ def predict(**keys: Any) -> dict[str, Any]:
 def doctor(**keys: Any) -> dict[str, Any]:
     """Looks at a pair and its data before anything is spent; gives ``{"ok", "findings"}``."""
     settings = settings_of(DistilSettings, None, keys)
-    from limbeck.jobs.doctor import doctor as job
+    from limbeck.jobs.doctor.job import doctor as job
 
     return job(settings)
 
@@ -119,9 +119,9 @@ def plan(**keys: Any) -> dict[str, Any]:
 
     >>> limbeck.plan(params="600M", tokens="10B", candidates=["1.5B", "4B", "Qwen/Qwen3-8B"])
 
-    ``limbeck.plan`` is also the folder of what it uses, which can be called. Raises a `limbeck.errors.LimbeckError`.
+    Raises a `limbeck.errors.LimbeckError`.
     """
-    from limbeck.jobs.plan import plan as job
+    from limbeck.jobs.plan.job import plan as job
 
     return job(resolve(PlanSettings, None, keys))
 
@@ -131,6 +131,6 @@ def reproduce(recipe: str, **keys: Any) -> dict[str, Any]:
 
     ``judged`` has for each claim its criterion, "confirmed", "refuted" or "inconclusive", and what was seen.
     """
-    from limbeck.recipes.reproduce import reproduce as job
+    from limbeck.papers.reproduce import reproduce as job
 
     return job(resolve(ReproduceSettings, None, {"recipe": recipe, **keys}))

@@ -258,11 +258,11 @@ def plan(
     """
     flags = {name: value for name, value in locals().items() if name != "json_"}
     settings = resolve(PlanSettings, None, flags | {"json": json_})
-    from limbeck.jobs.plan import plan as job
-    from limbeck.jobs.plan_shown import show
+    from limbeck.jobs.plan.job import plan as job
+    from limbeck.jobs.plan.show import show
 
     if settings.mixers is not None:
-        from limbeck.jobs.mixture import show_mixture as show
+        from limbeck.jobs.plan.mixers import show_mixture as show
 
     result = job(settings)
     if settings.json_:
@@ -313,9 +313,9 @@ def distil(
     """Make a small model out of a large one, and report what it is worth."""
     settings = _settings(DistilSettings, file, dict(locals()))
     if settings.is_family:
-        from limbeck.jobs.family import family as job
+        from limbeck.jobs.distil.sweep import family as job
     else:
-        from limbeck.jobs.distil import distil as job
+        from limbeck.jobs.distil.job import distil as job
 
     _say(settings, job(settings), "report", "report.html")
 
@@ -496,7 +496,7 @@ def pretrain(
 ) -> None:
     """Train a model from scratch, with a tokenizer of its own."""
     settings = _settings(PretrainSettings, file, dict(locals()))
-    from limbeck.jobs.pretrain import pretrain as job
+    from limbeck.jobs.pretrain.job import pretrain as job
 
     _say(settings, job(settings), "model", "model")
 
@@ -522,7 +522,7 @@ def shrink(
     """Cut a student out of a teacher, without training it."""
     flags = {k: v for k, v in locals().items() if k != "method"}
     settings = _settings(DistilSettings, None, flags)
-    from limbeck.jobs.shrink import shrink as job
+    from limbeck.jobs.shrink.job import shrink as job
 
     _say(settings, job(settings, method=method), "student", "")
 
@@ -553,8 +553,8 @@ def doctor(
 ) -> None:
     """Check that a teacher, a student and data belong together; say what the run would cost."""
     settings = _settings(DistilSettings, None, dict(locals()))
-    from limbeck.jobs.doctor import doctor as job
-    from limbeck.plan.pair import Finding, show
+    from limbeck.jobs.doctor.job import doctor as job
+    from limbeck.planning.checks.pair import Finding, show
 
     result = job(settings)
     if settings.json_:
@@ -646,7 +646,7 @@ def probe(
     if json_:
         print(json.dumps(result))
     else:
-        from limbeck.jobs.probe import show
+        from limbeck.jobs.probe.job import show
 
         show(result["readings"].values(), Terminal())
 
@@ -660,8 +660,8 @@ def predict(
 ) -> None:
     """Predict a larger model's score on a task from smaller ones', and check what was predicted before."""
     settings = resolve(PredictSettings, None, {"points": points, "task": task, "params": params, "json": json_})
-    from limbeck.jobs.predict import predict as job
-    from limbeck.jobs.predict import show
+    from limbeck.jobs.predict.job import predict as job
+    from limbeck.jobs.predict.job import show
 
     result = job(settings)
     if settings.json_:
@@ -692,7 +692,7 @@ def reproduce(
     json_: Json = None,
 ) -> None:
     """Reproduce a published result, and say confirmed, refuted or inconclusive by a criterion whose changes are told."""
-    from limbeck.recipes.reproduce import show
+    from limbeck.papers.reproduce import show
 
     flags = {name: value for name, value in locals().items() if name not in {"recipe", "show", "json_"}}
     result = api.reproduce(recipe, **flags)

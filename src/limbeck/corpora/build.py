@@ -23,10 +23,10 @@ from jaxtyping import Bool
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import PreTrainedTokenizerBase
 
-from limbeck.corpora.bad import BadRecords
 from limbeck.corpora.chat import completion, conversation
 from limbeck.corpora.document import Document, is_held_out
 from limbeck.corpora.encode import Ids, encoded
+from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.found import Found
 from limbeck.corpora.records import Columns
 from limbeck.corpora.source import Part, read_parts, resolve

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from limbeck.corpora.document import Document
 from limbeck.corpora.jsonl import Record, records_of, records_of_json
-from limbeck.corpora.opened import LONGEST, kind_of, lines_of
 from limbeck.corpora.records import Columns, from_record, from_text
+from limbeck.corpora.streams import LONGEST, kind_of, lines_of
 from limbeck.errors import BadCorpus, BadRecord
 
 SEPARATOR = "<|endoftext|>"

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from limbeck.corpora.bad import BadRecords
 from limbeck.corpora.document import Document
+from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.source import Part
 from limbeck.corpora.store import TokenStore
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.corpora.opened import BOM, lines_of, whole_text
+from limbeck.corpora.streams import BOM, lines_of, whole_text
 from limbeck.errors import BadRecord
 
 DEPTH = 100  # lists and objects inside each other; what is deeper is not read

@@ -13,9 +13,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from limbeck.corpora.bad import BadRecords
 from limbeck.corpora.chat import conversation_so_far
 from limbeck.corpora.document import Document, Message
+from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.records import Columns
 from limbeck.corpora.source import read
 from limbeck.corpora.tokenizer import Frame, document_tokens

@@ -20,11 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from limbeck.corpora.bad import BadRecords
 from limbeck.corpora.document import Document
+from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.files import READERS, Documents, document_of, is_text, may_hold_text, read_passages, wanted_columns
-from limbeck.corpora.opened import PACKED, kind_of
 from limbeck.corpora.records import Columns, from_text
+from limbeck.corpora.streams import PACKED, kind_of
 from limbeck.disk import existing, shown
 from limbeck.errors import BadCorpus
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from limbeck.errors import BadModel
 from limbeck.models.anatomy import HEAD, KINDS, Anatomy, Kind, Sizes
-from limbeck.models.border import check_config
+from limbeck.models.bounds import check_config
 from limbeck.models.tied import has_own_head
 
 

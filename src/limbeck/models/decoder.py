@@ -27,13 +27,13 @@ from transformers.utils import can_return_tuple
 
 from limbeck.errors import BadModel
 from limbeck.models.cached import CACHE, NAMES, check_cache
-from limbeck.models.mixers.carried import write_code
 from limbeck.models.mixers.convolution import ShortConv
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.filters import Filter
 from limbeck.models.mixers.mixer import Dims, Mixer, State, linear
 from limbeck.models.mixers.norm import RMSNorm
 from limbeck.models.mixers.pattern import build, parse
+from limbeck.models.mixers.remote_code import write_code
 from limbeck.models.mixers.ssm import DiagonalSSM
 
 

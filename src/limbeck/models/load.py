@@ -30,11 +30,10 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from limbeck.disk import check_digests, existing, read_plain, whole_folder, write_digests
 from limbeck.errors import BadModel, LimbeckError, Mismatch
-from limbeck.models.alone import one_document_a_row
 from limbeck.models.auto import LimbeckForCausalLM
-from limbeck.models.beside import complete, describe_source
-from limbeck.models.border import check_config, check_generation
+from limbeck.models.bounds import check_config, check_generation
 from limbeck.models.rope import choose_by_document, lengths_named
+from limbeck.models.sidecar import complete, describe_source
 from limbeck.models.source import (
     check_tokenizer,
     check_weights,
@@ -44,6 +43,7 @@ from limbeck.models.source import (
     stored_tensors,
 )
 from limbeck.models.tied import has_own_head
+from limbeck.models.unpacked import one_document_a_row
 from limbeck.models.vocabulary import any_text_reaches, ids_of, without_row
 from limbeck.types import Batch, Head, Outputs
 

@@ -18,8 +18,8 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.errors import BadModel
 from limbeck.models.load import build, refuse_unlike
+from limbeck.models.memory import Needs
 from limbeck.models.parts import ALIGNED, DTYPES
-from limbeck.models.room import Needs
 from limbeck.models.source import Stored, is_old_buffer
 
 

@@ -37,8 +37,8 @@ from limbeck.models.load import (
     read_generation,
     shown_name,
 )
+from limbeck.models.memory import Room
 from limbeck.models.parts import ALIGNED, Part, States, give_back, read_into
-from limbeck.models.room import Room
 from limbeck.models.skeleton import embedding_of, head_of, layers_of, matched, needs_of, skeleton
 from limbeck.models.source import Stored, check_tokenizer, resolve, stored_tensors
 from limbeck.types import Batch, Head, Outputs

@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 import torch
 
+from limbeck.generation.greedy import write_on
 from limbeck.models.load import LanguageModel
 from limbeck.models.parts import give_back
-from limbeck.probes.greedy import write_on
 from limbeck.types import Reading
 
 PROMPT, NEW, REPEATS = 192, 64, 5

@@ -11,8 +11,8 @@ import numpy as np
 from limbeck.corpora.tasks.listops import ListOps
 from limbeck.corpora.tasks.spelled import require_spelling
 from limbeck.models.load import LanguageModel
+from limbeck.probes.completions import log_likelihood
 from limbeck.probes.interval import wilson
-from limbeck.probes.spoken import log_likelihood
 from limbeck.types import Reading
 
 EXPRESSIONS = 100  # of each kind

@@ -20,7 +20,7 @@ from torch import Tensor
 from limbeck.disk import fits, load_arrays, parsed, save_arrays
 from limbeck.divergence import kl, total_variation
 from limbeck.errors import BadCorpus, BadFolder, Mismatch
-from limbeck.probes.surprises import Surprise, Surprises
+from limbeck.probes.largest_kl import Surprise, Surprises
 from limbeck.types import Batch, Outputs, Sparse, Speaker, Teacher, each
 
 BINS = 15

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from limbeck.corpora.tokenizer import Frame, document_tokens, frame
 from limbeck.errors import BadSetting, Mismatch
+from limbeck.generation.local import added, draw_tokens, ends
 from limbeck.models.cached import read_on
 from limbeck.models.load import LanguageModel
 from limbeck.models.vocabulary import require_rows_of
-from limbeck.models.writing import added, draw_tokens, ends
 from limbeck.probes.tasks import Instance, Task
 
 ROWS = 16384  # samples begun in one round

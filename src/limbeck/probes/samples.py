@@ -6,9 +6,9 @@ from itertools import islice, takewhile
 from typing import Any
 
 from limbeck.corpora.store import TokenStore
+from limbeck.generation.greedy import write_on
+from limbeck.generation.local import added, ends
 from limbeck.models.load import LanguageModel
-from limbeck.models.writing import added, ends
-from limbeck.probes.greedy import write_on
 
 PROMPT, NEW = 32, 64
 

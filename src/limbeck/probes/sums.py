@@ -14,8 +14,8 @@ from jaxtyping import Bool
 
 from limbeck.corpora.tasks.arithmetic import Arithmetic, Sum, carries, question
 from limbeck.corpora.tasks.spelled import Question, require_spelling
+from limbeck.generation.local import added, write
 from limbeck.models.load import LanguageModel
-from limbeck.models.writing import added, write
 from limbeck.probes.interval import wilson
 from limbeck.probes.pass_until import spelled
 from limbeck.types import Reading

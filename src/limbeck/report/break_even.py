@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.plan.price import Price
+from limbeck.planning.checks.price import Price
 from limbeck.probes.interval import FEWEST_SEEDS, bootstrap
 from limbeck.probes.measurements import Measurements
 from limbeck.report.decision import too_few

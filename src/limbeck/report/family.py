@@ -14,7 +14,7 @@ import numpy as np
 from limbeck.disk import fits, write_text
 from limbeck.errors import BadFolder
 from limbeck.probes import Measurements, difference_test
-from limbeck.report import kinds
+from limbeck.report import schema as kinds
 from limbeck.report.decision import rows_decided, rule
 from limbeck.report.figures import SizeCurve, size_curves
 from limbeck.report.folder import RunFolder, read_run

@@ -13,7 +13,7 @@ from typing import Any
 
 from limbeck.disk import AGAIN, read_json, read_lines, read_plain, read_rows
 from limbeck.errors import BadFolder
-from limbeck.report import kinds
+from limbeck.report import schema as kinds
 from limbeck.report.figures import Curve
 from limbeck.types import Reading, ReadingRow
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from limbeck.disk import replacing
-from limbeck.plan.points import Point, longest, usual
-from limbeck.plan.ratio import RatioFit
+from limbeck.planning.laws.points import Point, longest, usual
+from limbeck.planning.laws.ratio import RatioFit
 from limbeck.report.words import count
 
 _COLORS = ("#1d4ed8", "#c2410c", "#047857", "#7c3aed", "#b45309", "#0e7490")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.plan.price import Price
+from limbeck.planning.checks.price import Price
 
 
 @dataclass(frozen=True)

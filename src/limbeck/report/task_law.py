@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from limbeck.disk import replacing
-from limbeck.plan.task_law import TaskLaw
+from limbeck.planning.laws.task import TaskLaw
 from limbeck.probes.simulated import Trial
 from limbeck.report.words import count
 

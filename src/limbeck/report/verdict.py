@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from limbeck.errors import Mismatch
-from limbeck.plan.price import Price
+from limbeck.planning.checks.price import Price
 from limbeck.probes.interval import FEWEST_SEEDS, Interval, bootstrap, difference_interval, difference_test
 from limbeck.probes.measurements import Measurements
 from limbeck.report.break_even import BreakEven, break_even

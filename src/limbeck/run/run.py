@@ -21,7 +21,7 @@ from limbeck.corpora.pack import Rows
 from limbeck.disk import writing
 from limbeck.errors import BadFolder, Interrupted, NonFiniteLoss
 from limbeck.models.load import LanguageModel
-from limbeck.models.room import MICRO_TOKENS
+from limbeck.models.memory import MICRO_TOKENS
 from limbeck.objectives.base import Objective
 from limbeck.run.log import Metrics, peak_rss_gib, progress
 from limbeck.run.optim import SLOWEST, Schedule, adamw, set_rates, slow_parameters

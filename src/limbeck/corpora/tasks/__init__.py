@@ -4,7 +4,7 @@ A name may set what the task is made of: "mqar", "mqar:pairs=4,variant=forgettin
 which a tokenizer spells first (`spelled.Spelled`); mqar, induction, reversal and listops draw tokens.
 
     >>> from limbeck.corpora.tasks import task_of
-    >>> from limbeck.corpora.tasks.drawn import Drawn
+    >>> from limbeck.corpora.tasks.synthetic import Drawn
     >>> batch = Drawn(task_of("mqar:vocab=64,length=32,pairs=4"), seed=0).take(8)
     >>> batch.tokens.shape, int(batch.weight.sum())
     (torch.Size([8, 32]), 32)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from limbeck.config import nearest
-from limbeck.corpora.tasks.drawn import Drawing
+from limbeck.corpora.tasks.synthetic import Drawing
 from limbeck.errors import BadTask
 
 VARIANTS = ("induction", "recall")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from limbeck.corpora.tasks.drawn import Drawing
 from limbeck.corpora.tasks.spelled import Question
+from limbeck.corpora.tasks.synthetic import Drawing
 from limbeck.errors import BadTask
 
 OPERATORS = ("MIN", "MAX", "MED", "SM")

@@ -22,8 +22,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from limbeck.config import nearest
-from limbeck.corpora.tasks.drawn import Drawing
 from limbeck.corpora.tasks.sampling import distinct, one_by_one
+from limbeck.corpora.tasks.synthetic import Drawing
 from limbeck.errors import BadTask
 from limbeck.types import Batch
 

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from limbeck.config import nearest
-from limbeck.corpora.tasks.drawn import Drawing
 from limbeck.corpora.tasks.sampling import distinct
+from limbeck.corpora.tasks.synthetic import Drawing
 from limbeck.errors import BadTask
 
 LEVELS = ("concept", "name")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from limbeck.corpora.tasks.drawn import Drawing
+from limbeck.corpora.tasks.synthetic import Drawing
 from limbeck.errors import BadTask
 from limbeck.models.vocabulary import ids_of
 

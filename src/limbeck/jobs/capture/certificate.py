@@ -27,7 +27,7 @@ from limbeck.errors import BadObjective, Mismatch
 from limbeck.objectives import parse
 from limbeck.objectives.base import Objective
 from limbeck.objectives.fused import value_and_gradient
-from limbeck.plan.estimate import Estimate
+from limbeck.planning.laws.estimate import Estimate
 from limbeck.teachers.cache import CELLS, Cache, packed_outcomes
 from limbeck.teachers.codec import Coarse, Codec
 from limbeck.types import Batch, Chunk, Outputs, Signal, Sparse

@@ -18,23 +18,23 @@ from limbeck.corpora import Rows, TokenStore, require_rows
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, finite, place, read_json, require_good, write_json, write_rows, writing
 from limbeck.errors import BadSetting
-from limbeck.jobs.capture.asked import Asked, asking, check_asked, description_of, rows_together
-from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, COST, CUT, DATA, HELD_OUT, MEASURED, SAMPLES, TEACHER
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
-from limbeck.jobs.capture.kinds import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
+from limbeck.jobs.capture.codecs import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
+from limbeck.jobs.capture.generated import check_alone, written
+from limbeck.jobs.capture.logits import Asked, asking, check_asked, description_of, rows_together
 from limbeck.jobs.capture.progress import progress
-from limbeck.jobs.capture.written import check_alone, written
-from limbeck.jobs.folder import claim, now, packed_as, same_corpus, signature_of, update
-from limbeck.jobs.held_out import HeldOut
-from limbeck.jobs.known import known, of_source, say_known
-from limbeck.jobs.lone import lone_cost
-from limbeck.jobs.packing import packed
-from limbeck.jobs.setup import Machine, machine, row_length
-from limbeck.jobs.student import METHOD, shrink_to, size_name
-from limbeck.jobs.text import columns_of, passing_store, stores_of
+from limbeck.jobs.common.captured import ANSWERS, CERTIFICATE, COST, CUT, DATA, HELD_OUT, MEASURED, SAMPLES, TEACHER
+from limbeck.jobs.common.environment import Machine, machine, row_length
+from limbeck.jobs.common.folder import claim, now, packed_as, same_corpus, signature_of, update
+from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.common.packing import packed
+from limbeck.jobs.common.text import columns_of, passing_store, stores_of
+from limbeck.jobs.pair.student import METHOD, shrink_to, size_name
+from limbeck.jobs.pair.unigram import known, of_source, say_known
+from limbeck.jobs.pair.unpacked import lone_cost
 from limbeck.models.load import LanguageModel, describe, load, load_config, own, save
 from limbeck.models.streamed import StreamedModel
-from limbeck.plan.finding import show as show_findings
+from limbeck.planning.checks.finding import show as show_findings
 from limbeck.probes import cost, counted, measure, samples
 from limbeck.report.words import count, duration
 from limbeck.run.log import console
@@ -43,8 +43,8 @@ from limbeck.students.shape import choose as choose_shape
 from limbeck.teachers import Cache, capture_outcomes
 from limbeck.teachers.cache import CODECS, packed_answers, unanswered_so_far
 from limbeck.teachers.codec import Coarse, Codec, Drawn
-from limbeck.teachers.http import is_served
-from limbeck.teachers.served import Served
+from limbeck.teachers.remote.http import is_served
+from limbeck.teachers.remote.served import Served
 
 HELD_OUT_BYTES = 192  # of a held-out token: few, so that readings of fidelity are sharp
 SIZES = (24, 48, 96, 160)  # bytes a token that `choose` looks at

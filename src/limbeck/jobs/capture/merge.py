@@ -8,7 +8,7 @@ from typing import Any
 
 from limbeck.disk import locked, place, read_json, refuse_links, require_good, tidy, write_json, writing
 from limbeck.errors import BadFolder, BadModel, Mismatch
-from limbeck.jobs.capture.captured import ANSWERS, CERTIFICATE, CUT, DATA, HELD_OUT, MEASURED, TEACHER, Facts
+from limbeck.jobs.common.captured import ANSWERS, CERTIFICATE, CUT, DATA, HELD_OUT, MEASURED, TEACHER, Facts
 from limbeck.teachers import Cache
 from limbeck.teachers.cache import MANIFEST, REMEDY, read_manifest
 

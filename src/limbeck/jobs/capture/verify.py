@@ -13,9 +13,9 @@ from rich.console import Console
 from limbeck.corpora import Rows
 from limbeck.disk import check_folder, finite, read_json
 from limbeck.errors import BadFolder, BadModel, BadSetting, LimbeckError, Mismatch
-from limbeck.jobs.capture.captured import CERTIFICATE, Captured, is_captured
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
-from limbeck.jobs.capture.kinds import show
+from limbeck.jobs.capture.codecs import show
+from limbeck.jobs.common.captured import CERTIFICATE, Captured, is_captured
 from limbeck.models.load import LanguageModel
 from limbeck.report.words import count
 from limbeck.teachers import Cache

@@ -17,14 +17,14 @@ from limbeck.corpora.layout import BEST_FIT
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims
 from limbeck.errors import BadSetting
-from limbeck.jobs.folder import claim, now, same_corpus, signature_of, update
+from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, update
+from limbeck.jobs.common.text import columns_of, how_read, say_read
 from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, weights
 from limbeck.jobs.pilot.knowing import require_one, warnings_of
 from limbeck.jobs.pilot.results import write_results
 from limbeck.jobs.pilot.tasks import Pilot, Task, drop_checkpoints, result_of, tasks_left, tasks_of
 from limbeck.jobs.pilot.workers import run_here, run_on_ray
-from limbeck.jobs.pretrain import make_tokenizer
-from limbeck.jobs.text import columns_of, how_read, say_read
+from limbeck.jobs.pretrain.job import make_tokenizer
 from limbeck.models.load import own
 from limbeck.models.vocabulary import ids_of
 from limbeck.objectives import parse

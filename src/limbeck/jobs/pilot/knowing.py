@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from limbeck.jobs.known import Known, knowledge
+from limbeck.jobs.pair.unigram import Known, knowledge
 from limbeck.jobs.pilot.tasks import Task, result_of
-from limbeck.plan.finding import Finding, check
+from limbeck.planning.checks.finding import Finding, check
 
 
 def known_of(task: Task) -> Known | None:

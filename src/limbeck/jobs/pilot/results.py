@@ -15,8 +15,8 @@ from typing import Any
 from limbeck.disk import sums, write_json
 from limbeck.errors import BadPoints
 from limbeck.jobs.pilot.tasks import Task, result_of
-from limbeck.plan.points import Point, read_points, usual, write_parquet
-from limbeck.plan.ratio import RatioFit, fit_ratio_law
+from limbeck.planning.laws.points import Point, read_points, usual, write_parquet
+from limbeck.planning.laws.ratio import RatioFit, fit_ratio_law
 from limbeck.report.ladder import draw_ladder
 
 
@@ -81,7 +81,7 @@ def _rates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _row(cell: dict[str, Any], teachers: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A student's end, with the names of `limbeck.plan.points.Point` and what else was measured."""
+    """A student's end, with the names of `limbeck.planning.laws.points.Point` and what else was measured."""
     teacher = teachers.get(cell["teacher"] or "", {})
     return {
         "student_params": float(cell["inside"]),

@@ -32,13 +32,13 @@ from limbeck.disk import (
     write_json,
 )
 from limbeck.errors import BadFolder, NonFiniteLoss
-from limbeck.jobs.folder import packed_as, text_of_run
-from limbeck.jobs.held_out import HeldOut
-from limbeck.jobs.known import known, of_store
+from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.folder import packed_as, text_of_run
+from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.pair.student import shrink_to
+from limbeck.jobs.pair.unigram import known, of_store
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, weights_inside
-from limbeck.jobs.pretrain import llama_config
-from limbeck.jobs.setup import Machine
-from limbeck.jobs.student import shrink_to
+from limbeck.jobs.pretrain.job import llama_config
 from limbeck.models.load import LanguageModel, load, new_model, own, save
 from limbeck.objectives import parse
 from limbeck.objectives.base import Objective

@@ -1,0 +1,362 @@
+"""`limbeck capture --text`: a teacher answers prompts, and what it writes is kept as a text to learn from.
+
+Sequence-level distillation (Kim & Rush, arXiv 1606.07947, sec. 3.2) trains a student on the sequences its teacher writes; there
+they are found by beam search, here they are drawn. No log-probabilities are needed, so the teacher may be one of which only the
+text is to be had, and the student may have another tokenizer.
+
+What came is in a journal until all is there, and then in the order of the prompts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from limbeck.config import CaptureSettings
+from limbeck.corpora import Prompt, prompts_of
+from limbeck.corpora.faults import BadRecords
+from limbeck.corpora.prompt import digest
+from limbeck.disk import check_sums, sums, whole
+from limbeck.errors import BadFolder, BadSetting
+from limbeck.generation.served import FILTERED, LENGTH, STOP, ServedWriter
+from limbeck.jobs.capture.generators import Batches, Resident, Served, Writer, check_room
+from limbeck.jobs.capture.journal import Journal
+from limbeck.jobs.capture.progress import progress
+from limbeck.jobs.common.environment import Machine, machine
+from limbeck.jobs.common.folder import claim, now, signature_of, update
+from limbeck.jobs.common.text import columns_of
+from limbeck.jobs.pair.unigram import known, of_prompts, say_known
+from limbeck.models.load import load
+from limbeck.models.source import resolve, weights_digest
+from limbeck.models.vocabulary import require_rows_of
+from limbeck.report.words import count, duration, share
+from limbeck.report.words import size as in_bytes
+from limbeck.run.log import console
+from limbeck.teachers.remote.http import Address, Failed, Patience, is_served
+from limbeck.teachers.remote.served import MOST_UNANSWERED, REMEDY, too_few
+
+TEXT = "text.jsonl"
+PART = "text.jsonl.part"
+_REWRITTEN = "copy it again, or capture anew into another --out; if you changed it on purpose, go on with it as it is"
+_NO_ANSWERS = 3  # in the place of a first one, after which nothing is expected any more
+_BYTES_PER_TOKEN = 4  # of English text, roughly; what a server's tokenizer makes of a prompt is not known before
+
+_REMEDY = REMEDY | {
+    "status 400": "shorten the prompts that run.json names or give a smaller --max-new-tokens, if they are too long",
+    "status 404": "give conversations ('messages') to a server that cannot continue a text",
+}
+
+_NOT_WITH_TEXT = (
+    "eval_data",
+    "length",
+    "bytes_per_token",
+    "kind",
+    "tokenizer",
+    "shard",
+    "stream",
+    "device_memory",
+    "params",
+)
+_ONLY_WITH_TEXT = ("max_new_tokens", "temperature", "samples", "price")
+_OF_A_SERVER = ("in_flight", "time_limit", "price")
+
+
+def written(settings: CaptureSettings) -> dict[str, Any]:
+    """Lets a teacher answer prompts; gives ``{"out", "text", "prompts", "samples", "stopped", "distinct", "tokens", ...}``."""
+    started = time.monotonic()
+    _check_flags(settings)
+    where = machine(settings)
+    if where.world.size > 1:
+        raise BadSetting(
+            "capture --text is one process: give each machine a part of the prompts as its --data, and an --out of its own"
+        )
+    bad = BadRecords(settings.skip_bad or 0)
+    prompts = prompts_of(settings.data, most=_most_prompts(settings), columns=columns_of(settings), bad=bad)
+    if bad.count:
+        console.print(f"text: skipped: {bad.count:,} records that cannot be read, the first {bad.first[0]}")
+    with _teacher(settings) as teacher:
+        run = claim(settings.out, _signature(settings, where, teacher, prompts))
+        if run.get("written", {}).get("failed") == 0 and (settings.out / TEXT).exists():
+            check_sums(settings.out, run.get("files", {}), error=BadFolder, remedy=_REWRITTEN)
+            (settings.out / PART).unlink(missing_ok=True)
+        else:
+            _go_on(settings, run, _writer(settings, where, teacher, prompts, run), prompts)
+    _show(settings, run, time.monotonic() - started)
+    return {"out": str(settings.out), "text": str(settings.out / TEXT)} | run["written"]
+
+
+def _go_on(settings: CaptureSettings, run: dict[str, Any], writer: Writer, prompts: Sequence[Prompt]) -> None:
+    """Lets the writer write what is not there yet, and makes the text of it."""
+    with Journal(settings.out / PART, len(prompts) * settings.samples) as journal:
+        _announce(settings, writer, prompts, journal)
+        failed = _write(settings, run, writer, prompts, journal)
+        _finish(settings, run, prompts, journal, failed)
+    if not failed:
+        (settings.out / PART).unlink(missing_ok=True)
+
+
+def check_alone(settings: CaptureSettings) -> None:
+    """Raises BadSetting where flags of --text are given without it."""
+    for name in _ONLY_WITH_TEXT:
+        if name in settings.model_fields_set:
+            raise BadSetting(f"{_flag(name)}: it says how a teacher writes; add --text, or leave it out")
+
+
+def _check_flags(settings: CaptureSettings) -> None:
+    given, served = settings.model_fields_set, is_served(settings.teacher)
+    for name in _NOT_WITH_TEXT:
+        if name in given:
+            raise BadSetting(
+                f"{_flag(name)}: it says how answers about a text are kept, and with --text the teacher writes one; leave out "
+                "one of the two"
+            )
+    for name in _OF_A_SERVER:
+        if name in given and not served:
+            raise BadSetting(
+                f"{_flag(name)}: it is for a teacher on a server, and {settings.teacher} is none; leave it out"
+            )
+    if settings.samples > 1 and settings.temperature == 0:
+        raise BadSetting(
+            f"--samples {settings.samples}: at --temperature 0 they would all be the same; give a higher temperature, or one "
+            "sample"
+        )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _most_prompts(settings: CaptureSettings) -> int | None:
+    """So many of the prompts as --tokens has room for, whatever is written to them."""
+    each = settings.max_new_tokens * settings.samples
+    if settings.tokens is None:
+        return None
+    if settings.tokens < each:
+        raise BadSetting(
+            f"--tokens {settings.tokens}: {settings.samples} x {settings.max_new_tokens} may be written to one prompt; give "
+            f"{each} or more, or a smaller --max-new-tokens"
+        )
+    return settings.tokens // each
+
+
+@contextmanager
+def _teacher(settings: CaptureSettings) -> Iterator[ServedWriter | Path]:
+    """The folder of a model, or one on a server that was found there."""
+    if not is_served(settings.teacher):
+        yield resolve(settings.teacher)
+        return
+    served = ServedWriter.at(
+        Address.of(settings.teacher),
+        most=settings.max_new_tokens,
+        temperature=settings.temperature,
+        in_flight=settings.in_flight,
+        patience=Patience(limit=settings.time_limit),
+    )
+    with served:
+        yield served
+
+
+def _signature(
+    settings: CaptureSettings, where: Machine, teacher: ServedWriter | Path, prompts: Sequence[Prompt]
+) -> dict[str, Any]:
+    how = {name: getattr(settings, name) for name in ("max_new_tokens", "temperature", "samples")}
+    if isinstance(teacher, Path):
+        how |= {"weights": weights_digest(teacher), "bf16": where.bf16}
+    else:
+        how |= {"served": json.dumps(teacher.says, sort_keys=True)}
+    return signature_of(settings, "capture --text", prompts=digest(prompts), **how)
+
+
+def _writer(
+    settings: CaptureSettings,
+    where: Machine,
+    teacher: ServedWriter | Path,
+    prompts: Sequence[Prompt],
+    run: dict[str, Any],
+) -> Writer:
+    if isinstance(teacher, ServedWriter):
+        return Served(teacher, prompts, samples=settings.samples, seed=settings.seed)
+    model = load(settings.teacher, device=where.world.device, dtype=where.dtype)
+    tokens = [prompt.tokens(model.tokenizer) for prompt in prompts]
+    for prompt, ids in zip(prompts, tokens, strict=True):
+        require_rows_of(model.tokenizer, ids, model.vocab, where=prompt.name)
+    check_room(model, prompts, tokens, most=settings.max_new_tokens)
+    if not (settings.out / PART).exists():  # a capture that goes on has looked at it
+        read = of_prompts(prompts, model.tokenizer)
+        found = known(model, read, vocab=model.vocab, length=model.context, device=where.world.device)
+        say_known(found, model.name, anyway=settings.any_teacher)
+    if "batches" not in run:  # another start of this run, perhaps with less memory free, is to make the same ones
+        longest = max(map(len, tokens)) + settings.max_new_tokens
+        update(settings.out, run, batches=asdict(Batches.of(model, longest=longest)))
+    return Resident(model, tokens, settings, Batches(**run["batches"]))
+
+
+def _announce(settings: CaptureSettings, writer: Writer, prompts: Sequence[Prompt], journal: Journal) -> None:
+    """Says before anything is asked how much it may be, and may cost."""
+    total, size = len(prompts) * settings.samples, sum(prompt.bytes for prompt in prompts) * settings.samples
+    most = total * settings.max_new_tokens
+    samples = "" if settings.samples == 1 else f" x {settings.samples} samples"
+    console.print(
+        f"{writer.about}\n{len(prompts):,} prompts{samples}, of {in_bytes(size)}; at most {settings.max_new_tokens:,} tokens are "
+        f"written to each, {count(most)} in all" + (f"; {journal.done:,} are there already" if journal.done else "")
+    )
+    if settings.price:
+        prompt, answer = (price / 1e6 for price in settings.price)
+        console.print(
+            f"at most ${most * answer:,.2f} for what is written, and about ${size / _BYTES_PER_TOKEN * prompt:,.2f} for the "
+            f"prompts ({_BYTES_PER_TOKEN} bytes a token)"
+        )
+
+
+def _write(
+    settings: CaptureSettings, run: dict[str, Any], writer: Writer, prompts: Sequence[Prompt], journal: Journal
+) -> list[dict[str, Any]]:
+    """Fills the journal; gives the samples that are still without an answer. Raises BadServer where these are too many."""
+    total, failed = len(prompts) * settings.samples, _Failures(settings, prompts)
+    before = run.get("repeated", 0)
+    try:
+        with progress(total, what="sample") as report:
+            report(journal.done, journal.tokens)
+            for number, answer in writer.write(journal.missing()):
+                if isinstance(answer, Failed):
+                    failed.add(number, answer, total=total, answered=journal.done)
+                else:
+                    journal.add({"number": number} | asdict(answer))
+                report(journal.done, journal.tokens)
+    finally:
+        update(settings.out, run, failed=failed.rows, repeated=before + writer.repeated)
+    return failed.rows
+
+
+class _Failures:
+    """Samples that have no answer, counted by the reason."""
+
+    def __init__(self, settings: CaptureSettings, prompts: Sequence[Prompt]) -> None:
+        self._settings, self._prompts = settings, prompts
+        self._kinds: Counter[str] = Counter()
+        self._said: dict[str, str] = {}
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, number: int, failed: Failed, *, total: int, answered: int) -> None:
+        """Raises BadServer where too many are without an answer, or some, and none was ever ``answered``."""
+        prompt, sample = divmod(number, self._settings.samples)
+        place = {"document": self._prompts[prompt].name, "prompt": prompt, "sample": sample}
+        self.rows.append(place | {"reason": str(failed)})
+        self._kinds[failed.kind] += 1
+        self._said.setdefault(failed.kind, f"{failed} (first of {self._prompts[prompt].name})")
+        address = Address.of(self._settings.teacher)
+        if not answered and len(self.rows) >= _NO_ANSWERS:
+            raise too_few(
+                address, f"all of the first {len(self.rows)} prompts", self._kinds, self._said, remedies=_REMEDY
+            )
+        if len(self.rows) > max(1, MOST_UNANSWERED * total):
+            raise too_few(
+                address, f"{len(self.rows):,} of {total:,} samples", self._kinds, self._said, remedies=_REMEDY
+            )
+
+
+def _finish(
+    settings: CaptureSettings,
+    run: dict[str, Any],
+    prompts: Sequence[Prompt],
+    journal: Journal,
+    failed: Sequence[dict[str, Any]],
+) -> None:
+    """Writes the text in the order of the prompts, and counts what is in it."""
+    kinds, read, wrote, kept = Counter[str](), Told(), Told(), Told()
+    different = set[bytes]()
+    with whole(settings.out / TEXT) as file:
+        for number in filter(journal.__contains__, range(len(prompts) * settings.samples)):
+            row = journal.row(number)
+            prompt, sample = divmod(number, settings.samples)
+            kind = (
+                "filtered"
+                if row["finish"] == FILTERED
+                else row["finish"]
+                if row["text"].strip() or row.get("calls")
+                else "empty"
+            )
+            kinds[kind] += 1
+            read.add(row["prompt_tokens"])
+            wrote.add(row["tokens"])
+            if kind in (STOP, LENGTH):
+                record = prompts[prompt].answered(row["text"], row.get("calls"))
+                different.add(hashlib.sha256(json.dumps(record).encode()).digest()[:16])
+                kept.add(row["tokens"])
+                about = {"finish": kind, "tokens": row["tokens"], "document": prompts[prompt].name, "prompt": prompt}
+                record |= {key: value for key, value in (about | {"sample": sample}).items() if key not in record}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    found: dict[str, Any] = {"prompts": len(prompts), "samples": kinds[STOP] + kinds[LENGTH], "stopped": kinds[STOP]}
+    found |= {"distinct": len(different), "empty": kinds["empty"], "filtered": kinds["filtered"], "failed": len(failed)}
+    found |= {"prompt_tokens": read.total, "tokens": wrote.total, "kept_tokens": kept.total}
+    update(settings.out, run, written=found, ended=now(), files=sums(settings.out, [TEXT]))
+
+
+class Told:
+    """A sum of numbers that a server may leave out: then it is not known, None."""
+
+    def __init__(self) -> None:
+        self.total: int | None = 0
+
+    def add(self, value: int | None) -> None:
+        """One number more."""
+        self.total = None if value is None or self.total is None else self.total + value
+
+
+def _show(settings: CaptureSettings, run: dict[str, Any], seconds: float) -> None:
+    """What there is now, what it was worth and cost, and what to do with it."""
+    found, lines = run["written"], run["written"]["samples"]
+    console.print(f"{lines:,} samples of {found['prompts']:,} prompts in {settings.out / TEXT}")
+    if lines:
+        mean = "" if found["kept_tokens"] is None else f"{found['kept_tokens'] / lines:,.1f} tokens each in the mean, "
+        console.print(
+            f"{mean}{share(found['stopped'] / lines)} ended by themselves, {share(found['distinct'] / lines, digits=1)} are "
+            "distinct"
+        )
+    if found["stopped"] < lines:
+        console.print(
+            "the others were cut off, and a student learns to end there too: give more --max-new-tokens, or take out the lines "
+            'with "finish": "length"'
+        )
+    left_out = [f"{found[kind]:,} {why}" for kind, why in _LEFT_OUT.items() if found[kind]]
+    if left_out:
+        console.print(f"left out: {', '.join(left_out)}")
+    console.print(f"{_cost(settings, run)}; it took {duration(seconds)}")
+    if lines:
+        console.print(f"next: {_next(settings)}")
+
+
+_LEFT_OUT = {
+    "empty": "empty",
+    "filtered": "kept back by the server's content filter",
+    "failed": "without an answer, which run.json names; the same command asks for them again",
+}
+
+
+def _cost(settings: CaptureSettings, run: dict[str, Any]) -> str:
+    prompt, answer = run["written"]["prompt_tokens"], run["written"]["tokens"]
+    if prompt is None or answer is None:
+        return f"the server does not say how many tokens it read and wrote; {run['repeated']:,} requests repeated"
+    said = f"{prompt:,} tokens of prompts, {answer:,} written"
+    if is_served(settings.teacher):
+        said += f", {run['repeated']:,} requests repeated"
+    if settings.price:
+        said += f", ${(prompt * settings.price[0] + answer * settings.price[1]) / 1e6:,.2f}"
+    return said
+
+
+def _next(settings: CaptureSettings) -> str:
+    """The command that learns from the text. What a student is measured against has to be here, so a server cannot be."""
+    teacher = "STUDENT --student STUDENT" if is_served(settings.teacher) else shlex.quote(settings.teacher)
+    return (
+        f"limbeck distil --teacher {teacher} --data {shlex.quote(str(settings.out / TEXT))} --objective CrossEntropy "
+        "--out runs/written"
+    )

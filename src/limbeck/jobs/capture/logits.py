@@ -1,0 +1,170 @@
+"""Who is asked by a capture: a model in memory, one read from disk layer by layer, or one on a server.
+
+Of the last only configuration and tokenizer are here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from limbeck.config import CaptureSettings, TeacherSettings
+from limbeck.corpora.tokenizer import fingerprint
+from limbeck.disk import writing
+from limbeck.errors import BadSetting, Mismatch
+from limbeck.jobs.capture.certificate import kept_bytes
+from limbeck.jobs.common.environment import Machine
+from limbeck.models.load import LanguageModel, load, load_described
+from limbeck.models.memory import in_bytes
+from limbeck.models.source import resolve, resolve_description, weights_digest
+from limbeck.models.streamed import StreamedModel, load_streamed
+from limbeck.run.log import console
+from limbeck.teachers.cache import CELLS
+from limbeck.teachers.codec import Coarse
+from limbeck.teachers.remote.http import Address, Patience, is_served
+from limbeck.teachers.remote.served import Served, connect
+
+_ROWS_EACH = (
+    8  # rows that are asked about together, for each question in flight: the last of them wait for nothing else
+)
+
+
+Whole = LanguageModel | StreamedModel  # who gives whole distributions
+
+
+@dataclass(frozen=True)
+class Asked:
+    """``about`` tells what the teacher is, ``told`` is asked; only of a model in memory they are the same.
+
+    ``made_from`` is what tells it from another.
+    """
+
+    about: LanguageModel
+    told: Whole | Served
+    made_from: dict[str, Any]
+
+    @property
+    def whole(self) -> Whole | None:
+        """The model that gives whole distributions, None where it is on a server."""
+        return None if isinstance(self.told, Served) else self.told
+
+    @property
+    def cells(self) -> int:
+        """Logits that may exist at a time."""
+        return cells_of(self.told)
+
+    @property
+    def served(self) -> Served | None:
+        """The model on a server, None where it is in memory."""
+        return self.told if isinstance(self.told, Served) else None
+
+
+def cells_of(teacher: Whole | Served) -> int:
+    """Logits of a teacher that may exist at a time."""
+    return teacher.room.cells if isinstance(teacher, StreamedModel) else CELLS
+
+
+def check_asked(settings: CaptureSettings) -> None:
+    """Raises BadSetting where a limit is given that nothing would keep, or what this teacher does not give."""
+    if settings.params and (settings.stream or is_served(settings.teacher)):
+        raise BadSetting(
+            f"--params: a student is cut out of a teacher in memory, and {settings.teacher} is "
+            + ("read layer by layer" if settings.stream else "on a server")
+            + ": leave it out, and give distil a student that exists with --student"
+        )
+    if settings.kind == "drawn" and is_served(settings.teacher):
+        raise BadSetting("--kind drawn: a server tells its likeliest outcomes, none that are drawn: use coarse or auto")
+    if settings.stream and is_served(settings.teacher):
+        raise BadSetting(
+            f"--stream: {settings.teacher} is on a server, and nothing of it is read from disk here; leave it out"
+        )
+    if settings.device_memory is not None and not settings.stream:
+        raise BadSetting(
+            f"--device-memory {in_bytes(settings.device_memory)}: it is kept only where the teacher is read layer by layer; add "
+            "--stream, or leave it out"
+        )
+
+
+def description_of(settings: TeacherSettings) -> str:
+    """Where the teacher's configuration is. Raises BadSetting where the flags do not say it, or do not belong together."""
+    if not is_served(settings.teacher):
+        if settings.tokenizer is not None:
+            raise BadSetting(
+                f"--tokenizer {settings.tokenizer}: only a teacher on a server needs it; {settings.teacher} has its own"
+            )
+        return settings.teacher
+    Address.of(settings.teacher)
+    if settings.tokenizer is None:
+        raise BadSetting(
+            f"--teacher {settings.teacher}: text is made into tokens here, and a server does not give its tokenizer: give the "
+            "folder or hub id of the model's configuration and tokenizer (its weights are not needed) with --tokenizer"
+        )
+    return settings.tokenizer
+
+
+@contextmanager
+def asking(settings: CaptureSettings, where: Machine, *, length: int, k: int | None) -> Iterator[Asked]:
+    """The teacher of a capture; of a served one so many outcomes as were begun with, else as many as fit and are told."""
+    if not is_served(settings.teacher):
+        told = _streamed(settings, where, length=length) if settings.stream else _resident(settings, where)
+        about = told if isinstance(told, LanguageModel) else told.about
+        dtype = str(where.dtype).removeprefix("torch.")
+        made_from = {"teacher": weights_digest(resolve(settings.teacher)), "dtype": dtype}
+        yield Asked(about, told, made_from | {"tokenizer": fingerprint(about.tokenizer)})
+        return
+    address = Address.of(settings.teacher)
+    assert settings.tokenizer is not None, "description_of looked for it"
+    about = load_described(resolve_description(settings.tokenizer), name=address.model)
+    served = connect(
+        address,
+        about.tokenizer,
+        k=k or Coarse.most(about.vocab, settings.bytes_per_token).k,
+        length=length,
+        patience=Patience(limit=settings.time_limit),
+        in_flight=settings.in_flight,
+    )
+    with served:
+        if k is not None and served.k < k:
+            raise Mismatch(
+                f"{address}: this capture was begun with {k} outcomes a token, the server now gives {served.k}: let it give as "
+                "many again, or capture anew into another --out"
+            )
+        says = json.dumps(served.says, sort_keys=True)
+        console.print(f"{address} is asked as {served.kind.name}, for {served.k} outcomes a token; it says {says}")
+        made_from = {"teacher": f"served {says}", "dtype": "the server's"}
+        yield Asked(about, served, made_from | {"tokenizer": fingerprint(about.tokenizer)})
+
+
+def _resident(settings: CaptureSettings, where: Machine) -> LanguageModel:
+    return load(settings.teacher, device=where.world.device, dtype=where.dtype)
+
+
+def _streamed(settings: CaptureSettings, where: Machine, *, length: int) -> StreamedModel:
+    """The teacher read layer by layer. Raises BadSetting where it needs more memory than it may take."""
+    with writing(settings.out):
+        settings.out.mkdir(parents=True, exist_ok=True)
+    teacher = load_streamed(
+        settings.teacher,
+        device=where.world.device,
+        dtype=where.dtype,
+        memory=settings.device_memory,
+        length=length,
+        spill=settings.out,
+        beside=kept_bytes,
+    )
+    room = teacher.room
+    console.print(
+        f"read from disk layer by layer, in {in_bytes(room.peak)}: {room.block_tokens:,} tokens at each pass over its weights, "
+        f"{room.micro_tokens:,} of them at a time; hidden states wait "
+        + ("on disk" if room.spilled else "in memory")
+        + (", the next layer is read meanwhile" if room.ahead else "")
+    )
+    return teacher
+
+
+def rows_together(served: Served) -> int:
+    """Rows that a server is asked about at once."""
+    return _ROWS_EACH * served.in_flight

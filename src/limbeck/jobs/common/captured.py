@@ -1,0 +1,221 @@
+"""A folder that `limbeck capture` wrote, in the place of a teacher.
+
+It holds the text in tokens, the answers to its rows, and what a report says of a teacher; only to cut a student out of the
+teacher are its weights needed once more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+import torch
+
+from limbeck.corpora import TokenStore
+from limbeck.disk import Count, existing, place, read_json, read_rows, whole_folder
+from limbeck.errors import BadModel, LimbeckError, Mismatch
+from limbeck.jobs.common.folder import packing_in
+from limbeck.models.load import LanguageModel, load, load_config, load_described
+from limbeck.models.source import resolve, weights_digest
+from limbeck.probes import Measurements
+from limbeck.students.shape import Shape
+from limbeck.teachers import Cache
+from limbeck.teachers.cache import MANIFEST
+from limbeck.teachers.remote.http import is_served
+from limbeck.types import Batch, Reading, ReadingRow, Sparse
+
+ANSWERS, HELD_OUT, TEACHER, DATA, CERTIFICATE = "answers", "held_out", "teacher", "data", "certificate.json"
+CUT = "cut"  # students that were cut out of the teacher while it was there, a folder each
+MEASURED, COST, SAMPLES = "measured/teacher.safetensors", "measured/cost.json", "measured/samples.json"
+
+
+_COPY = "copy the whole folder again, or capture anew into another"
+
+
+def is_captured(name: str | Path) -> bool:
+    """Whether this names a folder of captured answers, whole or begun, rather than a model."""
+    folder = existing(name)
+    return folder is not None and (folder / ANSWERS).is_dir() and (folder / TEACHER).is_dir()
+
+
+def config_source(name: str) -> str | Path:
+    """Where the configuration of a teacher is read: from the model, or from the folder of its answers."""
+    return Path(name).expanduser() / TEACHER if is_captured(name) else name
+
+
+class _Signature(TypedDict):
+    teacher: str
+    data: str
+    eval_data: NotRequired[str | None]
+    seed: int
+
+
+class Facts(TypedDict):
+    """What run.json of a capture holds, as far as it is read."""
+
+    signature: _Signature
+    rows: Count
+
+
+class _Sample(TypedDict):
+    """What the teacher wrote on from a beginning."""
+
+    document: str
+    prompt: str
+    student: str
+
+
+class Captured:
+    """A teacher's answers, and the teacher as far as it is known without weights."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises BadModel where the folder is not whole."""
+        self.folder = folder
+        if not (folder / ANSWERS / MANIFEST).is_file():
+            raise BadModel(
+                f"{folder}: its answers are not complete: let the capture go on by its own command, or merge all of its shards "
+                "with limbeck cache merge"
+            )
+        self.facts: Mapping[str, Any] = read_json(folder / "run.json", Facts, error=BadModel, remedy=_COPY)
+        self.answers = Cache(folder / ANSWERS)
+        if self.answers.first > 0 or self.answers.rows < self.facts["rows"]:
+            last = self.answers.first + self.answers.rows - 1
+            raise BadModel(
+                f"{folder} is one shard: it has answers to rows {self.answers.first:,} to {last:,} of "
+                f"{self.facts['rows']:,}: put the shards together with limbeck cache merge OUT SHARD SHARD ..."
+            )
+
+    @cached_property
+    def about(self) -> LanguageModel:
+        """The teacher without its weights. Raises BadModel where its description is damaged."""
+        return load_described(self.folder / TEACHER, name=self.answers.name)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what the answers were made from."""
+        return hashlib.sha256((self.folder / ANSWERS / MANIFEST).read_bytes()).hexdigest()
+
+    @property
+    def packing(self) -> str:
+        """How documents were put into the rows that the answers are about, by name."""
+        return packing_in(self.facts)
+
+    def stores(self) -> tuple[TokenStore, TokenStore]:
+        """(training, held-out) text that the answers are about.
+
+        All of it is read and compared with its checksums. Raises BadCorpus where it is damaged, Mismatch where it is another
+        than that.
+        """
+        stores = tuple(
+            TokenStore.open(self.folder / DATA / side).packed(self.packing) for side in ("train", "held_out")
+        )
+        for store in stores:
+            store.verify(remedy=_COPY)
+        if self.text_tokens is not None:
+            stores = (stores[0].beginning(self.text_tokens), stores[1])
+        for store, cache in zip(stores, (self.answers, self.held_out.cache), strict=True):
+            expected, found = cache.made_from["corpus"], store.manifest["corpus_sha256"]
+            if expected != found:
+                raise Mismatch(
+                    f"{store.folder}: the answers in {self.folder} were made from another corpus ({expected[:12]}… there, "
+                    f"{found[:12]}… now): copy the whole folder again"
+                )
+        return stores[0], stores[1]
+
+    @property
+    def text_tokens(self) -> int | None:
+        """How many tokens of the text there are for training, None for all."""
+        found: int | None = self.facts["signature"].get("text_tokens")
+        return found
+
+    @cached_property
+    def held_out(self) -> HeldOutAnswers:
+        """What the teacher said about held-out rows."""
+        return HeldOutAnswers(Cache(self.folder / HELD_OUT))
+
+    @property
+    def served(self) -> bool:
+        """Whether the teacher was on a server, so that nobody here has looked at the model itself."""
+        return is_served(self.facts["signature"]["teacher"])
+
+    @property
+    def measured(self) -> Measurements | None:
+        """The teacher on the held-out rows; None of a served one."""
+        return None if self.served else Measurements.load(self.folder / MEASURED)
+
+    @property
+    def cost(self) -> list[Reading]:
+        """What the teacher cost to run, where it was captured; nothing of a served one."""
+        if self.served:
+            return []
+        return [Reading.of(row) for row in read_rows(self.folder / COST, ReadingRow, error=BadModel, remedy=_COPY)]
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """What the teacher wrote on from held-out beginnings; nothing of a served one."""
+        return [] if self.served else read_rows(self.folder / SAMPLES, _Sample, error=BadModel, remedy=_COPY)
+
+    def place_cut(self, shape: Shape, folder: Path, *, seed: int) -> None:
+        """Puts the student of this shape there that was cut when the teacher was captured, if one was by the same seed."""
+        if self.facts["signature"]["seed"] != seed:
+            return
+        for file in sorted((self.folder / CUT).glob("*/config.json")):
+            if not folder.exists() and Shape.of(load_config(file.parent)) == shape:
+                with whole_folder(folder) as beside:
+                    place(file.parent, beside)
+
+    def weights(self, *, device: torch.device, dtype: torch.dtype) -> LanguageModel:
+        """The teacher itself, from where it was when it was captured.
+
+        Raises BadModel where it is no longer there, or never was here, Mismatch where it is another.
+        """
+        source = self.facts["signature"]["teacher"]
+        if self.served:
+            raise BadModel(
+                f"{self.folder} was captured from a server ({source}), which does not give its weights, and nothing can be cut "
+                "out of a model without them: give a student that exists with --student"
+            )
+        remedy = (
+            "to cut a student out of it: give a student that exists with --student, or put the teacher's folder back (capture "
+            "--params cuts students while it is there, for runs of its --seed)"
+        )
+        try:
+            found = weights_digest(resolve(source))
+        except LimbeckError as error:
+            raise BadModel(f"{self.folder}: the teacher {source} is needed {remedy} ({error})") from error
+        expected = self.answers.made_from["teacher"]
+        if found != expected:
+            raise Mismatch(
+                f"{self.folder} was captured from {source} with weights {expected[:12]}…; those there now are {found[:12]}…. "
+                f"The same weights are needed {remedy}"
+            )
+        return load(source, device=device, dtype=dtype)
+
+
+class HeldOutAnswers:
+    """A teacher of held-out rows: answers are kept by their places in the sample that models are measured on."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache, self.name, self.vocab = cache, cache.name, cache.vocab
+        self._place: dict[int, int] = {}
+
+    def of_sample(self, sample: np.ndarray) -> HeldOutAnswers:
+        """Told which rows the sample has, in its order."""
+        self._place = {int(row): place for place, row in enumerate(sample)}
+        return self
+
+    def __call__(self, batch: Batch) -> Sparse:
+        """What the teacher said about these rows of the corpus."""
+        return self.cache(self._placed(batch))
+
+    def counted(self, batch: Batch) -> Batch:
+        """The batch with weight 0 where the teacher has no answer."""
+        return replace(self.cache.counted(self._placed(batch)), row=batch.row)
+
+    def _placed(self, batch: Batch) -> Batch:
+        return replace(batch, row=torch.tensor([self._place[int(row)] for row in batch.row]))

@@ -1,0 +1,75 @@
+"""The held-out rows that models are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from limbeck.corpora import Rows, TokenStore
+from limbeck.jobs.common.environment import Machine
+from limbeck.probes import Measurements
+from limbeck.types import Batch
+
+# Tokens that models are measured on: at most so many that documents, not tokens, limit the intervals; of a short run a
+# quarter of what it trains on, so that proving does not cost more than training.
+MOST = {"cpu": 2**16, "cuda": 2**20}
+LEAST = 2**13
+
+
+class HeldOut:
+    """The held-out rows that models are measured on: all of them, or a fixed sample spread over all documents."""
+
+    def __init__(
+        self,
+        store: TokenStore,
+        *,
+        length: int,
+        machine: Machine,
+        trained: int | None = None,
+        rows: int | None = None,
+    ) -> None:
+        """``trained``: how many tokens the models of the comparison are trained on, None where none are.
+
+        ``rows``: exactly so many, as those a teacher was asked about.
+        """
+        self.store = store
+        self._rows = Rows(store, length=length)
+        self._device = machine.world.device
+        tokens = MOST["cuda" if self._device.type == "cuda" else "cpu"]
+        if trained is not None:
+            tokens = min(tokens, max(LEAST, trained // 4))
+        # of one order, so that a smaller sample is part of a larger
+        self.sample = np.random.default_rng(0).permutation(self._rows.n_rows)[: rows or max(1, tokens // length)]
+        self._chosen = np.sort(self.sample)
+        self._together = max(1, 2048 // length)
+
+    @property
+    def said(self) -> str:
+        """How much of the text is read, where that is a sample."""
+        read, there = len(self._chosen), self._rows.n_rows
+        said = f", {read:,} of their {there:,} rows" if read < there else ""
+        left = self._rows.layout.packed.left_out
+        return said + (f", without {left:,} conversations longer than a row" if left else "")
+
+    def batches(self, *, counted: Callable[[Batch], Batch] = lambda batch: batch) -> Iterator[Batch]:
+        """The rows, a few at a time, on the device; ``counted`` takes weight from more of their positions."""
+        for start in range(0, len(self._chosen), self._together):
+            yield counted(self._rows.rows_of(self._chosen[start : start + self._together])).to(self._device)
+
+    def rows_of(self, numbers: Int64[np.ndarray, " B"]) -> Batch:
+        """Rows of the sample by their places in it, which is also what they are numbered by."""
+        batch = self._rows.rows_of(self.sample[numbers]).to(self._device)
+        return replace(batch, row=torch.from_numpy(numbers))
+
+    def text_bytes(self, measured: Measurements) -> np.ndarray:
+        """Bytes of the text that each document's measured tokens stand for: its bytes, times the share that was read."""
+        store, starts = self.store, self.store.starts
+        sizes = np.zeros(store.documents)
+        for document in np.flatnonzero(measured.tokens > 0).tolist():
+            learned = int(store.learned(int(starts[document]) + 1, int(starts[document + 1])).sum())
+            sizes[document] = store.bytes_of(document) * measured.tokens[document] / max(learned, 1)
+        return sizes

@@ -1,0 +1,108 @@
+"""What packing does to a text, in words: the share that is learned without all that came before it, and what would halve it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+
+import numpy as np
+
+from limbeck.corpora import Document, TokenStore
+from limbeck.corpora.build import store_in_memory
+from limbeck.corpora.layout import BEST_FIT, Layout, lay_out
+from limbeck.errors import BadCorpus
+from limbeck.jobs.common.text import Reads
+from limbeck.planning.checks.finding import Finding, Level
+from limbeck.report.words import share
+
+_LARGE = {True: 0.05, False: 0.5}  # share without its past that is worth a warning, of conversations and of plain texts
+_CALLED = {  # documents of which only a part is learned, by the form of their records: one, and several
+    "prompt and completion": ("prompt with its completion", "prompts with their completions"),
+    "Alpaca": ("instruction with its output", "instructions with their outputs"),
+}
+_TALKS = "conversation", "conversations"
+_PADDED = 0.02, 0.2  # share of padding that is worth a word, and a warning
+_LOOKED_AT = 2_000  # documents, to find how long rows would have to be
+_LONGEST = 2**20
+
+
+def packed(store: TokenStore, *, length: int, context: int, forms: Collection[str] | None = None) -> Finding:
+    """What rows of ``length`` do to the documents of a store. ``context``: the longest rows that its models take.
+
+    ``forms`` are those of its records, by default as its manifest has them.
+    """
+    layout, chat = store.layout(length), not store.learns_all
+    did = layout.packed
+    what, many = _called(chat, store.manifest.get("read", {}).get("forms", {}) if forms is None else forms)
+    sample = _Sample(store)
+    longer, large, remedies = None, False, []
+    said = f"no {what} is longer than a row of {length} tokens: each stands whole in one"
+    if did.cut or did.left_out:
+        longer = sample.halving(length)
+        if longer is not None:
+            beyond = f", which is more than the context of {context} tokens" if longer > context else ""
+            remedies.append(f"--length {longer} halves that share{beyond}")
+        large = did.share_lacking > _LARGE[chat] and (chat or (longer or math.inf) <= context)
+    if did.left_out:
+        said = f"{did.left_out:,} of {store.documents:,} {many} are longer than a row of {length} tokens and left out, "
+        said += f"{share(did.left_out_tokens / store.predictions, digits=1)} of what is to be learned"
+        remedies.append("--long-conversations split learns them in pieces")
+    elif did.cut:
+        said = f"{share(did.share_lacking, digits=1)} of the tokens are learned without all that came before them: "
+        said += f"{did.cut:,} of {store.documents:,} {many} are longer than a row of {length} tokens, and "
+        said += "split over several, where an answer keeps its question if both fit" if chat else "cut"
+        if chat:
+            remedies.append("--long-conversations drop leaves them out")
+    if layout.padding > _PADDED[0]:
+        said += f"; {share(layout.padding)} of the rows is padding"
+        if longer is None and (less := sample.padding(2 * length)) < layout.padding / 1.5:
+            remedies.append(f"--length {2 * length} leaves {share(less)} of padding")
+    level: Level = "warning" if large or did.left_out or layout.padding > _PADDED[1] else "ok"
+    return Finding("packing", level, said, "; ".join(remedies))
+
+
+def packed_documents(
+    documents: Sequence[Document], reader: Reads, *, packing: str, length: int, context: int
+) -> list[Finding]:
+    """The same of some documents; nothing where they cannot be tokenised, which others say better."""
+    with suppress(BadCorpus):
+        if store := store_in_memory(documents, reader.tokenizer, end=reader.end):
+            forms = {document.form for document in documents}
+            return [packed(store.packed(packing), length=length, context=context, forms=forms)]
+    return []
+
+
+def _called(chat: bool, forms: Collection[str]) -> tuple[str, str]:
+    """What a document is called, and several of them."""
+    if not chat:
+        return "document", "documents"
+    return _CALLED.get(next(iter(forms)), _TALKS) if len(forms) == 1 else _TALKS
+
+
+class _Sample:
+    """Some documents, spread over a store, on which other lengths of rows are tried."""
+
+    def __init__(self, store: TokenStore) -> None:
+        number = np.unique(np.linspace(0, store.documents - 1, min(store.documents, _LOOKED_AT)).astype(int))
+        bounds = [(int(store.starts[document]), int(store.starts[document + 1])) for document in number]
+        self._starts = np.cumsum([0, *(stop - start for start, stop in bounds)])
+        self._marks = None if store.learns_all else np.concatenate([store.learned(*bound) for bound in bounds])
+
+    def halving(self, length: int) -> int | None:
+        """The least of some lengths at which half as many tokens lack something as at this one; None where there is none."""
+        half, longer = self._layout(length).packed.share_lacking / 2, length
+        while longer < _LONGEST and half:
+            longer = -(-max(longer + 1, round(longer * 1.25)) // 64) * 64
+            if self._layout(longer).packed.share_lacking <= half:
+                return longer
+        return None
+
+    def padding(self, length: int) -> float:
+        """Share of padding in rows of this length."""
+        return self._layout(length).padding
+
+    def _layout(self, length: int) -> Layout:
+        marks = self._marks
+        learned = None if marks is None else lambda start, stop: marks[start:stop]
+        return lay_out(self._starts, learned, length=length, packing=BEST_FIT)

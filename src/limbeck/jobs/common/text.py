@@ -1,0 +1,99 @@
+"""The text of a run as token stores in its folder: made once, by the first rank, and opened by all."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from limbeck.config import PilotSettings, Settings, TeacherSettings
+from limbeck.corpora import TokenStore, build_stores
+from limbeck.corpora.build import build_training
+from limbeck.corpora.found import notes_of
+from limbeck.corpora.records import Columns
+from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.folder import packing_asked, text_of_run
+from limbeck.run.log import console
+
+
+def columns_of(settings: Settings | PilotSettings) -> Columns:
+    """What the fields of the records of --data are called. Raises BadSetting where --columns names none that are read."""
+    return Columns(settings.columns or ())
+
+
+def how_read(settings: Settings | PilotSettings) -> dict[str, Any]:
+    """How --data is read, for whoever builds a store of it."""
+    return {
+        "columns": columns_of(settings),
+        "skip_bad": settings.skip_bad or 0,
+        "progress": console.is_terminal,
+    }
+
+
+def say_read(store: TokenStore) -> None:
+    """Says what a user should know of how a text was read."""
+    for line in notes_of(store):
+        console.print(f"text: {line}")
+
+
+class Reads(Protocol):
+    """Whose tokens a text is read in."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+    @property
+    def end(self) -> int | None: ...
+    @property
+    def vocab(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What is known of a model that is to read a text: its tokenizer, the token that closes a document, and its ids."""
+
+    tokenizer: PreTrainedTokenizerBase
+    end: int | None
+    vocab: int
+
+
+@contextmanager
+def passing_store(settings: TeacherSettings, reader: Reads) -> Iterator[TokenStore]:
+    """All of --data in the tokens of who reads, in rows as they were asked for; nothing of it stays."""
+    with tempfile.TemporaryDirectory() as folder:
+        how = how_read(settings)
+        store = build_training(settings.data, reader.tokenizer, folder, end=reader.end, vocab=reader.vocab, **how)
+        say_read(store)
+        yield store.packed(packing_asked(settings))
+
+
+def stores_of(
+    settings: TeacherSettings, reader: Reads, where: Machine, *, speak: bool = True
+) -> tuple[TokenStore, TokenStore]:
+    """(training store, held-out store) of --data and --eval-data, in the tokens of who reads.
+
+    What there is to know of how the text was read is said, unless who asks only looks (``speak``).
+    """
+    folder = settings.out / "data"
+    if where.world.first:
+        train, _ = build_stores(
+            settings.data,
+            reader.tokenizer,
+            folder,
+            end=reader.end,
+            eval_source=settings.eval_data,
+            vocab=reader.vocab,
+            **how_read(settings),
+        )
+        if speak:
+            say_read(train)
+        if speak and (overlap := train.manifest.get("overlap")):
+            console.print(
+                f"warning: {overlap} training documents are in --eval-data too: held-out readings are too good. "
+                "Take them out of one of the two."
+            )
+    where.world.barrier()
+    return text_of_run(settings.out)

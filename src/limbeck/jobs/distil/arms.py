@@ -1,0 +1,202 @@
+"""The arms of a comparison: the student, and what the same money would otherwise have bought.
+
+An arm is a folder of its own: it continues where it was stopped, and one that has its model is done.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from limbeck.config import ATTENTION
+from limbeck.corpora import Rows, TokenStore
+from limbeck.disk import place, whole_folder
+from limbeck.jobs.common.environment import Machine
+from limbeck.models.load import LanguageModel, load, load_config, new_model, own, round_to, save
+from limbeck.objectives import parse
+from limbeck.run.lockstep import train_together
+from limbeck.run.run import Plan, Run
+from limbeck.run.save import checkpoints
+from limbeck.run.world import World
+from limbeck.types import Batch, ChunkTeacher, Teacher
+
+CE = "CrossEntropy"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training run of the comparison. ``fresh`` arms start from random weights, the others from the cut student.
+
+    ``start`` is another model to start from. ``member`` is which student of a family it belongs to. ``taken`` are the steps that
+    what it starts from has taken of the same text: it goes on reading behind them.
+    """
+
+    name: str
+    seed: int
+    folder: Path
+    objective: str
+    steps: int
+    fresh: bool = False
+    member: str = ""
+    start: Path | None = None
+    taken: int = 0
+
+    @property
+    def student(self) -> Path:
+        """Where its model is, once it is done."""
+        return self.folder / "student"
+
+    @property
+    def done(self) -> bool:
+        """Whether it has run to its end."""
+        return (self.student / "config.json").exists()
+
+    @property
+    def label(self) -> str:
+        """What the progress bar says."""
+        return f"{self.member} {self.name} #{self.seed}".strip()
+
+
+def arms_of(
+    out: Path,
+    *,
+    objective: str,
+    listens: bool,
+    baselines: Sequence[str],
+    seeds: range,
+    steps: int,
+    flops_steps: int,
+    matched: int = 0,
+    member: str = "",
+) -> list[Arm]:
+    """All arms, the student of the first seed first: whoever stops early has what they came for.
+
+    ``listens``: the objective needs the teacher. ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as those
+    of the student. ``matched`` of ``steps`` were taken already by what the cut was made into: whoever starts elsewhere takes all.
+    """
+    arms = []
+    for seed in seeds:
+        folder = out if seed == seeds[0] else out / "seeds" / f"seed{seed}"
+        arms.append(Arm("student", seed, folder, objective, steps - matched, taken=matched))
+    for seed in seeds:
+        for name in baselines:
+            if name == "cut" or (name.startswith("cut+ce") and not listens):
+                continue  # needs no training; is what the student itself does
+            arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", CE, steps - matched, taken=matched)
+            if name == "fresh+kd":
+                arm = replace(arm, objective=objective, fresh=True, steps=steps, taken=0)
+            if name == ATTENTION:
+                arm = replace(arm, objective=objective, start=out / ATTENTION, steps=steps, taken=0)
+            if name == "cut+ce@flops":
+                arm = replace(arm, steps=flops_steps)
+            arms.append(arm)
+    return [replace(arm, member=member) for arm in arms]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all arms of a comparison have in common: the student they start from, its teacher, text, plan and machine.
+
+    ``most_rows`` of the text are read, where the teacher has answered no more, by arms that take more steps all of it if they
+    are to ``reads_on``; ``counted`` takes weight from where it has no answer, for the arms too that do not listen to it, so
+    that all learn the same tokens. ``common``: a seed, and how many rows of its order those of all seeds begin with.
+    ``stored``: the number format of the files of what is trained, in float32. ``fresh_rate``: the peak rate of what starts from
+    random weights, where it is another than the plan's.
+    """
+
+    cut: Path
+    teacher: Teacher | ChunkTeacher
+    store: TokenStore
+    length: int
+    plan: Plan
+    machine: Machine
+    most_rows: int | None = None
+    counted: Callable[[Batch], Batch] = lambda batch: batch
+    reads_on: bool = False
+    common: tuple[int, int] = (0, 0)
+    stored: torch.dtype = torch.float32
+    fresh_rate: float | None = None
+
+    def run(self, arm: Arm) -> Run:
+        """The run of an arm, its student as it begins."""
+        world = self.machine.world
+        start = load(own(arm.start or self.cut), device="cpu", train=True)
+        if arm.fresh:
+            packs = start.packs  # as its architecture does
+            start = new_model(load_config(self.cut), start.tokenizer, arm.seed, name=arm.name)
+            start.packs = packs
+        start.model.to(world.device)
+        corpus = Rows(
+            self.store,
+            length=self.length,
+            seed=arm.seed,
+            rank=world.rank,
+            ranks=world.size,
+            most=None if self.reads_on and arm.steps > self.plan.steps else self.most_rows,
+            counted=self.counted,
+            first=arm.taken * self.plan.rows,
+            common=self.common,
+        )
+        objective = parse(arm.objective)
+        listens = self.teacher if objective.needs_teacher else None
+        lr = self.fresh_rate if arm.fresh and self.fresh_rate else self.plan.lr
+        plan = replace(self.plan, steps=arm.steps, lr=lr)
+        return Run(arm.folder, arm.label, start, listens, corpus, objective, plan, world)
+
+
+def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
+    """The trained model of an arm, from disk if it is done. Other arms are expected to take ``after`` seconds more."""
+    world = shared.machine.world
+    if arm.done:
+        _drop_checkpoints(arm, world)
+        return load(own(arm.student), device=world.device)
+    run = shared.run(arm)
+    run.after = after
+    run.train()
+    return _finish(arm, run, shared.stored)
+
+
+def train_members(members: Sequence[tuple[Arm, Shared]], *, label: str, after: float = 0.0) -> None:
+    """Trains arms that learn from one teacher on the same rows, which is asked once for all of them.
+
+    Other arms are expected to take ``after`` seconds more.
+    """
+    runs = [(arm, shared.run(arm), shared.stored) for arm, shared in members if not arm.done]
+    if runs:
+        runs[0][1].after = after  # whose progress is shown
+        train_together([run for _, run, _ in runs], label=label)
+    for arm, run, stored in runs:
+        _finish(arm, run, stored)
+
+
+def take_over(arm: Arm, twin: Arm) -> None:
+    """Gives an arm what another of the same start, rows, steps and objective came to, if that is done and it is not."""
+    if arm.done or not twin.done:
+        return
+    place(twin.folder / "metrics.jsonl", arm.folder / "metrics.jsonl")
+    with whole_folder(arm.student) as beside:
+        place(twin.student, beside)
+
+
+def _finish(arm: Arm, run: Run, stored: torch.dtype) -> LanguageModel:
+    """Saves what was trained, rounded to a number format on every rank, and drops what a run needs to continue."""
+    world, trained = run.world, run.student
+    trained.model.requires_grad_(False)
+    trained.model.zero_grad(set_to_none=True)
+    kept = round_to(trained, stored)
+    if world.first:
+        save(trained, arm.student, dtype=kept)
+    _drop_checkpoints(arm, world)
+    world.barrier()
+    return trained
+
+
+def _drop_checkpoints(arm: Arm, world: World) -> None:
+    """Removes the checkpoints of an arm that is done: three times the model's size, and of no further use."""
+    if world.first:
+        for checkpoint in checkpoints(arm.folder):
+            shutil.rmtree(checkpoint, ignore_errors=True)

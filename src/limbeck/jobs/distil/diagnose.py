@@ -1,0 +1,99 @@
+"""What the doctor finds of a teacher, a student, their text and a run, before anything is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers.configuration_utils import PreTrainedConfig
+
+from limbeck.config import DistilSettings
+from limbeck.jobs.common.captured import is_captured
+from limbeck.jobs.common.environment import Machine, batch_rows
+from limbeck.jobs.common.rates import rate_finding
+from limbeck.jobs.common.sample import Sample, of_text
+from limbeck.jobs.common.text import columns_of
+from limbeck.jobs.distil.align import alignment
+from limbeck.jobs.pair.unigram import knowledge, known, of_source
+from limbeck.jobs.pair.unpacked import lone_cost, rows_of_documents
+from limbeck.models.load import LanguageModel
+from limbeck.objectives import TAID, parse
+from limbeck.planning.checks.pair import Finding, examine
+from limbeck.planning.cost.size import Size
+from limbeck.teachers.remote.http import is_served
+
+
+def what_is_known(settings: DistilSettings, teacher: LanguageModel, *, length: int, machine: Machine) -> list[Finding]:
+    """Whether a teacher in memory knows more of the text than a unigram model; nothing of captured answers.
+
+    A student that does not listen to it may have any teacher, which is then no more than said.
+    """
+    if is_captured(settings.teacher) or is_served(settings.teacher):
+        return []
+    found = known(
+        teacher,
+        of_source(settings.data, teacher, columns_of(settings)),
+        vocab=teacher.vocab,
+        length=min(length, teacher.context),
+        device=machine.world.device,
+    )
+    listens = any(parse(text).needs_teacher for text in settings.objectives)
+    return list(knowledge(found, teacher.name, anyway=settings.any_teacher or not listens))
+
+
+def _packing(model: LanguageModel, texts: Sequence[str], length: int) -> list[Finding]:
+    """What it costs that a decoder must be given each document alone; nothing of one that takes packed rows."""
+    if model.packs:
+        return []
+    tokens = [len(model.tokenizer(text, verbose=False)["input_ids"]) for text in texts]
+    return [Finding("packing", "warning", lone_cost(model.name, rows_of_documents(tokens, length)))]
+
+
+def diagnose(
+    settings: DistilSettings,
+    teacher: LanguageModel,
+    student: LanguageModel | None,
+    sample: Sample,
+    *,
+    length: int,
+    machine: Machine,
+    planned: PreTrainedConfig | None = None,
+    reference: PreTrainedConfig | None = None,
+    uses: float | None = None,
+) -> list[Finding]:
+    """The findings about a pair, the first documents of its data, and the run as it is set.
+
+    ``planned``: the configuration of a student that is still to be cut or converted, ``reference`` of what it is matched to.
+    ``uses``: how often a forward pass of the teacher is trained with, where that is known.
+    """
+    rows, steps = batch_rows(settings, length, machine.world.size)
+    texts, chat = sample.texts, sample.chat
+    aligned = settings.tokenizer_align is not None and student is not None
+    lone = [finding for model in (teacher, student) if model is not None for finding in _packing(model, texts, length)]
+    found = list(alignment(teacher, student, texts, chat=chat)) if aligned and student is not None else []
+    made = student.config if student is not None else planned
+    if made is not None:
+        found.append(rate_finding(settings, Size.of(made).parameters))
+    parts = (part for text in settings.objectives for part in parse(text).modules() if isinstance(part, TAID))
+    found += [Finding("objective", "ok", remark) for part in parts if (remark := part.remark(steps))]
+    if not aligned:
+        found += of_text(sample, teacher)
+    return (
+        found
+        + lone
+        + examine(
+            teacher,
+            student,
+            planned=planned,
+            reference=reference,
+            length=length,
+            tokens=settings.tokens,
+            batch_tokens=rows * length,
+            dtype=machine.dtype,
+            device=machine.world.device,
+            out=settings.out,
+            chat=chat and not aligned,
+            texts=texts,
+            aligned=aligned,
+            uses=uses,
+        )
+    )

@@ -1,0 +1,83 @@
+"""What a comparison will take, from real steps of its trainings, and at the end what it took.
+
+The steps that are measured are of copies: nothing of them is left when the trainings begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from limbeck.disk import read_lines
+from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.distil.arms import Arm, Shared
+from limbeck.planning.cost.training import Cost
+from limbeck.report.words import duration, label, trainings
+from limbeck.run.log import peak_gib
+
+# Seconds that are measured for each kind of arm: a small share of what it will take, within these.
+_LEAST, _MOST, _SHARE = 0.2, 20.0, 0.03
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """Seconds of all trainings, seconds of a step by what is trained how, and the peak of memory in bytes."""
+
+    seconds: float
+    step_seconds: dict[str, float]
+    peak_bytes: int
+
+
+def foretell(arms: Sequence[Arm], cost: Cost, shared: Shared) -> Foretold:
+    """Measures some steps of each kind of arm, on this machine as it is now."""
+    world, step_seconds = shared.machine.world, {}
+    for name in dict.fromkeys(map(_kind, arms)):
+        longest = max((arm for arm in arms if _kind(arm) == name), key=lambda arm: arm.steps)
+        run = shared.run(longest)
+        step = run.measure(_LEAST)
+        total = world.sum(step) / world.size * longest.steps  # one number, or ranks would take unlike many steps
+        if _SHARE * total > _LEAST:
+            step = run.measure(min(_MOST, _SHARE * total))
+        step_seconds[name] = step
+    seen = round(peak_gib(world.device) * 2**30)  # a small student may take less than the tokenizer did
+    return Foretold(sum(step_seconds[_kind(arm)] * arm.steps for arm in arms), step_seconds, max(seen, cost.peak_bytes))
+
+
+def _kind(arm: Arm) -> str:
+    """What decides how long a step takes: the objective, and whether the arm has layers of its own, as its start has."""
+    return arm.objective if arm.start is None else f"{arm.objective} ({label(arm.name)})"
+
+
+def said_before(foretold: Foretold, arms: Sequence[Arm]) -> str:
+    """The estimate as it is printed before the trainings."""
+    steps = ", ".join(f"{seconds:.3g} s of {name}" for name, seconds in foretold.step_seconds.items())
+    return (
+        f"estimate: {duration(foretold.seconds)} for {trainings(len(arms))} (a step, measured now: {steps}), and "
+        f"{foretold.peak_bytes / 2**30:.2f} GiB of memory"
+    )
+
+
+def expected_seconds(told: Mapping[str, Any], arms: Sequence[Arm]) -> float:
+    """What these trainings will take by an estimate that was kept, those that are done nothing; 0 where none was kept."""
+    steps = told.get("step_seconds", {})
+    return sum(steps.get(_kind(arm), 0.0) * arm.steps for arm in arms if not arm.done)
+
+
+def said_after(told: dict[str, Any], arms: Sequence[Arm], machine: Machine, *, continued: bool = False) -> str:
+    """What the trainings took, ``continued`` where over several starts, beside what was said before."""
+    starts = " over all starts" if continued else ""
+    return (
+        f"Training took {duration(training_seconds(arms))}{starts} ({duration(told['seconds'])} estimated) and up to "
+        f"{peak_gib(machine.world.device):.2f} GiB of memory ({told['peak_bytes'] / 2**30:.2f} GiB estimated)"
+    )
+
+
+def training_seconds(arms: Sequence[Arm]) -> float:
+    """Seconds of all steps of these arms, also where a run was stopped and continued."""
+    total = 0.0
+    for arm in arms:
+        before = 0
+        for row in read_lines(arm.folder / "metrics.jsonl"):
+            total, before = total + (row["tokens"] - before) / row["tokens_per_s"], row["tokens"]
+    return total

@@ -1,0 +1,232 @@
+"""What came out: every model of a run measured on the same held-out rows, and the report made of it.
+
+Measurements are sums over documents and stay in the run's folder, one file a model and seed, so a run that was stopped
+does not measure again, and any difference between two models has an interval over the same documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from limbeck.config import DistilSettings
+from limbeck.corpora import TokenStore
+from limbeck.disk import place, read_rows, write_json, write_lines, write_rows, write_text, writing
+from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.folder import update
+from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.distil.align import OtherTokens, across
+from limbeck.jobs.distil.arms import Arm
+from limbeck.jobs.distil.teacher import RunTeacher
+from limbeck.jobs.probe.recall import RecallProof
+from limbeck.models.load import LanguageModel, load, own
+from limbeck.models.sidecar import stored_dtype
+from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, likelihood, measure, samples
+from limbeck.probes.measurements import AGAIN
+from limbeck.report import write_report
+from limbeck.report.card import model_card
+from limbeck.report.start import price_of, start_of
+from limbeck.report.state import state_sentence
+from limbeck.report.verdict import Verdict, too_few_documents, verdict
+from limbeck.run.log import console
+from limbeck.types import Batch, Reading, ReadingRow, Teacher
+
+
+class Proof:
+    """Collects the measurements of a run, on the rank that writes; the others pass through."""
+
+    def __init__(
+        self,
+        settings: DistilSettings,
+        teacher: RunTeacher | OtherTokens,
+        store: TokenStore,
+        *,
+        length: int,
+        machine: Machine,
+        listens: bool,
+        train: TokenStore,
+    ) -> None:
+        """``listens``: the objective needs the teacher, so the student learns by distilling. ``train`` is what it reads."""
+        self._settings, self._source, self._machine, self._listens = settings, teacher, machine, listens
+        self._told: Teacher | None = None if isinstance(teacher, OtherTokens) else teacher.about
+        self._counted: Callable[[Batch], Batch] = lambda batch: batch
+        answers = teacher.captured.held_out if teacher.captured and self._told is not None else None
+        rows = answers.cache.rows if answers else None
+        self.held_out = HeldOut(store, length=length, machine=machine, trained=settings.tokens, rows=rows)
+        if answers:
+            self._told = answers.of_sample(self.held_out.sample)
+            self._counted = answers.counted
+        self._teachers = self.held_out  # as the teacher reads it
+        if isinstance(teacher, OtherTokens) and machine.world.first:
+            self._teachers = teacher.held_out(machine)
+        measurements = settings.out / "measurements"
+        self._recall = RecallProof(measurements, train, self.held_out) if settings.mixers else None
+        self._runs: dict[str, dict[int, Measurements]] = {}
+        self._costs: list[Reading] = []
+        served = teacher.captured is not None and teacher.captured.served  # nobody here has looked at the model
+        if machine.world.first and not served:
+            self._measure("teacher", teacher.about, settings.seed, compare=False)
+            self._cost("teacher", self._cost_of_teacher)
+
+    def cut(self, folder: Path) -> None:
+        """Measures the student as it starts."""
+        if self._machine.world.first:
+            model = load(own(folder), device=self._machine.world.device)
+            measured = self._measure("cut", model, self._settings.seed)
+            if remark := too_few_documents(measured.read):
+                console.print(f"note: {remark}")
+
+    def arm(self, arm: Arm, model: LanguageModel) -> None:
+        """Measures a trained model."""
+        if not self._machine.world.first:
+            return
+        measured = self._measure(arm.name, model, arm.seed)
+        if arm.name == "student" and arm.seed == self._settings.seed:
+            self._cost("student", lambda: self._cost_of_stored(arm))
+            if not (self._settings.out / "samples.json").exists():
+                write_rows(self._settings.out / "samples.json", self._samples(model))
+            if measured.surprises:
+                named = in_words(measured.surprises, model.tokenizer, self.held_out.store.name_of)
+                write_rows(self._settings.out / "surprises.json", named)
+        nats = measured.nats.sum() / measured.tokens.sum()
+        console.print(f"{arm.label}: cross-entropy on held-out text {nats:.4f} nats/token")
+
+    def write(self, run: dict[str, Any]) -> tuple[list[Reading], Verdict]:
+        """Writes readings, verdict, card and report of the arms that are done: the first of them is the student."""
+        out = self._settings.out
+        readings = self._readings()
+        write_lines(out / "readings.jsonl", [r.row() for r in readings])
+        arms = {name: [runs[seed] for seed in sorted(runs)] for name, runs in self._runs.items() if name != "teacher"}
+        teacher = next(iter(self._runs.get("teacher", {}).values()), None)
+        said = verdict(
+            arms,
+            teacher,
+            method="KD" if self._listens else "the objective",
+            price=price_of(run) if self._listens else None,
+            text_bytes=self._text_bytes(arms["student"][0], teacher),
+            start=start_of(run),
+            against_attention=self._recall.sentence() if self._recall else "",
+        )
+        if cost_of_state := state_sentence(run):
+            said = replace(said, notes=(*said.notes, cost_of_state))
+        if isinstance(self._source, OtherTokens):
+            said = replace(said, notes=(_sentence(across(self._source.told.facts)), *said.notes))
+        write_json(out / "verdict.json", said.row())
+        update(out, run, verdict=said.text)
+        made = run["student"] | {"dtype": stored_dtype(out / "student")}
+        write_text(out / "student" / "README.md", model_card(run | {"student": made}, readings, said.notes))
+        write_report(out)
+        return readings, said
+
+    def conclude(self, run: dict[str, Any]) -> dict[str, Any]:
+        """Writes all, says the verdict, and gives the result that `--json` prints."""
+        out = self._settings.out
+        readings, said = self.write(run)
+        console.print(f"\n{said.text}")
+        for note in said.notes:
+            console.print(note)
+        return {
+            "out": str(out),
+            "student": str(out / "student"),
+            "readings": _by_model(readings),
+            "verdict": said.text,
+        }
+
+    def _cost(self, name: str, measured: Callable[[], list[Reading]]) -> None:
+        """Adds what a model costs to run, from its file where that was measured before."""
+        file = self._settings.out / "measurements" / f"cost-{name}.json"
+        if not file.exists():
+            with writing(file):
+                file.parent.mkdir(exist_ok=True)
+            write_rows(file, [reading.row() for reading in measured()])
+        self._costs += [Reading.of(row) for row in read_rows(file, ReadingRow, remedy=AGAIN)]
+
+    def _cost_of_teacher(self) -> list[Reading]:
+        """What a teacher costs to run; one whose answers were captured, where and when that was done."""
+        captured = self._source.captured
+        return captured.cost if captured else cost("teacher", self._source.about)
+
+    def _samples(self, model: LanguageModel) -> list[dict[str, Any]]:
+        captured = self._source.captured
+        live = self._told is not None and captured is None
+        rows = samples(model, self._source.about if live else None, self.held_out.store)
+        if captured:
+            wrote = {(row["document"], row["prompt"]): row["student"] for row in captured.samples}
+            for row in rows:
+                if (key := (row["document"], row["prompt"])) in wrote:
+                    row["teacher"] = wrote[key]
+        return rows
+
+    def _text_bytes(self, student: Measurements, teacher: Measurements | None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Bytes of each document that the student's tokens and the teacher's stand for, where they have different ones."""
+        if teacher is None or self._teachers is self.held_out:
+            return None
+        return self.held_out.text_bytes(student), self._teachers.text_bytes(teacher)
+
+    def _cost_of_stored(self, arm: Arm) -> list[Reading]:
+        """What a student costs as it is on disk, in the number format that the teacher is measured in."""
+        stored = load(own(arm.student), device=self._machine.world.device, dtype=self._machine.dtype)
+        return cost("student", stored, folder=arm.student)
+
+    def _measure(self, name: str, model: LanguageModel, seed: int, *, compare: bool = True) -> Measurements:
+        """The measurement of a model, from its file where it was made before."""
+        file = self._settings.out / "measurements" / f"{name}-seed{seed}.safetensors"
+        captured = self._source.captured
+        if captured and captured.measured and name == "teacher":
+            measured = captured.measured
+        elif file.exists():
+            measured = Measurements.load(file)
+        else:
+            listens = self._told if compare else None
+            text = self._teachers if name == "teacher" else self.held_out
+            documents = text.store.documents
+            measured = measure(model, listens, text.batches(counted=self._counted), documents=documents)
+            with writing(file):
+                file.parent.mkdir(exist_ok=True)
+            measured.save(file)
+        self._runs.setdefault(name, {})[seed] = measured
+        if self._recall and not (captured and name == "teacher"):  # whose weights are not here
+            self._recall.measure(name, model, seed)
+        return measured
+
+    def _readings(self) -> list[Reading]:
+        """All readings: of each seed, and over the seeds (seed null) where there are several."""
+        readings = list(self._costs)
+        for name, runs in self._runs.items():
+            sets: list[tuple[int | None, list[Measurements]]] = [(seed, [runs[seed]]) for seed in sorted(runs)]
+            if len(runs) > 1:
+                sets.append((None, [runs[seed] for seed in sorted(runs)]))
+            for seed, measured in sets:
+                text = self._teachers if name == "teacher" else self.held_out
+                found = likelihood(name, measured, text_bytes=text.text_bytes(measured[0]), seed=seed)
+                if text is not self.held_out:  # of tokens that are not the student's
+                    found = [reading for reading in found if reading.name == "bits_per_byte"]
+                readings += found
+                readings += calibration(name, measured, seed=seed)
+                readings += fidelity(name, measured, seed=seed)
+        return readings + (self._recall.readings() if self._recall else [])
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def hand_on(there: Path, here: Path) -> None:
+    """Gives a run what another measured of the teacher they share."""
+    for file in [*there.glob("measurements/teacher-seed*"), *there.glob("measurements/cost-teacher.json")]:
+        place(file, here / "measurements" / file.name)
+
+
+def _by_model(readings: list[Reading]) -> dict[str, dict[str, Any]]:
+    """Readings by model and name, over all seeds where there are several."""
+    found: dict[str, dict[str, Any]] = {}
+    for reading in readings:
+        row = reading.row()
+        found.setdefault(reading.model, {})[reading.name] = {
+            key: row[key] for key in ("value", "low", "high", "unit", "n")
+        }
+    return found

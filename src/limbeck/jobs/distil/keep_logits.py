@@ -1,0 +1,103 @@
+"""Whether a run keeps the logits of a teacher in memory: they are computed once then, and every epoch, seed and arm reads them.
+
+Kept is what `limbeck capture` keeps, in the run's folder, so another run can take it for its teacher. It is worth it where the
+trainings read their text often, and possible where every objective can be computed from what is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from limbeck.config import CaptureSettings, DistilSettings
+from limbeck.corpora import Rows, TokenStore
+from limbeck.errors import BadSetting
+from limbeck.jobs.capture.certificate import why_not
+from limbeck.jobs.capture.codecs import codecs_within
+from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.text import stores_of
+from limbeck.models.load import load_described
+from limbeck.models.source import resolve
+from limbeck.objectives import parse
+from limbeck.report.words import size
+from limbeck.run.log import console
+
+CAPTURED = "captured"  # in a run's folder: what its teacher was asked
+_BESIDE = 2**17  # tokens that a capture computes besides: of held-out text, and to choose and certify what is kept
+_OFTEN = 2  # times as many live passes as a capture takes
+_SHARE = 0.25  # of the free disk
+
+_BYTES: int = CaptureSettings.model_fields["bytes_per_token"].default
+
+
+def keeps(settings: DistilSettings, where: Machine, *, length: int, objectives: Sequence[str]) -> bool:
+    """Whether this run keeps its teacher's logits, as --cache-logits says, or by how often it would compute them.
+
+    ``objectives`` are those of all students. What was begun is gone on with. Tokenises the run's text into ``out/data``.
+    """
+    if settings.cache_logits is not None:
+        return settings.cache_logits and _needs(objectives)
+    if (settings.out / CAPTURED).exists():
+        return True
+    if (settings.out / "cut").exists() or where.world.size > 1 or settings.mixers is not None or not _needs(objectives):
+        return False
+    about = load_described(resolve(settings.teacher), name=settings.teacher)
+    if any(
+        why_not(codec, parse(objective)) for objective in objectives for codec in codecs_within(about.vocab, _BYTES)
+    ):
+        return False
+    text = _tokens(stores_of(settings, about, where, speak=False)[0], length=length)
+    if not worth_keeping(settings, text):
+        return False
+    live = settings.tokens * _readings(settings)
+    console.print(
+        f"the teacher's logits of {text:,} tokens would be computed {live / text:.0f} times, so they are computed once and kept "
+        f"in {settings.out / CAPTURED}: {size(_BYTES * text)} (--no-cache-logits computes them anew each time)",
+    )
+    return True
+
+
+def worth_keeping(settings: DistilSettings, text: int) -> bool:
+    """Whether a run keeps the logits of so many tokens of text, as it says, or where that saves passes and the disk has room.
+
+    Never of a text that it does not read to its end: others of its rows would be read.
+    """
+    if settings.cache_logits is not None:
+        return settings.cache_logits
+    often = settings.tokens * _readings(settings) >= _OFTEN * (text + _BESIDE)
+    return text <= settings.tokens and often and _BYTES * text <= _SHARE * _free(settings.out)
+
+
+def check_keeps(settings: DistilSettings, *, live: bool) -> None:
+    """Raises BadSetting where --cache-logits says what this teacher does not do."""
+    if settings.cache_logits is False and not live:
+        raise BadSetting(
+            f"--no-cache-logits: the logits of {settings.teacher} are kept already, or come from a server and are always kept; "
+            "leave it out, or give the model itself"
+        )
+    if settings.cache_logits and settings.tokenizer_align is not None:
+        raise BadSetting(
+            "--cache-logits: with --tokenizer-align what the teacher gives is computed once and kept anyway; leave it out"
+        )
+
+
+def _needs(objectives: Sequence[str]) -> bool:
+    return any(parse(objective).needs_teacher for objective in objectives)
+
+
+def _readings(settings: DistilSettings) -> int:
+    """How many trainings of one student need the teacher."""
+    return settings.seeds * (1 + ("fresh+kd" in settings.compared))
+
+
+def _tokens(store: TokenStore, *, length: int) -> int:
+    return Rows(store, length=length).n_rows * length
+
+
+def _free(folder: Path) -> int:
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return int(psutil.disk_usage(str(folder)).free)

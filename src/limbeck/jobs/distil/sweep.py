@@ -1,0 +1,206 @@
+"""`limbeck distil --params 1B,600M --objective "ForwardKL, TAID"`: students of several sizes and objectives in one run.
+
+Each has a folder of its own, which is that of `distil` for this size and objective alone, bits and all. Students of one seed see
+the same rows, so the teacher is asked once about each step and all of them listen; what does not listen is trained one after
+the other, and once where students of several objectives are compared with the same. One thing is not as it would be alone: the
+students pay equal parts of the teacher's one forward pass, so cross-entropy at equal compute gets fewer tokens.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.config import DistilSettings
+from limbeck.disk import claims
+from limbeck.errors import BadSetting, LimbeckError
+from limbeck.jobs.common.environment import machine
+from limbeck.jobs.common.folder import claim, now, signature_of, update
+from limbeck.jobs.distil.align import Heard, check_align
+from limbeck.jobs.distil.arms import Arm, take_over, train, train_members
+from limbeck.jobs.distil.convert import check_conversion
+from limbeck.jobs.distil.estimate import expected_seconds, training_seconds
+from limbeck.jobs.distil.job import Comparison, prepare
+from limbeck.jobs.distil.teacher import RunTeacher, adopted
+from limbeck.jobs.pair.student import size_name, target_shape
+from limbeck.objectives import parse
+from limbeck.planning.checks.resources import FULL, free_memory
+from limbeck.planning.cost.training import Cost, peak_together
+from limbeck.report.family import write_family_report
+from limbeck.report.words import duration, took, trainings
+from limbeck.run.log import console
+from limbeck.run.world import World, leave
+
+
+@claims()
+def family(settings: DistilSettings) -> dict[str, Any]:
+    """Distils a student of each size and objective; gives ``{"out", "members"}``: by name what `distil` gives."""
+    started = time.monotonic()
+    settings, answers = adopted(settings)
+    wanted = _wanted(settings)
+    if settings.tokenizer_align is not None:
+        Heard.by(settings.objectives)
+    for name, what in wanted.items():  # a mistake in the last is said before the first begins
+        _check(settings.model_copy(update=what), name)
+    where = machine(settings)
+    run = claim(settings.out, signature_of(settings, "family", **answers)) if where.world.first else {}
+    continued = "members" in run
+    if where.world.first:
+        update(settings.out, run, members=list(wanted), objectives=[what["objective"] for what in wanted.values()])
+    where.world.barrier()
+    members: list[Comparison] = []
+    sharing = sum(parse(what["objective"]).needs_teacher for what in wanted.values())
+    for name, what in wanted.items():
+        own = settings.model_copy(update=what | {"out": settings.out / name})
+        console.print(f"\n{name}")
+        members.append(
+            prepare(
+                *(own, answers, where),
+                member=name,
+                beside=members[0] if members else None,
+                objectives=settings.objectives,
+                sharing=max(1, sharing),
+            )
+        )
+    if where.world.first and (seconds := sum(map(_seconds, _together(members)))):
+        many = sum(not arm.done for member in members for arm in member.arms)
+        console.print(f"\nestimate: {duration(seconds)} for the {trainings(many)} of {len(wanted)} students")
+    linked = _train(members)
+    results = {}
+    for name, member in zip(wanted, members, strict=True):
+        console.print(f"\n{name}")
+        trained = training_seconds([arm for arm in member.arms if arm.folder not in linked])
+        results[name] = member.conclude(trained, linked=linked, last=False)
+    if where.world.first:
+        if "ended" not in run:
+            known = {} if continued else {"seconds": round(time.monotonic() - started, 1)}  # of all starts
+            update(settings.out, run, ended=now(), **known)
+        write_family_report(settings.out)
+        console.print(f"\n{len(wanted)} students {took(time.monotonic() - started, continued=continued)}.")
+    where.world.barrier()
+    leave()
+    return {"out": str(settings.out), "members": results} if where.world.first else {}
+
+
+def _check(settings: DistilSettings, name: str) -> None:
+    """Raises what is wrong with one student, naming it."""
+    try:
+        check_align(settings)
+        check_conversion(settings, target_shape(settings))
+    except LimbeckError as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _wanted(settings: DistilSettings) -> dict[str, dict[str, Any]]:
+    """What each student differs in, by its name, which is of a size, an objective, or both."""
+    sizes = settings.params if isinstance(settings.params, tuple) else (settings.params,)
+    names = [size_name(size) for size in sizes if size] if len(sizes) > 1 else [""]
+    if len(set(names)) < len(names):
+        raise BadSetting(f"--params {','.join(map(str, sizes))}: sizes that differ by less than 1 % are one student")
+    objectives = settings.objectives
+    goals = [_objective(text) for text in objectives] if len(objectives) > 1 else [""]
+    if len({repr(parse(text)) for text in objectives}) < len(objectives) or len(set(goals)) < len(goals):
+        raise BadSetting(f"--objective {settings.objective!r}: two of these are the same; name each once")
+    return {
+        "-".join(filter(None, (name, goal))): {"params": size, "objective": objective}
+        for name, size in zip(names, sizes, strict=True)
+        for goal, objective in zip(goals, objectives, strict=True)
+    }
+
+
+def _objective(text: str) -> str:
+    """An objective as a folder is called: 0.5-CrossEntropy+0.5-TAID-start=0.2."""
+    return re.sub(r"[^\w.+=]+", "-", text.replace(" ", "")).strip("-.")
+
+
+def _train(members: Sequence[Comparison]) -> set[Path]:
+    """Trains all arms, those of one name and seed together where they listen to a live teacher.
+
+    Gives the folders of those that were not trained, since another was the same.
+    """
+    linked = set()
+    todo = _together(members)
+    for which, arms in enumerate(todo, 1):
+        later = sum(map(_seconds, todo[which:]))
+        groups = _groups([one for one in arms if _listens(*one)])
+        alone = [one for one in arms if not _listens(*one)]
+        for at, group in enumerate(groups, 1):
+            label = f"{len(group)} x {group[0][1].name} #{group[0][1].seed}"
+            after = later + _seconds(alone) + sum(map(_seconds, groups[at:]))
+            train_members([(arm, member.shared) for member, arm in group], label=label, after=after)
+        for number, (member, arm) in enumerate(arms):
+            if _take_over(arm, member, arms[:number]):
+                linked.add(arm.folder)
+            after = later + _seconds(arms[number + 1 :], before=arms[: number + 1])
+            member.proof.arm(arm, train(arm, member.shared, after=after))
+            member.show_so_far()
+    return linked
+
+
+def _together(members: Sequence[Comparison]) -> list[list[tuple[Comparison, Arm]]]:
+    """The arms in the order in which they are trained: those of one name and seed at a time."""
+    kinds = dict.fromkeys((arm.name, arm.seed) for member in members for arm in member.arms)
+    return [
+        [(member, arm) for member in members for arm in member.arms if (arm.name, arm.seed) == kind] for kind in kinds
+    ]
+
+
+def _listens(member: Comparison, arm: Arm) -> bool:
+    """Whether an arm learns from a live teacher, whose forward pass is computed once for all that do."""
+    live = isinstance(member.source, RunTeacher) and member.source.captured is None
+    return live and parse(arm.objective).needs_teacher
+
+
+def _seconds(arms: Sequence[tuple[Comparison, Arm]], before: Sequence[tuple[Comparison, Arm]] = ()) -> float:
+    """What training these will take by their estimates, of which each is that of a student alone.
+
+    Those that listen to a live teacher share its forward pass, of the cost that its price says. What is done takes nothing, nor
+    what is taken over from another of these or of those ``before``.
+    """
+    seen = {_same(member, arm) for member, arm in before}
+    total, passes = 0.0, 0.0
+    for member, arm in arms:
+        alone = 0.0 if _same(member, arm) in seen else expected_seconds(member.run.get("estimate", {}), [arm])
+        seen.add(_same(member, arm))
+        price = member.run.get("teacher", {}).get("price", 0.0) if _listens(member, arm) else 0.0
+        total, passes = total + alone / (1 + price), max(passes, alone * price / (1 + price))
+    return total + passes
+
+
+def _same(member: Comparison, arm: Arm) -> tuple[Any, ...]:
+    """What two arms of one name and seed have in common where one training serves both."""
+    return member.settings.params, arm.objective, arm.steps, arm.fresh
+
+
+def _groups(together: Sequence[tuple[Comparison, Arm]]) -> list[list[tuple[Comparison, Arm]]]:
+    """Those that fit into memory together, in order; the teacher is asked once for each group."""
+    groups: list[list[tuple[Comparison, Arm]]] = []
+    for member, arm in together:
+        if groups and _fit([*(other.cost for other, _ in groups[-1]), member.cost], member.shared.machine.world):
+            groups[-1].append((member, arm))
+        else:
+            groups.append([(member, arm)])
+    if len(groups) > 1:
+        console.print(
+            f"memory: the {len(together)} students do not fit together, so they are trained in {len(groups)} groups and the "
+            "teacher's forward pass is computed anew for each; equal compute counts it once, as with memory for all of them"
+        )
+    return groups
+
+
+def _fit(costs: Sequence[Cost], world: World) -> bool:
+    """Whether students trained in step stay within the free memory of every rank."""
+    return not world.any(peak_together(costs) > FULL * free_memory(world.device))[0]
+
+
+def _take_over(arm: Arm, member: Comparison, before: Sequence[tuple[Comparison, Arm]]) -> bool:
+    """Takes what a student of the same size and another objective was compared with, if there is such; says whether."""
+    world = member.shared.machine.world
+    twins = [one for other, one in before if _same(other, one) == _same(member, arm)]
+    if twins and world.first:
+        take_over(arm, twins[0])
+    world.barrier()
+    return bool(twins)

@@ -1,0 +1,39 @@
+"""How often a forward pass of the teacher will be trained with, as far as that can be told before a text is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from limbeck.config import DistilSettings
+from limbeck.corpora.source import resolve
+from limbeck.jobs.common.captured import Captured, is_captured
+from limbeck.jobs.common.sample import Sample
+from limbeck.jobs.common.text import columns_of
+from limbeck.jobs.distil.keep_logits import worth_keeping
+from limbeck.models.load import LanguageModel
+from limbeck.objectives import parse
+
+
+def uses_before(settings: DistilSettings, teacher: LanguageModel, sample: Sample, *, length: int) -> float | None:
+    """How often a forward pass of the teacher would be trained with; None where nothing needs it, or tokens are not its own.
+
+    Once of a text whose size is not known before it is read.
+    """
+    if settings.tokenizer_align is not None or not any(parse(text).needs_teacher for text in settings.objectives):
+        return None
+    if is_captured(settings.teacher):
+        read = Captured(Path(settings.teacher).expanduser()).answers.rows * length
+        return max(1.0, settings.tokens / read)
+    text = text_tokens(settings, teacher, sample)
+    return max(1.0, settings.tokens / text) if text and worth_keeping(settings, text) else 1.0
+
+
+def text_tokens(settings: DistilSettings, teacher: LanguageModel, sample: Sample) -> int | None:
+    """Tokens of the training text, from the sizes of its files and how long its first documents are in tokens."""
+    texts = sample.texts
+    sizes = [part.size for part in resolve(settings.data, columns_of(settings))]
+    known = [settings.text_tokens] if settings.text_tokens is not None else []
+    if texts and None not in sizes:
+        tokens = sum(map(len, teacher.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]))
+        known.append(round(sum(filter(None, sizes)) * tokens / sum(len(text.encode()) for text in texts)))
+    return min(known, default=None)

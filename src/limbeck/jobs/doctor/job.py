@@ -1,0 +1,57 @@
+"""`limbeck doctor`: the pair check alone, before anything is spent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.configuration_utils import PreTrainedConfig
+
+from limbeck.config import DistilSettings
+from limbeck.errors import BadSetting
+from limbeck.jobs.common.environment import machine, row_length
+from limbeck.jobs.common.folder import packing_asked
+from limbeck.jobs.common.packing import packed_documents
+from limbeck.jobs.common.sample import first_documents, unreadable
+from limbeck.jobs.distil.align import check_student
+from limbeck.jobs.distil.convert import Planned, check_conversion
+from limbeck.jobs.distil.diagnose import diagnose, what_is_known
+from limbeck.jobs.distil.teacher import RunTeacher, adopted
+from limbeck.jobs.distil.uses import uses_before
+from limbeck.jobs.pair.student import target_shape
+from limbeck.models.load import load
+from limbeck.planning.checks.pair import as_json
+from limbeck.students.shape import config_of
+from limbeck.teachers.remote.http import is_served
+
+
+def doctor(settings: DistilSettings) -> dict[str, Any]:
+    """Looks at teacher, student and data; gives ``{"ok", "findings"}``, ok where none of them is an error.
+
+    Without a student, the one that `distil` would cut is spoken of as far as its shape tells.
+    """
+    if is_served(settings.teacher):
+        raise BadSetting(
+            f"--teacher {settings.teacher}: the doctor looks at models that are here: give the folder or hub id of the served "
+            "model's configuration with --teacher, or let limbeck distil ask the server, which looks at the pair before it trains"
+        )
+    check_student(settings)
+    settings, _ = adopted(settings)
+    sample = first_documents(settings)
+    where = machine(settings)
+    shape = target_shape(settings)
+    teacher = RunTeacher.of(settings, where).about
+    student = load(settings.student) if settings.student else None
+    reads = student if student is not None and settings.tokenizer_align else teacher
+    length = settings.length or row_length(settings, reads.context, where.world.device, name=reads.name)
+    pair: dict[str, PreTrainedConfig | None] = {"planned": None if shape is None else config_of(shape, teacher.config)}
+    if asked := check_conversion(settings, shape):
+        found = Planned.of(settings, asked, shape)
+        pair = {"planned": found.student, "reference": found.reference}
+    uses = uses_before(settings, teacher, sample, length=length)
+    findings = diagnose(settings, teacher, student, sample, length=length, machine=where, uses=uses, **pair)
+    findings += unreadable(sample, teacher)
+    findings += packed_documents(
+        sample.documents, reads, packing=packing_asked(settings), length=length, context=reads.context
+    )
+    findings += what_is_known(settings, teacher, length=length, machine=where)
+    return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}

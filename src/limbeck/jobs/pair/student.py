@@ -1,0 +1,132 @@
+"""The student before training: its shape from the budget, and the cut out of the teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from limbeck.config import ATTENTION, DistilSettings
+from limbeck.corpora import Rows, TokenStore
+from limbeck.errors import BadSetting
+from limbeck.jobs.common.captured import config_source
+from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.pair.mixers import pattern_asked
+from limbeck.models.load import LanguageModel, load, load_config, save
+from limbeck.models.sidecar import FLOATS, stored_dtype
+from limbeck.models.source import resolve_description
+from limbeck.report.words import count
+from limbeck.run.run import micro_batches
+from limbeck.students.convert import choose as choose_converted
+from limbeck.students.prune import cut
+from limbeck.students.score import score
+from limbeck.students.shape import Shape, budget_of_shrink, choose, parse_shape
+
+_DTYPES = {name: getattr(torch, name) for name in FLOATS.values()}
+SHRINK = 2.5  # the law of capacity gap: the best teacher is about 2.5 times its student (arXiv 2311.07052)
+CALIBRATION_ROWS = 64
+METHOD = "activation"  # how importance is scored unless something else is asked for
+
+
+def target_shape(settings: DistilSettings) -> Shape | None:
+    """The shape that the budget asks for, from the teacher's configuration alone.
+
+    None for a student that exists, and for one of other mixers that keeps the teacher's shape.
+    """
+    asked = [name for name in ("student", "params", "shrink", "shape") if getattr(settings, name) is not None]
+    if len(asked) > 1:
+        raise BadSetting(f"--{' and --'.join(asked)} both say what the student is: give one of them")
+    check_mixers_asked(settings)
+    if settings.student is not None or (settings.mixers is not None and not asked):
+        return None
+    config = load_config(config_source(settings.teacher))
+    if settings.shape is not None:
+        return parse_shape(settings.shape, config)
+    if isinstance(settings.params, tuple):
+        raise BadSetting(f"--params {','.join(map(str, settings.params))}: one student is made here; give one size")
+    budget = settings.params or budget_of_shrink(config, SHRINK if settings.shrink is None else settings.shrink)
+    if settings.mixers is not None:
+        return choose_converted(config, lambda layers: mixers_for(settings, layers), budget=budget)
+    return choose(config, parameters=budget)
+
+
+def mixers_for(settings: DistilSettings, layers: int) -> list[str]:
+    """A mixer for each of so many layers, the first of them attention where some keep it: which they will be costs the same."""
+    assert settings.mixers is not None
+    pattern, kept = pattern_asked(settings.mixers), settings.keep_attention or 0
+    return [ATTENTION if layer < kept else pattern[layer % len(pattern)] for layer in range(layers)]
+
+
+def check_mixers_asked(settings: DistilSettings) -> None:
+    """Raises BadSetting where what belongs to --mixers is given without, and for --mixers of a student that exists."""
+    if settings.mixers is None:
+        for flag, given in (
+            ("--keep-attention", settings.keep_attention is not None),
+            ("--match", settings.match is not None),
+            (f"--baselines {ATTENTION}", ATTENTION in settings.baselines),
+        ):
+            if given:
+                raise BadSetting(f"{flag} is about a student of other mixers: say which with --mixers, or leave it out")
+    elif settings.student is not None:
+        raise BadSetting(
+            "--student and --mixers both say what the student is: with --mixers it is made of the teacher's weights; leave "
+            "--student out, or give the model to be converted as --teacher"
+        )
+
+
+def stored_as(settings: DistilSettings) -> torch.dtype:
+    """The number format of a student's file: as asked, else that of the model it starts from."""
+    if settings.student_dtype is not None:
+        return _DTYPES[settings.student_dtype]
+    return _DTYPES[stored_dtype(resolve_description(settings.student or config_source(settings.teacher)))]
+
+
+def size_name(size: int) -> str:
+    """A size as a folder is called: 600M, 1.3B, 250k."""
+    number, *unit = count(size).split()
+    return f"{float(number):g}" + "".join(unit)
+
+
+def make_student(
+    settings: DistilSettings,
+    shape: Shape | None,
+    teacher: LanguageModel,
+    store: TokenStore,
+    *,
+    length: int,
+    machine: Machine,
+    method: str = METHOD,
+    folder: Path | None = None,
+) -> Path:
+    """The folder of the untrained student: cut out of the teacher by importance, or a copy of --student.
+
+    Of a student that exists, or was made before, the teacher is not asked.
+    """
+    folder = folder or settings.out / "cut"
+    if machine.world.first and not (folder / "config.json").exists():
+        if shape is None:
+            assert settings.student is not None
+            student = load(settings.student, train=True)
+        else:
+            student = shrink_to(
+                shape, teacher, store, length=length, machine=machine, method=method, seed=settings.seed
+            )
+        save(student, folder)
+    machine.world.barrier()
+    return folder
+
+
+def shrink_to(
+    shape: Shape,
+    teacher: LanguageModel,
+    store: TokenStore,
+    *,
+    length: int,
+    machine: Machine,
+    method: str,
+    seed: int,
+) -> LanguageModel:
+    """A student of this shape out of the teacher, by what matters on a calibration sample of the training text."""
+    sample = Rows(store, length=length, seed=seed).take(CALIBRATION_ROWS)
+    scores = score(teacher, list(micro_batches(sample, machine.world.device)), method=method, seed=seed)
+    return cut(teacher, shape=shape, scores=scores)

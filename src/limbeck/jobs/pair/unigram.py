@@ -1,0 +1,187 @@
+"""Does a teacher know anything of the text? Its bits per byte beside those of a unigram model, before anything long begins.
+
+A unigram model knows how often each token is in the text and nothing of what stands before it: a teacher that is no better
+has nothing to teach, be it of another language, damaged, or never trained. Both are asked about the same tokens of a few
+documents; the unigram model has counted others of the text (Witten & Bell 1991: what was never counted shares as much mass
+as there were first sights). The teacher may be a model in memory, one read layer by layer, or one on a server, of which the
+positions count that it gives a log-probability for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import log
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from limbeck.corpora import Prompt, TokenStore, read
+from limbeck.corpora.build import in_tokens
+from limbeck.corpora.document import Document
+from limbeck.corpora.faults import BadRecords
+from limbeck.corpora.records import Columns
+from limbeck.corpora.writer import Item
+from limbeck.models.load import LanguageModel
+from limbeck.planning.checks.finding import Finding, check
+from limbeck.run.log import console
+from limbeck.teachers.logprobs import LOG_P, told_of
+from limbeck.teachers.remote.served import Served
+from limbeck.types import Batch, Speaker, each
+
+_MEASURED = 16  # documents that both are asked about
+_MEASURED_TOKENS = 2048  # of all of them together
+_COUNTED = 4096  # documents at most that are counted
+_COUNTED_CHARACTERS = 2**20
+_CLOSE = 0.1  # of the unigram model's bits: a teacher must save more to pass without a word
+
+
+@dataclass(frozen=True)
+class Known:
+    """Bits per byte of a teacher and of a unigram model on the same tokens of some documents."""
+
+    teacher: float
+    unigram: float
+    documents: int
+
+    @property
+    def said(self) -> str:
+        """Both numbers in a sentence."""
+        return (
+            f"{self.teacher:.3f} bits per byte where a unigram model of the text has {self.unigram:.3f} "
+            f"(beginnings of {self.documents} documents)"
+        )
+
+
+def of_source(source: str, about: LanguageModel, columns: Columns | None = None) -> list[Item]:
+    """The first documents of a source of text, as many as are counted, in a model's tokens."""
+    some = list(_some(read(source, columns, BadRecords(_COUNTED))))
+    return list(in_tokens(some, about.tokenizer, end=about.end, vocab=about.vocab))
+
+
+def of_store(store: TokenStore) -> list[Item]:
+    """The first documents of a text that is in tokens already."""
+    items, size = [], 0
+    for document in range(min(store.documents, _COUNTED)):
+        start, stop = int(store.starts[document]), int(store.starts[document + 1])
+        tokens, learned = store.slice(start, stop), store.learned(start, stop)
+        items.append(Item("", b"", np.asarray(tokens), learned, store.bytes_of(document)))
+        size += items[-1].size
+        if size > _COUNTED_CHARACTERS:
+            break
+    return items
+
+
+def of_prompts(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[Item]:
+    """The first of some prompts, as a model reads them before it writes; all of their tokens count."""
+    items, size = [], 0
+    for prompt in prompts[:_COUNTED]:
+        items.append(Item(prompt.name, b"", np.asarray(prompt.tokens(tokenizer)), None, prompt.bytes))
+        size += prompt.bytes
+        if size > _COUNTED_CHARACTERS:
+            break
+    return items
+
+
+def known(
+    teacher: Speaker | Served, items: Sequence[Item], *, vocab: int, length: int, device: torch.device | str
+) -> Known | None:
+    """What a teacher knows of documents in its tokens; None where they are too few to say, or it tells nothing of them.
+
+    It is asked about ``length`` tokens of a document at most; ``vocab``: how many tokens it knows.
+    """
+    measured = items[:: max(2, len(items) // _MEASURED)][:_MEASURED]
+    chosen = {id(item) for item in measured}
+    counted = [item for item in items if id(item) not in chosen]
+    if not measured or not counted:
+        return None
+    log_p = _unigram(counted, vocab=vocab)
+    size = min(length, max(2, _MEASURED_TOKENS // len(measured)))
+    beginnings = [(item, batch) for item in measured if float((batch := _beginning(item, size)).weight.sum())]
+    nats, text, documents = np.zeros(2), 0.0, 0
+    asked = _log_p(teacher, [batch.to(device) for _, batch in beginnings])
+    for (item, batch), (theirs, said) in zip(beginnings, asked, strict=True):
+        if not said.any():
+            continue
+        nats -= (theirs[said].sum(), log_p[batch.targets[0].numpy()[said]].sum())
+        text += item.size * said.sum() / max(1, item.predictions)
+        documents += 1
+    if not text:
+        return None
+    bits = nats / log(2) / text
+    return Known(float(bits[0]), float(bits[1]), documents)
+
+
+def knowledge(found: Known | None, name: str, *, anyway: bool) -> Iterator[Finding]:
+    """What there is to say of it: an error of a teacher no better than the unigram model, unless it is taken ``anyway``."""
+    if found is None:
+        return
+    said = f"{name} has {found.said}"
+    if not found.teacher < found.unigram:
+        yield Finding(
+            "knowledge",
+            "warning" if anyway else "error",
+            f"{said}: it knows no more of this text than how often each token is in it",
+            "take a teacher that was trained on such text, or look at its tokenizer; --any-teacher takes it all the same",
+        )
+    elif found.teacher > (1 - _CLOSE) * found.unigram:
+        yield Finding(
+            "knowledge",
+            "warning",
+            f"{said}: it knows little more of this text than how often each token is in it",
+            "take a teacher that was trained on such text, if there is one",
+        )
+    else:
+        yield Finding("knowledge", "ok", said)
+
+
+def say_known(found: Known | None, name: str, *, anyway: bool) -> None:
+    """Says what a teacher knows. Raises Mismatch where that is no more than a unigram model, unless it is taken ``anyway``."""
+    findings = list(knowledge(found, name, anyway=anyway))
+    check(findings)
+    for finding in findings:
+        console.print(f"{finding.level}: {finding.message}")
+
+
+def _some(documents: Iterable[Document]) -> Iterator[Document]:
+    """The first documents, as many as are counted."""
+    characters = 0
+    for document in islice(documents, _COUNTED):
+        yield document
+        characters += len(document.content)
+        if characters > _COUNTED_CHARACTERS:
+            return
+
+
+def _log_p(teacher: Speaker | Served, rows: Sequence[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of each row log p of what follows its positions, and which of them count: a server need not tell of all."""
+    if isinstance(teacher, Served):
+        yield from ((found, np.isfinite(found)) for found in teacher.own(rows))
+        return
+    with torch.no_grad():
+        for batch, said in each(teacher, rows):
+            log_p = told_of(batch, said, LOG_P)["log_p"].double().cpu().numpy()
+            yield log_p, batch.weight.flatten().cpu().numpy() > 0
+
+
+def _unigram(items: Sequence[Item], *, vocab: int) -> np.ndarray:
+    """log p of each token, from how often it was learned."""
+    counts = np.zeros(vocab)
+    for item in items:
+        learned = item.tokens[1:] if item.learned is None else item.tokens[1:][item.learned[1:].astype(bool)]
+        counts += np.bincount(learned, minlength=vocab)
+    kinds = max(1, int((counts > 0).sum()))
+    p = (counts + kinds / vocab) / (counts.sum() + kinds)
+    return np.asarray(np.log(p))
+
+
+def _beginning(item: Item, length: int) -> Batch:
+    """The first tokens of a document as a row."""
+    tokens = torch.from_numpy(item.tokens[: length + 1].astype(np.int64))[None]
+    weight = torch.ones(tokens.shape[1] - 1)
+    if item.learned is not None:
+        weight = torch.from_numpy(item.learned[1 : tokens.shape[1]].astype(np.float32))
+    position = torch.arange(tokens.shape[1] - 1)[None]
+    return Batch(tokens[:, :-1], tokens[:, 1:], weight[None], position, torch.zeros_like(position), position[:, 0])

@@ -1,0 +1,383 @@
+"""`limbeck plan`: which teacher for a student, or which student for a device, and what it costs. No weights are read.
+
+Three planners answer side by side; they disagree, and a single number would hide it. What a bare size such as 8B leaves open
+(embeddings, tokens seen) is assumed and said. What needs torch or scipy is imported where it is used, which takes longer than
+the answer: scipy for a pilot's points, torch for an architecture that must be built to be counted (`models.declared`) and for a
+mixture of layers, a question of its own (`jobs.mixture`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.config import PlanSettings, count
+from limbeck.disk import existing, finite
+from limbeck.errors import BadPoints, BadSetting
+from limbeck.jobs.plan.device import BFLOAT16, Limits, largest_student
+from limbeck.models.anatomy import Anatomy
+from limbeck.models.declared import read_anatomy
+from limbeck.models.source import config_file
+from limbeck.planning.cost.gpus import BANDWIDTH_SHARE, GPU, UTILISATION, gpu, stand_in
+from limbeck.planning.cost.size import Size
+from limbeck.planning.cost.training import estimate
+from limbeck.planning.laws.distillation import COMPUTE_OPTIMAL
+from limbeck.planning.laws.teachers import (
+    Answer,
+    Model,
+    Task,
+    by_fitted_ratio,
+    by_loss,
+    by_published_law,
+    by_published_ratio,
+)
+from limbeck.students.shape import anatomy_of, balanced, shrunk_budget
+
+if TYPE_CHECKING:
+    from transformers.configuration_utils import PreTrainedConfig
+
+    from limbeck.planning.laws.points import Table as Points
+
+_GPU = "H100-SXM"  # whose hours are told where no other is named
+OUTCOMES = 32  # of a cached teacher, beside all of them
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The student and its candidates."""
+
+    student: Model
+    candidates: tuple[Model, ...]
+    limits: Limits | None
+    shape: str | None
+    assumed: tuple[str, ...]
+
+
+def plan(settings: PlanSettings) -> dict[str, Any]:
+    """Answers a plan's question; gives ``{"student", "device", "assumptions", "planners", "costs", "skipped"}``.
+
+    With ``mixers`` it is a question of its own (`jobs.mixture`).
+
+    Raises BadSetting for flags that miss or contradict each other, BadModel for a candidate without a configuration, BadPoints
+    for a table that cannot be read, NotConverged where a pilot's fit finds no optimum.
+    """
+    if settings.mixers is not None:
+        from limbeck.jobs.plan.mixers import plan_mixture
+
+        return plan_mixture(settings)
+    _check(settings)
+    device = gpu(settings.gpu) if settings.gpu else None
+    points = None if settings.points is None else _points(settings.points)
+    pair = _forward(settings, device) if settings.candidates else _backward(settings, device)
+    assumed = [*pair.assumed]
+    tokens = settings.tokens
+    if tokens is None:
+        tokens = round(COMPUTE_OPTIMAL * pair.student.body)
+        assumed.append(
+            f"{tokens:,} tokens for the student, {COMPUTE_OPTIMAL} per parameter without embeddings (--tokens)"
+        )
+    uses = max(1.0, tokens / settings.text_tokens) if settings.text_tokens else 1.0
+    task = Task(pair.student, tokens, settings.pay_teacher, settings.epsilon, settings.teacher_tokens, uses)
+    assumed += _assumptions(task, pair, settings)
+    answers = [by_published_ratio(task, pair.candidates), by_published_law(task, pair.candidates)]
+    answers += [] if points is None else _local(task, pair.candidates, points)
+    timed = device or gpu(_GPU)
+    return {
+        "student": _described(pair.student) | {"shape": pair.shape},
+        "device": None if pair.limits is None else _on_device(pair, pair.limits),
+        "tokens": tokens,
+        "pay_teacher": task.paid,
+        "uses": task.uses,
+        "epsilon": task.epsilon,
+        "assumptions": assumed,
+        "planners": [_answer(answer) for answer in answers],
+        "local_fit": None if points is None else str(settings.points),
+        "skipped": [] if points is None else list(points.skipped),
+        "gpu": asdict(timed),
+        "costs": [_costs(task, teacher, timed) for teacher in pair.candidates],
+    }
+
+
+def _points(place: Path) -> Points:
+    from limbeck.planning.laws.points import read_points
+
+    return read_points(place)
+
+
+def _check(settings: PlanSettings) -> None:
+    for flag, value in (("--width", settings.width), ("--layers", settings.layers), ("--vocab", settings.vocab)):
+        if value is not None:
+            raise BadSetting(
+                f"{flag} {value}: goes with --mixers, which says what the layers are; give it, or leave {flag} out"
+            )
+    if settings.params is not None and settings.shrink is not None:
+        raise BadSetting(
+            f"--params {settings.params:,} and --shrink {settings.shrink:g} both say how large the student is: give one of them"
+        )
+    if settings.candidates and settings.teacher is not None:
+        raise BadSetting(
+            "--candidates and --teacher both say who teaches: give candidates to choose from, or the one teacher"
+        )
+    if not settings.candidates and settings.teacher is None:
+        raise BadSetting(
+            "no teacher: give --candidates (sizes such as 8B, hub ids or folders) to choose one for --params, or --teacher "
+            "to choose a student for a device"
+        )
+    if settings.candidates:
+        if settings.params is None:
+            raise BadSetting("--candidates need the student's size: give --params, such as 600M")
+        if settings.tokens is None:
+            raise BadSetting(
+                "no tokens: the best teacher depends on how many the student sees; give --tokens, such as 10B"
+            )
+        if settings.latency is not None:
+            raise BadSetting(
+                "--latency needs a configuration to count from: give one --teacher instead of --candidates"
+            )
+    elif not (settings.params or settings.shrink or settings.device_memory or settings.latency or settings.gpu):
+        raise BadSetting(
+            "nothing says how large the student may be: give --device-memory or --gpu, with or without --latency, or --params "
+            "or --shrink"
+        )
+
+
+def _forward(settings: PlanSettings, device: GPU | None) -> _Pair:
+    """A student of known size, and candidates to choose from."""
+    assert settings.params is not None
+    models = tuple(_candidate(name) for name in settings.candidates)
+    student = Model.of_count("student", settings.params)
+    largest = max(models, key=lambda m: m.parameters)
+    if largest.parameters <= settings.params:
+        raise BadSetting(
+            f"--candidates: none is larger than the student's {settings.params:,} parameters, the largest is {largest.name} "
+            f"with {largest.parameters:,.0f}; give a larger candidate, or fewer --params"
+        )
+    memory = settings.device_memory or (device.memory if device else None)
+    if memory is not None and settings.device_memory is not None:
+        _check_weights(settings.params, memory)
+    bare = [model.name for model in (student, *models) if model.size is None]
+    assumed = (
+        f"of {', '.join(bare)} only a size is known: all of it is taken as parameters without embeddings, which the laws count",
+    )
+    return _Pair(student, models, None, None, assumed if bare else ())
+
+
+def _check_weights(params: int, memory: float) -> None:
+    if BFLOAT16 * params > memory:
+        raise BadSetting(
+            f"--params {params:,} and --device-memory {memory / 2**30:.1f} GiB contradict each other: the weights alone take "
+            f"{BFLOAT16 * params / 2**30:.1f} GiB in bfloat16; give fewer parameters or more memory"
+        )
+
+
+def _backward(settings: PlanSettings, device: GPU | None) -> _Pair:
+    """One teacher, and the student that the device or a flag allows."""
+    assert settings.teacher is not None
+    if _is_count(settings.teacher) and existing(settings.teacher) is None:
+        raise BadSetting(
+            f"--teacher {settings.teacher}: keys, values and layers are counted from a configuration, which a size has "
+            "not; give a model folder or a hub id"
+        )
+    teacher = _anatomy(settings.teacher)
+    limits, assumed = _limits(settings, device)
+    if settings.params is not None or settings.shrink is not None:
+        budget = settings.params or shrunk_budget(teacher, settings.shrink or 0.0)
+        shape = balanced(teacher, parameters=budget)
+    else:
+        assert limits is not None
+        shape = largest_student(teacher, limits)
+    size = Size.of_anatomy(anatomy_of(shape, teacher))
+    if limits is not None and limits.fill(size) > 1:
+        what = f"--params {settings.params:,}" if settings.params else f"--shrink {settings.shrink}"
+        need = limits.bytes(size)
+        raise BadSetting(
+            f"{what} and the device contradict each other: a student of {size.parameters:,} parameters takes "
+            f"{need / 2**30:.2f} GiB and {limits.seconds(size) * 1e3:.3g} ms a token, allowed are {limits} "
+            f"({_named(settings)}); give a smaller student, or leave the size out to have the largest that fits"
+        )
+    known = Model.of_size(settings.teacher, Size.of_anatomy(teacher))
+    return _Pair(Model.of_size("student", size), (known,), limits, str(shape), assumed)
+
+
+def _named(settings: PlanSettings) -> str:
+    flags = {"--device-memory": settings.device_memory, "--latency": settings.latency, "--gpu": settings.gpu}
+    return ", ".join(flag for flag, value in flags.items() if value is not None)
+
+
+def _limits(settings: PlanSettings, device: GPU | None) -> tuple[Limits | None, tuple[str, ...]]:
+    if settings.device_memory is None and settings.latency is None and device is None:
+        return None, ()
+    if device is None and settings.device_memory is None:
+        raise BadSetting(
+            "--latency needs a memory to read from: give --gpu, or --device-memory to assume one of that size"
+        )
+    memory = settings.device_memory if settings.device_memory is not None else device.memory if device else math.inf
+    if device is not None and memory > device.memory * 1.08:  # sheets say 24 GB of what is sold as 24 GiB
+        raise BadSetting(
+            f"--device-memory {memory / 1e9:.1f} GB and --gpu {device.name} contradict each other: it has "
+            f"{device.memory / 1e9:.0f} GB; give one of them"
+        )
+    assumed: tuple[str, ...] = ()
+    if device is None:
+        device = stand_in(memory)
+        assumed = (f"{device.bandwidth / 1e9:,.0f} GB/s of memory bandwidth, {device.name}'s: no --gpu is named",)
+    return Limits(device, memory, settings.latency, settings.length), assumed
+
+
+def _is_count(name: str) -> bool:
+    try:
+        return count(name) > 0
+    except ValueError:
+        return False
+
+
+def _candidate(name: str) -> Model:
+    if _is_count(name) and existing(name) is None:
+        return Model.of_count(name, count(name))
+    file = config_file(name)
+    anatomy = read_anatomy(file)
+    return Model.of_size(name, Size.of(_config(file)) if anatomy is None else Size.of_anatomy(anatomy))
+
+
+def _anatomy(name: str) -> Anatomy:
+    file = config_file(name)
+    return read_anatomy(file) or Anatomy.of(_config(file))
+
+
+def _config(file: Path) -> PreTrainedConfig:
+    from limbeck.models.load import load_config
+
+    return load_config(file.parent)
+
+
+def _assumptions(task: Task, pair: _Pair, settings: PlanSettings) -> list[str]:
+    seen = (
+        f"{COMPUTE_OPTIMAL} tokens per parameter"
+        if task.teacher_tokens is None
+        else f"{task.teacher_tokens:,.0f} tokens (--teacher-tokens)"
+    )
+    said = [f"every teacher was trained on {seen}: a law knows a teacher by the loss that follows"]
+    said.append(
+        "the teacher's forward passes are paid, each beside three of the student on as many tokens, and its logits are used "
+        f"{_times(task.uses)}; cross-entropy is given the same FLOPs, so more tokens"
+        if task.paid
+        else "what the teacher says is free (cached): cross-entropy is given the same tokens"
+    )
+    if task.uses > 1:
+        said.append(
+            "text that is repeated is worth as much to cross-entropy as new text, which flatters it: laws know no epochs"
+        )
+    shapeless = [model.name for model in (task.student, *pair.candidates) if model.size is None]
+    said.append(
+        f"FLOPs are counted by layers, attention in rows of {task.length:,} tokens included"
+        + (
+            f"; of {', '.join(shapeless)}, known by a number alone, 2 a parameter for a forward pass"
+            if shapeless
+            else ""
+        )
+    )
+    said.append(f"a GPU reaches {UTILISATION:.0%} of its dense bfloat16 peak in training")
+    if pair.limits is not None:
+        said.append(f"and {BANDWIDTH_SHARE:.0%} of its memory bandwidth in generation, bfloat16, one text at a time")
+    return said
+
+
+def _times(uses: float) -> str:
+    return "once" if uses == 1 else f"{uses:.1f} times"
+
+
+def _local(task: Task, candidates: tuple[Model, ...], points: Points) -> list[Answer]:
+    """What a pilot's points say: a ratio rule and a law per arm; of what they cannot say, why."""
+    from limbeck.planning.laws.fit import fit_distillation_law
+    from limbeck.planning.laws.points import usual
+    from limbeck.planning.laws.ratio import fit_ratio_law
+
+    answers = []
+    alone = [p for p in points.points if not p.distilled]
+    for arm in sorted({p.arm for p in points.points if p.distilled}) or ["fresh"]:
+        taught = [p for p in points.points if p.distilled and p.arm == arm]
+        try:
+            answers.append(by_fitted_ratio(task, candidates, fit_ratio_law(usual(taught)), arm=arm))
+        except BadPoints as error:
+            answers.append(_silent(f"ratio rule, your pilot ({arm})", error))
+        name = f"distillation law, your pilot ({arm})"
+        try:
+            fit = fit_distillation_law([*alone, *taught])
+        except BadPoints as error:
+            answers.append(_silent(name, error))
+            continue
+        losses = {m.name: float(fit.law.supervised.predict(m.body, task.seen_by(m))) for m in candidates}
+        notes = [
+            f"{fit.points} points, noise {fit.noise:.2%}; {fit.held_out.cells} held-out cells predicted to "
+            f"{fit.held_out.error:.2%}, without a capacity gap to {fit.held_out.error_without_gap:.2%}"
+        ]
+        if not fit.sizes[0] <= task.student.body <= fit.sizes[1]:
+            notes.append(
+                f"extrapolated: the pilot's students had {fit.sizes[0]:,.0f} to {fit.sizes[1]:,.0f} parameters"
+            )
+        best = fit.best_teacher(task.student.body, task.tokens)
+        answers.append(by_loss(name, task, candidates, fit, losses, best, notes))
+    return answers
+
+
+def _silent(name: str, error: BadPoints) -> Answer:
+    return Answer(name, "unknown", f"cannot say: {error}", None, None, None, (), ())
+
+
+def _described(model: Model) -> dict[str, Any]:
+    return {"parameters": model.parameters, "without_embeddings": model.body, "only_a_size": model.size is None}
+
+
+def _on_device(pair: _Pair, limits: Limits) -> dict[str, Any]:
+    assert pair.student.size is not None
+    size = pair.student.size
+    return {
+        "gpu": limits.gpu.name,
+        "memory_bytes": limits.memory,
+        "latency_s": limits.latency,
+        "length": limits.length,
+        "student_bytes": limits.bytes(size),
+        "student_kv_bytes_per_token": size.kv_bytes(BFLOAT16),
+        "student_latency_s": limits.seconds(size),
+        "teacher_fits": pair.student.parameters == pair.candidates[0].parameters,
+    }
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    """As JSON holds it: what is infinite is null."""
+    rows = [asdict(row) | {"gain": row.gain} for row in answer.rows]
+    return {name: finite(value) for name, value in (asdict(answer) | {"rows": rows}).items()}
+
+
+def _costs(task: Task, teacher: Model, device: GPU) -> dict[str, Any]:
+    """What distilling from this teacher takes: FLOPs, hours of one GPU, peak bytes, a cache on disk."""
+    flops = task.flops(teacher, task.tokens)
+    student = task.student.size
+    if student is not None and teacher.size is not None:
+        cost = estimate(
+            *(student, teacher.size),
+            length=task.length,
+            tokens=round(task.tokens),
+            batch_tokens=2**19,
+            itemsize=BFLOAT16,
+            device="cuda",
+        )
+        parts: dict[str, float] = dict(cost.bytes)
+    else:  # weights, gradients and AdamW's moments in float32; activations hang on a shape
+        parts = {"student, gradients, AdamW": 16 * task.student.parameters, "teacher's weights": 2 * teacher.parameters}
+    return {
+        "teacher": teacher.name,
+        "flops": flops,
+        "gpu_hours": device.training_seconds(flops) / 3600,
+        "peak_bytes": sum(parts.values()),
+        "bytes": parts,
+        "activations_counted": student is not None and teacher.size is not None,
+        "cache_bytes": _cache(teacher.size, task.tokens, OUTCOMES),
+        "full_cache_bytes": _cache(teacher.size, task.tokens, None),
+    }
+
+
+def _cache(size: Size | None, tokens: float, outcomes: int | None) -> float | None:
+    return None if size is None else size.cached_bytes(outcomes) * tokens

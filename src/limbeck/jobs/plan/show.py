@@ -1,0 +1,115 @@
+"""The answer of `limbeck plan` as a person reads it; `jobs.plan` finds it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from limbeck.jobs.plan.job import OUTCOMES
+from limbeck.terminal import visible
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Prints the answer of a plan."""
+    student = result["student"]
+    shape = f" ({student['shape']})" if student["shape"] else ""
+    console.print(
+        f"student: {student['parameters']:,} parameters, {student['without_embeddings']:,} without embeddings{shape}, "
+        f"{result['tokens']:,} tokens"
+    )
+    if result["device"]:
+        _show_device(result["device"], console)
+    for answer in result["planners"]:
+        console.print(Text.assemble("\n", (answer["planner"], "bold"), f": {visible(answer['said'])}"))
+        if answer["rows"]:
+            console.print(_losses(answer))
+            if result["pay_teacher"]:
+                said = "break-even, uses of each forward pass of the teacher from which on it gains"
+                console.print(f"  {said}: {_break_even(answer['rows'])}; here {result['uses']:.1f}")
+        for note in answer["notes"]:
+            console.print(f"  {note}", style="dim")
+    if result["local_fit"] is None:
+        console.print(
+            Text.assemble(
+                "\n",
+                ("local fit", "bold"),
+                ": none, since no --points are given: a pilot of your own data beats both rules above",
+            )
+        )
+    for row in result["skipped"]:
+        console.print(f"  skipped {row}", style="yellow")
+    gpu = f" on one {result['gpu']['name']} ({result['gpu']['source']})"
+    console.print(Text.assemble("\n", ("cost", "bold"), gpu), soft_wrap=True)
+    console.print(_cost_table(result["costs"]))
+    console.print("assumed:")
+    for said in result["assumptions"]:
+        console.print(f"  {said}")
+
+
+def _show_device(device: dict[str, Any], console: Console) -> None:
+    if device["teacher_fits"]:
+        console.print("the teacher itself fits the device: nothing needs to be shrunk for it")
+    console.print(
+        f"on {device['gpu']}: {_of(device['student_bytes'], device['memory_bytes'])} with "
+        f"{device['length']:,} tokens of context ({device['student_kv_bytes_per_token']:,} bytes each), "
+        f"{device['student_latency_s'] * 1e3:.3g} ms a token"
+    )
+
+
+def _of(part: float, whole: float) -> str:
+    """Bytes of bytes, in GiB, or MiB where the whole is small."""
+    unit, size = ("GiB", 2**30) if whole >= 2**29 else ("MiB", 2**20)
+    return f"{part / size:.2f} of {whole / size:.2f} {unit}"
+
+
+def _losses(answer: dict[str, Any]) -> Table:
+    """``without teacher``: cross-entropy for the same FLOPs; the gain is over that, in nats per token."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("teacher", "its loss", "student's", "FLOPs", "without teacher", "gain"):
+        table.add_column(column, no_wrap=column != "teacher", overflow="fold")  # a path is long, and is told by its end
+    for row in answer["rows"]:
+        name = row["teacher"] or "none"
+        cells = [
+            name + (" ←" if row["teacher"] == answer["cheapest"] else ""),
+            "" if row["teacher_loss"] is None else f"{row['teacher_loss']:.3f}",
+            _interval(row["loss"]),
+            f"{row['flops']:.2g}",
+            f"{row['alone_loss']:.3f}, {_short(row['alone_tokens'])} tokens",
+            f"{row['gain']:+.3f}",
+        ]
+        table.add_row(*cells)
+    return table
+
+
+def _break_even(rows: list[dict[str, Any]]) -> str:
+    """How often each teacher's logits must be used to win at equal compute; JSON has null for "no number is enough"."""
+    uses = ((row["teacher"], row["break_even"]) for row in rows if row["teacher"] is not None)
+    return ", ".join(f"{name} {'never' if times is None else f'{times:.1f} times'}" for name, times in uses)
+
+
+def _short(number: float) -> str:
+    """1.5B as people write it."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def _interval(loss: dict[str, Any]) -> str:
+    return f"{loss['value']:.3f} ± {(loss['high'] - loss['low']) / 2:.3f}"
+
+
+def _cost_table(costs: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("teacher", "FLOPs", "hours", "peak memory", f"cache, top {OUTCOMES}", "cache, all"):
+        table.add_column(column, no_wrap=column != "teacher", overflow="fold")
+    for cost in costs:
+        peak = f"{cost['peak_bytes'] / 2**30:,.1f} GiB" + ("" if cost["activations_counted"] else " and activations")
+        caches = (
+            "unknown" if cost[k] is None else f"{cost[k] / 1e9:,.1f} GB" for k in ("cache_bytes", "full_cache_bytes")
+        )
+        table.add_row(cost["teacher"], f"{cost['flops']:.2e}", f"{cost['gpu_hours']:,.1f}", peak, *caches)
+    return table

@@ -1,0 +1,309 @@
+"""`limbeck pretrain`: a tokenizer and a model from scratch, on the same engine, with cross-entropy.
+
+The model is Llama-like, or a decoder of any mixture of layers (`jobs.mixed`).
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from limbeck.config import PretrainSettings
+from limbeck.corpora import Rows, TokenStore, build_stores, is_held_out, read, require_rows, train_tokenizer
+from limbeck.corpora.faults import BadRecords
+from limbeck.corpora.records import Columns
+from limbeck.corpora.source import resolve as resolve_source
+from limbeck.disk import claims, whole_folder, write_digests, write_lines
+from limbeck.errors import BadSetting, BadShape
+from limbeck.jobs.common.environment import Machine, batch_rows, machine, row_length
+from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, text_of_run, update
+from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.common.text import columns_of, how_read, say_read
+from limbeck.jobs.pair.mixers import CONTEXT, Mixed, context_of, mixed, remarks, shown_bytes, shown_pattern
+from limbeck.models.decoder import LimbeckConfig
+from limbeck.models.load import LanguageModel, new_model, own, save
+from limbeck.models.vocabulary import ids_of
+from limbeck.objectives.basic import CrossEntropy
+from limbeck.planning.cost.mixers import Mixture
+from limbeck.planning.cost.size import Size
+from limbeck.probes.likelihood import likelihood
+from limbeck.probes.measurements import measure
+from limbeck.run.log import console
+from limbeck.run.optim import suggested_learning_rate
+from limbeck.run.run import Plan, Run
+from limbeck.run.world import leave
+from limbeck.students.shape import Shape, shape_axes
+from limbeck.types import Reading
+
+_FLOAT32 = 4  # bytes of a number of the model while it is trained
+
+
+@claims()
+def pretrain(settings: PretrainSettings) -> dict[str, Any]:
+    """Trains a model from scratch; gives ``{"out", "model", "readings"}``. The model is an ordinary Hugging Face folder."""
+    where = machine(settings)
+    out, world = settings.out, where.world
+    context = CONTEXT if settings.mixers is None else context_of(settings.length)
+    shape = _shape(settings, context)
+    length = row_length(settings, context, world.device, name="the new model")
+    rows, steps = batch_rows(settings, length, world.size)
+    for source in filter(None, (settings.data, settings.eval_data)):
+        resolve_source(source, columns_of(settings))
+    run = (
+        claim(out, signature_of(settings, "pretrain", length=length, rows=rows, bf16=where.bf16)) if world.first else {}
+    )
+    world.barrier()
+    tokenizer = _tokenizer(settings, out, where)
+    if world.first:
+        train, _ = build_stores(
+            settings.data, tokenizer, out / "data", eval_source=settings.eval_data, **how_read(settings)
+        )
+        say_read(train)
+    world.barrier()
+    store, held_out = text_of_run(out)
+    require_rows(store, length=length)
+    if world.first:
+        same_corpus(out, run, store, held_out)
+    config = llama_config(shape, tokenizer) if isinstance(shape, Shape) else mixed_config(shape, tokenizer)
+    model = new_model(config, tokenizer, settings.seed, name=out.name)
+    model.model.to(world.device)
+    lr = settings.lr or suggested_learning_rate(model.parameters_count)
+    asked = f" ({settings.params:,} asked for)" if settings.params not in (None, model.parameters_count) else ""
+    console.print(
+        f"pretrain: {model.parameters_count:,} parameters{asked}, {steps:,} steps of {rows} x {length} tokens "
+        f"({steps * rows / store.layout(length).rows:.1f} epochs of {store.tokens:,} tokens), peak learning rate {lr:.2g}"
+    )
+    if isinstance(shape, Mixed):
+        _say_layers(shape, model, length)
+    plan = Plan(steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=where.bf16)
+    corpus = Rows(store, length=length, seed=settings.seed, rank=world.rank, ranks=world.size)
+    Run(out, "pretrain", model, None, corpus, CrossEntropy(), plan, world).train()
+    result = _finish(settings, run, model, store, held_out, length, plan, where) if world.first else {}
+    world.barrier()
+    leave()
+    return result
+
+
+def _finish(
+    settings: PretrainSettings,
+    run: dict[str, Any],
+    model: LanguageModel,
+    store: TokenStore,
+    held_out: TokenStore,
+    length: int,
+    plan: Plan,
+    where: Machine,
+) -> dict[str, Any]:
+    out = settings.out
+    text = HeldOut(held_out, length=length, machine=where, rows=held_out.layout(length).rows)
+    measured = measure(model, None, text.batches(), documents=held_out.documents)
+    readings = likelihood("model", [measured], text_bytes=text.text_bytes(measured), seed=settings.seed)
+    write_lines(out / "readings.jsonl", [r.row() for r in readings])
+    tokens = round(plan.steps * plan.rows * length * (1 - store.layout(length).padding))
+    size = Size.of(model.config)
+    spent = tokens * (size.forward_flops(length) + size.backward_flops(length))
+    facts: dict[str, Any] = {"tokens": tokens, "parameters": model.parameters_count, "flops": spent, "lr": plan.lr}
+    if size.mixture is not None:
+        facts |= {"layers": size.mixture.layers, "state_bytes": size.state_bytes(length, _FLOAT32)}
+    update(out, run, ended=now(), corpus=store.manifest, **facts)
+    save(model, out / "model", card=_card(run, readings))
+    loss = readings[0]
+    console.print(
+        f"cross-entropy on held-out text: {loss.value:.4f} {loss.unit} ({loss.low:.4f} to {loss.high:.4f}, {loss.n} documents)"
+    )
+    return {"out": str(out), "model": str(out / "model"), "readings": [r.row() for r in readings]}
+
+
+def _shape(settings: PretrainSettings, context: int) -> Shape | Mixed:
+    sizes = {"width": settings.width, "layers": settings.layers}
+    if settings.mixers is not None:
+        if settings.shape is not None:
+            raise BadSetting(
+                "--shape is of a Llama, --mixers of another decoder: with --mixers give --width and --layers, or --params"
+            )
+        return mixed(settings.mixers, **sizes, params=settings.params, vocab=settings.vocab, context=context)
+    for flag, value in sizes.items():
+        if value is not None:
+            raise BadSetting(
+                f"--{flag} {value}: goes with --mixers, which says what the layers are; give it, or --shape layers=5,..."
+            )
+    if (settings.shape is None) == (settings.params is None):
+        raise BadSetting(
+            "give the size of the new model, as --params 1M or as --shape layers=5,hidden=128,...: one of them"
+        )
+    if settings.shape is not None:
+        return whole_shape(settings.shape)
+    assert settings.params is not None
+    return scratch_shape(settings.params, vocab=settings.vocab)
+
+
+def whole_shape(text: str) -> Shape:
+    """A shape from text that names every axis, with no teacher to fill in the rest."""
+    given = shape_axes(text)
+    missing = [axis.name for axis in fields(Shape) if axis.name not in given]
+    if missing:
+        raise BadShape(f"the shape {text!r} lacks {', '.join(missing)}: a new model has no teacher to take them from")
+    shape = Shape(**given)
+    if shape.hidden % (2 * shape.heads) or shape.heads % shape.kv_heads:
+        raise BadShape(
+            f"the shape {text!r}: hidden must be an even multiple of heads, and heads a multiple of kv_heads, as in "
+            "layers=5,hidden=128,heads=8,kv_heads=4,ffn=256"
+        )
+    return shape
+
+
+def scratch_shape(parameters: int, *, vocab: int) -> Shape:
+    """A shape of this many parameters, of those within 1 % of it the one whose FFN is nearest to 8/3 of its width.
+
+    Heads have 16 to 128 channels, and a layer comes to 24 to 128 channels of width: depth follows width as in the model families
+    of Kaplan et al. (arXiv 2001.08361, sec. 3.2: between 32 and 128 channels a layer the loss hardly changes).
+    """
+    found = []
+    every = 16 if parameters < 10**8 else 128
+    for hidden in range(max(32, every), 16384, every):
+        head = 16 if hidden < 512 else (64 if hidden < 2048 else 128)
+        if hidden % (2 * head):
+            continue
+        heads = hidden // head
+        for layers in {max(2, round(hidden / per)) for per in (24, 32, 48, 64, 96, 128)}:
+            without = vocab * hidden + layers * (2 * hidden * hidden + hidden * heads * head + 2 * hidden) + hidden
+            ffn = _ffn(hidden, (parameters - without) / (3 * hidden * layers))
+            size = without + 3 * hidden * layers * ffn
+            stretch = abs(math.log(3 * ffn / (8 * hidden)))
+            found.append(
+                (
+                    max(0.0, abs(size / parameters - 1) - 0.01),
+                    stretch,
+                    size,
+                    Shape(layers, hidden, heads, heads // 2, ffn),
+                )
+            )
+        if vocab * hidden > 2 * parameters:
+            break
+    best = min(found, key=lambda one: one[:2], default=None)
+    if best is None or abs(best[2] / parameters - 1) > 0.25:
+        sizes = [size for *_, size, _ in found]
+        near = [
+            max((s for s in sizes if s < parameters), default=None),
+            min((s for s in sizes if s > parameters), default=None),
+        ]
+        there = " and ".join(f"{size:,}" for size in near if size)
+        raise BadShape(
+            f"no shape of about {parameters:,} parameters with a vocabulary of {vocab:,}"
+            + (f": the nearest have {there}. Ask for one of these" if there else ": ask for more parameters")
+            + ", give another --vocab, or --shape"
+        )
+    return best[-1]
+
+
+def _ffn(hidden: int, wanted: float) -> int:
+    """The width of an FFN nearest to the one wanted, between 4/3 and 4 times that of the model."""
+    step = 8 if hidden < 512 else 16
+    return min(max(step * round(wanted / step), -(-hidden * 4 // 3 // step) * step), hidden * 4)
+
+
+def llama_config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    """The configuration of a new model of this shape."""
+    return LlamaConfig(
+        vocab_size=ids_of(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.ffn,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.hidden // shape.heads,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def mixed_config(shape: Mixed, tokenizer: PreTrainedTokenizerFast) -> LimbeckConfig:
+    """The configuration of a new decoder of a mixture of layers."""
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return shape.config(ids_of(tokenizer), special=special)
+
+
+def _say_layers(shape: Mixed, model: LanguageModel, length: int) -> None:
+    """The pattern, and how large its state is beside that of attention everywhere."""
+    size = Size.of(model.config)
+    assert size.mixture is not None
+    attention = Mixture(("attention",) * shape.layers, size.mixture.dims)
+    ours, theirs = (mixture.state_bytes(length, _FLOAT32) for mixture in (size.mixture, attention))
+    console.print(
+        f"layers: {shown_pattern(shape.pattern, shape.layers)}, width {shape.width}; state after {length} tokens "
+        f"{shown_bytes(ours)} (with attention everywhere {shown_bytes(theirs)}), all in float32, as it is trained"
+    )
+    for remark in remarks(size.mixture, length):
+        console.print(f"note: {remark}")
+
+
+def _card(run: dict[str, Any], readings: list[Reading]) -> str:
+    """The model's README.md: what made it, from what, and how good it is."""
+    corpus, versions = run["corpus"], run["versions"]
+    lines = "\n".join(
+        f"| {r.name} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {r.unit} | {r.n} |" for r in readings
+    )
+    settings = run["signature"]
+    kind = "A decoder of limbeck's" if "layers" in run else "A Llama"
+    layers = f" with the layers {', '.join(run['layers'])}" if "layers" in run else ""
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [limbeck]
+---
+{kind} of {run["parameters"]:,} parameters{layers}, trained from scratch with limbeck {versions["limbeck"]}:
+
+    {shlex.join(run["command"])}
+
+on {run["tokens"]:,} tokens ({run["tokens"] / corpus["tokens"]:.1f} epochs of the {corpus["tokens"]:,} that `{settings["data"]}`
+has to train on, from which its tokenizer is too),
+{run["tokens"] / run["parameters"]:.1f} tokens a parameter, seed {settings["seed"]}, peak learning rate {run["lr"]:.2g},
+from {run["started"]} to {run["ended"]}; torch {versions["torch"]}, transformers {versions["transformers"]},
+Python {versions["python"]}.
+
+Measured on documents held out from both (95 % intervals over documents):
+
+| reading | value | interval | unit | documents |
+|---|---|---|---|---|
+{lines}
+"""
+
+
+def _tokenizer(settings: PretrainSettings, out: Path, where: Machine) -> PreTrainedTokenizerFast:
+    """The tokenizer, trained on the training documents only, once."""
+    if where.world.first:
+        fraction = 0.0 if settings.eval_data else 0.05
+        how: dict[str, Any] = {"columns": columns_of(settings), "skip_bad": settings.skip_bad or 0}
+        make_tokenizer(settings.data, out / "tokenizer", vocab=settings.vocab, fraction=fraction, **how)
+    where.world.barrier()
+    return PreTrainedTokenizerFast.from_pretrained(own(out / "tokenizer"))
+
+
+def make_tokenizer(
+    data: str,
+    folder: Path,
+    *,
+    vocab: int,
+    fraction: float = 0.05,
+    columns: Columns | None = None,
+    skip_bad: int = 0,
+) -> None:
+    """Trains a tokenizer into a folder, unless it is there; a ``fraction`` of the documents is held out."""
+    if not folder.exists():
+        bad = BadRecords(skip_bad)
+        texts = (
+            d.content for d in read(data, columns, bad, passages=fraction > 0) if not is_held_out(d, fraction=fraction)
+        )
+        tokenizer = train_tokenizer(texts, vocab=vocab)
+        bad.check()
+        with whole_folder(folder) as beside:
+            tokenizer.save_pretrained(beside)
+            write_digests(beside)

@@ -1,0 +1,170 @@
+"""Which text `limbeck probe` reads: of a model inside a run what the run kept from training, else all of a source.
+
+A run's documents are told apart by the digests of its training store, so a source that holds them in another file, or in
+another order, does not bring them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from limbeck.config import ProbeSettings
+from limbeck.corpora import TokenStore, build_held_out, build_stores
+from limbeck.corpora.records import Columns
+from limbeck.corpora.source import resolve
+from limbeck.corpora.tokenizer import fingerprint
+from limbeck.disk import existing, read_json
+from limbeck.errors import BadCorpus
+from limbeck.jobs.common.folder import packing_asked
+from limbeck.jobs.common.text import how_read, say_read
+from limbeck.models.load import LanguageModel
+from limbeck.run.log import console
+
+_UP = 4  # folders above a model in which its run may be: runs/x/baselines/cut+ce-seed0/student
+_TRAINS = ("distil", "pretrain")  # jobs whose runs may have their text elsewhere
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run that a model is in, and what its signature says of its text and of ``how`` it is read."""
+
+    folder: Path
+    data: str
+    eval_data: str | None
+    how: Mapping[str, Any]
+    text_tokens: int | None = None
+
+    @classmethod
+    def of(cls, model: str) -> RunFolder | None:
+        """The run that a model's folder is in; None for a model of the hub or of a folder by itself."""
+        folder = existing(model)
+        if folder is None or not folder.is_dir():
+            return None
+        for above in list(folder.resolve().parents)[:_UP]:
+            signature = _signature(above / "run.json")
+            made = (above / "data" / "train").is_dir() or signature.get("job") in _TRAINS
+            if made and isinstance(signature.get("data"), str):
+                columns = tuple((ours, there) for ours, there in signature.get("columns") or ())
+                how = {"columns": Columns(columns), "skip_bad": signature.get("skip_bad") or 0}
+                return cls(above, signature["data"], signature.get("eval_data"), how, signature.get("text_tokens"))
+        return None
+
+    def trained_on(self, store: TokenStore) -> TokenStore:
+        """What the run read of its training text."""
+        return store if self.text_tokens is None else store.beginning(self.text_tokens)
+
+
+def _signature(record: Path) -> dict[str, Any]:
+    if not record.is_file():
+        return {}
+    remedy = "copy the run again, or move the model out of that folder, to be measured as one of no run"
+    run = read_json(record, Any, remedy=remedy)
+    signature = run.get("signature") if isinstance(run, dict) else None
+    return signature if isinstance(signature, dict) else {}
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is measured, and how that is said."""
+
+    store: TokenStore
+    said: str
+
+
+class Texts:
+    """The texts of one model, each made at most once, in a folder that may go when all is measured."""
+
+    def __init__(self, settings: ProbeSettings, run: RunFolder | None, model: LanguageModel, folder: Path) -> None:
+        self._packing = packing_asked(settings)
+        self._source = settings.data if run is None or "data" in settings.model_fields_set else None
+        self._run, self._model, self._folder = run, model, folder
+        reader: dict[str, Any] = {"end": model.end, "vocab": model.vocab}
+        self._how: dict[str, Any] = reader | how_read(settings)
+        self._how_run: dict[str, Any] = self._how if run is None else reader | dict(run.how)
+
+    @cached_property
+    def whole(self) -> Text:
+        """What the run held out; of another source all that it was not trained on; outside a run all of the source."""
+        if self._of_run is None:
+            assert self._source is not None, "looked for in _of_run"
+            store = build_held_out(self._source, self._model.tokenizer, self._folder / "whole", **self._how)
+            say_read(store)
+            return self._text(store, f"{_documents(store)} of {_named(self._source)}")
+        assert self._run is not None, "a text of a run is in one"
+        train, held_out = self._of_run
+        if self._source is None or _stamps_of(held_out) in _stamps(self._source):
+            named = self._run.eval_data or self._run.data
+            kept = f"{_documents(held_out)} of {named} that the run in {self._run.folder} kept from training"
+            return self._text(held_out, f"held out: {kept}")
+        trained = train.digests()
+        folder = self._folder / "whole"
+        store = build_held_out(self._source, self._model.tokenizer, folder, without=trained, **self._how)
+        say_read(store)
+        if left := store.manifest["left_out"]:
+            kept = f"{_documents(store)} of {self._source} that the run in {self._run.folder} was not trained on"
+            return self._text(store, f"held out: {kept}; {left:,} it was trained on are left out")
+        return self._text(store, f"{_documents(store)} of {_named(self._source)}")
+
+    def _text(self, store: TokenStore, said: str) -> Text:
+        return Text(store.packed(self._packing), said)
+
+    def for_slices(self) -> tuple[TokenStore, str, Text]:
+        """In what bigrams are counted, how that is said, and what is measured."""
+        if self._of_run is not None:
+            assert self._run is not None, "a text of a run is in one"
+            return self._of_run[0], f"the training text of the run in {self._run.folder}", self.whole
+        assert self._source is not None, "looked for in _of_run"
+        train, held_out = build_stores(self._source, self._model.tokenizer, self._folder / "halves", **self._how)
+        said = f"the {held_out.documents:,} documents held out of {self._source}"
+        return train, f"the training half of {self._source}", self._text(held_out, said)
+
+    @cached_property
+    def _of_run(self) -> tuple[TokenStore, TokenStore] | None:
+        """(training, held-out) text of the run in the model's tokens; None outside a run, or where its text is gone."""
+        if self._run is None:
+            return None
+        try:
+            stores = tuple(TokenStore.open(self._run.folder / "data" / side) for side in ("train", "held_out"))
+        except BadCorpus:
+            stores = ()
+        ours = fingerprint(self._model.tokenizer)
+        if stores and all(s.manifest["made_from"].get("tokenizer") == ours and s.digests() for s in stores):
+            return self._run.trained_on(stores[0]), stores[1]
+        source, tokenizer, folder = self._run.data, self._model.tokenizer, self._folder / "run"
+        try:
+            train, held_out = build_stores(source, tokenizer, folder, eval_source=self._run.eval_data, **self._how_run)
+            return self._run.trained_on(train), held_out
+        except BadCorpus as error:
+            if self._source is None:
+                raise BadCorpus(
+                    f"{error}; this is the text of the run in {self._run.folder}: name another to measure on with --data"
+                ) from None
+            console.print(
+                f"warning: the text of the run in {self._run.folder} is not there any more, so what it trained on may be "
+                f"among the documents of {self._source}",
+            )
+            return None
+
+
+def _documents(store: TokenStore) -> str:
+    return f"the {store.documents:,} documents" if store.documents != 1 else "the 1 document"
+
+
+def _named(source: str) -> str:
+    """A source; of the standard library only its held-out modules are measured."""
+    return f"{source}, of the standard library its held-out modules" if "python:stdlib" in source else source
+
+
+def _stamps(source: str) -> list[list[Any]]:
+    """What a store of a source was made from, if it was made now: read whole, or in passages."""
+    return [[part.stamp for part in resolve(source, passages=passages)] for passages in (False, True)]
+
+
+def _stamps_of(held_out: TokenStore) -> list[Any] | None:
+    """The stamps of what was held out from; None of a store that was made in another way."""
+    draws = held_out.manifest["made_from"].get("draws", [])
+    return next((draw["stamps"] for draw in draws if "held_out" in draw["sides"]), None)

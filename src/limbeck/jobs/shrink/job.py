@@ -1,0 +1,67 @@
+"""`limbeck shrink`: the cut alone, as a model folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from limbeck.config import DistilSettings, nearest
+from limbeck.corpora.source import resolve as resolve_source
+from limbeck.disk import LOCK, claims, take
+from limbeck.errors import BadFolder, BadSetting
+from limbeck.jobs.common.environment import machine, row_length
+from limbeck.jobs.common.text import columns_of, passing_store
+from limbeck.jobs.pair.student import shrink_to, stored_as, target_shape
+from limbeck.models.load import load, save
+from limbeck.models.sidecar import stated
+from limbeck.models.source import resolve_description
+from limbeck.report.card import model_card
+from limbeck.run.log import console
+from limbeck.students.score import METHODS
+
+
+@claims()
+def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
+    """Cuts a student out of the teacher into ``settings.out``; gives ``{"out", "parameters", "shape", "teacher_parameters"}``."""
+    if method not in METHODS:
+        raise BadSetting(f"unknown --method {method!r}{nearest(method, METHODS)} There are: {', '.join(METHODS)}.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadSetting("shrink runs in one process: start it without torchrun")
+    where = machine(settings)
+    out = settings.out
+    _require_empty(out)
+    shape = target_shape(settings)
+    assert shape is not None, "shrink has no --student"
+    resolve_source(settings.data, columns_of(settings))
+    take(out)
+    _require_empty(out)  # another may just have ended
+    teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
+    length = row_length(settings, teacher.context, where.world.device, name=teacher.name)
+    with passing_store(settings, teacher) as store:
+        student = shrink_to(shape, teacher, store, length=length, machine=where, method=method, seed=settings.seed)
+    stored = stored_as(settings)
+    facts = {
+        "teacher": {
+            "name": teacher.name,
+            "parameters": teacher.parameters_count,
+            "stated": stated(resolve_description(settings.teacher)),
+        },
+        "student": {"parameters": student.parameters_count, "dtype": str(stored).removeprefix("torch.")},
+        "lineage": student.lineage,
+    }
+    save(student, out.resolve(), card=model_card(facts, []), dtype=stored)  # --out may be a link
+    console.print(f"{teacher.parameters_count:,} -> {student.parameters_count:,} parameters: {shape}")
+    return {
+        "out": str(out),
+        "parameters": student.parameters_count,
+        "teacher_parameters": teacher.parameters_count,
+        "shape": str(shape),
+    }
+
+
+def _require_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {LOCK}):
+        raise BadFolder(
+            f"{out} is there already, and no empty folder: nothing was written. Give a new folder with --out."
+        )

@@ -1,0 +1,148 @@
+"""What lies in a model's folder beside its weights: for other readers of it, and for those who may use it.
+
+Transformers 5 writes rotary settings and the number format under new names alone; release 4 and other readers then take
+10,000 and float32 without a word. Converters of other engines want the tokenizer's own file (``tokenizer.model``), which
+Transformers does not write again. A licence stands in the front matter of README.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers.configuration_utils import PreTrainedConfig
+
+from limbeck.errors import BadModel
+from limbeck.models.bounds import read_object
+from limbeck.models.source import stored_tensors
+
+FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # a safetensors file's name, and torch's
+_TOKENIZER = [
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+]
+_FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
+_LONGEST = 2**20  # characters of a README.md that are looked at
+_SAID = ("license", "license_name", "license_link", "base_model")
+
+
+def stored_dtype(folder: Path) -> str:
+    """The number format that most of a folder's weights have: float32, bfloat16 or float16.
+
+    Of a folder without weights what its config.json says. Of other formats (quantised, float64) bfloat16 and float32.
+    """
+    sizes: Counter[str] = Counter()
+    try:
+        for tensor in stored_tensors(folder).values():
+            sizes[tensor.dtype] += tensor.bytes
+    except BadModel:
+        return _declared_dtype(folder / "config.json")
+    most = max(sizes, key=lambda name: sizes[name], default="F32")
+    return FLOATS.get(most, "float32" if most == "F64" else "bfloat16")
+
+
+def _declared_dtype(file: Path) -> str:
+    try:
+        config = read_object(file)
+    except BadModel:
+        return "float32"
+    said = str(config.get("dtype") or config.get("torch_dtype"))
+    return said if said in FLOATS.values() else "float32"
+
+
+def complete(folder: Path, config: PreTrainedConfig, *, tokenizer_of: Path | None) -> None:
+    """Adds to a folder that Transformers wrote what others read, and lets everybody read its files.
+
+    ``tokenizer_of`` is the folder that the tokenizer came from: files of it that were not written again are copied.
+    """
+    file = folder / "config.json"
+    written = read_object(file)
+    file.write_text(json.dumps(for_older_readers(written, config), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for name in _TOKENIZER:
+        if tokenizer_of is not None and (tokenizer_of / name).is_file() and not (folder / name).exists():
+            shutil.copyfile(tokenizer_of / name, folder / name)
+    for path in folder.iterdir():
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def describe_source(source: Path, folder: Path) -> None:
+    """Keeps in a model's description what its own folder says besides: the number format, and README.md."""
+    file = folder / "config.json"
+    written = read_object(file) | {"dtype": stored_dtype(source)}
+    file.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if (source / "README.md").is_file() and not (folder / "README.md").exists():
+        shutil.copyfile(source / "README.md", folder / "README.md")
+
+
+def for_older_readers(written: Mapping[str, Any], config: PreTrainedConfig) -> dict[str, Any]:
+    """A config.json with what release 4 of Transformers and others look for, where that changes nothing here."""
+    more = dict(written)
+    if "dtype" in written:
+        more["torch_dtype"] = written["dtype"]
+    rope = written.get("rope_parameters")
+    if not isinstance(rope, dict):
+        return more
+    with_rope = more | _older_rope(rope, str(written.get("model_type")))
+    try:
+        again = type(config).from_dict(json.loads(json.dumps(with_rope)))
+    except Exception:  # what a class makes of names it does not know is its own; without them it reads what it wrote
+        return more
+    return with_rope if _settings(again) == _settings(config) else more
+
+
+def _settings(config: PreTrainedConfig) -> dict[str, Any]:
+    """Rotary settings without the older name of their kind, which reading adds."""
+    return {key: value for key, value in config.rope_parameters.items() if key != "type"}
+
+
+def _older_rope(rope: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+    """Rotary settings under the names that they had: a base, and what scales it."""
+    found: dict[str, Any] = {}
+    if isinstance(rope.get("full_attention"), dict):  # one for each type of layer
+        local = rope.get("sliding_attention") or {}
+        found |= {"rope_local_base_freq": local["rope_theta"]} if "rope_theta" in local else {}
+        rope = rope["full_attention"]
+    base, share = rope.get("rope_theta"), rope.get("partial_rotary_factor")
+    names = ("rotary_emb_base", "rotary_pct") if model_type == "gpt_neox" else ("rope_theta", "partial_rotary_factor")
+    found |= {name: value for name, value in zip(names, (base, share), strict=True) if value is not None}
+    kind = rope.get("rope_type", "default")
+    if kind != "default":
+        scaling = {key: value for key, value in rope.items() if key not in ("rope_theta", "partial_rotary_factor")}
+        if model_type == "phi3":  # whose configuration took these three and no others
+            scaling = {"type": kind, **{key: rope[key] for key in ("short_factor", "long_factor") if key in rope}}
+        found["rope_scaling"] = scaling
+    return found
+
+
+def stated(folder: Path) -> dict[str, str]:
+    """What a model's README.md says of its licence and of the model it was made from; nothing where it says nothing."""
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        with (folder / "README.md").open(encoding="utf-8") as file:
+            front = _FRONT.match(file.read(_LONGEST))
+        said = yaml.safe_load(front[1]) if front else None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return {}
+    if not isinstance(said, dict):
+        return {}
+    found = {}
+    for key in _SAID:
+        value = said.get(key)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, str) and value.strip():
+            found[key] = value.strip()
+    return found

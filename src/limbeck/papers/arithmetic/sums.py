@@ -1,0 +1,235 @@
+"""Small decoders trained on a fixed set of sums written in one format: a cell of the recipe arithmetic each.
+
+A token is a byte, and 0 ends what is written. The rate is constant after its rise, so a training read after T and after 2 T steps
+is two trainings at the price of the longer one. It ends early once held-out sums are written right; those decide nothing else,
+and what is reported are others. Neither is in the training set, in either order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from limbeck.corpora.tasks.arithmetic import Arithmetic, Sum, question
+from limbeck.corpora.tasks.spelled import Question
+from limbeck.corpora.tasks.synthetic import Drawing, as_batch
+from limbeck.models.cached import read_on
+from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
+from limbeck.papers.lab.recall import asked, optimizer_of, train_step
+from limbeck.run.optim import learning_rate
+from limbeck.types import Batch
+
+SOLVED = 0.995  # of the sums that end a training
+LOOK = 100  # steps between two looks at them
+VOCAB = 128
+_END = 0
+_TRAIN, _TEST = 0, 1  # what a seed's random numbers are for
+
+Pairs = Int64[np.ndarray, "n 2"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A training on ``samples`` different sums, read after each of ``steps``.
+
+    A step takes as many lines as have ``step_tokens`` tokens in the mean, so that formats of any length train for as many steps
+    on as many tokens. ``padded``: numbers have zeros in front. ``whole_line``: the question is learned too, as the paper does.
+    """
+
+    name: str
+    form: str
+    samples: int
+    steps: tuple[int, ...]
+    rate: float
+    seed: int
+    width: int = 96
+    layers: int = 2
+    heads: int = 4
+    step_tokens: int = 900
+    digits: int = 3
+    padded: bool = True
+    tested: int = 1000
+    whole_line: bool = False
+
+
+def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
+    """Trains a decoder from scratch; gives how many unseen sums, and longer ones, it answers after each of the steps.
+
+    ``tokens`` are those of the training set, ``rows`` the lines of a step. A loss that is no number ends it: ``failed`` says so.
+    """
+    known = training_pairs(cell.seed, cell.samples, digits=cell.digits)
+    unseen = unseen_pairs(cell.seed, known, digits=cell.digits, n=cell.tested + cell.tested // 2)
+    test, stop = unseen[: cell.tested], unseen[cell.tested :]
+    lines = lines_of(known, cell).to(device)
+    stopping = lines_of(stop, cell, whole_line=False).to(device)
+    model = new_decoder(cell).to(device).train()
+    optimizer = optimizer_of(model)
+    tokens = _tokens(_questions(known, cell))
+    rows = max(1, round(cell.step_tokens * cell.samples / tokens))
+    batches = _batches(cell.samples, rows, np.random.default_rng([cell.seed, _TRAIN, 1]))
+    found: dict[str, Any] = {}
+    failed, step, nats = False, 0, float("nan")
+    for step in range(1, cell.steps[-1] + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step - 1, steps=cell.steps[0], peak=cell.rate, schedule="constant")
+        failed = not train_step(model, optimizer, _some(lines, next(batches)))
+        solved = False
+        if failed or step % LOOK == 0 or step == cell.steps[-1]:
+            right, nats = written_right(model, stopping)
+            solved = right >= SOLVED
+        if failed or solved or step in cell.steps:
+            tested = _tested(model, test, cell)
+            found |= {str(at): tested for at in cell.steps if at == step or (at > step and (failed or solved))}
+        if failed or solved:
+            break
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "tokens": tokens,
+        "rows": rows,
+        "trained_steps": step,
+        "failed": failed,
+        "nats": nats,
+        "by_steps": found,
+    }
+
+
+def training_pairs(seed: int, samples: int, *, digits: int) -> Pairs:
+    """Different sums, balanced in digits and carries. Fewer of a seed are the first of more."""
+    generator, task = np.random.default_rng([seed, _TRAIN]), Arithmetic(digits=digits)
+    found = np.zeros((0, 2), dtype=np.int64)
+    while len(found) < samples:
+        found = np.concatenate([found, np.stack(task.sums(generator, 4096), -1)])
+        found = found[np.sort(np.unique(found, axis=0, return_index=True)[1])]
+    return found[:samples]
+
+
+def unseen_pairs(seed: int, known: Pairs, *, digits: int, n: int) -> Pairs:
+    """Different sums of uniform numbers that are not known in either order."""
+    most = 10**digits
+    codes = np.unique(np.concatenate([known @ [most, 1], known @ [1, most]]))
+    free = np.random.default_rng([seed, _TEST]).permutation(most**2)
+    free = free[~np.isin(free, codes)][:n]
+    return np.stack(np.divmod(free, most), -1)
+
+
+def longer_pairs(seed: int, *, digits: int, n: int) -> Pairs:
+    """Sums of two numbers of one digit more than was trained on."""
+    return np.random.default_rng([seed, _TEST, 1]).integers(10**digits, 10 ** (digits + 1), size=(n, 2))
+
+
+def new_decoder(cell: Cell) -> LimbeckForCausalLM:
+    """Attention with rotary positions and SwiGLU, the head tied to the embeddings."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cell.seed)
+        return LimbeckForCausalLM(
+            LimbeckConfig(
+                vocab_size=VOCAB,
+                hidden_size=cell.width,
+                intermediate_size=cell.width * 8 // 3,
+                mixers=("attention",) * cell.layers,
+                num_attention_heads=cell.heads,
+                tie_word_embeddings=True,
+                use_cache=False,
+            )
+        )
+
+
+def lines_of(pairs: Pairs, cell: Cell, *, whole_line: bool | None = None) -> Batch:
+    """Sums as rows of bytes, the answer and its end asked for, filled up behind it."""
+    questions = _questions(pairs, cell)
+    rows = [f"{q.prompt}{q.answer}".encode("ascii") for q in questions]
+    first = np.array([len(q.prompt) for q in questions])[:, None]
+    lengths = np.array([len(row) for row in rows])[:, None]
+    tokens = np.full((len(rows), int(lengths.max()) + 1), _END, dtype=np.int64)
+    for row, text in enumerate(rows):
+        tokens[row, : len(text)] = np.frombuffer(text, dtype=np.uint8)
+    place = np.arange(1, tokens.shape[1])  # of the token that is said next
+    learned = cell.whole_line if whole_line is None else whole_line
+    said = (place <= lengths) & (learned | (place >= first))
+    return as_batch(Drawing(tokens[:, :-1].copy(), tokens[:, 1:].copy(), said))
+
+
+@torch.no_grad()
+def written_right(model: LimbeckForCausalLM, batch: Batch) -> tuple[float, float]:
+    """The share of answers whose every token is the likeliest one behind the right ones before it, and the mean nats of those."""
+    logits, targets = asked(model, batch)
+    wrong = torch.zeros(batch.weight.shape, dtype=torch.bool, device=targets.device)
+    wrong[batch.weight > 0] = logits.argmax(-1) != targets
+    return float((~wrong.any(1)).float().mean()), float(F.cross_entropy(logits, targets))
+
+
+def answered(model: LimbeckForCausalLM, pairs: Pairs, cell: Cell) -> int:
+    """How many sums come out right where the model writes by itself, the likeliest token each time."""
+    questions = _questions(pairs, cell)
+    texts = write(model, [q.prompt for q in questions], most=max(len(q.answer) for q in questions) + 1)
+    return sum(answer_of(text, cell.form) == total for text, total in zip(texts, pairs.sum(1).tolist(), strict=True))
+
+
+def answer_of(text: str, form: str) -> int | None:
+    """The number that a written answer comes to, on its last line; None where there is none."""
+    last = text.rstrip("\n").rpartition("\n")[2]
+    if form == "reverse":
+        last = last.removesuffix("$")[::-1]
+    if form == "detailed":
+        last = last.replace(" ", "")
+    return int(last) if last.isascii() and last.isdecimal() else None
+
+
+@torch.inference_mode()
+def write(model: LimbeckForCausalLM, prompts: Sequence[str], *, most: int) -> list[str]:
+    """What follows each prompt up to its end, ``most`` tokens at most. Prompts of one length are written together."""
+    device = model.lm_head.weight.device
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    found = [""] * len(prompts)
+    for _, group in groupby(order, key=lambda i: len(prompts[i])):
+        rows = list(group)
+        tokens = torch.tensor([list(prompts[i].encode("ascii")) for i in rows], device=device)
+        cache, said = None, torch.zeros(len(rows), 0, dtype=torch.long, device=device)
+        while said.shape[1] < most and not bool((said == _END).any(1).all()):
+            logits, cache = read_on(model, tokens, cache)
+            tokens = logits.argmax(-1, keepdim=True)
+            said = torch.cat([said, tokens], 1)
+        for i, row in zip(rows, said.tolist(), strict=True):
+            found[i] = bytes(row).partition(bytes([_END]))[0].decode("ascii")
+    return found
+
+
+def _tested(model: LimbeckForCausalLM, test: Pairs, cell: Cell) -> dict[str, int]:
+    longer = longer_pairs(cell.seed, digits=cell.digits, n=len(test))
+    return {
+        "right": answered(model, test, cell),
+        "longer_right": answered(model, longer, cell),
+        "n": len(test),
+    }
+
+
+def _questions(pairs: Pairs, cell: Cell) -> list[Question]:
+    width = cell.digits if cell.padded else 1
+    return [question(Sum(a, b, width), cell.form) for a, b in pairs.tolist()]
+
+
+def _some(lines: Batch, which: Tensor) -> Batch:
+    return Batch(*(getattr(lines, field.name)[which.to(lines.row.device)] for field in fields(Batch)))
+
+
+def _tokens(questions: Sequence[Question]) -> int:
+    """With the end of each."""
+    return sum(len(q.prompt) + len(q.answer) + 1 for q in questions)
+
+
+def _batches(lines: int, rows: int, generator: np.random.Generator) -> Iterator[Tensor]:
+    """Numbers of lines without end: all of them in a new order, again and again."""
+    waiting = np.zeros(0, dtype=np.int64)
+    while True:
+        while len(waiting) < rows:
+            waiting = np.concatenate([waiting, generator.permutation(lines)])
+        yield torch.from_numpy(waiting[:rows])
+        waiting = waiting[rows:]

@@ -1,0 +1,1 @@
+"""What the reproductions share: a recipe and its criterion, small trainings, grids, plots."""

@@ -1,0 +1,152 @@
+"""What recipes about students and their teachers share: a ladder of teachers, and cells of students trained beside it.
+
+The pilot's own pieces of work (`jobs.pilot.tasks`) without its grid: a recipe names its cells, each with its objective,
+and what is done stays done. A learning rate is chosen for each kind of cell on a seed that nothing is judged by.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from transformers import PreTrainedTokenizerFast
+
+from limbeck.corpora import build_stores, require_rows
+from limbeck.corpora.layout import BEST_FIT
+from limbeck.errors import NonFiniteLoss
+from limbeck.jobs.common.folder import claim, same_corpus
+from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, nested_shapes, weights
+from limbeck.jobs.pilot.tasks import DOCUMENTS, RESULT, Pilot, drop_checkpoints, result_of, tasks_left, tasks_of
+from limbeck.jobs.pilot.workers import run_here
+from limbeck.jobs.pretrain.job import make_tokenizer
+from limbeck.models.load import own
+from limbeck.papers.lab.recipe import Ground
+from limbeck.report.words import duration
+from limbeck.run.log import console
+from limbeck.students.shape import Shape
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A folder with a text, the shapes of students, smallest first, and the teachers that are to be trained in it."""
+
+    folder: Path
+    scale: Scale
+    students: tuple[Shape, ...]
+    teachers: tuple[TeacherPlan, ...]
+    vocab: int
+    workers: int
+
+    def train(self, cells: Sequence[CellPlan]) -> None:
+        """Trains what is not trained yet of the teachers and these cells.
+
+        Raises NonFiniteLoss where a student came to no end: of its kind nothing can be said then.
+        """
+        self._run(cells)
+        for cell in cells:
+            if failed := self.cell(cell.name).get("failed"):
+                raise NonFiniteLoss(f"{self.folder / 'cells' / cell.name}: {failed}")
+
+    def _run(self, cells: Sequence[CellPlan]) -> None:
+        grid = Grid(self.teachers, tuple(cells))
+        Pilot(grid, self.scale, "ForwardKL").write(self.folder)
+        tasks = tasks_of(self.folder, grid)
+        drop_checkpoints(tasks)
+        left = tasks_left(tasks)
+        run_here(left, self.workers, progress(len(left)))
+
+    def teacher(self, name: str) -> dict[str, Any]:
+        """What came out of a trained teacher."""
+        return result_of(self.folder / "teachers" / name)
+
+    def cell(self, name: str) -> dict[str, Any]:
+        """What came out of a trained student."""
+        return result_of(self.folder / "cells" / name)
+
+    def documents(self, name: str) -> Float[np.ndarray, "2 documents"]:
+        """Nats and tokens of each held-out document, as a trained student predicts it."""
+        self.cell(name)  # looks at the checksum
+        return np.load(self.folder / "cells" / name / DOCUMENTS, allow_pickle=False)
+
+    def rates(self, kinds: Mapping[str, CellPlan], factors: Sequence[float]) -> dict[str, float]:
+        """For each kind the factor on the usual learning rate with which this cell of it ends best: the same budget for all.
+
+        With one factor nothing is trained. A rate with which a training came to no end is the worst.
+        """
+        if len(factors) == 1:
+            return dict.fromkeys(kinds, factors[0])
+        tried = {
+            (name, factor): replace(plan, name=f"{plan.name}-rate{factor:g}", lr_factor=factor, keep=False)
+            for name, plan in kinds.items()
+            for factor in factors
+        }
+        self._run(list(tried.values()))
+        best = {}
+        for name in kinds:
+            found = {factor: self.cell(tried[name, factor].name)["loss"] for factor in factors}
+            losses = {factor: math.inf if loss is None else loss for factor, loss in found.items()}
+            best[name] = min(losses, key=losses.__getitem__)
+        return best
+
+    def cpu_seconds(self) -> float:
+        """Of processors, by all that was trained, in however many starts."""
+        found = [result_of(file.parent)["cpu_seconds"] for file in self.folder.glob(f"*/*/{RESULT}")]
+        return math.fsum(found)
+
+    def tidy(self) -> None:
+        """Removes what teachers said: large, and of no further use."""
+        shutil.rmtree(self.folder / "answers", ignore_errors=True)
+
+
+def bench(ground: Ground, scale: Scale, *, students: Sequence[int], teachers: Sequence[int]) -> Bench:
+    """The text, and the shapes of students and teachers of these sizes, in parameters: each fits into the next."""
+    folder = ground.out / "trainings"
+    data = ground.data or "python:stdlib"
+    asked = {
+        "data": data,
+        "scale": asdict(scale),
+        "students": [*students],
+        "teachers": [*teachers],
+        "seed": ground.seed,
+        "packing": BEST_FIT,
+    }
+    run = claim(folder, asked)
+    make_tokenizer(data, folder / "tokenizer", vocab=scale.vocab)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(own(folder / "tokenizer"))
+    store, held_out = build_stores(data, tokenizer, folder / "data", progress=console.is_terminal)
+    require_rows(store, length=scale.length)
+    same_corpus(folder, run, store, held_out)
+    vocab = len(tokenizer)
+    shapes = nested_shapes([*students, *teachers], vocab=vocab, head=scale.head)
+    most = scale.epochs * store.tokens
+    ladder = tuple(
+        TeacherPlan(f"t{i}", shapes[size], round(min(scale.teacher_tokens * weights(shapes[size], vocab), most)))
+        for i, size in enumerate(sorted(teachers))
+    )
+    return Bench(folder, scale, tuple(shapes[size] for size in sorted(students)), ladder, vocab, ground.workers)
+
+
+def doubtful(rates: Mapping[str, float], factors: Sequence[float]) -> str:
+    """A sentence about what has its best rate at an end of those tried, so that a better one may lie beyond; or nothing.
+
+    Of one or two rates each is at an end, which says nothing.
+    """
+    ends = [name for name, rate in rates.items() if rate in (min(factors), max(factors))]
+    return f" The best rate of {', '.join(ends)} is at an end of those tried." if ends and len(factors) > 2 else ""
+
+
+def progress(total: int) -> Any:
+    """Says a line for each piece of work that is done."""
+    done: list[Any] = []
+
+    def said(task: Any, seconds: float) -> None:
+        done.append(task)
+        console.print(f"{len(done):>4} of {total}  {task.kind} {task.name}: {duration(seconds)}")
+
+    return said

@@ -1,0 +1,127 @@
+"""What recipes judge a pilot by: its points, whether its learning rates suited both ends, a figure.
+
+The pilot is run into the recipe's folder, or one that exists already is read. It has what both laws need, so that one pilot
+serves every recipe that reads one: limbeck reproduce distillation-law --points runs/capacity-gap-small/pilot.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypedDict
+
+from limbeck.config import PilotSettings
+from limbeck.corpora import read
+from limbeck.disk import read_json, write_text
+from limbeck.errors import BadPoints
+from limbeck.jobs.pilot import pilot
+from limbeck.jobs.pilot.results import ratio_fits
+from limbeck.papers.lab.recipe import Ground
+from limbeck.planning.laws.points import Point, read_points
+from limbeck.planning.laws.ratio import RatioFit
+from limbeck.report.ladder import draw_ladder
+
+FIGURE = "ladder.png"
+_SIZES = {"smoke": {"students": "30k", "teachers": "38k,52k,72k"}, "small": {}, "gpu": {}}
+_SMOKE_SEEDS = 2
+_SMOKE_MODULES = 60  # of the standard library
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """``points`` of a pilot, the checks of its learning ``rates`` as its fits.json has them, and ``said``: what was run."""
+
+    points: tuple[Point, ...]
+    rates: tuple[Mapping[str, Any], ...]
+    figures: Mapping[Path, str]
+    said: str
+    cpu_seconds: float
+
+    @property
+    def size(self) -> str:
+        """How much there is of it."""
+        return size_of(self.points)
+
+
+def size_of(points: Sequence[Point]) -> str:
+    """How many points and seeds: what n is."""
+    return f"n = {len(points)} trainings, {len({point.seed for point in points})} seeds"
+
+
+def evidence(ground: Ground) -> Evidence:
+    """Runs a pilot into the recipe's folder or continues it, or reads the points that were given."""
+    place, spent = ground.points, 0.0
+    if place is None:
+        place = ground.out / "pilot"
+        spent = pilot(_settings(ground, place))["cpu_seconds"]
+    table = read_points(place)
+    taught = [p for p in table.points if p.distilled]
+    teachers = {(p.teacher_params, p.teacher_tokens) for p in taught}
+    failed = f" {len(table.skipped)} came to nothing and are left out." if table.skipped else ""
+    said = (
+        f"{'A pilot' if ground.points is None else f'The pilot of {ground.points}'}: {len(teachers)} teachers, "
+        f"{len({p.student_params for p in taught})} sizes of student, {size_of(table.points)}.{failed}"
+        f"{'' if ground.points is None else ' What it cost is not counted below.'}"
+    )
+    if taught:
+        fits = {arm: fit for arm, fit in ratio_fits(table.points).items() if isinstance(fit, RatioFit)}
+        draw_ladder(table.points, fits, ground.out / FIGURE)
+    shown = {ground.out / FIGURE: "Students by the size of their teacher and by its own loss, and the best teachers."}
+    return Evidence(table.points, _rates(place), shown if taught else {}, said, spent)
+
+
+def _settings(ground: Ground, out: Path) -> PilotSettings:
+    given: dict[str, Any] = {
+        "out": out,
+        "scale": ground.scale,
+        "seed": ground.seed,
+        "workers": ground.workers,
+        "law": True,
+    }
+    given |= _SIZES[ground.scale]
+    given |= {"seeds": ground.seeds} if ground.data is None else {"seeds": ground.seeds, "data": ground.data}
+    if ground.scale == "smoke":
+        given |= {"seeds": min(ground.seeds, _SMOKE_SEEDS), "data": ground.data or str(_little(ground.out))}
+    return PilotSettings(**given)
+
+
+def _little(out: Path) -> Path:
+    """A part of the default text: to tokenise all of it takes longer than a smoke run may."""
+    file = out / "text.jsonl"
+    if not file.exists():
+        lines = (json.dumps({"text": d.content}) + "\n" for d in islice(read("python:stdlib"), _SMOKE_MODULES))
+        write_text(file, "".join(lines))
+    return file
+
+
+class _Fits(TypedDict):
+    """What a pilot's fits.json holds of learning rates."""
+
+    rates: list[dict[str, Any]]
+
+
+def _rates(place: Path) -> tuple[Mapping[str, Any], ...]:
+    beside = (place if place.is_dir() else place.parent) / "fits.json"
+    if not beside.is_file():
+        return ()
+    return tuple(read_json(beside, _Fits, error=BadPoints, remedy="run the pilot's command again")["rates"])
+
+
+def unsuited(rates: Sequence[Mapping[str, Any]]) -> str:
+    """Why learning rates may be what a pilot shows; "" where at no end another rate gains more than seeds differ."""
+    if not rates:
+        return "the learning rates were not checked at the ends"
+    unknown = [r for r in rates if r["gain_nats"] is None or r["seed_sd_nats"] is None]
+    better = [r for r in rates if r not in unknown and r["gain_nats"] > r["seed_sd_nats"]]
+    if better:
+        most = max(better, key=lambda r: r["gain_nats"])
+        return (
+            f"at {len(better)} of {len(rates)} checks of the ends another learning rate is better by more than seeds differ, "
+            f"at most by {most['gain_nats']:.3f} nats (seeds: {most['seed_sd_nats']:.3f}; {most['lr_factor']:g} times the rate)"
+        )
+    return (
+        f"{len(unknown)} of {len(rates)} checks of the learning rate have no result or a single seed" if unknown else ""
+    )

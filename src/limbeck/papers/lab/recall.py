@@ -1,0 +1,199 @@
+"""Small decoders trained on multi-query associative recall: one cell of a grid each (`trainings.Trainings` keeps them).
+
+Rows are fresh at every step, and the number of pairs goes round through a few, since many pairs alone are hardly learned from
+scratch. Only the hidden states at questions go through the head. Training ends early once held-out rows are answered; those
+rows decide nothing else, and what is reported are others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from limbeck.corpora.tasks.mqar import MQAR
+from limbeck.corpora.tasks.synthetic import Drawn
+from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
+from limbeck.models.mixers.mixer import Mixer
+from limbeck.probes.interval import wilson
+from limbeck.run.optim import learning_rate
+from limbeck.types import Batch
+
+WARMUP, DECAY, CLIP = 0.1, 0.1, 1.0  # share of the steps; weight decay; norm of the gradient
+SOLVED = 0.995  # of the rows that end a training: a little more than what a claim asks
+LOOK = 125  # steps between two looks at them
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A training. ``pairs`` go round from step to step, and the last is reported with the others; ``rows`` are of a step.
+
+    ``learned`` positions are added to the tokens, as the paper does for attention alone.
+    """
+
+    name: str
+    mixers: tuple[str, ...]
+    width: int
+    length: int
+    vocab: int
+    pairs: tuple[int, ...]
+    steps: int
+    rate: float
+    seed: int
+    rows: int = 64
+    tested: int = 1000
+    learned: bool = False
+
+    def task(self, pairs: int) -> MQAR:
+        """The task with so many pairs."""
+        return MQAR(vocab=self.vocab, length=self.length, pairs=pairs)
+
+
+def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
+    """Trains a model from scratch on fresh rows; gives its accuracy on others by pairs and distance, and what it took.
+
+    A loss that is no number ends it: ``failed`` says so, and accuracy is that of the weights before.
+    """
+    started = time.process_time()
+    model = new_decoder(cell).to(device).train()
+    optimizer = optimizer_of(model)
+    corpora = [Drawn(cell.task(pairs), seed=cell.seed) for pairs in cell.pairs]
+    stop = Drawn(cell.task(max(cell.pairs)), use="stop").take(cell.tested // 2).to(device)
+    curve: list[dict[str, float]] = []
+    failed, step = False, 0
+    for step in range(1, cell.steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step - 1, steps=cell.steps, peak=cell.rate, schedule="wsd", warmup=WARMUP)
+        batch = corpora[step % len(corpora)].take(cell.rows).to(device)
+        failed = not train_step(model, optimizer, batch)
+        if failed:
+            break
+        if step % LOOK == 0 or step == cell.steps:
+            right, nats = answers(model, stop)
+            curve.append({"step": step, "accuracy": float(right.mean()), "nats": nats})
+            if curve[-1]["accuracy"] >= SOLVED:
+                break
+    return {
+        **asdict(cell),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "state_bytes": state_bytes(model, cell.length),
+        "trained_steps": step,
+        "failed": failed,
+        "curve": curve,
+        "by_pairs": {str(pairs): _tested(model, cell, pairs, device) for pairs in sorted(set(cell.pairs))},
+        "cpu_seconds": round(time.process_time() - started, 2),
+    }
+
+
+def new_decoder(cell: Cell) -> LimbeckForCausalLM:
+    """Two norms and a mixer a layer, no MLPs, one head, weights of variance 1 / width, the head tied to the embeddings."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cell.seed)
+        model = LimbeckForCausalLM(
+            LimbeckConfig(
+                vocab_size=cell.vocab,
+                hidden_size=cell.width,
+                intermediate_size=0,
+                mixers=cell.mixers,
+                num_attention_heads=1,
+                max_position_embeddings=cell.length,
+                position_embeddings="learned" if cell.learned else "none",
+                initializer_range=cell.width**-0.5,
+                tie_word_embeddings=True,
+                use_cache=False,
+            )
+        )
+        if model.model.embed_positions is not None:
+            torch.nn.init.normal_(model.model.embed_positions.weight)
+    # Tokens enter with variance 1, as what mixers add to them: attention alone stays at guessing otherwise. The head, which
+    # has the same weights, does not see this factor.
+    model.model.embed_tokens.register_forward_hook(lambda module, inputs, found: found * cell.width**0.5)
+    return model
+
+
+def optimizer_of(model: LimbeckForCausalLM) -> torch.optim.AdamW:
+    """AdamW; vectors do not decay."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": DECAY}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.0, fused=True)
+
+
+def train_step(model: LimbeckForCausalLM, optimizer: torch.optim.Optimizer, batch: Batch) -> bool:
+    """One step on the mean loss of all questions; False, and no step, where that is no number."""
+    logits, targets = asked(model, batch)
+    loss = F.cross_entropy(logits, targets)
+    optimizer.zero_grad()
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+    if not torch.isfinite(norm):
+        return False
+    optimizer.step()
+    return True
+
+
+def asked(model: LimbeckForCausalLM, batch: Batch) -> tuple[Float[Tensor, "n V"], Int[Tensor, "n"]]:
+    """Logits at the questions and their answers, row by row: the head is not asked about anything else."""
+    hidden = model.model(input_ids=batch.tokens, use_cache=False).last_hidden_state
+    where = batch.weight > 0
+    return model.lm_head(hidden[where]), batch.targets[where]
+
+
+@torch.no_grad()
+def answers(model: LimbeckForCausalLM, batch: Batch) -> tuple[Bool[np.ndarray, " n"], float]:
+    """Which questions are answered right, and the mean nats of the answers."""
+    right, nats = [], 0.0
+    for part in _parts(batch, 250):
+        logits, targets = asked(model, part)
+        right.append((logits.argmax(-1) == targets).cpu().numpy())
+        nats += float(F.cross_entropy(logits, targets, reduction="sum"))
+    found = np.concatenate(right)
+    return found, nats / len(found)
+
+
+def state_bytes(model: LimbeckForCausalLM, length: int) -> int:
+    """Bytes that all mixers remember of one row."""
+    return sum(part.state_bytes(length) for part in model.modules() if isinstance(part, Mixer))
+
+
+def share(right: Bool[np.ndarray, " n"]) -> dict[str, float]:
+    """An accuracy with its interval over questions, as JSON."""
+    return asdict(wilson(int(right.sum()), len(right)))
+
+
+def _tested(model: LimbeckForCausalLM, cell: Cell, pairs: int, device: str) -> dict[str, Any]:
+    """Accuracy with so many pairs; near are questions no further from their key than the median one."""
+    task = cell.task(pairs)
+    batch = Drawn(task, use="test").take(cell.tested).to(device)
+    right, nats = answers(model, batch)
+    distance = task.distance(batch)[batch.weight > 0].cpu().numpy()
+    near = distance <= np.median(distance)
+    return {
+        "accuracy": share(right),
+        "near": share(right[near]),
+        "far": share(right[~near]),
+        "median_distance": float(np.median(distance)),
+        "nats": nats,
+        "right_of_row": right.reshape(-1, pairs).sum(1).tolist(),
+        "by_distance": {
+            int(d): [int(right[distance == d].sum()), int((distance == d).sum())] for d in np.unique(distance)
+        },
+    }
+
+
+def _parts(batch: Batch, rows: int) -> Iterator[Batch]:
+    for start in range(0, len(batch.row), rows):
+        yield batch.rows(slice(start, start + rows))
+
+
+def at(result: Mapping[str, Any], pairs: int) -> Mapping[str, Any]:
+    """What a result that was read says of rows with so many pairs."""
+    found: Mapping[str, Any] = result["by_pairs"][str(pairs)]
+    return found

@@ -1,0 +1,144 @@
+"""Small trainings of a recipe, each a piece of work in a folder of its own, done when its result is there.
+
+A recipe says what a training is (a frozen dataclass with a ``name``, all that its result follows from) and a function that does
+it and gives the result as JSON. They are done in a few processes; what is done stays done, and the same command continues.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NotRequired, Protocol, TypedDict
+
+import torch
+
+from limbeck.disk import finite, locked, tidy, write_json
+from limbeck.errors import BadFolder
+from limbeck.jobs.pilot.tasks import result_of
+from limbeck.jobs.pilot.workers import run_here
+from limbeck.papers.lab.cells import progress
+from limbeck.papers.lab.recipe import Ground
+
+RESULT = "result.json"
+
+
+class Cell(Protocol):
+    """What a training is. Two of one name are the same training."""
+
+    @property
+    def name(self) -> str: ...
+    def __hash__(self) -> int: ...
+
+
+class _Kept(TypedDict):
+    """What a training was, and what came out."""
+
+    cell: NotRequired[Any]
+    cpu_seconds: float
+    result: dict[str, Any]
+
+
+Train = Callable[[Any, str], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A cell as a piece of work in a folder. ``train`` is a function of a module, so that a process can be sent it."""
+
+    out: Path
+    cell: Any
+    device: str
+    train: Train
+    kind: str = "training"
+
+    @property
+    def name(self) -> str:
+        """Of the cell."""
+        return str(self.cell.name)
+
+    @property
+    def folder(self) -> Path:
+        """Where its result is."""
+        return self.out / "cells" / self.name
+
+    @property
+    def done(self) -> bool:
+        """Whether it has one."""
+        return (self.folder / RESULT).is_file()
+
+    @property
+    def ready(self) -> bool:
+        """It waits for nothing."""
+        return True
+
+
+def do(training: Training) -> None:
+    """Does a training, unless that is done, and keeps what it was, its result and the CPU seconds it took.
+
+    What is no number in a result is null.
+    """
+    with locked(training.folder, wait=True):
+        tidy(training.folder)
+        if not training.done:
+            before = time.process_time()
+            result = training.train(training.cell, training.device)
+            spent = {"cell": asdict(training.cell), "cpu_seconds": round(time.process_time() - before, 2)}
+            write_json(training.folder / RESULT, spent | {"result": finite(result)})
+
+
+class Trainings:
+    """The folder of a recipe's trainings, and the processes that do them. ``train`` gets a cell and a device."""
+
+    def __init__(self, ground: Ground, train: Train) -> None:
+        self._folder, self._workers, self._train = ground.out / "trainings", ground.workers, train
+        usual = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = usual if ground.device == "auto" else ground.device
+
+    def do(self, cells: Iterable[Cell]) -> None:
+        """Does those that are not done. Raises BadFolder as `result` does, before any is."""
+        left = []
+        for cell in dict.fromkeys(cells):
+            if (training := self._training(cell)).done:
+                self.result(cell)
+            else:
+                left.append(training)
+        run_here(left, self._workers, progress(len(left)), do)
+
+    def result(self, cell: Cell) -> dict[str, Any]:
+        """What came out of one. Raises BadFolder where the folder holds a training of this name that was another."""
+        training = self._training(cell)
+        found = result_of(training.folder, _Kept)
+        kept = found.get("cell", "one that does not say what it was")
+        if kept != _as_read(cell):
+            raise BadFolder(
+                f"{training.folder}: expected the training {_as_read(cell)}, got {kept}, made by another version: "
+                "remove the folder, or give another --out"
+            )
+        result: dict[str, Any] = found["result"]
+        return result
+
+    def cpu_seconds(self) -> float:
+        """Of processors, by all that was trained, in however many starts."""
+        return math.fsum(result_of(file.parent)["cpu_seconds"] for file in self._folder.glob(f"cells/*/{RESULT}"))
+
+    def _training(self, cell: Cell) -> Training:
+        return Training(self._folder, cell, self._device, self._train)
+
+
+def read_after(results: Iterable[Mapping[str, Any]], steps: int) -> list[dict[str, Any]]:
+    """Results as they are read after so many steps: a training that diverged later had not ``failed`` by then."""
+    return [{**one, "failed": one["failed"] and one["trained_steps"] <= steps} for one in results]
+
+
+def _as_read(cell: Any) -> Any:
+    """A cell as JSON gives it back."""
+    return _lists(asdict(cell))
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists(inner) for key, inner in value.items()}
+    return [_lists(inner) for inner in value] if isinstance(value, tuple | list) else value

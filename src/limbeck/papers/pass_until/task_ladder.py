@@ -1,0 +1,112 @@
+"""Models of growing size trained on tasks made here, each then asked until its answers pass.
+
+The shapes and tokens of scale "small" are those of docs/results/pass-until: 20 tokens a parameter, every text read once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from limbeck.config import PretrainSettings, ProbeSettings
+from limbeck.jobs.pretrain.job import pretrain
+from limbeck.jobs.probe.pass_until import Result, pass_until, result_of
+from limbeck.papers.lab.recipe import Ground
+from limbeck.probes.tasks import MAKERS, write_task_text
+
+SUCCESSES = 4  # passes that an instance is asked for
+_LINE = 13  # tokens of a line of text, a little fewer than it has
+_HELD_OUT = (2000, 1_000_000)  # lines, and their seed
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A model: its ``size`` as a key of `limbeck pretrain`, and the tokens it reads."""
+
+    name: str
+    size: dict[str, str]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Rungs, the last of which is to be predicted; ``lines`` of different text at most."""
+
+    rungs: tuple[Rung, ...]
+    tasks: tuple[str, ...]
+    batch_tokens: int
+    max_samples: int
+    lines: int = 2_000_000
+
+
+def _shaped(name: str, axes: tuple[int, int, int, int, int], tokens: int) -> Rung:
+    values = zip(("layers", "hidden", "heads", "kv_heads", "ffn"), axes, strict=True)
+    return Rung(name, {"shape": ",".join(f"{axis}={value}" for axis, value in values)}, tokens)
+
+
+_SMALL = (
+    _shaped("20k", (2, 24, 2, 1, 64), 380_000),
+    _shaped("28k", (2, 28, 2, 1, 96), 564_000),
+    _shaped("40k", (3, 32, 2, 1, 80), 815_000),
+    _shaped("57k", (3, 40, 2, 1, 88), 1_134_000),
+    _shaped("80k", (3, 48, 4, 2, 112), 1_640_000),
+    _shaped("160k", (4, 64, 4, 2, 128), 3_290_000),
+)
+_SMOKE = tuple(Rung(rung.name, rung.size, 20_000) for rung in _SMALL[:4])
+_GPU = tuple(Rung(name, {"params": name}, tokens) for name, tokens in (
+    ("0.3M", 6_000_000), ("0.6M", 12_000_000), ("1.2M", 24_000_000), ("2.5M", 50_000_000), ("5M", 100_000_000),
+    ("10M", 200_000_000), ("20M", 400_000_000),
+))  # fmt: skip
+LADDERS = {
+    "smoke": Ladder(_SMOKE, ("addition",), 1024, 100),
+    "small": Ladder(_SMALL, ("addition",), 1024, 100_000),
+    "gpu": Ladder(_GPU, tuple(MAKERS), 16_384, 100_000),
+}
+
+
+def climb(ground: Ground) -> dict[str, list[Result]]:
+    """Trains and asks all models, unless that is done; gives the results of each task, in the order of sizes.
+
+    The largest model is trained with the first seed alone.
+    """
+    ladder, seeds = LADDERS[ground.scale], range(ground.seed, ground.seed + ground.seeds)
+    models = [_train(ground, ladder, rung, seed) for rung in ladder.rungs[:-1] for seed in seeds]
+    models.append(_train(ground, ladder, ladder.rungs[-1], ground.seed))
+    return {task: [_ask(ground, ladder, model, task) for model in models] for task in ladder.tasks}
+
+
+def _train(ground: Ground, ladder: Ladder, rung: Rung, seed: int) -> Path:
+    out = ground.out / f"{rung.name}-{seed}"
+    if not (out / "model" / "config.json").exists():
+        data = _text(ground.out, ladder, f"{rung.tokens}", min(rung.tokens // _LINE, ladder.lines), 0)
+        held_out = _text(ground.out, ladder, "held-out", *_HELD_OUT)
+        given: dict[str, Any] = {
+            "data": str(data),
+            "eval_data": str(held_out),
+            "vocab": 259,
+            "length": 128,
+            **rung.size,
+        }
+        given |= {"batch_tokens": ladder.batch_tokens, "threads": 1, "device": ground.device}
+        pretrain(PretrainSettings(tokens=rung.tokens, seed=seed, out=out, **given))
+    return out / "model"
+
+
+def _text(out: Path, ladder: Ladder, name: str, lines: int, seed: int) -> Path:
+    folder = out / "text" / name
+    for task in ladder.tasks:
+        if not (folder / f"{task}.jsonl").exists():
+            write_task_text(task, folder / f"{task}.jsonl", max(1, lines // len(ladder.tasks)), seed)
+    return folder
+
+
+def _ask(ground: Ground, ladder: Ladder, model: Path, task: str) -> Result:
+    points = ground.out / "points"
+    if result_of(str(model), task, points) is None:
+        given: dict[str, Any] = {"probe": "pass-until", "task": task, "successes": SUCCESSES, "threads": 1}
+        given |= {"max_samples": ladder.max_samples, "seed": ground.seed, "device": ground.device}
+        pass_until(ProbeSettings(**given), model=str(model), teacher=None, out=points)
+    found = result_of(str(model), task, points)
+    assert found is not None
+    return found

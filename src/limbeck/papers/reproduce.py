@@ -1,0 +1,173 @@
+"""`limbeck reproduce`: runs a recipe in a folder, judges it, and writes its page.
+
+The same command continues. The page (README.md) and reproduction.json say the claim, what was done here and where that
+differs, what it cost, and for each claim confirmed, refuted or inconclusive by a criterion whose digest is kept from the first
+start on: where it is another now, the page begins with that.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.text import Text
+
+from limbeck.config import ReproduceSettings
+from limbeck.disk import claims, finite, write_json, write_text
+from limbeck.errors import BadSetting
+from limbeck.jobs.common.environment import require_device
+from limbeck.jobs.common.folder import claim, now, signature_of, update
+from limbeck.papers import recipe
+from limbeck.papers.lab import provenance
+from limbeck.papers.lab.criterion import criterion_of
+from limbeck.papers.lab.recipe import Ground, Judged, Outcome, Recipe
+from limbeck.planning.laws.points import read_points
+from limbeck.report.words import duration
+
+_SMOKE = "this scale only checks that everything runs; "
+
+
+@claims()
+def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
+    """Runs a recipe; gives ``{"out", "recipe", "scale", "judged", "ours", "numbers", "seconds", "cpu_seconds"}``.
+
+    Raises BadSetting for a name that no recipe has or a device that is not here, BadPoints for points that cannot be read, and
+    what the recipe's jobs raise.
+    """
+    chosen = recipe(settings.recipe)
+    _check(settings, chosen)
+    out = settings.out or _usual_folder(settings)
+    run = claim(out, signature_of(settings, "reproduce"))
+    judged_by = criterion_of(chosen, settings.scale)
+    provenance.started(out, run, judged_by, recipe=chosen.name, scale=settings.scale)
+    started, before = time.monotonic(), _cpu_seconds()
+    ground = Ground(
+        out=out,
+        scale=settings.scale,
+        data=settings.data,
+        seed=settings.seed,
+        seeds=settings.seeds,
+        workers=settings.workers or os.cpu_count() or 1,
+        device=settings.device,
+        points=settings.points,
+    )
+    outcome = chosen.run(ground)
+    if "ended" not in run:
+        spent = {"seconds": time.monotonic() - started, "cpu_seconds": _cpu_seconds() - before + outcome.cpu_seconds}
+        update(out, run, ended=now(), **{name: round(value, 1) for name, value in spent.items()})
+    judged = [_undecided(one) if settings.scale == "smoke" else one for one in outcome.judged]
+    outcome = replace(outcome, judged=tuple(judged))
+    provenance.judged(out, run, outcome.judged)
+    result = _result(chosen, outcome, run, settings)
+    write_json(out / "reproduction.json", result)
+    write_text(out / "README.md", page(chosen, outcome, run, settings))
+    return {"out": str(out), **result}
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Prints what was judged, and where the page is."""
+    for one in result["judged"]:
+        console.print(Text.assemble((one["verdict"], "bold"), ": "), end="")
+        console.print(f"{one['claim']} {one['seen']}", soft_wrap=True)
+    console.print(f"page: {result['out']}/README.md", soft_wrap=True)
+
+
+def page(chosen: Recipe, outcome: Outcome, run: dict[str, Any], settings: ReproduceSettings) -> str:
+    """The reproduction in Markdown. Of scale "smoke", which judges nothing, it does not matter which criterion stood when."""
+    parts = [
+        f"# {chosen.title}",
+        *_notes(chosen, run, settings),
+        f"**The claim** ({chosen.paper}). {chosen.claim}",
+        f"**What was done here.** {outcome.ours}",
+        _table(outcome.judged),
+    ]
+    for figure, said in outcome.figures.items():
+        parts += [f"![{said}]({figure.name})", said]
+    parts += [f"**Cost.** {_cost(run)}", "**Differences from the paper.**"]
+    parts.append("\n".join(f"- {said}" for said in chosen.differences))
+    digest = run[provenance.KEY][-1]["digest"]
+    parts.append(f"Made by `{' '.join(run['command'])}`, judged by criterion {digest}; numbers in `reproduction.json`.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _check(settings: ReproduceSettings, chosen: Recipe) -> None:
+    if settings.scale == "gpu" and (settings.device == "cpu" or not torch.cuda.is_available()):
+        raise BadSetting("--scale gpu needs a CUDA device, and torch sees or was given none: take --scale small")
+    require_device(settings.device)
+    if settings.points is None:
+        return
+    if not chosen.takes_points:
+        raise BadSetting(
+            f"--points {settings.points}: {chosen.name} is judged by trainings of its own, not by a pilot's points as "
+            "capacity-gap and distillation-law are. Leave --points out."
+        )
+    read_points(settings.points)
+
+
+def _usual_folder(settings: ReproduceSettings) -> Path:
+    return Path("runs") / f"{settings.recipe}-{settings.scale}"
+
+
+def _undecided(one: Judged) -> Judged:
+    return replace(one, verdict="inconclusive", seen=f"{_SMOKE}{one.seen}")
+
+
+def _notes(chosen: Recipe, run: dict[str, Any], settings: ReproduceSettings) -> list[str]:
+    if settings.scale == "smoke":
+        return []
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    return provenance.notes(run, chosen.name, settings.scale, seeds=seeds, points=settings.points)
+
+
+def _table(judged: Sequence[Judged]) -> str:
+    rows = ["| claim | what decides | ours | verdict |", "|---|---|---|---|"]
+    rows += [f"| {_cell(j.claim)} | {_cell(j.criterion)} | {_cell(j.seen)} | **{j.verdict}** |" for j in judged]
+    return "\n".join(rows)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _cost(run: dict[str, Any]) -> str:
+    places = [f"on {_place(run['versions'])}"]
+    places += [f"continued on {_place(one['versions'])}" for one in run.get(provenance.CONTINUED, [])]
+    return (
+        f"{duration(run['cpu_seconds'])} of processors, {duration(run['seconds'])} since it was last started, "
+        f"{', '.join(places)}, {run['ended'][:10]}."
+    )
+
+
+def _place(versions: dict[str, str]) -> str:
+    libraries = ", ".join(f"{name} {versions[name]}" for name in ("limbeck", "torch", "transformers", "python"))
+    return f"{versions['machine']} ({libraries})"
+
+
+def _result(chosen: Recipe, outcome: Outcome, run: dict[str, Any], settings: ReproduceSettings) -> dict[str, Any]:
+    return {
+        "recipe": chosen.name,
+        "scale": settings.scale,
+        "paper": chosen.paper,
+        "ours": outcome.ours,
+        "judged": [asdict(one) for one in outcome.judged],
+        "numbers": finite(outcome.numbers),
+        "criterion": provenance.record(run, chosen.name, settings.scale),
+        "seed": settings.seed,
+        "seeds": settings.seeds,
+        "command": run["command"],
+        "versions": run["versions"],
+        "date": run["ended"],
+        "seconds": run["seconds"],
+        "cpu_seconds": run["cpu_seconds"],
+    }
+
+
+def _cpu_seconds() -> float:
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system

@@ -1,0 +1,288 @@
+"""Small models that are told facts one way and asked them the other way: one training each, with one token a thing or two.
+
+Two kinds say tokens: *concept*, with a token for each thing, and *name*, with a first and a last name. Two kinds say vectors
+(JEPA: the vector of the answer is predicted among those of the batch): *layers* makes the vector of a thing from its name by
+attention inside the name, *table* looks it up. What surprises: embeddings start near 0. Else the facts are fitted by what is
+random in them, and nothing is learned that holds in both directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from limbeck.corpora.tasks.reversal import Facts, Reversal, reversed_facts
+from limbeck.corpora.tasks.synthetic import as_batch
+from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM, LimbeckModel
+from limbeck.papers.lab.recall import asked
+from limbeck.probes.reversal import ranks
+
+WARMUP, COOLING = 0.05, 0.2  # shares of the steps in which the rate rises, and in which it falls to 0
+CLIP, BETAS = 1.0, (0.9, 0.98)  # norm of the gradient; of AdamW
+EMBEDDED = 1e-3  # deviation of embeddings at the start
+LOOKS = 5  # at told and reversed facts, while a model is trained
+_SEEN = 100  # facts of each kind at a look
+_CHOICE = 0  # the seed by which facts are chosen that are asked about: the same for all kinds, whatever they are told
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A training. ``kind`` is one of KINDS; ``repeated``: the facts that are asked about are told too, as a control.
+
+    ``rows`` are of a step, and up to ``tested`` facts are asked of those told one way, and of their reversals.
+    """
+
+    name: str
+    kind: str
+    entities: int
+    relations: int
+    shared: int
+    width: int
+    steps: int
+    rows: int
+    rate: float
+    decay: float
+    seed: int
+    tested: int
+    repeated: bool = False
+
+    @property
+    def world(self) -> Reversal:
+        """The things and facts, others for each seed."""
+        level = "concept" if self.kind == "concept" else "name"
+        return Reversal(self.entities, self.relations, level, self.shared, world=self.seed)
+
+
+def train(cell: Cell, device: str) -> dict[str, Any]:
+    """Trains a model from scratch on facts drawn among those told.
+
+    Gives reciprocal ranks among all things (``told`` one way, ``asked`` their reversals), what luck gives, and a curve of both.
+    A loss that is no number ends it: ``failed`` says so, and ranks are those of the weights before.
+    """
+    world = cell.world
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cell.seed)
+        model = KINDS[cell.kind](cell, world).to(device)
+    optimizer = _optimizer(model, cell)
+    told = np.concatenate([world.told, world.asked]) if cell.repeated else world.told
+    draw = np.random.default_rng([cell.seed, 2])
+    questions, curve = asked_about(world, cell.tested), []
+    failed, step = False, 0
+    for step in range(1, cell.steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = cell.rate * _factor(step / cell.steps)
+        failed = not _step(model, optimizer, told[draw.integers(len(told), size=cell.rows)])
+        if failed:
+            break
+        if step * LOOKS // cell.steps > (step - 1) * LOOKS // cell.steps:
+            seen = {way: float(reciprocal_ranks(model, facts[:_SEEN]).mean()) for way, facts in questions.items()}
+            curve.append({"step": step, **seen})
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": step,
+        "failed": failed,
+        "curve": curve,
+        "chance": by_luck(world, questions["asked"]),
+        "things": world.things,
+        **{way: reciprocal_ranks(model, facts).tolist() for way, facts in questions.items()},
+    }
+
+
+def asked_about(world: Reversal, most: int) -> dict[str, Facts]:
+    """Up to ``most`` facts whose reversals were never told, and those facts the way they were told."""
+    chosen = np.random.default_rng(_CHOICE).permutation(len(world.asked))[:most]
+    return {"told": reversed_facts(world.asked[chosen]), "asked": world.asked[chosen]}
+
+
+def by_luck(world: Reversal, facts: Facts) -> dict[str, float]:
+    """What guessing gives, in the mean over questions.
+
+    ``mrr`` and ``hits`` among the things that the told facts leave open, which a model may know: those told one way that were
+    not yet the answer for this relation. ``mrr_of_all`` among all things.
+    """
+    open_ = np.bincount(world.asked[:, 1], minlength=2 * world.relations)[facts[:, 1]]
+    return {
+        "mrr": float(np.mean([_mean_reciprocal(int(n)) for n in open_])),
+        "hits": float((1 / open_).mean()),
+        "mrr_of_all": _mean_reciprocal(world.things),
+    }
+
+
+@torch.no_grad()
+def reciprocal_ranks(model: Learner, facts: Facts) -> Float[np.ndarray, " n"]:
+    """1 / rank of the right answer among all things."""
+    return 1 / ranks(model.scores(facts).double().cpu().numpy(), facts[:, 2])
+
+
+class Learner(nn.Module):
+    """What is told facts, and scores all things as their last part."""
+
+    def loss(self, facts: Facts) -> Float[Tensor, ""]:
+        """Mean nats of what completes the facts."""
+        raise NotImplementedError
+
+    def scores(self, facts: Facts) -> Float[Tensor, "n things"]:
+        """Of each thing as the tail: the higher, the likelier."""
+        raise NotImplementedError
+
+
+class Speaking(Learner):
+    """A decoder that says the tokens of the answer: one layer where a thing is one token, else one more to read the names."""
+
+    def __init__(self, cell: Cell, world: Reversal) -> None:
+        super().__init__()
+        self.world = world
+        layers = world.spelling.shape[1]
+        self.decoder = LimbeckForCausalLM(_config(cell, world.vocab, layers=layers))
+        nn.init.normal_(self.decoder.model.embed_tokens.weight, std=EMBEDDED)
+        self.register_buffer("spelling", torch.from_numpy(world.spelling))
+
+    def loss(self, facts: Facts) -> Float[Tensor, ""]:
+        batch = as_batch(self.world.rows(facts)).to(self.decoder.device)
+        return F.cross_entropy(*asked(self.decoder, batch))
+
+    def scores(self, facts: Facts) -> Float[Tensor, "n things"]:
+        """Log-likelihood of all tokens of each thing."""
+        spelling: Int[Tensor, "things tokens"] = self.get_buffer("spelling")
+        tokens = spelling.shape[1]
+        question = torch.from_numpy(self.world.rows(facts).tokens[:, : tokens + 1]).to(spelling.device)
+        log_p = self._next(question)[:, spelling[:, 0]]
+        if tokens == 1:
+            return log_p
+        for first in spelling[:, 0].unique():
+            whose = (spelling[:, 0] == first).nonzero()[:, 0]
+            with_first = torch.cat([question, first.expand(len(question), 1)], 1)
+            log_p[:, whose] += self._next(with_first)[:, spelling[whose, 1]]
+        return log_p
+
+    def _next(self, tokens: Int[Tensor, "n T"]) -> Float[Tensor, "n V"]:
+        return self.decoder(input_ids=tokens, use_cache=False, logits_to_keep=1).logits[:, -1].log_softmax(-1)
+
+
+class Predicting(Learner):
+    """Vectors of things by ``recognise``, and a layer that predicts the vector of the answer from head and relation."""
+
+    def __init__(self, cell: Cell, world: Reversal, recognise: nn.Module) -> None:
+        super().__init__()
+        self.things, self.recognise = world.things, recognise
+        self.relations = _embedding(2 * world.relations, cell.width)
+        self.semantic = LimbeckModel(_config(cell, 1, layers=1))
+        # The prediction is divided by its root mean square, the vectors that it is compared with by nothing.
+        self.semantic.add_module("norm", nn.RMSNorm(cell.width, elementwise_affine=False))
+
+    def loss(self, facts: Facts) -> Float[Tensor, ""]:
+        """Softmax over the things of the batch, each once: one that comes twice would be a wrong answer beside the right."""
+        told = torch.from_numpy(facts).to(self.relations.weight.device)
+        things, place = told[:, [0, 2]].unique(return_inverse=True)
+        vectors = self.recognise(things)
+        return F.cross_entropy(self._predicted(vectors[place[:, 0]], told[:, 1]) @ vectors.T, place[:, 1])
+
+    def scores(self, facts: Facts) -> Float[Tensor, "n things"]:
+        question = torch.from_numpy(facts).to(self.relations.weight.device)
+        vectors = self.recognise(torch.arange(self.things, device=question.device))
+        return self._predicted(vectors[question[:, 0]], question[:, 1]) @ vectors.T
+
+    def _predicted(self, heads: Float[Tensor, "n D"], relations: Int[Tensor, "n"]) -> Float[Tensor, "n D"]:
+        row = torch.stack([heads, self.relations(relations)], 1)
+        found: Tensor = self.semantic(inputs_embeds=row, use_cache=False).last_hidden_state[:, -1]
+        return found
+
+
+class NameLayer(nn.Module):
+    """A layer that reads a name: the vector of a thing is the hidden state of its last name."""
+
+    def __init__(self, cell: Cell, world: Reversal) -> None:
+        super().__init__()
+        self.register_buffer("spelling", torch.from_numpy(world.spelling))
+        self.reader = LimbeckModel(_config(cell, 2 * world.names, layers=1))
+        self.reader.add_module("norm", nn.Identity())
+        nn.init.normal_(self.reader.embed_tokens.weight, std=EMBEDDED)
+
+    def forward(self, things: Int[Tensor, "n"]) -> Float[Tensor, "n D"]:
+        names = self.get_buffer("spelling")[things]
+        found: Tensor = self.reader(input_ids=names, use_cache=False).last_hidden_state[:, -1]
+        return found
+
+
+class NameTable(nn.Module):
+    """A slot for each thing: the one whose key is likest the mean of the name's two vectors. Names and keys stay as drawn."""
+
+    def __init__(self, cell: Cell, world: Reversal) -> None:
+        super().__init__()
+        tokens = F.normalize(torch.randn(2 * world.names, cell.width), dim=-1)
+        self.register_buffer("names", tokens[torch.from_numpy(world.spelling)].mean(1))
+        self.register_buffer("keys", F.normalize(self.get_buffer("names"), dim=-1))
+        self.values = _embedding(world.things, cell.width)
+
+    def forward(self, things: Int[Tensor, "n"]) -> Float[Tensor, "n D"]:
+        slot = (self.get_buffer("names")[things] @ self.get_buffer("keys").T).argmax(-1)
+        found: Tensor = self.values(slot)
+        return found
+
+
+KINDS: Mapping[str, Any] = {
+    "concept": Speaking,
+    "name": Speaking,
+    "layers": lambda cell, world: Predicting(cell, world, NameLayer(cell, world)),
+    "table": lambda cell, world: Predicting(cell, world, NameTable(cell, world)),
+}
+
+
+def _config(cell: Cell, vocab: int, *, layers: int) -> LimbeckConfig:
+    """Attention without positions, an MLP as wide as the model, weights of variance 1 / width, the head tied."""
+    return LimbeckConfig(
+        vocab_size=vocab,
+        hidden_size=cell.width,
+        intermediate_size=cell.width,
+        mixers=["attention:rope=false"],
+        num_hidden_layers=layers,
+        num_attention_heads=1,
+        initializer_range=cell.width**-0.5,
+        tie_word_embeddings=True,
+        use_cache=False,
+    )
+
+
+def _embedding(count: int, width: int) -> nn.Embedding:
+    found = nn.Embedding(count, width)
+    nn.init.normal_(found.weight, std=EMBEDDED)
+    return found
+
+
+def _optimizer(model: nn.Module, cell: Cell) -> torch.optim.AdamW:
+    """AdamW; embeddings decay as matrices do, vectors do not."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": cell.decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
+
+
+def _step(model: Learner, optimizer: torch.optim.Optimizer, facts: Facts) -> bool:
+    """One step on the mean loss of some facts; False, and no step, where that is no number."""
+    loss = model.loss(facts)
+    optimizer.zero_grad()
+    loss.backward()
+    if not torch.isfinite(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)):
+        return False
+    optimizer.step()
+    return True
+
+
+def _factor(done: float) -> float:
+    """On the rate, by the share of the steps that is done: up, level for long, and down, in lines.
+
+    Reversals were still gained while the rate was high; facts as told were fitted only when it had fallen.
+    """
+    return min(1.0, done / WARMUP, (1.0 - done) / COOLING)
+
+
+def _mean_reciprocal(n: int) -> float:
+    """Of a rank that is uniform among n."""
+    return float((1 / np.arange(1, n + 1)).mean())

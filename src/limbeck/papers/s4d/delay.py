@@ -1,0 +1,131 @@
+"""A linear layer of state spaces that is to give back its input some steps late: what its spectrum of eigenvalues can hold.
+
+u → a map to D channels → a diagonal state space each → a map to one channel, and no nonlinearity anywhere: what is learned is one
+filter, of which the task wants a single peak at the delay (the delay task of Gu et al., arXiv 2206.12037, sec. 4.2). The input is
+noise without the upper part of its frequencies, since a peak one step wide is no smooth filter.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limbeck.corpora.tasks.synthetic import stream
+from limbeck.models.mixers.documents import Documents
+from limbeck.models.mixers.ssm import DiagonalSSM
+from limbeck.papers.lab.optim import adamw_of, schedule_of
+
+_TOGETHER = 64  # rows that are measured at once
+
+
+@dataclass(frozen=True)
+class DelayCell:
+    """A training. ``band`` is the share of all frequencies that the input has, ``rows`` are of a step."""
+
+    name: str
+    spectrum: str
+    method: str
+    delay: int
+    length: int
+    channels: int
+    state: int
+    band: float
+    steps: int
+    rate: float
+    seed: int
+    rows: int
+    tested: int
+
+
+class Delayed(nn.Module):
+    """(B, T) → (B, T), linear."""
+
+    def __init__(self, cell: DelayCell) -> None:
+        super().__init__()
+        self.enter = nn.Linear(1, cell.channels, bias=False)
+        self.ssm = DiagonalSSM(cell.channels, cell.state, spectrum=cell.spectrum, method=cell.method)
+        self.leave = nn.Linear(cell.channels, 1, bias=False)
+
+    def forward(self, u: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        documents = Documents.alone(*u.shape, device=u.device)
+        return self.leave(self.ssm(self.enter(u[..., None]), documents, None)[0])[..., 0]
+
+
+def train_delay(cell: DelayCell, device: str) -> dict[str, Any]:
+    """Trains a layer on fresh noise; gives of each row of other noise the squared error and the square of what was wanted.
+
+    ``failed``: the loss was no number, and no step was taken from there on.
+    """
+    return _trained(cell, device, use="test")
+
+
+def tune_delay(cell: DelayCell, device: str) -> dict[str, Any]:
+    """The same, asked about rows that nothing is judged by."""
+    return _trained(cell, device, use="stop")
+
+
+def _trained(cell: DelayCell, device: str, *, use: str) -> dict[str, Any]:
+    model = new_layer(cell).to(device)
+    optimizer = adamw_of(model, rate=cell.rate, weight_decay=0.0)
+    schedule = schedule_of(optimizer, cell.steps)
+    generator = stream(cell.seed)
+    failed, steps = False, 0
+    while steps < cell.steps and not failed:
+        u = torch.from_numpy(noise(generator, cell.rows, cell)).to(device)
+        loss = (model(u) - late(u, cell.delay)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        failed = not bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
+        if not failed:
+            optimizer.step()
+            schedule.step()
+            steps += 1
+    error, wanted = _measured(model, cell, device, use=use)
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trained_steps": steps,
+        "failed": failed,
+        "error": error,
+        "wanted": wanted,
+    }
+
+
+def new_layer(cell: DelayCell) -> Delayed:
+    """A layer whose weights follow from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cell.seed)
+        return Delayed(cell)
+
+
+def noise(generator: np.random.Generator, rows: int, cell: DelayCell) -> Float[np.ndarray, "rows T"]:
+    """White noise of variance 1 below the cut, nothing above. Twice as long when drawn, so that no row is periodic."""
+    places = cell.length + 1
+    kept = max(2, round(cell.band * places))
+    drawn = np.zeros((rows, places), dtype=np.complex128)
+    drawn[:, 1:kept] = generator.standard_normal((rows, kept - 1)) + 1j * generator.standard_normal((rows, kept - 1))
+    waves = np.fft.irfft(drawn, n=2 * cell.length) * cell.length / math.sqrt(kept - 1)
+    return np.ascontiguousarray(waves[:, : cell.length], dtype=np.float32)
+
+
+def late(u: Float[Tensor, "B T"], delay: int) -> Float[Tensor, "B T"]:
+    """u(t - delay), 0 before there was an input."""
+    return torch.nn.functional.pad(u, (delay, 0))[:, : u.shape[1]]
+
+
+@torch.no_grad()
+def _measured(model: Delayed, cell: DelayCell, device: str, *, use: str) -> tuple[list[float], list[float]]:
+    """Of each row of this use the sums over the steps at which the delayed input is there."""
+    generator = stream(0, use=use)  # the same rows for all
+    u = torch.from_numpy(noise(generator, cell.tested, cell)).to(device)
+    error, wanted = [], []
+    for part in u.split(_TOGETHER):
+        target = late(part, cell.delay)
+        error += (model(part) - target)[:, cell.delay :].square().sum(1).tolist()
+        wanted += target[:, cell.delay :].square().sum(1).tolist()
+    return error, wanted

@@ -1,0 +1,179 @@
+"""Small decoders of S4D layers trained on text, a spectrum each; what comes out is the nats of every held-out document.
+
+Learning rates are not chosen by those: the few held-out documents are long, and what is judged touches nearly all of them. A
+training that chooses one leaves out every tenth document of the training text, and is measured on that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast
+
+from limbeck.corpora import Rows, build_stores, require_rows
+from limbeck.corpora.layout import BEST_FIT
+from limbeck.errors import BadCorpus
+from limbeck.jobs.common.folder import claim, same_corpus, text_of_run
+from limbeck.jobs.pretrain.job import make_tokenizer
+from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
+from limbeck.papers.lab.optim import adamw_of, schedule_of
+from limbeck.run.log import console
+from limbeck.types import Batch
+
+DECAY, CLIP = 0.1, 1.0  # weight decay of matrices; norm of the gradient
+KEPT = 10  # of so many documents of the training text one is kept for choosing rates
+_TOGETHER = 16  # rows that are measured at once
+
+
+@dataclass(frozen=True)
+class TextCell:
+    """A training. ``rows`` are of a step; ``measured`` rows of the held-out text are read afterwards, the same for all."""
+
+    name: str
+    spectrum: str
+    method: str
+    vocab: int
+    width: int
+    layers: int
+    state: int
+    length: int
+    steps: int
+    rate: float
+    seed: int
+    rows: int
+    measured: int
+
+
+def text_of(folder: Path, data: str, *, vocab: int, length: int) -> int:
+    """Puts a text in tokens into a folder, with a tokenizer made of it, unless that is done; gives how many tokens there are."""
+    run = claim(folder, {"data": data, "vocab": vocab, "packing": BEST_FIT})
+    make_tokenizer(data, folder / "tokenizer", vocab=vocab)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+    store, held_out = build_stores(data, tokenizer, folder / "data", progress=console.is_terminal)
+    require_rows(store, length=length)
+    same_corpus(folder, run, store, held_out)
+    return len(tokenizer)
+
+
+def train_text(cell: TextCell, device: str, *, folder: Path) -> dict[str, Any]:
+    """Trains a decoder on the text in the folder; gives nats and tokens of each held-out document.
+
+    ``failed``: the loss was no number, and no step was taken from there on.
+    """
+    train, kept = text_of_run(folder)
+    held_out = Rows(kept, length=cell.length)
+    chosen = np.sort(np.random.default_rng(0).permutation(held_out.n_rows)[: cell.measured])
+    corpus = Rows(train, length=cell.length, seed=cell.seed)
+    return _trained(cell, corpus, held_out, chosen, device)
+
+
+def tune_text(cell: TextCell, device: str, *, folder: Path) -> dict[str, Any]:
+    """The same without the held-out text: trains without every tenth document of the training text, and is measured on those.
+
+    Of fewer documents the last is left out. Raises BadCorpus where that leaves nothing to measure.
+    """
+    store, _ = text_of_run(folder)
+    every = max(2, min(KEPT, store.documents))
+    corpus = Rows(store, length=cell.length, seed=cell.seed, counted=partial(_counted, every=every, kept=False))
+    others = Rows(store, length=cell.length, counted=partial(_counted, every=every, kept=True))
+    chosen = _that_count(others, cell.measured)
+    if len(chosen) == 0:
+        raise BadCorpus(
+            f"{store.folder}: expected two documents or more, one of them to choose learning rates by, got {store.documents}: "
+            "give more text"
+        )
+    return _trained(cell, corpus, others, chosen, device)
+
+
+def _trained(
+    cell: TextCell, corpus: Rows, measured: Rows, chosen: Int64[np.ndarray, " rows"], device: str
+) -> dict[str, Any]:
+    model = new_decoder(cell).to(device).train()
+    optimizer = adamw_of(model, rate=cell.rate, weight_decay=DECAY)
+    schedule = schedule_of(optimizer, cell.steps)
+    failed, steps = False, 0
+    while steps < cell.steps and not failed:
+        nats, weight = _nats(model, corpus.take(cell.rows).to(device))
+        optimizer.zero_grad()
+        ((nats * weight).sum() / weight.sum().clamp_min(1)).backward()
+        failed = not bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
+        if not failed:
+            optimizer.step()
+            schedule.step()
+            steps += 1
+    documents = _measured(model, measured, chosen, device)
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trained_steps": steps,
+        "trained_tokens": steps * cell.rows * cell.length,
+        "failed": failed,
+        "nats": documents[0].tolist(),
+        "tokens": documents[1].tolist(),
+    }
+
+
+def new_decoder(cell: TextCell) -> LimbeckForCausalLM:
+    """S4D layers with MLPs, and nothing else that reads the past; weights follow from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cell.seed)
+        return LimbeckForCausalLM(
+            LimbeckConfig(
+                vocab_size=cell.vocab,
+                hidden_size=cell.width,
+                intermediate_size=3 * cell.width,
+                mixers=[f"s4d:init={cell.spectrum},state={cell.state},method={cell.method}"],
+                num_hidden_layers=cell.layers,
+                num_attention_heads=1,
+                max_position_embeddings=cell.length,
+                initializer_range=0.02,
+                tie_word_embeddings=True,
+                use_cache=False,
+            )
+        )
+
+
+def _nats(model: LimbeckForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each position the nats of what follows, and its weight."""
+    logits = model(input_ids=batch.tokens, position_ids=batch.position, use_cache=False).logits
+    nats = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), reduction="none")
+    return nats, batch.weight.flatten()
+
+
+def _counted(batch: Batch, *, every: int, kept: bool) -> Batch:
+    """A batch in which only the last of every so many documents counts (``kept``), or only the others do."""
+    last = batch.document % every == every - 1
+    return replace(batch, weight=batch.weight * (last if kept else ~last))
+
+
+def _that_count(rows: Rows, most: int) -> Int64[np.ndarray, " rows"]:
+    """Numbers of rows of which something counts, from anywhere, in order."""
+    found: list[int] = []
+    for row in np.random.default_rng(0).permutation(rows.n_rows):
+        if len(found) == most:
+            break
+        if rows.rows_of(np.array([row])).weight.any():
+            found.append(int(row))
+    return np.sort(np.array(found, dtype=np.int64))
+
+
+@torch.no_grad()
+def _measured(
+    model: LimbeckForCausalLM, rows: Rows, chosen: Int64[np.ndarray, " rows"], device: str
+) -> Float[np.ndarray, "2 documents"]:
+    """Nats and tokens by document, from these rows."""
+    documents = rows.store.documents
+    found = np.zeros((2, documents))
+    for start in range(0, len(chosen), _TOGETHER):
+        batch = rows.rows_of(chosen[start : start + _TOGETHER])
+        nats, weight = (part.cpu().double().numpy() for part in _nats(model.eval(), batch.to(device)))
+        document = np.maximum(batch.document.flatten().numpy(), 0)  # padding weighs nothing
+        for row, values in enumerate((nats * weight, weight)):
+            found[row] += np.bincount(document, values, minlength=documents)
+    return found

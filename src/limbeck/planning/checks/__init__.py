@@ -1,0 +1,1 @@
+"""Whether a teacher, a student, a text and a machine belong together."""

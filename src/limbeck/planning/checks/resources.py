@@ -1,0 +1,131 @@
+"""Does a run fit this machine: number format, memory, disk, time? The doctor's questions to the machine.
+
+What surprises: in a container the limit is the control group's, not the host's; and what this process already holds
+(the models are loaded when the doctor looks) is part of the estimate, so it counts as free.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import torch
+
+from limbeck.planning.checks.finding import Finding, Level
+from limbeck.planning.cost.machine import measure_rates
+from limbeck.planning.cost.training import Cost
+
+FULL = 0.8  # of the free memory is as much as is taken without a warning
+
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def number_format(dtype: torch.dtype, device: torch.device) -> Iterator[Finding]:
+    """Whether the device multiplies this format at full speed."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype.itemsize == 2 and device.type == "cpu" and not _cpu_has_bfloat16():
+        yield Finding(
+            "dtype",
+            "warning",
+            f"{name} on a processor without AMX or AVX512-BF16: measured about 4 times slower than float32",
+            "use --dtype float32",
+        )
+    elif (
+        dtype == torch.bfloat16
+        and device.type == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        yield Finding(
+            "dtype", "warning", f"{name} is emulated on {torch.cuda.get_device_name(device)}", "use --dtype float32"
+        )
+    else:
+        yield Finding("dtype", "ok", f"{name} on {device.type}")
+
+
+def _cpu_has_bfloat16() -> bool:
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True  # not known to be slow
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def memory(peak: Mapping[str, int], device: torch.device) -> Iterator[Finding]:
+    """Whether the estimated peak, in bytes by part, fits.
+
+    More than there is at all is an error, more than ``FULL`` of the free a warning.
+    """
+    total, free = _gpu_memory(device) if device.type == "cuda" else _memory()
+    need = sum(peak.values())
+    largest = sorted(peak.items(), key=lambda part: -part[1])[:3]
+    said = (
+        f"about {_gib(need)} at the peak ({', '.join(f'{name} {_gib(size)}' for name, size in largest)}); "
+        f"{device.type} has {_gib(total)}, {_gib(free)} of it free"
+    )
+    level: Level = "error" if need > total else "warning" if need > FULL * free else "ok"
+    yield Finding(
+        "memory",
+        level,
+        said,
+        ""
+        if level == "ok"
+        else "take a smaller teacher, a smaller student, shorter rows (--length), or another machine",
+    )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may still take where a model on this device is."""
+    return (_gpu_memory(device) if device.type == "cuda" else _memory())[1]
+
+
+def _memory() -> tuple[int, int]:
+    """(all, free) bytes of this machine or container, what this process holds counted as free."""
+    found = psutil.virtual_memory()
+    own = psutil.Process().memory_info().rss
+    limits = [int(text) for path in _CGROUP_LIMITS if path.is_file() and (text := path.read_text().strip()).isdigit()]
+    total = min([found.total, *limits])
+    return total, min(total, found.available + own)
+
+
+def _gpu_memory(device: torch.device) -> tuple[int, int]:
+    free, total = torch.cuda.mem_get_info(device)
+    return total, free + torch.cuda.memory_reserved(device)
+
+
+def disk(cost: Cost, out: Path) -> Iterator[Finding]:
+    """Whether what a run writes fits: the student, two checkpoints (one being written beside the last), the tokens."""
+    need = (4 + 2 * 12) * cost.student.parameters + 4 * cost.tokens
+    folder = out.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = psutil.disk_usage(str(folder)).free
+    level: Level = "error" if need > free else "warning" if 2 * need > free else "ok"
+    yield Finding(
+        "disk",
+        level,
+        f"about {_gib(need)} for the student and its checkpoints; {out} has {_gib(free)} free",
+        "" if level == "ok" else "free space, or give --out on another disk",
+    )
+
+
+def duration(cost: Cost, *, dtype: torch.dtype, device: torch.device) -> Iterator[Finding]:
+    """How long one training takes, from rates measured in under a second."""
+    rates = measure_rates(cost.student, dtype=dtype, device=device)
+    yield Finding(
+        "time",
+        "ok",
+        f"roughly {_time(cost.seconds(rates))} for each training of {cost.tokens:,} tokens: "
+        f"{cost.flops_per_token / 1e6:,.1f} MFLOP a token at {rates.flops / 1e9:,.0f} GFLOP/s, measured now, and what "
+        "lies between the products",
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def _time(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"

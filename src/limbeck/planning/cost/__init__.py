@@ -1,0 +1,1 @@
+"""What a model and a training cost: parameters, FLOPs, bytes, time."""

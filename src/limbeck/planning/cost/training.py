@@ -1,0 +1,169 @@
+"""What a distillation will cost, from the sizes of both models: FLOPs, bytes by part, and roughly how long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from limbeck.models.memory import MICRO_TOKENS
+from limbeck.planning.cost.size import Size
+
+_HELD = ("student's weights", "gradients", "AdamW's moments")
+
+# What objectives/fused.py gives a buffer of logits; a test holds them equal.
+LOGITS_BUFFER = {"cpu": (128, 512, 2**23), "cuda": (256, 8192, 2**26)}
+
+# How much element-wise work goes with each byte that the forward pass keeps, as bytes written by a plain product of
+# large vectors. Ours: on one thread a step took, beyond its matrix products, 3.9 to 5.5 ns for each such byte (0.1M to
+# 10M parameters, 5 shapes) where such a product wrote 5.1 GB/s.
+_PASSES = 24
+
+# Python, torch, Transformers and Arrow themselves (480 MiB) and what a first step loads; on a GPU the context and its kernels.
+_LIBRARIES = 530 * 2**20
+
+# What glibc's allocator keeps between the blocks that come and go, as a share of them: freed memory that is not given back, which
+# would cost a third more time. Ours, over the first 14 shapes of benchmarks/cost.py; the others there check it. CUDA's
+# allocator splits and merges its blocks.
+_KEPT_BY_ALLOCATOR = {"cpu": 1 / 3, "cuda": 0.0}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device reaches here and now: FLOP/s of matrix products, bytes/s that element-wise work writes."""
+
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training will cost. ``bytes`` is the peak by part; ``said_bytes`` what a teacher says about the rows of a step."""
+
+    student: Size
+    teacher: Size | None
+    tokens: int
+    flops_per_token: float
+    kept_per_token: int
+    bytes: Mapping[str, int]
+    said_bytes: int = 0
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of the whole training."""
+        return self.flops_per_token * self.tokens
+
+    @property
+    def peak_bytes(self) -> int:
+        """All parts together."""
+        return sum(self.bytes.values())
+
+    @property
+    def held_bytes(self) -> int:
+        """What the student holds between its steps: its weights, gradients and moments."""
+        return sum(self.bytes.get(name, 0) for name in _HELD)
+
+    def seconds(self, rates: Rates) -> float:
+        """Seconds of training, within a factor of 2.5 or so: its products and, often as much, everything between them.
+
+        What a run really took is printed at its end.
+        """
+        return self.flops / rates.flops + _PASSES * self.kept_per_token * self.tokens / rates.bytes
+
+
+def estimate(
+    student: Size,
+    teacher: Size | None,
+    *,
+    length: int,
+    tokens: int,
+    batch_tokens: int,
+    itemsize: int,
+    device: str,
+) -> Cost:
+    """What it costs to train a student on ``tokens`` tokens, listening to a teacher unless it is None.
+
+    ``itemsize`` is bytes of the teacher's numbers and of the student's arithmetic; the student's own weights are float32.
+    ``device`` is a type of device, any but "cuda" being like a CPU. FLOPs per token are 3 forward passes of the student and
+    1 of the teacher: 6 N_S + 2 N_T and attention.
+    """
+    kind = "cuda" if device == "cuda" else "cpu"
+    micro = max(length, min(batch_tokens, MICRO_TOKENS[kind]) // length * length)
+    flops = 3 * student.forward_flops(length) + (0.0 if teacher is None else teacher.forward_flops(length))
+    parts = _training_bytes(student, length=length, micro=micro, itemsize=itemsize)
+    if teacher is not None:
+        parts |= _teacher_bytes(teacher, length=length, micro=micro, itemsize=itemsize)
+    parts["chunks of logits"] = _chunk_bytes(student, teacher, micro=micro, kind=kind)
+    passing = ("activations", "teacher's forward pass", "chunks of logits")
+    parts["kept by the allocator"] = round(_KEPT_BY_ALLOCATOR[kind] * sum(parts.get(name, 0) for name in passing))
+    parts["Python and libraries"] = _LIBRARIES
+    kept = activation_bytes(student, length=length, itemsize=itemsize)
+    said = 0 if teacher is None else itemsize * teacher.hidden * batch_tokens
+    return Cost(student, teacher, tokens, flops, kept, parts, said)
+
+
+def matching_bytes(
+    student: Size, reference: Size, teacher: Size, *, length: int, batch_tokens: int, itemsize: int, device: str
+) -> dict[str, int]:
+    """Bytes at the peak, by part, while a student's layers are matched to those of a reference; arguments as of `estimate`.
+
+    All parameters are counted as if they learned; the graph of one layer is held at a time, and nobody needs logits. The
+    teacher that both were made of is still there.
+    """
+    kind = "cuda" if device == "cuda" else "cpu"
+    micro = max(length, min(batch_tokens, MICRO_TOKENS[kind]) // length * length)
+    parts = _training_bytes(student, length=length, micro=micro, itemsize=itemsize)
+    parts["activations"] //= student.layers
+    parts["model with attention"] = 4 * reference.parameters
+    parts["teacher's weights"] = itemsize * teacher.parameters
+    parts["kept by the allocator"] = round(_KEPT_BY_ALLOCATOR[kind] * parts["activations"])
+    parts["Python and libraries"] = _LIBRARIES
+    return parts
+
+
+def peak_together(costs: Sequence[Cost]) -> int:
+    """Bytes at the peak where students of one teacher are trained in step.
+
+    All are held, and what the teacher said about the step; one at a time computes.
+    """
+    computing = max(cost.peak_bytes - cost.held_bytes + (cost.said_bytes if len(costs) > 1 else 0) for cost in costs)
+    return computing + sum(cost.held_bytes for cost in costs)
+
+
+def activation_bytes(size: Size, *, length: int, itemsize: int) -> int:
+    """Bytes per token that the student's forward pass keeps for its backward pass, roughly.
+
+    Counted on Transformers' Llama (a test counts again): of each layer 6 D (norms and residuals, in float32 always), 4
+    of all query heads (keys and values are repeated to them) and 4 F, and a row of the packed mask. Of a mixture of layers it
+    is as rough as that: at 256 tokens one of convolutions kept 0.9 times as much, of Gated DeltaNet 3.2 times.
+    """
+    layer = 4 * 6 * size.hidden + itemsize * (4 * size.attention + 4 * size.ffn + length)
+    return size.layers * layer + 4 * 2 * size.hidden
+
+
+def _training_bytes(size: Size, *, length: int, micro: int, itemsize: int) -> dict[str, int]:
+    parts = {
+        "student's weights": 4 * size.parameters,
+        "gradients": 4 * size.parameters,
+        "AdamW's moments": 8 * size.parameters,
+        "activations": micro * activation_bytes(size, length=length, itemsize=itemsize),
+    }
+    if itemsize < 4:
+        # autocast keeps what it casts until the end of the step
+        parts["student's weights in half precision"] = itemsize * size.multiplied
+    return parts
+
+
+def _teacher_bytes(size: Size, *, length: int, micro: int, itemsize: int) -> dict[str, int]:
+    layer = 4 * size.hidden + 4 * size.attention + 3 * size.ffn + length  # one layer at a time: nothing is kept
+    return {
+        "teacher's weights": itemsize * size.parameters,
+        "teacher's forward pass": micro * itemsize * (layer + 2 * size.hidden),
+    }
+
+
+def _chunk_bytes(student: Size, teacher: Size | None, *, micro: int, kind: str) -> int:
+    """A buffer of float32 logits a model, and on a GPU the objective's temporaries; on a CPU those stay in cache."""
+    fewest, most, elements = LOGITS_BUFFER[kind]
+    positions = min(micro, most, max(fewest, elements // student.rows))
+    buffers = (1 if teacher is None else 2) + (3 if kind == "cuda" else 0)
+    return 4 * buffers * positions * student.rows

@@ -1,0 +1,181 @@
+"""Points: what a pilot, or a published table, measured of students, one row per run; read from and written to a table.
+
+A table is a Parquet or a JSON file whose columns are the fields of `Point`. A run that came to nothing has no loss, or NaN:
+it is left out of every fit, and listed, because *which* runs failed is part of a result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow
+import pyarrow.parquet
+
+from limbeck.disk import fits, parsed, replacing, write_json
+from limbeck.errors import BadPoints
+
+NAMES = ("points.parquet", "points.json")
+_WRITE = "write it with limbeck.planning.laws.points.write_points"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One student's end. Parameters are counted without embeddings, losses are nats per token on held-out text.
+
+    A student trained on text alone has no teacher: its three fields are None. ``arm`` says where a student began: cut out of
+    its teacher, or fresh; a pilot needs both, else what is cut away looks like a capacity gap.
+    """
+
+    student_params: float
+    student_tokens: float
+    student_loss: float
+    teacher_params: float | None = None
+    teacher_loss: float | None = None
+    teacher_tokens: float | None = None
+    arm: Literal["cut", "fresh"] = "fresh"
+    seed: int = 0
+    lr: float | None = None
+    objective: str = "ForwardKL"
+
+    @property
+    def distilled(self) -> bool:
+        """Whether it had a teacher."""
+        return self.teacher_params is not None or self.teacher_loss is not None
+
+    @property
+    def cell(self) -> tuple[Any, ...]:
+        """What its repetitions share: everything but the seed and the loss."""
+        row = asdict(self)
+        return tuple(value for name, value in row.items() if name not in {"seed", "student_loss"})
+
+
+@dataclass(frozen=True)
+class Table:
+    """The points of a table that have a loss, and what was skipped: one sentence a row."""
+
+    points: tuple[Point, ...]
+    skipped: tuple[str, ...]
+
+
+def read_points(place: str | Path) -> Table:
+    """The points of a file, or of the folder that holds points.parquet or points.json.
+
+    Raises BadPoints for a table that is not there, cannot be read, lacks a column, or holds what is no number.
+    """
+    file = _file(Path(place))
+    try:
+        rows = _json_rows(file) if file.suffix == ".json" else pyarrow.parquet.read_table(file).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise BadPoints(f"{file}: expected a table of points in Parquet or JSON ({error}); {_WRITE}") from error
+    return sift(rows, name=str(file))
+
+
+def _json_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a table in JSON, where NaN may stand for a loss that there is not."""
+    how: dict[str, Any] = {"error": BadPoints, "remedy": _WRITE}
+    rows: list[dict[str, Any]] = fits(file, parsed(file, file.read_bytes(), **how), list[dict[str, Any]], **how)
+    return rows
+
+
+def write_points(points: Iterable[Point], file: str | Path) -> None:
+    """Writes a table in one piece: Parquet, or JSON where the name ends so."""
+    file, rows = Path(file), [asdict(point) for point in points]
+    if file.suffix == ".json":
+        write_json(
+            file, [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
+        )
+        return
+    write_parquet(rows, file)
+
+
+def write_parquet(rows: list[dict[str, Any]], file: Path) -> None:
+    """Writes rows as a Parquet table, in one piece."""
+    with replacing(file) as beside:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), beside)
+
+
+def sift(rows: Sequence[Mapping[str, Any]], *, name: str) -> Table:
+    """Points out of rows, those without a loss set apart. ``name`` is what errors call the table."""
+    known = {field.name: field for field in fields(Point)}
+    needed = [field.name for field in fields(Point) if field.default is MISSING]
+    points, skipped = [], []
+    for number, row in enumerate(rows, start=1):
+        absent = [column for column in needed if column not in row]
+        if absent:
+            raise BadPoints(f"{name}: row {number} has no {', '.join(absent)}; a point needs {', '.join(needed)}")
+        values = {column: row[column] for column in known if row.get(column) is not None}
+        values |= {column: math.nan for column in needed if row[column] is None}
+        _check_row(values, f"{name}: row {number}")
+        point = Point(**values)
+        reason = _missing(point)
+        if reason:
+            skipped.append(f"row {number}: {reason} ({_said(point)})")
+        else:
+            points.append(point)
+    return Table(tuple(points), tuple(skipped))
+
+
+def longest(points: Iterable[Point]) -> list[Point]:
+    """Of each student size the points that read the most tokens."""
+    points = list(points)
+    most: dict[float, float] = {}
+    for point in points:
+        most[point.student_params] = max(point.student_tokens, most.get(point.student_params, 0.0))
+    return [point for point in points if point.student_tokens == most[point.student_params]]
+
+
+def usual(points: Iterable[Point]) -> list[Point]:
+    """`longest`, of each teacher size the least trained: one teacher a size, one number of tokens, as a ratio rule needs."""
+    points = longest(points)
+    least: dict[float | None, float] = {}
+    for point in points:
+        least[point.teacher_params] = min(point.teacher_tokens or math.inf, least.get(point.teacher_params, math.inf))
+    return [p for p in points if (p.teacher_tokens or math.inf) == least[p.teacher_params]]
+
+
+def with_teachers(points: Iterable[Point]) -> list[Point]:
+    """The points, and each teacher as what it is: another model trained on text alone."""
+    points = list(points)
+    teachers = {(p.teacher_params, p.teacher_tokens, p.teacher_loss) for p in points if p.distilled}
+    alone = [Point(n, d, loss) for n, d, loss in teachers if n is not None and d is not None and loss is not None]
+    return [*points, *sorted(alone, key=lambda p: (p.student_params, p.student_tokens))]
+
+
+def _file(place: Path) -> Path:
+    if place.is_file():
+        return place
+    if not place.is_dir():
+        raise BadPoints(
+            f"{place}: no such table; --points takes a pilot's folder, or its points.parquet or points.json"
+        )
+    for name in NAMES:
+        if (place / name).is_file():
+            return place / name
+    raise BadPoints(f"{place}: expected {' or '.join(NAMES)} in it, found neither; give the folder of a pilot")
+
+
+def _check_row(values: Mapping[str, Any], where: str) -> None:
+    for column, value in values.items():
+        if column == "arm":
+            if value not in ("cut", "fresh"):
+                raise BadPoints(f"{where}: arm is cut or fresh, got {value!r}")
+        elif column != "objective" and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise BadPoints(f"{where}: {column} is a number, got {value!r}")
+        elif column in ("student_params", "student_tokens", "teacher_params", "teacher_tokens") and not value > 0:
+            raise BadPoints(f"{where}: {column} is above 0, got {value!r}")
+
+
+def _missing(point: Point) -> str:
+    for column, value in (("student_loss", point.student_loss), ("teacher_loss", point.teacher_loss)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            return f"{column} is {'missing' if math.isnan(value) else value}"
+    return ""
+
+
+def _said(point: Point) -> str:
+    teacher = "" if point.teacher_params is None else f", teacher {point.teacher_params:,.0f}"
+    return f"student {point.student_params:,.0f}{teacher}, {point.arm}, seed {point.seed}"

@@ -1,0 +1,313 @@
+"""Which teacher, and whether one at all: what each planner answers, over the same candidates, side by side.
+
+The planners are the ratio rule (`plan.ratio`), the published distillation law (`plan.law`) and a law fitted to a pilot
+(`plan.fit`). They disagree, and no number is made of the three. What surprises: the best teacher is seldom the answer. Valleys
+are flat, so the *cheapest teacher within epsilon of the best* is; and where the teacher's own FLOPs are paid, training on more
+text without one often wins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from limbeck.planning.checks.price import Price
+from limbeck.planning.cost.size import Size
+from limbeck.planning.laws.distillation import COMPUTE_OPTIMAL, MEASURED, PUBLISHED, RATIO, RELATIVE_ERROR
+from limbeck.planning.laws.estimate import Estimate
+
+if TYPE_CHECKING:  # scipy takes a second to load, and a plan without a pilot's points does not need it
+    from limbeck.planning.laws.ratio import RatioFit
+
+_HALVINGS = 50
+
+Verdict = Literal["distil", "any", "cross-entropy", "unknown"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A teacher or a student as planners see it.
+
+    ``parameters`` are all of them, ``body`` those without embeddings and head, ``multiplied`` those a token is multiplied with.
+    ``size`` is None where only a number is known: then the three are that number.
+    """
+
+    name: str
+    parameters: float
+    body: float
+    multiplied: float
+    size: Size | None = None
+
+    @classmethod
+    def of_count(cls, name: str, parameters: float) -> Model:
+        """A model of which only the number of parameters is known."""
+        return cls(name, parameters, parameters, parameters)
+
+    @classmethod
+    def of_size(cls, name: str, size: Size) -> Model:
+        """A model whose configuration amounts to this."""
+        return cls(name, size.parameters, size.body, size.multiplied, size)
+
+    def forward_flops(self, length: int) -> float:
+        """FLOPs of a forward pass per token in rows of this length, counted layer by layer; of a mere number N it is 2 N."""
+        return 2.0 * self.multiplied if self.size is None else self.size.forward_flops(length)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A student and what there is for it: tokens, and whether the teacher's forward passes are paid (else they are cached).
+
+    ``uses`` is how often the logits of one pass are trained with. ``epsilon`` is the difference in nats per token that nobody
+    minds. ``teacher_tokens`` None means 20 per parameter. Rows of text have ``length`` tokens.
+    """
+
+    student: Model
+    tokens: float
+    paid: bool
+    epsilon: float
+    teacher_tokens: float | None
+    uses: float = 1.0
+    length: int = 1024
+
+    def price(self, teacher: Model) -> Price:
+        """What the teacher's logits cost the student, where they are paid."""
+        passes = teacher.forward_flops(self.length) / (3 * self.student.forward_flops(self.length))
+        return Price(passes, self.uses if self.paid else math.inf)
+
+    def flops(self, teacher: Model | None, tokens: float) -> float:
+        """FLOPs of a training: three forward passes of the student a token, and one of a paid teacher for each it reads.
+
+        Of models known by their numbers alone that is 6 N_S D + 2 N_T D, as arXiv 2311.07052 counts.
+        """
+        per_token = 3 * self.student.forward_flops(self.length)
+        if teacher is not None and self.paid:
+            per_token += teacher.forward_flops(self.length) / self.uses
+        return per_token * tokens
+
+    def tokens_for(self, flops: float, teacher: Model | None) -> float:
+        """Tokens that so many FLOPs buy. Without a teacher they buy more, where teachers are paid."""
+        return flops / self.flops(teacher, 1)
+
+    def seen_by(self, teacher: Model) -> float:
+        """Tokens a teacher was trained on."""
+        return COMPUTE_OPTIMAL * teacher.body if self.teacher_tokens is None else self.teacher_tokens
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to train the student: by a teacher, or by cross-entropy alone (teacher None).
+
+    ``loss`` is after the tokens that there are, for ``flops``. Cross-entropy alone sees ``alone_tokens`` for the same FLOPs, and
+    ends at ``alone_loss``: that is what a teacher must beat. ``break_even`` is how often its logits must be used for that: inf
+    where no number is enough, None where no logits are paid. ``budget_loss`` is after ``budget_tokens``, as many as
+    ``budget_flops``, those of the dearest row, buy this one. Losses are nats per token.
+    """
+
+    teacher: str | None
+    parameters: float
+    teacher_loss: float | None
+    flops: float
+    loss: Estimate
+    alone_tokens: float
+    alone_loss: float
+    budget_flops: float
+    budget_tokens: float
+    budget_loss: Estimate
+    break_even: float | None = None
+
+    @property
+    def gain(self) -> float:
+        """Nats per token by which the student is better than cross-entropy alone makes it for the same FLOPs."""
+        return self.alone_loss - self.loss.value
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one planner says. ``best`` and ``cheapest`` name candidates; None is cross-entropy alone, or nothing to say.
+
+    ``teacher`` is the best size of teacher whether or not a candidate has it, in the planner's own count of parameters.
+    """
+
+    planner: str
+    verdict: Verdict
+    said: str
+    best: str | None
+    cheapest: str | None
+    teacher: Estimate | float | None
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+class Predictor(Protocol):
+    """What a planner by losses needs of a law; `DistillationFit` is one."""
+
+    def predict(self, parameters: float, tokens: float, teacher_loss: float) -> Estimate:
+        """Nats per token of a distilled student."""
+        ...
+
+    def predict_alone(self, parameters: float, tokens: float) -> Estimate:
+        """Nats per token of the student trained on text alone."""
+        ...
+
+
+class PublishedLaw:
+    """The published law, each prediction within its published error of about 1 %."""
+
+    def predict(self, parameters: float, tokens: float, teacher_loss: float) -> Estimate:
+        """Nats per token of a distilled student."""
+        return _within(PUBLISHED.predict(parameters, tokens, teacher_loss))
+
+    def predict_alone(self, parameters: float, tokens: float) -> Estimate:
+        """Nats per token of the student trained on text alone."""
+        return _within(PUBLISHED.supervised.predict(parameters, tokens))
+
+
+def _within(loss: float) -> Estimate:
+    return Estimate(float(loss), float(loss * (1 - RELATIVE_ERROR)), float(loss * (1 + RELATIVE_ERROR)))
+
+
+def by_published_ratio(task: Task, candidates: Sequence[Model]) -> Answer:
+    """The published rule: about 2.5 times the student."""
+    best = RATIO * task.student.parameters
+    notes = [
+        "measured on students cut out of their teachers, below 3B parameters; it knows nothing of tokens or of who pays"
+    ]
+    if task.student.parameters > 3e9:
+        notes.append(f"extrapolated: a student of {task.student.parameters:,.0f} parameters")
+    return _by_ratio("ratio rule, published", task, candidates, best, lambda m: m.parameters, notes)
+
+
+def by_fitted_ratio(task: Task, candidates: Sequence[Model], fit: RatioFit, *, arm: str) -> Answer:
+    """A ratio rule fitted to a pilot's points."""
+    name = f"ratio rule, your pilot ({arm})"
+    notes = [str(valley) for valley in fit.valleys]
+    best = fit.best_teacher(task.student.body)
+    if best is None or best.value <= 0:
+        if fit.flat:
+            said = f"any teacher in this range will do, so the cheapest: {min(candidates, key=_cost).name}"
+            return Answer(name, "any", said, None, min(candidates, key=_cost).name, None, (), tuple(notes))
+        return Answer(name, "unknown", "your pilot found no best size of teacher", None, None, None, (), tuple(notes))
+    return _by_ratio(name, task, candidates, best, lambda m: m.body, notes)
+
+
+def _by_ratio(
+    name: str,
+    task: Task,
+    candidates: Sequence[Model],
+    best: Estimate | float,
+    size: Callable[[Model], float],
+    notes: list[str],
+) -> Answer:
+    value = best.value if isinstance(best, Estimate) else best
+    nearest = min(candidates, key=lambda m: abs(np.log(size(m) / value)))
+    share = size(nearest) / value
+    said = (
+        f"a teacher of about {value:,.3g} parameters; of the candidates {nearest.name} is nearest ({share:.2f} of it)"
+    )
+    return Answer(name, "distil", said, nearest.name, nearest.name, best, (), (*notes, "a ratio predicts no loss"))
+
+
+def by_published_law(task: Task, candidates: Sequence[Model]) -> Answer:
+    """The published distillation law."""
+    outside = [m for m in (task.student, *candidates) if not MEASURED[0] <= m.body <= MEASURED[1]]
+    notes = [f"about {RELATIVE_ERROR:.0%} error of each loss; differences between teachers are surer than that"]
+    if outside:
+        notes.append(
+            f"extrapolated: the published runs had {MEASURED[0] / 1e6:.0f}M to {MEASURED[1] / 1e9:.1f}B parameters; outside: "
+            + ", ".join(m.name for m in outside)
+        )
+    best = float(PUBLISHED.best_teacher(task.student.body, task.tokens))
+    if not np.isfinite(best):
+        notes.append("the law sees no end: the larger the teacher the better, up to 1000 times the student")
+    losses = {m.name: float(PUBLISHED.supervised.predict(m.body, task.seen_by(m))) for m in candidates}
+    return by_loss("distillation law, published", task, candidates, PublishedLaw(), losses, best, notes)
+
+
+def by_loss(
+    name: str,
+    task: Task,
+    candidates: Sequence[Model],
+    law: Predictor,
+    teacher_losses: dict[str, float],
+    best_size: Estimate | float | None,
+    notes: Sequence[str],
+) -> Answer:
+    """What a law of losses says: the candidates by what they gain over cross-entropy alone, which is one of them.
+
+    The gain is at equal FLOPs: where a teacher is paid, cross-entropy alone sees more tokens; where it is free, the same.
+    """
+    dearest = max(task.flops(m, task.tokens) for m in candidates)
+    rows = [
+        _row(task, law, None, None, dearest),
+        *(_row(task, law, m, teacher_losses[m.name], dearest) for m in candidates),
+    ]
+    best = max(rows, key=lambda row: row.gain)
+    near = [row for row in rows if row.gain >= best.gain - task.epsilon]
+    cheapest = min(near, key=lambda row: row.parameters)
+    taught = [row for row in rows if row.teacher is not None]
+    if cheapest.teacher is None:
+        verdict: Verdict = "cross-entropy"
+        most = max(row.gain for row in taught)
+        said = f"distilling does not pay here: train with cross-entropy (at equal FLOPs the best teacher gains {most:+.3f} nats)"
+    elif len(taught) > 1 and all(row in near for row in taught):
+        verdict = "any"
+        said = f"any teacher in this range will do, so the cheapest: {cheapest.teacher} ({cheapest.gain:+.3f} nats)"
+    else:
+        verdict = "distil"
+        said = f"{cheapest.teacher}: {cheapest.gain:+.3f} nats against cross-entropy at equal FLOPs"
+        if cheapest is not best:
+            said += f"; {best.teacher} is best by {best.gain - cheapest.gain:.4f}, less than epsilon"
+    return Answer(name, verdict, said, best.teacher, cheapest.teacher, best_size, tuple(rows), tuple(notes))
+
+
+def _row(task: Task, law: Predictor, teacher: Model | None, teacher_loss: float | None, budget: float) -> Row:
+    student = task.student.body
+
+    def loss(tokens: float) -> Estimate:
+        return (
+            law.predict_alone(student, tokens) if teacher_loss is None else law.predict(student, tokens, teacher_loss)
+        )
+
+    flops, budget_tokens = task.flops(teacher, task.tokens), task.tokens_for(budget, teacher)
+    alone_tokens = task.tokens_for(flops, None)
+    return Row(
+        teacher=None if teacher is None else teacher.name,
+        parameters=0 if teacher is None else teacher.parameters,
+        teacher_loss=teacher_loss,
+        flops=flops,
+        loss=loss(task.tokens),
+        budget_flops=budget,
+        budget_tokens=budget_tokens,
+        budget_loss=loss(budget_tokens),
+        alone_tokens=alone_tokens,
+        alone_loss=law.predict_alone(student, alone_tokens).value,
+        break_even=None
+        if teacher is None or not task.paid
+        else _break_even(task, law, teacher, loss(task.tokens).value),
+    )
+
+
+def _break_even(task: Task, law: Predictor, teacher: Model, loss: float) -> float:
+    """Uses of a teacher's logits from which on a student of this loss wins at equal compute; 1 stands for one or less."""
+    price = task.price(teacher)
+
+    def alone(ratio: float) -> float:
+        return law.predict_alone(task.student.body, ratio * task.tokens).value
+
+    low, high = 1.0, price.ratio_at(1)
+    if alone(low) <= loss:
+        return math.inf
+    if alone(high) >= loss:
+        return 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if alone(middle) > loss else (low, middle)
+    return price.uses_at((low + high) / 2)
+
+
+def _cost(model: Model) -> float:
+    return model.multiplied

@@ -1,0 +1,1 @@
+"""A teacher on a server: its protocols, connections and answers."""

@@ -1,0 +1,518 @@
+"""What a teacher writes: what it would have written alone, in the order of the prompts, whatever fails on the way."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+import limbeck
+from limbeck.corpora import read
+from limbeck.disk import read_json, read_lines
+from limbeck.errors import BadCorpus, BadFolder, BadServer, BadSetting, LimbeckError, Mismatch
+from limbeck.generation.local import Continuation, write
+from limbeck.jobs.capture import generated as job
+from limbeck.jobs.capture.generators import Batches
+from limbeck.jobs.capture.journal import Journal
+from limbeck.models.load import load, save
+from limbeck.teachers.remote.http import Patience
+from tests.helpers.held import held_elsewhere
+from tests.helpers.models import frozen, llama, texts, tokenizer
+from tests.helpers.served import KEY, serving
+from tests.helpers.zoo import VOCAB, animal
+
+CHAT = (
+    "{% for m in messages %}{{ bos_token }}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ bos_token }}assistant: {% endif %}"
+)
+LENGTHS = (3, 9, 1, 6, 6, 14)
+
+
+def beginnings(*, vocab: int = VOCAB, lengths: tuple[int, ...] = LENGTHS) -> list[list[int]]:
+    generator = np.random.default_rng(0)
+    return [[1, *generator.integers(4, vocab, size=length).tolist()] for length in lengths]
+
+
+def uniforms(rows: int, most: int, *, seed: int = 0) -> np.ndarray:
+    return np.stack([np.random.default_rng([seed, row]).random(most) for row in range(rows)])
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "gemma2", "gemma3_text", "gpt2", "gpt_neox"])
+def test_the_likeliest_continuation_is_the_one_of_transformers(name):
+    """Of prompts of different lengths in one batch, with positions, windows and caps of every architecture."""
+    model = frozen(animal(name))
+    endless = write(model, beginnings(), most=12, temperature=0, uniforms=uniforms(6, 12))
+    stops = [2, endless[0].tokens[5]]
+    model.model.generation_config.eos_token_id = stops
+    found = write(model, beginnings(), most=12, temperature=0, uniforms=uniforms(6, 12))
+    for beginning, continuation in zip(beginnings(), found, strict=True):
+        told = model.model.generate(
+            torch.tensor([beginning]),
+            attention_mask=torch.ones(1, len(beginning), dtype=torch.long),
+            max_new_tokens=12,
+            do_sample=False,
+            suppress_tokens=list(range(VOCAB, 48)),  # rows of the head that are no tokens
+        )[0, len(beginning) :].tolist()
+        assert continuation.ended == (told[-1] in stops)
+        assert list(continuation.tokens) == told[: len(told) - continuation.ended]
+    assert found[0].ended
+
+
+def test_what_is_written_does_not_hang_on_what_else_is():
+    model, most = frozen(animal("qwen3")), 16
+    prompts, numbers = beginnings(), uniforms(6, 16)
+    together = write(model, prompts, most=most, uniforms=numbers)
+    alone = [write(model, [p], most=most, uniforms=u[None])[0] for p, u in zip(prompts, numbers, strict=True)]
+    assert together == alone
+    order = [5, 0, 3]
+    assert write(model, [prompts[i] for i in order], most=most, uniforms=numbers[order]) == [together[i] for i in order]
+    assert len({c.ended for c in together}) == 2  # some ended before others and left the batch
+    assert write(model, prompts, most=most, uniforms=uniforms(6, 16, seed=1)) != together
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_tokens_are_drawn_as_the_model_says(temperature):
+    model, rows = frozen(animal("llama")), 4000
+    (prompt,) = beginnings(lengths=(5,))
+    found = write(
+        model, [prompt] * rows, most=1, temperature=temperature, uniforms=np.random.default_rng(0).random((rows, 1))
+    )
+    first = [2 if c.ended else c.tokens[0] for c in found]
+    with torch.no_grad():
+        logits = model.model(input_ids=torch.tensor([prompt])).logits[0, -1, :VOCAB].double()
+    p = (logits / temperature).softmax(-1).numpy()
+    often = rows * p >= 5
+    seen = np.bincount(first, minlength=VOCAB)
+    if (~often).any():
+        seen, p = np.append(seen[often], seen[~often].sum()), np.append(p[often], p[~often].sum())
+    assert len(p) > 4
+    assert chisquare(seen, rows * p).pvalue > 0.01
+
+
+def test_batches_follow_from_the_prompts_and_keep_to_their_room():
+    batches = Batches(rows=4, read=40, held=100)
+    lengths = [3, 30, 9, 9, 12, 1]
+    groups = list(batches.groups(lengths, samples=2, most=20))
+    assert sorted(number for group in groups for number in group) == list(range(12))
+    sizes = [[lengths[number // 2] for number in group] for group in groups]
+    assert [max(size) for size in sizes] == sorted((max(size) for size in sizes), reverse=True)
+    for size in sizes:
+        assert len(size) == 1 or (len(size) * max(size) <= 40 and len(size) * (max(size) + 20) <= 100)
+    assert Batches.of(frozen(animal("llama")), longest=30).held >= 30
+
+
+def test_a_journal_goes_on_behind_its_last_whole_line(tmp_path):
+    path = tmp_path / "part"
+    with Journal(path, 4) as journal:
+        for number in (2, 0):
+            journal.add({"number": number, "text": "ü", "finish": "stop", "tokens": 3, "prompt_tokens": 1})
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"number": 1, "tokens": 7, "te')
+    with Journal(path, 4) as journal:
+        assert (journal.done, journal.tokens, journal.missing()) == (2, 6, [1, 3])
+        journal.add({"number": 1, "text": "x", "finish": "stop", "tokens": 1, "prompt_tokens": 1})
+        assert [journal.row(number)["text"] for number in (0, 1, 2)] == ["ü", "x", "ü"]
+    assert path.read_bytes().startswith(whole)
+    assert len(read_lines(path)) == 3
+    path.write_bytes(b"{}\n" + whole)
+    with pytest.raises(BadFolder, match="line 1: object missing required field `number`"):
+        Journal(path, 4)
+    with Journal(tmp_path / "none", 4):
+        pass
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    """A folder with a teacher that can chat, and prompts."""
+    folder = tmp_path_factory.mktemp("written")
+    tok = tokenizer()
+    tok.chat_template = CHAT
+    save(llama(tok=tok, seed=2), folder / "teacher")
+    user = [{"role": "user", "content": f"one two {i}"} for i in range(40)]
+    lines(folder / "chat.jsonl", [{"messages": [message]} for message in user])
+    lines(folder / "prompts.jsonl", [{"text": " ".join(t.split()[: 2 + i % 7])} for i, t in enumerate(texts(30))])
+    return folder
+
+
+def lines(file: Path, records: list[dict]) -> Path:
+    file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return file
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch):
+    for name in ("LIMBECK_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def ask(here: Path, out: str, **keys):
+    usual = {"teacher": str(here / "teacher"), "data": str(here / "prompts.jsonl"), "threads": 1, "max_new_tokens": 8}
+    return limbeck.capture(**(usual | {"text": True, "out": here / out} | keys))
+
+
+def test_a_text_is_continued(here):
+    found = ask(here, "greedy", temperature=0)
+    model = load(here / "teacher")
+    rows = read_lines(here / "greedy" / "text.jsonl")
+    prompts = [document.text for document in read(str(here / "prompts.jsonl"))]
+    assert [row["document"] for row in rows] == [f"prompts.jsonl:{i + 1}" for i in range(30)]
+    for row in rows:
+        prompt = prompts[row["prompt"]]
+        ids = [model.tokenizer.bos_token_id, *model.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+        (alone,) = write(model, [ids], most=8, temperature=0, uniforms=np.zeros((1, 8)))
+        assert row["text"] == prompt + model.tokenizer.decode(alone.tokens, skip_special_tokens=True).rstrip("\ufffd")
+        assert (row["finish"], row["tokens"]) == ("stop" if alone.ended else "length", len(alone.tokens) + alone.ended)
+    assert found["samples"] == 30 == found["prompts"]
+    assert found["tokens"] == sum(row["tokens"] for row in rows) == found["kept_tokens"]
+    assert not (here / "greedy" / "text.jsonl.part").exists()
+
+
+def test_samples_are_distinct_and_named_by_the_seed(here):
+    found = ask(here, "thrice", samples=3, tokens=3 * 8 * 10 + 7)
+    rows = read_lines(here / "thrice" / "text.jsonl")
+    assert [(row["prompt"], row["sample"]) for row in rows] == [(i, k) for i in range(10) for k in range(3)]
+    assert found["samples"] == 30
+    assert found["distinct"] == len({row["text"] for row in rows}) > 25
+    once = read_lines(Path(ask(here, "once")["text"]))
+    assert [row["text"] for row in once[:10]] == [row["text"] for row in rows if row["sample"] == 0]
+    other = read_lines(Path(ask(here, "other-seed", seed=1)["text"]))
+    assert sum(a["text"] == b["text"] for a, b in zip(once, other, strict=True)) < 3
+
+
+def test_a_conversation_is_answered(here, tmp_path):
+    user, said = {"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat on a mat"}
+    data = lines(
+        tmp_path / "chat.jsonl",
+        [
+            {"messages": [user, said]},
+            {"messages": [user]},
+            {"messages": [user, said, user]},
+            {"messages": [user, said] * 2},
+        ],
+    )
+    ask(here, "chat", data=str(data), temperature=0)
+    rows = read_lines(here / "chat" / "text.jsonl")
+    answers = [row["messages"][-1] for row in rows]
+    assert [row["messages"][:-1] for row in rows] == [[user], [user], [user, said, user], [user, said, user]]
+    assert all(answer["role"] == "assistant" for answer in answers)
+    assert answers[0] == answers[1] != answers[2] == answers[3]
+    model = load(here / "teacher")
+    ids = model.tokenizer.apply_chat_template([user], add_generation_prompt=True)["input_ids"]
+    (alone,) = write(model, [ids], most=8, temperature=0, uniforms=np.zeros((1, 8)))
+    assert answers[0]["content"] == model.tokenizer.decode(alone.tokens, skip_special_tokens=True).rstrip("\ufffd")
+    alone_said = lines(tmp_path / "alone.jsonl", [{"messages": [said, said]}])
+    with pytest.raises(BadCorpus, match=r"alone.jsonl:1: expected somebody to speak before the assistant"):
+        ask(here, "no", data=str(alone_said))
+
+
+def test_what_is_empty_is_counted_and_left_out(here, monkeypatch):
+    def nothing(model, beginnings, **_):
+        return [Continuation((), True) if i % 2 else Continuation((60, 61), False) for i in range(len(beginnings))]
+
+    monkeypatch.setattr("limbeck.jobs.capture.generators.write", nothing)
+    found = ask(here, "half-empty")
+    assert (found["samples"], found["empty"], found["stopped"]) == (15, 15, 0)
+    assert (found["tokens"], found["kept_tokens"]) == (15 + 30, 30)
+    assert len(read_lines(here / "half-empty" / "text.jsonl")) == 15
+
+
+@pytest.mark.long
+def test_a_capture_of_text_that_is_killed_goes_on_to_the_same_bytes(here):
+    """Killed for real in the middle; and once more between the text and the note that it is whole."""
+    data = lines(
+        here / "many.jsonl", [json.loads(line) for line in (here / "prompts.jsonl").read_text().splitlines()] * 4
+    )
+    keys = {"data": str(data), "max_new_tokens": 30}
+    whole = Path(ask(here, "whole", **keys)["text"]).read_bytes()
+    flags = (
+        "--teacher",
+        here / "teacher",
+        "--data",
+        data,
+        "--max-new-tokens",
+        30,
+        "--threads",
+        1,
+        "--out",
+        here / "killed",
+    )
+    command = [sys.executable, "-m", "limbeck", "capture", "--text", *map(str, flags)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    part = here / "killed" / "text.jsonl.part"
+    while process.poll() is None and not (part.exists() and part.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 0 < len(read_lines(part)) < 120
+    before = read_lines(part)
+    ask(here, "killed", **keys)
+    assert (here / "killed" / "text.jsonl").read_bytes() == whole
+    run = read_json(here / "killed" / "run.json")
+    assert not part.exists()
+    lines(part, before)
+    (here / "killed" / "run.json").write_text(json.dumps({k: v for k, v in run.items() if k != "written"}))
+    (here / "killed" / "text.jsonl").unlink()
+    ask(here, "killed", **keys)
+    assert (here / "killed" / "text.jsonl").read_bytes() == whole
+
+
+def test_a_finished_capture_writes_nothing_again(here, monkeypatch):
+    first = ask(here, "greedy", temperature=0)
+    monkeypatch.setattr(job, "load", None)
+    assert ask(here, "greedy", temperature=0) == first
+    with pytest.raises(BadFolder, match=r"holds another run's state \(temperature: 0.0 there, 1.0 now\)"):
+        ask(here, "greedy")
+
+
+def test_one_process_at_a_time_writes_into_a_folder(here):
+    with held_elsewhere(here / "busy"), pytest.raises(BadFolder, match="another limbeck process"):
+        ask(here, "busy")
+
+
+@pytest.fixture(scope="module")
+def model(here):
+    return load(here / "teacher")
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Little patience with a server."""
+    patience = Patience(tries=6, limit=2.0, first=0.005, longest=0.02)
+    monkeypatch.setattr(job, "Patience", lambda limit: patience)
+
+
+def test_a_server_writes_what_the_model_does(here, model):
+    with serving(model) as server:
+        found = ask(here, "served", teacher=server.url, temperature=0, price="1000,2000")
+        body = server.last
+    told = read_lines(here / "served" / "text.jsonl")
+    assert told == read_lines(Path(ask(here, "greedy", temperature=0)["text"]))
+    assert found["tokens"] == sum(row["tokens"] for row in told)
+    assert (body["top_k"], body["top_p"], body["max_tokens"], body["temperature"]) == (-1, 1.0, 8, 0)
+    with serving(model, "openai") as server:
+        ask(here, "of-openai", teacher=server.url)
+        assert set(server.last) == {"model", "prompt", "max_tokens", "temperature", "seed"}
+
+
+FAULTS = ("reset", "busy", "broken", "torn", "garbled", "unfinished", "slow")
+
+
+def test_faults_of_a_server_do_not_show_in_the_text(here, model, hasty):
+    with serving(model) as server:
+        ask(here, "smooth", teacher=server.url, data=str(here / "chat.jsonl"), samples=4)
+        server.faults = dict.fromkeys(FAULTS, 0.03) | {"slow": 0.005, "torn": 0.05}
+        ask(here, "rough", teacher=server.url, data=str(here / "chat.jsonl"), samples=4)
+        assert sum(server.faulted.values()) > 10
+    assert (here / "rough" / "text.jsonl").read_bytes() == (here / "smooth" / "text.jsonl").read_bytes()
+    assert read_json(here / "rough" / "run.json")["repeated"] >= 10
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ("busy", "status 429: .*too many.*smaller --in-flight"),
+        ("broken", "status 500: .*oh"),
+        ("reset", "connection: .*see whether the server runs"),
+        ("slow", "time limit: no answer in 0.4 s.*longer --time-limit"),
+        ("torn", "the answer ends .* too early"),
+        ("garbled", "damaged answer"),
+        ("unfinished", "it ended by 'abort'"),
+    ],
+)
+def test_a_server_that_fails_for_good_stops_the_capture(here, model, monkeypatch, tmp_path, fault, named):
+    patience = Patience(tries=2, limit=0.4 if fault == "slow" else 30.0, first=0.001, longest=0.002)
+    monkeypatch.setattr(job, "Patience", lambda limit: patience)
+    said = rf"all of the first 3 prompts have no answer.*{named}.*go on"
+    with serving(model, faults={fault: 1.0}) as server, pytest.raises(BadServer, match=said):
+        ask(tmp_path, "out", teacher=server.url, data=str(here / "chat.jsonl"), samples=100)
+    assert len(read_json(tmp_path / "out" / "run.json")["failed"]) == 3
+    assert not list((tmp_path / "out").glob("text.jsonl*"))
+
+
+def test_another_models_answer_stops_the_capture(here, model):
+    with (
+        serving(model, faults={"other": 0.3}) as server,
+        pytest.raises(BadServer, match=r"other/model.* can be trusted"),
+    ):
+        ask(here, "other-model", teacher=server.url)
+
+
+def test_a_prompt_without_an_answer_is_named_and_asked_again(here, model, hasty):
+    """One of thirty is borne, two are not; what was answered is not asked for again."""
+    prompts = [document.text for document in read(str(here / "prompts.jsonl"))]
+    with serving(model) as server:
+        whole = Path(ask(here, "all", teacher=server.url)["text"]).read_bytes()
+        server.hopeless = lambda prompt: prompt in (prompts[28], prompts[29])
+        said = (
+            r"2 of 30 samples have no answer.*status 400: .*maximum context length.*prompts.jsonl:29.*smaller --max-new"
+        )
+        with pytest.raises(BadServer, match=said):
+            ask(here, "holes", teacher=server.url, in_flight=1)
+        server.hopeless = lambda prompt: prompt == prompts[28]
+        server.asked.clear()
+        found = ask(here, "holes", teacher=server.url, in_flight=1)
+        assert (found["failed"], found["samples"]) == (1, 29)
+        (failed,) = read_json(here / "holes" / "run.json")["failed"]
+        assert (failed["document"], failed["prompt"], failed["sample"]) == ("prompts.jsonl:29", 28, 0)
+        assert "maximum context length" in failed["reason"]
+        server.hopeless = lambda prompt: False
+        assert ask(here, "holes", teacher=server.url, in_flight=1)["failed"] == 0
+        assert server.asked["/v1/completions"] == 3  # both of before, and the last one again
+    assert (here / "holes" / "text.jsonl").read_bytes() == whole
+
+
+def test_conversations_go_to_a_server_and_what_it_keeps_back_is_counted(here, model):
+    data = here / "chat.jsonl"
+    with serving(model) as server:
+        found = ask(here, "served-chat", teacher=server.url, data=str(data))
+        assert found["stopped"] == found["samples"] == 40
+        rows = read_lines(here / "served-chat" / "text.jsonl")
+        assert rows[7]["messages"][-1] == {"role": "assistant", "content": "7 two one"}
+        server.faults = {"empty": 0.2, "filtered": 0.3}
+        found = ask(here, "kept-back", teacher=server.url, data=str(data))
+        assert (found["empty"], found["filtered"]) == (server.faulted["empty"], server.faulted["filtered"])
+    assert found["empty"] > 0 < found["filtered"]
+    assert (
+        found["samples"]
+        == 40 - found["empty"] - found["filtered"]
+        == len(read_lines(here / "kept-back" / "text.jsonl"))
+    )
+
+
+def test_functions_go_to_a_server_and_its_calls_are_kept(here, model, tmp_path):
+    tools = [{"type": "function", "function": {"name": "weather_of"}}]
+    kept = {"tools": tools, "chat_template_kwargs": {"enable_thinking": False}}
+    rows = [{"messages": [{"role": "user", "content": f"of {i}"}]} | (kept if i else {}) for i in range(2)]
+    (tmp_path / "tools.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with serving(model) as server:
+        found = ask(here, "tools", teacher=server.url, data=str(tmp_path / "tools.jsonl"))
+    plain, called = read_lines(here / "tools" / "text.jsonl")
+    assert found["stopped"] == 2
+    assert plain["messages"][-1] == {"role": "assistant", "content": "0 of"}
+    assert "tools" not in plain
+    call = {"name": "weather_of", "arguments": '{"words": ["of", "1"]}'}
+    assert called["messages"][-1] == {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "1", "type": "function", "function": call}],
+    }
+    assert {key: called[key] for key in kept} == kept
+
+
+def test_prompts_of_records_with_completions_are_continued(here, tmp_path):
+    rows = [{"prompt": f"once {i}", "completion": "no"} for i in range(3)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"body": "b"}]))
+    with pytest.raises(BadCorpus, match=r"a\.jsonl:4: expected 'text' or 'messages'"):
+        ask(here, "prompts", data=str(tmp_path / "a.jsonl"))
+    ask(here, "prompts", data=str(tmp_path / "a.jsonl"), skip_bad=1)
+    written = read_lines(here / "prompts" / "text.jsonl")
+    assert [row["prompt"] for row in written if "completion" in row] == [row["prompt"] for row in rows]
+
+
+def test_the_key_goes_to_the_server_and_into_no_file(here, model, monkeypatch, capfd):
+    monkeypatch.setenv("LIMBECK_API_KEY", KEY)
+    with serving(model, key=KEY) as server:
+        ask(here, "with-key", teacher=server.url)
+        assert server.keys_seen == {f"Bearer {KEY}"}
+        server.faults = {"echo": 1.0}
+        with pytest.raises(BadServer, match=r"the answer is of 'Bearer \*\*\*'"):
+            ask(here, "echoed-key", teacher=server.url)
+        server.key = "another"
+        with pytest.raises(BadServer, match="refuses the key in the environment") as stop:
+            ask(here, "wrong-key", teacher=server.url)
+    said = capfd.readouterr()
+    shown = [said.out, said.err, str(stop.value)]
+    shown += [file.read_bytes().decode("latin1") for file in here.rglob("*") if file.is_file()]
+    assert not any(KEY in text for text in shown)
+
+
+def test_the_cost_is_said_before_and_after(here, model, capfd):
+    with serving(model) as server:
+        found = ask(here, "priced", teacher=server.url, price="1000,2000")
+        ask(here, "priced", teacher=server.url, price="1000,2000")
+    said = capfd.readouterr().err
+    assert "30 prompts" in said
+    assert "at most 8 tokens are written to each, 240 in all" in said
+    assert "at most $0.48 for what is written, and about $" in said
+    dollars = (found["prompt_tokens"] * 1000 + found["tokens"] * 2000) / 1e6
+    assert said.count(f"{found['tokens']} written, 0 requests repeated, ${dollars:,.2f}") == 2
+    assert f"next: limbeck distil --teacher STUDENT --student STUDENT --data {here / 'priced' / 'text.jsonl'}" in said
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "said"),
+    [
+        ({"bytes_per_token": 48}, BadSetting, "--bytes-per-token: .*with --text the teacher writes one"),
+        ({"kind": "coarse"}, BadSetting, "--kind: .*leave out one of the two"),
+        ({"stream": True}, BadSetting, "--stream: .*leave out one of the two"),
+        ({"length": 16}, BadSetting, "--length: "),
+        ({"params": "6M"}, BadSetting, "--params: .*leave out one of the two"),
+        ({"in_flight": 4}, BadSetting, "--in-flight: it is for a teacher on a server, and .*teacher is none"),
+        ({"price": "1,2"}, BadSetting, "--price: it is for a teacher on a server"),
+        (
+            {"teacher": "http://host/v1#m", "price": "cheap"},
+            BadSetting,
+            "--price: expected dollars .* such as 0.15,0.60",
+        ),
+        ({"samples": 2, "temperature": 0}, BadSetting, "--samples 2: at --temperature 0 they would all be the same"),
+        ({"tokens": 7}, BadSetting, "--tokens 7: 1 x 8 may be written to one prompt; give 8 or more"),
+        (
+            {"text": False, "max_new_tokens": 5},
+            BadSetting,
+            "--max-new-tokens: it says how a teacher writes; add --text",
+        ),
+        (
+            {"max_new_tokens": 126},
+            Mismatch,
+            r"prompts have no room for 126 tokens more in the context of teacher, which is 128",
+        ),
+        ({"teacher": "http://host/v1"}, BadSetting, "does not say which model after a #"),
+    ],
+)
+def test_flags_that_do_not_belong_together_are_refused(here, keys, error, said):
+    with pytest.raises(error, match=said):
+        ask(here, "refused", **keys)
+    assert not list((here / "refused").glob("text.jsonl*"))
+
+
+def test_a_mistake_found_late_does_not_keep_the_folder(here):
+    with pytest.raises(LimbeckError, match="no room for 126 tokens"):
+        ask(here, "mended", max_new_tokens=126)
+    assert ask(here, "mended")["samples"] == 30
+
+
+@pytest.mark.long
+def test_students_of_any_kind_learn_what_was_written(here, tmp_path):
+    """One of another architecture beside its teacher, one of another tokenizer beside itself, one from scratch."""
+    data = lines(tmp_path / "prompts.jsonl", [{"text": " ".join(t.split()[:3])} for t in texts(150, seed=3)])
+    text = ask(here, "corpus", data=str(data), max_new_tokens=30)["text"]
+    usual = {"data": text, "tokens": "600", "batch_tokens": 128, "length": 16, "threads": 1}
+    compared = usual | {"objective": "CrossEntropy", "baselines": ()}
+    save(gpt2(load(here / "teacher").tokenizer), tmp_path / "gpt2")
+    beside = limbeck.distil(
+        **compared, teacher=str(here / "teacher"), student=str(tmp_path / "gpt2"), out=tmp_path / "a"
+    )
+    assert load(Path(beside["student"])).config.model_type == "gpt2"
+    save(gpt2(tokenizer(280)), tmp_path / "other")
+    other = str(tmp_path / "other")
+    assert limbeck.distil(**compared, teacher=other, student=other, out=tmp_path / "b")["student"]
+    assert limbeck.pretrain(
+        **usual, shape="layers=1,hidden=16,heads=2,kv_heads=1,ffn=16", vocab=280, out=tmp_path / "c"
+    )["model"]
+
+
+def gpt2(tok):
+    from transformers import GPT2Config
+
+    from limbeck.models.load import new_model
+
+    ids = {"bos_token_id": tok.bos_token_id, "eos_token_id": tok.eos_token_id}
+    config = GPT2Config(vocab_size=len(tok), n_positions=64, n_embd=16, n_layer=1, n_head=2, **ids)
+    return new_model(config, tok, 0)

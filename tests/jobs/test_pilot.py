@@ -1,0 +1,300 @@
+"""A pilot survives whatever kills it: nothing is done twice, nothing is lost, and the points are the same."""
+
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet
+import pytest
+import torch
+
+import limbeck
+from limbeck.corpora import Rows
+from limbeck.disk import write_json
+from limbeck.errors import BadFolder, BadSetting, Mismatch, NonFiniteLoss
+from limbeck.jobs.pilot import job
+from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, nested_shapes, weights
+from limbeck.jobs.pilot.tasks import RESULT, Task, do, tasks_left
+from limbeck.jobs.pretrain.job import llama_config
+from limbeck.models.load import build
+from limbeck.planning.laws.points import read_points
+from limbeck.run.log import console
+from limbeck.run.run import Run
+from limbeck.teachers import HiddenStates, capture
+from tests.helpers.models import frozen, llama, stores, tokenizer, write_corpus
+
+TINY = Scale(
+    smallest=12_000,
+    step=1.5,
+    reach=3.0,
+    vocab=259,
+    length=32,
+    batch_tokens=256,
+    student_tokens=1_500,
+    teacher_tokens=0.1,
+    epochs=50.0,
+    head=8,
+)
+MAIN = """
+import sys
+from pathlib import Path
+from limbeck.config import PilotSettings
+from limbeck.jobs.pilot import grid, job
+from tests.jobs.test_pilot import TINY
+if __name__ == "__main__":
+    grid.SCALES["smoke"] = TINY
+    ray = sys.argv[3] if len(sys.argv) > 3 else None
+    settings = dict(data=sys.argv[1], out=Path(sys.argv[2]), students="1", teachers="3", seeds=1, workers=2, ray=ray)
+    job.pilot(PilotSettings(scale="smoke", any_teacher=True, **settings))
+"""
+
+
+def start(data: Path, out: Path, *more: str) -> subprocess.Popen:
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    script = out.with_name("main.py")
+    script.write_text(MAIN)
+    command = [sys.executable, str(script), str(data), str(out), *more]
+    return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def results(out: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in out.glob(f"*/*/{RESULT}")}
+
+
+def wait_for(out: Path, count: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 240
+    while len(results(out)) < count and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None, process.stderr.read()
+
+
+def workers(process: subprocess.Popen) -> list[psutil.Process]:
+    """The processes that do the work, forked from the server that the parent keeps."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [p for p in children if p.ppid() != process.pid]
+
+
+def points(out: Path) -> dict[tuple, float]:
+    rows = pyarrow.parquet.read_table(out / "points.parquet").to_pylist()
+    return {(row["teacher"], row["arm"], row["seed"]): row["student_loss"] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted pilot: its text and its points."""
+    folder = tmp_path_factory.mktemp("pilot")
+    data = write_corpus(folder, 400)
+    with pytest.MonkeyPatch.context() as patch, console.capture() as said:
+        patch.setitem(SCALES, "smoke", TINY)
+        limbeck.pilot(
+            data=str(data), out=folder / "whole", scale="smoke", students="1", teachers="3", seeds=1, workers=2
+        )
+    return data, points(folder / "whole"), said.get()
+
+
+def test_a_pilot_measures_every_student_of_every_teacher_in_both_arms(whole):
+    _, found, said = whole
+    assert set(found) == {(None, "fresh", 0), *((f"t{i}", arm, 0) for i in range(3) for arm in ("cut", "fresh"))}
+    assert all(np.isfinite(loss) for loss in found.values())
+    assert "15 trainings of students; 21 pieces of work are left" in said
+
+
+@pytest.mark.long
+def test_a_pilot_whose_worker_and_then_parent_are_killed_does_nothing_twice_and_loses_nothing(whole, tmp_path):
+    data, expected, _ = whole
+    out = tmp_path / "killed"
+    process = start(data, out)
+    wait_for(out, 4, process)
+    workers(process)[0].send_signal(signal.SIGKILL)
+    wait_for(out, 9, process)
+    staff = workers(process)
+    assert len(staff) == 2
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(staff, timeout=10)
+    assert not alive  # no worker goes on unseen
+    before = results(out)
+    assert 9 <= len(before) < 21
+    again = start(data, out)
+    _, said = again.communicate(timeout=400)
+    assert again.returncode == 0, said
+    assert f"{21 - len(before)} pieces of work are left" in said
+    after = results(out)
+    kept = {path for path in before if "answers" not in path.parts}  # answers are thrown away at the end
+    assert {path: after[path] for path in kept} == {path: before[path] for path in kept}
+    assert points(out) == expected
+
+
+@pytest.mark.cluster
+def test_a_pilot_on_ray_survives_the_death_of_a_worker(whole, tmp_path):
+    pytest.importorskip("ray", reason="ray is an extra")
+    data, expected, _ = whole
+    out, port = tmp_path / "ray", "63791"
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "RAY_DISABLE_DASHBOARD": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    ray = str(Path(sys.executable).with_name("ray"))
+    head = [ray, "start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
+    begun = subprocess.run(head, env=environment, capture_output=True, text=True)
+    assert begun.returncode == 0, begun.stderr + begun.stdout
+    try:
+        process = start(data, out, f"127.0.0.1:{port}")
+        wait_for(out, 5, process)
+        workers = [p for p in psutil.process_iter(["cmdline"]) if "ray::_do" in " ".join(p.info["cmdline"] or [])]
+        assert workers
+        workers[0].kill()
+        _, said = process.communicate(timeout=400)
+        assert process.returncode == 0, said
+    finally:
+        subprocess.run([ray, "stop", "--force"], capture_output=True)
+    assert points(out) == expected
+    logged = [json.loads(path.read_text())["name"] for path in out.glob(f"*/*/{RESULT}")]
+    assert len(logged) == len(set(logged)) == 18
+
+
+def test_shapes_of_a_ladder_nest_and_have_their_sizes():
+    sizes = [30_000, 45_000, 60_000, 80_000, 130_000, 400_000]
+    shapes = list(nested_shapes(sizes, vocab=259, head=8).values())
+    for small, large in itertools.pairwise(shapes):
+        assert all(getattr(small, axis) <= getattr(large, axis) for axis in ("layers", "hidden", "heads", "ffn"))
+    tok = tokenizer()
+    for size, shape in zip(sizes, shapes, strict=True):
+        with torch.device("meta"):
+            model = build(llama_config(shape, tok))
+        assert weights(shape, len(tok)) == model.num_parameters()
+        assert weights(shape, 259) == pytest.approx(size, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("students", "teachers", "said"),
+    [
+        (
+            "2",
+            "2",
+            "--teachers 2: a minimum between two ends needs 3 points at least, so no best teacher can be fitted",
+        ),
+        ("30k", "33k,60k,90k", "has 2 larger teachers (of "),
+        ("30k,lots", "3", "--students 30k,lots: expected a count such as 250k, 6M or 1.3B, got 'lots'"),
+        ("30k", "60k,61k,62k,300", "no shape of about 300 parameters"),
+    ],
+)
+def test_a_grid_that_can_say_nothing_is_refused(students, teachers, said):
+    scale = SCALES["small"]
+
+    def make():
+        small, large = ladder(scale, students=students, teachers=teachers)
+        return grid(scale, students=small, teachers=large, vocab=259, seeds=range(1), corpus_tokens=10**6)
+
+    with pytest.raises(BadSetting) as error:
+        make()
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_every_scale_has_a_grid_of_its_own(name):
+    scale = SCALES[name]
+    students, teachers = ladder(scale, students=None, teachers="6")
+    made = grid(scale, students=students, teachers=teachers, vocab=scale.vocab, seeds=range(3), corpus_tokens=10**9)
+    assert len({cell.shape for cell in made.cells}) == scale.students
+    assert len(made.teachers) == 6
+
+
+def test_a_folder_of_other_data_is_refused(whole, tmp_path):
+    data, *_ = whole
+    other = write_corpus(tmp_path, 50)
+    with pytest.raises(BadFolder, match=r"holds another run's state \(data: "):
+        limbeck.pilot(data=str(other), out=data.with_name("whole"), scale="smoke", students="1", teachers="3", seeds=1)
+
+
+def test_a_folder_of_another_version_is_refused(whole, tmp_path):
+    data, *_ = whole
+    run = json.loads((data.with_name("whole") / "run.json").read_text())
+    run["signature"]["limbeck"] = "0.0.9"
+    for name in ("run.json", "pilot.json"):
+        write_json(tmp_path / name, run)
+    with pytest.raises(BadFolder, match=rf"limbeck: '0\.0\.9' there, '{re.escape(limbeck.__version__)}' now"):
+        limbeck.pilot(data=str(data), out=tmp_path, scale="smoke", students="1", teachers="3", seeds=1)
+
+
+def test_hidden_states_say_what_the_teacher_says(tmp_path):
+    tok = tokenizer()
+    teacher = frozen(llama(layers=2, seed=1, tok=tok, pad=4))
+    train, _ = stores(tmp_path, tok)
+    rows = Rows(train, length=32, most=50)
+    kept = capture(teacher, rows.rows_of, tmp_path / "kept", rows=rows.n_rows, together=7, made_from={"teacher": "a"})
+    batch = rows.rows_of(np.array([3, 1, 44]))
+    said, told = kept(batch), teacher(batch)
+    torch.testing.assert_close(said.logits(), told.logits(), rtol=0, atol=5e-3)
+    with pytest.raises(Mismatch, match="made from another teacher: 'a' there, 'b' now"):
+        HiddenStates(tmp_path / "kept", expect={"teacher": "b"})
+
+
+def test_a_capture_that_was_stopped_goes_on_where_it_stood(tmp_path):
+    tok = tokenizer()
+    teacher = frozen(llama(layers=2, seed=1, tok=tok))
+    train, _ = stores(tmp_path, tok)
+    rows = Rows(train, length=8)
+    asked = []
+
+    def some(numbers):
+        asked.extend(numbers.tolist())
+        if len(asked) > 150:
+            raise KeyboardInterrupt
+        return rows.rows_of(numbers)
+
+    how = {"rows": rows.n_rows, "together": 1, "made_from": {}}
+    with pytest.raises(KeyboardInterrupt):
+        capture(teacher, some, tmp_path / "kept", **how)
+    asked.clear()
+    kept = capture(
+        teacher, lambda numbers: (asked.extend(numbers.tolist()), rows.rows_of(numbers))[1], tmp_path / "kept", **how
+    )
+    assert asked[0] == 128  # the last place that was noted
+    fresh = capture(teacher, rows.rows_of, tmp_path / "fresh", **how)
+    batch = rows.rows_of(np.arange(rows.n_rows))
+    assert torch.equal(kept(batch).hidden, fresh(batch).hidden)
+
+
+def test_answers_that_no_student_waits_for_are_not_asked_again(tmp_path):
+    answers = tmp_path / "answers" / "t0"
+    cell = Task(tmp_path, "cell", "s0", (answers,))
+    tasks = [Task(tmp_path, "answers", "t0"), cell]
+    assert tasks_left(tasks) == tasks
+    cell.folder.mkdir(parents=True)
+    (cell.folder / RESULT).write_text("{}")
+    assert tasks_left(tasks) == []
+
+
+@pytest.mark.long
+def test_a_student_whose_loss_is_no_number_is_listed_and_left_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(SCALES, "smoke", TINY)
+    monkeypatch.setattr(job, "run_here", lambda tasks, workers, report: [do(task) for task in tasks if not task.done])
+
+    def explode(self):
+        if self.label.startswith("cell s0-t1-cut-seed0"):
+            raise NonFiniteLoss("loss nan nats at step 3 of 6")
+        return train(self)
+
+    train = Run.train
+    monkeypatch.setattr(Run, "train", explode)
+    data = write_corpus(tmp_path, 400)
+    result = limbeck.pilot(data=str(data), out=tmp_path / "out", scale="smoke", students="1", teachers="3", seeds=1)
+    assert result["failed"] == ["s0-t1-cut-seed0"]
+    table = read_points(tmp_path / "out")
+    assert len(table.points) == 6
+    assert "student_loss is missing" in table.skipped[0]
+    assert (tmp_path / "out" / "ladder.png").stat().st_size > 10_000
+    checks = json.loads((tmp_path / "out" / "fits.json").read_text())["rates"]
+    assert len(checks) == 8
+    assert all(check["gain_nats"] is not None for check in checks)

@@ -1,0 +1,106 @@
+"""What a run says while it runs and when it is done: what its loss is, what is left, what it took, what it began with."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from limbeck.errors import BadShape
+from limbeck.jobs.distil.arms import Arm
+from limbeck.jobs.distil.estimate import expected_seconds
+from limbeck.jobs.pretrain.job import llama_config, scratch_shape
+from limbeck.objectives import parse
+from limbeck.report.start import CUT, GIVEN, start_of
+from limbeck.report.words import label
+from limbeck.run import log
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0:00:00"), (65.4, "0:01:05"), (3661, "1:01:01"), (360_000, "100:00:00"), (-1, "0:00:00")],
+)
+def test_time_as_a_clock_has_it(seconds, said):
+    assert log.clock(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("KL", "ForwardKL"), ("TAID(start=0.2)", "TAID"), ("0.5*CE + 0.5*KL", "0.5*CrossEntropy+0.5*ForwardKL")],
+)
+def test_a_loss_has_the_name_of_its_objective(text, said):
+    assert parse(text).short == said
+
+
+def lines_of(monkeypatch, **asked):
+    """The lines of a run of four steps, a quarter of a minute each."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(log.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(log.console, "_force_terminal", False, raising=False)
+    with log.console.capture() as said, log.progress("student #0", 4, done=0, speak=True, **asked) as reporter:
+        for step in range(1, 5):
+            clock.now += 30.0
+            reporter.step(step, 1.5, 1234.0)
+    return said.get().splitlines()
+
+
+def test_a_line_says_what_the_loss_is_and_what_is_left_of_all(monkeypatch):
+    lines = lines_of(monkeypatch, loss=("ForwardKL", "nats/token"), after=3600.0)
+    assert len(lines) == 4
+    assert re.sub(" +", " ", lines[0]) == (
+        "student #0 step 1/4 ForwardKL 1.5000 nats/token 1,234 tokens/s 0:01:30 left, 1:01:30 of all trainings"
+    )
+    assert lines_of(monkeypatch)[1].endswith("0:01:00 left")
+
+
+def test_trainings_to_come_are_added_up_by_what_they_are(tmp_path):
+    told = {"step_seconds": {"ForwardKL": 2.0, "CrossEntropy": 0.5}}
+    arms = [Arm("fresh+kd", 0, tmp_path / "a", "ForwardKL", 10), Arm("cut+ce", 0, tmp_path / "b", "CrossEntropy", 30)]
+    assert expected_seconds(told, arms) == 2.0 * 10 + 0.5 * 30
+    arms[0].student.mkdir(parents=True)
+    (arms[0].student / "config.json").touch()
+    assert expected_seconds(told, arms) == 0.5 * 30
+    assert expected_seconds({}, arms) == 0.0
+
+
+def test_a_student_that_was_given_is_not_called_cut():
+    assert start_of({"signature": {"student": None}}) is CUT
+    given = start_of({"signature": {"student": "a/folder"}})
+    assert given is GIVEN
+    assert given.name == "the student before training"
+    assert label("cut", given) == "given, untrained"
+    assert label("cut+ce@flops", given) == "given + cross-entropy, equal compute"
+    assert label("cut+ce@flops") == "cut + cross-entropy, equal compute"
+
+
+@pytest.mark.parametrize(
+    ("asked", "vocab"),
+    [(10**5, 512), (10**6, 512), (10**6, 2048), (10**7, 32_000), (10**8, 512), (10**8, 32_000), (600 * 10**6, 32_000)],
+)
+def test_a_new_model_has_the_parameters_asked_for(asked, vocab):
+    shape = scratch_shape(asked, vocab=vocab)
+    tokens = type(
+        "Tokens",
+        (),
+        {
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "pad_token_id": 0,
+            "__len__": lambda _: vocab,
+            "get_vocab": lambda _: {"x": vocab - 1},
+        },
+    )()
+    with torch.device("meta"):
+        made = sum(p.numel() for p in LlamaForCausalLM(llama_config(shape, tokens)).parameters())
+    assert made == pytest.approx(asked, rel=0.01)
+    assert 4 / 3 <= shape.ffn / shape.hidden <= 4
+    assert 24 <= shape.hidden / shape.layers <= 128 or shape.layers == 2
+
+
+def test_no_model_is_made_where_the_vocabulary_leaves_it_nothing():
+    with pytest.raises(BadShape, match="no shape of about 100,000 parameters with a vocabulary of 32,000"):
+        scratch_shape(10**5, vocab=32_000)
+    # widths of 32 and 64, two layers: 8,224 + 2 (3,136 + 96 x 128) and 16,448 + 2 (12,416 + 192 x 88)
+    with pytest.raises(BadShape, match="vocabulary of 256: the nearest have 39,072 and 75,072"):
+        scratch_shape(58_000, vocab=256)

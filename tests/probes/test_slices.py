@@ -1,0 +1,216 @@
+"""Recall slices against counting by hand, and the gap that lies on them."""
+
+import json
+from importlib import import_module
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import limbeck.api
+from limbeck.corpora import Document, Rows, build_stores, is_held_out
+from limbeck.errors import BadCorpus
+from limbeck.models.load import save
+from limbeck.probes.slices import BINS, EDGES, Bigrams, Slices, hits, measure_slices, slices
+from limbeck.types import Batch
+from tests.helpers.models import WORDS, frozen, llama, write_corpus
+
+
+def a_batch(tokens: list[list[int]], document: list[list[int]]) -> Batch:
+    """Rows of tokens, the last of each a target alone, and the documents of the others."""
+    rows, documents = torch.tensor(tokens), torch.tensor(document)
+    weight = torch.ones(documents.shape)
+    weight[:, :-1] = (documents[:, 1:] == documents[:, :-1]).float()
+    position = torch.zeros_like(documents)
+    for t in range(1, documents.shape[1]):
+        position[:, t] = (position[:, t - 1] + 1) * (documents[:, t] == documents[:, t - 1])
+    return Batch(rows[:, :-1], rows[:, 1:], weight, position, documents, torch.arange(len(rows)))
+
+
+@given(st.lists(st.integers(0, 3), min_size=24, max_size=24), st.lists(st.booleans(), min_size=20, max_size=20))
+def test_hits_are_those_found_one_by_one(tokens, opens):
+    rows = [tokens[:12], tokens[12:]]
+    document = np.cumsum([0, *opens[:10], 1, *opens[10:]]).reshape(2, 11).tolist()
+    batch = a_batch(rows, document)
+    found = hits(batch)
+    for row in range(2):
+        for t in range(11):
+            pair = (rows[row][t], rows[row][t + 1])
+            before = [(rows[row][s], rows[row][s + 1]) for s in range(t) if document[row][s] == document[row][t]]
+            assert bool(found[row, t]) == (pair in before)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A model, the stores of a text in which words repeat, and the bigrams that its rows hold."""
+    folder = tmp_path_factory.mktemp("slices")
+    model = frozen(llama(layers=1))
+    train, held_out = build_stores(
+        str(write_corpus(folder)), model.tokenizer, folder / "data", fraction=0.3, end=model.end
+    )
+    batches = list(Rows(held_out, length=32).in_order(2))
+    return folder, model, train, held_out, batches, Bigrams.counted(train, batches, vocab=model.vocab)
+
+
+def test_bigrams_are_counted_inside_documents(made, monkeypatch):
+    _, model, train, _, batches, bigrams = made
+    seen: dict[int, int] = {}
+    for first, stop in pairwise(train.starts.tolist()):
+        tokens = train.slice(first, stop).tolist()
+        for a, b in pairwise(tokens):
+            seen[a * model.vocab + b] = seen.get(a * model.vocab + b, 0) + 1
+    assert bigrams.counts.sum() > 0
+    assert bigrams.counts.tolist() == [seen.get(code, 0) for code in bigrams.codes.tolist()]
+    monkeypatch.setattr(import_module("limbeck.probes.slices"), "_PIECE", 7)
+    again = Bigrams.counted(train, batches, vocab=model.vocab)
+    assert again.counts.tolist() == bigrams.counts.tolist()
+
+
+def test_slices_add_up_to_the_dense_model(made, tmp_path):
+    _, model, _, held_out, batches, bigrams = made
+    found = measure_slices(model, batches, bigrams, documents=held_out.documents)
+    nats, tokens = np.zeros(2), np.zeros(2)
+    for batch in batches:
+        log_q = model.model(input_ids=batch.tokens, position_ids=batch.position, use_cache=False).logits
+        each = -log_q[..., : model.vocab].log_softmax(-1).gather(-1, batch.targets[..., None])[..., 0]
+        for side, part in enumerate((hits(batch), ~hits(batch))):
+            nats[side] += float((each * batch.weight)[part].sum())
+            tokens[side] += float(batch.weight[part].sum())
+    assert tokens.min() > 0
+    assert found.mean(hits=True) == pytest.approx(nats[0] / tokens[0], rel=1e-5)
+    assert found.mean(hits=False) == pytest.approx(nats[1] / tokens[1], rel=1e-5)
+    found.save(tmp_path / "a.safetensors")
+    again = Slices.load(tmp_path / "a.safetensors")
+    assert (again.nats == found.nats).all()
+    assert (again.tokens == found.tokens).all()
+
+
+def test_a_hit_goes_into_the_bin_of_its_count():
+    batch = a_batch([[1, 2, 1, 2]], [[0, 0, 0]])
+    for count, name in ((0, "0"), (1, "1-10"), (10, "1-10"), (11, "11-100"), (1_000, "101-1000"), (1_001, "over 1000")):
+        bigrams = Bigrams(np.array([12, 21]), np.array([count, 5]), vocab=10)
+        assert bigrams.slices_of(batch).tolist() == [len(BINS), len(BINS), BINS.index(name)]
+    assert len(BINS) == len(EDGES) + 1
+
+
+def test_the_share_of_a_gap_is_that_of_its_sums_and_not_clipped():
+    generator = np.random.default_rng(0)
+    tokens = np.zeros((40, len(BINS) + 1))
+    tokens[:, 1], tokens[:, -1] = 20, 80
+    ours, theirs = Slices(tokens, 2 * tokens), Slices(tokens, 2 * tokens)
+    more = generator.normal(10, 1, 40)
+    ours.nats[:, 1] += more
+    ours.nats[:, -1] -= 2  # better elsewhere
+    found = {r.name: r for r in slices("model", [ours], against=[theirs])}
+    assert found["gap_share_on_hits"].value == pytest.approx(more.sum() / (more.sum() - 80))
+    assert 1 < found["gap_share_on_hits"].low < found["gap_share_on_hits"].value < found["gap_share_on_hits"].high
+    assert found["share_of_hits"].value == pytest.approx(0.2)
+    assert found["recall_hits, seen 1-10"].value == found["recall_hits"].value
+    assert "recall_hits, seen 0" not in found  # there are none
+    same = {r.name for r in slices("model", [ours], against=[ours])}
+    assert "gap" in same
+    assert "gap_share_on_hits" not in same
+
+
+def test_the_probe_says_what_it_counted_in(made, tmp_path, capsys):
+    folder, model, _, _, _, _ = made
+    save(model, tmp_path / "model")
+    result = limbeck.api.probe(
+        str(tmp_path / "model"),
+        teacher=str(tmp_path / "model"),
+        probe="slices",
+        data=str(folder / "text.jsonl"),
+        length=32,
+        device="cpu",
+        out=tmp_path / "out",
+    )
+    assert "training half" in result["counted_in"]
+    assert "documents held out of" in result["measured_on"]["slices"]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "readings.jsonl").read_text().splitlines()]
+    assert {row["name"] for row in rows} == set(result["readings"]) > {"recall_hits", "elsewhere", "gap_on_hits"}
+    assert result["readings"]["gap"]["value"] == 0
+    assert "cannot be told from 0" in capsys.readouterr().err
+
+
+def test_a_text_that_repeats_nothing_is_an_error(made, tmp_path):
+    _, model, _, _, _, _ = made
+    save(model, tmp_path / "model")
+    lines = [json.dumps({"text": " ".join(WORDS[i % 20] for i in (n, n + 1, n + 3))}) for n in range(200)]
+    (tmp_path / "short.jsonl").write_text("\n".join(lines))
+    with pytest.raises(BadCorpus, match="none repeats a pair of tokens"):
+        limbeck.api.probe(
+            str(tmp_path / "model"), probe="slices", data=str(tmp_path / "short.jsonl"), length=16, device="cpu"
+        )
+
+
+@pytest.fixture(scope="module")
+def in_a_run(made):
+    """A model in the folder of a run that was trained on the text: the folder, and the names of what it held out."""
+    folder, model, _, _, _, _ = made
+    run = folder / "run"
+    _, held_out = build_stores(str(folder / "text.jsonl"), model.tokenizer, run / "data", fraction=0.3, end=model.end)
+    signature = {"job": "distil", "data": str(folder / "text.jsonl"), "eval_data": None}
+    (run / "run.json").write_text(json.dumps({"signature": signature}))
+    save(model, run / "student")
+    return run, held_out
+
+
+def probed(run, capsys, **keys):
+    found = limbeck.api.probe(str(run / "student"), length=32, device="cpu", **keys)
+    err = " ".join(capsys.readouterr().err.split())
+    assert all(" ".join(said.split()) in err for said in found["measured_on"].values())
+    return found["readings"], found["measured_on"]
+
+
+def test_a_model_in_a_run_is_measured_on_what_the_run_held_out(made, in_a_run, tmp_path, capsys):
+    folder, *_ = made
+    run, held_out = in_a_run
+    alone, said = probed(run, capsys, probe="likelihood,slices")
+    assert alone["held_out"]["n"] == held_out.documents
+    assert said["likelihood"] == said["slices"]
+    assert said["likelihood"].startswith(f"held out: the {held_out.documents} documents of ")
+    assert said["likelihood"].endswith("kept from training")
+    again, same = probed(run, capsys, data=str(folder / "text.jsonl"))
+    assert same["likelihood"] == said["likelihood"]
+    assert again["held_out"] == alone["held_out"]
+    texts = (folder / "text.jsonl").read_text().splitlines()
+    (tmp_path / "copy.jsonl").write_text("\n".join([*reversed(texts), json.dumps({"text": "the cat sat on a dog"})]))
+    copied, said = probed(run, capsys, data=str(tmp_path / "copy.jsonl"))
+    assert copied["held_out"]["n"] == held_out.documents + 1
+    assert f"; {len(texts) - held_out.documents} it was trained on are left out" in said["likelihood"]
+
+
+def test_a_run_without_its_stores_is_split_again(made, in_a_run, tmp_path, capsys):
+    folder, model, *_ = made
+    save(model, tmp_path / "run" / "student")
+    signature = json.loads((in_a_run[0] / "run.json").read_text())["signature"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"signature": signature}))
+    texts = [json.loads(line)["text"] for line in (folder / "text.jsonl").read_text().splitlines()]
+    expected = sum(is_held_out(Document("", text=text)) for text in texts)
+    for keys in ({}, {"data": str(folder / "text.jsonl")}):
+        found, said = probed(tmp_path / "run", capsys, **keys)
+        assert found["held_out"]["n"] == expected
+        assert said["likelihood"].startswith(f"held out: the {expected} document")
+    signature["data"] = str(tmp_path / "gone.jsonl")
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"signature": signature}))
+    with pytest.raises(BadCorpus, match=r"this is the text of the run in .*name another to measure on with --data"):
+        probed(tmp_path / "run", capsys)
+    found = limbeck.api.probe(
+        str(tmp_path / "run" / "student"), data=str(folder / "text.jsonl"), length=32, device="cpu"
+    )
+    assert found["readings"]["held_out"]["n"] == len(texts)
+    assert "what it trained on may be among the documents" in " ".join(capsys.readouterr().err.split())
+
+
+def test_training_text_alone_is_refused(made, in_a_run, tmp_path):
+    folder, *_ = made
+    run, held_out = in_a_run
+    lines = (folder / "text.jsonl").read_text().splitlines()
+    kept = held_out.digests()
+    trained = [line for line in lines if Document("", text=json.loads(line)["text"]).digest() not in kept]
+    (tmp_path / "trained.jsonl").write_text("\n".join(trained))
+    with pytest.raises(BadCorpus, match=rf"not trained on, got none: all {len(trained)} were in the training text"):
+        limbeck.api.probe(str(run / "student"), data=str(tmp_path / "trained.jsonl"), length=32, device="cpu")
