@@ -31,7 +31,7 @@ from limbeck import Plan, Rows, Run, alone, build_stores, load
 from limbeck.objectives import parse
 from limbeck.run.run import micro_rows
 from limbeck.teachers import Cache, capture_outcomes
-from limbeck.teachers.codec import Coarse, Codec, Drawn
+from limbeck.teachers.codec import Codec, Sampled, TopK
 from limbeck.teachers.draw import draw, likeliest
 from limbeck.types import Sparse
 
@@ -46,7 +46,7 @@ def packed_rates(vocab: int, repeats: int) -> list[dict[str, Any]]:
     uniform = torch.rand(len(log_p), generator=generator, dtype=torch.float64)
     times = POSITIONS // len(log_p)
     contenders: list[tuple[str, int, Callable[[], object], Callable[[], object]]] = []
-    for codec in (Drawn(vocab, 12), Coarse.within(vocab, 64, 160)):
+    for codec in (Sampled(vocab, 12), TopK.within(vocab, 64, 160)):
         one = _packed(codec, log_p, uniform)
         many = np.tile(one, (times, 1))
         contenders.append(
@@ -89,7 +89,7 @@ def packed_rates(vocab: int, repeats: int) -> list[dict[str, Any]]:
 
 
 def _packed(codec: Codec, log_p: torch.Tensor, uniform: torch.Tensor) -> np.ndarray:
-    if isinstance(codec, Drawn):
+    if isinstance(codec, Sampled):
         return codec.encode(*draw(log_p, codec.k, uniform))
     return codec.encode(likeliest(log_p, codec.k))
 
@@ -113,8 +113,8 @@ def training(folder: Path, steps: int, teacher_seconds: float) -> dict[str, Any]
     caches: dict[str, Cache] = {}
     with tempfile.TemporaryDirectory() as place:
         for name, codec in (
-            ("12 drawn", Drawn(teacher.vocab, 12)),
-            ("64 likeliest", Coarse.within(teacher.vocab, 64, 160)),
+            ("12 drawn", Sampled(teacher.vocab, 12)),
+            ("64 likeliest", TopK.within(teacher.vocab, 64, 160)),
         ):
             caches[name] = capture_outcomes(
                 teacher,

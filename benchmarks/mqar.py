@@ -25,7 +25,7 @@ import torch
 from torch.nn import functional as F
 
 from limbeck.corpora.tasks.mqar import MQAR
-from limbeck.corpora.tasks.synthetic import BLOCK, Drawing, Drawn, as_batch
+from limbeck.corpora.tasks.synthetic import BLOCK, Drawing, SyntheticCorpus, as_batch
 from limbeck.jobs.common.folder import command, now, versions
 from limbeck.models.mixers import convolution
 from limbeck.models.mixers.convolution import ShortConv
@@ -128,7 +128,7 @@ def in_pairs(
 
 def rows_drawn(task: MQAR, pairs: int) -> dict[str, object]:
     """A block of 1,024 rows, either way."""
-    stream, generator = Drawn(task), np.random.RandomState(0)
+    stream, generator = SyntheticCorpus(task), np.random.RandomState(0)
 
     times = 16  # a block is small beside the clock
 

@@ -21,7 +21,7 @@ from limbeck.config import DistilSettings, resolve
 from limbeck.corpora import Rows, build_stores, train_tokenizer
 from limbeck.corpora.retokenise import text_of
 from limbeck.corpora.token_bytes import TokenBytes
-from limbeck.jobs.common.environment import machine
+from limbeck.jobs.common.environment import environment
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.distil.arms import Arm, train
 from limbeck.jobs.distil.job import prepare
@@ -118,7 +118,7 @@ def main(out, teacher_name, data, vocab, size):
         own |= {"tokens": steps * ROWS * lengths[of], "batch_tokens": ROWS * lengths[of]}
         own |= {"out": out / "runs" / FOLDERS[whose]} | ({"tokenizer_align": "bytes"} if of == OWN else {})
         settings = resolve(DistilSettings, None, own)
-        sides[whose] = prepare(settings, {}, machine(settings), objectives=tuple(heard))
+        sides[whose] = prepare(settings, {}, environment(settings), objectives=tuple(heard))
     where = sides[SAME].shared.machine
     found = {}
     for name, (whose, objective) in ARMS.items():

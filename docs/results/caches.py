@@ -17,7 +17,7 @@ from shared import made_by, shown, told, versions
 
 from limbeck.config import CaptureSettings, DistilSettings, resolve
 from limbeck.jobs.capture.job import capture
-from limbeck.jobs.common.environment import machine
+from limbeck.jobs.common.environment import environment
 from limbeck.jobs.distil.arms import Arm, train
 from limbeck.jobs.distil.job import prepare
 from limbeck.models.load import load
@@ -76,7 +76,7 @@ def main(out, teacher, data, params, tokens):
     text = {"teacher": teacher, "data": data, "threads": 1, "device": "cpu"}
     keys = text | {"params": params, "tokens": tokens, "baselines": "none", "out": out / "live"}
     settings = resolve(DistilSettings, None, keys)
-    where = machine(settings)
+    where = environment(settings)
     comparison = prepare(settings, {}, where)
     model = load(teacher)
     kinds = {"live": comparison.shared.teacher}

@@ -26,7 +26,7 @@ from transformers import AutoTokenizer
 
 from limbeck.corpora import Rows, build_held_out, build_stores, train_tokenizer
 from limbeck.corpora.layout import BEST_FIT, STREAM
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.pair.student import shrink_to
 from limbeck.models.load import load, new_model, save
@@ -48,7 +48,7 @@ TEMPLATE = (
     "{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-MACHINE = Machine(alone("cpu"), bf16=False)
+MACHINE = Environment(alone("cpu"), bf16=False)
 
 
 def records(file):

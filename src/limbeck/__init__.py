@@ -53,7 +53,7 @@ if TYPE_CHECKING:  # what each name is, to whoever checks types; a test holds th
     from limbeck.run.run import Run as Run
     from limbeck.run.world import World as World
     from limbeck.run.world import alone as alone
-    from limbeck.students.prune import cut as cut
+    from limbeck.students.prune import prune as prune
     from limbeck.students.score import score as score
     from limbeck.students.shape import Shape as Shape
     from limbeck.students.shape import choose as choose
@@ -86,7 +86,7 @@ _PUBLIC = {
     "limbeck.probes.tasks": ("write_task_text",),
     "limbeck.run.run": ("Plan", "Run"),
     "limbeck.run.world": ("World", "alone"),
-    "limbeck.students.prune": ("cut",),
+    "limbeck.students.prune": ("prune",),
     "limbeck.students.score": ("score",),
     "limbeck.students.shape": ("Shape", "choose"),
     "limbeck.types": ("Batch", "Outputs", "Reading", "Signal"),

@@ -38,9 +38,9 @@ def distil(file: str | Path | None = None, /, **keys: Any) -> dict[str, Any]:
     """
     settings = settings_of(DistilSettings, file, keys)
     if settings.is_family:
-        from limbeck.jobs.distil.sweep import family
+        from limbeck.jobs.distil.sweep import sweep
 
-        return family(settings)
+        return sweep(settings)
     from limbeck.jobs.distil.job import distil as job
 
     return job(settings)

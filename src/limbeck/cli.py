@@ -313,7 +313,7 @@ def distil(
     """Make a small model out of a large one, and report what it is worth."""
     settings = _settings(DistilSettings, file, dict(locals()))
     if settings.is_family:
-        from limbeck.jobs.distil.sweep import family as job
+        from limbeck.jobs.distil.sweep import sweep as job
     else:
         from limbeck.jobs.distil.job import distil as job
 

@@ -208,7 +208,7 @@ class Sparse:
 
 
 @dataclass(frozen=True)
-class Aligned:
+class ChunkTargets:
     """What a teacher of other tokens says about n positions: how likely it finds chunks of the text that they predict.
 
     ``chunk`` is which chunk the target of each position belongs to, -1 of none; ``log_p`` that of each chunk. A chunk is
@@ -274,7 +274,7 @@ class ReadingRow(TypedDict):
 
 
 @runtime_checkable
-class Speaker(Protocol):
+class CausalLM(Protocol):
     """A teacher or a student: says something about a batch."""
 
     name: str
@@ -284,7 +284,7 @@ class Speaker(Protocol):
 
 
 @runtime_checkable
-class Patient(Speaker, Protocol):
+class StreamedLM(CausalLM, Protocol):
     """A speaker whose weights pass by once for many batches, so that those are asked together."""
 
     def each(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs]]: ...
@@ -306,11 +306,11 @@ class ChunkTeacher(Protocol):
 
     name: str
 
-    def __call__(self, batch: Batch) -> Aligned: ...
+    def __call__(self, batch: Batch) -> ChunkTargets: ...
 
 
 @overload
-def each(teacher: Speaker, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs]]: ...
+def each(teacher: CausalLM, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs]]: ...
 @overload
 def each(teacher: Teacher, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs | Sparse]]: ...
 def each(teacher: Teacher, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs | Sparse]]:
@@ -318,7 +318,7 @@ def each(teacher: Teacher, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Ou
 
     Let go of an answer before the next is taken, which may bring the head into memory again.
     """
-    if isinstance(teacher, Patient):
+    if isinstance(teacher, StreamedLM):
         yield from teacher.each(batches)
         return
     for batch in batches:
@@ -340,4 +340,4 @@ class Corpus(Protocol):
 class Probe(Protocol):
     """Measures a student, perhaps against a teacher."""
 
-    def __call__(self, student: Speaker, teacher: Speaker | None) -> Iterator[Reading]: ...
+    def __call__(self, student: CausalLM, teacher: CausalLM | None) -> Iterator[Reading]: ...

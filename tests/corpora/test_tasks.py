@@ -20,7 +20,7 @@ from limbeck.corpora.tasks.mqar import MQAR
 from limbeck.corpora.tasks.reversal import Reversal, reversed_facts
 from limbeck.corpora.tasks.sampling import distinct, one_by_one
 from limbeck.corpora.tasks.spelled import Question, Spelled
-from limbeck.corpora.tasks.synthetic import BLOCK, USES, Drawn
+from limbeck.corpora.tasks.synthetic import BLOCK, USES, SyntheticCorpus
 from limbeck.errors import BadTask
 from tests.helpers.models import tokenizer
 
@@ -69,24 +69,26 @@ TASKS = [
 
 @pytest.mark.parametrize("task", TASKS, ids=repr)
 def test_rows_hang_on_seed_and_number_alone(task):
-    whole = Drawn(task, seed=3).take(2 * BLOCK)
-    parts = Drawn(task, seed=3)
+    whole = SyntheticCorpus(task, seed=3).take(2 * BLOCK)
+    parts = SyntheticCorpus(task, seed=3)
     taken = [parts.take(rows) for rows in (1, 700, 600)]
-    later = Drawn(task, seed=3)
+    later = SyntheticCorpus(task, seed=3)
     later.load_state_dict(parts.state_dict())
     taken.append(later.take(2 * BLOCK - 1301))
     for name in ("tokens", "targets", "weight", "row", "document", "position"):
         assert torch.equal(torch.cat([getattr(part, name) for part in taken]), getattr(whole, name))
-    ranks = [Drawn(task, seed=3, rank=rank, ranks=3).take(300).row for rank in range(3)]
+    ranks = [SyntheticCorpus(task, seed=3, rank=rank, ranks=3).take(300).row for rank in range(3)]
     assert torch.cat(ranks).sort().values.tolist() == list(range(300))
-    assert not torch.equal(Drawn(task, seed=4).take(50).tokens, whole.tokens[:50])
+    assert not torch.equal(SyntheticCorpus(task, seed=4).take(50).tokens, whole.tokens[:50])
     assert int(whole.tokens.max()) < task.vocab
     assert whole.tokens.shape == (2 * BLOCK, task.length)
 
 
 def test_neither_blocks_nor_seeds_nor_uses_share_a_row_of_recall():
     drawn = [
-        Drawn(MQAR(), seed=seed, use=use).take(3 * BLOCK).tokens for seed in (0, 1, 2**32, 2**32 + 1) for use in USES
+        SyntheticCorpus(MQAR(), seed=seed, use=use).take(3 * BLOCK).tokens
+        for seed in (0, 1, 2**32, 2**32 + 1)
+        for use in USES
     ]
     rows = torch.cat(drawn)
     assert len(torch.unique(rows, dim=0)) == len(rows)
@@ -116,7 +118,7 @@ def solved(task, row):
     ids=repr,
 )
 def test_answers_and_distances_are_those_of_a_reader(task):
-    batch = Drawn(task, seed=5).take(200)
+    batch = SyntheticCorpus(task, seed=5).take(200)
     distance = task.distance(batch)
     for row in range(200):
         asked = {
@@ -133,7 +135,7 @@ def test_answers_and_distances_are_those_of_a_reader(task):
 
 def test_slots_follow_the_power_law():
     task = MQAR(vocab=64, length=24, pairs=2, power=0.01)
-    batch = Drawn(task, seed=1).take(20 * BLOCK)
+    batch = SyntheticCorpus(task, seed=1).take(20 * BLOCK)
     first_key = batch.tokens[:, 0]
     asked_there = (batch.tokens == first_key[:, None]) & (batch.weight > 0)
     slot = (asked_there.float().argmax(1) - task.context) // 2
@@ -144,7 +146,7 @@ def test_slots_follow_the_power_law():
 
 
 def test_keys_and_values_keep_to_their_halves():
-    batch = Drawn(MQAR(vocab=41, length=32, pairs=4), seed=0).take(500)
+    batch = SyntheticCorpus(MQAR(vocab=41, length=32, pairs=4), seed=0).take(500)
     keys, values = batch.tokens[:, 0:8:2], batch.tokens[:, 1:8:2]
     assert set(keys.flatten().tolist()) == set(range(1, 20))
     assert set(values.flatten().tolist()) == set(range(20, 41))
@@ -153,14 +155,14 @@ def test_keys_and_values_keep_to_their_halves():
 
 def test_a_second_value_is_another_one():
     task = MQAR(vocab=8, length=32, pairs=3, variant="forgetting", rebound=3)
-    rows = Drawn(task, seed=0).take(500).tokens[:, : task.context].unflatten(1, (-1, 2))
+    rows = SyntheticCorpus(task, seed=0).take(500).tokens[:, : task.context].unflatten(1, (-1, 2))
     for row in rows.tolist():
         first = dict(row[:3])
         assert all(first[key] != value for key, value in row[3:])
 
 
 def test_neither_token_of_a_compositional_key_tells_the_value():
-    batch = Drawn(MQAR(vocab=64, length=32, pairs=4, variant="compositional"), seed=0).take(50)
+    batch = SyntheticCorpus(MQAR(vocab=64, length=32, pairs=4, variant="compositional"), seed=0).take(50)
     for row in batch.tokens[:, :12].unflatten(1, (4, 3)).tolist():
         assert all(sum(pair[part] == row[0][part] for pair in row) == 2 for part in (0, 1))
 
@@ -170,7 +172,7 @@ def test_neither_token_of_a_compositional_key_tells_the_value():
 
 @pytest.mark.parametrize("variant", ["induction", "recall"])
 def test_the_last_token_asks_for_what_was_told(variant):
-    batch = Drawn(Induction(variant=variant), seed=0).take(300)
+    batch = SyntheticCorpus(Induction(variant=variant), seed=0).take(300)
     for tokens, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):
         pairs = zip(tokens[:-1:2], tokens[1::2], strict=True) if variant == "recall" else pairwise(tokens)
         assert dict(reversed(list(pairs)))[tokens[-1]] == targets[-1]
@@ -318,7 +320,7 @@ def test_what_is_no_expression_is_told(text):
 def test_a_spelled_row_asks_for_its_answer_alone():
     tok = tokenizer()
     task = Spelled(Arithmetic(form="reverse"), tok, length=24, end=tok.eos_token_id)
-    batch = Drawn(task, seed=0).take(20)
+    batch = SyntheticCorpus(task, seed=0).take(20)
     for row in range(20):
         asked = batch.weight[row] > 0
         answer = tok.decode(batch.targets[row][asked])
@@ -385,10 +387,10 @@ class Long:
         (lambda: task_of("mqar:power=nan"), "a finite power > 0, got 8 and nan"),
         (lambda: task_of("reversal:level=name,shared=0"), "reversal: expected names shared by at least 1 thing, got 0"),
         (
-            lambda: Drawn(task_of("arithmetic:form=reverse")),
+            lambda: SyntheticCorpus(task_of("arithmetic:form=reverse")),
             r"a task that draws rows of tokens, got Arithmetic.*give Spelled\(task, tokenizer, length=...\)",
         ),
-        (lambda: Drawn(MQAR(), use="tests"), "unknown use 'tests'; did you mean 'test'"),
+        (lambda: SyntheticCorpus(MQAR(), use="tests"), "unknown use 'tests'; did you mean 'test'"),
         (lambda: Induction(variant="recal"), "unknown variant 'recal'; did you mean 'recall'?"),
         (lambda: Induction(variant="recall", length=30), "take an odd number of tokens, got 30: take 31"),
         (lambda: Induction(vocab=3), "expected vocab >= 4 and length >= 3"),

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import torch
 
-from limbeck.generation.local import added, write
+from limbeck.generation.local import added, generate
 
 MODEL = "tiny/llama"
 KEY = "sk-secret-of-the-tests-8d1f"
@@ -75,7 +75,7 @@ class Tiny(ThreadingHTTPServer):
         key = (*prompt, -1, most, body["temperature"], body["seed"])
         if key not in self.texts:
             uniforms = np.random.default_rng(body["seed"]).random((1, most))
-            (self.texts[key],) = write(
+            (self.texts[key],) = generate(
                 self.model, [prompt], most=most, temperature=body["temperature"], uniforms=uniforms
             )
         found = self.texts[key]

@@ -30,8 +30,8 @@ from limbeck.teachers import alignment as aligned
 from limbeck.teachers import logprobs as told
 from limbeck.teachers.alignment import AlignedTeacher, write_aligned
 from limbeck.teachers.draw import likeliest
-from limbeck.teachers.logprobs import LOG_P, Kept, tell, told_of
-from limbeck.types import Aligned, Batch, Chunk, Head, Outputs, Signal, Sparse
+from limbeck.teachers.logprobs import LOG_P, Kept, logprobs_of, measure_logprobs
+from limbeck.types import Batch, Chunk, ChunkTargets, Head, Outputs, Signal, Sparse
 from tests.helpers.models import batch, frozen, llama, texts, tokenizer, write_corpus, write_teacher
 
 LENGTH = 16
@@ -274,7 +274,7 @@ def test_with_one_tokenizer_chunks_are_tokens_and_log_p_is_the_teachers_own(tmp_
     spelled = TokenBytes(teacher.tokenizer, name="same")
     theirs = retokenised(store, spelled, teacher.tokenizer, tmp_path / "theirs", end=teacher.end)
     rows = Rows(store, length=LENGTH)
-    values = tell(
+    values = measure_logprobs(
         teacher,
         Rows(theirs, length=LENGTH).rows_of,
         tmp_path / "told",
@@ -317,7 +317,7 @@ def test_positions_meet_that_have_read_the_same_text(drawn):
         assert j < 0 or read[0][i] == read[1][j - 1]
 
 
-def some(*, weight: float = 0.7) -> tuple[Outputs, Aligned, Batch]:
+def some(*, weight: float = 0.7) -> tuple[Outputs, ChunkTargets, Batch]:
     """A student in float64 with padded rows in its head, and chunks over three rows."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(3, 9, 8, dtype=torch.float64, generator=generator).requires_grad_()
@@ -330,7 +330,7 @@ def some(*, weight: float = 0.7) -> tuple[Outputs, Aligned, Batch]:
     nothing = torch.zeros_like(targets)
     return (
         Outputs(hidden, Head(head), 23),
-        Aligned(chunk, log_p),
+        ChunkTargets(chunk, log_p),
         Batch(targets, targets, weights, nothing, nothing, nothing[:, 0]),
     )
 
@@ -361,7 +361,7 @@ def test_the_fused_gradient_is_autograds_on_full_logits(temperature, divergence)
     assert float((walked * found.weight).sum() * 0.1) == pytest.approx(float(total), rel=1e-6)
 
 
-def sorted_some(*, k: int, known: int) -> tuple[Outputs, Aligned, Batch]:
+def sorted_some(*, k: int, known: int) -> tuple[Outputs, ChunkTargets, Batch]:
     """The same with a teacher's ``k`` largest probabilities of ``known``, at two positions of three."""
     outputs, said, found = some()
     generator = torch.Generator().manual_seed(2)
@@ -422,14 +422,14 @@ def test_rows_apart_or_together_are_the_same_loss():
         numbers = chunk[chunk >= 0].unique()
         renumbered = torch.where(chunk >= 0, torch.searchsorted(numbers, chunk.clamp(min=0)), -1)
         part = Outputs(apart.hidden[row : row + 1], apart.head, 23)
-        told_row = Aligned(renumbered, said.log_p[numbers])
+        told_row = ChunkTargets(renumbered, said.log_p[numbers])
         total += float(fused_backward(objective, part, told_row, found.rows(slice(row, row + 1)), scale=0.5))
     assert total == pytest.approx(float(together), rel=1e-12)
     torch.testing.assert_close(apart.hidden.grad, whole.hidden.grad)
     torch.testing.assert_close(apart.head.weight.grad, whole.head.weight.grad)
 
 
-def own_tokens() -> tuple[Outputs, Outputs, Batch, Aligned]:
+def own_tokens() -> tuple[Outputs, Outputs, Batch, ChunkTargets]:
     """Teacher and student of one tokenizer, and the teacher's log p of each token as chunks."""
     generator = torch.Generator().manual_seed(1)
     student, teacher = (
@@ -445,7 +445,7 @@ def own_tokens() -> tuple[Outputs, Outputs, Batch, Aligned]:
     counted = found.weight.flatten() > 0
     chunk = torch.where(counted, counted.cumsum(0) - 1, -1)
     largest = teacher.logits().detach().softmax(-1).topk(9).values * counted[:, None]
-    return student, teacher, found, Aligned(chunk, log_p[counted], largest)
+    return student, teacher, found, ChunkTargets(chunk, log_p[counted], largest)
 
 
 def test_sorted_probabilities_are_the_same_loss_as_a_teacher_of_the_same_tokens():
@@ -532,20 +532,22 @@ def test_a_teacher_that_was_killed_goes_on_where_it_was(pair, tmp_path, monkeypa
     teacher = frozen(llama(tok=tokenizer(262)))
     rows = Rows(pair[0].store, length=LENGTH)
     keys = {"rows": 20, "length": LENGTH, "together": 2, "made_from": {"teacher": "t"}}
-    whole = tell(teacher, rows.rows_of, tmp_path / "whole", **keys)
+    whole = measure_logprobs(teacher, rows.rows_of, tmp_path / "whole", **keys)
     with pytest.raises(KeyboardInterrupt):
-        tell(Stopping(teacher, 5), rows.rows_of, tmp_path / "killed", **keys)
+        measure_logprobs(Stopping(teacher, 5), rows.rows_of, tmp_path / "killed", **keys)
     going_on = Stopping(teacher, 6)  # of ten questions four were saved
-    np.testing.assert_array_equal(tell(going_on, rows.rows_of, tmp_path / "killed", **keys).log_p, whole.log_p)
+    np.testing.assert_array_equal(
+        measure_logprobs(going_on, rows.rows_of, tmp_path / "killed", **keys).log_p, whole.log_p
+    )
     assert going_on.left == 0
-    tell(Stopping(teacher, 0), rows.rows_of, tmp_path / "killed", **keys)  # is not asked again
+    measure_logprobs(Stopping(teacher, 0), rows.rows_of, tmp_path / "killed", **keys)  # is not asked again
     with pytest.raises(Mismatch, match="of another teacher: 't' there, 'u' now"):
-        tell(teacher, rows.rows_of, tmp_path / "killed", **{**keys, "made_from": {"teacher": "u"}})
+        measure_logprobs(teacher, rows.rows_of, tmp_path / "killed", **{**keys, "made_from": {"teacher": "u"}})
     with pytest.raises(BadModel, match=r"what the teacher told is missing: remove .*aligned too"):
-        told.told_in(tmp_path / "elsewhere")
+        told.logprobs_in(tmp_path / "elsewhere")
     damage(tmp_path / "killed" / "log_p.npy")
     with pytest.raises(BadModel, match="missing or damaged"):
-        tell(teacher, rows.rows_of, tmp_path / "killed", **keys)
+        measure_logprobs(teacher, rows.rows_of, tmp_path / "killed", **keys)
 
 
 def damage(file: Path) -> None:
@@ -569,8 +571,8 @@ def test_of_captured_answers_a_target_is_known_where_it_was_kept():
     kept = torch.stack([targets, (targets + 1) % 9], -1)
     kept[1, 0] = (targets[1] + 2) % 9
     said = Sparse(kept, torch.log(torch.tensor([[0.5, 0.25]] * 4)), torch.tensor([[0.5, 0.25]] * 4), 9, torch.zeros(4))
-    log_p = told_of(found, said, LOG_P)["log_p"]
-    more = told_of(found, said, Kept(largest=1, some=torch.arange(9) == targets[3]))
+    log_p = logprobs_of(found, said, LOG_P)["log_p"]
+    more = logprobs_of(found, said, Kept(largest=1, some=torch.arange(9) == targets[3]))
     assert more["largest"].flatten().tolist() == [0.5, 0.5, 0, 0.5]
     assert more["mass"][3] == 0.5
     assert more["mass"].isnan().tolist() == [False, False, True, False]

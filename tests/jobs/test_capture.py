@@ -28,7 +28,7 @@ from limbeck.objectives import parse
 from limbeck.objectives.fused import value_and_gradient
 from limbeck.run.log import console
 from limbeck.teachers.cache import packed_outcomes
-from limbeck.teachers.codec import Coarse, Drawn
+from limbeck.teachers.codec import Sampled, TopK
 from limbeck.types import Chunk, Outputs, Signal
 from tests.helpers.kills import content, stops
 from tests.helpers.models import batch, frozen, llama, tokenizer, write_corpus, write_teacher
@@ -71,7 +71,7 @@ def command(here: Path, out: str, *more: str) -> list[str]:
 def test_a_student_of_all_outcomes_is_the_one_of_the_live_teacher(here):
     """With room for the whole vocabulary answers are rounded and nothing else; so are student and readings."""
     vocab = load(here / "teacher").vocab
-    ask(here, "rich", bytes_per_token=Drawn(vocab, vocab - 1).bytes, kind="drawn")
+    ask(here, "rich", bytes_per_token=Sampled(vocab, vocab - 1).bytes, kind="drawn")
     distil(here, "from-rich", teacher=str(here / "rich"))
     distil(here, "live", teacher=str(here / "teacher"), data=str(here / "text.jsonl"), length=LENGTH)
     cached, live = readings(here / "from-rich"), readings(here / "live")
@@ -354,7 +354,7 @@ def outputs_of(teacher, blocks: int):
 def test_the_bias_of_likeliest_outcomes_is_what_the_certificate_says(here):
     """The head's gradient over many positions, computed here in the plain way, is off by as much."""
     teacher = frozen(llama(tok=tokenizer(), seed=2))
-    codec = Coarse(teacher.vocab, 4, 12)
+    codec = TopK(teacher.vocab, 4, 12)
     told = certify(outputs_of(teacher, 24), [codec], objectives=["ForwardKL"], seed=0)[0].damage["ForwardKL"]
     generator = np.random.default_rng(5)
     true, seen = 0.0, 0.0
@@ -379,7 +379,7 @@ def test_drawn_outcomes_have_no_bias_and_noise_that_falls_with_their_number(here
     teacher = frozen(llama(tok=tokenizer(), seed=2))
     few, many = certify(
         outputs_of(teacher, 24),
-        [Drawn(teacher.vocab, 4), Drawn(teacher.vocab, 64)],
+        [Sampled(teacher.vocab, 4), Sampled(teacher.vocab, 64)],
         objectives=["ForwardKL", "ReverseKL"],
         seed=0,
     )

@@ -18,12 +18,12 @@ from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, build_stores
 from limbeck.disk import read_json
 from limbeck.errors import BadModel, BadSetting, BadShape, Interrupted, Mismatch
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil import convert as convert_job
 from limbeck.jobs.distil.convert import Conversion, Planned, check_conversion, make_converted
 from limbeck.jobs.distil.teacher import RunTeacher
 from limbeck.jobs.pair.student import target_shape
-from limbeck.jobs.probe.recall import RecallProof
+from limbeck.jobs.probe.recall import RecallEvaluation
 from limbeck.models.load import load, load_config
 from limbeck.objectives import CrossEntropy
 from limbeck.planning.checks.pair import Finding
@@ -218,7 +218,7 @@ def made(here: Path, out: str, steps: int = 30, **more) -> Path:
     conversion = check_conversion(asked, target)
     store, _ = build_stores(asked.data, teacher.tokenizer, here / "data", end=teacher.end)
     size = {"length": 32, "rows": 4, "steps": steps}
-    return make_converted(asked, conversion, target, teacher, store, **size, machine=Machine(alone(), bf16=False))
+    return make_converted(asked, conversion, target, teacher, store, **size, machine=Environment(alone(), bf16=False))
 
 
 @pytest.mark.parametrize("stage", ["mixers", "blocks"])
@@ -357,7 +357,7 @@ def test_weights_that_only_the_conversion_needs_are_gone_when_training_begins(he
         raise Enough
 
     monkeypatch.setattr(RunTeacher, "weights", loaded)
-    monkeypatch.setattr("limbeck.jobs.distil.job.foretell", foretell)
+    monkeypatch.setattr("limbeck.jobs.distil.job.estimate_time", foretell)
     with pytest.raises(Enough):
         limbeck.distil(**settings(here, "freed", mixers="swa:99", match="none"))
 
@@ -375,7 +375,7 @@ def test_an_arm_with_other_layers_is_timed_by_itself(done):
 
 
 def test_of_one_document_it_is_said_that_there_is_no_interval(here):
-    proof = RecallProof(here, None, None)
+    proof = RecallEvaluation(here, None, None)
     for name, level in (("student", 2.0), ("attention", 1.5)):
         sums = np.array([[10.0, 0, 0, 0, 0, 20.0]])
         sums = np.resize(sums, (1, len(BINS) + 1))

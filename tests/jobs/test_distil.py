@@ -17,9 +17,9 @@ import limbeck
 from limbeck import cli
 from limbeck.disk import read_lines
 from limbeck.errors import BadFolder
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.arms import Arm
-from limbeck.jobs.distil.estimate import said_after, training_seconds
+from limbeck.jobs.distil.estimate import shown_after, training_seconds
 from limbeck.run.world import alone
 from tests.helpers.models import write_corpus, write_teacher
 
@@ -98,7 +98,7 @@ def test_what_a_comparison_will_take_is_foretold_from_its_own_steps(done):
     assert took == pytest.approx(
         sum(128 / row["tokens_per_s"] for f in folders for row in rows(f / "metrics.jsonl")), rel=0.2
     )
-    assert "GiB estimated" in said_after(told, arms, Machine(alone(), bf16=False))
+    assert "GiB estimated" in shown_after(told, arms, Environment(alone(), bf16=False))
 
 
 def test_the_student_is_an_ordinary_model_within_its_budget(done, here):

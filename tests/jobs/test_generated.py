@@ -16,7 +16,7 @@ import limbeck
 from limbeck.corpora import read
 from limbeck.disk import read_json, read_lines
 from limbeck.errors import BadCorpus, BadFolder, BadServer, BadSetting, LimbeckError, Mismatch
-from limbeck.generation.local import Continuation, write
+from limbeck.generation.local import Continuation, generate
 from limbeck.jobs.capture import generated as job
 from limbeck.jobs.capture.generators import Batches
 from limbeck.jobs.capture.journal import Journal
@@ -47,10 +47,10 @@ def uniforms(rows: int, most: int, *, seed: int = 0) -> np.ndarray:
 def test_the_likeliest_continuation_is_the_one_of_transformers(name):
     """Of prompts of different lengths in one batch, with positions, windows and caps of every architecture."""
     model = frozen(animal(name))
-    endless = write(model, beginnings(), most=12, temperature=0, uniforms=uniforms(6, 12))
+    endless = generate(model, beginnings(), most=12, temperature=0, uniforms=uniforms(6, 12))
     stops = [2, endless[0].tokens[5]]
     model.model.generation_config.eos_token_id = stops
-    found = write(model, beginnings(), most=12, temperature=0, uniforms=uniforms(6, 12))
+    found = generate(model, beginnings(), most=12, temperature=0, uniforms=uniforms(6, 12))
     for beginning, continuation in zip(beginnings(), found, strict=True):
         told = model.model.generate(
             torch.tensor([beginning]),
@@ -67,20 +67,22 @@ def test_the_likeliest_continuation_is_the_one_of_transformers(name):
 def test_what_is_written_does_not_hang_on_what_else_is():
     model, most = frozen(animal("qwen3")), 16
     prompts, numbers = beginnings(), uniforms(6, 16)
-    together = write(model, prompts, most=most, uniforms=numbers)
-    alone = [write(model, [p], most=most, uniforms=u[None])[0] for p, u in zip(prompts, numbers, strict=True)]
+    together = generate(model, prompts, most=most, uniforms=numbers)
+    alone = [generate(model, [p], most=most, uniforms=u[None])[0] for p, u in zip(prompts, numbers, strict=True)]
     assert together == alone
     order = [5, 0, 3]
-    assert write(model, [prompts[i] for i in order], most=most, uniforms=numbers[order]) == [together[i] for i in order]
+    assert generate(model, [prompts[i] for i in order], most=most, uniforms=numbers[order]) == [
+        together[i] for i in order
+    ]
     assert len({c.ended for c in together}) == 2  # some ended before others and left the batch
-    assert write(model, prompts, most=most, uniforms=uniforms(6, 16, seed=1)) != together
+    assert generate(model, prompts, most=most, uniforms=uniforms(6, 16, seed=1)) != together
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_tokens_are_drawn_as_the_model_says(temperature):
     model, rows = frozen(animal("llama")), 4000
     (prompt,) = beginnings(lengths=(5,))
-    found = write(
+    found = generate(
         model, [prompt] * rows, most=1, temperature=temperature, uniforms=np.random.default_rng(0).random((rows, 1))
     )
     first = [2 if c.ended else c.tokens[0] for c in found]
@@ -166,7 +168,7 @@ def test_a_text_is_continued(here):
     for row in rows:
         prompt = prompts[row["prompt"]]
         ids = [model.tokenizer.bos_token_id, *model.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
-        (alone,) = write(model, [ids], most=8, temperature=0, uniforms=np.zeros((1, 8)))
+        (alone,) = generate(model, [ids], most=8, temperature=0, uniforms=np.zeros((1, 8)))
         assert row["text"] == prompt + model.tokenizer.decode(alone.tokens, skip_special_tokens=True).rstrip("\ufffd")
         assert (row["finish"], row["tokens"]) == ("stop" if alone.ended else "length", len(alone.tokens) + alone.ended)
     assert found["samples"] == 30 == found["prompts"]
@@ -205,7 +207,7 @@ def test_a_conversation_is_answered(here, tmp_path):
     assert answers[0] == answers[1] != answers[2] == answers[3]
     model = load(here / "teacher")
     ids = model.tokenizer.apply_chat_template([user], add_generation_prompt=True)["input_ids"]
-    (alone,) = write(model, [ids], most=8, temperature=0, uniforms=np.zeros((1, 8)))
+    (alone,) = generate(model, [ids], most=8, temperature=0, uniforms=np.zeros((1, 8)))
     assert answers[0]["content"] == model.tokenizer.decode(alone.tokens, skip_special_tokens=True).rstrip("\ufffd")
     alone_said = lines(tmp_path / "alone.jsonl", [{"messages": [said, said]}])
     with pytest.raises(BadCorpus, match=r"alone.jsonl:1: expected somebody to speak before the assistant"):
@@ -216,7 +218,7 @@ def test_what_is_empty_is_counted_and_left_out(here, monkeypatch):
     def nothing(model, beginnings, **_):
         return [Continuation((), True) if i % 2 else Continuation((60, 61), False) for i in range(len(beginnings))]
 
-    monkeypatch.setattr("limbeck.jobs.capture.generators.write", nothing)
+    monkeypatch.setattr("limbeck.jobs.capture.generators.generate", nothing)
     found = ask(here, "half-empty")
     assert (found["samples"], found["empty"], found["stopped"]) == (15, 15, 0)
     assert (found["tokens"], found["kept_tokens"]) == (15 + 30, 30)

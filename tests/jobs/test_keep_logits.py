@@ -10,7 +10,7 @@ import limbeck
 from limbeck.config import DistilSettings
 from limbeck.corpora import TokenStore
 from limbeck.errors import BadFolder, BadSetting, Interrupted
-from limbeck.jobs.common.environment import machine
+from limbeck.jobs.common.environment import environment
 from limbeck.jobs.common.folder import claim, signature_of
 from limbeck.jobs.distil import keep_logits as keep
 from limbeck.jobs.probe.text import RunFolder
@@ -43,7 +43,7 @@ def keys(here: Path, **more):
 
 def keeps(settings: DistilSettings) -> bool:
     claim(settings.out, signature_of(settings, "distil"))
-    return keep.keeps(settings, machine(settings), length=LENGTH, objectives=settings.objectives)
+    return keep.keeps(settings, environment(settings), length=LENGTH, objectives=settings.objectives)
 
 
 def weights(folder: Path) -> bytes:

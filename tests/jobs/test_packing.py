@@ -15,7 +15,7 @@ from limbeck.corpora.layout import BEST_FIT, STREAM, WITHOUT_LONG
 from limbeck.disk import write_json
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.jobs.common.captured import Captured
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import claim, packed_as, packing_of, signature_of, text_of_run
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.packing import packed, packed_documents
@@ -150,7 +150,7 @@ def test_a_capture_names_its_rows_and_an_older_one_keeps_those_it_has(here, tmp_
 def test_a_document_in_several_pieces_is_measured_as_one(here, tmp_path):
     model = frozen(llama())
     store = build_held_out(str(here / "text.jsonl"), model.tokenizer, tmp_path, end=model.end)
-    where = Machine(alone("cpu"), bf16=False)
+    where = Environment(alone("cpu"), bf16=False)
     held_out = HeldOut(store, length=16, machine=where, rows=store.layout(16).rows)
     found = measure(model, None, held_out.batches(), documents=store.documents)
     assert found.tokens.tolist() == (np.diff(store.starts) - 1).tolist()

@@ -17,7 +17,7 @@ from limbeck.jobs.distil.teacher import RunTeacher
 from limbeck.models.load import LanguageModel
 from limbeck.report import write_family_report
 from limbeck.run import lockstep as together
-from limbeck.run.lockstep import Once
+from limbeck.run.lockstep import CachedTeacher
 from limbeck.run.run import Run
 from tests.helpers.models import batch, frozen, llama, write_corpus, write_teacher
 
@@ -108,13 +108,13 @@ def test_a_finished_family_is_not_done_again(done, here):
 def test_a_stopped_family_goes_on_to_the_same_bits(done, here, monkeypatch):
     """The second student stands behind the first after the stop, and catches up."""
     whole, _, _ = done
-    step = together.Once.forget
+    step = together.CachedTeacher.forget
 
     def stop(self):
-        monkeypatch.setattr(together.Once, "forget", step)
+        monkeypatch.setattr(together.CachedTeacher, "forget", step)
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(together.Once, "forget", stop)
+    monkeypatch.setattr(together.CachedTeacher, "forget", stop)
     with pytest.raises(Interrupted, match=r"stopped by SIGTERM after step \d+ of \d+, which is saved"):
         distil(here, "stopped", baselines=())
     saved = [sorted((here / "stopped" / size).glob("step-*")) for size in ("40k", "25k")]
@@ -136,7 +136,7 @@ def test_a_teacher_is_asked_once_a_step():
             return model(batch)
 
     model = frozen(llama())
-    once = Once(Teacher())
+    once = CachedTeacher(Teacher())
     one, other = batch(2), batch(3)
     assert once(one) is once(one)
     once(other)

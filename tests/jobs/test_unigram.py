@@ -16,7 +16,7 @@ from limbeck.errors import Mismatch
 from limbeck.jobs.capture.job import capture
 from limbeck.jobs.distil.job import distil
 from limbeck.jobs.doctor.job import doctor
-from limbeck.jobs.pair.unigram import Known, _unigram, knowledge, known, of_source, of_store
+from limbeck.jobs.pair.unigram import UnigramComparison, _unigram, compare_to_unigram, knowledge, of_source, of_store
 from limbeck.jobs.pilot.knowing import require_one, warnings_of
 from limbeck.jobs.pilot.tasks import Task
 from limbeck.models.load import LanguageModel
@@ -52,7 +52,7 @@ def test_both_are_asked_about_the_same_bytes(tmp_path):
     about = llama(tok=tokenizer())
     source = str(write_corpus(tmp_path))
     uniform = _Fixed(about, np.zeros(about.vocab))
-    found = known(uniform, of_source(source, about), vocab=about.vocab, length=128, device="cpu")
+    found = compare_to_unigram(uniform, of_source(source, about), vocab=about.vocab, length=128, device="cpu")
     assert found is not None
     assert found.documents == 16
     documents = list(read(source))
@@ -66,9 +66,9 @@ def test_both_are_asked_about_the_same_bytes(tmp_path):
 def test_findings_by_what_is_known():
     levels = {}
     for teacher in (1.0, 1.79, 1.81, 2.0, 2.5, float("nan")):
-        levels[teacher] = [f.level for f in knowledge(Known(teacher, 2.0, 16), "t", anyway=False)]
+        levels[teacher] = [f.level for f in knowledge(UnigramComparison(teacher, 2.0, 16), "t", anyway=False)]
     assert list(levels.values()) == [["ok"], ["ok"], ["warning"], ["error"], ["error"], ["error"]]
-    (finding,) = knowledge(Known(2.5, 2.0, 16), "t", anyway=True)
+    (finding,) = knowledge(UnigramComparison(2.5, 2.0, 16), "t", anyway=True)
     assert finding.level == "warning"
     assert finding.message.startswith(
         "t has 2.500 bits per byte where a unigram model of the text has 2.000 (beginnings of 16 documents): it knows no more"
@@ -103,7 +103,7 @@ def test_too_little_text_says_nothing(tmp_path):
     (tmp_path / "one.jsonl").write_text('{"text": "the cat sat"}\n')
     about = llama(tok=tokenizer())
     items = of_source(str(tmp_path / "one.jsonl"), about)
-    assert known(about, items, vocab=about.vocab, length=16, device="cpu") is None
+    assert compare_to_unigram(about, items, vocab=about.vocab, length=16, device="cpu") is None
 
 
 def test_a_store_and_its_source_say_the_same(tmp_path):
@@ -122,16 +122,16 @@ def test_a_server_is_judged_as_its_model_in_memory(speaks, tmp_path):
     model = frozen(llama(tok=tokenizer(), seed=2))
     items = of_source(str(write_corpus(tmp_path)), model)
     usual = {"vocab": model.vocab, "length": 32, "device": "cpu"}
-    expected = known(model, items, **usual)
+    expected = compare_to_unigram(model, items, **usual)
     assert expected is not None
     with (
         serving(model, speaks) as server,
         connect(Address.of(server.url), model.tokenizer, k=2, length=32, patience=Patience(2, 1.0, 0.01)) as teacher,
     ):
-        found = known(teacher, items, **usual)
+        found = compare_to_unigram(teacher, items, **usual)
         server.faults = {"broken": 0.5}
         teacher.client.patience = Patience(tries=1, limit=1.0)
-        some = known(teacher, items, **usual)
+        some = compare_to_unigram(teacher, items, **usual)
     if speaks == "openai":  # which gives no log-probabilities of the text's own tokens here
         assert found is some is None
         return
@@ -165,10 +165,13 @@ def test_random_weights_write_for_nobody(tmp_path):
     assert capture(CaptureSettings(**asked, any_teacher=True, out=tmp_path / "written"))["prompts"] == 40
 
 
-def trained(folder: Path, known: dict[str, object] | None) -> Task:
+def trained(folder: Path, compare_to_unigram: dict[str, object] | None) -> Task:
     task = Task(folder, "teacher", f"t{len(list(folder.iterdir()))}")
     task.folder.mkdir(parents=True)
-    write_json(task.folder / "result.json", {"cpu_seconds": 1.0} | ({"known": known} if known else {}))
+    write_json(
+        task.folder / "result.json",
+        {"cpu_seconds": 1.0} | ({"known": compare_to_unigram} if compare_to_unigram else {}),
+    )
     return task
 
 

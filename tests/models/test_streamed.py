@@ -13,7 +13,7 @@ import limbeck
 from limbeck.errors import BadModel, BadSetting
 from limbeck.jobs.common.captured import ANSWERS, Captured
 from limbeck.models.load import LanguageModel, load, new_model, save
-from limbeck.models.memory import Needs, Room
+from limbeck.models.memory import MemoryBudget, Needs
 from limbeck.models.streamed import StreamedModel, load_streamed
 from limbeck.types import each
 from tests.helpers.models import write_corpus, write_teacher
@@ -111,11 +111,11 @@ def test_too_little_memory_says_how_much_it_takes(folder):
 
 def test_more_memory_is_used_for_what_helps_most():
     needs = Needs(rest=0, embedding=2**20, layer=2**24, head=2**20, token=2**12, hidden=2**10, rows=1000)
-    rooms = [Room.of(needs, limit=limit * 2**20, length=64, kind="cpu", free=0) for limit in (20, 26, 44, 500)]
+    rooms = [MemoryBudget.of(needs, limit=limit * 2**20, length=64, kind="cpu", free=0) for limit in (20, 26, 44, 500)]
     assert [room.ahead for room in rooms] == [False, False, True, True]
     assert [room.spilled for room in rooms] == [True, True, True, False]
     assert [room.micro_tokens for room in rooms] == sorted(room.micro_tokens for room in rooms)
-    on_gpu = Room.of(needs, limit=100 * 2**20, length=64, kind="cuda", free=2**40)
+    on_gpu = MemoryBudget.of(needs, limit=100 * 2**20, length=64, kind="cuda", free=2**40)
     assert (on_gpu.ahead, on_gpu.spilled, on_gpu.block_tokens) == (True, False, 2**19)
 
 

@@ -15,7 +15,7 @@ from limbeck.models.streamed import load_streamed
 from limbeck.models.tied import has_own_head
 from limbeck.planning.cost.size import Size
 from limbeck.students.convert import convert
-from limbeck.students.prune import cut
+from limbeck.students.prune import prune
 from limbeck.students.score import score
 from limbeck.students.shape import parse_shape
 from tests.helpers.zoo import animal, packed
@@ -59,7 +59,7 @@ def test_the_file_decides_whether_head_and_embedding_are_one(folder):
 def test_the_head_goes_through_a_cut_a_stream_and_a_saved_copy(folder, tmp_path):
     teacher, batch = load(folder), packed()
     shape = parse_shape("layers=2", teacher.config)
-    student = cut(teacher, shape=shape, scores=score(teacher, [batch], method="activation", seed=0))
+    student = prune(teacher, shape=shape, scores=score(teacher, [batch], method="activation", seed=0))
     for model, name in ((student, "cut"), (teacher, "copy")):
         save(model, tmp_path / name)
         assert torch.equal(load(tmp_path / name).head.weight, _head(folder))

@@ -17,7 +17,7 @@ from limbeck.papers.arithmetic.completion import by_rank_two, by_sums
 from limbeck.papers.arithmetic.recipe import SCALES, Jump, Scale
 from limbeck.papers.arithmetic.sums import Cell, answer_of, lines_of, training_pairs, unseen_pairs
 from limbeck.papers.lab import trainings
-from limbeck.papers.lab.recipe import Ground
+from limbeck.papers.lab.recipe import RecipeContext
 from limbeck.papers.lab.trainings import Trainings
 from tests.helpers.reproduced import here, reproduced_twice
 
@@ -238,7 +238,7 @@ def _tuned(cell, device):
 
 def test_a_rate_that_ends_in_no_number_is_the_worst(tmp_path, monkeypatch):
     monkeypatch.setattr(trainings, "run_here", here)
-    bench = Trainings(Ground(tmp_path, "smoke", None, 0, 1, 1, "cpu"), _tuned)
+    bench = Trainings(RecipeContext(tmp_path, "smoke", None, 0, 1, 1, "cpu"), _tuned)
     assert arithmetic._rates(bench, TINY, 0) == {"plain": 1e-2, "simplified": 1e-2}
 
 
@@ -252,7 +252,7 @@ def test_where_plain_diverged_nothing_is_known(tmp_path, monkeypatch):
     monkeypatch.setattr(trainings, "run_here", here)
     monkeypatch.setattr(arithmetic, "train", _diverged)
     monkeypatch.setitem(SCALES, "smoke", TINY)
-    judged = arithmetic.run(Ground(tmp_path, "smoke", None, 0, 3, 1, "cpu")).judged
+    judged = arithmetic.run(RecipeContext(tmp_path, "smoke", None, 0, 3, 1, "cpu")).judged
     assert [one.verdict for one in judged] == ["inconclusive"] * 3
     assert all("all trainings of one of the kinds diverged" in one.criterion for one in judged)
     told = [one.seen.partition("Diverged, and judged by the weights before that: ")[2] for one in judged]

@@ -15,12 +15,12 @@ from limbeck.errors import BadSetting, NonFiniteLoss
 from limbeck.jobs.pilot.grid import Scale, TeacherPlan
 from limbeck.jobs.pilot.tasks import RESULT
 from limbeck.papers import recipe
-from limbeck.papers.lab.cells import Bench, bench, doubtful
+from limbeck.papers.lab.cells import TrainedLadder, doubtful, train_ladder
 from limbeck.papers.lab.paired import gain, mean, nothing_in, slope
-from limbeck.papers.lab.recipe import Ground
+from limbeck.papers.lab.recipe import RecipeContext
 from limbeck.papers.minima import recipe as minima
 from limbeck.papers.minima.instructions import TEMPLATE, conversations, write_instructions
-from limbeck.papers.minima.strategies import LAW, Prices, Way, planned_teacher, ways
+from limbeck.papers.minima.strategies import LAW, Prices, Strategy, planned_teacher, strategies_of
 from limbeck.papers.taid_gap import recipe as taid_gap
 from limbeck.probes.interval import Interval
 from limbeck.students.shape import Shape
@@ -224,12 +224,12 @@ SMALLER, SMALL, LARGE = Shape(1, 16, 2, 2, 32), Shape(2, 16, 2, 2, 32), Shape(3,
 @pytest.fixture
 def work(tmp_path):
     rungs = tuple(TeacherPlan(f"t{i}", LARGE, 1_000) for i in range(3))
-    return Bench(tmp_path, SCALE, (SMALLER, SMALL), rungs, 259, 1)
+    return TrainedLadder(tmp_path, SCALE, (SMALLER, SMALL), rungs, 259, 1)
 
 
 def test_equal_flops_are_spent_to_the_last_step(work):
     prices = Prices({SMALLER: 1.0, SMALL: 2.0}, {"t0": 3.0, "t1": 5.0, "t2": 20.0}, SCALE)
-    found = ways(work, prices, law="t1", tokens=10_000)
+    found = strategies_of(work, prices, law="t1", tokens=10_000)
     assert next(iter(found)) == LAW
     first = found[LAW]
     assert first.tokens == 39 * 256  # whole steps
@@ -246,8 +246,8 @@ def test_equal_flops_are_spent_to_the_last_step(work):
 
 
 def test_a_way_says_what_is_trained():
-    assert Way("Of X, twice", SMALL, None, "ce", 512).cell(3, 2.0).name == "of-x-twice-seed3"
-    fresh, cut = (Way("x", SMALL, teacher, "ce", 512).cell(0) for teacher in (None, "t1"))
+    assert Strategy("Of X, twice", SMALL, None, "ce", 512).cell(3, 2.0).name == "of-x-twice-seed3"
+    fresh, cut = (Strategy("x", SMALL, teacher, "ce", 512).cell(0) for teacher in (None, "t1"))
     assert (fresh.arm, cut.arm, cut.teacher, cut.objective) == ("fresh", "cut", "t1", "CrossEntropy")
 
 
@@ -261,8 +261,8 @@ def test_a_ladder_whose_end_the_rule_names_is_refused(work, monkeypatch):
 @pytest.fixture
 def ended(tmp_path):
     """A bench, and what writes how a training of it ended, as if it had been done."""
-    ground = Ground(tmp_path, "smoke", str(write_corpus(tmp_path)), 0, 1, 1, "cpu")
-    found = bench(ground, SCALE, students=[12_000], teachers=[18_000])
+    ground = RecipeContext(tmp_path, "smoke", str(write_corpus(tmp_path)), 0, 1, 1, "cpu")
+    found = train_ladder(ground, SCALE, students=[12_000], teachers=[18_000])
 
     def end(kind, name, **facts):
         folder = found.folder / kind / name
@@ -275,7 +275,7 @@ def ended(tmp_path):
 
 def test_a_student_that_came_to_no_end_ends_the_recipe(ended):
     found, end = ended
-    cell = Way("x", found.students[0], None, "ce", 512).cell(0)
+    cell = Strategy("x", found.students[0], None, "ce", 512).cell(0)
     end("cells", cell.name, loss=None, failed="loss nan nats")
     with pytest.raises(NonFiniteLoss, match=r"x-seed0: loss nan nats"):
         found.train([cell])
@@ -283,7 +283,7 @@ def test_a_student_that_came_to_no_end_ends_the_recipe(ended):
 
 def test_the_rate_of_each_kind_is_that_of_the_lowest_loss_and_never_one_that_diverged(ended):
     found, end = ended
-    kinds = {name: Way(name, found.students[0], None, "ce", 512).cell(7) for name in ("x", "y")}
+    kinds = {name: Strategy(name, found.students[0], None, "ce", 512).cell(7) for name in ("x", "y")}
     for name, factor, loss in [("x", 1, 2.5), ("x", 2, 2.4), ("y", 1, 2.5), ("y", 2, None)]:
         end("cells", f"{name}-seed7-rate{factor}", loss=loss)
     assert found.rates(kinds, (1.0, 2.0)) == {"x": 2.0, "y": 1.0}

@@ -13,7 +13,7 @@ from limbeck.disk import read_json, write_json
 from limbeck.papers import RECIPES, recipe, reproduce
 from limbeck.papers.lab import criterion, provenance
 from limbeck.papers.lab.criterion import Criterion, Entry, changed, criterion_of, digest_today, entry_of
-from limbeck.papers.lab.recipe import Judged, Outcome, Recipe
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe
 
 PACKAGE = criterion.PACKAGE
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -234,7 +234,7 @@ def test_an_entry_is_found_by_its_digest_and_scale():
 
 
 def outcome(verdict: str) -> Outcome:
-    return Outcome("A training.", (Judged("It is so.", "Confirmed: it is.", verdict, "n = 1"),), {}, {})
+    return Outcome("A training.", (ClaimResult("It is so.", "Confirmed: it is.", verdict, "n = 1"),), {}, {})
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from limbeck.errors import BadCorpus, NonFiniteLoss
 from limbeck.papers.lab import trainings
 from limbeck.papers.lab.optim import SLOWEST, adamw_of, schedule_of
 from limbeck.papers.lab.rates import best_rates
-from limbeck.papers.lab.recipe import Ground
+from limbeck.papers.lab.recipe import RecipeContext
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.s4d import recipe as s4d
 from limbeck.papers.s4d import text as s4d_text
@@ -196,7 +196,7 @@ def _ended(cell, device):
 
 def test_the_best_rate_is_chosen_for_each_arm_and_one_that_failed_never(tmp_path, monkeypatch):
     monkeypatch.setattr(trainings, "run_here", here)
-    bench = Trainings(Ground(tmp_path, "smoke", None, 0, 1, 1, "cpu"), _ended)
+    bench = Trainings(RecipeContext(tmp_path, "smoke", None, 0, 1, 1, "cpu"), _ended)
     tried = {rate: replace(CELL, name=f"r{rate}", rate=rate) for rate in (0.1, 0.2, 1.0)}
     found = best_rates(bench, {"many": tried, "one": {0.1: replace(CELL, name="alone")}}, lambda result: result["loss"])
     assert found == {"many": 0.2, "one": 0.1}
@@ -205,7 +205,7 @@ def test_the_best_rate_is_chosen_for_each_arm_and_one_that_failed_never(tmp_path
 
 def test_an_arm_that_came_to_no_end_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(trainings, "run_here", here)
-    bench = Trainings(Ground(tmp_path, "smoke", None, 0, 1, 1, "cpu"), _ended)
+    bench = Trainings(RecipeContext(tmp_path, "smoke", None, 0, 1, 1, "cpu"), _ended)
     with pytest.raises(
         NonFiniteLoss, match=r"s4d, legs: a training with the rate that was best .* give another --seed"
     ):

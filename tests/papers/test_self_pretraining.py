@@ -10,7 +10,7 @@ import limbeck
 from limbeck.corpora.tasks.listops import SIGNS, parse, spell, value_of
 from limbeck.errors import BadSetting
 from limbeck.papers.lab import trainings
-from limbeck.papers.lab.recipe import Ground
+from limbeck.papers.lab.recipe import RecipeContext
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.self_pretraining import expressions
 from limbeck.papers.self_pretraining import recipe as self_pretraining
@@ -215,7 +215,7 @@ def _diverged(cell, device):
 
 def test_a_rate_that_diverged_is_the_worst(tmp_path, monkeypatch):
     monkeypatch.setattr(trainings, "run_here", here)
-    bench = Trainings(Ground(tmp_path, "smoke", None, 0, 1, 1, "cpu"), _ended)
+    bench = Trainings(RecipeContext(tmp_path, "smoke", None, 0, 1, 1, "cpu"), _ended)
     arms = [("Transformer", "scratch"), ("S4D", "causal pretraining")]
     assert self_pretraining._rates(bench, TINY, arms, 0) == dict.fromkeys(arms, min(TINY.rates))
 
@@ -224,7 +224,7 @@ def test_what_diverged_is_told_of_the_readings_behind_it(tmp_path, monkeypatch):
     monkeypatch.setattr(trainings, "run_here", here)
     monkeypatch.setattr(self_pretraining, "train", _diverged)
     monkeypatch.setitem(SCALES, "smoke", TINY)
-    gain, steps, gap = self_pretraining.run(Ground(tmp_path, "smoke", None, 0, 3, 1, "cpu")).judged
+    gain, steps, gap = self_pretraining.run(RecipeContext(tmp_path, "smoke", None, 0, 3, 1, "cpu")).judged
     assert all("all trainings of one of the kinds diverged" in one.criterion for one in (gain, steps, gap))
     assert steps.verdict == "inconclusive"
     assert steps.seen.endswith("before that: Transformer, scratch, twice the steps 3 of 3.")

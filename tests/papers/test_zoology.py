@@ -11,12 +11,12 @@ import torch
 from torch.nn import functional as F
 
 import limbeck
-from limbeck.corpora.tasks.synthetic import Drawn
+from limbeck.corpora.tasks.synthetic import SyntheticCorpus
 from limbeck.disk import read_json, write_json
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.papers.lab import recall
 from limbeck.papers.lab.recall import Cell, asked, at, new_decoder, train
-from limbeck.papers.lab.recipe import Judged, of_seeds, with_failures
+from limbeck.papers.lab.recipe import ClaimResult, of_seeds, with_failures
 from limbeck.papers.zoology import recipe as zoology
 from limbeck.papers.zoology.grid import ARMS, BASED, GATED, SCALES, Scale, Setting
 from limbeck.probes.interval import Interval
@@ -29,7 +29,7 @@ CELL = Cell("tiny", ("conv", "attention:rope=false"), 16, 12, 16, (1, 2), 60, 1e
 
 
 def test_only_the_head_at_questions_is_left_out():
-    model, batch = new_decoder(CELL), Drawn(CELL.task(2), seed=0).take(8)
+    model, batch = new_decoder(CELL), SyntheticCorpus(CELL.task(2), seed=0).take(8)
     logits, targets = asked(model, batch)
     whole = model(input_ids=batch.tokens, use_cache=False).logits
     labels = torch.where(batch.weight > 0, batch.targets, -100)
@@ -76,13 +76,13 @@ def test_test_rows_are_never_trained_on(monkeypatch):
     """Rows that three trainings draw, of seeds that words of 32 bits could take for one another, beside those asked about."""
     taken = {}
 
-    class Noted(Drawn):
+    class Noted(SyntheticCorpus):
         def take(self, rows):
             batch = super().take(rows)
             taken.setdefault((self.seed, self.use), set()).update(map(tuple, batch.tokens.tolist()))
             return batch
 
-    monkeypatch.setattr(recall, "Drawn", Noted)
+    monkeypatch.setattr(recall, "SyntheticCorpus", Noted)
     cell = replace(CELL, vocab=512, pairs=(2,), steps=3, rows=1100, tested=1000)  # beyond the first block
     for seed in (0, 2**32 - 1, 2**32, 2**32 + 1):
         train(replace(cell, seed=seed))
@@ -287,7 +287,7 @@ def test_where_nothing_is_asked_inside_nothing_is_known():
 
 
 def test_an_arm_of_which_every_training_diverged_says_nothing():
-    judged = Judged("", "By the rule.", "confirmed", "seen.")
+    judged = ClaimResult("", "By the rule.", "confirmed", "seen.")
     some = with_failures(judged, {"H3": [{"failed": True}, {"failed": False}], "Hyena": [{"failed": False}]})
     assert some.verdict == "confirmed"
     assert some.seen == "seen. Diverged, and judged by the weights before that: H3 1 of 2."
@@ -300,7 +300,7 @@ def test_an_arm_of_which_every_training_diverged_says_nothing():
 
 @pytest.mark.parametrize(("seeds", "verdict"), [(1, "inconclusive"), (2, "inconclusive"), (3, "confirmed")])
 def test_fewer_than_three_seeds_decide_nothing(seeds, verdict):
-    judged = of_seeds(Judged("", "By the rule.", "confirmed", "seen."), seeds)
+    judged = of_seeds(ClaimResult("", "By the rule.", "confirmed", "seen."), seeds)
     assert judged.verdict == verdict
     assert judged.criterion == "By the rule. With fewer than 3 seeds: inconclusive."
     assert judged.seen.startswith("seen." if seeds == 3 else f"{seeds} of the 3 seeds that decide; seen.")

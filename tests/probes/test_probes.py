@@ -15,7 +15,7 @@ from transformers import GenerationConfig, GPT2Config, LlamaConfig
 
 from limbeck.corpora import Rows, TokenStore, build_stores, train_tokenizer
 from limbeck.errors import BadCorpus, Mismatch
-from limbeck.generation.greedy import write_on
+from limbeck.generation.greedy import generate_greedy
 from limbeck.models.load import LanguageModel, load, new_model, save
 from limbeck.probes import (
     Measurements,
@@ -333,7 +333,7 @@ def test_writing_on_is_greedy_generation(config, tokenizer):
     model = new_model(config(**sizes), tokenizer, 0)
     model.model.eval()
     prompt = [5, 9, 40, 7]
-    writer = write_on(model, prompt)
+    writer = generate_greedy(model, prompt)
     ours = [next(writer) for _ in range(20)]
     plan = GenerationConfig(max_new_tokens=20, min_new_tokens=20, do_sample=False, pad_token_id=0)
     tokens = torch.tensor([prompt])

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from limbeck.errors import BadCorpus, BadSetting, BadShape
 from limbeck.models.anatomy import Anatomy
 from limbeck.models.load import LanguageModel, load, save
-from limbeck.students.prune import choose_units, cut
+from limbeck.students.prune import choose_units, prune
 from limbeck.students.score import Scores, score
 from limbeck.students.shape import Shape
 from limbeck.types import Batch
@@ -49,7 +49,7 @@ def eval_logits(model: LanguageModel, batch: Batch) -> torch.Tensor:
 def test_cutting_nothing_gives_the_teachers_logits_bit_by_bit(name):
     teacher, batch = animal(name), packed()
     full = Shape.of(teacher.config)
-    student = cut(teacher, shape=full, scores=random_scores(full))
+    student = prune(teacher, shape=full, scores=random_scores(full))
     assert torch.equal(eval_logits(student, batch), eval_logits(teacher, batch))
 
 
@@ -58,7 +58,7 @@ def test_a_student_is_an_ordinary_model_that_transformers_loads(name, tmp_path):
     teacher, batch, shape = animal(name), packed(), smaller(name)
     teacher.model.generation_config.max_new_tokens = 7
     before = {key: value.clone() for key, value in teacher.model.state_dict().items()}
-    student = cut(teacher, shape=shape, scores=random_scores(Shape.of(teacher.config)))
+    student = prune(teacher, shape=shape, scores=random_scores(Shape.of(teacher.config)))
     assert all(torch.equal(before[key], value) for key, value in teacher.model.state_dict().items())
     assert Shape.of(student.config) == shape
     assert student.model.training
@@ -103,7 +103,7 @@ def test_what_writes_nothing_can_be_cut_without_a_trace(name, seed):
                     module.bias.zero_()
         for module, gone in ((attention, gone_heads.repeat_interleave(anatomy.sizes.head_dim)), (ffn, gone_neurons)):
             (module.weight if conv else module.weight.T)[gone] = 0
-    student = cut(teacher, shape=shape, scores=scores)
+    student = prune(teacher, shape=shape, scores=scores)
     torch.testing.assert_close(eval_logits(student, batch), eval_logits(teacher, batch), rtol=1e-4, atol=1e-4)
 
 
@@ -127,7 +127,7 @@ def test_a_channel_that_is_zero_everywhere_changes_logits_only_through_the_norms
     hidden = torch.ones(32)
     hidden[gone] = 0
     scores = replace(random_scores(full), hidden=hidden)
-    student = cut(teacher, shape=replace(full, hidden=24), scores=scores)
+    student = prune(teacher, shape=replace(full, hidden=24), scores=scores)
     # RMS over the 24 channels is sqrt(32/24) times that over all 32, everywhere and for every token.
     factor = (32 / 24) ** 0.5
     for module in student.model.modules():
@@ -161,7 +161,7 @@ def test_a_shape_that_does_not_fit_is_refused_before_anything_is_built():
     teacher = animal("llama")
     full = Shape.of(teacher.config)
     with pytest.raises(BadShape, match="layers=9 cannot be cut out of the teacher's layers=4"):
-        cut(teacher, shape=replace(full, layers=9), scores=random_scores(full))
+        prune(teacher, shape=replace(full, layers=9), scores=random_scores(full))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "gemma2", "phi3"])
@@ -275,7 +275,7 @@ def test_lineage_says_what_was_kept():
     teacher = animal("llama")
     full = Shape.of(teacher.config)
     scores = replace(random_scores(full), layers=torch.tensor([0.1, 0.9, 0.5, 0.0]))
-    student = cut(teacher, shape=replace(full, layers=3), scores=scores)
+    student = prune(teacher, shape=replace(full, layers=3), scores=scores)
     assert student.lineage["teacher"] == "llama"
     assert student.lineage["shape"] == asdict(replace(full, layers=3))
     assert student.lineage["kept"]["layers"] == [0, 1, 3]
@@ -299,7 +299,7 @@ def test_importance_beats_chance_on_a_trained_model(stories_llama, stories):
     full = Shape.of(teacher.config)
 
     def loss(method: str, seed: int, **changes: int) -> float:
-        student = cut(teacher, shape=replace(full, **changes), scores=scores[method, seed])
+        student = prune(teacher, shape=replace(full, **changes), scores=scores[method, seed])
         return float(torch.nn.functional.cross_entropy(eval_logits(student, held_out), held_out.targets.flatten()))
 
     scores = {("random", seed): score(teacher, [sample], method="random", seed=seed) for seed in range(5)}

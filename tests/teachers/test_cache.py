@@ -11,7 +11,7 @@ from limbeck.disk import read_json, write_json
 from limbeck.errors import BadFolder, BadModel, Mismatch
 from limbeck.teachers import cache as module
 from limbeck.teachers.cache import Cache, capture_outcomes
-from limbeck.teachers.codec import Coarse, Drawn
+from limbeck.teachers.codec import Sampled, TopK
 from tests.helpers.held import held_elsewhere
 from tests.helpers.models import frozen, llama, stores, tokenizer
 
@@ -27,7 +27,7 @@ def asked(tmp_path, monkeypatch):
     teacher, rows = frozen(llama(layers=2, seed=1, tok=tok, pad=4)), Rows(train, length=LENGTH)
 
     def capture(folder="cache", **keys):
-        usual = {"rows": ROWS, "length": LENGTH, "together": 4, "codec": Drawn(len(tok), 6), "seed": 3}
+        usual = {"rows": ROWS, "length": LENGTH, "together": 4, "codec": Sampled(len(tok), 6), "seed": 3}
         return capture_outcomes(
             teacher, rows.rows_of, tmp_path / folder, **(usual | {"made_from": {"corpus": "a"}} | keys)
         )
@@ -36,7 +36,7 @@ def asked(tmp_path, monkeypatch):
     return capture
 
 
-@pytest.mark.parametrize("make", [lambda v: Drawn(v, 6), lambda v: Coarse(v, 6)])
+@pytest.mark.parametrize("make", [lambda v: Sampled(v, 6), lambda v: TopK(v, 6)])
 def test_what_is_told_is_what_the_teacher_says(asked, make):
     cache = asked(codec=make(asked.teacher.vocab))
     batch = asked.rows.rows_of(np.array([17, 2, 11]))
@@ -165,7 +165,7 @@ def test_a_missing_file_and_a_short_one_are_named(asked):
     ("keys", "named"),
     [
         ({"made_from": {"corpus": "b"}}, "corpus"),
-        ({"codec": Drawn(40, 5)}, "codec"),
+        ({"codec": Sampled(40, 5)}, "codec"),
         ({"seed": 4}, "seed"),
         ({"rows": 9}, "rows"),
     ],

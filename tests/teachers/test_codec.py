@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.errors import BadSetting
-from limbeck.teachers.codec import Coarse, Drawn
+from limbeck.teachers.codec import Sampled, TopK
 from limbeck.teachers.draw import draw, likeliest
 from limbeck.types import Sparse
 
@@ -23,7 +23,7 @@ SHARP = st.sampled_from([0.0, 0.5, 2.0, 6.0, 40.0])
 @given(st.integers(3, 400), st.integers(2, 20), SHARP, st.integers(0, 1000))
 @settings(max_examples=80, deadline=None)
 def test_drawn_outcomes_come_back(vocab, k, sharpness, seed):
-    codec = Drawn(vocab, min(k, vocab - 1))
+    codec = Sampled(vocab, min(k, vocab - 1))
     uniform = torch.rand(9, generator=torch.Generator().manual_seed(seed))
     signal, head = draw(log_p_of(9, vocab, sharpness, seed), codec.k, uniform)
     packed = codec.encode(signal, head)
@@ -38,7 +38,7 @@ def test_drawn_outcomes_come_back(vocab, k, sharpness, seed):
 @given(st.integers(3, 400), st.integers(1, 70), SHARP, st.integers(0, 1000))
 @settings(max_examples=80, deadline=None)
 def test_the_likeliest_and_the_rest_come_back(vocab, k, sharpness, seed):
-    codec = Coarse(vocab, min(k, vocab - 1), p_bits=10)
+    codec = TopK(vocab, min(k, vocab - 1), p_bits=10)
     signal = likeliest(log_p_of(9, vocab, sharpness, seed), codec.k)
     packed = codec.encode(signal)
     assert packed.shape == (9, codec.bytes)
@@ -51,19 +51,19 @@ def test_the_likeliest_and_the_rest_come_back(vocab, k, sharpness, seed):
 
 @pytest.mark.parametrize("vocab", [32_000, 128_256, 152_064])
 def test_a_few_bytes_hold_what_training_needs(vocab):
-    assert Drawn.within(vocab, 48).k >= 12
-    assert Drawn.within(vocab, 48).bytes <= 48
-    assert Coarse.within(vocab, 64, 160).bytes <= 160
+    assert Sampled.within(vocab, 48).k >= 12
+    assert Sampled.within(vocab, 48).bytes <= 48
+    assert TopK.within(vocab, 64, 160).bytes <= 160
 
 
-@pytest.mark.parametrize("make", [lambda: Drawn.within(152_064, 9), lambda: Coarse.within(152_064, 64, 100)])
+@pytest.mark.parametrize("make", [lambda: Sampled.within(152_064, 9), lambda: TopK.within(152_064, 64, 100)])
 def test_too_few_bytes_say_how_many_it_takes(make):
     with pytest.raises(BadSetting, match=r"give \d+ or more"):
         make()
 
 
 def test_any_position_is_found_by_its_number():
-    codec = Drawn(1000, 12)
+    codec = Sampled(1000, 12)
     signal, head = draw(log_p_of(50, 1000, 2.0), 12, torch.rand(50))
     packed = codec.encode(signal, head)
     some = codec.decode(packed[[41, 7]])
@@ -72,7 +72,7 @@ def test_any_position_is_found_by_its_number():
 
 def test_no_answer_is_told_from_the_surest():
     """A coarse position can say that there is none, and no answer is taken for that, however sure it is."""
-    codec = Coarse(300, 4)
+    codec = TopK(300, 4)
     log_p = torch.tensor([[0.0, -50.0, -50.0, -50.0], [0.0] * 4, [-100.0] * 4, [-1.4, -1.4, -1.4, -1.4]])
     rest = torch.tensor([-50.0, -math.inf, 0.0, -6.0])
     weight = log_p.exp()

@@ -15,7 +15,7 @@ from limbeck.models.cached import read_on
 from limbeck.models.load import LanguageModel
 
 
-def write_on(model: LanguageModel, prompt: Sequence[int]) -> Iterator[int]:
+def generate_greedy(model: LanguageModel, prompt: Sequence[int]) -> Iterator[int]:
     """The tokens that follow, without end. The first comes after the prompt is read, each further one after a step."""
     cache: Any = None
     tokens = torch.tensor([list(prompt)], device=model.device)

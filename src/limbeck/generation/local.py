@@ -33,7 +33,7 @@ class Continuation:
 
 
 @torch.inference_mode()
-def write(
+def generate(
     model: LanguageModel,
     beginnings: Sequence[Sequence[int]],
     *,

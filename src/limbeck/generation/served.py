@@ -29,7 +29,7 @@ _UNDERSTOOD_BY = ("vllm", "sglang")  # what these say of whom a model belongs to
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """What a teacher wrote; it ended by itself ("stop"), by the limit ("length"), or was kept back ("content_filter").
 
     ``tokens`` were written, to a prompt of so many: None where a server does not say. ``calls`` of functions stand beside
@@ -44,7 +44,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Question:
+class Request:
     """A conversation to answer or else a text to continue, and the seed of what is drawn.
 
     ``beside``: what belongs to a conversation besides its messages (``tools``, ``chat_template_kwargs``), as servers name it too.
@@ -55,7 +55,7 @@ class Question:
     beside: Mapping[str, Any] = field(default_factory=dict)
 
 
-class ServedWriter:
+class ServedGenerator:
     """Asks a server, many questions at once. ``says`` is what it tells of the model."""
 
     def __init__(self, client: Client, *, most: int, temperature: float, in_flight: int = IN_FLIGHT) -> None:
@@ -69,7 +69,9 @@ class ServedWriter:
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="writes")
 
     @classmethod
-    def at(cls, address: Address, *, most: int, temperature: float, in_flight: int, patience: Patience) -> ServedWriter:
+    def at(
+        cls, address: Address, *, most: int, temperature: float, in_flight: int, patience: Patience
+    ) -> ServedGenerator:
         """The teacher at an address, with the key that the environment has."""
         client = Client(address, patience=patience, key=key_from_environment(), in_flight=in_flight)
         try:
@@ -78,19 +80,19 @@ class ServedWriter:
             client.close()
             raise
 
-    def __enter__(self) -> ServedWriter:
+    def __enter__(self) -> ServedGenerator:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def answers(self, questions: Iterable[tuple[int, Question]]) -> Iterator[tuple[int, Answer | Failed]]:
+    def answers(self, questions: Iterable[tuple[int, Request]]) -> Iterator[tuple[int, Completion | Failed]]:
         """Numbers of questions with their answers, or why there is none, as they come.
 
         Raises BadServer where another model answers, or nothing that is asked here ever will be.
         """
-        asked: dict[Future[Answer], int] = {}
+        asked: dict[Future[Completion], int] = {}
         for number, question in questions:
             asked[self._pool.submit(self._ask, question)] = number
             if len(asked) == 2 * self.in_flight:
@@ -98,7 +100,7 @@ class ServedWriter:
         while asked:
             yield from self._come(asked)
 
-    def _come(self, asked: dict[Future[Answer], int]) -> Iterator[tuple[int, Answer | Failed]]:
+    def _come(self, asked: dict[Future[Completion], int]) -> Iterator[tuple[int, Completion | Failed]]:
         done, _ = wait(asked, return_when=FIRST_COMPLETED)
         for future in sorted(done, key=asked.__getitem__):
             number = asked.pop(future)
@@ -109,7 +111,7 @@ class ServedWriter:
                     raise BadServer(f"{self.client.address}: {failed}: nothing it says can be trusted") from failed
                 yield number, failed
 
-    def _ask(self, question: Question) -> Answer:
+    def _ask(self, question: Request) -> Completion:
         chat = not isinstance(question.prompt, str)
         path = f"{self.client.address.path}/{'chat/completions' if chat else 'completions'}"
         body = self._body | {"messages" if chat else "prompt": question.prompt, "seed": question.seed}
@@ -154,7 +156,7 @@ class _Completion(msgspec.Struct):
     usage: dict[str, Any] | None = None
 
 
-def _read(answer: _Conversation | _Completion, model: str) -> Answer:
+def _read(answer: _Conversation | _Completion, model: str) -> Completion:
     """What an answer's JSON says. Raises Failed where it is no whole answer of this model's."""
     check_model(answer, model)
     if not answer.choices:
@@ -166,7 +168,7 @@ def _read(answer: _Conversation | _Completion, model: str) -> Answer:
         raise Failed("damaged answer", f"it ended by {finish!r}, not by {STOP}, {LENGTH} or {FILTERED}")
     usage = answer.usage or {}
     tokens, prompt_tokens = (_count(usage.get(f"{kind}_tokens")) for kind in ("completion", "prompt"))
-    return Answer(text or "", finish, tokens, prompt_tokens, calls)
+    return Completion(text or "", finish, tokens, prompt_tokens, calls)
 
 
 def _count(value: Any) -> int | None:

@@ -44,7 +44,7 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryBudget:
     """What a streamed model does with its limit.
 
     Tokens of a micro-batch and of a block, logits of a chunk, whether the next layer is read while one computes (``ahead``),
@@ -67,7 +67,7 @@ class Room:
         return few * (1.0 if self.ahead else 1.2) * (1.05 if self.spilled else 1.0)
 
     @classmethod
-    def of(cls, needs: Needs, *, limit: float, length: int, kind: str, free: float) -> Room:
+    def of(cls, needs: Needs, *, limit: float, length: int, kind: str, free: float) -> MemoryBudget:
         """The quickest way that keeps to a limit in bytes, for rows of this length, on a "cpu" or "cuda".
 
         On "cuda" layers wait and hidden states lie in the host's memory, of which ``free`` bytes are. Raises BadSetting where
@@ -87,7 +87,7 @@ class Room:
         )
 
 
-def _ways(needs: Needs, *, length: int, kind: str, free: float) -> Iterator[Room]:
+def _ways(needs: Needs, *, length: int, kind: str, free: float) -> Iterator[MemoryBudget]:
     """All ways to share memory out. What is read ahead on a GPU waits on the host, so there it is always."""
     block = max(length, BLOCK_TOKENS[kind] // length * length)
     for micro, ahead, spilled, cells in product(
@@ -105,7 +105,7 @@ def _ways(needs: Needs, *, length: int, kind: str, free: float) -> Iterator[Room
         peak = needs.rest + max(entering, layers, reading)
         if kind == "cpu":
             peak = needs.rest + waiting + max(entering, layers, reading + needs.beside)
-        yield Room(micro, block, cells, ahead, spilled, peak)
+        yield MemoryBudget(micro, block, cells, ahead, spilled, peak)
 
 
 def _halves(most: int, least: int) -> Iterator[int]:

@@ -37,7 +37,7 @@ from limbeck.models.load import (
     read_generation,
     shown_name,
 )
-from limbeck.models.memory import Room
+from limbeck.models.memory import MemoryBudget
 from limbeck.models.parts import ALIGNED, Part, States, give_back, read_into
 from limbeck.models.skeleton import embedding_of, head_of, layers_of, matched, needs_of, skeleton
 from limbeck.models.source import Stored, check_tokenizer, resolve, stored_tensors
@@ -80,7 +80,9 @@ def load_streamed(
     limit = memory or _FREE_SHARE * _free(device)
     needs = needs_of(model, length=length, beside=beside(about.vocab))
     free = psutil.virtual_memory().available
-    room = Room.of(needs, limit=limit, length=length, kind="cuda" if device.type == "cuda" else "cpu", free=free)
+    room = MemoryBudget.of(
+        needs, limit=limit, length=length, kind="cuda" if device.type == "cuda" else "cpu", free=free
+    )
     streamed = StreamedModel(about, tensors, folder=folder, device=device, room=room, spill=spill)
     streamed.verify()
     return streamed
@@ -115,7 +117,7 @@ class StreamedModel:
         *,
         folder: Path,
         device: torch.device,
-        room: Room,
+        room: MemoryBudget,
         spill: Path,
     ) -> None:
         """``folder`` is where the weights are, for messages."""

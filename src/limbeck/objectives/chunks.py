@@ -1,4 +1,4 @@
-"""Objectives on a teacher of other tokens, who is known by its likelihoods of chunks of text (`limbeck.types.Aligned`).
+"""Objectives on a teacher of other tokens, who is known by its likelihoods of chunks of text (`limbeck.types.ChunkTargets`).
 
 The likelihood of a chunk is the product of those of its tokens, log q = sum log q_t, so the gradient of any function of it in
 the logits of position t is that function's slope, one number a chunk, times the gradient of log q_t, which is cross-entropy's
@@ -23,7 +23,7 @@ from torch import Tensor
 from limbeck.objectives import largest
 from limbeck.objectives.base import Objective
 from limbeck.objectives.basic import CrossEntropy
-from limbeck.types import Aligned, Chunk
+from limbeck.types import Chunk, ChunkTargets
 
 Terms = Sequence[tuple[float, Objective]]
 
@@ -32,7 +32,7 @@ Terms = Sequence[tuple[float, Objective]]
 class Slopes:
     """The part of a loss that is about chunks, brought down to n positions: nats, and their slope in log q of the target.
 
-    ``largest`` is the teacher's, as of `Aligned`, for the terms that compare those.
+    ``largest`` is the teacher's, as of `ChunkTargets`, for the terms that compare those.
     """
 
     nats: Float[Tensor, "n"]
@@ -49,7 +49,7 @@ def of_chunks(terms: Terms) -> Terms:
     return [(share, term) for share, term in terms if term.needs_teacher and not term.largest]
 
 
-def slopes(terms: Terms, signal: Aligned, log_q: Float[Tensor, "n"], weight: Float[Tensor, "n"]) -> Slopes:
+def slopes(terms: Terms, signal: ChunkTargets, log_q: Float[Tensor, "n"], weight: Float[Tensor, "n"]) -> Slopes:
     """What the terms about chunks say of all positions, whose log q of their targets are known."""
     within = signal.chunk >= 0
     number, count = signal.chunk[within], len(signal.log_p)

@@ -22,7 +22,7 @@ from limbeck.models.mixers.precision import exact
 from limbeck.objectives import chunks, outcomes
 from limbeck.objectives.base import Objective, terms_of
 from limbeck.objectives.chunks import Slopes
-from limbeck.types import Aligned, Batch, Chunk, Head, Outputs, Signal, Sparse
+from limbeck.types import Batch, Chunk, ChunkTargets, Head, Outputs, Signal, Sparse
 
 # On a processor a block and its temporaries shall fit the second-level cache (1 MiB), and the buffers of two chunks the
 # third. On an accelerator every launch costs.
@@ -45,7 +45,7 @@ class Sizes:
 def fused_backward(
     objective: Objective,
     outputs: Outputs,
-    signal: Outputs | Sparse | Aligned | None,
+    signal: Outputs | Sparse | ChunkTargets | None,
     batch: Batch,
     *,
     scale: float,
@@ -90,7 +90,7 @@ def fused_backward(
 def fused_nats(
     objective: Objective,
     outputs: Outputs,
-    signal: Outputs | Sparse | Aligned | None,
+    signal: Outputs | Sparse | ChunkTargets | None,
     batch: Batch,
     *,
     sizes: Sizes | Literal["auto"] = "auto",
@@ -162,12 +162,12 @@ def value_and_gradient(
 def _sloped(
     objective: Objective,
     outputs: Outputs,
-    signal: Outputs | Sparse | Aligned | None,
+    signal: Outputs | Sparse | ChunkTargets | None,
     batch: Batch,
     sizes: Sizes | Literal["auto"],
 ) -> Outputs | Sparse | Slopes | None:
     """A signal about chunks brought down to positions: where likelihoods are compared by a walk of its own through the head."""
-    if not isinstance(signal, Aligned):
+    if not isinstance(signal, ChunkTargets):
         return signal
     terms = terms_of(objective)
     flat = batch.flat()

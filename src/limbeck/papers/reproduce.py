@@ -26,7 +26,7 @@ from limbeck.jobs.common.folder import claim, now, signature_of, update
 from limbeck.papers import recipe
 from limbeck.papers.lab import provenance
 from limbeck.papers.lab.criterion import criterion_of
-from limbeck.papers.lab.recipe import Ground, Judged, Outcome, Recipe
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext
 from limbeck.planning.laws.points import read_points
 from limbeck.report.words import duration
 
@@ -47,7 +47,7 @@ def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
     judged_by = criterion_of(chosen, settings.scale)
     provenance.started(out, run, judged_by, recipe=chosen.name, scale=settings.scale)
     started, before = time.monotonic(), _cpu_seconds()
-    ground = Ground(
+    ground = RecipeContext(
         out=out,
         scale=settings.scale,
         data=settings.data,
@@ -114,7 +114,7 @@ def _usual_folder(settings: ReproduceSettings) -> Path:
     return Path("runs") / f"{settings.recipe}-{settings.scale}"
 
 
-def _undecided(one: Judged) -> Judged:
+def _undecided(one: ClaimResult) -> ClaimResult:
     return replace(one, verdict="inconclusive", seen=f"{_SMOKE}{one.seen}")
 
 
@@ -125,7 +125,7 @@ def _notes(chosen: Recipe, run: dict[str, Any], settings: ReproduceSettings) -> 
     return provenance.notes(run, chosen.name, settings.scale, seeds=seeds, points=settings.points)
 
 
-def _table(judged: Sequence[Judged]) -> str:
+def _table(judged: Sequence[ClaimResult]) -> str:
     rows = ["| claim | what decides | ours | verdict |", "|---|---|---|---|"]
     rows += [f"| {_cell(j.claim)} | {_cell(j.criterion)} | {_cell(j.seen)} | **{j.verdict}** |" for j in judged]
     return "\n".join(rows)

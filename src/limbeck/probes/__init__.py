@@ -4,7 +4,7 @@ from limbeck.probes.calibration import calibration
 from limbeck.probes.cost import cost, counted
 from limbeck.probes.fidelity import fidelity
 from limbeck.probes.interval import Interval, bootstrap, difference_interval, difference_test, holm, mean_interval
-from limbeck.probes.largest_kl import Surprise, in_words
+from limbeck.probes.largest_kl import KLExample, in_words
 from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import Measurements, measure
 from limbeck.probes.samples import samples
@@ -13,9 +13,9 @@ from limbeck.probes.slices import Bigrams, Slices, measure_slices, slices
 __all__ = [
     "Bigrams",
     "Interval",
+    "KLExample",
     "Measurements",
     "Slices",
-    "Surprise",
     "bootstrap",
     "calibration",
     "cost",

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from limbeck.generation.greedy import write_on
+from limbeck.generation.greedy import generate_greedy
 from limbeck.models.load import LanguageModel
 from limbeck.models.parts import give_back
 from limbeck.types import Reading
@@ -71,7 +71,7 @@ def _times(model: LanguageModel, tokens: list[int], new: int) -> Iterator[tuple[
     begin = time.perf_counter()
     for repeat in range(1 + REPEATS):
         start = time.perf_counter()
-        writer = write_on(model, tokens)
+        writer = generate_greedy(model, tokens)
         next(writer)
         first = time.perf_counter()
         for _ in islice(writer, new - 1):

@@ -19,7 +19,7 @@ Ranked = tuple[tuple[int, float], ...]  # tokens and their probabilities, the li
 
 
 @dataclass(frozen=True)
-class Surprise:
+class KLExample:
     """One prediction: KL(teacher || student) in nats, the token ids around it, and what either model expected."""
 
     kl: float
@@ -31,18 +31,18 @@ class Surprise:
     student_top: Ranked
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Surprise:
+    def of(cls, row: Mapping[str, Any]) -> KLExample:
         """Out of JSON, which has lists for tuples."""
         teacher_top, student_top = (tuple((t, p) for t, p in row[key]) for key in ("teacher_top", "student_top"))
         before, after = tuple(row["before"]), tuple(row["after"])
         return cls(row["kl"], row["document"], before, row["token"], after, teacher_top, student_top)
 
 
-class Surprises:
+class LargestKL:
     """Keeps the predictions of largest KL out of all that are added."""
 
     def __init__(self) -> None:
-        self._kept: list[Surprise] = []
+        self._kept: list[KLExample] = []
 
     def add(
         self,
@@ -61,25 +61,25 @@ class Surprises:
         p, p_token = log_p[index].topk(min(_TOP, log_p.shape[-1]))
         q, q_token = log_q[index].topk(min(_TOP, log_q.shape[-1]))
         for i, flat in enumerate(where[index].tolist()):
-            found = Surprise(
+            found = KLExample(
                 float(kl[index[i]]), *_context(batch, flat), _ranked(p_token[i], p[i]), _ranked(q_token[i], q[i])
             )
             self._kept.append(found)
         self._kept = sorted(self._kept, key=lambda surprise: -surprise.kl)[:KEPT]
 
-    def largest(self) -> tuple[Surprise, ...]:
+    def largest(self) -> tuple[KLExample, ...]:
         """Those kept, the largest KL first."""
         return tuple(self._kept)
 
 
 def in_words(
-    surprises: tuple[Surprise, ...], tokenizer: PreTrainedTokenizerBase, name_of: Callable[[int], str]
+    surprises: tuple[KLExample, ...], tokenizer: PreTrainedTokenizerBase, name_of: Callable[[int], str]
 ) -> list[dict[str, Any]]:
     """Rows of surprises.json: the same with text for tokens and names for documents."""
     return [_in_words(surprise, tokenizer, name_of(surprise.document)) for surprise in surprises]
 
 
-def _in_words(surprise: Surprise, tokenizer: PreTrainedTokenizerBase, name: str) -> dict[str, Any]:
+def _in_words(surprise: KLExample, tokenizer: PreTrainedTokenizerBase, name: str) -> dict[str, Any]:
     before = tokenizer.decode(list(surprise.before))
 
     def following(*tokens: int) -> str:

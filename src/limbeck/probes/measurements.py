@@ -20,8 +20,8 @@ from torch import Tensor
 from limbeck.disk import fits, load_arrays, parsed, save_arrays
 from limbeck.divergence import kl, total_variation
 from limbeck.errors import BadCorpus, BadFolder, Mismatch
-from limbeck.probes.largest_kl import Surprise, Surprises
-from limbeck.types import Batch, Outputs, Sparse, Speaker, Teacher, each
+from limbeck.probes.largest_kl import KLExample, LargestKL
+from limbeck.types import Batch, CausalLM, Outputs, Sparse, Teacher, each
 
 BINS = 15
 AGAIN = "remove it, and it is measured again"  # of a file of measurements that is damaged
@@ -57,7 +57,7 @@ class Measurements:
     reverse_kl: Float[np.ndarray, " documents"] | None = None
     total_variation: Float[np.ndarray, " documents"] | None = None
     agreement: Float[np.ndarray, " documents"] | None = None
-    surprises: tuple[Surprise, ...] = ()
+    surprises: tuple[KLExample, ...] = ()
 
     @property
     def read(self) -> int:
@@ -74,13 +74,13 @@ class Measurements:
         """Reads what `save` wrote. Raises BadFolder where it is missing or damaged."""
         arrays, said, _ = load_arrays(path, _AXES, needs=("tokens", "nats", "bins"), remedy=AGAIN)
         found = parsed(path, said.get("surprises", "[]"), error=BadFolder, remedy=AGAIN)
-        rows = fits(path, found, list[Surprise], remedy=AGAIN)
-        return cls(**arrays, surprises=tuple(Surprise.of(row) for row in rows))
+        rows = fits(path, found, list[KLExample], remedy=AGAIN)
+        return cls(**arrays, surprises=tuple(KLExample.of(row) for row in rows))
 
 
 @torch.no_grad()
 def measure(
-    student: Speaker, teacher: Teacher | None, batches: Iterable[Batch], *, documents: int, cells: int | None = None
+    student: CausalLM, teacher: Teacher | None, batches: Iterable[Batch], *, documents: int, cells: int | None = None
 ) -> Measurements:
     """Sums over the predictions of each of ``documents`` documents, and where student and teacher differ most.
 
@@ -94,7 +94,7 @@ def measure(
             "bits per byte."
         )
     sums = _Sums(documents)
-    surprises = Surprises()
+    surprises = LargestKL()
     for batch, outputs in each(student, batches):
         counted = batch.weight.reshape(-1).nonzero().squeeze(1)
         q = _at(outputs, counted)

@@ -23,7 +23,7 @@ from limbeck.disk import load_arrays, save_arrays, writing
 from limbeck.probes.interval import bootstrap
 from limbeck.probes.measurements import AGAIN
 from limbeck.probes.slices import nats_of
-from limbeck.types import Batch, Reading, Speaker
+from limbeck.types import Batch, CausalLM, Reading
 
 PASSAGE, UNKNOWN = 48, 8  # tokens of a passage, and how many of them do not count
 _DOCUMENTS, _TOGETHER = 256, 16
@@ -64,7 +64,7 @@ def passages_of(store: TokenStore, *, context: int) -> Int[Tensor, "passages T"]
 
 
 @torch.no_grad()
-def measure_recall(model: Speaker, rows: Int[Tensor, "passages T"], *, device: torch.device) -> Recall:
+def measure_recall(model: CausalLM, rows: Int[Tensor, "passages T"], *, device: torch.device) -> Recall:
     """What a model makes of both readings."""
     nats = []
     for some in rows.split(_TOGETHER):

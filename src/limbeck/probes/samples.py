@@ -6,7 +6,7 @@ from itertools import islice, takewhile
 from typing import Any
 
 from limbeck.corpora.store import TokenStore
-from limbeck.generation.greedy import write_on
+from limbeck.generation.greedy import generate_greedy
 from limbeck.generation.local import added, ends
 from limbeck.models.load import LanguageModel
 
@@ -50,7 +50,7 @@ def _continuation(model: LanguageModel, prompt: list[int], new: int) -> str:
     model.model.eval()
     try:
         stops = ends(model)
-        tokens = takewhile(lambda token: token not in stops, islice(write_on(model, prompt), new))
+        tokens = takewhile(lambda token: token not in stops, islice(generate_greedy(model, prompt), new))
         return added(model.tokenizer, prompt, list(tokens))
     finally:
         model.model.train(training)

@@ -24,7 +24,7 @@ from limbeck.disk import load_arrays, save_arrays, writing
 from limbeck.errors import BadCorpus
 from limbeck.probes.interval import Interval, bootstrap
 from limbeck.probes.measurements import AGAIN
-from limbeck.types import Batch, Outputs, Reading, Speaker, each
+from limbeck.types import Batch, CausalLM, Outputs, Reading, each
 
 EDGES = (0, 10, 100, 1_000)  # the most occurrences of each bin of hits but the last, which has no end
 BINS = ("0", *(f"{low + 1}-{high}" for low, high in pairwise(EDGES)), f"over {EDGES[-1]}")
@@ -115,7 +115,7 @@ def nats_of(outputs: Outputs, targets: Int[Tensor, "BT"], places: Int[Tensor, "n
 
 
 @torch.no_grad()
-def measure_slices(model: Speaker, batches: Iterable[Batch], bigrams: Bigrams, *, documents: int) -> Slices:
+def measure_slices(model: CausalLM, batches: Iterable[Batch], bigrams: Bigrams, *, documents: int) -> Slices:
     """Sums of a model over each of ``documents`` documents. Raises BadCorpus where no prediction has weight."""
     sums = np.zeros((2, documents, _ELSEWHERE + 1))
     for batch, outputs in each(model, batches):

@@ -14,7 +14,7 @@ from jaxtyping import Bool
 
 from limbeck.corpora.tasks.arithmetic import Arithmetic, Sum, carries, question
 from limbeck.corpora.tasks.spelled import Question, require_spelling
-from limbeck.generation.local import added, write
+from limbeck.generation.local import added, generate
 from limbeck.models.load import LanguageModel
 from limbeck.probes.interval import wilson
 from limbeck.probes.pass_until import spelled
@@ -47,7 +47,7 @@ def _right(model: LanguageModel, asked: Sequence[Sum]) -> Bool[np.ndarray, " n"]
     for start in range(0, len(asked), _TOGETHER):
         part = asked[start : start + _TOGETHER]
         prompts = [spelled(model, *_texts(sum_))[0] for sum_ in part]
-        said = write(model, prompts, most=most, temperature=0.0, uniforms=np.zeros((len(part), most)))
+        said = generate(model, prompts, most=most, temperature=0.0, uniforms=np.zeros((len(part), most)))
         for sum_, prompt, continuation in zip(part, prompts, said, strict=True):
             text = added(model.tokenizer, prompt, continuation.tokens, special=True)
             number = re.match(r"\s*(\d+)", text)

@@ -41,7 +41,7 @@ class RunFolder:
             curves=_curves(folder),
             verdict=_there(folder / "verdict.json", lambda file: read_json(file, kinds.Verdict), {}),
             samples=_there(folder / "samples.json", lambda file: read_rows(file, kinds.Sample), []),
-            surprises=_there(folder / "surprises.json", lambda file: read_rows(file, kinds.Surprise), []),
+            surprises=_there(folder / "surprises.json", lambda file: read_rows(file, kinds.KLExample), []),
             config=_config(folder / "student") or _config(folder / "cut"),
         )
 

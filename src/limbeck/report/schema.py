@@ -212,7 +212,7 @@ class Sample(TypedDict):
     teacher: NotRequired[str]
 
 
-class Surprise(TypedDict):
+class KLExample(TypedDict):
     """A prediction where student and teacher differ."""
 
     document: str

@@ -13,7 +13,7 @@ from limbeck.run.run import Run, signals
 from limbeck.types import Batch, Outputs, Sparse, Teacher
 
 
-class Once:
+class CachedTeacher:
     """A teacher that remembers what it said in the step that is going on."""
 
     def __init__(self, teacher: Teacher) -> None:
@@ -39,7 +39,7 @@ def train_together(runs: Sequence[Run], *, label: str) -> None:
     The students are in memory together, and with them what the teacher said about one step's rows.
     """
     assert runs[0].teacher is not None, "what they share is a teacher"
-    once = Once(cast("Teacher", runs[0].teacher))  # which knows its tokens
+    once = CachedTeacher(cast("Teacher", runs[0].teacher))  # which knows its tokens
     with signals() as caught:
         going = []
         for number, run in enumerate(runs):

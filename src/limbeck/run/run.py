@@ -25,7 +25,7 @@ from limbeck.models.memory import MICRO_TOKENS
 from limbeck.objectives.base import Objective
 from limbeck.run.log import Metrics, peak_rss_gib, progress
 from limbeck.run.optim import SLOWEST, Schedule, adamw, set_rates, slow_parameters
-from limbeck.run.save import Moving, checkpoints, load_checkpoint, save_checkpoint
+from limbeck.run.save import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from limbeck.run.step import Step, train_step
 from limbeck.run.world import World
 from limbeck.types import Batch, ChunkTeacher, Teacher
@@ -91,7 +91,7 @@ class Run:
                 self.folder.mkdir(parents=True, exist_ok=True)
         self.world.barrier()
         optimizer = self._begin()
-        moving = Moving(self.student.model, optimizer, self.objective)
+        moving = TrainState(self.student.model, optimizer, self.objective)
         step, tokens = self._resume(moving)
         label = self.label if label is None else label
         with (
@@ -172,7 +172,7 @@ class Run:
         self.objective.to(self.world.device)
         return adamw(self.student.model, self.objective.parameters(), weight_decay=self.plan.weight_decay)
 
-    def _resume(self, moving: Moving) -> tuple[int, int]:
+    def _resume(self, moving: TrainState) -> tuple[int, int]:
         """(steps, tokens) already done."""
         saved = checkpoints(self.folder)
         if not saved:
@@ -186,7 +186,7 @@ class Run:
         self.corpus.load_state_dict(state["corpus"])
         return state["step"], state["tokens"]
 
-    def _save(self, step: int, tokens: int, moving: Moving) -> None:
+    def _save(self, step: int, tokens: int, moving: TrainState) -> None:
         if self.world.first:
             state = {"tokens": tokens, "corpus": self.corpus.state_dict()}
             state |= {"slowest": SLOWEST} if slow_parameters(self.student.model) else {}

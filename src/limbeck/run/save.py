@@ -37,7 +37,7 @@ class _State(TypedDict):
 
 
 @dataclass(frozen=True)
-class Moving:
+class TrainState:
     """All that moves in a run, apart from the corpus, whose position travels in the state of a checkpoint."""
 
     model: torch.nn.Module
@@ -70,7 +70,7 @@ class Moving:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 
-def save_checkpoint(folder: Path, step: int, moving: Moving, state: Mapping[str, Any]) -> Path:
+def save_checkpoint(folder: Path, step: int, moving: TrainState, state: Mapping[str, Any]) -> Path:
     """Writes ``folder/step-000500`` beside and renames it; then removes the older ones."""
     final = folder / f"step-{step:06d}"
     with whole_folder(final) as beside:
@@ -88,7 +88,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
-def load_checkpoint(folder: Path, moving: Moving) -> dict[str, Any]:
+def load_checkpoint(folder: Path, moving: TrainState) -> dict[str, Any]:
     """Puts a checkpoint's tensors back and gives its state. Raises BadFolder where it is damaged, or of another model."""
     remedy = f"remove {folder}, and the training begins anew"
     state: dict[str, Any] = read_json(folder / _STATE, _State, remedy=remedy)

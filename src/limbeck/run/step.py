@@ -18,7 +18,7 @@ from limbeck.errors import NonFiniteLoss, NothingToLearn
 from limbeck.objectives.base import Objective
 from limbeck.objectives.fused import fused_backward
 from limbeck.run.world import World
-from limbeck.types import Aligned, Batch, ChunkTeacher, Outputs, Sparse, Speaker, Teacher
+from limbeck.types import Batch, CausalLM, ChunkTargets, ChunkTeacher, Outputs, Sparse, Teacher
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Step:
 
 
 def train_step(
-    student: Speaker,
+    student: CausalLM,
     teacher: Teacher | ChunkTeacher | None,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
@@ -54,7 +54,7 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     loss = 0.0
     for batch in batches:
-        signal: Outputs | Sparse | Aligned | None = None
+        signal: Outputs | Sparse | ChunkTargets | None = None
         if objective.needs_teacher:
             assert teacher is not None, f"{objective} needs a teacher"
             with torch.no_grad():

@@ -15,7 +15,7 @@ _FIXED = ("vocab", "position", "head_dim")
 
 
 @dataclass(frozen=True)
-class Keep:
+class Kept:
     """What a cut keeps: ascending indices, int64; those inside layers are one row per kept layer."""
 
     layers: Int[Tensor, "l"]

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from limbeck.models.anatomy import Anatomy, Sizes, resized
 from limbeck.models.load import LanguageModel, build
-from limbeck.students.kept import Keep
+from limbeck.students.kept import Kept
 from limbeck.students.score import Scores
 from limbeck.students.shape import Shape, check
 
@@ -28,7 +28,7 @@ Student = LanguageModel
 
 
 @torch.no_grad()
-def cut(teacher: LanguageModel, *, shape: Shape, scores: Scores) -> Student:
+def prune(teacher: LanguageModel, *, shape: Shape, scores: Scores) -> Student:
     """A trainable student of this shape made of the teacher's highest-scored units; the teacher is left as it is.
 
     Its ``lineage`` says which layers, heads, neurons and channels were kept (the teacher's indices, ascending). Cutting
@@ -51,7 +51,7 @@ def cut(teacher: LanguageModel, *, shape: Shape, scores: Scores) -> Student:
     return LanguageModel(model.requires_grad_(True).train(), teacher.tokenizer, f"{teacher.name}-cut", lineage)
 
 
-def choose_units(shape: Shape, scores: Scores) -> Keep:
+def choose_units(shape: Shape, scores: Scores) -> Kept:
     """The units a cut to this shape keeps: the highest-scored of each layer, ties to the lower index.
 
     Heads go by their groups: first the groups with the highest sums, then the best query heads of each kept group.
@@ -62,7 +62,7 @@ def choose_units(shape: Shape, scores: Scores) -> Keep:
     within = scores.heads[layers].unflatten(1, (-1, queries))  # (l, KV, queries)
     within = within.gather(1, groups[..., None].expand(-1, -1, queries))
     heads = groups[..., None] * queries + _best(within, shape.heads // shape.kv_heads)
-    return Keep(
+    return Kept(
         layers=layers,
         hidden=_best(scores.hidden, shape.hidden),
         heads=heads.flatten(1),
@@ -88,7 +88,7 @@ def _best_layers(scores: Float[Tensor, "L"], count: int) -> Int[Tensor, "l"]:
     return _best(guarded, count)
 
 
-def _kept(name: str, theirs: dict[str, nn.Parameter], keep: Keep, anatomy: Anatomy) -> Tensor:
+def _kept(name: str, theirs: dict[str, nn.Parameter], keep: Kept, anatomy: Anatomy) -> Tensor:
     """The part of the teacher's tensor that becomes the student's tensor of this name."""
     prefix = f"{anatomy.kind.layers}."
     layer = 0
@@ -116,5 +116,5 @@ def _keep_embedding_scale(model: PreTrainedModel, anatomy: Anatomy, factor: floa
         weight.copy_((1 + weight) / factor - 1)  # Gemma's norms multiply by 1 + weight
 
 
-def _listed(keep: Keep) -> dict[str, Any]:
-    return {name: getattr(keep, name).tolist() for name in Keep.__dataclass_fields__}
+def _listed(keep: Kept) -> dict[str, Any]:
+    return {name: getattr(keep, name).tolist() for name in Kept.__dataclass_fields__}

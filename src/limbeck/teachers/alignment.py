@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int64
 
 from limbeck.disk import Bare, Count, check_sums, fresh_file, read_json, sums, write_json, writing
 from limbeck.errors import BadModel
-from limbeck.types import Aligned, Batch
+from limbeck.types import Batch, ChunkTargets
 
 MANIFEST = "aligned.json"
 _FILES = _ENDS, _LOG_P, _MEETS = "ends.npy", "chunk_log_p.npy", "meets.npy"
@@ -66,7 +66,7 @@ class AlignedTeacher:
         self._log_p = np.load(folder / _LOG_P, mmap_mode="r", allow_pickle=False)
         self._meets = np.load(folder / _MEETS, mmap_mode="r", allow_pickle=False)
 
-    def __call__(self, batch: Batch) -> Aligned:
+    def __call__(self, batch: Batch) -> ChunkTargets:
         """Which chunk each position's target belongs to, and log p of each chunk."""
         numbers, values = [], []
         weights = batch.weight.cpu().numpy()
@@ -78,7 +78,7 @@ class AlignedTeacher:
             values.append(log_p)
             first += len(log_p)
         device = batch.tokens.device
-        said = Aligned(*(torch.from_numpy(np.concatenate(some)).to(device) for some in (numbers, values)))
+        said = ChunkTargets(*(torch.from_numpy(np.concatenate(some)).to(device) for some in (numbers, values)))
         if self._largest is None:
             return said
         largest = np.concatenate([self._largest_of(*row, self._largest) for row in zip(tokens, weights, strict=True)])

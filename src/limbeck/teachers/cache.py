@@ -29,7 +29,7 @@ from limbeck.disk import (
     writing,
 )
 from limbeck.errors import BadModel, LimbeckError, Mismatch
-from limbeck.teachers.codec import Coarse, Codec, Drawn
+from limbeck.teachers.codec import Codec, Sampled, TopK
 from limbeck.teachers.draw import draw, likeliest
 from limbeck.teachers.shards import OpenShard, Shard, name_of, shard_of, unanswered_in, write_shard
 from limbeck.types import Batch, Outputs, Sparse, Teacher, each
@@ -39,7 +39,7 @@ _BEGUN = "begun.json"  # what a capture that has no manifest yet is made from
 _SHARD_BYTES = 2**28
 REMEDY = "copy the folder again, or capture it anew"
 CELLS = 2**22  # numbers of a chunk of logits
-CODECS: dict[str, type[Codec]] = {"drawn": Drawn, "coarse": Coarse}
+CODECS: dict[str, type[Codec]] = {"drawn": Sampled, "coarse": TopK}
 
 
 class _Begun(TypedDict):
@@ -266,7 +266,7 @@ def packed_answers(
 ) -> UInt8[np.ndarray, "positions bytes"]:
     """What a codec keeps of the answers to a batch, with ``cells`` logits at a time."""
     if isinstance(outputs, Sparse):  # who has chosen its outcomes leaves nothing to draw
-        assert isinstance(codec, Coarse), "a teacher that tells its likeliest outcomes is kept as such"
+        assert isinstance(codec, TopK), "a teacher that tells its likeliest outcomes is kept as such"
         return codec.encode(outputs)
     length = batch.tokens.shape[1]
     uniform = np.concatenate([np.random.default_rng([seed, int(row)]).random(length) for row in batch.row.cpu()])
@@ -282,7 +282,7 @@ def packed_outcomes(
     log_p: Float[Tensor, "n V"], codec: Codec, uniform: Float64[np.ndarray, " n"]
 ) -> UInt8[np.ndarray, "n bytes"]:
     """What a codec keeps of some distributions; drawn with one random number in [0, 1) a position."""
-    if isinstance(codec, Drawn):
+    if isinstance(codec, Sampled):
         return codec.encode(*draw(log_p, codec.k, torch.from_numpy(uniform).to(log_p.device)))
     return codec.encode(likeliest(log_p, codec.k))
 

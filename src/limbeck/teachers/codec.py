@@ -34,7 +34,7 @@ PAD = 8  # bytes after the last position, since a field is read as part of eight
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Sampled:
     """Codes K drawn outcomes of a vocabulary: a byte of how many are the exact head, two of the mass of the others."""
 
     vocab: int
@@ -44,7 +44,7 @@ class Drawn:
         return f"{self.k} drawn"
 
     @classmethod
-    def within(cls, vocab: int, size: int) -> Drawn:
+    def within(cls, vocab: int, size: int) -> Sampled:
         """With as many outcomes as fit ``size`` bytes. Raises BadSetting where not even two do."""
         k = min(255, vocab - 1, (size - 3) * 8 // (_id_bits(vocab) + P_BITS))
         if k < 2:
@@ -95,7 +95,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Coarse:
+class TopK:
     """Codes the K likeliest outcomes and the rest: twice two bytes for the range of probabilities, two for the rest."""
 
     vocab: int
@@ -106,7 +106,7 @@ class Coarse:
         return f"{self.k} likeliest and the rest"
 
     @classmethod
-    def within(cls, vocab: int, k: int, size: int) -> Coarse:
+    def within(cls, vocab: int, k: int, size: int) -> TopK:
         """With probabilities as fine as ``size`` bytes allow. Raises BadSetting where that is less than four bits."""
         free = size * 8 - cls(vocab, k, 0)._bits
         if not 1 <= k < vocab or free < 4 * k:
@@ -117,7 +117,7 @@ class Coarse:
         return cls(vocab, k, min(12, free // k))
 
     @classmethod
-    def most(cls, vocab: int, size: int) -> Coarse:
+    def most(cls, vocab: int, size: int) -> TopK:
         """With as many outcomes as fit ``size`` bytes. Raises BadSetting where not one does."""
         k = min(vocab - 1, 8 * size // 9)
         while k > 1 and cls(vocab, k).bytes > size:
@@ -186,7 +186,7 @@ class Coarse:
         return (packed[:, :6] == _NO_ANSWER).all(1)
 
 
-Codec = Drawn | Coarse
+Codec = Sampled | TopK
 
 
 def _id_bits(vocab: int) -> int:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from limbeck.disk import Bare, Count, check_sums, fresh_file, read_json, replacing, sums, write_json, writing
 from limbeck.errors import BadModel, Mismatch
-from limbeck.types import Batch, Head, Outputs, Speaker
+from limbeck.types import Batch, CausalLM, Head, Outputs
 
 MANIFEST = "manifest.json"
 _STATES, _HEAD, _DONE = "states.npy", "head.safetensors", "done.json"
@@ -85,7 +85,7 @@ class HiddenStates:
 
 @torch.no_grad()
 def capture(
-    teacher: Speaker,
+    teacher: CausalLM,
     rows_of: Callable[[Int64[np.ndarray, " B"]], Batch],
     folder: Path,
     *,

@@ -70,7 +70,7 @@ LOG_P = Kept()
 
 
 @dataclass(frozen=True)
-class Told:
+class TeacherLogprobs:
     """What was kept at each position of a teacher's rows: NaN, or probabilities of 0, where it has no weight or was not told."""
 
     log_p: Float32[np.ndarray, "rows T"]
@@ -79,7 +79,7 @@ class Told:
 
 
 @torch.no_grad()
-def tell(
+def measure_logprobs(
     teacher: Teacher,
     rows_of: Callable[[Int64[np.ndarray, " B"]], Batch],
     folder: Path,
@@ -90,7 +90,7 @@ def tell(
     made_from: Mapping[str, Any],
     kept: Kept = LOG_P,
     report: Callable[[int], None] = lambda done: None,
-) -> Told:
+) -> TeacherLogprobs:
     """What a teacher says of ``rows`` rows, ``together`` at a time.
 
     Continues after the last saved question where it was stopped. ``made_from`` is what decides the numbers, ``report`` is told
@@ -111,7 +111,7 @@ def tell(
         asked = (rows_of(np.arange(start, min(start + together, rows))) for start in range(done, rows, together))
         for number, (batch, said) in enumerate(each(teacher, asked), start=1):
             size = len(batch.tokens)
-            for name, found in told_of(batch, said, kept).items():
+            for name, found in logprobs_of(batch, said, kept).items():
                 values[name][done : done + size] = found.reshape(size, length, *found.shape[1:]).cpu().numpy()
                 seen[name] = zlib.crc32(values[name][done : done + size].tobytes(), seen[name])
             del said
@@ -126,7 +126,7 @@ def tell(
     return _whole(folder, bound)
 
 
-def told_of(batch: Batch, said: Outputs | Sparse, kept: Kept) -> dict[str, Float[Tensor, "n *k"]]:
+def logprobs_of(batch: Batch, said: Outputs | Sparse, kept: Kept) -> dict[str, Float[Tensor, "n *k"]]:
     """What is kept of a teacher's answer to a batch, by name, at each position."""
     flat = batch.flat()
     n, device = flat.targets.numel(), flat.targets.device
@@ -187,9 +187,9 @@ def _begun(folder: Path, bound: Mapping[str, Any], kept: Kept) -> tuple[int, dic
     }
 
 
-def _whole(folder: Path, bound: Mapping[str, Any]) -> Told:
+def _whole(folder: Path, bound: Mapping[str, Any]) -> TeacherLogprobs:
     check_made_from(folder, _manifest(folder)["made_from"], bound, **_OTHERWISE)
-    return told_in(folder)
+    return logprobs_in(folder)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def _mapped(file: Path, mode: Literal["r", "r+"]) -> Any:
         ) from error
 
 
-def told_in(folder: Path) -> Told:
+def logprobs_in(folder: Path) -> TeacherLogprobs:
     """What a teacher told into a folder. Raises BadModel where it is damaged."""
     if not (folder / _MANIFEST).is_file():
         beside = folder.with_name("aligned")
@@ -217,8 +217,8 @@ def told_in(folder: Path) -> Told:
     files = manifest.get("files", earlier)
     check_sums(folder, files, error=BadModel, remedy=_AGAIN.format(folder))
     arrays = {Path(name).stem: _mapped(folder / name, "r") for name in files}
-    if not {"log_p"} <= arrays.keys() <= {field.name for field in fields(Told)}:
+    if not {"log_p"} <= arrays.keys() <= {field.name for field in fields(TeacherLogprobs)}:
         raise BadModel(
             f"{folder / _MANIFEST}: expected log_p among its files, got {sorted(files)}: {_AGAIN.format(folder)}"
         )
-    return Told(**arrays)
+    return TeacherLogprobs(**arrays)

@@ -1,11 +1,11 @@
-"""Synthetic tasks by name: each draws rows with questions, from a seed alone, and `drawn.Drawn` makes a corpus of one.
+"""Synthetic tasks by name: each draws rows with questions, from a seed alone. `synthetic.SyntheticCorpus` makes a corpus of one.
 
 A name may set what the task is made of: "mqar", "mqar:pairs=4,variant=forgetting", "arithmetic:form=reverse". Arithmetic is text,
 which a tokenizer spells first (`spelled.Spelled`); mqar, induction, reversal and listops draw tokens.
 
     >>> from limbeck.corpora.tasks import task_of
-    >>> from limbeck.corpora.tasks.synthetic import Drawn
-    >>> batch = Drawn(task_of("mqar:vocab=64,length=32,pairs=4"), seed=0).take(8)
+    >>> from limbeck.corpora.tasks.synthetic import SyntheticCorpus
+    >>> batch = SyntheticCorpus(task_of("mqar:vocab=64,length=32,pairs=4"), seed=0).take(8)
     >>> batch.tokens.shape, int(batch.weight.sum())
     (torch.Size([8, 32]), 32)
 """

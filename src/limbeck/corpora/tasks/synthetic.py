@@ -51,7 +51,7 @@ def stream(seed: int, number: int = 0, *, use: str = "train") -> np.random.Gener
     return np.random.Generator(np.random.PCG64(words))
 
 
-class Drawn:
+class SyntheticCorpus:
     """The rows of a task, each a document of its own whose number is the row's. No two uses share a draw.
 
     Raises BadTask for a task of text, whose rows a tokenizer has to spell (`spelled.Spelled`), and for an unknown use.

@@ -29,7 +29,7 @@ from limbeck.objectives.base import Objective
 from limbeck.objectives.fused import value_and_gradient
 from limbeck.planning.laws.estimate import Estimate
 from limbeck.teachers.cache import CELLS, Cache, packed_outcomes
-from limbeck.teachers.codec import Coarse, Codec
+from limbeck.teachers.codec import Codec, TopK
 from limbeck.types import Batch, Chunk, Outputs, Signal, Sparse
 
 OBJECTIVES = ("ForwardKL", "SkewKL", "TAID", "TotalVariation", "ReverseKL", "JensenShannon")
@@ -216,7 +216,7 @@ class _Tally:
         damage = {
             name: _damage(sums[f"true {name}"], sums[f"error {name}"], counts, chosen) for name in self.objectives
         }
-        evened = kl if isinstance(self.codec, Coarse) else None
+        evened = kl if isinstance(self.codec, TopK) else None
         return Certificate(str(self.codec), self.codec.bytes, int(counts.sum()), mass, top, evened, damage)
 
 

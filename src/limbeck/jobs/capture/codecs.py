@@ -15,7 +15,7 @@ from limbeck.errors import BadSetting
 from limbeck.jobs.capture.certificate import BLOCKS, OBJECTIVES, STEP, Certificate, Damage, certify
 from limbeck.jobs.capture.logits import Whole, cells_of
 from limbeck.report.words import interval, share
-from limbeck.teachers.codec import Coarse, Codec, Drawn
+from limbeck.teachers.codec import Codec, Sampled, TopK
 from limbeck.types import Batch, Outputs, each
 
 DECIDES = "ForwardKL"
@@ -45,7 +45,7 @@ def codecs_within(vocab: int, size: int, kind: str = "auto") -> list[Codec]:
     """The codecs that fit so many bytes a token. Raises BadSetting where none of the kind does."""
     found: list[Codec] = []
     refused = []
-    for name, make in (("drawn", Drawn.within), ("coarse", Coarse.most)):
+    for name, make in (("drawn", Sampled.within), ("coarse", TopK.most)):
         if kind in ("auto", name):
             try:
                 found.append(make(vocab, size))

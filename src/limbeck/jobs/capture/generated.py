@@ -26,14 +26,14 @@ from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.prompt import digest
 from limbeck.disk import check_sums, sums, whole
 from limbeck.errors import BadFolder, BadSetting
-from limbeck.generation.served import FILTERED, LENGTH, STOP, ServedWriter
-from limbeck.jobs.capture.generators import Batches, Resident, Served, Writer, check_room
+from limbeck.generation.served import FILTERED, LENGTH, STOP, ServedGenerator
+from limbeck.jobs.capture.generators import Batches, Resident, Served, TextGenerator, check_room
 from limbeck.jobs.capture.journal import Journal
 from limbeck.jobs.capture.progress import progress
-from limbeck.jobs.common.environment import Machine, machine
+from limbeck.jobs.common.environment import Environment, environment
 from limbeck.jobs.common.folder import claim, now, signature_of, update
 from limbeck.jobs.common.text import columns_of
-from limbeck.jobs.pair.unigram import known, of_prompts, say_known
+from limbeck.jobs.pair.unigram import compare_to_unigram, of_prompts, say_known
 from limbeck.models.load import load
 from limbeck.models.source import resolve, weights_digest
 from limbeck.models.vocabulary import require_rows_of
@@ -69,11 +69,11 @@ _ONLY_WITH_TEXT = ("max_new_tokens", "temperature", "samples", "price")
 _OF_A_SERVER = ("in_flight", "time_limit", "price")
 
 
-def written(settings: CaptureSettings) -> dict[str, Any]:
+def capture_text(settings: CaptureSettings) -> dict[str, Any]:
     """Lets a teacher answer prompts; gives ``{"out", "text", "prompts", "samples", "stopped", "distinct", "tokens", ...}``."""
     started = time.monotonic()
     _check_flags(settings)
-    where = machine(settings)
+    where = environment(settings)
     if where.world.size > 1:
         raise BadSetting(
             "capture --text is one process: give each machine a part of the prompts as its --data, and an --out of its own"
@@ -93,7 +93,7 @@ def written(settings: CaptureSettings) -> dict[str, Any]:
     return {"out": str(settings.out), "text": str(settings.out / TEXT)} | run["written"]
 
 
-def _go_on(settings: CaptureSettings, run: dict[str, Any], writer: Writer, prompts: Sequence[Prompt]) -> None:
+def _go_on(settings: CaptureSettings, run: dict[str, Any], writer: TextGenerator, prompts: Sequence[Prompt]) -> None:
     """Lets the writer write what is not there yet, and makes the text of it."""
     with Journal(settings.out / PART, len(prompts) * settings.samples) as journal:
         _announce(settings, writer, prompts, journal)
@@ -148,12 +148,12 @@ def _most_prompts(settings: CaptureSettings) -> int | None:
 
 
 @contextmanager
-def _teacher(settings: CaptureSettings) -> Iterator[ServedWriter | Path]:
+def _teacher(settings: CaptureSettings) -> Iterator[ServedGenerator | Path]:
     """The folder of a model, or one on a server that was found there."""
     if not is_served(settings.teacher):
         yield resolve(settings.teacher)
         return
-    served = ServedWriter.at(
+    served = ServedGenerator.at(
         Address.of(settings.teacher),
         most=settings.max_new_tokens,
         temperature=settings.temperature,
@@ -165,7 +165,7 @@ def _teacher(settings: CaptureSettings) -> Iterator[ServedWriter | Path]:
 
 
 def _signature(
-    settings: CaptureSettings, where: Machine, teacher: ServedWriter | Path, prompts: Sequence[Prompt]
+    settings: CaptureSettings, where: Environment, teacher: ServedGenerator | Path, prompts: Sequence[Prompt]
 ) -> dict[str, Any]:
     how = {name: getattr(settings, name) for name in ("max_new_tokens", "temperature", "samples")}
     if isinstance(teacher, Path):
@@ -177,12 +177,12 @@ def _signature(
 
 def _writer(
     settings: CaptureSettings,
-    where: Machine,
-    teacher: ServedWriter | Path,
+    where: Environment,
+    teacher: ServedGenerator | Path,
     prompts: Sequence[Prompt],
     run: dict[str, Any],
-) -> Writer:
-    if isinstance(teacher, ServedWriter):
+) -> TextGenerator:
+    if isinstance(teacher, ServedGenerator):
         return Served(teacher, prompts, samples=settings.samples, seed=settings.seed)
     model = load(settings.teacher, device=where.world.device, dtype=where.dtype)
     tokens = [prompt.tokens(model.tokenizer) for prompt in prompts]
@@ -191,7 +191,7 @@ def _writer(
     check_room(model, prompts, tokens, most=settings.max_new_tokens)
     if not (settings.out / PART).exists():  # a capture that goes on has looked at it
         read = of_prompts(prompts, model.tokenizer)
-        found = known(model, read, vocab=model.vocab, length=model.context, device=where.world.device)
+        found = compare_to_unigram(model, read, vocab=model.vocab, length=model.context, device=where.world.device)
         say_known(found, model.name, anyway=settings.any_teacher)
     if "batches" not in run:  # another start of this run, perhaps with less memory free, is to make the same ones
         longest = max(map(len, tokens)) + settings.max_new_tokens
@@ -199,7 +199,7 @@ def _writer(
     return Resident(model, tokens, settings, Batches(**run["batches"]))
 
 
-def _announce(settings: CaptureSettings, writer: Writer, prompts: Sequence[Prompt], journal: Journal) -> None:
+def _announce(settings: CaptureSettings, writer: TextGenerator, prompts: Sequence[Prompt], journal: Journal) -> None:
     """Says before anything is asked how much it may be, and may cost."""
     total, size = len(prompts) * settings.samples, sum(prompt.bytes for prompt in prompts) * settings.samples
     most = total * settings.max_new_tokens
@@ -217,7 +217,7 @@ def _announce(settings: CaptureSettings, writer: Writer, prompts: Sequence[Promp
 
 
 def _write(
-    settings: CaptureSettings, run: dict[str, Any], writer: Writer, prompts: Sequence[Prompt], journal: Journal
+    settings: CaptureSettings, run: dict[str, Any], writer: TextGenerator, prompts: Sequence[Prompt], journal: Journal
 ) -> list[dict[str, Any]]:
     """Fills the journal; gives the samples that are still without an answer. Raises BadServer where these are too many."""
     total, failed = len(prompts) * settings.samples, _Failures(settings, prompts)
@@ -225,7 +225,7 @@ def _write(
     try:
         with progress(total, what="sample") as report:
             report(journal.done, journal.tokens)
-            for number, answer in writer.write(journal.missing()):
+            for number, answer in writer.generate(journal.missing()):
                 if isinstance(answer, Failed):
                     failed.add(number, answer, total=total, answered=journal.done)
                 else:
@@ -271,7 +271,7 @@ def _finish(
     failed: Sequence[dict[str, Any]],
 ) -> None:
     """Writes the text in the order of the prompts, and counts what is in it."""
-    kinds, read, wrote, kept = Counter[str](), Told(), Told(), Told()
+    kinds, read, wrote, kept = Counter[str](), GenerationFacts(), GenerationFacts(), GenerationFacts()
     different = set[bytes]()
     with whole(settings.out / TEXT) as file:
         for number in filter(journal.__contains__, range(len(prompts) * settings.samples)):
@@ -300,7 +300,7 @@ def _finish(
     update(settings.out, run, written=found, ended=now(), files=sums(settings.out, [TEXT]))
 
 
-class Told:
+class GenerationFacts:
     """A sum of numbers that a server may leave out: then it is not known, None."""
 
     def __init__(self) -> None:

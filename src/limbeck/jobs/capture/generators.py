@@ -16,8 +16,8 @@ import numpy as np
 from limbeck.config import CaptureSettings
 from limbeck.corpora import Prompt
 from limbeck.errors import Mismatch
-from limbeck.generation.local import added, write
-from limbeck.generation.served import LENGTH, STOP, Answer, Question, ServedWriter
+from limbeck.generation.local import added, generate
+from limbeck.generation.served import LENGTH, STOP, Completion, Request, ServedGenerator
 from limbeck.models.load import LanguageModel
 from limbeck.models.memory import MICRO_TOKENS
 from limbeck.planning.checks.resources import free_memory
@@ -29,12 +29,12 @@ _READ_AT_ONCE = 4  # micro-batches of prompts: a training's holds a graph beside
 _HELD_SHARE = 0.5  # of the free memory, for keys and values
 
 
-class Writer(Protocol):
+class TextGenerator(Protocol):
     """Who writes. ``about`` says who that is and what is special about it."""
 
     about: str
 
-    def write(self, wanted: Sequence[int]) -> Iterator[tuple[int, Answer | Failed]]:
+    def generate(self, wanted: Sequence[int]) -> Iterator[tuple[int, Completion | Failed]]:
         """What is written to the samples of these numbers, in any order."""
 
     @property
@@ -85,8 +85,8 @@ class Resident:
             f"at once; the prompts have {sum(map(len, tokens)):,} tokens"
         )
 
-    def write(self, wanted: Sequence[int]) -> Iterator[tuple[int, Answer | Failed]]:
-        """As `Writer.write`; a batch of which some are wanted is written whole, as it was or would have been."""
+    def generate(self, wanted: Sequence[int]) -> Iterator[tuple[int, Completion | Failed]]:
+        """As `TextGenerator.generate`; a batch of which some are wanted is written whole, as it was or would have been."""
         missing = set(wanted)
         for group in self._batches.groups([len(ids) for ids in self._tokens], samples=self._samples, most=self._most):
             if missing.isdisjoint(group):
@@ -95,12 +95,12 @@ class Resident:
                 if number in missing:
                     yield number, answer
 
-    def _answers(self, group: Sequence[int]) -> Iterator[Answer]:
+    def _answers(self, group: Sequence[int]) -> Iterator[Completion]:
         beginnings = [self._tokens[number // self._samples] for number in group]
         uniforms = np.stack([_generator(self._seed, number, self._samples).random(self._most) for number in group])
-        found = write(self._model, beginnings, most=self._most, temperature=self._temperature, uniforms=uniforms)
+        found = generate(self._model, beginnings, most=self._most, temperature=self._temperature, uniforms=uniforms)
         for beginning, continuation in zip(beginnings, found, strict=True):
-            yield Answer(
+            yield Completion(
                 added(self._model.tokenizer, beginning, continuation.tokens),
                 STOP if continuation.ended else LENGTH,
                 len(continuation.tokens) + continuation.ended,
@@ -111,24 +111,24 @@ class Resident:
 class Served:
     """A model on a server that writes."""
 
-    def __init__(self, teacher: ServedWriter, prompts: Sequence[Prompt], *, samples: int, seed: int) -> None:
+    def __init__(self, teacher: ServedGenerator, prompts: Sequence[Prompt], *, samples: int, seed: int) -> None:
         self.teacher, self._prompts, self._samples, self._seed = teacher, prompts, samples, seed
         own = "" if teacher.whole else "; where it leaves out unlikely tokens of itself, it is not told otherwise"
         self.about = f"{teacher.client.address} is asked for text, {teacher.in_flight} questions at once{own}"
 
     @property
     def repeated(self) -> int:
-        """As `Writer.repeated`."""
+        """As `TextGenerator.repeated`."""
         return self.teacher.client.repeated
 
-    def write(self, wanted: Sequence[int]) -> Iterator[tuple[int, Answer | Failed]]:
-        """As `Writer.write`."""
+    def generate(self, wanted: Sequence[int]) -> Iterator[tuple[int, Completion | Failed]]:
+        """As `TextGenerator.generate`."""
         yield from self.teacher.answers((number, self._question(number)) for number in wanted)
 
-    def _question(self, number: int) -> Question:
+    def _question(self, number: int) -> Request:
         seed = int(_generator(self._seed, number, self._samples).integers(2**31))
         prompt = self._prompts[number // self._samples]
-        return Question(prompt.asked, seed, prompt.beside)
+        return Request(prompt.asked, seed, prompt.beside)
 
 
 def _generator(seed: int, number: int, samples: int) -> np.random.Generator:

@@ -20,17 +20,17 @@ from limbeck.disk import claims, finite, place, read_json, require_good, write_j
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.codecs import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
-from limbeck.jobs.capture.generated import check_alone, written
-from limbeck.jobs.capture.logits import Asked, asking, check_asked, description_of, rows_together
+from limbeck.jobs.capture.generated import capture_text, check_alone
+from limbeck.jobs.capture.logits import LogitSource, asking, check_asked, description_of, rows_together
 from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.common.captured import ANSWERS, CERTIFICATE, COST, CUT, DATA, HELD_OUT, MEASURED, SAMPLES, TEACHER
-from limbeck.jobs.common.environment import Machine, machine, row_length
+from limbeck.jobs.common.environment import Environment, environment, row_length
 from limbeck.jobs.common.folder import claim, now, packed_as, same_corpus, signature_of, update
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.packing import packed
 from limbeck.jobs.common.text import columns_of, passing_store, stores_of
 from limbeck.jobs.pair.student import METHOD, shrink_to, size_name
-from limbeck.jobs.pair.unigram import known, of_source, say_known
+from limbeck.jobs.pair.unigram import compare_to_unigram, of_source, say_known
 from limbeck.jobs.pair.unpacked import lone_cost
 from limbeck.models.load import LanguageModel, describe, load, load_config, own, save
 from limbeck.models.streamed import StreamedModel
@@ -42,7 +42,7 @@ from limbeck.run.run import micro_rows
 from limbeck.students.shape import choose as choose_shape
 from limbeck.teachers import Cache, capture_outcomes
 from limbeck.teachers.cache import CODECS, packed_answers, unanswered_so_far
-from limbeck.teachers.codec import Coarse, Codec, Drawn
+from limbeck.teachers.codec import Codec, Sampled, TopK
 from limbeck.teachers.remote.http import is_served
 from limbeck.teachers.remote.served import Served
 
@@ -62,13 +62,13 @@ class _Part:
 def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict[str, Any]:
     """Asks a teacher about a text, once; gives ``{"out", "rows", "tokens", "bytes", "certificate"}``.
 
-    With ``text`` it writes one: see `written`. ``tokenised`` is a folder that may hold the text in tokens already.
+    With ``text`` it writes one: see `capture_text`. ``tokenised`` is a folder that may hold the text in tokens already.
     """
     if settings.text:
-        return written(settings)
+        return capture_text(settings)
     started = time.monotonic()
     check_alone(settings)
-    where = machine(settings)
+    where = environment(settings)
     if where.world.size > 1:
         raise BadSetting(
             "capture is one process: let each machine take a part with --shard 1/2, --shard 2/2, then merge"
@@ -120,16 +120,16 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
     return result | {"certificate": found}
 
 
-def _look(settings: CaptureSettings, asked: Asked, *, length: int, where: Machine) -> None:
+def _look(settings: CaptureSettings, asked: LogitSource, *, length: int, where: Environment) -> None:
     """Stops at a teacher that knows no more of the text than a unigram model, and says what it knows."""
     items = of_source(settings.data, asked.about, columns_of(settings))
-    found = known(asked.told, items, vocab=asked.about.vocab, length=length, device=where.world.device)
+    found = compare_to_unigram(asked.told, items, vocab=asked.about.vocab, length=length, device=where.world.device)
     say_known(found, asked.about.name, anyway=settings.any_teacher)
 
 
 def choose(settings: CaptureSettings) -> dict[str, Any]:
     """Measures several kinds and sizes on a sample of the text, and shows bytes against what is lost; nothing is kept."""
-    where = machine(settings)
+    where = environment(settings)
     if is_served(settings.teacher):
         raise BadSetting(
             f"--teacher {settings.teacher}: what answers lose is measured on whole distributions, which a server does not give: "
@@ -156,12 +156,12 @@ def _part(rows: int, shard: tuple[int, int]) -> _Part:
     return _Part(first, stop - first)
 
 
-def _choose(settings: CaptureSettings, run: dict[str, Any], asked: Asked, rows: Rows, wanted: int) -> None:
+def _choose(settings: CaptureSettings, run: dict[str, Any], asked: LogitSource, rows: Rows, wanted: int) -> None:
     codec: Codec
     measured: list[dict[str, Any]] = []
     size = settings.bytes_per_token
     if isinstance(asked.told, Served):
-        codec = Coarse.within(asked.about.vocab, asked.told.k, size)
+        codec = TopK.within(asked.about.vocab, asked.told.k, size)
     else:
         codec, measured = choose_codec(asked.told, rows, size=size, kind=settings.kind, seed=settings.seed)
     if measured:
@@ -171,7 +171,7 @@ def _choose(settings: CaptureSettings, run: dict[str, Any], asked: Asked, rows: 
             for m in measured
         )
         console.print(f"kinds measured on forward KL's gradient: {said}; {codec} it is")
-    kind = "drawn" if isinstance(codec, Drawn) else "coarse"
+    kind = "drawn" if isinstance(codec, Sampled) else "coarse"
     update(settings.out, run, rows=wanted, codec={"kind": kind} | vars(codec), kinds=finite(measured))
 
 
@@ -180,7 +180,7 @@ def _codec(run: dict[str, Any]) -> Codec:
     return CODECS[values.pop("kind")](**values)
 
 
-def _announce(asked: Asked, codec: Codec, rows: Rows, part: _Part, where: Machine) -> None:
+def _announce(asked: LogitSource, codec: Codec, rows: Rows, part: _Part, where: Environment) -> None:
     """Says the size, and the time from one question that is asked now; of a server, which may want money for it, none is."""
     teacher, places = asked.about, part.rows * rows.length
     tokens = rows.layout.read(part.first, part.first + part.rows)
@@ -196,7 +196,7 @@ def _announce(asked: Asked, codec: Codec, rows: Rows, part: _Part, where: Machin
     console.print(said if seconds is None else f"{said}, in about {duration(seconds)}")
 
 
-def _foretold(asked: Asked, codec: Codec, rows: Rows, part: _Part, where: Machine) -> float | None:
+def _foretold(asked: LogitSource, codec: Codec, rows: Rows, part: _Part, where: Environment) -> float | None:
     """Seconds that all answers will take: from one question, or from one layer where a question reads all weights."""
     teacher = asked.whole
     if teacher is None:
@@ -211,7 +211,9 @@ def _foretold(asked: Asked, codec: Codec, rows: Rows, part: _Part, where: Machin
     return (time.perf_counter() - start) / len(some) * part.rows
 
 
-def _answers(settings: CaptureSettings, asked: Asked, rows: Rows, part: _Part, codec: Codec, where: Machine) -> Cache:
+def _answers(
+    settings: CaptureSettings, asked: LogitSource, rows: Rows, part: _Part, codec: Codec, where: Environment
+) -> Cache:
     def rows_of(numbers: Any) -> Any:
         return rows.rows_of(numbers).to(where.world.device)
 
@@ -239,13 +241,13 @@ def _text(store: TokenStore) -> dict[str, Any]:
     return {"corpus": store.manifest["corpus_sha256"]} | packed_as(store)
 
 
-def _together(asked: Asked, length: int, where: Machine) -> int:
+def _together(asked: LogitSource, length: int, where: Environment) -> int:
     """Rows of one question; a server gets more, of which it is asked about some at once."""
     return rows_together(asked.served) if asked.served else micro_rows(length, where.world.device)
 
 
 def _expect(
-    asked: Asked, folder: Path, codec: Codec, store: TokenStore, *, rows: int, length: int, together: int
+    asked: LogitSource, folder: Path, codec: Codec, store: TokenStore, *, rows: int, length: int, together: int
 ) -> None:
     """Tells a server's client how much it will be asked, of which it may leave a little unanswered."""
     if asked.served:
@@ -255,17 +257,19 @@ def _expect(
         asked.served.expect(round(rows * length * learned), missing=missing)
 
 
-def _held_out(settings: CaptureSettings, asked: Asked, store: TokenStore, *, length: int, where: Machine) -> None:
+def _held_out(
+    settings: CaptureSettings, asked: LogitSource, store: TokenStore, *, length: int, where: Environment
+) -> None:
     """What a report will say of the teacher, and its answers to the rows that students are measured on.
 
     Of a served teacher the answers alone: what it costs, writes and is surprised by is not looked at.
     """
     held_out = HeldOut(store, length=length, machine=where)
     vocab, rows = asked.about.vocab, len(held_out.sample)
-    codec: Codec = Drawn.within(vocab, HELD_OUT_BYTES)
+    codec: Codec = Sampled.within(vocab, HELD_OUT_BYTES)
     if asked.served:
         k = asked.served.k
-        codec = Coarse.within(vocab, k, max(HELD_OUT_BYTES, Coarse(vocab, k).bytes))
+        codec = TopK.within(vocab, k, max(HELD_OUT_BYTES, TopK(vocab, k).bytes))
     together, folder = _together(asked, length, where), settings.out / HELD_OUT
     _expect(asked, folder, codec, store, rows=rows, length=length, together=together)
     capture_outcomes(
@@ -301,7 +305,7 @@ def _held_out(settings: CaptureSettings, asked: Asked, store: TokenStore, *, len
     measured.save(file)
 
 
-def _cut(settings: CaptureSettings, asked: Asked, store: TokenStore, *, length: int, where: Machine) -> None:
+def _cut(settings: CaptureSettings, asked: LogitSource, store: TokenStore, *, length: int, where: Environment) -> None:
     """Students of the sizes that were asked for, by what matters on the training text."""
     for size in settings.params:
         folder, teacher = settings.out / CUT / size_name(size), asked.whole
@@ -315,7 +319,9 @@ def _cut(settings: CaptureSettings, asked: Asked, store: TokenStore, *, length: 
         console.print(f"a student of {student.parameters_count:,} parameters was cut: {folder}")
 
 
-def _certificate(settings: CaptureSettings, asked: Asked, rows: Rows, codec: Codec, answers: Cache) -> dict[str, Any]:
+def _certificate(
+    settings: CaptureSettings, asked: LogitSource, rows: Rows, codec: Codec, answers: Cache
+) -> dict[str, Any]:
     file, teacher = settings.out / CERTIFICATE, asked.whole
     if teacher is None:
         write_json(file, _of_served(codec, answers))

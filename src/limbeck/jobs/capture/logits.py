@@ -16,14 +16,14 @@ from limbeck.corpora.tokenizer import fingerprint
 from limbeck.disk import writing
 from limbeck.errors import BadSetting, Mismatch
 from limbeck.jobs.capture.certificate import kept_bytes
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.models.load import LanguageModel, load, load_described
 from limbeck.models.memory import in_bytes
 from limbeck.models.source import resolve, resolve_description, weights_digest
 from limbeck.models.streamed import StreamedModel, load_streamed
 from limbeck.run.log import console
 from limbeck.teachers.cache import CELLS
-from limbeck.teachers.codec import Coarse
+from limbeck.teachers.codec import TopK
 from limbeck.teachers.remote.http import Address, Patience, is_served
 from limbeck.teachers.remote.served import Served, connect
 
@@ -36,7 +36,7 @@ Whole = LanguageModel | StreamedModel  # who gives whole distributions
 
 
 @dataclass(frozen=True)
-class Asked:
+class LogitSource:
     """``about`` tells what the teacher is, ``told`` is asked; only of a model in memory they are the same.
 
     ``made_from`` is what tells it from another.
@@ -106,14 +106,14 @@ def description_of(settings: TeacherSettings) -> str:
 
 
 @contextmanager
-def asking(settings: CaptureSettings, where: Machine, *, length: int, k: int | None) -> Iterator[Asked]:
+def asking(settings: CaptureSettings, where: Environment, *, length: int, k: int | None) -> Iterator[LogitSource]:
     """The teacher of a capture; of a served one so many outcomes as were begun with, else as many as fit and are told."""
     if not is_served(settings.teacher):
         told = _streamed(settings, where, length=length) if settings.stream else _resident(settings, where)
         about = told if isinstance(told, LanguageModel) else told.about
         dtype = str(where.dtype).removeprefix("torch.")
         made_from = {"teacher": weights_digest(resolve(settings.teacher)), "dtype": dtype}
-        yield Asked(about, told, made_from | {"tokenizer": fingerprint(about.tokenizer)})
+        yield LogitSource(about, told, made_from | {"tokenizer": fingerprint(about.tokenizer)})
         return
     address = Address.of(settings.teacher)
     assert settings.tokenizer is not None, "description_of looked for it"
@@ -121,7 +121,7 @@ def asking(settings: CaptureSettings, where: Machine, *, length: int, k: int | N
     served = connect(
         address,
         about.tokenizer,
-        k=k or Coarse.most(about.vocab, settings.bytes_per_token).k,
+        k=k or TopK.most(about.vocab, settings.bytes_per_token).k,
         length=length,
         patience=Patience(limit=settings.time_limit),
         in_flight=settings.in_flight,
@@ -135,14 +135,14 @@ def asking(settings: CaptureSettings, where: Machine, *, length: int, k: int | N
         says = json.dumps(served.says, sort_keys=True)
         console.print(f"{address} is asked as {served.kind.name}, for {served.k} outcomes a token; it says {says}")
         made_from = {"teacher": f"served {says}", "dtype": "the server's"}
-        yield Asked(about, served, made_from | {"tokenizer": fingerprint(about.tokenizer)})
+        yield LogitSource(about, served, made_from | {"tokenizer": fingerprint(about.tokenizer)})
 
 
-def _resident(settings: CaptureSettings, where: Machine) -> LanguageModel:
+def _resident(settings: CaptureSettings, where: Environment) -> LanguageModel:
     return load(settings.teacher, device=where.world.device, dtype=where.dtype)
 
 
-def _streamed(settings: CaptureSettings, where: Machine, *, length: int) -> StreamedModel:
+def _streamed(settings: CaptureSettings, where: Environment, *, length: int) -> StreamedModel:
     """The teacher read layer by layer. Raises BadSetting where it needs more memory than it may take."""
     with writing(settings.out):
         settings.out.mkdir(parents=True, exist_ok=True)

@@ -134,9 +134,9 @@ class Captured:
         return found
 
     @cached_property
-    def held_out(self) -> HeldOutAnswers:
+    def held_out(self) -> HeldOutLogits:
         """What the teacher said about held-out rows."""
-        return HeldOutAnswers(Cache(self.folder / HELD_OUT))
+        return HeldOutLogits(Cache(self.folder / HELD_OUT))
 
     @property
     def served(self) -> bool:
@@ -197,14 +197,14 @@ class Captured:
         return load(source, device=device, dtype=dtype)
 
 
-class HeldOutAnswers:
+class HeldOutLogits:
     """A teacher of held-out rows: answers are kept by their places in the sample that models are measured on."""
 
     def __init__(self, cache: Cache) -> None:
         self.cache, self.name, self.vocab = cache, cache.name, cache.vocab
         self._place: dict[int, int] = {}
 
-    def of_sample(self, sample: np.ndarray) -> HeldOutAnswers:
+    def of_sample(self, sample: np.ndarray) -> HeldOutLogits:
         """Told which rows the sample has, in its order."""
         self._place = {int(row): place for place, row in enumerate(sample)}
         return self

@@ -15,7 +15,7 @@ from limbeck.run.world import World, join, named
 
 
 @dataclass(frozen=True)
-class Machine:
+class Environment:
     """Where a job runs, and in which number format."""
 
     world: World
@@ -27,7 +27,7 @@ class Machine:
         return torch.bfloat16 if self.bf16 else torch.float32
 
 
-def machine(settings: Settings) -> Machine:
+def environment(settings: Settings) -> Environment:
     """Sets threads and denormals, joins the other ranks, and looks what the processor can do.
 
     "auto" is bfloat16 on a GPU that has it and float32 on a CPU: without AMX or AVX512-BF16 a CPU multiplies bfloat16 four
@@ -47,7 +47,7 @@ def machine(settings: Settings) -> Machine:
     wanted = settings.dtype == "bfloat16"
     if settings.dtype == "auto" and world.device.type == "cuda":
         wanted = torch.cuda.is_bf16_supported(including_emulation=False)
-    return Machine(world, bf16=wanted)
+    return Environment(world, bf16=wanted)
 
 
 def require_device(device: str) -> None:

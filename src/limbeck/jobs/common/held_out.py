@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 
 from limbeck.corpora import Rows, TokenStore
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.probes import Measurements
 from limbeck.types import Batch
 
@@ -28,7 +28,7 @@ class HeldOut:
         store: TokenStore,
         *,
         length: int,
-        machine: Machine,
+        machine: Environment,
         trained: int | None = None,
         rows: int | None = None,
     ) -> None:

@@ -15,7 +15,7 @@ from limbeck.corpora import TokenStore, build_stores
 from limbeck.corpora.build import build_training
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.records import Columns
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import packing_asked, text_of_run
 from limbeck.run.log import console
 
@@ -71,7 +71,7 @@ def passing_store(settings: TeacherSettings, reader: Reads) -> Iterator[TokenSto
 
 
 def stores_of(
-    settings: TeacherSettings, reader: Reads, where: Machine, *, speak: bool = True
+    settings: TeacherSettings, reader: Reads, where: Environment, *, speak: bool = True
 ) -> tuple[TokenStore, TokenStore]:
     """(training store, held-out store) of --data and --eval-data, in the tokens of who reads.
 

@@ -24,7 +24,7 @@ from limbeck.corpora.layout import Layout
 from limbeck.corpora.retokenise import retokenised
 from limbeck.corpora.token_bytes import TokenBytes
 from limbeck.errors import BadSetting, Mismatch
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import packed_as, text_of_run
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.text import Reader, stores_of
@@ -38,7 +38,7 @@ from limbeck.report.words import count, duration, share
 from limbeck.run.log import console
 from limbeck.run.run import micro_rows
 from limbeck.teachers.alignment import MANIFEST, AlignedTeacher, write_aligned
-from limbeck.teachers.logprobs import Kept, Told, tell, told_in
+from limbeck.teachers.logprobs import Kept, TeacherLogprobs, logprobs_in, measure_logprobs
 from limbeck.types import Batch
 
 _TOLD = "told"  # in a run's folder
@@ -66,7 +66,7 @@ def check_align(settings: DistilSettings) -> None:
     for _, term in terms_of(objective):
         if term.needs_teacher and not term.largest:
             term.of_chunks(torch.zeros(0), torch.zeros(0))  # says why, where it cannot
-    Heard.by(settings.objectives)
+    AlignedTexts.by(settings.objectives)
 
 
 def check_student(settings: DistilSettings) -> None:
@@ -84,14 +84,14 @@ def check_student(settings: DistilSettings) -> None:
 
 
 @dataclass(frozen=True)
-class Heard:
+class AlignedTexts:
     """What objectives hear of a teacher of other tokens: how many of its largest probabilities, and which chunks are merged."""
 
     largest: int
     merge: float
 
     @classmethod
-    def by(cls, objectives: Sequence[str]) -> Heard:
+    def by(cls, objectives: Sequence[str]) -> AlignedTexts:
         """By these of one run. Raises BadSetting where they would cut the text into different chunks."""
         terms = [term for text in objectives for _, term in terms_of(parse(text)) if term.needs_teacher]
         merges = {term.merge for term in terms if not term.largest}
@@ -105,12 +105,12 @@ class Heard:
 
 
 def teacher_of(
-    settings: DistilSettings, where: Machine, *, length: int, objectives: Sequence[str]
+    settings: DistilSettings, where: Environment, *, length: int, objectives: Sequence[str]
 ) -> RunTeacher | OtherTokens:
     """The teacher of a run in rows of ``length``, whatever its student's tokenizer; ``objectives`` are all that listen to it."""
     if settings.tokenizer_align is None:
         return RunTeacher.of(settings, where, length=length, objectives=objectives)
-    return OtherTokens(settings, where, heard=Heard.by(objectives))
+    return OtherTokens(settings, where, heard=AlignedTexts.by(objectives))
 
 
 class OtherTokens:
@@ -120,7 +120,7 @@ class OtherTokens:
     them it was asked about, None for all.
     """
 
-    def __init__(self, settings: DistilSettings, where: Machine, *, heard: Heard) -> None:
+    def __init__(self, settings: DistilSettings, where: Environment, *, heard: AlignedTexts) -> None:
         """Raises Mismatch where one of the tokenizers is of a kind whose tokens cannot be told in bytes."""
         assert settings.student is not None, "looked at by check_align"
         self._base = RunTeacher.of(settings, where)
@@ -138,11 +138,11 @@ class OtherTokens:
         assert self._asked is not None, "ask comes first"
         return self._asked
 
-    def weights(self, where: Machine) -> LanguageModel:
+    def weights(self, where: Environment) -> LanguageModel:
         """The model itself; nothing is cut out of it."""
         return self._base.weights(where)
 
-    def stores(self, settings: DistilSettings, where: Machine) -> tuple[TokenStore, TokenStore]:
+    def stores(self, settings: DistilSettings, where: Environment) -> tuple[TokenStore, TokenStore]:
         """(training, held-out) text of the run in the student's tokens, beside which the teacher's held-out text is made.
 
         Of captured answers it is the text they are about, so far as it can be read back from its tokens.
@@ -162,7 +162,7 @@ class OtherTokens:
         where.world.barrier()
         return text_of_run(settings.out)
 
-    def ask(self, store: TokenStore, where: Machine, *, rows: int, length: int) -> None:
+    def ask(self, store: TokenStore, where: Environment, *, rows: int, length: int) -> None:
         """Asks the teacher about the documents of the first ``rows`` training rows, or takes what it told before.
 
         Raises Mismatch where none of it can be of use.
@@ -178,7 +178,7 @@ class OtherTokens:
                 self._theirs = self._in_tokens_of_teacher(store, "train", documents=read)
             self._write(folder, store, self._tell(where), store.layout(length), read)
         where.world.barrier()
-        largest = told_in(self._settings.out / _TOLD).largest if self._heard.largest else None
+        largest = logprobs_in(self._settings.out / _TOLD).largest if self._heard.largest else None
         if largest is not None:
             largest = largest.reshape(-1, largest.shape[-1])
         layout = store.layout(length)
@@ -211,12 +211,12 @@ class OtherTokens:
         """Forward passes of the teacher for each token that a run trains on: one pass over its own tokens of what it reads."""
         return float(self.told.facts["tokens_asked"]) / max(tokens, self._tokens if self.captured else 0)
 
-    def held_out(self, where: Machine) -> HeldOut:
+    def held_out(self, where: Environment) -> HeldOut:
         """The held-out text as the teacher reads it; on the rank that writes."""
         rows = self.captured.held_out.cache.rows if self.captured else None
         return HeldOut(self._held_out, length=self._row(where), machine=where, trained=self._settings.tokens, rows=rows)
 
-    def _row(self, where: Machine) -> int:
+    def _row(self, where: Environment) -> int:
         """Tokens of its rows: as many as the student's, and no fewer than is usual."""
         if self.captured is not None:
             return self.captured.answers.length
@@ -227,14 +227,14 @@ class OtherTokens:
         made = retokenised(store, self._spelled[0], tokenizer, folder, end=self.about.end, documents=documents)
         return made.packed(store.packing)
 
-    def _tell(self, where: Machine) -> Told:
+    def _tell(self, where: Environment) -> TeacherLogprobs:
         """What the teacher says of each token of its stream but the first."""
         length, store = self._row(where), self._theirs
         rows = Rows(store, length=length)
         number = self.captured.answers.rows if self.captured else rows.n_rows
         tokens, device = number * length, where.world.device
         console.print(f"asking teacher {self.about.name} once about {count(tokens)} of its own tokens")
-        return tell(
+        return measure_logprobs(
             self._base.told,
             lambda numbers: rows.rows_of(numbers).to(device),
             self._settings.out / _TOLD,
@@ -258,7 +258,12 @@ class OtherTokens:
         return Kept(largest=min(self._heard.largest, there), some=begin)
 
     def _write(
-        self, folder: Path, store: TokenStore, told: Told, layout: Layout, read: Bool[np.ndarray, " documents"]
+        self,
+        folder: Path,
+        store: TokenStore,
+        told: TeacherLogprobs,
+        layout: Layout,
+        read: Bool[np.ndarray, " documents"],
     ) -> None:
         """Brings what the teacher told of its tokens to the chunks of the student's, in the documents that are ``read``."""
         log_p = told.log_p.reshape(-1)

@@ -15,7 +15,7 @@ import torch
 from limbeck.config import ATTENTION
 from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import place, whole_folder
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.models.load import LanguageModel, load, load_config, new_model, own, round_to, save
 from limbeck.objectives import parse
 from limbeck.run.lockstep import train_together
@@ -113,7 +113,7 @@ class Shared:
     store: TokenStore
     length: int
     plan: Plan
-    machine: Machine
+    machine: Environment
     most_rows: int | None = None
     counted: Callable[[Batch], Batch] = lambda batch: batch
     reads_on: bool = False

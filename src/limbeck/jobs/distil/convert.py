@@ -24,7 +24,7 @@ from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import Count, read_lines, read_rows, write_json, write_rows, writing
 from limbeck.errors import BadCorpus, BadSetting
 from limbeck.jobs.common.captured import config_source
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.pair.mixers import pattern_asked, remarks
 from limbeck.jobs.pair.student import make_student, mixers_for
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
@@ -134,7 +134,7 @@ def make_converted(
     length: int,
     rows: int,
     steps: int,
-    machine: Machine,
+    machine: Environment,
     most_rows: int | None = None,
 ) -> Path:
     """The folder of the converted student, matched to attention in the stages that were asked for.
@@ -203,7 +203,7 @@ class _Matching:
     length: int
     seed: int
     plan: Plan
-    machine: Machine
+    machine: Environment
     most_rows: int | None
 
     def stage(self, stage: Stage, student: LanguageModel, steps: int, *, before: int = 0) -> LanguageModel:
@@ -285,7 +285,13 @@ def _replaced(model: LimbeckForCausalLM) -> list[int]:
 
 
 def _damage(
-    file: Path, everywhere: LanguageModel, student: LanguageModel, store: TokenStore, *, length: int, machine: Machine
+    file: Path,
+    everywhere: LanguageModel,
+    student: LanguageModel,
+    store: TokenStore,
+    *,
+    length: int,
+    machine: Environment,
 ) -> list[dict[str, Any]]:
     """What replacing attention in one layer alone does to recall, on training text; first with none replaced.
 

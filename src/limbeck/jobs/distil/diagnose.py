@@ -8,12 +8,12 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.config import DistilSettings
 from limbeck.jobs.common.captured import is_captured
-from limbeck.jobs.common.environment import Machine, batch_rows
+from limbeck.jobs.common.environment import Environment, batch_rows
 from limbeck.jobs.common.rates import rate_finding
 from limbeck.jobs.common.sample import Sample, of_text
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.distil.align import alignment
-from limbeck.jobs.pair.unigram import knowledge, known, of_source
+from limbeck.jobs.pair.unigram import compare_to_unigram, knowledge, of_source
 from limbeck.jobs.pair.unpacked import lone_cost, rows_of_documents
 from limbeck.models.load import LanguageModel
 from limbeck.objectives import TAID, parse
@@ -22,14 +22,16 @@ from limbeck.planning.cost.size import Size
 from limbeck.teachers.remote.http import is_served
 
 
-def what_is_known(settings: DistilSettings, teacher: LanguageModel, *, length: int, machine: Machine) -> list[Finding]:
+def what_is_known(
+    settings: DistilSettings, teacher: LanguageModel, *, length: int, machine: Environment
+) -> list[Finding]:
     """Whether a teacher in memory knows more of the text than a unigram model; nothing of captured answers.
 
     A student that does not listen to it may have any teacher, which is then no more than said.
     """
     if is_captured(settings.teacher) or is_served(settings.teacher):
         return []
-    found = known(
+    found = compare_to_unigram(
         teacher,
         of_source(settings.data, teacher, columns_of(settings)),
         vocab=teacher.vocab,
@@ -55,7 +57,7 @@ def diagnose(
     sample: Sample,
     *,
     length: int,
-    machine: Machine,
+    machine: Environment,
     planned: PreTrainedConfig | None = None,
     reference: PreTrainedConfig | None = None,
     uses: float | None = None,

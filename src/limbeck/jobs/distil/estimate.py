@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.disk import read_lines
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.arms import Arm, Shared
 from limbeck.planning.cost.training import Cost
 from limbeck.report.words import duration, label, trainings
@@ -21,7 +21,7 @@ _LEAST, _MOST, _SHARE = 0.2, 20.0, 0.03
 
 
 @dataclass(frozen=True)
-class Foretold:
+class TimeEstimate:
     """Seconds of all trainings, seconds of a step by what is trained how, and the peak of memory in bytes."""
 
     seconds: float
@@ -29,7 +29,7 @@ class Foretold:
     peak_bytes: int
 
 
-def foretell(arms: Sequence[Arm], cost: Cost, shared: Shared) -> Foretold:
+def estimate_time(arms: Sequence[Arm], cost: Cost, shared: Shared) -> TimeEstimate:
     """Measures some steps of each kind of arm, on this machine as it is now."""
     world, step_seconds = shared.machine.world, {}
     for name in dict.fromkeys(map(_kind, arms)):
@@ -41,7 +41,9 @@ def foretell(arms: Sequence[Arm], cost: Cost, shared: Shared) -> Foretold:
             step = run.measure(min(_MOST, _SHARE * total))
         step_seconds[name] = step
     seen = round(peak_gib(world.device) * 2**30)  # a small student may take less than the tokenizer did
-    return Foretold(sum(step_seconds[_kind(arm)] * arm.steps for arm in arms), step_seconds, max(seen, cost.peak_bytes))
+    return TimeEstimate(
+        sum(step_seconds[_kind(arm)] * arm.steps for arm in arms), step_seconds, max(seen, cost.peak_bytes)
+    )
 
 
 def _kind(arm: Arm) -> str:
@@ -49,7 +51,7 @@ def _kind(arm: Arm) -> str:
     return arm.objective if arm.start is None else f"{arm.objective} ({label(arm.name)})"
 
 
-def said_before(foretold: Foretold, arms: Sequence[Arm]) -> str:
+def shown_before(foretold: TimeEstimate, arms: Sequence[Arm]) -> str:
     """The estimate as it is printed before the trainings."""
     steps = ", ".join(f"{seconds:.3g} s of {name}" for name, seconds in foretold.step_seconds.items())
     return (
@@ -64,7 +66,7 @@ def expected_seconds(told: Mapping[str, Any], arms: Sequence[Arm]) -> float:
     return sum(steps.get(_kind(arm), 0.0) * arm.steps for arm in arms if not arm.done)
 
 
-def said_after(told: dict[str, Any], arms: Sequence[Arm], machine: Machine, *, continued: bool = False) -> str:
+def shown_after(told: dict[str, Any], arms: Sequence[Arm], machine: Environment, *, continued: bool = False) -> str:
     """What the trainings took, ``continued`` where over several starts, beside what was said before."""
     starts = " over all starts" if continued else ""
     return (

@@ -16,13 +16,13 @@ import numpy as np
 from limbeck.config import DistilSettings
 from limbeck.corpora import TokenStore
 from limbeck.disk import place, read_rows, write_json, write_lines, write_rows, write_text, writing
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import update
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.distil.align import OtherTokens, across
 from limbeck.jobs.distil.arms import Arm
 from limbeck.jobs.distil.teacher import RunTeacher
-from limbeck.jobs.probe.recall import RecallProof
+from limbeck.jobs.probe.recall import RecallEvaluation
 from limbeck.models.load import LanguageModel, load, own
 from limbeck.models.sidecar import stored_dtype
 from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, likelihood, measure, samples
@@ -36,7 +36,7 @@ from limbeck.run.log import console
 from limbeck.types import Batch, Reading, ReadingRow, Teacher
 
 
-class Proof:
+class Evaluation:
     """Collects the measurements of a run, on the rank that writes; the others pass through."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Proof:
         store: TokenStore,
         *,
         length: int,
-        machine: Machine,
+        machine: Environment,
         listens: bool,
         train: TokenStore,
     ) -> None:
@@ -64,7 +64,7 @@ class Proof:
         if isinstance(teacher, OtherTokens) and machine.world.first:
             self._teachers = teacher.held_out(machine)
         measurements = settings.out / "measurements"
-        self._recall = RecallProof(measurements, train, self.held_out) if settings.mixers else None
+        self._recall = RecallEvaluation(measurements, train, self.held_out) if settings.mixers else None
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._costs: list[Reading] = []
         served = teacher.captured is not None and teacher.captured.served  # nobody here has looked at the model
@@ -215,7 +215,7 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
-def hand_on(there: Path, here: Path) -> None:
+def share_teacher_metrics(there: Path, here: Path) -> None:
     """Gives a run what another measured of the teacher they share."""
     for file in [*there.glob("measurements/teacher-seed*"), *there.glob("measurements/cost-teacher.json")]:
         place(file, here / "measurements" / file.name)

@@ -23,7 +23,7 @@ from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, read_json
 from limbeck.errors import BadModel
 from limbeck.jobs.common.captured import config_source, is_captured
-from limbeck.jobs.common.environment import Machine, batch_rows, machine, row_length
+from limbeck.jobs.common.environment import Environment, batch_rows, environment, row_length
 from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.common.packing import packed
 from limbeck.jobs.common.rates import fresh_rate_of, rate_of, schedule_of
@@ -33,8 +33,8 @@ from limbeck.jobs.distil.align import OtherTokens, check_align, teacher_of
 from limbeck.jobs.distil.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.distil.convert import BASE, MATCHING, SAID, Conversion, Planned, check_conversion, make_converted
 from limbeck.jobs.distil.diagnose import diagnose, what_is_known
-from limbeck.jobs.distil.estimate import expected_seconds, foretell, said_after, said_before
-from limbeck.jobs.distil.evaluation import Proof, hand_on
+from limbeck.jobs.distil.estimate import estimate_time, expected_seconds, shown_after, shown_before
+from limbeck.jobs.distil.evaluation import Evaluation, share_teacher_metrics
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.pair.student import make_student, stored_as, target_shape
 from limbeck.models.load import LanguageModel, load, load_config, load_described, own
@@ -65,7 +65,7 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     """
     started = time.monotonic()
     settings, answers = adopted(settings)
-    where = machine(settings)
+    where = environment(settings)
     comparison = prepare(settings, answers, where)
     for number, arm in enumerate(comparison.arms, 1):
         after = expected_seconds(comparison.run.get("estimate", {}), comparison.arms[number:])
@@ -92,7 +92,7 @@ class Comparison:
     arms: list[Arm]
     shared: Shared
     cost: Cost
-    proof: Proof
+    proof: Evaluation
     continued: bool
 
     def show_so_far(self) -> None:
@@ -114,7 +114,7 @@ class Comparison:
         result = self.proof.conclude(self.run)
         if "estimate" in self.run:
             own = [arm for arm in self.arms if arm.folder not in linked]
-            console.print(said_after(self.run["estimate"], own, self.shared.machine, continued=self.continued))
+            console.print(shown_after(self.run["estimate"], own, self.shared.machine, continued=self.continued))
         if last:
             console.print(f"It {took(seconds, continued=self.continued)}.")
         return result
@@ -123,7 +123,7 @@ class Comparison:
 def prepare(
     settings: DistilSettings,
     answers: dict[str, Any],
-    where: Machine,
+    where: Environment,
     *,
     member: str = "",
     beside: Comparison | None = None,
@@ -176,9 +176,9 @@ def prepare(
     del student  # one student at a time is held
     _foretell(settings, run, arms, cost, shared)
     if beside and where.world.first:
-        hand_on(beside.settings.out, settings.out)
+        share_teacher_metrics(beside.settings.out, settings.out)
     listens = task.objective.needs_teacher
-    proof = Proof(settings, source, held_out, length=task.length, machine=where, listens=listens, train=store)
+    proof = Evaluation(settings, source, held_out, length=task.length, machine=where, listens=listens, train=store)
     proof.cut(cut)
     return Comparison(settings, run, source, (store, held_out), arms, shared, cost, proof, continued)
 
@@ -206,7 +206,7 @@ class _Task:
         return self.steps * self.rows * self.length
 
 
-def _task(settings: DistilSettings, where: Machine) -> _Task:
+def _task(settings: DistilSettings, where: Environment) -> _Task:
     """Looks at the settings, whether the text is there, and at the configuration. Raises a LimbeckError for what does not fit."""
     objective = parse(settings.objective)
     check_align(settings)
@@ -224,7 +224,7 @@ def _task(settings: DistilSettings, where: Machine) -> _Task:
     return _Task(objective, target, asked, length, rows, steps, matched, schedule)
 
 
-def _signature(settings: DistilSettings, task: _Task, answers: dict[str, Any], where: Machine) -> dict[str, Any]:
+def _signature(settings: DistilSettings, task: _Task, answers: dict[str, Any], where: Environment) -> dict[str, Any]:
     """What a run may be gone on with; ``answers`` is what it says of captured ones."""
     derived = {"objective": repr(task.objective), "length": task.length, "rows": task.rows, "steps": task.steps}
     derived |= {"bf16": where.bf16} | answers | {"schedule": task.schedule}
@@ -239,7 +239,7 @@ def _first_look(
     documents: Sample,
     *,
     length: int,
-    where: Machine,
+    where: Environment,
     known: bool,
 ) -> list[Finding]:
     """Stops at a teacher that knows nothing of the text, or a given student that does not fit it, before that is tokenised.
@@ -259,7 +259,7 @@ def _student(
     source: RunTeacher | OtherTokens,
     documents: Sample,
     store: TokenStore,
-    where: Machine,
+    where: Environment,
     *,
     knows: list[Finding],
     sharing: int,
@@ -303,7 +303,7 @@ def _shared(
     plan: Plan,
     cut: Path,
     student: LanguageModel,
-    where: Machine,
+    where: Environment,
 ) -> Shared:
     """What all arms have in common."""
     return Shared(
@@ -317,7 +317,7 @@ def _shared(
     )
 
 
-def _cost(task: _Task, source: RunTeacher | OtherTokens, student: LanguageModel, where: Machine) -> Cost:
+def _cost(task: _Task, source: RunTeacher | OtherTokens, student: LanguageModel, where: Environment) -> Cost:
     """What one training takes in memory and time."""
     return estimate(
         *(Size.of(student.config), source.size),
@@ -345,7 +345,7 @@ def _of_conversion(
     teacher: LanguageModel,
     *,
     length: int,
-    where: Machine,
+    where: Environment,
 ) -> dict[str, Any]:
     """What a run keeps of a conversion besides: what became of attention, and what is kept of a text."""
     remedy = "remove the folder cut beside it too, and the student is converted again"
@@ -359,10 +359,10 @@ def _foretell(settings: DistilSettings, run: dict[str, Any], arms: list[Arm], co
     """Measures, keeps and says what the trainings will take, before the first of them has begun."""
     if any((arm.folder / "metrics.jsonl").exists() for arm in arms):
         return
-    told = foretell(arms, cost, shared)
+    told = estimate_time(arms, cost, shared)
     if shared.machine.world.first:
         update(settings.out, run, estimate=asdict(told))
-        console.print(said_before(told, arms))
+        console.print(shown_before(told, arms))
 
 
 def _examined(
@@ -373,7 +373,7 @@ def _examined(
     documents: Sample,
     *,
     length: int,
-    where: Machine,
+    where: Environment,
     uses: float | None,
 ) -> list[Finding]:
     """What the doctor finds of a conversion, whose matching comes first; nothing where none is asked for."""
@@ -389,7 +389,7 @@ def _examined(
 
 
 def _start(
-    settings: DistilSettings, task: _Task, source: RunTeacher | OtherTokens, store: TokenStore, *, where: Machine
+    settings: DistilSettings, task: _Task, source: RunTeacher | OtherTokens, store: TokenStore, *, where: Environment
 ) -> Path:
     """The folder of what the student starts from. Weights that only this needs are gone when it is there."""
     folder, target, asked = settings.out / "cut", task.target, task.conversion
@@ -414,7 +414,7 @@ def _say(findings: Sequence[Finding]) -> None:
     check(findings)
 
 
-def _check_served(settings: DistilSettings, *, length: int, where: Machine) -> None:
+def _check_served(settings: DistilSettings, *, length: int, where: Environment) -> None:
     """Looks at a pair of which the teacher is on a server before anything is asked, which may cost money."""
     assert settings.student is not None, "adopted looked for it"
     assert settings.tokenizer is not None, "adopted looked for it"

@@ -16,7 +16,7 @@ from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.certificate import why_not
 from limbeck.jobs.capture.codecs import codecs_within
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.text import stores_of
 from limbeck.models.load import load_described
 from limbeck.models.source import resolve
@@ -32,7 +32,7 @@ _SHARE = 0.25  # of the free disk
 _BYTES: int = CaptureSettings.model_fields["bytes_per_token"].default
 
 
-def keeps(settings: DistilSettings, where: Machine, *, length: int, objectives: Sequence[str]) -> bool:
+def keeps(settings: DistilSettings, where: Environment, *, length: int, objectives: Sequence[str]) -> bool:
     """Whether this run keeps its teacher's logits, as --cache-logits says, or by how often it would compute them.
 
     ``objectives`` are those of all students. What was begun is gone on with. Tokenises the run's text into ``out/data``.

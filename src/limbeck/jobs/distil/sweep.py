@@ -17,9 +17,9 @@ from typing import Any
 from limbeck.config import DistilSettings
 from limbeck.disk import claims
 from limbeck.errors import BadSetting, LimbeckError
-from limbeck.jobs.common.environment import machine
+from limbeck.jobs.common.environment import environment
 from limbeck.jobs.common.folder import claim, now, signature_of, update
-from limbeck.jobs.distil.align import Heard, check_align
+from limbeck.jobs.distil.align import AlignedTexts, check_align
 from limbeck.jobs.distil.arms import Arm, take_over, train, train_members
 from limbeck.jobs.distil.convert import check_conversion
 from limbeck.jobs.distil.estimate import expected_seconds, training_seconds
@@ -36,16 +36,16 @@ from limbeck.run.world import World, leave
 
 
 @claims()
-def family(settings: DistilSettings) -> dict[str, Any]:
+def sweep(settings: DistilSettings) -> dict[str, Any]:
     """Distils a student of each size and objective; gives ``{"out", "members"}``: by name what `distil` gives."""
     started = time.monotonic()
     settings, answers = adopted(settings)
     wanted = _wanted(settings)
     if settings.tokenizer_align is not None:
-        Heard.by(settings.objectives)
+        AlignedTexts.by(settings.objectives)
     for name, what in wanted.items():  # a mistake in the last is said before the first begins
         _check(settings.model_copy(update=what), name)
-    where = machine(settings)
+    where = environment(settings)
     run = claim(settings.out, signature_of(settings, "family", **answers)) if where.world.first else {}
     continued = "members" in run
     if where.world.first:

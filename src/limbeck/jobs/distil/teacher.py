@@ -20,14 +20,14 @@ from limbeck.jobs.capture.certificate import why_not
 from limbeck.jobs.capture.job import capture
 from limbeck.jobs.capture.logits import description_of
 from limbeck.jobs.common.captured import CERTIFICATE, DATA, Captured, is_captured
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.text import stores_of
 from limbeck.jobs.distil.keep_logits import CAPTURED, check_keeps, keeps
 from limbeck.models.load import LanguageModel, load
 from limbeck.objectives import parse
 from limbeck.objectives.base import terms_of
 from limbeck.planning.cost.size import Size
-from limbeck.teachers.codec import Coarse, Codec, Drawn
+from limbeck.teachers.codec import Codec, Sampled, TopK
 from limbeck.teachers.remote.http import is_served
 from limbeck.types import Batch, Teacher
 
@@ -45,7 +45,7 @@ class RunTeacher:
 
     @classmethod
     def of(
-        cls, settings: DistilSettings, where: Machine, *, length: int | None = None, objectives: Sequence[str] = ()
+        cls, settings: DistilSettings, where: Environment, *, length: int | None = None, objectives: Sequence[str] = ()
     ) -> RunTeacher:
         """The teacher of a run in rows of ``length``, which one on a server is asked about.
 
@@ -62,13 +62,13 @@ class RunTeacher:
             return cls(model, model)
         return cls(captured.about, captured.answers, captured)
 
-    def weights(self, where: Machine) -> LanguageModel:
+    def weights(self, where: Environment) -> LanguageModel:
         """The model itself, to cut a student out of."""
         if self.captured is None:
             return self.about
         return self.captured.weights(device=where.world.device, dtype=where.dtype)
 
-    def stores(self, settings: DistilSettings, where: Machine) -> tuple[TokenStore, TokenStore]:
+    def stores(self, settings: DistilSettings, where: Environment) -> tuple[TokenStore, TokenStore]:
         """(training, held-out) text of the run."""
         return stores_of(settings, self.about, where) if self.captured is None else self.captured.stores()
 
@@ -104,7 +104,7 @@ class RunTeacher:
         return 1.0 if self.rows is None else min(1.0, self.rows * length / tokens)
 
 
-def _asked(settings: DistilSettings, where: Machine, *, length: int | None) -> Captured:
+def _asked(settings: DistilSettings, where: Environment, *, length: int | None) -> Captured:
     """What a teacher says of this run's text: asked now, as far as it was not before, into the run's folder."""
     folder = settings.out / CAPTURED
     if not (folder / CERTIFICATE).exists():  # which is written last
@@ -138,7 +138,7 @@ def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
                 "without them: give a student that exists with --student"
             )
         if settings.tokenizer_align is None:
-            _check(settings, Coarse(vocab=_LITTLE, k=1), said="it tells its likeliest outcomes")
+            _check(settings, TopK(vocab=_LITTLE, k=1), said="it tells its likeliest outcomes")
         return settings, {}
     if not is_captured(settings.teacher):
         return settings, {}
@@ -146,7 +146,9 @@ def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
     codec = captured.answers.codec
     if settings.tokenizer_align is None:
         _check(settings, codec, said=f"it holds {codec} outcomes a token")
-    elif isinstance(codec, Drawn) and any(t.largest for text in settings.objectives for _, t in terms_of(parse(text))):
+    elif isinstance(codec, Sampled) and any(
+        t.largest for text in settings.objectives for _, t in terms_of(parse(text))
+    ):
         raise BadSetting(
             f"--teacher {settings.teacher}: it holds {codec} outcomes a token, of which it cannot be told how large the "
             "teacher's largest probabilities are, in order, and --objective compares those: capture with --kind coarse, take the "

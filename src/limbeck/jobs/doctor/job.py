@@ -8,7 +8,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.config import DistilSettings
 from limbeck.errors import BadSetting
-from limbeck.jobs.common.environment import machine, row_length
+from limbeck.jobs.common.environment import environment, row_length
 from limbeck.jobs.common.folder import packing_asked
 from limbeck.jobs.common.packing import packed_documents
 from limbeck.jobs.common.sample import first_documents, unreadable
@@ -37,7 +37,7 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
     check_student(settings)
     settings, _ = adopted(settings)
     sample = first_documents(settings)
-    where = machine(settings)
+    where = environment(settings)
     shape = target_shape(settings)
     teacher = RunTeacher.of(settings, where).about
     student = load(settings.student) if settings.student else None

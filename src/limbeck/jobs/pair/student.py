@@ -10,7 +10,7 @@ from limbeck.config import ATTENTION, DistilSettings
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.captured import config_source
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.pair.mixers import pattern_asked
 from limbeck.models.load import LanguageModel, load, load_config, save
 from limbeck.models.sidecar import FLOATS, stored_dtype
@@ -18,7 +18,7 @@ from limbeck.models.source import resolve_description
 from limbeck.report.words import count
 from limbeck.run.run import micro_batches
 from limbeck.students.convert import choose as choose_converted
-from limbeck.students.prune import cut
+from limbeck.students.prune import prune
 from limbeck.students.score import score
 from limbeck.students.shape import Shape, budget_of_shrink, choose, parse_shape
 
@@ -94,7 +94,7 @@ def make_student(
     store: TokenStore,
     *,
     length: int,
-    machine: Machine,
+    machine: Environment,
     method: str = METHOD,
     folder: Path | None = None,
 ) -> Path:
@@ -122,11 +122,11 @@ def shrink_to(
     store: TokenStore,
     *,
     length: int,
-    machine: Machine,
+    machine: Environment,
     method: str,
     seed: int,
 ) -> LanguageModel:
     """A student of this shape out of the teacher, by what matters on a calibration sample of the training text."""
     sample = Rows(store, length=length, seed=seed).take(CALIBRATION_ROWS)
     scores = score(teacher, list(micro_batches(sample, machine.world.device)), method=method, seed=seed)
-    return cut(teacher, shape=shape, scores=scores)
+    return prune(teacher, shape=shape, scores=scores)

@@ -27,9 +27,9 @@ from limbeck.corpora.writer import Item
 from limbeck.models.load import LanguageModel
 from limbeck.planning.checks.finding import Finding, check
 from limbeck.run.log import console
-from limbeck.teachers.logprobs import LOG_P, told_of
+from limbeck.teachers.logprobs import LOG_P, logprobs_of
 from limbeck.teachers.remote.served import Served
-from limbeck.types import Batch, Speaker, each
+from limbeck.types import Batch, CausalLM, each
 
 _MEASURED = 16  # documents that both are asked about
 _MEASURED_TOKENS = 2048  # of all of them together
@@ -39,7 +39,7 @@ _CLOSE = 0.1  # of the unigram model's bits: a teacher must save more to pass wi
 
 
 @dataclass(frozen=True)
-class Known:
+class UnigramComparison:
     """Bits per byte of a teacher and of a unigram model on the same tokens of some documents."""
 
     teacher: float
@@ -85,9 +85,9 @@ def of_prompts(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) ->
     return items
 
 
-def known(
-    teacher: Speaker | Served, items: Sequence[Item], *, vocab: int, length: int, device: torch.device | str
-) -> Known | None:
+def compare_to_unigram(
+    teacher: CausalLM | Served, items: Sequence[Item], *, vocab: int, length: int, device: torch.device | str
+) -> UnigramComparison | None:
     """What a teacher knows of documents in its tokens; None where they are too few to say, or it tells nothing of them.
 
     It is asked about ``length`` tokens of a document at most; ``vocab``: how many tokens it knows.
@@ -111,10 +111,10 @@ def known(
     if not text:
         return None
     bits = nats / log(2) / text
-    return Known(float(bits[0]), float(bits[1]), documents)
+    return UnigramComparison(float(bits[0]), float(bits[1]), documents)
 
 
-def knowledge(found: Known | None, name: str, *, anyway: bool) -> Iterator[Finding]:
+def knowledge(found: UnigramComparison | None, name: str, *, anyway: bool) -> Iterator[Finding]:
     """What there is to say of it: an error of a teacher no better than the unigram model, unless it is taken ``anyway``."""
     if found is None:
         return
@@ -137,7 +137,7 @@ def knowledge(found: Known | None, name: str, *, anyway: bool) -> Iterator[Findi
         yield Finding("knowledge", "ok", said)
 
 
-def say_known(found: Known | None, name: str, *, anyway: bool) -> None:
+def say_known(found: UnigramComparison | None, name: str, *, anyway: bool) -> None:
     """Says what a teacher knows. Raises Mismatch where that is no more than a unigram model, unless it is taken ``anyway``."""
     findings = list(knowledge(found, name, anyway=anyway))
     check(findings)
@@ -155,14 +155,14 @@ def _some(documents: Iterable[Document]) -> Iterator[Document]:
             return
 
 
-def _log_p(teacher: Speaker | Served, rows: Sequence[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _log_p(teacher: CausalLM | Served, rows: Sequence[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Of each row log p of what follows its positions, and which of them count: a server need not tell of all."""
     if isinstance(teacher, Served):
         yield from ((found, np.isfinite(found)) for found in teacher.own(rows))
         return
     with torch.no_grad():
         for batch, said in each(teacher, rows):
-            log_p = told_of(batch, said, LOG_P)["log_p"].double().cpu().numpy()
+            log_p = logprobs_of(batch, said, LOG_P)["log_p"].double().cpu().numpy()
             yield log_p, batch.weight.flatten().cpu().numpy() > 0
 
 

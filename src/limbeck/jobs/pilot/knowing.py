@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from limbeck.jobs.pair.unigram import Known, knowledge
+from limbeck.jobs.pair.unigram import UnigramComparison, knowledge
 from limbeck.jobs.pilot.tasks import Task, result_of
 from limbeck.planning.checks.finding import Finding, check
 
 
-def known_of(task: Task) -> Known | None:
+def known_of(task: Task) -> UnigramComparison | None:
     """What a teacher that is trained knows; None of other tasks, and where an earlier version did not look."""
     found = result_of(task.folder).get("known") if task.kind == "teacher" and task.done else None
-    return found and Known(
+    return found and UnigramComparison(
         math.nan if found["teacher"] is None else found["teacher"], found["unigram"], found["documents"]
     )
 

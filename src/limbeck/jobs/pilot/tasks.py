@@ -32,11 +32,11 @@ from limbeck.disk import (
     write_json,
 )
 from limbeck.errors import BadFolder, NonFiniteLoss
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import packed_as, text_of_run
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.pair.student import shrink_to
-from limbeck.jobs.pair.unigram import known, of_store
+from limbeck.jobs.pair.unigram import compare_to_unigram, of_store
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, weights_inside
 from limbeck.jobs.pretrain.job import llama_config
 from limbeck.models.load import LanguageModel, load, new_model, own, save
@@ -51,7 +51,7 @@ from limbeck.run.save import checkpoints
 from limbeck.run.world import alone
 from limbeck.students.shape import Shape
 from limbeck.teachers import HiddenStates, capture
-from limbeck.types import Speaker
+from limbeck.types import CausalLM
 
 PLAN, RESULT, DOCUMENTS = "pilot.json", "result.json", "documents.npy"
 _TOGETHER = 4096  # tokens a teacher is asked about in one call
@@ -137,7 +137,7 @@ class Result(TypedDict, total=False):
     name: str
     cpu_seconds: Required[float]
     files: dict[Bare, str]
-    known: _Known
+    compare_to_unigram: _Known
 
 
 def result_of(folder: Path, kind: Any = Result) -> dict[str, Any]:
@@ -169,9 +169,11 @@ class Pilot:
         return cls(Grid(teachers, cells), Scale(**row["scale"]), row["objective"])
 
 
-def do(task: Task, machine: Machine | None = None) -> None:
+def do(task: Task, machine: Environment | None = None) -> None:
     """Does a task, unless it is done. Of a student, a loss that is no number is a result too, written down with the reason."""
-    machine = machine or Machine(alone("cuda" if torch.cuda.is_available() else "cpu"), bf16=torch.cuda.is_available())
+    machine = machine or Environment(
+        alone("cuda" if torch.cuda.is_available() else "cpu"), bf16=torch.cuda.is_available()
+    )
     with locked(task.folder, wait=True):  # one whose parent was killed may take a moment to notice
         tidy(task.folder)
         if task.done:
@@ -193,7 +195,7 @@ def drop_checkpoints(tasks: Iterable[Task]) -> None:
                 shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def _teacher(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
+def _teacher(task: Task, pilot: Pilot, machine: Environment) -> dict[str, Any]:
     """Trains a teacher from scratch, with cross-entropy."""
     plan = next(rung for rung in pilot.grid.teachers if rung.name == task.name)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(task.out / "tokenizer")
@@ -205,11 +207,11 @@ def _teacher(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
     facts = {**_sizes(model, plan.shape), "tokens": tokens, **_loss(measured)}
     model.model.eval()
     items = of_store(text_of_run(task.out)[0])
-    found = known(model, items, vocab=model.vocab, length=pilot.scale.length, device=machine.world.device)
+    found = compare_to_unigram(model, items, vocab=model.vocab, length=pilot.scale.length, device=machine.world.device)
     return facts if found is None else facts | {"known": finite(asdict(found))}
 
 
-def _answers(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
+def _answers(task: Task, pilot: Pilot, machine: Environment) -> dict[str, Any]:
     """Asks a teacher about the part of the training text that students read."""
     teacher = _load_teacher(task.out, task.name, machine)
     store, _ = text_of_run(task.out)
@@ -235,13 +237,13 @@ def _made_from(out: Path, teacher: str, store: TokenStore, scale: Scale) -> dict
     return {"teacher": weights, "corpus": store.manifest["corpus_sha256"], "length": scale.length} | packed_as(store)
 
 
-def _cell(task: Task, pilot: Pilot, machine: Machine) -> dict[str, Any]:
+def _cell(task: Task, pilot: Pilot, machine: Environment) -> dict[str, Any]:
     """Trains one student and measures it."""
     plan = next(cell for cell in pilot.grid.cells if cell.name == task.name)
     live = None if plan.teacher is None else _load_teacher(task.out, plan.teacher, machine)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(task.out / "tokenizer")
     store, _ = text_of_run(task.out)
-    answers: Speaker | None = None
+    answers: CausalLM | None = None
     objective = CrossEntropy() if plan.teacher is None else parse(plan.objective or pilot.objective)
     if plan.teacher and objective.needs_teacher:
         made_from = _made_from(task.out, plan.teacher, store, pilot.scale)
@@ -283,10 +285,10 @@ def _train(
     task: Task,
     pilot: Pilot,
     model: LanguageModel,
-    teacher: Speaker | None,
+    teacher: CausalLM | None,
     objective: Objective,
     tokens: int,
-    machine: Machine,
+    machine: Environment,
     *,
     seed: int,
     lr: float,
@@ -304,7 +306,7 @@ def _train(
 
 
 def _measure(
-    out: Path, model: LanguageModel, teacher: LanguageModel | None, scale: Scale, machine: Machine
+    out: Path, model: LanguageModel, teacher: LanguageModel | None, scale: Scale, machine: Environment
 ) -> Measurements:
     _, store = text_of_run(out)
     held_out = HeldOut(store, length=scale.length, machine=machine, trained=scale.student_tokens)
@@ -315,7 +317,7 @@ def _measure(
     return measured
 
 
-def _load_teacher(out: Path, name: str, machine: Machine) -> LanguageModel:
+def _load_teacher(out: Path, name: str, machine: Environment) -> LanguageModel:
     return load(own(out / "teachers" / name / "model"), device=machine.world.device)
 
 

@@ -20,7 +20,7 @@ from limbeck.corpora.records import Columns
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, whole_folder, write_digests, write_lines
 from limbeck.errors import BadSetting, BadShape
-from limbeck.jobs.common.environment import Machine, batch_rows, machine, row_length
+from limbeck.jobs.common.environment import Environment, batch_rows, environment, row_length
 from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, text_of_run, update
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.text import columns_of, how_read, say_read
@@ -46,7 +46,7 @@ _FLOAT32 = 4  # bytes of a number of the model while it is trained
 @claims()
 def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     """Trains a model from scratch; gives ``{"out", "model", "readings"}``. The model is an ordinary Hugging Face folder."""
-    where = machine(settings)
+    where = environment(settings)
     out, world = settings.out, where.world
     context = CONTEXT if settings.mixers is None else context_of(settings.length)
     shape = _shape(settings, context)
@@ -97,7 +97,7 @@ def _finish(
     held_out: TokenStore,
     length: int,
     plan: Plan,
-    where: Machine,
+    where: Environment,
 ) -> dict[str, Any]:
     out = settings.out
     text = HeldOut(held_out, length=length, machine=where, rows=held_out.layout(length).rows)
@@ -277,7 +277,7 @@ Measured on documents held out from both (95 % intervals over documents):
 """
 
 
-def _tokenizer(settings: PretrainSettings, out: Path, where: Machine) -> PreTrainedTokenizerFast:
+def _tokenizer(settings: PretrainSettings, out: Path, where: Environment) -> PreTrainedTokenizerFast:
     """The tokenizer, trained on the training documents only, once."""
     if where.world.first:
         fraction = 0.0 if settings.eval_data else 0.05

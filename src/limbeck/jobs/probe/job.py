@@ -14,7 +14,7 @@ from limbeck.config import ProbeSettings
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, take, write_lines
 from limbeck.errors import BadFolder, BadSetting
-from limbeck.jobs.common.environment import Machine, machine, row_length
+from limbeck.jobs.common.environment import Environment, environment, row_length
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.probe.slices import recall_by_slices
@@ -47,7 +47,7 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
     if out is not None:
         _require_free(out)
     facts = read_facts(settings.task) if settings.task is not None else known_facts()
-    where = machine(settings)
+    where = environment(settings)
     run = RunFolder.of(model)
     if any(name in _OF_TEXT for name in settings.probe) and (run is None or "data" in settings.model_fields_set):
         resolve_source(settings.data, columns_of(settings))
@@ -116,13 +116,15 @@ def _require_free(out: Path) -> None:
             )
 
 
-def _row_length(settings: ProbeSettings, where: Machine, model: LanguageModel, against: LanguageModel | None) -> int:
+def _row_length(
+    settings: ProbeSettings, where: Environment, model: LanguageModel, against: LanguageModel | None
+) -> int:
     shortest = min((m for m in (model, against) if m is not None), key=lambda m: m.context)
     return row_length(settings, shortest.context, where.world.device, name=shortest.name)
 
 
 def _of_text(
-    texts: Texts, where: Machine, model: LanguageModel, against: LanguageModel | None, *, length: int
+    texts: Texts, where: Environment, model: LanguageModel, against: LanguageModel | None, *, length: int
 ) -> tuple[list[Reading], str]:
     """Readings of a model on a text, and on what they are."""
     text = texts.whole

@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 from limbeck.config import ProbeSettings
 from limbeck.disk import existing, fits, locked, read_lines, write_lines
 from limbeck.errors import BadPoints, BadSetting
-from limbeck.jobs.common.environment import machine
+from limbeck.jobs.common.environment import environment
 from limbeck.jobs.common.folder import command, now, versions
 from limbeck.models.load import load, load_config
 from limbeck.probes.pass_rate import readings
@@ -62,7 +62,7 @@ def pass_until(settings: ProbeSettings, *, model: str, teacher: str | None, out:
             f"--probe pass-until needs --task: {', '.join(MAKERS)}, or a JSONL file of prompts and answers"
         )
     task = task_of(settings.task)
-    where = machine(settings)
+    where = environment(settings)
     load_config(model)
     measured = load(model, device=where.world.device, dtype=where.dtype)
     counts = draw(measured, task, successes=settings.successes, max_samples=settings.max_samples, seed=settings.seed)

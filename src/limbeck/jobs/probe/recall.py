@@ -19,7 +19,7 @@ from limbeck.report.words import share
 from limbeck.types import Reading
 
 
-class RecallProof:
+class RecallEvaluation:
     """Collects slices and recall in context of the models of a run."""
 
     def __init__(self, folder: Path, train: TokenStore, held_out: HeldOut) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from limbeck.errors import BadCorpus
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.probe.text import Texts
 from limbeck.models.load import LanguageModel
@@ -18,7 +18,7 @@ def recall_by_slices(
     against: LanguageModel | None,
     *,
     length: int,
-    where: Machine,
+    where: Environment,
 ) -> tuple[list[Reading], str, str]:
     """Readings of a model on a text, slice by slice, in what bigrams were counted, and on what was measured.
 

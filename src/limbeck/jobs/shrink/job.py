@@ -10,7 +10,7 @@ from limbeck.config import DistilSettings, nearest
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import LOCK, claims, take
 from limbeck.errors import BadFolder, BadSetting
-from limbeck.jobs.common.environment import machine, row_length
+from limbeck.jobs.common.environment import environment, row_length
 from limbeck.jobs.common.text import columns_of, passing_store
 from limbeck.jobs.pair.student import shrink_to, stored_as, target_shape
 from limbeck.models.load import load, save
@@ -28,7 +28,7 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
         raise BadSetting(f"unknown --method {method!r}{nearest(method, METHODS)} There are: {', '.join(METHODS)}.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadSetting("shrink runs in one process: start it without torchrun")
-    where = machine(settings)
+    where = environment(settings)
     out = settings.out
     _require_empty(out)
     shape = target_shape(settings)

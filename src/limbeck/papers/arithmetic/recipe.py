@@ -16,7 +16,7 @@ from limbeck.papers.arithmetic.completion import by_rank_two, by_sums
 from limbeck.papers.arithmetic.sums import Cell, train, training_pairs, unseen_pairs
 from limbeck.papers.lab.plots import Line, draw_by_samples
 from limbeck.papers.lab.rates import TUNING, best_rates
-from limbeck.papers.lab.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds, with_failures
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict, of_seeds, with_failures
 from limbeck.papers.lab.trainings import Trainings, read_after
 from limbeck.probes.interval import wilson
 from limbeck.report.words import interval, share
@@ -130,7 +130,7 @@ def samples_of(scale: Scale, form: str) -> tuple[int, ...]:
     return tuple(sorted({*scale.fewer, *scale.samples})) if form == PLAIN else scale.samples
 
 
-def run(ground: Ground) -> Outcome:
+def run(ground: RecipeContext) -> Outcome:
     """Trains the grid, completes the table, and judges."""
     if ground.data is not None:
         raise BadSetting(f"--data {ground.data}: arithmetic draws its own sums. Leave --data out.")
@@ -178,7 +178,7 @@ def jump_at(accuracies: By) -> list[Jump]:
     return [_jump([(n, accuracies[n][seed]) for n in sizes]) for seed in range(len(accuracies[sizes[0]]))]
 
 
-def judge_samples(form: str, found: By, plain: By, twice: By, *, tokens: str) -> Judged:
+def judge_samples(form: str, found: By, plain: By, twice: By, *, tokens: str) -> ClaimResult:
     """Whether a format takes at most half of plain's samples, also where plain may train twice as long."""
     ours, theirs, longer = learned_at(found), learned_at(plain), learned_at(twice)
     fewer = [
@@ -190,7 +190,7 @@ def judge_samples(form: str, found: By, plain: By, twice: By, *, tokens: str) ->
         verdict = "confirmed"
     elif not any(fewer) and all(min(plain) < min(b, c) < math.inf for b, c in zip(theirs, longer, strict=True)):
         verdict = "refuted"
-    return Judged(
+    return ClaimResult(
         f"Three-digit sums written in the format {form} are learned from half of plain's samples or fewer.",
         f"Learned: {LEARNED:.0%} of unseen sums or more. Confirmed: in every seed {form} is learned from at most {FEWER:.0%} "
         "of the samples that plain takes, of those tried, in either of its two readings; "
@@ -203,7 +203,7 @@ def judge_samples(form: str, found: By, plain: By, twice: By, *, tokens: str) ->
     )
 
 
-def judge_completion(plain: By, completed: By) -> Judged:
+def judge_completion(plain: By, completed: By) -> ClaimResult:
     """Whether plain sums are learned where the table of rank 2 can be completed."""
     ours, theirs = jump_at(plain), jump_at(completed)
     verdict: Verdict = "inconclusive"
@@ -211,7 +211,7 @@ def judge_completion(plain: By, completed: By) -> Judged:
         verdict = "confirmed"
     elif all(a.far(b) for a, b in zip(ours, theirs, strict=True)):
         verdict = "refuted"
-    return Judged(
+    return ClaimResult(
         "Plain sums are learned where the table of all sums, of rank 2, can be completed from the same entries.",
         f"Confirmed: in every seed the samples at which plain passes {HALFWAY:.0%} and those at which completion does are "
         f"within a factor of {APART:.0f}. Refuted: in every seed they are further apart. Where between two neighbours of the "
@@ -223,7 +223,7 @@ def judge_completion(plain: By, completed: By) -> Judged:
     )
 
 
-def judge_length(longer: Mapping[str, Sequence[tuple[int, int]]], same: Mapping[str, Sequence[float]]) -> Judged:
+def judge_length(longer: Mapping[str, Sequence[tuple[int, int]]], same: Mapping[str, Sequence[float]]) -> ClaimResult:
     """Whether models of the most samples answer sums of a digit more: right and n of each format and seed.
 
     ``same`` is their accuracy on sums as long as those they were trained on; what is below half there was not learned.
@@ -235,7 +235,7 @@ def judge_length(longer: Mapping[str, Sequence[tuple[int, int]]], same: Mapping[
         verdict = "refuted"
     elif learned and all(seed.high <= NOTHING for found in learned.values() for seed in found):
         verdict = "confirmed"
-    return Judged(
+    return ClaimResult(
         "Sums of a digit more than was trained on are not answered, in any format.",
         f"Counted are formats of which every seed answers {HALFWAY:.0%} of the sums as long as in training. Confirmed: of sums "
         f"with a digit more every seed of each answers {NOTHING:.0%} or fewer, by the whole of its own 95 % interval over sums. "
@@ -251,7 +251,7 @@ def judge_length(longer: Mapping[str, Sequence[tuple[int, int]]], same: Mapping[
     )
 
 
-def _found(bench: Trainings, ground: Ground) -> Found:
+def _found(bench: Trainings, ground: RecipeContext) -> Found:
     scale = SCALES[ground.scale]
     rates = _rates(bench, scale, ground.seed)
     seeds = range(ground.seed, ground.seed + ground.seeds)
@@ -350,7 +350,7 @@ def _by_samples(found: By) -> str:
     return ", ".join(f"{_each_share(values)} at {n:,}" for n, values in found.items())
 
 
-def _ours(found: Found, ground: Ground) -> str:
+def _ours(found: Found, ground: RecipeContext) -> str:
     scale, cell = found.scale, found.scale.cell
     first = found.results[PLAIN][scale.samples[0]][0]
     rates = ", ".join(f"{form} {rate:.0e}" for form, rate in found.rates.items())
@@ -376,7 +376,7 @@ def _numbers(found: Found) -> dict[str, Any]:
     }
 
 
-def _figures(found: Found, ground: Ground) -> dict[Any, str]:
+def _figures(found: Found, ground: RecipeContext) -> dict[Any, str]:
     accuracies = {form: found.every_accuracy(form) for form in found.scale.forms}
     lines = {form: Line(tuple(by), tuple(by.values())) for form, by in accuracies.items()}
     twice = found.accuracy(PLAIN, times=2)

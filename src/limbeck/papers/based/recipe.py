@@ -22,7 +22,7 @@ from limbeck.papers.lab import recall
 from limbeck.papers.lab.plots import draw_recall_by_bytes
 from limbeck.papers.lab.rates import TUNING, best_rates
 from limbeck.papers.lab.recall import Cell
-from limbeck.papers.lab.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds, with_failures
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict, of_seeds, with_failures
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.zoology.recipe import accuracy, right_of_rows
 from limbeck.probes.interval import Interval, bootstrap
@@ -119,7 +119,7 @@ def members(scale: Scale) -> dict[str, tuple[Member, ...]]:
     } | {name: (Member((GATED[name], GATED[name])),) for name in scale.shown}
 
 
-def run(ground: Ground) -> Outcome:
+def run(ground: RecipeContext) -> Outcome:
     """Trains all families, times both decoders, and judges."""
     if ground.data is not None:
         raise BadSetting(f"--data {ground.data}: based draws its own rows. Leave --data out.")
@@ -142,12 +142,12 @@ def run(ground: Ground) -> Outcome:
     return Outcome(_ours(ground, scale), judged, _numbers(found, rates, timed), figures, spent + spent_timing)
 
 
-def judge_recall(found: Mapping[str, Sequence[Reached]], pairs: int) -> list[Judged]:
+def judge_recall(found: Mapping[str, Sequence[Reached]], pairs: int) -> list[ClaimResult]:
     """All that is judged by trainings, each with those of them that diverged."""
     ceiling = found[ATTENTION][0].rows[pairs]
     compared = beside(found[BASED], found[WINDOWS])
     less, windows = [one for one, _ in compared], [window for _, window in compared]
-    judged: list[tuple[Judged, dict[str, Sequence[Reached]]]] = [
+    judged: list[tuple[ClaimResult, dict[str, Sequence[Reached]]]] = [
         *((judge_rises(name, found[name], ceiling, pairs), {name: found[name]}) for name in (BASED, WINDOWS)),
         (judge_windows(found[BASED], found[WINDOWS], ceiling, pairs), {BASED: less, WINDOWS: windows}),
         (judge_map(found[BASED], found[ELU], ceiling, pairs), {BASED: found[BASED], ELU: found[ELU]}),
@@ -155,7 +155,7 @@ def judge_recall(found: Mapping[str, Sequence[Reached]], pairs: int) -> list[Jud
     return [with_failures(one, _results({**by, ATTENTION: found[ATTENTION]})) for one, by in judged]
 
 
-def judge_rises(name: str, family: Sequence[Reached], ceiling: Rows, pairs: int) -> Judged:
+def judge_rises(name: str, family: Sequence[Reached], ceiling: Rows, pairs: int) -> ClaimResult:
     """Whether a family recalls more with a larger state."""
     gained = _more(family[-1].rows[pairs], family[0].rows[pairs], pairs)
     steps = [_more(b.rows[pairs], a.rows[pairs], pairs) for a, b in pairwise(family)]
@@ -166,7 +166,7 @@ def judge_rises(name: str, family: Sequence[Reached], ceiling: Rows, pairs: int)
             verdict = "refuted"
         elif gained.low > 0 and all(step.value >= -SLACK for step in steps):
             verdict = "confirmed"
-    return Judged(
+    return ClaimResult(
         f"Recall is bought with state: behind a short convolution {name} answers more with more of it.",
         f"Confirmed: the largest state answers more than the smallest (95 % interval above 0), and no step up loses more than "
         f"{SLACK:.0%}. Refuted: the largest answers no more than the smallest (95 % interval not above 0). Inconclusive "
@@ -178,7 +178,7 @@ def judge_rises(name: str, family: Sequence[Reached], ceiling: Rows, pairs: int)
     )
 
 
-def judge_windows(based: Sequence[Reached], windows: Sequence[Reached], ceiling: Rows, pairs: int) -> Judged:
+def judge_windows(based: Sequence[Reached], windows: Sequence[Reached], ceiling: Rows, pairs: int) -> ClaimResult:
     """Whether Based recalls more than windows that keep at least as many bytes."""
     return _judged_pairs(
         "Based answers more than a window of as many bytes.",
@@ -195,7 +195,7 @@ def beside(based: Sequence[Reached], windows: Sequence[Reached]) -> list[tuple[R
     return [(less, window) for less, window in found if less is not None]
 
 
-def judge_map(based: Sequence[Reached], elu: Sequence[Reached], ceiling: Rows, pairs: int) -> Judged:
+def judge_map(based: Sequence[Reached], elu: Sequence[Reached], ceiling: Rows, pairs: int) -> ClaimResult:
     """Whether it is the Taylor map that recalls, or only the size of the state."""
     return _judged_pairs(
         "The Taylor map answers more than 1 + elu with a state of the same size.",
@@ -206,7 +206,7 @@ def judge_map(based: Sequence[Reached], elu: Sequence[Reached], ceiling: Rows, p
     )
 
 
-def judge_decoding(timed: Mapping[int, Mapping[str, Any]]) -> Judged:
+def judge_decoding(timed: Mapping[int, Mapping[str, Any]]) -> ClaimResult:
     """Whether a decoder with a fixed state writes faster than one that keeps keys and values, the more the longer the context."""
     ratios = {context: ratio_of(one["tokens_per_s"]) for context, one in timed.items()}
     saved = {context: one["state_bytes"][1] / one["state_bytes"][0] for context, one in timed.items()}
@@ -217,7 +217,7 @@ def judge_decoding(timed: Mapping[int, Mapping[str, Any]]) -> Judged:
     elif ratios[last].low > FASTER and ratios[last].low > ratios[first].high and saved[last] > 1:
         verdict = "confirmed"
     turns = len(timed[last]["tokens_per_s"][0])
-    return Judged(
+    return ClaimResult(
         f"Behind a long context a decoder of {', '.join(DECODED[0])} writes faster than one of attention, from fewer bytes.",
         f"Confirmed: at {last:,} tokens it writes more tokens per second (95 % interval of the ratio above {FASTER:g}), by a "
         f"larger factor than at {first:,}, and keeps fewer bytes. Refuted: it writes fewer at {last:,}. Inconclusive otherwise.",
@@ -238,7 +238,9 @@ def ratio_of(rates: Sequence[Sequence[float]]) -> Interval:
     return Interval(value, low, high, found.n)
 
 
-def _judged_pairs(claim: str, what: str, found: Sequence[tuple[Reached, Reached]], ceiling: Rows, pairs: int) -> Judged:
+def _judged_pairs(
+    claim: str, what: str, found: Sequence[tuple[Reached, Reached]], ceiling: Rows, pairs: int
+) -> ClaimResult:
     """Whether the first of each couple answers more than the second, on the whole and in none of them less.
 
     On the whole is the sum over couples within each row: all read the same rows, which are no more for being read again.
@@ -258,7 +260,7 @@ def _judged_pairs(claim: str, what: str, found: Sequence[tuple[Reached, Reached]
             for (a, b), one in zip(found, each, strict=True)
         )
         seen = f"{interval(whole, '+.1%')} on the whole; {couples}"
-    return Judged(
+    return ClaimResult(
         claim,
         f"Of {what}, the difference of accuracies. Confirmed: on the whole above 0 (95 % interval over rows and seeds), none "
         f"of them surely below, and attention answers {SOLVES:.0%}. Refuted: on the whole below 0. Inconclusive otherwise.",
@@ -293,7 +295,7 @@ def _results(families: Mapping[str, Sequence[Reached]]) -> dict[str, Results]:
     return {f"{name} {bytes_of(one.state_bytes)}": one.results for name, family in families.items() for one in family}
 
 
-def _trained(ground: Ground, scale: Scale) -> tuple[dict[str, list[Reached]], dict[str, float], float]:
+def _trained(ground: RecipeContext, scale: Scale) -> tuple[dict[str, list[Reached]], dict[str, float], float]:
     """What all families came to, the rate of each, chosen for its middle member, and the CPU seconds of it all.
 
     Rates are chosen by whole trainings: after a quarter of the steps most members still guess, which tells nothing of the end.
@@ -323,7 +325,7 @@ def _trained(ground: Ground, scale: Scale) -> tuple[dict[str, list[Reached]], di
     return found, rates, bench.cpu_seconds()
 
 
-def _timed(ground: Ground, scale: Scale) -> tuple[dict[int, dict[str, Any]], float]:
+def _timed(ground: RecipeContext, scale: Scale) -> tuple[dict[int, dict[str, Any]], float]:
     """Of each context what both decoders did, measured with nothing else of ours running, and the CPU seconds."""
     bench = Trainings(replace(ground, out=ground.out / "decoding", workers=1), time_decoding)
     cells = {
@@ -377,7 +379,7 @@ def _numbers(
     }
 
 
-def _ours(ground: Ground, scale: Scale) -> str:
+def _ours(ground: RecipeContext, scale: Scale) -> str:
     decoder = scale.decoder
     shown = f"; {', '.join(scale.shown)} (two layers of each, one seed) are shown beside them" if scale.shown else ""
     return (

@@ -15,7 +15,7 @@ import numpy as np
 from limbeck.jobs.pilot.grid import SCALES
 from limbeck.jobs.pilot.results import ratio_fits
 from limbeck.papers.lab.pilots import evidence, size_of, unsuited
-from limbeck.papers.lab.recipe import Ground, Judged, Outcome, Recipe, Verdict
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict
 from limbeck.planning.laws.equal_loss import size_at_equal_loss
 from limbeck.planning.laws.points import Point
 from limbeck.planning.laws.ratio import RatioFit, Valley
@@ -27,7 +27,7 @@ NEGLIGIBLE = 0.01  # nats that a doubling of the teacher may change at equal tea
 COLLINEAR = 100.0  # variance inflation of size by loss: thousands in a plain ladder, ten with two over-trained teachers
 
 
-def run(ground: Ground) -> Outcome:
+def run(ground: RecipeContext) -> Outcome:
     """Runs or reads the pilot, and judges it."""
     seen = evidence(ground)
     fits = {arm: f if isinstance(f, str) else f.row() for arm, f in ratio_fits(seen.points).items()}
@@ -35,19 +35,19 @@ def run(ground: Ground) -> Outcome:
     return Outcome(seen.said, judge(seen.points, seen.rates), numbers, seen.figures, seen.cpu_seconds)
 
 
-def judge(points: Sequence[Point], rates: Sequence[Mapping[str, Any]]) -> tuple[Judged, ...]:
+def judge(points: Sequence[Point], rates: Sequence[Mapping[str, Any]]) -> tuple[ClaimResult, ...]:
     """The three claims. ``rates`` are the checks of the learning rate as a pilot's fits.json has them."""
     fits, doubt = ratio_fits(points), unsuited(rates)
     return _valley(points, fits, doubt), _ratio(points, fits["cut"], doubt), _loss_alone(points)
 
 
-def _valley(points: Sequence[Point], fits: Mapping[str, RatioFit | str], doubt: str) -> Judged:
+def _valley(points: Sequence[Point], fits: Mapping[str, RatioFit | str], doubt: str) -> ClaimResult:
     cut, fresh = fits["cut"], fits["fresh"]
     verdict: Verdict = "inconclusive"
     if isinstance(cut, RatioFit) and isinstance(fresh, RatioFit) and not doubt:
         verdict = _shape(cut.valleys, fresh.valleys)
     said = [f"{arm}: {f if isinstance(f, str) else '; '.join(map(str, f.valleys))}" for arm, f in fits.items()]
-    return Judged(
+    return ClaimResult(
         "For each student size there is a best teacher, neither the smallest nor the largest, at one ratio for all sizes.",
         "Confirmed: two student sizes or more, all with an optimum whose 95 % interval excludes both ends of the ladder, in arm "
         "cut and in arm fresh, and within an arm the intervals of the ratio have a point in common. Refuted: every curve is "
@@ -80,7 +80,7 @@ def _excludes(fresh: Valley, cut: Valley) -> bool:
     return fresh.kind in ("falling", "rising") or (fresh.kind == "flat" and fresh.detectable_nats <= depth)
 
 
-def _ratio(points: Sequence[Point], fit: RatioFit | str, doubt: str) -> Judged:
+def _ratio(points: Sequence[Point], fit: RatioFit | str, doubt: str) -> ClaimResult:
     verdict: Verdict = "inconclusive"
     seen = fit if isinstance(fit, str) else "no size has an optimum, so there is no line"
     if isinstance(fit, RatioFit) and fit.slope is not None and fit.intercept is not None:
@@ -95,7 +95,7 @@ def _ratio(points: Sequence[Point], fit: RatioFit | str, doubt: str) -> Judged:
         ]
         seen = f"the best teacher is at an end of the ladder: {', '.join(f'{end:.3g}' for end, _ in ends)} times the student"
         verdict = "refuted" if all(beyond for _, beyond in ends) else "inconclusive"
-    return Judged(
+    return ClaimResult(
         "The best teacher grows linearly with its student and has about 2.5 times its parameters (slope 2.498, R² 0.9957).",
         f"In arm cut, as in the paper. Refuted: the 95 % interval of the slope of T* over S (of the ratio, where one size has an "
         f"optimum) excludes {RATIO}, or all curves are monotone to ends beyond it. Confirmed: it holds {RATIO}, lies within a "
@@ -105,7 +105,7 @@ def _ratio(points: Sequence[Point], fit: RatioFit | str, doubt: str) -> Judged:
     )
 
 
-def _loss_alone(points: Sequence[Point]) -> Judged:
+def _loss_alone(points: Sequence[Point]) -> ClaimResult:
     fresh = [p for p in points if p.arm == "fresh" and p.distilled]
     effect, cells = size_at_equal_loss(fresh, collinear=COLLINEAR)
     verdict: Verdict = "inconclusive"
@@ -118,7 +118,7 @@ def _loss_alone(points: Sequence[Point]) -> Judged:
             verdict = "confirmed"
         elif not effect.holds(0.0):
             verdict = "refuted"
-    return Judged(
+    return ClaimResult(
         "A student's loss depends on its teacher's loss alone, not on its size (Busbridge et al., arXiv 2502.08606).",
         f"In arm fresh: the student's loss as a quadratic in the teacher's, for each student size, plus a common term in the "
         f"logarithm of the teacher's size. Confirmed: its 95 % interval lies within {NEGLIGIBLE} nats a doubling. Refuted: it "

@@ -13,7 +13,7 @@ from typing import Any
 from limbeck.errors import BadPoints, NotConverged
 from limbeck.jobs.pilot.grid import SCALES
 from limbeck.papers.lab.pilots import evidence, size_of
-from limbeck.papers.lab.recipe import Ground, Judged, Outcome, Recipe, Verdict
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict
 from limbeck.planning.laws.distillation import COMPUTE_OPTIMAL, PUBLISHED, RELATIVE_ERROR
 from limbeck.planning.laws.estimate import Estimate
 from limbeck.planning.laws.fit import DistillationFit, Validation, cross_validate, fit_distillation_law
@@ -27,7 +27,7 @@ FAR = 1e6  # tokens per parameter that are enough, if any are
 _RUNS = "73 supervised and 697 distilled runs in the paper"
 
 
-def run(ground: Ground) -> Outcome:
+def run(ground: RecipeContext) -> Outcome:
     """Runs or reads the pilot, fits it, and judges."""
     seen = evidence(ground)
     points = with_teachers([point for point in seen.points if point.arm == "fresh"])
@@ -65,10 +65,10 @@ def published() -> float:
     return float(PUBLISHED.of_teacher(student, COMPUTE_OPTIMAL * student, teacher, COMPUTE_OPTIMAL * teacher))
 
 
-def judge_number(value: float) -> Judged:
+def judge_number(value: float) -> ClaimResult:
     """Whether the published coefficients give the published loss."""
     off = RELATIVE_ERROR * value
-    return Judged(
+    return ClaimResult(
         "The published coefficients give the loss in the paper's table: 2.42 nats for a teacher of 1.82B, a student of 546M, "
         "20 tokens per parameter.",
         f"Confirmed: within {ROUNDING} of {TABLE}, which is how the table is rounded. Refuted otherwise.",
@@ -78,7 +78,7 @@ def judge_number(value: float) -> Judged:
     )
 
 
-def judge_refit(found: Validation | str, size: str) -> Judged:
+def judge_refit(found: Validation | str, size: str) -> ClaimResult:
     """Whether a refit predicts what it has not seen, and better than without a capacity gap."""
     verdict: Verdict = "inconclusive"
     seen = f"no law was fitted: {found}"
@@ -89,7 +89,7 @@ def judge_refit(found: Validation | str, size: str) -> Judged:
             verdict = "refuted"
         elif found.gain.low > 0 and found.error.high < HELD_OUT:
             verdict = "confirmed"
-    return Judged(
+    return ClaimResult(
         "Refitted, the law predicts students it has not seen, and its capacity gap is needed for that.",
         f"Arm fresh, each cell left out once, five parts. Confirmed: the 95 % interval over cells of the mean relative error is "
         f"below {HELD_OUT:.0%}, and that of the gain over a law without a gap (c1 = 0) above 0. Refuted: the gain's interval "
@@ -99,7 +99,7 @@ def judge_refit(found: Validation | str, size: str) -> Judged:
     )
 
 
-def judge_limit(law: str, gains: Sequence[Estimate], size: str) -> Judged:
+def judge_limit(law: str, gains: Sequence[Estimate], size: str) -> ClaimResult:
     """Whether a law says that training on text catches up. ``gains``: nats that distillation gains far out, pair by pair."""
     verdict: Verdict = "inconclusive"
     seen = f"there is no {law}"
@@ -109,7 +109,7 @@ def judge_limit(law: str, gains: Sequence[Estimate], size: str) -> Judged:
         verdict = (
             "confirmed" if behind == len(gains) else "refuted" if max(g.low for g in gains) > 0 else "inconclusive"
         )
-    return Judged(
+    return ClaimResult(
         f"With enough student tokens training on text alone always catches up, by the {law}.",
         f"At {FAR:,.0f} tokens per parameter, extrapolated. Confirmed: in every pair of student and teacher the interval of what "
         "distillation gains is below 0. Refuted: it is above 0 in one. Inconclusive otherwise.",

@@ -26,14 +26,14 @@ from limbeck.jobs.pilot.tasks import DOCUMENTS, RESULT, Pilot, drop_checkpoints,
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.jobs.pretrain.job import make_tokenizer
 from limbeck.models.load import own
-from limbeck.papers.lab.recipe import Ground
+from limbeck.papers.lab.recipe import RecipeContext
 from limbeck.report.words import duration
 from limbeck.run.log import console
 from limbeck.students.shape import Shape
 
 
 @dataclass(frozen=True)
-class Bench:
+class TrainedLadder:
     """A folder with a text, the shapes of students, smallest first, and the teachers that are to be trained in it."""
 
     folder: Path
@@ -104,7 +104,9 @@ class Bench:
         shutil.rmtree(self.folder / "answers", ignore_errors=True)
 
 
-def bench(ground: Ground, scale: Scale, *, students: Sequence[int], teachers: Sequence[int]) -> Bench:
+def train_ladder(
+    ground: RecipeContext, scale: Scale, *, students: Sequence[int], teachers: Sequence[int]
+) -> TrainedLadder:
     """The text, and the shapes of students and teachers of these sizes, in parameters: each fits into the next."""
     folder = ground.out / "trainings"
     data = ground.data or "python:stdlib"
@@ -129,7 +131,7 @@ def bench(ground: Ground, scale: Scale, *, students: Sequence[int], teachers: Se
         TeacherPlan(f"t{i}", shapes[size], round(min(scale.teacher_tokens * weights(shapes[size], vocab), most)))
         for i, size in enumerate(sorted(teachers))
     )
-    return Bench(folder, scale, tuple(shapes[size] for size in sorted(students)), ladder, vocab, ground.workers)
+    return TrainedLadder(folder, scale, tuple(shapes[size] for size in sorted(students)), ladder, vocab, ground.workers)
 
 
 def doubtful(rates: Mapping[str, float], factors: Sequence[float]) -> str:

@@ -27,7 +27,7 @@ PACKAGE = Path(__file__).parents[2]
 _FOLLOWED = ("limbeck.papers", "limbeck.probes", "limbeck.planning", "limbeck.jobs.pilot.results")
 _DRAWS = "limbeck.papers.lab.plots"
 _SHOWN = {"_ours", "_numbers", "_figures"}  # of a recipe's file: they only show
-_RUN = {"evidence", "bench", "Bench", "climb"}  # they train, or read what was trained
+_RUN = {"evidence", "train_ladder", "TrainedLadder", "climb"}  # they train, or read what was trained
 _SCALES = {"SCALES", "SIZES", "LADDERS", "_SIZES"}  # these count by value, of the run's scale alone
 _LEFT_OUT = _SHOWN | _RUN | _SCALES
 

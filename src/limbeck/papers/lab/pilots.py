@@ -19,7 +19,7 @@ from limbeck.disk import read_json, write_text
 from limbeck.errors import BadPoints
 from limbeck.jobs.pilot import pilot
 from limbeck.jobs.pilot.results import ratio_fits
-from limbeck.papers.lab.recipe import Ground
+from limbeck.papers.lab.recipe import RecipeContext
 from limbeck.planning.laws.points import Point, read_points
 from limbeck.planning.laws.ratio import RatioFit
 from limbeck.report.ladder import draw_ladder
@@ -51,7 +51,7 @@ def size_of(points: Sequence[Point]) -> str:
     return f"n = {len(points)} trainings, {len({point.seed for point in points})} seeds"
 
 
-def evidence(ground: Ground) -> Evidence:
+def evidence(ground: RecipeContext) -> Evidence:
     """Runs a pilot into the recipe's folder or continues it, or reads the points that were given."""
     place, spent = ground.points, 0.0
     if place is None:
@@ -73,7 +73,7 @@ def evidence(ground: Ground) -> Evidence:
     return Evidence(table.points, _rates(place), shown if taught else {}, said, spent)
 
 
-def _settings(ground: Ground, out: Path) -> PilotSettings:
+def _settings(ground: RecipeContext, out: Path) -> PilotSettings:
     given: dict[str, Any] = {
         "out": out,
         "scale": ground.scale,

@@ -16,7 +16,7 @@ from limbeck.disk import read_json
 from limbeck.errors import BadPoints
 from limbeck.jobs.common.folder import now, update, versions
 from limbeck.papers.lab.criterion import PACKAGE, Criterion, changed, digest_today, entry_of
-from limbeck.papers.lab.recipe import Judged
+from limbeck.papers.lab.recipe import ClaimResult
 
 KEY = "criteria"
 CONTINUED = "continued"
@@ -51,7 +51,7 @@ def started(out: Path, run: dict[str, Any], criterion: Criterion, *, recipe: str
     update(out, run, **{KEY: kept}, **({CONTINUED: continued} if continued else {}))
 
 
-def judged(out: Path, run: dict[str, Any], verdicts: Sequence[Judged]) -> None:
+def judged(out: Path, run: dict[str, Any], verdicts: Sequence[ClaimResult]) -> None:
     """Keeps what the last criterion came to."""
     *earlier, last = run[KEY]
     last = last | {"judged": last.get("judged", now()), "verdicts": [one.verdict for one in verdicts]}

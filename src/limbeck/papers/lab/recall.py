@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.corpora.tasks.mqar import MQAR
-from limbeck.corpora.tasks.synthetic import Drawn
+from limbeck.corpora.tasks.synthetic import SyntheticCorpus
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
 from limbeck.models.mixers.mixer import Mixer
 from limbeck.probes.interval import wilson
@@ -64,8 +64,8 @@ def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
     started = time.process_time()
     model = new_decoder(cell).to(device).train()
     optimizer = optimizer_of(model)
-    corpora = [Drawn(cell.task(pairs), seed=cell.seed) for pairs in cell.pairs]
-    stop = Drawn(cell.task(max(cell.pairs)), use="stop").take(cell.tested // 2).to(device)
+    corpora = [SyntheticCorpus(cell.task(pairs), seed=cell.seed) for pairs in cell.pairs]
+    stop = SyntheticCorpus(cell.task(max(cell.pairs)), use="stop").take(cell.tested // 2).to(device)
     curve: list[dict[str, float]] = []
     failed, step = False, 0
     for step in range(1, cell.steps + 1):
@@ -171,7 +171,7 @@ def share(right: Bool[np.ndarray, " n"]) -> dict[str, float]:
 def _tested(model: LimbeckForCausalLM, cell: Cell, pairs: int, device: str) -> dict[str, Any]:
     """Accuracy with so many pairs; near are questions no further from their key than the median one."""
     task = cell.task(pairs)
-    batch = Drawn(task, use="test").take(cell.tested).to(device)
+    batch = SyntheticCorpus(task, use="test").take(cell.tested).to(device)
     right, nats = answers(model, batch)
     distance = task.distance(batch)[batch.weight > 0].cpu().numpy()
     near = distance <= np.median(distance)

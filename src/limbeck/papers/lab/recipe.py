@@ -17,7 +17,7 @@ Verdict = Literal["confirmed", "refuted", "inconclusive"]
 
 
 @dataclass(frozen=True)
-class Ground:
+class RecipeContext:
     """Where a recipe runs: its folder, its scale ("smoke", "small", "gpu") and what a user may choose.
 
     ``data`` is a source as `--data` takes it, None for the recipe's own. ``points`` are those of a pilot that exists
@@ -35,7 +35,7 @@ class Ground:
 
 
 @dataclass(frozen=True)
-class Judged:
+class ClaimResult:
     """A claim of the paper with its number, what confirms and what refutes it, and what came out here.
 
     ``seen`` gives our number with its interval, n and seeds.
@@ -47,7 +47,7 @@ class Judged:
     seen: str
 
 
-def of_seeds(judged: Judged, seeds: int) -> Judged:
+def of_seeds(judged: ClaimResult, seeds: int) -> ClaimResult:
     """The same by a criterion that adds: fewer than three seeds decide nothing."""
     ruled = replace(judged, criterion=f"{judged.criterion} With fewer than {FEWEST_SEEDS} seeds: inconclusive.")
     if seeds >= FEWEST_SEEDS:
@@ -57,7 +57,7 @@ def of_seeds(judged: Judged, seeds: int) -> Judged:
     )
 
 
-def with_failures(judged: Judged, trained: Mapping[str, Sequence[Mapping[str, Any]]]) -> Judged:
+def with_failures(judged: ClaimResult, trained: Mapping[str, Sequence[Mapping[str, Any]]]) -> ClaimResult:
     """The same by a criterion that adds: where all trainings of an arm diverged nothing is known of it. Those that did are told.
 
     ``trained`` has of each arm all trainings that the claim is judged by.
@@ -82,7 +82,7 @@ class Outcome:
     """
 
     ours: str
-    judged: tuple[Judged, ...]
+    judged: tuple[ClaimResult, ...]
     numbers: Mapping[str, Any]
     figures: Mapping[Path, str]
     cpu_seconds: float = 0.0
@@ -100,6 +100,6 @@ class Recipe:
     paper: str
     claim: str
     differences: tuple[str, ...]
-    run: Callable[[Ground], Outcome]
+    run: Callable[[RecipeContext], Outcome]
     scales: Mapping[str, Any]
     takes_points: bool = False

@@ -20,7 +20,7 @@ from limbeck.errors import BadFolder
 from limbeck.jobs.pilot.tasks import result_of
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.papers.lab.cells import progress
-from limbeck.papers.lab.recipe import Ground
+from limbeck.papers.lab.recipe import RecipeContext
 
 RESULT = "result.json"
 
@@ -92,7 +92,7 @@ def do(training: Training) -> None:
 class Trainings:
     """The folder of a recipe's trainings, and the processes that do them. ``train`` gets a cell and a device."""
 
-    def __init__(self, ground: Ground, train: Train) -> None:
+    def __init__(self, ground: RecipeContext, train: Train) -> None:
         self._folder, self._workers, self._train = ground.out / "trainings", ground.workers, train
         usual = "cuda" if torch.cuda.is_available() else "cpu"
         self._device = usual if ground.device == "auto" else ground.device

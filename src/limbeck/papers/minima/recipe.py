@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from limbeck.jobs.pilot.grid import Scale
-from limbeck.papers.lab.cells import bench, doubtful
+from limbeck.papers.lab.cells import doubtful, train_ladder
 from limbeck.papers.lab.paired import gain, mean, nothing_in, said
 from limbeck.papers.lab.plots import draw_frontier
-from limbeck.papers.lab.recipe import Ground, Judged, Outcome, Recipe, Verdict
-from limbeck.papers.minima.strategies import LARGEST, LAW, planned_teacher, prices_of, ways
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict
+from limbeck.papers.minima.strategies import LARGEST, LAW, planned_teacher, prices_of, strategies_of
 from limbeck.papers.minima.tuning import tuning
 from limbeck.probes.interval import Interval
 from limbeck.report.words import count
@@ -79,15 +79,15 @@ SIZES = {
 }
 
 
-def run(ground: Ground) -> Outcome:
+def run(ground: RecipeContext) -> Outcome:
     """Trains the teachers, chooses among them, then cuts, distils, tunes and measures, by all ways."""
     size = SIZES[ground.scale]
-    work = bench(ground, size.scale, students=[size.smaller, size.student], teachers=size.teachers)
+    work = train_ladder(ground, size.scale, students=[size.smaller, size.student], teachers=size.teachers)
     work.train([])
     planned = planned_teacher(work, tokens=size.tokens)
     law = planned["teacher"]
     prices = prices_of(work)
-    found = ways(work, prices, law=law, tokens=size.tokens)
+    found = strategies_of(work, prices, law=law, tokens=size.tokens)
     heard = max(way.tokens for way in found.values() if way.objective == "kd")
     work = replace(work, scale=replace(work.scale, student_tokens=heard))
     seeds = range(ground.seed, ground.seed + ground.seeds)
@@ -149,7 +149,7 @@ def run(ground: Ground) -> Outcome:
     return Outcome(ours, judged, numbers, {figure: shown}, work.cpu_seconds())
 
 
-def judge_law(over: Interval, at_equal_flops: Interval, *, stronger: bool, seeds: int) -> Judged:
+def judge_law(over: Interval, at_equal_flops: Interval, *, stronger: bool, seeds: int) -> ClaimResult:
     """Whether the law's teacher makes a better student than the largest: by how many nats, held out, before tuning.
 
     ``stronger``: the largest teacher predicts the text better than the law's. Where not, there is no gap to be tested.
@@ -159,7 +159,7 @@ def judge_law(over: Interval, at_equal_flops: Interval, *, stronger: bool, seeds
         verdict = "confirmed"
     elif stronger and nothing_in(over, LEAST):
         verdict = "refuted"
-    return Judged(
+    return ClaimResult(
         claim="Distilled from the teacher that the law names, about 2.5 times its size, a student is better than from the "
         "largest teacher (for 3B, a teacher of 7B before those of 13B and 70B).",
         criterion="Confirmed: at equal tokens the student of the law's teacher has the lower loss on held-out text, with its "
@@ -171,7 +171,7 @@ def judge_law(over: Interval, at_equal_flops: Interval, *, stronger: bool, seeds
     )
 
 
-def judge_frontier(others: Mapping[str, Interval], *, seeds: int) -> Judged:
+def judge_frontier(others: Mapping[str, Interval], *, seeds: int) -> ClaimResult:
     """Whether what cost no more is no better: by how many nats the law's student, tuned, is better than each."""
     verdict: Verdict = "inconclusive"
     if any(other.high < 0 for other in others.values()):
@@ -179,7 +179,7 @@ def judge_frontier(others: Mapping[str, Interval], *, seeds: int) -> Judged:
     elif others and all(other.low > -LEAST for other in others.values()):
         verdict = "confirmed"
     n = next((other.n for other in others.values()), 0)
-    return Judged(
+    return ClaimResult(
         claim="The student that was planned by the law, cut, distilled and tuned lies on the frontier of compute and quality.",
         criterion="Refuted: a way that costs as many FLOPs or fewer, teacher's passes counted, answers held-out questions "
         "with fewer nats, with its 95 % interval (not widened for the number of ways). Confirmed: each of them is surely "

@@ -20,7 +20,7 @@ from limbeck.jobs.pair.student import CALIBRATION_ROWS
 from limbeck.jobs.pilot.grid import CellPlan, Scale, weights
 from limbeck.jobs.plan.job import plan
 from limbeck.jobs.pretrain.job import llama_config
-from limbeck.papers.lab.cells import Bench
+from limbeck.papers.lab.cells import TrainedLadder
 from limbeck.planning.cost.size import Size
 from limbeck.students.shape import Shape
 
@@ -29,7 +29,7 @@ DISTILLED = "0.5*CrossEntropy + 0.5*ForwardKL"  # the paper's, as its code has i
 
 
 @dataclass(frozen=True)
-class Way:
+class Strategy:
     """One way to a small model. ``teacher`` None: a fresh start. ``tokens`` are those of its training."""
 
     name: str
@@ -54,34 +54,34 @@ class Prices:
     teachers: Mapping[str, float]
     scale: Scale
 
-    def spent(self, way: Way) -> float:
+    def spent(self, way: Strategy) -> float:
         """FLOPs of a way: choosing what to cut, then forward and backward passes and the teacher's words."""
         return self._cut(way) + way.tokens * self._token(way)
 
-    def fitted(self, way: Way, flops: float) -> Way:
+    def fitted(self, way: Strategy, flops: float) -> Strategy:
         """The same way with the tokens that so many FLOPs buy, in whole steps: never more, but for a first step."""
         return self.whole_steps(replace(way, tokens=int((flops - self._cut(way)) / self._token(way))))
 
-    def whole_steps(self, way: Way) -> Way:
+    def whole_steps(self, way: Strategy) -> Strategy:
         """The same way with its tokens rounded down to steps."""
         rows = max(1, self.scale.batch_tokens // self.scale.length) * self.scale.length
         return replace(way, tokens=max(1, way.tokens // rows) * rows)
 
-    def _token(self, way: Way) -> float:
+    def _token(self, way: Strategy) -> float:
         listens = way.objective == "kd" and way.teacher is not None
         return 3 * self.shapes[way.shape] + (self.teachers[way.teacher] if listens and way.teacher else 0.0)
 
-    def _cut(self, way: Way) -> float:
+    def _cut(self, way: Strategy) -> float:
         if way.teacher is None:
             return 0.0
         return 3 * self.teachers[way.teacher] * CALIBRATION_ROWS * self.scale.length
 
 
-def ways(work: Bench, prices: Prices, *, law: str, tokens: int) -> dict[str, Way]:
+def strategies_of(work: TrainedLadder, prices: Prices, *, law: str, tokens: int) -> dict[str, Strategy]:
     """All ways, the law's first. Those named "equal FLOPs" cost at most what it costs."""
     smaller, small = work.students
     smallest, largest = work.teachers[0].name, work.teachers[-1].name
-    first = prices.whole_steps(Way(LAW, small, law, "kd", tokens))
+    first = prices.whole_steps(Strategy(LAW, small, law, "kd", tokens))
     at_equal_tokens = [
         first,
         replace(first, name="smallest teacher", teacher=smallest),
@@ -89,16 +89,16 @@ def ways(work: Bench, prices: Prices, *, law: str, tokens: int) -> dict[str, Way
         replace(first, name="cut and cross-entropy", objective="ce"),
     ]
     at_equal_flops = [
-        Way(f"{LARGEST}, equal FLOPs", small, largest, "kd", 0),
-        Way("cut and cross-entropy, equal FLOPs", small, law, "ce", 0),
-        Way("fresh and cross-entropy, equal FLOPs", small, None, "ce", 0),
-        Way("smaller student, equal FLOPs", smaller, law, "kd", 0),
+        Strategy(f"{LARGEST}, equal FLOPs", small, largest, "kd", 0),
+        Strategy("cut and cross-entropy, equal FLOPs", small, law, "ce", 0),
+        Strategy("fresh and cross-entropy, equal FLOPs", small, None, "ce", 0),
+        Strategy("smaller student, equal FLOPs", smaller, law, "kd", 0),
     ]
     found = [*at_equal_tokens, *(prices.fitted(way, prices.spent(first)) for way in at_equal_flops)]
     return {way.name: way for way in found}
 
 
-def planned_teacher(work: Bench, *, tokens: int) -> dict[str, Any]:
+def planned_teacher(work: TrainedLadder, *, tokens: int) -> dict[str, Any]:
     """What the planners say of the trained teachers; "teacher" is the ratio rule's. Raises BadSetting where that is an end."""
     folders = {str(work.folder / "teachers" / rung.name / "model"): rung.name for rung in work.teachers}
     student = weights(work.students[-1], work.vocab)
@@ -113,7 +113,7 @@ def planned_teacher(work: Bench, *, tokens: int) -> dict[str, Any]:
     return {"teacher": law, "student_parameters": student, "best": best}
 
 
-def prices_of(work: Bench) -> Prices:
+def prices_of(work: TrainedLadder) -> Prices:
     """What each shape and each teacher costs, counted on their configurations."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work.folder / "tokenizer")
 

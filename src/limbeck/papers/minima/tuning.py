@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from limbeck.corpora import Rows, TokenStore, build_stores
 from limbeck.disk import replacing
-from limbeck.jobs.common.environment import Machine
+from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.models.load import LanguageModel, load, save
 from limbeck.objectives.basic import CrossEntropy
@@ -43,7 +43,7 @@ class Tuning:
     tokens: int
     length: int
     batch_tokens: int
-    machine: Machine
+    machine: Environment
 
     def tune(self, student: Path, name: str, *, seed: int) -> Float[np.ndarray, "2 modules"]:
         """Nats and tokens of each held-out module's answers, by a student after its tuning."""
@@ -102,7 +102,7 @@ def tuning(
     """The instructions in the words of a tokenizer, which gets a template for them."""
     where = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
     torch.set_flush_denormal(True)
-    machine = Machine(alone(where), bf16=where.startswith("cuda"))
+    machine = Environment(alone(where), bf16=where.startswith("cuda"))
     speaks = PreTrainedTokenizerFast.from_pretrained(tokenizer)
     speaks.chat_template = TEMPLATE
     learn, held_out = write_instructions(folder / "text", modules=modules)

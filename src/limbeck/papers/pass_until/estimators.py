@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from limbeck.jobs.probe.pass_until import Result
-from limbeck.papers.lab.recipe import Judged, Verdict
+from limbeck.papers.lab.recipe import ClaimResult, Verdict
 from limbeck.probes.simulated import Trial, try_estimators
 from limbeck.report.words import interval
 
@@ -32,7 +32,7 @@ def try_on(results: Sequence[Result], *, smoke: bool = False) -> list[list[Trial
     return try_estimators(chosen, successes=WAITED, repeats=_SMOKE_REPEATS if smoke else REPEATS, cap=CAP)
 
 
-def judge_estimators(models: Sequence[Sequence[Trial]]) -> tuple[Judged, Judged]:
+def judge_estimators(models: Sequence[Sequence[Trial]]) -> tuple[ClaimResult, ClaimResult]:
     """Whether r/K is biased and the unbiased estimator is not, and whether exact intervals cover."""
     trials = [trial for model in models for trial in model]
     bias: Verdict = "inconclusive"
@@ -55,14 +55,14 @@ def judge_estimators(models: Sequence[Sequence[Trial]]) -> tuple[Judged, Judged]
             cover = "refuted"
         elif all(t.coverage.low >= COVERAGE - SHORT for t in trials):
             cover = "confirmed"
-    return Judged(
+    return ClaimResult(
         "The paper's estimate r/K is too high; (r-1)/(K-1) has no bias.",
         f"Simulated from exact probabilities at r = {', '.join(map(str, WAITED))}, {_SIMULTANEOUS}. Confirmed: the interval of "
         "the bias of the mean excludes 0 for r/K at every r, and holds it for the other. Refuted: the other's excludes 0 at some "
         "r, or r/K's at none. Inconclusive otherwise.",
         bias,
         f"{seen}.",
-    ), Judged(
+    ), ClaimResult(
         "Exact 95 % intervals of an instance's probability hold it in 95 % of cases.",
         f"In the same simulation. Refuted: the interval of the coverage lies below {COVERAGE:.0%} at some r. Confirmed: it lies "
         f"above {COVERAGE - SHORT:.0%} at every r. Inconclusive otherwise.",

@@ -13,7 +13,7 @@ from typing import Any
 from limbeck.errors import BadPoints, BadSetting
 from limbeck.jobs.predict.job import law_row, point_of
 from limbeck.jobs.probe.pass_until import Result
-from limbeck.papers.lab.recipe import Ground, Judged, Outcome, Recipe, Verdict
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict
 from limbeck.papers.pass_until.estimators import judge_estimators, try_on
 from limbeck.papers.pass_until.task_ladder import LADDERS, SUCCESSES, climb
 from limbeck.planning.laws.task import TaskLaw, fit, same_size
@@ -24,7 +24,7 @@ from limbeck.report.words import interval
 ERROR = 0.2  # relative, of a predicted pass rate
 
 
-def run(ground: Ground) -> Outcome:
+def run(ground: RecipeContext) -> Outcome:
     """Trains and asks the ladder, tries the estimators, predicts the largest model of each task."""
     if ground.data is not None:
         raise BadSetting(f"--data {ground.data}: pass-until writes its own text, that of its tasks. Leave --data out.")
@@ -59,7 +59,7 @@ def law_of(results: Sequence[Result]) -> TaskLaw | str:
         return str(error)
 
 
-def judge_law(task: str, law: TaskLaw | str, results: Sequence[Result]) -> Judged:
+def judge_law(task: str, law: TaskLaw | str, results: Sequence[Result]) -> ClaimResult:
     """Whether the last result was predicted by the law of the others."""
     held_out = results[-1]
     found = mean_pass(held_out.counts)
@@ -77,7 +77,7 @@ def judge_law(task: str, law: TaskLaw | str, results: Sequence[Result]) -> Judge
             f"measured {interval(found, '.3g')}; predicted by instances {interval(each, '.3g')}, by the mean "
             f"{interval(mean, '.3g')}; curvature {interval(law.curvature, '.2g')}, {law.curvature.kind}"
         )
-    return Judged(
+    return ClaimResult(
         f"{task}: the pass rate of a larger model follows from those of smaller ones by PU(N) = exp(-c N^-alpha), fitted to each "
         "instance better than to the mean.",
         f"Confirmed: the prediction by instances is within {ERROR:.0%} of the largest model's measured mean, its interval "

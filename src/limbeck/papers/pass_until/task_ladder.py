@@ -12,7 +12,7 @@ from typing import Any
 from limbeck.config import PretrainSettings, ProbeSettings
 from limbeck.jobs.pretrain.job import pretrain
 from limbeck.jobs.probe.pass_until import Result, pass_until, result_of
-from limbeck.papers.lab.recipe import Ground
+from limbeck.papers.lab.recipe import RecipeContext
 from limbeck.probes.tasks import MAKERS, write_task_text
 
 SUCCESSES = 4  # passes that an instance is asked for
@@ -65,7 +65,7 @@ LADDERS = {
 }
 
 
-def climb(ground: Ground) -> dict[str, list[Result]]:
+def climb(ground: RecipeContext) -> dict[str, list[Result]]:
     """Trains and asks all models, unless that is done; gives the results of each task, in the order of sizes.
 
     The largest model is trained with the first seed alone.
@@ -76,7 +76,7 @@ def climb(ground: Ground) -> dict[str, list[Result]]:
     return {task: [_ask(ground, ladder, model, task) for model in models] for task in ladder.tasks}
 
 
-def _train(ground: Ground, ladder: Ladder, rung: Rung, seed: int) -> Path:
+def _train(ground: RecipeContext, ladder: Ladder, rung: Rung, seed: int) -> Path:
     out = ground.out / f"{rung.name}-{seed}"
     if not (out / "model" / "config.json").exists():
         data = _text(ground.out, ladder, f"{rung.tokens}", min(rung.tokens // _LINE, ladder.lines), 0)
@@ -101,7 +101,7 @@ def _text(out: Path, ladder: Ladder, name: str, lines: int, seed: int) -> Path:
     return folder
 
 
-def _ask(ground: Ground, ladder: Ladder, model: Path, task: str) -> Result:
+def _ask(ground: RecipeContext, ladder: Ladder, model: Path, task: str) -> Result:
     points = ground.out / "points"
     if result_of(str(model), task, points) is None:
         given: dict[str, Any] = {"probe": "pass-until", "task": task, "successes": SUCCESSES, "threads": 1}

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from limbeck.errors import BadSetting
 from limbeck.papers.lab.plots import draw_reversals
 from limbeck.papers.lab.rates import TUNING
-from limbeck.papers.lab.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds, with_failures
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict, of_seeds, with_failures
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.reversal.facts import KINDS, Cell, train
 from limbeck.probes.interval import Interval, bootstrap
@@ -79,7 +79,7 @@ class Found:
         return {_SHOWN[kind]: self.results[kind] for kind in kinds}
 
 
-def run(ground: Ground) -> Outcome:
+def run(ground: RecipeContext) -> Outcome:
     """Trains all kinds and judges them."""
     if ground.data is not None:
         raise BadSetting(f"--data {ground.data}: reversal draws facts of its own. Leave --data out.")
@@ -105,7 +105,7 @@ def run(ground: Ground) -> Outcome:
     )
 
 
-def judge(found: Found, chance: float) -> list[Judged]:
+def judge(found: Found, chance: float) -> list[ClaimResult]:
     """All claims, each with those of its trainings that diverged."""
     told, asked, control = found.ranks("told"), found.ranks("asked"), np.array([found.control["asked"]])
     return [
@@ -121,7 +121,7 @@ def judge(found: Found, chance: float) -> list[Judged]:
     ]
 
 
-def judge_concepts(told: Ranks, asked: Ranks, chance: float) -> Judged:
+def judge_concepts(told: Ranks, asked: Ranks, chance: float) -> ClaimResult:
     """Whether a Transformer answers reversals where each thing is one token."""
     mrr = mean(asked)
     verdict: Verdict = "inconclusive"
@@ -130,7 +130,7 @@ def judge_concepts(told: Ranks, asked: Ranks, chance: float) -> Judged:
             verdict = "confirmed"
         elif mrr.high <= chance + GUESSED:
             verdict = "refuted"
-    return Judged(
+    return ClaimResult(
         "With one token for each thing, a Transformer answers reversals that it was never told.",
         f"Confirmed: MRR on them is {REVERSES} or more by the whole 95 % interval. Refuted: by the whole of it at most {GUESSED} "
         f"above the chance level. Inconclusive otherwise, and where facts as told have less than {TRAINED}.",
@@ -139,7 +139,7 @@ def judge_concepts(told: Ranks, asked: Ranks, chance: float) -> Judged:
     )
 
 
-def judge_names(told: Ranks, asked: Ranks, concepts: Ranks, control: Ranks, chance: float) -> Judged:
+def judge_names(told: Ranks, asked: Ranks, concepts: Ranks, control: Ranks, chance: float) -> ClaimResult:
     """Whether it fails where each thing has a name of two tokens, though it can be told the answers."""
     mrr, lost, possible = mean(asked), difference(concepts, asked), mean(control)
     verdict: Verdict = "inconclusive"
@@ -148,7 +148,7 @@ def judge_names(told: Ranks, asked: Ranks, concepts: Ranks, control: Ranks, chan
             verdict = "confirmed"
         elif mrr.low > chance + GUESSED and lost.high < 0:
             verdict = "refuted"
-    return Judged(
+    return ClaimResult(
         "With a name of two shared tokens for each thing, the same Transformer does not.",
         f"Confirmed: MRR is at most {GUESSED} above the chance level and below that of one token a thing, both by whole 95 % "
         "intervals. Refuted: above both, by whole intervals too. Inconclusive otherwise, and where facts as told, or the "
@@ -159,7 +159,7 @@ def judge_names(told: Ranks, asked: Ranks, concepts: Ranks, control: Ranks, chan
     )
 
 
-def judge_vectors(told: Ranks, asked: Ranks, names: Ranks, chance: float) -> Judged:
+def judge_vectors(told: Ranks, asked: Ranks, names: Ranks, chance: float) -> ClaimResult:
     """Whether predicting vectors instead of tokens helps where things have names."""
     mrr, gained = mean(asked), difference(asked, names)
     verdict: Verdict = "inconclusive"
@@ -168,7 +168,7 @@ def judge_vectors(told: Ranks, asked: Ranks, names: Ranks, chance: float) -> Jud
             verdict = "confirmed"
         elif gained.high <= 0 or mrr.high <= chance:
             verdict = "refuted"
-    return Judged(
+    return ClaimResult(
         "Where the vector of the answer is predicted, made from its name by a layer of its own, names can be reversed.",
         "Confirmed: MRR is above that of tokens said and above the chance level, by whole 95 % intervals. Refuted: by the whole "
         f"of one not above. Inconclusive otherwise, and where facts as told have less than {TRAINED}.",
@@ -178,13 +178,13 @@ def judge_vectors(told: Ranks, asked: Ranks, names: Ranks, chance: float) -> Jud
     )
 
 
-def judge_table(told: Ranks, asked: Ranks, layers: Ranks) -> Judged:
+def judge_table(told: Ranks, asked: Ranks, layers: Ranks) -> ClaimResult:
     """Whether a slot for each name is better than a layer that reads it."""
     gained = difference(asked, layers)
     verdict: Verdict = "inconclusive"
     if mean(told).value >= TRAINED and (gained.low > 0 or gained.high <= 0):
         verdict = "confirmed" if gained.low > 0 else "refuted"
-    return Judged(
+    return ClaimResult(
         "A memory with a slot for each name, in place of that layer, reverses better.",
         "Confirmed: MRR is above that of the layer by the whole 95 % interval. Refuted: by the whole of it not above. "
         f"Inconclusive otherwise, and where facts as told have less than {TRAINED}.",
@@ -205,7 +205,7 @@ def difference(more: Ranks, less: Ranks) -> Interval:
     return bootstrap(lambda total: total[..., :1] / total[..., 1:], columns)[0]
 
 
-def _trained(ground: Ground) -> Found:
+def _trained(ground: RecipeContext) -> Found:
     scale, trainings = SCALES[ground.scale], Trainings(ground, train)
     settings = _settings(trainings, scale, ground.seed)
     seeds = range(ground.seed, ground.seed + ground.seeds)
@@ -287,7 +287,7 @@ def _size(ranks: Ranks) -> str:
     return f"n = {ranks.shape[1]:,} facts, {len(ranks)} seeds"
 
 
-def _ours(found: Found, ground: Ground) -> str:
+def _ours(found: Found, ground: RecipeContext) -> str:
     scale = found.scale
     result = found.results["concept"][0]
     settings = "; ".join(f"{kind} {rate:g} and {decay:g}" for kind, (rate, decay) in found.settings.items())

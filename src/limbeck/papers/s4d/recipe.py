@@ -22,7 +22,7 @@ from limbeck.papers.lab.cells import doubtful
 from limbeck.papers.lab.paired import gain, mean, said
 from limbeck.papers.lab.plots import draw_delays
 from limbeck.papers.lab.rates import TUNING, best_rates
-from limbeck.papers.lab.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict, of_seeds
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.s4d.delay import DelayCell, train_delay, tune_delay
 from limbeck.papers.s4d.text import KEPT, TextCell, text_of, train_text, tune_text
@@ -111,7 +111,7 @@ SCALES = {
 }  # fmt: skip
 
 
-def run(ground: Ground) -> Outcome:
+def run(ground: RecipeContext) -> Outcome:
     """Trains both halves and judges them."""
     scale = SCALES[ground.scale]
     delays, delay_rates, spent = _delays(ground, scale)
@@ -164,7 +164,7 @@ def held_more(more: Errors, less: Errors) -> Interval:
     return bootstrap(lambda total: total[..., :1] / total[..., 1:], columns)[0]
 
 
-def judge_behind(name: str, delays: Mapping[str, Mapping[int, Errors]], long: Sequence[int]) -> Judged:
+def judge_behind(name: str, delays: Mapping[str, Mapping[int, Errors]], long: Sequence[int]) -> ClaimResult:
     """Whether all named spectra hold long delays better than another one, which learns the shortest delay as they do."""
     gains = {(arm, delay): held_more(delays[arm][delay], delays[name][delay]) for arm in NAMED for delay in long}
     shortest = min(delays[name])
@@ -174,7 +174,7 @@ def judge_behind(name: str, delays: Mapping[str, Mapping[int, Errors]], long: Se
         verdict = "refuted"
     elif min(found.low for found in gains.values()) > LEAST and control.value >= HOLDS:
         verdict = "confirmed"
-    return Judged(
+    return ClaimResult(
         f"On long delays the named spectra (LegS, Inv, Lin) hold more than a {name} one.",
         f"Confirmed: each explains at least {LEAST:.0%} more of the variance at each delay of {min(long)} or more, by the whole "
         f"95 % interval over rows and seeds, and the {name} one explains {HOLDS:.0%} at the shortest delay, so that it can be "
@@ -185,11 +185,11 @@ def judge_behind(name: str, delays: Mapping[str, Mapping[int, Errors]], long: Se
     )
 
 
-def judge_same(title: str, name: str, delays: Mapping[str, Mapping[int, Errors]], claim: str) -> Judged:
+def judge_same(title: str, name: str, delays: Mapping[str, Mapping[int, Errors]], claim: str) -> ClaimResult:
     """Whether an arm explains as much as LegS at every delay."""
     gains = {delay: held_more(delays[name][delay], delays["legs"][delay]) for delay in delays["legs"]}
     first = next(iter(delays["legs"].values()))
-    return Judged(
+    return ClaimResult(
         claim,
         f"Confirmed: at every delay {title} is within {LEAST:.0%} of the variance of S4D-LegS with the zero-order hold, by the "
         "whole 95 % interval. Refuted: at one it is further off, by the whole of it. Inconclusive otherwise.",
@@ -199,7 +199,7 @@ def judge_same(title: str, name: str, delays: Mapping[str, Mapping[int, Errors]]
     )
 
 
-def judge_text(against: str, losses: Mapping[str, Losses]) -> Judged:
+def judge_text(against: str, losses: Mapping[str, Losses]) -> ClaimResult:
     """Whether on text the real spectrum is better than a complex one."""
     found = gain(losses[against], losses["real"])
     verdict: Verdict = "inconclusive"
@@ -208,7 +208,7 @@ def judge_text(against: str, losses: Mapping[str, Losses]) -> Judged:
     elif found.high < 0:
         verdict = "refuted"
     others = "; ".join(f"{arm} {interval(mean(rows), '.3f')}" for arm, rows in losses.items())
-    return Judged(
+    return ClaimResult(
         "On text the order is another: a real spectrum predicts better than the complex S4D-Lin.",
         "Confirmed: it needs fewer nats per held-out token, by the whole 95 % interval over documents and seeds. Refuted: more, "
         "by the whole of it. Inconclusive otherwise.",
@@ -217,10 +217,10 @@ def judge_text(against: str, losses: Mapping[str, Losses]) -> Judged:
     )
 
 
-def judge_method(losses: Mapping[str, Losses]) -> Judged:
+def judge_method(losses: Mapping[str, Losses]) -> ClaimResult:
     """Whether on text it matters how time is made discrete."""
     found = gain(losses["legs"], losses[BILINEAR])
-    return Judged(
+    return ClaimResult(
         "On text, too, the zero-order hold and the bilinear rule do not differ.",
         f"Confirmed: the difference is within {LEAST_NATS} nats per token by the whole 95 % interval over documents and seeds. "
         "Refuted: it is beyond, by the whole of it. Inconclusive otherwise.",
@@ -239,7 +239,7 @@ def _size(rows: np.ndarray, what: str) -> str:
     return f"n = {rows.shape[1]:,} {what}, {len(rows)} seeds"
 
 
-def _delays(ground: Ground, scale: Scale) -> tuple[dict[str, dict[int, Errors]], dict[str, float], float]:
+def _delays(ground: RecipeContext, scale: Scale) -> tuple[dict[str, dict[int, Errors]], dict[str, float], float]:
     """Errors by arm and delay, the rates that were chosen at the shortest judged delay, and the CPU seconds of it all."""
     size, folder = scale.delays, ground.out / "delays"
     bench = Trainings(replace(ground, out=folder), train_delay)
@@ -265,7 +265,7 @@ def _delays(ground: Ground, scale: Scale) -> tuple[dict[str, dict[int, Errors]],
     return found, rates, bench.cpu_seconds() + tuning.cpu_seconds()
 
 
-def _text(ground: Ground, scale: Scale) -> tuple[dict[str, Losses], dict[str, float], float]:
+def _text(ground: RecipeContext, scale: Scale) -> tuple[dict[str, Losses], dict[str, float], float]:
     """Nats and tokens by arm, the rates that were chosen, and the CPU seconds of it all."""
     size, folder = scale.text, ground.out / "text"
     vocab = text_of(folder, ground.data or "python:stdlib", vocab=size.vocab, length=size.length)
@@ -341,7 +341,7 @@ def _slug(arm: str) -> str:
     return arm.replace(", ", "-")
 
 
-def _ours(scale: Scale, ground: Ground) -> str:
+def _ours(scale: Scale, ground: RecipeContext) -> str:
     delays, text = scale.delays, scale.text
     return (
         f"Delays of {', '.join(map(str, delays.delays))} steps in rows of {delays.length:,}, noise with the lowest "

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from limbeck.errors import BadSetting
 from limbeck.papers.lab.plots import Line, draw_by_arm, draw_by_samples
 from limbeck.papers.lab.rates import TUNING, best_rates
-from limbeck.papers.lab.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds, with_failures
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict, of_seeds, with_failures
 from limbeck.papers.lab.trainings import Trainings, read_after
 from limbeck.papers.self_pretraining.expressions import PRETRAINED, Cell, train
 from limbeck.probes.interval import Interval, bootstrap
@@ -90,7 +90,7 @@ class Found:
         return float(np.mean([_last(one)["held_out"] for one in self.results[model, start]]))
 
 
-def run(ground: Ground) -> Outcome:
+def run(ground: RecipeContext) -> Outcome:
     """Trains all arms and judges them."""
     if ground.data is not None:
         raise BadSetting(f"--data {ground.data}: self-pretraining draws its own lists. Leave --data out.")
@@ -139,7 +139,7 @@ def difference(more: Sequence[Right], less: Sequence[Right]) -> Interval:
     return _mean(np.mean(more, 0) - np.mean(less, 0))
 
 
-def judge_gain(scratch: Right, pretrained: Right, *, way: str, guess: float) -> Judged:
+def judge_gain(scratch: Right, pretrained: Right, *, way: str, guess: float) -> ClaimResult:
     """Whether a Transformer gains where half of its steps are spent on the inputs alone."""
     gained = difference([pretrained], [scratch])
     verdict: Verdict = "inconclusive"
@@ -147,7 +147,7 @@ def judge_gain(scratch: Right, pretrained: Right, *, way: str, guess: float) -> 
         verdict = "confirmed"
     elif gained.high < GAIN:
         verdict = "refuted"
-    return Judged(
+    return ClaimResult(
         "A Transformer that spends half of its steps on pretraining on the task's own inputs evaluates more lists than one that "
         "spends all of them on their values.",
         f"Confirmed: {100 * GAIN:.0f} points more or better, and the 95 % interval of the difference lies above 0. Refuted: "
@@ -159,11 +159,11 @@ def judge_gain(scratch: Right, pretrained: Right, *, way: str, guess: float) -> 
     )
 
 
-def judge_steps(twice: Right, pretrained: Right, *, way: str) -> Judged:
+def judge_steps(twice: Right, pretrained: Right, *, way: str) -> ClaimResult:
     """Whether twice the steps from scratch would have done as well."""
     gained = difference([pretrained], [twice])
     verdict: Verdict = "confirmed" if gained.low > 0 else "refuted" if gained.high < 0 else "inconclusive"
-    return Judged(
+    return ClaimResult(
         "Twice the steps from scratch do not make up for it.",
         "Confirmed: the pretrained Transformer is better than one from scratch with twice the steps of both its stages, by the "
         "whole 95 % interval. Refuted: worse, by the whole of it. Inconclusive otherwise.",
@@ -173,7 +173,7 @@ def judge_steps(twice: Right, pretrained: Right, *, way: str) -> Judged:
     )
 
 
-def judge_gap(scratch: tuple[Right, Right], pretrained: tuple[Right, Right], *, ways: tuple[str, str]) -> Judged:
+def judge_gap(scratch: tuple[Right, Right], pretrained: tuple[Right, Right], *, ways: tuple[str, str]) -> ClaimResult:
     """Whether the state space model's lead over the Transformer shrinks; each pair is Transformer, state space model."""
     before, after = (difference([pair[1]], [pair[0]]) for pair in (scratch, pretrained))
     closed = difference([scratch[1], pretrained[0]], [scratch[0], pretrained[1]])  # half of what closes
@@ -184,7 +184,7 @@ def judge_gap(scratch: tuple[Right, Right], pretrained: tuple[Right, Right], *, 
         smaller = abs(after.value) < before.value
         verdict = "confirmed" if closed.low > 0 and smaller else "refuted" if closed.high <= 0 else "inconclusive"
         seen = f"S4D leads by {interval(before, '+.1%')} from scratch, by {interval(after, '+.1%')} after pretraining"
-    return Judged(
+    return ClaimResult(
         "Trained from scratch a state space model is ahead of the Transformer, and pretraining makes the gap smaller.",
         "Confirmed: S4D leads from scratch by the whole 95 % interval, its lead after pretraining is smaller by the whole of "
         "one, and no lead of the Transformer is as large. Refuted: S4D leads from scratch, and no less after pretraining. "
@@ -200,7 +200,7 @@ def _mean(values: Right) -> Interval:
     return bootstrap(lambda total: total[..., :1] / total[..., 1:], columns)[0]
 
 
-def _found(bench: Trainings, ground: Ground) -> Found:
+def _found(bench: Trainings, ground: RecipeContext) -> Found:
     scale = SCALES[ground.scale]
     starts = {SCRATCH: "no"} | SELF
     which = [(model, start) for model in ARMS for start in starts]
@@ -269,7 +269,7 @@ def _size(right: Right) -> str:
     return f"n = {right.shape[1]:,} lists a seed, {len(right)} seeds"
 
 
-def _ours(found: Found, ground: Ground, guess: float) -> str:
+def _ours(found: Found, ground: RecipeContext, guess: float) -> str:
     scale, cell = found.scale, found.scale.cell
     sizes = {model: found.results[model, SCRATCH][0]["parameters"] for model in ARMS}
     rates = "; ".join(f"{model}, {start} {rate:.0e}" for (model, start), rate in found.rates.items())
@@ -315,7 +315,7 @@ def _numbers(found: Found, rows: Mapping[Which, Right], ways: Mapping[str, str],
     }
 
 
-def _figures(found: Found, ground: Ground, guess: float) -> dict[Any, str]:
+def _figures(found: Found, ground: RecipeContext, guess: float) -> dict[Any, str]:
     file = ground.out / "steps.png"
     by_seed = {which: found.right(*which).mean(1).tolist() for which in found.results}
     twice = {f"{model}, {SCRATCH}": found.right(model, TWICE).mean(1).tolist() for model in ARMS}

@@ -17,10 +17,10 @@ from itertools import pairwise
 import numpy as np
 
 from limbeck.jobs.pilot.grid import CellPlan, Scale
-from limbeck.papers.lab.cells import Bench, bench, doubtful
+from limbeck.papers.lab.cells import TrainedLadder, doubtful, train_ladder
 from limbeck.papers.lab.paired import gain, nothing_in, said, slope
 from limbeck.papers.lab.plots import draw_by_teacher
-from limbeck.papers.lab.recipe import Ground, Judged, Outcome, Recipe, Verdict
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict
 from limbeck.probes.interval import Interval
 from limbeck.report.words import count
 
@@ -76,10 +76,10 @@ SIZES = {
 }
 
 
-def run(ground: Ground) -> Outcome:
+def run(ground: RecipeContext) -> Outcome:
     """Trains teachers and students, and judges the slopes."""
     size = SIZES[ground.scale]
-    work = bench(ground, size.scale, students=[size.student], teachers=size.teachers)
+    work = train_ladder(ground, size.scale, students=[size.student], teachers=size.teachers)
     seeds = range(ground.seed, ground.seed + ground.seeds)
     rates = work.rates({name: _cell(work, name, size.tried_on, seeds.stop) for name in OBJECTIVES}, size.rates)
     cells = {
@@ -125,7 +125,7 @@ def run(ground: Ground) -> Outcome:
 
 def judge(
     taid: Interval, over: Mapping[str, Interval], over_ramp: Interval, *, rising: bool, seeds: int
-) -> tuple[Judged, ...]:
+) -> tuple[ClaimResult, ...]:
     """The verdicts. ``taid`` is what TAID's student gains as its teacher doubles, ``over`` how much more than by others.
 
     ``rising``: each teacher predicts the text better than the one before it. Where not, larger is not stronger.
@@ -141,7 +141,7 @@ def judge(
     seen += "".join(f"{said(found)} more than {name}; " for name, found in over.items())
     seen += f"at the largest teacher TAID is {said(over_ramp)} nats better than the ramp {n}"
     seen += "" if rising else ". The teachers do not get better with their size: a gap was not tested"
-    gap = Judged(
+    gap = ClaimResult(
         claim="TAID keeps gaining as its teacher grows, where forward and skew KL do not (Pythia 70M, teachers of 410M to "
         "6.9B: LAMBADA 20.8 to 22.0 % by TAID, 18.7 to 18.2 % by skew KL).",
         criterion="Confirmed: TAID's gain per doubling of the teacher is above 0, above forward KL's and above skew KL's, "
@@ -152,7 +152,7 @@ def judge(
         seen=seen,
     )
     alone: Verdict = "refuted" if nothing_in(over_ramp, LEAST_GAIN) else "inconclusive"
-    ramp = Judged(
+    ramp = ClaimResult(
         claim="It is the interpolation that helps, not a weight that rises with it (a control that the paper has not).",
         criterion="Confirmed: at the largest teacher TAID is better, with its 95 % interval, than forward KL whose weight "
         f"rises as TAID's t does. Refuted: the interval holds 0 or less and ends below {LEAST_GAIN} nats.",
@@ -162,7 +162,7 @@ def judge(
     return gap, ramp
 
 
-def _cell(work: Bench, name: str, teacher: int, seed: int, rate: float = 1.0) -> CellPlan:
+def _cell(work: TrainedLadder, name: str, teacher: int, seed: int, rate: float = 1.0) -> CellPlan:
     number = list(OBJECTIVES).index(name)
     rung = work.teachers[teacher].name
     title, tokens = f"{OBJECTIVES[name].split('(')[0].lower()}{number}-{rung}-seed{seed}", work.scale.student_tokens

@@ -17,7 +17,7 @@ from typing import Any
 
 from limbeck.papers.lab.rates import TUNING, best_rates
 from limbeck.papers.lab.recall import Cell, train
-from limbeck.papers.lab.recipe import Ground
+from limbeck.papers.lab.recipe import RecipeContext
 from limbeck.papers.lab.trainings import Trainings
 
 _BASECONV = ("conv", "longconv:implicit,gated=true")
@@ -105,7 +105,7 @@ class Found:
     cpu_seconds: float
 
 
-def run_grid(ground: Ground) -> Found:
+def run_grid(ground: RecipeContext) -> Found:
     """Trains what is not trained yet, and gives all results."""
     scale, bench = SCALES[ground.scale], Trainings(ground, train)
     rates = _rates(bench, scale, ground.seed)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from limbeck.errors import BadSetting
 from limbeck.papers.lab.plots import draw_recall_by_state, draw_recall_map
 from limbeck.papers.lab.recall import at
-from limbeck.papers.lab.recipe import Ground, Judged, Outcome, Recipe, Verdict, of_seeds, with_failures
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict, of_seeds, with_failures
 from limbeck.papers.zoology.grid import ARMS, ATTENTION, BASED, GATED, REPEATS, SCALES, WINDOW, WINDOWS, Found, run_grid
 from limbeck.probes.interval import Interval, bootstrap, wilson
 from limbeck.report.words import interval, share
@@ -34,7 +34,7 @@ ABOVE = 0.01  # by which a state may be better than attention
 GUESSED = 0.05  # above 1/K, one of the values in the row: as good as a guess
 
 
-def run(ground: Ground) -> Outcome:
+def run(ground: RecipeContext) -> Outcome:
     """Trains the grid and judges it."""
     if ground.data is not None:
         raise BadSetting(f"--data {ground.data}: zoology draws its own rows. Leave --data out.")
@@ -92,7 +92,7 @@ def accuracy(rows: Rows, pairs: int) -> Interval:
     return Interval(found.value, max(0.0, found.low), min(1.0, found.high), found.n)
 
 
-def judge_attention(rows: Mapping[str, Rows], pairs: int) -> Judged:
+def judge_attention(rows: Mapping[str, Rows], pairs: int) -> ClaimResult:
     """Whether two layers with attention in them solve the task, seed by seed."""
     worst = {arm: float(found.mean(1).min()) / pairs for arm, found in rows.items()}
     best = {arm: float(found.mean(1).max()) / pairs for arm, found in rows.items()}
@@ -101,7 +101,7 @@ def judge_attention(rows: Mapping[str, Rows], pairs: int) -> Judged:
         verdict = "confirmed"
     elif min(best.values()) < SOLVES:
         verdict = "refuted"
-    return Judged(
+    return ClaimResult(
         "Two layers with attention solve multi-query associative recall at a width that is no larger than the row is long.",
         f"Confirmed: every seed of attention alone (learned positions) and of attention behind a short convolution answers "
         f"{SOLVES:.0%} or more. Refuted: no seed of one of the two does. Inconclusive otherwise.",
@@ -118,7 +118,7 @@ def judge_gated(
     *,
     width: int,
     length: int,
-) -> Judged:
+) -> ClaimResult:
     """Whether gated convolutions trained alike stay clearly below, though they can be trained on short rows.
 
     ``other_rates``: the accuracies of each with other learning rates, of one seed.
@@ -132,7 +132,7 @@ def judge_gated(
     solved = ", ".join(f"{arm} {interval(found, '.1%')}" for arm, found in controls.items())
     others = [f"{arm} {' / '.join(share(x, digits=1) for x in found)}" for arm, found in other_rates.items() if found]
     with_others = f"; with other rates, one seed: {', '.join(others)}" if others else ""
-    return Judged(
+    return ClaimResult(
         f"Gated convolutions (BaseConv, Hyena, H3) of the same depth and width, {width} on rows of {length} tokens, do not learn "
         "it in as many steps at the same rates.",
         f"Confirmed: the best seed and rate of each stays below {FAILS:.0%}, and each answers {TRAINED:.0%} or more of the "
@@ -145,7 +145,7 @@ def judge_gated(
     )
 
 
-def judge_state(based: Sequence[Rows], gated: Sequence[Rows], attention: Rows, pairs: int) -> Judged:
+def judge_state(based: Sequence[Rows], gated: Sequence[Rows], attention: Rows, pairs: int) -> ClaimResult:
     """Whether linear attention lies between, and nearer to attention the larger its state. ``based``: the smallest first."""
     means = [accuracy(found, pairs) for found in based]
     gained = _difference(based[-1], based[0], pairs)
@@ -158,7 +158,7 @@ def judge_state(based: Sequence[Rows], gated: Sequence[Rows], attention: Rows, p
         verdict = "refuted"
     elif not solved and gained.low > 0 and between and rises:
         verdict = "confirmed"
-    return Judged(
+    return ClaimResult(
         "Linear attention behind a short convolution (Based) lies between the two, and rises with the size of its state.",
         "Confirmed: the largest state is better than the smallest (95 % interval above 0), no step up loses more than "
         f"{100 * SLACK:.0f} points, and all lie between the best gated convolution and attention, or at most {100 * ABOVE:.0f} "
@@ -171,7 +171,7 @@ def judge_state(based: Sequence[Rows], gated: Sequence[Rows], attention: Rows, p
     )
 
 
-def judge_window(inside: Interval, beyond: Interval, pairs: int, *, seeds: int) -> Judged:
+def judge_window(inside: Interval, beyond: Interval, pairs: int, *, seeds: int) -> ClaimResult:
     """Whether a window answers what lies in it and nothing else."""
     guess = 1 / pairs + GUESSED
     verdict: Verdict = "inconclusive"
@@ -179,7 +179,7 @@ def judge_window(inside: Interval, beyond: Interval, pairs: int, *, seeds: int) 
         verdict = "confirmed"
     elif inside.high < FAILS or beyond.low > FAILS:
         verdict = "refuted"
-    return Judged(
+    return ClaimResult(
         f"A window of {WINDOW} tokens behind a short convolution recalls what it still sees, and only that.",
         f"Confirmed: {SOLVES:.0%} or more of the questions at most {WINDOW} tokens behind their key, and at most "
         f"{share(guess, digits=1)} of the others, both by the whole 95 % interval over rows and seeds. Refuted: less than "
@@ -194,7 +194,7 @@ def _asked(found: Interval) -> str:
     return interval(found, ".1%") if found.n else "none asked"
 
 
-def judge_hybrid(name: str, hybrid: Rows, convolution: Rows, attention: Rows, pairs: int) -> Judged:
+def judge_hybrid(name: str, hybrid: Rows, convolution: Rows, attention: Rows, pairs: int) -> ClaimResult:
     """How much of the gap between convolutions and attention is closed where one of two layers attends."""
     gap = _difference(attention, convolution, pairs)
     columns = np.stack([hybrid - convolution, attention - convolution], -1)
@@ -205,7 +205,7 @@ def judge_hybrid(name: str, hybrid: Rows, convolution: Rows, attention: Rows, pa
         verdict = "confirmed" if closed.low >= CLOSED else "refuted" if closed.high < CLOSED else "inconclusive"
         seen = f"{interval(closed, '.1%')} of a gap of {interval(gap, '.1%')}"
     what = "attends where a token repeats" if "repeats" in name else "attends"
-    return Judged(
+    return ClaimResult(
         f"A hybrid in which one of two convolutions gives way to a layer that {what} ({name}) closes the gap between BaseConv "
         "and attention alone.",
         f"Confirmed: {CLOSED:.0%} of the gap or more, by the whole 95 % interval over rows and seeds. Refuted: less, by the "
@@ -281,7 +281,7 @@ def _trained(found: Found, arms: Iterable[str]) -> dict[str, Results]:
     return {arm: found.judged[arm] for arm in arms}
 
 
-def _ours(found: Found, ground: Ground) -> str:
+def _ours(found: Found, ground: RecipeContext) -> str:
     scale, judged = found.scale, found.scale.judged
     rates = ", ".join(f"{rate:.1e}" for rate in scale.rates)
     chosen = (
@@ -346,7 +346,7 @@ def _numbers(found: Found) -> dict[str, Any]:
     }
 
 
-def _figures(found: Found, ground: Ground) -> dict[Any, str]:
+def _figures(found: Found, ground: RecipeContext) -> dict[Any, str]:
     most = found.scale.judged.most
     points = {
         arm: (float(results[0]["state_bytes"]), accuracy(right_of_rows(results, most), most))

@@ -237,7 +237,7 @@ class Echo:
 
 
 @dataclass(frozen=True)
-class Told:
+class PromptLogprobs:
     """The K likeliest outcomes at n places, likeliest first, and the log of the mass they leave.
 
     ``fault`` says of each place why it has no answer; "" where it has one. ``own`` is log p of the prompt's own token, NaN where
@@ -256,10 +256,10 @@ class Told:
         return np.array([not fault for fault in self.fault], dtype=bool)
 
 
-def reader(kind: Kind, model: str, prompt: Sequence[int], *, k: int, vocab: int) -> Callable[[Any], Told]:
+def reader(kind: Kind, model: str, prompt: Sequence[int], *, k: int, vocab: int) -> Callable[[Any], PromptLogprobs]:
     """What makes an answer's JSON into outcomes. It raises Failed where not every place has a sound answer."""
 
-    def read(answer: Any) -> Told:
+    def read(answer: Any) -> PromptLogprobs:
         check_model(answer, model)
         try:
             outcomes = kind.outcomes(answer, prompt)
@@ -288,7 +288,7 @@ _FEW_ALIKE = 5  # outcomes of equal probability that a model in bfloat16 gives n
 _PADDED = 2.0  # rows that a head may have for each token of the vocabulary
 
 
-def likeliest(told: Outcomes, *, k: int, vocab: int) -> Told:
+def likeliest(told: Outcomes, *, k: int, vocab: int) -> PromptLogprobs:
     """The K likeliest of the outcomes that were told of each place."""
     n, width = len(told.counts), max(k, int(told.counts.max(initial=0)))
     there = np.arange(width) < told.counts[:, None]
@@ -315,7 +315,7 @@ def likeliest(told: Outcomes, *, k: int, vocab: int) -> Told:
     ids[bad], log_p[bad] = np.arange(k), -np.inf
     # log(1 - sum p), of the logarithm of the sum, so that little that is left is not lost in rounding
     rest = np.log(-np.expm1(np.where(bad, -np.inf, total).clip(max=_CERTAIN)))
-    return Told(ids, log_p, rest, tuple(faults.tolist()), told.own)
+    return PromptLogprobs(ids, log_p, rest, tuple(faults.tolist()), told.own)
 
 
 def _require_own(holds: bool) -> None:

@@ -22,7 +22,17 @@ from transformers import PreTrainedTokenizerBase
 from limbeck.errors import BadServer, Mismatch
 from limbeck.models.vocabulary import ids_of
 from limbeck.teachers.remote.http import Address, Client, Failed, Patience, key_from_environment
-from limbeck.teachers.remote.protocols import AMBIGUOUS, OTHERS, TOO_FEW, VLLM, Echo, Kind, SGLang, Told, reader
+from limbeck.teachers.remote.protocols import (
+    AMBIGUOUS,
+    OTHERS,
+    TOO_FEW,
+    VLLM,
+    Echo,
+    Kind,
+    PromptLogprobs,
+    SGLang,
+    reader,
+)
 from limbeck.types import Batch, Sparse
 
 MOST_UNANSWERED = 1e-3  # share of the positions that are asked about
@@ -133,10 +143,10 @@ class Served:
                     found[here] = np.where(prompt.counts, told.own, np.nan)
             yield found
 
-    def _asked(self, batch: Batch) -> dict[Future[Told], _Prompt]:
+    def _asked(self, batch: Batch) -> dict[Future[PromptLogprobs], _Prompt]:
         return {self._pool.submit(self._ask, prompt): prompt for prompt in _prompts(batch)}
 
-    def _partial(self, future: Future[Told]) -> Told | None:
+    def _partial(self, future: Future[PromptLogprobs]) -> PromptLogprobs | None:
         """An answer, or as much of it as there is."""
         try:
             return future.result()
@@ -148,7 +158,7 @@ class Served:
     def _of_another(self, failed: Failed) -> BadServer:
         return BadServer(f"{self.client.address}: {failed}: nothing it says can be trusted")
 
-    def _ask(self, prompt: _Prompt) -> Told:
+    def _ask(self, prompt: _Prompt) -> PromptLogprobs:
         address, model = self.client.address, self.client.address.model
         return self.client.ask(
             self.kind.path(address.path, address.root),
@@ -157,7 +167,7 @@ class Served:
             form=self.kind.form,
         )
 
-    def _told(self, future: Future[Told], prompt: _Prompt) -> Told | None:
+    def _told(self, future: Future[PromptLogprobs], prompt: _Prompt) -> PromptLogprobs | None:
         """An answer, or as much of it as there is; what is missing is counted. Raises BadServer where it makes no sense."""
         try:
             told = future.result()
