@@ -30,9 +30,9 @@ import limbeck
 from limbeck import Plan, Rows, Run, alone, build_stores, load
 from limbeck.objectives import parse
 from limbeck.run.run import micro_rows
-from limbeck.teachers import Cache, capture_outcomes
+from limbeck.teachers import LogitCache, capture_outcomes
 from limbeck.teachers.codec import Codec, Sampled, TopK
-from limbeck.teachers.draw import draw, likeliest
+from limbeck.teachers.draw import sample_outcomes, top_k
 from limbeck.types import Sparse
 
 VOCABULARIES = (32_000, 152_064)
@@ -53,7 +53,7 @@ def packed_rates(vocab: int, repeats: int) -> list[dict[str, Any]]:
             (str(codec), codec.bytes, lambda c=codec: _packed(c, log_p, uniform), lambda c=codec, m=many: c.decode(m))
         )
     for k in (12, 64):
-        kept = likeliest(log_p, k)
+        kept = top_k(log_p, k)
         file = Path(tempfile.mkdtemp()) / "plain.npy"
         width = np.uint16 if vocab <= 2**16 else np.uint32
         plain = np.concatenate(
@@ -65,7 +65,7 @@ def packed_rates(vocab: int, repeats: int) -> list[dict[str, Any]]:
             (
                 f"plain array, {k} likeliest",
                 plain.shape[1],
-                lambda k=k: likeliest(log_p, k),
+                lambda k=k: top_k(log_p, k),
                 lambda m=mapped, k=k, w=width, v=vocab: _plain(m, k, w, v),
             )
         )
@@ -90,8 +90,8 @@ def packed_rates(vocab: int, repeats: int) -> list[dict[str, Any]]:
 
 def _packed(codec: Codec, log_p: torch.Tensor, uniform: torch.Tensor) -> np.ndarray:
     if isinstance(codec, Sampled):
-        return codec.encode(*draw(log_p, codec.k, uniform))
-    return codec.encode(likeliest(log_p, codec.k))
+        return codec.encode(*sample_outcomes(log_p, codec.k, uniform))
+    return codec.encode(top_k(log_p, codec.k))
 
 
 def _plain(mapped: np.ndarray, k: int, width: type, vocab: int) -> Sparse:
@@ -110,7 +110,7 @@ def training(folder: Path, steps: int, teacher_seconds: float) -> dict[str, Any]
     rows = Rows(store, length=LENGTH)
     together = micro_rows(LENGTH, torch.device("cpu"))
     answered = min(rows.n_rows, 4 * (steps + 2))
-    caches: dict[str, Cache] = {}
+    caches: dict[str, LogitCache] = {}
     with tempfile.TemporaryDirectory() as place:
         for name, codec in (
             ("12 drawn", Sampled(teacher.vocab, 12)),
@@ -122,7 +122,7 @@ def training(folder: Path, steps: int, teacher_seconds: float) -> dict[str, Any]
                 Path(place) / name,
                 rows=answered,
                 length=LENGTH,
-                together=together,
+                batch_rows=together,
                 codec=codec,
                 seed=0,
                 made_from={},
@@ -168,7 +168,7 @@ def _run(student: Path, store: Any, answered: int, teacher: Any) -> tuple[Run, t
     return run, run._begin()
 
 
-def _reading(cache: Cache, rows: Rows, steps: int) -> float:
+def _reading(cache: LogitCache, rows: Rows, steps: int) -> float:
     """CPU seconds to read the answers of a step."""
     seconds = []
     rng = np.random.default_rng(0)

@@ -27,7 +27,7 @@ import torch
 
 from limbeck.models.load import describe, load_described
 from limbeck.teachers.remote.http import Address
-from limbeck.teachers.remote.served import Served, _prompts, connect
+from limbeck.teachers.remote.served import ServedTeacher, _prompts, connect
 from limbeck.types import Batch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the server is that of the tests
@@ -86,7 +86,7 @@ def rows(vocab: int, count: int, length: int, seed: int) -> Batch:
     return Batch(tokens[:, :-1], tokens[:, 1:], weight, position, torch.zeros_like(position), torch.arange(count))
 
 
-def bare(teacher: Served, batch: Batch) -> float:
+def bare(teacher: ServedTeacher, batch: Batch) -> float:
     """Seconds of the same questions by a client that does nothing else."""
     address = teacher.client.address
     path = teacher.kind.path(address.path, address.root)
@@ -109,7 +109,7 @@ def bare(teacher: Served, batch: Batch) -> float:
     return time.perf_counter() - start
 
 
-def ours(teacher: Served, batch: Batch) -> float:
+def ours(teacher: ServedTeacher, batch: Batch) -> float:
     """Seconds of the teacher's own call."""
     start = time.perf_counter()
     told = teacher(batch)

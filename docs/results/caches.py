@@ -23,7 +23,7 @@ from limbeck.jobs.distil.job import prepare
 from limbeck.models.load import load
 from limbeck.probes import Measurements, calibration, measure
 from limbeck.probes.interval import difference_interval
-from limbeck.teachers import Cache
+from limbeck.teachers import LogitCache
 
 OBJECTIVES = ("ForwardKL", "SkewKL", "TAID")
 SEEDS = range(3)
@@ -81,7 +81,7 @@ def main(out, teacher, data, params, tokens):
     model = load(teacher)
     kinds = {"live": comparison.shared.teacher}
     folders = {kind: answers(out, text, kind) for kind in ("drawn", "coarse")}
-    kinds |= {kind: Cache(folder / "answers") for kind, folder in folders.items()}
+    kinds |= {kind: LogitCache(folder / "answers") for kind, folder in folders.items()}
     kinds["likeliest without the rest"] = WithoutRest(kinds["coarse"])
     rows = []
     for objective in OBJECTIVES:

@@ -140,7 +140,7 @@ class Sparse:
     inequality). *Drawn* (``rest`` is None): an outcome was kept with probability p / weight, so the sums are right in the
     mean (Horvitz & Thompson 1952), and weights add up to 1. ``log_p`` is the teacher's own log-probability in both. No outcome
     stands twice at a position; one of weight 0 is padding. Where all weights are 0 and the rest is none (-inf) there is no
-    answer: whoever learns or measures gives that position weight 0 (`teachers.Cache.counted`).
+    answer: whoever learns or measures gives that position weight 0 (`teachers.LogitCache.masked`).
     """
 
     ids: Int[Tensor, "n K"]
@@ -182,18 +182,18 @@ class Sparse:
         return self.weight.topk(min(count, self.weight.shape[-1])).values
 
     @property
-    def answered(self) -> Bool[Tensor, "n"]:
+    def known(self) -> Bool[Tensor, "n"]:
         """Where there is an answer."""
         if self.rest is None:
             return torch.ones_like(self.weight[:, 0], dtype=torch.bool)
         return self.rest.isfinite() | (self.weight > 0).any(-1)
 
-    def require_answers(self) -> None:
+    def require_known(self) -> None:
         """Raises Mismatch where a position has no answer: it would be learned, or measured, as if it had one."""
-        if missing := int((~self.answered).sum()):
+        if missing := int((~self.known).sum()):
             raise Mismatch(
                 f"{missing:,} of {len(self.ids):,} positions that count have no answer of the teacher: let those count "
-                "nothing first, by batch = cache.counted(batch)"
+                "nothing first, by batch = cache.masked(batch)"
             )
 
     def part(self, part: slice | Tensor) -> Sparse:

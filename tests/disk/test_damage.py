@@ -29,7 +29,7 @@ from limbeck.disk import (
     write_lines,
 )
 from limbeck.errors import BadCorpus, BadFolder, BadModel
-from limbeck.teachers import Cache
+from limbeck.teachers import LogitCache
 from tests.helpers.kills import Job, forked, jobs, result, stops
 from tests.helpers.models import stores, tokenizer
 
@@ -340,7 +340,7 @@ def test_a_manifest_names_bare_names(name, tmp_path):
     cache = {"name": "t", "vocab": 9, "made_from": {}, "kind": "drawn", "codec": {"vocab": 9, "k": 2}}
     (tmp_path / "cache.json").write_text(json.dumps(cache | {"first": 0, "rows": 1, "length": 4, "shards": [shard]}))
     with pytest.raises(BadModel, match=r"expected the bare name of a file - at `\$\.shards\[0\]\.file`"):
-        Cache(tmp_path)
+        LogitCache(tmp_path)
 
 
 def test_bare_names_are_let_through():

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import torch
 
-from limbeck.generation.local import added, generate
+from limbeck.generation.local import decoded_completion, generate
 
 MODEL = "tiny/llama"
 KEY = "sk-secret-of-the-tests-8d1f"
@@ -76,11 +76,11 @@ class Tiny(ThreadingHTTPServer):
         if key not in self.texts:
             uniforms = np.random.default_rng(body["seed"]).random((1, most))
             (self.texts[key],) = generate(
-                self.model, [prompt], most=most, temperature=body["temperature"], uniforms=uniforms
+                self.model, [prompt], max_new_tokens=most, temperature=body["temperature"], uniforms=uniforms
             )
         found = self.texts[key]
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(found.tokens) + found.ended}
-        return added(tokenizer, prompt, found.tokens), "stop" if found.ended else "length", usage
+        return decoded_completion(tokenizer, prompt, found.tokens), "stop" if found.ended else "length", usage
 
     def drawn_fault(self) -> str:
         with self.lock:

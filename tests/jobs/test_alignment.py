@@ -29,8 +29,8 @@ from limbeck.objectives.fused import Sizes
 from limbeck.teachers import alignment as aligned
 from limbeck.teachers import logprobs as told
 from limbeck.teachers.alignment import AlignedTeacher, write_aligned
-from limbeck.teachers.draw import likeliest
-from limbeck.teachers.logprobs import LOG_P, Kept, logprobs_of, measure_logprobs
+from limbeck.teachers.draw import top_k
+from limbeck.teachers.logprobs import LOG_P, Recorded, logprobs_of, measure_logprobs
 from limbeck.types import Batch, Chunk, ChunkTargets, Head, Outputs, Signal, Sparse
 from tests.helpers.models import batch, frozen, llama, texts, tokenizer, write_corpus, write_teacher
 
@@ -280,9 +280,9 @@ def test_with_one_tokenizer_chunks_are_tokens_and_log_p_is_the_teachers_own(tmp_
         tmp_path / "told",
         rows=rows.n_rows,
         length=LENGTH,
-        together=4,
+        batch_rows=4,
         made_from={},
-        kept=Kept(largest=5, some=torch.arange(teacher.vocab) < 7),
+        kept=Recorded(largest=5, some=torch.arange(teacher.vocab) < 7),
     )
     place = theirs.layout(LENGTH).predicted(0, theirs.tokens)[0]
     flat = np.where(place < 0, np.nan, values.log_p.reshape(-1)[place])
@@ -460,7 +460,7 @@ def test_sorted_probabilities_are_the_same_loss_as_a_teacher_of_the_same_tokens(
 
 def test_of_kept_outcomes_the_likeliest_can_be_sorted_and_the_drawn_not():
     student, teacher, found, said = own_tokens()
-    likely = likeliest(teacher.logits().detach().log_softmax(-1), 9)
+    likely = top_k(teacher.logits().detach().log_softmax(-1), 9)
     whole = fused_backward(parse("ULD"), student, said, found, scale=1.0)
     torch.testing.assert_close(fused_backward(parse("ULD"), student, likely, found, scale=1.0), whole)
     with pytest.raises(Mismatch, match=r"drawn outcomes, of which it cannot be told how large.*--kind coarse"):
@@ -531,7 +531,7 @@ def test_a_teacher_that_was_killed_goes_on_where_it_was(pair, tmp_path, monkeypa
     monkeypatch.setattr(told, "_SAVE_EVERY", 2)
     teacher = frozen(llama(tok=tokenizer(262)))
     rows = Rows(pair[0].store, length=LENGTH)
-    keys = {"rows": 20, "length": LENGTH, "together": 2, "made_from": {"teacher": "t"}}
+    keys = {"rows": 20, "length": LENGTH, "batch_rows": 2, "made_from": {"teacher": "t"}}
     whole = measure_logprobs(teacher, rows.rows_of, tmp_path / "whole", **keys)
     with pytest.raises(KeyboardInterrupt):
         measure_logprobs(Stopping(teacher, 5), rows.rows_of, tmp_path / "killed", **keys)
@@ -572,7 +572,7 @@ def test_of_captured_answers_a_target_is_known_where_it_was_kept():
     kept[1, 0] = (targets[1] + 2) % 9
     said = Sparse(kept, torch.log(torch.tensor([[0.5, 0.25]] * 4)), torch.tensor([[0.5, 0.25]] * 4), 9, torch.zeros(4))
     log_p = logprobs_of(found, said, LOG_P)["log_p"]
-    more = logprobs_of(found, said, Kept(largest=1, some=torch.arange(9) == targets[3]))
+    more = logprobs_of(found, said, Recorded(largest=1, some=torch.arange(9) == targets[3]))
     assert more["largest"].flatten().tolist() == [0.5, 0.5, 0, 0.5]
     assert more["mass"][3] == 0.5
     assert more["mass"].isnan().tolist() == [False, False, True, False]

@@ -27,7 +27,7 @@ from limbeck.models.load import load
 from limbeck.objectives import parse
 from limbeck.objectives.fused import value_and_gradient
 from limbeck.run.log import console
-from limbeck.teachers.cache import packed_outcomes
+from limbeck.teachers.cache import packed_log_p
 from limbeck.teachers.codec import Sampled, TopK
 from limbeck.types import Chunk, Outputs, Signal
 from tests.helpers.kills import content, stops
@@ -366,7 +366,7 @@ def test_the_bias_of_likeliest_outcomes_is_what_the_certificate_says(here):
         chunk = Chunk(one.targets.reshape(-1)[here_], torch.ones(len(here_)))
         hidden = outputs.hidden.reshape(-1, outputs.hidden.shape[-1])[here_]
         uniform = np.zeros(len(here_))
-        kept = codec.decode(packed_outcomes(logits.log_softmax(-1), codec, uniform))
+        kept = codec.decode(packed_log_p(logits.log_softmax(-1), codec, uniform))
         objective = parse("ForwardKL")
         true += hidden.T @ value_and_gradient(objective, student.clone(), Signal(logits), chunk)[1]
         seen += hidden.T @ value_and_gradient(objective, student.clone(), kept, chunk)[1]

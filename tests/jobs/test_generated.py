@@ -21,7 +21,7 @@ from limbeck.jobs.capture import generated as job
 from limbeck.jobs.capture.generators import Batches
 from limbeck.jobs.capture.journal import Journal
 from limbeck.models.load import load, save
-from limbeck.teachers.remote.http import Patience
+from limbeck.teachers.remote.http import RetryPolicy
 from tests.helpers.held import held_elsewhere
 from tests.helpers.models import frozen, llama, texts, tokenizer
 from tests.helpers.served import KEY, serving
@@ -34,24 +34,24 @@ CHAT = (
 LENGTHS = (3, 9, 1, 6, 6, 14)
 
 
-def beginnings(*, vocab: int = VOCAB, lengths: tuple[int, ...] = LENGTHS) -> list[list[int]]:
+def some_prompts(*, vocab: int = VOCAB, lengths: tuple[int, ...] = LENGTHS) -> list[list[int]]:
     generator = np.random.default_rng(0)
     return [[1, *generator.integers(4, vocab, size=length).tolist()] for length in lengths]
 
 
-def uniforms(rows: int, most: int, *, seed: int = 0) -> np.ndarray:
-    return np.stack([np.random.default_rng([seed, row]).random(most) for row in range(rows)])
+def uniforms(rows: int, max_new_tokens: int, *, seed: int = 0) -> np.ndarray:
+    return np.stack([np.random.default_rng([seed, row]).random(max_new_tokens) for row in range(rows)])
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "gemma2", "gemma3_text", "gpt2", "gpt_neox"])
 def test_the_likeliest_continuation_is_the_one_of_transformers(name):
     """Of prompts of different lengths in one batch, with positions, windows and caps of every architecture."""
     model = frozen(animal(name))
-    endless = generate(model, beginnings(), most=12, temperature=0, uniforms=uniforms(6, 12))
+    endless = generate(model, some_prompts(), max_new_tokens=12, temperature=0, uniforms=uniforms(6, 12))
     stops = [2, endless[0].tokens[5]]
     model.model.generation_config.eos_token_id = stops
-    found = generate(model, beginnings(), most=12, temperature=0, uniforms=uniforms(6, 12))
-    for beginning, continuation in zip(beginnings(), found, strict=True):
+    found = generate(model, some_prompts(), max_new_tokens=12, temperature=0, uniforms=uniforms(6, 12))
+    for beginning, continuation in zip(some_prompts(), found, strict=True):
         told = model.model.generate(
             torch.tensor([beginning]),
             attention_mask=torch.ones(1, len(beginning), dtype=torch.long),
@@ -66,24 +66,30 @@ def test_the_likeliest_continuation_is_the_one_of_transformers(name):
 
 def test_what_is_written_does_not_hang_on_what_else_is():
     model, most = frozen(animal("qwen3")), 16
-    prompts, numbers = beginnings(), uniforms(6, 16)
-    together = generate(model, prompts, most=most, uniforms=numbers)
-    alone = [generate(model, [p], most=most, uniforms=u[None])[0] for p, u in zip(prompts, numbers, strict=True)]
+    prompts, numbers = some_prompts(), uniforms(6, 16)
+    together = generate(model, prompts, max_new_tokens=most, uniforms=numbers)
+    alone = [
+        generate(model, [p], max_new_tokens=most, uniforms=u[None])[0] for p, u in zip(prompts, numbers, strict=True)
+    ]
     assert together == alone
     order = [5, 0, 3]
-    assert generate(model, [prompts[i] for i in order], most=most, uniforms=numbers[order]) == [
+    assert generate(model, [prompts[i] for i in order], max_new_tokens=most, uniforms=numbers[order]) == [
         together[i] for i in order
     ]
     assert len({c.ended for c in together}) == 2  # some ended before others and left the batch
-    assert generate(model, prompts, most=most, uniforms=uniforms(6, 16, seed=1)) != together
+    assert generate(model, prompts, max_new_tokens=most, uniforms=uniforms(6, 16, seed=1)) != together
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_tokens_are_drawn_as_the_model_says(temperature):
     model, rows = frozen(animal("llama")), 4000
-    (prompt,) = beginnings(lengths=(5,))
+    (prompt,) = some_prompts(lengths=(5,))
     found = generate(
-        model, [prompt] * rows, most=1, temperature=temperature, uniforms=np.random.default_rng(0).random((rows, 1))
+        model,
+        [prompt] * rows,
+        max_new_tokens=1,
+        temperature=temperature,
+        uniforms=np.random.default_rng(0).random((rows, 1)),
     )
     first = [2 if c.ended else c.tokens[0] for c in found]
     with torch.no_grad():
@@ -168,7 +174,7 @@ def test_a_text_is_continued(here):
     for row in rows:
         prompt = prompts[row["prompt"]]
         ids = [model.tokenizer.bos_token_id, *model.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
-        (alone,) = generate(model, [ids], most=8, temperature=0, uniforms=np.zeros((1, 8)))
+        (alone,) = generate(model, [ids], max_new_tokens=8, temperature=0, uniforms=np.zeros((1, 8)))
         assert row["text"] == prompt + model.tokenizer.decode(alone.tokens, skip_special_tokens=True).rstrip("\ufffd")
         assert (row["finish"], row["tokens"]) == ("stop" if alone.ended else "length", len(alone.tokens) + alone.ended)
     assert found["samples"] == 30 == found["prompts"]
@@ -207,7 +213,7 @@ def test_a_conversation_is_answered(here, tmp_path):
     assert answers[0] == answers[1] != answers[2] == answers[3]
     model = load(here / "teacher")
     ids = model.tokenizer.apply_chat_template([user], add_generation_prompt=True)["input_ids"]
-    (alone,) = generate(model, [ids], most=8, temperature=0, uniforms=np.zeros((1, 8)))
+    (alone,) = generate(model, [ids], max_new_tokens=8, temperature=0, uniforms=np.zeros((1, 8)))
     assert answers[0]["content"] == model.tokenizer.decode(alone.tokens, skip_special_tokens=True).rstrip("\ufffd")
     alone_said = lines(tmp_path / "alone.jsonl", [{"messages": [said, said]}])
     with pytest.raises(BadCorpus, match=r"alone.jsonl:1: expected somebody to speak before the assistant"):
@@ -215,8 +221,8 @@ def test_a_conversation_is_answered(here, tmp_path):
 
 
 def test_what_is_empty_is_counted_and_left_out(here, monkeypatch):
-    def nothing(model, beginnings, **_):
-        return [Continuation((), True) if i % 2 else Continuation((60, 61), False) for i in range(len(beginnings))]
+    def nothing(model, prompts, **_):
+        return [Continuation((), True) if i % 2 else Continuation((60, 61), False) for i in range(len(prompts))]
 
     monkeypatch.setattr("limbeck.jobs.capture.generators.generate", nothing)
     found = ask(here, "half-empty")
@@ -286,8 +292,8 @@ def model(here):
 @pytest.fixture
 def hasty(monkeypatch):
     """Little patience with a server."""
-    patience = Patience(tries=6, limit=2.0, first=0.005, longest=0.02)
-    monkeypatch.setattr(job, "Patience", lambda limit: patience)
+    retry = RetryPolicy(tries=6, limit=2.0, first=0.005, longest=0.02)
+    monkeypatch.setattr(job, "RetryPolicy", lambda limit: retry)
 
 
 def test_a_server_writes_what_the_model_does(here, model):
@@ -329,8 +335,8 @@ def test_faults_of_a_server_do_not_show_in_the_text(here, model, hasty):
     ],
 )
 def test_a_server_that_fails_for_good_stops_the_capture(here, model, monkeypatch, tmp_path, fault, named):
-    patience = Patience(tries=2, limit=0.4 if fault == "slow" else 30.0, first=0.001, longest=0.002)
-    monkeypatch.setattr(job, "Patience", lambda limit: patience)
+    retry = RetryPolicy(tries=2, limit=0.4 if fault == "slow" else 30.0, first=0.001, longest=0.002)
+    monkeypatch.setattr(job, "RetryPolicy", lambda limit: retry)
     said = rf"all of the first 3 prompts have no answer.*{named}.*go on"
     with serving(model, faults={fault: 1.0}) as server, pytest.raises(BadServer, match=said):
         ask(tmp_path, "out", teacher=server.url, data=str(here / "chat.jsonl"), samples=100)

@@ -232,7 +232,7 @@ def test_hidden_states_say_what_the_teacher_says(tmp_path):
     teacher = frozen(llama(layers=2, seed=1, tok=tok, pad=4))
     train, _ = stores(tmp_path, tok)
     rows = Rows(train, length=32, most=50)
-    kept = capture(teacher, rows.rows_of, tmp_path / "kept", rows=rows.n_rows, together=7, made_from={"teacher": "a"})
+    kept = capture(teacher, rows.rows_of, tmp_path / "kept", rows=rows.n_rows, batch_rows=7, made_from={"teacher": "a"})
     batch = rows.rows_of(np.array([3, 1, 44]))
     said, told = kept(batch), teacher(batch)
     torch.testing.assert_close(said.logits(), told.logits(), rtol=0, atol=5e-3)

@@ -43,7 +43,7 @@ def done(here):
     asked: list[bytes] = []
     call = LanguageModel.__call__
 
-    def counted(self, batch):
+    def masked(self, batch):
         if self.name == "teacher":
             asked.append(batch.row.numpy().tobytes())
         return call(self, batch)

@@ -20,7 +20,7 @@ from limbeck.jobs.pair.unigram import UnigramComparison, _unigram, compare_to_un
 from limbeck.jobs.pilot.knowing import require_one, warnings_of
 from limbeck.jobs.pilot.tasks import Task
 from limbeck.models.load import LanguageModel
-from limbeck.teachers.remote.http import Address, Patience
+from limbeck.teachers.remote.http import Address, RetryPolicy
 from limbeck.teachers.remote.served import connect
 from limbeck.types import Batch, Outputs
 from tests.helpers.models import frozen, llama, stores, tokenizer, write_corpus, write_teacher
@@ -126,11 +126,11 @@ def test_a_server_is_judged_as_its_model_in_memory(speaks, tmp_path):
     assert expected is not None
     with (
         serving(model, speaks) as server,
-        connect(Address.of(server.url), model.tokenizer, k=2, length=32, patience=Patience(2, 1.0, 0.01)) as teacher,
+        connect(Address.of(server.url), model.tokenizer, k=2, length=32, retry=RetryPolicy(2, 1.0, 0.01)) as teacher,
     ):
         found = compare_to_unigram(teacher, items, **usual)
         server.faults = {"broken": 0.5}
-        teacher.client.patience = Patience(tries=1, limit=1.0)
+        teacher.client.retry = RetryPolicy(tries=1, limit=1.0)
         some = compare_to_unigram(teacher, items, **usual)
     if speaks == "openai":  # which gives no log-probabilities of the text's own tokens here
         assert found is some is None

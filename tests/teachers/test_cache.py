@@ -10,7 +10,7 @@ from limbeck.corpora import Rows
 from limbeck.disk import read_json, write_json
 from limbeck.errors import BadFolder, BadModel, Mismatch
 from limbeck.teachers import cache as module
-from limbeck.teachers.cache import Cache, capture_outcomes
+from limbeck.teachers.cache import LogitCache, capture_outcomes
 from limbeck.teachers.codec import Sampled, TopK
 from tests.helpers.held import held_elsewhere
 from tests.helpers.models import frozen, llama, stores, tokenizer
@@ -27,7 +27,7 @@ def asked(tmp_path, monkeypatch):
     teacher, rows = frozen(llama(layers=2, seed=1, tok=tok, pad=4)), Rows(train, length=LENGTH)
 
     def capture(folder="cache", **keys):
-        usual = {"rows": ROWS, "length": LENGTH, "together": 4, "codec": Sampled(len(tok), 6), "seed": 3}
+        usual = {"rows": ROWS, "length": LENGTH, "batch_rows": 4, "codec": Sampled(len(tok), 6), "seed": 3}
         return capture_outcomes(
             teacher, rows.rows_of, tmp_path / folder, **(usual | {"made_from": {"corpus": "a"}} | keys)
         )
@@ -49,6 +49,18 @@ def test_what_is_told_is_what_the_teacher_says(asked, make):
     assert len(list(asked.folder.glob("*.arrow"))) > 1
 
 
+@pytest.mark.parametrize(
+    ("codec", "spelled"),
+    [(Sampled(300, 6), "Drawn(vocab=300, k=6)"), (TopK(300, 6), "Coarse(vocab=300, k=6, p_bits=8)")],
+)
+def test_the_codec_is_spelled_on_disk_as_earlier_versions_spelled_it(asked, codec, spelled):
+    assert asked(codec=codec).made_from["codec"] == spelled
+    for kept in ("begun.json", "cache.json"):
+        found = read_json(asked.folder / kept)
+        assert found.get("made_from", found)["codec"] == spelled
+    assert asked(codec=codec).rows == ROWS  # and it is opened again
+
+
 @pytest.mark.parametrize("stop", [1, 3, 4])
 def test_a_capture_that_was_stopped_continues_to_the_same_bytes(asked, monkeypatch, stop):
     whole = asked("whole")
@@ -60,8 +72,8 @@ def test_a_capture_that_was_stopped_continues_to_the_same_bytes(asked, monkeypat
             raise KeyboardInterrupt
         return answers(*arguments, **keys)
 
-    answers = module.packed_answers
-    monkeypatch.setattr(module, "packed_answers", killed)
+    answers = module.packed_signal
+    monkeypatch.setattr(module, "packed_signal", killed)
     with pytest.raises(KeyboardInterrupt):
         asked()
     for part in asked.folder.glob("*.part"):
@@ -70,7 +82,7 @@ def test_a_capture_that_was_stopped_continues_to_the_same_bytes(asked, monkeypat
     asked_again = []
     monkeypatch.setattr(
         module,
-        "packed_answers",
+        "packed_signal",
         lambda batch, *more, **keys: (asked_again.extend(batch.row.tolist()), answers(batch, *more, **keys))[1],
     )
     asked()
@@ -85,7 +97,7 @@ def test_a_flipped_byte_is_found_where_it_is_read(asked):
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(bytes(data))
-    cache = Cache(asked.folder)
+    cache = LogitCache(asked.folder)
     with pytest.raises(BadModel, match=r"the answers to row [\d,]+ are damaged: copy the folder again"):
         cache(asked.rows.rows_of(np.arange(ROWS)))
 
@@ -99,9 +111,9 @@ def stopped(asked, monkeypatch):
             raise KeyboardInterrupt
         return answers(batch, *arguments, **keys)
 
-    answers = module.packed_answers
+    answers = module.packed_signal
     with monkeypatch.context() as patch:
-        patch.setattr(module, "packed_answers", killed)
+        patch.setattr(module, "packed_signal", killed)
         with pytest.raises(KeyboardInterrupt):
             asked()
     assert not (asked.folder / module.MANIFEST).exists()
@@ -155,10 +167,10 @@ def test_a_missing_file_and_a_short_one_are_named(asked):
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
     with pytest.raises(BadModel, match=rf"{file.name}: a file of this cache is missing or damaged"):
-        Cache(asked.folder)
+        LogitCache(asked.folder)
     file.unlink()
     with pytest.raises(BadModel, match="capture the rows 0 to"):
-        Cache(asked.folder)
+        LogitCache(asked.folder)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +192,7 @@ def test_a_capture_that_is_not_finished_is_no_cache(asked):
     asked()
     (asked.folder / module.MANIFEST).unlink()
     with pytest.raises(BadModel, match=r"found no cache\.json: capture them with limbeck capture"):
-        Cache(asked.folder)
+        LogitCache(asked.folder)
 
 
 def test_rows_that_were_not_captured_are_said(asked):

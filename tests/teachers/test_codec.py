@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from limbeck.errors import BadSetting
 from limbeck.teachers.codec import Sampled, TopK
-from limbeck.teachers.draw import draw, likeliest
+from limbeck.teachers.draw import sample_outcomes, top_k
 from limbeck.types import Sparse
 
 
@@ -25,7 +25,7 @@ SHARP = st.sampled_from([0.0, 0.5, 2.0, 6.0, 40.0])
 def test_drawn_outcomes_come_back(vocab, k, sharpness, seed):
     codec = Sampled(vocab, min(k, vocab - 1))
     uniform = torch.rand(9, generator=torch.Generator().manual_seed(seed))
-    signal, head = draw(log_p_of(9, vocab, sharpness, seed), codec.k, uniform)
+    signal, head = sample_outcomes(log_p_of(9, vocab, sharpness, seed), codec.k, uniform)
     packed = codec.encode(signal, head)
     assert packed.shape == (9, codec.bytes)
     back = codec.decode(packed)
@@ -39,7 +39,7 @@ def test_drawn_outcomes_come_back(vocab, k, sharpness, seed):
 @settings(max_examples=80, deadline=None)
 def test_the_likeliest_and_the_rest_come_back(vocab, k, sharpness, seed):
     codec = TopK(vocab, min(k, vocab - 1), p_bits=10)
-    signal = likeliest(log_p_of(9, vocab, sharpness, seed), codec.k)
+    signal = top_k(log_p_of(9, vocab, sharpness, seed), codec.k)
     packed = codec.encode(signal)
     assert packed.shape == (9, codec.bytes)
     back = codec.decode(packed)
@@ -64,7 +64,7 @@ def test_too_few_bytes_say_how_many_it_takes(make):
 
 def test_any_position_is_found_by_its_number():
     codec = Sampled(1000, 12)
-    signal, head = draw(log_p_of(50, 1000, 2.0), 12, torch.rand(50))
+    signal, head = sample_outcomes(log_p_of(50, 1000, 2.0), 12, torch.rand(50))
     packed = codec.encode(signal, head)
     some = codec.decode(packed[[41, 7]])
     assert torch.equal(some.ids, signal.ids[[41, 7]])
@@ -78,6 +78,6 @@ def test_no_answer_is_told_from_the_surest():
     weight = log_p.exp()
     weight[1] = 0
     told = codec.decode(codec.encode(Sparse(torch.arange(4).expand(4, 4), log_p, weight, 300, rest)))
-    assert told.answered.tolist() == [True, False, True, True]
+    assert told.known.tolist() == [True, False, True, True]
     assert told.part(slice(1, 2)).weight.sum() == 0
-    told.part(torch.tensor([0, 2, 3])).require_answers()
+    told.part(torch.tensor([0, 2, 3])).require_known()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from limbeck.objectives import parse
 from limbeck.objectives.fused import value_and_gradient
-from limbeck.teachers.draw import draw, likeliest
+from limbeck.teachers.draw import sample_outcomes, top_k
 from limbeck.types import Chunk, Signal
 
 
@@ -22,7 +22,7 @@ def log_p_of(n, vocab, sharpness, seed=0):
 @settings(max_examples=60, deadline=None)
 def test_a_sample_has_distinct_outcomes_whose_weights_add_up_to_one(k, sharpness, seed):
     log_p = log_p_of(6, 40, sharpness, seed)
-    signal, head = draw(log_p, k, torch.rand(6, generator=torch.Generator().manual_seed(seed)))
+    signal, head = sample_outcomes(log_p, k, torch.rand(6, generator=torch.Generator().manual_seed(seed)))
     assert signal.ids.shape == (6, k)
     assert all(len(set(row)) == k for row in signal.ids.tolist())
     torch.testing.assert_close(signal.weight.sum(-1), torch.ones(6))
@@ -41,7 +41,7 @@ def test_a_sample_has_distinct_outcomes_whose_weights_add_up_to_one(k, sharpness
 @pytest.mark.parametrize("k", [12, 299])
 def test_no_outcome_is_drawn_twice_at_the_ends_of_what_is_random(sharpness, uniform, k):
     log_p = log_p_of(100, 300, sharpness)
-    signal, _ = draw(log_p, k, torch.full((100,), uniform, dtype=torch.float64))
+    signal, _ = sample_outcomes(log_p, k, torch.full((100,), uniform, dtype=torch.float64))
     assert all(len(set(row)) == k for row in signal.ids.tolist())
     torch.testing.assert_close(signal.weight.sum(-1), torch.ones(100))
 
@@ -55,7 +55,7 @@ def test_values_and_gradients_of_draws_are_right_in_the_mean(text, sharpness):
     objective = parse(text)
     many = Chunk(torch.zeros(draws, dtype=torch.int64), torch.ones(draws))
     uniform = torch.rand(draws, generator=torch.Generator().manual_seed(3))
-    signal, _ = draw(log_p.expand(draws, -1), k, uniform)
+    signal, _ = sample_outcomes(log_p.expand(draws, -1), k, uniform)
     nats, gradient = value_and_gradient(objective, student.expand(draws, -1), signal, many)
     one = Chunk(torch.zeros(1, dtype=torch.int64), torch.ones(1))
     true_nats, true_gradient = objective.value_and_gradient(student, Signal(log_p), one)
@@ -69,7 +69,7 @@ def test_an_exact_head_with_drawn_rest_is_nearer_than_draws_with_replacement():
     student = log_p_of(400, 200, 2.0, seed=5)
     chunk = Chunk(torch.zeros(400, dtype=torch.int64), torch.ones(400))
     _, truth = parse("ForwardKL").value_and_gradient(student, Signal(log_p), chunk)
-    signal, _ = draw(log_p, 12, torch.rand(400, generator=torch.Generator().manual_seed(1)))
+    signal, _ = sample_outcomes(log_p, 12, torch.rand(400, generator=torch.Generator().manual_seed(1)))
     _, ours = value_and_gradient(parse("ForwardKL"), student, signal, chunk)
     ids = torch.multinomial(log_p.exp(), 12, replacement=True, generator=torch.Generator().manual_seed(1))
     plain = student.softmax(-1).scatter_add(-1, ids, torch.full((400, 12), -1 / 12))
@@ -78,5 +78,5 @@ def test_an_exact_head_with_drawn_rest_is_nearer_than_draws_with_replacement():
 
 def test_the_likeliest_leave_the_rest():
     log_p = log_p_of(5, 40, 2.0)
-    signal = likeliest(log_p, 7)
+    signal = top_k(log_p, 7)
     torch.testing.assert_close(signal.weight.sum(-1) + signal.rest.exp(), torch.ones(5))

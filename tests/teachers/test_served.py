@@ -21,7 +21,7 @@ from limbeck.objectives.fused import fused_backward, fused_nats
 from limbeck.run.log import console
 from limbeck.scrub import scrubbed
 from limbeck.teachers.remote import http, served
-from limbeck.teachers.remote.http import Address, Patience, is_served
+from limbeck.teachers.remote.http import Address, RetryPolicy, is_served
 from limbeck.teachers.remote.proxy import proxy_for
 from limbeck.teachers.remote.served import _prompts, connect
 from limbeck.types import Batch
@@ -29,7 +29,7 @@ from tests.helpers.models import batch, frozen, llama, tokenizer, write_corpus
 from tests.helpers.served import KEY, serving
 
 LENGTH = 16
-HASTY = Patience(tries=5, limit=0.5, first=0.01, longest=0.05)
+HASTY = RetryPolicy(tries=5, limit=0.5, first=0.01, longest=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +47,20 @@ def no_key(monkeypatch):
 
 
 def teacher_of(server, model, *, k: int = 8, **keys):
-    return connect(Address.of(server.url), model.tokenizer, k=k, length=LENGTH, **({"patience": HASTY} | keys))
+    return connect(Address.of(server.url), model.tokenizer, k=k, length=LENGTH, **({"retry": HASTY} | keys))
 
 
 def check_against(model, one: Batch, told) -> int:
     """Every position that counts and has an answer has the model's likeliest; gives how many of those have none."""
     log_p = model(one).logits().log_softmax(-1)
     counts = one.weight.reshape(-1) > 0
-    sure = counts & told.answered
+    sure = counts & told.known
     likeliest = log_p.topk(told.ids.shape[1])
     torch.testing.assert_close(told.log_p[sure], likeliest.values[sure], atol=2e-4, rtol=0)
     torch.testing.assert_close(log_p.gather(-1, told.ids)[sure], told.log_p[sure], atol=2e-4, rtol=0)
     others = log_p.scatter(-1, likeliest.indices, -torch.inf).logsumexp(-1)
     torch.testing.assert_close(told.rest[sure], others[sure], atol=2e-3, rtol=0)
-    return int((counts & ~told.answered).sum())
+    return int((counts & ~told.known).sum())
 
 
 @pytest.mark.parametrize(("speaks", "named"), [("vllm", "vLLM"), ("sglang", "SGLang")])
@@ -72,7 +72,7 @@ def test_a_server_says_what_the_model_in_memory_does(model, speaks, named):
             one = batch(4, LENGTH, vocab=model.vocab, seed=seed)
             one.weight[:, -1] = 1
             assert check_against(model, one, teacher(one)) == 0
-    assert not teacher.unanswered
+    assert not teacher.missing
 
 
 def test_echoed_texts_are_believed_where_they_mean_one_token(model):
@@ -86,8 +86,8 @@ def test_echoed_texts_are_believed_where_they_mean_one_token(model):
             missing = check_against(model, one, teacher(one))
             known += int((one.weight > 0).sum()) - missing
         assert known > 20
-        assert teacher.unanswered["text of several tokens"] > 20
-        assert set(teacher.unanswered) <= {"text of several tokens", "damaged answer"}
+        assert teacher.missing["text of several tokens"] > 20
+        assert set(teacher.missing) <= {"text of several tokens", "damaged answer"}
         teacher.expect(1000)
         with pytest.raises(BadServer, match=r"positions have no answer.*text of several tokens.*vLLM or SGLang, whose"):
             teacher(one)
@@ -115,7 +115,7 @@ def test_no_wrong_answer_reaches_a_student(model, speaks):
     """Over a thousand questions a kind of server, a third of which go wrong in every way we know: the model's answer or none."""
     likely = dict.fromkeys(FAULTS, 0.035) | {"slow": 0.006, "drip": 0.006, "busy": 0.01}
     with serving(model, speaks) as server:
-        teacher = teacher_of(server, model, patience=Patience(tries=3, limit=0.4, first=0.01, longest=0.05))
+        teacher = teacher_of(server, model, retry=RetryPolicy(tries=3, limit=0.4, first=0.01, longest=0.05))
         teacher.expect(10**9)
         server.faults = likely
         asked = missing = 0
@@ -128,7 +128,7 @@ def test_no_wrong_answer_reaches_a_student(model, speaks):
                 asked += int((one.weight > 0).sum())
     assert sum(server.asked.values()) >= 1000
     assert all(server.faulted[name] for name in FAULTS)
-    assert missing == teacher.unanswered.total()
+    assert missing == teacher.missing.total()
     assert 0 < missing < 0.5 * asked
     assert server.most_in_flight <= 32
 
@@ -154,7 +154,7 @@ def test_no_wrong_answer_reaches_a_student(model, speaks):
 def test_a_server_that_fails_for_good_stops_the_run_and_says_why(model, fault, named):
     with serving(model) as server:
         limit = 0.2 if fault in ("slow", "drip") else 5.0
-        teacher = teacher_of(server, model, patience=Patience(tries=2, limit=limit, first=0.001, longest=0.002))
+        teacher = teacher_of(server, model, retry=RetryPolicy(tries=2, limit=limit, first=0.001, longest=0.002))
         teacher.expect(2000)
         server.faults = {fault: 1.0}
         one = batch(4, LENGTH, vocab=model.vocab)
@@ -172,10 +172,10 @@ def test_a_little_that_is_unanswered_is_left_out_and_counted(model):
         alone = one.rows(slice(0, 1))
         told = teacher(alone)
         counts = int((alone.weight > 0).sum())
-        assert teacher.unanswered == {"damaged answer": counts}
-        assert not told.answered[alone.weight.reshape(-1) > 0].any()
+        assert teacher.missing == {"damaged answer": counts}
+        assert not told.known[alone.weight.reshape(-1) > 0].any()
         with pytest.raises(Mismatch, match="have no answer of the teacher: let those count nothing first"):
-            told.part(alone.weight.reshape(-1).nonzero().squeeze(-1)).require_answers()
+            told.part(alone.weight.reshape(-1).nonzero().squeeze(-1)).require_known()
         teacher.expect(10**5, missing=100 - counts + 1)  # those of before count too
         with pytest.raises(BadServer, match=r"101 of 100,000 positions .* were before"):
             teacher(alone)
@@ -203,13 +203,13 @@ def test_a_document_of_a_row_is_asked_about_as_far_as_it_counts(model):
         before = sum(server.asked.values())
         told = teacher(one)
         assert sum(server.asked.values()) == before + 1
-        assert told.answered.all()  # what counts nothing is not called unanswered
+        assert told.known.all()  # what counts nothing is not called unanswered
         assert check_against(model, one, told) == 0
 
 
 def refused(error, match, model, speaks="vllm", tok=None, **keys):
     with serving(model, speaks, **keys) as server, pytest.raises(error, match=match):
-        connect(Address.of(server.url), tok or model.tokenizer, k=4, length=LENGTH, patience=HASTY)
+        connect(Address.of(server.url), tok or model.tokenizer, k=4, length=LENGTH, retry=HASTY)
 
 
 @pytest.mark.parametrize("speaks", ["vllm", "sglang", "openai"])
@@ -239,7 +239,7 @@ def test_what_a_server_must_be_is_said_at_the_start(model):
         BadServer, "sends us on to http://elsewhere.example/v1 .* which is not followed", model, faults={"moved": 1.0}
     )
     with pytest.raises(BadServer, match="expected a server with a list of models at /v1/models, got connection"):
-        connect(Address.of("http://127.0.0.1:9/v1#m"), model.tokenizer, k=4, length=LENGTH, patience=HASTY)
+        connect(Address.of("http://127.0.0.1:9/v1#m"), model.tokenizer, k=4, length=LENGTH, retry=HASTY)
 
 
 def test_a_server_that_becomes_another_model_stops_the_run(model):
@@ -301,7 +301,7 @@ def test_a_server_is_captured(here, model):
         assert ask(here, server, "answers")["rows"] == result["rows"]
         assert sum(server.asked.values()) < again + 10  # only what is asked at the start
     captured = Captured(here / "answers")
-    assert captured.answers.unanswered == 0
+    assert captured.answers.missing == 0
     assert "vLLM" in captured.answers.made_from["teacher"]
     store, _ = captured.stores()
     one = Rows(store, length=LENGTH).rows_of(np.arange(8))
@@ -318,15 +318,15 @@ def test_a_student_learns_what_a_server_answered(here, model, monkeypatch):
     """A server that never answers about some documents; what is left out is counted in the folder, and not learned."""
     with serving(model) as server:
         server.hopeless = lambda prompt: len(prompt) == LENGTH + 1 and sum(prompt) % 3 == 0
-        monkeypatch.setattr(served, "MOST_UNANSWERED", 0.5)
+        monkeypatch.setattr(served, "MOST_MISSING", 0.5)
         ask(here, server, "holes", in_flight=4)
     answers = Captured(here / "holes").answers
     store, _ = Captured(here / "holes").stores()
     rows = Rows(store, length=LENGTH)
     whole = rows.rows_of(np.arange(rows.n_rows))
-    counted = answers.counted(whole)
-    assert answers.unanswered == int((whole.weight - counted.weight).sum()) > 0
-    assert inspect(here / "holes")["certificate"]["unanswered"] == answers.unanswered
+    counted = answers.masked(whole)
+    assert answers.missing == int((whole.weight - counted.weight).sum()) > 0
+    assert inspect(here / "holes")["certificate"]["unanswered"] == answers.missing
     lost = (whole.weight > 0) & (counted.weight == 0)
     teacher = answers(whole)
     student = load(here / "student", train=True)
@@ -350,7 +350,7 @@ def test_a_student_learns_what_a_server_answered(here, model, monkeypatch):
         "top1_agreement"
     }
     assert all("teacher" not in row for row in read_rows(here / "run" / "samples.json"))
-    assert f"{answers.unanswered:,} positions without an answer" in (here / "run" / "run.json").read_text()
+    assert f"{answers.missing:,} positions without an answer" in (here / "run" / "run.json").read_text()
 
 
 @pytest.mark.long
@@ -461,14 +461,14 @@ def test_a_proxy_of_the_environment_is_used(model, monkeypatch):
         assert len(server.through) >= 5
         assert {them for _, them in server.through} == {who}
         with pytest.raises(BadServer, match=rf"407 .* through the proxy 127.0.0.1:{server.server_port}") as stop:
-            connect(Address.of("https://model.test/v1#m"), model.tokenizer, k=4, length=LENGTH, patience=HASTY)
+            connect(Address.of("https://model.test/v1#m"), model.tokenizer, k=4, length=LENGTH, retry=HASTY)
         assert "cret" not in str(stop.value)
         assert server.through[-1] == ("model.test:443", who)
         count = len(server.through)
         teacher_of(server, model).close()  # on this machine: past the proxy
         monkeypatch.setenv("NO_PROXY", "model.test")
         with pytest.raises(BadServer, match="connection"):
-            connect(Address.of("http://model.test/v1#m"), model.tokenizer, k=4, length=LENGTH, patience=HASTY)
+            connect(Address.of("http://model.test/v1#m"), model.tokenizer, k=4, length=LENGTH, retry=HASTY)
         assert len(server.through) == count
     monkeypatch.setenv("ALL_PROXY", "socks5://user:secret@h:1")
     monkeypatch.delenv("HTTP_PROXY")

@@ -35,25 +35,25 @@ class Continuation:
 @torch.inference_mode()
 def generate(
     model: LanguageModel,
-    beginnings: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]],
     *,
-    most: int,
+    max_new_tokens: int,
     temperature: float = 1.0,
-    uniforms: Float[np.ndarray, "B most"],
+    uniforms: Float[np.ndarray, "B max_new_tokens"],
 ) -> list[Continuation]:
-    """What follows each beginning, up to an end token or ``most`` tokens; at ``temperature`` 0 the likeliest each time.
+    """What follows each beginning, up to an end token or ``max_new_tokens`` tokens; at ``temperature`` 0 the likeliest each time.
 
     ``uniforms`` in [0, 1) decide the tokens of each row. A beginning has at least one token, and the context room for it and
-    ``most`` more: that is for the caller to see to.
+    ``max_new_tokens`` more: that is for the caller to see to.
     """
-    stops = np.array(sorted(ends(model)))
-    tokens, mask = _padded(beginnings, device=model.device)
+    stops = np.array(sorted(stop_tokens(model)))
+    tokens, mask = _padded(prompts, device=model.device)
     position = (mask.cumsum(-1) - 1).clamp(min=0)
-    row = np.arange(len(beginnings))  # of each row that is left, which beginning's it is
-    written: list[list[int]] = [[] for _ in beginnings]
-    ended = np.zeros(len(beginnings), dtype=bool)
+    row = np.arange(len(prompts))  # of each row that is left, which beginning's it is
+    written: list[list[int]] = [[] for _ in prompts]
+    ended = np.zeros(len(prompts), dtype=bool)
     cache: Any = None
-    for step in range(most):
+    for step in range(max_new_tokens):
         logits, cache = read_on(model.model, tokens, cache, attention_mask=mask, position_ids=position)
         logits = logits[:, : model.vocab]
         if temperature == 0:
@@ -76,7 +76,7 @@ def generate(
     return [Continuation(tuple(ids), bool(end)) for ids, end in zip(written, ended, strict=True)]
 
 
-def ends(model: LanguageModel) -> set[int]:
+def stop_tokens(model: LanguageModel) -> set[int]:
     """Ids of all tokens that end a text: those of its generation settings, and the one that closes documents."""
     generation = model.model.generation_config
     given = generation.eos_token_id if generation is not None else None
@@ -98,8 +98,8 @@ def draw_tokens(
     return chosen
 
 
-def added(
-    tokenizer: PreTrainedTokenizerBase, beginning: Sequence[int], tokens: Sequence[int], *, special: bool = False
+def decoded_completion(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], tokens: Sequence[int], *, special: bool = False
 ) -> str:
     """The text that tokens add to a beginning's, with the space between; with or without ``special`` tokens.
 
@@ -109,18 +109,16 @@ def added(
     def text_of(ids: Sequence[int]) -> str:
         return tokenizer.decode(list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False)
 
-    before, whole = text_of(beginning), text_of([*beginning, *tokens])
+    before, whole = text_of(prompt), text_of([*prompt, *tokens])
     return (whole[len(before) :] if whole.startswith(before) else text_of(tokens)).rstrip("\ufffd")
 
 
-def _padded(
-    beginnings: Sequence[Sequence[int]], *, device: torch.device
-) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+def _padded(prompts: Sequence[Sequence[int]], *, device: torch.device) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
     """(tokens, mask) with all beginnings at the right; which token stands before them does not matter."""
-    longest = max(map(len, beginnings))
-    tokens = torch.zeros(len(beginnings), longest, dtype=torch.long)
+    longest = max(map(len, prompts))
+    tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask = torch.zeros_like(tokens)
-    for row, beginning in enumerate(beginnings):
-        tokens[row, longest - len(beginning) :] = torch.tensor(list(beginning))
-        mask[row, longest - len(beginning) :] = 1
+    for row, prompt in enumerate(prompts):
+        tokens[row, longest - len(prompt) :] = torch.tensor(list(prompt))
+        mask[row, longest - len(prompt) :] = 1
     return tokens.to(device), mask.to(device)

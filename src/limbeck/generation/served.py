@@ -18,9 +18,9 @@ from typing import Any
 import msgspec
 
 from limbeck.errors import BadServer
-from limbeck.teachers.remote.http import Address, Client, Failed, Patience, key_from_environment
+from limbeck.teachers.remote.http import Address, Client, QueryFailed, RetryPolicy, key_from_environment
 from limbeck.teachers.remote.protocols import check_model
-from limbeck.teachers.remote.served import IN_FLIGHT, listed
+from limbeck.teachers.remote.served import IN_FLIGHT, model_entry
 
 STOP, LENGTH, FILTERED = "stop", "length", "content_filter"
 _CALLS = "tool_calls"  # how a turn ends that calls functions
@@ -47,22 +47,22 @@ class Completion:
 class Request:
     """A conversation to answer or else a text to continue, and the seed of what is drawn.
 
-    ``beside``: what belongs to a conversation besides its messages (``tools``, ``chat_template_kwargs``), as servers name it too.
+    ``extra``: what belongs to a conversation besides its messages (``tools``, ``chat_template_kwargs``), as servers name it too.
     """
 
     prompt: list[dict[str, Any]] | str
     seed: int
-    beside: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ServedGenerator:
-    """Asks a server, many questions at once. ``says`` is what it tells of the model."""
+    """Asks a server, many questions at once. ``server_info`` is what it tells of the model."""
 
     def __init__(self, client: Client, *, most: int, temperature: float, in_flight: int = IN_FLIGHT) -> None:
         """Raises BadServer where the server does not have the model."""
-        entry = listed(client)
+        entry = model_entry(client)
         self.client, self.in_flight = client, in_flight
-        self.says = {name: entry[name] for name in ("id", "root") if entry.get(name) is not None}
+        self.server_info = {name: entry[name] for name in ("id", "root") if entry.get(name) is not None}
         self.whole = entry.get("owned_by") in _UNDERSTOOD_BY
         self._body: dict[str, Any] = {"model": client.address.model, "max_tokens": most, "temperature": temperature}
         self._body |= _WHOLE_DISTRIBUTION if self.whole else {}
@@ -70,10 +70,10 @@ class ServedGenerator:
 
     @classmethod
     def at(
-        cls, address: Address, *, most: int, temperature: float, in_flight: int, patience: Patience
+        cls, address: Address, *, most: int, temperature: float, in_flight: int, retry: RetryPolicy
     ) -> ServedGenerator:
         """The teacher at an address, with the key that the environment has."""
-        client = Client(address, patience=patience, key=key_from_environment(), in_flight=in_flight)
+        client = Client(address, retry=retry, key=key_from_environment(), in_flight=in_flight)
         try:
             return cls(client, most=most, temperature=temperature, in_flight=in_flight)
         except BaseException:
@@ -87,37 +87,37 @@ class ServedGenerator:
         self.client.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def answers(self, questions: Iterable[tuple[int, Request]]) -> Iterator[tuple[int, Completion | Failed]]:
+    def completions(self, requests: Iterable[tuple[int, Request]]) -> Iterator[tuple[int, Completion | QueryFailed]]:
         """Numbers of questions with their answers, or why there is none, as they come.
 
         Raises BadServer where another model answers, or nothing that is asked here ever will be.
         """
         asked: dict[Future[Completion], int] = {}
-        for number, question in questions:
-            asked[self._pool.submit(self._ask, question)] = number
+        for number, request in requests:
+            asked[self._pool.submit(self._query, request)] = number
             if len(asked) == 2 * self.in_flight:
                 yield from self._come(asked)
         while asked:
             yield from self._come(asked)
 
-    def _come(self, asked: dict[Future[Completion], int]) -> Iterator[tuple[int, Completion | Failed]]:
+    def _come(self, asked: dict[Future[Completion], int]) -> Iterator[tuple[int, Completion | QueryFailed]]:
         done, _ = wait(asked, return_when=FIRST_COMPLETED)
         for future in sorted(done, key=asked.__getitem__):
             number = asked.pop(future)
             try:
                 yield number, future.result()
-            except Failed as failed:
+            except QueryFailed as failed:
                 if failed.kind == "another model":
                     raise BadServer(f"{self.client.address}: {failed}: nothing it says can be trusted") from failed
                 yield number, failed
 
-    def _ask(self, question: Request) -> Completion:
-        chat = not isinstance(question.prompt, str)
+    def _query(self, request: Request) -> Completion:
+        chat = not isinstance(request.prompt, str)
         path = f"{self.client.address.path}/{'chat/completions' if chat else 'completions'}"
-        body = self._body | {"messages" if chat else "prompt": question.prompt, "seed": question.seed}
-        body |= question.beside
+        body = self._body | {"messages" if chat else "prompt": request.prompt, "seed": request.seed}
+        body |= request.extra
         form: Any = _Conversation if chat else _Completion
-        return self.client.ask(path, body, lambda answer: _read(answer, self.client.address.model), form=form)
+        return self.client.query(path, body, lambda answer: _read(answer, self.client.address.model), form=form)
 
 
 class _Message(msgspec.Struct):
@@ -160,12 +160,12 @@ def _read(answer: _Conversation | _Completion, model: str) -> Completion:
     """What an answer's JSON says. Raises Failed where it is no whole answer of this model's."""
     check_model(answer, model)
     if not answer.choices:
-        raise Failed("damaged answer", "it has no choices")
+        raise QueryFailed("damaged answer", "it has no choices")
     text, finish, calls = answer.choices[0].text, answer.choices[0].finish_reason, answer.choices[0].calls
     if finish == _CALLS and calls:
         finish = STOP
     if finish not in (STOP, LENGTH, FILTERED):
-        raise Failed("damaged answer", f"it ended by {finish!r}, not by {STOP}, {LENGTH} or {FILTERED}")
+        raise QueryFailed("damaged answer", f"it ended by {finish!r}, not by {STOP}, {LENGTH} or {FILTERED}")
     usage = answer.usage or {}
     tokens, prompt_tokens = (_count(usage.get(f"{kind}_tokens")) for kind in ("completion", "prompt"))
     return Completion(text or "", finish, tokens, prompt_tokens, calls)

@@ -192,7 +192,7 @@ class _Told:
         """Takes those of some positions."""
         self.chosen = self.answers.part(positions)
         if isinstance(self.chosen, Sparse):
-            self.chosen.require_answers()
+            self.chosen.require_known()
 
     def signal(self, rows: slice) -> Sparse | Slopes:
         """Some of those taken."""

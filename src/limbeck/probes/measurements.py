@@ -166,7 +166,7 @@ def _fidelity_to_outcomes(p: Sparse, log_q: Float[Tensor, "n V"]) -> dict[str, T
 
     Sums over likeliest outcomes alone would leave the others out, so of those only the agreement is known.
     """
-    p.require_answers()
+    p.require_known()
     likeliest = p.ids.gather(-1, p.log_p.argmax(-1, keepdim=True)).squeeze(-1)
     agreement = {"agreement": (likeliest == log_q.argmax(-1)).float()}
     if p.rest is not None:

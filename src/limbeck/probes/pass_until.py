@@ -23,7 +23,7 @@ from torch import Tensor
 
 from limbeck.corpora.tokenizer import Frame, document_tokens, frame
 from limbeck.errors import BadSetting, Mismatch
-from limbeck.generation.local import added, draw_tokens, ends
+from limbeck.generation.local import decoded_completion, draw_tokens, stop_tokens
 from limbeck.models.cached import read_on
 from limbeck.models.load import LanguageModel
 from limbeck.models.vocabulary import require_rows_of
@@ -100,7 +100,7 @@ def log_probability(model: LanguageModel, task: Task, *, rows: int = 64) -> list
     are not in this number, which is then a lower bound.
     """
     _check_room(model, task)
-    closing = torch.tensor(sorted(ends(model) | _line_breaks(model)), device=model.device)
+    closing = torch.tensor(sorted(stop_tokens(model) | _line_breaks(model)), device=model.device)
     pairs = [
         (i, *spelled(model, instance.prompt, instance.answers[0]))
         for i, instance in enumerate(task.instances)
@@ -179,7 +179,7 @@ class _Speaker:
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
-        self._ends = ends(model)
+        self._ends = stop_tokens(model)
 
     def decide(self, batch: Sequence[_Draws]) -> None:
         """Draws all asked samples of instances with prompts of one length to their verdicts."""
@@ -216,7 +216,7 @@ class _Speaker:
     def _verdict(self, of: _Draws, tokens: tuple[int, ...]) -> bool | None:
         """Whether a completion passes; None while it may still."""
         ended = tokens[-1] in self._ends
-        text = added(self._model.tokenizer, of.prompt, tokens[:-1] if ended else tokens, special=True)
+        text = decoded_completion(self._model.tokenizer, of.prompt, tokens[:-1] if ended else tokens, special=True)
         verdict = of.instance.passes(text, ended=ended)
         return False if verdict is None and len(tokens) >= of.longest else verdict
 

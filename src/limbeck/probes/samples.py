@@ -7,7 +7,7 @@ from typing import Any
 
 from limbeck.corpora.store import TokenStore
 from limbeck.generation.greedy import generate_greedy
-from limbeck.generation.local import added, ends
+from limbeck.generation.local import decoded_completion, stop_tokens
 from limbeck.models.load import LanguageModel
 
 PROMPT, NEW = 32, 64
@@ -33,7 +33,7 @@ def samples(
         row = {
             "document": store.name_of(document),
             "prompt": student.tokenizer.decode(prompt, skip_special_tokens=True),
-            "text": added(student.tokenizer, prompt, truth),
+            "text": decoded_completion(student.tokenizer, prompt, truth),
             "student": _continuation(student, prompt, new),
         }
         rows.append(row | ({"teacher": _continuation(teacher, prompt, new)} if teacher else {}))
@@ -49,8 +49,8 @@ def _continuation(model: LanguageModel, prompt: list[int], new: int) -> str:
     training = model.model.training
     model.model.eval()
     try:
-        stops = ends(model)
+        stops = stop_tokens(model)
         tokens = takewhile(lambda token: token not in stops, islice(generate_greedy(model, prompt), new))
-        return added(model.tokenizer, prompt, list(tokens))
+        return decoded_completion(model.tokenizer, prompt, list(tokens))
     finally:
         model.model.train(training)

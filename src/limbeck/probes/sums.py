@@ -14,7 +14,7 @@ from jaxtyping import Bool
 
 from limbeck.corpora.tasks.arithmetic import Arithmetic, Sum, carries, question
 from limbeck.corpora.tasks.spelled import Question, require_spelling
-from limbeck.generation.local import added, generate
+from limbeck.generation.local import decoded_completion, generate
 from limbeck.models.load import LanguageModel
 from limbeck.probes.interval import wilson
 from limbeck.probes.pass_until import spelled
@@ -47,9 +47,9 @@ def _right(model: LanguageModel, asked: Sequence[Sum]) -> Bool[np.ndarray, " n"]
     for start in range(0, len(asked), _TOGETHER):
         part = asked[start : start + _TOGETHER]
         prompts = [spelled(model, *_texts(sum_))[0] for sum_ in part]
-        said = generate(model, prompts, most=most, temperature=0.0, uniforms=np.zeros((len(part), most)))
+        said = generate(model, prompts, max_new_tokens=most, temperature=0.0, uniforms=np.zeros((len(part), most)))
         for sum_, prompt, continuation in zip(part, prompts, said, strict=True):
-            text = added(model.tokenizer, prompt, continuation.tokens, special=True)
+            text = decoded_completion(model.tokenizer, prompt, continuation.tokens, special=True)
             number = re.match(r"\s*(\d+)", text)
             found.append(number is not None and int(number[1]) == sum_.a + sum_.b)
     return np.array(found)

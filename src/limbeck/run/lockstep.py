@@ -33,7 +33,7 @@ class CachedTeacher:
         self._said.clear()
 
 
-def train_together(runs: Sequence[Run], *, label: str) -> None:
+def train_lockstep(runs: Sequence[Run], *, label: str) -> None:
     """Trains all, one step of each in turn. Raises as `Run.train`; whoever is stopped has all of them saved.
 
     The students are in memory together, and with them what the teacher said about one step's rows.

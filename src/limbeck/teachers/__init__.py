@@ -1,6 +1,6 @@
 """Who teaches, when it is not a model in memory: answers that were computed before, whole or a few outcomes of each."""
 
-from limbeck.teachers.cache import Cache, capture_outcomes
+from limbeck.teachers.cache import LogitCache, capture_outcomes
 from limbeck.teachers.hidden import HiddenStates, capture
 
-__all__ = ["Cache", "HiddenStates", "capture", "capture_outcomes"]
+__all__ = ["HiddenStates", "LogitCache", "capture", "capture_outcomes"]

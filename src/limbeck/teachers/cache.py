@@ -30,8 +30,8 @@ from limbeck.disk import (
 )
 from limbeck.errors import BadModel, LimbeckError, Mismatch
 from limbeck.teachers.codec import Codec, Sampled, TopK
-from limbeck.teachers.draw import draw, likeliest
-from limbeck.teachers.shards import OpenShard, Shard, name_of, shard_of, unanswered_in, write_shard
+from limbeck.teachers.draw import sample_outcomes, top_k
+from limbeck.teachers.shards import OpenShard, Shard, missing_in, name_of, shard_of, write_shard
 from limbeck.types import Batch, Outputs, Sparse, Teacher, each
 
 MANIFEST = "cache.json"
@@ -40,6 +40,7 @@ _SHARD_BYTES = 2**28
 REMEDY = "copy the folder again, or capture it anew"
 CELLS = 2**22  # numbers of a chunk of logits
 CODECS: dict[str, type[Codec]] = {"drawn": Sampled, "coarse": TopK}
+_SPELLED = {Sampled: "Drawn", TopK: "Coarse"}  # on disk, in what a cache was made from
 
 
 class _Begun(TypedDict):
@@ -62,7 +63,7 @@ class _Manifest(TypedDict):
     shards: list[Shard]
 
 
-class Cache:
+class LogitCache:
     """A teacher whose answers lie in a folder. ``made_from`` is what they were made from, ``codec`` how they are packed."""
 
     def __init__(self, folder: Path, *, expect: Mapping[str, Any] | None = None) -> None:
@@ -78,7 +79,7 @@ class Cache:
         self.made_from: Mapping[str, Any] = manifest["made_from"]
         self.codec = codec_of(folder / MANIFEST, manifest["kind"], manifest["codec"])
         self.first, self.rows, self.length = (int(manifest[key]) for key in ("first", "rows", "length"))
-        self.unanswered = sum(shard.get("unanswered", 0) for shard in manifest["shards"])  # positions
+        self.missing = sum(shard.get("unanswered", 0) for shard in manifest["shards"])  # positions
         self.shards: Sequence[Mapping[str, Any]] = manifest["shards"]
         size = self.length * self.codec.bytes
         self._shards = [OpenShard(folder, shard, size=size) for shard in manifest["shards"]]
@@ -108,9 +109,9 @@ class Cache:
         told = self.codec.decode(packed.reshape(-1, self.codec.bytes))
         return told.to(batch.tokens.device)
 
-    def counted(self, batch: Batch) -> Batch:
+    def masked(self, batch: Batch) -> Batch:
         """The batch with weight 0 where the teacher has no answer, as if that were padding."""
-        if not self.unanswered:
+        if not self.missing:
             return batch
         packed = np.concatenate([self._row(int(row)) for row in batch.row.cpu().numpy()])
         none = torch.from_numpy(self.codec.unanswered(packed.reshape(-1, self.codec.bytes)))
@@ -142,24 +143,25 @@ def capture_outcomes(
     *,
     rows: int,
     length: int,
-    together: int,
+    batch_rows: int,
     codec: Codec,
     seed: int,
     made_from: Mapping[str, Any],
     first: int = 0,
     cells: int = CELLS,
     report: Callable[[int], None] = lambda done: None,
-) -> Cache:
-    """Asks a teacher about ``rows`` rows from ``first`` on, ``together`` at a time, and keeps outcomes of each position.
+) -> LogitCache:
+    """Asks a teacher about ``rows`` rows from ``first`` on, ``batch_rows`` at a time, and keeps outcomes of each position.
 
     Continues after the last whole question where it was stopped; what it draws hangs on ``seed`` and the row alone, so the
     bytes are those of a capture that was not. ``cells`` are the logits that exist at a time; ``report`` is told how many of the
     rows are done. What is there already is read again. Raises BadModel or BadFolder where it is not as it was written, Mismatch
     where the folder was begun from something else, BadFolder where another process captures into it.
     """
-    bound = {**made_from, "codec": repr(codec), "seed": seed, "length": length, "rows": [first, first + rows]}
+    spelled = f"{_SPELLED[type(codec)]}({', '.join(f'{name}={value!r}' for name, value in asdict(codec).items())})"
+    bound = {**made_from, "codec": spelled, "seed": seed, "length": length, "rows": [first, first + rows]}
     if (folder / MANIFEST).is_file():
-        there = Cache(folder, expect=bound)
+        there = LogitCache(folder, expect=bound)
         there.verify()
         return there
     size = length * codec.bytes
@@ -176,14 +178,14 @@ def capture_outcomes(
             if shard is None:
                 with CheckedRows(part, size) as raw:
                     # at a whole question: in another company a row's last bits may be others
-                    raw.keep(done := raw.done // together * together)
+                    raw.keep(done := raw.done // batch_rows * batch_rows)
                     asked = (
-                        rows_of(np.arange(start, min(start + together, begin + count)))
-                        for start in range(begin + done, begin + count, together)
+                        rows_of(np.arange(start, min(start + batch_rows, begin + count)))
+                        for start in range(begin + done, begin + count, batch_rows)
                     )
                     done += begin - first
                     for batch, outputs in each(teacher, asked):
-                        raw.add(packed_answers(batch, outputs, codec, seed=seed, cells=cells).tobytes())
+                        raw.add(packed_signal(batch, outputs, codec, seed=seed, cells=cells).tobytes())
                         del outputs
                         done += len(batch.tokens)
                         report(done)
@@ -197,7 +199,7 @@ def capture_outcomes(
         kind = next(name for name, made in CODECS.items() if isinstance(codec, made))
         facts = {"name": teacher.name, "vocab": teacher.vocab, "kind": kind, "codec": asdict(codec), "made_from": bound}
         write_json(folder / MANIFEST, facts | {"first": first, "rows": rows, "length": length, "shards": shards})
-    return Cache(folder)
+    return LogitCache(folder)
 
 
 def _finished(folder: Path, bound: Mapping[str, Any]) -> dict[str, Shard]:
@@ -261,7 +263,7 @@ def check_made_from(
 
 
 @torch.no_grad()
-def packed_answers(
+def packed_signal(
     batch: Batch, outputs: Outputs | Sparse, codec: Codec, *, seed: int, cells: int = CELLS
 ) -> UInt8[np.ndarray, "positions bytes"]:
     """What a codec keeps of the answers to a batch, with ``cells`` logits at a time."""
@@ -274,25 +276,25 @@ def packed_answers(
     packed = []
     for start in range(0, batch.tokens.numel(), block):
         part = slice(start, start + block)
-        packed.append(packed_outcomes(outputs.logits(part).float().log_softmax(-1), codec, uniform[part]))
+        packed.append(packed_log_p(outputs.logits(part).float().log_softmax(-1), codec, uniform[part]))
     return np.concatenate(packed)
 
 
-def packed_outcomes(
+def packed_log_p(
     log_p: Float[Tensor, "n V"], codec: Codec, uniform: Float64[np.ndarray, " n"]
 ) -> UInt8[np.ndarray, "n bytes"]:
     """What a codec keeps of some distributions; drawn with one random number in [0, 1) a position."""
     if isinstance(codec, Sampled):
-        return codec.encode(*draw(log_p, codec.k, torch.from_numpy(uniform).to(log_p.device)))
-    return codec.encode(likeliest(log_p, codec.k))
+        return codec.encode(*sample_outcomes(log_p, codec.k, torch.from_numpy(uniform).to(log_p.device)))
+    return codec.encode(top_k(log_p, codec.k))
 
 
-def unanswered_so_far(folder: Path, codec: Codec, *, length: int, together: int) -> int:
+def missing_so_far(folder: Path, codec: Codec, *, length: int, batch_rows: int) -> int:
     """Positions without an answer in what a capture has written into a folder until now and will keep."""
     size = length * codec.bytes
-    count = sum(unanswered_in(file) for file in folder.glob("answers-*.arrow"))
+    count = sum(missing_in(file) for file in folder.glob("answers-*.arrow"))
     for part in folder.glob("answers-*.part"):
-        if rows := part.stat().st_size // size // together * together:
+        if rows := part.stat().st_size // size // batch_rows * batch_rows:
             raw = np.memmap(part, np.uint8, "r", shape=(rows * length, codec.bytes))
             count += int(codec.unanswered(raw).sum())
     return count

@@ -19,14 +19,16 @@ from torch import Tensor
 from limbeck.types import Sparse
 
 
-def likeliest(log_p: Float[Tensor, "n V"], k: int) -> Sparse:
+def top_k(log_p: Float[Tensor, "n V"], k: int) -> Sparse:
     """The K likeliest outcomes and the rest (a coarse signal), likeliest first."""
     kept, ids = log_p.topk(k)
     others = log_p.scatter(-1, ids, -math.inf).logsumexp(-1)
     return Sparse(ids, kept, kept.exp(), log_p.shape[-1], rest=others)
 
 
-def draw(log_p: Float[Tensor, "n V"], k: int, uniform: Float[Tensor, "n"]) -> tuple[Sparse, Int[Tensor, "n"]]:
+def sample_outcomes(
+    log_p: Float[Tensor, "n V"], k: int, uniform: Float[Tensor, "n"]
+) -> tuple[Sparse, Int[Tensor, "n"]]:
     """K >= 2 outcomes, and how many of them, the first, are the exact head. ``uniform`` are random numbers in [0, 1).
 
     The head comes likeliest first, then the drawn ones: likely ones, then the others in the order of their ids.

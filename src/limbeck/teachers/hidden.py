@@ -90,10 +90,10 @@ def capture(
     folder: Path,
     *,
     rows: int,
-    together: int,
+    batch_rows: int,
     made_from: Mapping[str, Any],
 ) -> HiddenStates:
-    """Asks a teacher about rows 0 to ``rows`` - 1, ``together`` at a time, and keeps what it says in ``folder``.
+    """Asks a teacher about rows 0 to ``rows`` - 1, ``batch_rows`` at a time, and keeps what it says in ``folder``.
 
     Continues where it was stopped. Raises BadModel where a state is beyond float16.
     """
@@ -103,8 +103,8 @@ def capture(
         folder.mkdir(parents=True, exist_ok=True)
         done, states = _begun(folder)
         seen = 0 if states is None else zlib.crc32(states[:done].tobytes())
-        for start in range(done, rows, together):
-            outputs = teacher(rows_of(np.arange(start, min(start + together, rows))))
+        for start in range(done, rows, batch_rows):
+            outputs = teacher(rows_of(np.arange(start, min(start + batch_rows, rows))))
             hidden = outputs.hidden.float().cpu()
             if not float(hidden.abs().max()) < _LARGEST:
                 raise BadModel(
@@ -117,7 +117,7 @@ def capture(
                 )
             states[start : start + len(hidden)] = hidden.numpy()
             seen = zlib.crc32(states[start : start + len(hidden)].tobytes(), seen)
-            if (start // together) % 64 == 63 and start + together < rows:  # at the end the manifest says so
+            if (start // batch_rows) % 64 == 63 and start + batch_rows < rows:  # at the end the manifest says so
                 states.flush()
                 write_json(folder / _DONE, {"rows": start + len(hidden), "crc32": seen})
             head = outputs.head

@@ -51,7 +51,7 @@ class _Manifest(TypedDict):
 
 
 @dataclass(frozen=True)
-class Kept:
+class Recorded:
     """What is kept of a distribution beside log p of what follows: its ``largest`` probabilities, the mass of ``some`` tokens."""
 
     largest: int = 0
@@ -66,7 +66,7 @@ class Kept:
         return kept if self.some is None else kept | {"mass": (np.float32, ())}
 
 
-LOG_P = Kept()
+LOG_P = Recorded()
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,12 @@ def measure_logprobs(
     *,
     rows: int,
     length: int,
-    together: int,
+    batch_rows: int,
     made_from: Mapping[str, Any],
-    kept: Kept = LOG_P,
+    kept: Recorded = LOG_P,
     report: Callable[[int], None] = lambda done: None,
 ) -> TeacherLogprobs:
-    """What a teacher says of ``rows`` rows, ``together`` at a time.
+    """What a teacher says of ``rows`` rows, ``batch_rows`` at a time.
 
     Continues after the last saved question where it was stopped. ``made_from`` is what decides the numbers, ``report`` is told
     how many rows are done. Raises Mismatch where the folder was made from something else, BadModel where it is damaged.
@@ -108,7 +108,7 @@ def measure_logprobs(
             return _whole(folder, bound)
         done, values = _begun(folder, bound, kept)
         seen = {name: zlib.crc32(value[:done].tobytes()) for name, value in values.items()}
-        asked = (rows_of(np.arange(start, min(start + together, rows))) for start in range(done, rows, together))
+        asked = (rows_of(np.arange(start, min(start + batch_rows, rows))) for start in range(done, rows, batch_rows))
         for number, (batch, said) in enumerate(each(teacher, asked), start=1):
             size = len(batch.tokens)
             for name, found in logprobs_of(batch, said, kept).items():
@@ -126,7 +126,7 @@ def measure_logprobs(
     return _whole(folder, bound)
 
 
-def logprobs_of(batch: Batch, said: Outputs | Sparse, kept: Kept) -> dict[str, Float[Tensor, "n *k"]]:
+def logprobs_of(batch: Batch, said: Outputs | Sparse, kept: Recorded) -> dict[str, Float[Tensor, "n *k"]]:
     """What is kept of a teacher's answer to a batch, by name, at each position."""
     flat = batch.flat()
     n, device = flat.targets.numel(), flat.targets.device
@@ -168,7 +168,7 @@ def _flush(values: Mapping[str, np.memmap]) -> None:
         value.flush()
 
 
-def _begun(folder: Path, bound: Mapping[str, Any], kept: Kept) -> tuple[int, dict[str, np.memmap]]:
+def _begun(folder: Path, bound: Mapping[str, Any], kept: Recorded) -> tuple[int, dict[str, np.memmap]]:
     """(rows that are done, the files to go on in)."""
     names = {name: _file(folder, name) for name in kept.shapes}
     if (folder / _DONE).is_file() and all(file.is_file() for file in names.values()):

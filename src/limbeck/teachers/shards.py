@@ -54,12 +54,12 @@ def shard_of(file: Path, first: int, rows: int) -> Shard:
         "file": file.name,
         "first": first,
         "rows": rows,
-        "unanswered": unanswered_in(file),
+        "unanswered": missing_in(file),
         "sha256": sha256_of(file),
     }
 
 
-def unanswered_in(file: Path) -> int:
+def missing_in(file: Path) -> int:
     """Positions without an answer in a file. Raises BadModel where it is damaged."""
     try:
         with pa.memory_map(str(file)) as source:

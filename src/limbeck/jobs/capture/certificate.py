@@ -28,7 +28,7 @@ from limbeck.objectives import parse
 from limbeck.objectives.base import Objective
 from limbeck.objectives.fused import value_and_gradient
 from limbeck.planning.laws.estimate import Estimate
-from limbeck.teachers.cache import CELLS, Cache, packed_outcomes
+from limbeck.teachers.cache import CELLS, LogitCache, packed_log_p
 from limbeck.teachers.codec import Codec, TopK
 from limbeck.types import Batch, Chunk, Outputs, Signal, Sparse
 
@@ -86,7 +86,7 @@ def certify(
     *,
     objectives: Sequence[str],
     seed: int,
-    stored: Cache | None = None,
+    stored: LogitCache | None = None,
     cells: int = CELLS,
 ) -> list[Certificate]:
     """What each codec keeps of the same answers of a teacher; or what was ``stored`` of them.
@@ -132,7 +132,7 @@ def _look(
     true: dict[str, tuple[Tensor, np.ndarray]] = {}
     uniform = rng.random(len(part))
     for tally in tallies:
-        kept = stored or tally.codec.decode(packed_outcomes(log_p, tally.codec, uniform)).to(log_p.device)
+        kept = stored or tally.codec.decode(packed_log_p(log_p, tally.codec, uniform)).to(log_p.device)
         tally.add_mass(log_p, kept)
         for name, objective in tally.objectives.items():
             if name not in true:
@@ -242,7 +242,7 @@ def _damage(true: np.ndarray, error: np.ndarray, counts: np.ndarray, chosen: np.
 def why_not(codec: Codec, objective: Objective) -> str:
     """Why an objective cannot be computed from what a codec keeps; "" where it can."""
     log_p = torch.zeros(1, codec.vocab).log_softmax(-1)
-    kept = codec.decode(packed_outcomes(log_p, codec, np.zeros(1)))
+    kept = codec.decode(packed_log_p(log_p, codec, np.zeros(1)))
     chunk = Chunk(torch.zeros(1, dtype=torch.int64), torch.ones(1))
     try:
         value_and_gradient(objective, torch.zeros(1, codec.vocab), kept, chunk)

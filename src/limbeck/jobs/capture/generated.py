@@ -40,8 +40,8 @@ from limbeck.models.vocabulary import require_rows_of
 from limbeck.report.words import count, duration, share
 from limbeck.report.words import size as in_bytes
 from limbeck.run.log import console
-from limbeck.teachers.remote.http import Address, Failed, Patience, is_served
-from limbeck.teachers.remote.served import MOST_UNANSWERED, REMEDY, too_few
+from limbeck.teachers.remote.http import Address, QueryFailed, RetryPolicy, is_served
+from limbeck.teachers.remote.served import MOST_MISSING, REMEDY, too_many_missing
 
 TEXT = "text.jsonl"
 PART = "text.jsonl.part"
@@ -158,7 +158,7 @@ def _teacher(settings: CaptureSettings) -> Iterator[ServedGenerator | Path]:
         most=settings.max_new_tokens,
         temperature=settings.temperature,
         in_flight=settings.in_flight,
-        patience=Patience(limit=settings.time_limit),
+        retry=RetryPolicy(limit=settings.time_limit),
     )
     with served:
         yield served
@@ -171,7 +171,7 @@ def _signature(
     if isinstance(teacher, Path):
         how |= {"weights": weights_digest(teacher), "bf16": where.bf16}
     else:
-        how |= {"served": json.dumps(teacher.says, sort_keys=True)}
+        how |= {"served": json.dumps(teacher.server_info, sort_keys=True)}
     return signature_of(settings, "capture --text", prompts=digest(prompts), **how)
 
 
@@ -226,7 +226,7 @@ def _write(
         with progress(total, what="sample") as report:
             report(journal.done, journal.tokens)
             for number, answer in writer.generate(journal.missing()):
-                if isinstance(answer, Failed):
+                if isinstance(answer, QueryFailed):
                     failed.add(number, answer, total=total, answered=journal.done)
                 else:
                     journal.add({"number": number} | asdict(answer))
@@ -245,7 +245,7 @@ class _Failures:
         self._said: dict[str, str] = {}
         self.rows: list[dict[str, Any]] = []
 
-    def add(self, number: int, failed: Failed, *, total: int, answered: int) -> None:
+    def add(self, number: int, failed: QueryFailed, *, total: int, answered: int) -> None:
         """Raises BadServer where too many are without an answer, or some, and none was ever ``answered``."""
         prompt, sample = divmod(number, self._settings.samples)
         place = {"document": self._prompts[prompt].name, "prompt": prompt, "sample": sample}
@@ -254,11 +254,11 @@ class _Failures:
         self._said.setdefault(failed.kind, f"{failed} (first of {self._prompts[prompt].name})")
         address = Address.of(self._settings.teacher)
         if not answered and len(self.rows) >= _NO_ANSWERS:
-            raise too_few(
+            raise too_many_missing(
                 address, f"all of the first {len(self.rows)} prompts", self._kinds, self._said, remedies=_REMEDY
             )
-        if len(self.rows) > max(1, MOST_UNANSWERED * total):
-            raise too_few(
+        if len(self.rows) > max(1, MOST_MISSING * total):
+            raise too_many_missing(
                 address, f"{len(self.rows):,} of {total:,} samples", self._kinds, self._said, remedies=_REMEDY
             )
 

@@ -16,13 +16,13 @@ import numpy as np
 from limbeck.config import CaptureSettings
 from limbeck.corpora import Prompt
 from limbeck.errors import Mismatch
-from limbeck.generation.local import added, generate
+from limbeck.generation.local import decoded_completion, generate
 from limbeck.generation.served import LENGTH, STOP, Completion, Request, ServedGenerator
 from limbeck.models.load import LanguageModel
 from limbeck.models.memory import MICRO_TOKENS
 from limbeck.planning.checks.resources import free_memory
 from limbeck.planning.cost.size import Size
-from limbeck.teachers.remote.http import Failed
+from limbeck.teachers.remote.http import QueryFailed
 
 _MOST_ROWS = {"cpu": 32, "cuda": 256}  # written to at once
 _READ_AT_ONCE = 4  # micro-batches of prompts: a training's holds a graph besides
@@ -34,7 +34,7 @@ class TextGenerator(Protocol):
 
     about: str
 
-    def generate(self, wanted: Sequence[int]) -> Iterator[tuple[int, Completion | Failed]]:
+    def generate(self, wanted: Sequence[int]) -> Iterator[tuple[int, Completion | QueryFailed]]:
         """What is written to the samples of these numbers, in any order."""
 
     @property
@@ -85,7 +85,7 @@ class Resident:
             f"at once; the prompts have {sum(map(len, tokens)):,} tokens"
         )
 
-    def generate(self, wanted: Sequence[int]) -> Iterator[tuple[int, Completion | Failed]]:
+    def generate(self, wanted: Sequence[int]) -> Iterator[tuple[int, Completion | QueryFailed]]:
         """As `TextGenerator.generate`; a batch of which some are wanted is written whole, as it was or would have been."""
         missing = set(wanted)
         for group in self._batches.groups([len(ids) for ids in self._tokens], samples=self._samples, most=self._most):
@@ -98,10 +98,12 @@ class Resident:
     def _answers(self, group: Sequence[int]) -> Iterator[Completion]:
         beginnings = [self._tokens[number // self._samples] for number in group]
         uniforms = np.stack([_generator(self._seed, number, self._samples).random(self._most) for number in group])
-        found = generate(self._model, beginnings, most=self._most, temperature=self._temperature, uniforms=uniforms)
+        found = generate(
+            self._model, beginnings, max_new_tokens=self._most, temperature=self._temperature, uniforms=uniforms
+        )
         for beginning, continuation in zip(beginnings, found, strict=True):
             yield Completion(
-                added(self._model.tokenizer, beginning, continuation.tokens),
+                decoded_completion(self._model.tokenizer, beginning, continuation.tokens),
                 STOP if continuation.ended else LENGTH,
                 len(continuation.tokens) + continuation.ended,
                 len(beginning),
@@ -121,9 +123,9 @@ class Served:
         """As `TextGenerator.repeated`."""
         return self.teacher.client.repeated
 
-    def generate(self, wanted: Sequence[int]) -> Iterator[tuple[int, Completion | Failed]]:
+    def generate(self, wanted: Sequence[int]) -> Iterator[tuple[int, Completion | QueryFailed]]:
         """As `TextGenerator.generate`."""
-        yield from self.teacher.answers((number, self._question(number)) for number in wanted)
+        yield from self.teacher.completions((number, self._question(number)) for number in wanted)
 
     def _question(self, number: int) -> Request:
         seed = int(_generator(self._seed, number, self._samples).integers(2**31))

@@ -21,7 +21,7 @@ from limbeck.errors import BadSetting
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.codecs import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
 from limbeck.jobs.capture.generated import capture_text, check_alone
-from limbeck.jobs.capture.logits import LogitSource, asking, check_asked, description_of, rows_together
+from limbeck.jobs.capture.logits import LogitSource, asking, check_asked, description_of, rows_in_flight
 from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.common.captured import ANSWERS, CERTIFICATE, COST, CUT, DATA, HELD_OUT, MEASURED, SAMPLES, TEACHER
 from limbeck.jobs.common.environment import Environment, environment, row_length
@@ -40,11 +40,11 @@ from limbeck.report.words import count, duration
 from limbeck.run.log import console
 from limbeck.run.run import micro_rows
 from limbeck.students.shape import choose as choose_shape
-from limbeck.teachers import Cache, capture_outcomes
-from limbeck.teachers.cache import CODECS, packed_answers, unanswered_so_far
+from limbeck.teachers import LogitCache, capture_outcomes
+from limbeck.teachers.cache import CODECS, missing_so_far, packed_signal
 from limbeck.teachers.codec import Codec, Sampled, TopK
 from limbeck.teachers.remote.http import is_served
-from limbeck.teachers.remote.served import Served
+from limbeck.teachers.remote.served import ServedTeacher
 
 HELD_OUT_BYTES = 192  # of a held-out token: few, so that readings of fidelity are sharp
 SIZES = (24, 48, 96, 160)  # bytes a token that `choose` looks at
@@ -160,7 +160,7 @@ def _choose(settings: CaptureSettings, run: dict[str, Any], asked: LogitSource, 
     codec: Codec
     measured: list[dict[str, Any]] = []
     size = settings.bytes_per_token
-    if isinstance(asked.told, Served):
+    if isinstance(asked.told, ServedTeacher):
         codec = TopK.within(asked.about.vocab, asked.told.k, size)
     else:
         codec, measured = choose_codec(asked.told, rows, size=size, kind=settings.kind, seed=settings.seed)
@@ -207,18 +207,18 @@ def _foretold(asked: LogitSource, codec: Codec, rows: Rows, part: _Part, where: 
         return teacher.seconds(batch, rows=part.rows)
     start = time.perf_counter()
     with torch.no_grad():
-        packed_answers(batch, teacher(batch), codec, seed=0)
+        packed_signal(batch, teacher(batch), codec, seed=0)
     return (time.perf_counter() - start) / len(some) * part.rows
 
 
 def _answers(
     settings: CaptureSettings, asked: LogitSource, rows: Rows, part: _Part, codec: Codec, where: Environment
-) -> Cache:
+) -> LogitCache:
     def rows_of(numbers: Any) -> Any:
         return rows.rows_of(numbers).to(where.world.device)
 
-    together, folder = _together(asked, rows.length, where), settings.out / ANSWERS
-    _expect(asked, folder, codec, rows.store, rows=part.rows, length=rows.length, together=together)
+    batch_rows, folder = _batch_rows(asked, rows.length, where), settings.out / ANSWERS
+    _expect(asked, folder, codec, rows.store, rows=part.rows, length=rows.length, batch_rows=batch_rows)
     with progress(part.rows, what="row") as report:
         return capture_outcomes(
             asked.told,
@@ -227,7 +227,7 @@ def _answers(
             first=part.first,
             rows=part.rows,
             length=rows.length,
-            together=together,
+            batch_rows=batch_rows,
             codec=codec,
             seed=settings.seed,
             made_from=asked.made_from | _text(rows.store),
@@ -241,19 +241,19 @@ def _text(store: TokenStore) -> dict[str, Any]:
     return {"corpus": store.manifest["corpus_sha256"]} | packed_as(store)
 
 
-def _together(asked: LogitSource, length: int, where: Environment) -> int:
+def _batch_rows(asked: LogitSource, length: int, where: Environment) -> int:
     """Rows of one question; a server gets more, of which it is asked about some at once."""
-    return rows_together(asked.served) if asked.served else micro_rows(length, where.world.device)
+    return rows_in_flight(asked.served) if asked.served else micro_rows(length, where.world.device)
 
 
 def _expect(
-    asked: LogitSource, folder: Path, codec: Codec, store: TokenStore, *, rows: int, length: int, together: int
+    asked: LogitSource, folder: Path, codec: Codec, store: TokenStore, *, rows: int, length: int, batch_rows: int
 ) -> None:
     """Tells a server's client how much it will be asked, of which it may leave a little unanswered."""
     if asked.served:
         layout = store.layout(length)
         learned = layout.packed.learned / (layout.rows * length)
-        missing = unanswered_so_far(folder, codec, length=length, together=together)
+        missing = missing_so_far(folder, codec, length=length, batch_rows=batch_rows)
         asked.served.expect(round(rows * length * learned), missing=missing)
 
 
@@ -270,15 +270,15 @@ def _held_out(
     if asked.served:
         k = asked.served.k
         codec = TopK.within(vocab, k, max(HELD_OUT_BYTES, TopK(vocab, k).bytes))
-    together, folder = _together(asked, length, where), settings.out / HELD_OUT
-    _expect(asked, folder, codec, store, rows=rows, length=length, together=together)
+    batch_rows, folder = _batch_rows(asked, length, where), settings.out / HELD_OUT
+    _expect(asked, folder, codec, store, rows=rows, length=length, batch_rows=batch_rows)
     capture_outcomes(
         asked.told,
         held_out.rows_of,
         folder,
         rows=rows,
         length=length,
-        together=together,
+        batch_rows=batch_rows,
         codec=codec,
         seed=settings.seed,
         made_from=asked.made_from | _text(store),
@@ -320,7 +320,7 @@ def _cut(settings: CaptureSettings, asked: LogitSource, store: TokenStore, *, le
 
 
 def _certificate(
-    settings: CaptureSettings, asked: LogitSource, rows: Rows, codec: Codec, answers: Cache
+    settings: CaptureSettings, asked: LogitSource, rows: Rows, codec: Codec, answers: LogitCache
 ) -> dict[str, Any]:
     file, teacher = settings.out / CERTIFICATE, asked.whole
     if teacher is None:
@@ -339,9 +339,9 @@ def _certificate(
     return result
 
 
-def _of_served(codec: Codec, answers: Cache) -> dict[str, Any]:
+def _of_served(codec: Codec, answers: LogitCache) -> dict[str, Any]:
     """What can be said of a server's answers, and what cannot: its whole distributions are nowhere to compare with."""
-    positions, missing = answers.rows * answers.length, answers.unanswered
+    positions, missing = answers.rows * answers.length, answers.missing
     console.print(
         f"{missing:,} of {positions:,} positions have no answer, and count nothing. What {codec} outcomes do to an objective's "
         "gradient was not measured: that needs the teacher's whole distributions, which a server does not give. Its cost, its "

@@ -24,8 +24,8 @@ from limbeck.models.streamed import StreamedModel, load_streamed
 from limbeck.run.log import console
 from limbeck.teachers.cache import CELLS
 from limbeck.teachers.codec import TopK
-from limbeck.teachers.remote.http import Address, Patience, is_served
-from limbeck.teachers.remote.served import Served, connect
+from limbeck.teachers.remote.http import Address, RetryPolicy, is_served
+from limbeck.teachers.remote.served import ServedTeacher, connect
 
 _ROWS_EACH = (
     8  # rows that are asked about together, for each question in flight: the last of them wait for nothing else
@@ -43,13 +43,13 @@ class LogitSource:
     """
 
     about: LanguageModel
-    told: Whole | Served
+    told: Whole | ServedTeacher
     made_from: dict[str, Any]
 
     @property
     def whole(self) -> Whole | None:
         """The model that gives whole distributions, None where it is on a server."""
-        return None if isinstance(self.told, Served) else self.told
+        return None if isinstance(self.told, ServedTeacher) else self.told
 
     @property
     def cells(self) -> int:
@@ -57,12 +57,12 @@ class LogitSource:
         return cells_of(self.told)
 
     @property
-    def served(self) -> Served | None:
+    def served(self) -> ServedTeacher | None:
         """The model on a server, None where it is in memory."""
-        return self.told if isinstance(self.told, Served) else None
+        return self.told if isinstance(self.told, ServedTeacher) else None
 
 
-def cells_of(teacher: Whole | Served) -> int:
+def cells_of(teacher: Whole | ServedTeacher) -> int:
     """Logits of a teacher that may exist at a time."""
     return teacher.room.cells if isinstance(teacher, StreamedModel) else CELLS
 
@@ -123,7 +123,7 @@ def asking(settings: CaptureSettings, where: Environment, *, length: int, k: int
         about.tokenizer,
         k=k or TopK.most(about.vocab, settings.bytes_per_token).k,
         length=length,
-        patience=Patience(limit=settings.time_limit),
+        retry=RetryPolicy(limit=settings.time_limit),
         in_flight=settings.in_flight,
     )
     with served:
@@ -132,9 +132,11 @@ def asking(settings: CaptureSettings, where: Environment, *, length: int, k: int
                 f"{address}: this capture was begun with {k} outcomes a token, the server now gives {served.k}: let it give as "
                 "many again, or capture anew into another --out"
             )
-        says = json.dumps(served.says, sort_keys=True)
-        console.print(f"{address} is asked as {served.kind.name}, for {served.k} outcomes a token; it says {says}")
-        made_from = {"teacher": f"served {says}", "dtype": "the server's"}
+        server_info = json.dumps(served.server_info, sort_keys=True)
+        console.print(
+            f"{address} is asked as {served.kind.name}, for {served.k} outcomes a token; it reports {server_info}"
+        )
+        made_from = {"teacher": f"served {server_info}", "dtype": "the server's"}
         yield LogitSource(about, served, made_from | {"tokenizer": fingerprint(about.tokenizer)})
 
 
@@ -165,6 +167,6 @@ def _streamed(settings: CaptureSettings, where: Environment, *, length: int) -> 
     return teacher
 
 
-def rows_together(served: Served) -> int:
+def rows_in_flight(served: ServedTeacher) -> int:
     """Rows that a server is asked about at once."""
     return _ROWS_EACH * served.in_flight

@@ -9,7 +9,7 @@ from typing import Any
 from limbeck.disk import locked, place, read_json, refuse_links, require_good, tidy, write_json, writing
 from limbeck.errors import BadFolder, BadModel, Mismatch
 from limbeck.jobs.common.captured import ANSWERS, CERTIFICATE, CUT, DATA, HELD_OUT, MEASURED, TEACHER, Facts
-from limbeck.teachers import Cache
+from limbeck.teachers import LogitCache
 from limbeck.teachers.cache import MANIFEST, REMEDY, read_manifest
 
 _OF_FIRST = (TEACHER, DATA, HELD_OUT, Path(MEASURED).parts[0], CERTIFICATE)  # what the first shard has for all
@@ -21,7 +21,7 @@ def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:
     Continues where it was stopped: the manifest is written last. Raises BadModel where a shard is missing or not whole,
     Mismatch where two were made from different things, BadFolder where ``out`` holds something else.
     """
-    shards = sorted(((folder, Cache(folder / ANSWERS)) for folder in folders), key=lambda shard: shard[1].first)
+    shards = sorted(((folder, LogitCache(folder / ANSWERS)) for folder in folders), key=lambda shard: shard[1].first)
     run = read_json(shards[0][0] / "run.json", Facts, error=BadModel, remedy=REMEDY)
     _check_whole(shards, rows=run["rows"])
     for folder, cache in shards:
@@ -51,7 +51,7 @@ def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:
     return {"out": str(out), "rows": run["rows"], "shards": len(shards)}
 
 
-def _check_whole(shards: Sequence[tuple[Path, Cache]], *, rows: int) -> None:
+def _check_whole(shards: Sequence[tuple[Path, LogitCache]], *, rows: int) -> None:
     expected, due = _made_from(shards[0][1]), 0
     for folder, cache in shards:
         found = _made_from(cache)
@@ -71,5 +71,5 @@ def _check_whole(shards: Sequence[tuple[Path, Cache]], *, rows: int) -> None:
         raise BadModel(f"rows {due:,} to {rows - 1:,} are missing: give all shards, to the last")
 
 
-def _made_from(cache: Cache) -> dict[str, Any]:
+def _made_from(cache: LogitCache) -> dict[str, Any]:
     return {key: value for key, value in cache.made_from.items() if key != "rows"}

@@ -18,7 +18,7 @@ from limbeck.jobs.capture.codecs import show
 from limbeck.jobs.common.captured import CERTIFICATE, Captured, is_captured
 from limbeck.models.load import LanguageModel
 from limbeck.report.words import count
-from limbeck.teachers import Cache
+from limbeck.teachers import LogitCache
 from limbeck.types import Batch, Outputs
 
 # Nats that a kept log-probability may be off in the mean: half a step of its code is 0.01, and another machine's bfloat16
@@ -45,7 +45,7 @@ def inspect(folder: Path) -> dict[str, Any]:
         "rows": answers.rows,
         "length": answers.length,
         "tokens": answers.rows * answers.length,
-        "unanswered": answers.unanswered,
+        "unanswered": answers.missing,
         "held_out_rows": captured.held_out.cache.rows,
         "made_from": dict(answers.made_from),
         "certificate": read_json(folder / CERTIFICATE) if (folder / CERTIFICATE).exists() else None,
@@ -150,7 +150,7 @@ def _asked(teacher: LanguageModel, text: Rows, chosen: np.ndarray) -> Iterator[t
 class _Off:
     """How far kept log-probabilities are from the teacher's in the mean, but for those too small to be kept apart."""
 
-    def __init__(self, answers: Cache) -> None:
+    def __init__(self, answers: LogitCache) -> None:
         self._answers, self._total, self._n = answers, 0.0, 0
 
     @property

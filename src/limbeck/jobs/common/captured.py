@@ -24,7 +24,7 @@ from limbeck.models.load import LanguageModel, load, load_config, load_described
 from limbeck.models.source import resolve, weights_digest
 from limbeck.probes import Measurements
 from limbeck.students.shape import Shape
-from limbeck.teachers import Cache
+from limbeck.teachers import LogitCache
 from limbeck.teachers.cache import MANIFEST
 from limbeck.teachers.remote.http import is_served
 from limbeck.types import Batch, Reading, ReadingRow, Sparse
@@ -82,7 +82,7 @@ class Captured:
                 "with limbeck cache merge"
             )
         self.facts: Mapping[str, Any] = read_json(folder / "run.json", Facts, error=BadModel, remedy=_COPY)
-        self.answers = Cache(folder / ANSWERS)
+        self.answers = LogitCache(folder / ANSWERS)
         if self.answers.first > 0 or self.answers.rows < self.facts["rows"]:
             last = self.answers.first + self.answers.rows - 1
             raise BadModel(
@@ -136,7 +136,7 @@ class Captured:
     @cached_property
     def held_out(self) -> HeldOutLogits:
         """What the teacher said about held-out rows."""
-        return HeldOutLogits(Cache(self.folder / HELD_OUT))
+        return HeldOutLogits(LogitCache(self.folder / HELD_OUT))
 
     @property
     def served(self) -> bool:
@@ -200,7 +200,7 @@ class Captured:
 class HeldOutLogits:
     """A teacher of held-out rows: answers are kept by their places in the sample that models are measured on."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: LogitCache) -> None:
         self.cache, self.name, self.vocab = cache, cache.name, cache.vocab
         self._place: dict[int, int] = {}
 
@@ -215,7 +215,7 @@ class HeldOutLogits:
 
     def counted(self, batch: Batch) -> Batch:
         """The batch with weight 0 where the teacher has no answer."""
-        return replace(self.cache.counted(self._placed(batch)), row=batch.row)
+        return replace(self.cache.masked(self._placed(batch)), row=batch.row)
 
     def _placed(self, batch: Batch) -> Batch:
         return replace(batch, row=torch.tensor([self._place[int(row)] for row in batch.row]))

@@ -38,7 +38,7 @@ from limbeck.report.words import count, duration, share
 from limbeck.run.log import console
 from limbeck.run.run import micro_rows
 from limbeck.teachers.alignment import MANIFEST, AlignedTeacher, write_aligned
-from limbeck.teachers.logprobs import Kept, TeacherLogprobs, logprobs_in, measure_logprobs
+from limbeck.teachers.logprobs import Recorded, TeacherLogprobs, logprobs_in, measure_logprobs
 from limbeck.types import Batch
 
 _TOLD = "told"  # in a run's folder
@@ -240,7 +240,7 @@ class OtherTokens:
             self._settings.out / _TOLD,
             rows=number,
             length=length,
-            together=micro_rows(length, device),
+            batch_rows=micro_rows(length, device),
             made_from={
                 "teacher": self.captured.identity if self.captured else self._settings.teacher,
                 "corpus": store.manifest["corpus_sha256"],
@@ -251,11 +251,11 @@ class OtherTokens:
             report=_Lines(number, length),
         )
 
-    def _kept(self) -> Kept:
+    def _kept(self) -> Recorded:
         """What is kept of each of its distributions: no more outcomes than it tells; where words begin if chunks are merged."""
         there = self.captured.answers.codec.k if self.captured else self.about.vocab
         begin = torch.from_numpy(self._spelled[1].begin_words(self.about.vocab)) if self._heard.merge else None
-        return Kept(largest=min(self._heard.largest, there), some=begin)
+        return Recorded(largest=min(self._heard.largest, there), some=begin)
 
     def _write(
         self,

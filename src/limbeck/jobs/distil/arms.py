@@ -18,7 +18,7 @@ from limbeck.disk import place, whole_folder
 from limbeck.jobs.common.environment import Environment
 from limbeck.models.load import LanguageModel, load, load_config, new_model, own, round_to, save
 from limbeck.objectives import parse
-from limbeck.run.lockstep import train_together
+from limbeck.run.lockstep import train_lockstep
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints
 from limbeck.run.world import World
@@ -168,7 +168,7 @@ def train_members(members: Sequence[tuple[Arm, Shared]], *, label: str, after: f
     runs = [(arm, shared.run(arm), shared.stored) for arm, shared in members if not arm.done]
     if runs:
         runs[0][1].after = after  # whose progress is shown
-        train_together([run for _, run, _ in runs], label=label)
+        train_lockstep([run for _, run, _ in runs], label=label)
     for arm, run, stored in runs:
         _finish(arm, run, stored)
 

@@ -79,7 +79,7 @@ class RunTeacher:
 
     def counted(self, batch: Batch) -> Batch:
         """A batch of training rows, with weight 0 where the teacher has no answer."""
-        return batch if self.captured is None else self.captured.answers.counted(batch)
+        return batch if self.captured is None else self.captured.answers.masked(batch)
 
     @property
     def size(self) -> Size | None:
@@ -91,7 +91,7 @@ class RunTeacher:
         """What a report says of answers that were captured."""
         if self.captured is None:
             return {}
-        codec, missing = self.captured.answers.codec, self.captured.answers.unanswered
+        codec, missing = self.captured.answers.codec, self.captured.answers.missing
         without = f"; {missing:,} positions without an answer count nothing" if missing else ""
         return {"answers": f"{codec} outcomes in {codec.bytes} bytes a token{without}"}
 

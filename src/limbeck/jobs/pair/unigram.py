@@ -28,7 +28,7 @@ from limbeck.models.load import LanguageModel
 from limbeck.planning.checks.finding import Finding, check
 from limbeck.run.log import console
 from limbeck.teachers.logprobs import LOG_P, logprobs_of
-from limbeck.teachers.remote.served import Served
+from limbeck.teachers.remote.served import ServedTeacher
 from limbeck.types import Batch, CausalLM, each
 
 _MEASURED = 16  # documents that both are asked about
@@ -86,7 +86,7 @@ def of_prompts(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) ->
 
 
 def compare_to_unigram(
-    teacher: CausalLM | Served, items: Sequence[Item], *, vocab: int, length: int, device: torch.device | str
+    teacher: CausalLM | ServedTeacher, items: Sequence[Item], *, vocab: int, length: int, device: torch.device | str
 ) -> UnigramComparison | None:
     """What a teacher knows of documents in its tokens; None where they are too few to say, or it tells nothing of them.
 
@@ -155,9 +155,9 @@ def _some(documents: Iterable[Document]) -> Iterator[Document]:
             return
 
 
-def _log_p(teacher: CausalLM | Served, rows: Sequence[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _log_p(teacher: CausalLM | ServedTeacher, rows: Sequence[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Of each row log p of what follows its positions, and which of them count: a server need not tell of all."""
-    if isinstance(teacher, Served):
+    if isinstance(teacher, ServedTeacher):
         yield from ((found, np.isfinite(found)) for found in teacher.own(rows))
         return
     with torch.no_grad():

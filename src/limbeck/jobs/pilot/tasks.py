@@ -221,7 +221,7 @@ def _answers(task: Task, pilot: Pilot, machine: Environment) -> dict[str, Any]:
         lambda numbers: rows.rows_of(numbers).to(machine.world.device),
         task.folder,
         rows=rows.n_rows,
-        together=max(1, _TOGETHER // pilot.scale.length),
+        batch_rows=max(1, _TOGETHER // pilot.scale.length),
         made_from=_made_from(task.out, task.name, store, pilot.scale),
     )
     return {"rows": rows.n_rows}

@@ -106,7 +106,7 @@ def key_from_environment() -> str | None:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long and how often a question is asked: pauses and ``limit``, of a whole exchange, in seconds.
 
     Before try n + 1 it waits between 0 and the smaller of ``longest`` and ``first`` x 2^n, drawn evenly ("full jitter", M.
@@ -123,7 +123,7 @@ class Patience:
         return max(told or 0.0, random.uniform(0, min(self.longest, self.first * 2**tried)))
 
 
-class Failed(Exception):
+class QueryFailed(Exception):
     """A question without an answer. ``kind`` is what is counted, ``partial`` what of the answer can be used."""
 
     def __init__(
@@ -140,8 +140,8 @@ class Client:
     another's question is out.
     """
 
-    def __init__(self, address: Address, *, patience: Patience, key: str | None, in_flight: int) -> None:
-        self.address, self.patience, self._key = address, patience, key
+    def __init__(self, address: Address, *, retry: RetryPolicy, key: str | None, in_flight: int) -> None:
+        self.address, self.retry, self._key = address, retry, key
         self._in_flight = threading.BoundedSemaphore(in_flight)
         self._local = threading.local()
         self.repeated = 0
@@ -151,7 +151,7 @@ class Client:
         self._context = ssl.create_default_context() if address.scheme == "https" else None
         self._proxy = proxy_for(address.scheme, address.host)
 
-    def ask(
+    def query(
         self, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], Answer], *, form: Any = Any
     ) -> Answer:
         """What ``read`` makes of the answer's JSON; of a GET without a body. It raises Failed where that is damaged.
@@ -163,16 +163,16 @@ class Client:
         or a redirect.
         """
         data = None if body is None else msgspec.json.encode(body)
-        for tried in range(self.patience.tries):
+        for tried in range(self.retry.tries):
             try:
                 return read(self._once(path, data, _decoder(form)))
-            except Failed as failed:
+            except QueryFailed as failed:
                 failed.args = (self.without_key(str(failed)),)  # what an answer says may be anything
-                if not failed.again or tried + 1 == self.patience.tries:
+                if not failed.again or tried + 1 == self.retry.tries:
                     raise
-                pause = self.patience.pause(tried, failed.after)
+                pause = self.retry.pause(tried, failed.after)
                 if self._closed.wait(pause):
-                    raise Failed("stopped", again=False) from failed
+                    raise QueryFailed("stopped", again=False) from failed
                 with self._lock:
                     self.repeated += 1
         raise AssertionError("a question is asked at least once")
@@ -190,14 +190,14 @@ class Client:
     def _once(self, path: str, data: bytes | None, decoder: msgspec.json.Decoder[Any]) -> Any:
         try:
             with self._in_flight:
-                status, headers, raw = self._exchange(path, data, time.monotonic() + self.patience.limit)
+                status, headers, raw = self._exchange(path, data, time.monotonic() + self.retry.limit)
         except TimeoutError as error:
             self._drop()
-            raise Failed("time limit", f"no answer in {self.patience.limit:g} s") from error
+            raise QueryFailed("time limit", f"no answer in {self.retry.limit:g} s") from error
         except (OSError, HTTPException) as error:
             self._drop()
             through = f" through the proxy {self._proxy}" if self._proxy else ""
-            raise Failed("connection", type(error).__name__ + f" {error}".rstrip() + through) from error
+            raise QueryFailed("connection", type(error).__name__ + f" {error}".rstrip() + through) from error
         except BaseException:
             self._drop()  # what is half read would be the next question's answer
             raise
@@ -206,7 +206,7 @@ class Client:
         try:
             return decoder.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Failed("damaged answer", str(error)) from error
+            raise QueryFailed("damaged answer", str(error)) from error
 
     def _exchange(self, path: str, data: bytes | None, deadline: float) -> tuple[int, Mapping[str, str], bytes]:
         """(status, headers by small name, body)."""
@@ -230,7 +230,7 @@ class Client:
         """This thread's connection, new or open, of which all that is read and sent from now on ends at the deadline."""
         connection: HTTPConnection | None = getattr(self._local, "connection", None)
         if self._closed.is_set():
-            raise Failed("stopped", again=False)
+            raise QueryFailed("stopped", again=False)
         left = max(0.001, deadline - time.monotonic())
         if connection is None:
             address = self.address
@@ -243,7 +243,7 @@ class Client:
         if connection.sock is None:
             connection.connect()
         if self._closed.is_set():  # meanwhile, by another thread, which found nothing open here
-            raise Failed("stopped", again=False)
+            raise QueryFailed("stopped", again=False)
         connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
         return connection
 
@@ -271,8 +271,8 @@ class Client:
             )
         if status in (408, 425, 429) or status >= 500:
             after = _retry_after(headers.get("retry-after"))
-            return Failed(f"status {status}", said, again=(after or 0.0) <= _LONGEST_PAUSE, after=after)
-        return Failed(f"status {status}", f"{path}: {said}", again=False)
+            return QueryFailed(f"status {status}", said, again=(after or 0.0) <= _LONGEST_PAUSE, after=after)
+        return QueryFailed(f"status {status}", f"{path}: {said}", again=False)
 
     def without_key(self, text: str) -> str:
         """A text without the API key in it, and without passwords of addresses."""
@@ -317,7 +317,7 @@ class _Until(io.RawIOBase):
 def _read_all(response: HTTPResponse) -> bytes:
     """All of a body. Raises Failed where it is too large, HTTPException where it ends too early."""
     parts, size = [], 0
-    too_large = Failed("too large an answer", f"it has more than {MOST_BYTES:,} bytes", again=False)
+    too_large = QueryFailed("too large an answer", f"it has more than {MOST_BYTES:,} bytes", again=False)
     if (response.length or 0) > MOST_BYTES:
         response.close()
         raise too_large

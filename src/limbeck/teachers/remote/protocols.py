@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float64, Int64
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.models.vocabulary import ids_of
-from limbeck.teachers.remote.http import Failed
+from limbeck.teachers.remote.http import QueryFailed
 
 _ROUNDING = 1e-3  # that probabilities may add up to more than 1: they come in bfloat16 from some servers
 _NO_ID = int(np.iinfo(np.int64).min)
@@ -30,7 +30,7 @@ _CERTAIN = -(2.0**-24)  # log of the most that is believed of outcomes together,
 
 
 @dataclass(frozen=True)
-class Outcomes:
+class ReturnedLogprobs:
     """Outcomes that were told of n places, those of one after those of the other: how many of each, ids, log-probabilities.
 
     An id is `_NO_ID` where a text does not tell it from others. They are in arrays since an answer has some thousands of them.
@@ -45,7 +45,7 @@ class Outcomes:
     @classmethod
     def of(
         cls, places: Sequence[Any], ids: Iterable[int], log_p: Sequence[float], own: Sequence[float | None]
-    ) -> Outcomes:
+    ) -> ReturnedLogprobs:
         """Those of places that each have a length. Raises what a wrong form leads to."""
         counts = np.fromiter(map(len, places), np.int64, len(places))
         total = counts.sum()
@@ -57,7 +57,7 @@ class Outcomes:
         )
 
 
-class Kind(Protocol):
+class ServerProtocol(Protocol):
     """A kind of server."""
 
     name: str
@@ -70,7 +70,7 @@ class Kind(Protocol):
     def body(self, model: str, prompt: Sequence[int], k: int) -> dict[str, Any]:
         """What it is asked."""
 
-    def outcomes(self, answer: Any, prompt: Sequence[int]) -> Outcomes:
+    def outcomes(self, answer: Any, prompt: Sequence[int]) -> ReturnedLogprobs:
         """Outcomes at each place of a prompt but the first. Raises Failed, or whatever a wrong form leads to."""
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
@@ -99,23 +99,23 @@ class VLLM:
     with_texts: Mapping[str, Any] = {}
 
     def path(self, api: str, root: str) -> str:
-        """As `Kind.path`."""
+        """As `ServerProtocol.path`."""
         return f"{api}/completions"
 
     def body(self, model: str, prompt: Sequence[int], k: int) -> dict[str, Any]:
-        """As `Kind.body`."""
+        """As `ServerProtocol.body`."""
         return {"model": model, "prompt": list(prompt), "max_tokens": 1, "temperature": 0, "prompt_logprobs": k}
 
-    def outcomes(self, answer: Any, prompt: Sequence[int]) -> Outcomes:
-        """As `Kind.outcomes`."""
+    def outcomes(self, answer: Any, prompt: Sequence[int]) -> ReturnedLogprobs:
+        """As `ServerProtocol.outcomes`."""
         places = self._places(answer, prompt)
         _require_own(all(token in place for place, token in zip(places, prompt[1:], strict=True)))
         own = [place[token].logprob for place, token in zip(places, prompt[1:], strict=True)]
         log_p = [one.logprob for place in places for one in place.values()]
-        return Outcomes.of(places, chain.from_iterable(places), log_p, own)
+        return ReturnedLogprobs.of(places, chain.from_iterable(places), log_p, own)
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
-        """As `Kind.texts`."""
+        """As `ServerProtocol.texts`."""
         return [
             place[token].decoded_token for place, token in zip(self._places(answer, prompt), prompt[1:], strict=True)
         ]
@@ -147,11 +147,11 @@ class SGLang:
     with_texts: Mapping[str, Any] = {"return_text_in_logprobs": True}
 
     def path(self, api: str, root: str) -> str:
-        """As `Kind.path`."""
+        """As `ServerProtocol.path`."""
         return f"{root}/generate"
 
     def body(self, model: str, prompt: Sequence[int], k: int) -> dict[str, Any]:
-        """As `Kind.body`. The server has one model, so none is named."""
+        """As `ServerProtocol.body`. The server has one model, so none is named."""
         return {
             "input_ids": list(prompt),
             "sampling_params": {"max_new_tokens": 1, "temperature": 0},
@@ -160,16 +160,18 @@ class SGLang:
             "top_logprobs_num": k,
         }
 
-    def outcomes(self, answer: Any, prompt: Sequence[int]) -> Outcomes:
-        """As `Kind.outcomes`."""
+    def outcomes(self, answer: Any, prompt: Sequence[int]) -> ReturnedLogprobs:
+        """As `ServerProtocol.outcomes`."""
         own, top = answer.meta_info.input_token_logprobs, answer.meta_info.input_top_logprobs
         _require(len(own) == len(top) == len(prompt), f"it has {len(top)} places of {len(prompt)}")
         _require_own([told[1] for told in own[1:]] == list(prompt[1:]))
         told = list(chain.from_iterable(top[1:]))
-        return Outcomes.of(top[1:], (one[1] for one in told), [one[0] for one in told], [one[0] for one in own[1:]])
+        return ReturnedLogprobs.of(
+            top[1:], (one[1] for one in told), [one[0] for one in told], [one[0] for one in own[1:]]
+        )
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
-        """As `Kind.texts`."""
+        """As `ServerProtocol.texts`."""
         return [text for _, _, text in answer.meta_info.input_token_logprobs[1:]]
 
 
@@ -203,22 +205,22 @@ class Echo:
         self._ids = {text: found[0] for text, found in ids.items() if len(found) == 1}
 
     def path(self, api: str, root: str) -> str:
-        """As `Kind.path`."""
+        """As `ServerProtocol.path`."""
         return f"{api}/completions"
 
     def body(self, model: str, prompt: Sequence[int], k: int) -> dict[str, Any]:
-        """As `Kind.body`."""
+        """As `ServerProtocol.body`."""
         return {"model": model, "prompt": list(prompt), "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": k}
 
-    def outcomes(self, answer: Any, prompt: Sequence[int]) -> Outcomes:
-        """As `Kind.outcomes`; an outcome whose text several ids share has none."""
+    def outcomes(self, answer: Any, prompt: Sequence[int]) -> ReturnedLogprobs:
+        """As `ServerProtocol.outcomes`; an outcome whose text several ids share has none."""
         texts, places, own = self._places(answer, prompt)
         _require_own(texts == [self._texts[token] for token in prompt[1:]])
         ids = (self._ids.get(told, _NO_ID) for told in chain.from_iterable(places))
-        return Outcomes.of(places, ids, [log_p for place in places for log_p in place.values()], own)
+        return ReturnedLogprobs.of(places, ids, [log_p for place in places for log_p in place.values()], own)
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
-        """As `Kind.texts`."""
+        """As `ServerProtocol.texts`."""
         return list(self._places(answer, prompt)[0])
 
     def _places(
@@ -229,7 +231,7 @@ class Echo:
         tokens, top = told.tokens, told.top_logprobs
         own = told.token_logprobs or [None] * len(tokens)
         if len(tokens) == 1 < len(prompt):
-            raise Failed(NO_ECHO, again=False)
+            raise QueryFailed(NO_ECHO, again=False)
         _require(
             len(tokens) == len(top) == len(own) == len(prompt) + 1, f"it has {len(tokens)} places of {len(prompt)} + 1"
         )
@@ -251,12 +253,14 @@ class PromptLogprobs:
     own: Float64[np.ndarray, " n"]
 
     @property
-    def answered(self) -> Bool[np.ndarray, " n"]:
+    def known(self) -> Bool[np.ndarray, " n"]:
         """Which places have an answer."""
         return np.array([not fault for fault in self.fault], dtype=bool)
 
 
-def reader(kind: Kind, model: str, prompt: Sequence[int], *, k: int, vocab: int) -> Callable[[Any], PromptLogprobs]:
+def reader(
+    kind: ServerProtocol, model: str, prompt: Sequence[int], *, k: int, vocab: int
+) -> Callable[[Any], PromptLogprobs]:
     """What makes an answer's JSON into outcomes. It raises Failed where not every place has a sound answer."""
 
     def read(answer: Any) -> PromptLogprobs:
@@ -264,11 +268,11 @@ def reader(kind: Kind, model: str, prompt: Sequence[int], *, k: int, vocab: int)
         try:
             outcomes = kind.outcomes(answer, prompt)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-            raise Failed("damaged answer", f"{type(error).__name__} {error}") from error
-        told = likeliest(outcomes, k=k, vocab=vocab)
+            raise QueryFailed("damaged answer", f"{type(error).__name__} {error}") from error
+        told = top_k(outcomes, k=k, vocab=vocab)
         if any(told.fault):
             fault = next(filter(None, told.fault))
-            raise Failed(fault, again=fault != AMBIGUOUS, partial=told)
+            raise QueryFailed(fault, again=fault != AMBIGUOUS, partial=told)
         return told
 
     return read
@@ -278,7 +282,7 @@ def check_model(answer: Any, model: str) -> None:
     """Raises Failed where an answer says that it is another model's; a dated name of the same one is that one."""
     said = answer.model
     if said is not None and said != model and not said.startswith(f"{model}-"):
-        raise Failed("another model", f"the answer is of {said!r}, not of {model!r}", again=False)
+        raise QueryFailed("another model", f"the answer is of {said!r}, not of {model!r}", again=False)
 
 
 AMBIGUOUS, OTHERS, NO_ECHO = "text of several tokens", "answer about other tokens", "no echo of the prompt"
@@ -288,7 +292,7 @@ _FEW_ALIKE = 5  # outcomes of equal probability that a model in bfloat16 gives n
 _PADDED = 2.0  # rows that a head may have for each token of the vocabulary
 
 
-def likeliest(told: Outcomes, *, k: int, vocab: int) -> PromptLogprobs:
+def top_k(told: ReturnedLogprobs, *, k: int, vocab: int) -> PromptLogprobs:
     """The K likeliest of the outcomes that were told of each place."""
     n, width = len(told.counts), max(k, int(told.counts.max(initial=0)))
     there = np.arange(width) < told.counts[:, None]
@@ -320,9 +324,9 @@ def likeliest(told: Outcomes, *, k: int, vocab: int) -> PromptLogprobs:
 
 def _require_own(holds: bool) -> None:
     if not holds:
-        raise Failed(OTHERS)
+        raise QueryFailed(OTHERS)
 
 
 def _require(holds: bool, otherwise: str) -> None:
     if not holds:
-        raise Failed("damaged answer", otherwise)
+        raise QueryFailed("damaged answer", otherwise)

@@ -21,21 +21,21 @@ from transformers import PreTrainedTokenizerBase
 
 from limbeck.errors import BadServer, Mismatch
 from limbeck.models.vocabulary import ids_of
-from limbeck.teachers.remote.http import Address, Client, Failed, Patience, key_from_environment
+from limbeck.teachers.remote.http import Address, Client, QueryFailed, RetryPolicy, key_from_environment
 from limbeck.teachers.remote.protocols import (
     AMBIGUOUS,
     OTHERS,
     TOO_FEW,
     VLLM,
     Echo,
-    Kind,
     PromptLogprobs,
+    ServerProtocol,
     SGLang,
     reader,
 )
 from limbeck.types import Batch, Sparse
 
-MOST_UNANSWERED = 1e-3  # share of the positions that are asked about
+MOST_MISSING = 1e-3  # share of the positions that are asked about
 IN_FLIGHT = 32
 _FEWER = (100, 50, 20, 10, 5)  # outcomes to ask for where a server gives no more; vLLM gives 20 unless told otherwise
 _UNLIKELY = -100.0  # nats; of outcomes of a position that nobody asked about
@@ -69,16 +69,23 @@ class _Prompt:
     counts: np.ndarray  # which positions have weight
 
 
-class Served:
-    """A teacher on a server. ``says`` is what the server tells of itself; ``k`` outcomes of each position are told.
+class ServedTeacher:
+    """A teacher on a server. ``server_info`` is what the server tells of itself; ``k`` outcomes of each position are told.
 
     ``unanswered`` positions of those that count, by the reason, were asked for in vain since `expect`.
     """
 
     def __init__(
-        self, client: Client, kind: Kind, *, k: int, vocab: int, says: dict[str, Any], in_flight: int = IN_FLIGHT
+        self,
+        client: Client,
+        kind: ServerProtocol,
+        *,
+        k: int,
+        vocab: int,
+        server_info: dict[str, Any],
+        in_flight: int = IN_FLIGHT,
     ) -> None:
-        self.client, self.kind, self.k, self.vocab, self.says = client, kind, k, vocab, says
+        self.client, self.kind, self.k, self.vocab, self.server_info = client, kind, k, vocab, server_info
         self.name = client.address.model
         self.in_flight = in_flight
         # half as many again, who read their answers or have their questions ready meanwhile
@@ -91,7 +98,7 @@ class Served:
         Without this, or with 0, every position must be answered.
         """
         self._positions, self._missing = positions, missing
-        self.unanswered: Counter[str] = Counter()
+        self.missing: Counter[str] = Counter()
         self._said: dict[str, str] = {}
         self._nats, self._judged = 0.0, 0
 
@@ -100,7 +107,7 @@ class Served:
         self.client.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def __enter__(self) -> Served:
+    def __enter__(self) -> ServedTeacher:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -117,7 +124,7 @@ class Served:
             for future in as_completed(asked):
                 prompt, told = asked[future], self._told(future, asked[future])
                 here = slice(prompt.start, prompt.start + len(prompt.counts))
-                known = np.zeros(len(prompt.counts), dtype=bool) if told is None else told.answered
+                known = np.zeros(len(prompt.counts), dtype=bool) if told is None else told.known
                 if told is not None:
                     ids[here], log_p[here], rest[here] = told.ids, told.log_p.clip(max=0), told.rest
                 weight[here] = np.exp(log_p[here])
@@ -144,23 +151,23 @@ class Served:
             yield found
 
     def _asked(self, batch: Batch) -> dict[Future[PromptLogprobs], _Prompt]:
-        return {self._pool.submit(self._ask, prompt): prompt for prompt in _prompts(batch)}
+        return {self._pool.submit(self._query, prompt): prompt for prompt in _prompts(batch)}
 
     def _partial(self, future: Future[PromptLogprobs]) -> PromptLogprobs | None:
         """An answer, or as much of it as there is."""
         try:
             return future.result()
-        except Failed as failed:
+        except QueryFailed as failed:
             if failed.kind == "another model":
                 raise self._of_another(failed) from failed
             return failed.partial
 
-    def _of_another(self, failed: Failed) -> BadServer:
+    def _of_another(self, failed: QueryFailed) -> BadServer:
         return BadServer(f"{self.client.address}: {failed}: nothing it says can be trusted")
 
-    def _ask(self, prompt: _Prompt) -> PromptLogprobs:
+    def _query(self, prompt: _Prompt) -> PromptLogprobs:
         address, model = self.client.address, self.client.address.model
-        return self.client.ask(
+        return self.client.query(
             self.kind.path(address.path, address.root),
             self.kind.body(model, prompt.tokens, self.k),
             reader(self.kind, model, prompt.tokens, k=self.k, vocab=self.vocab),
@@ -173,15 +180,13 @@ class Served:
             told = future.result()
             self._judge(told.own[prompt.counts & np.isfinite(told.own)])
             return told
-        except Failed as failed:
+        except QueryFailed as failed:
             if failed.kind == "another model":
                 raise self._of_another(failed) from failed
             told = failed.partial
             faults = (failed.kind,) * len(prompt.counts) if told is None else told.fault
             self._said.setdefault(failed.kind, str(failed))
-            self.unanswered.update(
-                fault for fault, counts in zip(faults, prompt.counts, strict=True) if fault and counts
-            )
+            self.missing.update(fault for fault, counts in zip(faults, prompt.counts, strict=True) if fault and counts)
             self._check()
             return told
 
@@ -198,13 +203,13 @@ class Served:
 
     def _check(self) -> None:
         """Raises BadServer where too many positions have no answer."""
-        missing = self._missing + self.unanswered.total()
-        if missing > MOST_UNANSWERED * self._positions:
+        missing = self._missing + self.missing.total()
+        if missing > MOST_MISSING * self._positions:
             asked = f"{missing:,} of {self._positions:,} positions"
-            raise too_few(self.client.address, asked, self.unanswered, self._said, before=self._missing)
+            raise too_many_missing(self.client.address, asked, self.missing, self._said, before=self._missing)
 
 
-def too_few(
+def too_many_missing(
     address: Address,
     asked: str,
     unanswered: Counter[str],
@@ -218,7 +223,7 @@ def too_few(
     helps = [remedies[kind] for kind, _ in unanswered.most_common() if kind in remedies]
     earlier = f"; {before:,} were before" if before else ""
     return BadServer(
-        f"{address}: {asked} have no answer, which is more than {100 * MOST_UNANSWERED:g} %: {', '.join(kinds)}{earlier}. What "
+        f"{address}: {asked} have no answer, which is more than {100 * MOST_MISSING:g} %: {', '.join(kinds)}{earlier}. What "
         f"was answered is kept: {', '.join(helps) or 'see what the server and its log say'}, then let the same command go on"
     )
 
@@ -244,28 +249,28 @@ def connect(
     *,
     k: int,
     length: int,
-    patience: Patience | None = None,
+    retry: RetryPolicy | None = None,
     in_flight: int = IN_FLIGHT,
-) -> Served:
+) -> ServedTeacher:
     """The teacher at an address, asked for ``k`` outcomes or as many as it gives, of rows of ``length``.
 
     Looks first whether it serves the model, how it can be asked, and whether its tokens are the tokenizer's. Raises
     BadServer where it does not serve it or cannot tell, Mismatch where its tokens are others or its context is too short.
     """
-    client = Client(address, patience=patience or Patience(), key=key_from_environment(), in_flight=in_flight)
+    client = Client(address, retry=retry or RetryPolicy(), key=key_from_environment(), in_flight=in_flight)
     try:
-        entry = listed(client)
-        says = {name: entry[name] for name in ("id", "root", "max_model_len") if entry.get(name) is not None}
-        _check_context(address, says.get("max_model_len"), length)
+        entry = model_entry(client)
+        server_info = {name: entry[name] for name in ("id", "root", "max_model_len") if entry.get(name) is not None}
+        _check_context(address, server_info.get("max_model_len"), length)
         compared = _compare_tokens(client, tokenizer)
         kind, k = _find(client, tokenizer, k=k, owner=entry.get("owned_by"))
         if not compared:
             _compare_texts(client, kind, tokenizer)
-        says |= {"server": kind.name} | _version(client)
+        server_info |= {"server": kind.name} | _version(client)
     except BaseException:
         client.close()
         raise
-    return Served(client, kind, k=k, vocab=ids_of(tokenizer), says=says, in_flight=in_flight)
+    return ServedTeacher(client, kind, k=k, vocab=ids_of(tokenizer), server_info=server_info, in_flight=in_flight)
 
 
 def _check_context(address: Address, context: Any, length: int) -> None:
@@ -276,14 +281,14 @@ def _check_context(address: Address, context: Any, length: int) -> None:
         )
 
 
-def listed(client: Client) -> dict[str, Any]:
+def model_entry(client: Client) -> dict[str, Any]:
     """What the server's list says of the model. Raises BadServer where there is no such list, or it has not the model."""
     address = client.address
     try:
-        served: dict[str, dict[str, Any]] = client.ask(
+        served: dict[str, dict[str, Any]] = client.query(
             f"{address.path}/models", None, lambda answer: {m["id"]: m for m in answer["data"]}
         )
-    except (Failed, KeyError, TypeError) as error:
+    except (QueryFailed, KeyError, TypeError) as error:
         raise BadServer(
             f"{address}: expected a server with a list of models at {address.path}/models, got {_why(error)}: see whether it "
             "runs, and whether the address ends as its API's does, mostly in /v1"
@@ -300,28 +305,28 @@ def _version(client: Client) -> dict[str, Any]:
     """What the server says of itself: vLLM its version, SGLang where its weights are from."""
     told: dict[str, Any] = {}
     for path, names in (("/version", ("version",)), ("/get_model_info", ("model_path", "tokenizer_path"))):
-        with suppress(Failed, AttributeError):
+        with suppress(QueryFailed, AttributeError):
             answer = _once(client, client.address.root + path, None)
             told |= {name: answer[name] for name in names if isinstance(answer.get(name), str)}
     return told
 
 
 def _once(client: Client, path: str, body: dict[str, Any] | None, *, form: Any = Any) -> Any:
-    return client.ask(path, body, lambda answer: answer, form=form)
+    return client.query(path, body, lambda answer: answer, form=form)
 
 
-def _find(client: Client, tokenizer: PreTrainedTokenizerBase, *, k: int, owner: Any) -> tuple[Kind, int]:
+def _find(client: Client, tokenizer: PreTrainedTokenizerBase, *, k: int, owner: Any) -> tuple[ServerProtocol, int]:
     """How the server is asked, and how many outcomes it tells. ``owner`` is whose it says its model is."""
     address, prompt = client.address, _ids(tokenizer, _TEXTS[0])
-    kinds: list[Kind] = [VLLM(), SGLang(), Echo(tokenizer)]
+    kinds: list[ServerProtocol] = [VLLM(), SGLang(), Echo(tokenizer)]
     said = []
     for kind in kinds:
         for fewer in (k, *(count for count in _FEWER if count < k)):
             path, body = kind.path(address.path, address.root), kind.body(address.model, prompt, fewer)
             read = reader(kind, address.model, prompt, k=fewer, vocab=ids_of(tokenizer))
             try:
-                client.ask(path, body, read, form=kind.form)
-            except Failed as failed:
+                client.query(path, body, read, form=kind.form)
+            except QueryFailed as failed:
                 if failed.kind == "another model":
                     raise BadServer(f"{address}: {failed}") from failed
                 if failed.kind == AMBIGUOUS:  # of this prompt; of a text it may be rare
@@ -351,10 +356,10 @@ def _compare_tokens(client: Client, tokenizer: PreTrainedTokenizerBase) -> bool:
     for text in _TEXTS:
         body = {"model": client.address.model, "prompt": text, "add_special_tokens": False}
         try:
-            theirs = client.ask(
+            theirs = client.query(
                 client.address.root + "/tokenize", body, lambda answer: [int(t) for t in answer["tokens"]]
             )
-        except (Failed, KeyError, TypeError, ValueError):
+        except (QueryFailed, KeyError, TypeError, ValueError):
             return False
         ours = _ids(tokenizer, text)
         if ours and not theirs:  # it was asked in words that it does not know
@@ -369,7 +374,7 @@ def _compare_tokens(client: Client, tokenizer: PreTrainedTokenizerBase) -> bool:
     return True
 
 
-def _compare_texts(client: Client, kind: Kind, tokenizer: PreTrainedTokenizerBase) -> None:
+def _compare_texts(client: Client, kind: ServerProtocol, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raises Mismatch where the server writes a token in another way than the tokenizer, or will not write any."""
     address = client.address
     compared = 0
@@ -378,7 +383,7 @@ def _compare_texts(client: Client, kind: Kind, tokenizer: PreTrainedTokenizerBas
         body = kind.body(address.model, prompt, 1) | dict(kind.with_texts)
         try:
             theirs = kind.texts(_once(client, kind.path(address.path, address.root), body, form=kind.form), prompt)
-        except (Failed, KeyError, TypeError, ValueError) as error:
+        except (QueryFailed, KeyError, TypeError, ValueError) as error:
             raise BadServer(f"{address}: its tokens cannot be compared with the tokenizer's: {_why(error)}") from error
         for token, said in zip(prompt[1:], theirs, strict=True):
             ours = tokenizer.decode([token])
@@ -409,4 +414,6 @@ def _other_tokens(client: Client, what: str) -> Mismatch:
 
 
 def _why(error: BaseException) -> str:
-    return str(error) if isinstance(error, Failed) else f"an answer of another form ({type(error).__name__} {error})"
+    return (
+        str(error) if isinstance(error, QueryFailed) else f"an answer of another form ({type(error).__name__} {error})"
+    )
