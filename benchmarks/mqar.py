@@ -31,7 +31,8 @@ from limbeck.models.mixers import convolution
 from limbeck.models.mixers.convolution import ShortConv
 from limbeck.models.mixers.documents import Documents
 from limbeck.papers.lab import recall
-from limbeck.papers.lab.recall import CLIP, LOOK, WARMUP, Cell, new_decoder
+from limbeck.papers.lab.loop import CLIP
+from limbeck.papers.lab.recall import LOOK, WARMUP, Cell, new_decoder
 from limbeck.papers.zoology.grid import ARMS, SCALES
 from limbeck.run.optim import learning_rate
 from limbeck.types import Batch
@@ -65,7 +66,9 @@ def _straightforward(cell: Cell) -> float:
     for layer in model.model.layers:
         layer.mixer_norm = torch.nn.RMSNorm(cell.width, eps=layer.mixer_norm.eps)
     model.model.norm = torch.nn.RMSNorm(cell.width, eps=model.model.norm.eps)
-    groups = [{**group, "foreach": False, "fused": False} for group in recall.optimizer_of(model).param_groups]
+    groups = [
+        {**group, "foreach": False, "fused": False} for group in recall.optimizer_of(model, cell.rate).param_groups
+    ]
     optimizer = torch.optim.AdamW(groups)
     held_out = as_batch(one_after_the_other(cell.task(max(cell.pairs)), generator, cell.tested // 2))
     loss = torch.zeros(())

@@ -10,7 +10,7 @@ import limbeck
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadCorpus, NonFiniteLoss
 from limbeck.papers.lab import trainings
-from limbeck.papers.lab.optim import SLOWEST, adamw_of, schedule_of
+from limbeck.papers.lab.loop import SLOWEST, adamw_of, cosine
 from limbeck.papers.lab.rates import best_rates
 from limbeck.papers.lab.recipe import RecipeContext
 from limbeck.papers.lab.trainings import Trainings
@@ -71,17 +71,15 @@ def test_eigenvalues_and_steps_learn_slowly_and_do_not_decay():
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     assert len(groups) == len(list(layer.parameters()))
     for name in ("log_step", "A_log", "A_imag"):
-        assert groups[id(getattr(layer.ssm, name))]["lr"] == SLOWEST
+        assert groups[id(getattr(layer.ssm, name))]["peak"] == SLOWEST
         assert groups[id(getattr(layer.ssm, name))]["weight_decay"] == 0
-    assert groups[id(layer.ssm.C_real)]["lr"] == 0.01
+    assert groups[id(layer.ssm.C_real)]["peak"] == 0.01
     assert groups[id(layer.ssm.C_real)]["weight_decay"] == 0
     assert groups[id(layer.enter.weight)]["weight_decay"] == 0.1
-    schedule = schedule_of(optimizer, 20)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(SLOWEST / 2)  # a warm-up of two steps
-    for _ in range(19):
-        optimizer.step()
-        schedule.step()
-    assert optimizer.param_groups[1]["lr"] == pytest.approx(0.001, rel=0.1)
+    rate = cosine(20)
+    assert rate(1, SLOWEST) == pytest.approx(SLOWEST / 2)  # a warm-up of two steps
+    assert rate(2, SLOWEST) == SLOWEST
+    assert rate(20, 0.01) == pytest.approx(0.001, rel=0.1)
 
 
 # Choosing rates

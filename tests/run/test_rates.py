@@ -13,7 +13,7 @@ from limbeck.errors import BadFolder
 from limbeck.jobs.common.rates import rate_finding, schedule_of
 from limbeck.jobs.pretrain.job import pretrain
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
-from limbeck.papers.lab.optim import adamw_of
+from limbeck.papers.lab.loop import adamw_of
 from limbeck.run.optim import (
     SLOWEST,
     adamw,

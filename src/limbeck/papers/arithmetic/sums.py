@@ -23,7 +23,8 @@ from limbeck.corpora.tasks.spelled import Question
 from limbeck.corpora.tasks.synthetic import Drawing, as_batch
 from limbeck.models.cached import read_on
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
-from limbeck.papers.lab.recall import asked, optimizer_of, train_step
+from limbeck.papers.lab.loop import train_steps
+from limbeck.papers.lab.recall import asked, optimizer_of
 from limbeck.run.optim import learning_rate
 from limbeck.types import Batch
 
@@ -71,31 +72,36 @@ def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
     lines = lines_of(known, cell).to(device)
     stopping = lines_of(stop, cell, whole_line=False).to(device)
     model = new_decoder(cell).to(device).train()
-    optimizer = optimizer_of(model)
     tokens = _tokens(_questions(known, cell))
     rows = max(1, round(cell.step_tokens * cell.samples / tokens))
     batches = _batches(cell.samples, rows, np.random.default_rng([cell.seed, _TRAIN, 1]))
     found: dict[str, Any] = {}
-    failed, step, nats = False, 0, float("nan")
-    for step in range(1, cell.steps[-1] + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step - 1, steps=cell.steps[0], peak=cell.rate, schedule="constant")
-        failed = not train_step(model, optimizer, _some(lines, next(batches)))
+    nats = float("nan")
+
+    def loss(_: int) -> Tensor:
+        return F.cross_entropy(*asked(model, _some(lines, next(batches))))
+
+    def rate(step: int, peak: float) -> float:
+        return learning_rate(step - 1, steps=cell.steps[0], peak=peak, schedule="constant")
+
+    def look(step: int, failed: bool) -> bool:
+        nonlocal nats
         solved = False
         if failed or step % LOOK == 0 or step == cell.steps[-1]:
             right, nats = written_right(model, stopping)
             solved = right >= SOLVED
         if failed or solved or step in cell.steps:
             tested = _tested(model, test, cell)
-            found |= {str(at): tested for at in cell.steps if at == step or (at > step and (failed or solved))}
-        if failed or solved:
-            break
+            found.update({str(at): tested for at in cell.steps if at == step or (at > step and (failed or solved))})
+        return solved
+
+    trained = train_steps(model, optimizer_of(model, cell.rate), loss, rate, steps=cell.steps[-1], look=look)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens": tokens,
         "rows": rows,
-        "trained_steps": step,
-        "failed": failed,
+        "trained_steps": trained.steps,
+        "failed": trained.failed,
         "nats": nats,
         "by_steps": found,
     }

@@ -15,18 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck.corpora.tasks.mqar import MQAR
 from limbeck.corpora.tasks.synthetic import SyntheticCorpus
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
 from limbeck.models.mixers.mixer import Mixer
+from limbeck.papers.lab.loop import adamw_of, train_steps
 from limbeck.probes.interval import wilson
 from limbeck.run.optim import learning_rate
 from limbeck.types import Batch
 
-WARMUP, DECAY, CLIP = 0.1, 0.1, 1.0  # share of the steps; weight decay; norm of the gradient
+WARMUP, DECAY = 0.1, 0.1  # share of the steps; weight decay
 SOLVED = 0.995  # of the rows that end a training: a little more than what a claim asks
 LOOK = 125  # steps between two looks at them
 
@@ -63,29 +64,30 @@ def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
     """
     started = time.process_time()
     model = new_decoder(cell).to(device).train()
-    optimizer = optimizer_of(model)
     corpora = [SyntheticCorpus(cell.task(pairs), seed=cell.seed) for pairs in cell.pairs]
     stop = SyntheticCorpus(cell.task(max(cell.pairs)), use="stop").take(cell.tested // 2).to(device)
     curve: list[dict[str, float]] = []
-    failed, step = False, 0
-    for step in range(1, cell.steps + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step - 1, steps=cell.steps, peak=cell.rate, schedule="wsd", warmup=WARMUP)
-        batch = corpora[step % len(corpora)].take(cell.rows).to(device)
-        failed = not train_step(model, optimizer, batch)
-        if failed:
-            break
-        if step % LOOK == 0 or step == cell.steps:
-            right, nats = answers(model, stop)
-            curve.append({"step": step, "accuracy": float(right.mean()), "nats": nats})
-            if curve[-1]["accuracy"] >= SOLVED:
-                break
+
+    def loss(step: int) -> Tensor:
+        return F.cross_entropy(*asked(model, corpora[step % len(corpora)].take(cell.rows).to(device)))
+
+    def rate(step: int, peak: float) -> float:
+        return learning_rate(step - 1, steps=cell.steps, peak=peak, schedule="wsd", warmup=WARMUP)
+
+    def look(step: int, failed: bool) -> bool:
+        if failed or (step % LOOK and step != cell.steps):
+            return False
+        right, nats = answers(model, stop)
+        curve.append({"step": step, "accuracy": float(right.mean()), "nats": nats})
+        return curve[-1]["accuracy"] >= SOLVED
+
+    trained = train_steps(model, optimizer_of(model, cell.rate), loss, rate, steps=cell.steps, look=look)
     return {
         **asdict(cell),
         "parameters": sum(p.numel() for p in model.parameters()),
         "state_bytes": state_bytes(model, cell.length),
-        "trained_steps": step,
-        "failed": failed,
+        "trained_steps": trained.steps,
+        "failed": trained.failed,
         "curve": curve,
         "by_pairs": {str(pairs): _tested(model, cell, pairs, device) for pairs in sorted(set(cell.pairs))},
         "cpu_seconds": round(time.process_time() - started, 2),
@@ -118,25 +120,9 @@ def new_decoder(cell: Cell) -> LimbeckForCausalLM:
     return model
 
 
-def optimizer_of(model: LimbeckForCausalLM) -> torch.optim.AdamW:
-    """AdamW; vectors do not decay."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": DECAY}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, fused=True)
-
-
-def train_step(model: LimbeckForCausalLM, optimizer: torch.optim.Optimizer, batch: Batch) -> bool:
-    """One step on the mean loss of all questions; False, and no step, where that is no number."""
-    logits, targets = asked(model, batch)
-    loss = F.cross_entropy(logits, targets)
-    optimizer.zero_grad()
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-    if not torch.isfinite(norm):
-        return False
-    optimizer.step()
-    return True
+def optimizer_of(model: nn.Module, rate: float) -> torch.optim.AdamW:
+    """AdamW for all parameters alike, with the betas of torch; vectors do not decay."""
+    return adamw_of(model, rate=rate, weight_decay=DECAY, betas=(0.9, 0.999), slow=None)
 
 
 def asked(model: LimbeckForCausalLM, batch: Batch) -> tuple[Float[Tensor, "n V"], Int[Tensor, "n"]]:

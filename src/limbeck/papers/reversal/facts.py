@@ -21,11 +21,12 @@ from torch.nn import functional as F
 from limbeck.corpora.tasks.reversal import Facts, Reversal, reversed_facts
 from limbeck.corpora.tasks.synthetic import as_batch
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM, LimbeckModel
+from limbeck.papers.lab.loop import adamw_of, train_steps
 from limbeck.papers.lab.recall import asked
 from limbeck.probes.reversal import ranks
 
 WARMUP, COOLING = 0.05, 0.2  # shares of the steps in which the rate rises, and in which it falls to 0
-CLIP, BETAS = 1.0, (0.9, 0.98)  # norm of the gradient; of AdamW
+BETAS = (0.9, 0.98)  # of AdamW
 EMBEDDED = 1e-3  # deviation of embeddings at the start
 LOOKS = 5  # at told and reversed facts, while a model is trained
 _SEEN = 100  # facts of each kind at a look
@@ -70,24 +71,29 @@ def train(cell: Cell, device: str) -> dict[str, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)
         model = KINDS[cell.kind](cell, world).to(device)
-    optimizer = _optimizer(model, cell)
+    optimizer = adamw_of(model, rate=cell.rate, weight_decay=cell.decay, betas=BETAS)  # embeddings decay as matrices do
     told = np.concatenate([world.told, world.asked]) if cell.repeated else world.told
     draw = np.random.default_rng([cell.seed, 2])
-    questions, curve = asked_about(world, cell.tested), []
-    failed, step = False, 0
-    for step in range(1, cell.steps + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = cell.rate * _factor(step / cell.steps)
-        failed = not _step(model, optimizer, told[draw.integers(len(told), size=cell.rows)])
-        if failed:
-            break
-        if step * LOOKS // cell.steps > (step - 1) * LOOKS // cell.steps:
+    questions = asked_about(world, cell.tested)
+    curve: list[dict[str, float]] = []
+
+    def loss(_: int) -> Tensor:
+        found: Tensor = model.loss(told[draw.integers(len(told), size=cell.rows)])
+        return found
+
+    def look(step: int, failed: bool) -> bool:
+        if not failed and step * LOOKS // cell.steps > (step - 1) * LOOKS // cell.steps:
             seen = {way: float(reciprocal_ranks(model, facts[:_SEEN]).mean()) for way, facts in questions.items()}
             curve.append({"step": step, **seen})
+        return False
+
+    trained = train_steps(
+        model, optimizer, loss, lambda step, peak: peak * _factor(step / cell.steps), steps=cell.steps, look=look
+    )
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": step,
-        "failed": failed,
+        "steps": trained.steps,
+        "failed": trained.failed,
         "curve": curve,
         "chance": by_luck(world, questions["asked"]),
         "things": world.things,
@@ -254,25 +260,6 @@ def _embedding(count: int, width: int) -> nn.Embedding:
     found = nn.Embedding(count, width)
     nn.init.normal_(found.weight, std=EMBEDDED)
     return found
-
-
-def _optimizer(model: nn.Module, cell: Cell) -> torch.optim.AdamW:
-    """AdamW; embeddings decay as matrices do, vectors do not."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": cell.decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
-
-
-def _step(model: Learner, optimizer: torch.optim.Optimizer, facts: Facts) -> bool:
-    """One step on the mean loss of some facts; False, and no step, where that is no number."""
-    loss = model.loss(facts)
-    optimizer.zero_grad()
-    loss.backward()
-    if not torch.isfinite(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)):
-        return False
-    optimizer.step()
-    return True
 
 
 def _factor(done: float) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from limbeck.corpora.tasks.synthetic import stream
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.ssm import DiagonalSSM
-from limbeck.papers.lab.optim import adamw_of, schedule_of
+from limbeck.papers.lab.loop import adamw_of, cosine, train_steps
 
 _TOGETHER = 64  # rows that are measured at once
 
@@ -73,24 +73,18 @@ def tune_delay(cell: DelayCell, device: str) -> dict[str, Any]:
 def _trained(cell: DelayCell, device: str, *, use: str) -> dict[str, Any]:
     model = new_layer(cell).to(device)
     optimizer = adamw_of(model, rate=cell.rate, weight_decay=0.0)
-    schedule = schedule_of(optimizer, cell.steps)
     generator = stream(cell.seed)
-    failed, steps = False, 0
-    while steps < cell.steps and not failed:
+
+    def loss(_: int) -> Tensor:
         u = torch.from_numpy(noise(generator, cell.rows, cell)).to(device)
-        loss = (model(u) - late(u, cell.delay)).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        failed = not bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
-        if not failed:
-            optimizer.step()
-            schedule.step()
-            steps += 1
+        return (model(u) - late(u, cell.delay)).square().mean()
+
+    trained = train_steps(model, optimizer, loss, cosine(cell.steps), steps=cell.steps)
     error, wanted = _measured(model, cell, device, use=use)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "trained_steps": steps,
-        "failed": failed,
+        "trained_steps": trained.updates,
+        "failed": trained.failed,
         "error": error,
         "wanted": wanted,
     }

@@ -23,11 +23,11 @@ from limbeck.errors import BadCorpus
 from limbeck.jobs.common.folder import claim, same_corpus, text_of_run
 from limbeck.jobs.pretrain.job import make_tokenizer
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
-from limbeck.papers.lab.optim import adamw_of, schedule_of
+from limbeck.papers.lab.loop import adamw_of, cosine, train_steps
 from limbeck.run.log import console
 from limbeck.types import Batch
 
-DECAY, CLIP = 0.1, 1.0  # weight decay of matrices; norm of the gradient
+DECAY = 0.1  # weight decay of matrices
 KEPT = 10  # of so many documents of the training text one is kept for choosing rates
 _TOGETHER = 16  # rows that are measured at once
 
@@ -97,23 +97,18 @@ def _trained(
 ) -> dict[str, Any]:
     model = new_decoder(cell).to(device).train()
     optimizer = adamw_of(model, rate=cell.rate, weight_decay=DECAY)
-    schedule = schedule_of(optimizer, cell.steps)
-    failed, steps = False, 0
-    while steps < cell.steps and not failed:
+
+    def loss(_: int) -> torch.Tensor:
         nats, weight = _nats(model, corpus.take(cell.rows).to(device))
-        optimizer.zero_grad()
-        ((nats * weight).sum() / weight.sum().clamp_min(1)).backward()
-        failed = not bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
-        if not failed:
-            optimizer.step()
-            schedule.step()
-            steps += 1
+        return (nats * weight).sum() / weight.sum().clamp_min(1)
+
+    trained = train_steps(model, optimizer, loss, cosine(cell.steps), steps=cell.steps)
     documents = _measured(model, measured, chosen, device)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "trained_steps": steps,
-        "trained_tokens": steps * cell.rows * cell.length,
-        "failed": failed,
+        "trained_steps": trained.updates,
+        "trained_tokens": trained.updates * cell.rows * cell.length,
+        "failed": trained.failed,
         "nats": documents[0].tolist(),
         "tokens": documents[1].tolist(),
     }

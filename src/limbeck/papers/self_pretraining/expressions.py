@@ -20,12 +20,13 @@ from torch.nn import functional as F
 
 from limbeck.corpora.tasks.listops import SIGNS, ListOps
 from limbeck.models.decoder import LimbeckConfig, LimbeckModel
-from limbeck.run.optim import adamw, learning_rate
+from limbeck.papers.lab.loop import Rate, Trained, adamw_of, train_steps
+from limbeck.run.optim import learning_rate
 
 PRETRAINED = ("no", "causal", "infilling")
 BLANKED = 0.1  # of the signs, as in the paper for this task
 LOOKS = 20  # at the held-out lists, in as many steps as the first number of a cell says
-DECAY, CLIP = 0.1, 1.0
+DECAY = 0.1
 VALUES = 10
 _PADDING, _BLANK, _SEPARATOR = 0, len(SIGNS), len(SIGNS) + 1
 _TOGETHER = 8  # batches that are drawn at once and filled by length: half the padding
@@ -116,27 +117,35 @@ def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
         model = Evaluator(cell).to(device).train()
     nats, failed = _pretrain(model, known, cell)
     labelled = known.some(slice(cell.labelled))
-    optimizer = _optimizer(model)
     batches = _batches(labelled.lengths, cell.rows, np.random.default_rng([cell.seed, _TRAIN]))
     best: dict[str, Any] = {"held_out": -1.0}
     found: dict[str, Any] = {}
-    look = max(1, cell.steps[0] // LOOKS)
-    for step in range(1, cell.steps[-1] + 1):
+    every = max(1, cell.steps[0] // LOOKS)
+
+    def loss(_: int) -> Tensor:
         part = labelled.some(next(batches).to(device))
-        loss = F.cross_entropy(model.value_logits(part), part.values)
-        failed = failed or not _step(model, optimizer, loss, _rate(cell, step, cell.steps[0]))
-        if failed or step % look == 0 or step in cell.steps:
+        return F.cross_entropy(model.value_logits(part), part.values)
+
+    def look(step: int, failed: bool) -> bool:
+        nonlocal best
+        if failed or step % every == 0 or step in cell.steps:
             score = float(right(model, held_out).mean())
             if score > best["held_out"]:
                 best = {"held_out": score, "step": step, "right": right(model, test).astype(int).tolist()}
-        found |= {str(at): best for at in cell.steps if at == step or (failed and at > step)}
-        if failed:
-            break
+        found.update({str(at): best for at in cell.steps if at == step or (failed and at > step)})
+        return False
+
+    if failed:
+        trained = Trained(1, failed=True)
+        look(1, True)
+    else:
+        rate = _constant(cell.steps[0])
+        trained = train_steps(model, _optimizer(model, cell), loss, rate, steps=cell.steps[-1], look=look)
     return {
         "parameters": sum(p.numel() for p in model.decoder.parameters()),
         "pretraining_nats": nats,
-        "trained_steps": step,
-        "failed": failed,
+        "trained_steps": trained.steps,
+        "failed": trained.failed,
         "by_steps": found,
         "commonest": commonest(known, test),
     }
@@ -207,40 +216,32 @@ def _pretrain(model: Evaluator, known: Lists, cell: Cell) -> tuple[float | None,
     if cell.pretrained == "no":
         return None, False
     generator = np.random.default_rng([cell.seed, _PRETRAIN])
-    optimizer, nats, failed = _optimizer(model), [], False
+    nats: list[float] = []
     batches = _batches(known.lengths, cell.rows, generator)
-    for step in range(1, cell.pretraining + 1):
+
+    def loss(_: int) -> Tensor:
         part = known.some(next(batches).to(known.tokens.device))
         asked = _ASKS[cell.pretrained](part.tokens.cpu().numpy(), part.lengths.cpu().numpy(), generator)
         rows, targets, where = (torch.from_numpy(array).to(known.tokens.device) for array in asked)
-        loss = F.cross_entropy(model.signs(model.hidden(rows)[where]), targets[where])
-        nats.append(float(loss.detach()))
-        if failed := not _step(model, optimizer, loss, _rate(cell, step, cell.pretraining)):
-            break
+        found = F.cross_entropy(model.signs(model.hidden(rows)[where]), targets[where])
+        nats.append(float(found.detach()))
+        return found
+
+    rate = _constant(cell.pretraining)
+    trained = train_steps(model, _optimizer(model, cell), loss, rate, steps=cell.pretraining)
     last = nats[-max(1, cell.pretraining // 10) :]
-    return sum(last) / len(last), failed
+    return sum(last) / len(last), trained.failed
 
 
-def _optimizer(model: Evaluator) -> torch.optim.AdamW:
-    return adamw(model, (), weight_decay=DECAY)
+def _optimizer(model: Evaluator, cell: Cell) -> torch.optim.AdamW:
+    return adamw_of(
+        model, rate=cell.rate, weight_decay=DECAY, slow=cell.rate
+    )  # slow ones do not decay, at the full rate
 
 
-def _rate(cell: Cell, step: int, steps: int) -> float:
+def _constant(steps: int) -> Rate:
     """Of both stages: up in a line, then constant, so that a training holds all shorter ones."""
-    return learning_rate(step - 1, steps=steps, peak=cell.rate, schedule="constant")
-
-
-def _step(model: Evaluator, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> bool:
-    """One step; False, and none, where the gradient is no number."""
-    optimizer.zero_grad()
-    loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-    if not torch.isfinite(norm):
-        return False
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    return True
+    return lambda step, peak: learning_rate(step - 1, steps=steps, peak=peak, schedule="constant")
 
 
 def _batches(lengths: Int[Tensor, "n"], rows: int, generator: np.random.Generator) -> Iterator[Tensor]:
