@@ -131,7 +131,7 @@ def run_one(shape: Shape, seconds: float, folder: Path) -> dict[str, Any]:
 
     import limbeck  # noqa: F401  (before torch: it chooses huge pages)
     from limbeck.corpora import Rows, build_stores
-    from limbeck.models.load import new_model
+    from limbeck.models.build import new_model
     from limbeck.objectives import ForwardKL
     from limbeck.planning.cost.machine import measure_rates
     from limbeck.planning.cost.size import Size

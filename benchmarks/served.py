@@ -25,7 +25,7 @@ from queue import SimpleQueue
 
 import torch
 
-from limbeck.models.load import describe, load_described
+from limbeck.models.weightless import load_without_weights, save_without_weights
 from limbeck.teachers.remote.http import Address
 from limbeck.teachers.remote.served import ServedTeacher, _prompts, connect
 from limbeck.types import Batch
@@ -69,7 +69,7 @@ def serve(folder: str, hidden: int, latency: float, ready: multiprocessing.Queue
 
     torch.set_num_threads(1)
     model = frozen(llama(layers=4, hidden=hidden))
-    describe(model, Path(folder))
+    save_without_weights(model, Path(folder))
     server = Tiny(model, "vllm")
     if latency:
         server.RequestHandlerClass = Held
@@ -138,7 +138,7 @@ def main() -> None:
         server.start()
         options.teacher = ready.get(timeout=120)
     torch.set_num_threads(1)
-    about = load_described(Path(options.tokenizer), name="served")
+    about = load_without_weights(Path(options.tokenizer), name="served")
     ratios = []
     with connect(Address.of(options.teacher), about.tokenizer, k=options.outcomes, length=options.length) as teacher:
         # the server warms up

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "limbeck"
 
 LAYERS = (
-    ("errors", "scrub", "terminal"),
+    ("errors", "scrub", "terminal", "units"),
     ("types", "config", "disk", "border"),
     ("divergence",),
     ("models",),

@@ -25,7 +25,9 @@ from limbeck.jobs.common.environment import environment
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.distil.arms import Arm, train
 from limbeck.jobs.distil.job import prepare
-from limbeck.models.load import load, new_model, save
+from limbeck.models.build import new_model
+from limbeck.models.load import load
+from limbeck.models.save import save
 from limbeck.probes import Measurements, measure
 from limbeck.probes.interval import difference_interval
 from limbeck.run.optim import suggested_learning_rate

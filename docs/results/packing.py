@@ -29,7 +29,9 @@ from limbeck.corpora.layout import BEST_FIT, STREAM
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.pair.student import shrink_to
-from limbeck.models.load import load, new_model, save
+from limbeck.models.build import new_model
+from limbeck.models.load import load
+from limbeck.models.save import save
 from limbeck.objectives import CrossEntropy, ForwardKL
 from limbeck.probes import Measurements, measure
 from limbeck.probes.interval import difference_interval

@@ -30,9 +30,9 @@ if TYPE_CHECKING:  # what each name is, to whoever checks types; a test holds th
     from limbeck.errors import LimbeckError as LimbeckError
     from limbeck.models.auto import LimbeckConfig as LimbeckConfig
     from limbeck.models.auto import LimbeckForCausalLM as LimbeckForCausalLM
-    from limbeck.models.load import LanguageModel as LanguageModel
+    from limbeck.models.language_model import LanguageModel as LanguageModel
     from limbeck.models.load import load as load
-    from limbeck.models.load import save as save
+    from limbeck.models.save import save as save
     from limbeck.objectives import ALM as ALM
     from limbeck.objectives import CTKD as CTKD
     from limbeck.objectives import DKD as DKD
@@ -78,7 +78,9 @@ _PUBLIC = {
     "limbeck.corpora": ("Rows", "TokenStore", "build_stores"),
     "limbeck.errors": ("LimbeckError",),
     "limbeck.models.auto": ("LimbeckConfig", "LimbeckForCausalLM"),
-    "limbeck.models.load": ("LanguageModel", "load", "save"),
+    "limbeck.models.language_model": ("LanguageModel",),
+    "limbeck.models.load": ("load",),
+    "limbeck.models.save": ("save",),
     "limbeck.objectives": (
         *("ALM", "AdaptiveKL", "CTKD", "CrossEntropy", "DKD", "ForwardKL", "JensenShannon", "Objective", "Ramp"),
         *("ReverseKL", "SkewKL", "SkewReverseKL", "TAID", "TotalVariation", "ULD"),

@@ -19,7 +19,7 @@ from limbeck.disk import claims, fresh_file, locked, own_file, read_json, replac
 from limbeck.errors import BadFolder
 from limbeck.jobs.capture.merge import merge
 from limbeck.jobs.common.folder import claim
-from limbeck.models.load import save
+from limbeck.models.save import save
 from limbeck.run.log import Metrics
 from tests.helpers.held import held_elsewhere
 from tests.helpers.models import llama, texts, tokenizer, write_teacher

@@ -8,7 +8,9 @@ import torch
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from limbeck.corpora import TokenStore, build_stores, train_tokenizer
-from limbeck.models.load import LanguageModel, new_model, save
+from limbeck.models.build import new_model
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.save import save
 from limbeck.types import Batch
 
 WORDS = [

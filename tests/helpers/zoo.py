@@ -18,7 +18,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from limbeck.models.load import LanguageModel, build
+from limbeck.models.build import build
+from limbeck.models.language_model import LanguageModel
 from limbeck.types import Batch
 
 VOCAB = 40

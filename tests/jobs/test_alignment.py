@@ -23,7 +23,7 @@ from limbeck.corpora.token_bytes import TokenBytes
 from limbeck.divergence import kl
 from limbeck.errors import BadCorpus, BadModel, BadObjective, BadSetting, Mismatch
 from limbeck.jobs.distil import align
-from limbeck.models.load import save
+from limbeck.models.save import save
 from limbeck.objectives import fused_backward, fused_nats, parse
 from limbeck.objectives.fused import Sizes
 from limbeck.teachers import alignment as aligned

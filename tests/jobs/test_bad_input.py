@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from limbeck import cli
-from limbeck.models.load import save
+from limbeck.models.save import save
 from tests.helpers.models import llama, texts, tokenizer, write_corpus
 
 

@@ -24,7 +24,8 @@ from limbeck.jobs.distil.convert import Conversion, Planned, check_conversion, m
 from limbeck.jobs.distil.teacher import RunTeacher
 from limbeck.jobs.pair.student import target_shape
 from limbeck.jobs.probe.recall import RecallEvaluation
-from limbeck.models.load import load, load_config
+from limbeck.models.configuration import load_config
+from limbeck.models.load import load
 from limbeck.objectives import CrossEntropy
 from limbeck.planning.checks.pair import Finding
 from limbeck.planning.cost.size import Size

@@ -15,7 +15,9 @@ from transformers import Gemma2Config, LlamaConfig, PreTrainedTokenizerFast
 from limbeck.config import DistilSettings
 from limbeck.errors import BadModel, Mismatch
 from limbeck.jobs.common.sample import first_documents, of_text, unreadable
-from limbeck.models.load import LanguageModel, load, new_model
+from limbeck.models.build import new_model
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
 from limbeck.planning.checks import resources, vocabulary
 from limbeck.planning.checks.finding import Finding, as_json, check, show
 from limbeck.planning.checks.pair import examine, gain
@@ -120,7 +122,7 @@ def test_unequal_padded_heads_are_fine_and_said():
 
 
 def test_a_head_lower_than_the_tokenizer_is_refused():
-    with pytest.raises(Mismatch, match="25 tokens, its head only 24 rows"):
+    with pytest.raises(Mismatch, match="25 tokens, but the head has only 24 rows"):
         model("broken", rows=24)
 
 
@@ -133,7 +135,7 @@ def test_a_token_that_only_a_text_can_spell_out_may_be_without_a_row():
         look(teacher, None), "head", "warning"
     )
     wide.eos_token = "<image>"  # it would stand around every text
-    with pytest.raises(Mismatch, match="26 tokens, its head only 25 rows"):
+    with pytest.raises(Mismatch, match="26 tokens, but the head has only 25 rows"):
         model("text", tokenizer=wide, rows=25)
 
 

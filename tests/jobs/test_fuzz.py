@@ -20,7 +20,7 @@ import pytest
 
 import limbeck
 from limbeck import cli
-from limbeck.models.load import save
+from limbeck.models.save import save
 from tests.helpers.models import llama, tokenizer, write_corpus
 
 pytestmark = pytest.mark.long

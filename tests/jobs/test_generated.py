@@ -20,7 +20,8 @@ from limbeck.generation.local import Continuation, generate
 from limbeck.jobs.capture import generated as job
 from limbeck.jobs.capture.generators import Batches
 from limbeck.jobs.capture.journal import Journal
-from limbeck.models.load import load, save
+from limbeck.models.load import load
+from limbeck.models.save import save
 from limbeck.teachers.remote.http import RetryPolicy
 from tests.helpers.held import held_elsewhere
 from tests.helpers.models import frozen, llama, texts, tokenizer
@@ -519,7 +520,7 @@ def test_students_of_any_kind_learn_what_was_written(here, tmp_path):
 def gpt2(tok):
     from transformers import GPT2Config
 
-    from limbeck.models.load import new_model
+    from limbeck.models.build import new_model
 
     ids = {"bos_token_id": tok.bos_token_id, "eos_token_id": tok.eos_token_id}
     config = GPT2Config(vocab_size=len(tok), n_positions=64, n_embd=16, n_layer=1, n_head=2, **ids)

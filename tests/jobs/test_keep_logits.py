@@ -14,7 +14,7 @@ from limbeck.jobs.common.environment import environment
 from limbeck.jobs.common.folder import claim, signature_of
 from limbeck.jobs.distil import keep_logits as keep
 from limbeck.jobs.probe.text import RunFolder
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.run.run import Run
 from tests.helpers.models import stores, tokenizer, write_corpus, write_teacher
 

@@ -15,7 +15,8 @@ from limbeck.api import plan, pretrain
 from limbeck.errors import BadFolder, BadModel, BadSetting, BadShape
 from limbeck.jobs.pair.mixers import Mixed, context_of, heads_of, mixed
 from limbeck.models.auto import LimbeckConfig
-from limbeck.models.load import build, load
+from limbeck.models.build import build
+from limbeck.models.load import load
 from limbeck.models.mixers.pattern import MIXERS
 from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.training import estimate

@@ -24,7 +24,7 @@ from limbeck.jobs.pilot import job
 from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, nested_shapes, weights
 from limbeck.jobs.pilot.tasks import RESULT, Task, do, tasks_left
 from limbeck.jobs.pretrain.job import llama_config
-from limbeck.models.load import build
+from limbeck.models.build import build
 from limbeck.planning.laws.points import read_points
 from limbeck.run.log import console
 from limbeck.run.run import Run

@@ -15,8 +15,8 @@ from limbeck.api import plan
 from limbeck.errors import BadModel, BadPoints
 from limbeck.jobs.plan.device import Limits, largest_student
 from limbeck.models.anatomy import Anatomy
+from limbeck.models.configuration import load_config
 from limbeck.models.declared import read_anatomy
-from limbeck.models.load import load_config
 from limbeck.planning.cost.gpus import gpu
 from limbeck.planning.cost.size import Size
 from limbeck.planning.laws import fit

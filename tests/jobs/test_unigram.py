@@ -19,7 +19,7 @@ from limbeck.jobs.doctor.job import doctor
 from limbeck.jobs.pair.unigram import UnigramComparison, _unigram, compare_to_unigram, knowledge, of_source, of_store
 from limbeck.jobs.pilot.knowing import require_one, warnings_of
 from limbeck.jobs.pilot.tasks import Task
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.teachers.remote.http import Address, RetryPolicy
 from limbeck.teachers.remote.served import connect
 from limbeck.types import Batch, Outputs

@@ -6,7 +6,7 @@ from transformers import GPT2Config, LlamaConfig, OPTConfig, Phi3Config, Qwen3Mo
 
 from limbeck.errors import BadModel
 from limbeck.models.anatomy import SUPPORTED, Anatomy, resized
-from limbeck.models.load import build
+from limbeck.models.build import build
 from tests.helpers.zoo import CONFIGS, animal, packed
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.models.anatomy import Anatomy
+from limbeck.models.configuration import load_config
 from limbeck.models.declared import declared, read_anatomy
-from limbeck.models.load import load_config
 from limbeck.planning.cost.size import Size
 from limbeck.students.shape import Shape
 from tests.helpers.zoo import CONFIGS

@@ -26,9 +26,14 @@ from transformers import (
 )
 
 from limbeck.errors import BadFolder, BadModel, Mismatch
-from limbeck.models.load import LanguageModel, load, load_config, new_model, save
+from limbeck.models.build import new_model
+from limbeck.models.configuration import load_config
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
+from limbeck.models.save import save
 from limbeck.models.skeleton import matched
 from limbeck.models.source import config_file, resolve, stored_tensors
+from limbeck.models.verify import verify
 from limbeck.types import Batch
 from tests.helpers.zoo import CONFIGS, animal, packed, words
 
@@ -142,14 +147,14 @@ def test_scaled_heads_pass_the_check(config):
             setattr(config, name, value)
     config.num_attention_heads = config.num_key_value_heads = 4
     config.pad_token_id = 0
-    new_model(config, words(), 0).verify()
+    verify(new_model(config, words(), 0))
 
 
 def test_a_head_with_something_unknown_after_it_is_refused():
     model = animal("llama")
     model.model.lm_head.register_forward_hook(lambda module, inputs, output: output.exp())
     with pytest.raises(BadModel, match=r"llama: architecture llama is refused: its logits are not head\(hidden\)"):
-        model.verify()
+        verify(model)
 
 
 def test_buffers_of_old_checkpoints_are_passed_over(tmp_path):
@@ -185,11 +190,11 @@ def test_a_model_that_sees_the_future_is_refused():
         is_decoder=False,
     )
     with pytest.raises(BadModel, match="architecture bert is refused"):
-        new_model(config, words(), 0).verify()
+        verify(new_model(config, words(), 0))
 
 
 def test_more_tokens_than_rows_of_the_head_do_not_belong_together():
-    with pytest.raises(Mismatch, match="its tokenizer has 49 tokens, its head only 48 rows"):
+    with pytest.raises(Mismatch, match="the tokenizer has 49 tokens, but the head has only 48 rows"):
         LanguageModel(animal("llama").model, words(49), "llama")
 
 
@@ -292,10 +297,13 @@ SPOILT = {
         lambda f: (f / "config.json").write_text("{"),
         "expected JSON, as Transformers writes it",
     ),
-    "unknown architecture": (lambda f: _configuration(f, model_type="lamma"), "not a configuration Transformers knows"),
+    "unknown architecture": (
+        lambda f: _configuration(f, model_type="lamma"),
+        "expected a configuration that Transformers reads",
+    ),
     "own code": (
         lambda f: _configuration(f, model_type="mine", auto_map={"AutoConfig": "mine.Config"}),
-        "not a configuration Transformers knows without running code of the folder",
+        "expected a configuration that Transformers reads without running code of the folder",
     ),
     "quantised": (
         lambda f: _configuration(f, quantization_config={"quant_method": "gptq"}),

@@ -12,7 +12,10 @@ from limbeck.config import CaptureSettings
 from limbeck.errors import BadModel
 from limbeck.jobs.capture.job import capture
 from limbeck.models.anatomy import Anatomy
-from limbeck.models.load import load, load_config, new_model, save
+from limbeck.models.build import new_model
+from limbeck.models.configuration import load_config
+from limbeck.models.load import load
+from limbeck.models.save import save
 from limbeck.models.streamed import load_streamed
 from limbeck.planning.cost.size import Size
 from limbeck.students.convert import check_family
@@ -97,10 +100,13 @@ def test_what_needs_whole_weights_says_so(tmp_path):
     folder = tmp_path / "quantised"
     config = load_config(folder)
     for refused, message in (
-        (lambda: load(folder, train=True), "its weights are quantised, and training needs them whole"),
+        (
+            lambda: load(folder, train=True),
+            "expected full-precision weights, because the model is trained, got quantised ones",
+        ),
         (
             lambda: load_streamed(folder, length=8, spill=tmp_path),
-            "its weights are quantised, .* capture without --stream",
+            "because layers are read one by one, got quantised ones; capture without --stream",
         ),
         (lambda: Anatomy.of(config), "a llama model with quantised weights cannot be cut: .* It may be a teacher"),
         (lambda: check_family(config), "a llama model cannot be converted: its weights are quantised"),

@@ -12,7 +12,8 @@ from transformers import AutoConfig, Gemma3TextConfig, GPTNeoXConfig, LlamaConfi
 from limbeck.config import DistilSettings
 from limbeck.jobs.distil.job import distil
 from limbeck.jobs.shrink.job import shrink
-from limbeck.models.load import load, round_to, save
+from limbeck.models.load import load
+from limbeck.models.save import round_to, save
 from limbeck.models.sidecar import for_older_readers, stated, stored_dtype
 from limbeck.report.card import model_card
 from tests.helpers.models import llama, write_corpus

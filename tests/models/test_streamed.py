@@ -12,8 +12,11 @@ from transformers import BloomConfig, GraniteConfig
 import limbeck
 from limbeck.errors import BadModel, BadSetting
 from limbeck.jobs.common.captured import ANSWERS, Captured
-from limbeck.models.load import LanguageModel, load, new_model, save
-from limbeck.models.memory import MemoryBudget, Needs
+from limbeck.models.build import new_model
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
+from limbeck.models.memory import MemoryBudget, MemoryNeeds
+from limbeck.models.save import save
 from limbeck.models.streamed import StreamedModel, load_streamed
 from limbeck.types import each
 from tests.helpers.models import write_corpus, write_teacher
@@ -62,8 +65,8 @@ def test_in_half_precision_too_with_the_same_buffers(tmp_path):
 
 def test_spilled_and_kept_hidden_states_are_the_same(folder):
     small, large = streamed(folder), streamed(folder, memory=1e9)
-    assert small.room.spilled
-    assert not large.room.spilled
+    assert small.budget.spill
+    assert not large.budget.spill
     batch = packed(rows=5, length=LENGTH)
     torch.testing.assert_close(small(batch).hidden, large(batch).hidden, rtol=0, atol=1e-6)
     assert [entry.name for entry in folder.parent.iterdir()] == ["good"]
@@ -106,17 +109,19 @@ def test_too_little_memory_says_how_much_it_takes(folder):
     ) as caught:
         streamed(folder, memory=10_000)
     least = float(str(caught.value).split("at least ")[1].split(" KiB")[0]) * 2**10
-    assert streamed(folder, memory=least).room.peak <= least
+    assert streamed(folder, memory=least).budget.peak <= least
 
 
 def test_more_memory_is_used_for_what_helps_most():
-    needs = Needs(rest=0, embedding=2**20, layer=2**24, head=2**20, token=2**12, hidden=2**10, rows=1000)
-    rooms = [MemoryBudget.of(needs, limit=limit * 2**20, length=64, kind="cpu", free=0) for limit in (20, 26, 44, 500)]
-    assert [room.ahead for room in rooms] == [False, False, True, True]
-    assert [room.spilled for room in rooms] == [True, True, True, False]
-    assert [room.micro_tokens for room in rooms] == sorted(room.micro_tokens for room in rooms)
+    needs = MemoryNeeds(rest=0, embedding=2**20, layer=2**24, head=2**20, token=2**12, hidden=2**10, rows=1000)
+    budgets = [
+        MemoryBudget.of(needs, limit=limit * 2**20, length=64, kind="cpu", free=0) for limit in (20, 26, 44, 500)
+    ]
+    assert [budget.prefetch for budget in budgets] == [False, False, True, True]
+    assert [budget.spill for budget in budgets] == [True, True, True, False]
+    assert [budget.micro_tokens for budget in budgets] == sorted(budget.micro_tokens for budget in budgets)
     on_gpu = MemoryBudget.of(needs, limit=100 * 2**20, length=64, kind="cuda", free=2**40)
-    assert (on_gpu.ahead, on_gpu.spilled, on_gpu.block_tokens) == (True, False, 2**19)
+    assert (on_gpu.prefetch, on_gpu.spill, on_gpu.block_tokens) == (True, False, 2**19)
 
 
 def _spoil(folder: Path, change) -> None:
@@ -144,7 +149,7 @@ FAULTS = {
     ),
     "format": (
         lambda tensors: tensors.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)}),
-        "model.norm.weight is stored as I8, expected F64, F32, F16, BF16",
+        "expected model.norm.weight stored as one of F64, F32, F16, BF16, got I8",
     ),
     "another form": (
         lambda tensors: tensors.update({"model.norm.half": tensors.pop("model.norm.weight")}),
@@ -194,12 +199,12 @@ def test_architectures_are_tried_out_as_those_in_memory(tmp_path, monkeypatch):
     batch = packed(rows=2, length=LENGTH)
     ours, theirs = (way(tmp_path / "granite")(batch).logits() for way in (streamed, load))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
-    monkeypatch.delitem(limbeck.models.load._LOGIT_FACTOR, "granite")
+    monkeypatch.delitem(limbeck.models.language_model.LOGIT_FACTORS, "granite")
     with pytest.raises(BadModel, match=r"granite is refused: its logits are not head\(hidden\)"):
         streamed(tmp_path / "granite")
 
 
-def test_what_happens_between_layers_is_noticed(folder):
+def test_a_change_between_layers_is_refused(folder):
     model = streamed(folder)
     third = model.about.model.base_model.layers[2]
     third.register_forward_pre_hook(lambda module, given: (given[0] * 2, *given[1:]))
@@ -207,16 +212,16 @@ def test_what_happens_between_layers_is_noticed(folder):
         model.verify()
 
 
-def test_what_a_layer_is_told_of_tokens_is_noticed(folder):
+def test_a_layer_argument_that_depends_on_tokens_is_refused(folder):
     model = streamed(folder)
-    told = {}
+    embedded = {}
     model.about.model.base_model.embed_tokens.register_forward_hook(
-        lambda module, given, output: told.update(per_layer=output)
+        lambda module, given, output: embedded.update(per_layer=output)
     )
     model.about.model.base_model.layers[1].register_forward_pre_hook(
-        lambda module, given, named: (given, named | {"per_layer": told.pop("per_layer", None)}), with_kwargs=True
+        lambda module, given, named: (given, named | {"per_layer": embedded.pop("per_layer", None)}), with_kwargs=True
     )
-    with pytest.raises(BadModel, match="given more than hidden states and what follows from positions"):
+    with pytest.raises(BadModel, match="depend on more than hidden states and positions"):
         model.verify()
 
 
@@ -280,7 +285,9 @@ def test_a_streamed_capture_that_is_killed_goes_on(here):
     assert not [path for path in (here / "killed").iterdir() if path.name.startswith("tmp")]
 
 
-def test_a_limit_that_nothing_keeps_is_refused(here):
-    with pytest.raises(BadSetting, match=r"--device-memory 1.00 GiB: it is kept only where .* add --stream"):
+def test_a_memory_limit_without_streaming_is_refused(here):
+    with pytest.raises(
+        BadSetting, match=r"--device-memory 1.00 GiB: it limits a teacher that is read layer by layer; add --stream"
+    ):
         ask(here, "refused", device_memory="1GiB")
     assert not (here / "refused").exists()

@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from limbeck.models.anatomy import Anatomy
+from limbeck.models.configuration import load_config
 from limbeck.models.declared import read_anatomy
-from limbeck.models.load import load, load_config, save
+from limbeck.models.load import load
+from limbeck.models.save import save
 from limbeck.models.streamed import load_streamed
 from limbeck.models.tied import has_own_head
 from limbeck.planning.cost.size import Size

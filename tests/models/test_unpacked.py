@@ -15,9 +15,13 @@ from transformers import (
 
 from limbeck.jobs.distil.diagnose import _packing
 from limbeck.jobs.pair.unpacked import lone_cost, rows_of_documents
-from limbeck.models.load import LanguageModel, load, new_model, save
+from limbeck.models.build import new_model
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
 from limbeck.models.rope import document_lengths
+from limbeck.models.save import save
 from limbeck.models.unpacked import one_document_a_row, padded_share
+from limbeck.models.verify import differ, verify
 from limbeck.types import Batch
 from tests.helpers.zoo import packed, words
 
@@ -100,7 +104,7 @@ def test_a_decoder_that_cannot_be_packed_runs_each_document_alone(name, tmp_path
 @pytest.mark.parametrize("name", ROTARY)
 def test_documents_choose_rotary_frequencies_by_their_own_length(name):
     model = _model(ROTARY[name], name)
-    model.verify()
+    verify(model)
     assert model.packs
     tokens = torch.randint(40, (60,), generator=torch.Generator().manual_seed(2))
     lengths = [10, 24, 16, 10]  # on both sides of 16, and at it
@@ -112,9 +116,9 @@ def test_documents_choose_rotary_frequencies_by_their_own_length(name):
 
 
 def test_a_rotary_module_of_an_unknown_rule_is_noticed(monkeypatch):
-    monkeypatch.setattr("limbeck.models.load.choose_by_document", lambda model: None)
+    monkeypatch.setattr("limbeck.models.language_model.choose_by_document", lambda model: None)
     model = _model(ROTARY["phi3"], "phi3")
-    model.verify()
+    verify(model)
     assert not model.packs
 
 
@@ -147,14 +151,14 @@ def test_logits_that_are_no_numbers_are_refused():
         model = _model(ROTARY["dynamic"], "wild")
         model.model.lm_head.weight[3] = value
         with pytest.raises(Exception, match="wild: architecture llama is refused: its logits are NaN or infinite"):
-            model.verify()
-    assert model.differ(torch.tensor([1.0, float("nan")]), torch.tensor([1.0, float("nan")]))
-    assert model.differ(torch.tensor([1.0, float("inf")]), torch.tensor([1.0, float("inf")]))
+            verify(model)
+    assert differ(model, torch.tensor([1.0, float("nan")]), torch.tensor([1.0, float("nan")]))
+    assert differ(model, torch.tensor([1.0, float("inf")]), torch.tensor([1.0, float("inf")]))
 
 
 def test_the_cost_of_documents_alone_is_said(tmp_path):
     lone = _model(LONE["mamba2"], "mamba")
-    lone.verify()
+    verify(lone)
     findings = _packing(lone, ["w1"], 6)
     # rows of 6 out of documents of 4: 4 + 2 and 2 + 4, run as three of 4 (one of which is 2, padded), and one of 2: 14 of 12
     assert rows_of_documents([4, 4, 4], 6).tolist() == [[0, 1, 2, 3, 0, 1], [2, 3, 0, 1, 2, 3]]

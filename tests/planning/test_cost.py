@@ -7,7 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MixtralConfig, Qwen3Config
 
-from limbeck.models.load import build, load_config
+from limbeck.models.build import build
+from limbeck.models.configuration import load_config
 from limbeck.objectives import fused
 from limbeck.planning.cost.machine import measure_rates
 from limbeck.planning.cost.size import Size

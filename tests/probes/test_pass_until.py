@@ -10,7 +10,7 @@ import pytest
 
 from limbeck import cli
 from limbeck.errors import BadSetting, BadTask, Mismatch
-from limbeck.models.load import save
+from limbeck.models.save import save
 from limbeck.probes.pass_rate import censored_mean, exact_interval, mean_pass, ratio, readings, unbiased
 from limbeck.probes.pass_until import Count, log_probability, pass_until
 from limbeck.probes.tasks import MAKERS, Instance, Task, task_of, write_task_text

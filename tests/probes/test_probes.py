@@ -16,7 +16,10 @@ from transformers import GenerationConfig, GPT2Config, LlamaConfig
 from limbeck.corpora import Rows, TokenStore, build_stores, train_tokenizer
 from limbeck.errors import BadCorpus, Mismatch
 from limbeck.generation.greedy import generate_greedy
-from limbeck.models.load import LanguageModel, load, new_model, save
+from limbeck.models.build import new_model
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
+from limbeck.models.save import save
 from limbeck.probes import (
     Measurements,
     bootstrap,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import limbeck.api
 from limbeck.corpora import Document, Rows, build_stores, is_held_out
 from limbeck.errors import BadCorpus
-from limbeck.models.load import save
+from limbeck.models.save import save
 from limbeck.probes.slices import BINS, EDGES, Bigrams, Slices, hits, measure_slices, slices
 from limbeck.types import Batch
 from tests.helpers.models import WORDS, frozen, llama, write_corpus

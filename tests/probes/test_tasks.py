@@ -14,7 +14,7 @@ from limbeck.corpora import train_tokenizer
 from limbeck.corpora.tasks import listops as grammar
 from limbeck.errors import BadFolder, BadSetting, BadTask, Mismatch
 from limbeck.jobs.probe.job import show
-from limbeck.models.load import save
+from limbeck.models.save import save
 from limbeck.probes import mqar as recall_probe
 from limbeck.probes.completions import log_likelihood
 from limbeck.probes.interval import share_interval, wilson

@@ -16,7 +16,8 @@ from transformers import GPT2Config
 from limbeck.corpora import Rows
 from limbeck.disk import read_lines, write_json, write_text
 from limbeck.errors import BadFolder, Interrupted, NonFiniteLoss
-from limbeck.models.load import LanguageModel, new_model
+from limbeck.models.build import new_model
+from limbeck.models.language_model import LanguageModel
 from limbeck.objectives import CTKD, TAID, CrossEntropy, ForwardKL
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints

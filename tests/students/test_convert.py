@@ -5,11 +5,13 @@ import torch
 from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from limbeck.errors import BadModel
+from limbeck.models.build import new_model
 from limbeck.models.decoder import LimbeckConfig
-from limbeck.models.load import load, new_model, save
+from limbeck.models.load import load
 from limbeck.models.mixers.attention import Attention
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.pattern import build, pattern_of
+from limbeck.models.save import save
 from limbeck.students.convert import Maps, check_family, convert, initialise
 from tests.helpers.models import batch, llama, tokenizer
 

@@ -11,7 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from limbeck.errors import BadCorpus, BadSetting, BadShape
 from limbeck.models.anatomy import Anatomy
-from limbeck.models.load import LanguageModel, load, save
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
+from limbeck.models.save import save
 from limbeck.students.prune import choose_units, prune
 from limbeck.students.score import Scores, score
 from limbeck.students.shape import Shape

@@ -9,7 +9,7 @@ from transformers import GPT2Config, LlamaConfig
 
 from limbeck.errors import BadShape
 from limbeck.models.anatomy import Anatomy, resized
-from limbeck.models.load import build
+from limbeck.models.build import build
 from limbeck.planning.cost.size import Size
 from limbeck.students.shape import (
     Shape,

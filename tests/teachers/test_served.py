@@ -15,7 +15,9 @@ from limbeck.errors import BadServer, BadSetting, LimbeckError, Mismatch
 from limbeck.jobs.capture.verify import inspect, verify
 from limbeck.jobs.common.captured import Captured
 from limbeck.jobs.common.folder import command
-from limbeck.models.load import describe, load, save
+from limbeck.models.load import load
+from limbeck.models.save import save
+from limbeck.models.weightless import save_without_weights
 from limbeck.objectives import parse
 from limbeck.objectives.fused import fused_backward, fused_nats
 from limbeck.run.log import console
@@ -282,7 +284,7 @@ def test_an_address_is_refused_by_its_form(text, said):
 def here(tmp_path_factory, model):
     """A folder with a description of the teacher, a text, and a student in its tokens."""
     folder = tmp_path_factory.mktemp("served")
-    describe(model, folder / "teacher")
+    save_without_weights(model, folder / "teacher")
     save(llama(hidden=16, tok=model.tokenizer, seed=5), folder / "student")
     write_corpus(folder, 24)
     return folder

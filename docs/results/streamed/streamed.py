@@ -28,7 +28,8 @@ from transformers import LlamaConfig
 
 import limbeck
 from limbeck.corpora import Rows, TokenStore
-from limbeck.models.load import load, new_model
+from limbeck.models.build import new_model
+from limbeck.models.load import load
 from limbeck.models.parts import give_back
 from limbeck.models.streamed import load_streamed
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from limbeck.models.cached import read_on
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 
 
 def generate_greedy(model: LanguageModel, prompt: Sequence[int]) -> Iterator[int]:

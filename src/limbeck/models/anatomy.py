@@ -92,7 +92,7 @@ class Anatomy:
         """
         import torch
 
-        from limbeck.models.load import build
+        from limbeck.models.build import build
 
         kind = _kind(config)
         sizes = _sizes(config, kind)

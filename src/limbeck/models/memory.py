@@ -1,7 +1,7 @@
-"""How a streamed model shares out the memory it may take: layers, a micro-batch's activations, hidden states, chunks of logits.
+"""The memory budget of a streamed model: layers, activations of a micro-batch, hidden states, chunks of logits.
 
-Only one of three things is in memory at a time: the embedding, the layers, or the head. What is counted is what a model takes
-beyond Python and its libraries.
+Only one of three things is in memory at a time: the embedding, the layers, or the head. Memory of Python and its libraries
+does not count.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from dataclasses import dataclass
 from itertools import product
 
 from limbeck.errors import BadSetting
+from limbeck.models.micro_batch import MICRO_TOKENS
+from limbeck.units import binary_size
 
-# Tokens of a micro-batch, of trainings too: enough for efficient products, few enough for small memory.
-MICRO_TOKENS = {"cpu": 1024, "cuda": 16384}
-# Tokens that go through all layers before the first is read again: enough that reading a layer is little beside computing with
-# it, and few enough that little is lost when a capture is killed.
+# Tokens that go through all layers before the first layer is read again, by device type. Reading a layer is then little
+# beside computing with it, and little is lost when a capture is killed.
 BLOCK_TOKENS = {"cpu": 2**15, "cuda": 2**19}
-MOST_CELLS = 2**22  # logits of a chunk
-# Bytes for each logit of a chunk while outcomes are drawn from it in float64, or objectives certified on it. Ours, measured.
-_CELL_BYTES = 72
+MAX_CHUNK_LOGITS = 2**22
+# Bytes for each logit of a chunk while outcomes are sampled from it in float64, or objectives certified on it. Ours, measured.
+_BYTES_PER_LOGIT = 72
 
-# Of a limit, what is shared out: the rest is lost between the allocator's blocks. Ours: 7 % were, at 100 MiB.
+# The share of a limit that is divided. The rest is lost between the allocator's blocks. Ours: 7 % were, at 100 MiB.
 _USABLE = 0.9
 
 
 @dataclass(frozen=True)
-class Needs:
-    """Bytes of a model's parts on the device: what always stays there, the embedding, the largest layer, the head.
+class MemoryNeeds:
+    """Bytes of a model's parts on the device: ``rest`` always stays there; ``layer`` is the largest layer.
 
-    ``token`` is what a token takes while it goes through a layer, ``hidden`` its hidden state; ``rows`` of the head. ``beside``
-    is what whoever reads the answers keeps on the host meanwhile.
+    ``token`` is the memory of one token inside a layer, ``hidden`` that of its hidden state. ``rows`` is the number of rows
+    of the head. ``caller`` is what the caller keeps on the host while it reads the logits.
     """
 
     rest: int
@@ -40,86 +40,79 @@ class Needs:
     token: int
     hidden: int
     rows: int
-    beside: int = 0
+    caller: int = 0
 
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """What a streamed model does with its limit.
+    """How a streamed model divides its limit.
 
-    Tokens of a micro-batch and of a block, logits of a chunk, whether the next layer is read while one computes (``ahead``),
-    whether the hidden states of a block are on disk (``spilled``), and the bytes that all takes at its peak.
+    ``micro_tokens`` and ``block_tokens`` are the tokens of a micro-batch and of a block, ``chunk_logits`` the logits of a
+    chunk. ``prefetch``: the next layer is read while one computes. ``spill``: hidden states of a block lie on disk.
+    ``peak`` is the largest sum in bytes.
     """
 
     micro_tokens: int
     block_tokens: int
-    cells: int
-    ahead: bool
-    spilled: bool
+    chunk_logits: int
+    prefetch: bool
+    spill: bool
     peak: int
 
-    def slowness(self, rows: int) -> float:
-        """Roughly how much longer all takes than with any amount of memory; ``rows`` of the head.
+    def slowdown(self, rows: int) -> float:
+        """Roughly the time relative to that with unlimited memory. ``rows`` is the number of rows of the head.
 
-        A product of few positions waits for its weights; one that is not read ahead waits for the disk now and then.
+        A matrix product of few positions waits for its weights. Without prefetch it sometimes waits for the disk.
         """
-        few = (1 + 32 / self.micro_tokens) * (1 + 32 * rows / self.cells)
-        return few * (1.0 if self.ahead else 1.2) * (1.05 if self.spilled else 1.0)
+        few = (1 + 32 / self.micro_tokens) * (1 + 32 * rows / self.chunk_logits)
+        return few * (1.0 if self.prefetch else 1.2) * (1.05 if self.spill else 1.0)
 
     @classmethod
-    def of(cls, needs: Needs, *, limit: float, length: int, kind: str, free: float) -> MemoryBudget:
-        """The quickest way that keeps to a limit in bytes, for rows of this length, on a "cpu" or "cuda".
+    def of(cls, needs: MemoryNeeds, *, limit: float, length: int, kind: str, free: float) -> MemoryBudget:
+        """The fastest budget within a limit in bytes, for sequences of ``length`` tokens on a "cpu" or "cuda" device.
 
-        On "cuda" layers wait and hidden states lie in the host's memory, of which ``free`` bytes are. Raises BadSetting where
-        the least is more than the limit.
+        On "cuda", waiting layers and hidden states lie in the host's memory, of which ``free`` bytes are free.
+
+        Raises BadSetting where even the smallest budget exceeds the limit.
         """
-        ways = list(_ways(needs, length=length, kind=kind, free=free))
-        fitting = [way for way in ways if way.peak <= limit * _USABLE]
+        budgets = list(_candidates(needs, length=length, kind=kind, free=free))
+        fitting = [budget for budget in budgets if budget.peak <= limit * _USABLE]
         if fitting:
-            return min(fitting, key=lambda way: way.slowness(needs.rows))
-        least = min(way.peak for way in ways) / _USABLE
-        beside = f", {in_bytes(needs.beside)} kept of the answers" if needs.beside else ""
+            return min(fitting, key=lambda budget: budget.slowdown(needs.rows))
+        least = min(budget.peak for budget in budgets) / _USABLE
+        caller = f", {binary_size(needs.caller)} for the logits to keep" if needs.caller else ""
         raise BadSetting(
-            f"--device-memory {in_bytes(limit)}: expected at least {in_bytes(least, up=True)}, which the largest layer "
-            f"({in_bytes(needs.layer)}), the embedding ({in_bytes(needs.embedding)}), the head ({in_bytes(needs.head)}{beside}) "
-            f"and rows of {length} tokens need one after the other: give that much, shorter rows with --length, or --dtype "
-            "bfloat16"
+            f"--device-memory {binary_size(limit)}: expected at least {binary_size(least, up=True)}, which the largest layer "
+            f"({binary_size(needs.layer)}), the embedding ({binary_size(needs.embedding)}), the head "
+            f"({binary_size(needs.head)}{caller}) and sequences of {length} tokens need one after the other; give that much, "
+            "shorter sequences with --length, or --dtype bfloat16"
         )
 
 
-def _ways(needs: Needs, *, length: int, kind: str, free: float) -> Iterator[MemoryBudget]:
-    """All ways to share memory out. What is read ahead on a GPU waits on the host, so there it is always."""
+def _candidates(needs: MemoryNeeds, *, length: int, kind: str, free: float) -> Iterator[MemoryBudget]:
+    """All ways to divide memory. A GPU always prefetches, because the next layer waits on the host."""
     block = max(length, BLOCK_TOKENS[kind] // length * length)
-    for micro, ahead, spilled, cells in product(
+    for micro, prefetch, spill, logits in product(
         _halves(max(length, MICRO_TOKENS[kind] // length * length), length),
         (True,) if kind == "cuda" else (True, False),
         (False, True),
-        _halves(MOST_CELLS, needs.rows),
+        _halves(MAX_CHUNK_LOGITS, needs.rows),
     ):
-        waiting = 0 if spilled else block * needs.hidden
+        waiting = 0 if spill else block * needs.hidden
         if kind == "cuda" and waiting > free / 2:
             continue
-        entering = needs.embedding + 4 * micro * needs.hidden
-        layers = needs.layer * (2 if ahead and kind == "cpu" else 1) + micro * needs.token
-        reading = needs.head + cells * _CELL_BYTES + 2 * micro * needs.hidden
-        peak = needs.rest + max(entering, layers, reading)
+        embedding = needs.embedding + 4 * micro * needs.hidden
+        layers = needs.layer * (2 if prefetch and kind == "cpu" else 1) + micro * needs.token
+        head = needs.head + logits * _BYTES_PER_LOGIT + 2 * micro * needs.hidden
+        peak = needs.rest + max(embedding, layers, head)
         if kind == "cpu":
-            peak = needs.rest + waiting + max(entering, layers, reading + needs.beside)
-        yield MemoryBudget(micro, block, cells, ahead, spilled, peak)
+            peak = needs.rest + waiting + max(embedding, layers, head + needs.caller)
+        yield MemoryBudget(micro, block, logits, prefetch, spill, peak)
 
 
 def _halves(most: int, least: int) -> Iterator[int]:
-    """From ``most`` down by halves, in whole multiples of ``least`` and at least that."""
+    """Multiples of ``least``: the largest up to ``most``, then half as many each time, down to one."""
     count = max(1, most // least)
     while count:
         yield count * least
         count //= 2
-
-
-def in_bytes(size: float, *, up: bool = False) -> str:
-    """A size as people write it; rounded ``up`` where it is a minimum."""
-    for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if size >= scale:
-            value = size / scale
-            return f"{-(-value * 100 // 1) / 100 if up else value:.2f} {unit}"
-    return f"{size:.0f} B"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from limbeck.errors import BadModel
 from limbeck.models.bounds import read_object
@@ -75,6 +76,12 @@ def complete(folder: Path, config: PreTrainedConfig, *, tokenizer_of: Path | Non
             shutil.copyfile(tokenizer_of / name, folder / name)
     for path in folder.iterdir():
         path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def source_of(tokenizer: PreTrainedTokenizerBase) -> Path | None:
+    """The folder that a tokenizer was read from, None where there is none."""
+    folder = Path(str(tokenizer.name_or_path or "."))
+    return folder if tokenizer.name_or_path and folder.is_dir() else None
 
 
 def describe_source(source: Path, folder: Path) -> None:

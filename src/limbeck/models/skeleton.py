@@ -1,7 +1,7 @@
-"""A model without weights, and where each of them is on disk: what streaming begins with.
+"""A model without weights, and the place of each tensor on disk: the start of streaming.
 
-Transformers fills a model by names that a file may spell otherwise (an older name, the decoder's prefix); what it would have to
-compute first (several tensors made one) is refused.
+Files may use other names than Transformers (an older name, or one with the decoder's prefix). A tensor that Transformers would
+have to compute from several others is refused.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.errors import BadModel
-from limbeck.models.load import build, refuse_unlike
-from limbeck.models.memory import Needs
+from limbeck.models.build import build
+from limbeck.models.memory import MemoryNeeds
 from limbeck.models.parts import ALIGNED, DTYPES
 from limbeck.models.source import Stored, is_old_buffer
+from limbeck.models.weights import check_match
 
 
 def skeleton(config: PreTrainedConfig, *, dtype: torch.dtype) -> PreTrainedModel:
-    """A model of this configuration whose parameters have no storage; its buffers, which no file holds, are computed."""
+    """A model of this configuration whose parameters have no storage. Its buffers are computed, because no file holds them.
+
+    Raises BadModel where the configuration cannot be built.
+    """
     register = nn.Module.register_parameter
 
     def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:  # one that is tied stays the same
+        if parameter is not None and not parameter.is_meta:  # a tied parameter stays one object
             parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
         register(module, name, parameter)
 
@@ -41,9 +45,10 @@ def skeleton(config: PreTrainedConfig, *, dtype: torch.dtype) -> PreTrainedModel
 
 
 def matched(folder: Path, model: PreTrainedModel, stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Tensor of the model → where it is. Raises BadModel where the file's tensors are not the model's.
+    """Name of each tensor of the model → the stored tensor.
 
-    As when Transformers loads: names may have the decoder's prefix or lack it, and one of several tied tensors is enough.
+    As in Transformers, names may have the decoder's prefix or lack it, and one of several tied tensors is enough. Raises
+    BadModel where the stored tensors are not those of the model, or have an unknown number format.
     """
     expected: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     expected |= {name: tensor for name, tensor in model.state_dict().items() if name not in expected}
@@ -75,7 +80,7 @@ def matched(folder: Path, model: PreTrainedModel, stored: Mapping[str, Stored]) 
             f"({len(missing)} such tensors), so they are of another architecture, or have another form on disk, which cannot be "
             "streamed; compare the config.json, or capture without --stream where the model fits"
         )
-    refuse_unlike(
+    check_match(
         folder,
         mismatched=[
             (name, tensor.shape, tuple(expected[name].shape))
@@ -88,17 +93,17 @@ def matched(folder: Path, model: PreTrainedModel, stored: Mapping[str, Stored]) 
     for name, tensor in found.items():
         if tensor.dtype not in DTYPES:
             raise BadModel(
-                f"{folder}: {name} is stored as {tensor.dtype}, expected {', '.join(DTYPES)}: give unquantised weights"
+                f"{folder}: expected {name} stored as one of {', '.join(DTYPES)}, got {tensor.dtype}; give unquantised weights"
             )
     return found
 
 
 def _renaming(model: PreTrainedModel) -> Callable[[str], str]:
-    """What Transformers calls a tensor of a file, where it is the same tensor by another name."""
+    """Maps a name in a file to the name in Transformers, where the tensor is the same."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightRenaming
-    except ImportError:  # a release in which both have one name
+    except ImportError:  # in this release both have the same name
         return lambda key: key
     renamings = [change for change in get_model_conversion_mapping(model) if isinstance(change, WeightRenaming)]
 
@@ -111,23 +116,28 @@ def _renaming(model: PreTrainedModel) -> Callable[[str], str]:
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:
-    """The layers of a decoder: its one list of as many modules as the configuration has layers."""
+    """The layers of a decoder: its list of as many modules as the configuration has layers.
+
+    Raises BadModel where there is not exactly one such list.
+    """
     count = model.config.get_text_config().num_hidden_layers
     lists = [m for m in model.base_model.children() if isinstance(m, nn.ModuleList) and len(m) == count]
     if len(lists) != 1:
         raise BadModel(
-            f"{model.config.model_type}: expected one list of {count} layers in its decoder, found {len(lists)}: such an "
+            f"{model.config.model_type}: expected one list of {count} layers in its decoder, got {len(lists)}: such an "
             "architecture cannot be streamed; capture without --stream"
         )
     return list(lists[0])
 
 
-def needs_of(model: PreTrainedModel, *, length: int, beside: int = 0) -> Needs:
-    """What a model without storage would take, from its shapes and formats, asked about rows of ``length`` tokens.
+def needs_of(model: PreTrainedModel, *, length: int, caller_bytes: int = 0) -> MemoryNeeds:
+    """Memory needs of a model, from its shapes and number formats, for sequences of ``length`` tokens.
 
-    A token's activations in a layer: every matrix of the layer maps the hidden state to something or back, so its outputs are
-    about parameters / D numbers, and the most of them exist together; a norm's are float32. A mask has a number or two per
-    pair of positions, and attention that is not fused one score per head.
+    The activations of a token in a layer are estimated: every matrix of the layer maps from or to the hidden state, so their
+    outputs are about parameters / D numbers, and most of them exist at once. Outputs of norms are float32. A mask has one or
+    two numbers per pair of positions, and attention that is not fused has one score per head.
+
+    Raises BadModel where the decoder has not exactly one list of layers.
     """
     layers = [
         sum(p.nbytes for p in layer.parameters()) + len(list(layer.parameters())) * ALIGNED
@@ -140,7 +150,7 @@ def needs_of(model: PreTrainedModel, *, length: int, beside: int = 0) -> Needs:
     inner = max(sum(p.numel() for p in layer.parameters()) for layer in layers_of(model)) // width
     fused = model.config._attn_implementation == "sdpa"
     scores = 0 if fused else text.num_attention_heads * (2 * itemsize + 4)
-    return Needs(
+    return MemoryNeeds(
         rest=sum(p.nbytes for p in model.parameters() if id(p) not in shared) + sum(b.nbytes for b in model.buffers()),
         embedding=embedding,
         layer=max(layers),
@@ -148,12 +158,12 @@ def needs_of(model: PreTrainedModel, *, length: int, beside: int = 0) -> Needs:
         token=itemsize * (inner + 4 * width) + 4 * 3 * width + length * (itemsize + 4 + scores),
         hidden=itemsize * width,
         rows=head_of(model).weight.shape[0],
-        beside=beside,
+        caller=caller_bytes,
     )
 
 
 def embedding_of(model: PreTrainedModel) -> nn.Module:
-    """The table that tokens are looked up in."""
+    """The token embedding."""
     return model.get_input_embeddings()
 
 

@@ -1,10 +1,9 @@
-"""A language model larger than memory: its layers are read from disk one after the other, and many rows pass each of them.
+"""A language model larger than memory: limbeck reads its layers from disk one by one, and runs many sequences through each.
 
-Transformers' own forward of the decoder runs for every layer and micro-batch, with all layers but that one letting hidden
-states through: so masks, rotary embeddings and whatever else a layer is given are what the architecture makes of these few
-rows, and never exist for more of them. The hidden states between two layers wait in memory or in a file. What an architecture
-could do that breaks this is tried out when it is loaded: a change of the hidden states between layers, or an argument of a
-layer that hangs on more than positions.
+Transformers' own forward of the decoder runs for every layer and micro-batch; all other layers pass hidden states through
+unchanged. So the architecture itself makes masks, rotary embeddings and other arguments of a layer, and only for the
+sequences of a micro-batch. Hidden states between two layers wait in memory or in a file. Loading checks what would break this:
+a change of hidden states between layers, or an argument of a layer that depends on more than positions.
 """
 
 from __future__ import annotations
@@ -24,28 +23,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limbeck.errors import BadModel
-from limbeck.models.load import (
-    NOT_FINITE,
-    OTHER_HEAD,
-    SEES_ACROSS,
-    SEES_AHEAD,
-    LanguageModel,
-    check_finite,
-    is_quantised,
-    load_config,
-    load_tokenizer,
-    read_generation,
-    shown_name,
-)
+from limbeck.models.configuration import is_quantised, load_config
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import display_name, load_tokenizer, read_generation
 from limbeck.models.memory import MemoryBudget
 from limbeck.models.parts import ALIGNED, Part, States, give_back, read_into
 from limbeck.models.skeleton import embedding_of, head_of, layers_of, matched, needs_of, skeleton
 from limbeck.models.source import Stored, check_tokenizer, resolve, stored_tensors
+from limbeck.models.verify import ACROSS_DOCUMENTS, NOT_CAUSAL, NOT_FINITE, OTHER_HEAD, differ, refused
+from limbeck.models.weights import check_finite
 from limbeck.types import Batch, Head, Outputs
 
-_FREE_SHARE = 0.8  # of the memory that is free, taken where no limit is given
+_FREE_SHARE = 0.8  # of free memory, the limit where none is given
 
-MORE_THAN_HIDDEN = "its layers give more than hidden states; capture without --stream"
+MORE_THAN_HIDDEN = "its layers return more than hidden states; capture without --stream"
 
 
 def load_streamed(
@@ -56,34 +47,38 @@ def load_streamed(
     memory: float | None = None,
     length: int,
     spill: Path,
-    beside: Callable[[int], int] = lambda vocab: 0,
+    caller_bytes: Callable[[int], int] = lambda vocab: 0,
 ) -> StreamedModel:
-    """A frozen model that takes ``memory`` bytes of its device at most, asked about rows of ``length`` tokens.
+    """A frozen model that uses at most ``memory`` bytes of its device, for sequences of ``length`` tokens.
 
-    Without ``memory`` it takes 80 % of what is free. ``spill`` is the folder of the file that hidden states wait in where they
-    must; ``beside`` gives the bytes that whoever asks keeps meanwhile, by the vocabulary. Raises what `load` raises, and
-    BadSetting for too little memory. Reads all weights once, to check them.
+    Without ``memory`` the limit is 80 % of free memory. ``spill`` is the folder for a file of hidden states, where they do not
+    fit in memory. ``caller_bytes`` maps the vocabulary size to the bytes that the caller needs beside the model. All weights
+    are read once, to check them.
+
+    Raises BadModel and Mismatch as `load` does, BadModel for an architecture that cannot be streamed, and BadSetting for too
+    little memory.
     """
     folder = resolve(name)
     config = load_config(folder)
     if is_quantised(config):
         raise BadModel(
-            f"{folder}: its weights are quantised, and a layer read alone would need them whole: capture without --stream"
+            f"{folder}: expected full-precision weights, because layers are read one by one, got quantised ones; "
+            "capture without --stream"
         )
     stored = stored_tensors(folder)
     check_tokenizer(folder)
     model = skeleton(config, dtype=dtype)
     read_generation(model, folder)
-    about = LanguageModel(model, load_tokenizer(folder), shown_name(name))
+    about = LanguageModel(model, load_tokenizer(folder), display_name(name))
     tensors = matched(folder, model, stored)
     device = torch.device(device)
     limit = memory or _FREE_SHARE * _free(device)
-    needs = needs_of(model, length=length, beside=beside(about.vocab))
+    needs = needs_of(model, length=length, caller_bytes=caller_bytes(about.vocab))
     free = psutil.virtual_memory().available
-    room = MemoryBudget.of(
+    budget = MemoryBudget.of(
         needs, limit=limit, length=length, kind="cuda" if device.type == "cuda" else "cpu", free=free
     )
-    streamed = StreamedModel(about, tensors, folder=folder, device=device, room=room, spill=spill)
+    streamed = StreamedModel(about, tensors, folder=folder, device=device, budget=budget, spill=spill)
     streamed.verify()
     return streamed
 
@@ -94,21 +89,21 @@ def _free(device: torch.device) -> float:
 
 @dataclass
 class _Step:
-    """One run of the decoder's forward: which layer computes, on what; what came to the first layer, and what it gave.
+    """One run of the decoder's forward, in which one layer computes.
 
-    ``layer`` -1 is none (the embedding alone), and the number of layers what follows them. ``seen`` are the calls of layers
-    where they are asked for.
+    ``layer`` is its number: -1 for none (the embedding alone), the number of layers for what follows the last. ``hidden`` is
+    its input, ``output`` its result. ``first_input`` is the input of the first layer. ``calls`` are the arguments of all layers.
     """
 
     layer: int
     hidden: Tensor | None = None
-    arrived: Tensor | None = None
-    left: Any = None
-    seen: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+    first_input: Tensor | None = None
+    output: Any = None
+    calls: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
 
 
 class StreamedModel:
-    """A model on disk that answers batches: a `Patient`. ``about`` tells what it is, without weights."""
+    """A model on disk that computes batches, a `StreamedLM`. ``about`` is the model without weights."""
 
     def __init__(
         self,
@@ -117,36 +112,36 @@ class StreamedModel:
         *,
         folder: Path,
         device: torch.device,
-        room: MemoryBudget,
+        budget: MemoryBudget,
         spill: Path,
     ) -> None:
-        """``folder`` is where the weights are, for messages."""
+        """``tensors`` maps names to stored tensors, ``folder`` appears in messages. Raises BadModel for NaN among the weights."""
         self.about, self.name, self.vocab = about, about.name, about.vocab
-        self.device, self.room = device, room
+        self.device, self.budget = device, budget
         self._folder, self._spill = folder, spill
         self._layers = layers_of(about.model)
         self._step = _Step(-1)
-        self._unchecked = set(tensors)  # names of tensors that were not yet looked at for NaN
+        self._unchecked = set(tensors)  # names of tensors not yet checked for NaN
         names = {id(module): name for name, module in about.model.named_modules()}
         self._parts = [Part.of(layer, names[id(layer)], tensors) for layer in self._layers]
         self._embedding = Part.of(embedding_of(about.model), names[id(embedding_of(about.model))], tensors)
         self._head = Part.of(head_of(about.model), names[id(head_of(about.model))], tensors)
         parts = (*self._parts, self._embedding, self._head)
-        taken = {name for part in parts for name in part.names.values()}
-        rest = {name: name for name in tensors.keys() - taken}
-        self._load_for_good(Part(about.model, rest, {name: tensors[name] for name in rest}))
+        placed = {name for part in parts for name in part.names.values()}
+        rest = {name: name for name in tensors.keys() - placed}
+        self._load_permanently(Part(about.model, rest, {name: tensors[name] for name in rest}))
         for number, layer in enumerate(self._layers):
-            vars(layer)["forward"] = self._stand_in(number, layer.forward)
+            vars(layer)["forward"] = self._replacement(number, layer.forward)
 
     def __call__(self, batch: Batch) -> Outputs:
-        """Hidden states of a batch, all of them in memory, and the head that reads them."""
+        """Hidden states of a batch (B, T, D), all in memory, and the head that maps them to logits."""
         return next(self.each([batch]))[1]
 
     @torch.no_grad()
     def each(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs]]:
-        """The answers to batches one after the other; as many as make a block go through the weights together.
+        """Each batch with its outputs, in order. The batches of a block go through the weights together.
 
-        Whoever lets go of an answer before taking the next keeps the head from being in memory twice.
+        Drop an output before taking the next; otherwise the head is in memory twice. Raises BadModel for NaN among the weights.
         """
         for block in self._blocks(batches):
             with closing(self._states(block)) as states:
@@ -160,8 +155,8 @@ class StreamedModel:
 
     @torch.no_grad()
     def seconds(self, batch: Batch, *, rows: int) -> float:
-        """About how long ``rows`` rows like those of a batch take: from reading one layer and computing with it."""
-        sample = batch.to(self.device).rows(slice(0, self._rows(batch)))
+        """Estimated seconds for ``rows`` sequences like those of a batch, from reading one layer and computing with it."""
+        sample = batch.to(self.device).rows(slice(0, self._micro_rows(batch)))
         hidden = torch.zeros((*sample.tokens.shape, self._width), dtype=self.about.model.dtype, device=self.device)
         start = time.perf_counter()
         values = self._read(self._parts[0], self._buffer(self._parts[:1]))
@@ -170,9 +165,9 @@ class StreamedModel:
             start = time.perf_counter()
             float(self._run(0, hidden, sample.position).sum())  # waits for the device
             computing = (time.perf_counter() - start) / len(sample.tokens)
-        passes = -(-rows * batch.tokens.shape[1] // self.room.block_tokens)
+        passes = -(-rows * batch.tokens.shape[1] // self.budget.block_tokens)
         parts = (passes * reading, rows * computing)
-        return len(self._layers) * (max(parts) if self.room.ahead else sum(parts))
+        return len(self._layers) * (max(parts) if self.budget.prefetch else sum(parts))
 
     # One block
 
@@ -180,32 +175,32 @@ class StreamedModel:
         block: list[Batch] = []
         for batch in batches:
             block.append(batch.to(self.device))
-            if sum(one.tokens.numel() for one in block) >= self.room.block_tokens:
+            if sum(one.tokens.numel() for one in block) >= self.budget.block_tokens:
                 yield block
                 block = []
         if block:
             yield block
 
     def _states(self, block: Sequence[Batch]) -> States:
-        spill = self._spill if self.room.spilled else None
+        spill = self._spill if self.budget.spill else None
         return States([(*batch.tokens.shape, self._width) for batch in block], self.about.model.dtype, spill)
 
     def _enter(self, block: Sequence[Batch], states: States) -> None:
-        """From tokens to what the first layer is given."""
+        """Computes the input of the first layer from tokens."""
         with self._embedding.holding(self._read(self._embedding), self.device):
             for number, batch in enumerate(block):
                 for part in self._micro(batch):
                     states.put(number, part, self._embed(batch.tokens[part], batch.position[part]))
 
     def _push(self, layer: int, block: Sequence[Batch], states: States) -> None:
-        """All of a block through one layer."""
+        """Runs a whole block through one layer."""
         for number, batch in enumerate(block):
             for part in self._micro(batch):
                 hidden = states.get(number, part).to(self.device)
                 states.put(number, part, self._run(layer, hidden, batch.position[part]))
 
     def _leave(self, block: Sequence[Batch], states: States) -> Iterator[tuple[Batch, Outputs]]:
-        """From what the last layer gave to answers."""
+        """Computes outputs from the hidden states of the last layer."""
         head = self._loaded_head()
         for number, batch in enumerate(block):
             hidden = torch.cat(
@@ -220,9 +215,9 @@ class StreamedModel:
             del hidden
 
     def _loaded_layers(self) -> Iterator[int]:
-        """The number of each layer while it has its weights; the next is read meanwhile where there is room for two."""
-        ahead = self.room.ahead
-        buffers = [self._buffer(self._parts) for _ in range(2 if ahead else 1)]
+        """The number of each layer while its weights are loaded. With prefetch the next one is read meanwhile."""
+        prefetch = self.budget.prefetch
+        buffers = [self._buffer(self._parts) for _ in range(2 if prefetch else 1)]
         with ThreadPoolExecutor(1) as reader:
 
             def read(number: int) -> Any:
@@ -233,20 +228,20 @@ class StreamedModel:
             reading = read(0)
             for number, part in enumerate(self._parts):
                 values = reading.result()
-                if ahead:
+                if prefetch:
                     reading = read(number + 1)
                 with part.holding(values, self.device):
                     del values
                     yield number
-                if not ahead:
+                if not prefetch:
                     reading = read(number + 1)
 
     def _micro(self, batch: Batch) -> Iterator[slice]:
-        rows = self._rows(batch)
+        rows = self._micro_rows(batch)
         return (slice(start, start + rows) for start in range(0, len(batch.tokens), rows))
 
-    def _rows(self, batch: Batch) -> int:
-        return max(1, self.room.micro_tokens // batch.tokens.shape[1])
+    def _micro_rows(self, batch: Batch) -> int:
+        return max(1, self.budget.micro_tokens // batch.tokens.shape[1])
 
     @property
     def _width(self) -> int:
@@ -254,29 +249,29 @@ class StreamedModel:
 
     # The decoder's own forward
 
-    def _stand_in(self, number: int, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """What a layer does when it is called: nothing, but in the one step that is its own."""
+    def _replacement(self, number: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """The forward of a layer: it computes only in its own step, and otherwise returns its input."""
 
-        def stand_in(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def replacement(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
             step = self._step
-            step.seen.append((hidden, args, kwargs))
+            step.calls.append((hidden, args, kwargs))
             if number == 0:
-                step.arrived = hidden
+                step.first_input = hidden
             if number == step.layer:
-                step.left = forward(step.hidden, *args, **kwargs)
+                step.output = forward(step.hidden, *args, **kwargs)
             return step.hidden if step.layer == len(self._layers) else hidden
 
-        return stand_in
+        return replacement
 
     def _decode(
-        self, step: _Step, position: Int[Tensor, "B T"], *, model: nn.Module | None = None, **given: Tensor
+        self, step: _Step, position: Int[Tensor, "B T"], *, model: nn.Module | None = None, **inputs: Tensor
     ) -> Any:
-        """Runs the decoder (or the ``model`` around it) for one step; gives its last hidden states (or logits)."""
+        """Runs the decoder (or the ``model`` around it) for one step; returns its last hidden states (or logits)."""
         self._step = step
-        given = given or {"inputs_embeds": step.hidden}  # type: ignore[dict-item]
-        # No attention mask on purpose, as in LanguageModel: only then are restarts in the positions looked for.
+        inputs = inputs or {"inputs_embeds": step.hidden}  # type: ignore[dict-item]
+        # No attention mask on purpose, as in LanguageModel: only then does Transformers look for restarts in the positions.
         outputs = (model or self.about.model.base_model)(
-            position_ids=position, attention_mask=None, use_cache=False, **given
+            position_ids=position, attention_mask=None, use_cache=False, **inputs
         )
         self._step = _Step(-1)
         return outputs.last_hidden_state if model is None else outputs.logits
@@ -284,15 +279,15 @@ class StreamedModel:
     def _embed(self, tokens: Int[Tensor, "B T"], position: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         step = _Step(-1)
         self._decode(step, position, input_ids=tokens)
-        assert step.arrived is not None
-        return step.arrived
+        assert step.first_input is not None
+        return step.first_input
 
     def _run(self, layer: int, hidden: Float[Tensor, "B T D"], position: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         step = _Step(layer, hidden)
         self._decode(step, position)
-        if not isinstance(step.left, Tensor):
-            raise self.about.refused(MORE_THAN_HIDDEN)
-        return step.left
+        if not isinstance(step.output, Tensor):
+            raise refused(self.about, MORE_THAN_HIDDEN)
+        return step.output
 
     # Reading
 
@@ -300,7 +295,7 @@ class StreamedModel:
         return torch.empty(max(part.bytes(self.about.model.dtype) for part in parts), dtype=torch.uint8)
 
     def _read(self, part: Part, buffer: Tensor | None = None) -> dict[str, Tensor]:
-        """A part's tensors from disk, in a buffer or in one of their own."""
+        """A part's tensors from disk, in the given buffer or a new one."""
         buffer = self._buffer([part]) if buffer is None else buffer
         values, start = {}, 0
         for local, name in part.names.items():
@@ -320,21 +315,21 @@ class StreamedModel:
             head = self.about.head
             return replace(head, weight=head.weight.detach())
 
-    def _load_for_good(self, part: Part) -> None:
+    def _load_permanently(self, part: Part) -> None:
         values = {name: tensor.to(self.device) for name, tensor in self._read(part).items()}
         part.module.load_state_dict(values, strict=False, assign=True)
         for module in part.module.modules():
             for name, buffer in module._buffers.items():
                 module._buffers[name] = None if buffer is None else buffer.to(self.device)
 
-    # What is tried out
+    # Checks
 
     @torch.no_grad()
     def verify(self) -> None:
-        """Reads all weights once, and tries on a few tokens what `LanguageModel.verify` tries.
+        """Reads all weights once, and checks on a few tokens what `models.verify` checks.
 
-        Besides, that streaming is the same as asking a model in memory: that nothing happens to hidden states between layers,
-        and that what a layer is given besides them hangs on positions alone. Raises BadModel with the reason.
+        It also checks that streaming equals a model in memory: nothing changes hidden states between layers, and all other
+        arguments of a layer depend on positions alone. Raises BadModel with the reason.
         """
         tokens, position = self._trial()
         hidden = self._verify_calls(tokens, position)
@@ -343,10 +338,10 @@ class StreamedModel:
         weight = torch.ones(tokens.shape, device=tokens.device)
         alone, other, packed, second = self(Batch(tokens, tokens, weight, position, nowhere, nowhere[:, 0])).hidden
         half = tokens.shape[1] // 2
-        if self.about.differ(alone[:half], other[:half]):
-            raise self.about.refused(SEES_AHEAD)
-        if self.about.chunked or self.about.differ(packed[half:], second[:half]):
-            raise self.about.refused(f"{SEES_ACROSS}; capture without --stream, which runs each alone")
+        if differ(self.about, alone[:half], other[:half]):
+            raise refused(self.about, NOT_CAUSAL)
+        if self.about.chunked or differ(self.about, packed[half:], second[:half]):
+            raise refused(self.about, f"{ACROSS_DOCUMENTS}; capture without --stream, which runs each document alone")
 
     def _trial(self) -> tuple[Int[Tensor, "4 8"], Int[Tensor, "4 8"]]:
         """Tokens and positions of four rows: one document, another that begins like it, both halves packed, the second half."""
@@ -358,44 +353,45 @@ class StreamedModel:
         return torch.stack([torch.cat(row) for row in rows]).to(self.device), position.to(self.device)
 
     def _verify_calls(self, tokens: Int[Tensor, "B T"], position: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """Looks at how layers are called, from tokens and from hidden states; gives what the first is given of tokens."""
+        """Compares the calls of layers from tokens with those from hidden states; returns the first layer's input."""
         by_tokens = _Step(-1)
         try:
             with self._embedding.holding(self._read(self._embedding), self.device):
                 self._decode(by_tokens, position, input_ids=tokens)
-            if by_tokens.arrived is None:
-                raise self.about.refused("its layers are not called one after the other; capture without --stream")
-            by_hidden = _Step(-1, by_tokens.arrived)
+            if by_tokens.first_input is None:
+                raise refused(self.about, "its layers are not called one after the other; capture without --stream")
+            by_hidden = _Step(-1, by_tokens.first_input)
             self._decode(by_hidden, position)
         except (TypeError, AttributeError) as error:
-            raise self.about.refused(f"its decoder does not take positions and hidden states ({error})") from error
+            raise refused(self.about, f"its decoder does not take positions and hidden states ({error})") from error
         for step in (by_tokens, by_hidden):
-            if len(step.seen) != len(self._layers) or any(hidden is not step.arrived for hidden, *_ in step.seen):
-                raise self.about.refused("it changes hidden states between layers; capture without --stream")
-        for (_, *given), (_, *again) in zip(by_tokens.seen, by_hidden.seen, strict=True):
-            if not _same(given, again):
-                raise self.about.refused(
-                    "its layers are given more than hidden states and what follows from positions; capture without --stream"
+            if len(step.calls) != len(self._layers) or any(hidden is not step.first_input for hidden, *_ in step.calls):
+                raise refused(self.about, "it changes hidden states between layers; capture without --stream")
+        for (_, *arguments), (_, *again) in zip(by_tokens.calls, by_hidden.calls, strict=True):
+            if not _same(arguments, again):
+                raise refused(
+                    self.about,
+                    "arguments of its layers depend on more than hidden states and positions; capture without --stream",
                 )
-        return by_tokens.arrived
+        return by_tokens.first_input
 
     def _verify_head(self, hidden: Float[Tensor, "B T D"], position: Int[Tensor, "B T"]) -> None:
         end = len(self._layers)
         with self._head.holding(self._read(self._head), self.device):
             last = self._decode(_Step(end, hidden), position)
             if last.shape != hidden.shape:
-                raise self.about.refused(MORE_THAN_HIDDEN)
+                raise refused(self.about, MORE_THAN_HIDDEN)
             model = self.about.model
             theirs = self._decode(_Step(end, hidden), position, model=model, inputs_embeds=hidden)
             ours = self.about.head.logits(last)
         if not (torch.isfinite(ours[..., : self.vocab]).all() and torch.isfinite(theirs[..., : self.vocab]).all()):
-            raise self.about.refused(NOT_FINITE)
-        if self.about.differ(ours[..., : self.vocab], theirs[..., : self.vocab]):
-            raise self.about.refused(OTHER_HEAD)
+            raise refused(self.about, NOT_FINITE)
+        if differ(self.about, ours[..., : self.vocab], theirs[..., : self.vocab]):
+            raise refused(self.about, OTHER_HEAD)
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two arguments of a layer are equal and nothing that layers could write into for one another."""
+    """Whether two arguments of a layer are equal, and of a type through which layers cannot pass data to one another."""
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and torch.equal(a, b)
     if isinstance(a, list | tuple):

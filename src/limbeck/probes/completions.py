@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 
 from limbeck.errors import Mismatch
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.probes.pass_until import spelled
 
 

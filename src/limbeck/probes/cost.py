@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from limbeck.generation.greedy import generate_greedy
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.models.parts import give_back
 from limbeck.types import Reading
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from limbeck.corpora.tasks.listops import ListOps
 from limbeck.corpora.tasks.spelled import require_spelling
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.probes.completions import log_likelihood
 from limbeck.probes.interval import wilson
 from limbeck.types import Reading

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int64
 
 from limbeck.corpora.tasks.sampling import distinct
 from limbeck.errors import BadTask
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.probes.interval import Interval, share_interval
 from limbeck.types import Batch, Reading
 

@@ -25,7 +25,7 @@ from limbeck.corpora.tokenizer import Frame, document_tokens, frame
 from limbeck.errors import BadSetting, Mismatch
 from limbeck.generation.local import decoded_completion, draw_tokens, stop_tokens
 from limbeck.models.cached import read_on
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.models.vocabulary import require_rows_of
 from limbeck.probes.tasks import Instance, Task
 

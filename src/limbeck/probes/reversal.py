@@ -20,7 +20,7 @@ from limbeck.corpora.jsonl import Record
 from limbeck.corpora.records import kind
 from limbeck.disk import existing, shown
 from limbeck.errors import BadTask
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.probes.completions import log_likelihood
 from limbeck.probes.interval import Interval, mean_interval, wilson
 from limbeck.probes.tasks import task_rows

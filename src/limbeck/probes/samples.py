@@ -8,7 +8,7 @@ from typing import Any
 from limbeck.corpora.store import TokenStore
 from limbeck.generation.greedy import generate_greedy
 from limbeck.generation.local import decoded_completion, stop_tokens
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 
 PROMPT, NEW = 32, 64
 

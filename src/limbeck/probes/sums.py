@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from limbeck.corpora.tasks.arithmetic import Arithmetic, Sum, carries, question
 from limbeck.corpora.tasks.spelled import Question, require_spelling
 from limbeck.generation.local import decoded_completion, generate
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.probes.interval import wilson
 from limbeck.probes.pass_until import spelled
 from limbeck.types import Reading

@@ -20,7 +20,7 @@ from torch import Tensor
 from limbeck.config import Stage
 from limbeck.errors import NonFiniteLoss, NothingToLearn
 from limbeck.models.decoder import LimbeckForCausalLM, LimbeckLayer
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.precision import exact
 from limbeck.run.step import Step

@@ -20,8 +20,8 @@ import torch
 from limbeck.corpora.pack import Rows
 from limbeck.disk import writing
 from limbeck.errors import BadFolder, Interrupted, NonFiniteLoss
-from limbeck.models.load import LanguageModel
-from limbeck.models.memory import MICRO_TOKENS
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.micro_batch import MICRO_TOKENS
 from limbeck.objectives.base import Objective
 from limbeck.run.log import Metrics, peak_rss_gib, progress
 from limbeck.run.optim import SLOWEST, Schedule, adamw, set_rates, slow_parameters

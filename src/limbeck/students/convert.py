@@ -21,8 +21,9 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.errors import BadModel, BadShape
 from limbeck.models.anatomy import Anatomy
+from limbeck.models.build import build
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM, LimbeckLayer
-from limbeck.models.load import LanguageModel, build
+from limbeck.models.language_model import LanguageModel
 from limbeck.models.mixers.attention import Attention
 from limbeck.models.mixers.deltanet import DeltaNet, GatedDeltaNet
 from limbeck.models.mixers.gla import GatedLinearAttention

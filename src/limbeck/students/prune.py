@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from limbeck.models.anatomy import Anatomy, Sizes, resized
-from limbeck.models.load import LanguageModel, build
+from limbeck.models.build import build
+from limbeck.models.language_model import LanguageModel
 from limbeck.students.kept import Kept
 from limbeck.students.score import Scores
 from limbeck.students.shape import Shape, check

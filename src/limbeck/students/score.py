@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import BadCorpus, BadSetting
 from limbeck.models.anatomy import Anatomy
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.types import Batch
 
 METHODS = ("activation", "gradient", "random")

@@ -18,8 +18,8 @@ from limbeck.corpora import Prompt
 from limbeck.errors import Mismatch
 from limbeck.generation.local import decoded_completion, generate
 from limbeck.generation.served import LENGTH, STOP, Completion, Request, ServedGenerator
-from limbeck.models.load import LanguageModel
-from limbeck.models.memory import MICRO_TOKENS
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.micro_batch import MICRO_TOKENS
 from limbeck.planning.checks.resources import free_memory
 from limbeck.planning.cost.size import Size
 from limbeck.teachers.remote.http import QueryFailed

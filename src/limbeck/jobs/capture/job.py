@@ -32,8 +32,12 @@ from limbeck.jobs.common.text import columns_of, passing_store, stores_of
 from limbeck.jobs.pair.student import METHOD, shrink_to, size_name
 from limbeck.jobs.pair.unigram import compare_to_unigram, of_source, say_known
 from limbeck.jobs.pair.unpacked import lone_cost
-from limbeck.models.load import LanguageModel, describe, load, load_config, own, save
+from limbeck.models.configuration import load_config
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load, verified_folder
+from limbeck.models.save import save
 from limbeck.models.streamed import StreamedModel
+from limbeck.models.weightless import save_without_weights
 from limbeck.planning.checks.finding import show as show_findings
 from limbeck.probes import cost, counted, measure, samples
 from limbeck.report.words import count, duration
@@ -100,8 +104,8 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
         wanted = rows.n_rows if settings.tokens is None else min(rows.n_rows, -(-settings.tokens // length))
         part = _part(wanted, settings.shard)
         if not (settings.out / TEACHER / "config.json").exists():
-            describe(asked.about, settings.out / TEACHER)
-        own(settings.out / TEACHER)
+            save_without_weights(asked.about, settings.out / TEACHER)
+        verified_folder(settings.out / TEACHER)
         if "codec" not in run:
             _choose(settings, run, asked, rows, wanted)
         codec = _codec(run)
@@ -310,7 +314,7 @@ def _cut(settings: CaptureSettings, asked: LogitSource, store: TokenStore, *, le
     for size in settings.params:
         folder, teacher = settings.out / CUT / size_name(size), asked.whole
         if (folder / "config.json").exists():
-            own(folder)
+            verified_folder(folder)
             continue
         assert isinstance(teacher, LanguageModel), "check_asked refuses others"
         shape = choose_shape(teacher.config, parameters=size)

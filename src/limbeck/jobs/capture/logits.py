@@ -17,15 +17,17 @@ from limbeck.disk import writing
 from limbeck.errors import BadSetting, Mismatch
 from limbeck.jobs.capture.certificate import kept_bytes
 from limbeck.jobs.common.environment import Environment
-from limbeck.models.load import LanguageModel, load, load_described
-from limbeck.models.memory import in_bytes
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
 from limbeck.models.source import resolve, resolve_description, weights_digest
 from limbeck.models.streamed import StreamedModel, load_streamed
+from limbeck.models.weightless import load_without_weights
 from limbeck.run.log import console
 from limbeck.teachers.cache import CELLS
 from limbeck.teachers.codec import TopK
 from limbeck.teachers.remote.http import Address, RetryPolicy, is_served
 from limbeck.teachers.remote.served import ServedTeacher, connect
+from limbeck.units import binary_size
 
 _ROWS_EACH = (
     8  # rows that are asked about together, for each question in flight: the last of them wait for nothing else
@@ -64,7 +66,7 @@ class LogitSource:
 
 def cells_of(teacher: Whole | ServedTeacher) -> int:
     """Logits of a teacher that may exist at a time."""
-    return teacher.room.cells if isinstance(teacher, StreamedModel) else CELLS
+    return teacher.budget.chunk_logits if isinstance(teacher, StreamedModel) else CELLS
 
 
 def check_asked(settings: CaptureSettings) -> None:
@@ -83,7 +85,7 @@ def check_asked(settings: CaptureSettings) -> None:
         )
     if settings.device_memory is not None and not settings.stream:
         raise BadSetting(
-            f"--device-memory {in_bytes(settings.device_memory)}: it is kept only where the teacher is read layer by layer; add "
+            f"--device-memory {binary_size(settings.device_memory)}: it limits a teacher that is read layer by layer; add "
             "--stream, or leave it out"
         )
 
@@ -117,7 +119,7 @@ def asking(settings: CaptureSettings, where: Environment, *, length: int, k: int
         return
     address = Address.of(settings.teacher)
     assert settings.tokenizer is not None, "description_of looked for it"
-    about = load_described(resolve_description(settings.tokenizer), name=address.model)
+    about = load_without_weights(resolve_description(settings.tokenizer), name=address.model)
     served = connect(
         address,
         about.tokenizer,
@@ -155,14 +157,14 @@ def _streamed(settings: CaptureSettings, where: Environment, *, length: int) -> 
         memory=settings.device_memory,
         length=length,
         spill=settings.out,
-        beside=kept_bytes,
+        caller_bytes=kept_bytes,
     )
-    room = teacher.room
+    budget = teacher.budget
     console.print(
-        f"read from disk layer by layer, in {in_bytes(room.peak)}: {room.block_tokens:,} tokens at each pass over its weights, "
-        f"{room.micro_tokens:,} of them at a time; hidden states wait "
-        + ("on disk" if room.spilled else "in memory")
-        + (", the next layer is read meanwhile" if room.ahead else "")
+        f"the teacher is read from disk layer by layer, in {binary_size(budget.peak)}: {budget.block_tokens:,} tokens a pass "
+        f"over its weights, {budget.micro_tokens:,} at a time; hidden states wait "
+        + ("on disk" if budget.spill else "in memory")
+        + (", the next layer is read meanwhile" if budget.prefetch else "")
     )
     return teacher
 

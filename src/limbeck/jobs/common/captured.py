@@ -20,8 +20,11 @@ from limbeck.corpora import TokenStore
 from limbeck.disk import Count, existing, place, read_json, read_rows, whole_folder
 from limbeck.errors import BadModel, LimbeckError, Mismatch
 from limbeck.jobs.common.folder import packing_in
-from limbeck.models.load import LanguageModel, load, load_config, load_described
+from limbeck.models.configuration import load_config
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
 from limbeck.models.source import resolve, weights_digest
+from limbeck.models.weightless import load_without_weights
 from limbeck.probes import Measurements
 from limbeck.students.shape import Shape
 from limbeck.teachers import LogitCache
@@ -93,7 +96,7 @@ class Captured:
     @cached_property
     def about(self) -> LanguageModel:
         """The teacher without its weights. Raises BadModel where its description is damaged."""
-        return load_described(self.folder / TEACHER, name=self.answers.name)
+        return load_without_weights(self.folder / TEACHER, name=self.answers.name)
 
     @property
     def identity(self) -> str:

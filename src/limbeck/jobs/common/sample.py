@@ -18,7 +18,7 @@ from limbeck.corpora.tokenizer import Frame, document_tokens, frame
 from limbeck.errors import BadCorpus, BadRecord
 from limbeck.jobs.common.captured import is_captured
 from limbeck.jobs.common.text import columns_of
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.planning.checks.finding import Finding
 from limbeck.report.words import share
 from limbeck.report.words import size as in_bytes

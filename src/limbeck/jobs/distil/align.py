@@ -29,7 +29,8 @@ from limbeck.jobs.common.folder import packed_as, text_of_run
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.text import Reader, stores_of
 from limbeck.jobs.distil.teacher import RunTeacher
-from limbeck.models.load import LanguageModel, load
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
 from limbeck.objectives import parse
 from limbeck.objectives.base import terms_of
 from limbeck.planning.checks.finding import Finding

@@ -16,7 +16,11 @@ from limbeck.config import ATTENTION
 from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import place, whole_folder
 from limbeck.jobs.common.environment import Environment
-from limbeck.models.load import LanguageModel, load, load_config, new_model, own, round_to, save
+from limbeck.models.build import new_model
+from limbeck.models.configuration import load_config
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load, verified_folder
+from limbeck.models.save import round_to, save
 from limbeck.objectives import parse
 from limbeck.run.lockstep import train_lockstep
 from limbeck.run.run import Plan, Run
@@ -124,7 +128,7 @@ class Shared:
     def run(self, arm: Arm) -> Run:
         """The run of an arm, its student as it begins."""
         world = self.machine.world
-        start = load(own(arm.start or self.cut), device="cpu", train=True)
+        start = load(verified_folder(arm.start or self.cut), device="cpu", train=True)
         if arm.fresh:
             packs = start.packs  # as its architecture does
             start = new_model(load_config(self.cut), start.tokenizer, arm.seed, name=arm.name)
@@ -153,7 +157,7 @@ def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
     world = shared.machine.world
     if arm.done:
         _drop_checkpoints(arm, world)
-        return load(own(arm.student), device=world.device)
+        return load(verified_folder(arm.student), device=world.device)
     run = shared.run(arm)
     run.after = after
     run.train()

@@ -27,8 +27,11 @@ from limbeck.jobs.common.captured import config_source
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.pair.mixers import pattern_asked, remarks
 from limbeck.jobs.pair.student import make_student, mixers_for
+from limbeck.models.configuration import load_config
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
-from limbeck.models.load import LanguageModel, load, load_config, own, save
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load, verified_folder
+from limbeck.models.save import save
 from limbeck.objectives import CrossEntropy
 from limbeck.planning.cost.mixers import Mixture
 from limbeck.probes import Bigrams, measure_slices
@@ -147,11 +150,11 @@ def make_converted(
     base = LanguageModel(teacher.model, teacher.tokenizer, teacher.name)
     if target is not None:
         folder = make_student(settings, target, teacher, store, length=length, machine=machine, folder=out / BASE)
-        base = load(own(folder), device=world.device)
+        base = load(verified_folder(folder), device=world.device)
     if world.first and not (out / ATTENTION / "config.json").exists():
         save(_converted(base, [ATTENTION] * len(asked.mixers), seed=settings.seed), out / ATTENTION)
     world.barrier()
-    everywhere = load(own(out / ATTENTION), device=world.device)
+    everywhere = load(verified_folder(out / ATTENTION), device=world.device)
     lr = settings.lr or suggested_learning_rate(everywhere.parameters_count)
     plan = Plan(steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=machine.bf16)
     taken = asked.steps(steps)
@@ -234,7 +237,7 @@ class _Matching:
                 for checkpoint in checkpoints(folder):
                     shutil.rmtree(checkpoint, ignore_errors=True)
             world.barrier()
-        return load(own(folder / "student"), device=world.device, train=True)
+        return load(verified_folder(folder / "student"), device=world.device, train=True)
 
     def error(self, stage: Stage) -> float:
         """What a stage came to: its loss over the last tenth of its steps."""

@@ -23,7 +23,8 @@ from limbeck.jobs.distil.align import OtherTokens, across
 from limbeck.jobs.distil.arms import Arm
 from limbeck.jobs.distil.teacher import RunTeacher
 from limbeck.jobs.probe.recall import RecallEvaluation
-from limbeck.models.load import LanguageModel, load, own
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load, verified_folder
 from limbeck.models.sidecar import stored_dtype
 from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, likelihood, measure, samples
 from limbeck.probes.measurements import AGAIN
@@ -75,7 +76,7 @@ class Evaluation:
     def cut(self, folder: Path) -> None:
         """Measures the student as it starts."""
         if self._machine.world.first:
-            model = load(own(folder), device=self._machine.world.device)
+            model = load(verified_folder(folder), device=self._machine.world.device)
             measured = self._measure("cut", model, self._settings.seed)
             if remark := too_few_documents(measured.read):
                 console.print(f"note: {remark}")
@@ -169,7 +170,7 @@ class Evaluation:
 
     def _cost_of_stored(self, arm: Arm) -> list[Reading]:
         """What a student costs as it is on disk, in the number format that the teacher is measured in."""
-        stored = load(own(arm.student), device=self._machine.world.device, dtype=self._machine.dtype)
+        stored = load(verified_folder(arm.student), device=self._machine.world.device, dtype=self._machine.dtype)
         return cost("student", stored, folder=arm.student)
 
     def _measure(self, name: str, model: LanguageModel, seed: int, *, compare: bool = True) -> Measurements:

@@ -37,9 +37,12 @@ from limbeck.jobs.distil.estimate import estimate_time, expected_seconds, shown_
 from limbeck.jobs.distil.evaluation import Evaluation, share_teacher_metrics
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.pair.student import make_student, stored_as, target_shape
-from limbeck.models.load import LanguageModel, load, load_config, load_described, own
+from limbeck.models.configuration import load_config
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load, verified_folder
 from limbeck.models.sidecar import stated
 from limbeck.models.source import resolve_description
+from limbeck.models.weightless import load_without_weights
 from limbeck.objectives import Objective, parse
 from limbeck.objectives.parse import code_of
 from limbeck.planning.checks.pair import Finding, as_json, check, show
@@ -273,7 +276,7 @@ def _student(
         _examined(settings, asked, task.target, teacher, documents, length=length, where=where, uses=uses) + knows
     )
     cut = _start(settings, task, source, store, where=where)
-    student = load(own(cut), device="cpu")
+    student = load(verified_folder(cut), device="cpu")
     if not asked:
         findings = diagnose(settings, teacher, student, documents, length=length, machine=where, uses=uses) + knows
         _say(findings)
@@ -418,7 +421,7 @@ def _check_served(settings: DistilSettings, *, length: int, where: Environment) 
     """Looks at a pair of which the teacher is on a server before anything is asked, which may cost money."""
     assert settings.student is not None, "adopted looked for it"
     assert settings.tokenizer is not None, "adopted looked for it"
-    teacher = load_described(resolve_description(settings.tokenizer), name=settings.teacher)
+    teacher = load_without_weights(resolve_description(settings.tokenizer), name=settings.teacher)
     check(diagnose(settings, teacher, load(settings.student), first_documents(settings), length=length, machine=where))
 
 

@@ -18,8 +18,8 @@ from limbeck.jobs.capture.certificate import why_not
 from limbeck.jobs.capture.codecs import codecs_within
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.text import stores_of
-from limbeck.models.load import load_described
 from limbeck.models.source import resolve
+from limbeck.models.weightless import load_without_weights
 from limbeck.objectives import parse
 from limbeck.report.words import size
 from limbeck.run.log import console
@@ -43,7 +43,7 @@ def keeps(settings: DistilSettings, where: Environment, *, length: int, objectiv
         return True
     if (settings.out / "cut").exists() or where.world.size > 1 or settings.mixers is not None or not _needs(objectives):
         return False
-    about = load_described(resolve(settings.teacher), name=settings.teacher)
+    about = load_without_weights(resolve(settings.teacher), name=settings.teacher)
     if any(
         why_not(codec, parse(objective)) for objective in objectives for codec in codecs_within(about.vocab, _BYTES)
     ):

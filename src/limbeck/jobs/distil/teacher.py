@@ -23,7 +23,8 @@ from limbeck.jobs.common.captured import CERTIFICATE, DATA, Captured, is_capture
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.text import stores_of
 from limbeck.jobs.distil.keep_logits import CAPTURED, check_keeps, keeps
-from limbeck.models.load import LanguageModel, load
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
 from limbeck.objectives import parse
 from limbeck.objectives.base import terms_of
 from limbeck.planning.cost.size import Size

@@ -10,7 +10,7 @@ from limbeck.jobs.common.captured import Captured, is_captured
 from limbeck.jobs.common.sample import Sample
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.distil.keep_logits import worth_keeping
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.objectives import parse
 
 

@@ -12,7 +12,10 @@ from limbeck.errors import BadSetting
 from limbeck.jobs.common.captured import config_source
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.pair.mixers import pattern_asked
-from limbeck.models.load import LanguageModel, load, load_config, save
+from limbeck.models.configuration import load_config
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
+from limbeck.models.save import save
 from limbeck.models.sidecar import FLOATS, stored_dtype
 from limbeck.models.source import resolve_description
 from limbeck.report.words import count

@@ -24,7 +24,7 @@ from limbeck.corpora.document import Document
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.records import Columns
 from limbeck.corpora.writer import Item
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.planning.checks.finding import Finding, check
 from limbeck.run.log import console
 from limbeck.teachers.logprobs import LOG_P, logprobs_of

@@ -25,7 +25,7 @@ from limbeck.jobs.pilot.results import write_results
 from limbeck.jobs.pilot.tasks import Pilot, Task, drop_checkpoints, result_of, tasks_left, tasks_of
 from limbeck.jobs.pilot.workers import run_here, run_on_ray
 from limbeck.jobs.pretrain.job import make_tokenizer
-from limbeck.models.load import own
+from limbeck.models.load import verified_folder
 from limbeck.models.vocabulary import ids_of
 from limbeck.objectives import parse
 from limbeck.report.words import duration
@@ -94,7 +94,7 @@ def _text(settings: PilotSettings, scale: Scale, run: dict[str, Any]) -> tuple[i
     how = how_read(settings)
     kept = {"columns": how["columns"], "skip_bad": how["skip_bad"]}
     make_tokenizer(settings.data, folder, vocab=scale.vocab, **kept)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(own(folder))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(verified_folder(folder))
     store, held_out = build_stores(settings.data, tokenizer, settings.out / "data", **how)
     say_read(store)
     require_rows(store, length=scale.length)

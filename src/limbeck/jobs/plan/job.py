@@ -247,7 +247,7 @@ def _anatomy(name: str) -> Anatomy:
 
 
 def _config(file: Path) -> PreTrainedConfig:
-    from limbeck.models.load import load_config
+    from limbeck.models.configuration import load_config
 
     return load_config(file.parent)
 

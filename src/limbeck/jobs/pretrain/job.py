@@ -25,8 +25,11 @@ from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, te
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.text import columns_of, how_read, say_read
 from limbeck.jobs.pair.mixers import CONTEXT, Mixed, context_of, mixed, remarks, shown_bytes, shown_pattern
+from limbeck.models.build import new_model
 from limbeck.models.decoder import LimbeckConfig
-from limbeck.models.load import LanguageModel, new_model, own, save
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import verified_folder
+from limbeck.models.save import save
 from limbeck.models.vocabulary import ids_of
 from limbeck.objectives.basic import CrossEntropy
 from limbeck.planning.cost.mixers import Mixture
@@ -284,7 +287,7 @@ def _tokenizer(settings: PretrainSettings, out: Path, where: Environment) -> Pre
         how: dict[str, Any] = {"columns": columns_of(settings), "skip_bad": settings.skip_bad or 0}
         make_tokenizer(settings.data, out / "tokenizer", vocab=settings.vocab, fraction=fraction, **how)
     where.world.barrier()
-    return PreTrainedTokenizerFast.from_pretrained(own(out / "tokenizer"))
+    return PreTrainedTokenizerFast.from_pretrained(verified_folder(out / "tokenizer"))
 
 
 def make_tokenizer(

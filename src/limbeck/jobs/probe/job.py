@@ -19,7 +19,9 @@ from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.probe.slices import recall_by_slices
 from limbeck.jobs.probe.text import RunFolder, Texts
-from limbeck.models.load import LanguageModel, load, load_config
+from limbeck.models.configuration import load_config
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
 from limbeck.planning.checks.pair import check
 from limbeck.planning.checks.vocabulary import tokens_of_pair
 from limbeck.probes import calibration, cost, fidelity, likelihood, measure

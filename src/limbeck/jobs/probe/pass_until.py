@@ -18,7 +18,8 @@ from limbeck.disk import existing, fits, locked, read_lines, write_lines
 from limbeck.errors import BadPoints, BadSetting
 from limbeck.jobs.common.environment import environment
 from limbeck.jobs.common.folder import command, now, versions
-from limbeck.models.load import load, load_config
+from limbeck.models.configuration import load_config
+from limbeck.models.load import load
 from limbeck.probes.pass_rate import readings
 from limbeck.probes.pass_until import Count, log_probability
 from limbeck.probes.pass_until import pass_until as draw

@@ -12,7 +12,7 @@ from pathlib import Path
 from limbeck.config import ATTENTION
 from limbeck.corpora import TokenStore
 from limbeck.jobs.common.held_out import HeldOut
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.probes import Bigrams, Slices, measure_slices, slices
 from limbeck.probes.recall import Recall, measure_recall, passages_of, recall
 from limbeck.report.words import share

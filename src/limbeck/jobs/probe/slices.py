@@ -6,7 +6,7 @@ from limbeck.errors import BadCorpus
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.probe.text import Texts
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.probes import Bigrams, measure_slices, slices
 from limbeck.run.log import console
 from limbeck.types import Reading

@@ -21,7 +21,7 @@ from limbeck.disk import existing, read_json
 from limbeck.errors import BadCorpus
 from limbeck.jobs.common.folder import packing_asked
 from limbeck.jobs.common.text import how_read, say_read
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.run.log import console
 
 _UP = 4  # folders above a model in which its run may be: runs/x/baselines/cut+ce-seed0/student

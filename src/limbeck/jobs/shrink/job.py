@@ -13,7 +13,8 @@ from limbeck.errors import BadFolder, BadSetting
 from limbeck.jobs.common.environment import environment, row_length
 from limbeck.jobs.common.text import columns_of, passing_store
 from limbeck.jobs.pair.student import shrink_to, stored_as, target_shape
-from limbeck.models.load import load, save
+from limbeck.models.load import load
+from limbeck.models.save import save
 from limbeck.models.sidecar import stated
 from limbeck.models.source import resolve_description
 from limbeck.report.card import model_card

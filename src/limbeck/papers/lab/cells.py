@@ -25,7 +25,7 @@ from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, nested_s
 from limbeck.jobs.pilot.tasks import DOCUMENTS, RESULT, Pilot, drop_checkpoints, result_of, tasks_left, tasks_of
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.jobs.pretrain.job import make_tokenizer
-from limbeck.models.load import own
+from limbeck.models.load import verified_folder
 from limbeck.papers.lab.recipe import RecipeContext
 from limbeck.report.words import duration
 from limbeck.run.log import console
@@ -120,7 +120,7 @@ def train_ladder(
     }
     run = claim(folder, asked)
     make_tokenizer(data, folder / "tokenizer", vocab=scale.vocab)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(own(folder / "tokenizer"))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(verified_folder(folder / "tokenizer"))
     store, held_out = build_stores(data, tokenizer, folder / "data", progress=console.is_terminal)
     require_rows(store, length=scale.length)
     same_corpus(folder, run, store, held_out)

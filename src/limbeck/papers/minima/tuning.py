@@ -19,7 +19,9 @@ from limbeck.corpora import Rows, TokenStore, build_stores
 from limbeck.disk import replacing
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.held_out import HeldOut
-from limbeck.models.load import LanguageModel, load, save
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
+from limbeck.models.save import save
 from limbeck.objectives.basic import CrossEntropy
 from limbeck.papers.minima.instructions import TEMPLATE, write_instructions
 from limbeck.probes import measure

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers.configuration_utils import PreTrainedConfig
 
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.planning.checks import resources, vocabulary
 from limbeck.planning.checks.finding import Finding, as_json, check, show
 from limbeck.planning.checks.price import Price, chances

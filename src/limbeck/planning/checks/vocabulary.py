@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.models.vocabulary import without_row
 from limbeck.planning.checks.finding import Finding
 

@@ -51,7 +51,7 @@ class Size:
         from torch import nn
 
         from limbeck.models.auto import LimbeckConfig
-        from limbeck.models.load import build
+        from limbeck.models.build import build
         from limbeck.models.mixers.filters import Filter
         from limbeck.planning.cost.mixers import Mixture
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from limbeck.models.memory import MICRO_TOKENS
+from limbeck.models.micro_batch import MICRO_TOKENS
 from limbeck.planning.cost.size import Size
 
 _HELD = ("student's weights", "gradients", "AdamW's moments")
