@@ -35,7 +35,8 @@ from transformers.models.rwkv.modeling_rwkv import RwkvSelfAttention
 
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.mixer import Dims, Mixer
-from limbeck.models.mixers.pattern import MIXERS, build
+from limbeck.models.mixers.named import MIXERS
+from limbeck.models.mixers.pattern import build
 
 WIDTH, HEADS = 256, 4
 REPEATS = {128: 7, 512: 5, 2048: 3, 8192: 2}  # steps of each length

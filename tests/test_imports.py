@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "limbeck"
 
 LAYERS = (
     ("errors", "scrub", "terminal", "units"),
+    ("plugins",),
     ("types", "config", "disk", "border"),
     ("divergence",),
     ("models",),
@@ -28,6 +29,8 @@ LAYERS = (
     ("__main__",),
 )
 
+BUILDS = ("based",)  # papers that stand on another
+
 # The rooms of a part that has some, from below; those of one level do not meet. What is directly in the part is above all.
 ROOMS = {
     "jobs": (
@@ -39,11 +42,12 @@ ROOMS = {
     ),
     "papers": (
         ("lab",),
-        (
-            *("arithmetic", "capacity_gap", "distillation_law", "minima", "pass_until", "reversal", "s4d"),
-            *("self_pretraining", "taid_gap", "zoology"),
+        tuple(
+            folder.parent.name
+            for folder in (PACKAGE / "papers").glob("*/recipe.py")
+            if folder.parent.name not in (*BUILDS, "lab")
         ),
-        ("based",),
+        tuple(BUILDS),
     ),
     "planning": (("cost",), ("checks",), ("laws",)),
 }

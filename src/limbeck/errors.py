@@ -35,6 +35,10 @@ class BadObjective(LimbeckError):
     """An objective's text or parameters are not understood."""
 
 
+class BadPlugin(LimbeckError):
+    """A package adds something to limbeck that cannot be imported or used, or a name that is taken."""
+
+
 class BadTask(LimbeckError):
     """A task is unknown, or its file does not hold prompts and answers."""
 

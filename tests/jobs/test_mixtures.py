@@ -17,7 +17,7 @@ from limbeck.jobs.pair.mixers import Mixed, context_of, heads_of, mixed
 from limbeck.models.auto import LimbeckConfig
 from limbeck.models.build import build
 from limbeck.models.load import load
-from limbeck.models.mixers.pattern import MIXERS
+from limbeck.models.mixers.named import MIXERS
 from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.training import estimate
 from tests.helpers.models import write_corpus

@@ -24,7 +24,7 @@ from limbeck.models.auto import LimbeckConfig, LimbeckForCausalLM
 from limbeck.models.build import new_model
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
-from limbeck.models.mixers.pattern import MIXERS
+from limbeck.models.mixers.named import MIXERS
 from limbeck.models.save import save
 from limbeck.models.weightless import load_without_weights, save_without_weights
 from tests.helpers.models import tokenizer, write_corpus, write_teacher

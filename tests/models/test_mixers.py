@@ -31,8 +31,9 @@ from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.gla import channelwise_sums
 from limbeck.models.mixers.linear import MAPS, taylor
 from limbeck.models.mixers.mixer import Dims, Mixer, multiplied
+from limbeck.models.mixers.named import MIXERS
 from limbeck.models.mixers.norm import RMSNorm
-from limbeck.models.mixers.pattern import MIXERS, build, parse, pattern_of
+from limbeck.models.mixers.pattern import build, parse, pattern_of
 from limbeck.models.mixers.rwkv4 import wkv
 from limbeck.models.mixers.scan import scan
 from limbeck.models.mixers.selective import selective_scan
@@ -773,7 +774,7 @@ def test_a_pattern_names_a_mixer_and_its_options():
     [
         (
             "atention",
-            "'atention': there is no mixer 'atention', the nearest is 'attention'; there are attention, swa, ",
+            "'atention': there is no mixer 'atention', the nearest is 'attention'; there are attention, based, ",
         ),
         ("swa:windw=3", "the mixer swa has no option 'windw', the nearest is 'window'; it takes window, rope"),
         ("gla:8", "the mixer gla has no option ''; it takes none"),

@@ -119,7 +119,7 @@ def test_a_recipe_runs_its_own_pilot_with_what_both_laws_need(done):
 @pytest.mark.parametrize(
     ("recipe", "keys", "error", "said"),
     [
-        ("capacity-gab", {}, BadSetting, r"unknown recipe 'capacity-gab'; did you mean 'capacity-gap'\?"),
+        ("capacity-gab", {}, BadSetting, r"unknown paper 'capacity-gab'; did you mean 'capacity-gap'\?"),
         ("pass-until", {"points": "p"}, BadSetting, "--points p: pass-until is judged by trainings of its own"),
         ("pass-until", {"data": "x.txt"}, BadSetting, "--data x.txt: pass-until writes its own text"),
         ("capacity-gap", {"points": "nowhere"}, BadPoints, "nowhere: no such table; --points takes a pilot's folder"),

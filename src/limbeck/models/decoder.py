@@ -259,7 +259,7 @@ class LimbeckPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Weights, configuration, and the code to read them where limbeck is not installed (trust_remote_code=True)."""
         if __name__.startswith("limbeck."):  # elsewhere it came from such a folder, and Transformers copies it on
-            self.config.auto_map = write_code(__name__, save_directory)
+            self.config.auto_map = write_code(__name__, save_directory, [parse(text)[0] for text in self.config.mixers])
         super().save_pretrained(save_directory, *args, **kwargs)
 
 

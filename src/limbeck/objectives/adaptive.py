@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck import divergence
-from limbeck.objectives.base import Pair, in_range
+from limbeck.objectives.base import Pair, in_range, objective
 from limbeck.objectives.basic import Divergence
 from limbeck.types import Chunk
 
@@ -21,6 +21,7 @@ _GROUP = 16  # tokens
 _FIRST = 192  # tokens looked at before a whole row is sorted
 
 
+@objective
 class AdaptiveKL(Divergence):
     """share KL(p || q) + (1 - share) KL(q || p), share = the head's part of all |p - q|, not differentiated."""
 

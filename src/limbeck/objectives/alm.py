@@ -15,7 +15,7 @@ from torch import Tensor
 
 from limbeck import divergence as formulas
 from limbeck.errors import BadObjective
-from limbeck.objectives.base import Objective, in_range, refused
+from limbeck.objectives.base import Objective, in_range, objective, refused
 from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal
 
@@ -28,6 +28,7 @@ _DIVERGENCES = {
 _CERTAIN = 1e-6  # nats: no likelihood is taken to be nearer to 1, where divergences have no gradient or an infinite one
 
 
+@objective
 class ALM(Objective):
     """A divergence between (p^(1/T), 1 - p^(1/T)) and the same of q, with p and q the likelihoods of a chunk, times T.
 

@@ -15,11 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck import divergence
-from limbeck.objectives.base import ClosedForm, Pair, in_range, refused
+from limbeck.objectives.base import ClosedForm, Pair, in_range, objective, refused
 from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal
 
 
+@objective
 class CrossEntropy(ClosedForm):
     """-log q of the token that follows, in nats. It needs no teacher, and has no temperature: it is a likelihood."""
 
@@ -79,6 +80,7 @@ class Divergence(ClosedForm):
         return outcomes.expect(self.integrand(outcomes.log_p, outcomes.log_q))
 
 
+@objective
 class ForwardKL(Divergence):
     """KL(p || q): the student covers what the teacher says (Hinton et al., arXiv 1503.02531)."""
 
@@ -95,6 +97,7 @@ class ForwardKL(Divergence):
         return forward_kl(pair)
 
 
+@objective
 class ReverseKL(Divergence):
     """KL(q || p): the student stays where the teacher is (MiniLLM, arXiv 2306.08543; here on given text)."""
 
@@ -118,6 +121,7 @@ class ReverseKL(Divergence):
         return nats.clamp(min=0), log_ratio.sub_(nats[:, None]).mul_(q)
 
 
+@objective
 class JensenShannon(Divergence):
     """beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q (GKD, arXiv 2306.13649).
 
@@ -153,6 +157,7 @@ class JensenShannon(Divergence):
         return nats.clamp_(min=0), log_q_m.sub_(student[:, None]).mul_(q).mul_(1 - self.beta)
 
 
+@objective
 class SkewKL(Divergence):
     """KL(p || alpha p + (1 - alpha) q), whose gradient stays bounded (DistiLLM, arXiv 2402.03898)."""
 
@@ -181,6 +186,7 @@ class SkewKL(Divergence):
         return nats.clamp_(min=0), q.mul_(-slope * mean[:, None]).add_(weighted, alpha=slope)
 
 
+@objective
 class SkewReverseKL(Divergence):
     """KL(q || alpha q + (1 - alpha) p) (DistiLLM, arXiv 2402.03898)."""
 
@@ -211,6 +217,7 @@ class SkewReverseKL(Divergence):
         return nats.clamp_(min=0), slope.sub_(mean[:, None]).mul_(q)
 
 
+@objective
 class TotalVariation(Divergence):
     """Half the sum of |p - q|: the probability that a token accepted by one is refused by the other, not nats.
 

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from limbeck import divergence
 from limbeck.errors import BadObjective
-from limbeck.objectives.base import Objective, in_range, refused
+from limbeck.objectives.base import Objective, in_range, objective, refused
 from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal
 
 
+@objective
 class CTKD(Objective):
     """T^2 KL(p_T || q_T) with T = low + (high - low) sigmoid(theta), theta learned to raise it.
 

@@ -15,11 +15,12 @@ from torch.nn.functional import logsigmoid
 
 from limbeck import divergence
 from limbeck.errors import BadObjective
-from limbeck.objectives.base import ClosedForm, Pair, in_range, refused
+from limbeck.objectives.base import ClosedForm, Pair, in_range, objective, refused
 from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal, tempered
 
 
+@objective
 class DKD(ClosedForm):
     """alpha KL over {target, not target} + beta KL over the other tokens among themselves."""
 

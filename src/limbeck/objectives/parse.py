@@ -15,7 +15,6 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import math
 import re
 import sys
@@ -24,43 +23,10 @@ from pathlib import Path
 from types import ModuleType
 
 from limbeck.errors import BadObjective
-from limbeck.objectives.adaptive import AdaptiveKL
-from limbeck.objectives.alm import ALM
 from limbeck.objectives.base import Objective, Sum, parameter_names
-from limbeck.objectives.basic import (
-    CrossEntropy,
-    ForwardKL,
-    JensenShannon,
-    ReverseKL,
-    SkewKL,
-    SkewReverseKL,
-    TotalVariation,
-)
-from limbeck.objectives.ctkd import CTKD
-from limbeck.objectives.dkd import DKD
-from limbeck.objectives.ramp import Ramp
-from limbeck.objectives.taid import TAID
-from limbeck.objectives.uld import ULD
+from limbeck.objectives.named import OBJECTIVES, is_objective
 
-OURS: dict[str, type[Objective]] = {
-    kind.__name__: kind
-    for kind in (
-        CrossEntropy,
-        ForwardKL,
-        ReverseKL,
-        JensenShannon,
-        SkewKL,
-        SkewReverseKL,
-        TotalVariation,
-        AdaptiveKL,
-        DKD,
-        CTKD,
-        Ramp,
-        ALM,
-        ULD,
-        TAID,
-    )
-}
+OURS = tuple(OBJECTIVES.own)
 _SHORT = {"ce": "CrossEntropy", "kl": "ForwardKL", "fkl": "ForwardKL", "rkl": "ReverseKL", "jsd": "JensenShannon"}
 # What others call an objective that is one of ours, or a setting of it.
 _ELSEWHERE = {
@@ -195,27 +161,27 @@ class _Reader:
         return len(pieces) == 2 and pieces[0][0] in {"word", "user"} and pieces[1][:2] == ("sign", "(")
 
     def _ours(self, name: str) -> type[Objective]:
-        names = {ours.lower(): ours for ours in OURS} | _SHORT
+        names = {known.lower(): known for known in OBJECTIVES} | _SHORT
         if name.lower() not in names:
             near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
             meant = _ELSEWHERE.get(name.lower()) or (names[near[0]] if near else None)
             hint = f"did you mean {meant}? " if meant else ""
             raise BadObjective(
-                f"objective {self.text!r}: there is no {name}; {hint}There are {', '.join(OURS)}; "
+                f"objective {self.text!r}: there is no {name}; {hint}There are {', '.join(OBJECTIVES)}; "
                 "your own is FILE.py:CLASS"
             )
-        return OURS[names[name.lower()]]
+        return OBJECTIVES[names[name.lower()]]
 
     def _users(self, name: str) -> type[Objective]:
         where, _, wanted = name.rpartition(":")
         module = _load(where, self.text)
         kind = getattr(module, wanted, None)
         if kind is None:
-            classes = [n for n, c in vars(module).items() if _is_objective(c) and c.__module__ == module.__name__]
+            classes = [n for n, c in vars(module).items() if is_objective(c) and c.__module__ == module.__name__]
             raise BadObjective(
                 f"objective {self.text!r}: {where} has no {wanted}; its objectives are {', '.join(classes) or 'none'}"
             )
-        if not _is_objective(kind):
+        if not is_objective(kind):
             raise BadObjective(
                 f"objective {self.text!r}: {name} is not an objective; make it a class that inherits from "
                 "limbeck.objectives.Objective and defines forward(logits, signal, chunk)"
@@ -252,10 +218,6 @@ def code_of(objective: Objective) -> dict[str, str]:
 
 def _file_of(kind: type[Objective]) -> Path:
     return Path(kind.forward.__code__.co_filename)
-
-
-def _is_objective(kind: object) -> bool:
-    return inspect.isclass(kind) and issubclass(kind, Objective) and kind is not Objective
 
 
 def _make(kind: type[Objective], values: dict[str, Value], source: str | None) -> Objective:

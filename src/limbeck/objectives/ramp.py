@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import BadObjective
-from limbeck.objectives.base import Objective, Sum, in_range
+from limbeck.objectives.base import Objective, Sum, in_range, objective
 from limbeck.objectives.basic import ForwardKL
 from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal
@@ -19,6 +19,7 @@ from limbeck.types import Chunk, Signal
 _FORWARD = ForwardKL()  # it has no state, so all may share it
 
 
+@objective
 class Ramp(Objective):
     """An objective times a weight that rises linearly in steps from ``start`` to ``end``."""
 

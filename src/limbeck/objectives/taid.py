@@ -17,7 +17,7 @@ from torch import Tensor
 
 from limbeck import divergence
 from limbeck.errors import BadObjective
-from limbeck.objectives.base import ClosedForm, Pair, in_range, refused
+from limbeck.objectives.base import ClosedForm, Pair, in_range, objective, refused
 from limbeck.objectives.basic import forward_kl
 from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal
@@ -29,6 +29,7 @@ Schedule = Literal["adaptive", "linear", "exp"]
 _ALPHA_STEPS = 8.0
 
 
+@objective
 class TAID(ClosedForm):
     """KL(p_t || q), t rising from ``start`` to ``end`` over the training.
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from limbeck.errors import BadObjective
 from limbeck.objectives import largest as sorted_probabilities
-from limbeck.objectives.base import Objective
+from limbeck.objectives.base import Objective, objective
 from limbeck.types import Chunk, Signal
 
 
+@objective
 class ULD(Objective):
     """Sum of |p - q| over the sorted probabilities p of the teacher and q of the student: 0 to 2 a position, not nats.
 

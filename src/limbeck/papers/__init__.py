@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from collections.abc import Mapping
 
-from limbeck.config import nearest
 from limbeck.errors import BadSetting
 from limbeck.papers.lab.recipe import Recipe
+from limbeck.plugins import ROOT, Registry
 
-RECIPES = (
-    "capacity-gap",
-    "distillation-law",
-    "pass-until",
-    "taid-gap",
-    "minima",
-    "zoology",
-    "s4d",
-    "based",
-    "arithmetic",
-    "self-pretraining",
-    "reversal",
-)
+
+def _folders() -> Mapping[str, str]:
+    """Each folder beside lab is a paper: its name with dashes, and ``RECIPE`` in its recipe.py."""
+    files = sorted((ROOT / "papers").glob("*/recipe.py"))
+    folders = [file.parent.name for file in files if file.parent.name != "lab"]
+    return {folder.replace("_", "-"): f"limbeck.papers.{folder}.recipe:RECIPE" for folder in folders}
+
+
+def _wrong(name: str, found: object) -> str:
+    if not isinstance(found, Recipe):
+        return "expected a limbeck.papers.lab.recipe.Recipe"
+    return "" if found.name == name else f"expected its name to be that of its recipe, {found.name!r}"
+
+
+PAPERS: Registry[Recipe] = Registry("paper", _folders, _wrong)
+RECIPES = tuple(PAPERS.own)
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of a name, ``RECIPE`` in the recipe.py of its folder. Raises BadSetting with the nearest name."""
-    if name not in RECIPES:
-        raise BadSetting(f"unknown recipe {name!r}{nearest(name, RECIPES)} There are: {', '.join(RECIPES)}.")
-    found: Recipe = import_module(f"limbeck.papers.{name.replace('-', '_')}.recipe").RECIPE
-    return found
+    """The recipe of a name, ours or one of a package. Raises BadSetting with the nearest name, BadPlugin for a broken package."""
+    if name not in PAPERS:
+        raise BadSetting(PAPERS.unknown(name))
+    return PAPERS[name]

@@ -29,7 +29,8 @@ from limbeck.models.mixers.deltanet import DeltaNet, GatedDeltaNet
 from limbeck.models.mixers.gla import GatedLinearAttention
 from limbeck.models.mixers.linear import Based, LinearAttention
 from limbeck.models.mixers.mixer import Mixer
-from limbeck.models.mixers.pattern import MIXERS, parse
+from limbeck.models.mixers.named import MIXERS
+from limbeck.models.mixers.pattern import parse
 from limbeck.models.mixers.retnet import Retention
 from limbeck.students.shape import Shape, parameters
 from limbeck.students.shape import choose as choose_cut

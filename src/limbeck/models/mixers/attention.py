@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.models.mixers.documents import Documents
-from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear
+from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear, mixer
 from limbeck.models.mixers.rotary import rotate
 
 
+@mixer("attention")
 class Attention(Mixer):
     """Every token of the document."""
 
@@ -83,6 +84,7 @@ class Attention(Mixer):
         return x if self.window is None else x[:, :, max(0, x.shape[2] - self.window + 1) :]
 
 
+@mixer("swa")
 class SlidingWindow(Attention):
     """The last ``window`` tokens, its own among them. Blocks of that many read their own and the one before: linear in T."""
 

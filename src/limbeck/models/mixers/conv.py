@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from limbeck.models.mixers.convolution import ShortConv, convolution_flops, long_convolution
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.filters import Filter, filter_of
-from limbeck.models.mixers.mixer import Dims, Mixer, State
+from limbeck.models.mixers.mixer import Dims, Mixer, State, mixer
 
 
+@mixer("conv")
 class GatedConv(Mixer):
     """BaseConv with a few taps."""
 
@@ -47,6 +48,7 @@ class GatedConv(Mixer):
         return 0.0
 
 
+@mixer("longconv")
 class LongConv(Mixer):
     """h * x + d ⊙ x with a filter as long as the longest text, gated as BaseConv if wanted."""
 

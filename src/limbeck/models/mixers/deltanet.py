@@ -19,13 +19,14 @@ from limbeck.models.mixers.convolution import ShortConv
 from limbeck.models.mixers.delta import delta_flops, delta_rule
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.mamba2 import step_bias
-from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear
+from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear, mixer
 from limbeck.models.mixers.norm import RMSNorm
 from limbeck.models.mixers.precision import wide
 
 _LENGTH_EPS = 1e-6  # of a query's or key's square length
 
 
+@mixer("deltanet")
 class DeltaNet(Mixer):
     """The delta rule without decay."""
 
@@ -89,6 +90,7 @@ class DeltaNet(Mixer):
         return y
 
 
+@mixer("gdn")
 class GatedDeltaNet(DeltaNet):
     """The delta rule with a decay that the token chooses."""
 

@@ -17,13 +17,14 @@ from limbeck.errors import BadModel
 from limbeck.models.mixers.decay import carried, sums_flops
 from limbeck.models.mixers.documents import Documents, cut
 from limbeck.models.mixers.kernels import channelwise_sums_on_gpu, have_kernels
-from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear
+from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear, mixer
 from limbeck.models.mixers.norm import RMSNorm
 from limbeck.models.mixers.precision import exact, wide
 
 _CHUNK, _TEMPERATURE, _RANK = 16, 16, 16
 
 
+@mixer("gla")
 class GatedLinearAttention(Mixer):
     """H heads, keys of half as many channels as values."""
 

@@ -17,10 +17,11 @@ from torch import Tensor
 from limbeck.models.mixers.convolution import convolution_flops, long_convolution
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.filters import Explicit
-from limbeck.models.mixers.mixer import Dims, Mixer, State, linear
+from limbeck.models.mixers.mixer import Dims, Mixer, State, linear, mixer
 from limbeck.models.mixers.ssm import DiagonalSSM
 
 
+@mixer("h3")
 class H3(Mixer):
     """Both state spaces have ``state`` dimensions a channel; the tap of the token itself stands for the shift's skip."""
 

@@ -22,13 +22,14 @@ from transformers import initialization as init
 from limbeck.models.mixers.convolution import ShortConv, convolution_flops, long_convolution
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.filters import Filter, mapped, places, spread
-from limbeck.models.mixers.mixer import Dims, Mixer, State
+from limbeck.models.mixers.mixer import Dims, Mixer, State, mixer
 from limbeck.models.mixers.precision import wide
 
 _HIDDEN, _LAYERS, _FLOOR = 64, 2, 0.05
 _FASTEST, _SLOWEST, _GONE = 0.3, 1.5, 0.01  # where, in texts, a filter has fallen to what
 
 
+@mixer("hyena")
 class Hyena(Mixer):
     """Gates and values of the width of the model."""
 

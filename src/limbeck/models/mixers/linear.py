@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from limbeck.models.mixers.decay import decaying_sums, sums_flops
 from limbeck.models.mixers.documents import Documents
-from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear
+from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear, mixer
 from limbeck.models.mixers.precision import wide
 
 _LEAST = 1e-12  # of the divisor; for both maps that are divided it is 1/2 or far above
@@ -43,6 +43,7 @@ def identity(x: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
 MAPS: Mapping[str, Callable[[Tensor], Tensor]] = {"taylor": taylor, "elu": elu, "identity": identity}
 
 
+@mixer("linear")
 class LinearAttention(Mixer):
     """H heads, with queries and keys of ``features`` channels before the map."""
 
@@ -93,6 +94,7 @@ class LinearAttention(Mixer):
         return self.map != "identity"
 
 
+@mixer("based")
 class Based(LinearAttention):
     """Linear attention with the Taylor map, which Based puts beside short convolutions and windows (arXiv 2402.18668, sec. 4)."""
 

@@ -18,11 +18,12 @@ from transformers import initialization as init
 from limbeck.models.mixers.convolution import ShortConv
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.mamba2 import step_bias
-from limbeck.models.mixers.mixer import Dims, Mixer, State, linear
+from limbeck.models.mixers.mixer import Dims, Mixer, State, linear, mixer
 from limbeck.models.mixers.precision import exact, wide
 from limbeck.models.mixers.selective import selective_scan
 
 
+@mixer("mamba")
 class Mamba(Mixer):
     """``expand`` times the width, ``state`` numbers a channel."""
 

@@ -20,11 +20,12 @@ from limbeck.errors import BadModel
 from limbeck.models.mixers.convolution import ShortConv
 from limbeck.models.mixers.decay import decaying_sums, sums_flops
 from limbeck.models.mixers.documents import Documents
-from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear
+from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear, mixer
 from limbeck.models.mixers.norm import RMSNorm
 from limbeck.models.mixers.precision import wide
 
 
+@mixer("mamba2")
 class Mamba2(Mixer):
     """``expand`` times the width in heads of ``head`` channels, each with a state of ``state`` numbers a channel."""
 

@@ -6,46 +6,13 @@ with commas between them, "attention*1,gdn*3": `*N` stands for N of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 from limbeck.errors import BadModel
-from limbeck.models.mixers.attention import Attention, SlidingWindow
-from limbeck.models.mixers.conv import GatedConv, LongConv
-from limbeck.models.mixers.deltanet import DeltaNet, GatedDeltaNet
-from limbeck.models.mixers.gla import GatedLinearAttention
-from limbeck.models.mixers.h3 import H3
-from limbeck.models.mixers.hyena import Hyena
-from limbeck.models.mixers.linear import Based, LinearAttention
-from limbeck.models.mixers.mamba import Mamba
-from limbeck.models.mixers.mamba2 import Mamba2
 from limbeck.models.mixers.mixer import Dims, Mixer, Option
-from limbeck.models.mixers.repeats import RepeatAttention
-from limbeck.models.mixers.retnet import Retention
-from limbeck.models.mixers.rwkv4 import RWKV4
-from limbeck.models.mixers.s4d import S4D
-from limbeck.models.mixers.topk import TopKAttention
+from limbeck.models.mixers.named import MIXERS
 
-MIXERS: Mapping[str, type[Mixer]] = {
-    "attention": Attention,
-    "swa": SlidingWindow,
-    "repeats": RepeatAttention,
-    "topk": TopKAttention,
-    "conv": GatedConv,
-    "longconv": LongConv,
-    "linear": LinearAttention,
-    "based": Based,
-    "retnet": Retention,
-    "gla": GatedLinearAttention,
-    "deltanet": DeltaNet,
-    "gdn": GatedDeltaNet,
-    "s4d": S4D,
-    "h3": H3,
-    "hyena": Hyena,
-    "mamba": Mamba,
-    "mamba2": Mamba2,
-    "rwkv4": RWKV4,
-}
 _MOST = 1_000  # of one mixer: no decoder has more layers
 
 
@@ -81,7 +48,10 @@ def parse(text: str) -> tuple[str, dict[str, Option]]:
     """The name and all options of a mixer, those not given at their default. Raises BadModel for what is not understood."""
     name, _, given = text.partition(":")
     if name not in MIXERS:
-        raise BadModel(f"{text!r}: there is no mixer {name!r}{_nearest(name, MIXERS)}; there are {', '.join(MIXERS)}")
+        raise BadModel(
+            f"{text!r}: there is no mixer {name!r}{_nearest(name, MIXERS)}; there are {', '.join(MIXERS)}. One of a package is "
+            "there once that package is installed"
+        )
     allowed = MIXERS[name].OPTIONS
     options = {key: value[0] if isinstance(value, tuple) else value for key, value in allowed.items()}
     if not given:

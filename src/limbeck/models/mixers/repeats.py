@@ -16,9 +16,10 @@ from torch import Tensor
 from limbeck.errors import BadModel
 from limbeck.models.mixers.attention import Attention, seen
 from limbeck.models.mixers.documents import Documents
-from limbeck.models.mixers.mixer import State
+from limbeck.models.mixers.mixer import State, mixer
 
 
+@mixer("repeats")
 class RepeatAttention(Attention):
     """Softmax attention of the tokens that occurred before, on all of the document."""
 

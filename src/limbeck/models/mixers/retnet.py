@@ -15,11 +15,12 @@ from torch.nn import functional as F
 
 from limbeck.models.mixers.decay import decaying_sums, sums_flops
 from limbeck.models.mixers.documents import Documents
-from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear
+from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear, mixer
 from limbeck.models.mixers.precision import wide
 from limbeck.models.mixers.rotary import rotate
 
 
+@mixer("retnet")
 class Retention(Mixer):
     """H heads with a decay of their own, ``expand`` times as wide in values as in keys."""
 

@@ -16,11 +16,12 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from limbeck.models.mixers.documents import Documents
-from limbeck.models.mixers.mixer import Dims, Mixer, State, linear
+from limbeck.models.mixers.mixer import Dims, Mixer, State, linear, mixer
 from limbeck.models.mixers.precision import wide
 from limbeck.models.mixers.scan import scan
 
 
+@mixer("rwkv4")
 class RWKV4(Mixer):
     """As many channels inside as the model is wide."""
 

@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from limbeck.models.mixers.convolution import convolution_flops
 from limbeck.models.mixers.documents import Documents
-from limbeck.models.mixers.mixer import Dims, Mixer, State
+from limbeck.models.mixers.mixer import Dims, Mixer, State, mixer
 from limbeck.models.mixers.ssm import SPECTRA, DiagonalSSM
 
 
+@mixer("s4d")
 class S4D(Mixer):
     """``init`` is the spectrum of A, ``method`` how time is made discrete."""
 

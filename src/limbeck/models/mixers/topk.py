@@ -23,10 +23,11 @@ from torch.nn import functional as F
 
 from limbeck.models.mixers.attention import Attention, seen
 from limbeck.models.mixers.documents import Documents
-from limbeck.models.mixers.mixer import Dims, State
+from limbeck.models.mixers.mixer import Dims, State, mixer
 from limbeck.models.mixers.precision import exact, wide
 
 
+@mixer("topk")
 class TopKAttention(Attention):
     """Softmax attention of the tokens of the ``k`` highest scores so far; 0 is the root of the longest text, rounded up."""
 

@@ -14,9 +14,11 @@ import ast
 import builtins
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +190,7 @@ class _Plain:
         if first in self._bound or first not in source.imported:
             return None
         whence, there = source.imported[first]
-        if _file(f"{whence}.{there}") is None:
+        if not _of_house(whence, self.module) or _file(f"{whence}.{there}") is None:
             return None
         return self._followed(f"{first}.{attribute}") or _elsewhere(whence, there, attribute)
 
@@ -236,7 +238,7 @@ def _elsewhere(whence: str, there: str, attribute: str) -> list[str]:
 
 def _place(module: str, name: str) -> Place | None:
     """Where a name of a module is defined; None for one that is not followed."""
-    if not _followed(module):
+    if not _followed(module, module):
         return None
     source, (first, _, attribute) = _source(module), name.partition(".")
     if name in source.defined:
@@ -245,13 +247,21 @@ def _place(module: str, name: str) -> Place | None:
         return None
     whence, there = source.imported[first]
     if attribute:  # only of modules: other attributes belong to a definition, which counts whole
-        return _place(f"{whence}.{there}", attribute) if _file(f"{whence}.{there}") else None
-    return None if there in _LEFT_OUT else _place(whence, there)
+        inner = f"{whence}.{there}"
+        return _place(inner, attribute) if _file(inner) and _followed(inner, module) else None
+    return None if there in _LEFT_OUT or not _followed(whence, module) else _place(whence, there)
 
 
-def _followed(module: str) -> bool:
-    inside = any(module == part or module.startswith(f"{part}.") for part in _FOLLOWED)
-    return inside and module != _DRAWS and not _source(module).trains
+def _followed(module: str, importer: str) -> bool:
+    """Whether what a module has is part of a criterion: some folders of limbeck, and of a paper's own package all."""
+    package = module.partition(".")[0]
+    inside = package != "limbeck" or any(module == part or module.startswith(f"{part}.") for part in _FOLLOWED)
+    return inside and _of_house(module, importer) and module != _DRAWS and not _source(module).trains
+
+
+def _of_house(module: str, importer: str) -> bool:
+    """Whether a module is limbeck's, or of the package that imports it."""
+    return module.partition(".")[0] in ("limbeck", importer.partition(".")[0])
 
 
 @cache
@@ -267,17 +277,24 @@ def _source(module: str) -> _Source:
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets: Sequence[ast.expr] = node.targets if isinstance(node, ast.Assign) else [node.target]
             defined |= {n.id: node for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            imported |= {name.asname or name.name: (node.module, name.name) for name in node.names}
-            trains |= node.module.partition(".")[0] == "torch"
+        elif isinstance(node, ast.ImportFrom):
+            folder = module if file.name == "__init__.py" else module.rpartition(".")[0]
+            whence = resolve_name("." * node.level + (node.module or ""), folder)
+            imported |= {name.asname or name.name: (whence, name.name) for name in node.names}
+            trains |= whence.partition(".")[0] == "torch"
         elif isinstance(node, ast.Import):
             trains |= any(name.name.partition(".")[0] == "torch" for name in node.names)
     return _Source(defined, imported, trains)
 
 
 def _file(module: str) -> Path | None:
-    """The file of one of limbeck's modules; None where there is none."""
-    place = PACKAGE.parent.joinpath(*module.split("."))
+    """The file of one of limbeck's modules, or of one of a paper's package that is imported; None of anything else."""
+    package, *rest = module.split(".")
+    if package != "limbeck":
+        found = sys.modules.get(module)
+        name = getattr(found, "__file__", None)
+        return Path(name) if name and name.endswith(".py") else None
+    place = PACKAGE.joinpath(*rest)
     return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
 
 
