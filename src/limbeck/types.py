@@ -1,10 +1,10 @@
-"""The values that everything in limbeck passes around, and the roles that pass them.
+"""The values and protocols that all parts of limbeck share.
 
 Legend of axes: B rows, T positions of a row, V tokens of the vocabulary, K outcomes of a signal, D hidden width,
 n positions in a chunk (a flat piece of B x T), C chunks of text that two tokenizers have in common.
 
-The shift is made once, where rows are packed (`corpora/pack.py`): everywhere after that ``logits[b, t]``,
-``targets[b, t]`` and ``weight[b, t]`` speak of the same prediction.
+Targets are shifted once, where rows are packed (`corpora/pack.py`): everywhere after that ``logits[b, t]``,
+``targets[b, t]`` and ``weight[b, t]`` belong to the same prediction.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from limbeck.errors import Mismatch
 class Batch:
     """Rows of packed documents, already shifted.
 
-    ``weight`` is what a prediction counts: 0 for padding, prompts, and the last token of a document cut by nothing but
-    its end. ``position`` restarts at 0 with each document of a row, which is also what keeps attention inside it.
-    ``document`` is the index of the document in its store, -1 where there is none. ``row`` is the number of each row among
-    all those of its corpus: what a teacher that was asked before finds its answers by.
+    ``weight`` is the weight of each prediction in the loss: 0 for padding, prompts, and the last token of a document.
+    ``position`` restarts at 0 with each document of a row, which also keeps attention inside the document. ``document`` is the
+    index of the document in its store, -1 for padding. ``row`` is the number of each row in its corpus, by which captured logits
+    are found.
     """
 
     tokens: Int[Tensor, "B T"]
@@ -53,7 +53,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What an objective may know of n positions: the token that follows, and how much the prediction counts."""
+    """n positions as an objective gets them: the target token of each, and the weight of its prediction."""
 
     targets: Int[Tensor, "n"]
     weight: Float[Tensor, "n"]
@@ -65,10 +65,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Head:
-    """The last linear map of a decoder, and what follows it.
+    """The output head of a decoder: its last linear map, a scale and a soft cap.
 
-    ``logits = cap(scale * (hidden @ weight.T + bias))`` with ``cap(z) = softcap * tanh(z / softcap)`` where there is one
-    (Gemma 2, arXiv 2408.00118, sec. 2).
+    ``logits = cap(scale * (hidden @ weight.T + bias))`` with ``cap(z) = softcap * tanh(z / softcap)``, or the identity without
+    a soft cap (Gemma 2, arXiv 2408.00118, sec. 2).
     """
 
     weight: Float[Tensor, "rows D"]
@@ -86,10 +86,10 @@ class Head:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model says about a batch, not yet multiplied out: hidden states and the head that reads them.
+    """A model's outputs for a batch before the head: hidden states, and the head that makes logits of them.
 
-    ``vocab`` is the number of real tokens, from the tokenizer. Rows of the head beyond it are padding: they take part in
-    nothing, so models of one family with differently padded heads meet on one support.
+    ``vocab`` is the number of tokens of the tokenizer. Rows of the head beyond it are padding and are never used, so models
+    of one family with differently padded heads have one support.
     """
 
     hidden: Float[Tensor, "B T D"]
@@ -97,28 +97,28 @@ class Outputs:
     vocab: int
 
     def logits(self, part: slice | Tensor | None = None) -> Float[Tensor, "n V"]:
-        """Logits over the real tokens, of some of the B x T flat positions (of all, which is large, without)."""
+        """Logits over the real vocabulary at some of the B x T flat positions, or at all of them (which is large)."""
         hidden = self.hidden.reshape(-1, self.hidden.shape[-1])
         return self.head.logits(hidden if part is None else hidden[part])[:, : self.vocab]
 
 
 @dataclass(frozen=True)
 class Signal:
-    """What a teacher says about n positions: unnormalised log p over the real vocabulary.
+    """A teacher's logits at n positions, over the real vocabulary: the dense signal.
 
-    The dense kind. Whatever kinds follow, an objective only needs `against`: two log-distributions of one support.
+    Objectives use signals through `against`: two log-distributions over one support.
     """
 
     logits: Float[Tensor, "n V"]
 
     def log_p(self, temperature: float | Tensor = 1.0) -> Float[Tensor, "n V"]:
-        """log p at a temperature."""
+        """log p, in nats, at a temperature."""
         return tempered(self.logits, temperature).log_softmax(-1)
 
     def against(
         self, logits: Float[Tensor, "n V"], temperature: float | Tensor = 1.0
     ) -> tuple[Float[Tensor, "n K"], Float[Tensor, "n K"]]:
-        """(log p, log q) over the same outcomes: the teacher's, and those of a student with these logits."""
+        """(log p, log q) over the same K outcomes: the teacher's, and those of a student with these logits."""
         return self.log_p(temperature), tempered(logits, temperature).log_softmax(-1)
 
     def largest(self, count: int) -> Float[Tensor, "n k"]:
@@ -127,20 +127,20 @@ class Signal:
         return log_p.topk(min(count, log_p.shape[-1])).values.exp()
 
     def part(self, part: slice) -> Signal:
-        """What is said about some of the positions."""
+        """The signal at some of the positions."""
         return Signal(self.logits[part])
 
 
 @dataclass(frozen=True)
 class Sparse:
-    """What a teacher says about n positions by K outcomes of each: a sum of weight f stands for the sum of p f over all V.
+    """K outcomes of a teacher's distribution at n positions: the sum of weight f over them stands for the sum of p f over all V.
 
-    Two kinds. *Coarse*: the outcomes are the likeliest, weight = p, and ``rest`` is log of the mass that they leave; what is
-    compared are distributions over K + 1 outcomes, whose divergences are never more than the true ones (data processing
-    inequality). *Drawn* (``rest`` is None): an outcome was kept with probability p / weight, so the sums are right in the
-    mean (Horvitz & Thompson 1952), and weights add up to 1. ``log_p`` is the teacher's own log-probability in both. No outcome
-    stands twice at a position; one of weight 0 is padding. Where all weights are 0 and the rest is none (-inf) there is no
-    answer: whoever learns or measures gives that position weight 0 (`teachers.LogitCache.masked`).
+    Two kinds. *Top-k with the rest*: the outcomes are the most probable ones, weight = p, and ``rest`` is the log of the mass of
+    all others. Distributions over K + 1 outcomes are compared; their divergences are never more than the true ones (data
+    processing inequality). *Sampled* (``rest`` is None): an outcome was kept with probability p / weight, so the sums are
+    unbiased (Horvitz & Thompson 1952), and weights sum to 1. ``log_p`` is the teacher's log-probability, in nats, in both.
+    The outcomes of a position are distinct; one of weight 0 is padding. A position whose weights are all 0 and whose rest is
+    -inf has no target; training and probes give it weight 0 (`teachers.LogitCache.masked`).
     """
 
     ids: Int[Tensor, "n K"]
@@ -152,16 +152,16 @@ class Sparse:
     def against(
         self, logits: Float[Tensor, "n V"], temperature: float | Tensor = 1.0
     ) -> tuple[Float[Tensor, "n K+1"], Float[Tensor, "n K+1"]]:
-        """As `Signal.against`, over the K outcomes and the rest; of a coarse signal at temperature 1 alone.
+        """As `Signal.against`, over the K outcomes and the rest; for top-k outcomes at temperature 1 only.
 
-        Raises Mismatch of others: a formula over all outcomes has no value for a few drawn ones, and what the rest would be
-        at another temperature is not known.
+        Raises Mismatch otherwise: a formula over all outcomes has no value for a sample of them, and the mass of the rest at
+        another temperature is unknown.
         """
         if self.rest is None or not (isinstance(temperature, float) and temperature == 1.0):
             raise Mismatch(
-                "this teacher's answers are "
-                + ("drawn outcomes" if self.rest is None else "its likeliest outcomes and the rest at temperature 1")
-                + f", which say nothing of a sum over all outcomes at temperature {temperature}: take a dense teacher, or an "
+                "these captured logits are "
+                + ("sampled outcomes" if self.rest is None else "the top-k outcomes and the rest at temperature 1")
+                + f", which do not give a sum over all outcomes at temperature {temperature}: use a live teacher, or an "
                 "objective that accepts them"
             )
         log_q = logits.log_softmax(-1)
@@ -169,53 +169,53 @@ class Sparse:
         return torch.cat([self.log_p, self.rest[:, None]], -1), torch.cat([log_q.gather(-1, self.ids), others], -1)
 
     def largest(self, count: int) -> Float[Tensor, "n k"]:
-        """As `Signal.largest`, of the likeliest outcomes that were kept.
+        """As `Signal.largest`, from top-k outcomes.
 
-        Raises Mismatch of drawn ones: which of a distribution's probabilities are its largest cannot be told from a sample,
-        and the sizes of those that were drawn are no unbiased estimate of any.
+        Raises Mismatch for sampled ones: a sample does not give a distribution's largest probabilities, not even without bias.
         """
         if self.rest is None:
             raise Mismatch(
-                "this teacher's answers are drawn outcomes, of which it cannot be told how large the largest probabilities are, "
-                "in order: take a dense teacher, or answers captured with --kind coarse"
+                "these captured logits are sampled outcomes, which do not give the largest probabilities: use a "
+                "live teacher, or logits captured with --kind coarse"
             )
         return self.weight.topk(min(count, self.weight.shape[-1])).values
 
     @property
     def known(self) -> Bool[Tensor, "n"]:
-        """Where there is an answer."""
+        """Which positions have a target."""
         if self.rest is None:
             return torch.ones_like(self.weight[:, 0], dtype=torch.bool)
         return self.rest.isfinite() | (self.weight > 0).any(-1)
 
     def require_known(self) -> None:
-        """Raises Mismatch where a position has no answer: it would be learned, or measured, as if it had one."""
+        """Raises Mismatch if a position has no target."""
         if missing := int((~self.known).sum()):
             raise Mismatch(
-                f"{missing:,} of {len(self.ids):,} positions that count have no answer of the teacher: let those count "
-                "nothing first, by batch = cache.masked(batch)"
+                f"{missing:,} of {len(self.ids):,} positions of weight > 0 have no teacher target: give those weight 0 "
+                "first, with batch = cache.masked(batch)"
             )
 
     def part(self, part: slice | Tensor) -> Sparse:
-        """What is said about some of the positions."""
+        """The signal at some of the positions."""
         rest = None if self.rest is None else self.rest[part]
         return Sparse(self.ids[part], self.log_p[part], self.weight[part], self.vocab, rest)
 
     def to(self, device: torch.device | str) -> Sparse:
-        """The same on another device."""
+        """The same signal on another device."""
         rest = None if self.rest is None else self.rest.to(device)
         return Sparse(self.ids.to(device), self.log_p.to(device), self.weight.to(device), self.vocab, rest)
 
 
 @dataclass(frozen=True)
 class ChunkTargets:
-    """What a teacher of other tokens says about n positions: how likely it finds chunks of the text that they predict.
+    """Targets at n positions from a teacher with another tokenizer: its log p of the chunks of text that they predict.
 
-    ``chunk`` is which chunk the target of each position belongs to, -1 of none; ``log_p`` that of each chunk. A chunk is
-    some whole tokens of each of the two, and all of the student's are among the n positions, with weight.
+    ``chunk`` is the chunk of each position's target, -1 for none; ``log_p`` is the teacher's log-probability of each chunk, in
+    nats. A chunk is one or more whole tokens in both tokenizers; all of its student tokens are among the n positions, with
+    weight > 0.
 
-    ``largest``, where it was asked for, are the teacher's k largest probabilities of what follows, largest first, at the
-    positions where both have read the same text, 0 at the others.
+    ``largest``, if it was recorded, are the teacher's k largest next-token probabilities, largest first, at positions where
+    teacher and student have read the same text; 0 at the others.
     """
 
     chunk: Int[Tensor, "n"]
@@ -224,7 +224,7 @@ class ChunkTargets:
 
 
 def tempered(logits: Float[Tensor, "*shape"], temperature: float | Tensor) -> Float[Tensor, "*shape"]:
-    """Logits divided by a temperature. At 1 they are the same tensor: dividing would cost a pass over all of them."""
+    """Logits divided by a temperature; at temperature 1 the same tensor, since a division would cost a pass over all of them."""
     return logits if isinstance(temperature, float) and temperature == 1.0 else logits / temperature
 
 
@@ -247,7 +247,7 @@ class Reading:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Reading:
-        """A reading from its row; JSON has no NaN, so a number that is null was one. What else the row has is left out."""
+        """A reading from its row in readings.jsonl. Null numbers become NaN, since JSON has none; other keys are ignored."""
         was_nan = {key: math.nan for key in ("value", "low", "high") if row[key] is None}
         return cls(**{key: value for key, value in {**row, **was_nan}.items() if key in cls.__dataclass_fields__})
 
@@ -275,7 +275,7 @@ class ReadingRow(TypedDict):
 
 @runtime_checkable
 class CausalLM(Protocol):
-    """A teacher or a student: says something about a batch."""
+    """A model as teacher or student: maps a batch to its outputs."""
 
     name: str
     vocab: int
@@ -285,14 +285,14 @@ class CausalLM(Protocol):
 
 @runtime_checkable
 class StreamedLM(CausalLM, Protocol):
-    """A speaker whose weights pass by once for many batches, so that those are asked together."""
+    """A model whose weights are read from disk once for many batches."""
 
     def each(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs]]: ...
 
 
 @runtime_checkable
 class Teacher(Protocol):
-    """Who is listened to: a live model, or what one said before, whole or by a few outcomes."""
+    """A teacher with the student's tokenizer: a live model, captured hidden states or captured logits."""
 
     name: str
     vocab: int
@@ -302,7 +302,7 @@ class Teacher(Protocol):
 
 @runtime_checkable
 class ChunkTeacher(Protocol):
-    """Who is listened to by a student of other tokens."""
+    """A teacher with another tokenizer than the student's."""
 
     name: str
 
@@ -314,9 +314,9 @@ def each(teacher: CausalLM, batches: Iterable[Batch]) -> Iterator[tuple[Batch, O
 @overload
 def each(teacher: Teacher, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs | Sparse]]: ...
 def each(teacher: Teacher, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Outputs | Sparse]]:
-    """What a teacher says about batches, one after the other.
+    """The teacher's outputs for each of the batches, one after the other.
 
-    Let go of an answer before the next is taken, which may bring the head into memory again.
+    Delete an output before you take the next one, which may load the head into memory again.
     """
     if isinstance(teacher, StreamedLM):
         yield from teacher.each(batches)
@@ -338,6 +338,6 @@ class Corpus(Protocol):
 
 @runtime_checkable
 class Probe(Protocol):
-    """Measures a student, perhaps against a teacher."""
+    """Measures a student, with some probes against a teacher."""
 
     def __call__(self, student: CausalLM, teacher: CausalLM | None) -> Iterator[Reading]: ...

@@ -79,8 +79,8 @@ class Tiny(ThreadingHTTPServer):
                 self.model, [prompt], max_new_tokens=most, temperature=body["temperature"], uniforms=uniforms
             )
         found = self.texts[key]
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(found.tokens) + found.ended}
-        return decoded_completion(tokenizer, prompt, found.tokens), "stop" if found.ended else "length", usage
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": len(found.tokens) + found.finished}
+        return decoded_completion(tokenizer, prompt, found.tokens), "stop" if found.finished else "length", usage
 
     def drawn_fault(self) -> str:
         with self.lock:

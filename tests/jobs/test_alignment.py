@@ -463,7 +463,7 @@ def test_of_kept_outcomes_the_likeliest_can_be_sorted_and_the_drawn_not():
     likely = top_k(teacher.logits().detach().log_softmax(-1), 9)
     whole = fused_backward(parse("ULD"), student, said, found, scale=1.0)
     torch.testing.assert_close(fused_backward(parse("ULD"), student, likely, found, scale=1.0), whole)
-    with pytest.raises(Mismatch, match=r"drawn outcomes, of which it cannot be told how large.*--kind coarse"):
+    with pytest.raises(Mismatch, match=r"sampled outcomes, which do not give the largest.*--kind coarse"):
         fused_backward(parse("ULD"), student, replace(likely, rest=None), found, scale=1.0)
 
 
@@ -541,9 +541,9 @@ def test_a_teacher_that_was_killed_goes_on_where_it_was(pair, tmp_path, monkeypa
     )
     assert going_on.left == 0
     measure_logprobs(Stopping(teacher, 0), rows.rows_of, tmp_path / "killed", **keys)  # is not asked again
-    with pytest.raises(Mismatch, match="of another teacher: 't' there, 'u' now"):
+    with pytest.raises(Mismatch, match="another teacher: 't' there, 'u' now"):
         measure_logprobs(teacher, rows.rows_of, tmp_path / "killed", **{**keys, "made_from": {"teacher": "u"}})
-    with pytest.raises(BadModel, match=r"what the teacher told is missing: remove .*aligned too"):
+    with pytest.raises(BadModel, match=r"expected teacher log-probabilities, found no told.json: remove .*aligned too"):
         told.logprobs_in(tmp_path / "elsewhere")
     damage(tmp_path / "killed" / "log_p.npy")
     with pytest.raises(BadModel, match="missing or damaged"):
@@ -682,7 +682,7 @@ def test_drawn_answers_are_refused_for_sorted_probabilities(here, tmp_path):
         "threads": 1,
     }
     limbeck.capture(**keys, tokens="1k", out=tmp_path / "drawn")
-    with pytest.raises(BadSetting, match=r"drawn outcomes a token, of which it cannot be told how large.*or ALM"):
+    with pytest.raises(BadSetting, match=r"sampled outcomes a token, of which it cannot be told how large.*or ALM"):
         distil(here, str(tmp_path / "bad"), teacher=str(tmp_path / "drawn"), data=None, objective="CrossEntropy + ULD")
 
 

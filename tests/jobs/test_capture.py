@@ -98,7 +98,7 @@ def test_a_student_needs_neither_teacher_nor_text_once_it_is_cut(here, tmp_path)
 
 
 def test_each_objective_is_computed_or_refused_before_anything_is_written(here):
-    with pytest.raises(BadSetting, match=r"it holds \d+ drawn outcomes a token. ReverseKL.*cannot be computed from"):
+    with pytest.raises(BadSetting, match=r"it holds \d+ sampled outcomes a token. ReverseKL.*cannot be computed from"):
         distil(here, "refused", objective="ReverseKL")
     assert not (here / "refused").exists() or not (here / "refused" / "cut").exists()
 
@@ -339,9 +339,9 @@ def test_the_commands_of_a_cache_speak(here, monkeypatch, capsys):
     kinds = json.loads(run("choose", "--teacher", teacher, "--data", text, "--length", LENGTH, "--json").out)["kinds"]
     by_kind = {
         word: [k["damage"]["ForwardKL"]["bias"]["value"] for k in kinds if word in k["codec"]]
-        for word in ("drawn", "likeliest")
+        for word in ("sampled", "top-")
     }
-    assert min(by_kind["likeliest"]) > max(min(by_kind["drawn"]), 1e-4)  # this teacher is flat
+    assert min(by_kind["top-"]) > max(min(by_kind["sampled"]), 1e-4)  # this teacher is flat
 
 
 def outputs_of(teacher, blocks: int):

@@ -60,9 +60,9 @@ def test_the_likeliest_continuation_is_the_one_of_transformers(name):
             do_sample=False,
             suppress_tokens=list(range(VOCAB, 48)),  # rows of the head that are no tokens
         )[0, len(beginning) :].tolist()
-        assert continuation.ended == (told[-1] in stops)
-        assert list(continuation.tokens) == told[: len(told) - continuation.ended]
-    assert found[0].ended
+        assert continuation.finished == (told[-1] in stops)
+        assert list(continuation.tokens) == told[: len(told) - continuation.finished]
+    assert found[0].finished
 
 
 def test_what_is_written_does_not_hang_on_what_else_is():
@@ -77,7 +77,7 @@ def test_what_is_written_does_not_hang_on_what_else_is():
     assert generate(model, [prompts[i] for i in order], max_new_tokens=most, uniforms=numbers[order]) == [
         together[i] for i in order
     ]
-    assert len({c.ended for c in together}) == 2  # some ended before others and left the batch
+    assert len({c.finished for c in together}) == 2  # some ended before others and left the batch
     assert generate(model, prompts, max_new_tokens=most, uniforms=uniforms(6, 16, seed=1)) != together
 
 
@@ -92,7 +92,7 @@ def test_tokens_are_drawn_as_the_model_says(temperature):
         temperature=temperature,
         uniforms=np.random.default_rng(0).random((rows, 1)),
     )
-    first = [2 if c.ended else c.tokens[0] for c in found]
+    first = [2 if c.finished else c.tokens[0] for c in found]
     with torch.no_grad():
         logits = model.model(input_ids=torch.tensor([prompt])).logits[0, -1, :VOCAB].double()
     p = (logits / temperature).softmax(-1).numpy()
@@ -177,7 +177,10 @@ def test_a_text_is_continued(here):
         ids = [model.tokenizer.bos_token_id, *model.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
         (alone,) = generate(model, [ids], max_new_tokens=8, temperature=0, uniforms=np.zeros((1, 8)))
         assert row["text"] == prompt + model.tokenizer.decode(alone.tokens, skip_special_tokens=True).rstrip("\ufffd")
-        assert (row["finish"], row["tokens"]) == ("stop" if alone.ended else "length", len(alone.tokens) + alone.ended)
+        assert (row["finish"], row["tokens"]) == (
+            "stop" if alone.finished else "length",
+            len(alone.tokens) + alone.finished,
+        )
     assert found["samples"] == 30 == found["prompts"]
     assert found["tokens"] == sum(row["tokens"] for row in rows) == found["kept_tokens"]
     assert not (here / "greedy" / "text.jsonl.part").exists()
@@ -328,17 +331,17 @@ def test_faults_of_a_server_do_not_show_in_the_text(here, model, hasty):
     [
         ("busy", "status 429: .*too many.*smaller --in-flight"),
         ("broken", "status 500: .*oh"),
-        ("reset", "connection: .*see whether the server runs"),
-        ("slow", "time limit: no answer in 0.4 s.*longer --time-limit"),
-        ("torn", "the answer ends .* too early"),
-        ("garbled", "damaged answer"),
+        ("reset", "connection: .*check that the server runs"),
+        ("slow", "time limit: no response within 0.4 s.*longer --time-limit"),
+        ("torn", "the response ends .* too early"),
+        ("garbled", "damaged response"),
         ("unfinished", "it ended by 'abort'"),
     ],
 )
 def test_a_server_that_fails_for_good_stops_the_capture(here, model, monkeypatch, tmp_path, fault, named):
     retry = RetryPolicy(tries=2, limit=0.4 if fault == "slow" else 30.0, first=0.001, longest=0.002)
     monkeypatch.setattr(job, "RetryPolicy", lambda limit: retry)
-    said = rf"all of the first 3 prompts have no answer.*{named}.*go on"
+    said = rf"all of the first 3 prompts got no valid response.*{named}.*run the same command again"
     with serving(model, faults={fault: 1.0}) as server, pytest.raises(BadServer, match=said):
         ask(tmp_path, "out", teacher=server.url, data=str(here / "chat.jsonl"), samples=100)
     assert len(read_json(tmp_path / "out" / "run.json")["failed"]) == 3
@@ -348,7 +351,7 @@ def test_a_server_that_fails_for_good_stops_the_capture(here, model, monkeypatch
 def test_another_models_answer_stops_the_capture(here, model):
     with (
         serving(model, faults={"other": 0.3}) as server,
-        pytest.raises(BadServer, match=r"other/model.* can be trusted"),
+        pytest.raises(BadServer, match=r"other/model.* that it serves after the #"),
     ):
         ask(here, "other-model", teacher=server.url)
 
@@ -359,9 +362,7 @@ def test_a_prompt_without_an_answer_is_named_and_asked_again(here, model, hasty)
     with serving(model) as server:
         whole = Path(ask(here, "all", teacher=server.url)["text"]).read_bytes()
         server.hopeless = lambda prompt: prompt in (prompts[28], prompts[29])
-        said = (
-            r"2 of 30 samples have no answer.*status 400: .*maximum context length.*prompts.jsonl:29.*smaller --max-new"
-        )
+        said = r"2 of 30 samples got no valid response.*status 400: .*maximum context length.*prompts.jsonl:29.*smaller --max-new"
         with pytest.raises(BadServer, match=said):
             ask(here, "holes", teacher=server.url, in_flight=1)
         server.hopeless = lambda prompt: prompt == prompts[28]
@@ -431,7 +432,7 @@ def test_the_key_goes_to_the_server_and_into_no_file(here, model, monkeypatch, c
         ask(here, "with-key", teacher=server.url)
         assert server.keys_seen == {f"Bearer {KEY}"}
         server.faults = {"echo": 1.0}
-        with pytest.raises(BadServer, match=r"the answer is of 'Bearer \*\*\*'"):
+        with pytest.raises(BadServer, match=r"the response is of 'Bearer \*\*\*'"):
             ask(here, "echoed-key", teacher=server.url)
         server.key = "another"
         with pytest.raises(BadServer, match="refuses the key in the environment") as stop:
@@ -482,7 +483,7 @@ def test_the_cost_is_said_before_and_after(here, model, capfd):
             Mismatch,
             r"prompts have no room for 126 tokens more in the context of teacher, which is 128",
         ),
-        ({"teacher": "http://host/v1"}, BadSetting, "does not say which model after a #"),
+        ({"teacher": "http://host/v1"}, BadSetting, "names no model after a #"),
     ],
 )
 def test_flags_that_do_not_belong_together_are_refused(here, keys, error, said):

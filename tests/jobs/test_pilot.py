@@ -253,7 +253,7 @@ def test_a_capture_that_was_stopped_goes_on_where_it_stood(tmp_path):
             raise KeyboardInterrupt
         return rows.rows_of(numbers)
 
-    how = {"rows": rows.n_rows, "together": 1, "made_from": {}}
+    how = {"rows": rows.n_rows, "batch_rows": 1, "made_from": {}}
     with pytest.raises(KeyboardInterrupt):
         capture(teacher, some, tmp_path / "kept", **how)
     asked.clear()

@@ -98,7 +98,7 @@ def test_a_flipped_byte_is_found_where_it_is_read(asked):
     data[len(data) // 2] ^= 1
     file.write_bytes(bytes(data))
     cache = LogitCache(asked.folder)
-    with pytest.raises(BadModel, match=r"the answers to row [\d,]+ are damaged: copy the folder again"):
+    with pytest.raises(BadModel, match=r"the logits of row [\d,]+ do not match their checksum: copy the folder again"):
         cache(asked.rows.rows_of(np.arange(ROWS)))
 
 
@@ -125,7 +125,9 @@ def test_each_byte_of_a_finished_file_is_looked_at_when_a_capture_goes_on(asked,
     data = file.read_bytes()
     for at in range(0, len(data), 97):
         file.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-        with pytest.raises(BadModel, match=rf"{file.name}.*(remove .*its rows are asked again|copy it again)"):
+        with pytest.raises(
+            BadModel, match=rf"{file.name}.*(remove .*the next run captures its rows again|copy it again)"
+        ):
             asked()
     file.unlink()
     whole, cache = asked("whole"), asked()
@@ -155,7 +157,7 @@ def test_finished_files_that_an_earlier_version_did_not_note_are_believed_by_the
     whole = asked("whole")
     packed = data.index(whole._row(0).tobytes())
     file.write_bytes(data[:packed] + bytes([data[packed] ^ 1]) + data[packed + 1 :])
-    with pytest.raises(BadModel, match=rf"{file.name}: the answers to row 0 are damaged: remove"):
+    with pytest.raises(BadModel, match=rf"{file.name}: the logits of row 0 do not match their checksum: remove"):
         asked()
     file.write_bytes(data)
     assert asked().shards == whole.shards
@@ -197,7 +199,7 @@ def test_a_capture_that_is_not_finished_is_no_cache(asked):
 
 def test_rows_that_were_not_captured_are_said(asked):
     cache = asked(rows=5)
-    with pytest.raises(Mismatch, match="has answers to rows 0 to 4, asked for 7: capture more rows"):
+    with pytest.raises(Mismatch, match="has logits of rows 0 to 4, expected row 7 too: capture more rows"):
         cache(asked.rows.rows_of(np.array([7])))
 
 

@@ -1,1 +1,1 @@
-"""Models that continue texts: here in batches, greedily with a cache, or on a server."""
+"""Text generation: with a local model in batches, greedily one prompt at a time, or on a server."""

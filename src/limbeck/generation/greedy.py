@@ -1,7 +1,7 @@
-"""A model writing on from a prompt, the likeliest token each time, with a key-value cache.
+"""Greedy generation from one prompt with a key-value cache.
 
-A generator rather than `generate`: what is timed is the model and nothing else, the end token is ours to heed or not,
-and rows of the head beyond the tokenizer are never chosen.
+It is a Python generator and does not use Transformers' `generate`, so that only the model is timed, the caller decides what the
+end token does, and rows of the head beyond the tokenizer are never chosen.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from limbeck.models.language_model import LanguageModel
 
 
 def generate_greedy(model: LanguageModel, prompt: Sequence[int]) -> Iterator[int]:
-    """The tokens that follow, without end. The first comes after the prompt is read, each further one after a step."""
+    """The most probable next tokens, without end: the first after the prompt was read, each further one after one step."""
     cache: Any = None
     tokens = torch.tensor([list(prompt)], device=model.device)
     while True:

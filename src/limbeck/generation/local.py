@@ -1,10 +1,9 @@
-"""A model writing on from several beginnings at once, by tokens, each of them drawn by random numbers of its own.
+"""Batched generation with a local model, where each row has its own random numbers.
 
-`generate` of Transformers draws all rows of a batch from one stream of random numbers, so what it writes to a prompt hangs on
-what else is in the batch. Here a row's tokens are decided by that row's numbers alone: a batch can be put together anew, or a
-part of it be written later, and what is written stays the same, but for rounding where a batch has another shape. Beginnings are
-padded on the left, which position ids and the mask make up for; rows that have ended leave the batch. Rows of the head beyond the
-tokenizer are never chosen.
+Transformers' `generate` samples all rows of a batch from one random stream, so a completion depends on the other prompts of its
+batch. Here a row's tokens depend on that row's numbers alone: batches can be formed anew, or part of a batch generated later,
+with the same completions, apart from rounding between batches of different shapes. Prompts are padded on the left, with position
+ids and a mask to match. Finished rows leave the batch. Rows of the head beyond the tokenizer are never chosen.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from limbeck.types import tempered
 
 @dataclass(frozen=True)
 class Continuation:
-    """The tokens that were written on, without the one that ended them; ``ended``: there was such a one."""
+    """The generated tokens of one prompt, without the stop token; ``finished`` says whether there was a stop token."""
 
     tokens: tuple[int, ...]
-    ended: bool
+    finished: bool
 
 
 @torch.inference_mode()
@@ -41,17 +40,17 @@ def generate(
     temperature: float = 1.0,
     uniforms: Float[np.ndarray, "B max_new_tokens"],
 ) -> list[Continuation]:
-    """What follows each beginning, up to an end token or ``max_new_tokens`` tokens; at ``temperature`` 0 the likeliest each time.
+    """Generates a completion of each prompt, up to a stop token or ``max_new_tokens`` tokens; greedy at ``temperature`` 0.
 
-    ``uniforms`` in [0, 1) decide the tokens of each row. A beginning has at least one token, and the context room for it and
-    ``max_new_tokens`` more: that is for the caller to see to.
+    ``uniforms`` (B, max_new_tokens) are random numbers in [0, 1) that decide the tokens of each row. Every prompt must have at
+    least one token, and fit the model's context together with ``max_new_tokens`` more; this is not checked.
     """
     stops = np.array(sorted(stop_tokens(model)))
     tokens, mask = _padded(prompts, device=model.device)
     position = (mask.cumsum(-1) - 1).clamp(min=0)
-    row = np.arange(len(prompts))  # of each row that is left, which beginning's it is
-    written: list[list[int]] = [[] for _ in prompts]
-    ended = np.zeros(len(prompts), dtype=bool)
+    row = np.arange(len(prompts))  # the prompt of each remaining row
+    generated: list[list[int]] = [[] for _ in prompts]
+    finished = np.zeros(len(prompts), dtype=bool)
     cache: Any = None
     for step in range(max_new_tokens):
         logits, cache = read_on(model.model, tokens, cache, attention_mask=mask, position_ids=position)
@@ -60,24 +59,24 @@ def generate(
             chosen = logits.argmax(-1).cpu().numpy()
         else:
             chosen = draw_tokens(tempered(logits, temperature), np.arange(len(row)), uniforms[row, step])
-        still = ~np.isin(chosen, stops)
-        ended[row[~still]] = True
-        for i, token in zip(row[still].tolist(), chosen[still].tolist(), strict=True):
-            written[i].append(token)
-        if not still.any():
+        continues = ~np.isin(chosen, stops)
+        finished[row[~continues]] = True
+        for i, token in zip(row[continues].tolist(), chosen[continues].tolist(), strict=True):
+            generated[i].append(token)
+        if not continues.any():
             break
-        if not still.all():
-            left = torch.from_numpy(np.flatnonzero(still)).to(model.device)
+        if not continues.all():
+            left = torch.from_numpy(np.flatnonzero(continues)).to(model.device)
             cache.batch_select_indices(left)
-            mask, position, row = mask[left], position[left], row[still]
-        tokens = torch.from_numpy(chosen[still][:, None]).to(model.device)
+            mask, position, row = mask[left], position[left], row[continues]
+        tokens = torch.from_numpy(chosen[continues][:, None]).to(model.device)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
         position = position[:, -1:] + 1
-    return [Continuation(tuple(ids), bool(end)) for ids, end in zip(written, ended, strict=True)]
+    return [Continuation(tuple(ids), bool(end)) for ids, end in zip(generated, finished, strict=True)]
 
 
 def stop_tokens(model: LanguageModel) -> set[int]:
-    """Ids of all tokens that end a text: those of its generation settings, and the one that closes documents."""
+    """Ids of all tokens that end a text: those in the model's generation settings, and the end-of-document token."""
     generation = model.model.generation_config
     given = generation.eos_token_id if generation is not None else None
     listed = given if isinstance(given, list) else [given]
@@ -87,12 +86,17 @@ def stop_tokens(model: LanguageModel) -> set[int]:
 def draw_tokens(
     logits: Float[Tensor, "rows V"], row: Int[np.ndarray, " samples"], uniforms: Float[np.ndarray, " samples"]
 ) -> Int[np.ndarray, " samples"]:
-    """A token for each sample from the distribution of its row: the first whose cumulated probability exceeds its number."""
+    """Samples a token for each of the samples: the first whose cumulative probability in its row exceeds its uniform number.
+
+    ``row`` is the row of ``logits`` that each sample is from.
+    """
     reached = logits.double().softmax(-1).cumsum(-1)
-    reached /= reached[:, -1:].clone()  # rounding leaves the last not quite 1
-    # One rising line through all rows, the first from 0 to 1, the next from 1 to 2: all samples are looked up at once.
+    reached /= reached[:, -1:].clone()  # by rounding the last is not exactly 1
+    # One increasing sequence over all rows, the first from 0 to 1, the next from 1 to 2: one search finds all samples.
     reached += torch.arange(len(reached), device=logits.device)[:, None]
-    marks = np.minimum(row + uniforms, np.nextafter(row + 1.0, 0.0))  # which a number near 1 would round up to
+    marks = np.minimum(
+        row + uniforms, np.nextafter(row + 1.0, 0.0)
+    )  # a number near 1 must not round up to the next row
     found = torch.searchsorted(reached.reshape(-1), torch.from_numpy(marks).to(logits.device), right=True)
     chosen: np.ndarray = found.cpu().numpy() - row * logits.shape[1]
     return chosen
@@ -101,9 +105,9 @@ def draw_tokens(
 def decoded_completion(
     tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], tokens: Sequence[int], *, special: bool = False
 ) -> str:
-    """The text that tokens add to a beginning's, with the space between; with or without ``special`` tokens.
+    """The text that generated ``tokens`` add to that of a prompt, with the space between; with or without ``special`` tokens.
 
-    Half a character that a later token would complete is left out.
+    An incomplete character at the end is left out.
     """
 
     def text_of(ids: Sequence[int]) -> str:
@@ -114,7 +118,7 @@ def decoded_completion(
 
 
 def _padded(prompts: Sequence[Sequence[int]], *, device: torch.device) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-    """(tokens, mask) with all beginnings at the right; which token stands before them does not matter."""
+    """(tokens, mask) with all prompts padded on the left; the padding token does not matter."""
     longest = max(map(len, prompts))
     tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask = torch.zeros_like(tokens)

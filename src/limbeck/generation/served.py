@@ -1,8 +1,8 @@
-"""A teacher on a server that writes: it answers conversations and continues texts, and says how it came to an end.
+"""Generation on a server: completions of conversations and of texts, with the reason why each ended.
 
-Only what every OpenAI-like server has is used (/chat/completions and /completions, without log-probabilities). Two of them, vLLM
-and SGLang, draw with the settings that a model's authors recommend unless they are told otherwise, so they are told to draw from
-the model's own distribution.
+It uses only what every OpenAI-compatible server has (/chat/completions and /completions, without log-probabilities). vLLM and
+SGLang sample by default with the settings that a model's authors recommend, so requests to them ask for the model's own
+distribution.
 
 Sources: platform.openai.com, "Create chat completion", "Create completion"; docs.vllm.ai, "OpenAI-Compatible Server";
 docs.sglang.io, "Sampling Parameters".
@@ -18,22 +18,22 @@ from typing import Any
 import msgspec
 
 from limbeck.errors import BadServer
-from limbeck.teachers.remote.http import Address, Client, QueryFailed, RetryPolicy, key_from_environment
+from limbeck.teachers.remote.http import DAMAGED, Address, Client, QueryFailed, RetryPolicy, key_from_environment
 from limbeck.teachers.remote.protocols import check_model
 from limbeck.teachers.remote.served import IN_FLIGHT, model_entry
 
 STOP, LENGTH, FILTERED = "stop", "length", "content_filter"
-_CALLS = "tool_calls"  # how a turn ends that calls functions
+_CALLS = "tool_calls"  # the finish reason of a turn that calls functions
 _WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-_UNDERSTOOD_BY = ("vllm", "sglang")  # what these say of whom a model belongs to
+_UNDERSTOOD_BY = ("vllm", "sglang")  # owner of a model in these servers' lists
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a teacher wrote; it ended by itself ("stop"), by the limit ("length"), or was kept back ("content_filter").
+    """A generated completion. ``finish``: "stop" (end token), "length" (token limit) or "content_filter" (withheld).
 
-    ``tokens`` were written, to a prompt of so many: None where a server does not say. ``calls`` of functions stand beside
-    the text.
+    ``tokens`` and ``prompt_tokens`` count the completion's and the prompt's tokens, None if the server does not report them.
+    ``calls`` are calls of functions besides the text.
     """
 
     text: str
@@ -45,9 +45,9 @@ class Completion:
 
 @dataclass(frozen=True)
 class Request:
-    """A conversation to answer or else a text to continue, and the seed of what is drawn.
+    """A conversation (messages) or a text to complete, and the seed of the sampling.
 
-    ``extra``: what belongs to a conversation besides its messages (``tools``, ``chat_template_kwargs``), as servers name it too.
+    ``extra`` are further fields of a conversation, ``tools`` and ``chat_template_kwargs``, by the names that servers use.
     """
 
     prompt: list[dict[str, Any]] | str
@@ -56,23 +56,30 @@ class Request:
 
 
 class ServedGenerator:
-    """Asks a server, many questions at once. ``server_info`` is what it tells of the model."""
+    """Generates completions on a server, with at most ``in_flight`` concurrent requests.
+
+    ``server_info`` is what the server reports about the model; ``whole`` is whether it is known to sample from the model's own
+    distribution.
+    """
 
     def __init__(self, client: Client, *, most: int, temperature: float, in_flight: int = IN_FLIGHT) -> None:
-        """Raises BadServer where the server does not have the model."""
+        """``most``: tokens of a completion at most. Raises BadServer if the server does not have the model."""
         entry = model_entry(client)
         self.client, self.in_flight = client, in_flight
         self.server_info = {name: entry[name] for name in ("id", "root") if entry.get(name) is not None}
         self.whole = entry.get("owned_by") in _UNDERSTOOD_BY
         self._body: dict[str, Any] = {"model": client.address.model, "max_tokens": most, "temperature": temperature}
         self._body |= _WHOLE_DISTRIBUTION if self.whole else {}
-        self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="writes")
+        self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="generates")
 
     @classmethod
     def at(
         cls, address: Address, *, most: int, temperature: float, in_flight: int, retry: RetryPolicy
     ) -> ServedGenerator:
-        """The teacher at an address, with the key that the environment has."""
+        """A generator for the model at an address, with the API key from the environment.
+
+        Raises BadServer if the server does not have the model, BadSetting for an API key or proxy that cannot be used.
+        """
         client = Client(address, retry=retry, key=key_from_environment(), in_flight=in_flight)
         try:
             return cls(client, most=most, temperature=temperature, in_flight=in_flight)
@@ -88,27 +95,29 @@ class ServedGenerator:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def completions(self, requests: Iterable[tuple[int, Request]]) -> Iterator[tuple[int, Completion | QueryFailed]]:
-        """Numbers of questions with their answers, or why there is none, as they come.
+        """Sends numbered requests; gives (number, completion or its failure), in the order of arrival.
 
-        Raises BadServer where another model answers, or nothing that is asked here ever will be.
+        Raises BadServer if another model responds, or if no request can succeed (a refused key, a redirect).
         """
-        asked: dict[Future[Completion], int] = {}
+        pending: dict[Future[Completion], int] = {}
         for number, request in requests:
-            asked[self._pool.submit(self._query, request)] = number
-            if len(asked) == 2 * self.in_flight:
-                yield from self._come(asked)
-        while asked:
-            yield from self._come(asked)
+            pending[self._pool.submit(self._query, request)] = number
+            if len(pending) == 2 * self.in_flight:
+                yield from self._finished(pending)
+        while pending:
+            yield from self._finished(pending)
 
-    def _come(self, asked: dict[Future[Completion], int]) -> Iterator[tuple[int, Completion | QueryFailed]]:
-        done, _ = wait(asked, return_when=FIRST_COMPLETED)
-        for future in sorted(done, key=asked.__getitem__):
-            number = asked.pop(future)
+    def _finished(self, pending: dict[Future[Completion], int]) -> Iterator[tuple[int, Completion | QueryFailed]]:
+        done, _ = wait(pending, return_when=FIRST_COMPLETED)
+        for future in sorted(done, key=pending.__getitem__):
+            number = pending.pop(future)
             try:
                 yield number, future.result()
             except QueryFailed as failed:
                 if failed.kind == "another model":
-                    raise BadServer(f"{self.client.address}: {failed}: nothing it says can be trusted") from failed
+                    raise BadServer(
+                        f"{self.client.address}: {failed}. Give the name of a model that it serves after the #"
+                    ) from failed
                 yield number, failed
 
     def _query(self, request: Request) -> Completion:
@@ -117,7 +126,7 @@ class ServedGenerator:
         body = self._body | {"messages" if chat else "prompt": request.prompt, "seed": request.seed}
         body |= request.extra
         form: Any = _Conversation if chat else _Completion
-        return self.client.query(path, body, lambda answer: _read(answer, self.client.address.model), form=form)
+        return self.client.query(path, body, lambda response: _read(response, self.client.address.model), form=form)
 
 
 class _Message(msgspec.Struct):
@@ -156,17 +165,17 @@ class _Completion(msgspec.Struct):
     usage: dict[str, Any] | None = None
 
 
-def _read(answer: _Conversation | _Completion, model: str) -> Completion:
-    """What an answer's JSON says. Raises Failed where it is no whole answer of this model's."""
-    check_model(answer, model)
-    if not answer.choices:
-        raise QueryFailed("damaged answer", "it has no choices")
-    text, finish, calls = answer.choices[0].text, answer.choices[0].finish_reason, answer.choices[0].calls
+def _read(response: _Conversation | _Completion, model: str) -> Completion:
+    """The completion in a response's JSON. Raises QueryFailed if it is incomplete or another model's."""
+    check_model(response, model)
+    if not response.choices:
+        raise QueryFailed(DAMAGED, "it has no choices")
+    text, finish, calls = response.choices[0].text, response.choices[0].finish_reason, response.choices[0].calls
     if finish == _CALLS and calls:
         finish = STOP
     if finish not in (STOP, LENGTH, FILTERED):
-        raise QueryFailed("damaged answer", f"it ended by {finish!r}, not by {STOP}, {LENGTH} or {FILTERED}")
-    usage = answer.usage or {}
+        raise QueryFailed(DAMAGED, f"it ended by {finish!r}, not by {STOP}, {LENGTH} or {FILTERED}")
+    usage = response.usage or {}
     tokens, prompt_tokens = (_count(usage.get(f"{kind}_tokens")) for kind in ("completion", "prompt"))
     return Completion(text or "", finish, tokens, prompt_tokens, calls)
 

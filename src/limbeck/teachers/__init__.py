@@ -1,4 +1,4 @@
-"""Who teaches, when it is not a model in memory: answers that were computed before, whole or a few outcomes of each."""
+"""Teachers that are not models in memory: captured hidden states, captured logits, alignments, and servers."""
 
 from limbeck.teachers.cache import LogitCache, capture_outcomes
 from limbeck.teachers.hidden import HiddenStates, capture

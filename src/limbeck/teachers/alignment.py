@@ -1,9 +1,9 @@
-"""A teacher of other tokens, as its student hears it: how likely it finds each chunk of the student's own rows.
+"""Targets from a teacher with another tokenizer: the teacher's log p of each chunk of text in the student's rows.
 
-For each token of the student's stream the file says whether a chunk ends there, and if so log p of that chunk, so a row is some
-slices of it; and which of the teacher's positions has read the same text as the student before it, which is where the two
-distributions of what follows can be compared. A chunk that is cut between two pieces of a document, one that the teacher did not
-wholly tell, and one with a position of weight 0 have no target. What the chunks are is `corpora/chunks.py`.
+The files have one entry for each token of the student's stream: whether a chunk ends there; log p of that chunk; and the
+teacher's position that has read the same text, where the two next-token distributions can be compared. A row of the student is a
+few slices of these files. A chunk has no target if it is cut between two pieces of a document, if the teacher's log p of it is
+incomplete, or if one of its positions has weight 0. `corpora/chunks.py` defines the chunks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FILES = _ENDS, _LOG_P, _MEETS = "ends.npy", "chunk_log_p.npy", "meets.npy"
 
 
 class _Facts(TypedDict, total=False):
-    """What of the text has a target, as far as it is read; SHA-256 by file, of earlier versions in ``sha256``."""
+    """Which part of the text has a target; SHA-256 of each file (earlier versions wrote them as ``sha256``)."""
 
     documents: Count
     unread: Count
@@ -44,7 +44,7 @@ class _Facts(TypedDict, total=False):
 
 
 class AlignedTeacher:
-    """What a teacher told about the chunks of a store's rows."""
+    """A `limbeck.types.ChunkTeacher` that reads its targets from a folder written by `write_aligned`."""
 
     def __init__(
         self,
@@ -54,11 +54,11 @@ class AlignedTeacher:
         read: Callable[[Int64[np.ndarray, " B"]], Int64[np.ndarray, "B T"]],
         largest: Float[np.ndarray, "positions k"] | None = None,
     ) -> None:
-        """``read`` tells of some rows of the student which token of its stream is read at each place, -1 of padding.
+        """``read`` maps row numbers (B,) to the index in the student's stream of the token at each place (B, T), -1 for padding.
 
-        ``largest`` are the teacher's probabilities at all positions of its own rows.
+        ``largest`` (positions, k) are the teacher's k largest probabilities at every position of its own rows, largest first.
 
-        Raises BadModel where the folder is not whole.
+        Raises BadModel if a file is missing or damaged.
         """
         self.folder, self.name, self._read, self._largest = folder, name, read, largest
         self.facts: Mapping[str, Any] = _facts(folder)
@@ -67,7 +67,10 @@ class AlignedTeacher:
         self._meets = np.load(folder / _MEETS, mmap_mode="r", allow_pickle=False)
 
     def __call__(self, batch: Batch) -> ChunkTargets:
-        """Which chunk each position's target belongs to, and log p of each chunk."""
+        """The chunk of each position's target, and the teacher's log p of each chunk, in nats.
+
+        ``largest`` of the result is set if the teacher was opened with it.
+        """
         numbers, values = [], []
         weights = batch.weight.cpu().numpy()
         first = 0
@@ -78,16 +81,16 @@ class AlignedTeacher:
             values.append(log_p)
             first += len(log_p)
         device = batch.tokens.device
-        said = ChunkTargets(*(torch.from_numpy(np.concatenate(some)).to(device) for some in (numbers, values)))
+        targets = ChunkTargets(*(torch.from_numpy(np.concatenate(some)).to(device) for some in (numbers, values)))
         if self._largest is None:
-            return said
+            return targets
         largest = np.concatenate([self._largest_of(*row, self._largest) for row in zip(tokens, weights, strict=True)])
-        return replace(said, largest=torch.from_numpy(largest).to(device))
+        return replace(targets, largest=torch.from_numpy(largest).to(device))
 
     def _largest_of(
         self, token: Int64[np.ndarray, " T"], weight: Float[np.ndarray, " T"], largest: Float[np.ndarray, "positions k"]
     ) -> Float[np.ndarray, "T k"]:
-        """The teacher's largest probabilities at each position of a row, 0 where it was asked nothing of the same text."""
+        """The teacher's largest probabilities at each position of a row, 0 where no teacher position has read the same text."""
         found = np.zeros((len(token), largest.shape[-1]), np.float32)
         follows = np.minimum(token + 1, len(self._meets) - 1)
         meets = np.where((token >= 0) & (weight > 0), self._meets[follows], -1)
@@ -98,25 +101,24 @@ class AlignedTeacher:
     def _row(
         self, token: Int64[np.ndarray, " T"], position: Int64[np.ndarray, " T"], weight: Float[np.ndarray, " T"]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(chunk of each position, log p of each chunk) of a row, from the token of the stream that is read at each."""
+        """(chunk of each position, log p of each chunk) of a row, from the stream index of the token at each position."""
         read = token[token >= 0]
         follows = np.minimum(read + 1, len(self._ends) - 1)
         ends, log_p = self._ends[follows], self._log_p[follows]
         begins = np.append(True, (position[1 : len(read)] == 0) | (np.diff(read) != 1))[: len(read)]
-        closed = (
-            ends | np.append(begins[1:], True)[: len(read)]
-        )  # a chunk that goes on in another piece ends here as well
+        # a chunk that continues in another piece ends here as well
+        closed = ends | np.append(begins[1:], True)[: len(read)]
         number = np.cumsum(closed) - closed  # how many ended before
         count = int(closed.sum())
-        told = np.isfinite(log_p[closed]) & ends[closed]
+        known = np.isfinite(log_p[closed]) & ends[closed]
         # the first began in another piece, or with a token that is not predicted
-        told[number[begins & ~self._ends[read]]] = False
+        known[number[begins & ~self._ends[read]]] = False
         least = np.full(count, np.inf)
         np.minimum.at(least, number, weight[: len(read)])
-        told &= least > 0
+        known &= least > 0
         chunk = np.full(len(token), -1)
-        chunk[: len(read)] = np.where(told, np.cumsum(told) - 1, -1)[number]
-        return chunk, log_p[closed][told]
+        chunk[: len(read)] = np.where(known, np.cumsum(known) - 1, -1)[number]
+        return chunk, log_p[closed][known]
 
 
 def write_aligned(
@@ -126,10 +128,13 @@ def write_aligned(
     tokens: int,
     facts: Callable[[], Mapping[str, Any]],
 ) -> None:
-    """Writes where chunks of a stream of ``tokens`` end, their log p, and where the teacher was asked the same.
+    """Writes the alignment of a stream of ``tokens`` tokens into ``folder``, for `AlignedTeacher`.
 
-    By document: (its first token, whether a chunk ends at each, log p of that, the teacher's position that was asked what it is
-    after the same text, or -1). What is not given has no target. ``facts`` is asked at the end, and kept beside.
+    ``documents`` yields (index of the document's first token; whether a chunk ends at each of its n tokens; log p of that chunk,
+    in nats; the teacher's position that has read the same text, -1 for none). Tokens of documents that are not given have no
+    target. ``facts`` is called after the last document; its result goes into the manifest.
+
+    Raises BadFolder if the disk is full or the folder cannot be written.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,8 +151,8 @@ def write_aligned(
 
 
 def _facts(folder: Path) -> Mapping[str, Any]:
-    """The manifest, once the files are found to be as it says."""
-    remedy = f"remove {folder}, and it is made again"
+    """The manifest, after its files were compared with their checksums. Raises BadModel if one is missing or damaged."""
+    remedy = f"remove {folder}; the next run makes it again"
     facts: dict[str, Any] = read_json(folder / MANIFEST, _Facts, error=BadModel, remedy=remedy)
     files = facts.pop("files", None) or facts.pop("sha256", {})  # as earlier versions had it
     if set(files) != set(_FILES):

@@ -1,8 +1,8 @@
-"""What a teacher said, kept: Arrow files of rows of outcomes, each row with a checksum, and a manifest that binds them.
+"""The logit cache: a teacher's captured logits in Arrow files, each row with a checksum, and a manifest.
 
-A row of the corpus is a row here, found by its number, so any order of reading costs the same. The manifest says what the
-answers were made from (weights, tokenizer, text, packing, kind, seed); who comes with anything else is told which differs. A
-file that is being written has another name: whoever was stopped continues in it.
+A row of the corpus is a row of the cache and is found by its number, so any order of reading costs the same. The manifest records
+what the logits were computed from (weights, tokenizer, text, packing, codec, seed); opening the cache for anything else is an
+error that names the difference. A file that is still being written has another name; a stopped capture continues in it.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from limbeck.teachers.shards import OpenShard, Shard, missing_in, name_of, shard
 from limbeck.types import Batch, Outputs, Sparse, Teacher, each
 
 MANIFEST = "cache.json"
-_BEGUN = "begun.json"  # what a capture that has no manifest yet is made from
+_BEGUN = "begun.json"  # what an unfinished capture is made from
 _SHARD_BYTES = 2**28
-REMEDY = "copy the folder again, or capture it anew"
-CELLS = 2**22  # numbers of a chunk of logits
+REMEDY = "copy the folder again, or capture it again"
+CELLS = 2**22  # logits in memory at a time
 CODECS: dict[str, type[Codec]] = {"drawn": Sampled, "coarse": TopK}
 _SPELLED = {Sampled: "Drawn", TopK: "Coarse"}  # on disk, in what a cache was made from
 
 
 class _Begun(TypedDict):
-    """What a capture that has no manifest yet keeps beside what it is made from: the files that are finished."""
+    """The record of an unfinished capture: what it is made from, and its finished files."""
 
     finished: NotRequired[list[Shard]]
 
 
 class _Manifest(TypedDict):
-    """What the manifest of answers holds."""
+    """The manifest of a logit cache. ``kind`` names the codec: "drawn" (sampled) or "coarse" (top-k)."""
 
     name: str
     vocab: Annotated[int, Meta(gt=0, lt=2**53)]
@@ -64,14 +64,21 @@ class _Manifest(TypedDict):
 
 
 class LogitCache:
-    """A teacher whose answers lie in a folder. ``made_from`` is what they were made from, ``codec`` how they are packed."""
+    """A teacher whose logits were captured into a folder: calling it with a batch gives a `Sparse` signal.
+
+    ``made_from`` records what the logits were computed from, ``codec`` how they are packed, ``missing`` how many positions have
+    no target (a server gave no usable log-probabilities there).
+    """
 
     def __init__(self, folder: Path, *, expect: Mapping[str, Any] | None = None) -> None:
-        """Raises BadModel where the folder is not whole, Mismatch where it was made from something else than expected."""
+        """Opens the folder; ``expect`` are entries that ``made_from`` must have.
+
+        Raises BadModel if the folder is incomplete or damaged, Mismatch if it was made from something else than expected.
+        """
         if not (folder / MANIFEST).is_file():
             raise BadModel(
-                f"{folder}: expected a teacher's answers, found no {MANIFEST}: capture them with limbeck capture, or let the "
-                "capture that was stopped go on by its own command"
+                f"{folder}: expected a teacher's captured logits, found no {MANIFEST}: capture them with limbeck capture, or run "
+                "the command of the stopped capture again"
             )
         manifest = read_manifest(folder)
         check_made_from(folder, manifest["made_from"], expect or {})
@@ -94,45 +101,49 @@ class LogitCache:
             due += shard["rows"]
         if due != self.first + self.rows:
             raise BadModel(
-                f"{self.folder / MANIFEST}: expected files of rows {self.first:,} to {self.first + self.rows - 1:,}, those it "
-                f"names end at row {due - 1:,}: {REMEDY}"
+                f"{self.folder / MANIFEST}: expected files of rows {self.first:,} to {self.first + self.rows - 1:,}, the listed "
+                f"files end at row {due - 1:,}: {REMEDY}"
             )
 
     def verify(self) -> None:
-        """Reads every file and compares it with its checksum. Raises BadModel for one that is damaged."""
+        """Reads every file and compares it with its checksum. Raises BadModel if one is damaged."""
         for shard in self._shards:
             shard.verify(remedy=REMEDY)
 
     def __call__(self, batch: Batch) -> Sparse:
-        """What the teacher said about these rows. Raises BadModel for a row whose bytes are not as they were written."""
+        """The captured logits of the batch's rows, as a `Sparse` signal over B x T positions.
+
+        Raises Mismatch for a row that was not captured, BadModel for a row whose bytes differ from their checksum.
+        """
         packed = np.concatenate([self._row(int(row)) for row in batch.row.cpu().numpy()])
-        told = self.codec.decode(packed.reshape(-1, self.codec.bytes))
-        return told.to(batch.tokens.device)
+        signal = self.codec.decode(packed.reshape(-1, self.codec.bytes))
+        return signal.to(batch.tokens.device)
 
     def masked(self, batch: Batch) -> Batch:
-        """The batch with weight 0 where the teacher has no answer, as if that were padding."""
+        """The batch with weight 0 at positions without a target, so that training and probes skip them like padding.
+
+        Raises as `__call__`.
+        """
         if not self.missing:
             return batch
         packed = np.concatenate([self._row(int(row)) for row in batch.row.cpu().numpy()])
-        none = torch.from_numpy(self.codec.unanswered(packed.reshape(-1, self.codec.bytes)))
+        none = torch.from_numpy(self.codec.missing(packed.reshape(-1, self.codec.bytes)))
         return replace(batch, weight=batch.weight.masked_fill(none.view_as(batch.weight).to(batch.weight.device), 0.0))
 
     def damaged(self) -> list[int]:
-        """The rows whose bytes are not as they were written; all are read."""
+        """The rows whose bytes differ from their checksum. Reads all rows."""
         return [row for shard in self._shards for row in shard.damaged()]
 
     def _row(self, row: int) -> np.ndarray:
         if not self.first <= row < self.first + self.rows:
             raise Mismatch(
-                f"{self.folder} has answers to rows {self.first:,} to {self.first + self.rows - 1:,}, asked for {row:,}: "
+                f"{self.folder} has logits of rows {self.first:,} to {self.first + self.rows - 1:,}, expected row {row:,} too: "
                 "capture more rows"
             )
         shard = self._shards[int(np.searchsorted(self._firsts, row, side="right")) - 1]
         if not shard.good(row - shard.first):
-            raise BadModel(
-                f"{self.folder}: the answers to row {row:,} are damaged: copy the folder again, or capture it anew"
-            )
-        return shard.answers[row - shard.first]
+            raise BadModel(f"{self.folder}: the logits of row {row:,} do not match their checksum: {REMEDY}")
+        return shard.packed[row - shard.first]
 
 
 @torch.no_grad()
@@ -151,12 +162,14 @@ def capture_outcomes(
     cells: int = CELLS,
     report: Callable[[int], None] = lambda done: None,
 ) -> LogitCache:
-    """Asks a teacher about ``rows`` rows from ``first`` on, ``batch_rows`` at a time, and keeps outcomes of each position.
+    """Captures a teacher's logits of ``rows`` rows, from row ``first`` on, ``batch_rows`` rows at a time, into ``folder``.
 
-    Continues after the last whole question where it was stopped; what it draws hangs on ``seed`` and the row alone, so the
-    bytes are those of a capture that was not. ``cells`` are the logits that exist at a time; ``report`` is told how many of the
-    rows are done. What is there already is read again. Raises BadModel or BadFolder where it is not as it was written, Mismatch
-    where the folder was begun from something else, BadFolder where another process captures into it.
+    ``codec`` decides which outcomes of each position are kept, and in how many bytes. A stopped capture continues after its last
+    whole batch and ends with the same bytes: sampling depends on ``seed`` and the row's number alone. At most ``cells`` logits
+    are in memory at a time; ``report`` is called with the number of finished rows. Files that exist are read again.
+
+    Raises BadModel or BadFolder if one of those is damaged, Mismatch if the folder was begun from something else, BadFolder if
+    another process is capturing into it or the disk is full.
     """
     spelled = f"{_SPELLED[type(codec)]}({', '.join(f'{name}={value!r}' for name, value in asdict(codec).items())})"
     bound = {**made_from, "codec": spelled, "seed": seed, "length": length, "rows": [first, first + rows]}
@@ -177,14 +190,14 @@ def capture_outcomes(
             shard = _kept(file, finished.get(file.name), begin, count, size=size)
             if shard is None:
                 with CheckedRows(part, size) as raw:
-                    # at a whole question: in another company a row's last bits may be others
+                    # at a whole batch: with other rows in its batch a row's last bits may differ
                     raw.keep(done := raw.done // batch_rows * batch_rows)
-                    asked = (
+                    batches = (
                         rows_of(np.arange(start, min(start + batch_rows, begin + count)))
                         for start in range(begin + done, begin + count, batch_rows)
                     )
                     done += begin - first
-                    for batch, outputs in each(teacher, asked):
+                    for batch, outputs in each(teacher, batches):
                         raw.add(packed_signal(batch, outputs, codec, seed=seed, cells=cells).tobytes())
                         del outputs
                         done += len(batch.tokens)
@@ -194,7 +207,7 @@ def capture_outcomes(
                     )
             shards.append(shard)
             write_json(folder / _BEGUN, bound | {"finished": shards})
-            for left in (part, sums_of(part)):  # not before it is known what became of them
+            for left in (part, sums_of(part)):  # after the finished file is on record
                 left.unlink(missing_ok=True)
         kind = next(name for name, made in CODECS.items() if isinstance(codec, made))
         facts = {"name": teacher.name, "vocab": teacher.vocab, "kind": kind, "codec": asdict(codec), "made_from": bound}
@@ -203,45 +216,45 @@ def capture_outcomes(
 
 
 def _finished(folder: Path, bound: Mapping[str, Any]) -> dict[str, Shard]:
-    """The files that a capture finished before it was stopped, by name; it is begun here, or goes on.
+    """The files that a stopped capture had finished, by name. Begins a new capture if there is none.
 
-    Raises BadModel where what is kept of it is damaged, Mismatch where it was made from something else.
+    Raises BadModel if the record of it is damaged, Mismatch if it was made from something else.
     """
     if not (folder / _BEGUN).is_file():
         write_json(folder / _BEGUN, bound)
         return {}
-    remedy = f"remove {folder}, and the rows are asked again"
+    remedy = f"remove {folder}; the next run captures its rows again"
     begun = read_json(folder / _BEGUN, _Begun, error=BadModel, remedy=remedy)
     check_made_from(folder, begun, bound)
     return {shard["file"]: shard for shard in begun.get("finished", ())}
 
 
 def _kept(file: Path, shard: Shard | None, first: int, rows: int, *, size: int) -> Shard | None:
-    """What the manifest will say of a finished file, whose bytes are read again; None where it is not finished.
+    """The manifest entry of a finished file, whose bytes are read again; None if the file is not finished.
 
-    An earlier version noted no finished files: there one without rows that are still to be put into it is believed by the
-    checksums of its rows. Raises BadModel where the file is damaged.
+    Earlier versions kept no record of finished files: there a file without unfinished rows is checked by the checksums of its
+    rows alone. Raises BadModel if the file is damaged.
     """
     if not file.exists() or (shard is None and file.with_suffix(".part").exists()):
         return None
     there: Shard = shard or {"file": file.name, "first": first, "rows": rows}
-    OpenShard(file.parent, there, size=size).verify(remedy=f"remove {file}, and its rows are asked again")
+    OpenShard(file.parent, there, size=size).verify(remedy=f"remove {file}; the next run captures its rows again")
     return shard or shard_of(file, first, rows)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of answers. Raises BadModel where it is damaged."""
+    """The manifest of a logit cache. Raises BadModel if it is missing or damaged."""
     manifest: dict[str, Any] = read_json(folder / MANIFEST, _Manifest, error=BadModel, remedy=REMEDY)
     return manifest
 
 
 def codec_of(path: Path, kind: str, values: Mapping[str, Any]) -> Codec:
-    """The codec that a file at ``path`` names. Raises BadModel where there is none such."""
+    """The codec that the file at ``path`` names, from its ``kind`` and ``values``. Raises BadModel if there is no such codec."""
     try:
         return CODECS[kind](**values)
     except (KeyError, TypeError, ValueError, LimbeckError) as error:
         raise BadModel(
-            f"{path}: expected a kind of answers and its sizes, got {kind!r}, {values!r}: {REMEDY}"
+            f"{path}: expected a codec (drawn or coarse) and its sizes, got {kind!r}, {values!r}: {REMEDY}"
         ) from error
 
 
@@ -250,15 +263,15 @@ def check_made_from(
     there: Mapping[str, Any],
     now: Mapping[str, Any],
     *,
-    holds: str = "answers made from",
-    remedy: str = "Capture anew into another folder",
+    holds: str = "captured logits made from",
+    remedy: str = "Capture into another folder",
 ) -> None:
-    """Raises Mismatch where a folder was made from something else than it is asked for now."""
+    """Raises Mismatch if a folder was made from something else (``there``) than is needed ``now``."""
     for key, value in now.items():
         if there.get(key) != value:
             raise Mismatch(
-                f"{folder} holds {holds} another {key}: {there.get(key)!r} there, {value!r} now. {remedy}, or come with what it "
-                "was made from."
+                f"{folder} holds {holds} another {key}: {there.get(key)!r} there, {value!r} now. {remedy}, or use the {key} that "
+                "it was made from."
             )
 
 
@@ -266,9 +279,9 @@ def check_made_from(
 def packed_signal(
     batch: Batch, outputs: Outputs | Sparse, codec: Codec, *, seed: int, cells: int = CELLS
 ) -> UInt8[np.ndarray, "positions bytes"]:
-    """What a codec keeps of the answers to a batch, with ``cells`` logits at a time."""
-    if isinstance(outputs, Sparse):  # who has chosen its outcomes leaves nothing to draw
-        assert isinstance(codec, TopK), "a teacher that tells its likeliest outcomes is kept as such"
+    """The packed outcomes of a batch's B x T positions, with at most ``cells`` logits in memory at a time."""
+    if isinstance(outputs, Sparse):  # its outcomes are already chosen
+        assert isinstance(codec, TopK), "a signal of the top-k outcomes is stored by the codec of those"
         return codec.encode(outputs)
     length = batch.tokens.shape[1]
     uniform = np.concatenate([np.random.default_rng([seed, int(row)]).random(length) for row in batch.row.cpu()])
@@ -283,18 +296,21 @@ def packed_signal(
 def packed_log_p(
     log_p: Float[Tensor, "n V"], codec: Codec, uniform: Float64[np.ndarray, " n"]
 ) -> UInt8[np.ndarray, "n bytes"]:
-    """What a codec keeps of some distributions; drawn with one random number in [0, 1) a position."""
+    """The packed outcomes of n distributions. Sampling uses one random number in [0, 1) a position, ``uniform``."""
     if isinstance(codec, Sampled):
         return codec.encode(*sample_outcomes(log_p, codec.k, torch.from_numpy(uniform).to(log_p.device)))
     return codec.encode(top_k(log_p, codec.k))
 
 
 def missing_so_far(folder: Path, codec: Codec, *, length: int, batch_rows: int) -> int:
-    """Positions without an answer in what a capture has written into a folder until now and will keep."""
+    """Positions without a target among the rows that an unfinished capture has written so far and will keep.
+
+    Raises BadModel if a finished file is damaged.
+    """
     size = length * codec.bytes
     count = sum(missing_in(file) for file in folder.glob("answers-*.arrow"))
     for part in folder.glob("answers-*.part"):
         if rows := part.stat().st_size // size // batch_rows * batch_rows:
             raw = np.memmap(part, np.uint8, "r", shape=(rows * length, codec.bytes))
-            count += int(codec.unanswered(raw).sum())
+            count += int(codec.missing(raw).sum())
     return count

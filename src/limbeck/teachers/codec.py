@@ -1,11 +1,10 @@
-"""A teacher's outcomes as bytes: as many a position everywhere, so that any of them is found by its number.
+"""Codecs of a teacher's captured outcomes. Every position takes the same number of bytes, so a row is found by its number.
 
-*Drawn* outcomes are packed one after the other, each an id in as few bits as the vocabulary needs and its probability in
-``P_BITS``; *coarse* ones (the likeliest and the rest) have their ids sorted and in Elias-Fano code (Elias 1974, J. ACM 21,
-246; within half a bit an id of what any code of a set needs), since there ids are most of the bytes. Probabilities are
-logarithms in equal steps. After decoding, the exact head of drawn outcomes, and the likeliest of coarse ones, are scaled to
-the mass that is stored more finely, so rounding moves mass among them and never to or from the others. A coarse position can
-also say that there is no answer.
+*Sampled* outcomes are packed one after the other: each an id in as few bits as the vocabulary needs, and its probability in
+``P_BITS`` bits. *Top-k* outcomes with the rest have their ids sorted and in Elias-Fano code (Elias 1974, J. ACM 21, 246; within
+half a bit an id of what any code of a set needs), since ids are most of their bytes. Probabilities are stored as logarithms in
+equal steps. After decoding, the exact head of sampled outcomes, and the top-k outcomes, are scaled to a mass that is stored more
+finely: rounding moves mass among them and never to or from the others. A top-k position can also be marked as without a target.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from limbeck.types import Sparse
 
 Kind = Literal["drawn", "coarse"]
 
-P_BITS = 10  # of a drawn outcome's probability
-_DEEPEST = -24.0  # nats; what is less likely counts as this
+P_BITS = 10  # of a sampled outcome's probability
+_DEEPEST = -24.0  # nats; smaller log-probabilities are stored as this
 _FINE = 2**16 - 1
-_NO_ANSWER = 0  # of a coarse position: its outcomes and the rest all certain, which no answer is
+_NO_TARGET = 0  # in a top-k position: its outcomes and the rest would all be certain, which no distribution has
 _LOG_P = (np.arange(2**P_BITS) * (_DEEPEST / (2**P_BITS - 1))).astype(np.float32)
 _P = np.exp(_LOG_P)
 PAD = 8  # bytes after the last position, since a field is read as part of eight
@@ -35,17 +34,21 @@ PAD = 8  # bytes after the last position, since a field is read as part of eight
 
 @dataclass(frozen=True)
 class Sampled:
-    """Codes K drawn outcomes of a vocabulary: a byte of how many are the exact head, two of the mass of the others."""
+    """Codec of K sampled outcomes a position (`teachers.draw.sample_outcomes`).
+
+    A position has one byte for the number of outcomes in the exact head, two bytes for the mass of the others, then K fields of
+    an id and a probability.
+    """
 
     vocab: int
     k: int
 
     def __str__(self) -> str:
-        return f"{self.k} drawn"
+        return f"{self.k} sampled"
 
     @classmethod
     def within(cls, vocab: int, size: int) -> Sampled:
-        """With as many outcomes as fit ``size`` bytes. Raises BadSetting where not even two do."""
+        """The codec with as many outcomes as fit ``size`` bytes a position. Raises BadSetting if fewer than two fit."""
         k = min(255, vocab - 1, (size - 3) * 8 // (_id_bits(vocab) + P_BITS))
         if k < 2:
             raise BadSetting(
@@ -59,7 +62,7 @@ class Sampled:
         return 3 + -(-self.k * (_id_bits(self.vocab) + P_BITS) // 8)
 
     def encode(self, signal: Sparse, head: Int[Tensor, "n"]) -> UInt8[np.ndarray, "n bytes"]:
-        """Packs what `teachers.draw.draw` gives."""
+        """Packs n positions; ``head`` is how many outcomes of each are exact, as `teachers.draw.sample_outcomes` gives it."""
         ids, log_p, weight = (x.cpu().numpy() for x in (signal.ids, signal.log_p, signal.weight))
         heads = head.cpu().numpy()
         tail = np.arange(self.k) >= heads[:, None]
@@ -72,12 +75,12 @@ class Sampled:
         return packed[:, : self.bytes]
 
     def decode(self, packed: UInt8[np.ndarray, "n bytes"]) -> Sparse:
-        """Gives them back, weights adding up to 1."""
+        """The outcomes of n packed positions. The weights of a position sum to 1."""
         bits = _id_bits(self.vocab)
         fields = _unpack(packed, self.k, bits + P_BITS, start=24)
         steps = np.right_shift(fields, np.uint64(bits)).view(np.int64)
         ids = np.bitwise_and(fields, np.uint64(2**bits - 1), out=fields)
-        # clipped, since a take that looks for steps out of range takes twice as long, and there are none
+        # mode="clip" skips the check of the range, which would take as long again; all steps are within it
         log_p, weight = (table.take(steps, mode="clip") for table in (_LOG_P, _P))
         heads = packed[:, :1]
         mass = np.exp(_nats(np.ascontiguousarray(packed[:, 1:3]).view("<u2"), _FINE))
@@ -89,36 +92,43 @@ class Sampled:
         np.copyto(weight, (mass / (self.k - heads)).astype(np.float32), where=~in_head)
         return _sparse(ids, log_p, weight, self.vocab)
 
-    def unanswered(self, packed: UInt8[np.ndarray, "n bytes"]) -> Bool[np.ndarray, " n"]:
-        """Which positions have no answer: none, since who draws has all of a distribution."""
+    def missing(self, packed: UInt8[np.ndarray, "n bytes"]) -> Bool[np.ndarray, " n"]:
+        """Which positions have no target: none, since sampling needs the whole distribution."""
         return np.zeros(len(packed), dtype=bool)
 
 
 @dataclass(frozen=True)
 class TopK:
-    """Codes the K likeliest outcomes and the rest: twice two bytes for the range of probabilities, two for the rest."""
+    """Codec of the top-k outcomes of a position and the mass of the rest (`teachers.draw.top_k`).
+
+    A position has two times two bytes for the range of its probabilities, two for the rest, then k fields of the low bits of an
+    id and a probability of ``p_bits`` bits, then the high bits of all ids.
+    """
 
     vocab: int
     k: int
     p_bits: int = 8
 
     def __str__(self) -> str:
-        return f"{self.k} likeliest and the rest"
+        return f"top-{self.k}"
 
     @classmethod
     def within(cls, vocab: int, k: int, size: int) -> TopK:
-        """With probabilities as fine as ``size`` bytes allow. Raises BadSetting where that is less than four bits."""
+        """The codec with probabilities as fine as ``size`` bytes a position allow, at most 12 bits.
+
+        Raises BadSetting if they would have fewer than four bits, or if k is not between 1 and ``vocab`` - 1.
+        """
         free = size * 8 - cls(vocab, k, 0)._bits
         if not 1 <= k < vocab or free < 4 * k:
             raise BadSetting(
-                f"{size} bytes a token hold fewer than {k} likeliest outcomes of a vocabulary of {vocab:,}: give "
+                f"{size} bytes a token hold fewer than the top-{k} outcomes of a vocabulary of {vocab:,}: give "
                 f"{cls(vocab, k, 4).bytes} or more, or keep fewer outcomes"
             )
         return cls(vocab, k, min(12, free // k))
 
     @classmethod
     def most(cls, vocab: int, size: int) -> TopK:
-        """With as many outcomes as fit ``size`` bytes. Raises BadSetting where not one does."""
+        """The codec with as many outcomes as fit ``size`` bytes a position. Raises BadSetting if not one fits."""
         k = min(vocab - 1, 8 * size // 9)
         while k > 1 and cls(vocab, k).bytes > size:
             k -= 1
@@ -142,8 +152,8 @@ class TopK:
         return self.k + ((self.vocab - 1) >> self._low_bits)
 
     def encode(self, signal: Sparse) -> UInt8[np.ndarray, "n bytes"]:
-        """Packs what `teachers.draw.likeliest` gives."""
-        assert signal.rest is not None, "a coarse signal has a rest"
+        """Packs n positions of a signal of the top-k outcomes, as `teachers.draw.top_k` gives it."""
+        assert signal.rest is not None, "a top-k signal has a rest"
         ids, log_p, rest = (x.cpu().numpy() for x in (signal.ids, signal.log_p, signal.rest))
         order = ids.argsort(1)
         ids, log_p = np.take_along_axis(ids, order, 1), np.take_along_axis(log_p, order, 1)
@@ -152,7 +162,7 @@ class TopK:
         share = (high - log_p) / np.maximum(high - low, 1e-9)
         codes: np.ndarray = np.rint(share.clip(0, 1) * (2**self.p_bits - 1)).astype(np.uint64)
         packed = np.zeros((len(ids), self.bytes + PAD), np.uint8)
-        packed[:, :6] = np.where(np.isneginf(rest)[:, None], _NO_ANSWER, ends).astype("<u2").view(np.uint8)
+        packed[:, :6] = np.where(np.isneginf(rest)[:, None], _NO_TARGET, ends).astype("<u2").view(np.uint8)
         fields = ids.astype(np.uint64) & np.uint64(2**self._low_bits - 1)
         fields |= np.left_shift(codes, np.uint64(self._low_bits))
         _pack(packed, fields, self._low_bits + self.p_bits, start=48)
@@ -164,7 +174,7 @@ class TopK:
         return np.packbits(bits, axis=1, bitorder="little")
 
     def decode(self, packed: UInt8[np.ndarray, "n bytes"]) -> Sparse:
-        """Gives them back in the order of their ids; with the rest they add up to 1."""
+        """The outcomes of n packed positions, in the order of their ids. Weights and the rest of a position sum to 1."""
         fields = _unpack(packed, self.k, self._low_bits + self.p_bits, start=48)
         start = 48 + self.k * (self._low_bits + self.p_bits)
         tail = np.unpackbits(packed[:, start // 8 :], axis=1, bitorder="little")[:, start % 8 :][:, : self._high_bits]
@@ -177,13 +187,13 @@ class TopK:
         scale, rest = _settled(np.exp(log_p).sum(1, keepdims=True), np.exp(ends[:, 2:3]))
         log_p += scale
         weight, left = np.exp(log_p), np.log(rest[:, 0])
-        none = self.unanswered(packed)
+        none = self.missing(packed)
         weight[none], left[none] = 0.0, -np.inf
         return _sparse(ids, log_p, weight, self.vocab, left)
 
-    def unanswered(self, packed: UInt8[np.ndarray, "n bytes"]) -> Bool[np.ndarray, " n"]:
-        """Which positions have no answer."""
-        return (packed[:, :6] == _NO_ANSWER).all(1)
+    def missing(self, packed: UInt8[np.ndarray, "n bytes"]) -> Bool[np.ndarray, " n"]:
+        """Which positions have no target."""
+        return (packed[:, :6] == _NO_TARGET).all(1)
 
 
 Codec = Sampled | TopK
@@ -203,9 +213,9 @@ def _nats(steps: np.ndarray, most: int) -> np.ndarray:
 
 
 def _settled(known: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What to add to the logarithms of the known, and the mass of the others, so that both masses are 1 together.
+    """The correction of the known outcomes' log-probabilities, and the mass of the others, so that both masses sum to 1.
 
-    The smaller of the two is believed: it has the smaller error of rounding.
+    The smaller of the two masses is kept: it has the smaller rounding error.
     """
     small = (others < 0.5) & (known > 0)
     scale = np.log(np.divide(1 - others, known, out=np.ones_like(known), where=small))
@@ -213,7 +223,7 @@ def _settled(known: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _pack(packed: np.ndarray, fields: np.ndarray, width: int, *, start: int) -> None:
-    """Writes fields of ``width`` <= 56 bits one after the other into rows of bytes, from a bit on."""
+    """Writes fields of ``width`` <= 56 bits one after the other into rows of bytes, from bit ``start`` on."""
     for i in range(fields.shape[1]):
         byte, shift = divmod(start + i * width, 8)
         value = fields[:, i] << np.uint64(shift)
@@ -222,7 +232,7 @@ def _pack(packed: np.ndarray, fields: np.ndarray, width: int, *, start: int) -> 
 
 
 def _unpack(packed: np.ndarray, count: int, width: int, *, start: int) -> np.ndarray:
-    """Reads them back, each out of the eight bytes it begins in."""
+    """Reads ``count`` fields of ``width`` bits of each row, each from the eight bytes that it begins in."""
     n, size = packed.shape
     rows = np.empty(n * size + PAD, np.uint8)
     rows[: n * size] = packed.reshape(-1)
@@ -240,5 +250,5 @@ def _sparse(
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array.astype(np.float32, copy=False))
 
-    told = None if rest is None else tensor(rest)
-    return Sparse(torch.from_numpy(ids.view(np.int64)), tensor(log_p), tensor(weight), vocab, told)
+    log_rest = None if rest is None else tensor(rest)
+    return Sparse(torch.from_numpy(ids.view(np.int64)), tensor(log_p), tensor(weight), vocab, log_rest)

@@ -1,11 +1,11 @@
-"""Which outcomes of a teacher are kept where not all can be: the likeliest, or a sample that is right in the mean.
+"""Chooses K outcomes of each of a teacher's distributions: the top-k, or an unbiased sample.
 
-*draw* keeps K outcomes with probability min(1, p / tau), tau such that K are expected, and gives each the weight max(p, tau)
-= p / probability (Horvitz & Thompson 1952, J. Am. Stat. Assoc. 47, 663). Outcomes likelier than tau are always kept, with
-their own probability: an exact head, to which the likeliest outcome always belongs. The others are drawn without replacement by
-one random number a position (systematic sampling, Madow 1949, Ann. Math. Stat. 20, 333), which takes exactly K. So weights add
-up to 1, and sums of weight f are unbiased for the sum of p f. Random-sampling KD (arXiv 2503.16870) draws with replacement
-instead: its likely outcomes come again and again, and their probabilities are noisy.
+`sample_outcomes` keeps an outcome with probability min(1, p / tau), with tau such that K are expected, and gives it the weight
+max(p, tau) = p / (probability of being kept) (Horvitz & Thompson 1952, J. Am. Stat. Assoc. 47, 663). Outcomes with p > tau are
+always kept, at their own probability: an exact head, which always holds the most probable outcome. The others are sampled without
+replacement by one random number a position (systematic sampling, Madow 1949, Ann. Math. Stat. 20, 333), which gives exactly K.
+Weights sum to 1, and the sum of weight f is unbiased for the sum of p f. Random-sampling KD (arXiv 2503.16870) samples with
+replacement instead: probable outcomes are drawn repeatedly, and their probabilities are noisy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from limbeck.types import Sparse
 
 
 def top_k(log_p: Float[Tensor, "n V"], k: int) -> Sparse:
-    """The K likeliest outcomes and the rest (a coarse signal), likeliest first."""
+    """The top-k outcomes, most probable first, and the log of the mass of the rest."""
     kept, ids = log_p.topk(k)
     others = log_p.scatter(-1, ids, -math.inf).logsumexp(-1)
     return Sparse(ids, kept, kept.exp(), log_p.shape[-1], rest=others)
@@ -29,15 +29,16 @@ def top_k(log_p: Float[Tensor, "n V"], k: int) -> Sparse:
 def sample_outcomes(
     log_p: Float[Tensor, "n V"], k: int, uniform: Float[Tensor, "n"]
 ) -> tuple[Sparse, Int[Tensor, "n"]]:
-    """K >= 2 outcomes, and how many of them, the first, are the exact head. ``uniform`` are random numbers in [0, 1).
+    """Samples K >= 2 outcomes of each position; gives the signal, and how many of its first outcomes are the exact head.
 
-    The head comes likeliest first, then the drawn ones: likely ones, then the others in the order of their ids.
+    ``uniform`` are random numbers in [0, 1). The head is ordered by probability; then come sampled outcomes of the top-k, then
+    the others in the order of their ids. Sums of weight f are unbiased for the sum of p f (Horvitz & Thompson 1952, Madow 1949).
     """
     top_log, top_ids = log_p.topk(k)
     top = top_log.double().exp()
-    # in float32 but for the sum, which has to tell the last of many small ones
+    # in float32 but for the sum, which must resolve the last of many small terms
     reached = log_p.exp().scatter_(-1, top_ids, 0.0).cumsum(-1, dtype=torch.float64)
-    # mass beyond a head of 0, 1, ...: from the small end, where 1 - the head would leave only rounding
+    # mass beyond a head of 0, 1, ...: summed from the small end, since 1 - the head would be mostly rounding
     beyond = reached[:, -1:] + top.flip(-1).cumsum(-1).flip(-1)
     tau_of = beyond / torch.arange(k, 0, -1, device=top.device)
     head = (top >= tau_of).long().cumprod(-1).sum(-1).clamp(1, k - 1)
@@ -47,7 +48,7 @@ def sample_outcomes(
     likely = torch.where(in_head, 0.0, top).cumsum(-1)
     marks = (place - head[:, None] + 1 - uniform[:, None].double()).clamp(min=0) * tau
     among_likely = torch.searchsorted(likely, marks.clamp(min=1e-300)).clamp(max=k - 1)
-    # the last mark may be a rounding beyond the last outcome that can happen
+    # by rounding the last mark may lie beyond the last outcome of positive probability
     among_others = torch.searchsorted(reached, torch.minimum(marks - likely[:, -1:], reached[:, -1:]))
     ids = torch.where(marks <= likely[:, -1:], top_ids.gather(-1, among_likely), among_others)
     ids = torch.where(in_head, top_ids, ids)

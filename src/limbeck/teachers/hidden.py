@@ -1,9 +1,8 @@
-"""A teacher's last hidden states, computed once and read by every student that listens to it.
+"""Captured hidden states: a teacher's last hidden states, computed once and used by every student.
 
-The head multiplies them out again where they are used (`objectives/fused.py` does so by the chunk), which costs a small
-part of the teacher: so nothing of its distribution is lost but the rounding to float16, and a token costs 2 D bytes on
-disk whatever the vocabulary. Rows are found by their number, so the corpus must be packed as it was when they were made;
-the manifest says how that was.
+Logits are computed from them again by the teacher's head (`objectives/fused.py`, chunk by chunk), at a small part of the
+teacher's cost. Only the rounding to float16 is lost, and a token takes 2 D bytes on disk whatever the vocabulary. Rows are found
+by their number, so the corpus must be packed as it was at the capture; the manifest records how that was.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class _Head(TypedDict):
 
 
 class _Manifest(TypedDict):
-    """What hidden states are of."""
+    """The manifest: the teacher's name and vocabulary, the scale and soft cap of its head, what the states were made from."""
 
     name: str
     vocab: Count
@@ -44,26 +43,29 @@ class _Manifest(TypedDict):
 
 
 class _Done(TypedDict):
-    """How many rows are done, and the CRC-32 of their states."""
+    """Progress of a capture: how many rows are done, and the CRC-32 of their states."""
 
     rows: Count
     crc32: NotRequired[Count]
 
 
 class HiddenStates:
-    """A teacher whose hidden states lie in a folder: memory-mapped, (rows, T, D) in float16, and its head beside them."""
+    """A teacher whose hidden states were captured into a folder: memory-mapped, (rows, T, D) in float16, with its head."""
 
     def __init__(self, folder: Path, *, expect: Mapping[str, Any] | None = None) -> None:
-        """Raises BadModel where the folder is not whole, Mismatch where it was made from something else than expected."""
+        """Opens the folder; ``expect`` are entries that its ``made_from`` must have.
+
+        Raises BadModel if the folder is incomplete or damaged, Mismatch if it was made from something else than expected.
+        """
         if not (folder / MANIFEST).is_file():
             raise BadModel(f"{folder}: expected a teacher's hidden states, found no {MANIFEST}: capture them first")
-        remedy = f"remove {folder}, and they are computed again"
+        remedy = f"remove {folder}; the next run computes them again"
         manifest = read_json(folder / MANIFEST, _Manifest, error=BadModel, remedy=remedy)
         for key, value in (expect or {}).items():
             if manifest["made_from"].get(key) != value:
                 raise Mismatch(
                     f"{folder} holds hidden states made from another {key}: {manifest['made_from'].get(key)!r} there, "
-                    f"{value!r} now. Remove it, and they are computed again."
+                    f"{value!r} now. Remove the folder; the next run computes them again."
                 )
         self.name: str = manifest["name"]
         self.vocab: int = manifest["vocab"]
@@ -78,7 +80,7 @@ class HiddenStates:
             ) from error
 
     def __call__(self, batch: Batch) -> Outputs:
-        """What the teacher said about these rows."""
+        """The captured hidden states of the batch's rows, with the teacher's head."""
         states = torch.from_numpy(self._states[batch.row.cpu().numpy()]).to(batch.tokens.device, torch.float32)
         return Outputs(states, self.head, self.vocab)
 
@@ -93,9 +95,12 @@ def capture(
     batch_rows: int,
     made_from: Mapping[str, Any],
 ) -> HiddenStates:
-    """Asks a teacher about rows 0 to ``rows`` - 1, ``batch_rows`` at a time, and keeps what it says in ``folder``.
+    """Captures a teacher's hidden states of rows 0 to ``rows`` - 1, ``batch_rows`` rows at a time, into ``folder``.
 
-    Continues where it was stopped. Raises BadModel where a state is beyond float16.
+    A stopped capture continues where it stopped. Opens the folder if the capture is complete.
+
+    Raises BadModel if a hidden state is NaN or too large for float16, or if captured states are damaged; Mismatch if the folder
+    was made from something else than ``made_from``.
     """
     if (folder / MANIFEST).is_file():
         return HiddenStates(folder, expect=made_from)
@@ -117,7 +122,9 @@ def capture(
                 )
             states[start : start + len(hidden)] = hidden.numpy()
             seen = zlib.crc32(states[start : start + len(hidden)].tobytes(), seen)
-            if (start // batch_rows) % 64 == 63 and start + batch_rows < rows:  # at the end the manifest says so
+            if (
+                start // batch_rows
+            ) % 64 == 63 and start + batch_rows < rows:  # after the last row the manifest is written
                 states.flush()
                 write_json(folder / _DONE, {"rows": start + len(hidden), "crc32": seen})
             head = outputs.head
@@ -129,23 +136,23 @@ def capture(
                 save_file(
                     {k: t.detach().float().contiguous().cpu() for k, t in tensors.items() if t is not None}, beside
                 )
-            said = {"scale": head.scale, "softcap": head.softcap}
-            facts = {"name": teacher.name, "vocab": teacher.vocab, "head": said, "made_from": dict(made_from)}
+            head_facts = {"scale": head.scale, "softcap": head.softcap}
+            facts = {"name": teacher.name, "vocab": teacher.vocab, "head": head_facts, "made_from": dict(made_from)}
             write_json(folder / MANIFEST, facts | {"files": sums(folder, [_STATES, _HEAD])})
     return HiddenStates(folder, expect=made_from)
 
 
 def _begun(folder: Path) -> tuple[int, np.memmap | None]:
-    """(rows that are done, the states to go on with). Raises BadModel where they are not as they were written."""
+    """(rows that are done, the states so far). Raises BadModel if the states differ from their checksum."""
     if not (folder / _DONE).is_file():
         return 0, None
-    remedy = f"remove {folder}, and they are computed again"
+    remedy = f"remove {folder}; the next run computes them again"
     there = read_json(folder / _DONE, _Done, error=BadModel, remedy=remedy)
     try:
         states: np.memmap = np.load(folder / _STATES, mmap_mode="r+", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise BadModel(f"{folder / _STATES}: it is missing or damaged ({error}): {remedy}") from error
+        raise BadModel(f"{folder / _STATES}: the hidden states are missing or damaged ({error}): {remedy}") from error
     done = int(there["rows"])
     if there.get("crc32", 0) not in (0, zlib.crc32(states[:done].tobytes())):
-        raise BadModel(f"{folder / _STATES}: it is not as it was written: {remedy}")
+        raise BadModel(f"{folder / _STATES}: the hidden states do not match their checksum: {remedy}")
     return done, states

@@ -1,8 +1,9 @@
-"""How likely a teacher finds each token of a text, in its own tokens: asked once, before a student of other tokens learns.
+"""Teacher log-probabilities: a teacher's log p of each token of a text, in its own tokens.
 
-One float32 a token, in the order of the teacher's rows, whatever its vocabulary; and, where they are wanted, the largest
-probabilities of each distribution in half precision, which is off by less than a 2000th of each, and the mass of some tokens.
-The files are mapped; what was written before a kill stays, and the checksum of the whole is looked at whenever it is opened.
+They are measured once, before a student with another tokenizer is trained. The file has one float32 a token, in the order of the
+teacher's rows. On request it also has the largest probabilities of each distribution in float16 (relative error below 1/2000)
+and the probability mass of some tokens. Files are memory-mapped; a killed measurement continues, and checksums are compared
+whenever a folder is opened.
 """
 
 from __future__ import annotations
@@ -24,18 +25,13 @@ from limbeck.teachers.cache import CELLS, check_made_from
 from limbeck.types import Batch, Outputs, Signal, Sparse, Teacher, each
 
 _DONE, _MANIFEST = "done.json", "told.json"
-_SAVE_EVERY = 64  # questions
-_OTHERWISE = {
-    "holds": "what a teacher told of",
-    "remedy": "Remove it, and the teacher is asked again",
-}
-
-
-_AGAIN = "remove {}, and the teacher is asked again"
+_SAVE_EVERY = 64  # batches
+_MISMATCH = {"holds": "teacher log-probabilities made from", "remedy": "Remove the folder to measure them again"}
+_REMEDY = "remove {}; the next run measures the log-probabilities again"
 
 
 class _Done(TypedDict):
-    """How far the teacher was asked, and the CRC-32 of what it told by then, by name."""
+    """Progress of a measurement: finished rows, and the CRC-32 of each array so far."""
 
     made_from: dict[str, Any]
     rows: Count
@@ -43,7 +39,7 @@ class _Done(TypedDict):
 
 
 class _Manifest(TypedDict):
-    """What was told: SHA-256 by file, of earlier versions by name."""
+    """The manifest: SHA-256 of each file (earlier versions wrote them by array as ``sha256``)."""
 
     made_from: dict[str, Any]
     files: NotRequired[dict[Bare, str]]
@@ -52,14 +48,17 @@ class _Manifest(TypedDict):
 
 @dataclass(frozen=True)
 class Recorded:
-    """What is kept of a distribution beside log p of what follows: its ``largest`` probabilities, the mass of ``some`` tokens."""
+    """What is recorded of a distribution besides log p of the next token.
+
+    ``largest`` is how many of its largest probabilities (0 for none); ``some`` marks tokens whose total probability is recorded.
+    """
 
     largest: int = 0
     some: Bool[Tensor, "V"] | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[type[np.floating], tuple[int, ...]]]:
-        """The type and shape of what is kept of a position, by name."""
+        """The number type and the shape at one position of each recorded array, by name."""
         kept: dict[str, tuple[type[np.floating], tuple[int, ...]]] = {"log_p": (np.float32, ())}
         if self.largest:
             kept["largest"] = (np.float16, (self.largest,))
@@ -71,7 +70,11 @@ LOG_P = Recorded()
 
 @dataclass(frozen=True)
 class TeacherLogprobs:
-    """What was kept at each position of a teacher's rows: NaN, or probabilities of 0, where it has no weight or was not told."""
+    """Recorded log-probabilities at each position of a teacher's rows.
+
+    Positions of weight 0, and those without a log-probability, have NaN (probabilities of 0 in ``largest``). ``log_p`` is in
+    nats.
+    """
 
     log_p: Float32[np.ndarray, "rows T"]
     largest: Float16[np.ndarray, "rows T k"] | None = None
@@ -91,10 +94,12 @@ def measure_logprobs(
     kept: Recorded = LOG_P,
     report: Callable[[int], None] = lambda done: None,
 ) -> TeacherLogprobs:
-    """What a teacher says of ``rows`` rows, ``batch_rows`` at a time.
+    """Measures a teacher's log-probabilities of ``rows`` rows of ``length`` tokens, ``batch_rows`` rows at a time.
 
-    Continues after the last saved question where it was stopped. ``made_from`` is what decides the numbers, ``report`` is told
-    how many rows are done. Raises Mismatch where the folder was made from something else, BadModel where it is damaged.
+    A stopped measurement continues after its last save. ``made_from`` records what decides the numbers; ``report`` is called with
+    the number of finished rows.
+
+    Raises Mismatch if the folder was made from something else, BadModel if it is damaged.
     """
     bound = {
         **made_from,
@@ -108,13 +113,13 @@ def measure_logprobs(
             return _whole(folder, bound)
         done, values = _begun(folder, bound, kept)
         seen = {name: zlib.crc32(value[:done].tobytes()) for name, value in values.items()}
-        asked = (rows_of(np.arange(start, min(start + batch_rows, rows))) for start in range(done, rows, batch_rows))
-        for number, (batch, said) in enumerate(each(teacher, asked), start=1):
+        batches = (rows_of(np.arange(start, min(start + batch_rows, rows))) for start in range(done, rows, batch_rows))
+        for number, (batch, outputs) in enumerate(each(teacher, batches), start=1):
             size = len(batch.tokens)
-            for name, found in logprobs_of(batch, said, kept).items():
+            for name, found in logprobs_of(batch, outputs, kept).items():
                 values[name][done : done + size] = found.reshape(size, length, *found.shape[1:]).cpu().numpy()
                 seen[name] = zlib.crc32(values[name][done : done + size].tobytes(), seen[name])
-            del said
+            del outputs
             done += size
             if number % _SAVE_EVERY == 0:
                 _flush(values)
@@ -126,16 +131,16 @@ def measure_logprobs(
     return _whole(folder, bound)
 
 
-def logprobs_of(batch: Batch, said: Outputs | Sparse, kept: Recorded) -> dict[str, Float[Tensor, "n *k"]]:
-    """What is kept of a teacher's answer to a batch, by name, at each position."""
+def logprobs_of(batch: Batch, outputs: Outputs | Sparse, kept: Recorded) -> dict[str, Float[Tensor, "n *k"]]:
+    """The recorded arrays of a teacher's outputs for a batch, by name: n = B x T positions first."""
     flat = batch.flat()
     n, device = flat.targets.numel(), flat.targets.device
     found = {
         name: torch.full((n, *shape), 0.0 if name == "largest" else torch.nan, device=device)
         for name, (_, shape) in kept.shapes.items()
     }
-    for part in flat.weight.nonzero().squeeze(-1).split(max(1, CELLS // said.vocab)):
-        signal = said.part(part) if isinstance(said, Sparse) else Signal(said.logits(part).float())
+    for part in flat.weight.nonzero().squeeze(-1).split(max(1, CELLS // outputs.vocab)):
+        signal = outputs.part(part) if isinstance(outputs, Sparse) else Signal(outputs.logits(part).float())
         found["log_p"][part] = _log_p(signal, flat.targets[part]).float()
         if kept.largest:
             found["largest"][part] = signal.largest(kept.largest).float()
@@ -145,7 +150,7 @@ def logprobs_of(batch: Batch, said: Outputs | Sparse, kept: Recorded) -> dict[st
 
 
 def _log_p(signal: Signal | Sparse, targets: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
-    """log p of what follows, NaN where the teacher did not tell it."""
+    """log p of the target in nats, NaN where the signal does not have it."""
     if isinstance(signal, Signal):
         return signal.log_p().gather(-1, targets[:, None]).squeeze(-1)
     hit = (signal.ids == targets[:, None]) & (signal.weight > 0)
@@ -153,7 +158,7 @@ def _log_p(signal: Signal | Sparse, targets: Int[Tensor, "n"]) -> Float[Tensor, 
 
 
 def _mass(signal: Signal | Sparse, some: Bool[Tensor, "V"]) -> Float[Tensor, "n"]:
-    """The probability of some tokens; of the likeliest outcomes what is known of it, of drawn ones right in the mean."""
+    """The total probability of some tokens: a lower bound from top-k outcomes, unbiased from sampled ones."""
     if isinstance(signal, Signal):
         return signal.log_p().exp()[:, some].sum(-1)
     return torch.where(some[signal.ids], signal.weight, 0.0).sum(-1)
@@ -169,16 +174,16 @@ def _flush(values: Mapping[str, np.memmap]) -> None:
 
 
 def _begun(folder: Path, bound: Mapping[str, Any], kept: Recorded) -> tuple[int, dict[str, np.memmap]]:
-    """(rows that are done, the files to go on in)."""
+    """(rows that are done, the arrays so far). Raises BadModel if those are damaged, Mismatch if made from something else."""
     names = {name: _file(folder, name) for name in kept.shapes}
     if (folder / _DONE).is_file() and all(file.is_file() for file in names.values()):
-        there = read_json(folder / _DONE, _Done, error=BadModel, remedy=_AGAIN.format(folder))
-        check_made_from(folder, there["made_from"], bound, **_OTHERWISE)
+        there = read_json(folder / _DONE, _Done, error=BadModel, remedy=_REMEDY.format(folder))
+        check_made_from(folder, there["made_from"], bound, **_MISMATCH)
         values = {name: _mapped(file, "r+") for name, file in names.items()}
         done = int(there["rows"])
         for name, expected in there.get("crc32", {}).items():
             if name not in values or zlib.crc32(values[name][:done].tobytes()) != expected:
-                raise BadModel(f"{folder / name}: it is not as it was written: {_AGAIN.format(folder)}")
+                raise BadModel(f"{folder / name}: it does not match its checksum: {_REMEDY.format(folder)}")
         return done, values
     rows = (bound["rows"], bound["length"])
     return 0, {
@@ -188,12 +193,12 @@ def _begun(folder: Path, bound: Mapping[str, Any], kept: Recorded) -> tuple[int,
 
 
 def _whole(folder: Path, bound: Mapping[str, Any]) -> TeacherLogprobs:
-    check_made_from(folder, _manifest(folder)["made_from"], bound, **_OTHERWISE)
+    check_made_from(folder, _manifest(folder)["made_from"], bound, **_MISMATCH)
     return logprobs_in(folder)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    manifest: dict[str, Any] = read_json(folder / _MANIFEST, _Manifest, error=BadModel, remedy=_AGAIN.format(folder))
+    manifest: dict[str, Any] = read_json(folder / _MANIFEST, _Manifest, error=BadModel, remedy=_REMEDY.format(folder))
     return manifest
 
 
@@ -203,22 +208,25 @@ def _mapped(file: Path, mode: Literal["r", "r+"]) -> Any:
         return np.load(file, mmap_mode=mode, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise BadModel(
-            f"{file}: expected an array that limbeck wrote ({error}): {_AGAIN.format(file.parent)}"
+            f"{file}: expected an array that limbeck wrote ({error}): {_REMEDY.format(file.parent)}"
         ) from error
 
 
 def logprobs_in(folder: Path) -> TeacherLogprobs:
-    """What a teacher told into a folder. Raises BadModel where it is damaged."""
+    """The teacher log-probabilities in a folder. Raises BadModel if they are missing or damaged."""
     if not (folder / _MANIFEST).is_file():
-        beside = folder.with_name("aligned")
-        raise BadModel(f"{folder}: what the teacher told is missing: remove {beside} too, and it is asked again")
+        aligned = folder.with_name("aligned")
+        raise BadModel(
+            f"{folder}: expected teacher log-probabilities, found no {_MANIFEST}: remove {aligned} too; the next run measures "
+            "them again"
+        )
     manifest = _manifest(folder)
     earlier = {_file(folder, name).name: expected for name, expected in manifest.get("sha256", {}).items()}
     files = manifest.get("files", earlier)
-    check_sums(folder, files, error=BadModel, remedy=_AGAIN.format(folder))
+    check_sums(folder, files, error=BadModel, remedy=_REMEDY.format(folder))
     arrays = {Path(name).stem: _mapped(folder / name, "r") for name in files}
     if not {"log_p"} <= arrays.keys() <= {field.name for field in fields(TeacherLogprobs)}:
         raise BadModel(
-            f"{folder / _MANIFEST}: expected log_p among its files, got {sorted(files)}: {_AGAIN.format(folder)}"
+            f"{folder / _MANIFEST}: expected log_p among its files, got {sorted(files)}: {_REMEDY.format(folder)}"
         )
     return TeacherLogprobs(**arrays)

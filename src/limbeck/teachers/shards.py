@@ -1,4 +1,4 @@
-"""Files of answers: Arrow files of rows of packed outcomes, each row with its CRC-32, and what a manifest says of each file."""
+"""Shards of a logit cache: Arrow files of rows of packed outcomes, each row with its CRC-32, and their manifest entries."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from limbeck.disk import Bare, Count, check_sums, replacing, sha256_of
 from limbeck.errors import BadModel
 from limbeck.teachers.codec import Codec
 
-_UNANSWERED = b"unanswered"  # positions, in a file's metadata
+_MISSING = b"unanswered"  # positions, in a file's metadata
 
 
 class Shard(TypedDict):
-    """What a manifest says of a file: its name, its first row, and how many rows it has; of earlier versions no more."""
+    """The manifest entry of a file: its name, first row and number of rows.
+
+    ``unanswered`` is how many positions have no target. Earlier versions wrote neither that nor a checksum.
+    """
 
     file: Bare
     first: Count
@@ -30,26 +33,29 @@ class Shard(TypedDict):
 
 
 def name_of(first: int) -> str:
-    """The name of the file that begins with this row."""
+    """The name of the file whose first row is ``first``."""
     return f"answers-{first:012d}.arrow"
 
 
 def write_shard(
     raw: UInt8[np.ndarray, "rows bytes"], file: Path, codec: Codec, sums: UInt32[np.ndarray, " rows"], first: int
 ) -> Shard:
-    """Makes a file of rows of packed answers, each with the checksum that it had when it was answered."""
+    """Writes packed rows with their CRC-32 (``sums``, computed at the capture) into ``file``; gives its manifest entry.
+
+    Raises BadFolder if it cannot be written.
+    """
     rows, size = raw.shape
-    answers = pa.Array.from_buffers(pa.binary(size), rows, [None, pa.py_buffer(raw)])
-    batch = pa.record_batch({"answers": answers, "crc32": pa.array(sums, pa.uint32())})
-    unanswered = sum(int(codec.unanswered(row.reshape(-1, codec.bytes)).sum()) for row in raw)
-    batch = batch.replace_schema_metadata({_UNANSWERED: str(unanswered)})
+    packed = pa.Array.from_buffers(pa.binary(size), rows, [None, pa.py_buffer(raw)])
+    batch = pa.record_batch({"answers": packed, "crc32": pa.array(sums, pa.uint32())})
+    missing = sum(int(codec.missing(row.reshape(-1, codec.bytes)).sum()) for row in raw)
+    batch = batch.replace_schema_metadata({_MISSING: str(missing)})
     with replacing(file) as beside, pa.OSFile(str(beside), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
     return shard_of(file, first, rows)
 
 
 def shard_of(file: Path, first: int, rows: int) -> Shard:
-    """What a manifest says of a file that is whole."""
+    """The manifest entry of a complete file. Raises BadModel if it is damaged."""
     return {
         "file": file.name,
         "first": first,
@@ -60,48 +66,48 @@ def shard_of(file: Path, first: int, rows: int) -> Shard:
 
 
 def missing_in(file: Path) -> int:
-    """Positions without an answer in a file. Raises BadModel where it is damaged."""
+    """How many positions of a file have no target. Raises BadModel if it is damaged."""
     try:
         with pa.memory_map(str(file)) as source:
-            return int((pa.ipc.open_file(source).schema.metadata or {}).get(_UNANSWERED, 0))
+            return int((pa.ipc.open_file(source).schema.metadata or {}).get(_MISSING, 0))
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise BadModel(f"{file}: it is damaged ({error}): remove it, and its rows are asked again") from error
+        raise BadModel(f"{file}: it is damaged ({error}): remove it; the next run captures its rows again") from error
 
 
 class OpenShard:
-    """A file of answers, mapped: ``answers`` (rows, bytes) and their checksums."""
+    """A memory-mapped shard: ``packed`` (rows, bytes) and the checksum of each row."""
 
     def __init__(self, folder: Path, shard: Mapping[str, Any], *, size: int) -> None:
-        """``size``: bytes a row. Raises BadModel where the file is missing, damaged, or has other rows than ``shard`` says."""
+        """``size`` is bytes a row. Raises BadModel if the file is missing or damaged, or has other rows than ``shard`` lists."""
         path = folder / shard["file"]
         try:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-            answers, sums = (table.column(name).chunk(0) for name in ("answers", "crc32"))
-            if (answers.type, sums.type) != (pa.binary(size), pa.uint32()):
-                raise ValueError(f"its columns are {answers.type} and {sums.type}")
+            packed, sums = (table.column(name).chunk(0) for name in ("answers", "crc32"))
+            if (packed.type, sums.type) != (pa.binary(size), pa.uint32()):
+                raise ValueError(f"its columns are {packed.type} and {sums.type}")
         except (OSError, pa.ArrowException, KeyError, IndexError, ValueError) as error:
             raise BadModel(
                 f"{path}: a file of this cache is missing or damaged ({error}): copy it again, or capture the rows "
                 f"{shard['first']:,} to {shard['first'] + shard['rows'] - 1:,} anew"
             ) from error
-        if len(answers) != shard["rows"]:
-            raise BadModel(f"{path}: expected {shard['rows']:,} rows, found {len(answers):,}: copy it again")
-        self.path, self.first, self._said = path, int(shard["first"]), shard
-        self.answers = np.frombuffer(answers.buffers()[1], np.uint8)[: len(answers) * size].reshape(len(answers), size)
+        if len(packed) != shard["rows"]:
+            raise BadModel(f"{path}: expected {shard['rows']:,} rows, found {len(packed):,}: copy it again")
+        self.path, self.first, self._facts = path, int(shard["first"]), shard
+        self.packed = np.frombuffer(packed.buffers()[1], np.uint8)[: len(packed) * size].reshape(len(packed), size)
         self._sums = sums.to_numpy()
 
     def good(self, at: int) -> bool:
-        """Whether a row, counted from the first of this file, is as it was written."""
-        return zlib.crc32(self.answers[at]) == self._sums[at]
+        """Whether a row, counted from the first of this file, matches its checksum."""
+        return zlib.crc32(self.packed[at]) == self._sums[at]
 
     def damaged(self) -> Iterator[int]:
-        """The rows, by their number in the corpus, that are not as they were written; all are read."""
-        return (self.first + at for at in range(len(self.answers)) if not self.good(at))
+        """The rows, by their number in the corpus, that do not match their checksum. Reads all rows."""
+        return (self.first + at for at in range(len(self.packed)) if not self.good(at))
 
     def verify(self, *, remedy: str) -> None:
-        """Reads the file and compares it with its checksums. Raises BadModel where it is damaged."""
-        if "sha256" in self._said:
-            expected = {self.path.name: self._said["sha256"]}
+        """Reads the file and compares it with its checksums. Raises BadModel, ending in ``remedy``, if it is damaged."""
+        if "sha256" in self._facts:
+            expected = {self.path.name: self._facts["sha256"]}
             check_sums(self.path.parent, expected, error=BadModel, remedy=remedy)
         for row in self.damaged():
-            raise BadModel(f"{self.path}: the answers to row {row:,} are damaged: {remedy}")
+            raise BadModel(f"{self.path}: the logits of row {row:,} do not match their checksum: {remedy}")

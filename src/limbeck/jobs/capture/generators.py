@@ -104,8 +104,8 @@ class Resident:
         for beginning, continuation in zip(beginnings, found, strict=True):
             yield Completion(
                 decoded_completion(self._model.tokenizer, beginning, continuation.tokens),
-                STOP if continuation.ended else LENGTH,
-                len(continuation.tokens) + continuation.ended,
+                STOP if continuation.finished else LENGTH,
+                len(continuation.tokens) + continuation.finished,
                 len(beginning),
             )
 

@@ -1,1 +1,1 @@
-"""A teacher on a server: its protocols, connections and answers."""
+"""Teachers on servers: the HTTP client, the protocols of vLLM, SGLang and OpenAI, and the teacher that uses them."""

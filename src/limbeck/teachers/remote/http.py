@@ -1,8 +1,8 @@
-"""Questions to a model's server: one at a time on a connection, with a time limit, asked again where that may help.
+"""The HTTP client of a model's server: one request at a time on a connection, a time limit, retries of what may succeed later.
 
-On http.client alone: nothing is needed for it, it follows no redirect, and reads no file of passwords, so a key goes to the
-host it was meant for and nowhere else. The key comes from the environment and is taken out of whatever a server says before it
-is repeated. An exchange ends at one deadline, from the connection to the last byte, and no answer may be larger than a bound.
+It uses http.client alone, which follows no redirect and reads no password file, so an API key reaches the intended host only. The
+key comes from the environment; it is removed from every text of a server before that is shown. One deadline covers a whole
+exchange, from the connection to the last byte. The size of a response is bounded.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ from limbeck.scrub import API_KEYS, scrubbed
 from limbeck.teachers.remote.proxy import connection_to, proxy_for
 
 FORM = "http://HOST:PORT/v1#MODEL"
-_LONGEST_PAUSE = 600.0  # seconds that a server may ask us to wait
-_SAID = 300  # characters of a server's own words that are repeated
-MOST_BYTES = 2**28  # of an answer; one of 8,192 tokens with 100 outcomes each has some 80 MB
-_NO_MODEL = re.compile(r"[\s\x00-\x1f\x7f?=@&]")  # in no model's name, but in keys that were put behind one
+_LONGEST_PAUSE = 600.0  # seconds of a Retry-After that are honoured
+_SHOWN = 300  # characters of a server's text in a message
+MOST_BYTES = 2**28  # of a response; one of 8,192 tokens with 100 outcomes each has some 80 MB
+_NO_MODEL = re.compile(r"[\s\x00-\x1f\x7f?=@&]")  # in no model's name, but in keys that were appended to one
 
+DAMAGED = "damaged response"  # the kind of a failure
 Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server is, and the name by which it serves a model. ``path`` is that of its API, such as /v1."""
+    """The address of a served model: the server, the path of its API (such as /v1), and the model's name there."""
 
     scheme: str
     host: str
@@ -52,31 +53,31 @@ class Address:
 
     @classmethod
     def of(cls, text: str) -> Address:
-        """Reads http://HOST:PORT/v1#MODEL. Raises BadSetting for anything else."""
+        """Parses http://HOST:PORT/v1#MODEL. Raises BadSetting for anything else, without showing a password or key in it."""
         shown = f"--teacher {scrubbed(text)}: a served teacher is given as {FORM}"
         try:
             parts = urlsplit(text)
             port = parts.port if "@" not in text else None
-        except ValueError:  # whose words would show what it takes for a port
-            raise BadSetting(f"{shown}; the host or port of this cannot be read") from None
+        except ValueError:  # its message would show what it takes for a port
+            raise BadSetting(f"{shown}; the host or port of this one cannot be read") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise BadSetting(f"{shown}; this has no http:// or https:// before its host")
+            raise BadSetting(f"{shown}; this one has no http:// or https:// before its host")
         if "@" in text or "?" in text:
             raise BadSetting(
                 f"{shown}, without user, password or query: an API key is read from the environment "
                 f"({' or '.join(API_KEYS)}), so that no file and no list of processes shows it"
             )
         if not parts.fragment:
-            raise BadSetting(f"{shown}; this does not say which model after a #")
+            raise BadSetting(f"{shown}; this one names no model after a #")
         if _NO_MODEL.search(parts.fragment):
             raise BadSetting(
-                f"{shown}; a model's name has no blank and none of ? = @ &, as what follows the # here has"
+                f"{shown}; a model's name has no blank and none of ? = @ &, but what follows the # here has one"
             )
         return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"), parts.fragment)
 
     @property
     def root(self) -> str:
-        """The path of what is no part of the API's version: /v1 taken off."""
+        """The path outside the versioned API: without /v1."""
         return self.path.removesuffix("/v1")
 
     def __str__(self) -> str:
@@ -85,13 +86,13 @@ class Address:
 
 
 def is_served(name: str) -> bool:
-    """Whether this can only be meant as a model on a server; a folder of that name would be one of a model."""
+    """Whether a teacher's name is the address of a server. An existing folder of that name is a local model instead."""
     meant = "://" in name or "#" in name or re.match(r"[\w.-]+:\d+(/|$)", name) is not None
     return meant and existing(name) is None
 
 
 def key_from_environment() -> str | None:
-    """The API key, if there is one, without blanks around it. Raises BadSetting for one that no header can hold."""
+    """The API key from the environment, stripped; None without one. Raises BadSetting for a key that no HTTP header can hold."""
     for name in API_KEYS:
         key = os.environ.get(name, "").strip()  # a file with Windows' line ends leaves a carriage return
         if not key:
@@ -107,10 +108,10 @@ def key_from_environment() -> str | None:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long and how often a question is asked: pauses and ``limit``, of a whole exchange, in seconds.
+    """How often a request is tried, the time limit of one exchange, and the pauses between tries; all times in seconds.
 
-    Before try n + 1 it waits between 0 and the smaller of ``longest`` and ``first`` x 2^n, drawn evenly ("full jitter", M.
-    Brooker, AWS Architecture Blog, 2015), or as long as the server says.
+    The pause before try n + 1 is uniform between 0 and the smaller of ``longest`` and ``first`` x 2^n ("full jitter", M. Brooker,
+    AWS Architecture Blog, 2015), and at least the server's Retry-After.
     """
 
     tries: int = 6
@@ -118,26 +119,29 @@ class RetryPolicy:
     first: float = 0.5
     longest: float = 30.0
 
-    def pause(self, tried: int, told: float | None) -> float:
-        """Seconds to wait after so many tries in vain; ``told`` are those of a Retry-After."""
-        return max(told or 0.0, random.uniform(0, min(self.longest, self.first * 2**tried)))
+    def pause(self, tried: int, retry_after: float | None) -> float:
+        """Seconds to wait after ``tried`` failed tries; ``retry_after`` are those of a Retry-After header."""
+        return max(retry_after or 0.0, random.uniform(0, min(self.longest, self.first * 2**tried)))
 
 
 class QueryFailed(Exception):
-    """A question without an answer. ``kind`` is what is counted, ``partial`` what of the answer can be used."""
+    """A request that gave no usable response. ``kind`` is the reason by which failures are counted.
+
+    ``again``: whether a retry may succeed, ``after`` so many seconds. ``partial`` is the usable part of the response.
+    """
 
     def __init__(
-        self, kind: str, said: str = "", *, again: bool = True, after: float | None = None, partial: Any = None
+        self, kind: str, details: str = "", *, again: bool = True, after: float | None = None, partial: Any = None
     ) -> None:
-        super().__init__(f"{kind}: {said}" if said else kind)
+        super().__init__(f"{kind}: {details}" if details else kind)
         self.kind, self.again, self.after, self.partial = kind, again, after, partial
 
 
 class Client:
-    """Asks one server, from any number of threads, each on a connection of its own. ``repeated`` questions were asked again.
+    """HTTP client of one server, for any number of threads, each with its own connection. ``repeated`` counts retries.
 
-    The server has ``in_flight`` questions at a time, whatever the threads: with more of them one's answer is read while
-    another's question is out.
+    At most ``in_flight`` requests are concurrent, whatever the number of threads: further threads parse their responses
+    meanwhile.
     """
 
     def __init__(self, address: Address, *, retry: RetryPolicy, key: str | None, in_flight: int) -> None:
@@ -154,20 +158,20 @@ class Client:
     def query(
         self, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], Answer], *, form: Any = Any
     ) -> Answer:
-        """What ``read`` makes of the answer's JSON; of a GET without a body. It raises Failed where that is damaged.
+        """Sends ``body`` by POST to ``path`` (GET without a body), and gives what ``read`` makes of the response's JSON.
 
-        ``form`` is what the JSON must be, as msgspec takes it: an answer of a thousand tokens is a megabyte or more, and is
-        read several times faster where what nobody asks of it is passed over.
+        ``form`` is the JSON's type for msgspec: a response of a thousand tokens is a megabyte or more, and is parsed several
+        times faster when unused fields are skipped. ``read`` raises QueryFailed for a damaged response. Retries what may succeed
+        later.
 
-        Asks again where that may help. Raises Failed where it did not, BadServer where nothing will: a key that is refused,
-        or a redirect.
+        Raises QueryFailed after the last try, BadServer if no retry can help: the server refuses the key, or redirects.
         """
         data = None if body is None else msgspec.json.encode(body)
         for tried in range(self.retry.tries):
             try:
                 return read(self._once(path, data, _decoder(form)))
             except QueryFailed as failed:
-                failed.args = (self.without_key(str(failed)),)  # what an answer says may be anything
+                failed.args = (self.without_key(str(failed)),)  # a response may repeat the key
                 if not failed.again or tried + 1 == self.retry.tries:
                     raise
                 pause = self.retry.pause(tried, failed.after)
@@ -175,15 +179,17 @@ class Client:
                     raise QueryFailed("stopped", again=False) from failed
                 with self._lock:
                     self.repeated += 1
-        raise AssertionError("a question is asked at least once")
+        raise AssertionError("a request is sent at least once")
 
     def close(self) -> None:
-        """Ends all waiting: questions that have no answer yet fail, and no others are asked."""
+        """Ends all connections and pauses: open requests fail, and no others are sent."""
         self._closed.set()
         with self._lock:
             for connection in self._open:
-                with suppress(OSError, AttributeError):  # without a socket there is nothing to end
-                    connection.sock.shutdown(socket.SHUT_RDWR)  # wakes who reads from it, which closing does not
+                with suppress(OSError, AttributeError):  # a connection without a socket
+                    connection.sock.shutdown(
+                        socket.SHUT_RDWR
+                    )  # wakes a thread that reads from it; close alone does not
                 connection.close()
             self._open.clear()
 
@@ -193,29 +199,29 @@ class Client:
                 status, headers, raw = self._exchange(path, data, time.monotonic() + self.retry.limit)
         except TimeoutError as error:
             self._drop()
-            raise QueryFailed("time limit", f"no answer in {self.retry.limit:g} s") from error
+            raise QueryFailed("time limit", f"no response within {self.retry.limit:g} s") from error
         except (OSError, HTTPException) as error:
             self._drop()
             through = f" through the proxy {self._proxy}" if self._proxy else ""
             raise QueryFailed("connection", type(error).__name__ + f" {error}".rstrip() + through) from error
         except BaseException:
-            self._drop()  # what is half read would be the next question's answer
+            self._drop()  # the unread rest would be taken for the next response
             raise
         if status != 200:
             raise self._refusal(path, status, headers, raw)
         try:
             return decoder.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise QueryFailed("damaged answer", str(error)) from error
+            raise QueryFailed(DAMAGED, str(error)) from error
 
     def _exchange(self, path: str, data: bytes | None, deadline: float) -> tuple[int, Mapping[str, str], bytes]:
-        """(status, headers by small name, body)."""
+        """(status, headers by lower-case name, body)."""
         connection = self._connection(deadline)
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         target = path or "/"
-        if self._proxy and self._context is None:  # else the proxy was told when the tunnel was made
+        if self._proxy and self._context is None:  # for https the tunnel has its own headers
             headers |= self._proxy.headers
             port = "" if self.address.port is None else f":{self.address.port}"
             target = f"http://{self.address.host}{port}{target}"
@@ -227,7 +233,7 @@ class Client:
         return response.status, {name.lower(): value for name, value in response.getheaders()}, raw
 
     def _connection(self, deadline: float) -> HTTPConnection:
-        """This thread's connection, new or open, of which all that is read and sent from now on ends at the deadline."""
+        """This thread's connection, new or open; everything read and sent on it from now on ends at the deadline."""
         connection: HTTPConnection | None = getattr(self._local, "connection", None)
         if self._closed.is_set():
             raise QueryFailed("stopped", again=False)
@@ -242,7 +248,7 @@ class Client:
         connection.response_class = partial(_Response, deadline=deadline)  # type: ignore[assignment]
         if connection.sock is None:
             connection.connect()
-        if self._closed.is_set():  # meanwhile, by another thread, which found nothing open here
+        if self._closed.is_set():  # by another thread, while this one was connecting
             raise QueryFailed("stopped", again=False)
         connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
         return connection
@@ -256,26 +262,26 @@ class Client:
         self._local.connection = None
 
     def _refusal(self, path: str, status: int, headers: Mapping[str, str], raw: bytes) -> Exception:
-        """What an answer that is none means."""
-        said = self.without_key(raw.decode("utf-8", "replace"))[:_SAID]
+        """The error of a response with another status than 200."""
+        text = self.without_key(raw.decode("utf-8", "replace"))[:_SHOWN]
         if status in (401, 403):
             given = "the key in the environment" if self._key else "no key"
             return BadServer(
-                f"{self.address}: the server refuses {given} (status {status}: {said}): set {API_KEYS[0]} to one that it takes"
+                f"{self.address}: the server refuses {given} (status {status}: {text}): set {API_KEYS[0]} to a valid key"
             )
         if 300 <= status < 400:
             to = self.without_key(headers.get("location", "somewhere else"))
             return BadServer(
-                f"{self.address}: the server sends us on to {to} (status {status}), which is not followed, since a key "
-                "would go there too: give that address, if it is the right one"
+                f"{self.address}: the server redirects to {to} (status {status}). Redirects are not followed, since the API key "
+                "would be sent there too: give that address, if it is the right one"
             )
         if status in (408, 425, 429) or status >= 500:
             after = _retry_after(headers.get("retry-after"))
-            return QueryFailed(f"status {status}", said, again=(after or 0.0) <= _LONGEST_PAUSE, after=after)
-        return QueryFailed(f"status {status}", f"{path}: {said}", again=False)
+            return QueryFailed(f"status {status}", text, again=(after or 0.0) <= _LONGEST_PAUSE, after=after)
+        return QueryFailed(f"status {status}", f"{path}: {text}", again=False)
 
     def without_key(self, text: str) -> str:
-        """A text without the API key in it, and without passwords of addresses."""
+        """A text with the API key and passwords in addresses removed."""
         return scrubbed(text.replace(self._key, "***") if self._key else text)
 
 
@@ -285,7 +291,7 @@ def _decoder(form: Any) -> msgspec.json.Decoder[Any]:
 
 
 class _Response(HTTPResponse):
-    """An answer of which status, headers and body have come by a deadline, in the clock of time.monotonic."""
+    """A response whose status, headers and body must arrive by a deadline, in seconds of time.monotonic."""
 
     def __init__(self, sock: socket.socket, *args: Any, deadline: float, **keys: Any) -> None:
         super().__init__(sock, *args, **keys)
@@ -293,7 +299,7 @@ class _Response(HTTPResponse):
 
 
 class _Until(io.RawIOBase):
-    """What is read from a socket, each read within what is left until the deadline. Raises TimeoutError after it."""
+    """Reads from a socket, each read within the time left until the deadline. Raises TimeoutError after it."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float) -> None:
         self._raw, self._sock, self._deadline = raw, sock, deadline
@@ -315,20 +321,20 @@ class _Until(io.RawIOBase):
 
 
 def _read_all(response: HTTPResponse) -> bytes:
-    """All of a body. Raises Failed where it is too large, HTTPException where it ends too early."""
+    """The whole body. Raises QueryFailed if it is too large, HTTPException if it ends too early."""
     parts, size = [], 0
-    too_large = QueryFailed("too large an answer", f"it has more than {MOST_BYTES:,} bytes", again=False)
+    too_large = QueryFailed("response too large", f"it has more than {MOST_BYTES:,} bytes", again=False)
     if (response.length or 0) > MOST_BYTES:
         response.close()
         raise too_large
-    with closing(response):  # without which the connection takes no other question
+    with closing(response):  # the connection accepts no other request before
         while part := response.read1(2**16):
             parts.append(part)
             size += len(part)
             if size > MOST_BYTES:
                 raise too_large
-        if response.length:  # read1 does not say so
-            raise HTTPException(f"the answer ends {response.length} bytes too early")
+        if response.length:  # read1 raises nothing here
+            raise HTTPException(f"the response ends {response.length} bytes too early")
     return b"".join(parts)
 
 

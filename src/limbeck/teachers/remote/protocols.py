@@ -1,9 +1,9 @@
-"""How three kinds of server are asked for the likeliest outcomes after each token of a prompt, and how they answer.
+"""Protocols for the top-k log-probabilities after each token of a prompt, of three kinds of server.
 
-vLLM (`prompt_logprobs` of /v1/completions), SGLang (its own /generate) and OpenAI's old completions (`echo` with `logprobs`).
-All speak of the token at place i given those before it, and say nothing of the first, so whoever wants to know what follows the
-last token gives one more. Each answer also names the prompt's own tokens: one that was moved by a place, or is another
-question's, is found by them.
+They are vLLM (`prompt_logprobs` of /v1/completions), SGLang (its own /generate) and OpenAI's older completions (`echo` with
+`logprobs`). All give the log-probability of the token at place i given those before it, and none for the first token; a caller
+who needs the distribution after the last token appends one more. A response repeats the prompt's tokens, so one that is shifted
+by a place or belongs to another request is detected.
 
 Sources: docs.vllm.ai, "OpenAI-Compatible Server" and vllm.logprobs; docs.sglang.io, "Sampling Parameters", "Native APIs";
 platform.openai.com, "Create completion".
@@ -22,19 +22,19 @@ from jaxtyping import Bool, Float64, Int64
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.models.vocabulary import ids_of
-from limbeck.teachers.remote.http import QueryFailed
+from limbeck.teachers.remote.http import DAMAGED, QueryFailed
 
-_ROUNDING = 1e-3  # that probabilities may add up to more than 1: they come in bfloat16 from some servers
+_ROUNDING = 1e-3  # by which a sum of probabilities may exceed 1: some servers compute them in bfloat16
 _NO_ID = int(np.iinfo(np.int64).min)
-_CERTAIN = -(2.0**-24)  # log of the most that is believed of outcomes together, since most send float32
+_CERTAIN = -(2.0**-24)  # log of the largest total probability of the outcomes, since most servers send float32
 
 
 @dataclass(frozen=True)
 class ReturnedLogprobs:
-    """Outcomes that were told of n places, those of one after those of the other: how many of each, ids, log-probabilities.
+    """The log-probabilities (nats) in a response, of n places one after the other: count at each place, ids, log-probabilities.
 
-    An id is `_NO_ID` where a text does not tell it from others. They are in arrays since an answer has some thousands of them.
-    ``own`` are the log-probabilities of the prompt's own tokens, NaN where a server does not give one.
+    An id is `_NO_ID` if several tokens share the text that the server gives. ``own`` are the log-probabilities of the prompt's
+    own tokens, NaN where the server gives none. They are arrays since a response has thousands of them.
     """
 
     counts: Int64[np.ndarray, " n"]
@@ -46,7 +46,7 @@ class ReturnedLogprobs:
     def of(
         cls, places: Sequence[Any], ids: Iterable[int], log_p: Sequence[float], own: Sequence[float | None]
     ) -> ReturnedLogprobs:
-        """Those of places that each have a length. Raises what a wrong form leads to."""
+        """From places, each a collection of outcomes. Raises TypeError or ValueError for a malformed response."""
         counts = np.fromiter(map(len, places), np.int64, len(places))
         total = counts.sum()
         return cls(
@@ -58,23 +58,26 @@ class ReturnedLogprobs:
 
 
 class ServerProtocol(Protocol):
-    """A kind of server."""
+    """How to request the log-probabilities of a prompt from one kind of server, and how to read its response."""
 
     name: str
-    form: Any  # of its answers' JSON, as far as it is read
-    with_texts: Mapping[str, Any]  # what to ask besides, so that it also writes the tokens
+    form: Any  # msgspec type of the response's JSON, with the fields that are used
+    with_texts: Mapping[str, Any]  # further fields of a request, for a response with the tokens' texts
 
     def path(self, api: str, root: str) -> str:
-        """Where it is asked, from the path of its API and that without the version."""
+        """The path of a request, from the path of the API and that without the version."""
 
     def body(self, model: str, prompt: Sequence[int], k: int) -> dict[str, Any]:
-        """What it is asked."""
+        """The body of a request for the top-k log-probabilities at each place of a prompt."""
 
     def outcomes(self, answer: Any, prompt: Sequence[int]) -> ReturnedLogprobs:
-        """Outcomes at each place of a prompt but the first. Raises Failed, or whatever a wrong form leads to."""
+        """The log-probabilities at each place of a prompt but the first.
+
+        Raises QueryFailed, or for a malformed response one of the errors that `reader` translates into it.
+        """
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
-        """How it writes each of the prompt's tokens but the first, None where it does not say."""
+        """The text of each of the prompt's tokens but the first, None where the response has none."""
 
 
 class _OfToken(msgspec.Struct, gc=False):
@@ -92,7 +95,7 @@ class _FromVLLM(msgspec.Struct, gc=False):
 
 
 class VLLM:
-    """vLLM: for each place a mapping from token ids, written as strings, to log-probabilities; the prompt's is among them."""
+    """vLLM: for each place a mapping from token ids (as strings) to log-probabilities, the prompt's own token among them."""
 
     name = "vLLM (prompt_logprobs)"
     form = _FromVLLM
@@ -109,7 +112,7 @@ class VLLM:
     def outcomes(self, answer: Any, prompt: Sequence[int]) -> ReturnedLogprobs:
         """As `ServerProtocol.outcomes`."""
         places = self._places(answer, prompt)
-        _require_own(all(token in place for place, token in zip(places, prompt[1:], strict=True)))
+        _require_prompt_tokens(all(token in place for place, token in zip(places, prompt[1:], strict=True)))
         own = [place[token].logprob for place, token in zip(places, prompt[1:], strict=True)]
         log_p = [one.logprob for place in places for one in place.values()]
         return ReturnedLogprobs.of(places, chain.from_iterable(places), log_p, own)
@@ -151,7 +154,7 @@ class SGLang:
         return f"{root}/generate"
 
     def body(self, model: str, prompt: Sequence[int], k: int) -> dict[str, Any]:
-        """As `ServerProtocol.body`. The server has one model, so none is named."""
+        """As `ServerProtocol.body`, without a model's name: the server has one model."""
         return {
             "input_ids": list(prompt),
             "sampling_params": {"max_new_tokens": 1, "temperature": 0},
@@ -164,10 +167,10 @@ class SGLang:
         """As `ServerProtocol.outcomes`."""
         own, top = answer.meta_info.input_token_logprobs, answer.meta_info.input_top_logprobs
         _require(len(own) == len(top) == len(prompt), f"it has {len(top)} places of {len(prompt)}")
-        _require_own([told[1] for told in own[1:]] == list(prompt[1:]))
-        told = list(chain.from_iterable(top[1:]))
+        _require_prompt_tokens([returned[1] for returned in own[1:]] == list(prompt[1:]))
+        returned = list(chain.from_iterable(top[1:]))
         return ReturnedLogprobs.of(
-            top[1:], (one[1] for one in told), [one[0] for one in told], [one[0] for one in own[1:]]
+            top[1:], (one[1] for one in returned), [one[0] for one in returned], [one[0] for one in own[1:]]
         )
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
@@ -191,7 +194,10 @@ class _FromEcho(msgspec.Struct, gc=False):
 
 
 class Echo:
-    """OpenAI's completions with `echo`: for each place a mapping from token texts, which several ids may share."""
+    """OpenAI's completions with `echo`: for each place a mapping from texts of tokens to log-probabilities.
+
+    Several tokens may share a text.
+    """
 
     name = "OpenAI (echo and logprobs)"
     form = _FromEcho
@@ -213,10 +219,10 @@ class Echo:
         return {"model": model, "prompt": list(prompt), "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": k}
 
     def outcomes(self, answer: Any, prompt: Sequence[int]) -> ReturnedLogprobs:
-        """As `ServerProtocol.outcomes`; an outcome whose text several ids share has none."""
+        """As `ServerProtocol.outcomes`; an outcome has no id if several tokens share its text."""
         texts, places, own = self._places(answer, prompt)
-        _require_own(texts == [self._texts[token] for token in prompt[1:]])
-        ids = (self._ids.get(told, _NO_ID) for told in chain.from_iterable(places))
+        _require_prompt_tokens(texts == [self._texts[token] for token in prompt[1:]])
+        ids = (self._ids.get(returned, _NO_ID) for returned in chain.from_iterable(places))
         return ReturnedLogprobs.of(places, ids, [log_p for place in places for log_p in place.values()], own)
 
     def texts(self, answer: Any, prompt: Sequence[int]) -> list[str | None]:
@@ -226,10 +232,10 @@ class Echo:
     def _places(
         self, answer: Any, prompt: Sequence[int]
     ) -> tuple[list[str], list[Mapping[str, float]], list[float | None]]:
-        """Texts, outcomes and own log-probabilities of the prompt but for its first token; a generated one follows it."""
-        told = answer.choices[0].logprobs
-        tokens, top = told.tokens, told.top_logprobs
-        own = told.token_logprobs or [None] * len(tokens)
+        """Texts, outcomes and own log-probabilities of the prompt's tokens but the first; the generated token is left out."""
+        returned = answer.choices[0].logprobs
+        tokens, top = returned.tokens, returned.top_logprobs
+        own = returned.token_logprobs or [None] * len(tokens)
         if len(tokens) == 1 < len(prompt):
             raise QueryFailed(NO_ECHO, again=False)
         _require(
@@ -240,10 +246,9 @@ class Echo:
 
 @dataclass(frozen=True)
 class PromptLogprobs:
-    """The K likeliest outcomes at n places, likeliest first, and the log of the mass they leave.
+    """The top-k outcomes at n places, most probable first, and the log of the mass of the rest; log-probabilities in nats.
 
-    ``fault`` says of each place why it has no answer; "" where it has one. ``own`` is log p of the prompt's own token, NaN where
-    it is not known.
+    ``fault`` is why a place has no target, "" where it has one. ``own`` is log p of the prompt's own token, NaN where unknown.
     """
 
     ids: Int64[np.ndarray, "n K"]
@@ -254,79 +259,83 @@ class PromptLogprobs:
 
     @property
     def known(self) -> Bool[np.ndarray, " n"]:
-        """Which places have an answer."""
+        """Which places have a target."""
         return np.array([not fault for fault in self.fault], dtype=bool)
 
 
 def reader(
-    kind: ServerProtocol, model: str, prompt: Sequence[int], *, k: int, vocab: int
+    protocol: ServerProtocol, model: str, prompt: Sequence[int], *, k: int, vocab: int
 ) -> Callable[[Any], PromptLogprobs]:
-    """What makes an answer's JSON into outcomes. It raises Failed where not every place has a sound answer."""
+    """A function from a response's JSON to the top-k outcomes of a prompt.
+
+    It raises QueryFailed if the response is another model's or malformed, or if a place has no valid outcomes; then ``partial``
+    of the error has the others.
+    """
 
     def read(answer: Any) -> PromptLogprobs:
         check_model(answer, model)
         try:
-            outcomes = kind.outcomes(answer, prompt)
+            outcomes = protocol.outcomes(answer, prompt)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-            raise QueryFailed("damaged answer", f"{type(error).__name__} {error}") from error
-        told = top_k(outcomes, k=k, vocab=vocab)
-        if any(told.fault):
-            fault = next(filter(None, told.fault))
-            raise QueryFailed(fault, again=fault != AMBIGUOUS, partial=told)
-        return told
+            raise QueryFailed(DAMAGED, f"{type(error).__name__} {error}") from error
+        returned = top_k(outcomes, k=k, vocab=vocab)
+        if any(returned.fault):
+            fault = next(filter(None, returned.fault))
+            raise QueryFailed(fault, again=fault != AMBIGUOUS, partial=returned)
+        return returned
 
     return read
 
 
 def check_model(answer: Any, model: str) -> None:
-    """Raises Failed where an answer says that it is another model's; a dated name of the same one is that one."""
-    said = answer.model
-    if said is not None and said != model and not said.startswith(f"{model}-"):
-        raise QueryFailed("another model", f"the answer is of {said!r}, not of {model!r}", again=False)
+    """Raises QueryFailed if a response names another model. A dated version of the same name is the same model."""
+    reported = answer.model
+    if reported is not None and reported != model and not reported.startswith(f"{model}-"):
+        raise QueryFailed("another model", f"the response is of {reported!r}, not of {model!r}", again=False)
 
 
-AMBIGUOUS, OTHERS, NO_ECHO = "text of several tokens", "answer about other tokens", "no echo of the prompt"
+AMBIGUOUS, OTHERS, NO_ECHO = "text of several tokens", "response for other tokens", "no echo of the prompt"
 NOT_LOGS, TOO_FEW, BEYOND = "no log-probabilities", "too few outcomes", "tokens beyond the vocabulary"
-ALIKE, UNLIKELY = "outcomes that are all alike", "a likeliest outcome less likely than any can be"
-_FEW_ALIKE = 5  # outcomes of equal probability that a model in bfloat16 gives now and then
-_PADDED = 2.0  # rows that a head may have for each token of the vocabulary
+ALIKE, UNLIKELY = "outcomes of equal probability", "a top outcome below the smallest possible probability"
+_FEW_ALIKE = 5  # outcomes of equal probability occur in bfloat16 below this count
+_PADDED = 2.0  # rows of a head for each token of the vocabulary, at most
 
 
-def top_k(told: ReturnedLogprobs, *, k: int, vocab: int) -> PromptLogprobs:
-    """The K likeliest of the outcomes that were told of each place."""
-    n, width = len(told.counts), max(k, int(told.counts.max(initial=0)))
-    there = np.arange(width) < told.counts[:, None]
+def top_k(returned: ReturnedLogprobs, *, k: int, vocab: int) -> PromptLogprobs:
+    """The top-k outcomes of each place of a response, with the fault of places whose outcomes are not valid."""
+    n, width = len(returned.counts), max(k, int(returned.counts.max(initial=0)))
+    there = np.arange(width) < returned.counts[:, None]
     all_ids, all_log_p = np.full((n, width), _NO_ID), np.full((n, width), -np.inf)
-    all_ids[there], all_log_p[there] = told.ids, told.log_p
+    all_ids[there], all_log_p[there] = returned.ids, returned.log_p
     best = np.argsort(-all_log_p, axis=1, kind="stable")[:, :k]
     ids, log_p = (np.take_along_axis(array, best, axis=1) for array in (all_ids, all_log_p))
-    few = told.counts < k
+    few = returned.counts < k
     twice = (np.diff(np.sort(ids, axis=1), axis=1) == 0).any(axis=1)
     total = np.logaddexp.reduce(np.where(log_p <= _ROUNDING, log_p, -np.inf), axis=1)
     found = {
         ALIKE: np.full(n, k >= _FEW_ALIKE) & (log_p[:, 0] == log_p[:, -1]),
-        UNLIKELY: log_p[:, 0] < -np.log(_PADDED * vocab),  # one of the outcomes has at least the mean of all
+        UNLIKELY: log_p[:, 0] < -np.log(_PADDED * vocab),  # the largest probability is at least the mean of all
         "probabilities above 1": total > np.log1p(_ROUNDING),
         BEYOND: ((ids < 0) | (ids >= vocab)).any(axis=1),
         TOO_FEW: few | twice,
-        AMBIGUOUS: ((ids == _NO_ID) & (np.arange(k) < told.counts[:, None])).any(axis=1),
+        AMBIGUOUS: ((ids == _NO_ID) & (np.arange(k) < returned.counts[:, None])).any(axis=1),
         NOT_LOGS: ~(all_log_p <= _ROUNDING).all(axis=1),  # NaN too
     }
     faults = np.full(n, "", dtype=object)
-    for fault, where in found.items():  # the last of them is what is said
+    for fault, where in found.items():  # the last fault of a place is the one reported
         faults[where] = fault
     bad = faults != ""
     ids[bad], log_p[bad] = np.arange(k), -np.inf
-    # log(1 - sum p), of the logarithm of the sum, so that little that is left is not lost in rounding
+    # log(1 - sum p) from the logarithm of the sum, so that a small rest is not lost in rounding
     rest = np.log(-np.expm1(np.where(bad, -np.inf, total).clip(max=_CERTAIN)))
-    return PromptLogprobs(ids, log_p, rest, tuple(faults.tolist()), told.own)
+    return PromptLogprobs(ids, log_p, rest, tuple(faults.tolist()), returned.own)
 
 
-def _require_own(holds: bool) -> None:
+def _require_prompt_tokens(holds: bool) -> None:
     if not holds:
         raise QueryFailed(OTHERS)
 
 
 def _require(holds: bool, otherwise: str) -> None:
     if not holds:
-        raise QueryFailed("damaged answer", otherwise)
+        raise QueryFailed(DAMAGED, otherwise)

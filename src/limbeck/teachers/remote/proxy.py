@@ -1,6 +1,6 @@
 """The proxy that the environment names for a server: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, in either case.
 
-As curl and Python's urllib read them, but for one thing: a server on this machine is never asked through a proxy.
+They are read as by curl and Python's urllib, with one difference: a server on this machine is never reached through a proxy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from limbeck.scrub import scrubbed
 
 @dataclass(frozen=True)
 class Proxy:
-    """An HTTP proxy; ``headers`` say who we are, where it wants to know."""
+    """An HTTP proxy; ``headers`` hold its credentials, if it has any."""
 
     host: str
     port: int
@@ -33,9 +33,9 @@ class Proxy:
 
 
 def proxy_for(scheme: str, host: str) -> Proxy | None:
-    """The proxy to a host; None where the environment names none, or excepts this host.
+    """The proxy for a host; None if the environment names none, or if NO_PROXY excepts this host.
 
-    Raises BadSetting for a proxy that is no HTTP proxy.
+    Raises BadSetting if the environment names a proxy that is not an HTTP proxy.
     """
     found = getproxies_environment()
     address = found.get(scheme) or found.get("all")
@@ -54,7 +54,7 @@ def proxy_for(scheme: str, host: str) -> Proxy | None:
 def connection_to(
     scheme: str, host: str, port: int | None, *, proxy: Proxy | None, timeout: float, context: SSLContext | None
 ) -> HTTPConnection:
-    """A connection, not yet open, to a host or to the proxy before it."""
+    """A connection, not yet open, to a host or to its proxy. ``timeout`` is in seconds."""
     where = (proxy.host, proxy.port) if proxy else (host, port)
     if context is None:
         return HTTPConnection(*where, timeout=timeout)

@@ -1,8 +1,8 @@
-"""A teacher on a server: asked over HTTP about each document of a row, many at once, and never believed without a look.
+"""A teacher on a server: queried over HTTP with the documents of each row, many requests at once, every response checked.
 
-A packed row's documents are asked for as prompts of their own, so they see as little of one another as in a model in memory.
-What a server tells are its likeliest outcomes, so the answers are coarse; it does not tell what a certificate or a cut needs.
-A position that has no sound answer in the end is marked as such and counted by the reason; too many stop everything.
+Each document of a packed row is a prompt of its own, so documents do not see one another, as with a model in memory. A server
+returns its top-k log-probabilities, so the signal is the top-k outcomes and the rest; a bias and variance report or pruning needs
+more. A position without a valid response is marked as without a target and counted by the reason; too many of them are an error.
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ from limbeck.teachers.remote.protocols import (
 )
 from limbeck.types import Batch, Sparse
 
-MOST_MISSING = 1e-3  # share of the positions that are asked about
-IN_FLIGHT = 32
-_FEWER = (100, 50, 20, 10, 5)  # outcomes to ask for where a server gives no more; vLLM gives 20 unless told otherwise
-_UNLIKELY = -100.0  # nats; of outcomes of a position that nobody asked about
-_JUDGED, _WORSE = (
+MOST_MISSING = 1e-3  # share of the queried positions
+IN_FLIGHT = 32  # maximum concurrent requests
+_FEWER = (100, 50, 20, 10, 5)  # outcomes to request if a server gives no more; vLLM's default limit is 20
+_UNLIKELY = -100.0  # nats; for outcomes of positions that were not queried
+_FEWEST_SCORED, _WORSE = (
     500,
     0.5,
 )  # positions before a teacher is judged; nats above a uniform guess, near which an untrained model is
-# What a server's tokenizer is compared on: words, numbers, code, other scripts, and what is cut differently by most.
+# Texts on which a server's tokenizer is compared: words, numbers, code, other scripts, and what most tokenizers split
+# differently.
 _TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
     "def f(x):\n    return x ** 2  # 12345.678",
@@ -54,25 +55,26 @@ _LLAMA_CPP = (
 )
 REMEDY = {
     "time limit": "give a longer --time-limit or a smaller --in-flight",
-    "connection": "see whether the server runs",
+    "connection": "check that the server runs",
     "status 429": "give a smaller --in-flight",
-    AMBIGUOUS: "serve the model with vLLM or SGLang, whose answers are in token ids",
+    AMBIGUOUS: "serve the model with vLLM or SGLang, whose responses have token ids",
 }
 
 
 @dataclass(frozen=True)
 class _Prompt:
-    """A document's part of a row, as far as it counts: where it is among the flat positions, and what is asked."""
+    """A document's part of a row, up to the last position of weight > 0."""
 
-    start: int
-    tokens: tuple[int, ...]  # one more than it has positions: a server says nothing of what follows the last
+    start: int  # its first position among the flat positions of the batch
+    tokens: tuple[int, ...]  # one more than it has positions, for the distribution after the last of those
     counts: np.ndarray  # which positions have weight
 
 
 class ServedTeacher:
-    """A teacher on a server. ``server_info`` is what the server tells of itself; ``k`` outcomes of each position are told.
+    """A teacher on a server, which gives the top-``k`` log-probabilities of each position as a `Sparse` signal.
 
-    ``unanswered`` positions of those that count, by the reason, were asked for in vain since `expect`.
+    ``server_info`` is what the server reports about itself and its model. ``missing`` counts, by reason, the positions of weight
+    > 0 that got no target since `expect`. Use it as a context manager, or call `close`.
     """
 
     def __init__(
@@ -88,22 +90,22 @@ class ServedTeacher:
         self.client, self.kind, self.k, self.vocab, self.server_info = client, kind, k, vocab, server_info
         self.name = client.address.model
         self.in_flight = in_flight
-        # half as many again, who read their answers or have their questions ready meanwhile
+        # half as many threads more, which parse responses or prepare requests meanwhile
         self._pool = ThreadPoolExecutor(in_flight + in_flight // 2, thread_name_prefix="served")
         self.expect(0)
 
     def expect(self, positions: int, *, missing: int = 0) -> None:
-        """Begins to count: so many positions will be asked about, ``missing`` of them were asked about in vain before.
+        """Starts a new count of missing targets, out of ``positions`` that will be queried; ``missing`` are missing already.
 
-        Without this, or with 0, every position must be answered.
+        Without this call, or with 0 positions, the first missing target is an error.
         """
         self._positions, self._missing = positions, missing
         self.missing: Counter[str] = Counter()
-        self._said: dict[str, str] = {}
-        self._nats, self._judged = 0.0, 0
+        self._messages: dict[str, str] = {}
+        self._nats, self._scored = 0.0, 0
 
     def close(self) -> None:
-        """Stops what is under way; the teacher cannot be asked again."""
+        """Cancels open requests. The teacher cannot be queried afterwards."""
         self.client.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -114,47 +116,51 @@ class ServedTeacher:
         self.close()
 
     def __call__(self, batch: Batch) -> Sparse:
-        """What the teacher says about these rows, as far as they count. Raises BadServer where too much is unanswered."""
+        """The top-k signal of the batch's positions; those of weight 0 are not queried.
+
+        Raises BadServer if more than `MOST_MISSING` of the expected positions have no target, if another model responds, or if
+        the log-probabilities are no better than a uniform guess.
+        """
         n = batch.tokens.numel()
         ids = np.tile(np.arange(self.k), (n, 1))
         log_p, rest = np.full((n, self.k), _UNLIKELY), np.zeros(n)
         weight = np.zeros((n, self.k))
-        asked = self._asked(batch)
+        futures = self._submit(batch)
         try:
-            for future in as_completed(asked):
-                prompt, told = asked[future], self._told(future, asked[future])
+            for future in as_completed(futures):
+                prompt, result = futures[future], self._result(future, futures[future])
                 here = slice(prompt.start, prompt.start + len(prompt.counts))
-                known = np.zeros(len(prompt.counts), dtype=bool) if told is None else told.known
-                if told is not None:
-                    ids[here], log_p[here], rest[here] = told.ids, told.log_p.clip(max=0), told.rest
+                known = np.zeros(len(prompt.counts), dtype=bool) if result is None else result.known
+                if result is not None:
+                    ids[here], log_p[here], rest[here] = result.ids, result.log_p.clip(max=0), result.rest
                 weight[here] = np.exp(log_p[here])
                 none = np.arange(n)[here][~known & prompt.counts]
                 log_p[none], weight[none], rest[none] = 0.0, 0.0, -np.inf
         finally:
-            for future in asked:
+            for future in futures:
                 future.cancel()
         log_ps, weights, rests = (torch.from_numpy(array).float() for array in (log_p, weight, rest))
         return Sparse(torch.from_numpy(ids), log_ps, weights, self.vocab, rests).to(batch.tokens.device)
 
     def own(self, batches: Sequence[Batch]) -> Iterator[Float64[np.ndarray, " n"]]:
-        """Of each batch log p of what follows each position that counts, NaN where the server gives none.
+        """For each batch log p (nats) of the target at each position of weight > 0, NaN where the server gives none.
 
-        All are asked for at once, and what is missing is not counted. Raises BadServer where another model answers.
+        All batches are requested at once, and missing positions are not counted. Raises BadServer if another model responds.
         """
-        for batch, asked in [(batch, self._asked(batch)) for batch in batches]:
+        for batch, futures in [(batch, self._submit(batch)) for batch in batches]:
             found = np.full(batch.tokens.numel(), np.nan)
-            for future, prompt in asked.items():
-                told = self._partial(future)
-                if told is not None:
+            for future, prompt in futures.items():
+                result = self._partial(future)
+                if result is not None:
                     here = slice(prompt.start, prompt.start + len(prompt.counts))
-                    found[here] = np.where(prompt.counts, told.own, np.nan)
+                    found[here] = np.where(prompt.counts, result.own, np.nan)
             yield found
 
-    def _asked(self, batch: Batch) -> dict[Future[PromptLogprobs], _Prompt]:
+    def _submit(self, batch: Batch) -> dict[Future[PromptLogprobs], _Prompt]:
         return {self._pool.submit(self._query, prompt): prompt for prompt in _prompts(batch)}
 
     def _partial(self, future: Future[PromptLogprobs]) -> PromptLogprobs | None:
-        """An answer, or as much of it as there is."""
+        """The result of a request, or its usable part."""
         try:
             return future.result()
         except QueryFailed as failed:
@@ -163,7 +169,7 @@ class ServedTeacher:
             return failed.partial
 
     def _of_another(self, failed: QueryFailed) -> BadServer:
-        return BadServer(f"{self.client.address}: {failed}: nothing it says can be trusted")
+        return BadServer(f"{self.client.address}: {failed}. Name a model that it serves after the #")
 
     def _query(self, prompt: _Prompt) -> PromptLogprobs:
         address, model = self.client.address, self.client.address.model
@@ -174,62 +180,65 @@ class ServedTeacher:
             form=self.kind.form,
         )
 
-    def _told(self, future: Future[PromptLogprobs], prompt: _Prompt) -> PromptLogprobs | None:
-        """An answer, or as much of it as there is; what is missing is counted. Raises BadServer where it makes no sense."""
+    def _result(self, future: Future[PromptLogprobs], prompt: _Prompt) -> PromptLogprobs | None:
+        """The result of a request, or its usable part; counts what is missing. Raises BadServer as `__call__`."""
         try:
-            told = future.result()
-            self._judge(told.own[prompt.counts & np.isfinite(told.own)])
-            return told
+            result = future.result()
+            self._check_likelihood(result.own[prompt.counts & np.isfinite(result.own)])
+            return result
         except QueryFailed as failed:
             if failed.kind == "another model":
                 raise self._of_another(failed) from failed
-            told = failed.partial
-            faults = (failed.kind,) * len(prompt.counts) if told is None else told.fault
-            self._said.setdefault(failed.kind, str(failed))
+            result = failed.partial
+            faults = (failed.kind,) * len(prompt.counts) if result is None else result.fault
+            self._messages.setdefault(failed.kind, str(failed))
             self.missing.update(fault for fault, counts in zip(faults, prompt.counts, strict=True) if fault and counts)
             self._check()
-            return told
+            return result
 
-    def _judge(self, own: np.ndarray) -> None:
-        """Adds log p of the text's own tokens. Raises BadServer where they are less likely than by a uniform guess."""
-        self._nats, self._judged = self._nats - float(own.sum()), self._judged + len(own)
+    def _check_likelihood(self, own: np.ndarray) -> None:
+        """Adds log p of the text's own tokens. Raises BadServer if their mean is worse than that of a uniform guess."""
+        self._nats, self._scored = self._nats - float(own.sum()), self._scored + len(own)
         guess = float(np.log(self.vocab))
-        if self._judged >= _JUDGED and self._nats > self._judged * (guess + _WORSE):
+        if self._scored >= _FEWEST_SCORED and self._nats > self._scored * (guess + _WORSE):
             raise BadServer(
-                f"{self.client.address}: {self._judged:,} tokens of the text cost {self._nats / self._judged:.2f} nats each by "
-                f"what the server tells, a uniform guess among {self.vocab:,} tokens {guess:.2f}: this is no model of the text. "
-                "See whether it serves the right model, in a number format that its weights can bear"
+                f"{self.client.address}: the server's log-probabilities give {self._nats / self._scored:.2f} nats per token over "
+                f"{self._scored:,} tokens of the text, a uniform guess among {self.vocab:,} tokens {guess:.2f}: this is no model "
+                "of the text. Check that it serves the right model, in a number format in which its weights do not overflow"
             )
 
     def _check(self) -> None:
-        """Raises BadServer where too many positions have no answer."""
+        """Raises BadServer if too many positions have no target."""
         missing = self._missing + self.missing.total()
         if missing > MOST_MISSING * self._positions:
-            asked = f"{missing:,} of {self._positions:,} positions"
-            raise too_many_missing(self.client.address, asked, self.missing, self._said, before=self._missing)
+            queried = f"{missing:,} of {self._positions:,} positions"
+            raise too_many_missing(self.client.address, queried, self.missing, self._messages, before=self._missing)
 
 
 def too_many_missing(
     address: Address,
-    asked: str,
-    unanswered: Counter[str],
-    said: Mapping[str, str],
+    what: str,
+    reasons: Counter[str],
+    messages: Mapping[str, str],
     *,
     before: int = 0,
     remedies: Mapping[str, str] = REMEDY,
 ) -> BadServer:
-    """What to raise where too much is unanswered: ``asked`` says how much of what, the others why, ``before`` not now."""
-    kinds = [f"{count:,} by {said.get(kind, kind)}" for kind, count in unanswered.most_common()]
-    helps = [remedies[kind] for kind, _ in unanswered.most_common() if kind in remedies]
-    earlier = f"; {before:,} were before" if before else ""
+    """The error of too many failed requests: ``what`` is how many of what, ``before`` how many of them failed earlier.
+
+    ``reasons`` counts failures by kind; ``messages`` and ``remedies`` are by kind too.
+    """
+    kinds = [f"{count:,} by {messages.get(kind, kind)}" for kind, count in reasons.most_common()]
+    helps = [remedies[kind] for kind, _ in reasons.most_common() if kind in remedies]
+    earlier = f"; {before:,} failed earlier" if before else ""
     return BadServer(
-        f"{address}: {asked} have no answer, which is more than {100 * MOST_MISSING:g} %: {', '.join(kinds)}{earlier}. What "
-        f"was answered is kept: {', '.join(helps) or 'see what the server and its log say'}, then let the same command go on"
+        f"{address}: {what} got no valid response, more than the {100 * MOST_MISSING:g} % allowed: {', '.join(kinds)}{earlier}. "
+        f"Valid responses are kept: {', '.join(helps) or 'check the server and its log'}, then run the same command again"
     )
 
 
 def _prompts(batch: Batch) -> Iterator[_Prompt]:
-    """The documents of a batch's rows, each up to the last of its positions that counts; none where nothing does."""
+    """The documents of a batch's rows, each up to its last position of weight > 0; documents without one are left out."""
     tokens, targets, position = (x.cpu().numpy() for x in (batch.tokens, batch.targets, batch.position))
     counts = batch.weight.cpu().numpy() > 0
     length = tokens.shape[1]
@@ -252,10 +261,13 @@ def connect(
     retry: RetryPolicy | None = None,
     in_flight: int = IN_FLIGHT,
 ) -> ServedTeacher:
-    """The teacher at an address, asked for ``k`` outcomes or as many as it gives, of rows of ``length``.
+    """Connects to the teacher at an address, for the top-``k`` log-probabilities of rows of ``length`` tokens.
 
-    Looks first whether it serves the model, how it can be asked, and whether its tokens are the tokenizer's. Raises
-    BadServer where it does not serve it or cannot tell, Mismatch where its tokens are others or its context is too short.
+    A server that gives fewer outcomes is used with fewer. Checks first that it serves the model, which protocol it has, and that
+    its tokenizer is ``tokenizer``.
+
+    Raises BadServer if it does not serve the model or gives no log-probabilities of prompts, Mismatch if its tokenizer is another
+    or its context is too short for a row, BadSetting for an API key or proxy that cannot be used.
     """
     client = Client(address, retry=retry or RetryPolicy(), key=key_from_environment(), in_flight=in_flight)
     try:
@@ -276,13 +288,13 @@ def connect(
 def _check_context(address: Address, context: Any, length: int) -> None:
     if isinstance(context, int) and length + 2 > context:
         raise Mismatch(
-            f"--length {length}: the server at {address} takes {context} tokens, and a row needs two more than it has: "
-            f"use --length {context - 2} or less"
+            f"--length {length}: the server at {address} has a context of {context} tokens, and a row needs two more than its "
+            f"length: use --length {context - 2} or less"
         )
 
 
 def model_entry(client: Client) -> dict[str, Any]:
-    """What the server's list says of the model. Raises BadServer where there is no such list, or it has not the model."""
+    """The model's entry in the server's list of models. Raises BadServer if there is no list, or no such model in it."""
     address = client.address
     try:
         served: dict[str, dict[str, Any]] = client.query(
@@ -290,8 +302,8 @@ def model_entry(client: Client) -> dict[str, Any]:
         )
     except (QueryFailed, KeyError, TypeError) as error:
         raise BadServer(
-            f"{address}: expected a server with a list of models at {address.path}/models, got {_why(error)}: see whether it "
-            "runs, and whether the address ends as its API's does, mostly in /v1"
+            f"{address}: expected a server with a list of models at {address.path}/models, got {_why(error)}: check that it "
+            "runs, and that the address ends with the path of its API, usually /v1"
         ) from error
     if address.model not in served:
         raise BadServer(
@@ -302,13 +314,13 @@ def model_entry(client: Client) -> dict[str, Any]:
 
 
 def _version(client: Client) -> dict[str, Any]:
-    """What the server says of itself: vLLM its version, SGLang where its weights are from."""
-    told: dict[str, Any] = {}
+    """What the server reports about itself: vLLM its version, SGLang the path of its weights."""
+    result: dict[str, Any] = {}
     for path, names in (("/version", ("version",)), ("/get_model_info", ("model_path", "tokenizer_path"))):
         with suppress(QueryFailed, AttributeError):
             answer = _once(client, client.address.root + path, None)
-            told |= {name: answer[name] for name in names if isinstance(answer.get(name), str)}
-    return told
+            result |= {name: answer[name] for name in names if isinstance(answer.get(name), str)}
+    return result
 
 
 def _once(client: Client, path: str, body: dict[str, Any] | None, *, form: Any = Any) -> Any:
@@ -316,10 +328,13 @@ def _once(client: Client, path: str, body: dict[str, Any] | None, *, form: Any =
 
 
 def _find(client: Client, tokenizer: PreTrainedTokenizerBase, *, k: int, owner: Any) -> tuple[ServerProtocol, int]:
-    """How the server is asked, and how many outcomes it tells. ``owner`` is whose it says its model is."""
+    """The server's protocol, and how many outcomes a position it gives. ``owner`` is the owner in its list of models.
+
+    Raises BadServer if none of the protocols works.
+    """
     address, prompt = client.address, _ids(tokenizer, _TEXTS[0])
     kinds: list[ServerProtocol] = [VLLM(), SGLang(), Echo(tokenizer)]
-    said = []
+    reported = []
     for kind in kinds:
         for fewer in (k, *(count for count in _FEWER if count < k)):
             path, body = kind.path(address.path, address.root), kind.body(address.model, prompt, fewer)
@@ -331,18 +346,18 @@ def _find(client: Client, tokenizer: PreTrainedTokenizerBase, *, k: int, owner: 
                     raise BadServer(f"{address}: {failed}") from failed
                 if failed.kind == AMBIGUOUS:  # of this prompt; of a text it may be rare
                     return kind, fewer
-                if failed.kind == OTHERS:  # perhaps it has another tokenizer, which this tells more of
+                if failed.kind == OTHERS:  # perhaps its tokenizer is another: that error has the better message
                     _compare_texts(client, kind, tokenizer)
                 reason = str(failed)
                 if failed.kind not in ("status 400", "status 422", TOO_FEW):
                     break
             else:
                 return kind, fewer
-        said.append(f"{kind.name}: {reason}")
+        reported.append(f"{kind.name}: {reason}")
     which = "llama.cpp's server" if owner == _LLAMA_CPP else "the server"
     raise BadServer(
-        f"{address}: expected log-probabilities of a prompt's tokens, and {which} gives none. {'; '.join(said)}. Serve the "
-        "model with vLLM or SGLang, or have it write with capture --text, which needs none"
+        f"{address}: expected log-probabilities of a prompt's tokens, but {which} gives none. {'; '.join(reported)}. Serve the "
+        "model with vLLM or SGLang, or use capture --text, which needs none"
     )
 
 
@@ -352,7 +367,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _compare_tokens(client: Client, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the server could be asked for the tokens of some texts. Raises Mismatch where they are others than ours."""
+    """Whether the server tokenizes texts. Raises Mismatch if its tokens differ from the tokenizer's."""
     for text in _TEXTS:
         body = {"model": client.address.model, "prompt": text, "add_special_tokens": False}
         try:
@@ -362,20 +377,20 @@ def _compare_tokens(client: Client, tokenizer: PreTrainedTokenizerBase) -> bool:
         except (QueryFailed, KeyError, TypeError, ValueError):
             return False
         ours = _ids(tokenizer, text)
-        if ours and not theirs:  # it was asked in words that it does not know
+        if ours and not theirs:  # its /tokenize has other field names
             return False
         if theirs != ours:
             at = next(
                 (i for i, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b), min(len(theirs), len(ours))
             )
             raise _other_tokens(
-                client, f"it makes {text!r} into {_around(theirs, at)}, the tokenizer into {_around(ours, at)}"
+                client, f"it tokenizes {text!r} as {_around(theirs, at)}, the tokenizer as {_around(ours, at)}"
             )
     return True
 
 
 def _compare_texts(client: Client, kind: ServerProtocol, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises Mismatch where the server writes a token in another way than the tokenizer, or will not write any."""
+    """Raises Mismatch if a token's text differs between server and tokenizer, BadServer if the server gives no texts."""
     address = client.address
     compared = 0
     for text in _TEXTS:
@@ -385,22 +400,22 @@ def _compare_texts(client: Client, kind: ServerProtocol, tokenizer: PreTrainedTo
             theirs = kind.texts(_once(client, kind.path(address.path, address.root), body, form=kind.form), prompt)
         except (QueryFailed, KeyError, TypeError, ValueError) as error:
             raise BadServer(f"{address}: its tokens cannot be compared with the tokenizer's: {_why(error)}") from error
-        for token, said in zip(prompt[1:], theirs, strict=True):
+        for token, reported in zip(prompt[1:], theirs, strict=True):
             ours = tokenizer.decode([token])
-            if said is None or "\ufffd" in said + ours:  # a part of a letter
+            if reported is None or "\ufffd" in reported + ours:  # a part of a character
                 continue
             compared += 1
-            if said.strip() != ours.strip():
-                raise _other_tokens(client, f"it writes token {token} as {said!r}, the tokenizer as {ours!r}")
+            if reported.strip() != ours.strip():
+                raise _other_tokens(client, f"it decodes token {token} as {reported!r}, the tokenizer as {ours!r}")
     if not compared:
         raise BadServer(
-            f"{address}: it neither makes a text into tokens (/tokenize) nor writes tokens as text, so nothing shows that its "
-            "tokens are the tokenizer's: serve the model with vLLM or SGLang"
+            f"{address}: expected a server that tokenizes texts (/tokenize) or gives the texts of tokens, and this one does "
+            "neither, so its tokenizer cannot be compared with --tokenizer: serve the model with vLLM or SGLang"
         )
 
 
 def _around(ids: Sequence[int], at: int) -> str:
-    """Some ids around a place."""
+    """Five ids around an index, as text."""
     first = max(0, at - 2)
     dots = "… " if first else ""
     return f"[{dots}{' '.join(map(str, ids[first : at + 3]))}{' …' if at + 3 < len(ids) else ''}]"
@@ -414,6 +429,4 @@ def _other_tokens(client: Client, what: str) -> Mismatch:
 
 
 def _why(error: BaseException) -> str:
-    return (
-        str(error) if isinstance(error, QueryFailed) else f"an answer of another form ({type(error).__name__} {error})"
-    )
+    return str(error) if isinstance(error, QueryFailed) else f"an unexpected response ({type(error).__name__} {error})"
