@@ -46,10 +46,10 @@ def lines_of(monkeypatch, **asked):
 
 
 def test_a_line_says_what_the_loss_is_and_what_is_left_of_all(monkeypatch):
-    lines = lines_of(monkeypatch, loss=("ForwardKL", "nats/token"), after=3600.0)
+    lines = lines_of(monkeypatch, loss=("training ForwardKL", "nats/token"), after=3600.0)
     assert len(lines) == 4
     assert re.sub(" +", " ", lines[0]) == (
-        "student #0 step 1/4 ForwardKL 1.5000 nats/token 1,234 tokens/s 0:01:30 left, 1:01:30 of all trainings"
+        "student #0 step 1/4 training ForwardKL 1.5000 nats/token 1,234 tokens/s 0:01:30 left, whole run 1:01:30"
     )
     assert lines_of(monkeypatch)[1].endswith("0:01:00 left")
 
@@ -71,7 +71,7 @@ def test_a_student_that_was_given_is_not_called_cut():
     assert given.name == "the student before training"
     assert label("cut", given) == "given, untrained"
     assert label("cut+ce@flops", given) == "given + cross-entropy, equal compute"
-    assert label("cut+ce@flops") == "cut + cross-entropy, equal compute"
+    assert label("cut+ce@flops") == "pruned + cross-entropy, equal compute"
 
 
 @pytest.mark.parametrize(

@@ -153,8 +153,8 @@ def test_a_card_carries_licence_and_base():
     teacher = {"name": "mine", "parameters": 10, "stated": {"license": "apache-2.0", "base_model": "a/b"}}
     card = model_card({"teacher": teacher, "student": {"parameters": 5}, "lineage": {"teacher": "mine"}}, [])
     assert '\nbase_model: "a/b"\nlicense: "apache-2.0"\n---\n' in card
-    assert "(the teacher's README.md says: apache-2.0)" in card
-    assert "cut out of its teacher (10), and not trained since: distil it." in card
+    assert "(the teacher's README.md names: apache-2.0)" in card
+    assert "pruned from its teacher (10), and not trained since pruning: distil it before use." in card
 
 
 @pytest.fixture

@@ -327,6 +327,9 @@ def test_several_probes_are_one_table(tmp_path):
     names = set(result["readings"])
     assert {"recall_2_pairs", "recall_control", "reversal_backward_mrr"} <= names
     assert len((tmp_path / "out" / "readings.jsonl").read_text().splitlines()) == len(names)
+    assert {row["model"] for row in result["readings"].values()} == {str(tmp_path / "model")}, (
+        "which model, not its last folder"
+    )
     assert result == limbeck.probe(str(tmp_path / "model"), **keys)
 
 

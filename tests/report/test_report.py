@@ -253,8 +253,8 @@ def test_the_page_shows_what_the_run_found(folder):
         "A student of stories-llama-260k",
         "105 k",
         "40 % of the teacher's",
-        "cut + cross-entropy",
-        "fresh init + KD",
+        "pruned + cross-entropy",
+        "random init + KD",
         "the student is better",
         "9.31 nats · stories.jsonl:17",
         "She wanted to play with it, but it was too high.",
@@ -355,7 +355,7 @@ def test_a_gain_is_said_with_its_interval_and_the_share_of_the_gap():
     assert found.outcome == "better"
     assert re.fullmatch(
         r"KD gained 0\.0\d\d ± 0\.00\d nats per token over cross-entropy at equal tokens\. "
-        r"7\d % of the gap between the untrained cut and the teacher is closed "
+        r"7\d % of the gap between the untrained student and the teacher is closed "
         r"\(7\d to 7\d %; cross-entropy alone: 6\d %, 6\d to 6\d %\)\.",
         found.text,
     )
@@ -384,7 +384,7 @@ def test_one_or_two_trainings_each_decide_nothing_however_far_apart(seeds, train
     words = " ".join((found.text, *found.notes))
     assert not re.search(r"gained|better|did not help", words)
     assert re.search(
-        r"The student has a loss 0\.1\d\d ± 0\.\d+ nats per token higher than the same training from a fresh init",
+        r"The student has a loss 0\.1\d\d ± 0\.\d+ nats per token higher than the same training from random weights",
         words,
     )
     assert (
@@ -436,7 +436,7 @@ def test_a_difference_whose_interval_holds_zero_is_inconclusive():
     student, other = ([made_up(1.5 + k, seed=s, noise=0.2) for k in (0.0, 0.001, 0.002)] for s in (0, 3))
     found = verdict({"student": student, "cut+ce": other}, None)
     assert found.outcome == "inconclusive"
-    assert "KD made no difference we can see against cross-entropy at equal tokens (" in found.text
+    assert "KD shows no clear difference from cross-entropy at equal tokens (" in found.text
     assert found.text.endswith("inconclusive at this scale.")
 
 
@@ -484,7 +484,7 @@ def test_the_start_of_a_converted_student_is_called_what_it_is():
     }
     for tokens, name, shared in (
         ({"blocks": 100}, "the student after matching", "matched"),
-        ({}, "the student as it was converted", "converted"),
+        ({}, "the converted student before training", "converted"),
     ):
         start = start_of({"conversion": {"tokens": tokens}})
         found = verdict(seeds | {"cut": [made_up(2.0)]}, made_up(1.3), start=start)
@@ -497,7 +497,7 @@ def test_the_start_of_a_converted_student_is_called_what_it_is():
             assert said in words
             assert name in words
         assert "cut" not in notes
-    assert start_of({}).name == "the untrained cut"
+    assert start_of({}).name == "the untrained student"
 
 
 def test_a_page_calls_a_matched_start_so_and_gives_attention_its_own_count(folder):
@@ -512,12 +512,12 @@ def test_a_page_calls_a_matched_start_so_and_gives_attention_its_own_count(folde
     page = write_report(folder).read_text()
     row = re.search(r"attention everywhere</th>\s*<td>([^<]*)</td>", page)
     assert row[1] == "76.9 k"
-    assert "matched only" in page
-    assert "cut only" not in page
-    assert "as it was cut out of the teacher, untrained" not in page
+    assert "matched, not distilled" in page
+    assert "pruned, untrained" not in page
+    assert "as it was pruned from the teacher" not in page
     assert f"same {DOCUMENTS} held-out documents" in page
     assert "intervals over documents and 2 seeds (all seeds start from one matched student)" in page
-    assert "| matched only |" in model_card(json.loads((folder / "run.json").read_text()), rows).replace(
+    assert "| matched, not distilled |" in model_card(json.loads((folder / "run.json").read_text()), rows).replace(
         "teacher |", "|"
     )
     write(json.dumps(run | {"conversion": said}))  # of a run that did not count it
@@ -624,11 +624,11 @@ def test_a_tile_says_which_gap_was_closed_or_that_it_grew(folder):
         return page[page.index('class="tiles"') : page.index("Before and after")]
 
     closed = tile(student=1.5, cut=2.024, ce=1.531)
-    assert "of the gap between the untrained cut and the teacher closed" in closed
+    assert "of the gap between the untrained student and the teacher closed" in closed
     assert "cross-entropy alone: 67&nbsp;%" in closed
     assert "alone" not in tile(student=1.5, cut=2.024)
     grown = tile(student=1.9, cut=1.31)
-    assert "training left the student further from the teacher than the untrained cut was" in grown
+    assert "training left the student further from the teacher than the untrained student was" in grown
     assert "closed" not in grown
     assert re.search(r"<b>\+0\.59\d</b>", grown)
 
@@ -645,7 +645,7 @@ def test_equal_compute_stands_in_the_verdict_and_other_arms_are_notes():
     assert "Cross-entropy given the same compute is better by 0.050" in found.text
     assert notes.startswith("Break-even: the teacher's logits must be used ")
     assert "The student gained 0.2" in notes
-    assert "over the same training from a fresh init" in notes
+    assert "over the same training from random weights" in notes
     found = verdict(arms(student=1.5, ce=1.53), None, price=Price(1.0))
     assert "cross-entropy could have read 2.00 times as many tokens" in " ".join(found.notes)
     assert " Equal compute was not tested." in found.text
@@ -708,7 +708,9 @@ def test_the_share_of_a_gap_that_is_none_is_not_given():
     for found in (past, weak):
         assert "%" not in found.text
         assert "gap_closed" not in {one.name for one in found.differences}
-    assert "further from the teacher than the untrained cut" in verdict(arms(student=1.9, cut=1.6), made_up(1.3)).text
+    assert (
+        "further from the teacher than the untrained student" in verdict(arms(student=1.9, cut=1.6), made_up(1.3)).text
+    )
 
 
 def test_models_measured_on_different_documents_are_not_compared():
@@ -749,7 +751,7 @@ def test_the_card_is_markdown_with_front_matter_that_parses():
     assert parsed["base_model"] == 'owner/a "model": x'
     assert "distillation" in parsed["tags"]
     assert NAUGHTY not in body
-    assert "A language model of 105 k parameters, cut out of its teacher (260 k)" in body
+    assert "A language model of 105 k parameters, pruned from its teacher (260 k)" in body
     assert re.search(r"\| nats per token \| 1\.\d{3} ± 0\.\d{3} \|", body)
     assert f"95 % interval over {DOCUMENTS} held-out documents" in body
     assert "AutoModelForCausalLM.from_pretrained" in body
@@ -859,7 +861,7 @@ def test_a_card_names_seeds_equal_compute_and_no_digits_beyond_its_interval():
         rows += likelihood("cut+ce@flops", [made_up(1.6)], text_bytes=np.full(DOCUMENTS, 900.0), seed=seed)
         rows += likelihood("student", [made_up(1.5)], text_bytes=np.full(DOCUMENTS, 900.0), seed=seed)
     card = model_card(RUN, rows)
-    assert "| cut + cross-entropy, equal compute |" in card
+    assert "| pruned + cross-entropy, equal compute |" in card
     assert f"over {DOCUMENTS} held-out documents and 2 seeds." in card
     assert "318.3 (274.9 to 373.5)" in card
 

@@ -1,4 +1,4 @@
-"""How it is shown: the verdict in words, one self-contained HTML page, a model card."""
+"""Reports of a run: the verdict in words, one self-contained HTML page, a model card."""
 
 from limbeck.report.card import model_card
 from limbeck.report.family import write_family_report

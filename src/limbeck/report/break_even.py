@@ -1,4 +1,4 @@
-"""How often the teacher's logits must be used for distilling to beat cross-entropy on the same FLOPs, from what was measured.
+"""How often the teacher's logits must be used for distillation to beat cross-entropy on the same FLOPs, from measurements.
 
 Three trainings are needed: the student, cross-entropy on as many tokens, and cross-entropy on the tokens that equal compute buys,
 ``ratio`` times as many. Between the two of cross-entropy its loss is taken as a line over the logarithm of the tokens. Were each
@@ -7,7 +7,7 @@ break-even is the u at which the line meets the student's loss, all else equal: 
 
 At each place the difference to the student is a sum over held-out documents like any other, so it has the same interval; the
 interval of the break-even is every u at which that of the difference holds 0 (Fieller's construction). A learning curve is convex
-over log tokens, so beyond the second training the line flatters cross-entropy: fewer uses than asked for there may do.
+over log tokens, so beyond the second training the line flatters cross-entropy: fewer uses than given there may be enough.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class BreakEven:
 
     @property
     def text(self) -> str:
-        """What a report says of it."""
+        """The break-even as a sentence."""
         return f"break-even: {self._needed}; here they are used {_times(self.used)}"
 
     @property
@@ -71,7 +71,7 @@ class BreakEven:
 
 
 def _enough(uses: float) -> str:
-    """What so many uses come to."""
+    """A number of uses in words."""
     if math.isinf(uses):
         return f"no number of uses of the teacher's logits is enough {_GOAL}"
     return f"one use of the teacher's logits is enough {_GOAL}" if uses <= 1 else f"{_MUST} {_times(uses)} {_GOAL}"

@@ -1,4 +1,4 @@
-"""README.md of a student's folder: what it was made of, what it is worth, how it is loaded."""
+"""README.md of a student's folder: its origin, its measured quality, how to load it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MODELS = ("teacher", "cut", "student", "cut+ce", "cut+ce@flops", "attention")
 def model_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Sequence[str] = ()) -> str:
     """A model card in Markdown with YAML front matter, from run.json, the readings and the notes of a verdict.
 
-    It is without what is not known.
+    What is not known is left out.
     """
     teacher, student = run.get("teacher") or {}, run.get("student") or {}
     name = teacher.get("name", "an unnamed teacher")
@@ -63,8 +63,8 @@ def model_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Seque
     body += [f'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder"{code})']
     body += [f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})', "```", ""]
     licence = stated.get("license_name") or stated.get("license")
-    which = f" (the teacher's README.md says: {_plain(str(licence))})" if licence else ""
-    body += [f"The licence of the teacher{which} and of the text holds for the student too: see theirs.", ""]
+    which = f" (the teacher's README.md names: {_plain(str(licence))})" if licence else ""
+    body += [f"The licences of the teacher{which} and of the text apply to the student too.", ""]
     return visible("\n".join(front + body))
 
 
@@ -73,7 +73,9 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
     parts = [f"A language model of {sizes[0]} parameters" if sizes else "A language model"]
     if run.get("lineage"):
         made = (
-            "made of its teacher with other mixers for attention" if run.get("conversion") else "cut out of its teacher"
+            "made from its teacher with other mixers for attention"
+            if run.get("conversion")
+            else "pruned from its teacher"
         )
         parts.append(made + (f" ({sizes[1]})" if len(sizes) == 2 else ""))
     text = ", ".join(parts)
@@ -83,10 +85,12 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
     text += (
         f" on {count(tokens)} tokens."
         if tokens
-        else ("." if run.get("plan") else ", and not trained since: distil it.")
+        else ("." if run.get("plan") else ", and not trained since pruning: distil it before use.")
     )
     if tokens and student.get("dtype") not in (None, "float32"):
-        text += f" It was trained in float32 and rounded to {student['dtype']} at the end; what is measured is the rounded one."
+        text += (
+            f" It was trained in float32 and rounded to {student['dtype']} at the end; measured is the rounded model."
+        )
     mixers = (run.get("conversion") or {}).get("mixers")
     return text + (f" Its layers mix with {_plain(_in_order(mixers))}." if mixers else "")
 

@@ -1,10 +1,9 @@
-"""What may be said of differences between trained models: nothing of one or two trainings each, of more what noise hardly does.
+"""Which differences between trained models are called better or worse: none with one or two trainings each.
 
-Two trainings that differ only in their seed are told apart by an interval over documents far more often than in 5 % of pairs. So
-differences are shown with their intervals whatever the seeds, and one is called better only from three seeds on, where the
-interval holds the noise of training, and only where Holm's correction over all comparisons of one table leaves its probability
-below 5 %. Intervals stay those of one comparison, which are the ones that other tables and files have; the words say what the
-correction left of them.
+An interval over documents separates two trainings that differ only in their seed far more often than in 5 % of pairs. So a
+difference is always shown with its interval, but it is called better only from three seeds on, where the interval covers the
+noise of training, and only where Holm's correction over all comparisons of one table leaves its probability below 5 %. Intervals
+stay those of a single comparison, as in other tables and files; the words report what the correction left.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _NUMBERS = {1: "one", 2: "two"}
 
 
 def decisions(found: Sequence[tuple[float, float, int]]) -> list[tuple[Decision, float]]:
-    """What is decided of each comparison of a table, and its probability by chance after Holm's correction.
+    """The decision on each comparison of a table, and its probability by chance after Holm's correction.
 
     Each is given as its value, its probability by chance and its seeds. "undecided" is what too few seeds leave, with NaN; one
     without a probability (too few documents) is inconclusive. "better" is a value above 0.
@@ -71,7 +70,7 @@ def _chance(row: Mapping[str, Any]) -> float:
 
 
 def rule(seeds: Sequence[int]) -> str:
-    """By which rule winners of a table are named, whose comparisons have so many seeds each."""
+    """The rule by which a table names winners, given the seeds of each comparison."""
     compared = sum(one >= FEWEST_SEEDS for one in seeds)
     if not compared:
         return (

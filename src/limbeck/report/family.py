@@ -23,7 +23,7 @@ from limbeck.report.words import bounded, count, label, share
 from limbeck.types import Reading
 
 _ARMS = ("student", "cut+ce", "cut+ce@flops", "fresh+kd")
-_LISTENING = ("student", "fresh+kd")  # those that have the objective of their student
+_NEED_TEACHER = ("student", "fresh+kd")  # those that are trained with the objective of their student
 
 
 def write_family_report(folder: Path) -> Path:
@@ -129,7 +129,7 @@ def _curves(arms: Sequence[str], members: Mapping[str, RunFolder], said: Mapping
         for arm in arms if number == 0 else arms[:1]:
             readings = [(float(found.run["student"]["parameters"]), found.reading(arm, "held_out")) for found in mine]
             points = [(size, reading) for size, reading in readings if reading is not None]
-            name = objective if len(objectives) > 1 and arm in _LISTENING else ""
+            name = objective if len(objectives) > 1 and arm in _NEED_TEACHER else ""
             curves.append(SizeCurve(arm, points, name, number))
     return curves
 

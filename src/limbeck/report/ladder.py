@@ -1,4 +1,4 @@
-"""The figures of a pilot: students by the size and by the loss of their teacher, and where the best teacher lies."""
+"""Figures of a pilot: the students' loss by the size and by the loss of their teacher, and the best teacher's size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from limbeck.report.words import count
 
 _COLORS = ("#1d4ed8", "#c2410c", "#047857", "#7c3aed", "#b45309", "#0e7490")
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "legend.frameon": False}
-_ARMS = {"cut": "cut out of the teacher", "fresh": "one fresh initialisation"}
+_ARMS = {"cut": "pruned from the teacher", "fresh": "one random initialisation"}
 
 
 def draw_ladder(points: Sequence[Point], fits: Mapping[str, RatioFit], file: Path) -> None:
@@ -57,7 +57,7 @@ def _losses(axes: Axes, taught: Sequence[Point], points: Sequence[Point], *, by:
         alone = [p.student_loss for p in points if not p.distilled and p.student_params == student]
         if alone:
             axes.axhline(float(np.mean(alone)), color=color, linestyle=":", linewidth=1)
-    axes.set(title=title, ylabel="nats per token (dotted: text alone, fresh)")
+    axes.set(title=title, ylabel="nats per token (dotted: text alone, random init)")
     if by == "teacher_params":
         axes.set(xscale="log", xlabel="teacher, parameters without embeddings")
         sizes = sorted({point.teacher_params for point in taught if point.teacher_params})

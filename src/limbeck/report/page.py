@@ -1,7 +1,7 @@
 """report.html: one file that needs no network, made only from what the run's folder holds.
 
-Here the numbers are chosen and put into words; page.html lays them out. Every text comes from models, documents or the
-user, so the template escapes all of it.
+This module chooses the numbers and words; page.html lays them out. Every text comes from models, documents or the user, so the
+template escapes all of it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _COSTS = (
     ("prefill, tokens/s", "prefill", count),
     ("decode, tokens/s", "decode", count),
 )
-_MEASURED = ("peak_memory", "prefill", "decode")  # of the costs, what another hour or machine would change
+_MEASURED = ("peak_memory", "prefill", "decode")  # costs that depend on the machine and the hour
 _RECALL = {
     "recall_hits": "recall hits, nats/token",
     "share_of_hits": "share of tokens that are hits",
@@ -58,7 +58,7 @@ _RECALL = {
     "gap_elsewhere": "elsewhere, nats a token there",
     "gap_share_on_hits": "share of the gap that lies on hits",
     "first_reading": "a passage, nats/token",
-    "second_reading": "the same again",
+    "second_reading": "the same passage again",
     "recalled": "easier by",
 }
 _AXES = (
@@ -97,7 +97,7 @@ def write_report(folder: Path) -> Path:
 
 
 def environment() -> Environment:
-    """Where the templates are; all that is put into them is escaped."""
+    """The templates' environment; every value put into them is escaped."""
     made = Environment(
         loader=PackageLoader("limbeck", "report"),
         autoescape=True,
@@ -184,7 +184,7 @@ def _subtitle(run: Mapping[str, Any]) -> str:
     plan = run.get("plan") or {}
     parts = [str(run["objective"])] if run.get("objective") else []
     if answers := (run.get("teacher") or {}).get("answers"):
-        parts.append(f"of captured answers: {answers}")
+        parts.append(f"captured logits: {answers}")
     if plan.get("tokens"):
         parts.append(f"{count(plan['tokens'])} tokens read in {plan.get('steps', 0):,} steps")
     if run.get("seconds"):
@@ -221,7 +221,7 @@ def _tiles(found: RunFolder, start: Start) -> list[tuple[str, str, str]]:
     tiles += _equal_compute(found)
     student, teacher = (found.reading(model, "decode") for model in ("student", "teacher"))
     if student and teacher and not _captured(found.run):
-        tiles.append(("speed of writing", f"{student.value / teacher.value:.1f}×", f"{count(student.value)} tokens/s"))
+        tiles.append(("generation speed", f"{student.value / teacher.value:.1f}×", f"{count(student.value)} tokens/s"))
     return tiles
 
 
@@ -409,13 +409,13 @@ def _compared(differences: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 
 def _says(outcome: str, gain: Mapping[str, Any], chance: float) -> str:
-    """What is decided of a difference, beside its interval."""
+    """The decision on a difference, shown beside its interval."""
     if outcome == "undecided":
         return too_few(gain["seeds"])
     if outcome in ("better", "worse"):
         return f"the student is {outcome} ({by_chance(chance)})"
     beyond = gain["low"] is not None and not gain["low"] <= 0 <= gain["high"]
-    return f"not told from chance ({by_chance(chance)})" if beyond else "no difference we can see"
+    return f"not distinguishable from chance ({by_chance(chance)})" if beyond else "no clear difference"
 
 
 def _surprises(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -475,7 +475,7 @@ def _costs(found: RunFolder) -> list[tuple[str, str, str, str]]:
 
 
 def _captured(run: Mapping[str, Any]) -> bool:
-    """Whether the teacher spoke before: what it takes to run was measured then, perhaps elsewhere."""
+    """Whether the teacher's logits were captured before: its costs were measured then, perhaps elsewhere."""
     return "answers" in (run.get("teacher") or {})
 
 
@@ -488,7 +488,7 @@ def _ranged(reading: Reading | None, form: Any) -> str:
 
 
 def _spent(found: RunFolder) -> str:
-    """What training the student took."""
+    """What the training of the student took: tokens, steps, speed, memory."""
     rows = next((curve.rows for curve in found.curves if curve.arm == "student"), [])
     if not rows:
         return ""

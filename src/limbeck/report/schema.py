@@ -1,6 +1,6 @@
-"""What belongs into the files that a report is made of, part by part: what is there is of this kind, else the folder is refused.
+"""Types of the files that a report is made from; a file whose parts are of another type is refused.
 
-Anything may be missing, and what is not named here is let through: other versions wrote more and less.
+Any part may be missing, and unknown parts are ignored: other versions of limbeck wrote more or fewer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Seconds = Annotated[float, Meta(ge=0, lt=1e12)]
 
 
 class Aligned(TypedDict, total=False):
-    """What a teacher with another tokenizer could tell of the text."""
+    """How much of the text a teacher with another tokenizer has targets for."""
 
     coverage: float
 
@@ -43,7 +43,7 @@ class Plan(TypedDict, total=False):
 
 
 class Finding(TypedDict):
-    """What the doctor found."""
+    """A finding of the checks before a run."""
 
     check: str
     level: str
@@ -52,7 +52,7 @@ class Finding(TypedDict):
 
 
 class ConvertedLayer(TypedDict):
-    """What became of a layer's attention."""
+    """What replaced a layer's attention."""
 
     mixer: str
     taken: str
@@ -60,7 +60,7 @@ class ConvertedLayer(TypedDict):
 
 
 class Damage(TypedDict):
-    """What a layer without attention loses; of no layer first."""
+    """The loss where one layer has no attention; the first is of no layer."""
 
     layer: Count | None
     hits: float
@@ -69,7 +69,7 @@ class Damage(TypedDict):
 
 
 class Conversion(TypedDict):
-    """What became of attention."""
+    """What replaced attention, and how well it was matched."""
 
     mixers: NotRequired[list[str]]
     converted: list[ConvertedLayer]
@@ -80,7 +80,7 @@ class Conversion(TypedDict):
 
 
 class Kept(TypedDict):
-    """Bytes that teacher and student keep of a text."""
+    """Bytes that teacher and student keep for a text."""
 
     tokens: Count
     teacher: Annotated[float, Meta(gt=0)]
@@ -88,7 +88,7 @@ class Kept(TypedDict):
 
 
 class State(TypedDict):
-    """What is kept of texts, and from which length on the student keeps fewer bytes."""
+    """Bytes kept for texts, and the length from which the student keeps fewer."""
 
     kept: list[Kept]
     fewer_from: Count | None
@@ -103,7 +103,7 @@ class Units(TypedDict, total=False):
 
 
 class Lineage(TypedDict, total=False):
-    """What a student was cut out of."""
+    """Which units of its teacher a student was pruned to."""
 
     kept: Units
     method: str
@@ -133,13 +133,13 @@ class Run(TypedDict, total=False):
 
 
 class FamilySignature(TypedDict):
-    """What decides a family's result, as far as its report has it."""
+    """The part of a sweep's signature that its report shows."""
 
     seeds: Count
 
 
 class Family(TypedDict):
-    """run.json of a family."""
+    """run.json of a sweep."""
 
     signature: FamilySignature
     command: list[str]
@@ -148,20 +148,20 @@ class Family(TypedDict):
 
 
 class MemberModel(TypedDict):
-    """Teacher or student of one of a family."""
+    """Teacher or student of one run of a sweep."""
 
     name: str
     parameters: Positive
 
 
 class MemberPlan(TypedDict):
-    """How much one of a family is trained on."""
+    """How much text one run of a sweep is trained on."""
 
     tokens: Count
 
 
 class Member(TypedDict):
-    """run.json of one of a family, once it is trained."""
+    """run.json of one run of a sweep, once it is trained."""
 
     teacher: MemberModel
     student: MemberModel
@@ -170,7 +170,7 @@ class Member(TypedDict):
 
 
 class Difference(TypedDict):
-    """What the student gained over another model."""
+    """The student's gain over another model."""
 
     name: str
     value: float | None
@@ -203,7 +203,7 @@ class Step(TypedDict, total=False):
 
 
 class Sample(TypedDict):
-    """How a document goes on."""
+    """Continuations of a held-out document."""
 
     document: str
     prompt: str

@@ -1,4 +1,4 @@
-"""What a run began with: the student before it was trained, which is the bare cut or a converted one, and the teacher's price."""
+"""What a run began with: the student before training (pruned, given or converted), and the cost of the teacher's logits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from limbeck.planning.checks.price import Price
 
 @dataclass(frozen=True)
 class Start:
-    """What the arm "cut" is called: ``label`` in tables, ``name`` in sentences, ``means`` where a report explains it.
+    """What a report calls the baseline "cut": ``label`` in tables, ``name`` in sentences, ``means`` where it is explained.
 
-    ``made`` is what "cut" stands for in the names of baselines.
+    ``made`` is the first word of the baselines that train from the same start.
     ``shared`` is what several seeds have in common, and no interval over them shows; "" where nothing was drawn.
     """
 
@@ -21,26 +21,30 @@ class Start:
     name: str
     means: str
     shared: str = ""
-    made: str = "cut"
+    made: str = "pruned"
 
 
-CUT = Start("cut only", "the untrained cut", "The student as it was cut out of the teacher, untrained.")
+CUT = Start(
+    "pruned, untrained",
+    "the untrained student",
+    "The student as it was pruned from the teacher, before any training.",
+)
 GIVEN = Start(
     "given, untrained",
     "the student before training",
-    "The student as it was given with --student, not yet trained here.",
+    "The student as it was given with --student, before any training here.",
     made="given",
 )
 CONVERTED = Start(
-    "converted only",
-    "the student as it was converted",
-    "The student with other mixers in the place of attention, untrained.",
+    "converted, untrained",
+    "the converted student before training",
+    "The student with other mixers in place of attention, before any training.",
     "all seeds start from one converted student",
 )
 MATCHED = Start(
-    "matched only",
+    "matched, not distilled",
     "the student after matching",
-    "The student after its mixers or layers were matched to attention's, before it was distilled.",
+    "The student after its mixers or layers were matched to those with attention, before distillation.",
     "all seeds start from one matched student",
 )
 
@@ -54,7 +58,7 @@ def start_of(run: Mapping[str, Any]) -> Start:
 
 
 def price_of(run: Mapping[str, Any]) -> Price | None:
-    """What the teacher's logits cost, from what run.json holds; by the parameters alone in a run from before it held that."""
+    """What the teacher's logits cost, from run.json; estimated from the parameters where an older version kept no cost."""
     teacher, student = run["teacher"], run["student"]
     forward = teacher.get("passes", 1.0)
     if not forward:

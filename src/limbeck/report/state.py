@@ -1,4 +1,4 @@
-"""What a converted student costs beside its teacher, in words: parameters, and bytes kept of a text."""
+"""The cost of a converted student beside its teacher, in words: parameters, and bytes of state kept for a text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def state_rows(run: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
 
 
 def fewer(run: Mapping[str, Any]) -> str:
-    """From which length on the student keeps fewer bytes than its teacher; "" where that was not counted."""
+    """The length from which the student keeps fewer bytes than its teacher; "" where that was not counted."""
     state = run.get("state")
     if not state:
         return ""

@@ -1,4 +1,4 @@
-"""The figures of a task's law: what estimators do to a mean, and measured rates beside what two laws expect."""
+"""Figures of a task's law: bias and coverage of two estimators, and measured pass rates beside two laws' predictions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DARK = "#222222"
 
 
 def draw_estimators(models: Sequence[Sequence[Trial]], file: Path) -> None:
-    """Writes a PNG: bias of the mean and coverage of exact intervals by the passes waited for, a line style for each model."""
+    """Writes a PNG: bias of the mean and coverage of exact intervals by the passes sampled until, a line style for each model."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8.4, 3.2), layout="constrained", dpi=110)
         left, right = figure.subplots(1, 2)
@@ -39,7 +39,7 @@ def draw_estimators(models: Sequence[Sequence[Trial]], file: Path) -> None:
         right.set(title="Exact intervals that hold the truth", ylabel="%", ylim=(90, 100))
         ticks = sorted({trial.successes for trials in models for trial in trials})
         for axes in (left, right):
-            axes.set(xlabel="passes waited for, r", xscale="log")
+            axes.set(xlabel="passes sampled until, r", xscale="log")
             _ticks(axes, ticks, [str(r) for r in ticks])
             axes.legend(fontsize=7)
         _write(figure, file)

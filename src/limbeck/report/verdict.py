@@ -1,8 +1,8 @@
-"""Whether distilling paid, in words: against cross-entropy at equal tokens and at equal compute, a fresh start, and the cut.
+"""Whether distillation paid, in words: against cross-entropy at equal tokens and equal compute, random init, and no training.
 
-Every claim is a difference of two models on the same documents with a 95 % interval. What is called better or worse is decided
-in `decision.py`, over all of these comparisons together; of fewer than three trainings each nothing is. One against the student
-is said as plainly as one for it, and what was not run is named.
+Every claim is a difference of two models on the same documents with a 95 % interval. `decision.py` decides what is better or
+worse, over all comparisons of a report; with fewer than three trainings each nothing is decided. A result against the student
+is stated as plainly as one for it, and a comparison that was not run is named.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from limbeck.report.decision import by_chance, decisions, rule, too_few
 from limbeck.report.start import CUT, Start
 from limbeck.report.words import bounded, share
 
-WANTED_DOCUMENTS = 30  # below these the t that widens intervals is felt, and what a few documents are is seen
+WANTED_DOCUMENTS = 30  # with fewer, the t that widens intervals matters, and single documents decide
 
 Documents = Float[np.ndarray, "*documents"]
 
 
 def _against(start: Start) -> dict[str, tuple[str, str]]:
-    """What each arm that the student is compared with is called: behind "gains over", and as the subject of "is better"."""
+    """Names of each baseline: after "gained over", and as the subject of "is better"."""
     return {
         "cut+ce": ("cross-entropy at equal tokens", "cross-entropy"),
         "cut+ce@flops": ("cross-entropy given the same compute", "cross-entropy given the same compute"),
-        "fresh+kd": ("the same training from a fresh init", "a fresh init"),
+        "fresh+kd": ("the same training from random weights", "the same training from random weights"),
         "cut": (start.name, start.name),
         "attention": ("the same student with attention everywhere", "attention everywhere"),
     }
@@ -97,7 +97,7 @@ def verdict(
     ``price`` is what the teacher's logits cost, where the objective needs them. Each arm is a list of measurements, one a
     seed; seed k of two arms is compared with seed k. ``text_bytes`` are those of each document that the
     student's tokens, and that the teacher's, stand for, where they are not the same tokens. ``start`` is what "cut" is.
-    ``against_attention`` says more of the arm "attention" than the difference does, in whose place it stands; not who is better.
+    ``against_attention`` is a sentence that replaces the difference to the arm "attention"; it names no winner.
     Raises Mismatch where two arms were not measured on the same documents.
     """
     against = _against(start)
@@ -148,10 +148,10 @@ def _gain(student: Sequence[Measurements], other: Sequence[Measurements], name: 
 
 def _decided(found: Mapping[str, Difference]) -> dict[str, Difference]:
     """The differences of one table with what is decided of each."""
-    said = decisions([(one.value, one.chance, one.seeds) for one in found.values()])
+    decided = decisions([(one.value, one.chance, one.seeds) for one in found.values()])
     return {
         name: replace(one, outcome=outcome, holm=chance)
-        for (name, one), (outcome, chance) in zip(found.items(), said, strict=True)
+        for (name, one), (outcome, chance) in zip(found.items(), decided, strict=True)
     }
 
 
@@ -178,11 +178,11 @@ def _gap_closed(
     *,
     alone: Sequence[Measurements],
 ) -> tuple[Difference | None, str]:
-    """(cut - student) / (cut - teacher): how much of what was lost at the start, training won back.
+    """(cut - student) / (cut - teacher): the share of the loss at the start that training recovered.
 
-    In nats per token, or per byte where the tokens are not the same. ``alone`` was trained with cross-entropy: how much that
-    won back is said beside it. No share is given of a gap to a teacher that training passes: it would grow as the teacher gets
-    worse.
+    In nats per token, or per byte where the tokens are not the same. ``alone`` was trained with cross-entropy: its
+    share is given beside the student's. No share is given where training passes the teacher: it would grow as the teacher
+    gets worse.
     """
     if text_bytes is None:
         _pairs(student, [teacher], "teacher")
@@ -234,7 +234,7 @@ def _percent(closed: Interval) -> str:
 
 
 def _sentence(subject: str, gain: Difference, against: tuple[str, str], *, lament: str = "") -> str:
-    """What a difference to another arm says, by what is decided of it."""
+    """A difference to another arm as a sentence, by what is decided of it."""
     long, short = against
     size = bounded(
         abs(gain.value), *sorted((math.copysign(1, gain.value) * gain.low, math.copysign(1, gain.value) * gain.high))
@@ -251,14 +251,14 @@ def _sentence(subject: str, gain: Difference, against: tuple[str, str], *, lamen
             return f"{lament}{short} is better by {size} nats per token"
     if gain.low <= 0 <= gain.high:
         return (
-            f"{subject} made no difference we can see against {long} ({bounded(gain.value, gain.low, gain.high)} nats per "
+            f"{subject} shows no clear difference from {long} ({bounded(gain.value, gain.low, gain.high)} nats per "
             "token): inconclusive at this scale"
         )
     return f"{more}: inconclusive, since among these comparisons chance alone would do it ({by_chance(gain.holm)})"
 
 
 def _in_short(gain: Difference) -> str:
-    """What is decided of a difference that another sentence gives."""
+    """The decision alone, for a difference that another sentence gives."""
     if gain.outcome == "undecided":
         return too_few(gain.seeds)
     return {"better": "the student is better", "worse": "attention everywhere is better"}.get(
@@ -273,7 +273,7 @@ def _untested(method: str) -> str:
 
 
 def _overfits(alone: Sequence[Measurements], longer: Sequence[Measurements]) -> list[str]:
-    """What cross-entropy lost by more compute, where that has an interval above 0: then equal compute flatters the student.
+    """By how much more compute harmed cross-entropy, where its interval is above 0: then equal compute flatters the student.
 
     Not one of the comparisons that are decided together, so it decides nothing.
     """
@@ -314,7 +314,7 @@ def _what_the_interval_covers(seeds: int, documents: int, start: Start) -> str:
 
 
 def too_few_documents(documents: int) -> str:
-    """What there is to say against so few held-out documents; "" of enough."""
+    """A warning about so few held-out documents; "" where there are enough."""
     if documents >= WANTED_DOCUMENTS:
         return ""
     return (

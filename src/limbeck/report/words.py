@@ -1,4 +1,4 @@
-"""Numbers as people read them: rounded to what is known, with the unit."""
+"""Numbers in words: rounded to the digits that are known, with their unit; and the names of models in reports."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ LABELS = {
     "teacher": "teacher",
     "student": "student",
     "cut": CUT.label,
-    "cut+ce": "cut + cross-entropy",
-    "cut+ce@flops": "cut + cross-entropy, equal compute",
-    "fresh+kd": "fresh init + KD",
+    "cut+ce": "pruned + cross-entropy",
+    "cut+ce@flops": "pruned + cross-entropy, equal compute",
+    "fresh+kd": "random init + KD",
     "attention": "attention everywhere",
 }
 ORDER = tuple(LABELS)
@@ -36,11 +36,11 @@ class Bounded(Protocol):
 
 
 def label(model: str, start: Start = CUT) -> str:
-    """What a model of a run is called in a report; ``start`` is what its student was before it was trained."""
+    """The name of a model in reports; ``start`` is what the student was before training."""
     if model == "cut":
         return start.label
     name = LABELS.get(model, model)
-    return name.replace("cut +", f"{start.made} +", 1) if name.startswith("cut +") else name
+    return name.replace("pruned +", f"{start.made} +", 1) if name.startswith("pruned +") else name
 
 
 def plus_minus(value: float, half: float, *, least: int = 3) -> str:
@@ -75,7 +75,7 @@ def trainings(count: int) -> str:
 
 
 def took(seconds: float, *, continued: bool) -> str:
-    """``took 3 min in all``; of what was stopped in between only the last start is known."""
+    """``took 3 min in all``; of a continued run only the time since the last start is known."""
     return f"took {duration(seconds)} " + ("since it was last started" if continued else "in all")
 
 

@@ -1,4 +1,4 @@
-"""What a run says while it runs: rows of metrics.jsonl, and a progress bar (a line now and then where there is no screen)."""
+"""The progress of a run: rows of metrics.jsonl, and a bar on a terminal or a line every twenty seconds in a log."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _most_rss = 0.0
 
 
 def peak_rss_gib() -> float:
-    """The most memory this process has held so far, GiB; where the system keeps no such mark, the most we saw.
+    """The largest resident memory of this process so far, GiB; where the system keeps no such mark, the largest seen here.
 
-    Remembered here too: whoever measures a peak of its own makes the system's mark start anew.
+    It is kept here too, since `probes.cost` resets the system's mark.
     """
     global _most_rss
     held = float(psutil.Process().memory_info().rss) / 2**30
@@ -37,7 +37,7 @@ def peak_rss_gib() -> float:
 
 
 def peak_gib(device: torch.device) -> float:
-    """The most memory held so far where the models are, GiB: of this process, or of a GPU by torch's allocator."""
+    """Peak memory so far on the models' device, GiB: of this process, or of a GPU by torch's allocator."""
     return torch.cuda.max_memory_reserved(device) / 2**30 if device.type == "cuda" else peak_rss_gib()
 
 
@@ -49,14 +49,14 @@ def _status() -> list[str]:
 
 
 class _Row(TypedDict):
-    """What each row of metrics.jsonl has; losses besides."""
+    """Fields of every row of metrics.jsonl, beside the losses."""
 
     step: Count
     tokens: Count
 
 
 class Metrics:
-    """metrics.jsonl: a row a step. Opening it at a step drops the rows after it, which a kill left over."""
+    """metrics.jsonl: one row per step. Opening it at a step drops later rows, which a killed run left."""
 
     def __init__(self, path: Path, *, step: int) -> None:
         remedy = "remove it, and the rows of the steps before are lost"
@@ -85,12 +85,12 @@ def clock(seconds: float) -> str:
 
 
 def _left(seconds: float, after: float) -> str:
-    """What is left of this training, and of all where others come ``after`` it."""
-    return f"{clock(seconds)} left" + (f", {clock(seconds + after)} of all trainings" if after else "")
+    """Time left of this training, and of the whole run where more comes ``after`` it."""
+    return f"{clock(seconds)} left" + (f", whole run {clock(seconds + after)}" if after else "")
 
 
 class _TimeLeft(ProgressColumn):
-    """What is left, at the speed of the last steps."""
+    """Time left at the speed of the last steps."""
 
     def __init__(self, after: float) -> None:
         super().__init__()
@@ -102,14 +102,14 @@ class _TimeLeft(ProgressColumn):
 
 
 class Line:
-    """Reports steps as a line each, at most one in twenty seconds, for logs and pipes."""
+    """Reports steps as lines, at most one in twenty seconds, for logs and pipes."""
 
     def __init__(self, label: str, steps: int, loss: tuple[str, str], after: float) -> None:
         self._loss, self._after = loss, after
         self._label, self._steps, self._last, self._start, self._done = label, steps, 0.0, time.monotonic(), 0
 
     def step(self, step: int, loss: float, tokens_per_s: float) -> None:
-        """Says where the run stands, if it has not lately."""
+        """Prints a line if the last one is old enough, and after the last step."""
         now = time.monotonic()
         self._done += 1
         if now - self._last >= _LINE_EVERY or step == self._steps:
@@ -117,7 +117,7 @@ class Line:
             left = (now - self._start) / self._done * (self._steps - step)
             what, unit = self._loss
             console.print(
-                f"{self._label:<14} step {step:>6}/{self._steps}  {what} {loss:7.4f} {unit}  "
+                f"{self._label:<16} step {step:>6}/{self._steps}  {what} {loss:7.4f} {unit}  "
                 f"{tokens_per_s:>9,.0f} tokens/s  {_left(left, self._after)}"
             )
 
@@ -141,12 +141,12 @@ def progress(
     *,
     done: int,
     speak: bool,
-    loss: tuple[str, str] = ("loss", "nats/token"),
+    loss: tuple[str, str] = ("training loss", "nats/token"),
     after: float = 0.0,
 ) -> Iterator[Bar | Line | None]:
-    """A reporter for a run of ``steps`` of which ``done`` lie behind; None for a silent rank.
+    """A reporter for a run of ``steps``, of which ``done`` are done; None for a silent rank (not ``speak``).
 
-    ``loss`` is what the loss is called and its unit; ``after``: seconds that other trainings will take once this is done.
+    ``loss``: name and unit of what is minimised. ``after``: seconds that the rest of the whole run takes once this is done.
     """
     if not speak:
         yield None
@@ -154,7 +154,7 @@ def progress(
         yield Line(label, steps, loss, after)
     else:
         columns = (
-            TextColumn("{task.description:<14}", markup=False),
+            TextColumn("{task.description:<16}", markup=False),
             BarColumn(),
             TextColumn("step {task.completed}/{task.total}"),
             TextColumn(f"{loss[0]} {{task.fields[loss]:.4f}} {loss[1]}", markup=False),

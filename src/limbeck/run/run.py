@@ -53,8 +53,8 @@ class Plan:
 class Run:
     """Trains ``student`` in place on the rows of ``corpus``, keeping its state in ``folder``.
 
-    ``update`` makes a step of what `train_step` is given; ``unit`` is that of its loss. ``after``: seconds that other trainings
-    are expected to take once this is done, which is only said.
+    ``update`` makes a step of what `train_step` is given; ``unit`` is that of its loss. ``after``: seconds
+    that the rest of the whole run takes once this is done, for progress lines alone.
     """
 
     folder: Path
@@ -129,8 +129,10 @@ class Run:
 
     @property
     def _loss(self) -> tuple[str, str]:
-        """What is said of the loss: what it is, and its unit."""
-        return (self.objective.short, "nats/token") if self.unit == "nats" else ("loss", self.unit)
+        """Name and unit of the training loss, for progress lines."""
+        return (
+            (f"training {self.objective.short}", "nats/token") if self.unit == "nats" else ("training error", self.unit)
+        )
 
     def interrupted(self, done: int, caught: Sequence[int]) -> Interrupted:
         """What to raise where a signal ended the run after so many steps."""

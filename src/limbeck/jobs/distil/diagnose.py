@@ -18,6 +18,7 @@ from limbeck.jobs.pair.unpacked import lone_cost, rows_of_documents
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives import TAID, parse
 from limbeck.planning.checks.pair import Finding, examine
+from limbeck.planning.checks.steps import step_findings
 from limbeck.planning.cost.size import Size
 from limbeck.teachers.remote.http import is_served
 
@@ -79,6 +80,7 @@ def diagnose(
     found += [Finding("objective", "ok", remark) for part in parts if (remark := part.remark(steps))]
     if not aligned:
         found += of_text(sample, teacher)
+    found += step_findings(steps, batch_tokens=rows * length)
     return (
         found
         + lone

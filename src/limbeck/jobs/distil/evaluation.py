@@ -6,6 +6,7 @@ does not measure again, and any difference between two models has an interval ov
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from limbeck.jobs.probe.recall import RecallEvaluation
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
 from limbeck.models.sidecar import stored_dtype
+from limbeck.planning.checks.steps import too_few_steps
 from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, likelihood, measure, samples
 from limbeck.probes.measurements import AGAIN
 from limbeck.report import write_report
@@ -68,6 +70,7 @@ class Evaluation:
         self._recall = RecallEvaluation(measurements, train, self.held_out) if settings.mixers else None
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._costs: list[Reading] = []
+        self.seconds = 0.0  # of the last evaluation of a student, 0 where all were read from their files
         served = teacher.captured is not None and teacher.captured.served  # nobody here has looked at the model
         if machine.world.first and not served:
             self._measure("teacher", teacher.about, settings.seed, compare=False)
@@ -75,11 +78,13 @@ class Evaluation:
 
     def cut(self, folder: Path) -> None:
         """Measures the student as it starts."""
+        begun = time.monotonic()
         if self._machine.world.first:
             model = load(verified_folder(folder), device=self._machine.world.device)
             measured = self._measure("cut", model, self._settings.seed)
             if remark := too_few_documents(measured.read):
                 console.print(f"note: {remark}")
+            self.seconds = time.monotonic() - begun
 
     def arm(self, arm: Arm, model: LanguageModel) -> None:
         """Measures a trained model."""
@@ -114,6 +119,8 @@ class Evaluation:
         )
         if cost_of_state := state_sentence(run):
             said = replace(said, notes=(*said.notes, cost_of_state))
+        if few := too_few_steps(run["plan"]["steps"]):
+            said = replace(said, notes=(*said.notes, f"{few}."))
         if isinstance(self._source, OtherTokens):
             said = replace(said, notes=(_sentence(across(self._source.told.facts)), *said.notes))
         write_json(out / "verdict.json", said.row())

@@ -71,7 +71,9 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     where = environment(settings)
     comparison = prepare(settings, answers, where)
     for number, arm in enumerate(comparison.arms, 1):
-        after = expected_seconds(comparison.run.get("estimate", {}), comparison.arms[number:])
+        later = comparison.arms[number:]
+        after = expected_seconds(comparison.run.get("estimate", {}), later)
+        after += comparison.proof.seconds * sum(not each.done for each in (arm, *later))
         comparison.proof.arm(arm, train(arm, comparison.shared, after=after))
         if arm is not comparison.arms[-1]:
             comparison.show_so_far()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,8 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
     }
     with tempfile.TemporaryDirectory() as folder:
         texts = Texts(settings, run, measured, Path(folder))
-        readings = [reading for name in settings.probe for reading in asked[name](texts)]
+        # under the name that was asked for: a folder's own is often just "student"
+        readings = [replace(reading, model=model) for name in settings.probe for reading in asked[name](texts)]
     if measured_on:
         said["measured_on"] = measured_on
     if out is not None:
