@@ -2,8 +2,9 @@
 #
 #   make demo     the main job on the embedded teacher and text; says where report.html is
 #   make test     the tests; LIMBECK_TEST_DATA names a folder of real models and texts, without it their tests skip
-#   make lint     style; make types: the type checker; make docs: every command of README and tutorial
+#   make lint     style; make types: the type checker; make docs: every command of README, tutorial and how-to pages
 #   make long     the tests that train several students or start processes, a minute or two
+#   make site     the pages of docs/ as a site in build/site; a warning is an error
 #   make cluster  the tests that start a Ray cluster, for which it installs the extra
 #   make recipes  the tests that run a recipe of `limbeck reproduce` from end to end, minutes
 #   make newest   the tests, and the long ones about Transformers, with the newest versions that pyproject.toml allows; ONLY="tests/..."
@@ -20,7 +21,7 @@ BIN := .venv/bin
 # What Transformers' versions have most to do with, in tests that start processes.
 OF_TRANSFORMERS := tests/test_registration.py tests/models/test_decoder.py
 
-.PHONY: demo test lint types docs long cluster recipes newest oldest studies clean
+.PHONY: demo test lint types docs site long cluster recipes newest oldest studies clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/.ready
@@ -38,6 +39,11 @@ types: .venv/.ready
 
 docs: .venv/.ready
 	$(BIN)/python -m pytest -m docs -n auto --dist load
+
+site: .venv/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[docs]'
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -b html docs build/site
+	@echo "build/site/index.html"
 
 long: .venv/.ready
 	$(BIN)/python -m pytest -m long -n auto --dist load

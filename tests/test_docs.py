@@ -1,18 +1,25 @@
-"""What README and tutorial show is run, with fewer tokens: every command and every snippet, in their order."""
+"""What README, tutorial and how-to pages show is run, with fewer tokens, in its order; pages have what they promise."""
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+import limbeck
 from limbeck import cli
 from limbeck.config import DistilSettings
 from limbeck.jobs.distil.keep_logits import worth_keeping
 from limbeck.jobs.pilot.grid import SCALES
-from tests.helpers.models import write_corpus, write_teacher
+from limbeck.models.load import load
+from limbeck.models.save import save
+from tests.helpers.models import llama, texts, tokenizer, write_corpus, write_teacher
+from tests.helpers.served import serving
+from tests.jobs.test_generated import CHAT
 from tests.jobs.test_pilot import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -61,39 +68,85 @@ def test_the_tutorial_runs(tmp_path, run):
         run(kind, text, tmp_path)
 
 
-def readme_commands() -> list[str]:
-    """The commands of the README's table."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.findall(r"^\| `(limbeck [^`]+)`", text, re.MULTILINE)
+def commands_of(page: str) -> list[str]:
+    """The commands in a page's tables."""
+    return re.findall(r"^\| `(limbeck [^`]+)`", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder with what the README's commands name: a teacher and a corpus."""
-    folder = tmp_path_factory.mktemp("readme")
+    """A folder with what the commands name: teachers, a student of other width, a corpus and conversations."""
+    folder = tmp_path_factory.mktemp("pages")
     write_teacher(folder)
     write_corpus(folder).rename(folder / "my.jsonl")
+    lines = [json.dumps({"text": text}) for text in texts(40, seed=1)]
+    (folder / "held_out.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    teacher = load(folder / "teacher")
+    save(llama(hidden=16, tok=teacher.tokenizer, seed=5), folder / "small")
+    chatting = tokenizer()
+    chatting.chat_template = CHAT
+    save(llama(layers=3, hidden=48, tok=chatting), folder / "chat-teacher")
+    words = texts(160, seed=2)
+    turns = [
+        [{"role": "user", "content": question[:40]}, {"role": "assistant", "content": answer[:60]}]
+        for question, answer in zip(words[::2], words[1::2], strict=True)
+    ]
+    lines = [json.dumps({"messages": messages}) for messages in turns]
+    (folder / "chat.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return folder
 
 
+def for_tiny_teachers(command: str) -> str:
+    """The command for the teachers of these tests, which are smaller than a user's."""
+    command = re.sub(r"--params \S+,\S+", "--params 40k,30k", small(command))
+    return re.sub(r"--params [^\s,]+(?=\s)", "--params 40k", command)
+
+
 @pytest.mark.docs
-def test_every_command_of_the_readme_runs(place, run, monkeypatch):
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/all-jobs.md"])
+def test_every_command_of_a_table_runs(page, place, run, monkeypatch):
     monkeypatch.setitem(SCALES, "smoke", TINY)
-    commands = readme_commands()
-    assert len(commands) >= 8
+    commands = commands_of(page)
+    assert len(commands) >= 6
     for command in commands:
-        # the teacher of this test is smaller than a user's
-        command = re.sub(r"--params \S+,\S+", "--params 40k,30k", small(command))
-        run("sh", re.sub(r"--params [^\s,]+(?=\s)", "--params 40k", command), place)
+        run("sh", for_tiny_teachers(command), place)
+
+
+@pytest.mark.docs
+@pytest.mark.parametrize("page", ["own-data", "chat-data", "served-teacher", "two-machines"])
+def test_a_how_to_page_runs(page, place, run, monkeypatch):
+    """One folder a page, in which its commands follow one another."""
+    folder = place / page
+    folder.mkdir()
+    for name in ("teacher", "small", "chat-teacher", "my.jsonl", "held_out.jsonl", "chat.jsonl"):
+        (folder / name).symlink_to(place / name)
+    with serving(load(place / "teacher")) as server:
+        for kind, text in blocks(ROOT / "docs" / "how-to" / f"{page}.md"):
+            run(kind, for_tiny_teachers(text).replace("http://HOST:PORT/v1#MODEL", server.url), folder)
+
+
+@pytest.mark.docs
+def test_the_python_of_the_readme_runs(tmp_path, run):
+    snippets = [text for kind, text in blocks(ROOT / "README.md") if kind == "python"]
+    assert snippets
+    for text in snippets:
+        run("python", text, tmp_path)
 
 
 def test_the_readme_names_both_commands_that_set_everything_up():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"make (\w+)", text):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+        assert re.search(rf"^(\w+ )*{target}( \w+)*:", makefile, re.MULTILINE), target
     assert "make demo" in text
     assert "make test" in text
+
+
+def test_the_readme_fits_two_screens():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 100
+    assert 6 <= len(commands_of("README.md")) <= 9
+    assert sum(line.startswith("![") for line in lines) == 1
 
 
 def test_the_demo_and_the_tutorial_show_where_a_teacher_pays():
@@ -116,10 +169,61 @@ def blocks_of_tutorial() -> list[tuple[str, str]]:
     return [(found[1], found[2]) for found in BLOCK.finditer(text)]
 
 
-def test_the_readmes_tree_is_the_tree():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_layout_of_the_map_is_the_tree():
+    text = (ROOT / "docs" / "explain" / "map.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^[├└]── (\w+)/", text, re.MULTILINE))
     package = ROOT / "src" / "limbeck"
     there = {p.name for p in package.iterdir() if p.is_dir() and any(f.suffix == ".py" for f in p.iterdir())}
     assert there - {"__pycache__"} <= named | {"builtin"}
     assert named <= {p.name for p in package.iterdir()}
+
+
+def pages() -> list[Path]:
+    """Every page that people read: those of the root, of docs, of examples and benchmarks."""
+    found = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("examples/**/*.md"),
+        *ROOT.glob("benchmarks/*.md"),
+    ]
+    return sorted(page for page in found if not {"runs", "build"} & set(page.relative_to(ROOT).parts))
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"`[^`]*`", "", text)
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), target
+
+
+DECISIONS = sorted(
+    page for page in (ROOT / "docs" / "explain").glob("*.md") if page.stem not in ("map", "recall", "beside-others")
+)
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_a_decision_has_its_parts_and_the_tests_that_hold_it(page):
+    text = page.read_text(encoding="utf-8")
+    parts = re.findall(r"^\*\*(Context|Choice|Cost|Rejected|Held by)\.\*\*", text, re.MULTILINE)
+    assert parts == ["Context", "Choice", "Cost", "Rejected", "Held by"]
+    tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text.partition("**Held by.**")[2])
+    assert tests
+    for file, name in tests:
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"
+
+
+def test_every_decision_is_on_the_map_or_beside_it():
+    """The map links to the six that carry the rest; the site's navigation has all."""
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert "explain/*" in index
+    linked = re.findall(r"\]\(([\w-]+)\.md\)", (ROOT / "docs" / "explain" / "map.md").read_text(encoding="utf-8"))
+    assert len(linked) >= 6
+    assert set(linked) <= {page.stem for page in DECISIONS}
+
+
+def test_versions_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == limbeck.__version__
+    assert f"\nversion: {limbeck.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")

@@ -1,12 +1,14 @@
-"""Every figure among the README's results is one of a committed file, at the precision it is printed with.
+"""Every figure among the results of README and docs/results/README.md is one of a committed file, at its printed precision.
 
-``CLAIMS`` has the sentences with places for their figures, and where in the files these are. A sentence that is not in the
-README, or a figure of the README that no sentence here has, fails. After a study was run again the message says the new sentence.
+``CLAIMS`` has the sentences with places for their figures, and where in the files these are. A sentence that is on neither page,
+or a figure there that no sentence here has, fails. After a study was run again the message says the new sentence. The overview's
+table and the README's picture are made by scripts, and have to be what these make today.
 """
 
 import json
 import re
 from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -21,8 +23,8 @@ from limbeck.probes.interval import wilson
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 TEXTS = ("stories", "stdlib")
-NAMES = ("95 %", "1 + elu", "H3", "rank 2")  # digits that are no figures
-FREE = re.compile(r"`[^`]*`|\]\([^)]*\)|\[docs/[^\]]*")  # code, and where links lead
+NAMES = ("[s4d", "95 %", "1 + elu", "H3", "rank 2")  # digits that are no figures
+FREE = re.compile(r"`[^`]*`|\]\([^)]*\)")  # code, and where links lead
 
 
 @cache
@@ -256,7 +258,7 @@ CLAIMS = [
     ),
     # caches
     (
-        "answers captured in {} to {} bytes a token is equivalent to the live teacher's, within {} nats per token by the whole "
+        "logits captured in {} to {} bytes a token is equivalent to the live teacher's, within {} nats per token by the whole "
         "95 % interval, in {} of {} comparisons",
         lambda: (
             min(row["bytes"] for row in DRAWN),
@@ -320,7 +322,7 @@ CLAIMS = [
     ("windows of as many bytes or more {:.0f} points fewer ({:.0f} to {:.0f})", lambda: seen("based", 2, WHOLE)),
     ("linear attention with 1 + elu {:.0f} fewer ({:.0f} to {:.0f})", lambda: seen("based", 3, WHOLE)),
     (
-        "after {:,} tokens a decoder of Based layers writes {:.0f} times as fast as one of attention ({:.0f} to {:.0f})",
+        "After {:,} tokens a decoder of Based layers writes {:.0f} times as fast as one of attention ({:.0f} to {:.0f})",
         written_faster,
     ),
     # reversal
@@ -420,24 +422,57 @@ CLAIMS = [
 
 
 def results():
-    """The README's results, with a plain minus."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return text.partition("\n## Results\n")[2].partition("\n## ")[0].replace("\N{MINUS SIGN}", "-")
+    """The results of README and overview without the table that a script makes, with a plain minus."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Results\n")[2].partition("\n## ")[0]
+    before, _, rest = (RESULTS / "README.md").read_text(encoding="utf-8").partition(index().BEGIN)
+    return "\n".join((readme, before, rest.partition(index().END)[2])).replace("\N{MINUS SIGN}", "-")
+
+
+@cache
+def script(name):
+    """A script of docs/results as a module."""
+    spec = spec_from_file_location(name, RESULTS / f"{name}.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def index():
+    return script("index")
 
 
 @pytest.mark.parametrize(("sentence", "values"), CLAIMS, ids=[sentence[:40] for sentence, _ in CLAIMS])
-def test_a_figure_of_the_readme_is_that_of_its_file(sentence, values):
+def test_a_figure_is_that_of_its_file(sentence, values):
     assert not re.search(r"\d", without(re.sub(r"{[^}]*}", "", sentence), NAMES)), (
         "its figures have to come from a file"
     )
     said = sentence.format(*values())
-    assert said in results(), f"expected in the README's results: {said}"
+    assert said in results(), f"expected among the results: {said}"
 
 
-def test_every_figure_of_the_readme_has_a_file():
+def test_every_figure_has_a_file():
     left = without(FREE.sub("", results()), [FREE.sub("", sentence.format(*values())) for sentence, values in CLAIMS])
     left = without(left, NAMES)
     assert re.findall(r".{0,40}\d.{0,40}", left) == []
+
+
+def test_the_table_of_all_claims_is_that_of_the_files():
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    assert index().written(page) == page, "run: python docs/results/index.py"
+
+
+def test_every_verdict_of_a_paper_is_in_the_table():
+    """The table leaves out none of the claims that were judged, whatever became of them."""
+    table = index().table()
+    for file in RESULTS.rglob("*.json"):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        for one in found.get("judged", []) if isinstance(found, dict) and "recipe" in found else []:
+            assert f"| {one['claim']} | {one['verdict']} |" in table
+
+
+def test_the_picture_of_the_readme_is_that_of_its_file():
+    picture = (RESULTS / "headline.svg").read_text(encoding="utf-8")
+    assert script("headline").drawn(read("stories/results.json")) == picture, "run: python docs/results/headline.py"
 
 
 def without(text, parts):
