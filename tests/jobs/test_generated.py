@@ -252,6 +252,7 @@ def test_a_capture_of_text_that_is_killed_goes_on_to_the_same_bytes(here):
         30,
         "--threads",
         1,
+        "--any-teacher",
         "--out",
         here / "killed",
     )
