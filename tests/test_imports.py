@@ -21,7 +21,7 @@ LAYERS = (
     ("corpora", "planning", "teachers", "students", "objectives"),
     ("generation",),
     ("probes",),
-    ("run", "report"),
+    ("run", "report", "export"),
     ("jobs", "selftest"),
     ("papers",),
     ("api",),
@@ -36,7 +36,7 @@ ROOMS = {
     "jobs": (
         ("common",),
         ("pair",),
-        ("capture", "plan", "pretrain", "probe", "shrink"),
+        ("capture", "export", "plan", "pretrain", "probe", "shrink"),
         ("distil", "predict", "pilot"),
         ("doctor",),
     ),

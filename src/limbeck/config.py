@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from limbeck.errors import BadSetting
+from limbeck.plugins import PROBES
 
 LARGEST = (
     10**18
@@ -386,31 +387,18 @@ def _successes(value: Any) -> Any:
     return value
 
 
-PROBES = ("likelihood", "slices", "pass-until", "mqar", "reversal", "arithmetic", "listops")
-
-
-_BY_ALL_PROBES = ("device", "dtype", "threads", "json_")
-_BY_PROBES: Mapping[str, tuple[str, ...]] = {
-    "data": ("likelihood", "slices"),
-    "length": ("likelihood", "slices"),
-    "long_conversations": ("likelihood", "slices"),
-    "columns": ("likelihood", "slices"),
-    "skip_bad": ("likelihood", "slices"),
-    "seed": ("pass-until", "mqar", "reversal", "arithmetic", "listops"),
-    "task": ("pass-until", "reversal"),
-    "successes": ("pass-until",),
-    "max_samples": ("pass-until",),
-}
+OF_TASK = "pass-until"  # the probe whose results are files of their own, to predict from
 
 
 def _probes(value: Any) -> Any:
     """One probe, or several; pass-until, which has results of its own, only alone."""
     names = _names(value)
     for name in names:
-        if name not in PROBES:
-            raise ValueError(f"unknown probe {name!r}{nearest(name, PROBES)} There are: {', '.join(PROBES)}.")
-    if not names or ("pass-until" in names and len(names) > 1):
-        raise ValueError("expected one probe or several between commas, pass-until alone")
+        if name != OF_TASK and name not in PROBES:
+            known = (*PROBES, OF_TASK)
+            raise ValueError(f"unknown probe {name!r}{nearest(name, known)} There are: {', '.join(known)}.")
+    if not names or (OF_TASK in names and len(names) > 1):
+        raise ValueError(f"expected one probe or several between commas, {OF_TASK} alone")
     return names
 
 
@@ -425,19 +413,19 @@ class ProbeSettings(Settings):
     successes: Annotated[int, BeforeValidator(_successes)] = 4
     max_samples: Count = 100_000
 
-    def require_read(self) -> None:
-        """Raises BadSetting where one was given that none of these probes reads: it would change nothing."""
-        unread = []
-        for key in sorted(self.model_fields_set - {*_BY_ALL_PROBES, "probe"}):
-            readers = _BY_PROBES.get(key, ())
-            if not set(readers) & set(self.probe):
-                said = f"read by {' and '.join(readers)} alone" if readers else "read by no probe"
-                unread.append(f"--{key.rstrip('_').replace('_', '-')} ({said})")
-        if unread:
-            raise BadSetting(
-                f"--probe {','.join(self.probe)} would not look at {', '.join(unread)}: leave it out, or ask a probe that "
-                "reads it; pass-until is asked by itself"
-            )
+
+class ExportSettings(BaseModel):
+    """The keys of `limbeck export`, which are also its flags. ``to``: a format; ``dtype``: of its numbers, auto the model's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    to: str = "folder"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    device: str = "auto"
+    out: Path
+    json_: bool = Field(default=False, alias="json")
 
 
 class PredictSettings(BaseModel):

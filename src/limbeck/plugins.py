@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import difflib
 import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from limbeck.errors import BadPlugin
+from limbeck.errors import BadPlugin, LimbeckError
 
 T = TypeVar("T")
 ROOT = Path(__file__).parent
@@ -83,6 +85,23 @@ class Registry(Mapping[str, T], Generic[T]):
         meant = f"; did you mean {near[0]!r}?" if near else "."
         return f"unknown {self.kind} {name!r}{meant} There are: {', '.join(self)}."
 
+    @contextmanager
+    def blamed(self, name: str) -> Iterator[None]:
+        """While something of a package runs: what it raises, but for errors of limbeck, is a BadPlugin that names the package."""
+        try:
+            yield
+        except LimbeckError:
+            raise
+        except Exception as error:
+            if name not in self.added:
+                raise
+            frames = traceback.extract_tb(error.__traceback__)
+            package = package_of(self.added[name])
+            raise BadPlugin(
+                f"the {self.kind} {name!r} of the package {package} failed with {type(error).__name__}: {error} "
+                f"({frames[-1].filename}:{frames[-1].lineno}). Update {package}, or uninstall it"
+            ) from error
+
     def refresh(self) -> None:
         """Forgets what packages are installed, and looks again at the next use."""
         self.__dict__.pop("added", None)
@@ -127,3 +146,11 @@ class Marked:
                 assert name not in found, f"{module}:{match['attribute']} and {found[name]} have one name, {name}"
                 found[name] = f"{module}:{match['attribute']}"
         return dict(sorted(found.items(), key=lambda one: one[0].casefold()))
+
+
+def _wrong_probe(name: str, found: object) -> str:
+    return "" if callable(found) else "expected a function of (model, teacher, context) that gives readings"
+
+
+# Here and not in `limbeck.probes`, since settings know the names before torch is loaded.
+PROBES: Registry[Any] = Registry("probe", Marked("probes", "probe"), _wrong_probe)

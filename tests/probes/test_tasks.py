@@ -352,11 +352,14 @@ def json_of(fact):
             "--probe mqar would not look at --data .read by likelihood and slices alone., --length .*, --lr .read by no probe., "
             "--successes .read by pass-until alone.: leave it out",
         ),
-        ({"seed": 1}, "--probe likelihood would not look at --seed .read by pass-until and mqar and reversal"),
+        (
+            {"seed": 1},
+            "--probe likelihood would not look at --seed .read by arithmetic and listops and mqar and pass-until",
+        ),
         ({"probe": "pass-until", "task": "copy", "data": "x"}, "--probe pass-until would not look at --data .read by"),
         (
             {"probe": "mqar,listops", "teacher": "builtin:stdlib"},
-            "--teacher is read by --probe likelihood and --probe slices alone",
+            "--probe mqar,listops would not look at --teacher .read by likelihood and slices alone.",
         ),
     ],
 )

@@ -13,7 +13,7 @@ import platform
 import re
 import sysconfig
 import tokenize
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
@@ -27,6 +27,7 @@ from limbeck.corpora.records import Columns, from_text
 from limbeck.corpora.streams import PACKED, kind_of
 from limbeck.disk import existing, shown
 from limbeck.errors import BadCorpus
+from limbeck.plugins import Marked, Registry
 
 LONG_TEXT = 128 << 10  # bytes of a .txt from which on a part of it can be held out
 _FILES = ".txt, .jsonl, .json or .parquet files"
@@ -61,6 +62,50 @@ class Part:
     beside: tuple[str, ...] = ()
     name: str = ""
     text: Path | None = None
+
+
+Source = Callable[[str, Columns], Part]  # what follows "SCHEME:", and what fields are called
+
+
+def _wrong(name: str, found: object) -> str:
+    return "" if callable(found) else "expected a function of (rest, columns) that gives a limbeck.corpora.source.Part"
+
+
+SOURCES: Registry[Source] = Registry("source", Marked("corpora", "source"), _wrong)
+
+
+def source(scheme: str) -> Callable[[Source], Source]:
+    """Marks limbeck's own sources with the scheme that `--data` names them by: ``@source("hf")`` is hf:NAME."""
+    return lambda found: found
+
+
+def part_of_records(
+    records: Callable[[], Iterable[Mapping[str, Any] | str]], *, name: str, stamp: list[Any], columns: Columns
+) -> Part:
+    """A part whose ``records`` are texts, or mappings as a line of a .jsonl has them; they are read anew at each call.
+
+    ``stamp`` is what JSON can hold and must change when the records do: a store of tokens is made again only then.
+    """
+
+    def documents() -> Documents:
+        for number, record in enumerate(records(), 1):
+            place = {"name": f"{name}:{number}", "where": f"{name}, record {number}"}
+            found = {"text": record} if isinstance(record, str) else dict(record)
+            yield from document_of(found, **place, columns=columns)
+
+    return Part(documents, [name, *stamp], name=name)
+
+
+def _blamed(part: Part, scheme: str) -> Part:
+    """The part with what goes wrong while it is read laid to the package that its source is of."""
+    if not isinstance(part, Part):
+        raise TypeError(f"expected a limbeck.corpora.source.Part, got {type(part).__name__}")
+
+    def documents() -> Documents:
+        with SOURCES.blamed(scheme):
+            yield from part.documents()
+
+    return replace(part, documents=documents)
 
 
 def read(
@@ -116,18 +161,23 @@ def _one(source: str, columns: Columns) -> list[Part]:
         raise BadCorpus(
             f"expected {KINDS}, got an empty name: write at least one source, and nothing between two commas"
         )
-    if source == "python:stdlib":
-        return [Part(standard_library, ["python", platform.python_version()])]
-    if source.startswith("hf:"):
-        return [_hub(source, columns)]
+    scheme, colon, rest = source.partition(":")
+    if colon and scheme in SOURCES:
+        with SOURCES.blamed(scheme):
+            return [_blamed(SOURCES[scheme](rest, columns), scheme)]
     path = existing(source)
     if path is not None:
         return _folder(path, columns) if path.is_dir() else [_file(path, path.name, columns)]
     if re.search(r"[*?\[]", source):
         return _glob(source, columns)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", source):
-        raise BadCorpus(f"expected {KINDS}, got {shown(source)!r}: the schemes are hf: and python:stdlib")
+        raise _unknown(source)
     raise BadCorpus(f"{shown(source)}: expected {KINDS}, got a path that does not exist{_nearest(Path(source))}")
+
+
+def _unknown(source: str) -> BadCorpus:
+    schemes = ", ".join(f"{name}:" for name in SOURCES)
+    return BadCorpus(f"expected {KINDS}, got {shown(source)!r}: the schemes are {schemes}")
 
 
 def _file(path: Path, name: str, columns: Columns, beside: tuple[str, ...] = ()) -> Part:
@@ -189,6 +239,14 @@ def _nearest(path: Path) -> str:
     return f": is it {folder / near[0]}?" if near else f": look into {folder.resolve()}"
 
 
+@source("python")
+def _python(rest: str, columns: Columns) -> Part:
+    """``python:stdlib``."""
+    if rest != "stdlib":
+        raise _unknown(f"python:{rest}")
+    return Part(standard_library, ["python", platform.python_version()])
+
+
 def standard_library() -> Iterator[Document]:
     """The source files of the running Python's standard library, without its tests, sorted by module name."""
     root = Path(sysconfig.get_path("stdlib"))
@@ -229,10 +287,12 @@ def hub_name(source: str) -> tuple[str, str | None, str]:
     return match["name"], match["config"], match["after_config"] or match["split"] or "train"
 
 
-def _hub(source: str, columns: Columns) -> Part:
+@source("hf")
+def _hub(rest: str, columns: Columns) -> Part:
     """A data set of the hub, or a local folder in the hub's layout. It is downloaded here, and read from disk later."""
     import datasets  # takes a second
 
+    source = f"hf:{rest}"
     name, config, split = hub_name(source)
     try:
         data = datasets.load_dataset(name, config, split=split)

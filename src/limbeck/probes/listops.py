@@ -13,6 +13,7 @@ from limbeck.corpora.tasks.spelled import require_spelling
 from limbeck.models.language_model import LanguageModel
 from limbeck.probes.completions import log_likelihood
 from limbeck.probes.interval import wilson
+from limbeck.probes.named import ProbeContext, probe
 from limbeck.types import Reading
 
 EXPRESSIONS = 100  # of each kind
@@ -21,6 +22,12 @@ KINDS = {
     "nested": ListOps(depth=4, items=5, shortest=9, longest=40),
 }
 _DIGITS = "0123456789"
+
+
+@probe("listops", reads=("seed",))
+def probe_listops(model: LanguageModel, teacher: LanguageModel | None, context: ProbeContext) -> list[Reading]:
+    """`listops` of a model."""
+    return listops(model, seed=context.seed)
 
 
 def listops(model: LanguageModel, *, seed: int = 0) -> list[Reading]:

@@ -19,6 +19,7 @@ from limbeck.corpora.tasks.sampling import distinct
 from limbeck.errors import BadTask
 from limbeck.models.language_model import LanguageModel
 from limbeck.probes.interval import Interval, share_interval
+from limbeck.probes.named import ProbeContext, probe
 from limbeck.types import Batch, Reading
 
 PAIRS = (2, 4, 8, 16, 32)
@@ -26,6 +27,12 @@ _CONTROL = 2  # pairs of which the control asks one
 ROWS = 128
 _TOGETHER = 16  # rows whose logits are in memory at once
 _FEWEST = 8  # words without which there is nothing to ask
+
+
+@probe("mqar", reads=("seed",))
+def probe_mqar(model: LanguageModel, teacher: LanguageModel | None, context: ProbeContext) -> list[Reading]:
+    """`mqar` of a model."""
+    return mqar(model, seed=context.seed)
 
 
 def mqar(model: LanguageModel, *, seed: int = 0) -> list[Reading]:

@@ -23,6 +23,7 @@ from limbeck.errors import BadTask
 from limbeck.models.language_model import LanguageModel
 from limbeck.probes.completions import log_likelihood
 from limbeck.probes.interval import Interval, mean_interval, wilson
+from limbeck.probes.named import ProbeContext, probe
 from limbeck.probes.tasks import task_rows
 from limbeck.types import Reading
 
@@ -61,6 +62,13 @@ def read_facts(path: str | Path) -> list[Fact]:
     if len(facts) < _FEWEST:
         raise BadTask(f"{path}: expected at least {_FEWEST} facts, since each is ranked among all, got {len(facts)}")
     return facts
+
+
+@probe("reversal", reads=("seed", "task"))
+def probe_reversal(model: LanguageModel, teacher: LanguageModel | None, context: ProbeContext) -> list[Reading]:
+    """`reversal` of a model, on the facts of a file or the known ones."""
+    facts = known_facts() if context.task is None else read_facts(context.task)
+    return reversal(model, facts, seed=context.seed)
 
 
 def reversal(model: LanguageModel, facts: Sequence[Fact], *, seed: int = 0) -> list[Reading]:

@@ -17,6 +17,7 @@ from limbeck.corpora.tasks.spelled import Question, require_spelling
 from limbeck.generation.local import decoded_completion, generate
 from limbeck.models.language_model import LanguageModel
 from limbeck.probes.interval import wilson
+from limbeck.probes.named import ProbeContext, probe
 from limbeck.probes.pass_until import spelled
 from limbeck.types import Reading
 
@@ -24,6 +25,12 @@ DIGITS = (1, 2, 3, 4)
 SUMS = 100  # of each length
 _TOGETHER = 50
 _MORE = 3  # tokens that are written beyond the digits: a space before, and what ends the number
+
+
+@probe("arithmetic", reads=("seed",))
+def probe_sums(model: LanguageModel, teacher: LanguageModel | None, context: ProbeContext) -> list[Reading]:
+    """`sums` of a model."""
+    return sums(model, seed=context.seed)
 
 
 def sums(model: LanguageModel, *, seed: int = 0) -> list[Reading]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,30 +11,24 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from limbeck.config import ProbeSettings
+from limbeck.config import OF_TASK, ProbeSettings
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, take, write_lines
-from limbeck.errors import BadFolder, BadSetting
-from limbeck.jobs.common.environment import Environment, environment, row_length
-from limbeck.jobs.common.held_out import HeldOut
+from limbeck.errors import BadFolder, BadPlugin, BadSetting
+from limbeck.jobs.common.environment import environment
 from limbeck.jobs.common.text import columns_of
-from limbeck.jobs.probe.slices import recall_by_slices
+from limbeck.jobs.probe.context import Context
 from limbeck.jobs.probe.text import RunFolder, Texts
 from limbeck.models.configuration import load_config
-from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.planning.checks.pair import check
 from limbeck.planning.checks.vocabulary import tokens_of_pair
-from limbeck.probes import calibration, cost, fidelity, likelihood, measure
-from limbeck.probes.listops import listops
-from limbeck.probes.mqar import mqar
-from limbeck.probes.reversal import known_facts, read_facts, reversal
-from limbeck.probes.sums import sums
-from limbeck.run.log import console
+from limbeck.probes.named import PROBES, reads
 from limbeck.types import Reading
 
 READINGS = "readings.jsonl"  # what is written
-_OF_TEXT = ("likelihood", "slices")
+_BY_ALL = ("device", "dtype", "threads", "json_")
+_OF_TASK = ("task", "successes", "max_samples", "seed")
 
 
 @claims()
@@ -43,16 +37,18 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
 
     Besides, by probe, the text it was ``measured_on``, and of slices what was ``counted_in``.
 
-    Likelihood and slices, alone or against a teacher, are of a text (`jobs.probed_text`): of a model inside a run never one that
-    the run trained on. The other probes ask tasks that are made here.
+    A probe is found by its name (`probes.named`). The text that some read (`jobs.probe.text`) is, of a model inside a run, never
+    one that the run trained on. Raises BadSetting for a setting that none of the probes reads.
     """
-    _check(settings, teacher)
+    chosen = {name: PROBES[name] for name in settings.probe}
+    require_read(settings, teacher=teacher is not None)
     if out is not None:
         _require_free(out)
-    facts = read_facts(settings.task) if settings.task is not None else known_facts()
     where = environment(settings)
     run = RunFolder.of(model)
-    if any(name in _OF_TEXT for name in settings.probe) and (run is None or "data" in settings.model_fields_set):
+    if any("data" in reads(found) for found in chosen.values()) and (
+        run is None or "data" in settings.model_fields_set
+    ):
         resolve_source(settings.data, columns_of(settings))
     for name in filter(None, (model, teacher)):
         load_config(name)
@@ -62,47 +58,55 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
         check(list(tokens_of_pair(against, measured)))
     if out is not None:
         _take(out)
+    shortest = min((m for m in (measured, against) if m is not None), key=lambda m: m.context)
+    readings: dict[str, Reading] = {}
     said: dict[str, Any] = {}
     measured_on: dict[str, str] = {}
-
-    def of_text(texts: Texts) -> list[Reading]:
-        length = _row_length(settings, where, measured, against)
-        found, measured_on["likelihood"] = _of_text(texts, where, measured, against, length=length)
-        return found
-
-    def of_slices(texts: Texts) -> list[Reading]:
-        length = _row_length(settings, where, measured, against)
-        found, said["counted_in"], measured_on["slices"] = recall_by_slices(
-            texts, measured, against, length=length, where=where
-        )
-        return found
-
-    asked: dict[str, Callable[[Texts], list[Reading]]] = {
-        "likelihood": of_text,
-        "slices": of_slices,
-        "mqar": lambda _: mqar(measured, seed=settings.seed),
-        "reversal": lambda _: reversal(measured, facts, seed=settings.seed),
-        "arithmetic": lambda _: sums(measured, seed=settings.seed),
-        "listops": lambda _: listops(measured, seed=settings.seed),
-    }
     with tempfile.TemporaryDirectory() as folder:
         texts = Texts(settings, run, measured, Path(folder))
-        # under the name that was asked for: a folder's own is often just "student"
-        readings = [replace(reading, model=model) for name in settings.probe for reading in asked[name](texts)]
+        for name, found in chosen.items():
+            context = Context(name, settings, where, texts, shortest)
+            with PROBES.blamed(name):
+                # under the name that was asked for: a folder's own is often just "student"
+                given = (replace(reading, model=model) for reading in found(measured, against, context))
+                readings |= _new(readings, name, given)
+            if context.measured_on:
+                measured_on[name] = context.measured_on
+            if context.counted_in:
+                said["counted_in"] = context.counted_in
     if measured_on:
         said["measured_on"] = measured_on
     if out is not None:
-        write_lines(out / READINGS, [r.row() for r in readings])
-    return {"model": model, **said, "readings": {r.name: r.row() for r in readings}}
+        write_lines(out / READINGS, [r.row() for r in readings.values()])
+    return {"model": model, **said, "readings": {name: r.row() for name, r in readings.items()}}
 
 
-def _check(settings: ProbeSettings, teacher: str | None) -> None:
-    settings.require_read()
-    probes = ",".join(settings.probe)
-    if teacher is not None and not any(name in _OF_TEXT for name in settings.probe):
+def require_read(settings: ProbeSettings, *, teacher: bool) -> None:
+    """Raises BadSetting where a setting was given that none of these probes reads: it would change nothing."""
+    known = {name: reads(PROBES[name]) for name in dict.fromkeys((*PROBES.own, *settings.probe)) if name != OF_TASK}
+    known[OF_TASK] = _OF_TASK
+    given = settings.model_fields_set - {*_BY_ALL, "probe"}
+    unread = []
+    for key in sorted({*given, "teacher"} if teacher else given):
+        readers = sorted(name for name, found in known.items() if key in found)
+        if not set(readers) & set(settings.probe):
+            said = f"read by {' and '.join(readers)} alone" if readers else "read by no probe"
+            unread.append(f"--{key.rstrip('_').replace('_', '-')} ({said})")
+    if unread:
         raise BadSetting(
-            f"--teacher is read by --probe {' and --probe '.join(_OF_TEXT)} alone, and this is {probes}: probe the teacher itself"
+            f"--probe {','.join(settings.probe)} would not look at {', '.join(unread)}: leave it out, or ask a probe that reads "
+            f"it; {OF_TASK} is asked by itself"
         )
+
+
+def _new(before: Mapping[str, Reading], probe: str, found: Iterable[Reading]) -> dict[str, Reading]:
+    """Readings by name. Raises BadPlugin for a name that another probe gave before."""
+    readings = {one.name: one for one in found}
+    if taken := sorted(before.keys() & readings.keys()):
+        raise BadPlugin(
+            f"--probe {probe} gives {', '.join(taken)}, as another probe does: ask for one of them at a time"
+        )
+    return readings
 
 
 def _take(out: Path) -> None:
@@ -118,27 +122,6 @@ def _require_free(out: Path) -> None:
             raise BadFolder(
                 f"{out} holds {whose} ({name}): nothing was measured or written. Give a new folder with --out."
             )
-
-
-def _row_length(
-    settings: ProbeSettings, where: Environment, model: LanguageModel, against: LanguageModel | None
-) -> int:
-    shortest = min((m for m in (model, against) if m is not None), key=lambda m: m.context)
-    return row_length(settings, shortest.context, where.world.device, name=shortest.name)
-
-
-def _of_text(
-    texts: Texts, where: Environment, model: LanguageModel, against: LanguageModel | None, *, length: int
-) -> tuple[list[Reading], str]:
-    """Readings of a model on a text, and on what they are."""
-    text = texts.whole
-    held_out = HeldOut(text.store, length=length, machine=where)
-    measured_on = text.said + held_out.said
-    console.print(f"likelihood is measured on {measured_on}")
-    measured = measure(model, against, held_out.batches(), documents=text.store.documents)
-    sizes = held_out.text_bytes(measured)
-    readings = likelihood("model", [measured], text_bytes=sizes) + calibration("model", [measured])
-    return readings + fidelity("model", [measured]) + cost("model", model), measured_on
 
 
 def show(readings: Iterable[dict[str, Any]], console: Console) -> None:

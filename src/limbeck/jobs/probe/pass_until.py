@@ -18,6 +18,7 @@ from limbeck.disk import existing, fits, locked, read_lines, write_lines
 from limbeck.errors import BadPoints, BadSetting
 from limbeck.jobs.common.environment import environment
 from limbeck.jobs.common.folder import command, now, versions
+from limbeck.jobs.probe.job import require_read
 from limbeck.models.configuration import load_config
 from limbeck.models.load import load
 from limbeck.probes.pass_rate import readings
@@ -55,9 +56,7 @@ class Result:
 
 def pass_until(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path | None) -> dict[str, Any]:
     """Counts passes of a task; gives ``{"model", "task", "parameters", "file", "readings"}``, ``file`` None without ``out``."""
-    settings.require_read()
-    if teacher is not None:
-        raise BadSetting("--teacher is read by --probe likelihood alone: probe the teacher itself, and compare")
+    require_read(settings, teacher=teacher is not None)
     if settings.task is None:
         raise BadSetting(
             f"--probe pass-until needs --task: {', '.join(MAKERS)}, or a JSONL file of prompts and answers"

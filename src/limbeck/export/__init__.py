@@ -1,0 +1,1 @@
+"""Formats that a model is written in for others. One file a format."""

@@ -1,0 +1,45 @@
+"""What `limbeck probe` gives to a probe beside the models: seed, task, and the held-out text in rows of a length that fits."""
+
+from __future__ import annotations
+
+from limbeck.config import ProbeSettings
+from limbeck.corpora import TokenStore
+from limbeck.jobs.common.environment import Environment, row_length
+from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.probe.text import Text, Texts
+from limbeck.models.language_model import LanguageModel
+from limbeck.run.log import console
+
+
+class Context:
+    """Of one probe. ``measured_on`` says which text it read, ``counted_in`` which training text; "" where it read none."""
+
+    def __init__(
+        self, probe: str, settings: ProbeSettings, where: Environment, texts: Texts, shortest: LanguageModel
+    ) -> None:
+        """``shortest`` is the model whose context is the shorter of the two."""
+        self.seed, self.task = settings.seed, settings.task
+        self.measured_on = self.counted_in = ""
+        self._probe, self._settings, self._where = probe, settings, where
+        self._texts, self._shortest = texts, shortest
+
+    def held_out(self) -> HeldOut:
+        """The text; says what it is."""
+        return self._rows_of(self._texts.whole)
+
+    def split(self) -> tuple[TokenStore, str, HeldOut]:
+        """The training part, how it is called, and the held-out part of the text."""
+        train, self.counted_in, text = self._texts.for_slices()
+        return train, self.counted_in, self._rows_of(text)
+
+    def note(self, text: str) -> None:
+        """Says something beside readings."""
+        console.print(text)
+
+    def _rows_of(self, text: Text) -> HeldOut:
+        model = self._shortest
+        length = row_length(self._settings, model.context, self._where.world.device, name=model.name)
+        held_out = HeldOut(text.store, length=length, machine=self._where)
+        self.measured_on = text.said + held_out.said
+        console.print(f"{self._probe} {'are' if self._probe.endswith('s') else 'is'} measured on {self.measured_on}")
+        return held_out

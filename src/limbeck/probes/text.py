@@ -1,0 +1,49 @@
+"""The probes of a text: likelihood with calibration, fidelity and cost; and recall by slices of it."""
+
+from __future__ import annotations
+
+from limbeck.errors import BadCorpus
+from limbeck.models.language_model import LanguageModel
+from limbeck.probes.calibration import calibration
+from limbeck.probes.cost import cost
+from limbeck.probes.fidelity import fidelity
+from limbeck.probes.likelihood import likelihood
+from limbeck.probes.measurements import measure
+from limbeck.probes.named import TEXT, ProbeContext, probe
+from limbeck.probes.slices import Bigrams, measure_slices, slices
+from limbeck.types import Reading
+
+
+@probe("likelihood", reads=(*TEXT, "teacher"))
+def probe_likelihood(model: LanguageModel, teacher: LanguageModel | None, context: ProbeContext) -> list[Reading]:
+    """Likelihood and calibration of a model on a text, its fidelity to a teacher, and what it costs to run."""
+    text = context.held_out()
+    measured = measure(model, teacher, text.batches(), documents=text.store.documents)
+    sizes = text.text_bytes(measured)
+    readings = likelihood("model", [measured], text_bytes=sizes) + calibration("model", [measured])
+    return readings + fidelity("model", [measured]) + cost("model", model)
+
+
+@probe("slices", reads=(*TEXT, "teacher"))
+def probe_slices(model: LanguageModel, teacher: LanguageModel | None, context: ProbeContext) -> list[Reading]:
+    """Likelihood of a text slice by slice: where a pair of tokens stood in the row before, and where training never saw it.
+
+    How often training saw a bigram is counted in the training part of the text. Raises BadCorpus where nothing repeats.
+    """
+    train, named, text = context.split()
+    context.note(f"bigrams are counted in {named}: {train.tokens:,} tokens of {train.documents:,} documents")
+    bigrams = Bigrams.counted(train, text.batches(), vocab=model.vocab)
+    runs = [
+        measure_slices(one, text.batches(), bigrams, documents=text.store.documents)
+        for one in (model, teacher)
+        if one is not None
+    ]
+    readings = slices("model", runs[:1], against=runs[1:])
+    if not any(reading.name == "recall_hits" for reading in readings):
+        raise BadCorpus(
+            f"{context.measured_on}: of its rows none repeats a pair of tokens, so there is no recall to measure: give longer "
+            "documents, or longer rows with --length"
+        )
+    if teacher is not None and not any(reading.name == "gap_share_on_hits" for reading in readings):
+        context.note("The gap between the two cannot be told from 0, so no share of it is given.")
+    return readings
