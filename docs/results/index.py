@@ -1,51 +1,21 @@
-"""The table of all claims in README.md here, made from the committed files of the studies.
+"""The table of all claims in README.md here, and of their own in the pages of studies, made from the committed files.
 
-usage: index.py writes it between the two marks of README.md; a test compares them.
+usage: index.py writes them between the two marks of each page that has these; a test compares them.
 """
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from limbeck.papers.lab.effect import count_of, effect_of
+
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- made by index.py: begin -->", "<!-- made by index.py: end -->"
-WHOLE = ("difference", " less ", "on the whole")  # words of a clause that gives a claim's effect, before any other
-CLAUSES = {  # where that is not so: which clauses give it, by paper and number of the claim
-    ("arithmetic", 0): (0, 1),
-    ("arithmetic", 1): (0, 1),
-    ("arithmetic", 2): (0, 1),
-    ("based", 0): (0, 4),
-    ("based", 1): (0, 3),
-    ("based", 4): (0, 4),
-    ("s4d", 0): (0, 1),
-    ("s4d", 1): (0, 1),
-    ("s4d", 2): (0, 3),
-    ("s4d", 3): (0, 3),
-    ("self-pretraining", 2): (0, 1),
-    ("zoology", 0): (0, 1),
-    ("zoology", 1): (0, 1, 2),
-    ("zoology", 3): (0, 1),
-}
 Row = tuple[str, str, str, str, str]  # link, claim, verdict, effect, n
 
 
 def read(file: str) -> dict:
     return json.loads((HERE / file).read_text(encoding="utf-8"))
-
-
-def effect(seen: str, claim: tuple[str, int]) -> str:
-    """The clauses of what was seen that give the effect: the first one, unless another is a difference or is named above."""
-    clauses = [clause.strip().rstrip(".") for clause in seen.split(";")]
-    usual = next((i for i, one in enumerate(clauses) if any(word in one for word in WHOLE)), 0)
-    return "; ".join(clauses[i].split(", by seed")[0] for i in CLAUSES.get(claim, (usual,)))
-
-
-def count(seen: str, seeds: int) -> str:
-    """n of what was seen, with its seeds."""
-    clauses = [clause.strip().rstrip(".") for clause in seen.split(";")]
-    found = next((one.partition("n = ")[2] for one in clauses if "n = " in one), "")
-    found = found.removesuffix(", one number each")
-    return found if "seeds" in seen.split(";")[-1] else f"{found}, {seeds} seeds".removeprefix(", ")
 
 
 def papers() -> Iterator[Row]:
@@ -55,7 +25,7 @@ def papers() -> Iterator[Row]:
         found, folder = json.loads(file.read_text(encoding="utf-8")), file.relative_to(HERE).parts[0]
         name = folder if len(file.relative_to(HERE).parts) == 2 else f"{found['recipe']}, {file.parent.name}"
         for number, one in enumerate(found["judged"]):
-            seen = effect(one["seen"], (found["recipe"], number)), count(one["seen"], found["seeds"])
+            seen = effect_of(one["seen"], found["recipe"], number), count_of(one["seen"], found["seeds"])
             yield f"[{name}]({folder}/README.md)", one["claim"], one["verdict"], *seen
 
 
@@ -158,25 +128,37 @@ def verdicts() -> Iterator[Row]:
     )
 
 
-def table() -> str:
-    rows = [*stories(), *caches(), *alignment(), *packing(), *verdicts(), *papers()]
-    counts = {name: sum(row[2] == name for row in rows) for name in ("confirmed", "refuted", "inconclusive")}
-    said = ", ".join(f"{number} {name}" for name, number in counts.items())
-    lines = [
-        f"{len(rows)} claims: {said}.",
-        "",
-        "| study | claim | verdict | effect, 95 % interval | n |",
-        "|---|---|---|---|---|",
-    ]
-    return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows])
+def rows() -> list[Row]:
+    return [*stories(), *caches(), *alignment(), *packing(), *verdicts(), *papers()]
 
 
-def written(page: str) -> str:
-    """The page with the table of today."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{rest.partition(END)[2]}"
+def table(page: Path) -> str:
+    """All claims in the overview; those of a study on its own page, without links."""
+    found, head = rows(), ["study", "claim", "verdict", "effect, 95 % interval", "n"]
+    own = page.parent != HERE
+    if own:
+        found = [row for row in found if f"]({page.parent.name}/README.md)" in row[0]]
+    counts = {name: sum(row[2] == name for row in found) for name in ("confirmed", "refuted", "inconclusive")}
+    said = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+    cells = [head, ["---"] * len(head)]
+    for link, *rest in found:
+        cells.append([link.partition("](")[0][1:] if own else link, *(cell.replace("|", "\\|") for cell in rest)])
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([f"{len(found)} claims: {said}.", "", *lines])
+
+
+def pages() -> list[Path]:
+    """The pages with a table made here."""
+    found = [HERE / "README.md", *sorted(HERE.glob("*/README.md"))]
+    return [page for page in found if BEGIN in page.read_text(encoding="utf-8")]
+
+
+def written(page: Path) -> str:
+    """A page with the table of today."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{table(page)}\n\n{END}{rest.partition(END)[2]}"
 
 
 if __name__ == "__main__":
-    file = HERE / "README.md"
-    file.write_text(written(file.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in pages():
+        page.write_text(written(page), encoding="utf-8")

@@ -273,7 +273,8 @@ def test_a_result_says_by_which_criterion_and_code_it_was_judged(judge):
         "continued": [],
         "earlier": [],
     }
-    assert page.startswith("# A made-up claim\n\n**The claim** (no paper)")
+    assert page.startswith("# A made-up claim\n\n1 claim: 1 confirmed.\n\n| claim | verdict |")
+    assert "**The claim** (no paper)" in page
     assert "judged by criterion aaaa" in page
     assert judge("aaaa") == (result, page)
 
@@ -285,7 +286,7 @@ def test_results_judged_again_by_another_criterion_say_so_first(judge):
     assert page.startswith(
         "# A made-up claim\n\n"
         f"**The criterion changed after these results were seen**: on {day} they were judged by another (aaaa), which said "
-        "confirmed; now by bbbb. What differs: x.LEAST, x.judge. Why: A mistake.\n\n**The claim**"
+        "confirmed; now by bbbb. What differs: x.LEAST, x.judge. Why: A mistake.\n\n1 claim: 1 refuted."
     )
     (earlier,) = result["criterion"]["earlier"]
     assert (earlier["digest"], earlier["verdicts"]) == ("aaaa", ["confirmed"])
@@ -371,7 +372,7 @@ def test_seeds_that_were_seen_before_the_criterion_stood_are_told(judge):
 
 
 def test_nothing_is_said_of_a_scale_that_judges_nothing(judge):
-    assert judge("cccc", scale="smoke")[1].startswith("# A made-up claim\n\n**The claim**")
+    assert judge("cccc", scale="smoke")[1].startswith("# A made-up claim\n\n1 claim: ")
 
 
 def test_a_checkout_that_limbeck_is_only_installed_in_is_not_its_code(tmp_path, monkeypatch):

@@ -75,7 +75,7 @@ def test_a_page_says_claim_criterion_verdict_cost_and_differences(done, name):
     keys, results = done
     page = (keys[name]["out"] / "README.md").read_text()
     assert "**The claim** (" in page
-    assert "| claim | what decides | ours | verdict |" in page
+    assert "| claim | verdict | effect, 95 % interval | n |" in page
     assert "Confirmed: " in page
     assert "**Cost.** " in page
     assert "**Differences from the paper.**\n\n- " in page

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from limbeck.jobs.common.folder import claim, now, signature_of, update
 from limbeck.papers import recipe
 from limbeck.papers.lab import provenance
 from limbeck.papers.lab.criterion import criterion_of
+from limbeck.papers.lab.effect import count_of, effect_of
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext
 from limbeck.planning.laws.points import read_points
 from limbeck.report.words import duration
@@ -83,12 +85,13 @@ def page(chosen: Recipe, outcome: Outcome, run: dict[str, Any], settings: Reprod
     parts = [
         f"# {chosen.title}",
         *_notes(chosen, run, settings),
-        f"**The claim** ({chosen.paper}). {chosen.claim}",
-        f"**What was done here.** {outcome.ours}",
-        _table(outcome.judged),
+        _summary(outcome.judged),
+        _table(outcome.judged, chosen.name, settings.seeds),
     ]
-    for figure, said in outcome.figures.items():
-        parts += [f"![{said}]({figure.name})", said]
+    figures = [f"![{said}]({figure.name})\n\n{said}" for figure, said in outcome.figures.items()]
+    parts += figures[:1]
+    parts += [f"**The claim** ({chosen.paper}). {chosen.claim}", f"**What was done here.** {outcome.ours}"]
+    parts += [_criteria(outcome.judged), *figures[1:]]
     parts += [f"**Cost.** {_cost(run)}", "**Differences from the paper.**"]
     parts.append("\n".join(f"- {said}" for said in chosen.differences))
     digest = run[provenance.KEY][-1]["digest"]
@@ -125,10 +128,30 @@ def _notes(chosen: Recipe, run: dict[str, Any], settings: ReproduceSettings) -> 
     return provenance.notes(run, chosen.name, settings.scale, seeds=seeds, points=settings.points)
 
 
-def _table(judged: Sequence[ClaimResult]) -> str:
-    rows = ["| claim | what decides | ours | verdict |", "|---|---|---|---|"]
-    rows += [f"| {_cell(j.claim)} | {_cell(j.criterion)} | {_cell(j.seen)} | **{j.verdict}** |" for j in judged]
+def _summary(judged: Sequence[ClaimResult]) -> str:
+    """How many claims have which verdict, in one sentence."""
+    verdicts = Counter(one.verdict for one in judged).most_common()
+    said = "1 claim" if len(judged) == 1 else f"{len(judged)} claims"
+    return f"{said}: {', '.join(f'{n} {verdict}' for verdict, n in verdicts)}."
+
+
+def _table(judged: Sequence[ClaimResult], paper: str, seeds: int) -> str:
+    rows = ["| claim | verdict | effect, 95 % interval | n |", "|---|---|---|---|"]
+    for number, one in enumerate(judged):
+        cells = (
+            one.claim,
+            f"**{one.verdict}**",
+            effect_of(one.seen.removeprefix(_SMOKE), paper, number),
+            count_of(one.seen, seeds),
+        )
+        rows.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(rows)
+
+
+def _criteria(judged: Sequence[ClaimResult]) -> str:
+    """Each claim's criterion and everything that was seen of it."""
+    found = [f"**{one.claim}**\n\n{one.criterion}\n\nSeen: {one.seen} *{one.verdict.capitalize()}.*" for one in judged]
+    return "\n\n".join(["## Criteria, and what was seen", *found])
 
 
 def _cell(text: str) -> str:
