@@ -1,8 +1,8 @@
-"""How far two distributions over one support are apart: (log p, log q) -> nats per position.
+"""Divergences between two distributions over one support: (log p, log q) -> nats per position.
 
-p is the teacher, q the student. These are the formulas that everything faster is measured against; they differentiate.
-An outcome that cannot happen (log-probability -inf) counts its limit, so no formula gives NaN on distributions, however
-far apart; only where the limit is infinite is the answer infinite.
+p is the teacher's, q the student's distribution. These formulas are differentiable, and the reference for the faster ones. An
+outcome of probability 0 (log-probability -inf) contributes its limit, so no formula gives NaN for two distributions; the result
+is infinite only where the limit is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def kl(log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"]) -> Fl
 
 
 def reverse_kl(log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape"]:
-    """KL(q || p) in nats: what a student pays for mass where the teacher has none."""
+    """KL(q || p) in nats: it penalises the student's mass where the teacher has none."""
     return kl(log_q, log_p)
 
 
@@ -53,7 +53,7 @@ def skew_reverse_kl(
 
 
 def total_variation(log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape"]:
-    """Half the sum of |p - q|: a share of probability, from 0 to 1, not nats."""
+    """Total variation, half the sum of |p - q|: a probability from 0 to 1, not nats."""
     return 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
 
 
@@ -67,5 +67,5 @@ def log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
 
 
 def _not_negative(nats: Tensor) -> Tensor:
-    """The same, with what rounding took below 0 put at 0; the gradient stays, since it may not be 0 there."""
+    """The same values, with negative rounding errors set to 0; the gradient is unchanged, since it may not be 0 there."""
     return torch.where(nats < 0, nats - nats.detach(), nats)

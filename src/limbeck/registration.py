@@ -1,9 +1,9 @@
-"""Transformers' Auto classes know limbeck's decoder once both are imported, in either order.
+"""Registers limbeck's decoder with Transformers' Auto classes once both are imported, in either order.
 
-`import limbeck` loads neither torch nor Transformers, and must not run code of ours in the middle of an import of theirs: half
-of their modules would not be there yet. So it registers nothing itself. It leaves a finder that sees Transformers' table of
-configurations come into being, and puts a dictionary there that registers the decoder when the table is asked for it by name.
-Until somebody loads a limbeck model, Transformers is what it is without limbeck.
+`import limbeck` loads neither torch nor Transformers, and must not run its own code during an import of theirs, when half of
+their modules do not exist yet. So it installs an import finder only. The finder waits for Transformers' table of configurations
+and puts a dictionary into it that registers the decoder at the first lookup of its name. Until a limbeck model is loaded,
+Transformers is unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TABLE, _OURS, _NAME = "transformers.models.auto.configuration_auto", "limbeck.m
 
 
 def register_with_transformers() -> None:
-    """Has the decoder registered when Transformers looks for it: from now on, or from when its table is imported."""
+    """Arranges that the decoder is registered when Transformers first looks it up, also if it is imported later."""
     if _TABLE in sys.modules:
         _hook(sys.modules[_TABLE])
     elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
@@ -35,11 +35,11 @@ def _hook(table: ModuleType) -> None:
 
 
 class _Registered(dict[str, Any]):
-    """What was registered with Transformers beside its own; asked whether limbeck was, it sees to it."""
+    """Transformers' table of additional configurations; a lookup of limbeck's registers the decoder."""
 
     def __contains__(self, name: object) -> bool:
         if name == _NAME and not super().__contains__(name):
-            import_module(_OURS)  # registers, if it has not yet, or is not at it
+            import_module(_OURS)  # registers the decoder, unless it has or is being imported
         return super().__contains__(name)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -47,7 +47,7 @@ class _Registered(dict[str, Any]):
 
 
 class _Finder(MetaPathFinder):
-    """Finds Transformers' table as everyone else does, to be told when it has been loaded."""
+    """Finds the module of Transformers' table by the other finders, with a loader that hooks into it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -68,7 +68,7 @@ class _Hooking(Loader):
         self.loader = loader
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)  # what else a loader of files can do: its source, its data
+        return getattr(self.loader, name)  # other methods of file loaders, such as get_source
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)

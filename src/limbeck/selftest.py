@@ -1,8 +1,8 @@
-"""Checks on the user's machine that every objective gives what its formula gives.
+"""Checks every objective against its formula on the user's machine.
 
-Each is run through the fused walk, in float32 and bfloat16, over chunk sizes, masks, padded vocabularies and micro-batches,
-and its loss and gradients are held against autograd in float64 over all logits at once. What is wrong with a processor, a
-driver or a build of torch shows here, before it shows in a student.
+Each objective runs through the fused head, in float32 and bfloat16, with different chunk sizes, masks, padded vocabularies and
+micro-batches. Its loss and gradients are compared with autograd in float64 over all logits at once. A faulty processor, driver or
+build of torch shows here before it affects a student.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from limbeck.objectives.fused import Sizes
 from limbeck.objectives.parse import OURS
 from limbeck.types import Batch, Head, Outputs, Signal
 
-# Largest allowed errors, relative to what is computed: of the loss, and of a gradient by norms. In bfloat16 logits are
-# rounded to a 256th part before an objective sees them.
+# Largest allowed relative errors: of the loss, and of a gradient by norms. In bfloat16 logits are rounded by up to a 256th.
 TOLERANCE = {torch.float32: (1e-5, 1e-4), torch.bfloat16: (0.02, 0.1)}
 
 # The slope of sorted probabilities jumps where a teacher's and a student's cross, and rounded logits carry some across.
@@ -47,7 +46,7 @@ class Row:
 
 
 def main() -> int:
-    """Runs the selftest on every device there is and prints its table. Gives the exit status: 0 when all passed."""
+    """Runs the selftest on the CPU and on CUDA if available, and prints its table. Gives the exit status: 0 if all passed."""
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     rows = [row for device in devices for row in run_selftest(device=device)]
     Console().print(_table(rows))
@@ -59,7 +58,7 @@ def main() -> int:
 
 
 def run_selftest(*, device: str = "cpu") -> list[Row]:
-    """One row for every objective in float32 and in bfloat16."""
+    """Runs the selftest on a device; gives one row for every objective in float32 and in bfloat16."""
     names = [*OURS, *_SETTINGS]
     with torch.random.fork_rng(devices=[]):
         return [_check(name, device, dtype) for dtype in TOLERANCE for name in names]
@@ -87,13 +86,13 @@ def _check(name: str, device: str, dtype: torch.dtype) -> Row:
 
 
 def _worst(errors: list[float]) -> float:
-    """The largest; NaN if one is, which Python's max may lose."""
+    """The largest error; NaN if one is NaN, which Python's max may miss."""
     return float(torch.tensor(errors, dtype=torch.float64).max())
 
 
 @dataclass(frozen=True)
 class _Case:
-    """One student, teacher and batch, with how they are to be walked through."""
+    """One student, teacher and batch, with chunk sizes and micro-batches."""
 
     student: Outputs
     teacher: Outputs
@@ -122,7 +121,7 @@ def _cases(device: str, dtype: torch.dtype) -> Iterator[_Case]:
 
 
 def _fused(objective: Objective, case: _Case) -> tuple[Tensor, list[Tensor]]:
-    """Loss, and gradients of hidden states, head and what the objective learns, by the fused walk."""
+    """Loss, and gradients of hidden states, head and the objective's parameters, by the fused head."""
     hidden, weight = (t.clone().requires_grad_() for t in (case.student.hidden, case.student.head.weight))
     loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
     for rows in torch.arange(_ROWS).chunk(case.micro_batches):
@@ -140,14 +139,14 @@ def _dense(objective: Objective, case: _Case) -> tuple[Tensor, list[Tensor]]:
     objective = objective.double()
     hidden, weight = (t.double().requires_grad_() for t in (case.student.hidden, case.student.head.weight))
     logits = Outputs(hidden, Head(weight), _VOCAB).logits()
-    said = Outputs(case.teacher.hidden.double(), Head(case.teacher.head.weight.double()), _VOCAB).logits()
-    nats = objective(logits, Signal(said), case.batch.flat())
+    teacher_logits = Outputs(case.teacher.hidden.double(), Head(case.teacher.head.weight.double()), _VOCAB).logits()
+    nats = objective(logits, Signal(teacher_logits), case.batch.flat())
     loss = _SCALE * (nats * case.batch.weight.flatten().double()).sum()
     return loss.detach(), list(torch.autograd.grad(loss, [hidden, weight, *objective.parameters()]))
 
 
 def _table(rows: list[Row]) -> Table:
-    """As people read it."""
+    """The results as a table for the terminal."""
     allowed = "; ".join(f"{str(dtype)[6:]} {loss:g} and {gradient:g}" for dtype, (loss, gradient) in TOLERANCE.items())
     jumps = "".join(f"; {times} times that in the gradient of {name}, which jumps" for name, times in _JUMPS.items())
     table = Table(

@@ -70,7 +70,7 @@ def test_a_run_that_reads_its_text_often_keeps_the_teachers_logits(here, monkeyp
     rows: list[int] = []
     call = LanguageModel.__call__
 
-    def masked(self, batch):
+    def counted(self, batch):
         if self.name == "teacher":
             rows.extend(batch.row.tolist())
         return call(self, batch)

@@ -43,7 +43,7 @@ def done(here):
     asked: list[bytes] = []
     call = LanguageModel.__call__
 
-    def masked(self, batch):
+    def counted(self, batch):
         if self.name == "teacher":
             asked.append(batch.row.numpy().tobytes())
         return call(self, batch)
@@ -108,7 +108,7 @@ def test_a_finished_family_is_not_done_again(done, here):
 def test_a_stopped_family_goes_on_to_the_same_bits(done, here, monkeypatch):
     """The second student stands behind the first after the stop, and catches up."""
     whole, _, _ = done
-    step = together.CachedTeacher.forget
+    step = together.CachedTeacher.clear
 
     def stop(self):
         monkeypatch.setattr(together.CachedTeacher, "forget", step)
@@ -136,13 +136,13 @@ def test_a_teacher_is_asked_once_a_step():
             return model(batch)
 
     model = frozen(llama())
-    once = CachedTeacher(Teacher())
+    cached = CachedTeacher(Teacher())
     one, other = batch(2), batch(3)
-    assert once(one) is once(one)
-    once(other)
+    assert cached(one) is cached(one)
+    cached(other)
     assert len(asked) == 2
-    once.forget()
-    once(one)
+    cached.clear()
+    cached(one)
     assert len(asked) == 3
 
 

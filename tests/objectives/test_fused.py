@@ -275,7 +275,8 @@ def test_different_vocabularies_are_refused():
     student, teacher, batch = models()
     other = Outputs(teacher.hidden, teacher.head, VOCAB + 1)
     with pytest.raises(
-        Mismatch, match=r"the teacher speaks 38 tokens, the student 37.*CrossEntropy, which needs no teacher"
+        Mismatch,
+        match=r"the teacher has a vocabulary of 38 tokens, the student one of 37.*CrossEntropy, which needs no teacher",
     ):
         fused_backward(parse("ForwardKL"), student, other, batch, scale=1.0)
 

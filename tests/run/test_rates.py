@@ -126,6 +126,7 @@ def test_a_run_of_state_spaces_that_an_older_version_began_is_not_continued(tmp_
         file.write_text(json.dumps({key: value for key, value in state.items() if key not in ("slowest", "digest")}))
     assert checkpoints(tmp_path / "run")
     with pytest.raises(
-        BadFolder, match="this run began with an older limbeck, in which the rate of state-space parameters"
+        BadFolder,
+        match="this run began with an older limbeck that did not limit the learning rate of state-space parameters",
     ):
         pretrain(settings)

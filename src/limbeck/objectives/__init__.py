@@ -1,4 +1,4 @@
-"""What is wanted of a student: losses per token, how they add up, and how they reach the head."""
+"""Distillation losses: objectives per token, their sums, and the fused head that computes them in bounded memory."""
 
 from limbeck.objectives.adaptive import AdaptiveKL
 from limbeck.objectives.alm import ALM

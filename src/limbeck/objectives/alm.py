@@ -1,8 +1,8 @@
-"""Approximate likelihood matching: the teacher's and the student's likelihoods of the same chunks of text are made alike.
+"""Approximate likelihood matching: a divergence between teacher's and student's likelihoods of the same chunks of text.
 
-Minixhofer, Vulić & Ponti, arXiv 2503.20083, sec. 3: of all that might have stood in the place of a chunk only two outcomes are
-looked at, this chunk and anything else, at a temperature that keeps either from being almost certain. So tokenizers may
-differ, and a teacher need not tell more than how likely it finds the text. With one tokenizer every token is a chunk.
+Minixhofer, Vulić & Ponti, arXiv 2503.20083, sec. 3. Of all texts in the place of a chunk only two outcomes are compared, this
+chunk and anything else, at a temperature that keeps both away from 0 and 1. So the tokenizers may differ, and of the teacher only
+its log-probabilities of the text are needed. With a shared tokenizer every token is a chunk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from limbeck import divergence as formulas
 from limbeck.errors import BadObjective
-from limbeck.objectives.base import Objective, in_range, objective, refused
+from limbeck.objectives.base import Objective, in_range, objective, unsupported
 from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal
 
@@ -25,21 +25,25 @@ _DIVERGENCES = {
     "jensen_shannon": formulas.jensen_shannon,
     "total_variation": formulas.total_variation,
 }
-_CERTAIN = 1e-6  # nats: no likelihood is taken to be nearer to 1, where divergences have no gradient or an infinite one
+_CERTAIN = (
+    1e-6  # nats below 0, at least, for every log-likelihood: at 0 divergences have no gradient or an infinite one
+)
 
 
 @objective
 class ALM(Objective):
-    """A divergence between (p^(1/T), 1 - p^(1/T)) and the same of q, with p and q the likelihoods of a chunk, times T.
+    """T times a divergence between (p^(1/T), 1 - p^(1/T)) and (q^(1/T), 1 - q^(1/T)), for a chunk's likelihoods p and q.
 
-    In nats of each chunk. The factor T is ours: it keeps the size of gradients as T grows. Far up, where the paper is with
-    T = 100, KL comes to s - t + t log(t / s), with s and t the surprisals -log q and -log p: it pulls the student towards a
-    chunk by at most what cross-entropy does, and not at all once both find it equally likely.
+    Approximate likelihood matching (arXiv 2503.20083), in nats per chunk, with T = ``temperature``. The factor T is ours: it
+    keeps the size of gradients as T grows. For large T (the paper's is 100) KL approaches s - t + t log(t / s), with the
+    surprisals s = -log q and t = -log p: its pull towards a chunk is at most that of cross-entropy, and 0 where p = q.
 
-    ``merge`` is the paper's threshold gamma on the bias of tokenizers (sec. 3; the authors' runs take 0.1): the likelihood of
-    tokens is that of their text only where nothing longer could have been meant, so chunks are joined until the teacher gives
-    more than this to next tokens that begin with a blank or close the document. 0 joins none. The factor that the authors also
-    put on the likelihoods of a chunk, each side's mass on such tokens at its end, is left out.
+    ``divergence`` is kl, reverse_kl, jensen_shannon or total_variation. ``merge`` is the paper's threshold gamma on tokenizer
+    bias (sec. 3; 0.1 in the authors' runs): chunks are joined until the teacher's mass on next tokens that begin with a blank or
+    end the document exceeds it. 0 joins none. The authors also scale a chunk's likelihoods by each side's mass on such tokens at
+    its end; that factor is left out.
+
+    Raises BadObjective for a parameter out of range.
     """
 
     def __init__(self, *, temperature: float = 100.0, divergence: str = "kl", merge: float = 0.0) -> None:
@@ -51,22 +55,22 @@ class ALM(Objective):
         self.temperature, self.divergence, self.merge = float(temperature), divergence, float(merge)
 
     def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
-        """Of a teacher with the student's tokens each token is a chunk."""
+        """The divergence at each position, in nats: with a shared tokenizer every token is a chunk."""
         assert signal is not None, f"{self} needs a teacher"
         targets = chunk.targets[:, None]
         log_p, log_q = (x.gather(-1, targets).squeeze(-1) for x in (signal.log_p(), logits.log_softmax(-1)))
         return self.of_chunks(log_p, log_q).to(logits.dtype)
 
     def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
-        """Raises BadObjective: the target is seldom among the few outcomes that a teacher left."""
-        raise refused(self, "what it compares is the target's likelihood, which is not always among them")
+        """Raises BadObjective: the target is often not among the captured outcomes."""
+        raise unsupported(self, "it compares likelihoods of the target, which is not always among those outcomes")
 
     def of_chunks(self, log_p: Float[Tensor, "C"], log_q: Float[Tensor, "C"]) -> Float[Tensor, "C"]:
-        """The divergence of each chunk, in float64: 1 - p^(1/T) is a small difference."""
+        """The divergence of each chunk in nats, computed in float64 since 1 - p^(1/T) is a small difference."""
         return self.temperature * _DIVERGENCES[self.divergence](self._outcomes(log_p), self._outcomes(log_q))
 
     def _outcomes(self, log_p: Float[Tensor, "C"]) -> Float[Tensor, "C 2"]:
-        """log of the tempered likelihoods of a chunk and of anything else."""
+        """Log-probabilities at the temperature of the two outcomes, the chunk and anything else."""
         tempered = (log_p.double() - _CERTAIN) / self.temperature
         return torch.stack([tempered, _log_1m_exp(tempered)], -1)
 

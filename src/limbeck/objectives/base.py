@@ -1,8 +1,8 @@
-"""What is wanted of a student: an objective gives nats for each predicted token, and its gradient in the logits.
+"""The base classes of objectives (distillation losses): nats for each predicted token, and their gradient in the logits.
 
-An objective never averages and never weights: the step does both, once, over everything that one update sees. It acts
-on each position alone, which is why `objectives.fused` may call it on any piece of a batch. A user's objective needs
-only `forward`; what limbeck ships also has its gradient in closed form, several times faster than autograd's.
+An objective never averages and never weights: the step does both, once, over all tokens of an update. It acts on each position
+alone, so `objectives.fused` may call it on any piece of a batch. A user's objective needs only `forward`; limbeck's own also have
+their gradient in closed form, several times faster than autograd.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ def objective(kind: Kind) -> Kind:
 class Objective(torch.nn.Module, ABC):
     """A loss per predicted token, in nats. Objectives add and scale: ``0.5 * CrossEntropy() + 0.5 * ForwardKL()``.
 
-    Parameters of the constructor are kept as attributes of the same name, which is how an objective prints itself.
-    State that moves in training lives in buffers; what is learned beside the student, in parameters.
+    Subclasses define `forward`, and keep the parameters of the constructor as attributes of the same names, from which the
+    objective's text form is made. State that changes in training belongs in buffers, and what is learned besides the student in
+    parameters; both are in checkpoints.
     """
 
     needs_teacher: bool = True
-    largest: int = 0  # how many of a teacher's largest probabilities it compares where tokens differ; 0: chunks
-    merge: float = (
-        0.0  # chunks end where the teacher's mass on a new word is more than this; 0: at all common boundaries
-    )
-    source: str | None = None  # file or module of a class that is not ours, as `parse` reads it
+    largest: int = 0  # with another tokenizer: how many of the teacher's largest probabilities it compares; 0: chunks
+    merge: float = 0.0  # chunks end where the teacher's mass on a new word exceeds this; 0: at all common boundaries
+    source: str | None = None  # file or module of a user's class, as `parse` reads it
 
     @abstractmethod
     def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
-        """Nats of each of n positions. ``signal`` is the teacher's, None where ``needs_teacher`` is False.
+        """The loss of each of n positions, in nats, differentiable in ``logits``.
 
-        Of a coarse `Sparse` signal too, if it asks no more of it than `against`.
+        ``signal`` is the teacher's, None if ``needs_teacher`` is False. If `forward` uses no more of it than `against`, it also
+        works with the top-k outcomes of captured logits (`Sparse`).
         """
 
     def value_and_gradient(
@@ -57,7 +57,9 @@ class Objective(torch.nn.Module, ABC):
     ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
         """Nats of each position, and the gradient of each position's nats in its own logits (unweighted).
 
-        The nats carry a graph to the objective's own parameters where it has any, and to nothing else.
+        The nats are differentiable in the objective's own parameters, if it has any, and in nothing else.
+
+        Raises BadObjective if `forward` gives another shape than (n,), or nothing that depends on the logits.
         """
         with torch.enable_grad():
             leaf = logits.detach().requires_grad_()
@@ -68,40 +70,42 @@ class Objective(torch.nn.Module, ABC):
         return (nats if trains else nats.detach()), gradient
 
     def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
-        """Nats of each position from a few outcomes of the teacher's, differentiable in them: see `objectives.outcomes`.
+        """Nats of each position from a few captured outcomes of the teacher, differentiable in them (`objectives.outcomes`).
 
-        What does not have it is computed by ``forward`` where `Sparse.against` can answer. Raises BadObjective, with the
-        reason, where outcomes of this kind do not suffice.
+        Objectives without this method use ``forward`` with top-k outcomes. Raises BadObjective, with the reason, if captured
+        outcomes of this kind do not determine the loss.
         """
-        raise refused(self, "it has no form for that")
+        raise unsupported(self, "it has no method of_outcomes")
 
     def of_chunks(self, log_p: Float[Tensor, "C"], log_q: Float[Tensor, "C"]) -> Float[Tensor, "C"]:
-        """Nats of each chunk from both likelihoods of it, differentiable in the student's: see `objectives.chunks`.
+        """Nats of each chunk from log-likelihoods of it by teacher and student, differentiable in the student's.
 
-        Raises BadObjective where likelihoods of chunks do not suffice.
+        It is used with a teacher of another tokenizer (`objectives.chunks`). Raises BadObjective if likelihoods of chunks do not
+        determine the loss.
         """
         raise BadObjective(
-            f"{self}: compares teacher and student outcome by outcome, which takes one vocabulary; of a teacher with another "
-            "tokenizer only the likelihoods of common chunks of text are known, and its probabilities without what they are of. "
-            "Take ALM or ULD, alone or with CrossEntropy: --objective 'CrossEntropy + ALM'"
+            f"{self}: it compares teacher and student token by token, which needs one tokenizer; with another tokenizer only "
+            "likelihoods of common chunks of text and sorted probabilities are known. Use ALM or ULD, alone or with "
+            "CrossEntropy: --objective 'CrossEntropy + ALM'"
         )
 
     def of_largest(self, p: Float[Tensor, "n k+1"], q: Float[Tensor, "n k+1"]) -> Float[Tensor, "n"]:
-        """Nats of each position from both sides' ``largest`` probabilities and what they leave, differentiable in the student's.
+        """Nats of each position from the ``largest`` probabilities of teacher p and student q, differentiable in q.
 
-        Of both largest first, padded with 0 where a vocabulary has fewer, the mass of all others last: `objectives.largest`.
+        Both are sorted, largest first, padded with 0 if a vocabulary has fewer; the mass of all others is last
+        (`objectives.largest`). Raises BadObjective if a subclass sets ``largest`` and lacks this method.
         """
         raise BadObjective(
-            f"{self}: expected a method of_largest, since it asks for {self.largest} largest probabilities: write one"
+            f"{self}: expected a method of_largest, since the class sets largest to {self.largest}: write one"
         )
 
     def begin(self, steps: int) -> None:
-        """Told before the first step of a training of so many steps. Schedules go back to their start."""
+        """Called before the first step of a training of ``steps`` steps. Sets schedules to their start."""
 
     def advance(self, loss: float) -> None:
-        """Told after each optimiser step its mean loss in nats, the same on every rank. State moves here and only here.
+        """Called after each optimiser step with its mean loss in nats, the same on every rank. Schedules advance here only.
 
-        Inside a sum every term is told the loss of the whole sum.
+        In a sum every term gets the loss of the whole sum.
         """
 
     def __add__(self, other: Objective) -> Sum:
@@ -114,7 +118,7 @@ class Objective(torch.nn.Module, ABC):
 
     @property
     def short(self) -> str:
-        """Its name alone, as a line of progress has it."""
+        """The objective's name without parameters, for progress lines."""
         return type(self).__name__
 
     def __repr__(self) -> str:
@@ -127,19 +131,20 @@ class Objective(torch.nn.Module, ABC):
         if nats.shape != logits.shape[:1]:
             raise BadObjective(
                 f"{self}: forward must give one number for each of {len(logits)} positions, shape ({len(logits)},), "
-                f"but gave shape {tuple(nats.shape)}; leave averaging and weighting to the step"
+                f"but gave shape {tuple(nats.shape)}; do not average or weight in forward"
             )
         if not nats.requires_grad:
             raise BadObjective(
-                f"{self}: what forward gives does not depend on the student's logits; there is nothing to learn"
+                f"{self}: expected a loss that depends on the student's logits, but forward gave one without a gradient: use "
+                "logits in forward, without detach"
             )
 
 
 class Pair:
-    """The two distributions of a block of positions at one temperature, each computed once, at first use.
+    """Teacher's and student's distributions at a block of positions and one temperature, each computed once, at first use.
 
-    Arithmetic in place halves its cost: temporaries push each other out of the processor's cache. So a formula asks for
-    what it will overwrite with `own`, which copies only where ``shared`` says that other terms of a sum need it too.
+    Arithmetic in place halves the cost, since temporaries evict each other from the processor's cache. A formula gets a tensor
+    that it may overwrite from `own`, which copies only if ``shared``, that is, if other terms of a sum need it too.
     """
 
     def __init__(
@@ -164,7 +169,7 @@ class Pair:
         return self.log_p.exp()
 
     def own(self, name: Literal["log_q", "log_p", "p"]) -> Tensor:
-        """One of these, for the caller to overwrite."""
+        """The tensor of this name, which the caller may overwrite."""
         value: Tensor = getattr(self, name)
         if self.shared:
             return value.clone()
@@ -173,11 +178,11 @@ class Pair:
 
 
 class ClosedForm(Objective):
-    """An objective whose gradient is written out.
+    """An objective with a gradient in closed form.
 
-    With a temperature the logits of both are divided by it first. The result is multiplied by temperature to the power
-    ``order``, 2 for what is quadratic near its minimum (Hinton et al., arXiv 1503.02531, sec. 2): gradients keep their
-    size as the temperature rises, so weights in a sum keep their meaning.
+    Both sides' logits are divided by the temperature. The loss is multiplied by the temperature to the power ``order``, 2 for a
+    loss that is quadratic near its minimum (Hinton et al., arXiv 1503.02531, sec. 2), so that the size of gradients, and the
+    meaning of weights in a sum, do not depend on the temperature.
     """
 
     temperature: float = 1.0
@@ -185,9 +190,9 @@ class ClosedForm(Objective):
 
     @abstractmethod
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """Nats, and their gradient in the logits at the temperature; may assume finite log-probabilities.
+        """Nats, and their gradient in the logits divided by the temperature; log-probabilities may be assumed finite.
 
-        The gradient is a tensor the caller may overwrite; logits and signal are never written to.
+        The caller may overwrite the gradient. Logits and signal must not be written to.
         """
 
     def value_and_gradient(
@@ -197,10 +202,10 @@ class ClosedForm(Objective):
         return self.of_pair(Pair(logits, signal, self.temperature), chunk)
 
     def of_pair(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """`value_and_gradient` of distributions that other terms of a sum may share."""
+        """`value_and_gradient` from distributions that other terms of a sum may share."""
         nats, gradient = self.closed_form(pair, chunk)
         if not math.isfinite(float(nats.detach().sum())):
-            # Logits of -inf, or a divergence that truly is infinite: the formula knows the limits.
+            # Logits of -inf, or an infinite divergence: `forward` handles the limits.
             return Objective.value_and_gradient(self, pair.logits, pair.signal, chunk)
         if self.temperature == 1.0:
             return nats, gradient
@@ -208,7 +213,10 @@ class ClosedForm(Objective):
 
 
 class Sum(Objective):
-    """A weighted sum of objectives, flat. Terms at one temperature share their softmaxes."""
+    """A weighted sum of objectives, without nesting. Terms at the same temperature share their softmaxes.
+
+    Raises BadObjective for a weight that is not a positive number.
+    """
 
     def __init__(self, terms: Sequence[tuple[float, Objective]]) -> None:
         super().__init__()
@@ -243,12 +251,12 @@ class Sum(Objective):
         return nats, gradient
 
     def begin(self, steps: int) -> None:
-        """Tells every term."""
+        """Calls `begin` of every term."""
         for _, term in self:
             term.begin(steps)
 
     def advance(self, loss: float) -> None:
-        """Tells every term the loss of the whole sum."""
+        """Calls `advance` of every term with the loss of the whole sum."""
         for _, term in self:
             term.advance(loss)
 
@@ -261,16 +269,16 @@ class Sum(Objective):
         return " + ".join(f"{weight!r} * {term!r}" for weight, term in self)
 
 
-def refused(objective: Objective, why: str) -> BadObjective:
-    """That an objective cannot be computed from the outcomes a teacher left."""
+def unsupported(objective: Objective, why: str) -> BadObjective:
+    """The error that an objective cannot be computed from captured outcomes, and why."""
     return BadObjective(
-        f"{objective}: cannot be computed from a few outcomes of the teacher: {why}. Take a live teacher, or ForwardKL, SkewKL "
-        "or TAID"
+        f"{objective}: cannot be computed from a few captured outcomes of the teacher: {why}. Use a live teacher, or ForwardKL, "
+        "SkewKL or TAID"
     )
 
 
 def parameter_names(kind: type[Objective]) -> list[str]:
-    """What the constructor of an objective can be given by name."""
+    """The names of the constructor's parameters of an objective."""
     parameters = inspect.signature(kind).parameters.values()
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
@@ -290,5 +298,5 @@ def in_range(what: str, value: float, low: float, high: float, *, closed: bool =
 
 
 def terms_of(objective: Objective) -> list[tuple[float, Objective]]:
-    """(weight, objective) of each term; of an objective that is no sum, itself."""
+    """(weight, objective) of each term of a sum; for any other objective (1, itself)."""
     return list(objective) if isinstance(objective, Sum) else [(1.0, objective)]

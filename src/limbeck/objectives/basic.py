@@ -1,8 +1,7 @@
 """Cross-entropy and the divergences between teacher and student, each with its gradient written out.
 
-In all of them p is the teacher, q the student, z the student's logits. For a divergence D with slope g = dD/dq the
-gradient in z is q (g - sum q g): the softmax takes out what all outcomes share. Temperature is treated as `ClosedForm`
-says.
+p is the teacher's distribution, q the student's, z the student's logits. For a divergence D with slope g = dD/dq the gradient in
+z is q (g - sum q g), since softmax is invariant to a constant added to all logits. `ClosedForm` defines the use of a temperature.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck import divergence
-from limbeck.objectives.base import ClosedForm, Pair, in_range, objective, refused
+from limbeck.objectives.base import ClosedForm, Pair, in_range, objective, unsupported
 from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal
 
 
 @objective
 class CrossEntropy(ClosedForm):
-    """-log q of the token that follows, in nats. It needs no teacher, and has no temperature: it is a likelihood."""
+    """Cross-entropy: -log q of the target token, in nats. It needs no teacher and has no temperature."""
 
     needs_teacher = False
 
     def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
-        """-log q of the targets."""
+        """-log q of the targets (n,), in nats."""
         return -logits.log_softmax(-1).gather(-1, chunk.targets[:, None]).squeeze(-1)
 
     def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
@@ -43,10 +42,10 @@ class CrossEntropy(ClosedForm):
 
 
 class Divergence(ClosedForm):
-    """A divergence between teacher and student at a temperature.
+    """A divergence between teacher and student at a temperature, in nats.
 
-    ``unbounded``: its `integrand` has no bound where the student says what the teacher hardly does, so that a sum over drawn
-    outcomes is ruled by those that were not drawn.
+    ``unbounded``: its `integrand` is unbounded where the student has mass and the teacher has almost none, so that a sum over
+    sampled outcomes would be dominated by outcomes that were not sampled.
     """
 
     unbounded = False
@@ -58,31 +57,37 @@ class Divergence(ClosedForm):
 
     @abstractmethod
     def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """The formula."""
+        """The divergence of n pairs of log-distributions (n, K), in nats (n,)."""
 
     def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
-        """The formula at the temperature, times temperature to the power ``order``."""
+        """The divergence at the temperature, times temperature to the power ``order``; in nats (n,)."""
         assert signal is not None, f"{self} needs a teacher"
         return self.temperature**self.order * self.between(*signal.against(logits, self.temperature))
 
     def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """f of D = sum p f(log p, log q), the same divergence as `between`, where it is such a sum."""
-        raise refused(self, "it is no sum over outcomes, each by itself")
+        """f in D = sum p f(log p, log q), for divergences of that form.
+
+        Raises BadObjective for others.
+        """
+        raise unsupported(self, "it is not a sum over outcomes")
 
     def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
-        """The sum of weight times the integrand, at temperature 1."""
+        """The sum of weight times the integrand, in nats (n,).
+
+        Raises BadObjective at a temperature other than 1, and for sampled outcomes if the integrand is ``unbounded``.
+        """
         if self.temperature != 1.0:
-            raise refused(self, "they are probabilities at temperature 1, and no other follows from them")
-        if self.unbounded and not outcomes.coarse:
-            raise refused(
-                self, "what it pays for lies where the teacher has no mass, and drawn outcomes are where it has"
+            raise unsupported(self, "they are probabilities at temperature 1, from which no other temperature follows")
+        if self.unbounded and not outcomes.has_rest:
+            raise unsupported(
+                self, "it depends on outcomes where the teacher has no mass, and sampled outcomes are where it has mass"
             )
         return outcomes.expect(self.integrand(outcomes.log_p, outcomes.log_q))
 
 
 @objective
 class ForwardKL(Divergence):
-    """KL(p || q): the student covers what the teacher says (Hinton et al., arXiv 1503.02531)."""
+    """Forward KL(p || q), in nats: the student covers all of the teacher's mass (Hinton et al., arXiv 1503.02531)."""
 
     def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """KL(p || q)."""
@@ -99,7 +104,10 @@ class ForwardKL(Divergence):
 
 @objective
 class ReverseKL(Divergence):
-    """KL(q || p): the student stays where the teacher is (MiniLLM, arXiv 2306.08543; here on given text)."""
+    """Reverse KL(q || p), in nats: the student keeps to where the teacher has mass (MiniLLM, arXiv 2306.08543).
+
+    It is computed on given text, not on the student's own samples.
+    """
 
     unbounded = True
 
@@ -123,10 +131,10 @@ class ReverseKL(Divergence):
 
 @objective
 class JensenShannon(Divergence):
-    """beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q (GKD, arXiv 2306.13649).
+    """Generalised Jensen-Shannon divergence, in nats: beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q.
 
-    Near beta = 0 it is about beta KL(p || q), near 1 about (1 - beta) KL(q || p): for the limits take those two
-    themselves.
+    GKD (arXiv 2306.13649). Near beta = 0 it is about beta KL(p || q), near 1 about (1 - beta) KL(q || p); for the limits use
+    ForwardKL and ReverseKL.
     """
 
     unbounded = True
@@ -146,7 +154,7 @@ class JensenShannon(Divergence):
         return self.beta * (log_p - log_m) + (1 - self.beta) * (log_q - log_p).exp() * (log_q - log_m)
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """The slope is (1 - beta) log q/m: what m does to it adds up to the same for every outcome."""
+        """The slope is (1 - beta) log q/m: the terms from m add up to a constant."""
         p, q = pair.own("log_p").exp_(), pair.own("log_q").exp_()
         m = torch.lerp(q, p, self.beta)
         log_q_m = _ratio(q, m, out=torch.empty_like(q)).log_()
@@ -159,7 +167,7 @@ class JensenShannon(Divergence):
 
 @objective
 class SkewKL(Divergence):
-    """KL(p || alpha p + (1 - alpha) q), whose gradient stays bounded (DistiLLM, arXiv 2402.03898)."""
+    """Skew KL(p || alpha p + (1 - alpha) q), in nats, with a bounded gradient (DistiLLM, arXiv 2402.03898)."""
 
     def __init__(self, *, alpha: float = 0.1, temperature: float = 1.0) -> None:
         super().__init__(temperature=temperature)
@@ -188,7 +196,7 @@ class SkewKL(Divergence):
 
 @objective
 class SkewReverseKL(Divergence):
-    """KL(q || alpha q + (1 - alpha) p) (DistiLLM, arXiv 2402.03898)."""
+    """Skew reverse KL(q || alpha q + (1 - alpha) p), in nats (DistiLLM, arXiv 2402.03898)."""
 
     unbounded = True
 
@@ -219,9 +227,9 @@ class SkewReverseKL(Divergence):
 
 @objective
 class TotalVariation(Divergence):
-    """Half the sum of |p - q|: the probability that a token accepted by one is refused by the other, not nats.
+    """Total variation, half the sum of |p - q|: a probability from 0 to 1, not nats.
 
-    It is linear near its minimum, so a temperature multiplies it once.
+    It is linear near its minimum, so it is multiplied by the temperature once.
     """
 
     order = 1
@@ -231,7 +239,7 @@ class TotalVariation(Divergence):
         return divergence.total_variation(log_p, log_q)
 
     def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """1 - q/p where that is positive: what the student lacks is what it has too much elsewhere."""
+        """1 - q/p where that is positive: the mass that q lacks there equals its excess elsewhere."""
         return (1 - (log_q - log_p).exp()).clamp(min=0)
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
@@ -245,13 +253,13 @@ class TotalVariation(Divergence):
 
 
 def forward_kl(pair: Pair) -> tuple[Tensor, Tensor]:
-    """KL(p || q) of each position, and its gradient q - p."""
+    """KL(p || q) of each position in nats, and its gradient q - p in the logits."""
     p = pair.p
     nats = pair.own("log_p").sub_(pair.log_q).mul_(p).sum(-1)
     return nats.clamp_(min=0), pair.own("log_q").exp_().sub_(p)
 
 
 def _ratio(part: Tensor, mixture: Tensor, *, out: Tensor) -> Tensor:
-    """part / mixture, above 0 so that it has a logarithm; where both underflowed to 0 it only must not be NaN."""
+    """part / mixture, clamped above 0 so that it has a logarithm; not NaN where both underflowed to 0."""
     tiny = torch.finfo(part.dtype).tiny
     return torch.div(part, mixture.clamp_(min=tiny), out=out).clamp_(min=tiny)

@@ -1,14 +1,14 @@
-"""Objectives on a teacher of other tokens, who is known by its likelihoods of chunks of text (`limbeck.types.ChunkTargets`).
+"""Objectives with a teacher of another tokenizer, given by its log-likelihoods of chunks of text (`limbeck.types.ChunkTargets`).
 
 The likelihood of a chunk is the product of those of its tokens, log q = sum log q_t, so the gradient of any function of it in
-the logits of position t is that function's slope, one number a chunk, times the gradient of log q_t, which is cross-entropy's
-but for its sign. So the student's head is gone through once for log q, without gradients, and once more as for
-cross-entropy, with a factor of its own at each position; (tokens x vocabulary) never exists.
+the logits of position t is that function's slope, one number a chunk, times the gradient of log q_t, which is that of
+cross-entropy with the opposite sign. So the student's head is applied twice: once for log q, without gradients, then as for
+cross-entropy, with a factor at each position. The (tokens x vocabulary) matrix never exists.
 
-A chunk's nats are carried in equal parts by its positions, each times its own weight: their sum over all positions is what it
-is however rows are spread over micro-batches and ranks, since no chunk reaches beyond its row.
+A chunk's nats are divided equally among its positions, each times its own weight. Their sum does not depend on how rows are
+spread over micro-batches and ranks, since no chunk reaches beyond its row.
 
-Terms that compare sorted probabilities instead (`objectives.largest`) are a matter of each position, in the second walk.
+Terms that compare sorted probabilities (`objectives.largest`) act on each position, in the second pass.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ Terms = Sequence[tuple[float, Objective]]
 
 @dataclass(frozen=True)
 class Slopes:
-    """The part of a loss that is about chunks, brought down to n positions: nats, and their slope in log q of the target.
+    """The chunk terms of a loss at n positions: nats, and their slope in log q of the target.
 
-    ``largest`` is the teacher's, as of `ChunkTargets`, for the terms that compare those.
+    ``largest`` are the teacher's largest probabilities from `ChunkTargets`, for terms that compare sorted probabilities.
     """
 
     nats: Float[Tensor, "n"]
@@ -40,7 +40,7 @@ class Slopes:
     largest: Float[Tensor, "n k"] | None
 
     def part(self, part: slice | Tensor) -> Slopes:
-        """Those of some positions."""
+        """The same at some of the positions."""
         return Slopes(self.nats[part], self.slope[part], None if self.largest is None else self.largest[part])
 
 
@@ -50,7 +50,10 @@ def of_chunks(terms: Terms) -> Terms:
 
 
 def slopes(terms: Terms, signal: ChunkTargets, log_q: Float[Tensor, "n"], weight: Float[Tensor, "n"]) -> Slopes:
-    """What the terms about chunks say of all positions, whose log q of their targets are known."""
+    """The chunk terms at all n positions, from log q of their targets (nats) and their weights.
+
+    Raises BadObjective if a term cannot be computed from likelihoods of chunks.
+    """
     within = signal.chunk >= 0
     number, count = signal.chunk[within], len(signal.log_p)
     none = torch.zeros(count, dtype=torch.float64, device=log_q.device)
@@ -63,23 +66,26 @@ def slopes(terms: Terms, signal: ChunkTargets, log_q: Float[Tensor, "n"], weight
         (slope,) = torch.autograd.grad(nats.sum(), of_chunk)
     found = Slopes(torch.zeros_like(log_q), torch.zeros_like(log_q), signal.largest)
     found.nats[within] = (nats.detach() / members)[number].to(log_q.dtype)
-    # in the sum of weight x nats all positions of a chunk count by their mean weight
+    # in the sum of weight x nats a chunk counts with the mean weight of its positions
     found.slope[within] = (slope * mean_weight)[number].to(log_q.dtype) / weight[within].to(log_q.dtype)
     return found
 
 
 def value_and_gradient(
-    terms: Terms, logits: Float[Tensor, "n V"], told: Slopes, chunk: Chunk
+    terms: Terms, logits: Float[Tensor, "n V"], of_chunk_terms: Slopes, chunk: Chunk
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
-    """Weighted nats of each position, those of its chunk among them, and their gradient in its logits."""
+    """Weighted nats of each position, its share of the chunk terms included, and their gradient in its logits.
+
+    Raises BadObjective if a term cannot be computed from the teacher's targets.
+    """
     plain = sum(share for share, term in terms if type(term) is CrossEntropy)  # shares the softmax
     targets = chunk.targets[:, None]
     log_q = logits.log_softmax(-1)
-    nats = told.nats.to(logits.dtype) - plain * log_q.gather(-1, targets).squeeze(-1)
-    slope = told.slope[:, None].to(logits.dtype) - plain
+    nats = of_chunk_terms.nats.to(logits.dtype) - plain * log_q.gather(-1, targets).squeeze(-1)
+    slope = of_chunk_terms.slope[:, None].to(logits.dtype) - plain
     q = log_q.exp_()
-    listening = [(share, term) for share, term in terms if term.largest]
-    more = [(share, *largest.value_and_gradient(term, told.largest, q)) for share, term in listening]
+    sorted_terms = [(share, term) for share, term in terms if term.largest]
+    more = [(share, *largest.value_and_gradient(term, of_chunk_terms.largest, q)) for share, term in sorted_terms]
     gradient = q.mul_(-slope).scatter_add_(-1, targets, slope)
     for share, value, added in more:
         nats, gradient = nats + share * value, gradient.add_(added, alpha=share)

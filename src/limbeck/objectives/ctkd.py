@@ -1,8 +1,8 @@
 """Curriculum temperature: forward KL at a temperature learned against the student (Li et al., arXiv 2211.16231).
 
-The temperature's gradient is reversed, so while the student goes down the loss, the optimiser takes the temperature up
-it. It only does so if it is given the objective's parameters, which an objective's ``parameters()`` are. The reversal
-grows from 0 to 1 over the first part of the training: an easy beginning is the curriculum.
+The temperature's gradient is reversed: the optimiser lowers the loss in the student's weights and raises it in the temperature.
+For that it must be given the objective's ``parameters()``. The reversal grows from 0 to 1 over the first part of the training, so
+the curriculum begins with the easy task.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor
 
 from limbeck import divergence
 from limbeck.errors import BadObjective
-from limbeck.objectives.base import Objective, in_range, objective, refused
+from limbeck.objectives.base import Objective, in_range, objective, unsupported
 from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal
 
 
 @objective
 class CTKD(Objective):
-    """T^2 KL(p_T || q_T) with T = low + (high - low) sigmoid(theta), theta learned to raise it.
+    """T^2 KL(p_T || q_T) in nats, with T = low + (high - low) sigmoid(theta); theta is learned to raise it (arXiv 2211.16231).
 
-    ``start`` is the temperature at the beginning (the paper's theta = 1), ``ramp`` the share of the training over which
-    the reversal grows to its full strength.
+    ``start`` is the temperature at the beginning (the paper's theta = 1), ``ramp`` the share of the training over which the
+    reversal of theta's gradient grows to its full strength. Raises BadObjective for a parameter out of range.
     """
 
     reversal: Tensor
@@ -47,18 +47,18 @@ class CTKD(Objective):
 
     @property
     def temperature(self) -> Tensor:
-        """T as it is now; differentiates in theta, not reversed."""
+        """The current temperature T; its gradient in theta is not reversed."""
         return self.low + (self.high - self.low) * self.theta.sigmoid()
 
     def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
-        """T^2 KL at the temperature; its gradient in theta is reversed."""
+        """T^2 KL at the temperature, in nats (n,); its gradient in theta is reversed."""
         assert signal is not None, f"{self} needs a teacher"
         temperature = _reverse(self.temperature, self.reversal).to(logits.dtype)
         return temperature**2 * divergence.kl(*signal.against(logits, temperature))
 
     def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
-        """Refused."""
-        raise refused(self, "they are probabilities at temperature 1, and its temperature learns")
+        """Raises BadObjective: captured outcomes are at temperature 1."""
+        raise unsupported(self, "they are probabilities at temperature 1, and its temperature is learned")
 
     def value_and_gradient(
         self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk
@@ -66,9 +66,9 @@ class CTKD(Objective):
         """As `Objective.value_and_gradient`, in closed form.
 
         With a = log p and b = log q at the temperature, d(T^2 KL)/dT = T (2 KL + E_p b - E_q b - cov_p(a, a - b)). At a
-        high temperature that is a small difference of large numbers. So a and b are taken less the mean of a, E_p b - E_q b
-        as one sum, and KL with the sum of q - p, which is 0 but for the rounding of both: float32 then errs by 1e-6 of the
-        slope, and by a thousandth without.
+        high temperature that is a small difference of large numbers. So the mean of a is subtracted from a and b, E_p b - E_q b
+        is one sum, and the sum of q - p, which is 0 apart from rounding, is added to KL. The error in float32 is then 1e-6 of
+        the slope, and a thousandth without these steps.
         """
         assert signal is not None, f"{self} needs a teacher"
         with torch.enable_grad():
@@ -93,14 +93,14 @@ class CTKD(Objective):
         return nats, gradient.mul_(fixed)
 
     def begin(self, steps: int) -> None:
-        """Starts the ramp and puts the temperature at its start."""
+        """Sets the temperature and the ramp to their start, for a training of ``steps`` steps."""
         self.steps = steps
         self.step.zero_()
         self.reversal.fill_(self._reversal(0))
         self.theta.data.fill_(self._theta_at_start())
 
     def advance(self, loss: float) -> None:
-        """Lets the reversal grow, along half a cosine."""
+        """Increases the reversal, along half a cosine."""
         self.step += 1
         self.reversal.fill_(self._reversal(int(self.step)))
 
@@ -113,6 +113,6 @@ class CTKD(Objective):
 
 
 def _reverse(value: Tensor, strength: Tensor) -> Tensor:
-    """The same value, whose gradient is turned round and multiplied by ``strength``."""
+    """The same value, with its gradient multiplied by -``strength``."""
     fixed = value.detach()
     return fixed - strength.to(fixed.dtype) * (value - fixed)

@@ -1,7 +1,7 @@
-"""Decoupled distillation: the target token and all others are compared apart (Zhao et al., arXiv 2203.08679, eq. 7).
+"""Decoupled knowledge distillation: separate terms for the target token and all others (Zhao et al., arXiv 2203.08679, eq. 7).
 
-In forward KL the second part counts only as much as the teacher doubts the target; here it has a weight of its own.
-Both parts are computed from the logits without the target's, so a probability close to 1 loses no digits.
+In forward KL the second term is multiplied by the teacher's probability of the other tokens; here it has its own weight. Both
+terms are computed from the logits without the target's, so that a probability close to 1 loses no digits.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from torch.nn.functional import logsigmoid
 
 from limbeck import divergence
 from limbeck.errors import BadObjective
-from limbeck.objectives.base import ClosedForm, Pair, in_range, objective, refused
+from limbeck.objectives.base import ClosedForm, Pair, in_range, objective, unsupported
 from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal, tempered
 
 
 @objective
 class DKD(ClosedForm):
-    """alpha KL over {target, not target} + beta KL over the other tokens among themselves."""
+    """alpha KL over {target, not target} + beta KL over the other tokens among themselves, in nats (arXiv 2203.08679, eq. 7).
+
+    Raises BadObjective for a parameter out of range, or if alpha and beta are both 0.
+    """
 
     def __init__(self, *, alpha: float = 1.0, beta: float = 0.5, temperature: float = 1.0) -> None:
         super().__init__()
@@ -30,11 +33,13 @@ class DKD(ClosedForm):
         in_range("DKD: beta", beta, 0, 1e6, closed=True)
         in_range("DKD: temperature", temperature, 0, math.inf)
         if alpha == beta == 0:
-            raise BadObjective("DKD: alpha and beta are both 0, so nothing is learned; make one of them positive")
+            raise BadObjective(
+                "DKD: expected alpha or beta to be > 0, got 0 for both, which gives no loss: raise one of them"
+            )
         self.alpha, self.beta, self.temperature = float(alpha), float(beta), float(temperature)
 
     def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
-        """The weighted sum at the temperature, times temperature squared."""
+        """The weighted sum at the temperature, times temperature squared; in nats (n,)."""
         assert signal is not None, f"{self} needs a teacher"
         odds_p, log_p = _apart(tempered(signal.logits, self.temperature), chunk.targets)
         odds_q, log_q = _apart(tempered(logits, self.temperature), chunk.targets)
@@ -42,8 +47,10 @@ class DKD(ClosedForm):
         return self.temperature**2 * (self.alpha * target + self.beta * divergence.kl(log_p, log_q))
 
     def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
-        """Refused."""
-        raise refused(self, "it needs the teacher's probability of the target, which may not be among them")
+        """Raises BadObjective: the target may not be among the captured outcomes."""
+        raise unsupported(
+            self, "it needs the teacher's probability of the target, which may not be among those outcomes"
+        )
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """alpha (b - a) at the target; beta (q' - p') - alpha (b - a) q' at the others.

@@ -1,9 +1,9 @@
-"""The one place that walks a batch through both heads and an objective, and never holds (tokens x vocabulary).
+"""The fused head: applies both heads and an objective to a batch without ever holding the (tokens x vocabulary) logits.
 
-Logits of a few hundred positions at a time are multiplied out into two buffers that are used again and again; the
-objective sees a few rows of them at a time, small enough to stay in the processor's cache (measured: element-wise work
-runs 3 to 5 times faster there); its gradient overwrites the student's logits and is multiplied back at once. The
-surprise for a reader: gradients are taken in this forward pass, and that of the head is written by us, not by autograd.
+Logits of a few hundred positions at a time are computed into two buffers that are reused. The objective gets a few rows of them
+at a time, small enough for the processor's cache (measured: element-wise work is 3 to 5 times faster there). Its gradient
+overwrites the student's logits and is multiplied back at once. Note that gradients are computed in this forward pass, and that
+the head's gradient is computed here, not by autograd.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from limbeck.objectives.base import Objective, terms_of
 from limbeck.objectives.chunks import Slopes
 from limbeck.types import Batch, Chunk, ChunkTargets, Head, Outputs, Signal, Sparse
 
-# On a processor a block and its temporaries shall fit the second-level cache (1 MiB), and the buffers of two chunks the
-# third. On an accelerator every launch costs.
+# On a CPU a block and its temporaries should fit the second-level cache (1 MiB), and the buffers of two chunks the third-level
+# cache. On an accelerator every kernel launch costs.
 _CHUNK_ELEMENTS = {"cpu": 2**23, "accelerator": 2**26}
 _BLOCK_ELEMENTS = {"cpu": 2**16, "accelerator": 2**26}
 _CHUNK_POSITIONS = {"cpu": (128, 512), "accelerator": (256, 8192)}  # at least, at most
@@ -33,7 +33,7 @@ _CHUNK_POSITIONS = {"cpu": (128, 512), "accelerator": (256, 8192)}  # at least, 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Positions whose logits are multiplied out at once, and how many of them an objective sees at once.
+    """How many positions' logits are computed at once (``chunk``), and how many an objective gets at once (``block``).
 
     They change speed and memory, and results only by rounding.
     """
@@ -51,11 +51,14 @@ def fused_backward(
     scale: float,
     sizes: Sizes | Literal["auto"] = "auto",
 ) -> Float[Tensor, ""]:
-    """scale x the sum of weight x nats over the batch, in float64, with its gradients added where they belong.
+    """Computes scale x the sum of weight x nats over the batch, in float64, and adds its gradients to all parameters.
 
-    The head's gradient is added to ``outputs.head.weight.grad`` (and the bias's), the objective's to its own
-    parameters, and the rest goes back through ``outputs.hidden``, so a head tied to the embeddings gathers both.
-    Positions of weight 0 take no part at all. Raises Mismatch when teacher and student speak different vocabularies.
+    The head's gradient is added to ``outputs.head.weight.grad`` (and the bias's), the objective's to its own parameters; the rest
+    is propagated back through ``outputs.hidden``, so a head tied to the embeddings gets both. Positions of weight 0 are not
+    computed.
+
+    Raises Mismatch if teacher and student have different vocabularies or a position has no target, BadObjective if the objective
+    cannot be computed from this signal.
     """
     flat = batch.flat()
     positions = flat.weight.nonzero().squeeze(-1)
@@ -74,8 +77,8 @@ def fused_backward(
             values = []
             for rows in _parts(len(student.raw), sizes.block):
                 logits = student.logits(rows)
-                said = None if teacher is None else teacher.signal(rows)
-                nats, gradient = value_and_gradient(objective, logits, said, chunk.part(rows))
+                teacher_signal = None if teacher is None else teacher.signal(rows)
+                nats, gradient = value_and_gradient(objective, logits, teacher_signal, chunk.part(rows))
                 if nats.requires_grad:
                     torch.autograd.backward(nats, factor[part][rows].to(nats.dtype), inputs=learned)
                 values.append(nats.detach())
@@ -95,16 +98,19 @@ def fused_nats(
     *,
     sizes: Sizes | Literal["auto"] = "auto",
 ) -> Float[Tensor, "B T"]:
-    """Nats of every position of weight > 0, 0 elsewhere. Nothing learns from it and no schedule moves."""
+    """Nats of every position of weight > 0, 0 elsewhere. Computes no gradients and advances no schedule.
+
+    Raises as `fused_backward`.
+    """
     nats = torch.zeros(batch.weight.numel(), device=batch.weight.device)
     positions = batch.flat().weight.nonzero().squeeze(-1)
-    told = _sloped(objective, outputs, signal, batch, sizes)
-    for part, logits, said, chunk in walk(outputs, told, batch, positions=positions, sizes=sizes):
+    sloped = _sloped(objective, outputs, signal, batch, sizes)
+    for part, logits, teacher_signal, chunk in walk(outputs, sloped, batch, positions=positions, sizes=sizes):
         with exact(outputs.hidden):
-            if isinstance(said, Sparse | Slopes):
-                found = value_and_gradient(objective, logits, said, chunk)[0]
+            if isinstance(teacher_signal, Sparse | Slopes):
+                found = value_and_gradient(objective, logits, teacher_signal, chunk)[0]
             else:
-                found = objective(logits, said, chunk)
+                found = objective(logits, teacher_signal, chunk)
             nats[positions[part]] = found.to(nats.dtype)
     return nats.view_as(batch.weight)
 
@@ -118,10 +124,10 @@ def walk(
     positions: Int[Tensor, "n"],
     sizes: Sizes | Literal["auto"] = "auto",
 ) -> Iterator[tuple[slice, Float[Tensor, "m V"], Signal | Sparse | Slopes | None, Chunk]]:
-    """Goes through some of the B x T flat positions, a few at a time, in their order, in bounded memory.
+    """Iterates over some of the B x T flat positions, a few at a time, in their order, in bounded memory.
 
-    Gives (which of ``positions``, the student's logits over the real vocabulary, what the teacher says, targets and
-    weights). The logits lie in buffers that the next turn overwrites.
+    Yields (which of ``positions``, the student's logits over the real vocabulary, the teacher's signal, targets and weights). The
+    logits are in buffers that the next iteration overwrites. Raises Mismatch as `fused_backward`.
     """
     flat = batch.flat()
     sizes = _fitting(outputs, len(positions)) if sizes == "auto" else sizes
@@ -129,32 +135,35 @@ def walk(
         for rows in _parts(len(student.raw), sizes.block):
             which = slice(part.start + rows.start, part.start + rows.stop)
             here = positions[which]
-            said = None if teacher is None else teacher.signal(rows)
-            yield which, student.logits(rows), said, Chunk(flat.targets[here], flat.weight[here])
+            teacher_signal = None if teacher is None else teacher.signal(rows)
+            yield which, student.logits(rows), teacher_signal, Chunk(flat.targets[here], flat.weight[here])
 
 
 def release() -> None:
-    """Gives back the memory that is kept from one call to the next."""
+    """Frees the buffers that are kept from one call to the next."""
     _SPARE.clear()
 
 
 def value_and_gradient(
-    objective: Objective, logits: Float[Tensor, "n V"], said: Signal | Sparse | Slopes | None, chunk: Chunk
+    objective: Objective, logits: Float[Tensor, "n V"], teacher_signal: Signal | Sparse | Slopes | None, chunk: Chunk
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
-    """`Objective.value_and_gradient` of whatever kind the teacher's answer is.
+    """`Objective.value_and_gradient` for a signal of any kind.
 
-    Of a few outcomes the terms of a sum are computed together, but for those of a user's that have only a ``forward``.
+    From a few outcomes the terms of a sum are computed together, except a user's terms that have only ``forward``. Raises
+    BadObjective if the objective cannot be computed from this signal.
     """
-    if isinstance(said, Slopes):
-        return chunks.value_and_gradient(terms_of(objective), logits, said, chunk)
-    if not isinstance(said, Sparse):
-        return objective.value_and_gradient(logits, said, chunk)
+    if isinstance(teacher_signal, Slopes):
+        return chunks.value_and_gradient(terms_of(objective), logits, teacher_signal, chunk)
+    if not isinstance(teacher_signal, Sparse):
+        return objective.value_and_gradient(logits, teacher_signal, chunk)
     terms = terms_of(objective)
     known = [(weight, term) for weight, term in terms if type(term).of_outcomes is not Objective.of_outcomes]
-    nats, gradient = outcomes.value_and_gradient(known, logits, said, chunk)
+    nats, gradient = outcomes.value_and_gradient(known, logits, teacher_signal, chunk)
     for weight, term in terms:
         if type(term).of_outcomes is Objective.of_outcomes:
-            value, slope = term.value_and_gradient(logits, cast("Signal", said), chunk)  # it may ask `against` of it
+            value, slope = term.value_and_gradient(
+                logits, cast("Signal", teacher_signal), chunk
+            )  # it may use `against`
             nats, gradient = nats + weight * value, gradient.add_(slope, alpha=weight)
     return nats, gradient
 
@@ -166,7 +175,7 @@ def _sloped(
     batch: Batch,
     sizes: Sizes | Literal["auto"],
 ) -> Outputs | Sparse | Slopes | None:
-    """A signal about chunks brought down to positions: where likelihoods are compared by a walk of its own through the head."""
+    """Chunk targets as slopes at positions, by a pass through the head where likelihoods of chunks are compared."""
     if not isinstance(signal, ChunkTargets):
         return signal
     terms = terms_of(objective)
@@ -180,22 +189,22 @@ def _sloped(
     return chunks.slopes(terms, signal, log_q, flat.weight)
 
 
-class _Told:
-    """A teacher's stored answers, in the place of a `_Side`: there is nothing to multiply out."""
+class _Stored:
+    """A teacher's captured signal in the place of a `_Side`: there are no logits to compute."""
 
     buffer = None
 
-    def __init__(self, answers: Sparse | Slopes) -> None:
-        self.answers = answers
+    def __init__(self, stored: Sparse | Slopes) -> None:
+        self.stored = stored
 
     def multiply(self, positions: Tensor) -> None:
-        """Takes those of some positions."""
-        self.chosen = self.answers.part(positions)
+        """Selects some positions. Raises Mismatch if one has no target."""
+        self.chosen = self.stored.part(positions)
         if isinstance(self.chosen, Sparse):
             self.chosen.require_known()
 
     def signal(self, rows: slice) -> Sparse | Slopes:
-        """Some of those taken."""
+        """The signal at some of the selected positions."""
         return self.chosen.part(rows)
 
 
@@ -220,7 +229,7 @@ class _Side:
         torch.mm(self.chosen, self.weight.t(), out=self.raw)
 
     def logits(self, rows: slice) -> Tensor:
-        """What the head makes of some products, at least in float32. Overwrites the products where it can."""
+        """Logits from some products (bias, scale, soft cap), at least in float32. Overwrites the products if it can."""
         z = self.raw[rows]
         z = z if z.dtype == torch.float64 else z.float()
         if self.bias is not None:
@@ -232,7 +241,7 @@ class _Side:
         return z
 
     def signal(self, rows: slice) -> Signal:
-        """What a teacher says at some products."""
+        """The teacher's signal at some products."""
         return Signal(self.logits(rows))
 
     def gradient(self, gradient: Tensor, logits: Tensor) -> Tensor:
@@ -243,7 +252,7 @@ class _Side:
 
 
 class _Back:
-    """Where the student's gradients gather: hidden states, head weight, head bias."""
+    """Accumulates the student's gradients: of hidden states, head weight and head bias."""
 
     def __init__(self, outputs: Outputs) -> None:
         self.outputs = outputs
@@ -254,7 +263,7 @@ class _Back:
 
     @staticmethod
     def _gather(tensor: Tensor) -> Tensor | None:
-        """What takes up the gradient of a tensor: its own ``grad`` where sums over chunks are exact enough in it."""
+        """The accumulator of a tensor's gradient: its own ``grad`` if that has enough precision for sums over chunks."""
         if not tensor.requires_grad:
             return None
         if not tensor.is_leaf or tensor.dtype not in (torch.float32, torch.float64):
@@ -264,9 +273,9 @@ class _Back:
         return tensor.grad
 
     def add(self, positions: Tensor, side: _Side, factor: Tensor) -> None:
-        """Takes up one chunk, whose gradient in the products lies in ``side.raw``.
+        """Adds one chunk, whose gradient in the products is in ``side.raw``.
 
-        The factor of each position is put on the narrow side, (n, D), which comes to the same and costs nothing.
+        The factor of each position is applied to the narrow operand, (n, D), which is equivalent and cheap.
         """
         factor = factor[:, None].to(side.dtype)
         if self.hidden is not None:
@@ -277,7 +286,7 @@ class _Back:
             _add_product(self.bias[: len(side.weight), None], side.raw.t(), factor)
 
     def finish(self) -> None:
-        """Hands over what does not lie in place yet, and goes back through the student."""
+        """Propagates the accumulated gradients that are not in ``grad`` yet back through the student."""
         head = self.outputs.head
         gathered = [(self.outputs.hidden, self.hidden), (head.weight, self.weight), (head.bias, self.bias)]
         waiting = [
@@ -286,12 +295,14 @@ class _Back:
             if tensor is not None and gradient is not None and not (tensor.is_leaf and tensor.grad is gradient)
         ]
         if waiting:
-            with exact(self.outputs.hidden):  # autocast is for the way forward; back it would round what that kept wide
+            with exact(
+                self.outputs.hidden
+            ):  # autocast in the backward pass would round what the forward pass kept wide
                 torch.autograd.backward([t for t, _ in waiting], [g for _, g in waiting])
 
 
 def _fitting(outputs: Outputs, n: int) -> Sizes:
-    """Sizes that suit the device, with chunks of n positions of about equal length."""
+    """Sizes for the device, with chunks of about equal length for n positions."""
     device = "cpu" if outputs.hidden.device.type == "cpu" else "accelerator"
     fewest, most = _CHUNK_POSITIONS[device]
     chunks = max(1, math.ceil(n / min(most, max(fewest, _CHUNK_ELEMENTS[device] // outputs.vocab))))
@@ -300,25 +311,25 @@ def _fitting(outputs: Outputs, n: int) -> Sizes:
 
 def _sides(
     outputs: Outputs, signal: Outputs | Sparse | Slopes | None, sizes: Sizes
-) -> tuple[_Side, _Side | _Told | None]:
-    """Student and teacher with their buffers."""
+) -> tuple[_Side, _Side | _Stored | None]:
+    """Student and teacher with their buffers. Raises Mismatch if their vocabularies differ."""
     if isinstance(signal, Slopes):
-        return _Side(outputs, sizes.chunk), _Told(signal)
+        return _Side(outputs, sizes.chunk), _Stored(signal)
     if signal is not None and signal.vocab != outputs.vocab:
         raise Mismatch(
-            f"the teacher speaks {signal.vocab} tokens, the student {outputs.vocab}: an objective compares them token "
-            "by token; give the student the teacher's tokenizer, or choose CrossEntropy, which needs no teacher"
+            f"the teacher has a vocabulary of {signal.vocab} tokens, the student one of {outputs.vocab}: the objective compares "
+            "them token by token; give the student the teacher's tokenizer, or use CrossEntropy, which needs no teacher"
         )
     if isinstance(signal, Sparse):
-        return _Side(outputs, sizes.chunk), _Told(signal)
+        return _Side(outputs, sizes.chunk), _Stored(signal)
     return _Side(outputs, sizes.chunk), None if signal is None else _Side(signal, sizes.chunk)
 
 
 def _products(
-    student: _Side, teacher: _Side | _Told | None, positions: Tensor
-) -> Iterator[tuple[slice, _Side, _Side | _Told | None]]:
-    """Multiplies out chunk after chunk of positions: (which of them, student, teacher)."""
-    sides: list[_Side | _Told] = [student] if teacher is None else [student, teacher]
+    student: _Side, teacher: _Side | _Stored | None, positions: Tensor
+) -> Iterator[tuple[slice, _Side, _Side | _Stored | None]]:
+    """Computes chunk after chunk of positions: (which of them, student, teacher)."""
+    sides: list[_Side | _Stored] = [student] if teacher is None else [student, teacher]
     try:
         for part in _parts(len(positions), student.rows):
             for side in sides:
@@ -329,13 +340,13 @@ def _products(
         _SPARE.extend(buffer for buffer in buffers if buffer.device.type == "cpu")
 
 
-# Buffers between one call and the next. On a processor fresh memory costs more than what is computed in it: 1.8 GB/s to
-# fault pages in, 8.2 GB/s to write them again. Accelerators keep their own.
+# Buffers kept between calls. On a CPU fresh memory costs more than the arithmetic in it: 1.8 GB/s to fault pages in, 8.2 GB/s to
+# write them again. Accelerators have their own caching allocator.
 _SPARE: list[Tensor] = []
 
 
 def _borrow(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Memory for some elements at least: a spare buffer, or a new one in place of those that were too small."""
+    """A buffer of at least ``elements``: a spare one, or a new one that replaces spare ones that are too small."""
     fits = [spare for spare in _SPARE if spare.dtype == dtype and spare.numel() >= elements and device.type == "cpu"]
     if not fits:
         _SPARE.clear()

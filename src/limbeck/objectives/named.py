@@ -16,7 +16,7 @@ def is_objective(kind: object) -> bool:
 def _wrong(name: str, kind: object) -> str:
     if not (inspect.isclass(kind) and is_objective(kind)):
         return "expected a class that inherits from limbeck.Objective and defines forward(logits, signal, chunk)"
-    # by its class's name an objective prints itself, and is read again
+    # the text form of an objective has the name of its class, and must be parsed back
     return "" if kind.__name__ == name else f"expected its name to be that of its class, {kind.__name__}"
 
 

@@ -1,9 +1,9 @@
-"""Objectives on a teacher that is known by a few outcomes of each position (`limbeck.types.Sparse`).
+"""Objectives on captured logits with a few outcomes of each position (`limbeck.types.Sparse`): top-k or sampled.
 
-An objective that is a sum over p of something at each outcome, D = sum p f(log p, log q), needs no more than the sum of
-weight f over the outcomes that are known. Its gradient in the student's logits z has one dense part, since the student's own
-normaliser knows all outcomes: with a = dD/dlog q at each of them, dD/dz = scatter(a) - q sum(a). So a step costs one softmax
-over the vocabulary, whatever the terms of a sum, and the teacher's (n, V) never exists.
+An objective of the form D = sum p f(log p, log q) needs only the sum of weight f over the captured outcomes. Its gradient in the
+student's logits z has one dense part, since the student's normaliser covers the whole vocabulary: with a = dD/dlog q at each
+outcome, dD/dz = scatter(a) - q sum(a). So a step costs one softmax over the vocabulary, whatever the number of terms, and the
+teacher's (n, V) probabilities never exist.
 """
 
 from __future__ import annotations
@@ -21,33 +21,34 @@ from limbeck.types import Chunk, Sparse
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What both say at the known outcomes of n positions, the rest of a coarse signal being the last of K.
+    """Teacher's and student's log-probabilities at the captured outcomes of n positions, in nats.
 
-    ``log_q`` and ``target``, log q of the token that follows, are what a loss is differentiated in.
+    With ``has_rest`` the outcomes are the top-k, and the last of K is all others. A loss is differentiated in ``log_q`` and in
+    ``target``, log q of the target token.
     """
 
     log_p: Float[Tensor, "n K"]
     log_q: Float[Tensor, "n K"]
     weight: Float[Tensor, "n K"]
     target: Float[Tensor, "n"]
-    coarse: bool
+    has_rest: bool
 
     def expect(self, values: Float[Tensor, "n K"]) -> Float[Tensor, "n"]:
-        """The sum of weight times what is at each outcome; padding counts nothing, whatever it is."""
+        """The sum of weight times the value of each outcome; padding counts 0, even if its value is not finite."""
         return torch.where(self.weight > 0, self.weight * values, 0.0).sum(-1)
 
 
 class Term(Protocol):
-    """An objective that can be computed from outcomes."""
+    """An objective that can be computed from captured outcomes."""
 
     def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
-        """Nats of each position, differentiable in ``log_q`` and ``target``. Raises BadObjective where they do not suffice."""
+        """Nats of each position, differentiable in ``log_q`` and ``target``. Raises BadObjective if it needs more outcomes."""
 
 
 def value_and_gradient(
     terms: Sequence[tuple[float, Term]], logits: Float[Tensor, "n V"], signal: Sparse, chunk: Chunk
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
-    """Weighted nats of each position, and their gradient in its logits."""
+    """Weighted nats of each position, and their gradient in its logits. Raises BadObjective if a term needs more outcomes."""
     if not terms:
         return logits.new_zeros(len(logits)), torch.zeros_like(logits)
     log_norm = logits.logsumexp(-1, keepdim=True)
@@ -55,7 +56,7 @@ def value_and_gradient(
     at_ids, at_target = (logits.gather(-1, index) - log_norm for index in (signal.ids, targets))
     q = (logits - log_norm).exp_()
     weight = signal.weight
-    log_p = signal.log_p.masked_fill(weight == 0, 0.0)  # padding may be anything, but no infinity times 0
+    log_p = signal.log_p.masked_fill(weight == 0, 0.0)  # else padding could be infinity times 0
     if signal.rest is not None:
         q.scatter_(-1, signal.ids, 0.0)
         others = q.sum(-1, keepdim=True).clamp_(min=torch.finfo(q.dtype).tiny)
@@ -72,7 +73,7 @@ def value_and_gradient(
     if signal.rest is None:
         gradient = q.mul_(-shared)
         known = slope
-    else:  # what the rest wants, its outcomes share by what the student gives them
+    else:  # the rest's gradient is divided among its outcomes in proportion to the student's probabilities
         gradient = q.mul_(slope[:, -1:] / others - shared)
         known = slope[:, :-1] - log_q[:, :-1].detach().exp() * shared
     gradient.scatter_add_(-1, signal.ids, known).scatter_add_(-1, targets, at[:, None])

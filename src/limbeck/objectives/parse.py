@@ -1,12 +1,12 @@
-"""Reads an objective from text: ``0.5*CrossEntropy + 0.5*TAID(start=0.2)``, ``my_loss:MyLoss(alpha=1)``.
+"""Parses objectives: ``0.5*CrossEntropy + 0.5*TAID(start=0.2)``, ``my_loss:MyLoss(alpha=1)``.
 
-A grammar of five lines, never evaluated as code:
+The grammar; the text is never evaluated as code:
     sum    = term { "+" term }
     term   = [ number "*" ] call
     call   = name [ "(" [ key "=" value { "," key "=" value } ] ")" ]
     name   = one of ours, in any case, or FILE.py:CLASS, or MODULE:CLASS
     value  = number | 'text' | word | a call with its brackets: Ramp(of=ForwardKL())
-Naming a file or module runs it, as importing it would: that is what the user asks for.
+A file or module that is named is imported, which runs its code.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from limbeck.objectives.base import Objective, Sum, parameter_names
 from limbeck.objectives.named import OBJECTIVES, is_objective
 
 OURS = tuple(OBJECTIVES.own)
-_SHORT = {"ce": "CrossEntropy", "kl": "ForwardKL", "fkl": "ForwardKL", "rkl": "ReverseKL", "jsd": "JensenShannon"}
-# What others call an objective that is one of ours, or a setting of it.
-_ELSEWHERE = {
+_ALIASES = {"ce": "CrossEntropy", "kl": "ForwardKL", "fkl": "ForwardKL", "rkl": "ReverseKL", "jsd": "JensenShannon"}
+# Names that papers and other tools use for these objectives, or for a setting of one.
+_SYNONYMS = {
     "kd": "ForwardKL",
     "kld": "ForwardKL",
     "kldiv": "ForwardKL",
@@ -58,11 +58,14 @@ _TOKENS = re.compile(
 )
 
 Value = float | int | str | bool | Objective
-_LONGEST = 2_000  # characters of an objective, which stands in messages, tables and figures
+_LONGEST = 2_000  # characters of an objective, which appears in messages, tables and figures
 
 
 def parse(text: str) -> Objective:
-    """The objective that a text names. Raises BadObjective, saying what was expected where."""
+    """The objective that a text names, such as ``"0.5*CrossEntropy + 0.5*TAID(start=0.2)"``.
+
+    Imports the file or module of a user's class. Raises BadObjective, with what was expected at which column.
+    """
     if len(text) > _LONGEST:
         raise BadObjective(f"objective {text[:40]!r}...: expected at most {_LONGEST:,} characters, got {len(text):,}")
     return _Reader(text).read()
@@ -94,8 +97,8 @@ class _Reader:
             if match is None or match.lastgroup is None:
                 column = at + len(self.text[at:]) - len(self.text[at:].lstrip())
                 raise BadObjective(
-                    f"objective {self.text!r}: {self.text[column]!r} at column {column + 1} is not understood; write "
-                    "for example 0.5*CrossEntropy + 0.5*TAID(start=0.2)"
+                    f"objective {self.text!r}: unexpected {self.text[column]!r} at column {column + 1}; write for example "
+                    "0.5*CrossEntropy + 0.5*TAID(start=0.2)"
                 )
             kind = match.lastgroup
             yield kind, match[kind], match.start(kind)
@@ -110,7 +113,7 @@ class _Reader:
         if negative or not 0 < weight < math.inf:
             raise BadObjective(
                 f"objective {self.text!r}: a weight must be a number > 0, got {negative}{number or ''}; leave out "
-                "what counts 0"
+                "a term of weight 0"
             )
         if not self._take("sign", "*"):
             raise self._wrong(f"'*' and an objective after the weight {number}")
@@ -137,7 +140,7 @@ class _Reader:
     def _argument(self, name: str) -> tuple[str, Value]:
         key = self._take("word")
         if key is None or not self._take("sign", "="):
-            raise self._wrong(f"a parameter of {name} by name, as in {name}(temperature=2.0),")
+            raise self._wrong(f"a parameter of {name} by name, as in {name}(temperature=2.0)")
         sign = -1 if self._take("sign", "-") else 1
         number = self._take("number")
         if number is not None:
@@ -156,15 +159,15 @@ class _Reader:
         return key, {"true": True, "false": False}.get(word.lower(), word)
 
     def _calls(self) -> bool:
-        """Whether a name and a bracket follow."""
+        """Whether the next pieces are a name and a bracket."""
         pieces = self.tokens[self.next : self.next + 2]
         return len(pieces) == 2 and pieces[0][0] in {"word", "user"} and pieces[1][:2] == ("sign", "(")
 
     def _ours(self, name: str) -> type[Objective]:
-        names = {known.lower(): known for known in OBJECTIVES} | _SHORT
+        names = {known.lower(): known for known in OBJECTIVES} | _ALIASES
         if name.lower() not in names:
             near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-            meant = _ELSEWHERE.get(name.lower()) or (names[near[0]] if near else None)
+            meant = _SYNONYMS.get(name.lower()) or (names[near[0]] if near else None)
             hint = f"did you mean {meant}? " if meant else ""
             raise BadObjective(
                 f"objective {self.text!r}: there is no {name}; {hint}There are {', '.join(OBJECTIVES)}; "
@@ -202,15 +205,15 @@ class _Reader:
             _, piece, column = self.tokens[self.next]
             came = f"{piece!r} at column {column + 1}"
         else:
-            came = "its end"
+            came = "the end of the text"
         return BadObjective(
-            f"objective {self.text!r}: expected {expected} but came to {came}; write for example "
+            f"objective {self.text!r}: expected {expected}, got {came}; write for example "
             "0.5*CrossEntropy + 0.5*TAID(start=0.2)"
         )
 
 
 def code_of(objective: Objective) -> dict[str, str]:
-    """SHA-256 of the files with the user's own classes in an objective, by class: they too decide what it computes."""
+    """SHA-256 of the files of user-defined classes in an objective, by class name: their code is part of the run's identity."""
     parts = [part for part in objective.modules() if isinstance(part, Objective)]
     users = [type(part) for part in parts if not type(part).__module__.startswith("limbeck.")]
     return {kind.__name__: hashlib.sha256(_file_of(kind).read_bytes()).hexdigest() for kind in users}
@@ -221,7 +224,7 @@ def _file_of(kind: type[Objective]) -> Path:
 
 
 def _make(kind: type[Objective], values: dict[str, Value], source: str | None) -> Objective:
-    """An objective of a class, whose parameters are checked by name first."""
+    """An objective of a class. Raises BadObjective for an unknown parameter, with the nearest name, or a wrong value."""
     known = parameter_names(kind)
     for key in values:
         if key not in known:
@@ -239,7 +242,7 @@ def _make(kind: type[Objective], values: dict[str, Value], source: str | None) -
 
 
 def _load(where: str, text: str) -> ModuleType:
-    """The user's module, from a file or by its name."""
+    """The user's module, from a file or by its name. Raises BadObjective if it cannot be imported."""
     try:
         return _from_file(Path(where).expanduser()) if where.endswith(".py") else _from_name(where)
     except FileNotFoundError as error:
@@ -264,7 +267,7 @@ def _from_file(path: Path) -> ModuleType:
 
 
 def _from_name(name: str) -> ModuleType:
-    """A module by its name, looked for in the current folder first."""
+    """A module by its name, searched in the current folder first."""
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
@@ -273,8 +276,8 @@ def _from_name(name: str) -> ModuleType:
         if error.name is None or not (name + ".").startswith(error.name + "."):
             raise  # the user's module is there, but imports one that is not
         raise FileNotFoundError(
-            f"there is no module {name} (looked in {here} and where Python looks); give FILE.py:CLASS, or start "
-            "where it lies"
+            f"there is no module {name} (looked in {here} and on Python's path); give FILE.py:CLASS, or run from the folder "
+            "of the module"
         ) from error
     finally:
         sys.path.remove(here)

@@ -1,7 +1,7 @@
-"""An objective whose weight rises over the training: what of a schedule such as TAID's is the rise alone.
+"""Ramp: an objective whose weight rises during training, a control for schedules such as TAID's.
 
-An objective that moves its target also moves the size of its gradient. The same rise on a plain objective tells the two
-apart. Like TAID's t, the weight moves once per optimiser step and lives in buffers.
+An objective with a moving target also changes the size of its gradient. The same rise on a plain objective separates the two
+effects. Like TAID's t, the weight advances once per optimiser step and is kept in buffers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _FORWARD = ForwardKL()  # it has no state, so all may share it
 
 @objective
 class Ramp(Objective):
-    """An objective times a weight that rises linearly in steps from ``start`` to ``end``."""
+    """An objective ``of`` times a weight that rises linearly over the training from ``start`` to ``end``.
+
+    Raises BadObjective if ``of`` is not a single objective or the weights are not 0 <= start <= end <= 1.
+    """
 
     weight: Tensor
     step: Tensor
@@ -41,39 +44,42 @@ class Ramp(Objective):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
-        """The objective's nats, times the weight as it is now."""
+        """The objective's nats (n,), times the current weight."""
         return float(self.weight) * self.of(logits, signal, chunk)
 
     def value_and_gradient(
         self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk
     ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
-        """As `Objective.value_and_gradient`, in the objective's own way."""
+        """As `Objective.value_and_gradient`, from that of the objective."""
         nats, gradient = self.of.value_and_gradient(logits, signal, chunk)
         return float(self.weight) * nats, gradient.mul_(float(self.weight))
 
     def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
-        """The objective's nats of them, times the weight."""
+        """The objective's nats from captured outcomes, times the weight. Raises BadObjective as the objective does."""
         return float(self.weight) * self.of.of_outcomes(outcomes)
 
     def of_chunks(self, log_p: Float[Tensor, "C"], log_q: Float[Tensor, "C"]) -> Float[Tensor, "C"]:
-        """The objective's nats of chunks, times the weight."""
+        """The objective's nats of chunks, times the weight. Raises BadObjective as the objective does."""
         return float(self.weight) * self.of.of_chunks(log_p, log_q)
 
     def of_largest(self, p: Float[Tensor, "n k+1"], q: Float[Tensor, "n k+1"]) -> Float[Tensor, "n"]:
-        """The objective's nats of sorted probabilities, times the weight."""
+        """The objective's nats from sorted probabilities, times the weight. Raises BadObjective as the objective does."""
         return float(self.weight) * self.of.of_largest(p, q)
 
     def begin(self, steps: int) -> None:
-        """Puts the weight at its start, and learns how long the way is."""
+        """Sets the weight to its start, for a training of ``steps`` steps."""
         self.steps = steps
         self.weight.fill_(self.start)
         self.step.zero_()
         self.of.begin(steps)
 
     def advance(self, loss: float) -> None:
-        """Moves the weight. The objective is told the weighted loss, as a term of a sum is told the sum's."""
+        """Advances the weight by one step. The objective gets the weighted loss, as a term of a sum gets the sum's.
+
+        Raises BadObjective if `begin` was not called.
+        """
         if self.steps <= 0:
-            raise BadObjective("Ramp does not know how long its way is: call begin(steps) before the first step")
+            raise BadObjective("Ramp: the number of steps is not set: call begin(steps) before the first step")
         self.step += 1
         done = min(1.0, int(self.step) / self.steps)
         self.weight.fill_(self.start + (self.end - self.start) * done)

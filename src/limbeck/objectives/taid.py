@@ -1,9 +1,9 @@
-"""TAID: the target walks from the student's own prediction to the teacher's (Shing et al., arXiv 2501.16937, sec. 3).
+"""TAID: the target moves from the student's own distribution to the teacher's (Shing et al., arXiv 2501.16937, sec. 3).
 
-p_t = softmax((1 - t) z_q + t z_p) with the student's logits z_q held fixed; the loss is KL(p_t || q), its gradient q -
-p_t. Near t = 0 that is t times the gradient of reverse KL, at t = 1 it is forward KL's. The authors report the
-cross-entropy H(p_t, q): same gradient, another value. Their t also moves in evaluation, in each micro-batch and apart
-on each rank; ours moves once per optimiser step, told the loss of the whole step.
+p_t = softmax((1 - t) z_q + t z_p), with the student's logits z_q detached. The loss is KL(p_t || q), its gradient q - p_t. Near
+t = 0 that is t times the gradient of reverse KL, at t = 1 that of forward KL. The authors report the cross-entropy H(p_t, q): the
+same gradient, another value. Their t also advances in evaluation, in each micro-batch, and separately on each rank; ours advances
+once per optimiser step, from the loss of the whole step.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from limbeck import divergence
 from limbeck.errors import BadObjective
-from limbeck.objectives.base import ClosedForm, Pair, in_range, objective, refused
+from limbeck.objectives.base import ClosedForm, Pair, in_range, objective, unsupported
 from limbeck.objectives.basic import forward_kl
 from limbeck.objectives.outcomes import Outcomes
 from limbeck.types import Chunk, Signal
@@ -31,16 +31,17 @@ _ALPHA_STEPS = 8.0
 
 @objective
 class TAID(ClosedForm):
-    """KL(p_t || q), t rising from ``start`` to ``end`` over the training.
+    """KL(p_t || q) in nats, with t rising from ``start`` to ``end`` over the training (arXiv 2501.16937).
 
-    Schedules: "linear" in steps; "adaptive", the paper's: never below linear, and further by alpha sigmoid(m) (1 - t) a
-    step, m the mean relative fall of the loss over about 1 / (1 - beta) steps; "exp", what the adaptive one comes to
-    while the loss stands still: end - (end - start) exp(-alpha step / 2), which gets near ``end`` only. alpha "auto" is
-    8 / steps.
+    Schedules: "linear" in steps. "adaptive", the paper's: never below linear, rising by alpha sigmoid(m) (1 - t) a step,
+    where m is the mean relative decrease of the loss over about 1 / (1 - beta) steps. "exp", the adaptive schedule at a constant
+    loss: end - (end - start) exp(-alpha step / 2), which approaches ``end`` without reaching it. alpha "auto" is 8 / steps.
 
-    The adaptive part hardly adapts: losses of steps differ by a few per cent, m stays within some 0.01 of 0, and sigmoid(m)
-    within 0.003 of a half. So at any length t follows a curve that is fixed by alpha, and not how the student gets on; with the
-    paper's alpha = 5e-4 that curve is above the linear one only from 4,000 steps on, and below that many TAID is linear.
+    The adaptive part adapts little: losses of steps differ by a few per cent, m stays within about 0.01 of 0, and sigmoid(m)
+    within 0.003 of a half. So t follows a curve that alpha fixes, and not the student's progress; with the paper's alpha = 5e-4
+    that curve is above the linear one only from 4,000 steps on, and TAID is linear in shorter trainings.
+
+    Raises BadObjective for a parameter out of range.
     """
 
     t: Tensor
@@ -77,28 +78,28 @@ class TAID(ClosedForm):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def remark(self, steps: int) -> str:
-        """What becomes of the adaptive part in a training of so many steps; "" of the other schedules."""
+        """The effect of the adaptive part in a training of ``steps`` steps, in words; "" for the other schedules."""
         if self.schedule != "adaptive":
             return ""
         if self.alpha != "auto" and float(self.alpha) * steps <= 2:
-            return f"TAID's adaptive part is without effect: with alpha={self.alpha:g} in {steps:,} steps t is the linear ramp"
-        return (
-            f"TAID's t follows a curve fixed by alpha; how the loss falls moves it by less than 1 % in {steps:,} steps"
-        )
+            return (
+                f"TAID's adaptive part has no effect: with alpha={self.alpha:g} in {steps:,} steps t is the linear ramp"
+            )
+        return f"TAID's t follows a curve fixed by alpha; the loss changes it by less than 1 % in {steps:,} steps"
 
     def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
-        """KL(p_t || q) at the temperature, times temperature squared."""
+        """KL(p_t || q) at the temperature, times temperature squared; in nats (n,)."""
         assert signal is not None, f"{self} needs a teacher"
         return self.temperature**2 * divergence.kl(*self._towards(logits, signal).against(logits, self.temperature))
 
     def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
-        """KL(p_t || q) with p_t = q^(1-t) p^t / Z over the outcomes.
+        """KL(p_t || q) in nats, with p_t = q^(1-t) p^t / Z over the captured outcomes.
 
-        Of a coarse signal that is exact among them. Of a drawn one Z = E_p (q/p)^(1-t) is a mean over draws, so p_t is right
-        but for a bias that falls as 1 / K.
+        It is exact among top-k outcomes and the rest. From sampled ones Z = E_p (q/p)^(1-t) is a mean over samples, so p_t has a
+        bias that decreases as 1 / K. Raises BadObjective at a temperature other than 1.
         """
         if self.temperature != 1.0:
-            raise refused(self, "they are probabilities at temperature 1, and no other follows from them")
+            raise unsupported(self, "they are probabilities at temperature 1, from which no other temperature follows")
         log_q, t = outcomes.log_q.detach(), self.t.to(outcomes.log_q.dtype)
         log_weight = torch.where(
             outcomes.weight > 0, outcomes.weight.log() + (1 - t) * (log_q - outcomes.log_p), -math.inf
@@ -116,16 +117,16 @@ class TAID(ClosedForm):
         return forward_kl(mixed)
 
     def begin(self, steps: int) -> None:
-        """Puts t at its start, and learns how long the way is."""
+        """Sets t to its start, for a training of ``steps`` steps."""
         self.steps = steps
         self.t.fill_(self.start)
         for buffer in (self.momentum, self.previous, self.step):
             buffer.zero_()
 
     def advance(self, loss: float) -> None:
-        """Moves t."""
+        """Advances t by one step, from the step's loss in nats. Raises BadObjective if `begin` was not called."""
         if self.steps <= 0:
-            raise BadObjective("TAID does not know how long its way is: call begin(steps) before the first step")
+            raise BadObjective("TAID: the number of steps is not set: call begin(steps) before the first step")
         self.step += 1
         done = min(1.0, int(self.step) / self.steps)
         linear = self.start + (self.end - self.start) * done
@@ -139,14 +140,16 @@ class TAID(ClosedForm):
         self.t.fill_(min(self.end, t))
 
     def _further(self, loss: float, alpha: float) -> float:
-        """t moved on by how the loss fell; the first loss has none to be compared with."""
+        """t increased by the relative decrease of the loss; at the first step t itself."""
         t, before = float(self.t), float(self.previous)
         self.previous.fill_(loss)
         if int(self.step) == 1:
             return t
         momentum = self.beta * float(self.momentum) + (1 - self.beta) * (before - loss) / (before + 1e-15)
         self.momentum.fill_(momentum)
-        return t + alpha * (1 - t) * (0.5 + 0.5 * math.tanh(momentum / 2))  # the sigmoid, which cannot overflow so
+        return t + alpha * (1 - t) * (
+            0.5 + 0.5 * math.tanh(momentum / 2)
+        )  # the sigmoid, in a form that cannot overflow
 
     def _towards(self, logits: Tensor, signal: Signal) -> Signal:
         return Signal(torch.lerp(logits.detach(), signal.logits, self.t.to(logits.dtype)))

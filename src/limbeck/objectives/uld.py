@@ -1,11 +1,10 @@
-"""Universal logit distillation: the teacher's and the student's probabilities, each sorted by size, are made alike.
+"""Universal logit distillation: the L1 distance between the sorted probabilities of teacher and student.
 
-Boizard et al., arXiv 2402.12030, sec. 3: the Wasserstein distance between two distributions over vocabularies that have no
-ground distance in common, taking any two outcomes to be equally far, is the L1 distance of their sorted probabilities. What
-an outcome is plays no part, so tokenizers may differ; cross-entropy has to say which is which (the paper adds it, with a
-weight of 1.5 on this). The paper pairs the t-th position of the one with the t-th of the other, up to the shorter: after the
-first word that the two split otherwise these are about different places in the text. Here those positions are paired that
-have read the same bytes, where both have a boundary, and the others are left to the other terms.
+Boizard et al., arXiv 2402.12030, sec. 3: it is the Wasserstein distance between two distributions over different vocabularies, if
+any two outcomes are equally far apart. Tokenizers may differ, since it does not depend on which token has which probability; that
+must come from cross-entropy (the paper adds it, with a weight of 1.5 on this distance). The paper pairs the t-th positions of
+both, up to the shorter: after the first word that the tokenizers split differently, these are at different places in the text.
+Here positions are paired that have read the same bytes, where both have a token boundary; other positions have no such term.
 """
 
 from __future__ import annotations
@@ -23,8 +22,9 @@ from limbeck.types import Chunk, Signal
 class ULD(Objective):
     """Sum of |p - q| over the sorted probabilities p of the teacher and q of the student: 0 to 2 a position, not nats.
 
-    Of the ``largest`` of each, and the mass of all others as one more: never more than the whole sum, and less by at most
-    twice what either leaves (`objectives.largest`).
+    It uses the ``largest`` probabilities of each, and the mass of all others as one more. That is at most the sum over all, and
+    lower by at most twice the smaller rest (`objectives.largest`). Source: arXiv 2402.12030. Raises BadObjective if ``largest``
+    is not a whole number >= 1.
     """
 
     def __init__(self, *, largest: int = 64) -> None:
@@ -34,7 +34,10 @@ class ULD(Objective):
         self.largest = largest
 
     def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
-        """Of a teacher with the student's tokens every position is one where both have read the same."""
+        """The distance at each position (n,): with a shared tokenizer all positions have read the same text.
+
+        Raises Mismatch for sampled outcomes, which do not give the largest probabilities.
+        """
         assert signal is not None, f"{self} needs a teacher"
         p, q = (s.largest(self.largest) for s in (signal, Signal(logits)))
         return self.of_largest(*(sorted_probabilities.with_rest(x[:, : p.shape[-1]]) for x in (p, q)))
@@ -47,5 +50,5 @@ class ULD(Objective):
         return sorted_probabilities.value_and_gradient(self, signal.largest(self.largest), logits.softmax(-1))
 
     def of_largest(self, p: Float[Tensor, "n k+1"], q: Float[Tensor, "n k+1"]) -> Float[Tensor, "n"]:
-        """The L1 distance of the two."""
+        """The L1 distance of the sorted probabilities, (n,)."""
         return (p - q).abs().sum(-1)

@@ -1,7 +1,7 @@
-"""Several students of one teacher, trained in step: it is asked once about each batch, and all of them listen.
+"""Trains several students of one teacher in lockstep: the teacher's outputs of each batch are computed once for all of them.
 
-Each student is a run of its own, with its folder, checkpoints and metrics, and ends with the bits it would have had alone. What
-they share must be the same for all: the rows of each step. After a kill one may stand behind the others; it catches up first.
+Each student is a run with its own folder, checkpoints and metrics, and ends with the same bits as if trained alone. All runs must
+have the same rows in each step. After a kill some runs may be behind the others; those run first until all are at the same step.
 """
 
 from __future__ import annotations
@@ -14,43 +14,44 @@ from limbeck.types import Batch, Outputs, Sparse, Teacher
 
 
 class CachedTeacher:
-    """A teacher that remembers what it said in the step that is going on."""
+    """A teacher that keeps its outputs of the current step, by the rows of the batch."""
 
     def __init__(self, teacher: Teacher) -> None:
         self.name, self.vocab = teacher.name, teacher.vocab
         self._teacher = teacher
-        self._said: dict[bytes, Outputs | Sparse] = {}
+        self._outputs: dict[bytes, Outputs | Sparse] = {}
 
     def __call__(self, batch: Batch) -> Outputs | Sparse:
-        """What it says about these rows, asked or remembered."""
+        """The teacher's outputs for these rows, computed or from this step's cache."""
         key = batch.row.cpu().numpy().tobytes()
-        if key not in self._said:
-            self._said[key] = self._teacher(batch)
-        return self._said[key]
+        if key not in self._outputs:
+            self._outputs[key] = self._teacher(batch)
+        return self._outputs[key]
 
-    def forget(self) -> None:
-        """Told when another step begins."""
-        self._said.clear()
+    def clear(self) -> None:
+        """Removes all outputs; called when another step begins."""
+        self._outputs.clear()
 
 
 def train_lockstep(runs: Sequence[Run], *, label: str) -> None:
-    """Trains all, one step of each in turn. Raises as `Run.train`; whoever is stopped has all of them saved.
+    """Trains all runs, one step of each in turn. ``label`` is the text of the progress bar.
 
-    The students are in memory together, and with them what the teacher said about one step's rows.
+    All students are in memory at once, with the teacher's outputs for one step's rows. Raises as `Run.train`; after an
+    interruption all runs are saved.
     """
-    assert runs[0].teacher is not None, "what they share is a teacher"
-    once = CachedTeacher(cast("Teacher", runs[0].teacher))  # which knows its tokens
+    assert runs[0].teacher is not None, "training in lockstep shares a teacher"
+    cached = CachedTeacher(cast("Teacher", runs[0].teacher))  # which knows its tokens
     with signals() as caught:
         going = []
         for number, run in enumerate(runs):
-            run.teacher = once
+            run.teacher = cached
             going.append(run.steps(caught, label="" if number else label))
         done = [next(turns) for turns in going]
         left, at = set(range(len(runs))), min(done)
         while left:
             behind = min(left, key=lambda number: (done[number], number))
             if done[behind] != at:
-                once.forget()
+                cached.clear()
                 at = done[behind]
             step = next(going[behind], None)
             if step is None:

@@ -1,9 +1,9 @@
-"""Mixers taught to give what the attention they replace gives, layer by layer, before the whole student is distilled.
+"""Layer-by-layer matching of new mixers to the attention that they replace, before the whole student is distilled.
 
-Stage "mixers": the output of each new mixer against that of the attention in its place; stage "blocks": that of its whole layer
-(Bick et al., arXiv 2408.10189, sec. 3, without their first step on matrices; Zhang et al., arXiv 2410.10254, sec. 3.1). Every
-layer reads the hidden states of the model with attention, not those of the student, so layers learn apart from each other, and
-the graph of one is gone before the next is made.
+Stage "mixers" matches the output of each new mixer to that of the attention in its place; stage "blocks" matches the output of
+its whole layer (Bick et al., arXiv 2408.10189, sec. 3, without their first step on matrices; Zhang et al., arXiv 2410.10254, sec.
+3.1). Every layer gets the hidden states of the model with attention, not the student's. So layers are trained independently, and
+the graph of one is freed before the next is built.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from limbeck.run.step import Step
 from limbeck.run.world import World
 from limbeck.types import Batch
 
-UNIT = "relative"  # the squared error as a share of what is to be given, squared
+UNIT = "relative"  # the squared error as a share of the squared target
 
 
 @dataclass(frozen=True)
 class Match:
-    """One step of a stage, in the place of `run.step.train_step`: ``layers`` of the student against those of ``reference``.
+    """One optimiser step of a stage, used instead of `run.step.train_step`: matches ``layers`` of the student to ``reference``.
 
-    The reference is the same student with attention everywhere. What it gives is the loss as a share of what is to be given: of
-    a block, of what it adds to its input. Mean over the layers and all real tokens; 0 is perfect.
+    The reference is the same student with attention in all layers. The loss is the mean squared error as a share of the mean
+    squared target, over the layers and all real tokens; 0 is a perfect match. The target of a block is what it adds to its input.
     """
 
     reference: LimbeckForCausalLM
@@ -43,7 +43,7 @@ class Match:
     stage: Stage
 
     def trained(self, student: LimbeckForCausalLM) -> None:
-        """Lets the parameters of this stage learn, and no others."""
+        """Makes the parameters of this stage trainable, and no others."""
         student.requires_grad_(False)
         for number in self.layers:
             layer = layer_of(student, number)
@@ -60,22 +60,24 @@ class Match:
         world: World,
         max_norm: float,
     ) -> Step:
-        """Updates the student once. Teacher, objective and the limit on gradients take no part.
+        """Updates the student once. Teacher, objective and gradient clipping are not used.
 
-        AdamW does not see how large a layer's error is; one limit on the gradients of all layers would bring it back in.
+        AdamW is invariant to the scale of a layer's error; clipping the norm over all layers would undo that.
+
+        Raises NothingToLearn if all tokens are padding, NonFiniteLoss before the update if the loss or a gradient is not finite.
         """
         model = student.model
         assert isinstance(model, LimbeckForCausalLM)
         real = world.sum(float(sum((batch.document >= 0).sum() for batch in batches)))
         if real == 0:
             raise NothingToLearn(
-                "all tokens of a step are padding, so there is nothing to match: give more text with --data"
+                "expected tokens to match in every step, got a step with padding only: give more text with --data"
             )
         optimizer.zero_grad(set_to_none=True)
         wrong, wanted = torch.zeros(2, len(self.layers), dtype=torch.float64)
         for batch in batches:
             for place, (error, size) in enumerate(self._errors(model, batch)):
-                with exact(error):  # autocast is for the way forward
+                with exact(error):  # autocast is for the forward pass
                     (error.sum() / real).backward()
                 wrong[place] += float(error.detach().sum())
                 wanted[place] += float(size.sum())
@@ -93,7 +95,7 @@ class Match:
     def _errors(
         self, student: LimbeckForCausalLM, batch: Batch
     ) -> Iterator[tuple[Float[Tensor, "n"], Float[Tensor, "n"]]]:
-        """For each layer the mean squared error at each real token, and the mean square of what is wanted there."""
+        """For each layer the mean squared error at each real token, and the mean square of the target there."""
         documents, real = Documents.of(batch.position, batch.tokens), batch.document >= 0
         with torch.no_grad():
             x = self.reference.model.embed_tokens(batch.tokens)
@@ -114,7 +116,7 @@ class Match:
 
 
 def layer_of(model: LimbeckForCausalLM, number: int) -> LimbeckLayer:
-    """A layer of a model."""
+    """Layer ``number`` of a model, counted from 0."""
     layer = model.model.layers[number]
     assert isinstance(layer, LimbeckLayer)
     return layer

@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate over time."""
+"""The optimiser (AdamW), its parameter groups, and learning-rate schedules with warm-up."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SLOWEST = 1e-3  # of state-space parameters, whatever the others have (Gu et al.
 def learning_rate(step: int, *, steps: int, peak: float, schedule: Schedule, warmup: float = 0.05) -> float:
     """The learning rate of a step, counted from 0.
 
-    All schedules rise linearly over the first ``warmup`` of the steps. "wsd" then stays at the peak and falls linearly to
-    0 over the last fifth (Hu et al., arXiv 2404.06395, sec. 4); "cosine" falls to a tenth of the peak (Hoffmann et al.,
-    arXiv 2203.15556); "constant" stays.
+    All schedules have a linear warm-up over the first ``warmup`` share of the steps. "wsd" then stays at the peak and decays
+    linearly to 0 over the last fifth (Hu et al., arXiv 2404.06395, sec. 4); "cosine" decays to a tenth of the peak (Hoffmann et
+    al., arXiv 2203.15556); "constant" stays at the peak.
     """
     rise = max(1, round(steps * warmup))
     if step < rise:
@@ -32,24 +32,24 @@ def learning_rate(step: int, *, steps: int, peak: float, schedule: Schedule, war
     return peak * min(1.0, (steps - step) / fall)
 
 
-TUNED = 3_000_000  # parameters up to which rates were tried out
-PUBLISHED = 100_000_000  # parameters from which published recoveries of pruned models are followed
-RECOVERY = 1e-4  # their peak rate
-Start = Literal["fresh", "made", "converted"]  # random weights; those of a model; those with other mixers for attention
+TUNED = 3_000_000  # parameters up to which rates were tuned here
+PUBLISHED = 100_000_000  # parameters from which the rate of published recoveries of pruned models is used
+RECOVERY = 1e-4  # that peak rate
+Start = Literal["fresh", "made", "converted"]  # initialised at random; from a model's weights; those with new mixers
 
 
 def suggested_learning_rate(parameters: int, *, start: Start = "fresh") -> float:
     """A peak learning rate for a model of this size.
 
-    ``fresh``: 0.002 at 1M parameters, falling with the fourth root of the size, 0.004 at most. Tried out on small students
-    (0.1M to 3M, where 0.001 to 0.004 lie within noise); at 1.7B it gives 3.1e-4 where SmolLM2 took 5e-4 (arXiv 2502.02737).
+    ``fresh`` (random weights): 0.002 at 1M parameters, proportional to size^(-1/4), 0.004 at most. Tuned on small students (0.1M
+    to 3M, where 0.001 to 0.004 do not differ beyond noise); at 1.7B it gives 3.1e-4, where SmolLM2 used 5e-4 (arXiv 2502.02737).
 
-    ``made`` of another model: the same to 3M parameters. From 100M on 1e-4, as published recoveries of pruned models take:
-    Minitron (arXiv 2407.14679; NVIDIA ModelOpt's guideline, 1e-4 to 1e-5), Llama-3.1-Minitron and MN-Minitron (arXiv
-    2408.11796), Sheared LLaMA (arXiv 2310.06694). In between a straight line between the two in logarithms of both.
+    ``made`` (from another model's weights): the same up to 3M parameters. From 100M on 1e-4, the rate of published recoveries of
+    pruned models: Minitron (arXiv 2407.14679; NVIDIA ModelOpt's guideline is 1e-4 to 1e-5), Llama-3.1-Minitron and MN-Minitron
+    (arXiv 2408.11796), Sheared LLaMA (arXiv 2310.06694). In between linear in the logarithms of both.
 
-    ``converted``, as the teacher with other mixers: a third of ``fresh``, which would undo what it knows, and no more than
-    ``made``.
+    ``converted`` (the teacher with other mixers): a third of ``fresh``, since a higher rate would destroy the copied weights, and
+    at most ``made``.
     """
     fresh = float(min(4e-3, 2e-3 * (1e6 / max(parameters, 1)) ** 0.25))
     if start == "fresh":
@@ -63,12 +63,12 @@ def suggested_learning_rate(parameters: int, *, start: Start = "fresh") -> float
 
 
 def suggested_schedule(parameters: int, *, start: Start = "fresh") -> Schedule:
-    """Of what is made of a model of 100M parameters or more a cosine, as in the sources of its rate; else wsd."""
+    """ "cosine" for students of 100M parameters or more made from a model, as in the sources of their rate; else "wsd"."""
     return "cosine" if start != "fresh" and parameters >= PUBLISHED else "wsd"
 
 
 def slow_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters that their modules declare slow (``SLOW``): their rate is `SLOWEST` at most, and they do not decay."""
+    """Parameters of the group that modules declare as ``SLOW``: their rate is at most `SLOWEST`, without weight decay."""
     return [
         parameter
         for module in model.modules()
@@ -78,9 +78,10 @@ def slow_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def adamw(model: nn.Module, others: Iterable[Tensor], *, weight_decay: float) -> torch.optim.AdamW:
-    """Fused AdamW with betas (0.9, 0.95), its rates to be set at each step (`set_rates`).
+    """Fused AdamW with betas (0.9, 0.95); `set_rates` sets its learning rates at each step.
 
-    Matrices decay; vectors (norms, biases), what modules declare slow, and an objective's own (``others``) do not.
+    Three parameter groups: matrices with weight decay; vectors (norms, biases) and an objective's parameters (``others``)
+    without; parameters that modules declare as ``SLOW``, without weight decay and with a lower peak rate.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     slow = [p for p in slow_parameters(model) if p.requires_grad]
@@ -95,7 +96,7 @@ def adamw(model: nn.Module, others: Iterable[Tensor], *, weight_decay: float) ->
 
 
 def set_rates(optimizer: torch.optim.Optimizer, step: int, *, steps: int, peak: float, schedule: Schedule) -> float:
-    """Gives each group of `adamw` its rate of a step, slow ones that of a lower peak; the rate of the others."""
+    """Sets the learning rate of each parameter group of `adamw` for a step; returns that of the groups without a limit."""
     for group in optimizer.param_groups:
         its = min(peak, group.get("most", peak))
         group["lr"] = learning_rate(step, steps=steps, peak=its, schedule=schedule)

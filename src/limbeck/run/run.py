@@ -1,7 +1,7 @@
-"""A training run: a student, what it learns from, and how long.
+"""A training run: a student, a teacher, a corpus, an objective and a plan, with checkpoints in a folder.
 
-The same folder continues where it stands: everything that moves is in its checkpoints, and the metrics after the last one
-are written again. On a CPU the weights at the end are the same bits, killed or not.
+A stopped run continues in the same folder: the train state is in its checkpoints, and metrics after the last checkpoint are
+written again. On a CPU the final weights have the same bits, whether the run was stopped or not.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from limbeck.types import Batch, ChunkTeacher, Teacher
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run is done. ``rows`` is the global batch of one optimiser step, over all micro-batches and ranks.
+    """The settings of a run. ``rows`` is the global batch of one optimiser step, over all micro-batches and ranks.
 
-    It is saved every ``save_every`` steps, and at the latest ``save_minutes`` after the last time.
+    ``lr`` is the peak learning rate, ``max_norm`` the gradient norm above which gradients are clipped, ``bf16`` mixed precision
+    (bfloat16 autocast). A checkpoint is saved every ``save_every`` steps, and ``save_minutes`` after the last one at the latest.
     """
 
     steps: int
@@ -51,10 +52,10 @@ class Plan:
 
 @dataclass
 class Run:
-    """Trains ``student`` in place on the rows of ``corpus``, keeping its state in ``folder``.
+    """Trains ``student`` in place on the rows of ``corpus``, with checkpoints and metrics in ``folder``.
 
-    ``update`` makes a step of what `train_step` is given; ``unit`` is that of its loss. ``after``: seconds
-    that the rest of the whole run takes once this is done, for progress lines alone.
+    ``update`` performs one optimiser step, with the signature of `train_step`; ``unit`` is the unit of its loss. ``after`` is how
+    many seconds the rest of the whole run is expected to take after this training, for progress lines only.
     """
 
     folder: Path
@@ -70,10 +71,10 @@ class Run:
     after: float = 0.0
 
     def train(self) -> None:
-        """Runs the steps that are left.
+        """Runs the remaining steps.
 
-        Raises Interrupted after SIGINT or SIGTERM (the step in hand is finished and saved first), NonFiniteLoss naming the
-        step and the documents.
+        Raises Interrupted after SIGINT or SIGTERM, when the current step is finished and saved; NonFiniteLoss, with the step and
+        its documents; BadFolder for a damaged checkpoint or a full disk; OtherRankStopped if another process of the run ended.
         """
         with signals() as caught:
             *_, done = self.steps(caught)
@@ -81,18 +82,18 @@ class Run:
             raise self.interrupted(done, caught)
 
     def steps(self, caught: Sequence[int], *, label: str | None = None) -> Iterator[int]:
-        """Runs one step a turn, and gives how many are done: first those of before, then after each.
+        """Runs one step for each iteration; yields the number of finished steps, first that of the last checkpoint.
 
-        Ends before the last, all saved, once a signal was ``caught`` here or on another rank. ``label`` is what the progress
-        bar says instead of the run's own, "" for no bar.
+        Saves and ends early once a signal was ``caught`` on this rank or another. ``label`` replaces the run's label in the
+        progress bar; "" is no bar. Raises as `train`, except Interrupted.
         """
         if self.world.first:
             with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
         self.world.barrier()
         optimizer = self._begin()
-        moving = TrainState(self.student.model, optimizer, self.objective)
-        step, tokens = self._resume(moving)
+        train_state = TrainState(self.student.model, optimizer, self.objective)
+        step, tokens = self._resume(train_state)
         label = self.label if label is None else label
         with (
             Metrics(self.folder / "metrics.jsonl", step=step) if self.world.first else nullcontext() as metrics,
@@ -120,7 +121,7 @@ class Run:
                 late = self.world.first and time.monotonic() - saved > 60 * self.plan.save_minutes
                 stop, due = self.world.any(bool(caught), late)
                 if stop or due or step % self.plan.save_every == 0 or step == self.plan.steps:
-                    self._save(step, tokens, moving)
+                    self._save(step, tokens, train_state)
                     saved = time.monotonic()
                 yield step
                 if stop:
@@ -135,19 +136,19 @@ class Run:
         )
 
     def interrupted(self, done: int, caught: Sequence[int]) -> Interrupted:
-        """What to raise where a signal ended the run after so many steps."""
-        number = caught[0] if caught else signal.SIGTERM  # another rank was told
+        """The error for a run that a signal ended after ``done`` steps."""
+        number = caught[0] if caught else signal.SIGTERM  # another rank got the signal
         return Interrupted(
             f"stopped by {signal.Signals(number).name} after step {done} of {self.plan.steps}, which is saved: "
-            "the same command continues from there",
+            "run the same command again to continue",
             number,
         )
 
     def measure(self, seconds: float) -> float:
-        """Seconds of one step, from real steps taken for ``seconds``: one at least, after one that warms up.
+        """The seconds of one step, measured on real steps for about ``seconds``, at least one, after one for warm-up.
 
-        A step that is too long for that is measured on fewer of its micro-batches. Nothing is saved, but student, objective
-        and corpus move on: of a run that is measured nothing else should be wanted.
+        A step that takes longer is measured on fewer of its micro-batches. Nothing is saved, but student, objective and corpus
+        change, so the run must not be trained afterwards. Raises as `train`.
         """
         optimizer = self._begin()
         self._set_learning_rate(optimizer, 0)
@@ -168,39 +169,38 @@ class Run:
         return time.perf_counter() - start
 
     def _begin(self) -> torch.optim.Optimizer:
-        """Student and objective made ready to learn."""
+        """Prepares student and objective for training; gives the optimiser."""
         self.student.model.train()
         self.objective.begin(self.plan.steps)
         self.objective.to(self.world.device)
         return adamw(self.student.model, self.objective.parameters(), weight_decay=self.plan.weight_decay)
 
-    def _resume(self, moving: TrainState) -> tuple[int, int]:
-        """(steps, tokens) already done."""
+    def _resume(self, train_state: TrainState) -> tuple[int, int]:
+        """(steps, tokens) already done. Raises BadFolder for a checkpoint that is damaged or of an incompatible version."""
         saved = checkpoints(self.folder)
         if not saved:
             return 0, 0
-        state = load_checkpoint(saved[-1], moving)
-        if slow_parameters(self.student.model) and "slowest" not in state:  # their places in it were others
+        state = load_checkpoint(saved[-1], train_state)
+        if slow_parameters(self.student.model) and "slowest" not in state:  # its parameter groups were others
             raise BadFolder(
-                f"{saved[-1]}: this run began with an older limbeck, in which the rate of state-space parameters was not kept "
-                f"at {SLOWEST:g}, so it cannot be continued as it was: start it again in another --out"
+                f"{saved[-1]}: this run began with an older limbeck that did not limit the learning rate of state-space "
+                f"parameters to {SLOWEST:g}, so it cannot be continued exactly: start it again in another --out"
             )
         self.corpus.load_state_dict(state["corpus"])
         return state["step"], state["tokens"]
 
-    def _save(self, step: int, tokens: int, moving: TrainState) -> None:
+    def _save(self, step: int, tokens: int, train_state: TrainState) -> None:
         if self.world.first:
             state = {"tokens": tokens, "corpus": self.corpus.state_dict()}
             state |= {"slowest": SLOWEST} if slow_parameters(self.student.model) else {}
-            save_checkpoint(self.folder, step, moving, state)
+            save_checkpoint(self.folder, step, train_state, state)
         self.world.barrier()
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:
         return set_rates(optimizer, step, steps=self.plan.steps, peak=self.plan.lr, schedule=self.plan.schedule)
 
     def _step(self, step: int, optimizer: torch.optim.Optimizer, count: int) -> Step:
-        # Dropout, where a model has it: drawn anew each step from what the step is, so that a resumed run, and each rank,
-        # draws what it would have drawn.
+        # Dropout, if a model has it, is seeded by the step and the rank, so that a resumed run has the same random numbers.
         torch.manual_seed((self.corpus.seed * (self.plan.steps + 1) + step) * self.world.size + self.world.rank)
         rows = self.corpus.take(count)
         batches = list(micro_batches(rows, self.world.device))
@@ -217,9 +217,9 @@ class Run:
                 )
         except NonFiniteLoss as error:
             raise NonFiniteLoss(
-                f"{self.label}: {error} at step {step + 1} of {self.plan.steps}. Nothing was updated. "
-                f"Its documents: {', '.join(self._documents(self.corpus.taken(count)))}. The last good checkpoint is "
-                f"{_last(self.folder)}. Look at these documents, or lower --lr, and start again in another --out."
+                f"{self.label}: {error} at step {step + 1} of {self.plan.steps}. The weights were not updated. "
+                f"The step's documents: {', '.join(self._documents(self.corpus.taken(count)))}. The last checkpoint is "
+                f"{_last(self.folder)}. Check these documents, or lower --lr, and start again in another --out."
             ) from error
 
     def _documents(self, rows: Batch) -> list[str]:
@@ -229,7 +229,7 @@ class Run:
 
 
 def micro_batches(rows: Batch, device: torch.device) -> Iterator[Batch]:
-    """The rows in pieces that fit, on their device."""
+    """Splits rows into micro-batches that fit into memory, on ``device``."""
     count, length = rows.tokens.shape
     size = micro_rows(length, device)
     for start in range(0, count, size):
@@ -237,7 +237,7 @@ def micro_batches(rows: Batch, device: torch.device) -> Iterator[Batch]:
 
 
 def micro_rows(length: int, device: torch.device) -> int:
-    """How many rows of this length a micro-batch has."""
+    """How many rows of ``length`` tokens a micro-batch has on a device."""
     return max(1, MICRO_TOKENS["cuda" if device.type == "cuda" else "cpu"] // length)
 
 
@@ -260,10 +260,10 @@ def _last(folder: Path) -> str:
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to, so that a step is never cut in the middle.
+    """A list to which SIGINT and SIGTERM are appended, so that the current step can be finished.
 
-    A second signal of the same kind acts at once, for who will not wait. Outside the main thread, where Python delivers no
-    signals, nothing is caught.
+    A second signal of the same kind acts at once. Outside the main thread, where Python delivers no signals, the list stays
+    empty.
     """
     if threading.current_thread() is not threading.main_thread():
         yield []

@@ -1,8 +1,7 @@
-"""Checkpoints: written beside their place and renamed, so that one is whole or not there.
+"""Checkpoints: written to a temporary folder and renamed, so that a checkpoint is complete or absent.
 
-A checkpoint holds all that moves (weights, optimiser, objective, data
-position), as safetensors and JSON: nothing is ever unpickled. Random numbers are drawn from the step's number, so they have
-no state.
+A checkpoint holds the train state (weights, optimiser, objective) and the data position, as safetensors and JSON: nothing is ever
+unpickled. Random numbers are seeded by the step's number, so they have no state.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _STEP = re.compile(r"step-(\d{6,})")
 
 
 class _State(TypedDict):
-    """What a training needs to go on, besides its tensors. Earlier versions kept no checksums."""
+    """The part of a checkpoint besides its tensors. Earlier versions wrote no checksums."""
 
     step: Count
     tokens: Count
@@ -38,14 +37,14 @@ class _State(TypedDict):
 
 @dataclass(frozen=True)
 class TrainState:
-    """All that moves in a run, apart from the corpus, whose position travels in the state of a checkpoint."""
+    """The train state: model, optimiser and objective. The corpus position is saved separately, in a checkpoint's JSON."""
 
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     objective: Objective
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor that moves, by a name that says whose it is. A tied weight appears once."""
+        """Every tensor of the state, by name with the prefix model, objective or optimizer. A tied weight appears once."""
         tensors: dict[str, Tensor] = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
         tensors |= {f"objective.{name}": t for name, t in self.objective.state_dict().items()}
         for i, optimised in enumerate(self._optimised()):
@@ -54,7 +53,7 @@ class TrainState:
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Puts back what `tensors` gave."""
+        """Restores what `tensors` gave. Raises KeyError or RuntimeError if tensors are missing or of another shape."""
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(tensors[f"model.{name}"])
@@ -70,11 +69,14 @@ class TrainState:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 
-def save_checkpoint(folder: Path, step: int, moving: TrainState, state: Mapping[str, Any]) -> Path:
-    """Writes ``folder/step-000500`` beside and renames it; then removes the older ones."""
+def save_checkpoint(folder: Path, step: int, train_state: TrainState, state: Mapping[str, Any]) -> Path:
+    """Writes the checkpoint ``folder/step-000500`` (for step 500), then removes older ones; gives its path.
+
+    Raises BadFolder if it cannot be written.
+    """
     final = folder / f"step-{step:06d}"
     with whole_folder(final) as beside:
-        tensors = {k: t.contiguous().clone() if not t.is_contiguous() else t for k, t in moving.tensors().items()}
+        tensors = {k: t.contiguous().clone() if not t.is_contiguous() else t for k, t in train_state.tensors().items()}
         save_file(tensors, beside / _TENSORS)
         write_json(beside / _STATE, {"step": step, **state, "files": sums(beside, [_TENSORS])})
     for older in checkpoints(folder)[:-1]:
@@ -83,20 +85,20 @@ def save_checkpoint(folder: Path, step: int, moving: TrainState, state: Mapping[
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints of a folder, oldest first."""
+    """The complete checkpoints of a folder, oldest first."""
     found = [p for p in folder.glob("step-*") if _STEP.fullmatch(p.name)]
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
-def load_checkpoint(folder: Path, moving: TrainState) -> dict[str, Any]:
-    """Puts a checkpoint's tensors back and gives its state. Raises BadFolder where it is damaged, or of another model."""
-    remedy = f"remove {folder}, and the training begins anew"
+def load_checkpoint(folder: Path, train_state: TrainState) -> dict[str, Any]:
+    """Restores a checkpoint's tensors and gives its JSON. Raises BadFolder if it is damaged or of another model."""
+    remedy = f"remove {folder}; the training then starts from the beginning"
     state: dict[str, Any] = read_json(folder / _STATE, _State, remedy=remedy)
     check_sums(folder, state.get("files", {}), error=BadFolder, remedy=remedy)
     try:
         with safe_open(folder / _TENSORS, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        moving.restore(tensors)
+        train_state.restore(tensors)
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise BadFolder(
             f"{folder / _TENSORS}: expected the tensors of a checkpoint of this training ({error}): {remedy}."

@@ -1,7 +1,7 @@
 """One optimiser step.
 
-The objective gives a loss per predicted token. We add weight x loss over every token of every micro-batch on every rank
-and divide once, by the total weight: the step is the same however its rows are cut into micro-batches or spread over
+The objective gives a distillation loss per predicted token. Weight x loss is summed over every token of every micro-batch on
+every rank and divided once, by the total weight. So the step does not depend on how its rows are split into micro-batches or over
 ranks, and a masked token counts exactly 0.
 """
 
@@ -23,7 +23,7 @@ from limbeck.types import Batch, CausalLM, ChunkTargets, ChunkTeacher, Outputs, 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step was: mean loss (nats per token), summed weight of its tokens, gradient norm before clipping."""
+    """The result of one optimiser step: mean loss (nats per token), total weight of its tokens, gradient norm before clipping."""
 
     loss: float
     tokens: float
@@ -42,14 +42,15 @@ def train_step(
 ) -> Step:
     """Updates the student (and the objective's state) once, from the micro-batches of one global batch.
 
-    Raises NothingToLearn when no token of any rank has weight, NonFiniteLoss *before* the update when the loss or the
-    gradient is not finite: the weights and the optimiser are then as they were.
+    Gradients are clipped to the norm ``max_norm``. Raises NothingToLearn if no token on any rank has weight; NonFiniteLoss if the
+    loss or the gradient is not finite, *before* the update: weights and optimiser are unchanged; Mismatch and BadObjective as
+    `objectives.fused_backward`.
     """
     total = world.sum(float(sum(batch.weight.sum() for batch in batches)))
     if total == 0:
         raise NothingToLearn(
-            f"all {len(batches)} micro-batches of a step have weight 0: no token is marked to be learned. "
-            "Chat data need assistant turns; see which with `limbeck doctor`."
+            f"expected tokens with weight > 0 in every step, got {len(batches)} micro-batches without one: chat data need "
+            "assistant turns; check the data with `limbeck doctor`."
         )
     optimizer.zero_grad(set_to_none=True)
     loss = 0.0
@@ -73,7 +74,7 @@ def train_step(
 
 
 def _clip(gradients: list[Tensor], max_norm: float) -> float:
-    """Scales the gradients down to a joint norm of at most ``max_norm``; gives the norm before."""
+    """Clips the gradients to a joint norm of at most ``max_norm``; gives the norm before clipping."""
     norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
     if norm > max_norm:
         torch._foreach_mul_(gradients, float(max_norm / norm))

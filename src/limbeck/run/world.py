@@ -1,8 +1,7 @@
-"""One process or many: who we are among the ranks, and what is summed over them.
+"""The processes of a run: rank, device, and sums over all ranks.
 
-Data parallelism here is a plain sum of gradients after the last micro-batch, not `DistributedDataParallel`: the fused head
-writes its gradient itself (`objectives/fused.py`), which a wrapper's hooks would not see. Sharded training would enter at
-this seam too.
+Data parallelism is a plain sum of gradients after the last micro-batch, not `DistributedDataParallel`: the fused head writes its
+gradient itself (`objectives/fused.py`), which a wrapper's hooks would not see.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _BUCKET = 2**24  # elements summed in one message: 64 MiB in float32
 
 @dataclass(frozen=True)
 class World:
-    """The processes of this run. ``rank`` 0 writes files and speaks to the user."""
+    """This process's ``rank`` among the ``size`` processes of the run, and its device. Rank 0 writes files and messages."""
 
     rank: int
     size: int
@@ -32,29 +31,32 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes and speaks."""
+        """Whether this is rank 0, which writes files and messages."""
         return self.rank == 0
 
     def sum(self, value: float) -> float:
-        """The value summed over the ranks, in float64; every rank gets the same bits."""
+        """The value summed over the ranks, in float64; every rank gets the same bits. Raises OtherRankStopped if one ended."""
         if self.size == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
-        with _together():
+        with _collective():
             dist.all_reduce(total)
         return float(total)
 
     def any(self, *flags: bool) -> list[bool]:
-        """For each flag whether it is set on any rank; every rank gets the same answers, by one message."""
+        """For each flag whether it is set on any rank, by one collective. Raises OtherRankStopped if a rank ended."""
         if self.size == 1:
             return list(flags)
         total = torch.tensor(flags, dtype=torch.int32, device=self.device)
-        with _together():
+        with _collective():
             dist.all_reduce(total)
         return [count > 0 for count in total.tolist()]
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Replaces each gradient by its sum over the ranks. A parameter without one on some rank counts 0 there."""
+        """Replaces each gradient by its sum over the ranks; a missing gradient counts 0.
+
+        Raises OtherRankStopped if a rank ended.
+        """
         if self.size == 1:
             return
         bucket: list[Tensor] = []
@@ -63,25 +65,25 @@ class World:
                 parameter.grad = torch.zeros_like(parameter)
             bucket.append(parameter.grad)
             if sum(g.numel() for g in bucket) >= _BUCKET:
-                _sum_together(bucket)
+                _all_reduce(bucket)
                 bucket = []
         if bucket:
-            _sum_together(bucket)
+            _all_reduce(bucket)
 
     def barrier(self) -> None:
-        """Waits for every rank."""
+        """Waits for every rank. Raises OtherRankStopped if one ended."""
         if self.size > 1:
-            with _together():
+            with _collective():
                 dist.barrier()
 
 
 def alone(device: torch.device | str = "cpu") -> World:
-    """The world of a single process."""
+    """The `World` of a single process on a device."""
     return World(rank=0, size=1, device=torch.device(device))
 
 
 def named(device: str) -> torch.device:
-    """The device of a name, "auto" being CUDA where there is one. Raises RuntimeError where there is none of that name."""
+    """The device of this name; "auto" is CUDA if available, else the CPU. Raises RuntimeError if there is no such device."""
     where = torch.device(device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu"))
     if where.type not in {"cpu", "cuda"}:
         raise RuntimeError(f"limbeck runs on a CPU or on CUDA, not on {where.type}")
@@ -91,9 +93,10 @@ def named(device: str) -> torch.device:
 
 
 def join(device: str = "auto") -> World:
-    """The world that `torchrun` set up in the environment, or a single process.
+    """The `World` that `torchrun` set up in the environment, or a single process.
 
-    ``device`` is "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1". Ranks on CUDA take one device each.
+    ``device`` is "auto" (CUDA if available, else the CPU), "cpu", "cuda" or "cuda:1". Ranks on CUDA use one device each. Raises
+    RuntimeError if there is no such device, or if several processes were given one device.
     """
     size, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     where = named(device)
@@ -106,7 +109,7 @@ def join(device: str = "auto") -> World:
     if size == 1:
         return alone(where)
     if not dist.is_initialized():
-        # probes run on rank 0 alone, and the others wait for it
+        # probes run on rank 0 alone while the others wait
         dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=timedelta(hours=6))
     return World(rank=dist.get_rank(), size=dist.get_world_size(), device=where)
 
@@ -118,19 +121,19 @@ def leave() -> None:
 
 
 @contextmanager
-def _together() -> Iterator[None]:
-    """Raises OtherRankStopped where a message among the ranks fails, which it does when one of them has ended."""
+def _collective() -> Iterator[None]:
+    """Raises OtherRankStopped if a collective fails, as it does when a rank has ended."""
     try:
         yield
     except RuntimeError as error:  # gloo's, and NCCL's DistBackendError
         raise OtherRankStopped(
-            "another process of this run stopped, and this one with it: its message or traceback says why"
+            "another process of this run stopped, so this one stopped too: see the message or traceback of the other process"
         ) from error
 
 
-def _sum_together(gradients: list[Tensor]) -> None:
+def _all_reduce(gradients: list[Tensor]) -> None:
     flat = torch.cat([g.reshape(-1) for g in gradients])
-    with _together():
+    with _collective():
         dist.all_reduce(flat)
     for gradient, piece in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(piece.view_as(gradient))
