@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from limbeck.papers.lab.effect import count_of, effect_of
+from limbeck.papers import recipe
+from limbeck.papers.lab.recipe import count_of
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- made by index.py: begin -->", "<!-- made by index.py: end -->"
@@ -24,8 +25,9 @@ def papers() -> Iterator[Row]:
     for file in files + sorted(HERE.glob("*/*/distillation-law.json")):
         found, folder = json.loads(file.read_text(encoding="utf-8")), file.relative_to(HERE).parts[0]
         name = folder if len(file.relative_to(HERE).parts) == 2 else f"{found['recipe']}, {file.parent.name}"
-        for number, one in enumerate(found["judged"]):
-            seen = effect_of(one["seen"], found["recipe"], number), count_of(one["seen"], found["seeds"])
+        for one in found["judged"]:
+            short = recipe(found["recipe"]).short_of(one["claim"])
+            seen = short.effect_of(one["seen"]), count_of(one["seen"], found["seeds"])
             yield f"[{name}]({folder}/README.md)", one["claim"], one["verdict"], *seen
 
 

@@ -4,6 +4,7 @@ import ast
 import json
 import shutil
 from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -273,7 +274,7 @@ def test_a_result_says_by_which_criterion_and_code_it_was_judged(judge):
         "continued": [],
         "earlier": [],
     }
-    assert page.startswith("# A made-up claim\n\n1 claim: 1 confirmed.\n\n| claim | verdict |")
+    assert page.startswith("# A made-up claim\n\n1 claim is judged at scale small: 1 confirmed.\n\n| claim | verdict |")
     assert "**The claim** (no paper)" in page
     assert "judged by criterion aaaa" in page
     assert judge("aaaa") == (result, page)
@@ -284,9 +285,9 @@ def test_results_judged_again_by_another_criterion_say_so_first(judge):
     result, page = judge("bbbb", "refuted", parts={"x.LEAST": "bbbb", "x.judge": "1"})
     day = before["date"][:10]
     assert page.startswith(
-        "# A made-up claim\n\n"
+        "# A made-up claim\n\n1 claim is judged at scale small: 1 refuted.\n\n"
         f"**The criterion changed after these results were seen**: on {day} they were judged by another (aaaa), which said "
-        "confirmed; now by bbbb. What differs: x.LEAST, x.judge. Why: A mistake.\n\n1 claim: 1 refuted."
+        "confirmed; now by bbbb. What differs: x.LEAST, x.judge. Why: A mistake.\n\n| claim |"
     )
     (earlier,) = result["criterion"]["earlier"]
     assert (earlier["digest"], earlier["verdicts"]) == ("aaaa", ["confirmed"])
@@ -372,7 +373,7 @@ def test_seeds_that_were_seen_before_the_criterion_stood_are_told(judge):
 
 
 def test_nothing_is_said_of_a_scale_that_judges_nothing(judge):
-    assert judge("cccc", scale="smoke")[1].startswith("# A made-up claim\n\n1 claim: ")
+    assert judge("cccc", scale="smoke")[1].startswith("# A made-up claim\n\nThis run only checks")
 
 
 def test_a_checkout_that_limbeck_is_only_installed_in_is_not_its_code(tmp_path, monkeypatch):
@@ -386,7 +387,8 @@ def test_a_checkout_that_limbeck_is_only_installed_in_is_not_its_code(tmp_path, 
 @pytest.mark.parametrize("folder", sorted(path.parent.name for path in RESULTS.glob("*/reproduction.json")))
 def test_committed_results_were_judged_by_a_criterion_that_stood_before_or_say_so(folder):
     result = json.loads((RESULTS / folder / "reproduction.json").read_text(encoding="utf-8"))
-    first = (RESULTS / folder / "README.md").read_text(encoding="utf-8").split("\n\n")[1]
+    _, sentence, first, *_ = (RESULTS / folder / "README.md").read_text(encoding="utf-8").split("\n\n")
+    assert sentence.count(".") == 1  # one sentence, and then whatever else has to be known before the verdicts are read
     judged = result.get("criterion")
     if judged is None or judged["earlier"] or judged["stands_since"] is None:
         assert first.startswith("**The criterion changed "), first[:100]
@@ -396,3 +398,19 @@ def test_committed_results_were_judged_by_a_criterion_that_stood_before_or_say_s
     assert not set(entry.seen) & set(range(result["seed"], result["seed"] + result["seeds"]))
     assert judged["stands_since"] == entry.since
     assert judged["code"]["changed"] is False
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in RESULTS.glob("*/reproduction.json")))
+def test_committed_pages_are_what_limbeck_writes_of_their_results(folder):
+    spec = spec_from_file_location("pages", RESULTS / "pages.py")
+    pages = module_from_spec(spec)
+    spec.loader.exec_module(pages)
+    page = (RESULTS / folder / "README.md").read_text(encoding="utf-8")
+    assert pages.written(RESULTS / folder) == page, "run: python docs/results/pages.py"
+    table = page.partition("| claim |")[2].partition("\n\n")[0]
+    assert all(len(cell) < 160 for cell in table.split("|")), "a cell is short"
+    result = json.loads((RESULTS / folder / "reproduction.json").read_text(encoding="utf-8"))
+    for one in result["judged"]:
+        assert page.count(one["criterion"]) >= 1
+        assert one["seen"] in page
+        assert recipe(folder).short_of(one["claim"]).claim in table

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
@@ -27,8 +26,7 @@ from limbeck.jobs.common.folder import claim, now, signature_of, update
 from limbeck.papers import recipe
 from limbeck.papers.lab import provenance
 from limbeck.papers.lab.criterion import criterion_of
-from limbeck.papers.lab.effect import count_of, effect_of
-from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict, count_of
 from limbeck.planning.laws.points import read_points
 from limbeck.report.words import duration
 
@@ -49,7 +47,7 @@ def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
     judged_by = criterion_of(chosen, settings.scale)
     provenance.started(out, run, judged_by, recipe=chosen.name, scale=settings.scale)
     started, before = time.monotonic(), _cpu_seconds()
-    ground = RecipeContext(
+    context = RecipeContext(
         out=out,
         scale=settings.scale,
         data=settings.data,
@@ -59,7 +57,7 @@ def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
         device=settings.device,
         points=settings.points,
     )
-    outcome = chosen.run(ground)
+    outcome = chosen.run(context)
     if "ended" not in run:
         spent = {"seconds": time.monotonic() - started, "cpu_seconds": _cpu_seconds() - before + outcome.cpu_seconds}
         update(out, run, ended=now(), **{name: round(value, 1) for name, value in spent.items()})
@@ -68,7 +66,7 @@ def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
     provenance.judged(out, run, outcome.judged)
     result = _result(chosen, outcome, run, settings)
     write_json(out / "reproduction.json", result)
-    write_text(out / "README.md", page(chosen, outcome, run, settings))
+    write_text(out / "README.md", page(chosen, outcome, run, settings, notes=_notes(chosen, run, settings)))
     return {"out": str(out), **result}
 
 
@@ -80,23 +78,39 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(f"page: {result['out']}/README.md", soft_wrap=True)
 
 
-def page(chosen: Recipe, outcome: Outcome, run: dict[str, Any], settings: ReproduceSettings) -> str:
-    """The reproduction in Markdown. Of scale "smoke", which judges nothing, it does not matter which criterion stood when."""
+def page(
+    chosen: Recipe, outcome: Outcome, run: Mapping[str, Any], settings: ReproduceSettings, *, notes: Sequence[str]
+) -> str:
+    """The reproduction in Markdown: a sentence, ``notes``, a table of short cells, a figure; below, everything else."""
+    figures = [f"![{said}]({figure.name})\n\n{said}" for figure, said in outcome.figures.items()]
+    digest = f", judged by criterion {run[provenance.KEY][-1]['digest']}" if run.get(provenance.KEY) else ""
     parts = [
         f"# {chosen.title}",
-        *_notes(chosen, run, settings),
-        _summary(outcome.judged),
-        _table(outcome.judged, chosen.name, settings.seeds),
+        _sentence(outcome.judged, settings),
+        *notes,
+        _table(chosen, outcome.judged, settings),
+        *figures[:1],
+        "## Criteria and numbers by seed",
+        *(_judged(one) for one in outcome.judged),
+        *figures[1:],
+        "## The paper's claim and this run",
+        f"**The claim** ({chosen.paper}). {chosen.claim}",
+        f"**What was done here.** {outcome.ours}",
+        f"**Cost.** {_cost(run)}",
+        "**Differences from the paper.**",
+        "\n".join(f"- {said}" for said in chosen.differences),
+        f"Made by `{' '.join(run['command'])}`{digest}; numbers in `reproduction.json`.",
     ]
-    figures = [f"![{said}]({figure.name})\n\n{said}" for figure, said in outcome.figures.items()]
-    parts += figures[:1]
-    parts += [f"**The claim** ({chosen.paper}). {chosen.claim}", f"**What was done here.** {outcome.ours}"]
-    parts += [_criteria(outcome.judged), *figures[1:]]
-    parts += [f"**Cost.** {_cost(run)}", "**Differences from the paper.**"]
-    parts.append("\n".join(f"- {said}" for said in chosen.differences))
-    digest = run[provenance.KEY][-1]["digest"]
-    parts.append(f"Made by `{' '.join(run['command'])}`, judged by criterion {digest}; numbers in `reproduction.json`.")
     return "\n\n".join(parts) + "\n"
+
+
+def _sentence(judged: Sequence[ClaimResult], settings: ReproduceSettings) -> str:
+    if settings.scale == "smoke":
+        return "This run only checks that everything works: scale smoke decides nothing."
+    counts = {verdict: sum(one.verdict == verdict for one in judged) for verdict in get_args(Verdict)}
+    found = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    claims = f"{len(judged)} claims are" if len(judged) > 1 else "1 claim is"
+    return f"{claims} judged at scale {settings.scale}: {found}."
 
 
 def _check(settings: ReproduceSettings, chosen: Recipe) -> None:
@@ -128,37 +142,25 @@ def _notes(chosen: Recipe, run: dict[str, Any], settings: ReproduceSettings) -> 
     return provenance.notes(run, chosen.name, settings.scale, seeds=seeds, points=settings.points)
 
 
-def _summary(judged: Sequence[ClaimResult]) -> str:
-    """How many claims have which verdict, in one sentence."""
-    verdicts = Counter(one.verdict for one in judged).most_common()
-    said = "1 claim" if len(judged) == 1 else f"{len(judged)} claims"
-    return f"{said}: {', '.join(f'{n} {verdict}' for verdict, n in verdicts)}."
-
-
-def _table(judged: Sequence[ClaimResult], paper: str, seeds: int) -> str:
+def _table(chosen: Recipe, judged: Sequence[ClaimResult], settings: ReproduceSettings) -> str:
     rows = ["| claim | verdict | effect, 95 % interval | n |", "|---|---|---|---|"]
-    for number, one in enumerate(judged):
-        cells = (
-            one.claim,
-            f"**{one.verdict}**",
-            effect_of(one.seen.removeprefix(_SMOKE), paper, number),
-            count_of(one.seen, seeds),
-        )
+    for one in judged:
+        short = chosen.short_of(one.claim)
+        seen = one.seen.removeprefix(_SMOKE)
+        cells = (short.claim, f"**{one.verdict}**", short.effect_of(seen), count_of(seen, settings.seeds))
         rows.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(rows)
 
 
-def _criteria(judged: Sequence[ClaimResult]) -> str:
-    """Each claim's criterion and everything that was seen of it."""
-    found = [f"**{one.claim}**\n\n{one.criterion}\n\nSeen: {one.seen} *{one.verdict.capitalize()}.*" for one in judged]
-    return "\n\n".join(["## Criteria, and what was seen", *found])
+def _judged(one: ClaimResult) -> str:
+    return f"**{one.claim}** {one.verdict.capitalize()}.\n\n- Criterion: {one.criterion}\n- Seen: {one.seen}"
 
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _cost(run: dict[str, Any]) -> str:
+def _cost(run: Mapping[str, Any]) -> str:
     places = [f"on {_place(run['versions'])}"]
     places += [f"continued on {_place(one['versions'])}" for one in run.get(provenance.CONTINUED, [])]
     return (

@@ -16,7 +16,16 @@ from limbeck.papers.arithmetic.completion import by_rank_two, by_sums
 from limbeck.papers.arithmetic.sums import Cell, train, training_pairs, unseen_pairs
 from limbeck.papers.lab.plots import Line, draw_by_samples
 from limbeck.papers.lab.rates import TUNING, best_rates
-from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict, of_seeds, with_failures
+from limbeck.papers.lab.recipe import (
+    ClaimResult,
+    Outcome,
+    Recipe,
+    RecipeContext,
+    Short,
+    Verdict,
+    of_seeds,
+    with_failures,
+)
 from limbeck.papers.lab.trainings import Trainings, read_after
 from limbeck.probes.interval import wilson
 from limbeck.report.words import interval, share
@@ -395,6 +404,10 @@ def _figures(found: Found, ground: RecipeContext) -> dict[Any, str]:
     }
 
 
+_COUNTED = (
+    r"(?:^|(?<=; ))\w+ [^;]+?(?= \(as long as in training [^),]*\))"  # formats of which sums as long are answered
+)
+_SAMPLES = "^[^;]+; [^;.]+"  # of what was seen, the two that are compared
 RECIPE = Recipe(
     name="arithmetic",
     title="Sums by how they are written",
@@ -422,4 +435,11 @@ RECIPE = Recipe(
     ),
     run=run,
     scales=SCALES,
+    short={
+        "format reverse": Short("Units first need half of plain's samples", _SAMPLES),
+        "format simplified": Short("A scratchpad needs half of plain's samples", _SAMPLES),
+        "format detailed": Short("A detailed scratchpad needs half of plain's samples", _SAMPLES),
+        "of rank 2": Short("Sums are learned where their table can be completed", _SAMPLES),
+        "a digit more": Short("Longer sums are not answered", _COUNTED),
+    },
 )

@@ -22,7 +22,16 @@ from limbeck.papers.lab import recall
 from limbeck.papers.lab.plots import draw_recall_by_bytes
 from limbeck.papers.lab.rates import TUNING, best_rates
 from limbeck.papers.lab.recall import Cell
-from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict, of_seeds, with_failures
+from limbeck.papers.lab.recipe import (
+    ClaimResult,
+    Outcome,
+    Recipe,
+    RecipeContext,
+    Short,
+    Verdict,
+    of_seeds,
+    with_failures,
+)
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.zoology.recipe import accuracy, right_of_rows
 from limbeck.probes.interval import Interval, bootstrap
@@ -415,4 +424,11 @@ RECIPE = Recipe(
     ),
     run=run,
     scales=SCALES,
+    short={
+        "Based answers more with more": Short("Based recalls more with more state", "^[^;]+|[^;]+(?=; attention)"),
+        "window answers more with more": Short("A window recalls more with more state", "^[^;]+|[^;]+(?=; attention)"),
+        "as many bytes": Short("Based recalls more than a window of as many bytes"),
+        "than 1 + elu": Short("The Taylor map recalls more than 1 + elu"),
+        "writes faster": Short("Based generates faster than attention", "^[^;]+|[^;]+(?=; n =)"),
+    },
 )

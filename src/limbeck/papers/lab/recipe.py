@@ -6,14 +6,16 @@ scale "smoke" nothing is ever judged, since so few seconds decide nothing, whate
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from limbeck.probes.interval import FEWEST_SEEDS
 
 Verdict = Literal["confirmed", "refuted", "inconclusive"]
+_DIFFERENCES = ("difference", " less ", "on the whole")  # words of a clause that gives the effect of a claim
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,37 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Short:
+    """A claim in a few words, and its effect: what ``effect``, a regular expression, finds in what was seen.
+
+    Without one it is the first clause that is a difference, else the first. Clauses have semicolons between them.
+    """
+
+    claim: str
+    effect: str = ""
+
+    def effect_of(self, seen: str) -> str:
+        """The effect with its interval, as it was seen; several with semicolons between them."""
+        if self.effect:
+            found = [one.group().strip(" ;.") for one in re.finditer(self.effect, seen)]
+            return "; ".join(found) or seen
+        clauses = [clause.strip().rstrip(".") for clause in seen.split(";")]
+        return next((one for one in clauses if any(word in one for word in _DIFFERENCES)), clauses[0])
+
+
+def count_of(seen: str, seeds: int) -> str:
+    """n with its seeds, as what was seen has it; the number of seeds alone where it has no n."""
+    clauses = [clause.strip().rstrip(".") for clause in seen.split(";")]
+    found = next((one.partition("n = ")[2] for one in clauses if "n = " in one), "").removesuffix(", one number each")
+    return found if "seeds" in clauses[-1] else f"{found}, {seeds} seeds".removeprefix(", ")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A paper's reproduction. Its ``differences`` say what here is not as there; ``takes_points``: a pilot may be given.
 
-    ``scales``: by the name of a scale all that it sets, which is part of the criterion.
+    ``scales``: by the name of a scale all that it sets, which is part of the criterion. ``short``: short forms of claims for the
+    page's table, each by words that its claim has and no other; they only show.
     """
 
     name: str
@@ -103,3 +132,8 @@ class Recipe:
     run: Callable[[RecipeContext], Outcome]
     scales: Mapping[str, Any]
     takes_points: bool = False
+    short: Mapping[str, Short] = field(default_factory=dict)
+
+    def short_of(self, claim: str) -> Short:
+        """The short form of a claim; without one it stands for itself."""
+        return next((short for words, short in self.short.items() if words in claim), Short(claim))

@@ -17,7 +17,16 @@ from jaxtyping import Float
 from limbeck.errors import BadSetting
 from limbeck.papers.lab.plots import draw_reversals
 from limbeck.papers.lab.rates import TUNING
-from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict, of_seeds, with_failures
+from limbeck.papers.lab.recipe import (
+    ClaimResult,
+    Outcome,
+    Recipe,
+    RecipeContext,
+    Short,
+    Verdict,
+    of_seeds,
+    with_failures,
+)
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.reversal.facts import KINDS, Cell, train
 from limbeck.probes.interval import Interval, bootstrap
@@ -349,4 +358,10 @@ RECIPE = Recipe(
     ),
     run=run,
     scales=SCALES,
+    short={
+        "one token for each thing": Short("One token a thing: reversals are answered", "reversed [^,]+"),
+        "two shared tokens": Short("Two shared tokens: they are not", "reversed [^,]+"),
+        "layer of its own": Short("Vectors made from names: they are again", "reversed [^,]+"),
+        "slot for each name": Short("A table of names is better than that layer", "table less layer [^;]+"),
+    },
 )

@@ -22,7 +22,7 @@ from limbeck.papers.lab.cells import doubtful
 from limbeck.papers.lab.paired import gain, mean, said
 from limbeck.papers.lab.plots import draw_delays
 from limbeck.papers.lab.rates import TUNING, best_rates
-from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict, of_seeds
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, Verdict, of_seeds
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.s4d.delay import DelayCell, train_delay, tune_delay
 from limbeck.papers.s4d.text import KEPT, TextCell, text_of, train_text, tune_text
@@ -374,4 +374,14 @@ RECIPE = Recipe(
     ),
     run=run,
     scales=SCALES,
+    short={
+        "than a real one": Short("Named spectra hold longer delays than a real one", "legs at [^;]+"),
+        "than a random one": Short("Named spectra hold longer delays than a random one", "legs at [^;]+"),
+        "S4D-Inv holds": Short("S4D-Inv equals S4D-LegS", "[^;]+; [^;]+(?=; n =)"),
+        "On text, too": Short("On text, too, the bilinear rule equals the zero-order hold"),
+        "hold and the bilinear rule do not differ.": Short(
+            "The bilinear rule equals the zero-order hold", "[^;]+; [^;]+(?=; n =)"
+        ),
+        "the order is another": Short("On text a real spectrum is better than S4D-Lin"),
+    },
 )

@@ -16,7 +16,16 @@ from jaxtyping import Float
 from limbeck.errors import BadSetting
 from limbeck.papers.lab.plots import Line, draw_by_arm, draw_by_samples
 from limbeck.papers.lab.rates import TUNING, best_rates
-from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict, of_seeds, with_failures
+from limbeck.papers.lab.recipe import (
+    ClaimResult,
+    Outcome,
+    Recipe,
+    RecipeContext,
+    Short,
+    Verdict,
+    of_seeds,
+    with_failures,
+)
 from limbeck.papers.lab.trainings import Trainings, read_after
 from limbeck.papers.self_pretraining.expressions import PRETRAINED, Cell, train
 from limbeck.probes.interval import Interval, bootstrap
@@ -372,4 +381,9 @@ RECIPE = Recipe(
     ),
     run=run,
     scales=SCALES,
+    short={
+        "spends half of its steps": Short("Half the steps on pretraining evaluate more lists", "difference [^;]+"),
+        "Twice the steps": Short("Twice the steps from scratch do not make up for it", "difference [^;]+"),
+        "makes the gap smaller": Short("Pretraining shrinks the lead of state spaces", "^[^;]+; [^;]+"),
+    },
 )

@@ -16,7 +16,16 @@ from jaxtyping import Float
 from limbeck.errors import BadSetting
 from limbeck.papers.lab.plots import draw_recall_by_state, draw_recall_map
 from limbeck.papers.lab.recall import at
-from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict, of_seeds, with_failures
+from limbeck.papers.lab.recipe import (
+    ClaimResult,
+    Outcome,
+    Recipe,
+    RecipeContext,
+    Short,
+    Verdict,
+    of_seeds,
+    with_failures,
+)
 from limbeck.papers.zoology.grid import ARMS, ATTENTION, BASED, GATED, REPEATS, SCALES, WINDOW, WINDOWS, Found, run_grid
 from limbeck.probes.interval import Interval, bootstrap, wilson
 from limbeck.report.words import interval, share
@@ -395,4 +404,12 @@ RECIPE = Recipe(
     ),
     run=run,
     scales=SCALES,
+    short={
+        "Two layers with attention": Short("Attention solves recall at a small width", "^.*(?=; n =)"),
+        "Gated convolutions": Short("Gated convolutions do not, in equal steps", "^[^;]+; [^;]+; [^;]+"),
+        "lies between the two": Short("Linear attention lies between, by its state", "largest less smallest [^;]+"),
+        "A window of": Short("A window recalls what it sees, and only that", "^[^;]+; [^;]+"),
+        "that attends where a token repeats": Short("One layer that attends to repeats closes the gap"),
+        "A hybrid in which": Short("One attention layer closes the gap"),
+    },
 )
