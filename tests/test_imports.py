@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "limbeck"
 LAYERS = (
     ("errors", "scrub", "terminal", "units"),
     ("plugins",),
-    ("types", "config", "disk", "border"),
+    ("types", "config", "results", "disk", "border"),
     ("divergence",),
     ("models",),
     ("corpora", "planning", "teachers", "students", "objectives"),
@@ -24,7 +24,8 @@ LAYERS = (
     ("run", "report", "export"),
     ("jobs", "selftest"),
     ("papers",),
-    ("api",),
+    ("dispatch",),
+    ("api", "commands"),
     ("cli",),
     ("__main__",),
 )

@@ -1,7 +1,11 @@
 """What a user finds at `limbeck` and at its command line: names, types, suggestions."""
 
 import ast
+import inspect
+import json
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import limbeck
-from limbeck.cli import app
-from limbeck.config import DistilSettings, likely_key, resolve
+from limbeck.config import DistilSettings, ProbeSettings, known_keys, likely, resolve
+from limbeck.config.commands import BY_NAME, COMMANDS
 from limbeck.errors import BadObjective, BadSetting
 from limbeck.objectives import parse
 
@@ -53,28 +57,33 @@ def test_plan_is_called_by_its_name_and_is_a_folder_too():
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("given", "meant"),
     [
-        ("learning_rate", "lr"),
+        ("peak_lr", "lr"),
         ("--learning-rate", "lr"),
-        ("seq-len", "length"),
-        ("max_seq_length", "length"),
-        ("batch_size", "batch_tokens"),
+        ("seq-length", "seq_len"),
+        ("length", "seq_len"),
+        ("max_seq_length", "seq_len"),
+        ("per_device_train_batch_size", "batch_tokens"),
         ("output_dir", "out"),
-        ("epochs", "tokens"),
+        ("num_train_epochs", "tokens"),
+        ("teacher_model_name_or_path", "teacher"),
+        ("dataset_name", "data"),
+        ("kd_ratio", "objective"),
+        ("prune_target_params", "params"),
         ("objctive", "objective"),
         ("tokns", "tokens"),
         ("zzz", None),
     ],
 )
-def test_the_key_that_was_meant(said, meant):
-    assert likely_key(said, sorted(DistilSettings.model_fields)) == meant
+def test_the_key_that_was_meant(given, meant):
+    assert likely(given, known_keys(DistilSettings)) == meant
 
 
-def test_what_a_command_does_not_take_is_not_suggested():
-    assert likely_key("learning_rate", ["teacher", "params"]) is None
-    with pytest.raises(BadSetting, match=r"unknown key 'learning_rate'; did you mean 'lr'\? The keys are: "):
-        resolve(DistilSettings, None, {"learning_rate": 0.1})
+def test_a_key_of_another_command_is_not_suggested():
+    assert likely("kd_ratio", known_keys(ProbeSettings)) is None
+    with pytest.raises(BadSetting, match=r"unknown key 'peak_lr'; did you mean 'lr'\? The keys are: "):
+        resolve(DistilSettings, None, {"peak_lr": 0.1})
 
 
 @pytest.mark.parametrize(
@@ -86,25 +95,107 @@ def test_the_objective_that_was_meant(said, meant):
         parse(said)
 
 
-def test_the_command_line_says_its_version_and_the_flag_that_was_meant():
+def test_the_command_line_shows_its_version_and_the_flag_that_was_meant():
     assert shown("--version") == (0, f"limbeck {limbeck.__version__}\n")
-    status, said = shown("distil", "--learning-rate", "3")
+    status, text = shown("distil", "--max-seq-len", "3")
     assert status == 2
-    assert "--learning-rate" in said
-    assert "--lr" in said
-    assert "--length" not in said
+    assert "No such option: --max-seq-len" in text
+    assert "--seq-len" in text.replace("--max-seq-len", "")
+    assert "--lr" not in text
 
 
-def test_help_is_as_wide_as_the_terminal():
-    widths = [max(map(len, shown("distil", "--help", COLUMNS=str(w))[1].splitlines())) for w in (70, 160)]
-    assert 50 < widths[0] <= 70 < 120 < widths[1] <= 160
+def test_old_spellings_are_aliases_that_help_does_not_show():
+    for old, value, message in (
+        ("--length", "x", "--seq-len: expected a whole number, got 'x'"),
+        ("--kind", "best", "--codec: unknown codec 'best'. There are: auto, sampled, top-k, got 'best'"),
+    ):
+        assert shown("capture", old, value) == shown("capture", f"{old}={value}") == (2, f"limbeck: {message}\n")
+        assert f"{old} " not in shown("capture", "--help")[1]
+    status, text = shown("distil", "--learning-rate", "3")
+    assert (status, text) == (2, "limbeck: --lr: expected at most 1, got '3'\n")
 
 
-def test_every_command_has_suggestions():
-    from limbeck.cli import _Command
+def test_without_arguments_it_shows_what_one_does_in_order():
+    status, text = shown()
+    steps = ["plan", "doctor", "distil", "probe", "capture"]
+    assert status == 0
+    assert [line.split()[1] for line in text.splitlines() if line.startswith("  limbeck")] == [*steps, "distil"]
+    assert "limbeck --help lists all commands" in text
 
-    commands = [
-        *app.registered_commands,
-        *(c for g in app.registered_groups for c in g.typer_instance.registered_commands),
+
+@pytest.mark.parametrize("width", [80, 150])
+def test_help_has_a_section_for_each_kind_of_flag_and_is_as_wide_as_the_terminal(width):
+    lines = shown("distil", "--help", COLUMNS=str(width))[1].splitlines()
+    assert 0.9 * width < max(map(len, lines)) <= width
+    titles = [line.removesuffix(":") for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert titles == [
+        *("Arguments", "Model", "Data", "Training", "Comparison", "Mixture of layers", "Teacher on a server"),
+        *("Machine", "Output"),
     ]
-    assert {command.cls for command in commands} == {_Command}
+    text = " ".join(" ".join(lines).split())
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| (`.*`) \| (.*) \|$", page.split("## limbeck distil\n")[1].split("## limbeck ")[0], re.MULTILINE
+    )
+    assert len(rows) == 1 + len(list(BY_NAME["distil"].taken()))
+    for flag, told in rows:
+        assert flag.strip("`").split("`")[0].split()[0] in text
+        assert told.replace("\\|", "|") in text
+
+
+def test_help_does_not_wait_for_torch():
+    loaded = "import sys; sys.argv = ['limbeck', 'distil', '--help']\nfrom limbeck.cli import main\ntry: main()\n"
+    loaded += "except SystemExit: print(sorted({'torch', 'transformers'} & sys.modules.keys()))"
+    text = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout
+    assert text.endswith("[]\n")
+
+
+def test_functions_show_their_parameters_and_suggest_the_one_that_was_meant():
+    parameters = inspect.signature(limbeck.distil).parameters
+    assert parameters["schedule"].default == "wsd"
+    assert parameters["seq_len"].annotation == "int | None"
+    assert "lr: Peak learning rate." in limbeck.distil.__doc__
+    with pytest.raises(BadSetting, match=r"unknown key 'tokns'; did you mean 'tokens'\?"):
+        limbeck.distil(tokns="2M")
+    with pytest.raises(BadSetting, match="distil\\(\\) takes 1 positional arguments, got 2"):
+        limbeck.distil("run.toml", "6M")
+    with pytest.raises(BadSetting, match="'length' is another spelling of a key that is given too"):
+        limbeck.distil(seq_len=32, length=64)
+    with pytest.raises(BadSetting, match="--points: it is needed and was not given"):
+        limbeck.predict(task="addition", params="6M")
+
+
+def test_an_objective_made_in_python_is_the_text_that_it_prints():
+    made = [0.5 * limbeck.CrossEntropy() + 0.5 * limbeck.TAID(start=0.2), "ForwardKL"]
+    assert resolve(DistilSettings, None, {"objective": made}).objectives == (str(made[0]), "ForwardKL")
+    assert str(parse(resolve(DistilSettings, None, {"objective": made[0]}).objective)) == str(made[0])
+
+
+def test_results_are_values_and_mappings_of_their_json_form():
+    found = limbeck.plan(params="600M", tokens="10B", candidates=["1.5B", "4B"])
+    assert isinstance(found, limbeck.PlanResult)
+    assert found.student["parameters"] == found["student"]["parameters"] == 600_000_000
+    assert found.to_dict() == json.loads(found.json()) == found == dict(found)
+    assert found.mixture is None
+    with pytest.raises(AttributeError, match="cannot assign to field 'tokens'"):
+        found.tokens = 3
+    reading = {"value": 1.5, "low": 1.0, "high": None, "unit": "nats/token", "n": 7}
+    row = {"out": "runs/x", "student": "runs/x/student", "readings": {"student": {"nll": reading}}, "verdict": "v"}
+    one = limbeck.DistilResult.of(row, Path("runs/x"))
+    nll = one.readings["student"]["nll"]
+    assert (one.student, nll.value, nll.n, math.isnan(nll.high)) == (Path("runs/x/student"), 1.5, 7, True)
+    sweep = limbeck.DistilResult.of({"out": "runs", "members": {"6M": row}}, Path("runs"))
+    assert sweep.members["6M"] == one
+    with pytest.raises(BadSetting, match=r"several students: take \.members\[NAME\]\.student, of 6M"):
+        _ = sweep.student
+    assert not limbeck.DistilResult.of({}, Path("runs"))
+
+
+def test_settings_describe_themselves():
+    for command in COMMANDS:
+        words = [setting.word for setting in command.taken()]
+        assert len(words) == len(set(words)), command.name
+        for setting in command.taken():
+            told = command.described(setting)
+            assert told.endswith(".") or not setting.flag.section, (command.name, setting.key, told)
+            assert told[0].isupper() or setting.key == "recipe", (command.name, setting.key)

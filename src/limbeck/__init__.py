@@ -1,4 +1,4 @@
-"""limbeck makes a large language model small: plan, shrink, distil, prove."""
+"""limbeck makes a large language model small: plan, prune, distil, prove."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what each name is, to whoever checks types; a test holds th
     from limbeck.api import capture as capture
     from limbeck.api import distil as distil
     from limbeck.api import doctor as doctor
+    from limbeck.api import export as export
     from limbeck.api import pilot as pilot
     from limbeck.api import plan as plan
     from limbeck.api import predict as predict
@@ -27,7 +28,25 @@ if TYPE_CHECKING:  # what each name is, to whoever checks types; a test holds th
     from limbeck.corpora import Rows as Rows
     from limbeck.corpora import TokenStore as TokenStore
     from limbeck.corpora import build_stores as build_stores
+    from limbeck.errors import BadCorpus as BadCorpus
+    from limbeck.errors import BadFolder as BadFolder
+    from limbeck.errors import BadModel as BadModel
+    from limbeck.errors import BadObjective as BadObjective
+    from limbeck.errors import BadPlugin as BadPlugin
+    from limbeck.errors import BadPoints as BadPoints
+    from limbeck.errors import BadRecord as BadRecord
+    from limbeck.errors import BadServer as BadServer
+    from limbeck.errors import BadSetting as BadSetting
+    from limbeck.errors import BadShape as BadShape
+    from limbeck.errors import BadTask as BadTask
+    from limbeck.errors import Interrupted as Interrupted
     from limbeck.errors import LimbeckError as LimbeckError
+    from limbeck.errors import Mismatch as Mismatch
+    from limbeck.errors import NonFiniteLoss as NonFiniteLoss
+    from limbeck.errors import NotConverged as NotConverged
+    from limbeck.errors import NothingToLearn as NothingToLearn
+    from limbeck.errors import OtherRankStopped as OtherRankStopped
+    from limbeck.errors import OutOfMemory as OutOfMemory
     from limbeck.models.auto import LimbeckConfig as LimbeckConfig
     from limbeck.models.auto import LimbeckForCausalLM as LimbeckForCausalLM
     from limbeck.models.language_model import LanguageModel as LanguageModel
@@ -49,6 +68,18 @@ if TYPE_CHECKING:  # what each name is, to whoever checks types; a test holds th
     from limbeck.objectives import SkewReverseKL as SkewReverseKL
     from limbeck.objectives import TotalVariation as TotalVariation
     from limbeck.probes.tasks import write_task_text as write_task_text
+    from limbeck.results import CaptureResult as CaptureResult
+    from limbeck.results import DistilResult as DistilResult
+    from limbeck.results import DoctorResult as DoctorResult
+    from limbeck.results import ExportResult as ExportResult
+    from limbeck.results import Measured as Measured
+    from limbeck.results import PilotResult as PilotResult
+    from limbeck.results import PlanResult as PlanResult
+    from limbeck.results import PredictResult as PredictResult
+    from limbeck.results import PretrainResult as PretrainResult
+    from limbeck.results import ProbeResult as ProbeResult
+    from limbeck.results import ReproduceResult as ReproduceResult
+    from limbeck.results import ShrinkResult as ShrinkResult
     from limbeck.run.run import Plan as Plan
     from limbeck.run.run import Run as Run
     from limbeck.run.world import World as World
@@ -67,6 +98,7 @@ _PUBLIC = {
         "capture",
         "distil",
         "doctor",
+        "export",
         "pilot",
         "plan",
         "predict",
@@ -76,7 +108,27 @@ _PUBLIC = {
         "shrink",
     ),
     "limbeck.corpora": ("Rows", "TokenStore", "build_stores"),
-    "limbeck.errors": ("LimbeckError",),
+    "limbeck.errors": (
+        "BadCorpus",
+        "BadFolder",
+        "BadModel",
+        "BadObjective",
+        "BadPlugin",
+        "BadPoints",
+        "BadRecord",
+        "BadServer",
+        "BadSetting",
+        "BadShape",
+        "BadTask",
+        "Interrupted",
+        "LimbeckError",
+        "Mismatch",
+        "NonFiniteLoss",
+        "NotConverged",
+        "NothingToLearn",
+        "OtherRankStopped",
+        "OutOfMemory",
+    ),
     "limbeck.models.auto": ("LimbeckConfig", "LimbeckForCausalLM"),
     "limbeck.models.language_model": ("LanguageModel",),
     "limbeck.models.load": ("load",),
@@ -86,6 +138,20 @@ _PUBLIC = {
         *("ReverseKL", "SkewKL", "SkewReverseKL", "TAID", "TotalVariation", "ULD"),
     ),
     "limbeck.probes.tasks": ("write_task_text",),
+    "limbeck.results": (
+        "CaptureResult",
+        "DistilResult",
+        "DoctorResult",
+        "ExportResult",
+        "Measured",
+        "PilotResult",
+        "PlanResult",
+        "PredictResult",
+        "PretrainResult",
+        "ProbeResult",
+        "ReproduceResult",
+        "ShrinkResult",
+    ),
     "limbeck.run.run": ("Plan", "Run"),
     "limbeck.run.world": ("World", "alone"),
     "limbeck.students.prune": ("prune",),

@@ -1,0 +1,613 @@
+"""Made by docs/reference/generate.py from the settings; edit those."""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Literal
+
+from limbeck.objectives import Objective
+from limbeck.results import (
+    CaptureResult,
+    DistilResult,
+    DoctorResult,
+    PilotResult,
+    PlanResult,
+    PredictResult,
+    PretrainResult,
+    ProbeResult,
+    ReproduceResult,
+    ShrinkResult,
+)
+
+def plan(
+    *,
+    params: int | str | None = None,
+    shrink: float | None = None,
+    tokens: int | str | None = None,
+    candidates: str | Sequence[str] | None = None,
+    teacher: str | None = None,
+    teacher_tokens: int | str | None = None,
+    text_tokens: int | str | None = None,
+    pay_teacher: bool | None = True,
+    epsilon: float | None = 0.005,
+    points: str | PathLike[str] | None = None,
+    device_memory: float | str | None = None,
+    latency: float | str | None = None,
+    gpu: str | None = None,
+    seq_len: int | str | None = 4096,
+    mixers: str | Sequence[str] | None = None,
+    width: int | None = None,
+    layers: int | None = None,
+    vocab: int | str | None = None,
+) -> PlanResult:
+    """Choose a teacher for a student, or a student for a device, and say what it costs.
+
+    Reads configurations alone, no weights. With --mixers: state, FLOPs and parameters of a mixture of layers,
+    beside attention everywhere.
+
+    Args:
+        params: Parameters of the student. For example 250k, 6M or 1.3B.
+        shrink: With --teacher: its parameters over those of the student.
+        tokens: Tokens that the student is trained on. For example 2M or 10B. Default: with --teacher 20 a
+            parameter.
+        candidates: Teachers to choose from: sizes, hub ids, folders. For example 1.5B,4B,Qwen/Qwen3-8B.
+        teacher: One teacher, folder or hub id, for the question which student fits the device.
+        teacher_tokens: Tokens that each teacher was trained on. Default: 20 for each of its parameters.
+        text_tokens: Tokens of text that exist, if fewer than --tokens: the teacher reads them once, and its
+            logits are kept.
+        pay_teacher: Count the compute of the teacher's forward passes, or not (logits are there already).
+            Default: yes.
+        epsilon: Tolerance: a difference in loss that does not matter, in nats per token. Default: 0.005.
+        points: Folder of a pilot or table of points, to fit a law to.
+        device_memory: Memory that the student must fit into. For example 24GiB or 8GB.
+        latency: Longest time of one token on the device. For example 20ms.
+        gpu: A device by name. For example L4, RTX-4090, A100-80, H100-SXM or H200.
+        seq_len: Sequence length, the context of the model. For example 32k. Default: 4096.
+        mixers: Layers of a decoder of limbeck's own, by pattern, repeated until full. For example
+            conv,based,conv,swa:64 or attention*1,gdn*3.
+        width: With --mixers: channels of the model.
+        layers: With --mixers: number of layers, a multiple of the pattern.
+        vocab: With --mixers: tokens of the vocabulary. Default: 2048.
+
+    Raises a `limbeck.LimbeckError` that names the mistake and what to do.
+    """
+
+def doctor(
+    file: str | PathLike[str] | None = None,
+    /,
+    *,
+    teacher: str | None = "builtin:stdlib",
+    student: str | None = None,
+    params: int | str | Sequence[int | str] | None = None,
+    shrink: float | None = None,
+    shape: str | None = None,
+    any_teacher: bool | None = False,
+    data: str | None = "python:stdlib",
+    columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    skip_bad: int | None = None,
+    eval_data: str | None = None,
+    seq_len: int | None = None,
+    long_conversations: Literal["split", "drop"] | None = "split",
+    text_tokens: int | str | None = None,
+    tokens: int | str | None = 500_000,
+    batch_tokens: int | str | None = None,
+    lr: float | None = None,
+    schedule: Literal["wsd", "cosine", "constant"] | None = "wsd",
+    objective: str | Objective | Sequence[str | Objective] | None = "ForwardKL",
+    tokenizer_align: Literal["bytes"] | None = None,
+    cache_logits: bool | None = None,
+    seed: int | None = 0,
+    seeds: int | None = 1,
+    baselines: str | Sequence[str] | None = "cut,cut+ce,cut+ce@flops,fresh+kd",
+    mixers: str | Sequence[str] | None = None,
+    keep_attention: int | None = None,
+    match: str | Sequence[str] | None = None,
+    tokenizer: str | None = None,
+    in_flight: int | None = 32,
+    time_limit: float | None = 120,
+    device: str | None = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] | None = "auto",
+    threads: int | None = None,
+    out: str | PathLike[str] | None = "runs/distil",
+    student_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+) -> DoctorResult:
+    """Check that a teacher, a student and a dataset belong together, and say what the run would cost.
+
+    Takes the flags of limbeck distil, and trains nothing.
+
+    Args:
+        file: A TOML run file with the same keys; keys given here win.
+        teacher: Teacher: a folder, a hub id, a folder of captured logits, or builtin:stdlib. For example
+            Qwen/Qwen3-8B. Default: builtin:stdlib.
+        student: Model to start from: a folder or hub id. Default: a student pruned out of the teacher.
+        params: Parameters of the student; several sizes are as many students. For example 250k, 1.3B or
+            1B,600M,300M.
+        shrink: Parameters of the teacher over those of the student. Default: 2.5.
+        shape: Shape of the model, instead of a number of parameters. For example
+            layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
+        any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
+            does.
+        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT],
+            python:stdlib; several between commas. Records hold text, messages (with tools, weight), ShareGPT
+            conversations, prompt and completion, or Alpaca's fields. Default: python:stdlib.
+        columns: Fields of the dataset that have other names than usual. For example text=body or
+            prompt=question,completion=answer.
+        skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
+        eval_data: Held-out dataset. Default: a part of --data, split by document hash.
+        seq_len: Sequence length. Default: 256 on a CPU, 1024 on a GPU, at most the model's context.
+        long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
+            which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
+        text_tokens: Tokens of the dataset that are used, from its start, in whole documents. For example 100k.
+            Default: all of it.
+        tokens: Training tokens, in whole sequences. For example 2M or 10B. Default: 500k.
+        batch_tokens: Tokens of one optimiser step. Default: as many as make about 400 steps.
+        lr: Peak learning rate. Default: by the size of the student; converted students use one third of that.
+        schedule: Learning rate schedule, after a warm-up. Default: wsd; cosine for pruned students of 100M
+            parameters or more.
+        objective: Distillation loss, by name, as a weighted sum, or FILE.py:CLASS; several between commas are as
+            many students. For example 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL' or 'ForwardKL, TAID'.
+            Default: ForwardKL.
+        tokenizer_align: The student has a tokenizer of its own, and is trained on chunks of equal bytes.
+        cache_logits: Compute the teacher's logits once and keep them, or compute them anew each time. Default:
+            kept where the text is read often.
+        seed: Seed of data order, new weights and samples. Default: 0.
+        seeds: Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same
+            --out. Default: 1.
+        baselines: What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone
+            for equal tokens), cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention
+            (with --mixers), or none. Default: cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention.
+        mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
+            example attention*1,gdn*3.
+        keep_attention: With --mixers: number of layers that keep attention, those whose loss harms recall most.
+        match: With --mixers: what is matched to attention before distillation, mixers, blocks or none; a tenth of
+            --tokens each. Default: mixers,blocks.
+        tokenizer: Folder or hub id of the configuration and tokenizer of a teacher on a server.
+        in_flight: Maximum concurrent requests. Default: 32.
+        time_limit: Time limit of one request. Default: 120.
+        device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
+        dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is the fast one on this
+            machine. Default: auto.
+        threads: Threads of this process. Default: those of torch.
+        out: Folder of the run. Default: runs/distil.
+        student_dtype: Number format of the student's file. Default: that of the teacher.
+
+    Raises a `limbeck.LimbeckError` that names the mistake and what to do.
+    """
+
+def shrink(
+    *,
+    teacher: str | None = "builtin:stdlib",
+    params: int | str | Sequence[int | str] | None = None,
+    shrink: float | None = None,
+    shape: str | None = None,
+    method: Literal["activation", "gradient", "random"] | None = "activation",
+    data: str | None = "python:stdlib",
+    columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    skip_bad: int | None = None,
+    seq_len: int | None = None,
+    long_conversations: Literal["split", "drop"] | None = "split",
+    seed: int | None = 0,
+    device: str | None = "auto",
+    student_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    out: str | PathLike[str] | None = "runs/shrink",
+) -> ShrinkResult:
+    """Prune a student out of a teacher, without training it.
+
+    Structured pruning of layers, heads, channels and MLPs to a number of parameters; saves an ordinary model
+    folder.
+
+    Args:
+        teacher: Teacher: a folder, a hub id, or builtin:stdlib. For example Qwen/Qwen3-8B. Default:
+            builtin:stdlib.
+        params: Parameters of the student. For example 250k, 1.3B or 1B,600M,300M.
+        shrink: Parameters of the teacher over those of the student. Default: 2.5.
+        shape: Shape of the model, instead of a number of parameters. For example
+            layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
+        method: How the importance of what may be pruned is scored. Default: activation.
+        data: Dataset on which importance is scored, in the forms that limbeck distil reads. Default:
+            python:stdlib.
+        columns: Fields of the dataset that have other names than usual. For example text=body or
+            prompt=question,completion=answer.
+        skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
+        seq_len: Sequence length. Default: 256 on a CPU, 1024 on a GPU, at most the model's context.
+        long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
+            which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
+        seed: Seed of data order, new weights and samples. Default: 0.
+        device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
+        student_dtype: Number format of the student's file. Default: that of the teacher.
+        out: Folder of the student. Default: runs/shrink.
+
+    Raises a `limbeck.LimbeckError` that names the mistake and what to do.
+    """
+
+def distil(
+    file: str | PathLike[str] | None = None,
+    /,
+    *,
+    teacher: str | None = "builtin:stdlib",
+    student: str | None = None,
+    params: int | str | Sequence[int | str] | None = None,
+    shrink: float | None = None,
+    shape: str | None = None,
+    any_teacher: bool | None = False,
+    data: str | None = "python:stdlib",
+    columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    skip_bad: int | None = None,
+    eval_data: str | None = None,
+    seq_len: int | None = None,
+    long_conversations: Literal["split", "drop"] | None = "split",
+    text_tokens: int | str | None = None,
+    tokens: int | str | None = 500_000,
+    batch_tokens: int | str | None = None,
+    lr: float | None = None,
+    schedule: Literal["wsd", "cosine", "constant"] | None = "wsd",
+    objective: str | Objective | Sequence[str | Objective] | None = "ForwardKL",
+    tokenizer_align: Literal["bytes"] | None = None,
+    cache_logits: bool | None = None,
+    seed: int | None = 0,
+    seeds: int | None = 1,
+    baselines: str | Sequence[str] | None = "cut,cut+ce,cut+ce@flops,fresh+kd",
+    mixers: str | Sequence[str] | None = None,
+    keep_attention: int | None = None,
+    match: str | Sequence[str] | None = None,
+    tokenizer: str | None = None,
+    in_flight: int | None = 32,
+    time_limit: float | None = 120,
+    device: str | None = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] | None = "auto",
+    threads: int | None = None,
+    out: str | PathLike[str] | None = "runs/distil",
+    student_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+) -> DistilResult:
+    """Make a small model out of a large one, and report what it is worth.
+
+    Prunes a student out of the teacher unless one is given, trains it and its baselines, evaluates all of them on
+    held-out text, and writes report.html. The same command continues a run that was stopped.
+
+    Args:
+        file: A TOML run file with the same keys; keys given here win.
+        teacher: Teacher: a folder, a hub id, a folder of captured logits, http://HOST:PORT/v1#MODEL, or
+            builtin:stdlib. For example Qwen/Qwen3-8B. Default: builtin:stdlib.
+        student: Model to start from: a folder or hub id. Default: a student pruned out of the teacher.
+        params: Parameters of the student; several sizes are as many students. For example 250k, 1.3B or
+            1B,600M,300M.
+        shrink: Parameters of the teacher over those of the student. Default: 2.5.
+        shape: Shape of the model, instead of a number of parameters. For example
+            layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
+        any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
+            does.
+        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT],
+            python:stdlib; several between commas. Records hold text, messages (with tools, weight), ShareGPT
+            conversations, prompt and completion, or Alpaca's fields. Default: python:stdlib.
+        columns: Fields of the dataset that have other names than usual. For example text=body or
+            prompt=question,completion=answer.
+        skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
+        eval_data: Held-out dataset. Default: a part of --data, split by document hash.
+        seq_len: Sequence length. Default: 256 on a CPU, 1024 on a GPU, at most the model's context.
+        long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
+            which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
+        text_tokens: Tokens of the dataset that are used, from its start, in whole documents. For example 100k.
+            Default: all of it.
+        tokens: Training tokens, in whole sequences. For example 2M or 10B. Default: 500k.
+        batch_tokens: Tokens of one optimiser step. Default: as many as make about 400 steps.
+        lr: Peak learning rate. Default: by the size of the student; converted students use one third of that.
+        schedule: Learning rate schedule, after a warm-up. Default: wsd; cosine for pruned students of 100M
+            parameters or more.
+        objective: Distillation loss, by name, as a weighted sum, or FILE.py:CLASS; several between commas are as
+            many students. For example 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL' or 'ForwardKL, TAID'.
+            Default: ForwardKL.
+        tokenizer_align: The student has a tokenizer of its own, and is trained on chunks of equal bytes.
+        cache_logits: Compute the teacher's logits once and keep them, or compute them anew each time. Default:
+            kept where the text is read often.
+        seed: Seed of data order, new weights and samples. Default: 0.
+        seeds: Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same
+            --out. Default: 1.
+        baselines: What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone
+            for equal tokens), cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention
+            (with --mixers), or none. Default: cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention.
+        mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
+            example attention*1,gdn*3.
+        keep_attention: With --mixers: number of layers that keep attention, those whose loss harms recall most.
+        match: With --mixers: what is matched to attention before distillation, mixers, blocks or none; a tenth of
+            --tokens each. Default: mixers,blocks.
+        tokenizer: Folder or hub id of the configuration and tokenizer of a teacher on a server.
+        in_flight: Maximum concurrent requests. Default: 32.
+        time_limit: Time limit of one request. Default: 120.
+        device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
+        dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is the fast one on this
+            machine. Default: auto.
+        threads: Threads of this process. Default: those of torch.
+        out: Folder of the run. Default: runs/distil.
+        student_dtype: Number format of the student's file. Default: that of the teacher.
+
+    Raises a `limbeck.LimbeckError` that names the mistake and what to do.
+    """
+
+def capture(
+    file: str | PathLike[str] | None = None,
+    /,
+    *,
+    teacher: str | None = "builtin:stdlib",
+    params: int | str | Sequence[int | str] | None = None,
+    any_teacher: bool | None = False,
+    data: str | None = "python:stdlib",
+    columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    skip_bad: int | None = None,
+    eval_data: str | None = None,
+    seq_len: int | None = None,
+    long_conversations: Literal["split", "drop"] | None = "split",
+    tokens: int | str | None = None,
+    text_tokens: int | str | None = None,
+    seed: int | None = 0,
+    bytes_per_token: int | None = 48,
+    codec: Literal["auto", "sampled", "top-k"] | None = "auto",
+    text: bool | None = False,
+    max_new_tokens: int | str | None = 256,
+    temperature: float | None = 1.0,
+    samples: int | None = 1,
+    price: str | tuple[float, float] | None = None,
+    tokenizer: str | None = None,
+    in_flight: int | None = 32,
+    time_limit: float | None = 120,
+    device: str | None = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] | None = "auto",
+    threads: int | None = None,
+    shard: str | tuple[int, int] | None = "1/1",
+    stream: bool | None = False,
+    device_memory: float | str | None = None,
+    out: str | PathLike[str] | None = "runs/capture",
+) -> CaptureResult:
+    """Compute a teacher's logits on a dataset once, and keep them for any number of students.
+
+    With --text: keep completions that the teacher generates. The same command continues a capture that was
+    stopped.
+
+    Args:
+        file: A TOML run file with the same keys; keys given here win.
+        teacher: Teacher: a folder, a hub id, http://HOST:PORT/v1#MODEL, or builtin:stdlib. For example
+            Qwen/Qwen3-8B. Default: builtin:stdlib.
+        params: Sizes of students to prune now, for when the teacher is gone. For example 1B,600M.
+        any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
+            does.
+        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT],
+            python:stdlib; several between commas. Records hold text, messages (with tools, weight), ShareGPT
+            conversations, prompt and completion, or Alpaca's fields. Default: python:stdlib.
+        columns: Fields of the dataset that have other names than usual. For example text=body or
+            prompt=question,completion=answer.
+        skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
+        eval_data: Held-out dataset. Default: a part of --data, split by document hash.
+        seq_len: Sequence length. Default: 256 on a CPU, 1024 on a GPU, at most the model's context.
+        long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
+            which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
+        tokens: Tokens to compute logits for, or with --text the most to generate. For example 2M or 10B. Default:
+            all of --data.
+        text_tokens: Tokens of the dataset that are used, from its start, in whole documents. For example 100k.
+            Default: all of it.
+        seed: Seed of what is sampled. Default: 0.
+        bytes_per_token: Bytes kept of each token's distribution. Default: 48.
+        codec: How a distribution is kept: sampled (unbiased), top-k (the likeliest tokens and the mass of the
+            rest), or auto, whichever is measured to be better. Default: auto.
+        text: Generate completions of the prompts in --data, and keep the text instead of logits.
+        max_new_tokens: With --text: the longest completion. Default: 256.
+        temperature: With --text: sampling temperature; 0 takes the likeliest token. Default: 1.0.
+        samples: With --text: completions of each prompt. Default: 1.
+        price: With --text: dollars for a million prompt tokens and a million generated tokens, to show what it
+            costs. For example 0.15,0.60.
+        tokenizer: Folder or hub id of the configuration and tokenizer of a teacher on a server.
+        in_flight: Maximum concurrent requests. Default: 32.
+        time_limit: Time limit of one request. Default: 120.
+        device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
+        dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is the fast one on this
+            machine. Default: auto.
+        threads: Threads of this process. Default: those of torch.
+        shard: Which of how many machines this is. For example 3/16. Default: 1/1.
+        stream: Read a teacher larger than memory from disk, layer by layer.
+        device_memory: With --stream: memory that the teacher may take. For example 8GiB. Default: 80 % of what is
+            free.
+        out: Folder of the capture. Default: runs/capture.
+
+    Raises a `limbeck.LimbeckError` that names the mistake and what to do.
+    """
+
+def probe(
+    model: str,
+    *,
+    data: str | None = "python:stdlib",
+    columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    skip_bad: int | None = None,
+    seq_len: int | None = None,
+    long_conversations: Literal["split", "drop"] | None = "split",
+    seed: int | None = 0,
+    probe: str | Sequence[str] | None = "likelihood",
+    teacher: str | None = None,
+    task: str | None = None,
+    successes: int | None = 4,
+    max_samples: int | str | None = 100_000,
+    device: str | None = "auto",
+    threads: int | None = None,
+    out: str | PathLike[str] | None = None,
+) -> ProbeResult:
+    """Measure a model: likelihood, calibration, cost, fidelity to a teacher, recall, arithmetic, or a task.
+
+    A model inside a run is measured on text that the run was not trained on.
+
+    Args:
+        model: Folder or hub id of the model to measure.
+        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT],
+            python:stdlib; several between commas. Records hold text, messages (with tools, weight), ShareGPT
+            conversations, prompt and completion, or Alpaca's fields. Default: python:stdlib.
+        columns: Fields of the dataset that have other names than usual. For example text=body or
+            prompt=question,completion=answer.
+        skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
+        seq_len: Sequence length. Default: 256 on a CPU, 1024 on a GPU, at most the model's context.
+        long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
+            which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
+        seed: Seed of samples and of the questions that are asked. Default: 0.
+        probe: What to measure: likelihood, slices, mqar, reversal, arithmetic, listops, between commas; or
+            pass-until alone. Default: likelihood.
+        teacher: Compare with this teacher: folder or hub id.
+        task: Of pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file. Of reversal: a
+            JSONL file.
+        successes: With --probe pass-until: passes to wait for. Default: 4.
+        max_samples: With --probe pass-until: the most completions of one instance. Default: 100k.
+        device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
+        threads: Threads of this process. Default: those of torch.
+        out: Folder to write the readings into.
+
+    Raises a `limbeck.LimbeckError` that names the mistake and what to do.
+    """
+
+def pilot(
+    file: str | PathLike[str] | None = None,
+    /,
+    *,
+    students: str | None = None,
+    teachers: str | None = "6",
+    any_teacher: bool | None = False,
+    data: str | None = "python:stdlib",
+    columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    skip_bad: int | None = None,
+    scale: Literal["smoke", "small", "gpu"] | None = "small",
+    objective: str | Objective | Sequence[str | Objective] | None = "0.5*CrossEntropy + 0.5*ForwardKL",
+    law: bool | None = None,
+    seed: int | None = 0,
+    seeds: int | None = 3,
+    workers: int | None = None,
+    ray: str | None = None,
+    out: str | PathLike[str] | None = "runs/pilot",
+) -> PilotResult:
+    """Train a ladder of small teachers and students on your data, to see which teacher is best.
+
+    Args:
+        file: A TOML run file with the same keys; keys given here win.
+        students: Number of student sizes, or the sizes. For example 30k,60k,120k. Default: 3; 2 at scale gpu.
+        teachers: Number of teacher sizes, or the sizes. For example 45k,90k,200k,600k. Default: 6.
+        any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
+            does.
+        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT],
+            python:stdlib; several between commas. Records hold text, messages (with tools, weight), ShareGPT
+            conversations, prompt and completion, or Alpaca's fields. Default: python:stdlib.
+        columns: Fields of the dataset that have other names than usual. For example text=body or
+            prompt=question,completion=answer.
+        skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
+        scale: How large the models are: smoke takes a minute, small an hour or two on two cores, gpu needs one.
+            Default: small.
+        objective: Distillation loss, by name, as a weighted sum, or FILE.py:CLASS. Default: 0.5*CrossEntropy +
+            0.5*ForwardKL.
+        law: Also train what a distillation law needs: students for fewer tokens, teachers for more.
+        seed: Seed of data order, new weights and samples. Default: 0.
+        seeds: Number of seeds, from --seed on. Default: 3.
+        workers: Processes, of one thread each. Default: one a core.
+        ray: Address of a Ray cluster to spread the work over.
+        out: Folder of the pilot. Default: runs/pilot.
+
+    Raises a `limbeck.LimbeckError` that names the mistake and what to do.
+    """
+
+def predict(
+    *,
+    points: str | PathLike[str],
+    task: str,
+    params: int | str,
+) -> PredictResult:
+    """Predict the score of a larger model on a task from those of smaller ones, and check earlier predictions.
+
+    Args:
+        points: Folder of results of limbeck probe --probe pass-until.
+        task: Which task of those measured there.
+        params: Parameters of the model to predict. For example 6M or 1.3B.
+
+    Raises a `limbeck.LimbeckError` that names the mistake and what to do.
+    """
+
+def pretrain(
+    file: str | PathLike[str] | None = None,
+    /,
+    *,
+    vocab: int | str | None = 2048,
+    params: int | str | None = None,
+    shape: str | None = None,
+    data: str | None = "python:stdlib",
+    columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    skip_bad: int | None = None,
+    eval_data: str | None = None,
+    seq_len: int | None = None,
+    long_conversations: Literal["split", "drop"] | None = "split",
+    tokens: int | str | None = 500_000,
+    batch_tokens: int | str | None = None,
+    lr: float | None = None,
+    schedule: Literal["wsd", "cosine", "constant"] | None = "wsd",
+    seed: int | None = 0,
+    mixers: str | Sequence[str] | None = None,
+    width: int | None = None,
+    layers: int | None = None,
+    device: str | None = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] | None = "auto",
+    threads: int | None = None,
+    out: str | PathLike[str] | None = "runs/pretrain",
+) -> PretrainResult:
+    """Train a model from scratch, with a tokenizer of its own.
+
+    Args:
+        file: A TOML run file with the same keys; keys given here win.
+        vocab: Tokens of the vocabulary, which is trained here. Default: 2048.
+        params: Parameters of the model. For example 250k, 6M or 1.3B.
+        shape: Shape of the model, instead of a number of parameters. For example
+            layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
+        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT],
+            python:stdlib; several between commas. Records hold text, messages (with tools, weight), ShareGPT
+            conversations, prompt and completion, or Alpaca's fields. Default: python:stdlib.
+        columns: Fields of the dataset that have other names than usual. For example text=body or
+            prompt=question,completion=answer.
+        skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
+        eval_data: Held-out dataset. Default: a part of --data, split by document hash.
+        seq_len: Sequence length. Default: 256 on a CPU, 1024 on a GPU, at most the model's context.
+        long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
+            which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
+        tokens: Training tokens, in whole sequences. For example 2M or 10B. Default: 500k.
+        batch_tokens: Tokens of one optimiser step. Default: as many as make about 400 steps.
+        lr: Peak learning rate. Default: by the size of the student; converted students use one third of that.
+        schedule: Learning rate schedule, after a warm-up. Default: wsd; cosine for pruned students of 100M
+            parameters or more.
+        seed: Seed of data order, new weights and samples. Default: 0.
+        mixers: Layers of a decoder of limbeck's own, by pattern, repeated until full. For example
+            conv,based,conv,swa:64 or attention*1,gdn*3.
+        width: With --mixers: channels of the model.
+        layers: With --mixers: number of layers, a multiple of the pattern.
+        device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
+        dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is the fast one on this
+            machine. Default: auto.
+        threads: Threads of this process. Default: those of torch.
+        out: Folder of the run. Default: runs/pretrain.
+
+    Raises a `limbeck.LimbeckError` that names the mistake and what to do.
+    """
+
+def reproduce(
+    recipe: str,
+    *,
+    data: str | None = None,
+    points: str | PathLike[str] | None = None,
+    scale: Literal["smoke", "small", "gpu"] | None = "small",
+    seed: int | None = 0,
+    seeds: int | None = 3,
+    workers: int | None = None,
+    device: str | None = "auto",
+    out: str | PathLike[str] | None = None,
+) -> ReproduceResult:
+    """Reproduce a published result: confirmed, refuted or inconclusive, by a criterion that stood before.
+
+    Args:
+        recipe: capacity-gap, distillation-law, pass-until, taid-gap, minima, zoology, s4d, based, arithmetic,
+            self-pretraining or reversal.
+        data: Dataset to use instead of the recipe's own.
+        points: Folder of a pilot to judge, instead of training one.
+        scale: How large the models are: smoke takes a minute, small an hour or two on two cores, gpu needs one.
+            Default: small.
+        seed: Seed of data order, new weights and samples. Default: 0.
+        seeds: Number of seeds, from --seed on. Default: 3.
+        workers: Processes, of one thread each. Default: one a core.
+        device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
+        out: Folder of the reproduction. Default: runs/RECIPE-SCALE.
+
+    Raises a `limbeck.LimbeckError` that names the mistake and what to do.
+    """

@@ -1,0 +1,195 @@
+"""What each command of the command line does with its flags: settings, job, and what it prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+
+from limbeck import dispatch
+from limbeck.config import (
+    CaptureSettings,
+    DistilSettings,
+    ExportSettings,
+    FolderSettings,
+    InspectSettings,
+    MergeSettings,
+    PilotSettings,
+    PlanSettings,
+    PredictSettings,
+    PretrainSettings,
+    ProbeCommandSettings,
+    ReproduceSettings,
+    ShrinkSettings,
+    VerifySettings,
+)
+from limbeck.config.settings import Base
+from limbeck.results import Result
+from limbeck.terminal import Terminal, visible
+
+AnySettings = TypeVar("AnySettings", bound=Base)
+
+
+def _print(settings: Base, result: Mapping[str, Any], shown: Callable[[], object]) -> None:
+    """The result on stdout: one JSON object, or as a person reads it. Ranks that have none print nothing."""
+    if not result:
+        return
+    if settings.json_:
+        print(Result(result).json())
+    else:
+        shown()
+
+
+def _distil(settings: DistilSettings) -> None:
+    _where(settings, dispatch.distil(settings), "report", settings.out / "report.html")
+
+
+def _capture(settings: CaptureSettings) -> None:
+    what, name = ("text", "text.jsonl") if settings.text else ("answers", "")
+    _where(settings, dispatch.capture(settings), what, settings.out / name)
+
+
+def _pretrain(settings: PretrainSettings) -> None:
+    _where(settings, dispatch.pretrain(settings), "model", settings.out / "model")
+
+
+def _shrink(settings: ShrinkSettings) -> None:
+    _where(settings, dispatch.shrink(settings), "student", settings.out)
+
+
+def _pilot(settings: PilotSettings) -> None:
+    _where(settings, dispatch.pilot(settings), "points", settings.out / "points.parquet")
+
+
+def _where(settings: Base, result: Result, what: str, place: Path) -> None:
+    _print(settings, result, lambda: print(visible(f"{what}: {place}")))
+
+
+def _plan(settings: PlanSettings) -> None:
+    from limbeck.jobs.plan.mixers import show_mixture
+    from limbeck.jobs.plan.show import show
+
+    result = dispatch.plan(settings)
+    shown = show if result.mixture is None else show_mixture
+    _print(settings, result, lambda: shown(result.to_dict(), Terminal(soft_wrap=True)))
+
+
+def _doctor(settings: DistilSettings) -> None:
+    from limbeck.planning.checks.pair import Finding, show
+
+    result = dispatch.doctor(settings)
+    _print(settings, result, lambda: show([Finding(**found) for found in result.findings], Terminal()))
+    raise typer.Exit(0 if result.ok else 2)
+
+
+def _probe(settings: ProbeCommandSettings) -> None:
+    from limbeck.jobs.probe.job import show
+
+    result = dispatch.probe(settings)
+    _print(settings, result, lambda: show(result["readings"].values(), Terminal()))
+
+
+def _export(settings: ExportSettings) -> None:
+    from limbeck.jobs.export.job import show
+
+    result = dispatch.export(settings)
+    _print(settings, result, lambda: show(result.to_dict(), Terminal()))
+
+
+def _predict(settings: PredictSettings) -> None:
+    from limbeck.jobs.predict.job import show
+
+    result = dispatch.predict(settings)
+    _print(settings, result, lambda: show(result, Terminal()))
+
+
+def _reproduce(settings: ReproduceSettings) -> None:
+    from limbeck.papers.reproduce import show
+
+    result = dispatch.reproduce(settings)
+    _print(settings, result, lambda: show(result.to_dict(), Terminal()))
+
+
+def _inspect(settings: InspectSettings) -> None:
+    from limbeck.jobs.capture.verify import inspect, show_facts
+
+    facts = inspect(settings.folder)
+    _print(settings, facts, lambda: show_facts(facts, Terminal(soft_wrap=True)))
+
+
+def _verify_logits(settings: VerifySettings) -> None:
+    from limbeck.jobs.capture.verify import verify
+    from limbeck.run.log import console
+
+    result = verify(settings.folder, rows=settings.rows, seed=settings.seed, console=console)
+    _print(settings, result, lambda: None)
+    raise typer.Exit(0 if result["ok"] else 1)
+
+
+def _merge(settings: MergeSettings) -> None:
+    from limbeck.jobs.capture.merge import merge
+
+    result = merge(settings.out, settings.shards)
+    _print(settings, result, lambda: print(visible(f"answers: {settings.out}")))
+
+
+def _choose(settings: CaptureSettings) -> None:
+    from limbeck.jobs.capture.job import choose
+
+    _print(settings, choose(settings), lambda: None)
+
+
+def _verify(settings: FolderSettings) -> None:
+    from limbeck.jobs.capture.verify import verify_files
+    from limbeck.run.log import console
+
+    result = verify_files(settings.folder, console)
+    _print(settings, result, lambda: None)
+    raise typer.Exit(0 if result["ok"] else 1)
+
+
+def _report(settings: FolderSettings) -> None:
+    from limbeck.report import write_family_report, write_report
+    from limbeck.report.folder import read_run
+
+    write = write_family_report if "members" in read_run(settings.folder) else write_report
+    print(visible(str(write(settings.folder))))
+
+
+def _selftest(settings: Base) -> None:
+    from limbeck.selftest import main
+
+    raise typer.Exit(main())
+
+
+def _with(action: Callable[[AnySettings], None]) -> Callable[[str, Path | None, Mapping[str, Any]], None]:
+    """Runs an action on the settings that a command's file and flags make."""
+
+    def run(name: str, file: Path | None, flags: Mapping[str, Any]) -> None:
+        action(dispatch.settings_of(name, file, flags))  # type: ignore[arg-type]  # the table gives each its class
+
+    return run
+
+
+RUN: Mapping[str, Callable[[str, Path | None, Mapping[str, Any]], None]] = {
+    "plan": _with(_plan),
+    "doctor": _with(_doctor),
+    "shrink": _with(_shrink),
+    "distil": _with(_distil),
+    "capture": _with(_capture),
+    "cache inspect": _with(_inspect),
+    "cache verify": _with(_verify_logits),
+    "cache merge": _with(_merge),
+    "cache choose": _with(_choose),
+    "probe": _with(_probe),
+    "export": _with(_export),
+    "report": _with(_report),
+    "pilot": _with(_pilot),
+    "predict": _with(_predict),
+    "pretrain": _with(_pretrain),
+    "reproduce": _with(_reproduce),
+    "verify": _with(_verify),
+    "selftest": _with(_selftest),
+}

@@ -1,0 +1,62 @@
+"""The settings of every command: values, names, settings with their descriptions, and how TOML and flags become them."""
+
+from limbeck.config.flag import Flag, Setting, known_keys, settings_in
+from limbeck.config.names import likely, nearest
+from limbeck.config.resolve import AnySettings, resolve
+from limbeck.config.settings import (
+    Base,
+    CaptureSettings,
+    DistilSettings,
+    ExportSettings,
+    FolderSettings,
+    InspectSettings,
+    MergeSettings,
+    PilotSettings,
+    PlanSettings,
+    PredictSettings,
+    PretrainSettings,
+    ProbeCommandSettings,
+    ProbeSettings,
+    ReproduceSettings,
+    Settings,
+    ShrinkSettings,
+    TeacherSettings,
+    VerifySettings,
+)
+from limbeck.config.values import ATTENTION, BASELINES, OF_TASK, STAGES, Stage, count, split_objectives
+
+__all__ = [
+    "ATTENTION",
+    "BASELINES",
+    "OF_TASK",
+    "STAGES",
+    "AnySettings",
+    "Base",
+    "CaptureSettings",
+    "DistilSettings",
+    "ExportSettings",
+    "Flag",
+    "FolderSettings",
+    "InspectSettings",
+    "MergeSettings",
+    "PilotSettings",
+    "PlanSettings",
+    "PredictSettings",
+    "PretrainSettings",
+    "ProbeCommandSettings",
+    "ProbeSettings",
+    "ReproduceSettings",
+    "Setting",
+    "Settings",
+    "ShrinkSettings",
+    "Stage",
+    "TeacherSettings",
+    "VerifySettings",
+    "count",
+    "known_keys",
+    "likely",
+    "nearest",
+    "resolve",
+    "settings_in",
+    "split_objectives",
+]

@@ -1,0 +1,214 @@
+"""The commands: what each does, which settings it takes. The command line, the API and the reference pages follow this table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from limbeck.config.flag import SECTIONS, Setting, settings_in
+from limbeck.config.settings import (
+    Base,
+    CaptureSettings,
+    DistilSettings,
+    ExportSettings,
+    FolderSettings,
+    InspectSettings,
+    MergeSettings,
+    PilotSettings,
+    PlanSettings,
+    PredictSettings,
+    PretrainSettings,
+    ProbeCommandSettings,
+    ReproduceSettings,
+    ShrinkSettings,
+    VerifySettings,
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command. Without ``only`` it takes all settings of its class but ``without``; ``help`` is its own words for some.
+
+    ``result`` is the class of what its Python function gives, "" for one that has none. ``models`` are settings that name models,
+    which must be there before anything is loaded. ``file``: it takes a TOML run file.
+    """
+
+    name: str
+    settings: type[Base]
+    summary: str
+    details: str = ""
+    result: str = ""
+    file: bool = False
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    help: Mapping[str, str] = field(default_factory=dict)
+
+    def taken(self) -> Iterator[Setting]:
+        """The settings it takes, as help shows them: arguments by position, then section by section."""
+        names = [*(self.only or settings_in(self.settings))]
+        found = [settings_in(self.settings)[name] for name in names if name not in self.without]
+        place = {name: number for number, name in enumerate(("", *SECTIONS))}
+        yield from sorted(found, key=lambda setting: (place[setting.flag.section], setting.flag.last))
+
+    def described(self, setting: Setting) -> str:
+        """What a setting is for this command."""
+        return setting.described(self.help.get(setting.attribute, ""))
+
+
+_TEXT = ("data", "columns", "skip_bad", "length", "long_conversations")
+_LOCAL = "Teacher: a folder, a hub id, or builtin:stdlib."
+_MODELS = ("teacher", "student", "tokenizer")
+
+COMMANDS = (
+    Command(
+        "plan",
+        PlanSettings,
+        "Choose a teacher for a student, or a student for a device, and say what it costs.",
+        "Reads configurations alone, no weights. With --mixers: state, FLOPs and parameters of a mixture of layers, beside "
+        "attention everywhere.",
+        result="PlanResult",
+    ),
+    Command(
+        "doctor",
+        DistilSettings,
+        "Check that a teacher, a student and a dataset belong together, and say what the run would cost.",
+        "Takes the flags of limbeck distil, and trains nothing.",
+        result="DoctorResult",
+        file=True,
+        models=_MODELS,
+        help={"teacher": "Teacher: a folder, a hub id, a folder of captured logits, or builtin:stdlib."},
+    ),
+    Command(
+        "shrink",
+        ShrinkSettings,
+        "Prune a student out of a teacher, without training it.",
+        "Structured pruning of layers, heads, channels and MLPs to a number of parameters; saves an ordinary model folder.",
+        result="ShrinkResult",
+        only=(
+            *("teacher", "params", "shrink", "shape", "method", "data", "columns", "skip_bad", "length"),
+            *("long_conversations", "student_dtype", "seed", "device", "out", "json_"),
+        ),
+        models=_MODELS,
+        help={
+            "teacher": _LOCAL,
+            "params": "Parameters of the student.",
+            "data": "Dataset on which importance is scored, in the forms that limbeck distil reads.",
+        },
+    ),
+    Command(
+        "distil",
+        DistilSettings,
+        "Make a small model out of a large one, and report what it is worth.",
+        "Prunes a student out of the teacher unless one is given, trains it and its baselines, evaluates all of them on held-out "
+        "text, and writes report.html. The same command continues a run that was stopped.",
+        result="DistilResult",
+        file=True,
+        models=_MODELS,
+    ),
+    Command(
+        "capture",
+        CaptureSettings,
+        "Compute a teacher's logits on a dataset once, and keep them for any number of students.",
+        "With --text: keep completions that the teacher generates. The same command continues a capture that was stopped.",
+        result="CaptureResult",
+        file=True,
+        without=("batch_tokens", "lr", "schedule"),
+        models=_MODELS,
+        help={
+            "teacher": "Teacher: a folder, a hub id, http://HOST:PORT/v1#MODEL, or builtin:stdlib.",
+            "seed": "Seed of what is sampled.",
+        },
+    ),
+    Command(
+        "cache inspect", InspectSettings, "Show what is in a folder of captured logits, and what it was made from."
+    ),
+    Command(
+        "cache verify",
+        VerifySettings,
+        "Read all captured logits, and compute some again; exits with 1 where something is wrong.",
+        help={"seed": "Seed of which sequences are computed again."},
+    ),
+    Command("cache merge", MergeSettings, "Put the shards of several machines together."),
+    Command(
+        "cache choose",
+        CaptureSettings,
+        "Measure what several codecs and sizes of captured logits lose, before any are captured.",
+        only=("teacher", *_TEXT, "bytes_per_token", "kind", "seed", "device", "dtype", "threads", "json_"),
+        models=_MODELS,
+        help={
+            "teacher": _LOCAL,
+            "bytes_per_token": "A size to look at besides the usual ones, in bytes of each token.",
+            "kind": "Look at one codec alone: sampled or top-k.",
+            "seed": "Seed of what is sampled.",
+        },
+    ),
+    Command(
+        "probe",
+        ProbeCommandSettings,
+        "Measure a model: likelihood, calibration, cost, fidelity to a teacher, recall, arithmetic, or a task.",
+        "A model inside a run is measured on text that the run was not trained on.",
+        result="ProbeResult",
+        only=(
+            *("model", "probe", "teacher", "task", "successes", "max_samples", *_TEXT, "seed", "device"),
+            *("threads", "out", "json_"),
+        ),
+        models=("model", "teacher"),
+        help={"seed": "Seed of samples and of the questions that are asked."},
+    ),
+    Command(
+        "export",
+        ExportSettings,
+        "Write a model in another format, read it again and compare it with the model.",
+        result="ExportResult",
+        models=("model",),
+        help={"seed": "Seed of the random tokens that are compared."},
+    ),
+    Command(
+        "report",
+        FolderSettings,
+        "Write report.html again, from the files of a run.",
+        only=("folder",),
+        help={"folder": "Folder of a run."},
+    ),
+    Command(
+        "pilot",
+        PilotSettings,
+        "Train a ladder of small teachers and students on your data, to see which teacher is best.",
+        result="PilotResult",
+        file=True,
+    ),
+    Command(
+        "predict",
+        PredictSettings,
+        "Predict the score of a larger model on a task from those of smaller ones, and check earlier predictions.",
+        result="PredictResult",
+    ),
+    Command(
+        "pretrain",
+        PretrainSettings,
+        "Train a model from scratch, with a tokenizer of its own.",
+        result="PretrainResult",
+        file=True,
+    ),
+    Command(
+        "reproduce",
+        ReproduceSettings,
+        "Reproduce a published result: confirmed, refuted or inconclusive, by a criterion that stood before.",
+        result="ReproduceResult",
+    ),
+    Command(
+        "verify",
+        FolderSettings,
+        "Compare every file of a folder with the checksum it got when it was written; exits with 1 where one is damaged.",
+    ),
+    Command(
+        "selftest",
+        Base,
+        "Check every objective on this machine against float64, in under a minute.",
+        without=("json_",),
+    ),
+)
+
+BY_NAME = {command.name: command for command in COMMANDS}
+GROUPS = {"cache": "Look at, check, merge and choose captured logits."}

@@ -1,0 +1,36 @@
+"""The settings of every command, one class each; fields describe themselves with a `Flag`."""
+
+from limbeck.config.settings.capture import (
+    CaptureSettings,
+    FolderSettings,
+    InspectSettings,
+    MergeSettings,
+    VerifySettings,
+)
+from limbeck.config.settings.common import Base, Settings, TeacherSettings
+from limbeck.config.settings.distil import DistilSettings, ShrinkSettings
+from limbeck.config.settings.export import ExportSettings
+from limbeck.config.settings.planning import PlanSettings, PredictSettings, ReproduceSettings
+from limbeck.config.settings.probe import ProbeCommandSettings, ProbeSettings
+from limbeck.config.settings.train import PilotSettings, PretrainSettings
+
+__all__ = [
+    "Base",
+    "CaptureSettings",
+    "DistilSettings",
+    "ExportSettings",
+    "FolderSettings",
+    "InspectSettings",
+    "MergeSettings",
+    "PilotSettings",
+    "PlanSettings",
+    "PredictSettings",
+    "PretrainSettings",
+    "ProbeCommandSettings",
+    "ProbeSettings",
+    "ReproduceSettings",
+    "Settings",
+    "ShrinkSettings",
+    "TeacherSettings",
+    "VerifySettings",
+]

@@ -1,0 +1,353 @@
+"""Settings that several commands share: text, training, the teacher, the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from limbeck.config.flag import Flag
+from limbeck.config.values import Columns, Count, MixerNames
+
+SkipBad = Annotated[int | None, Field(ge=0)]
+Params = Annotated[
+    Count | None,
+    Flag(
+        "Parameters of the student.",
+        "Model",
+        examples=("250k", "6M", "1.3B"),
+        synonyms=("parameters", "num_params", "student_size", "prune_target_params", "target_params"),
+    ),
+]
+Shape = Annotated[
+    str | None,
+    Flag(
+        "Shape of the model, instead of a number of parameters.",
+        "Model",
+        metavar="NAME=INT,...",
+        examples=("layers=4,hidden=48,heads=6,kv_heads=3,ffn=128",),
+    ),
+]
+StudentShrink = Annotated[
+    float | None,
+    Flag(
+        "Parameters of the teacher over those of the student.",
+        "Model",
+        metavar="RATIO",
+        default="2.5",
+        synonyms=("ratio", "compression", "compression_ratio", "prune_ratio", "sparsity"),
+    ),
+]
+Mixers = Annotated[
+    MixerNames,
+    Flag(
+        "Layers of a decoder of limbeck's own, by pattern, repeated until full.",
+        "Mixture of layers",
+        examples=("conv,based,conv,swa:64", "attention*1,gdn*3"),
+        synonyms=("mixer", "hybrid_pattern", "layer_types"),
+    ),
+]
+Width = Annotated[
+    int | None,
+    Field(ge=1, le=2**20),
+    Flag(
+        "Channels of the model.",
+        "Mixture of layers",
+        needs="--mixers",
+        synonyms=("hidden_size", "d_model", "embed_dim"),
+    ),
+]
+Layers = Annotated[
+    int | None,
+    Field(ge=1, le=2**16),
+    Flag(
+        "Number of layers, a multiple of the pattern.",
+        "Mixture of layers",
+        needs="--mixers",
+        synonyms=("num_layers", "num_hidden_layers", "n_layers", "depth"),
+    ),
+]
+SeedCount = Field(ge=1, le=100)
+
+
+class Base(BaseModel):
+    """What every command has: strict keys, and a result that programs read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    json_: Annotated[
+        bool, Flag("Print the result as one JSON object, on the last line of stdout.", "Output", name="json", last=True)
+    ] = Field(default=False, alias="json")
+
+
+class TextSettings(Base):
+    """Where text comes from."""
+
+    data: Annotated[
+        str,
+        Flag(
+            "Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT], python:stdlib; "
+            "several between commas. Records hold text, messages (with tools, weight), ShareGPT conversations, prompt and "
+            "completion, or Alpaca's fields.",
+            "Data",
+            metavar="SOURCE,...",
+            synonyms=(
+                "dataset",
+                "datasets",
+                "dataset_name",
+                "train_data",
+                "train_file",
+                "text_file",
+                "corpus",
+                "data_path",
+            ),
+        ),
+    ] = "python:stdlib"
+    columns: Annotated[
+        Columns,
+        Flag(
+            "Fields of the dataset that have other names than usual.",
+            "Data",
+            examples=("text=body", "prompt=question,completion=answer"),
+            synonyms=("text_column", "dataset_text_field", "field_mapping", "column_mapping"),
+        ),
+    ] = None
+    skip_bad: Annotated[
+        SkipBad,
+        Flag(
+            "Unreadable records of the dataset that may be left out.",
+            "Data",
+            unit="records",
+            default="0, the first one is an error",
+            synonyms=("skip_errors", "ignore_errors", "max_bad_records"),
+        ),
+    ] = None
+
+
+class SeededSettings(Base):
+    """The first seed."""
+
+    seed: Annotated[
+        int,
+        Field(ge=0, lt=2**32),
+        Flag(
+            "Seed of data order, new weights and samples.", "Training", last=True, synonyms=("random_seed", "rng_seed")
+        ),
+    ] = 0
+
+
+class DeviceSettings(Base):
+    """The device of the work."""
+
+    device: Annotated[
+        str,
+        Flag("Device of this process: auto, cpu, cuda or cuda:1.", "Machine", metavar="DEVICE", synonyms=("gpu_id",)),
+    ] = "auto"
+
+
+class Settings(DeviceSettings, SeededSettings, TextSettings):
+    """What every job on a text needs to know."""
+
+    eval_data: Annotated[
+        str | None,
+        Flag(
+            "Held-out dataset.",
+            "Data",
+            metavar="SOURCE,...",
+            default="a part of --data, split by document hash",
+            synonyms=("validation_file", "eval_dataset", "valid_data", "test_data", "val_data"),
+        ),
+    ] = None
+    length: Annotated[
+        int | None,
+        Field(ge=2, le=2**30),
+        Flag(
+            "Sequence length.",
+            "Data",
+            name="seq_len",
+            old=("length",),
+            unit="tokens",
+            default="256 on a CPU, 1024 on a GPU, at most the model's context",
+            synonyms=(
+                "seq_length",
+                "sequence_length",
+                "max_length",
+                "max_seq_length",
+                "max_seq_len",
+                "block_size",
+                "context_length",
+                "cutoff_len",
+            ),
+        ),
+    ] = None
+    long_conversations: Annotated[
+        Literal["split", "drop"],
+        Flag(
+            "What becomes of conversations longer than a sequence: split cuts them into pieces in which a completion keeps its "
+            "prompt if both fit, drop leaves them out.",
+            "Data",
+            synonyms=("truncation", "truncation_strategy"),
+        ),
+    ] = "split"
+    tokens: Annotated[
+        Count,
+        Flag(
+            "Training tokens, in whole sequences.",
+            "Training",
+            examples=("2M", "10B"),
+            synonyms=(
+                "max_steps",
+                "steps",
+                "epochs",
+                "num_train_epochs",
+                "num_epochs",
+                "train_tokens",
+                "max_tokens",
+                "train_iters",
+            ),
+        ),
+    ] = 500_000
+    batch_tokens: Annotated[
+        Count | None,
+        Flag(
+            "Tokens of one optimiser step.",
+            "Training",
+            metavar="COUNT",
+            default="as many as make about 400 steps",
+            synonyms=(
+                "batch_size",
+                "global_batch_size",
+                "gbs",
+                "train_batch_size",
+                "per_device_train_batch_size",
+                "gradient_accumulation_steps",
+            ),
+        ),
+    ] = None
+    lr: Annotated[
+        float | None,
+        Field(gt=0, le=1),
+        Flag(
+            "Peak learning rate.",
+            "Training",
+            aliases=("learning_rate",),
+            metavar="RATE",
+            default="by the size of the student; converted students use one third of that",
+            synonyms=("peak_lr", "max_lr", "learning_rates"),
+        ),
+    ] = None
+    schedule: Annotated[
+        Literal["wsd", "cosine", "constant"],
+        Flag(
+            "Learning rate schedule, after a warm-up.",
+            "Training",
+            default="wsd; cosine for pruned students of 100M parameters or more",
+            synonyms=("lr_scheduler_type", "lr_scheduler", "scheduler", "lr_schedule"),
+        ),
+    ] = "wsd"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Flag(
+            "Number format of the arithmetic (mixed precision with bfloat16); auto is the fast one on this machine.",
+            "Machine",
+            synonyms=("precision", "torch_dtype", "mixed_precision", "bf16", "fp16"),
+        ),
+    ] = "auto"
+    threads: Annotated[
+        int | None,
+        Field(ge=1, le=2**16),
+        Flag(
+            "Threads of this process.",
+            "Machine",
+            default="those of torch",
+            synonyms=("num_threads", "nproc", "num_workers"),
+        ),
+    ] = None
+    out: Annotated[
+        Path,
+        Flag(
+            "Folder of the run.",
+            "Output",
+            metavar="FOLDER",
+            synonyms=("output_dir", "output", "output_path", "out_dir", "save_dir", "output_hf_path"),
+        ),
+    ] = Path("runs/distil")
+
+
+class TeacherSettings(Settings):
+    """What a job with a teacher needs to know. ``tokenizer`` to ``time_limit`` (seconds of a request) are of a server.
+
+    Of ``data`` the first ``text_tokens`` tokens are trained on, in whole documents.
+    """
+
+    teacher: Annotated[
+        str,
+        Flag(
+            "Teacher: a folder, a hub id, a folder of captured logits, http://HOST:PORT/v1#MODEL, or builtin:stdlib.",
+            "Model",
+            metavar="MODEL",
+            examples=("Qwen/Qwen3-8B",),
+            synonyms=(
+                "teacher_model",
+                "teacher_model_name_or_path",
+                "teacher_path",
+                "teacher_hf_path",
+                "model_name_or_path",
+                "hf_model_name_or_path",
+                "model",
+                "teacher_model_server",
+            ),
+        ),
+    ] = "builtin:stdlib"
+    text_tokens: Annotated[
+        Count | None,
+        Flag(
+            "Tokens of the dataset that are used, from its start, in whole documents.",
+            "Data",
+            examples=("100k",),
+            default="all of it",
+            synonyms=("max_samples", "max_train_samples", "data_limit"),
+        ),
+    ] = Field(default=None, exclude=True)
+    any_teacher: Annotated[
+        bool,
+        Flag(
+            "Continue with a teacher that predicts the text no better than the frequency of each token does.",
+            "Model",
+            last=True,
+            synonyms=("force",),
+        ),
+    ] = False
+    tokenizer: Annotated[
+        str | None,
+        Flag(
+            "Folder or hub id of the configuration and tokenizer of a teacher on a server.",
+            "Teacher on a server",
+            needs="server",
+            metavar="MODEL",
+            synonyms=("tokenizer_name", "tokenizer_name_or_path", "teacher_tokenizer"),
+        ),
+    ] = None
+    in_flight: Annotated[
+        int,
+        Field(ge=1, le=1024),
+        Flag(
+            "Maximum concurrent requests.",
+            "Teacher on a server",
+            needs="server",
+            unit="requests",
+            synonyms=("concurrency", "max_concurrency", "max_concurrent_requests", "num_requests"),
+        ),
+    ] = 32
+    time_limit: Annotated[
+        float,
+        Field(gt=0, le=86_400),
+        Flag(
+            "Time limit of one request.",
+            "Teacher on a server",
+            needs="server",
+            unit="seconds",
+            synonyms=("timeout", "request_timeout"),
+        ),
+    ] = 120

@@ -1,0 +1,179 @@
+"""Settings of `limbeck distil`, and of `shrink` and `doctor`, which take the same student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from limbeck.config.flag import Flag
+from limbeck.config.settings.common import SeedCount, Shape, StudentShrink, TeacherSettings
+from limbeck.config.values import (
+    ATTENTION,
+    BASELINES,
+    Baselines,
+    Counts,
+    MixerNames,
+    ObjectiveText,
+    Stages,
+    split_objectives,
+)
+
+OBJECTIVE_SYNONYMS = (
+    "loss",
+    "loss_fn",
+    "loss_type",
+    "criterion",
+    "kd_loss",
+    "rlhf_type",
+    "kd_ratio",
+    "sft_alpha",
+    "lmbda",
+    "beta",
+    "temperature",
+)
+
+
+class DistilSettings(TeacherSettings):
+    """The keys of `limbeck distil`, which are also its flags. ``keep_attention`` and ``match`` belong to ``mixers``.
+
+    ``cache_logits``: whether the teacher's logits are kept and used again, None where that is decided by how often they would be.
+    """
+
+    student: Annotated[
+        str | None,
+        Flag(
+            "Model to start from: a folder or hub id.",
+            "Model",
+            metavar="MODEL",
+            default="a student pruned out of the teacher",
+            synonyms=("student_model", "student_model_name_or_path", "base_model"),
+        ),
+    ] = None
+    params: Annotated[
+        Counts,
+        Flag(
+            "Parameters of the student; several sizes are as many students.",
+            "Model",
+            examples=("250k", "1.3B", "1B,600M,300M"),
+            synonyms=("parameters", "num_params", "student_size", "prune_target_params", "target_params"),
+        ),
+    ] = None
+    shrink: StudentShrink = None
+    shape: Shape = None
+    mixers: Annotated[
+        MixerNames,
+        Flag(
+            "Replace attention by these mixers, layer by layer, or by one of them with --keep-attention.",
+            "Mixture of layers",
+            examples=("attention*1,gdn*3",),
+            synonyms=("mixer", "hybrid_pattern", "layer_types"),
+        ),
+    ] = None
+    keep_attention: Annotated[
+        int | None,
+        Field(ge=1, le=2**16),
+        Flag(
+            "Number of layers that keep attention, those whose loss harms recall most.",
+            "Mixture of layers",
+            needs="--mixers",
+            unit="layers",
+        ),
+    ] = None
+    match: Annotated[
+        Stages,
+        Flag(
+            "What is matched to attention before distillation, mixers, blocks or none; a tenth of --tokens each.",
+            "Mixture of layers",
+            needs="--mixers",
+            default="mixers,blocks",
+        ),
+    ] = None
+    student_dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        Flag(
+            "Number format of the student's file.",
+            "Output",
+            default="that of the teacher",
+            synonyms=("save_dtype", "export_dtype"),
+        ),
+    ] = None
+    objective: Annotated[
+        ObjectiveText,
+        Flag(
+            "Distillation loss, by name, as a weighted sum, or FILE.py:CLASS; several between commas are as many students.",
+            "Training",
+            examples=("'TAID(start=0.2)'", "'0.5*CrossEntropy + 0.5*ForwardKL'", "'ForwardKL, TAID'"),
+            synonyms=OBJECTIVE_SYNONYMS,
+        ),
+    ] = "ForwardKL"
+    tokenizer_align: Annotated[
+        Literal["bytes"] | None,
+        Flag(
+            "The student has a tokenizer of its own, and is trained on chunks of equal bytes.",
+            "Training",
+            synonyms=("cross_tokenizer", "use_uld_loss", "uld"),
+        ),
+    ] = None
+    cache_logits: Annotated[
+        bool | None,
+        Flag(
+            "Compute the teacher's logits once and keep them, or compute them anew each time.",
+            "Training",
+            off="no-cache-logits",
+            default="kept where the text is read often",
+            synonyms=("cache", "offline", "offline_logits"),
+        ),
+    ] = Field(default=None, exclude=True)
+    seeds: Annotated[
+        int,
+        SeedCount,
+        Flag(
+            "Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same --out.",
+            "Comparison",
+            synonyms=("num_seeds", "n_seeds", "repeats", "trials"),
+        ),
+    ] = 1
+    baselines: Annotated[
+        Baselines,
+        Flag(
+            "What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone for equal tokens), "
+            "cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention (with --mixers), or none.",
+            "Comparison",
+            default="cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention",
+            synonyms=("baseline", "compare", "compare_with"),
+        ),
+    ] = BASELINES
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """One, or several: then there is a student of each."""
+        return split_objectives(self.objective)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The baselines; of a student of other mixers, unless some are named, also itself with attention everywhere."""
+        implied = self.mixers is not None and "baselines" not in self.model_fields_set
+        return (*self.baselines, ATTENTION) if implied else self.baselines
+
+    @property
+    def is_family(self) -> bool:
+        """Whether several students are asked for, of several sizes or objectives."""
+        return isinstance(self.params, tuple) or len(self.objectives) > 1
+
+
+class ShrinkSettings(DistilSettings):
+    """The keys of `limbeck shrink`, which are also its flags."""
+
+    method: Annotated[
+        Literal["activation", "gradient", "random"],
+        Flag(
+            "How the importance of what may be pruned is scored.",
+            "Model",
+            synonyms=("importance", "criterion", "pruning_method"),
+        ),
+    ] = "activation"
+    out: Annotated[
+        Path, Flag("Folder of the student.", "Output", metavar="FOLDER", synonyms=("output_dir", "output"))
+    ] = Path("runs/shrink")

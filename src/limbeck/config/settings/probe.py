@@ -1,0 +1,70 @@
+"""Settings of `limbeck probe`, which measures a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from limbeck.config.flag import Flag, settings_in
+from limbeck.config.settings.common import Settings
+from limbeck.config.values import Count, ProbeNames, Successes
+from limbeck.errors import BadSetting
+
+class ProbeSettings(Settings):
+    """What a probe reads. ``task`` is of pass-until, and of reversal a file of facts.
+
+    ``successes`` and ``max_samples`` are of pass-until.
+    """
+
+    probe: Annotated[
+        ProbeNames,
+        Flag(
+            "What to measure: likelihood, slices, mqar, reversal, arithmetic, listops, between commas; or pass-until alone.",
+            "Measurement",
+            synonyms=("probes", "tasks", "benchmark", "metrics", "eval"),
+        ),
+    ] = ("likelihood",)
+    task: Annotated[
+        str | None,
+        Flag(
+            "Of pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file. Of reversal: a JSONL file.",
+            "Measurement",
+            metavar="NAME|FILE",
+        ),
+    ] = None
+    successes: Annotated[
+        Successes,
+        Flag("Passes to wait for.", "Measurement", needs="--probe pass-until", unit="passes", synonyms=("passes",)),
+    ] = 4
+    max_samples: Annotated[
+        Count,
+        Flag(
+            "The most completions of one instance.",
+            "Measurement",
+            needs="--probe pass-until",
+            synonyms=("samples", "num_samples", "limit"),
+        ),
+    ] = 100_000
+
+
+ReadingsFolder = Annotated[
+    Path | None,
+    Flag("Folder to write the readings into.", "Output", metavar="FOLDER", synonyms=("output_dir", "output")),
+]
+
+
+class ProbeCommandSettings(ProbeSettings):
+    """The keys of `limbeck probe`, which are also its flags."""
+
+    model: Annotated[str, Flag("Folder or hub id of the model to measure.")]
+    teacher: Annotated[
+        str | None,
+        Flag(
+            "Compare with this teacher: folder or hub id.",
+            "Measurement",
+            metavar="MODEL",
+            synonyms=("teacher_model", "reference", "compare_with"),
+        ),
+    ] = None
+    out: ReadingsFolder = None  # type: ignore[assignment]  # a probe need not write any

@@ -1,0 +1,303 @@
+"""Values as people write them: counts, bytes, seconds, pairs and lists, each read into one plain value.
+
+Each type here carries an `Accepts`, which says what a Python caller may give and how the command line's help calls it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BeforeValidator, Field
+
+from limbeck.config.names import nearest
+from limbeck.plugins import PROBES
+
+LARGEST = (
+    10**18
+)  # of a count: tokens or parameters beyond it are a slip, and would not fit what they are multiplied with
+_SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+Number = TypeVar("Number", int, float)
+BASELINES = ("cut", "cut+ce", "cut+ce@flops", "fresh+kd")
+ATTENTION = "attention"  # a baseline of a student of other mixers
+Stage = Literal["mixers", "blocks"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+OF_TASK = "pass-until"  # the probe whose results are files of their own, to predict from
+
+
+@dataclass(frozen=True)
+class Accepts:
+    """How a value is given: the annotation of a Python parameter, and its name in the help of the command line."""
+
+    python: str
+    shown: str
+
+
+def count(text: str | int) -> int:
+    """A number written as people write it: 6M is 6,000,000, 1.3B, 250k, 2_000_000."""
+    if isinstance(text, int) and not isinstance(text, bool):
+        return _bounded(text, text)
+    found = re.fullmatch(r"\s*(\d[\d_,]*\.?\d*(?:e\d{1,2})?)\s*([kmbt]?)\s*", str(text), re.IGNORECASE)
+    if not found:
+        raise ValueError(f"expected a count such as 250k, 6M or 1.3B, got {text!r}")
+    value = float(found[1].replace(",", "").replace("_", "")) * _SUFFIX[found[2].lower()]
+    return round(_bounded(value, text))
+
+
+def shown_count(value: int) -> str:
+    """A count as `count` reads it, with the largest suffix that loses nothing: 500000 is 500k."""
+    for suffix, size in reversed(_SUFFIX.items()):
+        if value >= size > 1 and value % size == 0:
+            return f"{value // size}{suffix.upper() if suffix != 'k' else suffix}"
+    return str(value)
+
+
+def _bounded(value: Number, text: str | float) -> Number:
+    if value > LARGEST:
+        raise ValueError(f"expected a count of at most {LARGEST:.0e}, got {str(text)[:24]}")
+    return value
+
+
+def _counts(value: Any) -> Any:
+    """One count, or several that differ, the largest first."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        return count(value)
+    found = sorted({count(part) for part in parts}, reverse=True)
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def _sizes(value: Any) -> Any:
+    """The same, always as several."""
+    found = _counts(value)
+    return found if isinstance(found, tuple) else (found,)
+
+
+_BYTES = {
+    "": 1,
+    "b": 1,
+    "kb": 1e3,
+    "mb": 1e6,
+    "gb": 1e9,
+    "tb": 1e12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+def _measured(units: Mapping[str, float], example: str) -> BeforeValidator:
+    """Turns a number with its unit into the number in the base unit."""
+
+    def read(text: str | float) -> float:
+        found = re.fullmatch(r"\s*(\d+\.?\d*)\s*([a-zµ]*)\s*", str(text), re.IGNORECASE)
+        if not found or found[2].lower() not in units:
+            raise ValueError(f"expected a number with its unit, such as {example}, got {text!r}")
+        return _bounded(float(found[1]) * units[found[2].lower()], text)
+
+    return BeforeValidator(read)
+
+
+def _baselines(value: Any) -> Any:
+    """Names of baselines, each once; "none" is none. ``pruned`` is another word for ``cut``."""
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    plain = (re.sub(r"^pruned(?=$|\+)", "cut", part.strip()) for part in parts)
+    names = list(dict.fromkeys(part for part in plain if part.lower() not in {"", "none"}))
+    for name in names:
+        if name not in (*BASELINES, ATTENTION):
+            raise ValueError(
+                f"unknown baseline {name!r}{nearest(name, (*BASELINES, ATTENTION))} There are: {', '.join(BASELINES)}, with "
+                f"--mixers also {ATTENTION}, or none."
+            )
+    return names
+
+
+def _joined(value: Any) -> Any:
+    """Several objectives or mixers as one text, with commas between them."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def _objectives(value: Any) -> Any:
+    """Objectives as one text; those made in Python print themselves as text is read."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    return _joined([str(part) if hasattr(part, "needs_teacher") else part for part in parts]) if parts else value
+
+
+def split_objectives(text: str) -> tuple[str, ...]:
+    """The objectives of a text, which stand between commas; those in brackets or quotes belong to one of them."""
+    pieces, depth, quote = [""], 0, ""
+    for sign in text:
+        if quote or sign in "'\"":
+            quote = "" if sign == quote else quote or sign
+        depth += 0 if quote else (sign == "(") - (sign == ")")
+        if sign == "," and not depth and not quote:
+            pieces.append("")
+        else:
+            pieces[-1] += sign
+    return tuple(piece.strip() for piece in pieces)
+
+
+def _columns(value: Any) -> Any:
+    """(usual name, name in the data) pairs of text such as ``text=body``."""
+    parts = value.split(",") if isinstance(value, str) else value.items() if isinstance(value, Mapping) else value
+    pairs = [tuple(part.split("=", 1)) if isinstance(part, str) else tuple(part) for part in parts or ()]
+    if any(len(pair) != 2 or not all(isinstance(name, str) and name.strip() for name in pair) for pair in pairs):
+        raise ValueError(
+            "expected usual names and those of the data, such as text=body or prompt=question,completion=answer"
+        )
+    return tuple((ours.strip(), there.strip()) for ours, there in pairs) or None
+
+
+def _stages(value: Any) -> Any:
+    """The stages in their order, each at most once; "none" is none."""
+    parts = [part.strip() for part in (value.split(",") if isinstance(value, str) else value)]
+    for part in parts:
+        if part not in (*STAGES, "none"):
+            raise ValueError(f"unknown stage {part!r}{nearest(part, STAGES)} There are: {', '.join(STAGES)}, none.")
+    return tuple(stage for stage in STAGES if stage in parts)
+
+
+def _shard(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return value
+    found = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", str(value))
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError("expected which of how many machines this is, such as 3/16")
+    return int(found[1]), int(found[2])
+
+
+def _price(value: Any) -> Any:
+    """Dollars for a million tokens of prompts, and for a million generated tokens."""
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        prompt, written = (float(part) for part in parts)
+    except (TypeError, ValueError):
+        prompt, written = -1.0, -1.0
+    if not (0 <= prompt < math.inf and 0 <= written < math.inf):
+        raise ValueError(
+            "expected dollars for a million prompt tokens and a million generated tokens, such as 0.15,0.60"
+        )
+    return prompt, written
+
+
+# How files on disk and the code call a codec, by its word.
+_CODECS = {"auto": "auto", "sampled": "drawn", "top-k": "coarse", "drawn": "drawn", "coarse": "coarse"}
+
+
+def _codec(value: Any) -> Any:
+    if value not in _CODECS:
+        raise ValueError(f"unknown codec {value!r}{nearest(str(value), _CODECS)} There are: auto, sampled, top-k")
+    return _CODECS[value]
+
+
+def _names(value: Any) -> Any:
+    """Names between commas, each once."""
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    return tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
+
+
+def _successes(value: Any) -> Any:
+    if isinstance(value, int) and value < 1:
+        raise ValueError(
+            "expected at least 1 success; the unbiased estimate (r - 1)/(K - 1) needs 2, the usual number is 4"
+        )
+    return value
+
+
+def _probes(value: Any) -> Any:
+    """One probe, or several; pass-until, which has results of its own, only alone."""
+    names = _names(value)
+    for name in names:
+        if name != OF_TASK and name not in PROBES:
+            known = (*PROBES, OF_TASK)
+            raise ValueError(f"unknown probe {name!r}{nearest(name, known)} There are: {', '.join(known)}.")
+    if not names or (OF_TASK in names and len(names) > 1):
+        raise ValueError(f"expected one probe or several between commas, {OF_TASK} alone")
+    return names
+
+
+_COUNT = Accepts("int | str", "COUNT")
+_SEVERAL_COUNTS = Accepts("int | str | Sequence[int | str]", "COUNT,...")
+_SEVERAL = Accepts("str | Sequence[str]", "NAME,...")
+
+Count = Annotated[int, BeforeValidator(count), Field(gt=0), _COUNT]
+Counts = Annotated[int | tuple[int, ...] | None, BeforeValidator(_counts), _SEVERAL_COUNTS]
+Sizes = Annotated[tuple[int, ...], BeforeValidator(_sizes), _SEVERAL_COUNTS]
+Bytes = Annotated[float, _measured(_BYTES, "24GiB"), Field(gt=0), Accepts("float | str", "BYTES")]
+Seconds = Annotated[float, _measured(_SECONDS, "20ms"), Field(gt=0), Accepts("float | str", "TIME")]
+Columns = Annotated[
+    tuple[tuple[str, str], ...] | None,
+    BeforeValidator(_columns),
+    Accepts("str | Sequence[str] | Mapping[str, str]", "NAME=NAME,..."),
+]
+Context = Annotated[int, BeforeValidator(count), Field(ge=2), _COUNT]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names), _SEVERAL]
+MixerNames = Annotated[str | None, BeforeValidator(_joined), Accepts("str | Sequence[str]", "PATTERN")]
+ObjectiveText = Annotated[
+    str, BeforeValidator(_objectives), Accepts("str | Objective | Sequence[str | Objective]", "OBJECTIVE")
+]
+Baselines = Annotated[tuple[str, ...], BeforeValidator(_baselines), _SEVERAL]
+Stages = Annotated[tuple[Stage, ...] | None, BeforeValidator(_stages), _SEVERAL]
+Shard = Annotated[tuple[int, int], BeforeValidator(_shard), Accepts("str | tuple[int, int]", "I/N")]
+Price = Annotated[
+    tuple[float, float] | None,
+    BeforeValidator(_price),
+    Accepts("str | tuple[float, float]", "DOLLARS,DOLLARS"),
+]
+CodecName = Annotated[
+    Literal["auto", "drawn", "coarse"],
+    BeforeValidator(_codec),
+    Accepts('Literal["auto", "sampled", "top-k"]', "[auto|sampled|top-k]"),
+]
+ProbeNames = Annotated[tuple[str, ...], BeforeValidator(_probes), _SEVERAL]
+Successes = Annotated[int, BeforeValidator(_successes)]
+
+
+def annotation(kind: Any, metadata: Iterable[Any] = ()) -> str:
+    """The annotation of a Python parameter that takes values of a type, without None."""
+    return _accepted(kind, metadata).python
+
+
+def metavar(kind: Any, metadata: Iterable[Any] = ()) -> str:
+    """What the help of the command line calls a value of a type."""
+    return _accepted(kind, metadata).shown
+
+
+_PLAIN = {
+    "str": Accepts("str", "TEXT"),
+    "int": Accepts("int", "INT"),
+    "float": Accepts("float", "FLOAT"),
+    "bool": Accepts("bool", ""),
+    "Path": Accepts("str | PathLike[str]", "PATH"),
+}
+
+
+def _accepted(kind: Any, metadata: Iterable[Any]) -> Accepts:
+    told = next((item for item in metadata if isinstance(item, Accepts)), None)
+    if told is not None:
+        return told
+    inner = get_args(kind)
+    if hasattr(kind, "__metadata__"):
+        return _accepted(inner[0], kind.__metadata__)
+    if _is_literal(kind):
+        texts = [f'"{value}"' for value in inner]
+        return Accepts(f"Literal[{', '.join(texts)}]", f"[{'|'.join(map(str, inner))}]")
+    some = [part for part in inner if part is not type(None)]
+    if some:  # X | None, or a list of X
+        found = _accepted(some[0], ())
+        return Accepts(f"Sequence[{found.python}]", f"{found.shown}...") if is_list(kind) else found
+    return _PLAIN[kind.__name__]
+
+
+def _is_literal(kind: Any) -> bool:
+    return getattr(kind, "__origin__", None) is Literal
+
+
+def is_list(kind: Any) -> bool:
+    """Whether a type is a list, of which the command line takes one word each."""
+    return getattr(kind, "__origin__", None) is list

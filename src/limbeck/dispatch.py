@@ -1,0 +1,131 @@
+"""From the settings of a command to its job and a typed result. The command line and the Python functions both call these.
+
+Jobs are imported inside: the settings are checked before torch is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from limbeck.config import (
+    CaptureSettings,
+    DistilSettings,
+    ExportSettings,
+    PilotSettings,
+    PlanSettings,
+    PredictSettings,
+    PretrainSettings,
+    ProbeCommandSettings,
+    ReproduceSettings,
+    ShrinkSettings,
+    resolve,
+)
+from limbeck.config.commands import BY_NAME
+from limbeck.config.settings import Base
+from limbeck.models.source import require
+from limbeck.results import (
+    CaptureResult,
+    DistilResult,
+    DoctorResult,
+    ExportResult,
+    PilotResult,
+    PlanResult,
+    PredictResult,
+    PretrainResult,
+    ProbeResult,
+    ReproduceResult,
+    ShrinkResult,
+)
+
+
+def settings_of(command: str, file: str | Path | None, keys: Mapping[str, Any]) -> Base:
+    """The settings of a command. Raises a LimbeckError for a wrong key or value, or a model that is not there."""
+    spec = BY_NAME[command]
+    settings = resolve(spec.settings, None if file is None else Path(file), keys)
+    require(*(getattr(settings, name) for name in spec.models))
+    return settings
+
+
+def distil(settings: DistilSettings) -> DistilResult:
+    """Distils one student, or several where there are several sizes or objectives."""
+    if settings.is_family:
+        from limbeck.jobs.distil.sweep import sweep as job
+    else:
+        from limbeck.jobs.distil.job import distil as job
+
+    return DistilResult.of(job(settings), settings.out)
+
+
+def capture(settings: CaptureSettings) -> CaptureResult:
+    """Captures logits, or generated text."""
+    from limbeck.jobs.capture.job import capture as job
+
+    return CaptureResult.of(job(settings), settings.out)
+
+
+def pretrain(settings: PretrainSettings) -> PretrainResult:
+    """Trains a model from scratch."""
+    from limbeck.jobs.pretrain.job import pretrain as job
+
+    return PretrainResult.of(job(settings), settings.out)
+
+
+def shrink(settings: ShrinkSettings) -> ShrinkResult:
+    """Prunes a student out of a teacher."""
+    from limbeck.jobs.shrink.job import shrink as job
+
+    return ShrinkResult.of(job(settings, method=settings.method), settings.out)
+
+
+def probe(settings: ProbeCommandSettings) -> ProbeResult:
+    """Measures a model."""
+    if settings.probe == ("pass-until",):
+        from limbeck.jobs.probe.pass_until import pass_until as job
+    else:
+        from limbeck.jobs.probe.job import probe as job
+
+    return ProbeResult.of(job(settings, model=settings.model, teacher=settings.teacher, out=settings.out))
+
+
+def pilot(settings: PilotSettings) -> PilotResult:
+    """Trains a ladder of small models."""
+    from limbeck.jobs.pilot import pilot as job
+
+    return PilotResult.of(job(settings), settings.out)
+
+
+def predict(settings: PredictSettings) -> PredictResult:
+    """Predicts a task's score at another size."""
+    from limbeck.jobs.predict.job import predict as job
+
+    return PredictResult.of(job(settings))
+
+
+def doctor(settings: DistilSettings) -> DoctorResult:
+    """Checks a pair and its data."""
+    from limbeck.jobs.doctor.job import doctor as job
+
+    return DoctorResult.of(job(settings))
+
+
+def export(settings: ExportSettings) -> ExportResult:
+    """Writes a model in another format."""
+    from limbeck.jobs.export.job import export as job
+
+    return ExportResult.of(job(settings))
+
+
+def plan(settings: PlanSettings) -> PlanResult:
+    """Answers a question about size, teacher, device and cost."""
+    from limbeck.jobs.plan.job import plan as job
+
+    return PlanResult.of(job(settings))
+
+
+def reproduce(settings: ReproduceSettings) -> ReproduceResult:
+    """Reproduces a published result."""
+    from limbeck.papers.reproduce import reproduce as job
+
+    return ReproduceResult.of(job(settings))
