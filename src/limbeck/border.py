@@ -40,7 +40,7 @@ def explained() -> Iterator[None]:
 
 _MEMORY = (
     "there is not enough memory for this. What was saved is kept; limbeck doctor says beforehand what a run takes: give a "
-    "smaller --batch-tokens, --length or student"
+    "smaller --batch-tokens, --seq-len or student"
 )
 
 

@@ -176,7 +176,7 @@ class Sparse:
         if self.rest is None:
             raise Mismatch(
                 "these captured logits are sampled outcomes, which do not give the largest probabilities: use a "
-                "live teacher, or logits captured with --kind coarse"
+                "live teacher, or logits captured with --codec top-k"
             )
         return self.weight.topk(min(count, self.weight.shape[-1])).values
 

@@ -190,7 +190,7 @@ def test_conversations_longer_than_a_row_are_left_out_if_asked_for_and_counted(d
         (left if long else fits).append(learned)
     if any(left) and not any(fits):
         with pytest.raises(
-            BadCorpus, match=r"conversations .* longer than a row .* --length, or --long-conversations split"
+            BadCorpus, match=r"conversations .* longer than a row .* --seq-len, or --long-conversations split"
         ):
             Rows(store, length=length)
         return
@@ -425,7 +425,7 @@ def test_rows_are_a_corpus_of_plain_tensors():
 def test_too_little_text_for_one_row_is_refused_but_can_be_measured():
     store = store_of([[[(1, True), (2, True), (3, True)]]])
     require_rows(store, length=2)
-    with pytest.raises(BadCorpus, match=r"one row of 3 \+ 1 tokens, got 3 tokens in 1 documents: .* with --length"):
+    with pytest.raises(BadCorpus, match=r"one row of 3 \+ 1 tokens, got 3 tokens in 1 documents: .* with --seq-len"):
         require_rows(store, length=3)
     assert Rows(store, length=5).n_rows == 1
     assert epoch(Rows(store, length=5)).weight.tolist() == [[1, 1, 0, 0, 0]]

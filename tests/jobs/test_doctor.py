@@ -185,9 +185,9 @@ def test_templates_are_compared_by_their_text():
 def test_rows_longer_than_a_context_are_an_error_with_both_numbers():
     findings = look(model("large"), model("short", max_position_embeddings=16), length=32)
     text = said(findings, "context", "error")
-    assert "--length 32 is longer than the context of short, 16 tokens" in text
-    assert "use --length 16 or less" in text
-    with pytest.raises(Mismatch, match="--length 16"):
+    assert "--seq-len 32 is longer than the context of short, 16 tokens" in text
+    assert "use --seq-len 16 or less" in text
+    with pytest.raises(Mismatch, match="--seq-len 16"):
         check(findings)
 
 
@@ -379,7 +379,7 @@ def test_findings_are_stored_as_json_and_shown_whole():
     shown = " ".join(console.export_text().split())
     for finding in findings:
         assert " ".join(finding.message.split()[:3]) in shown
-    assert "→ use --length 16 or less" in shown
+    assert "→ use --seq-len 16 or less" in shown
 
 
 def test_markup_in_a_name_is_printed_as_it_is(capsys):

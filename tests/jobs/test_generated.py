@@ -463,7 +463,7 @@ def test_the_cost_is_said_before_and_after(here, model, capfd):
         ({"bytes_per_token": 48}, BadSetting, "--bytes-per-token: .*with --text the teacher writes one"),
         ({"kind": "coarse"}, BadSetting, "--kind: .*leave out one of the two"),
         ({"stream": True}, BadSetting, "--stream: .*leave out one of the two"),
-        ({"length": 16}, BadSetting, "--length: "),
+        ({"length": 16}, BadSetting, "--seq-len: "),
         ({"params": "6M"}, BadSetting, "--params: .*leave out one of the two"),
         ({"in_flight": 4}, BadSetting, "--in-flight: it is for a teacher on a server, and .*teacher is none"),
         ({"price": "1,2"}, BadSetting, "--price: it is for a teacher on a server"),

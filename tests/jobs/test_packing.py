@@ -36,7 +36,7 @@ def test_what_rows_lack_and_what_would_halve_it_is_said_of_texts():
         "36.0 % of the tokens are learned without all that came before them: 50 of 50 documents are "
     )
     assert "longer than a row of 64 tokens, and cut" in found.message
-    assert found.remedy.startswith("--length 128 halves that share")
+    assert found.remedy.startswith("--seq-len 128 halves that share")
     longest = numbered([[True] * 1001] * 50)
     found = packed(longest, length=64, context=1024)
     assert found.level == "warning"
@@ -73,7 +73,7 @@ def test_whole_conversations_and_the_room_they_leave_are_said():
     assert found.message.startswith(
         "no conversation is longer than a row of 64 tokens: each stands whole in one; 39 % of"
     )
-    assert (found.level, found.remedy) == ("warning", "--length 128 leaves 9 % of padding")
+    assert (found.level, found.remedy) == ("warning", "--seq-len 128 leaves 9 % of padding")
     assert packed(numbered([[True] * 41] * 300), length=64, context=512).level == "ok"
 
 

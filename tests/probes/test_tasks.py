@@ -349,7 +349,7 @@ def json_of(fact):
         ),
         (
             {"probe": "mqar", "data": "x", "length": 64, "successes": 7, "lr": 0.1, "threads": 1},
-            "--probe mqar would not look at --data .read by likelihood and slices alone., --length .*, --lr .read by no probe., "
+            "--probe mqar would not look at --data .read by likelihood and slices alone., --seq-len .*, --lr .read by no probe., "
             "--successes .read by pass-until alone.: leave it out",
         ),
         (

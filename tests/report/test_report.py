@@ -715,7 +715,7 @@ def test_the_share_of_a_gap_that_is_none_is_not_given():
 
 def test_models_measured_on_different_documents_are_not_compared():
     other = {"student": [made_up(1.5)], "cut+ce": [made_up(1.5, documents=150)]}
-    with pytest.raises(Mismatch, match=r"200 documents, cut\+ce on \d+ of 150, .* same --eval-data and --length"):
+    with pytest.raises(Mismatch, match=r"200 documents, cut\+ce on \d+ of 150, .* same --eval-data and --seq-len"):
         verdict(other, None)
 
 

@@ -243,7 +243,7 @@ def test_what_a_server_must_be_is_said_at_the_start(model):
     )
     refused(
         Mismatch,
-        r"has a context of 17 tokens, and a row needs two more than its length: use --length 15 or less",
+        r"has a context of 17 tokens, and a row needs two more than its length: use --seq-len 15 or less",
         model,
         context=17,
     )

@@ -1,6 +1,6 @@
 """The settings of every command: values, names, settings with their descriptions, and how TOML and flags become them."""
 
-from limbeck.config.flag import Flag, Setting, known_keys, settings_in
+from limbeck.config.flag import Flag, Setting, flag_of, known_keys, settings_in
 from limbeck.config.names import likely, nearest
 from limbeck.config.resolve import AnySettings, resolve
 from limbeck.config.settings import (
@@ -53,6 +53,7 @@ __all__ = [
     "TeacherSettings",
     "VerifySettings",
     "count",
+    "flag_of",
     "known_keys",
     "likely",
     "nearest",

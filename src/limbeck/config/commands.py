@@ -59,6 +59,7 @@ class Command:
 _TEXT = ("data", "columns", "skip_bad", "length", "long_conversations")
 _LOCAL = "Teacher: a folder, a hub id, or builtin:stdlib."
 _MODELS = ("teacher", "student", "tokenizer")
+_TEACHERS = ("teacher", "tokenizer")
 
 COMMANDS = (
     Command(
@@ -114,7 +115,7 @@ COMMANDS = (
         result="CaptureResult",
         file=True,
         without=("batch_tokens", "lr", "schedule"),
-        models=_MODELS,
+        models=_TEACHERS,
         help={
             "teacher": "Teacher: a folder, a hub id, http://HOST:PORT/v1#MODEL, or builtin:stdlib.",
             "seed": "Seed of what is sampled.",
@@ -135,7 +136,7 @@ COMMANDS = (
         CaptureSettings,
         "Measure what several codecs and sizes of captured logits lose, before any are captured.",
         only=("teacher", *_TEXT, "bytes_per_token", "kind", "seed", "device", "dtype", "threads", "json_"),
-        models=_MODELS,
+        models=_TEACHERS,
         help={
             "teacher": _LOCAL,
             "bytes_per_token": "A size to look at besides the usual ones, in bytes of each token.",

@@ -161,6 +161,11 @@ def spellings(kind: type[BaseModel]) -> Mapping[str, str]:
     return found
 
 
+def flag_of(kind: type[BaseModel], attribute: str) -> str:
+    """The flag that sets a field, for a message: --seq-len of the field ``length``."""
+    return f"--{settings_in(kind)[attribute].word}"
+
+
 def known_keys(kind: type[BaseModel]) -> Mapping[str, tuple[str, ...]]:
     """The keys of a class of settings, and what else each is called, here and by other tools."""
     return {

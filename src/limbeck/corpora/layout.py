@@ -174,7 +174,7 @@ def lay_out(
     if packed.left_out and not packed.learned:
         raise BadCorpus(
             f"all {packed.left_out:,} conversations with something to learn are longer than a row of {length} tokens, and "
-            "--long-conversations drop leaves those out: give longer rows with --length, or --long-conversations split"
+            "--long-conversations drop leaves those out: give longer rows with --seq-len, or --long-conversations split"
         )
     if learned is not None and not packed.learned:
         return lay_out(starts, None, length=length, packing=packing)

@@ -136,5 +136,5 @@ def require_rows(store: TokenStore, *, length: int) -> None:
     if store.tokens < length + 1:
         raise BadCorpus(
             f"{store.folder}: expected at least one row of {length} + 1 tokens, got {store.tokens} tokens in "
-            f"{store.documents} documents: give more text, or shorten the rows with --length"
+            f"{store.documents} documents: give more text, or shorten the rows with --seq-len"
         )

@@ -85,7 +85,7 @@ class MemoryBudget:
             f"--device-memory {binary_size(limit)}: expected at least {binary_size(least, up=True)}, which the largest layer "
             f"({binary_size(needs.layer)}), the embedding ({binary_size(needs.embedding)}), the head "
             f"({binary_size(needs.head)}{caller}) and sequences of {length} tokens need one after the other; give that much, "
-            "shorter sequences with --length, or --dtype bfloat16"
+            "shorter sequences with --seq-len, or --dtype bfloat16"
         )
 
 

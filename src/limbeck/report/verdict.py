@@ -162,7 +162,7 @@ def _pairs(a: Sequence[Measurements], b: Sequence[Measurements], name: str) -> l
             raise Mismatch(
                 f"the student was measured on {a[0].tokens.sum():.0f} tokens of {a[0].read} documents, {name} "
                 f"on {run.tokens.sum():.0f} of {run.read}, and not the same: models can only be compared on the "
-                "same held-out documents. Measure both again with the same --eval-data and --length."
+                "same held-out documents. Measure both again with the same --eval-data and --seq-len."
             )
     if len(b) == 1 and name in ("cut", "teacher"):
         return [(run, b[0]) for run in a]

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from limbeck.config import CaptureSettings
+from limbeck.config import CaptureSettings, flag_of
 from limbeck.corpora import Prompt, prompts_of
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.prompt import digest
@@ -131,7 +131,7 @@ def _check_flags(settings: CaptureSettings) -> None:
 
 
 def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return flag_of(CaptureSettings, name)
 
 
 def _most_prompts(settings: CaptureSettings) -> int | None:

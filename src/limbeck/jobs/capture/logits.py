@@ -78,7 +78,7 @@ def check_asked(settings: CaptureSettings) -> None:
             + ": leave it out, and give distil a student that exists with --student"
         )
     if settings.kind == "drawn" and is_served(settings.teacher):
-        raise BadSetting("--kind drawn: a server tells its likeliest outcomes, none that are drawn: use coarse or auto")
+        raise BadSetting("--codec sampled: a server gives its likeliest tokens and no samples: use top-k or auto")
     if settings.stream and is_served(settings.teacher):
         raise BadSetting(
             f"--stream: {settings.teacher} is on a server, and nothing of it is read from disk here; leave it out"

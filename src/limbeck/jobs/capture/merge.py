@@ -60,7 +60,7 @@ def _check_whole(shards: Sequence[tuple[Path, LogitCache]], *, rows: int) -> Non
                 raise Mismatch(
                     f"{folder} was made from another {key} than {shards[0][0]}: {found.get(key)!r} there, "
                     f"{expected.get(key)!r} here. Shards of one cache are captured by one command but for --shard and --out"
-                    + (", with --kind given where it was measured differently" if key == "codec" else "")
+                    + (", with --codec given where it was measured differently" if key == "codec" else "")
                 )
         if cache.first != due:
             what = "are missing" if cache.first > due else "come twice"

@@ -78,8 +78,8 @@ def row_length(settings: Settings, context: int | None, device: torch.device, *,
         return min(usual, context) if context else usual
     if context and settings.length > context:
         raise Mismatch(
-            f"--length {settings.length}: rows longer than the context of {name}, which is {context} tokens. "
-            f"Use --length {context} or less."
+            f"--seq-len {settings.length}: rows longer than the context of {name}, which is {context} tokens. "
+            f"Use --seq-len {context} or less."
         )
     return settings.length
 
@@ -93,13 +93,13 @@ def batch_rows(settings: Settings, length: int, ranks: int) -> tuple[int, int]:
         if settings.batch_tokens < length * ranks:
             raise BadSetting(
                 f"--batch-tokens {settings.batch_tokens} is less than one row of {length} tokens for each of {ranks} "
-                f"processes: give {length * ranks} or more, or a smaller --length"
+                f"processes: give {length * ranks} or more, or a smaller --seq-len"
             )
     rows = max(rows, ranks)
     steps = round(settings.tokens / (rows * length))
     if steps == 0:
         raise BadSetting(
             f"--tokens {settings.tokens} is less than one step of {rows} rows of {length} tokens: give "
-            f"{rows * length} or more, or a smaller --length"
+            f"{rows * length} or more, or a smaller --seq-len"
         )
     return rows, steps

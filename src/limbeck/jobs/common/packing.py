@@ -42,7 +42,7 @@ def packed(store: TokenStore, *, length: int, context: int, forms: Collection[st
         longer = sample.halving(length)
         if longer is not None:
             beyond = f", which is more than the context of {context} tokens" if longer > context else ""
-            remedies.append(f"--length {longer} halves that share{beyond}")
+            remedies.append(f"--seq-len {longer} halves that share{beyond}")
         large = did.share_lacking > _LARGE[chat] and (chat or (longer or math.inf) <= context)
     if did.left_out:
         said = f"{did.left_out:,} of {store.documents:,} {many} are longer than a row of {length} tokens and left out, "
@@ -57,7 +57,7 @@ def packed(store: TokenStore, *, length: int, context: int, forms: Collection[st
     if layout.padding > _PADDED[0]:
         said += f"; {share(layout.padding)} of the rows is padding"
         if longer is None and (less := sample.padding(2 * length)) < layout.padding / 1.5:
-            remedies.append(f"--length {2 * length} leaves {share(less)} of padding")
+            remedies.append(f"--seq-len {2 * length} leaves {share(less)} of padding")
     level: Level = "warning" if large or did.left_out or layout.padding > _PADDED[1] else "ok"
     return Finding("packing", level, said, "; ".join(remedies))
 

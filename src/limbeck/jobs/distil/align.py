@@ -45,7 +45,7 @@ from limbeck.types import Batch
 _TOLD = "told"  # in a run's folder
 _LINE_EVERY = 20.0  # seconds
 _UNREAD = 0.02  # share of bytes without a common text that is worth a warning
-_ROW = {"cpu": 256, "cuda": 1024}  # tokens of the teacher's rows, where --length does not ask for more
+_ROW = {"cpu": 256, "cuda": 1024}  # tokens of the teacher's rows, where --seq-len does not ask for more
 
 
 def check_align(settings: DistilSettings) -> None:

@@ -320,7 +320,7 @@ def _damage(
             if not math.isfinite(hits):
                 raise BadCorpus(
                     f"{store.folder}: no row of {length} tokens repeats a pair of tokens, so recall cannot say which layers keep "
-                    "attention: say it by place, as in --mixers 'attention*1,gdn*3', or give longer rows with --length"
+                    "attention: say it by place, as in --mixers 'attention*1,gdn*3', or give longer rows with --seq-len"
                 )
             rows.append({"layer": layer, "hits": hits, "elsewhere": found.mean(hits=False), "damage": damage})
         changed.train(training)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.config import CaptureSettings, DistilSettings, TeacherSettings
+from limbeck.config import CaptureSettings, DistilSettings, TeacherSettings, flag_of
 from limbeck.corpora import TokenStore
 from limbeck.corpora.layout import PACKINGS
 from limbeck.errors import BadSetting
@@ -152,7 +152,7 @@ def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
     ):
         raise BadSetting(
             f"--teacher {settings.teacher}: it holds {codec} outcomes a token, of which it cannot be told how large the "
-            "teacher's largest probabilities are, in order, and --objective compares those: capture with --kind coarse, take the "
+            "teacher's largest probabilities are, in order, and --objective compares those: capture with --codec top-k, take the "
             "live teacher, or ALM"
         )
     if captured.served and settings.student is None:
@@ -173,7 +173,7 @@ def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
     for key in settings.model_fields_set & there.keys():
         if getattr(settings, key) != there[key]:
             raise BadSetting(
-                f"--{key.replace('_', '-')} {getattr(settings, key)}: the answers in {settings.teacher} were made with "
+                f"{flag_of(type(settings), key)} {getattr(settings, key)}: the answers in {settings.teacher} were made with "
                 f"{there[key]}; leave it out, or capture anew"
             )
     return settings.model_copy(update=there), identity

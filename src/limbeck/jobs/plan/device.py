@@ -79,5 +79,5 @@ def largest_student(teacher: Anatomy, limits: Limits) -> Shape:
         if best is not None and (fill > 0.97 or high - low < 0.02 * low) and fill <= 1:
             break
     if best is None:
-        raise BadShape(f"no student of this teacher keeps to {limits}; give more, or a shorter --length")
+        raise BadShape(f"no student of this teacher keeps to {limits}; give more, or a shorter --seq-len")
     return best

@@ -117,8 +117,8 @@ def _context(models: Sequence[LanguageModel], length: int) -> Iterator[Finding]:
         yield Finding(
             "context",
             "error",
-            f"--length {length} is longer than the context of {model.name}, {model.context} tokens",
-            f"use --length {model.context} or less",
+            f"--seq-len {length} is longer than the context of {model.name}, {model.context} tokens",
+            f"use --seq-len {model.context} or less",
         )
     if not short:
         contexts = ", ".join(f"{m.name} {m.context if m.context < sys.maxsize else 'unbounded'}" for m in models)

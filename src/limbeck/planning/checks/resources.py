@@ -69,7 +69,7 @@ def memory(peak: Mapping[str, int], device: torch.device) -> Iterator[Finding]:
         said,
         ""
         if level == "ok"
-        else "take a smaller teacher, a smaller student, shorter rows (--length), or another machine",
+        else "take a smaller teacher, a smaller student, shorter rows (--seq-len), or another machine",
     )
 
 

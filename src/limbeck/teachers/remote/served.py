@@ -288,8 +288,8 @@ def connect(
 def _check_context(address: Address, context: Any, length: int) -> None:
     if isinstance(context, int) and length + 2 > context:
         raise Mismatch(
-            f"--length {length}: the server at {address} has a context of {context} tokens, and a row needs two more than its "
-            f"length: use --length {context - 2} or less"
+            f"--seq-len {length}: the server at {address} has a context of {context} tokens, and a row needs two more than its "
+            f"length: use --seq-len {context - 2} or less"
         )
 
 
