@@ -91,7 +91,7 @@ def test_a_key_of_another_command_is_not_suggested():
     [("GKD", "JensenShannon"), ("KD", "ForwardKL"), ("MiniLLM", "ReverseKL"), ("sft", "CrossEntropy"), ("TAI", "TAID")],
 )
 def test_the_objective_that_was_meant(said, meant):
-    with pytest.raises(BadObjective, match=rf"there is no {said}; did you mean {meant}\? There are CrossEntropy, "):
+    with pytest.raises(BadObjective, match=rf"there is no {said}; did you mean {meant}\? There are .*CrossEntropy, "):
         parse(said)
 
 

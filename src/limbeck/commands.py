@@ -68,12 +68,13 @@ def _where(settings: Base, result: Result, what: str, place: Path) -> None:
 
 
 def _plan(settings: PlanSettings) -> None:
-    from limbeck.jobs.plan.mixers import show_mixture
-    from limbeck.jobs.plan.show import show
-
     result = dispatch.plan(settings)
-    shown = show if result.mixture is None else show_mixture
-    _print(settings, result, lambda: shown(result.to_dict(), Terminal(soft_wrap=True)))
+    if result.mixture is None:
+        from limbeck.jobs.plan.show import show
+    else:
+        from limbeck.jobs.plan.mixers import show_mixture as show
+
+    _print(settings, result, lambda: show(result.to_dict(), Terminal(soft_wrap=True)))
 
 
 def _doctor(settings: DistilSettings) -> None:

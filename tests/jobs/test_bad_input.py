@@ -154,7 +154,7 @@ def test_a_corpus_shorter_than_a_row_says_how_long_it_is(limbeck, teacher, tmp_p
     file, other = tmp_path / "short.jsonl", tmp_path / "other.jsonl"
     file.write_text(json.dumps({"text": "the cat sat"}))
     other.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts(3)))
-    refused(distil(limbeck, teacher, file, "--eval-data", other), "32 + 1 tokens", "--length")
+    refused(distil(limbeck, teacher, file, "--eval-data", other), "32 + 1 tokens", "--seq-len")
 
 
 def without_weights(folder: Path) -> None:

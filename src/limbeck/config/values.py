@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from limbeck.config.names import nearest
 from limbeck.plugins import PROBES
@@ -201,8 +201,8 @@ def _names(value: Any) -> Any:
     return tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
 
 
-def _successes(value: Any) -> Any:
-    if isinstance(value, int) and value < 1:
+def _successes(value: int) -> int:
+    if value < 1:
         raise ValueError(
             "expected at least 1 success; the unbiased estimate (r - 1)/(K - 1) needs 2, the usual number is 4"
         )
@@ -255,7 +255,7 @@ CodecName = Annotated[
     Accepts('Literal["auto", "sampled", "top-k"]', "[auto|sampled|top-k]"),
 ]
 ProbeNames = Annotated[tuple[str, ...], BeforeValidator(_probes), _SEVERAL]
-Successes = Annotated[int, BeforeValidator(_successes)]
+Successes = Annotated[int, AfterValidator(_successes)]
 
 
 def annotation(kind: Any, metadata: Iterable[Any] = ()) -> str:

@@ -11,6 +11,7 @@ from limbeck.config.flag import Flag
 from limbeck.config.settings.common import Base, DeviceSettings, Layers, Mixers, Params, Width
 from limbeck.config.settings.train import ScaledSettings
 from limbeck.config.values import Bytes, Context, Count, Names, Seconds
+from limbeck.plugins import ROOT
 
 
 class PlanSettings(Base):
@@ -178,19 +179,18 @@ class PredictSettings(Base):
     ]
 
 
+def _papers() -> list[str]:
+    """The names of limbeck's own reproductions, one folder each, without loading any."""
+    return sorted(file.parent.name.replace("_", "-") for file in (ROOT / "papers").glob("*/recipe.py"))
+
+
 class ReproduceSettings(DeviceSettings, ScaledSettings):
     """The keys of `limbeck reproduce`, which are also its flags.
 
     Without ``data`` a recipe takes its own. ``points`` are of a pilot that exists already.
     """
 
-    recipe: Annotated[
-        str,
-        Flag(
-            "capacity-gap, distillation-law, pass-until, taid-gap, minima, zoology, s4d, based, arithmetic, self-pretraining or "
-            "reversal."
-        ),
-    ]
+    recipe: Annotated[str, Flag(f"One of {', '.join(_papers())}, or one of a package that is installed.")]
     data: Annotated[
         str | None,
         Flag(
