@@ -9,6 +9,7 @@ from limbeck.results import (
     CaptureResult,
     DistilResult,
     DoctorResult,
+    ExportResult,
     PilotResult,
     PlanResult,
     PredictResult,
@@ -452,6 +453,28 @@ def probe(
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         threads: Threads of this process. Default: those of torch.
         out: Folder to write the readings into.
+
+    Raises a `limbeck.LimbeckError` that names the mistake and what to do.
+    """
+
+def export(
+    model: str,
+    *,
+    seed: int | None = 0,
+    device: str | None = "auto",
+    to: str | None = "folder",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = "auto",
+    out: str | PathLike[str],
+) -> ExportResult:
+    """Write a model in another format, read it again and compare it with the model.
+
+    Args:
+        model: Folder or hub id of the model.
+        seed: Seed of the random tokens that are compared. Default: 0.
+        device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
+        to: Format: folder, or one of a package that is installed. Default: folder.
+        dtype: Number format of what is written; auto is that of the model. Default: auto.
+        out: Folder to write.
 
     Raises a `limbeck.LimbeckError` that names the mistake and what to do.
     """

@@ -42,7 +42,7 @@ def probe_slices(model: LanguageModel, teacher: LanguageModel | None, context: P
     if not any(reading.name == "recall_hits" for reading in readings):
         raise BadCorpus(
             f"{context.measured_on}: of its rows none repeats a pair of tokens, so there is no recall to measure: give longer "
-            "documents, or longer rows with --length"
+            "documents, or longer rows with --seq-len"
         )
     if teacher is not None and not any(reading.name == "gap_share_on_hits" for reading in readings):
         context.note("The gap between the two cannot be told from 0, so no share of it is given.")

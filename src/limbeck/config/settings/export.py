@@ -24,7 +24,11 @@ class ExportSettings(SeededSettings, DeviceSettings):
     ] = "folder"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        Flag("Number format of what is written; auto is that of the model.", "Output", synonyms=("precision", "torch_dtype")),
+        Flag(
+            "Number format of what is written; auto is that of the model.",
+            "Output",
+            synonyms=("precision", "torch_dtype"),
+        ),
     ] = "auto"
     out: Annotated[
         Path, Flag("Folder to write.", "Output", metavar="FOLDER", synonyms=("output_dir", "output", "output_path"))

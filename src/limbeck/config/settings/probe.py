@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from limbeck.config.flag import Flag, flag_of
+from limbeck.config.flag import Flag
 from limbeck.config.settings.common import Settings
 from limbeck.config.values import Count, ProbeNames, Successes
-from limbeck.errors import BadSetting
+
 
 class ProbeSettings(Settings):
     """What a probe reads. ``task`` is of pass-until, and of reversal a file of facts.
@@ -47,23 +46,6 @@ class ProbeSettings(Settings):
         ),
     ] = 100_000
 
-<<<<<<< HEAD
-=======
-    def require_read(self) -> None:
-        """Raises BadSetting where one was given that none of these probes reads: it would change nothing."""
-        unread = []
-        for key in sorted(self.model_fields_set - {*_BY_ALL_PROBES, "probe"}):
-            readers = _BY_PROBES.get(key, ())
-            if not set(readers) & set(self.probe):
-                said = f"read by {' and '.join(readers)} alone" if readers else "read by no probe"
-                unread.append(f"{flag_of(type(self), key)} ({said})")
-        if unread:
-            raise BadSetting(
-                f"--probe {','.join(self.probe)} would not look at {', '.join(unread)}: leave it out, or ask a probe that "
-                "reads it; pass-until is asked by itself"
-            )
-
->>>>>>> 6819b8b (Messages name flags as they are written now)
 
 ReadingsFolder = Annotated[
     Path | None,

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from limbeck.config import OF_TASK, ProbeSettings, flag_of
+from limbeck.config import OF_TASK, ProbeCommandSettings, ProbeSettings, flag_of
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, take, write_lines
 from limbeck.errors import BadFolder, BadPlugin, BadSetting
@@ -91,7 +91,7 @@ def require_read(settings: ProbeSettings, *, teacher: bool) -> None:
         readers = sorted(name for name, found in known.items() if key in found)
         if not set(readers) & set(settings.probe):
             said = f"read by {' and '.join(readers)} alone" if readers else "read by no probe"
-            unread.append(f"--{'teacher' if key == 'teacher' else flag_of(ProbeSettings, key).removeprefix('--')} ({said})")
+            unread.append(f"{flag_of(ProbeCommandSettings, key)} ({said})")
     if unread:
         raise BadSetting(
             f"--probe {','.join(settings.probe)} would not look at {', '.join(unread)}: leave it out, or ask a probe that reads "
