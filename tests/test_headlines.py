@@ -191,7 +191,7 @@ WHOLE = r"^\+([\d.]+)% \(\+([\d.]+)% to \+([\d.]+)%\) on the whole"
 CLAIMS = [
     # stories
     (
-        "cut to {:.2f} of its parameters and given {:.1f}M tokens ({} seeds, {} held-out stories, 95 % intervals)",
+        "pruned to {:.2f} of its parameters and given {:.1f}M tokens ({} seeds, {} held-out stories, 95 % intervals)",
         lambda: (
             at(STORIES, ("student", "parameters"), "value") / at(STORIES, ("teacher", "parameters"), "value"),
             at("stories/run.json", "signature", "tokens") / 1e6,
@@ -202,7 +202,7 @@ CLAIMS = [
     ("cross-entropy at equal tokens | {:.3f} ± {:.3f}", lambda: better("cut+ce - student")),
     ("cross-entropy at equal compute | {:.3f} ± {:.3f}", lambda: better("cut+ce@flops - student")),
     ("same distillation | {:.3f} ± {:.3f}", lambda: better("fresh+kd - student")),
-    ("the cut without training | {:.3f} ± {:.3f}", lambda: better("cut - student")),
+    ("the pruned model without training | {:.3f} ± {:.3f}", lambda: better("cut - student")),
     (
         "The student stands at {:.3f} nats per token, its teacher at {:.3f}",
         lambda: [at(STORIES, (model, "held_out"), "value") for model in ("student", "teacher")],
