@@ -699,7 +699,7 @@ def test_drawn_answers_are_refused_for_sorted_probabilities(here, tmp_path):
         ({"student": None, "shrink": 2.0}, BadSetting, "name a student with --student"),
         ({"student": None, "params": "20k,30k"}, BadSetting, "name a student with --student"),
         ({"objective": "ForwardKL"}, BadObjective, r"--objective 'CrossEntropy \+ ALM'"),
-        ({"objective": "CrossEntropy"}, BadSetting, "listens to no teacher"),
+        ({"objective": "CrossEntropy"}, BadSetting, "needs no teacher"),
         ({"tokenizer_align": "words"}, BadSetting, "--tokenizer-align"),
         ({"tokenizer_align": None}, Mismatch, "distil --tokenizer-align bytes"),
     ],

@@ -22,13 +22,14 @@ from limbeck.errors import BadFolder, BadModel, BadSetting, Mismatch
 from limbeck.jobs.capture.certificate import STEP, certify
 from limbeck.jobs.capture.merge import merge
 from limbeck.jobs.capture.verify import inspect, verify
-from limbeck.jobs.common.captured import ANSWERS, Captured
+from limbeck.jobs.common.captured import Captured
 from limbeck.models.load import load
 from limbeck.objectives import parse
 from limbeck.objectives.fused import value_and_gradient
 from limbeck.run.log import console
 from limbeck.teachers.cache import packed_log_p
 from limbeck.teachers.codec import Sampled, TopK
+from limbeck.teachers.ref import ANSWERS
 from limbeck.types import Chunk, Outputs, Signal
 from tests.helpers.kills import content, stops
 from tests.helpers.models import batch, frozen, llama, tokenizer, write_corpus, write_teacher

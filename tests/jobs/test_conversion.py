@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,10 @@ from limbeck.disk import read_json
 from limbeck.errors import BadModel, BadSetting, BadShape, Interrupted, Mismatch
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil import convert as convert_job
-from limbeck.jobs.distil.convert import Conversion, Planned, check_conversion, make_converted
+from limbeck.jobs.distil.conversion import Conversion, Planned, check_conversion
+from limbeck.jobs.distil.convert import make_converted
+from limbeck.jobs.distil.plan import Budget, DistilPlan
+from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher
 from limbeck.jobs.pair.student import target_shape
 from limbeck.jobs.probe.recall import RecallEvaluation
@@ -213,13 +217,11 @@ def test_the_student_reads_on_where_matching_ended_so_all_arms_read_the_same_tex
 
 def made(here: Path, out: str, steps: int = 30, **more) -> Path:
     """The folder of a converted student, before it is distilled."""
-    asked = DistilSettings(**settings(here, out, **more))
-    teacher = load(here / "teacher")
-    target = target_shape(asked)
-    conversion = check_conversion(asked, target)
-    store, _ = build_stores(asked.data, teacher.tokenizer, here / "data", end=teacher.end)
-    size = {"length": 32, "rows": 4, "steps": steps}
-    return make_converted(asked, conversion, target, teacher, store, **size, machine=Environment(alone(), bf16=False))
+    asked = DistilRequest.of(DistilSettings(**settings(here, out, **more)))
+    teacher, environment = load(here / "teacher"), Environment(alone(), bf16=False)
+    plan = replace(DistilPlan.of(asked, environment), budget=Budget(length=32, rows=4, steps=steps))
+    store, _ = build_stores(asked.settings.data, teacher.tokenizer, here / "data", end=teacher.end)
+    return make_converted(plan, teacher, store, machine=environment)
 
 
 @pytest.mark.parametrize("stage", ["mixers", "blocks"])
@@ -306,8 +308,10 @@ def test_what_cannot_be_converted_is_said_before_anything_is_written(here, chang
 @pytest.mark.parametrize("keep", [None, 1])
 @pytest.mark.parametrize("mixer", ["gdn", "retnet", "based:4", "linear"])
 def test_a_budget_of_parameters_is_that_of_the_converted_student(here, mixer, keep):
-    asked = DistilSettings(**settings(here, "budget", mixers=mixer, keep_attention=keep, params="40k"))
-    target = target_shape(asked)
+    asked = DistilRequest.of(
+        DistilSettings(**settings(here, "budget", mixers=mixer, keep_attention=keep, params="40k"))
+    )
+    target = target_shape(asked.settings, asked.teacher)
     student = Planned.of(asked, check_conversion(asked, target), target).student
     assert 0.8 * 40_000 < Size.of(student).parameters <= 40_000
 
@@ -364,7 +368,7 @@ def test_weights_that_only_the_conversion_needs_are_gone_when_training_begins(he
 
 
 def test_a_window_larger_than_a_row_is_noted(here):
-    asked = DistilSettings(**settings(here, "note", mixers="swa:99999"))
+    asked = DistilRequest.of(DistilSettings(**settings(here, "note", mixers="swa:99999")))
     planned = Planned.of(asked, check_conversion(asked, None), None)
     assert planned.remarks(32) == ["swa:99999 has a window larger than the 32 tokens of a text: here it is attention"]
 

@@ -18,7 +18,7 @@ from limbeck import cli
 from limbeck.disk import read_lines
 from limbeck.errors import BadFolder
 from limbeck.jobs.common.environment import Environment
-from limbeck.jobs.distil.arms import Arm
+from limbeck.jobs.distil.arms import CE, Arm
 from limbeck.jobs.distil.estimate import shown_after, training_seconds
 from limbeck.run.world import alone
 from tests.helpers.models import write_corpus, write_teacher
@@ -93,7 +93,7 @@ def test_what_a_comparison_will_take_is_foretold_from_its_own_steps(done):
     folders = [path.parent for path in out.rglob("metrics.jsonl")]
     steps = sum(len(rows(folder / "metrics.jsonl")) for folder in folders)
     assert min(told["step_seconds"].values()) * steps <= told["seconds"] <= max(told["step_seconds"].values()) * steps
-    arms = [Arm(folder.name, 0, folder, "", 0) for folder in folders]
+    arms = [Arm(folder.name, 0, folder, CE, 0) for folder in folders]
     took = training_seconds(arms)
     assert took == pytest.approx(
         sum(128 / row["tokens_per_s"] for f in folders for row in rows(f / "metrics.jsonl")), rel=0.2

@@ -24,6 +24,7 @@ from limbeck.planning.checks.pair import examine, gain
 from limbeck.planning.cost import training as cost
 from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.training import estimate
+from limbeck.teachers.ref import LocalRef
 
 CPU = torch.device("cpu")
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
@@ -221,7 +222,7 @@ def sample_of(
     talking.chat_template = template
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = DistilSettings(teacher="none", data=str(tmp_path / "a.jsonl"))
-    sample, teacher = first_documents(settings), model("large", tokenizer=talking)
+    sample, teacher = first_documents(settings, LocalRef("none")), model("large", tokenizer=talking)
     return list(of_text(sample, teacher)), list(unreadable(sample, teacher))
 
 
@@ -254,7 +255,7 @@ def test_the_form_of_records_and_files_passed_over_are_told(tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.jsonl").write_text('{"instruction": "w1", "output": "w2"}\n')
     (tmp_path / "texts" / "b.md").write_text("no")
-    sample = first_documents(DistilSettings(data=str(tmp_path / "texts")))
+    sample = first_documents(DistilSettings(data=str(tmp_path / "texts")), LocalRef("none"))
     found = list(of_text(sample, model("large")))
     assert "the documents are read as Alpaca; 1 files of other kinds are passed over (b.md)" in said(
         found, "text", "warning"

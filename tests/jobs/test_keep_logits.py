@@ -13,6 +13,7 @@ from limbeck.errors import BadFolder, BadSetting, Interrupted
 from limbeck.jobs.common.environment import environment
 from limbeck.jobs.common.folder import claim, signature_of
 from limbeck.jobs.distil import keep_logits as keep
+from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.probe.text import RunFolder
 from limbeck.models.language_model import LanguageModel
 from limbeck.run.run import Run
@@ -43,7 +44,8 @@ def keys(here: Path, **more):
 
 def keeps(settings: DistilSettings) -> bool:
     claim(settings.out, signature_of(settings, "distil"))
-    return keep.keeps(settings, environment(settings), length=LENGTH, objectives=settings.objectives)
+    request = DistilRequest.of(settings)
+    return keep.keeps(request, environment(settings), length=LENGTH, objectives=request.objectives)
 
 
 def weights(folder: Path) -> bytes:

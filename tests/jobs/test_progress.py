@@ -12,6 +12,7 @@ from limbeck.jobs.distil.arms import Arm
 from limbeck.jobs.distil.estimate import expected_seconds
 from limbeck.jobs.pretrain.job import llama_config, scratch_shape
 from limbeck.objectives import parse
+from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.report.start import CUT, GIVEN, start_of
 from limbeck.report.words import label
 from limbeck.run import log
@@ -56,7 +57,8 @@ def test_a_line_says_what_the_loss_is_and_what_is_left_of_all(monkeypatch):
 
 def test_trainings_to_come_are_added_up_by_what_they_are(tmp_path):
     told = {"step_seconds": {"ForwardKL": 2.0, "CrossEntropy": 0.5}}
-    arms = [Arm("fresh+kd", 0, tmp_path / "a", "ForwardKL", 10), Arm("cut+ce", 0, tmp_path / "b", "CrossEntropy", 30)]
+    kl, ce = ObjectiveSpec.of("ForwardKL"), ObjectiveSpec.of("CrossEntropy")
+    arms = [Arm("fresh+kd", 0, tmp_path / "a", kl, 10), Arm("cut+ce", 0, tmp_path / "b", ce, 30)]
     assert expected_seconds(told, arms) == 2.0 * 10 + 0.5 * 30
     arms[0].student.mkdir(parents=True)
     (arms[0].student / "config.json").touch()

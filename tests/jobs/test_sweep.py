@@ -14,7 +14,8 @@ from limbeck.errors import BadFolder, BadSetting, Interrupted, LimbeckError
 from limbeck.jobs.distil import sweep as family
 from limbeck.jobs.distil.arms import Arm
 from limbeck.jobs.distil.teacher import RunTeacher
-from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import LanguageModel
+from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.report import write_family_report
 from limbeck.run import lockstep as together
 from limbeck.run.lockstep import CachedTeacher
@@ -57,7 +58,7 @@ def done(here):
 
 def alone(name: str, objective: str, *, price: float, seconds: float) -> tuple[SimpleNamespace, Arm]:
     """A student of a live teacher by its size, and an arm of ten steps of which each takes so long alone."""
-    arm = Arm("student", 0, Path("nowhere") / name, objective, 10)
+    arm = Arm("student", 0, Path("nowhere") / name, ObjectiveSpec.of(objective), 10)
     run = {"estimate": {"step_seconds": {objective: seconds}}, "teacher": {"price": price}}
     source = object.__new__(RunTeacher)
     object.__setattr__(source, "captured", None)

@@ -10,6 +10,8 @@ from scipy.stats import t as student_t
 
 from limbeck.config import DistilSettings
 from limbeck.jobs.distil.job import _arms
+from limbeck.jobs.distil.plan import Budget, DistilPlan
+from limbeck.jobs.distil.request import DistilRequest
 from limbeck.objectives import CTKD, TAID
 from limbeck.planning.checks.price import Price
 from limbeck.planning.cost.size import Size
@@ -153,9 +155,10 @@ def test_cross_entropy_at_equal_compute_takes_the_steps_counted_by_hand(uses, ma
     tok = tokenizer()
     student, teacher = llama(layers=2, hidden=32, tok=tok), llama(layers=3, hidden=48, tok=tok)
     forward = [2 * (9 * layers * h**2 + len(tok) * h) + 2 * 33 * layers * h for layers, h in ((2, 32), (3, 48))]
-    settings = DistilSettings(out=tmp_path, baselines=("cut+ce", "cut+ce@flops"))
+    request = DistilRequest.of(DistilSettings(out=tmp_path, baselines=("cut+ce", "cut+ce@flops")))
+    plan = DistilPlan(request, None, None, Budget(length=32, rows=4, steps=1000), matched, "wsd")
     price = Price.of(Size.of(student.config), Size.of(teacher.config), length=32, uses=uses)
-    arms = {arm.name: arm for arm in _arms(settings, price, steps=1000, matched=matched, member="")}
+    arms = {arm.name: arm for arm in _arms(plan, price, member="")}
     expected = round((1000 - matched) * (1 + forward[1] / (3 * forward[0]) / uses))
     assert arms["cut+ce@flops"].steps == expected
     assert arms["cut+ce@flops"].taken == matched

@@ -18,6 +18,7 @@ from limbeck.probes.interval import difference_interval
 from limbeck.probes.measurements import Measurements
 from limbeck.report.break_even import break_even
 from limbeck.run.run import Run
+from limbeck.teachers.ref import teacher_ref
 from tests.helpers.models import write_corpus, write_teacher
 
 distil_job, family_job, doctor_job = (
@@ -256,6 +257,8 @@ def test_a_finding_about_compute_is_among_the_doctors(here):
 
 def test_the_doctor_estimates_a_text_by_its_files(here):
     settings = DistilSettings(teacher=str(here / "teacher"), data=str(here / "text.jsonl"))
-    found = text_tokens(settings, load(here / "teacher"), doctor_job.first_documents(settings))
+    found = text_tokens(
+        settings, load(here / "teacher"), doctor_job.first_documents(settings, teacher_ref(settings.teacher))
+    )
     store = TokenStore.open(here / "logits" / "data" / "train")
     assert found == pytest.approx(store.tokens / 0.95, rel=0.25)  # a part is held out, and JSON has bytes of its own

@@ -24,9 +24,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from limbeck.errors import BadObjective, Mismatch
-from limbeck.objectives import parse
 from limbeck.objectives.base import Objective
 from limbeck.objectives.fused import value_and_gradient
+from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.laws.estimate import Estimate
 from limbeck.teachers.cache import CELLS, LogitCache, packed_log_p
 from limbeck.teachers.codec import Codec, TopK
@@ -176,7 +176,7 @@ class _Tally:
 
     def __init__(self, codec: Codec, objectives: Sequence[str]) -> None:
         self.codec = codec
-        parsed = {name: parse(name) for name in objectives}
+        parsed = {name: ObjectiveSpec.of(name).objective for name in objectives}
         self.objectives = {name: objective for name, objective in parsed.items() if not why_not(codec, objective)}
         self._block: dict[str, np.ndarray] = {}
         self._blocks: list[dict[str, np.ndarray]] = []

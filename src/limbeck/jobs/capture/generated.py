@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ from limbeck.models.vocabulary import require_rows_of
 from limbeck.report.words import count, duration, share
 from limbeck.report.words import size as in_bytes
 from limbeck.run.log import console
-from limbeck.teachers.remote.http import Address, QueryFailed, RetryPolicy, is_served
+from limbeck.teachers.ref import ServedRef, TeacherRef, teacher_ref
+from limbeck.teachers.remote.http import QueryFailed, RetryPolicy
 from limbeck.teachers.remote.served import MOST_MISSING, REMEDY, too_many_missing
 
 TEXT = "text.jsonl"
@@ -72,7 +73,8 @@ _OF_A_SERVER = ("in_flight", "time_limit", "price")
 def capture_text(settings: CaptureSettings) -> dict[str, Any]:
     """Lets a teacher answer prompts; gives ``{"out", "text", "prompts", "samples", "stopped", "distinct", "tokens", ...}``."""
     started = time.monotonic()
-    _check_flags(settings)
+    source = teacher_ref(settings.teacher)
+    _check_flags(settings, source)
     where = environment(settings)
     if where.world.size > 1:
         raise BadSetting(
@@ -82,25 +84,41 @@ def capture_text(settings: CaptureSettings) -> dict[str, Any]:
     prompts = prompts_of(settings.data, most=_most_prompts(settings), columns=columns_of(settings), bad=bad)
     if bad.count:
         console.print(f"text: skipped: {bad.count:,} records that cannot be read, the first {bad.first[0]}")
-    with _teacher(settings) as teacher:
-        run = claim(settings.out, _signature(settings, where, teacher, prompts))
+    task = _Task(settings, source, prompts)
+    with _teacher(task) as teacher:
+        run = claim(settings.out, _signature(task, where, teacher))
         if run.get("written", {}).get("failed") == 0 and (settings.out / TEXT).exists():
             check_sums(settings.out, run.get("files", {}), error=BadFolder, remedy=_REWRITTEN)
             (settings.out / PART).unlink(missing_ok=True)
         else:
-            _go_on(settings, run, _writer(settings, where, teacher, prompts, run), prompts)
-    _show(settings, run, time.monotonic() - started)
+            _go_on(task, run, _writer(task, where, teacher, run))
+    _show(task, run, time.monotonic() - started)
     return {"out": str(settings.out), "text": str(settings.out / TEXT)} | run["written"]
 
 
-def _go_on(settings: CaptureSettings, run: dict[str, Any], writer: TextGenerator, prompts: Sequence[Prompt]) -> None:
-    """Lets the writer write what is not there yet, and makes the text of it."""
-    with Journal(settings.out / PART, len(prompts) * settings.samples) as journal:
-        _announce(settings, writer, prompts, journal)
-        failed = _write(settings, run, writer, prompts, journal)
-        _finish(settings, run, prompts, journal, failed)
+@dataclass(frozen=True)
+class _Task:
+    """The prompts to complete, by which teacher, and how."""
+
+    settings: CaptureSettings
+    teacher: TeacherRef
+    prompts: Sequence[Prompt]
+
+    @property
+    def samples(self) -> int:
+        """Completions of all prompts together."""
+        return len(self.prompts) * self.settings.samples
+
+
+def _go_on(task: _Task, run: dict[str, Any], writer: TextGenerator) -> None:
+    """Generates the samples that are missing, and makes the text of them."""
+    part = task.settings.out / PART
+    with Journal(part, task.samples) as journal:
+        _announce(task, writer, journal)
+        failed = _generate(task, run, writer, journal)
+        _finish(task, run, journal, failed)
     if not failed:
-        (settings.out / PART).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def check_alone(settings: CaptureSettings) -> None:
@@ -110,8 +128,8 @@ def check_alone(settings: CaptureSettings) -> None:
             raise BadSetting(f"{_flag(name)}: it says how a teacher writes; add --text, or leave it out")
 
 
-def _check_flags(settings: CaptureSettings) -> None:
-    given, served = settings.model_fields_set, is_served(settings.teacher)
+def _check_flags(settings: CaptureSettings, teacher: TeacherRef) -> None:
+    given, served = settings.model_fields_set, isinstance(teacher, ServedRef)
     for name in _NOT_WITH_TEXT:
         if name in given:
             raise BadSetting(
@@ -148,13 +166,14 @@ def _most_prompts(settings: CaptureSettings) -> int | None:
 
 
 @contextmanager
-def _teacher(settings: CaptureSettings) -> Iterator[ServedGenerator | Path]:
+def _teacher(task: _Task) -> Iterator[ServedGenerator | Path]:
     """The folder of a model, or one on a server that was found there."""
-    if not is_served(settings.teacher):
-        yield resolve(settings.teacher)
+    settings, teacher = task.settings, task.teacher
+    if not isinstance(teacher, ServedRef):
+        yield resolve(teacher.name)
         return
     served = ServedGenerator.at(
-        Address.of(settings.teacher),
+        teacher.address,
         most=settings.max_new_tokens,
         temperature=settings.temperature,
         in_flight=settings.in_flight,
@@ -164,9 +183,8 @@ def _teacher(settings: CaptureSettings) -> Iterator[ServedGenerator | Path]:
         yield served
 
 
-def _signature(
-    settings: CaptureSettings, where: Environment, teacher: ServedGenerator | Path, prompts: Sequence[Prompt]
-) -> dict[str, Any]:
+def _signature(task: _Task, where: Environment, teacher: ServedGenerator | Path) -> dict[str, Any]:
+    settings, prompts = task.settings, task.prompts
     how = {name: getattr(settings, name) for name in ("max_new_tokens", "temperature", "samples")}
     if isinstance(teacher, Path):
         how |= {"weights": weights_digest(teacher), "bf16": where.bf16}
@@ -175,13 +193,8 @@ def _signature(
     return signature_of(settings, "capture --text", prompts=digest(prompts), **how)
 
 
-def _writer(
-    settings: CaptureSettings,
-    where: Environment,
-    teacher: ServedGenerator | Path,
-    prompts: Sequence[Prompt],
-    run: dict[str, Any],
-) -> TextGenerator:
+def _writer(task: _Task, where: Environment, teacher: ServedGenerator | Path, run: dict[str, Any]) -> TextGenerator:
+    settings, prompts = task.settings, task.prompts
     if isinstance(teacher, ServedGenerator):
         return Served(teacher, prompts, samples=settings.samples, seed=settings.seed)
     model = load(settings.teacher, device=where.world.device, dtype=where.dtype)
@@ -199,9 +212,10 @@ def _writer(
     return Resident(model, tokens, settings, Batches(**run["batches"]))
 
 
-def _announce(settings: CaptureSettings, writer: TextGenerator, prompts: Sequence[Prompt], journal: Journal) -> None:
-    """Says before anything is asked how much it may be, and may cost."""
-    total, size = len(prompts) * settings.samples, sum(prompt.bytes for prompt in prompts) * settings.samples
+def _announce(task: _Task, writer: TextGenerator, journal: Journal) -> None:
+    """Prints before the first prompt how much may be generated, and what it may cost."""
+    settings, prompts = task.settings, task.prompts
+    total, size = task.samples, sum(prompt.bytes for prompt in prompts) * settings.samples
     most = total * settings.max_new_tokens
     samples = "" if settings.samples == 1 else f" x {settings.samples} samples"
     console.print(
@@ -216,11 +230,9 @@ def _announce(settings: CaptureSettings, writer: TextGenerator, prompts: Sequenc
         )
 
 
-def _write(
-    settings: CaptureSettings, run: dict[str, Any], writer: TextGenerator, prompts: Sequence[Prompt], journal: Journal
-) -> list[dict[str, Any]]:
+def _generate(task: _Task, run: dict[str, Any], writer: TextGenerator, journal: Journal) -> list[dict[str, Any]]:
     """Fills the journal; gives the samples that are still without an answer. Raises BadServer where these are too many."""
-    total, failed = len(prompts) * settings.samples, _Failures(settings, prompts)
+    total, failed = task.samples, _Failures(task)
     before = run.get("repeated", 0)
     try:
         with progress(total, what="sample") as report:
@@ -232,15 +244,15 @@ def _write(
                     journal.add({"number": number} | asdict(answer))
                 report(journal.done, journal.tokens)
     finally:
-        update(settings.out, run, failed=failed.rows, repeated=before + writer.repeated)
+        update(task.settings.out, run, failed=failed.rows, repeated=before + writer.repeated)
     return failed.rows
 
 
 class _Failures:
     """Samples that have no answer, counted by the reason."""
 
-    def __init__(self, settings: CaptureSettings, prompts: Sequence[Prompt]) -> None:
-        self._settings, self._prompts = settings, prompts
+    def __init__(self, task: _Task) -> None:
+        self._teacher, self._settings, self._prompts = task.teacher, task.settings, task.prompts
         self._kinds: Counter[str] = Counter()
         self._said: dict[str, str] = {}
         self.rows: list[dict[str, Any]] = []
@@ -252,7 +264,8 @@ class _Failures:
         self.rows.append(place | {"reason": str(failed)})
         self._kinds[failed.kind] += 1
         self._said.setdefault(failed.kind, f"{failed} (first of {self._prompts[prompt].name})")
-        address = Address.of(self._settings.teacher)
+        assert isinstance(self._teacher, ServedRef), "a model in memory answers every prompt"
+        address = self._teacher.address
         if not answered and len(self.rows) >= _NO_ANSWERS:
             raise too_many_missing(
                 address, f"all of the first {len(self.rows)} prompts", self._kinds, self._said, remedies=_REMEDY
@@ -263,14 +276,9 @@ class _Failures:
             )
 
 
-def _finish(
-    settings: CaptureSettings,
-    run: dict[str, Any],
-    prompts: Sequence[Prompt],
-    journal: Journal,
-    failed: Sequence[dict[str, Any]],
-) -> None:
+def _finish(task: _Task, run: dict[str, Any], journal: Journal, failed: Sequence[dict[str, Any]]) -> None:
     """Writes the text in the order of the prompts, and counts what is in it."""
+    settings, prompts = task.settings, task.prompts
     kinds, read, wrote, kept = Counter[str](), GenerationFacts(), GenerationFacts(), GenerationFacts()
     different = set[bytes]()
     with whole(settings.out / TEXT) as file:
@@ -311,9 +319,9 @@ class GenerationFacts:
         self.total = None if value is None or self.total is None else self.total + value
 
 
-def _show(settings: CaptureSettings, run: dict[str, Any], seconds: float) -> None:
+def _show(task: _Task, run: dict[str, Any], seconds: float) -> None:
     """What there is now, what it was worth and cost, and what to do with it."""
-    found, lines = run["written"], run["written"]["samples"]
+    settings, found, lines = task.settings, run["written"], run["written"]["samples"]
     console.print(f"{lines:,} samples of {found['prompts']:,} prompts in {settings.out / TEXT}")
     if lines:
         mean = "" if found["kept_tokens"] is None else f"{found['kept_tokens'] / lines:,.1f} tokens each in the mean, "
@@ -329,9 +337,9 @@ def _show(settings: CaptureSettings, run: dict[str, Any], seconds: float) -> Non
     left_out = [f"{found[kind]:,} {why}" for kind, why in _LEFT_OUT.items() if found[kind]]
     if left_out:
         console.print(f"left out: {', '.join(left_out)}")
-    console.print(f"{_cost(settings, run)}; it took {duration(seconds)}")
+    console.print(f"{_cost(task, run)}; it took {duration(seconds)}")
     if lines:
-        console.print(f"next: {_next(settings)}")
+        console.print(f"next: {_next(task)}")
 
 
 _LEFT_OUT = {
@@ -341,22 +349,24 @@ _LEFT_OUT = {
 }
 
 
-def _cost(settings: CaptureSettings, run: dict[str, Any]) -> str:
+def _cost(task: _Task, run: dict[str, Any]) -> str:
+    settings = task.settings
     prompt, answer = run["written"]["prompt_tokens"], run["written"]["tokens"]
     if prompt is None or answer is None:
         return f"the server does not say how many tokens it read and wrote; {run['repeated']:,} requests repeated"
     said = f"{prompt:,} tokens of prompts, {answer:,} written"
-    if is_served(settings.teacher):
+    if isinstance(task.teacher, ServedRef):
         said += f", {run['repeated']:,} requests repeated"
     if settings.price:
         said += f", ${(prompt * settings.price[0] + answer * settings.price[1]) / 1e6:,.2f}"
     return said
 
 
-def _next(settings: CaptureSettings) -> str:
+def _next(task: _Task) -> str:
     """The command that learns from the text. What a student is measured against has to be here, so a server cannot be."""
-    teacher = "STUDENT --student STUDENT" if is_served(settings.teacher) else shlex.quote(settings.teacher)
+    served = isinstance(task.teacher, ServedRef)
+    teacher = "STUDENT --student STUDENT" if served else shlex.quote(task.teacher.name)
     return (
-        f"limbeck distil --teacher {teacher} --data {shlex.quote(str(settings.out / TEXT))} --objective CrossEntropy "
+        f"limbeck distil --teacher {teacher} --data {shlex.quote(str(task.settings.out / TEXT))} --objective CrossEntropy "
         "--out runs/written"
     )

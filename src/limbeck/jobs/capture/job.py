@@ -21,9 +21,9 @@ from limbeck.errors import BadSetting
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.codecs import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
 from limbeck.jobs.capture.generated import capture_text, check_alone
-from limbeck.jobs.capture.logits import LogitSource, asking, check_asked, description_of, rows_in_flight
+from limbeck.jobs.capture.logits import LogitSource, check_capture, open_source, rows_in_flight
 from limbeck.jobs.capture.progress import progress
-from limbeck.jobs.common.captured import ANSWERS, CERTIFICATE, COST, CUT, DATA, HELD_OUT, MEASURED, SAMPLES, TEACHER
+from limbeck.jobs.common.captured import CERTIFICATE, COST, CUT, DATA, HELD_OUT, MEASURED, SAMPLES
 from limbeck.jobs.common.environment import Environment, environment, row_length
 from limbeck.jobs.common.folder import claim, now, packed_as, same_corpus, signature_of, update
 from limbeck.jobs.common.held_out import HeldOut
@@ -47,7 +47,7 @@ from limbeck.students.shape import choose as choose_shape
 from limbeck.teachers import LogitCache, capture_outcomes
 from limbeck.teachers.cache import CODECS, missing_so_far, packed_signal
 from limbeck.teachers.codec import Codec, Sampled, TopK
-from limbeck.teachers.remote.http import is_served
+from limbeck.teachers.ref import ANSWERS, DESCRIPTION, ServedRef, teacher_ref
 from limbeck.teachers.remote.served import ServedTeacher
 
 HELD_OUT_BYTES = 192  # of a held-out token: few, so that readings of fidelity are sharp
@@ -77,11 +77,14 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
         raise BadSetting(
             "capture is one process: let each machine take a part with --shard 1/2, --shard 2/2, then merge"
         )
-    check_asked(settings)
-    described = description_of(settings)
+    teacher = teacher_ref(settings.teacher, settings.tokenizer)
+    check_capture(settings, teacher)
+    described = teacher.config_source
     resolve_source(settings.data, columns_of(settings))
     config = load_config(described)
-    length = row_length(settings, getattr(config, "max_position_embeddings", None), where.world.device, name=described)
+    length = row_length(
+        settings, getattr(config, "max_position_embeddings", None), where.world.device, name=str(described)
+    )
     for size in settings.params:
         choose_shape(config, parameters=size)  # or say now that there is none
     if len({size_name(size) for size in settings.params}) < len(settings.params):
@@ -91,7 +94,7 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
     run = claim(settings.out, signature_of(settings, "capture", length=length, bf16=where.bf16))
     if tokenised is not None and tokenised.is_dir():
         place(tokenised, settings.out / DATA)
-    with asking(settings, where, length=length, k=run["codec"]["k"] if "codec" in run else None) as asked:
+    with open_source(settings, teacher, where, length=length, k=run["codec"]["k"] if "codec" in run else None) as asked:
         if "text" not in run:  # which a capture that goes on has looked at
             _look(settings, asked, length=length, where=where)
         store, held_out = stores_of(settings, asked.about, where)
@@ -103,9 +106,9 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
         )
         wanted = rows.n_rows if settings.tokens is None else min(rows.n_rows, -(-settings.tokens // length))
         part = _part(wanted, settings.shard)
-        if not (settings.out / TEACHER / "config.json").exists():
-            save_without_weights(asked.about, settings.out / TEACHER)
-        verified_folder(settings.out / TEACHER)
+        if not (settings.out / DESCRIPTION / "config.json").exists():
+            describe(asked.about, settings.out / DESCRIPTION)
+        own(settings.out / DESCRIPTION)
         if "codec" not in run:
             _choose(settings, run, asked, rows, wanted)
         codec = _codec(run)
@@ -127,14 +130,14 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
 def _look(settings: CaptureSettings, asked: LogitSource, *, length: int, where: Environment) -> None:
     """Stops at a teacher that knows no more of the text than a unigram model, and says what it knows."""
     items = of_source(settings.data, asked.about, columns_of(settings))
-    found = compare_to_unigram(asked.told, items, vocab=asked.about.vocab, length=length, device=where.world.device)
+    found = compare_to_unigram(asked.logits, items, vocab=asked.about.vocab, length=length, device=where.world.device)
     say_known(found, asked.about.name, anyway=settings.any_teacher)
 
 
 def choose(settings: CaptureSettings) -> dict[str, Any]:
     """Measures several kinds and sizes on a sample of the text, and shows bytes against what is lost; nothing is kept."""
     where = environment(settings)
-    if is_served(settings.teacher):
+    if isinstance(teacher_ref(settings.teacher), ServedRef):
         raise BadSetting(
             f"--teacher {settings.teacher}: what answers lose is measured on whole distributions, which a server does not give: "
             "choose with the model in memory"
@@ -164,10 +167,10 @@ def _choose(settings: CaptureSettings, run: dict[str, Any], asked: LogitSource, 
     codec: Codec
     measured: list[dict[str, Any]] = []
     size = settings.bytes_per_token
-    if isinstance(asked.told, ServedTeacher):
-        codec = TopK.within(asked.about.vocab, asked.told.k, size)
+    if isinstance(asked.logits, ServedTeacher):
+        codec = TopK.within(asked.about.vocab, asked.logits.k, size)
     else:
-        codec, measured = choose_codec(asked.told, rows, size=size, kind=settings.kind, seed=settings.seed)
+        codec, measured = choose_codec(asked.logits, rows, size=size, kind=settings.kind, seed=settings.seed)
     if measured:
         said = "; ".join(
             f"{m['codec']} at {m['bytes']} bytes: bias {m['damage']['ForwardKL']['bias']['value']:.4f}, noise "
@@ -225,7 +228,7 @@ def _answers(
     _expect(asked, folder, codec, rows.store, rows=part.rows, length=rows.length, batch_rows=batch_rows)
     with progress(part.rows, what="row") as report:
         return capture_outcomes(
-            asked.told,
+            asked.logits,
             rows_of,
             folder,
             first=part.first,
@@ -277,7 +280,7 @@ def _held_out(
     batch_rows, folder = _batch_rows(asked, length, where), settings.out / HELD_OUT
     _expect(asked, folder, codec, store, rows=rows, length=length, batch_rows=batch_rows)
     capture_outcomes(
-        asked.told,
+        asked.logits,
         held_out.rows_of,
         folder,
         rows=rows,
@@ -316,7 +319,7 @@ def _cut(settings: CaptureSettings, asked: LogitSource, store: TokenStore, *, le
         if (folder / "config.json").exists():
             verified_folder(folder)
             continue
-        assert isinstance(teacher, LanguageModel), "check_asked refuses others"
+        assert isinstance(teacher, LanguageModel), "check_capture refuses others"
         shape = choose_shape(teacher.config, parameters=size)
         student = shrink_to(shape, teacher, store, length=length, machine=where, method=METHOD, seed=settings.seed)
         save(student, folder)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.config import CaptureSettings, TeacherSettings
+from limbeck.config import CaptureSettings
 from limbeck.corpora.tokenizer import fingerprint
 from limbeck.disk import writing
 from limbeck.errors import BadSetting, Mismatch
@@ -25,7 +25,8 @@ from limbeck.models.weightless import load_without_weights
 from limbeck.run.log import console
 from limbeck.teachers.cache import CELLS
 from limbeck.teachers.codec import TopK
-from limbeck.teachers.remote.http import Address, RetryPolicy, is_served
+from limbeck.teachers.ref import CapturedRef, ServedRef, TeacherRef
+from limbeck.teachers.remote.http import RetryPolicy
 from limbeck.teachers.remote.served import ServedTeacher, connect
 from limbeck.units import binary_size
 
@@ -39,29 +40,29 @@ Whole = LanguageModel | StreamedModel  # who gives whole distributions
 
 @dataclass(frozen=True)
 class LogitSource:
-    """``about`` tells what the teacher is, ``told`` is asked; only of a model in memory they are the same.
+    """``about`` tells what the teacher is, ``logits`` is queried; only of a model in memory they are the same.
 
     ``made_from`` is what tells it from another.
     """
 
     about: LanguageModel
-    told: Whole | ServedTeacher
+    logits: Whole | ServedTeacher
     made_from: dict[str, Any]
 
     @property
     def whole(self) -> Whole | None:
         """The model that gives whole distributions, None where it is on a server."""
-        return None if isinstance(self.told, ServedTeacher) else self.told
+        return None if isinstance(self.logits, ServedTeacher) else self.logits
 
     @property
     def cells(self) -> int:
         """Logits that may exist at a time."""
-        return cells_of(self.told)
+        return cells_of(self.logits)
 
     @property
     def served(self) -> ServedTeacher | None:
         """The model on a server, None where it is in memory."""
-        return self.told if isinstance(self.told, ServedTeacher) else None
+        return self.logits if isinstance(self.logits, ServedTeacher) else None
 
 
 def cells_of(teacher: Whole | ServedTeacher) -> int:
@@ -69,17 +70,23 @@ def cells_of(teacher: Whole | ServedTeacher) -> int:
     return teacher.budget.chunk_logits if isinstance(teacher, StreamedModel) else CELLS
 
 
-def check_asked(settings: CaptureSettings) -> None:
-    """Raises BadSetting where a limit is given that nothing would keep, or what this teacher does not give."""
-    if settings.params and (settings.stream or is_served(settings.teacher)):
+def check_capture(settings: CaptureSettings, teacher: TeacherRef) -> None:
+    """Raises BadSetting where a flag has no effect on this teacher, or asks for what it does not give."""
+    served = isinstance(teacher, ServedRef)
+    if isinstance(teacher, CapturedRef):
+        raise BadSetting(
+            f"--teacher {teacher.name}: it holds captured logits, and a capture computes them with a model: give that model, or "
+            "give these to limbeck distil as its --teacher"
+        )
+    if settings.params and (settings.stream or served):
         raise BadSetting(
             f"--params: a student is cut out of a teacher in memory, and {settings.teacher} is "
             + ("read layer by layer" if settings.stream else "on a server")
             + ": leave it out, and give distil a student that exists with --student"
         )
-    if settings.kind == "drawn" and is_served(settings.teacher):
-        raise BadSetting("--codec sampled: a server gives its likeliest tokens and no samples: use top-k or auto")
-    if settings.stream and is_served(settings.teacher):
+    if settings.kind == "drawn" and served:
+        raise BadSetting("--kind drawn: a server tells its likeliest outcomes, none that are drawn: use coarse or auto")
+    if settings.stream and served:
         raise BadSetting(
             f"--stream: {settings.teacher} is on a server, and nothing of it is read from disk here; leave it out"
         )
@@ -90,36 +97,20 @@ def check_asked(settings: CaptureSettings) -> None:
         )
 
 
-def description_of(settings: TeacherSettings) -> str:
-    """Where the teacher's configuration is. Raises BadSetting where the flags do not say it, or do not belong together."""
-    if not is_served(settings.teacher):
-        if settings.tokenizer is not None:
-            raise BadSetting(
-                f"--tokenizer {settings.tokenizer}: only a teacher on a server needs it; {settings.teacher} has its own"
-            )
-        return settings.teacher
-    Address.of(settings.teacher)
-    if settings.tokenizer is None:
-        raise BadSetting(
-            f"--teacher {settings.teacher}: text is made into tokens here, and a server does not give its tokenizer: give the "
-            "folder or hub id of the model's configuration and tokenizer (its weights are not needed) with --tokenizer"
-        )
-    return settings.tokenizer
-
-
 @contextmanager
-def asking(settings: CaptureSettings, where: Environment, *, length: int, k: int | None) -> Iterator[LogitSource]:
-    """The teacher of a capture; of a served one so many outcomes as were begun with, else as many as fit and are told."""
-    if not is_served(settings.teacher):
-        told = _streamed(settings, where, length=length) if settings.stream else _resident(settings, where)
-        about = told if isinstance(told, LanguageModel) else told.about
+def open_source(
+    settings: CaptureSettings, teacher: TeacherRef, where: Environment, *, length: int, k: int | None
+) -> Iterator[LogitSource]:
+    """The source of the logits of a capture. A served one gives ``k`` outcomes a token; None: as many as fit and it returns."""
+    if not isinstance(teacher, ServedRef):
+        model = _streamed(settings, where, length=length) if settings.stream else _resident(settings, where)
+        about = model if isinstance(model, LanguageModel) else model.about
         dtype = str(where.dtype).removeprefix("torch.")
         made_from = {"teacher": weights_digest(resolve(settings.teacher)), "dtype": dtype}
-        yield LogitSource(about, told, made_from | {"tokenizer": fingerprint(about.tokenizer)})
+        yield LogitSource(about, model, made_from | {"tokenizer": fingerprint(about.tokenizer)})
         return
-    address = Address.of(settings.teacher)
-    assert settings.tokenizer is not None, "description_of looked for it"
-    about = load_without_weights(resolve_description(settings.tokenizer), name=address.model)
+    address = teacher.address
+    about = load_described(resolve_description(teacher.config_source), name=address.model)
     served = connect(
         address,
         about.tokenizer,

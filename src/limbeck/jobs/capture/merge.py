@@ -8,11 +8,12 @@ from typing import Any
 
 from limbeck.disk import locked, place, read_json, refuse_links, require_good, tidy, write_json, writing
 from limbeck.errors import BadFolder, BadModel, Mismatch
-from limbeck.jobs.common.captured import ANSWERS, CERTIFICATE, CUT, DATA, HELD_OUT, MEASURED, TEACHER, Facts
+from limbeck.jobs.common.captured import CERTIFICATE, CUT, DATA, HELD_OUT, MEASURED, Facts
 from limbeck.teachers import LogitCache
 from limbeck.teachers.cache import MANIFEST, REMEDY, read_manifest
+from limbeck.teachers.ref import ANSWERS, DESCRIPTION
 
-_OF_FIRST = (TEACHER, DATA, HELD_OUT, Path(MEASURED).parts[0], CERTIFICATE)  # what the first shard has for all
+_OF_FIRST = (DESCRIPTION, DATA, HELD_OUT, Path(MEASURED).parts[0], CERTIFICATE)  # what the first shard has for all
 
 
 def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:

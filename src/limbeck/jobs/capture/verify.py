@@ -15,10 +15,11 @@ from limbeck.disk import check_folder, finite, read_json
 from limbeck.errors import BadFolder, BadModel, BadSetting, LimbeckError, Mismatch
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.codecs import show
-from limbeck.jobs.common.captured import CERTIFICATE, Captured, is_captured
-from limbeck.models.language_model import LanguageModel
+from limbeck.jobs.common.captured import CERTIFICATE, Captured
+from limbeck.models.load import LanguageModel
 from limbeck.report.words import count
 from limbeck.teachers import LogitCache
+from limbeck.teachers.ref import is_capture
 from limbeck.types import Batch, Outputs
 
 # Nats that a kept log-probability may be off in the mean: half a step of its code is 0.01, and another machine's bfloat16
@@ -28,7 +29,7 @@ _OFF = 0.05
 
 def opened(folder: Path) -> Captured:
     """The answers in a folder. Raises BadSetting where it is no such folder."""
-    if not is_captured(folder):
+    if not is_capture(folder):
         raise BadSetting(f"{folder}: expected a folder that limbeck capture wrote")
     return Captured(folder)
 
@@ -95,7 +96,7 @@ def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str,
     are looked at.
     """
     files = verify_files(folder, console) if folder.is_dir() else {"ok": True, "messages": []}
-    if not files["ok"] and not is_captured(folder):
+    if not files["ok"] and not is_capture(folder):
         return files | {"damaged": [], "asked": 0}
     try:
         captured = opened(folder)

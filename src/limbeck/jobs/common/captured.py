@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from limbeck.corpora import TokenStore
-from limbeck.disk import Count, existing, place, read_json, read_rows, whole_folder
+from limbeck.disk import Count, place, read_json, read_rows, whole_folder
 from limbeck.errors import BadModel, LimbeckError, Mismatch
 from limbeck.jobs.common.folder import packing_in
 from limbeck.models.configuration import load_config
@@ -29,26 +29,15 @@ from limbeck.probes import Measurements
 from limbeck.students.shape import Shape
 from limbeck.teachers import LogitCache
 from limbeck.teachers.cache import MANIFEST
-from limbeck.teachers.remote.http import is_served
+from limbeck.teachers.ref import ANSWERS, DESCRIPTION, ServedRef, teacher_ref
 from limbeck.types import Batch, Reading, ReadingRow, Sparse
 
-ANSWERS, HELD_OUT, TEACHER, DATA, CERTIFICATE = "answers", "held_out", "teacher", "data", "certificate.json"
+HELD_OUT, DATA, CERTIFICATE = "held_out", "data", "certificate.json"
 CUT = "cut"  # students that were cut out of the teacher while it was there, a folder each
 MEASURED, COST, SAMPLES = "measured/teacher.safetensors", "measured/cost.json", "measured/samples.json"
 
 
 _COPY = "copy the whole folder again, or capture anew into another"
-
-
-def is_captured(name: str | Path) -> bool:
-    """Whether this names a folder of captured answers, whole or begun, rather than a model."""
-    folder = existing(name)
-    return folder is not None and (folder / ANSWERS).is_dir() and (folder / TEACHER).is_dir()
-
-
-def config_source(name: str) -> str | Path:
-    """Where the configuration of a teacher is read: from the model, or from the folder of its answers."""
-    return Path(name).expanduser() / TEACHER if is_captured(name) else name
 
 
 class _Signature(TypedDict):
@@ -96,7 +85,7 @@ class Captured:
     @cached_property
     def about(self) -> LanguageModel:
         """The teacher without its weights. Raises BadModel where its description is damaged."""
-        return load_without_weights(self.folder / TEACHER, name=self.answers.name)
+        return load_described(self.folder / DESCRIPTION, name=self.answers.name)
 
     @property
     def identity(self) -> str:
@@ -141,10 +130,10 @@ class Captured:
         """What the teacher said about held-out rows."""
         return HeldOutLogits(LogitCache(self.folder / HELD_OUT))
 
-    @property
+    @cached_property
     def served(self) -> bool:
-        """Whether the teacher was on a server, so that nobody here has looked at the model itself."""
-        return is_served(self.facts["signature"]["teacher"])
+        """Whether the teacher was on a server, so that its own loss, cost and samples were not measured."""
+        return isinstance(teacher_ref(self.facts["signature"]["teacher"]), ServedRef)
 
     @property
     def measured(self) -> Measurements | None:

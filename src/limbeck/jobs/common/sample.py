@@ -16,12 +16,12 @@ from limbeck.corpora.source import read_parts, resolve
 from limbeck.corpora.template_fields import unprinted
 from limbeck.corpora.tokenizer import Frame, document_tokens, frame
 from limbeck.errors import BadCorpus, BadRecord
-from limbeck.jobs.common.captured import is_captured
 from limbeck.jobs.common.text import columns_of
 from limbeck.models.language_model import LanguageModel
 from limbeck.planning.checks.finding import Finding
 from limbeck.report.words import share
 from limbeck.report.words import size as in_bytes
+from limbeck.teachers.ref import CapturedRef, TeacherRef
 
 _DOCUMENTS = 64
 _NOTHING = Frame(None, None)
@@ -65,9 +65,9 @@ class Sample:
         return any(document.messages is not None for document in self.documents)
 
 
-def first_documents(settings: DistilSettings) -> Sample:
-    """Some of the text, to look at; none where a teacher's answers hold it in tokens."""
-    if is_captured(settings.teacher):
+def first_documents(settings: DistilSettings, teacher: TeacherRef) -> Sample:
+    """The first 64 documents of the text; none where captured logits hold it in tokens."""
+    if isinstance(teacher, CapturedRef):
         return Sample()
     parts = resolve(settings.data, columns_of(settings))
     bad = BadRecords(settings.skip_bad or 0)

@@ -16,19 +16,16 @@ from limbeck.config import ATTENTION
 from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import place, whole_folder
 from limbeck.jobs.common.environment import Environment
-from limbeck.models.build import new_model
-from limbeck.models.configuration import load_config
-from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import load, verified_folder
-from limbeck.models.save import round_to, save
-from limbeck.objectives import parse
+from limbeck.models.load import LanguageModel, load, load_config, new_model, own, round_to, save
+from limbeck.objectives import CrossEntropy
+from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.run.lockstep import train_lockstep
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints
 from limbeck.run.world import World
 from limbeck.types import Batch, ChunkTeacher, Teacher
 
-CE = "CrossEntropy"
+CE = ObjectiveSpec("CrossEntropy", CrossEntropy())
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Arm:
     name: str
     seed: int
     folder: Path
-    objective: str
+    objective: ObjectiveSpec
     steps: int
     fresh: bool = False
     member: str = ""
@@ -68,8 +65,7 @@ class Arm:
 def arms_of(
     out: Path,
     *,
-    objective: str,
-    listens: bool,
+    objective: ObjectiveSpec,
     baselines: Sequence[str],
     seeds: range,
     steps: int,
@@ -79,7 +75,7 @@ def arms_of(
 ) -> list[Arm]:
     """All arms, the student of the first seed first: whoever stops early has what they came for.
 
-    ``listens``: the objective needs the teacher. ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as those
+    ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as those
     of the student. ``matched`` of ``steps`` were taken already by what the cut was made into: whoever starts elsewhere takes all.
     """
     arms = []
@@ -88,7 +84,7 @@ def arms_of(
         arms.append(Arm("student", seed, folder, objective, steps - matched, taken=matched))
     for seed in seeds:
         for name in baselines:
-            if name == "cut" or (name.startswith("cut+ce") and not listens):
+            if name == "cut" or (name.startswith("cut+ce") and not objective.needs_teacher):
                 continue  # needs no training; is what the student itself does
             arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", CE, steps - matched, taken=matched)
             if name == "fresh+kd":
@@ -145,11 +141,11 @@ class Shared:
             first=arm.taken * self.plan.rows,
             common=self.common,
         )
-        objective = parse(arm.objective)
-        listens = self.teacher if objective.needs_teacher else None
+        objective = arm.objective.make()
+        teacher = self.teacher if objective.needs_teacher else None
         lr = self.fresh_rate if arm.fresh and self.fresh_rate else self.plan.lr
         plan = replace(self.plan, steps=arm.steps, lr=lr)
-        return Run(arm.folder, arm.label, start, listens, corpus, objective, plan, world)
+        return Run(arm.folder, arm.label, start, teacher, corpus, objective, plan, world)
 
 
 def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:

@@ -19,21 +19,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from limbeck.config import ATTENTION, STAGES, DistilSettings, Stage
+from limbeck.config import ATTENTION, Stage
 from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import Count, read_lines, read_rows, write_json, write_rows, writing
-from limbeck.errors import BadCorpus, BadSetting
-from limbeck.jobs.common.captured import config_source
+from limbeck.errors import BadCorpus
 from limbeck.jobs.common.environment import Environment
-from limbeck.jobs.pair.mixers import pattern_asked, remarks
-from limbeck.jobs.pair.student import make_student, mixers_for
-from limbeck.models.configuration import load_config
-from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
-from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import load, verified_folder
-from limbeck.models.save import save
+from limbeck.jobs.distil.plan import DistilPlan
+from limbeck.jobs.pair.student import make_student
+from limbeck.models.decoder import LimbeckForCausalLM
+from limbeck.models.load import LanguageModel, load, own, save
 from limbeck.objectives import CrossEntropy
-from limbeck.planning.cost.mixers import Mixture
 from limbeck.probes import Bigrams, measure_slices
 from limbeck.report.words import count
 from limbeck.run.log import console
@@ -41,124 +36,41 @@ from limbeck.run.match import UNIT, Match, layer_of
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan, Run, micro_batches
 from limbeck.run.save import checkpoints
-from limbeck.students.convert import check_family, check_mixers, config_of, convert
-from limbeck.students.shape import Shape
-from limbeck.students.shape import config_of as config_of_cut
+from limbeck.students.convert import convert
 
 BASE, MATCHING, SAID = "base", "matching", "conversion.json"  # in a run's folder; with attention it is in ATTENTION
-_SHARE = 0.1  # of the tokens, for each of the first two stages; ours, not tuned
 _ROWS = 64  # of training text, on which damage is measured
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """What is asked for: a mixer for each layer, or one for all but ``keep`` that are still to be chosen."""
-
-    mixers: tuple[str, ...]
-    keep: int | None
-    stages: tuple[Stage, ...]
-
-    @classmethod
-    def of(cls, settings: DistilSettings, layers: int) -> Conversion:
-        """From the settings, for a student of so many layers. Raises BadSetting or BadModel where there can be no such."""
-        assert settings.mixers is not None
-        pattern = list(pattern_asked(settings.mixers))
-        check_mixers(pattern)
-        if settings.keep_attention is not None:
-            if len(pattern) > 1 or pattern[0].partition(":")[0] == ATTENTION:
-                raise BadSetting(
-                    f"--mixers {settings.mixers!r} with --keep-attention: expected one mixer to take the place of attention, "
-                    "such as gdn; to say which layer has which, leave --keep-attention out"
-                )
-            if settings.keep_attention >= layers:
-                raise BadSetting(
-                    f"--keep-attention {settings.keep_attention}: the student has {layers} layers, so nothing would be "
-                    f"converted; give 1 to {layers - 1}, or leave --mixers out"
-                )
-        elif layers % len(pattern):
-            raise BadSetting(
-                f"--mixers {settings.mixers!r}: {len(pattern)} mixers, repeated until the layers are full, do not divide the "
-                f"student's {layers}; give a divisor of {layers}"
-            )
-        elif all(text == ATTENTION for text in pattern):
-            raise BadSetting(
-                f"--mixers {settings.mixers!r}: nothing would be converted; leave it out, or name another mixer"
-            )
-        mixers = tuple(pattern * (layers // len(pattern)))
-        return cls(mixers, settings.keep_attention, STAGES if settings.match is None else settings.match)
-
-    def steps(self, steps: int) -> dict[Stage, int]:
-        """Steps of each stage out of those of the whole training. Raises BadSetting where none would be left."""
-        found = {stage: max(1, round(_SHARE * steps)) for stage in self.stages}
-        if sum(found.values()) >= steps:
-            raise BadSetting(
-                f"--match {','.join(self.stages)} takes {sum(found.values())} of {steps} steps and leaves none to distil in: "
-                "give more --tokens, fewer --batch-tokens, or --match none"
-            )
-        return found
-
-
-def check_conversion(settings: DistilSettings, target: Shape | None) -> Conversion | None:
-    """What is asked for, from the configuration alone; None where the student is not converted."""
-    if settings.mixers is None:
-        return None
-    config = load_config(config_source(settings.teacher))
-    check_family(config)
-    return Conversion.of(settings, Shape.of(config).layers if target is None else target.layers)
-
-
-@dataclass(frozen=True)
-class Planned:
-    """What a conversion will make: the student, and the same with attention everywhere where it is to be matched to that."""
-
-    student: LimbeckConfig
-    reference: LimbeckConfig | None
-
-    @classmethod
-    def of(cls, settings: DistilSettings, asked: Conversion, target: Shape | None) -> Planned:
-        """From the teacher's configuration alone."""
-        config = load_config(config_source(settings.teacher))
-        base, layers = config if target is None else config_of_cut(target, config), len(asked.mixers)
-        reference = config_of(base, [ATTENTION] * layers) if asked.stages else None
-        return cls(config_of(base, mixers_for(settings, layers)), reference)
-
-    def remarks(self, length: int) -> list[str]:
-        """What is allowed, and may not be meant, of rows of this length."""
-        return remarks(Mixture.of(self.student), length)
-
-
 def make_converted(
-    settings: DistilSettings,
-    asked: Conversion,
-    target: Shape | None,
+    plan: DistilPlan,
     teacher: LanguageModel,
     store: TokenStore,
     *,
-    length: int,
-    rows: int,
-    steps: int,
     machine: Environment,
     most_rows: int | None = None,
 ) -> Path:
-    """The folder of the converted student, matched to attention in the stages that were asked for.
+    """The folder of the converted student, matched to attention in the stages of the plan.
 
-    Beside it is the same student with attention everywhere, and conversion.json, which says what was done. A killed run goes on
-    in the stage it was in. The stages read the first of so many ``steps`` of ``rows`` rows, one behind the other, in the order of
-    the first seed; ``most_rows`` of the text, where the teacher has answered no more.
+    Beside it is the same student with attention everywhere, and conversion.json, which records what was done. A killed run goes
+    on in the stage it was in. The stages read the first rows of the plan's budget, one behind the other, in the order of the
+    first seed; ``most_rows`` of the text, where the teacher has logits of no more.
     """
-    out, world = settings.out, machine.world
+    settings, asked, budget = plan.request.settings, plan.conversion, plan.budget
+    assert asked is not None, "the plan has a conversion"
+    out, world, length = settings.out, machine.world, budget.length
     base = LanguageModel(teacher.model, teacher.tokenizer, teacher.name)
-    if target is not None:
-        folder = make_student(settings, target, teacher, store, length=length, machine=machine, folder=out / BASE)
-        base = load(verified_folder(folder), device=world.device)
+    if plan.target is not None:
+        folder = make_student(settings, plan.target, teacher, store, length=length, machine=machine, folder=out / BASE)
+        base = load(own(folder), device=world.device)
     if world.first and not (out / ATTENTION / "config.json").exists():
         save(_converted(base, [ATTENTION] * len(asked.mixers), seed=settings.seed), out / ATTENTION)
     world.barrier()
     everywhere = load(verified_folder(out / ATTENTION), device=world.device)
     lr = settings.lr or suggested_learning_rate(everywhere.parameters_count)
-    plan = Plan(steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=machine.bf16)
-    taken = asked.steps(steps)
-    work = _Matching(out / MATCHING, everywhere, store, length, settings.seed, plan, machine, most_rows)
+    training = Plan(steps=budget.steps, rows=budget.rows, lr=lr, schedule=settings.schedule, bf16=machine.bf16)
+    taken = asked.steps(budget.steps)
+    work = _Matching(out / MATCHING, everywhere, store, length, settings.seed, training, machine, most_rows)
     mixers, damage = asked.mixers, None
     student = _converted(base, mixers, seed=settings.seed)
     if "mixers" in taken:
@@ -174,7 +86,7 @@ def make_converted(
         said = {
             "mixers": list(mixers),
             "converted": (student.lineage or {})["converted"],
-            "tokens": {stage: some * rows * length for stage, some in taken.items()},
+            "tokens": {stage: some * budget.rows * length for stage, some in taken.items()},
             "error": {stage: work.error(stage) for stage in taken},
             "damage": damage,
             "attention_parameters": everywhere.parameters_count,

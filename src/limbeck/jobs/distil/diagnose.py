@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from transformers.configuration_utils import PreTrainedConfig
 
-from limbeck.config import DistilSettings
-from limbeck.jobs.common.captured import is_captured
 from limbeck.jobs.common.environment import Environment, batch_rows
 from limbeck.jobs.common.rates import rate_finding
 from limbeck.jobs.common.sample import Sample, of_text
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.distil.align import alignment
+from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.pair.unigram import compare_to_unigram, knowledge, of_source
 from limbeck.jobs.pair.unpacked import lone_cost, rows_of_documents
-from limbeck.models.language_model import LanguageModel
-from limbeck.objectives import TAID, parse
+from limbeck.models.load import LanguageModel
+from limbeck.objectives import TAID
 from limbeck.planning.checks.pair import Finding, examine
 from limbeck.planning.checks.steps import step_findings
 from limbeck.planning.cost.size import Size
-from limbeck.teachers.remote.http import is_served
 
 
 def what_is_known(
-    settings: DistilSettings, teacher: LanguageModel, *, length: int, machine: Environment
+    request: DistilRequest, teacher: LanguageModel, *, length: int, machine: Environment
 ) -> list[Finding]:
-    """Whether a teacher in memory knows more of the text than a unigram model; nothing of captured answers.
+    """Whether a teacher in memory predicts the text better than a unigram model; no finding of another teacher.
 
-    A student that does not listen to it may have any teacher, which is then no more than said.
+    An error becomes a warning where no objective needs the teacher.
     """
-    if is_captured(settings.teacher) or is_served(settings.teacher):
+    if not request.teacher.has_weights:
         return []
+    settings = request.settings
     found = compare_to_unigram(
         teacher,
         of_source(settings.data, teacher, columns_of(settings)),
@@ -39,8 +39,20 @@ def what_is_known(
         length=min(length, teacher.context),
         device=machine.world.device,
     )
-    listens = any(parse(text).needs_teacher for text in settings.objectives)
-    return list(knowledge(found, teacher.name, anyway=settings.any_teacher or not listens))
+    return list(knowledge(found, teacher.name, anyway=settings.any_teacher or not request.needs_teacher))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A teacher and its student. Of a student that is still to be made only the configuration is there, ``planned``.
+
+    ``reference``: the configuration of what a converted student is matched to.
+    """
+
+    teacher: LanguageModel
+    student: LanguageModel | None = None
+    planned: PreTrainedConfig | None = None
+    reference: PreTrainedConfig | None = None
 
 
 def _packing(model: LanguageModel, texts: Sequence[str], length: int) -> list[Finding]:
@@ -52,31 +64,28 @@ def _packing(model: LanguageModel, texts: Sequence[str], length: int) -> list[Fi
 
 
 def diagnose(
-    settings: DistilSettings,
-    teacher: LanguageModel,
-    student: LanguageModel | None,
+    request: DistilRequest,
+    pair: Pair,
     sample: Sample,
     *,
     length: int,
     machine: Environment,
-    planned: PreTrainedConfig | None = None,
-    reference: PreTrainedConfig | None = None,
     uses: float | None = None,
 ) -> list[Finding]:
     """The findings about a pair, the first documents of its data, and the run as it is set.
 
-    ``planned``: the configuration of a student that is still to be cut or converted, ``reference`` of what it is matched to.
-    ``uses``: how often a forward pass of the teacher is trained with, where that is known.
+    ``length``: tokens of a row. ``uses``: how often a forward pass of the teacher is trained with, where that is known.
     """
+    settings, teacher, student = request.settings, pair.teacher, pair.student
     rows, steps = batch_rows(settings, length, machine.world.size)
     texts, chat = sample.texts, sample.chat
     aligned = settings.tokenizer_align is not None and student is not None
     lone = [finding for model in (teacher, student) if model is not None for finding in _packing(model, texts, length)]
     found = list(alignment(teacher, student, texts, chat=chat)) if aligned and student is not None else []
-    made = student.config if student is not None else planned
+    made = student.config if student is not None else pair.planned
     if made is not None:
         found.append(rate_finding(settings, Size.of(made).parameters))
-    parts = (part for text in settings.objectives for part in parse(text).modules() if isinstance(part, TAID))
+    parts = (part for spec in request.objectives for part in spec.parts if isinstance(part, TAID))
     found += [Finding("objective", "ok", remark) for part in parts if (remark := part.remark(steps))]
     if not aligned:
         found += of_text(sample, teacher)
@@ -87,8 +96,8 @@ def diagnose(
         + examine(
             teacher,
             student,
-            planned=planned,
-            reference=reference,
+            planned=pair.planned,
+            reference=pair.reference,
             length=length,
             tokens=settings.tokens,
             batch_tokens=rows * length,

@@ -48,7 +48,7 @@ def estimate_time(arms: Sequence[Arm], cost: Cost, shared: Shared) -> TimeEstima
 
 def _kind(arm: Arm) -> str:
     """What decides how long a step takes: the objective, and whether the arm has layers of its own, as its start has."""
-    return arm.objective if arm.start is None else f"{arm.objective} ({label(arm.name)})"
+    return arm.objective.text if arm.start is None else f"{arm.objective.text} ({label(arm.name)})"
 
 
 def shown_before(foretold: TimeEstimate, arms: Sequence[Arm]) -> str:

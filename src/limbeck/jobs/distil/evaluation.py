@@ -14,15 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.config import DistilSettings
 from limbeck.corpora import TokenStore
 from limbeck.disk import place, read_rows, write_json, write_lines, write_rows, write_text, writing
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import update
 from limbeck.jobs.common.held_out import HeldOut
-from limbeck.jobs.distil.align import OtherTokens, across
 from limbeck.jobs.distil.arms import Arm
-from limbeck.jobs.distil.teacher import RunTeacher
+from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, across
+from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.probe.recall import RecallEvaluation
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
@@ -44,27 +43,27 @@ class Evaluation:
 
     def __init__(
         self,
-        settings: DistilSettings,
-        teacher: RunTeacher | OtherTokens,
-        store: TokenStore,
+        request: DistilRequest,
+        teacher: TeacherSource,
+        stores: tuple[TokenStore, TokenStore],
         *,
         length: int,
         machine: Environment,
-        listens: bool,
-        train: TokenStore,
     ) -> None:
-        """``listens``: the objective needs the teacher, so the student learns by distilling. ``train`` is what it reads."""
-        self._settings, self._source, self._machine, self._listens = settings, teacher, machine, listens
-        self._told: Teacher | None = None if isinstance(teacher, OtherTokens) else teacher.about
+        """``stores``: (training, held-out) text in the student's tokens. ``length``: tokens of a row."""
+        settings, (train, store) = request.settings, stores
+        self._settings, self._source, self._machine = settings, teacher, machine
+        self._distils = request.objective.needs_teacher
+        self._reference: Teacher | None = None if isinstance(teacher, CrossTokenizerTeacher) else teacher.about
         self._counted: Callable[[Batch], Batch] = lambda batch: batch
-        answers = teacher.captured.held_out if teacher.captured and self._told is not None else None
+        answers = teacher.captured.held_out if teacher.captured and self._reference is not None else None
         rows = answers.cache.rows if answers else None
         self.held_out = HeldOut(store, length=length, machine=machine, trained=settings.tokens, rows=rows)
         if answers:
-            self._told = answers.of_sample(self.held_out.sample)
+            self._reference = answers.of_sample(self.held_out.sample)
             self._counted = answers.counted
         self._teachers = self.held_out  # as the teacher reads it
-        if isinstance(teacher, OtherTokens) and machine.world.first:
+        if isinstance(teacher, CrossTokenizerTeacher) and machine.world.first:
             self._teachers = teacher.held_out(machine)
         measurements = settings.out / "measurements"
         self._recall = RecallEvaluation(measurements, train, self.held_out) if settings.mixers else None
@@ -111,18 +110,16 @@ class Evaluation:
         said = verdict(
             arms,
             teacher,
-            method="KD" if self._listens else "the objective",
-            price=price_of(run) if self._listens else None,
+            method="KD" if self._distils else "the objective",
+            price=price_of(run) if self._distils else None,
             text_bytes=self._text_bytes(arms["student"][0], teacher),
             start=start_of(run),
             against_attention=self._recall.sentence() if self._recall else "",
         )
         if cost_of_state := state_sentence(run):
             said = replace(said, notes=(*said.notes, cost_of_state))
-        if few := too_few_steps(run["plan"]["steps"]):
-            said = replace(said, notes=(*said.notes, f"{few}."))
-        if isinstance(self._source, OtherTokens):
-            said = replace(said, notes=(_sentence(across(self._source.told.facts)), *said.notes))
+        if isinstance(self._source, CrossTokenizerTeacher):
+            said = replace(said, notes=(_sentence(across(self._source.logits.facts)), *said.notes))
         write_json(out / "verdict.json", said.row())
         update(out, run, verdict=said.text)
         made = run["student"] | {"dtype": stored_dtype(out / "student")}
@@ -160,7 +157,7 @@ class Evaluation:
 
     def _samples(self, model: LanguageModel) -> list[dict[str, Any]]:
         captured = self._source.captured
-        live = self._told is not None and captured is None
+        live = self._reference is not None and captured is None
         rows = samples(model, self._source.about if live else None, self.held_out.store)
         if captured:
             wrote = {(row["document"], row["prompt"]): row["student"] for row in captured.samples}
@@ -189,10 +186,10 @@ class Evaluation:
         elif file.exists():
             measured = Measurements.load(file)
         else:
-            listens = self._told if compare else None
+            reference = self._reference if compare else None
             text = self._teachers if name == "teacher" else self.held_out
             documents = text.store.documents
-            measured = measure(model, listens, text.batches(counted=self._counted), documents=documents)
+            measured = measure(model, reference, text.batches(counted=self._counted), documents=documents)
             with writing(file):
                 file.parent.mkdir(exist_ok=True)
             measured.save(file)

@@ -18,9 +18,10 @@ from limbeck.jobs.capture.certificate import why_not
 from limbeck.jobs.capture.codecs import codecs_within
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.text import stores_of
+from limbeck.jobs.distil.request import DistilRequest
+from limbeck.models.load import load_described
 from limbeck.models.source import resolve
-from limbeck.models.weightless import load_without_weights
-from limbeck.objectives import parse
+from limbeck.objectives.spec import ObjectiveSpec, any_needs_teacher
 from limbeck.report.words import size
 from limbeck.run.log import console
 
@@ -32,21 +33,20 @@ _SHARE = 0.25  # of the free disk
 _BYTES: int = CaptureSettings.model_fields["bytes_per_token"].default
 
 
-def keeps(settings: DistilSettings, where: Environment, *, length: int, objectives: Sequence[str]) -> bool:
+def keeps(request: DistilRequest, where: Environment, *, length: int, objectives: Sequence[ObjectiveSpec]) -> bool:
     """Whether this run keeps its teacher's logits, as --cache-logits says, or by how often it would compute them.
 
     ``objectives`` are those of all students. What was begun is gone on with. Tokenises the run's text into ``out/data``.
     """
+    settings, needed = request.settings, any_needs_teacher(objectives)
     if settings.cache_logits is not None:
-        return settings.cache_logits and _needs(objectives)
+        return settings.cache_logits and needed
     if (settings.out / CAPTURED).exists():
         return True
-    if (settings.out / "cut").exists() or where.world.size > 1 or settings.mixers is not None or not _needs(objectives):
+    if (settings.out / "cut").exists() or where.world.size > 1 or settings.mixers is not None or not needed:
         return False
-    about = load_without_weights(resolve(settings.teacher), name=settings.teacher)
-    if any(
-        why_not(codec, parse(objective)) for objective in objectives for codec in codecs_within(about.vocab, _BYTES)
-    ):
+    about = load_described(resolve(request.teacher.name), name=request.teacher.name)
+    if any(why_not(codec, spec.objective) for spec in objectives for codec in codecs_within(about.vocab, _BYTES)):
         return False
     text = _tokens(stores_of(settings, about, where, speak=False)[0], length=length)
     if not worth_keeping(settings, text):
@@ -70,9 +70,10 @@ def worth_keeping(settings: DistilSettings, text: int) -> bool:
     return text <= settings.tokens and often and _BYTES * text <= _SHARE * _free(settings.out)
 
 
-def check_keeps(settings: DistilSettings, *, live: bool) -> None:
-    """Raises BadSetting where --cache-logits says what this teacher does not do."""
-    if settings.cache_logits is False and not live:
+def check_keeps(request: DistilRequest) -> None:
+    """Raises BadSetting where --cache-logits is not possible with this teacher."""
+    settings = request.settings
+    if settings.cache_logits is False and not request.teacher.has_weights:
         raise BadSetting(
             f"--no-cache-logits: the logits of {settings.teacher} are kept already, or come from a server and are always kept; "
             "leave it out, or give the model itself"
@@ -81,10 +82,6 @@ def check_keeps(settings: DistilSettings, *, live: bool) -> None:
         raise BadSetting(
             "--cache-logits: with --tokenizer-align what the teacher gives is computed once and kept anyway; leave it out"
         )
-
-
-def _needs(objectives: Sequence[str]) -> bool:
-    return any(parse(objective).needs_teacher for objective in objectives)
 
 
 def _readings(settings: DistilSettings) -> int:

@@ -21,12 +21,12 @@ from limbeck.jobs.common.environment import environment
 from limbeck.jobs.common.folder import claim, now, signature_of, update
 from limbeck.jobs.distil.align import AlignedTexts, check_align
 from limbeck.jobs.distil.arms import Arm, take_over, train, train_members
-from limbeck.jobs.distil.convert import check_conversion
+from limbeck.jobs.distil.conversion import check_conversion
 from limbeck.jobs.distil.estimate import expected_seconds, training_seconds
 from limbeck.jobs.distil.job import Comparison, prepare
+from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.pair.student import size_name, target_shape
-from limbeck.objectives import parse
 from limbeck.planning.checks.resources import FULL, free_memory
 from limbeck.planning.cost.training import Cost, peak_together
 from limbeck.report.family import write_family_report
@@ -39,29 +39,29 @@ from limbeck.run.world import World, leave
 def sweep(settings: DistilSettings) -> dict[str, Any]:
     """Distils a student of each size and objective; gives ``{"out", "members"}``: by name what `distil` gives."""
     started = time.monotonic()
-    settings, answers = adopted(settings)
-    wanted = _wanted(settings)
+    request, answers = adopted(DistilRequest.of(settings))
+    settings = request.settings
+    wanted = _wanted(request)
     if settings.tokenizer_align is not None:
-        AlignedTexts.by(settings.objectives)
-    for name, what in wanted.items():  # a mistake in the last is said before the first begins
-        _check(settings.model_copy(update=what), name)
+        AlignedTexts.by(request.objectives)
+    for name, one in wanted.items():  # a mistake in the last is found before the first begins
+        _check(one, name)
     where = environment(settings)
     run = claim(settings.out, signature_of(settings, "family", **answers)) if where.world.first else {}
     continued = "members" in run
     if where.world.first:
-        update(settings.out, run, members=list(wanted), objectives=[what["objective"] for what in wanted.values()])
+        update(settings.out, run, members=list(wanted), objectives=[one.objective.text for one in wanted.values()])
     where.world.barrier()
     members: list[Comparison] = []
-    sharing = sum(parse(what["objective"]).needs_teacher for what in wanted.values())
-    for name, what in wanted.items():
-        own = settings.model_copy(update=what | {"out": settings.out / name})
+    sharing = sum(one.objective.needs_teacher for one in wanted.values())
+    for name, one in wanted.items():
         console.print(f"\n{name}")
         members.append(
             prepare(
-                *(own, answers, where),
+                *(one.but(out=settings.out / name), answers, where),
                 member=name,
                 beside=members[0] if members else None,
-                objectives=settings.objectives,
+                objectives=request.objectives,
                 sharing=max(1, sharing),
             )
         )
@@ -85,27 +85,27 @@ def sweep(settings: DistilSettings) -> dict[str, Any]:
     return {"out": str(settings.out), "members": results} if where.world.first else {}
 
 
-def _check(settings: DistilSettings, name: str) -> None:
+def _check(request: DistilRequest, name: str) -> None:
     """Raises what is wrong with one student, naming it."""
     try:
-        check_align(settings)
-        check_conversion(settings, target_shape(settings))
+        check_align(request)
+        check_conversion(request, target_shape(request.settings, request.teacher))
     except LimbeckError as error:
         raise type(error)(f"{name}: {error}") from error
 
 
-def _wanted(settings: DistilSettings) -> dict[str, dict[str, Any]]:
-    """What each student differs in, by its name, which is of a size, an objective, or both."""
+def _wanted(request: DistilRequest) -> dict[str, DistilRequest]:
+    """The request of each student, by its name, which is of a size, an objective, or both."""
+    settings, objectives = request.settings, request.objectives
     sizes = settings.params if isinstance(settings.params, tuple) else (settings.params,)
     names = [size_name(size) for size in sizes if size] if len(sizes) > 1 else [""]
     if len(set(names)) < len(names):
         raise BadSetting(f"--params {','.join(map(str, sizes))}: sizes that differ by less than 1 % are one student")
-    objectives = settings.objectives
-    goals = [_objective(text) for text in objectives] if len(objectives) > 1 else [""]
-    if len({repr(parse(text)) for text in objectives}) < len(objectives) or len(set(goals)) < len(goals):
+    goals = [_objective(spec.text) for spec in objectives] if len(objectives) > 1 else [""]
+    if len({spec.canonical for spec in objectives}) < len(objectives) or len(set(goals)) < len(goals):
         raise BadSetting(f"--objective {settings.objective!r}: two of these are the same; name each once")
     return {
-        "-".join(filter(None, (name, goal))): {"params": size, "objective": objective}
+        "-".join(filter(None, (name, goal))): request.member(objective, params=size)
         for name, size in zip(names, sizes, strict=True)
         for goal, objective in zip(goals, objectives, strict=True)
     }
@@ -125,8 +125,8 @@ def _train(members: Sequence[Comparison]) -> set[Path]:
     todo = _together(members)
     for which, arms in enumerate(todo, 1):
         later = sum(map(_seconds, todo[which:]))
-        groups = _groups([one for one in arms if _listens(*one)])
-        alone = [one for one in arms if not _listens(*one)]
+        groups = _groups([one for one in arms if _shares(*one)])
+        alone = [one for one in arms if not _shares(*one)]
         for at, group in enumerate(groups, 1):
             label = f"{len(group)} x {group[0][1].name} #{group[0][1].seed}"
             after = later + _seconds(alone) + sum(map(_seconds, groups[at:]))
@@ -148,10 +148,10 @@ def _together(members: Sequence[Comparison]) -> list[list[tuple[Comparison, Arm]
     ]
 
 
-def _listens(member: Comparison, arm: Arm) -> bool:
+def _shares(member: Comparison, arm: Arm) -> bool:
     """Whether an arm learns from a live teacher, whose forward pass is computed once for all that do."""
     live = isinstance(member.source, RunTeacher) and member.source.captured is None
-    return live and parse(arm.objective).needs_teacher
+    return live and arm.objective.needs_teacher
 
 
 def _seconds(arms: Sequence[tuple[Comparison, Arm]], before: Sequence[tuple[Comparison, Arm]] = ()) -> float:
@@ -165,7 +165,7 @@ def _seconds(arms: Sequence[tuple[Comparison, Arm]], before: Sequence[tuple[Comp
     for member, arm in arms:
         alone = 0.0 if _same(member, arm) in seen else expected_seconds(member.run.get("estimate", {}), [arm])
         seen.add(_same(member, arm))
-        price = member.run.get("teacher", {}).get("price", 0.0) if _listens(member, arm) else 0.0
+        price = member.run.get("teacher", {}).get("price", 0.0) if _shares(member, arm) else 0.0
         total, passes = total + alone / (1 + price), max(passes, alone * price / (1 + price))
     return total + passes
 

@@ -1,35 +1,32 @@
-"""Who teaches a run: a model in memory, or the answers it gave before.
+"""The teacher of a run: a model in memory, or captured logits.
 
-A model on a server is asked about the run's text first of all, once, into the run's folder: its answers are then read like any
-others, so a run that was stopped, another epoch, seed or arm asks nothing again. So is a model in memory where that saves passes
-(`jobs.keep`).
+The logits of a model on a server are captured into the run's folder first of all, once, and then read like any others, so a run
+that was stopped, another epoch, seed or arm sends no query again. So are those of a model in memory where that saves forward
+passes (`keep_logits`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from limbeck.config import CaptureSettings, DistilSettings, TeacherSettings, flag_of
+from limbeck.config import CaptureSettings, TeacherSettings
 from limbeck.corpora import TokenStore
 from limbeck.corpora.layout import PACKINGS
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.certificate import why_not
 from limbeck.jobs.capture.job import capture
-from limbeck.jobs.capture.logits import description_of
-from limbeck.jobs.common.captured import CERTIFICATE, DATA, Captured, is_captured
+from limbeck.jobs.common.captured import CERTIFICATE, DATA, Captured
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.text import stores_of
 from limbeck.jobs.distil.keep_logits import CAPTURED, check_keeps, keeps
-from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import load
-from limbeck.objectives import parse
-from limbeck.objectives.base import terms_of
+from limbeck.jobs.distil.request import DistilRequest
+from limbeck.models.load import LanguageModel, load
+from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.cost.size import Size
 from limbeck.teachers.codec import Codec, Sampled, TopK
-from limbeck.teachers.remote.http import is_served
+from limbeck.teachers.ref import CapturedRef, LocalRef, ServedRef
 from limbeck.types import Batch, Teacher
 
 _PASSED_ON = TeacherSettings.model_fields.keys() - {"length", "out", "json_", "lr", "schedule", "batch_tokens"}
@@ -38,58 +35,64 @@ _LITTLE = 8  # tokens of a vocabulary on which it is tried whether an objective 
 
 @dataclass(frozen=True)
 class RunTeacher:
-    """``about`` tells what it is (of captured answers without its weights), ``told`` what it says of training rows."""
+    """``about``: the model, of captured logits without its weights; ``logits``: its distributions of training rows."""
 
     about: LanguageModel
-    told: Teacher
+    logits: Teacher
     captured: Captured | None = None
 
     @classmethod
     def of(
-        cls, settings: DistilSettings, where: Environment, *, length: int | None = None, objectives: Sequence[str] = ()
+        cls,
+        request: DistilRequest,
+        where: Environment,
+        *,
+        length: int | None = None,
+        objectives: Sequence[ObjectiveSpec] = (),
     ) -> RunTeacher:
-        """The teacher of a run in rows of ``length``, which one on a server is asked about.
+        """The teacher of a run in rows of ``length``, the rows that a server is queried with.
 
-        ``objectives`` are those of all students that learn from it; without them nothing of a model in memory is kept.
+        ``objectives`` are those of all students that learn from it; without them no logits of a model in memory are kept.
         """
-        if is_served(settings.teacher):
-            captured = _asked(settings, where, length=length)
-        elif is_captured(settings.teacher):
-            captured = Captured(Path(settings.teacher).expanduser())
-        elif objectives and length and keeps(settings, where, length=length, objectives=objectives):
-            captured = _asked(settings, where, length=length)
-        else:
-            model = load(settings.teacher, device=where.world.device, dtype=where.dtype)
-            return cls(model, model)
+        match request.teacher:
+            case ServedRef():
+                captured = _captured(request, where, length=length)
+            case CapturedRef(folder=folder):
+                captured = Captured(folder)
+            case LocalRef(name=name):
+                if not (objectives and length and keeps(request, where, length=length, objectives=objectives)):
+                    model = load(name, device=where.world.device, dtype=where.dtype)
+                    return cls(model, model)
+                captured = _captured(request, where, length=length)
         return cls(captured.about, captured.answers, captured)
 
     def weights(self, where: Environment) -> LanguageModel:
-        """The model itself, to cut a student out of."""
+        """The model itself, to prune a student from."""
         if self.captured is None:
             return self.about
         return self.captured.weights(device=where.world.device, dtype=where.dtype)
 
-    def stores(self, settings: DistilSettings, where: Environment) -> tuple[TokenStore, TokenStore]:
+    def stores(self, settings: TeacherSettings, where: Environment) -> tuple[TokenStore, TokenStore]:
         """(training, held-out) text of the run."""
         return stores_of(settings, self.about, where) if self.captured is None else self.captured.stores()
 
     @property
     def rows(self) -> int | None:
-        """Rows of the text that it can be asked about, None for all."""
+        """Rows of the text that have logits, None for all."""
         return None if self.captured is None else self.captured.answers.rows
 
     def counted(self, batch: Batch) -> Batch:
-        """A batch of training rows, with weight 0 where the teacher has no answer."""
+        """A batch of training rows, with weight 0 where the teacher has no logits."""
         return batch if self.captured is None else self.captured.answers.masked(batch)
 
     @property
     def size(self) -> Size | None:
-        """What computes beside the student: None where the answers are there."""
+        """The model that computes beside the student: None where the logits are on disk."""
         return Size.of(self.about.config) if self.captured is None else None
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a report says of answers that were captured."""
+        """Facts of captured logits for the report."""
         if self.captured is None:
             return {}
         codec, missing = self.captured.answers.codec, self.captured.answers.missing
@@ -105,9 +108,9 @@ class RunTeacher:
         return 1.0 if self.rows is None else min(1.0, self.rows * length / tokens)
 
 
-def _asked(settings: DistilSettings, where: Environment, *, length: int | None) -> Captured:
-    """What a teacher says of this run's text: asked now, as far as it was not before, into the run's folder."""
-    folder = settings.out / CAPTURED
+def _captured(request: DistilRequest, where: Environment, *, length: int | None) -> Captured:
+    """The teacher's logits of this run's text in the run's folder: captured now, as far as they were not before."""
+    settings, folder = request.settings, request.settings.out / CAPTURED
     if not (folder / CERTIFICATE).exists():  # which is written last
         if where.world.size > 1:
             raise BadSetting(
@@ -119,37 +122,43 @@ def _asked(settings: DistilSettings, where: Environment, *, length: int | None) 
     return Captured(folder)
 
 
-def _check(settings: DistilSettings, codec: Codec, *, said: str) -> None:
-    for objective in map(parse, settings.objectives):
-        if objective.needs_teacher and (reason := why_not(codec, objective)):
-            raise BadSetting(f"--teacher {settings.teacher}: {said}. {reason}")
+def _check(request: DistilRequest, codec: Codec, *, holds: str) -> None:
+    for spec in request.objectives:
+        if spec.needs_teacher and (reason := why_not(codec, spec.objective)):
+            raise BadSetting(f"--teacher {request.teacher.name}: {holds}. {reason}")
 
 
-def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
-    """The settings with the text and the rows of captured answers, and what a run's signature says of those.
+def adopted(request: DistilRequest) -> tuple[DistilRequest, dict[str, Any]]:
+    """The request with the text and the rows of captured logits, and what a run's signature holds of those.
 
-    Raises BadSetting where others were asked for. Settings with a model for a teacher, here or on a server, stay as they are.
+    Raises BadSetting where the settings contradict them. With a model for a teacher, here or on a server, nothing changes.
     """
-    description_of(settings)  # whether what is said of a server is said of one
-    check_keeps(settings, live=not (is_served(settings.teacher) or is_captured(settings.teacher)))
-    if is_served(settings.teacher):
-        if settings.student is None:
-            raise BadSetting(
-                f"--teacher {settings.teacher}: a server does not give its weights, and nothing can be cut out of a model "
-                "without them: give a student that exists with --student"
-            )
-        if settings.tokenizer_align is None:
-            _check(settings, TopK(vocab=_LITTLE, k=1), said="it tells its likeliest outcomes")
-        return settings, {}
-    if not is_captured(settings.teacher):
-        return settings, {}
-    captured = Captured(Path(settings.teacher).expanduser())
-    codec = captured.answers.codec
+    check_keeps(request)
+    match request.teacher:
+        case ServedRef() as teacher:
+            _ = teacher.config_source  # or there is none
+            if request.settings.student is None:
+                raise BadSetting(
+                    f"--teacher {teacher.name}: a server does not give its weights, and nothing can be cut out of a model "
+                    "without them: give a student that exists with --student"
+                )
+            if request.settings.tokenizer_align is None:
+                _check(request, TopK(vocab=_LITTLE, k=1), holds="it tells its likeliest outcomes")
+            return request, {}
+        case LocalRef():
+            return request, {}
+        case CapturedRef(folder=folder):
+            captured = Captured(folder)
+            _check_captured(request, captured)
+            return _with_text_of(request, captured), _identity(request, captured)
+
+
+def _check_captured(request: DistilRequest, captured: Captured) -> None:
+    """Raises BadSetting where captured logits cannot serve an objective, or the student needs the teacher's weights."""
+    settings, codec = request.settings, captured.answers.codec
     if settings.tokenizer_align is None:
-        _check(settings, codec, said=f"it holds {codec} outcomes a token")
-    elif isinstance(codec, Sampled) and any(
-        t.largest for text in settings.objectives for _, t in terms_of(parse(text))
-    ):
+        _check(request, codec, holds=f"it holds {codec} outcomes a token")
+    elif isinstance(codec, Sampled) and any(term.largest for spec in request.objectives for term in spec.terms):
         raise BadSetting(
             f"--teacher {settings.teacher}: it holds {codec} outcomes a token, of which it cannot be told how large the "
             "teacher's largest probabilities are, in order, and --objective compares those: capture with --codec top-k, take the "
@@ -160,20 +169,29 @@ def adopted(settings: DistilSettings) -> tuple[DistilSettings, dict[str, Any]]:
             f"--teacher {settings.teacher}: its answers are from a server, which does not give its weights, and nothing can be "
             "cut out of a model without them: give a student that exists with --student"
         )
-    identity = {"answers": captured.identity}
-    there = {"data": captured.facts["signature"]["data"], "eval_data": captured.facts["signature"]["eval_data"]}
-    columns = captured.facts["signature"].get("columns")
+
+
+def _with_text_of(request: DistilRequest, captured: Captured) -> DistilRequest:
+    """The request with the settings that captured logits were made with. Raises BadSetting where others were given."""
+    settings, signature = request.settings, captured.facts["signature"]
+    there = {"data": signature["data"], "eval_data": signature["eval_data"]}
+    columns = signature.get("columns")
     there["columns"] = tuple((ours, theirs) for ours, theirs in columns) if columns else None
-    there["skip_bad"] = captured.facts["signature"].get("skip_bad")
+    there["skip_bad"] = signature.get("skip_bad")
     if settings.tokenizer_align is None:  # a student of other tokens has rows and counts of its own
         there |= {"text_tokens": captured.text_tokens}
         long = next((name for name, packing in PACKINGS.items() if packing == captured.packing), None)
         there |= {"length": captured.answers.length, "long_conversations": long}
-        identity["packing"] = captured.packing
     for key in settings.model_fields_set & there.keys():
         if getattr(settings, key) != there[key]:
             raise BadSetting(
                 f"{flag_of(type(settings), key)} {getattr(settings, key)}: the answers in {settings.teacher} were made with "
                 f"{there[key]}; leave it out, or capture anew"
             )
-    return settings.model_copy(update=there), identity
+    return request.but(**there)
+
+
+def _identity(request: DistilRequest, captured: Captured) -> dict[str, Any]:
+    """What a run's signature holds of captured logits."""
+    packing = {"packing": captured.packing} if request.settings.tokenizer_align is None else {}
+    return {"answers": captured.identity} | packing

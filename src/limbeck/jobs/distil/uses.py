@@ -1,28 +1,28 @@
-"""How often a forward pass of the teacher will be trained with, as far as that can be told before a text is read."""
+"""How often a forward pass of the teacher will be trained with, estimated before a text is read."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from limbeck.config import DistilSettings
 from limbeck.corpora.source import resolve
-from limbeck.jobs.common.captured import Captured, is_captured
+from limbeck.jobs.common.captured import Captured
 from limbeck.jobs.common.sample import Sample
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.distil.keep_logits import worth_keeping
-from limbeck.models.language_model import LanguageModel
-from limbeck.objectives import parse
+from limbeck.jobs.distil.request import DistilRequest
+from limbeck.models.load import LanguageModel
+from limbeck.teachers.ref import CapturedRef
 
 
-def uses_before(settings: DistilSettings, teacher: LanguageModel, sample: Sample, *, length: int) -> float | None:
+def uses_before(request: DistilRequest, teacher: LanguageModel, sample: Sample, *, length: int) -> float | None:
     """How often a forward pass of the teacher would be trained with; None where nothing needs it, or tokens are not its own.
 
     Once of a text whose size is not known before it is read.
     """
-    if settings.tokenizer_align is not None or not any(parse(text).needs_teacher for text in settings.objectives):
+    settings = request.settings
+    if settings.tokenizer_align is not None or not request.needs_teacher:
         return None
-    if is_captured(settings.teacher):
-        read = Captured(Path(settings.teacher).expanduser()).answers.rows * length
+    if isinstance(request.teacher, CapturedRef):
+        read = Captured(request.teacher.folder).answers.rows * length
         return max(1.0, settings.tokens / read)
     text = text_tokens(settings, teacher, sample)
     return max(1.0, settings.tokens / text) if text and worth_keeping(settings, text) else 1.0

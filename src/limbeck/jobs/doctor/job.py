@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
-
-from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.config import DistilSettings
 from limbeck.errors import BadSetting
@@ -13,15 +12,16 @@ from limbeck.jobs.common.folder import packing_asked
 from limbeck.jobs.common.packing import packed_documents
 from limbeck.jobs.common.sample import first_documents, unreadable
 from limbeck.jobs.distil.align import check_student
-from limbeck.jobs.distil.convert import Planned, check_conversion
-from limbeck.jobs.distil.diagnose import diagnose, what_is_known
+from limbeck.jobs.distil.conversion import Planned, check_conversion
+from limbeck.jobs.distil.diagnose import Pair, diagnose, what_is_known
+from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.uses import uses_before
 from limbeck.jobs.pair.student import target_shape
 from limbeck.models.load import load
 from limbeck.planning.checks.pair import as_json
 from limbeck.students.shape import config_of
-from limbeck.teachers.remote.http import is_served
+from limbeck.teachers.ref import ServedRef
 
 
 def doctor(settings: DistilSettings) -> dict[str, Any]:
@@ -29,29 +29,31 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
 
     Without a student, the one that `distil` would cut is spoken of as far as its shape tells.
     """
-    if is_served(settings.teacher):
+    request = DistilRequest.of(settings)
+    if isinstance(request.teacher, ServedRef):
         raise BadSetting(
             f"--teacher {settings.teacher}: the doctor looks at models that are here: give the folder or hub id of the served "
             "model's configuration with --teacher, or let limbeck distil ask the server, which looks at the pair before it trains"
         )
     check_student(settings)
-    settings, _ = adopted(settings)
-    sample = first_documents(settings)
+    request, _ = adopted(request)
+    settings = request.settings
+    sample = first_documents(settings, request.teacher)
     where = environment(settings)
-    shape = target_shape(settings)
-    teacher = RunTeacher.of(settings, where).about
+    shape = target_shape(settings, request.teacher)
+    teacher = RunTeacher.of(request, where).about
     student = load(settings.student) if settings.student else None
     reads = student if student is not None and settings.tokenizer_align else teacher
     length = settings.length or row_length(settings, reads.context, where.world.device, name=reads.name)
-    pair: dict[str, PreTrainedConfig | None] = {"planned": None if shape is None else config_of(shape, teacher.config)}
-    if asked := check_conversion(settings, shape):
-        found = Planned.of(settings, asked, shape)
-        pair = {"planned": found.student, "reference": found.reference}
-    uses = uses_before(settings, teacher, sample, length=length)
-    findings = diagnose(settings, teacher, student, sample, length=length, machine=where, uses=uses, **pair)
+    pair = Pair(teacher, student, None if shape is None else config_of(shape, teacher.config))
+    if asked := check_conversion(request, shape):
+        found = Planned.of(request, asked, shape)
+        pair = replace(pair, planned=found.student, reference=found.reference)
+    uses = uses_before(request, teacher, sample, length=length)
+    findings = diagnose(request, pair, sample, length=length, machine=where, uses=uses)
     findings += unreadable(sample, teacher)
     findings += packed_documents(
         sample.documents, reads, packing=packing_asked(settings), length=length, context=reads.context
     )
-    findings += what_is_known(settings, teacher, length=length, machine=where)
+    findings += what_is_known(request, teacher, length=length, machine=where)
     return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}

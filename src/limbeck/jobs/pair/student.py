@@ -9,7 +9,6 @@ import torch
 from limbeck.config import ATTENTION, DistilSettings
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
-from limbeck.jobs.common.captured import config_source
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.pair.mixers import pattern_asked
 from limbeck.models.configuration import load_config
@@ -24,6 +23,7 @@ from limbeck.students.convert import choose as choose_converted
 from limbeck.students.prune import prune
 from limbeck.students.score import score
 from limbeck.students.shape import Shape, budget_of_shrink, choose, parse_shape
+from limbeck.teachers.ref import TeacherRef
 
 _DTYPES = {name: getattr(torch, name) for name in FLOATS.values()}
 SHRINK = 2.5  # the law of capacity gap: the best teacher is about 2.5 times its student (arXiv 2311.07052)
@@ -31,7 +31,7 @@ CALIBRATION_ROWS = 64
 METHOD = "activation"  # how importance is scored unless something else is asked for
 
 
-def target_shape(settings: DistilSettings) -> Shape | None:
+def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
     """The shape that the budget asks for, from the teacher's configuration alone.
 
     None for a student that exists, and for one of other mixers that keeps the teacher's shape.
@@ -42,7 +42,7 @@ def target_shape(settings: DistilSettings) -> Shape | None:
     check_mixers_asked(settings)
     if settings.student is not None or (settings.mixers is not None and not asked):
         return None
-    config = load_config(config_source(settings.teacher))
+    config = load_config(teacher.config_source)
     if settings.shape is not None:
         return parse_shape(settings.shape, config)
     if isinstance(settings.params, tuple):
@@ -77,11 +77,11 @@ def check_mixers_asked(settings: DistilSettings) -> None:
         )
 
 
-def stored_as(settings: DistilSettings) -> torch.dtype:
+def stored_as(settings: DistilSettings, teacher: TeacherRef) -> torch.dtype:
     """The number format of a student's file: as asked, else that of the model it starts from."""
     if settings.student_dtype is not None:
         return _DTYPES[settings.student_dtype]
-    return _DTYPES[stored_dtype(resolve_description(settings.student or config_source(settings.teacher)))]
+    return _DTYPES[stored_dtype(resolve_description(settings.student or teacher.config_source))]
 
 
 def size_name(size: int) -> str:

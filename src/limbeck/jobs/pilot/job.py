@@ -27,7 +27,7 @@ from limbeck.jobs.pilot.workers import run_here, run_on_ray
 from limbeck.jobs.pretrain.job import make_tokenizer
 from limbeck.models.load import verified_folder
 from limbeck.models.vocabulary import ids_of
-from limbeck.objectives import parse
+from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.report.words import duration
 from limbeck.run.log import console
 
@@ -39,9 +39,9 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
     What is done already is not done again.
     """
     scale = SCALES[settings.scale]
-    if not parse(settings.objective).needs_teacher:
+    if not ObjectiveSpec.of(settings.objective).needs_teacher:
         raise BadSetting(
-            f"--objective {settings.objective} listens to no teacher, so a pilot of it says nothing about one"
+            f"--objective {settings.objective} needs no teacher, so a pilot of it measures nothing about one"
         )
     resolve_source(settings.data, columns_of(settings))
     out = settings.out

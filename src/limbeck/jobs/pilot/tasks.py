@@ -39,13 +39,10 @@ from limbeck.jobs.pair.student import shrink_to
 from limbeck.jobs.pair.unigram import compare_to_unigram, of_store
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, weights_inside
 from limbeck.jobs.pretrain.job import llama_config
-from limbeck.models.build import new_model
-from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import load, verified_folder
-from limbeck.models.save import save
-from limbeck.objectives import parse
+from limbeck.models.load import LanguageModel, load, new_model, own, save
 from limbeck.objectives.base import Objective
 from limbeck.objectives.basic import CrossEntropy
+from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.probes import likelihood, measure
 from limbeck.probes.measurements import Measurements
 from limbeck.run.optim import suggested_learning_rate
@@ -247,7 +244,7 @@ def _cell(task: Task, pilot: Pilot, machine: Environment) -> dict[str, Any]:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(task.out / "tokenizer")
     store, _ = text_of_run(task.out)
     answers: CausalLM | None = None
-    objective = CrossEntropy() if plan.teacher is None else parse(plan.objective or pilot.objective)
+    objective = CrossEntropy() if plan.teacher is None else ObjectiveSpec.of(plan.objective or pilot.objective).make()
     if plan.teacher and objective.needs_teacher:
         made_from = _made_from(task.out, plan.teacher, store, pilot.scale)
         answers = HiddenStates(task.out / "answers" / plan.teacher, expect=made_from)

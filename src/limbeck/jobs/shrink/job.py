@@ -20,6 +20,7 @@ from limbeck.models.source import resolve_description
 from limbeck.report.card import model_card
 from limbeck.run.log import console
 from limbeck.students.score import METHODS
+from limbeck.teachers.ref import teacher_ref
 
 
 @claims()
@@ -32,7 +33,8 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
     where = environment(settings)
     out = settings.out
     _require_empty(out)
-    shape = target_shape(settings)
+    source = teacher_ref(settings.teacher)
+    shape = target_shape(settings, source)
     assert shape is not None, "shrink has no --student"
     resolve_source(settings.data, columns_of(settings))
     take(out)
@@ -41,7 +43,7 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
     length = row_length(settings, teacher.context, where.world.device, name=teacher.name)
     with passing_store(settings, teacher) as store:
         student = shrink_to(shape, teacher, store, length=length, machine=where, method=method, seed=settings.seed)
-    stored = stored_as(settings)
+    stored = stored_as(settings, source)
     facts = {
         "teacher": {
             "name": teacher.name,

@@ -1,0 +1,333 @@
+"""A teacher whose student has another tokenizer (`--tokenizer-align bytes`).
+
+The teacher reads the student's documents in its own tokens, once, before any training. Its log-probability of each token is
+kept in the run's folder, so further epochs, arms and seeds need no forward pass. The student learns from the likelihood of each
+chunk of bytes that is whole tokens of both. What is compared across the two is in bits per byte.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+
+from limbeck.config import DistilSettings
+from limbeck.corpora import Rows, TokenStore
+from limbeck.corpora.chunks import DocumentChunks, Side, chunks_of
+from limbeck.corpora.layout import Layout
+from limbeck.corpora.retokenise import retokenised
+from limbeck.corpora.token_bytes import TokenBytes
+from limbeck.errors import Mismatch
+from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.common.folder import packed_as, text_of_run
+from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.common.text import Reader, stores_of
+from limbeck.jobs.distil.align import AlignedTexts
+from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.distil.teacher import RunTeacher
+from limbeck.models.load import LanguageModel, load
+from limbeck.objectives.spec import ObjectiveSpec
+from limbeck.planning.cost.size import Size
+from limbeck.report.words import count, duration, share
+from limbeck.run.log import console
+from limbeck.run.run import micro_rows
+from limbeck.teachers.alignment import MANIFEST, AlignedTeacher, write_aligned
+from limbeck.teachers.logprobs import Recorded, TeacherLogprobs, logprobs_in, measure_logprobs
+from limbeck.types import Batch
+
+_LOGPROBS = "told"  # in a run's folder
+_LINE_EVERY = 20.0  # seconds
+_ROW = {"cpu": 256, "cuda": 1024}  # tokens of the teacher's rows, where --length does not ask for more
+
+
+def teacher_of(
+    request: DistilRequest, where: Environment, *, length: int, objectives: Sequence[ObjectiveSpec]
+) -> TeacherSource:
+    """The teacher of a run in rows of ``length``, whatever its student's tokenizer; ``objectives``: those of all students."""
+    if request.settings.tokenizer_align is None:
+        return RunTeacher.of(request, where, length=length, objectives=objectives)
+    return CrossTokenizerTeacher(request, where, needed=AlignedTexts.by(objectives))
+
+
+class CrossTokenizerTeacher:
+    """In the place of a `RunTeacher`: one whose student has another tokenizer.
+
+    Call `stores` first, then `query`; after that ``logits`` gives targets for the student's rows, and ``rows`` is how many of
+    them were queried, None for all.
+    """
+
+    def __init__(self, request: DistilRequest, where: Environment, *, needed: AlignedTexts) -> None:
+        """Raises Mismatch where the tokens of one of the tokenizers cannot be written in bytes."""
+        settings = request.settings
+        assert settings.student is not None, "looked at by check_align"
+        self._base = RunTeacher.of(request, where)
+        self.about, self.captured, self._settings = self._base.about, self._base.captured, settings
+        student = load(settings.student)
+        self._student = Reader(student.tokenizer, student.end, student.vocab)
+        self._spelled = [TokenBytes(m.tokenizer, name=m.name) for m in (student, self.about)]
+        self._needed = needed
+        self._aligned: AlignedTeacher | None = None
+        self.rows: int | None = None
+
+    @property
+    def logits(self) -> AlignedTeacher:
+        """Its targets for the student's rows."""
+        assert self._aligned is not None, "query comes first"
+        return self._aligned
+
+    def weights(self, where: Environment) -> LanguageModel:
+        """The model itself; nothing is cut out of it."""
+        return self._base.weights(where)
+
+    def stores(self, settings: DistilSettings, where: Environment) -> tuple[TokenStore, TokenStore]:
+        """(training, held-out) text of the run in the student's tokens, beside which the teacher's held-out text is made.
+
+        Of captured answers it is the text they are about, so far as it can be read back from its tokens.
+        """
+        folder, spelled = settings.out / "data", self._spelled[1]
+        if self.captured is None:
+            stores = stores_of(settings, self._student, where)
+            if where.world.first:
+                self._held_out = self._in_tokens_of_teacher(stores[1], "held_out")
+            return stores
+        self._theirs, self._held_out = self.captured.stores()
+        if where.world.first:
+            answered = self._theirs.documents_in(self.captured.answers.rows, length=self.captured.answers.length)
+            tokenizer, end = self._student.tokenizer, self._student.end
+            for side, store, most in (("train", self._theirs, answered), ("held_out", self._held_out, None)):
+                retokenised(store, spelled, tokenizer, folder / side, end=end, documents=most)
+        where.world.barrier()
+        return text_of_run(settings.out)
+
+    def query(self, store: TokenStore, where: Environment, *, rows: int, length: int) -> None:
+        """Computes the teacher's log-probabilities of the documents of the first ``rows`` rows, or reads those of before.
+
+        Raises Mismatch where no chunk has a target.
+        """
+        folder = self._settings.out / "aligned"
+        self._tokens = store.tokens
+        if self.captured is None:
+            self.rows = min(rows, Rows(store, length=length).n_rows)
+        if where.world.first and not (folder / MANIFEST).is_file():
+            read = np.ones(store.documents, dtype=bool)
+            if self.rows is not None:
+                read = store.documents_in(self.rows, length=length)
+                self._theirs = self._in_tokens_of_teacher(store, "train", documents=read)
+            self._write(folder, store, self._logprobs(where), store.layout(length), read)
+        where.world.barrier()
+        largest = logprobs_in(self._settings.out / _LOGPROBS).largest if self._needed.largest else None
+        if largest is not None:
+            largest = largest.reshape(-1, largest.shape[-1])
+        layout = store.layout(length)
+        self._aligned = AlignedTeacher(
+            folder, name=self.about.name, read=lambda rows: layout.places(rows).token, largest=largest
+        )
+        console.print(across(self._aligned.facts))
+        if not self._aligned.facts["bytes_with_target"]:
+            raise Mismatch(
+                f"--tokenizer-align bytes: no chunk of {store.folder} has a target: of {self._aligned.facts['documents']:,} "
+                f"documents {self._aligned.facts['unread']:,} are not the same bytes in both tokenizers. Look at one with "
+                "limbeck doctor, or give a student with the teacher's tokenizer"
+            )
+
+    def counted(self, batch: Batch) -> Batch:
+        """A batch as it is: what has no target is learned from the text alone."""
+        return batch
+
+    @property
+    def size(self) -> Size | None:
+        """What is in memory beside the student: None where the answers are there."""
+        return self._base.size
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What run.json says of it."""
+        return self._base.facts | {"aligned": dict(self.logits.facts)}
+
+    def passes(self, tokens: int, length: int) -> float:
+        """Forward passes of the teacher for each token that a run trains on: one pass over its own tokens of what it reads."""
+        return float(self.logits.facts["tokens_asked"]) / max(tokens, self._tokens if self.captured else 0)
+
+    def held_out(self, where: Environment) -> HeldOut:
+        """The held-out text as the teacher reads it; on the rank that writes."""
+        rows = self.captured.held_out.cache.rows if self.captured else None
+        return HeldOut(self._held_out, length=self._row(where), machine=where, trained=self._settings.tokens, rows=rows)
+
+    def _row(self, where: Environment) -> int:
+        """Tokens of its rows: as many as the student's, and no fewer than is usual."""
+        if self.captured is not None:
+            return self.captured.answers.length
+        return min(self.about.context, max(self._settings.length or 0, _ROW[where.world.device.type]))
+
+    def _in_tokens_of_teacher(self, store: TokenStore, side: str, *, documents: np.ndarray | None = None) -> TokenStore:
+        folder, tokenizer = self._settings.out / "data" / "teacher" / side, self.about.tokenizer
+        made = retokenised(store, self._spelled[0], tokenizer, folder, end=self.about.end, documents=documents)
+        return made.packed(store.packing)
+
+    def _logprobs(self, where: Environment) -> TeacherLogprobs:
+        """The teacher's log-probability of each token of its stream but the first."""
+        length, store = self._row(where), self._theirs
+        rows = Rows(store, length=length)
+        number = self.captured.answers.rows if self.captured else rows.n_rows
+        tokens, device = number * length, where.world.device
+        console.print(
+            f"computing the log-probabilities of teacher {self.about.name} once, of {count(tokens)} of its own tokens"
+        )
+        return measure_logprobs(
+            self._base.logits,
+            lambda numbers: rows.rows_of(numbers).to(device),
+            self._settings.out / _LOGPROBS,
+            rows=number,
+            length=length,
+            batch_rows=micro_rows(length, device),
+            made_from={
+                "teacher": self.captured.identity if self.captured else self._settings.teacher,
+                "corpus": store.manifest["corpus_sha256"],
+                "documents": store.manifest["made_from"].get("documents", store.documents),
+                **packed_as(store),
+            },
+            kept=self._kept(),
+            report=_Lines(number, length),
+        )
+
+    def _kept(self) -> Recorded:
+        """What is kept of each of its distributions: no more outcomes than it has; where words begin if chunks are merged."""
+        there = self.captured.answers.codec.k if self.captured else self.about.vocab
+        begin = torch.from_numpy(self._spelled[1].begin_words(self.about.vocab)) if self._needed.merge else None
+        return Recorded(largest=min(self._needed.largest, there), some=begin)
+
+    def _write(
+        self,
+        folder: Path,
+        store: TokenStore,
+        logprobs: TeacherLogprobs,
+        layout: Layout,
+        read: Bool[np.ndarray, " documents"],
+    ) -> None:
+        """Writes the log-probabilities of the teacher's tokens by chunks of the student's, of the documents that are ``read``."""
+        log_p = logprobs.log_p.reshape(-1)
+        mass = None if logprobs.mass is None else logprobs.mass.reshape(-1)
+        largest = None if logprobs.largest is None else logprobs.largest.reshape(len(log_p), -1)
+        tally = Tally(asked=len(log_p))
+        ours, theirs = Side(store, self._spelled[0]), Side(self._theirs, self._spelled[1])
+        asked = self._theirs.layout(logprobs.log_p.shape[1])
+
+        def documents() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+            for document in range(min(store.documents, self._theirs.documents)):
+                if not read[document] or store.starts[document] == store.starts[document + 1]:
+                    continue  # nothing of it is learned from
+                first, chunks = int(store.starts[document]), chunks_of(ours, theirs, document)
+                if chunks is None:
+                    tally.miss(store.bytes_of(document))
+                    continue
+                start, stop = int(self._theirs.starts[document]), int(self._theirs.starts[document + 1])
+                place = asked.predicted(start, stop)[0]
+                if mass is not None:  # of what follows each of their tokens
+                    chunks = chunks.merged(_at(mass, np.append(place[1:], -1)) > self._needed.merge)
+                found = chunks.log_p(_at(log_p, place))
+                tally.add(chunks, *found, segment=layout.predicted(first, first + len(chunks.ours))[1])
+                meets = np.where(chunks.meets > 0, place[chunks.meets], -1)  # the position that predicts the token
+                meets[meets >= len(log_p)] = -1
+                if largest is not None:
+                    tally.meet(largest[meets[meets >= 0]].sum(-1, dtype=np.float64))
+                yield first, *found, meets
+
+        write_aligned(folder, documents(), tokens=store.tokens, facts=tally.row)
+
+
+class Tally:
+    """What of the training text has a target, in bytes and tokens. ``asked`` is how many tokens the teacher read for it."""
+
+    def __init__(self, *, asked: int) -> None:
+        self._counts = dict.fromkeys(
+            ("documents", "unread", "bytes", "bytes_with_target", "chunks", "student_tokens", "teacher_tokens"), 0
+        )
+        self._asked = asked
+        self._met, self._mass = 0, 0.0
+
+    def miss(self, size: int) -> None:
+        """Counts a document that is not the same bytes in both tokenizers."""
+        self._add(documents=1, unread=1, bytes=size)
+
+    def add(
+        self, chunks: DocumentChunks, ends: np.ndarray, log_p: np.ndarray, *, segment: Int64[np.ndarray, " n"]
+    ) -> None:
+        """Counts a document; ``segment``: in which part of the student's rows each of its tokens is predicted."""
+        last = np.flatnonzero(ends)
+        begin = np.concatenate([[0], last[:-1] + 1])
+        # not predicted is the first token of a document, and so its chunk
+        target = np.isfinite(log_p[last]) & (segment[begin] == segment[last]) & (begin > 0)
+        sizes = np.add.reduceat(chunks.sizes, begin)
+        members = chunks.ours[last[target]]
+        self._add(
+            documents=1,
+            bytes=int(chunks.sizes[1:].sum()),
+            bytes_with_target=int(sizes[target].sum()),
+            chunks=int(target.sum()),
+            student_tokens=int((last - begin + 1)[target].sum()),
+            teacher_tokens=int(np.isin(chunks.theirs, members).sum()),
+        )
+
+    def meet(self, mass: Float[np.ndarray, " n"]) -> None:
+        """Counts positions where both have read the same, by the mass of the teacher's largest probabilities; 0: not queried."""
+        self._met += int((mass > 0).sum())
+        self._mass += float(mass.sum())
+
+    def row(self) -> dict[str, Any]:
+        """As JSON."""
+        covered = self._counts["bytes_with_target"] / max(1, self._counts["bytes"])
+        facts = {**self._counts, "tokens_asked": self._asked, "coverage": covered}
+        return facts | ({"positions_met": self._met, "mass_met": self._mass / self._met} if self._met else {})
+
+    def _add(self, **counts: int) -> None:
+        for name, number in counts.items():
+            self._counts[name] += number
+
+
+class _Lines:
+    """Prints how far the teacher is, every 20 seconds."""
+
+    def __init__(self, rows: int, length: int) -> None:
+        self._rows, self._length = rows, length
+        self._start = self._last = time.monotonic()
+        self._before: int | None = None
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if self._before is None:
+            self._before, self._start = done, now
+        elif now - self._last >= _LINE_EVERY:
+            self._last = now
+            left = (now - self._start) / (done - self._before) * (self._rows - done)
+            console.print(f"teacher: {count(done * self._length)} tokens, about {duration(left)} left")
+
+
+def across(facts: Mapping[str, Any]) -> str:
+    """A sentence of the report about a teacher with another tokenizer, from the counts of `Tally`."""
+    unread = f"; {facts['unread']:,} of {facts['documents']:,} documents are not the same bytes in both, and have none"
+    met = ""
+    if "mass_met" in facts:
+        met = f"; their largest probabilities meet at {facts['positions_met']:,} positions, and leave "
+        met += f"{share(1 - facts['mass_met'])} of the teacher's mass"
+    return (
+        f"teacher and student have different tokenizers: {share(facts['coverage'])} of the learned bytes have a target, in "
+        f"chunks of {facts['student_tokens'] / max(1, facts['chunks']):.2f} of the student's tokens and "
+        f"{facts['teacher_tokens'] / max(1, facts['chunks']):.2f} of the teacher's{unread if facts['unread'] else ''}{met}. The "
+        "two are compared in bits per byte; a divergence between them does not exist"
+    )
+
+
+def _at(values: np.ndarray, places: Int64[np.ndarray, " n"]) -> np.ndarray:
+    """The values at these places, NaN where there are none."""
+    found = np.full(len(places), np.nan)
+    there = (places >= 0) & (places < len(values))
+    found[there] = values[places[there]]
+    return found
+
+
+TeacherSource = RunTeacher | CrossTokenizerTeacher

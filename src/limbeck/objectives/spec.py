@@ -1,0 +1,60 @@
+"""An objective as text, parsed once: what a run needs to know of it, and a fresh one for each training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+from limbeck.objectives.base import Objective, terms_of
+from limbeck.objectives.parse import code_of, parse
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """``text`` as the user wrote it, and the objective that it names. Two are equal where their texts are.
+
+    ``objective`` is only read: trainings move state, so each gets its own from `make`.
+    """
+
+    text: str
+    objective: Objective = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, text: str) -> ObjectiveSpec:
+        """Parses a text. Raises BadObjective, saying what was expected where."""
+        return cls(text, parse(text))
+
+    def make(self) -> Objective:
+        """A new objective at the start of its schedules."""
+        return deepcopy(self.objective)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether its loss is computed from a teacher."""
+        return self.objective.needs_teacher
+
+    @property
+    def canonical(self) -> str:
+        """The text with every parameter named, the same for all ways to write one objective."""
+        return repr(self.objective)
+
+    @property
+    def terms(self) -> list[Objective]:
+        """The terms of a sum, or the objective alone. For reading: `make` gives one to train with."""
+        return [term for _, term in terms_of(self.objective)]
+
+    @property
+    def parts(self) -> Iterable[Objective]:
+        """Every objective inside, also those that others are made of. For reading."""
+        return (part for part in self.objective.modules() if isinstance(part, Objective))
+
+    @property
+    def code(self) -> dict[str, str]:
+        """SHA-256 of the files with the user's own classes in it, by class."""
+        return code_of(self.objective)
+
+
+def any_needs_teacher(objectives: Iterable[ObjectiveSpec]) -> bool:
+    """Whether one of these is computed from a teacher."""
+    return any(spec.needs_teacher for spec in objectives)

@@ -1,0 +1,94 @@
+"""Which teacher a run has, parsed once from what the user gave: a model, captured logits, or a model on a server.
+
+Commands make one of these values of their settings, and nothing after that looks at the text. A new kind of teacher is a class
+here, a line of `teacher_ref`, and what the jobs do with it, which mypy asks for where they match on the kinds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from limbeck.disk import existing
+from limbeck.errors import BadSetting
+from limbeck.teachers.remote.http import Address, is_served
+
+ANSWERS, DESCRIPTION = (
+    "answers",
+    "teacher",
+)  # folders inside a capture's: the logits, and the teacher without its weights
+
+
+@dataclass(frozen=True)
+class LocalRef:
+    """A model's folder, file or hub id; ``name`` is what the user gave."""
+
+    name: str
+    has_weights: ClassVar[bool] = True
+    has_full_logits: ClassVar[bool] = True
+
+    @property
+    def config_source(self) -> str | Path:
+        """The model whose configuration and tokenizer describe the teacher."""
+        return self.name
+
+
+@dataclass(frozen=True)
+class CapturedRef:
+    """A folder that `limbeck capture` wrote, whole or begun: the text in tokens, the logits, the teacher's description."""
+
+    name: str
+    folder: Path
+    has_weights: ClassVar[bool] = False
+    has_full_logits: ClassVar[bool] = False
+
+    @property
+    def config_source(self) -> str | Path:
+        """The description in the folder: configuration and tokenizer, no weights."""
+        return self.folder / DESCRIPTION
+
+
+@dataclass(frozen=True)
+class ServedRef:
+    """A model on a server, given as http://HOST:PORT/v1#MODEL; ``tokenizer`` names its configuration and tokenizer."""
+
+    name: str
+    tokenizer: str | None = None
+    has_weights: ClassVar[bool] = False
+    has_full_logits: ClassVar[bool] = False
+
+    @cached_property
+    def address(self) -> Address:
+        """Host, port, path and model. Raises BadSetting where the text is no such address."""
+        return Address.of(self.name)
+
+    @property
+    def config_source(self) -> str | Path:
+        """What --tokenizer names. Raises BadSetting without it, or where the address cannot be read."""
+        _ = self.address
+        if self.tokenizer is None:
+            raise BadSetting(
+                f"--teacher {self.name}: text is made into tokens here, and a server does not give its tokenizer: give the "
+                "folder or hub id of the model's configuration and tokenizer (its weights are not needed) with --tokenizer"
+            )
+        return self.tokenizer
+
+
+TeacherRef = LocalRef | CapturedRef | ServedRef
+
+
+def teacher_ref(name: str, tokenizer: str | None = None) -> TeacherRef:
+    """The teacher that a text names. Raises BadSetting where a ``tokenizer`` is given for one that has its own."""
+    if is_served(name):
+        return ServedRef(name, tokenizer)
+    if tokenizer is not None:
+        raise BadSetting(f"--tokenizer {tokenizer}: only a teacher on a server needs it; {name} has its own")
+    return CapturedRef(name, Path(name).expanduser()) if is_capture(name) else LocalRef(name)
+
+
+def is_capture(name: str | Path) -> bool:
+    """Whether a folder of captured logits is there, whole or begun."""
+    folder = existing(name)
+    return folder is not None and (folder / ANSWERS).is_dir() and (folder / DESCRIPTION).is_dir()
