@@ -10,9 +10,9 @@ Targets are shifted once, where rows are packed (`corpora/pack.py`): everywhere 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NotRequired, Protocol, TypedDict, overload, runtime_checkable
+from typing import Any, NotRequired, Protocol, TypedDict, TypeVar, overload, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,15 +20,30 @@ from torch import Tensor
 
 from limbeck.errors import Mismatch
 
+Dataclass = TypeVar("Dataclass", bound="Batch | ModelInputs")
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """What a model reads of B rows: tokens, their positions, which restart at 0 with each document, and the documents.
+
+    Whatever else a model may read (pixels) is a field here.
+    """
+
+    tokens: Int[Tensor, "B T"]
+    position: Int[Tensor, "B T"]
+    document: Int[Tensor, "B T"]
+
 
 @dataclass(frozen=True)
 class Batch:
     """Rows of packed documents, already shifted.
 
-    ``weight`` is the weight of each prediction in the loss: 0 for padding, prompts, and the last token of a document.
-    ``position`` restarts at 0 with each document of a row, which also keeps attention inside the document. ``document`` is the
-    index of the document in its store, -1 for padding. ``row`` is the number of each row in its corpus, by which captured logits
-    are found.
+    ``weight`` is what a prediction counts: 0 for padding, prompts, and the last token of a document cut by nothing but
+    its end. ``position`` restarts at 0 with each document of a row, which is also what keeps attention inside it.
+    ``document`` is the index of the document in its store, -1 where there is none. ``row`` is the number of each row among
+    all those of its corpus, by which captured logits are found. ``student_inputs``: what the student reads, where that is
+    other than what its teacher reads, such as masked tokens.
     """
 
     tokens: Int[Tensor, "B T"]
@@ -37,30 +52,55 @@ class Batch:
     position: Int[Tensor, "B T"]
     document: Int[Tensor, "B T"]
     row: Int[Tensor, "B"]
+    student_inputs: ModelInputs | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
+        return mapped(self, lambda tensor: tensor.to(device))
 
-    def rows(self, part: slice) -> Batch:
-        """Some rows of this batch."""
-        return replace(self, **{name: getattr(self, name)[part] for name in self.__dataclass_fields__})
+    def rows(self, part: slice | Tensor) -> Batch:
+        """Some rows of this batch, by a slice or by their indices."""
+        return mapped(self, lambda tensor: tensor[part])
+
+    @property
+    def inputs(self) -> ModelInputs:
+        """What a model reads of these rows."""
+        return ModelInputs(self.tokens, self.position, self.document)
+
+    def for_student(self) -> Batch:
+        """The batch as the student reads it: its own inputs in the place of the teacher's, where it has such."""
+        if self.student_inputs is None:
+            return self
+        own = self.student_inputs
+        return replace(self, tokens=own.tokens, position=own.position, document=own.document, student_inputs=None)
+
+    @property
+    def sequence(self) -> Int[Tensor, "B T"]:
+        """Ids from 0 of the sequences in these rows: one begins with each row, and wherever positions restart."""
+        begins = self.position == 0
+        begins[:, 0] = True
+        return begins.reshape(-1).cumsum(0).sub_(1).view_as(self.position)
 
     def flat(self) -> Chunk:
         """All positions in one axis of length B x T."""
-        return Chunk(self.targets.reshape(-1), self.weight.reshape(-1))
+        return Chunk(self.targets.reshape(-1), self.weight.reshape(-1), self.sequence.reshape(-1))
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """n positions as an objective gets them: the target token of each, and the weight of its prediction."""
+    """What an objective may know of n positions: the token that follows, and how much the prediction counts.
+
+    ``sequence``: which sequence of the batch each position belongs to, so that a loss may sum over one. Positions of one sequence
+    may come in several chunks, in order. None where positions stand alone.
+    """
 
     targets: Int[Tensor, "n"]
     weight: Float[Tensor, "n"]
+    sequence: Int[Tensor, "n"] | None = None
 
-    def part(self, part: slice) -> Chunk:
+    def part(self, part: slice | Tensor) -> Chunk:
         """Some of the positions."""
-        return Chunk(self.targets[part], self.weight[part])
+        return Chunk(self.targets[part], self.weight[part], None if self.sequence is None else self.sequence[part])
 
 
 @dataclass(frozen=True)
@@ -88,13 +128,16 @@ class Head:
 class Outputs:
     """A model's outputs for a batch before the head: hidden states, and the head that makes logits of them.
 
-    ``vocab`` is the number of tokens of the tokenizer. Rows of the head beyond it are padding and are never used, so models
-    of one family with differently padded heads have one support.
+    ``vocab`` is the number of real tokens, from the tokenizer. Rows of the head beyond it are padding: they take part in
+    nothing, so models of one family with differently padded heads meet on one support.
+
+    ``extra``: nats of each position that the model adds to its loss in training, such as a penalty of a gate; with a graph.
     """
 
     hidden: Float[Tensor, "B T D"]
     head: Head
     vocab: int
+    extra: Float[Tensor, "B T"] | None = None
 
     def logits(self, part: slice | Tensor | None = None) -> Float[Tensor, "n V"]:
         """Logits over the real vocabulary at some of the B x T flat positions, or at all of them (which is large)."""
@@ -223,6 +266,17 @@ class ChunkTargets:
     largest: Float[Tensor, "n k"] | None = None
 
 
+def mapped(value: Dataclass, change: Callable[[Tensor], Tensor]) -> Dataclass:
+    """A dataclass of tensors with each of them changed, those in dataclasses inside too; None stays."""
+    found: dict[str, Any] = {}
+    for name in value.__dataclass_fields__:
+        inside = getattr(value, name)
+        found[name] = (
+            change(inside) if isinstance(inside, Tensor) else None if inside is None else mapped(inside, change)
+        )
+    return replace(value, **found)
+
+
 def tempered(logits: Float[Tensor, "*shape"], temperature: float | Tensor) -> Float[Tensor, "*shape"]:
     """Logits divided by a temperature; at temperature 1 the same tensor, since a division would cost a pass over all of them."""
     return logits if isinstance(temperature, float) and temperature == 1.0 else logits / temperature
@@ -327,10 +381,16 @@ def each(teacher: Teacher, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Ou
 
 @runtime_checkable
 class Corpus(Protocol):
-    """Rows in a fixed, shuffled, endless order, with a position that can be saved."""
+    """Rows in a fixed, shuffled, endless order, with a position that can be saved.
+
+    ``length``: tokens of a row; ``seed``: that of the order. `take` gives the next rows, `documents` the names of those with
+    weight in the last rows that were taken: what a message names.
+    """
 
     length: int
+    seed: int
 
     def take(self, rows: int) -> Batch: ...
+    def documents(self, rows: int) -> list[str]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...

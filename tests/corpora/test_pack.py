@@ -339,13 +339,16 @@ def test_padding_weighs_nothing_and_stands_at_the_end_of_rows(documents, length)
     assert ((~padding).sum(1) <= length // 2).sum() <= 1  # two such rows would be one
 
 
+FIELDS = ("tokens", "targets", "weight", "position", "document", "row")  # of a batch out of a store
+
+
 def assert_equal(one: Batch, other: Batch) -> None:
-    for name in Batch.__dataclass_fields__:
+    for name in FIELDS:
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
 def joined(batches: list[Batch]) -> Batch:
-    return Batch(**{name: torch.cat([getattr(b, name) for b in batches]) for name in Batch.__dataclass_fields__})
+    return Batch(**{name: torch.cat([getattr(b, name) for b in batches]) for name in FIELDS})
 
 
 @given(st.integers(0, 2**31), st.lists(st.integers(1, 9), min_size=1, max_size=8), st.integers(0, 7))
@@ -418,7 +421,7 @@ def test_rows_are_a_corpus_of_plain_tensors():
     batch = rows.take(4)
     assert {getattr(batch, name).dtype for name in ("tokens", "targets", "position", "document")} == {torch.int64}
     assert batch.weight.dtype == torch.float32
-    assert all(getattr(batch, name).shape == (4, 7) for name in Batch.__dataclass_fields__ if name != "row")
+    assert all(getattr(batch, name).shape == (4, 7) for name in FIELDS if name != "row")
     assert batch.row.shape == (4,)
 
 

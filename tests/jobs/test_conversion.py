@@ -39,6 +39,7 @@ from limbeck.report.state import state_sentence
 from limbeck.run.match import Match
 from limbeck.run.optim import adamw
 from limbeck.run.run import Run
+from limbeck.run.step import LossTerm
 from limbeck.run.world import alone
 from limbeck.students.convert import convert
 from tests.helpers.models import batch, frozen, llama, write_corpus, write_teacher
@@ -57,7 +58,8 @@ def steps_of(match: Match, student, batches, steps: int) -> list[float]:
     optimizer = adamw(student.model, [], weight_decay=0.0)
     for group in optimizer.param_groups:
         group["lr"] = 3e-3
-    made = (match(student, None, CrossEntropy(), optimizer, batches, world=alone(), max_norm=1.0) for _ in range(steps))
+    terms = [LossTerm(rows, CrossEntropy()) for rows in batches]
+    made = (match(student, terms, optimizer, mesh=alone(), max_norm=1.0) for _ in range(steps))
     return [step.loss for step in made]
 
 

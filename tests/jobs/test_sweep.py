@@ -14,7 +14,7 @@ from limbeck.errors import BadFolder, BadSetting, Interrupted, LimbeckError
 from limbeck.jobs.distil import sweep as family
 from limbeck.jobs.distil.arms import Arm
 from limbeck.jobs.distil.teacher import RunTeacher
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.report import write_family_report
 from limbeck.run import lockstep as together

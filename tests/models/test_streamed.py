@@ -12,8 +12,11 @@ from transformers import BloomConfig, GraniteConfig
 import limbeck
 from limbeck.errors import BadModel, BadSetting
 from limbeck.jobs.common.captured import Captured
-from limbeck.models.load import LanguageModel, load, new_model, save
-from limbeck.models.memory import MemoryBudget, Needs
+from limbeck.models.build import new_model
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
+from limbeck.models.memory import MemoryBudget
+from limbeck.models.save import save
 from limbeck.models.streamed import StreamedModel, load_streamed
 from limbeck.teachers.ref import ANSWERS
 from limbeck.types import each

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from limbeck.errors import NonFiniteLoss, NothingToLearn
 from limbeck.objectives import TAID, CrossEntropy, ForwardKL
 from limbeck.run.optim import adamw, learning_rate
-from limbeck.run.step import train_step
+from limbeck.run.step import LossTerm, train_step
 from limbeck.run.world import alone
 from tests.helpers.models import batch, frozen, llama, tokenizer
 
@@ -27,7 +27,8 @@ def updated(objective, batches, steps=2):
     optimizer = adamw(student.model, objective.parameters(), weight_decay=0.1)
     optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 1e-2
     objective.begin(10)
-    losses = [train_step(student, TEACHER, objective, optimizer, batches, world=alone()).loss for _ in range(steps)]
+    terms = [LossTerm(rows, objective, TEACHER) for rows in batches]
+    losses = [train_step(student, terms, optimizer, mesh=alone()).loss for _ in range(steps)]
     return torch.cat([p.detach().flatten() for p in student.model.parameters()]), losses, objective.state_dict()
 
 
@@ -97,7 +98,7 @@ def test_nothing_is_updated_when_the_loss_is_not_a_number():
     before = copy.deepcopy(student.model.state_dict())
     state = copy.deepcopy(objective.state_dict())
     with pytest.raises(NonFiniteLoss, match="loss nan nats"):
-        train_step(student, broken, objective, optimizer, [batch(vocab=len(TOK))], world=alone())
+        train_step(student, [LossTerm(batch(vocab=len(TOK)), objective, broken)], optimizer, mesh=alone())
     assert all(torch.equal(before[name], tensor) for name, tensor in student.model.state_dict().items())
     assert all(torch.equal(state[name], tensor) for name, tensor in objective.state_dict().items())
 
@@ -107,8 +108,8 @@ def test_a_step_without_weight_is_refused():
     student = llama(tok=TOK)
     optimizer = adamw(student.model, [], weight_decay=0.0)
     empty = dataclasses.replace(rows, weight=torch.zeros_like(rows.weight))
-    with pytest.raises(NothingToLearn, match="got 1 micro-batches without one"):
-        train_step(student, None, CrossEntropy(), optimizer, [empty], world=alone())
+    with pytest.raises(NothingToLearn, match="all 1 micro-batches of a step have weight 0"):
+        train_step(student, [LossTerm(empty, CrossEntropy())], optimizer, mesh=alone())
 
 
 @pytest.mark.parametrize("schedule", ["wsd", "cosine", "constant"])

@@ -74,6 +74,11 @@ class Rows:
         """The last ``rows`` rows that all ranks together have taken."""
         return self.rows_of(np.array([self._row(i) for i in range(self._next - rows, self._next)], dtype=np.int64))
 
+    def documents(self, rows: int) -> list[str]:
+        """Names of the documents with weight in the last ``rows`` rows that all ranks together have taken."""
+        taken = self.taken(rows)
+        return [self.store.name_of(i) for i in taken.document[taken.weight > 0].unique().tolist()]
+
     def rows_of(self, rows: Int64[np.ndarray, " B"]) -> Batch:
         """The rows of these numbers, from 0 to ``n_rows`` - 1.
 

@@ -73,7 +73,7 @@ def fused_backward(
     with torch.no_grad(), exact(outputs.hidden):
         for part, student, teacher in _products(*sides, positions):
             here = positions[part]
-            chunk = Chunk(flat.targets[here], flat.weight[here])
+            chunk = flat.part(here)
             values = []
             for rows in _parts(len(student.raw), sizes.block):
                 logits = student.logits(rows)
@@ -85,6 +85,8 @@ def fused_backward(
                 student.raw[rows] = student.gradient(gradient, logits)
             total += torch.cat(values).double() @ factor[part].double()
             back.add(here, student, factor[part])
+        if outputs.extra is not None:
+            total += back.penalty(outputs.extra, positions, factor)
     back.finish()
     return total
 
@@ -98,10 +100,7 @@ def fused_nats(
     *,
     sizes: Sizes | Literal["auto"] = "auto",
 ) -> Float[Tensor, "B T"]:
-    """Nats of every position of weight > 0, 0 elsewhere. Computes no gradients and advances no schedule.
-
-    Raises as `fused_backward`.
-    """
+    """Nats of every position of weight > 0, 0 elsewhere, without ``outputs.extra``. Nothing learns, no schedule moves."""
     nats = torch.zeros(batch.weight.numel(), device=batch.weight.device)
     positions = batch.flat().weight.nonzero().squeeze(-1)
     sloped = _sloped(objective, outputs, signal, batch, sizes)
@@ -135,8 +134,8 @@ def walk(
         for rows in _parts(len(student.raw), sizes.block):
             which = slice(part.start + rows.start, part.start + rows.stop)
             here = positions[which]
-            teacher_signal = None if teacher is None else teacher.signal(rows)
-            yield which, student.logits(rows), teacher_signal, Chunk(flat.targets[here], flat.weight[here])
+            said = None if teacher is None else teacher.signal(rows)
+            yield which, student.logits(rows), said, flat.part(here)
 
 
 def release() -> None:
@@ -260,6 +259,14 @@ class _Back:
         self.hidden = torch.zeros_like(hidden).view(-1, hidden.shape[-1]) if hidden.requires_grad else None
         self.weight = self._gather(head.weight)
         self.bias = None if head.bias is None else self._gather(head.bias)
+        self.extra: Tensor | None = None
+
+    def penalty(self, extra: Tensor, positions: Tensor, factor: Tensor) -> Tensor:
+        """Takes up the model's own nats at some positions; gives factor x nats, summed in float64."""
+        if extra.requires_grad:
+            self.extra = torch.zeros_like(extra, requires_grad=False).view(-1)
+            self.extra[positions] = factor.to(extra.dtype)
+        return extra.detach().reshape(-1)[positions].double() @ factor.double()
 
     @staticmethod
     def _gather(tensor: Tensor) -> Tensor | None:
@@ -289,6 +296,7 @@ class _Back:
         """Propagates the accumulated gradients that are not in ``grad`` yet back through the student."""
         head = self.outputs.head
         gathered = [(self.outputs.hidden, self.hidden), (head.weight, self.weight), (head.bias, self.bias)]
+        gathered += [] if self.extra is None else [(self.outputs.extra, self.extra)]
         waiting = [
             (tensor, gradient.view(tensor.shape).to(tensor.dtype))
             for tensor, gradient in gathered

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,8 +22,8 @@ from limbeck.models.decoder import LimbeckForCausalLM, LimbeckLayer
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.precision import exact
-from limbeck.run.step import Step
-from limbeck.run.world import World
+from limbeck.run.mesh import Mesh
+from limbeck.run.step import LossTerm, Step
 from limbeck.types import Batch
 
 UNIT = "relative"  # the squared error as a share of the squared target
@@ -52,15 +51,13 @@ class Match:
     def __call__(
         self,
         student: LanguageModel,
-        teacher: Any,
-        objective: Any,
+        terms: Sequence[LossTerm],
         optimizer: torch.optim.Optimizer,
-        batches: Sequence[Batch],
         *,
-        world: World,
+        mesh: Mesh,
         max_norm: float,
     ) -> Step:
-        """Updates the student once. Teacher, objective and gradient clipping are not used.
+        """Updates the student once, on the batches of the terms. Objectives and the limit on gradients take no part.
 
         AdamW is invariant to the scale of a layer's error; clipping the norm over all layers would undo that.
 
@@ -68,7 +65,8 @@ class Match:
         """
         model = student.model
         assert isinstance(model, LimbeckForCausalLM)
-        real = world.sum(float(sum((batch.document >= 0).sum() for batch in batches)))
+        batches = [term.batch for term in terms]
+        real = mesh.sum(float(sum((batch.document >= 0).sum() for batch in batches)))
         if real == 0:
             raise NothingToLearn(
                 "expected tokens to match in every step, got a step with padding only: give more text with --data"
@@ -82,10 +80,10 @@ class Match:
                 wrong[place] += float(error.detach().sum())
                 wanted[place] += float(size.sum())
         trained = [p for group in optimizer.param_groups for p in group["params"]]
-        world.sum_gradients(trained)
-        shares = [world.sum(float(a)) / max(world.sum(float(b)), 1e-30) for a, b in zip(wrong, wanted, strict=True)]
+        mesh.sum_gradients(trained)
+        shares = [mesh.sum(float(a)) / max(mesh.sum(float(b)), 1e-30) for a, b in zip(wrong, wanted, strict=True)]
         loss = sum(shares) / len(shares)
-        norm = float(torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None], foreach=True))
+        norm = mesh.clip([p.grad for p in trained if p.grad is not None], math.inf)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             optimizer.zero_grad(set_to_none=True)
             raise NonFiniteLoss(f"loss {loss} {UNIT}, gradient norm {norm}")

@@ -17,18 +17,17 @@ from types import FrameType
 
 import torch
 
-from limbeck.corpora.pack import Rows
 from limbeck.disk import writing
 from limbeck.errors import BadFolder, Interrupted, NonFiniteLoss
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.micro_batch import MICRO_TOKENS
 from limbeck.objectives.base import Objective
 from limbeck.run.log import Metrics, peak_rss_gib, progress
+from limbeck.run.mesh import Mesh
 from limbeck.run.optim import SLOWEST, Schedule, adamw, set_rates, slow_parameters
 from limbeck.run.save import TrainState, checkpoints, load_checkpoint, save_checkpoint
-from limbeck.run.step import Step, train_step
-from limbeck.run.world import World
-from limbeck.types import Batch, ChunkTeacher, Teacher
+from limbeck.run.step import LossTerm, Step, train_step
+from limbeck.types import Batch, ChunkTeacher, Corpus, Teacher
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,10 @@ class Run:
     label: str
     student: LanguageModel
     teacher: Teacher | ChunkTeacher | None
-    corpus: Rows
+    corpus: Corpus
     objective: Objective
     plan: Plan
-    world: World
+    world: Mesh
     update: Callable[..., Step] = train_step
     unit: str = "nats"
     after: float = 0.0
@@ -189,11 +188,12 @@ class Run:
         self.corpus.load_state_dict(state["corpus"])
         return state["step"], state["tokens"]
 
-    def _save(self, step: int, tokens: int, train_state: TrainState) -> None:
+    def _save(self, step: int, tokens: int, moving: TrainState) -> None:
+        tensors = {name: self.world.whole(tensor) for name, tensor in moving.tensors().items()}
         if self.world.first:
             state = {"tokens": tokens, "corpus": self.corpus.state_dict()}
             state |= {"slowest": SLOWEST} if slow_parameters(self.student.model) else {}
-            save_checkpoint(self.folder, step, train_state, state)
+            save_checkpoint(self.folder, step, tensors, state)
         self.world.barrier()
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:
@@ -203,29 +203,16 @@ class Run:
         # Dropout, if a model has it, is seeded by the step and the rank, so that a resumed run has the same random numbers.
         torch.manual_seed((self.corpus.seed * (self.plan.steps + 1) + step) * self.world.size + self.world.rank)
         rows = self.corpus.take(count)
-        batches = list(micro_batches(rows, self.world.device))
+        terms = [LossTerm(b, self.objective, self.teacher) for b in micro_batches(rows, self.world.device)]
         try:
             with torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self.plan.bf16):
-                return self.update(
-                    self.student,
-                    self.teacher,
-                    self.objective,
-                    optimizer,
-                    batches,
-                    world=self.world,
-                    max_norm=self.plan.max_norm,
-                )
+                return self.update(self.student, terms, optimizer, mesh=self.world, max_norm=self.plan.max_norm)
         except NonFiniteLoss as error:
             raise NonFiniteLoss(
-                f"{self.label}: {error} at step {step + 1} of {self.plan.steps}. The weights were not updated. "
-                f"The step's documents: {', '.join(self._documents(self.corpus.taken(count)))}. The last checkpoint is "
-                f"{_last(self.folder)}. Check these documents, or lower --lr, and start again in another --out."
+                f"{self.label}: {error} at step {step + 1} of {self.plan.steps}. Nothing was updated. "
+                f"Its documents: {_first(self.corpus.documents(count))}. The last good checkpoint is "
+                f"{_last(self.folder)}. Look at these documents, or lower --lr, and start again in another --out."
             ) from error
-
-    def _documents(self, rows: Batch) -> list[str]:
-        found = rows.document[rows.weight > 0].unique().tolist()
-        names = [self.corpus.store.name_of(i) for i in found[:12]]
-        return names + ([f"and {len(found) - 12} more"] if len(found) > 12 else [])
 
 
 def micro_batches(rows: Batch, device: torch.device) -> Iterator[Batch]:
@@ -251,6 +238,11 @@ def _row(step: int, tokens: int, report: Step, lr: float, rate: float, *, unit: 
         "tokens_per_s": round(rate, 1),
         "peak_rss_gib": round(peak_rss_gib(), 4),
     }
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first twelve names, and how many more there are."""
+    return ", ".join([*names[:12], *([f"and {len(names) - 12} more"] if len(names) > 12 else [])])
 
 
 def _last(folder: Path) -> str:

@@ -69,15 +69,12 @@ class TrainState:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 
-def save_checkpoint(folder: Path, step: int, train_state: TrainState, state: Mapping[str, Any]) -> Path:
-    """Writes the checkpoint ``folder/step-000500`` (for step 500), then removes older ones; gives its path.
-
-    Raises BadFolder if it cannot be written.
-    """
+def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+    """Writes what `TrainState.tensors` gave to ``folder/step-000500`` beside and renames it; then removes the older ones."""
     final = folder / f"step-{step:06d}"
     with whole_folder(final) as beside:
-        tensors = {k: t.contiguous().clone() if not t.is_contiguous() else t for k, t in train_state.tensors().items()}
-        save_file(tensors, beside / _TENSORS)
+        whole = {k: t.contiguous().clone() if not t.is_contiguous() else t for k, t in tensors.items()}
+        save_file(whole, beside / _TENSORS)
         write_json(beside / _STATE, {"step": step, **state, "files": sums(beside, [_TENSORS])})
     for older in checkpoints(folder)[:-1]:
         shutil.rmtree(older, ignore_errors=True)

@@ -1,23 +1,23 @@
 """One optimiser step.
 
-The objective gives a distillation loss per predicted token. Weight x loss is summed over every token of every micro-batch on
-every rank and divided once, by the total weight. So the step does not depend on how its rows are split into micro-batches or over
-ranks, and a masked token counts exactly 0.
+An objective gives a loss per predicted token. We add weight x loss over every token of every micro-batch on every rank
+and divide once, by the total weight: the step is the same however its rows are cut into micro-batches or spread over
+ranks, and a masked token counts exactly 0. Each micro-batch has its own objective and teacher, which most trainings have
+only one of: replayed text may be learned by cross-entropy, and each domain from its own teacher.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from limbeck.errors import NonFiniteLoss, NothingToLearn
 from limbeck.objectives.base import Objective
 from limbeck.objectives.fused import fused_backward
-from limbeck.run.world import World
+from limbeck.run.mesh import Mesh
 from limbeck.types import Batch, CausalLM, ChunkTargets, ChunkTeacher, Outputs, Sparse, Teacher
 
 
@@ -30,52 +30,75 @@ class Step:
     grad_norm: float
 
 
+@dataclass(frozen=True)
+class LossTerm:
+    """A micro-batch, the objective of its tokens, and the teacher of that, None where it needs none."""
+
+    batch: Batch
+    objective: Objective
+    teacher: Teacher | ChunkTeacher | None = None
+
+    @property
+    def weight(self) -> float:
+        """Summed weight of the tokens."""
+        return float(self.batch.weight.sum())
+
+    def signal(self) -> Outputs | Sparse | ChunkTargets | None:
+        """The teacher's targets, without a graph; None where the objective needs no teacher."""
+        if not self.objective.needs_teacher:
+            return None
+        assert self.teacher is not None, f"{self.objective} needs a teacher"
+        with torch.no_grad():
+            return self.teacher(self.batch)
+
+
 def train_step(
     student: CausalLM,
-    teacher: Teacher | ChunkTeacher | None,
-    objective: Objective,
+    terms: Sequence[LossTerm],
     optimizer: torch.optim.Optimizer,
-    batches: Sequence[Batch],
     *,
-    world: World,
+    mesh: Mesh,
     max_norm: float = 1.0,
 ) -> Step:
-    """Updates the student (and the objective's state) once, from the micro-batches of one global batch.
+    """Updates the student (and the objectives' state) once, from the micro-batches of one global batch.
 
-    Gradients are clipped to the norm ``max_norm``. Raises NothingToLearn if no token on any rank has weight; NonFiniteLoss if the
-    loss or the gradient is not finite, *before* the update: weights and optimiser are unchanged; Mismatch and BadObjective as
-    `objectives.fused_backward`.
+    An objective advances by the mean loss of its own tokens. Raises NothingToLearn when no token of any rank has weight,
+    NonFiniteLoss *before* the update when the loss or the gradient is not finite: the weights and the optimiser are then as
+    they were.
     """
-    total = world.sum(float(sum(batch.weight.sum() for batch in batches)))
+    total = mesh.sum(float(sum(term.batch.weight.sum() for term in terms)))
     if total == 0:
         raise NothingToLearn(
-            f"expected tokens with weight > 0 in every step, got {len(batches)} micro-batches without one: chat data need "
-            "assistant turns; check the data with `limbeck doctor`."
+            f"all {len(terms)} micro-batches of a step have weight 0: no token is marked to be learned. "
+            "Chat data need assistant turns; see which with `limbeck doctor`."
         )
     optimizer.zero_grad(set_to_none=True)
-    loss = 0.0
-    for batch in batches:
-        signal: Outputs | Sparse | ChunkTargets | None = None
-        if objective.needs_teacher:
-            assert teacher is not None, f"{objective} needs a teacher"
-            with torch.no_grad():
-                signal = teacher(batch)
-        loss += float(fused_backward(objective, student(batch), signal, batch, scale=1 / total))
-    loss = world.sum(loss)
+    loss, losses = 0.0, []
+    for term in terms:
+        signal, outputs = term.signal(), student(term.batch.for_student())
+        outputs = replace(outputs, head=mesh.head(outputs.head))
+        losses.append(float(fused_backward(term.objective, outputs, signal, term.batch, scale=1 / total)))
+        loss += losses[-1]
+    loss = mesh.sum(loss)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
-    world.sum_gradients(trained)
-    norm = _clip([p.grad for p in trained if p.grad is not None], max_norm)
+    mesh.sum_gradients(trained)
+    norm = mesh.clip([p.grad for p in trained if p.grad is not None], max_norm)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         optimizer.zero_grad(set_to_none=True)
         raise NonFiniteLoss(f"loss {loss} nats, gradient norm {norm}")
     optimizer.step()
-    objective.advance(loss)
+    _advance(terms, losses, loss, total, mesh)
     return Step(loss=loss, tokens=total, grad_norm=norm)
 
 
-def _clip(gradients: list[Tensor], max_norm: float) -> float:
-    """Clips the gradients to a joint norm of at most ``max_norm``; gives the norm before clipping."""
-    norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-    if norm > max_norm:
-        torch._foreach_mul_(gradients, float(max_norm / norm))
-    return float(norm)
+def _advance(terms: Sequence[LossTerm], losses: Sequence[float], loss: float, total: float, mesh: Mesh) -> None:
+    """Tells each objective the mean loss of its own tokens: of a single one that of the step."""
+    objectives = {id(term.objective): term.objective for term in terms}
+    if len(objectives) == 1:
+        terms[0].objective.advance(loss)
+        return
+    for key, objective in objectives.items():
+        own = [(term.weight, part) for term, part in zip(terms, losses, strict=True) if id(term.objective) == key]
+        weight = mesh.sum(sum(weight for weight, _ in own))
+        if weight:
+            objective.advance(mesh.sum(sum(part for _, part in own)) * total / weight)

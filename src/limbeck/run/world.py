@@ -1,7 +1,8 @@
 """The processes of a run: rank, device, and sums over all ranks.
 
-Data parallelism is a plain sum of gradients after the last micro-batch, not `DistributedDataParallel`: the fused head writes its
-gradient itself (`objectives/fused.py`), which a wrapper's hooks would not see.
+Data parallelism here is a plain sum of gradients after the last micro-batch, not `DistributedDataParallel`: the fused head
+writes its gradient itself (`objectives/fused.py`), which a wrapper's hooks would not see. `World` is the `Mesh` of
+replicated training; sharded training is another one (`run/mesh.py`).
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from limbeck.errors import OtherRankStopped
+from limbeck.types import Head
 
 _BUCKET = 2**24  # elements summed in one message: 64 MiB in float32
 
 
 @dataclass(frozen=True)
 class World:
-    """This process's ``rank`` among the ``size`` processes of the run, and its device. Rank 0 writes files and messages."""
+    """The processes of this run, each with all weights: a `Mesh`. ``rank`` 0 writes files and prints."""
 
     rank: int
     size: int
@@ -31,7 +33,7 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, which writes files and messages."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def sum(self, value: float) -> float:
@@ -69,6 +71,21 @@ class World:
                 bucket = []
         if bucket:
             _all_reduce(bucket)
+
+    def clip(self, gradients: list[Tensor], max_norm: float) -> float:
+        """Scales gradients, the same on every rank, down to a joint norm of at most ``max_norm``; gives the norm before."""
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        if norm > max_norm:
+            torch._foreach_mul_(gradients, float(max_norm / norm))
+        return float(norm)
+
+    def head(self, head: Head) -> Head:
+        """The head as it is: every rank holds all of it."""
+        return head
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """The tensor as it is: every rank holds all of it."""
+        return tensor
 
     def barrier(self) -> None:
         """Waits for every rank. Raises OtherRankStopped if one ended."""

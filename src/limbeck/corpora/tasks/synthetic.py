@@ -7,12 +7,13 @@ takes every ranks-th row. A task with few different rows draws some of them agai
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64
+from torch import Tensor
 
 from limbeck.config import nearest
 from limbeck.errors import BadTask
@@ -92,6 +93,10 @@ class SyntheticCorpus:
         """Continues at a saved position."""
         self._next = int(state["row"])
 
+    def documents(self, rows: int) -> list[str]:
+        """Names of the last rows that were taken, of all ranks."""
+        return [f"row {number:,} of {self.task!r}" for number in range(self._next - rows, self._next)]
+
     def _rows(self, number: int) -> Batch:
         if self._block is None or self._block[0] != number:
             generator = stream(self.seed, number, use=self.use)
@@ -114,4 +119,16 @@ def as_batch(drawing: Drawing, *, first: int = 0) -> Batch:
 
 
 def _joined(parts: list[Batch]) -> Batch:
-    return Batch(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Batch)))
+    """Batches one after the other; rows of a task have no inputs of the student's own."""
+
+    def all_of(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    return Batch(
+        tokens=all_of("tokens"),
+        targets=all_of("targets"),
+        weight=all_of("weight"),
+        position=all_of("position"),
+        document=all_of("document"),
+        row=all_of("row"),
+    )

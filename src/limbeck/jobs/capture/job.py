@@ -107,8 +107,8 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
         wanted = rows.n_rows if settings.tokens is None else min(rows.n_rows, -(-settings.tokens // length))
         part = _part(wanted, settings.shard)
         if not (settings.out / DESCRIPTION / "config.json").exists():
-            describe(asked.about, settings.out / DESCRIPTION)
-        own(settings.out / DESCRIPTION)
+            save_without_weights(asked.about, settings.out / DESCRIPTION)
+        verified_folder(settings.out / DESCRIPTION)
         if "codec" not in run:
             _choose(settings, run, asked, rows, wanted)
         codec = _codec(run)

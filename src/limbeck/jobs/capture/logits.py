@@ -110,7 +110,7 @@ def open_source(
         yield LogitSource(about, model, made_from | {"tokenizer": fingerprint(about.tokenizer)})
         return
     address = teacher.address
-    about = load_described(resolve_description(teacher.config_source), name=address.model)
+    about = load_without_weights(resolve_description(teacher.config_source), name=address.model)
     served = connect(
         address,
         about.tokenizer,

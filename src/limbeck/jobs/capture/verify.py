@@ -16,7 +16,7 @@ from limbeck.errors import BadFolder, BadModel, BadSetting, LimbeckError, Mismat
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.codecs import show
 from limbeck.jobs.common.captured import CERTIFICATE, Captured
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.report.words import count
 from limbeck.teachers import LogitCache
 from limbeck.teachers.ref import is_capture

@@ -85,7 +85,7 @@ class Captured:
     @cached_property
     def about(self) -> LanguageModel:
         """The teacher without its weights. Raises BadModel where its description is damaged."""
-        return load_described(self.folder / DESCRIPTION, name=self.answers.name)
+        return load_without_weights(self.folder / DESCRIPTION, name=self.answers.name)
 
     @property
     def identity(self) -> str:

@@ -12,7 +12,7 @@ from limbeck.corpora.chunks import cut
 from limbeck.corpora.token_bytes import TokenBytes
 from limbeck.errors import BadSetting, Mismatch
 from limbeck.jobs.distil.request import DistilRequest
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.checks.finding import Finding
 from limbeck.report.words import share

@@ -16,13 +16,17 @@ from limbeck.config import ATTENTION
 from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import place, whole_folder
 from limbeck.jobs.common.environment import Environment
-from limbeck.models.load import LanguageModel, load, load_config, new_model, own, round_to, save
+from limbeck.models.build import new_model
+from limbeck.models.configuration import load_config
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load, verified_folder
+from limbeck.models.save import round_to, save
 from limbeck.objectives import CrossEntropy
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.run.lockstep import train_lockstep
+from limbeck.run.mesh import Mesh
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints
-from limbeck.run.world import World
 from limbeck.types import Batch, ChunkTeacher, Teacher
 
 CE = ObjectiveSpec("CrossEntropy", CrossEntropy())
@@ -195,7 +199,7 @@ def _finish(arm: Arm, run: Run, stored: torch.dtype) -> LanguageModel:
     return trained
 
 
-def _drop_checkpoints(arm: Arm, world: World) -> None:
+def _drop_checkpoints(arm: Arm, world: Mesh) -> None:
     """Removes the checkpoints of an arm that is done: three times the model's size, and of no further use."""
     if world.first:
         for checkpoint in checkpoints(arm.folder):

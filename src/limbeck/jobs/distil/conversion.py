@@ -9,8 +9,8 @@ from limbeck.errors import BadSetting
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.pair.mixers import pattern_asked, remarks
 from limbeck.jobs.pair.student import mixers_for
+from limbeck.models.configuration import load_config
 from limbeck.models.decoder import LimbeckConfig
-from limbeck.models.load import load_config
 from limbeck.planning.cost.mixers import Mixture
 from limbeck.students.convert import check_family, check_mixers, config_of
 from limbeck.students.shape import Shape

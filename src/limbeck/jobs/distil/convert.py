@@ -27,7 +27,9 @@ from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.jobs.pair.student import make_student
 from limbeck.models.decoder import LimbeckForCausalLM
-from limbeck.models.load import LanguageModel, load, own, save
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load, verified_folder
+from limbeck.models.save import save
 from limbeck.objectives import CrossEntropy
 from limbeck.probes import Bigrams, measure_slices
 from limbeck.report.words import count
@@ -62,7 +64,7 @@ def make_converted(
     base = LanguageModel(teacher.model, teacher.tokenizer, teacher.name)
     if plan.target is not None:
         folder = make_student(settings, plan.target, teacher, store, length=length, machine=machine, folder=out / BASE)
-        base = load(own(folder), device=world.device)
+        base = load(verified_folder(folder), device=world.device)
     if world.first and not (out / ATTENTION / "config.json").exists():
         save(_converted(base, [ATTENTION] * len(asked.mixers), seed=settings.seed), out / ATTENTION)
     world.barrier()

@@ -15,7 +15,7 @@ from limbeck.jobs.distil.align import alignment
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.pair.unigram import compare_to_unigram, knowledge, of_source
 from limbeck.jobs.pair.unpacked import lone_cost, rows_of_documents
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.objectives import TAID
 from limbeck.planning.checks.pair import Finding, examine
 from limbeck.planning.checks.steps import step_findings

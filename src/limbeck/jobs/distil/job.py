@@ -35,9 +35,11 @@ from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.pair.student import make_student, stored_as
-from limbeck.models.load import LanguageModel, load, load_described, own
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load, verified_folder
 from limbeck.models.sidecar import stated
 from limbeck.models.source import resolve_description
+from limbeck.models.weightless import load_without_weights
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.checks.pair import Finding, as_json, check, show
 from limbeck.planning.checks.price import Price
@@ -210,7 +212,7 @@ class _Start:
         uses = self.uses() if live else None
         findings = self._conversion(uses) + knows
         cut = _start(plan, self.source, store, where=self.where)
-        student = load(own(cut), device="cpu")
+        student = load(verified_folder(cut), device="cpu")
         if not plan.conversion:
             findings = self.diagnose(Pair(teacher, student), uses=uses) + knows
             _show(findings)
@@ -328,7 +330,7 @@ def _check_served(request: DistilRequest, *, length: int, where: Environment) ->
     """Checks a pair whose teacher is on a server before any query, which may cost money."""
     settings, teacher = request.settings, request.teacher
     assert settings.student is not None, "adopted looked for it"
-    described = load_described(resolve_description(teacher.config_source), name=teacher.name)
+    described = load_without_weights(resolve_description(teacher.config_source), name=teacher.name)
     documents = first_documents(settings, teacher)
     check(diagnose(request, Pair(described, load(settings.student)), documents, length=length, machine=where))
 

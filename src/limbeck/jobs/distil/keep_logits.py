@@ -19,8 +19,8 @@ from limbeck.jobs.capture.codecs import codecs_within
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.text import stores_of
 from limbeck.jobs.distil.request import DistilRequest
-from limbeck.models.load import load_described
 from limbeck.models.source import resolve
+from limbeck.models.weightless import load_without_weights
 from limbeck.objectives.spec import ObjectiveSpec, any_needs_teacher
 from limbeck.report.words import size
 from limbeck.run.log import console
@@ -45,7 +45,7 @@ def keeps(request: DistilRequest, where: Environment, *, length: int, objectives
         return True
     if (settings.out / "cut").exists() or where.world.size > 1 or settings.mixers is not None or not needed:
         return False
-    about = load_described(resolve(request.teacher.name), name=request.teacher.name)
+    about = load_without_weights(resolve(request.teacher.name), name=request.teacher.name)
     if any(why_not(codec, spec.objective) for spec in objectives for codec in codecs_within(about.vocab, _BYTES)):
         return False
     text = _tokens(stores_of(settings, about, where, speak=False)[0], length=length)

@@ -30,7 +30,8 @@ from limbeck.jobs.common.text import Reader, stores_of
 from limbeck.jobs.distil.align import AlignedTexts
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher
-from limbeck.models.load import LanguageModel, load
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.cost.size import Size
 from limbeck.report.words import count, duration, share

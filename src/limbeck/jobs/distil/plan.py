@@ -16,7 +16,7 @@ from limbeck.jobs.distil.align import check_align
 from limbeck.jobs.distil.conversion import Conversion, Planned, check_conversion
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.pair.student import target_shape
-from limbeck.models.load import load_config
+from limbeck.models.configuration import load_config
 from limbeck.run.optim import Schedule
 from limbeck.students.shape import Shape, config_of
 from limbeck.teachers.ref import CapturedRef

@@ -22,7 +22,8 @@ from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.text import stores_of
 from limbeck.jobs.distil.keep_logits import CAPTURED, check_keeps, keeps
 from limbeck.jobs.distil.request import DistilRequest
-from limbeck.models.load import LanguageModel, load
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.cost.size import Size
 from limbeck.teachers.codec import Codec, Sampled, TopK

@@ -9,7 +9,7 @@ from limbeck.jobs.common.sample import Sample
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.distil.keep_logits import worth_keeping
 from limbeck.jobs.distil.request import DistilRequest
-from limbeck.models.load import LanguageModel
+from limbeck.models.language_model import LanguageModel
 from limbeck.teachers.ref import CapturedRef
 
 

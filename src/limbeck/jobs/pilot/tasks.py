@@ -39,7 +39,10 @@ from limbeck.jobs.pair.student import shrink_to
 from limbeck.jobs.pair.unigram import compare_to_unigram, of_store
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, weights_inside
 from limbeck.jobs.pretrain.job import llama_config
-from limbeck.models.load import LanguageModel, load, new_model, own, save
+from limbeck.models.build import new_model
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load, verified_folder
+from limbeck.models.save import save
 from limbeck.objectives.base import Objective
 from limbeck.objectives.basic import CrossEntropy
 from limbeck.objectives.spec import ObjectiveSpec

@@ -8,7 +8,7 @@ and what is reported are others. Neither is in the training set, in either order
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -223,7 +223,7 @@ def _questions(pairs: Pairs, cell: Cell) -> list[Question]:
 
 
 def _some(lines: Batch, which: Tensor) -> Batch:
-    return Batch(*(getattr(lines, field.name)[which.to(lines.row.device)] for field in fields(Batch)))
+    return lines.rows(which.to(lines.row.device))
 
 
 def _tokens(questions: Sequence[Question]) -> int:
