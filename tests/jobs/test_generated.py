@@ -16,9 +16,9 @@ import limbeck
 from limbeck.corpora import read
 from limbeck.disk import read_json, read_lines
 from limbeck.errors import BadCorpus, BadFolder, BadServer, BadSetting, LimbeckError, Mismatch
+from limbeck.generation.generators import Batches, Sampling
 from limbeck.generation.local import Continuation, generate
 from limbeck.jobs.capture import generated as job
-from limbeck.jobs.capture.generators import Batches
 from limbeck.jobs.capture.journal import Journal
 from limbeck.models.load import load
 from limbeck.models.save import save
@@ -107,7 +107,7 @@ def test_tokens_are_drawn_as_the_model_says(temperature):
 def test_batches_follow_from_the_prompts_and_keep_to_their_room():
     batches = Batches(rows=4, read=40, held=100)
     lengths = [3, 30, 9, 9, 12, 1]
-    groups = list(batches.groups(lengths, samples=2, most=20))
+    groups = list(batches.groups(lengths, Sampling(20, samples=2)))
     assert sorted(number for group in groups for number in group) == list(range(12))
     sizes = [[lengths[number // 2] for number in group] for group in groups]
     assert [max(size) for size in sizes] == sorted((max(size) for size in sizes), reverse=True)
@@ -228,7 +228,7 @@ def test_what_is_empty_is_counted_and_left_out(here, monkeypatch):
     def nothing(model, prompts, **_):
         return [Continuation((), True) if i % 2 else Continuation((60, 61), False) for i in range(len(prompts))]
 
-    monkeypatch.setattr("limbeck.jobs.capture.generators.generate", nothing)
+    monkeypatch.setattr("limbeck.generation.generators.generate", nothing)
     found = ask(here, "half-empty")
     assert (found["samples"], found["empty"], found["stopped"]) == (15, 15, 0)
     assert (found["tokens"], found["kept_tokens"]) == (15 + 30, 30)

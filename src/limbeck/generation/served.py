@@ -55,12 +55,8 @@ class Request:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-class ServedGenerator:
-    """Generates completions on a server, with at most ``in_flight`` concurrent requests.
-
-    ``server_info`` is what the server reports about the model; ``whole`` is whether it is known to sample from the model's own
-    distribution.
-    """
+class ServedCompletions:
+    """Asks a server, many questions at once. ``server_info`` is what it tells of the model."""
 
     def __init__(self, client: Client, *, most: int, temperature: float, in_flight: int = IN_FLIGHT) -> None:
         """``most``: tokens of a completion at most. Raises BadServer if the server does not have the model."""
@@ -75,11 +71,8 @@ class ServedGenerator:
     @classmethod
     def at(
         cls, address: Address, *, most: int, temperature: float, in_flight: int, retry: RetryPolicy
-    ) -> ServedGenerator:
-        """A generator for the model at an address, with the API key from the environment.
-
-        Raises BadServer if the server does not have the model, BadSetting for an API key or proxy that cannot be used.
-        """
+    ) -> ServedCompletions:
+        """The teacher at an address, with the key that the environment has."""
         client = Client(address, retry=retry, key=key_from_environment(), in_flight=in_flight)
         try:
             return cls(client, most=most, temperature=temperature, in_flight=in_flight)
@@ -87,7 +80,7 @@ class ServedGenerator:
             client.close()
             raise
 
-    def __enter__(self) -> ServedGenerator:
+    def __enter__(self) -> ServedCompletions:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -26,8 +26,8 @@ from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.prompt import digest
 from limbeck.disk import check_sums, sums, whole
 from limbeck.errors import BadFolder, BadSetting
-from limbeck.generation.served import FILTERED, LENGTH, STOP, ServedGenerator
-from limbeck.jobs.capture.generators import Batches, Resident, Served, TextGenerator, check_room
+from limbeck.generation.generators import Batches, Generator, LocalGenerator, Sampling, ServedGenerator, check_context
+from limbeck.generation.served import FILTERED, LENGTH, STOP, ServedCompletions
 from limbeck.jobs.capture.journal import Journal
 from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.common.environment import Environment, environment
@@ -109,8 +109,14 @@ class _Task:
         """Completions of all prompts together."""
         return len(self.prompts) * self.settings.samples
 
+    @property
+    def sampling(self) -> Sampling:
+        """How completions are drawn."""
+        asked = self.settings
+        return Sampling(asked.max_new_tokens, asked.temperature, asked.samples, asked.seed)
 
-def _go_on(task: _Task, run: dict[str, Any], writer: TextGenerator) -> None:
+
+def _go_on(task: _Task, run: dict[str, Any], writer: Generator) -> None:
     """Generates the samples that are missing, and makes the text of them."""
     part = task.settings.out / PART
     with Journal(part, task.samples) as journal:
@@ -166,13 +172,13 @@ def _most_prompts(settings: CaptureSettings) -> int | None:
 
 
 @contextmanager
-def _teacher(task: _Task) -> Iterator[ServedGenerator | Path]:
+def _teacher(task: _Task) -> Iterator[ServedCompletions | Path]:
     """The folder of a model, or one on a server that was found there."""
     settings, teacher = task.settings, task.teacher
     if not isinstance(teacher, ServedRef):
         yield resolve(teacher.name)
         return
-    served = ServedGenerator.at(
+    served = ServedCompletions.at(
         teacher.address,
         most=settings.max_new_tokens,
         temperature=settings.temperature,
@@ -183,7 +189,7 @@ def _teacher(task: _Task) -> Iterator[ServedGenerator | Path]:
         yield served
 
 
-def _signature(task: _Task, where: Environment, teacher: ServedGenerator | Path) -> dict[str, Any]:
+def _signature(task: _Task, where: Environment, teacher: ServedCompletions | Path) -> dict[str, Any]:
     settings, prompts = task.settings, task.prompts
     how = {name: getattr(settings, name) for name in ("max_new_tokens", "temperature", "samples")}
     if isinstance(teacher, Path):
@@ -193,15 +199,15 @@ def _signature(task: _Task, where: Environment, teacher: ServedGenerator | Path)
     return signature_of(settings, "capture --text", prompts=digest(prompts), **how)
 
 
-def _writer(task: _Task, where: Environment, teacher: ServedGenerator | Path, run: dict[str, Any]) -> TextGenerator:
+def _writer(task: _Task, where: Environment, teacher: ServedCompletions | Path, run: dict[str, Any]) -> Generator:
     settings, prompts = task.settings, task.prompts
-    if isinstance(teacher, ServedGenerator):
-        return Served(teacher, prompts, samples=settings.samples, seed=settings.seed)
+    if isinstance(teacher, ServedCompletions):
+        return ServedGenerator(teacher, prompts, task.sampling)
     model = load(settings.teacher, device=where.world.device, dtype=where.dtype)
     tokens = [prompt.tokens(model.tokenizer) for prompt in prompts]
     for prompt, ids in zip(prompts, tokens, strict=True):
         require_rows_of(model.tokenizer, ids, model.vocab, where=prompt.name)
-    check_room(model, prompts, tokens, most=settings.max_new_tokens)
+    check_context(model, prompts, tokens, most=settings.max_new_tokens)
     if not (settings.out / PART).exists():  # a capture that goes on has looked at it
         read = of_prompts(prompts, model.tokenizer)
         found = compare_to_unigram(model, read, vocab=model.vocab, length=model.context, device=where.world.device)
@@ -209,10 +215,10 @@ def _writer(task: _Task, where: Environment, teacher: ServedGenerator | Path, ru
     if "batches" not in run:  # another start of this run, perhaps with less memory free, is to make the same ones
         longest = max(map(len, tokens)) + settings.max_new_tokens
         update(settings.out, run, batches=asdict(Batches.of(model, longest=longest)))
-    return Resident(model, tokens, settings, Batches(**run["batches"]))
+    return LocalGenerator(model, tokens, task.sampling, Batches(**run["batches"]))
 
 
-def _announce(task: _Task, writer: TextGenerator, journal: Journal) -> None:
+def _announce(task: _Task, writer: Generator, journal: Journal) -> None:
     """Prints before the first prompt how much may be generated, and what it may cost."""
     settings, prompts = task.settings, task.prompts
     total, size = task.samples, sum(prompt.bytes for prompt in prompts) * settings.samples
@@ -230,7 +236,7 @@ def _announce(task: _Task, writer: TextGenerator, journal: Journal) -> None:
         )
 
 
-def _generate(task: _Task, run: dict[str, Any], writer: TextGenerator, journal: Journal) -> list[dict[str, Any]]:
+def _generate(task: _Task, run: dict[str, Any], writer: Generator, journal: Journal) -> list[dict[str, Any]]:
     """Fills the journal; gives the samples that are still without an answer. Raises BadServer where these are too many."""
     total, failed = task.samples, _Failures(task)
     before = run.get("repeated", 0)

@@ -1,8 +1,8 @@
-"""Who writes to prompts: a model in memory, or one on a server.
+"""Completions of many prompts, several samples of each: by a model in memory, or by one on a server.
 
-Samples are numbered: those of the first prompt, then those of the second, and so on. Each has random numbers of its own, named
-by the seed, its prompt, and which of that prompt's samples it is. A model in memory writes in batches that follow from all
-prompts, not from what is left of them, so that a run that was killed writes what it would have written.
+Samples are numbered: those of the first prompt, then those of the second, and so on. Each has random numbers of its own, which
+follow from the seed, its prompt, and which of that prompt's samples it is. A model in memory generates in batches that follow
+from all prompts, not from what is left of them, so a run that was killed generates what it would have generated.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from typing import Protocol
 
 import numpy as np
 
-from limbeck.config import CaptureSettings
 from limbeck.corpora import Prompt
 from limbeck.errors import Mismatch
 from limbeck.generation.local import decoded_completion, generate
-from limbeck.generation.served import LENGTH, STOP, Completion, Request, ServedGenerator
+from limbeck.generation.served import LENGTH, STOP, Completion, Request, ServedCompletions
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.micro_batch import MICRO_TOKENS
 from limbeck.planning.checks.resources import free_memory
@@ -29,22 +28,37 @@ _READ_AT_ONCE = 4  # micro-batches of prompts: a training's holds a graph beside
 _HELD_SHARE = 0.5  # of the free memory, for keys and values
 
 
-class TextGenerator(Protocol):
-    """Who writes. ``about`` says who that is and what is special about it."""
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn: ``samples`` of each prompt, of ``max_new_tokens`` at most; ``temperature`` 0 is greedy."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    samples: int = 1
+    seed: int = 0
+
+    def random(self, number: int) -> np.random.Generator:
+        """The random numbers of a sample, which are those of no other."""
+        prompt, sample = divmod(number, self.samples)
+        return np.random.default_rng([self.seed, prompt, sample])
+
+
+class Generator(Protocol):
+    """Generates completions of fixed prompts. ``about``: which model, and how it is run, in a sentence."""
 
     about: str
 
     def generate(self, wanted: Sequence[int]) -> Iterator[tuple[int, Completion | QueryFailed]]:
-        """What is written to the samples of these numbers, in any order."""
+        """The completions of the samples of these numbers, in any order, or why there is none."""
 
     @property
     def repeated(self) -> int:
-        """Requests that were made again."""
+        """Requests that were sent again."""
 
 
 @dataclass(frozen=True)
 class Batches:
-    """How many are written to at once: at most ``rows``, with ``read`` tokens of prompts, and ``held`` of keys and values."""
+    """How many samples are generated together: at most ``rows``, with ``read`` tokens of prompts, ``held`` of keys and values."""
 
     rows: int
     read: int
@@ -52,43 +66,42 @@ class Batches:
 
     @classmethod
     def of(cls, model: LanguageModel, *, longest: int) -> Batches:
-        """What this machine has memory for now. A power of two, so that a little more or less of it makes no other batches."""
+        """What fits this machine's free memory. A power of two, so that a little more or less of it makes no other batches."""
         kind = "cuda" if model.device.type == "cuda" else "cpu"
         token = Size.of(model.config).kv_bytes(model.model.dtype.itemsize)
         held = max(1, int(_HELD_SHARE * free_memory(model.device) / max(1, token)))
         return cls(_MOST_ROWS[kind], _READ_AT_ONCE * MICRO_TOKENS[kind], max(longest, 1 << (held.bit_length() - 1)))
 
-    def groups(self, lengths: Sequence[int], *, samples: int, most: int) -> Iterator[list[int]]:
+    def groups(self, lengths: Sequence[int], sampling: Sampling) -> Iterator[list[int]]:
         """The numbers of all samples in batches of prompts of similar length, the longest first: what fails, fails early."""
+        samples = sampling.samples
         order = sorted(range(len(lengths) * samples), key=lambda number: (-lengths[number // samples], number))
         start = 0
         while start < len(order):
             longest = lengths[order[start] // samples]
-            rows = max(1, min(self.rows, self.read // longest, self.held // (longest + most)))
+            rows = max(1, min(self.rows, self.read // longest, self.held // (longest + sampling.max_new_tokens)))
             yield order[start : start + rows]
             start += rows
 
 
-class Resident:
-    """A model in memory that writes."""
+class LocalGenerator:
+    """A `Generator` that is a model in memory; ``tokens``: those of each prompt."""
 
     repeated = 0
 
     def __init__(
-        self, model: LanguageModel, tokens: Sequence[Sequence[int]], settings: CaptureSettings, batches: Batches
+        self, model: LanguageModel, tokens: Sequence[Sequence[int]], sampling: Sampling, batches: Batches
     ) -> None:
-        self._model, self._tokens, self._batches = model, tokens, batches
-        self._samples, self._most = settings.samples, settings.max_new_tokens
-        self._temperature, self._seed = settings.temperature, settings.seed
+        self._model, self._tokens, self._sampling, self._batches = model, tokens, sampling, batches
         self.about = (
             f"teacher {model.name}: {model.parameters_count:,} parameters, {model.vocab:,} tokens; up to {batches.rows} samples "
             f"at once; the prompts have {sum(map(len, tokens)):,} tokens"
         )
 
     def generate(self, wanted: Sequence[int]) -> Iterator[tuple[int, Completion | QueryFailed]]:
-        """As `TextGenerator.generate`; a batch of which some are wanted is written whole, as it was or would have been."""
+        """As `Generator.generate`; a batch of which some are wanted is generated whole, as it was or would have been."""
         missing = set(wanted)
-        for group in self._batches.groups([len(ids) for ids in self._tokens], samples=self._samples, most=self._most):
+        for group in self._batches.groups([len(ids) for ids in self._tokens], self._sampling):
             if missing.isdisjoint(group):
                 continue
             for number, answer in zip(group, self._answers(group), strict=True):
@@ -96,10 +109,11 @@ class Resident:
                     yield number, answer
 
     def _answers(self, group: Sequence[int]) -> Iterator[Completion]:
-        beginnings = [self._tokens[number // self._samples] for number in group]
-        uniforms = np.stack([_generator(self._seed, number, self._samples).random(self._most) for number in group])
+        how = self._sampling
+        beginnings = [self._tokens[number // how.samples] for number in group]
+        uniforms = np.stack([how.random(number).random(how.max_new_tokens) for number in group])
         found = generate(
-            self._model, beginnings, max_new_tokens=self._most, temperature=self._temperature, uniforms=uniforms
+            self._model, beginnings, max_new_tokens=how.max_new_tokens, temperature=how.temperature, uniforms=uniforms
         )
         for beginning, continuation in zip(beginnings, found, strict=True):
             yield Completion(
@@ -110,36 +124,32 @@ class Resident:
             )
 
 
-class Served:
-    """A model on a server that writes."""
+class ServedGenerator:
+    """A `Generator` that is a model on a server."""
 
-    def __init__(self, teacher: ServedGenerator, prompts: Sequence[Prompt], *, samples: int, seed: int) -> None:
-        self.teacher, self._prompts, self._samples, self._seed = teacher, prompts, samples, seed
+    def __init__(self, teacher: ServedCompletions, prompts: Sequence[Prompt], sampling: Sampling) -> None:
+        self.teacher, self._prompts, self._sampling = teacher, prompts, sampling
         own = "" if teacher.whole else "; where it leaves out unlikely tokens of itself, it is not told otherwise"
         self.about = f"{teacher.client.address} is asked for text, {teacher.in_flight} questions at once{own}"
 
     @property
     def repeated(self) -> int:
-        """As `TextGenerator.repeated`."""
+        """As `Generator.repeated`."""
         return self.teacher.client.repeated
 
     def generate(self, wanted: Sequence[int]) -> Iterator[tuple[int, Completion | QueryFailed]]:
-        """As `TextGenerator.generate`."""
+        """As `Generator.generate`."""
         yield from self.teacher.completions((number, self._question(number)) for number in wanted)
 
     def _question(self, number: int) -> Request:
-        seed = int(_generator(self._seed, number, self._samples).integers(2**31))
-        prompt = self._prompts[number // self._samples]
+        seed = int(self._sampling.random(number).integers(2**31))
+        prompt = self._prompts[number // self._sampling.samples]
         return Request(prompt.asked, seed, prompt.beside)
 
 
-def _generator(seed: int, number: int, samples: int) -> np.random.Generator:
-    """The random numbers of a sample, which are those of no other."""
-    prompt, sample = divmod(number, samples)
-    return np.random.default_rng([seed, prompt, sample])
-
-
-def check_room(model: LanguageModel, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], *, most: int) -> None:
+def check_context(
+    model: LanguageModel, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], *, most: int
+) -> None:
     """Raises Mismatch where prompts leave no room in the model's context for ``most`` tokens more."""
     long = [(prompt, len(ids)) for prompt, ids in zip(prompts, tokens, strict=True) if len(ids) + most > model.context]
     if long:
