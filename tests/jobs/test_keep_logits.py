@@ -10,7 +10,7 @@ import limbeck
 from limbeck.config import DistilSettings
 from limbeck.corpora import TokenStore
 from limbeck.errors import BadFolder, BadSetting, Interrupted
-from limbeck.jobs.common.environment import environment
+from limbeck.jobs.common.environment import environment_of
 from limbeck.jobs.common.folder import claim, signature_of
 from limbeck.jobs.distil import keep_logits as keep
 from limbeck.jobs.distil.request import DistilRequest
@@ -45,7 +45,7 @@ def keys(here: Path, **more):
 def keeps(settings: DistilSettings) -> bool:
     claim(settings.out, signature_of(settings, "distil"))
     request = DistilRequest.of(settings)
-    return keep.keeps(request, environment(settings), length=LENGTH, objectives=request.objectives)
+    return keep.keeps(request, environment_of(settings), length=LENGTH, objectives=request.objectives)
 
 
 def weights(folder: Path) -> bytes:

@@ -151,7 +151,7 @@ def test_a_document_in_several_pieces_is_measured_as_one(here, tmp_path):
     model = frozen(llama())
     store = build_held_out(str(here / "text.jsonl"), model.tokenizer, tmp_path, end=model.end)
     where = Environment(alone("cpu"), bf16=False)
-    held_out = HeldOut(store, length=16, machine=where, rows=store.layout(16).rows)
+    held_out = HeldOut(store, length=16, environment=where, rows=store.layout(16).rows)
     found = measure(model, None, held_out.batches(), documents=store.documents)
     assert found.tokens.tolist() == (np.diff(store.starts) - 1).tolist()
     assert store.layout(16).packed.cut > 0

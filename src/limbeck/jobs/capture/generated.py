@@ -30,7 +30,7 @@ from limbeck.generation.generators import Batches, Generator, LocalGenerator, Sa
 from limbeck.generation.served import FILTERED, LENGTH, STOP, ServedCompletions
 from limbeck.jobs.capture.journal import Journal
 from limbeck.jobs.capture.progress import progress
-from limbeck.jobs.common.environment import Environment, environment
+from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim, now, signature_of, update
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.pair.unigram import compare_to_unigram, of_prompts, say_known
@@ -75,8 +75,8 @@ def capture_text(settings: CaptureSettings) -> dict[str, Any]:
     started = time.monotonic()
     source = teacher_ref(settings.teacher)
     _check_flags(settings, source)
-    where = environment(settings)
-    if where.world.size > 1:
+    environment = environment_of(settings)
+    if environment.world.size > 1:
         raise BadSetting(
             "capture --text is one process: give each machine a part of the prompts as its --data, and an --out of its own"
         )
@@ -86,12 +86,12 @@ def capture_text(settings: CaptureSettings) -> dict[str, Any]:
         console.print(f"text: skipped: {bad.count:,} records that cannot be read, the first {bad.first[0]}")
     task = _Task(settings, source, prompts)
     with _teacher(task) as teacher:
-        run = claim(settings.out, _signature(task, where, teacher))
+        run = claim(settings.out, _signature(task, environment, teacher))
         if run.get("written", {}).get("failed") == 0 and (settings.out / TEXT).exists():
             check_sums(settings.out, run.get("files", {}), error=BadFolder, remedy=_REWRITTEN)
             (settings.out / PART).unlink(missing_ok=True)
         else:
-            _go_on(task, run, _writer(task, where, teacher, run))
+            _go_on(task, run, _writer(task, environment, teacher, run))
     _show(task, run, time.monotonic() - started)
     return {"out": str(settings.out), "text": str(settings.out / TEXT)} | run["written"]
 
@@ -189,28 +189,30 @@ def _teacher(task: _Task) -> Iterator[ServedCompletions | Path]:
         yield served
 
 
-def _signature(task: _Task, where: Environment, teacher: ServedCompletions | Path) -> dict[str, Any]:
+def _signature(task: _Task, environment: Environment, teacher: ServedCompletions | Path) -> dict[str, Any]:
     settings, prompts = task.settings, task.prompts
     how = {name: getattr(settings, name) for name in ("max_new_tokens", "temperature", "samples")}
     if isinstance(teacher, Path):
-        how |= {"weights": weights_digest(teacher), "bf16": where.bf16}
+        how |= {"weights": weights_digest(teacher), "bf16": environment.bf16}
     else:
         how |= {"served": json.dumps(teacher.server_info, sort_keys=True)}
     return signature_of(settings, "capture --text", prompts=digest(prompts), **how)
 
 
-def _writer(task: _Task, where: Environment, teacher: ServedCompletions | Path, run: dict[str, Any]) -> Generator:
+def _writer(task: _Task, environment: Environment, teacher: ServedCompletions | Path, run: dict[str, Any]) -> Generator:
     settings, prompts = task.settings, task.prompts
     if isinstance(teacher, ServedCompletions):
         return ServedGenerator(teacher, prompts, task.sampling)
-    model = load(settings.teacher, device=where.world.device, dtype=where.dtype)
+    model = load(settings.teacher, device=environment.world.device, dtype=environment.dtype)
     tokens = [prompt.tokens(model.tokenizer) for prompt in prompts]
     for prompt, ids in zip(prompts, tokens, strict=True):
         require_rows_of(model.tokenizer, ids, model.vocab, where=prompt.name)
     check_context(model, prompts, tokens, most=settings.max_new_tokens)
     if not (settings.out / PART).exists():  # a capture that goes on has looked at it
         read = of_prompts(prompts, model.tokenizer)
-        found = compare_to_unigram(model, read, vocab=model.vocab, length=model.context, device=where.world.device)
+        found = compare_to_unigram(
+            model, read, vocab=model.vocab, length=model.context, device=environment.world.device
+        )
         say_known(found, model.name, anyway=settings.any_teacher)
     if "batches" not in run:  # another start of this run, perhaps with less memory free, is to make the same ones
         longest = max(map(len, tokens)) + settings.max_new_tokens

@@ -24,7 +24,7 @@ from limbeck.jobs.capture.generated import capture_text, check_alone
 from limbeck.jobs.capture.logits import LogitSource, check_capture, open_source, rows_in_flight
 from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.common.captured import CERTIFICATE, COST, CUT, DATA, HELD_OUT, MEASURED, SAMPLES
-from limbeck.jobs.common.environment import Environment, environment, row_length
+from limbeck.jobs.common.environment import Environment, environment_of, row_length
 from limbeck.jobs.common.folder import claim, now, packed_as, same_corpus, signature_of, update
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.packing import packed
@@ -72,8 +72,8 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
         return capture_text(settings)
     started = time.monotonic()
     check_alone(settings)
-    where = environment(settings)
-    if where.world.size > 1:
+    environment = environment_of(settings)
+    if environment.world.size > 1:
         raise BadSetting(
             "capture is one process: let each machine take a part with --shard 1/2, --shard 2/2, then merge"
         )
@@ -83,7 +83,7 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
     resolve_source(settings.data, columns_of(settings))
     config = load_config(described)
     length = row_length(
-        settings, getattr(config, "max_position_embeddings", None), where.world.device, name=str(described)
+        settings, getattr(config, "max_position_embeddings", None), environment.world.device, name=str(described)
     )
     for size in settings.params:
         choose_shape(config, parameters=size)  # or say now that there is none
@@ -91,13 +91,15 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
         raise BadSetting(
             f"--params {','.join(map(str, settings.params))}: sizes that differ by less than 1 % are one student"
         )
-    run = claim(settings.out, signature_of(settings, "capture", length=length, bf16=where.bf16))
+    run = claim(settings.out, signature_of(settings, "capture", length=length, bf16=environment.bf16))
     if tokenised is not None and tokenised.is_dir():
         place(tokenised, settings.out / DATA)
-    with open_source(settings, teacher, where, length=length, k=run["codec"]["k"] if "codec" in run else None) as asked:
+    with open_source(
+        settings, teacher, environment, length=length, k=run["codec"]["k"] if "codec" in run else None
+    ) as asked:
         if "text" not in run:  # which a capture that goes on has looked at
-            _look(settings, asked, length=length, where=where)
-        store, held_out = stores_of(settings, asked.about, where)
+            _look(settings, asked, length=length, environment=environment)
+        store, held_out = stores_of(settings, asked.about, environment)
         require_rows(store, length=length)
         same_corpus(settings.out, run, store, held_out)
         rows = Rows(store, length=length)
@@ -112,11 +114,11 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
         if "codec" not in run:
             _choose(settings, run, asked, rows, wanted)
         codec = _codec(run)
-        _announce(asked, codec, rows, part, where)
+        _announce(asked, codec, rows, part, environment)
         if first := settings.shard[0] == 1:  # for all shards
-            _cut(settings, asked, store, length=length, where=where)
-            _held_out(settings, asked, held_out, length=length, where=where)
-        answers = _answers(settings, asked, rows, part, codec, where)
+            _cut(settings, asked, store, length=length, environment=environment)
+            _held_out(settings, asked, held_out, length=length, environment=environment)
+        answers = _answers(settings, asked, rows, part, codec, environment)
         found = _certificate(settings, asked, rows, codec, answers) if first else None
     if "ended" not in run:
         update(settings.out, run, ended=now(), seconds=round(time.monotonic() - started, 1))
@@ -127,24 +129,26 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
     return result | {"certificate": found}
 
 
-def _look(settings: CaptureSettings, asked: LogitSource, *, length: int, where: Environment) -> None:
+def _look(settings: CaptureSettings, asked: LogitSource, *, length: int, environment: Environment) -> None:
     """Stops at a teacher that knows no more of the text than a unigram model, and says what it knows."""
     items = of_source(settings.data, asked.about, columns_of(settings))
-    found = compare_to_unigram(asked.logits, items, vocab=asked.about.vocab, length=length, device=where.world.device)
+    found = compare_to_unigram(
+        asked.logits, items, vocab=asked.about.vocab, length=length, device=environment.world.device
+    )
     say_known(found, asked.about.name, anyway=settings.any_teacher)
 
 
 def choose(settings: CaptureSettings) -> dict[str, Any]:
     """Measures several kinds and sizes on a sample of the text, and shows bytes against what is lost; nothing is kept."""
-    where = environment(settings)
+    environment = environment_of(settings)
     if isinstance(teacher_ref(settings.teacher), ServedRef):
         raise BadSetting(
             f"--teacher {settings.teacher}: what answers lose is measured on whole distributions, which a server does not give: "
             "choose with the model in memory"
         )
     resolve_source(settings.data, columns_of(settings))
-    teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
-    length = row_length(settings, teacher.context, where.world.device, name=teacher.name)
+    teacher = load(settings.teacher, device=environment.world.device, dtype=environment.dtype)
+    length = row_length(settings, teacher.context, environment.world.device, name=teacher.name)
     with passing_store(settings, teacher) as store:
         require_rows(store, length=length)
         sizes = sorted({*SIZES, settings.bytes_per_token})
@@ -187,7 +191,7 @@ def _codec(run: dict[str, Any]) -> Codec:
     return CODECS[values.pop("kind")](**values)
 
 
-def _announce(asked: LogitSource, codec: Codec, rows: Rows, part: _Part, where: Environment) -> None:
+def _announce(asked: LogitSource, codec: Codec, rows: Rows, part: _Part, environment: Environment) -> None:
     """Says the size, and the time from one question that is asked now; of a server, which may want money for it, none is."""
     teacher, places = asked.about, part.rows * rows.length
     tokens = rows.layout.read(part.first, part.first + part.rows)
@@ -199,17 +203,17 @@ def _announce(asked: LogitSource, codec: Codec, rows: Rows, part: _Part, where: 
     if not teacher.packs:
         some = rows.rows_of(np.arange(part.first, part.first + min(part.rows, 64)))
         console.print(f"note: {lone_cost(teacher.name, some.position)}")
-    seconds = _foretold(asked, codec, rows, part, where)
+    seconds = _foretold(asked, codec, rows, part, environment)
     console.print(said if seconds is None else f"{said}, in about {duration(seconds)}")
 
 
-def _foretold(asked: LogitSource, codec: Codec, rows: Rows, part: _Part, where: Environment) -> float | None:
+def _foretold(asked: LogitSource, codec: Codec, rows: Rows, part: _Part, environment: Environment) -> float | None:
     """Seconds that all answers will take: from one question, or from one layer where a question reads all weights."""
     teacher = asked.whole
     if teacher is None:
         return None
-    some = np.arange(part.first, part.first + min(part.rows, micro_rows(rows.length, where.world.device)))
-    batch = rows.rows_of(some).to(where.world.device)
+    some = np.arange(part.first, part.first + min(part.rows, micro_rows(rows.length, environment.world.device)))
+    batch = rows.rows_of(some).to(environment.world.device)
     if isinstance(teacher, StreamedModel):
         return teacher.seconds(batch, rows=part.rows)
     start = time.perf_counter()
@@ -219,12 +223,12 @@ def _foretold(asked: LogitSource, codec: Codec, rows: Rows, part: _Part, where: 
 
 
 def _answers(
-    settings: CaptureSettings, asked: LogitSource, rows: Rows, part: _Part, codec: Codec, where: Environment
+    settings: CaptureSettings, asked: LogitSource, rows: Rows, part: _Part, codec: Codec, environment: Environment
 ) -> LogitCache:
     def rows_of(numbers: Any) -> Any:
-        return rows.rows_of(numbers).to(where.world.device)
+        return rows.rows_of(numbers).to(environment.world.device)
 
-    batch_rows, folder = _batch_rows(asked, rows.length, where), settings.out / ANSWERS
+    batch_rows, folder = _batch_rows(asked, rows.length, environment), settings.out / ANSWERS
     _expect(asked, folder, codec, rows.store, rows=part.rows, length=rows.length, batch_rows=batch_rows)
     with progress(part.rows, what="row") as report:
         return capture_outcomes(
@@ -248,9 +252,9 @@ def _text(store: TokenStore) -> dict[str, Any]:
     return {"corpus": store.manifest["corpus_sha256"]} | packed_as(store)
 
 
-def _batch_rows(asked: LogitSource, length: int, where: Environment) -> int:
+def _batch_rows(asked: LogitSource, length: int, environment: Environment) -> int:
     """Rows of one question; a server gets more, of which it is asked about some at once."""
-    return rows_in_flight(asked.served) if asked.served else micro_rows(length, where.world.device)
+    return rows_in_flight(asked.served) if asked.served else micro_rows(length, environment.world.device)
 
 
 def _expect(
@@ -265,19 +269,19 @@ def _expect(
 
 
 def _held_out(
-    settings: CaptureSettings, asked: LogitSource, store: TokenStore, *, length: int, where: Environment
+    settings: CaptureSettings, asked: LogitSource, store: TokenStore, *, length: int, environment: Environment
 ) -> None:
     """What a report will say of the teacher, and its answers to the rows that students are measured on.
 
     Of a served teacher the answers alone: what it costs, writes and is surprised by is not looked at.
     """
-    held_out = HeldOut(store, length=length, machine=where)
+    held_out = HeldOut(store, length=length, environment=environment)
     vocab, rows = asked.about.vocab, len(held_out.sample)
     codec: Codec = Sampled.within(vocab, HELD_OUT_BYTES)
     if asked.served:
         k = asked.served.k
         codec = TopK.within(vocab, k, max(HELD_OUT_BYTES, TopK(vocab, k).bytes))
-    batch_rows, folder = _batch_rows(asked, length, where), settings.out / HELD_OUT
+    batch_rows, folder = _batch_rows(asked, length, environment), settings.out / HELD_OUT
     _expect(asked, folder, codec, store, rows=rows, length=length, batch_rows=batch_rows)
     capture_outcomes(
         asked.logits,
@@ -312,7 +316,9 @@ def _held_out(
     measured.save(file)
 
 
-def _cut(settings: CaptureSettings, asked: LogitSource, store: TokenStore, *, length: int, where: Environment) -> None:
+def _cut(
+    settings: CaptureSettings, asked: LogitSource, store: TokenStore, *, length: int, environment: Environment
+) -> None:
     """Students of the sizes that were asked for, by what matters on the training text."""
     for size in settings.params:
         folder, teacher = settings.out / CUT / size_name(size), asked.whole
@@ -321,7 +327,9 @@ def _cut(settings: CaptureSettings, asked: LogitSource, store: TokenStore, *, le
             continue
         assert isinstance(teacher, LanguageModel), "check_capture refuses others"
         shape = choose_shape(teacher.config, parameters=size)
-        student = shrink_to(shape, teacher, store, length=length, machine=where, method=METHOD, seed=settings.seed)
+        student = shrink_to(
+            shape, teacher, store, length=length, environment=environment, method=METHOD, seed=settings.seed
+        )
         save(student, folder)
         console.print(f"a student of {student.parameters_count:,} parameters was cut: {folder}")
 

@@ -99,13 +99,13 @@ def check_capture(settings: CaptureSettings, teacher: TeacherRef) -> None:
 
 @contextmanager
 def open_source(
-    settings: CaptureSettings, teacher: TeacherRef, where: Environment, *, length: int, k: int | None
+    settings: CaptureSettings, teacher: TeacherRef, environment: Environment, *, length: int, k: int | None
 ) -> Iterator[LogitSource]:
     """The source of the logits of a capture. A served one gives ``k`` outcomes a token; None: as many as fit and it returns."""
     if not isinstance(teacher, ServedRef):
-        model = _streamed(settings, where, length=length) if settings.stream else _resident(settings, where)
+        model = _streamed(settings, environment, length=length) if settings.stream else _resident(settings, environment)
         about = model if isinstance(model, LanguageModel) else model.about
-        dtype = str(where.dtype).removeprefix("torch.")
+        dtype = str(environment.dtype).removeprefix("torch.")
         made_from = {"teacher": weights_digest(resolve(settings.teacher)), "dtype": dtype}
         yield LogitSource(about, model, made_from | {"tokenizer": fingerprint(about.tokenizer)})
         return
@@ -133,18 +133,18 @@ def open_source(
         yield LogitSource(about, served, made_from | {"tokenizer": fingerprint(about.tokenizer)})
 
 
-def _resident(settings: CaptureSettings, where: Environment) -> LanguageModel:
-    return load(settings.teacher, device=where.world.device, dtype=where.dtype)
+def _resident(settings: CaptureSettings, environment: Environment) -> LanguageModel:
+    return load(settings.teacher, device=environment.world.device, dtype=environment.dtype)
 
 
-def _streamed(settings: CaptureSettings, where: Environment, *, length: int) -> StreamedModel:
+def _streamed(settings: CaptureSettings, environment: Environment, *, length: int) -> StreamedModel:
     """The teacher read layer by layer. Raises BadSetting where it needs more memory than it may take."""
     with writing(settings.out):
         settings.out.mkdir(parents=True, exist_ok=True)
     teacher = load_streamed(
         settings.teacher,
-        device=where.world.device,
-        dtype=where.dtype,
+        device=environment.world.device,
+        dtype=environment.dtype,
         memory=settings.device_memory,
         length=length,
         spill=settings.out,

@@ -27,7 +27,7 @@ class Environment:
         return torch.bfloat16 if self.bf16 else torch.float32
 
 
-def environment(settings: Settings) -> Environment:
+def environment_of(settings: Settings) -> Environment:
     """Sets threads and denormals, joins the other ranks, and looks what the processor can do.
 
     "auto" is bfloat16 on a GPU that has it and float32 on a CPU: without AMX or AVX512-BF16 a CPU multiplies bfloat16 four

@@ -28,7 +28,7 @@ class HeldOut:
         store: TokenStore,
         *,
         length: int,
-        machine: Environment,
+        environment: Environment,
         trained: int | None = None,
         rows: int | None = None,
     ) -> None:
@@ -38,7 +38,7 @@ class HeldOut:
         """
         self.store = store
         self._rows = Rows(store, length=length)
-        self._device = machine.world.device
+        self._device = environment.world.device
         tokens = MOST["cuda" if self._device.type == "cuda" else "cpu"]
         if trained is not None:
             tokens = min(tokens, max(LEAST, trained // 4))

@@ -71,14 +71,14 @@ def passing_store(settings: TeacherSettings, reader: Reads) -> Iterator[TokenSto
 
 
 def stores_of(
-    settings: TeacherSettings, reader: Reads, where: Environment, *, speak: bool = True
+    settings: TeacherSettings, reader: Reads, environment: Environment, *, speak: bool = True
 ) -> tuple[TokenStore, TokenStore]:
     """(training store, held-out store) of --data and --eval-data, in the tokens of who reads.
 
     What there is to know of how the text was read is said, unless who asks only looks (``speak``).
     """
     folder = settings.out / "data"
-    if where.world.first:
+    if environment.world.first:
         train, _ = build_stores(
             settings.data,
             reader.tokenizer,
@@ -95,5 +95,5 @@ def stores_of(
                 f"warning: {overlap} training documents are in --eval-data too: held-out readings are too good. "
                 "Take them out of one of the two."
             )
-    where.world.barrier()
+    environment.world.barrier()
     return text_of_run(settings.out)

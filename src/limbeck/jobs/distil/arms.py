@@ -117,7 +117,7 @@ class Shared:
     store: TokenStore
     length: int
     plan: Plan
-    machine: Environment
+    environment: Environment
     most_rows: int | None = None
     counted: Callable[[Batch], Batch] = lambda batch: batch
     reads_on: bool = False
@@ -127,7 +127,7 @@ class Shared:
 
     def run(self, arm: Arm) -> Run:
         """The run of an arm, its student as it begins."""
-        world = self.machine.world
+        world = self.environment.world
         start = load(verified_folder(arm.start or self.cut), device="cpu", train=True)
         if arm.fresh:
             packs = start.packs  # as its architecture does
@@ -154,7 +154,7 @@ class Shared:
 
 def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
     """The trained model of an arm, from disk if it is done. Other arms are expected to take ``after`` seconds more."""
-    world = shared.machine.world
+    world = shared.environment.world
     if arm.done:
         _drop_checkpoints(arm, world)
         return load(verified_folder(arm.student), device=world.device)

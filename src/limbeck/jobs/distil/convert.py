@@ -49,7 +49,7 @@ def make_converted(
     teacher: LanguageModel,
     store: TokenStore,
     *,
-    machine: Environment,
+    environment: Environment,
     most_rows: int | None = None,
 ) -> Path:
     """The folder of the converted student, matched to attention in the stages of the plan.
@@ -60,25 +60,29 @@ def make_converted(
     """
     settings, asked, budget = plan.request.settings, plan.conversion, plan.budget
     assert asked is not None, "the plan has a conversion"
-    out, world, length = settings.out, machine.world, budget.length
+    out, world, length = settings.out, environment.world, budget.length
     base = LanguageModel(teacher.model, teacher.tokenizer, teacher.name)
     if plan.target is not None:
-        folder = make_student(settings, plan.target, teacher, store, length=length, machine=machine, folder=out / BASE)
+        folder = make_student(
+            settings, plan.target, teacher, store, length=length, environment=environment, folder=out / BASE
+        )
         base = load(verified_folder(folder), device=world.device)
     if world.first and not (out / ATTENTION / "config.json").exists():
         save(_converted(base, [ATTENTION] * len(asked.mixers), seed=settings.seed), out / ATTENTION)
     world.barrier()
     everywhere = load(verified_folder(out / ATTENTION), device=world.device)
     lr = settings.lr or suggested_learning_rate(everywhere.parameters_count)
-    training = Plan(steps=budget.steps, rows=budget.rows, lr=lr, schedule=settings.schedule, bf16=machine.bf16)
+    training = Plan(steps=budget.steps, rows=budget.rows, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
     taken = asked.steps(budget.steps)
-    work = _Matching(out / MATCHING, everywhere, store, length, settings.seed, training, machine, most_rows)
+    work = _Matching(out / MATCHING, everywhere, store, length, settings.seed, training, environment, most_rows)
     mixers, damage = asked.mixers, None
     student = _converted(base, mixers, seed=settings.seed)
     if "mixers" in taken:
         student = work.stage("mixers", student, taken["mixers"])
     if asked.keep is not None:
-        damage = _damage(out / MATCHING / "damage.json", everywhere, student, store, length=length, machine=machine)
+        damage = _damage(
+            out / MATCHING / "damage.json", everywhere, student, store, length=length, environment=environment
+        )
         kept = _most_damaged(damage, asked.keep)
         mixers = tuple(ATTENTION if layer in kept else text for layer, text in enumerate(mixers))
         student = _with_mixers_of(student, _converted(base, mixers, seed=settings.seed))
@@ -120,12 +124,12 @@ class _Matching:
     length: int
     seed: int
     plan: Plan
-    machine: Environment
+    environment: Environment
     most_rows: int | None
 
     def stage(self, stage: Stage, student: LanguageModel, steps: int, *, before: int = 0) -> LanguageModel:
         """The student after a stage, from disk where it is done; it reads on ``before`` steps into the text."""
-        folder, world = self.folder / stage, self.machine.world
+        folder, world = self.folder / stage, self.environment.world
         if not (folder / "student" / "config.json").exists():
             model, reference = student.model, self.everywhere.model
             assert isinstance(model, LimbeckForCausalLM)
@@ -165,8 +169,8 @@ def show(said: Mapping[str, Any], console: Console) -> None:
     if said["damage"]:
         table = Table("attention replaced in", "nats on recall hits", "more than before", "elsewhere", "now")
         for row in said["damage"]:
-            where, now = ("no layer", "") if row["layer"] is None else (str(row["layer"]), said["mixers"][row["layer"]])
-            table.add_row(where, f"{row['hits']:.4f}", f"{row['damage']:+.4f}", f"{row['elsewhere']:.4f}", now)
+            label, now = ("no layer", "") if row["layer"] is None else (str(row["layer"]), said["mixers"][row["layer"]])
+            table.add_row(label, f"{row['hits']:.4f}", f"{row['damage']:+.4f}", f"{row['elsewhere']:.4f}", now)
         console.print(table)
     for layer, row in enumerate(said["converted"]):
         console.print(f"layer {layer}: {row['mixer']}; of attention it has {row['taken']}; fresh: {row['fresh']}")
@@ -208,14 +212,14 @@ def _damage(
     store: TokenStore,
     *,
     length: int,
-    machine: Environment,
+    environment: Environment,
 ) -> list[dict[str, Any]]:
     """What replacing attention in one layer alone does to recall, on training text; first with none replaced.
 
     Raises BadCorpus where the text has nothing to recall.
     """
-    if machine.world.first and not file.exists():
-        batches = list(micro_batches(Rows(store, length=length).take(_ROWS), machine.world.device))
+    if environment.world.first and not file.exists():
+        batches = list(micro_batches(Rows(store, length=length).take(_ROWS), environment.world.device))
         bigrams = Bigrams.counted(store, batches, vocab=everywhere.vocab)
         reference, changed = everywhere.model, student.model
         assert isinstance(reference, LimbeckForCausalLM)
@@ -241,7 +245,7 @@ def _damage(
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
         write_rows(file, rows)
-    machine.world.barrier()
+    environment.world.barrier()
     return read_rows(file, _Damage, remedy="remove it, and it is measured again")
 
 

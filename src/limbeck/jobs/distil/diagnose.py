@@ -23,7 +23,7 @@ from limbeck.planning.cost.size import Size
 
 
 def what_is_known(
-    request: DistilRequest, teacher: LanguageModel, *, length: int, machine: Environment
+    request: DistilRequest, teacher: LanguageModel, *, length: int, environment: Environment
 ) -> list[Finding]:
     """Whether a teacher in memory predicts the text better than a unigram model; no finding of another teacher.
 
@@ -37,7 +37,7 @@ def what_is_known(
         of_source(settings.data, teacher, columns_of(settings)),
         vocab=teacher.vocab,
         length=min(length, teacher.context),
-        device=machine.world.device,
+        device=environment.world.device,
     )
     return list(knowledge(found, teacher.name, anyway=settings.any_teacher or not request.needs_teacher))
 
@@ -69,7 +69,7 @@ def diagnose(
     sample: Sample,
     *,
     length: int,
-    machine: Environment,
+    environment: Environment,
     uses: float | None = None,
 ) -> list[Finding]:
     """The findings about a pair, the first documents of its data, and the run as it is set.
@@ -77,7 +77,7 @@ def diagnose(
     ``length``: tokens of a row. ``uses``: how often a forward pass of the teacher is trained with, where that is known.
     """
     settings, teacher, student = request.settings, pair.teacher, pair.student
-    rows, steps = batch_rows(settings, length, machine.world.size)
+    rows, steps = batch_rows(settings, length, environment.world.size)
     texts, chat = sample.texts, sample.chat
     aligned = settings.tokenizer_align is not None and student is not None
     lone = [finding for model in (teacher, student) if model is not None for finding in _packing(model, texts, length)]
@@ -101,8 +101,8 @@ def diagnose(
             length=length,
             tokens=settings.tokens,
             batch_tokens=rows * length,
-            dtype=machine.dtype,
-            device=machine.world.device,
+            dtype=environment.dtype,
+            device=environment.world.device,
             out=settings.out,
             chat=chat and not aligned,
             texts=texts,

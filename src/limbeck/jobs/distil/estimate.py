@@ -31,7 +31,7 @@ class TimeEstimate:
 
 def estimate_time(arms: Sequence[Arm], cost: Cost, shared: Shared) -> TimeEstimate:
     """Measures some steps of each kind of arm, on this machine as it is now."""
-    world, step_seconds = shared.machine.world, {}
+    world, step_seconds = shared.environment.world, {}
     for name in dict.fromkeys(map(_kind, arms)):
         longest = max((arm for arm in arms if _kind(arm) == name), key=lambda arm: arm.steps)
         run = shared.run(longest)
@@ -66,12 +66,12 @@ def expected_seconds(told: Mapping[str, Any], arms: Sequence[Arm]) -> float:
     return sum(steps.get(_kind(arm), 0.0) * arm.steps for arm in arms if not arm.done)
 
 
-def shown_after(told: dict[str, Any], arms: Sequence[Arm], machine: Environment, *, continued: bool = False) -> str:
+def shown_after(told: dict[str, Any], arms: Sequence[Arm], environment: Environment, *, continued: bool = False) -> str:
     """What the trainings took, ``continued`` where over several starts, beside what was said before."""
     starts = " over all starts" if continued else ""
     return (
         f"Training took {duration(training_seconds(arms))}{starts} ({duration(told['seconds'])} estimated) and up to "
-        f"{peak_gib(machine.world.device):.2f} GiB of memory ({told['peak_bytes'] / 2**30:.2f} GiB estimated)"
+        f"{peak_gib(environment.world.device):.2f} GiB of memory ({told['peak_bytes'] / 2**30:.2f} GiB estimated)"
     )
 
 

@@ -26,7 +26,6 @@ from limbeck.jobs.probe.recall import RecallEvaluation
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
 from limbeck.models.sidecar import stored_dtype
-from limbeck.planning.checks.steps import too_few_steps
 from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, likelihood, measure, samples
 from limbeck.probes.measurements import AGAIN
 from limbeck.report import write_report
@@ -48,30 +47,30 @@ class Evaluation:
         stores: tuple[TokenStore, TokenStore],
         *,
         length: int,
-        machine: Environment,
+        environment: Environment,
     ) -> None:
         """``stores``: (training, held-out) text in the student's tokens. ``length``: tokens of a row."""
         settings, (train, store) = request.settings, stores
-        self._settings, self._source, self._machine = settings, teacher, machine
+        self._settings, self._source, self._machine = settings, teacher, environment
         self._distils = request.objective.needs_teacher
         self._reference: Teacher | None = None if isinstance(teacher, CrossTokenizerTeacher) else teacher.about
         self._counted: Callable[[Batch], Batch] = lambda batch: batch
         answers = teacher.captured.held_out if teacher.captured and self._reference is not None else None
         rows = answers.cache.rows if answers else None
-        self.held_out = HeldOut(store, length=length, machine=machine, trained=settings.tokens, rows=rows)
+        self.held_out = HeldOut(store, length=length, environment=environment, trained=settings.tokens, rows=rows)
         if answers:
             self._reference = answers.of_sample(self.held_out.sample)
             self._counted = answers.counted
         self._teachers = self.held_out  # as the teacher reads it
-        if isinstance(teacher, CrossTokenizerTeacher) and machine.world.first:
-            self._teachers = teacher.held_out(machine)
+        if isinstance(teacher, CrossTokenizerTeacher) and environment.world.first:
+            self._teachers = teacher.held_out(environment)
         measurements = settings.out / "measurements"
         self._recall = RecallEvaluation(measurements, train, self.held_out) if settings.mixers else None
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._costs: list[Reading] = []
         self.seconds = 0.0  # of the last evaluation of a student, 0 where all were read from their files
         served = teacher.captured is not None and teacher.captured.served  # nobody here has looked at the model
-        if machine.world.first and not served:
+        if environment.world.first and not served:
             self._measure("teacher", teacher.about, settings.seed, compare=False)
             self._cost("teacher", self._cost_of_teacher)
 

@@ -19,7 +19,7 @@ from limbeck.corpora import TokenStore, require_rows
 from limbeck.corpora.layout import Layout
 from limbeck.disk import claims, read_json
 from limbeck.errors import BadModel
-from limbeck.jobs.common.environment import Environment, environment
+from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim, now, same_corpus, update
 from limbeck.jobs.common.packing import packed
 from limbeck.jobs.common.rates import fresh_rate_of, rate_of
@@ -63,8 +63,8 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     """
     started = time.monotonic()
     request, answers = adopted(DistilRequest.of(settings))
-    where = environment(settings)
-    comparison = prepare(request, answers, where)
+    environment = environment_of(settings)
+    comparison = prepare(request, answers, environment)
     for number, arm in enumerate(comparison.arms, 1):
         later = comparison.arms[number:]
         after = expected_seconds(comparison.run.get("estimate", {}), later)
@@ -73,7 +73,7 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
         if arm is not comparison.arms[-1]:
             comparison.show_so_far()
     result = comparison.conclude(time.monotonic() - started)
-    where.world.barrier()
+    environment.world.barrier()
     leave()
     return result
 
@@ -97,7 +97,7 @@ class Comparison:
 
     def show_so_far(self) -> None:
         """Writes a report of the arms that are done: whoever stops here has one."""
-        if self.shared.machine.world.first and "ended" not in self.run:
+        if self.shared.environment.world.first and "ended" not in self.run:
             self.proof.write(self.run)
 
     def conclude(self, seconds: float, *, linked: Collection[Path] = (), last: bool = True) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Comparison:
         Arms in the folders ``linked`` were trained by another student of a family; a student that is not the ``last`` word of
         its run leaves it to the family to say what all took.
         """
-        if not self.shared.machine.world.first:
+        if not self.shared.environment.world.first:
             return {}
         if "ended" not in self.run:
             known = {} if self.continued else {"seconds": round(seconds, 1)}  # of all starts
@@ -114,7 +114,7 @@ class Comparison:
         result = self.proof.conclude(self.run)
         if "estimate" in self.run:
             own = [arm for arm in self.arms if arm.folder not in linked]
-            console.print(shown_after(self.run["estimate"], own, self.shared.machine, continued=self.continued))
+            console.print(shown_after(self.run["estimate"], own, self.shared.environment, continued=self.continued))
         if last:
             console.print(f"It {took(seconds, continued=self.continued)}.")
         return result
@@ -123,7 +123,7 @@ class Comparison:
 def prepare(
     request: DistilRequest,
     answers: dict[str, Any],
-    where: Environment,
+    environment: Environment,
     *,
     member: str = "",
     beside: Comparison | None = None,
@@ -137,41 +137,41 @@ def prepare(
     many of them learn from the teacher, whose forward pass they share. Raises a LimbeckError for whatever does not fit, before
     anything long begins.
     """
-    plan, settings = DistilPlan.of(request, where), request.settings
-    run = claim(settings.out, plan.signature(answers, where)) if where.world.first else {}
-    where.world.barrier()
+    plan, settings = DistilPlan.of(request, environment), request.settings
+    run = claim(settings.out, plan.signature(answers, environment)) if environment.world.first else {}
+    environment.world.barrier()
     continued = "teacher" in run  # written below, before the first training
     if isinstance(request.teacher, ServedRef) and not beside:
-        _check_served(request, length=plan.budget.length, where=where)
+        _check_served(request, length=plan.budget.length, environment=environment)
     given = objectives or request.objectives
-    source = beside.source if beside else teacher_of(request, where, length=plan.budget.length, objectives=given)
-    start = _Start(plan, source, first_documents(settings, request.teacher), where, sharing)
+    source = beside.source if beside else teacher_of(request, environment, length=plan.budget.length, objectives=given)
+    start = _Start(plan, source, first_documents(settings, request.teacher), environment, sharing)
     knows = start.first_look(known=beside is not None)
-    store, held_out = beside.stores if beside else source.stores(settings, where)
+    store, held_out = beside.stores if beside else source.stores(settings, environment)
     require_rows(store, length=plan.budget.length)
-    if where.world.first:
+    if environment.world.first:
         same_corpus(settings.out, run, store, held_out)
     cut, student, findings = start.student(store, knows=knows)
     if isinstance(source, CrossTokenizerTeacher):
-        source.query(store, where, rows=plan.budget.steps * plan.budget.rows, length=plan.budget.length)
+        source.query(store, environment, rows=plan.budget.steps * plan.budget.rows, length=plan.budget.length)
     price = start.price(student)
     arms = _arms(plan, price, member=member)
-    shared = _shared(plan, source, store, cut, student, where)
-    if where.world.first:
+    shared = _shared(plan, source, store, cut, student, environment)
+    if environment.world.first:
         layout = store.layout(plan.budget.length)
         about = _summary(source.about) | source.facts | _priced(price, sharing) | _stated(request)
         facts = {"doctor": as_json(findings), "plan": _plan_facts(shared.plan, layout, arms)}
         facts |= {"objective": request.objective.canonical}
         if plan.conversion:
-            facts |= _of_conversion(plan, source, student, where=where)
+            facts |= _of_conversion(plan, source, student, environment=environment)
         update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
         _announce(about, student, shared.plan, layout, arms, most=source.rows)
-    cost = _cost(plan, source, student, where)
+    cost = _cost(plan, source, student, environment)
     del student  # one student at a time is held
     _estimate(settings, run, arms, cost, shared)
-    if beside and where.world.first:
+    if beside and environment.world.first:
         share_teacher_metrics(beside.settings.out, settings.out)
-    proof = Evaluation(request, source, (store, held_out), length=plan.budget.length, machine=where)
+    proof = Evaluation(request, source, (store, held_out), length=plan.budget.length, environment=environment)
     proof.cut(cut)
     return Comparison(settings, run, source, (store, held_out), arms, shared, cost, proof, continued)
 
@@ -183,13 +183,13 @@ class _Start:
     plan: DistilPlan
     source: TeacherSource
     documents: Sample
-    where: Environment
+    environment: Environment
     sharing: int
 
     def diagnose(self, pair: Pair, *, uses: float | None = None) -> list[Finding]:
         """What the doctor finds of this pair."""
         length = self.plan.budget.length
-        return diagnose(self.plan.request, pair, self.documents, length=length, machine=self.where, uses=uses)
+        return diagnose(self.plan.request, pair, self.documents, length=length, environment=self.environment, uses=uses)
 
     def first_look(self, *, known: bool) -> list[Finding]:
         """Stops at a teacher that predicts no better than a unigram model, or a given student that does not fit.
@@ -199,7 +199,7 @@ class _Start:
         request, source = self.plan.request, self.source
         looked = known or source.captured is not None
         length = self.plan.budget.length
-        knows = [] if looked else what_is_known(request, source.about, length=length, machine=self.where)
+        knows = [] if looked else what_is_known(request, source.about, length=length, environment=self.environment)
         check(knows)
         if request.settings.student:
             check(self.diagnose(Pair(source.about, load(request.settings.student))))
@@ -211,7 +211,7 @@ class _Start:
         live = plan.request.objective.needs_teacher and isinstance(self.source, RunTeacher)
         uses = self.uses() if live else None
         findings = self._conversion(uses) + knows
-        cut = _start(plan, self.source, store, where=self.where)
+        cut = _start(plan, self.source, store, environment=self.environment)
         student = load(verified_folder(cut), device="cpu")
         if not plan.conversion:
             findings = self.diagnose(Pair(teacher, student), uses=uses) + knows
@@ -251,14 +251,14 @@ def _shared(
     store: TokenStore,
     cut: Path,
     student: LanguageModel,
-    where: Environment,
+    environment: Environment,
 ) -> Shared:
     """What all arms have in common."""
     settings, budget = plan.request.settings, plan.budget
     lr = rate_of(settings, student.parameters_count)
-    training = Plan(steps=budget.steps, rows=budget.rows, lr=lr, schedule=plan.schedule, bf16=where.bf16)
+    training = Plan(steps=budget.steps, rows=budget.rows, lr=lr, schedule=plan.schedule, bf16=environment.bf16)
     return Shared(
-        *(cut, source.logits, store, budget.length, training, where),
+        *(cut, source.logits, store, budget.length, training, environment),
         most_rows=source.rows,
         counted=source.counted,
         reads_on=isinstance(source, CrossTokenizerTeacher),  # which has logits of no more than the plan reads
@@ -268,27 +268,27 @@ def _shared(
     )
 
 
-def _cost(plan: DistilPlan, source: TeacherSource, student: LanguageModel, where: Environment) -> Cost:
+def _cost(plan: DistilPlan, source: TeacherSource, student: LanguageModel, environment: Environment) -> Cost:
     """What one training takes in memory and time."""
     return estimate(
         *(Size.of(student.config), source.size),
         length=plan.budget.length,
         tokens=plan.budget.tokens,
         batch_tokens=plan.budget.rows * plan.budget.length,
-        itemsize=where.dtype.itemsize,
-        device=where.world.device.type,
+        itemsize=environment.dtype.itemsize,
+        device=environment.world.device.type,
     )
 
 
 def _of_conversion(
-    plan: DistilPlan, source: TeacherSource, student: LanguageModel, *, where: Environment
+    plan: DistilPlan, source: TeacherSource, student: LanguageModel, *, environment: Environment
 ) -> dict[str, Any]:
     """What run.json keeps of a conversion: what became of attention, and the bytes of state for a text."""
     remedy = "remove the folder cut beside it too, and the student is converted again"
     file, length = plan.request.settings.out / SAID, plan.budget.length
     facts: dict[str, Any] = {"conversion": read_json(file, ConversionFacts, remedy=remedy)}
     if source.size is not None:
-        facts["state"] = _kept(student, source.about, source.size, length=length, itemsize=where.dtype.itemsize)
+        facts["state"] = _kept(student, source.about, source.size, length=length, itemsize=environment.dtype.itemsize)
     return facts
 
 
@@ -297,27 +297,27 @@ def _estimate(settings: DistilSettings, run: dict[str, Any], arms: list[Arm], co
     if any((arm.folder / "metrics.jsonl").exists() for arm in arms):
         return
     found = estimate_time(arms, cost, shared)
-    if shared.machine.world.first:
+    if shared.environment.world.first:
         update(settings.out, run, estimate=asdict(found))
         console.print(shown_before(found, arms))
 
 
-def _start(plan: DistilPlan, source: TeacherSource, store: TokenStore, *, where: Environment) -> Path:
+def _start(plan: DistilPlan, source: TeacherSource, store: TokenStore, *, environment: Environment) -> Path:
     """The folder of what the student starts from. Weights that only this needs are gone when it is there."""
     settings, target, asked = plan.request.settings, plan.target, plan.conversion
     folder = settings.out / "cut"
-    if where.world.first and target is not None and source.captured:
+    if environment.world.first and target is not None and source.captured:
         source.captured.place_cut(target, settings.out / (BASE if asked else "cut"), seed=settings.seed)
-    where.world.barrier()
+    environment.world.barrier()
     made = (folder / "config.json").exists()
-    weights = source.weights(where) if (target or asked) and not made else source.about
+    weights = source.weights(environment) if (target or asked) and not made else source.about
     if asked is None:
-        return make_student(settings, target, weights, store, length=plan.budget.length, machine=where)
+        return make_student(settings, target, weights, store, length=plan.budget.length, environment=environment)
     if made:
-        if where.world.first:  # of a start that ended just before
+        if environment.world.first:  # of a start that ended just before
             shutil.rmtree(settings.out / MATCHING, ignore_errors=True)
         return folder
-    return make_converted(plan, weights, store, machine=where, most_rows=source.rows)
+    return make_converted(plan, weights, store, environment=environment, most_rows=source.rows)
 
 
 def _show(findings: Sequence[Finding]) -> None:
@@ -326,13 +326,13 @@ def _show(findings: Sequence[Finding]) -> None:
     check(findings)
 
 
-def _check_served(request: DistilRequest, *, length: int, where: Environment) -> None:
+def _check_served(request: DistilRequest, *, length: int, environment: Environment) -> None:
     """Checks a pair whose teacher is on a server before any query, which may cost money."""
     settings, teacher = request.settings, request.teacher
     assert settings.student is not None, "adopted looked for it"
     described = load_without_weights(resolve_description(teacher.config_source), name=teacher.name)
     documents = first_documents(settings, teacher)
-    check(diagnose(request, Pair(described, load(settings.student)), documents, length=length, machine=where))
+    check(diagnose(request, Pair(described, load(settings.student)), documents, length=length, environment=environment))
 
 
 def _arms(plan: DistilPlan, price: Price | None, *, member: str) -> list[Arm]:

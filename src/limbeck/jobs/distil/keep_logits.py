@@ -33,7 +33,9 @@ _SHARE = 0.25  # of the free disk
 _BYTES: int = CaptureSettings.model_fields["bytes_per_token"].default
 
 
-def keeps(request: DistilRequest, where: Environment, *, length: int, objectives: Sequence[ObjectiveSpec]) -> bool:
+def keeps(
+    request: DistilRequest, environment: Environment, *, length: int, objectives: Sequence[ObjectiveSpec]
+) -> bool:
     """Whether this run keeps its teacher's logits, as --cache-logits says, or by how often it would compute them.
 
     ``objectives`` are those of all students. What was begun is gone on with. Tokenises the run's text into ``out/data``.
@@ -43,12 +45,12 @@ def keeps(request: DistilRequest, where: Environment, *, length: int, objectives
         return settings.cache_logits and needed
     if (settings.out / CAPTURED).exists():
         return True
-    if (settings.out / "cut").exists() or where.world.size > 1 or settings.mixers is not None or not needed:
+    if (settings.out / "cut").exists() or environment.world.size > 1 or settings.mixers is not None or not needed:
         return False
     about = load_without_weights(resolve(request.teacher.name), name=request.teacher.name)
     if any(why_not(codec, spec.objective) for spec in objectives for codec in codecs_within(about.vocab, _BYTES)):
         return False
-    text = _tokens(stores_of(settings, about, where, speak=False)[0], length=length)
+    text = _tokens(stores_of(settings, about, environment, speak=False)[0], length=length)
     if not worth_keeping(settings, text):
         return False
     live = settings.tokens * _readings(settings)

@@ -47,12 +47,12 @@ _ROW = {"cpu": 256, "cuda": 1024}  # tokens of the teacher's rows, where --lengt
 
 
 def teacher_of(
-    request: DistilRequest, where: Environment, *, length: int, objectives: Sequence[ObjectiveSpec]
+    request: DistilRequest, environment: Environment, *, length: int, objectives: Sequence[ObjectiveSpec]
 ) -> TeacherSource:
     """The teacher of a run in rows of ``length``, whatever its student's tokenizer; ``objectives``: those of all students."""
     if request.settings.tokenizer_align is None:
-        return RunTeacher.of(request, where, length=length, objectives=objectives)
-    return CrossTokenizerTeacher(request, where, needed=AlignedTexts.by(objectives))
+        return RunTeacher.of(request, environment, length=length, objectives=objectives)
+    return CrossTokenizerTeacher(request, environment, needed=AlignedTexts.by(objectives))
 
 
 class CrossTokenizerTeacher:
@@ -62,11 +62,11 @@ class CrossTokenizerTeacher:
     them were queried, None for all.
     """
 
-    def __init__(self, request: DistilRequest, where: Environment, *, needed: AlignedTexts) -> None:
+    def __init__(self, request: DistilRequest, environment: Environment, *, needed: AlignedTexts) -> None:
         """Raises Mismatch where the tokens of one of the tokenizers cannot be written in bytes."""
         settings = request.settings
         assert settings.student is not None, "looked at by check_align"
-        self._base = RunTeacher.of(request, where)
+        self._base = RunTeacher.of(request, environment)
         self.about, self.captured, self._settings = self._base.about, self._base.captured, settings
         student = load(settings.student)
         self._student = Reader(student.tokenizer, student.end, student.vocab)
@@ -81,31 +81,31 @@ class CrossTokenizerTeacher:
         assert self._aligned is not None, "query comes first"
         return self._aligned
 
-    def weights(self, where: Environment) -> LanguageModel:
+    def weights(self, environment: Environment) -> LanguageModel:
         """The model itself; nothing is cut out of it."""
-        return self._base.weights(where)
+        return self._base.weights(environment)
 
-    def stores(self, settings: DistilSettings, where: Environment) -> tuple[TokenStore, TokenStore]:
+    def stores(self, settings: DistilSettings, environment: Environment) -> tuple[TokenStore, TokenStore]:
         """(training, held-out) text of the run in the student's tokens, beside which the teacher's held-out text is made.
 
         Of captured answers it is the text they are about, so far as it can be read back from its tokens.
         """
         folder, spelled = settings.out / "data", self._spelled[1]
         if self.captured is None:
-            stores = stores_of(settings, self._student, where)
-            if where.world.first:
+            stores = stores_of(settings, self._student, environment)
+            if environment.world.first:
                 self._held_out = self._in_tokens_of_teacher(stores[1], "held_out")
             return stores
         self._theirs, self._held_out = self.captured.stores()
-        if where.world.first:
+        if environment.world.first:
             answered = self._theirs.documents_in(self.captured.answers.rows, length=self.captured.answers.length)
             tokenizer, end = self._student.tokenizer, self._student.end
             for side, store, most in (("train", self._theirs, answered), ("held_out", self._held_out, None)):
                 retokenised(store, spelled, tokenizer, folder / side, end=end, documents=most)
-        where.world.barrier()
+        environment.world.barrier()
         return text_of_run(settings.out)
 
-    def query(self, store: TokenStore, where: Environment, *, rows: int, length: int) -> None:
+    def query(self, store: TokenStore, environment: Environment, *, rows: int, length: int) -> None:
         """Computes the teacher's log-probabilities of the documents of the first ``rows`` rows, or reads those of before.
 
         Raises Mismatch where no chunk has a target.
@@ -114,13 +114,13 @@ class CrossTokenizerTeacher:
         self._tokens = store.tokens
         if self.captured is None:
             self.rows = min(rows, Rows(store, length=length).n_rows)
-        if where.world.first and not (folder / MANIFEST).is_file():
+        if environment.world.first and not (folder / MANIFEST).is_file():
             read = np.ones(store.documents, dtype=bool)
             if self.rows is not None:
                 read = store.documents_in(self.rows, length=length)
                 self._theirs = self._in_tokens_of_teacher(store, "train", documents=read)
-            self._write(folder, store, self._logprobs(where), store.layout(length), read)
-        where.world.barrier()
+            self._write(folder, store, self._logprobs(environment), store.layout(length), read)
+        environment.world.barrier()
         largest = logprobs_in(self._settings.out / _LOGPROBS).largest if self._needed.largest else None
         if largest is not None:
             largest = largest.reshape(-1, largest.shape[-1])
@@ -154,28 +154,34 @@ class CrossTokenizerTeacher:
         """Forward passes of the teacher for each token that a run trains on: one pass over its own tokens of what it reads."""
         return float(self.logits.facts["tokens_asked"]) / max(tokens, self._tokens if self.captured else 0)
 
-    def held_out(self, where: Environment) -> HeldOut:
+    def held_out(self, environment: Environment) -> HeldOut:
         """The held-out text as the teacher reads it; on the rank that writes."""
         rows = self.captured.held_out.cache.rows if self.captured else None
-        return HeldOut(self._held_out, length=self._row(where), machine=where, trained=self._settings.tokens, rows=rows)
+        return HeldOut(
+            self._held_out,
+            length=self._row(environment),
+            environment=environment,
+            trained=self._settings.tokens,
+            rows=rows,
+        )
 
-    def _row(self, where: Environment) -> int:
+    def _row(self, environment: Environment) -> int:
         """Tokens of its rows: as many as the student's, and no fewer than is usual."""
         if self.captured is not None:
             return self.captured.answers.length
-        return min(self.about.context, max(self._settings.length or 0, _ROW[where.world.device.type]))
+        return min(self.about.context, max(self._settings.length or 0, _ROW[environment.world.device.type]))
 
     def _in_tokens_of_teacher(self, store: TokenStore, side: str, *, documents: np.ndarray | None = None) -> TokenStore:
         folder, tokenizer = self._settings.out / "data" / "teacher" / side, self.about.tokenizer
         made = retokenised(store, self._spelled[0], tokenizer, folder, end=self.about.end, documents=documents)
         return made.packed(store.packing)
 
-    def _logprobs(self, where: Environment) -> TeacherLogprobs:
+    def _logprobs(self, environment: Environment) -> TeacherLogprobs:
         """The teacher's log-probability of each token of its stream but the first."""
-        length, store = self._row(where), self._theirs
+        length, store = self._row(environment), self._theirs
         rows = Rows(store, length=length)
         number = self.captured.answers.rows if self.captured else rows.n_rows
-        tokens, device = number * length, where.world.device
+        tokens, device = number * length, environment.world.device
         console.print(
             f"computing the log-probabilities of teacher {self.about.name} once, of {count(tokens)} of its own tokens"
         )

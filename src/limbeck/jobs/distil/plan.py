@@ -52,7 +52,7 @@ class DistilPlan:
     schedule: Schedule
 
     @classmethod
-    def of(cls, request: DistilRequest, where: Environment) -> DistilPlan:
+    def of(cls, request: DistilRequest, environment: Environment) -> DistilPlan:
         """Checks the settings, whether the text is there, and the configuration. Raises a LimbeckError for what does not fit."""
         settings = request.settings
         check_align(request)
@@ -63,17 +63,19 @@ class DistilPlan:
                 resolve_source(text, columns_of(settings))
         config = load_config(settings.student or request.teacher.config_source)
         first = settings.student or settings.teacher
-        length = row_length(settings, getattr(config, "max_position_embeddings", None), where.world.device, name=first)
-        rows, steps = batch_rows(settings, length, where.world.size)
+        length = row_length(
+            settings, getattr(config, "max_position_embeddings", None), environment.world.device, name=first
+        )
+        rows, steps = batch_rows(settings, length, environment.world.size)
         matched = sum(conversion.steps(steps).values()) if conversion else 0
         schedule = schedule_of(settings, planned_config(request, target, conversion, config))
         return cls(request, target, conversion, Budget(length, rows, steps), matched, schedule)
 
-    def signature(self, answers: dict[str, Any], where: Environment) -> dict[str, Any]:
+    def signature(self, answers: dict[str, Any], environment: Environment) -> dict[str, Any]:
         """What decides the result of the run, as run.json keeps it; ``answers``: the same of captured logits."""
         objective, budget = self.request.objective, self.budget
         derived = {"objective": objective.canonical, "length": budget.length, "rows": budget.rows}
-        derived |= {"steps": budget.steps, "bf16": where.bf16} | answers | {"schedule": self.schedule}
+        derived |= {"steps": budget.steps, "bf16": environment.bf16} | answers | {"schedule": self.schedule}
         if code := objective.code:
             derived["objective_code"] = code
         return signature_of(self.request.settings, "distil", **derived)

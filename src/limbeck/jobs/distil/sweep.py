@@ -17,7 +17,7 @@ from typing import Any
 from limbeck.config import DistilSettings
 from limbeck.disk import claims
 from limbeck.errors import BadSetting, LimbeckError
-from limbeck.jobs.common.environment import environment
+from limbeck.jobs.common.environment import environment_of
 from limbeck.jobs.common.folder import claim, now, signature_of, update
 from limbeck.jobs.distil.align import AlignedTexts, check_align
 from limbeck.jobs.distil.arms import Arm, take_over, train, train_members
@@ -46,26 +46,26 @@ def sweep(settings: DistilSettings) -> dict[str, Any]:
         AlignedTexts.by(request.objectives)
     for name, one in wanted.items():  # a mistake in the last is found before the first begins
         _check(one, name)
-    where = environment(settings)
-    run = claim(settings.out, signature_of(settings, "family", **answers)) if where.world.first else {}
+    environment = environment_of(settings)
+    run = claim(settings.out, signature_of(settings, "family", **answers)) if environment.world.first else {}
     continued = "members" in run
-    if where.world.first:
+    if environment.world.first:
         update(settings.out, run, members=list(wanted), objectives=[one.objective.text for one in wanted.values()])
-    where.world.barrier()
+    environment.world.barrier()
     members: list[Comparison] = []
     sharing = sum(one.objective.needs_teacher for one in wanted.values())
     for name, one in wanted.items():
         console.print(f"\n{name}")
         members.append(
             prepare(
-                *(one.but(out=settings.out / name), answers, where),
+                *(one.but(out=settings.out / name), answers, environment),
                 member=name,
                 beside=members[0] if members else None,
                 objectives=request.objectives,
                 sharing=max(1, sharing),
             )
         )
-    if where.world.first and (seconds := sum(map(_seconds, _together(members)))):
+    if environment.world.first and (seconds := sum(map(_seconds, _together(members)))):
         many = sum(not arm.done for member in members for arm in member.arms)
         console.print(f"\nestimate: {duration(seconds)} for the {trainings(many)} of {len(wanted)} students")
     linked = _train(members)
@@ -74,15 +74,15 @@ def sweep(settings: DistilSettings) -> dict[str, Any]:
         console.print(f"\n{name}")
         trained = training_seconds([arm for arm in member.arms if arm.folder not in linked])
         results[name] = member.conclude(trained, linked=linked, last=False)
-    if where.world.first:
+    if environment.world.first:
         if "ended" not in run:
             known = {} if continued else {"seconds": round(time.monotonic() - started, 1)}  # of all starts
             update(settings.out, run, ended=now(), **known)
         write_family_report(settings.out)
         console.print(f"\n{len(wanted)} students {took(time.monotonic() - started, continued=continued)}.")
-    where.world.barrier()
+    environment.world.barrier()
     leave()
-    return {"out": str(settings.out), "members": results} if where.world.first else {}
+    return {"out": str(settings.out), "members": results} if environment.world.first else {}
 
 
 def _check(request: DistilRequest, name: str) -> None:
@@ -179,7 +179,7 @@ def _groups(together: Sequence[tuple[Comparison, Arm]]) -> list[list[tuple[Compa
     """Those that fit into memory together, in order; the teacher is asked once for each group."""
     groups: list[list[tuple[Comparison, Arm]]] = []
     for member, arm in together:
-        if groups and _fit([*(other.cost for other, _ in groups[-1]), member.cost], member.shared.machine.world):
+        if groups and _fit([*(other.cost for other, _ in groups[-1]), member.cost], member.shared.environment.world):
             groups[-1].append((member, arm))
         else:
             groups.append([(member, arm)])
@@ -198,7 +198,7 @@ def _fit(costs: Sequence[Cost], world: World) -> bool:
 
 def _take_over(arm: Arm, member: Comparison, before: Sequence[tuple[Comparison, Arm]]) -> bool:
     """Takes what a student of the same size and another objective was compared with, if there is such; says whether."""
-    world = member.shared.machine.world
+    world = member.shared.environment.world
     twins = [one for other, one in before if _same(other, one) == _same(member, arm)]
     if twins and world.first:
         take_over(arm, twins[0])

@@ -46,7 +46,7 @@ class RunTeacher:
     def of(
         cls,
         request: DistilRequest,
-        where: Environment,
+        environment: Environment,
         *,
         length: int | None = None,
         objectives: Sequence[ObjectiveSpec] = (),
@@ -57,25 +57,25 @@ class RunTeacher:
         """
         match request.teacher:
             case ServedRef():
-                captured = _captured(request, where, length=length)
+                captured = _captured(request, environment, length=length)
             case CapturedRef(folder=folder):
                 captured = Captured(folder)
             case LocalRef(name=name):
-                if not (objectives and length and keeps(request, where, length=length, objectives=objectives)):
-                    model = load(name, device=where.world.device, dtype=where.dtype)
+                if not (objectives and length and keeps(request, environment, length=length, objectives=objectives)):
+                    model = load(name, device=environment.world.device, dtype=environment.dtype)
                     return cls(model, model)
-                captured = _captured(request, where, length=length)
+                captured = _captured(request, environment, length=length)
         return cls(captured.about, captured.answers, captured)
 
-    def weights(self, where: Environment) -> LanguageModel:
+    def weights(self, environment: Environment) -> LanguageModel:
         """The model itself, to prune a student from."""
         if self.captured is None:
             return self.about
-        return self.captured.weights(device=where.world.device, dtype=where.dtype)
+        return self.captured.weights(device=environment.world.device, dtype=environment.dtype)
 
-    def stores(self, settings: TeacherSettings, where: Environment) -> tuple[TokenStore, TokenStore]:
+    def stores(self, settings: TeacherSettings, environment: Environment) -> tuple[TokenStore, TokenStore]:
         """(training, held-out) text of the run."""
-        return stores_of(settings, self.about, where) if self.captured is None else self.captured.stores()
+        return stores_of(settings, self.about, environment) if self.captured is None else self.captured.stores()
 
     @property
     def rows(self) -> int | None:
@@ -109,11 +109,11 @@ class RunTeacher:
         return 1.0 if self.rows is None else min(1.0, self.rows * length / tokens)
 
 
-def _captured(request: DistilRequest, where: Environment, *, length: int | None) -> Captured:
+def _captured(request: DistilRequest, environment: Environment, *, length: int | None) -> Captured:
     """The teacher's logits of this run's text in the run's folder: captured now, as far as they were not before."""
     settings, folder = request.settings, request.settings.out / CAPTURED
     if not (folder / CERTIFICATE).exists():  # which is written last
-        if where.world.size > 1:
+        if environment.world.size > 1:
             raise BadSetting(
                 f"--teacher {settings.teacher}: one process captures: let this command begin without torchrun, or begin with "
                 "limbeck capture, and give --teacher ANSWERS"

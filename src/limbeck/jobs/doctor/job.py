@@ -7,7 +7,7 @@ from typing import Any
 
 from limbeck.config import DistilSettings
 from limbeck.errors import BadSetting
-from limbeck.jobs.common.environment import environment, row_length
+from limbeck.jobs.common.environment import environment_of, row_length
 from limbeck.jobs.common.folder import packing_asked
 from limbeck.jobs.common.packing import packed_documents
 from limbeck.jobs.common.sample import first_documents, unreadable
@@ -39,21 +39,21 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
     request, _ = adopted(request)
     settings = request.settings
     sample = first_documents(settings, request.teacher)
-    where = environment(settings)
+    environment = environment_of(settings)
     shape = target_shape(settings, request.teacher)
-    teacher = RunTeacher.of(request, where).about
+    teacher = RunTeacher.of(request, environment).about
     student = load(settings.student) if settings.student else None
     reads = student if student is not None and settings.tokenizer_align else teacher
-    length = settings.length or row_length(settings, reads.context, where.world.device, name=reads.name)
+    length = settings.length or row_length(settings, reads.context, environment.world.device, name=reads.name)
     pair = Pair(teacher, student, None if shape is None else config_of(shape, teacher.config))
     if asked := check_conversion(request, shape):
         found = Planned.of(request, asked, shape)
         pair = replace(pair, planned=found.student, reference=found.reference)
     uses = uses_before(request, teacher, sample, length=length)
-    findings = diagnose(request, pair, sample, length=length, machine=where, uses=uses)
+    findings = diagnose(request, pair, sample, length=length, environment=environment, uses=uses)
     findings += unreadable(sample, teacher)
     findings += packed_documents(
         sample.documents, reads, packing=packing_asked(settings), length=length, context=reads.context
     )
-    findings += what_is_known(request, teacher, length=length, machine=where)
+    findings += what_is_known(request, teacher, length=length, environment=environment)
     return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}

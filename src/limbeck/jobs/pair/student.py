@@ -97,7 +97,7 @@ def make_student(
     store: TokenStore,
     *,
     length: int,
-    machine: Environment,
+    environment: Environment,
     method: str = METHOD,
     folder: Path | None = None,
 ) -> Path:
@@ -106,16 +106,16 @@ def make_student(
     Of a student that exists, or was made before, the teacher is not asked.
     """
     folder = folder or settings.out / "cut"
-    if machine.world.first and not (folder / "config.json").exists():
+    if environment.world.first and not (folder / "config.json").exists():
         if shape is None:
             assert settings.student is not None
             student = load(settings.student, train=True)
         else:
             student = shrink_to(
-                shape, teacher, store, length=length, machine=machine, method=method, seed=settings.seed
+                shape, teacher, store, length=length, environment=environment, method=method, seed=settings.seed
             )
         save(student, folder)
-    machine.world.barrier()
+    environment.world.barrier()
     return folder
 
 
@@ -125,11 +125,11 @@ def shrink_to(
     store: TokenStore,
     *,
     length: int,
-    machine: Environment,
+    environment: Environment,
     method: str,
     seed: int,
 ) -> LanguageModel:
     """A student of this shape out of the teacher, by what matters on a calibration sample of the training text."""
     sample = Rows(store, length=length, seed=seed).take(CALIBRATION_ROWS)
-    scores = score(teacher, list(micro_batches(sample, machine.world.device)), method=method, seed=seed)
+    scores = score(teacher, list(micro_batches(sample, environment.world.device)), method=method, seed=seed)
     return prune(teacher, shape=shape, scores=scores)

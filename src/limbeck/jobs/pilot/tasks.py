@@ -172,9 +172,9 @@ class Pilot:
         return cls(Grid(teachers, cells), Scale(**row["scale"]), row["objective"])
 
 
-def do(task: Task, machine: Environment | None = None) -> None:
+def do(task: Task, environment: Environment | None = None) -> None:
     """Does a task, unless it is done. Of a student, a loss that is no number is a result too, written down with the reason."""
-    machine = machine or Environment(
+    environment = environment or Environment(
         alone("cuda" if torch.cuda.is_available() else "cpu"), bf16=torch.cuda.is_available()
     )
     with locked(task.folder, wait=True):  # one whose parent was killed may take a moment to notice
@@ -182,7 +182,7 @@ def do(task: Task, machine: Environment | None = None) -> None:
         if task.done:
             return
         started = time.process_time()
-        result = _WORK[task.kind](task, Pilot.read(task.out), machine)
+        result = _WORK[task.kind](task, Pilot.read(task.out), environment)
         seconds = round(time.process_time() - started, 2)
         made = [file.name for file in [task.folder / DOCUMENTS] if file.exists()]
         facts = {"cpu_seconds": seconds, "files": sums(task.folder, made)}
@@ -198,30 +198,32 @@ def drop_checkpoints(tasks: Iterable[Task]) -> None:
                 shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def _teacher(task: Task, pilot: Pilot, machine: Environment) -> dict[str, Any]:
+def _teacher(task: Task, pilot: Pilot, environment: Environment) -> dict[str, Any]:
     """Trains a teacher from scratch, with cross-entropy."""
     plan = next(rung for rung in pilot.grid.teachers if rung.name == task.name)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(task.out / "tokenizer")
     model = new_model(llama_config(plan.shape, tokenizer), tokenizer, 0, name=plan.name)
     lr = suggested_learning_rate(model.parameters_count)
-    tokens = _train(task, pilot, model, None, CrossEntropy(), plan.tokens, machine, seed=0, lr=lr)
+    tokens = _train(task, pilot, model, None, CrossEntropy(), plan.tokens, environment, seed=0, lr=lr)
     save(model, task.folder / "model")
-    measured = _measure(task.out, model, None, pilot.scale, machine)
+    measured = _measure(task.out, model, None, pilot.scale, environment)
     facts = {**_sizes(model, plan.shape), "tokens": tokens, **_loss(measured)}
     model.model.eval()
     items = of_store(text_of_run(task.out)[0])
-    found = compare_to_unigram(model, items, vocab=model.vocab, length=pilot.scale.length, device=machine.world.device)
+    found = compare_to_unigram(
+        model, items, vocab=model.vocab, length=pilot.scale.length, device=environment.world.device
+    )
     return facts if found is None else facts | {"known": finite(asdict(found))}
 
 
-def _answers(task: Task, pilot: Pilot, machine: Environment) -> dict[str, Any]:
+def _answers(task: Task, pilot: Pilot, environment: Environment) -> dict[str, Any]:
     """Asks a teacher about the part of the training text that students read."""
-    teacher = _load_teacher(task.out, task.name, machine)
+    teacher = _load_teacher(task.out, task.name, environment)
     store, _ = text_of_run(task.out)
     rows = Rows(store, length=pilot.scale.length, most=_most(pilot))
     capture(
         teacher,
-        lambda numbers: rows.rows_of(numbers).to(machine.world.device),
+        lambda numbers: rows.rows_of(numbers).to(environment.world.device),
         task.folder,
         rows=rows.n_rows,
         batch_rows=max(1, _TOGETHER // pilot.scale.length),
@@ -240,10 +242,10 @@ def _made_from(out: Path, teacher: str, store: TokenStore, scale: Scale) -> dict
     return {"teacher": weights, "corpus": store.manifest["corpus_sha256"], "length": scale.length} | packed_as(store)
 
 
-def _cell(task: Task, pilot: Pilot, machine: Environment) -> dict[str, Any]:
+def _cell(task: Task, pilot: Pilot, environment: Environment) -> dict[str, Any]:
     """Trains one student and measures it."""
     plan = next(cell for cell in pilot.grid.cells if cell.name == task.name)
-    live = None if plan.teacher is None else _load_teacher(task.out, plan.teacher, machine)
+    live = None if plan.teacher is None else _load_teacher(task.out, plan.teacher, environment)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(task.out / "tokenizer")
     store, _ = text_of_run(task.out)
     answers: CausalLM | None = None
@@ -255,10 +257,16 @@ def _cell(task: Task, pilot: Pilot, machine: Environment) -> dict[str, Any]:
     if plan.arm == "cut":
         assert live is not None
         student = shrink_to(
-            plan.shape, live, store, length=pilot.scale.length, machine=machine, method="gradient", seed=plan.seed
+            plan.shape,
+            live,
+            store,
+            length=pilot.scale.length,
+            environment=environment,
+            method="gradient",
+            seed=plan.seed,
         )
         student.model.train().requires_grad_(True)
-        before = _loss(_measure(task.out, student, None, pilot.scale, machine))["loss"]
+        before = _loss(_measure(task.out, student, None, pilot.scale, environment))["loss"]
     else:
         student = new_model(llama_config(plan.shape, tokenizer), tokenizer, 1 + plan.seed, name=plan.name)
     lr = plan.lr_factor * suggested_learning_rate(student.parameters_count)
@@ -268,13 +276,13 @@ def _cell(task: Task, pilot: Pilot, machine: Environment) -> dict[str, Any]:
     facts |= {"lr": lr, "lr_factor": plan.lr_factor, "loss_before": before, "tokens": plan.tokens}
     try:
         tokens = _train(
-            task, pilot, student, answers, objective, plan.tokens, machine, seed=plan.seed, lr=lr, most=most
+            task, pilot, student, answers, objective, plan.tokens, environment, seed=plan.seed, lr=lr, most=most
         )
     except NonFiniteLoss as error:
         return {**facts, "loss": None, "kl": None, "failed": str(error)}
     if plan.keep:
         save(student, task.folder / "student")
-    measured = _measure(task.out, student, live, pilot.scale, machine)
+    measured = _measure(task.out, student, live, pilot.scale, environment)
     with replacing(task.folder / DOCUMENTS) as beside, beside.open("wb") as file:
         np.save(file, np.stack([measured.nats, measured.tokens]))
     kl = None if measured.kl is None else float(measured.kl.sum() / measured.tokens.sum())
@@ -291,37 +299,37 @@ def _train(
     teacher: CausalLM | None,
     objective: Objective,
     tokens: int,
-    machine: Environment,
+    environment: Environment,
     *,
     seed: int,
     lr: float,
     most: int | None = None,
 ) -> int:
     """Trains a model; gives how many tokens it read. ``most``: rows of the text, if not all."""
-    scale, world = pilot.scale, machine.world
+    scale, world = pilot.scale, environment.world
     rows = max(1, scale.batch_tokens // scale.length)
     steps = max(1, round(tokens / (rows * scale.length)))
     model.model.to(world.device)
     corpus = Rows(text_of_run(task.out)[0], length=scale.length, seed=seed, most=most)
-    plan = Plan(steps=steps, rows=rows, lr=lr, bf16=machine.bf16, save_every=500, save_minutes=2.0)
+    plan = Plan(steps=steps, rows=rows, lr=lr, bf16=environment.bf16, save_every=500, save_minutes=2.0)
     Run(task.folder, f"{task.kind} {task.name}", model, teacher, corpus, objective, plan, world).train()
     return steps * rows * scale.length
 
 
 def _measure(
-    out: Path, model: LanguageModel, teacher: LanguageModel | None, scale: Scale, machine: Environment
+    out: Path, model: LanguageModel, teacher: LanguageModel | None, scale: Scale, environment: Environment
 ) -> Measurements:
     _, store = text_of_run(out)
-    held_out = HeldOut(store, length=scale.length, machine=machine, trained=scale.student_tokens)
+    held_out = HeldOut(store, length=scale.length, environment=environment, trained=scale.student_tokens)
     training = model.model.training
-    model.model.to(machine.world.device).eval()
+    model.model.to(environment.world.device).eval()
     measured = measure(model, teacher, held_out.batches(), documents=store.documents)
     model.model.train(training)
     return measured
 
 
-def _load_teacher(out: Path, name: str, machine: Environment) -> LanguageModel:
-    return load(verified_folder(out / "teachers" / name / "model"), device=machine.world.device)
+def _load_teacher(out: Path, name: str, environment: Environment) -> LanguageModel:
+    return load(verified_folder(out / "teachers" / name / "model"), device=environment.world.device)
 
 
 def _loss(measured: Measurements) -> dict[str, float]:

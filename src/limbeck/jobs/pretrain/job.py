@@ -20,7 +20,7 @@ from limbeck.corpora.records import Columns
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, whole_folder, write_digests, write_lines
 from limbeck.errors import BadSetting, BadShape
-from limbeck.jobs.common.environment import Environment, batch_rows, environment, row_length
+from limbeck.jobs.common.environment import Environment, batch_rows, environment_of, row_length
 from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, text_of_run, update
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.text import columns_of, how_read, say_read
@@ -49,8 +49,8 @@ _FLOAT32 = 4  # bytes of a number of the model while it is trained
 @claims()
 def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     """Trains a model from scratch; gives ``{"out", "model", "readings"}``. The model is an ordinary Hugging Face folder."""
-    where = environment(settings)
-    out, world = settings.out, where.world
+    environment = environment_of(settings)
+    out, world = settings.out, environment.world
     context = CONTEXT if settings.mixers is None else context_of(settings.length)
     shape = _shape(settings, context)
     length = row_length(settings, context, world.device, name="the new model")
@@ -58,10 +58,12 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     for source in filter(None, (settings.data, settings.eval_data)):
         resolve_source(source, columns_of(settings))
     run = (
-        claim(out, signature_of(settings, "pretrain", length=length, rows=rows, bf16=where.bf16)) if world.first else {}
+        claim(out, signature_of(settings, "pretrain", length=length, rows=rows, bf16=environment.bf16))
+        if world.first
+        else {}
     )
     world.barrier()
-    tokenizer = _tokenizer(settings, out, where)
+    tokenizer = _tokenizer(settings, out, environment)
     if world.first:
         train, _ = build_stores(
             settings.data, tokenizer, out / "data", eval_source=settings.eval_data, **how_read(settings)
@@ -83,10 +85,10 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     )
     if isinstance(shape, Mixed):
         _say_layers(shape, model, length)
-    plan = Plan(steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=where.bf16)
+    plan = Plan(steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
     corpus = Rows(store, length=length, seed=settings.seed, rank=world.rank, ranks=world.size)
     Run(out, "pretrain", model, None, corpus, CrossEntropy(), plan, world).train()
-    result = _finish(settings, run, model, store, held_out, length, plan, where) if world.first else {}
+    result = _finish(settings, run, model, store, held_out, length, plan, environment) if world.first else {}
     world.barrier()
     leave()
     return result
@@ -100,10 +102,10 @@ def _finish(
     held_out: TokenStore,
     length: int,
     plan: Plan,
-    where: Environment,
+    environment: Environment,
 ) -> dict[str, Any]:
     out = settings.out
-    text = HeldOut(held_out, length=length, machine=where, rows=held_out.layout(length).rows)
+    text = HeldOut(held_out, length=length, environment=environment, rows=held_out.layout(length).rows)
     measured = measure(model, None, text.batches(), documents=held_out.documents)
     readings = likelihood("model", [measured], text_bytes=text.text_bytes(measured), seed=settings.seed)
     write_lines(out / "readings.jsonl", [r.row() for r in readings])
@@ -280,13 +282,13 @@ Measured on documents held out from both (95 % intervals over documents):
 """
 
 
-def _tokenizer(settings: PretrainSettings, out: Path, where: Environment) -> PreTrainedTokenizerFast:
+def _tokenizer(settings: PretrainSettings, out: Path, environment: Environment) -> PreTrainedTokenizerFast:
     """The tokenizer, trained on the training documents only, once."""
-    if where.world.first:
+    if environment.world.first:
         fraction = 0.0 if settings.eval_data else 0.05
         how: dict[str, Any] = {"columns": columns_of(settings), "skip_bad": settings.skip_bad or 0}
         make_tokenizer(settings.data, out / "tokenizer", vocab=settings.vocab, fraction=fraction, **how)
-    where.world.barrier()
+    environment.world.barrier()
     return PreTrainedTokenizerFast.from_pretrained(verified_folder(out / "tokenizer"))
 
 

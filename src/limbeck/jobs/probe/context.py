@@ -15,12 +15,12 @@ class Context:
     """Of one probe. ``measured_on`` says which text it read, ``counted_in`` which training text; "" where it read none."""
 
     def __init__(
-        self, probe: str, settings: ProbeSettings, where: Environment, texts: Texts, shortest: LanguageModel
+        self, probe: str, settings: ProbeSettings, environment: Environment, texts: Texts, shortest: LanguageModel
     ) -> None:
         """``shortest`` is the model whose context is the shorter of the two."""
         self.seed, self.task = settings.seed, settings.task
         self.measured_on = self.counted_in = ""
-        self._probe, self._settings, self._where = probe, settings, where
+        self._probe, self._settings, self._where = probe, settings, environment
         self._texts, self._shortest = texts, shortest
 
     def held_out(self) -> HeldOut:

@@ -15,7 +15,7 @@ from limbeck.config import OF_TASK, ProbeCommandSettings, ProbeSettings, flag_of
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, take, write_lines
 from limbeck.errors import BadFolder, BadPlugin, BadSetting
-from limbeck.jobs.common.environment import environment
+from limbeck.jobs.common.environment import environment_of
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.probe.context import Context
 from limbeck.jobs.probe.text import RunFolder, Texts
@@ -44,7 +44,7 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
     require_read(settings, teacher=teacher is not None)
     if out is not None:
         _require_free(out)
-    where = environment(settings)
+    environment = environment_of(settings)
     run = RunFolder.of(model)
     if any("data" in reads(found) for found in chosen.values()) and (
         run is None or "data" in settings.model_fields_set
@@ -52,8 +52,8 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
         resolve_source(settings.data, columns_of(settings))
     for name in filter(None, (model, teacher)):
         load_config(name)
-    measured = load(model, device=where.world.device, dtype=where.dtype)
-    against = load(teacher, device=where.world.device, dtype=where.dtype) if teacher else None
+    measured = load(model, device=environment.world.device, dtype=environment.dtype)
+    against = load(teacher, device=environment.world.device, dtype=environment.dtype) if teacher else None
     if against is not None:
         check(list(tokens_of_pair(against, measured)))
     if out is not None:
@@ -65,7 +65,7 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
     with tempfile.TemporaryDirectory() as folder:
         texts = Texts(settings, run, measured, Path(folder))
         for name, found in chosen.items():
-            context = Context(name, settings, where, texts, shortest)
+            context = Context(name, settings, environment, texts, shortest)
             with PROBES.blamed(name):
                 # under the name that was asked for: a folder's own is often just "student"
                 given = (replace(reading, model=model) for reading in found(measured, against, context))

@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 from limbeck.config import ProbeSettings
 from limbeck.disk import existing, fits, locked, read_lines, write_lines
 from limbeck.errors import BadPoints, BadSetting
-from limbeck.jobs.common.environment import environment
+from limbeck.jobs.common.environment import environment_of
 from limbeck.jobs.common.folder import command, now, versions
 from limbeck.jobs.probe.job import require_read
 from limbeck.models.configuration import load_config
@@ -62,9 +62,9 @@ def pass_until(settings: ProbeSettings, *, model: str, teacher: str | None, out:
             f"--probe pass-until needs --task: {', '.join(MAKERS)}, or a JSONL file of prompts and answers"
         )
     task = task_of(settings.task)
-    where = environment(settings)
+    environment = environment_of(settings)
     load_config(model)
-    measured = load(model, device=where.world.device, dtype=where.dtype)
+    measured = load(model, device=environment.world.device, dtype=environment.dtype)
     counts = draw(measured, task, successes=settings.successes, max_samples=settings.max_samples, seed=settings.seed)
     exact = log_probability(measured, task)
     counts = [replace(count, log_p=log_p) for count, log_p in zip(counts, exact, strict=True)]

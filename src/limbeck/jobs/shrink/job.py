@@ -10,7 +10,7 @@ from limbeck.config import DistilSettings, nearest
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import LOCK, claims, take
 from limbeck.errors import BadFolder, BadSetting
-from limbeck.jobs.common.environment import environment, row_length
+from limbeck.jobs.common.environment import environment_of, row_length
 from limbeck.jobs.common.text import columns_of, passing_store
 from limbeck.jobs.pair.student import shrink_to, stored_as, target_shape
 from limbeck.models.load import load
@@ -30,7 +30,7 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
         raise BadSetting(f"unknown --method {method!r}{nearest(method, METHODS)} There are: {', '.join(METHODS)}.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadSetting("shrink runs in one process: start it without torchrun")
-    where = environment(settings)
+    environment = environment_of(settings)
     out = settings.out
     _require_empty(out)
     source = teacher_ref(settings.teacher)
@@ -39,10 +39,12 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
     resolve_source(settings.data, columns_of(settings))
     take(out)
     _require_empty(out)  # another may just have ended
-    teacher = load(settings.teacher, device=where.world.device, dtype=where.dtype)
-    length = row_length(settings, teacher.context, where.world.device, name=teacher.name)
+    teacher = load(settings.teacher, device=environment.world.device, dtype=environment.dtype)
+    length = row_length(settings, teacher.context, environment.world.device, name=teacher.name)
     with passing_store(settings, teacher) as store:
-        student = shrink_to(shape, teacher, store, length=length, machine=where, method=method, seed=settings.seed)
+        student = shrink_to(
+            shape, teacher, store, length=length, environment=environment, method=method, seed=settings.seed
+        )
     stored = stored_as(settings, source)
     facts = {
         "teacher": {

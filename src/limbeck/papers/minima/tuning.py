@@ -85,7 +85,7 @@ class Tuning:
         return model
 
     def _held_out(self) -> HeldOut:
-        return HeldOut(self.held_out, length=self.length, machine=self.machine, trained=4 * self.tokens)
+        return HeldOut(self.held_out, length=self.length, environment=self.machine, trained=4 * self.tokens)
 
     def _by_module(self, sums: Float[np.ndarray, "2 documents"]) -> Float[np.ndarray, "2 modules"]:
         """Conversations about one module are no independent sample, so they are one document."""
