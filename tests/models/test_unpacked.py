@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from limbeck.jobs.distil.diagnose import _packing
-from limbeck.jobs.pair.unpacked import lone_cost, rows_of_documents
+from limbeck.jobs.pair.unpacked import rows_of_documents, unpacked_cost
 from limbeck.models.build import new_model
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
@@ -166,5 +166,5 @@ def test_the_cost_of_documents_alone_is_said(tmp_path):
     assert findings[0].message.endswith(
         "padded to those beside it: at most twice as many tokens"
     )  # too little text to say more
-    assert "1.17 times as many tokens of this text" in lone_cost("x", rows_of_documents([4, 4, 4], 6))
+    assert "1.17 times as many tokens of this text" in unpacked_cost("x", rows_of_documents([4, 4, 4], 6))
     assert _packing(_model(ROTARY["dynamic"], "packs"), ["w1"], 6) == []

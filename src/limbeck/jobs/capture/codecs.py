@@ -76,15 +76,15 @@ def choose_codec(teacher: Whole, rows: Rows, *, size: int, kind: str, seed: int)
 def show(certificate: Certificate, console: Console) -> None:
     """What is kept, and what that does to each objective."""
     mass, top = share(certificate.exact_mass.value, digits=1), share(certificate.top1_kept.value)
-    said = f"{certificate.codec} outcomes at {certificate.bytes} bytes: {mass} of the mass exactly, "
-    said += f"the likeliest outcome at {top} of {certificate.positions:,} positions"
+    message = f"{certificate.codec} outcomes at {certificate.bytes} bytes: {mass} of the mass exactly, "
+    message += f"the likeliest outcome at {top} of {certificate.positions:,} positions"
     if certificate.kl is not None:
-        said += f", KL {interval(certificate.kl, '.3f')} nats with the rest spread evenly"
+        message += f", KL {interval(certificate.kl, '.3f')} nats with the rest spread evenly"
     table = Table("objective", "bias of its gradient", "noise of a step")
     for name in OBJECTIVES:
         damage = certificate.damage.get(name)
         table.add_row(name, *(("cannot be computed", "") if damage is None else _told(damage)))
-    console.print(said)
+    console.print(message)
     console.print(table)
     console.print(_LEGEND)
 

@@ -33,7 +33,7 @@ from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim, now, signature_of, update
 from limbeck.jobs.common.text import columns_of
-from limbeck.jobs.pair.unigram import compare_to_unigram, of_prompts, say_known
+from limbeck.jobs.pair.unigram import check_knowledge, compare_to_unigram, of_prompts
 from limbeck.models.load import load
 from limbeck.models.source import resolve, weights_digest
 from limbeck.models.vocabulary import require_rows_of
@@ -112,8 +112,8 @@ class _Task:
     @property
     def sampling(self) -> Sampling:
         """How completions are drawn."""
-        asked = self.settings
-        return Sampling(asked.max_new_tokens, asked.temperature, asked.samples, asked.seed)
+        settings = self.settings
+        return Sampling(settings.max_new_tokens, settings.temperature, settings.samples, settings.seed)
 
 
 def _go_on(task: _Task, run: dict[str, Any], writer: Generator) -> None:
@@ -213,7 +213,7 @@ def _writer(task: _Task, environment: Environment, teacher: ServedCompletions | 
         found = compare_to_unigram(
             model, read, vocab=model.vocab, length=model.context, device=environment.world.device
         )
-        say_known(found, model.name, anyway=settings.any_teacher)
+        check_knowledge(found, model.name, anyway=settings.any_teacher)
     if "batches" not in run:  # another start of this run, perhaps with less memory free, is to make the same ones
         longest = max(map(len, tokens)) + settings.max_new_tokens
         update(settings.out, run, batches=asdict(Batches.of(model, longest=longest)))
@@ -262,7 +262,7 @@ class _Failures:
     def __init__(self, task: _Task) -> None:
         self._teacher, self._settings, self._prompts = task.teacher, task.settings, task.prompts
         self._kinds: Counter[str] = Counter()
-        self._said: dict[str, str] = {}
+        self._examples: dict[str, str] = {}
         self.rows: list[dict[str, Any]] = []
 
     def add(self, number: int, failed: QueryFailed, *, total: int, answered: int) -> None:
@@ -271,16 +271,16 @@ class _Failures:
         place = {"document": self._prompts[prompt].name, "prompt": prompt, "sample": sample}
         self.rows.append(place | {"reason": str(failed)})
         self._kinds[failed.kind] += 1
-        self._said.setdefault(failed.kind, f"{failed} (first of {self._prompts[prompt].name})")
+        self._examples.setdefault(failed.kind, f"{failed} (first of {self._prompts[prompt].name})")
         assert isinstance(self._teacher, ServedRef), "a model in memory answers every prompt"
         address = self._teacher.address
         if not answered and len(self.rows) >= _NO_ANSWERS:
             raise too_many_missing(
-                address, f"all of the first {len(self.rows)} prompts", self._kinds, self._said, remedies=_REMEDY
+                address, f"all of the first {len(self.rows)} prompts", self._kinds, self._examples, remedies=_REMEDY
             )
         if len(self.rows) > max(1, MOST_MISSING * total):
             raise too_many_missing(
-                address, f"{len(self.rows):,} of {total:,} samples", self._kinds, self._said, remedies=_REMEDY
+                address, f"{len(self.rows):,} of {total:,} samples", self._kinds, self._examples, remedies=_REMEDY
             )
 
 
@@ -362,12 +362,12 @@ def _cost(task: _Task, run: dict[str, Any]) -> str:
     prompt, answer = run["written"]["prompt_tokens"], run["written"]["tokens"]
     if prompt is None or answer is None:
         return f"the server does not say how many tokens it read and wrote; {run['repeated']:,} requests repeated"
-    said = f"{prompt:,} tokens of prompts, {answer:,} written"
+    message = f"{prompt:,} tokens of prompts, {answer:,} written"
     if isinstance(task.teacher, ServedRef):
-        said += f", {run['repeated']:,} requests repeated"
+        message += f", {run['repeated']:,} requests repeated"
     if settings.price:
-        said += f", ${(prompt * settings.price[0] + answer * settings.price[1]) / 1e6:,.2f}"
-    return said
+        message += f", ${(prompt * settings.price[0] + answer * settings.price[1]) / 1e6:,.2f}"
+    return message
 
 
 def _next(task: _Task) -> str:

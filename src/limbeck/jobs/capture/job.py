@@ -30,8 +30,8 @@ from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.packing import packed
 from limbeck.jobs.common.text import columns_of, passing_store, stores_of
 from limbeck.jobs.pair.student import METHOD, shrink_to, size_name
-from limbeck.jobs.pair.unigram import compare_to_unigram, of_source, say_known
-from limbeck.jobs.pair.unpacked import lone_cost
+from limbeck.jobs.pair.unigram import check_knowledge, compare_to_unigram, of_source
+from limbeck.jobs.pair.unpacked import unpacked_cost
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
@@ -96,30 +96,30 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
         place(tokenised, settings.out / DATA)
     with open_source(
         settings, teacher, environment, length=length, k=run["codec"]["k"] if "codec" in run else None
-    ) as asked:
+    ) as source:
         if "text" not in run:  # which a capture that goes on has looked at
-            _look(settings, asked, length=length, environment=environment)
-        store, held_out = stores_of(settings, asked.about, environment)
+            _look(settings, source, length=length, environment=environment)
+        store, held_out = stores_of(settings, source.about, environment)
         require_rows(store, length=length)
         same_corpus(settings.out, run, store, held_out)
         rows = Rows(store, length=length)
         show_findings(
-            [f for f in [packed(store, length=length, context=asked.about.context)] if f.level != "ok"], console
+            [f for f in [packed(store, length=length, context=source.about.context)] if f.level != "ok"], console
         )
         wanted = rows.n_rows if settings.tokens is None else min(rows.n_rows, -(-settings.tokens // length))
         part = _part(wanted, settings.shard)
         if not (settings.out / DESCRIPTION / "config.json").exists():
-            save_without_weights(asked.about, settings.out / DESCRIPTION)
+            save_without_weights(source.about, settings.out / DESCRIPTION)
         verified_folder(settings.out / DESCRIPTION)
         if "codec" not in run:
-            _choose(settings, run, asked, rows, wanted)
+            _choose(settings, run, source, rows, wanted)
         codec = _codec(run)
-        _announce(asked, codec, rows, part, environment)
+        _announce(source, codec, rows, part, environment)
         if first := settings.shard[0] == 1:  # for all shards
-            _cut(settings, asked, store, length=length, environment=environment)
-            _held_out(settings, asked, held_out, length=length, environment=environment)
-        answers = _answers(settings, asked, rows, part, codec, environment)
-        found = _certificate(settings, asked, rows, codec, answers) if first else None
+            _cut(settings, source, store, length=length, environment=environment)
+            _held_out(settings, source, held_out, length=length, environment=environment)
+        answers = _answers(settings, source, rows, part, codec, environment)
+        found = _certificate(settings, source, rows, codec, answers) if first else None
     if "ended" not in run:
         update(settings.out, run, ended=now(), seconds=round(time.monotonic() - started, 1))
     read = rows.layout.read(part.first, part.first + part.rows)
@@ -129,13 +129,13 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
     return result | {"certificate": found}
 
 
-def _look(settings: CaptureSettings, asked: LogitSource, *, length: int, environment: Environment) -> None:
+def _look(settings: CaptureSettings, source: LogitSource, *, length: int, environment: Environment) -> None:
     """Stops at a teacher that knows no more of the text than a unigram model, and says what it knows."""
-    items = of_source(settings.data, asked.about, columns_of(settings))
+    items = of_source(settings.data, source.about, columns_of(settings))
     found = compare_to_unigram(
-        asked.logits, items, vocab=asked.about.vocab, length=length, device=environment.world.device
+        source.logits, items, vocab=source.about.vocab, length=length, device=environment.world.device
     )
-    say_known(found, asked.about.name, anyway=settings.any_teacher)
+    check_knowledge(found, source.about.name, anyway=settings.any_teacher)
 
 
 def choose(settings: CaptureSettings) -> dict[str, Any]:
@@ -167,21 +167,21 @@ def _part(rows: int, shard: tuple[int, int]) -> _Part:
     return _Part(first, stop - first)
 
 
-def _choose(settings: CaptureSettings, run: dict[str, Any], asked: LogitSource, rows: Rows, wanted: int) -> None:
+def _choose(settings: CaptureSettings, run: dict[str, Any], source: LogitSource, rows: Rows, wanted: int) -> None:
     codec: Codec
     measured: list[dict[str, Any]] = []
     size = settings.bytes_per_token
-    if isinstance(asked.logits, ServedTeacher):
-        codec = TopK.within(asked.about.vocab, asked.logits.k, size)
+    if isinstance(source.logits, ServedTeacher):
+        codec = TopK.within(source.about.vocab, source.logits.k, size)
     else:
-        codec, measured = choose_codec(asked.logits, rows, size=size, kind=settings.kind, seed=settings.seed)
+        codec, measured = choose_codec(source.logits, rows, size=size, kind=settings.kind, seed=settings.seed)
     if measured:
-        said = "; ".join(
+        message = "; ".join(
             f"{m['codec']} at {m['bytes']} bytes: bias {m['damage']['ForwardKL']['bias']['value']:.4f}, noise "
             f"{m['damage']['ForwardKL']['noise']['value']:.4f}"
             for m in measured
         )
-        console.print(f"kinds measured on forward KL's gradient: {said}; {codec} it is")
+        console.print(f"kinds measured on forward KL's gradient: {message}; {codec} it is")
     kind = "drawn" if isinstance(codec, Sampled) else "coarse"
     update(settings.out, run, rows=wanted, codec={"kind": kind} | vars(codec), kinds=finite(measured))
 
@@ -191,25 +191,25 @@ def _codec(run: dict[str, Any]) -> Codec:
     return CODECS[values.pop("kind")](**values)
 
 
-def _announce(asked: LogitSource, codec: Codec, rows: Rows, part: _Part, environment: Environment) -> None:
+def _announce(source: LogitSource, codec: Codec, rows: Rows, part: _Part, environment: Environment) -> None:
     """Says the size, and the time from one question that is asked now; of a server, which may want money for it, none is."""
-    teacher, places = asked.about, part.rows * rows.length
+    teacher, places = source.about, part.rows * rows.length
     tokens = rows.layout.read(part.first, part.first + part.rows)
-    said = (
+    message = (
         f"teacher {teacher.name}: {teacher.parameters_count:,} parameters, {teacher.vocab:,} tokens\n"
         f"{part.rows:,} rows of {rows.length} with {tokens:,} tokens, {codec} outcomes in {codec.bytes} bytes each: "
         f"{places * codec.bytes / 1e6:,.1f} MB"
     )
     if not teacher.packs:
         some = rows.rows_of(np.arange(part.first, part.first + min(part.rows, 64)))
-        console.print(f"note: {lone_cost(teacher.name, some.position)}")
-    seconds = _foretold(asked, codec, rows, part, environment)
-    console.print(said if seconds is None else f"{said}, in about {duration(seconds)}")
+        console.print(f"note: {unpacked_cost(teacher.name, some.position)}")
+    seconds = _estimate(source, codec, rows, part, environment)
+    console.print(message if seconds is None else f"{message}, in about {duration(seconds)}")
 
 
-def _foretold(asked: LogitSource, codec: Codec, rows: Rows, part: _Part, environment: Environment) -> float | None:
+def _estimate(source: LogitSource, codec: Codec, rows: Rows, part: _Part, environment: Environment) -> float | None:
     """Seconds that all answers will take: from one question, or from one layer where a question reads all weights."""
-    teacher = asked.whole
+    teacher = source.whole
     if teacher is None:
         return None
     some = np.arange(part.first, part.first + min(part.rows, micro_rows(rows.length, environment.world.device)))
@@ -223,16 +223,16 @@ def _foretold(asked: LogitSource, codec: Codec, rows: Rows, part: _Part, environ
 
 
 def _answers(
-    settings: CaptureSettings, asked: LogitSource, rows: Rows, part: _Part, codec: Codec, environment: Environment
+    settings: CaptureSettings, source: LogitSource, rows: Rows, part: _Part, codec: Codec, environment: Environment
 ) -> LogitCache:
     def rows_of(numbers: Any) -> Any:
         return rows.rows_of(numbers).to(environment.world.device)
 
-    batch_rows, folder = _batch_rows(asked, rows.length, environment), settings.out / ANSWERS
-    _expect(asked, folder, codec, rows.store, rows=part.rows, length=rows.length, batch_rows=batch_rows)
+    batch_rows, folder = _batch_rows(source, rows.length, environment), settings.out / ANSWERS
+    _expect(source, folder, codec, rows.store, rows=part.rows, length=rows.length, batch_rows=batch_rows)
     with progress(part.rows, what="row") as report:
         return capture_outcomes(
-            asked.logits,
+            source.logits,
             rows_of,
             folder,
             first=part.first,
@@ -241,8 +241,8 @@ def _answers(
             batch_rows=batch_rows,
             codec=codec,
             seed=settings.seed,
-            made_from=asked.made_from | _text(rows.store),
-            cells=asked.cells,
+            made_from=source.made_from | _text(rows.store),
+            cells=source.cells,
             report=lambda done: report(done, done * rows.length),
         )
 
@@ -252,39 +252,39 @@ def _text(store: TokenStore) -> dict[str, Any]:
     return {"corpus": store.manifest["corpus_sha256"]} | packed_as(store)
 
 
-def _batch_rows(asked: LogitSource, length: int, environment: Environment) -> int:
+def _batch_rows(source: LogitSource, length: int, environment: Environment) -> int:
     """Rows of one question; a server gets more, of which it is asked about some at once."""
-    return rows_in_flight(asked.served) if asked.served else micro_rows(length, environment.world.device)
+    return rows_in_flight(source.served) if source.served else micro_rows(length, environment.world.device)
 
 
 def _expect(
-    asked: LogitSource, folder: Path, codec: Codec, store: TokenStore, *, rows: int, length: int, batch_rows: int
+    source: LogitSource, folder: Path, codec: Codec, store: TokenStore, *, rows: int, length: int, batch_rows: int
 ) -> None:
     """Tells a server's client how much it will be asked, of which it may leave a little unanswered."""
-    if asked.served:
+    if source.served:
         layout = store.layout(length)
         learned = layout.packed.learned / (layout.rows * length)
         missing = missing_so_far(folder, codec, length=length, batch_rows=batch_rows)
-        asked.served.expect(round(rows * length * learned), missing=missing)
+        source.served.expect(round(rows * length * learned), missing=missing)
 
 
 def _held_out(
-    settings: CaptureSettings, asked: LogitSource, store: TokenStore, *, length: int, environment: Environment
+    settings: CaptureSettings, source: LogitSource, store: TokenStore, *, length: int, environment: Environment
 ) -> None:
     """What a report will say of the teacher, and its answers to the rows that students are measured on.
 
     Of a served teacher the answers alone: what it costs, writes and is surprised by is not looked at.
     """
     held_out = HeldOut(store, length=length, environment=environment)
-    vocab, rows = asked.about.vocab, len(held_out.sample)
+    vocab, rows = source.about.vocab, len(held_out.sample)
     codec: Codec = Sampled.within(vocab, HELD_OUT_BYTES)
-    if asked.served:
-        k = asked.served.k
+    if source.served:
+        k = source.served.k
         codec = TopK.within(vocab, k, max(HELD_OUT_BYTES, TopK(vocab, k).bytes))
-    batch_rows, folder = _batch_rows(asked, length, environment), settings.out / HELD_OUT
-    _expect(asked, folder, codec, store, rows=rows, length=length, batch_rows=batch_rows)
+    batch_rows, folder = _batch_rows(source, length, environment), settings.out / HELD_OUT
+    _expect(source, folder, codec, store, rows=rows, length=length, batch_rows=batch_rows)
     capture_outcomes(
-        asked.logits,
+        source.logits,
         held_out.rows_of,
         folder,
         rows=rows,
@@ -292,10 +292,10 @@ def _held_out(
         batch_rows=batch_rows,
         codec=codec,
         seed=settings.seed,
-        made_from=asked.made_from | _text(store),
-        cells=asked.cells,
+        made_from=source.made_from | _text(store),
+        cells=source.cells,
     )
-    file, teacher = settings.out / MEASURED, asked.whole
+    file, teacher = settings.out / MEASURED, source.whole
     if teacher is None:
         return
     if all((settings.out / name).exists() for name in (COST, SAMPLES, MEASURED)):
@@ -309,19 +309,19 @@ def _held_out(
         console.print(
             "speed, peak memory and samples of the teacher's writing are left out: each token it writes would read all weights"
         )
-        costs, wrote = counted("teacher", asked.about), []
+        costs, wrote = counted("teacher", source.about), []
     write_rows(settings.out / COST, [reading.row() for reading in costs])
     write_rows(settings.out / SAMPLES, wrote)
-    measured = measure(teacher, None, held_out.batches(), documents=store.documents, cells=asked.cells)
+    measured = measure(teacher, None, held_out.batches(), documents=store.documents, cells=source.cells)
     measured.save(file)
 
 
 def _cut(
-    settings: CaptureSettings, asked: LogitSource, store: TokenStore, *, length: int, environment: Environment
+    settings: CaptureSettings, source: LogitSource, store: TokenStore, *, length: int, environment: Environment
 ) -> None:
     """Students of the sizes that were asked for, by what matters on the training text."""
     for size in settings.params:
-        folder, teacher = settings.out / CUT / size_name(size), asked.whole
+        folder, teacher = settings.out / CUT / size_name(size), source.whole
         if (folder / "config.json").exists():
             verified_folder(folder)
             continue
@@ -335,9 +335,9 @@ def _cut(
 
 
 def _certificate(
-    settings: CaptureSettings, asked: LogitSource, rows: Rows, codec: Codec, answers: LogitCache
+    settings: CaptureSettings, source: LogitSource, rows: Rows, codec: Codec, answers: LogitCache
 ) -> dict[str, Any]:
-    file, teacher = settings.out / CERTIFICATE, asked.whole
+    file, teacher = settings.out / CERTIFICATE, source.whole
     if teacher is None:
         write_json(file, _of_served(codec, answers))
     elif not file.exists():
@@ -346,7 +346,7 @@ def _certificate(
             [codec],
             objectives=OBJECTIVES,
             seed=settings.seed,
-            cells=asked.cells,
+            cells=source.cells,
         )
         show(found[0], console)
         write_json(file, finite(found[0].row()))

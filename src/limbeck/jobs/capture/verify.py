@@ -160,9 +160,9 @@ class _Off:
         return self._total / max(1, self._n)
 
     @torch.no_grad()
-    def passing(self, asked: Iterable[tuple[Batch, Outputs]]) -> Iterator[tuple[Batch, Outputs]]:
+    def passing(self, queried: Iterable[tuple[Batch, Outputs]]) -> Iterator[tuple[Batch, Outputs]]:
         """Looks at answers of the teacher on their way to whoever else wants them."""
-        for batch, outputs in asked:
+        for batch, outputs in queried:
             kept = self._answers(batch)
             log_p = outputs.logits().float().log_softmax(-1).gather(-1, kept.ids)
             known = log_p > -20

@@ -71,8 +71,8 @@ def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
         update(folder, run, signature=signature, command=command())
         return run
     if different:
-        told = ["job"] if "job" in different else different  # of another job nothing else can be compared
-        lines = "; ".join(f"{k}: {theirs.get(k)!r} there, {signature.get(k)!r} now" for k in told)
+        shown = ["job"] if "job" in different else different  # of another job nothing else can be compared
+        lines = "; ".join(f"{k}: {theirs.get(k)!r} there, {signature.get(k)!r} now" for k in shown)
         raise BadFolder(
             f"{folder} holds another run's state ({lines}). Continue that one with its own command "
             f"({shlex.join(run.get('command', []))}), or give a new folder with --out."

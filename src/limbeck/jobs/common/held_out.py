@@ -48,12 +48,12 @@ class HeldOut:
         self._together = max(1, 2048 // length)
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         """How much of the text is read, where that is a sample."""
         read, there = len(self._chosen), self._rows.n_rows
-        said = f", {read:,} of their {there:,} rows" if read < there else ""
+        description = f", {read:,} of their {there:,} rows" if read < there else ""
         left = self._rows.layout.packed.left_out
-        return said + (f", without {left:,} conversations longer than a row" if left else "")
+        return description + (f", without {left:,} conversations longer than a row" if left else "")
 
     def batches(self, *, counted: Callable[[Batch], Batch] = lambda batch: batch) -> Iterator[Batch]:
         """The rows, a few at a time, on the device; ``counted`` takes weight from more of their positions."""

@@ -37,7 +37,7 @@ def packed(store: TokenStore, *, length: int, context: int, forms: Collection[st
     what, many = _called(chat, store.manifest.get("read", {}).get("forms", {}) if forms is None else forms)
     sample = _Sample(store)
     longer, large, remedies = None, False, []
-    said = f"no {what} is longer than a row of {length} tokens: each stands whole in one"
+    message = f"no {what} is longer than a row of {length} tokens: each stands whole in one"
     if did.cut or did.left_out:
         longer = sample.halving(length)
         if longer is not None:
@@ -45,21 +45,23 @@ def packed(store: TokenStore, *, length: int, context: int, forms: Collection[st
             remedies.append(f"--seq-len {longer} halves that share{beyond}")
         large = did.share_lacking > _LARGE[chat] and (chat or (longer or math.inf) <= context)
     if did.left_out:
-        said = f"{did.left_out:,} of {store.documents:,} {many} are longer than a row of {length} tokens and left out, "
-        said += f"{share(did.left_out_tokens / store.predictions, digits=1)} of what is to be learned"
+        message = (
+            f"{did.left_out:,} of {store.documents:,} {many} are longer than a row of {length} tokens and left out, "
+        )
+        message += f"{share(did.left_out_tokens / store.predictions, digits=1)} of what is to be learned"
         remedies.append("--long-conversations split learns them in pieces")
     elif did.cut:
-        said = f"{share(did.share_lacking, digits=1)} of the tokens are learned without all that came before them: "
-        said += f"{did.cut:,} of {store.documents:,} {many} are longer than a row of {length} tokens, and "
-        said += "split over several, where an answer keeps its question if both fit" if chat else "cut"
+        message = f"{share(did.share_lacking, digits=1)} of the tokens are learned without all that came before them: "
+        message += f"{did.cut:,} of {store.documents:,} {many} are longer than a row of {length} tokens, and "
+        message += "split over several, where an answer keeps its question if both fit" if chat else "cut"
         if chat:
             remedies.append("--long-conversations drop leaves them out")
     if layout.padding > _PADDED[0]:
-        said += f"; {share(layout.padding)} of the rows is padding"
+        message += f"; {share(layout.padding)} of the rows is padding"
         if longer is None and (less := sample.padding(2 * length)) < layout.padding / 1.5:
             remedies.append(f"--seq-len {2 * length} leaves {share(less)} of padding")
     level: Level = "warning" if large or did.left_out or layout.padding > _PADDED[1] else "ok"
-    return Finding("packing", level, said, "; ".join(remedies))
+    return Finding("packing", level, message, "; ".join(remedies))
 
 
 def packed_documents(

@@ -38,12 +38,12 @@ def rate_finding(settings: DistilSettings, parameters: int) -> Finding:
     rate = rate_of(settings, parameters)
     if settings.lr is not None:
         return Finding("learning rate", "ok", f"{rate:.2g}, as asked")
-    said = f"{rate:.2g} for {count(parameters)} parameters"
+    message = f"{rate:.2g} for {count(parameters)} parameters"
     if parameters <= TUNED:
         return Finding(
-            "learning rate", "ok", f"{said}, from students of 0.1M to {count(TUNED)}, on which rates were tried out"
+            "learning rate", "ok", f"{message}, from students of 0.1M to {count(TUNED)}, on which rates were tried out"
         )
-    where = (
+    reason = (
         f"was never tried out here above {count(TUNED)}; it is what published recoveries of pruned models take from "
         f"{count(PUBLISHED)} on"
         if parameters >= PUBLISHED
@@ -51,5 +51,8 @@ def rate_finding(settings: DistilSettings, parameters: int) -> Finding:
         f"(from {count(PUBLISHED)} on)"
     )
     return Finding(
-        "learning rate", "warning", f"{said} {where}", "try a third and three times as much on a few steps, with --lr"
+        "learning rate",
+        "warning",
+        f"{message} {reason}",
+        "try a third and three times as much on a few steps, with --lr",
     )

@@ -91,10 +91,10 @@ def of_text(sample: Sample, teacher: LanguageModel) -> Iterator[Finding]:
 def _forms(sample: Sample) -> Iterator[Finding]:
     forms = Counter(document.form or "text" for document in sample.documents)
     among = "documents" if sample.whole else f"first {len(sample.documents)} documents"
-    said = f"the {among} are read {as_forms(forms)}"
+    message = f"the {among} are read {as_forms(forms)}"
     if sample.beside:
-        said += f"; {len(sample.beside):,} files of other kinds are passed over ({named(sample.beside)})"
-    yield Finding("text", "warning" if sample.beside else "ok", said, "convert them" if sample.beside else "")
+        message += f"; {len(sample.beside):,} files of other kinds are passed over ({named(sample.beside)})"
+    yield Finding("text", "warning" if sample.beside else "ok", message, "convert them" if sample.beside else "")
     longest = max(sample.documents, key=lambda document: len(document.content))
     size = len(longest.content)
     if size >= _LONG:
@@ -152,12 +152,12 @@ def _unread(sample: Sample) -> Iterator[Finding]:
     if not counts:
         return
     number = len(sample.documents)
-    said = ", ".join(f"{name!r} ({share(count / number)})" for name, count in counts.most_common(8))
+    message = ", ".join(f"{name!r} ({share(count / number)})" for name, count in counts.most_common(8))
     spoken = any(name in _SPEAK for name in counts)
     yield Finding(
         "fields",
         "warning" if spoken else "ok",
-        f"not read, of {number} records: {said}",
+        f"not read, of {number} records: {message}",
         "name the fields that are to be read with --columns, such as --columns text=body" if spoken else "",
     )
 

@@ -103,18 +103,18 @@ def alignment(teacher: LanguageModel, student: LanguageModel, texts: Sequence[st
             found = cut(ends[0], ends[1], size=size)
             read, tokens, chunks = read + size, tokens + len(ends[0]), chunks + found.count
     whole = sum(len(text.encode()) for text in texts)
-    said = f"teacher {teacher.name} and student {student.name} have different tokenizers, matched by bytes"
+    message = f"teacher {teacher.name} and student {student.name} have different tokenizers, matched by bytes"
     if not whole:
-        yield Finding("alignment", "ok", said)
+        yield Finding("alignment", "ok", message)
         return
-    said += f": {share(read / whole)} of {len(texts)} documents are the same bytes in both"
-    said += f", {tokens / chunks:.2f} of the student's tokens a chunk" if chunks else ""
+    message += f": {share(read / whole)} of {len(texts)} documents are the same bytes in both"
+    message += f", {tokens / chunks:.2f} of the student's tokens a chunk" if chunks else ""
     if read >= (1 - _UNREAD) * whole:
-        yield Finding("alignment", "ok", said)
+        yield Finding("alignment", "ok", message)
         return
     yield Finding(
         "alignment",
         "warning" if read else "error",
-        f"{said}; the rest has no target, since one of the two changes the text (blanks, case, unknown characters)",
+        f"{message}; the rest has no target, since one of the two changes the text (blanks, case, unknown characters)",
         "clean the text of what the tokenizer changes, or take another pair",
     )

@@ -40,7 +40,7 @@ from limbeck.run.run import Plan, Run, micro_batches
 from limbeck.run.save import checkpoints
 from limbeck.students.convert import convert
 
-BASE, MATCHING, SAID = "base", "matching", "conversion.json"  # in a run's folder; with attention it is in ATTENTION
+BASE, MATCHING, FACTS = "base", "matching", "conversion.json"  # in a run's folder; with attention it is in ATTENTION
 _ROWS = 64  # of training text, on which damage is measured
 
 
@@ -58,8 +58,8 @@ def make_converted(
     on in the stage it was in. The stages read the first rows of the plan's budget, one behind the other, in the order of the
     first seed; ``most_rows`` of the text, where the teacher has logits of no more.
     """
-    settings, asked, budget = plan.request.settings, plan.conversion, plan.budget
-    assert asked is not None, "the plan has a conversion"
+    settings, conversion, budget = plan.request.settings, plan.conversion, plan.budget
+    assert conversion is not None, "the plan has a conversion"
     out, world, length = settings.out, environment.world, budget.length
     base = LanguageModel(teacher.model, teacher.tokenizer, teacher.name)
     if plan.target is not None:
@@ -68,28 +68,28 @@ def make_converted(
         )
         base = load(verified_folder(folder), device=world.device)
     if world.first and not (out / ATTENTION / "config.json").exists():
-        save(_converted(base, [ATTENTION] * len(asked.mixers), seed=settings.seed), out / ATTENTION)
+        save(_converted(base, [ATTENTION] * len(conversion.mixers), seed=settings.seed), out / ATTENTION)
     world.barrier()
     everywhere = load(verified_folder(out / ATTENTION), device=world.device)
     lr = settings.lr or suggested_learning_rate(everywhere.parameters_count)
     training = Plan(steps=budget.steps, rows=budget.rows, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
-    taken = asked.steps(budget.steps)
+    taken = conversion.steps(budget.steps)
     work = _Matching(out / MATCHING, everywhere, store, length, settings.seed, training, environment, most_rows)
-    mixers, damage = asked.mixers, None
+    mixers, damage = conversion.mixers, None
     student = _converted(base, mixers, seed=settings.seed)
     if "mixers" in taken:
         student = work.stage("mixers", student, taken["mixers"])
-    if asked.keep is not None:
+    if conversion.keep is not None:
         damage = _damage(
             out / MATCHING / "damage.json", everywhere, student, store, length=length, environment=environment
         )
-        kept = _most_damaged(damage, asked.keep)
+        kept = _most_damaged(damage, conversion.keep)
         mixers = tuple(ATTENTION if layer in kept else text for layer, text in enumerate(mixers))
         student = _with_mixers_of(student, _converted(base, mixers, seed=settings.seed))
     if "blocks" in taken:
         student = work.stage("blocks", student, taken["blocks"], before=taken.get("mixers", 0))
     if world.first:
-        said = {
+        facts = {
             "mixers": list(mixers),
             "converted": (student.lineage or {})["converted"],
             "tokens": {stage: some * budget.rows * length for stage, some in taken.items()},
@@ -97,8 +97,8 @@ def make_converted(
             "damage": damage,
             "attention_parameters": everywhere.parameters_count,
         }
-        write_json(out / SAID, said)
-        show(said, console)
+        write_json(out / FACTS, facts)
+        show(facts, console)
         save(student, out / "cut")
         shutil.rmtree(out / MATCHING, ignore_errors=True)
     world.barrier()
@@ -164,19 +164,21 @@ class _Matching:
         return float(sum(row[f"loss_{UNIT}"] for row in last) / len(last))
 
 
-def show(said: Mapping[str, Any], console: Console) -> None:
+def show(facts: Mapping[str, Any], console: Console) -> None:
     """Prints what a conversion did: damage by layer where that chose, what each layer is now, and what matching came to."""
-    if said["damage"]:
+    if facts["damage"]:
         table = Table("attention replaced in", "nats on recall hits", "more than before", "elsewhere", "now")
-        for row in said["damage"]:
-            label, now = ("no layer", "") if row["layer"] is None else (str(row["layer"]), said["mixers"][row["layer"]])
+        for row in facts["damage"]:
+            label, now = (
+                ("no layer", "") if row["layer"] is None else (str(row["layer"]), facts["mixers"][row["layer"]])
+            )
             table.add_row(label, f"{row['hits']:.4f}", f"{row['damage']:+.4f}", f"{row['elsewhere']:.4f}", now)
         console.print(table)
-    for layer, row in enumerate(said["converted"]):
+    for layer, row in enumerate(facts["converted"]):
         console.print(f"layer {layer}: {row['mixer']}; of attention it has {row['taken']}; fresh: {row['fresh']}")
-    for stage, tokens in said["tokens"].items():
+    for stage, tokens in facts["tokens"].items():
         console.print(
-            f"matched {stage} on {count(tokens)} tokens: squared error {said['error'][stage]:.3f} of the target's square"
+            f"matched {stage} on {count(tokens)} tokens: squared error {facts['error'][stage]:.3f} of the target's square"
         )
 
 

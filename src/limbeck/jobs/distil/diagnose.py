@@ -14,7 +14,7 @@ from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.distil.align import alignment
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.pair.unigram import compare_to_unigram, knowledge, of_source
-from limbeck.jobs.pair.unpacked import lone_cost, rows_of_documents
+from limbeck.jobs.pair.unpacked import rows_of_documents, unpacked_cost
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives import TAID
 from limbeck.planning.checks.pair import Finding, examine
@@ -60,7 +60,7 @@ def _packing(model: LanguageModel, texts: Sequence[str], length: int) -> list[Fi
     if model.packs:
         return []
     tokens = [len(model.tokenizer(text, verbose=False)["input_ids"]) for text in texts]
-    return [Finding("packing", "warning", lone_cost(model.name, rows_of_documents(tokens, length)))]
+    return [Finding("packing", "warning", unpacked_cost(model.name, rows_of_documents(tokens, length)))]
 
 
 def diagnose(
@@ -80,7 +80,9 @@ def diagnose(
     rows, steps = batch_rows(settings, length, environment.world.size)
     texts, chat = sample.texts, sample.chat
     aligned = settings.tokenizer_align is not None and student is not None
-    lone = [finding for model in (teacher, student) if model is not None for finding in _packing(model, texts, length)]
+    unpacked = [
+        finding for model in (teacher, student) if model is not None for finding in _packing(model, texts, length)
+    ]
     found = list(alignment(teacher, student, texts, chat=chat)) if aligned and student is not None else []
     made = student.config if student is not None else pair.planned
     if made is not None:
@@ -92,7 +94,7 @@ def diagnose(
     found += step_findings(steps, batch_tokens=rows * length)
     return (
         found
-        + lone
+        + unpacked
         + examine(
             teacher,
             student,

@@ -51,27 +51,29 @@ def _kind(arm: Arm) -> str:
     return arm.objective.text if arm.start is None else f"{arm.objective.text} ({label(arm.name)})"
 
 
-def shown_before(foretold: TimeEstimate, arms: Sequence[Arm]) -> str:
+def shown_before(estimate: TimeEstimate, arms: Sequence[Arm]) -> str:
     """The estimate as it is printed before the trainings."""
-    steps = ", ".join(f"{seconds:.3g} s of {name}" for name, seconds in foretold.step_seconds.items())
+    steps = ", ".join(f"{seconds:.3g} s of {name}" for name, seconds in estimate.step_seconds.items())
     return (
-        f"estimate: {duration(foretold.seconds)} for {trainings(len(arms))} (a step, measured now: {steps}), and "
-        f"{foretold.peak_bytes / 2**30:.2f} GiB of memory"
+        f"estimate: {duration(estimate.seconds)} for {trainings(len(arms))} (a step, measured now: {steps}), and "
+        f"{estimate.peak_bytes / 2**30:.2f} GiB of memory"
     )
 
 
-def expected_seconds(told: Mapping[str, Any], arms: Sequence[Arm]) -> float:
+def expected_seconds(estimate: Mapping[str, Any], arms: Sequence[Arm]) -> float:
     """What these trainings will take by an estimate that was kept, those that are done nothing; 0 where none was kept."""
-    steps = told.get("step_seconds", {})
+    steps = estimate.get("step_seconds", {})
     return sum(steps.get(_kind(arm), 0.0) * arm.steps for arm in arms if not arm.done)
 
 
-def shown_after(told: dict[str, Any], arms: Sequence[Arm], environment: Environment, *, continued: bool = False) -> str:
+def shown_after(
+    estimate: dict[str, Any], arms: Sequence[Arm], environment: Environment, *, continued: bool = False
+) -> str:
     """What the trainings took, ``continued`` where over several starts, beside what was said before."""
     starts = " over all starts" if continued else ""
     return (
-        f"Training took {duration(training_seconds(arms))}{starts} ({duration(told['seconds'])} estimated) and up to "
-        f"{peak_gib(environment.world.device):.2f} GiB of memory ({told['peak_bytes'] / 2**30:.2f} GiB estimated)"
+        f"Training took {duration(training_seconds(arms))}{starts} ({duration(estimate['seconds'])} estimated) and up to "
+        f"{peak_gib(environment.world.device):.2f} GiB of memory ({estimate['peak_bytes'] / 2**30:.2f} GiB estimated)"
     )
 
 

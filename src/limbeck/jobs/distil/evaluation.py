@@ -106,7 +106,7 @@ class Evaluation:
         write_lines(out / "readings.jsonl", [r.row() for r in readings])
         arms = {name: [runs[seed] for seed in sorted(runs)] for name, runs in self._runs.items() if name != "teacher"}
         teacher = next(iter(self._runs.get("teacher", {}).values()), None)
-        said = verdict(
+        found_verdict = verdict(
             arms,
             teacher,
             method="KD" if self._distils else "the objective",
@@ -116,28 +116,30 @@ class Evaluation:
             against_attention=self._recall.sentence() if self._recall else "",
         )
         if cost_of_state := state_sentence(run):
-            said = replace(said, notes=(*said.notes, cost_of_state))
+            found_verdict = replace(found_verdict, notes=(*found_verdict.notes, cost_of_state))
         if isinstance(self._source, CrossTokenizerTeacher):
-            said = replace(said, notes=(_sentence(across(self._source.logits.facts)), *said.notes))
-        write_json(out / "verdict.json", said.row())
-        update(out, run, verdict=said.text)
+            found_verdict = replace(
+                found_verdict, notes=(_sentence(across(self._source.logits.facts)), *found_verdict.notes)
+            )
+        write_json(out / "verdict.json", found_verdict.row())
+        update(out, run, verdict=found_verdict.text)
         made = run["student"] | {"dtype": stored_dtype(out / "student")}
-        write_text(out / "student" / "README.md", model_card(run | {"student": made}, readings, said.notes))
+        write_text(out / "student" / "README.md", model_card(run | {"student": made}, readings, found_verdict.notes))
         write_report(out)
-        return readings, said
+        return readings, found_verdict
 
     def conclude(self, run: dict[str, Any]) -> dict[str, Any]:
         """Writes all, says the verdict, and gives the result that `--json` prints."""
         out = self._settings.out
-        readings, said = self.write(run)
-        console.print(f"\n{said.text}")
-        for note in said.notes:
+        readings, found_verdict = self.write(run)
+        console.print(f"\n{found_verdict.text}")
+        for note in found_verdict.notes:
             console.print(note)
         return {
             "out": str(out),
             "student": str(out / "student"),
             "readings": _by_model(readings),
-            "verdict": said.text,
+            "verdict": found_verdict.text,
         }
 
     def _cost(self, name: str, measured: Callable[[], list[Reading]]) -> None:

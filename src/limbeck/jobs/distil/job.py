@@ -26,7 +26,7 @@ from limbeck.jobs.common.rates import fresh_rate_of, rate_of
 from limbeck.jobs.common.sample import Sample, first_documents
 from limbeck.jobs.distil.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.distil.conversion import Planned
-from limbeck.jobs.distil.convert import BASE, MATCHING, SAID, make_converted
+from limbeck.jobs.distil.convert import BASE, FACTS, MATCHING, make_converted
 from limbeck.jobs.distil.diagnose import Pair, diagnose, what_is_known
 from limbeck.jobs.distil.estimate import estimate_time, expected_seconds, shown_after, shown_before
 from limbeck.jobs.distil.evaluation import Evaluation, share_teacher_metrics
@@ -285,7 +285,7 @@ def _of_conversion(
 ) -> dict[str, Any]:
     """What run.json keeps of a conversion: what became of attention, and the bytes of state for a text."""
     remedy = "remove the folder cut beside it too, and the student is converted again"
-    file, length = plan.request.settings.out / SAID, plan.budget.length
+    file, length = plan.request.settings.out / FACTS, plan.budget.length
     facts: dict[str, Any] = {"conversion": read_json(file, ConversionFacts, remedy=remedy)}
     if source.size is not None:
         facts["state"] = _kept(student, source.about, source.size, length=length, itemsize=environment.dtype.itemsize)
@@ -304,14 +304,14 @@ def _estimate(settings: DistilSettings, run: dict[str, Any], arms: list[Arm], co
 
 def _start(plan: DistilPlan, source: TeacherSource, store: TokenStore, *, environment: Environment) -> Path:
     """The folder of what the student starts from. Weights that only this needs are gone when it is there."""
-    settings, target, asked = plan.request.settings, plan.target, plan.conversion
+    settings, target, conversion = plan.request.settings, plan.target, plan.conversion
     folder = settings.out / "cut"
     if environment.world.first and target is not None and source.captured:
-        source.captured.place_cut(target, settings.out / (BASE if asked else "cut"), seed=settings.seed)
+        source.captured.place_cut(target, settings.out / (BASE if conversion else "cut"), seed=settings.seed)
     environment.world.barrier()
     made = (folder / "config.json").exists()
-    weights = source.weights(environment) if (target or asked) and not made else source.about
-    if asked is None:
+    weights = source.weights(environment) if (target or conversion) and not made else source.about
+    if conversion is None:
         return make_student(settings, target, weights, store, length=plan.budget.length, environment=environment)
     if made:
         if environment.world.first:  # of a start that ended just before

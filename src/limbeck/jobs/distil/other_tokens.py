@@ -220,9 +220,9 @@ class CrossTokenizerTeacher:
         log_p = logprobs.log_p.reshape(-1)
         mass = None if logprobs.mass is None else logprobs.mass.reshape(-1)
         largest = None if logprobs.largest is None else logprobs.largest.reshape(len(log_p), -1)
-        tally = Tally(asked=len(log_p))
+        tally = Tally(queried=len(log_p))
         ours, theirs = Side(store, self._spelled[0]), Side(self._theirs, self._spelled[1])
-        asked = self._theirs.layout(logprobs.log_p.shape[1])
+        queried = self._theirs.layout(logprobs.log_p.shape[1])
 
         def documents() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
             for document in range(min(store.documents, self._theirs.documents)):
@@ -233,7 +233,7 @@ class CrossTokenizerTeacher:
                     tally.miss(store.bytes_of(document))
                     continue
                 start, stop = int(self._theirs.starts[document]), int(self._theirs.starts[document + 1])
-                place = asked.predicted(start, stop)[0]
+                place = queried.predicted(start, stop)[0]
                 if mass is not None:  # of what follows each of their tokens
                     chunks = chunks.merged(_at(mass, np.append(place[1:], -1)) > self._needed.merge)
                 found = chunks.log_p(_at(log_p, place))
@@ -250,11 +250,11 @@ class CrossTokenizerTeacher:
 class Tally:
     """What of the training text has a target, in bytes and tokens. ``asked`` is how many tokens the teacher read for it."""
 
-    def __init__(self, *, asked: int) -> None:
+    def __init__(self, *, queried: int) -> None:
         self._counts = dict.fromkeys(
             ("documents", "unread", "bytes", "bytes_with_target", "chunks", "student_tokens", "teacher_tokens"), 0
         )
-        self._asked = asked
+        self._queried = queried
         self._met, self._mass = 0, 0.0
 
     def miss(self, size: int) -> None:
@@ -288,7 +288,7 @@ class Tally:
     def row(self) -> dict[str, Any]:
         """As JSON."""
         covered = self._counts["bytes_with_target"] / max(1, self._counts["bytes"])
-        facts = {**self._counts, "tokens_asked": self._asked, "coverage": covered}
+        facts = {**self._counts, "tokens_asked": self._queried, "coverage": covered}
         return facts | ({"positions_met": self._met, "mass_met": self._mass / self._met} if self._met else {})
 
     def _add(self, **counts: int) -> None:

@@ -46,8 +46,8 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
     reads = student if student is not None and settings.tokenizer_align else teacher
     length = settings.length or row_length(settings, reads.context, environment.world.device, name=reads.name)
     pair = Pair(teacher, student, None if shape is None else config_of(shape, teacher.config))
-    if asked := check_conversion(request, shape):
-        found = Planned.of(request, asked, shape)
+    if conversion := check_conversion(request, shape):
+        found = Planned.of(request, conversion, shape)
         pair = replace(pair, planned=found.student, reference=found.reference)
     uses = uses_before(request, teacher, sample, length=length)
     findings = diagnose(request, pair, sample, length=length, environment=environment, uses=uses)

@@ -36,11 +36,11 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
 
     None for a student that exists, and for one of other mixers that keeps the teacher's shape.
     """
-    asked = [name for name in ("student", "params", "shrink", "shape") if getattr(settings, name) is not None]
-    if len(asked) > 1:
-        raise BadSetting(f"--{' and --'.join(asked)} both say what the student is: give one of them")
+    chosen = [name for name in ("student", "params", "shrink", "shape") if getattr(settings, name) is not None]
+    if len(chosen) > 1:
+        raise BadSetting(f"--{' and --'.join(chosen)} both say what the student is: give one of them")
     check_mixers_asked(settings)
-    if settings.student is not None or (settings.mixers is not None and not asked):
+    if settings.student is not None or (settings.mixers is not None and not chosen):
         return None
     config = load_config(teacher.config_source)
     if settings.shape is not None:

@@ -137,7 +137,7 @@ def knowledge(found: UnigramComparison | None, name: str, *, anyway: bool) -> It
         yield Finding("knowledge", "ok", said)
 
 
-def say_known(found: UnigramComparison | None, name: str, *, anyway: bool) -> None:
+def check_knowledge(found: UnigramComparison | None, name: str, *, anyway: bool) -> None:
     """Says what a teacher knows. Raises Mismatch where that is no more than a unigram model, unless it is taken ``anyway``."""
     findings = list(knowledge(found, name, anyway=anyway))
     check(findings)

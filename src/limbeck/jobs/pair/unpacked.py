@@ -15,9 +15,9 @@ def rows_of_documents(tokens: Sequence[int], length: int) -> torch.Tensor | None
     return stream[: len(stream) // length * length].view(-1, length) if len(stream) >= length else None
 
 
-def lone_cost(name: str, position: torch.Tensor | None) -> str:
+def unpacked_cost(name: str, position: torch.Tensor | None) -> str:
     """What it costs to run each document of rows at these positions alone, in a sentence."""
-    said = f"in a packed row of {name} documents see one another, so each is run as a row of its own, padded to those beside it"
+    message = f"in a packed row of {name} documents see one another, so each is run as a row of its own, padded to those beside it"
     if position is None:
-        return f"{said}: at most twice as many tokens"
-    return f"{said}: {padded_share(position):.2f} times as many tokens of this text, in more and smaller calls"
+        return f"{message}: at most twice as many tokens"
+    return f"{message}: {padded_share(position):.2f} times as many tokens of this text, in more and smaller calls"

@@ -73,11 +73,11 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
         f"{len(left)} pieces of work are left"
     )
     require_one(tasks, anyway=settings.any_teacher)
-    said = _Progress(tasks, len(left), any_teacher=settings.any_teacher)
+    progress = _Progress(tasks, len(left), any_teacher=settings.any_teacher)
     if settings.ray:
-        run_on_ray(left, settings.ray, said)
+        run_on_ray(left, settings.ray, progress)
     else:
-        run_here(left, settings.workers or os.cpu_count() or 1, said)
+        run_here(left, settings.workers or os.cpu_count() or 1, progress)
     spent = run.get("cpu_seconds") or sum(result_of(task.folder)["cpu_seconds"] for task in tasks if task.done)
     shutil.rmtree(out / "answers", ignore_errors=True)  # large, and of no further use
     update(out, run, ended=now(), cpu_seconds=round(spent, 1))

@@ -83,7 +83,7 @@ def run_here(tasks: Sequence[Task], workers: int, report: Report, does: Callable
                 worker = next(w for w in staff if w.pipe is pipe)
                 assert worker.task is not None
                 try:
-                    kind, said = worker.pipe.recv()
+                    kind, message = worker.pipe.recv()
                 except (EOFError, ConnectionResetError):
                     deaths[worker.task] += 1
                     if deaths[worker.task] == _DEATHS:
@@ -91,7 +91,7 @@ def run_here(tasks: Sequence[Task], workers: int, report: Report, does: Callable
                     waiting.insert(0, worker.task)
                     staff[staff.index(worker)] = _Worker.start()
                     continue
-                _raise(kind, said, worker.task)
+                _raise(kind, message, worker.task)
                 report(worker.task, time.monotonic() - worker.since)
                 worker.task = None
     finally:
@@ -101,11 +101,11 @@ def run_here(tasks: Sequence[Task], workers: int, report: Report, does: Callable
             worker.process.join(30)
 
 
-def _raise(kind: str, said: str, task: Task) -> None:
+def _raise(kind: str, message: str, task: Task) -> None:
     if kind == "refused":
-        raise BadSetting(f"{task.kind} {task.name}: {said}")
+        raise BadSetting(f"{task.kind} {task.name}: {message}")
     if kind == "fault":
-        raise RuntimeError(f"{task.kind} {task.name} failed in its process:\n{said}")
+        raise RuntimeError(f"{task.kind} {task.name} failed in its process:\n{message}")
 
 
 def _serve(pipe: Connection, parent: int) -> None:
@@ -171,8 +171,8 @@ def run_on_ray(tasks: Sequence[Task], address: str, report: Report) -> None:
             finished, _ = ray.wait(list(running), num_returns=1)
             for reference in finished:
                 task, since = running.pop(reference)
-                kind, said = ray.get(reference)
-                _raise(kind, said, task)
+                kind, message = ray.get(reference)
+                _raise(kind, message, task)
                 report(task, time.monotonic() - since)
     finally:
         ray.shutdown()

@@ -40,11 +40,11 @@ class Limits:
         return self.gpu.token_seconds(size.bytes_read(self.length, BFLOAT16))
 
     def __str__(self) -> str:
-        said = f"{self.memory / 2**30:.1f} GiB at {self.length:,} tokens"
+        sentence = f"{self.memory / 2**30:.1f} GiB at {self.length:,} tokens"
         if self.latency is None:
-            return said
+            return sentence
         return (
-            said + f", {self.latency * 1e3:g} ms a token at {BANDWIDTH_SHARE:.0%} of {self.gpu.name}'s "
+            sentence + f", {self.latency * 1e3:g} ms a token at {BANDWIDTH_SHARE:.0%} of {self.gpu.name}'s "
             f"{self.gpu.bandwidth / 1e9:,.0f} GB/s"
         )
 

@@ -258,19 +258,19 @@ def _assumptions(task: Task, pair: _Pair, settings: PlanSettings) -> list[str]:
         if task.teacher_tokens is None
         else f"{task.teacher_tokens:,.0f} tokens (--teacher-tokens)"
     )
-    said = [f"every teacher was trained on {seen}: a law knows a teacher by the loss that follows"]
-    said.append(
+    assumptions = [f"every teacher was trained on {seen}: a law knows a teacher by the loss that follows"]
+    assumptions.append(
         "the teacher's forward passes are paid, each beside three of the student on as many tokens, and its logits are used "
         f"{_times(task.uses)}; cross-entropy is given the same FLOPs, so more tokens"
         if task.paid
         else "what the teacher says is free (cached): cross-entropy is given the same tokens"
     )
     if task.uses > 1:
-        said.append(
+        assumptions.append(
             "text that is repeated is worth as much to cross-entropy as new text, which flatters it: laws know no epochs"
         )
     shapeless = [model.name for model in (task.student, *pair.candidates) if model.size is None]
-    said.append(
+    assumptions.append(
         f"FLOPs are counted by layers, attention in rows of {task.length:,} tokens included"
         + (
             f"; of {', '.join(shapeless)}, known by a number alone, 2 a parameter for a forward pass"
@@ -278,10 +278,12 @@ def _assumptions(task: Task, pair: _Pair, settings: PlanSettings) -> list[str]:
             else ""
         )
     )
-    said.append(f"a GPU reaches {UTILISATION:.0%} of its dense bfloat16 peak in training")
+    assumptions.append(f"a GPU reaches {UTILISATION:.0%} of its dense bfloat16 peak in training")
     if pair.limits is not None:
-        said.append(f"and {BANDWIDTH_SHARE:.0%} of its memory bandwidth in generation, bfloat16, one text at a time")
-    return said
+        assumptions.append(
+            f"and {BANDWIDTH_SHARE:.0%} of its memory bandwidth in generation, bfloat16, one text at a time"
+        )
+    return assumptions
 
 
 def _times(uses: float) -> str:

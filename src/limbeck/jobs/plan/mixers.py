@@ -105,15 +105,15 @@ def _recall(mixture: Mixture, length: int) -> dict[str, Any]:
     best = max(found, key=lambda text: found[text])
     pairs = found[best]
     if pairs == 0:
-        said = (
+        sentence = (
             "no layer compares a query with what was read: convolutions and fixed state spaces found pairs again only where "
             "the model was about as wide as the text is long (Arora et al., arXiv 2312.04927, fig. 2)"
         )
     elif pairs >= length:
-        said = f"{best} keeps each of the {length:,} tokens: all can be looked up"
+        sentence = f"{best} keeps each of the {length:,} tokens: all can be looked up"
     else:
-        said = f"a head of {best} keeps at most {pairs:,} key-value pairs apart, of {length:,} tokens"
-    return {"pairs": pairs, "mixer": best if pairs else None, "said": said, "rule": _RULE}
+        sentence = f"a head of {best} keeps at most {pairs:,} key-value pairs apart, of {length:,} tokens"
+    return {"pairs": pairs, "mixer": best if pairs else None, "said": sentence, "rule": _RULE}
 
 
 def show_mixture(result: dict[str, Any], console: Console) -> None:

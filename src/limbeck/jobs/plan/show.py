@@ -27,8 +27,8 @@ def show(result: dict[str, Any], console: Console) -> None:
         if answer["rows"]:
             console.print(_losses(answer))
             if result["pay_teacher"]:
-                said = "break-even, uses of each forward pass of the teacher from which on it gains"
-                console.print(f"  {said}: {_break_even(answer['rows'])}; here {result['uses']:.1f}")
+                sentence = "break-even, uses of each forward pass of the teacher from which on it gains"
+                console.print(f"  {sentence}: {_break_even(answer['rows'])}; here {result['uses']:.1f}")
         for note in answer["notes"]:
             console.print(f"  {note}", style="dim")
     if result["local_fit"] is None:
@@ -45,8 +45,8 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print(Text.assemble("\n", ("cost", "bold"), gpu), soft_wrap=True)
     console.print(_cost_table(result["costs"]))
     console.print("assumed:")
-    for said in result["assumptions"]:
-        console.print(f"  {said}")
+    for sentence in result["assumptions"]:
+        console.print(f"  {sentence}")
 
 
 def _show_device(device: dict[str, Any], console: Console) -> None:

@@ -20,7 +20,7 @@ class Context:
         """``shortest`` is the model whose context is the shorter of the two."""
         self.seed, self.task = settings.seed, settings.task
         self.measured_on = self.counted_in = ""
-        self._probe, self._settings, self._where = probe, settings, environment
+        self._probe, self._settings, self._environment = probe, settings, environment
         self._texts, self._shortest = texts, shortest
 
     def held_out(self) -> HeldOut:
@@ -38,8 +38,8 @@ class Context:
 
     def _rows_of(self, text: Text) -> HeldOut:
         model = self._shortest
-        length = row_length(self._settings, model.context, self._where.world.device, name=model.name)
-        held_out = HeldOut(text.store, length=length, machine=self._where)
-        self.measured_on = text.said + held_out.said
+        length = row_length(self._settings, model.context, self._environment.world.device, name=model.name)
+        held_out = HeldOut(text.store, length=length, environment=self._environment)
+        self.measured_on = text.description + held_out.description
         console.print(f"{self._probe} {'are' if self._probe.endswith('s') else 'is'} measured on {self.measured_on}")
         return held_out

@@ -69,10 +69,10 @@ def _signature(record: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Text:
-    """What is measured, and how that is said."""
+    """What is measured, and its description."""
 
     store: TokenStore
-    said: str
+    description: str
 
 
 class Texts:
@@ -109,18 +109,18 @@ class Texts:
             return self._text(store, f"held out: {kept}; {left:,} it was trained on are left out")
         return self._text(store, f"{_documents(store)} of {_named(self._source)}")
 
-    def _text(self, store: TokenStore, said: str) -> Text:
-        return Text(store.packed(self._packing), said)
+    def _text(self, store: TokenStore, description: str) -> Text:
+        return Text(store.packed(self._packing), description)
 
     def for_slices(self) -> tuple[TokenStore, str, Text]:
-        """In what bigrams are counted, how that is said, and what is measured."""
+        """In what bigrams are counted, its description, and what is measured."""
         if self._of_run is not None:
             assert self._run is not None, "a text of a run is in one"
             return self._of_run[0], f"the training text of the run in {self._run.folder}", self.whole
         assert self._source is not None, "looked for in _of_run"
         train, held_out = build_stores(self._source, self._model.tokenizer, self._folder / "halves", **self._how)
-        said = f"the {held_out.documents:,} documents held out of {self._source}"
-        return train, f"the training half of {self._source}", self._text(held_out, said)
+        description = f"the {held_out.documents:,} documents held out of {self._source}"
+        return train, f"the training half of {self._source}", self._text(held_out, description)
 
     @cached_property
     def _of_run(self) -> tuple[TokenStore, TokenStore] | None:
