@@ -450,7 +450,7 @@ def test_the_cost_is_said_before_and_after(here, model, capfd):
         ask(here, "priced", teacher=server.url, price="1000,2000")
     said = capfd.readouterr().err
     assert "30 prompts" in said
-    assert "at most 8 tokens are written to each, 240 in all" in said
+    assert "at most 8 tokens are generated for each, 240 in all" in said
     assert "at most $0.48 for what is written, and about $" in said
     dollars = (found["prompt_tokens"] * 1000 + found["tokens"] * 2000) / 1e6
     assert said.count(f"{found['tokens']} written, 0 requests repeated, ${dollars:,.2f}") == 2
@@ -477,7 +477,7 @@ def test_the_cost_is_said_before_and_after(here, model, capfd):
         (
             {"text": False, "max_new_tokens": 5},
             BadSetting,
-            "--max-new-tokens: it says how a teacher writes; add --text",
+            "--max-new-tokens: it sets how a teacher generates text; add --text",
         ),
         (
             {"max_new_tokens": 126},

@@ -5,8 +5,8 @@ that from the whole distribution. Of its error one part is the same at every pos
 *bias*), the other averages out (the *noise*). Between blocks of different rows only the first agrees, so inner products across
 blocks give the bias, without an offset, and those within a block what is left. Both are shares of the true gradient's norm.
 
-The student asked about is made up: the teacher at temperature 1.5 with Gaussian noise of 1 on its logits, so unsure and often
-wrong, as students are. Hidden states enter through eight random directions and a large vocabulary through a count sketch
+The student of the measurement is made up: the teacher at temperature 1.5 with Gaussian noise of 1 on its logits, so unsure and
+often wrong, as students are. Hidden states enter through eight random directions and a large vocabulary through a count sketch
 (Charikar et al. 2002), which keep inner products in the mean.
 """
 
@@ -33,7 +33,7 @@ from limbeck.teachers.codec import Codec, TopK
 from limbeck.types import Batch, Chunk, Outputs, Signal, Sparse
 
 OBJECTIVES = ("ForwardKL", "SkewKL", "TAID", "TotalVariation", "ReverseKL", "JensenShannon")
-STEP = 16_384  # tokens of the step whose noise is told
+STEP = 16_384  # tokens of the step whose noise is reported
 BLOCKS = 32
 _DIRECTIONS, _BUCKETS = 8, 8192
 _TEMPERATURE, _NOISE = 1.5, 1.0
@@ -225,7 +225,7 @@ def _damage(true: np.ndarray, error: np.ndarray, counts: np.ndarray, chosen: np.
     true_products, products = true @ true.T, error @ error.T
 
     def of(blocks: np.ndarray) -> tuple[float, float]:
-        apart = blocks[:, None] != blocks[None]  # a block that was drawn twice says nothing across
+        apart = blocks[:, None] != blocks[None]  # a block that was drawn twice gives no pair
         pairs = (np.outer(counts[blocks], counts[blocks]) * apart).sum()
         square = (true_products[np.ix_(blocks, blocks)] * apart).sum() / pairs
         bias = (products[np.ix_(blocks, blocks)] * apart).sum() / pairs

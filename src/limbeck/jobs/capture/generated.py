@@ -1,8 +1,8 @@
-"""`limbeck capture --text`: a teacher answers prompts, and what it writes is kept as a text to learn from.
+"""`limbeck capture --text`: a teacher's completions of prompts are kept as a text to learn from.
 
-Sequence-level distillation (Kim & Rush, arXiv 1606.07947, sec. 3.2) trains a student on the sequences its teacher writes; there
-they are found by beam search, here they are drawn. No log-probabilities are needed, so the teacher may be one of which only the
-text is to be had, and the student may have another tokenizer.
+Sequence-level distillation (Kim & Rush, arXiv 1606.07947, sec. 3.2) trains a student on sequences that its teacher generates;
+there they are found by beam search, here they are sampled. No log-probabilities are needed, so the teacher may be one that gives
+text alone, and the student may have another tokenizer.
 
 What came is in a journal until all is there, and then in the order of the prompts.
 """
@@ -71,7 +71,7 @@ _OF_A_SERVER = ("in_flight", "time_limit", "price")
 
 
 def capture_text(settings: CaptureSettings) -> dict[str, Any]:
-    """Lets a teacher answer prompts; gives ``{"out", "text", "prompts", "samples", "stopped", "distinct", "tokens", ...}``."""
+    """A teacher's completions of prompts; gives ``{"out", "text", "prompts", "samples", "stopped", "distinct", ...}``."""
     started = time.monotonic()
     source = teacher_ref(settings.teacher)
     _check_flags(settings, source)
@@ -131,7 +131,7 @@ def check_alone(settings: CaptureSettings) -> None:
     """Raises BadSetting where flags of --text are given without it."""
     for name in _ONLY_WITH_TEXT:
         if name in settings.model_fields_set:
-            raise BadSetting(f"{_flag(name)}: it says how a teacher writes; add --text, or leave it out")
+            raise BadSetting(f"{_flag(name)}: it sets how a teacher generates text; add --text, or leave it out")
 
 
 def _check_flags(settings: CaptureSettings, teacher: TeacherRef) -> None:
@@ -139,7 +139,7 @@ def _check_flags(settings: CaptureSettings, teacher: TeacherRef) -> None:
     for name in _NOT_WITH_TEXT:
         if name in given:
             raise BadSetting(
-                f"{_flag(name)}: it says how answers about a text are kept, and with --text the teacher writes one; leave out "
+                f"{_flag(name)}: it sets how logits of a text are kept, and with --text the teacher generates one; leave out "
                 "one of the two"
             )
     for name in _OF_A_SERVER:
@@ -228,7 +228,7 @@ def _announce(task: _Task, writer: Generator, journal: Journal) -> None:
     samples = "" if settings.samples == 1 else f" x {settings.samples} samples"
     console.print(
         f"{writer.about}\n{len(prompts):,} prompts{samples}, of {in_bytes(size)}; at most {settings.max_new_tokens:,} tokens are "
-        f"written to each, {count(most)} in all" + (f"; {journal.done:,} are there already" if journal.done else "")
+        f"generated for each, {count(most)} in all" + (f"; {journal.done:,} are there already" if journal.done else "")
     )
     if settings.price:
         prompt, answer = (price / 1e6 for price in settings.price)

@@ -1,6 +1,6 @@
-"""`limbeck capture`: a teacher is asked about all of a text once, and what it said is kept, with what it is worth.
+"""`limbeck capture`: a teacher's logits of a text are computed once and kept, with their bias and variance.
 
-Every stage leaves its result in the folder and is skipped when it is there; answers continue at the row.
+Every stage leaves its result in the folder and is skipped when it is there; logits continue at the row.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ class _Part:
 
 @claims()
 def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict[str, Any]:
-    """Asks a teacher about a text, once; gives ``{"out", "rows", "tokens", "bytes", "certificate"}``.
+    """Computes a teacher's logits of a text, once; gives ``{"out", "rows", "tokens", "bytes", "certificate"}``.
 
-    With ``text`` it writes one: see `capture_text`. ``tokenised`` is a folder that may hold the text in tokens already.
+    With ``text`` it generates one: see `capture_text`. ``tokenised`` is a folder that may hold the text in tokens already.
     """
     if settings.text:
         return capture_text(settings)
@@ -130,7 +130,7 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
 
 
 def _look(settings: CaptureSettings, source: LogitSource, *, length: int, environment: Environment) -> None:
-    """Stops at a teacher that knows no more of the text than a unigram model, and says what it knows."""
+    """Stops at a teacher that predicts the text no better than a unigram model, and prints the comparison."""
     items = of_source(settings.data, source.about, columns_of(settings))
     found = compare_to_unigram(
         source.logits, items, vocab=source.about.vocab, length=length, device=environment.world.device
@@ -139,11 +139,11 @@ def _look(settings: CaptureSettings, source: LogitSource, *, length: int, enviro
 
 
 def choose(settings: CaptureSettings) -> dict[str, Any]:
-    """Measures several kinds and sizes on a sample of the text, and shows bytes against what is lost; nothing is kept."""
+    """Measures several codecs and sizes on a sample of the text, and shows bytes against bias and noise; nothing is kept."""
     environment = environment_of(settings)
     if isinstance(teacher_ref(settings.teacher), ServedRef):
         raise BadSetting(
-            f"--teacher {settings.teacher}: what answers lose is measured on whole distributions, which a server does not give: "
+            f"--teacher {settings.teacher}: bias and noise are measured on whole distributions, which a server does not give: "
             "choose with the model in memory"
         )
     resolve_source(settings.data, columns_of(settings))
@@ -181,7 +181,7 @@ def _choose(settings: CaptureSettings, run: dict[str, Any], source: LogitSource,
             f"{m['damage']['ForwardKL']['noise']['value']:.4f}"
             for m in measured
         )
-        console.print(f"kinds measured on forward KL's gradient: {message}; {codec} it is")
+        console.print(f"codecs measured on forward KL's gradient: {message}; chose {codec}")
     kind = "drawn" if isinstance(codec, Sampled) else "coarse"
     update(settings.out, run, rows=wanted, codec={"kind": kind} | vars(codec), kinds=finite(measured))
 
@@ -192,7 +192,7 @@ def _codec(run: dict[str, Any]) -> Codec:
 
 
 def _announce(source: LogitSource, codec: Codec, rows: Rows, part: _Part, environment: Environment) -> None:
-    """Says the size, and the time from one question that is asked now; of a server, which may want money for it, none is."""
+    """Prints the size, and the time by one query that is made now; of a server, which may cost money, none is."""
     teacher, places = source.about, part.rows * rows.length
     tokens = rows.layout.read(part.first, part.first + part.rows)
     message = (
@@ -208,7 +208,7 @@ def _announce(source: LogitSource, codec: Codec, rows: Rows, part: _Part, enviro
 
 
 def _estimate(source: LogitSource, codec: Codec, rows: Rows, part: _Part, environment: Environment) -> float | None:
-    """Seconds that all answers will take: from one question, or from one layer where a question reads all weights."""
+    """Seconds that all logits will take: from one query, or from one layer where a query reads all weights."""
     teacher = source.whole
     if teacher is None:
         return None
@@ -248,19 +248,19 @@ def _answers(
 
 
 def _text(store: TokenStore) -> dict[str, Any]:
-    """What the answers to the rows of a store were made from: its text, and how that was put into rows."""
+    """What the logits of the rows of a store were made from: its text, and how that was packed into rows."""
     return {"corpus": store.manifest["corpus_sha256"]} | packed_as(store)
 
 
 def _batch_rows(source: LogitSource, length: int, environment: Environment) -> int:
-    """Rows of one question; a server gets more, of which it is asked about some at once."""
+    """Rows of one query; a server gets more, of which some are in flight at once."""
     return rows_in_flight(source.served) if source.served else micro_rows(length, environment.world.device)
 
 
 def _expect(
     source: LogitSource, folder: Path, codec: Codec, store: TokenStore, *, rows: int, length: int, batch_rows: int
 ) -> None:
-    """Tells a server's client how much it will be asked, of which it may leave a little unanswered."""
+    """Tells a server's client how many tokens will be queried, of which a little may stay without an answer."""
     if source.served:
         layout = store.layout(length)
         learned = layout.packed.learned / (layout.rows * length)
@@ -271,9 +271,9 @@ def _expect(
 def _held_out(
     settings: CaptureSettings, source: LogitSource, store: TokenStore, *, length: int, environment: Environment
 ) -> None:
-    """What a report will say of the teacher, and its answers to the rows that students are measured on.
+    """The teacher's measurements for a report, and its logits of the rows that students are measured on.
 
-    Of a served teacher the answers alone: what it costs, writes and is surprised by is not looked at.
+    Of a served teacher the logits alone: cost, samples and largest KL are not measured.
     """
     held_out = HeldOut(store, length=length, environment=environment)
     vocab, rows = source.about.vocab, len(held_out.sample)
@@ -307,7 +307,7 @@ def _held_out(
         costs, wrote = cost("teacher", teacher), samples(teacher, None, store)
     else:
         console.print(
-            "speed, peak memory and samples of the teacher's writing are left out: each token it writes would read all weights"
+            "speed, peak memory and samples of the teacher are left out: each generated token would read all weights"
         )
         costs, wrote = counted("teacher", source.about), []
     write_rows(settings.out / COST, [reading.row() for reading in costs])
@@ -319,7 +319,7 @@ def _held_out(
 def _cut(
     settings: CaptureSettings, source: LogitSource, store: TokenStore, *, length: int, environment: Environment
 ) -> None:
-    """Students of the sizes that were asked for, by what matters on the training text."""
+    """Students of the sizes in --params, pruned by importance on the training text."""
     for size in settings.params:
         folder, teacher = settings.out / CUT / size_name(size), source.whole
         if (folder / "config.json").exists():
@@ -331,7 +331,7 @@ def _cut(
             shape, teacher, store, length=length, environment=environment, method=METHOD, seed=settings.seed
         )
         save(student, folder)
-        console.print(f"a student of {student.parameters_count:,} parameters was cut: {folder}")
+        console.print(f"a student of {student.parameters_count:,} parameters was pruned: {folder}")
 
 
 def _certificate(
@@ -355,7 +355,7 @@ def _certificate(
 
 
 def _of_served(codec: Codec, answers: LogitCache) -> dict[str, Any]:
-    """What can be said of a server's answers, and what cannot: its whole distributions are nowhere to compare with."""
+    """The report of a server's logits, whose bias and variance need its whole distributions."""
     positions, missing = answers.rows * answers.length, answers.missing
     console.print(
         f"{missing:,} of {positions:,} positions have no answer, and count nothing. What {codec} outcomes do to an objective's "

@@ -1,4 +1,4 @@
-"""Who is asked by a capture: a model in memory, one read from disk layer by layer, or one on a server.
+"""The source of the logits of a capture: a model in memory, one read from disk layer by layer, or one on a server.
 
 Of the last only configuration and tokenizer are here.
 """
@@ -30,9 +30,7 @@ from limbeck.teachers.remote.http import RetryPolicy
 from limbeck.teachers.remote.served import ServedTeacher, connect
 from limbeck.units import binary_size
 
-_ROWS_EACH = (
-    8  # rows that are asked about together, for each question in flight: the last of them wait for nothing else
-)
+_ROWS_EACH = 8  # rows that are queried together, for each request in flight: the last of them wait for nothing else
 
 
 Whole = LanguageModel | StreamedModel  # who gives whole distributions
@@ -85,7 +83,9 @@ def check_capture(settings: CaptureSettings, teacher: TeacherRef) -> None:
             + ": leave it out, and give distil a student that exists with --student"
         )
     if settings.kind == "drawn" and served:
-        raise BadSetting("--kind drawn: a server tells its likeliest outcomes, none that are drawn: use coarse or auto")
+        raise BadSetting(
+            "--kind drawn: a server returns its likeliest outcomes, none that are sampled: use coarse or auto"
+        )
     if settings.stream and served:
         raise BadSetting(
             f"--stream: {settings.teacher} is on a server, and nothing of it is read from disk here; leave it out"
@@ -127,7 +127,7 @@ def open_source(
             )
         server_info = json.dumps(served.server_info, sort_keys=True)
         console.print(
-            f"{address} is asked as {served.kind.name}, for {served.k} outcomes a token; it reports {server_info}"
+            f"{address} is queried as {served.kind.name}, for {served.k} outcomes a token; it reports {server_info}"
         )
         made_from = {"teacher": f"served {server_info}", "dtype": "the server's"}
         yield LogitSource(about, served, made_from | {"tokenizer": fingerprint(about.tokenizer)})
@@ -161,5 +161,5 @@ def _streamed(settings: CaptureSettings, environment: Environment, *, length: in
 
 
 def rows_in_flight(served: ServedTeacher) -> int:
-    """Rows that a server is asked about at once."""
+    """Rows that a server is queried about at once."""
     return _ROWS_EACH * served.in_flight

@@ -1,4 +1,4 @@
-"""What a capture says while it runs: how far it is, how fast, and how long it will take."""
+"""The progress of a capture: how far it is, how fast, and how long it will take."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINE_EVERY = 20.0
 @contextmanager
 def progress(total: int, *, what: str) -> Iterator[Callable[[int, int], None]]:
     """Told how many of ``total`` rows, or ``what`` they are, are done, and how many tokens those have: a bar, or a line now
-    and then. What it is told first was there before, since a capture that goes on does not begin at 0.
+    and then. The first number it gets was there before, since a capture that goes on does not begin at 0.
     """
     started, last = time.monotonic(), -_LINE_EVERY / 2
     before: tuple[int, int] | None = None

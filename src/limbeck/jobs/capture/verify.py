@@ -1,4 +1,4 @@
-"""`limbeck cache inspect` and `verify`: what a folder of answers says of itself, and whether that is so."""
+"""`limbeck cache inspect` and `verify`: what a folder of captured logits contains, and whether it is intact."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def verify_files(folder: Path, console: Console) -> dict[str, Any]:
 
 
 def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str, Any]:
-    """Reads every file, and asks the teacher again about random rows; gives ``{"ok", "messages", "damaged", "asked", ...}``.
+    """Reads every file, and computes logits of random rows again; gives ``{"ok", "messages", "damaged", "asked", ...}``.
 
     ``messages`` say which files are damaged, ``damaged`` are rows of answers. Without the teacher's weights the checksums alone
     are looked at.
@@ -113,14 +113,14 @@ def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str,
     if not result["ok"]:
         return result
     if captured.served:
-        console.print("the teacher was not asked: it was on a server, and answers are compared with weights only")
+        console.print("the teacher was not queried: it was on a server, and logits are compared with weights only")
         return result
     try:
         teacher = captured.weights(
             device=torch.device("cpu"), dtype=getattr(torch, captured.answers.made_from["dtype"])
         )
     except LimbeckError as error:
-        console.print(f"the teacher was not asked: {error}")
+        console.print(f"the teacher was not queried: {error}")
         return result
     store, _ = captured.stores()
     text = Rows(store, length=captured.answers.length, most=captured.answers.rows)
@@ -135,8 +135,8 @@ def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str,
     )[0]
     result |= {"asked": len(chosen), "nats_off": off.mean, "certificate": finite(again.row()), "ok": off.mean <= _OFF}
     console.print(
-        f"the teacher was asked again about {len(chosen):,} rows: kept log-probabilities are {off.mean:.4f} nats off in the mean "
-        + ("(rounding)" if off.mean <= _OFF else f"(expected at most {_OFF}): these are not its answers")
+        f"the teacher's logits of {len(chosen):,} rows were computed again: kept log-probabilities are {off.mean:.4f} nats off "
+        "in the mean " + ("(rounding)" if off.mean <= _OFF else f"(expected at most {_OFF}): these are not its answers")
     )
     show(again, console)
     return result

@@ -1,7 +1,7 @@
 """A folder that `limbeck capture` wrote, in the place of a teacher.
 
-It holds the text in tokens, the answers to its rows, and what a report says of a teacher; only to cut a student out of the
-teacher are its weights needed once more.
+It holds the text in tokens, the logits of its rows, and the teacher's measurements for a report. The weights are needed only to
+prune a student from the teacher.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Facts(TypedDict):
 
 
 class _Sample(TypedDict):
-    """What the teacher wrote on from a beginning."""
+    """A sample of the teacher's text: a prompt and its completion."""
 
     document: str
     prompt: str
@@ -63,7 +63,7 @@ class _Sample(TypedDict):
 
 
 class Captured:
-    """A teacher's answers, and the teacher as far as it is known without weights."""
+    """Captured logits, and the teacher without its weights."""
 
     def __init__(self, folder: Path) -> None:
         """Raises BadModel where the folder is not whole."""
@@ -89,19 +89,19 @@ class Captured:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of what the answers were made from."""
+        """SHA-256 of what the logits were made from."""
         return hashlib.sha256((self.folder / ANSWERS / MANIFEST).read_bytes()).hexdigest()
 
     @property
     def packing(self) -> str:
-        """How documents were put into the rows that the answers are about, by name."""
+        """How documents were packed into the rows, by name."""
         return packing_in(self.facts)
 
     def stores(self) -> tuple[TokenStore, TokenStore]:
-        """(training, held-out) text that the answers are about.
+        """(training, held-out) text of the captured rows.
 
         All of it is read and compared with its checksums. Raises BadCorpus where it is damaged, Mismatch where it is another
-        than that.
+        text than was captured.
         """
         stores = tuple(
             TokenStore.open(self.folder / DATA / side).packed(self.packing) for side in ("train", "held_out")
@@ -127,7 +127,7 @@ class Captured:
 
     @cached_property
     def held_out(self) -> HeldOutLogits:
-        """What the teacher said about held-out rows."""
+        """The teacher's logits of held-out rows."""
         return HeldOutLogits(LogitCache(self.folder / HELD_OUT))
 
     @cached_property
@@ -142,14 +142,14 @@ class Captured:
 
     @property
     def cost(self) -> list[Reading]:
-        """What the teacher cost to run, where it was captured; nothing of a served one."""
+        """The cost of running the teacher, measured during the capture; none of a served one."""
         if self.served:
             return []
         return [Reading.of(row) for row in read_rows(self.folder / COST, ReadingRow, error=BadModel, remedy=_COPY)]
 
     @property
     def samples(self) -> list[dict[str, Any]]:
-        """What the teacher wrote on from held-out beginnings; nothing of a served one."""
+        """The teacher's completions of held-out prompts; none of a served one."""
         return [] if self.served else read_rows(self.folder / SAMPLES, _Sample, error=BadModel, remedy=_COPY)
 
     def place_cut(self, shape: Shape, folder: Path, *, seed: int) -> None:
@@ -190,23 +190,23 @@ class Captured:
 
 
 class HeldOutLogits:
-    """A teacher of held-out rows: answers are kept by their places in the sample that models are measured on."""
+    """The teacher of held-out rows. Logits are kept by the place of a row in the sample that models are measured on."""
 
     def __init__(self, cache: LogitCache) -> None:
         self.cache, self.name, self.vocab = cache, cache.name, cache.vocab
         self._place: dict[int, int] = {}
 
     def of_sample(self, sample: np.ndarray) -> HeldOutLogits:
-        """Told which rows the sample has, in its order."""
+        """Sets which rows the sample has, in its order."""
         self._place = {int(row): place for place, row in enumerate(sample)}
         return self
 
     def __call__(self, batch: Batch) -> Sparse:
-        """What the teacher said about these rows of the corpus."""
+        """The teacher's logits of these rows of the corpus."""
         return self.cache(self._placed(batch))
 
     def counted(self, batch: Batch) -> Batch:
-        """The batch with weight 0 where the teacher has no answer."""
+        """The batch with weight 0 where the teacher has no logits."""
         return replace(self.cache.masked(self._placed(batch)), row=batch.row)
 
     def _placed(self, batch: Batch) -> Batch:

@@ -1,7 +1,7 @@
 """The folder of a run: claimed once, continued by the same command, refused to any other.
 
 run.json holds the signature (what decides the result), so that a second command in the same folder either continues the
-first or is told which of its settings differ.
+first, or ends with a message that names the settings that differ.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
 
 
 def _grows(before: Any, now: Any, key: str) -> bool:
-    """Whether a setting asks for all that was asked for, and for more; each baseline starts from what all runs keep."""
+    """Whether a setting has all that it had, and more; each baseline starts from what all runs keep."""
     if key == "seeds":
         return isinstance(before, int) and now > before
     if key != "baselines" or not isinstance(before, list):
@@ -141,7 +141,7 @@ def packing_in(run: Mapping[str, Any]) -> str:
 
 
 def packed_as(store: TokenStore) -> dict[str, str]:
-    """What a manifest of something about rows says of them; nothing of those of older versions, which said nothing."""
+    """What a manifest keeps of how rows are packed; nothing of those of older versions, which kept nothing."""
     return {} if store.packing == STREAM else {_PACKING: store.packing}
 
 

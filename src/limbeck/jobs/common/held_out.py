@@ -34,7 +34,7 @@ class HeldOut:
     ) -> None:
         """``trained``: how many tokens the models of the comparison are trained on, None where none are.
 
-        ``rows``: exactly so many, as those a teacher was asked about.
+        ``rows``: exactly so many, as many as captured logits have.
         """
         self.store = store
         self._rows = Rows(store, length=length)

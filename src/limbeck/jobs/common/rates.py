@@ -1,4 +1,4 @@
-"""The peak learning rate and schedule of a student, and what there is to say of where they come from."""
+"""The peak learning rate and schedule of a student, and the finding that names where they come from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def start_of(settings: DistilSettings) -> Start:
 
 
 def rate_of(settings: DistilSettings, parameters: int) -> float:
-    """The peak rate that was asked for, else the one suggested for a student of this size."""
+    """The peak rate of the settings, else the one suggested for a student of this size."""
     return settings.lr or suggested_learning_rate(parameters, start=start_of(settings))
 
 
@@ -27,7 +27,7 @@ def fresh_rate_of(settings: DistilSettings, parameters: int) -> float:
 
 
 def schedule_of(settings: DistilSettings, student: PreTrainedConfig) -> Schedule:
-    """The schedule that was asked for, else the one suggested for a student of this configuration."""
+    """The schedule of the settings, else the one suggested for a student of this configuration."""
     if "schedule" in settings.model_fields_set:
         return settings.schedule
     return suggested_schedule(Size.of(student).parameters, start=start_of(settings))

@@ -1,4 +1,4 @@
-"""What the doctor finds of a text, from its first documents: what it is read as, and what of it is not read."""
+"""The doctor's findings about a text, from its first documents: how it is read, and which parts of it are not read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from limbeck.teachers.ref import CapturedRef, TeacherRef
 
 _DOCUMENTS = 64
 _NOTHING = Frame(None, None)
-_LONG = 1 << 20  # characters of a document from which on it is said to be long
+_LONG = 1 << 20  # characters of a document from which on it is reported as long
 _SPEAK = frozenset(  # fields that usually hold something that is meant to be read
     [
         *(
@@ -77,7 +77,7 @@ def first_documents(settings: DistilSettings, teacher: TeacherRef) -> Sample:
 
 
 def of_text(sample: Sample, teacher: LanguageModel) -> Iterator[Finding]:
-    """What there is to say of a text that a teacher is to read."""
+    """The findings about a text that a teacher is to read."""
     if not sample.documents:
         return
     yield from _forms(sample)

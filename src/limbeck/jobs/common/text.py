@@ -35,13 +35,13 @@ def how_read(settings: Settings | PilotSettings) -> dict[str, Any]:
 
 
 def say_read(store: TokenStore) -> None:
-    """Says what a user should know of how a text was read."""
+    """Prints what a user should know of how a text was read."""
     for line in notes_of(store):
         console.print(f"text: {line}")
 
 
 class Reads(Protocol):
-    """Whose tokens a text is read in."""
+    """The tokenizer that a text is read with."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
@@ -53,7 +53,7 @@ class Reads(Protocol):
 
 @dataclass(frozen=True)
 class Reader:
-    """What is known of a model that is to read a text: its tokenizer, the token that closes a document, and its ids."""
+    """What reading a text needs of a model: its tokenizer, the token that closes a document, and the size of its vocabulary."""
 
     tokenizer: PreTrainedTokenizerBase
     end: int | None
@@ -62,7 +62,7 @@ class Reader:
 
 @contextmanager
 def passing_store(settings: TeacherSettings, reader: Reads) -> Iterator[TokenStore]:
-    """All of --data in the tokens of who reads, in rows as they were asked for; nothing of it stays."""
+    """All of --data in tokens of the reader, packed as the settings ask; it is removed afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         how = how_read(settings)
         store = build_training(settings.data, reader.tokenizer, folder, end=reader.end, vocab=reader.vocab, **how)
@@ -73,9 +73,9 @@ def passing_store(settings: TeacherSettings, reader: Reads) -> Iterator[TokenSto
 def stores_of(
     settings: TeacherSettings, reader: Reads, environment: Environment, *, speak: bool = True
 ) -> tuple[TokenStore, TokenStore]:
-    """(training store, held-out store) of --data and --eval-data, in the tokens of who reads.
+    """(training store, held-out store) of --data and --eval-data, in tokens of the reader.
 
-    What there is to know of how the text was read is said, unless who asks only looks (``speak``).
+    ``speak``: print notes on how the text was read.
     """
     folder = settings.out / "data"
     if environment.world.first:

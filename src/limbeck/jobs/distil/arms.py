@@ -62,7 +62,7 @@ class Arm:
 
     @property
     def label(self) -> str:
-        """What the progress bar says."""
+        """The label of the progress bar."""
         return f"{self.member} {self.name} #{self.seed}".strip()
 
 
@@ -105,8 +105,8 @@ def arms_of(
 class Shared:
     """What all arms of a comparison have in common: the student they start from, its teacher, text, plan and machine.
 
-    ``most_rows`` of the text are read, where the teacher has answered no more, by arms that take more steps all of it if they
-    are to ``reads_on``; ``counted`` takes weight from where it has no answer, for the arms too that do not listen to it, so
+    ``most_rows`` of the text are read, where the teacher has logits of no more, by arms that take more steps all of it if they
+    are to ``reads_on``; ``counted`` takes weight from where it has none, for the arms without a teacher too, so
     that all learn the same tokens. ``common``: a seed, and how many rows of its order those of all seeds begin with.
     ``stored``: the number format of the files of what is trained, in float32. ``fresh_rate``: the peak rate of what starts from
     random weights, where it is another than the plan's.
@@ -165,7 +165,7 @@ def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
 
 
 def train_members(members: Sequence[tuple[Arm, Shared]], *, label: str, after: float = 0.0) -> None:
-    """Trains arms that learn from one teacher on the same rows, which is asked once for all of them.
+    """Trains arms that learn from one teacher on the same rows, in lockstep: its forward pass serves all.
 
     Other arms are expected to take ``after`` seconds more.
     """

@@ -2,7 +2,7 @@
 
 Three stages, of which the first two may be left out: each mixer learns to give what the attention in its place gives, each block
 what the whole layer gives (`run.match`), and then the student is distilled as any other. Tokens of all three are counted
-together: what starts from the matched student is trained on as many fewer. Which layers keep attention is said by place, or
+together: what starts from the matched student is trained on as many fewer. Which layers keep attention is given by place, or
 chosen by what replacing a layer alone does to recall.
 """
 
@@ -147,7 +147,7 @@ class _Matching:
             )
             plan = replace(self.plan, steps=steps)
             label = f"match {stage}"
-            # the objective takes no part: nothing is asked of logits
+            # the objective takes no part: no logits are computed
             Run(folder, label, student, None, corpus, CrossEntropy(), plan, world, update=match, unit=UNIT).train()
             student.model.requires_grad_(True)
             if world.first:
@@ -188,7 +188,7 @@ def _converted(base: LanguageModel, mixers: Sequence[str], *, seed: int) -> Lang
         torch.manual_seed(seed)
         made = convert(base, mixers)
     made.model.float()
-    made.lineage = {**(made.lineage or {}), **(base.lineage or {})}  # a cut's says what it was cut out of
+    made.lineage = {**(made.lineage or {}), **(base.lineage or {})}  # a pruned student's names what it was pruned from
     return made
 
 

@@ -101,7 +101,7 @@ class Comparison:
             self.proof.write(self.run)
 
     def conclude(self, seconds: float, *, linked: Collection[Path] = (), last: bool = True) -> dict[str, Any]:
-        """Writes everything, says the verdict and what it took; gives the result on the first rank.
+        """Writes everything, prints the verdict and what it took; gives the result on the first rank.
 
         Arms in the folders ``linked`` were trained by another student of a family; a student that is not the ``last`` word of
         its run leaves it to the family to say what all took.

@@ -25,7 +25,7 @@ from limbeck.objectives.spec import ObjectiveSpec, any_needs_teacher
 from limbeck.report.words import size
 from limbeck.run.log import console
 
-CAPTURED = "captured"  # in a run's folder: what its teacher was asked
+CAPTURED = "captured"  # in a run's folder: the captured logits of its teacher
 _BESIDE = 2**17  # tokens that a capture computes besides: of held-out text, and to choose and certify what is kept
 _OFTEN = 2  # times as many live passes as a capture takes
 _SHARE = 0.25  # of the free disk
@@ -36,7 +36,7 @@ _BYTES: int = CaptureSettings.model_fields["bytes_per_token"].default
 def keeps(
     request: DistilRequest, environment: Environment, *, length: int, objectives: Sequence[ObjectiveSpec]
 ) -> bool:
-    """Whether this run keeps its teacher's logits, as --cache-logits says, or by how often it would compute them.
+    """Whether this run keeps its teacher's logits: by --cache-logits, or by how often it would compute them.
 
     ``objectives`` are those of all students. What was begun is gone on with. Tokenises the run's text into ``out/data``.
     """
@@ -62,7 +62,7 @@ def keeps(
 
 
 def worth_keeping(settings: DistilSettings, text: int) -> bool:
-    """Whether a run keeps the logits of so many tokens of text, as it says, or where that saves passes and the disk has room.
+    """Whether a run keeps the logits of so many tokens of text: by its settings, or where that saves passes and fits on disk.
 
     Never of a text that it does not read to its end: others of its rows would be read.
     """

@@ -1,4 +1,4 @@
-"""What `limbeck distil` and `limbeck doctor` were asked for: settings, and what their texts name, parsed once."""
+"""What a user asks of `limbeck distil` and `limbeck doctor`: settings, and what their texts name, parsed once."""
 
 from __future__ import annotations
 

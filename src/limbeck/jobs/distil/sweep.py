@@ -1,9 +1,9 @@
 """`limbeck distil --params 1B,600M --objective "ForwardKL, TAID"`: students of several sizes and objectives in one run.
 
 Each has a folder of its own, which is that of `distil` for this size and objective alone, bits and all. Students of one seed see
-the same rows, so the teacher is asked once about each step and all of them listen; what does not listen is trained one after
-the other, and once where students of several objectives are compared with the same. One thing is not as it would be alone: the
-students pay equal parts of the teacher's one forward pass, so cross-entropy at equal compute gets fewer tokens.
+the same rows, so the teacher's forward pass is computed once for each step of all of them. Arms without a teacher are trained
+one after the other, and once where students of several objectives are compared with the same. One thing is not as it would be
+alone: the students pay equal parts of the teacher's one forward pass, so cross-entropy at equal compute gets fewer tokens.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _objective(text: str) -> str:
 
 
 def _train(members: Sequence[Comparison]) -> set[Path]:
-    """Trains all arms, those of one name and seed together where they listen to a live teacher.
+    """Trains all arms, those of one name and seed in lockstep where they learn from a live teacher.
 
     Gives the folders of those that were not trained, since another was the same.
     """
@@ -157,7 +157,7 @@ def _shares(member: Comparison, arm: Arm) -> bool:
 def _seconds(arms: Sequence[tuple[Comparison, Arm]], before: Sequence[tuple[Comparison, Arm]] = ()) -> float:
     """What training these will take by their estimates, of which each is that of a student alone.
 
-    Those that listen to a live teacher share its forward pass, of the cost that its price says. What is done takes nothing, nor
+    Those that learn from a live teacher share its forward pass, at the cost in its price. What is done takes nothing, nor
     what is taken over from another of these or of those ``before``.
     """
     seen = {_same(member, arm) for member, arm in before}
@@ -176,7 +176,7 @@ def _same(member: Comparison, arm: Arm) -> tuple[Any, ...]:
 
 
 def _groups(together: Sequence[tuple[Comparison, Arm]]) -> list[list[tuple[Comparison, Arm]]]:
-    """Those that fit into memory together, in order; the teacher is asked once for each group."""
+    """Those that fit into memory together, in order; the teacher's forward pass is computed once for each group."""
     groups: list[list[tuple[Comparison, Arm]]] = []
     for member, arm in together:
         if groups and _fit([*(other.cost for other, _ in groups[-1]), member.cost], member.shared.environment.world):
@@ -197,7 +197,7 @@ def _fit(costs: Sequence[Cost], world: World) -> bool:
 
 
 def _take_over(arm: Arm, member: Comparison, before: Sequence[tuple[Comparison, Arm]]) -> bool:
-    """Takes what a student of the same size and another objective was compared with, if there is such; says whether."""
+    """Takes what a student of the same size and another objective was compared with, if there is such; gives whether."""
     world = member.shared.environment.world
     twins = [one for other, one in before if _same(other, one) == _same(member, arm)]
     if twins and world.first:

@@ -28,17 +28,17 @@ from limbeck.teachers.ref import TeacherRef
 _DTYPES = {name: getattr(torch, name) for name in FLOATS.values()}
 SHRINK = 2.5  # the law of capacity gap: the best teacher is about 2.5 times its student (arXiv 2311.07052)
 CALIBRATION_ROWS = 64
-METHOD = "activation"  # how importance is scored unless something else is asked for
+METHOD = "activation"  # how importance is scored unless --method names another
 
 
 def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
-    """The shape that the budget asks for, from the teacher's configuration alone.
+    """The shape that the budget allows, from the teacher's configuration alone.
 
     None for a student that exists, and for one of other mixers that keeps the teacher's shape.
     """
     chosen = [name for name in ("student", "params", "shrink", "shape") if getattr(settings, name) is not None]
     if len(chosen) > 1:
-        raise BadSetting(f"--{' and --'.join(chosen)} both say what the student is: give one of them")
+        raise BadSetting(f"--{' and --'.join(chosen)} both define the student: give one of them")
     check_mixers_asked(settings)
     if settings.student is not None or (settings.mixers is not None and not chosen):
         return None
@@ -78,7 +78,7 @@ def check_mixers_asked(settings: DistilSettings) -> None:
 
 
 def stored_as(settings: DistilSettings, teacher: TeacherRef) -> torch.dtype:
-    """The number format of a student's file: as asked, else that of the model it starts from."""
+    """The number format of a student's file: that of the settings, else that of the model it starts from."""
     if settings.student_dtype is not None:
         return _DTYPES[settings.student_dtype]
     return _DTYPES[stored_dtype(resolve_description(settings.student or teacher.config_source))]
@@ -103,7 +103,7 @@ def make_student(
 ) -> Path:
     """The folder of the untrained student: cut out of the teacher by importance, or a copy of --student.
 
-    Of a student that exists, or was made before, the teacher is not asked.
+    A student that exists, or was made before, needs no forward pass of the teacher.
     """
     folder = folder or settings.out / "cut"
     if environment.world.first and not (folder / "config.json").exists():

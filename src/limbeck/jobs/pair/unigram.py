@@ -1,8 +1,8 @@
-"""Does a teacher know anything of the text? Its bits per byte beside those of a unigram model, before anything long begins.
+"""A teacher's bits per byte of the text beside those of a unigram model, before anything long begins.
 
-A unigram model knows how often each token is in the text and nothing of what stands before it: a teacher that is no better
-has nothing to teach, be it of another language, damaged, or never trained. Both are asked about the same tokens of a few
-documents; the unigram model has counted others of the text (Witten & Bell 1991: what was never counted shares as much mass
+A unigram model has the frequency of each token in the text and no context: a teacher that is no better has nothing to teach, be
+it of another language, damaged, or never trained. Both are measured on the same tokens of a few documents; the unigram model has
+counted others of the text (Witten & Bell 1991: what was never counted shares as much mass
 as there were first sights). The teacher may be a model in memory, one read layer by layer, or one on a server, of which the
 positions count that it gives a log-probability for.
 """
@@ -31,7 +31,7 @@ from limbeck.teachers.logprobs import LOG_P, logprobs_of
 from limbeck.teachers.remote.served import ServedTeacher
 from limbeck.types import Batch, CausalLM, each
 
-_MEASURED = 16  # documents that both are asked about
+_MEASURED = 16  # documents that both are measured on
 _MEASURED_TOKENS = 2048  # of all of them together
 _COUNTED = 4096  # documents at most that are counted
 _COUNTED_CHARACTERS = 2**20
@@ -47,7 +47,7 @@ class UnigramComparison:
     documents: int
 
     @property
-    def said(self) -> str:
+    def sentence(self) -> str:
         """Both numbers in a sentence."""
         return (
             f"{self.teacher:.3f} bits per byte where a unigram model of the text has {self.unigram:.3f} "
@@ -88,9 +88,9 @@ def of_prompts(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) ->
 def compare_to_unigram(
     teacher: CausalLM | ServedTeacher, items: Sequence[Item], *, vocab: int, length: int, device: torch.device | str
 ) -> UnigramComparison | None:
-    """What a teacher knows of documents in its tokens; None where they are too few to say, or it tells nothing of them.
+    """A teacher and a unigram model on documents in its tokens; None where these are too few, or the teacher gives nothing.
 
-    It is asked about ``length`` tokens of a document at most; ``vocab``: how many tokens it knows.
+    ``length`` tokens of a document are measured at most; ``vocab``: the size of its vocabulary.
     """
     measured = items[:: max(2, len(items) // _MEASURED)][:_MEASURED]
     chosen = {id(item) for item in measured}
@@ -101,12 +101,12 @@ def compare_to_unigram(
     size = min(length, max(2, _MEASURED_TOKENS // len(measured)))
     beginnings = [(item, batch) for item in measured if float((batch := _beginning(item, size)).weight.sum())]
     nats, text, documents = np.zeros(2), 0.0, 0
-    asked = _log_p(teacher, [batch.to(device) for _, batch in beginnings])
-    for (item, batch), (theirs, said) in zip(beginnings, asked, strict=True):
-        if not said.any():
+    measured_rows = _log_p(teacher, [batch.to(device) for _, batch in beginnings])
+    for (item, batch), (theirs, counts) in zip(beginnings, measured_rows, strict=True):
+        if not counts.any():
             continue
-        nats -= (theirs[said].sum(), log_p[batch.targets[0].numpy()[said]].sum())
-        text += item.size * said.sum() / max(1, item.predictions)
+        nats -= (theirs[counts].sum(), log_p[batch.targets[0].numpy()[counts]].sum())
+        text += item.size * counts.sum() / max(1, item.predictions)
         documents += 1
     if not text:
         return None
@@ -115,30 +115,30 @@ def compare_to_unigram(
 
 
 def knowledge(found: UnigramComparison | None, name: str, *, anyway: bool) -> Iterator[Finding]:
-    """What there is to say of it: an error of a teacher no better than the unigram model, unless it is taken ``anyway``."""
+    """The finding: an error for a teacher no better than the unigram model, a warning where it is taken ``anyway``."""
     if found is None:
         return
-    said = f"{name} has {found.said}"
+    message = f"{name} has {found.sentence}"
     if not found.teacher < found.unigram:
         yield Finding(
             "knowledge",
             "warning" if anyway else "error",
-            f"{said}: it knows no more of this text than how often each token is in it",
+            f"{message}: it predicts this text no better than the frequencies of its tokens do",
             "take a teacher that was trained on such text, or look at its tokenizer; --any-teacher takes it all the same",
         )
     elif found.teacher > (1 - _CLOSE) * found.unigram:
         yield Finding(
             "knowledge",
             "warning",
-            f"{said}: it knows little more of this text than how often each token is in it",
+            f"{message}: it predicts this text hardly better than the frequencies of its tokens do",
             "take a teacher that was trained on such text, if there is one",
         )
     else:
-        yield Finding("knowledge", "ok", said)
+        yield Finding("knowledge", "ok", message)
 
 
 def check_knowledge(found: UnigramComparison | None, name: str, *, anyway: bool) -> None:
-    """Says what a teacher knows. Raises Mismatch where that is no more than a unigram model, unless it is taken ``anyway``."""
+    """Prints the finding. Raises Mismatch for a teacher no better than a unigram model, unless it is taken ``anyway``."""
     findings = list(knowledge(found, name, anyway=anyway))
     check(findings)
     for finding in findings:
@@ -156,13 +156,13 @@ def _some(documents: Iterable[Document]) -> Iterator[Document]:
 
 
 def _log_p(teacher: CausalLM | ServedTeacher, rows: Sequence[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of each row log p of what follows its positions, and which of them count: a server need not tell of all."""
+    """Of each row log p of what follows its positions, and which of them count: a server need not return all."""
     if isinstance(teacher, ServedTeacher):
         yield from ((found, np.isfinite(found)) for found in teacher.own(rows))
         return
     with torch.no_grad():
-        for batch, said in each(teacher, rows):
-            log_p = logprobs_of(batch, said, LOG_P)["log_p"].double().cpu().numpy()
+        for batch, outputs in each(teacher, rows):
+            log_p = logprobs_of(batch, outputs, LOG_P)["log_p"].double().cpu().numpy()
             yield log_p, batch.weight.flatten().cpu().numpy() > 0
 
 

@@ -17,7 +17,9 @@ def rows_of_documents(tokens: Sequence[int], length: int) -> torch.Tensor | None
 
 def unpacked_cost(name: str, position: torch.Tensor | None) -> str:
     """What it costs to run each document of rows at these positions alone, in a sentence."""
-    message = f"in a packed row of {name} documents see one another, so each is run as a row of its own, padded to those beside it"
+    message = (
+        f"in a packed row of {name} documents see one another, so each is a row of its own, padded to those beside it"
+    )
     if position is None:
         return f"{message}: at most twice as many tokens"
     return f"{message}: {padded_share(position):.2f} times as many tokens of this text, in more and smaller calls"

@@ -1,7 +1,7 @@
 """What a pilot runs: a ladder of teachers, students smaller than they, two arms, seeds, and learning rates at the ends.
 
-Every teacher is trained once, says what it says once, and all its students listen to that. A student is the same shape
-in both arms: cut out of the teacher, or one fixed fresh initialisation (per seed), so that what cutting damages is not
+Every teacher is trained once, its hidden states are captured once, and all its students learn from those. A student is the same
+shape in both arms: cut out of the teacher, or one fixed fresh initialisation (per seed), so that what cutting damages is not
 taken for a gap of capacity.
 """
 
@@ -41,7 +41,7 @@ class Scale:
     teacher_tokens: float  # a parameter
     epochs: float  # of the text, at most, for a teacher
     head: int
-    students: int = 3  # sizes, where none are asked for: each needs three larger teachers
+    students: int = 3  # sizes, where none are given: each needs three larger teachers
 
 
 SCALES = {

@@ -103,7 +103,7 @@ def _text(settings: PilotSettings, scale: Scale, run: dict[str, Any]) -> tuple[i
 
 
 class _Progress:
-    """Says a line for each piece of work that is done; of the last teacher raises Mismatch where none knows anything."""
+    """Prints a line for each task that is done; after the last teacher raises Mismatch where none beats a unigram model."""
 
     def __init__(self, tasks: Sequence[Task], total: int, *, any_teacher: bool) -> None:
         self._tasks, self._any_teacher = tasks, any_teacher

@@ -1,4 +1,4 @@
-"""What the teachers of a pilot know of its text, beside a unigram model: said of each, and one at least must know more."""
+"""The teachers of a pilot compared with a unigram model of its text: one at least must be better."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def known_of(task: Task) -> UnigramComparison | None:
 
 
 def warnings_of(task: Task) -> list[Finding]:
-    """What is to be said of a teacher that knows little: a pilot measures small teachers too, so it is no error."""
+    """The warnings about a teacher that is hardly better: a pilot measures small teachers too, so it is no error."""
     return [f for f in knowledge(known_of(task), f"teacher {task.name}", anyway=True) if f.level != "ok"]
 
 

@@ -1,4 +1,4 @@
-"""The pieces of work of a pilot, each in a folder of its own: train a teacher, ask it, train and measure a student.
+"""The tasks of a pilot, each in a folder of its own: train a teacher, capture its hidden states, train and measure a student.
 
 A task that has its result.json is done; one that was stopped continues where it stood. Whoever runs tasks, here or on
 another machine, needs nothing but the pilot's folder.
@@ -57,7 +57,7 @@ from limbeck.teachers import HiddenStates, capture
 from limbeck.types import CausalLM
 
 PLAN, RESULT, DOCUMENTS = "pilot.json", "result.json", "documents.npy"
-_TOGETHER = 4096  # tokens a teacher is asked about in one call
+_TOGETHER = 4096  # tokens of a teacher's forward pass
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def _teacher(task: Task, pilot: Pilot, environment: Environment) -> dict[str, An
 
 
 def _answers(task: Task, pilot: Pilot, environment: Environment) -> dict[str, Any]:
-    """Asks a teacher about the part of the training text that students read."""
+    """Captures a teacher's hidden states of the training text that students read."""
     teacher = _load_teacher(task.out, task.name, environment)
     store, _ = text_of_run(task.out)
     rows = Rows(store, length=pilot.scale.length, most=_most(pilot))
@@ -233,7 +233,7 @@ def _answers(task: Task, pilot: Pilot, environment: Environment) -> dict[str, An
 
 
 def _most(pilot: Pilot) -> int:
-    """Rows that students read, the same for all, each once: so a teacher is asked about no others."""
+    """Rows that students read, the same for all, each once: so hidden states of no others are captured."""
     return max(1, round(pilot.scale.student_tokens / pilot.scale.length))
 
 
@@ -270,7 +270,7 @@ def _cell(task: Task, pilot: Pilot, environment: Environment) -> dict[str, Any]:
     else:
         student = new_model(llama_config(plan.shape, tokenizer), tokenizer, 1 + plan.seed, name=plan.name)
     lr = plan.lr_factor * suggested_learning_rate(student.parameters_count)
-    # who listens reads what the teacher was asked about; who does not may read on
+    # a distilled student reads the rows with captured states; another may read on
     most = _most(pilot) if answers is not None else max(_most(pilot), plan.tokens // pilot.scale.length)
     facts = {**_sizes(student, plan.shape), "arm": plan.arm, "seed": plan.seed, "teacher": plan.teacher}
     facts |= {"lr": lr, "lr_factor": plan.lr_factor, "loss_before": before, "tokens": plan.tokens}

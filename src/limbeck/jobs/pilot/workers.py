@@ -123,7 +123,7 @@ def _serve(pipe: Connection, parent: int) -> None:
 
 
 def _done(does: Callable[[Any], None], task: Task) -> tuple[str, str]:
-    """Does a task in this process, on one thread; says "done", "refused" with the message, or "fault" with the traceback."""
+    """Does a task in this process, on one thread; sends "done", "refused" with the message, or "fault" with the traceback."""
     import torch
 
     torch.set_num_threads(1)

@@ -128,7 +128,7 @@ def show(readings: Iterable[dict[str, Any]], console: Console) -> None:
     """Prints a table of rows of readings."""
     table = Table(box=None, pad_edge=False)
     for column in ("probe", "reading", "value", "95 % interval", "unit", "n"):
-        table.add_column(column, no_wrap=column != "95 % interval")  # a name in two lines, or cut off, says nothing
+        table.add_column(column, no_wrap=column != "95 % interval")  # a name in two lines, or cut off, cannot be read
     for r in readings:
         exact = r["low"] == r["value"] == r["high"] and r["n"] == 1  # computed, as chance: nothing was sampled
         interval = "" if r["low"] is None or r["low"] == r["high"] else f"{_digits(r['low'])} to {_digits(r['high'])}"

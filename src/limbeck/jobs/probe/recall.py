@@ -85,7 +85,7 @@ class RecallEvaluation:
 
 
 def _more(gap: Reading) -> str:
-    """How many nats more or fewer a model has than another, with the interval where there is one; which is better is not said."""
+    """How many nats more or fewer a model has than another, with the interval where there is one; not which is better."""
     word, sign = ("more", 1) if gap.value >= 0 else ("fewer", -1)
     said = f"{abs(gap.value):.3f} nats {word}"
     if not math.isfinite(gap.low):

@@ -30,7 +30,7 @@ _TRAINS = ("distil", "pretrain")  # jobs whose runs may have their text elsewher
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run that a model is in, and what its signature says of its text and of ``how`` it is read."""
+    """A run that a model is in: its text, and ``how`` that is read, from its signature."""
 
     folder: Path
     data: str
@@ -113,7 +113,7 @@ class Texts:
         return Text(store.packed(self._packing), description)
 
     def for_slices(self) -> tuple[TokenStore, str, Text]:
-        """In what bigrams are counted, its description, and what is measured."""
+        """In which text bigrams are counted, its description, and what is measured."""
         if self._of_run is not None:
             assert self._run is not None, "a text of a run is in one"
             return self._of_run[0], f"the training text of the run in {self._run.folder}", self.whole
