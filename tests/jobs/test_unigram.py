@@ -71,7 +71,7 @@ def test_findings_by_what_is_known():
     (finding,) = knowledge(UnigramComparison(2.5, 2.0, 16), "t", anyway=True)
     assert finding.level == "warning"
     assert finding.message.startswith(
-        "t has 2.500 bits per byte where a unigram model of the text has 2.000 (beginnings of 16 documents): it knows no more"
+        "t has 2.500 bits per byte where a unigram model of the text has 2.000 (beginnings of 16 documents): it predicts this"
     )
     assert list(knowledge(None, "t", anyway=False)) == []
 

@@ -44,7 +44,7 @@ def test_a_capture_below_the_home_folder_is_found(tmp_path, monkeypatch):
             "--tokenizer other/model: only a teacher on a server needs it; some/model has its own",
         ),
         ("http://127.0.0.1:8000/v1#model", None, "a server does not give its tokenizer: give the folder or hub id"),
-        ("http://127.0.0.1:8000/v1", "a/tokenizer", "this does not say which model after a #"),
+        ("http://127.0.0.1:8000/v1", "a/tokenizer", "this one names no model after a #"),
     ],
 )
 def test_what_is_missing_or_too_much_is_named(name, tokenizer, said):

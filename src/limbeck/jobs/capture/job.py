@@ -47,7 +47,7 @@ from limbeck.students.shape import choose as choose_shape
 from limbeck.teachers import LogitCache, capture_outcomes
 from limbeck.teachers.cache import CODECS, missing_so_far, packed_signal
 from limbeck.teachers.codec import Codec, Sampled, TopK
-from limbeck.teachers.ref import ANSWERS, DESCRIPTION, ServedRef, teacher_ref
+from limbeck.teachers.ref import ANSWERS, DESCRIPTION, ServedRef, TeacherRef, teacher_ref
 from limbeck.teachers.remote.served import ServedTeacher
 
 HELD_OUT_BYTES = 192  # of a held-out token: few, so that readings of fidelity are sharp
@@ -79,18 +79,7 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
         )
     teacher = teacher_ref(settings.teacher, settings.tokenizer)
     check_capture(settings, teacher)
-    described = teacher.config_source
-    resolve_source(settings.data, columns_of(settings))
-    config = load_config(described)
-    length = row_length(
-        settings, getattr(config, "max_position_embeddings", None), environment.world.device, name=str(described)
-    )
-    for size in settings.params:
-        choose_shape(config, parameters=size)  # or say now that there is none
-    if len({size_name(size) for size in settings.params}) < len(settings.params):
-        raise BadSetting(
-            f"--params {','.join(map(str, settings.params))}: sizes that differ by less than 1 % are one student"
-        )
+    length = _length(settings, teacher, environment)
     run = claim(settings.out, signature_of(settings, "capture", length=length, bf16=environment.bf16))
     if tokenised is not None and tokenised.is_dir():
         place(tokenised, settings.out / DATA)
@@ -127,6 +116,23 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
     console.print(f"{count(read)} tokens in {size / 1e6:,.1f} MB; it took {duration(time.monotonic() - started)}.")
     result = {"out": str(settings.out), "rows": answers.rows, "tokens": read, "bytes": size}
     return result | {"certificate": found}
+
+
+def _length(settings: CaptureSettings, teacher: TeacherRef, environment: Environment) -> int:
+    """Tokens of a row. Raises a LimbeckError where the text is missing, or a student of --params cannot be made."""
+    described = teacher.config_source
+    resolve_source(settings.data, columns_of(settings))
+    config = load_config(described)
+    length = row_length(
+        settings, getattr(config, "max_position_embeddings", None), environment.world.device, name=str(described)
+    )
+    for size in settings.params:
+        choose_shape(config, parameters=size)  # or say now that there is none
+    if len({size_name(size) for size in settings.params}) < len(settings.params):
+        raise BadSetting(
+            f"--params {','.join(map(str, settings.params))}: sizes that differ by less than 1 % are one student"
+        )
+    return length
 
 
 def _look(settings: CaptureSettings, source: LogitSource, *, length: int, environment: Environment) -> None:

@@ -16,6 +16,7 @@ from limbeck.config import ATTENTION
 from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import place, whole_folder
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.models.build import new_model
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
@@ -66,28 +67,21 @@ class Arm:
         return f"{self.member} {self.name} #{self.seed}".strip()
 
 
-def arms_of(
-    out: Path,
-    *,
-    objective: ObjectiveSpec,
-    baselines: Sequence[str],
-    seeds: range,
-    steps: int,
-    flops_steps: int,
-    matched: int = 0,
-    member: str = "",
-) -> list[Arm]:
-    """All arms, the student of the first seed first: whoever stops early has what they came for.
+def arms_of(plan: DistilPlan, *, flops_steps: int, member: str = "") -> list[Arm]:
+    """All arms of a plan, the student of the first seed first: whoever stops early has what they came for.
 
-    ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as those
-    of the student. ``matched`` of ``steps`` were taken already by what the cut was made into: whoever starts elsewhere takes all.
+    ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as those of the student. Steps that a conversion took
+    are taken already by what starts from the converted student; other starts take all. ``member``: the student's name in a sweep.
     """
+    settings, objective = plan.request.settings, plan.request.objective
+    out, steps, matched = settings.out, plan.budget.steps, plan.matched
+    seeds = range(settings.seed, settings.seed + settings.seeds)
     arms = []
     for seed in seeds:
         folder = out if seed == seeds[0] else out / "seeds" / f"seed{seed}"
         arms.append(Arm("student", seed, folder, objective, steps - matched, taken=matched))
     for seed in seeds:
-        for name in baselines:
+        for name in settings.compared:
             if name == "cut" or (name.startswith("cut+ce") and not objective.needs_teacher):
                 continue  # needs no training; is what the student itself does
             arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", CE, steps - matched, taken=matched)

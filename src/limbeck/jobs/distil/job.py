@@ -337,18 +337,8 @@ def _check_served(request: DistilRequest, *, length: int, environment: Environme
 
 def _arms(plan: DistilPlan, price: Price | None, *, member: str) -> list[Arm]:
     """The arms, with cross-entropy's steps at equal FLOPs; the teacher has no ``price`` where the objective does not need it."""
-    settings, steps, matched = plan.request.settings, plan.budget.steps, plan.matched
     ratio = 1.0 if price is None else price.ratio
-    return arms_of(
-        settings.out,
-        objective=plan.request.objective,
-        baselines=settings.compared,
-        seeds=range(settings.seed, settings.seed + settings.seeds),
-        steps=steps,
-        flops_steps=round((steps - matched) * ratio),
-        matched=matched,
-        member=member,
-    )
+    return arms_of(plan, flops_steps=round((plan.budget.steps - plan.matched) * ratio), member=member)
 
 
 def _priced(price: Price | None, students: int) -> dict[str, Any]:

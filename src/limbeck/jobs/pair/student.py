@@ -98,7 +98,6 @@ def make_student(
     *,
     length: int,
     environment: Environment,
-    method: str = METHOD,
     folder: Path | None = None,
 ) -> Path:
     """The folder of the untrained student: cut out of the teacher by importance, or a copy of --student.
@@ -112,7 +111,7 @@ def make_student(
             student = load(settings.student, train=True)
         else:
             student = shrink_to(
-                shape, teacher, store, length=length, environment=environment, method=method, seed=settings.seed
+                shape, teacher, store, length=length, environment=environment, method=METHOD, seed=settings.seed
             )
         save(student, folder)
     environment.world.barrier()

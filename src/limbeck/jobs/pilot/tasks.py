@@ -204,7 +204,7 @@ def _teacher(task: Task, pilot: Pilot, environment: Environment) -> dict[str, An
     tokenizer = PreTrainedTokenizerFast.from_pretrained(task.out / "tokenizer")
     model = new_model(llama_config(plan.shape, tokenizer), tokenizer, 0, name=plan.name)
     lr = suggested_learning_rate(model.parameters_count)
-    tokens = _train(task, pilot, model, None, CrossEntropy(), plan.tokens, environment, seed=0, lr=lr)
+    tokens = _train(task, pilot, model, _Setup(CrossEntropy(), plan.tokens, lr, seed=0), environment)
     save(model, task.folder / "model")
     measured = _measure(task.out, model, None, pilot.scale, environment)
     facts = {**_sizes(model, plan.shape), "tokens": tokens, **_loss(measured)}
@@ -275,9 +275,8 @@ def _cell(task: Task, pilot: Pilot, environment: Environment) -> dict[str, Any]:
     facts = {**_sizes(student, plan.shape), "arm": plan.arm, "seed": plan.seed, "teacher": plan.teacher}
     facts |= {"lr": lr, "lr_factor": plan.lr_factor, "loss_before": before, "tokens": plan.tokens}
     try:
-        tokens = _train(
-            task, pilot, student, answers, objective, plan.tokens, environment, seed=plan.seed, lr=lr, most=most
-        )
+        setup = _Setup(objective, plan.tokens, lr, plan.seed, most)
+        tokens = _train(task, pilot, student, setup, environment, teacher=answers)
     except NonFiniteLoss as error:
         return {**facts, "loss": None, "kl": None, "failed": str(error)}
     if plan.keep:
@@ -292,27 +291,34 @@ def _cell(task: Task, pilot: Pilot, environment: Environment) -> dict[str, Any]:
 _WORK = {"teacher": _teacher, "answers": _answers, "cell": _cell}
 
 
+@dataclass(frozen=True)
+class _Setup:
+    """What a model is trained on: ``tokens`` of the text by an objective; ``most``: rows of the text, if not all."""
+
+    objective: Objective
+    tokens: int
+    lr: float
+    seed: int
+    most: int | None = None
+
+
 def _train(
     task: Task,
     pilot: Pilot,
     model: LanguageModel,
-    teacher: CausalLM | None,
-    objective: Objective,
-    tokens: int,
+    setup: _Setup,
     environment: Environment,
     *,
-    seed: int,
-    lr: float,
-    most: int | None = None,
+    teacher: CausalLM | None = None,
 ) -> int:
-    """Trains a model; gives how many tokens it read. ``most``: rows of the text, if not all."""
+    """Trains a model; gives how many tokens it read."""
     scale, world = pilot.scale, environment.world
     rows = max(1, scale.batch_tokens // scale.length)
-    steps = max(1, round(tokens / (rows * scale.length)))
+    steps = max(1, round(setup.tokens / (rows * scale.length)))
     model.model.to(world.device)
-    corpus = Rows(text_of_run(task.out)[0], length=scale.length, seed=seed, most=most)
-    plan = Plan(steps=steps, rows=rows, lr=lr, bf16=environment.bf16, save_every=500, save_minutes=2.0)
-    Run(task.folder, f"{task.kind} {task.name}", model, teacher, corpus, objective, plan, world).train()
+    corpus = Rows(text_of_run(task.out)[0], length=scale.length, seed=setup.seed, most=setup.most)
+    plan = Plan(steps=steps, rows=rows, lr=setup.lr, bf16=environment.bf16, save_every=500, save_minutes=2.0)
+    Run(task.folder, f"{task.kind} {task.name}", model, teacher, corpus, setup.objective, plan, world).train()
     return steps * rows * scale.length
 
 

@@ -88,7 +88,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     plan = Plan(steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
     corpus = Rows(store, length=length, seed=settings.seed, rank=world.rank, ranks=world.size)
     Run(out, "pretrain", model, None, corpus, CrossEntropy(), plan, world).train()
-    result = _finish(settings, run, model, store, held_out, length, plan, environment) if world.first else {}
+    result = _finish(settings, run, model, (store, held_out), length, plan, environment) if world.first else {}
     world.barrier()
     leave()
     return result
@@ -98,13 +98,12 @@ def _finish(
     settings: PretrainSettings,
     run: dict[str, Any],
     model: LanguageModel,
-    store: TokenStore,
-    held_out: TokenStore,
+    stores: tuple[TokenStore, TokenStore],
     length: int,
     plan: Plan,
     environment: Environment,
 ) -> dict[str, Any]:
-    out = settings.out
+    out, (store, held_out) = settings.out, stores
     text = HeldOut(held_out, length=length, environment=environment, rows=held_out.layout(length).rows)
     measured = measure(model, None, text.batches(), documents=held_out.documents)
     readings = likelihood("model", [measured], text_bytes=text.text_bytes(measured), seed=settings.seed)
