@@ -178,7 +178,7 @@ def test_recall_stands_beside_perplexity_against_attention(done):
     assert re.search(r"the student has 0\.\d{3} nats (more|fewer) \(", verdict["notes"][0])
     page = (out / "report.html").read_text()
     assert "What it recalls" in page
-    assert "attention replaced in" in page
+    assert "loss on recall hits if this layer alone is replaced" in page
     assert "recall_hits" not in page
     assert "Gaps are to the same student" in page
     card = (out / "student" / "README.md").read_text()
