@@ -463,7 +463,7 @@ def test_of_kept_outcomes_the_likeliest_can_be_sorted_and_the_drawn_not():
     likely = top_k(teacher.logits().detach().log_softmax(-1), 9)
     whole = fused_backward(parse("ULD"), student, said, found, scale=1.0)
     torch.testing.assert_close(fused_backward(parse("ULD"), student, likely, found, scale=1.0), whole)
-    with pytest.raises(Mismatch, match=r"sampled outcomes, which do not give the largest.*--kind coarse"):
+    with pytest.raises(Mismatch, match=r"sampled outcomes, which do not give the largest.*--codec top-k"):
         fused_backward(parse("ULD"), student, replace(likely, rest=None), found, scale=1.0)
 
 

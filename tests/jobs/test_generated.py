@@ -461,7 +461,7 @@ def test_the_cost_is_said_before_and_after(here, model, capfd):
     ("keys", "error", "said"),
     [
         ({"bytes_per_token": 48}, BadSetting, "--bytes-per-token: .*with --text the teacher generates one"),
-        ({"kind": "coarse"}, BadSetting, "--kind: .*leave out one of the two"),
+        ({"kind": "coarse"}, BadSetting, "--codec: .*leave out one of the two"),
         ({"stream": True}, BadSetting, "--stream: .*leave out one of the two"),
         ({"length": 16}, BadSetting, "--seq-len: "),
         ({"params": "6M"}, BadSetting, "--params: .*leave out one of the two"),

@@ -43,7 +43,7 @@ from limbeck.types import Batch
 
 _LOGPROBS = "told"  # in a run's folder
 _LINE_EVERY = 20.0  # seconds
-_ROW = {"cpu": 256, "cuda": 1024}  # tokens of the teacher's rows, where --length does not ask for more
+_ROW = {"cpu": 256, "cuda": 1024}  # tokens of the teacher's rows, where --seq-len does not ask for more
 
 
 def teacher_of(

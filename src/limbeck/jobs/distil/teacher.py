@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.config import CaptureSettings, TeacherSettings
+from limbeck.config import CaptureSettings, TeacherSettings, flag_of
 from limbeck.corpora import TokenStore
 from limbeck.corpora.layout import PACKINGS
 from limbeck.errors import BadSetting
