@@ -1,8 +1,7 @@
-"""Faults of what was given, however deep in a library they show, become one message.
+"""Turns faults of the input that surface in the system, a parser or an allocator into one message.
 
-A reader of ours says itself what is wrong with a file. What is left are faults that any of them may meet: a name that the system
-refuses, a text nested too deeply for a parser, more memory than there is. Anything else is a fault of limbeck's and keeps its
-traceback.
+limbeck's readers report what is wrong with a file. Three faults can occur in any of them: the system refuses a name, a text is
+nested too deeply for a parser, memory runs out. Every other exception is a fault of limbeck and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from limbeck.errors import BadFolder, BadSetting, OutOfMemory
+from limbeck.errors import BadFolder, BadSetting, OutOfMemory, first_line
 
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Raises a LimbeckError in the place of what the system, a parser or an allocator raised."""
+    """Raises BadFolder for an OSError, BadSetting for a RecursionError, OutOfMemory for a failed allocation.
+
+    All other exceptions pass unchanged, and so does a broken pipe.
+    """
     try:
         yield
     except BrokenPipeError:
@@ -23,27 +25,26 @@ def explained() -> Iterator[None]:
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
         raise BadFolder(
-            f"{where}{error.strerror or error}. Give a file or folder that is there and that you may read or write"
+            f"{where}{error.strerror or error}. Give a file or folder that exists and that you may read or write"
         ) from error
     except RecursionError as error:
         raise BadSetting(
-            "something that was given is nested too deeply to be read: an objective, a TOML or JSON file, or a file's header. "
-            "Flatten it"
+            "an input is nested too deeply to be read: an objective, a TOML or JSON file, or a file's header. Flatten it"
         ) from error
     except MemoryError as error:
         raise OutOfMemory(_MEMORY) from error
     except RuntimeError as error:
         if not _is_allocation(error):
             raise
-        raise OutOfMemory(f"{_MEMORY} ({str(error).strip().splitlines()[0]})") from error
+        raise OutOfMemory(f"{_MEMORY} ({first_line(error)})") from error
 
 
 _MEMORY = (
-    "there is not enough memory for this. What was saved is kept; limbeck doctor says beforehand what a run takes: give a "
-    "smaller --batch-tokens, --seq-len or student"
+    "there is not enough memory. What was saved is kept. Give a smaller --batch-tokens, --seq-len or student; limbeck doctor "
+    "estimates the memory of a run beforehand"
 )
 
 
 def _is_allocation(error: RuntimeError) -> bool:
-    """Whether torch could not allocate: its class on a GPU, its words on a CPU."""
+    """Whether torch could not allocate memory: a class of its own on a GPU, a text on a CPU."""
     return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

@@ -1,38 +1,38 @@
-"""What a user can do wrong, one class per thing the user could do about it.
+"""The errors of limbeck, one class for each kind of remedy.
 
-Every message says what was expected, what came, where from, and what to do. The command line prints it alone, without a
-traceback, and exits with ``status``.
+Every message has four parts: what was expected, what came, where from, and what to do. The command line prints the message
+without a traceback and exits with ``status``.
 """
 
 
 class LimbeckError(Exception):
-    """A stop with a reason the user can act on. ``status`` is the exit status of the command line."""
+    """An error that the user can act on; the base class of all others here. ``status`` is the command line's exit status."""
 
     status = 2
 
 
 class BadSetting(LimbeckError):
-    """A key, flag or value of a run is not one of those allowed."""
+    """A setting of a run (a key, a flag or its value) is not allowed."""
 
 
 class BadCorpus(LimbeckError):
-    """A source of text is missing, empty, unreadable, or too short."""
+    """A dataset or text file is missing, empty, unreadable, or too short."""
 
 
 class BadRecord(BadCorpus):
-    """One record of a text cannot be read; those around it can, so that a few may be skipped."""
+    """One record of a dataset cannot be read. The others can, so that a few may be skipped."""
 
 
 class BadModel(LimbeckError):
-    """A model folder cannot be loaded, or the model is of a kind limbeck cannot handle."""
+    """A model folder cannot be loaded, or limbeck does not support its architecture."""
 
 
 class BadShape(LimbeckError):
-    """No legal student fits what was asked for."""
+    """No student shape meets the requested size."""
 
 
 class BadObjective(LimbeckError):
-    """An objective's text or parameters are not understood."""
+    """An objective is unknown, or its parameters are not allowed."""
 
 
 class BadPlugin(LimbeckError):
@@ -44,45 +44,45 @@ class BadTask(LimbeckError):
 
 
 class Mismatch(LimbeckError):
-    """Teacher, student, tokenizer or data do not belong together."""
+    """Teacher, student, tokenizer or dataset do not belong together."""
 
 
 class BadServer(LimbeckError):
-    """A model's server cannot be reached, does not give what is needed, or leaves too much unanswered."""
+    """A server cannot be reached, does not return what is needed, or fails too many requests."""
 
 
 class BadPoints(LimbeckError):
-    """A table or folder of what was measured cannot be read, or does not determine a law."""
+    """A table or folder of measurements cannot be read, or does not determine a scaling law."""
 
 
 class BadFolder(LimbeckError):
-    """An output folder cannot be written, or holds another run's state."""
+    """An output folder cannot be written, or contains another run."""
 
 
 class NothingToLearn(LimbeckError):
-    """A whole optimiser step has no token of weight > 0."""
+    """All tokens of an optimiser step have weight 0."""
 
 
 class NonFiniteLoss(LimbeckError):
-    """The loss or a gradient is NaN or infinite; nothing was updated."""
+    """The loss or a gradient is NaN or infinite. No parameter was updated."""
 
     status = 1
 
 
 class OutOfMemory(LimbeckError):
-    """The machine or a GPU has not the memory that was asked for."""
+    """The machine or a GPU has too little memory."""
 
     status = 1
 
 
 class OtherRankStopped(LimbeckError):
-    """Another process of the same run ended, so that nothing can be summed over them any more."""
+    """Another process of the same run ended, so that sums over all processes are no longer possible."""
 
     status = 1
 
 
 class NotConverged(LimbeckError):
-    """A fit found no optimum. ``best`` is the law with the least loss it saw, to look at, not to plan with."""
+    """A fit found no optimum. ``best`` is the law with the smallest loss found: to inspect, not to plan with."""
 
     status = 1
 
@@ -92,9 +92,9 @@ class NotConverged(LimbeckError):
 
 
 class Interrupted(BaseException):
-    """A signal asked for an end; the state was saved. ``status`` is 128 + the signal's number.
+    """A signal stopped the run, and the state was saved. ``status`` is 128 + the signal's number.
 
-    No `Exception`: whoever catches what a library raises would take it for a fault of that library.
+    It is no `Exception`, so that code which catches a library's exceptions does not catch it.
     """
 
     def __init__(self, message: str, signal_number: int) -> None:

@@ -325,7 +325,7 @@ def test_a_text_with_a_token_without_a_row_is_refused_and_others_are_not(tokeniz
         tmp_path / "a.jsonl", {"text": "one"}, {"text": "an <image>"}, {"prompt": "a", "completion": "<image>"}
     )
     with pytest.raises(
-        BadCorpus, match=rf"a\.jsonl:2: holds the token '<image>' \(id {rows}\), and the model has rows for"
+        BadCorpus, match=rf"a\.jsonl:2: contains the token '<image>' \(id {rows}\), but the model has rows only for"
     ):
         build_held_out(source, wide, tmp_path / "out", vocab=rows)
     assert build_held_out(source, wide, tmp_path / "out", vocab=rows, skip_bad=2).documents == 1

@@ -421,6 +421,6 @@ def test_a_vocabulary_ends_with_the_highest_id_and_what_has_no_row_is_told(token
     assert any_text_reaches(gapped, {0: BOS})
     require_rows_of(gapped, gapped("cat")["input_ids"], VOCAB, where="a")
     with pytest.raises(
-        Mismatch, match=r"a: holds the token '<image>' \(id 307\), and the model has rows for 300 alone"
+        Mismatch, match=r"a: contains the token '<image>' \(id 307\), but the model has rows only for 300"
     ):
         require_rows_of(gapped, gapped("cat <image>")["input_ids"], VOCAB, where="a")

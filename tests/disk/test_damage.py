@@ -170,7 +170,7 @@ def test_json_says_when_it_was_changed(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(stored))  # laid out in another way
     assert read_json(tmp_path / "a.json") == {"b": [1, 2.5], "a": {"x": None}}
     (tmp_path / "a.json").write_text(json.dumps(stored | {"b": [1, 2.25]}))
-    with pytest.raises(BadFolder, match=r'a\.json: expected what limbeck wrote.*remove its "digest"'):
+    with pytest.raises(BadFolder, match=r'a\.json: expected the content limbeck wrote.*remove its "digest"'):
         read_json(tmp_path / "a.json")
 
 
@@ -184,7 +184,7 @@ def test_what_earlier_versions_wrote_is_read_and_said_once(tmp_path, capsys, mon
     assert read_rows(tmp_path / "rows.json") == [{"b": 1}]
     assert read_lines(tmp_path / "lines.jsonl") == [{"b": 1}, {"b": 2}]
     said = capsys.readouterr().err
-    assert said.count("was written by an earlier version and carries no checksum") == 1
+    assert said.count("was written by an earlier version without a checksum") == 1
     assert str(tmp_path / "a.json") in said
 
 
@@ -193,7 +193,7 @@ def test_what_earlier_versions_wrote_is_read_and_said_once(tmp_path, capsys, mon
     [
         ("", "expected JSON as limbeck wrote it"),
         ("[1, 2]", "expected `object`, got `array`"),
-        ('{"a": NaN}', "NaN is no JSON"),
+        ('{"a": NaN}', "NaN is not JSON"),
         ('{"a": ' + "9" * 5000 + "}", "expected JSON"),
         ("[" * 100_000, "expected JSON"),
         ('{"a": 1, "digest": 7}', "its SHA-256 differs"),
@@ -304,11 +304,11 @@ def test_rows_that_were_appended_are_checked_when_they_are_gone_on_with(tmp_path
         rows.keep(2)
     assert file.read_bytes() == b"abcdef"
     flip(file, 4)
-    with pytest.raises(BadFolder, match=r"a\.part: it is not as it was written \(the CRC-32 of row 1 differs\)"):
+    with pytest.raises(BadFolder, match=r"a\.part: the file is damaged \(the CRC-32 of row 1 differs\)"):
         CheckedRows(file, 3)
     flip(file, 4)
     flip(sums_of(file), 0)
-    with pytest.raises(BadFolder, match=r"2 bytes a row are named beside it"):
+    with pytest.raises(BadFolder, match=r"the file beside it declares 2"):
         CheckedRows(file, 3)
 
 

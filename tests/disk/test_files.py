@@ -15,7 +15,7 @@ import pytest
 
 import limbeck
 from limbeck.corpora import build_stores
-from limbeck.disk import claims, fresh_file, locked, own_file, read_json, replacing, take, whole_folder, write_text
+from limbeck.disk import claims, locked, new_file, open_in_place, read_json, replacing, take, whole_folder, write_text
 from limbeck.errors import BadFolder
 from limbeck.jobs.capture.merge import merge
 from limbeck.jobs.common.folder import claim
@@ -197,7 +197,7 @@ def test_no_file_is_written_through_a_link(use, hard, victim, tmp_path):
     refused = use in ("lock", "own_file")
     if refused:
         with pytest.raises(BadFolder, match="got a link: it is not followed"):
-            take(out) if use == "lock" else own_file(target)
+            take(out) if use == "lock" else open_in_place(target)
     elif use == "metrics":
         victim.write_text('{"step": 1, "tokens": 4}\n')
         with Metrics(target, step=1) as metrics:
@@ -205,7 +205,7 @@ def test_no_file_is_written_through_a_link(use, hard, victim, tmp_path):
         assert victim.read_text() == '{"step": 1, "tokens": 4}\n'
         return
     elif use == "fresh":
-        np.lib.format.open_memmap(fresh_file(target), mode="w+", dtype=np.int8, shape=(3,))
+        np.lib.format.open_memmap(new_file(target), mode="w+", dtype=np.int8, shape=(3,))
     elif use == "text":
         write_text(target, "ours")
     else:

@@ -317,7 +317,7 @@ SPOILT = {
     "truncated": (_truncate, r"model.safetensors: expected \d+ bytes by its header, the file has \d+"),
     "half a header": (_half_header, "its header is cut off or damaged .50 bytes."),
     "odd header": (_odd_header, "its header is cut off or damaged"),
-    "shard missing": (_no_shard, "names the weights model-00001-of-00002.safetensors, which are not there"),
+    "shard missing": (_no_shard, "names the file model-00001-of-00002.safetensors, which is missing"),
     "shard elsewhere": (_shard_elsewhere, "expected names of files in its own folder, got '../x.safetensors'"),
     "bad index": (_bad_index, "expected JSON with a weight_map"),
     "other shape": (

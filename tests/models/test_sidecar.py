@@ -14,7 +14,7 @@ from limbeck.jobs.distil.job import distil
 from limbeck.jobs.shrink.job import shrink
 from limbeck.models.load import load
 from limbeck.models.save import round_to, save
-from limbeck.models.sidecar import for_older_readers, stated, stored_dtype
+from limbeck.models.sidecar import for_older_readers, licence_of, stored_dtype
 from limbeck.report.card import model_card
 from tests.helpers.models import llama, write_corpus
 from tests.helpers.zoo import animal
@@ -144,9 +144,9 @@ def test_formats_of_folders(tmp_path):
     ],
 )  # fmt: skip
 def test_what_a_readme_says_of_licence_and_origin(text, expected, tmp_path):
-    assert stated(tmp_path) == {}
+    assert licence_of(tmp_path) == {}
     (tmp_path / "README.md").write_text(text)
-    assert stated(tmp_path) == expected
+    assert licence_of(tmp_path) == expected
 
 
 def test_a_card_carries_licence_and_base():

@@ -170,7 +170,7 @@ def test_weights_of_another_model_are_refused(fault, folder):
 def test_a_missing_shard_and_pickles_are_refused(folder, tmp_path):
     split = shards(animal("llama"), tmp_path / "split")
     next(split.glob("model-00002-*")).unlink()
-    with pytest.raises(BadModel, match=r"names the weights model-00002-of-.*, which are not there"):
+    with pytest.raises(BadModel, match=r"names the file model-00002-of-.*, which is missing"):
         streamed(split)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(BadModel, match="pickled weights only"):

@@ -33,7 +33,7 @@ from limbeck.corpora.source import Part, read_parts, resolve
 from limbeck.corpora.store import TokenStore
 from limbeck.corpora.tokenizer import READING, Frame, fingerprint, frame
 from limbeck.corpora.writer import Item, Writer, record_batch, token_dtype
-from limbeck.disk import locked, tidy, whole_folder
+from limbeck.disk import locked, remove_leftovers, whole_folder
 from limbeck.errors import BadCorpus, BadFolder, BadRecord, Mismatch
 from limbeck.models.vocabulary import ids_of, require_rows_of
 from limbeck.terminal import Terminal
@@ -204,7 +204,7 @@ def _stores(draws: list[_Draw], how: _How, folder: Path, *, progress: bool) -> d
         return ready
     try:
         with locked(folder, wait=True):  # another may be making the same
-            tidy(folder)
+            remove_leftovers(folder)
             ready = _ready(folder, sides, made_from, skip_bad=how.skip_bad)
             if ready is not None:
                 return ready

@@ -1,4 +1,4 @@
-"""Everything in a folder that has a checksum, read and compared: what `limbeck verify` does."""
+"""Compares all files of a folder with their checksums, as `limbeck verify` does."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _HOW: dict[str, Any] = {"error": BadFolder, "remedy": _REMEDY}
 
 
 @dataclass
-class Checked:
-    """What was found: files that are as they were written, what is said of those that are not, and files without a checksum."""
+class FolderCheck:
+    """The result of a check: undamaged files, damaged files with a message each, and files without a checksum."""
 
     good: set[Path] = field(default_factory=set)
     damaged: dict[Path, str] = field(default_factory=dict)
     unknown: list[Path] = field(default_factory=list)
 
 
-def check_folder(folder: Path) -> Checked:
-    """Reads all files in a folder that have checksums. Raises BadFolder where there is no such folder."""
+def check_folder(folder: Path) -> FolderCheck:
+    """Compares all files in a folder with their checksums. Raises BadFolder where there is no such folder."""
     if not folder.is_dir():
-        raise BadFolder(f"{folder}: expected a folder that limbeck wrote, found none")
+        raise BadFolder(f"{folder}: expected a folder that limbeck wrote, found none; check the path")
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LOCK]
-    found = Checked()
+    found = FolderCheck()
     for path in files:
         if path.suffix == ".json" and path not in found.good:
             _try(_manifest, path, found)
@@ -42,21 +42,21 @@ def check_folder(folder: Path) -> Checked:
     return found
 
 
-def require_good(folder: Path, *, error: type[LimbeckError] = BadFolder) -> None:
-    """Raises ``error`` for the first file in a folder that is not as its checksum says."""
+def require_undamaged(folder: Path, *, error: type[LimbeckError] = BadFolder) -> None:
+    """Raises ``error`` for the first damaged file in a folder, and BadFolder where there is no such folder."""
     for message in check_folder(folder).damaged.values():
         raise error(message)
 
 
-def _try(look: Any, path: Path, found: Checked) -> None:
+def _try(look: Any, path: Path, found: FolderCheck) -> None:
     try:
         look(path, found)
     except LimbeckError as error:
         found.damaged[path] = str(error)
 
 
-def _manifest(path: Path, found: Checked) -> None:
-    """Looks at a manifest, and at the files that it has checksums of."""
+def _manifest(path: Path, found: FolderCheck) -> None:
+    """Checks a manifest, and the files whose checksums it holds."""
     value = parsed(path, path.read_bytes(), **_HOW)
     if not isinstance(value, dict):
         return
@@ -74,7 +74,7 @@ def _manifest(path: Path, found: Checked) -> None:
 
 
 def _named(folder: Path, value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(file, SHA-256) of what a manifest names: in ``files``, in ``shards``, in ``sha256`` of earlier versions."""
+    """(file, SHA-256) of the files that a manifest names in ``files``, in ``shards``, or in ``sha256`` (earlier versions)."""
     for key in ("files", "sha256"):
         if isinstance(sums := value.get(key), dict):
             for name, expected in sums.items():
@@ -86,11 +86,11 @@ def _named(folder: Path, value: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield shard["file"], str(shard["sha256"])
 
 
-def _alone(path: Path, found: Checked) -> None:
-    """Looks at a file that carries its own checksums, or has them beside it."""
+def _alone(path: Path, found: FolderCheck) -> None:
+    """Checks a file with checksums inside it or beside it."""
     if sums_of(path).exists():
         if (bad := damaged_row(path)) is not None:
-            raise BadFolder(f"{path}: row {bad:,} is not as it was written (its CRC-32 differs): {_REMEDY}.")
+            raise BadFolder(f"{path}: row {bad:,} is damaged (its CRC-32 differs): {_REMEDY}.")
         found.good |= {path, sums_of(path)}
     elif path.suffix == ".safetensors":
         if load_arrays(path, remedy=_REMEDY).digest:

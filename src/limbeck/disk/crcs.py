@@ -1,7 +1,7 @@
-"""Checksums of rows that are appended: a file beside the rows with their size and the CRC-32 of each.
+"""Checksums of appended rows: a file beside the rows with their size and the CRC-32 of each row.
 
-So what was written before a kill is known to be as it was written when the work goes on. A file of rows without one is of an
-earlier version, and is believed.
+They show that rows written before a kill are undamaged when the work continues. A file of rows without checksums is from an
+earlier version; its rows are accepted.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import UInt32
 
-from limbeck.disk.records import say_unchecked
-from limbeck.disk.whole import own_file, writing
+from limbeck.disk.records import warn_unchecked
+from limbeck.disk.whole import open_in_place, writing
 from limbeck.errors import BadFolder
 
 
 class CheckedRows:
-    """Rows of ``size`` bytes that are appended to a file, each with its checksum in a file beside it; ``done`` are there."""
+    """Appends rows of ``size`` bytes to a file, and the checksum of each to a file beside it. ``done`` counts the rows."""
 
     done: int
 
     def __init__(self, path: Path, size: int) -> None:
-        """Looks at what is there. Raises BadFolder where a row is not as it was written."""
+        """Checks the existing rows. Raises BadFolder where a row is damaged or the size differs."""
         self.path, self._size = path, size
-        self._rows: BinaryIO = own_file(path)
-        self._sums: BinaryIO = own_file(sums_of(path))
+        self._rows: BinaryIO = open_in_place(path)
+        self._sums: BinaryIO = open_in_place(sums_of(path))
         try:
             self.keep(self._whole())
         except BaseException:
@@ -52,14 +52,14 @@ class CheckedRows:
         return found
 
     def keep(self, rows: int) -> None:
-        """Forgets all but the first rows."""
+        """Removes all rows after the first ``rows``."""
         self.done = rows
         for file, end in ((self._rows, rows * self._size), (self._sums, 4 * (rows + 1))):
             file.truncate(end)
             file.seek(end)
 
     def add(self, rows: bytes) -> None:
-        """Appends whole rows; when this returns, they survive a kill."""
+        """Appends whole rows, which survive a kill of the process afterwards. Raises BadFolder where the disk is full."""
         with writing(self.path):
             self._rows.write(rows)
             self._rows.flush()
@@ -68,14 +68,14 @@ class CheckedRows:
         self.done += len(rows) // self._size
 
     def _whole(self) -> int:
-        """How many rows are there whole and with their checksums; those of an earlier version get theirs now."""
+        """Counts the complete rows with a checksum. Rows of an earlier version get their checksums now."""
         there = os.fstat(self._rows.fileno()).st_size // self._size
         known = os.fstat(self._sums.fileno()).st_size // 4 - 1
         if known < 0:
             self._sums.truncate(0)
             self._sums.write(np.uint32(self._size).astype("<u4").tobytes())
             if there:
-                say_unchecked(self.path)
+                warn_unchecked(self.path)
             for _ in range(there):
                 self._sums.write(_sums(self._rows.read(self._size), self._size).tobytes())
             self._sums.flush()
@@ -84,12 +84,12 @@ class CheckedRows:
         size = int(np.frombuffer(self._sums.read(4), "<u4")[0])
         if size != self._size or (bad := damaged_row(self.path, min(there, known))) is not None:
             what = (
-                f"{size} bytes a row are named beside it"
+                f"expected {self._size} bytes a row, the file beside it declares {size}"
                 if size != self._size
                 else f"the CRC-32 of row {bad:,} differs"
             )
             raise BadFolder(
-                f"{self.path}: it is not as it was written ({what}): remove this file, and its rows are asked again."
+                f"{self.path}: the file is damaged ({what}): remove it, and run the command again to compute its rows."
             )
         return min(there, known)
 
@@ -100,7 +100,7 @@ def sums_of(path: Path) -> Path:
 
 
 def damaged_row(path: Path, most: int | None = None) -> int | None:
-    """The first row that is not as its checksum says, None if all are; what has no checksum yet is left out."""
+    """The number of the first damaged row among the first ``most``, None if none is. Rows without a checksum are skipped."""
     sums = np.fromfile(sums_of(path), "<u4")
     size = int(sums[0]) if len(sums) else 0
     with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""Checksums of files: SHA-256 in the manifest that binds them, looked at when they are opened and by `limbeck verify`.
+"""Checksums of files: SHA-256 in a manifest, compared when the files are opened and by `limbeck verify`.
 
-A folder of files that other programs read (a model) has a manifest of its own beside them, ``digests.json``. A file of tensors
-carries the digest of what is in it among its metadata.
+A folder that other programs read (a model) has its own manifest, ``digests.json``. A file of tensors contains the digest of
+its content in its metadata.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from limbeck.disk.records import DIGEST, Bare, fits, read_json, say_unchecked, sha256_of, write_json
+from limbeck.disk.records import DIGEST, Bare, read_json, require_type, sha256_of, warn_unchecked, write_json
 from limbeck.disk.whole import replacing
 from limbeck.errors import BadFolder, LimbeckError
 
 DIGESTS = "digests.json"
-_CARD = "README.md"  # is written again when more is known, and decides nothing
-_SAID, _EARLIER = "limbeck", ("surprises", "format")  # entries of metadata
+_CARD = "README.md"  # it is rewritten when more is known, and no result depends on it
+_METADATA, _EARLIER = "limbeck", ("surprises", "format")  # keys of a file's metadata; the latter of earlier versions
 _ON_PURPOSE = f"if you changed it on purpose, remove {DIGESTS}"
 
 
@@ -31,75 +31,80 @@ class _Digests(TypedDict):
 
 
 def write_digests(folder: Path) -> None:
-    """Writes the manifest of a folder that is complete, of all its files but its card."""
+    """Writes the manifest of a complete folder: SHA-256 of all its files except README.md."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     write_json(folder / DIGESTS, {"files": sums(folder, [name for name in names if name not in (_CARD, DIGESTS)])})
 
 
 def check_digests(folder: Path, *, error: type[LimbeckError], remedy: str) -> None:
-    """Raises ``error`` where a file is not as the folder's manifest says; where there is none nothing is known."""
+    """Raises ``error`` where a file differs from the folder's manifest. A folder without a manifest passes."""
     if (folder / DIGESTS).is_file():
         files = read_json(folder / DIGESTS, _Digests, error=error, remedy=remedy)["files"]
         check_sums(folder, files, error=error, remedy=f"{remedy}; {_ON_PURPOSE}")
 
 
 def sums(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of files in a folder, by name, as a manifest keeps them in ``files``."""
+    """SHA-256 of files in a folder by name, as a manifest holds them under ``files``."""
     return {name: sha256_of(folder / name) for name in names}
 
 
 def check_sums(folder: Path, files: Mapping[str, str], *, error: type[LimbeckError], remedy: str) -> None:
-    """Raises ``error`` for the first file that is missing, is not as it was written, or is named by a path out of the folder."""
+    """Raises ``error`` for the first file that is missing, damaged, or named by a path that leaves the folder."""
     for name, expected in files.items():
         path = folder / name
-        fits(folder, Path(name).parts, list[Bare], error=error, remedy=remedy)
+        require_type(folder, Path(name).parts, list[Bare], error=error, remedy=remedy)
         found = sha256_of(path) if path.is_file() else None
         if found != expected:
             came = "no file" if found is None else f"{found[:12]}…"
             raise error(f"{path}: expected SHA-256 {expected[:12]}…, got {came}: it is missing or damaged: {remedy}.")
 
 
-def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], **said: str) -> None:
-    """Writes arrays as safetensors in one piece, with what is ``said`` and the digest of all among the metadata."""
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], **facts: str) -> None:
+    """Writes arrays atomically as safetensors, with the given ``facts`` and a digest of everything in the metadata.
+
+    Raises BadFolder where the file cannot be written.
+    """
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     with replacing(path) as beside:
-        # in one entry, since safetensors writes several in any order
-        save_file(arrays, beside, metadata={_SAID: json.dumps({**said, DIGEST: _digest(arrays, said)})})
+        # one entry, because safetensors writes several in random order
+        save_file(arrays, beside, metadata={_METADATA: json.dumps({**facts, DIGEST: _digest(arrays, facts)})})
 
 
 class Arrays(NamedTuple):
-    """What `save_arrays` was given, and the digest of it, None of a file of an earlier version."""
+    """The arguments of `save_arrays`, and their digest, which is None for a file of an earlier version."""
 
     arrays: dict[str, np.ndarray]
-    said: dict[str, str]
+    facts: dict[str, str]
     digest: str | None
 
 
 def load_arrays(path: Path, axes: Mapping[str, int] | None = None, *, needs: Sequence[str] = (), remedy: str) -> Arrays:
-    """Reads what `save_arrays` wrote. Raises BadFolder where it is missing, damaged, or not what is expected.
+    """Reads a file of `save_arrays`.
 
-    ``axes``: by name the number of axes of each array that may be there, of float64, all of the same length along the first;
-    ``needs``: those that have to be.
+    With ``axes`` (number of axes by name) only these arrays are allowed. They must be float64 and equally long along their
+    first axis; those in ``needs`` must exist.
+
+    Raises BadFolder where the file is missing, damaged, or has other arrays.
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            said = dict(file.metadata() or {})
-            if said.keys() - {_SAID, *_EARLIER}:
-                raise ValueError(f"its metadata are {', '.join(said)}")
-            if _SAID in said and DIGEST not in (said := json.loads(said[_SAID])):
+            facts = dict(file.metadata() or {})
+            if facts.keys() - {_METADATA, *_EARLIER}:
+                raise ValueError(f"its metadata are {', '.join(facts)}")
+            if _METADATA in facts and DIGEST not in (facts := json.loads(facts[_METADATA])):
                 raise ValueError("its digest is missing")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, RecursionError) as fault:
         raise BadFolder(f"{path}: expected a file of tensors that limbeck wrote ({fault}): {remedy}.") from fault
-    fits(path, said, dict[str, str], remedy=remedy)
-    expected = said.pop(DIGEST, None)
+    require_type(path, facts, dict[str, str], remedy=remedy)
+    expected = facts.pop(DIGEST, None)
     if expected is None:
-        say_unchecked(path)
-    elif expected != _digest(arrays, said):
-        raise BadFolder(f"{path}: it is not as it was written (its SHA-256 differs): {remedy}.")
+        warn_unchecked(path)
+    elif expected != _digest(arrays, facts):
+        raise BadFolder(f"{path}: the file is damaged (its SHA-256 differs): {remedy}.")
     if axes is not None:
         _check_arrays(path, arrays, axes, needs, remedy)
-    return Arrays(arrays, said, expected)
+    return Arrays(arrays, facts, expected)
 
 
 def _check_arrays(
@@ -111,8 +116,8 @@ def _check_arrays(
         raise BadFolder(f"{path}: expected float64 arrays {', '.join(needs)}, got {found}: {remedy}.")
 
 
-def _digest(arrays: Mapping[str, np.ndarray], said: Mapping[str, str]) -> str:
-    total = hashlib.sha256(repr(sorted(said.items())).encode())
+def _digest(arrays: Mapping[str, np.ndarray], facts: Mapping[str, str]) -> str:
+    total = hashlib.sha256(repr(sorted(facts.items())).encode())
     for name, array in sorted(arrays.items()):
         total.update(f"{name} {array.dtype} {array.shape}\n".encode())
         total.update(np.ascontiguousarray(array).data)

@@ -1,8 +1,8 @@
 """Locks: one process at a time writes into a folder.
 
-The lock is the system's own (flock) on a file ``.lock``, so it ends with its process, however that ends. The file says who
-holds it, and is removed with the lock. Where the file system has no locks, a warning is printed and the work goes on: a lock
-keeps two commands from doing the same work twice, and no result depends on it; what other processes left is not removed then.
+The lock is the system's own (flock) on a file ``.lock``, so it ends with its process, even when that is killed. The file names
+the process, and is removed with the lock. On a file system without locks a warning is printed and the work continues: a lock
+only keeps two commands from doing the same work, and no result depends on it. Leftovers of other processes then stay.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _process = os.getpid()
 
 @contextmanager
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Only this thread of this process writes into a folder meanwhile.
+    """Locks a folder for this thread of this process, and creates it where it is missing.
 
-    Raises BadFolder where another does, unless it is to ``wait`` for that one's end.
+    Raises BadFolder where another process holds the lock; with ``wait`` it waits for that one's end instead.
     """
     take(folder, wait=wait)
     try:
@@ -58,7 +58,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 @contextmanager
 def claims() -> Iterator[None]:
-    """The folders that are taken meanwhile are free again at the end. Also decorates a function."""
+    """Releases at the end all locks that were taken meanwhile. It also decorates functions."""
     before = {path: held.times for path, held in _held.items()}
     try:
         yield
@@ -70,7 +70,10 @@ def claims() -> Iterator[None]:
 
 
 def take(folder: Path, *, wait: bool = False) -> None:
-    """Locks a folder, which is made where it is missing, until `release`, the end of `claims` or of the process."""
+    """Locks a folder until `release`, the end of `claims`, or the end of the process. A missing folder is created.
+
+    Raises BadFolder where another process holds the lock (with ``wait`` it waits), or the folder cannot be written.
+    """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         path = folder.resolve() / LOCK
@@ -84,8 +87,8 @@ def take(folder: Path, *, wait: bool = False) -> None:
         _held[path] = _Held(descriptor, threading.get_ident())
 
 
-def tidy(folder: Path) -> None:
-    """Removes what killed processes left in a folder of limbeck's that is locked, where that lock can be relied on."""
+def remove_leftovers(folder: Path) -> None:
+    """Removes leftovers of killed processes from a locked folder. Without locks of the file system nothing is removed."""
     held = _held.get(folder.resolve() / LOCK)
     if held is not None and held.descriptor is not None:
         _tidy(folder)
@@ -96,18 +99,18 @@ def _tidy(folder: Path) -> None:
         if not os.path.lexists(inside / LOCK):
             _tidy(inside)
             continue
-        with suppress(BadFolder), locked(inside):  # or another process is at work there
+        with suppress(BadFolder), locked(inside):  # unless another process writes there
             _tidy(inside)
 
 
 def release(folder: Path) -> None:
-    """Gives a folder back that was taken once; it is free when it was given back as often as it was taken."""
+    """Undoes one `take` of a folder. The lock ends when every `take` is undone."""
     _release(folder.resolve() / LOCK)
 
 
 @atexit.register
 def _release_all() -> None:
-    if os.getpid() == _process:  # a fork has its parent's, which are not its own
+    if os.getpid() == _process:  # a forked process has a copy of its parent's locks
         for path in list(_held):
             _held[path].times = 1
             _release(path)
@@ -127,7 +130,7 @@ def _release(path: Path) -> None:
 
 
 def _locked(path: Path, *, wait: bool) -> int | None:
-    """The descriptor of the lock once it is ours; None where the file system has none."""
+    """The descriptor of the lock once this process holds it; None where the file system has no locks."""
     while True:
         descriptor = _opened(path)
         try:
@@ -174,18 +177,18 @@ def _sign(descriptor: int) -> None:
 
 
 def _busy(path: Path, descriptor: int) -> str:
-    """Who else is writing, as far as the lock says."""
+    """The message about the process that holds a lock, with what the lock file states of it."""
     try:
         who = json.loads(os.pread(descriptor, 4096, 0))
-        said = ", ".join(
+        holder = ", ".join(
             f"{name} {value}"
             for name, value in ((name, str(who[name])) for name in ("pid", "host", "since"))
             if re.fullmatch(r"[\w.:+-]{1,255}", value, re.ASCII)
         )
     except (ValueError, KeyError, TypeError, RecursionError):
-        said = ""
+        holder = ""
     return (
-        f"{path.parent}: another limbeck process{f' ({said})' if said else ''} is writing to it: nothing was done. Wait for "
+        f"{path.parent}: another limbeck process{f' ({holder})' if holder else ''} is writing to it: nothing was done. Wait for "
         "its end, or give another --out."
     )
 
@@ -193,6 +196,6 @@ def _busy(path: Path, descriptor: int) -> str:
 @functools.cache
 def _warn(folder: Path, reason: str) -> None:
     print(
-        f"limbeck: warning: the file system of {folder} has no locks ({reason}): start no second limbeck in this folder",
+        f"limbeck: warning: the file system of {folder} has no locks ({reason}): do not start a second limbeck in this folder",
         file=sys.stderr,
     )

@@ -1,4 +1,4 @@
-"""Names that a user gave: what they stand for, and how messages show them."""
+"""File names from a user: the file they refer to, and how messages show them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _LONGEST_SHOWN = 200  # characters of a name in a message
 
 
 def existing(name: str | Path) -> Path | None:
-    """The file or folder that a user's name stands for, ~ expanded; None where nothing is there, or no file can be called so.
+    """The file or folder that a user's text names, with ~ expanded; None where it does not exist or cannot be a file name.
 
-    A name may be anything a user pasted: a list of files, a hub id, a text too long for a name. Raises BadFolder where it is
-    not allowed to look.
+    The text may be anything: a list of files, a hub id, a text too long for a name. Raises BadFolder where reading is not
+    permitted.
     """
     if not str(name):
         return None
@@ -21,13 +21,13 @@ def existing(name: str | Path) -> Path | None:
         path = Path(name).expanduser()
         path.stat()
     except PermissionError as error:
-        raise BadFolder(f"{name}: {error.strerror}: let this user read it, or name another") from error
-    except (OSError, ValueError, RuntimeError):  # not there, too long, a NUL in it, the home of nobody
+        raise BadFolder(f"{name}: {error.strerror}: permit this user to read it, or give another") from error
+    except (OSError, ValueError, RuntimeError):  # missing, too long, containing NUL, or the home of an unknown user
         return None
     return path
 
 
 def shown(name: str | Path) -> str:
-    """A name as a message has it: of a very long one its beginning."""
+    """A name as messages show it: a very long one is cut off, with its length."""
     text = str(name)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}… ({len(text):,} characters)"

@@ -1,9 +1,8 @@
-"""Files and folders that are whole or not there.
+"""Atomic writes: a file or folder is complete or absent.
 
-Everything is written beside its place under a name that nobody can guess, and renamed, so that whoever reads finds the old or
-the new, and a link that was put there before is never followed. What a killed process leaves beside is told by its name, and
-removed by the next that holds the folder's lock. What the system reports when nothing can be written becomes an error with the
-remedy.
+Everything is written beside its place under a name that cannot be guessed, and then renamed. So readers find the old or the
+new version, and a link that was put there before is never followed. Leftovers of a killed process are recognised by their
+names, and the next process that holds the folder's lock removes them. Errors of the system get a remedy.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from limbeck.errors import BadFolder
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {getattr(errno, name) for name in ("EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "ENOENT", "EEXIST")}
-_LONGEST = 200  # characters of a name that a temporary one keeps: file systems allow 255 bytes
+_LONGEST = 200  # characters of a name that its temporary name contains; file systems allow 255 bytes
 _TEMPORARY = re.compile(
     r"\..+\.[0-9a-f]{16}\.tmp"  # ours
     r"|\.tmp[0-9A-Za-z]{6}"  # of safetensors
@@ -38,7 +37,7 @@ _TEMPORARY = re.compile(
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what the system reports when ``path`` cannot be written into an error with the remedy."""
+    """Raises BadFolder with a remedy where the system cannot write ``path``. Other exceptions pass unchanged."""
     try:
         yield
     except OSError as error:
@@ -47,7 +46,7 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno == errno.ELOOP:
             raise is_link(path) from error
         if error.errno in _REFUSED:
-            # a folder that cannot be made since something is there: that is a file
+            # a folder cannot be created where a file of its name exists
             reason = os.strerror(errno.ENOTDIR) if error.errno == errno.EEXIST else error.strerror
             raise BadFolder(f"cannot write {path}: {reason}. Give a folder you may write to with --out.") from error
         raise
@@ -65,15 +64,15 @@ def _full(path: Path) -> BadFolder:
 
 
 def is_link(path: Path) -> BadFolder:
-    """The refusal to write through a link, symbolic or hard, that stands where a file of limbeck's belongs."""
+    """The error for a symbolic or hard link in the place of a file of limbeck."""
     return BadFolder(
-        f"{path}: expected a file or folder of limbeck's own, got a link: it is not followed, and nothing was written to what "
-        "it points to. Put the file or folder itself there, remove the link, or give another --out."
+        f"{path}: expected a file or folder of limbeck's own, got a link: it is not followed, and nothing was written to its "
+        "target. Put the file or folder itself there, remove the link, or give another --out."
     )
 
 
 def sync(folder: Path, *, files: bool = True) -> None:
-    """Waits until a folder's entries, and with ``files`` the files in it, are on the disk: a power cut keeps them."""
+    """Waits until a folder's entries, and with ``files`` the files in it, are on the disk and survive a power cut."""
     for path in [*(p for p in folder.iterdir() if files and p.is_file()), folder]:
         _sync(path)
 
@@ -92,7 +91,10 @@ def _beside(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """An empty file beside ``path`` to write, which takes its place once all is written; nothing stays of one that fails."""
+    """An empty file beside ``path`` to write. It replaces ``path`` at the end, and is removed where writing fails.
+
+    Raises BadFolder where the file cannot be written.
+    """
     beside = _beside(path)
     with writing(path):
         try:
@@ -100,7 +102,7 @@ def replacing(path: Path) -> Iterator[Path]:
             usual = stat.S_IMODE(os.fstat(descriptor).st_mode)
             os.close(descriptor)
             yield beside
-            if stat.S_IMODE(beside.stat().st_mode) != usual:  # safetensors makes a file of its own, for its owner alone
+            if stat.S_IMODE(beside.stat().st_mode) != usual:  # safetensors creates its file readable only by the owner
                 beside.chmod(usual)
             _sync(beside)
             beside.replace(path)
@@ -110,20 +112,20 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole(path: Path) -> Iterator[TextIO]:
-    """A text file to write, which takes its place once all is written."""
+    """A text file to write. It replaces ``path`` at the end. Raises BadFolder where it cannot be written."""
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
         yield file
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file in one piece, or not at all."""
+    """Writes a text file atomically. Raises BadFolder where it cannot be written."""
     with whole(path) as file:
         file.write(text)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside ``path`` to fill, which takes its place once all is in it. An older one is replaced."""
+    """An empty folder beside ``path`` to fill. It replaces ``path`` at the end. Raises BadFolder where it cannot be written."""
     beside, older = _beside(path), _beside(path)
     with writing(path):
         try:
@@ -142,8 +144,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(older, ignore_errors=True)
 
 
-def own_file(path: Path) -> BinaryIO:
-    """A file to read and to write on in place, made where it is missing. Raises BadFolder where a link is there instead."""
+def open_in_place(path: Path) -> BinaryIO:
+    """A file opened to read and write in place, created where it is missing. Raises BadFolder for a link."""
     with writing(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         found = os.fstat(descriptor)
@@ -153,23 +155,26 @@ def own_file(path: Path) -> BinaryIO:
         return os.fdopen(descriptor, "r+b")
 
 
-def fresh_file(path: Path) -> Path:
-    """The path of a new, empty file, for what writes to a path of its own accord; what was there is gone."""
+def new_file(path: Path) -> Path:
+    """The path of a new, empty file, for libraries that open paths themselves. An existing file is removed.
+
+    Raises BadFolder where it cannot be written.
+    """
     with writing(path):
         path.unlink(missing_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
     return path
 
 
-def place(source: Path, target: Path) -> None:
-    """A file, or all of a folder but its locks, at another place too: linked, or copied where links are not to be had.
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-links a file, or all files of a folder except locks, to another place; copies them where links are impossible.
 
-    What is there already is whole, and stays.
+    Existing files are complete and stay. Raises BadFolder where the target cannot be written.
     """
     if source.is_dir():
         for path in source.iterdir():
             if path.name != ".lock":
-                place(path, target / path.name)
+                link_or_copy(path, target / path.name)
         return
     if target.exists():
         return
@@ -178,7 +183,7 @@ def place(source: Path, target: Path) -> None:
         beside = _beside(target)
         try:
             os.link(source, beside)
-        except OSError:  # another disk, or one without links
+        except OSError:  # another disk, or a file system without links
             with replacing(target) as copy:
                 shutil.copyfile(source, copy)
         else:
@@ -186,9 +191,9 @@ def place(source: Path, target: Path) -> None:
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Removes what killed processes left beside its place in a folder; gives the folders in it."""
+    """Removes leftovers of killed processes from a folder; returns the folders in it."""
     inside = []
-    with suppress(OSError):  # what cannot be removed is in nobody's way
+    with suppress(OSError):  # leftovers that cannot be removed do no harm
         for entry in list(os.scandir(folder)):
             is_folder = entry.is_dir(follow_symlinks=False)
             if not _TEMPORARY.fullmatch(entry.name):
@@ -202,7 +207,7 @@ def sweep(folder: Path) -> list[Path]:
 
 
 def refuse_links(folder: Path) -> None:
-    """Raises BadFolder where a symbolic link is inside a folder: who writes into it would write elsewhere."""
+    """Raises BadFolder where a folder contains a symbolic link, since a write would then go elsewhere."""
     for entry in list(os.scandir(folder)):
         if entry.is_symlink():
             raise is_link(Path(entry.path))

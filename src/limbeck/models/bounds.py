@@ -1,7 +1,7 @@
-"""What a model's folder says in JSON, held to what a model can be before any library acts on it.
+"""Checks the JSON files of a model's folder before a library uses them.
 
-A count of 2**40 would be allocated, a million layers would be built, and most libraries end in a traceback. Bounds are far
-beyond any model there is.
+Libraries would allocate a count of 2**40, or build a million layers, and most end in a traceback. The bounds here are far
+beyond any existing model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from limbeck.errors import BadModel
 
-_LARGEST = 2**27  # bytes of a JSON file of a model's folder, but for an index
+_LARGEST = 2**27  # bytes of a JSON file of a model's folder, except an index
 _DEEPEST = 100
 _WIDEST = {  # the largest value of a count, by a part of its key
     "layer": 2**12,
@@ -28,7 +28,7 @@ _WIDEST = {  # the largest value of a count, by a part of its key
     "n_positions": 2**32,
     "max_position_embeddings": 2**32,
 }
-_REQUIRED = (  # at least 1, where they are there at all
+_REQUIRED = (  # at least 1, where the key exists
     *("num_hidden_layers", "n_layer", "n_layers", "hidden_size", "n_embd", "d_model", "num_attention_heads", "n_head"),
     *("n_heads", "num_key_value_heads", "vocab_size", "head_dim", "max_position_embeddings", "n_positions"),
 )
@@ -36,14 +36,14 @@ _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def check_config(file: Path) -> dict[str, Any]:
-    """What a config.json says. Raises BadModel where it is no JSON object, or has a count that no model can have."""
+    """The object in a config.json. Raises BadModel where it is not a JSON object, or a count is outside its bounds."""
     written = read_object(file)
     _check(written, file, "", 0)
     return written
 
 
 def check_generation(folder: Path) -> None:
-    """Raises BadModel where a generation_config.json, if there is one, is no JSON object or names no tokens by their ids."""
+    """Raises BadModel where generation_config.json is not a JSON object, or its tokens are not ids. The file may be missing."""
     file = folder / "generation_config.json"
     if not file.is_file():
         return
@@ -58,7 +58,7 @@ def check_generation(folder: Path) -> None:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The object in a JSON file of a model's folder. Raises BadModel where there is none."""
+    """The object in a JSON file of a model's folder. Raises BadModel where the file is missing, too large, or not an object."""
     try:
         if file.stat().st_size > _LARGEST:
             raise BadModel(f"{file}: expected a small JSON file, got {file.stat().st_size:,} bytes; copy it again")
@@ -75,7 +75,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def _check(written: Mapping[str, Any], file: Path, where: str, depth: int) -> None:
-    """Looks at the counts of an object, and of those inside it (a text configuration, rotary settings)."""
+    """Checks the counts of an object, and of objects inside it (a text configuration, rotary settings)."""
     if depth > _DEEPEST:
         raise BadModel(f"{file}: objects are nested more than {_DEEPEST} deep; copy it again")
     for key, value in written.items():
@@ -97,7 +97,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A value as a message has it: not a number of four hundred digits."""
+    """A value as messages show it, shortened: a number may have hundreds of digits."""
     if isinstance(value, int) and abs(value) >= 10**18:
         return f"a number of more than 18 digits ({value.bit_length()} bits)"
     text = repr(value)

@@ -1,8 +1,8 @@
-"""A model reading on from what it keeps of the tokens before: keys and values, or any other state.
+"""Forward passes with a cache of the previous tokens: keys and values, or another state.
 
-Transformers calls it `past_key_values` up to 5.23 and `cache` from 5.24 on, and a model handed it by a name it does not know may
-take each token for a text's first, silently. So the name is read off the model, and once for each model two reads, the second
-with what was kept of the first, are compared with one of the same tokens.
+Transformers names it `past_key_values` up to 5.23 and `cache` from 5.24 on. A model that receives it under an unknown name may
+silently treat each token as the first of a text. So the name is taken from the model's signature, and once for each model two
+passes, the second with the cache of the first, are compared with one pass over the same tokens.
 """
 
 from __future__ import annotations
@@ -25,27 +25,29 @@ from limbeck.errors import BadModel
 NAMES = ("cache", "past_key_values")
 CACHE = next(name for name in NAMES if name in {field.name for field in fields(BaseModelOutputWithPast)})
 
-_ROUNDINGS = 16  # of the largest logit: as much two ways to compute one may differ
+_ROUNDINGS = 16  # rounding steps of the largest logit by which two ways to compute it may differ
 _TF32 = 2.0**-10
 _checked: WeakSet[nn.Module] = WeakSet()
 
 
 def read_on(model: nn.Module, tokens: Int[Tensor, "B T"], kept: Any, **others: Any) -> tuple[Float[Tensor, "B V"], Any]:
-    """Logits after the last of ``tokens``, and what is kept of all tokens read; ``kept`` is that of those before, or None.
+    """Logits after the last of ``tokens``, and the cache of all tokens so far. ``kept`` is the cache before them, or None.
 
-    The first time, raises BadModel where the model does not heed it. ``others`` are handed on to the model.
+    ``others`` are further arguments of the model. The first call raises BadModel where the model ignores the cache.
     """
-    if isinstance(model, PreTrainedModel) and not model.training:  # in training what is dropped out is drawn anew
+    if isinstance(model, PreTrainedModel) and not model.training:  # in training, dropout differs between passes
         check_cache(model, lambda: _in_two(model))
     return _read(model, tokens, kept, **others)
 
 
 def check_cache(model: PreTrainedModel, read: Callable[[], tuple[Tensor, Tensor]]) -> None:
-    """Once for each model: raises BadModel unless reading with a cache comes to the same as without.
+    """Checks once for each model that a pass with a cache gives the logits of a pass without.
 
-    ``read`` gives the logits (1, V) after the last of some tokens, which was read with what was kept of the others, and these
-    tokens (1, T). What is kept counts as heeded where the result is nearer to all tokens read at once than the last token alone
-    is, but for rounding.
+    ``read`` returns logits (1, V) after the last of some tokens, which was read with the cache of the others, and these tokens
+    (1, T). The check passes where, apart from rounding, the logits are nearer to those of all tokens at once than the logits
+    of the last token alone.
+
+    Raises BadModel where they are not.
     """
     if model in _checked:
         return
@@ -55,10 +57,10 @@ def check_cache(model: PreTrainedModel, read: Callable[[], tuple[Tensor, Tensor]
     apart, lost = (_largest(logits - at_once) for logits in (found, alone))
     if apart > lost / 2 + _ROUNDINGS * _rounding(model, at_once) * _largest(at_once):
         raise BadModel(
-            f"{type(model).__name__}: a token read with the cache of those before it should give the logits of all read at once, "
-            f"and is {apart:.3g} off ({lost:.3g} without any cache). The installed Transformers "
-            f"hands the cache over in another way than this model takes it: install a version that the model was made for, or "
-            "generate with use_cache=False"
+            f"{type(model).__name__}: expected a token read with the cache of the previous ones to give the logits of one pass, "
+            f"got a difference of {apart:.3g} ({lost:.3g} without any cache). The installed Transformers passes the cache in "
+            "another way than this model accepts; install a version that the model was made for, or generate with "
+            "use_cache=False"
         )
     _checked.add(model)
 
@@ -77,7 +79,7 @@ def _read(model: nn.Module, tokens: Tensor, kept: Any, **others: Any) -> tuple[T
 
 @cache
 def _name(forward: Callable[..., Any]) -> str:
-    """By which name a model takes what it kept; one that takes any is taken to know Transformers' own."""
+    """The name of a model's cache argument; the installed Transformers' own where the model accepts any."""
     takes = inspect.signature(forward).parameters
     return next((name for name in (CACHE, *NAMES) if name in takes), CACHE)
 
@@ -87,6 +89,6 @@ def _largest(logits: Tensor) -> float:
 
 
 def _rounding(model: PreTrainedModel, logits: Tensor) -> float:
-    """The coarsest relative step of what the logits were computed with."""
+    """The coarsest relative rounding step of the number formats that the logits were computed in."""
     steps = [torch.finfo(t).eps for t in (model.dtype, logits.dtype) if t.is_floating_point]
     return max([*steps, *([] if logits.device.type == "cpu" else [_TF32])])

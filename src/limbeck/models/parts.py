@@ -1,6 +1,7 @@
-"""What comes and goes while a model is streamed: the weights of its parts, and hidden states between layers.
+"""Loads and releases the parts of a streamed model: weights of its modules, and hidden states between layers.
 
-Files are read and written, not mapped: pages of a mapped file count as this process's memory until the system wants them back.
+Files are read and written, not memory-mapped: pages of a mapped file count as this process's memory until the system reclaims
+them.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from limbeck.errors import BadModel
 from limbeck.models.source import Stored
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-ALIGNED = 64  # bytes at whose multiples tensors in a buffer begin
-_CONVERTED = 2**20  # numbers of a tensor that are read together where their format changes
+ALIGNED = 64  # tensors in a buffer begin at multiples of this many bytes
+_CONVERTED = 2**20  # numbers of a tensor read at once where their format changes
 
 
 @dataclass(frozen=True)
 class Part:
-    """A module whose weights come and go: name in the module → name in the model, and where it is stored."""
+    """A module whose weights are loaded and released. By name in the module: the name in the model, and the stored tensor."""
 
     module: nn.Module
     names: Mapping[str, str]
@@ -37,17 +38,18 @@ class Part:
 
     @classmethod
     def of(cls, module: nn.Module, prefix: str, tensors: Mapping[str, Stored]) -> Part:
+        """The part of a ``module``, whose tensors have this ``prefix`` in the model."""
         names = {name.removeprefix(f"{prefix}."): name for name in tensors if name.startswith(f"{prefix}.")}
         return cls(module, names, {local: tensors[name] for local, name in names.items()})
 
     def bytes(self, dtype: torch.dtype) -> int:
-        """Of a buffer that holds all of it."""
+        """Bytes of a buffer for all its tensors."""
         sizes = (math.prod(stored.shape) * dtype.itemsize for stored in self.stored.values())
         return sum(-(-size // ALIGNED) * ALIGNED for size in sizes)
 
     @contextmanager
     def holding(self, values: Mapping[str, Tensor], device: torch.device) -> Iterator[None]:
-        """The module has its weights meanwhile, and afterwards none."""
+        """Loads the weights into the module, and releases them at the end."""
         empty = [(module, dict(module._parameters), dict(module._buffers)) for module in self.module.modules()]
         self.module.load_state_dict({n: t.to(device) for n, t in values.items()}, strict=False, assign=True)
         try:
@@ -59,13 +61,13 @@ class Part:
 
 
 def give_back() -> None:
-    """Returns memory that was freed to the system, as far as the allocator is glibc's: it keeps up to 64 MiB."""
+    """Returns freed memory to the system, where the allocator is glibc's, which otherwise holds up to 64 MiB."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def read_into(target: Tensor, stored: Stored) -> None:
-    """Fills a flat tensor from a file, in the tensor's number format."""
+    """Fills a flat tensor from a file, converted to its number format. Raises BadModel where the file is too short."""
     dtype = DTYPES[stored.dtype]
     with stored.file.open("rb", buffering=0) as file:
         file.seek(stored.start)
@@ -83,7 +85,9 @@ def _fill(file: Any, target: Tensor, stored: Stored) -> None:
     while view:
         count = file.readinto(view)
         if not count:
-            raise BadModel(f"{stored.file}: it became shorter while it was read; copy it again")
+            raise BadModel(
+                f"{stored.file}: the file ended in the middle of a tensor of {stored.bytes:,} bytes; copy it again"
+            )
         view = view[count:]
 
 
@@ -93,7 +97,7 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 class States:
-    """The hidden states of a block between two layers: on the host, or in a file that is gone when the process is."""
+    """Hidden states of a block between two layers, in host memory or in a temporary file in the folder ``spill``."""
 
     def __init__(self, shapes: Sequence[tuple[int, int, int]], dtype: torch.dtype, spill: Path | None) -> None:
         self._shapes, self._dtype, self._spill = shapes, dtype, spill
@@ -121,7 +125,7 @@ class States:
         return found
 
     def put(self, number: int, rows: slice, hidden: Float[Tensor, "B T D"]) -> None:
-        """Keeps some rows of a batch."""
+        """Stores some rows of a batch. Raises BadFolder where the disk is full."""
         if self._file is None:
             self._kept[number][rows] = hidden
             return
@@ -133,7 +137,7 @@ class States:
                 view = view[self._file.write(view) :]
 
     def close(self) -> None:
-        """Lets go of all."""
+        """Releases memory and file."""
         self._kept = []
         if self._file is not None:
             self._file.close()

@@ -1,8 +1,8 @@
-"""What lies in a model's folder beside its weights: for other readers of it, and for those who may use it.
+"""Files and settings of a model's folder that other programs need, and its licence.
 
-Transformers 5 writes rotary settings and the number format under new names alone; release 4 and other readers then take
-10,000 and float32 without a word. Converters of other engines want the tokenizer's own file (``tokenizer.model``), which
-Transformers does not write again. A licence stands in the front matter of README.md.
+Transformers 5 writes rotary settings and the number format only under new names; release 4 and other programs then silently
+use 10,000 and float32. Converters for other engines need the tokenizer's original file (``tokenizer.model``), which
+Transformers does not copy. The licence is in the front matter of README.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from limbeck.errors import BadModel
 from limbeck.models.bounds import read_object
 from limbeck.models.source import stored_tensors
 
-FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # a safetensors file's name, and torch's
+FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # the name in safetensors, and in torch
 _TOKENIZER = [
     "tokenizer.model",
     "spiece.model",
@@ -35,14 +35,14 @@ _TOKENIZER = [
     "special_tokens_map.json",
 ]
 _FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
-_LONGEST = 2**20  # characters of a README.md that are looked at
-_SAID = ("license", "license_name", "license_link", "base_model")
+_LONGEST = 2**20  # characters of a README.md that are read
+_CARD_KEYS = ("license", "license_name", "license_link", "base_model")
 
 
 def stored_dtype(folder: Path) -> str:
-    """The number format that most of a folder's weights have: float32, bfloat16 or float16.
+    """The number format of most of a folder's weights: float32, bfloat16 or float16.
 
-    Of a folder without weights what its config.json says. Of other formats (quantised, float64) bfloat16 and float32.
+    For quantised weights it is bfloat16, for float64 float32. Without weights the config.json decides.
     """
     sizes: Counter[str] = Counter()
     try:
@@ -59,14 +59,15 @@ def _declared_dtype(file: Path) -> str:
         config = read_object(file)
     except BadModel:
         return "float32"
-    said = str(config.get("dtype") or config.get("torch_dtype"))
-    return said if said in FLOATS.values() else "float32"
+    declared = str(config.get("dtype") or config.get("torch_dtype"))
+    return declared if declared in FLOATS.values() else "float32"
 
 
 def complete(folder: Path, config: PreTrainedConfig, *, tokenizer_of: Path | None) -> None:
-    """Adds to a folder that Transformers wrote what others read, and lets everybody read its files.
+    """Adds to a folder that Transformers wrote what other programs need, and makes its files readable for everybody.
 
-    ``tokenizer_of`` is the folder that the tokenizer came from: files of it that were not written again are copied.
+    ``tokenizer_of`` is the folder that the tokenizer was read from: tokenizer files that Transformers did not write are copied
+    from it. Raises BadModel where config.json is damaged.
     """
     file = folder / "config.json"
     written = read_object(file)
@@ -85,7 +86,10 @@ def source_of(tokenizer: PreTrainedTokenizerBase) -> Path | None:
 
 
 def describe_source(source: Path, folder: Path) -> None:
-    """Keeps in a model's description what its own folder says besides: the number format, and README.md."""
+    """Copies the number format and README.md of a model's ``source`` folder to a ``folder`` without weights.
+
+    Raises BadModel where config.json is damaged.
+    """
     file = folder / "config.json"
     written = read_object(file) | {"dtype": stored_dtype(source)}
     file.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -94,7 +98,10 @@ def describe_source(source: Path, folder: Path) -> None:
 
 
 def for_older_readers(written: Mapping[str, Any], config: PreTrainedConfig) -> dict[str, Any]:
-    """A config.json with what release 4 of Transformers and others look for, where that changes nothing here."""
+    """A config.json with the older names that release 4 of Transformers and other programs read.
+
+    They are added only where the installed Transformers still reads the same configuration.
+    """
     more = dict(written)
     if "dtype" in written:
         more["torch_dtype"] = written["dtype"]
@@ -104,18 +111,18 @@ def for_older_readers(written: Mapping[str, Any], config: PreTrainedConfig) -> d
     with_rope = more | _older_rope(rope, str(written.get("model_type")))
     try:
         again = type(config).from_dict(json.loads(json.dumps(with_rope)))
-    except Exception:  # what a class makes of names it does not know is its own; without them it reads what it wrote
+    except Exception:  # a class may reject names it does not know; without them it reads what it wrote
         return more
     return with_rope if _settings(again) == _settings(config) else more
 
 
 def _settings(config: PreTrainedConfig) -> dict[str, Any]:
-    """Rotary settings without the older name of their kind, which reading adds."""
+    """Rotary settings without the older name of their type, which reading adds."""
     return {key: value for key, value in config.rope_parameters.items() if key != "type"}
 
 
 def _older_rope(rope: Mapping[str, Any], model_type: str) -> dict[str, Any]:
-    """Rotary settings under the names that they had: a base, and what scales it."""
+    """Rotary settings under their older names: a base, and its scaling."""
     found: dict[str, Any] = {}
     if isinstance(rope.get("full_attention"), dict):  # one for each type of layer
         local = rope.get("sliding_attention") or {}
@@ -127,27 +134,27 @@ def _older_rope(rope: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     kind = rope.get("rope_type", "default")
     if kind != "default":
         scaling = {key: value for key, value in rope.items() if key not in ("rope_theta", "partial_rotary_factor")}
-        if model_type == "phi3":  # whose configuration took these three and no others
+        if model_type == "phi3":  # its configuration accepted only these three
             scaling = {"type": kind, **{key: rope[key] for key in ("short_factor", "long_factor") if key in rope}}
         found["rope_scaling"] = scaling
     return found
 
 
-def stated(folder: Path) -> dict[str, str]:
-    """What a model's README.md says of its licence and of the model it was made from; nothing where it says nothing."""
+def licence_of(folder: Path) -> dict[str, str]:
+    """The licence and base model in the front matter of a folder's README.md, by key; empty where there are none."""
     import yaml  # type: ignore[import-untyped]
 
     try:
         with (folder / "README.md").open(encoding="utf-8") as file:
             front = _FRONT.match(file.read(_LONGEST))
-        said = yaml.safe_load(front[1]) if front else None
+        stated = yaml.safe_load(front[1]) if front else None
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return {}
-    if not isinstance(said, dict):
+    if not isinstance(stated, dict):
         return {}
     found = {}
-    for key in _SAID:
-        value = said.get(key)
+    for key in _CARD_KEYS:
+        value = stated.get(key)
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
         if isinstance(value, str) and value.strip():

@@ -1,8 +1,8 @@
-"""From what a user typed to a local folder that holds a model in safetensors, or the reason why it does not.
+"""Finds the local folder of a model from a user's text, and checks that it contains a model in safetensors.
 
-Everything here reads file names and headers only, so a wrong folder is told before gigabytes are read. Nothing is
-unpickled and no code of a model folder is run. The safetensors layout is that of https://github.com/huggingface/safetensors
-("Format": eight bytes of header length, a JSON header, the data).
+Only file names and headers are read, so a wrong folder is reported before gigabytes are read. Nothing is unpickled, and no
+code of a model folder is run. The safetensors format is that of https://github.com/huggingface/safetensors ("Format": eight
+bytes of header length, a JSON header, the data).
 """
 
 from __future__ import annotations
@@ -21,32 +21,38 @@ from pathlib import Path
 from typing import NoReturn
 
 from limbeck.disk import bare, existing, shown
-from limbeck.errors import BadModel
+from limbeck.errors import BadModel, first_line
 
 BUILTIN = "builtin:"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
-_DESCRIPTION = ["*.json", "*.model", "*.txt", "*.jinja"]  # what a hub model is besides its weights
+_DESCRIPTION = ["*.json", "*.model", "*.txt", "*.jinja"]  # files of a hub model besides its weights
 _WEIGHTS = ["model.safetensors", "model-*.safetensors"]
 _SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _SIZES |= dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1)  # bytes of a number
 _COMPUTED = re.compile(r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|position_ids)$")
 _MASK = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.(masked_)?bias$")
-_HUB_SECONDS = 10.0  # that the hub has to answer at all
+_HUB_SECONDS = 10.0  # timeout for the first contact with the hub
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def resolve(name: str | Path) -> Path:
-    """The local folder of a model: a folder, `builtin:NAME`, or a hub id (downloaded, or found in the hub's cache)."""
+    """The local folder of a model from a folder, `builtin:NAME`, or a hub id (downloaded, or found in the hub's cache).
+
+    Raises BadModel where there is no such model.
+    """
     return _local(name) or _hub(str(name))
 
 
 def resolve_description(name: str | Path) -> Path:
-    """The local folder of what a model is besides its weights; of a hub model nothing else is fetched."""
+    """The local folder of a model's configuration and tokenizer. The weights of a hub model are not downloaded.
+
+    Raises BadModel where there is no such model.
+    """
     return _local(name) or _hub(str(name), weights=False)
 
 
 def config_file(name: str | Path) -> Path:
-    """The config.json of a model; of a hub model nothing else is fetched. Raises BadModel where there is none."""
+    """The config.json of a model. Nothing else of a hub model is downloaded. Raises BadModel where there is none."""
     folder = _local(name)
     if folder is None:
         return _hub_config(str(name))
@@ -55,7 +61,7 @@ def config_file(name: str | Path) -> Path:
 
 
 def _local(name: str | Path) -> Path | None:
-    """The folder of a model that is on this machine; None for what can only be a hub id."""
+    """The folder of a model on this machine, None for a text that can only be a hub id."""
     text = str(name)
     if text.startswith(BUILTIN):
         return _builtin(text.removeprefix(BUILTIN))
@@ -74,9 +80,9 @@ def _local(name: str | Path) -> Path | None:
 
 
 def require(*names: str | Path | None) -> None:
-    """Raises BadModel for what can only be a model on this machine and is not there; reads nothing, and asks nobody.
+    """Raises BadModel for a name that can only be a local model and does not exist. No file and no server is read.
 
-    Hub ids and servers pass.
+    Hub ids and addresses of servers pass.
     """
     for name in names:
         if name is not None and "://" not in str(name):
@@ -95,13 +101,13 @@ def check_description(folder: Path) -> None:
 
 
 def _instead(folder: Path) -> str:
-    """Which folder to give: of a run the model that it has made."""
+    """The folder to give instead: that of the run's model, where the folder is a run."""
     made = next((folder / name for name in ("student", "model") if (folder / name / "config.json").is_file()), None)
     return f"give the model of this run, {made}" if made else "give the folder that model.save_pretrained(...) wrote"
 
 
 def _nearest(path: Path) -> str:
-    """What is there instead, for a message about a folder that is not."""
+    """The most similar existing folder, for a message about one that does not exist."""
     folder = existing(path.parent)
     if folder is None or not folder.is_dir():
         return f": there is no folder {shown(path.parent)} either; give a model folder, a hub id or builtin:NAME"
@@ -111,7 +117,7 @@ def _nearest(path: Path) -> str:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Raises BadModel unless the folder has a tokenizer's file: without one some classes silently make an empty one."""
+    """Raises BadModel unless the folder has a tokenizer file. Without one, some classes silently make an empty tokenizer."""
     if any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return
     raise BadModel(
@@ -121,14 +127,14 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def check_weights(folder: Path) -> None:
-    """Raises BadModel unless every safetensors file the folder needs is there and as long as its header says."""
+    """Raises BadModel unless every safetensors file of the folder exists and has the length that its header declares."""
     for file in _weight_files(folder):
         _read_header(file)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a safetensors file: its ``bytes`` begin at ``start``. ``dtype`` is as the format names it (F32, BF16)."""
+    """A tensor in a safetensors file. Its ``bytes`` begin at ``start``; ``dtype`` is the format's name (F32, BF16)."""
 
     file: Path
     start: int
@@ -138,12 +144,12 @@ class Stored:
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
-    """Where each tensor of a folder's weights is. Raises BadModel as `check_weights` does."""
+    """The place of each tensor of a folder's weights, by name. Raises BadModel as `check_weights` does."""
     return {name: tensor for file in _weight_files(folder) for name, tensor in _read_header(file).items()}
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that a model's weights are in, all there."""
+    """The safetensors files of a model's weights. Raises BadModel where one is missing."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
@@ -151,20 +157,20 @@ def _weight_files(folder: Path) -> list[Path]:
         _refuse_without_safetensors(folder)
     for shard in _shards(index):
         if not (folder / shard).is_file():
-            raise BadModel(f"{folder}: {index.name} names the weights {shard}, which are not there; copy them again")
+            raise BadModel(f"{folder}: {index.name} names the file {shard}, which is missing; copy it again")
     return [folder / shard for shard in _shards(index)]
 
 
 def is_old_buffer(name: str, shape: Sequence[int]) -> bool:
-    """Whether a stored tensor is a buffer that older models kept in their files: a causal mask, its filler, rotary frequencies.
+    """Whether a stored tensor is a buffer that older models saved: a causal mask, its fill value, or rotary frequencies.
 
-    Transformers computes them now and passes over them in files. A bias of weights has one axis, a mask or its filler never.
+    Transformers computes them now and ignores them in files. A bias of weights has one axis; masks and fill values do not.
     """
     return _COMPUTED.search(name) is not None or (_MASK.search(name) is not None and len(shape) != 1)
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 of a folder's safetensors, by name: what tells two models of one shape apart."""
+    """SHA-256 of a folder's safetensors files, in order of name. It distinguishes two models of the same shape."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
@@ -206,10 +212,7 @@ def _shards(index: Path) -> list[str]:
 
 
 def _read_header(path: Path) -> dict[str, Stored]:
-    """The tensors of a file, which is as long as its header says.
-
-    A safetensors file is 8 bytes of header length, the header, and the data that the header describes.
-    """
+    """The tensors of a file by name. Raises BadModel where its length is not that which its header declares."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -243,7 +246,7 @@ def _read_header(path: Path) -> dict[str, Stored]:
 
 
 def _sound(tensor: Stored) -> bool:
-    """Whether a tensor's bytes are as many as its shape and number format say."""
+    """Whether a tensor's number of bytes agrees with its shape and number format."""
     if min(tensor.shape, default=0) < 0 or tensor.bytes < 0:
         return False
     size = _SIZES.get(tensor.dtype)
@@ -262,24 +265,24 @@ def _builtin(name: str) -> Path:
 
 
 def _hub(name: str, *, weights: bool = True) -> Path:
-    # Imported here: a local model needs nothing of it.
+    # Imported here, because a local model does not need it.
     from huggingface_hub import snapshot_download
 
     patterns = _DESCRIPTION + (_WEIGHTS if weights else [])
-    with _told(name):
+    with _hub_errors(name):
         return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=bool(_unreachable())))
 
 
 def _hub_config(name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
-    with _told(name):
+    with _hub_errors(name):
         return Path(hf_hub_download(name, "config.json", local_files_only=bool(_unreachable())))
 
 
 @cache
 def _unreachable() -> str:
-    """Why the hub cannot be reached, tried once; "" where it can. Its own client would try six times, for a minute or more."""
+    """Why the hub cannot be reached; "" where it can. One attempt is made; the hub's client would make six, for over a minute."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
@@ -292,8 +295,8 @@ def _unreachable() -> str:
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Turns what the hub raises into a BadModel with the reason."""
+def _hub_errors(name: str) -> Iterator[None]:
+    """Raises BadModel with the reason in place of an exception of the hub's client."""
     from huggingface_hub.errors import (
         HfHubHTTPError,
         HFValidationError,
@@ -310,17 +313,16 @@ def _told(name: str) -> Iterator[None]:
     except RemoteEntryNotFoundError as error:
         raise BadModel(
             f"{shown(name)!r}: expected a Hugging Face model, found no config.json in that repository of the hub; "
-            "give the id of one that model.push_to_hub(...) wrote"
+            "give the id of a repository that model.push_to_hub(...) wrote"
         ) from error
     except LocalEntryNotFoundError as error:
         raise BadModel(
             f"{shown(name)!r}: not a local folder ({shown(Path(name).absolute())}), and not in the hub's cache on this machine; "
             f"the hub cannot be reached ({shown(_unreachable() or str(error))}). Check the spelling and the network, or give the "
-            "folder of a model that is here"
+            "folder of a local model"
         ) from error
     except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadModel(
-            f"{shown(name)!r}: not a local folder ({shown(Path(name).absolute())}), and the hub did not give it "
-            f"({type(error).__name__}: {shown(reason)}); check the spelling, or download the model and give its folder"
+            f"{shown(name)!r}: not a local folder ({shown(Path(name).absolute())}), and the hub did not return it "
+            f"({type(error).__name__}: {shown(first_line(error))}); check the spelling, or download the model and give its folder"
         ) from error

@@ -1,8 +1,8 @@
-"""Whether a model's head is its embedding: read from the weights, which a config.json may contradict.
+"""Finds from the weights whether a model's head is tied to its embedding. A config.json may be wrong about it.
 
-Some checkpoints keep ``tie_word_embeddings`` from what they were trained out of and hold another head all the same. What
-the file holds is what the model computes with, so every reader of a configuration asks here. Headers and as many bytes as
-differ first are read, and no torch.
+Some checkpoints keep ``tie_word_embeddings`` of the model they were trained from, although they contain another head. The
+model computes with the stored head, so every reader of a configuration calls `has_own_head`. It reads headers, and data up to
+the first difference; torch is not loaded.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _CHUNK = 2**22  # bytes compared at a time
 
 
 def has_own_head(folder: Path) -> bool:
-    """Whether the weights in a folder hold an output head whose bytes are not the embedding's.
+    """Whether the weights in a folder contain an output head that differs from the embedding.
 
-    False where there are no weights, or none that can be read: whoever loads them says what is wrong.
+    False where weights are missing or cannot be read; loading them reports the fault.
     """
     with suppress(BadModel, OSError):
         tensors = stored_tensors(folder)

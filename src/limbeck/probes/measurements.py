@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.disk import fits, load_arrays, parsed, save_arrays
+from limbeck.disk import load_arrays, parsed, require_type, save_arrays
 from limbeck.divergence import kl, total_variation
 from limbeck.errors import BadCorpus, BadFolder, Mismatch
 from limbeck.probes.largest_kl import KLExample, LargestKL
@@ -74,7 +74,7 @@ class Measurements:
         """Reads what `save` wrote. Raises BadFolder where it is missing or damaged."""
         arrays, said, _ = load_arrays(path, _AXES, needs=("tokens", "nats", "bins"), remedy=AGAIN)
         found = parsed(path, said.get("surprises", "[]"), error=BadFolder, remedy=AGAIN)
-        rows = fits(path, found, list[KLExample], remedy=AGAIN)
+        rows = require_type(path, found, list[KLExample], remedy=AGAIN)
         return cls(**arrays, surprises=tuple(KLExample.of(row) for row in rows))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.disk import fits, write_text
+from limbeck.disk import require_type, write_text
 from limbeck.errors import BadFolder
 from limbeck.probes import Measurements, difference_test
 from limbeck.report import schema as kinds
@@ -28,13 +28,13 @@ _NEED_TEACHER = ("student", "fresh+kd")  # those that are trained with the objec
 
 def write_family_report(folder: Path) -> Path:
     """Writes report.html into a family's folder, from those of its members, and gives its path."""
-    run = fits(folder / "run.json", read_run(folder), kinds.Family)
+    run = require_type(folder / "run.json", read_run(folder), kinds.Family)
     begun = [name for name in run["members"] if (folder / name / "run.json").is_file()]
     members = {name: found for name in begun if "plan" in (found := RunFolder.read(folder / name)).run}
     if not members:
         raise BadFolder(f"{folder}: none of its students has begun to train yet, so there is nothing to report")
     for name, found in members.items():
-        fits(folder / name / "run.json", found.run, kinds.Member)
+        require_type(folder / name / "run.json", found.run, kinds.Member)
     first = next(iter(members.values()))
     names = dict(zip(run["members"], run.get("objectives", ()), strict=False))
     said = {name: names.get(name, found.run["objective"]) for name, found in members.items()}

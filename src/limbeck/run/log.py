@@ -14,7 +14,7 @@ import torch
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from limbeck.disk import Count, line_of, own_file, read_lines, write_lines, writing
+from limbeck.disk import Count, json_line, open_in_place, read_lines, write_lines, writing
 from limbeck.terminal import Terminal
 
 console = Terminal(stderr=True, soft_wrap=True)
@@ -61,13 +61,13 @@ class Metrics:
     def __init__(self, path: Path, *, step: int) -> None:
         remedy = "remove it, and the rows of the steps before are lost"
         write_lines(path, [row for row in read_lines(path, _Row, remedy=remedy) if row["step"] <= step])
-        self._path, self._file = path, own_file(path)
+        self._path, self._file = path, open_in_place(path)
         self._file.seek(0, os.SEEK_END)
 
     def add(self, row: dict[str, float | int]) -> None:
         """Appends a row."""
         with writing(self._path):
-            self._file.write(line_of(row).encode())
+            self._file.write(json_line(row).encode())
             self._file.flush()
 
     def __enter__(self) -> Metrics:

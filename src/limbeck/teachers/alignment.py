@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 
-from limbeck.disk import Bare, Count, check_sums, fresh_file, read_json, sums, write_json, writing
+from limbeck.disk import Bare, Count, check_sums, new_file, read_json, sums, write_json, writing
 from limbeck.errors import BadModel
 from limbeck.types import Batch, ChunkTargets
 
@@ -138,9 +138,9 @@ def write_aligned(
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        ends = np.lib.format.open_memmap(fresh_file(folder / _ENDS), mode="w+", dtype=bool, shape=(tokens,))
-        log_p = np.lib.format.open_memmap(fresh_file(folder / _LOG_P), mode="w+", dtype=np.float32, shape=(tokens,))
-        meets = np.lib.format.open_memmap(fresh_file(folder / _MEETS), mode="w+", dtype=np.int64, shape=(tokens,))
+        ends = np.lib.format.open_memmap(new_file(folder / _ENDS), mode="w+", dtype=bool, shape=(tokens,))
+        log_p = np.lib.format.open_memmap(new_file(folder / _LOG_P), mode="w+", dtype=np.float32, shape=(tokens,))
+        meets = np.lib.format.open_memmap(new_file(folder / _MEETS), mode="w+", dtype=np.int64, shape=(tokens,))
         ends[:], log_p[:], meets[:] = True, np.nan, -1
         for first, *found in documents:
             for stream, some in zip((ends, log_p, meets), found, strict=True):

@@ -23,8 +23,8 @@ from limbeck.disk import (
     Count,
     locked,
     read_json,
+    remove_leftovers,
     sums_of,
-    tidy,
     write_json,
     writing,
 )
@@ -181,7 +181,7 @@ def capture_outcomes(
     most = max(1, _SHARD_BYTES // size)
     files = [(start, min(most, first + rows - start)) for start in range(first, first + rows, most)]
     with writing(folder), locked(folder):
-        tidy(folder)
+        remove_leftovers(folder)
         finished = _finished(folder, bound)
         shards: list[Shard] = []
         for begin, count in files:

@@ -18,7 +18,7 @@ from jaxtyping import Float16, Int64
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from limbeck.disk import Bare, Count, check_sums, fresh_file, read_json, replacing, sums, write_json, writing
+from limbeck.disk import Bare, Count, check_sums, new_file, read_json, replacing, sums, write_json, writing
 from limbeck.errors import BadModel, Mismatch
 from limbeck.types import Batch, CausalLM, Head, Outputs
 
@@ -117,9 +117,7 @@ def capture(
                 )
             if states is None:
                 shape = (rows, *hidden.shape[1:])
-                states = np.lib.format.open_memmap(
-                    fresh_file(folder / _STATES), mode="w+", dtype=np.float16, shape=shape
-                )
+                states = np.lib.format.open_memmap(new_file(folder / _STATES), mode="w+", dtype=np.float16, shape=shape)
             states[start : start + len(hidden)] = hidden.numpy()
             seen = zlib.crc32(states[start : start + len(hidden)].tobytes(), seen)
             if (

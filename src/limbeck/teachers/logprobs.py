@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Float16, Float32, Int, Int64
 from torch import Tensor
 
-from limbeck.disk import Bare, Count, check_sums, fresh_file, read_json, sums, write_json, writing
+from limbeck.disk import Bare, Count, check_sums, new_file, read_json, sums, write_json, writing
 from limbeck.errors import BadModel
 from limbeck.teachers.cache import CELLS, check_made_from
 from limbeck.types import Batch, Outputs, Signal, Sparse, Teacher, each
@@ -187,7 +187,7 @@ def _begun(folder: Path, bound: Mapping[str, Any], kept: Recorded) -> tuple[int,
         return done, values
     rows = (bound["rows"], bound["length"])
     return 0, {
-        name: np.lib.format.open_memmap(fresh_file(names[name]), mode="w+", dtype=dtype, shape=(*rows, *shape))
+        name: np.lib.format.open_memmap(new_file(names[name]), mode="w+", dtype=dtype, shape=(*rows, *shape))
         for name, (dtype, shape) in kept.shapes.items()
     }
 

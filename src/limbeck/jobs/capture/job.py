@@ -16,7 +16,7 @@ import torch
 from limbeck.config import CaptureSettings
 from limbeck.corpora import Rows, TokenStore, require_rows
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import claims, finite, place, read_json, require_good, write_json, write_rows, writing
+from limbeck.disk import claims, finite, link_or_copy, read_json, require_undamaged, write_json, write_rows, writing
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.codecs import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
@@ -82,7 +82,7 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
     length = _length(settings, teacher, environment)
     run = claim(settings.out, signature_of(settings, "capture", length=length, bf16=environment.bf16))
     if tokenised is not None and tokenised.is_dir():
-        place(tokenised, settings.out / DATA)
+        link_or_copy(tokenised, settings.out / DATA)
     with open_source(
         settings, teacher, environment, length=length, k=run["codec"]["k"] if "codec" in run else None
     ) as source:
@@ -305,7 +305,7 @@ def _held_out(
     if teacher is None:
         return
     if all((settings.out / name).exists() for name in (COST, SAMPLES, MEASURED)):
-        require_good(file.parent)
+        require_undamaged(file.parent)
         return
     with writing(file):
         file.parent.mkdir(exist_ok=True)

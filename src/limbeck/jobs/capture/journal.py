@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from limbeck.disk import Count, Lines, line_of, own_file, writing
+from limbeck.disk import Count, Lines, json_line, open_in_place, writing
 from limbeck.errors import BadFolder
 
 _REMEDY = "remove it, and its prompts are asked again"
@@ -34,7 +34,7 @@ class Journal:
         """Drops a last line that a kill cut short. Raises BadFolder where another line is damaged."""
         self._path, self._starts = path, np.full(total, -1, dtype=np.int64)
         self.done = self.tokens = 0
-        self._file = own_file(path)
+        self._file = open_in_place(path)
         self._end = 0
         try:
             self._read()
@@ -52,7 +52,7 @@ class Journal:
 
     def add(self, row: dict[str, Any]) -> None:
         """Appends a row; when this returns, it survives a kill."""
-        line = line_of(row).encode()
+        line = json_line(row).encode()
         with writing(self._path):
             self._file.seek(self._end)
             self._file.write(line)

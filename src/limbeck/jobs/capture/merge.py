@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.disk import locked, place, read_json, refuse_links, require_good, tidy, write_json, writing
+from limbeck.disk import (
+    link_or_copy,
+    locked,
+    read_json,
+    refuse_links,
+    remove_leftovers,
+    require_undamaged,
+    write_json,
+    writing,
+)
 from limbeck.errors import BadFolder, BadModel, Mismatch
 from limbeck.jobs.common.captured import CERTIFICATE, CUT, DATA, HELD_OUT, MEASURED, Facts
 from limbeck.teachers import LogitCache
@@ -27,22 +36,22 @@ def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:
     _check_whole(shards, rows=run["rows"])
     for folder, cache in shards:
         cache.verify()
-        require_good(folder, error=BadModel)  # anything else that has a checksum
+        require_undamaged(folder, error=BadModel)  # anything else that has a checksum
     record = {"shards": [str(folder) for folder, _ in shards], "made_from": _made_from(shards[0][1])}
     with writing(out), locked(out):
         begun = out / "merge.json"
         held = [path.name for path in out.iterdir() if not path.name.startswith(".")]
         if held and (not begun.exists() or read_json(begun, remedy="give merge a new folder") != record):
             raise BadFolder(f"{out} holds something else: nothing was written. Give merge a new folder.")
-        tidy(out)
+        remove_leftovers(out)
         refuse_links(out)
         write_json(begun, record)
         for name in (*_OF_FIRST, *([CUT] if (shards[0][0] / CUT).exists() else [])):
-            place(shards[0][0] / name, out / name)
+            link_or_copy(shards[0][0] / name, out / name)
         entries = []
         for folder, cache in shards:
             for entry in cache.shards:
-                place(folder / ANSWERS / entry["file"], out / ANSWERS / entry["file"])
+                link_or_copy(folder / ANSWERS / entry["file"], out / ANSWERS / entry["file"])
                 entries.append(entry)
         run["signature"]["shard"] = [1, 1]
         write_json(out / "run.json", run)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from limbeck.corpora import TokenStore
-from limbeck.disk import Count, place, read_json, read_rows, whole_folder
+from limbeck.disk import Count, link_or_copy, read_json, read_rows, whole_folder
 from limbeck.errors import BadModel, LimbeckError, Mismatch
 from limbeck.jobs.common.folder import packing_in
 from limbeck.models.configuration import load_config
@@ -159,7 +159,7 @@ class Captured:
         for file in sorted((self.folder / CUT).glob("*/config.json")):
             if not folder.exists() and Shape.of(load_config(file.parent)) == shape:
                 with whole_folder(folder) as beside:
-                    place(file.parent, beside)
+                    link_or_copy(file.parent, beside)
 
     def weights(self, *, device: torch.device, dtype: torch.dtype) -> LanguageModel:
         """The teacher itself, from where it was when it was captured.

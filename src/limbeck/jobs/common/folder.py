@@ -21,7 +21,7 @@ from limbeck.config import BASELINES
 from limbeck.corpora import TokenStore
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.layout import PACKINGS, STREAM, WITHOUT_LONG
-from limbeck.disk import read_json, refuse_links, take, tidy, write_json, writing
+from limbeck.disk import read_json, refuse_links, remove_leftovers, take, write_json, writing
 from limbeck.errors import BadFolder
 from limbeck.scrub import scrubbed
 
@@ -54,7 +54,7 @@ def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
     _held(folder, record)
     take(folder)
     held = _held(folder, record)
-    tidy(folder)
+    remove_leftovers(folder)
     refuse_links(folder)
     if not held:
         return _begin(record, signature)

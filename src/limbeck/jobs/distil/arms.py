@@ -14,7 +14,7 @@ import torch
 
 from limbeck.config import ATTENTION
 from limbeck.corpora import Rows, TokenStore
-from limbeck.disk import place, whole_folder
+from limbeck.disk import link_or_copy, whole_folder
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.models.build import new_model
@@ -175,9 +175,9 @@ def take_over(arm: Arm, twin: Arm) -> None:
     """Gives an arm what another of the same start, rows, steps and objective came to, if that is done and it is not."""
     if arm.done or not twin.done:
         return
-    place(twin.folder / "metrics.jsonl", arm.folder / "metrics.jsonl")
+    link_or_copy(twin.folder / "metrics.jsonl", arm.folder / "metrics.jsonl")
     with whole_folder(arm.student) as beside:
-        place(twin.student, beside)
+        link_or_copy(twin.student, beside)
 
 
 def _finish(arm: Arm, run: Run, stored: torch.dtype) -> LanguageModel:

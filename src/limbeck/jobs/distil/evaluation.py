@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from limbeck.corpora import TokenStore
-from limbeck.disk import place, read_rows, write_json, write_lines, write_rows, write_text, writing
+from limbeck.disk import link_or_copy, read_rows, write_json, write_lines, write_rows, write_text, writing
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import update
 from limbeck.jobs.common.held_out import HeldOut
@@ -224,7 +224,7 @@ def _sentence(text: str) -> str:
 def share_teacher_metrics(there: Path, here: Path) -> None:
     """Gives a run what another measured of the teacher they share."""
     for file in [*there.glob("measurements/teacher-seed*"), *there.glob("measurements/cost-teacher.json")]:
-        place(file, here / "measurements" / file.name)
+        link_or_copy(file, here / "measurements" / file.name)
 
 
 def _by_model(readings: list[Reading]) -> dict[str, dict[str, Any]]:

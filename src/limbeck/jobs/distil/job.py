@@ -37,7 +37,7 @@ from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.pair.student import make_student, stored_as
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
-from limbeck.models.sidecar import stated
+from limbeck.models.sidecar import licence_of
 from limbeck.models.source import resolve_description
 from limbeck.models.weightless import load_without_weights
 from limbeck.objectives.spec import ObjectiveSpec
@@ -358,7 +358,7 @@ def _summary(model: LanguageModel) -> dict[str, Any]:
 
 def _stated(request: DistilRequest) -> dict[str, Any]:
     """Licence and origin in the README.md of the model that the student starts from."""
-    found = stated(resolve_description(request.settings.student or request.teacher.config_source))
+    found = licence_of(resolve_description(request.settings.student or request.teacher.config_source))
     return {"stated": found} if found else {}
 
 

@@ -25,10 +25,10 @@ from limbeck.disk import (
     finite,
     locked,
     read_json,
+    remove_leftovers,
     replacing,
     sha256_of,
     sums,
-    tidy,
     write_json,
 )
 from limbeck.errors import BadFolder, NonFiniteLoss
@@ -178,7 +178,7 @@ def do(task: Task, environment: Environment | None = None) -> None:
         alone("cuda" if torch.cuda.is_available() else "cpu"), bf16=torch.cuda.is_available()
     )
     with locked(task.folder, wait=True):  # one whose parent was killed may take a moment to notice
-        tidy(task.folder)
+        remove_leftovers(task.folder)
         if task.done:
             return
         started = time.process_time()

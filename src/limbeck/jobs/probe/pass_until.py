@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from limbeck.config import ProbeSettings
-from limbeck.disk import existing, fits, locked, read_lines, write_lines
+from limbeck.disk import existing, locked, read_lines, require_type, write_lines
 from limbeck.errors import BadPoints, BadSetting
 from limbeck.jobs.common.environment import environment_of
 from limbeck.jobs.common.folder import command, now, versions
@@ -137,7 +137,7 @@ def _read(path: Path) -> Result | None:
         return None
     remedy = "measure that model again with limbeck probe --probe pass-until, or remove the file"
     about, *rest = read_lines(path, appended=False, error=BadPoints, remedy=remedy)
-    fits(path, about, _About, error=BadPoints, remedy=remedy)
+    require_type(path, about, _About, error=BadPoints, remedy=remedy)
     try:
         result = Result(path, about, tuple(Count(**row) for row in rest))
         if not (result.parameters > 0 and result.counts and about["task"] and about["task_sha256"]):

@@ -15,7 +15,7 @@ from limbeck.jobs.common.text import columns_of, passing_store
 from limbeck.jobs.pair.student import shrink_to, stored_as, target_shape
 from limbeck.models.load import load
 from limbeck.models.save import save
-from limbeck.models.sidecar import stated
+from limbeck.models.sidecar import licence_of
 from limbeck.models.source import resolve_description
 from limbeck.report.card import model_card
 from limbeck.run.log import console
@@ -50,7 +50,7 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
         "teacher": {
             "name": teacher.name,
             "parameters": teacher.parameters_count,
-            "stated": stated(resolve_description(settings.teacher)),
+            "stated": licence_of(resolve_description(settings.teacher)),
         },
         "student": {"parameters": student.parameters_count, "dtype": str(stored).removeprefix("torch.")},
         "lineage": student.lineage,

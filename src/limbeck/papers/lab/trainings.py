@@ -15,7 +15,7 @@ from typing import Any, NotRequired, Protocol, TypedDict
 
 import torch
 
-from limbeck.disk import finite, locked, tidy, write_json
+from limbeck.disk import finite, locked, remove_leftovers, write_json
 from limbeck.errors import BadFolder
 from limbeck.jobs.pilot.tasks import result_of
 from limbeck.jobs.pilot.workers import run_here
@@ -81,7 +81,7 @@ def do(training: Training) -> None:
     What is no number in a result is null.
     """
     with locked(training.folder, wait=True):
-        tidy(training.folder)
+        remove_leftovers(training.folder)
         if not training.done:
             before = time.process_time()
             result = training.train(training.cell, training.device)

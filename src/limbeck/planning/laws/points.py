@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pyarrow
 import pyarrow.parquet
 
-from limbeck.disk import fits, parsed, replacing, write_json
+from limbeck.disk import parsed, replacing, require_type, write_json
 from limbeck.errors import BadPoints
 
 NAMES = ("points.parquet", "points.json")
@@ -77,7 +77,7 @@ def read_points(place: str | Path) -> Table:
 def _json_rows(file: Path) -> list[dict[str, Any]]:
     """The rows of a table in JSON, where NaN may stand for a loss that there is not."""
     how: dict[str, Any] = {"error": BadPoints, "remedy": _WRITE}
-    rows: list[dict[str, Any]] = fits(file, parsed(file, file.read_bytes(), **how), list[dict[str, Any]], **how)
+    rows: list[dict[str, Any]] = require_type(file, parsed(file, file.read_bytes(), **how), list[dict[str, Any]], **how)
     return rows
 
 
