@@ -175,7 +175,7 @@ def test_json_says_when_it_was_changed(tmp_path):
 
 
 def test_what_earlier_versions_wrote_is_read_and_said_once(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("limbeck.disk.records._said", [])
+    monkeypatch.setattr("limbeck.disk.records._noted", [])
     (tmp_path / "a.json").write_text('{"b": 1}')
     (tmp_path / "rows.json").write_text('[{"b": 1}]')
     (tmp_path / "lines.jsonl").write_text('{"b": 1}\n{"b": 2}\n{"b"')

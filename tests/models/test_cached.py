@@ -83,7 +83,7 @@ def test_generation_that_loses_the_cache_is_refused(mixer, mask, monkeypatch):
     losing(monkeypatch, *mask)
     model = made(mixer)
     with pytest.raises(
-        BadModel, match=r"in another way than this model takes it|0 in the cache and 1 new.*got one of 3"
+        BadModel, match=r"in another way than this model accepts|0 in the cache and 1 new.*got one of 3"
     ):
         written(model)
     assert written(model, use_cache=False).shape == (1, 17)
@@ -133,8 +133,8 @@ def test_any_model_is_read_on_as_it_reads_at_once(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_model_that_forgets_is_refused(dtype):
-    with pytest.raises(BadModel, match="Forgetting: a token read with the cache of those before it"):
+def test_a_model_that_ignores_the_cache_is_refused(dtype):
+    with pytest.raises(BadModel, match="Forgetting: expected a token read with the cache of the previous ones"):
         read_on(llama(Forgetting).to(dtype), X, None)
 
 
