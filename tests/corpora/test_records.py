@@ -70,13 +70,13 @@ def test_a_field_that_nobody_reads_stops_nothing(tmp_path, value):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"text": "first", "text": "second"}', "expected 'text' to be a string, got a key that stands there twice"),
+        ('{"text": "first", "text": "second"}', "expected 'text' to be a string, got a key that occurs twice"),
         ('{"text": ' + "9" * 5000 + "}", "expected 'text' to be a string, got a number of 5,000 digits"),
-        ('{"text": NaN}', "expected 'text' to be a string, got NaN, which is no JSON"),
+        ('{"text": NaN}', "expected 'text' to be a string, got NaN, which is not JSON"),
         ('{"text": ' + "[" * 101 + "]" * 101 + "}", "got a value nested more than 100 deep"),
         (
             '{"messages": [{"role": "assistant", "content": "a", "content": "b"}]}',
-            "expected text, numbers, lists and objects, got a key that stands there twice",
+            "expected text, numbers, lists and objects, got a key that occurs twice",
         ),
         ("[" * 3000, "expected one JSON object, got '[[["),
     ],
@@ -91,7 +91,7 @@ def test_what_two_readers_would_read_differently_is_named_where_it_is_read(tmp_p
 
 def test_a_faulty_task_is_told_by_its_line(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"prompt": "a", "answer": "b"}\n{"prompt": "a", "answer": NaN}\n')
-    with pytest.raises(BadTask, match=r"t\.jsonl:2: .*got NaN, which is no JSON"):
+    with pytest.raises(BadTask, match=r"t\.jsonl:2: .*got NaN, which is not JSON"):
         task_of(str(tmp_path / "t.jsonl"))
     (tmp_path / "t.jsonl").write_bytes(b'{"prompt": "\xff", "answer": "b"}\n')
     with pytest.raises(BadTask, match=r"t\.jsonl:1: expected UTF-8, got byte 0xFF at byte 12"):

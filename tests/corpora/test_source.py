@@ -252,5 +252,5 @@ def test_wrong_hub_names_and_empty_pieces_are_named(tmp_path):
 
 def test_a_data_set_that_cannot_be_had_is_named():
     message = message_of("hf:no-such-org/no-such-name:config/test")
-    assert "expected a data set 'no-such-org/no-such-name', configuration 'config', split 'test', got " in message
+    assert "expected a dataset 'no-such-org/no-such-name', configuration 'config', split 'test', got " in message
     assert message.endswith("check the three, or name a local file")

@@ -362,9 +362,9 @@ def test_what_was_read_and_passed_over_is_kept_and_said(tokenizer, tmp_path):
     assert store.manifest["read"]["unread"] == {"title": 1}
     assert notes_of(store) == [
         "3 documents of 2 files (a.jsonl, b.JSON) are read as text (2) and as Alpaca (1)",
-        "passed over: 1 file of other kinds (c.md)",
-        "1 of 3 documents begin with what opens a document already; it is not put there again",
-        "1 of 3 documents end with what closes a document already; it is not put there again",
+        "ignored: 1 file of other kinds (c.md)",
+        "1 of 3 documents already begin with the opening token; it is not added again",
+        "1 of 3 documents already end with the closing token; it is not added again",
     ]
     assert notes_of(build_held_out(lines(tmp_path / "a.jsonl", {"text": "one"}), chatty, tmp_path / "other")) == []
 

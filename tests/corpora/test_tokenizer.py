@@ -237,7 +237,7 @@ def test_a_turn_of_weight_0_is_read_and_not_learned(tokenizer, template, mark):
     written, learned = said(chatty, USER, no, USER, {**YES, "weight": 1})
     assert "no<|eos|>" in written
     assert learned == "yes<|eos|>"
-    assert "no turn of the assistant is to be learned" in refusal(chatty, Document("a.jsonl:3", messages=[USER, no]))
+    assert "expected an assistant turn of weight 1" in refusal(chatty, Document("a.jsonl:3", messages=[USER, no]))
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def test_a_conversation_is_answered(here, tmp_path):
     (alone,) = generate(model, [ids], max_new_tokens=8, temperature=0, uniforms=np.zeros((1, 8)))
     assert answers[0]["content"] == model.tokenizer.decode(alone.tokens, skip_special_tokens=True).rstrip("\ufffd")
     alone_said = lines(tmp_path / "alone.jsonl", [{"messages": [said, said]}])
-    with pytest.raises(BadCorpus, match=r"alone.jsonl:1: expected somebody to speak before the assistant"):
+    with pytest.raises(BadCorpus, match=r"alone.jsonl:1: expected a turn before the assistant"):
         ask(here, "no", data=str(alone_said))
 
 

@@ -1,4 +1,4 @@
-"""What is read: sources of documents, tokens on disk, rows with weights."""
+"""Datasets: sources of documents, token stores on disk, packed rows with weights."""
 
 from limbeck.corpora.build import build_held_out, build_stores
 from limbeck.corpora.chat import conversation

@@ -1,8 +1,8 @@
-"""Conversations to tokens: the tokenizer's own template writes them, and only what the assistant says is learned.
+"""Converts conversations to tokens with the tokenizer's chat template. Only the assistant's turns are learned.
 
-A template that marks the assistant's turns with ``{% generation %}`` is believed. For the others a turn is what a
-conversation gains by it: the text up to its end less the text of the prompt before it. That only holds if the template
-writes each turn without looking at those after it; it is checked, and templates that drop earlier reasoning do not.
+Templates may mark these turns with ``{% generation %}``. Otherwise a turn is the difference between the text up to its end and
+the text of the prompt before it. This requires that the template writes each turn independently of later ones, which is
+checked; templates that drop earlier reasoning do not.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from limbeck.corpora.records import LEARNED, learned
 from limbeck.errors import BadCorpus, BadRecord
 
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
-# A template that tells calls of functions by a content of null, as DeepSeek's does. Others write "None" there.
+# Templates that recognise tool calls by null content, as DeepSeek's does. Others would write "None" there.
 _ASKS_FOR_NULL = re.compile(r"content['\"]?\]?\s*(is\s+(not\s+)?|[!=]=\s*)none", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """The tokens of a conversation, which of them are learned, and how many UTF-8 bytes of text those stand for."""
+    """The tokens of a conversation, a mask of learned ones, and the number of UTF-8 bytes of the learned text."""
 
     tokens: list[int]
     learned: Bool[np.ndarray, " tokens"]
@@ -37,10 +37,10 @@ class Conversation:
 
 
 def conversation(tokenizer: PreTrainedTokenizerBase, document: Document) -> Conversation:
-    """A document with messages, in tokens. Learned are the assistant's turns with the token that ends each.
+    """The tokens of a document with messages. Assistant turns are learned with their end tokens, except turns of weight 0.
 
-    Those of weight 0 are not. ``bytes`` counts the learned text alone, not the special tokens around it. Raises BadCorpus where
-    the tokenizer can write no conversation, BadRecord where it cannot write this one.
+    ``bytes`` counts the learned text without special tokens. Raises BadCorpus where the tokenizer has no chat template or no
+    offsets, and BadRecord where its template rejects this conversation.
     """
     messages = document.messages
     assert messages is not None
@@ -58,12 +58,15 @@ def conversation(tokenizer: PreTrainedTokenizerBase, document: Document) -> Conv
             f"{document.name}: expected the chat template to write the assistant's turns, got no token of theirs: "
             "repair the template or remove the conversation"
         )
-    spoken = mask & ~np.isin(tokens, _special(tokenizer))
-    return Conversation(tokens, mask, _bytes(text, offsets[spoken]))
+    text_tokens = mask & ~np.isin(tokens, _special(tokenizer))
+    return Conversation(tokens, mask, _bytes(text, offsets[text_tokens]))
 
 
 def completion(tokenizer: PreTrainedTokenizerBase, document: Document) -> Conversation:
-    """A document with a prompt and what follows it, in tokens without what opens and closes it; the prompt is not learned."""
+    """The tokens of a document with prompt and completion, without its frame. The prompt is not learned.
+
+    Raises BadCorpus where the tokenizer has no offsets.
+    """
     text = document.text
     assert text is not None
     _require_offsets(tokenizer, document)
@@ -74,7 +77,10 @@ def completion(tokenizer: PreTrainedTokenizerBase, document: Document) -> Conver
 
 
 def conversation_so_far(tokenizer: PreTrainedTokenizerBase, document: Document) -> list[int]:
-    """The tokens of a document with messages, up to where the assistant begins to speak after the last of them."""
+    """The tokens of a document with messages, up to the beginning of the next assistant turn: a prompt for generation.
+
+    Raises BadCorpus where the tokenizer has no chat template, and BadRecord where that rejects the messages.
+    """
     messages = document.messages
     assert messages is not None
     _check_template(tokenizer, document)
@@ -86,11 +92,11 @@ def conversation_so_far(tokenizer: PreTrainedTokenizerBase, document: Document) 
 def _encoded(
     tokenizer: PreTrainedTokenizerBase, text: str, cuts: Sequence[int]
 ) -> tuple[list[int], Int64[np.ndarray, "tokens 2"]]:
-    """(tokens of a text, where in it each begins and ends), the text cut before what a model is to write.
+    """(tokens of a text, start and end of each in it), split at the given cuts, where a model's completion begins.
 
-    A model that is asked has read the tokens of its prompt alone, so none should hold the end of a prompt and the beginning of
-    an answer. Where one does, the answer is encoded apart; but not where the tokenizer would then write another text, as those
-    do that put a space before each.
+    At generation a model has read only the tokens of its prompt, so no token should contain both the end of a prompt and the
+    beginning of a completion. Where one does, the parts are encoded separately. Tokenizers that add a space before each text
+    would then decode another text; in this case the text stays whole.
     """
     tokens, offsets = _with_offsets(tokenizer, text, 0)
     across = sorted({cut for cut in cuts if ((offsets[:, 0] < cut) & (cut < offsets[:, 1])).any()})
@@ -113,7 +119,7 @@ def _with_offsets(
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, document: Document) -> None:
-    """Raises BadCorpus where a tokenizer cannot write conversations at all; ``document`` is the first of them."""
+    """Raises BadCorpus where a tokenizer has no chat template or no offsets. ``document`` is the first conversation."""
     _check_template(tokenizer, document)
     _require_offsets(tokenizer, document)
 
@@ -129,7 +135,7 @@ def _check_template(tokenizer: PreTrainedTokenizerBase, document: Document) -> N
 def _require_offsets(tokenizer: PreTrainedTokenizerBase, document: Document) -> None:
     if not tokenizer.is_fast:
         raise BadCorpus(
-            f"{document.name}: expected a tokenizer that can say where its tokens stand in the text, got a slow one "
+            f"{document.name}: expected a tokenizer with offsets of its tokens in the text, got a slow one "
             f"({type(tokenizer).__name__}): save it with a tokenizer.json, or give the data as 'text'"
         )
 
@@ -138,16 +144,16 @@ def _check_wanted(document: Document, messages: Sequence[Message], wanted: Seque
     if any(wanted):
         return
     if any(message["role"] == "assistant" for message in messages):
-        raise BadRecord(f"{document.name}: no turn of the assistant is to be learned, all have weight 0: remove it")
+        raise BadRecord(f"{document.name}: expected an assistant turn of weight 1, all have weight 0: remove it")
     raise BadRecord(f"{document.name}: expected a turn of the assistant to learn from, got none: remove it")
 
 
 def written(
     tokenizer: PreTrainedTokenizerBase, document: Document, messages: Sequence[Message], *, prompt: bool = False
 ) -> str:
-    """Messages of a document as its template writes them; with ``prompt``, up to where the assistant begins to speak.
+    """The text of messages from the chat template; with ``prompt``, up to the beginning of the next assistant turn.
 
-    Raises BadRecord with the template's reason where it refuses them.
+    Raises BadRecord with the template's reason where it rejects them.
     """
     try:
         return _rendered(tokenizer, document, messages, prompt=prompt)[0]
@@ -168,10 +174,10 @@ def _rendered(
     prompt: bool = False,
     marks: bool = False,
 ) -> tuple[str, list[tuple[int, int]]]:
-    """(text, where the template marks that the assistant speaks, with ``marks``).
+    """(text, with ``marks`` start and end of each assistant turn that the template marks).
 
-    Not by apply_chat_template, which drops every null, also where the template asks for it, and whose mask of tokens forgets a
-    turn that begins with a space which the tokenizer leaves out of its offsets, as GPT-NeoX's does (transformers 5.23).
+    apply_chat_template is not used. It drops every null, also where the template tests for it, and its token mask misses turns
+    that begin with a space which the tokenizer excludes from its offsets, as GPT-NeoX's does (transformers 5.23).
     """
     template = tokenizer.get_chat_template(None, document.tools)
     null = _ASKS_FOR_NULL.search(template) is not None
@@ -198,7 +204,7 @@ def _turns(
     wanted: Sequence[bool],
     text: str,
 ) -> list[tuple[int, int]]:
-    """Where in the text each turn that is to be learned begins and ends, in characters."""
+    """Start and end of each learned turn in the text, in characters."""
     if _MARKED.search(tokenizer.get_chat_template(None, document.tools)) is None:
         return [_turn(tokenizer, document, messages, i, text) for i, learn in enumerate(wanted) if learn]
     turns = _rendered(tokenizer, document, messages, marks=True)[1]
@@ -216,7 +222,7 @@ def _turns(
 def _turn(
     tokenizer: PreTrainedTokenizerBase, document: Document, messages: Sequence[Message], i: int, text: str
 ) -> tuple[int, int]:
-    """Where in the text message i, of the assistant, begins and ends."""
+    """Start and end in the text of message i, an assistant turn."""
     until = text if i + 1 == len(messages) else written(tokenizer, document, messages[: i + 1])
     if text.startswith(until):
         start = _opening(tokenizer, document, until) if i == 0 else None
@@ -227,22 +233,22 @@ def _turn(
             return start, len(until)
     raise BadRecord(
         f"{document.name}: expected a chat template that writes message {i} the same whatever follows, got one "
-        "that rewrites it, so what the assistant said cannot be told from the rest: mark the assistant's turns "
+        "that rewrites it, so the assistant's turns cannot be separated from the rest: mark the assistant's turns "
         "in the template with {% generation %}, or keep one turn a conversation"
     )
 
 
 def _opening(tokenizer: PreTrainedTokenizerBase, document: Document, until: str) -> int | None:
-    """Where the assistant begins to speak in a text that it opens; None where that does not show.
+    """The start of the assistant's text in a conversation that begins with it; None where it cannot be found.
 
-    Many templates look at the first message and write nothing without one. So the sign that it is the assistant's turn is taken
-    from another conversation: what asking for an answer adds to a question.
+    Many templates need a first message. So the marker of an assistant turn is taken from another conversation: the text that
+    a generation prompt adds to a question.
     """
     question: list[Message] = [{"role": "user", "content": "?"}]
-    alone, asked = (written(tokenizer, document, question, prompt=prompt) for prompt in (False, True))
-    sign = asked.removeprefix(alone)
-    place = until.find(sign) if sign and asked.startswith(alone) else -1
-    return None if place < 0 else place + len(sign)
+    alone, prompted = (written(tokenizer, document, question, prompt=prompt) for prompt in (False, True))
+    marker = prompted.removeprefix(alone)
+    place = until.find(marker) if marker and prompted.startswith(alone) else -1
+    return None if place < 0 else place + len(marker)
 
 
 def _inside(
@@ -250,9 +256,9 @@ def _inside(
 ) -> Bool[np.ndarray, " tokens"]:
     """The tokens that end inside a turn, up to its end token where it has one.
 
-    That is the last eos, or else a token that was added to the vocabulary with nothing but blanks behind it: many models end a
-    turn with another token than a text. What a template writes after it (a line break) is never asked of the model. Ends, not
-    beginnings, because some tokenizers report a token of spaces as nothing at its end.
+    The end token is the last eos, or else a token added to the vocabulary with only whitespace after it: many models end a turn
+    with another token than a text. The model never has to predict what a template writes after it (a line break). Ends count,
+    not starts, because some tokenizers report tokens of spaces as empty spans at their ends.
     """
     inside: np.ndarray = (offsets[:, 1] > start) & (offsets[:, 1] <= stop)
     ends = np.flatnonzero(inside & (np.array(tokens) == tokenizer.eos_token_id))
@@ -265,13 +271,13 @@ def _inside(
 
 
 def _special(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of tokens that stand for no text: those with a name, and those that were added as special."""
+    """Ids of tokens without text: named special tokens, and tokens added as special."""
     added = tokenizer.added_tokens_decoder.items()
     return sorted({*tokenizer.all_special_ids, *(i for i, token in added if token.special)})
 
 
 def _bytes(text: str, offsets: np.ndarray) -> int:
-    """UTF-8 bytes of the characters that some token covers; several tokens may share one character."""
+    """UTF-8 bytes of the characters that at least one token covers. Several tokens may share one character."""
     covered = np.zeros(len(text) + 1, dtype=np.int64)
     np.add.at(covered, offsets[:, 0], 1)
     np.add.at(covered, offsets[:, 1], -1)

@@ -1,6 +1,6 @@
-"""A document, where it came from, and on which side of the split it falls.
+"""A document, its origin, and its side of the split into training and held-out data.
 
-The split looks at nothing but the document itself: no order, no seed, no neighbour. So it stays when files are moved or
+The split depends on the document alone, not on order, seed or other documents. So it stays the same when files are moved or
 added, and a text that occurs twice is never on both sides.
 """
 
@@ -14,19 +14,18 @@ from typing import Any
 
 Message = dict[str, Any]
 
-HELD_OUT_FAMILIES = 10  # one family in ten is held out, always: shipped teachers rely on never having seen them
+HELD_OUT_FAMILIES = 10  # one family in ten is always held out; the built-in teachers were never trained on these
 
 
 @dataclass(frozen=True)
 class Document:
     """One text or one conversation.
 
-    ``name`` says where it is: ``stories.jsonl:17`` is line 17, ``part.parquet:17`` row 17 (from 1), ``json.decoder`` a
-    module. ``family`` is what is split as a whole, where a source has such: a top-level module of the standard library.
-    ``prompt``: so many characters at the beginning of the text are read and not learned. ``tools`` and ``template`` (further
-    arguments of the chat template) belong to messages. ``goes_on``: the next document is the rest of its text, so nothing
-    closes it. ``form`` says as what the record was recognised, ``unread`` which of its fields hold text that is no part of the
-    document.
+    ``name`` is its place: ``stories.jsonl:17`` is line 17, ``part.parquet:17`` row 17 (from 1), ``json.decoder`` a module.
+    ``family`` is a group that is split as a whole: a top-level module of the standard library. ``prompt`` is the number of
+    leading characters of the text that have no weight in the loss. ``tools`` and ``template`` (further arguments of the chat
+    template) belong to messages. ``goes_on``: the next document continues this text, so no closing token follows. ``form`` is
+    the form of its record, ``unread`` the fields with text that is not part of the document.
     """
 
     name: str
@@ -42,9 +41,10 @@ class Document:
 
     @property
     def content(self) -> str:
-        """The text, or prompt and completion or the conversation as canonical JSON.
+        """The text; canonical JSON for a prompt with its completion, or a conversation.
 
-        Without nulls: a table gives every object the keys of all others, and what is the same text is to be the same document.
+        Nulls are left out, because a table gives every object the keys of all others, and the same text must be the same
+        document.
         """
         if self.text is not None and not self.prompt:
             return self.text
@@ -65,17 +65,17 @@ def _canonical(value: Any) -> str:
 
 
 def without_nulls(value: Any) -> Any:
-    """The same without the keys whose value is null, at all depths; elements of lists stay."""
+    """The value without keys whose value is null, at all depths. Elements of lists stay."""
     if isinstance(value, Mapping):
         return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
     return [without_nulls(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def is_held_out(document: Document, *, fraction: float = 0.05) -> bool:
-    """Whether a document is kept for measuring; ``fraction`` of them are.
+    """Whether a document is held out for evaluation. On average a ``fraction`` of documents is.
 
-    A document with a family goes where its family goes, whatever the fraction: one family in ten is held out. That
-    keeps near-duplicate modules of one package together, and holds out the same modules on every version of Python.
+    A document with a family is on the side of its family; one family in ten is held out, whatever the fraction. This keeps
+    near-duplicate modules of a package together, and holds out the same modules on every version of Python.
     """
     if document.family is not None:
         digest = hashlib.sha256(f"limbeck:{document.family}".encode()).digest()

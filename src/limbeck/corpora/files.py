@@ -1,7 +1,7 @@
-"""Reading documents out of files: plain text, JSON lines, JSON, Parquet; text and JSON also packed with gzip or zstd.
+"""Reads documents from files: plain text, JSON lines, JSON, Parquet; text and JSON also compressed with gzip or zstd.
 
-Everything is streamed, but for a JSON list. A reader gives the documents of a file and, in the place of a record that cannot be
-read, what is wrong with it.
+Everything is streamed, except a JSON list. A reader yields the documents of a file, and a BadRecord for each record that cannot
+be read.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Documents = Iterator[Document | BadRecord]
 
 
 def read_text(path: Path, name: str, columns: Columns) -> Documents:
-    """One document a file, or several where lines that are exactly ``<|endoftext|>`` separate them.
+    """The document of a text file, or several where lines that are exactly ``<|endoftext|>`` separate them.
 
-    A lone document keeps its name and every character; a separated one is called by its first line and loses the line
-    breaks around it. Raises BadCorpus where the file is no UTF-8, or a document is too long to be held.
+    A single document keeps its name and every character. A separated one is named by its first line, and loses the line breaks
+    around it. Raises BadCorpus where the file is not UTF-8, or a document is too long.
     """
     lines: list[str] = []
     start, held, separated = 1, 0, False
@@ -56,9 +56,9 @@ def read_text(path: Path, name: str, columns: Columns) -> Documents:
 
 
 def read_passages(path: Path, name: str, columns: Columns) -> Documents:
-    """The same, but a long text without separators in passages that end at empty lines, so that some of it can be held out.
+    """As `read_text`, but a text without separators is split into passages at empty lines, so that some can be held out.
 
-    Nothing is lost between them. Where there are no empty lines they end at line breaks, a longer one then.
+    No character is lost. Without empty lines, longer passages end at line breaks. Raises BadCorpus as `read_text` does.
     """
     if any(isinstance(line, str) and line.rstrip("\r\n") == SEPARATOR for _, line in lines_of(path)):
         yield from read_text(path, name, columns)
@@ -84,19 +84,19 @@ def _passage(lines: list[str], name: str, path: Path, *, goes_on: bool) -> Docum
 
 
 def read_jsonl(path: Path, name: str, columns: Columns) -> Documents:
-    """One JSON object a line; blank lines and blank texts are passed over."""
+    """The documents of a JSON-lines file. Blank lines and blank texts are ignored."""
     for number, record in records_of(path):
         yield from document_of(record, name=f"{name}:{number}", where=f"{path}:{number}", columns=columns)
 
 
 def read_json_file(path: Path, name: str, columns: Columns) -> Documents:
-    """The objects of a list, one object, or JSON lines."""
+    """The documents of a JSON file: a list of objects, one object, or JSON lines."""
     for number, record in records_of_json(path):
         yield from document_of(record, name=f"{name}:{number}", where=f"{path}, record {number}", columns=columns)
 
 
 def read_parquet(path: Path, name: str, columns: Columns) -> Documents:
-    """One document a row, a batch of rows at a time; only the columns that are read are."""
+    """The documents of a Parquet file, one a row. Only the needed columns are loaded. Raises BadCorpus for a damaged file."""
     try:
         with pq.ParquetFile(path) as file:
             wanted = wanted_columns(file.schema_arrow.names, columns, str(path))
@@ -113,7 +113,7 @@ def read_parquet(path: Path, name: str, columns: Columns) -> Documents:
 
 
 def wanted_columns(names: list[str], columns: Columns, where: str) -> list[str]:
-    """The columns of a table that are read. Raises BadCorpus where none holds documents."""
+    """The needed columns of a table. Raises BadCorpus where a named one is missing, or none contains documents."""
     wanted = columns.wanted(names)
     there = ", ".join(map(repr, names)) or "none"
     for _, missing in columns.names:
@@ -128,7 +128,7 @@ def wanted_columns(names: list[str], columns: Columns, where: str) -> list[str]:
 
 
 def document_of(record: Record | BadRecord, **how: Any) -> Documents:
-    """The document of a record (see `from_record`), or what is wrong with it; none where its text is blank."""
+    """The document of a record (see `from_record`), or its BadRecord; nothing where its text is blank."""
     if isinstance(record, BadRecord):
         yield record
         return
@@ -142,7 +142,7 @@ def document_of(record: Record | BadRecord, **how: Any) -> Documents:
 
 
 def may_hold_text(kind: pa.DataType) -> bool:
-    """Whether a column of this type can hold strings."""
+    """Whether a column of this type can contain strings."""
     if pa.types.is_nested(kind):
         return any(may_hold_text(kind.field(i).type) for i in range(kind.num_fields))
     if pa.types.is_dictionary(kind):
@@ -158,7 +158,7 @@ READERS: dict[str, Callable[[Path, str, Columns], Documents]] = {
     ".parquet": read_parquet,
 }
 
-# What a folder of a data set or a model holds besides texts.
+# Files of a dataset's or model's folder that are not data.
 _DESCRIPTIONS = frozenset(
     [
         *("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "run.json", "package.json"),
@@ -174,7 +174,7 @@ _DESCRIPTIONS = frozenset(
 
 
 def is_text(path: Path) -> bool:
-    """Whether a file found in a folder is one of those that are read."""
+    """Whether a file found in a folder is read as data."""
     packed_table = kind_of(path) == ".parquet" and path.suffix.lower() != ".parquet"
     return kind_of(path) in READERS and not packed_table and path.name.lower() not in _DESCRIPTIONS
 

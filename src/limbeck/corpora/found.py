@@ -1,4 +1,4 @@
-"""What was found while a text was read, beside its tokens: kept in the manifest of its store, and said by `notes`."""
+"""Counts of a dataset while it is read: forms, unread fields, skipped records. The store's manifest holds them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.source import Part
 from limbeck.corpora.store import TokenStore
 
-_NAMED = 5  # of some files or fields
+_NAMED = 5  # names listed before "and N more"
 
 
 @dataclass
 class Found:
-    """Counts over the documents of all sides of a text."""
+    """Counts over all documents of a dataset, training and held-out."""
 
     documents: int = 0
     forms: Counter[str] = field(default_factory=Counter)
@@ -26,7 +26,7 @@ class Found:
     closed: int = 0
 
     def add(self, document: Document, *, opened: bool, closed: bool) -> None:
-        """One document more; whether what opens and closes it stood in its text."""
+        """Counts one document. ``opened`` and ``closed``: its text already contained the opening or closing token."""
         self.documents += 1
         self.forms[document.form or "text"] += 1
         self.unread.update(document.unread)
@@ -34,7 +34,7 @@ class Found:
         self.closed += closed
 
     def facts(self, parts: Sequence[Part], bad: BadRecords) -> dict[str, Any]:
-        """As a manifest holds it."""
+        """The counts as an entry of a manifest."""
         return {
             "documents": self.documents,
             "forms": dict(self.forms),
@@ -49,37 +49,40 @@ class Found:
 
 
 def notes(read: Mapping[str, Any]) -> list[str]:
-    """What a user should know of how a text was read, a line each; none where it is plain and all of it was read."""
+    """Notes for the user about how a dataset was read, a line each. There are none for plain text that was read completely."""
     lines = []
     files, forms, whole = read["files"], read["forms"], read["documents"]
     if len(files) > 1 or set(forms) - {"text"}:
         among = f" of {len(files):,} files ({named(files)})" if len(files) > 1 else ""
         lines.append(f"{_many(whole, 'document')}{among} {'is' if whole == 1 else 'are'} read {as_forms(forms)}")
     if others := read["passed_over"]:
-        lines.append(f"passed over: {_many(len(others), 'file')} of other kinds ({named(others)})")
+        lines.append(f"ignored: {_many(len(others), 'file')} of other kinds ({named(others)})")
     if number := read["skipped"]:
         lines.append(f"skipped: {_many(number, 'record')} that cannot be read, the first {read['skipped_first'][0]}")
-    for what, number in (("begin with what opens", read["opened"]), ("end with what closes", read["closed"])):
+    for what, number in (
+        ("begin with the opening token", read["opened"]),
+        ("end with the closing token", read["closed"]),
+    ):
         if number:
-            lines.append(f"{number:,} of {whole:,} documents {what} a document already; it is not put there again")
+            lines.append(f"{number:,} of {whole:,} documents already {what}; it is not added again")
     return lines
 
 
 def notes_of(store: TokenStore) -> list[str]:
-    """The same of a store; none of one that was made before they were kept."""
+    """The notes about a store's dataset; none for a store of an earlier version, which has no counts."""
     read = store.manifest.get("read")
     return [] if read is None else notes(read)
 
 
 def as_forms(forms: Mapping[str, int]) -> str:
-    """``as text``, or of several forms ``as text (3) and as messages (1,200)``."""
+    """``as text``, or for several forms ``as text (3) and as messages (1,200)``."""
     if len(forms) == 1:
         return f"as {next(iter(forms))}"
     return " and ".join(f"as {form} ({number:,})" for form, number in forms.items())
 
 
 def named(names: Sequence[str]) -> str:
-    """The first of some names."""
+    """The first five of some names, and how many more there are."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 

@@ -1,8 +1,8 @@
-"""JSON that other programs wrote: records one a line, or in one list. One reader for texts, tasks and facts.
+"""Reads JSON of other programs: one record a line, or a list of records. Datasets, tasks and facts use it.
 
-A record is one object. Only line breaks end a line, no other sign of Unicode; a byte order mark is passed over. What JSON allows
-and Python cannot hold, and what two readers would read differently, spoils the value it stands in and not its record: a field
-that nobody reads stops nothing. Such a value is an `Unreadable`, which no check takes for a text, a list or an object.
+A record is one object. Only line feeds end a line, no other Unicode character; a byte order mark is ignored. Values that Python
+cannot represent, or that readers interpret differently, become an `Unreadable`, which no check accepts as a text, list or
+object. The rest of the record stays usable, so a faulty field that is not needed causes no error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from limbeck.corpora.streams import BOM, lines_of, whole_text
 from limbeck.errors import BadRecord
 
-DEPTH = 100  # lists and objects inside each other; what is deeper is not read
+DEPTH = 100  # the largest depth of nested lists and objects that is read
 _DIGITS = 4300  # Python's own bound for a number written out
 _SHOWN = 60  # characters of a record in a message
 _STRUCTURE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},:]', re.DOTALL)
@@ -25,7 +25,7 @@ _STRUCTURE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},:]', re.DOTALL)
 
 @dataclass(frozen=True)
 class Unreadable:
-    """The place of a value that cannot be read: ``reason`` says what stands there."""
+    """A value that cannot be read; ``reason`` describes it."""
 
     reason: str
 
@@ -34,9 +34,9 @@ Record = dict[str, Any]
 
 
 def records_of(path: Path) -> Iterator[tuple[int, Record | BadRecord]]:
-    """(number from 1, record) of a file of JSON lines; in the place of a faulty one what is wrong with it.
+    """(line number from 1, record) for each line of a JSON-lines file. A faulty line gives a BadRecord instead of a record.
 
-    Blank lines are passed over and counted. Raises BadCorpus where the file itself cannot be read.
+    Blank lines are ignored, but counted in line numbers. Raises BadCorpus where the file cannot be read.
     """
     for number, line in lines_of(path):
         if isinstance(line, BadRecord):
@@ -46,7 +46,10 @@ def records_of(path: Path) -> Iterator[tuple[int, Record | BadRecord]]:
 
 
 def records_of_json(path: Path) -> Iterator[tuple[int, Record | BadRecord]]:
-    """The same of a file that is one list of objects, one object, or JSON lines after all. A list is read whole."""
+    """(number from 1, record) for each record of a file that is a list of objects, one object, or JSON lines.
+
+    A list is read into memory. Raises BadCorpus where the file cannot be read or is too long.
+    """
     for _, line in lines_of(path):
         if isinstance(line, BadRecord) or not line.strip():
             continue
@@ -63,7 +66,7 @@ def records_of_json(path: Path) -> Iterator[tuple[int, Record | BadRecord]]:
 
 
 def parsed(text: str, *, where: str) -> Record | BadRecord:
-    """One object, or what is wrong with it. ``where`` locates it."""
+    """The object in a text, or a BadRecord. ``where`` locates the text in the message."""
     try:
         record = json.loads(_shallow(text), object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant)
     except (ValueError, RecursionError) as error:
@@ -78,9 +81,9 @@ def parsed(text: str, *, where: str) -> Record | BadRecord:
 
 def _object(pairs: list[tuple[str, Any]]) -> Record:
     found = dict(pairs)
-    if len(found) < len(pairs):  # which of the two is meant, every reader decides for itself
+    if len(found) < len(pairs):  # readers differ in which of the two they take
         keys = [key for key, _ in pairs]
-        found |= {key: Unreadable("a key that stands there twice") for key in found if keys.count(key) > 1}
+        found |= {key: Unreadable("a key that occurs twice") for key in found if keys.count(key) > 1}
     return found
 
 
@@ -89,7 +92,7 @@ def _integer(digits: str) -> int | Unreadable:
 
 
 def _constant(name: str) -> Unreadable:
-    return Unreadable(f"{name}, which is no JSON")
+    return Unreadable(f"{name}, which is not JSON")
 
 
 _MARK = "limbeck: too deep \x00"
@@ -101,7 +104,7 @@ def _without_marks(record: Record) -> Record:
 
 
 def _shallow(text: str) -> str:
-    """A record whose values that are nested too deep have a mark in their place; nearly always the text itself."""
+    """The text of a record with a mark in place of values nested too deep; nearly always the same text."""
     if text.count("[") + text.count("{") <= DEPTH:
         return text
     spans: list[tuple[int, int]] = []
@@ -126,7 +129,7 @@ def _shallow(text: str) -> str:
 
 
 def _elements(text: str) -> Iterator[str]:
-    """The elements of a list, each as it is written. What follows the list's end is one more, so that it is named."""
+    """The texts of a list's elements. Text after the list is one more, so that a message names it."""
     depth, start = 0, 1
     for found in _STRUCTURE.finditer(text):
         sign = found[0]

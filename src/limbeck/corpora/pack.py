@@ -1,9 +1,9 @@
-"""Rows out of a token store, and the only shift: after it ``targets[b, t]`` is what follows ``tokens[b, t]``.
+"""Packed rows from a token store. Targets are shifted here and nowhere else: ``targets[b, t]`` follows ``tokens[b, t]``.
 
-Which documents stand in a row is the store's layout (`corpora/layout.py`): whole ones by best fit, pieces of those longer than a
-row. Every learned token is predicted once an epoch. What keeps documents and pieces apart is ``position``: Transformers sees a
-new sequence wherever it does not grow by one and lets attention not cross it. What a row has left is padding, a document of its
-own.
+The store's layout (`corpora/layout.py`) assigns documents to rows: whole documents by best fit, and pieces of those longer than
+a row. Every learned token is predicted once an epoch. ``position`` separates documents and pieces: Transformers starts a new
+sequence wherever it does not grow by one, and attention does not cross that place. The rest of a row is padding, which counts
+as a document of its own.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from limbeck.types import Batch
 
 
 class Rows:
-    """A store as rows of ``length`` predictions: a `Corpus`, endless and shuffled anew each epoch.
+    """A token store as rows of ``length`` predictions (the sequence length): an endless `Corpus`, shuffled anew each epoch.
 
-    ``n_rows`` is the number of rows in one epoch, ``layout`` what stands in them. The order depends on the seed alone. Of several
-    ``ranks``, each takes every ranks-th of the global rows, so together they read what one would, and the saved position is the
-    same for all.
+    ``n_rows`` is the number of rows in one epoch, ``layout`` their content. The order depends on the seed alone. With several
+    ``ranks`` each reads every ranks-th global row. Together they read the rows of a single process, and share its position.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Rows:
         self._order: tuple[int, np.ndarray] | None = None  # the epoch, and its order
 
     def take(self, rows: int) -> Batch:
-        """The next ``rows`` rows of all ranks together, as far as they are this rank's."""
+        """This rank's part of the next ``rows`` global rows."""
         indices = np.arange(self._next, self._next + rows)[self.rank :: self.ranks]
         self._next += rows
         return self.rows_of(np.array([self._row(int(index)) for index in indices], dtype=np.int64))
@@ -71,7 +70,7 @@ class Rows:
             yield self.rows_of(mine[start : start + batch_rows])
 
     def taken(self, rows: int) -> Batch:
-        """The last ``rows`` rows that all ranks together have taken."""
+        """The last ``rows`` global rows that all ranks together have read."""
         return self.rows_of(np.array([self._row(i) for i in range(self._next - rows, self._next)], dtype=np.int64))
 
     def documents(self, rows: int) -> list[str]:
@@ -80,10 +79,10 @@ class Rows:
         return [self.store.name_of(i) for i in taken.document[taken.weight > 0].unique().tolist()]
 
     def rows_of(self, rows: Int64[np.ndarray, " B"]) -> Batch:
-        """The rows of these numbers, from 0 to ``n_rows`` - 1.
+        """The rows with these numbers, from 0 to ``n_rows`` - 1, as a batch (B, T).
 
-        Weight is 0 where the next token is not learned, is learned elsewhere, or opens another document. Padding is a document
-        of its own, number -1.
+        The weight is 0 where the next token is not learned, is learned in another row, or opens another document. Padding has
+        the document number -1.
         """
         store, rows = self.store, np.asarray(rows, dtype=np.int64)
         places = self.layout.places(rows)
@@ -111,7 +110,7 @@ class Rows:
         return self._counted(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position: how many rows all ranks together have taken, those passed over at the start among them."""
+        """The position: the number of global rows read, including those skipped at the start."""
         return {"row": self._next}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -119,14 +118,14 @@ class Rows:
         self._next = int(state["row"])
 
     def _row(self, index: int) -> int:
-        """Which row of the store stands at a place of the endless order."""
+        """The row of the store at a place of the endless order."""
         epoch, place = divmod(index, self.n_rows)
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, self._shuffled(epoch))
         return int(self._order[1][place])
 
     def _shuffled(self, epoch: int) -> Int64[np.ndarray, " n_rows"]:
-        """The rows of an epoch in their order: first those in common with another seed, which do not come twice."""
+        """The rows of an epoch in order. Those in common with another seed come first, and only once."""
         own = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.n_rows)
         seed, rows = self._common
         ahead = min(max(rows - epoch * self.n_rows, 0), self.n_rows)
@@ -137,7 +136,7 @@ class Rows:
 
 
 def require_rows(store: TokenStore, *, length: int) -> None:
-    """An error where a store has less than one row of ``length`` predictions: too little to train on."""
+    """Raises BadCorpus where a store has less than one row of ``length`` predictions, too little to train on."""
     if store.tokens < length + 1:
         raise BadCorpus(
             f"{store.folder}: expected at least one row of {length} + 1 tokens, got {store.tokens} tokens in "

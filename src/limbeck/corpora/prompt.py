@@ -1,7 +1,7 @@
-"""What a teacher is to answer or to continue: a document up to where it speaks.
+"""Prompts for generation: documents up to the place where a teacher continues.
 
-Of a conversation that is everything before the assistant's last turn, or all of it where somebody else spoke last. A text is
-the beginning of one, whole as it is: nothing says where in it a teacher should take over.
+The prompt of a conversation is everything before its last assistant turns; that of a record with a prompt is the prompt. A plain
+text is a prompt as a whole.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from limbeck.errors import BadRecord
 
 @dataclass(frozen=True)
 class Prompt:
-    """A document that ends where a teacher goes on; ``name`` says where it is from."""
+    """A document that a teacher continues. ``name`` is its place in the source."""
 
     document: Document
 
     @property
     def name(self) -> str:
-        """The document's."""
+        """The document's name."""
         return self.document.name
 
     @property
@@ -48,21 +48,24 @@ class Prompt:
 
     @property
     def beside(self) -> dict[str, Any]:
-        """What belongs to a conversation besides its messages, by the names of the fields of a record."""
+        """Tools and template arguments of a conversation, by the field names of a record."""
         found = {"tools": self.document.tools, "chat_template_kwargs": self.document.template}
         return {name: value for name, value in found.items() if value is not None}
 
     def tokens(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """As the model reads it: written by its chat template up to where the assistant speaks, or opened as a text is."""
+        """The prompt's tokens: from the chat template up to the next assistant turn, or a text with its opening token.
+
+        Raises BadCorpus where the tokenizer has no chat template, and BadRecord where that rejects the messages.
+        """
         if isinstance(self.asked, list):
             return conversation_so_far(tokenizer, self.document)
         return document_tokens(tokenizer, [self.asked], frame=Frame(tokenizer.bos_token_id, None))[0]
 
     def answered(self, text: str, calls: list[Any] | None = None) -> dict[str, Any]:
-        """The record of the document with what a teacher wrote: a turn of the assistant more, or a longer text.
+        """The record of the document with a teacher's completion: another assistant turn, or a longer text.
 
-        ``calls`` of functions are part of the turn. What stands beside a conversation stays there. Of a record with a prompt
-        only what was written is learned.
+        ``calls`` are the tool calls of the turn. Tools and template arguments are kept. In a record with a prompt only the
+        completion is learned.
         """
         if isinstance(self.asked, str):
             if self.document.prompt:
@@ -77,10 +80,10 @@ class Prompt:
 def prompts_of(
     source: str, *, most: int | None = None, columns: Columns | None = None, bad: BadRecords | None = None
 ) -> list[Prompt]:
-    """The prompts of a source, in its order; the first ``most`` of them.
+    """The first ``most`` prompts of a source, in its order.
 
-    Those that cannot be read, or have nothing to answer, are told to ``bad``; without it, and where they are too many, raises
-    BadCorpus.
+    Records that cannot be read, or have no turn to answer, are added to ``bad``. Raises BadCorpus where there are more of them
+    than may be skipped, without ``bad`` for the first, and for a wrong source.
     """
     bad = bad or BadRecords()
     found: list[Prompt] = []
@@ -96,7 +99,7 @@ def prompts_of(
 
 
 def digest(prompts: Iterable[Prompt]) -> str:
-    """SHA-256 of what the prompts say, in their order."""
+    """SHA-256 of the contents of prompts, in order."""
     found = hashlib.sha256()
     for prompt in prompts:
         found.update(prompt.document.digest())
@@ -114,7 +117,7 @@ def _cut(document: Document) -> Document:
         stop -= 1
     if not stop:
         raise BadRecord(
-            f"{document.name}: expected somebody to speak before the assistant, got only turns of the assistant: give the "
-            "question that is to be answered, or remove it"
+            f"{document.name}: expected a turn before the assistant's, got only turns of the assistant: give the "
+            "question to answer, or remove it"
         )
     return replace(document, messages=document.messages[:stop])

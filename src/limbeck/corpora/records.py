@@ -1,8 +1,8 @@
-"""A record as a document: which of its fields are read, and as what. All known names of fields are in this file.
+"""Converts a record of a dataset to a document. All known field names are in this file.
 
-A record is recognised by its fields, in this order: ``messages`` (chat), ``text``, ``conversations`` (ShareGPT), ``prompt`` and
-``completion``, ``instruction`` and ``output`` (Alpaca). `Columns` name others. Beside messages of any of these forms, ``tools``
-and ``chat_template_kwargs`` go to the chat template.
+The form of a record follows from its fields, in this order: ``messages`` (chat), ``text``, ``conversations`` (ShareGPT),
+``prompt`` and ``completion``, ``instruction`` and ``output`` (Alpaca). `Columns` gives other names. In every chat form, ``tools``
+and ``chat_template_kwargs`` are passed to the chat template.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from limbeck.corpora.document import Document, Message, without_nulls
 from limbeck.corpora.jsonl import Unreadable, parsed
 from limbeck.errors import BadRecord, BadSetting
 
-# The fields that each form needs, and the others that it reads, in the order in which a record is tried.
+# The required and the optional fields of each form. A record has the first form that matches.
 FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "messages": (("messages",), ("system",)),
     "text": (("text",), ()),
@@ -24,16 +24,16 @@ FORMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "prompt and completion": (("prompt", "completion"), ()),
     "Alpaca": (("instruction", "output"), ("input", "system", "history")),
 }
-BESIDE = ("tools", "chat_template_kwargs")  # of a conversation in any form
+BESIDE = ("tools", "chat_template_kwargs")  # optional fields of a conversation in every form
 ROLES = tuple(dict.fromkeys(name for needed, others in FORMS.values() for name in (*needed, *others))) + BESIDE
 
-# Keys of a message that say whether a turn is learned; the template does not see them.
+# Keys of a message that decide whether its tokens have weight in the loss. The chat template does not receive them.
 LEARNED = ("weight", "train", "trainable")
 
-# Keys that carry no text of their own: that no token comes of them is no loss.
+# Keys without text of their own; nothing is lost when the chat template ignores them.
 MARKS = frozenset({*LEARNED, "id", "type", "tool_call_id", "index"})
 
-# Who speaks in ShareGPT's form. A function_call is a turn of the assistant that calls.
+# Roles of ShareGPT's form. A function_call is an assistant turn with a tool call.
 _SPEAKERS = {
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "assistant", "model", "chatgpt", "bing", "bard"), "assistant"),
@@ -47,7 +47,10 @@ _OURS |= {"chat_template", "return_dict", "return_tensors", "return_assistant_to
 
 @dataclass(frozen=True)
 class Columns:
-    """What fields are called in a text where not by their usual names: (usual, there) pairs. Empty: they are recognised."""
+    """Field names of a dataset as (usual name, name in the dataset) pairs. Without pairs the usual names apply.
+
+    Raises BadSetting for an unknown or repeated usual name, and where a form lacks a required field.
+    """
 
     names: tuple[tuple[str, str], ...] = ()
 
@@ -69,16 +72,16 @@ class Columns:
 
     @property
     def form(self) -> str | None:
-        """The form that is named; None where records are recognised."""
+        """The form whose fields are given, None where each record's form is recognised."""
         given = {name for name, _ in self.names}
         return next((form for form, (needed, _) in FORMS.items() if given and set(needed) <= given), None)
 
     def there(self, name: str) -> str:
-        """What a field of ours is called in the text."""
+        """The name of a field in the dataset, from its usual name."""
         return dict(self.names).get(name, name)
 
     def wanted(self, names: Iterable[str]) -> list[str]:
-        """Which of a table's columns are read."""
+        """The columns of a table that are read."""
         there = list(names)
         form = self.form or form_of(dict.fromkeys(there, True))
         return [] if form is None else [name for name in map(self.there, _fields(form)) if name in there]
@@ -90,7 +93,7 @@ def _fields(form: str) -> tuple[str, ...]:
 
 
 def form_of(record: Mapping[str, Any]) -> str | None:
-    """The form of a record by its fields; None where it has none. A null counts as absent, if another form is there."""
+    """The form of a record by its fields, None for an unknown one. A null field counts as absent where another form matches."""
     whole = [form for form, (needed, _) in FORMS.items() if all(name in record for name in needed)]
     held = [form for form in whole if all(record[name] is not None for name in FORMS[form][0])]
     return next(iter(held or whole), None)
@@ -105,10 +108,10 @@ def from_record(
     table: bool = False,
     unread: tuple[str, ...] = (),
 ) -> Document | None:
-    """The document of one record, or None where its text is blank. ``where`` locates the record in an error.
+    """The document of one record, or None where its text is blank. ``where`` locates the record in errors.
 
-    ``table``: the record is a row of a table, which gives every object the keys of all others, null where it has none, and
-    whose columns ``unread`` were left out. Raises BadRecord where a field that is read holds something else than it should.
+    ``table``: the record is a row of a table, in which every object has the keys of all others with null values, and whose
+    columns ``unread`` were not loaded. Raises BadRecord where a field has the wrong type or content.
     """
     columns = columns or Columns()
     form = columns.form or form_of(record)
@@ -125,14 +128,14 @@ def from_record(
 
 
 def from_text(text: Any, *, name: str, where: str, family: str | None = None, field: str = "text") -> Document | None:
-    """The document of one text, or None where the text is blank."""
+    """The document of one text, or None where the text is blank. Raises BadRecord where it is not a Unicode string."""
     text = _string(text, field, where)
     return Document(name, text=text, family=family, form="text") if text.strip() else None
 
 
 @cache
 def _shared(names: tuple[str, ...]) -> tuple[str, ...]:
-    """One tuple for all records with the same fields."""
+    """The same tuple object for all records with the same fields, which saves memory."""
     return names
 
 
@@ -149,13 +152,13 @@ def _refuse_without(columns: Columns, form: str | None, names: list[str], where:
 
 @dataclass
 class _Record:
-    """The fields of a record by their usual names, and where it is."""
+    """The fields of a record by their usual names, and its place for messages."""
 
     fields: dict[str, Any]
     where: str
 
     def conversation(self, name: str, messages: list[Message]) -> Document:
-        """The document of some messages, with what stands beside them."""
+        """The document of some messages, with system prompt, tools and template arguments of the record."""
         system = self.fields.get("system")
         if system not in (None, "") and not any(message["role"] == "system" for message in messages):
             messages = [{"role": "system", "content": _string(system, "system", self.where)}, *messages]
@@ -184,7 +187,7 @@ def _sharegpt(record: _Record, name: str) -> Document | None:
 
 
 def _turn(turn: Any, i: int, where: str) -> Message:
-    """A message of one turn in ShareGPT's form, with the keys that it has besides."""
+    """The message of one turn in ShareGPT's form. Its other keys are kept."""
     speaker = turn.get("from") if isinstance(turn, Mapping) else None
     if not isinstance(speaker, str) or speaker not in _SPEAKERS:
         came = kind(turn) if not isinstance(turn, Mapping) else kind(speaker)
@@ -203,9 +206,9 @@ def _turn(turn: Any, i: int, where: str) -> Message:
 def _completion(record: _Record, name: str) -> Document | None:
     prompt, completion = record.fields["prompt"], record.fields["completion"]
     if isinstance(prompt, list) or isinstance(completion, list):
-        asked = _messages(prompt, "prompt", record.where)
-        answers = _messages(completion, "completion", record.where)
-        return record.conversation(name, [*({**message, "weight": 0} for message in asked), *answers])
+        before = _messages(prompt, "prompt", record.where)
+        after = _messages(completion, "completion", record.where)
+        return record.conversation(name, [*({**message, "weight": 0} for message in before), *after])
     begin, end = _string(prompt, "prompt", record.where), _string(completion, "completion", record.where)
     return Document(name, text=begin + end, prompt=len(begin)) if end.strip() else None
 
@@ -214,16 +217,16 @@ def _alpaca(record: _Record, name: str) -> Document | None:
     texts = {
         key: "" if (value := record.fields.get(key)) is None else value for key in ("instruction", "input", "output")
     }
-    asked = [_string(texts[key], key, record.where) for key in ("instruction", "input")]
+    request = [_string(texts[key], key, record.where) for key in ("instruction", "input")]
     answer = _string(texts["output"], "output", record.where)
     turns = [pair for pair in record.fields.get("history") or [] if pair]
     if any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in turns):
         raise BadRecord(f"{record.where}: expected 'history' to be pairs of question and answer: repair or remove it")
-    said = [text for pair in turns for text in pair] + ["\n\n".join(filter(str.strip, asked)), answer]
-    roles = ("user", "assistant") * (len(said) // 2)
+    contents = [text for pair in turns for text in pair] + ["\n\n".join(filter(str.strip, request)), answer]
+    roles = ("user", "assistant") * (len(contents) // 2)
     messages = [
         {"role": role, "content": _string(text, "history", record.where)}
-        for role, text in zip(roles, said, strict=True)
+        for role, text in zip(roles, contents, strict=True)
     ]
     return record.conversation(name, messages) if answer.strip() else None
 
@@ -238,7 +241,7 @@ _AS = {
 
 
 def _messages(messages: Any, field: str, where: str) -> list[Message]:
-    """The messages, if they are a conversation: a non-empty list of objects with role and content."""
+    """The checked messages: a non-empty list of objects with role and content. Raises BadRecord for anything else."""
     return [_checked(message, i, where) for i, message in enumerate(_list(messages, field, where))]
 
 
@@ -249,7 +252,7 @@ def _list(value: Any, field: str, where: str) -> list[Any]:
 
 
 def _checked(message: Any, i: int, where: str) -> Message:
-    """One message, its content as one text."""
+    """One checked message with its content as one string."""
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise BadRecord(f"{where}: expected message {i} to be an object with a string 'role', got {kind(message)}")
     _check_values(message, where)
@@ -266,7 +269,7 @@ def _checked(message: Any, i: int, where: str) -> Message:
 
 
 def _joined(parts: list[Any], i: int, where: str) -> str:
-    """The text of content that is in parts."""
+    """The text of content that consists of parts."""
     texts: list[str] = []
     for part in parts:
         text = part.get("text") if isinstance(part, Mapping) else part
@@ -278,7 +281,7 @@ def _joined(parts: list[Any], i: int, where: str) -> str:
 
 
 def _of_table(value: Any) -> Any:
-    """A field without the nulls that a table puts in. The content of a turn that only calls stays null: templates ask for it."""
+    """A field without the nulls that a table adds. The null content of a turn with only tool calls stays; templates test it."""
     found = without_nulls(value)
     for message in found if isinstance(found, list) else ():
         if isinstance(message, dict) and message.get("tool_calls"):
@@ -342,7 +345,7 @@ def _string(text: Any, field: str, where: str) -> str:
 
 
 def _check_values(value: Any, where: str) -> None:
-    """Raises BadRecord where a value that goes to a template cannot be read, or is no text."""
+    """Raises BadRecord where a value for the chat template cannot be read, or is not text."""
     if isinstance(value, str):
         _check_unicode(value, where)
     elif isinstance(value, Mapping):
@@ -357,7 +360,7 @@ def _check_values(value: Any, where: str) -> None:
 
 
 def _check_unicode(text: str, where: str) -> None:
-    """JSON can spell halves of surrogate pairs (``\\ud800``), which are in no text."""
+    """Raises BadRecord for half a surrogate pair (``\\ud800``), which JSON can spell but Unicode text cannot contain."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -368,14 +371,14 @@ def _check_unicode(text: str, where: str) -> None:
 
 
 def _holds_text(value: Any) -> bool:
-    """Whether a field holds a string somewhere that a reader may miss."""
+    """Whether a field contains a non-empty string at any depth."""
     if isinstance(value, Mapping):
         return any(map(_holds_text, value.values()))
     return any(map(_holds_text, value)) if isinstance(value, list | tuple) else isinstance(value, str) and bool(value)
 
 
 def kind(value: Any) -> str:
-    """What a JSON value is, in JSON's own words."""
+    """A description of a value in JSON's terms, for messages."""
     if value is None:
         return "null"
     if isinstance(value, Unreadable):

@@ -1,7 +1,7 @@
-"""The documents of a token store in another tokenizer's tokens: the same documents, in the same order.
+"""Converts a token store to another tokenizer: the same documents, in the same order.
 
-The text comes out of the tokens themselves, so document d of the one store is document d of the other whatever the source does
-meanwhile, and a store without its source will do. What cannot be read back, byte for byte, is an empty document there.
+The text is decoded from the tokens, so document d is the same in both stores even if the source changes, and the source is not
+needed. A document that cannot be decoded byte for byte is empty in the new store.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _TOGETHER = 1024  # documents tokenised in one call
 
 
 def frame_of(store: TokenStore) -> Frame:
-    """What opens and closes the documents of a store."""
+    """The tokens that open and close the documents of a store."""
     return Frame(*store.manifest["made_from"]["frame"])
 
 
 def tokens_of(store: TokenStore, document: int, spelled: TokenBytes) -> tuple[np.ndarray, int, int, bytes | None]:
-    """(tokens of a document, how many of them open it, how many close it, its text); none of an empty one.
+    """(tokens of a document, number of opening tokens, number of closing tokens, its text).
 
-    A text that had what opens or closes it already was given none, so its own tokens are counted as text. The text is None where
-    what is read back from the tokens is not what it was.
+    Where a text already contained an opening or closing token, that token counts as text. The text is None where decoding does
+    not restore it.
     """
     tokens = store.slice(int(store.starts[document]), int(store.starts[document + 1]))
     around, some = frame_of(store), len(tokens) > 0
@@ -50,7 +50,7 @@ def tokens_of(store: TokenStore, document: int, spelled: TokenBytes) -> tuple[np
 
 
 def text_of(store: TokenStore, document: int, spelled: TokenBytes) -> bytes | None:
-    """The text of a document, read back from its tokens; None where that is not what it was."""
+    """The text of a document, decoded from its tokens; None where decoding does not restore it."""
     return tokens_of(store, document, spelled)[3]
 
 
@@ -63,12 +63,12 @@ def retokenised(
     end: int | None,
     documents: Bool[np.ndarray, " documents"] | None = None,
 ) -> TokenStore:
-    """These ``documents`` of a store (all, without) in the tokens of another tokenizer, kept in ``folder``.
+    """Converts the chosen ``documents`` of a store (by default all) to another tokenizer, into ``folder``.
 
-    Others are empty there, those behind the last left out. ``spelled`` is what the store's own tokens stand for, ``end`` as for
-    `frame`. ``manifest["unread"]`` counts the documents that could not be read back.
+    Other documents are empty there, and those after the last chosen one are left out. ``spelled`` holds the bytes of the
+    store's own tokens; ``end`` is as for `frame`. ``manifest["unread"]`` counts the documents that could not be decoded.
 
-    Raises BadCorpus for conversations, which each tokenizer's template writes in its own way.
+    Raises BadCorpus for conversations, since every tokenizer's chat template writes them differently.
     """
     if not store.learns_all:
         raise BadCorpus(
@@ -91,15 +91,15 @@ def retokenised(
     with whole_folder(folder) as beside:
         writer = Writer(beside, token_dtype(tokenizer), mixed=False)
         unread = 0
-        for asked, item in zip(wanted, _items(store, wanted, spelled, tokenizer, around, writer.dtype), strict=True):
-            unread += bool(asked) and not len(item.tokens)
+        for chosen, item in zip(wanted, _items(store, wanted, spelled, tokenizer, around, writer.dtype), strict=True):
+            unread += bool(chosen) and not len(item.tokens)
             writer.add(item)
         writer.finish(made_from, corpus=store.manifest["corpus_sha256"], unread=unread)
     return TokenStore.open(folder)
 
 
 def _ready(folder: Path, made_from: dict[str, Any]) -> TokenStore | None:
-    """The store in the folder, if it is whole and made from the same."""
+    """The store in the folder, None where it is damaged or made from something else."""
     try:
         if read_manifest(folder)["made_from"] != made_from:
             return None
@@ -118,7 +118,7 @@ def _items(
     around: Frame,
     dtype: np.dtype,
 ) -> Iterator[Item]:
-    """The wanted documents in other tokens; another, or one that cannot be read back, without any."""
+    """The wanted documents in the other tokens. Other documents, and those that cannot be decoded, are empty."""
     for start in range(0, len(wanted), _TOGETHER):
         numbers = range(start, min(start + _TOGETHER, len(wanted)))
         texts = [text_of(store, number, spelled) if wanted[number] else None for number in numbers]

@@ -1,7 +1,7 @@
-"""Where documents come from: files, folders, globs, the Hugging Face hub, the standard library of this Python.
+"""Sources of documents: files, folders, globs, datasets of the Hugging Face hub, the standard library of this Python.
 
-A source is one string, several joined by commas. `resolve` looks at all of it before anything is read, so that a wrong
-path costs seconds; what lies inside the files is only known by reading them.
+A source is one string; commas join several. `resolve` checks all paths before anything is read, so that a wrong path costs
+seconds. The content of files is checked while they are read.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from limbeck.disk import existing, shown
 from limbeck.errors import BadCorpus
 from limbeck.plugins import Marked, Registry
 
-LONG_TEXT = 128 << 10  # bytes of a .txt from which on a part of it can be held out
+LONG_TEXT = 128 << 10  # bytes of the shortest .txt file of which a part can be held out
 _FILES = ".txt, .jsonl, .json or .parquet files"
 KINDS = (
     "a .txt, .jsonl, .json or .parquet file (text and JSON also as .gz or .zst), a folder or glob of these, "
     "hf:name[:config][/split], or python:stdlib"
 )
 
-# Tests, demos, data tables and what is installed beside the library rather than part of it.
+# Tests, demos, data tables and packages installed beside the library.
 NOT_LIBRARY = (
     *("test", "tests", "idlelib", "lib2to3", "pydoc_data", "encodings", "turtledemo", "site-packages", "dist-packages"),
     *("ensurepip", "__pycache__", "config-*", "lib-dynload"),
@@ -48,12 +48,12 @@ _HUB = re.compile(rf"(?P<name>[^:]+?)(?::(?P<config>[^/:]+)(?:/(?P<after_config>
 
 @dataclass(frozen=True)
 class Part:
-    """One file, data set or module library of a source.
+    """One file, dataset or module library of a source.
 
-    ``documents`` gives its documents and what is wrong with those of its records that cannot be read. ``stamp`` changes when
-    the content does, as far as can be told without reading it. ``size`` is the number of bytes where it says something about
-    the amount of text, else None. ``beside``: files in the same folder that are no texts, on the first part of a folder.
-    ``name``: what a file or data set is called. ``text``: the file, if it is plain text.
+    ``documents`` reads its documents; records that cannot be read give a BadRecord. ``stamp`` changes with the content, as far
+    as this shows without reading it. ``size`` is the number of bytes, None where it does not reflect the amount of text.
+    ``beside`` lists ignored files of a folder, on its first part. ``name`` is the name of a file or dataset. ``text`` is the
+    file where it is plain text.
     """
 
     documents: Callable[[], Documents]
@@ -111,15 +111,19 @@ def _blamed(part: Part, scheme: str) -> Part:
 def read(
     source: str, columns: Columns | None = None, bad: BadRecords | None = None, *, passages: bool = False
 ) -> Iterator[Document]:
-    """The documents of a source, streamed. A wrong source is an error at the call, before the first document.
+    """The documents of a source, streamed. ``passages``: see `resolve`.
 
-    A record that cannot be read is told to ``bad``; without it, it is an error. ``passages``: see `resolve`.
+    Raises BadCorpus for a wrong source, already at the call. A record that cannot be read is added to ``bad``; without
+    ``bad`` it raises BadCorpus.
     """
     return read_parts(resolve(source, columns, passages=passages), source, bad)
 
 
 def read_parts(parts: list[Part], source: str, bad: BadRecords | None = None) -> Iterator[Document]:
-    """The documents of resolved parts; ``source`` names them if there turn out to be none."""
+    """The documents of resolved parts. ``source`` appears in the message where there are none.
+
+    Raises BadCorpus for a source without text, and for a record that cannot be read where ``bad`` is None.
+    """
     empty = True
     for part in parts:
         for document in part.documents():
@@ -139,9 +143,10 @@ def read_parts(parts: list[Part], source: str, bad: BadRecords | None = None) ->
 
 
 def resolve(source: str, columns: Columns | None = None, *, passages: bool = False) -> list[Part]:
-    """The parts of a source, in the order in which they are read. ``columns``: what its fields are called.
+    """The parts of a source, in reading order. ``columns`` names the fields of its records.
 
-    ``passages``: a source that is one long .txt is read in passages, so that a part of it can be held out.
+    ``passages``: a source of one long .txt file is split into passages, so that a part of it can be held out. Raises BadCorpus
+    where a part does not exist, is empty, or is of an unknown kind.
     """
     columns = columns or Columns()
     if existing(source):  # a comma may be part of a name
@@ -203,13 +208,13 @@ def _file(path: Path, name: str, columns: Columns, beside: tuple[str, ...] = ())
 
 
 def _folder(folder: Path, columns: Columns) -> list[Part]:
-    """Every file of a known kind in a folder and below it, but for hidden ones; the others are passed over, and counted."""
+    """All files of a known kind in a folder and below it, except hidden ones. Others are ignored, and listed in ``beside``."""
     found = (p for p in folder.rglob("*") if not any(piece.startswith(".") for piece in p.relative_to(folder).parts))
     return _texts(sorted(p for p in found if p.is_file()), folder, columns)
 
 
 def _texts(paths: list[Path], folder: Path, columns: Columns) -> list[Part]:
-    """The texts among some files, which are called as they are below ``folder``."""
+    """The datasets among some files, named relative to ``folder``."""
     names = {p: str(p.relative_to(folder)) if p.is_relative_to(folder) else p.name for p in paths}
     texts = [p for p in paths if is_text(p)]
     others = tuple(names[p] for p in paths if not is_text(p))
@@ -220,7 +225,7 @@ def _texts(paths: list[Path], folder: Path, columns: Columns) -> list[Part]:
 
 
 def _glob(pattern: str, columns: Columns) -> list[Part]:
-    """The files of a known kind that a pattern matches; the others are passed over, and counted."""
+    """The files of a known kind that a pattern matches. Others are ignored, and listed in ``beside``."""
     paths = sorted(Path(match) for match in glob.glob(os.path.expanduser(pattern), recursive=True))
     texts = [p for p in paths if p.is_file() and is_text(p)]
     if not texts:
@@ -231,7 +236,7 @@ def _glob(pattern: str, columns: Columns) -> list[Part]:
 
 
 def _nearest(path: Path) -> str:
-    """What is there instead, for a message about a path that is not."""
+    """The most similar existing path, for a message about one that does not exist."""
     folder = existing(path.parent)
     if folder is None or not folder.is_dir():
         return f": there is no folder {shown(path.parent)} either"
@@ -248,7 +253,10 @@ def _python(rest: str, columns: Columns) -> Part:
 
 
 def standard_library() -> Iterator[Document]:
-    """The source files of the running Python's standard library, without its tests, sorted by module name."""
+    """The source files of the running Python's standard library, without its tests, sorted by module name.
+
+    Raises BadCorpus where a file cannot be read.
+    """
     root = Path(sysconfig.get_path("stdlib"))
     modules = []
     for folder, folders, names in os.walk(root):
@@ -268,12 +276,11 @@ def standard_library() -> Iterator[Document]:
 
 
 def hub_name(source: str) -> tuple[str, str | None, str]:
-    """Name, configuration and split of ``hf:name[:config][/split]``.
+    """Name, configuration and split of ``hf:name[:config][/split]``. The default split is train.
 
-    A name may hold a slash itself (``org/name``). So without a configuration, what follows the last slash is the split
-    only if it looks like one: train, test, validation, valid, val or dev, perhaps with a slice (``train[:10%]``).
-    After a configuration anything does. A local folder of that whole name is taken as the name. By default the
-    split is train.
+    A name may contain a slash (``org/name``). Without a configuration, the part after the last slash is the split only where
+    it is train, test, validation, valid, val or dev, with or without a slice (``train[:10%]``). After a configuration it always
+    is. A local folder of the whole name takes precedence. Raises BadCorpus where the text has another form.
     """
     rest = source.removeprefix("hf:")
     local = existing(rest)
@@ -289,7 +296,7 @@ def hub_name(source: str) -> tuple[str, str | None, str]:
 
 @source("hf")
 def _hub(rest: str, columns: Columns) -> Part:
-    """A data set of the hub, or a local folder in the hub's layout. It is downloaded here, and read from disk later."""
+    """A dataset of the hub, or a local folder in the hub's layout. It is downloaded here, and read from disk later."""
     import datasets  # takes a second
 
     source = f"hf:{rest}"
@@ -299,7 +306,7 @@ def _hub(rest: str, columns: Columns) -> Part:
     except Exception as error:  # the library raises what its many readers raise
         reason = str(error).strip().split("\n")[0]
         raise BadCorpus(
-            f"{shown(source)}: expected a data set {shown(name)!r}, configuration {config or 'default'!r}, split {split!r}, got "
+            f"{shown(source)}: expected a dataset {shown(name)!r}, configuration {config or 'default'!r}, split {split!r}, got "
             f"{type(error).__name__}: {shown(reason)}: check the three, or name a local file"
         ) from None
     wanted = wanted_columns(data.column_names, columns, source)

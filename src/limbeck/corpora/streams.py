@@ -1,7 +1,7 @@
-"""Files of text, packed or not, as bytes and lines: everything is streamed, and no line is longer than memory is sure to hold.
+"""Streams text files, compressed or not, as bytes and lines with a limit on their length.
 
-Text is decoded line by line from bytes, because an error must name the byte in the file, and a decoder that works in blocks only
-knows the byte in the block.
+Text is decoded line by line, because errors name the byte in the file. A decoder that works in blocks knows only the byte in
+the block.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from limbeck.errors import BadCorpus, BadRecord
 
 BOM = "\ufeff"
 PACKED = (".gz", ".zst")
-LONGEST = 1 << 30  # bytes of one line, or of a file that is read whole: a packed file may hold any number
+LONGEST = 1 << 30  # bytes of one line, or of a file read at once; a compressed file may contain any number
 
 
 def kind_of(path: Path) -> str:
-    """The ending that says what a file holds, in small letters and without that of its packing: .jsonl of a.JSONL.gz."""
+    """The lower-case extension of a file without that of its compression: .jsonl for a.JSONL.gz."""
     return unpacked(path).suffix.lower()
 
 
 def unpacked(path: Path) -> Path:
-    """The name of a file without the ending of its packing."""
+    """The name of a file without the extension of its compression."""
     return path.with_suffix("") if path.suffix.lower() in PACKED else path
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A file's bytes, unpacked. Raises BadCorpus for what the system or an unpacker says, at the place where it is met."""
+    """A file's decompressed bytes. Raises BadCorpus where the system or the decompressor fails, also while reading."""
     try:
         with _stream(path) as file:
             yield file
@@ -54,9 +54,10 @@ def _stream(path: Path) -> BinaryIO:
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str | BadRecord]]:
-    """Line numbers from 1 and the lines of a UTF-8 file, ends and all, without a byte order mark.
+    """Line numbers from 1 and the lines of a UTF-8 file with their line feeds, without a byte order mark.
 
-    A line that is no UTF-8 is a BadRecord that names the byte. Raises BadCorpus where one is longer than `LONGEST`.
+    A line that is not UTF-8 is given as a BadRecord that names the byte. Raises BadCorpus where the file cannot be read or a
+    line is longer than `LONGEST`.
     """
     offset = number = 0
     with opened(path) as file:
@@ -71,7 +72,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, str | BadRecord]]:
 
 
 def whole_text(path: Path) -> str:
-    """All of a UTF-8 file. Raises BadCorpus where it is longer than `LONGEST`, or no UTF-8."""
+    """The content of a UTF-8 file. Raises BadCorpus where it is longer than `LONGEST`, or not UTF-8."""
     with opened(path) as file:
         content = file.read(LONGEST + 1)
     if len(content) > LONGEST:

@@ -1,9 +1,9 @@
-"""The bytes of a text that each token stands for, exactly, read off the decoder of a fast tokenizer.
+"""The exact bytes of each token of a fast tokenizer, from its decoder.
 
-Two families write almost all models' tokens. Byte-level ones spell each byte as one character of an alphabet of 256 (Radford et
-al. 2019, sec. 2.2); SentencePiece-like ones spell text, with ``▁`` for a space and ``<0x0A>`` for a byte that is no character of
-theirs (Kudo & Richardson, arXiv 1808.06226). Both may put a space before a text that had none. Whatever else a tokenizer does to
-a text (normalising, folding case, unknown tokens) shows as other bytes than the text's, document by document.
+Almost all models use one of two families. Byte-level tokenizers spell each byte as one character of an alphabet of 256 (Radford
+et al. 2019, sec. 2.2). SentencePiece-like tokenizers spell text, with ``▁`` for a space and ``<0x0A>`` for bytes outside their
+alphabet (Kudo & Richardson, arXiv 1808.06226). Both may add a space before a text. Other changes of a text (normalisation, case
+folding, unknown tokens) show as different bytes, and are detected document by document.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _TEXT_STEPS = {"Metaspace", "Replace", "ByteFallback", "Fuse", "Strip"}
 
 
 class TokenBytes:
-    """The bytes of every token of one tokenizer, by its id. Added tokens stand for the text they are spelled with."""
+    """The bytes of every token of a tokenizer, by id. The bytes of added tokens are those of their spelling."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, name: str) -> None:
-        """Raises Mismatch, by name, where the tokenizer is of a kind whose bytes cannot be told."""
+        """Raises Mismatch, with ``name``, where the tokenizer belongs to neither family."""
         steps = _steps(tokenizer, name)
         added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
         vocabulary = tokenizer.get_vocab()
@@ -40,28 +40,28 @@ class TokenBytes:
         self._sizes = np.array([len(spelling or b"") for spelling in self._bytes], dtype=np.int64)
 
     def of(self, tokens: Sequence[int]) -> bytes | None:
-        """The bytes of some tokens one after the other; None where one stands for no known bytes."""
+        """The concatenated bytes of some tokens; None where those of one are unknown."""
         parts = [self._bytes[token] for token in tokens]
         return None if None in parts else b"".join(part for part in parts if part is not None)
 
     def text(self, tokens: Sequence[int], size: int) -> bytes | None:
-        """A text of ``size`` bytes out of its tokens, without a space that was put before it; None where it is not whole."""
+        """The text of ``size`` bytes that tokens spell, without a space added before it; None where the size differs."""
         found = self.of(tokens)
         if found is None or len(found) == size:
             return found
         return found[1:] if len(found) == size + 1 and found[:1] == b" " else None
 
     def begin_words(self, vocab: int) -> Bool[np.ndarray, " V"]:
-        """Which tokens begin with a blank or are special: where one follows, no longer word could have been meant."""
+        """Which tokens begin with whitespace or are special, (V,). Before such a token a word is certainly complete."""
         found = np.zeros(max(vocab, len(self._bytes)), dtype=bool)
         found[[i for i, spelling in enumerate(self._bytes) if spelling and spelling[:1] in _BLANKS]] = True
         found[self._special] = True
         return found[:vocab]
 
     def ends(self, tokens: Sequence[int], text: bytes) -> Int64[np.ndarray, " n"] | None:
-        """Where in its text each token ends, in bytes; None where the tokens are not those of this text.
+        """The end of each token in its text, in bytes; None where the tokens do not spell this text.
 
-        A token that is nothing but the space put before a text ends at 0.
+        A token that consists of the added space ends at 0.
         """
         if self.text(tokens, len(text)) != text:
             return None
@@ -70,7 +70,7 @@ class TokenBytes:
 
 
 def _steps(tokenizer: PreTrainedTokenizerBase, name: str) -> list[Mapping[str, Any]]:
-    """The steps of a tokenizer's decoder, if they are those of one of the two families."""
+    """The steps of a tokenizer's decoder. Raises Mismatch where they are those of neither family."""
     kind = type(tokenizer).__name__
     if tokenizer.is_fast:
         decoder = json.loads(tokenizer.backend_tokenizer.to_str())["decoder"]
@@ -80,9 +80,8 @@ def _steps(tokenizer: PreTrainedTokenizerBase, name: str) -> list[Mapping[str, A
             return steps
         kind = " and ".join(sorted(kinds)) or "no decoder"
     raise Mismatch(
-        f"{name}: its tokenizer is of a kind ({kind}) whose tokens cannot be told in bytes; byte-level (ByteLevel) and "
-        "SentencePiece-like (Metaspace, Replace, ByteFallback) fast tokenizers can. Take a model with one of those, or a "
-        "student with the teacher's tokenizer"
+        f"{name}: expected a byte-level (ByteLevel) or SentencePiece-like (Metaspace, Replace, ByteFallback) fast tokenizer, "
+        f"whose tokens have known bytes, got {kind}; give a model with one of those, or a student with the teacher's tokenizer"
     )
 
 
@@ -95,7 +94,7 @@ def _flat(decoder: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _byte_level() -> Callable[[str], bytes | None]:
-    """The bytes of a token that is spelled in the alphabet of bytes; None of one that is not."""
+    """A function from a token in the alphabet of bytes to its bytes; None for other tokens."""
     seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]  # bytes that are spelled as themselves
     hidden = [byte for byte in range(256) if byte not in seen]
     alphabet = {chr(byte): byte for byte in seen} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
@@ -107,7 +106,7 @@ def _byte_level() -> Callable[[str], bytes | None]:
 
 
 def _text(steps: Sequence[Mapping[str, Any]]) -> Callable[[str], bytes | None]:
-    """The bytes of a token that is spelled as text, as the decoder would write it in the middle of one."""
+    """A function from a token spelled as text to its bytes in the middle of a text."""
     replaced = [(step["replacement"], " ") for step in steps if step["type"] == "Metaspace"]
     for step in steps:
         if step["type"] == "Replace" and "String" in step["pattern"]:
