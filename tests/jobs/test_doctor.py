@@ -96,7 +96,7 @@ def test_other_vocabularies_are_an_error_that_names_tokens_and_remedy():
         in text
     )
     assert "'w0' (id 5, id 24)" in text
-    assert "cut one out of the teacher" in text
+    assert "prune one from the teacher" in text
     with pytest.raises(Mismatch, match="the same with the same id"):
         check(findings)
 
@@ -110,7 +110,7 @@ def test_the_same_tokens_cut_another_way_are_a_warning():
     other = words()
     other.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     text = said(look(model("large"), model("small", tokenizer=other)), "vocabulary", "warning")
-    assert "cuts text into them in another way" in text
+    assert "splits text in another way" in text
     assert "teacher's tokenizer" in text
 
 
@@ -161,7 +161,7 @@ def test_a_model_that_will_not_stop_at_its_own_end_is_a_warning():
 
 def test_a_tokenizer_without_an_end_is_a_warning_and_without_padding_is_fine():
     endless = model("endless", tokenizer=words(eos_token=None))
-    assert "no token that ends a document" in said(look(endless, None), "EOS", "warning")
+    assert "no end-of-document token" in said(look(endless, None), "EOS", "warning")
     assert "no pad token: packed rows need none" in said(look(model("large"), None), "special tokens", "ok")
 
 
@@ -290,7 +290,7 @@ def test_weights_that_are_not_numbers_are_an_error_of_the_model():
 
 def test_sizes_that_do_not_suit_are_warnings():
     far = said(look(model("large", hidden=128), model("tiny", hidden=8)), "size", "warning")
-    assert "2.5 times its student" in far
+    assert "2.5 times their size" in far
     assert "arXiv 2311.07052" in far
     swapped = said(look(model("small"), model("large", hidden=32)), "size", "warning")
     assert "not swapped" in swapped
@@ -321,7 +321,7 @@ def test_memory_is_held_against_all_and_against_what_is_free(monkeypatch, total,
     monkeypatch.setattr(resources.psutil, "virtual_memory", lambda: room)
     text = said(look(teacher, None), "memory", level)
     assert "at the peak" in text
-    assert ("shorter rows" in text) == (level != "ok")
+    assert ("a shorter sequence length" in text) == (level != "ok")
 
 
 def test_the_limit_of_a_container_counts(monkeypatch, tmp_path):
@@ -418,7 +418,7 @@ def test_real_models_of_other_tokenizers_are_refused(real, teacher, student):
 
 
 def test_a_real_model_without_special_tokens_is_noticed(real):
-    assert "no token that ends a document" in said(look(real["page"], None), "EOS", "warning")
+    assert "no end-of-document token" in said(look(real["page"], None), "EOS", "warning")
 
 
 def test_a_real_model_is_not_stretched_beyond_its_context(real):

@@ -19,7 +19,7 @@ from limbeck.planning.cost.training import (
     activation_bytes,
     estimate,
     matching_bytes,
-    peak_together,
+    peak_lockstep,
 )
 
 CPU = torch.device("cpu")
@@ -205,9 +205,9 @@ def test_students_trained_in_step_are_all_held_and_one_computes():
     small, large = cost_of(llama(), llama()), cost_of(llama(num_hidden_layers=4), llama())
     held = [16 * cost.student.parameters for cost in (small, large)]
     assert [small.held_bytes, large.held_bytes] == held
-    assert peak_together([small]) == small.peak_bytes
+    assert peak_lockstep([small]) == small.peak_bytes
     said = 4 * 32 * 2048  # what the teacher said about a step: its hidden states
-    assert peak_together([small, large]) == large.peak_bytes + held[0] + said
+    assert peak_lockstep([small, large]) == large.peak_bytes + held[0] + said
 
 
 def test_buffers_are_those_of_the_fused_head():

@@ -169,14 +169,14 @@ def test_measurements_survive_the_disk(student, teacher, store, batches, tmp_pat
 def test_models_of_different_vocabularies_are_refused(student, batches):
     other = tiny(train_tokenizer(TEXTS, vocab=280), 3)
     with pytest.raises(
-        Mismatch, match=r"tiny-3 speaks \d+ tokens, tiny-1 speaks \d+.*without --teacher.*bits per byte"
+        Mismatch, match=r"tiny-3 has a vocabulary of \d+ tokens, tiny-1 one of \d+.*without --teacher.*bits per byte"
     ):
         measure(student, other, batches, documents=12)
 
 
 def test_text_without_a_token_that_counts_is_refused(student, batches):
     nothing = replace(batches[0], weight=torch.zeros_like(batches[0].weight))
-    with pytest.raises(BadCorpus, match=r"no token that counts, so tiny-1 cannot be measured: .*--eval-data"):
+    with pytest.raises(BadCorpus, match=r"no token of weight > 0, so tiny-1 cannot be measured: .*--eval-data"):
         measure(student, None, [nothing], documents=12)
 
 

@@ -209,16 +209,16 @@ def test_whether_a_run_can_win_is_said_before_it():
     assert "cross-entropy alone could train on 1.83 times as many tokens" in lost.message
     assert "costs 0.83 training steps of the student, and is used once" in lost.message
     assert "use each pass 1.8 times or more" in lost.remedy  # 0.83 / 0.45
-    assert "read 540,000 tokens of text that often" in lost.remedy
+    assert "train on 540,000 tokens of text that often" in lost.remedy
     (kept,) = chances(Price(0.83), tokens=1_000_000, kept=True)
     assert (
-        "use each pass 1.8 times or more: train on them longer (--tokens), reading 540,000 tokens of text"
+        "use each pass 1.8 times or more: train on them longer (--tokens), on 540,000 tokens of text"
         in kept.remedy
     )
     assert "capture" not in kept.remedy
     won = finding(Price(0.83, uses=2))
     assert (won.level, won.remedy) == ("ok", "")
-    assert "is used 2.0 times; distilling can be worth that" in won.message
+    assert "is used 2.0 times; distillation can be worth that" in won.message
     assert finding(Price(0.83, uses=0.83 / (WORTH - 1))).level == "ok"
     assert finding(Price(0.83, uses=0.82 / (WORTH - 1))).level == "warning"
 

@@ -1,4 +1,4 @@
-"""What a distillation will cost, which teacher it wants, and whether a pair belongs together."""
+"""Planning of a distillation: its cost, the choice of a teacher by scaling laws, and checks of a pair of models."""
 
 _PUBLIC = {
     "limbeck.planning.cost.training": ("Cost", "estimate"),
@@ -15,7 +15,7 @@ __all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> object:
-    """A public name, imported at its first use: the laws need no torch, and `limbeck plan` answers before it would be loaded."""
+    """A public name, imported at its first use: the laws need no torch, and `limbeck plan` is faster without it."""
     if name not in _WHERE:
         raise AttributeError(f"module 'limbeck.planning' has no attribute {name!r}")
     from importlib import import_module

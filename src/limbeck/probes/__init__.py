@@ -1,4 +1,4 @@
-"""What came out: likelihood, fidelity, calibration, cost, each with n and an interval."""
+"""Probes: measurements of a model (likelihood, fidelity, calibration, cost, tasks), each with n and an interval."""
 
 from limbeck.probes.calibration import calibration
 from limbeck.probes.cost import cost, counted

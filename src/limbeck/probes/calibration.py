@@ -1,8 +1,7 @@
-"""Whether a model is as often right as it is sure: expected calibration error of its most likely token.
+"""Expected calibration error: the gap between confidence and accuracy of a model's most probable token.
 
-Noise in a bin counts as miscalibration, so the error of a perfectly calibrated model is above 0 and falls with more
-text: compare models on the same documents only. Resampling adds the same noise once more; the interval is moved back by
-that.
+Noise in a bin counts as miscalibration, so the error of a perfectly calibrated model is above 0 and decreases with more text:
+compare models on the same documents only. Resampling adds the same noise again; the interval is shifted back by it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How likely a model finds answers to prompts, many of them, without writing anything."""
+"""Log-likelihoods of given completions of prompts, without generation."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from limbeck.probes.pass_until import spelled
 def log_likelihood(
     model: LanguageModel, pairs: Sequence[tuple[str, str]], *, rows: int = 32
 ) -> Float[np.ndarray, " pairs"]:
-    """log p of each answer given its prompt, nats: the answer's usual tokens one after the other, whatever follows them.
+    """log p in nats of each completion given its prompt, for (prompt, completion) pairs: the sum over its usual tokens.
 
-    Pairs of the same lengths go together, so nothing is padded. Raises Mismatch where one is longer than the context.
+    What follows the completion does not count. Pairs of the same lengths form batches of ``rows``, without padding. Raises
+    Mismatch if a pair is longer than the model's context.
     """
     tokens = [(i, *spelled(model, prompt, answer)) for i, (prompt, answer) in enumerate(pairs)]
     for i, prompt, answer in tokens:
         if len(prompt) + len(answer) > model.context:
             raise Mismatch(
                 f"the prompt {pairs[i][0][:60]!r} takes {len(prompt) + len(answer)} tokens with its answer, and the context of "
-                f"{model.name} is {model.context}: take a model with a longer context"
+                f"{model.name} is {model.context}: use a model with a longer context"
             )
     found = np.zeros(len(pairs))
     tokens.sort(key=lambda one: (len(one[1]), len(one[2])))
@@ -34,15 +35,15 @@ def log_likelihood(
         group = list(same)
         for start in range(0, len(group), rows):
             part = group[start : start + rows]
-            found[[i for i, _, _ in part]] = _together(model, [(prompt, answer) for _, prompt, answer in part])
+            found[[i for i, _, _ in part]] = _batch(model, [(prompt, answer) for _, prompt, answer in part])
     return found
 
 
 @torch.inference_mode()
-def _together(model: LanguageModel, pairs: Sequence[tuple[list[int], list[int]]]) -> Float[np.ndarray, " pairs"]:
+def _batch(model: LanguageModel, pairs: Sequence[tuple[list[int], list[int]]]) -> Float[np.ndarray, " pairs"]:
     tokens = torch.tensor([[*prompt, *answer] for prompt, answer in pairs], device=model.device)
     answers = tokens[:, len(pairs[0][0]) :]
     outputs = model.model(input_ids=tokens, use_cache=False, logits_to_keep=answers.shape[1] + 1)
     log_q = outputs.logits[:, :-1, : model.vocab].double().log_softmax(-1)
-    spoken = log_q.gather(-1, answers[..., None]).squeeze(-1).sum(-1)
-    return np.asarray(spoken.cpu().numpy())
+    log_p = log_q.gather(-1, answers[..., None]).squeeze(-1).sum(-1)
+    return np.asarray(log_p.cpu().numpy())

@@ -1,6 +1,6 @@
-"""What a model costs to keep and to run, measured on this machine: parameters, bytes, speed, memory.
+"""The cost of a model, measured on this machine: parameters, bytes on disk, generation speed, peak memory.
 
-Speeds are medians of repeats at batch 1; their bounds are the slowest and the fastest repeat, not an interval.
+Speeds are medians of repeats at batch size 1; their bounds are the slowest and the fastest repeat, not an interval.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _SECONDS = 20.0  # after which no further repeat is begun
 
 
 def cost(model: str, language_model: LanguageModel, *, folder: Path | None = None) -> list[Reading]:
-    """Parameters (all, and those of the embeddings), bytes of the weights in ``folder``, tokens/s, peak memory.
+    """Parameters (all, and of the embeddings), bytes of the weights in ``folder``, prefill and generation tokens/s, peak bytes.
 
-    Peak memory is the weights as held now and what reading a prompt and writing on takes beyond them; where the system
-    cannot tell, the reading is left out. The process's own high-water mark (VmHWM) starts anew with it.
+    Peak memory is the weights in memory plus the increase during prefill and generation; it is left out on systems that do not
+    report it. The measurement resets the process's own high-water mark (VmHWM).
     """
     module = language_model.model
     readings = counted(model, language_model)
@@ -45,7 +45,7 @@ def cost(model: str, language_model: LanguageModel, *, folder: Path | None = Non
 
 
 def counted(model: str, language_model: LanguageModel) -> list[Reading]:
-    """What of a model's cost is known without running it, or its weights: parameters."""
+    """The part of a model's cost that is known without its weights: parameters, all and of the embeddings."""
     return [
         _exact(model, "parameters", language_model.parameters_count, "parameters"),
         _exact(model, "embedding_parameters", _embedding_parameters(language_model), "parameters"),
@@ -67,7 +67,7 @@ def _running(model: str, language_model: LanguageModel) -> list[Reading]:
 
 
 def _times(model: LanguageModel, tokens: list[int], new: int) -> Iterator[tuple[float, float]]:
-    """(seconds until the first token, seconds for the others), repeated; the first, cold, repeat is not given."""
+    """(seconds until the first token, seconds for the others) of each repeat after one for warm-up."""
     begin = time.perf_counter()
     for repeat in range(1 + REPEATS):
         start = time.perf_counter()
@@ -85,7 +85,7 @@ def _times(model: LanguageModel, tokens: list[int], new: int) -> Iterator[tuple[
 
 @contextmanager
 def _peak(device: torch.device) -> Iterator[list[int]]:
-    """A list that holds, after the block, the bytes it took beyond those held before; empty where none can tell."""
+    """A list that holds, after the block, its peak of additional bytes; empty if the system does not report it."""
     found: list[int] = []
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -101,9 +101,9 @@ def _peak(device: torch.device) -> Iterator[list[int]]:
 
 
 def _forget_peak() -> bool:
-    """Makes the kernel count the peak of resident memory anew; False where that cannot be asked for (Linux, glibc).
+    """Resets the kernel's peak of resident memory; False where that is not possible.
 
-    Memory that was freed but is still held by the process goes back first: taken again it would not show as growth.
+    Memory that was freed but is still held by the process is returned first: reused, it would not show as growth.
     """
     gc.collect()
     give_back()
@@ -120,7 +120,7 @@ def _high_water() -> int:
 
 
 def _embedding_parameters(model: LanguageModel) -> int:
-    """Parameters of the token tables, input and output, once where they are tied."""
+    """Parameters of the input and output embeddings, counted once if they are tied."""
     tables = [model.model.get_input_embeddings(), model.model.get_output_embeddings()]
     return sum(weight.numel() for weight in {id(table.weight): table.weight for table in tables}.values())
 

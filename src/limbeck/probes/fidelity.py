@@ -1,6 +1,6 @@
-"""How close a student's distribution is to its teacher's, on the same held-out positions.
+"""Fidelity: the distance between a student's and its teacher's distributions at the same held-out positions.
 
-`acceptance` is 1 - total variation: the share of the student's drafts the teacher would accept in speculative decoding
+`acceptance` is 1 - total variation: the share of the student's drafts that the teacher would accept in speculative decoding
 (Leviathan et al. 2023, arXiv 2211.17192, corollary 3.6), averaged over held-out text rather than over drafts.
 """
 
@@ -24,9 +24,10 @@ _UNITS = {
 
 
 def fidelity(model: str, runs: Sequence[Measurements], *, seed: int | None = None) -> list[Reading]:
-    """KL both ways, the share of equal most likely tokens, and 1 - total variation. Empty without a teacher.
+    """KL(p || q) and KL(q || p) in nats per token, top-1 agreement, and acceptance, 1 - total variation.
 
-    Without KL(q || p) where some run could not tell it.
+    Empty without a teacher. A reading is left out if one of the runs does not have it. ``runs`` are one model trained with
+    several seeds.
     """
     known = [_columns(run) for run in runs]
     names = [name for name in _UNITS if all(name in columns for columns in known)]
@@ -42,7 +43,7 @@ def fidelity(model: str, runs: Sequence[Measurements], *, seed: int | None = Non
 
 
 def _columns(run: Measurements) -> dict[str, np.ndarray]:
-    """What a run knows of its teacher, by the name of the reading: sums for each document."""
+    """The sums for each document that compare with the teacher, by the name of the reading."""
     variation = run.total_variation
     known = {
         "kl_teacher_student": run.kl,

@@ -1,4 +1,4 @@
-"""Where a student differs most from its teacher: the predictions of largest KL(teacher || student), in context."""
+"""The predictions of largest KL(teacher || student), with their context."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from limbeck.types import Batch
 KEPT = 40
 _BEFORE, _AFTER, _TOP = 24, 8, 5
 
-Ranked = tuple[tuple[int, float], ...]  # tokens and their probabilities, the likeliest first
+Ranked = tuple[tuple[int, float], ...]  # tokens and their probabilities, most probable first
 
 
 @dataclass(frozen=True)
 class KLExample:
-    """One prediction: KL(teacher || student) in nats, the token ids around it, and what either model expected."""
+    """One prediction: KL(teacher || student) in nats, the token ids around it, and the top tokens of either model."""
 
     kl: float
     document: int
@@ -32,14 +32,14 @@ class KLExample:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> KLExample:
-        """Out of JSON, which has lists for tuples."""
+        """The example from a row of JSON, which has lists for tuples."""
         teacher_top, student_top = (tuple((t, p) for t, p in row[key]) for key in ("teacher_top", "student_top"))
         before, after = tuple(row["before"]), tuple(row["after"])
         return cls(row["kl"], row["document"], before, row["token"], after, teacher_top, student_top)
 
 
 class LargestKL:
-    """Keeps the predictions of largest KL out of all that are added."""
+    """Keeps the predictions of largest KL among all that are added."""
 
     def __init__(self) -> None:
         self._kept: list[KLExample] = []
@@ -52,7 +52,7 @@ class LargestKL:
         batch: Batch,
         where: Int[Tensor, " n"],
     ) -> None:
-        """Looks through n predictions at the flat positions ``where`` of a batch."""
+        """Adds n predictions at the flat positions ``where`` of a batch; ``kl`` is in nats."""
         largest, index = kl.topk(min(KEPT, len(kl)))
         least = self._kept[-1].kl if len(self._kept) == KEPT else 0.0
         index = index[largest > least]
@@ -65,40 +65,40 @@ class LargestKL:
                 float(kl[index[i]]), *_context(batch, flat), _ranked(p_token[i], p[i]), _ranked(q_token[i], q[i])
             )
             self._kept.append(found)
-        self._kept = sorted(self._kept, key=lambda surprise: -surprise.kl)[:KEPT]
+        self._kept = sorted(self._kept, key=lambda example: -example.kl)[:KEPT]
 
     def largest(self) -> tuple[KLExample, ...]:
-        """Those kept, the largest KL first."""
+        """The kept predictions, largest KL first."""
         return tuple(self._kept)
 
 
 def in_words(
     surprises: tuple[KLExample, ...], tokenizer: PreTrainedTokenizerBase, name_of: Callable[[int], str]
 ) -> list[dict[str, Any]]:
-    """Rows of surprises.json: the same with text for tokens and names for documents."""
-    return [_in_words(surprise, tokenizer, name_of(surprise.document)) for surprise in surprises]
+    """Rows of surprises.json: the predictions of largest KL with text for tokens and names for documents."""
+    return [_as_text(example, tokenizer, name_of(example.document)) for example in surprises]
 
 
-def _in_words(surprise: KLExample, tokenizer: PreTrainedTokenizerBase, name: str) -> dict[str, Any]:
-    before = tokenizer.decode(list(surprise.before))
+def _as_text(example: KLExample, tokenizer: PreTrainedTokenizerBase, name: str) -> dict[str, Any]:
+    before = tokenizer.decode(list(example.before))
 
     def following(*tokens: int) -> str:
-        # A token alone is decoded without its leading space, so it is read off what it adds to the text before it.
-        text = tokenizer.decode([*surprise.before, *tokens])
+        # A single token is decoded without its leading space, so its text is the difference it makes to the text before it.
+        text = tokenizer.decode([*example.before, *tokens])
         return text[len(before) :] if text.startswith(before) else tokenizer.decode(list(tokens))
 
     def words(ranked: Ranked) -> list[tuple[str, float]]:
         return [(following(token), round(share, 4)) for token, share in ranked]
 
-    token = following(surprise.token)
+    token = following(example.token)
     return {
         "document": name,
         "before": before,
         "token": token,
-        "after": following(surprise.token, *surprise.after)[len(token) :],
-        "kl": round(surprise.kl, 4),
-        "teacher_top": words(surprise.teacher_top),
-        "student_top": words(surprise.student_top),
+        "after": following(example.token, *example.after)[len(token) :],
+        "kl": round(example.kl, 4),
+        "teacher_top": words(example.teacher_top),
+        "student_top": words(example.student_top),
     }
 
 

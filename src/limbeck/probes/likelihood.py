@@ -1,4 +1,4 @@
-"""How well a model predicts held-out text: nats per token, bits per byte, perplexity."""
+"""Likelihood of held-out text: nats per token, bits per byte, perplexity."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def likelihood(
     text_bytes: Shaped[np.ndarray, " documents"] | None = None,
     seed: int | None = None,
 ) -> list[Reading]:
-    """Nats per token, perplexity and, where the bytes of each document's text are given, bits per byte.
+    """Nats per token, perplexity and, if the bytes of each document's text are given, bits per byte.
 
-    Several runs are the same model trained with several seeds. Of tokenizers, only bits per byte does not depend.
+    ``runs`` are one model trained with several seeds. Only bits per byte can be compared between tokenizers.
     """
     sizes = np.zeros(len(runs[0].tokens)) if text_bytes is None else np.asarray(text_bytes, dtype=np.float64)
-    # A document that was not read has bytes all the same; they must not count.
+    # The bytes of documents that were not read must not count.
     columns = np.stack([np.stack([run.nats, run.tokens, sizes * (run.tokens > 0)], -1) for run in runs])
 
     def statistic(total: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""One pass of a student, and of its teacher, over held-out batches: sums for each document.
+"""Measures a student, and its teacher, in one pass over held-out batches: sums for each document.
 
 Every reading of likelihood, fidelity and calibration is computed from these sums, and so are differences between
 models: keeping them by document is what makes intervals possible. Positions of weight 0 are left out before the head is
@@ -24,7 +24,7 @@ from limbeck.probes.largest_kl import KLExample, LargestKL
 from limbeck.types import Batch, CausalLM, Outputs, Sparse, Teacher, each
 
 BINS = 15
-AGAIN = "remove it, and it is measured again"  # of a file of measurements that is damaged
+AGAIN = "remove it; the next run measures it again"  # the remedy for a damaged file of measurements
 _AXES = {
     "tokens": 1,
     "nats": 1,
@@ -40,13 +40,13 @@ _CELLS = {"cpu": 2**21, "cuda": 2**26}  # logits of one chunk: a few buffers of 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What a model does on held-out text: sums over the predictions of each document, each prediction times its weight.
+    """A model's results on held-out text: sums over the predictions of each document, each prediction times its weight.
 
-    ``nats`` is the negative log-likelihood; ``bins`` the [weight, confidence, correct] of the most likely token in 15
-    equal bins of its confidence. The rest compares with a teacher p, and is None where there was none: its ``nats``,
-    KL(p || q), KL(q || p), total variation, and whether both find the same token most likely. Of a teacher that is known
-    by drawn outcomes, KL(p || q) and total variation are right in the mean, and its nats and KL(q || p) are not known; of one
-    that is known by its likeliest outcomes only the agreement is.
+    ``nats`` is the negative log-likelihood; ``bins`` the [weight, confidence, correct] of the most probable token in 15 equal
+    bins of its confidence. The others compare with a teacher p, and are None without one: its ``nats``, KL(p || q), KL(q || p),
+    total variation, and whether both have the same most probable token. With captured logits of sampled outcomes, KL(p || q) and
+    total variation are unbiased, and the teacher's nats and KL(q || p) are unknown; with top-k outcomes only the agreement is
+    known. ``surprises`` are the predictions of largest KL.
     """
 
     tokens: Float[np.ndarray, " documents"]
@@ -61,19 +61,22 @@ class Measurements:
 
     @property
     def read(self) -> int:
-        """How many documents were read: those with a prediction that counts."""
+        """How many documents have a prediction of weight > 0."""
         return int((self.tokens > 0).sum())
 
     def save(self, path: Path) -> None:
-        """Writes the sums as safetensors, in one piece, with the surprises as JSON among its metadata."""
+        """Writes the sums as safetensors, atomically, with the predictions of largest KL as JSON in its metadata.
+
+        Raises BadFolder if the file cannot be written.
+        """
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         save_arrays(path, arrays, surprises=json.dumps([asdict(surprise) for surprise in self.surprises]))
 
     @classmethod
     def load(cls, path: Path) -> Measurements:
-        """Reads what `save` wrote. Raises BadFolder where it is missing or damaged."""
-        arrays, said, _ = load_arrays(path, _AXES, needs=("tokens", "nats", "bins"), remedy=AGAIN)
-        found = parsed(path, said.get("surprises", "[]"), error=BadFolder, remedy=AGAIN)
+        """Reads what `save` wrote. Raises BadFolder if it is missing or damaged."""
+        arrays, metadata, _ = load_arrays(path, _AXES, needs=("tokens", "nats", "bins"), remedy=AGAIN)
+        found = parsed(path, metadata.get("surprises", "[]"), error=BadFolder, remedy=AGAIN)
         rows = require_type(path, found, list[KLExample], remedy=AGAIN)
         return cls(**arrays, surprises=tuple(KLExample.of(row) for row in rows))
 
@@ -82,15 +85,15 @@ class Measurements:
 def measure(
     student: CausalLM, teacher: Teacher | None, batches: Iterable[Batch], *, documents: int, cells: int | None = None
 ) -> Measurements:
-    """Sums over the predictions of each of ``documents`` documents, and where student and teacher differ most.
+    """Measures sums over the predictions of each of ``documents`` documents, and the predictions of largest KL.
 
-    The batches are on the models' device. ``cells`` are the logits that may exist at a time, where that is said. Raises Mismatch
-    where the two speak different vocabularies, BadCorpus where no prediction has weight.
+    The batches are on the models' device. At most ``cells`` logits exist at a time (None for a default by device). Raises
+    Mismatch if the models have different vocabularies or a teacher's target is missing, BadCorpus if no prediction has weight.
     """
     if teacher is not None and teacher.vocab != student.vocab:
         raise Mismatch(
-            f"the teacher {teacher.name} speaks {teacher.vocab} tokens, {student.name} speaks {student.vocab}: they "
-            "can only be compared token by token with one tokenizer. Probe them apart, without --teacher, and compare "
+            f"the teacher {teacher.name} has a vocabulary of {teacher.vocab} tokens, {student.name} one of {student.vocab}: they "
+            "can only be compared token by token with one tokenizer. Probe them separately, without --teacher, and compare "
             "bits per byte."
         )
     sums = _Sums(documents)
@@ -98,8 +101,14 @@ def measure(
     for batch, outputs in each(student, batches):
         counted = batch.weight.reshape(-1).nonzero().squeeze(1)
         q = _at(outputs, counted)
-        said = None if teacher is None else teacher(batch)
-        p = said.part(counted) if isinstance(said, Sparse) else None if said is None else _at(said, counted)
+        signal = None if teacher is None else teacher(batch)
+        p = (
+            signal.part(counted)
+            if isinstance(signal, Sparse)
+            else None
+            if signal is None
+            else _at(signal, counted)
+        )
         for part in _chunks(len(counted), q, cells):
             where = counted[part]
             log_q = q.logits(part).float().log_softmax(-1)
@@ -115,8 +124,8 @@ def measure(
         del outputs, q
     if not sums.any:
         raise BadCorpus(
-            f"the held-out text has no token that counts, so {student.name} cannot be measured: give more text, or "
-            "text of its own with --eval-data"
+            f"the held-out text has no token of weight > 0, so {student.name} cannot be measured: give more text, or "
+            "held-out text with --eval-data"
         )
     return Measurements(**sums.arrays(), surprises=surprises.largest())
 
@@ -162,13 +171,13 @@ def _fidelity(
 
 
 def _fidelity_to_outcomes(p: Sparse, log_q: Float[Tensor, "n V"]) -> dict[str, Tensor]:
-    """Fidelity as far as sums over the teacher's p tell it; the likeliest outcome is always among those that are kept.
+    """Fidelity from captured outcomes, among which the most probable one always is.
 
-    Sums over likeliest outcomes alone would leave the others out, so of those only the agreement is known.
+    Sums over top-k outcomes would omit the others, so from those only the agreement is known.
     """
     p.require_known()
-    likeliest = p.ids.gather(-1, p.log_p.argmax(-1, keepdim=True)).squeeze(-1)
-    agreement = {"agreement": (likeliest == log_q.argmax(-1)).float()}
+    top = p.ids.gather(-1, p.log_p.argmax(-1, keepdim=True)).squeeze(-1)
+    agreement = {"agreement": (top == log_q.argmax(-1)).float()}
     if p.rest is not None:
         return agreement
     ratio = log_q.gather(-1, p.ids) - p.log_p

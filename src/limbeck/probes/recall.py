@@ -65,7 +65,7 @@ def passages_of(store: TokenStore, *, context: int) -> Int[Tensor, "passages T"]
 
 @torch.no_grad()
 def measure_recall(model: CausalLM, rows: Int[Tensor, "passages T"], *, device: torch.device) -> Recall:
-    """What a model makes of both readings."""
+    """Measures a model's nats on both readings of each passage."""
     nats = []
     for some in rows.split(_TOGETHER):
         tokens, targets = some[:, :-1], some[:, 1:]
@@ -81,7 +81,7 @@ def measure_recall(model: CausalLM, rows: Int[Tensor, "passages T"], *, device: 
 
 
 def recall(model: str, runs: Sequence[Recall], *, seed: int | None = None) -> list[Reading]:
-    """Nats per token of the first and of the second reading, and how much the second is easier."""
+    """Nats per token of the first and of the second reading of a passage, and their difference, in nats per token."""
     columns = np.stack([np.stack([run.first, run.second, run.first - run.second, run.tokens], -1) for run in runs])
     first, second, easier = bootstrap(lambda total: total[..., :3] / total[..., 3:], columns)
     found = (first.within(0.0), second.within(0.0), easier)

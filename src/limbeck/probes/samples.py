@@ -1,4 +1,4 @@
-"""Teacher and student writing on from the same held-out beginnings, side by side."""
+"""Greedy completions of the same held-out prompts by teacher and student, side by side."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PROMPT, NEW = 32, 64
 def samples(
     student: LanguageModel, teacher: LanguageModel | None, store: TokenStore, *, count: int = 3
 ) -> list[dict[str, Any]]:
-    """Rows of samples.json: up to ``count`` held-out documents, each begun with 32 tokens and gone on with up to 64.
+    """Rows of samples.json: up to ``count`` held-out documents, each a prompt of 32 tokens continued by up to 64.
 
-    Greedy, so a model that repeats itself shows it. Documents too short to begin are passed over; a model whose context
-    has no room for a prompt and some tokens gives no samples.
+    Generation is greedy, so repetition shows. Documents that are too short are skipped; there are no samples if a model's context
+    is too short for a prompt and 8 more tokens.
     """
     context = min(student.context, teacher.context if teacher else student.context)
     new = min(NEW, context - PROMPT)

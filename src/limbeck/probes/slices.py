@@ -116,7 +116,7 @@ def nats_of(outputs: Outputs, targets: Int[Tensor, "BT"], places: Int[Tensor, "n
 
 @torch.no_grad()
 def measure_slices(model: CausalLM, batches: Iterable[Batch], bigrams: Bigrams, *, documents: int) -> Slices:
-    """Sums of a model over each of ``documents`` documents. Raises BadCorpus where no prediction has weight."""
+    """Sums of a model over each of ``documents`` documents, by slice. Raises BadCorpus if no prediction has weight."""
     sums = np.zeros((2, documents, _ELSEWHERE + 1))
     for batch, outputs in each(model, batches):
         counted = batch.weight.reshape(-1).nonzero().squeeze(1)
@@ -131,8 +131,8 @@ def measure_slices(model: CausalLM, batches: Iterable[Batch], bigrams: Bigrams, 
         np.add.at(sums[1], place, weight * nats)
     if not sums[0].any():
         raise BadCorpus(
-            f"the held-out text has no token that counts, so {model.name} cannot be measured: give more text, or text of its "
-            "own with --eval-data"
+            f"the held-out text has no token of weight > 0, so {model.name} cannot be measured: give more text, or held-out "
+            "text with --eval-data"
         )
     return Slices(*sums)
 
@@ -162,7 +162,7 @@ def slices(
 
 
 def _gap(more: Float[np.ndarray, "seeds documents slices"], tokens: np.ndarray) -> list[tuple[str, str, Interval]]:
-    """What a model's nats beyond another's amount to."""
+    """The gap between two models' nats per token: overall, on hits, elsewhere, and the share of it on hits."""
     hit, n_hit = more[..., :_ELSEWHERE].sum(-1), tokens[..., :_ELSEWHERE].sum(-1)
     whole, n = more.sum(-1), tokens.sum(-1)
     gap = _mean(whole, n)

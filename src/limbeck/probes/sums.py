@@ -1,4 +1,4 @@
-"""Sums asked of a model, which writes greedily: by the digits of the longer number, and by how many are carried.
+"""Accuracy on sums with greedy generation: by the digits of the longer number, and by the number of carries.
 
 The prompt is a+b= and nothing else, as a line that a text might hold; the first number of what follows is the answer. Sums of a
 length are balanced by their carries, so that each number of carries is asked about as often.
@@ -34,7 +34,7 @@ def probe_sums(model: LanguageModel, teacher: LanguageModel | None, context: Pro
 
 
 def sums(model: LanguageModel, *, seed: int = 0) -> list[Reading]:
-    """The share of sums answered right by digits, and by carries over all of them. Raises BadTask as `require_spelling` does."""
+    """The share of correct sums by digits, and by carries over all of them. Raises BadTask as `require_spelling` does."""
     a, b = (np.concatenate(side) for side in zip(*(_drawn(digits, seed) for digits in DIGITS), strict=True))
     asked = [Sum(int(x), int(y)) for x, y in zip(a, b, strict=True)]
     require_spelling(model.tokenizer, [Question(*_texts(sum_)) for sum_ in asked], "arithmetic")
@@ -63,7 +63,7 @@ def _right(model: LanguageModel, asked: Sequence[Sum]) -> Bool[np.ndarray, " n"]
 
 
 def _texts(sum_: Sum) -> tuple[str, str]:
-    """What is asked and its answer. The end of its line is nobody's concern here."""
+    """A sum's prompt and its answer, without the line break."""
     asked = question(sum_, "plain")
     return asked.prompt, asked.answer.rstrip("\n")
 

@@ -28,7 +28,7 @@ from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.pair.student import size_name, target_shape
 from limbeck.planning.checks.resources import FULL, free_memory
-from limbeck.planning.cost.training import Cost, peak_together
+from limbeck.planning.cost.training import Cost, peak_lockstep
 from limbeck.report.family import write_family_report
 from limbeck.report.words import duration, took, trainings
 from limbeck.run.log import console
@@ -193,7 +193,7 @@ def _groups(together: Sequence[tuple[Comparison, Arm]]) -> list[list[tuple[Compa
 
 def _fit(costs: Sequence[Cost], world: World) -> bool:
     """Whether students trained in step stay within the free memory of every rank."""
-    return not world.any(peak_together(costs) > FULL * free_memory(world.device))[0]
+    return not world.any(peak_lockstep(costs) > FULL * free_memory(world.device))[0]
 
 
 def _take_over(arm: Arm, member: Comparison, before: Sequence[tuple[Comparison, Arm]]) -> bool:

@@ -25,8 +25,8 @@ from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.training import estimate
 from limbeck.planning.laws.distillation import COMPUTE_OPTIMAL
 from limbeck.planning.laws.teachers import (
-    Answer,
     Model,
+    Recommendation,
     Task,
     by_fitted_ratio,
     by_loss,
@@ -290,7 +290,7 @@ def _times(uses: float) -> str:
     return "once" if uses == 1 else f"{uses:.1f} times"
 
 
-def _local(task: Task, candidates: tuple[Model, ...], points: Points) -> list[Answer]:
+def _local(task: Task, candidates: tuple[Model, ...], points: Points) -> list[Recommendation]:
     """What a pilot's points say: a ratio rule and a law per arm; of what they cannot say, why."""
     from limbeck.planning.laws.fit import fit_distillation_law
     from limbeck.planning.laws.points import usual
@@ -324,8 +324,8 @@ def _local(task: Task, candidates: tuple[Model, ...], points: Points) -> list[An
     return answers
 
 
-def _silent(name: str, error: BadPoints) -> Answer:
-    return Answer(name, "unknown", f"cannot say: {error}", None, None, None, (), ())
+def _silent(name: str, error: BadPoints) -> Recommendation:
+    return Recommendation(name, "unknown", f"cannot say: {error}", None, None, None, (), ())
 
 
 def _described(model: Model) -> dict[str, Any]:
@@ -347,7 +347,7 @@ def _on_device(pair: _Pair, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _answer(answer: Answer) -> dict[str, Any]:
+def _answer(answer: Recommendation) -> dict[str, Any]:
     """As JSON holds it: what is infinite is null."""
     rows = [asdict(row) | {"gain": row.gain} for row in answer.rows]
     return {name: finite(value) for name, value in (asdict(answer) | {"rows": rows}).items()}

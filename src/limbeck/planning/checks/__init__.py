@@ -1,1 +1,1 @@
-"""Whether a teacher, a student, a text and a machine belong together."""
+"""The doctor's checks: whether teacher, student, data and machine fit together."""

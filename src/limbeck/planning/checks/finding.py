@@ -1,6 +1,6 @@
-"""What the doctor says: findings, each with its level, and what to do with a list of them.
+"""Findings: the results of the doctor's checks, each with its level, and functions for a list of them.
 
-An error stops a run before it begins. All errors are said at once, so that nobody mends one to meet the next.
+An error stops a run before it begins. All errors are reported at once, so that they can be fixed in one go.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STYLE: dict[Level, str] = {"ok": "green", "warning": "yellow", "error": "bold r
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. ``remedy`` is what to do about it, empty where there is nothing to do."""
+    """The result of one check: its name, level and message. ``remedy`` is what to do about it, "" if nothing."""
 
     check: str
     level: Level
@@ -31,7 +31,7 @@ class Finding:
 
 
 def check(findings: Sequence[Finding]) -> None:
-    """Raises if there are errors, all of them in one message: BadModel if weights alone are at fault, else Mismatch."""
+    """Raises all errors among the findings in one message: BadModel if all of them are about weights, else Mismatch."""
     errors = [finding for finding in findings if finding.level == "error"]
     if errors:
         kind = BadModel if all(error.check == "weights" for error in errors) else Mismatch
@@ -39,20 +39,20 @@ def check(findings: Sequence[Finding]) -> None:
 
 
 def as_json(findings: Sequence[Finding]) -> list[dict[str, str]]:
-    """The findings as JSON holds them."""
+    """The findings as values for JSON, one dictionary each."""
     return [asdict(finding) for finding in findings]
 
 
 def show(findings: Sequence[Finding], console: Console) -> None:
-    """Prints a table of the findings; nothing where there are none."""
+    """Prints a table of the findings; nothing if there are none."""
     if not findings:
         return
     table = Table(box=None, pad_edge=False)
     for column in ("check", "", "finding"):
         table.add_column(column, no_wrap=column != "finding")
     for finding in findings:
-        said = Text(finding.message)
+        message = Text(finding.message)
         if finding.remedy:
-            said.append(f"\n→ {finding.remedy}", style="dim" if finding.level == "ok" else "")
-        table.add_row(finding.check, Text(finding.level, style=_STYLE[finding.level]), said)
+            message.append(f"\n→ {finding.remedy}", style="dim" if finding.level == "ok" else "")
+        table.add_row(finding.check, Text(finding.level, style=_STYLE[finding.level]), message)
     console.print(table)

@@ -1,7 +1,7 @@
-"""The doctor: do this teacher, this student and this run belong together? Looked at before anything long begins.
+"""The doctor: checks of teacher, student and planned run before anything long begins.
 
-Errors stop a run, warnings are printed and stored with it. The faults looked for are those that other tools' users met
-late: heads of unequal height, ends that are never learned, rows longer than the context, a student far too small.
+Errors stop a run; warnings are printed and stored with it. The checks are for faults that users of other tools met late: heads
+with different numbers of rows, end tokens that are never learned, rows longer than the context, a student far too small.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ def examine(
     aligned: bool = False,
     uses: float | None = None,
 ) -> list[Finding]:
-    """What there is to say about a pair and the run planned for it, in the order it was looked at; nothing is changed.
+    """Checks a pair of models and the run planned for it; gives the findings in order. Changes nothing.
 
-    Without a student the teacher alone is looked at, and the cost is that of a student of the ``planned`` configuration, or
-    of training the teacher itself; a planned one may be matched to a ``reference`` first, layer by layer. A teacher without
-    weights has answered before and costs nothing. ``chat``: the data are conversations. ``texts``: some documents, to see whether
-    the tokenizer can read them. ``aligned``: each of the two reads them in tokens and rows of its own. ``uses``: how often
-    a forward pass of the teacher is trained with, None where that is not known. About a second, more for large weights.
+    Without a student only the teacher is checked, and the cost is that of a student of the ``planned`` configuration, or of
+    training the teacher itself; a planned student may first be matched to a ``reference``, layer by layer. A teacher without
+    weights (captured logits) costs nothing. ``length`` is tokens per row, ``tokens`` of the whole training, ``batch_tokens`` of a
+    step. ``chat``: the data are conversations. ``texts`` are some documents, for the tokenizer's coverage. ``aligned``: the
+    models have different tokenizers. ``uses`` is how often each forward pass of the teacher is trained on, None if unknown. Takes
+    about a second, more for large weights.
     """
     found: list[Finding] = []
     if student is not None and not aligned:
@@ -94,20 +95,20 @@ def examine(
 
 
 def gain(teacher_nats: float, student_nats: float) -> Finding:
-    """Whether the teacher has anything to teach: held-out nats per token of both, on the same text."""
-    said = f"on held-out text the teacher is at {teacher_nats:.3f} nats per token, the student at {student_nats:.3f}"
+    """Whether the teacher is better than the student: held-out nats per token of both, on the same text."""
+    message = f"on held-out text the teacher is at {teacher_nats:.3f} nats per token, the student at {student_nats:.3f}"
     if teacher_nats < student_nats:
-        return Finding("gain", "ok", said)
+        return Finding("gain", "ok", message)
     return Finding(
         "gain",
         "warning",
-        f"{said}: the teacher is not better, so imitating it can make the student worse",
-        "take a better teacher for this text, or train without one (--objective CrossEntropy)",
+        f"{message}: the teacher is not better, so distillation can make the student worse",
+        "use a better teacher for this text, or train without one (--objective CrossEntropy)",
     )
 
 
 def _absent(model: LanguageModel) -> bool:
-    """Whether this is a teacher whose answers are there, and whose weights need not be."""
+    """Whether this is a teacher without weights, whose logits are captured."""
     return model.device.type == "meta"
 
 
@@ -129,11 +130,11 @@ def _logits(teacher: LanguageModel, student: LanguageModel | None) -> Iterator[F
     heads = {model.name: model.head for model in (teacher, student) if model is not None}
     kinds = {name: (head.scale, head.softcap) for name, head in heads.items()}
     if set(kinds.values()) != {(1.0, None)}:
-        said = "; ".join(
+        message = "; ".join(
             f"{name}: scale {scale:g}, {'no soft cap' if cap is None else f'soft cap {cap:g}'}"
             for name, (scale, cap) in kinds.items()
         )
-        yield Finding("logits", "ok", f"{said}; applied to each before they are compared, so they may differ")
+        yield Finding("logits", "ok", f"{message}; each is applied before logits are compared, so they may differ")
 
 
 def _weights(teacher: LanguageModel, student: LanguageModel | None) -> Iterator[Finding]:
@@ -146,27 +147,27 @@ def _weights(teacher: LanguageModel, student: LanguageModel | None) -> Iterator[
                 "weights",
                 "error",
                 f"{model.name} has NaN or infinite values in {len(bad)} tensors, {bad[0]} first",
-                "the weights are damaged: copy them again, or read them in another --dtype",
+                "the weights are damaged: copy them again, or load them in another --dtype",
             )
 
 
 def _sizes(teacher: LanguageModel, student: LanguageModel) -> Iterator[Finding]:
     large, small = teacher.parameters_count, student.parameters_count
     ratio = large / small
-    said = f"teacher {large:,} parameters, student {small:,}: {ratio:.2f} times"
+    message = f"teacher {large:,} parameters, student {small:,}: {ratio:.2f} times"
     if ratio < 1:
         yield Finding(
             "size",
             "warning",
-            f"{said}, so the student is the larger one and nothing becomes small",
+            f"{message}: the student is larger than the teacher",
             "check that they are not swapped",
         )
     elif ratio > _FAR:
         yield Finding(
             "size",
             "warning",
-            f"{said}; a teacher much beyond 2.5 times its student tends to teach it worse (arXiv 2311.07052)",
-            f"a teacher of about {2.5 * small:,.0f} parameters or a larger student may end better",
+            f"{message}; students of a teacher far above 2.5 times their size tend to end worse (arXiv 2311.07052)",
+            f"try a teacher of about {2.5 * small:,.0f} parameters, or a larger student",
         )
     else:
-        yield Finding("size", "ok", said)
+        yield Finding("size", "ok", message)

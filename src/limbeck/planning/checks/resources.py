@@ -1,7 +1,7 @@
-"""Does a run fit this machine: number format, memory, disk, time? The doctor's questions to the machine.
+"""The doctor's checks of the machine: number format (mixed precision), memory, disk and time.
 
-What surprises: in a container the limit is the control group's, not the host's; and what this process already holds
-(the models are loaded when the doctor looks) is part of the estimate, so it counts as free.
+In a container the memory limit is that of the control group, not of the host. Memory that this process already holds (the models
+are loaded before the checks) is part of the estimate, so it counts as free.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from limbeck.planning.checks.finding import Finding, Level
 from limbeck.planning.cost.machine import measure_rates
 from limbeck.planning.cost.training import Cost
 
-FULL = 0.8  # of the free memory is as much as is taken without a warning
+FULL = 0.8  # share of the free memory above which there is a warning
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def number_format(dtype: torch.dtype, device: torch.device) -> Iterator[Finding]:
-    """Whether the device multiplies this format at full speed."""
+    """Whether the device has fast matrix products in this number format."""
     name = str(dtype).removeprefix("torch.")
     if dtype.itemsize == 2 and device.type == "cpu" and not _cpu_has_bfloat16():
         yield Finding(
@@ -46,19 +46,19 @@ def number_format(dtype: torch.dtype, device: torch.device) -> Iterator[Finding]
 
 def _cpu_has_bfloat16() -> bool:
     if platform.machine() not in ("x86_64", "AMD64"):
-        return True  # not known to be slow
+        return True  # unknown, so no warning
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def memory(peak: Mapping[str, int], device: torch.device) -> Iterator[Finding]:
-    """Whether the estimated peak, in bytes by part, fits.
+    """Whether the estimated peak, in bytes by part, fits into memory.
 
-    More than there is at all is an error, more than ``FULL`` of the free a warning.
+    A peak above the total is an error, one above ``FULL`` of the free memory a warning.
     """
     total, free = _gpu_memory(device) if device.type == "cuda" else _memory()
     need = sum(peak.values())
     largest = sorted(peak.items(), key=lambda part: -part[1])[:3]
-    said = (
+    message = (
         f"about {_gib(need)} at the peak ({', '.join(f'{name} {_gib(size)}' for name, size in largest)}); "
         f"{device.type} has {_gib(total)}, {_gib(free)} of it free"
     )
@@ -66,20 +66,20 @@ def memory(peak: Mapping[str, int], device: torch.device) -> Iterator[Finding]:
     yield Finding(
         "memory",
         level,
-        said,
+        message,
         ""
         if level == "ok"
-        else "take a smaller teacher, a smaller student, shorter rows (--seq-len), or another machine",
+        else "use a smaller teacher, a smaller student, a shorter sequence length (--seq-len), or another machine",
     )
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process may still take where a model on this device is."""
+    """Bytes of free memory for this process on the device, or on the machine for a CPU."""
     return (_gpu_memory(device) if device.type == "cuda" else _memory())[1]
 
 
 def _memory() -> tuple[int, int]:
-    """(all, free) bytes of this machine or container, what this process holds counted as free."""
+    """(total, free) bytes of this machine or container; memory of this process counts as free."""
     found = psutil.virtual_memory()
     own = psutil.Process().memory_info().rss
     limits = [int(text) for path in _CGROUP_LIMITS if path.is_file() and (text := path.read_text().strip()).isdigit()]
@@ -93,7 +93,7 @@ def _gpu_memory(device: torch.device) -> tuple[int, int]:
 
 
 def disk(cost: Cost, out: Path) -> Iterator[Finding]:
-    """Whether what a run writes fits: the student, two checkpoints (one being written beside the last), the tokens."""
+    """Whether a run's files fit on the disk: the student, two checkpoints (the last and the next), the tokens."""
     need = (4 + 2 * 12) * cost.student.parameters + 4 * cost.tokens
     folder = out.absolute()
     while not folder.exists():
@@ -109,14 +109,14 @@ def disk(cost: Cost, out: Path) -> Iterator[Finding]:
 
 
 def duration(cost: Cost, *, dtype: torch.dtype, device: torch.device) -> Iterator[Finding]:
-    """How long one training takes, from rates measured in under a second."""
+    """The estimated time of one training, from rates measured in under a second."""
     rates = measure_rates(cost.student, dtype=dtype, device=device)
     yield Finding(
         "time",
         "ok",
         f"roughly {_time(cost.seconds(rates))} for each training of {cost.tokens:,} tokens: "
-        f"{cost.flops_per_token / 1e6:,.1f} MFLOP a token at {rates.flops / 1e9:,.0f} GFLOP/s, measured now, and what "
-        "lies between the products",
+        f"{cost.flops_per_token / 1e6:,.1f} MFLOP a token at {rates.flops / 1e9:,.0f} GFLOP/s, measured now, and everything "
+        "but the matrix products",
     )
 
 

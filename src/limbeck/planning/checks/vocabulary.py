@@ -1,7 +1,7 @@
-"""Do a teacher, a student and the data speak the same tokens? The doctor's questions to the tokenizers.
+"""The doctor's checks of the tokenizers: vocabulary, special tokens, chat template, coverage of the data.
 
-What surprises: two models of one family may have heads of different height (Qwen 2.5: 151,936 and 152,064 rows) and
-still share a vocabulary. Rows beyond the tokenizer's tokens are padding and take part in nothing; tokens must agree.
+Two models of one family may have heads with different numbers of rows (Qwen 2.5: 151,936 and 152,064) and still share a
+vocabulary. Rows beyond the tokenizer's tokens are padding and never used; the tokens must agree.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from limbeck.models.vocabulary import without_row
 from limbeck.planning.checks.finding import Finding
 
 _LOOKED_AT = 2**16  # characters of each text
-_LOST = 0.02  # share of characters that may vanish on the way to tokens and back before it is worth a word
+_LOST = 0.02  # share of characters lost by encoding and decoding, above which there is a warning
 
 
 def tokens_of_pair(teacher: LanguageModel, student: LanguageModel) -> Iterator[Finding]:
-    """Whether both give every token the same id, and cut a text into the same tokens."""
+    """Whether both tokenizers have the same ids, and split text in the same way."""
     theirs, ours = teacher.tokenizer.get_vocab(), student.tokenizer.get_vocab()
     different = [token for token in {**theirs, **ours} if theirs.get(token) != ours.get(token)]
     if different:
@@ -35,8 +35,8 @@ def tokens_of_pair(teacher: LanguageModel, student: LanguageModel) -> Iterator[F
             f"the teacher's tokenizer ({teacher.name}) has {len(theirs):,} tokens and the student's ({student.name}) "
             f"{len(ours):,}, of which {common:,} {'is' if common == 1 else 'are'} the same with the same id; the first that "
             f"differ: {_first(different, theirs, ours)}",
-            "give a student with the teacher's tokenizer, or cut one out of the teacher (--params, --shrink), or let it learn "
-            "from chunks of equal bytes: distil --tokenizer-align bytes --objective 'CrossEntropy + ALM'",
+            "use a student with the teacher's tokenizer, or prune one from the teacher (--params, --shrink), or align the two "
+            "by bytes: distil --tokenizer-align bytes --objective 'CrossEntropy + ALM'",
         )
         return
     yield Finding("vocabulary", "ok", f"{len(theirs)} tokens, the same ids in both")
@@ -44,9 +44,9 @@ def tokens_of_pair(teacher: LanguageModel, student: LanguageModel) -> Iterator[F
         yield Finding(
             "vocabulary",
             "warning",
-            f"student {student.name} has the teacher's tokens, but cuts text into them in another way (merges, "
-            "normaliser or pre-tokeniser differ)",
-            "the data are read with the teacher's tokenizer: save it into the student's folder",
+            f"student {student.name} has the teacher's tokens, but splits text in another way (merges, normaliser or "
+            "pre-tokeniser differ)",
+            "the data are encoded with the teacher's tokenizer: save it into the student's folder",
         )
 
 
@@ -61,7 +61,7 @@ def _id(vocabulary: dict[str, int], token: str) -> str:
 
 
 def _splitting(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """What of a tokenizer decides how a text is cut, but for its tokens; None where it is not a fast one."""
+    """The normaliser, pre-tokeniser and merges of a tokenizer; None if it is not a fast one."""
     if not tokenizer.is_fast:
         return None
     state = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -69,7 +69,7 @@ def _splitting(tokenizer: PreTrainedTokenizerBase) -> Any:
 
 
 def rows(teacher: LanguageModel, student: LanguageModel | None) -> Iterator[Finding]:
-    """How many rows of the heads are padding, and which tokens have none."""
+    """How many rows of each head are padding, and which tokens have no row."""
     for model in filter(None, (teacher, student)):
         height = model.head.weight.shape[0]
         if beyond := without_row(model.tokenizer, height):
@@ -78,7 +78,7 @@ def rows(teacher: LanguageModel, student: LanguageModel | None) -> Iterator[Find
                 "warning",
                 f"{model.name}: {height} rows, none for {len(beyond)} of the tokens of its tokenizer "
                 f"({', '.join(list(beyond.values())[:3])})",
-                "fine as long as no text spells them out; one that does is refused",
+                "fine as long as no text contains these tokens; a text that does is refused",
             )
         if height > model.vocab:
             yield Finding(
@@ -90,7 +90,7 @@ def rows(teacher: LanguageModel, student: LanguageModel | None) -> Iterator[Find
 
 
 def special_tokens(teacher: LanguageModel, student: LanguageModel | None) -> Iterator[Finding]:
-    """Whether each model knows where a document begins and ends, and both mean the same by it."""
+    """Whether each model has tokens for the beginning and end of a document, and both models the same."""
     for model in filter(None, (teacher, student)):
         yield from _ending(model)
     if student is None:
@@ -102,8 +102,8 @@ def special_tokens(teacher: LanguageModel, student: LanguageModel | None) -> Ite
                 kind.upper(),
                 "warning",
                 f"teacher {teacher.name} has {theirs!r}, student {student.name} {ours!r}, as is usual between an "
-                "instructed model and a base one; the documents are framed as the teacher's, and the student will not "
-                "stop where it learns to",
+                "instructed model and a base one; documents begin and end with the teacher's tokens, so the student will "
+                "not stop where it is trained to",
                 f"set tokenizer.{kind}_token and generation_config.{kind}_token_id of the student to the teacher's "
                 "and save it again",
             )
@@ -126,7 +126,7 @@ def _ending(model: LanguageModel) -> Iterator[Finding]:
         yield Finding(
             "EOS",
             "warning",
-            f"{model.name}: its tokenizer knows no token that ends a document, so no student learns to stop ({pad})",
+            f"{model.name}: its tokenizer has no end-of-document token, so no student learns to stop ({pad})",
             "fine for text without an end; else add an eos_token to the tokenizer and train the teacher on it",
         )
         return
@@ -161,14 +161,14 @@ def _stops(model: LanguageModel) -> list[int]:
 
 
 def chat_template(teacher: LanguageModel, student: LanguageModel | None) -> Iterator[Finding]:
-    """Whether conversations can be written, and the same way for both."""
+    """Whether the teacher has a chat template, and the student the same one."""
     theirs = teacher.tokenizer.chat_template
     if theirs is None:
         yield Finding(
             "chat template",
             "error",
             f"the data are conversations, and the tokenizer of teacher {teacher.name} has no chat template for them",
-            "take an instructed teacher, or give the data as plain 'text'",
+            "use an instructed teacher, or give the data as plain 'text'",
         )
         return
     ours = theirs if student is None else student.tokenizer.chat_template
@@ -179,7 +179,7 @@ def chat_template(teacher: LanguageModel, student: LanguageModel | None) -> Iter
             "chat template",
             "warning",
             f"teacher {teacher.name} writes conversations by template {_hash(theirs)}; student {student.name}: {came}",
-            "training uses the teacher's; save the teacher's tokenizer with the student, or its answers will be worse",
+            "training uses the teacher's; save the teacher's tokenizer with the student, or its completions will be worse",
         )
         return
     yield Finding(
@@ -192,12 +192,12 @@ def _hash(template: Any) -> str:
 
 
 def coverage(teacher: LanguageModel, texts: Sequence[str]) -> Iterator[Finding]:
-    """How much of some texts survives the way to tokens and back. Blanks are not counted: some tokenizers join them."""
+    """The share of characters that encoding and decoding lose. Blanks are left out, since some tokenizers join them."""
     if not texts:
         return
     texts = [text[:_LOOKED_AT] for text in texts]
     named = sorted({*teacher.tokenizer.all_special_tokens, *teacher.tokenizer.get_added_vocab()}, key=len, reverse=True)
-    if named:  # what a text spells out of these is read as such, and is no character that gets lost
+    if named:  # special tokens in a text are encoded as such, and are not lost characters
         texts = [re.sub("|".join(map(re.escape, named)), "", text) for text in texts]
     tokens = teacher.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     read = Counter("".join("".join(texts).split()))

@@ -1,8 +1,8 @@
-"""What a configuration amounts to: parameters, what a token is multiplied with, widths, and the bytes and FLOPs that follow.
+"""The size of a model from its configuration: parameters, weights multiplied per token, widths, and the bytes and FLOPs.
 
-A parameter is counted once, but a head tied to the embedding is multiplied out all the same: the 2 N + 6 N rule (Kaplan et
-al., arXiv 2001.08361, sec. 2.1) wants the weights a token is *multiplied* with, which for small models is another number.
-Torch is loaded only to build an architecture whose axes are not known (`Size.of`).
+A tied head is one tensor with the embedding, but its product is computed all the same: the 2 N and 6 N rules (Kaplan et al.,
+arXiv 2001.08361, sec. 2.1) need the weights a token is *multiplied* with, which differ from the parameters of small models. Torch
+is loaded only for architectures whose axes are not known (`Size.of`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Size:
-    """What a configuration amounts to.
+    """The size of a model.
 
-    ``parameters`` counts a tied tensor once. ``embedding`` are those that are looked up (tokens, positions), a tied
-    head among them. ``multiplied`` are the weights one token is multiplied with: the head even where it is tied, of a
-    mixture only the experts it is sent to. ``head`` are those of a head that is not tied. The rest are widths:
-    ``attention`` of all query heads together, ``kv`` of all key heads, ``rows`` of the head. Every layer attends, unless
-    ``mixture`` says how they mix (limbeck's own decoder).
+    ``parameters`` counts a tied tensor once. ``embedding`` counts embeddings (tokens, positions), a tied head included, ``head``
+    an untied head. ``multiplied`` are the weights that one token is multiplied with: the head, tied or not; of a mixture of
+    experts only those it is routed to. The others are widths: ``attention`` of all query heads, ``kv`` of all key heads, ``rows``
+    of the head. All layers have attention, unless ``mixture`` names their mixers (limbeck's own decoder).
     """
 
     parameters: int
@@ -46,7 +45,7 @@ class Size:
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> Size:
-        """The size of any model of this configuration, built where tensors have shapes and no storage."""
+        """The size of any model of this configuration, which is built without storage (torch's meta device)."""
         import torch
         from torch import nn
 
@@ -82,7 +81,7 @@ class Size:
 
     @classmethod
     def of_anatomy(cls, anatomy: Anatomy) -> Size:
-        """The size of a decoder whose axes are known, counted without torch."""
+        """The size of a decoder from its axes, without torch."""
         sizes = anatomy.sizes
         looked_up = {n: a for n, a in anatomy.outside.items() if a[0] in ("vocab", "position") and n != HEAD}
         matrices = {n: a for n, a in anatomy.inside.items() if len(a) >= 2}
@@ -102,47 +101,47 @@ class Size:
 
     @property
     def body(self) -> int:
-        """Parameters without embeddings and head: what scaling laws call N."""
+        """Parameters without embeddings and head: N in scaling laws."""
         return self.parameters - self.embedding - self.head
 
     @property
     def active(self) -> int:
-        """Parameters of matrices that take part in a token: of a mixture only the experts it is sent to; a tied head once."""
+        """Parameters used for one token: of a mixture of experts only those it is routed to; a tied head once."""
         return self.multiplied + self.embedding - (self.rows * self.hidden if self.head == 0 else 0)
 
     def forward_flops(self, length: int) -> float:
-        """FLOPs of a forward pass per token, in rows of this length: 2 per weight, and causal attention's two products.
+        """FLOPs of a forward pass per token, in rows of ``length`` tokens: 2 per weight, and causal attention's two products.
 
-        Packed documents attend to less, and sliding windows of Transformers' models too, so this is an upper bound where there
-        are such. A mixture of layers says itself what it does instead.
+        It is an upper bound for packed documents and for sliding windows of Transformers' models. Mixers other than attention
+        declare their own FLOPs.
         """
         attending = 2.0 * (length + 1) * self.layers * self.attention
         return 2.0 * self.multiplied + (attending if self.mixture is None else self.mixture.mixing_flops(length))
 
     def backward_flops(self, length: int) -> float:
-        """FLOPs of a backward pass per token: two products for each of the forward pass."""
+        """FLOPs of a backward pass per token: twice the forward pass."""
         return 2.0 * self.forward_flops(length)
 
     def kv_bytes(self, itemsize: int) -> int:
-        """Bytes of keys and values per token of context, were all layers attention. Those with a sliding window keep less."""
+        """Bytes of keys and values per token of context if all layers are attention; an upper bound for sliding windows."""
         return 2 * self.layers * self.kv * itemsize
 
     def state_bytes(self, length: int, itemsize: int) -> int:
-        """Bytes that are kept of a text of this length: keys and values, or the states of a mixture."""
+        """Bytes of the state of one sequence of ``length`` tokens: keys and values, or the states of other mixers."""
         return length * self.kv_bytes(itemsize) if self.mixture is None else self.mixture.state_bytes(length, itemsize)
 
     def inference_bytes(self, length: int, itemsize: int) -> int:
-        """Bytes to generate a text of this length, one at a time: weights, and what is kept of it."""
+        """Bytes of memory to generate one sequence of ``length`` tokens: weights and its state."""
         return itemsize * self.parameters + self.state_bytes(length, itemsize)
 
     def bytes_read(self, length: int, itemsize: int) -> int:
-        """Bytes that are read to generate the token at this length, one text at a time: weights, and what is kept of it."""
+        """Bytes read to generate the token after ``length`` tokens at batch size 1: weights and the sequence's state."""
         return itemsize * self.multiplied + self.state_bytes(length, itemsize)
 
     def cached_bytes(self, outcomes: int | None = None) -> int:
-        """Bytes on disk per token of what a teacher says: of its likeliest ``outcomes`` and the rest, or of all its rows.
+        """Bytes on disk per token of captured logits: of the top-k ``outcomes`` and the rest, or of the whole vocabulary.
 
-        A log-probability is a 16-bit float; the id of an outcome takes 2 bytes where the head has no more rows than that.
+        A log-probability takes 2 bytes, the id of an outcome 2 bytes for up to 65,536 rows, else 4.
         """
         if outcomes is None:
             return 2 * self.rows
@@ -150,7 +149,7 @@ class Size:
 
 
 def _multiplied(model: PreTrainedModel, text: PreTrainedConfig, others: Collection[int]) -> int:
-    """Elements of matrices but these: what is looked up, and long filters, which are run once for all rows."""
+    """Elements of all matrices except ``others``: embeddings, and long filters, which are computed once for all rows."""
     chosen = getattr(text, "num_experts_per_tok", None)
     experts = getattr(text, "num_local_experts", None) or getattr(text, "num_experts", None)
     share = chosen / experts if chosen and experts else 1.0

@@ -1,4 +1,4 @@
-"""What a distillation will cost, from the sizes of both models: FLOPs, bytes by part, and roughly how long."""
+"""The cost of a distillation from the sizes of both models: FLOPs, peak bytes by part, and an estimate of the time."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from limbeck.planning.cost.size import Size
 
 _HELD = ("student's weights", "gradients", "AdamW's moments")
 
-# What objectives/fused.py gives a buffer of logits; a test holds them equal.
+# The size of a buffer of logits in objectives/fused.py; a test compares them.
 LOGITS_BUFFER = {"cpu": (128, 512, 2**23), "cuda": (256, 8192, 2**26)}
 
-# How much element-wise work goes with each byte that the forward pass keeps, as bytes written by a plain product of
-# large vectors. Ours: on one thread a step took, beyond its matrix products, 3.9 to 5.5 ns for each such byte (0.1M to
-# 10M parameters, 5 shapes) where such a product wrote 5.1 GB/s.
+# Element-wise work for each byte that the forward pass keeps, as bytes written by a plain product of large vectors. Measured
+# here: on one thread a step took, beyond its matrix products, 3.9 to 5.5 ns for each such byte (0.1M to 10M parameters, 5
+# shapes), and such a product wrote 5.1 GB/s.
 _PASSES = 24
 
-# Python, torch, Transformers and Arrow themselves (480 MiB) and what a first step loads; on a GPU the context and its kernels.
+# Python, torch, Transformers and Arrow (480 MiB) and what a first step loads; on a GPU the context and its kernels.
 _LIBRARIES = 530 * 2**20
 
-# What glibc's allocator keeps between the blocks that come and go, as a share of them: freed memory that is not given back, which
-# would cost a third more time. Ours, over the first 14 shapes of benchmarks/cost.py; the others there check it. CUDA's
-# allocator splits and merges its blocks.
+# Freed memory that glibc's allocator does not return, as a share of the transient blocks (returning it would cost a third more
+# time). Measured over the first 14 shapes of benchmarks/cost.py; the others there check it. CUDA's allocator splits and merges
+# blocks.
 _KEPT_BY_ALLOCATOR = {"cpu": 1 / 3, "cuda": 0.0}
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device reaches here and now: FLOP/s of matrix products, bytes/s that element-wise work writes."""
+    """Measured rates of a device: FLOP/s of matrix products, bytes/s written by element-wise work."""
 
     flops: float
     bytes: float
@@ -37,7 +37,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a training will cost. ``bytes`` is the peak by part; ``said_bytes`` what a teacher says about the rows of a step."""
+    """The estimated cost of a training. ``bytes`` is the peak memory by part, ``signal_bytes`` are a step's teacher outputs."""
 
     student: Size
     teacher: Size | None
@@ -45,7 +45,7 @@ class Cost:
     flops_per_token: float
     kept_per_token: int
     bytes: Mapping[str, int]
-    said_bytes: int = 0
+    signal_bytes: int = 0
 
     @property
     def flops(self) -> float:
@@ -54,18 +54,18 @@ class Cost:
 
     @property
     def peak_bytes(self) -> int:
-        """All parts together."""
+        """Peak memory: the sum over all parts."""
         return sum(self.bytes.values())
 
     @property
     def held_bytes(self) -> int:
-        """What the student holds between its steps: its weights, gradients and moments."""
+        """Bytes that a student keeps between its steps: weights, gradients and AdamW's moments."""
         return sum(self.bytes.get(name, 0) for name in _HELD)
 
     def seconds(self, rates: Rates) -> float:
-        """Seconds of training, within a factor of 2.5 or so: its products and, often as much, everything between them.
+        """Estimated seconds of the training, within a factor of about 2.5: matrix products and element-wise work.
 
-        What a run really took is printed at its end.
+        A run prints its measured time at its end.
         """
         return self.flops / rates.flops + _PASSES * self.kept_per_token * self.tokens / rates.bytes
 
@@ -80,11 +80,11 @@ def estimate(
     itemsize: int,
     device: str,
 ) -> Cost:
-    """What it costs to train a student on ``tokens`` tokens, listening to a teacher unless it is None.
+    """Estimates the cost of training a student on ``tokens`` tokens, from a teacher or (None) without one.
 
-    ``itemsize`` is bytes of the teacher's numbers and of the student's arithmetic; the student's own weights are float32.
-    ``device`` is a type of device, any but "cuda" being like a CPU. FLOPs per token are 3 forward passes of the student and
-    1 of the teacher: 6 N_S + 2 N_T and attention.
+    ``length`` is tokens per row, ``batch_tokens`` of a step. ``itemsize`` is bytes of the teacher's numbers and of the student's
+    arithmetic; the student's weights are float32. ``device`` is "cuda" or "cpu". FLOPs per token are 3 forward passes of the
+    student and 1 of the teacher: 6 N_S + 2 N_T and attention (Kaplan et al., arXiv 2001.08361).
     """
     kind = "cuda" if device == "cuda" else "cpu"
     micro = max(length, min(batch_tokens, MICRO_TOKENS[kind]) // length * length)
@@ -93,21 +93,21 @@ def estimate(
     if teacher is not None:
         parts |= _teacher_bytes(teacher, length=length, micro=micro, itemsize=itemsize)
     parts["chunks of logits"] = _chunk_bytes(student, teacher, micro=micro, kind=kind)
-    passing = ("activations", "teacher's forward pass", "chunks of logits")
-    parts["kept by the allocator"] = round(_KEPT_BY_ALLOCATOR[kind] * sum(parts.get(name, 0) for name in passing))
+    transient = ("activations", "teacher's forward pass", "chunks of logits")
+    parts["kept by the allocator"] = round(_KEPT_BY_ALLOCATOR[kind] * sum(parts.get(name, 0) for name in transient))
     parts["Python and libraries"] = _LIBRARIES
     kept = activation_bytes(student, length=length, itemsize=itemsize)
-    said = 0 if teacher is None else itemsize * teacher.hidden * batch_tokens
-    return Cost(student, teacher, tokens, flops, kept, parts, said)
+    message = 0 if teacher is None else itemsize * teacher.hidden * batch_tokens
+    return Cost(student, teacher, tokens, flops, kept, parts, message)
 
 
 def matching_bytes(
     student: Size, reference: Size, teacher: Size, *, length: int, batch_tokens: int, itemsize: int, device: str
 ) -> dict[str, int]:
-    """Bytes at the peak, by part, while a student's layers are matched to those of a reference; arguments as of `estimate`.
+    """Peak bytes by part while a student's layers are matched to those of a reference; arguments as of `estimate`.
 
-    All parameters are counted as if they learned; the graph of one layer is held at a time, and nobody needs logits. The
-    teacher that both were made of is still there.
+    All parameters are counted as trained. The graph of one layer is held at a time, and there are no logits. The teacher's
+    weights are still in memory.
     """
     kind = "cuda" if device == "cuda" else "cpu"
     micro = max(length, min(batch_tokens, MICRO_TOKENS[kind]) // length * length)
@@ -120,12 +120,12 @@ def matching_bytes(
     return parts
 
 
-def peak_together(costs: Sequence[Cost]) -> int:
-    """Bytes at the peak where students of one teacher are trained in step.
+def peak_lockstep(costs: Sequence[Cost]) -> int:
+    """Peak bytes of students of one teacher that are trained in lockstep.
 
-    All are held, and what the teacher said about the step; one at a time computes.
+    All students are held, with the teacher's outputs of one step; one student computes at a time.
     """
-    computing = max(cost.peak_bytes - cost.held_bytes + (cost.said_bytes if len(costs) > 1 else 0) for cost in costs)
+    computing = max(cost.peak_bytes - cost.held_bytes + (cost.signal_bytes if len(costs) > 1 else 0) for cost in costs)
     return computing + sum(cost.held_bytes for cost in costs)
 
 

@@ -59,10 +59,11 @@ class Model:
 
 @dataclass(frozen=True)
 class Task:
-    """A student and what there is for it: tokens, and whether the teacher's forward passes are paid (else they are cached).
+    """A student, its tokens, and whether the teacher's forward passes are paid for (else its logits are cached).
 
-    ``uses`` is how often the logits of one pass are trained with. ``epsilon`` is the difference in nats per token that nobody
-    minds. ``teacher_tokens`` None means 20 per parameter. Rows of text have ``length`` tokens.
+    ``uses`` is how often the logits of one pass are trained on. ``epsilon`` is the tolerance in nats per token.
+    ``teacher_tokens`` are the tokens that teachers were trained on, None for 20 per parameter. Rows of text have ``length``
+    tokens.
     """
 
     student: Model
@@ -126,10 +127,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one planner says. ``best`` and ``cheapest`` name candidates; None is cross-entropy alone, or nothing to say.
+class Recommendation:
+    """The recommendation of one planner. ``best`` and ``cheapest`` name candidates; None is cross-entropy alone, or unknown.
 
-    ``teacher`` is the best size of teacher whether or not a candidate has it, in the planner's own count of parameters.
+    ``teacher`` is the best teacher size, whether or not a candidate has it, in the parameters that this planner counts.
     """
 
     planner: str
@@ -170,18 +171,18 @@ def _within(loss: float) -> Estimate:
     return Estimate(float(loss), float(loss * (1 - RELATIVE_ERROR)), float(loss * (1 + RELATIVE_ERROR)))
 
 
-def by_published_ratio(task: Task, candidates: Sequence[Model]) -> Answer:
+def by_published_ratio(task: Task, candidates: Sequence[Model]) -> Recommendation:
     """The published rule: about 2.5 times the student."""
     best = RATIO * task.student.parameters
     notes = [
-        "measured on students cut out of their teachers, below 3B parameters; it knows nothing of tokens or of who pays"
+        "measured on students pruned from their teachers, below 3B parameters; it ignores tokens and the teacher's cost"
     ]
     if task.student.parameters > 3e9:
         notes.append(f"extrapolated: a student of {task.student.parameters:,.0f} parameters")
     return _by_ratio("ratio rule, published", task, candidates, best, lambda m: m.parameters, notes)
 
 
-def by_fitted_ratio(task: Task, candidates: Sequence[Model], fit: RatioFit, *, arm: str) -> Answer:
+def by_fitted_ratio(task: Task, candidates: Sequence[Model], fit: RatioFit, *, arm: str) -> Recommendation:
     """A ratio rule fitted to a pilot's points."""
     name = f"ratio rule, your pilot ({arm})"
     notes = [str(valley) for valley in fit.valleys]
@@ -189,8 +190,10 @@ def by_fitted_ratio(task: Task, candidates: Sequence[Model], fit: RatioFit, *, a
     if best is None or best.value <= 0:
         if fit.flat:
             said = f"any teacher in this range will do, so the cheapest: {min(candidates, key=_cost).name}"
-            return Answer(name, "any", said, None, min(candidates, key=_cost).name, None, (), tuple(notes))
-        return Answer(name, "unknown", "your pilot found no best size of teacher", None, None, None, (), tuple(notes))
+            return Recommendation(name, "any", said, None, min(candidates, key=_cost).name, None, (), tuple(notes))
+        return Recommendation(
+            name, "unknown", "your pilot found no best size of teacher", None, None, None, (), tuple(notes)
+        )
     return _by_ratio(name, task, candidates, best, lambda m: m.body, notes)
 
 
@@ -201,17 +204,19 @@ def _by_ratio(
     best: Estimate | float,
     size: Callable[[Model], float],
     notes: list[str],
-) -> Answer:
+) -> Recommendation:
     value = best.value if isinstance(best, Estimate) else best
     nearest = min(candidates, key=lambda m: abs(np.log(size(m) / value)))
     share = size(nearest) / value
     said = (
         f"a teacher of about {value:,.3g} parameters; of the candidates {nearest.name} is nearest ({share:.2f} of it)"
     )
-    return Answer(name, "distil", said, nearest.name, nearest.name, best, (), (*notes, "a ratio predicts no loss"))
+    return Recommendation(
+        name, "distil", said, nearest.name, nearest.name, best, (), (*notes, "a ratio predicts no loss")
+    )
 
 
-def by_published_law(task: Task, candidates: Sequence[Model]) -> Answer:
+def by_published_law(task: Task, candidates: Sequence[Model]) -> Recommendation:
     """The published distillation law."""
     outside = [m for m in (task.student, *candidates) if not MEASURED[0] <= m.body <= MEASURED[1]]
     notes = [f"about {RELATIVE_ERROR:.0%} error of each loss; differences between teachers are surer than that"]
@@ -235,7 +240,7 @@ def by_loss(
     teacher_losses: dict[str, float],
     best_size: Estimate | float | None,
     notes: Sequence[str],
-) -> Answer:
+) -> Recommendation:
     """What a law of losses says: the candidates by what they gain over cross-entropy alone, which is one of them.
 
     The gain is at equal FLOPs: where a teacher is paid, cross-entropy alone sees more tokens; where it is free, the same.
@@ -261,7 +266,7 @@ def by_loss(
         said = f"{cheapest.teacher}: {cheapest.gain:+.3f} nats against cross-entropy at equal FLOPs"
         if cheapest is not best:
             said += f"; {best.teacher} is best by {best.gain - cheapest.gain:.4f}, less than epsilon"
-    return Answer(name, verdict, said, best.teacher, cheapest.teacher, best_size, tuple(rows), tuple(notes))
+    return Recommendation(name, verdict, said, best.teacher, cheapest.teacher, best_size, tuple(rows), tuple(notes))
 
 
 def _row(task: Task, law: Predictor, teacher: Model | None, teacher_loss: float | None, budget: float) -> Row:
