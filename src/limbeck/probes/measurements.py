@@ -102,13 +102,7 @@ def measure(
         counted = batch.weight.reshape(-1).nonzero().squeeze(1)
         q = _at(outputs, counted)
         signal = None if teacher is None else teacher(batch)
-        p = (
-            signal.part(counted)
-            if isinstance(signal, Sparse)
-            else None
-            if signal is None
-            else _at(signal, counted)
-        )
+        p = signal.part(counted) if isinstance(signal, Sparse) else None if signal is None else _at(signal, counted)
         for part in _chunks(len(counted), q, cells):
             where = counted[part]
             log_q = q.logits(part).float().log_softmax(-1)
