@@ -10,14 +10,11 @@ import limbeck
 
 def main(tokens: str = "200k") -> None:
     result = limbeck.distil(text_tokens="40k", tokens=tokens, baselines="cut+ce", out="runs/first-student")
-    print(result["verdict"])
-    for model, readings in result["readings"].items():
-        held_out = readings.get("held_out")
-        if held_out:
-            print(
-                f"{model:10} {held_out['value']:.3f} nats per token ({held_out['low']:.3f} to {held_out['high']:.3f})"
-            )
-    print("The student is an ordinary Hugging Face folder: runs/first-student/student")
+    print(result.verdict)
+    for model, readings in result.readings.items():
+        if found := readings.get("held_out"):
+            print(f"{model:10} {found.value:.3f} nats per token ({found.low:.3f} to {found.high:.3f}), n = {found.n}")
+    print(f"The student is an ordinary Hugging Face folder: {result.student}")
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def place(tmp_path_factory) -> Path:
 
 def for_tiny_teachers(command: str) -> str:
     """The command for the teachers of these tests, which are smaller than a user's."""
-    command = re.sub(r"--length \d+", "--length 64", small(command))
+    command = re.sub(r"--seq-len \d+", "--seq-len 64", small(command))
     command = re.sub(r"--params \S+,\S+", "--params 40k,30k", command)
     return re.sub(r"--params [^\s,]+(?=\s)", "--params 40k", command)
 
