@@ -32,7 +32,7 @@ def test_the_example_of_the_python_page_runs_as_it_stands(generate, tmp_path):
     example = generate["EXAMPLE"].replace("limbeck.distil(", "result_of(")
     reading = '{"value": 2.0, "low": 1.9, "high": 2.1, "unit": "nats/token", "n": 5}'
     before = "from pathlib import Path\nfrom limbeck import DistilResult\n"
-    before += f"row = {{'verdict': 'better', 'readings': {{'student': {{'nll': {reading}}}}}}}\n"
+    before += f"row = {{'verdict': 'better', 'readings': {{'student': {{'held_out': {reading}}}}}}}\n"
     before += "result_of = lambda **keys: DistilResult.of(row, Path(keys['out']))\n"
     done = subprocess.run([sys.executable, "-c", before + example], capture_output=True, text=True, check=True)
     assert done.stdout == "better\n2.0 runs/first/report.html\n"

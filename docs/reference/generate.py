@@ -24,7 +24,7 @@ import limbeck
 
 result = limbeck.distil(teacher="teacher", params="6M", data="my.jsonl", tokens="2M", out="runs/first")
 print(result.verdict)
-print(result.readings["student"]["nll"].value, result.report)
+print(result.readings["student"]["held_out"].value, result.report)
 """
 FUNCTIONS = [command for command in COMMANDS if command.result]
 
