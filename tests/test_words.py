@@ -17,7 +17,7 @@ PACKAGE = ROOT / "src" / "limbeck"
 # Parts of the package whose messages are in the field's words. A part is added when it is done; in the end it is every part.
 PARTS = (
     "teachers", "generation", "objectives", "probes", "planning", "run", "divergence.py", "selftest.py", "registration.py",
-    "types.py",
+    "types.py", "jobs",
 )  # fmt: skip
 
 _MODEL = r"(?:teacher|student|model|server)s?(?:'s)?"

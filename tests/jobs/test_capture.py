@@ -194,7 +194,7 @@ def test_shards_of_several_machines_are_the_whole(here, tmp_path):
     folders = [here / f"shard{i}" for i in (1, 2, 3)]
     for i, folder in enumerate(folders, start=1):
         ask(here, folder.name, shard=f"{i}/3")
-    with pytest.raises(BadModel, match="is one shard: it has answers to rows 0 to"):
+    with pytest.raises(BadModel, match="is one shard: it has the logits of rows 0 to"):
         distil(here, "of-shard", teacher=str(folders[0]))
     with pytest.raises(BadModel, match=r"rows [\d,]+ to [\d,]+ are missing before"):
         merge(tmp_path / "torn", [folders[0], folders[2]])

@@ -532,7 +532,7 @@ def test_nonsense_stops_a_capture(model, speaks, fault, said):
 def test_flags_of_a_served_teacher(here, model):
     with pytest.raises(BadSetting, match=r"a server does not give its tokenizer: give the .* with --tokenizer"):
         limbeck.capture(teacher="http://host/v1#m", out=here / "no")
-    with pytest.raises(BadSetting, match="--codec sampled: a server gives its likeliest tokens"):
+    with pytest.raises(BadSetting, match="--codec sampled: a server gives its top tokens"):
         limbeck.capture(teacher="http://host/v1#m", tokenizer="x", kind="drawn", out=here / "no")
     with pytest.raises(BadSetting, match="only a teacher on a server needs it"):
         limbeck.capture(teacher=str(here / "teacher"), tokenizer="x", out=here / "no")

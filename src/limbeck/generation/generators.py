@@ -129,8 +129,10 @@ class ServedGenerator:
 
     def __init__(self, teacher: ServedCompletions, prompts: Sequence[Prompt], sampling: Sampling) -> None:
         self.teacher, self._prompts, self._sampling = teacher, prompts, sampling
-        own = "" if teacher.whole else "; where it leaves out unlikely tokens of itself, it is not told otherwise"
-        self.about = f"{teacher.client.address} is asked for text, {teacher.in_flight} questions at once{own}"
+        own = "" if teacher.whole else "; if it cuts off unlikely tokens by default, it still does"
+        self.about = (
+            f"{teacher.client.address} generates text, with at most {teacher.in_flight} requests in flight{own}"
+        )
 
     @property
     def repeated(self) -> int:

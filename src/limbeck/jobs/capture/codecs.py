@@ -77,7 +77,7 @@ def show(certificate: Certificate, console: Console) -> None:
     """What is kept, and what that does to each objective."""
     mass, top = share(certificate.exact_mass.value, digits=1), share(certificate.top1_kept.value)
     message = f"{certificate.codec} outcomes at {certificate.bytes} bytes: {mass} of the mass exactly, "
-    message += f"the likeliest outcome at {top} of {certificate.positions:,} positions"
+    message += f"the most probable token at {top} of {certificate.positions:,} positions"
     if certificate.kl is not None:
         message += f", KL {interval(certificate.kl, '.3f')} nats with the rest spread evenly"
     table = Table("objective", "bias of its gradient", "noise of a step")
@@ -91,7 +91,7 @@ def show(certificate: Certificate, console: Console) -> None:
 
 def show_kinds(certificates: Sequence[Certificate], console: Console) -> None:
     """Bytes against what is lost of forward KL."""
-    table = Table("kind", "bytes", "exact mass", "likeliest kept", "bias", "noise")
+    table = Table("codec", "bytes", "exact mass", "most probable kept", "bias", "noise")
     for c in certificates:
         kept = (share(c.exact_mass.value, digits=1), share(c.top1_kept.value))
         table.add_row(c.codec, str(c.bytes), *kept, *_told(c.damage[DECIDES]))

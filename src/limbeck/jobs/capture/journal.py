@@ -14,7 +14,7 @@ import numpy as np
 from limbeck.disk import Count, Lines, json_line, open_in_place, writing
 from limbeck.errors import BadFolder
 
-_REMEDY = "remove it, and its prompts are asked again"
+_REMEDY = "remove it, and its prompts are sent again"
 
 
 class _Row(TypedDict):

@@ -83,7 +83,7 @@ def check_capture(settings: CaptureSettings, teacher: TeacherRef) -> None:
             + ": leave it out, and give distil a student that exists with --student"
         )
     if settings.kind == "drawn" and served:
-        raise BadSetting("--codec sampled: a server gives its likeliest tokens and no samples: use top-k or auto")
+        raise BadSetting("--codec sampled: a server gives its top tokens and no samples: use top-k or auto")
     if settings.stream and served:
         raise BadSetting(
             f"--stream: {settings.teacher} is on a server, and nothing of it is read from disk here; leave it out"

@@ -78,7 +78,7 @@ class Captured:
         if self.answers.first > 0 or self.answers.rows < self.facts["rows"]:
             last = self.answers.first + self.answers.rows - 1
             raise BadModel(
-                f"{folder} is one shard: it has answers to rows {self.answers.first:,} to {last:,} of "
+                f"{folder} is one shard: it has the logits of rows {self.answers.first:,} to {last:,} of "
                 f"{self.facts['rows']:,}: put the shards together with limbeck cache merge OUT SHARD SHARD ..."
             )
 

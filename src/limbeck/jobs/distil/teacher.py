@@ -144,7 +144,7 @@ def adopted(request: DistilRequest) -> tuple[DistilRequest, dict[str, Any]]:
                     "without them: give a student that exists with --student"
                 )
             if request.settings.tokenizer_align is None:
-                _check(request, TopK(vocab=_LITTLE, k=1), holds="it tells its likeliest outcomes")
+                _check(request, TopK(vocab=_LITTLE, k=1), holds="it returns its top tokens")
             return request, {}
         case LocalRef():
             return request, {}

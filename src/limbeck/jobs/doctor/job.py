@@ -33,7 +33,7 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
     if isinstance(request.teacher, ServedRef):
         raise BadSetting(
             f"--teacher {settings.teacher}: the doctor looks at models that are here: give the folder or hub id of the served "
-            "model's configuration with --teacher, or let limbeck distil ask the server, which looks at the pair before it trains"
+            "model's configuration with --teacher, or run limbeck distil, which checks the pair before it trains"
         )
     check_student(settings)
     request, _ = adopted(request)

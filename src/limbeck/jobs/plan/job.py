@@ -118,7 +118,7 @@ def _check(settings: PlanSettings) -> None:
         )
     if settings.candidates and settings.teacher is not None:
         raise BadSetting(
-            "--candidates and --teacher both say who teaches: give candidates to choose from, or the one teacher"
+            "--candidates and --teacher both name a teacher: give candidates to choose from, or the one teacher"
         )
     if not settings.candidates and settings.teacher is None:
         raise BadSetting(
@@ -263,7 +263,7 @@ def _assumptions(task: Task, pair: _Pair, settings: PlanSettings) -> list[str]:
         "the teacher's forward passes are paid, each beside three of the student on as many tokens, and its logits are used "
         f"{_times(task.uses)}; cross-entropy is given the same FLOPs, so more tokens"
         if task.paid
-        else "what the teacher says is free (cached): cross-entropy is given the same tokens"
+        else "the teacher's logits are free (cached): cross-entropy is given the same tokens"
     )
     if task.uses > 1:
         assumptions.append(
