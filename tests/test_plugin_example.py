@@ -42,14 +42,6 @@ def limbeck(place: Path, *words: str, status: int = 0) -> str:
     return python(place, "-m", "limbeck", *words, status=status)
 
 
-EXPORT = """
-import json, sys
-from limbeck.config import ExportSettings
-from limbeck.jobs.export.job import export
-print(json.dumps(export(ExportSettings(model="own/model", to="npz", out=sys.argv[1], dtype=sys.argv[2], device="cpu"))))
-"""
-
-
 @pytest.mark.long
 def test_a_student_is_distilled_by_its_objective_from_its_source(place):
     words = ("--teacher", "teacher", "--data", "csv:texts.csv", "--objective", "0.5*LogitMSE + 0.5*CrossEntropy")
@@ -82,9 +74,10 @@ def test_a_decoder_of_its_mixer_is_trained_probed_and_exported(place):
     assert 0 <= top5["low"] <= top5["value"] <= top5["high"] <= 1
     assert top5["n"] > 1
     assert "measured_on" in found
-    assert json.loads(python(place, "-c", EXPORT, "weights", "auto"))["kl_nats"] == 0.0
+    exported = json.loads(limbeck(place, "export", "own/model", "--to", "npz", "--out", "weights", "--json"))
+    assert exported["kl_nats"] == 0.0
     assert (place / "weights" / "model.npz").stat().st_size > 0
-    said = python(place, "-c", EXPORT, "half", "float16", status=1)
+    said = limbeck(place, "export", "own/model", "--to", "npz", "--dtype", "float16", "--out", "half", status=2)
     assert "an npz archive has float32 alone" in said
     # without the package the folder names what is missing; with its own code beside it, it runs
     without = "import limbeck, sys; limbeck.load('own/model')"

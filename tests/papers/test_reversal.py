@@ -12,7 +12,7 @@ from limbeck.corpora.tasks.reversal import Reversal, reversed_facts
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.papers.reversal import facts
 from limbeck.papers.reversal import recipe as reversal
-from limbeck.papers.reversal.facts import KINDS, Cell, asked_about, by_luck, reciprocal_ranks, train
+from limbeck.papers.reversal.facts import KINDS, Cell, by_luck, questions_of, reciprocal_ranks, train
 from limbeck.papers.reversal.recipe import SCALES, Scale
 from tests.helpers.reproduced import KEYS, reproduced_twice
 
@@ -80,7 +80,7 @@ def test_a_table_has_a_slot_for_each_name():
 
 def test_reversals_are_asked_that_nobody_told():
     world = Reversal(entities=40, relations=2, world=3)
-    questions = asked_about(world, 10)
+    questions = questions_of(world, 10)
     told = {tuple(fact) for fact in world.told.tolist()}
     assert len(questions["asked"]) == len(questions["told"]) == 10
     assert all(tuple(fact) in told for fact in questions["told"].tolist())
@@ -90,7 +90,7 @@ def test_reversals_are_asked_that_nobody_told():
 
 def test_luck_is_a_guess_among_what_told_facts_leave_open():
     world = Reversal(entities=100, relations=2, world=3)
-    questions = asked_about(world, 10_000)["asked"]
+    questions = questions_of(world, 10_000)["asked"]
     expected = []
     for head, relation, tail in questions.tolist():
         one_way = range(world.entities, world.things)

@@ -15,7 +15,7 @@ from limbeck.corpora.tasks.synthetic import SyntheticCorpus
 from limbeck.disk import read_json, write_json
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.papers.lab import recall
-from limbeck.papers.lab.recall import Cell, asked, at, new_decoder, train
+from limbeck.papers.lab.recall import Cell, at, new_decoder, question_logits, train
 from limbeck.papers.lab.recipe import ClaimResult, of_seeds, with_failures
 from limbeck.papers.zoology import recipe as zoology
 from limbeck.papers.zoology.grid import ARMS, BASED, GATED, SCALES, Scale, Setting
@@ -30,7 +30,7 @@ CELL = Cell("tiny", ("conv", "attention:rope=false"), 16, 12, 16, (1, 2), 60, 1e
 
 def test_only_the_head_at_questions_is_left_out():
     model, batch = new_decoder(CELL), SyntheticCorpus(CELL.task(2), seed=0).take(8)
-    logits, targets = asked(model, batch)
+    logits, targets = question_logits(model, batch)
     whole = model(input_ids=batch.tokens, use_cache=False).logits
     labels = torch.where(batch.weight > 0, batch.targets, -100)
     plain = F.cross_entropy(whole.flatten(0, 1), labels.flatten(), ignore_index=-100)

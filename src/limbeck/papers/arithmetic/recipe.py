@@ -139,12 +139,12 @@ def samples_of(scale: Scale, form: str) -> tuple[int, ...]:
     return tuple(sorted({*scale.fewer, *scale.samples})) if form == PLAIN else scale.samples
 
 
-def run(ground: RecipeContext) -> Outcome:
+def run(context: RecipeContext) -> Outcome:
     """Trains the grid, completes the table, and judges."""
-    if ground.data is not None:
-        raise BadSetting(f"--data {ground.data}: arithmetic draws its own sums. Leave --data out.")
-    bench = Trainings(ground, train)
-    found = _found(bench, ground)
+    if context.data is not None:
+        raise BadSetting(f"--data {context.data}: arithmetic draws its own sums. Leave --data out.")
+    trainings = Trainings(context, train)
+    found = _found(trainings, context)
     scale = found.scale
     plain, twice = found.accuracy(PLAIN), found.accuracy(PLAIN, times=2)
     plains = {PLAIN: found.trained(PLAIN, scale.samples), TWICE: found.trained(PLAIN, scale.samples, times=2)}
@@ -165,8 +165,8 @@ def run(ground: RecipeContext) -> Outcome:
             judge_length(*_longer(found)), {form: found.trained(form, [max(scale.samples)]) for form in scale.forms}
         ),
     )
-    judged = tuple(of_seeds(one, ground.seeds) for one in judged)
-    return Outcome(_ours(found, ground), judged, _numbers(found), _figures(found, ground), bench.cpu_seconds())
+    judged = tuple(of_seeds(one, context.seeds) for one in judged)
+    return Outcome(_ours(found, context), judged, _numbers(found), _figures(found, context), trainings.cpu_seconds())
 
 
 def learned_at(accuracies: By) -> list[float]:
@@ -260,19 +260,19 @@ def judge_length(longer: Mapping[str, Sequence[tuple[int, int]]], same: Mapping[
     )
 
 
-def _found(bench: Trainings, ground: RecipeContext) -> Found:
-    scale = SCALES[ground.scale]
-    rates = _rates(bench, scale, ground.seed)
-    seeds = range(ground.seed, ground.seed + ground.seeds)
+def _found(trainings: Trainings, context: RecipeContext) -> Found:
+    scale = SCALES[context.scale]
+    rates = _rates(trainings, scale, context.seed)
+    seeds = range(context.seed, context.seed + context.seeds)
     grid = {
         (form, n, seed): _cell(scale, form, n, rates[form], seed)
         for seed in seeds
         for form in scale.forms
         for n in samples_of(scale, form)
     }
-    bench.do(grid.values())
+    trainings.do(grid.values())
     results = {
-        form: {n: [bench.result(grid[form, n, seed]) for seed in seeds] for n in samples_of(scale, form)}
+        form: {n: [trainings.result(grid[form, n, seed]) for seed in seeds] for n in samples_of(scale, form)}
         for form in scale.forms
     }
     return Found(scale, rates, results, _completed(scale, seeds))
@@ -286,7 +286,7 @@ def _cell(scale: Scale, form: str, samples: int, rate: float, seed: int) -> Cell
     )
 
 
-def _rates(bench: Trainings, scale: Scale, seed: int) -> dict[str, float]:
+def _rates(trainings: Trainings, scale: Scale, seed: int) -> dict[str, float]:
     """For each format the rate with which a shorter training ends with the fewest nats on the sums that end trainings."""
     tried = {
         form: {
@@ -299,7 +299,7 @@ def _rates(bench: Trainings, scale: Scale, seed: int) -> dict[str, float]:
         }
         for form in scale.forms
     }
-    return best_rates(bench, tried, lambda result: result["nats"])
+    return best_rates(trainings, tried, lambda result: result["nats"])
 
 
 def _completed(scale: Scale, seeds: Iterable[int]) -> Mapping[str, By]:
@@ -359,7 +359,7 @@ def _by_samples(found: By) -> str:
     return ", ".join(f"{_each_share(values)} at {n:,}" for n, values in found.items())
 
 
-def _ours(found: Found, ground: RecipeContext) -> str:
+def _ours(found: Found, context: RecipeContext) -> str:
     scale, cell = found.scale, found.scale.cell
     first = found.results[PLAIN][scale.samples[0]][0]
     rates = ", ".join(f"{form} {rate:.0e}" for form, rate in found.rates.items())
@@ -368,7 +368,7 @@ def _ours(found: Found, ground: RecipeContext) -> str:
         f"Decoders of {cell.layers} layers, width {cell.width} ({first['parameters']:,} parameters), one token a character, were "
         f"trained from scratch on {', '.join(f'{n:,}' for n in scale.samples)}{fewer} different sums of up to {cell.digits} "
         f"digits, balanced in digits and carries and the same for all formats; up to {scale.steps:,} steps of "
-        f"{cell.step_tokens:,} tokens, plain and scratchpads on to {2 * scale.steps:,}; {ground.seeds} seeds. Rates, chosen by "
+        f"{cell.step_tokens:,} tokens, plain and scratchpads on to {2 * scale.steps:,}; {context.seeds} seeds. Rates, chosen by "
         f"one rule on another seed: {rates}. "
         f"Each was asked {cell.tested:,} unseen sums of uniform numbers below {10**cell.digits:,}, and as many with a digit "
         "more, and wrote by itself, the likeliest token each time; a number counts if all of it is right, and chance is below "
@@ -385,7 +385,7 @@ def _numbers(found: Found) -> dict[str, Any]:
     }
 
 
-def _figures(found: Found, ground: RecipeContext) -> dict[Any, str]:
+def _figures(found: Found, context: RecipeContext) -> dict[Any, str]:
     accuracies = {form: found.every_accuracy(form) for form in found.scale.forms}
     lines = {form: Line(tuple(by), tuple(by.values())) for form, by in accuracies.items()}
     twice = found.accuracy(PLAIN, times=2)
@@ -393,7 +393,7 @@ def _figures(found: Found, ground: RecipeContext) -> dict[Any, str]:
     completed = {
         f"completed by {rule}": Line(tuple(by), tuple(by.values()), dashed=True) for rule, by in found.completed.items()
     }
-    by_samples, by_tokens = ground.out / "samples.png", ground.out / "tokens.png"
+    by_samples, by_tokens = context.out / "samples.png", context.out / "tokens.png"
     draw_by_samples(lines | others | completed, "samples", by_samples)
     costs = {form: Line(tuple(found.tokens(form).values()), line.values) for form, line in lines.items()}
     draw_by_samples(costs, "tokens of the training set", by_tokens)

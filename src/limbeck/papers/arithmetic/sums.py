@@ -24,7 +24,7 @@ from limbeck.corpora.tasks.synthetic import Drawing, as_batch
 from limbeck.models.cached import read_on
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
 from limbeck.papers.lab.loop import train_steps
-from limbeck.papers.lab.recall import asked, optimizer_of
+from limbeck.papers.lab.recall import optimizer_of, question_logits
 from limbeck.run.optim import learning_rate
 from limbeck.types import Batch
 
@@ -79,7 +79,7 @@ def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
     nats = float("nan")
 
     def loss(_: int) -> Tensor:
-        return F.cross_entropy(*asked(model, _some(lines, next(batches))))
+        return F.cross_entropy(*question_logits(model, _some(lines, next(batches))))
 
     def rate(step: int, peak: float) -> float:
         return learning_rate(step - 1, steps=cell.steps[0], peak=peak, schedule="constant")
@@ -166,7 +166,7 @@ def lines_of(pairs: Pairs, cell: Cell, *, whole_line: bool | None = None) -> Bat
 @torch.no_grad()
 def written_right(model: LimbeckForCausalLM, batch: Batch) -> tuple[float, float]:
     """The share of answers whose every token is the likeliest one behind the right ones before it, and the mean nats of those."""
-    logits, targets = asked(model, batch)
+    logits, targets = question_logits(model, batch)
     wrong = torch.zeros(batch.weight.shape, dtype=torch.bool, device=targets.device)
     wrong[batch.weight > 0] = logits.argmax(-1) != targets
     return float((~wrong.any(1)).float().mean()), float(F.cross_entropy(logits, targets))

@@ -128,27 +128,27 @@ def members(scale: Scale) -> dict[str, tuple[Member, ...]]:
     } | {name: (Member((GATED[name], GATED[name])),) for name in scale.shown}
 
 
-def run(ground: RecipeContext) -> Outcome:
+def run(context: RecipeContext) -> Outcome:
     """Trains all families, times both decoders, and judges."""
-    if ground.data is not None:
-        raise BadSetting(f"--data {ground.data}: based draws its own rows. Leave --data out.")
-    scale = SCALES[ground.scale]
-    found, rates, spent = _trained(ground, scale)
-    timed, spent_timing = _timed(ground, scale)
+    if context.data is not None:
+        raise BadSetting(f"--data {context.data}: based draws its own rows. Leave --data out.")
+    scale = SCALES[context.scale]
+    found, rates, spent = _trained(context, scale)
+    timed, spent_timing = _timed(context, scale)
     most = scale.most
-    judged = (*(of_seeds(one, ground.seeds) for one in judge_recall(found, most)), judge_decoding(timed))
+    judged = (*(of_seeds(one, context.seeds) for one in judge_recall(found, most)), judge_decoding(timed))
     figures = {}
     for pairs in scale.pairs:
         points = {
             name: [(one.state_bytes, accuracy(one.rows[pairs], pairs)) for one in row] for name, row in found.items()
         }
-        file = ground.out / f"recall-{pairs}.png"
+        file = context.out / f"recall-{pairs}.png"
         draw_recall_by_bytes(points, guess=1 / pairs, file=file)
         figures[file] = (
             f"{pairs} pairs: questions answered right by bytes of state, 95 % intervals over rows and seeds; dotted: a guess "
             "among the row's values."
         )
-    return Outcome(_ours(ground, scale), judged, _numbers(found, rates, timed), figures, spent + spent_timing)
+    return Outcome(_ours(context, scale), judged, _numbers(found, rates, timed), figures, spent + spent_timing)
 
 
 def judge_recall(found: Mapping[str, Sequence[Reached]], pairs: int) -> list[ClaimResult]:
@@ -304,45 +304,45 @@ def _results(families: Mapping[str, Sequence[Reached]]) -> dict[str, Results]:
     return {f"{name} {bytes_of(one.state_bytes)}": one.results for name, family in families.items() for one in family}
 
 
-def _trained(ground: RecipeContext, scale: Scale) -> tuple[dict[str, list[Reached]], dict[str, float], float]:
+def _trained(context: RecipeContext, scale: Scale) -> tuple[dict[str, list[Reached]], dict[str, float], float]:
     """What all families came to, the rate of each, chosen for its middle member, and the CPU seconds of it all.
 
     Rates are chosen by whole trainings: after a quarter of the steps most members still guess, which tells nothing of the end.
     """
-    bench, families = Trainings(ground, recall.train), members(scale)
+    trainings, families = Trainings(context, recall.train), members(scale)
     tuned = {
         name: {
-            rate: _tuning(_cell(scale, family[len(family) // 2], rate, ground.seed + TUNING)) for rate in scale.rates
+            rate: _tuning(_cell(scale, family[len(family) // 2], rate, context.seed + TUNING)) for rate in scale.rates
         }
         for name, family in families.items()
     }
-    rates = best_rates(bench, tuned, lambda result: result["curve"][-1]["nats"])
+    rates = best_rates(trainings, tuned, lambda result: result["curve"][-1]["nats"])
     cells = {
         (name, member): [
-            _cell(scale, member, rates[name], ground.seed + i)
-            for i in range(1 if name in scale.shown else ground.seeds)
+            _cell(scale, member, rates[name], context.seed + i)
+            for i in range(1 if name in scale.shown else context.seeds)
         ]
         for name, family in families.items()
         for member in family
     }
-    bench.do(cell for row in cells.values() for cell in row)
+    trainings.do(cell for row in cells.values() for cell in row)
     found: dict[str, list[Reached]] = {name: [] for name in families}
     for (name, _), row in cells.items():
-        results = [bench.result(cell) for cell in row]
+        results = [trainings.result(cell) for cell in row]
         rows = {pairs: right_of_rows(results, pairs) for pairs in scale.pairs}
         found[name].append(Reached(results[0]["state_bytes"], results[0]["parameters"], rows, results))
-    return found, rates, bench.cpu_seconds()
+    return found, rates, trainings.cpu_seconds()
 
 
-def _timed(ground: RecipeContext, scale: Scale) -> tuple[dict[int, dict[str, Any]], float]:
+def _timed(context: RecipeContext, scale: Scale) -> tuple[dict[int, dict[str, Any]], float]:
     """Of each context what both decoders did, measured with nothing else of ours running, and the CPU seconds."""
-    bench = Trainings(replace(ground, out=ground.out / "decoding", workers=1), time_decoding)
+    trainings = Trainings(replace(context, out=context.out / "decoding", workers=1), time_decoding)
     cells = {
-        context: replace(scale.decoder, name=f"context{context}", context=context, seed=ground.seed)
-        for context in scale.contexts
+        tokens: replace(scale.decoder, name=f"context{tokens}", context=tokens, seed=context.seed)
+        for tokens in scale.contexts
     }
-    bench.do(cells.values())
-    return {context: bench.result(cell) for context, cell in cells.items()}, bench.cpu_seconds()
+    trainings.do(cells.values())
+    return {tokens: trainings.result(cell) for tokens, cell in cells.items()}, trainings.cpu_seconds()
 
 
 def _cell(scale: Scale, member: Member, rate: float, seed: int) -> Cell:
@@ -388,7 +388,7 @@ def _numbers(
     }
 
 
-def _ours(ground: RecipeContext, scale: Scale) -> str:
+def _ours(context: RecipeContext, scale: Scale) -> str:
     decoder = scale.decoder
     shown = f"; {', '.join(scale.shown)} (two layers of each, one seed) are shown beside them" if scale.shown else ""
     return (
@@ -396,7 +396,7 @@ def _ours(ground: RecipeContext, scale: Scale) -> str:
         f"{', '.join(map(str, scale.pairs))} pairs in turn and a vocabulary of {scale.vocab:,}: a short convolution, then Based "
         f"with {', '.join(map(str, scale.features))} features, linear attention with 1 + elu of the same bytes, windows of "
         f"{', '.join(map(str, scale.windows))} tokens, or attention{shown}. Up to {scale.steps:,} steps of {scale.rows} fresh "
-        f"rows, {ground.seeds} seeds, rates {', '.join(f'{rate:.0e}' for rate in scale.rates)}, the best for each family by "
+        f"rows, {context.seeds} seeds, rates {', '.join(f'{rate:.0e}' for rate in scale.rates)}, the best for each family by "
         f"trainings as long on another seed; {scale.tested:,} rows are asked about, {scale.most} pairs judged. Decoders of "
         f"{decoder.layers} layers, width {decoder.width}, "
         f"write {decoder.tokens} tokens a turn in {decoder.rows} rows at once, {decoder.turns} turns."

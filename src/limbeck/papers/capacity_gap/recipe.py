@@ -27,9 +27,9 @@ NEGLIGIBLE = 0.01  # nats that a doubling of the teacher may change at equal tea
 COLLINEAR = 100.0  # variance inflation of size by loss: thousands in a plain ladder, ten with two over-trained teachers
 
 
-def run(ground: RecipeContext) -> Outcome:
+def run(context: RecipeContext) -> Outcome:
     """Runs or reads the pilot, and judges it."""
-    seen = evidence(ground)
+    seen = evidence(context)
     fits = {arm: f if isinstance(f, str) else f.row() for arm, f in ratio_fits(seen.points).items()}
     numbers = {"fits": fits, "rates": seen.rates}
     return Outcome(seen.said, judge(seen.points, seen.rates), numbers, seen.figures, seen.cpu_seconds)
@@ -54,7 +54,7 @@ def _valley(points: Sequence[Point], fits: Mapping[str, RatioFit | str], doubt: 
         "monotone; or there is an optimum in arm cut alone, and arm fresh is monotone there or would have shown a dip of that "
         "depth (then it is pruning damage). Inconclusive otherwise, and where a learning rate suits one end better.",
         verdict,
-        _said(*said, doubt, size_of(points)),
+        _joined(*said, doubt, size_of(points)),
     )
 
 
@@ -101,7 +101,7 @@ def _ratio(points: Sequence[Point], fit: RatioFit | str, doubt: str) -> ClaimRes
         f"optimum) excludes {RATIO}, or all curves are monotone to ends beyond it. Confirmed: it holds {RATIO}, lies within a "
         f"factor of {FACTOR:g} of it, all sizes have an optimum. Inconclusive otherwise, and where a rate suits one end better.",
         "inconclusive" if doubt else verdict,
-        _said(seen, doubt, size_of([p for p in points if p.arm == "cut" and p.distilled])),
+        _joined(seen, doubt, size_of([p for p in points if p.arm == "cut" and p.distilled])),
     )
 
 
@@ -124,11 +124,11 @@ def _loss_alone(points: Sequence[Point]) -> ClaimResult:
         f"logarithm of the teacher's size. Confirmed: its 95 % interval lies within {NEGLIGIBLE} nats a doubling. Refuted: it "
         f"excludes 0, and is not within. Inconclusive otherwise, and where its variance inflation is above {COLLINEAR:g}.",
         verdict,
-        _said(seen, size_of(fresh)),
+        _joined(seen, size_of(fresh)),
     )
 
 
-def _said(*parts: str) -> str:
+def _joined(*parts: str) -> str:
     return "; ".join(filter(None, parts)) + "."
 
 

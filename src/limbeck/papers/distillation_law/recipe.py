@@ -27,9 +27,9 @@ FAR = 1e6  # tokens per parameter that are enough, if any are
 _RUNS = "73 supervised and 697 distilled runs in the paper"
 
 
-def run(ground: RecipeContext) -> Outcome:
+def run(context: RecipeContext) -> Outcome:
     """Runs or reads the pilot, fits it, and judges."""
-    seen = evidence(ground)
+    seen = evidence(context)
     points = with_teachers([point for point in seen.points if point.arm == "fresh"])
     found = refit(points)
     gains: list[Estimate] = []

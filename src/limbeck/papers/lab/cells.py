@@ -105,17 +105,17 @@ class TrainedLadder:
 
 
 def train_ladder(
-    ground: RecipeContext, scale: Scale, *, students: Sequence[int], teachers: Sequence[int]
+    context: RecipeContext, scale: Scale, *, students: Sequence[int], teachers: Sequence[int]
 ) -> TrainedLadder:
     """The text, and the shapes of students and teachers of these sizes, in parameters: each fits into the next."""
-    folder = ground.out / "trainings"
-    data = ground.data or "python:stdlib"
+    folder = context.out / "trainings"
+    data = context.data or "python:stdlib"
     asked = {
         "data": data,
         "scale": asdict(scale),
         "students": [*students],
         "teachers": [*teachers],
-        "seed": ground.seed,
+        "seed": context.seed,
         "packing": BEST_FIT,
     }
     run = claim(folder, asked)
@@ -131,7 +131,9 @@ def train_ladder(
         TeacherPlan(f"t{i}", shapes[size], round(min(scale.teacher_tokens * weights(shapes[size], vocab), most)))
         for i, size in enumerate(sorted(teachers))
     )
-    return TrainedLadder(folder, scale, tuple(shapes[size] for size in sorted(students)), ladder, vocab, ground.workers)
+    return TrainedLadder(
+        folder, scale, tuple(shapes[size] for size in sorted(students)), ladder, vocab, context.workers
+    )
 
 
 def doubtful(rates: Mapping[str, float], factors: Sequence[float]) -> str:

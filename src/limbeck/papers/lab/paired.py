@@ -42,7 +42,7 @@ def nothing_in(found: Interval, least: float) -> bool:
     return found.low <= 0 and found.high < least
 
 
-def said(found: Interval) -> str:
+def with_interval(found: Interval) -> str:
     """The value and its interval."""
     return interval(found, "+.4f")
 

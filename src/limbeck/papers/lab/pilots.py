@@ -51,40 +51,40 @@ def size_of(points: Sequence[Point]) -> str:
     return f"n = {len(points)} trainings, {len({point.seed for point in points})} seeds"
 
 
-def evidence(ground: RecipeContext) -> Evidence:
+def evidence(context: RecipeContext) -> Evidence:
     """Runs a pilot into the recipe's folder or continues it, or reads the points that were given."""
-    place, spent = ground.points, 0.0
+    place, spent = context.points, 0.0
     if place is None:
-        place = ground.out / "pilot"
-        spent = pilot(_settings(ground, place))["cpu_seconds"]
+        place = context.out / "pilot"
+        spent = pilot(_settings(context, place))["cpu_seconds"]
     table = read_points(place)
     taught = [p for p in table.points if p.distilled]
     teachers = {(p.teacher_params, p.teacher_tokens) for p in taught}
     failed = f" {len(table.skipped)} came to nothing and are left out." if table.skipped else ""
     said = (
-        f"{'A pilot' if ground.points is None else f'The pilot of {ground.points}'}: {len(teachers)} teachers, "
+        f"{'A pilot' if context.points is None else f'The pilot of {context.points}'}: {len(teachers)} teachers, "
         f"{len({p.student_params for p in taught})} sizes of student, {size_of(table.points)}.{failed}"
-        f"{'' if ground.points is None else ' What it cost is not counted below.'}"
+        f"{'' if context.points is None else ' What it cost is not counted below.'}"
     )
     if taught:
         fits = {arm: fit for arm, fit in ratio_fits(table.points).items() if isinstance(fit, RatioFit)}
-        draw_ladder(table.points, fits, ground.out / FIGURE)
-    shown = {ground.out / FIGURE: "Students by the size of their teacher and by its own loss, and the best teachers."}
+        draw_ladder(table.points, fits, context.out / FIGURE)
+    shown = {context.out / FIGURE: "Students by the size of their teacher and by its own loss, and the best teachers."}
     return Evidence(table.points, _rates(place), shown if taught else {}, said, spent)
 
 
-def _settings(ground: RecipeContext, out: Path) -> PilotSettings:
+def _settings(context: RecipeContext, out: Path) -> PilotSettings:
     given: dict[str, Any] = {
         "out": out,
-        "scale": ground.scale,
-        "seed": ground.seed,
-        "workers": ground.workers,
+        "scale": context.scale,
+        "seed": context.seed,
+        "workers": context.workers,
         "law": True,
     }
-    given |= _SIZES[ground.scale]
-    given |= {"seeds": ground.seeds} if ground.data is None else {"seeds": ground.seeds, "data": ground.data}
-    if ground.scale == "smoke":
-        given |= {"seeds": min(ground.seeds, _SMOKE_SEEDS), "data": ground.data or str(_little(ground.out))}
+    given |= _SIZES[context.scale]
+    given |= {"seeds": context.seeds} if context.data is None else {"seeds": context.seeds, "data": context.data}
+    if context.scale == "smoke":
+        given |= {"seeds": min(context.seeds, _SMOKE_SEEDS), "data": context.data or str(_little(context.out))}
     return PilotSettings(**given)
 
 

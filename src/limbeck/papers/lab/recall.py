@@ -69,7 +69,7 @@ def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
     curve: list[dict[str, float]] = []
 
     def loss(step: int) -> Tensor:
-        return F.cross_entropy(*asked(model, corpora[step % len(corpora)].take(cell.rows).to(device)))
+        return F.cross_entropy(*question_logits(model, corpora[step % len(corpora)].take(cell.rows).to(device)))
 
     def rate(step: int, peak: float) -> float:
         return learning_rate(step - 1, steps=cell.steps, peak=peak, schedule="wsd", warmup=WARMUP)
@@ -77,7 +77,7 @@ def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
     def look(step: int, failed: bool) -> bool:
         if failed or (step % LOOK and step != cell.steps):
             return False
-        right, nats = answers(model, stop)
+        right, nats = answered_right(model, stop)
         curve.append({"step": step, "accuracy": float(right.mean()), "nats": nats})
         return curve[-1]["accuracy"] >= SOLVED
 
@@ -125,7 +125,7 @@ def optimizer_of(model: nn.Module, rate: float) -> torch.optim.AdamW:
     return adamw_of(model, rate=rate, weight_decay=DECAY, betas=(0.9, 0.999), slow=None)
 
 
-def asked(model: LimbeckForCausalLM, batch: Batch) -> tuple[Float[Tensor, "n V"], Int[Tensor, "n"]]:
+def question_logits(model: LimbeckForCausalLM, batch: Batch) -> tuple[Float[Tensor, "n V"], Int[Tensor, "n"]]:
     """Logits at the questions and their answers, row by row: the head is not asked about anything else."""
     hidden = model.model(input_ids=batch.tokens, use_cache=False).last_hidden_state
     where = batch.weight > 0
@@ -133,11 +133,11 @@ def asked(model: LimbeckForCausalLM, batch: Batch) -> tuple[Float[Tensor, "n V"]
 
 
 @torch.no_grad()
-def answers(model: LimbeckForCausalLM, batch: Batch) -> tuple[Bool[np.ndarray, " n"], float]:
+def answered_right(model: LimbeckForCausalLM, batch: Batch) -> tuple[Bool[np.ndarray, " n"], float]:
     """Which questions are answered right, and the mean nats of the answers."""
     right, nats = [], 0.0
     for part in _parts(batch, 250):
-        logits, targets = asked(model, part)
+        logits, targets = question_logits(model, part)
         right.append((logits.argmax(-1) == targets).cpu().numpy())
         nats += float(F.cross_entropy(logits, targets, reduction="sum"))
     found = np.concatenate(right)
@@ -158,7 +158,7 @@ def _tested(model: LimbeckForCausalLM, cell: Cell, pairs: int, device: str) -> d
     """Accuracy with so many pairs; near are questions no further from their key than the median one."""
     task = cell.task(pairs)
     batch = SyntheticCorpus(task, use="test").take(cell.tested).to(device)
-    right, nats = answers(model, batch)
+    right, nats = answered_right(model, batch)
     distance = task.distance(batch)[batch.weight > 0].cpu().numpy()
     near = distance <= np.median(distance)
     return {

@@ -92,10 +92,10 @@ def do(training: Training) -> None:
 class Trainings:
     """The folder of a recipe's trainings, and the processes that do them. ``train`` gets a cell and a device."""
 
-    def __init__(self, ground: RecipeContext, train: Train) -> None:
-        self._folder, self._workers, self._train = ground.out / "trainings", ground.workers, train
+    def __init__(self, context: RecipeContext, train: Train) -> None:
+        self._folder, self._workers, self._train = context.out / "trainings", context.workers, train
         usual = "cuda" if torch.cuda.is_available() else "cpu"
-        self._device = usual if ground.device == "auto" else ground.device
+        self._device = usual if context.device == "auto" else context.device
 
     def do(self, cells: Iterable[Cell]) -> None:
         """Does those that are not done. Raises BadFolder as `result` does, before any is."""

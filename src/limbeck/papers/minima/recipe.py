@@ -16,7 +16,7 @@ import numpy as np
 
 from limbeck.jobs.pilot.grid import Scale
 from limbeck.papers.lab.cells import doubtful, train_ladder
-from limbeck.papers.lab.paired import gain, mean, nothing_in, said
+from limbeck.papers.lab.paired import gain, mean, nothing_in, with_interval
 from limbeck.papers.lab.plots import draw_frontier
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict
 from limbeck.papers.minima.strategies import LARGEST, LAW, planned_teacher, prices_of, strategies_of
@@ -79,10 +79,10 @@ SIZES = {
 }
 
 
-def run(ground: RecipeContext) -> Outcome:
+def run(context: RecipeContext) -> Outcome:
     """Trains the teachers, chooses among them, then cuts, distils, tunes and measures, by all ways."""
-    size = SIZES[ground.scale]
-    work = train_ladder(ground, size.scale, students=[size.smaller, size.student], teachers=size.teachers)
+    size = SIZES[context.scale]
+    work = train_ladder(context, size.scale, students=[size.smaller, size.student], teachers=size.teachers)
     work.train([])
     planned = planned_teacher(work, tokens=size.tokens)
     law = planned["teacher"]
@@ -90,19 +90,19 @@ def run(ground: RecipeContext) -> Outcome:
     found = strategies_of(work, prices, law=law, tokens=size.tokens)
     heard = max(way.tokens for way in found.values() if way.objective == "kd")
     work = replace(work, scale=replace(work.scale, student_tokens=heard))
-    seeds = range(ground.seed, ground.seed + ground.seeds)
+    seeds = range(context.seed, context.seed + context.seeds)
     rates = work.rates({name: way.cell(seeds.stop) for name, way in found.items()}, size.rates)
     cells = {name: [way.cell(seed, rates[name]) for seed in seeds] for name, way in found.items()}
     work.train([cell for row in cells.values() for cell in row])
     work.tidy()
     tuned = tuning(
-        ground.out / "tuning",
+        context.out / "tuning",
         work.folder / "tokenizer",
         tokens=size.tuning_tokens,
         length=size.scale.length,
         batch_tokens=size.scale.batch_tokens,
         modules=size.modules,
-        device=ground.device,
+        device=context.device,
     )
     text = {name: np.array([work.documents(cell.name).T for cell in row]) for name, row in cells.items()}
     answers = {
@@ -115,7 +115,7 @@ def run(ground: RecipeContext) -> Outcome:
     frontier = {name: gain(answers[name], answers[LAW]) for name in found if name != LAW and flops[name] <= flops[LAW]}
     over = gain(text[LARGEST], text[LAW])
     over_at_flops = gain(text[f"{LARGEST}, equal FLOPs"], text[LAW])
-    figure = ground.out / "frontier.png"
+    figure = context.out / "frontier.png"
     draw_frontier({name: mean(row) for name, row in answers.items()}, flops, figure)
     best = work.cell(cells[LAW][0].name)
     ours = (
@@ -166,7 +166,7 @@ def judge_law(over: Interval, at_equal_flops: Interval, *, stronger: bool, seeds
         f"95 % interval. Refuted: the interval holds 0 or less and ends below {LEAST} nats. Inconclusive otherwise, and "
         "where the largest teacher is not the better model.",
         verdict=verdict,
-        seen=f"{said(over)} nats better at equal tokens, {said(at_equal_flops)} at equal FLOPs "
+        seen=f"{with_interval(over)} nats better at equal tokens, {with_interval(at_equal_flops)} at equal FLOPs "
         f"({over.n} documents, {seeds} seeds)" + ("" if stronger else "; the largest teacher is not the better model"),
     )
 
@@ -185,7 +185,7 @@ def judge_frontier(others: Mapping[str, Interval], *, seeds: int) -> ClaimResult
         "with fewer nats, with its 95 % interval (not widened for the number of ways). Confirmed: each of them is surely "
         f"not better by {LEAST} nats. Inconclusive otherwise.",
         verdict=verdict,
-        seen="; ".join(f"{said(other)} nats better than {name}" for name, other in others.items())
+        seen="; ".join(f"{with_interval(other)} nats better than {name}" for name, other in others.items())
         + f" ({n} modules asked about, {seeds} seeds)",
     )
 

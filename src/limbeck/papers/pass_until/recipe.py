@@ -24,16 +24,16 @@ from limbeck.report.words import interval
 ERROR = 0.2  # relative, of a predicted pass rate
 
 
-def run(ground: RecipeContext) -> Outcome:
+def run(context: RecipeContext) -> Outcome:
     """Trains and asks the ladder, tries the estimators, predicts the largest model of each task."""
-    if ground.data is not None:
-        raise BadSetting(f"--data {ground.data}: pass-until writes its own text, that of its tasks. Leave --data out.")
-    results, ladder = climb(ground), LADDERS[ground.scale]
-    trials = try_on(results[ladder.tasks[0]], smoke=ground.scale == "smoke")
+    if context.data is not None:
+        raise BadSetting(f"--data {context.data}: pass-until writes its own text, that of its tasks. Leave --data out.")
+    results, ladder = climb(context), LADDERS[context.scale]
+    trials = try_on(results[ladder.tasks[0]], smoke=context.scale == "smoke")
     judged, figures = [*judge_estimators(trials)], {}
     numbers: dict[str, Any] = {"estimators": [asdict(trial) for model in trials for trial in model]}
     if trials:
-        draw_estimators(trials, file := ground.out / "estimators.png")
+        draw_estimators(trials, file := context.out / "estimators.png")
         figures[file] = "Bias of the mean rate by estimator, and how often exact intervals hold the truth."
     for task, found in results.items():
         law = law_of(found)
@@ -41,12 +41,12 @@ def run(ground: RecipeContext) -> Outcome:
         numbers[task] = _numbers(law, found)
         if isinstance(law, TaskLaw):
             measured = [(result.parameters, mean_pass(result.counts).value) for result in found]
-            draw_task_law(law, measured, found[-1].parameters, file := ground.out / f"law-{task}.png")
+            draw_task_law(law, measured, found[-1].parameters, file := context.out / f"law-{task}.png")
             figures[file] = f"{task}: measured pass rates by size, both laws, and the model that was held out."
     ours = (
         f"{len(found)} Llamas of {found[0].parameters:,} to {found[-1].parameters:,} parameters, one token a byte, were trained "
-        f"on {', '.join(results)}, with {ground.seeds} seeds, the largest with one; {len(found[0].counts)} instances a task were "
-        f"asked until {SUCCESSES} answers passed or {ladder.max_samples:,} samples were drawn."
+        f"on {', '.join(results)}, with {context.seeds} seeds, the largest with one; {len(found[0].counts)} instances a task "
+        f"were asked until {SUCCESSES} answers passed or {ladder.max_samples:,} samples were drawn."
     )
     return Outcome(ours, tuple(judged), numbers, figures)
 

@@ -65,22 +65,22 @@ LADDERS = {
 }
 
 
-def climb(ground: RecipeContext) -> dict[str, list[Result]]:
+def climb(context: RecipeContext) -> dict[str, list[Result]]:
     """Trains and asks all models, unless that is done; gives the results of each task, in the order of sizes.
 
     The largest model is trained with the first seed alone.
     """
-    ladder, seeds = LADDERS[ground.scale], range(ground.seed, ground.seed + ground.seeds)
-    models = [_train(ground, ladder, rung, seed) for rung in ladder.rungs[:-1] for seed in seeds]
-    models.append(_train(ground, ladder, ladder.rungs[-1], ground.seed))
-    return {task: [_ask(ground, ladder, model, task) for model in models] for task in ladder.tasks}
+    ladder, seeds = LADDERS[context.scale], range(context.seed, context.seed + context.seeds)
+    models = [_train(context, ladder, rung, seed) for rung in ladder.rungs[:-1] for seed in seeds]
+    models.append(_train(context, ladder, ladder.rungs[-1], context.seed))
+    return {task: [_ask(context, ladder, model, task) for model in models] for task in ladder.tasks}
 
 
-def _train(ground: RecipeContext, ladder: Ladder, rung: Rung, seed: int) -> Path:
-    out = ground.out / f"{rung.name}-{seed}"
+def _train(context: RecipeContext, ladder: Ladder, rung: Rung, seed: int) -> Path:
+    out = context.out / f"{rung.name}-{seed}"
     if not (out / "model" / "config.json").exists():
-        data = _text(ground.out, ladder, f"{rung.tokens}", min(rung.tokens // _LINE, ladder.lines), 0)
-        held_out = _text(ground.out, ladder, "held-out", *_HELD_OUT)
+        data = _text(context.out, ladder, f"{rung.tokens}", min(rung.tokens // _LINE, ladder.lines), 0)
+        held_out = _text(context.out, ladder, "held-out", *_HELD_OUT)
         given: dict[str, Any] = {
             "data": str(data),
             "eval_data": str(held_out),
@@ -88,7 +88,7 @@ def _train(ground: RecipeContext, ladder: Ladder, rung: Rung, seed: int) -> Path
             "length": 128,
             **rung.size,
         }
-        given |= {"batch_tokens": ladder.batch_tokens, "threads": 1, "device": ground.device}
+        given |= {"batch_tokens": ladder.batch_tokens, "threads": 1, "device": context.device}
         pretrain(PretrainSettings(tokens=rung.tokens, seed=seed, out=out, **given))
     return out / "model"
 
@@ -101,11 +101,11 @@ def _text(out: Path, ladder: Ladder, name: str, lines: int, seed: int) -> Path:
     return folder
 
 
-def _ask(ground: RecipeContext, ladder: Ladder, model: Path, task: str) -> Result:
-    points = ground.out / "points"
+def _ask(context: RecipeContext, ladder: Ladder, model: Path, task: str) -> Result:
+    points = context.out / "points"
     if result_of(str(model), task, points) is None:
         given: dict[str, Any] = {"probe": "pass-until", "task": task, "successes": SUCCESSES, "threads": 1}
-        given |= {"max_samples": ladder.max_samples, "seed": ground.seed, "device": ground.device}
+        given |= {"max_samples": ladder.max_samples, "seed": context.seed, "device": context.device}
         pass_until(ProbeSettings(**given), model=str(model), teacher=None, out=points)
     found = result_of(str(model), task, points)
     assert found is not None

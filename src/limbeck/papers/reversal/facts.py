@@ -22,7 +22,7 @@ from limbeck.corpora.tasks.reversal import Facts, Reversal, reversed_facts
 from limbeck.corpora.tasks.synthetic import as_batch
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM, LimbeckModel
 from limbeck.papers.lab.loop import adamw_of, train_steps
-from limbeck.papers.lab.recall import asked
+from limbeck.papers.lab.recall import question_logits
 from limbeck.probes.reversal import ranks
 
 WARMUP, COOLING = 0.05, 0.2  # shares of the steps in which the rate rises, and in which it falls to 0
@@ -74,7 +74,7 @@ def train(cell: Cell, device: str) -> dict[str, Any]:
     optimizer = adamw_of(model, rate=cell.rate, weight_decay=cell.decay, betas=BETAS)  # embeddings decay as matrices do
     told = np.concatenate([world.told, world.asked]) if cell.repeated else world.told
     draw = np.random.default_rng([cell.seed, 2])
-    questions = asked_about(world, cell.tested)
+    questions = questions_of(world, cell.tested)
     curve: list[dict[str, float]] = []
 
     def loss(_: int) -> Tensor:
@@ -101,7 +101,7 @@ def train(cell: Cell, device: str) -> dict[str, Any]:
     }
 
 
-def asked_about(world: Reversal, most: int) -> dict[str, Facts]:
+def questions_of(world: Reversal, most: int) -> dict[str, Facts]:
     """Up to ``most`` facts whose reversals were never told, and those facts the way they were told."""
     chosen = np.random.default_rng(_CHOICE).permutation(len(world.asked))[:most]
     return {"told": reversed_facts(world.asked[chosen]), "asked": world.asked[chosen]}
@@ -139,7 +139,7 @@ class Learner(nn.Module):
         raise NotImplementedError
 
 
-class Speaking(Learner):
+class TokenLearner(Learner):
     """A decoder that says the tokens of the answer: one layer where a thing is one token, else one more to read the names."""
 
     def __init__(self, cell: Cell, world: Reversal) -> None:
@@ -152,7 +152,7 @@ class Speaking(Learner):
 
     def loss(self, facts: Facts) -> Float[Tensor, ""]:
         batch = as_batch(self.world.rows(facts)).to(self.decoder.device)
-        return F.cross_entropy(*asked(self.decoder, batch))
+        return F.cross_entropy(*question_logits(self.decoder, batch))
 
     def scores(self, facts: Facts) -> Float[Tensor, "n things"]:
         """Log-likelihood of all tokens of each thing."""
@@ -172,7 +172,7 @@ class Speaking(Learner):
         return self.decoder(input_ids=tokens, use_cache=False, logits_to_keep=1).logits[:, -1].log_softmax(-1)
 
 
-class Predicting(Learner):
+class VectorLearner(Learner):
     """Vectors of things by ``recognise``, and a layer that predicts the vector of the answer from head and relation."""
 
     def __init__(self, cell: Cell, world: Reversal, recognise: nn.Module) -> None:
@@ -234,10 +234,10 @@ class NameTable(nn.Module):
 
 
 KINDS: Mapping[str, Any] = {
-    "concept": Speaking,
-    "name": Speaking,
-    "layers": lambda cell, world: Predicting(cell, world, NameLayer(cell, world)),
-    "table": lambda cell, world: Predicting(cell, world, NameTable(cell, world)),
+    "concept": TokenLearner,
+    "name": TokenLearner,
+    "layers": lambda cell, world: VectorLearner(cell, world, NameLayer(cell, world)),
+    "table": lambda cell, world: VectorLearner(cell, world, NameTable(cell, world)),
 }
 
 

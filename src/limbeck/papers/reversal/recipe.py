@@ -88,26 +88,26 @@ class Found:
         return {_SHOWN[kind]: self.results[kind] for kind in kinds}
 
 
-def run(ground: RecipeContext) -> Outcome:
+def run(context: RecipeContext) -> Outcome:
     """Trains all kinds and judges them."""
-    if ground.data is not None:
-        raise BadSetting(f"--data {ground.data}: reversal draws facts of its own. Leave --data out.")
-    found = _trained(ground)
+    if context.data is not None:
+        raise BadSetting(f"--data {context.data}: reversal draws facts of its own. Leave --data out.")
+    found = _trained(context)
     chance = float(np.mean([result["chance"]["mrr"] for results in found.results.values() for result in results]))
     judged = judge(found, chance)
     told, asked = found.ranks("told"), found.ranks("asked")
     draw_reversals(
         {_SHOWN[kind]: (mean(told[kind]), mean(asked[kind])) for kind in KINDS},
         chance=chance,
-        file=(file := ground.out / "reversal.png"),
+        file=(file := context.out / "reversal.png"),
     )
     said = (
         "MRR among all things by kind, 95 % intervals over facts and seeds; dotted: a guess among the things left open."
     )
     figures: dict[Path, str] = {file: said}
     return Outcome(
-        _ours(found, ground),
-        tuple(of_seeds(one, ground.seeds) for one in judged),
+        _ours(found, context),
+        tuple(of_seeds(one, context.seeds) for one in judged),
         _numbers(found),
         figures,
         found.cpu_seconds,
@@ -214,12 +214,12 @@ def difference(more: Ranks, less: Ranks) -> Interval:
     return bootstrap(lambda total: total[..., :1] / total[..., 1:], columns)[0]
 
 
-def _trained(ground: RecipeContext) -> Found:
-    scale, trainings = SCALES[ground.scale], Trainings(ground, train)
-    settings = _settings(trainings, scale, ground.seed)
-    seeds = range(ground.seed, ground.seed + ground.seeds)
+def _trained(context: RecipeContext) -> Found:
+    scale, trainings = SCALES[context.scale], Trainings(context, train)
+    settings = _settings(trainings, scale, context.seed)
+    seeds = range(context.seed, context.seed + context.seeds)
     cells = {(kind, seed): _cell(scale, kind, settings[kind], seed) for kind in KINDS for seed in seeds}
-    control = _cell(scale, "name", settings["name"], ground.seed, repeated=True)
+    control = _cell(scale, "name", settings["name"], context.seed, repeated=True)
     trainings.do([*cells.values(), control])
     results = {kind: [trainings.result(cells[kind, seed]) for seed in seeds] for kind in KINDS}
     return Found(scale, settings, results, trainings.result(control), trainings.cpu_seconds())
@@ -296,16 +296,16 @@ def _size(ranks: Ranks) -> str:
     return f"n = {ranks.shape[1]:,} facts, {len(ranks)} seeds"
 
 
-def _ours(found: Found, ground: RecipeContext) -> str:
+def _ours(found: Found, context: RecipeContext) -> str:
     scale = found.scale
     result = found.results["concept"][0]
     settings = "; ".join(f"{kind} {rate:g} and {decay:g}" for kind, (rate, decay) in found.settings.items())
     return (
         f"{scale.entities:,} things were told both ways and {result['things'] - scale.entities:,} one way, by "
         f"{scale.relations} relations and their inverses; models of width {scale.width}, one layer and one more where names are "
-        f"read, had {scale.steps:,} steps of {scale.rows:,} facts, {ground.seeds} seeds with worlds of their own. First and last "
-        f"names are shared by {scale.shared}. Learning rate and weight decay were chosen in another world, by reversed facts "
-        f"among those that learned the facts as told, {len(scale.settings)} settings for each kind: {settings}."
+        f"read, had {scale.steps:,} steps of {scale.rows:,} facts, {context.seeds} seeds with worlds of their own. First and "
+        f"last names are shared by {scale.shared}. Learning rate and weight decay were chosen in another world, by reversed "
+        f"facts among those that learned the facts as told, {len(scale.settings)} settings for each kind: {settings}."
     )
 
 

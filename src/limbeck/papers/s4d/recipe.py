@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from limbeck.errors import NonFiniteLoss
 from limbeck.papers.lab.cells import doubtful
-from limbeck.papers.lab.paired import gain, mean, said
+from limbeck.papers.lab.paired import gain, mean, with_interval
 from limbeck.papers.lab.plots import draw_delays
 from limbeck.papers.lab.rates import TUNING, best_rates
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, Verdict, of_seeds
@@ -111,11 +111,11 @@ SCALES = {
 }  # fmt: skip
 
 
-def run(ground: RecipeContext) -> Outcome:
+def run(context: RecipeContext) -> Outcome:
     """Trains both halves and judges them."""
-    scale = SCALES[ground.scale]
-    delays, delay_rates, spent = _delays(ground, scale)
-    losses, text_rates, spent_on_text = _text(ground, scale)
+    scale = SCALES[context.scale]
+    delays, delay_rates, spent = _delays(context, scale)
+    losses, text_rates, spent_on_text = _text(context, scale)
     long = [delay for delay in scale.delays.delays if delay >= scale.delays.long]
     judged = (
         *(judge_behind(name, delays, long) for name in ("real", "random")),
@@ -124,12 +124,12 @@ def run(ground: RecipeContext) -> Outcome:
         judge_text("lin", losses),
         judge_method(losses),
     )
-    figure = ground.out / "delays.png"
+    figure = context.out / "delays.png"
     explained = {arm: {delay: held(found) for delay, found in rows.items()} for arm, rows in delays.items()}
     draw_delays(explained, figure)
     return Outcome(
-        _ours(scale, ground) + ends(delay_rates, text_rates, scale),
-        tuple(of_seeds(one, ground.seeds) for one in judged),
+        _ours(scale, context) + ends(delay_rates, text_rates, scale),
+        tuple(of_seeds(one, context.seeds) for one in judged),
         {
             "rates": {"delays": delay_rates, "text": text_rates},
             "explained": {
@@ -213,7 +213,7 @@ def judge_text(against: str, losses: Mapping[str, Losses]) -> ClaimResult:
         "Confirmed: it needs fewer nats per held-out token, by the whole 95 % interval over documents and seeds. Refuted: more, "
         "by the whole of it. Inconclusive otherwise.",
         verdict,
-        f"{said(found)} nats better than {against}; nats per token: {others}; {_size(losses['real'], 'documents')}.",
+        f"{with_interval(found)} nats better than {against}; nats per token: {others}; {_size(losses['real'], 'documents')}.",
     )
 
 
@@ -225,7 +225,7 @@ def judge_method(losses: Mapping[str, Losses]) -> ClaimResult:
         f"Confirmed: the difference is within {LEAST_NATS} nats per token by the whole 95 % interval over documents and seeds. "
         "Refuted: it is beyond, by the whole of it. Inconclusive otherwise.",
         _within([found], LEAST_NATS),
-        f"{said(found)} nats better than the zero-order hold; {_size(losses['legs'], 'documents')}.",
+        f"{with_interval(found)} nats better than the zero-order hold; {_size(losses['legs'], 'documents')}.",
     )
 
 
@@ -239,15 +239,15 @@ def _size(rows: np.ndarray, what: str) -> str:
     return f"n = {rows.shape[1]:,} {what}, {len(rows)} seeds"
 
 
-def _delays(ground: RecipeContext, scale: Scale) -> tuple[dict[str, dict[int, Errors]], dict[str, float], float]:
+def _delays(context: RecipeContext, scale: Scale) -> tuple[dict[str, dict[int, Errors]], dict[str, float], float]:
     """Errors by arm and delay, the rates that were chosen at the shortest judged delay, and the CPU seconds of it all."""
-    size, folder = scale.delays, ground.out / "delays"
-    bench = Trainings(replace(ground, out=folder), train_delay)
-    tuning = Trainings(replace(ground, out=folder / "tuning"), tune_delay)
-    seeds = range(ground.seed, ground.seed + ground.seeds)
+    size, folder = scale.delays, context.out / "delays"
+    trainings = Trainings(replace(context, out=folder), train_delay)
+    tuning = Trainings(replace(context, out=folder / "tuning"), tune_delay)
+    seeds = range(context.seed, context.seed + context.seeds)
     tuned = {
         arm: {
-            rate: _delay_cell(size, arm, size.long, rate, ground.seed + TUNING, size.tuning_steps)
+            rate: _delay_cell(size, arm, size.long, rate, context.seed + TUNING, size.tuning_steps)
             for rate in scale.delay_rates
         }
         for arm in ARMS
@@ -258,38 +258,38 @@ def _delays(ground: RecipeContext, scale: Scale) -> tuple[dict[str, dict[int, Er
         for arm in ARMS
         for delay in size.delays
     }
-    results = _results(bench, cells)
+    results = _results(trainings, cells)
     found: dict[str, dict[int, Errors]] = {arm: {} for arm in ARMS}
     for (arm, delay), rows in results.items():
         found[arm][delay] = np.array([[one["error"], one["wanted"]] for one in rows]).swapaxes(1, 2)
-    return found, rates, bench.cpu_seconds() + tuning.cpu_seconds()
+    return found, rates, trainings.cpu_seconds() + tuning.cpu_seconds()
 
 
-def _text(ground: RecipeContext, scale: Scale) -> tuple[dict[str, Losses], dict[str, float], float]:
+def _text(context: RecipeContext, scale: Scale) -> tuple[dict[str, Losses], dict[str, float], float]:
     """Nats and tokens by arm, the rates that were chosen, and the CPU seconds of it all."""
-    size, folder = scale.text, ground.out / "text"
-    vocab = text_of(folder, ground.data or "python:stdlib", vocab=size.vocab, length=size.length)
-    readers = ground.out / "readers"
-    bench = Trainings(replace(ground, out=readers), partial(train_text, folder=folder))
-    tuning = Trainings(replace(ground, out=readers / "tuning"), partial(tune_text, folder=folder))
-    seeds = range(ground.seed, ground.seed + ground.seeds)
+    size, folder = scale.text, context.out / "text"
+    vocab = text_of(folder, context.data or "python:stdlib", vocab=size.vocab, length=size.length)
+    readers = context.out / "readers"
+    trainings = Trainings(replace(context, out=readers), partial(train_text, folder=folder))
+    tuning = Trainings(replace(context, out=readers / "tuning"), partial(tune_text, folder=folder))
+    seeds = range(context.seed, context.seed + context.seeds)
     cell = partial(_text_cell, size, vocab)
     tuned = {
-        arm: {rate: cell(arm, rate, ground.seed + TUNING, size.tuning_steps) for rate in scale.text_rates}
+        arm: {rate: cell(arm, rate, context.seed + TUNING, size.tuning_steps) for rate in scale.text_rates}
         for arm in ARMS
     }
     rates = best_rates(tuning, tuned, lambda result: math.fsum(result["nats"]))
-    results = _results(bench, {arm: [cell(arm, rates[arm], seed, size.steps) for seed in seeds] for arm in ARMS})
+    results = _results(trainings, {arm: [cell(arm, rates[arm], seed, size.steps) for seed in seeds] for arm in ARMS})
     losses = {
         arm: np.array([[one["nats"], one["tokens"]] for one in rows]).swapaxes(1, 2) for arm, rows in results.items()
     }
-    return losses, rates, bench.cpu_seconds() + tuning.cpu_seconds()
+    return losses, rates, trainings.cpu_seconds() + tuning.cpu_seconds()
 
 
-def _results(bench: Trainings, cells: Mapping[Any, Sequence[Any]]) -> dict[Any, list[dict[str, Any]]]:
+def _results(trainings: Trainings, cells: Mapping[Any, Sequence[Any]]) -> dict[Any, list[dict[str, Any]]]:
     """Trains cells. Raises NonFiniteLoss where one came to no end: of its arm nothing can be said then."""
-    bench.do(cell for row in cells.values() for cell in row)
-    found = {key: [bench.result(cell) for cell in row] for key, row in cells.items()}
+    trainings.do(cell for row in cells.values() for cell in row)
+    found = {key: [trainings.result(cell) for cell in row] for key, row in cells.items()}
     for key, row in found.items():
         if any(one["failed"] for one in row):
             raise NonFiniteLoss(
@@ -341,14 +341,14 @@ def _slug(arm: str) -> str:
     return arm.replace(", ", "-")
 
 
-def _ours(scale: Scale, ground: RecipeContext) -> str:
+def _ours(scale: Scale, context: RecipeContext) -> str:
     delays, text = scale.delays, scale.text
     return (
         f"Delays of {', '.join(map(str, delays.delays))} steps in rows of {delays.length:,}, noise with the lowest "
         f"{delays.band:.0%} of all frequencies; one linear layer of {delays.channels} state spaces of {delays.state} dimensions, "
         f"{delays.steps:,} steps of {delays.rows} fresh rows. Text: decoders of {text.layers} S4D layers with MLPs, width "
         f"{text.width}, a vocabulary of {text.vocab:,}, {text.steps:,} steps of {text.rows} rows of {text.length} tokens of "
-        f"{ground.data or 'python:stdlib'}, measured on its held-out documents. {ground.seeds} seeds of each; rates of "
+        f"{context.data or 'python:stdlib'}, measured on its held-out documents. {context.seeds} seeds of each; rates of "
         f"{', '.join(f'{rate:.0e}' for rate in scale.delay_rates)} (delays) and "
         f"{', '.join(f'{rate:.0e}' for rate in scale.text_rates)} (text), the best for each arm on another seed, in fewer "
         f"steps, by rows (delays) or one in {KEPT} of the training documents (text) that these trainings did not "

@@ -99,12 +99,12 @@ class Found:
         return float(np.mean([_last(one)["held_out"] for one in self.results[model, start]]))
 
 
-def run(ground: RecipeContext) -> Outcome:
+def run(context: RecipeContext) -> Outcome:
     """Trains all arms and judges them."""
-    if ground.data is not None:
-        raise BadSetting(f"--data {ground.data}: self-pretraining draws its own lists. Leave --data out.")
-    bench = Trainings(ground, train)
-    found = _found(bench, ground)
+    if context.data is not None:
+        raise BadSetting(f"--data {context.data}: self-pretraining draws its own lists. Leave --data out.")
+    trainings = Trainings(context, train)
+    found = _found(trainings, context)
     rows = {(model, start): found.right(model, start) for model in ARMS for start in (SCRATCH, TWICE, *SELF)}
     ways = {model: found.selected(model) for model in ARMS}
     guess = _guess(found)
@@ -129,11 +129,11 @@ def run(ground: RecipeContext) -> Outcome:
         ),
     )
     return Outcome(
-        _ours(found, ground, guess),
-        tuple(of_seeds(one, ground.seeds) for one in judged),
+        _ours(found, context, guess),
+        tuple(of_seeds(one, context.seeds) for one in judged),
         _numbers(found, rows, ways, guess),
-        _figures(found, ground, guess),
-        bench.cpu_seconds(),
+        _figures(found, context, guess),
+        trainings.cpu_seconds(),
     )
 
 
@@ -209,19 +209,19 @@ def _mean(values: Right) -> Interval:
     return bootstrap(lambda total: total[..., :1] / total[..., 1:], columns)[0]
 
 
-def _found(bench: Trainings, ground: RecipeContext) -> Found:
-    scale = SCALES[ground.scale]
+def _found(trainings: Trainings, context: RecipeContext) -> Found:
+    scale = SCALES[context.scale]
     starts = {SCRATCH: "no"} | SELF
     which = [(model, start) for model in ARMS for start in starts]
-    rates = _rates(bench, scale, which, ground.seed)
-    seeds = range(ground.seed, ground.seed + ground.seeds)
+    rates = _rates(trainings, scale, which, context.seed)
+    seeds = range(context.seed, context.seed + context.seeds)
     cells = {
         (arm, labelled): [_cell(scale, arm, rates[arm], seed, labelled) for seed in seeds]
         for labelled in (scale.cell.labelled, *scale.fewer_labels)
         for arm in which
     }
-    bench.do(cell for row in cells.values() for cell in row)
-    results = {key: [bench.result(cell) for cell in row] for key, row in cells.items()}
+    trainings.do(cell for row in cells.values() for cell in row)
+    results = {key: [trainings.result(cell) for cell in row] for key, row in cells.items()}
     judged = {arm: results[arm, scale.cell.labelled] for arm in which}
     return Found(scale, rates, judged, {key: found for key, found in results.items() if key[1] in scale.fewer_labels})
 
@@ -243,10 +243,10 @@ def _cell(scale: Scale, arm: Which, rate: float, seed: int, labelled: int) -> Ce
     )
 
 
-def _rates(bench: Trainings, scale: Scale, arms: Sequence[Which], seed: int) -> dict[Which, float]:
+def _rates(trainings: Trainings, scale: Scale, arms: Sequence[Which], seed: int) -> dict[Which, float]:
     """For each arm, of the same rates, the one with which a shorter training ends best on the lists that select."""
     tried = {_name(arm): {rate: _tuning_cell(scale, arm, rate, seed + TUNING) for rate in scale.rates} for arm in arms}
-    best = best_rates(bench, tried, lambda result: -_last(result)["held_out"])
+    best = best_rates(trainings, tried, lambda result: -_last(result)["held_out"])
     return {arm: best[_name(arm)] for arm in arms}
 
 
@@ -278,7 +278,7 @@ def _size(right: Right) -> str:
     return f"n = {right.shape[1]:,} lists a seed, {len(right)} seeds"
 
 
-def _ours(found: Found, ground: RecipeContext, guess: float) -> str:
+def _ours(found: Found, context: RecipeContext, guess: float) -> str:
     scale, cell = found.scale, found.scale.cell
     sizes = {model: found.results[model, SCRATCH][0]["parameters"] for model in ARMS}
     rates = "; ".join(f"{model}, {start} {rate:.0e}" for (model, start), rate in found.rates.items())
@@ -288,7 +288,7 @@ def _ours(found: Found, ground: RecipeContext, guess: float) -> str:
         + f"), evaluate nested lists of {cell.shortest + 1} to {cell.longest - 1} signs (depth up to {cell.depth}, 2 to "
         f"{cell.items} items) at their last bracket; {cell.lists:,} lists are trained on, {cell.held_out:,} select the step "
         f"that is reported, {cell.tested:,} others are asked about. {scale.steps:,} steps of {cell.rows} lists in all, half of "
-        f"them on the lists without their values where there is pretraining; {ground.seeds} seeds, each with lists of its own. "
+        f"them on the lists without their values where there is pretraining; {context.seeds} seeds, each with lists of its own. "
         f"Chance is a tenth, always the commonest value {share(guess, digits=1)}. Rates, of the same ones for all, chosen on "
         f"another seed: {rates}."
     )
@@ -324,8 +324,8 @@ def _numbers(found: Found, rows: Mapping[Which, Right], ways: Mapping[str, str],
     }
 
 
-def _figures(found: Found, ground: RecipeContext, guess: float) -> dict[Any, str]:
-    file = ground.out / "steps.png"
+def _figures(found: Found, context: RecipeContext, guess: float) -> dict[Any, str]:
+    file = context.out / "steps.png"
     by_seed = {which: found.right(*which).mean(1).tolist() for which in found.results}
     twice = {f"{model}, {SCRATCH}": found.right(model, TWICE).mean(1).tolist() for model in ARMS}
     draw_by_arm(
@@ -342,7 +342,7 @@ def _figures(found: Found, ground: RecipeContext, guess: float) -> dict[Any, str
     }
     if found.fewer:
         lines = {f"{model}, {start}": _by_labels(found, (model, start)) for model, start in found.results}
-        file = ground.out / "labels.png"
+        file = context.out / "labels.png"
         draw_by_samples(lines, "lists with values", file)
         figures[file] = (
             "The same by how many lists have values; pretraining reads all of them without. Shown, not judged."

@@ -18,7 +18,7 @@ import numpy as np
 
 from limbeck.jobs.pilot.grid import CellPlan, Scale
 from limbeck.papers.lab.cells import TrainedLadder, doubtful, train_ladder
-from limbeck.papers.lab.paired import gain, nothing_in, said, slope
+from limbeck.papers.lab.paired import gain, nothing_in, slope, with_interval
 from limbeck.papers.lab.plots import draw_by_teacher
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict
 from limbeck.probes.interval import Interval
@@ -76,11 +76,11 @@ SIZES = {
 }
 
 
-def run(ground: RecipeContext) -> Outcome:
+def run(context: RecipeContext) -> Outcome:
     """Trains teachers and students, and judges the slopes."""
-    size = SIZES[ground.scale]
-    work = train_ladder(ground, size.scale, students=[size.student], teachers=size.teachers)
-    seeds = range(ground.seed, ground.seed + ground.seeds)
+    size = SIZES[context.scale]
+    work = train_ladder(context, size.scale, students=[size.student], teachers=size.teachers)
+    seeds = range(context.seed, context.seed + context.seeds)
     rates = work.rates({name: _cell(work, name, size.tried_on, seeds.stop) for name in OBJECTIVES}, size.rates)
     cells = {
         name: [[_cell(work, name, i, seed, rates[name]) for i in range(len(work.teachers))] for seed in seeds]
@@ -98,7 +98,7 @@ def run(ground: RecipeContext) -> Outcome:
     over_ramp = gain(losses[RAMP][:, -1], losses[TAID][:, -1])
     over_linear = gain(losses[LINEAR][:, -1], losses[TAID][:, -1])
     rising = all(a["loss"] > b["loss"] for a, b in pairwise(teachers))
-    figure = ground.out / "taid-gap.png"
+    figure = context.out / "taid-gap.png"
     means = {name: found[..., 0].sum(-1) / found[..., 1].sum(-1) for name, found in losses.items()}
     draw_by_teacher(means, sizes, figure)
     student = work.cell(cells[TAID][0][0].name)
@@ -137,9 +137,9 @@ def judge(
     elif rising and taid.low > 0 and all(found.low > 0 for found, _ in contrasts):
         verdict = "confirmed"
     n = f"({taid.n} documents, {seeds} seeds)"
-    seen = f"a doubling of the teacher gives TAID's student {said(taid)} nats; "
-    seen += "".join(f"{said(found)} more than {name}; " for name, found in over.items())
-    seen += f"at the largest teacher TAID is {said(over_ramp)} nats better than the ramp {n}"
+    seen = f"a doubling of the teacher gives TAID's student {with_interval(taid)} nats; "
+    seen += "".join(f"{with_interval(found)} more than {name}; " for name, found in over.items())
+    seen += f"at the largest teacher TAID is {with_interval(over_ramp)} nats better than the ramp {n}"
     seen += "" if rising else ". The teachers do not get better with their size: a gap was not tested"
     gap = ClaimResult(
         claim="TAID keeps gaining as its teacher grows, where forward and skew KL do not (Pythia 70M, teachers of 410M to "
@@ -157,7 +157,7 @@ def judge(
         criterion="Confirmed: at the largest teacher TAID is better, with its 95 % interval, than forward KL whose weight "
         f"rises as TAID's t does. Refuted: the interval holds 0 or less and ends below {LEAST_GAIN} nats.",
         verdict="confirmed" if over_ramp.low > 0 else alone,
-        seen=f"TAID is {said(over_ramp)} nats better {n}",
+        seen=f"TAID is {with_interval(over_ramp)} nats better {n}",
     )
     return gap, ramp
 

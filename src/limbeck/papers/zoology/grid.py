@@ -105,42 +105,43 @@ class Found:
     cpu_seconds: float
 
 
-def run_grid(ground: RecipeContext) -> Found:
+def run_grid(context: RecipeContext) -> Found:
     """Trains what is not trained yet, and gives all results."""
-    scale, bench = SCALES[ground.scale], Trainings(ground, train)
-    rates = _rates(bench, scale, ground.seed)
-    seeds = range(ground.seed, ground.seed + ground.seeds)
+    scale, trainings = SCALES[context.scale], Trainings(context, train)
+    rates = _rates(trainings, scale, context.seed)
+    seeds = range(context.seed, context.seed + context.seeds)
     judged = {(arm, seed): _cell(scale, arm, scale.judged, rates[arm], seed) for arm in ARMS for seed in seeds}
     other_rates = {
-        arm: [_with_rate(judged[arm, ground.seed], rate) for rate in scale.rates if rate != rates[arm]] for arm in GATED
+        arm: [_with_rate(judged[arm, context.seed], rate) for rate in scale.rates if rate != rates[arm]]
+        for arm in GATED
     }
-    control = {(arm, rate): _control(scale, arm, rate, ground.seed) for arm in GATED for rate in scale.rates}
+    control = {(arm, rate): _control(scale, arm, rate, context.seed) for arm in GATED for rate in scale.rates}
     mapped = {
-        (arm, width, setting): _cell(scale, arm, setting, rates[arm], ground.seed, width)
+        (arm, width, setting): _cell(scale, arm, setting, rates[arm], context.seed, width)
         for setting in (*scale.settings, scale.judged)
         for width in scale.widths
         for arm in MAPPED
         if (width, setting) != (scale.width, scale.judged)
     }
     others = [cell for cells in other_rates.values() for cell in cells]
-    bench.do([*judged.values(), *control.values(), *others, *mapped.values()])
+    trainings.do([*judged.values(), *control.values(), *others, *mapped.values()])
     found: dict[str, dict[tuple[int, int], Mapping[str, Any]]] = {arm: {} for arm in MAPPED}
     for (arm, width, setting), cell in mapped.items():
-        found[arm][width, setting.length] = bench.result(cell)
+        found[arm][width, setting.length] = trainings.result(cell)
     for arm in MAPPED:
-        found[arm][scale.width, scale.judged.length] = bench.result(judged[arm, ground.seed])
+        found[arm][scale.width, scale.judged.length] = trainings.result(judged[arm, context.seed])
     return Found(
         scale,
         rates,
-        {arm: [bench.result(judged[arm, seed]) for seed in seeds] for arm in ARMS},
-        {arm: [bench.result(cell) for cell in cells] for arm, cells in other_rates.items()},
-        {arm: min((bench.result(control[arm, rate]) for rate in scale.rates), key=_nats) for arm in GATED},
+        {arm: [trainings.result(judged[arm, seed]) for seed in seeds] for arm in ARMS},
+        {arm: [trainings.result(cell) for cell in cells] for arm, cells in other_rates.items()},
+        {arm: min((trainings.result(control[arm, rate]) for rate in scale.rates), key=_nats) for arm in GATED},
         found,
-        bench.cpu_seconds(),
+        trainings.cpu_seconds(),
     )
 
 
-def _rates(bench: Trainings, scale: Scale, seed: int) -> dict[str, float]:
+def _rates(trainings: Trainings, scale: Scale, seed: int) -> dict[str, float]:
     """For each arm the rate with which a training ends with the fewest nats on the rows that end trainings, if so wanted."""
     if not scale.tuned:
         return dict.fromkeys(ARMS, scale.rates[0])
@@ -148,7 +149,7 @@ def _rates(bench: Trainings, scale: Scale, seed: int) -> dict[str, float]:
         arm: {rate: _with_rate(_cell(scale, arm, scale.judged, rate, seed + TUNING), rate) for rate in scale.rates}
         for arm in ARMS
     }
-    return best_rates(bench, tried, _nats)
+    return best_rates(trainings, tried, _nats)
 
 
 def _nats(result: Mapping[str, Any]) -> float:

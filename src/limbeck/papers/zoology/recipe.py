@@ -43,11 +43,11 @@ ABOVE = 0.01  # by which a state may be better than attention
 GUESSED = 0.05  # above 1/K, one of the values in the row: as good as a guess
 
 
-def run(ground: RecipeContext) -> Outcome:
+def run(context: RecipeContext) -> Outcome:
     """Trains the grid and judges it."""
-    if ground.data is not None:
-        raise BadSetting(f"--data {ground.data}: zoology draws its own rows. Leave --data out.")
-    found = run_grid(ground)
+    if context.data is not None:
+        raise BadSetting(f"--data {context.data}: zoology draws its own rows. Leave --data out.")
+    found = run_grid(context)
     most = found.scale.judged.most
     rows = {arm: right_of_rows(results, most) for arm, results in found.judged.items()}
     attending, window = "conv, attention", next(iter(WINDOWS))
@@ -69,7 +69,7 @@ def run(ground: RecipeContext) -> Outcome:
             _trained(found, (*BASED, *GATED, attending)),
         ),
         with_failures(
-            judge_window(*inside_and_beyond(found.judged[window], most), most, seeds=ground.seeds),
+            judge_window(*inside_and_beyond(found.judged[window], most), most, seeds=context.seeds),
             _trained(found, WINDOWS),
         ),
         *(
@@ -81,10 +81,10 @@ def run(ground: RecipeContext) -> Outcome:
         ),
     )
     return Outcome(
-        _ours(found, ground),
-        tuple(of_seeds(one, ground.seeds) for one in judged),
+        _ours(found, context),
+        tuple(of_seeds(one, context.seeds) for one in judged),
         _numbers(found),
-        _figures(found, ground),
+        _figures(found, context),
         found.cpu_seconds,
     )
 
@@ -194,11 +194,11 @@ def judge_window(inside: Interval, beyond: Interval, pairs: int, *, seeds: int) 
         f"{share(guess, digits=1)} of the others, both by the whole 95 % interval over rows and seeds. Refuted: less than "
         f"{FAILS:.0%} of the first, or more of the second, by the whole of it. Inconclusive otherwise.",
         verdict,
-        f"inside {_asked(inside)}; beyond {_asked(beyond)}; n = {max(inside.n, beyond.n):,} rows, {seeds} seeds.",
+        f"inside {_accuracy_text(inside)}; beyond {_accuracy_text(beyond)}; n = {max(inside.n, beyond.n):,} rows, {seeds} seeds.",
     )
 
 
-def _asked(found: Interval) -> str:
+def _accuracy_text(found: Interval) -> str:
     """An accuracy; in short rows every question may lie on one side."""
     return interval(found, ".1%") if found.n else "none asked"
 
@@ -290,7 +290,7 @@ def _trained(found: Found, arms: Iterable[str]) -> dict[str, Results]:
     return {arm: found.judged[arm] for arm in arms}
 
 
-def _ours(found: Found, ground: RecipeContext) -> str:
+def _ours(found: Found, context: RecipeContext) -> str:
     scale, judged = found.scale, found.scale.judged
     rates = ", ".join(f"{rate:.1e}" for rate in scale.rates)
     chosen = (
@@ -299,7 +299,7 @@ def _ours(found: Found, ground: RecipeContext) -> str:
     return (
         f"{len(ARMS)} kinds of two layers without MLPs, width {scale.width}, one head, on rows of {judged.length} tokens with "
         f"{min(judged.pairs)} to {judged.most} pairs of a vocabulary of {judged.vocab:,}, {judged.most} of them where it is "
-        f"judged; up to {scale.steps:,} steps of {scale.rows} fresh rows, {ground.seeds} seeds, learning rate {chosen}; gated "
+        f"judged; up to {scale.steps:,} steps of {scale.rows} fresh rows, {context.seeds} seeds, learning rate {chosen}; gated "
         f"convolutions also with the others of {rates}. "
         f"{scale.tested:,} rows are asked about, others than those that end a training."
     )
@@ -355,13 +355,13 @@ def _numbers(found: Found) -> dict[str, Any]:
     }
 
 
-def _figures(found: Found, ground: RecipeContext) -> dict[Any, str]:
+def _figures(found: Found, context: RecipeContext) -> dict[Any, str]:
     most = found.scale.judged.most
     points = {
         arm: (float(results[0]["state_bytes"]), accuracy(right_of_rows(results, most), most))
         for arm, results in found.judged.items()
     }
-    by_state, by_size = ground.out / "state.png", ground.out / "map.png"
+    by_state, by_size = context.out / "state.png", context.out / "map.png"
     draw_recall_by_state(points, guess=1 / most, file=by_state)
     cells = {
         arm: {size: at(result, max(result["pairs"]))["accuracy"]["value"] for size, result in found.mapped[arm].items()}
