@@ -152,7 +152,7 @@ def test_what_is_not_declared_is_built(tmp_path):
         cost = plan(params="1k", tokens="1M", candidates=str(tmp_path / name))["costs"][0]
         assert cost["flops"] == (6e3 + size.forward_flops(1024)) * 1e6
     assert size.attention == 4 * 128
-    with pytest.raises(BadModel, match="a opt model cannot be cut"):
+    with pytest.raises(BadModel, match="a opt model cannot be pruned"):
         plan(teacher=str(tmp_path / "opt"), gpu="L4")
 
 

@@ -74,8 +74,8 @@ def test_long_rope_phi3_keeps_width_and_heads_together():
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (OPTConfig(), "a opt model cannot be cut: limbeck knows the anatomy of gemma, "),
-        (Qwen3MoeConfig(), "give a smaller model of its tokenizer as --student"),
+        (OPTConfig(), "a opt model cannot be pruned: limbeck prunes gemma, "),
+        (Qwen3MoeConfig(), "give a smaller model with its tokenizer as --student"),
         (GPT2Config(scale_attn_by_inverse_layer_idx=True), "ties a layer to its number"),
         (GPT2Config(add_cross_attention=True), "add_cross_attention"),
     ],

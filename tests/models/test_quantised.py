@@ -108,7 +108,7 @@ def test_what_needs_whole_weights_says_so(tmp_path):
             lambda: load_streamed(folder, length=8, spill=tmp_path),
             "because layers are read one by one, got quantised ones; capture without --stream",
         ),
-        (lambda: Anatomy.of(config), "a llama model with quantised weights cannot be cut: .* It may be a teacher"),
+        (lambda: Anatomy.of(config), "a llama model with quantised weights cannot be pruned: .* It may be a teacher"),
         (lambda: check_family(config), "a llama model cannot be converted: its weights are quantised"),
     ):
         with pytest.raises(BadModel, match=message):

@@ -162,7 +162,7 @@ def test_units_are_the_best_of_their_layer_and_heads_go_by_groups(seed, layers, 
 def test_a_shape_that_does_not_fit_is_refused_before_anything_is_built():
     teacher = animal("llama")
     full = Shape.of(teacher.config)
-    with pytest.raises(BadShape, match="layers=9 cannot be cut out of the teacher's layers=4"):
+    with pytest.raises(BadShape, match="layers=9 cannot be pruned from the teacher's layers=4"):
         prune(teacher, shape=replace(full, layers=9), scores=random_scores(full))
 
 

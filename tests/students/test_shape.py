@@ -100,7 +100,7 @@ def test_a_shape_is_parsed_and_the_teacher_fills_the_rest():
         ("layers=4,layers=3", "gives layers twice"),
         ("layers=four", "needs a whole number above 0 for layers, got 'four'"),
         ("layers=0", "needs a whole number above 0"),
-        ("layers=9", "layers=9 cannot be cut out of the teacher's layers=5; give 1 to 5"),
+        ("layers=9", "layers=9 cannot be pruned from the teacher's layers=5; give 1 to 5"),
         ("heads=6,kv_heads=4", "heads=6 do not fit kv_heads=4.*give heads one of 4, 8"),
         ("heads=8,kv_heads=2", "give heads one of 2, 4"),
         ("hidden=60", "hidden is a multiple of heads, got hidden=60 with heads=8; give hidden=56"),

@@ -1,12 +1,10 @@
-"""Making token stores: one pass over the sources, tokenised in blocks, split as it goes.
+"""Builds token stores: one pass over the sources, which are tokenised in blocks and split into training and held-out data.
 
-The work is done once. A store remembers what it was made from (files with size and time, tokenizer, frame, split), and
-is used again as long as that is the same. It is written beside its place and renamed, so what stands there is whole.
-Call it in one process only: with several ranks, the first builds and the others open.
+A store records what it was made from (files with size and time, tokenizer, frame, split), and is used again as long as that is
+the same. It is written atomically. Only one process may build it: with several ranks, the first builds and the others open.
 
-Documents are put in the order of their hashes, a shard at a time: that mixes sources of one topic a file, and needs no
-seed. The tokenizer's own threads do the parallel work (the environment's TOKENIZERS_PARALLELISM and RAYON_NUM_THREADS
-rule them).
+Each shard is sorted by the hashes of its documents. This mixes sources with one topic per file, and needs no seed. The
+tokenizer's own threads work in parallel (environment variables TOKENIZERS_PARALLELISM and RAYON_NUM_THREADS).
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ from limbeck.errors import BadCorpus, BadFolder, BadRecord, Mismatch
 from limbeck.models.vocabulary import ids_of, require_rows_of
 from limbeck.terminal import Terminal
 
-BLOCK_CHARACTERS = 4 << 20  # read before they are tokenised: enough for the threads, little enough to hold
+BLOCK_CHARACTERS = 4 << 20  # characters tokenised at once: enough for the threads, few enough for memory
 BLOCK_DOCUMENTS = 1024
 
 
@@ -57,12 +55,14 @@ def build_stores(
 ) -> tuple[TokenStore, TokenStore]:
     """(training store, held-out store) of a source, in ``folder/train`` and ``folder/held_out``.
 
-    Without an ``eval_source`` a ``fraction`` of the documents is held out. With one, those of it are, and all of the
-    source is trained on; ``manifest["overlap"]`` of the training store says how many of its documents are held out too.
-    Of the standard library the held-out modules are never trained on and no others measured. ``end``: see `frame`.
+    Without ``eval_source``, a ``fraction`` of the documents is held out. With it, its documents are held out and all of the
+    source is training data; ``manifest["overlap"]`` of the training store counts documents that are in both. The held-out
+    modules of the standard library are never training data, and its other modules are never held out. ``end``: see `frame`.
 
-    ``vocab``: ids from which on the model that reads the text has no row; a document that holds one cannot be read. ``columns``:
-    what the fields of records are called. At most ``skip_bad`` records that cannot be read are left out; more raise BadCorpus.
+    ``vocab`` is the model's vocabulary size; a document with a higher token id is a bad record. ``columns`` names the fields of
+    records. At most ``skip_bad`` bad records are skipped.
+
+    Raises BadCorpus for a wrong source, more bad records, or an empty store, and BadFolder where nothing can be written.
     """
     if eval_source is None:
         draws = [_Draw(source, fraction, ("train", "held_out"), passages=True)]
@@ -85,10 +85,10 @@ def build_held_out(
     skip_bad: int = 0,
     progress: bool = False,
 ) -> TokenStore:
-    """A whole source as a store to measure on, in ``folder/held_out``; of the standard library its held-out modules.
+    """A whole source as an evaluation store, in ``folder/held_out``; of the standard library only its held-out modules.
 
-    Documents of the digests in ``without`` are left out; ``manifest["left_out"]`` says how many those are; one long
-    text is then read in the passages that may be among them.
+    Documents whose digests are in ``without`` are left out, and ``manifest["left_out"]`` counts them; one long text is then
+    split into passages, as for training. Raises BadCorpus and BadFolder as `build_stores` does.
     """
     draws = [_Draw(source, 1.0, ("held_out",), without, passages=bool(without))]
     how = _How(tokenizer, frame(tokenizer, end=end), vocab, columns or Columns(), skip_bad)
@@ -106,7 +106,10 @@ def build_training(
     skip_bad: int = 0,
     progress: bool = False,
 ) -> TokenStore:
-    """All of a source as a store to learn from, in ``folder/train``; of the standard library its training modules."""
+    """A whole source as a training store, in ``folder/train``; of the standard library only its training modules.
+
+    Raises BadCorpus and BadFolder as `build_stores` does.
+    """
     draws = [_Draw(source, 0.0, ("train",))]
     how = _How(tokenizer, frame(tokenizer, end=end), vocab, columns or Columns(), skip_bad)
     return _stores(draws, how, Path(folder), progress=progress)["train"]
@@ -114,7 +117,7 @@ def build_training(
 
 @dataclass(frozen=True)
 class _How:
-    """How documents become tokens: by which tokenizer, with what around them, and what of a text may be missing."""
+    """How documents become tokens: tokenizer, frame, vocabulary size, field names, and bad records to skip."""
 
     tokenizer: PreTrainedTokenizerBase
     framing: Frame
@@ -123,23 +126,23 @@ class _How:
     skip_bad: int
 
     def facts(self) -> dict[str, Any]:
-        """What a store that was made so remembers."""
-        said: dict[str, Any] = {
+        """The facts that a store records about it."""
+        facts: dict[str, Any] = {
             "tokenizer": fingerprint(self.tokenizer),
             "frame": [self.framing.begin, self.framing.end],
             "reading": READING,
         }
         if self.columns.names:
-            said["columns"] = [list(pair) for pair in self.columns.names]
+            facts["columns"] = [list(pair) for pair in self.columns.names]
         if self.vocab is not None and self.vocab < ids_of(self.tokenizer):
-            said["vocab"] = self.vocab
-        return said
+            facts["vocab"] = self.vocab
+        return facts
 
 
 def store_in_memory(
     documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, *, end: int | None = None
 ) -> TokenStore | None:
-    """Some documents as a store that is in no folder; None where none of them has two tokens. ``end``: see `frame`."""
+    """Some documents as a store in memory; None where none of them has two tokens. ``end``: see `frame`."""
     framing = frame(tokenizer, end=end)
     sided = (("train", document) for document in documents)
     how = _How(tokenizer, framing, None, Columns(), len(documents))
@@ -162,9 +165,9 @@ def in_tokens(
     end: int | None = None,
     vocab: int | None = None,
 ) -> Iterator[Item]:
-    """Documents in tokens as a store would hold them, one after the other; those that cannot be are left out.
+    """Tokenised documents as a store would hold them, in order; bad records are left out.
 
-    ``end``: see `frame`. ``vocab``: the number of ids that a model has rows for.
+    ``end``: see `frame`. ``vocab`` is the model's vocabulary size.
     """
     how = _How(tokenizer, frame(tokenizer, end=end), vocab, Columns(), len(documents))
     named = (("", document) for document in documents)
@@ -174,9 +177,9 @@ def in_tokens(
 
 @dataclass(frozen=True)
 class _Draw:
-    """What is taken of one source: the documents that fall on the named sides, but for some by their digests.
+    """The documents to read from one source: those on the named ``sides``, except digests in ``without``.
 
-    ``passages``: one long text is taken in passages.
+    ``passages``: one long text is split into passages.
     """
 
     source: str
@@ -186,24 +189,24 @@ class _Draw:
     passages: bool = False
 
     def facts(self, stamps: list[Any]) -> dict[str, Any]:
-        """What a store that was made from it remembers."""
-        said = {"source": self.source, "fraction": self.fraction, "sides": list(self.sides), "stamps": stamps}
+        """The facts that a store records about it."""
+        facts = {"source": self.source, "fraction": self.fraction, "sides": list(self.sides), "stamps": stamps}
         if self.without:
-            said["without"] = hashlib.sha256(b"".join(sorted(self.without))).hexdigest()
-        return said
+            facts["without"] = hashlib.sha256(b"".join(sorted(self.without))).hexdigest()
+        return facts
 
 
 def _stores(draws: list[_Draw], how: _How, folder: Path, *, progress: bool) -> dict[str, TokenStore]:
-    """The stores of all sides: those in the folder if they were made from the same, else built anew."""
+    """The stores of all sides. Those in the folder are used where they were made from the same; else they are built."""
     parts = [resolve(draw.source, how.columns, passages=draw.passages) for draw in draws]
-    said = [d.facts([part.stamp for part in p]) for d, p in zip(draws, parts, strict=True)]
-    made_from = {"draws": said, **how.facts()}
+    facts = [d.facts([part.stamp for part in p]) for d, p in zip(draws, parts, strict=True)]
+    made_from = {"draws": facts, **how.facts()}
     sides = [side for draw in draws for side in draw.sides]
     ready = _ready(folder, sides, made_from, skip_bad=how.skip_bad)
     if ready is not None:
         return ready
     try:
-        with locked(folder, wait=True):  # another may be making the same
+        with locked(folder, wait=True):  # another process may be building the same
             remove_leftovers(folder)
             ready = _ready(folder, sides, made_from, skip_bad=how.skip_bad)
             if ready is not None:
@@ -225,7 +228,7 @@ def _stores(draws: list[_Draw], how: _How, folder: Path, *, progress: bool) -> d
 
 
 def _ready(folder: Path, sides: list[str], made_from: dict[str, Any], *, skip_bad: int) -> dict[str, TokenStore] | None:
-    """The stores in the folder, if they are all there, whole, made from the same, and without more than may be skipped."""
+    """The stores in the folder; None where one is missing, damaged, made from something else, or skips too many records."""
     try:
         stores = {side: TokenStore.open(folder / side) for side in sides}
         if any(store.manifest["made_from"] != made_from for store in stores.values()):
@@ -249,7 +252,7 @@ def _fill(
     *,
     progress: bool,
 ) -> None:
-    """Reads every source once and hands each document to the writer of its side."""
+    """Reads every source once and adds each document to the writer of its side."""
     seen: set[bytes] = set()  # digests of what is held out
     with _bar([part for some in parts for part in some], shown=progress) as advance:
         for draw, some in zip(draws, parts, strict=True):
@@ -271,7 +274,7 @@ def _fill(
 def _wanted(
     documents: Iterable[Document], draw: _Draw, writers: Mapping[str, Writer]
 ) -> Iterator[tuple[str, Document]]:
-    """The documents that are drawn, each with its side; those that are left out are counted by its writer."""
+    """The documents to read, each with its side. Documents that are left out are counted by their writer."""
     for document in documents:
         side = "held_out" if is_held_out(document, fraction=draw.fraction) else "train"
         if side not in draw.sides:
@@ -285,7 +288,7 @@ def _wanted(
 def _tokenised(
     documents: Iterable[tuple[str, Document]], how: _How, found: Found, bad: BadRecords
 ) -> Iterator[tuple[str, Item]]:
-    """The documents in tokens, a block of texts at a time; one of a single token has nothing to predict and goes."""
+    """The tokenised documents, computed block by block. A document of a single token has no prediction and is dropped."""
     block: list[tuple[str, Document]] = []
     characters = 0
     for side, document in documents:
@@ -298,7 +301,7 @@ def _tokenised(
 
 
 def _block(block: list[tuple[str, Document]], how: _How, found: Found, bad: BadRecords) -> Iterator[tuple[str, Item]]:
-    """Some documents in tokens; those that cannot be are told to ``bad``."""
+    """A block of documents as tokens. Bad records are added to ``bad``."""
     plain = [document.text for _, document in block if document.text is not None and not document.prompt]
     texts = iter(encoded(how.tokenizer, plain))
     for side, document in block:
@@ -321,22 +324,22 @@ def _block(block: list[tuple[str, Document]], how: _How, found: Found, bad: BadR
 
 
 def _document(document: Document, texts: Iterator[Ids], how: _How) -> tuple[Ids, Bool[np.ndarray, " n"] | None, int]:
-    """(tokens of a document, which of them are learned if not all, bytes of those). ``texts``: tokens of the next plain text."""
+    """(tokens, mask of learned ones or None for all, bytes of their text). ``texts`` yields the tokens of the next plain text."""
     if document.text is not None and not document.prompt:
         return next(texts), None, len(document.text.encode())
-    spoken = (conversation if document.text is None else completion)(how.tokenizer, document)
-    return np.array(spoken.tokens, np.uint32), spoken.learned, spoken.bytes
+    found = (conversation if document.text is None else completion)(how.tokenizer, document)
+    return np.array(found.tokens, np.uint32), found.learned, found.bytes
 
 
 def _around(document: Document, how: _How) -> Frame:
-    """What stands around a document: nothing around a conversation, whose template writes it."""
+    """The frame of a document. A conversation has none, because its chat template writes one."""
     if document.text is None:
         return Frame(None, None)
     return replace(how.framing, end=None) if document.goes_on else how.framing
 
 
 def _check_rows(tokens: Ids, document: Document, how: _How) -> None:
-    """Raises BadRecord where a document holds a token for which the model has no row."""
+    """Raises BadRecord where a document contains a token for which the model has no row."""
     if how.vocab is None or not len(tokens) or int(tokens.max()) < how.vocab:
         return
     try:
@@ -346,7 +349,7 @@ def _check_rows(tokens: Ids, document: Document, how: _How) -> None:
 
 
 def _check_side(writer: Writer, side: str, draw: _Draw, read: int) -> None:
-    """An empty side is an error: without training documents nothing is learned, without held-out ones nothing shown."""
+    """Raises BadCorpus for an empty side. A run needs training documents, and held-out ones to measure on."""
     if writer.documents or writer.items:
         return
     if writer.left_out:
@@ -364,7 +367,7 @@ def _check_side(writer: Writer, side: str, draw: _Draw, read: int) -> None:
 
 @contextmanager
 def _bar(parts: list[Part], *, shown: bool) -> Iterator[Callable[[Item], None]]:
-    """A progress bar; it knows the end where every part knows its size, and counts otherwise."""
+    """A progress bar. It shows the share done where the size of every part is known, and counts otherwise."""
     sizes = [part.size for part in parts]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     columns = (TextColumn("tokenise"), BarColumn(), TextColumn("{task.fields[counts]}"), TimeRemainingColumn())

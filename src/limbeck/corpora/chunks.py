@@ -1,10 +1,10 @@
-"""Two token streams of one text, cut where both have a boundary: the chunks whose likelihoods can be compared.
+"""Aligns two token streams of one text: splits them at common boundaries, into chunks whose likelihoods can be compared.
 
-A chunk is what lies between two byte boundaries that both tokenizers have, so it is some whole tokens of each, and none of its
-parts would be (Minixhofer et al., arXiv 2503.20083, sec. 3). The token that closes a document is a chunk of its own where both
-have one. With one tokenizer on both sides every token is a chunk.
+A chunk lies between two successive byte boundaries that both tokenizers have, so it consists of whole tokens of each
+(Minixhofer et al., arXiv 2503.20083, sec. 3). The token that closes a document is a chunk of its own where both have one. With
+the same tokenizer on both sides every token is a chunk.
 
-Where a chunk begins both have read the same bytes, so what each thinks of the next token is about the same place.
+At the beginning of a chunk both models have read the same bytes, so their next-token predictions are for the same place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from limbeck.corpora.token_bytes import TokenBytes
 
 @dataclass(frozen=True)
 class Side:
-    """A store, and what its tokens stand for."""
+    """A token store, and the bytes of its tokens."""
 
     store: TokenStore
     spelled: TokenBytes
@@ -29,10 +29,11 @@ class Side:
 
 @dataclass(frozen=True)
 class DocumentChunks:
-    """Which chunk of a document each token belongs to, counted from 0 in both streams; -1 of what opens it.
+    """The chunk of each token of a document, counted from 0 in both streams; -1 for the opening token.
 
-    ``count`` of them are common; the number after those is of a closing token that only one side has. ``meets`` is of each of
-    our tokens which of theirs is predicted from the same text, -1 where none is.
+    ``ours`` is the student's stream, ``theirs`` the teacher's. ``count`` chunks are common; the next number is that of a closing
+    token which only one side has. ``meets`` holds for each of our tokens which of theirs is predicted from the same text, -1
+    where none is.
     """
 
     ours: Int64[np.ndarray, " n"]
@@ -42,7 +43,7 @@ class DocumentChunks:
     count: int
 
     def log_p(self, theirs: Float[np.ndarray, " m"]) -> tuple[Bool[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """From log p of each of their tokens: whether a chunk ends at each of ours, and there its log p, NaN if not told."""
+        """(whether a chunk ends at each of our tokens, its log p there, else NaN), from log p of each of their tokens."""
         inside = (self.theirs >= 0) & (self.theirs < self.count)
         sums = np.bincount(self.theirs[inside], weights=theirs[inside], minlength=self.count)
         ends = np.append(self.ours[1:] != self.ours[:-1], True)
@@ -52,7 +53,7 @@ class DocumentChunks:
         return ends, log_p
 
     def merged(self, unambiguous: Bool[np.ndarray, " m"]) -> DocumentChunks:
-        """With each chunk joined to the next, unless it ends at one of their tokens of which this is said; the last one ends."""
+        """The chunks, joined to the next one unless they end at one of their ``unambiguous`` tokens."""
         last = np.searchsorted(self.theirs, np.arange(self.count), side="right") - 1
         ends = unambiguous[last]
         ends[-1:] = True
@@ -62,7 +63,7 @@ class DocumentChunks:
 
 
 def chunks_of(ours: Side, theirs: Side, document: int) -> DocumentChunks | None:
-    """The chunks of a document that has the same number in both stores; None where the two are not of one text."""
+    """The chunks of the document with this number in both stores; None where the two texts differ or cannot be decoded."""
     text = text_of(ours.store, document, ours.spelled)
     if text is None:
         return None
@@ -73,10 +74,10 @@ def chunks_of(ours: Side, theirs: Side, document: int) -> DocumentChunks | None:
 
 
 def cut(ours: Int64[np.ndarray, " n"], theirs: Int64[np.ndarray, " m"], *, size: int) -> DocumentChunks:
-    """The chunks of two streams of one text of ``size`` bytes, by where each token ends in it.
+    """The chunks of two streams of one text of ``size`` bytes, from the end of each token in it.
 
-    -1 is what opens the document, size + 1 what closes it. A token that ends at 0, the space put before a text, goes with what
-    follows it.
+    The end of the opening token is -1, that of the closing one is size + 1. A token that ends at 0, the space added before a
+    text, belongs to the chunk that follows it.
     """
     common = np.intersect1d(ours, theirs)
     common = common[common > 0]
@@ -89,7 +90,7 @@ def cut(ours: Int64[np.ndarray, " n"], theirs: Int64[np.ndarray, " m"], *, size:
 
 
 def _ends(side: Side, document: int, text: bytes) -> Int64[np.ndarray, " n"] | None:
-    """Where each token of a document ends in its text, -1 of what opens it, one past the text of what closes it."""
+    """The end of each token of a document in its text: -1 for the opening token, one past the text for the closing one."""
     tokens, begin, end, read = tokens_of(side.store, document, side.spelled)
     if read is None:
         return None

@@ -1,16 +1,15 @@
-"""Which tokens of a store stand in which row: short documents whole, by best fit, long ones in pieces.
+"""Assigns the tokens of a store to rows (sequences): short documents whole, by best fit, long ones in pieces.
 
-A document of n tokens has n - 1 predictions, so it takes n - 1 places of a row. A text longer than a row is cut into pieces of a
-row's length, the last of them shorter. A longer conversation is cut between turns, so that an answer keeps its question, and no
-piece reads again more than half a row (`_conversations`). Pieces are put into rows by best fit decreasing: the longest first,
-each into the fullest row that still holds it (Ding et al., "Fewer Truncations Improve Language Modeling", arXiv 2404.10830).
-Where that leaves much room, as with documents of a little more than half a row, some texts are cut after all to fill it
-(`_filled`); a conversation that fits into a row never is. Documents are packed in blocks, so that memory is bounded and the first
-rows hold the first documents; inside a block rows have an order that hangs on nothing but their number, so that the first are a
-fair sample.
+A document of n tokens has n - 1 predictions, so it takes n - 1 places of a row. A text longer than a row is split into pieces
+of a row's length; the last is shorter. A longer conversation is split between turns, so that an answer keeps its question; a
+piece repeats at most half a row (`_conversations`). Pieces are packed by best fit decreasing: the longest first, each into the
+fullest row with enough room (Ding et al., "Fewer Truncations Improve Language Modeling", arXiv 2404.10830). Where this leaves
+much room, as with documents of slightly more than half a row, some texts are split to fill it (`_filled`). Conversations that
+fit into a row are never split. Documents are packed in blocks, which bounds memory and keeps the first documents in the first
+rows. Inside a block the order of rows depends only on their number, so that the first rows are a fair sample.
 
-The layout follows from the documents, the length of a row and the name of the packing alone: all ranks, runs and captures find
-the same, and whoever keeps something about rows keeps that name with it.
+The layout depends only on the documents, the sequence length and the name of the packing, so it is the same in all ranks, runs
+and captures. Files about rows contain that name.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from jaxtyping import Bool, Int32, Int64
 from limbeck.errors import BadCorpus, BadSetting
 
 BEST_FIT = "best-fit-3"  # the number is the version of the layout
-WITHOUT_LONG = "best-fit-3-drop"  # the same, but for conversations longer than a row
-STREAM = "stream"  # of older versions: the stream of all documents, cut at multiples of the length
+WITHOUT_LONG = "best-fit-3-drop"  # the same without conversations longer than a row
+STREAM = "stream"  # of earlier versions: the stream of all documents, split at multiples of the length
 PACKINGS = {"split": BEST_FIT, "drop": WITHOUT_LONG}
 
-_BLOCK_ROWS = 2**14  # documents of about so many rows are packed together
+_BLOCK_ROWS = 2**14  # rows of a block, about
 
 LearnedOf = Callable[[int, int], np.ndarray]
 Numbers = Int64[np.ndarray, " n"]
@@ -38,11 +37,11 @@ Numbers = Int64[np.ndarray, " n"]
 
 @dataclass(frozen=True)
 class Packed:
-    """What a layout did with its documents.
+    """Counts of a layout.
 
-    ``learned`` tokens are predicted, ``lacking`` of them where a part of what came before them in their document is not in the
-    row. ``read`` places are no padding; ``repeated`` of them are context, which is learned elsewhere if at all. ``cut`` documents
-    are not whole in one row. ``left_out`` conversations, with ``left_out_tokens`` to learn, are in no row.
+    ``learned`` tokens are predicted; for ``lacking`` of them a part of their document's earlier tokens is not in the row.
+    ``read`` places are not padding; ``repeated`` of them are context that is learned elsewhere or not at all. ``cut`` documents
+    are split over several rows. ``left_out`` conversations, with ``left_out_tokens`` to learn, are in no row.
     """
 
     learned: int = 0
@@ -58,7 +57,7 @@ class Packed:
 
     @property
     def share_lacking(self) -> float:
-        """Of the learned tokens, those that lack a part of what came before them."""
+        """The share of learned tokens without all of their document's earlier tokens in the row."""
         return self.lacking / max(1, self.learned)
 
 
@@ -66,9 +65,9 @@ class Packed:
 class Layout:
     """Rows of ``length`` places as segments, which are parts of the stream of all documents.
 
-    Segment i puts ``size[i]`` tokens from ``begin[i]`` on into its row, the first at ``position[i]`` of its document's piece.
-    Where ``fresh[i]``, what follows each of them is to be learned as far as the store says so; else it is context of the segment
-    behind it. Row r is the segments ``first[r]`` to ``first[r + 1]``, and padding behind them.
+    Segment i is the ``size[i]`` tokens from ``begin[i]`` on; the first has the position ``position[i]`` in its document's piece.
+    Where ``fresh[i]`` is true, their next tokens are learned as the store's mask permits; otherwise the segment is context for
+    the next one. Row r consists of the segments from ``first[r]`` to ``first[r + 1]``, followed by padding.
     """
 
     length: int
@@ -81,20 +80,20 @@ class Layout:
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return len(self.first) - 1
 
     @property
     def padding(self) -> float:
-        """Share of all places that nothing is read at."""
+        """The share of padding among all places."""
         return 1 - self.packed.read / (self.rows * self.length)
 
     def read(self, start: int, stop: int) -> int:
-        """Tokens that are read in the rows from ``start`` to ``stop``."""
+        """The number of tokens in the rows from ``start`` to ``stop``, without padding."""
         return int(self.size[self.first[start] : self.first[stop]].sum())
 
     def places(self, rows: Int64[np.ndarray, " B"]) -> Places:
-        """What stands where in some rows."""
+        """The token, position and segment at every place of some rows."""
         count = self.first[rows + 1] - self.first[rows]
         segment = np.repeat(self.first[rows] - _before(count), count) + np.arange(count.sum())
         row = np.repeat(np.arange(len(rows)), count)
@@ -110,9 +109,9 @@ class Layout:
         return Places(*found.reshape(3, len(rows), self.length))
 
     def predicted(self, start: int, stop: int) -> tuple[Numbers, Numbers]:
-        """(where each of the tokens start to stop is predicted: its row times the length and its place in it, in which segment).
+        """(place that predicts each of the tokens from ``start`` to ``stop``, its segment); -1 for tokens never predicted.
 
-        -1 and -1 of one that is predicted nowhere.
+        A place is the row times ``length``, plus the position in the row.
         """
         number, begin, place = self._by_token
         token = np.arange(start, stop) - 1  # that is read there
@@ -123,7 +122,7 @@ class Layout:
 
     @cached_property
     def _by_token(self) -> tuple[Numbers, Numbers, Numbers]:
-        """Number, first token and first place of the segments in which something is learned, by their tokens."""
+        """Number, first token and first place of the segments with learned tokens, in order of their tokens."""
         size = self.size.astype(np.int64)
         row = np.repeat(np.arange(self.rows), np.diff(self.first))
         place = row * self.length + _before(size) - np.append(_before(size), size.sum())[self.first[:-1]][row]
@@ -134,9 +133,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class Places:
-    """Of each place of some rows the token of the stream that is read there, its position in its piece, and its segment.
+    """For each place of some rows (B, T): its token in the stream, its position in its piece, and its segment.
 
-    Padding has the token and the segment -1, and positions of its own from 0 on.
+    Padding has the token and the segment -1, and its own positions from 0 on.
     """
 
     token: Int64[np.ndarray, "B T"]
@@ -151,17 +150,19 @@ def lay_out(
     length: int,
     packing: str = BEST_FIT,
 ) -> Layout:
-    """The layout of documents that lie one after another in a stream, from ``starts`` to the next of these.
+    """The layout of documents in a stream of tokens. ``starts`` holds their first positions, and the end of the stream.
 
-    ``learned`` tells of a part of the stream which tokens are learned, None: all. Where nothing is learned all is laid out as if
-    it were. Raises BadSetting for an unknown packing, BadCorpus where all that could be learned is left out.
+    ``learned(start, stop)`` is the mask of learned tokens of a part of the stream; None where all are. Where no token is
+    learned, the layout is that with all tokens learned.
+
+    Raises BadSetting for an unknown packing, and BadCorpus where all learned tokens are left out.
     """
     if packing == STREAM:
         return _stream(starts, learned, length=length)
     if packing not in PACKINGS.values():
         raise BadSetting(
             f"expected rows packed by {', '.join(PACKINGS.values())} or {STREAM}, got {packing!r}: another version of limbeck "
-            "made this; go on with that version, or begin anew in another folder"
+            "made this; continue with that version, or start in another folder"
         )
     parts, packed, rows = [], Packed(), 0
     for low, high in _blocks(starts, length):
@@ -174,7 +175,7 @@ def lay_out(
     if packed.left_out and not packed.learned:
         raise BadCorpus(
             f"all {packed.left_out:,} conversations with something to learn are longer than a row of {length} tokens, and "
-            "--long-conversations drop leaves those out: give longer rows with --seq-len, or --long-conversations split"
+            "--long-conversations drop leaves those out: give a larger --seq-len, or --long-conversations split"
         )
     if learned is not None and not packed.learned:
         return lay_out(starts, None, length=length, packing=packing)
@@ -201,10 +202,10 @@ class _Segments:
 
 @dataclass(frozen=True)
 class _Pieces:
-    """Pieces of documents, each of up to three parts that follow one another in a row.
+    """Pieces of documents. Each has up to three parts, one after another in its row.
 
-    ``heads`` tokens from ``head`` on, context from ``context`` to ``fresh``, and what is learned, from ``fresh`` to ``stop``.
-    ``start`` is where the document begins.
+    These are ``heads`` tokens from ``head`` on, context from ``context`` to ``fresh``, and learned tokens from ``fresh`` to
+    ``stop``. ``start`` is the beginning of the document.
     """
 
     start: Numbers
@@ -225,7 +226,7 @@ class _Pieces:
         head: Numbers | None = None,
         heads: Numbers | None = None,
     ) -> _Pieces:
-        """Pieces without what is not given."""
+        """Pieces without the parts that are not given."""
         none = np.zeros(len(start), np.int64)
         parts = (none if part is None else part for part in (head, heads))
         return cls(start, fresh, stop, fresh if context is None else context, *parts)
@@ -237,25 +238,25 @@ class _Pieces:
 
     @property
     def size(self) -> Numbers:
-        """Places that each takes."""
+        """The number of places of each piece."""
         return self.heads + self.stop - self.context
 
     def some(self, chosen: Bool[np.ndarray, " n"]) -> _Pieces:
-        """Those that are chosen."""
+        """The chosen pieces."""
         return _Pieces(*(getattr(self, f.name)[chosen] for f in fields(_Pieces)))
 
     @property
     def complete(self) -> Bool[np.ndarray, " n"]:
-        """Whether all of a document up to the end of the piece is in it."""
+        """Whether each piece contains all of its document up to the piece's end."""
         return (self.context == self.start) & (self.heads == 0)
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Some documents in pieces. ``texts``: which pieces are of texts.
+    """A block of documents in pieces. ``texts`` marks pieces of texts.
 
-    ``total[i]`` of its first i tokens are learned (None: all but the first of each document), ``left_out`` of those conversations
-    that are in no row.
+    ``total[i]`` counts the learned ones among its first i tokens (None: all except the first of each document). ``left_out``
+    holds the same counts for the conversations that are in no row.
     """
 
     pieces: _Pieces
@@ -266,12 +267,12 @@ class _Block:
 
     @classmethod
     def of(cls, starts: Numbers, marks: np.ndarray | None, *, length: int, split: bool) -> _Block:
-        """From where documents begin and end, and which of their tokens are learned, None: all."""
+        """The block of the documents with these ``starts``, and ``marks`` of learned tokens (None: all)."""
         low, sizes = int(starts[0]), np.diff(starts)
         counts, total = np.maximum(sizes - 1, 0), None
         if marks is not None:
             marks = marks.copy()
-            marks[starts[:-1][sizes > 0] - low] = False  # what begins a document is never predicted
+            marks[starts[:-1][sizes > 0] - low] = False  # the first token of a document is never predicted
             total = np.concatenate([[0], np.cumsum(marks)])
             counts = total[starts[1:] - low] - total[starts[:-1] - low]
         plain = (counts > 0) & (counts == sizes - 1)
@@ -285,7 +286,7 @@ class _Block:
         return cls(pieces, np.arange(len(pieces.start)) < len(texts.start), low, total, left_out)
 
     def did(self, pieces: _Pieces) -> Packed:
-        """What was done with the documents, which ended in these pieces."""
+        """The counts of the block, whose documents are in these pieces."""
         learned = pieces.stop - pieces.fresh
         if self.total is not None:
             learned = self.total[pieces.stop + 1 - self.low] - self.total[pieces.fresh + 1 - self.low]
@@ -301,7 +302,7 @@ class _Block:
 
 
 def _texts(start: Numbers, inputs: Numbers, length: int) -> _Pieces:
-    """Texts of so many tokens to be read each: whole, or in pieces of which all but the last fill a row."""
+    """The pieces of texts with ``inputs`` input tokens each: whole texts, or pieces of which all but the last fill a row."""
     number = -(-inputs // length)
     which = np.repeat(np.arange(len(start)), number)
     fresh = start[which] + (np.arange(len(which)) - _before(number)[which]) * length
@@ -311,11 +312,11 @@ def _texts(start: Numbers, inputs: Numbers, length: int) -> _Pieces:
 def _conversations(
     starts: Numbers, marks: np.ndarray, talks: Bool[np.ndarray, " d"], *, low: int, length: int
 ) -> tuple[list[_Pieces], Numbers]:
-    """([those that fit, those that do not], which documents do not).
+    """([conversations that fit into a row, pieces of the others], documents of the others).
 
-    A turn is an answer, which is a run of learned tokens, with all that stands between it and the answer before. What follows the
-    last answer is not read. A piece of a longer conversation is as many whole turns as fit; where it leaves room, turns before
-    them are read again, half a row at most. A turn that is longer than a row is cut in its answer (`_long_turns`).
+    A turn is an answer (a run of learned tokens) with everything since the answer before. Tokens after the last answer are not
+    read. A piece of a longer conversation has as many whole turns as fit; the rest of its row repeats earlier turns, for at
+    most half a row. A turn longer than a row is split in its answer (`_long_turns`).
     """
     edges = np.diff(np.concatenate([[False], marks, [False]]).astype(np.int8))
     run, end = np.flatnonzero(edges == 1) + low, np.flatnonzero(edges == -1) + low
@@ -338,7 +339,7 @@ def _conversations(
 
 
 def _groups(begin: Numbers, end: Numbers, owner: Numbers, length: int) -> tuple[Numbers, Numbers]:
-    """(first turn, turn behind the last) of each group of turns that are learned in one piece."""
+    """(first turn, turn after the last) of each group of turns that are learned in one piece."""
     opens = np.diff(owner, prepend=-1) != 0
     behind = np.searchsorted(owner, owner, side="right")  # the first turn of the next conversation
     after = np.searchsorted(end, begin + length + 1, side="right").clip(np.arange(len(begin)) + 1, behind)
@@ -360,7 +361,7 @@ def _cut(
     *,
     length: int,
 ) -> _Pieces:
-    """The pieces of conversations that are longer than a row, from their turns in groups."""
+    """The pieces of conversations longer than a row, from their groups of turns."""
     turn, after = group
     start, fresh, stop = starts[owner[turn]], begin[turn], end[after - 1] - 1
     fits = stop - fresh <= length
@@ -372,10 +373,10 @@ def _cut(
 
 
 def _long_turns(start: Numbers, begin: Numbers, run: Numbers, stop: Numbers, length: int) -> _Pieces:
-    """The pieces of turns that are longer than a row, from the first token of a turn, of its answer, and the end of both.
+    """The pieces of turns longer than a row. A turn begins at ``begin``, its answer at ``run``, and both end at ``stop``.
 
-    The first piece is the question, if it leaves a quarter of the row, and as much of the answer as fits. Every other has a
-    quarter of a row from the beginning of the question, another quarter from just before what is learned, and what is learned.
+    The first piece is the question, where it leaves a quarter of the row, and as much of the answer as fits. Every other piece
+    has a quarter of a row from the beginning of the question, a quarter from just before its learned tokens, and these tokens.
     """
     quarter = length // 4
     short = run - begin <= length - quarter
@@ -400,10 +401,10 @@ def _long_turns(start: Numbers, begin: Numbers, run: Numbers, stop: Numbers, len
 def _filled(
     pieces: _Pieces, texts: Bool[np.ndarray, " n"], row: Numbers, rows: int, length: int
 ) -> tuple[_Pieces, Numbers, int]:
-    """(pieces, the row of each, how many rows) where rows with much room took up the pieces of texts of others, cut to fit.
+    """(pieces, the row of each, number of rows) after the emptiest rows were dissolved into the room of the others.
 
-    The emptiest rows give way, as long as those that stay have room for what was in them, an eighth of a row or more each. The
-    pieces are laid end to end along that room.
+    A row is dissolved if it contains only texts, and if the remaining rows with an eighth of a row or more of room can hold its
+    tokens. The pieces of texts are laid end to end along that room, and split to fit.
     """
     size = pieces.size
     room = length - np.bincount(row, weights=size, minlength=rows).astype(np.int64)
@@ -428,14 +429,14 @@ def _filled(
 
 
 def _mixed(row: Numbers, rows: int) -> Numbers:
-    """The row of each piece after all rows were put into an order that hangs on nothing but their number."""
+    """The row of each piece after a permutation of all rows that depends only on their number."""
     place = np.empty(rows, np.int64)
     place[np.argsort(_scattered(rows), kind="stable")] = np.arange(rows)
     return place[row]
 
 
 def _segments(pieces: _Pieces, row: Numbers) -> _Segments:
-    """The segments of pieces that are in these rows."""
+    """The segments of pieces, with the row of each piece."""
     sizes = np.stack([pieces.heads, pieces.fresh - pieces.context, pieces.stop - pieces.fresh], 1)
     begins = np.stack([pieces.head, pieces.context, pieces.fresh], 1)
     positions = np.cumsum(sizes, 1) - sizes
@@ -447,13 +448,14 @@ def _segments(pieces: _Pieces, row: Numbers) -> _Segments:
 
 
 def best_fit(sizes: Numbers, length: int) -> tuple[Numbers, int]:
-    """(the row of each piece, how many rows) by best fit decreasing, for sizes of 1 to ``length``.
+    """(the row of each piece, number of rows) by best fit decreasing, for sizes from 1 to ``length``.
 
-    Pieces of one size are placed together, and so are rows with the same room: the work hangs on the number of different sizes.
+    Pieces of one size are placed together, and so are rows with the same room. So the time depends on the number of different
+    sizes.
     """
     row = np.empty(len(sizes), np.int64)
     order = np.argsort(-sizes, kind="stable")
-    room: dict[int, list[np.ndarray]] = {}  # rows by the room they have
+    room: dict[int, list[np.ndarray]] = {}  # rows by their free places
     rooms: list[int] = []  # in ascending order
     rows, place = 0, 0
     widths, counts = np.unique(sizes, return_counts=True)
@@ -486,14 +488,14 @@ def best_fit(sizes: Numbers, length: int) -> tuple[Numbers, int]:
 
 
 def _blocks(starts: Numbers, length: int) -> Iterator[tuple[int, int]]:
-    """(first document, document behind the last) of each block."""
+    """(first document, document after the last) of each block."""
     block = (starts[:-1] - starts[0]) // (_BLOCK_ROWS * length)
     edges = np.flatnonzero(np.diff(block)) + 1
     yield from zip([0, *edges.tolist()], [*edges.tolist(), len(block)], strict=True)
 
 
 def _stream(starts: Numbers, learned: LearnedOf | None, *, length: int) -> Layout:
-    """The layout of older versions: row r reads the tokens from r times the length on; rows of which nothing is learned go."""
+    """The layout of earlier versions: row r begins at token r times the length. Rows without learned tokens are dropped."""
     tokens = int(starts[-1])
     rows = np.arange(max(1, -(-(tokens - 1) // length)))
     edges = np.union1d(rows * length, starts[:-1])
@@ -517,17 +519,17 @@ def _stream(starts: Numbers, learned: LearnedOf | None, *, length: int) -> Layou
 
 
 def _several(document: Numbers) -> int:
-    """How many numbers come more than once."""
+    """How many numbers occur more than once."""
     return int((np.unique(document, return_counts=True)[1] > 1).sum())
 
 
 def _before(count: Numbers) -> Numbers:
-    """The sum of all earlier ones."""
+    """For each count the sum of all earlier ones."""
     return np.cumsum(count) - count
 
 
 def _scattered(count: int) -> np.ndarray:
-    """A number of 64 bits for each of 0 to ``count`` - 1 that looks random and is always the same (SplitMix64)."""
+    """A fixed pseudo-random number of 64 bits for each of 0 to ``count`` - 1 (SplitMix64)."""
     with np.errstate(over="ignore"):
         x = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,9 +1,8 @@
 """Tokenised documents on disk: memory-mapped Arrow shards and a manifest.
 
-The documents lie one after another in one endless-looking stream of tokens, whatever shard they are in; a slice within
-one shard is not copied. A shard is one Arrow file with one record batch, so any Arrow reader can open it: ``name``,
-``tokens``, ``bytes`` (UTF-8 bytes of the text the tokens stand for), ``sha256`` (of the document's content), and ``learned``
-where not every token is.
+All documents form one stream of tokens across shards; a slice within one shard is not copied. A shard is one Arrow file with one
+record batch, which any Arrow reader can open. Its columns are ``name``, ``tokens``, ``bytes`` (UTF-8 bytes of the learned text),
+``sha256`` (of the document's content), and ``learned`` where some tokens are not learned.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class _Shard(TypedDict):
 
 
 class _Manifest(TypedDict):
-    """What the manifest of a store holds, as far as it is read."""
+    """The entries of a store's manifest that are read."""
 
     format: Literal[1]
     documents: Count
@@ -47,11 +46,11 @@ class _Manifest(TypedDict):
 
 
 class TokenStore:
-    """Documents as tokens, in a fixed order. ``documents``, ``tokens`` and ``bytes`` count them.
+    """A dataset as tokens, in a fixed order. ``documents``, ``tokens`` and ``bytes`` are its sizes.
 
-    ``predictions`` is the number of tokens that an epoch learns: all, less the first of each document (nothing precedes
-    it) and those that are not learned. ``starts`` holds where each document begins in the stream of tokens and, last,
-    where the stream ends. ``packing`` is the name of how its documents are put into rows (`corpora.layout`).
+    ``predictions`` is the number of tokens learned in an epoch: all except the first of each document, which nothing precedes,
+    and those that are not learned. ``starts`` is the first position of each document in the stream of tokens, and the end of
+    the stream. ``packing`` names the method that assigns documents to rows (`corpora.layout`).
     """
 
     def __init__(
@@ -74,11 +73,11 @@ class TokenStore:
         self._layouts: dict[int, Layout] = {}
 
     def packed(self, packing: str) -> TokenStore:
-        """The same store with its documents put into rows in another way, by its name."""
+        """The same store with another packing."""
         return TokenStore(self.folder, self.manifest, self._shards, packing=packing)
 
     def layout(self, length: int) -> Layout:
-        """Which of its tokens stand in which row of ``length``; computed once for each length."""
+        """The layout of its tokens in rows of ``length``, computed once for each length. Raises what `lay_out` raises."""
         if length not in self._layouts:
             self._layouts[length] = lay_out(
                 self.starts,
@@ -89,7 +88,7 @@ class TokenStore:
         return self._layouts[length]
 
     def documents_in(self, rows: int, *, length: int) -> Bool[np.ndarray, " documents"]:
-        """Which documents have a part in the first ``rows`` rows of ``length``."""
+        """Which documents have tokens in the first ``rows`` rows of ``length``."""
         layout = self.layout(length)
         begin = layout.begin[: layout.first[min(rows, layout.rows)]]
         found = np.zeros(self.documents, dtype=bool)
@@ -98,7 +97,7 @@ class TokenStore:
 
     @classmethod
     def open(cls, folder: str | Path) -> TokenStore:
-        """The store in a folder. Damage that shows in file sizes is an error here; `verify` finds the rest."""
+        """The store in a folder. Raises BadCorpus where files are missing or have the wrong size; `verify` finds other damage."""
         folder = Path(folder)
         manifest = read_manifest(folder)
         shards = []
@@ -120,7 +119,7 @@ class TokenStore:
             raise _damaged(folder / MANIFEST, "shards of tokens of documents", repr(error)) from None
 
     def beginning(self, tokens: int) -> TokenStore:
-        """The documents that begin in the first ``tokens`` tokens, as a store of their own; itself where that is all of them."""
+        """A store of the documents that begin within the first ``tokens`` tokens; the same store where these are all."""
         documents = int(np.searchsorted(self.starts[:-1], tokens))
         if documents >= self.documents:
             return self
@@ -141,7 +140,7 @@ class TokenStore:
         return TokenStore(self.folder, self.manifest | counts, kept, packing=self.packing)
 
     def verify(self, *, remedy: str = "") -> None:
-        """Reads every shard and compares its checksum with the manifest's; damage is an error that names the file."""
+        """Compares every shard with its checksum in the manifest. Raises BadCorpus, with the file's name, where one differs."""
         for entry in self.manifest["shards"]:
             path = self.folder / entry["file"]
             checksum = sha256_of(path)
@@ -149,12 +148,12 @@ class TokenStore:
                 raise _damaged(path, f"SHA-256 {entry['sha256'][:12]}…", f"{checksum[:12]}…", remedy)
 
     def slice(self, start: int, stop: int) -> Integer[np.ndarray, " n"]:
-        """Tokens start to stop of the stream, as stored (uint16 or uint32); read-only, not copied within a shard."""
+        """The tokens from ``start`` to ``stop`` of the stream (uint16 or uint32), read-only, and not copied within a shard."""
         parts = [self._values[shard][low:high] for shard, low, high in self._pieces(start, stop)]
         return parts[0] if len(parts) == 1 else np.concatenate([self._values[0][:0], *parts])
 
     def learned(self, start: int, stop: int) -> Bool[np.ndarray, " n"]:
-        """Which of the tokens start to stop are learned: all of a text, the assistant's of a conversation."""
+        """Which tokens from ``start`` to ``stop`` are learned: all of a text, the assistant's of a conversation."""
         parts = [self._learned(shard, low, high) for shard, low, high in self._pieces(start, stop)]
         return np.concatenate([np.zeros(0, dtype=bool), *parts])
 
@@ -172,24 +171,24 @@ class TokenStore:
         return all("learned" not in shard.schema.names for shard in self._shards)
 
     def name_of(self, document: int) -> str:
-        """Where a document came from, as `Document.name`."""
+        """The place of a document in its source, as `Document.name`."""
         return self._cell(document, "name")
 
     def bytes_of(self, document: int) -> int:
-        """UTF-8 bytes of the text that a document's learned tokens stand for."""
+        """UTF-8 bytes of a document's learned text."""
         return self._cell(document, "bytes")
 
     def sha256_of(self, document: int) -> bytes | None:
-        """SHA-256 of a document's content; None in a store that was written before it was kept."""
+        """SHA-256 of a document's content; None in a store of an earlier version without it."""
         return self._cell(document, "sha256") if "sha256" in self._shards[0].schema.names else None
 
     def digests(self) -> frozenset[bytes]:
-        """SHA-256 of all documents' contents, so far as the store keeps them."""
+        """SHA-256 of all documents' contents; empty for a store of an earlier version without them."""
         kept = [shard.column("sha256") for shard in self._shards if "sha256" in shard.schema.names]
         return frozenset(digest for column in kept for digest in column.to_pylist())
 
     def _pieces(self, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """The shards that hold a part of the stream, each with the part's start and stop in it."""
+        """(shard, start, stop in it) for each shard with a part of the stream."""
         first = self._first_token
         low = int(np.searchsorted(first, start, side="right")) - 1
         high = int(np.searchsorted(first, stop, side="left"))
@@ -214,7 +213,7 @@ class TokenStore:
         return (bits[inside >> 3] >> (inside & 7)) & 1 > 0
 
     def _gathered(self, places: np.ndarray, dtype: Any, taken: Callable[[int, np.ndarray], np.ndarray]) -> Any:
-        """What ``taken`` gives of each shard's own places, put together."""
+        """The results of ``taken`` on each shard and the places in it, in the order of ``places``."""
         flat = places.reshape(-1)
         shard = np.searchsorted(self._first_token, flat, side="right") - 1
         found = np.empty(len(flat), dtype)
@@ -229,7 +228,7 @@ class TokenStore:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a store."""
+    """The manifest of a store. Raises BadCorpus where it is missing or damaged."""
     path = folder / MANIFEST
     manifest: dict[str, Any] = read_json(
         path, _Manifest, error=BadCorpus, remedy=f"the token store is damaged, remove {folder} to rebuild it"

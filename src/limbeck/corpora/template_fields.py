@@ -1,6 +1,6 @@
-"""Which fields of a conversation no token comes of: a template prints what it knows, and says nothing of the rest.
+"""Finds the fields of conversations that a chat template ignores: no token comes from them.
 
-A field is tried by changing all text in it: where the template then writes the same as before, it does not print the field.
+All text in a field is changed. Where the template then writes the same text as before, it ignores the field.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from limbeck.corpora.records import MARKS
 from limbeck.errors import BadRecord
 
 _CHANGED = " \u2603"
-_NAMES = MARKS | {"role"}  # what may be printed, or decide alone what is
+_NAMES = MARKS | {"role"}  # keys that may be printed, or only control what is
 
 
 @dataclass
 class Unprinted:
-    """A field with text: in how many documents it stands, in how many of them it is not printed, and an example of it."""
+    """A field with text: the number of documents with it, the number of those that do not print it, and an example of it."""
 
     documents: int = 0
     unprinted: int = 0
@@ -30,7 +30,7 @@ class Unprinted:
 
 
 def unprinted(tokenizer: PreTrainedTokenizerBase, documents: Sequence[Document]) -> dict[str, Unprinted]:
-    """The fields of some conversations that are not printed in all of them, by their names; none of what cannot be written."""
+    """The fields, by name, that some conversations contain but do not print. Those that the template rejects are skipped."""
     found: dict[str, Unprinted] = {}
     for document in documents:
         if document.messages is None:
@@ -49,7 +49,7 @@ def unprinted(tokenizer: PreTrainedTokenizerBase, documents: Sequence[Document])
 
 
 def _same(tokenizer: PreTrainedTokenizerBase, document: Document, name: str, text: str) -> bool:
-    """Whether a document is written the same with other text in one of its fields."""
+    """Whether the template writes the same text when one field of the document has other text."""
     other = replace(
         document,
         messages=_changed(document.messages, "messages", name),
@@ -59,7 +59,7 @@ def _same(tokenizer: PreTrainedTokenizerBase, document: Document, name: str, tex
     assert other.messages is not None
     try:
         return written(tokenizer, other, other.messages) == text
-    except BadRecord:  # it looks at the field, at least
+    except BadRecord:  # the template uses the field
         return False
 
 
@@ -83,13 +83,13 @@ def _under(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _inner(path: str, key: str) -> str:
-    """The name of a field in another: the outermost two and the innermost, since those between are often a user's own."""
+    """The name of a nested field: the two outermost keys and the innermost one, since keys between are often a user's own."""
     outer = path.split(".")
     return ".".join([*outer[:2], key])
 
 
 def _changed(value: Any, path: str, name: str) -> Any:
-    """A value with other text wherever a field of this name is in it."""
+    """The value with other text in all fields of this name."""
     if isinstance(value, Mapping):
         return {
             key: inner if key in _NAMES else _changed(inner, _inner(path, key), name) for key, inner in value.items()

@@ -1,4 +1,4 @@
-"""Writing a token store: documents in tokens are collected and written shard by shard, the manifest last."""
+"""Writes a token store: tokenised documents are collected and written shard by shard, the manifest last."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Item:
 
     @property
     def predictions(self) -> int:
-        """How many of its tokens are learned."""
+        """The number of its learned tokens, without the first token."""
         return max(0, len(self.tokens) - 1) if self.learned is None else int(self.learned[1:].sum())
 
 
 @dataclass
 class Writer:
-    """Collects the documents of one side and writes them shard by shard, mixed by their hashes or as they came."""
+    """Collects the documents of one store and writes them shard by shard, in order of their hashes (``mixed``) or of arrival."""
 
     folder: Path
     dtype: np.dtype
@@ -54,14 +54,14 @@ class Writer:
     digest: Any = field(default_factory=hashlib.sha256)
 
     def add(self, item: Item) -> None:
-        """Takes one more document."""
+        """Adds a document, and writes a shard where enough are collected."""
         self.items.append(item)
         self.waiting += item.tokens.nbytes
         if self.waiting >= SHARD_BYTES or len(self.items) >= SHARD_DOCUMENTS:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what waits as one shard."""
+        """Writes the collected documents as one shard."""
         if not self.items:
             return
         items = sorted(self.items, key=lambda item: (item.digest, item.name)) if self.mixed else self.items
@@ -87,7 +87,7 @@ class Writer:
         self.items, self.waiting = [], 0
 
     def finish(self, made_from: dict[str, Any], *, corpus: str | None = None, **facts: Any) -> None:
-        """Writes the manifest, which is what makes the folder a store. ``corpus`` is the digest of all, where it is another's."""
+        """Writes the manifest, which makes the folder a store. ``corpus`` replaces the digest of all documents."""
         self.flush()
         manifest = {
             "format": FORMAT,
@@ -107,7 +107,7 @@ class Writer:
 
 
 def record_batch(items: list[Item]) -> pa.RecordBatch:
-    """One shard; it has a column of what is learned only where some token is not."""
+    """The record batch of one shard. It has the column ``learned`` only where some document has a mask."""
     offsets = pa.array(np.cumsum([0, *(len(item.tokens) for item in items)]), pa.int64())
 
     def lists(parts: list[np.ndarray]) -> pa.Array:
@@ -126,5 +126,5 @@ def record_batch(items: list[Item]) -> pa.RecordBatch:
 
 
 def token_dtype(tokenizer: PreTrainedTokenizerBase) -> np.dtype:
-    """The smallest type that holds every token."""
+    """The smaller of uint16 and uint32 that holds every token id."""
     return np.dtype(np.uint16 if ids_of(tokenizer) <= 2**16 else np.uint32)

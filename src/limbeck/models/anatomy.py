@@ -1,10 +1,10 @@
-"""One description of a decoder that counting, scoring and cutting work through.
+"""The anatomy of a decoder: a description by axes that counting, scoring and pruning share.
 
-A table says for each architecture what every dimension of every tensor is: vocabulary, hidden channels, query heads,
-key and value heads, FFN neurons. What surprises: some architectures fuse several of these into one dimension (GPT-2 and
-Phi-3 concatenate queries, keys and values; GPT-NeoX interleaves them head by head), so a dimension has an *axis*, and
-an axis knows its size (and in `students.keep` what a cut keeps of it). A tensor the table does not name stops everything:
-nothing is guessed. Torch is loaded to build a layer and look, not to count: `models.declared` needs none.
+A table gives for each architecture the axis of every dimension of every tensor: vocabulary, hidden channels, query heads, key and
+value heads, FFN neurons. Some architectures fuse several of these into one dimension (GPT-2 and Phi-3 concatenate queries, keys
+and values; GPT-NeoX interleaves them head by head), which has an axis of its own. `students.kept` has the kept indices along
+each axis. A tensor that is not in the table is an error; nothing is guessed. Torch is loaded only to build a layer; counting
+from config.json (`models.declared`) does not need it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HEAD = "lm_head.weight"  # in every kind; tied, it is the embedding by another n
 
 @dataclass(frozen=True)
 class Sizes:
-    """Lengths of the plain axes. ``heads`` and ``kv_heads`` count heads, not channels. A search puts arrays in."""
+    """Lengths of the plain axes. ``heads`` and ``kv_heads`` count heads, not channels. A search uses arrays as lengths."""
 
     layers: Any
     hidden: Any
@@ -59,14 +59,14 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Kind:
-    """How one family of architectures names things; what is inside a layer is named relative to the layer."""
+    """The names of tensors and settings in one family of architectures. Names inside a layer are relative to the layer."""
 
     layers: str
     inside: Mapping[str, Axes]
     outside: Mapping[str, Axes]
     attention_out: str
     ffn_out: str
-    reading_norms: Sequence[str]  # their outputs are what a layer reads of the hidden channels
+    reading_norms: Sequence[str]  # a layer reads the hidden channels from their outputs
     final_norm: str
     fields: Mapping[str, str]
     square: bool = False  # hidden == heads x head_dim, always
@@ -76,7 +76,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A decoder as axes: of every tensor outside the layers, and of every tensor of a layer."""
+    """The axes of every tensor of a decoder, outside the layers and inside a layer."""
 
     kind: Kind
     sizes: Sizes
@@ -111,15 +111,15 @@ class Anatomy:
             axes = table.get(local)
             if axes is None or tuple(sizes.of(axis) for axis in axes) != tuple(tensor.shape):
                 raise BadModel(
-                    f"{config.model_type}: the tensor {name} {tuple(tensor.shape)} is not as limbeck knows them, "
-                    "so nothing is cut rather than something wrong; it may be a teacher, with a --student"
+                    f"{config.model_type}: the tensor {name} {tuple(tensor.shape)} is not in limbeck's table of this "
+                    "architecture, so the model cannot be pruned; it may be a teacher, with a --student"
                 )
             found[local] = axes
         tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
         return cls(kind, sizes, outside, inside, tied)
 
     def count(self, *, layers: Any, hidden: Any, heads: Any, kv_heads: Any, ffn: Any) -> Any:
-        """Number of parameters of a student of these sizes, tied ones once. Takes numbers or arrays that broadcast."""
+        """Number of parameters of a student of these sizes, tied ones once. Sizes are numbers or arrays that broadcast."""
         sizes = replace(self.sizes, layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, ffn=ffn)
         return elements(self.outside, sizes) + layers * elements(self.inside, sizes)
 
@@ -128,24 +128,24 @@ class Anatomy:
         return list(model.get_submodule(self.kind.layers).children())
 
     def attention_outs(self, model: PreTrainedModel) -> list[nn.Module]:
-        """Per layer the map whose input is the heads' outputs, one after the other."""
+        """Per layer the linear map whose input is the concatenated outputs of the heads."""
         return [layer.get_submodule(self.kind.attention_out) for layer in self.layers_of(model)]
 
     def ffn_outs(self, model: PreTrainedModel) -> list[nn.Module]:
-        """Per layer the map whose input is the activations of the FFN neurons."""
+        """Per layer the linear map whose input is the activations of the FFN neurons."""
         return [layer.get_submodule(self.kind.ffn_out) for layer in self.layers_of(model)]
 
     def reading_norms(self, model: PreTrainedModel) -> list[nn.Module]:
-        """The norms whose outputs are what the layers and the head read of the hidden channels."""
+        """The norms from whose outputs the layers and the head read the hidden channels."""
         inner = [layer.get_submodule(name) for layer in self.layers_of(model) for name in self.kind.reading_norms]
         return [*inner, model.get_submodule(self.kind.final_norm)]
 
 
 def resized(config: PreTrainedConfig, *, layers: Sequence[int], sizes: Sizes) -> PreTrainedConfig:
-    """The ordinary configuration of a student with these layers of the teacher and these sizes.
+    """The configuration of a student with these layers of the teacher and these sizes.
 
-    Lists with one entry per layer (sliding or full attention) follow their layers; head_dim is written out, since it
-    no longer follows from the width.
+    Lists with one entry per layer (sliding or full attention) keep the entries of these layers. head_dim is explicit, since it
+    no longer follows from the width. Raises BadModel for an architecture that cannot be pruned.
     """
     kind = _kind(config)
     written = config.to_dict()
@@ -163,7 +163,7 @@ def resized(config: PreTrainedConfig, *, layers: Sequence[int], sizes: Sizes) ->
 
 
 def elements(tensors: Mapping[str, Axes], sizes: Sizes) -> Any:
-    """Numbers in these tensors together."""
+    """The number of elements of these tensors together."""
     total: Any = 0
     for axes in tensors.values():
         product: Any = 1
@@ -195,18 +195,18 @@ def _kind(config: PreTrainedConfig) -> Kind:
     kind = KINDS.get(config.model_type)
     if kind is None:
         raise BadModel(
-            f"a {config.model_type} model cannot be cut: limbeck knows the anatomy of {', '.join(SUPPORTED)}. "
-            "It may be a teacher, which is tried when it is loaded: give a smaller model of its tokenizer as --student"
+            f"a {config.model_type} model cannot be pruned: limbeck prunes {', '.join(SUPPORTED)} models. "
+            "It may be a teacher, which is checked when it is loaded: give a smaller model with its tokenizer as --student"
         )
     if getattr(config, "quantization_config", None) is not None:
         raise BadModel(
-            f"a {config.model_type} model with quantised weights cannot be cut: give the unquantised model. It may be a "
-            "teacher, which is tried when it is loaded: give a smaller model of its tokenizer as --student"
+            f"a {config.model_type} model with quantised weights cannot be pruned: give the unquantised model. It may be a "
+            "teacher, which is checked when it is loaded: give a smaller model with its tokenizer as --student"
         )
     if getattr(config, "add_cross_attention", False) or getattr(config, "scale_attn_by_inverse_layer_idx", False):
         raise BadModel(
-            f"a {config.model_type} model with add_cross_attention or scale_attn_by_inverse_layer_idx cannot be cut: "
-            "the one reads a second model, the other ties a layer to its number; give a model without"
+            f"a {config.model_type} model with add_cross_attention or scale_attn_by_inverse_layer_idx cannot be pruned: "
+            "the first reads a second model, the second ties a layer to its number; give a model without them"
         )
     factors = (getattr(config, "rope_parameters", None) or {}).get("short_factor")
     if config.model_type == "phi3" and factors is not None:

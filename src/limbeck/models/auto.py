@@ -1,4 +1,4 @@
-"""Makes limbeck's decoder one of those that Transformers' Auto classes know. Whoever loads a model imports this first."""
+"""Registers limbeck's decoder with Transformers' Auto classes. Import this before a model is loaded."""
 
 from __future__ import annotations
 

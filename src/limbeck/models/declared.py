@@ -1,9 +1,9 @@
 """The anatomy that a config.json declares, read without torch or Transformers, which take seconds to load.
 
-What surprises: most of a configuration is left unsaid, and then is what its class in Transformers says. Only what those
-classes have always said is filled in here. A file that leaves out anything else, or holds a key this file does not know
-(custom code, quantised weights, a configuration inside, something new), gives None: then `Anatomy.of` builds a layer and
-looks. Tests hold both equal. Tensors and defaults: transformers/models/*/{configuration,modeling}_*.py, v5.23.0.
+A configuration leaves most settings to the defaults of its class in Transformers. Only defaults that have never changed are
+filled in here. A file that lacks another setting, or has an unknown key (custom code, quantised weights, a nested configuration,
+something new), gives None; then `Anatomy.of` builds a layer instead. Tests compare both. Tensors and defaults are those of
+transformers/models/*/{configuration,modeling}_*.py, v5.23.0.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from limbeck.models.tied import has_own_head
 
 
 def read_anatomy(file: Path) -> Anatomy | None:
-    """The anatomy that a config.json declares; None where it cannot be read, or does not say all of it.
+    """The anatomy that a config.json declares; None where it cannot be read or is incomplete.
 
-    A head of its own in the weights beside it is one, whatever the file says of tying.
+    Where the weights beside it contain a separate head, the head is not tied, whatever the file declares.
     """
     try:
         config = check_config(file)
-    except BadModel:  # whoever loads it says what is wrong
+    except BadModel:  # loading the model reports the fault
         return None
     return declared(config | {"tie_word_embeddings": False} if has_own_head(file.parent) else config)
 
 
 def declared(config: Mapping[str, Any]) -> Anatomy | None:
-    """The anatomy that the keys of a config.json declare, None where they do not say all of it."""
+    """The anatomy that the keys of a config.json declare, None where they are incomplete."""
     name = config.get("model_type")
     family = _FAMILIES.get(name) if isinstance(name, str) else None
     if family is None:
@@ -52,7 +52,7 @@ def declared(config: Mapping[str, Any]) -> Anatomy | None:
 
 @dataclass(frozen=True)
 class _Flag:
-    """A key that is true or false: what its absence means, and the tensors of a layer that it adds."""
+    """A boolean key: its default, and the tensors of a layer that it adds."""
 
     silence: bool
     tensors: tuple[str, ...]
@@ -60,16 +60,16 @@ class _Flag:
 
 @dataclass(frozen=True)
 class _Family:
-    """What the classes of Transformers make of the keys of one architecture.
+    """The meaning of the keys of one architecture in Transformers.
 
-    ``silent`` axes may be left out and ``null`` ones be null: they follow from others. ``needs`` are further keys whose
-    default is not safe to assume.
+    ``silent`` axes may be missing and ``null`` axes may be null, because they follow from others. ``needs`` are further keys
+    without a safe default.
     """
 
     architecture: str
     tensors: tuple[str, ...]  # of a layer, always there
     flags: Mapping[str, _Flag] = field(default_factory=dict)
-    tied: bool = False  # where nothing is said
+    tied: bool = False  # the default
     silent: frozenset[str] = frozenset()
     null: frozenset[str] = frozenset()
     needs: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ _FAMILIES: Mapping[str, _Family] = {
     ),
 }
 
-# Keys that change no tensor's shape in any of these families. A key that is in neither list is reason to build and look.
+# Keys that change no tensor's shape in any of these families. A key in neither list gives None.
 _NEUTRAL = frozenset(
     """
     model_type architectures transformers_version torch_dtype dtype _name_or_path use_cache cache_implementation
@@ -148,7 +148,7 @@ _NEUTRAL = frozenset(
 )
 # Keys that change nothing while they are false or null.
 _OFF = frozenset({"add_cross_attention", "scale_attn_by_inverse_layer_idx", "use_bidirectional_attention", "use_mrope"})
-# What each kind of rotary embedding is given; others (Phi-3's factors per channel) tie sizes together.
+# The settings of each kind of rotary embedding. Other kinds (Phi-3's factors per channel) tie sizes together.
 _ROPE: Mapping[str, frozenset[str]] = {
     "default": frozenset(),
     "linear": frozenset({"factor"}),
@@ -159,7 +159,7 @@ _ROPE: Mapping[str, frozenset[str]] = {
 
 
 def _unusual(config: Mapping[str, Any], kind: Kind, family: _Family) -> bool:
-    """Whether a configuration holds what this file does not know."""
+    """Whether a configuration has keys or values that this file does not cover."""
     lengths = {*_keys(kind, family).values(), *family.flags, "tie_word_embeddings"}
     known = lengths | _NEUTRAL | {key for key in _OFF if not config.get(key)}
     pad, types = config.get("pad_token_id"), config.get("layer_types")
@@ -202,7 +202,7 @@ def _is_rope(rope: Any) -> bool:
 
 
 def _sizes(config: Mapping[str, Any], kind: Kind, family: _Family) -> Sizes | None:
-    """The lengths of the axes; None where one is missing that does not follow from others, or they do not fit."""
+    """The lengths of the axes; None where one is missing that does not follow from others, or they are inconsistent."""
     found: dict[str, int] = {}
     for axis, key in _keys(kind, family).items():
         value: Any = config.get(key)

@@ -1,10 +1,9 @@
-"""Rotary positions whose frequencies hang on how long a text is: each document chooses them by its own length.
+"""Rotary positions whose frequencies depend on the length of the text, chosen separately for each document.
 
-Transformers chooses LongRoPE's factors, and scales dynamic NTK, by the largest position of the whole batch, and the latter
-by those of batches before it too: a short document then changes with what else stands in its row. Here the module is run
-once for each length that makes a difference, with the positions of the documents of that length, so that what comes out is
-what Transformers gives a document that is alone. Formulas: LongRoPE arXiv 2402.13753; dynamic NTK as in
-transformers/modeling_rope_utils.py.
+Transformers chooses LongRoPE's factors, and scales dynamic NTK, by the largest position of the whole batch; the latter also by
+earlier batches. A short document would then change with the other documents in its row. Here the module runs once for each
+length that makes a difference, with the positions of documents of that length. The result is that of Transformers for each
+document alone. Formulas: LongRoPE arXiv 2402.13753; dynamic NTK as in transformers/modeling_rope_utils.py.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _LONG, _DYNAMIC = "longrope", "dynamic"
 
 
 def choose_by_document(model: nn.Module) -> None:
-    """Makes every rotary module of a model that looks at lengths look at each document's. Others stay as they are."""
+    """Changes in place every rotary module that depends on the text's length, so that it uses each document's length."""
     for module in model.modules():
         kinds = _kinds(module)
         if any(kind == _LONG or _DYNAMIC in kind for kind in kinds) and not isinstance(module, _ByDocument):
@@ -28,13 +27,13 @@ def choose_by_document(model: nn.Module) -> None:
 
 
 def _kinds(module: nn.Module) -> list[str]:
-    """The kinds of rotary positions that a module makes: one, or one for each type of layer."""
+    """The kinds of rotary positions of a module: one, or one for each type of layer."""
     kind = getattr(module, "rope_type", None)
     return [str(k) for k in (kind.values() if isinstance(kind, Mapping) else [kind]) if k]
 
 
 class _ByDocument(nn.Module):
-    """What comes before the class of a rotary module: its own forward, for the documents of one length after another."""
+    """Mixed in before the class of a rotary module: calls its forward once for each length of documents."""
 
     def forward(self, x: Tensor, position_ids: Int[Tensor, "B T"], layer_type: str | None = None) -> Any:
         """(cos, sin) of each position, (B, T, channels)."""
@@ -54,7 +53,7 @@ class _ByDocument(nn.Module):
         return tuple(found)
 
     def _forget(self, layer_type: str | None) -> None:
-        """Lets go of the frequencies of a longer text before."""
+        """Resets the frequencies that an earlier, longer text has set."""
         prefix = "" if layer_type is None else f"{layer_type}_"
         original = getattr(self, f"{prefix}original_inv_freq", None)
         if original is not None and hasattr(self, "original_max_seq_len"):
@@ -64,7 +63,7 @@ class _ByDocument(nn.Module):
 
 
 def document_lengths(position: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """Of each token the largest position of its document in its row, and one. A document is positions that grow by one."""
+    """For each token (B, T) its document's largest position in the row plus 1. Positions of a document grow by one."""
     opens = torch.ones_like(position, dtype=torch.bool)
     opens[:, 1:] = position[:, 1:] != position[:, :-1] + 1
     number = opens.flatten().cumsum(0) - 1
@@ -74,7 +73,7 @@ def document_lengths(position: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
 
 
 def _limit(module: Any, layer_type: str | None) -> int:
-    """The longest text that nothing is changed for."""
+    """The longest text for which the frequencies do not change."""
     rope = module.config.rope_parameters
     rope = rope if layer_type is None else rope[layer_type]
     if _LONG in _kinds(module) and rope.get("rope_type") == _LONG:
@@ -85,7 +84,7 @@ def _limit(module: Any, layer_type: str | None) -> int:
 
 
 def lengths_named(config: Any) -> list[int]:
-    """The lengths that a configuration names for its rotary positions, beyond which they may be made otherwise."""
+    """The lengths in a configuration beyond which its rotary positions may be computed differently, ascending."""
     written = config.get_text_config().to_dict()
     rope = written.get("rope_parameters") or written.get("rope_scaling") or {}
     inner = [value for value in rope.values() if isinstance(value, dict)] if isinstance(rope, dict) else []

@@ -1,7 +1,7 @@
-"""Documents of packed rows run one by one: for decoders in which a document sees what else stands in its row.
+"""Runs the documents of packed rows separately, for decoders whose documents would otherwise influence one another.
 
-Recurrent layers carry their state on, and some attention looks at places in a row. Such a decoder is given each document
-as a row of its own, padded at its end, which no causal token sees; its hidden states go back to their places. Documents
+Recurrent layers carry their state across documents, and some attention depends on places in a row. Such a decoder gets each
+document as a row of its own, padded at its end, which no causal token sees. The hidden states return to their places. Documents
 of similar length run together.
 """
 
@@ -19,9 +19,9 @@ Decoder = Callable[[Int[Tensor, "B T"], Int[Tensor, "B T"]], Float[Tensor, "B T 
 def one_document_a_row(
     decoder: Decoder, tokens: Int[Tensor, "B T"], position: Int[Tensor, "B T"]
 ) -> Float[Tensor, "B T D"]:
-    """Hidden states of packed rows, from a decoder of (tokens, positions) that must see one document a row.
+    """Hidden states (B, T, D) of packed rows, from a decoder of (tokens, positions) that needs one document a row.
 
-    A call has at most as many tokens as the rows together, and no document is padded to more than twice its length.
+    A call has at most as many tokens as all rows together, and no document is padded to more than twice its length.
     """
     tokens_flat, position_flat = tokens.flatten(), position.flatten()
     places, hidden = [], []
@@ -37,12 +37,12 @@ def one_document_a_row(
 
 
 def padded_share(position: Int[Tensor, "B T"]) -> float:
-    """Tokens that are run for each token of these rows: 1 where nothing is padded, at most 2."""
+    """Computed tokens per token of these rows: 1 without padding, at most 2."""
     return sum(len(first) * longest for first, _, longest in _together(position)) / position.numel()
 
 
 def _together(position: Int[Tensor, "B T"]) -> Iterator[tuple[Int[Tensor, "n"], Int[Tensor, "n"], int]]:
-    """Documents that run together, longest first: where they begin in the flat rows, their lengths, and the longest's."""
+    """(starts in the flat rows, lengths, longest length) of each group of documents that run together, longest first."""
     opens = torch.ones_like(position, dtype=torch.bool)
     opens[:, 1:] = position[:, 1:] != position[:, :-1] + 1
     first = opens.flatten().nonzero()[:, 0]

@@ -1,1 +1,1 @@
-"""Who learns: which shape a budget buys, what matters in the teacher, and the cut."""
+"""Students: the shape for a parameter budget, importance scores, structured pruning, and conversion to other mixers."""

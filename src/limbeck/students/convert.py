@@ -1,10 +1,9 @@
-"""Makes a student out of a Llama-like teacher whose layers read the past in cheaper ways than softmax attention.
+"""Converts a Llama-like teacher to a student whose layers have cheaper sequence mixers than softmax attention.
 
-The student is limbeck's own decoder (`models.decoder`) with all of the teacher's weights; a layer whose mixer is not attention
-starts from what its queries, keys, values and output map can give. With attention everywhere its logits are the teacher's. That
-linear attention with a trained feature map goes on from softmax attention's maps is Kasai et al., arXiv 2103.13076, sec. 3; a
-state space's from the same maps Wang et al., arXiv 2408.15237, sec. 2.2. Nothing here is trained: that is `run.match` and then
-distillation.
+The student is limbeck's own decoder (`models.decoder`) with the teacher's weights. A layer with another mixer is initialised from
+attention's queries, keys, values and output map, as far as the mixer has a place for them. With attention everywhere the logits
+are the teacher's. Linear attention initialised from softmax attention is due to Kasai et al., arXiv 2103.13076, sec. 3; a state
+space from the same maps to Wang et al., arXiv 2408.15237, sec. 2.2. Training follows in `run.match`, and then distillation.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ from limbeck.models.mixers.named import MIXERS
 from limbeck.models.mixers.pattern import parse
 from limbeck.models.mixers.retnet import Retention
 from limbeck.students.shape import Shape, parameters
-from limbeck.students.shape import choose as choose_cut
-from limbeck.students.shape import config_of as config_of_cut
+from limbeck.students.shape import choose as choose_pruned
+from limbeck.students.shape import config_of as pruned_config
 
 _FAMILIES = ("llama", "mistral")
-_TENSORS = {  # of a layer, and their names in ours
+_TENSORS = {  # tensors of a layer, and their names in limbeck's decoder
     "input_layernorm.weight": "mixer_norm.weight",
     "post_attention_layernorm.weight": "mlp_norm.weight",
     "mlp.gate_proj.weight": "mlp.gate_proj.weight",
@@ -52,7 +51,7 @@ _TENSORS = {  # of a layer, and their names in ours
 
 @dataclass(frozen=True)
 class Maps:
-    """The maps of an attention layer, head by head; keys and values are those of each query head's group."""
+    """The linear maps of an attention layer by head. Keys and values are repeated for each query head of their group."""
 
     q: Float[Tensor, "H K D"]
     k: Float[Tensor, "H K D"]
@@ -61,7 +60,7 @@ class Maps:
 
     @classmethod
     def of(cls, attention: Attention) -> Maps:
-        """Those of our own attention."""
+        """The maps of limbeck's own attention."""
         heads, groups = attention.dims.heads, attention.dims.kv_heads
         q, k, v = (getattr(attention, f"{name}_proj").weight.detach() for name in "qkv")
         k, v = (part.unflatten(0, (groups, -1)).repeat_interleave(heads // groups, 0) for part in (k, v))
@@ -71,10 +70,11 @@ class Maps:
 
 @torch.no_grad()
 def convert(teacher: LanguageModel, mixers: Sequence[str]) -> LanguageModel:
-    """A trainable student with these mixers, one a layer; the teacher is left as it is.
+    """A trainable student with these mixers, one a layer. The teacher is not changed.
 
-    Its ``lineage`` says of each layer what was taken of the teacher's attention and what is fresh, from the current random
-    state. Raises BadModel for a teacher that cannot be converted, and for a mixer that nothing of attention can be put into.
+    Its ``lineage`` describes for each layer what was copied from the teacher's attention, and what was initialised from the
+    current random state. Raises BadModel for a teacher that cannot be converted, and for a mixer that cannot be initialised from
+    attention.
     """
     config = config_of(teacher.config, mixers)
     model = build(config, dtype=teacher.model.dtype).to(teacher.device)
@@ -84,35 +84,38 @@ def convert(teacher: LanguageModel, mixers: Sequence[str]) -> LanguageModel:
     _copy(model.model.norm.weight, theirs["model.norm.weight"])
     if not config.tie_word_embeddings:
         _copy(model.lm_head.weight, theirs["lm_head.weight"])
-    said = []
+    converted = []
     for number, (layer, name) in enumerate(zip(model.model.layers, mixers, strict=True)):
         attention = Attention(config.dims(number), rope=True).to(teacher.device, teacher.model.dtype)
         ours = dict(layer.named_parameters()) | {f"mixer.{n}": p for n, p in attention.named_parameters()}
         for tensor, place in _TENSORS.items():
             _copy(ours[place], theirs[f"model.layers.{number}.{tensor}"])
         assert isinstance(layer, LimbeckLayer)
-        taken, fresh = initialise(layer.mixer, attention)
-        said.append({"mixer": name, "taken": taken, "fresh": fresh})
+        copied, initialised = initialise(layer.mixer, attention)
+        converted.append({"mixer": name, "taken": copied, "fresh": initialised})
     model.generation_config = copy.deepcopy(teacher.model.generation_config)
-    lineage = {"teacher": teacher.name, "mixers": list(mixers), "converted": said}
+    lineage = {"teacher": teacher.name, "mixers": list(mixers), "converted": converted}
     return LanguageModel(model.requires_grad_(True).train(), teacher.tokenizer, f"{teacher.name}-converted", lineage)
 
 
 @torch.no_grad()
 def initialise(mixer: Mixer, attention: Attention) -> tuple[str, str]:
-    """Puts what a mixer can hold of an attention layer into it; gives what was taken, and what stays as it is."""
+    """Copies an attention layer's maps into a mixer as far as it has a place for them.
+
+    Returns two descriptions: what was copied, and what keeps its initial values.
+    """
     if isinstance(mixer, Attention):
         for name, parameter in attention.named_parameters():
             _copy(mixer.get_parameter(name), parameter)
-        fresh = sorted(
+        initial = sorted(
             {name for name, _ in mixer.named_parameters()} - {name for name, _ in attention.named_parameters()}
         )
-        return "queries, keys, values and output map, as they are", ", ".join(fresh) or "nothing"
-    return _TAKERS[type(mixer)](mixer, Maps.of(attention))
+        return "queries, keys, values and output map, as they are", ", ".join(initial) or "nothing"
+    return _INITIALISERS[type(mixer)](mixer, Maps.of(attention))
 
 
 def config_of(config: PreTrainedConfig, mixers: Sequence[str]) -> LimbeckConfig:
-    """The configuration of a conversion. Raises BadModel where there can be none."""
+    """The configuration of a converted student. Raises BadModel where the teacher or a mixer cannot be converted."""
     check_family(config)
     check_mixers(mixers)
     sizes, rope = Anatomy.of(config).sizes, config.rope_parameters
@@ -137,38 +140,41 @@ def config_of(config: PreTrainedConfig, mixers: Sequence[str]) -> LimbeckConfig:
 
 
 def converted_parameters(config: PreTrainedConfig, mixers: Sequence[str]) -> int:
-    """How many a conversion of this configuration has, tied ones once, built where tensors have shapes and no storage."""
+    """Number of parameters of a converted student, tied ones once. It is built without storage.
+
+    Raises BadModel as `config_of` does.
+    """
     with torch.device("meta"):
         return sum(p.numel() for p in build(config_of(config, mixers)).parameters())
 
 
 def choose(config: PreTrainedConfig, mixers_of: Callable[[int], Sequence[str]], *, budget: int) -> Shape:
-    """The balanced shape of a cut that has at most ``budget`` parameters once it is converted.
+    """The balanced shape of a pruned student that has at most ``budget`` parameters after conversion.
 
-    Mixers have gates, wider values and keys of their own for each query head, so what attention has is no measure. The cut is
-    made smaller by as much as its conversion is too large, until that fits. ``mixers_of`` are those of so many layers. Raises
-    BadShape where no cut is small enough.
+    Mixers have gates, wider values and separate keys for each query head, so attention's number of parameters does not bound
+    theirs. The pruned student shrinks in proportion to the excess of its conversion, until that fits. ``mixers_of`` maps a number
+    of layers to their mixers. Raises BadShape where no pruned student is small enough.
     """
     wanted, found = budget, 0
     while True:
         try:
-            shape = choose_cut(config, parameters=wanted)
+            shape = choose_pruned(config, parameters=wanted)
         except BadShape as error:
             if not found:
                 raise
             raise BadShape(
                 f"the budget of {budget:,} parameters is less than the smallest student with these --mixers has: converted, "
-                f"the smallest cut that was tried has {found:,}; give more, or other mixers"
+                f"the smallest pruned student that was tried has {found:,}; give more, or other mixers"
             ) from error
-        found = converted_parameters(config_of_cut(shape, config), mixers_of(shape.layers))
+        found = converted_parameters(pruned_config(shape, config), mixers_of(shape.layers))
         if found <= budget:
             return shape
         wanted = min(wanted, parameters(config, shape)) * budget // found
 
 
 def check_family(config: PreTrainedConfig) -> None:
-    """Raises BadModel, with the reason, where our decoder cannot be what this configuration is."""
-    reason = _unlike(config)
+    """Raises BadModel, with the reason, where limbeck's decoder cannot represent this configuration."""
+    reason = _obstacle(config)
     if reason:
         raise BadModel(
             f"a {config.model_type} model cannot be converted: {reason}. Mixers take the place of attention in llama and mistral "
@@ -177,21 +183,21 @@ def check_family(config: PreTrainedConfig) -> None:
 
 
 def check_mixers(mixers: Sequence[str]) -> None:
-    """Raises BadModel for a mixer that has no place for queries, keys and values of heads."""
+    """Raises BadModel for a mixer without a place for attention's queries, keys and values."""
     for text in mixers:
         name, _ = parse(text)
         kind = MIXERS[name]
-        if kind not in _TAKERS and not issubclass(kind, Attention):
+        if kind not in _INITIALISERS and not issubclass(kind, Attention):
             why = "its keys and queries are one for all heads" if name == "mamba2" else "it has none"
-            able = [other for other, made in MIXERS.items() if made in _TAKERS or issubclass(made, Attention)]
+            able = [other for other, made in MIXERS.items() if made in _INITIALISERS or issubclass(made, Attention)]
             raise BadModel(
                 f"{text!r}: nothing of attention's queries, keys and values of several heads can be put into {name} ({why}); "
                 f"a teacher is converted to {', '.join(able)}"
             )
 
 
-def _unlike(config: PreTrainedConfig) -> str:
-    """Why a configuration is none of our decoder, "" where it is."""
+def _obstacle(config: PreTrainedConfig) -> str:
+    """Why limbeck's decoder cannot represent a configuration, "" where it can."""
     rope: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
     window = getattr(config, "sliding_window", None)
     if getattr(config, "quantization_config", None) is not None:
@@ -251,7 +257,7 @@ def _delta(mixer: Mixer, maps: Maps) -> tuple[str, str]:
     return "queries, keys, values and output map behind convolutions that let through; no rotary positions", more
 
 
-_TAKERS: Mapping[type[Mixer], Callable[[Mixer, Maps], tuple[str, str]]] = {
+_INITIALISERS: Mapping[type[Mixer], Callable[[Mixer, Maps], tuple[str, str]]] = {
     LinearAttention: _linear,
     Based: _linear,
     Retention: _retention,
@@ -262,10 +268,11 @@ _TAKERS: Mapping[type[Mixer], Callable[[Mixer, Maps], tuple[str, str]]] = {
 
 
 def _put_scores(mixer: Mixer, maps: Maps, *, channels: int, scale: float) -> str:
-    """Queries and keys of so many channels a head whose products are nearest to ``scale`` times attention's at distance 0.
+    """Sets queries and keys with ``channels`` a head, whose products are nearest to ``scale`` times attention's at distance 0.
 
-    Of more channels than a head has, the further keys are 0, so that fresh queries of them change nothing; under 1 + elu, which
-    makes them 1, they add to what all tokens share. Of fewer, the best product of that rank is taken (Eckart & Young 1936).
+    Where a head has more channels than attention's, the additional keys are 0, so that their random queries change nothing; under
+    1 + elu, which makes them 1, they add the same to all tokens. With fewer channels the best product of that rank is used
+    (Eckart & Young 1936).
     """
     width = maps.q.shape[1]
     if channels >= width:
@@ -282,14 +289,14 @@ def _put_scores(mixer: Mixer, maps: Maps, *, channels: int, scale: float) -> str
 
 
 def _put_values(mixer: Mixer, maps: Maps) -> None:
-    """Values and the columns of the output map that read them; a head may have more channels behind these."""
+    """Sets values, and the columns of the output map that read them. A head may have more channels after these."""
     _put(mixer, "v_proj", maps.v)
     width = maps.v.shape[1]
     _weight(mixer, "o_proj").unflatten(1, (len(maps.o), -1))[..., :width] = maps.o.transpose(0, 1)
 
 
 def _put(mixer: Mixer, name: str, weights: Float[Tensor, "H K D"]) -> None:
-    """Into the first channels of each head."""
+    """Sets the weights of the first channels of each head."""
     _weight(mixer, name).unflatten(0, (len(weights), -1))[:, : weights.shape[1]] = weights
 
 

@@ -1,4 +1,4 @@
-"""What a cut keeps of every axis of a decoder, fused ones too (`models.anatomy` says which dimension is which axis)."""
+"""The kept indices of structured pruning along every axis of a decoder, including fused ones (see `models.anatomy`)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from limbeck.models.anatomy import Sizes
 
-# Axes that are never cut, and the attribute of `Sizes` that gives their length.
+# Axes that are never pruned; `Sizes` has an attribute of the same name for their length.
 _FIXED = ("vocab", "position", "head_dim")
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What a cut keeps: ascending indices, int64; those inside layers are one row per kept layer."""
+    """Kept indices, ascending, int64. Those inside layers have one row per kept layer."""
 
     layers: Int[Tensor, "l"]
     hidden: Int[Tensor, "d"]
@@ -25,10 +25,7 @@ class Kept:
     ffn: Int[Tensor, "l f"]
 
     def along(self, axis: str, layer: int, sizes: Sizes) -> Int[Tensor, "n"]:
-        """Indices to keep of the teacher's tensor along an axis, in the ``layer``-th kept layer.
-
-        ``sizes`` are the teacher's.
-        """
+        """Kept indices of the teacher's tensor along an axis, in the ``layer``-th kept layer. ``sizes`` are the teacher's."""
         d = sizes.head_dim
         match axis:
             case "hidden":

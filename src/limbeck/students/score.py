@@ -1,10 +1,9 @@
-"""What matters in a teacher: a score for every layer, head, FFN neuron and hidden channel, from a calibration sample.
+"""Importance scores for pruning: every layer, head, FFN neuron and hidden channel of a teacher, from a calibration sample.
 
-Two methods and a control. *activation* (Minitron, arXiv 2407.14679, eqs. 1-3): mean size over the positions of a
-sequence, then the Euclidean norm over sequences. *gradient* (arXiv 2311.07052): put a gate of 1 on a unit; its score is
-the mean over sequences of |dL/dgate|. No gate is built: dL/dgate is the sum over positions of activation times
-dL/dactivation. What surprises: the absolute value is taken per sequence, so sequences must not be summed first.
-*random* is the control that any method has to beat.
+There are two methods and a control. *activation* (Minitron, arXiv 2407.14679, eqs. 1-3) is the mean size over the positions of a
+sequence, then the Euclidean norm over sequences. *gradient* (arXiv 2311.07052) puts a gate of 1 on a unit; the score is the mean
+over sequences of |dL/dgate|. No gate is built: dL/dgate is the sum over positions of activation times dL/dactivation. The
+absolute value is taken per sequence, so sequences must not be summed first. *random* is the control that any method has to beat.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ DEPTHS = ("influence", "angular")
 
 @dataclass(frozen=True)
 class Scores:
-    """The more a unit matters, the higher. Scores of one kind compare within a layer.
+    """Importance scores; more important units have higher ones. Scores of one kind are comparable within a layer.
 
     ``kv_heads`` are sums over the query heads of a group.
     """
@@ -50,10 +49,13 @@ def score(
     depth: str = "influence",
     seed: int = 0,
 ) -> Scores:
-    """Scores of a teacher's units from a sample of rows. Each row is a sequence; positions of weight 0 do not count.
+    """Importance scores of a teacher's units from a sample of rows. Each row is a sequence; positions of weight 0 do not count.
 
-    Layers: block influence 1 - cos(in, out) (ShortGPT, arXiv 2403.03853) or the angle between them in units of pi
-    (arXiv 2403.17887), mean over positions. The random method reads ``seed`` alone, no text.
+    ``depth`` scores layers by block influence 1 - cos(in, out) (ShortGPT, arXiv 2403.03853), or by the angle between them in
+    units of pi (arXiv 2403.17887), as a mean over positions. The random method uses only ``seed``, no text.
+
+    Raises BadSetting for an unknown method or depth, BadCorpus for a sample without tokens of weight > 0, and BadModel for an
+    architecture that cannot be pruned.
     """
     for given, allowed in ((method, METHODS), (depth, DEPTHS)):
         if given not in allowed:
@@ -94,7 +96,7 @@ class _Tally:
         self.hidden = zeros(sizes.layers * len(anatomy.kind.reading_norms) + 1, sizes.hidden)
 
     def scores(self, method: str, depth: str) -> Scores:
-        """The scores of everything seen."""
+        """The scores over all rows so far."""
         layers = (self.influence if depth == "influence" else self.angle) / self.weight
         # Activation: the square root of a sum of squares over rows. Gradient: a mean over rows.
         close = (lambda total: total / self.rows) if method == "gradient" else torch.sqrt
@@ -110,7 +112,7 @@ class _Tally:
 
 
 def _observe(teacher: LanguageModel, anatomy: Anatomy, row: Batch, tally: _Tally, *, gradient: bool) -> None:
-    """One row, forward (and backward to the activations, not to the weights, for gradients)."""
+    """Adds one row to the tally: a forward pass, and for gradients a backward pass to activations, but not to weights."""
     model = teacher.model
     taps = {
         "heads": anatomy.attention_outs(model),
@@ -139,7 +141,7 @@ def _observe(teacher: LanguageModel, anatomy: Anatomy, row: Batch, tally: _Tally
 
 
 def _add_gates(tally: _Tally, flat: list[tuple[str, int, Tensor]], gradients: Any, anatomy: Anatomy) -> None:
-    """|dL/dgate| of one row. All norms share the gates of the hidden channels, so those are summed before."""
+    """Adds |dL/dgate| of one row. All norms share the gates of the hidden channels, so these are summed first."""
     hidden = torch.zeros_like(tally.hidden[0])
     for (name, layer, activation), gradient in zip(flat, gradients, strict=True):
         gate = (activation.detach().to(_wide(activation)) * gradient).sum((0, 1)).double()  # (channels,)
@@ -153,7 +155,7 @@ def _add_gates(tally: _Tally, flat: list[tuple[str, int, Tensor]], gradients: An
 
 
 def _add_sizes(tally: _Tally, seen: dict[str, list[Tensor]], share: Float[Tensor, "T"], anatomy: Anatomy) -> None:
-    """(mean over positions of the activation's size) squared, of one row; a head's size is its Euclidean norm."""
+    """Adds the square of the mean size over positions of one row's activations. A head's size is its Euclidean norm."""
     share = share.to(_wide(seen["hidden"][0]))
     for layer, activation in enumerate(seen["heads"]):
         norms = activation[0].to(_wide(activation)).unflatten(-1, (anatomy.sizes.heads, -1)).norm(dim=-1)  # (T, H)
@@ -235,5 +237,5 @@ def _random(anatomy: Anatomy, seed: int, device: torch.device) -> Scores:
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
-    """At least float32: sums of many small products lose bits in less."""
+    """The tensor's format, at least float32, because sums of many small products lose bits in smaller formats."""
     return torch.promote_types(tensor.dtype, torch.float32)

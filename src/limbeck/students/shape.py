@@ -1,9 +1,9 @@
-"""From a budget of parameters to the shape of a student, and what shapes there are.
+"""The shape of a student: parsing, checking, and the search for one within a parameter budget.
 
-A shape is balanced when every axis shrinks by the same ratio; that is what cutting 7B to 3B did in arXiv 2311.07052
-(about 0.75 on each axis). What surprises: embeddings shrink with the width alone, so how far the axes go for a budget
-depends on the vocabulary. The search counts exactly, from the table of the anatomy, without building models. What asks about
-a configuration has a twin that asks about an anatomy, for `limbeck plan`, which knows one without loading torch.
+A shape is balanced where every axis shrinks by the same ratio, as for pruning 7B to 3B in arXiv 2311.07052 (about 0.75 on each
+axis). Embeddings shrink only with the width, so the ratio for a budget depends on the vocabulary. The search counts parameters
+exactly, from the table of the anatomy, without building models. Functions of a configuration have a twin for an anatomy, which
+`limbeck plan` uses without loading torch.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:  # seconds to load, for the name of a type
 
 # Widths below 1024 go in steps of 8 (a vector register), wider ones of 64 (a tile of a matrix unit).
 _FINE, _COARSE, _WIDE = 8, 64, 1024
-# What part of the budget a shape should fill; where a small model's steps are too coarse, the next best.
+# The share of the budget that a shape should use; where a small model's steps are too coarse, the next one applies.
 _BANDS = (0.95, 0.9, 0.8, 0.6, 0.3)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers that make a decoder large: layers, channels, query heads, key-value heads, FFN neurons per layer."""
+    """The shape of a decoder: layers, hidden channels, query heads, key-value heads, FFN neurons per layer."""
 
     layers: int
     hidden: int
@@ -39,7 +39,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> Shape:
-        """The shape of a configuration."""
+        """The shape of a configuration. Raises BadModel for an architecture that cannot be pruned."""
         return cls.of_anatomy(Anatomy.of(config))
 
     @classmethod
@@ -52,22 +52,22 @@ class Shape:
 
 
 def parameters(config: PreTrainedConfig, shape: Shape) -> int:
-    """Number of parameters, tied ones once, of a student of this shape cut from a teacher of this configuration."""
+    """Number of parameters, tied ones once, of a student of this shape pruned from a teacher of this configuration."""
     return int(Anatomy.of(config).count(**asdict(shape)))
 
 
 def choose(config: PreTrainedConfig, *, parameters: int) -> Shape:
-    """The balanced shape of at most so many parameters, at least 95 % of them where the teacher's steps allow it.
+    """The balanced shape with at most ``parameters``, and at least 95 % of them where the teacher's steps permit.
 
-    Of the legal shapes in that band the one whose axes are nearest to one common ratio of the teacher's (least sum of
-    squared log-deviations); among equals the larger. Raises BadShape if the teacher is smaller than the budget, or the
-    smallest legal student larger.
+    Among the legal shapes in that band it is the one whose axes are nearest to a common ratio of the teacher's (smallest sum of
+    squared log-deviations); among equals the larger. Raises BadShape where the teacher is smaller than the budget, or the
+    smallest legal student is larger.
     """
     return balanced(Anatomy.of(config), parameters=parameters)
 
 
 def balanced(anatomy: Anatomy, *, parameters: int) -> Shape:
-    """What `choose` gives, of a teacher's anatomy."""
+    """As `choose`, from a teacher's anatomy. Raises BadShape in the same cases."""
     teacher = Shape.of_anatomy(anatomy)
     largest = int(anatomy.count(**asdict(teacher)))
     if parameters > largest:
@@ -91,21 +91,21 @@ def balanced(anatomy: Anatomy, *, parameters: int) -> Shape:
 
 
 def budget_of_shrink(config: PreTrainedConfig, factor: float) -> int:
-    """The budget, in parameters, that makes the teacher ``factor`` times smaller."""
+    """The budget, in parameters, that makes the teacher ``factor`` times smaller. Raises BadShape unless ``factor`` > 1."""
     return shrunk_budget(Anatomy.of(config), factor)
 
 
 def shrunk_budget(anatomy: Anatomy, factor: float) -> int:
-    """What `budget_of_shrink` gives, of a teacher's anatomy."""
+    """As `budget_of_shrink`, from a teacher's anatomy. Raises BadShape unless 1 < ``factor`` < infinity."""
     if not 1 < factor < float("inf"):
         raise BadShape(f"a shrink factor says how many times smaller the student is, so it is above 1; got {factor:g}")
     return int(anatomy.count(**asdict(Shape.of_anatomy(anatomy))) / factor)
 
 
 def parse_shape(text: str, config: PreTrainedConfig) -> Shape:
-    """A shape from `layers=4,hidden=48,heads=6,kv_heads=3,ffn=128`; an axis left out is the teacher's.
+    """A shape from `layers=4,hidden=48,heads=6,kv_heads=3,ffn=128`; a missing axis is the teacher's.
 
-    Raises BadShape for an unknown or doubled axis, for what is no number, and for a shape that `check` refuses.
+    Raises BadShape for an unknown or repeated axis, a value that is not a number, and a shape that `check` refuses.
     """
     given = shape_axes(text)
     if "heads" in given and "kv_heads" not in given and "kv_heads" not in Anatomy.of(config).kind.fields:
@@ -116,7 +116,7 @@ def parse_shape(text: str, config: PreTrainedConfig) -> Shape:
 
 
 def shape_axes(text: str) -> dict[str, int]:
-    """The axes that a text such as `layers=4,hidden=48` names, and their lengths."""
+    """Axis → length, from a text such as `layers=4,hidden=48`. Raises BadShape where it cannot be parsed."""
     names = [axis.name for axis in fields(Shape)]
     given: dict[str, int] = {}
     for part in text.split(","):
@@ -134,14 +134,14 @@ def shape_axes(text: str) -> dict[str, int]:
 
 
 def check(config: PreTrainedConfig, shape: Shape) -> None:
-    """Raises BadShape unless a student of this shape can be cut out of a teacher of this configuration."""
+    """Raises BadShape unless a teacher of this configuration can be pruned to this shape."""
     anatomy = Anatomy.of(config)
     teacher = Shape.of_anatomy(anatomy)
     for axis in fields(Shape):
         ours, theirs = getattr(shape, axis.name), getattr(teacher, axis.name)
         if not 1 <= ours <= theirs:
             raise BadShape(
-                f"{axis.name}={ours} cannot be cut out of the teacher's {axis.name}={theirs}; give 1 to {theirs}"
+                f"{axis.name}={ours} cannot be pruned from the teacher's {axis.name}={theirs}; give 1 to {theirs}"
             )
     group = teacher.heads // teacher.kv_heads
     if shape.heads % shape.kv_heads or shape.heads // shape.kv_heads > group:
@@ -165,12 +165,12 @@ def check(config: PreTrainedConfig, shape: Shape) -> None:
 
 
 def config_of(shape: Shape, config: PreTrainedConfig) -> PreTrainedConfig:
-    """The configuration of a student of this shape, with the first of the layers of a teacher of this configuration."""
+    """The configuration of a student of this shape, with the first layers of a teacher of this configuration."""
     return resized(config, layers=range(shape.layers), sizes=anatomy_of(shape, Anatomy.of(config)).sizes)
 
 
 def anatomy_of(shape: Shape, teacher: Anatomy) -> Anatomy:
-    """The anatomy of a student of this shape, cut out of a teacher."""
+    """The anatomy of a student of this shape, pruned from a teacher."""
     return replace(teacher, sizes=replace(teacher.sizes, **asdict(shape)))
 
 
@@ -205,7 +205,7 @@ def _common_ratio(anatomy: Anatomy, budget: int) -> float:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Candidates along three axes that broadcast (layers, hidden, heads with their kv heads), and which are legal."""
+    """Candidates along three axes that broadcast (layers, hidden, heads with their kv heads), and a mask of legal ones."""
 
     layers: Any
     hidden: Any
@@ -215,7 +215,7 @@ class _Grid:
 
     @classmethod
     def of(cls, anatomy: Anatomy, ratio: float, window: float) -> _Grid:
-        """Those within a factor ``window`` of the common ratio."""
+        """The candidates within a factor ``window`` of the common ratio."""
         teacher = Shape.of_anatomy(anatomy)
         pairs = _heads(teacher)
         near = set(_near(sorted({pair[0] for pair in pairs}), ratio * teacher.heads, window))
@@ -238,13 +238,13 @@ class _Grid:
 
 
 def _near(values: list[int], wanted: float, window: float) -> list[int]:
-    """The values within a factor of the one wanted, at least the nearest."""
+    """The values within a factor ``window`` of the wanted one, or the nearest where there are none."""
     inside = [value for value in values if 1 / window <= value / wanted <= window]
     return inside or [min(values, key=lambda value: abs(np.log(value / wanted)))]
 
 
 def _nearest(anatomy: Anatomy, budget: int, ratio: float, window: float) -> Shape | None:
-    """The legal shape of the fullest band with the least deviation from the common ratio, None if all are too large."""
+    """The legal shape in the fullest band with the smallest deviation from the common ratio; None where all are too large."""
     teacher = Shape.of_anatomy(anatomy)
     grid = _Grid.of(anatomy, ratio, window)
     best: tuple[tuple[int, float, int], Shape] | None = None

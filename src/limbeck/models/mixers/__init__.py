@@ -1,1 +1,1 @@
-"""Sequence mixers: how a decoder's layer lets its tokens read those before them. One file a mixer, with paper and equation."""
+"""Sequence mixers: the parts of a decoder's layers in which tokens read earlier tokens. One file each, with paper, equation."""
