@@ -1,6 +1,6 @@
 """Probes: measurements of a model (likelihood, fidelity, calibration, cost, tasks), each with n and an interval."""
 
-from limbeck.probes.calibration import calibration
+from limbeck.probes.calibration import ReliabilityBin, calibration, reliability
 from limbeck.probes.cost import cost, counted
 from limbeck.probes.fidelity import fidelity
 from limbeck.probes.interval import Interval, bootstrap, difference_interval, difference_test, holm, mean_interval
@@ -15,6 +15,7 @@ __all__ = [
     "Interval",
     "KLExample",
     "Measurements",
+    "ReliabilityBin",
     "Slices",
     "bootstrap",
     "calibration",
@@ -29,6 +30,7 @@ __all__ = [
     "mean_interval",
     "measure",
     "measure_slices",
+    "reliability",
     "samples",
     "slices",
 ]

@@ -1,4 +1,4 @@
-"""The figures of a report as inline SVG: loss curves drawn by Matplotlib, coloured by the page.
+"""The figures of a report as inline SVG, drawn by Matplotlib: training and held-out loss, reliability, quality over size.
 
 Matplotlib writes fixed colours; each is replaced by the page's variable of that meaning, so that one figure is right in
 light and in dark. Text stays text, in the page's font.
@@ -7,6 +7,7 @@ light and in dark. Text stays text, in the page's font.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from limbeck.report.words import count, label
+from limbeck.probes.calibration import ReliabilityBin
+from limbeck.report.levels import teacher_level
+from limbeck.report.start import CUT, Start
+from limbeck.report.words import Bounded, count, label
 from limbeck.types import Reading
 
-# Colours that stand for a variable of page.html; any colours would do that appear nowhere else.
+# Placeholders for the variables of style.css; any colours would do that appear nowhere else.
 _PAGE = {
     "text": "#010203",
     "faint": "#010204",
@@ -31,6 +35,7 @@ _PAGE = {
     "fresh+kd": "#010207",
     "cut+ce@flops": "#010208",
     "teacher": "#010209",
+    "cut": "#010211",
     "attention": "#010210",
 }
 _STYLE = {
@@ -52,6 +57,7 @@ _STYLE = {
     "legend.frameon": False,
 }
 _MARKERS, _LINES = "osD^v", ("-", "--", "-.", ":")  # of several objectives
+_TITLE = 46  # characters above a panel
 _SMOOTH = 0.05  # of the run's steps: the width of the moving average
 
 Rows = Sequence[Mapping[str, Any]]
@@ -65,16 +71,18 @@ class Curve:
     rows: Rows
 
 
-def loss_curves(curves: Sequence[Curve], *, objective: str) -> Markup | None:
+def loss_curves(
+    curves: Sequence[Curve], *, objective: str, start: Start = CUT, teacher: float | None = None
+) -> Markup | None:
     """Training loss by tokens read, raw and smoothed; None without any rows.
 
-    Arms that learn from the teacher and arms that learn from the text minimise different quantities, so each kind has
-    axes of its own.
+    Arms that are trained with the objective and arms that are trained with cross-entropy minimise different quantities, so each
+    kind has axes of its own. ``teacher``: its nats per token on held-out text, from which its level in each is computed.
     """
     curves = [curve for curve in curves if len(curve.rows) > 1]
     kinds = [
-        (f"objective: {objective}", [curve for curve in curves if "ce" not in curve.arm.split("@")[0].split("+")]),
-        ("objective: cross-entropy", [curve for curve in curves if "ce" in curve.arm.split("@")[0].split("+")]),
+        (objective, [curve for curve in curves if "ce" not in curve.arm.split("@")[0].split("+")]),
+        ("CrossEntropy", [curve for curve in curves if "ce" in curve.arm.split("@")[0].split("+")]),
     ]
     kinds = [(title, members) for title, members in kinds if members]
     if not kinds:
@@ -83,15 +91,107 @@ def loss_curves(curves: Sequence[Curve], *, objective: str) -> Markup | None:
         figure = Figure(figsize=(8.6, 3.1), layout="constrained")
         all_axes = figure.subplots(1, len(kinds), squeeze=False)[0]
         for axes, (title, members) in zip(all_axes, kinds, strict=True):
-            _panel(axes, title, members)
+            level = None if teacher is None else teacher_level(title, teacher)
+            _panel(axes, f"objective: {_short(title)}", members, start, level)
         return _svg(figure, "Training loss by tokens read")
+
+
+def _short(title: str) -> str:
+    """An objective that fits above a panel."""
+    plain = title.replace("()", "")
+    return plain if len(plain) <= _TITLE else plain[: _TITLE - 1] + "…"
+
+
+@dataclass(frozen=True)
+class HeldOutCurve:
+    """Held-out nats per token of an arm: (tokens trained on, a reading with its interval), in order of tokens."""
+
+    arm: str
+    points: Sequence[tuple[float, Reading]]
+
+
+def held_out_curves(curves: Sequence[HeldOutCurve], *, teacher: Reading | None, start: Start = CUT) -> Markup | None:
+    """Held-out loss before and after training, with 95 % intervals, and the teacher's level; None without any point."""
+    curves = [curve for curve in curves if curve.points]
+    if not curves:
+        return None
+    unit, name = _unit(max(tokens for curve in curves for tokens, _ in curve.points))
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8.6, 3.3), layout="constrained")
+        axes = figure.subplots()
+        for curve in curves:
+            x = [tokens / unit for tokens, _ in curve.points]
+            _bars(
+                axes,
+                x,
+                [reading for _, reading in curve.points],
+                curve.arm,
+                linestyle=":",
+                label=label(curve.arm, start),
+            )
+        if teacher is not None:
+            _level(axes, teacher.value, label("teacher"))
+        axes.set(xlabel=f"{name} trained on", ylabel="nats per token, held out")
+        _plain(axes)
+        figure.legend(loc="outside upper left", ncols=3)
+        return _svg(figure, "Held-out loss before and after training")
+
+
+def reliability_plot(models: Mapping[str, Sequence[ReliabilityBin]], *, start: Start = CUT) -> Markup | None:
+    """Accuracy by confidence of the likeliest token, with 95 % intervals, beside how often each confidence occurs; or None."""
+    models = {name: bins for name, bins in models.items() if bins}
+    if not models:
+        return None
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8.6, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot([0, 1], [0, 1], color=_PAGE["faint"], linewidth=1, linestyle="--")
+        left.annotate("calibrated", (0.72, 0.76), rotation=38, color=_PAGE["faint"], ha="center", va="center")
+        for name, bins in models.items():
+            x = [one.confidence for one in bins]
+            _bars(left, x, [one.accuracy for one in bins], name, label=label(name, start))
+            right.plot(
+                x,
+                [100 * one.share for one in bins],
+                color=_PAGE.get(name, _PAGE["text"]),
+                marker="o",
+                markersize=3,
+                linewidth=1.4,
+            )
+        left.set(xlabel="confidence of the likeliest token", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        right.set(xlabel="confidence of the likeliest token", ylabel="% of the predictions", xlim=(0, 1))
+        right.set_ylim(bottom=0)
+        for axes in (left, right):
+            _plain(axes)
+        figure.legend(loc="outside upper left", ncols=3)
+        return _svg(figure, "Reliability: accuracy by confidence")
+
+
+def _bars(axes: Axes, x: Sequence[float], found: Sequence[Bounded], arm: str, **style: Any) -> None:
+    """A line through values with their intervals; a bound that is not known is left out."""
+    y = [one.value for one in found]
+    reach = [
+        [max(0.0, one.value - one.low) if math.isfinite(one.low) else 0.0 for one in found],
+        [max(0.0, one.high - one.value) if math.isfinite(one.high) else 0.0 for one in found],
+    ]
+    style = {"marker": "o"} | style
+    axes.errorbar(x, y, reach, color=_PAGE.get(arm, _PAGE["text"]), markersize=4, capsize=2, linewidth=1.6, **style)
+
+
+def _level(axes: Axes, value: float, name: str) -> None:
+    axes.axhline(value, color=_PAGE["teacher"], linewidth=1.2, linestyle="--", label=name)
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(axis="y", color=_PAGE["faint"], alpha=0.25, linewidth=0.6)
+    axes.tick_params(which="both", length=0)
 
 
 @dataclass(frozen=True)
 class SizeCurve:
-    """What an arm reaches by the student's size: (parameters, a reading with its interval).
+    """Held-out loss of an arm by the student's size: (parameters, a reading with its interval).
 
-    ``name`` is which of several objectives it has; ``number`` tells their lines apart.
+    ``name``: its objective, where there are several; ``number`` gives each of them its marker.
     """
 
     arm: str
@@ -100,41 +200,34 @@ class SizeCurve:
     number: int = 0
 
 
-def size_curves(curves: Sequence[SizeCurve], *, teacher: Reading | None) -> Markup:
-    """Held-out nats per token by size, an arm a line, the teacher's a level."""
+def size_curves(curves: Sequence[SizeCurve], *, teacher: Reading | None, start: Start = CUT) -> Markup:
+    """Held-out nats per token by the student's size: one line per arm, and the teacher's level."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8.6, 3.6), layout="constrained")
         axes = figure.subplots()
         for curve in (curve for curve in curves if curve.points):
-            x = [size for size, _ in curve.points]
-            y = [reading.value for _, reading in curve.points]
-            reach = [
-                [reading.value - reading.low for _, reading in curve.points],
-                [reading.high - reading.value for _, reading in curve.points],
-            ]
-            axes.errorbar(
-                *(x, y, reach),
-                color=_PAGE[curve.arm],
+            name = label(curve.arm, start)
+            _bars(
+                axes,
+                [size for size, _ in curve.points],
+                [reading for _, reading in curve.points],
+                curve.arm,
                 marker=_MARKERS[curve.number % len(_MARKERS)],
                 linestyle=_LINES[curve.number % len(_LINES)],
-                markersize=4,
-                capsize=2,
-                linewidth=1.6,
-                label=f"{label(curve.arm)}, {curve.name}" if curve.name else label(curve.arm),
+                label=f"{name}, {curve.name}" if curve.name else name,
             )
         if teacher is not None:
-            axes.axhline(teacher.value, color=_PAGE["teacher"], linewidth=1.2, linestyle="--", label=label("teacher"))
+            _level(axes, teacher.value, label("teacher"))
         sizes = sorted({size for curve in curves for size, _ in curve.points})
         axes.set(xscale="log", xlabel="student, parameters", ylabel="nats per token, held out")
         axes.set_xticks(sizes, [count(size) for size in sizes])
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.grid(axis="y", color=_PAGE["faint"], alpha=0.25, linewidth=0.6)
-        axes.tick_params(which="both", length=0)
+        _plain(axes)
         figure.legend(loc="outside upper left", ncols=2)
         return _svg(figure, "Held-out nats per token by the student's size")
 
 
-def _panel(axes: Axes, title: str, curves: Sequence[Curve]) -> None:
+def _panel(axes: Axes, title: str, curves: Sequence[Curve], start: Start, level: float | None) -> None:
     unit, name = _unit(max(curve.rows[-1]["tokens"] for curve in curves))
     named: set[str] = set()
     smooth: list[float] = []
@@ -144,22 +237,24 @@ def _panel(axes: Axes, title: str, curves: Sequence[Curve]) -> None:
         y = np.array([row["loss_nats"] for row in curve.rows], dtype=float)
         even = _smooth(y)
         axes.plot(x, y, color=color, linewidth=0.6, alpha=0.25)
-        axes.plot(x, even, color=color, linewidth=1.6, label=None if curve.arm in named else label(curve.arm))
+        axes.plot(x, even, color=color, linewidth=1.6, label=None if curve.arm in named else label(curve.arm, start))
         named.add(curve.arm)
         smooth.extend(even[np.isfinite(even)])
-    _limit(axes, smooth)
+    _limit(axes, smooth, level)
+    if level is not None:
+        _level(axes, level, label("teacher"))
     axes.set(title=title, xlabel=f"{name} trained on", ylabel="nats per token")
-    axes.grid(axis="y", color=_PAGE["faint"], alpha=0.25, linewidth=0.6)
-    axes.tick_params(length=0)
+    _plain(axes)
     axes.margins(x=0.01)
-    axes.legend(loc="upper right")
+    axes.legend(loc="best")
 
 
-def _limit(axes: Axes, smooth: Sequence[float]) -> None:
-    """Axes by the smoothed curves, less the steep first steps, which would flatten all that follows."""
+def _limit(axes: Axes, smooth: Sequence[float], level: float | None) -> None:
+    """Axes by the smoothed curves without the steep first steps, which would flatten the rest, and by the teacher's level."""
     if not len(smooth):
         return
     low, high = float(np.min(smooth)), float(np.percentile(smooth, 97))
+    low, high = (low, high) if level is None else (min(low, level), max(high, level))
     pad = 0.08 * (high - low) + 1e-3
     axes.set_ylim(low - pad, high + 2 * pad)
 

@@ -13,11 +13,13 @@ from typing import Any
 
 from limbeck.disk import AGAIN, read_json, read_lines, read_plain, read_rows
 from limbeck.errors import BadFolder
+from limbeck.probes import Measurements
 from limbeck.report import schema as kinds
 from limbeck.report.figures import Curve
 from limbeck.types import Reading, ReadingRow
 
 _ARM = re.compile(r"(.+)-seed(\d+)")
+_OTHER_PROBES = ("slices-", "recall-")  # whose files lie beside those of likelihood and calibration
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class RunFolder:
     samples: Sequence[Mapping[str, Any]]
     surprises: Sequence[Mapping[str, Any]]
     config: Mapping[str, Any]  # the student's
+    measured: Mapping[str, Sequence[Measurements]]  # sums over held-out documents by model, one a seed
 
     @classmethod
     def read(cls, folder: Path) -> RunFolder:
@@ -43,6 +46,7 @@ class RunFolder:
             samples=_there(folder / "samples.json", lambda file: read_rows(file, kinds.Sample), []),
             surprises=_there(folder / "surprises.json", lambda file: read_rows(file, kinds.KLExample), []),
             config=_config(folder / "student") or _config(folder / "cut"),
+            measured=_measured(folder / "measurements"),
         )
 
     def reading(self, model: str, name: str) -> Reading | None:
@@ -62,6 +66,15 @@ def read_run(folder: Path) -> Mapping[str, Any]:
         raise BadFolder(f"{folder} holds no run.json, so there is nothing to report: give the --out folder of a run")
     run: Mapping[str, Any] = read_json(folder / "run.json", kinds.Run)
     return run
+
+
+def _measured(folder: Path) -> dict[str, list[Measurements]]:
+    found: dict[str, list[Measurements]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        arm = _ARM.fullmatch(file.stem)
+        if arm and not arm[1].startswith(_OTHER_PROBES):
+            found.setdefault(arm[1], []).append(Measurements.load(file))
+    return found
 
 
 def _curves(folder: Path) -> list[Curve]:

@@ -19,17 +19,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from limbeck.disk import write_text
+from limbeck.probes.calibration import reliability
 from limbeck.probes.interval import FEWEST_DOCUMENTS
 from limbeck.report.decision import by_chance, rows_decided, rule, too_few
-from limbeck.report.figures import loss_curves
+from limbeck.report.figures import HeldOutCurve, held_out_curves, loss_curves, reliability_plot
 from limbeck.report.folder import RunFolder
 from limbeck.report.start import Start, start_of
 from limbeck.report.state import fewer, state_rows
-from limbeck.report.words import LABELS, ORDER, bounded, count, duration, label, plus_minus, share, size
+from limbeck.report.words import LABELS, ORDER, bounded, count, counted, duration, label, plus_minus, share, size
 from limbeck.terminal import visible
 from limbeck.types import Reading
 
 _SURPRISES, _PER_DOCUMENT = 10, 2
+_FROM_START = ("student", "cut+ce", "cut+ce@flops")  # arms that begin as the student does
+_SHOWN = ("teacher", "student", "cut", "cut+ce")  # in the reliability plot
 
 # Columns of the table of models, after size and nats: heading, reading, how its value is written.
 _COLUMNS = (
@@ -141,7 +144,12 @@ def render(found: RunFolder) -> str:
             recalled_models=[label(name, start) for name in _models_with(found, "recall_hits")],
             conversion=run.get("conversion") or {},
             there=found.models,
-            curves=_curves(found),
+            curves=_curves(found, start),
+            held_out=_held_out(found, start),
+            reliability=reliability_plot(
+                {name: reliability(found.measured[name]) for name in _SHOWN if name in found.measured}, start=start
+            ),
+            levelled=found.reading("teacher", "held_out") is not None,
             trained="student" if "student" in found.models else "model",
             surprises=_surprises(found.surprises),
             samples=found.samples,
@@ -173,10 +181,27 @@ def _from_scratch(run: Mapping[str, Any]) -> bool:
     return (run.get("signature") or {}).get("job") == "pretrain"
 
 
-def _curves(found: RunFolder) -> Markup | None:
+def _curves(found: RunFolder, start: Start) -> Markup | None:
     if _from_scratch(found.run):
         return loss_curves([replace(curve, arm="model") for curve in found.curves], objective="CrossEntropy")
-    return loss_curves(found.curves, objective=str(found.run.get("objective", "distillation")))
+    teacher = found.reading("teacher", "held_out")
+    level = None if teacher is None else teacher.value
+    return loss_curves(
+        found.curves, objective=str(found.run.get("objective", "distillation")), start=start, teacher=level
+    )
+
+
+def _held_out(found: RunFolder, start: Start) -> Markup | None:
+    """Held-out loss of each arm before its training, where it starts from what was measured, and after it."""
+    before = found.reading("cut", "held_out")
+    curves = []
+    for arm in (name for name in ORDER if name not in ("teacher", "cut")):
+        after, rows = found.reading(arm, "held_out"), [curve.rows for curve in found.curves if curve.arm == arm]
+        if after is None or not rows:
+            continue
+        first = [(0.0, before)] if before and arm in _FROM_START else []
+        curves.append(HeldOutCurve(arm, [*first, (float(rows[0][-1]["tokens"]), after)]))
+    return held_out_curves(curves, teacher=found.reading("teacher", "held_out"), start=start)
 
 
 def _subtitle(run: Mapping[str, Any]) -> str:
@@ -186,7 +211,7 @@ def _subtitle(run: Mapping[str, Any]) -> str:
     if answers := (run.get("teacher") or {}).get("answers"):
         parts.append(f"captured logits: {answers}")
     if plan.get("tokens"):
-        parts.append(f"{count(plan['tokens'])} tokens read in {plan.get('steps', 0):,} steps")
+        parts.append(f"{count(plan['tokens'])} tokens read in {counted(plan.get('steps', 0), 'step')}")
     if run.get("seconds"):
         parts.append(duration(run["seconds"]))
     if run.get("started"):
@@ -493,7 +518,7 @@ def _spent(found: RunFolder) -> str:
     if not rows:
         return ""
     rates = sorted(row["tokens_per_s"] for row in rows if row.get("tokens_per_s"))
-    parts = [f"{count(rows[-1]['tokens'])} tokens in {rows[-1]['step']:,} steps"]
+    parts = [f"{count(rows[-1]['tokens'])} tokens in {counted(rows[-1]['step'], 'step')}"]
     if rates:
         parts.append(f"{count(rates[len(rates) // 2])} tokens/s in the median step")
     peaks = [row["peak_rss_gib"] for row in rows if row.get("peak_rss_gib")]

@@ -69,9 +69,14 @@ def interval(found: Bounded, digits: str) -> str:
     return f"{found.value:{digits}} ({found.low:{digits}} to {found.high:{digits}})"
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 step``, ``1,200 steps``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def trainings(count: int) -> str:
     """``1 training``, ``4 trainings``."""
-    return f"{count:,} training" + ("" if count == 1 else "s")
+    return counted(count, "training")
 
 
 def took(seconds: float, *, continued: bool) -> str:

@@ -36,6 +36,8 @@ from limbeck.report.verdict import Verdict, too_few_documents, verdict
 from limbeck.run.log import console
 from limbeck.types import Batch, Reading, ReadingRow, Teacher
 
+_CONTINUED = ("student", "student_sampled")  # in a row of samples
+
 
 class Evaluation:
     """Collects the measurements of a run, on the rank that writes; the others pass through."""
@@ -161,10 +163,10 @@ class Evaluation:
         live = self._reference is not None and captured is None
         rows = samples(model, self._source.about if live else None, self.held_out.store)
         if captured:
-            wrote = {(row["document"], row["prompt"]): row["student"] for row in captured.samples}
+            captures = {(row["document"], row["prompt"]): row for row in captured.samples}
             for row in rows:
-                if (key := (row["document"], row["prompt"])) in wrote:
-                    row["teacher"] = wrote[key]
+                theirs = captures.get((row["document"], row["prompt"]), {})
+                row |= {key.replace("student", "teacher"): theirs[key] for key in _CONTINUED if key in theirs}
         return rows
 
     def _text_bytes(self, student: Measurements, teacher: Measurements | None) -> tuple[np.ndarray, np.ndarray] | None:
@@ -184,6 +186,8 @@ class Evaluation:
         captured = self._source.captured
         if captured and captured.measured and name == "teacher":
             measured = captured.measured
+            if not file.exists():  # for the report, which reads this folder alone
+                _save(measured, file)
         elif file.exists():
             measured = Measurements.load(file)
         else:
@@ -191,9 +195,7 @@ class Evaluation:
             text = self._teachers if name == "teacher" else self.held_out
             documents = text.store.documents
             measured = measure(model, reference, text.batches(counted=self._counted), documents=documents)
-            with writing(file):
-                file.parent.mkdir(exist_ok=True)
-            measured.save(file)
+            _save(measured, file)
         self._runs.setdefault(name, {})[seed] = measured
         if self._recall and not (captured and name == "teacher"):  # whose weights are not here
             self._recall.measure(name, model, seed)
@@ -215,6 +217,12 @@ class Evaluation:
                 readings += calibration(name, measured, seed=seed)
                 readings += fidelity(name, measured, seed=seed)
         return readings + (self._recall.readings() if self._recall else [])
+
+
+def _save(measured: Measurements, file: Path) -> None:
+    with writing(file):
+        file.parent.mkdir(exist_ok=True)
+    measured.save(file)
 
 
 def _sentence(text: str) -> str:

@@ -1,0 +1,79 @@
+"""What the figures of a report show: the teacher's level, held-out loss, reliability, sampled text."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from limbeck.probes import Measurements
+from limbeck.probes.measurements import BINS
+from limbeck.report import write_report
+from limbeck.report.levels import teacher_level
+from tests.report.test_report import folder, made_up_run  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("objective", "level"),
+    [
+        ("ForwardKL", 0.0),
+        ("TAID(start=0.2)", 0.0),
+        ("SkewKL", 0.0),
+        ("CrossEntropy", 1.5),
+        ("0.25*CrossEntropy + 0.75*JensenShannon", 0.375),
+        ("my_loss:MyLoss", None),
+        ("no such objective", None),
+    ],
+)
+def test_a_student_equal_to_its_teacher_has_no_divergence_and_its_cross_entropy(objective, level):
+    found = teacher_level(objective, 1.5)
+    assert found is None if level is None else found == pytest.approx(level, abs=1e-6)
+
+
+def figures(page):
+    """The figures of a page by what they show."""
+    return {found[1]: found[0] for found in re.finditer(r'<svg[^>]* aria-label="([^"]*)".*?</svg>', page, re.DOTALL)}
+
+
+def test_losses_stand_beside_the_teachers_level(folder):  # noqa: F811
+    found = figures(write_report(folder).read_text())
+    assert set(found) == {"Training loss by tokens read", "Held-out loss before and after training"}
+    for figure in found.values():
+        assert ">teacher</text>" in figure
+        assert "var(--teacher)" in figure
+
+
+def test_losses_of_a_run_whose_teacher_was_not_measured_have_no_level(folder):  # noqa: F811
+    rows = (folder / "readings.jsonl").read_text().splitlines(keepends=True)
+    (folder / "readings.jsonl").write_text("".join(row for row in rows if '"teacher"' not in row))
+    page = write_report(folder).read_text()
+    assert all(">teacher</text>" not in figure for figure in figures(page).values())
+    assert "Dashed" not in page
+
+
+def test_reliability_is_drawn_from_the_measurements_and_absent_without(folder):  # noqa: F811
+    assert "Confidence and accuracy" not in write_report(folder).read_text()
+    bins = np.zeros((6, BINS, 3))
+    bins[:, 12] = 40, 33, 20
+    tokens = bins[..., 0].sum(1)
+    (folder / "measurements").mkdir()
+    for name in ("teacher-seed0", "student-seed0", "student-seed1"):
+        Measurements(tokens, tokens, bins).save(folder / "measurements" / f"{name}.safetensors")
+    (folder / "measurements" / "slices-student-seed0.safetensors").write_bytes(b"of another probe")
+    page = write_report(folder).read_text()
+    figure = figures(page)["Reliability: accuracy by confidence"]
+    assert {">teacher</text>", ">student</text>"} <= set(re.findall(r">[a-z]+</text>", figure))
+    assert "overconfident" in page
+
+
+def test_sampled_text_stands_beside_greedy_text_where_there_is_some(folder):  # noqa: F811
+    assert "sampled" not in write_report(folder).read_text()
+    rows = json.loads((folder / "samples.json").read_text())
+    (folder / "samples.json").write_text(
+        json.dumps([row | {"student_sampled": "a lucky draw", "teacher_sampled": "<i>another</i>"} for row in rows])
+    )
+    page = write_report(folder).read_text()
+    assert page.count("a lucky draw") == len(rows)
+    assert "&lt;i&gt;another" in page
+    assert "student, greedy" in page
+    assert "sampled at temperature 1" in page
