@@ -454,7 +454,7 @@ def test_the_cost_is_said_before_and_after(here, model, capfd):
     assert "at most $0.48 for what is written, and about $" in said
     dollars = (found["prompt_tokens"] * 1000 + found["tokens"] * 2000) / 1e6
     assert said.count(f"{found['tokens']} written, 0 requests repeated, ${dollars:,.2f}") == 2
-    assert f"next: limbeck distil --teacher STUDENT --student STUDENT --data {here / 'priced' / 'text.jsonl'}" in said
+    assert f"next  limbeck distil --teacher STUDENT --student STUDENT --data {here / 'priced' / 'text.jsonl'}" in said
 
 
 @pytest.mark.parametrize(

@@ -45,11 +45,11 @@ def model_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Seque
     base = name if _is_hub_id(name) else stated.get("base_model")
     known = {"base_model": base, **{key: stated.get(key) for key in ("license", "license_name", "license_link")}}
     front += [f"{key}: {json.dumps(value)}" for key, value in known.items() if isinstance(value, str)]
-    body = ["---", "", f"# Student of {_plain(name)}", "", _origin(run, student, teacher), ""]
+    body = ["---", "", f"# Student of {plain(name)}", "", _origin(run, student, teacher), ""]
     if run.get("verdict"):
-        body += [_plain(str(run["verdict"])), ""]
+        body += [plain(str(run["verdict"])), ""]
     if notes:
-        body += [*(f"- {_plain(note)}" for note in notes), ""]
+        body += [*(f"- {plain(note)}" for note in notes), ""]
     table = _table(readings, start_of(run))
     if table:
         body += ["## Measured on held-out text", "", *table, ""]
@@ -63,7 +63,7 @@ def model_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Seque
     body += [f'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder"{code})']
     body += [f'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder"{code})', "```", ""]
     licence = stated.get("license_name") or stated.get("license")
-    which = f" (the teacher's README.md names: {_plain(str(licence))})" if licence else ""
+    which = f" (the teacher's README.md names: {plain(str(licence))})" if licence else ""
     body += [f"The licences of the teacher{which} and of the text apply to the student too.", ""]
     return visible("\n".join(front + body))
 
@@ -80,7 +80,7 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
         parts.append(made + (f" ({sizes[1]})" if len(sizes) == 2 else ""))
     text = ", ".join(parts)
     if run.get("objective"):
-        text += f" and distilled with `{_plain(str(run['objective']))}`"
+        text += f" and distilled with `{plain(str(run['objective']))}`"
     tokens = (run.get("plan") or {}).get("tokens")
     text += (
         f" on {count(tokens)} tokens."
@@ -92,7 +92,7 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
             f" It was trained in float32 and rounded to {student['dtype']} at the end; measured is the rounded model."
         )
     mixers = (run.get("conversion") or {}).get("mixers")
-    return text + (f" Its layers mix with {_plain(_in_order(mixers))}." if mixers else "")
+    return text + (f" Its layers mix with {plain(_in_order(mixers))}." if mixers else "")
 
 
 def _in_order(mixers: Sequence[str]) -> str:
@@ -139,6 +139,6 @@ def _is_hub_id(name: str) -> bool:
     return len(parts) == 2 and all(part and part[0] not in ".~" for part in parts)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """One line without what Markdown or HTML would act on."""
     return " ".join(text.split()).replace("<", "&lt;").replace("`", "'").replace("|", "\\|").replace("[", "\\[")

@@ -1,4 +1,4 @@
-"""The report of a family: held-out likelihood by size and objective, what else the same money bought, where the reports are."""
+"""The report of a sweep: held-out loss by size and objective, baselines, training curves, samples, links to each report."""
 
 from __future__ import annotations
 
@@ -10,24 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from limbeck.disk import require_type, write_text
 from limbeck.errors import BadFolder
 from limbeck.probes import Measurements, difference_test
 from limbeck.report import schema as kinds
 from limbeck.report.decision import rows_decided, rule
-from limbeck.report.figures import SizeCurve, size_curves
+from limbeck.report.figures import Curve, SizeCurve, objective_points, size_curves, sweep_curves
 from limbeck.report.folder import RunFolder, read_run
 from limbeck.report.page import environment
+from limbeck.report.screen import Ending, next_of_distil
+from limbeck.report.start import Start, start_of
 from limbeck.report.words import bounded, count, label, share
 from limbeck.types import Reading
 
 _ARMS = ("student", "cut+ce", "cut+ce@flops", "fresh+kd")
+_SAMPLES = 2  # documents
 _NEED_TEACHER = ("student", "fresh+kd")  # those that are trained with the objective of their student
 
 
 def write_family_report(folder: Path) -> Path:
-    """Writes report.html into a family's folder, from those of its members, and gives its path."""
+    """Writes report.html into a sweep's folder, from the folders of its students, and gives its path.
+
+    Raises BadFolder where no student has begun to train, or a file is damaged.
+    """
     run = require_type(folder / "run.json", read_run(folder), kinds.Family)
     begun = [name for name in run["members"] if (folder / name / "run.json").is_file()]
     members = {name: found for name in begun if "plan" in (found := RunFolder.read(folder / name)).run}
@@ -44,26 +51,97 @@ def write_family_report(folder: Path) -> Path:
     arms = [arm for arm in _ARMS if any(found.reading(arm, "held_out") for found in members.values())]
     teacher = first.reading("teacher", "held_out")
     compared = _decided(gains, members, arms[1:])
+    start = start_of(first.run)
     page = (
         environment()
         .get_template("family.html")
         .render(
             title=f"{len(members)} student{'s' if len(members) > 1 else ''} of {first.run['teacher']['name']}",
             subtitle=f"{' · '.join(objectives)} · {count(first.run['plan']['tokens'])} tokens read by each",
-            arms=[label(arm) for arm in arms[1:]],
+            arms=[label(arm, start) for arm in arms[1:]],
             members=[_row(name, found) | {"gains": compared[name]} for name, found in members.items()],
             against=objectives[0] if gains else "",
             winners_by=rule([cell.seeds for cells in compared.values() for cell in cells if cell]),
             teacher=None if teacher is None else (count(first.run["teacher"]["parameters"]), _nats(teacher)),
             speed=_speed(first.reading("teacher", "decode")),
             documents="" if teacher is None else f"{teacher.n:,} ",
-            figure=size_curves(_curves(arms, members, said), teacher=teacher) if len(sizes) > 1 else "",
+            figure=_quality(arms, members, said, start, by_size=len(sizes) > 1),
+            by_size=len(sizes) > 1,
+            curves=sweep_curves(_training(members, said), teacher=None if teacher is None else teacher.value),
+            samples=_samples(members),
             command=shlex.join(run["command"]),
             seeds=run["signature"]["seeds"],
         )
     )
     write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def sweep_ending(folder: Path, run: Mapping[str, Any], report: Path) -> Ending:
+    """The last screen of a sweep: each student's size and held-out loss, and a closer look at the best of them."""
+    members = {name: RunFolder.read(folder / name) for name in run["members"]}
+    losses = {name: found.reading("student", "held_out") for name, found in members.items()}
+    rows = [
+        [name, count(found.run["student"]["parameters"]), _nats(losses[name]), _row(name, found)["closed"]]
+        for name, found in members.items()
+    ]
+    best = min(members, key=lambda name: math.inf if losses[name] is None else losses[name].value)  # type: ignore[union-attr]
+    teacher = members[best].reading("teacher", "held_out")
+    if teacher is not None:
+        rows.insert(0, ["teacher", count(members[best].run["teacher"]["parameters"]), _nats(teacher), ""])
+    number = len(members)
+    return Ending(
+        f"{number} students of {members[best].run['teacher']['name']}; lowest held-out loss: {best}",
+        [["student", "parameters", "held out, nats/token", "of the gap closed"], *rows],
+        {"report": report},
+        next_of_distil(dict(run), folder / best / "student"),
+    )
+
+
+def _quality(
+    arms: Sequence[str], members: Mapping[str, RunFolder], said: Mapping[str, str], start: Start, *, by_size: bool
+) -> Markup:
+    """The figure of a sweep: held-out loss over the student's size, or by objective where all are of one size."""
+    first = next(iter(members.values()))
+    teacher = first.reading("teacher", "held_out")
+    if by_size:
+        return size_curves(_curves(arms, members, said), teacher=teacher, start=start)
+    students = {
+        said[name]: reading for name, found in members.items() if (reading := found.reading("student", "held_out"))
+    }
+    others = {
+        arm: reading for arm in arms[1:] if arm not in _NEED_TEACHER and (reading := first.reading(arm, "held_out"))
+    }
+    return objective_points(students, others, teacher=teacher, start=start)
+
+
+def _training(members: Mapping[str, RunFolder], said: Mapping[str, str]) -> dict[str, list[tuple[str, Curve]]]:
+    """By objective, the training curves of its students (of their first seed), by size."""
+    found: dict[str, list[tuple[str, Curve]]] = {}
+    for name, member in members.items():
+        curve = next((curve for curve in member.curves if curve.arm == "student"), None)
+        if curve is not None:
+            found.setdefault(said[name], []).append((count(member.run["student"]["parameters"]), curve))
+    return found
+
+
+def _samples(members: Mapping[str, RunFolder]) -> list[dict[str, Any]]:
+    """For one held-out document that all students continued: its prompt, and the continuation of each model by name."""
+    by_prompt = [{(row["document"], row["prompt"]): row for row in found.samples} for found in members.values()]
+    common = [key for key in (by_prompt[0] if by_prompt else {}) if all(key in rows for rows in by_prompt)]
+    return [
+        {
+            "prompt": key[1],
+            "of": [
+                *([("teacher", "teacher", by_prompt[0][key]["teacher"])] if "teacher" in by_prompt[0][key] else []),
+                *(
+                    (name, "student", rows[key].get("student", ""))
+                    for name, rows in zip(members, by_prompt, strict=True)
+                ),
+            ],
+        }
+        for key in common[:_SAMPLES]
+    ]
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,65 @@ def size_curves(curves: Sequence[SizeCurve], *, teacher: Reading | None, start: 
         return _svg(figure, "Held-out nats per token by the student's size")
 
 
+def objective_points(
+    students: Mapping[str, Reading], others: Mapping[str, Reading], *, teacher: Reading | None, start: Start = CUT
+) -> Markup:
+    """Held-out nats per token of students by their objective, and of baselines, with 95 % intervals; the teacher's level."""
+    rows = [(_short(name), "student", reading) for name, reading in students.items()]
+    rows += [(label(arm, start), arm, reading) for arm, reading in others.items()]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8.6, 1.1 + 0.36 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        for place, (_, arm, reading) in enumerate(rows):
+            reach = [[max(0.0, reading.value - reading.low)], [max(0.0, reading.high - reading.value)]]
+            reach = reach if math.isfinite(reading.low) else [[0.0], [0.0]]
+            color = _PAGE.get(arm, _PAGE["text"])
+            axes.errorbar([reading.value], [place], xerr=reach, color=color, marker="o", markersize=5, capsize=3)
+        if teacher is not None:
+            axes.axvline(teacher.value, color=_PAGE["teacher"], linewidth=1.2, linestyle="--", label=label("teacher"))
+            figure.legend(loc="outside upper left")
+        axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+        axes.set(xlabel="nats per token, held out", ylim=(len(rows) - 0.5, -0.5))
+        axes.grid(axis="x", color=_PAGE["faint"], alpha=0.25, linewidth=0.6)
+        axes.tick_params(which="both", length=0)
+        return _svg(figure, "Held-out nats per token by objective")
+
+
+_COLUMNS = 2  # panels beside each other
+
+
+def sweep_curves(curves: Mapping[str, Sequence[tuple[str, Curve]]], *, teacher: float | None) -> Markup | None:
+    """Training loss of a sweep's students: a panel for each objective, a line for each size, the teacher's level; or None."""
+    curves = {text: kept for text, of in curves.items() if (kept := [one for one in of if len(one[1].rows) > 1])}
+    if not curves:
+        return None
+    with mpl.rc_context(_STYLE):
+        wide = min(_COLUMNS, len(curves))
+        high = -(-len(curves) // wide)
+        figure = Figure(figsize=(8.6, 2.9 * high), layout="constrained")
+        panels = figure.subplots(high, wide, squeeze=False).reshape(-1)
+        for axes, (text, members) in zip(panels, curves.items(), strict=False):
+            smooth: list[float] = []
+            unit, name = _unit(max(curve.rows[-1]["tokens"] for _, curve in members))
+            for number, (size, curve) in enumerate(members):
+                y = _smooth(np.array([row["loss_nats"] for row in curve.rows], dtype=float))
+                x = np.array([row["tokens"] for row in curve.rows]) / unit
+                axes.plot(
+                    x, y, color=_PAGE["student"], linestyle=_LINES[number % len(_LINES)], linewidth=1.6, label=size
+                )
+                smooth.extend(y[np.isfinite(y)])
+            level = None if teacher is None else teacher_level(text, teacher)
+            _limit(axes, smooth, level)
+            if level is not None:
+                _level(axes, level, label("teacher"))
+            axes.set(title=f"objective: {_short(text)}", xlabel=f"{name} trained on", ylabel="nats per token")
+            _plain(axes)
+            axes.legend(loc="best")
+        for axes in panels[len(curves) :]:
+            axes.set_axis_off()
+        return _svg(figure, "Training loss of the students")
+
+
 def _panel(axes: Axes, title: str, curves: Sequence[Curve], start: Start, level: float | None) -> None:
     unit, name = _unit(max(curve.rows[-1]["tokens"] for curve in curves))
     named: set[str] = set()

@@ -37,6 +37,7 @@ from limbeck.jobs.pair.unigram import check_knowledge, compare_to_unigram, of_pr
 from limbeck.models.load import load
 from limbeck.models.source import resolve, weights_digest
 from limbeck.models.vocabulary import require_rows_of
+from limbeck.report.screen import Ending, show_ending
 from limbeck.report.words import count, duration, share
 from limbeck.report.words import size as in_bytes
 from limbeck.run.log import console
@@ -345,9 +346,12 @@ def _show(task: _Task, run: dict[str, Any], seconds: float) -> None:
     left_out = [f"{found[kind]:,} {why}" for kind, why in _LEFT_OUT.items() if found[kind]]
     if left_out:
         console.print(f"left out: {', '.join(left_out)}")
-    console.print(f"{_cost(task, run)}; it took {duration(seconds)}")
-    if lines:
-        console.print(f"next: {_next(task)}")
+    ending = Ending(
+        f"{_cost(task, run)}; it took {duration(seconds)}",
+        places={"text": task.settings.out / TEXT},
+        then=_next(task) if lines else "",
+    )
+    show_ending(ending, console)
 
 
 _LEFT_OUT = {

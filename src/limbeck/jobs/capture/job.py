@@ -5,6 +5,7 @@ Every stage leaves its result in the folder and is skipped when it is there; log
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,17 @@ import torch
 from limbeck.config import CaptureSettings
 from limbeck.corpora import Rows, TokenStore, require_rows
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import claims, finite, link_or_copy, read_json, require_undamaged, write_json, write_rows, writing
+from limbeck.disk import (
+    claims,
+    finite,
+    link_or_copy,
+    read_json,
+    require_undamaged,
+    write_json,
+    write_rows,
+    write_text,
+    writing,
+)
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.codecs import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
@@ -40,6 +51,8 @@ from limbeck.models.streamed import StreamedModel
 from limbeck.models.weightless import save_without_weights
 from limbeck.planning.checks.finding import show as show_findings
 from limbeck.probes import cost, counted, measure, samples
+from limbeck.report.capture_card import CARD, capture_card, next_of_capture
+from limbeck.report.screen import Ending, show_ending
 from limbeck.report.words import count, duration
 from limbeck.run.log import console
 from limbeck.run.run import micro_rows
@@ -113,7 +126,7 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
         update(settings.out, run, ended=now(), seconds=round(time.monotonic() - started, 1))
     read = rows.layout.read(part.first, part.first + part.rows)
     size = sum(file.stat().st_size for file in (settings.out / ANSWERS).glob("*.arrow"))
-    console.print(f"{count(read)} tokens in {size / 1e6:,.1f} MB; it took {duration(time.monotonic() - started)}.")
+    _end(settings, run, source, found, tokens=read, stored=size, took=time.monotonic() - started)
     result = {"out": str(settings.out), "rows": answers.rows, "tokens": read, "bytes": size}
     return result | {"certificate": found}
 
@@ -133,6 +146,31 @@ def _length(settings: CaptureSettings, teacher: TeacherRef, environment: Environ
             f"--params {','.join(map(str, settings.params))}: sizes that differ by less than 1 % are one student"
         )
     return length
+
+
+def _end(
+    settings: CaptureSettings,
+    run: dict[str, Any],
+    source: LogitSource,
+    found: dict[str, Any] | None,
+    *,
+    tokens: int,
+    stored: int,
+    took: float,
+) -> None:
+    """Writes the card and prints the last screen."""
+    out, (shard, of) = settings.out, settings.shard
+    student = f"--params {settings.params[0]}" if settings.params else "--student STUDENT" if source.served else None
+    then = next_of_capture(out, student=student)
+    card = capture_card(run, found, teacher=source.about.name, tokens=tokens, stored=stored, then=then)
+    write_text(out / CARD, card)
+    part = f", part {shard} of {of}" if of > 1 else ""
+    headline = (
+        f"{count(tokens)} tokens of {source.about.name} in {stored / 1e6:,.1f} MB{part}; it took {duration(took)}"
+    )
+    if of > 1:
+        then = f"limbeck cache merge MERGED {shlex.quote(str(out))} OTHER_PARTS"
+    show_ending(Ending(headline, places={"card": out / CARD, "logits": out}, then=then), console)
 
 
 def _look(settings: CaptureSettings, source: LogitSource, *, length: int, environment: Environment) -> None:

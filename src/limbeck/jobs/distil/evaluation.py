@@ -26,10 +26,12 @@ from limbeck.jobs.probe.recall import RecallEvaluation
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
 from limbeck.models.sidecar import stored_dtype
+from limbeck.planning.checks.steps import too_few_steps
 from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, likelihood, measure, samples
 from limbeck.probes.measurements import AGAIN
 from limbeck.report import write_report
 from limbeck.report.card import model_card
+from limbeck.report.screen import Ending, measured_rows, next_of_distil
 from limbeck.report.start import price_of, start_of
 from limbeck.report.state import state_sentence
 from limbeck.report.verdict import Verdict, too_few_documents, verdict
@@ -119,6 +121,8 @@ class Evaluation:
         )
         if cost_of_state := state_sentence(run):
             found_verdict = replace(found_verdict, notes=(*found_verdict.notes, cost_of_state))
+        if few := too_few_steps(run["plan"]["steps"]):
+            found_verdict = replace(found_verdict, notes=(*found_verdict.notes, f"{few}."))
         if isinstance(self._source, CrossTokenizerTeacher):
             found_verdict = replace(
                 found_verdict, notes=(_sentence(across(self._source.logits.facts)), *found_verdict.notes)
@@ -130,19 +134,26 @@ class Evaluation:
         write_report(out)
         return readings, found_verdict
 
-    def conclude(self, run: dict[str, Any]) -> dict[str, Any]:
-        """Writes all, says the verdict, and gives the result that `--json` prints."""
+    def conclude(self, run: dict[str, Any]) -> tuple[dict[str, Any], Ending]:
+        """Writes all and prints the verdict's notes; gives the result that `--json` prints, and the last screen."""
         out = self._settings.out
         readings, found_verdict = self.write(run)
-        console.print(f"\n{found_verdict.text}")
+        console.print()
         for note in found_verdict.notes:
-            console.print(note)
-        return {
+            console.print(f"- {note}")
+        ending = Ending(
+            found_verdict.text,
+            measured_rows(readings, start_of(run)),
+            {"report": out / "report.html", "student": out / "student"},
+            next_of_distil(run, out / "student"),
+        )
+        result = {
             "out": str(out),
             "student": str(out / "student"),
             "readings": _by_model(readings),
             "verdict": found_verdict.text,
         }
+        return result, ending
 
     def _cost(self, name: str, measured: Callable[[], list[Reading]]) -> None:
         """Adds what a model costs to run, from its file where that was measured before."""

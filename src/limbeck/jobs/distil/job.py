@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.state import kept_bytes
 from limbeck.planning.cost.training import Cost, estimate
 from limbeck.report.schema import Conversion as ConversionFacts
+from limbeck.report.screen import show_ending
 from limbeck.report.words import share, took, trainings
 from limbeck.run.log import console
 from limbeck.run.run import Plan
@@ -111,12 +112,13 @@ class Comparison:
         if "ended" not in self.run:
             known = {} if self.continued else {"seconds": round(seconds, 1)}  # of all starts
             update(self.settings.out, self.run, ended=now(), **known)
-        result = self.proof.conclude(self.run)
+        result, ending = self.proof.conclude(self.run)
         if "estimate" in self.run:
             own = [arm for arm in self.arms if arm.folder not in linked]
             console.print(shown_after(self.run["estimate"], own, self.shared.environment, continued=self.continued))
         if last:
             console.print(f"It {took(seconds, continued=self.continued)}.")
+        show_ending(ending if last else replace(ending, then=""), console)
         return result
 
 

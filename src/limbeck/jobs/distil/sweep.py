@@ -29,7 +29,8 @@ from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.pair.student import size_name, target_shape
 from limbeck.planning.checks.resources import FULL, free_memory
 from limbeck.planning.cost.training import Cost, peak_lockstep
-from limbeck.report.family import write_family_report
+from limbeck.report.family import sweep_ending, write_family_report
+from limbeck.report.screen import show_ending
 from limbeck.report.words import duration, took, trainings
 from limbeck.run.log import console
 from limbeck.run.world import World, leave
@@ -78,8 +79,9 @@ def sweep(settings: DistilSettings) -> dict[str, Any]:
         if "ended" not in run:
             known = {} if continued else {"seconds": round(time.monotonic() - started, 1)}  # of all starts
             update(settings.out, run, ended=now(), **known)
-        write_family_report(settings.out)
+        report = write_family_report(settings.out)
         console.print(f"\n{len(wanted)} students {took(time.monotonic() - started, continued=continued)}.")
+        show_ending(sweep_ending(settings.out, run, report), console)
     environment.world.barrier()
     leave()
     return {"out": str(settings.out), "members": results} if environment.world.first else {}

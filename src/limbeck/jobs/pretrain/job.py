@@ -32,10 +32,14 @@ from limbeck.models.load import verified_folder
 from limbeck.models.save import save
 from limbeck.models.vocabulary import ids_of
 from limbeck.objectives.basic import CrossEntropy
+from limbeck.planning.checks.steps import too_few_steps
 from limbeck.planning.cost.mixers import Mixture
 from limbeck.planning.cost.size import Size
 from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import measure
+from limbeck.report import write_report
+from limbeck.report.screen import Ending, show_ending
+from limbeck.report.words import count
 from limbeck.run.log import console
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan, Run
@@ -117,9 +121,16 @@ def _finish(
     update(out, run, ended=now(), corpus=store.manifest, **facts)
     save(model, out / "model", card=_card(run, readings))
     loss = readings[0]
-    console.print(
-        f"cross-entropy on held-out text: {loss.value:.4f} {loss.unit} ({loss.low:.4f} to {loss.high:.4f}, {loss.n} documents)"
+    if few := too_few_steps(plan.steps):
+        console.print(f"note: {few}")
+    student = ["--data", settings.data, "--out", str(out.with_name(f"{out.name}-student"))]
+    ending = Ending(
+        f"{model.parameters_count:,} parameters, trained from scratch on {count(tokens)} tokens: cross-entropy on held-out text "
+        f"{loss.value:.4f} {loss.unit} ({loss.low:.4f} to {loss.high:.4f}, {loss.n} documents)",
+        places={"report": write_report(out), "model": out / "model"},
+        then=shlex.join(["limbeck", "distil", "--teacher", str(out / "model"), *student]),
     )
+    show_ending(ending, console)
     return {"out": str(out), "model": str(out / "model"), "readings": [r.row() for r in readings]}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from limbeck.models.save import save
 from limbeck.models.sidecar import licence_of
 from limbeck.models.source import resolve_description
 from limbeck.report.card import model_card
+from limbeck.report.screen import Ending, show_ending
 from limbeck.run.log import console
 from limbeck.students.score import METHODS
 from limbeck.teachers.ref import teacher_ref
@@ -56,7 +58,13 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
         "lineage": student.lineage,
     }
     save(student, out.resolve(), card=model_card(facts, []), dtype=stored)  # --out may be a link
-    console.print(f"{teacher.parameters_count:,} -> {student.parameters_count:,} parameters: {shape}")
+    wanted = ["--teacher", settings.teacher, "--student", str(out), "--data", settings.data]
+    ending = Ending(
+        f"{teacher.parameters_count:,} -> {student.parameters_count:,} parameters: {shape}",
+        places={"card": out / "README.md", "student": out},
+        then=shlex.join(["limbeck", "distil", *wanted, "--out", str(out.with_name(f"{out.name}-distilled"))]),
+    )
+    show_ending(ending, console)
     return {
         "out": str(out),
         "parameters": student.parameters_count,

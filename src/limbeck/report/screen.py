@@ -1,0 +1,91 @@
+"""The last screen of a command: a headline, a small table of what was measured, where it is, and the next command to type."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from limbeck.probes.interval import FEWEST_SEEDS
+from limbeck.report.start import Start
+from limbeck.report.words import ORDER, bounded, label
+from limbeck.types import Reading
+
+
+@dataclass(frozen=True)
+class Ending:
+    """``headline``: the result in a sentence. ``table``: rows of cells, the first of them headings.
+
+    ``places``: what is where, by name. ``then``: the next command, "" where none follows.
+    """
+
+    headline: str
+    table: Sequence[Sequence[str]] = ()
+    places: Mapping[str, Path] = field(default_factory=dict)
+    then: str = ""
+
+
+def show_ending(ending: Ending, console: Console) -> None:
+    """Prints an ending, after an empty line."""
+    console.print()
+    console.print(Text(ending.headline, style="bold"))
+    if ending.table:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for number, heading in enumerate(ending.table[0]):
+            table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
+        for row in ending.table[1:]:
+            table.add_row(*map(Text, row))
+        console.print(table)
+    lines = {name: str(path) for name, path in ending.places.items()} | ({"next": ending.then} if ending.then else {})
+    width = max(map(len, lines), default=0)
+    for name, what in lines.items():
+        console.print(Text.assemble((f"{name:<{width}}  ", "bold"), what))
+
+
+def measured_rows(readings: Sequence[Reading], start: Start) -> list[list[str]]:
+    """The models of a run by their held-out loss and their KL to the teacher, with intervals: the readings over all seeds."""
+    found: dict[tuple[str, str], Reading] = {}
+    for reading in sorted(readings, key=lambda one: (one.seed is None, -(one.seed or 0))):
+        found[reading.model, reading.name] = reading
+    name, unit = ("held_out", "nats/token")
+    if ("teacher", name) not in found and ("teacher", "bits_per_byte") in found:  # a teacher with other tokens
+        name, unit = "bits_per_byte", "bits/byte"
+    rows = [
+        [label(model, start), _cell(found.get((model, name))), _cell(found.get((model, "kl_teacher_student")))]
+        for model in ORDER
+        if (model, name) in found
+    ]
+    return [["model", f"held out, {unit}", "KL to teacher"], *rows]
+
+
+def _cell(reading: Reading | None) -> str:
+    return "" if reading is None else bounded(reading.value, reading.low, reading.high)
+
+
+def next_of_distil(run: Mapping[str, Any], student: Path) -> str:
+    """The command that follows a run: with the seeds that a decision needs, or a closer look at the student."""
+    command, seeds = run.get("command") or [], (run.get("signature") or {}).get("seeds", FEWEST_SEEDS)
+    if seeds < FEWEST_SEEDS and list(command[:2]) == ["limbeck", "distil"]:
+        return with_flag(command, "--seeds", str(FEWEST_SEEDS))
+    return f"limbeck probe {shlex.quote(str(student))} --probe likelihood,slices"
+
+
+def with_flag(command: Sequence[str], flag: str, value: str) -> str:
+    """A command line with a flag set to a value, in its place where it was given."""
+    given, parts = False, []
+    words = iter(command)
+    for word in words:
+        if word == flag:
+            next(words, None)
+        if word == flag or word.startswith(f"{flag}="):
+            parts += [flag, value]
+            given = True
+        else:
+            parts.append(word)
+    return shlex.join(parts if given else [*parts, flag, value])
