@@ -17,8 +17,8 @@ def too_few_steps(steps: int) -> str:
     if steps >= FEW_STEPS:
         return ""
     return (
-        f"{steps:,} optimiser step{'' if steps == 1 else 's'}: too few to judge the student or its objective by; "
-        f"{FEW_STEPS} or more are needed until AdamW's averages and the learning rate's warm-up no longer decide"
+        f"{steps:,} optimiser step{'' if steps == 1 else 's'}: too few to judge the result by; with fewer than {FEW_STEPS} it "
+        "depends on the warm-up and on how AdamW's averages begin"
     )
 
 
