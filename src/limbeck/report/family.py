@@ -100,7 +100,7 @@ def sweep_ending(folder: Path, run: Mapping[str, Any], report: Path) -> Ending:
 
 def _quality(
     arms: Sequence[str], members: Mapping[str, RunFolder], said: Mapping[str, str], start: Start, *, by_size: bool
-) -> Markup:
+) -> Markup | None:
     """The figure of a sweep: held-out loss over the student's size, or by objective where all are of one size."""
     first = next(iter(members.values()))
     teacher = first.reading("teacher", "held_out")

@@ -229,8 +229,10 @@ def size_curves(curves: Sequence[SizeCurve], *, teacher: Reading | None, start: 
 
 def objective_points(
     students: Mapping[str, Reading], others: Mapping[str, Reading], *, teacher: Reading | None, start: Start = CUT
-) -> Markup:
-    """Held-out nats per token of students by their objective, and of baselines, with 95 % intervals; the teacher's level."""
+) -> Markup | None:
+    """Held-out nats per token of students by objective, and of baselines, with 95 % intervals, and the teacher's level."""
+    if not students:
+        return None
     rows = [(_short(name), "student", reading) for name, reading in students.items()]
     rows += [(label(arm, start), arm, reading) for arm, reading in others.items()]
     with mpl.rc_context(_STYLE):
