@@ -500,7 +500,7 @@ def test_certain_tokens_have_a_finite_loss():
 def test_what_compares_outcomes_is_refused():
     outputs, said, found = some()
     for text in ("ForwardKL + ALM", "TAID", "Ramp(of=ReverseKL())"):
-        with pytest.raises(BadObjective, match=r"takes one vocabulary.*CrossEntropy \+ ALM"):
+        with pytest.raises(BadObjective, match=r"needs one tokenizer.*CrossEntropy \+ ALM"):
             fused_backward(parse(text), outputs, said, found, scale=1.0)
     assert float(fused_backward(parse("Ramp(of=ALM(), start=0.5)"), outputs, said, found, scale=1.0)) > 0
     heard = sorted_some(k=9, known=30)

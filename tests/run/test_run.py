@@ -181,7 +181,7 @@ def test_a_loss_that_is_no_number_names_step_and_documents_and_keeps_the_last_ch
         run.train()
     message = str(error.value)
     assert "at step 13 of 24. The weights were not updated. The step's documents: text.jsonl:" in message
-    assert f"The last good checkpoint is {tmp_path / 'step-000010'}" in message
+    assert f"The last checkpoint is {tmp_path / 'step-000010'}" in message
     assert len(read_lines(tmp_path / "metrics.jsonl")) == 12
 
 

@@ -108,7 +108,7 @@ def test_a_step_without_weight_is_refused():
     student = llama(tok=TOK)
     optimizer = adamw(student.model, [], weight_decay=0.0)
     empty = dataclasses.replace(rows, weight=torch.zeros_like(rows.weight))
-    with pytest.raises(NothingToLearn, match="all 1 micro-batches of a step have weight 0"):
+    with pytest.raises(NothingToLearn, match="got 1 micro-batches without one"):
         train_step(student, [LossTerm(empty, CrossEntropy())], optimizer, mesh=alone())
 
 

@@ -209,9 +209,9 @@ class Run:
                 return self.update(self.student, terms, optimizer, mesh=self.world, max_norm=self.plan.max_norm)
         except NonFiniteLoss as error:
             raise NonFiniteLoss(
-                f"{self.label}: {error} at step {step + 1} of {self.plan.steps}. Nothing was updated. "
-                f"Its documents: {_first(self.corpus.documents(count))}. The last good checkpoint is "
-                f"{_last(self.folder)}. Look at these documents, or lower --lr, and start again in another --out."
+                f"{self.label}: {error} at step {step + 1} of {self.plan.steps}. The weights were not updated. "
+                f"The step's documents: {_first(self.corpus.documents(count))}. The last checkpoint is "
+                f"{_last(self.folder)}. Check these documents, or lower --lr, and start again in another --out."
             ) from error
 
 

@@ -64,13 +64,13 @@ def train_step(
 
     An objective advances by the mean loss of its own tokens. Raises NothingToLearn when no token of any rank has weight,
     NonFiniteLoss *before* the update when the loss or the gradient is not finite: the weights and the optimiser are then as
-    they were.
+    they were; Mismatch and BadObjective as `objectives.fused_backward`.
     """
     total = mesh.sum(float(sum(term.batch.weight.sum() for term in terms)))
     if total == 0:
         raise NothingToLearn(
-            f"all {len(terms)} micro-batches of a step have weight 0: no token is marked to be learned. "
-            "Chat data need assistant turns; see which with `limbeck doctor`."
+            f"expected tokens with weight > 0 in every step, got {len(terms)} micro-batches without one: chat data need "
+            "assistant turns; check the data with `limbeck doctor`."
         )
     optimizer.zero_grad(set_to_none=True)
     loss, losses = 0.0, []

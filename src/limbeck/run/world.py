@@ -33,7 +33,7 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and prints."""
+        """Whether this is rank 0, which writes files and messages."""
         return self.rank == 0
 
     def sum(self, value: float) -> float:
