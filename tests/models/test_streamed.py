@@ -15,7 +15,7 @@ from limbeck.jobs.common.captured import Captured
 from limbeck.models.build import new_model
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
-from limbeck.models.memory import MemoryBudget
+from limbeck.models.memory import MemoryBudget, MemoryNeeds
 from limbeck.models.save import save
 from limbeck.models.streamed import StreamedModel, load_streamed
 from limbeck.teachers.ref import ANSWERS
