@@ -7,9 +7,11 @@ for it, and control characters are shown as escapes.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 # C0 and C1 except tab and line feed, and the marks that change the writing direction
@@ -30,3 +32,8 @@ class Terminal(Console):
     def render_str(self, text: str, **keys: Any) -> Text:
         """As Console.render_str."""
         return super().render_str(visible(text), **keys)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As Console.render; also texts and cells of tables, which do not pass `render_str`."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
