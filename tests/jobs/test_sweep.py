@@ -116,10 +116,10 @@ def test_a_stopped_family_goes_on_to_the_same_bits(done, here, monkeypatch):
     step = together.CachedTeacher.clear
 
     def stop(self):
-        monkeypatch.setattr(together.CachedTeacher, "forget", step)
+        monkeypatch.setattr(together.CachedTeacher, "clear", step)
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(together.CachedTeacher, "forget", stop)
+    monkeypatch.setattr(together.CachedTeacher, "clear", stop)
     with pytest.raises(Interrupted, match=r"stopped by SIGTERM after step \d+ of \d+, which is saved"):
         distil(here, "stopped", baselines=())
     saved = [sorted((here / "stopped" / size).glob("step-*")) for size in ("40k", "25k")]
