@@ -1,1 +1,1 @@
-"""Sequence mixers: the parts of a decoder's layers in which tokens read earlier tokens. One file each, with paper, equation."""
+"""Sequence mixers: the part of a decoder layer that combines tokens over time. Each file names its paper and equation."""

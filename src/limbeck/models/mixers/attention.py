@@ -2,7 +2,7 @@
 
 softmax(Q Kᵀ / sqrt(K) + mask) V (Vaswani et al., arXiv 1706.03762, eq. 1), with rotary positions and groups of queries that
 share a key (Ainslie et al., arXiv 2305.13245). A window of w tokens sees i - j < w (Beltagy et al., arXiv 2004.05150, sec. 3.1).
-The state is the keys and values of the tokens that may still be seen: it grows with the text, or up to the window.
+The state holds the keys and values that later tokens may attend to. It grows with the text, or up to the window.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from limbeck.models.mixers.rotary import rotate
 
 @mixer("attention")
 class Attention(Mixer):
-    """Every token of the document."""
+    """Causal softmax attention over all earlier tokens of the same document. ``rope`` turns rotary positions on."""
 
     OPTIONS: ClassVar = {"rope": True}
     window: int | None = None
@@ -48,17 +48,17 @@ class Attention(Mixer):
         return {"keys": nothing, "values": nothing}
 
     def state_bytes(self, length: int) -> int:
-        """2 x kv_heads x head_dim numbers a token that is remembered."""
+        """Bytes of keys and values: 2 x kv_heads x head_dim numbers for each token in the state."""
         return 2 * self.pairs(length) * self.dims.kv_heads * self.dims.head_dim * self.k_proj.weight.element_size()
 
     def mixing_flops(self, length: int) -> float:
-        """Scores, and the sum of values, over the tokens that each token sees: 4 K for each of them and each head."""
+        """FLOPs a token for scores and the weighted sum of values: 4 K for each attended token and each head."""
         reach = length if self.window is None else min(length, self.window)
         seen = reach - reach * (reach - 1) / (2 * length)
         return 4.0 * seen * self.dims.heads * self.dims.head_dim
 
     def pairs(self, length: int) -> int:
-        """The tokens that a later one may still see."""
+        """The number of earlier tokens that a later token may attend to."""
         return length if self.window is None else min(length, self.window - 1)
 
     def _project(self, x: Tensor, documents: Documents) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,7 +75,7 @@ class Attention(Mixer):
         v: Float[Tensor, "B G S K"],
         documents: Documents,
     ) -> Float[Tensor, "B H T K"]:
-        """What the T last of S tokens read."""
+        """Attention outputs of the last T of S tokens."""
         if documents.whole and q.shape[2] == k.shape[2] and (self.window is None or self.window >= q.shape[2]):
             return attend(q, k, v, None)
         return attend(q, k, v, seen(documents, k.shape[2], self.window)[:, None])
@@ -86,7 +86,10 @@ class Attention(Mixer):
 
 @mixer("swa")
 class SlidingWindow(Attention):
-    """The last ``window`` tokens, its own among them. Blocks of that many read their own and the one before: linear in T."""
+    """Causal softmax attention over the last ``window`` tokens, including the token itself.
+
+    Each block of ``window`` tokens attends to itself and to the block before it, so time is linear in the length T.
+    """
 
     OPTIONS: ClassVar = {"window": 64, "rope": True}
 
@@ -101,7 +104,7 @@ class SlidingWindow(Attention):
         v: Float[Tensor, "B G S K"],
         documents: Documents,
     ) -> Float[Tensor, "B H T K"]:
-        if q.shape[2] <= 2 * self.window or q.shape[2] < k.shape[2]:  # short, or not from its start: one mask will do
+        if q.shape[2] <= 2 * self.window or q.shape[2] < k.shape[2]:  # short, or a continuation: one mask is enough
             return super()._attend(q, k, v, documents)
         return self._blocks(q, k, v, documents)
 
@@ -114,7 +117,7 @@ class SlidingWindow(Attention):
         place = torch.arange(window, device=q.device)
         back = place[:, None] - torch.arange(-window, window, device=q.device)
         mask = (back >= 0) & (back < window) & (back <= reach[..., None])  # (B, n, w, 2 w)
-        mask[:, 0, :, :window] = False  # before the first block there is nothing
+        mask[:, 0, :, :window] = False  # the first block has no block before it
         out = attend(q, k, v, mask.flatten(0, 1)[:, None])
         return out.unflatten(0, (rows, -1)).transpose(1, 2).flatten(2, 3)[:, :, :length]
 
@@ -125,14 +128,14 @@ def attend(
     v: Float[Tensor, "B G S V"],
     mask: Bool[Tensor, "B 1 T S"] | None,
 ) -> Float[Tensor, "B H T V"]:
-    """Attention of H heads on the keys of G of them; causal where there is no mask. It is PyTorch's fused one."""
-    if q.shape[1] > k.shape[1]:  # once each is a copy too
+    """PyTorch's fused attention of H query heads on G key heads, where G divides H. Without a mask it is causal."""
+    if q.shape[1] > k.shape[1]:  # repeating once would copy as well
         k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], 1) for part in (k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
 
 
 def seen(documents: Documents, keys: int, window: int | None) -> Bool[Tensor, "B T S"]:
-    """Which of the last ``keys`` tokens each of these sees."""
+    """The attention mask of T tokens over the last ``keys`` (S) tokens: causal, within the document and the window."""
     length = documents.reach.shape[1]
     device = documents.reach.device
     back = torch.arange(keys - length, keys, device=device)[:, None] - torch.arange(keys, device=device)
@@ -141,7 +144,7 @@ def seen(documents: Documents, keys: int, window: int | None) -> Bool[Tensor, "B
 
 
 def _with_previous(x: Float[Tensor, "B G T K"], window: int) -> Float[Tensor, "Bn G S K"]:
-    """Blocks of ``window`` tokens, each behind the one before it."""
+    """Blocks of ``window`` tokens, each preceded by the block before it (zeros before the first)."""
     blocks = x.unflatten(2, (-1, window))
     before = torch.cat([torch.zeros_like(blocks[:, :, :1]), blocks[:, :, :-1]], 2)
     return torch.cat([before, blocks], 3).transpose(1, 2).flatten(0, 1)

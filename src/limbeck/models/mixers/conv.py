@@ -1,7 +1,7 @@
-"""BaseConv: a convolution over time, gated by a map of the token itself; short, or as long as the text.
+"""BaseConv: a convolution over time, gated by a linear map of the token itself. The filter is short, or as long as the text.
 
-y = (x W + b1) ⊙ (h * x + b2) (Arora et al., arXiv 2312.04927, def. 4.1), with a filter h of a few taps for each channel, of
-as many free taps as the longest text has tokens, or of as many that a small network gives of their place (`filters.py`).
+y = (x W + b1) ⊙ (h * x + b2) (Arora et al., arXiv 2312.04927, def. 4.1). The filter h has a few taps for each channel, or as
+many taps as the longest text has tokens. Long filters are free parameters or the output of a small network (`filters.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from limbeck.models.mixers.mixer import Dims, Mixer, State, mixer
 
 @mixer("conv")
 class GatedConv(Mixer):
-    """BaseConv with a few taps."""
+    """BaseConv with a short filter of ``taps`` taps for each channel."""
 
     OPTIONS: ClassVar = {"taps": 3}
 
@@ -39,18 +39,18 @@ class GatedConv(Mixer):
         return {"recent": x[:, :0]}
 
     def state_bytes(self, length: int) -> int:
-        """The inputs that the taps still reach."""
+        """Bytes of the last inputs within reach of the taps."""
         taps = self.conv.weight.shape[1]
         return min(length, taps - 1) * self.dims.width * self.conv.weight.element_size()
 
     def mixing_flops(self, length: int) -> float:
-        """None: its taps are weights."""
+        """0, since the taps are weights and are counted with them."""
         return 0.0
 
 
 @mixer("longconv")
 class LongConv(Mixer):
-    """h * x + d ⊙ x with a filter as long as the longest text, gated as BaseConv if wanted."""
+    """h * x + d ⊙ x with a filter h as long as the longest text. ``gated`` adds the gate of BaseConv."""
 
     OPTIONS: ClassVar = {"filter": ("explicit", "implicit"), "gated": False}
 
@@ -74,9 +74,9 @@ class LongConv(Mixer):
         return {"recent": x[:, :0]}
 
     def state_bytes(self, length: int) -> int:
-        """Every input that the filter reaches: a convolution has no smaller state."""
+        """Bytes of every input within reach of the filter, since a convolution has no smaller state."""
         return min(length, self.dims.length - 1) * self.dims.width * self.skip.element_size()
 
     def mixing_flops(self, length: int) -> float:
-        """A convolution a channel."""
+        """FLOPs a token: one long convolution for each channel."""
         return convolution_flops(length) * self.dims.width

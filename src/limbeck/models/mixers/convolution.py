@@ -1,7 +1,7 @@
-"""Causal convolution over time, a filter a channel: y_t = sum_s h_s u_{t-s}, cut off where the document starts.
+"""Causal convolution over time with one filter a channel: y_t = sum_s h_s u_{t-s}, within the token's document.
 
-A few taps are added up one by one; a filter as long as the text goes through the Fourier transform, on rows of twice the
-length, so that its end does not come round to the start. The state is the inputs that a later token may still reach.
+Short filters are summed tap by tap. Filters as long as the text use the Fourier transform on rows of twice the length, so
+that the end of a row does not wrap round to its start. The state holds the inputs within reach of a later token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from limbeck.models.mixers.precision import wide
 
 
 class ShortConv(nn.Module):
-    """A filter of few taps for each channel, with a bias if wanted."""
+    """A causal depthwise convolution with ``taps`` taps for each channel, and optionally a bias."""
 
     def __init__(self, channels: int, taps: int, *, bias: bool = False) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class ShortConv(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """As nn.Conv1d does, uniform within 1 / sqrt(taps)."""
+        """Draws weights and biases uniformly within 1 / sqrt(taps), as nn.Conv1d does."""
         bound = self.weight.shape[1] ** -0.5
         init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
@@ -37,27 +37,27 @@ class ShortConv(nn.Module):
     def forward(
         self, u: Float[Tensor, "B T D"], documents: Documents, recent: Float[Tensor, "B S D"] | None
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B S2 D"]]:
-        """The convolution, and the inputs to remember after it (``recent`` are those from before)."""
+        """The convolution, and the inputs to keep for the next call. ``recent`` are the inputs kept by the previous call."""
         remembered = u if recent is None else torch.cat([recent, u], 1)
-        # Where nothing came before and rows are whole, what is in front of the first token is 0 by itself.
+        # Rows that are one document each and continue none have zeros in front of the first token, so no mask is needed.
         reach = None if documents.whole and recent is None else documents.reach
-        wider = torch.promote_types(u.dtype, self.weight.dtype)  # under autocast the weights may be
+        wider = torch.promote_types(u.dtype, self.weight.dtype)  # under autocast the weights may be wider
         y: Tensor = _Taps.apply(remembered.to(wider), self.weight.to(wider), reach, u.shape[1])
         y = y if self.bias is None else y + self.bias
         return y.to(u.dtype), last(remembered, self.weight.shape[1] - 1)
 
 
 class _Taps(torch.autograd.Function):
-    """sum_b w_b ⊙ heard_{t-b} for the last T of the tokens heard, where b is no more than ``reach``; outside is 0.
+    """sum_b w_b ⊙ heard_{t-b} for the last T input tokens, where b is at most ``reach``; terms beyond it are 0.
 
-    With its gradient written out: one shifted copy a tap, and a second for the gradient, would take three times as long.
+    The gradient is written out: automatic differentiation would copy twice for each tap and take three times as long.
     """
 
     @staticmethod
     def forward(ctx: Any, heard: Tensor, weight: Tensor, reach: Tensor | None, length: int) -> Tensor:
         ctx.save_for_backward(heard, weight, reach)
         ctx.length = length
-        rows = weight.mT.contiguous()  # what is read along a row of channels has to lie there
+        rows = weight.mT.contiguous()  # contiguous along the channels, which are read together
         y = heard[:, heard.shape[1] - length :] * rows[-1]
         for back in range(1, len(rows)):
             to, of = _shifted(heard, length, back)
@@ -82,7 +82,7 @@ class _Taps(torch.autograd.Function):
 
 
 def _shifted(heard: Float[Tensor, "B S D"], length: int, back: int) -> tuple[slice, slice]:
-    """Which of the last ``length`` tokens have one so far ``back`` among those heard, and which those are."""
+    """Slices of the last ``length`` tokens that have an input ``back`` tokens earlier, and of those earlier inputs."""
     first = heard.shape[1] - length - back
     return slice(max(0, -first), length), slice(max(0, first), max(0, first + length))
 
@@ -90,7 +90,7 @@ def _shifted(heard: Float[Tensor, "B S D"], length: int, back: int) -> tuple[sli
 def _reached(
     u: Float[Tensor, "B t D"], reach: Int[Tensor, "B T"] | None, back: int, to: slice
 ) -> Float[Tensor, "B t D"]:
-    """0 where a token so far back is of another document."""
+    """``u``, set to 0 where the token ``back`` positions earlier belongs to another document."""
     return u if reach is None else u * (reach[:, to] >= back)[..., None]
 
 
@@ -100,7 +100,10 @@ def long_convolution(
     documents: Documents,
     recent: Float[Tensor, "B S D"] | None,
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B S2 D"]]:
-    """The convolution with filters of L taps, the first for the token itself, and the inputs to remember after it."""
+    """The convolution with filters of L taps, and the inputs to keep for the next call.
+
+    The first tap is for the token itself. ``recent`` are the inputs kept by the previous call, or None.
+    """
     taps, length = filters.shape[0], u.shape[1]
     if recent is None or recent.shape[1] == 0:
         return convolve(u, filters, documents), last(u, taps - 1)
@@ -112,7 +115,7 @@ def long_convolution(
 
 
 def convolve(u: Float[Tensor, "B T D"], filters: Float[Tensor, "L D"], documents: Documents) -> Float[Tensor, "B T D"]:
-    """The convolution of rows before which nothing came, each document on its own."""
+    """The convolution of rows that continue no earlier text, each document separately."""
     if documents.whole:
         return _fourier(u, filters)
     tokens, outputs = [], []
@@ -124,20 +127,20 @@ def convolve(u: Float[Tensor, "B T D"], filters: Float[Tensor, "L D"], documents
 
 
 def convolution_flops(length: int) -> float:
-    """FLOPs for each token and channel of a row of ``length`` by the Fourier transform: there, a product, and back.
+    """FLOPs for each token and channel of a row of ``length``: a Fourier transform, a product, and the inverse transform.
 
-    A transform of n = 2 T real numbers is taken as 2.5 n log2 n, half of a complex one by powers of 2 (Cooley & Tukey, 1965).
+    A transform of n = 2 T real numbers counts as 2.5 n log2 n, half of a complex radix-2 one (Cooley & Tukey, 1965).
     """
     return 10 * math.log2(2 * length) + 6
 
 
 def last(x: Float[Tensor, "B T D"], count: int) -> Float[Tensor, "B S D"]:
-    """The last ``count`` tokens, or all where there are fewer."""
+    """The last ``count`` tokens, or all tokens if there are fewer."""
     return x[:, max(0, x.shape[1] - count) :]
 
 
 def _one(remembered: Tensor, filters: Tensor, documents: Documents) -> Tensor:
-    """The convolution at the last token alone."""
+    """The convolution at the last token only."""
     count = min(remembered.shape[1], filters.shape[0])
     back = torch.arange(count - 1, -1, -1, device=remembered.device)
     reached = (back <= documents.reach)[..., None]  # (B, count, 1)
@@ -145,15 +148,15 @@ def _one(remembered: Tensor, filters: Tensor, documents: Documents) -> Tensor:
 
 
 def _fourier(u: Float[Tensor, "B T D"], filters: Float[Tensor, "L D"]) -> Float[Tensor, "B T D"]:
-    taps = filters[: u.shape[1]]  # those beyond the row reach nothing
+    taps = filters[: u.shape[1]]  # later taps have no input
     found: Tensor = _Fourier.apply(wide(u), wide(taps))
     return found.to(u.dtype)
 
 
 class _Fourier(torch.autograd.Function):
-    """The convolution of rows with filters no longer than they are, by the Fourier transform.
+    """The convolution of rows with filters that are no longer than the rows, by the Fourier transform.
 
-    Its gradients are correlations, of real numbers like itself; automatic ones would go through complex transforms.
+    Gradients are written out as correlations of real numbers; automatic differentiation would use complex transforms.
     """
 
     @staticmethod
@@ -173,7 +176,7 @@ class _Fourier(torch.autograd.Function):
 
 
 def _spectrum(x: Float[Tensor, "*rows T D"], length: int) -> Complex[Tensor, "*rows D F"]:
-    """Of rows twice as long as the text, along the last axis, which is what a Fourier transform walks fastest."""
+    """The spectrum of rows padded to twice the text. Time is the last axis, which is fastest to transform."""
     return torch.fft.rfft(x.mT, n=2 * length)
 
 

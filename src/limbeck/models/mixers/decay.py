@@ -1,10 +1,10 @@
-"""Linear attention with one decay a head, in chunks: what linear attention, RetNet and Mamba-2 have in common.
+"""Linear attention with one decay a head, computed in chunks. Linear attention, RetNet and Mamba-2 share this code.
 
     S_t = a_t S_{t-1} + k_t v_tᵀ,   o_t = S_tᵀ q_t
 
-With c the running sum of log a in a chunk, a token i reads sum_j exp(c_i - c_j) (q_i · k_j) v_j of its chunk and
-exp(c_i) S_beforeᵀ q_i of what came before; S is carried from chunk to chunk (Dao & Gu, arXiv 2405.21060, sec. 6; Sun et al.,
-arXiv 2307.08621, eq. 7). A chunk of one token is the recurrence, one of all is the parallel form.
+Let c be the running sum of log a in a chunk. Token i reads sum_j exp(c_i - c_j) (q_i · k_j) v_j from its own chunk and
+exp(c_i) S_beforeᵀ q_i from earlier chunks. S passes from chunk to chunk (Dao & Gu, arXiv 2405.21060, sec. 6; Sun et al.,
+arXiv 2307.08621, eq. 7). Chunks of one token give the recurrence, and one chunk of all tokens gives the parallel form.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ def decaying_sums(
     before: Float[Tensor, "B H K V"] | None,
     size: int,
 ) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H K V"]]:
-    """What the tokens read, and the state after the last; no decay is a = 1. Queries and keys may be one head for all."""
+    """The outputs o, and the state S after the last token, computed ``size`` tokens at a time.
+
+    Without ``log_decay``, a = 1. Queries and keys may have one head (h = 1), which all H value heads then share.
+    """
     if size > 1 and have_kernels(q):
         return decaying_sums_on_gpu(q, k, v, log_decay, documents=documents, before=before)
     with exact(v):
@@ -36,9 +39,9 @@ def decaying_sums(
 
 
 def sums_flops(size: int, *, keys: int, values: int, heads: int, asking: int) -> float:
-    """FLOPs for each token in chunks of ``size``, which are multiplied out whole, what a mask hides as well.
+    """FLOPs for each token in chunks of ``size``. Masked products count too, since chunks are multiplied in full.
 
-    Scores of ``asking`` heads of queries, the values of the chunk, what is added to the state and what is read of it.
+    The sum covers the scores of ``asking`` query heads, the values of the chunk, and updating and reading the state.
     """
     return 2.0 * (size * keys * asking + (size * values + 2 * keys * values) * heads)
 
@@ -58,8 +61,8 @@ def _in_chunks(
 def in_chunk(
     log_decay: Float[Tensor, "B H T"] | None, documents: Documents, size: int, *, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What is left, in chunks, of each token at each other (…, c, c), of the state before at each token, of each token in the
-    state after (…, c), and of the state before in the one after (…): products of decays, 0 across documents."""
+    """Products of decays in chunks, 0 across documents: from token to token (…, c, c), from the state before the chunk to
+    each token (…, c), from each token to the state after the chunk (…, c), and from the state before to the one after (…)."""
     seen = documents.chunks(size)
     weights, enters, leaves, through = (
         part[:, None].to(dtype) for part in (seen.visible, seen.before, seen.last, seen.through)
@@ -76,7 +79,7 @@ def in_chunk(
 def carried(
     added: Float[Tensor, "B H n K V"], through: Float[Tensor, "B H n K 1"], before: Float[Tensor, "B H K V"] | None
 ) -> tuple[Float[Tensor, "B H n K V"], Float[Tensor, "B H K V"]]:
-    """The states before each chunk and after the last: S ← through S + added."""
+    """The states before each chunk, and the state after the last, by S ← through S + added."""
     state = torch.zeros_like(added[:, :, 0]) if before is None else before
     held = []
     for step, more in zip(through.unbind(2), added.unbind(2), strict=True):

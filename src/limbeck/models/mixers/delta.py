@@ -1,10 +1,10 @@
-"""The delta rule with a decay a head, in chunks: what DeltaNet and Gated DeltaNet have in common.
+"""The delta rule with one decay a head, computed in chunks. DeltaNet and Gated DeltaNet share this code.
 
     S_t = a_t (I - b_t k_t k_tᵀ) S_{t-1} + b_t k_t v_tᵀ,   o_t = S_tᵀ q_t
 
-A value replaces what its key would have read, rather than being added to it. In a chunk the replacements depend on each other
-by a triangular system, which is solved at once: with c the running sum of log a and D_ij = exp(c_i - c_j),
-T = (I + tril₋₁(diag(b) (D ⊙ K Kᵀ)))⁻¹ diag(b) gives U = T (V - diag(e^c) K S_before), which are added to the state as ordinary
+A value replaces the value stored under its key instead of being added to it. Within a chunk, the replacements depend on each
+other through a triangular system. Let c be the running sum of log a and D_ij = exp(c_i - c_j). Then
+T = (I + tril₋₁(diag(b) (D ⊙ K Kᵀ)))⁻¹ diag(b) gives U = T (V - diag(e^c) K S_before), and U is added to the state as ordinary
 values (Yang et al., arXiv 2406.06484, sec. 3.2, and arXiv 2412.06464, sec. 3.3).
 """
 
@@ -31,7 +31,10 @@ def delta_rule(
     before: Float[Tensor, "B H K V"] | None,
     size: int,
 ) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H K V"]]:
-    """What the tokens read, and the state after the last. ``strength`` is b; no decay is a = 1."""
+    """The outputs o, and the state S after the last token, computed ``size`` tokens at a time.
+
+    ``strength`` is b. Without ``log_decay``, a = 1.
+    """
     if size > 1 and have_kernels(q):
         return delta_rule_on_gpu(q, k, v, strength, log_decay, documents=documents, before=before)
     with exact(v):
@@ -41,7 +44,7 @@ def delta_rule(
 def delta_flops(size: int, *, keys: int, values: int, heads: int) -> float:
     """FLOPs for each token in chunks of ``size``: k · k and q · k, the triangular system, new values, and the state.
 
-    Squares are multiplied out whole, what a mask hides as well; the system takes c² for each of its K + V columns.
+    Masked products count too, since squares are multiplied in full. The system takes c² for each of its K + V columns.
     """
     squares = 4 * keys + 2 * values + (keys + values)
     return float(heads * (size * squares + 6 * keys * values))

@@ -1,8 +1,8 @@
-"""DeltaNet, and Gated DeltaNet, which besides forgets: a value replaces what its key would have read.
+"""DeltaNet and Gated DeltaNet: linear attention in which a value replaces the value stored under its key.
 
-S_t = a_t (I - b_t k_t k_tᵀ) S_{t-1} + b_t k_t v_tᵀ, o_t = S_tᵀ q_t. Queries, keys and values pass a short convolution and SiLU,
-queries and keys have length 1; b = σ(W_b x). DeltaNet has a = 1 (Yang et al., arXiv 2406.06484); Gated DeltaNet has
-ln a = -exp(A_log) softplus(W_a x + bias), values twice as wide, and a gate on its outcome (arXiv 2412.06464, sec. 3).
+S_t = a_t (I - b_t k_t k_tᵀ) S_{t-1} + b_t k_t v_tᵀ, o_t = S_tᵀ q_t. Queries, keys and values pass a short convolution and SiLU.
+Queries and keys are normalised to length 1, and b = σ(W_b x). DeltaNet has a = 1 (Yang et al., arXiv 2406.06484). Gated DeltaNet
+has ln a = -exp(A_log) softplus(W_a x + bias), values twice as wide, and an output gate (arXiv 2412.06464, sec. 3).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linea
 from limbeck.models.mixers.norm import RMSNorm
 from limbeck.models.mixers.precision import wide
 
-_LENGTH_EPS = 1e-6  # of a query's or key's square length
+_LENGTH_EPS = 1e-6  # added to the squared length of a query or key
 
 
 @mixer("deltanet")
 class DeltaNet(Mixer):
-    """The delta rule without decay."""
+    """DeltaNet: the delta rule without decay (Yang et al., arXiv 2406.06484)."""
 
     OPTIONS: ClassVar = {"taps": 4}
-    expand = 1  # channels of a value for each of a key
+    expand = 1  # channels of a value for each channel of a key
 
     def __init__(self, dims: Dims, *, taps: int) -> None:
         super().__init__(dims)
@@ -70,17 +70,17 @@ class DeltaNet(Mixer):
         }
 
     def state_bytes(self, length: int) -> int:
-        """The memory, and the inputs that the taps still reach."""
+        """Bytes of the memory S and of the last inputs within reach of the taps."""
         channels, taps = self.conv.weight.shape
         return super().state_bytes(length) + min(length, taps - 1) * channels * self.conv.weight.element_size()
 
     def mixing_flops(self, length: int) -> float:
-        """Those of the delta rule; a short convolution's taps are weights."""
+        """FLOPs a token of the delta rule. The taps of the short convolution are counted as weights."""
         width = self.dims.head_dim
         return delta_flops(min(self.chunk, length), keys=width, values=self.expand * width, heads=self.dims.heads)
 
     def pairs(self, length: int) -> int:
-        """Channels of a key."""
+        """The number of channels of a key, or ``length`` if that is smaller."""
         return min(length, self.dims.head_dim)
 
     def _log_decay(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T"] | None:
@@ -92,7 +92,7 @@ class DeltaNet(Mixer):
 
 @mixer("gdn")
 class GatedDeltaNet(DeltaNet):
-    """The delta rule with a decay that the token chooses."""
+    """Gated DeltaNet: the delta rule with a decay that depends on the token (Yang et al., arXiv 2412.06464)."""
 
     expand = 2
 
@@ -105,7 +105,7 @@ class GatedDeltaNet(DeltaNet):
         self.initialise()
 
     def initialise(self) -> None:
-        """exp(A_log) uniform in [0, 16], the step as Mamba's."""
+        """Draws exp(A_log) uniformly from [0, 16] and the step bias as in Mamba."""
         init.copy_(self.A_log, torch.empty_like(self.A_log).uniform_(1e-3, 16).log())
         init.copy_(self.dt_bias, step_bias(self.dt_bias))
 

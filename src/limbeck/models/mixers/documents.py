@@ -1,9 +1,9 @@
-"""Where the tokens of a row stand in their documents: all that a mixer is told besides hidden states.
+"""The place of each token of a row in its document: the only input of a mixer besides hidden states.
 
-Rows hold several documents, and `position` restarts with each. From that follows one number a token, its *reach*: how many
-tokens of its own document came before it. Token j is seen from i iff 0 <= i - j <= reach[i]. Everything else (block-diagonal
-attention, taps of a convolution that are cut off, a state that starts anew) is read off it. Padding on the left has position 0
-or stands still, so each padding token is a document of its own, and the first real token starts another.
+A row holds several documents, and `position` restarts with each. The *reach* of a token is the number of tokens of its own
+document before it. Token i may read token j iff 0 <= i - j <= reach[i]. Block-diagonal attention, the limits of convolutions
+and the restart of states all follow from the reach. Padding on the left has position 0 or repeats a position, so each padding
+token is a document of its own, and the first real token starts another.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Documents:
-    """``position`` of each token in its document, its ``reach``, its id where one is known (`tokens`), and whether no document
-    starts inside a row (``whole``).
+    """For B rows of T tokens: ``position`` in the document, ``reach``, and token ids (``tokens``, if known).
 
-    The first token of a row that continues an earlier piece has a reach > 0: it sees what the state remembers.
+    ``whole`` is true if no document starts inside a row. If a row continues an earlier piece, its first token has a reach
+    above 0 and reads the state.
     """
 
     position: Int[Tensor, "B T"]
@@ -32,7 +32,7 @@ class Documents:
 
     @classmethod
     def of(cls, position: Int[Tensor, "B T"], tokens: Int[Tensor, "B T"] | None = None) -> Documents:
-        """From positions: a document starts at 0, and wherever a position is not its predecessor's + 1."""
+        """Documents from positions. A document starts at position 0 and wherever a position is not the previous one + 1."""
         start = position == 0
         start[:, 1:] |= position[:, 1:] != position[:, :-1] + 1
         place = torch.arange(position.shape[1], device=position.device)
@@ -50,18 +50,18 @@ class Documents:
         tokens: Int[Tensor, "B T"] | None = None,
         device: torch.device | str = "cpu",
     ) -> Documents:
-        """Rows that are a document each, or the tokens of one from position ``first`` on."""
+        """Rows of one document each, of ``length`` tokens from position ``first`` on."""
         position = torch.arange(first, first + length, device=device).expand(rows, length)
         return cls(position, position, True, tokens)
 
     def piece(self, start: int, stop: int) -> Documents:
-        """The tokens from ``start`` to ``stop`` of each row."""
+        """The tokens of each row from ``start`` up to but without ``stop``."""
         reach = self.reach[:, start:stop]
         tokens = None if self.tokens is None else self.tokens[:, start:stop]
         return Documents(self.position[:, start:stop], reach, self.whole or not bool((reach[:, 1:] == 0).any()), tokens)
 
     def behind(self, held: int) -> Documents:
-        """These rows with ``held`` earlier tokens in front of them, of which the last ones are of the document that goes on."""
+        """These rows with ``held`` earlier tokens in front. The last of those belong to the document that continues."""
         place = torch.arange(held + self.reach.shape[1], device=self.reach.device)
         start = torch.cat([torch.zeros_like(self.reach[:, :1], dtype=torch.bool).expand(-1, held), self.reach == 0], 1)
         start = start.scatter(1, (held - self.reach[:, :1]).clamp_min(0), True)
@@ -70,11 +70,11 @@ class Documents:
 
     @property
     def continues(self) -> Bool[Tensor, "B T"]:
-        """Whether a token sees what came before the row's first one."""
+        """Whether a token may read tokens from before its row's first one."""
         return self.reach > torch.arange(self.reach.shape[1], device=self.reach.device)
 
     def chunks(self, size: int) -> Chunks:
-        """What is seen where the rows are cut into chunks of ``size``; the last is filled up with more of its document."""
+        """The masks of rows split into chunks of ``size`` tokens. The last chunk is padded with more of its document."""
         missing = -self.reach.shape[1] % size
         more = torch.arange(1, missing + 1, device=self.reach.device)
         reach = torch.cat([self.reach, self.reach[:, -1:] + more], 1).unflatten(1, (-1, size))  # (B, n, c)
@@ -88,7 +88,7 @@ class Documents:
         )
 
     def apart(self) -> Iterator[Group]:
-        """The documents in groups of which the longest is less than twice the shortest, so that little is filled up."""
+        """The documents in groups of similar length. In each, the longest is under twice the shortest, to pad little."""
         start = self.reach == 0
         start[:, 0] = True
         place = torch.arange(start.shape[1], device=start.device)
@@ -106,8 +106,8 @@ class Documents:
 
 @dataclass(frozen=True)
 class Group:
-    """Some documents, to be put into ``shape`` (documents, longest): ``tokens`` of all rows, counted through, and where in
-    that shape each goes, counted through as well."""
+    """Documents of similar length, to be laid out in ``shape`` (documents, longest). ``tokens`` are flat indices into all
+    rows, and ``place`` has each token's flat index in ``shape``."""
 
     tokens: Int[Tensor, "n"]
     place: Int[Tensor, "n"]
@@ -116,8 +116,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Chunks:
-    """Who sees whom in rows cut into n chunks of c tokens: token i its chunk's token j, and what came before the chunk;
-    whether a token is of the document of its chunk's last one; and whether that last one sees what came before the chunk."""
+    """Masks of B rows split into n chunks of c tokens.
+
+    ``visible``: token i may read token j of its chunk. ``before``: the token may read tokens before the chunk. ``last``: the
+    token belongs to the document of the chunk's last token. ``through``: that last token may read tokens before the chunk.
+    """
 
     visible: Bool[Tensor, "B n c c"]
     before: Bool[Tensor, "B n c"]
@@ -126,7 +129,7 @@ class Chunks:
 
 
 def cut(x: Float[Tensor, "B H T *rest"], size: int) -> Float[Tensor, "B H n c *rest"]:
-    """Heads of rows in chunks of ``size`` tokens, filled up with 0."""
+    """Splits the time axis of T tokens into n chunks of ``size`` (c) tokens, padded with zeros."""
     missing = -x.shape[2] % size
     if missing:
         x = F.pad(x, (0, 0) * (x.ndim - 3) + (0, missing))

@@ -1,7 +1,7 @@
-"""Filters as long as the longest text: free, or given tap by tap by a small network of the tap's place (implicit).
+"""Filters as long as the longest text: free parameters (explicit), or a small network of the tap's place (implicit).
 
-The network reads [t / L, cos 2πft/L, -sin 2πft/L] (Poli et al., arXiv 2302.10866, app. D.3). What reaches further back than L
-tokens is not heard, so a longer text has a window of L.
+The network's input is [t / L, cos 2πft/L, -sin 2πft/L] (Poli et al., arXiv 2302.10866, app. D.3). A filter has L taps, so a
+text longer than L is convolved within a window of L tokens.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from limbeck.models.mixers.precision import exact, wide
 
 
 class Filter(nn.Module):
-    """A filter of L taps for each of D channels, (L, D); the first is for the token itself.
+    """A filter of L taps for each of D channels, (L, D). The first tap is for the token itself.
 
-    A network is run in float32 at least, once for all rows: in bfloat16 the places of 2,048 taps are 641 different ones.
+    A network runs in float32 or wider, once for all rows. In bfloat16, the places of 2,048 taps round to 641 distinct values.
     """
 
     def forward(self) -> Float[Tensor, "L D"]:
@@ -28,15 +28,15 @@ class Filter(nn.Module):
             return self.values()
 
     def values(self) -> Float[Tensor, "L D"]:
-        """The taps; numbers are as wide as they are."""
+        """The taps, in the width in which they are computed. Subclasses define this."""
         raise NotImplementedError
 
     def initialise(self) -> None:
-        """Gives parameters that are no maps of `nn.Linear` their values."""
+        """Sets the filter's initial values. The decoder calls this after its own default initialisation."""
 
 
 class Explicit(Filter):
-    """Free taps, of N(0, 1/L) at first: as large as the input, whatever L is."""
+    """Free taps, initialised from N(0, 1/L), so that outputs are as large as inputs for every L."""
 
     def __init__(self, channels: int, length: int) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Explicit(Filter):
 
 
 class Implicit(Filter):
-    """A network of one hidden layer of 16 with ReLU on one frequency, divided by sqrt(L) as the free taps are."""
+    """Taps from a network with one hidden layer of 16 ReLU units and one frequency, divided by sqrt(L) as free taps are."""
 
     def __init__(self, channels: int, length: int) -> None:
         super().__init__()
@@ -67,12 +67,12 @@ class Implicit(Filter):
 
 
 def filter_of(kind: str, channels: int, length: int) -> Filter:
-    """The filter of this kind: explicit or implicit."""
+    """A filter of L = ``length`` taps for each channel. ``kind`` is "explicit" (`Explicit`) or "implicit" (`Implicit`)."""
     return {"explicit": Explicit, "implicit": Implicit}[kind](channels, length)
 
 
 def spread(*maps: nn.Module) -> None:
-    """Weights and biases uniform within 1 / sqrt(inputs): with less, as in the rest of a decoder, a filter would be next to 0."""
+    """Draws weights and biases uniformly within 1 / sqrt(inputs). The decoder's smaller usual scale makes filters near 0."""
     for part in maps:
         assert isinstance(part, nn.Linear)
         for parameter in part.parameters():
@@ -80,12 +80,12 @@ def spread(*maps: nn.Module) -> None:
 
 
 def mapped(map: nn.Linear, x: Float[Tensor, "L F"]) -> Float[Tensor, "L G"]:
-    """The map of numbers that may be wider than its weights."""
+    """Applies a linear map to inputs that may be wider than its weights, in the width of the inputs."""
     return F.linear(x, wide(map.weight), None if map.bias is None else wide(map.bias))
 
 
 def places(length: int, frequencies: int, *, like: Tensor) -> Float[Tensor, "L F"]:
-    """What a filter's network is told of each tap."""
+    """The input features of a filter's network, one row a tap: [t / L, cos 2πft/L, -sin 2πft/L], F = 1 + 2 ``frequencies``."""
     kind = wide(like).dtype
     t = torch.arange(length, device=like.device, dtype=kind)[:, None]
     f = torch.arange(1, frequencies + 1, device=like.device, dtype=kind)
