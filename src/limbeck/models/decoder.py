@@ -1,9 +1,8 @@
-"""A decoder whose layers mix their tokens as its pattern says: a Transformers model with interchangeable sequence mixers.
+"""The limbeck decoder: a Transformers model with interchangeable sequence mixers, one for each layer.
 
 Each layer is x + mixer(norm(x)), then x + mlp(norm(x)) with SwiGLU (Shazeer, arXiv 2002.05202) unless the MLP is left out.
-What surprises: there is no attention mask. Padding and packing are positions (`mixers.documents`), and the cache is whatever
-state each mixer keeps. This file and what it imports travel with a saved model (`mixers.carried`), so it stands on torch and
-Transformers alone.
+Mixers get no attention mask: positions express padding and packing (`mixers.documents`). The cache holds the state of each
+mixer. This file and its imports are saved with a model (`mixers.remote_code`), so they depend on torch and Transformers only.
 """
 
 from __future__ import annotations
@@ -38,10 +37,11 @@ from limbeck.models.mixers.ssm import DiagonalSSM
 
 
 class LimbeckConfig(PreTrainedConfig):
-    """The shape of a decoder. ``mixers`` names one mixer a layer, or a few that are repeated until the layers are full.
+    """The configuration of a decoder. ``mixers`` lists one mixer a layer, or a few that repeat until all layers have one.
 
-    ``intermediate_size`` 0 leaves the MLPs out. ``position_embeddings`` "learned" adds a vector of the position to the token's
-    (mixers that use rotary positions do so either way). Raises BadModel for values that do not make a decoder.
+    An ``intermediate_size`` of 0 leaves out the MLPs. ``position_embeddings`` "learned" adds a learned vector of the position
+    to each token embedding; mixers with rotary positions use those either way. Raises BadModel for values that do not fit
+    together.
     """
 
     model_type = "limbeck"
@@ -93,7 +93,7 @@ class LimbeckConfig(PreTrainedConfig):
         self._check()
 
     def dims(self, layer: int) -> Dims:
-        """What the mixer of a layer may know."""
+        """Sizes and constants for the mixer of a layer, counted from 0."""
         return Dims(
             width=self.hidden_size,
             heads=self.num_attention_heads,
@@ -108,7 +108,7 @@ class LimbeckConfig(PreTrainedConfig):
         )
 
     def mixer_of(self, layer: int) -> str:
-        """The text that names the mixer of a layer."""
+        """The mixer of a layer, counted from 0, as a text such as "swa:64"."""
         return self.mixers[layer % len(self.mixers)]
 
     def _check(self) -> None:
@@ -148,7 +148,7 @@ def _require_lengths(**lengths: Any) -> None:
 
 
 class MixerCache(Cache):
-    """The state of each layer's mixer, and how many tokens were read."""
+    """The cache of a limbeck decoder: the state of each layer's mixer, and the number of tokens read so far."""
 
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[])
@@ -159,41 +159,41 @@ class MixerCache(Cache):
         return len(self.states)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens read, padding among them."""
+        """The number of tokens read so far, including padding."""
         return self.seen
 
     def nbytes(self) -> int:
-        """Bytes of all states."""
+        """Bytes of the states of all layers."""
         return sum(part.nbytes for state in self.states for part in (state or {}).values())
 
-    # Transformers reads these off a cache's layers, of which this one has none.
+    # Transformers computes these from a cache's layers; this cache has none.
     is_compileable = is_croppable = is_initialized = False
 
     @property
     def is_linear(self) -> list[bool]:
-        """No layer: `generate` then reads what is new of a text that continues what the cache holds, not all of it again."""
+        """False for every layer. If a text continues the cached one, `generate` then reads only the new tokens."""
         return [False] * len(self)
 
     is_sliding = is_dummy = is_linear
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Empties the cache."""
         self.states, self.seen = [None] * len(self.states), 0
 
     def reorder_cache(self, beam_idx: Int[Tensor, "B"]) -> None:
-        """The rows in another order, as beam search picks them."""
+        """Reorders the rows, as beam search requires."""
         self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Int[Tensor, "B"]) -> None:
-        """These rows."""
+        """Keeps the rows at these indices, in this order."""
         self._each(lambda part: part.index_select(0, indices.to(part.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Each row several times."""
+        """Repeats each row ``repeats`` times."""
         self._each(lambda part: part.repeat_interleave(repeats, 0))
 
     def crop(self, *_: Any) -> None:
-        """Not to be had: a state that sums up its past cannot give up the end of it."""
+        """Always raises BadModel, since the last tokens cannot be removed from a state that sums up the past."""
         raise BadModel("the states of a limbeck decoder cannot be shortened; write on from the text read anew")
 
     def _each(self, change: Any) -> None:
@@ -203,7 +203,7 @@ class MixerCache(Cache):
 
 
 class Mlp(nn.Module):
-    """W_down (SiLU(W_gate x) ⊙ W_up x)."""
+    """The SwiGLU MLP, W_down (SiLU(W_gate x) ⊙ W_up x) (Shazeer, arXiv 2002.05202)."""
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class Mlp(nn.Module):
 
 
 class LimbeckLayer(GradientCheckpointingLayer):
-    """A mixer and, unless it is left out, an MLP, each on the normalised stream and added to it."""
+    """A decoder layer: a mixer and an optional MLP, each applied to the normalised residual stream and added to it."""
 
     def __init__(self, config: LimbeckConfig, layer: int) -> None:
         super().__init__()
@@ -231,7 +231,7 @@ class LimbeckLayer(GradientCheckpointingLayer):
         return self.after(x, mixed), state
 
     def after(self, x: Float[Tensor, "B T D"], mixed: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The stream after this layer, of what it was before and what the mixer gives."""
+        """The residual stream after this layer, from the stream ``x`` before it and the mixer's output ``mixed``."""
         x = x + mixed
         if self.mlp is not None and self.mlp_norm is not None:
             x = x + self.mlp(self.mlp_norm(x))
@@ -239,7 +239,7 @@ class LimbeckLayer(GradientCheckpointingLayer):
 
 
 class LimbeckPreTrainedModel(PreTrainedModel):
-    """What the decoder with and without its head have in common."""
+    """The base class of the decoder with and without its head: configuration, initialisation and saving."""
 
     config_class = LimbeckConfig
     base_model_prefix = "model"
@@ -247,24 +247,24 @@ class LimbeckPreTrainedModel(PreTrainedModel):
     _no_split_modules = ("LimbeckLayer",)
     _skip_keys_device_placement = NAMES
     _supports_sdpa = True
-    _is_stateful = True  # no going back, which assisted generation would need
+    _is_stateful = True  # the cache cannot be cropped, which assisted generation needs
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # The children of a module come before it, so a mixer may set its own maps anew.
+        # The children of a module are initialised first, so a mixer may overwrite its own linear maps.
         super()._init_weights(module)
         if isinstance(module, Mixer | ShortConv | Filter | DiagonalSSM):
             module.initialise()
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Weights, configuration, and the code to read them where limbeck is not installed (trust_remote_code=True)."""
-        if __name__.startswith("limbeck."):  # elsewhere it came from such a folder, and Transformers copies it on
+        """Saves weights, configuration, and the code to load them without limbeck (trust_remote_code=True)."""
+        if __name__.startswith("limbeck."):  # otherwise this code came from such a folder, and Transformers copies it
             self.config.auto_map = write_code(__name__, save_directory, [parse(text)[0] for text in self.config.mixers])
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
 class LimbeckModel(LimbeckPreTrainedModel):
-    """The decoder without its head: tokens → hidden states after the last norm."""
+    """The decoder without its head, from token ids (B, T) to hidden states (B, T, D) after the last norm."""
 
     def __init__(self, config: LimbeckConfig) -> None:
         super().__init__(config)
@@ -289,9 +289,11 @@ class LimbeckModel(LimbeckPreTrainedModel):
         past_key_values: MixerCache | None = None,
         **_: Any,
     ) -> BaseModelOutputWithPast:
-        """Hidden states. Packed documents are told by ``position_ids`` that restart, padding by those or a mask.
+        """Hidden states (B, T, D), and the cache after these tokens if one is used.
 
-        The mask is (B, tokens in ``cache`` and T new ones). ``past_key_values`` is the cache's older name.
+        Packed documents need ``position_ids`` that restart with each document. Padding needs such positions or a mask of shape
+        (B, tokens in ``cache`` + T). ``past_key_values`` is the older name of ``cache``. Raises BadModel unless exactly one of
+        ``input_ids`` and ``inputs_embeds`` is given, or if the mask or cache does not fit.
         """
         if (input_ids is None) == (inputs_embeds is None):
             given = "neither" if input_ids is None else "both"
@@ -320,7 +322,7 @@ class LimbeckModel(LimbeckPreTrainedModel):
 
 
 class LimbeckForCausalLM(LimbeckPreTrainedModel, GenerationMixin):
-    """The decoder with its head: tokens → logits."""
+    """The decoder with its head, from token ids (B, T) to logits (B, T, vocabulary)."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 (Transformers wants a dict)
 
@@ -345,9 +347,10 @@ class LimbeckForCausalLM(LimbeckPreTrainedModel, GenerationMixin):
         past_key_values: MixerCache | None = None,
         **of_loss: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits of the last ``logits_to_keep`` tokens (0: of all), and with ``labels`` the mean loss of what follows them.
+        """Logits of the last ``logits_to_keep`` tokens (0: all), and with ``labels`` the mean loss of next-token prediction.
 
-        ``of_loss`` is handed on to it, as Transformers' trainer expects: ``num_items_in_batch`` is what it divides by.
+        ``of_loss`` is passed to the loss function, as Transformers' trainer expects; ``num_items_in_batch`` replaces its
+        divisor. Other arguments are as in `LimbeckModel.forward`.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -368,14 +371,14 @@ class LimbeckForCausalLM(LimbeckPreTrainedModel, GenerationMixin):
         )
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """As any model of Transformers; the first time, raises BadModel where generation does not heed the cache."""
+        """Generates as any Transformers model does. The first call checks the cache and raises BadModel if it is ignored."""
         if kwargs.get("use_cache") is not False and not torch.compiler.is_compiling():
             check_cache(self, self._generated)
         return super().generate(*args, **kwargs)
 
     def _generated(self) -> tuple[Float[Tensor, "1 V"], Int[Tensor, "1 3"]]:
-        """What `generate` finds after three tokens, the last of them read with the cache of the others; and these tokens."""
-        twin = copy(self)  # of the same weights, since the settings below are not the user's
+        """Logits of `generate` after three tokens, the last read with the cache of the others; and these three tokens."""
+        twin = copy(self)  # shares the weights, and keeps the user's generation settings unchanged
         twin.generation_config = GenerationConfig()
         tokens = torch.tensor([[1, 2]], device=self.device)
         asked = {"max_new_tokens": 2, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
@@ -388,7 +391,7 @@ class LimbeckForCausalLM(LimbeckPreTrainedModel, GenerationMixin):
 
 
 def _one_cache(cache: MixerCache | None, older: MixerCache | None) -> MixerCache | None:
-    """The cache by whichever of its names it came."""
+    """The cache, given under either of its two names. Raises BadModel for both at once or another kind of cache."""
     if cache is not None and older is not None:
         raise BadModel("expected cache or past_key_values, which are one thing, got both; give one of them")
     found = older if cache is None else cache
@@ -406,7 +409,7 @@ def _documents(
     mask: Tensor | None,
     seen: int,
 ) -> Documents:
-    """Where the tokens stand: as said, or counted from what the mask calls padding, or from the tokens read before."""
+    """The documents of the rows: from positions if given, else from the mask's padding, else from the tokens read before."""
     rows, length = x.shape[:2]
     if mask is not None and mask.ndim == 2 and mask.shape[1] != seen + length:
         raise BadModel(

@@ -1,9 +1,9 @@
-"""Gated linear attention: every channel of a key forgets at a rate that the token chooses.
+"""Gated linear attention: every channel of a key decays at a rate that depends on the token.
 
-S_t = diag(α_t) S_{t-1} + k_t v_tᵀ, o_t = S_tᵀ q_t, α = σ(W2 W1 x + b)^(1/16) through 16 channels, keys of half the width; each
-head's outcome is normalised, gated by swish(x W_g) and mapped out (Yang et al., arXiv 2312.06635, sec. 4). Within a chunk the
-decay between two tokens, exp(c_i - c_j) for each channel, is made for every pair: split into exp(c_i) and exp(-c_j) it would
-overflow. So chunks are of 16 tokens at most.
+S_t = diag(α_t) S_{t-1} + k_t v_tᵀ, o_t = S_tᵀ q_t, α = σ(W2 W1 x + b)^(1/16) through 16 channels, and keys are half as wide as
+values. The output of each head is normalised, gated by swish(x W_g) and projected (Yang et al., arXiv 2312.06635, sec. 4).
+Within a chunk, the decay exp(c_i - c_j) is computed for every pair of tokens and every channel. The product of exp(c_i) and
+exp(-c_j) would overflow. Chunks therefore have at most 16 tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _CHUNK, _TEMPERATURE, _RANK = 16, 16, 16
 
 @mixer("gla")
 class GatedLinearAttention(Mixer):
-    """H heads, keys of half as many channels as values."""
+    """Gated linear attention with H heads. Keys have half as many channels as values.
+
+    Raises BadModel for a head_dim of 1.
+    """
 
     def __init__(self, dims: Dims) -> None:
         super().__init__(dims)
@@ -63,13 +66,13 @@ class GatedLinearAttention(Mixer):
         return {"sums": wide(x).new_zeros(x.shape[0], self.dims.heads, self.key, self.value)}
 
     def mixing_flops(self, length: int) -> float:
-        """Those of sums with a decay a head, and a product more in each channel of a score: its own decay."""
+        """FLOPs a token of sums with one decay a head, plus one product for the decay of each channel of a score."""
         size, count = min(self.chunk, length), self.dims.heads
         sums = sums_flops(size, keys=self.key, values=self.value, heads=count, asking=count)
         return sums + size * self.key * count
 
     def pairs(self, length: int) -> int:
-        """Channels of a key."""
+        """The number of channels of a key, or ``length`` if that is smaller."""
         return min(length, self.key)
 
 
@@ -83,7 +86,7 @@ def channelwise_sums(
     before: Float[Tensor, "B H K V"] | None,
     size: int,
 ) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H K V"]]:
-    """What the tokens read, and the state after the last, ``size`` tokens at a time."""
+    """The outputs o, and the state S after the last token, computed ``size`` tokens at a time."""
     if size > 1 and have_kernels(q):
         return channelwise_sums_on_gpu(q, k, v, log_decay, documents=documents, before=before)
     with exact(v):

@@ -1,10 +1,10 @@
-"""H3: a state space that shifts, one that remembers, and two gates between them.
+"""H3: a shift state space and a diagonal state space, with two gates between them.
 
-y = W_o (q ⊙ SSM_diag(SSM_shift(k) ⊙ v)), both with a skip (Fu et al., arXiv 2212.14052, sec. 3.1), with one channel a head, so
-that k v is a product and no outer product. The shifting one keeps its last N inputs: a filter of N free taps.
+y = W_o (q ⊙ SSM_diag(SSM_shift(k) ⊙ v)), both with a skip (Fu et al., arXiv 2212.14052, sec. 3.1). Each head has one channel,
+so that k v is an elementwise product. The shift keeps its last N inputs, which makes it a filter of N free taps.
 
-Departures from the authors' code: the four projections have no biases, there they have; the shift is its filter itself, there a
-state space whose C is learned and a skip beside it, which spans the same filters.
+Differences from the authors' code: the four projections have no biases here. The shift is stored as its filter; the authors
+use a state space with a learned C and a separate skip, which spans the same filters.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from limbeck.models.mixers.ssm import DiagonalSSM
 
 @mixer("h3")
 class H3(Mixer):
-    """Both state spaces have ``state`` dimensions a channel; the tap of the token itself stands for the shift's skip."""
+    """The H3 mixer (arXiv 2212.14052). Both state spaces have ``state`` dimensions a channel.
+
+    The first tap of the shift, which is for the token itself, takes the place of the shift's skip.
+    """
 
     OPTIONS: ClassVar = {"state": 64}
 
@@ -46,10 +49,10 @@ class H3(Mixer):
         return {"recent": x[:, :0], "space": self.ssm.fresh(x)}
 
     def state_bytes(self, length: int) -> int:
-        """The state space, and the inputs that the shift still reaches."""
+        """Bytes of the state space and of the last inputs within reach of the shift."""
         kept = min(length, self.shift.taps.shape[0] - 1)
         return super().state_bytes(length) + kept * self.dims.width * self.shift.taps.element_size()
 
     def mixing_flops(self, length: int) -> float:
-        """Two convolutions a channel."""
+        """FLOPs a token: two long convolutions for each channel."""
         return 2 * convolution_flops(length) * self.dims.width

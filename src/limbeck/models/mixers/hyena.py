@@ -1,12 +1,12 @@
-"""Hyena of order 2: a convolution as long as the text between two gates, its filter given by a network.
+"""Hyena of order 2: a convolution as long as the text between two gates. A small network gives its filter.
 
-(x1, x2, v) = ShortConv₃(x W_in), z = x1 ⊙ v, y = W_o (x2 ⊙ (h * z + d ⊙ z)); h(t) = network(place of t) (exp(-δ_c t) + 0.05), a
-network of sines with frequencies that are learned (Poli et al., arXiv 2302.10866, sec. 3). The decays δ fall to 1 % after 0.3
-to 1.5 of the longest text, channel by channel.
+(x1, x2, v) = ShortConv₃(x W_in), z = x1 ⊙ v, y = W_o (x2 ⊙ (h * z + d ⊙ z)), and h(t) = network(t) (exp(-δ_c t) + 0.05). The
+network has sine activations with learned frequencies (Poli et al., arXiv 2302.10866, sec. 3). The decay of a channel falls to
+1 % after 0.3 to 1.5 times the longest text.
 
-Departures from the authors' code: the places where a channel has fallen to 1 % lie evenly between 0.3 and 1.5 texts, there the
-rates δ do, so that more of its channels are fast; time is t / L, there t / (L - 1). Projections, short convolution and the
-network's inner maps have biases, as there; its last map has none.
+Differences from the authors' code: the points at which channels fall to 1 % are evenly spaced between 0.3 and 1.5 texts here.
+The authors space the rates δ evenly, so more of their channels decay fast. Time is t / L here and t / (L - 1) there.
+Projections, short convolution and the network's inner maps have biases, as there. The network's last map has none.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from limbeck.models.mixers.mixer import Dims, Mixer, State, mixer
 from limbeck.models.mixers.precision import wide
 
 _HIDDEN, _LAYERS, _FLOOR = 64, 2, 0.05
-_FASTEST, _SLOWEST, _GONE = 0.3, 1.5, 0.01  # where, in texts, a filter has fallen to what
+_FASTEST, _SLOWEST, _GONE = 0.3, 1.5, 0.01  # filters fall to _GONE after _FASTEST to _SLOWEST texts
 
 
 @mixer("hyena")
 class Hyena(Mixer):
-    """Gates and values of the width of the model."""
+    """The Hyena mixer of order 2 (arXiv 2302.10866). Gates and values are as wide as the model."""
 
     def __init__(self, dims: Dims) -> None:
         super().__init__(dims)
@@ -59,17 +59,17 @@ class Hyena(Mixer):
         return {"recent": x.new_zeros(x.shape[0], 0, 3 * self.dims.width), "gated": x[:, :0]}
 
     def state_bytes(self, length: int) -> int:
-        """Every gated value that the filter reaches, and the inputs that the taps still reach."""
+        """Bytes of the gated values within reach of the long filter and of the inputs within reach of the short one."""
         kept = min(length, self.dims.length - 1) + 3 * min(length, self.conv.weight.shape[1] - 1)
         return kept * self.dims.width * self.skip.element_size()
 
     def mixing_flops(self, length: int) -> float:
-        """A long convolution a channel; the short one's taps are weights."""
+        """FLOPs a token: one long convolution for each channel. The taps of the short one are counted as weights."""
         return convolution_flops(length) * self.dims.width
 
 
 class Sines(Filter):
-    """A network with sin(ω x) between its maps, times a decay."""
+    """Taps from a network with sin(ω x) between its linear maps, multiplied by an exponential decay plus 0.05."""
 
     def __init__(self, channels: int, length: int) -> None:
         super().__init__()

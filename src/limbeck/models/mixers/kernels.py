@@ -1,7 +1,7 @@
-"""The seam to the GPU kernels of flash-linear-attention (https://github.com/fla-org/flash-linear-attention), where installed.
+"""GPU kernels of flash-linear-attention (https://github.com/fla-org/flash-linear-attention), used where it is installed.
 
-One function for each recurrence, of the same arguments and results as the PyTorch form that calls it. The documents of all
-rows are handed over as one row with the offsets of its documents, so that packing is the kernel's own affair.
+Each recurrence has one function, with the arguments and results of the PyTorch form that calls it. All rows are passed to the
+kernel as one row with the offsets of its documents, so the kernel itself keeps packed documents apart.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from limbeck.models.mixers.documents import Documents
 
 @cache
 def installed() -> bool:
-    """Whether the kernels can be imported."""
+    """Whether flash-linear-attention (the package fla) is installed."""
     return find_spec("fla") is not None
 
 
 def have_kernels(x: Float[Tensor, "*shape"]) -> bool:
-    """Whether the kernels take queries like these: on CUDA in bfloat16 or float16. Wider numbers they would round."""
+    """Whether the kernels apply to queries ``x``: on CUDA, in bfloat16 or float16. The kernels would round wider numbers."""
     return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and installed()
 
 
@@ -37,7 +37,7 @@ def decaying_sums_on_gpu(
     documents: Documents,
     before: Float[Tensor, "B H K V"] | None,
 ) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H K V"]]:
-    """As `decay.decaying_sums`."""
+    """`decay.decaying_sums` on the GPU: linear attention with at most one decay a head, by the kernel simple_gla."""
     q, k = (part.expand(-1, v.shape[1], -1, -1) for part in (q, k))
     gate = v.new_zeros(v.shape[:3], dtype=torch.float32) if log_decay is None else log_decay
     return _in_one_row("simple_gla", {"q": q, "k": k, "v": v, "g": gate}, documents, before)
@@ -52,7 +52,7 @@ def channelwise_sums_on_gpu(
     documents: Documents,
     before: Float[Tensor, "B H K V"] | None,
 ) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H K V"]]:
-    """As `gla.channelwise_sums`."""
+    """`gla.channelwise_sums` on the GPU: linear attention with one decay a channel of a key, by the kernel gla."""
     return _in_one_row("gla", {"q": q, "k": k, "v": v, "g": log_decay}, documents, before)
 
 
@@ -66,7 +66,7 @@ def delta_rule_on_gpu(
     documents: Documents,
     before: Float[Tensor, "B H K V"] | None,
 ) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H K V"]]:
-    """As `delta.delta_rule`."""
+    """`delta.delta_rule` on the GPU: the delta rule with at most one decay a head, by the kernel gated_delta_rule."""
     gate = v.new_zeros(v.shape[:3], dtype=torch.float32) if log_decay is None else log_decay
     return _in_one_row("gated_delta_rule", {"q": q, "k": k, "v": v, "g": gate, "beta": strength}, documents, before)
 
@@ -74,7 +74,7 @@ def delta_rule_on_gpu(
 def _in_one_row(
     kernel: str, inputs: dict[str, Tensor], documents: Documents, before: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Calls a kernel on (1, B T, H, ...) and the offsets of documents; a row's first goes on from its state."""
+    """Calls a kernel on (1, B T, H, ...) and the offsets of documents. The first document of a row continues its state."""
     rows, _, length, channels = inputs["v"].shape
     start = documents.reach == 0
     start[:, 0] = True

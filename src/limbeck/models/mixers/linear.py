@@ -1,8 +1,9 @@
-"""Linear attention: softmax's exp(q · k) replaced by φ(q) · φ(k), so that the past is one sum.
+"""Linear attention: φ(q) · φ(k) replaces exp(q · k) of softmax attention, so that the past is one sum.
 
 S_t = S_{t-1} + φ(k_t) v_tᵀ, z_t = z_{t-1} + φ(k_t), y_t = S_tᵀ φ(q_t) / (φ(q_t) · z_t) (Katharopoulos et al., arXiv
-2006.16236, eq. 9-12). Feature maps φ: 1 + elu (the same paper), the second-order Taylor expansion of exp (Arora et al., arXiv
-2402.18668, sec. 4.1), and the identity, which is not divided by z, since that may be 0 or less. z is one more value, always 1.
+2006.16236, eq. 9-12). The feature map φ is 1 + elu (same paper), the second-order Taylor expansion of exp (Arora et al., arXiv
+2402.18668, sec. 4.1), or the identity. Outputs of the identity are not divided by φ(q) · z, which may be 0 or negative.
+z is computed as one more channel of the values that is always 1.
 """
 
 from __future__ import annotations
@@ -20,23 +21,26 @@ from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear, mixer
 from limbeck.models.mixers.precision import wide
 
-_LEAST = 1e-12  # of the divisor; for both maps that are divided it is 1/2 or far above
+_LEAST = 1e-12  # smallest divisor
 
 
 def taylor(x: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape F"]:
-    """[1, x / K^(1/4), vec(x xᵀ) / sqrt(2 K)]: φ(q) · φ(k) = 1 + s + s² / 2 with s = q · k / sqrt(K), which is 1/2 at least."""
+    """The Taylor feature map [1, x / K^(1/4), vec(x xᵀ) / sqrt(2 K)], with F = 1 + K + K² features.
+
+    φ(q) · φ(k) = 1 + s + s² / 2 with s = q · k / sqrt(K), which is at least 1/2 (Arora et al., arXiv 2402.18668, sec. 4.1).
+    """
     width = x.shape[-1]
     squares = (x[..., :, None] * x[..., None, :]).flatten(-2) * (2 * width) ** -0.5
     return torch.cat([torch.ones_like(x[..., :1]), x * width**-0.25, squares], -1)
 
 
 def elu(x: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
-    """1 + elu(x) > 0."""
+    """The feature map 1 + elu(x), which is positive (Katharopoulos et al., arXiv 2006.16236, eq. 7)."""
     return 1 + F.elu(x)
 
 
 def identity(x: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
-    """x / K^(1/4), so that the product is that of attention."""
+    """The feature map x / K^(1/4), whose products q · k / sqrt(K) are the scores of attention."""
     return x * x.shape[-1] ** -0.25
 
 
@@ -45,7 +49,7 @@ MAPS: Mapping[str, Callable[[Tensor], Tensor]] = {"taylor": taylor, "elu": elu, 
 
 @mixer("linear")
 class LinearAttention(Mixer):
-    """H heads, with queries and keys of ``features`` channels before the map."""
+    """Linear attention with H heads. Queries and keys have ``features`` channels before the feature map ``map``."""
 
     OPTIONS: ClassVar = {"map": ("elu", "taylor", "identity"), "features": 16}
 
@@ -76,12 +80,12 @@ class LinearAttention(Mixer):
         }
 
     def mixing_flops(self, length: int) -> float:
-        """Those of sums over mapped keys."""
+        """FLOPs a token of sums over mapped keys."""
         values, count = self.dims.head_dim + self._divided, self.dims.heads
         return sums_flops(min(self.chunk, length), keys=self._mapped, values=values, heads=count, asking=count)
 
     def pairs(self, length: int) -> int:
-        """Channels of a mapped key, of the Taylor map those that differ: x_i x_j is there twice."""
+        """The number of distinct channels of a mapped key. The Taylor map has each x_i x_j with i != j twice."""
         found = self._mapped - (self.features * (self.features - 1) // 2 if self.map == "taylor" else 0)
         return min(length, found)
 
@@ -96,6 +100,6 @@ class LinearAttention(Mixer):
 
 @mixer("based")
 class Based(LinearAttention):
-    """Linear attention with the Taylor map, which Based puts beside short convolutions and windows (arXiv 2402.18668, sec. 4)."""
+    """Linear attention with the Taylor map. Based combines it with short convolutions and windows (arXiv 2402.18668, sec. 4)."""
 
     OPTIONS: ClassVar = {"features": 16, "map": ("taylor",)}

@@ -1,8 +1,8 @@
-"""Mamba: a state space whose step, input and output are chosen by the token (S6).
+"""Mamba: a selective state space (S6). Its step, input and output maps depend on the token.
 
-h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t x_t, y_t = h_t · C_t + D x_t for each of 2 D channels with N states; x passes a short
-convolution and SiLU, Δ = softplus(W dt + bias) through a few channels, and SiLU(z) gates the outcome (Gu & Dao, arXiv
-2312.00752, sec. 3). The decays differ from state to state, so there is no form of matrices: it is one scan over time.
+h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t x_t, y_t = h_t · C_t + D x_t for each of 2 D channels with N states. x passes a short
+convolution and SiLU, Δ = softplus(W dt + bias) through a few channels, and SiLU(z) gates the output (Gu & Dao, arXiv
+2312.00752, sec. 3). Decays differ between states, so there is no chunked matrix form: it is computed by a scan over time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from limbeck.models.mixers.selective import selective_scan
 
 @mixer("mamba")
 class Mamba(Mixer):
-    """``expand`` times the width, ``state`` numbers a channel."""
+    """The Mamba mixer (arXiv 2312.00752): ``expand`` times the model's width, ``state`` numbers a channel, ``taps`` taps."""
 
     OPTIONS: ClassVar = {"state": 16, "expand": 2, "taps": 4}
 
@@ -36,13 +36,13 @@ class Mamba(Mixer):
         self.conv = ShortConv(self.inner, taps, bias=True)
         self.x_proj = linear(self.inner, self.rank + 2 * state)
         self.dt_proj = nn.Linear(self.rank, self.inner)
-        self.A_log = nn.Parameter(torch.empty(self.inner * state))  # a vector, which does not decay in training
+        self.A_log = nn.Parameter(torch.empty(self.inner * state))  # a vector, so that weight decay skips it
         self.D = nn.Parameter(torch.empty(self.inner))
         self.out_proj = linear(self.inner, dims.width)
         self.initialise()
 
     def initialise(self) -> None:
-        """A_n = -(n + 1), D = 1, Δ log-uniform in [0.001, 0.1] (sec. 3.6)."""
+        """Sets A_n = -(n + 1) and D = 1, and draws Δ log-uniformly from [0.001, 0.1] (arXiv 2312.00752, sec. 3.6)."""
         rising = torch.arange(1, self.state + 1, dtype=torch.float64, device="cpu").log()
         init.copy_(self.A_log, rising.repeat(self.inner).to(self.A_log.dtype))
         init.ones_(self.D)
@@ -77,14 +77,14 @@ class Mamba(Mixer):
         }
 
     def state_bytes(self, length: int) -> int:
-        """The state space, and the inputs that the taps still reach."""
+        """Bytes of the state space and of the last inputs within reach of the taps."""
         taps = self.conv.weight.shape[1]
         return super().state_bytes(length) + min(length, taps - 1) * self.inner * self.D.element_size()
 
     def mixing_flops(self, length: int) -> float:
-        """6 for each number of the state: Δ A, its decay, B Δ u, their sum, and C h with its sum. Its exponential is none."""
+        """6 FLOPs for each number of the state: Δ A, decay, B Δ u, their sum, C h and its sum. Exponentials do not count."""
         return 6.0 * self.inner * self.state
 
     def pairs(self, length: int) -> int:
-        """Channels of B and C, which are key and query of every channel."""
+        """The number of channels of B and C, which act as key and query. It is at most ``length``."""
         return min(length, self.state)

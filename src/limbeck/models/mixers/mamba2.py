@@ -1,8 +1,8 @@
-"""Mamba-2: a state space with one decay a head, chosen by the token (SSD).
+"""Mamba-2: a state space with one decay a head that depends on the token (SSD).
 
-h_t = a_t h_{t-1} + Δ_t B_t x_tᵀ, y_t = h_tᵀ C_t + D x_t with a_t = exp(-exp(A_log) Δ_t), Δ = softplus(dt + bias); x, B and C
-pass a short convolution and SiLU; the outcome is gated and normalised (Dao & Gu, arXiv 2405.21060, sec. 5-7). B and C are one
-for all heads. The chunked form is linear attention with a decay: queries C, keys B, values Δ x.
+h_t = a_t h_{t-1} + Δ_t B_t x_tᵀ, y_t = h_tᵀ C_t + D x_t with a_t = exp(-exp(A_log) Δ_t), Δ = softplus(dt + bias). x, B and C
+pass a short convolution and SiLU. The output is gated and normalised (Dao & Gu, arXiv 2405.21060, sec. 5-7). All heads share
+B and C. The chunked form is linear attention with a decay: queries C, keys B, values Δ x.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from limbeck.models.mixers.precision import wide
 
 @mixer("mamba2")
 class Mamba2(Mixer):
-    """``expand`` times the width in heads of ``head`` channels, each with a state of ``state`` numbers a channel."""
+    """The Mamba-2 mixer (arXiv 2405.21060): ``expand`` times the model's width, in heads of ``head`` channels.
+
+    Each channel has a state of ``state`` numbers. Raises BadModel if the channels do not make whole heads.
+    """
 
     OPTIONS: ClassVar = {"state": 64, "expand": 2, "head": 64, "taps": 4}
 
@@ -51,7 +54,7 @@ class Mamba2(Mixer):
         self.initialise()
 
     def initialise(self) -> None:
-        """-A uniform in [1, 16], Δ log-uniform in [0.001, 0.1], D = 1."""
+        """Draws -A uniformly from [1, 16] and Δ log-uniformly from [0.001, 0.1], and sets D = 1."""
         init.copy_(self.A_log, torch.empty_like(self.A_log).uniform_(1, 16).log())
         init.ones_(self.D)
         init.copy_(self.dt_bias, step_bias(self.dt_bias))
@@ -84,16 +87,16 @@ class Mamba2(Mixer):
         }
 
     def state_bytes(self, length: int) -> int:
-        """The state space, and the inputs that the taps still reach."""
+        """Bytes of the state space and of the last inputs within reach of the taps."""
         channels, taps = self.conv.weight.shape
         return super().state_bytes(length) + min(length, taps - 1) * channels * self.D.element_size()
 
     def mixing_flops(self, length: int) -> float:
-        """Those of sums with a decay a head, whose scores are one for all heads."""
+        """FLOPs a token of sums with one decay a head. All heads share the scores."""
         return sums_flops(min(self.chunk, length), keys=self.state, values=self.head, heads=self.heads, asking=1)
 
     def pairs(self, length: int) -> int:
-        """Channels of B and C, which are key and query."""
+        """The number of channels of B and C, which act as key and query. It is at most ``length``."""
         return min(length, self.state)
 
 

@@ -1,8 +1,8 @@
-"""What every mixer is: a map of hidden states over time, with a state that carries it on.
+"""The base class of mixers: a map of hidden states over time, with a state from which a later call continues.
 
-A mixer reads rows and gives rows. Given the state that the tokens before left, it continues from there, so a text may come in
-pieces of any length: the whole at once (parallel), a token at a time (recurrent), or, inside, chunk by chunk. Shapes: B rows,
-T tokens, D width of the model, H heads, K channels of a query or key, V channels of a value, c tokens of a chunk, n chunks.
+A text may come in pieces of any length: as a whole (parallel), token by token (recurrent), or, inside, chunk by chunk. Given
+the state after the earlier tokens, a mixer continues from it. Shapes: B rows, T tokens, D width of the model, H heads,
+K channels of a query or key, V channels of a value, c tokens of a chunk, n chunks.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.filters import Filter
 
 Option = int | str | bool
-State = dict[str, Tensor]  # what a mixer remembers, by name; the first axis of each is the row
+State = dict[str, Tensor]  # the tensors of a mixer's state by name; the first axis of each is the row
 
 
 @dataclass(frozen=True)
 class Dims:
-    """Lengths and constants of a decoder that its mixers may read. ``layer`` counts from 0; ``length`` is the longest text.
+    """Sizes and constants of a decoder that its mixers may read. ``layer`` counts from 0; ``length`` is the longest text.
 
-    ``chunk`` is how many tokens are taken together; it changes time and memory, and no result.
+    ``chunk`` is the number of tokens computed together. It changes time and memory, but no result.
     """
 
     width: int
@@ -45,14 +45,18 @@ Kind = TypeVar("Kind", bound="type[Mixer]")
 
 
 def mixer(name: str) -> Callable[[Kind], Kind]:
-    """Gives limbeck's own mixers their names in patterns: ``@mixer("gdn")``, which `named.MIXERS` finds. Changes nothing else."""
+    """Names one of limbeck's own mixers in patterns, as in ``@mixer("gdn")``. The class is unchanged."""
     return lambda kind: kind
 
 
 class Mixer(nn.Module):
-    """Hidden states of tokens from those of their documents up to them, (B, T, D) → (B, T, D)."""
+    """A causal map of hidden states, (B, T, D) → (B, T, D). Each token reads tokens of its own document up to itself.
 
-    # Options that a pattern may set and their defaults, of several words the first. "swa:64" sets the first option.
+    Subclasses define `mix`, `fresh` and `mixing_flops`, and usually `initialise` and `pairs`.
+    """
+
+    # Options that a pattern may set, with their defaults. A tuple lists allowed words; its first is the default. "swa:64"
+    # sets the first option.
     OPTIONS: ClassVar[Mapping[str, Option | tuple[str, ...]]] = {}
 
     def __init__(self, dims: Dims) -> None:
@@ -63,33 +67,33 @@ class Mixer(nn.Module):
     def mix(
         self, x: Float[Tensor, "B T D"], documents: Documents, state: State | None, size: int
     ) -> tuple[Float[Tensor, "B T D"], State | None]:
-        """The rows mixed, ``size`` tokens taken together, and the state after them.
+        """The mixed rows, computed ``size`` tokens at a time, and the state after the last token.
 
-        Without a state nothing came before, and none is kept.
+        With ``state`` None, the rows continue no earlier text, and the returned state is None.
         """
         raise NotImplementedError
 
     def fresh(self, x: Float[Tensor, "B T D"]) -> State:
-        """The state before the first token, for rows such as these."""
+        """The state before the first token, for rows of the shape, dtype and device of ``x``."""
         raise NotImplementedError
 
     def initialise(self) -> None:
-        """Gives parameters that are no maps of `nn.Linear` the values of the paper."""
+        """Initialises parameters other than `nn.Linear` maps as in the mixer's paper."""
 
     def forward(
         self, x: Float[Tensor, "B T D"], documents: Documents, state: State | None = None
     ) -> tuple[Float[Tensor, "B T D"], State | None]:
-        """The rows mixed in chunks, which is the form to train with and to read prompts with."""
+        """The rows mixed in chunks of `chunk` tokens, the form for training and for reading prompts."""
         return self.mix(x, documents, state, min(self.chunk, x.shape[1]))
 
     def parallel(self, x: Float[Tensor, "B T D"], documents: Documents) -> Float[Tensor, "B T D"]:
-        """The rows mixed as one chunk."""
+        """The rows mixed as one chunk of all T tokens."""
         return self.mix(x, documents, None, x.shape[1])[0]
 
     def recurrent(
         self, x: Float[Tensor, "B T D"], documents: Documents, state: State | None = None
     ) -> tuple[Float[Tensor, "B T D"], State]:
-        """The rows mixed a token at a time, as when a model writes."""
+        """The rows mixed one token at a time, as in generation, and the state after the last token."""
         state = self.fresh(x) if state is None else state
         outputs = []
         for t in range(x.shape[1]):
@@ -100,49 +104,49 @@ class Mixer(nn.Module):
         return torch.cat(outputs, 1), state
 
     def state_bytes(self, length: int) -> int:
-        """Bytes of the state of one row after ``length`` tokens, in the number format of the weights."""
+        """Bytes of the state of one row after ``length`` tokens, in the dtype of the weights."""
         parameter = next(self.parameters())
         like = torch.empty(1, 0, self.dims.width, device="meta", dtype=parameter.dtype)
         return sum(part.nbytes for part in self.fresh(like).values())
 
     def flops(self, length: int) -> float:
-        """FLOPs of a forward pass for each token of a row of ``length``, on average: 2 for each weight, and what mixes.
+        """FLOPs of a forward pass a token, averaged over a row of ``length``: 2 for each weight, plus `mixing_flops`.
 
-        Products, sums, convolutions and recurrences are counted; what is done once a channel (gates, norms, functions) is
-        not, nor the network and the transform of a long filter, which are run once for all rows.
+        Products, sums, convolutions and recurrences count. Operations once a channel (gates, norms, activations) do not, nor
+        do the network and the transform of a long filter, which run once for all rows.
         """
         return 2.0 * multiplied(self) + self.mixing_flops(length)
 
     def mixing_flops(self, length: int) -> float:
-        """Those of `flops` that are no products with weights."""
+        """FLOPs a token in a row of ``length`` that are not products with weights."""
         raise NotImplementedError
 
     def pairs(self, length: int) -> int:
-        """Key-value pairs of ``length`` tokens that a head's state can keep apart, at most.
+        """The largest number of key-value pairs, of ``length`` tokens, that the state of a head can keep apart.
 
-        Of softmax attention the tokens it remembers. Of a state that sums up k vᵀ the channels of a key, since no more keys
-        are orthogonal (Schlag et al., arXiv 2102.11174, sec. 4.1). 0 where no query is compared with what was read: there
-        the past is weighed by its place, or by what it says of itself.
+        For softmax attention, it is the number of tokens in the state. For a sum of k vᵀ, it is the number of channels of a
+        key, since no more keys can be orthogonal (Schlag et al., arXiv 2102.11174, sec. 4.1). It is 0 for mixers that compare
+        no query with earlier tokens, but weigh them by their place or content alone.
         """
         return 0
 
 
 def multiplied(module: nn.Module) -> int:
-    """Weights that each token is multiplied with: of maps and short convolutions, not of long filters."""
+    """The number of weights with which each token is multiplied: linear maps and short convolutions, but no long filters."""
     filters = {id(p) for part in module.modules() if isinstance(part, Filter) for p in part.parameters()}
     return sum(p.numel() for p in module.parameters() if p.ndim >= 2 and id(p) not in filters)
 
 
 def heads(x: Float[Tensor, "B T HK"], count: int) -> Float[Tensor, "B H T K"]:
-    """Channels split into heads."""
+    """Splits channels into ``count`` heads."""
     return x.unflatten(-1, (count, -1)).transpose(1, 2)
 
 
 def joined(x: Float[Tensor, "B H T K"]) -> Float[Tensor, "B T HK"]:
-    """Heads one after the other again."""
+    """Concatenates the channels of all heads."""
     return x.transpose(1, 2).flatten(2)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
-    """A map without bias."""
+    """A linear map without bias."""
     return nn.Linear(inputs, outputs, bias=False)

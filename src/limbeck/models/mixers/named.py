@@ -1,6 +1,6 @@
-"""Every mixer by its name in patterns: limbeck's own, marked with ``@mixer("name")`` in this folder, and those of packages.
+"""All mixers by their name in patterns: limbeck's own, marked with ``@mixer("name")`` in this folder, and those of packages.
 
-Beside a model's weights stands another file of this name, which has the same table written out (`remote_code`).
+A saved model contains another file of this name, with the same table written out (`remote_code`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""RMSNorm with a gradient written out: operations one after the other keep twice as much and take twice as long."""
+"""RMSNorm with a written-out gradient. Automatic differentiation would take twice the time and twice the memory."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
-        """In float32 at least, given back in the format of ``x``, or of the weights where they are wider."""
+        """Normalises in float32 or wider, and returns the dtype of ``x``, or of the weights if that is wider."""
         found: Tensor = _Normalised.apply(x, self.weight, self.eps)
         return found
 
 
 class _Normalised(torch.autograd.Function):
-    """Keeps x and, for each token, 1 / sqrt(mean(x²) + eps)."""
+    """RMSNorm that saves only x and, for each token, 1 / sqrt(mean(x²) + eps) for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -39,7 +39,7 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        """With n = x ⊙ scale and h = grad ⊙ weight: scale ⊙ (h - n mean(h ⊙ n)), and for the weight the sum of grad ⊙ n."""
+        """With n = x ⊙ scale and h = grad ⊙ weight: for x, scale ⊙ (h - n mean(h ⊙ n)); for the weight, the sum of grad ⊙ n."""
         x, weight, scale = ctx.saved_tensors
         normal, of_weight = wide(x) * scale, wide(weight)
         product = wide(grad) * normal

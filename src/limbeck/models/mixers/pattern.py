@@ -1,7 +1,7 @@
-"""Mixers by name, and the text that names one with its options: "attention", "swa:64", "s4d:init=inv,state=32".
+"""Patterns: texts that name mixers with their options, such as "attention", "swa:64" or "s4d:init=inv,state=32".
 
-A lone value is that of the first option. Unknown names and options are errors that say which is nearest. A pattern is several
-with commas between them, "attention*1,gdn*3": `*N` stands for N of them.
+A value without a name sets the first option. Errors for unknown names and options suggest the nearest known one. A pattern
+lists mixers separated by commas, as in "attention*1,gdn*3", where `*N` repeats a mixer N times.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from limbeck.errors import BadModel
 from limbeck.models.mixers.mixer import Dims, Mixer, Option
 from limbeck.models.mixers.named import MIXERS
 
-_MOST = 1_000  # of one mixer: no decoder has more layers
+_MOST = 1_000  # largest N in *N; no decoder has more layers
 
 
 def pattern_of(text: str) -> list[str]:
-    """The mixers of a pattern's text, one a layer. Raises BadModel for what names none.
+    """The mixers of a pattern, one text a layer. Raises BadModel for unknown mixers, options or repeats.
 
     A piece between commas such as "state=32" is an option of the mixer before it.
     """
@@ -39,13 +39,13 @@ def pattern_of(text: str) -> list[str]:
 
 
 def build(text: str, dims: Dims) -> Mixer:
-    """The mixer that a text names, of these dimensions. Raises BadModel where it names none."""
+    """Builds the mixer that a text such as "swa:64" names. Raises BadModel for an unknown name, option or value."""
     name, options = parse(text)
     return MIXERS[name](dims, **options)
 
 
 def parse(text: str) -> tuple[str, dict[str, Option]]:
-    """The name and all options of a mixer, those not given at their default. Raises BadModel for what is not understood."""
+    """The name and all options of a mixer, with defaults for options not given. Raises BadModel for unknown ones."""
     name, _, given = text.partition(":")
     if name not in MIXERS:
         raise BadModel(

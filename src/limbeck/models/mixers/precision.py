@@ -1,4 +1,4 @@
-"""How wide numbers are where a whole text is summed up, whatever the weights and autocast say."""
+"""Precision of sums over a whole text: float32 or wider, independent of the weights' dtype and of autocast."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def wide(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """In float32 unless it is wider: what sums over a whole text needs that."""
+    """``x`` in float32, or unchanged in float64. Sums over a whole text need this precision."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def exact(x: Float[Tensor, "*shape"]) -> torch.autocast:
-    """Where products of matrices are as wide as their factors: autocast would round what a whole text is summed up in."""
+    """A context without autocast on the device of ``x``, so that matrix products keep the width of their factors."""
     return torch.autocast(x.device.type, enabled=False)

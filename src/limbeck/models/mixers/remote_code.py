@@ -1,9 +1,9 @@
-"""The code of a decoder, written beside its weights, so that Transformers can run it where limbeck is not installed.
+"""Saves the code of a decoder beside its weights, so that Transformers can run it without limbeck installed.
 
-Transformers wants such code in one folder, importing its neighbours by a dot. So every file that the decoder needs is written
-under its name in the package, dots as underscores, with its imports changed to match. Shapes are annotations alone, which are
-never evaluated, so what names them is left out. The table of mixers (`named`) is written out, since names are not looked up
-there: limbeck's own and those of packages that the decoder uses, whose files are written too.
+Transformers expects such code in one folder with relative imports. Each file that the decoder needs is therefore saved under
+its module name, with dots as underscores and with matching imports. Imports for shapes are left out, since annotations are
+never evaluated. The table of mixers (`named`) is written out, since plugins are not looked up there. It lists limbeck's own
+mixers and the mixers of packages that the decoder uses; the files of those are saved too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ _CLASSES = {"AutoConfig": "LimbeckConfig", "AutoModel": "LimbeckModel", "AutoMod
 
 
 def write_code(decoder: str, folder: str | os.PathLike[str], mixers: Iterable[str]) -> dict[str, str]:
-    """Writes the module ``decoder`` and all of limbeck that it needs; gives what config.json must say of it (auto_map).
+    """Writes the module ``decoder`` and all modules of limbeck that it needs to ``folder``.
 
-    ``mixers``: the names of those that the decoder uses. One of a package may import limbeck and its own package by whole
-    names; what else it needs must be installed where the decoder is run.
+    Returns the entry auto_map of config.json. ``mixers`` are the names of mixers that the decoder uses. A mixer of another
+    package may import limbeck and its own package by absolute names. Other packages that it imports must be installed where
+    the decoder runs.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     kinds = {name: MIXERS[name] for name in (*MIXERS.own, *mixers)}
@@ -47,7 +48,7 @@ def write_code(decoder: str, folder: str | os.PathLike[str], mixers: Iterable[st
 
 
 def _table(kinds: Mapping[str, type[Mixer]]) -> str:
-    """The module `named` with its table written out."""
+    """The source of the module `named` with its table written out."""
     lines = [f"from {kind.__module__} import {kind.__name__}" for kind in kinds.values()]
     table = [f"    {name!r}: {kind.__name__}," for name, kind in kinds.items()]
     return "\n".join([*lines, "", "MIXERS = {", *table, "}", ""])

@@ -1,7 +1,7 @@
-"""Retention: linear attention whose heads each forget at their own fixed rate.
+"""Retention: linear attention in which each head has its own fixed decay.
 
-S_t = γ S_{t-1} + k_t v_tᵀ, o_t = S_tᵀ q_t, with rotary queries and keys and γ_h = 1 - 2^(-5-h); each head's outcome is
-normalised, gated by swish(x W_g) and mapped out (Sun et al., arXiv 2307.08621, eq. 5-8). Values are twice as wide as keys.
+S_t = γ S_{t-1} + k_t v_tᵀ, o_t = S_tᵀ q_t, with rotary queries and keys and γ_h = 1 - 2^(-5-h). The output of each head is
+normalised, gated by swish(x W_g) and projected (Sun et al., arXiv 2307.08621, eq. 5-8). Values are twice as wide as keys.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from limbeck.models.mixers.rotary import rotate
 
 @mixer("retnet")
 class Retention(Mixer):
-    """H heads with a decay of their own, ``expand`` times as wide in values as in keys."""
+    """Retention with H heads (arXiv 2307.08621). Each head has its own decay; values are ``expand`` times as wide as keys."""
 
     OPTIONS: ClassVar = {"expand": 2}
 
@@ -32,7 +32,7 @@ class Retention(Mixer):
         inner = dims.heads * dims.head_dim
         self.q_proj, self.k_proj = linear(dims.width, inner), linear(dims.width, inner)
         self.v_proj, self.g_proj = linear(dims.width, expand * inner), linear(dims.width, expand * inner)
-        self.norm = nn.LayerNorm(expand * inner, eps=dims.eps)  # its weight and bias; the mean is each head's own
+        self.norm = nn.LayerNorm(expand * inner, eps=dims.eps)  # weight and bias; each head has its own mean
         self.o_proj = linear(expand * inner, dims.width)
 
     def mix(
@@ -55,10 +55,10 @@ class Retention(Mixer):
         return {"sums": wide(x).new_zeros(x.shape[0], self.dims.heads, width, self.expand * width)}
 
     def mixing_flops(self, length: int) -> float:
-        """Those of sums with a decay a head."""
+        """FLOPs a token of sums with one decay a head."""
         width, count = self.dims.head_dim, self.dims.heads
         return sums_flops(min(self.chunk, length), keys=width, values=self.expand * width, heads=count, asking=count)
 
     def pairs(self, length: int) -> int:
-        """Channels of a key."""
+        """The number of channels of a key, or ``length`` if that is smaller."""
         return min(length, self.dims.head_dim)

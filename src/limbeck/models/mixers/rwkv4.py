@@ -1,8 +1,8 @@
-"""RWKV-4's time mixing: a weighted mean of the past, whose weights fade with time, each channel at its own rate.
+"""RWKV-4's time mixing: a weighted mean of the past. The weights decay with time, at one rate for each channel.
 
-wkv_t = (sum_{i<t} e^{k_i - (t-1-i) w} v_i + e^{u + k_t} v_t) / (the same without v), y = W_o (σ(r) ⊙ wkv), with r, k and v from
-a blend of the token and the one before it (Peng et al., arXiv 2305.13048, sec. 3.1). Sums are kept divided by e^p, p the
-largest exponent in them; whatever p is, the quotient is the same, so nothing is learned through it.
+wkv_t = (sum_{i<t} e^{k_i - (t-1-i) w} v_i + e^{u + k_t} v_t) / (the same without v), and y = W_o (σ(r) ⊙ wkv). r, k and v come
+from a blend of the token and the one before it (Peng et al., arXiv 2305.13048, sec. 3.1). Sums are stored divided by e^p, where
+p is their largest exponent. The quotient does not depend on p, so p needs no gradient.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from limbeck.models.mixers.scan import scan
 
 @mixer("rwkv4")
 class RWKV4(Mixer):
-    """As many channels inside as the model is wide."""
+    """The time mixing of RWKV-4 (arXiv 2305.13048), with as many channels as the model is wide."""
 
     def __init__(self, dims: Dims) -> None:
         super().__init__(dims)
@@ -35,7 +35,7 @@ class RWKV4(Mixer):
         self.initialise()
 
     def initialise(self) -> None:
-        """Decays, first weights and blends that differ from channel to channel and layer to layer (app. D and E)."""
+        """Sets decays, first weights and blends, which vary by channel and layer (arXiv 2305.13048, app. D and E)."""
         width = self.dims.width
         through = self.dims.layer / max(1, self.dims.layers - 1)
         share = torch.arange(width, dtype=torch.float64, device="cpu") / width
@@ -77,7 +77,7 @@ class RWKV4(Mixer):
         return {"input": x.new_zeros(rows, width), "sums": sums}
 
     def mixing_flops(self, length: int) -> float:
-        """8 a channel: numerator and denominator, each decayed and added to, and then to the token's own."""
+        """8 FLOPs a channel: numerator and denominator each decay, grow by the token, and add the token's own term."""
         return 8.0 * self.dims.width
 
 
@@ -90,7 +90,10 @@ def wkv(
     documents: Documents,
     before: Float[Tensor, "B 3 D"] | None,
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B 3 D"]]:
-    """The means, and (numerator, denominator, p) after the last token."""
+    """The means wkv, and the state (numerator, denominator, p) after the last token.
+
+    ``w`` is the decay of each channel and ``u`` the extra weight of the current token.
+    """
     with torch.no_grad():
         p = _largest(k, w, documents, None if before is None else before[:, 2])
         p_before = _previous(p, None if before is None else before[:, 2], -torch.inf, documents)
@@ -112,7 +115,7 @@ def wkv(
 def _largest(
     k: Float[Tensor, "B T D"], w: Float[Tensor, "D"], documents: Documents, before: Float[Tensor, "B D"] | None
 ) -> Float[Tensor, "B T D"]:
-    """max over the document's tokens i <= t of k_i - (t - i) w, by looking back 1, 2, 4, ... tokens."""
+    """The maximum of k_i - (t - i) w over the document's tokens i <= t, computed with shifts by 1, 2, 4, ... tokens."""
     p = k.clone()
     if before is not None:
         p[:, 0] = torch.where(documents.continues[:, :1], torch.maximum(p[:, 0], before - w), p[:, 0])
@@ -127,7 +130,7 @@ def _largest(
 def _previous(
     x: Float[Tensor, "B T D"], before: Float[Tensor, "B D"] | None, nothing: float, documents: Documents
 ) -> Float[Tensor, "B T D"]:
-    """What was there a token earlier; ``nothing`` where a document starts."""
+    """``x`` shifted by one token, with ``nothing`` at the start of each document."""
     shifted = F.pad(x[:, :-1], (0, 0, 1, 0), value=nothing)
     if before is not None:
         shifted = torch.cat([before[:, None], x[:, :-1]], 1)

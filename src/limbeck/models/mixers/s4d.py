@@ -1,4 +1,4 @@
-"""S4D: a diagonal state space for each channel, then a map over the channels.
+"""S4D: a diagonal state space for each channel, followed by a linear map over the channels.
 
 SSM → GELU → linear to 2 D → GLU (Gu et al., arXiv 2206.11893, sec. 4 and app. B).
 """
@@ -19,7 +19,10 @@ from limbeck.models.mixers.ssm import SPECTRA, DiagonalSSM
 
 @mixer("s4d")
 class S4D(Mixer):
-    """``init`` is the spectrum of A, ``method`` how time is made discrete."""
+    """The S4D mixer (arXiv 2206.11893) with ``state`` real dimensions a channel.
+
+    ``init`` is the initial spectrum of A. ``method`` is the discretisation: zero-order hold (zoh) or bilinear.
+    """
 
     OPTIONS: ClassVar = {"init": tuple(SPECTRA), "state": 64, "method": ("zoh", "bilinear")}
 
@@ -39,5 +42,5 @@ class S4D(Mixer):
         return {"space": self.ssm.fresh(x)}
 
     def mixing_flops(self, length: int) -> float:
-        """A convolution a channel."""
+        """FLOPs a token: one long convolution for each channel."""
         return convolution_flops(length) * self.dims.width

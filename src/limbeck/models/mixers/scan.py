@@ -1,10 +1,9 @@
-"""h_t = a_t h_{t-1} + b_t for each number on its own, in about 2 sqrt(T) steps instead of T.
+"""The elementwise recurrence h_t = a_t h_{t-1} + b_t, in about 2 sqrt(T) steps instead of T.
 
-The row is cut into about sqrt(T) blocks, which run side by side from 0; then what each leaves is handed on from block to
-block, and what came before a block is added to its tokens, times the product of the a up to them. Nothing is divided, so an a
-of 0, which is where a document starts, is as good as any other. Backwards it is the same recurrence, from the end:
-with g the gradient of h, l_t = g_t + a_{t+1} l_{t+1} is that of b_t, and l_t h_{t-1} that of a_t (Martin & Cundy,
-arXiv 1709.04057, sec. 2).
+A row is split into about sqrt(T) blocks, which run in parallel from 0. The final states then pass from block to block. The
+state before a block, times the product of a up to a token, is added to that token. There is no division, so a may be 0, as it
+is where a document starts. The backward pass is the same recurrence from the end. With g the gradient of h, the gradient of b_t
+is l_t = g_t + a_{t+1} l_{t+1}, and the gradient of a_t is l_t h_{t-1} (Martin & Cundy, arXiv 1709.04057, sec. 2).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 def scan(
     a: Float[Tensor, "B T *rest"], b: Float[Tensor, "B T *rest"], before: Float[Tensor, "B *rest"] | None
 ) -> Float[Tensor, "B T *rest"]:
-    """The h of every token; ``before`` is h_0, or 0."""
+    """h of every token by h_t = a_t h_{t-1} + b_t. ``before`` is the state before the first token, 0 if None."""
     before = torch.zeros_like(b[:, 0]) if before is None else before
     return _Scan.apply(a, b, before)
 

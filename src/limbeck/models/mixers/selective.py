@@ -1,8 +1,8 @@
-"""Mamba's scan, h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t and y_t = h_t · C_t, a piece of the text at a time.
+"""Mamba's selective scan, h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t and y_t = h_t · C_t, one piece of the text at a time.
 
-Its states are N times as many numbers as its inputs, so what costs is memory: a piece is as long as fits a processor's cache,
-in which each token is one operation, and only the states between pieces are kept. Backwards a piece is computed again, as in
-Gu & Dao, arXiv 2312.00752, sec. 3.3.2. With g the gradient of y, that of h is l_t = g_t C_t + exp(Δ_{t+1} A) l_{t+1}.
+The states are N times as large as the inputs, so memory is the main cost. The states of a piece fit a processor's cache, and
+only the states between pieces are saved. The backward pass computes each piece again, as in Gu & Dao, arXiv 2312.00752,
+sec. 3.3.2. With g the gradient of y, the gradient of h is l_t = g_t C_t + exp(Δ_{t+1} A) l_{t+1}.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ def selective_scan(
     start: Bool[Tensor, "B T"],
     before: Float[Tensor, "B N E"] | None,
 ) -> tuple[Float[Tensor, "B T E"], Float[Tensor, "B N E"]]:
-    """The outputs y, and the state after the last token. Where a document has its ``start`` nothing of the past is kept."""
+    """The outputs y, and the state h after the last token, for E channels with N states each.
+
+    ``delta`` is the step Δ. ``start`` marks the first token of each document, where the state restarts from 0. ``before`` is
+    the state before the first token, 0 if None. Source: Gu & Dao, arXiv 2312.00752, sec. 3.
+    """
     before = u.new_zeros(u.shape[0], *a.shape) if before is None else before
-    # Time first and channels last: what a token needs lies together, in runs as long as there are channels.
+    # Time is the first axis and channels are the last, so that the data of a token are contiguous.
     y, after = _Scan.apply(*(part.transpose(0, 1) for part in (u, delta, b, c, start)), a, before)
     return y.transpose(0, 1), after
 
@@ -53,7 +57,7 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, y_grad: Tensor, after_grad: Tensor) -> tuple[Tensor | None, ...]:
         u, delta, b, c, start, a, *kept = ctx.saved_tensors
         u_grad, delta_grad, b_grad, c_grad = (torch.empty_like(part) for part in (u, delta, b, c))
-        a_grad, later = torch.zeros_like(a), after_grad  # later: what the state after a piece is to what follows it
+        a_grad, later = torch.zeros_like(a), after_grad  # later: gradient of the state after a piece
         for piece, state in reversed(list(zip(_pieces(u, a), kept, strict=True))):
             d, x = delta[piece], u[piece]
             decay, h = _states(x, d, b[piece], start[piece], a, state)
@@ -85,7 +89,7 @@ def _states(
     a: Float[Tensor, "N E"],
     before: Float[Tensor, "B N E"],
 ) -> tuple[Float[Tensor, "T B N E"], Float[Tensor, "T B N E"]]:
-    """exp(Δ A), 0 where a document starts, and h of every token."""
+    """The decays exp(Δ A), set to 0 where a document starts, and h of every token."""
     decay = (delta[:, :, None] * a).exp_()
     if start.any():
         decay.masked_fill_(start[..., None, None], 0.0)

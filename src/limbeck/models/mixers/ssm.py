@@ -1,9 +1,9 @@
-"""A linear state space for each channel, with a diagonal complex matrix: the part that S4D and H3 share.
+"""A linear state space for each channel, with a diagonal complex matrix A. S4D and H3 share it.
 
-x' = A x + B u, y = 2 Re(C x) + D u with N / 2 of the N conjugate eigenvalues stored and B = 1 (Gu et al., arXiv 2206.11893,
-sec. 3). A real spectrum stores all N, as many parameters, and stays real. Over T tokens it is a convolution with the filter
-K_l = 2 Re sum_n C_n B̄_n Ā_n^l, one token at a time a recurrence. Numbers are float32 (complex64) at least. A, C and the step
-are vectors here, whatever their shape is when they are used: what decays in training are matrices, and these must not.
+x' = A x + B u, y = 2 Re(C x) + D u, with N / 2 of the N conjugate eigenvalues stored and B = 1 (Gu et al., arXiv 2206.11893,
+sec. 3). A real spectrum stores all N eigenvalues, which is as many parameters, and stays real. Over T tokens, the output is a
+convolution with the filter K_l = 2 Re sum_n C_n B̄_n Ā_n^l; token by token, it is a recurrence. Numbers are float32 (complex64)
+or wider. A, C and the step are stored as vectors, because weight decay applies to matrices and must skip these parameters.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ from limbeck.models.mixers.precision import exact, wide
 
 
 class DiagonalSSM(nn.Module):
-    """One state space of N real dimensions (an even number) for each of D channels."""
+    """One diagonal state space of N = ``size`` real dimensions for each of D channels (Gu et al., arXiv 2206.11893).
 
-    # A small change of an eigenvalue is a large one of what is remembered hundreds of tokens later.
+    ``spectrum`` is a key of SPECTRA, and ``method`` is "zoh" or "bilinear". The state has shape (B, D, P), with P = N / 2
+    complex numbers a channel, or P = N for a real spectrum. Raises BadModel if N is odd.
+    """
+
+    # Small changes of an eigenvalue cause large changes of the state hundreds of tokens later.
     SLOW: ClassVar[tuple[str, ...]] = ("log_step", "A_log", "A_imag")
 
     A_imag: nn.Parameter | None
@@ -39,9 +43,9 @@ class DiagonalSSM(nn.Module):
                 f"a diagonal state space has pairs of conjugate states, so expected an even state=, got {size}"
             )
         self.spectrum, self.method, self.real = spectrum, method, spectrum == "real"
-        self.kept = size if self.real else size // 2  # eigenvalues of a channel
+        self.kept = size if self.real else size // 2  # stored eigenvalues of a channel
         self.log_step = nn.Parameter(torch.empty(channels))
-        self.A_log = nn.Parameter(torch.empty(channels * self.kept))  # log of -Re A, which stays below 0 so
+        self.A_log = nn.Parameter(torch.empty(channels * self.kept))  # log of -Re A, so that Re A stays negative
         self.C_real = nn.Parameter(torch.empty(channels * self.kept))
         self.register_parameter("A_imag", None if self.real else nn.Parameter(torch.empty(channels * self.kept)))
         self.register_parameter("C_imag", None if self.real else nn.Parameter(torch.empty(channels * self.kept)))
@@ -49,7 +53,10 @@ class DiagonalSSM(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """A by its spectrum, C of CN(0, 1), the step log-uniform in [0.001, 0.1], D of N(0, 1) (sec. 4)."""
+        """Sets A to its spectrum. Draws C from CN(0, 1), D from N(0, 1) and the step log-uniformly from [0.001, 0.1].
+
+        Source: Gu et al., arXiv 2206.11893, sec. 4.
+        """
         channels = self.D.shape[0]
         init.copy_(self.log_step, torch.empty_like(self.log_step).uniform_(math.log(1e-3), math.log(1e-1)))
         a = SPECTRA[self.spectrum](self.kept if self.real else 2 * self.kept, channels).flatten()
@@ -63,7 +70,7 @@ class DiagonalSSM(nn.Module):
     def forward(
         self, u: Float[Tensor, "B T D"], documents: Documents, before: Complex[Tensor, "B D P"] | None
     ) -> tuple[Float[Tensor, "B T D"], Complex[Tensor, "B D P"] | None]:
-        """The outputs, and the state after the last token if there was one before the first."""
+        """The outputs, and the state after the last token. The state is None if ``before`` is None."""
         with exact(u):
             return self._run(wide(u), documents, before)
 
@@ -78,21 +85,21 @@ class DiagonalSSM(nn.Module):
         heard = _response(log_a, c * before * log_a.exp(), length).mT
         y = self._filtered(u, log_a, b * c, documents) + heard * documents.continues[..., None]
         place = torch.arange(length - 1, -1, -1, device=u.device)
-        left = u * (place <= documents.reach[:, -1:])[..., None]  # what the last token's document has put in
+        left = u * (place <= documents.reach[:, -1:])[..., None]  # the inputs of the last token's document
         state = torch.einsum("btd,dpt->bdp", left.to(b.dtype), (log_a[..., None] * place).exp()) * b
         return y, state + (log_a * length).exp() * before * documents.continues[:, -1, None, None]
 
     def fresh(self, u: Float[Tensor, "B T D"]) -> Complex[Tensor, "B D P"]:
-        """The state before the first token."""
+        """The state before the first token of rows ``u``: zeros of shape (B, D, P)."""
         kind = torch.complex128 if u.dtype == torch.float64 else torch.complex64
         return u.new_zeros(u.shape[0], self.D.shape[0], self.kept, dtype=kind)
 
     def _discrete(self) -> tuple[Tensor, Tensor, Tensor]:
-        """log Ā, B̄ and C, each (D, P), by zero-order hold or the bilinear rule (eq. 4)."""
+        """log Ā, B̄ and C, each (D, P), by zero-order hold or the bilinear rule (arXiv 2206.11893, eq. 4)."""
         a_log, real = (wide(part).unflatten(0, (-1, self.kept)) for part in (self.A_log, self.C_real))
         if (
             self.A_imag is None or self.C_imag is None
-        ):  # complex all the same: the bilinear rule may turn a fast decay into a pole below 0
+        ):  # complex even so: the bilinear rule may turn a fast decay into a pole below 0
             a_imag, imag = torch.zeros_like(a_log), torch.zeros_like(real)
         else:
             a_imag, imag = (wide(part).unflatten(0, (-1, self.kept)) for part in (self.A_imag, self.C_imag))
@@ -110,7 +117,7 @@ class DiagonalSSM(nn.Module):
 def _response(
     log_a: Complex[Tensor, "D P"], weight: Complex[Tensor, "*rows D P"], length: int
 ) -> Float[Tensor, "*rows D T"]:
-    """2 Re sum_p w_p Ā_p^t for every t < T. With t = i + c j it is one product of real matrices, of 2 sqrt(T) powers of Ā."""
+    """2 Re sum_p w_p Ā_p^t for every t < T. With t = i + c j, it is one real matrix product of 2 sqrt(T) powers of Ā."""
     size = max(1, math.isqrt(length))
     place = torch.arange(size, device=log_a.device)
     blocks = size * torch.arange(-(-length // size), device=log_a.device)
@@ -121,36 +128,39 @@ def _response(
 
 
 def linear_spectrum(size: int, channels: int) -> Complex[Tensor, "D P"]:
-    """S4D-Lin: -1/2 + i π n (eq. 9)."""
+    """The spectrum S4D-Lin, -1/2 + i π n, of N = ``size`` states (Gu et al., arXiv 2206.11893, eq. 9)."""
     return _with_half(math.pi * _counted(size // 2), channels)
 
 
 def inverse_spectrum(size: int, channels: int) -> Complex[Tensor, "D P"]:
-    """S4D-Inv: -1/2 + i N / π (N / (2n + 1) - 1) (eq. 8)."""
+    """The spectrum S4D-Inv, -1/2 + i N / π (N / (2n + 1) - 1), with N = ``size`` (Gu et al., arXiv 2206.11893, eq. 8)."""
     return _with_half(size / math.pi * (size / (2 * _counted(size // 2) + 1) - 1), channels)
 
 
 def legs_spectrum(size: int, channels: int) -> Complex[Tensor, "D P"]:
-    """S4D-LegS: eigenvalues of the normal part of HiPPO-LegS, A + P Pᵀ / 2 with P_n = sqrt(2n + 1) (eq. 6)."""
+    """The spectrum S4D-LegS: eigenvalues of the normal part of HiPPO-LegS (Gu et al., arXiv 2206.11893, eq. 6).
+
+    The normal part is A + P Pᵀ / 2 with P_n = sqrt(2n + 1).
+    """
     n = _counted(size)
     root = (2 * n + 1).sqrt()
     outer = root[:, None] * root
     hippo = -outer.tril(-1) - torch.diag(n + 1)
-    skew = hippo + outer / 2 + 0.5 * torch.eye(size, dtype=torch.float64, device="cpu")  # its real parts are all -1/2
+    skew = hippo + outer / 2 + 0.5 * torch.eye(size, dtype=torch.float64, device="cpu")  # all real parts are -1/2
     return _with_half(torch.linalg.eigvalsh(-1j * skew.to(torch.complex128))[size // 2 :], channels)
 
 
 def real_spectrum(size: int, channels: int) -> Complex[Tensor, "D P"]:
-    """S4D-Real: -(n + 1), all N of them, since none has a conjugate."""
+    """The spectrum S4D-Real, -(n + 1). All N = ``size`` eigenvalues are given (P = N), since they have no conjugates."""
     found = -(_counted(size) + 1)
     return torch.complex(found, torch.zeros_like(found)).repeat(channels, 1)
 
 
 def random_spectrum(size: int, channels: int) -> Complex[Tensor, "D P"]:
-    """-exp(N(0, 1)) / 2 + i N(0, 1), each state of each channel drawn by itself.
+    """A random spectrum: -exp(N(0, 1)) / 2 + i N(0, 1), drawn independently for each state of each channel.
 
-    Ours: the real parts have the others' -1/2 as their median, the imaginary ones the unit scale of a matrix that nothing is
-    known of. They do not reach over the hundreds of frequencies that the named spectra lay out.
+    This spectrum is limbeck's own. The real parts have the median -1/2 of the other spectra. The imaginary parts have unit
+    scale, as for a random matrix, and do not cover the hundreds of frequencies of the named spectra.
     """
     real, imaginary = torch.randn(2, channels, size // 2, dtype=torch.float64, device="cpu")
     return torch.complex(-real.exp() / 2, imaginary)
@@ -164,7 +174,7 @@ def _counted(size: int) -> Float[Tensor, "P"]:
     return torch.arange(size, dtype=torch.float64, device="cpu")
 
 
-# Eigenvalues for a number N of states and of channels, one of each conjugate pair.
+# Functions of N (states) and D (channels) that give one eigenvalue of each conjugate pair, (D, P).
 SPECTRA: Mapping[str, Callable[[int, int], Tensor]] = {
     "legs": legs_spectrum,
     "inv": inverse_spectrum,

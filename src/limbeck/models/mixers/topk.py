@@ -1,14 +1,16 @@
-"""Attention where a learned score is among the highest, and nothing elsewhere: Zoology's learned positions, made causal.
+"""Attention at the tokens with the highest learned scores only: Zoology's learned positions, made causal.
 
-y_t = f_t Attention(x)_t with f = σ(w · x + b) (Arora et al., arXiv 2312.04927, sec. 5). In training every token is attended to
-by its gate f; otherwise f_t is 0 but for the highest scores. The paper takes the k highest of the whole row, which looks ahead:
-whether a token is chosen would hang on those that follow. Here a token is chosen if its score is among the k highest of its
-document *up to it*. The first k of a document always are; of L whose scores come in no order, about k (1 + ln(L / k)) are.
+y_t = f_t Attention(x)_t with f = σ(w · x + b) (Arora et al., arXiv 2312.04927, sec. 5). In training, the gate f applies to every
+token. In evaluation, f_t is 0 except at the highest scores. The paper selects the k highest scores of the whole row, so the
+selection of a token depends on later tokens. Here, a token is selected if its score is among the k highest of its document *up
+to it*. The first k tokens of a document are always selected. Of L tokens with scores in random order, about k (1 + ln(L / k))
+are selected.
 
-Two things of the paper are not here. Its penalty λ relu(mean f - k / L), which drives the gates apart: the loss is a sum over
-tokens that is divided once, whatever the micro-batches, and a mean over a row is none. So gates are as sparse as the loss alone
-makes them, and what is not chosen is missed. And the saving: attention is computed for all tokens, and those not chosen are
-multiplied by 0. The state has the k highest scores besides keys and values.
+Two parts of the paper are missing here. The first is its penalty λ relu(mean f - k / L), which makes gates sparse. A mean over
+a row does not fit a loss that is a sum over tokens, divided once for all micro-batches. The gates are therefore only as sparse
+as the loss makes them, and unselected tokens lose their attention output in evaluation. The second is the saving of compute:
+attention is computed at all tokens and multiplied by 0 at the unselected ones. The state holds the k highest scores besides
+keys and values.
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ from limbeck.models.mixers.precision import exact, wide
 
 @mixer("topk")
 class TopKAttention(Attention):
-    """Softmax attention of the tokens of the ``k`` highest scores so far; 0 is the root of the longest text, rounded up."""
+    """Softmax attention at the tokens whose score is among the ``k`` highest so far; other outputs are 0.
+
+    In training, all tokens are gated instead. A ``k`` of 0 means the square root of the longest text, rounded up.
+    """
 
     OPTIONS: ClassVar = {"k": 0, "rope": True}
 
@@ -42,7 +47,7 @@ class TopKAttention(Attention):
         self, x: Float[Tensor, "B T D"], documents: Documents, state: State | None, size: int
     ) -> tuple[Float[Tensor, "B T D"], State | None]:
         y, after = super().mix(x, documents, state, size)
-        with exact(x):  # the order of scores must not hang on how they are rounded
+        with exact(x):  # the order of scores must not depend on rounding
             score = F.linear(wide(x), wide(self.score.weight), wide(self.score.bias))[..., 0]
         before = None if state is None else state["scores"]
         gate = score.sigmoid()
@@ -55,7 +60,7 @@ class TopKAttention(Attention):
         return super().fresh(x) | {"scores": wide(x).new_full((x.shape[0], self.k), -torch.inf)}
 
     def state_bytes(self, length: int) -> int:
-        """Keys and values, and the scores in float32 at least."""
+        """Bytes of keys and values, plus the scores in float32 or wider."""
         return super().state_bytes(length) + self.k * max(4, self.score.weight.element_size())
 
     def _highest(
@@ -71,7 +76,7 @@ class TopKAttention(Attention):
 def _higher(
     score: Float[Tensor, "B T"], documents: Documents, before: Float[Tensor, "B k"] | None
 ) -> Int[Tensor, "B T"]:
-    """How many earlier tokens of its document have a score as high as a token's; from k on perhaps more."""
+    """The number of earlier tokens of the document whose score is at least as high. Counts of k or more may be too low."""
     earlier = seen(documents, score.shape[1], None).tril(-1)
     count = (earlier & _reaches(score, score)).sum(-1)
     return count if before is None else count + (_reaches(score, before).sum(-1) * documents.continues)
