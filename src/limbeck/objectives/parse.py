@@ -168,10 +168,10 @@ class _Reader:
         if name.lower() not in names:
             near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
             meant = _SYNONYMS.get(name.lower()) or (names[near[0]] if near else None)
-            hint = f"did you mean {meant}? " if meant else ""
+            hint = f"did you mean {meant}? There" if meant else "there"
             raise BadObjective(
-                f"objective {self.text!r}: there is no {name}; {hint}There are {', '.join(OBJECTIVES)}; "
-                "your own is FILE.py:CLASS"
+                f"objective {self.text!r}: there is no {name}; {hint} are {', '.join(OBJECTIVES)}; "
+                "your own is FILE.py:CLASS, or has a name from a package that is installed"
             )
         return OBJECTIVES[names[name.lower()]]
 
