@@ -90,7 +90,7 @@ def fault(importer: str, imported: str) -> str:
         return "the package gives names of every layer: import from the module that has it"
     for part in (above, below):
         if part not in LEVEL:
-            return f"{part} is in no layer: give it one"
+            return f"{part} is in no layer: a new part needs one; a name is imported from the module that has it"
     if LEVEL[below] < LEVEL[above]:
         return ""
     where = "of the same layer" if LEVEL[above] == LEVEL[below] else "above it"
@@ -172,9 +172,17 @@ def test_every_folder_of_a_part_with_rooms_is_one(part):
             "import limbeck",
             "the package gives names of every layer: import from the module that has it",
         ),
-        ("limbeck.run.run", "from limbeck import distil", "distil is in no layer: give it one"),
+        (
+            "limbeck.run.run",
+            "from limbeck import distil",
+            "distil is in no layer: a new part needs one; a name is imported from the module that has it",
+        ),
         ("limbeck.run.run", "from limbeck import __version__", ""),
-        ("limbeck.attic.old", "from limbeck.types import Batch", "attic is in no layer: give it one"),
+        (
+            "limbeck.attic.old",
+            "from limbeck.types import Batch",
+            "attic is in no layer: a new part needs one; a name is imported from the module that has it",
+        ),
         ("limbeck.jobs.distil.job", "from limbeck.run.run import Run", ""),
         (
             "limbeck.jobs.capture.job",

@@ -90,7 +90,7 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-12) -> None:
 
 
 def test_every_mixer_is_tested():
-    assert {text.partition(":")[0] for text in PATTERNS} == set(MIXERS)
+    assert {text.partition(":")[0] for text in PATTERNS} == set(MIXERS), "add a pattern of the new mixer to PATTERNS"
 
 
 @pytest.mark.parametrize("text", [*PATTERNS, SPARSE])
@@ -687,7 +687,7 @@ def test_flops_are_those_of_the_formulas(text):
 
 
 def test_flops_are_counted_of_every_mixer():
-    assert {text.partition(":")[0] for text in MIXING} == set(MIXERS)
+    assert {text.partition(":")[0] for text in MIXING} == set(MIXERS), "add the new mixer's FLOPs to MIXING"
 
 
 # Taps of short convolutions, and what else is no product of matrices, which torch's counter does not see.
