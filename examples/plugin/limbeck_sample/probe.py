@@ -25,4 +25,4 @@ def top5(model: LanguageModel, teacher: LanguageModel | None, context: ProbeCont
         np.add.at(hits, document, hit.cpu().numpy())
         np.add.at(tokens, document, 1)
     found = mean_interval(hits, tokens)
-    yield Reading(model.name, "top5", "top5_accuracy", found.value, "share", found.n, found.low, found.high)
+    yield Reading("", "top5", "top5_accuracy", found.value, "share", found.n, found.low, found.high)
