@@ -31,7 +31,7 @@ def place(tmp_path_factory) -> Path:
 
 def installed(folder: Path, page: Path) -> dict[str, str]:
     """The page's package as pip leaves it, and the environment of a process that has it."""
-    (code,), (entries,) = blocks(page, "python"), blocks(page, "toml")
+    (code, *_), (entries,) = blocks(page, "python"), blocks(page, "toml")
     (folder / "mine.py").write_text(code, encoding="utf-8")
     info = folder / "mine-0.1.dist-info"
     info.mkdir(parents=True)
@@ -60,3 +60,17 @@ def test_what_a_page_shows_runs(page, place, tmp_path):
             [sys.executable, "-m", "limbeck", *words], cwd=place, env=env, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["a-mixer", "an-objective"])
+def test_the_test_of_a_page_passes(kind, tmp_path):
+    page = ROOT / "docs" / "how-to" / f"add-{kind}.md"
+    env = installed(tmp_path, page)
+    _, test = blocks(page, "python")
+    (tmp_path / "test_mine.py").write_text(test, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "test_mine.py"], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
