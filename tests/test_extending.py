@@ -63,7 +63,7 @@ def test_what_a_page_shows_runs(page, place, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["a-mixer", "an-objective"])
+@pytest.mark.parametrize("kind", ["a-mixer", "a-probe", "an-objective"])
 def test_the_test_of_a_page_passes(kind, tmp_path):
     page = ROOT / "docs" / "how-to" / f"add-{kind}.md"
     env = installed(tmp_path, page)
