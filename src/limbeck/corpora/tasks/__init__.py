@@ -1,7 +1,7 @@
-"""Synthetic tasks by name: each draws rows with questions, from a seed alone. `synthetic.SyntheticCorpus` makes a corpus of one.
+"""Synthetic tasks by name. Each samples rows with questions from a seed. `synthetic.SyntheticCorpus` makes a task a corpus.
 
-A name may set what the task is made of: "mqar", "mqar:pairs=4,variant=forgetting", "arithmetic:form=reverse". Arithmetic is text,
-which a tokenizer spells first (`spelled.Spelled`); mqar, induction, reversal and listops draw tokens.
+A name may set options: "mqar", "mqar:pairs=4,variant=forgetting", "arithmetic:form=reverse". Arithmetic gives text, which needs a
+tokenizer (`spelled.Spelled`). mqar, induction, reversal and listops give tokens.
 
     >>> from limbeck.corpora.tasks import task_of
     >>> from limbeck.corpora.tasks.synthetic import SyntheticCorpus

@@ -1,8 +1,8 @@
-"""Sums of two numbers, written in four ways of which three show a small model how the sum is made.
+"""Addition of two numbers in four text formats. Three of them help a small model to learn the steps of addition.
 
-*plain* 128+367=495; *reverse* $128+367=594$, the units first; *simplified*, a line for each digit from the units with the digit
-and the carry; *detailed*, with all that is left to add (Lee et al., arXiv 2307.03381, sec. 3 and fig. 1). Sums of few digits and
-of many carries are rare among random ones, so both can be balanced: lengths as those of one random number, carries alike.
+*plain* is 128+367=495. *reverse* is $128+367=594$, units first. *simplified* has one line for each digit, from the units, with
+digit and carry. *detailed* also shows the digits left to add (Lee et al., arXiv 2307.03381, sec. 3 and fig. 1). Few digits and
+many carries are rare in random sums, so both can be balanced: lengths as of one random number, and carries uniform.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from limbeck.errors import BadTask
 
 FORMATS = ("plain", "reverse", "simplified", "detailed")
 BALANCES = ("none", "digits", "carries", "both")
-_MOST_DIGITS = 12  # of balanced carries, drawn by rejection: all 12 carry in 1 of 10,000 sums
+_MOST_DIGITS = 12  # limit for balanced carries by rejection sampling: all 12 carry in 1 of 10,000 sums
 
 
 @dataclass(frozen=True)
 class Sum:
-    """a + b, both at least 0 and written with leading zeros up to ``padded`` digits."""
+    """The sum a + b of two numbers of at least 0, written with leading zeros up to ``padded`` digits."""
 
     a: int
     b: int
@@ -33,12 +33,12 @@ class Sum:
 
     @property
     def operands(self) -> tuple[str, str]:
-        """Both as they are written."""
+        """The digits of a and b, with leading zeros."""
         return f"{self.a:0{self.padded}d}", f"{self.b:0{self.padded}d}"
 
     @property
     def steps(self) -> tuple[tuple[int, int, int, int, int], ...]:
-        """From the units: a's digit, b's digit, the carry that comes, the digit that is written, the carry that goes."""
+        """For each place from the units: digit of a, digit of b, incoming carry, digit of the sum, outgoing carry."""
         a, b = self.operands
         width = max(len(a), len(b))
         carry, found = 0, []
@@ -50,7 +50,7 @@ class Sum:
 
 
 def question(sum_: Sum, form: str) -> Question:
-    """A sum as a question and its answer; together they are `render`."""
+    """A sum as a question and its answer, in the format ``form``. Their concatenation is `render`."""
     require_format(form)
     asked = "+".join(sum_.operands)
     if form == "plain":
@@ -62,13 +62,13 @@ def question(sum_: Sum, form: str) -> Question:
 
 
 def render(sum_: Sum, form: str) -> str:
-    """A sum with all that is written of it."""
+    """The full text of a sum, question and answer, in the format ``form``."""
     whole = question(sum_, form)
     return whole.prompt + whole.answer
 
 
 def parse(text: str, form: str) -> Sum:
-    """The sum that `render` wrote. Raises BadTask where a text is not that of a sum, or the sum in it is wrong."""
+    """The sum in a text by `render`. Raises BadTask if the text is not a sum in the format ``form`` or the result is wrong."""
     require_format(form)
     found = re.search(r"(\d+)\+(\d+)", text)
     if found:
@@ -81,13 +81,13 @@ def parse(text: str, form: str) -> Sum:
 
 
 def carries(a: Int64[np.ndarray, " n"], b: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """How many digits are carried in a + b: what the sums of digits lose, 9 a carry."""
+    """The number of carries in each a + b. Each carry lowers the sum of digits by 9."""
     return (_digit_sum(a) + _digit_sum(b) - _digit_sum(a + b)) // 9
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Sums of up to ``digits`` digits. ``padded`` writes leading zeros. Raises BadTask for unknown words and too many digits."""
+    """The task of sums of up to ``digits`` digits. ``padded`` adds leading zeros. Raises BadTask for unsupported options."""
 
     digits: int = 3
     form: str = "plain"
@@ -105,11 +105,11 @@ class Arithmetic:
             raise BadTask(f"arithmetic: expected 1 to {_MOST_DIGITS} digits, got {self.digits}")
 
     def sums(self, generator: np.random.Generator, n: int) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-        """Both numbers of n sums.
+        """Samples both numbers of n sums.
 
-        Of balanced *digits*, the longer number has as many as one that is uniform below 10^digits has (1 %, 9 % and 90 % of
-        three), both uniform given that; else both are uniform below 10^digits. Of balanced *carries* each number of carries
-        that a length allows is as likely, and sums uniform given it.
+        With balanced *digits*, the longer number has as many digits as a uniform number below 10^digits (for three digits:
+        1 %, 9 % and 90 %), and sums are uniform given that. Otherwise both numbers are uniform below 10^digits. With balanced
+        *carries*, each number of carries that a length allows is equally likely, and sums are uniform given it.
         """
         many = _lengths(generator, n, self.digits) if self.balance in ("digits", "both") else np.full(n, self.digits)
         exact = self.balance in ("digits", "both")
@@ -127,14 +127,14 @@ class Arithmetic:
         return a, b
 
     def questions(self, generator: np.random.Generator, n: int) -> list[Question]:
-        """n sums in the format."""
+        """Samples n sums and gives them in the task's format."""
         width = self.digits if self.padded else 1
         pairs = zip(*(side.tolist() for side in self.sums(generator, n)), strict=True)
         return [question(Sum(a, b, width), self.form) for a, b in pairs]
 
 
 def require_format(form: str) -> None:
-    """Raises BadTask for a format that is none."""
+    """Raises BadTask for an unknown format."""
     if form not in FORMATS:
         raise BadTask(f"arithmetic: unknown format {form!r}{nearest(form, FORMATS)} There are: {', '.join(FORMATS)}.")
 
@@ -170,7 +170,7 @@ def _listed(digits: list[int]) -> str:
 
 
 def _padded(a: str, b: str) -> int:
-    """How many digits both were filled up to: those of a number with a zero in front."""
+    """The width to which both numbers were padded: the digits of a number with a leading zero, else 1."""
     return max(len(side) if side[0] == "0" else 1 for side in (a, b))
 
 
@@ -182,6 +182,6 @@ def _digit_sum(x: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
 
 
 def _lengths(generator: np.random.Generator, n: int, digits: int) -> Int64[np.ndarray, " n"]:
-    """Digits of numbers that are uniform below 10^digits."""
+    """The numbers of digits of n uniform numbers below 10^digits."""
     numbers = generator.integers(10**digits, size=n)
     return sum(((numbers >= 10**power).astype(np.int64) for power in range(1, digits)), np.ones(n, dtype=np.int64))

@@ -1,8 +1,8 @@
-"""Two tasks that ask one token at the end of a row: what followed a sign before, and what was paired with a key before.
+"""Two tasks with one question at the end of a row: the token after an earlier marker, or the value of an earlier key.
 
-*Induction*: random tokens, among them once the sign V - 1, which also ends the row: what followed it? (Fu et al., arXiv
-2212.14052, sec. 3.1, table 1; after Olsson et al., arXiv 2209.11895). *Recall*: keys below V/2 each before the value that the row
-gives it, keys as they come, so that some are told again; the last token is a key that was told.
+*Induction*: random tokens contain the marker V - 1 once, and it also ends the row. The target is the token after its first
+occurrence (Fu et al., arXiv 2212.14052, sec. 3.1, table 1; after Olsson et al., arXiv 2209.11895). *Recall*: each key, below V/2,
+is followed by its value in this row. Keys are sampled with repetition, and the last token is one of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ VARIANTS = ("induction", "recall")
 
 @dataclass(frozen=True)
 class Induction:
-    """The task. Raises BadTask where a row is too short, has a length that pairs cannot fill, or there are too few tokens."""
+    """The induction or recall task, with rows of ``length`` tokens below ``vocab``.
+
+    Raises BadTask for an unknown variant, a row that is too short, an even length in recall, or too small a vocabulary.
+    """
 
     vocab: int = 32
     length: int = 31
@@ -40,7 +43,7 @@ class Induction:
             )
 
     def draw(self, generator: np.random.Generator, rows: int) -> Drawing:
-        """Rows that ask at their last token."""
+        """Samples rows whose only question is at the last token."""
         tokens, said = (self._induction if self.variant == "induction" else self._recall)(generator, rows)
         answers, asked = np.zeros_like(tokens), np.zeros(tokens.shape, dtype=bool)
         answers[:, -1], asked[:, -1] = said, True
@@ -48,7 +51,7 @@ class Induction:
 
     def _induction(self, generator: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
         tokens = generator.integers(self.vocab - 1, size=(rows, self.length))
-        place = generator.integers(self.length - 2, size=rows)  # with a token behind it that is not the last
+        place = generator.integers(self.length - 2, size=rows)  # the token after it is not the last one
         each = np.arange(rows)
         tokens[each, place] = tokens[:, -1] = self.vocab - 1
         return tokens, tokens[each, place + 1]

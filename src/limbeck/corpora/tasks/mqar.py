@@ -1,15 +1,15 @@
-"""Multi-query associative recall: pairs of a key and its value, then all keys again in another order, each asking its value.
+"""Multi-query associative recall: pairs of a key and its value, then all keys again in another order, each as a question.
 
     tokens   2 8 4 7 0 0 4 0 0 0 0 0 2 0 0 0
     answers              7           8
 
-Keys are 1 to V/2 - 1, values V/2 to V - 1, both without repetition in a row. Questions stand in slots of two tokens behind the
-pairs, slot s taken with a chance as s^(a - 1), drawn one after the other (Arora et al., arXiv 2312.04927, app. E.1). The
-answer is the token to be said at the question itself and is not written into the row. What surprises: the slot is counted from
-the end of the pairs, not from its key. With random fillers a row of a small vocabulary often holds a key once more than it asks.
+Keys are 1 to V/2 - 1 and values V/2 to V - 1, without repetition in a row. Questions stand in slots of two tokens after the
+pairs. Slots are sampled without replacement, slot s with weight s^(a - 1) (Arora et al., arXiv 2312.04927, app. E.1). The answer
+is the target at the question itself and does not appear in the row. Slots are counted from the end of the pairs, not from their
+key. With random fillers and a small vocabulary, a row often contains a key once more by chance.
 
-Two variants: *forgetting* gives some keys a second value behind all pairs, and the last one counts; *compositional* has keys
-of two tokens, all pairs of sqrt(K) first and sqrt(K) second ones, so that neither token alone tells the value.
+Two variants: *forgetting* gives some keys a second value after all pairs, and the last value counts. *compositional* has keys
+of two tokens, all combinations of sqrt(K) first and sqrt(K) second tokens, so that neither token alone determines the value.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ FILLERS = ("zero", "random")
 
 @dataclass(frozen=True)
 class MQAR:
-    """The task: ``pairs`` K in rows of ``length`` L tokens of a ``vocab`` V; ``rebound`` keys get a second value, if forgetting.
+    """The MQAR task: ``pairs`` (K) in rows of ``length`` (L) tokens of a vocabulary of ``vocab`` (V).
 
-    ``power`` is a of the slots' distribution; 1 is uniform. Raises BadTask where the numbers do not fit together.
+    In the variant forgetting, ``rebound`` keys get a second value. ``power`` is a in the weights s^(a - 1) of slots; 1 is
+    uniform. Raises BadTask if the numbers do not fit together.
     """
 
     vocab: int = 8192
@@ -62,22 +63,22 @@ class MQAR:
 
     @property
     def context(self) -> int:
-        """Tokens of the pairs, before the first slot."""
+        """The number of tokens of the pairs, before the first slot."""
         return self._width * (self.pairs + self._again)
 
     @property
     def slots(self) -> int:
-        """Places where a question may stand."""
+        """The number of slots for questions."""
         return (self.length - self.context) // self._width
 
     @property
     def slot_chances(self) -> Float[np.ndarray, " slots"]:
-        """The chance of each slot to be taken by the first question."""
+        """The probability of each slot for the first question."""
         weights = np.arange(1, self.slots + 1, dtype=float) ** (self.power - 1)
         return weights / weights.sum()
 
     def draw(self, generator: np.random.Generator, rows: int) -> Drawing:
-        """Rows with their questions."""
+        """Samples rows with their questions."""
         bound = self._bindings(generator, rows)
         tokens = self._filler(generator, rows)
         tokens[:, : self.context] = bound.reshape(rows, -1)
@@ -94,7 +95,7 @@ class MQAR:
         return Drawing(tokens, targets, asked)
 
     def distance(self, batch: Batch) -> Tensor:
-        """Tokens from each question back to the key whose value it asks, (B, T); 0 where nothing is asked."""
+        """The number of tokens from each question back to its key in the pairs, (B, T); 0 at other positions."""
         width = self._width
         keys = batch.tokens[:, : self.context].unflatten(1, (-1, width))[:, :, : width - 1]
         here = batch.tokens.unfold(1, width - 1, 1)  # (B, T - width + 2, width - 1)
@@ -107,7 +108,7 @@ class MQAR:
 
     @property
     def _width(self) -> int:
-        """Tokens of a pair, and of a slot."""
+        """The number of tokens of a pair and of a slot."""
         return 3 if self.variant == "compositional" else 2
 
     @property
@@ -148,7 +149,7 @@ class MQAR:
         which = distinct(generator, rows, self._again, self.pairs)
         again = np.take_along_axis(pairs, which[..., None], 1)
         first = self.vocab - values_count
-        other = generator.integers(1, values_count, size=which.shape)  # never 0: a second value is another one
+        other = generator.integers(1, values_count, size=which.shape)  # never 0, so that the second value differs
         again[..., 1] = first + (again[..., 1] - first + other) % values_count
         return np.concatenate([pairs, again], 1)
 
@@ -165,7 +166,7 @@ class MQAR:
         return generator.integers(self.vocab, size=shape) if self.filler == "random" else np.zeros(shape, np.int64)
 
     def _last(self, bound: np.ndarray) -> tuple[Int64[np.ndarray, "rows K parts"], Int64[np.ndarray, "rows K"]]:
-        """The K keys, and the value that each was given last."""
+        """The K keys, and the last value of each."""
         pairs, again = bound[:, : self.pairs], bound[:, self.pairs :]
         keys, values = pairs[..., :-1], pairs[..., -1]
         if not self._again:

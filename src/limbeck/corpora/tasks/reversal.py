@@ -1,9 +1,9 @@
-"""Facts and their reversals: a r b and b r⁻¹ a, for half of the world both said, for the other one way, asked the other way.
+"""Facts and their reversals: a r b and b r⁻¹ a. Some entities have both directions in training, others only one.
 
-Of ``entities`` things every fact is read in both directions, which teaches that relations have inverses; of 0.6 times as many
-others each in one direction drawn at random, and what is tested is the other. For each of the relations a group is paired off
-anew (arXiv 2504.01928, sec. 2). At *concept* level a thing is one token; at *name* level it is two, a first and a last name,
-each shared by ``shared`` things, no two of which have both in common.
+Facts of the first ``entities`` things appear in both directions, so that training shows that relations have inverses. Facts of
+0.6 times as many other things appear in one random direction, and the test asks for the other. Each relation pairs a group at
+random (arXiv 2504.01928, sec. 2). At *concept* level, a thing is one token. At *name* level, it is a first and a last name, each
+shared by ``shared`` things; no two things share both.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from limbeck.corpora.tasks.synthetic import Drawing
 from limbeck.errors import BadTask
 
 LEVELS = ("concept", "name")
-_ONE_WAY = 0.6  # things whose facts are read one way, for each one of the others
+_ONE_WAY = 0.6  # ratio of things with facts in one direction to things with both
 
 Facts = Int64[np.ndarray, "n 3"]  # head, relation, tail; relation 2 i + 1 is the inverse of 2 i
 
 
 @dataclass(frozen=True)
 class Reversal:
-    """The world that ``world`` is the seed of, and its facts. Raises BadTask where its numbers do not fit together."""
+    """The reversal task with the facts of the seed ``world``. Raises BadTask if its numbers do not fit together."""
 
     entities: int = 600
     relations: int = 6
@@ -54,45 +54,45 @@ class Reversal:
 
     @property
     def one_way(self) -> int:
-        """Things whose facts are read one way."""
+        """The number of things whose facts appear in one direction only."""
         return 2 * round(_ONE_WAY * self.entities / 2)
 
     @property
     def things(self) -> int:
-        """All of them; those told both ways have the lowest numbers."""
+        """The number of all things. Things with facts in both directions have the lowest numbers."""
         return self.entities + self.one_way
 
     @property
     def names(self) -> int:
-        """First names, and as many last names."""
+        """The number of first names, which is also the number of last names."""
         return -(-self.things // self.shared)
 
     @property
     def vocab(self) -> int:
-        """The tokens of names, then of relations."""
+        """The vocabulary size: tokens of things or names, then two tokens for each relation."""
         return self._named + 2 * self.relations
 
     @property
     def length(self) -> int:
-        """Tokens of a row: a thing, a relation, and what of the other thing comes before its last token."""
+        """The number of tokens of a row: a thing, a relation, and the other thing without its last token."""
         return 2 if self.level == "concept" else 4
 
     @property
     def told(self) -> Facts:
-        """The facts that rows tell, in both directions or one."""
+        """The facts of training rows, in both directions or one."""
         return self._facts[0]
 
     @property
     def asked(self) -> Facts:
-        """The reversals of those told one way."""
+        """The test facts: reversals of the facts that appear in one direction only."""
         return self._facts[1]
 
     def draw(self, generator: np.random.Generator, rows: int) -> Drawing:
-        """Rows with a fact each, drawn among those that are told."""
+        """Samples rows of one training fact each."""
         return self.rows(self.told[generator.integers(len(self.told), size=rows)])
 
     def rows(self, facts: Facts) -> Drawing:
-        """Facts as rows; the tokens of the tail are what is asked."""
+        """Facts as rows. The tokens of the tail are the targets."""
         spelled = self.spelling
         relation = self._named + facts[:, 1:2]
         row = np.concatenate([spelled[facts[:, 0]], relation, spelled[facts[:, 2]]], 1)
@@ -102,7 +102,7 @@ class Reversal:
 
     @cached_property
     def spelling(self) -> Int64[np.ndarray, "things tokens"]:
-        """The tokens of each thing: one, or a first name and a last name."""
+        """The tokens of each thing: one token, or a first and a last name."""
         if self.level == "concept":
             return np.arange(self.things)[:, None]
         order = np.random.default_rng([self.world, 1]).permutation(self.things)
@@ -128,11 +128,11 @@ class Reversal:
 
 
 def reversed_facts(facts: Facts) -> Facts:
-    """b r⁻¹ a of a r b."""
+    """The reversal b r⁻¹ a of each fact a r b."""
     return np.stack([facts[:, 2], facts[:, 1] ^ 1, facts[:, 0]], -1)
 
 
 def _paired(generator: np.random.Generator, first: int, count: int, relation: int) -> Facts:
-    """A group paired off at random."""
+    """Facts of one relation that pair ``count`` things, from number ``first`` on, at random."""
     order = first + distinct(generator, 1, count, count)[0]
     return np.stack([order[::2], np.full(count // 2, relation), order[1::2]], -1)

@@ -1,4 +1,4 @@
-"""Draws without replacement, for many rows at once: what the tasks are made of."""
+"""Sampling without replacement for many rows at once, used by the synthetic tasks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from jaxtyping import Float, Int64
 
 
 def distinct(generator: np.random.Generator, rows: int, count: int, below: int) -> Int64[np.ndarray, "rows count"]:
-    """``count`` different numbers of 0 to ``below`` - 1 in each row, every ordered choice as likely as any other.
+    """``count`` distinct numbers from 0 to ``below`` - 1 in each row. Every ordered choice is equally likely.
 
-    Few of many are drawn freely, and rows with a repetition drawn anew, which leaves what remains uniform; many of few are the
-    start of a permutation.
+    A small ``count`` is sampled independently, and rows with repetitions are sampled again, which keeps rows uniform. A large
+    ``count`` is the start of a random permutation.
     """
     if count**2 > 2 * below:
         pool = np.broadcast_to(np.arange(below), (rows, below))
@@ -24,10 +24,10 @@ def distinct(generator: np.random.Generator, rows: int, count: int, below: int) 
 def one_by_one(
     generator: np.random.Generator, rows: int, count: int, weights: Float[np.ndarray, " places"]
 ) -> Int64[np.ndarray, "rows count"]:
-    """``count`` places of each row, drawn one after the other among those left, each with a chance as its weight.
+    """``count`` places of each row, sampled one after the other without replacement, with probabilities as their weights.
 
-    The places of the smallest of independent exponential times with these weights as rates, in the order of the times: the
-    same distribution (Yellott 1977; with logarithms it is the Gumbel top-k trick), without a loop over draws.
+    The result has the places of the smallest of independent exponential times with these weights as rates, in order of time.
+    The distribution is the same, without a loop (Yellott 1977; in logarithms, this is the Gumbel top-k trick).
     """
     times = generator.standard_exponential((rows, len(weights))) / weights
     return np.argsort(times, axis=1)[:, :count]

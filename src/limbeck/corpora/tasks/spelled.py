@@ -1,4 +1,4 @@
-"""Tasks of text: questions and answers spelled with a tokenizer, one to a row."""
+"""Text tasks as rows of tokens: one question and its answer in each row, encoded by a tokenizer."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from limbeck.models.vocabulary import ids_of
 
 @dataclass(frozen=True)
 class Question:
-    """A text to go on from, and how it goes on."""
+    """A prompt, and the answer that should continue it."""
 
     prompt: str
     answer: str
 
 
 class TextTask(Protocol):
-    """What draws questions; ``name`` is that of its file."""
+    """The protocol of tasks that sample questions as text. ``name`` is the name of the task's file."""
 
     @property
     def name(self) -> str: ...
@@ -30,9 +30,10 @@ class TextTask(Protocol):
 
 
 class Spelled:
-    """A task of text as rows of ``length`` tokens: a question, its answer, which is asked, the end token if any, padding.
+    """A text task as rows of ``length`` tokens: question, answer, the token ``end`` if given, padding.
 
-    Raises BadTask where the tokenizer does not give a text back as it was, or a question is longer than the row.
+    The targets are the tokens of the answer and ``end``. Raises BadTask if decoding does not restore a text, or if a question
+    does not fit a row.
     """
 
     def __init__(self, task: TextTask, tokenizer: Any, *, length: int, end: int | None = None) -> None:
@@ -41,7 +42,7 @@ class Spelled:
         require_spelling(tokenizer, task.questions(np.random.default_rng(0), 16), task.name)
 
     def draw(self, generator: np.random.Generator, rows: int) -> Drawing:
-        """Rows with their questions."""
+        """Samples rows with their questions."""
         questions = self.task.questions(generator, rows)
         prompts = self._tokens([question.prompt for question in questions])
         answers = self._tokens([question.answer for question in questions])
@@ -65,7 +66,7 @@ class Spelled:
 
 
 def require_spelling(tokenizer: Any, questions: Sequence[Question], name: str) -> None:
-    """Raises BadTask where a tokenizer loses something of the texts of a task, but for a space that it puts in front."""
+    """Raises BadTask if decoding the encoded questions does not restore their text. An added leading space is allowed."""
     for question in questions:
         text = question.prompt + question.answer
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,8 +1,8 @@
-"""Rows that are drawn instead of read: a `Corpus` without text, endless, each row drawn anew.
+"""An endless `Corpus` of sampled rows instead of text.
 
-Row r is row r modulo 1,024 of the block r // 1,024, and a block has random numbers of its own, from the seed, its number and what
-the rows are for. So what a row holds depends on these alone, not on batches, ranks or where a run began; of several ranks each
-takes every ranks-th row. A task with few different rows draws some of them again.
+Row r is row r modulo 1,024 of block r // 1,024. Each block has its own random numbers, from the seed, its number and the use of
+the rows. A row depends on these only, not on batches, ranks or the start of a run. Of N ranks, each takes every N-th row. A task
+with few distinct rows repeats some of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WORD = 2**32
 
 @dataclass(frozen=True)
 class Drawing:
-    """Rows with their questions: ``answers`` is the next token where ``asked``, and says nothing elsewhere."""
+    """Rows with their questions. ``answers`` has the target token where ``asked`` is true, and is meaningless elsewhere."""
 
     tokens: Int64[np.ndarray, "rows length"]
     answers: Int64[np.ndarray, "rows length"]
@@ -34,7 +34,7 @@ class Drawing:
 
 
 class Task(Protocol):
-    """What draws rows of ``length`` tokens below ``vocab``. Frozen: the same generator gives the same rows."""
+    """The protocol of tasks that sample rows of ``length`` tokens below ``vocab``. Equal generators give equal rows."""
 
     @property
     def length(self) -> int: ...
@@ -44,18 +44,18 @@ class Task(Protocol):
 
 
 def stream(seed: int, number: int = 0, *, use: str = "train") -> np.random.Generator:
-    """Random numbers that no other seed (below 2^64), number (below 2^32) or use has.
+    """A random generator that is distinct for each seed (below 2^64), number (below 2^32) and use.
 
-    Four words of fixed width: left to itself numpy's `SeedSequence` takes 2^32 for [0, 1], and [1] for [1, 0].
+    The seed consists of four words of fixed width, since numpy's `SeedSequence` equates 2^32 with [0, 1] and [1] with [1, 0].
     """
     words = np.array([seed % _WORD, number, seed // _WORD, USES.index(use)], dtype=np.uint32)
     return np.random.Generator(np.random.PCG64(words))
 
 
 class SyntheticCorpus:
-    """The rows of a task, each a document of its own whose number is the row's. No two uses share a draw.
+    """The rows of a task as a corpus. Each row is one document, numbered as the row. Different uses have independent rows.
 
-    Raises BadTask for a task of text, whose rows a tokenizer has to spell (`spelled.Spelled`), and for an unknown use.
+    Raises BadTask for a text task, which needs a tokenizer (`spelled.Spelled`), and for an unknown use.
     """
 
     def __init__(self, task: Task, *, seed: int = 0, use: str = "train", rank: int = 0, ranks: int = 1) -> None:
@@ -76,7 +76,7 @@ class SyntheticCorpus:
         self._block: tuple[int, Batch] | None = None  # its number, and its rows
 
     def take(self, rows: int) -> Batch:
-        """The next ``rows`` rows of all ranks together, as far as they are this rank's."""
+        """This rank's part of the next ``rows`` rows of all ranks together."""
         first, self._next = self._next, self._next + rows
         parts = []
         for number in range(first // BLOCK, (self._next - 1) // BLOCK + 1):
@@ -86,7 +86,7 @@ class SyntheticCorpus:
         return found if self.ranks == 1 else found.rows(slice(self.rank, None, self.ranks))
 
     def state_dict(self) -> dict[str, Any]:
-        """The position: how many rows all ranks together have taken."""
+        """The position: the number of rows that all ranks together have taken."""
         return {"row": self._next}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -94,7 +94,7 @@ class SyntheticCorpus:
         self._next = int(state["row"])
 
     def documents(self, rows: int) -> list[str]:
-        """Names of the last rows that were taken, of all ranks."""
+        """The names of the last ``rows`` rows taken, of all ranks together."""
         return [f"row {number:,} of {self.task!r}" for number in range(self._next - rows, self._next)]
 
     def _rows(self, number: int) -> Batch:
@@ -105,7 +105,7 @@ class SyntheticCorpus:
 
 
 def as_batch(drawing: Drawing, *, first: int = 0) -> Batch:
-    """Rows as a batch, counted from ``first``; the answers are its targets."""
+    """Rows as a batch, numbered from ``first``. The answers are the targets, and only asked positions have weight."""
     rows, length = drawing.tokens.shape
     row = torch.arange(first, first + rows)
     return Batch(
@@ -119,7 +119,7 @@ def as_batch(drawing: Drawing, *, first: int = 0) -> Batch:
 
 
 def _joined(parts: list[Batch]) -> Batch:
-    """Batches one after the other; rows of a task have no inputs of the student's own."""
+    """Concatenates batches. Rows of a task have no separate student inputs."""
 
     def all_of(name: str) -> Tensor:
         return torch.cat([getattr(part, name) for part in parts])

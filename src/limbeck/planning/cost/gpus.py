@@ -1,7 +1,7 @@
-"""What named GPUs can do, from their makers' data sheets, and what share of it a run is assumed to reach.
+"""Peak rates and memory of known GPUs, from their makers' data sheets, and the share of the peak that a run is assumed to reach.
 
-What surprises: the large numbers on the sheets count products with half their weights zero; these are the dense ones. Bytes are
-decimal, as the sheets count. A rate measured on the device itself (`plan.rates.measure_rates`) is better than any of these.
+The largest numbers on the sheets assume that half of the weights are zero; the numbers here are for dense products. Bytes are
+decimal, as on the sheets. A rate measured on the device itself (`machine.measure_rates`) is more accurate than all of these.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from limbeck.config import nearest
 from limbeck.errors import BadSetting
 
-# Assumed, and said wherever they are used. Trainings of dense models report 30 to 55 % of the dense peak (PaLM, arXiv 2204.02311,
-# sec. 4.1: 46 %; Llama 3, arXiv 2407.21783, table 4: 38 to 43 %). Reading weights from memory gets further.
+# Assumptions, named in every output that uses them. Training runs of dense models report 30 to 55 % of the dense peak (PaLM,
+# arXiv 2204.02311, sec. 4.1: 46 %; Llama 3, arXiv 2407.21783, table 4: 38 to 43 %). Memory reads reach a larger share.
 UTILISATION = 0.4
 BANDWIDTH_SHARE = 0.6
 
 
 @dataclass(frozen=True)
 class GPU:
-    """A device: dense bfloat16 FLOP/s with float32 sums, bytes of memory, bytes/s of memory, and the sheet that says so."""
+    """A GPU: dense bfloat16 FLOP/s with float32 sums, memory in bytes, memory bandwidth in bytes/s, and their data sheet."""
 
     name: str
     flops: float
@@ -29,11 +29,11 @@ class GPU:
     source: str
 
     def training_seconds(self, flops: float) -> float:
-        """Seconds for so many FLOPs at the assumed utilisation."""
+        """Seconds for ``flops`` FLOPs of training at the assumed utilisation."""
         return flops / (UTILISATION * self.flops)
 
     def token_seconds(self, bytes_read: float) -> float:
-        """Seconds per generated token, batch 1, which reads so many bytes: at batch 1 the memory is the limit."""
+        """Seconds per generated token at batch size 1, where memory bandwidth is the limit. Each token reads ``bytes_read``."""
         return bytes_read / (BANDWIDTH_SHARE * self.bandwidth)
 
 
@@ -62,7 +62,7 @@ GPUS = (
 
 
 def gpu(name: str) -> GPU:
-    """The GPU of a name, whatever its case, hyphens and blanks. Raises BadSetting with the nearest name."""
+    """The GPU with a name. Case, hyphens and blanks do not matter. Raises BadSetting, with the nearest name, if unknown."""
 
     def plain(text: str) -> str:
         return "".join(c for c in text.lower().removeprefix("nvidia") if c.isalnum())
@@ -70,7 +70,7 @@ def gpu(name: str) -> GPU:
     for device in GPUS:
         if plain(device.name) == plain(name):
             return device
-    # Nothing is made of a part of a name: an L40 is no L40S.
+    # A part of a name does not match, since an L40 is not an L40S.
     alike = [device for device in GPUS if plain(name) and plain(device.name).startswith(plain(name))]
     known = [device.name for device in GPUS]
     hint = f"; it may be {' or '.join(d.name for d in alike)}." if alike else nearest(name.upper(), known)
@@ -78,5 +78,5 @@ def gpu(name: str) -> GPU:
 
 
 def stand_in(memory: float) -> GPU:
-    """The device to assume where only bytes of memory are known: of those nearest in memory the one that reads slowest."""
+    """The GPU to assume if only ``memory`` in bytes is known: nearest in memory, and among those of lowest bandwidth."""
     return min(GPUS, key=lambda d: (round(abs(math.log(d.memory / memory)), 3), d.bandwidth))

@@ -1,4 +1,4 @@
-"""What this machine reaches here and now, measured in under a second."""
+"""Measures the compute rate and memory bandwidth of this machine, in under a second."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from limbeck.planning.cost.training import Rates
 
 
 def measure_rates(size: Size, *, dtype: torch.dtype, device: torch.device, seconds: float = 0.2) -> Rates:
-    """The rates of this device for a model of this size, measured for ``seconds`` each: the best of what was seen."""
+    """The best FLOP/s and bytes/s of ``device`` in ``seconds`` of measurement each, for matrices of a model of this size."""
     m, k, n = 4096, size.hidden, size.ffn
-    if device.type != "cuda":  # nothing is gained by products that take seconds
+    if device.type != "cuda":  # larger products would only take longer
         m, k, n = 512, min(k, 1024), min(n, 2048)
     a, b = torch.ones(m, k, dtype=dtype, device=device), torch.ones(k, n, dtype=dtype, device=device)
-    # Too large for the caches. Into memory that is there: fresh pages cost what the allocator's mood makes them cost.
+    # The tensor exceeds the caches. The output is allocated beforehand, since the cost of new pages varies.
     x = torch.ones(2**26 if device.type == "cuda" else 2**22, dtype=dtype, device=device)
     y = torch.empty_like(x)
     flops = 2.0 * m * k * n * _best_rate(lambda: a @ b, device, seconds)
@@ -25,8 +25,8 @@ def measure_rates(size: Size, *, dtype: torch.dtype, device: torch.device, secon
 
 
 def _best_rate(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """Calls a second: of the fastest call, since what else runs on the machine only slows."""
-    work()  # the first call pays for pages and kernels
+    """Calls per second at the speed of the fastest call, since other processes can only slow calls down."""
+    work()  # the first call allocates pages and loads kernels
     best, calls, begun = 0.0, 0, time.perf_counter()
     while calls < 5 or time.perf_counter() - begun < seconds:
         calls, start = calls + 1, time.perf_counter()

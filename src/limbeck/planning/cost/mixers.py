@@ -1,7 +1,7 @@
-"""What the mixers of a decoder cost: the FLOPs of a token and the bytes of a text's state, layer by layer.
+"""The cost of a decoder's mixers, layer by layer: FLOPs per token and bytes of the state.
 
-Each mixer says this of itself (`models.mixers`), so nothing is counted here twice, and torch must be loaded: a mixer is built
-where tensors have shapes and no storage. Layers of one text cost the same and are built once.
+The formulas are methods of each mixer (`models.mixers`), so they exist only once. This module loads torch and builds mixers on
+the meta device, without storage. Layers with the same mixer text are built once.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ _FORMATS = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}
 
 @dataclass(frozen=True)
 class Mixture:
-    """The mixer of each layer by its text, and what all of them may know."""
+    """The mixer of each layer as its text, and the sizes that all mixers share."""
 
     layers: tuple[str, ...]
     dims: Dims
 
     @classmethod
     def of(cls, config: LimbeckConfig) -> Mixture:
-        """Of a decoder's configuration."""
+        """The mixers of a decoder's configuration."""
         return cls(tuple(config.mixer_of(layer) for layer in range(config.num_hidden_layers)), config.dims(0))
 
     def mixer(self, layer: int) -> Mixer:
-        """The mixer of a layer, without storage."""
+        """The mixer of a layer, on the meta device."""
         return self._built[self.layers[layer]]
 
     def mixing_flops(self, length: int) -> float:
-        """FLOPs of a forward pass per token that are no products with weights, in rows of this length."""
+        """FLOPs per token of a forward pass, without products with weights, in rows of ``length`` tokens."""
         return sum(self.mixer(layer).mixing_flops(length) for layer in range(len(self.layers)))
 
     def state_bytes(self, length: int, itemsize: int) -> int:
-        """Bytes of the state of a text of this length, in weights of this size; sums over a text are float32 at least."""
+        """Bytes of the state of one text of ``length`` tokens, with ``itemsize`` bytes a weight. Sums are float32 or wider."""
         return sum(self.layer_bytes(layer, length, itemsize) for layer in range(len(self.layers)))
 
     def layer_bytes(self, layer: int, length: int, itemsize: int) -> int:
-        """The same of one layer."""
+        """Bytes of the state of one layer, for a text of ``length`` tokens and ``itemsize`` bytes a weight."""
         return self.mixer(layer).to(_FORMATS[itemsize]).state_bytes(length)
 
     @cached_property

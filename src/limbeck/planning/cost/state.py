@@ -1,4 +1,4 @@
-"""What a student of other mixers keeps of a text, in bytes, beside the keys and values of its teacher's attention."""
+"""Bytes of the state of a student with other mixers, compared with its teacher's key-value cache."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from limbeck.planning.cost.size import Size
 
 
 def kept_bytes(student: Size, teacher: Size, *, length: int, context: int, itemsize: int) -> dict[str, Any]:
-    """Bytes that either keeps after ``length`` and after ``context`` tokens, and from how many tokens on the student's are fewer.
+    """State bytes of teacher and student after ``length`` and ``context`` tokens, and when the student's state gets smaller.
 
-    ``fewer_from`` is None where the student keeps no fewer at the end of the context. The teacher's keys and values grow evenly
-    and what the student keeps ever more slowly, so a student that keeps fewer at the end has done so since one length.
+    ``fewer_from`` is the number of tokens from which the student's state is smaller, or None if it never is within the context.
+    The teacher's cache grows linearly and the student's state ever more slowly, so there is one such number.
     """
 
     def both(tokens: int) -> tuple[int, int]:
