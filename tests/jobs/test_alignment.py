@@ -22,7 +22,7 @@ from limbeck.corpora.retokenise import retokenised
 from limbeck.corpora.token_bytes import TokenBytes
 from limbeck.divergence import kl
 from limbeck.errors import BadCorpus, BadModel, BadObjective, BadSetting, Mismatch
-from limbeck.jobs.distil import align
+from limbeck.jobs.distil import other_tokens
 from limbeck.models.save import save
 from limbeck.objectives import fused_backward, fused_nats, parse
 from limbeck.objectives.fused import Sizes
@@ -613,7 +613,7 @@ def test_a_student_learns_from_a_teacher_of_other_tokens(here, monkeypatch):
     out = here / "out"
     with monkeypatch.context() as patch:
         patch.setattr(told, "_SAVE_EVERY", 1)
-        patch.setattr(align._Lines, "__call__", interrupt)
+        patch.setattr(other_tokens._Lines, "__call__", interrupt)
         with pytest.raises(KeyboardInterrupt):
             distil(here, "out", baselines=("cut+ce@flops",))
     assert json.loads((out / "told" / "done.json").read_text())["rows"] > 0
