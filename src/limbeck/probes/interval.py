@@ -1,10 +1,10 @@
-"""95 % intervals of whatever can be computed from sums over documents.
+"""95 % intervals of statistics that are functions of sums over documents.
 
-Documents are what was sampled, so documents are resampled (Efron & Tibshirani 1993, ch. 13): tokens of one document are
-not independent, and an interval over tokens would be several times too narrow. Two models are compared on the same
-resampled documents. The spread over training seeds comes on top, by Student's t, because resampling two or three seeds
-cannot show how much a fourth would differ. The two are added in squares, each with its own t: at least 95 % whichever is
-the larger; with two seeds, whose t is 12.7, up to 99 %.
+Documents are the sampling unit, so documents are resampled (Efron & Tibshirani 1993, ch. 13). Tokens of one document are not
+independent, and an interval over tokens would be several times too narrow. Two models are compared on the same resampled
+documents. The spread over training seeds is added by Student's t, since resampling two or three seeds cannot show how much a
+fourth would differ. The two parts are added in squares, each with its own t. The coverage is at least 95 % whichever part is
+larger; with two seeds, whose t is 12.7, it is up to 99 %.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from jaxtyping import Float
 from scipy.optimize import brentq
 from scipy.special import stdtrit
 
-FEWEST_SEEDS = 3  # the spread of fewer says next to nothing about another seed
-FEWEST_DOCUMENTS = 3  # of fewer no interval is given: Student's t of two is six times that of many, and says nothing
-CHANCE = 0.05  # a difference as rare as this without a cause is called one
+FEWEST_SEEDS = 3  # fewer seeds show almost nothing about another seed
+FEWEST_DOCUMENTS = 3  # fewer give no interval: Student's t of two documents is six times that of many
+CHANCE = 0.05  # significance level: differences with a smaller p-value count as real
 RESAMPLES = 2000
-_CELLS = 2**21  # of one block of resampling counts: 16 MB
+_CELLS = 2**21  # numbers in one block of resampling counts: 16 MB
 _Z = 1.959964
-_LEAST = 1e-9  # of a probability: what 2,000 resamples show is nowhere near it
+_LEAST = 1e-9  # smallest probability; 2,000 resamples cannot resolve it
 
 Statistic = Callable[[Float[np.ndarray, "*draws columns"]], Float[np.ndarray, "*draws statistics"]]
 
@@ -41,24 +41,24 @@ class Interval:
 
     @property
     def half(self) -> float:
-        """Half its width: what stands after the ±."""
+        """Half the width of the interval, the number after the ±."""
         return (self.high - self.low) / 2
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the sign is known."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
     def within(self, least: float, most: float = math.inf) -> Interval:
-        """The same with bounds that are no further out than the value can be."""
+        """The same interval with its bounds clipped to ``least`` and ``most``, the limits of the value."""
         low, high = (float(np.clip(end, least, most)) for end in (self.low, self.high))
         return Interval(self.value, low, high, self.n)
 
 
 def wilson(right: int, n: int) -> Interval:
-    """The share of ``right`` among ``n`` independent trials (Wilson 1927): bounds inside 0 and 1 also where all, or none, are.
+    """The share of ``right`` among ``n`` independent trials, with its Wilson interval (Wilson 1927).
 
-    Without trials the share is NaN, and somewhere between 0 and 1.
+    Bounds stay within 0 and 1, also if all or no trials are right. Without trials, the share is NaN and the bounds are 0 and 1.
     """
     if n == 0:
         return Interval(math.nan, 0.0, 1.0, 0)
@@ -69,9 +69,10 @@ def wilson(right: int, n: int) -> Interval:
 
 
 def share_interval(right: Float[np.ndarray, " rows"], asked: Float[np.ndarray, " rows"]) -> Interval:
-    """The share of questions answered right, over rows that ask several each: those of a row are not independent.
+    """The share of correct answers, with rows as the sampling unit, since questions of one row are not independent.
 
-    Where all are right, or none, resampling shows no spread; then a row counts as one trial (`wilson`).
+    ``right`` and ``asked`` count correct answers and questions of each row. If all answers are correct, or none, resampling
+    shows no spread; then each row counts as one trial (`wilson`).
     """
     n = len(right)
     if n < 2 or right.sum() in (0, asked.sum()):
@@ -81,7 +82,7 @@ def share_interval(right: Float[np.ndarray, " rows"], asked: Float[np.ndarray, "
 
 
 def mean_interval(sums: Float[np.ndarray, " documents"], counts: Float[np.ndarray, " documents"]) -> Interval:
-    """Sum of ``sums`` per sum of ``counts``, as nats per token."""
+    """The ratio of the sum of ``sums`` to the sum of ``counts``, such as nats per token, with its interval over documents."""
     return bootstrap(lambda total: total[..., :1] / total[..., 1:], np.stack([sums, counts], -1)[None])[0]
 
 
@@ -90,7 +91,7 @@ def difference_interval(
     sums_b: Float[np.ndarray, "seeds documents"],
     counts: Float[np.ndarray, " documents"],
 ) -> Interval:
-    """a - b per count, both measured on the same documents. Row k of either is of seed k."""
+    """The difference a - b per count, with its interval. Both are measured on the same documents; row k belongs to seed k."""
     return _difference(sums_a, sums_b, counts).interval()
 
 
@@ -99,19 +100,19 @@ def difference_test(
     sums_b: Float[np.ndarray, "seeds documents"],
     counts: Float[np.ndarray, " documents"],
 ) -> tuple[Interval, float]:
-    """The interval of a - b per count, and how likely a difference at least as large is where there is none (two-sided).
+    """The difference a - b per count with its interval, and its two-sided p-value.
 
-    The second is the level at which the interval's end would lie at 0, so below 5 % exactly where the interval excludes 0. It
-    is NaN of one or two documents, and with one seed it is about the documents alone.
+    The p-value is the level at which the interval's end is 0, so it is below 5 % exactly if the interval excludes 0. It is NaN
+    for one or two documents. With one seed, it covers the sampling of documents only.
     """
     found = _difference(sums_a, sums_b, counts)
     return found.interval(), found.chance()
 
 
 def holm(chances: Sequence[float]) -> list[float]:
-    """The probabilities of several comparisons, so that the chance of any false one is what they say (Holm 1979).
+    """p-values of several comparisons, adjusted to control the family-wise error rate (Holm 1979).
 
-    The smallest of m is multiplied by m, the next by m - 1, and so on; none is below one that was smaller. NaN is no comparison.
+    The smallest of m is multiplied by m, the next by m - 1, and so on, and their order is kept. NaN does not count.
     """
     order = sorted((i for i, chance in enumerate(chances) if chance == chance), key=lambda i: chances[i])
     found, least = [math.nan] * len(chances), 0.0
@@ -127,21 +128,21 @@ def bootstrap(
     debias: bool = False,
     positive: bool = False,
 ) -> list[Interval]:
-    """Intervals of statistics of the column sums over documents, averaged over seeds.
+    """Bootstrap intervals of statistics of column sums over documents, averaged over seeds.
 
-    A document whose columns are all 0 was not read and does not count. Percentiles over resampled documents are widened
-    as Student's t would, which matters below some 30 documents; the seeds' share is added in squares. ``debias`` moves
-    the bounds by what resampling alone adds to the statistic: needed where noise counts one way, as in an absolute
-    value. ``positive``: the statistics are above 0, as nats are, and widened as ratios, so that the bounds are too.
+    Documents whose columns are all 0 were not read and do not count. Percentiles over resampled documents are widened to
+    Student's t, which matters below about 30 documents. The spread over seeds is added in squares. ``debias`` shifts the
+    bounds by the bias that resampling adds; statistics such as absolute values need it, since noise only increases them.
+    ``positive`` is for statistics above 0, such as nats: the interval is computed on logarithms, so bounds stay above 0.
     """
     return [spread.interval() for spread in _spreads(statistic, runs, debias=debias, positive=positive)]
 
 
 @dataclass(frozen=True)
 class _Spread:
-    """What a value would be otherwise: of other documents below and above it (95 %), of other seeds by its standard error.
+    """The spread of a value: below and above it over documents (95 %), and its standard error over seeds.
 
-    All three are of its logarithm where it is ``positive``.
+    If ``positive``, all three are of the value's logarithm.
     """
 
     value: float
@@ -161,7 +162,7 @@ class _Spread:
         return Interval(self.value, self.value - down, self.value + up, self.n)
 
     def chance(self) -> float:
-        """The level at which the interval would end at 0."""
+        """The p-value: the level at which the interval's end is 0."""
         if self.n < FEWEST_DOCUMENTS or not math.isfinite(self.value):
             return math.nan
         side = self.below if self.value > 0 else self.above
@@ -213,7 +214,7 @@ def _spreads(
 
 
 def _resampling_counts(n: int) -> Iterator[Float[np.ndarray, "draws n"]]:
-    """How often each of n documents is in each resample, a block of resamples at a time; always the same ones."""
+    """The count of each of n documents in each resample, one block of resamples at a time. Results are deterministic."""
     if n * RESAMPLES <= _CELLS:
         yield _whole(n)
         return
@@ -225,12 +226,12 @@ def _resampling_counts(n: int) -> Iterator[Float[np.ndarray, "draws n"]]:
 
 @functools.lru_cache(maxsize=2)
 def _whole(n: int) -> Float[np.ndarray, "draws n"]:
-    """All resamples of a few documents, kept: a report asks for those of one text many times."""
+    """All resamples of a small number of documents, cached, since a report needs the same ones many times."""
     counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES).astype(np.float64)
     counts.flags.writeable = False
     return counts
 
 
 def _t(freedom: int, level: float = CHANCE) -> float:
-    """How far out Student's t lies with probability ``level`` on both sides together; 0 of no freedom, where nothing was seen."""
+    """The two-sided quantile of Student's t at ``level``, or 0 without degrees of freedom."""
     return float(-stdtrit(freedom, level / 2)) if freedom else 0.0

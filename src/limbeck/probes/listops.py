@@ -1,7 +1,7 @@
-"""ListOps asked of a model: the likeliest of the ten digits behind an expression, flat lists and nested ones.
+"""The ListOps probe: whether the most probable of the ten digits after an expression is its value, for flat and nested lists.
 
-Chance is a tenth, but values are not as likely as each other (the least of several digits is small), so what the commonest value
-alone would reach is given too: a model that is no better has learned no more than that.
+Chance is 1/10, but values are not equally frequent (the minimum of several digits is small). The accuracy of the most frequent
+value alone is therefore given as well: a model that is no better has learned no more than this value.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _DIGITS = "0123456789"
 
 @probe("listops", reads=("seed",))
 def probe_listops(model: LanguageModel, teacher: LanguageModel | None, context: ProbeContext) -> list[Reading]:
-    """`listops` of a model."""
+    """The readings of `listops` for a model, in the form that `limbeck probe` calls."""
     return listops(model, seed=context.seed)
 
 
 def listops(model: LanguageModel, *, seed: int = 0) -> list[Reading]:
-    """The share of expressions evaluated right, by kind. Raises BadTask as `require_spelling` does."""
+    """The share of correctly evaluated expressions, by kind. Raises BadTask if the tokenizer cannot encode expressions."""
     readings = []
     for number, (kind, task) in enumerate(KINDS.items()):
         asked = task.questions(np.random.default_rng([seed, number]), EXPRESSIONS)

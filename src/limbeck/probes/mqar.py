@@ -1,10 +1,10 @@
-"""In-context recall: pairs of tokens of the model's own, then their first ones again in another order; does it say the second?
+"""The in-context recall probe: pairs of the model's own tokens, then all keys again in another order. Are the values predicted?
 
-Multi-query associative recall (arXiv 2312.04927) in the form that a model of text can be asked: no fillers, and each value is
-read after its question, since a text goes on. As each value is asked once, those that were read are no answers any more: a guess
-is among the others, and chance the mean of 1 / (K - i) over the i questions before, 34 % of 8 pairs. The control are two pairs of
-which one is asked: a model that does not even tell these apart has not learned to recall, and what it does with many pairs says
-nothing about its state. (One pair alone would be answered by repeating the token that was read once.)
+This is multi-query associative recall (arXiv 2312.04927) for language models: it has no fillers, and each question is followed by
+its value. Each value is asked for once, so values already read are excluded from a guess. Chance is the mean of 1 / (K - i) over
+questions with i questions before them, 34 % for 8 pairs. The control has two pairs and one question. A model that fails it has
+not learned to recall, and its results with many pairs are no evidence about its state. (With one pair alone, repeating the only
+token that was read once would be enough.)
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from limbeck.probes.named import ProbeContext, probe
 from limbeck.types import Batch, Reading
 
 PAIRS = (2, 4, 8, 16, 32)
-_CONTROL = 2  # pairs of which the control asks one
+_CONTROL = 2  # pairs of the control, with one question
 ROWS = 128
 _TOGETHER = 16  # rows whose logits are in memory at once
-_FEWEST = 8  # words without which there is nothing to ask
+_FEWEST = 8  # smallest number of words for the probe
 
 
 @probe("mqar", reads=("seed",))
 def probe_mqar(model: LanguageModel, teacher: LanguageModel | None, context: ProbeContext) -> list[Reading]:
-    """`mqar` of a model."""
+    """The readings of `mqar` for a model, in the form that `limbeck probe` calls."""
     return mqar(model, seed=context.seed)
 
 
 def mqar(model: LanguageModel, *, seed: int = 0) -> list[Reading]:
-    """Accuracy by pairs and distance, as many pairs as fit into the context; n is rows, which ask a question for each pair.
+    """Recall accuracy by number of pairs and distance, for as many pairs as fit the context (arXiv 2312.04927).
 
-    ``guess`` is the likeliest of the row's values that were not read yet rather than of all tokens, and its chance is among those
-    too; what is said freely would reach none by luck.
-    Raises BadTask where the tokenizer has too few words of one token.
+    n counts rows, and each row has one question for each pair. ``guess`` is the most probable of the row's values not read yet,
+    instead of all tokens, and its chance level is among these values. Accuracy over all tokens has a chance level of almost 0.
+    Raises BadTask if the tokenizer has too few words of one token.
     """
     words = _words(model)
     said, guessed, _ = _answers(model, words, _CONTROL, np.random.default_rng([seed, 1]), asked=1)
@@ -73,7 +73,7 @@ def _asked(model: LanguageModel, words: Int64[np.ndarray, " words"], pairs: int,
 
 
 def _chance(pairs: int, *, asked: int) -> Interval:
-    """Of a guess among the values that were not read yet, over the questions."""
+    """The chance level of a guess among the values not read yet, averaged over the questions."""
     value = float(np.mean([1 / (pairs - i) for i in range(asked)]))
     return Interval(value, value, value, 1)
 
@@ -81,7 +81,7 @@ def _chance(pairs: int, *, asked: int) -> Interval:
 def _answers(
     model: LanguageModel, words: Int64[np.ndarray, " words"], pairs: int, generator: np.random.Generator, *, asked: int
 ) -> tuple[Bool[np.ndarray, "rows Q"], Bool[np.ndarray, "rows Q"], Int64[np.ndarray, "rows Q"]]:
-    """Of each question: whether the value is the likeliest token, whether of the values not read yet, how far its key is."""
+    """For each question: is its value the most probable token, is it so among values not read yet, and its key's distance."""
     chosen = words[distinct(generator, ROWS, 2 * pairs, len(words))]
     keys, values = chosen[:, :pairs], chosen[:, pairs:]
     order = generator.permuted(np.broadcast_to(np.arange(pairs), (ROWS, pairs)), axis=1)[:, :asked]
@@ -103,7 +103,7 @@ def _answers(
 
 
 def _read(order: Int64[np.ndarray, "b Q"], pairs: int) -> Bool[np.ndarray, "b Q K"]:
-    """Which values the questions before each question have been followed by."""
+    """The values already read before each question, (b, Q, K)."""
     answered = np.eye(pairs, dtype=bool)[order]  # (b, Q, K)
     before = np.tril(np.ones((order.shape[1], order.shape[1]), dtype=bool), -1)
     return np.einsum("qp,bpk->bqk", before, answered)
@@ -113,7 +113,7 @@ def _read(order: Int64[np.ndarray, "b Q"], pairs: int) -> Bool[np.ndarray, "b Q 
 def _logits(
     model: LanguageModel, tokens: Int64[np.ndarray, "rows T"], place: Int64[np.ndarray, " Q"]
 ) -> Iterator[tuple[int, Float[np.ndarray, "b Q V"]]]:
-    """Logits at some places, a few rows at a time."""
+    """Yields logits at the positions ``place`` for a few rows at a time, with the number of the first row."""
     for start in range(0, len(tokens), _TOGETHER):
         part = torch.from_numpy(tokens[start : start + _TOGETHER]).to(model.device)
         rows, length = part.shape
@@ -131,7 +131,7 @@ def _share(right: Bool[np.ndarray, "rows Q"], where: Bool[np.ndarray, "rows Q"])
 
 
 def _words(model: LanguageModel) -> Int64[np.ndarray, " words"]:
-    """The tokens that are letters alone, a space in front of them or none."""
+    """The tokens that consist of letters only, with or without a leading space."""
     special = set(model.tokenizer.all_special_ids)
     texts = model.tokenizer.batch_decode([[token] for token in range(model.vocab)], clean_up_tokenization_spaces=False)
     found = [i for i, text in enumerate(texts) if text.strip().isalpha() and i not in special]

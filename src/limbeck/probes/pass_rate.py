@@ -1,10 +1,10 @@
 """Pass probabilities from counts: three estimators and exact intervals.
 
-Drawing stops at the r-th pass or at the cap, so the likelihood is p^x (1 - p)^(n - x) either way, and x/n is its maximum:
-the paper's r/K (arXiv 2310.03262, sec. 3). It is too high, at r = 1 by the factor -ln p / (1 - p): 11.5 at p = 1e-5. The
-unbiased estimator of this stopping rule is (r - 1)/(K - 1) where the passes were reached and x/n where the cap was
-(Girshick, Mosteller & Savage 1946, Ann. Math. Stat. 17, 13): zeros of capped instances are right in a mean, though no
-instance's probability is 0. The third estimator takes the capped ones as censored: it fits a Beta distribution of p over the
+Sampling stops at the r-th pass or at the cap, so the likelihood is p^x (1 - p)^(n - x) in both cases, and its maximum is x/n,
+the paper's r/K (arXiv 2310.03262, sec. 3). This estimate is biased upwards: at r = 1 by the factor -ln p / (1 - p), which is
+11.5 at p = 1e-5. The unbiased estimator of this stopping rule is (r - 1)/(K - 1) if r passes were reached, and x/n at the cap
+(Girshick, Mosteller & Savage 1946, Ann. Math. Stat. 17, 13). Zeros of capped instances are correct in a mean, though no
+instance's probability is 0. The third estimator treats capped instances as censored. It fits a Beta distribution of p over
 instances by the likelihood of all counts, and gives its mean.
 """
 
@@ -27,15 +27,15 @@ _LEFT_OUT = 0.025  # on each side of a 95 % interval
 
 
 def ratio(counts: Sequence[Count]) -> Float[np.ndarray, " instances"]:
-    """The maximum-likelihood estimate x/n of each instance; r/K where it was not capped. Biased upwards."""
+    """The maximum-likelihood estimate x/n of each instance, which is r/K if it was not capped. It is biased upwards."""
     passed, drawn, _ = _arrays(counts)
     return passed / drawn
 
 
 def unbiased(counts: Sequence[Count]) -> Float[np.ndarray, " instances"]:
-    """The unbiased estimate of each instance: (r - 1)/(K - 1), or x/n where it was capped.
+    """The unbiased estimate of each instance: (r - 1)/(K - 1), or x/n if it was capped (Girshick et al. 1946).
 
-    Raises BadSetting where an instance stopped at its first pass: then there is no unbiased estimate that is not 0 or 1.
+    Raises BadSetting if an instance stopped at its first pass, where every unbiased estimate is 0 or 1.
     """
     passed, drawn, capped = _arrays(counts)
     if (~capped & (passed < 2)).any():
@@ -47,10 +47,10 @@ def unbiased(counts: Sequence[Count]) -> Float[np.ndarray, " instances"]:
 
 
 def exact_interval(count: Count) -> tuple[float, float]:
-    """The 95 % interval of one instance's probability that covers it at least that often (Clopper & Pearson 1934).
+    """The exact 95 % interval of one instance's pass probability, with at least that coverage (Clopper & Pearson 1934).
 
-    Outcomes are ordered by what they say of p: capped by their passes, then waiting times from long to short. K <= k is at
-    least r passes in k samples, so every bound is a quantile of a Beta distribution.
+    Outcomes are ordered by rising p: first capped ones by their passes, then waiting times from long to short. K <= k means at
+    least r passes in k samples, so each bound is a quantile of a Beta distribution.
     """
     x, n = count.successes, count.samples
     low = float(betaincinv(x, n - x + 1, _LEFT_OUT)) if x else 0.0
@@ -60,23 +60,23 @@ def exact_interval(count: Count) -> tuple[float, float]:
 
 
 def censored_mean(counts: Sequence[Count]) -> float:
-    """The mean of the Beta distribution of pass probabilities that makes the counts likeliest; 0.0 without any pass.
+    """The mean of the Beta distribution of pass probabilities with the maximum likelihood of the counts; 0.0 without passes.
 
-    Beta-binomial maximum likelihood; the stopping rule's own factor does not depend on p.
+    The likelihood is beta-binomial, since the factor of the stopping rule does not depend on p.
     """
     passed, drawn, _ = _arrays(counts)
     return _beta_mean(passed, drawn, np.ones_like(passed))
 
 
 def mean_pass(counts: Sequence[Count]) -> Interval:
-    """The mean unbiased estimate over instances, with its 95 % interval from resampling them."""
+    """The mean of the unbiased estimates over instances, with its 95 % interval from resampled instances."""
     return _mean_share(unbiased(counts))
 
 
 def readings(model: str, counts: Sequence[Count], *, seed: int) -> list[Reading]:
-    """The task's pass rate by each estimator, the exact one where it is known, and what was spent; n counts instances.
+    """The task's pass rate by each estimator, the exact rate if known, and the number of samples used. n counts instances.
 
-    ``pass_rate`` is the unbiased estimate, left out where it would need more successes.
+    ``pass_rate`` is the unbiased estimate. It is left out if it needs more successes.
     """
     found: list[tuple[str, Interval, str]] = []
     passed, drawn, capped = _arrays(counts)
@@ -129,15 +129,15 @@ def _beta_mean(passed: np.ndarray, drawn: np.ndarray, weight: np.ndarray) -> flo
 
 
 def _mean_share(values: Float[np.ndarray, " instances"]) -> Interval:
-    """The mean of numbers between 0 and 1 over instances.
+    """The mean of numbers between 0 and 1 over instances, with its interval.
 
-    Where all are 0, or all 1, resampling shows no spread, but a few instances do not prove that there is none: each is at
-    least one trial of the mean's probability, so the exact bound of that many trials holds (Clopper & Pearson 1934).
+    If all are 0, or all 1, resampling shows no spread. Each instance is at least one trial of the mean's probability, so the
+    exact bound for that many trials applies instead (Clopper & Pearson 1934).
     """
     n, first = len(values), values[0]
     if first not in (0, 1) or (values != first).any():
         return _over_instances(values)
-    reach = _LEFT_OUT ** (1 / n)  # of n trials that came out alike
+    reach = _LEFT_OUT ** (1 / n)  # bound for n trials with equal outcomes
     return Interval(float(first), reach if first else 0.0, 1.0 if first else 1 - reach, n)
 
 

@@ -1,12 +1,12 @@
-"""Sampling until enough answers pass: pass probabilities as small as one over the samples that can be paid for.
+"""PassUntil: samples completions until enough of them pass, to measure very small pass probabilities.
 
-Hu et al., Predicting Emergent Abilities with Infinite Resolution Evaluation (arXiv 2310.03262, sec. 3): of each instance
-completions are drawn at temperature 1 until r of them pass; K is how many that took. A model that never solves an instance
-greedily may still solve it once in 10,000 times, and that number grows smoothly with size.
+Hu et al., Predicting Emergent Abilities with Infinite Resolution Evaluation (arXiv 2310.03262, sec. 3): completions of each
+instance are sampled at temperature 1 until r of them pass, and K is the number of samples. A model that never solves an instance
+greedily may still solve it once in 10,000 samples, and this rate grows smoothly with model size.
 
-Surprising: a sample counts by when it was begun, not by when it was decided. Wrong completions are found out early and right
-ones late, so the first r passes to *finish* in a batch would come after too many failures. Each sample k of an instance
-reads row k of random numbers that belong to the instance, so K is the same whatever else is in the batch.
+Samples count in the order in which they start, not in which they finish. Wrong completions are decided early and correct ones
+late, so the first r passes to *finish* in a batch would follow too many failures. Sample k of an instance uses row k of the
+instance's own random numbers, so K does not depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.models.vocabulary import require_rows_of
 from limbeck.probes.tasks import Instance, Task
 
-ROWS = 16384  # samples begun in one round
+ROWS = 16384  # samples started in one round
 _PROMPTS = 64  # instances in one round
-_BLOCK = 1024  # samples of an instance whose random numbers are made together
+_BLOCK = 1024  # samples of an instance whose random numbers are generated together
 
 
 @dataclass(frozen=True)
 class Count:
-    """What was drawn of one instance: ``successes`` of ``samples`` passed. ``name`` is the instance's.
+    """The counts of one instance: ``successes`` of ``samples`` passed. ``name`` is the name of the instance.
 
-    ``capped``: the samples ran out before the successes that were asked for, so both are numbers of a binomial draw; else
-    the last sample passed and ``samples`` is a waiting time. ``log_p``, nats, is `log_probability` where there is one.
+    ``capped`` is true if the limit of samples was reached before the wanted successes; the counts are then binomial. Otherwise
+    the last sample passed, and ``samples`` is a waiting time. ``log_p``, in nats, is `log_probability` or None.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Count:
     log_p: float | None = None
 
     def row(self) -> dict[str, Any]:
-        """As a row of JSON lines."""
+        """The count as a row of JSON lines."""
         return asdict(self)
 
 
@@ -63,11 +63,11 @@ def pass_until(
     seed: int = 0,
     rows: int = ROWS,
 ) -> list[Count]:
-    """Draws of each instance until ``successes`` pass or ``max_samples`` are drawn; a count each, in the task's order.
+    """Samples completions of each instance until ``successes`` pass or ``max_samples`` are reached (arXiv 2310.03262, sec. 3).
 
-    ``rows`` is how many samples are begun at once; the counts do not depend on it beyond rounding.
-    Raises BadSetting for successes or samples below 1, Mismatch where
-    a prompt and its answer are longer than the model's context.
+    Returns one count for each instance, in the task's order. ``rows`` is the number of samples started at once; counts do not
+    depend on it beyond rounding. Raises BadSetting for successes or samples below 1, and Mismatch if a prompt and its answer
+    are longer than the model's context.
     """
     if successes < 1 or max_samples < 1:
         raise BadSetting(
@@ -79,7 +79,7 @@ def pass_until(
     speaker = _Speaker(model)
     waiting = list(draws)
     while waiting:
-        # Prompts of one length go together: nothing is padded, which not every architecture takes well.
+        # Prompts of equal length share a batch, so that no padding is needed, which some architectures do not support.
         length = len(waiting[0].prompt)
         batch = [d for d in waiting if len(d.prompt) == length][:_PROMPTS]
         for draw in batch:
@@ -93,11 +93,11 @@ def pass_until(
 
 @torch.inference_mode()
 def log_probability(model: LanguageModel, task: Task, *, rows: int = 64) -> list[float | None]:
-    """Log-probability, nats, that each instance passes, from one forward pass; None where several answers pass.
+    """The log-probability, in nats, that each instance passes, from one forward pass. None if several answers pass.
 
-    The answer's usual tokens one after the other, then any token that ends it. Exact where the answer can be spelled in one
-    way only, as with one token a character; with a richer vocabulary other tokens may spell the same answer, pass too, and
-    are not in this number, which is then a lower bound.
+    It is the probability of the answer's usual tokens, followed by any token that ends the answer. It is exact if the answer
+    has only one tokenization, as with one token a character. Otherwise, other tokenizations of the answer pass as well but are
+    not included, and the value is a lower bound.
     """
     _check_room(model, task)
     closing = torch.tensor(sorted(stop_tokens(model) | _line_breaks(model)), device=model.device)
@@ -125,7 +125,7 @@ def log_probability(model: LanguageModel, task: Task, *, rows: int = 64) -> list
 
 @dataclass
 class _Draws:
-    """The samples of one instance, in the order they are begun."""
+    """The samples of one instance, in the order in which they start."""
 
     instance: Instance
     prompt: list[int]
@@ -133,7 +133,7 @@ class _Draws:
     seed: int
     begun: int = 0
     asked: range = range(0)  # the samples of this round
-    passed: list[int] = field(default_factory=list)  # numbers of the samples that did, counted from 1, in order
+    passed: list[int] = field(default_factory=list)  # numbers of the samples that passed, from 1, in order
     count: Count | None = None
     _blocks: dict[int, np.ndarray] = field(default_factory=dict)  # random numbers of this round
 
@@ -142,7 +142,7 @@ class _Draws:
         self.begun += samples
 
     def settle(self, successes: int, max_samples: int) -> None:
-        """Gives the count once it is known. Passes after the r-th were begun for nothing and do not count."""
+        """Sets the count once it is known. Samples after the r-th pass do not count."""
         self.passed.sort()
         if len(self.passed) >= successes:
             self.count = Count(self.instance.name, successes, self.passed[successes - 1], capped=False)
@@ -152,11 +152,11 @@ class _Draws:
 
     @property
     def longest(self) -> int:
-        """Tokens after which a completion is no answer: each spells at least a byte, and one ends it."""
+        """The most tokens of a completion that can pass: each token is at least one byte, and one token ends it."""
         return max(len(answer.encode()) for answer in self.instance.answers) + 2
 
     def uniforms(self, samples: Int[np.ndarray, " samples"], step: int) -> Float[np.ndarray, " samples"]:
-        """The random numbers in [0, 1) that decide the token at ``step`` of some samples; always the same ones."""
+        """The random numbers in [0, 1) that choose the token at ``step`` of these samples. They are deterministic."""
         found = np.empty(len(samples))
         for block in np.unique(samples // _BLOCK).tolist():
             here = samples // _BLOCK == block
@@ -171,10 +171,10 @@ class _Draws:
 
 
 class _Speaker:
-    """A model that draws tokens with a key-value cache, and says which completions pass.
+    """Samples tokens from a model with a key-value cache, and decides which completions pass.
 
-    Samples that have said the same so far share one row of the cache: what may follow is the same. With one answer and one
-    token a character that is one row an instance, however many samples are drawn.
+    Samples with the same tokens so far share one row of the cache, since their next-token distributions are equal. With one
+    answer and one token a character, that is one row for each instance, for any number of samples.
     """
 
     def __init__(self, model: LanguageModel) -> None:
@@ -182,7 +182,7 @@ class _Speaker:
         self._ends = stop_tokens(model)
 
     def decide(self, batch: Sequence[_Draws]) -> None:
-        """Draws all asked samples of instances with prompts of one length to their verdicts."""
+        """Samples all completions of this round until each is decided. All prompts have the same length."""
         said: list[tuple[int, tuple[int, ...]]] = [(i, ()) for i in range(len(batch))]  # of a row: instance, its tokens
         tokens = torch.tensor([draw.prompt for draw in batch], device=self._model.device)
         row = np.repeat(np.arange(len(batch)), [len(draw.asked) for draw in batch])  # of each sample
@@ -192,7 +192,7 @@ class _Speaker:
         for step in range(max(draw.longest for draw in batch)):
             logits, cache = self._logits(tokens, cache)
             chosen = draw_tokens(logits, row, _uniforms(batch, owner, sample, step))
-            # the completions that are met, each once
+            # distinct completions
             keys, met = np.unique(row * self._model.vocab + chosen, return_inverse=True)
             parents, last = np.divmod(keys, self._model.vocab)
             completions = [(said[p][0], (*said[p][1], t)) for p, t in zip(parents.tolist(), last.tolist(), strict=True)]
@@ -214,7 +214,7 @@ class _Speaker:
         return logits[:, : self._model.vocab], cache
 
     def _verdict(self, of: _Draws, tokens: tuple[int, ...]) -> bool | None:
-        """Whether a completion passes; None while it may still."""
+        """Whether a completion passes, or None if it is undecided."""
         ended = tokens[-1] in self._ends
         text = decoded_completion(self._model.tokenizer, of.prompt, tokens[:-1] if ended else tokens, special=True)
         verdict = of.instance.passes(text, ended=ended)
@@ -230,7 +230,7 @@ def _uniforms(batch: Sequence[_Draws], owner: np.ndarray, sample: np.ndarray, st
 
 
 def _prompts(model: LanguageModel, task: Task) -> list[tuple[Instance, list[int]]]:
-    """Each instance with its prompt's tokens, opened as a document is and not closed."""
+    """Each instance with its prompt's tokens, with the start of a document and without its end."""
     begin = Frame(frame(model.tokenizer, end=model.end).begin, None)
     tokens = document_tokens(model.tokenizer, [i.prompt for i in task.instances], frame=begin)
     for instance, ids in zip(task.instances, tokens, strict=True):
@@ -239,18 +239,18 @@ def _prompts(model: LanguageModel, task: Task) -> list[tuple[Instance, list[int]
 
 
 def spelled(model: LanguageModel, prompt: str, answer: str) -> tuple[list[int], list[int]]:
-    """The tokens of a prompt, opened as a document is, and of an answer to it, apart, as a model that writes meets them."""
+    """The tokens of a prompt, with the start of a document, and of its answer, tokenized separately as in generation."""
     begin = Frame(frame(model.tokenizer, end=model.end).begin, None)
     first, whole = document_tokens(model.tokenizer, [prompt, prompt + answer], frame=begin)
     require_rows_of(model.tokenizer, whole, model.vocab, where=f"the prompt {prompt[:60]!r} with its answer")
     if whole[: len(first)] == first:
         return first, whole[len(first) :]
-    # The tokenizer joins the prompt's end and the answer's beginning, which a model that is given the prompt cannot.
+    # Joint tokenization may merge the prompt's end with the answer's start, which generation after the prompt cannot.
     return first, document_tokens(model.tokenizer, [answer], frame=Frame(None, None))[0]
 
 
 def _line_breaks(model: LanguageModel) -> set[int]:
-    """The tokens whose text begins with a line break."""
+    """The tokens whose text starts with a line break."""
     tokens = range(model.vocab)
     texts = model.tokenizer.batch_decode([[token] for token in tokens], clean_up_tokenization_spaces=False)
     return {token for token, text in zip(tokens, texts, strict=True) if text.startswith("\n")}

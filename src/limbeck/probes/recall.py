@@ -1,10 +1,10 @@
-"""Recall in context: a passage of held-out text is read twice, and what counts is how much easier the second reading is.
+"""Recall in context: a row contains a passage of held-out text twice, and the probe compares the losses of both occurrences.
 
-All of the second reading stands in the context, so a model that can look it up needs few nats for it: the associative recall of
-Arora et al., arXiv 2312.04927, sec. 4, with a text model's own language in the place of pairs of symbols. (Pairs of its tokens
-drawn at random a small model cannot recall at all: of 8 values the 260k-parameter Llama of stories in our results found the right
-one in 0.116 of cases, by chance it is 0.125; its second reading is 0.10 nats a token easier.) The first tokens of either reading
-are left out: nobody can know yet that it begins again. What is gained says nothing without another model of the same training.
+The second occurrence is a copy of the first, so a model that can look it up has a lower loss there. This is the associative
+recall of Arora et al., arXiv 2312.04927, sec. 4, with ordinary text instead of pairs of symbols. Small models cannot recall
+random pairs: the 260k-parameter Llama of stories in limbeck's results chose the right one of 8 values in 0.116 of cases, where
+chance is 0.125, while its second occurrence is 0.10 nats a token easier. The first tokens of both occurrences are left out, since
+the repetition cannot be known yet. The gain is meaningful only beside another model of the same training.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from limbeck.probes.measurements import AGAIN
 from limbeck.probes.slices import nats_of
 from limbeck.types import Batch, CausalLM, Reading
 
-PASSAGE, UNKNOWN = 48, 8  # tokens of a passage, and how many of them do not count
+PASSAGE, UNKNOWN = 48, 8  # tokens of a passage, and the first ones that do not count
 _DOCUMENTS, _TOGETHER = 256, 16
 
 
 @dataclass(frozen=True)
 class Recall:
-    """Nats of the tokens that count in both readings of each passage, and how many they are in one."""
+    """Sums of nats over the counted tokens of each passage, for both occurrences, and the number of these tokens in one."""
 
     first: Float[np.ndarray, " passages"]
     second: Float[np.ndarray, " passages"]
     tokens: Float[np.ndarray, " passages"]
 
     def save(self, path: Path) -> None:
-        """Writes the sums as safetensors, in one piece."""
+        """Writes the sums to a safetensors file, atomically."""
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         save_arrays(path, vars(self))
 
     @classmethod
     def load(cls, path: Path) -> Recall:
-        """Reads what `save` wrote. Raises BadFolder where it is missing or damaged."""
+        """Reads a file of `save`. Raises BadFolder if it is missing or damaged."""
         axes = dict.fromkeys(("first", "second", "tokens"), 1)
         return cls(**load_arrays(path, axes, needs=tuple(axes), remedy=AGAIN).arrays)
 
 
 def passages_of(store: TokenStore, *, context: int) -> Int[Tensor, "passages T"] | None:
-    """Rows of a document's first token, a passage, and the passage again; None where documents or context are too short.
+    """Rows of a document's first token, a passage, and the passage again. None if documents or ``context`` are too short.
 
-    A passage is what follows the first token; each document that is long enough has one, up to 256 of them.
+    The passage is the text after the first token. Each document that is long enough gives one, up to 256 in total.
     """
     starts, length = store.starts, np.diff(store.starts)
     long_enough = np.flatnonzero(length > PASSAGE)[:_DOCUMENTS]
@@ -65,7 +65,7 @@ def passages_of(store: TokenStore, *, context: int) -> Int[Tensor, "passages T"]
 
 @torch.no_grad()
 def measure_recall(model: CausalLM, rows: Int[Tensor, "passages T"], *, device: torch.device) -> Recall:
-    """Measures a model's nats on both readings of each passage."""
+    """Measures a model's nats on both occurrences of each passage."""
     nats = []
     for some in rows.split(_TOGETHER):
         tokens, targets = some[:, :-1], some[:, 1:]
@@ -81,7 +81,7 @@ def measure_recall(model: CausalLM, rows: Int[Tensor, "passages T"], *, device: 
 
 
 def recall(model: str, runs: Sequence[Recall], *, seed: int | None = None) -> list[Reading]:
-    """Nats per token of the first and of the second reading of a passage, and their difference, in nats per token."""
+    """Nats per token of the first and of the second occurrence of a passage, and their difference, with intervals."""
     columns = np.stack([np.stack([run.first, run.second, run.first - run.second, run.tokens], -1) for run in runs])
     first, second, easier = bootstrap(lambda total: total[..., :3] / total[..., 3:], columns)
     found = (first.within(0.0), second.within(0.0), easier)

@@ -1,8 +1,8 @@
-"""Facts asked both ways: what a model says of Paris when asked of France, and of France when asked of Paris.
+"""The reversal probe: each fact is queried in both directions, such as France to Paris and Paris to France.
 
-The candidates of a question are what is asked for in all facts, ranked by their likelihood as answers; equal ones share their
-ranks. A prompt that several facts share is asked once, and each of their answers is right: the best of them is ranked, without
-the others. A model that ranks one way well and the other at chance has learned the facts in one direction (arXiv 2309.12288,
+The candidates of a question are the answers of all facts, ranked by likelihood; equal candidates share their ranks. A prompt
+that several facts share is queried once, and all of their answers are correct: the best one is ranked, without the others. A
+model that ranks one direction well and the other at chance has learned the facts in one direction only (arXiv 2309.12288,
 2504.01928).
 """
 
@@ -39,7 +39,7 @@ _CAPITALS = (
 
 @dataclass(frozen=True)
 class Fact:
-    """``forward`` is a text that the object goes on, ``backward`` one that the subject does."""
+    """A fact with two prompts: the object continues ``forward``, and the subject continues ``backward``."""
 
     subject: str
     object: str
@@ -48,13 +48,13 @@ class Fact:
 
 
 def known_facts() -> list[Fact]:
-    """Countries and their capitals."""
+    """The built-in facts: countries and their capitals."""
     pairs = (pair.split(":") for pair in _CAPITALS.split())
     return [Fact(country, city, f"The capital of {country} is", f"{city} is the capital of") for country, city in pairs]
 
 
 def read_facts(path: str | Path) -> list[Fact]:
-    """The facts of a JSONL file of ``{"subject", "object", "forward", "backward"}``. Raises BadTask for a faulty one."""
+    """Reads facts from a JSONL file with the keys subject, object, forward and backward. Raises BadTask for a faulty file."""
     found = existing(path)
     if found is None:
         raise BadTask(f"{shown(path)}: expected JSONL facts, got a path that does not exist: check the spelling")
@@ -66,13 +66,13 @@ def read_facts(path: str | Path) -> list[Fact]:
 
 @probe("reversal", reads=("seed", "task"))
 def probe_reversal(model: LanguageModel, teacher: LanguageModel | None, context: ProbeContext) -> list[Reading]:
-    """`reversal` of a model, on the facts of a file or the known ones."""
+    """The readings of `reversal` for a model, on the facts of a file or the built-in ones."""
     facts = known_facts() if context.task is None else read_facts(context.task)
     return reversal(model, facts, seed=context.seed)
 
 
 def reversal(model: LanguageModel, facts: Sequence[Fact], *, seed: int = 0) -> list[Reading]:
-    """Hits@1 and the mean reciprocal rank both ways, with what a random order and the commonest answer alone would reach."""
+    """Hits@1 and mean reciprocal rank in both directions, beside those of a random order and of the most frequent answer."""
     readings = []
     for way, told in (
         ("forward", [(fact.forward, fact.object) for fact in facts]),
@@ -103,7 +103,7 @@ def reversal(model: LanguageModel, facts: Sequence[Fact], *, seed: int = 0) -> l
 
 
 def ranks(scores: Float[np.ndarray, "n candidates"], right: np.ndarray) -> Float[np.ndarray, " n"]:
-    """The rank of the right candidate, 1 for the best; among equal ones the middle of their ranks."""
+    """The rank of the correct candidate of each row, from 1 for the best. Equal scores share the mean of their ranks."""
     mine = np.take_along_axis(scores, right[:, None], 1)
     return 1 + (scores > mine).sum(1) + ((scores == mine).sum(1) - 1) / 2
 
@@ -111,7 +111,7 @@ def ranks(scores: Float[np.ndarray, "n candidates"], right: np.ndarray) -> Float
 def _best_ranks(
     scores: Float[np.ndarray, "n candidates"], right: Bool[np.ndarray, "n candidates"]
 ) -> Float[np.ndarray, " n"]:
-    """The rank of the best right candidate of each question, the other right ones left out."""
+    """The rank of the best correct candidate of each question, without the other correct ones."""
     best = np.where(right, scores, -np.inf).argmax(1)
     others = right.copy()
     others[np.arange(len(best)), best] = False
@@ -119,7 +119,7 @@ def _best_ranks(
 
 
 def _reciprocal_at_random(candidates: int, right: int) -> float:
-    """The mean of 1 / rank of the best of some right candidates, where all orders are as likely."""
+    """The mean of 1 / rank of the best of ``right`` correct candidates in a uniformly random order."""
     of_rank = (math.comb(candidates - rank, right - 1) / rank for rank in range(1, candidates - right + 2))
     return sum(of_rank) / math.comb(candidates, right)
 

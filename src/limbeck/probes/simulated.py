@@ -1,7 +1,7 @@
-"""Estimators of a pass rate tried where the truth is known: bias of the mean, and how often exact intervals hold it.
+"""Tests estimators of a pass rate on simulated counts: the bias of the mean, and the coverage of exact intervals.
 
-Counts are drawn as the sampler would count them at given probabilities. What surprises: the paper's r/K is too high wherever
-sampling stops at a pass, by as much as a factor of six at r = 1 for rates of one in a thousand.
+Counts are simulated as the sampler would count them at known probabilities. The paper's r/K is too high wherever sampling
+stops at a pass, by up to a factor of six at r = 1 for rates of one in a thousand.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from limbeck.probes.interval import Interval
 from limbeck.probes.pass_rate import exact_interval, ratio, unbiased
 from limbeck.probes.pass_until import Count
 
-_LEAST = 1e-15  # a rate that no sampler meets; waiting times of a lesser one leave the range of integers
+_LEAST = 1e-15  # smallest rate; waiting times of smaller rates overflow integers
 
 
 @dataclass(frozen=True)
 class Trial:
-    """An ``estimator`` waiting for ``successes``: relative bias of the mean rate, and coverage of the exact intervals.
+    """The result of an ``estimator`` at a number of ``successes``: relative bias of the mean, and coverage of exact intervals.
 
-    Their intervals are so wide that those of all trials hold their truths together in 95 % of cases; n counts instances
-    times repeats.
+    The intervals of bias and coverage are simultaneous: those of all trials contain their true values together in 95 % of
+    cases. n counts instances times repeats.
     """
 
     estimator: str
@@ -39,7 +39,7 @@ class Trial:
 def simulate(
     rates: Float[np.ndarray, " draws"], successes: int, cap: int, generator: np.random.Generator
 ) -> list[Count]:
-    """What the sampler would count where these are the probabilities."""
+    """Simulates the sampler's counts at the pass probabilities ``rates``, with a limit of ``cap`` samples."""
     rates = np.maximum(rates, _LEAST)
     waited = successes + generator.negative_binomial(successes, rates)
     counts = []
@@ -57,7 +57,7 @@ def simulate(
 def try_estimators(
     models: Sequence[Float[np.ndarray, " instances"]], *, successes: Sequence[int], repeats: int, cap: int
 ) -> list[list[Trial]]:
-    """For each model, of exact pass probabilities, the trials of both estimators at every number of successes."""
+    """For each model, given as exact pass probabilities, the trials of both estimators at each number of successes."""
     number = sum(1 if r == 1 else 2 for r in successes) * len(models)
     return [[trial for r in successes for trial in _trials(exact, r, repeats, cap, number)] for exact in models]
 

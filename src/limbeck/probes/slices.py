@@ -1,10 +1,10 @@
-"""Recall slices: nats per token where a pair of tokens repeats one seen earlier in the context, and elsewhere.
+"""Recall slices: nats per token at positions whose bigram repeats an earlier one in the context, and elsewhere.
 
-A prediction of x_t is a *recall hit* where the bigram (x_{t-1}, x_t) stands earlier in the same document of the same row: what
-could be looked up. Models without attention lose on these, the more the rarer the bigram was in training, and the mean over
-all tokens hides it (Arora et al., arXiv 2312.04927, sec. 3). The paper counts as hits those bigrams alone that occur at most
-1,250 times in its 10 billion tokens; that number belongs to that text, so here hits are told apart by how often training saw
-them. A hit is a heuristic: it knows nothing of synonyms or longer repeats, and what lies on it is accounted for, not explained.
+A prediction of x_t is a *recall hit* if the bigram (x_{t-1}, x_t) occurs earlier in the same document of the same row, so that
+it could be looked up. Models without attention have a higher loss on hits, most of all for bigrams that are rare in training, and
+the mean over all tokens hides this (Arora et al., arXiv 2312.04927, sec. 3). The paper counts only bigrams with at most 1,250
+occurrences in its 10 billion tokens. That limit depends on the corpus, so hits are binned by training count here. Hits are a
+heuristic: they ignore synonyms and longer repeats, and locate a gap in loss without explaining it.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from limbeck.probes.interval import Interval, bootstrap
 from limbeck.probes.measurements import AGAIN
 from limbeck.types import Batch, CausalLM, Outputs, Reading, each
 
-EDGES = (0, 10, 100, 1_000)  # the most occurrences of each bin of hits but the last, which has no end
+EDGES = (0, 10, 100, 1_000)  # largest training count of each bin of hits; the last bin is open
 BINS = ("0", *(f"{low + 1}-{high}" for low, high in pairwise(EDGES)), f"over {EDGES[-1]}")
 _ELSEWHERE = len(BINS)  # the last slice
-_PIECE = 2**22  # tokens of a training text that are looked at together
-_CELLS = 2**21  # logits that exist at a time
+_PIECE = 2**22  # tokens of a training text processed together
+_CELLS = 2**21  # logits in memory at once
 
 
 @dataclass(frozen=True)
 class Slices:
-    """Sums over the predictions of each document and slice: first the hits of each bin of `BINS`, last all others."""
+    """Sums over the predictions of each document and slice. Slices are the bins of hits in `BINS`, then all other tokens."""
 
     tokens: Float[np.ndarray, "documents slices"]
     nats: Float[np.ndarray, "documents slices"]
 
     def save(self, path: Path) -> None:
-        """Writes the sums as safetensors, in one piece."""
+        """Writes the sums to a safetensors file, atomically."""
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         save_arrays(path, vars(self))
 
     @classmethod
     def load(cls, path: Path) -> Slices:
-        """Reads what `save` wrote. Raises BadFolder where it is missing or damaged."""
+        """Reads a file of `save`. Raises BadFolder if it is missing or damaged."""
         return cls(**load_arrays(path, {"tokens": 2, "nats": 2}, needs=("tokens", "nats"), remedy=AGAIN).arrays)
 
     def mean(self, *, hits: bool) -> float:
-        """Nats per token on all hits, or elsewhere; NaN where there is none."""
+        """Nats per token on all hits, or on all other tokens; NaN if there are none."""
         part = slice(0, _ELSEWHERE) if hits else slice(_ELSEWHERE, None)
         tokens = self.tokens[:, part].sum()
         return float(self.nats[:, part].sum() / tokens) if tokens else float("nan")
@@ -60,7 +60,7 @@ class Slices:
 
 @dataclass(frozen=True)
 class Bigrams:
-    """How often training saw some bigrams: codes, ascending, and their counts. A bigram (a, b) has the code a V + b."""
+    """Training counts of some bigrams: ascending codes and their counts. The code of a bigram (a, b) is a V + b."""
 
     codes: Int64[np.ndarray, " n"]
     counts: Int64[np.ndarray, " n"]
@@ -68,7 +68,7 @@ class Bigrams:
 
     @classmethod
     def counted(cls, store: TokenStore, batches: Iterable[Batch], *, vocab: int) -> Bigrams:
-        """Of the bigrams in these batches, those in a store, inside its documents."""
+        """Counts the bigrams of these batches inside the documents of a token store."""
         found = [np.unique(_codes(batch, vocab)[batch.weight > 0].cpu().numpy()) for batch in batches]
         codes = np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
         counts = np.zeros(len(codes), np.int64)
@@ -78,34 +78,34 @@ class Bigrams:
             opened = store.starts[
                 np.searchsorted(store.starts, start + 1) : np.searchsorted(store.starts, start + len(tokens))
             ]
-            inside[opened - start - 1] = False  # the first token of a document follows nothing
+            inside[opened - start - 1] = False  # the first token of a document has no predecessor
             seen = (tokens[:-1] * vocab + tokens[1:])[inside]
             place = np.searchsorted(codes, seen).clip(max=len(codes) - 1)
             counts += np.bincount(place[codes[place] == seen], minlength=len(codes))
         return cls(codes, counts, vocab)
 
     def slices_of(self, batch: Batch) -> Int64[np.ndarray, " BT"]:
-        """The slice of each flat position: the bin of a hit, or elsewhere."""
+        """The slice of each flat position: the bin of a hit, or the last slice for other tokens."""
         place = np.searchsorted(self.codes, _codes(batch, self.vocab).reshape(-1).cpu().numpy())
         count = self.counts[place.clip(max=len(self.codes) - 1)]
         return np.where(hits(batch).reshape(-1).cpu().numpy(), np.searchsorted(EDGES, count), _ELSEWHERE)
 
 
 def hits(batch: Batch) -> Bool[Tensor, "B T"]:
-    """Whether the bigram of a prediction stands earlier in its row, inside its document."""
+    """Whether the bigram of each prediction occurs earlier in the same document of its row."""
     length = batch.tokens.shape[1]
     run = (batch.position == 0).cumsum(1)  # which document of the row
     both = torch.stack([run, batch.tokens, batch.targets], -1).reshape(-1, 3)
     row = torch.arange(len(batch.tokens), device=both.device).repeat_interleave(length)
     kinds = torch.unique(torch.cat([row[:, None], both], 1), dim=0, return_inverse=True)[1]
-    order = kinds.argsort(stable=True)  # alike ones next to each other, the earliest first
+    order = kinds.argsort(stable=True)  # groups equal bigrams, the earliest first
     again = torch.zeros_like(kinds, dtype=torch.bool)
     again[order[1:]] = kinds[order[1:]] == kinds[order[:-1]]
     return again.view_as(batch.tokens)
 
 
 def nats_of(outputs: Outputs, targets: Int[Tensor, "BT"], places: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
-    """Nats of the targets at these flat positions, whose logits exist piece by piece."""
+    """Nats of the targets at these flat positions. Logits are computed piece by piece."""
     size = max(8, _CELLS // outputs.vocab)
     parts = [
         -outputs.logits(part).float().log_softmax(-1).gather(-1, targets[part][:, None]).squeeze(-1)
@@ -116,7 +116,7 @@ def nats_of(outputs: Outputs, targets: Int[Tensor, "BT"], places: Int[Tensor, "n
 
 @torch.no_grad()
 def measure_slices(model: CausalLM, batches: Iterable[Batch], bigrams: Bigrams, *, documents: int) -> Slices:
-    """Sums of a model over each of ``documents`` documents, by slice. Raises BadCorpus if no prediction has weight."""
+    """Measures a model's sums for each of ``documents`` documents and each slice. Raises BadCorpus if no token has weight."""
     sums = np.zeros((2, documents, _ELSEWHERE + 1))
     for batch, outputs in each(model, batches):
         counted = batch.weight.reshape(-1).nonzero().squeeze(1)
@@ -140,11 +140,11 @@ def measure_slices(model: CausalLM, batches: Iterable[Batch], bigrams: Bigrams, 
 def slices(
     model: str, runs: Sequence[Slices], *, against: Sequence[Slices] = (), seed: int | None = None
 ) -> list[Reading]:
-    """Nats per token on hits, on those of each bin, and elsewhere, and the share of hits among all predictions.
+    """Nats per token on all hits, on hits of each bin and elsewhere, and the share of hits among all predictions.
 
-    ``against`` are of another model on the same text, one or as many as runs: then also by how many nats the model is above it
-    on hits and elsewhere, and the share of the whole gap that lies on hits, Δ_hits n_hits / (Δ n) (arXiv 2312.04927, sec. 3.1),
-    not clipped: above 1 the model is the better one elsewhere. No share is given of a gap that cannot be told from 0.
+    ``against`` are slices of another model on the same text, one or as many as ``runs``. They add the gap in nats per token on
+    hits and elsewhere, and the share of the whole gap on hits, Δ_hits n_hits / (Δ n) (arXiv 2312.04927, sec. 3.1). The share is
+    not clipped: above 1, the model is better elsewhere. It is left out if the gap's interval contains 0.
     """
     tokens, nats = np.stack([run.tokens for run in runs]), np.stack([run.nats for run in runs])
     found: list[tuple[str, str, Interval]] = []
@@ -177,7 +177,7 @@ def _gap(more: Float[np.ndarray, "seeds documents slices"], tokens: np.ndarray) 
 
 
 def _mean(sums: Float[np.ndarray, "seeds documents"], counts: Float[np.ndarray, "seeds documents"]) -> Interval:
-    """Sum of ``sums`` per sum of ``counts``, over documents and seeds."""
+    """The ratio of the sum of ``sums`` to the sum of ``counts``, over documents and seeds, with its interval."""
     return bootstrap(lambda total: total[..., :1] / total[..., 1:], np.stack([sums, counts], -1))[0]
 
 

@@ -1,8 +1,8 @@
-"""Tasks: prompts, each with the answers that pass, from a file or made here.
+"""Tasks: prompts, each with the answers that pass, from a file or generated here.
 
-A completion passes if the text up to its end token or its first line break is one of the answers, character for character.
-The tasks made here are infinite sums and strings cut in two by a hash of the instance: nine tenths may be trained on, one
-tenth is only ever asked. The hash is of what the instance says rather than how: 348+274 falls where 274+348 falls.
+A completion passes if the text up to its end token or its first line break equals one of the answers exactly. Generated tasks are
+sums and strings, split by a hash of the instance: nine tenths are for training, and one tenth is for tests only. The hash
+depends on the meaning of an instance: 348+274 and 274+348 are on the same side of the split.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from limbeck.corpora.records import kind
 from limbeck.disk import existing, shown, write_text
 from limbeck.errors import BadCorpus, BadRecord, BadSetting, BadTask
 
-INSTANCES = 200  # of a task made here
-_ASKED = 10  # one instance in ten is asked and never trained on
+INSTANCES = 200  # of a generated task
+_ASKED = 10  # one instance in ten is for tests only
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One prompt and the answers that pass, none of which holds a line break."""
+    """One prompt and the answers that pass. Answers contain no line break."""
 
     prompt: str
     answers: tuple[str, ...]
 
     @property
     def unique(self) -> bool:
-        """Whether only one answer passes, so that its probability is that of passing."""
+        """Whether only one answer passes, so that the probability of this answer is the pass probability."""
         return len(self.answers) == 1
 
     @property
     def name(self) -> str:
-        """Twelve hexadecimal digits that stand for the instance, in whatever file it is."""
+        """Twelve hexadecimal digits that identify the instance by its content, independent of its file."""
         return hashlib.sha256(json.dumps([self.prompt, *self.answers]).encode()).hexdigest()[:12]
 
     def passes(self, completion: str, *, ended: bool) -> bool | None:
-        """Whether a completion passes; None while it may still. ``ended``: the model has closed it.
+        """Whether a completion passes, or None if it is undecided. ``ended`` is true after the end token.
 
-        A text that begins no answer can no longer pass, so nobody need wait for its end.
+        A text that is no prefix of an answer fails at once.
         """
         line, broken, _ = completion.partition("\n")
         if ended or broken:
@@ -57,29 +57,29 @@ class Instance:
 
 @dataclass(frozen=True)
 class Task:
-    """A named list of different instances."""
+    """A named list of distinct instances."""
 
     name: str
     instances: tuple[Instance, ...]
 
     @property
     def sha256(self) -> str:
-        """Of the instances in their order: results are comparable where it is the same."""
+        """The SHA-256 hash of the instances in order. Results with equal hashes are comparable."""
         return hashlib.sha256("".join(instance.name for instance in self.instances).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class _Made:
-    """An instance, and what decides on which side of the split it falls."""
+    """A generated instance, and the key that decides its side of the split."""
 
     instance: Instance
     family: str
 
 
 def task_of(name: str) -> Task:
-    """The task of this name, or of a JSONL file of ``{"prompt", "answer"}``; an answer may be a list, any of which passes.
+    """The generated task of this name, or the task of a JSONL file with the keys prompt and answer.
 
-    Raises BadTask for an unknown name or a faulty file, with the line.
+    An answer may be a list, of which any passes. Raises BadTask for an unknown name or a faulty file, with the line.
     """
     if name in MAKERS:
         made = _different(_asked(name, seed=0))
@@ -96,9 +96,9 @@ def task_of(name: str) -> Task:
 
 
 def write_task_text(task: str, path: str | Path, n: int, seed: int = 0) -> Path:
-    """Writes ``n`` solved instances of a task made here, as a JSONL corpus for `pretrain` and `distil`; gives the path.
+    """Writes ``n`` solved instances of a generated task as a JSONL corpus for `pretrain` and `distil`. Returns the path.
 
-    None of them is ever asked by `task_of`. The same seed gives the same text. Raises BadTask for another name.
+    The instances never occur in `task_of`. Equal seeds give equal text. Raises BadTask for any other task.
     """
     if task not in MAKERS:
         raise BadTask(
@@ -197,7 +197,7 @@ def _from_file(path: Path) -> Task:
 
 
 def task_rows(path: Path) -> Iterator[tuple[int, Record]]:
-    """(line number, object) of a JSONL file of questions or facts. Raises BadTask for a faulty line, and for a faulty file."""
+    """Yields (line number, object) of a JSONL file of questions or facts. Raises BadTask for a faulty line or file."""
     try:
         for number, row in records_of(path):
             if isinstance(row, BadRecord):

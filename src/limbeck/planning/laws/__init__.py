@@ -1,1 +1,1 @@
-"""What to expect before training: scaling laws, how they are fitted, and which teacher each of them would choose."""
+"""Predictions before training: scaling laws, their fits to measured points, and the teacher that each law recommends."""

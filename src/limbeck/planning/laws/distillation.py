@@ -1,11 +1,11 @@
-"""The distillation scaling law: what a student will lose, from its size, its tokens and its teacher's loss.
+"""The distillation scaling law: the loss of a student from its size, its tokens and its teacher's loss.
 
-Busbridge et al., "Distillation Scaling Laws", arXiv 2502.08606: eq. 2 for training on text alone, eq. 8 for distillation, the
-coefficients of its appendix (73 and 697 runs on English C4, muP, pure distillation at temperature 1; about 1 % error). N counts
-parameters without embeddings, D tokens, a loss is in nats per token.
+Busbridge et al., "Distillation Scaling Laws", arXiv 2502.08606: eq. 2 for training on text alone, eq. 8 for distillation, with
+the coefficients of the appendix (73 and 697 runs on English C4, muP, pure distillation at temperature 1; about 1 % error).
+N counts parameters without embeddings, and D counts tokens. Losses are in nats per token.
 
-What surprises: a teacher matters through its loss alone, and a *better* one can make a worse student (the capacity gap). The
-gap's power is -c1 f1 = -47 of a sum whose own power is 1/f1 = 11, so everything is computed from logarithms.
+A teacher enters the law through its loss only, and a *better* teacher can give a worse student (the capacity gap). The term of
+the gap has the exponents -c1 f1 = -47 and 1/f1 = 11, so everything is computed in logarithms.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ from typing import Any
 
 import numpy as np
 
-# Floats, or arrays that broadcast: a law of arrays is many laws, as a bootstrap makes them.
+# Floats, or arrays that broadcast. A law of arrays represents many laws, such as bootstrap draws.
 Number = Any
 
-# Sizes that the published runs had, parameters without embeddings; outside it is a guess.
+# Range of sizes of the published runs, in parameters without embeddings. Outside it, the law extrapolates.
 MEASURED = (143e6, 12.6e9)
 RELATIVE_ERROR = 0.01  # of the published law's predictions, as the paper says
 # The ratio rule, best teacher over student: the slope of T* = 2.498 S - 11.498 (millions, R² 0.9957; arXiv 2311.07052). With the
 # intercept T* would be negative below S = 4.6M.
 RATIO = 2.498
-COMPUTE_OPTIMAL = 20  # tokens per parameter (Hoffmann et al., arXiv 2203.15556): what a teacher saw, unless one knows
+COMPUTE_OPTIMAL = (
+    20  # tokens per parameter (Hoffmann et al., arXiv 2203.15556), assumed for teachers of unknown training
+)
 
 
 @dataclass(frozen=True)
 class SupervisedLaw:
-    """L(N, D) = E + (A / N^alpha + B / D^beta)^gamma: the loss of a model trained on text alone (eq. 2)."""
+    """The loss of a model trained on text alone: L(N, D) = E + (A / N^alpha + B / D^beta)^gamma (arXiv 2502.08606, eq. 2)."""
 
     A: Number
     B: Number
@@ -39,13 +41,13 @@ class SupervisedLaw:
     gamma: Number
 
     def predict(self, parameters: Number, tokens: Number) -> Number:
-        """Nats per token."""
+        """The loss in nats per token for N = ``parameters`` without embeddings and D = ``tokens``."""
         return self.E + np.exp(self.gamma * _log_sum(self, parameters, tokens))
 
 
 @dataclass(frozen=True)
 class DistillationLaw:
-    """The loss of a student of a teacher of loss L_T (eq. 8), with L the student's loss if it were trained on text alone.
+    """The loss of a student with a teacher of loss L_T (arXiv 2502.08606, eq. 8). L is the student's loss on text alone.
 
     L_S = L_T + L_T^-c0 (1 + (L_T / (L d1))^(1/f1))^(-c1 f1) (A / N^alpha + B / D^beta)^gamma
     """
@@ -62,7 +64,7 @@ class DistillationLaw:
     d1: Number
 
     def predict(self, parameters: Number, tokens: Number, teacher_loss: Number) -> Number:
-        """Nats per token of a student of so many parameters, distilled on so many tokens."""
+        """The loss in nats per token of a student of ``parameters`` parameters, distilled on ``tokens`` tokens."""
         alone = self.supervised.predict(parameters, tokens)
         teacher = np.log(teacher_loss)
         gap = np.logaddexp(0.0, (teacher - np.log(alone) - np.log(self.d1)) / self.f1)
@@ -70,15 +72,15 @@ class DistillationLaw:
         return teacher_loss + np.exp(learned - self.c0 * teacher - self.c1 * self.f1 * gap)
 
     def of_teacher(self, parameters: Number, tokens: Number, teacher: Number, teacher_tokens: Number) -> Number:
-        """Nats per token of a student whose teacher is known by its parameters and the tokens it was trained on."""
+        """The loss in nats per token of a student, with its teacher given by parameters and training tokens."""
         return self.predict(parameters, tokens, self.supervised.predict(teacher, teacher_tokens))
 
     def best_teacher(
         self, parameters: float, tokens: float, *, tokens_per_parameter: float = COMPUTE_OPTIMAL
     ) -> Number:
-        """Parameters of the best teacher among those trained on so many tokens per parameter; inf if no end is seen.
+        """Parameters of the best teacher trained on ``tokens_per_parameter`` tokens per parameter; inf if larger is better.
 
-        Looked for between the student's size and 1000 times it. The valley is flat: look at what a smaller one costs.
+        The search covers 1 to 1000 times the student's size. The minimum is flat, so a smaller teacher often costs little.
         """
         sizes = parameters * np.geomspace(1.0, 1000.0, 601)
         one = np.ndim(self.c1) == 0
@@ -88,12 +90,12 @@ class DistillationLaw:
         return float(best[0]) if one else best
 
     def without_gap(self) -> DistillationLaw:
-        """The same law with no capacity gap (c1 = 0): what a prediction must beat."""
+        """The same law without a capacity gap (c1 = 0), the baseline for predictions."""
         return replace(self, c1=0.0)
 
 
 def at_each(law: DistillationLaw) -> DistillationLaw:
-    """Many laws as columns, so that each meets every one of a row of sizes."""
+    """Many laws as columns, so that each broadcasts against a row of sizes."""
     columns = {name: np.asarray(value)[..., None] for name, value in vars(law).items() if name != "supervised"}
     alone = {name: np.asarray(value)[..., None] for name, value in vars(law.supervised).items()}
     return DistillationLaw(supervised=SupervisedLaw(**alone), **columns)

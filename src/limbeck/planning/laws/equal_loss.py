@@ -1,7 +1,7 @@
-"""Does a teacher matter through its loss alone, as the distillation law has it (arXiv 2502.08606), or through its size too?
+"""Tests whether a teacher's size affects its student at equal teacher loss. The distillation law (arXiv 2502.08606) assumes not.
 
-What surprises: the teachers of an ordinary ladder cannot tell, for the larger is always the better. It takes teachers of
-unlike size and like loss, such as small ones that were trained longer.
+The teachers of an ordinary ladder cannot answer this, since larger teachers always have lower losses there. The test needs
+teachers of different sizes and similar losses, such as small teachers that were trained longer.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from limbeck.planning.laws.points import Point, longest
 
 
 def size_at_equal_loss(points: Sequence[Point], *, collinear: float) -> tuple[Estimate | None, int]:
-    """(nats a doubling of the teacher changes in its student at equal teacher loss, number of cells this is from).
+    """The effect of doubling the teacher's size at equal teacher loss, in nats of the student, and the number of cells used.
 
-    Fitted to the distilled points: for each student size a quadratic in the teacher's loss, and one common term in the
-    logarithm of its size. Means over seeds are fitted, since the seeds of a cell share one teacher. None where the variance
-    inflation of that term, by what the teachers' losses say already, is above ``collinear``, or fewer than 3 cells are left
-    for the noise.
+    The fit to distilled points has a quadratic in the teacher's loss for each student size, and one common term in the
+    logarithm of the teacher's size. It uses means over seeds, since the seeds of a cell share one teacher. The effect is None if
+    the variance inflation of that term is above ``collinear``, or if fewer than 3 degrees of freedom are left for the noise.
     """
     cells: dict[tuple[float, float, float], list[float]] = {}
     for p in longest(points):
@@ -46,6 +45,6 @@ def size_at_equal_loss(points: Sequence[Point], *, collinear: float) -> tuple[Es
 
 
 def _beyond(design: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """What of y no combination of the columns gives."""
+    """The residual of y after its least-squares fit by the columns of ``design``."""
     found: np.ndarray = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
     return found

@@ -1,7 +1,7 @@
-"""A number with the bounds of its 95 % interval: what every fit of this folder gives.
+"""A number with the bounds of its 95 % interval, the result of every fit in this folder.
 
-What surprises: a bound may be infinite. A valley whose bottom the noise hides has no last size at which it must lie, and an
-interval that leaves that out would be a claim.
+Bounds may be infinite. If noise hides the minimum of a loss curve, no largest size bounds its place, and a finite interval
+would claim more than the data show.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ class Estimate:
 
     @classmethod
     def of(cls, value: float, draws: Float[np.ndarray, " draws"]) -> Estimate:
-        """The value with percentiles of bootstrap draws (Efron & Tibshirani 1993, ch. 13); infinite draws count as such."""
-        # "lower" and "higher" take a draw that was made: between a finite one and an infinite one there is nothing
+        """The value with percentiles of bootstrap draws (Efron & Tibshirani 1993, ch. 13). Draws may be infinite."""
+        # "lower" and "higher" select actual draws, since a finite and an infinite draw cannot be interpolated
         low = np.quantile(draws, (1 - LEVEL) / 2, method="lower")
         high = np.quantile(draws, (1 + LEVEL) / 2, method="higher")
         return cls(float(value), float(low), float(high))
 
     @classmethod
     def both_ways(cls, value: float, draws: Float[np.ndarray, " draws"], *, positive: bool = False) -> Estimate:
-        """As `of`, and mirrored at the value (the basic bootstrap), whichever lies further out.
+        """The wider of the percentile bounds of `of` and the bounds mirrored at the value (the basic bootstrap).
 
-        Where an estimate leans to one side its draws lean there once more: percentiles then end too early on the other side,
-        their mirror image on this one. Of ``positive`` values ratios are mirrored, not differences.
+        The draws of a biased estimate have the same bias again. Percentiles are then too narrow on one side, and their mirror
+        image on the other. For ``positive`` values, ratios are mirrored instead of differences.
         """
         if positive:
             logs = cls.both_ways(float(np.log(value)), np.log(draws))
@@ -44,5 +44,5 @@ class Estimate:
         return cls(one.value, min(one.low, 2 * value - one.high), max(one.high, 2 * value - one.low))
 
     def holds(self, value: float) -> bool:
-        """Whether a value lies inside the interval."""
+        """Whether the interval contains a value."""
         return self.low <= value <= self.high

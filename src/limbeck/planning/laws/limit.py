@@ -1,7 +1,7 @@
-"""What distillation gains over training on text alone once tokens are no limit, by a law and with its error.
+"""The gain of distillation over training on text alone in the limit of many tokens, by a fitted or published law.
 
-The better of the two there is the one whose loss without a limit of tokens is lower; the published law hardly tells them apart
-where the teacher is many times its student.
+The method with the lower loss in this limit is better there. For teachers many times larger than their students, the published
+law predicts almost equal losses.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from limbeck.planning.laws.points import Point
 
 
 def published_gains(*, tokens: float) -> list[Estimate]:
-    """Nats at so many tokens per parameter, by the published law and its stated error, for sizes that the paper had.
+    """Gains in nats at ``tokens`` tokens per parameter by the published law (arXiv 2502.08606), for the paper's sizes.
 
-    Teachers saw 20 tokens per parameter and are up to 16 times their student.
+    Intervals are from the law's stated error. Teachers are trained on 20 tokens per parameter and are up to 16 times as large
+    as their student.
     """
     found = []
     for student, times in product(np.geomspace(*MEASURED, 7), (1, 2, 4, 8, 16)):
@@ -35,7 +36,7 @@ def published_gains(*, tokens: float) -> list[Estimate]:
 
 
 def refitted_gains(fit: DistillationFit, points: Sequence[Point], *, tokens: float) -> list[Estimate]:
-    """The same by a law of one's own and its bootstrap, for the students and the teachers of the points."""
+    """Gains in nats at ``tokens`` tokens per parameter by a fitted law and its bootstrap, for the points' models."""
     pairs = sorted({(p.student_params, p.teacher_loss) for p in points if p.teacher_loss is not None})
     return [Estimate.of(_gain(fit.law, n, loss, tokens), _gain(fit.draws, n, loss, tokens)) for n, loss in pairs]
 
