@@ -1,7 +1,7 @@
-"""Points: what a pilot, or a published table, measured of students, one row per run; read from and written to a table.
+"""Points: measured losses of students in a pilot or a published table, one row per run, read from and written to a table.
 
-A table is a Parquet or a JSON file whose columns are the fields of `Point`. A run that came to nothing has no loss, or NaN:
-it is left out of every fit, and listed, because *which* runs failed is part of a result.
+A table is a Parquet or JSON file whose columns are the fields of `Point`. A failed run has no loss, or NaN. Fits leave it out
+and reports list it, because *which* runs failed is part of a result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _WRITE = "write it with limbeck.planning.laws.points.write_points"
 
 @dataclass(frozen=True)
 class Point:
-    """One student's end. Parameters are counted without embeddings, losses are nats per token on held-out text.
+    """The result of one run. Parameters are counted without embeddings; losses are in nats per token on held-out text.
 
     A student trained on text alone has no teacher: its three fields are None. ``arm`` says where a student began: cut out of
     its teacher, or fresh; a pilot needs both, else what is cut away looks like a capacity gap.
@@ -43,7 +43,7 @@ class Point:
 
     @property
     def distilled(self) -> bool:
-        """Whether it had a teacher."""
+        """Whether the student had a teacher."""
         return self.teacher_params is not None or self.teacher_loss is not None
 
     @property
@@ -55,7 +55,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Table:
-    """The points of a table that have a loss, and what was skipped: one sentence a row."""
+    """The points of a table that have a loss, and one sentence for each skipped row."""
 
     points: tuple[Point, ...]
     skipped: tuple[str, ...]
@@ -99,7 +99,7 @@ def write_parquet(rows: list[dict[str, Any]], file: Path) -> None:
 
 
 def sift(rows: Sequence[Mapping[str, Any]], *, name: str) -> Table:
-    """Points out of rows, those without a loss set apart. ``name`` is what errors call the table."""
+    """Converts rows to points and separates rows without a loss. ``name`` is the name of the table in errors."""
     known = {field.name: field for field in fields(Point)}
     needed = [field.name for field in fields(Point) if field.default is MISSING]
     points, skipped = [], []
@@ -120,7 +120,7 @@ def sift(rows: Sequence[Mapping[str, Any]], *, name: str) -> Table:
 
 
 def longest(points: Iterable[Point]) -> list[Point]:
-    """Of each student size the points that read the most tokens."""
+    """For each student size, the points with the most training tokens."""
     points = list(points)
     most: dict[float, float] = {}
     for point in points:

@@ -1,9 +1,9 @@
-"""Which teacher, and whether one at all: what each planner answers, over the same candidates, side by side.
+"""Recommendations of a teacher, or of training without one, by several planners over the same candidates.
 
-The planners are the ratio rule (`plan.ratio`), the published distillation law (`plan.law`) and a law fitted to a pilot
-(`plan.fit`). They disagree, and no number is made of the three. What surprises: the best teacher is seldom the answer. Valleys
-are flat, so the *cheapest teacher within epsilon of the best* is; and where the teacher's own FLOPs are paid, training on more
-text without one often wins.
+The planners are the ratio rule (`laws.ratio`), the published distillation law (`laws.distillation`) and a law fitted to a pilot
+(`laws.fit`). Their results differ and are not combined. The best teacher is seldom the best choice. Minima are flat, so the
+*cheapest teacher within epsilon of the best* is usually recommended. If the teacher's FLOPs count, training on more text
+without a teacher is often better.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _within(loss: float) -> Estimate:
 
 
 def by_published_ratio(task: Task, candidates: Sequence[Model]) -> Recommendation:
-    """The published rule: about 2.5 times the student."""
+    """The recommendation of the published rule (arXiv 2311.07052): a teacher of about 2.5 times the student's size."""
     best = RATIO * task.student.parameters
     notes = [
         "measured on students pruned from their teachers, below 3B parameters; it ignores tokens and the teacher's cost"
@@ -183,7 +183,7 @@ def by_published_ratio(task: Task, candidates: Sequence[Model]) -> Recommendatio
 
 
 def by_fitted_ratio(task: Task, candidates: Sequence[Model], fit: RatioFit, *, arm: str) -> Recommendation:
-    """A ratio rule fitted to a pilot's points."""
+    """The recommendation of a ratio rule fitted to a pilot's points."""
     name = f"ratio rule, your pilot ({arm})"
     notes = [str(valley) for valley in fit.valleys]
     best = fit.best_teacher(task.student.body)
@@ -217,7 +217,7 @@ def _by_ratio(
 
 
 def by_published_law(task: Task, candidates: Sequence[Model]) -> Recommendation:
-    """The published distillation law."""
+    """The recommendation of the published distillation law (arXiv 2502.08606)."""
     outside = [m for m in (task.student, *candidates) if not MEASURED[0] <= m.body <= MEASURED[1]]
     notes = [f"about {RELATIVE_ERROR:.0%} error of each loss; differences between teachers are surer than that"]
     if outside:
