@@ -59,7 +59,7 @@ class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, [self._today(word) for word in args])
-        except Exception as error:  # Typer's own, of which older versions have Click's: told by what it says
+        except Exception as error:  # Typer's own, of which older versions have Click's: recognised by their attributes
             if (wrong := getattr(error, "option_name", None)) and hasattr(error, "possibilities"):
                 known = known_keys(self.spec.settings)
                 meant = likely(wrong, {s.key: known[s.key] for s in self.spec.taken() if not s.positional})
@@ -120,18 +120,18 @@ def _parameters(command: Command) -> Iterator[inspect.Parameter]:
     """The parameters from which Typer makes arguments and options. Values stay text: the settings read them."""
     keyword = inspect.Parameter.KEYWORD_ONLY
     if command.file:
-        told = "A TOML file with the same keys; flags win."
+        words = "A TOML file with the same keys; flags win."
         yield inspect.Parameter(
-            "file", keyword, default=None, annotation=Annotated[Path | None, Argument(metavar="[RUN.toml]", help=told)]
+            "file", keyword, default=None, annotation=Annotated[Path | None, Argument(metavar="[RUN.toml]", help=words)]
         )
     for setting in command.taken():
         kind, default = _typed(setting), ... if setting.required else None
-        told = command.described(setting)
+        words = command.described(setting)
         if setting.positional:
-            option = Argument(metavar=setting.word.upper(), help=told, show_default=False)
+            option = Argument(metavar=setting.word.upper(), help=words, show_default=False)
         else:
             metavar = None if setting.is_switch else setting.metavar
-            option = Option(*_spelled(setting), metavar=metavar, help=told, show_default=False)
+            option = Option(*_spelled(setting), metavar=metavar, help=words, show_default=False)
         yield inspect.Parameter(setting.attribute, keyword, default=default, annotation=Annotated[kind, option])
 
 

@@ -20,6 +20,15 @@ Params = Annotated[
         synonyms=("parameters", "num_params", "student_size", "prune_target_params", "target_params"),
     ),
 ]
+AnyTeacher = Annotated[
+    bool,
+    Flag(
+        "Continue with a teacher that predicts the text no better than the frequency of each token does.",
+        "Model",
+        last=True,
+        synonyms=("force",),
+    ),
+]
 Shape = Annotated[
     str | None,
     Flag(
@@ -310,15 +319,7 @@ class TeacherSettings(Settings):
             synonyms=("max_samples", "max_train_samples", "data_limit"),
         ),
     ] = Field(default=None, exclude=True)
-    any_teacher: Annotated[
-        bool,
-        Flag(
-            "Continue with a teacher that predicts the text no better than the frequency of each token does.",
-            "Model",
-            last=True,
-            synonyms=("force",),
-        ),
-    ] = False
+    any_teacher: AnyTeacher = False
     tokenizer: Annotated[
         str | None,
         Flag(

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from limbeck.config.flag import Flag
 from limbeck.config.settings.common import (
+    AnyTeacher,
     Layers,
     Mixers,
     SeedCount,
@@ -133,15 +134,7 @@ class PilotSettings(ScaledSettings, TextSettings):
             "Address of a Ray cluster to spread the work over.", "Machine", metavar="ADDRESS", synonyms=("ray_address",)
         ),
     ] = None
-    any_teacher: Annotated[
-        bool,
-        Flag(
-            "Continue with a teacher that predicts the text no better than the frequency of each token does.",
-            "Model",
-            last=True,
-            synonyms=("force",),
-        ),
-    ] = False
+    any_teacher: AnyTeacher = False
     out: Annotated[
         Path,
         Flag(

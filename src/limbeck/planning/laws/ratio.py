@@ -1,7 +1,7 @@
 """The ratio rule: the best teacher of a student of S parameters has about 2.5 S, and how to find out for one's own pairs.
 
 Published ("Towards the Law of Capacity Gap in Distilling Language Models", arXiv 2311.07052): T* = 2.498 S - 11.498, in millions,
-R² 0.9957, over students cut out of their teachers, below 3B (`plan.law.RATIO`).
+R² 0.9957, over students cut out of their teachers, below 3B (`laws.distillation.RATIO`).
 
 What surprises: a valley can be too flat for any pilot to find its bottom. So a fit says of each student size what was found -
 an optimum between the ends, a fall or a rise from end to end, nothing but noise - and how deep a dip it would have seen.
