@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,7 +65,9 @@ def _pilot(settings: PilotSettings) -> None:
 
 
 def _where(settings: Base, result: Result, what: str, place: Path) -> None:
-    _print(settings, result, lambda: print(visible(f"{what}: {place}")))
+    """Where the result is, on stdout; not where a person has just read it in the last screen, on stderr."""
+    seen = sys.stdout.isatty() and sys.stderr.isatty()
+    _print(settings, result, lambda: None if seen else print(visible(f"{what}: {place}")))
 
 
 def _plan(settings: PlanSettings) -> None:

@@ -1,5 +1,6 @@
 """What a run says while it runs and when it is done: what its loss is, what is left, what it took, what it began with."""
 
+import io
 import re
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.report.start import CUT, GIVEN, start_of
 from limbeck.report.words import label
 from limbeck.run import log
+from limbeck.terminal import Terminal
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,32 @@ def test_a_line_says_what_the_loss_is_and_what_is_left_of_all(monkeypatch):
         "student #0 step 1/4 training ForwardKL 1.5000 nats/token 1,234 tokens/s 0:01:30 left, whole run 1:01:30"
     )
     assert lines_of(monkeypatch)[1].endswith("0:01:00 left")
+
+
+def test_a_bar_shows_loss_step_speed_and_time_left_in_80_columns(monkeypatch):
+    """Two lines: what is minimised, and how far it is; beside each other they would not fit."""
+    clock, file = SimpleNamespace(now=0.0), io.StringIO()
+    shown = Terminal(width=80, force_terminal=True, color_system=None, file=file, get_time=lambda: clock.now)
+    monkeypatch.setattr(log, "console", shown)
+    monkeypatch.setattr(log.Progress, "start", lambda self: None)
+    loss = ("training CrossEntropy", "nats/token")
+    with log.progress("cut+ce@flops #0", 1000, done=0, speak=True, loss=loss, after=3600.0) as bar:
+        before = lines_on(bar, shown)
+        for step in (10, 20):  # half a minute each
+            clock.now += 30.0
+            bar.step(step, 1.5, 12_345.0)
+        after = lines_on(bar, shown)
+    assert before[0] == "cut+ce@flops #0"
+    assert after[0] == "cut+ce@flops #0: training CrossEntropy 1.5000 nats/token"
+    assert after[1].strip() == "step 20/1000 12,345 tokens/s 0:49:00 left, whole run 1:49:00"
+    assert len(after[1]) == 80
+
+
+def lines_on(bar, console):
+    with console.capture() as shown:
+        for part in bar._progress.get_renderables():
+            console.print(part)
+    return shown.get().splitlines()
 
 
 def test_trainings_to_come_are_added_up_by_what_they_are(tmp_path):

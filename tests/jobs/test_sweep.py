@@ -14,6 +14,7 @@ from limbeck.config import split_objectives
 from limbeck.errors import BadFolder, BadSetting, Interrupted, LimbeckError
 from limbeck.jobs.distil import sweep as family
 from limbeck.jobs.distil.arms import Arm
+from limbeck.jobs.distil.evaluation import Evaluation
 from limbeck.jobs.distil.teacher import RunTeacher
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives.spec import ObjectiveSpec
@@ -73,6 +74,22 @@ def test_what_a_family_will_take_counts_the_teacher_once_and_twins_once():
     texts = [alone(name, "CrossEntropy", price=1.0, seconds=3.0) for name in ("a", "b", "b")]
     assert family._seconds(texts) == pytest.approx(30 + 30)
     assert family._seconds(texts[2:], before=texts[:2]) == 0
+
+
+def test_what_is_not_measured_yet_is_counted_in_the_time_left(tmp_path):
+    """Two of three models are to be measured, 1.5 s each of one student and 4 s of the other."""
+    proofs = []
+    for name, seconds in (("a", 1.5), ("b", 4.0)):
+        proof = object.__new__(Evaluation)
+        proof._settings, proof.seconds = SimpleNamespace(out=tmp_path / name), seconds
+        proofs.append(proof)
+    arms = [Arm(name, 0, tmp_path, ObjectiveSpec.of("ForwardKL"), 10) for name in ("student", "cut+ce")]
+    (tmp_path / "a" / "measurements").mkdir(parents=True)
+    (tmp_path / "a" / "measurements" / "student-seed0.safetensors").touch()
+    assert proofs[0].expected_seconds(arms) == 1.5
+    members = [SimpleNamespace(proof=proof) for proof in proofs]
+    todo = [(members[0], arms[0]), (members[0], arms[1]), (members[1], arms[0])]
+    assert family._measuring(todo) == 0 + 1.5 + 4.0
 
 
 def weights(folder: Path) -> bytes:

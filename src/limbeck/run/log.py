@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
 import psutil
 import torch
+from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from limbeck.disk import Count, json_line, open_in_place, read_lines, write_lines, writing
@@ -122,16 +124,28 @@ class Line:
             )
 
 
+class _TwoLines(Progress):
+    """The label and the loss above the bar: beside it they would not fit into 80 columns with the time left."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The lines of each training."""
+        for task in self.tasks:
+            yield Text(f"{task.description}{task.fields['loss']}")
+        yield self.make_tasks_table(self.tasks)
+
+
 class Bar:
     """Reports steps as a progress bar."""
 
-    def __init__(self, progress: Progress, label: str, steps: int, done: int) -> None:
-        self._progress = progress
-        self._task = progress.add_task(label, total=steps, completed=done, loss=float("nan"), rate=0.0)
+    def __init__(self, progress: Progress, label: str, steps: int, done: int, loss: tuple[str, str]) -> None:
+        self._progress, self._loss = progress, loss
+        self._task = progress.add_task(label, total=steps, completed=done, loss="", rate="")
 
     def step(self, step: int, loss: float, tokens_per_s: float) -> None:
         """Moves the bar."""
-        self._progress.update(self._task, completed=step, loss=loss, rate=tokens_per_s)
+        what, unit = self._loss
+        text, rate = f": {what} {loss:.4f} {unit}", f"{tokens_per_s:,.0f} tokens/s"
+        self._progress.update(self._task, completed=step, loss=text, rate=rate)
 
 
 @contextmanager
@@ -154,12 +168,10 @@ def progress(
         yield Line(label, steps, loss, after)
     else:
         columns = (
-            TextColumn("{task.description:<16}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
             TextColumn("step {task.completed}/{task.total}"),
-            TextColumn(f"{loss[0]} {{task.fields[loss]:.4f}} {loss[1]}", markup=False),
-            TextColumn("{task.fields[rate]:,.0f} tokens/s"),
+            TextColumn("{task.fields[rate]}"),
             _TimeLeft(after),
         )
-        with Progress(*columns, console=console, transient=True) as bars:
-            yield Bar(bars, label, steps, done)
+        with _TwoLines(*columns, console=console, transient=True, expand=True) as bars:
+            yield Bar(bars, label, steps, done, loss)

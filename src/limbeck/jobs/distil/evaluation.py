@@ -7,7 +7,7 @@ does not measure again, and any difference between two models has an interval ov
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,12 @@ class Evaluation:
         *,
         length: int,
         environment: Environment,
+        seconds: float = 0.0,
     ) -> None:
-        """``stores``: (training, held-out) text in the student's tokens. ``length``: tokens of a row."""
+        """``stores``: (training, held-out) text in the student's tokens. ``length``: tokens of a row.
+
+        ``seconds``: how long measuring a student took in an earlier start of the run, 0 where there was none.
+        """
         settings, (train, store) = request.settings, stores
         self._settings, self._source, self._machine = settings, teacher, environment
         self._distils = request.objective.needs_teacher
@@ -72,7 +76,7 @@ class Evaluation:
         self._recall = RecallEvaluation(measurements, train, self.held_out) if settings.mixers else None
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._costs: list[Reading] = []
-        self.seconds = 0.0  # of the last evaluation of a student, 0 where all were read from their files
+        self.seconds = seconds  # of the last evaluation of a student
         served = teacher.captured is not None and teacher.captured.served  # nobody here has looked at the model
         if environment.world.first and not served:
             self._measure("teacher", teacher.about, settings.seed, compare=False)
@@ -80,13 +84,15 @@ class Evaluation:
 
     def cut(self, folder: Path) -> None:
         """Measures the student as it starts."""
-        begun = time.monotonic()
         if self._machine.world.first:
             model = load(verified_folder(folder), device=self._machine.world.device)
             measured = self._measure("cut", model, self._settings.seed)
             if remark := too_few_documents(measured.read):
                 console.print(f"note: {remark}")
-            self.seconds = time.monotonic() - begun
+
+    def expected_seconds(self, arms: Sequence[Arm]) -> float:
+        """How long measuring the arms among these takes that are not measured yet, by the last model that was."""
+        return self.seconds * sum(not self._file(arm.name, arm.seed).exists() for arm in arms)
 
     def arm(self, arm: Arm, model: LanguageModel) -> None:
         """Measures a trained model."""
@@ -193,7 +199,7 @@ class Evaluation:
 
     def _measure(self, name: str, model: LanguageModel, seed: int, *, compare: bool = True) -> Measurements:
         """The measurement of a model, from its file where it was made before."""
-        file = self._settings.out / "measurements" / f"{name}-seed{seed}.safetensors"
+        file, begun = self._file(name, seed), time.monotonic()
         captured = self._source.captured
         if captured and captured.measured and name == "teacher":
             measured = captured.measured
@@ -207,10 +213,15 @@ class Evaluation:
             documents = text.store.documents
             measured = measure(model, reference, text.batches(counted=self._counted), documents=documents)
             _save(measured, file)
+            if name != "teacher":
+                self.seconds = time.monotonic() - begun
         self._runs.setdefault(name, {})[seed] = measured
         if self._recall and not (captured and name == "teacher"):  # whose weights are not here
             self._recall.measure(name, model, seed)
         return measured
+
+    def _file(self, name: str, seed: int) -> Path:
+        return self._settings.out / "measurements" / f"{name}-seed{seed}.safetensors"
 
     def _readings(self) -> list[Reading]:
         """All readings: of each seed, and over the seeds (seed null) where there are several."""

@@ -69,7 +69,7 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     for number, arm in enumerate(comparison.arms, 1):
         later = comparison.arms[number:]
         after = expected_seconds(comparison.run.get("estimate", {}), later)
-        after += comparison.proof.seconds * sum(not each.done for each in (arm, *later))
+        after += comparison.proof.expected_seconds((arm, *later))
         comparison.proof.arm(arm, train(arm, comparison.shared, after=after))
         if arm is not comparison.arms[-1]:
             comparison.show_so_far()
@@ -173,8 +173,12 @@ def prepare(
     _estimate(settings, run, arms, cost, shared)
     if beside and environment.world.first:
         share_teacher_metrics(beside.settings.out, settings.out)
-    proof = Evaluation(request, source, (store, held_out), length=plan.budget.length, environment=environment)
+    known = run.get("estimate", {}).get("measuring_seconds", 0.0)
+    stores = store, held_out
+    proof = Evaluation(request, source, stores, length=plan.budget.length, environment=environment, seconds=known)
     proof.cut(cut)
+    if "estimate" in run:
+        update(settings.out, run, estimate=run["estimate"] | {"measuring_seconds": round(proof.seconds, 2)})
     return Comparison(settings, run, source, (store, held_out), arms, shared, cost, proof, continued)
 
 

@@ -126,17 +126,17 @@ def _train(members: Sequence[Comparison]) -> set[Path]:
     linked = set()
     todo = _together(members)
     for which, arms in enumerate(todo, 1):
-        later = sum(map(_seconds, todo[which:]))
+        later = sum(map(_seconds, todo[which:])) + sum(map(_measuring, todo[which:]))
         groups = _groups([one for one in arms if _shares(*one)])
         alone = [one for one in arms if not _shares(*one)]
         for at, group in enumerate(groups, 1):
             label = f"{len(group)} x {group[0][1].name} #{group[0][1].seed}"
-            after = later + _seconds(alone) + sum(map(_seconds, groups[at:]))
+            after = later + _seconds(alone) + sum(map(_seconds, groups[at:])) + _measuring(arms)
             train_members([(arm, member.shared) for member, arm in group], label=label, after=after)
         for number, (member, arm) in enumerate(arms):
             if _take_over(arm, member, arms[:number]):
                 linked.add(arm.folder)
-            after = later + _seconds(arms[number + 1 :], before=arms[: number + 1])
+            after = later + _seconds(arms[number + 1 :], before=arms[: number + 1]) + _measuring(arms[number:])
             member.proof.arm(arm, train(arm, member.shared, after=after))
             member.show_so_far()
     return linked
@@ -170,6 +170,11 @@ def _seconds(arms: Sequence[tuple[Comparison, Arm]], before: Sequence[tuple[Comp
         price = member.run.get("teacher", {}).get("price", 0.0) if _shares(member, arm) else 0.0
         total, passes = total + alone / (1 + price), max(passes, alone * price / (1 + price))
     return total + passes
+
+
+def _measuring(arms: Sequence[tuple[Comparison, Arm]]) -> float:
+    """What measuring these will take, each by the last evaluation of its student."""
+    return sum(member.proof.expected_seconds([arm]) for member, arm in arms)
 
 
 def _same(member: Comparison, arm: Arm) -> tuple[Any, ...]:
