@@ -30,7 +30,7 @@ import limbeck
 from limbeck import Plan, Rows, Run, alone, build_stores, load
 from limbeck.objectives import parse
 from limbeck.run.run import micro_rows
-from limbeck.teachers import LogitCache, capture_outcomes
+from limbeck.teachers import Coding, LogitCache, NumberedRows, capture_outcomes
 from limbeck.teachers.codec import Codec, Sampled, TopK
 from limbeck.teachers.draw import sample_outcomes, top_k
 from limbeck.types import Sparse
@@ -118,13 +118,9 @@ def training(folder: Path, steps: int, teacher_seconds: float) -> dict[str, Any]
         ):
             caches[name] = capture_outcomes(
                 teacher,
-                rows.rows_of,
+                NumberedRows(rows.rows_of, LENGTH, answered, together),
                 Path(place) / name,
-                rows=answered,
-                length=LENGTH,
-                batch_rows=together,
-                codec=codec,
-                seed=0,
+                coding=Coding(codec, seed=0),
                 made_from={},
             )
         runs = {

@@ -31,6 +31,7 @@ from limbeck.teachers import logprobs as told
 from limbeck.teachers.alignment import AlignedTeacher, write_aligned
 from limbeck.teachers.draw import top_k
 from limbeck.teachers.logprobs import LOG_P, Recorded, logprobs_of, measure_logprobs
+from limbeck.teachers.rows import NumberedRows
 from limbeck.types import Batch, Chunk, ChunkTargets, Head, Outputs, Signal, Sparse
 from tests.helpers.models import batch, frozen, llama, texts, tokenizer, write_corpus, write_teacher
 
@@ -276,11 +277,8 @@ def test_with_one_tokenizer_chunks_are_tokens_and_log_p_is_the_teachers_own(tmp_
     rows = Rows(store, length=LENGTH)
     values = measure_logprobs(
         teacher,
-        Rows(theirs, length=LENGTH).rows_of,
+        NumberedRows(Rows(theirs, length=LENGTH).rows_of, LENGTH, rows.n_rows, batch_rows=4),
         tmp_path / "told",
-        rows=rows.n_rows,
-        length=LENGTH,
-        batch_rows=4,
         made_from={},
         kept=Recorded(largest=5, some=torch.arange(teacher.vocab) < 7),
     )
@@ -531,23 +529,21 @@ def test_a_teacher_that_was_killed_goes_on_where_it_was(pair, tmp_path, monkeypa
     monkeypatch.setattr(told, "_SAVE_EVERY", 2)
     teacher = frozen(llama(tok=tokenizer(262)))
     rows = Rows(pair[0].store, length=LENGTH)
-    keys = {"rows": 20, "length": LENGTH, "batch_rows": 2, "made_from": {"teacher": "t"}}
-    whole = measure_logprobs(teacher, rows.rows_of, tmp_path / "whole", **keys)
+    some, keys = NumberedRows(rows.rows_of, LENGTH, 20, batch_rows=2), {"made_from": {"teacher": "t"}}
+    whole = measure_logprobs(teacher, some, tmp_path / "whole", **keys)
     with pytest.raises(KeyboardInterrupt):
-        measure_logprobs(Stopping(teacher, 5), rows.rows_of, tmp_path / "killed", **keys)
+        measure_logprobs(Stopping(teacher, 5), some, tmp_path / "killed", **keys)
     going_on = Stopping(teacher, 6)  # of ten questions four were saved
-    np.testing.assert_array_equal(
-        measure_logprobs(going_on, rows.rows_of, tmp_path / "killed", **keys).log_p, whole.log_p
-    )
+    np.testing.assert_array_equal(measure_logprobs(going_on, some, tmp_path / "killed", **keys).log_p, whole.log_p)
     assert going_on.left == 0
-    measure_logprobs(Stopping(teacher, 0), rows.rows_of, tmp_path / "killed", **keys)  # is not asked again
+    measure_logprobs(Stopping(teacher, 0), some, tmp_path / "killed", **keys)  # is not asked again
     with pytest.raises(Mismatch, match="another teacher: 't' there, 'u' now"):
-        measure_logprobs(teacher, rows.rows_of, tmp_path / "killed", **{**keys, "made_from": {"teacher": "u"}})
+        measure_logprobs(teacher, some, tmp_path / "killed", made_from={"teacher": "u"})
     with pytest.raises(BadModel, match=r"expected teacher log-probabilities, found no told.json: remove .*aligned too"):
         told.logprobs_in(tmp_path / "elsewhere")
     damage(tmp_path / "killed" / "log_p.npy")
     with pytest.raises(BadModel, match="missing or damaged"):
-        measure_logprobs(teacher, rows.rows_of, tmp_path / "killed", **keys)
+        measure_logprobs(teacher, some, tmp_path / "killed", **keys)
 
 
 def damage(file: Path) -> None:

@@ -28,7 +28,7 @@ from limbeck.models.build import build
 from limbeck.planning.laws.points import read_points
 from limbeck.run.log import console
 from limbeck.run.run import Run
-from limbeck.teachers import HiddenStates, capture
+from limbeck.teachers import HiddenStates, NumberedRows, capture
 from tests.helpers.models import frozen, llama, stores, tokenizer, write_corpus
 
 TINY = Scale(
@@ -232,7 +232,7 @@ def test_hidden_states_say_what_the_teacher_says(tmp_path):
     teacher = frozen(llama(layers=2, seed=1, tok=tok, pad=4))
     train, _ = stores(tmp_path, tok)
     rows = Rows(train, length=32, most=50)
-    kept = capture(teacher, rows.rows_of, tmp_path / "kept", rows=rows.n_rows, batch_rows=7, made_from={"teacher": "a"})
+    kept = capture(teacher, NumberedRows(rows.rows_of, 32, 50, 7), tmp_path / "kept", made_from={"teacher": "a"})
     batch = rows.rows_of(np.array([3, 1, 44]))
     said, told = kept(batch), teacher(batch)
     torch.testing.assert_close(said.logits(), told.logits(), rtol=0, atol=5e-3)
@@ -253,15 +253,15 @@ def test_a_capture_that_was_stopped_goes_on_where_it_stood(tmp_path):
             raise KeyboardInterrupt
         return rows.rows_of(numbers)
 
-    how = {"rows": rows.n_rows, "batch_rows": 1, "made_from": {}}
+    def captured(read, folder):
+        return capture(teacher, NumberedRows(read, 8, rows.n_rows, 1), tmp_path / folder, made_from={})
+
     with pytest.raises(KeyboardInterrupt):
-        capture(teacher, some, tmp_path / "kept", **how)
+        captured(some, "kept")
     asked.clear()
-    kept = capture(
-        teacher, lambda numbers: (asked.extend(numbers.tolist()), rows.rows_of(numbers))[1], tmp_path / "kept", **how
-    )
+    kept = captured(lambda numbers: (asked.extend(numbers.tolist()), rows.rows_of(numbers))[1], "kept")
     assert asked[0] == 128  # the last place that was noted
-    fresh = capture(teacher, rows.rows_of, tmp_path / "fresh", **how)
+    fresh = captured(rows.rows_of, "fresh")
     batch = rows.rows_of(np.arange(rows.n_rows))
     assert torch.equal(kept(batch).hidden, fresh(batch).hidden)
 

@@ -9,8 +9,8 @@ import torch
 from limbeck.corpora import Rows
 from limbeck.disk import read_json, write_json
 from limbeck.errors import BadFolder, BadModel, Mismatch
+from limbeck.teachers import Coding, LogitCache, NumberedRows, capture_outcomes
 from limbeck.teachers import cache as module
-from limbeck.teachers.cache import LogitCache, capture_outcomes
 from limbeck.teachers.codec import Sampled, TopK
 from tests.helpers.held import held_elsewhere
 from tests.helpers.models import frozen, llama, stores, tokenizer
@@ -27,9 +27,20 @@ def asked(tmp_path, monkeypatch):
     teacher, rows = frozen(llama(layers=2, seed=1, tok=tok, pad=4)), Rows(train, length=LENGTH)
 
     def capture(folder="cache", **keys):
-        usual = {"rows": ROWS, "length": LENGTH, "batch_rows": 4, "codec": Sampled(len(tok), 6), "seed": 3}
+        wanted = {
+            "rows": ROWS,
+            "length": LENGTH,
+            "codec": Sampled(len(tok), 6),
+            "seed": 3,
+            "made_from": {"corpus": "a"},
+        }
+        how = wanted | keys
         return capture_outcomes(
-            teacher, rows.rows_of, tmp_path / folder, **(usual | {"made_from": {"corpus": "a"}} | keys)
+            teacher,
+            NumberedRows(rows.rows_of, how["length"], how["rows"], batch_rows=4),
+            tmp_path / folder,
+            coding=Coding(how["codec"], how["seed"]),
+            made_from=how["made_from"],
         )
 
     capture.teacher, capture.rows, capture.folder = teacher, rows, tmp_path / "cache"

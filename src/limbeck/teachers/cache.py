@@ -7,14 +7,15 @@ error that names the difference. A file that is still being written has another 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64, UInt8
+from jaxtyping import Float, Float64, UInt8
 from msgspec import Meta
 from torch import Tensor
 
@@ -31,6 +32,7 @@ from limbeck.disk import (
 from limbeck.errors import BadModel, LimbeckError, Mismatch
 from limbeck.teachers.codec import Codec, Sampled, TopK
 from limbeck.teachers.draw import sample_outcomes, top_k
+from limbeck.teachers.rows import NumberedRows
 from limbeck.teachers.shards import OpenShard, Shard, missing_in, name_of, shard_of, write_shard
 from limbeck.types import Batch, Outputs, Sparse, Teacher, each
 
@@ -61,6 +63,23 @@ class _Manifest(TypedDict):
     rows: Annotated[int, Meta(gt=0, lt=2**53)]
     length: Annotated[int, Meta(gt=0, lt=2**53)]
     shards: list[Shard]
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How logits are stored: ``codec`` decides which outcomes of a position are kept, in how many bytes; ``seed`` is sampling's.
+
+    At most ``cells`` logits are in memory at a time.
+    """
+
+    codec: Codec
+    seed: int
+    cells: int = CELLS
+
+    def facts(self) -> dict[str, Any]:
+        """The entries of ``made_from`` about it."""
+        values = ", ".join(f"{name}={value!r}" for name, value in asdict(self.codec).items())
+        return {"codec": f"{_SPELLED[type(self.codec)]}({values})", "seed": self.seed}
 
 
 class LogitCache:
@@ -149,70 +168,83 @@ class LogitCache:
 @torch.no_grad()
 def capture_outcomes(
     teacher: Teacher,
-    rows_of: Callable[[Int64[np.ndarray, " B"]], Batch],
+    rows: NumberedRows,
     folder: Path,
     *,
-    rows: int,
-    length: int,
-    batch_rows: int,
-    codec: Codec,
-    seed: int,
+    coding: Coding,
     made_from: Mapping[str, Any],
-    first: int = 0,
-    cells: int = CELLS,
     report: Callable[[int], None] = lambda done: None,
 ) -> LogitCache:
-    """Captures a teacher's logits of ``rows`` rows, from row ``first`` on, ``batch_rows`` rows at a time, into ``folder``.
+    """Captures a teacher's logits of some rows into ``folder``: of each position the outcomes that ``coding`` keeps.
 
-    ``codec`` decides which outcomes of each position are kept, and in how many bytes. A stopped capture continues after its last
-    whole batch and ends with the same bytes: sampling depends on ``seed`` and the row's number alone. At most ``cells`` logits
-    are in memory at a time; ``report`` is called with the number of finished rows. Files that exist are read again.
+    A stopped capture continues after its last whole batch and ends with the same bytes: sampling depends on the seed and the
+    row's number alone. ``report`` is called with the number of finished rows. Files that exist are read again.
 
     Raises BadModel or BadFolder if one of those is damaged, Mismatch if the folder was begun from something else, BadFolder if
     another process is capturing into it or the disk is full.
     """
-    spelled = f"{_SPELLED[type(codec)]}({', '.join(f'{name}={value!r}' for name, value in asdict(codec).items())})"
-    bound = {**made_from, "codec": spelled, "seed": seed, "length": length, "rows": [first, first + rows]}
+    codec = coding.codec
+    bound = {**made_from, **coding.facts(), "length": rows.length, "rows": [rows.first, rows.end]}
     if (folder / MANIFEST).is_file():
         there = LogitCache(folder, expect=bound)
         there.verify()
         return there
-    size = length * codec.bytes
-    most = max(1, _SHARD_BYTES // size)
-    files = [(start, min(most, first + rows - start)) for start in range(first, first + rows, most)]
+    size = rows.length * codec.bytes
     with writing(folder), locked(folder):
         remove_leftovers(folder)
         finished = _finished(folder, bound)
         shards: list[Shard] = []
-        for begin, count in files:
-            file = folder / name_of(begin)
-            part = file.with_suffix(".part")
-            shard = _kept(file, finished.get(file.name), begin, count, size=size)
+        for part in _parts(rows, size):
+            file = folder / name_of(part.first)
+            shard = _kept(file, finished.get(file.name), part.first, part.rows, size=size)
             if shard is None:
-                with CheckedRows(part, size) as raw:
-                    # at a whole batch: with other rows in its batch a row's last bits may differ
-                    raw.keep(done := raw.done // batch_rows * batch_rows)
-                    batches = (
-                        rows_of(np.arange(start, min(start + batch_rows, begin + count)))
-                        for start in range(begin + done, begin + count, batch_rows)
-                    )
-                    done += begin - first
-                    for batch, outputs in each(teacher, batches):
-                        raw.add(packed_signal(batch, outputs, codec, seed=seed, cells=cells).tobytes())
-                        del outputs
-                        done += len(batch.tokens)
-                        report(done)
-                    shard = write_shard(
-                        np.memmap(part, np.uint8, "r", shape=(count, size)), file, codec, raw.sums, begin
-                    )
+                shard = _capture_part(
+                    teacher, part, file, coding, partial(_report_from, report, part.first - rows.first)
+                )
             shards.append(shard)
             write_json(folder / _BEGUN, bound | {"finished": shards})
-            for left in (part, sums_of(part)):  # after the finished file is on record
+            unfinished = _unfinished(file)
+            for left in (unfinished, sums_of(unfinished)):  # after the finished file is on record
                 left.unlink(missing_ok=True)
         kind = next(name for name, made in CODECS.items() if isinstance(codec, made))
         facts = {"name": teacher.name, "vocab": teacher.vocab, "kind": kind, "codec": asdict(codec), "made_from": bound}
-        write_json(folder / MANIFEST, facts | {"first": first, "rows": rows, "length": length, "shards": shards})
+        extent = {"first": rows.first, "rows": rows.rows, "length": rows.length}
+        write_json(folder / MANIFEST, facts | extent | {"shards": shards})
     return LogitCache(folder)
+
+
+def _parts(rows: NumberedRows, size: int) -> Iterator[NumberedRows]:
+    """The rows of each file, whose rows have ``size`` bytes."""
+    most = max(1, _SHARD_BYTES // size)
+    for start in range(rows.first, rows.end, most):
+        yield replace(rows, first=start, rows=min(most, rows.end - start))
+
+
+def _report_from(report: Callable[[int], None], before: int, done: int) -> None:
+    """Reports the rows finished in one file, of which ``before`` are in the files before it."""
+    report(before + done)
+
+
+def _unfinished(file: Path) -> Path:
+    """The name of a file while it is written."""
+    return file.with_suffix(".part")
+
+
+def _capture_part(
+    teacher: Teacher, rows: NumberedRows, file: Path, coding: Coding, report: Callable[[int], None]
+) -> Shard:
+    """Captures the rows of one file, after those that a stopped capture has written; ``report`` gets the finished rows."""
+    part, size = _unfinished(file), rows.length * coding.codec.bytes
+    with CheckedRows(part, size) as raw:
+        # at a whole batch: with other rows in its batch a row's last bits may differ
+        raw.keep(done := raw.done // rows.batch_rows * rows.batch_rows)
+        for batch, outputs in each(teacher, rows.batches(rows.first + done, rows.end)):
+            raw.add(packed_signal(batch, outputs, coding).tobytes())
+            del outputs
+            done += len(batch.tokens)
+            report(done)
+        packed = np.memmap(part, np.uint8, "r", shape=(rows.rows, size))
+        return write_shard(packed, file, coding.codec, raw.sums, rows.first)
 
 
 def _finished(folder: Path, bound: Mapping[str, Any]) -> dict[str, Shard]:
@@ -276,16 +308,15 @@ def check_made_from(
 
 
 @torch.no_grad()
-def packed_signal(
-    batch: Batch, outputs: Outputs | Sparse, codec: Codec, *, seed: int, cells: int = CELLS
-) -> UInt8[np.ndarray, "positions bytes"]:
-    """The packed outcomes of a batch's B x T positions, with at most ``cells`` logits in memory at a time."""
+def packed_signal(batch: Batch, outputs: Outputs | Sparse, coding: Coding) -> UInt8[np.ndarray, "positions bytes"]:
+    """The packed outcomes of a batch's B x T positions."""
+    codec = coding.codec
     if isinstance(outputs, Sparse):  # its outcomes are already chosen
         assert isinstance(codec, TopK), "a signal of the top-k outcomes is stored by the codec of those"
         return codec.encode(outputs)
     length = batch.tokens.shape[1]
-    uniform = np.concatenate([np.random.default_rng([seed, int(row)]).random(length) for row in batch.row.cpu()])
-    block = max(1, cells // outputs.vocab)
+    uniform = np.concatenate([np.random.default_rng([coding.seed, int(row)]).random(length) for row in batch.row.cpu()])
+    block = max(1, coding.cells // outputs.vocab)
     packed = []
     for start in range(0, batch.tokens.numel(), block):
         part = slice(start, start + block)

@@ -8,22 +8,24 @@ by their number, so the corpus must be packed as it was at the capture; the mani
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
-from jaxtyping import Float16, Int64
+from jaxtyping import Float16
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from limbeck.disk import Bare, Count, check_sums, new_file, read_json, replacing, sums, write_json, writing
 from limbeck.errors import BadModel, Mismatch
+from limbeck.teachers.rows import NumberedRows
 from limbeck.types import Batch, CausalLM, Head, Outputs
 
 MANIFEST = "manifest.json"
 _STATES, _HEAD, _DONE = "states.npy", "head.safetensors", "done.json"
+_SAVE_EVERY = 64  # batches
 _LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -86,16 +88,8 @@ class HiddenStates:
 
 
 @torch.no_grad()
-def capture(
-    teacher: CausalLM,
-    rows_of: Callable[[Int64[np.ndarray, " B"]], Batch],
-    folder: Path,
-    *,
-    rows: int,
-    batch_rows: int,
-    made_from: Mapping[str, Any],
-) -> HiddenStates:
-    """Captures a teacher's hidden states of rows 0 to ``rows`` - 1, ``batch_rows`` rows at a time, into ``folder``.
+def capture(teacher: CausalLM, rows: NumberedRows, folder: Path, *, made_from: Mapping[str, Any]) -> HiddenStates:
+    """Captures a teacher's hidden states of some rows, the first of which has number 0, into ``folder``.
 
     A stopped capture continues where it stopped. Opens the folder if the capture is complete.
 
@@ -108,27 +102,28 @@ def capture(
         folder.mkdir(parents=True, exist_ok=True)
         done, states = _begun(folder)
         seen = 0 if states is None else zlib.crc32(states[:done].tobytes())
-        for start in range(done, rows, batch_rows):
-            outputs = teacher(rows_of(np.arange(start, min(start + batch_rows, rows))))
+        start = done
+        for number, batch in enumerate(rows.batches(done, rows.end), start=done // rows.batch_rows + 1):
+            outputs = teacher(batch)
             hidden = outputs.hidden.float().cpu()
             if not float(hidden.abs().max()) < _LARGEST:
                 raise BadModel(
                     f"{teacher.name}: a hidden state of row {start} or after is too large for float16, or NaN"
                 )
             if states is None:
-                shape = (rows, *hidden.shape[1:])
+                shape = (rows.rows, *hidden.shape[1:])
                 states = np.lib.format.open_memmap(new_file(folder / _STATES), mode="w+", dtype=np.float16, shape=shape)
-            states[start : start + len(hidden)] = hidden.numpy()
-            seen = zlib.crc32(states[start : start + len(hidden)].tobytes(), seen)
-            if (
-                start // batch_rows
-            ) % 64 == 63 and start + batch_rows < rows:  # after the last row the manifest is written
+            end = start + len(hidden)
+            states[start:end] = hidden.numpy()
+            seen = zlib.crc32(states[start:end].tobytes(), seen)
+            if number % _SAVE_EVERY == 0 and end < rows.end:  # after the last row the manifest is written
                 states.flush()
-                write_json(folder / _DONE, {"rows": start + len(hidden), "crc32": seen})
+                write_json(folder / _DONE, {"rows": end, "crc32": seen})
+            start = end
             head = outputs.head
         if states is not None:
             states.flush()
-        if rows > done:
+        if rows.end > done:
             tensors = {"weight": head.weight, "bias": head.bias}
             with replacing(folder / _HEAD) as beside:
                 save_file(

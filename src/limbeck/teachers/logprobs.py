@@ -16,12 +16,13 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float16, Float32, Int, Int64
+from jaxtyping import Bool, Float, Float16, Float32, Int
 from torch import Tensor
 
 from limbeck.disk import Bare, Count, check_sums, new_file, read_json, sums, write_json, writing
 from limbeck.errors import BadModel
 from limbeck.teachers.cache import CELLS, check_made_from
+from limbeck.teachers.rows import NumberedRows
 from limbeck.types import Batch, Outputs, Signal, Sparse, Teacher, each
 
 _DONE, _MANIFEST = "done.json", "told.json"
@@ -84,17 +85,14 @@ class TeacherLogprobs:
 @torch.no_grad()
 def measure_logprobs(
     teacher: Teacher,
-    rows_of: Callable[[Int64[np.ndarray, " B"]], Batch],
+    rows: NumberedRows,
     folder: Path,
     *,
-    rows: int,
-    length: int,
-    batch_rows: int,
     made_from: Mapping[str, Any],
     kept: Recorded = LOG_P,
     report: Callable[[int], None] = lambda done: None,
 ) -> TeacherLogprobs:
-    """Measures a teacher's log-probabilities of ``rows`` rows of ``length`` tokens, ``batch_rows`` rows at a time.
+    """Measures a teacher's log-probabilities of some rows, the first of which has number 0.
 
     A stopped measurement continues after its last save. ``made_from`` records what decides the numbers; ``report`` is called with
     the number of finished rows.
@@ -103,8 +101,8 @@ def measure_logprobs(
     """
     bound = {
         **made_from,
-        "rows": rows,
-        "length": length,
+        "rows": rows.rows,
+        "length": rows.length,
         "kept": {name: list(s) for name, (_, s) in kept.shapes.items()},
     }
     with writing(folder):
@@ -113,11 +111,10 @@ def measure_logprobs(
             return _whole(folder, bound)
         done, values = _begun(folder, bound, kept)
         seen = {name: zlib.crc32(value[:done].tobytes()) for name, value in values.items()}
-        batches = (rows_of(np.arange(start, min(start + batch_rows, rows))) for start in range(done, rows, batch_rows))
-        for number, (batch, outputs) in enumerate(each(teacher, batches), start=1):
+        for number, (batch, outputs) in enumerate(each(teacher, rows.batches(done, rows.end)), start=1):
             size = len(batch.tokens)
             for name, found in logprobs_of(batch, outputs, kept).items():
-                values[name][done : done + size] = found.reshape(size, length, *found.shape[1:]).cpu().numpy()
+                values[name][done : done + size] = found.reshape(size, rows.length, *found.shape[1:]).cpu().numpy()
                 seen[name] = zlib.crc32(values[name][done : done + size].tobytes(), seen[name])
             del outputs
             done += size

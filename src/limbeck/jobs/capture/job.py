@@ -57,7 +57,7 @@ from limbeck.report.words import count, duration
 from limbeck.run.log import console
 from limbeck.run.run import micro_rows
 from limbeck.students.shape import choose as choose_shape
-from limbeck.teachers import LogitCache, capture_outcomes
+from limbeck.teachers import Coding, LogitCache, NumberedRows, capture_outcomes
 from limbeck.teachers.cache import CODECS, missing_so_far, packed_signal
 from limbeck.teachers.codec import Codec, Sampled, TopK
 from limbeck.teachers.ref import ANSWERS, DESCRIPTION, ServedRef, TeacherRef, teacher_ref
@@ -262,7 +262,7 @@ def _estimate(source: LogitSource, codec: Codec, rows: Rows, part: _Part, enviro
         return teacher.seconds(batch, rows=part.rows)
     start = time.perf_counter()
     with torch.no_grad():
-        packed_signal(batch, teacher(batch), codec, seed=0)
+        packed_signal(batch, teacher(batch), Coding(codec, seed=0))
     return (time.perf_counter() - start) / len(some) * part.rows
 
 
@@ -277,16 +277,10 @@ def _answers(
     with progress(part.rows, what="row") as report:
         return capture_outcomes(
             source.logits,
-            rows_of,
+            NumberedRows(rows_of, rows.length, part.rows, batch_rows, part.first),
             folder,
-            first=part.first,
-            rows=part.rows,
-            length=rows.length,
-            batch_rows=batch_rows,
-            codec=codec,
-            seed=settings.seed,
+            coding=Coding(codec, settings.seed, source.cells),
             made_from=source.made_from | _text(rows.store),
-            cells=source.cells,
             report=lambda done: report(done, done * rows.length),
         )
 
@@ -329,15 +323,10 @@ def _held_out(
     _expect(source, folder, codec, store, rows=rows, length=length, batch_rows=batch_rows)
     capture_outcomes(
         source.logits,
-        held_out.rows_of,
+        NumberedRows(held_out.rows_of, length, rows, batch_rows),
         folder,
-        rows=rows,
-        length=length,
-        batch_rows=batch_rows,
-        codec=codec,
-        seed=settings.seed,
+        coding=Coding(codec, settings.seed, source.cells),
         made_from=source.made_from | _text(store),
-        cells=source.cells,
     )
     file, teacher = settings.out / MEASURED, source.whole
     if teacher is None:

@@ -39,6 +39,7 @@ from limbeck.run.log import console
 from limbeck.run.run import micro_rows
 from limbeck.teachers.alignment import MANIFEST, AlignedTeacher, write_aligned
 from limbeck.teachers.logprobs import Recorded, TeacherLogprobs, logprobs_in, measure_logprobs
+from limbeck.teachers.rows import NumberedRows
 from limbeck.types import Batch
 
 _LOGPROBS = "told"  # in a run's folder
@@ -187,11 +188,8 @@ class CrossTokenizerTeacher:
         )
         return measure_logprobs(
             self._base.logits,
-            lambda numbers: rows.rows_of(numbers).to(device),
+            NumberedRows(lambda numbers: rows.rows_of(numbers).to(device), length, number, micro_rows(length, device)),
             self._settings.out / _LOGPROBS,
-            rows=number,
-            length=length,
-            batch_rows=micro_rows(length, device),
             made_from={
                 "teacher": self.captured.identity if self.captured else self._settings.teacher,
                 "corpus": store.manifest["corpus_sha256"],

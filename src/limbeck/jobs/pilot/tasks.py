@@ -53,7 +53,7 @@ from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints
 from limbeck.run.world import alone
 from limbeck.students.shape import Shape
-from limbeck.teachers import HiddenStates, capture
+from limbeck.teachers import HiddenStates, NumberedRows, capture
 from limbeck.types import CausalLM
 
 PLAN, RESULT, DOCUMENTS = "pilot.json", "result.json", "documents.npy"
@@ -221,12 +221,16 @@ def _answers(task: Task, pilot: Pilot, environment: Environment) -> dict[str, An
     teacher = _load_teacher(task.out, task.name, environment)
     store, _ = text_of_run(task.out)
     rows = Rows(store, length=pilot.scale.length, most=_most(pilot))
+    read = NumberedRows(
+        lambda numbers: rows.rows_of(numbers).to(environment.world.device),
+        rows.length,
+        rows.n_rows,
+        max(1, _TOGETHER // rows.length),
+    )
     capture(
         teacher,
-        lambda numbers: rows.rows_of(numbers).to(environment.world.device),
+        read,
         task.folder,
-        rows=rows.n_rows,
-        batch_rows=max(1, _TOGETHER // pilot.scale.length),
         made_from=_made_from(task.out, task.name, store, pilot.scale),
     )
     return {"rows": rows.n_rows}
