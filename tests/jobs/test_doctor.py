@@ -20,7 +20,7 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.planning.checks import resources, vocabulary
 from limbeck.planning.checks.finding import Finding, as_json, check, show
-from limbeck.planning.checks.pair import examine, gain
+from limbeck.planning.checks.pair import Pair, PlannedRun, examine, gain
 from limbeck.planning.cost import training as cost
 from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.training import estimate
@@ -56,7 +56,8 @@ def model(
 
 def look(teacher, student, **changes) -> list[Finding]:
     usual = {"length": 32, "tokens": 10_000, "batch_tokens": 256, "dtype": torch.float32, "device": CPU}
-    return examine(teacher, student, **(usual | changes))
+    run = {name: changes.pop(name) for name in (*usual, "out") if name in changes}
+    return examine(Pair(teacher, student), PlannedRun(**(usual | run)), **changes)
 
 
 def said(findings: list[Finding], about: str, level: str) -> str:

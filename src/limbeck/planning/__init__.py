@@ -4,7 +4,7 @@ _PUBLIC = {
     "limbeck.planning.cost.training": ("Cost", "estimate"),
     "limbeck.planning.checks.finding": ("Finding", "as_json", "check", "show"),
     "limbeck.planning.laws.fit": ("fit_distillation_law", "fit_supervised_law"),
-    "limbeck.planning.checks.pair": ("examine", "gain"),
+    "limbeck.planning.checks.pair": ("Pair", "PlannedRun", "examine", "gain"),
     "limbeck.planning.laws.points": ("Point", "read_points", "write_points"),
     "limbeck.planning.laws.ratio": ("fit_ratio_law",),
     "limbeck.planning.cost.size": ("Size",),

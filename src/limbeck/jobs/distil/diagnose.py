@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.jobs.common.environment import Environment, batch_rows
 from limbeck.jobs.common.rates import rate_finding
@@ -17,7 +14,7 @@ from limbeck.jobs.pair.unigram import compare_to_unigram, knowledge, of_source
 from limbeck.jobs.pair.unpacked import rows_of_documents, unpacked_cost
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives import TAID
-from limbeck.planning.checks.pair import Finding, examine
+from limbeck.planning.checks.pair import Finding, Pair, PlannedRun, examine
 from limbeck.planning.checks.steps import step_findings
 from limbeck.planning.cost.size import Size
 
@@ -40,19 +37,6 @@ def what_is_known(
         device=environment.world.device,
     )
     return list(knowledge(found, teacher.name, anyway=settings.any_teacher or not request.needs_teacher))
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A teacher and its student. Of a student that is still to be made only the configuration is there, ``planned``.
-
-    ``reference``: the configuration of what a converted student is matched to.
-    """
-
-    teacher: LanguageModel
-    student: LanguageModel | None = None
-    planned: PreTrainedConfig | None = None
-    reference: PreTrainedConfig | None = None
 
 
 def _packing(model: LanguageModel, texts: Sequence[str], length: int) -> list[Finding]:
@@ -92,23 +76,6 @@ def diagnose(
     if not aligned:
         found += of_text(sample, teacher)
     found += step_findings(steps, batch_tokens=rows * length)
-    return (
-        found
-        + unpacked
-        + examine(
-            teacher,
-            student,
-            planned=pair.planned,
-            reference=pair.reference,
-            length=length,
-            tokens=settings.tokens,
-            batch_tokens=rows * length,
-            dtype=environment.dtype,
-            device=environment.world.device,
-            out=settings.out,
-            chat=chat and not aligned,
-            texts=texts,
-            aligned=aligned,
-            uses=uses,
-        )
-    )
+    device, dtype = environment.world.device, environment.dtype
+    run = PlannedRun(length, settings.tokens, rows * length, dtype, device, out=settings.out)
+    return found + unpacked + examine(pair, run, texts=texts, chat=chat and not aligned, aligned=aligned, uses=uses)

@@ -27,7 +27,7 @@ from limbeck.jobs.common.sample import Sample, first_documents
 from limbeck.jobs.distil.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.distil.conversion import Planned
 from limbeck.jobs.distil.convert import BASE, FACTS, MATCHING, make_converted
-from limbeck.jobs.distil.diagnose import Pair, diagnose, what_is_known
+from limbeck.jobs.distil.diagnose import diagnose, what_is_known
 from limbeck.jobs.distil.estimate import estimate_time, expected_seconds, shown_after, shown_before
 from limbeck.jobs.distil.evaluation import Evaluation, share_teacher_metrics
 from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, teacher_of
@@ -41,7 +41,7 @@ from limbeck.models.sidecar import licence_of
 from limbeck.models.source import resolve_description
 from limbeck.models.weightless import load_without_weights
 from limbeck.objectives.spec import ObjectiveSpec
-from limbeck.planning.checks.pair import Finding, as_json, check, show
+from limbeck.planning.checks.pair import Finding, Pair, as_json, check, show
 from limbeck.planning.checks.price import Price
 from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.state import kept_bytes

@@ -13,13 +13,13 @@ from limbeck.jobs.common.packing import packed_documents
 from limbeck.jobs.common.sample import first_documents, unreadable
 from limbeck.jobs.distil.align import check_student
 from limbeck.jobs.distil.conversion import Planned, check_conversion
-from limbeck.jobs.distil.diagnose import Pair, diagnose, what_is_known
+from limbeck.jobs.distil.diagnose import diagnose, what_is_known
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.uses import uses_before
 from limbeck.jobs.pair.student import target_shape
 from limbeck.models.load import load
-from limbeck.planning.checks.pair import as_json
+from limbeck.planning.checks.pair import Pair, as_json
 from limbeck.students.shape import config_of
 from limbeck.teachers.ref import ServedRef
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.configuration_utils import PreTrainedConfig
@@ -20,78 +22,119 @@ from limbeck.planning.checks.price import Price, chances
 from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.training import estimate, matching_bytes
 
-__all__ = ["Finding", "as_json", "check", "examine", "gain", "show"]
+__all__ = ["Finding", "Pair", "PlannedRun", "as_json", "check", "examine", "gain", "show"]
 
 # The best teacher of a student is about 2.5 times its size (Zhang et al., arXiv 2311.07052); four times that is far.
 _FAR = 10
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A teacher and its student. Of a student that is still to be made only the configuration is there, ``planned``.
+
+    ``reference``: the configuration of what a converted student is matched to, layer by layer, before it is distilled.
+    """
+
+    teacher: LanguageModel
+    student: LanguageModel | None = None
+    planned: PreTrainedConfig | None = None
+    reference: PreTrainedConfig | None = None
+
+    @property
+    def trains_teacher(self) -> bool:
+        """Whether there is no student, so that the cost is that of training the teacher itself."""
+        return self.student is None and self.planned is None
+
+    @property
+    def trained(self) -> Size:
+        """The size of the model that is trained."""
+        return Size.of((self.student or self.teacher).config if self.planned is None else self.planned)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """The training that is planned: ``tokens`` in all and ``batch_tokens`` in a step, in rows of ``length`` tokens.
+
+    ``dtype``: the number format of its matrix products. ``out``: its folder, None if the disk is not to be checked.
+    """
+
+    length: int
+    tokens: int
+    batch_tokens: int
+    dtype: torch.dtype
+    device: torch.device
+    out: Path | None = None
+
+    @property
+    def step(self) -> dict[str, Any]:
+        """The arguments of estimates of one step."""
+        return {
+            "length": self.length,
+            "batch_tokens": self.batch_tokens,
+            "itemsize": self.dtype.itemsize,
+            "device": self.device.type,
+        }
+
+
 def examine(
-    teacher: LanguageModel,
-    student: LanguageModel | None,
+    pair: Pair,
+    run: PlannedRun,
     *,
-    length: int,
-    tokens: int,
-    batch_tokens: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    planned: PreTrainedConfig | None = None,
-    reference: PreTrainedConfig | None = None,
-    out: Path | None = None,
-    chat: bool = False,
     texts: Sequence[str] = (),
+    chat: bool = False,
     aligned: bool = False,
     uses: float | None = None,
 ) -> list[Finding]:
     """Checks a pair of models and the run planned for it; gives the findings in order. Changes nothing.
 
-    Without a student only the teacher is checked, and the cost is that of a student of the ``planned`` configuration, or of
-    training the teacher itself; a planned student may first be matched to a ``reference``, layer by layer. A teacher without
-    weights (captured logits) costs nothing. ``length`` is tokens per row, ``tokens`` of the whole training, ``batch_tokens`` of a
-    step. ``chat``: the data are conversations. ``texts`` are some documents, for the tokenizer's coverage. ``aligned``: the
-    models have different tokenizers. ``uses`` is how often each forward pass of the teacher is trained on, None if unknown. Takes
-    about a second, more for large weights.
+    Without a student only the teacher is checked. ``texts`` are some documents, for the tokenizer's coverage. ``chat``: the data
+    are conversations. ``aligned``: the models have different tokenizers. ``uses`` is how often each forward pass of the teacher
+    is trained on, None if unknown. A teacher without weights (captured logits) costs nothing. Takes about a second, more for
+    large weights.
     """
-    found: list[Finding] = []
+    return [
+        *_vocabularies(pair, texts, chat=chat, aligned=aligned),
+        *_models(pair, run.length, aligned=aligned),
+        *_resources(pair, run, uses),
+    ]
+
+
+def _vocabularies(pair: Pair, texts: Sequence[str], *, chat: bool, aligned: bool) -> Iterator[Finding]:
+    teacher, student = pair.teacher, pair.student
     if student is not None and not aligned:
-        found += vocabulary.tokens_of_pair(teacher, student)
-    found += vocabulary.rows(teacher, student)
+        yield from vocabulary.tokens_of_pair(teacher, student)
+    yield from vocabulary.rows(teacher, student)
     for model, other in [(teacher, None), (student, None)] if aligned and student else [(teacher, student)]:
-        found += vocabulary.special_tokens(model, other)
+        yield from vocabulary.special_tokens(model, other)
     if chat:
-        found += vocabulary.chat_template(teacher, student)
-    found += vocabulary.coverage(teacher, texts)
-    found += _context([model for model in (None if aligned else teacher, student) if model is not None], length)
-    found += _logits(teacher, student)
-    found += _weights(teacher, student)
+        yield from vocabulary.chat_template(teacher, student)
+    yield from vocabulary.coverage(teacher, texts)
+
+
+def _models(pair: Pair, length: int, *, aligned: bool) -> Iterator[Finding]:
+    teacher, student = pair.teacher, pair.student
+    yield from _context([model for model in (None if aligned else teacher, student) if model is not None], length)
+    yield from _logits(teacher, student)
+    yield from _weights(teacher, student)
     if student is not None:
-        found += _sizes(teacher, student)
-    found += resources.number_format(dtype, device)
-    size, theirs = Size.of((student or teacher).config if planned is None else planned), Size.of(teacher.config)
-    cost = estimate(
-        size,
-        None if (student is None and planned is None) or _absent(teacher) else theirs,
-        length=length,
-        tokens=tokens,
-        batch_tokens=batch_tokens,
-        itemsize=dtype.itemsize,
-        device=device.type,
-    )
-    if uses is not None and (student is not None or planned is not None):
-        found += chances(Price.of(size, theirs, length=length, uses=uses), tokens=tokens, kept=_absent(teacher))
+        yield from _sizes(teacher, student)
+
+
+def _resources(pair: Pair, run: PlannedRun, uses: float | None) -> Iterator[Finding]:
+    """What the run takes of number formats, FLOPs, memory, disk and time."""
+    yield from resources.number_format(run.dtype, run.device)
+    size, theirs, absent = pair.trained, Size.of(pair.teacher.config), _absent(pair.teacher)
+    cost = estimate(size, None if pair.trains_teacher or absent else theirs, tokens=run.tokens, **run.step)
+    if uses is not None and not pair.trains_teacher:
+        price = Price.of(size, theirs, length=run.length, uses=uses)
+        yield from chances(price, tokens=run.tokens, kept=absent)
     peaks = [cost.bytes]
-    if reference is not None:
-        three = (size, Size.of(reference), theirs)
-        peaks.append(
-            matching_bytes(
-                *three, length=length, batch_tokens=batch_tokens, itemsize=dtype.itemsize, device=device.type
-            )
-        )
-    found += resources.memory(max(peaks, key=lambda parts: sum(parts.values())), device)
-    if out is not None:
-        found += resources.disk(cost, out)
-    found += resources.duration(cost, dtype=dtype, device=device)
-    return found
+    if pair.reference is not None:
+        peaks.append(matching_bytes(size, Size.of(pair.reference), theirs, **run.step))
+    yield from resources.memory(max(peaks, key=lambda parts: sum(parts.values())), run.device)
+    if run.out is not None:
+        yield from resources.disk(cost, run.out)
+    yield from resources.duration(cost, dtype=run.dtype, device=run.device)
 
 
 def gain(teacher_nats: float, student_nats: float) -> Finding:
