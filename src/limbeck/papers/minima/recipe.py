@@ -9,18 +9,19 @@ piece is small and made on the spot; the instructions are the standard library's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from limbeck.jobs.pilot.grid import Scale
-from limbeck.papers.lab.cells import doubtful, train_ladder
+from limbeck.jobs.pilot.grid import CellPlan, Scale
+from limbeck.papers.lab.cells import TrainedLadder, doubtful, train_ladder
 from limbeck.papers.lab.paired import gain, mean, nothing_in, with_interval
 from limbeck.papers.lab.plots import draw_frontier
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict
-from limbeck.papers.minima.strategies import LARGEST, LAW, planned_teacher, prices_of, strategies_of
-from limbeck.papers.minima.tuning import tuning
+from limbeck.papers.minima.strategies import LARGEST, LAW, Prices, Strategy, planned_teacher, prices_of, strategies_of
+from limbeck.papers.minima.tuning import Tuning, tuning
 from limbeck.probes.interval import Interval
 from limbeck.report.words import count
 
@@ -79,15 +80,77 @@ SIZES = {
 }
 
 
+@dataclass(frozen=True)
+class _Students:
+    """All trained students by strategy: cells by seed, learning rates, and nats of held-out text and of held-out answers.
+
+    ``planned``: the choice of the teacher. ``text`` and ``answers`` are (seeds, documents, 2): nats and tokens.
+    """
+
+    work: TrainedLadder
+    planned: Mapping[str, Any]
+    prices: Prices
+    found: Mapping[str, Strategy]
+    rates: Mapping[str, float]
+    cells: Mapping[str, Sequence[CellPlan]]
+    tuned: Tuning
+    text: Mapping[str, np.ndarray]
+    answers: Mapping[str, np.ndarray]
+
+    @property
+    def law(self) -> str:
+        """The teacher that the ratio rule names."""
+        return str(self.planned["teacher"])
+
+    @property
+    def seeds(self) -> int:
+        """How many students each strategy has."""
+        return len(self.cells[LAW])
+
+    def flops(self) -> dict[str, float]:
+        """All FLOPs of a student by strategy: its choice, its training with the teacher's passes, and its tuning."""
+        prices = self.prices
+        return {
+            name: prices.spent(way) + 3 * prices.shapes[way.shape] * self.tuned.tokens_read
+            for name, way in self.found.items()
+        }
+
+
 def run(context: RecipeContext) -> Outcome:
-    """Trains the teachers, chooses among them, then cuts, distils, tunes and measures, by all ways."""
+    """Trains the teachers, chooses among them, then prunes, distils, tunes and measures students by all strategies."""
     size = SIZES[context.scale]
+    students = _trained(context, size)
+    text, answers, flops = students.text, students.answers, students.flops()
+    frontier = {
+        name: gain(answers[name], answers[LAW]) for name in students.found if name != LAW and flops[name] <= flops[LAW]
+    }
+    over = gain(text[LARGEST], text[LAW])
+    over_at_flops = gain(text[f"{LARGEST}, equal FLOPs"], text[LAW])
+    figure = context.out / "frontier.png"
+    draw_frontier({name: mean(row) for name, row in answers.items()}, flops, figure)
+    work = students.work
+    stronger = work.teacher(work.teachers[-1].name)["loss"] < work.teacher(students.law)["loss"]
+    judged = (
+        judge_law(over, over_at_flops, stronger=stronger, seeds=students.seeds),
+        judge_frontier(frontier, seeds=students.seeds),
+    )
+    differences = {
+        "largest_less_law_nats": vars(over),
+        "largest_at_equal_flops_less_law_nats": vars(over_at_flops),
+        "answers_less_law_nats": {name: vars(found) for name, found in frontier.items()},
+    }
+    shown = "Answers to held-out questions after tuning, by all FLOPs of a student; the training of teachers is not counted."
+    numbers = _numbers(students, flops) | differences
+    return Outcome(_ours(students, size), judged, numbers, {figure: shown}, work.cpu_seconds())
+
+
+def _trained(context: RecipeContext, size: Size) -> _Students:
+    """Trains all teachers and students, and tunes the students."""
     work = train_ladder(context, size.scale, students=[size.smaller, size.student], teachers=size.teachers)
     work.train([])
     planned = planned_teacher(work, tokens=size.tokens)
-    law = planned["teacher"]
     prices = prices_of(work)
-    found = strategies_of(work, prices, law=law, tokens=size.tokens)
+    found = strategies_of(work, prices, law=planned["teacher"], tokens=size.tokens)
     heard = max(way.tokens for way in found.values() if way.objective == "kd")
     work = replace(work, scale=replace(work.scale, student_tokens=heard))
     seeds = range(context.seed, context.seed + context.seeds)
@@ -111,42 +174,38 @@ def run(context: RecipeContext) -> Outcome:
         )
         for name, row in cells.items()
     }
-    flops = {name: prices.spent(way) + 3 * prices.shapes[way.shape] * tuned.tokens_read for name, way in found.items()}
-    frontier = {name: gain(answers[name], answers[LAW]) for name in found if name != LAW and flops[name] <= flops[LAW]}
-    over = gain(text[LARGEST], text[LAW])
-    over_at_flops = gain(text[f"{LARGEST}, equal FLOPs"], text[LAW])
-    figure = context.out / "frontier.png"
-    draw_frontier({name: mean(row) for name, row in answers.items()}, flops, figure)
-    best = work.cell(cells[LAW][0].name)
-    ours = (
+    return _Students(work, planned, prices, found, rates, cells, tuned, text, answers)
+
+
+def _ours(students: _Students, size: Size) -> str:
+    """What was done here, in two sentences."""
+    work = students.work
+    best = work.cell(students.cells[LAW][0].name)
+    return (
         f"Of {len(work.teachers)} teachers of {' / '.join(count(work.teacher(t.name)['parameters']) for t in work.teachers)} "
-        f"parameters the ratio rule named {law} for a student of {count(best['parameters'])}. Cut out of it, distilled on "
-        f"{count(best['tokens'])} tokens and tuned on {count(tuned.tokens_read)} of questions about the standard library, the "
-        f"student stands beside {len(found) - 1} other ways, each with {len(seeds)} seeds, its learning rate chosen out of "
-        f"{len(size.rates)}.{doubtful(rates, size.rates)}"
+        f"parameters the ratio rule named {students.law} for a student of {count(best['parameters'])}. Cut out of it, distilled "
+        f"on {count(best['tokens'])} tokens and tuned on {count(students.tuned.tokens_read)} of questions about the standard "
+        f"library, the student stands beside {len(students.found) - 1} other ways, each with {students.seeds} seeds, its "
+        f"learning rate chosen out of {len(size.rates)}.{doubtful(students.rates, size.rates)}"
     )
-    numbers = {
-        "plan": planned,
+
+
+def _numbers(students: _Students, flops: Mapping[str, float]) -> dict[str, Any]:
+    """The figures of each strategy and of each teacher, as JSON."""
+    work = students.work
+    return {
+        "plan": students.planned,
         "teachers": [work.teacher(rung.name) for rung in work.teachers],
-        "lr_factor": rates,
-        "tokens": {name: way.tokens for name, way in found.items()},
+        "lr_factor": students.rates,
+        "tokens": {name: way.tokens for name, way in students.found.items()},
         "flops": flops,
         "flops_of_teacher_training": {
-            rung.name: 3 * prices.teachers[rung.name] * work.teacher(rung.name)["tokens"] for rung in work.teachers
+            rung.name: 3 * students.prices.teachers[rung.name] * work.teacher(rung.name)["tokens"]
+            for rung in work.teachers
         },
-        "text_nats": {name: vars(mean(row)) for name, row in text.items()},
-        "answers_nats": {name: vars(mean(row)) for name, row in answers.items()},
-        "largest_less_law_nats": vars(over),
-        "largest_at_equal_flops_less_law_nats": vars(over_at_flops),
-        "answers_less_law_nats": {name: vars(found) for name, found in frontier.items()},
+        "text_nats": {name: vars(mean(row)) for name, row in students.text.items()},
+        "answers_nats": {name: vars(mean(row)) for name, row in students.answers.items()},
     }
-    stronger = work.teacher(work.teachers[-1].name)["loss"] < work.teacher(law)["loss"]
-    judged = (
-        judge_law(over, over_at_flops, stronger=stronger, seeds=len(seeds)),
-        judge_frontier(frontier, seeds=len(seeds)),
-    )
-    shown = "Answers to held-out questions after tuning, by all FLOPs of a student; the training of teachers is not counted."
-    return Outcome(ours, judged, numbers, {figure: shown}, work.cpu_seconds())
 
 
 def judge_law(over: Interval, at_equal_flops: Interval, *, stronger: bool, seeds: int) -> ClaimResult:
