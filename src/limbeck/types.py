@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NotRequired, Protocol, TypedDict, TypeVar, overload, runtime_checkable
 
 import torch
@@ -83,24 +84,34 @@ class Batch:
 
     def flat(self) -> Chunk:
         """All positions in one axis of length B x T."""
-        return Chunk(self.targets.reshape(-1), self.weight.reshape(-1), self.sequence.reshape(-1))
+        return Chunk(self.targets.reshape(-1), self.weight.reshape(-1), self)
 
 
 @dataclass(frozen=True)
 class Chunk:
     """What an objective may know of n positions: the token that follows, and how much the prediction counts.
 
-    ``sequence``: which sequence of the batch each position belongs to, so that a loss may sum over one. Positions of one sequence
-    may come in several chunks, in order. None where positions stand alone.
+    ``origin``: the batch with these positions, or a chunk and which of its positions these are. None where they stand alone.
     """
 
     targets: Int[Tensor, "n"]
     weight: Float[Tensor, "n"]
-    sequence: Int[Tensor, "n"] | None = None
+    origin: Batch | tuple[Chunk, slice | Tensor] | None = None
+
+    @cached_property
+    def sequence(self) -> Int[Tensor, "n"] | None:
+        """Which sequence of the batch each position belongs to, so that a loss may sum over one; None without an ``origin``.
+
+        Positions of one sequence may come in several chunks, in order.
+        """
+        if not isinstance(self.origin, tuple):  # computed when asked for: few objectives do
+            return None if self.origin is None else self.origin.sequence.reshape(-1)
+        whole, part = self.origin
+        return None if whole.sequence is None else whole.sequence[part]
 
     def part(self, part: slice | Tensor) -> Chunk:
         """Some of the positions."""
-        return Chunk(self.targets[part], self.weight[part], None if self.sequence is None else self.sequence[part])
+        return Chunk(self.targets[part], self.weight[part], (self, part))
 
 
 @dataclass(frozen=True)
