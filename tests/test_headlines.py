@@ -7,6 +7,7 @@ table and the README's picture are made by scripts, and have to be what these ma
 
 import json
 import re
+import sys
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import chain
@@ -433,7 +434,11 @@ def script(name):
     """A script of docs/results as a module."""
     spec = spec_from_file_location(name, RESULTS / f"{name}.py")
     module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(RESULTS))  # scripts import their neighbours
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(RESULTS))
     return module
 
 
@@ -457,18 +462,53 @@ def test_every_figure_has_a_file():
 
 
 def test_the_tables_of_claims_are_those_of_the_files():
-    assert len(index().pages()) >= 5
+    assert len(index().pages()) == 13
     for page in index().pages():
         assert index().written(page) == page.read_text(encoding="utf-8"), "run: python docs/results/index.py"
 
 
+def test_the_figures_of_effects_are_those_of_the_files():
+    figures = index().figures()
+    assert len(figures) == 7
+    for file, picture in figures.items():
+        assert file.read_text(encoding="utf-8") == picture, "run: python docs/results/index.py"
+
+
 def test_every_verdict_of_a_paper_is_in_the_table():
     """The table leaves out none of the claims that were judged, whatever became of them."""
-    table = index().table(RESULTS / "README.md")
+    table, judged = index().table(RESULTS / "README.md"), 0
     for file in RESULTS.rglob("*.json"):
         found = json.loads(file.read_text(encoding="utf-8"))
         for one in found.get("judged", []) if isinstance(found, dict) and "recipe" in found else []:
-            assert f"| {one['claim']} | {one['verdict']} |" in table
+            short = recipe(found["recipe"]).short_of(one["claim"])
+            assert short.claim != one["claim"]
+            assert f"| {short.claim} | {one['verdict']} | {short.effect_of(one['seen'])} |" in table
+            judged += 1
+    assert judged == 42
+
+
+PAGES = [RESULTS / "performance.md", *sorted(RESULTS.glob("*/README.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(RESULTS)) for page in PAGES])
+def test_a_page_begins_with_a_sentence_a_table_of_short_cells_and_a_figure(page):
+    """Below these stand criteria, numbers by seed, cost and differences. Notes on criteria may come before the table."""
+    text = re.sub(r"<!-- .*? -->\n\n", "", page.read_text(encoding="utf-8"))
+    title, sentence, *parts = text.split("\n\n")
+    assert title.startswith("# ")
+    assert re.fullmatch(r"[^|!#*\n][^\n]{20,240}\.", sentence)
+    while not parts[0].startswith("|"):
+        assert parts.pop(0).startswith(("**", *"123456789"))
+    head, _, *lines = parts[0].splitlines()
+    assert head.removeprefix("| study ").replace("|", "").split() == [
+        *("claim", "verdict"),
+        *("effect,", "95", "%", "interval"),
+        "n",
+    ]
+    assert lines
+    assert all(len(cell) < 160 for line in lines for cell in line.split(" | "))
+    (figure,) = re.findall(r"^!\[[^\]]+\]\((\S+)\)$", parts[1])
+    assert (page.parent / figure).is_file()
 
 
 def test_the_picture_of_the_readme_is_that_of_its_file():

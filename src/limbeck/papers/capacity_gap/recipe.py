@@ -15,7 +15,7 @@ import numpy as np
 from limbeck.jobs.pilot.grid import SCALES
 from limbeck.jobs.pilot.results import ratio_fits
 from limbeck.papers.lab.pilots import evidence, size_of, unsuited
-from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, Verdict
 from limbeck.planning.laws.equal_loss import size_at_equal_loss
 from limbeck.planning.laws.points import Point
 from limbeck.planning.laws.ratio import RatioFit, Valley
@@ -149,4 +149,12 @@ RECIPE = Recipe(
     run=run,
     scales=SCALES,
     takes_points=True,
+    short={
+        "there is a best teacher": Short(
+            "Each size of pruned student has a best teacher, at one ratio",
+            "(?:best at [^;]+|no optimum inside|flat, any teacher will do)(?=.*; fresh: )",
+        ),
+        "grows linearly": Short("The best teacher has 2.5 times its student's parameters", "^[^;]+"),
+        "on its teacher's loss alone": Short("Only the teacher's loss counts, not its size", "^[^;]+"),
+    },
 )

@@ -92,16 +92,18 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Short:
-    """A claim in a few words, and its effect: what ``effect``, a regular expression, finds in what was seen.
+    """A claim in a few words, and its effect: what ``effect`` makes of what was seen, or finds there as a regular expression.
 
     Without one it is the first clause that is a difference, else the first. Clauses have semicolons between them.
     """
 
     claim: str
-    effect: str = ""
+    effect: str | Callable[[str], str] = ""
 
     def effect_of(self, seen: str) -> str:
         """The effect with its interval, as it was seen; several with semicolons between them."""
+        if callable(self.effect):
+            return self.effect(seen)
         if self.effect:
             found = [one.group().strip(" ;.") for one in re.finditer(self.effect, seen)]
             return "; ".join(found) or seen
@@ -112,6 +114,8 @@ class Short:
 def count_of(seen: str, seeds: int) -> str:
     """n with its seeds, as what was seen has it; the number of seeds alone where it has no n."""
     clauses = [clause.strip().rstrip(".") for clause in seen.split(";")]
+    if in_brackets := re.search(r"\((\d[\d,]* [^()]*seeds)\)", clauses[-1]):
+        return in_brackets[1]
     found = next((one.partition("n = ")[2] for one in clauses if "n = " in one), "").removesuffix(", one number each")
     return found if "seeds" in clauses[-1] else f"{found}, {seeds} seeds".removeprefix(", ")
 

@@ -9,6 +9,7 @@ piece is small and made on the spot; the instructions are the standard library's
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,7 @@ from limbeck.jobs.pilot.grid import CellPlan, Scale
 from limbeck.papers.lab.cells import TrainedLadder, doubtful, train_ladder
 from limbeck.papers.lab.paired import gain, mean, nothing_in, with_interval
 from limbeck.papers.lab.plots import draw_frontier
-from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, Verdict
 from limbeck.papers.minima.strategies import LARGEST, LAW, Prices, Strategy, planned_teacher, prices_of, strategies_of
 from limbeck.papers.minima.tuning import Tuning, tuning
 from limbeck.probes.interval import Interval
@@ -249,6 +250,16 @@ def judge_frontier(others: Mapping[str, Interval], *, seeds: int) -> ClaimResult
     )
 
 
+def _smallest_margin(seen: str) -> str:
+    """Of the margins over all other strategies the smallest, with its interval."""
+    margins = re.findall(r"[+-][\d.]+ \([^)]+\) nats better than [^;(]+", seen)
+    return (
+        f"at least {min(margins, key=lambda one: float(one.split()[0])).strip()}"
+        if margins
+        else "nothing costs as little"
+    )
+
+
 RECIPE = Recipe(
     name="minima",
     title="MiniMA: a student planned by the law, cut, distilled and tuned",
@@ -267,4 +278,10 @@ RECIPE = Recipe(
     ),
     run=run,
     scales=SIZES,
+    short={
+        "from the teacher that the law names": Short(
+            "The law's teacher makes a better student than the largest", r"^[^;(]+\([^)]+\) nats better at equal tokens"
+        ),
+        "lies on the frontier": Short("Nothing that costs no more answers better", _smallest_margin),
+    },
 )

@@ -13,11 +13,12 @@ from typing import Any
 from limbeck.errors import BadPoints, BadSetting
 from limbeck.jobs.predict.job import law_row, point_of
 from limbeck.jobs.probe.pass_until import Result
-from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, Verdict
 from limbeck.papers.pass_until.estimators import judge_estimators, try_on
 from limbeck.papers.pass_until.task_ladder import LADDERS, SUCCESSES, climb
 from limbeck.planning.laws.task import TaskLaw, fit, same_size
 from limbeck.probes.pass_rate import mean_pass
+from limbeck.probes.tasks import MAKERS
 from limbeck.report.task_law import draw_estimators, draw_task_law
 from limbeck.report.words import interval
 
@@ -112,4 +113,15 @@ RECIPE = Recipe(
     ),
     run=run,
     scales=LADDERS,
+    short={
+        "estimate r/K": Short("r/K is too high, (r-1)/(K-1) has no bias", "^[^;]+"),
+        "Exact 95 % intervals": Short("Exact 95 % intervals hold the truth in 95 % of cases", "^[^;]+"),
+        **{
+            f"{task}: ": Short(
+                f"{task}: smaller models predict the pass rate of a larger one",
+                "^no law[^;]+|^measured [^;]+; [^;]+(?=, by the mean)",
+            )
+            for task in MAKERS
+        },
+    },
 )

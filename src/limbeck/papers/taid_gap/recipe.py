@@ -20,7 +20,7 @@ from limbeck.jobs.pilot.grid import CellPlan, Scale
 from limbeck.papers.lab.cells import TrainedLadder, doubtful, train_ladder
 from limbeck.papers.lab.paired import gain, nothing_in, slope, with_interval
 from limbeck.papers.lab.plots import draw_by_teacher
-from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Verdict
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, Verdict
 from limbeck.probes.interval import Interval
 from limbeck.report.words import count
 
@@ -187,4 +187,12 @@ RECIPE = Recipe(
     ),
     run=run,
     scales=SIZES,
+    short={
+        "keeps gaining": Short(
+            "TAID gains more from larger teachers than others do", "(?<=student )[^;]+ nats|[^;]+ more than [^;]+"
+        ),
+        "It is the interpolation": Short(
+            "The interpolation helps, not a rising weight", r"^[^;(]+\([^)]+\) nats better"
+        ),
+    },
 )

@@ -1,0 +1,386 @@
+"""Every claim and measurement of the studies as a row of short cells, computed from the committed files.
+
+A claim was judged by a criterion: confirmed, refuted or inconclusive. What had none is "measured"; what had an aim instead is
+"aim met" or "aim missed".
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+
+from limbeck.papers import recipe
+from limbeck.papers.lab.recipe import count_of
+from limbeck.probes.interval import wilson
+
+HERE = Path(__file__).parent
+JUDGED = ("confirmed", "refuted", "inconclusive")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table. ``page`` and ``study`` say where from; ``bounds`` are value, low and high where a figure draws it."""
+
+    page: str
+    study: str
+    claim: str
+    verdict: str
+    effect: str
+    n: str
+    bounds: tuple[float, float, float] | None = None
+
+
+@cache
+def read(file: str):
+    text = (HERE / file).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()] if file.endswith(".jsonl") else json.loads(text)
+
+
+def bounds(found: dict) -> tuple[float, float, float]:
+    return found["value"], found["low"], found["high"]
+
+
+def interval(found: dict, *, digits: int = 3, unit: str = "nats per token") -> str:
+    return f"{found['value']:+.{digits}f} ({found['low']:+.{digits}f} to {found['high']:+.{digits}f}) {unit}"
+
+
+def sign(found: dict) -> str:
+    """Confirmed where an interval lies below 0, refuted where it lies above."""
+    return "confirmed" if found["high"] < 0 else "refuted" if found["low"] > 0 else "inconclusive"
+
+
+def papers() -> Iterator[Row]:
+    """Claims of papers that `limbeck reproduce` judged."""
+    files = sorted(HERE.glob("*/reproduction.json")) + sorted(HERE.glob("*/*/capacity-gap.json"))
+    for file in files + sorted(HERE.glob("*/*/distillation-law.json")):
+        found, parts = json.loads(file.read_text(encoding="utf-8")), file.relative_to(HERE).parts
+        study = parts[0] if len(parts) == 2 else f"{found['recipe']}, {file.parent.name}"
+        for one in found["judged"]:
+            short = recipe(found["recipe"]).short_of(one["claim"])
+            n = count_of(one["seen"], found["seeds"])
+            yield Row(parts[0], study, short.claim, one["verdict"], short.effect_of(one["seen"]), n)
+
+
+def pass_until() -> Iterator[Row]:
+    """The law by the criterion of its page; the estimators had none."""
+    found = read("pass-until/results.json")
+    held_out, curvature = found["measured"][-1]["pass_rate"], found["law"]["curvature"]
+    mean, each = found["predictions"]
+    errors = [abs(one["value"] / held_out - 1) for one in (mean, each)]
+    bends = curvature["low"] > 0 or curvature["high"] < 0
+    verdict = "refuted" if bends or min(errors) > 0.2 else "confirmed" if errors[1] < errors[0] else "inconclusive"
+    short = next(one for words, one in recipe("pass-until").short.items() if words.startswith("addition"))
+    value, low, high = bounds(each)
+    effect = f"measured {held_out:.3f}; predicted by instances {value:.3f} ({low:.3f} to {high:.3f})"
+    n = f"{len(found['measured']) - 1} models fitted, 1 held out"
+    yield Row("pass-until", "pass-until", short.claim, verdict, effect, n)
+    tried = [row for model in found["estimators"].values() for row in model["rows"]]
+    theirs, ours = ([row for row in tried if (row["estimator"] == "r/K") == first] for first in (True, False))
+    covered = [100 * row["coverage"] for row in tried]
+    n = f"{len(found['estimators'])} models, 50 draws of each instance"
+    for claim, rows, digits in (("Bias of the mean rate by r/K", theirs, 0), ("Bias by (r-1)/(K-1)", ours, 1)):
+        bias = [row["relative_bias"] for row in rows]
+        waited = sorted({row["successes"] for row in rows})
+        effect = f"{min(bias):+.{digits}%} to {max(bias):+.{digits}%}, r = {waited[0]} to {waited[-1]}"
+        yield Row("pass-until", "pass-until", claim, "measured", effect, n)
+    effect = f"{min(covered):.1f} % to {max(covered):.1f} %"
+    yield Row("pass-until", "pass-until", "Exact 95 % intervals that hold the truth", "measured", effect, n)
+
+
+def stories() -> Iterator[Row]:
+    found = read("stories/results.json")
+    gains, n = found["student_better_by"], f"{found['documents']} stories, {len(found['seeds'])} seeds"
+    once, ten = gains["single-use"]["cut+ce@flops"], gains["ten-uses"]["cut+ce@flops"]
+    (best,) = [one for name, one in gains["ten-uses"].items() if "at its best" in name]
+    even = found["break_even"]
+    for claim, verdict, effect in (
+        ("Read once: cross-entropy is better at equal compute", found["once"], f"student {interval(once)} better"),
+        (
+            "Ten uses of kept logits: the student is better",
+            found["ten times"],
+            f"{interval(ten)} at equal compute, {interval(best, unit='than at the best epochs')}",
+        ),
+        (
+            "A pass pays from 1 to 10 uses on",
+            found["break-even"],
+            f"{even['value']:.1f} ({even['low']:.1f} to {even['high']:.1f}) uses",
+        ),
+    ):
+        yield Row("stories", "stories", claim, verdict, effect, n)
+
+
+def caches() -> Iterator[Row]:
+    names = {"drawn": "Sampled logits", "likeliest without the rest": "Top-k without the rest"}
+    for text in ("stories", "stdlib"):
+        found = read(f"caches/{text}.json")
+        for row in found["rows"]:
+            if row["kind"] not in names:
+                continue
+            above, margin = row["nats_above_live"], found["margin_nats"]
+            outside = above["low"] > margin or above["high"] < -margin
+            yield Row(
+                "caches",
+                f"captured logits, {text}",
+                f"{names[row['kind']]} equal the live teacher ({row['objective']}, {row['bytes']} bytes)",
+                "confirmed" if row["equivalent"] else "refuted" if outside else "inconclusive",
+                interval(above),
+                f"{above['documents']} documents, {len(found['seeds'])} seeds",
+                bounds(above),
+            )
+
+
+def alignment() -> Iterator[Row]:
+    for text in ("stories", "stdlib"):
+        found = read(f"alignment/{text}.json")
+        for row in found["rows"]:
+            if row["tokenizer"] == "own" and row["arm"] in ("ALM", "ULD"):
+                above = row["above_cross_entropy"]
+                yield Row(
+                    "alignment",
+                    f"two tokenizers, {text}",
+                    f"{row['arm']} beats cross-entropy alone",
+                    sign(above),
+                    interval(above, unit="bits per byte"),
+                    f"{above['documents']} documents, {len(found['seeds'])} seeds",
+                    bounds(above),
+                )
+
+
+def packing() -> Iterator[Row]:
+    found = read("packing/results.json")
+    for text in ("stories", "answers"):
+        above = found[text]["whole_above_stream"]
+        yield Row(
+            "packing",
+            f"packing, {text}",
+            "Rows of whole documents make better students",
+            sign(above),
+            interval(above),
+            f"{above['documents']} documents, {above['seeds']} seeds",
+            bounds(above),
+        )
+    above = found["teacher"]["whole_above_stream"]
+    yield Row(
+        "packing",
+        "packing, teacher",
+        "Loss in rows of whole documents, above the stream's",
+        "measured",
+        interval(above),
+        f"{above['documents']} documents, one model",
+        bounds(above),
+    )
+
+
+def verdicts() -> Iterator[Row]:
+    found = read("verdicts/results.json")
+    rows = [row["verdict"] for row in found["rows"] if row["seeds"] >= 3]
+    worst = max(rows, key=lambda row: row["high"])
+    share, low, high = (100 * worst[key] for key in ("share", "low", "high"))
+    first, last = found["seeds"]
+    n = f"{last - first + 1} trainings"
+    effect = f"at most {share:.1f} % ({low:.1f} to {high:.1f})"
+    claim = "Three or five seeds name a false winner in at most 5 %"
+    yield Row("verdicts", "verdicts", claim, found["judged"], effect, n)
+    before = max((row["interval"] for row in found["rows"] if row["seeds"] == 1), key=lambda row: row["share"])
+    share, low, high = (100 * before[key] for key in ("share", "low", "high"))
+    effect = f"{share:.1f} % ({low:.1f} to {high:.1f})"
+    yield Row("verdicts", "verdicts", "The interval alone: one seed, any of four baselines", "measured", effect, n)
+
+
+def conversion() -> Iterator[Row]:
+    for folder, name in (("conversion", "based"), ("conversion/gdn", "gdn")):
+        found = {one["name"]: one for one in read(f"{folder}/verdict.json")["differences"]}
+        readings = {(one["model"], one["name"]): one for one in read(f"{folder}/readings.jsonl") if one["seed"] is None}
+        gained, closed = found["cut - student"], found["gap_closed"]
+        n = f"{gained['n']} stories, {gained['seeds']} seeds"
+        if "attention - student" in found:
+            value, low, high = bounds(found["attention - student"])
+            worse = {"value": -value, "low": -high, "high": -low}
+            yield Row(
+                "conversion",
+                f"conversion, {name}",
+                "Worse than attention everywhere by",
+                "measured",
+                interval(worse),
+                n,
+                bounds(worse),
+            )
+        share = [100 * one for one in bounds(closed)]
+        yield Row(
+            "conversion",
+            f"conversion, {name}",
+            "Distilling after matching gains",
+            "measured",
+            f"{interval(gained)}, {share[0]:.0f} % ({share[1]:.0f} to {share[2]:.0f}) of the gap",
+            n,
+            bounds(gained),
+        )
+        recalled = readings["student", "recalled"]
+        yield Row(
+            "conversion",
+            f"conversion, {name}",
+            "A second reading is easier by",
+            "measured",
+            interval(recalled),
+            f"{recalled['n']} passages, {gained['seeds']} seeds",
+            bounds(recalled),
+        )
+
+
+QUANTITIES = (  # what a law's intervals are of, by the beginning of their names
+    ("Ratio rule: slope, intercept, best teacher", "ratio", ("slope", "intercept", "best teacher")),
+    ("Distillation law: parameters of the student", "distillation", ("A", "B", "alpha", "beta", "c0", "c1", "f1")),
+    ("Distillation law: parameters of the supervised law", "distillation", tuple(
+        f"supervised.{one}" for one in ("A", "B", "E", "alpha", "beta", "gamma")
+    )),
+    ("Distillation law: predicted losses", "distillation", ("loss of", "supervised loss of")),
+    ("Distillation law: the best teacher", "distillation", ("best teacher",)),
+)  # fmt: skip
+
+
+def law_coverage() -> Iterator[Row]:
+    """By kind of quantity the least and the most share of intervals that hold the truth."""
+    found = read("law-coverage/coverage.json")
+    for claim, law, names in QUANTITIES:
+        intervals = found["laws"][law]["intervals"].items()
+        shares = [
+            100 * one["coverage"]
+            for name, one in intervals
+            if name in names or name.startswith(tuple(one for one in names if " " in one))
+        ]
+        effect = f"{min(shares):.1f} % to {max(shares):.1f} %" if len(shares) > 1 else f"{shares[0]:.1f} %"
+        n = (
+            f"{len(shares)} quantities, {found['repetitions']} pilots"
+            if len(shares) > 1
+            else f"{found['repetitions']} pilots"
+        )
+        yield Row("law-coverage", "law-coverage", claim, "measured", effect, n)
+
+
+def coverages() -> Iterator[Row]:
+    """The share of every quantity with its interval, for the figure."""
+    for law, of in read("law-coverage/coverage.json")["laws"].items():
+        for quantity, one in of["intervals"].items():
+            share = wilson(round(one["coverage"] * one["n"]), one["n"])
+            at = tuple(100 * number for number in (share.value, share.low, share.high))
+            yield Row(
+                "law-coverage",
+                "law-coverage",
+                f"{law}: {quantity}".removeprefix("distillation: "),
+                "measured",
+                "",
+                "",
+                at,
+            )
+
+
+def streamed() -> Iterator[Row]:
+    found = read("streamed/streamed.json")
+    limit, peak, resident = (
+        one / 1e6 for one in (found["limit_bytes"], found["streamed"]["peak_bytes"], found["resident"]["peak_bytes"])
+    )
+    n = f"{found['tokens']:,} tokens, one run"
+    for claim, verdict, effect, value in (
+        (
+            "Streamed, the peak stays below the limit",
+            "aim met" if peak < limit else "aim missed",
+            f"{peak:.1f} of {limit:.1f} MB",
+            peak,
+        ),
+        ("Peak with the teacher in memory", "measured", f"{resident:.1f} MB", resident),
+        (
+            "Time, streamed and in memory",
+            "measured",
+            f"{found['streamed']['seconds']:.0f} and {found['resident']['seconds']:.0f} s",
+            None,
+        ),
+        ("Largest difference of a logit", "measured", f"{found['logits']['largest_difference']:g}", None),
+    ):
+        yield Row("streamed", "streamed", claim, verdict, effect, n, value and (value, value, value))
+
+
+def mixers() -> Iterator[Row]:
+    found = read("mixers/mixers.json")
+    for task in ("training", "decoding"):
+        for length in (512, 8192):
+            rows = [row for row in found["measured"] if row["length"] == length and row["mixer"] != "attention"]
+            times = sorted((row[f"{task}_to_attention"]["median"], row["mixer"]) for row in rows)
+            cheaper, repeats = sum(one < 1 for one, _ in times), rows[0]["repeats"]
+            (least, first), (most, last) = times[0], times[-1]
+            yield Row(
+                "mixers",
+                "mixers",
+                f"Mixers cheaper than attention in {task} at {length:,} tokens",
+                "measured",
+                f"{cheaper} of {len(times)}; {least:.2f} ({first}) to {most:.2f} ({last}) of its time",
+                f"{repeats} rows in turn" if task == "training" else "24 tokens in turn",
+            )
+
+
+def beside(files: list[dict], contender: str, other: str, key: str) -> tuple[float, float, float]:
+    """The ratio of two contenders' medians, and of single turns the least and the most."""
+    mine, theirs = ([run[key] for run in files if run["contender"] == name] for name in (contender, other))
+    turns = [a / b for a, b in zip(mine, theirs, strict=True)]
+    return median(mine) / median(theirs), min(turns), max(turns)
+
+
+def ratio(found: tuple[float, float, float], digits: int = 2) -> str:
+    value, low, high = (f"{one:.{digits}f}" for one in found)
+    return f"{value} ({low} to {high})"
+
+
+def performance() -> Iterator[Row]:
+    runs = read("performance/distil.json")["runs"]
+    n = f"{sum(run['contender'] == 'limbeck' for run in runs)} runs in turn"
+
+    def row(claim, found, aim, met, n):
+        verdict = "measured" if aim is None else "aim met" if met else "aim missed"
+        goal = "" if aim is None else f", aim {aim:g}"
+        return Row(
+            "performance.md", "performance", claim, verdict, ratio(found, 0 if found[0] > 10 else 2) + goal, n, found
+        )
+
+    speed, memory, first = (
+        beside(runs, "limbeck", "trl", key) for key in ("tokens_per_cpu_s", "peak_mib", "first_step_cpu_s")
+    )
+    yield row("Real tokens per CPU-second, times TRL's GKD", speed, 2.6, speed[0] >= 2.6, n)
+    yield row("Peak memory above the models, times TRL's", memory, 0.33, memory[0] <= 0.33, n)
+    yield row("CPU seconds to the first step, times TRL's", first, 1, first[0] <= 1, n)
+    losses = {one["contender"]: one for one in read("performance/losses-limbeck.json")["results"]}
+    products = losses["matrix products alone"]["seconds"]
+    for name, aim in (("ForwardKL", 1.3), ("CTKD", None), ("AdaptiveKL", None)):
+        seconds = losses[f"limbeck {name}"]["seconds"]
+        turns = [a / b for a, b in zip(seconds, products, strict=True)]
+        found = median(seconds) / median(products), min(turns), max(turns)
+        yield row(f"{name}, times the bare products", found, aim, found[0] <= 1.3, f"{len(turns)} rounds in turn")
+    kept = read("performance/caches.json")["training"]
+    for name, share in kept["faster_than_live"].items():
+        n = f"{kept['steps']} steps in turn"
+        claim = f"Training from {name.replace('drawn', 'sampled').replace('likeliest', 'top-k')} outcomes, times live"
+        yield Row("performance.md", "performance", claim, "measured", f"{share:.2f}", n, (share, share, share))
+    for name, one in read("performance/mqar.json")["results"].items():
+        found, aim = (one["ratio"], one["least"], one["most"]), 100 if name.startswith("rows") else 2
+        yield row(f"mqar {name}: times a plain loop", found, aim, found[0] >= aim, f"{len(one['ours'])} pairs")
+    cost = read("performance/cost.json")
+    for part, name in (("never seen by them", "new"), ("the constants were fitted on these", "fitted")):
+        worst = cost["worst"][part]
+        for key, what, aim in (("memory_ratio", "memory", 10), ("time_ratio", "time", 25)):
+            off = 100 * worst[key]
+            yield Row(
+                "performance.md",
+                "performance",
+                f"Estimated {what} off by at most, {name} pairs",
+                "aim met" if off <= aim else "aim missed",
+                f"{off:.1f} %, aim {aim} %",
+                f"{len(cost['shapes'])} pairs of models in all",
+            )
+
+
+@cache
+def rows() -> list[Row]:
+    """All rows: claims with a verdict first."""
+    found = [*stories(), *caches(), *alignment(), *packing(), *verdicts(), *papers(), *pass_until(), *conversion()]
+    found += [*law_coverage(), *streamed(), *mixers(), *performance()]
+    return sorted(found, key=lambda row: row.verdict not in JUDGED)
