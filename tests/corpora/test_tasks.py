@@ -186,18 +186,18 @@ def test_the_last_token_asks_for_what_was_told(variant):
 @pytest.mark.parametrize("level", ["concept", "name"])
 def test_a_world_tells_half_of_its_facts_both_ways(level):
     task = Reversal(entities=40, relations=3, level=level, shared=4)
-    told, asked = ({tuple(fact) for fact in facts.tolist()} for facts in (task.told, task.asked))
+    told, asked = ({tuple(fact) for fact in facts.tolist()} for facts in (task.training_facts, task.test_facts))
     assert not told & asked
     assert len(told) == 3 * (40 + 12)
     assert len(asked) == 3 * 12
-    one_way = {tuple(fact) for fact in reversed_facts(task.asked).tolist()}
+    one_way = {tuple(fact) for fact in reversed_facts(task.test_facts).tolist()}
     assert one_way <= told
-    assert {tuple(fact) for fact in reversed_facts(task.told).tolist()} - told == asked
+    assert {tuple(fact) for fact in reversed_facts(task.training_facts).tolist()} - told == asked
     assert len({tuple(name) for name in task.spelling.tolist()}) == task.things
     assert {relation % 2 for _, relation, _ in one_way} == {0, 1}  # in a direction drawn at random
-    rows = task.rows(task.asked)
+    rows = task.rows(task.test_facts)
     assert rows.asked.sum() == len(asked) * task.spelling.shape[1]
-    assert (rows.answers[:, -1] == task.spelling[task.asked[:, 2], -1]).all()
+    assert (rows.answers[:, -1] == task.spelling[task.test_facts[:, 2], -1]).all()
 
 
 def test_names_are_shared_by_as_many_as_was_said():
@@ -420,7 +420,7 @@ class Long:
     ],
 )
 def test_mistakes_are_told(make, said, monkeypatch):
-    monkeypatch.setattr(listops, "_HOPE", 2)
+    monkeypatch.setattr(listops, "_FRUITLESS", 2)
     with pytest.raises(BadTask, match=said):
         make()
 

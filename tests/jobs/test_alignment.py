@@ -721,6 +721,6 @@ def test_the_doctor_looks_at_both_tokenizers(here):
     assert any("--tokenizer-align bytes" in (f["remedy"] or "") for f in found["findings"])
     found = limbeck.doctor(**keys, tokenizer_align="bytes")
     assert found["ok"]
-    assert "100 % of 64 documents are the same bytes in both" in found["findings"][0]["message"]
+    assert "100 % of 64 documents have the same bytes in both" in found["findings"][0]["message"]
     with pytest.raises(BadSetting, match="name a student with --student"):
         limbeck.doctor(teacher=keys["teacher"], data=keys["data"], tokenizer_align="bytes")

@@ -258,7 +258,7 @@ def test_the_form_of_records_and_files_passed_over_are_told(tmp_path):
     (tmp_path / "texts" / "b.md").write_text("no")
     sample = first_documents(DistilSettings(data=str(tmp_path / "texts")), LocalRef("none"))
     found = list(of_text(sample, model("large")))
-    assert "the documents are read as Alpaca; 1 files of other kinds are passed over (b.md)" in said(
+    assert "the documents are read as Alpaca; 1 files of other kinds are skipped (b.md)" in said(
         found, "text", "warning"
     )
 

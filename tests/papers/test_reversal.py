@@ -36,7 +36,7 @@ def learner(kind, **changes):
 @pytest.mark.parametrize("kind", ["concept", "name"])
 def test_the_likelihood_of_a_thing_is_that_of_its_tokens(kind):
     model, world = learner(kind)
-    told = world.told[:4]
+    told = world.training_facts[:4]
     scores = model.scores(told)
     assert scores.shape == (4, world.things)
     for tail in range(world.things):
@@ -51,7 +51,7 @@ def test_the_likelihood_of_a_thing_is_that_of_its_tokens(kind):
 @pytest.mark.parametrize("kind", ["layers", "table"])
 def test_vectors_are_trained_among_the_things_of_a_batch_each_once(kind):
     model, world = learner(kind)
-    told = world.told[[0, 0, 1]]  # one fact twice
+    told = world.training_facts[[0, 0, 1]]  # one fact twice
     things = np.unique(told[:, [0, 2]])
     scores = model.scores(told)[:, things]
     right = torch.from_numpy(np.searchsorted(things, told[:, 2]))
@@ -81,7 +81,7 @@ def test_a_table_has_a_slot_for_each_name():
 def test_reversals_are_asked_that_nobody_told():
     world = Reversal(entities=40, relations=2, world=3)
     questions = questions_of(world, 10)
-    told = {tuple(fact) for fact in world.told.tolist()}
+    told = {tuple(fact) for fact in world.training_facts.tolist()}
     assert len(questions["asked"]) == len(questions["told"]) == 10
     assert all(tuple(fact) in told for fact in questions["told"].tolist())
     assert not any(tuple(fact) in told for fact in questions["asked"].tolist())
@@ -94,8 +94,8 @@ def test_luck_is_a_guess_among_what_told_facts_leave_open():
     expected = []
     for head, relation, tail in questions.tolist():
         one_way = range(world.entities, world.things)
-        answers = {fact[2] for fact in world.told.tolist() if fact[1] == relation}
-        answerers = {fact[0] for fact in world.told.tolist() if fact[1] == relation ^ 1}
+        answers = {fact[2] for fact in world.training_facts.tolist() if fact[1] == relation}
+        answerers = {fact[0] for fact in world.training_facts.tolist() if fact[1] == relation ^ 1}
         still = [thing for thing in one_way if thing not in answers and thing in answerers]
         assert tail in still
         assert head not in still
@@ -146,7 +146,7 @@ def test_equal_scores_share_their_rank():
         def scores(self, questions):
             return torch.zeros(len(questions), 9)
 
-    assert reciprocal_ranks(Same(), CELL.world.told[:2]) == pytest.approx(1 / 5)
+    assert reciprocal_ranks(Same(), CELL.world.training_facts[:2]) == pytest.approx(1 / 5)
 
 
 # The whole

@@ -208,15 +208,15 @@ def _turns(
     if _MARKED.search(tokenizer.get_chat_template(None, document.tools)) is None:
         return [_turn(tokenizer, document, messages, i, text) for i, learn in enumerate(wanted) if learn]
     turns = _rendered(tokenizer, document, messages, marks=True)[1]
-    spoken = [learn for learn, message in zip(wanted, messages, strict=True) if message["role"] == "assistant"]
-    if all(spoken):
+    assistant = [learn for learn, message in zip(wanted, messages, strict=True) if message["role"] == "assistant"]
+    if all(assistant):
         return turns
-    if len(turns) != len(spoken):
+    if len(turns) != len(assistant):
         raise BadRecord(
-            f"{document.name}: its template marks {len(turns)} turns of {len(spoken)}, so it cannot be told which of them has "
-            "weight 0: repair the template or remove the conversation"
+            f"{document.name}: its template marks {len(turns)} turns of {len(assistant)}, so the turn of "
+            "weight 0 cannot be identified: repair the template or remove the conversation"
         )
-    return [turn for turn, learn in zip(turns, spoken, strict=True) if learn]
+    return [turn for turn, learn in zip(turns, assistant, strict=True) if learn]
 
 
 def _turn(

@@ -50,19 +50,22 @@ class Sum:
 
 
 def question(sum_: Sum, form: str) -> Question:
-    """A sum as a question and its answer, in the format ``form``. Their concatenation is `render`."""
+    """A sum as a question and its answer, in the format ``form``. Their concatenation is `render`.
+
+    Raises BadTask for an unknown format.
+    """
     require_format(form)
-    asked = "+".join(sum_.operands)
+    operands = "+".join(sum_.operands)
     if form == "plain":
-        return Question(f"{asked}=", f"{sum_.a + sum_.b}\n")
+        return Question(f"{operands}=", f"{sum_.a + sum_.b}\n")
     if form == "reverse":
-        return Question(f"${asked}=", f"{str(sum_.a + sum_.b)[::-1]}$\n")
+        return Question(f"${operands}=", f"{str(sum_.a + sum_.b)[::-1]}$\n")
     lines = _simplified(sum_) if form == "simplified" else _detailed(sum_)
-    return Question(f"Input:\n{asked}\nTarget:\n", "".join(line + "\n" for line in lines))
+    return Question(f"Input:\n{operands}\nTarget:\n", "".join(line + "\n" for line in lines))
 
 
 def render(sum_: Sum, form: str) -> str:
-    """The full text of a sum, question and answer, in the format ``form``."""
+    """The full text of a sum, question and answer, in the format ``form``. Raises BadTask for an unknown format."""
     whole = question(sum_, form)
     return whole.prompt + whole.answer
 
@@ -151,16 +154,16 @@ def _detailed(sum_: Sum) -> Iterator[str]:
     yield "<scratch>"
     for side in (a, b):
         yield f"{_listed(side)} has {len(side)} digits."
-    written: list[int] = []
+    done: list[int] = []
     for place, (x, y, carry, digit, after) in enumerate(sum_.steps):
         left, right = (side[: max(0, len(side) - place)] for side in (a, b))
         total = x + y + carry
         yield (
-            f"{_listed(left)} + {_listed(right)} , A={_listed(written)} , C={carry} , {x}+{y}+{carry}={total} , "
+            f"{_listed(left)} + {_listed(right)} , A={_listed(done)} , C={carry} , {x}+{y}+{carry}={total} , "
             f"A->{digit} , C->{after}"
         )
-        written.insert(0, digit)
-    yield f"[] + [] , A={_listed(written)} C={sum_.steps[-1][4]} , END"
+        done.insert(0, digit)
+    yield f"[] + [] , A={_listed(done)} C={sum_.steps[-1][4]} , END"
     yield "</scratch>"
     yield " ".join(str(sum_.a + sum_.b))
 

@@ -38,15 +38,15 @@ class Induction:
             raise BadTask(f"induction: expected vocab >= 4 and length >= 3, got {self.vocab} and {self.length}")
         if self.variant == "recall" and self.length % 2 == 0:
             raise BadTask(
-                f"induction: pairs and the key that is asked take an odd number of tokens, got {self.length}: "
+                f"induction: pairs and the key of the question take an odd number of tokens, got {self.length}: "
                 f"take {self.length + 1}"
             )
 
     def draw(self, generator: np.random.Generator, rows: int) -> Drawing:
         """Samples rows whose only question is at the last token."""
-        tokens, said = (self._induction if self.variant == "induction" else self._recall)(generator, rows)
+        tokens, target = (self._induction if self.variant == "induction" else self._recall)(generator, rows)
         answers, asked = np.zeros_like(tokens), np.zeros(tokens.shape, dtype=bool)
-        answers[:, -1], asked[:, -1] = said, True
+        answers[:, -1], asked[:, -1] = target, True
         return Drawing(tokens, answers, asked)
 
     def _induction(self, generator: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -62,5 +62,5 @@ class Induction:
         keys = generator.integers(half, size=(rows, pairs))
         each = np.arange(rows)
         last = keys[each, generator.integers(pairs, size=rows)]
-        told = np.stack([keys, np.take_along_axis(values, keys, 1)], -1).reshape(rows, -1)
-        return np.concatenate([told, last[:, None]], 1), values[each, last]
+        bound = np.stack([keys, np.take_along_axis(values, keys, 1)], -1).reshape(rows, -1)
+        return np.concatenate([bound, last[:, None]], 1), values[each, last]

@@ -1,8 +1,8 @@
-"""ListOps: nested lists of digits under MIN, MAX, MED (the median, rounded down) and SM (the sum modulo 10), to be evaluated.
+"""ListOps: evaluation of nested lists of digits under MIN, MAX, MED (the median, rounded down) and SM (the sum modulo 10).
 
-[MAX 2 9 [MIN 4 7 ] 0 ] is 9. The grammar is that of Long Range Arena (Tay et al., arXiv 2011.04006, sec. 2.2.1): above the
-greatest depth a node is a list with a chance of 1/4 and a digit otherwise, a list has 2 to 10 items, and expressions are kept
-that are longer than 500 and shorter than 2,000 tokens, brackets counted. Trees are drawn level by level, many at once.
+[MAX 2 9 [MIN 4 7 ] 0 ] is 9. The grammar is that of Long Range Arena (Tay et al., arXiv 2011.04006, sec. 2.2.1). Above the
+greatest depth, a node is a list with probability 1/4, else a digit. A list has 2 to 10 items. Expressions have more than 500 and
+fewer than 2,000 tokens, with brackets. Trees are sampled level by level, many at once.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from limbeck.errors import BadTask
 OPERATORS = ("MIN", "MAX", "MED", "SM")
 SIGNS = ("", *"0123456789", *(f"[{name}" for name in OPERATORS), "]")  # by token; 0 is padding
 _DIGIT, _OPERATOR, _CLOSE = 1, 11, 15
-_LIST = 0.25  # chance of a node to be a list
-_FEWEST = 2  # items of a list
-_TOGETHER = 4096  # trees drawn at once
-_PATIENCE = 2000  # draws of as many before the lengths are called too rare
-_HOPE = 50  # and without a single one: some seconds
+_LIST = 0.25  # probability that a node is a list
+_FEWEST = 2  # least number of items of a list
+_TREES = 4096  # sampled at once
+_ATTEMPTS = 2000  # limit of samples of as many trees, after which the lengths are too rare
+_FRUITLESS = 50  # limit of such samples without any expression, which take some seconds
 
 Expression = int | tuple[str, tuple["Expression", ...]]
 
 
 @dataclass(frozen=True)
 class Expressions:
-    """Expressions as tokens one after the other, their ends, and their values."""
+    """Expressions as concatenated tokens, with the end and the value of each."""
 
     tokens: Int64[np.ndarray, " tokens"]
     ends: Int64[np.ndarray, " n"]
     values: Int64[np.ndarray, " n"]
 
     def __getitem__(self, number: int) -> Int64[np.ndarray, " length"]:
-        """The tokens of one."""
+        """The tokens of the expression ``number``."""
         return self.tokens[(self.ends[number - 1] if number else 0) : self.ends[number]]
 
 
@@ -46,7 +46,7 @@ class Expressions:
 class ListOps:
     """Expressions of more than ``shortest`` and fewer than ``longest`` tokens. Raises BadTask for limits that none can keep.
 
-    As rows they are read to their last bracket, where the value is asked; what comes before it is padding.
+    A row has padding, then the expression. The value is the target at the last bracket.
     """
 
     depth: int = 10
@@ -68,9 +68,9 @@ class ListOps:
             )
 
     def _can_be_kept(self) -> bool:
-        """Whether a list can have a length within the limits. Sets of lengths are bits of a number."""
+        """Whether a list can have a length within the limits. Bits of an integer represent a set of lengths."""
         allowed, digit = (1 << self.longest) - 1, 1 << 1
-        lists = 0  # at the greatest depth there are none
+        lists = 0  # there are none at the greatest depth
         for _ in range(self.depth - 1):
             items, above = 1, 0
             for count in range(1, self.items + 1):
@@ -89,11 +89,11 @@ class ListOps:
 
     @property
     def vocab(self) -> int:
-        """Padding, ten digits, four operators and a bracket."""
+        """The vocabulary size: padding, ten digits, four operators and a bracket."""
         return len(SIGNS)
 
     def draw(self, generator: np.random.Generator, rows: int) -> Drawing:
-        """Rows with an expression at their end each."""
+        """Samples rows, each with an expression at its end."""
         found = self.expressions(generator, rows)
         tokens = np.zeros((rows, self.length), dtype=np.int64)
         answers, asked = np.zeros_like(tokens), np.zeros(tokens.shape, dtype=bool)
@@ -104,30 +104,30 @@ class ListOps:
         return Drawing(tokens, answers, asked)
 
     def questions(self, generator: np.random.Generator, n: int) -> list[Question]:
-        """Expressions as text, asked behind an equals sign."""
+        """Samples n expressions as text. An equals sign ends each question."""
         found = self.expressions(generator, n)
         return [Question(f"{spell(found[i])}=", str(found.values[i])) for i in range(n)]
 
     def expressions(self, generator: np.random.Generator, n: int) -> Expressions:
-        """n expressions, lists all of them. Raises BadTask where the lengths are as good as never met."""
+        """Samples n expressions, all of them lists. Raises BadTask if expressions of these lengths are too rare."""
         parts: list[Expressions] = []
         have = 0
-        for draws in range(1, _PATIENCE + 1):
+        for draws in range(1, _ATTEMPTS + 1):
             part = _grow(generator, self).some(n - have)
             have += len(part.values)
             parts.append(part)
             if have == n:
                 return _joined(parts)
-            if draws == _HOPE and not have:
+            if draws == _FRUITLESS and not have:
                 break
         raise BadTask(
-            f"listops: {have} of {n} expressions after {draws * _TOGETHER:,} draws of depth {self.depth}, {self.items} "
+            f"listops: {have} of {n} expressions after {draws * _TREES:,} draws of depth {self.depth}, {self.items} "
             f"items, {self.shortest} to {self.longest} tokens: take other limits"
         )
 
 
 def _sums(some: int, others: int) -> int:
-    """The sums of a number of one set and one of another, sets as bits."""
+    """The sums of one number from each of two sets, which are the bits of integers."""
     found = 0
     while others:
         lowest = others & -others
@@ -150,7 +150,7 @@ def render(expression: Expression) -> str:
 
 
 def parse(text: str) -> Expression:
-    """The expression that a text spells. Raises BadTask where it spells none."""
+    """Parses the text of an expression. Raises BadTask if it is not one."""
     lists: list[tuple[str, list[Expression]]] = [("", [])]
     for sign in text.split(" "):
         if sign.startswith("[") and sign[1:] in OPERATORS:
@@ -168,7 +168,7 @@ def parse(text: str) -> Expression:
 
 
 def value_of(expression: Expression) -> int:
-    """What an expression comes to."""
+    """The value of an expression."""
     if isinstance(expression, int):
         return expression
     operator, items = expression
@@ -194,16 +194,16 @@ def _not_spelled(text: str, why: str) -> BadTask:
 
 @dataclass(frozen=True)
 class _Level:
-    """Nodes of one depth of all trees, in the order of their parents: tree and parent, whether a list, of how many items."""
+    """The nodes of one depth of all trees, in the order of their parents."""
 
     tree: Int64[np.ndarray, " nodes"]
     parent: Int64[np.ndarray, " nodes"]
     is_list: Bool[np.ndarray, " nodes"]
     items: Int64[np.ndarray, " nodes"]
-    sign: Int64[np.ndarray, " nodes"]  # a digit's, or an operator's number
+    sign: Int64[np.ndarray, " nodes"]  # the digit, or the number of the operator
 
     def of(self, kept: Bool[np.ndarray, " trees"], parents: Int64[np.ndarray, " parents"]) -> tuple[_Level, np.ndarray]:
-        """The nodes of some trees, and where each node that stays now stands; ``parents`` is that of the level above."""
+        """The nodes of some trees, and the new index of each old node. ``parents`` has the new indices of the level above."""
         stays = kept[self.tree]
         level = _Level(
             self.tree[stays], parents[self.parent[stays]], self.is_list[stays], self.items[stays], self.sign[stays]
@@ -213,13 +213,13 @@ class _Level:
 
 @dataclass(frozen=True)
 class _Forest:
-    """Trees as levels, the roots first, and which of them are as long as wanted."""
+    """Trees as levels from the roots, and which of them have a length within the limits."""
 
     levels: tuple[_Level, ...]
     fits: Bool[np.ndarray, " trees"]
 
     def some(self, n: int) -> Expressions:
-        """Up to n of the trees that fit, in order, spelled and evaluated."""
+        """Up to n of the trees that fit, in order, as tokens with their values."""
         kept = self.fits & (np.cumsum(self.fits) <= n)
         levels, parents = [], np.zeros(1, dtype=np.int64)
         for level in self.levels:
@@ -229,13 +229,13 @@ class _Forest:
             nothing = np.zeros(0, dtype=np.int64)
             return Expressions(nothing, nothing, nothing)
         values, lengths = _upwards(levels)
-        return _written(levels, values[0], lengths)
+        return _tokens(levels, values[0], lengths)
 
 
 def _grow(generator: np.random.Generator, task: ListOps) -> _Forest:
-    """Trees whose roots are lists: others are one digit, and no limit of lengths takes them."""
-    tree, parent = np.arange(_TOGETHER), np.zeros(_TOGETHER, dtype=np.int64)
-    levels, tokens = [], np.zeros(_TOGETHER, dtype=np.int64)
+    """Samples trees whose roots are lists. Other trees are single digits, which are too short."""
+    tree, parent = np.arange(_TREES), np.zeros(_TREES, dtype=np.int64)
+    levels, tokens = [], np.zeros(_TREES, dtype=np.int64)
     for depth in range(1, task.depth + 1):
         is_list = np.full(len(tree), depth == 1)
         if 1 < depth < task.depth:
@@ -246,7 +246,7 @@ def _grow(generator: np.random.Generator, task: ListOps) -> _Forest:
         )
         levels.append(_Level(tree, parent, is_list, items, sign))
         np.add.at(tokens, tree, 1 + is_list)
-        going = items * (tokens[tree] < task.longest)  # what is too long already need not grow
+        going = items * (tokens[tree] < task.longest)  # trees that are too long need not grow
         parent = np.repeat(np.arange(len(tree)), going)
         tree = tree[parent]
         if not len(tree):
@@ -268,7 +268,7 @@ def _upwards(levels: Sequence[_Level]) -> tuple[list[np.ndarray], list[np.ndarra
 def _evaluated(
     below: Int64[np.ndarray, " items"], counts: Int64[np.ndarray, " lists"], operator: Int64[np.ndarray, " lists"]
 ) -> Int64[np.ndarray, " lists"]:
-    """The values of lists whose items follow one another."""
+    """The values of lists whose items are contiguous."""
     starts = np.cumsum(counts) - counts
     owner = np.repeat(np.arange(len(counts)), counts)
     ordered = below[np.lexsort((below, owner))]
@@ -282,8 +282,8 @@ def _evaluated(
     return np.choose(operator, by_operator)
 
 
-def _written(levels: Sequence[_Level], values: np.ndarray, lengths: Sequence[np.ndarray]) -> Expressions:
-    """The tokens of all trees: a node starts behind its parent's sign and the siblings before it."""
+def _tokens(levels: Sequence[_Level], values: np.ndarray, lengths: Sequence[np.ndarray]) -> Expressions:
+    """The tokens of all trees. A node follows the sign of its parent and its earlier siblings."""
     ends = np.cumsum(lengths[0])
     tokens = np.zeros(ends[-1], dtype=np.int64)
     start = ends - lengths[0]

@@ -59,7 +59,7 @@ class MQAR:
             raise BadTask(f"mqar: expected 0 <= rebound <= pairs, got {self.rebound} of {self.pairs} pairs")
         if self.variant == "compositional" and math.isqrt(self.pairs) ** 2 != self.pairs:
             raise BadTask(f"mqar: compositional keys are a square grid, so pairs are 4, 9, 16, ...; got {self.pairs}")
-        self._require_room()
+        self._require_length()
 
     @property
     def context(self) -> int:
@@ -82,12 +82,12 @@ class MQAR:
         bound = self._bindings(generator, rows)
         tokens = self._filler(generator, rows)
         tokens[:, : self.context] = bound.reshape(rows, -1)
-        asked_keys, answers = self._last(bound)
+        keys, answers = self._last(bound)
         slots = one_by_one(generator, rows, self.pairs, self.slot_chances)
         each = np.arange(rows)[:, None]
         place = self.context + self._width * slots  # (rows, K)
         for part in range(self._width - 1):
-            tokens[each, place + part] = asked_keys[:, :, part]
+            tokens[each, place + part] = keys[:, :, part]
         place += self._width - 2  # the last token of the key
         targets, asked = np.zeros_like(tokens), np.zeros(tokens.shape, dtype=bool)
         targets[each, place] = answers
@@ -121,7 +121,7 @@ class MQAR:
         part = self.vocab // self._width
         return part, self.vocab - (self._width - 1) * part
 
-    def _require_room(self) -> None:
+    def _require_length(self) -> None:
         width, part = self._width, self._parts[0]
         needed = width * (2 * self.pairs + self._again)
         if needed > self.length:

@@ -1,7 +1,7 @@
 """Facts and their reversals: a r b and b r⁻¹ a. Some entities have both directions in training, others only one.
 
 Facts of the first ``entities`` things appear in both directions, so that training shows that relations have inverses. Facts of
-0.6 times as many other things appear in one random direction, and the test asks for the other. Each relation pairs a group at
+0.6 times as many other things appear in one random direction, and the test has the other. Each relation pairs a group at
 random (arXiv 2504.01928, sec. 2). At *concept* level, a thing is one token. At *name* level, it is a first and a last name, each
 shared by ``shared`` things; no two things share both.
 """
@@ -78,18 +78,18 @@ class Reversal:
         return 2 if self.level == "concept" else 4
 
     @property
-    def told(self) -> Facts:
+    def training_facts(self) -> Facts:
         """The facts of training rows, in both directions or one."""
         return self._facts[0]
 
     @property
-    def asked(self) -> Facts:
+    def test_facts(self) -> Facts:
         """The test facts: reversals of the facts that appear in one direction only."""
         return self._facts[1]
 
     def draw(self, generator: np.random.Generator, rows: int) -> Drawing:
         """Samples rows of one training fact each."""
-        return self.rows(self.told[generator.integers(len(self.told), size=rows)])
+        return self.rows(self.training_facts[generator.integers(len(self.training_facts), size=rows)])
 
     def rows(self, facts: Facts) -> Drawing:
         """Facts as rows. The tokens of the tail are the targets."""
@@ -116,15 +116,15 @@ class Reversal:
     @cached_property
     def _facts(self) -> tuple[Facts, Facts]:
         generator = np.random.default_rng([self.world, 0])
-        told, asked = [], []
+        training, test = [], []
         for relation in range(self.relations):
             both = _paired(generator, 0, self.entities, 2 * relation)
             one = _paired(generator, self.entities, self.one_way, 2 * relation)
             turned = generator.random(len(one)) < 0.5
             one[turned] = reversed_facts(one[turned])
-            told += [both, reversed_facts(both), one]
-            asked.append(reversed_facts(one))
-        return np.concatenate(told), np.concatenate(asked)
+            training += [both, reversed_facts(both), one]
+            test.append(reversed_facts(one))
+        return np.concatenate(training), np.concatenate(test)
 
 
 def reversed_facts(facts: Facts) -> Facts:

@@ -42,21 +42,21 @@ class Spelled:
         require_spelling(tokenizer, task.questions(np.random.default_rng(0), 16), task.name)
 
     def draw(self, generator: np.random.Generator, rows: int) -> Drawing:
-        """Samples rows with their questions."""
+        """Samples rows with their questions. Raises BadTask if a question with its answer does not fit a row."""
         questions = self.task.questions(generator, rows)
         prompts = self._tokens([question.prompt for question in questions])
         answers = self._tokens([question.answer for question in questions])
         row = np.zeros((rows, self.length + 1), dtype=np.int64)
         asked = np.zeros((rows, self.length + 1), dtype=bool)
         for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            said = answer if self._end is None else [*answer, self._end]
-            stop = len(prompt) + len(said)
+            target = answer if self._end is None else [*answer, self._end]
+            stop = len(prompt) + len(target)
             if stop > self.length + 1:
                 raise BadTask(
                     f"{self.task.name}: a question takes {stop} tokens with its answer, and a row has {self.length} + 1: take "
                     "longer rows or an easier task"
                 )
-            row[i, :stop] = [*prompt, *said]
+            row[i, :stop] = [*prompt, *target]
             asked[i, len(prompt) : stop] = True
         return Drawing(row[:, :-1].copy(), row[:, 1:].copy(), asked[:, 1:].copy())
 
@@ -74,5 +74,5 @@ def require_spelling(tokenizer: Any, questions: Sequence[Question], name: str) -
         if text not in (back, back.removeprefix(" ")):
             raise BadTask(
                 f"{name}: this tokenizer cannot spell the task: {text[-60:]!r} comes back as {back[-60:]!r}; take one of bytes, "
-                "or one that knows all its signs"
+                "or one that has tokens for all its signs"
             )

@@ -1,4 +1,4 @@
-"""The doctor's findings about a text, from its first documents: how it is read, and which parts of it are not read."""
+"""The doctor's findings about a text, from its first documents: their forms, and fields that are not read."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from limbeck.teachers.ref import CapturedRef, TeacherRef
 
 _DOCUMENTS = 64
 _NOTHING = Frame(None, None)
-_LONG = 1 << 20  # characters of a document from which on it is reported as long
-_SPEAK = frozenset(  # fields that usually hold something that is meant to be read
+_LONG = 1 << 20  # characters from which a document is reported as long
+_TEXT_FIELDS = frozenset(  # fields that usually contain text to learn
     [
         *(
             "messages",
@@ -47,37 +47,40 @@ _SPEAK = frozenset(  # fields that usually hold something that is meant to be re
 
 @dataclass(frozen=True)
 class Sample:
-    """The first documents of a text; ``whole``: there are no more. ``bad`` are records among them that cannot be read."""
+    """The first documents of a text. ``whole``: the text has no more.
+
+    ``bad`` are records among them that cannot be read. ``skipped`` are files of the folder that are of other kinds.
+    """
 
     documents: Sequence[Document] = ()
     whole: bool = False
     bad: BadRecords = field(default_factory=BadRecords)
-    beside: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     @property
     def texts(self) -> list[str]:
-        """Those that are no conversations."""
+        """The texts of documents that are not conversations."""
         return [document.text for document in self.documents if document.text is not None]
 
     @property
     def chat(self) -> bool:
-        """Whether some are conversations."""
+        """Whether some documents are conversations."""
         return any(document.messages is not None for document in self.documents)
 
 
 def first_documents(settings: DistilSettings, teacher: TeacherRef) -> Sample:
-    """The first 64 documents of the text; none where captured logits hold it in tokens."""
+    """The first 64 documents of the text; none if captured logits contain the text as tokens."""
     if isinstance(teacher, CapturedRef):
         return Sample()
     parts = resolve(settings.data, columns_of(settings))
     bad = BadRecords(settings.skip_bad or 0)
     documents = list(islice(read_parts(parts, settings.data, bad), _DOCUMENTS))
-    beside = tuple(name for part in parts for name in part.beside)
-    return Sample(documents, len(documents) < _DOCUMENTS, bad, beside)
+    skipped = tuple(name for part in parts for name in part.beside)
+    return Sample(documents, len(documents) < _DOCUMENTS, bad, skipped)
 
 
 def of_text(sample: Sample, teacher: LanguageModel) -> Iterator[Finding]:
-    """The findings about a text that a teacher is to read."""
+    """Findings about the text for a teacher."""
     if not sample.documents:
         return
     yield from _forms(sample)
@@ -92,9 +95,9 @@ def _forms(sample: Sample) -> Iterator[Finding]:
     forms = Counter(document.form or "text" for document in sample.documents)
     among = "documents" if sample.whole else f"first {len(sample.documents)} documents"
     message = f"the {among} are read {as_forms(forms)}"
-    if sample.beside:
-        message += f"; {len(sample.beside):,} files of other kinds are passed over ({named(sample.beside)})"
-    yield Finding("text", "warning" if sample.beside else "ok", message, "convert them" if sample.beside else "")
+    if sample.skipped:
+        message += f"; {len(sample.skipped):,} files of other kinds are skipped ({named(sample.skipped)})"
+    yield Finding("text", "warning" if sample.skipped else "ok", message, "convert them" if sample.skipped else "")
     longest = max(sample.documents, key=lambda document: len(document.content))
     size = len(longest.content)
     if size >= _LONG:
@@ -108,7 +111,7 @@ def _forms(sample: Sample) -> Iterator[Finding]:
 
 
 def unreadable(sample: Sample, teacher: LanguageModel) -> Iterator[Finding]:
-    """Records that cannot be read, or not by this teacher's template. A run that reads all of the text names them itself."""
+    """Finds records that cannot be read, or that the teacher's chat template rejects. A run reports those of the whole text."""
     first, count = list(sample.bad.first), sample.bad.count
     for document in sample.documents:
         try:
@@ -127,12 +130,12 @@ def unreadable(sample: Sample, teacher: LanguageModel) -> Iterator[Finding]:
             "text",
             "warning" if count <= sample.bad.most else "error",
             f"{count} of the first {looked} records cannot be read; the first: {first[0]}",
-            "repair or remove them, or let some be skipped with --skip-bad",
+            "repair or remove them, or skip some with --skip-bad",
         )
 
 
 def _framed(sample: Sample, teacher: LanguageModel) -> Iterator[Finding]:
-    """Texts that have what opens and closes a document already."""
+    """Finds texts that begin with the token that opens a document."""
     around = frame(teacher.tokenizer, end=teacher.end)
     begun = [text[:64] for text in sample.texts]
     opened = sum(tokens[:1] == [around.begin] for tokens in document_tokens(teacher.tokenizer, begun, frame=_NOTHING))
@@ -141,29 +144,29 @@ def _framed(sample: Sample, teacher: LanguageModel) -> Iterator[Finding]:
         yield Finding(
             "text",
             "ok",
-            f"{opened} of {len(begun)} texts begin with {token!r} already; it is not put there again",
+            f"{opened} of {len(begun)} texts begin with {token!r} already; it is not added again",
             "if a chat template wrote them, give the conversations themselves ('messages'): then only the answers are learned",
         )
 
 
 def _unread(sample: Sample) -> Iterator[Finding]:
-    """Fields of records that are not read."""
+    """Finds fields of records that are not read."""
     counts = Counter(name for document in sample.documents for name in document.unread)
     if not counts:
         return
     number = len(sample.documents)
     message = ", ".join(f"{name!r} ({share(count / number)})" for name, count in counts.most_common(8))
-    spoken = any(name in _SPEAK for name in counts)
+    text = any(name in _TEXT_FIELDS for name in counts)
     yield Finding(
         "fields",
-        "warning" if spoken else "ok",
+        "warning" if text else "ok",
         f"not read, of {number} records: {message}",
-        "name the fields that are to be read with --columns, such as --columns text=body" if spoken else "",
+        "name the fields to read with --columns, such as --columns text=body" if text else "",
     )
 
 
 def _unprinted(sample: Sample, teacher: LanguageModel) -> Iterator[Finding]:
-    """Fields that the template does not print."""
+    """Finds fields that the chat template does not print."""
     for name, found in unprinted(teacher.tokenizer, sample.documents).items():
         example = found.example if len(found.example) <= 60 else f"{found.example[:60]}…"
         yield Finding(
@@ -176,17 +179,17 @@ def _unprinted(sample: Sample, teacher: LanguageModel) -> Iterator[Finding]:
 
 
 def _end_of_turn(sample: Sample, teacher: LanguageModel) -> Iterator[Finding]:
-    """Whether generation stops where the assistant's turns are learned to end."""
+    """Finds assistant turns whose last learned token does not stop generation."""
     generation = teacher.model.generation_config
     stops = None if generation is None else generation.eos_token_id
     for document in sample.documents:
         if document.messages is None:
             continue
         try:
-            spoken = conversation(teacher.tokenizer, document)
+            tokens = conversation(teacher.tokenizer, document)
         except BadCorpus:
             continue
-        last = [token for token, learned in zip(spoken.tokens, spoken.learned, strict=True) if learned][-1]
+        last = [token for token, learned in zip(tokens.tokens, tokens.learned, strict=True) if learned][-1]
         if last not in (stops if isinstance(stops, list) else [stops]):
             yield Finding(
                 "EOS",

@@ -1,4 +1,4 @@
-"""Whether a pair with two tokenizers can be aligned by bytes (`--tokenizer-align bytes`), and what its objectives need for it."""
+"""Checks whether a pair with two tokenizers can be aligned by bytes (`--tokenizer-align bytes`), and what its objectives need."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.checks.finding import Finding
 from limbeck.report.words import share
 
-_UNREAD = 0.02  # share of bytes without a common text that is worth a warning
+_UNREAD = 0.02  # share of bytes without a common text from which the doctor warns
 
 
 def check_align(request: DistilRequest) -> None:
-    """Raises BadSetting or BadObjective where --tokenizer-align is asked for and cannot be."""
+    """Raises BadSetting or BadObjective if --tokenizer-align is set and this run cannot align by bytes."""
     settings, objective = request.settings, request.objective
     check_student(settings)
     if settings.tokenizer_align is None:
@@ -38,34 +38,34 @@ def check_align(request: DistilRequest) -> None:
         )
     for term in objective.terms:
         if term.needs_teacher and not term.largest:
-            term.of_chunks(torch.zeros(0), torch.zeros(0))  # says why, where it cannot
+            term.of_chunks(torch.zeros(0), torch.zeros(0))  # raises if the objective cannot be aligned
     AlignedTexts.by(request.objectives)
 
 
 def check_student(settings: DistilSettings) -> None:
-    """Raises BadSetting where --tokenizer-align is asked for without a student that could have another tokenizer."""
+    """Raises BadSetting if --tokenizer-align is set and the student has the teacher's tokenizer by construction."""
     if settings.tokenizer_align is not None and settings.mixers is not None:
         raise BadSetting(
-            "--tokenizer-align bytes is for a student with a tokenizer of its own, and one that is made of its teacher by "
+            "--tokenizer-align bytes is for a student with a tokenizer of its own, and a student converted by "
             "--mixers has the teacher's: leave one of them out"
         )
     if settings.tokenizer_align is not None and settings.student is None:
         raise BadSetting(
-            "--tokenizer-align bytes is for a student with a tokenizer of its own, and what is cut out of a teacher has the "
+            "--tokenizer-align bytes is for a student with a tokenizer of its own, and a pruned student has the "
             "teacher's: name a student with --student, or leave the flag out"
         )
 
 
 @dataclass(frozen=True)
 class AlignedTexts:
-    """What objectives need of a teacher with another tokenizer: how many of its largest probabilities, which chunks to merge."""
+    """Requirements of objectives on aligned text: the number of largest probabilities, and the threshold of merging chunks."""
 
     largest: int
     merge: float
 
     @classmethod
     def by(cls, objectives: Sequence[ObjectiveSpec]) -> AlignedTexts:
-        """By these of one run. Raises BadSetting where they would cut the text into different chunks."""
+        """The requirements of all objectives of a run. Raises BadSetting if they have different thresholds of merging."""
         terms = [term for spec in objectives for term in spec.terms if term.needs_teacher]
         merges = {term.merge for term in terms if not term.largest}
         if len(merges) > 1:
@@ -78,12 +78,12 @@ class AlignedTexts:
 
 
 def alignment(teacher: LanguageModel, student: LanguageModel, texts: Sequence[str], *, chat: bool) -> Iterator[Finding]:
-    """How the tokens of a pair lie on each other: the doctor's finding, from some documents, none where there are none."""
+    """The doctor's findings about the alignment of two tokenizers on some documents."""
     if chat:
         yield Finding(
             "alignment",
             "error",
-            "the data are conversations, which each model's template writes in its own way, so its bytes are not the other's",
+            "the data are conversations, and the chat templates of the two models give different bytes",
             "give plain texts, or a student with the teacher's tokenizer",
         )
         return
@@ -107,7 +107,7 @@ def alignment(teacher: LanguageModel, student: LanguageModel, texts: Sequence[st
     if not whole:
         yield Finding("alignment", "ok", message)
         return
-    message += f": {share(read / whole)} of {len(texts)} documents are the same bytes in both"
+    message += f": {share(read / whole)} of {len(texts)} documents have the same bytes in both"
     message += f", {tokens / chunks:.2f} of the student's tokens a chunk" if chunks else ""
     if read >= (1 - _UNREAD) * whole:
         yield Finding("alignment", "ok", message)
@@ -115,6 +115,6 @@ def alignment(teacher: LanguageModel, student: LanguageModel, texts: Sequence[st
     yield Finding(
         "alignment",
         "warning" if read else "error",
-        f"{message}; the rest has no target, since one of the two changes the text (blanks, case, unknown characters)",
-        "clean the text of what the tokenizer changes, or take another pair",
+        f"{message}; the rest has no target, since one of the tokenizers changes the text (blanks, case, unknown characters)",
+        "remove from the text what the tokenizer changes, or take another pair",
     )

@@ -1,7 +1,7 @@
-"""Instructions without a download: questions about the standard library, answered by its own docstrings and signatures.
+"""Instruction data without a download: questions about the standard library, with its docstrings and signatures as answers.
 
-The source files are read, never run, so the conversations are the same on every machine with the same Python. Those about
-the modules that `python:stdlib` holds out are held out here too.
+The source files are parsed, not executed, so that the conversations are equal on every machine with the same Python. Modules
+that `python:stdlib` holds out are held out here too.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from limbeck.corpora.document import Document, is_held_out
 from limbeck.corpora.source import standard_library
 from limbeck.disk import write_text
 
-# A question and an answer a turn; the answer ends with the token that ends a text, so that a student learns to stop.
+# An answer ends with the end-of-text token, so that a student learns to stop.
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'user' %}Q: {{ message.content }}\nA:"
     "{% else %} {{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"
 )
-_LONGEST = 160  # characters of an answer
+_LONGEST = 160  # limit of the characters of an answer
 _SENTENCE = re.compile(r"(.*?[.!?])(?:\s|$)")
 
 
 def write_instructions(folder: Path, *, modules: int | None = None) -> tuple[Path, Path]:
-    """(conversations to learn, conversations held out), as JSON lines with the module of each; written once.
+    """Writes conversations to learn and conversations held out, as JSON lines with the module of each, if they are not there.
 
-    ``modules``: of how many of the library's modules, None for all.
+    ``modules`` is the number of modules of the library, None for all. Gives both paths.
     """
     files = folder / "learn.jsonl", folder / "held_out.jsonl"
     if not all(file.exists() for file in files):
@@ -45,15 +45,15 @@ def write_instructions(folder: Path, *, modules: int | None = None) -> tuple[Pat
 
 
 def conversations(document: Document) -> Iterator[dict[str, Any]]:
-    """The conversations about a module: what each public class and function with a docstring does, how each is called."""
+    """The conversations about a module: the purpose of each public class and function with a docstring, and its signature."""
     assert document.text is not None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the library's own old spellings
+        warnings.simplefilter("ignore")  # warnings about old syntax in the library
         tree = ast.parse(document.text)
     for name, node in _public(tree.body, document.name):
         said = _first_sentence(ast.get_docstring(node))
         if " " not in said:
-            continue  # none, or a word that explains nothing
+            continue  # no docstring, or a single word
         yield _turn(document.name, f"What does {name} do?", said)
         if isinstance(node, ast.FunctionDef):
             call = f"{node.name}({ast.unparse(node.args)})"
@@ -61,7 +61,7 @@ def conversations(document: Document) -> Iterator[dict[str, Any]]:
 
 
 def _public(body: Iterable[ast.stmt], prefix: str) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
-    """Functions and classes with their full names, methods too, but for those that begin with an underscore."""
+    """Functions, classes and methods with their full names, except those that begin with an underscore."""
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             name = f"{prefix}.{node.name}"

@@ -1,8 +1,8 @@
-"""The pipeline of MiniMA and MiniChat from end to end: plan, cut, distil, tune, and what else the same compute buys.
+"""The pipeline of MiniMA and MiniChat: plan, prune, distil, tune, and alternatives for the same compute.
 
-"Towards the Law of Capacity Gap in Distilling Language Models" (arXiv 2311.07052) picks the teacher by a ratio, cuts the
-student out of it, distils, tunes on instructions, and calls the outcome a new frontier of compute and quality. Here every
-piece is small and made on the spot; the instructions are the standard library's own docstrings.
+"Towards the Law of Capacity Gap in Distilling Language Models" (arXiv 2311.07052) chooses the teacher by a ratio, prunes the
+student from it, distils, tunes on instructions, and reports a new frontier of compute and quality. Here every model is small and
+trained by the recipe. The instructions are docstrings of the standard library.
 
     limbeck reproduce minima --scale smoke | small | gpu        a minute | 2 hours of 2 cores | an hour of an H200, with --data
 """
@@ -26,15 +26,15 @@ from limbeck.papers.minima.tuning import Tuning, tuning
 from limbeck.probes.interval import Interval
 from limbeck.report.words import count
 
-# Stood before the first run. Ours: a hundredth of a nat is one per cent of perplexity, for which nobody changes a teacher.
+# Set before the first run. Our choice: 0.01 nats is one per cent of perplexity, too little to change a teacher for.
 LEAST = 0.01
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the recipe is: sizes in parameters, tokens, and ``rates`` times the usual learning rate to choose from.
+    """The size of the recipe: sizes in parameters, tokens, and ``rates``, candidate factors of the usual learning rate.
 
-    ``modules``: of how many of the library's modules the instructions are, None for all.
+    ``modules`` is the number of modules of the library with instructions, None for all.
     """
 
     smaller: int
@@ -100,25 +100,25 @@ class _Students:
 
     @property
     def law(self) -> str:
-        """The teacher that the ratio rule names."""
+        """The teacher that the ratio rule selects."""
         return str(self.planned["teacher"])
 
     @property
     def seeds(self) -> int:
-        """How many students each strategy has."""
+        """The number of seeds of each strategy."""
         return len(self.cells[LAW])
 
     def flops(self) -> dict[str, float]:
         """All FLOPs of a student by strategy: its choice, its training with the teacher's passes, and its tuning."""
         prices = self.prices
         return {
-            name: prices.spent(way) + 3 * prices.shapes[way.shape] * self.tuned.tokens_read
-            for name, way in self.found.items()
+            name: prices.spent(strategy) + 3 * prices.shapes[strategy.shape] * self.tuned.tokens_read
+            for name, strategy in self.found.items()
         }
 
 
 def run(context: RecipeContext) -> Outcome:
-    """Trains the teachers, chooses among them, then prunes, distils, tunes and measures students by all strategies."""
+    """Trains and chooses teachers, then prunes, distils, tunes and measures the students of all strategies."""
     size = SIZES[context.scale]
     students = _trained(context, size)
     text, answers, flops = students.text, students.answers, students.flops()
@@ -152,11 +152,11 @@ def _trained(context: RecipeContext, size: Size) -> _Students:
     planned = planned_teacher(work, tokens=size.tokens)
     prices = prices_of(work)
     found = strategies_of(work, prices, law=planned["teacher"], tokens=size.tokens)
-    heard = max(way.tokens for way in found.values() if way.objective == "kd")
-    work = replace(work, scale=replace(work.scale, student_tokens=heard))
+    most = max(strategy.tokens for strategy in found.values() if strategy.objective == "kd")
+    work = replace(work, scale=replace(work.scale, student_tokens=most))
     seeds = range(context.seed, context.seed + context.seeds)
-    rates = work.rates({name: way.cell(seeds.stop) for name, way in found.items()}, size.rates)
-    cells = {name: [way.cell(seed, rates[name]) for seed in seeds] for name, way in found.items()}
+    rates = work.rates({name: strategy.cell(seeds.stop) for name, strategy in found.items()}, size.rates)
+    cells = {name: [strategy.cell(seed, rates[name]) for seed in seeds] for name, strategy in found.items()}
     work.train([cell for row in cells.values() for cell in row])
     work.tidy()
     tuned = tuning(
@@ -198,7 +198,7 @@ def _numbers(students: _Students, flops: Mapping[str, float]) -> dict[str, Any]:
         "plan": students.planned,
         "teachers": [work.teacher(rung.name) for rung in work.teachers],
         "lr_factor": students.rates,
-        "tokens": {name: way.tokens for name, way in students.found.items()},
+        "tokens": {name: strategy.tokens for name, strategy in students.found.items()},
         "flops": flops,
         "flops_of_teacher_training": {
             rung.name: 3 * students.prices.teachers[rung.name] * work.teacher(rung.name)["tokens"]
@@ -210,9 +210,9 @@ def _numbers(students: _Students, flops: Mapping[str, float]) -> dict[str, Any]:
 
 
 def judge_law(over: Interval, at_equal_flops: Interval, *, stronger: bool, seeds: int) -> ClaimResult:
-    """Whether the law's teacher makes a better student than the largest: by how many nats, held out, before tuning.
+    """Judges by how many nats, held out and before tuning, the student of the law's teacher is better than that of the largest.
 
-    ``stronger``: the largest teacher predicts the text better than the law's. Where not, there is no gap to be tested.
+    ``stronger``: the largest teacher has a lower loss than the law's. Otherwise there is no gap to test.
     """
     verdict: Verdict = "inconclusive"
     if stronger and over.low > 0:
@@ -232,7 +232,7 @@ def judge_law(over: Interval, at_equal_flops: Interval, *, stronger: bool, seeds
 
 
 def judge_frontier(others: Mapping[str, Interval], *, seeds: int) -> ClaimResult:
-    """Whether what cost no more is no better: by how many nats the law's student, tuned, is better than each."""
+    """Judges by how many nats the law's student, after tuning, is better than each strategy of at most its cost."""
     verdict: Verdict = "inconclusive"
     if any(other.high < 0 for other in others.values()):
         verdict = "refuted"

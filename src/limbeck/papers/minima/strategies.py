@@ -1,8 +1,8 @@
-"""The ways to a small model that are compared, and what each costs: FLOPs as in `plan.cost`, the teacher's passes included.
+"""Strategies for a small model, and the cost of each: FLOPs as in `planning.cost`, with the teacher's forward passes.
 
-A way is a shape, a teacher to be cut out of, and whether that teacher is listened to. What a budget of FLOPs buys follows: of
-plain cross-entropy and of a smaller student more tokens, of a larger teacher fewer. The training of teachers is not counted,
-as in the paper: they were there.
+A strategy has a shape, a teacher to prune from, and an objective that needs this teacher or not. A budget of FLOPs then gives
+the tokens: more for plain cross-entropy and for a smaller student, fewer for a larger teacher. The training of teachers does not
+count, as in the paper.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from limbeck.planning.cost.size import Size
 from limbeck.students.shape import Shape
 
 LAW, LARGEST = "law's teacher", "largest teacher"
-DISTILLED = "0.5*CrossEntropy + 0.5*ForwardKL"  # the paper's, as its code has it
+DISTILLED = "0.5*CrossEntropy + 0.5*ForwardKL"  # as in the paper's code
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """One way to a small model. ``teacher`` None: a fresh start. ``tokens`` are those of its training."""
+    """One strategy for a small model. ``teacher`` None is a random start. ``tokens`` are those of its training."""
 
     name: str
     shape: Shape
@@ -39,7 +39,7 @@ class Strategy:
     tokens: int
 
     def cell(self, seed: int, rate: float = 1.0) -> CellPlan:
-        """Its training, kept for what comes after."""
+        """The training of the strategy; its student is kept for tuning."""
         objective = DISTILLED if self.objective == "kd" else "CrossEntropy"
         arm = "fresh" if self.teacher is None else "cut"
         name = f"{re.sub('[^a-z]+', '-', self.name.lower())}-seed{seed}"
@@ -54,31 +54,33 @@ class Prices:
     teachers: Mapping[str, float]
     scale: Scale
 
-    def spent(self, way: Strategy) -> float:
-        """FLOPs of a way: choosing what to cut, then forward and backward passes and the teacher's words."""
-        return self._cut(way) + way.tokens * self._token(way)
+    def spent(self, strategy: Strategy) -> float:
+        """FLOPs of a strategy: selecting what to prune, forward and backward passes, and the teacher's logits."""
+        return self._cut(strategy) + strategy.tokens * self._token(strategy)
 
-    def fitted(self, way: Strategy, flops: float) -> Strategy:
-        """The same way with the tokens that so many FLOPs buy, in whole steps: never more, but for a first step."""
-        return self.whole_steps(replace(way, tokens=int((flops - self._cut(way)) / self._token(way))))
+    def fitted(self, strategy: Strategy, flops: float) -> Strategy:
+        """The strategy with the tokens that a number of FLOPs buys, rounded down to whole steps, but at least one step."""
+        return self.whole_steps(replace(strategy, tokens=int((flops - self._cut(strategy)) / self._token(strategy))))
 
-    def whole_steps(self, way: Strategy) -> Strategy:
-        """The same way with its tokens rounded down to steps."""
+    def whole_steps(self, strategy: Strategy) -> Strategy:
+        """The strategy with its tokens rounded down to whole steps."""
         rows = max(1, self.scale.batch_tokens // self.scale.length) * self.scale.length
-        return replace(way, tokens=max(1, way.tokens // rows) * rows)
+        return replace(strategy, tokens=max(1, strategy.tokens // rows) * rows)
 
-    def _token(self, way: Strategy) -> float:
-        listens = way.objective == "kd" and way.teacher is not None
-        return 3 * self.shapes[way.shape] + (self.teachers[way.teacher] if listens and way.teacher else 0.0)
+    def _token(self, strategy: Strategy) -> float:
+        needs_teacher = strategy.objective == "kd" and strategy.teacher is not None
+        return 3 * self.shapes[strategy.shape] + (
+            self.teachers[strategy.teacher] if needs_teacher and strategy.teacher else 0.0
+        )
 
-    def _cut(self, way: Strategy) -> float:
-        if way.teacher is None:
+    def _cut(self, strategy: Strategy) -> float:
+        if strategy.teacher is None:
             return 0.0
-        return 3 * self.teachers[way.teacher] * CALIBRATION_ROWS * self.scale.length
+        return 3 * self.teachers[strategy.teacher] * CALIBRATION_ROWS * self.scale.length
 
 
 def strategies_of(work: TrainedLadder, prices: Prices, *, law: str, tokens: int) -> dict[str, Strategy]:
-    """All ways, the law's first. Those named "equal FLOPs" cost at most what it costs."""
+    """All strategies, the law's first. Those named "equal FLOPs" cost at most as much as that one."""
     smaller, small = work.students
     smallest, largest = work.teachers[0].name, work.teachers[-1].name
     first = prices.whole_steps(Strategy(LAW, small, law, "kd", tokens))
@@ -94,12 +96,15 @@ def strategies_of(work: TrainedLadder, prices: Prices, *, law: str, tokens: int)
         Strategy("fresh and cross-entropy, equal FLOPs", small, None, "ce", 0),
         Strategy("smaller student, equal FLOPs", smaller, law, "kd", 0),
     ]
-    found = [*at_equal_tokens, *(prices.fitted(way, prices.spent(first)) for way in at_equal_flops)]
-    return {way.name: way for way in found}
+    found = [*at_equal_tokens, *(prices.fitted(strategy, prices.spent(first)) for strategy in at_equal_flops)]
+    return {strategy.name: strategy for strategy in found}
 
 
 def planned_teacher(work: TrainedLadder, *, tokens: int) -> dict[str, Any]:
-    """What the planners say of the trained teachers; "teacher" is the ratio rule's. Raises BadSetting where that is an end."""
+    """The recommendations of planners for the trained teachers; "teacher" is the ratio rule's.
+
+    Raises BadSetting if that is the smallest or largest teacher.
+    """
     folders = {str(work.folder / "teachers" / rung.name / "model"): rung.name for rung in work.teachers}
     student = weights(work.students[-1], work.vocab)
     answers = plan(PlanSettings(params=student, tokens=tokens, candidates=tuple(folders)))["planners"]
@@ -114,7 +119,7 @@ def planned_teacher(work: TrainedLadder, *, tokens: int) -> dict[str, Any]:
 
 
 def prices_of(work: TrainedLadder) -> Prices:
-    """What each shape and each teacher costs, counted on their configurations."""
+    """FLOPs per token of each shape and each teacher, computed from their configurations."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work.folder / "tokenizer")
 
     def forward(shape: Shape) -> float:

@@ -1,6 +1,6 @@
-"""Tuning small models on instructions: each the same text and tokens, in a folder of its own, done once.
+"""Tunes small models on instructions. Each training has the same text and tokens and a folder of its own.
 
-Small enough to be done one after the other in this process; a tuning that was stopped continues where it stood.
+Trainings run one after the other in this process. A stopped one continues.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints
 from limbeck.run.world import alone
 
-# Of the rate that training began with. MiniChat's 2e-5 is a fifteenth of MiniMA's 3e-4; so short a tuning would not move then.
+# A factor of the rate of training. MiniChat's 2e-5 is a fifteenth of MiniMA's 3e-4, too little for so short a tuning.
 _RATE = 0.3
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """Instructions to learn and to be measured on, and how long: ``tokens`` in rows of ``length``."""
+    """Instructions to train and to measure on, and the length of a tuning: ``tokens`` in rows of ``length``."""
 
     folder: Path
     learn: TokenStore
@@ -48,7 +48,7 @@ class Tuning:
     machine: Environment
 
     def tune(self, student: Path, name: str, *, seed: int) -> Float[np.ndarray, "2 modules"]:
-        """Nats and tokens of each held-out module's answers, by a student after its tuning."""
+        """Tunes a student; gives nats and tokens of each held-out module's answers."""
         folder = self.folder / name
         file = folder / "modules.npy"
         if not file.exists():
@@ -57,13 +57,13 @@ class Tuning:
             save(trained, folder / "student")
             for checkpoint in checkpoints(folder):
                 shutil.rmtree(checkpoint, ignore_errors=True)
-            with replacing(file) as beside, beside.open("wb") as opened:
+            with replacing(file) as temporary, temporary.open("wb") as opened:
                 np.save(opened, self._by_module(np.stack([measured.nats, measured.tokens])))
         return np.load(file)
 
     @property
     def tokens_read(self) -> int:
-        """Of each tuning, questions included."""
+        """The number of tokens of each tuning, questions included."""
         return self._steps * self._rows * self.length
 
     @property
@@ -88,7 +88,7 @@ class Tuning:
         return HeldOut(self.held_out, length=self.length, environment=self.machine, trained=4 * self.tokens)
 
     def _by_module(self, sums: Float[np.ndarray, "2 documents"]) -> Float[np.ndarray, "2 modules"]:
-        """Conversations about one module are no independent sample, so they are one document."""
+        """Joins the conversations about one module into one document, since they are not independent samples."""
         lines = (self.folder / "text" / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
         modules = [json.loads(line)["module"] for line in lines]
         names = sorted(set(modules))
@@ -101,12 +101,12 @@ class Tuning:
 def tuning(
     folder: Path, tokenizer: Path, *, tokens: int, length: int, batch_tokens: int, modules: int | None, device: str
 ) -> Tuning:
-    """The instructions in the words of a tokenizer, which gets a template for them."""
+    """The instructions as tokens of a tokenizer, with a chat template for them."""
     where = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
     torch.set_flush_denormal(True)
     machine = Environment(alone(where), bf16=where.startswith("cuda"))
-    speaks = PreTrainedTokenizerFast.from_pretrained(tokenizer)
-    speaks.chat_template = TEMPLATE
+    loaded = PreTrainedTokenizerFast.from_pretrained(tokenizer)
+    loaded.chat_template = TEMPLATE
     learn, held_out = write_instructions(folder / "text", modules=modules)
-    stores = build_stores(str(learn), speaks, folder / "data", eval_source=str(held_out))
-    return Tuning(folder, *stores, speaks, tokens, length, batch_tokens, machine)
+    stores = build_stores(str(learn), loaded, folder / "data", eval_source=str(held_out))
+    return Tuning(folder, *stores, loaded, tokens, length, batch_tokens, machine)

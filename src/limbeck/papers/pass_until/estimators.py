@@ -1,6 +1,6 @@
-"""Estimators of a pass rate judged: r/K, which the paper takes, (r-1)/(K-1), and exact intervals.
+"""Judges estimators of a pass rate: r/K, which the paper uses, (r-1)/(K-1), and exact intervals.
 
-They are tried by simulation at the exact probabilities that trained models were found to have.
+The method is simulation at the exact probabilities of trained models.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from limbeck.papers.lab.recipe import ClaimResult, Verdict
 from limbeck.probes.simulated import Trial, try_estimators
 from limbeck.report.words import interval
 
-COVERAGE, SHORT = 0.95, 0.01  # of exact intervals, and how much less than it a simulation may leave open
-MET = (1e-4, 0.5)  # mean rates at which estimators are tried: below, passes are hardly met; above, little is biased
+COVERAGE, SHORT = 0.95, 0.01  # of exact intervals, and the margin for the error of the simulation
+MET = (1e-4, 0.5)  # mean rates for the simulation: lower rates have too few passes, higher ones little bias
 WAITED, CAP = (1, 2, 4, 10), 10_000
-REPEATS, _SMOKE_REPEATS = 200, 5  # of 200 instances: 40,000 draws leave the coverage open by 0.3 %
+REPEATS, _SMOKE_REPEATS = 200, 5  # of 200 instances: the coverage over 40,000 draws has an error of 0.3 %
 _SIMULTANEOUS = "all intervals together at 95 %"
 
 
 def try_on(results: Sequence[Result], *, smoke: bool = False) -> list[list[Trial]]:
-    """Estimators at the exact probabilities of the smallest and the middle one of the models that pass often enough.
+    """Simulates the estimators at the exact probabilities of the smallest and the middle model that pass often enough.
 
-    The last result is of the model that is held out.
+    The last result is of the held-out model and takes no part.
     """
     exact = [np.exp([c.log_p for c in r.counts if c.log_p is not None]) for r in results[:-1]]
     met = [p for p in exact if p.size and MET[0] <= p.mean() <= MET[1]]
@@ -33,7 +33,7 @@ def try_on(results: Sequence[Result], *, smoke: bool = False) -> list[list[Trial
 
 
 def judge_estimators(models: Sequence[Sequence[Trial]]) -> tuple[ClaimResult, ClaimResult]:
-    """Whether r/K is biased and the unbiased estimator is not, and whether exact intervals cover."""
+    """Judges whether r/K is biased and the unbiased estimator is not, and whether exact intervals have their coverage."""
     trials = [trial for model in models for trial in model]
     bias: Verdict = "inconclusive"
     cover: Verdict = "inconclusive"
@@ -47,8 +47,8 @@ def judge_estimators(models: Sequence[Sequence[Trial]]) -> tuple[ClaimResult, Cl
             bias = "confirmed"
         n = f"n = {trials[0].bias.n:,} draws each, {len(models)} models; {_SIMULTANEOUS}; one seed for each r"
         worst = [max(group, key=lambda t: abs(t.bias.value)) for group in (theirs, ours)]
-        said = [f"{t.estimator} {interval(t.bias, '+.1%')} at r = {t.successes}" for t in worst]
-        seen = f"largest bias of {', of '.join(said)}; {n}"
+        biases = [f"{t.estimator} {interval(t.bias, '+.1%')} at r = {t.successes}" for t in worst]
+        seen = f"largest bias of {', of '.join(biases)}; {n}"
         least = min(trials, key=lambda t: t.coverage.value)
         covered = f"least coverage {interval(least.coverage, '.1%')}; {n}"
         if any(t.coverage.high < COVERAGE for t in trials):

@@ -1,7 +1,7 @@
-"""PassUntil: rates of one in thousands counted without bias, and a larger model's score predicted from them.
+"""PassUntil: unbiased estimates of low pass rates, and the score of a larger model predicted from them.
 
-What surprises: the answers of the tasks can be spelled in one way only, so each pass probability is known exactly, and
-estimators and intervals can be tried against the truth.
+The answers of the tasks have only one spelling. So each pass probability is known exactly, and estimators and intervals can be
+compared with the true values.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ ERROR = 0.2  # relative, of a predicted pass rate
 
 
 def run(context: RecipeContext) -> Outcome:
-    """Trains and asks the ladder, tries the estimators, predicts the largest model of each task."""
+    """Trains the ladder, counts passes, simulates the estimators, and predicts the largest model of each task.
+
+    Raises BadSetting if ``context`` has data, since the tasks generate their text.
+    """
     if context.data is not None:
         raise BadSetting(f"--data {context.data}: pass-until writes its own text, that of its tasks. Leave --data out.")
     results, ladder = climb(context), LADDERS[context.scale]
@@ -53,7 +56,7 @@ def run(context: RecipeContext) -> Outcome:
 
 
 def law_of(results: Sequence[Result]) -> TaskLaw | str:
-    """The law of all models but those of the last one's size; or why there is none."""
+    """The law of all models except those of the last one's size, or the reason why there is none."""
     try:
         return fit([point_of(r) for r in results if not same_size(r.parameters, results[-1].parameters)])
     except BadPoints as error:
@@ -61,7 +64,7 @@ def law_of(results: Sequence[Result]) -> TaskLaw | str:
 
 
 def judge_law(task: str, law: TaskLaw | str, results: Sequence[Result]) -> ClaimResult:
-    """Whether the last result was predicted by the law of the others."""
+    """Judges whether the law of the other models predicts the last result."""
     held_out = results[-1]
     found = mean_pass(held_out.counts)
     verdict: Verdict = "inconclusive"

@@ -1,6 +1,6 @@
-"""Models of growing size trained on tasks made here, each then asked until its answers pass.
+"""Trains models of growing size on generated tasks and samples each until its answers pass.
 
-The shapes and tokens of scale "small" are those of docs/results/pass-until: 20 tokens a parameter, every text read once.
+The shapes and tokens of scale "small" are those of docs/results/pass-until: 20 tokens per parameter, with every text used once.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from limbeck.jobs.probe.pass_until import Result, pass_until, result_of
 from limbeck.papers.lab.recipe import RecipeContext
 from limbeck.probes.tasks import MAKERS, write_task_text
 
-SUCCESSES = 4  # passes that an instance is asked for
-_LINE = 13  # tokens of a line of text, a little fewer than it has
+SUCCESSES = 4  # passes after which sampling of an instance ends
+_LINE = 13  # lower bound of the tokens of a line of text
 _HELD_OUT = (2000, 1_000_000)  # lines, and their seed
 
 
 @dataclass(frozen=True)
 class Rung:
-    """A model: its ``size`` as a key of `limbeck pretrain`, and the tokens it reads."""
+    """A model: its ``size`` as a key of `limbeck pretrain`, and the number of its training tokens."""
 
     name: str
     size: dict[str, str]
@@ -31,7 +31,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Rungs, the last of which is to be predicted; ``lines`` of different text at most."""
+    """Rungs from the smallest model to the largest, which is predicted. ``lines`` is the limit of distinct lines of text."""
 
     rungs: tuple[Rung, ...]
     tasks: tuple[str, ...]
@@ -66,14 +66,14 @@ LADDERS = {
 
 
 def climb(context: RecipeContext) -> dict[str, list[Result]]:
-    """Trains and asks all models, unless that is done; gives the results of each task, in the order of sizes.
+    """Trains all models and counts their passes, where that is not done; gives the results of each task by size.
 
-    The largest model is trained with the first seed alone.
+    The largest model has the first seed only.
     """
     ladder, seeds = LADDERS[context.scale], range(context.seed, context.seed + context.seeds)
     models = [_train(context, ladder, rung, seed) for rung in ladder.rungs[:-1] for seed in seeds]
     models.append(_train(context, ladder, ladder.rungs[-1], context.seed))
-    return {task: [_ask(context, ladder, model, task) for model in models] for task in ladder.tasks}
+    return {task: [_count(context, ladder, model, task) for model in models] for task in ladder.tasks}
 
 
 def _train(context: RecipeContext, ladder: Ladder, rung: Rung, seed: int) -> Path:
@@ -101,7 +101,7 @@ def _text(out: Path, ladder: Ladder, name: str, lines: int, seed: int) -> Path:
     return folder
 
 
-def _ask(context: RecipeContext, ladder: Ladder, model: Path, task: str) -> Result:
+def _count(context: RecipeContext, ladder: Ladder, model: Path, task: str) -> Result:
     points = context.out / "points"
     if result_of(str(model), task, points) is None:
         given: dict[str, Any] = {"probe": "pass-until", "task": task, "successes": SUCCESSES, "threads": 1}

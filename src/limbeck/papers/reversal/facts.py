@@ -1,9 +1,9 @@
-"""Small models that are told facts one way and asked them the other way: one training each, with one token a thing or two.
+"""Trains small models on facts in one direction and tests them in the other, with one or two tokens for each thing.
 
-Two kinds say tokens: *concept*, with a token for each thing, and *name*, with a first and a last name. Two kinds say vectors
-(JEPA: the vector of the answer is predicted among those of the batch): *layers* makes the vector of a thing from its name by
-attention inside the name, *table* looks it up. What surprises: embeddings start near 0. Else the facts are fitted by what is
-random in them, and nothing is learned that holds in both directions.
+Two kinds of model predict tokens: *concept*, with one token for each thing, and *name*, with a first and a last name. Two kinds
+predict vectors (JEPA: the vector of the answer among those of the batch): *layers* computes the vector of a thing from its name
+by attention inside the name, *table* looks it up. Embeddings start near 0. Otherwise the models fit the facts by their random
+initial embeddings, and learn no rule that holds in both directions.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from limbeck.probes.reversal import ranks
 
 WARMUP, COOLING = 0.05, 0.2  # shares of the steps in which the rate rises, and in which it falls to 0
 BETAS = (0.9, 0.98)  # of AdamW
-EMBEDDED = 1e-3  # deviation of embeddings at the start
-LOOKS = 5  # at told and reversed facts, while a model is trained
-_SEEN = 100  # facts of each kind at a look
-_CHOICE = 0  # the seed by which facts are chosen that are asked about: the same for all kinds, whatever they are told
+EMBEDDED = 1e-3  # standard deviation of initial embeddings
+LOOKS = 5  # measurements on training and reversed facts during a training
+_SEEN = 100  # facts of each kind in such a measurement
+_CHOICE = 0  # seed of the choice of test facts, the same for all kinds
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A training. ``kind`` is one of KINDS; ``repeated``: the facts that are asked about are told too, as a control.
+    """A training. ``kind`` is one of KINDS. With ``repeated``, the test facts are training facts too, as a control.
 
-    ``rows`` are of a step, and up to ``tested`` facts are asked of those told one way, and of their reversals.
+    ``rows`` is the number of facts of a step. The test has up to ``tested`` one-way facts, and their reversals.
     """
 
     name: str
@@ -62,28 +62,28 @@ class Cell:
 
 
 def train(cell: Cell, device: str) -> dict[str, Any]:
-    """Trains a model from scratch on facts drawn among those told.
+    """Trains a model from scratch on sampled training facts.
 
-    Gives reciprocal ranks among all things (``told`` one way, ``asked`` their reversals), what luck gives, and a curve of both.
-    A loss that is no number ends it: ``failed`` says so, and ranks are those of the weights before.
+    The result has reciprocal ranks among all things (``told`` of training facts, ``asked`` of their reversals), the chance level,
+    and curves of both. A loss that is not finite ends the training: ``failed`` is true, and ranks are those of the last weights.
     """
     world = cell.world
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)
         model = KINDS[cell.kind](cell, world).to(device)
     optimizer = adamw_of(model, rate=cell.rate, weight_decay=cell.decay, betas=BETAS)  # embeddings decay as matrices do
-    told = np.concatenate([world.told, world.asked]) if cell.repeated else world.told
+    facts = np.concatenate([world.training_facts, world.test_facts]) if cell.repeated else world.training_facts
     draw = np.random.default_rng([cell.seed, 2])
     questions = questions_of(world, cell.tested)
     curve: list[dict[str, float]] = []
 
     def loss(_: int) -> Tensor:
-        found: Tensor = model.loss(told[draw.integers(len(told), size=cell.rows)])
+        found: Tensor = model.loss(facts[draw.integers(len(facts), size=cell.rows)])
         return found
 
     def look(step: int, failed: bool) -> bool:
         if not failed and step * LOOKS // cell.steps > (step - 1) * LOOKS // cell.steps:
-            seen = {way: float(reciprocal_ranks(model, facts[:_SEEN]).mean()) for way, facts in questions.items()}
+            seen = {key: float(reciprocal_ranks(model, some[:_SEEN]).mean()) for key, some in questions.items()}
             curve.append({"step": step, **seen})
         return False
 
@@ -97,23 +97,23 @@ def train(cell: Cell, device: str) -> dict[str, Any]:
         "curve": curve,
         "chance": by_luck(world, questions["asked"]),
         "things": world.things,
-        **{way: reciprocal_ranks(model, facts).tolist() for way, facts in questions.items()},
+        **{key: reciprocal_ranks(model, some).tolist() for key, some in questions.items()},
     }
 
 
 def questions_of(world: Reversal, most: int) -> dict[str, Facts]:
-    """Up to ``most`` facts whose reversals were never told, and those facts the way they were told."""
-    chosen = np.random.default_rng(_CHOICE).permutation(len(world.asked))[:most]
-    return {"told": reversed_facts(world.asked[chosen]), "asked": world.asked[chosen]}
+    """Up to ``most`` training facts without a reversal in training ("told"), and their reversals ("asked")."""
+    chosen = np.random.default_rng(_CHOICE).permutation(len(world.test_facts))[:most]
+    return {"told": reversed_facts(world.test_facts[chosen]), "asked": world.test_facts[chosen]}
 
 
 def by_luck(world: Reversal, facts: Facts) -> dict[str, float]:
-    """What guessing gives, in the mean over questions.
+    """The chance level of MRR and hits, as the mean over questions.
 
-    ``mrr`` and ``hits`` among the things that the told facts leave open, which a model may know: those told one way that were
-    not yet the answer for this relation. ``mrr_of_all`` among all things.
+    ``mrr`` and ``hits`` are those of a uniform guess among the things that training facts leave open for this relation: things
+    with one-way facts that are not yet an answer. ``mrr_of_all`` is that of a guess among all things.
     """
-    open_ = np.bincount(world.asked[:, 1], minlength=2 * world.relations)[facts[:, 1]]
+    open_ = np.bincount(world.test_facts[:, 1], minlength=2 * world.relations)[facts[:, 1]]
     return {
         "mrr": float(np.mean([_mean_reciprocal(int(n)) for n in open_])),
         "hits": float((1 / open_).mean()),
@@ -123,24 +123,24 @@ def by_luck(world: Reversal, facts: Facts) -> dict[str, float]:
 
 @torch.no_grad()
 def reciprocal_ranks(model: Learner, facts: Facts) -> Float[np.ndarray, " n"]:
-    """1 / rank of the right answer among all things."""
+    """1 / rank of the correct tail among all things, for each fact."""
     return 1 / ranks(model.scores(facts).double().cpu().numpy(), facts[:, 2])
 
 
 class Learner(nn.Module):
-    """What is told facts, and scores all things as their last part."""
+    """A model that trains on facts and scores all things as the tail of a fact. Subclasses define both methods."""
 
     def loss(self, facts: Facts) -> Float[Tensor, ""]:
-        """Mean nats of what completes the facts."""
+        """The mean loss of the tails of facts, in nats."""
         raise NotImplementedError
 
     def scores(self, facts: Facts) -> Float[Tensor, "n things"]:
-        """Of each thing as the tail: the higher, the likelier."""
+        """A score of each thing as the tail of each fact. A higher score is more probable."""
         raise NotImplementedError
 
 
 class TokenLearner(Learner):
-    """A decoder that says the tokens of the answer: one layer where a thing is one token, else one more to read the names."""
+    """A decoder that predicts the tokens of the answer. It has one layer, or two if things have names of two tokens."""
 
     def __init__(self, cell: Cell, world: Reversal) -> None:
         super().__init__()
@@ -180,15 +180,15 @@ class VectorLearner(Learner):
         self.things, self.recognise = world.things, recognise
         self.relations = _embedding(2 * world.relations, cell.width)
         self.semantic = LimbeckModel(_config(cell, 1, layers=1))
-        # The prediction is divided by its root mean square, the vectors that it is compared with by nothing.
+        # The prediction is divided by its root mean square. The vectors of things are not.
         self.semantic.add_module("norm", nn.RMSNorm(cell.width, elementwise_affine=False))
 
     def loss(self, facts: Facts) -> Float[Tensor, ""]:
-        """Softmax over the things of the batch, each once: one that comes twice would be a wrong answer beside the right."""
-        told = torch.from_numpy(facts).to(self.relations.weight.device)
-        things, place = told[:, [0, 2]].unique(return_inverse=True)
+        """Cross-entropy over the distinct things of the batch. A repeated thing would count as a wrong answer too."""
+        batch = torch.from_numpy(facts).to(self.relations.weight.device)
+        things, place = batch[:, [0, 2]].unique(return_inverse=True)
         vectors = self.recognise(things)
-        return F.cross_entropy(self._predicted(vectors[place[:, 0]], told[:, 1]) @ vectors.T, place[:, 1])
+        return F.cross_entropy(self._predicted(vectors[place[:, 0]], batch[:, 1]) @ vectors.T, place[:, 1])
 
     def scores(self, facts: Facts) -> Float[Tensor, "n things"]:
         question = torch.from_numpy(facts).to(self.relations.weight.device)
@@ -202,7 +202,7 @@ class VectorLearner(Learner):
 
 
 class NameLayer(nn.Module):
-    """A layer that reads a name: the vector of a thing is the hidden state of its last name."""
+    """A layer over the tokens of a name. The vector of a thing is the hidden state of its last name."""
 
     def __init__(self, cell: Cell, world: Reversal) -> None:
         super().__init__()
@@ -218,7 +218,7 @@ class NameLayer(nn.Module):
 
 
 class NameTable(nn.Module):
-    """A slot for each thing: the one whose key is likest the mean of the name's two vectors. Names and keys stay as drawn."""
+    """A memory with a slot for each thing, whose key is nearest to the mean of its two name vectors. Names and keys are fixed."""
 
     def __init__(self, cell: Cell, world: Reversal) -> None:
         super().__init__()
@@ -242,7 +242,7 @@ KINDS: Mapping[str, Any] = {
 
 
 def _config(cell: Cell, vocab: int, *, layers: int) -> LimbeckConfig:
-    """Attention without positions, an MLP as wide as the model, weights of variance 1 / width, the head tied."""
+    """A decoder with attention without positions, an MLP as wide as the model, weights of variance 1 / width, and a tied head."""
     return LimbeckConfig(
         vocab_size=vocab,
         hidden_size=cell.width,
@@ -263,13 +263,13 @@ def _embedding(count: int, width: int) -> nn.Embedding:
 
 
 def _factor(done: float) -> float:
-    """On the rate, by the share of the steps that is done: up, level for long, and down, in lines.
+    """The factor of the learning rate by the share of completed steps: linear warm-up, constant, linear decay.
 
-    Reversals were still gained while the rate was high; facts as told were fitted only when it had fallen.
+    In trials, reversals improved while the rate was high, and training facts were fitted only after it had fallen.
     """
     return min(1.0, done / WARMUP, (1.0 - done) / COOLING)
 
 
 def _mean_reciprocal(n: int) -> float:
-    """Of a rank that is uniform among n."""
+    """The mean of 1 / rank, for a rank that is uniform from 1 to n."""
     return float((1 / np.arange(1, n + 1)).mean())

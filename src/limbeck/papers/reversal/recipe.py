@@ -1,7 +1,7 @@
-"""The reversal curse by what a thing is made of: one token, two, or a vector made from them.
+"""The reversal curse by the representation of things: one token, two tokens, or a vector of the two.
 
-What surprises: where few things are told one way, a model that knows which of them are left as answers guesses far better than
-one in all things. That is the chance level here, and what a reversal has to beat.
+With few one-way things, a model can exclude those that are already answers, and guesses far better than 1 in all things. The
+chance level here is that of such a guess.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from limbeck.report.words import interval
 Ranks = Float[np.ndarray, "seeds facts"]  # reciprocal ranks
 Results = Sequence[Mapping[str, Any]]
 
-TRAINED = 0.9  # MRR on the facts as they were told, below which nothing follows from the reversed ones
-REVERSES = 0.5  # MRR on reversed facts that counts as a rule learned; the paper's concept level has 0.81 to 0.98
-GUESSED = 0.05  # above the chance level: as good as a guess
+TRAINED = 0.9  # MRR on training facts, below which reversed facts decide nothing
+REVERSES = 0.5  # MRR on reversed facts that shows a learned rule; the paper's concept level has 0.81 to 0.98
+GUESSED = 0.05  # margin above the chance level up to which a result counts as a guess
 _SHOWN = {
     "concept": "a token a thing",
     "name": "names, tokens said",
@@ -48,7 +48,7 @@ _SHOWN = {
 
 @dataclass(frozen=True)
 class Scale:
-    """What is trained. ``settings`` are the learning rates and weight decays that are tried, for ``tuning_steps`` each."""
+    """The trainings of a scale. ``settings`` are the candidate learning rates and weight decays, for ``tuning_steps`` each."""
 
     entities: int
     relations: int
@@ -71,7 +71,7 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Found:
-    """Of each kind the setting, and the results by seed; of the control, a model that was told the reversals, one result."""
+    """The setting and the results by seed of each kind. ``control`` is one result of a model trained on the reversals too."""
 
     scale: Scale
     settings: Mapping[str, tuple[float, float]]
@@ -80,16 +80,16 @@ class Found:
     cpu_seconds: float
 
     def ranks(self, way: str) -> dict[str, Ranks]:
-        """Reciprocal ranks of each kind on facts as told ("told") or reversed ("asked")."""
+        """Reciprocal ranks of each kind on training facts ("told") or their reversals ("asked")."""
         return {kind: np.array([result[way] for result in results]) for kind, results in self.results.items()}
 
     def trained(self, *kinds: str) -> dict[str, Results]:
-        """The results of these kinds, each by the name that a reader is given."""
+        """The results of these kinds by the names of the page."""
         return {_SHOWN[kind]: self.results[kind] for kind in kinds}
 
 
 def run(context: RecipeContext) -> Outcome:
-    """Trains all kinds and judges them."""
+    """Trains all kinds and judges the claims. Raises BadSetting if ``context`` has data, since the facts are generated."""
     if context.data is not None:
         raise BadSetting(f"--data {context.data}: reversal draws facts of its own. Leave --data out.")
     found = _trained(context)
@@ -115,7 +115,7 @@ def run(context: RecipeContext) -> Outcome:
 
 
 def judge(found: Found, chance: float) -> list[ClaimResult]:
-    """All claims, each with those of its trainings that diverged."""
+    """The results of all claims, each with its diverged trainings."""
     told, asked, control = found.ranks("told"), found.ranks("asked"), np.array([found.control["asked"]])
     return [
         with_failures(judge_concepts(told["concept"], asked["concept"], chance), found.trained("concept")),
@@ -131,7 +131,7 @@ def judge(found: Found, chance: float) -> list[ClaimResult]:
 
 
 def judge_concepts(told: Ranks, asked: Ranks, chance: float) -> ClaimResult:
-    """Whether a Transformer answers reversals where each thing is one token."""
+    """Judges whether a Transformer predicts reversals if each thing is one token."""
     mrr = mean(asked)
     verdict: Verdict = "inconclusive"
     if mean(told).value >= TRAINED:
@@ -149,7 +149,7 @@ def judge_concepts(told: Ranks, asked: Ranks, chance: float) -> ClaimResult:
 
 
 def judge_names(told: Ranks, asked: Ranks, concepts: Ranks, control: Ranks, chance: float) -> ClaimResult:
-    """Whether it fails where each thing has a name of two tokens, though it can be told the answers."""
+    """Judges whether it fails if each thing has a name of two tokens, although it can fit the reversals in training."""
     mrr, lost, possible = mean(asked), difference(concepts, asked), mean(control)
     verdict: Verdict = "inconclusive"
     if min(mean(told).value, possible.value) >= TRAINED:
@@ -169,7 +169,7 @@ def judge_names(told: Ranks, asked: Ranks, concepts: Ranks, control: Ranks, chan
 
 
 def judge_vectors(told: Ranks, asked: Ranks, names: Ranks, chance: float) -> ClaimResult:
-    """Whether predicting vectors instead of tokens helps where things have names."""
+    """Judges whether predicting vectors instead of tokens helps if things have names."""
     mrr, gained = mean(asked), difference(asked, names)
     verdict: Verdict = "inconclusive"
     if mean(told).value >= TRAINED:
@@ -188,7 +188,7 @@ def judge_vectors(told: Ranks, asked: Ranks, names: Ranks, chance: float) -> Cla
 
 
 def judge_table(told: Ranks, asked: Ranks, layers: Ranks) -> ClaimResult:
-    """Whether a slot for each name is better than a layer that reads it."""
+    """Judges whether a memory slot for each name is better than a layer over its tokens."""
     gained = difference(asked, layers)
     verdict: Verdict = "inconclusive"
     if mean(told).value >= TRAINED and (gained.low > 0 or gained.high <= 0):
@@ -203,13 +203,13 @@ def judge_table(told: Ranks, asked: Ranks, layers: Ranks) -> ClaimResult:
 
 
 def mean(ranks: Ranks) -> Interval:
-    """Of reciprocal ranks or shares, with its interval over facts and seeds."""
+    """The mean of reciprocal ranks or shares, with its interval over facts and seeds."""
     found = bootstrap(lambda total: total[..., :1] / total[..., 1:], np.stack([ranks, np.ones_like(ranks)], -1))[0]
     return Interval(found.value, max(0.0, found.low), min(1.0, found.high), found.n)
 
 
 def difference(more: Ranks, less: Ranks) -> Interval:
-    """How much higher one is, on the same facts and seeds."""
+    """The mean paired difference on the same facts and seeds, with its interval."""
     columns = np.stack([more - less, np.ones_like(more)], -1)
     return bootstrap(lambda total: total[..., :1] / total[..., 1:], columns)[0]
 
@@ -226,7 +226,7 @@ def _trained(context: RecipeContext) -> Found:
 
 
 def _settings(trainings: Trainings, scale: Scale, seed: int) -> dict[str, tuple[float, float]]:
-    """For each kind the setting that `chosen` takes in a world that nothing is judged in."""
+    """The setting of each kind that `chosen` selects in a separate world, whose results judge no claim."""
     if len(scale.settings) == 1:
         return dict.fromkeys(KINDS, scale.settings[0])
     tried = {
@@ -241,9 +241,9 @@ def _settings(trainings: Trainings, scale: Scale, seed: int) -> dict[str, tuple[
 
 
 def chosen(reached: Mapping[tuple[float, float], tuple[float, float]]) -> tuple[float, float]:
-    """Of settings and the MRR that each reached on facts as told and reversed, the one with the best reversed.
+    """The setting with the best MRR on reversed facts. ``reached`` has the MRR of each on training and reversed facts.
 
-    Only those count with which facts as told were learned; where none was, it is the one that came nearest.
+    Only settings that fitted the training facts count. If none did, it is the one with the best MRR on training facts.
     """
     learned = [setting for setting, (told, _) in reached.items() if told >= TRAINED]
     if learned:
@@ -280,7 +280,7 @@ def _cell(
 
 
 def _seen(what: str, asked: Ranks, told: Ranks) -> str:
-    """MRR of reversed facts, all together and by seed, hits@1, and MRR of facts as told."""
+    """MRR of reversed facts, overall and by seed, hits@1, and MRR of training facts."""
     seeds = " / ".join(f"{value:.3f}" for value in asked.mean(1))
     return (
         f"{what} {interval(mean(asked), '.3f')}, by seed {seeds}, hits@1 {interval(mean(_hits(asked)), '.3f')}; as told "

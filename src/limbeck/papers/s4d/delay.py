@@ -1,8 +1,8 @@
-"""A linear layer of state spaces that is to give back its input some steps late: what its spectrum of eigenvalues can hold.
+"""Trains a linear layer of state spaces to output its input after a delay, which depends on its spectrum of eigenvalues.
 
-u → a map to D channels → a diagonal state space each → a map to one channel, and no nonlinearity anywhere: what is learned is one
-filter, of which the task wants a single peak at the delay (the delay task of Gu et al., arXiv 2206.12037, sec. 4.2). The input is
-noise without the upper part of its frequencies, since a peak one step wide is no smooth filter.
+The layer maps u to D channels, applies a diagonal state space to each, and maps them to one channel, without a nonlinearity. So
+it learns one filter, which should have a single peak at the delay (the delay task of Gu et al., arXiv 2206.12037, sec. 4.2). The
+input is noise without its higher frequencies, since a peak one step wide is not a smooth filter.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.ssm import DiagonalSSM
 from limbeck.papers.lab.loop import adamw_of, cosine, train_steps
 
-_TOGETHER = 64  # rows that are measured at once
+_TOGETHER = 64  # rows measured at once
 
 
 @dataclass(frozen=True)
 class DelayCell:
-    """A training. ``band`` is the share of all frequencies that the input has, ``rows`` are of a step."""
+    """A training. ``band`` is the share of all frequencies in the input. ``rows`` is the number of rows of a step."""
 
     name: str
     spectrum: str
@@ -44,7 +44,7 @@ class DelayCell:
 
 
 class Delayed(nn.Module):
-    """(B, T) → (B, T), linear."""
+    """The layer: (B, T) → (B, T), linear."""
 
     def __init__(self, cell: DelayCell) -> None:
         super().__init__()
@@ -58,15 +58,15 @@ class Delayed(nn.Module):
 
 
 def train_delay(cell: DelayCell, device: str) -> dict[str, Any]:
-    """Trains a layer on fresh noise; gives of each row of other noise the squared error and the square of what was wanted.
+    """Trains a layer on new noise in every step; gives the squared error and the squared target of rows of other noise.
 
-    ``failed``: the loss was no number, and no step was taken from there on.
+    ``failed`` is true if a loss was not finite, which ends the training.
     """
     return _trained(cell, device, use="test")
 
 
 def tune_delay(cell: DelayCell, device: str) -> dict[str, Any]:
-    """The same, asked about rows that nothing is judged by."""
+    """As `train_delay`, measured on separate rows that judge no claim."""
     return _trained(cell, device, use="stop")
 
 
@@ -91,14 +91,14 @@ def _trained(cell: DelayCell, device: str, *, use: str) -> dict[str, Any]:
 
 
 def new_layer(cell: DelayCell) -> Delayed:
-    """A layer whose weights follow from the seed."""
+    """A layer with weights that depend on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)
         return Delayed(cell)
 
 
 def noise(generator: np.random.Generator, rows: int, cell: DelayCell) -> Float[np.ndarray, "rows T"]:
-    """White noise of variance 1 below the cut, nothing above. Twice as long when drawn, so that no row is periodic."""
+    """White noise of variance 1 below a cut-off frequency, (rows, T). It is cut from twice the length and so not periodic."""
     places = cell.length + 1
     kept = max(2, round(cell.band * places))
     drawn = np.zeros((rows, places), dtype=np.complex128)
@@ -108,14 +108,14 @@ def noise(generator: np.random.Generator, rows: int, cell: DelayCell) -> Float[n
 
 
 def late(u: Float[Tensor, "B T"], delay: int) -> Float[Tensor, "B T"]:
-    """u(t - delay), 0 before there was an input."""
+    """u(t - delay), and 0 before the first input."""
     return torch.nn.functional.pad(u, (delay, 0))[:, : u.shape[1]]
 
 
 @torch.no_grad()
 def _measured(model: Delayed, cell: DelayCell, device: str, *, use: str) -> tuple[list[float], list[float]]:
-    """Of each row of this use the sums over the steps at which the delayed input is there."""
-    generator = stream(0, use=use)  # the same rows for all
+    """Sums over the steps with a delayed input, for each row of this use."""
+    generator = stream(0, use=use)  # the same rows for all arms
     u = torch.from_numpy(noise(generator, cell.tested, cell)).to(device)
     error, wanted = [], []
     for part in u.split(_TOGETHER):

@@ -1,7 +1,7 @@
-"""State spaces by the spectrum they start with: what each holds of a signal that is long past, and what each is worth on text.
+"""State spaces by their initial spectrum: how well each reproduces a delayed signal, and its loss on text.
 
-What surprises: the two halves are expected to disagree. Delays need frequencies, so that a real spectrum should fail there; on
-text Mamba's ablation (arXiv 2312.00752, table 8) found the real one better than a complex one.
+The two halves may disagree. Delays need frequencies, so a real spectrum should fail there. On text, Mamba's ablation (arXiv
+2312.00752, table 8) has the real spectrum better than a complex one.
 
     limbeck reproduce s4d --scale smoke | small | gpu        half a minute | 20 minutes of a core | not yet timed
 """
@@ -29,19 +29,19 @@ from limbeck.papers.s4d.text import KEPT, TextCell, text_of, train_text, tune_te
 from limbeck.probes.interval import Interval, bootstrap
 from limbeck.report.words import interval
 
-# The register, criteria.json, says since when these stand.
-NAMED = ("legs", "inv", "lin")  # the spectra that lay out frequencies
-LEAST = 0.05  # share of variance: less is no difference that would decide a choice
-HOLDS = 0.9  # of the shortest delay, which every arm should learn
+# The register, criteria.json, has the date of each.
+NAMED = ("legs", "inv", "lin")  # the spectra with spread frequencies
+LEAST = 0.05  # share of variance: a smaller difference does not matter
+HOLDS = 0.9  # share of variance at the shortest delay, which every arm should learn
 LEAST_NATS = 0.01  # on text: one per cent of perplexity
 
-Errors = Float[np.ndarray, "seeds rows 2"]  # of each row the squared error, and the square of what was wanted
+Errors = Float[np.ndarray, "seeds rows 2"]  # the squared error and the squared target of each row
 Losses = Float[np.ndarray, "seeds documents 2"]  # nats and tokens
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A spectrum and how time is made discrete."""
+    """A spectrum and a method of discretisation."""
 
     spectrum: str
     method: str = "zoh"
@@ -53,7 +53,7 @@ ARMS = {name: Arm(name) for name in (*NAMED, "real", "random")} | {BILINEAR: Arm
 
 @dataclass(frozen=True)
 class Delays:
-    """What is trained on delays: those at least ``long`` are judged by, the others are controls."""
+    """The trainings on delays. Delays of at least ``long`` are judged, the others are controls."""
 
     delays: tuple[int, ...]
     long: int
@@ -69,7 +69,7 @@ class Delays:
 
 @dataclass(frozen=True)
 class Text:
-    """What is trained on text."""
+    """The trainings on text."""
 
     vocab: int
     width: int
@@ -84,7 +84,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Scale:
-    """Both halves, and the learning rates that each arm chooses from."""
+    """Both halves, and the candidate learning rates of each arm."""
 
     delays: Delays
     text: Text
@@ -112,7 +112,7 @@ SCALES = {
 
 
 def run(context: RecipeContext) -> Outcome:
-    """Trains both halves and judges them."""
+    """Trains both halves and judges the claims."""
     scale = SCALES[context.scale]
     delays, delay_rates, spent = _delays(context, scale)
     losses, text_rates, spent_on_text = _text(context, scale)
@@ -148,24 +148,24 @@ def run(context: RecipeContext) -> Outcome:
 
 
 def ends(delay_rates: Mapping[str, float], text_rates: Mapping[str, float], scale: Scale) -> str:
-    """Which arms have their best rate at an end of those tried, in both halves."""
+    """The arms of both halves whose best rate is at an end of the candidates."""
     on_delays = doubtful({f"{arm} (delays)": rate for arm, rate in delay_rates.items()}, scale.delay_rates)
     return on_delays + doubtful({f"{arm} (text)": rate for arm, rate in text_rates.items()}, scale.text_rates)
 
 
 def held(rows: Errors) -> Interval:
-    """The share of variance that is explained, over rows and seeds. 0 is what saying nothing explains."""
+    """The share of explained variance, over rows and seeds. A constant output of 0 has 0."""
     return bootstrap(lambda total: 1 - total[..., :1] / total[..., 1:], rows)[0]
 
 
 def held_more(more: Errors, less: Errors) -> Interval:
-    """By how much more one explains than the other on the same rows, seed by seed."""
+    """The paired difference in explained variance on the same rows and seeds."""
     columns = np.stack([less[..., 0] - more[..., 0], more[..., 1]], -1)
     return bootstrap(lambda total: total[..., :1] / total[..., 1:], columns)[0]
 
 
 def judge_behind(name: str, delays: Mapping[str, Mapping[int, Errors]], long: Sequence[int]) -> ClaimResult:
-    """Whether all named spectra hold long delays better than another one, which learns the shortest delay as they do."""
+    """Judges whether all named spectra are better than another on long delays, while it learns the shortest delay as well."""
     gains = {(arm, delay): held_more(delays[arm][delay], delays[name][delay]) for arm in NAMED for delay in long}
     shortest = min(delays[name])
     control = held(delays[name][shortest])
@@ -186,7 +186,7 @@ def judge_behind(name: str, delays: Mapping[str, Mapping[int, Errors]], long: Se
 
 
 def judge_same(title: str, name: str, delays: Mapping[str, Mapping[int, Errors]], claim: str) -> ClaimResult:
-    """Whether an arm explains as much as LegS at every delay."""
+    """Judges whether an arm explains as much variance as LegS at every delay."""
     gains = {delay: held_more(delays[name][delay], delays["legs"][delay]) for delay in delays["legs"]}
     first = next(iter(delays["legs"].values()))
     return ClaimResult(
@@ -200,7 +200,7 @@ def judge_same(title: str, name: str, delays: Mapping[str, Mapping[int, Errors]]
 
 
 def judge_text(against: str, losses: Mapping[str, Losses]) -> ClaimResult:
-    """Whether on text the real spectrum is better than a complex one."""
+    """Judges whether the real spectrum is better than a complex one on text."""
     found = gain(losses[against], losses["real"])
     verdict: Verdict = "inconclusive"
     if found.low > 0:
@@ -218,7 +218,7 @@ def judge_text(against: str, losses: Mapping[str, Losses]) -> ClaimResult:
 
 
 def judge_method(losses: Mapping[str, Losses]) -> ClaimResult:
-    """Whether on text it matters how time is made discrete."""
+    """Judges whether the method of discretisation matters on text."""
     found = gain(losses["legs"], losses[BILINEAR])
     return ClaimResult(
         "On text, too, the zero-order hold and the bilinear rule do not differ.",
@@ -240,7 +240,7 @@ def _size(rows: np.ndarray, what: str) -> str:
 
 
 def _delays(context: RecipeContext, scale: Scale) -> tuple[dict[str, dict[int, Errors]], dict[str, float], float]:
-    """Errors by arm and delay, the rates that were chosen at the shortest judged delay, and the CPU seconds of it all."""
+    """Errors by arm and delay, the rates chosen at the shortest judged delay, and the CPU seconds of all trainings."""
     size, folder = scale.delays, context.out / "delays"
     trainings = Trainings(replace(context, out=folder), train_delay)
     tuning = Trainings(replace(context, out=folder / "tuning"), tune_delay)
@@ -266,7 +266,7 @@ def _delays(context: RecipeContext, scale: Scale) -> tuple[dict[str, dict[int, E
 
 
 def _text(context: RecipeContext, scale: Scale) -> tuple[dict[str, Losses], dict[str, float], float]:
-    """Nats and tokens by arm, the rates that were chosen, and the CPU seconds of it all."""
+    """Nats and tokens by arm, the chosen rates, and the CPU seconds of all trainings."""
     size, folder = scale.text, context.out / "text"
     vocab = text_of(folder, context.data or "python:stdlib", vocab=size.vocab, length=size.length)
     readers = context.out / "readers"
@@ -287,7 +287,7 @@ def _text(context: RecipeContext, scale: Scale) -> tuple[dict[str, Losses], dict
 
 
 def _results(trainings: Trainings, cells: Mapping[Any, Sequence[Any]]) -> dict[Any, list[dict[str, Any]]]:
-    """Trains cells. Raises NonFiniteLoss where one came to no end: of its arm nothing can be said then."""
+    """The results of cells, after training them. Raises NonFiniteLoss if one diverged, since its arm has no result then."""
     trainings.do(cell for row in cells.values() for cell in row)
     found = {key: [trainings.result(cell) for cell in row] for key, row in cells.items()}
     for key, row in found.items():

@@ -1,7 +1,7 @@
-"""Small decoders of S4D layers trained on text, a spectrum each; what comes out is the nats of every held-out document.
+"""Trains small decoders of S4D layers on text, one spectrum each, and measures the nats of every held-out document.
 
-Learning rates are not chosen by those: the few held-out documents are long, and what is judged touches nearly all of them. A
-training that chooses one leaves out every tenth document of the training text, and is measured on that.
+Held-out documents choose no learning rate: they are few and long, and the judged measurement uses nearly all of them. A training
+that chooses a rate leaves out every tenth document of the training text, and is measured on those.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from limbeck.run.log import console
 from limbeck.types import Batch
 
 DECAY = 0.1  # weight decay of matrices
-KEPT = 10  # of so many documents of the training text one is kept for choosing rates
-_TOGETHER = 16  # rows that are measured at once
+KEPT = 10  # one in so many documents of the training text is left out to choose rates
+_TOGETHER = 16  # rows measured at once
 
 
 @dataclass(frozen=True)
 class TextCell:
-    """A training. ``rows`` are of a step; ``measured`` rows of the held-out text are read afterwards, the same for all."""
+    """A training. ``rows`` is the number of rows of a step. The test has ``measured`` rows of held-out text, the same for all."""
 
     name: str
     spectrum: str
@@ -52,7 +52,7 @@ class TextCell:
 
 
 def text_of(folder: Path, data: str, *, vocab: int, length: int) -> int:
-    """Puts a text in tokens into a folder, with a tokenizer made of it, unless that is done; gives how many tokens there are."""
+    """Writes a text as tokens into a folder, with a tokenizer trained on it, if it is not there; gives the number of tokens."""
     run = claim(folder, {"data": data, "vocab": vocab, "packing": BEST_FIT})
     make_tokenizer(data, folder / "tokenizer", vocab=vocab)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
@@ -65,7 +65,7 @@ def text_of(folder: Path, data: str, *, vocab: int, length: int) -> int:
 def train_text(cell: TextCell, device: str, *, folder: Path) -> dict[str, Any]:
     """Trains a decoder on the text in the folder; gives nats and tokens of each held-out document.
 
-    ``failed``: the loss was no number, and no step was taken from there on.
+    ``failed`` is true if a loss was not finite, which ends the training.
     """
     train, kept = text_of_run(folder)
     held_out = Rows(kept, length=cell.length)
@@ -75,9 +75,9 @@ def train_text(cell: TextCell, device: str, *, folder: Path) -> dict[str, Any]:
 
 
 def tune_text(cell: TextCell, device: str, *, folder: Path) -> dict[str, Any]:
-    """The same without the held-out text: trains without every tenth document of the training text, and is measured on those.
+    """As `train_text`, but trains without every tenth document of the training text, and is measured on those.
 
-    Of fewer documents the last is left out. Raises BadCorpus where that leaves nothing to measure.
+    With fewer than ten documents, it leaves out the last. Raises BadCorpus if there is nothing to measure.
     """
     store, _ = text_of_run(folder)
     every = max(2, min(KEPT, store.documents))
@@ -115,7 +115,7 @@ def _trained(
 
 
 def new_decoder(cell: TextCell) -> LimbeckForCausalLM:
-    """S4D layers with MLPs, and nothing else that reads the past; weights follow from the seed."""
+    """A decoder of S4D layers and MLPs, without any other mixer. Its weights depend on the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)
         return LimbeckForCausalLM(
@@ -135,20 +135,20 @@ def new_decoder(cell: TextCell) -> LimbeckForCausalLM:
 
 
 def _nats(model: LimbeckForCausalLM, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each position the nats of what follows, and its weight."""
+    """The nats of the next token at each position, and its weight."""
     logits = model(input_ids=batch.tokens, position_ids=batch.position, use_cache=False).logits
     nats = F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), reduction="none")
     return nats, batch.weight.flatten()
 
 
 def _counted(batch: Batch, *, every: int, kept: bool) -> Batch:
-    """A batch in which only the last of every so many documents counts (``kept``), or only the others do."""
+    """A batch in which only the last of every ``KEPT`` documents has weight (``kept``), or only the others."""
     last = batch.document % every == every - 1
     return replace(batch, weight=batch.weight * (last if kept else ~last))
 
 
 def _that_count(rows: Rows, most: int) -> Int64[np.ndarray, " rows"]:
-    """Numbers of rows of which something counts, from anywhere, in order."""
+    """Endless numbers of rows with any weight, in order, from a random start."""
     found: list[int] = []
     for row in np.random.default_rng(0).permutation(rows.n_rows):
         if len(found) == most:
@@ -168,7 +168,7 @@ def _measured(
     for start in range(0, len(chosen), _TOGETHER):
         batch = rows.rows_of(chosen[start : start + _TOGETHER])
         nats, weight = (part.cpu().double().numpy() for part in _nats(model.eval(), batch.to(device)))
-        document = np.maximum(batch.document.flatten().numpy(), 0)  # padding weighs nothing
+        document = np.maximum(batch.document.flatten().numpy(), 0)  # padding has weight 0
         for row, values in enumerate((nats * weight, weight)):
             found[row] += np.bincount(document, values, minlength=documents)
     return found

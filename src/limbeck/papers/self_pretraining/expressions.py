@@ -1,8 +1,8 @@
-"""Small decoders that learn to evaluate nested lists: from scratch, or after pretraining on the lists they are trained on.
+"""Trains small decoders to evaluate nested lists, from scratch or after pretraining on the training lists themselves.
 
-Our decoders are causal, and a sign that is masked in place would be guessed from its left side alone: less than predicting the
-next token asks, at fewer places. So the masked pretraining here is infilling: the list with blanks, a separator, and then what
-the blanks held, in order (Donahue et al., arXiv 2005.05339, sec. 3), so that a blank is filled by who has read both its sides.
+Our decoders are causal, so a sign masked in place would be predicted from its left side only, at fewer places than the next
+token. So the masked pretraining here is infilling: the list with blanks, a separator, and then the contents of the blanks in
+order (Donahue et al., arXiv 2005.05339, sec. 3). The decoder sees both sides of a blank before it predicts its contents.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from limbeck.papers.lab.loop import Rate, Trained, adamw_of, train_steps
 from limbeck.run.optim import learning_rate
 
 PRETRAINED = ("no", "causal", "infilling")
-BLANKED = 0.1  # of the signs, as in the paper for this task
-LOOKS = 20  # at the held-out lists, in as many steps as the first number of a cell says
+BLANKED = 0.1  # share of the signs, as in the paper for this task
+LOOKS = 20  # measurements on held-out lists in the first number of steps of a cell
 DECAY = 0.1
 VALUES = 10
 _PADDING, _BLANK, _SEPARATOR = 0, len(SIGNS), len(SIGNS) + 1
-_TOGETHER = 8  # batches that are drawn at once and filled by length: half the padding
-_LISTS, _PRETRAIN, _TRAIN = 0, 1, 2  # what a seed's random numbers are for
+_TOGETHER = 8  # batches sampled at once and grouped by length, which halves the padding
+_LISTS, _PRETRAIN, _TRAIN = 0, 1, 2  # uses of a seed's random numbers
 
 
 @dataclass(frozen=True)
 class Cell:
     """A training: ``pretraining`` steps on ``lists`` without their values, then on the first ``labelled`` of them with values.
 
-    After each of ``steps`` the best so far on ``held_out`` lists is asked about ``tested`` others; ``rows`` are of a step.
+    After each of ``steps``, the weights with the best accuracy on ``held_out`` lists so far are measured on ``tested`` others.
+    ``rows`` is the number of rows of a step.
     """
 
     name: str
@@ -62,19 +63,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Lists:
-    """Lists from the left, filled up with 0, how many signs each has, and their values."""
+    """Lists as rows of signs (lists, signs), padded with 0 at the end, with the length and the value of each."""
 
     tokens: Int[Tensor, "n T"]
     lengths: Int[Tensor, "n"]
     values: Int[Tensor, "n"]
 
     def some(self, which: slice | Tensor) -> Lists:
-        """These, as wide as the longest of them."""
+        """Some of the lists, padded to the longest of them. ``which`` are their indices, (n,)."""
         lengths = self.lengths[which]
         return Lists(self.tokens[which][:, : int(lengths.max())], lengths, self.values[which])
 
     def to(self, device: str) -> Lists:
-        """The same on another device."""
+        """The lists on another device."""
         return Lists(self.tokens.to(device), self.lengths.to(device), self.values.to(device))
 
 
@@ -97,19 +98,19 @@ class Evaluator(nn.Module):
         self.values = nn.Linear(cell.width, VALUES)
 
     def hidden(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """States of all signs. Padding comes last, so a causal decoder never sees it."""
+        """Hidden states of all signs, (B, T, D). Padding is at the end, so it does not change those of a causal decoder."""
         return self.decoder(input_ids=tokens).last_hidden_state
 
     def value_logits(self, lists: Lists) -> Float[Tensor, "B 10"]:
-        """Of each list's value, at its last bracket."""
+        """The logits of each list's value, at its last bracket."""
         rows = torch.arange(len(lists.values), device=lists.values.device)
         return self.values(self.hidden(lists.tokens)[rows, lists.lengths - 1])
 
 
 def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
-    """Pretrains and trains a decoder; gives which test lists it evaluates right after each of the steps.
+    """Pretrains and trains a decoder; gives the test lists that it evaluates correctly after each of the steps.
 
-    A loss that is no number ends it, in either stage: ``failed`` says so, and what was best before counts.
+    A loss that is not finite ends either stage: ``failed`` is true, and the result is that of the best weights before.
     """
     known, held_out, test = (part.to(device) for part in split(cell))
     with torch.random.fork_rng(devices=[]):
@@ -152,7 +153,7 @@ def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
 
 
 def split(cell: Cell) -> tuple[Lists, Lists, Lists]:
-    """Lists that are trained on, that select, and that are asked about: of tens of signs, so that no two are the same."""
+    """Training lists, selection lists and test lists. They are tens of signs long, so that no two are equal."""
     task = ListOps(depth=cell.depth, items=cell.items, shortest=cell.shortest, longest=cell.longest)
     parts = np.cumsum([0, cell.lists, cell.held_out, cell.tested])
     found = task.expressions(np.random.default_rng([cell.seed, _LISTS]), int(parts[-1]))
@@ -166,14 +167,14 @@ def split(cell: Cell) -> tuple[Lists, Lists, Lists]:
 
 
 def commonest(known: Lists, asked: Lists) -> float:
-    """The share right of whoever always says the value that is most frequent in training."""
+    """The accuracy of always predicting the most frequent value of the training lists."""
     value = int(torch.bincount(known.values, minlength=VALUES).argmax())
     return float((asked.values == value).float().mean())
 
 
 @torch.no_grad()
 def right(model: Evaluator, lists: Lists) -> Bool[np.ndarray, " n"]:
-    """Which lists are evaluated right."""
+    """Which lists are evaluated correctly, (lists,)."""
     order = torch.argsort(lists.lengths)
     found = torch.zeros_like(lists.values, dtype=torch.bool)
     for part in order.split(100):
@@ -185,9 +186,9 @@ def right(model: Evaluator, lists: Lists) -> Bool[np.ndarray, " n"]:
 def infilling(
     tokens: Int64[np.ndarray, "B T"], lengths: Int64[np.ndarray, " B"], generator: np.random.Generator
 ) -> tuple[Int64[np.ndarray, "B S"], Int64[np.ndarray, "B S"], Bool[np.ndarray, "B S"]]:
-    """Rows with blanks, a separator and what the blanks held; what follows each place; and where that is an answer."""
+    """Rows with blanks, a separator and the contents of the blanks; the next sign of each place; and where it is a content."""
     blanked = generator.random(tokens.shape) < BLANKED
-    blanked[np.arange(len(tokens)), generator.integers(lengths)] = True  # one at least
+    blanked[np.arange(len(tokens)), generator.integers(lengths)] = True  # at least one
     blanked &= np.arange(tokens.shape[1]) < lengths[:, None]
     held = blanked.sum(1)
     rows = np.full((len(tokens), int((lengths + held).max()) + 1), _PADDING, dtype=np.int64)
@@ -212,7 +213,7 @@ _ASKS = {"causal": following, "infilling": infilling}
 
 
 def _pretrain(model: Evaluator, known: Lists, cell: Cell) -> tuple[float | None, bool]:
-    """Trains on lists alone; gives the mean nats of the last tenth of the steps, None where there were none, and if it failed."""
+    """Trains on lists without values; gives the mean nats of the last tenth of the steps (None for 0 steps) and if it failed."""
     if cell.pretrained == "no":
         return None, False
     generator = np.random.default_rng([cell.seed, _PRETRAIN])
@@ -236,16 +237,16 @@ def _pretrain(model: Evaluator, known: Lists, cell: Cell) -> tuple[float | None,
 def _optimizer(model: Evaluator, cell: Cell) -> torch.optim.AdamW:
     return adamw_of(
         model, rate=cell.rate, weight_decay=DECAY, slow=cell.rate
-    )  # slow ones do not decay, at the full rate
+    )  # slow parameters do not decay and have the full rate
 
 
 def _constant(steps: int) -> Rate:
-    """Of both stages: up in a line, then constant, so that a training holds all shorter ones."""
+    """The rate of both stages: a linear warm-up, then constant, so that a long training contains all shorter ones."""
     return lambda step, peak: learning_rate(step - 1, steps=steps, peak=peak, schedule="constant")
 
 
 def _batches(lengths: Int[Tensor, "n"], rows: int, generator: np.random.Generator) -> Iterator[Tensor]:
-    """Numbers of lists without end, all of them in a new order again and again; those of a batch are about as long."""
+    """Endless batches of list numbers. Each epoch has a new order, and the lists of a batch have similar lengths."""
     by_number = lengths.cpu().numpy()
     waiting = np.zeros(0, dtype=np.int64)
     while True:

@@ -1,7 +1,7 @@
-"""Never train from scratch: pretraining on a task's own inputs, and what is left of the gap between architectures.
+"""Self-pretraining: pretraining on a task's own inputs, and the remaining gap between architectures.
 
-What surprises: nothing is read that the task did not have already, and no step more is spent. A training from scratch of twice
-the steps stands beside it, so that a gain is not one of steps.
+Pretraining uses no other data and no further steps. A training from scratch with twice the steps is the control, so that a gain
+is not due to more steps.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from limbeck.papers.self_pretraining.expressions import PRETRAINED, Cell, train
 from limbeck.probes.interval import Interval, bootstrap
 from limbeck.report.words import interval, share
 
-GAIN = 0.05  # of accuracy, that pretraining is said to bring the Transformer
+GAIN = 0.05  # accuracy that the Transformer should gain by pretraining
 SCRATCH, TWICE = "scratch", "scratch, twice the steps"
 SELF = {f"{way} pretraining": way for way in PRETRAINED if way != "no"}
 ARMS = {"Transformer": "attention", "S4D": "s4d"}
 
-Right = Float[np.ndarray, "seeds lists"]  # 1 where a list is evaluated right
-Which = tuple[str, str]  # a model and how it starts
+Right = Float[np.ndarray, "seeds lists"]  # 1 where a list is evaluated correctly
+Which = tuple[str, str]  # a model and its start
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What is trained: ``steps`` in all, half of them pretraining where there is any. Shown, not judged: fewer labels."""
+    """The trainings of a scale. Half of ``steps`` are pretraining in arms that have it. Fewer labels are shown, not judged."""
 
     steps: int
     layers: int
@@ -68,7 +68,7 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Found:
-    """What came out: the results of each model and start by seed, those with fewer labels, and the rates."""
+    """The results of each model and start by seed, those with fewer labels, and the learning rates."""
 
     scale: Scale
     rates: Mapping[Which, float]
@@ -76,31 +76,31 @@ class Found:
     fewer: Mapping[tuple[Which, int], Sequence[Mapping[str, Any]]]
 
     def right(self, model: str, start: str) -> Right:
-        """Of each seed, which test lists are right, at the steps that held-out lists selected."""
+        """Which test lists are correct, by seed, at the number of steps that selection lists chose."""
         steps = self.steps(start)
         return np.array([one["by_steps"][str(steps)]["right"] for one in self.trained(model, start)], dtype=float)
 
     def trained(self, model: str, start: str) -> list[dict[str, Any]]:
-        """The results that these are of, as they were after those steps."""
+        """The results behind `right`, at that number of steps."""
         return read_after(self.results[model, SCRATCH if start == TWICE else start], self.steps(start))
 
     def steps(self, start: str) -> int:
-        """After how many steps on values a start is read."""
+        """The number of steps on values after which a start is measured."""
         if start == TWICE:
             return 2 * self.scale.steps
         return self.scale.steps if start == SCRATCH else self.scale.steps // 2
 
     def selected(self, model: str) -> str:
-        """The pretraining after which held-out lists are evaluated best, over all seeds."""
+        """The pretraining with the best accuracy on selection lists, over all seeds."""
         return max(SELF, key=lambda start: self.held_out(model, start))
 
     def held_out(self, model: str, start: str) -> float:
-        """The mean accuracy on the lists that select."""
+        """The mean accuracy on the lists of selection."""
         return float(np.mean([_last(one)["held_out"] for one in self.results[model, start]]))
 
 
 def run(context: RecipeContext) -> Outcome:
-    """Trains all arms and judges them."""
+    """Trains all arms and judges the claims. Raises BadSetting if ``context`` has data, since the lists are generated."""
     if context.data is not None:
         raise BadSetting(f"--data {context.data}: self-pretraining draws its own lists. Leave --data out.")
     trainings = Trainings(context, train)
@@ -138,18 +138,18 @@ def run(context: RecipeContext) -> Outcome:
 
 
 def accuracy(right: Right) -> Interval:
-    """The share of lists evaluated right, its interval over lists and seeds."""
+    """The share of correctly evaluated lists, with its interval over lists and seeds."""
     found = _mean(right)
     return Interval(found.value, max(0.0, found.low), min(1.0, found.high), found.n)
 
 
 def difference(more: Sequence[Right], less: Sequence[Right]) -> Interval:
-    """Mean accuracy of ``more`` less that of ``less``, the same lists and seeds in all."""
+    """The mean accuracy of ``more`` minus that of ``less``, on the same lists and seeds."""
     return _mean(np.mean(more, 0) - np.mean(less, 0))
 
 
 def judge_gain(scratch: Right, pretrained: Right, *, way: str, guess: float) -> ClaimResult:
-    """Whether a Transformer gains where half of its steps are spent on the inputs alone."""
+    """Judges whether a Transformer gains when half of its steps train on the inputs only."""
     gained = difference([pretrained], [scratch])
     verdict: Verdict = "inconclusive"
     if gained.value >= GAIN and gained.low > 0:
@@ -169,7 +169,7 @@ def judge_gain(scratch: Right, pretrained: Right, *, way: str, guess: float) -> 
 
 
 def judge_steps(twice: Right, pretrained: Right, *, way: str) -> ClaimResult:
-    """Whether twice the steps from scratch would have done as well."""
+    """Judges whether twice the steps from scratch would give the same gain."""
     gained = difference([pretrained], [twice])
     verdict: Verdict = "confirmed" if gained.low > 0 else "refuted" if gained.high < 0 else "inconclusive"
     return ClaimResult(
@@ -183,9 +183,9 @@ def judge_steps(twice: Right, pretrained: Right, *, way: str) -> ClaimResult:
 
 
 def judge_gap(scratch: tuple[Right, Right], pretrained: tuple[Right, Right], *, ways: tuple[str, str]) -> ClaimResult:
-    """Whether the state space model's lead over the Transformer shrinks; each pair is Transformer, state space model."""
+    """Judges whether the lead of the state space model shrinks. Each pair has the Transformer, then the state space model."""
     before, after = (difference([pair[1]], [pair[0]]) for pair in (scratch, pretrained))
-    closed = difference([scratch[1], pretrained[0]], [scratch[0], pretrained[1]])  # half of what closes
+    closed = difference([scratch[1], pretrained[0]], [scratch[0], pretrained[1]])  # half of the closed gap
     closed = Interval(2 * closed.value, 2 * closed.low, 2 * closed.high, closed.n)
     verdict: Verdict = "inconclusive"
     seen = f"there is no lead to shrink: {interval(before, '+.1%')}"
@@ -227,7 +227,7 @@ def _found(trainings: Trainings, context: RecipeContext) -> Found:
 
 
 def _cell(scale: Scale, arm: Which, rate: float, seed: int, labelled: int) -> Cell:
-    """From scratch it is read after its steps and after twice as many, after pretraining when both have taken its steps."""
+    """A training. From scratch, it is measured after its steps and twice as many; after pretraining, at the same total."""
     model, start = arm
     half = scale.steps // 2
     return replace(
@@ -244,7 +244,7 @@ def _cell(scale: Scale, arm: Which, rate: float, seed: int, labelled: int) -> Ce
 
 
 def _rates(trainings: Trainings, scale: Scale, arms: Sequence[Which], seed: int) -> dict[Which, float]:
-    """For each arm, of the same rates, the one with which a shorter training ends best on the lists that select."""
+    """The rate of each arm, from the same candidates, with which a shorter training is best on the selection lists."""
     tried = {_name(arm): {rate: _tuning_cell(scale, arm, rate, seed + TUNING) for rate in scale.rates} for arm in arms}
     best = best_rates(trainings, tried, lambda result: -_last(result)["held_out"])
     return {arm: best[_name(arm)] for arm in arms}
@@ -265,7 +265,7 @@ def _trained(found: Found, *arms: Which) -> dict[str, list[dict[str, Any]]]:
 
 
 def _last(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What was best when its first number of steps was taken."""
+    """The best result after its first number of steps."""
     found: Mapping[str, Any] = result["by_steps"][min(result["by_steps"], key=int)]
     return found
 

@@ -1,17 +1,17 @@
-"""The distillation scaling law fitted to points of one's own, with intervals, and tried on cells it has not seen.
+"""Fits the distillation scaling law to a pilot's points, with intervals, and tests it on held-out cells.
 
 The method is that of Hoffmann et al. (arXiv 2203.15556, sec. 3.3) and Busbridge et al. (arXiv 2502.08606, app. F): Huber's loss
-on differences of log-losses, L-BFGS from the best places of a grid. Its optimum is polished by least squares in a trust region,
-which the narrow valleys of these laws need, and there Huber's threshold is put at 1.345 standard deviations of the noise that
-was found (Holland & Welsch 1977, Commun. Stat. A 6, 813: 95 % of the efficiency of least squares where noise is normal): the
-papers' fixed 1e-3 lies below the noise of small models, makes nearly absolute values of all, and bootstraps badly. Intervals are
-a bootstrap of the residuals, widened from the normal to Student's t for what the parameters took, and taken both ways
-(`Estimate.both_ways`). Over 200 made-up pilots they held the truth in 93 to 98 % (docs/results/law-coverage).
+on differences of log-losses, minimised by L-BFGS from the best points of a grid. Least squares in a trust region then refine the
+optimum, because the valleys of these laws are narrow. In this step, Huber's threshold is 1.345 standard deviations of the
+estimated noise, which has 95 % of the efficiency of least squares under normal noise (Holland & Welsch 1977, Commun. Stat. A 6,
+813). The papers' fixed 1e-3 lies below the noise of small models: there the loss is nearly absolute, and bootstraps badly.
+Intervals are a bootstrap of the residuals. They are widened from the normal distribution to Student's t, since the parameters
+use degrees of freedom, and taken both ways (`Estimate.both_ways`). They contained the true value in 93 to 98 % of 200 simulated
+pilots (docs/results/law-coverage).
 
-What surprises: a pilot cannot tell all of the student's parameters apart. As long as (L_T / (L d1))^(1/f1) is small only
-c1 d1^(-1/f1) matters, and nobody trains a teacher so poor that it is not; and where size limits the student more than tokens,
-only alpha gamma matters. So d1 and gamma' are held at their published values, which predictions do not mind; B' and beta' keep
-the wide intervals that they have.
+A pilot does not identify all of the student's parameters. While (L_T / (L d1))^(1/f1) is small, only c1 d1^(-1/f1) matters, and
+it is small for any useful teacher. Where size limits the student more than tokens do, only alpha gamma matters. So d1 and gamma'
+keep their published values, which hardly changes predictions. The intervals of B' and beta' are wide.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from limbeck.planning.laws.points import Point
 
 HUBER = 1e-3  # of a log-loss: errors above 0.1 % count by their size, not its square (1e-4 to 1e-3 in the papers)
 _TUNED = 1.345  # Huber's threshold in standard deviations of the noise
-_SETTLING = 2  # times that noise and optimum are found from one another
+_SETTLING = 2  # iterations of estimating noise and optimum from each other
 DRAWS = 100
-_EVALUATIONS = 200  # of a polish, which needs 10 to 40
-_REFINED = 8  # places of the grid from which L-BFGS starts
-_HELD_OUT = 0.2  # part of the cells that the fit of the test does not see
+_EVALUATIONS = 200  # limit of a refinement, which needs 10 to 40
+_REFINED = 8  # points of the grid from which L-BFGS starts
+_HELD_OUT = 0.2  # share of the cells that the test's fit does not use
 
 Array = Float[np.ndarray, "..."]
-# Of the parameters: what each point's log-loss is off by, and the derivatives of that.
+# From the parameters (P,): the error of each point's log-loss (points,), and its derivatives (points, P).
 Residuals = Callable[[Array], tuple[Array, Array]]
 
-# Parameters are searched as logarithms, c0 as it is.
+# The search is over logarithms of parameters, except c0.
 _SUPERVISED = ("A", "B", "E", "alpha", "beta", "gamma")
 _STUDENT = ("A", "B", "alpha", "beta", "c0", "c1", "f1")
 _BOUNDS = {
@@ -63,7 +63,7 @@ _NO_GAP = -50.0  # log c1 of a law without a capacity gap
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Mean relative error of the predicted loss on cells the fit did not see, and of a law without a capacity gap."""
+    """Mean relative error of the predicted loss on held-out cells, with a capacity gap and without."""
 
     error: float
     error_without_gap: float
@@ -71,16 +71,16 @@ class HeldOut:
 
     @property
     def gap_helps(self) -> bool:
-        """Whether what was held out is predicted better with a capacity gap than without."""
+        """Whether the law with a capacity gap predicts held-out cells better than the law without."""
         return self.error < self.error_without_gap
 
 
 @dataclass(frozen=True)
 class Validation:
-    """How well cells are predicted by fits that did not see them; each cell is left out once.
+    """Cross-validation: how well fits predict the cells that they left out. Each cell is left out once.
 
-    ``error`` is the mean relative error over cells, ``gain`` by how much that of a law without a capacity gap is larger; their
-    intervals are from resampling cells.
+    ``error`` is the mean relative error over cells. ``gain`` is how much larger the error of a law without a capacity gap is.
+    Their intervals are from resampling cells.
     """
 
     error: Estimate
@@ -90,10 +90,10 @@ class Validation:
 
 @dataclass(frozen=True)
 class DistillationFit:
-    """A law fitted to points. ``draws`` are the laws of the bootstrap, as arrays in one.
+    """A law fitted to points. ``draws`` has the bootstrap draws of each parameter as an array.
 
-    ``noise`` is the standard deviation of a log-loss around the law; ``intervals`` are those of the parameters, by name, those
-    of the supervised law after "supervised.".
+    ``noise`` is the standard deviation of a log-loss around the law. ``intervals`` has the interval of each parameter by name,
+    with the prefix "supervised." for those of the supervised law. ``sizes`` are the smallest and largest student.
     """
 
     law: DistillationLaw
@@ -105,40 +105,40 @@ class DistillationFit:
     sizes: tuple[float, float]
 
     def predict(self, parameters: float, tokens: float, teacher_loss: float) -> Estimate:
-        """Nats per token of a student, noise of a single run apart."""
+        """The expected loss of a distilled student in nats per token. The interval excludes the noise of a single run."""
         args = (parameters, tokens, teacher_loss)
         return Estimate.both_ways(self.law.predict(*args), self.draws.predict(*args), positive=True)
 
     def predict_alone(self, parameters: float, tokens: float) -> Estimate:
-        """Nats per token of the same student trained on text alone."""
+        """The expected loss of a student trained on text alone, in nats per token."""
         args = (parameters, tokens)
         return Estimate.both_ways(
             self.law.supervised.predict(*args), self.draws.supervised.predict(*args), positive=True
         )
 
     def best_teacher(self, parameters: float, tokens: float) -> Estimate:
-        """Parameters of the best teacher of 20 tokens per parameter; an infinite bound where no end is seen."""
+        """Parameters of the best teacher at 20 tokens per parameter. A bound is infinite if the points set no limit."""
         return Estimate.of(self.law.best_teacher(parameters, tokens), self.draws.best_teacher(parameters, tokens))
 
 
 def fit_distillation_law(points: Sequence[Point], *, draws: int = DRAWS, seed: int = 0) -> DistillationFit:
-    """The law of one's own points: the supervised part from those without a teacher, the student's from the others.
+    """The law fitted to points: its supervised part to those without a teacher, the student's part to the others.
 
-    Raises BadPoints where there are too few points or too few different ones, NotConverged where no optimum was found.
+    Raises BadPoints if there are too few different points, and NotConverged if the search finds no optimum.
     """
     alone = [p for p in points if not p.distilled]
-    taught = [p for p in points if p.distilled]
-    _enough(alone, taught)
+    distilled = [p for p in points if p.distilled]
+    _enough(alone, distilled)
     rng = np.random.default_rng(seed)
     text = _fit_supervised(alone)
     text_draws = _bootstrap(text, draws, rng)
-    student = _fit_student(taught, _supervised(text.theta))
+    student = _fit_student(distilled, _supervised(text.theta))
     law = _law(text.theta, student.theta)
-    # Every draw hands its own supervised law to its own student's law, so that the first fit's doubt reaches the second.
+    # The student's law of each draw uses the supervised law of that draw, so that it contains the uncertainty of both fits.
     student_draws = np.empty((draws, len(_STUDENT)))
     noise = _shaken(student, rng, draws)
     for k in range(draws):
-        one = _student_residuals(taught, _supervised(text_draws[k]))
+        one = _student_residuals(distilled, _supervised(text_draws[k]))
         student_draws[k] = student.again(_shifted(one, noise[k]))
     many = _law(text_draws.T, student_draws.T)
     return DistillationFit(
@@ -147,14 +147,14 @@ def fit_distillation_law(points: Sequence[Point], *, draws: int = DRAWS, seed: i
         points=len(points),
         noise=student.noise,
         intervals=_intervals(law, many),
-        held_out=_try_out(taught, law, student, rng),
+        held_out=_try_out(distilled, law, student, rng),
         sizes=(min(p.student_params for p in points), max(p.student_params for p in points)),
     )
 
 
 @dataclass(frozen=True)
 class SupervisedFit:
-    """The law of models trained on text alone, with its bootstrap draws (arrays in one law) and parameters' intervals."""
+    """The law of models trained on text alone, the bootstrap draws of its parameters as arrays, and their intervals."""
 
     law: SupervisedLaw
     draws: SupervisedLaw
@@ -163,13 +163,16 @@ class SupervisedFit:
     intervals: Mapping[str, Estimate]
 
     def predict(self, parameters: float, tokens: float) -> Estimate:
-        """Nats per token, noise of a single run apart."""
+        """The expected loss in nats per token. The interval excludes the noise of a single run."""
         args = (parameters, tokens)
         return Estimate.both_ways(self.law.predict(*args), self.draws.predict(*args), positive=True)
 
 
 def fit_supervised_law(points: Sequence[Point], *, draws: int = DRAWS, seed: int = 0) -> SupervisedFit:
-    """The law of the points without a teacher. Raises BadPoints or NotConverged as `fit_distillation_law` does."""
+    """The supervised law fitted to points without a teacher.
+
+    Raises BadPoints if there are too few different points, and NotConverged if the search finds no optimum.
+    """
     alone = [p for p in points if not p.distilled]
     _enough_alone(alone)
     found = _fit_supervised(alone)
@@ -188,21 +191,21 @@ def _enough_alone(alone: Sequence[Point]) -> None:
         )
 
 
-def _enough(alone: Sequence[Point], taught: Sequence[Point]) -> None:
+def _enough(alone: Sequence[Point], distilled: Sequence[Point]) -> None:
     _enough_alone(alone)
-    unknown = sum(p.teacher_loss is None for p in taught)
+    unknown = sum(p.teacher_loss is None for p in distilled)
     if unknown:
         raise BadPoints(
             f"{unknown} distilled points have no teacher_loss, which is all the law knows of a teacher; measure it"
         )
     sizes, tokens, teachers = (
-        {getattr(p, f) for p in taught} for f in ("student_params", "student_tokens", "teacher_loss")
+        {getattr(p, f) for p in distilled} for f in ("student_params", "student_tokens", "teacher_loss")
     )
-    if len(taught) < len(_STUDENT) + 2 or len(sizes) < 2 or len(tokens) < 2 or len(teachers) < 3:
+    if len(distilled) < len(_STUDENT) + 2 or len(sizes) < 2 or len(tokens) < 2 or len(teachers) < 3:
         raise BadPoints(
             f"the student's law has {len(_STUDENT)} parameters and needs {len(_STUDENT) + 2} distilled points, of 2 sizes, "
-            f"2 numbers of tokens and 3 teachers; there are {len(taught)}, of {len(sizes)}, {len(tokens)} and {len(teachers)}. "
-            "Distil more, or plan with the published law"
+            f"2 numbers of tokens and 3 teachers; there are {len(distilled)}, of {len(sizes)}, {len(tokens)} and {len(teachers)}"
+            ". Distil more, or plan with the published law"
         )
 
 
@@ -223,21 +226,21 @@ def _fit_supervised(alone: Sequence[Point]) -> _Found:
     for share, alpha, beta, gamma in product((0.3, 0.6, 0.9), (0.2, 0.4, 0.7), (0.2, 0.4, 0.7), (0.4, 1.0)):
         term = (
             np.log((np.median(loss) - share * loss.min()) / 2) / gamma
-        )  # both terms alike at the middle of the points
+        )  # both terms are equal at the middle of the points
         starts.append(
             [term + alpha * size, term + beta * tokens, np.log(share * loss.min()), *np.log([alpha, beta, gamma])]
         )
     return _search(residuals, np.array(starts), _SUPERVISED)
 
 
-def _fit_student(taught: Sequence[Point], supervised: SupervisedLaw) -> _Found:
-    return _search(_student_residuals(taught, supervised), _student_starts(taught), _STUDENT)
+def _fit_student(distilled: Sequence[Point], supervised: SupervisedLaw) -> _Found:
+    return _search(_student_residuals(distilled, supervised), _student_starts(distilled), _STUDENT)
 
 
-def _student_starts(taught: Sequence[Point]) -> Array:
-    gap = max(1e-3, float(np.median([p.student_loss - (p.teacher_loss or 0.0) for p in taught])))
-    teacher = np.median([np.log(p.teacher_loss or 1.0) for p in taught])
-    size, tokens = (np.median([np.log(getattr(p, f)) for p in taught]) for f in ("student_params", "student_tokens"))
+def _student_starts(distilled: Sequence[Point]) -> Array:
+    gap = max(1e-3, float(np.median([p.student_loss - (p.teacher_loss or 0.0) for p in distilled])))
+    teacher = np.median([np.log(p.teacher_loss or 1.0) for p in distilled])
+    size, tokens = (np.median([np.log(getattr(p, f)) for p in distilled]) for f in ("student_params", "student_tokens"))
     starts = []
     grid = product((0.2, 0.4, 0.7), (0.3, 0.6), (0.0, 2.5), (0.1, 10.0, 500.0), (0.05, 0.1, 0.3))
     for alpha, beta, c0, c1, f1 in grid:
@@ -294,7 +297,7 @@ def _power(
 
 @dataclass(frozen=True)
 class _Found:
-    """A fit: the parameters of least Huber loss with a threshold of ``scale``."""
+    """A fit: the parameters with the least Huber loss, with the threshold ``scale``."""
 
     residuals: Residuals
     theta: Array
@@ -308,12 +311,12 @@ class _Found:
         return float(np.std(left) * _inflation(len(left), len(self.theta)))
 
     def again(self, residuals: Residuals) -> Array:
-        """The parameters for somewhat other points, from these on."""
+        """The parameters for slightly different points, searched from these."""
         return np.asarray(_polish(residuals, self.theta, self.names, self.scale).x)
 
 
 def _search(residuals: Residuals, starts: Array, names: Sequence[str]) -> _Found:
-    """The parameters of least Huber loss: L-BFGS from the best starts, the best of its ends polished at the noise's scale."""
+    """The parameters with the least Huber loss: L-BFGS from the best starts, then a refinement of the best result."""
     bounds = np.array([_BOUNDS[name] for name in names])
 
     def objective(theta: Array) -> tuple[float, Array]:
@@ -346,7 +349,7 @@ def _search(residuals: Residuals, starts: Array, names: Sequence[str]) -> _Found
 
 
 def _polish(residuals: Residuals, theta: Array, names: Sequence[str], scale: float) -> Any:
-    """Huber's loss from a near start by a trust region; a parameter that stands at its bound stays near it."""
+    """Minimises Huber's loss in a trust region from a near start. A parameter at its bound stays near it."""
     low, high = np.array([_BOUNDS[name] for name in names]).T
     inside = np.clip(theta, low + 1e-9, high - 1e-9)
     return least_squares(
@@ -364,15 +367,15 @@ def _polish(residuals: Residuals, theta: Array, names: Sequence[str], scale: flo
 
 
 def _inflation(points: int, parameters: int) -> float:
-    """By how much the residuals of a fit with so many parameters are too small."""
+    """The factor by which the residuals of a fit with so many parameters are too small."""
     return float(np.sqrt(points / (points - parameters)))
 
 
 def _shaken(found: _Found, rng: np.random.Generator, draws: int) -> Array:
-    """Per draw and point, what to add to the log-loss that was seen: the law's own value, and a residual of another point.
+    """What to add to the measured log-losses, (draws, points): the law's own value and a residual of a random point.
 
-    All points have the same noise in the logarithm of the loss; a residual is enlarged by what the fit took from it, and by
-    what that leaves unsure of the noise itself (Student's t over the normal, at the interval's level).
+    All points have the same noise in the logarithm of the loss. A residual is enlarged by the degrees of freedom that the fit
+    used, and by the ratio of Student's t to the normal at the interval's level, since the noise itself is an estimate.
     """
     left = found.residuals(found.theta)[0]
     points, parameters = len(left), len(found.theta)
@@ -403,12 +406,12 @@ def _intervals_of(law: object, many: object, names: Sequence[str]) -> dict[str, 
     return {name: Estimate.both_ways(getattr(law, name), getattr(many, name), positive=name != "c0") for name in names}
 
 
-def _try_out(taught: Sequence[Point], law: DistillationLaw, fit: _Found, rng: np.random.Generator) -> HeldOut:
-    """Fits again without some cells, and predicts those, with a capacity gap and without."""
-    cells = list(dict.fromkeys(p.cell for p in taught))
+def _try_out(distilled: Sequence[Point], law: DistillationLaw, fit: _Found, rng: np.random.Generator) -> HeldOut:
+    """Fits without some cells and predicts them, with a capacity gap and without."""
+    cells = list(dict.fromkeys(p.cell for p in distilled))
     hidden = {cells[i] for i in rng.permutation(len(cells))[: max(1, round(_HELD_OUT * len(cells)))]}
-    seen = [p for p in taught if p.cell not in hidden]
-    unseen = [p for p in taught if p.cell in hidden]
+    seen = [p for p in distilled if p.cell not in hidden]
+    unseen = [p for p in distilled if p.cell in hidden]
     residuals = _student_residuals(seen, law.supervised)
     check = _student_residuals(unseen, law.supervised)
     with_gap = fit.again(residuals)
@@ -420,22 +423,22 @@ def _try_out(taught: Sequence[Point], law: DistillationLaw, fit: _Found, rng: np
 
 
 def cross_validate(points: Sequence[Point], *, folds: int = 5, draws: int = 2000, seed: int = 0) -> Validation:
-    """Tries the law on every distilled cell, left out in one of ``folds``, with a capacity gap and without.
+    """Cross-validates the law over distilled cells in ``folds``, with a capacity gap and without.
 
-    The supervised law is that of all points without a teacher, none of which is predicted here. Raises as
-    `fit_distillation_law` does.
+    The supervised law is fitted once, to all points without a teacher, since none of them is predicted. Raises BadPoints if
+    there are too few different points, and NotConverged if a search finds no optimum.
     """
-    alone, taught = [p for p in points if not p.distilled], [p for p in points if p.distilled]
-    _enough(alone, taught)
+    alone, distilled = [p for p in points if not p.distilled], [p for p in points if p.distilled]
+    _enough(alone, distilled)
     supervised = _supervised(_fit_supervised(alone).theta)
     rng = np.random.default_rng(seed)
-    cells = list(dict.fromkeys(p.cell for p in taught))
+    cells = list(dict.fromkeys(p.cell for p in distilled))
     fold = dict(zip(cells, (rng.permutation(len(cells)) % folds).tolist(), strict=True))
     at = _STUDENT.index("c1")
     names = tuple(name for name in _STUDENT if name != "c1")
     errors: dict[Any, list[Array]] = {cell: [] for cell in cells}
     for one in range(folds):
-        seen, unseen = ([p for p in taught if (fold[p.cell] == one) == hidden] for hidden in (False, True))
+        seen, unseen = ([p for p in distilled if (fold[p.cell] == one) == hidden] for hidden in (False, True))
         fit = _fit_student(seen, supervised)
         with_gap = fit.theta
         starts = np.unique(np.delete(_student_starts(seen), at, axis=1), axis=0)
@@ -451,7 +454,7 @@ def cross_validate(points: Sequence[Point], *, folds: int = 5, draws: int = 2000
 
 
 def _without(residuals: Residuals, index: int) -> Residuals:
-    """The same without a capacity gap: log c1 is held where it makes none."""
+    """Residuals without a capacity gap: log c1 is fixed at a value that makes none."""
 
     def gapless(theta: Array) -> tuple[Array, Array]:
         found, slopes = residuals(np.insert(theta, index, _NO_GAP))

@@ -26,8 +26,9 @@ _WRITE = "write it with limbeck.planning.laws.points.write_points"
 class Point:
     """The result of one run. Parameters are counted without embeddings; losses are in nats per token on held-out text.
 
-    A student trained on text alone has no teacher: its three fields are None. ``arm`` says where a student began: cut out of
-    its teacher, or fresh; a pilot needs both, else what is cut away looks like a capacity gap.
+    A student trained on text alone has no teacher: the three fields of the teacher are None. ``arm`` is the student's
+    initialisation: "cut" (pruned from its teacher) or "fresh" (random). A pilot needs both, since the loss by pruning looks like
+    a capacity gap otherwise.
     """
 
     student_params: float
@@ -48,7 +49,7 @@ class Point:
 
     @property
     def cell(self) -> tuple[Any, ...]:
-        """What its repetitions share: everything but the seed and the loss."""
+        """All fields but the seed and the loss, which the repetitions of a cell share."""
         row = asdict(self)
         return tuple(value for name, value in row.items() if name not in {"seed", "student_loss"})
 
@@ -62,9 +63,9 @@ class Table:
 
 
 def read_points(place: str | Path) -> Table:
-    """The points of a file, or of the folder that holds points.parquet or points.json.
+    """The points of a file, or of a folder that contains points.parquet or points.json.
 
-    Raises BadPoints for a table that is not there, cannot be read, lacks a column, or holds what is no number.
+    Raises BadPoints if the table is missing, cannot be read, lacks a column, or contains a value that is not a number.
     """
     file = _file(Path(place))
     try:
@@ -75,14 +76,14 @@ def read_points(place: str | Path) -> Table:
 
 
 def _json_rows(file: Path) -> list[dict[str, Any]]:
-    """The rows of a table in JSON, where NaN may stand for a loss that there is not."""
+    """The rows of a table in JSON. A missing loss may be NaN."""
     how: dict[str, Any] = {"error": BadPoints, "remedy": _WRITE}
     rows: list[dict[str, Any]] = require_type(file, parsed(file, file.read_bytes(), **how), list[dict[str, Any]], **how)
     return rows
 
 
 def write_points(points: Iterable[Point], file: str | Path) -> None:
-    """Writes a table in one piece: Parquet, or JSON where the name ends so."""
+    """Writes a table atomically, as JSON if the name ends in .json, else as Parquet."""
     file, rows = Path(file), [asdict(point) for point in points]
     if file.suffix == ".json":
         write_json(
@@ -93,13 +94,16 @@ def write_points(points: Iterable[Point], file: str | Path) -> None:
 
 
 def write_parquet(rows: list[dict[str, Any]], file: Path) -> None:
-    """Writes rows as a Parquet table, in one piece."""
-    with replacing(file) as beside:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), beside)
+    """Writes rows as a Parquet table, atomically."""
+    with replacing(file) as temporary:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), temporary)
 
 
 def sift(rows: Sequence[Mapping[str, Any]], *, name: str) -> Table:
-    """Converts rows to points and separates rows without a loss. ``name`` is the name of the table in errors."""
+    """Converts rows to points and separates rows without a loss. ``name`` is the name of the table in errors.
+
+    Raises BadPoints if a row lacks a column or has a value of the wrong kind.
+    """
     known = {field.name: field for field in fields(Point)}
     needed = [field.name for field in fields(Point) if field.default is MISSING]
     points, skipped = [], []
@@ -113,7 +117,7 @@ def sift(rows: Sequence[Mapping[str, Any]], *, name: str) -> Table:
         point = Point(**values)
         reason = _missing(point)
         if reason:
-            skipped.append(f"row {number}: {reason} ({_said(point)})")
+            skipped.append(f"row {number}: {reason} ({_described(point)})")
         else:
             points.append(point)
     return Table(tuple(points), tuple(skipped))
@@ -129,7 +133,7 @@ def longest(points: Iterable[Point]) -> list[Point]:
 
 
 def usual(points: Iterable[Point]) -> list[Point]:
-    """`longest`, of each teacher size the least trained: one teacher a size, one number of tokens, as a ratio rule needs."""
+    """The points of `longest` with the least trained teacher of each size: one teacher per size, as a ratio rule needs."""
     points = longest(points)
     least: dict[float | None, float] = {}
     for point in points:
@@ -138,7 +142,7 @@ def usual(points: Iterable[Point]) -> list[Point]:
 
 
 def with_teachers(points: Iterable[Point]) -> list[Point]:
-    """The points, and each teacher as what it is: another model trained on text alone."""
+    """The points, with a further point for each teacher, as a model trained on text alone."""
     points = list(points)
     teachers = {(p.teacher_params, p.teacher_tokens, p.teacher_loss) for p in points if p.distilled}
     alone = [Point(n, d, loss) for n, d, loss in teachers if n is not None and d is not None and loss is not None]
@@ -176,6 +180,6 @@ def _missing(point: Point) -> str:
     return ""
 
 
-def _said(point: Point) -> str:
+def _described(point: Point) -> str:
     teacher = "" if point.teacher_params is None else f", teacher {point.teacher_params:,.0f}"
     return f"student {point.student_params:,.0f}{teacher}, {point.arm}, seed {point.seed}"

@@ -1,10 +1,10 @@
-"""The ratio rule: the best teacher of a student of S parameters has about 2.5 S, and how to find out for one's own pairs.
+"""The ratio rule: the best teacher of a student with S parameters has about 2.5 S. Fits the rule to a pilot's points.
 
-Published ("Towards the Law of Capacity Gap in Distilling Language Models", arXiv 2311.07052): T* = 2.498 S - 11.498, in millions,
-R² 0.9957, over students cut out of their teachers, below 3B (`laws.distillation.RATIO`).
+The published rule ("Towards the Law of Capacity Gap in Distilling Language Models", arXiv 2311.07052) is T* = 2.498 S - 11.498,
+in millions, with R² 0.9957, over students pruned from their teachers, below 3B (`laws.distillation.RATIO`).
 
-What surprises: a valley can be too flat for any pilot to find its bottom. So a fit says of each student size what was found -
-an optimum between the ends, a fall or a rise from end to end, nothing but noise - and how deep a dip it would have seen.
+The loss over teacher sizes, a valley, can be too flat for a pilot to find its minimum. So a fit reports for each student size
+whether the loss has an optimum between the ends, falls, rises, or shows only noise, and how deep a dip it would have detected.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from limbeck.planning.laws.estimate import LEVEL, Estimate
 from limbeck.planning.laws.points import Point
 
 DRAWS = 2000
-_POWER = 0.8  # the chance with which a dip of the detectable depth would have been seen
+_POWER = 0.8  # probability of detecting a dip of the detectable depth
 
 Kind = Literal["optimum", "falling", "rising", "flat", "unclear"]
 Array = Float[np.ndarray, "..."]
@@ -32,10 +32,10 @@ Array = Float[np.ndarray, "..."]
 class Valley:
     """The losses of one student size over its teachers: a quadratic in x = log(teacher / student).
 
-    ``kind``: the loss has an "optimum" between the ends; or is "falling" or "rising" from the smallest teacher to the largest;
-    or "flat", no different from noise; or "unclear": it changes, but where its bottom is the points do not say. ``ratio`` is
-    T*/S, None but for an optimum. ``detectable_nats`` is the least dip in the middle of these ratios, below the ends, that
-    such points show with a chance of 80 %. ``curvature`` is nats per (log ratio)^2.
+    ``kind`` is "optimum" if the loss has a minimum between the ends, "falling" or "rising" from the smallest teacher to the
+    largest, "flat" if it is no different from noise, or "unclear" if it changes but the points do not locate its minimum.
+    ``ratio`` is T*/S, None without an optimum. ``detectable_nats`` is the smallest dip in the middle of these ratios, below
+    the ends, that such points show with a probability of 80 %. ``curvature`` is in nats per (log ratio)^2.
     """
 
     student: float
@@ -68,8 +68,8 @@ class Valley:
 class RatioFit:
     """T* = slope x S + intercept, in parameters, through the optima of student sizes that have one.
 
-    With a single such size the intercept is 0, and there is no R². ``line`` is None where no size has an optimum: then the
-    pilot does not say which teacher is best, and `valleys` say why.
+    With a single such size the intercept is 0, and there is no R². ``slope`` and ``intercept`` are None if no size has an
+    optimum: the pilot does not determine the best teacher then, and ``valleys`` have the reasons.
     """
 
     valleys: tuple[Valley, ...]
@@ -81,24 +81,24 @@ class RatioFit:
 
     @property
     def flat(self) -> bool:
-        """Whether no student size minds which teacher it has."""
+        """Whether the loss of no student size depends on its teacher."""
         return all(valley.kind == "flat" for valley in self.valleys)
 
     def row(self) -> dict[str, Any]:
-        """As JSON holds it, without the draws of the bootstrap."""
+        """The fit as JSON, without the bootstrap draws."""
         return {name: value for name, value in asdict(self).items() if name not in ("slopes", "intercepts")}
 
     def best_teacher(self, student: float) -> Estimate | None:
-        """Parameters of the best teacher of a student, None where the pilot found no optimum."""
+        """Parameters of the best teacher of a student; None if the pilot found no optimum."""
         if self.slope is None or self.intercept is None:
             return None
         value = self.slope.value * student + self.intercept.value
         return Estimate.of(value, self.slopes * student + self.intercepts)
 
     def predict(self, student: float, teacher: float) -> float | None:
-        """Nats per token that a teacher costs its student beyond the best teacher; None where there is no optimum.
+        """The excess loss of a student over that with the best teacher, in nats per token; None if there is no optimum.
 
-        With the curvature in log(teacher / student) that the sizes with an optimum have in the mean.
+        The curvature in log(teacher / student) is the mean over the sizes with an optimum.
         """
         best = self.best_teacher(student)
         if best is None or best.value <= 0:
@@ -108,29 +108,30 @@ class RatioFit:
 
 
 def fit_ratio_law(points: Sequence[Point], *, draws: int = DRAWS, seed: int = 0) -> RatioFit:
-    """The rule of one's own points: a valley per student size, a line through their optima, bootstrap intervals.
+    """The ratio rule fitted to points: a valley per student size, a line through their optima, and bootstrap intervals.
 
-    The points must be of one arm, one number of tokens per size, and have teachers; sizes with fewer than 3 ratios, or fewer
-    than 5 points, are no valley. Raises BadPoints where nothing is left, or where cuts and fresh students are mixed.
+    The points must be of one arm, with one number of tokens per size, and have teachers. Sizes with fewer than 3 teachers, or
+    fewer than 5 points, are left out. Raises BadPoints if no size is left, if a size has several numbers of tokens, or if
+    pruned and randomly initialised students are mixed.
     """
-    taught = [p for p in points if p.teacher_params is not None]
-    arms = {p.arm for p in taught}
+    distilled = [p for p in points if p.teacher_params is not None]
+    arms = {p.arm for p in distilled}
     if len(arms) > 1:
         raise BadPoints(
             "a ratio law needs one arm: cut students carry what was cut away of them, fresh ones do not; fit each alone"
         )
     rng = np.random.default_rng(seed)
     by_size: dict[float, list[Point]] = {}
-    for point in taught:
+    for point in distilled:
         by_size.setdefault(point.student_params, []).append(point)
     groups = [(size, group) for size, group in sorted(by_size.items()) if _is_valley(size, group)]
     alarm = (1 - LEVEL) / max(
         1, len(groups)
-    )  # so that of all valleys 5 %, not of each, are called other than flat by noise
+    )  # corrected, so that noise makes any of the valleys other than flat in 5 % of pilots
     fitted = [_valley(size, group, draws, rng, alarm=alarm) for size, group in groups]
     if not fitted:
         raise BadPoints(
-            f"a ratio law needs a student size with 5 distilled points of 3 teachers; the {len(taught)} distilled points have "
+            f"a ratio law needs a student size with 5 distilled points of 3 teachers; the {len(distilled)} distilled points have "
             "none. Distil from more teachers"
         )
     chosen = [(valley, found) for valley, found in fitted if valley.kind == "optimum"]
@@ -165,7 +166,7 @@ def _is_valley(size: float, group: Sequence[Point]) -> bool:
 def _valley(
     size: float, group: Sequence[Point], draws: int, rng: np.random.Generator, *, alarm: float
 ) -> tuple[Valley, Array]:
-    """A valley, and the ratio T*/S of each bootstrap draw: infinite or 0 where a draw has no bottom."""
+    """A valley, and the ratio T*/S of each bootstrap draw, (draws,): infinite or 0 for a draw without a minimum."""
     x = np.log([p.teacher_params / size for p in group if p.teacher_params is not None])
     y = np.array([p.student_loss for p in group])
     design = np.column_stack([np.ones_like(x), x - x.mean(), (x - x.mean()) ** 2])
@@ -178,7 +179,7 @@ def _valley(
     bent = np.sqrt(inverse[2, 2]) * noise
     t = stats.t.ppf((1 + LEVEL) / 2, free)
     half = (x.max() - x.min()) / 2
-    # Residuals are shrunk by what the fit took; drawn thetas are spread by t, as theirs is.
+    # The fit's degrees of freedom make residuals too small; draws are spread as Student's t.
     spread = np.sqrt(len(y) / free) * t / stats.norm.ppf((1 + LEVEL) / 2)
     drawn = theta + spread * rng.choice(residuals - residuals.mean(), size=(draws, len(y))) @ weights.T
     ratios = _bottom(drawn, x)
@@ -200,7 +201,7 @@ def _valley(
 
 
 def _bottom(theta: Float[np.ndarray, "draws 3"], x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " draws"]:
-    """T*/S of each parabola; of one that has no bottom the end, 0 or infinite, to which it falls."""
+    """T*/S of each parabola. Without a minimum, it is the end to which the parabola falls, 0 or infinite."""
     _, slope, bend = theta.T
     with np.errstate(divide="ignore", over="ignore"):
         inside = np.exp(np.minimum(x.mean() - slope / (2 * np.where(bend > 0, bend, np.nan)), 700.0))
@@ -221,7 +222,7 @@ def _kind(theta: Array, x: Array, y: Array, noise: float, curvature: Estimate, r
 
 
 def _line(sizes: Float[np.ndarray, " n"], best: Float[np.ndarray, "*draws n"]) -> tuple[Array, Array, Array]:
-    """Slope, intercept and R² of T* over S. Squares are weighted by 1/S²: an optimum is as sharp as its ratio is."""
+    """Slope, intercept and R² of T* over S. Squares are weighted by 1/S², since the error of an optimum is proportional to S."""
     if len(sizes) == 1:
         return best[..., 0] / sizes[0], np.zeros(best.shape[:-1]), np.ones(best.shape[:-1])
     w = sizes**-2.0 / (sizes**-2.0).sum()

@@ -1,18 +1,16 @@
-"""How a task's pass rate grows with parameters, and what a model that is not trained yet would score.
+"""The scaling law of a task's pass rate over parameters, which predicts the score of a model before it is trained.
 
 If the loss of each answer falls as a power of the parameters N, its pass rate is PU(N) = exp(-c N^-alpha), so F = log(-log PU)
 is a line in log N (Hu et al., arXiv 2310.03262, sec. 4). The law is fitted twice: to the mean over instances, and to each
-instance, whose predictions are then averaged. A mean of curves of this kind is no such curve, which is why the second is
-usually nearer.
+instance, whose predictions are then averaged. The second is usually closer, since a mean of such curves is not such a curve.
 
-An instance without a pass says that its rate is low, not that it is 0, and log 0 never enters: instances are fitted to the
-counts themselves, by the likelihood p^x (1 - p)^(n - x), which holds for capped instances too. A few counts do not determine
-two numbers, so the pairs (log c, alpha) are taken as drawn from one normal distribution, fitted along with them (empirical
-Bayes; Laplace's approximation).
+An instance without a pass has a low rate, not necessarily 0. So instances are fitted to their counts by the likelihood
+p^x (1 - p)^(n - x), which needs no log 0 and holds for capped instances too. A few counts do not determine two numbers. So the
+pairs (log c, alpha) have a common normal prior, which is fitted with them (empirical Bayes, with Laplace's approximation).
 
-Intervals have two parts, added in squares on the scale of F: the choice of instances, by bootstrap; and how far trained
-models lie off the line, by Student's t over all models, seeds of one size among them. Resampling two or three seeds could
-not show how much another would differ, so seeds are points of the regression instead.
+Intervals have two parts, added in squares on the scale of F: the choice of instances, by bootstrap, and the distance of trained
+models from the line, by Student's t over all models. Seeds of one size are separate points of this regression, since resampling
+two or three seeds would not show how much another one differs.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ Level = Literal["dataset", "instance"]
 
 @dataclass(frozen=True)
 class Point:
-    """What a model of ``parameters`` did on each instance of a task: ``successes`` of ``samples``, and estimated ``rates``.
+    """The results of a model with ``parameters`` on each instance of a task: ``successes`` of ``samples``, and ``rates``.
 
     The rates are unbiased estimates (`probes.pass_rate.unbiased`) or exact probabilities. All points of a law have the same
     instances in the same order.
@@ -54,7 +52,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A pass rate to be expected, with its 95 % interval. ``below``: of a size smaller than all that were fitted."""
+    """An expected pass rate with its 95 % interval. ``below`` is true for a size below all sizes of the fit."""
 
     level: Level
     parameters: int
@@ -66,10 +64,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Curvature:
-    """The quadratic coefficient of F in log N with its 95 % interval, and what it means.
+    """The quadratic coefficient of F in log N with its 95 % interval, and its meaning.
 
-    "linear" where the interval holds 0; "convex" is growth slower than the law (sub-scaling); "concave" faster (the paper's
-    accelerated emergence, sec. 5). "undetermined" with fewer than four models whose rate is neither 0 nor 1.
+    ``kind`` is "linear" if the interval contains 0, "convex" for growth slower than the law (sub-scaling), "concave" for faster
+    growth (the paper's accelerated emergence, sec. 5), and "undetermined" with fewer than four models whose rate is neither 0
+    nor 1.
     """
 
     value: float
@@ -82,8 +81,8 @@ class Curvature:
 class TaskLaw:
     """The law of one task. ``c`` and ``alpha`` are those of the mean rate; ``instance_alpha`` the mean over instances.
 
-    ``sizes`` are the parameters of the models in order, and ``left_out`` those without any pass, which the mean's line
-    cannot use.
+    ``sizes`` are the parameters of the models in ascending order. ``left_out`` are those without any pass, which the line of the
+    mean excludes.
     """
 
     c: float
@@ -96,7 +95,7 @@ class TaskLaw:
     _instances: _Instances
 
     def predict(self, parameters: int) -> tuple[Prediction, Prediction]:
-        """The expected pass rate of a model of this size, by the dataset's law and by the instances' laws."""
+        """The expected pass rate of a model of this size, by the law of the mean rate and by the laws of the instances."""
         below = parameters < min(self.sizes) * (1 - SAME_SIZE)
         return (
             Prediction("dataset", parameters, *self._dataset(parameters), below),
@@ -129,9 +128,9 @@ class TaskLaw:
 
 
 def fit(points: Sequence[Point]) -> TaskLaw:
-    """The law through measured models.
+    """The law of a task fitted to measured models.
 
-    Raises BadPoints with fewer than three sizes, or where fewer than two sizes had any pass.
+    Raises BadPoints with fewer than three sizes, or if fewer than two sizes have any pass.
     """
     points = sorted(points, key=lambda point: point.parameters)
     sizes = distinct_sizes([point.parameters for point in points])
@@ -163,7 +162,7 @@ def fit(points: Sequence[Point]) -> TaskLaw:
 
 
 def distinct_sizes(parameters: Sequence[int]) -> list[int]:
-    """The different sizes among numbers of parameters, ascending; those within 2 % are one."""
+    """The distinct sizes among numbers of parameters, ascending. Numbers within 2 % are one size."""
     found: list[int] = []
     for size in sorted(parameters):
         if not found or size > found[-1] * (1 + SAME_SIZE):
@@ -172,12 +171,12 @@ def distinct_sizes(parameters: Sequence[int]) -> list[int]:
 
 
 def same_size(a: int, b: int) -> bool:
-    """Whether two models are of one size: within 2 %."""
+    """Whether two numbers of parameters are one size: within 2 %."""
     return abs(a - b) <= SAME_SIZE * max(a, b)
 
 
 def _f(rates: Float[np.ndarray, "*shape"] | float) -> Float[np.ndarray, "*shape"]:
-    """F = log(-log rate). A rate of 0 has no F and must not come here."""
+    """F = log(-log rate). Rates must be above 0."""
     return np.log(-np.log(np.minimum(rates, _CEILING)))
 
 
@@ -186,14 +185,14 @@ def _rate(f: float) -> float:
 
 
 def _line_at(x: np.ndarray, f: np.ndarray, at: float | np.ndarray) -> np.ndarray:
-    """The least-squares line through (x, f) at a place."""
+    """The value of the least-squares line through (x, f) at ``at``."""
     centre = x.mean()
     slope = ((x - centre) * (f - f.mean(-1, keepdims=True))).sum(-1) / ((x - centre) ** 2).sum()
     return f.mean(-1) + slope * (at - centre)
 
 
 def _scatter(x: np.ndarray, off: np.ndarray, at: float) -> float:
-    """Half the 95 % interval of F at a place that comes from models lying ``off`` the line: a new model's prediction."""
+    """Half the 95 % prediction interval of F for a new model at ``at``, from the residuals ``off`` of the models."""
     freedom = len(x) - 2
     if freedom < 1:
         return math.inf
@@ -213,7 +212,7 @@ def _interval(value: float, draws: np.ndarray, scatter: float) -> tuple[float, f
 
 
 def _resamples(instances: int) -> Float[np.ndarray, "draws instances"]:
-    """Indices of resampled instances; always the same."""
+    """Indices of resampled instances, from a fixed seed."""
     return np.random.default_rng(0).integers(instances, size=(_RESAMPLES, instances))
 
 
@@ -221,7 +220,7 @@ def _curvature(points: Sequence[Point]) -> Curvature:
     x = np.log([p.parameters for p in points])
     x = x - x.mean()
     rates = np.stack([p.rates for p in points])
-    # F of a rate at the ceiling is what rounding makes of it
+    # F of a rate at the ceiling is a rounding error
     inside = (rates.mean(1) > 0) & (rates.mean(1) < _CEILING)
     x, rates = x[inside], rates[inside]
     freedom = len(x) - 3
@@ -252,9 +251,9 @@ def _curvature(points: Sequence[Point]) -> Curvature:
 
 @dataclass(frozen=True)
 class _Instances:
-    """A line of F for each instance, at ``centre`` and with a slope, and how sure they are.
+    """A line of F for each instance, by its value at ``centre`` and its slope, with their covariance.
 
-    ``at`` (instances, 2) are the most likely (F at the centre, slope), ``covariance`` (instances, 2, 2) theirs.
+    ``at`` (instances, 2) has the most likely (F at the centre, slope), ``covariance`` (instances, 2, 2) their covariance.
     """
 
     centre: float
@@ -263,13 +262,13 @@ class _Instances:
 
     @property
     def slopes(self) -> Float[np.ndarray, " instances"]:
-        """Of F in log N: minus alpha."""
+        """The slopes of F in log N, which are minus alpha."""
         return self.at[:, 1]
 
     def rates(self, x: Float[np.ndarray, " places"]) -> Float[np.ndarray, "instances places"]:
-        """The expected rate of each instance at log parameters ``x``, over what is not known of its line.
+        """The expected rate of each instance at log parameters ``x``, over the uncertainty of its line.
 
-        The rate at the likeliest line would be another number, since the rate is curved in F.
+        It differs from the rate of the most likely line, since the rate is curved in F.
         """
         design = np.stack([np.ones_like(x), x - self.centre], 1)  # (places, 2)
         mean = self.at @ design.T
@@ -285,7 +284,7 @@ class _Instances:
         passed: Float[np.ndarray, "instances models"],
         drawn: Float[np.ndarray, "instances models"],
     ) -> _Instances:
-        """Lines and their common normal distribution, by turns (EM) until nothing moves."""
+        """The lines and their common normal distribution, fitted in turns (EM) until they converge."""
         centre = float(x.mean())
         design = np.stack([np.ones_like(x), x - centre], 1)
         pooled = np.clip((passed.sum(0) + 0.5) / (drawn.sum(0) + 1.0), 1e-12, 1 - 1e-6)
@@ -297,7 +296,7 @@ class _Instances:
             at, covariance = _most_likely(at, design, passed, drawn, mean, shared)
             mean = at.mean(0)
             around = at - mean
-            # never quite 0: with all instances alike the estimate would creep towards it for ever
+            # above 0: with equal instances, the estimate would approach 0 without end
             shared = around.T @ around / len(at) + covariance.mean(0) + 1e-6 * np.eye(2)
             if np.abs(mean - before).max() < 1e-5:
                 break
@@ -312,10 +311,10 @@ def _most_likely(
     mean: Float[np.ndarray, "2"],
     shared: Float[np.ndarray, "2 2"],
 ) -> tuple[Float[np.ndarray, "instances 2"], Float[np.ndarray, "instances 2 2"]]:
-    """The most likely line of each instance given counts and the common distribution, and its covariance.
+    """The most likely line of each instance given its counts and the common distribution, and its covariance.
 
-    Fisher's scoring in F, where d log p = -e^F and d log(1 - p) = e^F p / (1 - p), all instances at once; a step that makes
-    an instance less likely is halved.
+    The method is Fisher scoring in F, where d log p = -e^F and d log(1 - p) = e^F p / (1 - p), for all instances at once. A step
+    that makes an instance less likely is halved.
     """
     precision = np.linalg.inv(shared)
 

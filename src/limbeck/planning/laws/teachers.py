@@ -30,10 +30,10 @@ Verdict = Literal["distil", "any", "cross-entropy", "unknown"]
 
 @dataclass(frozen=True)
 class Model:
-    """A teacher or a student as planners see it.
+    """A teacher or a student, as planners use it.
 
-    ``parameters`` are all of them, ``body`` those without embeddings and head, ``multiplied`` those a token is multiplied with.
-    ``size`` is None where only a number is known: then the three are that number.
+    ``parameters`` counts all parameters, ``body`` those without embeddings and head, and ``multiplied`` those that take part in a
+    matrix product for each token. ``size`` is None if only one number of parameters is known, which is all three counts then.
     """
 
     name: str
@@ -44,25 +44,25 @@ class Model:
 
     @classmethod
     def of_count(cls, name: str, parameters: float) -> Model:
-        """A model of which only the number of parameters is known."""
+        """A model that has only a number of parameters, without a configuration."""
         return cls(name, parameters, parameters, parameters)
 
     @classmethod
     def of_size(cls, name: str, size: Size) -> Model:
-        """A model whose configuration amounts to this."""
+        """A model with the size of its configuration."""
         return cls(name, size.parameters, size.body, size.multiplied, size)
 
     def forward_flops(self, length: int) -> float:
-        """FLOPs of a forward pass per token in rows of this length, counted layer by layer; of a mere number N it is 2 N."""
+        """FLOPs of a forward pass per token in rows of ``length`` tokens, layer by layer; 2 N if only a number N is known."""
         return 2.0 * self.multiplied if self.size is None else self.size.forward_flops(length)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A student, its tokens, and whether the teacher's forward passes are paid for (else its logits are cached).
+    """A student, its training tokens, and whether the teacher's forward passes are paid (otherwise its logits are cached).
 
-    ``uses`` is how often the logits of one pass are trained on. ``epsilon`` is the tolerance in nats per token.
-    ``teacher_tokens`` are the tokens that teachers were trained on, None for 20 per parameter. Rows of text have ``length``
+    ``uses`` is the number of times that training uses the logits of one pass. ``epsilon`` is the tolerance in nats per token.
+    ``teacher_tokens`` is the number of training tokens of teachers, None for 20 per parameter. Rows of text have ``length``
     tokens.
     """
 
@@ -75,14 +75,14 @@ class Task:
     length: int = 1024
 
     def price(self, teacher: Model) -> Price:
-        """What the teacher's logits cost the student, where they are paid."""
+        """The price of the teacher's logits in the student's compute. Logits that are not paid have infinitely many uses."""
         passes = teacher.forward_flops(self.length) / (3 * self.student.forward_flops(self.length))
         return Price(passes, self.uses if self.paid else math.inf)
 
     def flops(self, teacher: Model | None, tokens: float) -> float:
-        """FLOPs of a training: three forward passes of the student a token, and one of a paid teacher for each it reads.
+        """FLOPs of a training: three forward passes of the student per token, and one of a paid teacher per token it computes.
 
-        Of models known by their numbers alone that is 6 N_S D + 2 N_T D, as arXiv 2311.07052 counts.
+        For models with only a number of parameters it is 6 N_S D + 2 N_T D, as in arXiv 2311.07052.
         """
         per_token = 3 * self.student.forward_flops(self.length)
         if teacher is not None and self.paid:
@@ -90,22 +90,22 @@ class Task:
         return per_token * tokens
 
     def tokens_for(self, flops: float, teacher: Model | None) -> float:
-        """Tokens that so many FLOPs buy. Without a teacher they buy more, where teachers are paid."""
+        """The number of training tokens for a budget of FLOPs. Without a paid teacher, it is larger."""
         return flops / self.flops(teacher, 1)
 
     def seen_by(self, teacher: Model) -> float:
-        """Tokens a teacher was trained on."""
+        """The number of training tokens of a teacher."""
         return COMPUTE_OPTIMAL * teacher.body if self.teacher_tokens is None else self.teacher_tokens
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way to train the student: by a teacher, or by cross-entropy alone (teacher None).
+    """One way to train the student: with a teacher, or by cross-entropy alone (teacher None). Losses are in nats per token.
 
-    ``loss`` is after the tokens that there are, for ``flops``. Cross-entropy alone sees ``alone_tokens`` for the same FLOPs, and
-    ends at ``alone_loss``: that is what a teacher must beat. ``break_even`` is how often its logits must be used for that: inf
-    where no number is enough, None where no logits are paid. ``budget_loss`` is after ``budget_tokens``, as many as
-    ``budget_flops``, those of the dearest row, buy this one. Losses are nats per token.
+    ``loss`` is the loss after all tokens, for ``flops``. For the same FLOPs, cross-entropy alone trains on ``alone_tokens`` and
+    reaches ``alone_loss``. ``break_even`` is the number of uses of the teacher's logits from which the teacher is better than
+    that: inf if no number is enough, None if no logits are paid. ``budget_loss`` is the loss after ``budget_tokens``, the tokens
+    of this row for ``budget_flops``, which are the FLOPs of the most expensive row.
     """
 
     teacher: str | None
@@ -122,7 +122,7 @@ class Row:
 
     @property
     def gain(self) -> float:
-        """Nats per token by which the student is better than cross-entropy alone makes it for the same FLOPs."""
+        """The student's advantage over cross-entropy alone for the same FLOPs, in nats per token."""
         return self.alone_loss - self.loss.value
 
 
@@ -130,7 +130,8 @@ class Row:
 class Recommendation:
     """The recommendation of one planner. ``best`` and ``cheapest`` name candidates; None is cross-entropy alone, or unknown.
 
-    ``teacher`` is the best teacher size, whether or not a candidate has it, in the parameters that this planner counts.
+    ``said`` is the recommendation in a sentence. ``teacher`` is the best teacher size, even if no candidate has it, in the
+    parameters that this planner counts.
     """
 
     planner: str
@@ -144,7 +145,7 @@ class Recommendation:
 
 
 class Predictor(Protocol):
-    """What a planner by losses needs of a law; `DistillationFit` is one."""
+    """The protocol of a law that predicts losses, for `by_loss`. `DistillationFit` is one."""
 
     def predict(self, parameters: float, tokens: float, teacher_loss: float) -> Estimate:
         """Nats per token of a distilled student."""
@@ -156,7 +157,7 @@ class Predictor(Protocol):
 
 
 class PublishedLaw:
-    """The published law, each prediction within its published error of about 1 %."""
+    """The published law. The interval of each prediction is its published error of about 1 %."""
 
     def predict(self, parameters: float, tokens: float, teacher_loss: float) -> Estimate:
         """Nats per token of a distilled student."""
@@ -189,8 +190,8 @@ def by_fitted_ratio(task: Task, candidates: Sequence[Model], fit: RatioFit, *, a
     best = fit.best_teacher(task.student.body)
     if best is None or best.value <= 0:
         if fit.flat:
-            said = f"any teacher in this range will do, so the cheapest: {min(candidates, key=_cost).name}"
-            return Recommendation(name, "any", said, None, min(candidates, key=_cost).name, None, (), tuple(notes))
+            text = f"any teacher in this range will do, so the cheapest: {min(candidates, key=_cost).name}"
+            return Recommendation(name, "any", text, None, min(candidates, key=_cost).name, None, (), tuple(notes))
         return Recommendation(
             name, "unknown", "your pilot found no best size of teacher", None, None, None, (), tuple(notes)
         )
@@ -208,11 +209,11 @@ def _by_ratio(
     value = best.value if isinstance(best, Estimate) else best
     nearest = min(candidates, key=lambda m: abs(np.log(size(m) / value)))
     share = size(nearest) / value
-    said = (
+    text = (
         f"a teacher of about {value:,.3g} parameters; of the candidates {nearest.name} is nearest ({share:.2f} of it)"
     )
     return Recommendation(
-        name, "distil", said, nearest.name, nearest.name, best, (), (*notes, "a ratio predicts no loss")
+        name, "distil", text, nearest.name, nearest.name, best, (), (*notes, "a ratio predicts no loss")
     )
 
 
@@ -241,9 +242,10 @@ def by_loss(
     best_size: Estimate | float | None,
     notes: Sequence[str],
 ) -> Recommendation:
-    """What a law of losses says: the candidates by what they gain over cross-entropy alone, which is one of them.
+    """The recommendation of a law of losses: candidates by their gain over cross-entropy alone, which is one of the rows.
 
-    The gain is at equal FLOPs: where a teacher is paid, cross-entropy alone sees more tokens; where it is free, the same.
+    The gain is at equal FLOPs: cross-entropy alone trains on more tokens if the teacher is paid, else on the same number.
+    ``teacher_losses`` has the loss of each candidate by name, in nats per token.
     """
     dearest = max(task.flops(m, task.tokens) for m in candidates)
     rows = [
@@ -253,20 +255,20 @@ def by_loss(
     best = max(rows, key=lambda row: row.gain)
     near = [row for row in rows if row.gain >= best.gain - task.epsilon]
     cheapest = min(near, key=lambda row: row.parameters)
-    taught = [row for row in rows if row.teacher is not None]
+    distilled = [row for row in rows if row.teacher is not None]
     if cheapest.teacher is None:
         verdict: Verdict = "cross-entropy"
-        most = max(row.gain for row in taught)
-        said = f"distilling does not pay here: train with cross-entropy (at equal FLOPs the best teacher gains {most:+.3f} nats)"
-    elif len(taught) > 1 and all(row in near for row in taught):
+        most = max(row.gain for row in distilled)
+        text = f"distilling does not pay here: train with cross-entropy (at equal FLOPs the best teacher gains {most:+.3f} nats)"
+    elif len(distilled) > 1 and all(row in near for row in distilled):
         verdict = "any"
-        said = f"any teacher in this range will do, so the cheapest: {cheapest.teacher} ({cheapest.gain:+.3f} nats)"
+        text = f"any teacher in this range will do, so the cheapest: {cheapest.teacher} ({cheapest.gain:+.3f} nats)"
     else:
         verdict = "distil"
-        said = f"{cheapest.teacher}: {cheapest.gain:+.3f} nats against cross-entropy at equal FLOPs"
+        text = f"{cheapest.teacher}: {cheapest.gain:+.3f} nats against cross-entropy at equal FLOPs"
         if cheapest is not best:
-            said += f"; {best.teacher} is best by {best.gain - cheapest.gain:.4f}, less than epsilon"
-    return Recommendation(name, verdict, said, best.teacher, cheapest.teacher, best_size, tuple(rows), tuple(notes))
+            text += f"; {best.teacher} is best by {best.gain - cheapest.gain:.4f}, less than epsilon"
+    return Recommendation(name, verdict, text, best.teacher, cheapest.teacher, best_size, tuple(rows), tuple(notes))
 
 
 def _row(task: Task, law: Predictor, teacher: Model | None, teacher_loss: float | None, budget: float) -> Row:
@@ -297,7 +299,7 @@ def _row(task: Task, law: Predictor, teacher: Model | None, teacher_loss: float 
 
 
 def _break_even(task: Task, law: Predictor, teacher: Model, loss: float) -> float:
-    """Uses of a teacher's logits from which on a student of this loss wins at equal compute; 1 stands for one or less."""
+    """Uses of a teacher's logits from which a student with this loss is better at equal compute; 1 for one or less."""
     price = task.price(teacher)
 
     def alone(ratio: float) -> float:
