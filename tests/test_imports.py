@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "limbeck"
 
 LAYERS = (
-    ("errors", "scrub", "terminal", "units"),
+    ("ending", "errors", "scrub", "terminal", "units"),
     ("plugins",),
     ("types", "config", "results", "disk", "border"),
     ("divergence",),

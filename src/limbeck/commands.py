@@ -27,6 +27,7 @@ from limbeck.config import (
     VerifySettings,
 )
 from limbeck.config.settings import Base
+from limbeck.ending import show_ending
 from limbeck.results import Result
 from limbeck.terminal import Terminal, visible
 
@@ -73,26 +74,45 @@ def _where(settings: Base, result: Result, what: str, place: Path) -> None:
 def _plan(settings: PlanSettings) -> None:
     result = dispatch.plan(settings)
     if result.mixture is None:
+        from limbeck.jobs.plan.ending import ending as last
         from limbeck.jobs.plan.show import show
     else:
+        from limbeck.jobs.plan.ending import mixture_ending as last
         from limbeck.jobs.plan.mixers import show_mixture as show
 
-    _print(settings, result, lambda: show(result.to_dict(), Terminal(soft_wrap=True)))
+    def shown() -> None:
+        show(result.to_dict(), Terminal(soft_wrap=True))
+        show_ending(last(result.to_dict(), settings), Terminal(soft_wrap=True))
+
+    _print(settings, result, shown)
 
 
 def _doctor(settings: DistilSettings) -> None:
+    from limbeck.jobs.doctor.job import ending
     from limbeck.planning.checks.pair import Finding, show
 
     result = dispatch.doctor(settings)
-    _print(settings, result, lambda: show([Finding(**found) for found in result.findings], Terminal()))
+
+    def shown() -> None:
+        findings = [Finding(**found) for found in result.findings]
+        show(findings, Terminal())
+        show_ending(ending(findings), Terminal(soft_wrap=True))
+
+    _print(settings, result, shown)
     raise typer.Exit(0 if result.ok else 2)
 
 
 def _probe(settings: ProbeCommandSettings) -> None:
+    from limbeck.jobs.probe.ending import ending
     from limbeck.jobs.probe.job import show
 
     result = dispatch.probe(settings)
-    _print(settings, result, lambda: show(result["readings"].values(), Terminal()))
+
+    def shown() -> None:
+        show(result["readings"].values(), Terminal())
+        show_ending(ending(result, settings), Terminal(soft_wrap=True))
+
+    _print(settings, result, shown)
 
 
 def _export(settings: ExportSettings) -> None:
@@ -103,10 +123,15 @@ def _export(settings: ExportSettings) -> None:
 
 
 def _predict(settings: PredictSettings) -> None:
-    from limbeck.jobs.predict.job import show
+    from limbeck.jobs.predict.job import ending, show
 
     result = dispatch.predict(settings)
-    _print(settings, result, lambda: show(result, Terminal()))
+
+    def shown() -> None:
+        show(result, Terminal())
+        show_ending(ending(result, settings), Terminal(soft_wrap=True))
+
+    _print(settings, result, shown)
 
 
 def _reproduce(settings: ReproduceSettings) -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from limbeck.ending import Ending, show_ending
 from limbeck.report.capture_card import capture_card, next_of_capture
-from limbeck.report.screen import Ending, measured_rows, next_of_distil, show_ending, with_flag
+from limbeck.report.screen import measured_rows, next_of_distil, with_flag
 from limbeck.report.start import CUT
 from limbeck.terminal import Terminal
 from limbeck.types import Reading
@@ -26,6 +27,17 @@ def test_an_ending_shows_the_headline_the_table_the_report_and_the_next_command(
         "[red]student       2.000",
         "report  out/report.html",
         "next    limbeck probe out/student",
+    ]
+
+
+def test_columns_of_numbers_are_flush_right_and_others_left():
+    console = Terminal(width=40, soft_wrap=True)
+    with console.capture() as shown:
+        show_ending(Ending("", [["planner", "choice", "gain"], ["law", "4B", "+0.1"], ["rule", "none", ""]]), console)
+    assert [line.rstrip() for line in shown.get().splitlines()[2:]] == [
+        "planner  choice  gain",
+        "law      4B      +0.1",
+        "rule     none",
     ]
 
 

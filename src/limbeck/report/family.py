@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from limbeck.disk import require_type, write_text
+from limbeck.ending import Ending
 from limbeck.errors import BadFolder
 from limbeck.probes import Measurements, difference_test
 from limbeck.report import schema as kinds
@@ -20,7 +21,7 @@ from limbeck.report.decision import rows_decided, rule
 from limbeck.report.figures import Curve, SizeCurve, objective_points, size_curves, sweep_curves
 from limbeck.report.folder import RunFolder, read_run
 from limbeck.report.page import environment
-from limbeck.report.screen import Ending, next_of_distil
+from limbeck.report.screen import next_of_distil
 from limbeck.report.start import Start, start_of
 from limbeck.report.words import bounded, count, label, share
 from limbeck.types import Reading

@@ -1,51 +1,16 @@
-"""The last screen of a command: a headline, a small table of what was measured, where it is, and the next command to type."""
+"""What the last screen of a distillation shows: a table of what was measured, and the next command to type."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from limbeck.probes.interval import FEWEST_SEEDS
 from limbeck.report.start import Start
 from limbeck.report.words import ORDER, bounded, label
 from limbeck.types import Reading
-
-
-@dataclass(frozen=True)
-class Ending:
-    """``headline``: the result in a sentence. ``table``: rows of cells, the first of them headings.
-
-    ``places``: what is where, by name. ``then``: the next command, "" where none follows.
-    """
-
-    headline: str
-    table: Sequence[Sequence[str]] = ()
-    places: Mapping[str, Path] = field(default_factory=dict)
-    then: str = ""
-
-
-def show_ending(ending: Ending, console: Console) -> None:
-    """Prints an ending, after an empty line."""
-    console.print()
-    console.print(Text(ending.headline, style="bold"))
-    if ending.table:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for number, heading in enumerate(ending.table[0]):
-            table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
-        for row in ending.table[1:]:
-            table.add_row(*map(Text, row))
-        console.print(table)
-    lines = {name: str(path) for name, path in ending.places.items()} | ({"next": ending.then} if ending.then else {})
-    width = max(map(len, lines), default=0)
-    for name, what in lines.items():
-        console.print(Text.assemble((f"{name:<{width}}  ", "bold"), what))
 
 
 def measured_rows(readings: Sequence[Reading], start: Start) -> list[list[str]]:

@@ -25,6 +25,7 @@ from limbeck.corpora import Prompt, prompts_of
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.prompt import digest
 from limbeck.disk import check_sums, sums, whole
+from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.generation.generators import Batches, Generator, LocalGenerator, Sampling, ServedGenerator, check_context
 from limbeck.generation.served import FILTERED, LENGTH, STOP, ServedCompletions
@@ -37,7 +38,6 @@ from limbeck.jobs.pair.unigram import check_knowledge, compare_to_unigram, of_pr
 from limbeck.models.load import load
 from limbeck.models.source import resolve, weights_digest
 from limbeck.models.vocabulary import require_rows_of
-from limbeck.report.screen import Ending, show_ending
 from limbeck.report.words import count, duration, share
 from limbeck.report.words import size as in_bytes
 from limbeck.run.log import console

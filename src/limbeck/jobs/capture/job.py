@@ -28,6 +28,7 @@ from limbeck.disk import (
     write_text,
     writing,
 )
+from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.codecs import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
@@ -52,7 +53,6 @@ from limbeck.models.weightless import save_without_weights
 from limbeck.planning.checks.finding import show as show_findings
 from limbeck.probes import cost, counted, measure, samples
 from limbeck.report.capture_card import CARD, capture_card, next_of_capture
-from limbeck.report.screen import Ending, show_ending
 from limbeck.report.words import count, duration
 from limbeck.run.log import console
 from limbeck.run.run import micro_rows
@@ -170,7 +170,10 @@ def _end(
     )
     if of > 1:
         then = f"limbeck cache merge MERGED {shlex.quote(str(out))} OTHER_PARTS"
-    show_ending(Ending(headline, places={"card": out / CARD, "logits": out}, then=then), console)
+    rows = [["tokens", "bytes", "bytes/token"], [f"{tokens:,}", f"{stored:,}", f"{stored / max(1, tokens):.1f}"]]
+    if found is not None:
+        rows = [[*rows[0], "codec"], [*rows[1], str(found["codec"])]]
+    show_ending(Ending(headline, rows, {"card": out / CARD, "logits": out}, then), console)
 
 
 def _look(settings: CaptureSettings, source: LogitSource, *, length: int, environment: Environment) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from limbeck.corpora import TokenStore
 from limbeck.disk import link_or_copy, read_rows, write_json, write_lines, write_rows, write_text, writing
+from limbeck.ending import Ending
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import update
 from limbeck.jobs.common.held_out import HeldOut
@@ -31,7 +32,7 @@ from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, 
 from limbeck.probes.measurements import AGAIN
 from limbeck.report import write_report
 from limbeck.report.card import model_card
-from limbeck.report.screen import Ending, measured_rows, next_of_distil
+from limbeck.report.screen import measured_rows, next_of_distil
 from limbeck.report.start import price_of, start_of
 from limbeck.report.state import state_sentence
 from limbeck.report.verdict import Verdict, too_few_documents, verdict

@@ -18,6 +18,7 @@ from limbeck.config import DistilSettings
 from limbeck.corpora import TokenStore, require_rows
 from limbeck.corpora.layout import Layout
 from limbeck.disk import claims, read_json
+from limbeck.ending import show_ending
 from limbeck.errors import BadModel
 from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim, now, same_corpus, update
@@ -47,7 +48,6 @@ from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.state import kept_bytes
 from limbeck.planning.cost.training import Cost, estimate
 from limbeck.report.schema import Conversion as ConversionFacts
-from limbeck.report.screen import show_ending
 from limbeck.report.words import share, took, trainings
 from limbeck.run.log import console
 from limbeck.run.run import Plan

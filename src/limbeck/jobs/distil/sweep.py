@@ -16,6 +16,7 @@ from typing import Any
 
 from limbeck.config import DistilSettings
 from limbeck.disk import claims
+from limbeck.ending import show_ending
 from limbeck.errors import BadSetting, LimbeckError
 from limbeck.jobs.common.environment import environment_of
 from limbeck.jobs.common.folder import claim, now, signature_of, update
@@ -30,7 +31,6 @@ from limbeck.jobs.pair.student import size_name, target_shape
 from limbeck.planning.checks.resources import FULL, free_memory
 from limbeck.planning.cost.training import Cost, peak_lockstep
 from limbeck.report.family import sweep_ending, write_family_report
-from limbeck.report.screen import show_ending
 from limbeck.report.words import duration, took, trainings
 from limbeck.run.log import console
 from limbeck.run.world import World, leave

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from limbeck.config import DistilSettings
+from limbeck.ending import Ending
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import environment_of, row_length
-from limbeck.jobs.common.folder import packing_asked
+from limbeck.jobs.common.folder import command, packing_asked
 from limbeck.jobs.common.packing import packed_documents
 from limbeck.jobs.common.sample import first_documents, unreadable
 from limbeck.jobs.distil.align import check_student
@@ -19,7 +22,8 @@ from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.uses import uses_before
 from limbeck.jobs.pair.student import target_shape
 from limbeck.models.load import load
-from limbeck.planning.checks.pair import Pair, as_json
+from limbeck.planning.checks.pair import Finding, Pair, as_json
+from limbeck.report.words import counted
 from limbeck.students.shape import config_of
 from limbeck.teachers.ref import ServedRef
 
@@ -57,3 +61,24 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
     )
     findings += what_is_known(request, teacher, length=length, environment=environment)
     return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}
+
+
+def ending(findings: Sequence[Finding]) -> Ending:
+    """The last screen: how many checks passed, and the command that distils this pair, or looks at it once it is mended."""
+    by_level = {level: [one.check for one in findings if one.level == level] for level in ("error", "warning", "ok")}
+    errors, warnings = (counted(len(by_level[level]), level) for level in ("error", "warning"))
+    if by_level["error"]:
+        headline = f"{errors}: limbeck distil would stop before it begins; what to do is beside each"
+    else:
+        headline = f"no error, {warnings}: limbeck distil can begin"
+    rows = [[level, str(len(checks)), ", ".join(dict.fromkeys(checks))] for level, checks in by_level.items() if checks]
+    return Ending(headline, [["level", "checks", "of"], *rows], then=_next(command(), failed=bool(by_level["error"])))
+
+
+def _next(words: Sequence[str], *, failed: bool) -> str:
+    """The command of a doctor once more where a check failed, else that of the run with the same flags."""
+    if failed or list(words[:2]) != ["limbeck", "doctor"]:
+        return shlex.join(words) if failed else ""
+    given = [word for word in words[2:] if word != "--json"]
+    out = any(word == "--out" or word.startswith("--out=") or word.endswith(".toml") for word in given)
+    return shlex.join(["limbeck", "distil", *given, *([] if out else ["--out", "runs/first"])])

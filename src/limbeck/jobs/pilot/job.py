@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -16,6 +18,7 @@ from limbeck.corpora import build_stores, require_rows
 from limbeck.corpora.layout import BEST_FIT
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims
+from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, update
 from limbeck.jobs.common.text import columns_of, how_read, say_read
@@ -28,7 +31,7 @@ from limbeck.jobs.pretrain.job import make_tokenizer
 from limbeck.models.load import verified_folder
 from limbeck.models.vocabulary import ids_of
 from limbeck.objectives.spec import ObjectiveSpec
-from limbeck.report.words import duration
+from limbeck.report.words import count, counted, duration
 from limbeck.run.log import console
 
 
@@ -85,7 +88,32 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
     for arm, valleys in result["valleys"].items():
         for valley in valleys:
             console.print(f"{arm}: {valley}")
+    show_ending(ending(out, result), console)
     return {"out": str(out), **result, "cpu_seconds": run["cpu_seconds"]}
+
+
+def ending(out: Path, result: Mapping[str, Any]) -> Ending:
+    """The last screen: the teachers, where the points and their figure are, and the plan that is made from them."""
+    found = [valley for valleys in result["valleys"].values() for valley in valleys]
+    best = sum(": best at " in valley for valley in found)
+    headline = (
+        f"{counted(result['students'], 'training')} of students of {counted(len(result['teachers']), 'teacher')}: "
+    )
+    headline += f"of {len(found)} curves of loss over the teacher's size {best} have their optimum within the ladder"
+    if result["failed"]:
+        headline += f"; {counted(len(result['failed']), 'training')} failed"
+    rows = [
+        [one["name"], count(one["parameters"]), "failed" if one["loss"] is None else f"{one['loss']:.4f}"]
+        for one in result["teachers"]
+    ]
+    places = {"points": out / "points.parquet", "figure": out / "ladder.png"}
+    asked = ["--params", "600M", "--tokens", "10B", "--candidates", "1.5B,4B,8B"]
+    return Ending(
+        headline,
+        [["teacher", "parameters", "held out, nats/token"], *rows],
+        {name: place for name, place in places.items() if place.exists()},
+        shlex.join(["limbeck", "plan", *asked, "--points", str(out)]),
+    )
 
 
 def _text(settings: PilotSettings, scale: Scale, run: dict[str, Any]) -> tuple[int, int]:

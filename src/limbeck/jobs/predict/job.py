@@ -7,6 +7,7 @@ in the fit, so a prediction made late is still one; what is kept says which mode
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from limbeck.config import PredictSettings, nearest
 from limbeck.disk import locked, read_lines, write_lines
+from limbeck.ending import Ending
 from limbeck.errors import BadPoints
 from limbeck.jobs.common.folder import now
 from limbeck.jobs.probe.pass_until import Result, read_results
@@ -79,6 +81,25 @@ def show(result: Mapping[str, Any], console: Console) -> None:
         )
     for warning in result["warnings"]:
         console.print(f"note: {warning}")
+
+
+def ending(result: Mapping[str, Any], settings: PredictSettings) -> Ending:
+    """The last screen: the prediction, where it is kept, and the command that measures the model once it is there."""
+    first = result["predictions"][0]
+    low, high = (first[end] for end in ("low", "high"))
+    within = "" if low is None or high is None else f" ({low:.4g} to {high:.4g})"
+    return Ending(
+        f"{result['task']} at {first['parameters']:,} parameters: a share of {first['value']:.4g}{within} passes, by the "
+        f"{first['level']} law",
+        places={"predictions": settings.points / KEPT},
+        then=shlex.join(
+            [
+                *("limbeck", "probe", "MODEL", "--probe", "pass-until", "--task", settings.task),
+                "--out",
+                str(settings.points),
+            ]
+        ),
+    )
 
 
 _MEANING = {

@@ -19,6 +19,7 @@ from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.records import Columns
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, whole_folder, write_digests, write_lines
+from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadSetting, BadShape
 from limbeck.jobs.common.environment import Environment, batch_rows, environment_of, row_length
 from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, text_of_run, update
@@ -38,8 +39,7 @@ from limbeck.planning.cost.size import Size
 from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import measure
 from limbeck.report import write_report
-from limbeck.report.screen import Ending, show_ending
-from limbeck.report.words import count
+from limbeck.report.words import bounded, count
 from limbeck.run.log import console
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan, Run
@@ -127,7 +127,11 @@ def _finish(
     ending = Ending(
         f"{model.parameters_count:,} parameters, trained from scratch on {count(tokens)} tokens: cross-entropy on held-out text "
         f"{loss.value:.4f} {loss.unit} ({loss.low:.4f} to {loss.high:.4f}, {loss.n} documents)",
-        places={"report": write_report(out), "model": out / "model"},
+        [
+            ["held out", "value", "unit", "documents"],
+            *([r.name.replace("_", " "), bounded(r.value, r.low, r.high), r.unit, f"{r.n:,}"] for r in readings),
+        ],
+        {"report": write_report(out), "model": out / "model"},
         then=shlex.join(["limbeck", "distil", "--teacher", str(out / "model"), *student]),
     )
     show_ending(ending, console)

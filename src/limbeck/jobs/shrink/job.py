@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from limbeck.config import DistilSettings, nearest
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import LOCK, claims, take
+from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.jobs.common.environment import environment_of, row_length
 from limbeck.jobs.common.text import columns_of, passing_store
 from limbeck.jobs.pair.student import shrink_to, stored_as, target_shape
+from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.models.save import save
 from limbeck.models.sidecar import licence_of
 from limbeck.models.source import resolve_description
 from limbeck.report.card import model_card
-from limbeck.report.screen import Ending, show_ending
 from limbeck.run.log import console
 from limbeck.students.score import METHODS
+from limbeck.students.shape import Shape
 from limbeck.teachers.ref import teacher_ref
 
 
@@ -61,7 +64,8 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
     wanted = ["--teacher", settings.teacher, "--student", str(out), "--data", settings.data]
     ending = Ending(
         f"{teacher.parameters_count:,} -> {student.parameters_count:,} parameters: {shape}",
-        places={"card": out / "README.md", "student": out},
+        _sizes(teacher, shape, student.parameters_count),
+        {"card": out / "README.md", "student": out},
         then=shlex.join(["limbeck", "distil", *wanted, "--out", str(out.with_name(f"{out.name}-distilled"))]),
     )
     show_ending(ending, console)
@@ -71,6 +75,13 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
         "teacher_parameters": teacher.parameters_count,
         "shape": str(shape),
     }
+
+
+def _sizes(teacher: LanguageModel, shape: Shape, parameters: int) -> list[list[str]]:
+    """A table of teacher and student, axis by axis."""
+    before, after = asdict(Shape.of(teacher.config)), asdict(shape)
+    rows = [[axis.replace("_", " "), f"{before[axis]:,}", f"{after[axis]:,}"] for axis in after]
+    return [["", "teacher", "student"], ["parameters", f"{teacher.parameters_count:,}", f"{parameters:,}"], *rows]
 
 
 def _require_empty(out: Path) -> None:
