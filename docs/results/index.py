@@ -3,6 +3,7 @@
 usage: index.py writes the tables between the two marks of each page, and the figures; a test compares them with the files.
 """
 
+from collections import Counter
 from pathlib import Path
 
 from effects import FIGURES, drawn
@@ -20,7 +21,7 @@ def table(page: Path) -> str:
             [
                 counted(judged),
                 cells(judged, link=True),
-                f"{len(rest)} measurements had no criterion. Some had an aim:",
+                counted(rest),
                 cells(rest, link=True),
             ]
         )
@@ -34,25 +35,42 @@ def name_of(page: Path) -> str:
 
 
 def counted(found: list[Row]) -> str:
-    """How many claims there are by verdict, and how many measurements."""
-    judged = [row for row in found if row.verdict in JUDGED]
-    counts = ", ".join(f"{number} {name}" for name in JUDGED if (number := sum(row.verdict == name for row in judged)))
-    claims = f"{len(judged)} claim{'s' * (len(judged) != 1)}: {counts}." if judged else ""
-    rest = len(found) - len(judged)
-    measured = f"{rest} measurement{'s' * (rest != 1)} without a criterion." if rest else ""
-    return " ".join(filter(None, (claims, measured)))
+    """How many claims there are by verdict, and how many measurements, with the aims that were met."""
+    counts = Counter(row.verdict for row in found)
+    claims = sum(counts[name] for name in JUDGED)
+    parts = []
+    if claims:
+        verdicts = ", ".join(f"{counts[name]} {name}" for name in JUDGED if counts[name])
+        parts.append(f"{claims} claim{'s' * (claims != 1)}: {verdicts}.")
+    if rest := len(found) - claims:
+        aims = ", ".join(f"{counts[name]} {name}" for name in ("aim met", "aim missed") if counts[name])
+        parts.append(f"{rest} measurement{'s' * (rest != 1)} without a criterion{f': {aims}' * bool(aims)}.")
+    return " ".join(parts)
 
 
 def cells(found: list[Row], *, link: bool) -> str:
-    """Rows as a table. A page's own needs no study where it has one alone."""
+    """Rows as a table. A page's own has a column of studies where it has several, without what these begin with alike."""
     several = link or len({row.study for row in found}) > 1
-    lines = [["study"] * several + ["claim", "verdict", "effect, 95 % interval", "n"]]
+    alike = (
+        ""
+        if link or len({row.study.partition(", ")[0] for row in found}) > 1
+        else f"{found[0].study.partition(', ')[0]}, "
+    )
+    lines = [["study"] * several + ["claim", "verdict", effect_of(found), "n"]]
     lines.append(["---"] * len(lines[0]))
     for row in found:
         file = row.page if row.page.endswith(".md") else f"{row.page}/README.md"
-        study = [f"[{row.study}]({file})" if link else row.study] * several
+        study = [f"[{row.study}]({file})" if link else row.study.removeprefix(alike)] * several
         lines.append([*study, *(cell.replace("|", "\\|") for cell in (row.claim, row.verdict, row.effect, row.n))])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def effect_of(found: list[Row]) -> str:
+    """The head of the column of effects: speed has the least and the most of several turns in place of an interval."""
+    turns = [row.page in ("performance.md", "mixers") for row in found]
+    return (
+        "effect, least to most" if all(turns) else f"effect, 95 % interval{' (of speed: least to most)' * any(turns)}"
+    )
 
 
 def pages() -> list[Path]:

@@ -96,7 +96,7 @@ def stories() -> Iterator[Row]:
     (best,) = [one for name, one in gains["ten-uses"].items() if "at its best" in name]
     even = found["break_even"]
     for claim, verdict, effect in (
-        ("Read once: cross-entropy is better at equal compute", found["once"], f"student {interval(once)} better"),
+        ("Read once: cross-entropy is better at equal compute", found["once"], f"student better by {interval(once)}"),
         (
             "Ten uses of kept logits: the student is better",
             found["ten times"],

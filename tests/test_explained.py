@@ -1,0 +1,117 @@
+"""Every figure on the pages of docs/explain is computed here, from a committed file or from a constant of the code.
+
+``FIGURES`` has the sentences of each page with places for their figures, and what these are. Any other digit fails, but for
+code, references, names and formulas (``NAMES``). The page about other tools is left out: its figures are theirs, at the commits
+that it names.
+"""
+
+import inspect
+import re
+
+import pytest
+
+from limbeck.corpora import jsonl, layout
+from limbeck.corpora.tasks import synthetic
+from limbeck.models.source import resolve
+from limbeck.objectives.uld import ULD
+from limbeck.run import optim
+from limbeck.teachers.remote import served
+from tests.test_headlines import RESULTS, at, without
+
+EXPLAIN = RESULTS.parent / "explain"
+FREE = re.compile(
+    r"```.*?```|`[^`]*`|\]\([^)]*\)|arXiv [\d.]+(?:, sec\. [\d.]+)?|^\d+\. |^#[^\n]*|^\*\*Held by[^\n]*",
+    re.DOTALL | re.MULTILINE,
+)
+NAMES = {
+    "cost-estimates.md": ["2 for each weight"],
+    "long-texts.md": ["GPT-2"],
+    "measuring-recall.md": ["told from 0"],
+    "mixers.md": ["1 is the recurrence", "float32"],
+    "no-logits-matrix.md": ["float32"],
+    "one-support.md": ["Qwen2.5", "151,936", "152,064", "is not 0", "float64"],
+    "probes.md": ["An accuracy of 12 %"],
+    "pruning-by-table.md": ["qwen2, qwen3, gpt2", "phi3, gemma, gemma2, gemma3"],
+    "queried-teachers.md": ["FP8, MXFP4"],
+    "recall.md": ["told from 0"],
+    "sampled-targets.md": ["min(1, p / tau)"],
+    "shift-once.md": ["t + 1", "weight 0", "exactly 0", "n - 1"],
+    "student-folders.md": ["float32", "release 4", "bfloat16"],
+    "streamed-teachers.md": ["bfloat16"],
+    "synthetic-tasks.md": ["weight is 1"],
+    "whole-documents.md": ["weight 0", "number -1"],
+}
+
+
+def formats():
+    """Bytes a token of the codecs whose speed was measured."""
+    found = [one for one in at("performance/caches.json", "formats") if not one["format"].startswith("plain array")]
+    return [one["bytes"] for one in found]
+
+
+def padding():
+    """Shares of padding of rows of whole documents, by text and length."""
+    texts = at("packing/results.json", "texts").values()
+    return [row["padding"] for text in texts for row in text["rows"]["whole"].values()]
+
+
+def builtin(pattern):
+    return sum(file.stat().st_size for file in resolve("builtin:stdlib").glob(pattern))
+
+
+FIGURES = {
+    "captured-logits.md": [("{} to {} bytes a token", lambda: (min(formats()), max(formats())))],
+    "embedded-default.md": [
+        ("a teacher of {:.0f}M parameters", lambda: [at("caches/stdlib.json", "teacher", "parameters") / 1e6]),
+        ("{:.0f} MB in the package", lambda: [builtin("*") / 1e6]),
+    ],
+    "learning-rates.md": [
+        ("Up to {:.0f}M parameters rates were measured here", lambda: [optim.TUNED / 1e6]),
+        ("From {:.0f}M on", lambda: [optim.PUBLISHED / 1e6]),
+        ("takes {} and a cosine", lambda: [f"{optim.RECOVERY:.0e}".replace("e-0", "e-")]),
+        ("warns above {:.0f}M", lambda: [optim.TUNED / 1e6]),
+        ("their rate is at most {}, in every training", lambda: [optim.SLOWEST]),
+    ],
+    "no-logits-matrix.md": [
+        ("For {:,} tokens and {}k entries", lambda: (8_192, 128)),
+        ("takes {:.0f} GiB", lambda: [8_192 * 128 * 1024 * 4 / 2**30]),
+    ],
+    "reading-data.md": [("a number of more than {:,} digits", lambda: [jsonl._DIGITS])],
+    "recall.md": [("the last {} tokens", lambda: [64])],
+    "sampled-targets.md": [("takes {:,} bytes and more", lambda: [32_000 * 2])],
+    "served-teachers.md": [("More than {:.1f} % of them", lambda: [100 * served.MOST_MISSING])],
+    "streamed-teachers.md": [("A {}B teacher in bfloat16 has {} GB", lambda: (70, 70 * 2))],
+    "synthetic-tasks.md": [("Blocks of {:,} rows", lambda: [synthetic.BLOCK])],
+    "two-tokenizers.md": [
+        (
+            "The {} largest probabilities",
+            lambda: [inspect.signature(ULD).parameters["largest"].default],
+        )
+    ],
+    "whole-documents.md": [
+        (
+            "{:.1f} % of the learned tokens lacked a part of what came before them, in rows of {:,}",
+            lambda: (
+                100 * at("packing/results.json", "texts", "preference", "rows", "stream", "1024", "lacking"),
+                1_024,
+            ),
+        ),
+        ("blocks of about {:,} rows", lambda: [layout._BLOCK_ROWS]),
+        ("up to {:.1f} % of all places", lambda: [100 * max(padding())]),
+    ],
+}
+PAGES = sorted(page.name for page in EXPLAIN.glob("*.md") if page.name != "beside-others.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_figure_of_a_page_is_computed(page):
+    text = FREE.sub("", (EXPLAIN / page).read_text(encoding="utf-8"))
+    said = [sentence.format(*values()) for sentence, values in FIGURES.get(page, [])]
+    for part in [*said, *NAMES.get(page, [])]:
+        assert part in text
+    left = without(text, [*said, *NAMES.get(page, [])])
+    assert re.findall(r".{0,40}\d.{0,40}", left) == []
+
+
+def test_every_page_with_figures_exists():
+    assert set(FIGURES) | set(NAMES) <= set(PAGES)
