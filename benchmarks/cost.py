@@ -130,7 +130,7 @@ def run_one(shape: Shape, seconds: float, folder: Path) -> dict[str, Any]:
     import torch
 
     import limbeck  # noqa: F401  (before torch: it chooses huge pages)
-    from limbeck.corpora import Rows, build_stores
+    from limbeck.corpora import Reader, Rows, build_stores
     from limbeck.models.build import new_model
     from limbeck.objectives import ForwardKL
     from limbeck.planning.cost.machine import measure_rates
@@ -145,7 +145,7 @@ def run_one(shape: Shape, seconds: float, folder: Path) -> dict[str, Any]:
     tokenizer = tokenizer_of(shape.vocab)
     configs = [config_of(shape.kind, m, vocab=shape.vocab) for m in (shape.student, shape.teacher)]
     (folder / "text.jsonl").write_text("".join(text_of(shape.vocab, 300_000)))
-    store, _ = build_stores(str(folder / "text.jsonl"), tokenizer, folder / "data", end=0)
+    store, _ = build_stores(str(folder / "text.jsonl"), Reader(tokenizer, end=0), folder / "data")
 
     def run(steps: int) -> Run:
         student = new_model(configs[0], tokenizer, 0, name="student")

@@ -240,9 +240,8 @@ def limbeck(folder: Path, setting: Setting, meter: Meter) -> Trained:
     meter.loaded(student.model, teacher.model)
     store, _ = build_stores(
         str(folder / "train.jsonl"),
-        student.tokenizer,
+        student,
         folder / "tokens",
-        end=student.end,
         eval_source=str(folder / "held_out.jsonl"),
     )
     padded_steps = -(-store.documents // DOCUMENTS_PER_STEP)

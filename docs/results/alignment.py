@@ -63,7 +63,7 @@ def text_files(out, teacher, data, size):
     """(training, held-out) documents, as files that every tokenizer is given."""
     files = out / "train.jsonl", out / "held_out.jsonl"
     if not all(file.exists() for file in files):
-        stores = build_stores(data, teacher.tokenizer, out / "split", end=teacher.end)
+        stores = build_stores(data, teacher, out / "split")
         spelled = TokenBytes(teacher.tokenizer, name=teacher.name)
         found = list(documents_of(stores[0], spelled, size)), list(documents_of(stores[1], spelled, math.inf))
         kept = found[0], [text[:CHARACTERS] for text in found[1][:DOCUMENTS]]

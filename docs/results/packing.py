@@ -233,9 +233,7 @@ def main(out):
     files = texts_of(data, out)
     teacher = load(data / "models" / "stories-llama-260k")
     held = str(files["tinystories-held-out"])
-    learn, held_out = build_stores(
-        str(files["tinystories"]), teacher.tokenizer, out / "stories", end=teacher.end, eval_source=held
-    )
+    learn, held_out = build_stores(str(files["tinystories"]), teacher, out / "stories", eval_source=held)
     kept(out, "teacher", of_teacher(teacher, held_out, out))
     kept(out, "texts", of_texts(files, out))
     shape = choose(teacher.config, parameters=STUDENT)

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from limbeck.corpora import Rows, TokenStore, build_held_out, require_rows
+from limbeck.corpora import Reader, Rows, TokenStore, build_held_out, require_rows
 from limbeck.corpora.layout import BEST_FIT, STREAM, WITHOUT_LONG, Packed, best_fit
+from limbeck.corpora.pack import Rank, Start
 from limbeck.errors import BadCorpus, BadSetting
 from limbeck.types import Batch, Corpus
 
@@ -370,7 +371,7 @@ def test_a_saved_position_continues_exactly(seed, sizes, cut):
 def test_ranks_read_together_what_one_reads(ranks, sizes):
     store = some_store()
     alone = Rows(store, length=7, seed=3)
-    many = [Rows(store, length=7, seed=3, rank=rank, ranks=ranks) for rank in range(ranks)]
+    many = [Rows(store, length=7, seed=3, ranks=Rank(rank, ranks)) for rank in range(ranks)]
     for size in sizes:
         whole, parts = alone.take(size), [rows.take(size) for rows in many]
         for rank, part in enumerate(parts):
@@ -393,15 +394,16 @@ def test_orders_of_two_seeds_may_begin_alike_and_go_on_behind_what_was_read():
     number = Rows(store, length=8).n_rows
     for read in (3, number, number + 4):
         order = {
-            seed: Rows(store, length=8, seed=seed, common=(0, read)).take(3 * number).row.tolist() for seed in (0, 1)
+            seed: Rows(store, length=8, seed=seed, start=Start(common=(0, read))).take(3 * number).row.tolist()
+            for seed in (0, 1)
         }
         assert order[0] == Rows(store, length=8).take(3 * number).row.tolist()
         assert order[1][:read] == order[0][:read]
         assert order[1] != order[0]
         assert all(len(set(order[1][e * number : (e + 1) * number])) == number for e in range(3))
-        behind = Rows(store, length=8, seed=1, common=(0, read), first=read)
+        behind = Rows(store, length=8, seed=1, start=Start(read, (0, read)))
         assert behind.take(5).row.tolist() == order[1][read : read + 5]
-        again = Rows(store, length=8, seed=1, common=(0, read), first=read)
+        again = Rows(store, length=8, seed=1, start=Start(read, (0, read)))
         again.load_state_dict(behind.state_dict())
         assert again.take(4).row.tolist() == order[1][read + 5 : read + 9]
 
@@ -409,7 +411,7 @@ def test_orders_of_two_seeds_may_begin_alike_and_go_on_behind_what_was_read():
 @given(st.integers(1, 9), st.integers(1, 3))
 def test_a_pass_in_order_covers_every_row_once(batch_rows, ranks):
     store = some_store()
-    parts = [joined(list(Rows(store, length=7, rank=r, ranks=ranks).in_order(batch_rows))) for r in range(ranks)]
+    parts = [joined(list(Rows(store, length=7, ranks=Rank(r, ranks)).in_order(batch_rows))) for r in range(ranks)]
     whole = epoch(Rows(store, length=7))
     for rank, part in enumerate(parts):
         assert_equal(part, whole.rows(slice(rank, None, ranks)))
@@ -465,7 +467,7 @@ def test_the_loss_of_real_stories_is_the_published_one(stories_llama, stories, t
     model = LlamaForCausalLM.from_pretrained(stories_llama).eval()
     some = tmp_path / "some.jsonl"
     some.write_text("".join(stories.read_text(encoding="utf-8").splitlines(keepends=True)[:60]), encoding="utf-8")
-    store = build_held_out(str(some), tokenizer, tmp_path, end=tokenizer.bos_token_id)
+    store = build_held_out(str(some), Reader(tokenizer, tokenizer.bos_token_id), tmp_path)
     total = weight = 0.0
     for batch in Rows(store, length=256).in_order(16):
         with torch.no_grad():
@@ -490,7 +492,7 @@ def test_rows_of_which_nothing_is_learned_are_passed_over(shards: list[Documents
 
 def test_what_all_ranks_took_last_is_known_to_each():
     store = some_store()
-    one, two = Rows(store, length=8, seed=1), Rows(store, length=8, seed=1, rank=1, ranks=2)
+    one, two = Rows(store, length=8, seed=1), Rows(store, length=8, seed=1, ranks=Rank(1, 2))
     whole = one.take(4)
     two.take(4)
     assert torch.equal(two.taken(4).tokens, whole.tokens)

@@ -10,7 +10,18 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from limbeck.corpora import TokenStore, build, build_held_out, build_stores, is_held_out, read, train_tokenizer, writer
+from limbeck.corpora import (
+    Reader,
+    Records,
+    TokenStore,
+    build,
+    build_held_out,
+    build_stores,
+    is_held_out,
+    read,
+    train_tokenizer,
+    writer,
+)
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.retokenise import text_of
 from limbeck.corpora.token_bytes import TokenBytes
@@ -122,19 +133,19 @@ def test_a_store_is_used_again_and_equal_when_opened(tokenizer, source, tmp_path
 
 def test_a_store_is_made_again_when_what_it_was_made_from_changes(tokenizer, source, tmp_path):
     out = tmp_path / "out"
-    settings = {"fraction": 0.3}
+    fraction, end = 0.3, None
 
     def changes(why, tokenizer=tokenizer):
         nonlocal before
-        build_stores(source, tokenizer, out, **settings)
+        build_stores(source, Reader(tokenizer, end), out, fraction=fraction)
         assert stamp(out) != before, why
         before = stamp(out)
 
     before = {}
     changes("nothing was there")
-    settings["fraction"] = 0.4
+    fraction = 0.4
     changes("fraction")
-    settings["end"] = tokenizer.bos_token_id
+    end = tokenizer.bos_token_id
     changes("frame")
     changes("tokenizer", train_tokenizer(TEXTS, vocab=290))
     write(Path(source), [*TEXTS, "one more"])
@@ -294,8 +305,8 @@ def test_faulty_records_stop_a_build_or_are_skipped_and_counted(tokenizer, tmp_p
     with pytest.raises(BadCorpus, match=r"2 records cannot be read\. Repair or remove them, or give --skip-bad 2:\n"):
         build_stores(source, tokenizer, tmp_path / "out")
     with pytest.raises(BadCorpus, match=r"2 records cannot be read, and --skip-bad 1 lets 1 be skipped"):
-        build_stores(source, tokenizer, tmp_path / "out", skip_bad=1)
-    train, held_out = build_stores(source, tokenizer, tmp_path / "out", skip_bad=2, fraction=0.3)
+        build_stores(source, tokenizer, tmp_path / "out", records=Records(skip_bad=1))
+    train, held_out = build_stores(source, tokenizer, tmp_path / "out", records=Records(skip_bad=2), fraction=0.3)
     assert train.documents + held_out.documents == 20
     assert train.manifest["read"]["skipped"] == 2
     assert "a.jsonl:21: expected 'text' or 'messages'" in train.manifest["read"]["skipped_first"][0]
@@ -313,7 +324,7 @@ def test_conversations_that_the_template_refuses_are_faulty_records(tokenizer, t
     source = lines(tmp_path / "a.jsonl", *rows, {"messages": rows[0]["messages"][:1]})
     with pytest.raises(BadCorpus, match=r"^a\.jsonl:6: expected a turn of the assistant to learn from, got none"):
         build_held_out(source, chatty, tmp_path / "out")
-    assert build_held_out(source, chatty, tmp_path / "out", skip_bad=1).documents == 5
+    assert build_held_out(source, chatty, tmp_path / "out", records=Records(skip_bad=1)).documents == 5
 
 
 def test_a_text_with_a_token_without_a_row_is_refused_and_others_are_not(tokenizer, tmp_path):
@@ -327,9 +338,11 @@ def test_a_text_with_a_token_without_a_row_is_refused_and_others_are_not(tokeniz
     with pytest.raises(
         BadCorpus, match=rf"a\.jsonl:2: contains the token '<image>' \(id {rows}\), but the model has rows only for"
     ):
-        build_held_out(source, wide, tmp_path / "out", vocab=rows)
-    assert build_held_out(source, wide, tmp_path / "out", vocab=rows, skip_bad=2).documents == 1
-    assert build_held_out(source, wide, tmp_path / "out", vocab=rows + 1).documents == 3
+        build_held_out(source, Reader(wide, vocab=rows), tmp_path / "out")
+    assert (
+        build_held_out(source, Reader(wide, vocab=rows), tmp_path / "out", records=Records(skip_bad=2)).documents == 1
+    )
+    assert build_held_out(source, Reader(wide, vocab=rows + 1), tmp_path / "out").documents == 3
 
 
 def test_a_store_of_another_reading_is_made_again_and_a_run_of_one_not_continued(tokenizer, source, tmp_path):

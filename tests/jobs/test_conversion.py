@@ -222,7 +222,7 @@ def made(here: Path, out: str, steps: int = 30, **more) -> Path:
     asked = DistilRequest.of(DistilSettings(**settings(here, out, **more)))
     teacher, environment = load(here / "teacher"), Environment(alone(), bf16=False)
     plan = replace(DistilPlan.of(asked, environment), budget=Budget(length=32, rows=4, steps=steps))
-    store, _ = build_stores(asked.settings.data, teacher.tokenizer, here / "data", end=teacher.end)
+    store, _ = build_stores(asked.settings.data, teacher, here / "data")
     return make_converted(plan, teacher, store, environment=environment)
 
 

@@ -10,7 +10,7 @@ import torch
 
 import limbeck
 from limbeck.config import CaptureSettings, DistilSettings
-from limbeck.corpora import Document, Rows, build_held_out
+from limbeck.corpora import Document, Reader, Rows, build_held_out
 from limbeck.corpora.layout import BEST_FIT, STREAM, WITHOUT_LONG
 from limbeck.disk import write_json
 from limbeck.errors import BadFolder, BadSetting
@@ -19,7 +19,6 @@ from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import claim, packed_as, packing_of, signature_of, text_of_run
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.packing import packed, packed_documents
-from limbeck.jobs.common.text import Reader
 from limbeck.probes import measure
 from limbeck.run.world import alone
 from tests.corpora.test_pack import numbered
@@ -149,7 +148,7 @@ def test_a_capture_names_its_rows_and_an_older_one_keeps_those_it_has(here, tmp_
 
 def test_a_document_in_several_pieces_is_measured_as_one(here, tmp_path):
     model = frozen(llama())
-    store = build_held_out(str(here / "text.jsonl"), model.tokenizer, tmp_path, end=model.end)
+    store = build_held_out(str(here / "text.jsonl"), model, tmp_path)
     where = Environment(alone("cpu"), bf16=False)
     held_out = HeldOut(store, length=16, environment=where, rows=store.layout(16).rows)
     found = measure(model, None, held_out.batches(), documents=store.documents)

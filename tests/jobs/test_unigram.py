@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from limbeck.config import CaptureSettings, DistilSettings
-from limbeck.corpora import read
+from limbeck.corpora import Reader, read
 from limbeck.corpora.build import in_tokens
 from limbeck.corpora.writer import Item
 from limbeck.disk import write_json
@@ -56,7 +56,7 @@ def test_both_are_asked_about_the_same_bytes(tmp_path):
     assert found is not None
     assert found.documents == 16
     documents = list(read(source))
-    items = list(in_tokens(documents, about.tokenizer, end=about.end))[:: len(documents) // 16][:16]
+    items = list(in_tokens(documents, Reader(about.tokenizer, about.end)))[:: len(documents) // 16][:16]
     assert max(item.predictions for item in items) <= 128  # so all of them are asked about
     predicted, size = (sum(each) for each in zip(*((item.predictions, item.size) for item in items), strict=True))
     assert found.teacher == pytest.approx(predicted * log2(about.vocab) / size)

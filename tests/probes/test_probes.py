@@ -384,7 +384,7 @@ def test_real_models_read_stories_as_well_as_published(stories_llama: Path, test
     lines = (test_data / "text/tinystories/train_v2.jsonl").read_text(encoding="utf-8").splitlines()[:12]
     (tmp_path / "stories.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     source = str(tmp_path / "stories.jsonl")
-    held_out = build_stores(source, teacher.tokenizer, tmp_path / "stores", end=teacher.end, eval_source=source)[1]
+    held_out = build_stores(source, teacher, tmp_path / "stores", eval_source=source)[1]
     found = measure(teacher, None, Rows(held_out, length=384).in_order(4), documents=held_out.documents)
     reading = likelihood("teacher", [found])[0]
     assert reading.low < 1.297 < reading.high, "the loss its author published lies in the interval"

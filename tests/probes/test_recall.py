@@ -16,7 +16,7 @@ def made(tmp_path_factory):
     """A model, a store, and its passages."""
     folder = tmp_path_factory.mktemp("recall")
     model = frozen(llama(layers=1))
-    store, _ = build_stores(str(write_corpus(folder)), model.tokenizer, folder / "data", end=model.end)
+    store, _ = build_stores(str(write_corpus(folder)), model, folder / "data")
     return model, store, passages_of(store, context=128)
 
 

@@ -48,9 +48,7 @@ def made(tmp_path_factory):
     """A model, the stores of a text in which words repeat, and the bigrams that its rows hold."""
     folder = tmp_path_factory.mktemp("slices")
     model = frozen(llama(layers=1))
-    train, held_out = build_stores(
-        str(write_corpus(folder)), model.tokenizer, folder / "data", fraction=0.3, end=model.end
-    )
+    train, held_out = build_stores(str(write_corpus(folder)), model, folder / "data", fraction=0.3)
     batches = list(Rows(held_out, length=32).in_order(2))
     return folder, model, train, held_out, batches, Bigrams.counted(train, batches, vocab=model.vocab)
 
@@ -151,7 +149,7 @@ def in_a_run(made):
     """A model in the folder of a run that was trained on the text: the folder, and the names of what it held out."""
     folder, model, _, _, _, _ = made
     run = folder / "run"
-    _, held_out = build_stores(str(folder / "text.jsonl"), model.tokenizer, run / "data", fraction=0.3, end=model.end)
+    _, held_out = build_stores(str(folder / "text.jsonl"), model, run / "data", fraction=0.3)
     signature = {"job": "distil", "data": str(folder / "text.jsonl"), "eval_data": None}
     (run / "run.json").write_text(json.dumps({"signature": signature}))
     save(model, run / "student")

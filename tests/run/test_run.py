@@ -44,7 +44,7 @@ def build(folder: Path, data: Path, *, world=None, make=objective, student=None,
     tok = tokenizer()
     train, _ = stores(data, tok)
     world = world or alone()
-    corpus = Rows(train, length=32, seed=3, rank=world.rank, ranks=world.size)
+    corpus = Rows(train, length=32, seed=3, ranks=world)
     if slow:
         take = corpus.take
         corpus.take = lambda rows: (time.sleep(slow), take(rows))[1]  # leaves the killer time

@@ -5,14 +5,19 @@ from limbeck.corpora.chat import conversation
 from limbeck.corpora.document import Document, is_held_out
 from limbeck.corpora.pack import Rows, require_rows
 from limbeck.corpora.prompt import Prompt, prompts_of
+from limbeck.corpora.reading import Reader, Records
+from limbeck.corpora.records import Columns
 from limbeck.corpora.source import read
 from limbeck.corpora.store import TokenStore
 from limbeck.corpora.tokenizer import Frame, document_tokens, frame, train_tokenizer
 
 __all__ = [
+    "Columns",
     "Document",
     "Frame",
     "Prompt",
+    "Reader",
+    "Records",
     "Rows",
     "TokenStore",
     "build_held_out",

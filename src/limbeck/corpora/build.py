@@ -26,6 +26,7 @@ from limbeck.corpora.document import Document, is_held_out
 from limbeck.corpora.encode import Ids, encoded
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.found import Found
+from limbeck.corpora.reading import USUAL, Reader, Reads, Records
 from limbeck.corpora.records import Columns
 from limbeck.corpora.source import Part, read_parts, resolve
 from limbeck.corpora.store import TokenStore
@@ -42,25 +43,20 @@ BLOCK_DOCUMENTS = 1024
 
 def build_stores(
     source: str,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Reads | PreTrainedTokenizerBase,
     folder: str | Path,
     *,
     fraction: float = 0.05,
-    end: int | None = None,
     eval_source: str | None = None,
-    vocab: int | None = None,
-    columns: Columns | None = None,
-    skip_bad: int = 0,
+    records: Records = USUAL,
     progress: bool = False,
 ) -> tuple[TokenStore, TokenStore]:
-    """(training store, held-out store) of a source, in ``folder/train`` and ``folder/held_out``.
+    """(training store, held-out store) of a source in tokens of a reader, in ``folder/train`` and ``folder/held_out``.
 
     Without ``eval_source``, a ``fraction`` of the documents is held out. With it, its documents are held out and all of the
     source is training data; ``manifest["overlap"]`` of the training store counts documents that are in both. The held-out
-    modules of the standard library are never training data, and its other modules are never held out. ``end``: see `frame`.
-
-    ``vocab`` is the model's vocabulary size; a document with a higher token id is a bad record. ``columns`` names the fields of
-    records. At most ``skip_bad`` bad records are skipped.
+    modules of the standard library are never training data, and its other modules are never held out. ``records``: names of
+    fields, and how many bad records are skipped.
 
     Raises BadCorpus for a wrong source, more bad records, or an empty store, and BadFolder where nothing can be written.
     """
@@ -68,21 +64,18 @@ def build_stores(
         draws = [_Draw(source, fraction, ("train", "held_out"), passages=True)]
     else:
         draws = [_Draw(eval_source, 1.0, ("held_out",)), _Draw(source, 0.0, ("train",))]
-    how = _How(tokenizer, frame(tokenizer, end=end), vocab, columns or Columns(), skip_bad)
+    how = _How.of(reader, records)
     stores = _stores(draws, how, Path(folder), progress=progress)
     return stores["train"], stores["held_out"]
 
 
 def build_held_out(
     source: str,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Reads | PreTrainedTokenizerBase,
     folder: str | Path,
     *,
-    end: int | None = None,
     without: frozenset[bytes] = frozenset(),
-    vocab: int | None = None,
-    columns: Columns | None = None,
-    skip_bad: int = 0,
+    records: Records = USUAL,
     progress: bool = False,
 ) -> TokenStore:
     """A whole source as an evaluation store, in ``folder/held_out``; of the standard library only its held-out modules.
@@ -91,19 +84,15 @@ def build_held_out(
     split into passages, as for training. Raises BadCorpus and BadFolder as `build_stores` does.
     """
     draws = [_Draw(source, 1.0, ("held_out",), without, passages=bool(without))]
-    how = _How(tokenizer, frame(tokenizer, end=end), vocab, columns or Columns(), skip_bad)
-    return _stores(draws, how, Path(folder), progress=progress)["held_out"]
+    return _stores(draws, _How.of(reader, records), Path(folder), progress=progress)["held_out"]
 
 
 def build_training(
     source: str,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Reads | PreTrainedTokenizerBase,
     folder: str | Path,
     *,
-    end: int | None = None,
-    vocab: int | None = None,
-    columns: Columns | None = None,
-    skip_bad: int = 0,
+    records: Records = USUAL,
     progress: bool = False,
 ) -> TokenStore:
     """A whole source as a training store, in ``folder/train``; of the standard library only its training modules.
@@ -111,8 +100,7 @@ def build_training(
     Raises BadCorpus and BadFolder as `build_stores` does.
     """
     draws = [_Draw(source, 0.0, ("train",))]
-    how = _How(tokenizer, frame(tokenizer, end=end), vocab, columns or Columns(), skip_bad)
-    return _stores(draws, how, Path(folder), progress=progress)["train"]
+    return _stores(draws, _How.of(reader, records), Path(folder), progress=progress)["train"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +112,11 @@ class _How:
     vocab: int | None
     columns: Columns
     skip_bad: int
+
+    @classmethod
+    def of(cls, reader: Reads | PreTrainedTokenizerBase, records: Records) -> _How:
+        read = Reader.of(reader)
+        return cls(read.tokenizer, frame(read.tokenizer, end=read.end), read.vocab, records.columns, records.skip_bad)
 
     def facts(self) -> dict[str, Any]:
         """The facts that a store records about it."""
@@ -139,13 +132,10 @@ class _How:
         return facts
 
 
-def store_in_memory(
-    documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, *, end: int | None = None
-) -> TokenStore | None:
-    """Some documents as a store in memory; None where none of them has two tokens. ``end``: see `frame`."""
-    framing = frame(tokenizer, end=end)
+def store_in_memory(documents: Sequence[Document], reader: Reads | PreTrainedTokenizerBase) -> TokenStore | None:
+    """Some documents as a store in memory; None where none of them has two tokens. Bad records are left out."""
     sided = (("train", document) for document in documents)
-    how = _How(tokenizer, framing, None, Columns(), len(documents))
+    how = _How.of(reader, Records(skip_bad=len(documents)))
     items = [item for _, item in _tokenised(sided, how, Found(), BadRecords(len(documents)))]
     if not items:
         return None
@@ -158,18 +148,9 @@ def store_in_memory(
     return TokenStore(Path("memory"), counts, [record_batch(items)])
 
 
-def in_tokens(
-    documents: Sequence[Document],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    end: int | None = None,
-    vocab: int | None = None,
-) -> Iterator[Item]:
-    """Tokenised documents as a store would hold them, in order; bad records are left out.
-
-    ``end``: see `frame`. ``vocab`` is the model's vocabulary size.
-    """
-    how = _How(tokenizer, frame(tokenizer, end=end), vocab, Columns(), len(documents))
+def in_tokens(documents: Sequence[Document], reader: Reads | PreTrainedTokenizerBase) -> Iterator[Item]:
+    """Tokenised documents as a store would hold them, in order; bad records are left out."""
+    how = _How.of(reader, Records(skip_bad=len(documents)))
     named = (("", document) for document in documents)
     for _, item in _tokenised(named, how, Found(), BadRecords(len(documents))):
         yield item

@@ -9,7 +9,8 @@ as a document of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,10 +21,42 @@ from limbeck.errors import BadCorpus
 from limbeck.types import Batch
 
 
+class Ranks(Protocol):
+    """Which of the processes of a training this one is (``rank``), and how many there are (``size``): a `World` is one."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The process ``rank`` of ``size`` processes, counted from 0."""
+
+    rank: int
+    size: int
+
+
+ALONE = Rank(0, 1)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a training begins in the endless order of rows.
+
+    ``first``: rows that are passed over, since what is trained has read them. ``common``: a seed, and how many rows of its order
+    this order begins with, so that those of several seeds have them in common.
+    """
+
+    first: int = 0
+    common: tuple[int, int] = (0, 0)
+
+
 class Rows:
     """A token store as rows of ``length`` predictions (the sequence length): an endless `Corpus`, shuffled anew each epoch.
 
-    ``n_rows`` is the number of rows in one epoch, ``layout`` their content. The order depends on the seed alone. With several
+    ``n_rows`` is the number of rows in one epoch, ``layout`` their content. The order depends on the seed alone. Of several
     ``ranks`` each reads every ranks-th global row. Together they read the rows of a single process, and share its position.
     """
 
@@ -33,28 +66,21 @@ class Rows:
         *,
         length: int,
         seed: int = 0,
-        rank: int = 0,
-        ranks: int = 1,
+        ranks: Ranks = ALONE,
         most: int | None = None,
         counted: Callable[[Batch], Batch] = lambda batch: batch,
-        first: int = 0,
-        common: tuple[int, int] = (0, 0),
+        start: Start = Start(),
     ) -> None:
-        """``most``: rows of an epoch, if there are more. ``counted`` takes weight from more positions of a batch.
-
-        ``first``: rows of the endless order that are passed over, since what is trained has read them. ``common``: a seed, and
-        how many rows of its order this order begins with, so that those of several seeds have them in common.
-        """
+        """``most``: rows of an epoch, if there are more. ``counted`` takes weight from more positions of a batch."""
         self.store = store
         self.length = length
         self.seed = seed
-        self.rank = rank
-        self.ranks = ranks
+        self.rank, self.ranks = ranks.rank, ranks.size
         self._counted = counted
         self.layout = store.layout(length)
         self.n_rows = self.layout.rows if most is None else min(most, self.layout.rows)
-        self._common = common
-        self._next = first
+        self._common = start.common
+        self._next = start.first
         self._order: tuple[int, np.ndarray] | None = None  # the epoch, and its order
 
     def take(self, rows: int) -> Batch:

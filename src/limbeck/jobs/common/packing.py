@@ -11,8 +11,8 @@ import numpy as np
 from limbeck.corpora import Document, TokenStore
 from limbeck.corpora.build import store_in_memory
 from limbeck.corpora.layout import BEST_FIT, Layout, lay_out
+from limbeck.corpora.reading import Reader, Reads
 from limbeck.errors import BadCorpus
-from limbeck.jobs.common.text import Reads
 from limbeck.planning.checks.finding import Finding, Level
 from limbeck.report.words import share
 
@@ -69,7 +69,7 @@ def packed_documents(
 ) -> list[Finding]:
     """The same of some documents; nothing where they cannot be tokenised, which others say better."""
     with suppress(BadCorpus):
-        if store := store_in_memory(documents, reader.tokenizer, end=reader.end):
+        if store := store_in_memory(documents, Reader(reader.tokenizer, reader.end)):
             forms = {document.form for document in documents}
             return [packed(store.packed(packing), length=length, context=context, forms=forms)]
     return []

@@ -5,15 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-from transformers import PreTrainedTokenizerBase
 
 from limbeck.config import PilotSettings, Settings, TeacherSettings
 from limbeck.corpora import TokenStore, build_stores
 from limbeck.corpora.build import build_training
 from limbeck.corpora.found import notes_of
+from limbeck.corpora.reading import Reads, Records
 from limbeck.corpora.records import Columns
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import packing_asked, text_of_run
@@ -25,13 +22,9 @@ def columns_of(settings: Settings | PilotSettings) -> Columns:
     return Columns(settings.columns or ())
 
 
-def how_read(settings: Settings | PilotSettings) -> dict[str, Any]:
-    """How --data is read, for whoever builds a store of it."""
-    return {
-        "columns": columns_of(settings),
-        "skip_bad": settings.skip_bad or 0,
-        "progress": console.is_terminal,
-    }
+def records_of(settings: Settings | PilotSettings) -> Records:
+    """How the records of --data are read, for whoever builds a store of them."""
+    return Records(columns_of(settings), settings.skip_bad or 0)
 
 
 def say_read(store: TokenStore) -> None:
@@ -40,32 +33,12 @@ def say_read(store: TokenStore) -> None:
         console.print(f"text: {line}")
 
 
-class Reads(Protocol):
-    """The tokenizer that a text is read with."""
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase: ...
-    @property
-    def end(self) -> int | None: ...
-    @property
-    def vocab(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Reader:
-    """What reading a text needs of a model: its tokenizer, the token that closes a document, and the size of its vocabulary."""
-
-    tokenizer: PreTrainedTokenizerBase
-    end: int | None
-    vocab: int
-
-
 @contextmanager
 def passing_store(settings: TeacherSettings, reader: Reads) -> Iterator[TokenStore]:
     """All of --data in tokens of the reader, packed as the settings ask; it is removed afterwards."""
     with tempfile.TemporaryDirectory() as folder:
-        how = how_read(settings)
-        store = build_training(settings.data, reader.tokenizer, folder, end=reader.end, vocab=reader.vocab, **how)
+        shown = console.is_terminal
+        store = build_training(settings.data, reader, folder, records=records_of(settings), progress=shown)
         say_read(store)
         yield store.packed(packing_asked(settings))
 
@@ -81,12 +54,11 @@ def stores_of(
     if environment.world.first:
         train, _ = build_stores(
             settings.data,
-            reader.tokenizer,
+            reader,
             folder,
-            end=reader.end,
             eval_source=settings.eval_data,
-            vocab=reader.vocab,
-            **how_read(settings),
+            records=records_of(settings),
+            progress=console.is_terminal,
         )
         if speak:
             say_read(train)

@@ -14,6 +14,7 @@ import torch
 
 from limbeck.config import ATTENTION
 from limbeck.corpora import Rows, TokenStore
+from limbeck.corpora.pack import Start
 from limbeck.disk import link_or_copy, whole_folder
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.plan import DistilPlan
@@ -132,12 +133,10 @@ class Shared:
             self.store,
             length=self.length,
             seed=arm.seed,
-            rank=world.rank,
-            ranks=world.size,
+            ranks=world,
             most=None if self.reads_on and arm.steps > self.plan.steps else self.most_rows,
             counted=self.counted,
-            first=arm.taken * self.plan.rows,
-            common=self.common,
+            start=Start(arm.taken * self.plan.rows, self.common),
         )
         objective = arm.objective.make()
         teacher = self.teacher if objective.needs_teacher else None

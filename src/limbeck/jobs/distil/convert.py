@@ -21,6 +21,7 @@ from rich.table import Table
 
 from limbeck.config import ATTENTION, Stage
 from limbeck.corpora import Rows, TokenStore
+from limbeck.corpora.pack import Start
 from limbeck.disk import Count, read_lines, read_rows, write_json, write_rows, writing
 from limbeck.errors import BadCorpus
 from limbeck.jobs.common.environment import Environment
@@ -140,10 +141,9 @@ class _Matching:
                 self.store,
                 length=self.length,
                 seed=self.seed,
-                rank=world.rank,
-                ranks=world.size,
+                ranks=world,
                 most=self.most_rows,
-                first=before * self.plan.rows,
+                start=Start(before * self.plan.rows),
             )
             plan = replace(self.plan, steps=steps)
             label = f"match {stage}"

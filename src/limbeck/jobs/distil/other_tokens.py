@@ -20,13 +20,14 @@ from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, TokenStore
 from limbeck.corpora.chunks import DocumentChunks, Side, chunks_of
 from limbeck.corpora.layout import Layout
+from limbeck.corpora.reading import Reader
 from limbeck.corpora.retokenise import retokenised
 from limbeck.corpora.token_bytes import TokenBytes
 from limbeck.errors import Mismatch
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import packed_as, text_of_run
 from limbeck.jobs.common.held_out import HeldOut
-from limbeck.jobs.common.text import Reader, stores_of
+from limbeck.jobs.common.text import stores_of
 from limbeck.jobs.distil.align import AlignedTexts
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher

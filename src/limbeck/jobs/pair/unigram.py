@@ -58,7 +58,7 @@ class UnigramComparison:
 def of_source(source: str, about: LanguageModel, columns: Columns | None = None) -> list[Item]:
     """The first documents of a source of text, as many as are counted, in a model's tokens."""
     some = list(_some(read(source, columns, BadRecords(_COUNTED))))
-    return list(in_tokens(some, about.tokenizer, end=about.end, vocab=about.vocab))
+    return list(in_tokens(some, about))
 
 
 def of_store(store: TokenStore) -> list[Item]:

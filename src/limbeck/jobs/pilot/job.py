@@ -21,7 +21,7 @@ from limbeck.disk import claims
 from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, update
-from limbeck.jobs.common.text import columns_of, how_read, say_read
+from limbeck.jobs.common.text import columns_of, records_of, say_read
 from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, weights
 from limbeck.jobs.pilot.knowing import require_one, warnings_of
 from limbeck.jobs.pilot.results import write_results
@@ -119,11 +119,12 @@ def ending(out: Path, result: Mapping[str, Any]) -> Ending:
 def _text(settings: PilotSettings, scale: Scale, run: dict[str, Any]) -> tuple[int, int]:
     """The tokenizer and the token stores, made once; gives the number of tokens there are, and of those to train on."""
     folder = settings.out / "tokenizer"
-    how = how_read(settings)
-    kept = {"columns": how["columns"], "skip_bad": how["skip_bad"]}
-    make_tokenizer(settings.data, folder, vocab=scale.vocab, **kept)
+    records = records_of(settings)
+    make_tokenizer(settings.data, folder, vocab=scale.vocab, records=records)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(verified_folder(folder))
-    store, held_out = build_stores(settings.data, tokenizer, settings.out / "data", **how)
+    store, held_out = build_stores(
+        settings.data, tokenizer, settings.out / "data", records=records, progress=console.is_terminal
+    )
     say_read(store)
     require_rows(store, length=scale.length)
     same_corpus(settings.out, run, store, held_out)

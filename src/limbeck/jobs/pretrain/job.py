@@ -16,7 +16,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from limbeck.config import PretrainSettings
 from limbeck.corpora import Rows, TokenStore, build_stores, is_held_out, read, require_rows, train_tokenizer
 from limbeck.corpora.faults import BadRecords
-from limbeck.corpora.records import Columns
+from limbeck.corpora.reading import USUAL, Records
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, whole_folder, write_digests, write_lines
 from limbeck.ending import Ending, show_ending
@@ -24,7 +24,7 @@ from limbeck.errors import BadSetting, BadShape
 from limbeck.jobs.common.environment import Environment, batch_rows, environment_of, row_length
 from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, text_of_run, update
 from limbeck.jobs.common.held_out import HeldOut
-from limbeck.jobs.common.text import columns_of, how_read, say_read
+from limbeck.jobs.common.text import columns_of, records_of, say_read
 from limbeck.jobs.pair.mixers import CONTEXT, Mixed, context_of, mixed, remarks, shown_bytes, shown_pattern
 from limbeck.models.build import new_model
 from limbeck.models.decoder import LimbeckConfig
@@ -70,7 +70,12 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     tokenizer = _tokenizer(settings, out, environment)
     if world.first:
         train, _ = build_stores(
-            settings.data, tokenizer, out / "data", eval_source=settings.eval_data, **how_read(settings)
+            settings.data,
+            tokenizer,
+            out / "data",
+            eval_source=settings.eval_data,
+            records=records_of(settings),
+            progress=console.is_terminal,
         )
         say_read(train)
     world.barrier()
@@ -90,7 +95,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     if isinstance(shape, Mixed):
         _say_layers(shape, model, length)
     plan = Plan(steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
-    corpus = Rows(store, length=length, seed=settings.seed, rank=world.rank, ranks=world.size)
+    corpus = Rows(store, length=length, seed=settings.seed, ranks=world)
     Run(out, "pretrain", model, None, corpus, CrossEntropy(), plan, world).train()
     result = _finish(settings, run, model, (store, held_out), length, plan, environment) if world.first else {}
     world.barrier()
@@ -300,8 +305,9 @@ def _tokenizer(settings: PretrainSettings, out: Path, environment: Environment) 
     """The tokenizer, trained on the training documents only, once."""
     if environment.world.first:
         fraction = 0.0 if settings.eval_data else 0.05
-        how: dict[str, Any] = {"columns": columns_of(settings), "skip_bad": settings.skip_bad or 0}
-        make_tokenizer(settings.data, out / "tokenizer", vocab=settings.vocab, fraction=fraction, **how)
+        make_tokenizer(
+            settings.data, out / "tokenizer", vocab=settings.vocab, fraction=fraction, records=records_of(settings)
+        )
     environment.world.barrier()
     return PreTrainedTokenizerFast.from_pretrained(verified_folder(out / "tokenizer"))
 
@@ -312,14 +318,15 @@ def make_tokenizer(
     *,
     vocab: int,
     fraction: float = 0.05,
-    columns: Columns | None = None,
-    skip_bad: int = 0,
+    records: Records = USUAL,
 ) -> None:
     """Trains a tokenizer into a folder, unless it is there; a ``fraction`` of the documents is held out."""
     if not folder.exists():
-        bad = BadRecords(skip_bad)
+        bad = BadRecords(records.skip_bad)
         texts = (
-            d.content for d in read(data, columns, bad, passages=fraction > 0) if not is_held_out(d, fraction=fraction)
+            d.content
+            for d in read(data, records.columns, bad, passages=fraction > 0)
+            if not is_held_out(d, fraction=fraction)
         )
         tokenizer = train_tokenizer(texts, vocab=vocab)
         bad.check()

@@ -6,7 +6,6 @@ another order, does not bring them back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +13,14 @@ from typing import Any
 
 from limbeck.config import ProbeSettings
 from limbeck.corpora import TokenStore, build_held_out, build_stores
+from limbeck.corpora.reading import Records
 from limbeck.corpora.records import Columns
 from limbeck.corpora.source import resolve
 from limbeck.corpora.tokenizer import fingerprint
 from limbeck.disk import existing, read_json
 from limbeck.errors import BadCorpus
 from limbeck.jobs.common.folder import packing_asked
-from limbeck.jobs.common.text import how_read, say_read
+from limbeck.jobs.common.text import records_of, say_read
 from limbeck.models.language_model import LanguageModel
 from limbeck.run.log import console
 
@@ -30,12 +30,12 @@ _TRAINS = ("distil", "pretrain")  # jobs whose runs may have their text elsewher
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run that a model is in: its text, and ``how`` that is read, from its signature."""
+    """A run that a model is in: its text, and how its ``records`` are read, from its signature."""
 
     folder: Path
     data: str
     eval_data: str | None
-    how: Mapping[str, Any]
+    records: Records
     text_tokens: int | None = None
 
     @classmethod
@@ -49,8 +49,8 @@ class RunFolder:
             made = (above / "data" / "train").is_dir() or signature.get("job") in _TRAINS
             if made and isinstance(signature.get("data"), str):
                 columns = tuple((ours, there) for ours, there in signature.get("columns") or ())
-                how = {"columns": Columns(columns), "skip_bad": signature.get("skip_bad") or 0}
-                return cls(above, signature["data"], signature.get("eval_data"), how, signature.get("text_tokens"))
+                records = Records(Columns(columns), signature.get("skip_bad") or 0)
+                return cls(above, signature["data"], signature.get("eval_data"), records, signature.get("text_tokens"))
         return None
 
     def trained_on(self, store: TokenStore) -> TokenStore:
@@ -82,16 +82,14 @@ class Texts:
         self._packing = packing_asked(settings)
         self._source = settings.data if run is None or "data" in settings.model_fields_set else None
         self._run, self._model, self._folder = run, model, folder
-        reader: dict[str, Any] = {"end": model.end, "vocab": model.vocab}
-        self._how: dict[str, Any] = reader | how_read(settings)
-        self._how_run: dict[str, Any] = self._how if run is None else reader | dict(run.how)
+        self._how: dict[str, Any] = {"records": records_of(settings), "progress": console.is_terminal}
 
     @cached_property
     def whole(self) -> Text:
         """What the run held out; of another source all that it was not trained on; outside a run all of the source."""
         if self._of_run is None:
             assert self._source is not None, "looked for in _of_run"
-            store = build_held_out(self._source, self._model.tokenizer, self._folder / "whole", **self._how)
+            store = build_held_out(self._source, self._model, self._folder / "whole", **self._how)
             say_read(store)
             return self._text(store, f"{_documents(store)} of {_named(self._source)}")
         assert self._run is not None, "a text of a run is in one"
@@ -102,7 +100,7 @@ class Texts:
             return self._text(held_out, f"held out: {kept}")
         trained = train.digests()
         folder = self._folder / "whole"
-        store = build_held_out(self._source, self._model.tokenizer, folder, without=trained, **self._how)
+        store = build_held_out(self._source, self._model, folder, without=trained, **self._how)
         say_read(store)
         if left := store.manifest["left_out"]:
             kept = f"{_documents(store)} of {self._source} that the run in {self._run.folder} was not trained on"
@@ -118,7 +116,7 @@ class Texts:
             assert self._run is not None, "a text of a run is in one"
             return self._of_run[0], f"the training text of the run in {self._run.folder}", self.whole
         assert self._source is not None, "looked for in _of_run"
-        train, held_out = build_stores(self._source, self._model.tokenizer, self._folder / "halves", **self._how)
+        train, held_out = build_stores(self._source, self._model, self._folder / "halves", **self._how)
         description = f"the {held_out.documents:,} documents held out of {self._source}"
         return train, f"the training half of {self._source}", self._text(held_out, description)
 
@@ -134,9 +132,11 @@ class Texts:
         ours = fingerprint(self._model.tokenizer)
         if stores and all(s.manifest["made_from"].get("tokenizer") == ours and s.digests() for s in stores):
             return self._run.trained_on(stores[0]), stores[1]
-        source, tokenizer, folder = self._run.data, self._model.tokenizer, self._folder / "run"
+        run, folder = self._run, self._folder / "run"
         try:
-            train, held_out = build_stores(source, tokenizer, folder, eval_source=self._run.eval_data, **self._how_run)
+            train, held_out = build_stores(
+                run.data, self._model, folder, eval_source=run.eval_data, records=run.records
+            )
             return self._run.trained_on(train), held_out
         except BadCorpus as error:
             if self._source is None:
