@@ -1,5 +1,7 @@
 """What a user finds at `limbeck` and at its command line: names, types, suggestions."""
 
+import __future__
+
 import ast
 import inspect
 import json
@@ -13,8 +15,10 @@ from pathlib import Path
 import pytest
 
 import limbeck
+import limbeck.api
 from limbeck.config import DistilSettings, ProbeSettings, known_keys, likely, resolve
 from limbeck.config.commands import BY_NAME, COMMANDS
+from limbeck.dispatch import settings_of
 from limbeck.errors import BadObjective, BadSetting
 from limbeck.objectives import parse
 
@@ -199,3 +203,28 @@ def test_settings_describe_themselves():
             told = command.described(setting)
             assert told.endswith(".") or not setting.flag.section, (command.name, setting.key, told)
             assert told[0].isupper() or setting.key == "recipe", (command.name, setting.key)
+
+
+def test_the_stub_agrees_with_the_functions():
+    """Names, order, kinds, defaults, annotations and results; a call with every default is a call without them."""
+    stub: dict = {}
+    text = Path(limbeck.api.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    exec(compile(text, "api.pyi", "exec", flags=__future__.annotations.compiler_flag), stub)
+    declared = {name: found for name, found in stub.items() if inspect.isfunction(found)}
+    assert set(declared) == {command.name for command in COMMANDS if command.result}
+    for name, function in declared.items():
+        ours, theirs = inspect.signature(getattr(limbeck.api, name)), inspect.signature(function)
+        assert as_text(ours) == as_text(theirs), name
+        required = [one for one in ours.parameters.values() if one.default is one.empty]
+        given = {key: one.default for key, one in ours.parameters.items() if key != "file"}
+        if not required:
+            assert settings_of(name, None, given) == settings_of(name, None, {}), name
+
+
+def as_text(signature: inspect.Signature) -> list[tuple[str, str, object, str]]:
+    """A signature, with its annotations spelled one way, but for the default that conftest.py changes for all tests."""
+    result = inspect.Parameter("result", inspect.Parameter.KEYWORD_ONLY, annotation=signature.return_annotation)
+    return [
+        (one.name, one.kind.name, one.name != "any_teacher" and one.default, ast.unparse(ast.parse(one.annotation)))
+        for one in [*signature.parameters.values(), result]
+    ]
