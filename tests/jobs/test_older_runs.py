@@ -1,6 +1,6 @@
-"""A run that an older version of limbeck began is the same run to this one: its run.json is accepted, and none of other settings.
+"""A run that an older version began is the same run to this one: its run.json is accepted, and none of other settings.
 
-The files in ``older/`` are the beginnings of run.json as limbeck of that day writes it, for the settings below (``command`` by hand).
+The files in ``older/`` are beginnings of run.json as limbeck of that day writes it, for the settings below (``command`` by hand).
 """
 
 import shutil
