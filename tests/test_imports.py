@@ -21,7 +21,7 @@ LAYERS = (
     ("corpora", "planning", "teachers", "students", "objectives"),
     ("generation",),
     ("probes",),
-    ("run", "report", "export"),
+    ("run", "report", "exporters"),
     ("jobs", "selftest"),
     ("papers",),
     ("dispatch",),

@@ -104,7 +104,7 @@ def test_its_paper_is_reproduced(place):
 USE = """
 import torch
 from limbeck.corpora.source import SOURCES, read
-from limbeck.export.named import EXPORTERS
+from limbeck.exporters.named import EXPORTERS
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.mixer import Dims
 from limbeck.models.mixers.named import MIXERS

@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 import limbeck
 import limbeck.api
-from limbeck.config import DistilSettings, ProbeSettings, known_keys, likely, resolve
+from limbeck.config import DistilSettings, ProbeSettings, known_keys, likely, resolve, settings_in
 from limbeck.config.commands import BY_NAME, COMMANDS
 from limbeck.dispatch import settings_of
 from limbeck.errors import BadObjective, BadSetting
@@ -48,16 +49,17 @@ def test_every_public_name_is_there_and_has_a_type():
     assert limbeck.ALM is limbeck.objectives.ALM
 
 
-def test_plan_is_called_by_its_name_and_is_a_folder_too():
+def test_plan_is_called_by_its_name():
     said = limbeck.plan(params="600M", tokens="10B", candidates=["1.5B", "4B"])
     assert said == limbeck.api.plan(params="600M", tokens="10B", candidates="1.5B,4B")
     assert said["student"]["parameters"] == 600_000_000
-    from limbeck.planning.cost.size import Size
-
-    assert limbeck.planning.Size is Size  # the folder was imported by name since
-    assert limbeck.plan(params="600M", tokens="10B", candidates=["1.5B", "4B"]) == said
     with pytest.raises(limbeck.LimbeckError, match=r"unknown key 'parms'; did you mean 'params'\?"):
         limbeck.plan(parms="600M")
+
+
+def test_no_folder_or_file_takes_the_place_of_a_public_name():
+    """Importing a submodule sets it on the package: `limbeck.export` would be a function at the first call, a module after it."""
+    assert not {module.name for module in pkgutil.iter_modules(limbeck.__path__)} & set(limbeck.__all__)
 
 
 @pytest.mark.parametrize(
@@ -77,15 +79,20 @@ def test_plan_is_called_by_its_name_and_is_a_folder_too():
         ("prune_target_params", "params"),
         ("objctive", "objective"),
         ("tokns", "tokens"),
+        ("lerning_rate", "lr"),
+        ("--lerning-rate", "lr"),
+        ("teacher_modle", "teacher"),
+        ("sequence-lenght", "seq_len"),
+        ("warmup_ratio", "schedule"),
         ("zzz", None),
     ],
 )
 def test_the_key_that_was_meant(given, meant):
-    assert likely(given, known_keys(DistilSettings)) == meant
+    assert likely(given, known_keys(settings_in(DistilSettings).values())) == meant
 
 
 def test_a_key_of_another_command_is_not_suggested():
-    assert likely("kd_ratio", known_keys(ProbeSettings)) is None
+    assert likely("kd_ratio", known_keys(settings_in(ProbeSettings).values())) is None
     with pytest.raises(BadSetting, match=r"unknown key 'peak_lr'; did you mean 'lr'\? The keys are: "):
         resolve(DistilSettings, None, {"peak_lr": 0.1})
 
@@ -110,7 +117,7 @@ def test_the_command_line_shows_its_version_and_the_flag_that_was_meant():
 
 def test_old_spellings_are_aliases_that_help_does_not_show():
     for old, value, message in (
-        ("--length", "x", "--seq-len: expected a whole number, got 'x'"),
+        ("--length", "x", "--seq-len: expected a count such as 250k, 6M or 1.3B, got 'x'"),
         ("--kind", "best", "--codec: unknown codec 'best'. There are: auto, sampled, top-k, got 'best'"),
     ):
         assert shown("capture", old, value) == shown("capture", f"{old}={value}") == (2, f"limbeck: {message}\n")
@@ -157,10 +164,14 @@ def test_help_does_not_wait_for_torch():
 def test_functions_show_their_parameters_and_suggest_the_one_that_was_meant():
     parameters = inspect.signature(limbeck.distil).parameters
     assert parameters["schedule"].default == "wsd"
-    assert parameters["seq_len"].annotation == "int | None"
+    assert parameters["seq_len"].annotation == "int | str | None"
     assert "lr: Peak learning rate." in limbeck.distil.__doc__
     with pytest.raises(BadSetting, match=r"unknown key 'tokns'; did you mean 'tokens'\?"):
         limbeck.distil(tokns="2M")
+    with pytest.raises(BadSetting, match="unknown key 'objective'"):
+        limbeck.shrink(objective="TAID")  # a setting of the same class, which this command does not look at
+    with pytest.raises(BadSetting, match="unknown key 'lr'"):
+        limbeck.capture(lr=0.1)
     with pytest.raises(BadSetting, match="distil\\(\\) takes 1 positional arguments, got 2"):
         limbeck.distil("run.toml", "6M")
     with pytest.raises(BadSetting, match="'length' is another spelling of a key that is given too"):

@@ -61,8 +61,7 @@ class _Command(TyperCommand):
             return super().parse_args(ctx, [self._today(word) for word in args])
         except Exception as error:  # Typer's own, of which older versions have Click's: recognised by their attributes
             if (wrong := getattr(error, "option_name", None)) and hasattr(error, "possibilities"):
-                known = known_keys(self.spec.settings)
-                meant = likely(wrong, {s.key: known[s.key] for s in self.spec.taken() if not s.positional})
+                meant = likely(wrong, known_keys(s for s in self.spec.taken() if not s.positional))
                 error.possibilities = [f"--{meant.replace('_', '-')}"] if meant else []
             raise
 

@@ -43,7 +43,7 @@ from limbeck.results import (
 def settings_of(command: str, file: str | Path | None, keys: Mapping[str, Any]) -> Base:
     """The settings of a command. Raises a LimbeckError for a wrong key or value, or a model that is not there."""
     spec = BY_NAME[command]
-    settings = resolve(spec.settings, None if file is None else Path(file), keys)
+    settings = resolve(spec.settings, None if file is None else Path(file), keys, taken=spec.taken())
     require(*(getattr(settings, name) for name in spec.models))
     return settings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -151,11 +151,10 @@ def _described(kind: type[BaseModel]) -> Iterator[Setting]:
         yield Setting(name, info, flag)
 
 
-@cache
-def spellings(kind: type[BaseModel]) -> Mapping[str, str]:
+def spellings(settings: Iterable[Setting]) -> Mapping[str, str]:
     """Every spelling of a key, with underscores, and the name by which pydantic takes it."""
     found = {}
-    for setting in settings_in(kind).values():
+    for setting in settings:
         for word in (setting.attribute, setting.key, *setting.flag.aliases, *setting.flag.old):
             found[word.replace("-", "_")] = setting.info.alias or setting.attribute
     return found
@@ -166,9 +165,9 @@ def flag_of(kind: type[BaseModel], attribute: str) -> str:
     return f"--{settings_in(kind)[attribute].word}"
 
 
-def known_keys(kind: type[BaseModel]) -> Mapping[str, tuple[str, ...]]:
-    """The keys of a class of settings, and what else each is called, here and by other tools."""
+def known_keys(settings: Iterable[Setting]) -> Mapping[str, tuple[str, ...]]:
+    """The keys of settings, and what else each is called, here and by other tools."""
     return {
         s.key: tuple(other.replace("-", "_") for other in (*s.flag.aliases, *s.flag.old, *s.flag.synonyms))
-        for s in settings_in(kind).values()
+        for s in settings
     }

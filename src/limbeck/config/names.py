@@ -18,7 +18,6 @@ def likely(name: str, known: Mapping[str, Iterable[str]]) -> str | None:
     Upper case, leading dashes and dashes inside a name make no difference.
     """
     plain = name.strip("-").replace("-", "_").lower()
-    for key, others in known.items():
-        if plain in others:
-            return key
-    return next(iter(difflib.get_close_matches(plain, known, n=1, cutoff=0.6)), None)
+    keys = {word: key for key, others in known.items() for word in (key, *others)}
+    near = [plain] if plain in keys else difflib.get_close_matches(plain, keys, n=1, cutoff=0.7)
+    return keys[near[0]] if near else None

@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from limbeck.config.flag import known_keys, settings_in, spellings
+from limbeck.config.flag import Setting, known_keys, settings_in, spellings
 from limbeck.config.names import likely
 from limbeck.errors import BadSetting
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 
-def resolve(kind: type[AnySettings], file: Path | None, flags: Mapping[str, Any]) -> AnySettings:
+def resolve(
+    kind: type[AnySettings], file: Path | None, flags: Mapping[str, Any], *, taken: Iterable[Setting] | None = None
+) -> AnySettings:
     """The settings of a TOML file, overridden by the flags that were given (those that are not None).
 
+    ``taken`` are those that a command looks at; any other is an unknown key. None: all of the class.
     Raises BadSetting for a file that cannot be read, and for a key or value that is wrong.
     """
+    settings = tuple(settings_in(kind).values() if taken is None else taken)
     values: dict[str, Any] = {}
     if file is not None:
-        values = _keyed(kind, {key.replace("-", "_"): value for key, value in _toml(file).items()}, f"{file}: ")
-    values |= _keyed(kind, {key: value for key, value in flags.items() if value is not None}, "")
+        values = _keyed(settings, {key.replace("-", "_"): value for key, value in _toml(file).items()}, f"{file}: ")
+    values |= _keyed(settings, {key: value for key, value in flags.items() if value is not None}, "")
     try:
         return kind.model_validate(values)
     except ValidationError as error:
         raise BadSetting("\n".join(_explain(kind, item) for item in error.errors())) from error
 
 
-def _keyed(kind: type[BaseModel], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _keyed(settings: Iterable[Setting], given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What was given by the names of the fields, whichever of its spellings each key has."""
-    names, values = spellings(kind), {}
+    names, values = spellings(settings), {}
     for key, value in given.items():
         if key not in names:
-            known = known_keys(kind)
+            known = known_keys(settings)
             meant = likely(key, known)
             hint = f"; did you mean {meant!r}?" if meant else "."
             raise BadSetting(f"{where}unknown key {key!r}{hint} The keys are: {', '.join(sorted(known))}.")

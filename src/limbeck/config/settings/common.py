@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck.config.flag import Flag
-from limbeck.config.values import Columns, Count, MixerNames
+from limbeck.config.values import Columns, Context, Count, MixerNames
 
 SkipBad = Annotated[int | None, Field(ge=0)]
 Params = Annotated[
@@ -169,8 +169,8 @@ class Settings(DeviceSettings, SeededSettings, TextSettings):
         ),
     ] = None
     length: Annotated[
-        int | None,
-        Field(ge=2, le=2**30),
+        Context | None,
+        Field(le=2**30),
         Flag(
             "Sequence length.",
             "Data",
@@ -252,7 +252,15 @@ class Settings(DeviceSettings, SeededSettings, TextSettings):
             "Learning rate schedule, after a warm-up.",
             "Training",
             default="wsd; cosine for pruned students of 100M parameters or more",
-            synonyms=("lr_scheduler_type", "lr_scheduler", "scheduler", "lr_schedule"),
+            synonyms=(
+                "lr_scheduler_type",
+                "lr_scheduler",
+                "scheduler",
+                "lr_schedule",
+                "warmup",
+                "warmup_ratio",
+                "warmup_steps",
+            ),
         ),
     ] = "wsd"
     dtype: Annotated[

@@ -11,7 +11,7 @@ from limbeck.config import ExportSettings
 from limbeck.disk import whole_folder, write_digests
 from limbeck.divergence import kl
 from limbeck.errors import BadFolder, BadSetting
-from limbeck.export.named import EXPORTERS
+from limbeck.exporters.named import EXPORTERS
 from limbeck.jobs.common.environment import require_device
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel

@@ -40,4 +40,4 @@ def _wrong(name: str, found: object) -> str:
     return "" if whole else "expected a class with write(model, folder, *, dtype) and read(folder, like)"
 
 
-EXPORTERS: Registry[Callable[[], Exporter]] = Registry("exporter", Marked("export", "exporter"), _wrong)
+EXPORTERS: Registry[Callable[[], Exporter]] = Registry("exporter", Marked("exporters", "exporter"), _wrong)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from limbeck.export.named import exporter
+from limbeck.exporters.named import exporter
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.models.save import save
