@@ -58,7 +58,7 @@ def total_variation(log_p: Float[Tensor, "*shape K"], log_q: Float[Tensor, "*sha
 
 
 def log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
-    """log(share p + (1 - share) q)."""
+    """log(share p + (1 - share) q) of two log-distributions, outcome by outcome, all of one shape (..., K)."""
     impossible = (log_p == -math.inf) & (log_q == -math.inf)  # there logaddexp would differentiate to NaN
     log_m = torch.logaddexp(
         torch.where(impossible, 0.0, log_p + math.log(share)), torch.where(impossible, 0.0, log_q + math.log1p(-share))

@@ -60,7 +60,7 @@ class Batch:
         return mapped(self, lambda tensor: tensor.to(device))
 
     def rows(self, part: slice | Tensor) -> Batch:
-        """Some rows of this batch, by a slice or by their indices."""
+        """Some rows of this batch, by a slice or by their indices (rows,)."""
         return mapped(self, lambda tensor: tensor[part])
 
     @property
@@ -110,7 +110,7 @@ class Chunk:
         return None if whole.sequence is None else whole.sequence[part]
 
     def part(self, part: slice | Tensor) -> Chunk:
-        """Some of the positions."""
+        """Some of the positions, by a slice or by their indices (m,)."""
         return Chunk(self.targets[part], self.weight[part], (self, part))
 
 
@@ -151,7 +151,10 @@ class Outputs:
     extra: Float[Tensor, "B T"] | None = None
 
     def logits(self, part: slice | Tensor | None = None) -> Float[Tensor, "n V"]:
-        """Logits over the real vocabulary at some of the B x T flat positions, or at all of them (which is large)."""
+        """Logits over the real vocabulary at some of the B x T flat positions, or at all of them (which is large).
+
+        ``part`` is a slice or indices (n,).
+        """
         hidden = self.hidden.reshape(-1, self.hidden.shape[-1])
         return self.head.logits(hidden if part is None else hidden[part])[:, : self.vocab]
 
@@ -166,13 +169,16 @@ class Signal:
     logits: Float[Tensor, "n V"]
 
     def log_p(self, temperature: float | Tensor = 1.0) -> Float[Tensor, "n V"]:
-        """log p, in nats, at a temperature."""
+        """log p, in nats, at a temperature, which is a scalar."""
         return tempered(self.logits, temperature).log_softmax(-1)
 
     def against(
         self, logits: Float[Tensor, "n V"], temperature: float | Tensor = 1.0
     ) -> tuple[Float[Tensor, "n K"], Float[Tensor, "n K"]]:
-        """(log p, log q) over the same K outcomes: the teacher's, and those of a student with these logits."""
+        """(log p, log q) over the same K outcomes: the teacher's, and those of a student with these logits.
+
+        The temperature is a scalar.
+        """
         return self.log_p(temperature), tempered(logits, temperature).log_softmax(-1)
 
     def largest(self, count: int) -> Float[Tensor, "n k"]:
@@ -250,7 +256,7 @@ class Sparse:
             )
 
     def part(self, part: slice | Tensor) -> Sparse:
-        """The signal at some of the positions."""
+        """The signal at some of the positions, by a slice or by their indices (m,)."""
         rest = None if self.rest is None else self.rest[part]
         return Sparse(self.ids[part], self.log_p[part], self.weight[part], self.vocab, rest)
 
@@ -278,7 +284,7 @@ class ChunkTargets:
 
 
 def mapped(value: Dataclass, change: Callable[[Tensor], Tensor]) -> Dataclass:
-    """A dataclass of tensors with each of them changed, those in dataclasses inside too; None stays."""
+    """A dataclass of tensors with each tensor changed by ``change``, also in dataclasses inside. None stays None."""
     found: dict[str, Any] = {}
     for name in value.__dataclass_fields__:
         inside = getattr(value, name)

@@ -80,17 +80,17 @@ class Copier(torch.nn.Module):
 
 
 def test_writing_stops_at_the_end_and_at_the_limit():
-    assert sums.write(Copier("12\n"), ["1+1=", "10+2=", "3+3="], most=9) == ["12\n"] * 3
-    assert sums.write(Copier("12345"), ["1+1="], most=3) == ["123"]
+    assert sums.generate(Copier("12\n"), ["1+1=", "10+2=", "3+3="], most=9) == ["12\n"] * 3
+    assert sums.generate(Copier("12345"), ["1+1="], most=3) == ["123"]
 
 
 def test_a_model_writes_what_is_likeliest_behind_the_whole_text():
     model = sums.new_decoder(CELL).eval()
     prompts = ["11+2=", "3+4=", "1+12="]
-    for prompt, said in zip(prompts, sums.write(model, prompts, most=5), strict=True):
-        tokens = torch.tensor([list((prompt + said).encode())])
+    for prompt, text in zip(prompts, sums.generate(model, prompts, most=5), strict=True):
+        tokens = torch.tensor([list((prompt + text).encode())])
         logits = model(input_ids=tokens).logits[0, len(prompt) - 1 :].argmax(-1).tolist()
-        assert logits[: len(said)] == list(said.encode())
+        assert logits[: len(text)] == list(text.encode())
 
 
 # Training

@@ -37,7 +37,7 @@ class Accepts:
 
 
 def count(text: str | int) -> int:
-    """A number written as people write it: 6M is 6,000,000, 1.3B, 250k, 2_000_000."""
+    """A number from text with a suffix: 6M is 6,000,000, and also 1.3B, 250k, 2_000_000. Raises ValueError for other text."""
     if isinstance(text, int) and not isinstance(text, bool):
         return _bounded(text, text)
     found = re.fullmatch(r"\s*(\d[\d_,]*\.?\d*(?:e\d{1,2})?)\s*([kmbt]?)\s*", str(text), re.IGNORECASE)

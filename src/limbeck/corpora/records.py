@@ -315,9 +315,12 @@ def _further(further: Any, where: str) -> dict[str, Any]:
 
 
 def learned(message: Message, i: int, where: str) -> bool:
-    """Whether a turn is to be learned: the assistant's, unless its weight is 0 or train is false."""
-    said = {key: message[key] for key in LEARNED if message.get(key) is not None}
-    for key, value in said.items():
+    """Whether a turn is learned: the assistant's, unless its weight is 0 or train is false.
+
+    Raises BadRecord for other values of weight and train, and for one that is not 0 in a turn of another role.
+    """
+    given = {key: message[key] for key in LEARNED if message.get(key) is not None}
+    for key, value in given.items():
         if value not in (0, 1):  # True and False are 1 and 0
             raise BadRecord(
                 f"{where}: expected the {key!r} of message {i} to be 0 or 1, got {kind(value)}: a turn is learned or not"
@@ -327,7 +330,7 @@ def learned(message: Message, i: int, where: str) -> bool:
                 f"{where}: the {key!r} of message {i} says that a turn of the {message['role']} is learned, and only the "
                 "assistant's are: remove it"
             )
-    return message["role"] == "assistant" and all(said.values())
+    return message["role"] == "assistant" and all(given.values())
 
 
 def _string(text: Any, field: str, where: str) -> str:

@@ -39,7 +39,7 @@ class Sizes:
     position: int
 
     def of(self, axis: str) -> Any:
-        """Length of an axis, fused ones too."""
+        """The length of an axis by name, also of fused axes. ``axis`` must be a name from this file."""
         d = self.head_dim
         match axis:
             case "heads":

@@ -49,7 +49,7 @@ class Part:
 
     @contextmanager
     def holding(self, values: Mapping[str, Tensor], device: torch.device) -> Iterator[None]:
-        """Loads the weights into the module, and releases them at the end."""
+        """Loads the weights, tensors by their names in the module, and releases them at the end."""
         empty = [(module, dict(module._parameters), dict(module._buffers)) for module in self.module.modules()]
         self.module.load_state_dict({n: t.to(device) for n, t in values.items()}, strict=False, assign=True)
         try:
@@ -67,7 +67,7 @@ def give_back() -> None:
 
 
 def read_into(target: Tensor, stored: Stored) -> None:
-    """Fills a flat tensor from a file, converted to its number format. Raises BadModel where the file is too short."""
+    """Fills a flat tensor (elements,) from a file, converted to its number format. Raises BadModel if the file is too short."""
     dtype = DTYPES[stored.dtype]
     with stored.file.open("rb", buffering=0) as file:
         file.seek(stored.start)

@@ -35,13 +35,13 @@ class AdaptiveKL(Divergence):
         self.mu = float(mu)
 
     def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """The mixture, in nats; the head is found by sorting."""
+        """The mixture of both divergences of log-distributions (n, K), in nats (n,). The head is found by sorting."""
         p = log_p.detach().exp()
         share = _share(p, log_q.detach().exp(), _least_by_sorting(p, self.mu))
         return share * divergence.kl(log_p, log_q) + (1 - share) * divergence.reverse_kl(log_p, log_q)
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """share (q - p) + (1 - share) q (log q/p - KL(q || p))."""
+        """Nats (n,) and gradient (n, V): share (q - p) + (1 - share) q (log q/p - KL(q || p))."""
         p, log_p = pair.own("p"), pair.own("log_p")
         log_ratio = torch.sub(pair.log_q, log_p, out=log_p)
         q = pair.own("log_q").exp_()

@@ -154,22 +154,22 @@ class Pair:
 
     @cached_property
     def log_q(self) -> Tensor:
-        """The student's log-probabilities."""
+        """The student's log-probabilities at the temperature, (n, V), in nats."""
         return tempered(self.logits, self.temperature).log_softmax(-1)
 
     @cached_property
     def log_p(self) -> Tensor:
-        """The teacher's log-probabilities."""
+        """The teacher's log-probabilities at the temperature, (n, V), in nats."""
         assert self.signal is not None, "the objective needs a teacher"
         return self.signal.log_p(self.temperature)
 
     @cached_property
     def p(self) -> Tensor:
-        """The teacher's probabilities."""
+        """The teacher's probabilities at the temperature, (n, V)."""
         return self.log_p.exp()
 
     def own(self, name: Literal["log_q", "log_p", "p"]) -> Tensor:
-        """The tensor of this name, which the caller may overwrite."""
+        """The tensor (n, V) of this name, which the caller may overwrite."""
         value: Tensor = getattr(self, name)
         if self.shared:
             return value.clone()
@@ -190,7 +190,7 @@ class ClosedForm(Objective):
 
     @abstractmethod
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """Nats, and their gradient in the logits divided by the temperature; log-probabilities may be assumed finite.
+        """Nats (n,) and their gradient (n, V) in the logits divided by the temperature. Log-probabilities are finite.
 
         The caller may overwrite the gradient. Logits and signal must not be written to.
         """
@@ -202,7 +202,7 @@ class ClosedForm(Objective):
         return self.of_pair(Pair(logits, signal, self.temperature), chunk)
 
     def of_pair(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """`value_and_gradient` from distributions that other terms of a sum may share."""
+        """`value_and_gradient`, (n,) and (n, V), from distributions that other terms of a sum may share."""
         nats, gradient = self.closed_form(pair, chunk)
         if not math.isfinite(float(nats.detach().sum())):
             # Logits of -inf, or an infinite divergence: `forward` handles the limits.

@@ -34,7 +34,7 @@ class CrossEntropy(ClosedForm):
         return -outcomes.target
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """The gradient is q, less 1 at the target."""
+        """Nats (n,) and gradient (n, V), which is q, minus 1 at the target."""
         targets = chunk.targets[:, None]
         nats = -pair.log_q.gather(-1, targets).squeeze(-1)
         q = pair.own("log_q").exp_()
@@ -65,7 +65,7 @@ class Divergence(ClosedForm):
         return self.temperature**self.order * self.between(*signal.against(logits, self.temperature))
 
     def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """f in D = sum p f(log p, log q), for divergences of that form.
+        """f(log p, log q) of each outcome, (n, K), for divergences of the form D = sum p f(log p, log q).
 
         Raises BadObjective for others.
         """
@@ -90,15 +90,15 @@ class ForwardKL(Divergence):
     """Forward KL(p || q), in nats: the student covers all of the teacher's mass (Hinton et al., arXiv 1503.02531)."""
 
     def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """KL(p || q)."""
+        """KL(p || q) of log-distributions (n, K), in nats (n,)."""
         return divergence.kl(log_p, log_q)
 
     def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """log p/q."""
+        """log p/q outcome by outcome (n, K)."""
         return log_p - log_q
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """The gradient is q - p."""
+        """Nats (n,) and gradient (n, V), which is q - p."""
         return forward_kl(pair)
 
 
@@ -112,16 +112,16 @@ class ReverseKL(Divergence):
     unbounded = True
 
     def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """KL(q || p)."""
+        """KL(q || p) of log-distributions (n, K), in nats (n,)."""
         return divergence.reverse_kl(log_p, log_q)
 
     def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """q/p log q/p."""
+        """q/p log q/p outcome by outcome (n, K)."""
         log_ratio = log_q - log_p
         return log_ratio.exp() * log_ratio
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """The gradient is q (log q/p - KL)."""
+        """Nats (n,) and gradient (n, V), which is q (log q/p - KL)."""
         log_p = pair.own("log_p")
         log_ratio = torch.sub(pair.log_q, log_p, out=log_p)
         q = pair.own("log_q").exp_()
@@ -145,16 +145,16 @@ class JensenShannon(Divergence):
         self.beta = float(beta)
 
     def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """The generalised Jensen-Shannon divergence."""
+        """The generalised Jensen-Shannon divergence of log-distributions (n, K), in nats (n,)."""
         return divergence.jensen_shannon(log_p, log_q, beta=self.beta)
 
     def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """beta log p/m + (1 - beta) q/p log q/m."""
+        """beta log p/m + (1 - beta) q/p log q/m outcome by outcome (n, K)."""
         log_m = divergence.log_mixture(log_p, log_q, self.beta)
         return self.beta * (log_p - log_m) + (1 - self.beta) * (log_q - log_p).exp() * (log_q - log_m)
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """The slope is (1 - beta) log q/m: the terms from m add up to a constant."""
+        """Nats (n,) and gradient (n, V). The slope is (1 - beta) log q/m: the terms from m add up to a constant."""
         p, q = pair.own("log_p").exp_(), pair.own("log_q").exp_()
         m = torch.lerp(q, p, self.beta)
         log_q_m = _ratio(q, m, out=torch.empty_like(q)).log_()
@@ -175,15 +175,15 @@ class SkewKL(Divergence):
         self.alpha = float(alpha)
 
     def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """KL(p || alpha p + (1 - alpha) q)."""
+        """KL(p || alpha p + (1 - alpha) q) of log-distributions (n, K), in nats (n,)."""
         return divergence.skew_kl(log_p, log_q, alpha=self.alpha)
 
     def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """log p/m."""
+        """log p/m outcome by outcome (n, K)."""
         return log_p - divergence.log_mixture(log_p, log_q, self.alpha)
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """The slope is -(1 - alpha) p/m."""
+        """Nats (n,) and gradient (n, V). The slope is -(1 - alpha) p/m."""
         p, q = pair.own("log_p").exp_(), pair.own("log_q").exp_()
         m = torch.lerp(q, p, self.alpha)
         ratio = _ratio(p, m, out=m)
@@ -206,15 +206,15 @@ class SkewReverseKL(Divergence):
         self.alpha = float(alpha)
 
     def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """KL(q || alpha q + (1 - alpha) p)."""
+        """KL(q || alpha q + (1 - alpha) p) of log-distributions (n, K), in nats (n,)."""
         return divergence.skew_reverse_kl(log_p, log_q, alpha=self.alpha)
 
     def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """q/p log q/m."""
+        """q/p log q/m outcome by outcome (n, K)."""
         return (log_q - log_p).exp() * (log_q - divergence.log_mixture(log_q, log_p, self.alpha))
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """The slope is log q/m - alpha q/m."""
+        """Nats (n,) and gradient (n, V). The slope is log q/m - alpha q/m."""
         p, q = pair.own("log_p").exp_(), pair.own("log_q").exp_()
         m = torch.lerp(p, q, self.alpha)
         ratio = _ratio(q, m, out=m)
@@ -235,15 +235,15 @@ class TotalVariation(Divergence):
     order = 1
 
     def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """Half the sum of |p - q|."""
+        """Half the sum of |p - q| of log-distributions (n, K), (n,). It is a probability, not nats."""
         return divergence.total_variation(log_p, log_q)
 
     def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """1 - q/p where that is positive: the mass that q lacks there equals its excess elsewhere."""
+        """1 - q/p where positive, else 0, outcome by outcome (n, K). The mass that q lacks there equals its excess elsewhere."""
         return (1 - (log_q - log_p).exp()).clamp(min=0)
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """The slope is half the sign of q - p."""
+        """The distance (n,) and its gradient (n, V). The slope is half the sign of q - p."""
         p, q = pair.own("log_p").exp_(), pair.own("log_q").exp_()
         gap = torch.sub(q, p, out=p)
         share = 0.5 * gap.abs().sum(-1)
@@ -253,7 +253,7 @@ class TotalVariation(Divergence):
 
 
 def forward_kl(pair: Pair) -> tuple[Tensor, Tensor]:
-    """KL(p || q) of each position in nats, and its gradient q - p in the logits."""
+    """KL(p || q) of each position in nats, (n,), and its gradient q - p in the logits, (n, V)."""
     p = pair.p
     nats = pair.own("log_p").sub_(pair.log_q).mul_(p).sum(-1)
     return nats.clamp_(min=0), pair.own("log_q").exp_().sub_(p)

@@ -40,7 +40,7 @@ class Slopes:
     largest: Float[Tensor, "n k"] | None
 
     def part(self, part: slice | Tensor) -> Slopes:
-        """The same at some of the positions."""
+        """The slopes at some of the positions, by a slice or by indices (n,)."""
         return Slopes(self.nats[part], self.slope[part], None if self.largest is None else self.largest[part])
 
 

@@ -47,7 +47,7 @@ class CTKD(Objective):
 
     @property
     def temperature(self) -> Tensor:
-        """The current temperature T; its gradient in theta is not reversed."""
+        """The current temperature T, a scalar. Its gradient in theta is not reversed."""
         return self.low + (self.high - self.low) * self.theta.sigmoid()
 
     def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:

@@ -53,10 +53,7 @@ class DKD(ClosedForm):
         )
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """alpha (b - a) at the target; beta (q' - p') - alpha (b - a) q' at the others.
-
-        a and b are the target's probabilities, p' and q' those of the others among themselves.
-        """
+        """Nats (n,) and gradient (n, V): alpha (b - a) at the target; beta (q' - p') - alpha (b - a) q' at the others."""
         assert pair.signal is not None, f"{self} needs a teacher"
         targets = chunk.targets[:, None]
         odds_p, log_p = _apart(tempered(pair.signal.logits, self.temperature), chunk.targets)

@@ -110,7 +110,7 @@ class TAID(ClosedForm):
         return torch.where(p_t > 0, p_t * (log_target - outcomes.log_q), 0.0).sum(-1)
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        """The gradient is q - p_t."""
+        """Nats (n,) and gradient (n, V), which is q - p_t."""
         assert pair.signal is not None, f"{self} needs a teacher"
         mixed = Pair(pair.logits, self._towards(pair.logits, pair.signal), self.temperature)
         mixed.log_q = pair.own("log_q")

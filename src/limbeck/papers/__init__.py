@@ -1,4 +1,4 @@
-"""The reproductions of published systems, one folder a paper, by the name that `limbeck reproduce` knows them by."""
+"""The reproductions of published systems, one folder for each paper, by their names in `limbeck reproduce`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from limbeck.plugins import ROOT, Registry
 
 
 def _folders() -> Mapping[str, str]:
-    """Each folder beside lab is a paper: its name with dashes, and ``RECIPE`` in its recipe.py."""
+    """The names of papers, with dashes. Each folder except lab is a paper with ``RECIPE`` in its recipe.py."""
     files = sorted((ROOT / "papers").glob("*/recipe.py"))
     folders = [file.parent.name for file in files if file.parent.name != "lab"]
     return {folder.replace("_", "-"): f"limbeck.papers.{folder}.recipe:RECIPE" for folder in folders}
@@ -27,7 +27,7 @@ RECIPES = tuple(PAPERS.own)
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of a name, ours or one of a package. Raises BadSetting with the nearest name, BadPlugin for a broken package."""
+    """The recipe of a name, limbeck's or a package's. Raises BadSetting with the nearest name, BadPlugin for a broken package."""
     if name not in PAPERS:
         raise BadSetting(PAPERS.unknown(name))
     return PAPERS[name]

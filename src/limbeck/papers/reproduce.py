@@ -1,8 +1,8 @@
-"""`limbeck reproduce`: runs a recipe in a folder, judges it, and writes its page.
+"""`limbeck reproduce`: runs a recipe in a folder, judges its claims, and writes its page.
 
-The same command continues. The page (README.md) and reproduction.json say the claim, what was done here and where that
-differs, what it cost, and for each claim confirmed, refuted or inconclusive by a criterion whose digest is kept from the first
-start on: where it is another now, the page begins with that.
+The same command continues. The page (README.md) and reproduction.json have the claim, the run and its differences from the
+paper, the cost, and a verdict for each claim: confirmed, refuted or inconclusive by its criterion. The digest of the criterion
+is recorded from the first start on. If it changed, the page begins with that.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _SMOKE = "this scale only checks that everything runs; "
 def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
     """Runs a recipe; gives ``{"out", "recipe", "scale", "judged", "ours", "numbers", "seconds", "cpu_seconds"}``.
 
-    Raises BadSetting for a name that no recipe has or a device that is not here, BadPoints for points that cannot be read, and
-    what the recipe's jobs raise.
+    Raises BadSetting for an unknown recipe or a device that is not available, BadPoints for points that cannot be read, and the
+    errors of the recipe's jobs.
     """
     chosen = recipe(settings.recipe)
     _check(settings, chosen)
@@ -71,7 +71,7 @@ def reproduce(settings: ReproduceSettings) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    """Prints what was judged, and where the page is."""
+    """Prints the verdicts and the path of the page."""
     for one in result["judged"]:
         console.print(Text.assemble((one["verdict"], "bold"), ": "), end="")
         console.print(f"{one['claim']} {one['seen']}", soft_wrap=True)
@@ -81,7 +81,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 def page(
     chosen: Recipe, outcome: Outcome, run: Mapping[str, Any], settings: ReproduceSettings, *, notes: Sequence[str]
 ) -> str:
-    """The reproduction in Markdown: a sentence, ``notes``, a table of short cells, a figure; below, everything else."""
+    """The reproduction in Markdown: a sentence, ``notes``, a table of short cells and a figure, then all details."""
     figures = [f"![{said}]({figure.name})\n\n{said}" for figure, said in outcome.figures.items()]
     digest = f", judged by criterion {run[provenance.KEY][-1]['digest']}" if run.get(provenance.KEY) else ""
     parts = [

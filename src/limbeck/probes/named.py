@@ -30,7 +30,7 @@ class HeldOutText(Protocol):
         """The rows, a few at a time, on the model's device."""
 
     def text_bytes(self, measured: Measurements) -> np.ndarray:
-        """Bytes of text that each document's measured tokens stand for."""
+        """Bytes of text of each document's measured tokens, (documents,)."""
 
 
 class ProbeContext(Protocol):

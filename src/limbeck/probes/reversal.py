@@ -103,7 +103,10 @@ def reversal(model: LanguageModel, facts: Sequence[Fact], *, seed: int = 0) -> l
 
 
 def ranks(scores: Float[np.ndarray, "n candidates"], right: np.ndarray) -> Float[np.ndarray, " n"]:
-    """The rank of the correct candidate of each row, from 1 for the best. Equal scores share the mean of their ranks."""
+    """The rank of the correct candidate of each row, from 1 for the best. Equal scores share the mean of their ranks.
+
+    ``right`` is the index of the correct candidate, (n,).
+    """
     mine = np.take_along_axis(scores, right[:, None], 1)
     return 1 + (scores > mine).sum(1) + ((scores == mine).sum(1) - 1) / 2
 

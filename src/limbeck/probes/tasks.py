@@ -98,7 +98,8 @@ def task_of(name: str) -> Task:
 def write_task_text(task: str, path: str | Path, n: int, seed: int = 0) -> Path:
     """Writes ``n`` solved instances of a generated task as a JSONL corpus for `pretrain` and `distil`. Returns the path.
 
-    The instances never occur in `task_of`. Equal seeds give equal text. Raises BadTask for any other task.
+    The instances never occur in `task_of`. Equal seeds give equal text. Raises BadTask for any other task, and BadSetting if n <
+    1.
     """
     if task not in MAKERS:
         raise BadTask(

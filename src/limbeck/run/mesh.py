@@ -47,4 +47,4 @@ class Mesh(Protocol):
         """A model's head with all of its rows on this rank, through which gradients reach what the rank holds of it."""
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """A tensor of the training's state with all of its elements, as a checkpoint keeps it."""
+        """A tensor of the training's state with all of its elements, in the shape that a checkpoint contains."""

@@ -44,7 +44,10 @@ class TrainState:
     objective: Objective
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the state, by name with the prefix model, objective or optimizer. A tied weight appears once."""
+        """Every tensor of the state in its own shape, by name with the prefix model, objective or optimizer.
+
+        A tied weight appears once.
+        """
         tensors: dict[str, Tensor] = {f"model.{name}": p.detach() for name, p in self.model.named_parameters()}
         tensors |= {f"objective.{name}": t for name, t in self.objective.state_dict().items()}
         for i, optimised in enumerate(self._optimised()):

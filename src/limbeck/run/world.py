@@ -84,7 +84,7 @@ class World:
         return head
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """The tensor as it is: every rank holds all of it."""
+        """The tensor itself, in its shape: every rank holds all of it."""
         return tensor
 
     def barrier(self) -> None:

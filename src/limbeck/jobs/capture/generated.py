@@ -72,7 +72,10 @@ _OF_A_SERVER = ("in_flight", "time_limit", "price")
 
 
 def capture_text(settings: CaptureSettings) -> dict[str, Any]:
-    """A teacher's completions of prompts; gives ``{"out", "text", "prompts", "samples", "stopped", "distinct", ...}``."""
+    """Generates a teacher's completions of prompts; gives ``{"out", "text", "prompts", "samples", "stopped", "distinct", ...}``.
+
+    Raises BadSetting for several processes or flags that do not apply, and the errors of a faulty text, teacher or server.
+    """
     started = time.monotonic()
     source = teacher_ref(settings.teacher)
     _check_flags(settings, source)

@@ -79,7 +79,8 @@ class _Part:
 def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict[str, Any]:
     """Computes a teacher's logits of a text, once; gives ``{"out", "rows", "tokens", "bytes", "certificate"}``.
 
-    With ``text`` it generates one: see `capture_text`. ``tokenised`` is a folder that may hold the text in tokens already.
+    With ``text`` it generates one: see `capture_text`. ``tokenised`` is a folder that may contain the text as tokens already.
+    Raises BadSetting for several processes or flags that do not apply, and the errors of a faulty text, teacher or server.
     """
     if settings.text:
         return capture_text(settings)
@@ -186,7 +187,10 @@ def _look(settings: CaptureSettings, source: LogitSource, *, length: int, enviro
 
 
 def choose(settings: CaptureSettings) -> dict[str, Any]:
-    """Measures several codecs and sizes on a sample of the text, and shows bytes against bias and noise; nothing is kept."""
+    """Measures several codecs and sizes on a sample of the text, and prints bytes against bias and noise. Nothing is written.
+
+    Raises BadSetting for a teacher on a server, which does not give the whole distributions that this needs.
+    """
     environment = environment_of(settings)
     if isinstance(teacher_ref(settings.teacher), ServedRef):
         raise BadSetting(

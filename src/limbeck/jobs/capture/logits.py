@@ -99,7 +99,10 @@ def check_capture(settings: CaptureSettings, teacher: TeacherRef) -> None:
 def open_source(
     settings: CaptureSettings, teacher: TeacherRef, environment: Environment, *, length: int, k: int | None
 ) -> Iterator[LogitSource]:
-    """The source of the logits of a capture. A served one gives ``k`` outcomes a token; None: as many as fit and it returns."""
+    """The source of a capture's logits. A server gives ``k`` outcomes per token; with None, as many as fit and it returns.
+
+    Raises Mismatch if a server now gives fewer than the ``k`` of a capture in progress.
+    """
     if not isinstance(teacher, ServedRef):
         model = _streamed(settings, environment, length=length) if settings.stream else _resident(settings, environment)
         about = model if isinstance(model, LanguageModel) else model.about

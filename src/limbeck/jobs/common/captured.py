@@ -197,7 +197,7 @@ class HeldOutLogits:
         self._place: dict[int, int] = {}
 
     def of_sample(self, sample: np.ndarray) -> HeldOutLogits:
-        """Sets which rows the sample has, in its order."""
+        """Sets the rows of the sample, (rows,), in its order. Gives itself."""
         self._place = {int(row): place for place, row in enumerate(sample)}
         return self
 

@@ -28,10 +28,10 @@ class Environment:
 
 
 def environment_of(settings: Settings) -> Environment:
-    """Sets threads and denormals, joins the other ranks, and looks what the processor can do.
+    """Sets threads and denormals, joins the other ranks, and chooses the number format.
 
-    "auto" is bfloat16 on a GPU that has it and float32 on a CPU: without AMX or AVX512-BF16 a CPU multiplies bfloat16 four
-    times slower than float32.
+    "auto" is bfloat16 on a GPU that supports it and float32 on a CPU: without AMX or AVX512-BF16, a CPU multiplies bfloat16 four
+    times slower than float32. Raises BadSetting for a device that is not available.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -72,7 +72,10 @@ def _advise_threads(settings: Settings) -> None:
 
 
 def row_length(settings: Settings, context: int | None, device: torch.device, *, name: str) -> int:
-    """Tokens of a row: as set, or 256 on a CPU and 1,024 on a GPU, within the model's context."""
+    """Tokens of a row: the setting, or 256 on a CPU and 1,024 on a GPU, within the model's context.
+
+    Raises Mismatch if the setting is longer than the context.
+    """
     if settings.length is None:
         usual = 1024 if device.type == "cuda" else 256
         return min(usual, context) if context else usual
@@ -85,7 +88,10 @@ def row_length(settings: Settings, context: int | None, device: torch.device, *,
 
 
 def batch_rows(settings: Settings, length: int, ranks: int) -> tuple[int, int]:
-    """(rows of one step, steps). Without --batch-tokens about 400 steps, of at least 4 rows and at most 512."""
+    """(rows of one step, steps). Without --batch-tokens about 400 steps, of at least 4 rows and at most 512.
+
+    Raises BadSetting if the tokens are fewer than one step, or the batch has less than one row for each process.
+    """
     if settings.batch_tokens is None:
         rows = max(4, min(512, round(settings.tokens / 400 / length)))
     else:

@@ -66,7 +66,7 @@ class HeldOut:
         return replace(batch, row=torch.from_numpy(numbers))
 
     def text_bytes(self, measured: Measurements) -> np.ndarray:
-        """Bytes of the text that each document's measured tokens stand for: its bytes, times the share that was read."""
+        """Bytes of text of the measured tokens of each document, (documents,): its bytes times the share that was measured."""
         store, starts = self.store, self.store.starts
         sizes = np.zeros(store.documents)
         for document in np.flatnonzero(measured.tokens > 0).tolist():

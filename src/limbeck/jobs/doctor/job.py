@@ -29,9 +29,10 @@ from limbeck.teachers.ref import ServedRef
 
 
 def doctor(settings: DistilSettings) -> dict[str, Any]:
-    """Looks at teacher, student and data; gives ``{"ok", "findings"}``, ok where none of them is an error.
+    """Checks teacher, student and data; gives ``{"ok", "findings"}``. ``ok`` is true if no finding is an error.
 
-    Without a student, the one that `distil` would cut is spoken of as far as its shape tells.
+    Without a student, the checks use the shape of the student that `distil` would make. Raises BadSetting for a teacher on a
+    server, and the errors of settings, models and data that cannot be read.
     """
     request = DistilRequest.of(settings)
     if isinstance(request.teacher, ServedRef):

@@ -32,9 +32,10 @@ METHOD = "activation"  # how importance is scored unless --method names another
 
 
 def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
-    """The shape that the budget allows, from the teacher's configuration alone.
+    """The shape for the parameter budget, from the teacher's configuration alone.
 
-    None for a student that exists, and for one of other mixers that keeps the teacher's shape.
+    None for an existing student, and for a conversion that keeps the teacher's shape. Raises BadSetting if several flags define
+    the student, or several sizes are given, and BadShape if no shape fits.
     """
     chosen = [name for name in ("student", "params", "shrink", "shape") if getattr(settings, name) is not None]
     if len(chosen) > 1:

@@ -39,7 +39,8 @@ from limbeck.run.log import console
 def pilot(settings: PilotSettings) -> dict[str, Any]:
     """Trains the grid of a pilot; gives ``{"out", "points", "teachers", "students", "valleys", "failed", "cpu_seconds"}``.
 
-    What is done already is not done again.
+    Finished trainings are kept. Raises BadSetting for an objective without a teacher, BadFolder for a folder of another pilot,
+    and the errors of a faulty text.
     """
     scale = SCALES[settings.scale]
     if not ObjectiveSpec.of(settings.objective).needs_teacher:

@@ -68,7 +68,10 @@ class _Worker:
 
 
 def run_here(tasks: Sequence[Task], workers: int, report: Report, does: Callable[[Any], None] = do) -> None:
-    """Does all tasks that are not done, each by ``does``, in ``workers`` processes of one thread each."""
+    """Runs all unfinished tasks by ``does``, in ``workers`` processes of one thread each.
+
+    Raises BadSetting for an error that the user can correct, and RuntimeError if a task fails or its process dies repeatedly.
+    """
     waiting = [task for task in tasks if not task.done]
     deaths: Counter[Task] = Counter()
     staff = [_Worker.start() for _ in range(min(workers, len(waiting)))]

@@ -167,7 +167,7 @@ def _shape(settings: PretrainSettings, context: int) -> Shape | Mixed:
 
 
 def whole_shape(text: str) -> Shape:
-    """A shape from text that names every axis, with no teacher to fill in the rest."""
+    """A shape from text that names every axis, since there is no teacher for the rest. Raises BadShape for others."""
     given = shape_axes(text)
     missing = [axis.name for axis in fields(Shape) if axis.name not in given]
     if missing:
@@ -182,10 +182,11 @@ def whole_shape(text: str) -> Shape:
 
 
 def scratch_shape(parameters: int, *, vocab: int) -> Shape:
-    """A shape of this many parameters, of those within 1 % of it the one whose FFN is nearest to 8/3 of its width.
+    """A shape of this many parameters: of those within 1 %, the one whose FFN is nearest to 8/3 of its width.
 
-    Heads have 16 to 128 channels, and a layer comes to 24 to 128 channels of width: depth follows width as in the model families
-    of Kaplan et al. (arXiv 2001.08361, sec. 3.2: between 32 and 128 channels a layer the loss hardly changes).
+    Heads have 16 to 128 channels, and a layer has 24 to 128 channels of width: depth follows width as in the model families of
+    Kaplan et al. (arXiv 2001.08361, sec. 3.2: between 32 and 128 channels a layer the loss hardly changes). Raises BadShape if
+    no shape is within 25 % of this many parameters.
     """
     found = []
     every = 16 if parameters < 10**8 else 128

@@ -50,12 +50,15 @@ class Result:
 
     @property
     def parameters(self) -> int:
-        """Of the model."""
+        """The number of parameters of the model."""
         return int(self.about["parameters"])
 
 
 def pass_until(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path | None) -> dict[str, Any]:
-    """Counts passes of a task; gives ``{"model", "task", "parameters", "file", "readings"}``, ``file`` None without ``out``."""
+    """Counts passes of a task; gives ``{"model", "task", "parameters", "file", "readings"}``, ``file`` None without ``out``.
+
+    Raises BadSetting without a task or for flags that the probe does not read, and BadTask for an unknown or faulty task.
+    """
     require_read(settings, teacher=teacher is not None)
     if settings.task is None:
         raise BadSetting(

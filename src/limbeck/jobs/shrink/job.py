@@ -30,7 +30,11 @@ from limbeck.teachers.ref import teacher_ref
 
 @claims()
 def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
-    """Cuts a student out of the teacher into ``settings.out``; gives ``{"out", "parameters", "shape", "teacher_parameters"}``."""
+    """Prunes a student from the teacher into ``settings.out``; gives ``{"out", "parameters", "shape", "teacher_parameters"}``.
+
+    Raises BadSetting for an unknown method or several processes, BadFolder for a folder that is not empty, and the errors of a
+    faulty text or teacher.
+    """
     if method not in METHODS:
         raise BadSetting(f"unknown --method {method!r}{nearest(method, METHODS)} There are: {', '.join(METHODS)}.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

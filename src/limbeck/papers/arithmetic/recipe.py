@@ -1,7 +1,7 @@
-"""Sums learned by how they are written: samples until unseen ones come out right, in four formats of the same sums.
+"""Learning sums by their format: samples until unseen sums are correct, in four formats of the same sums.
 
-What surprises: the plain format is read twice, after as many steps as the others and after twice as many, so that what another
-format gains cannot be what more training would have given. Tokens are told beside samples, since a scratchpad is longer.
+The plain format is measured twice: after as many steps as the others and after twice as many. So the gain of another format is
+not that of more training. Tokens are reported beside samples, since a scratchpad is longer.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from limbeck.papers.lab.trainings import Trainings, read_after
 from limbeck.probes.interval import wilson
 from limbeck.report.words import interval, share
 
-LEARNED = 0.95  # accuracy that a format is said to be learned at
-FEWER = 0.5  # of plain's samples, at most, that a better format takes
-HALFWAY = 0.5  # accuracy at which the jump of learning is compared with that of completion
-APART = 2.0  # times as many samples, within which the two jumps are one
-NOTHING = 0.05  # accuracy on longer sums that is as good as none
+LEARNED = 0.95  # accuracy from which a format is learned
+FEWER = 0.5  # share of plain's samples that a better format needs at most
+HALFWAY = 0.5  # accuracy at which the jumps of learning and completion are compared
+APART = 2.0  # factor of samples within which the two jumps are equal
+NOTHING = 0.05  # accuracy on longer sums that counts as none
 
 PLAIN, TWICE = "plain", "plain, twice the steps"
 SCRATCHPADS = ("simplified", "detailed")  # these train for twice the steps, as plain does in its second reading
-By = Mapping[int, Sequence[float]]  # accuracies by samples, one a seed
+By = Mapping[int, Sequence[float]]  # accuracies by samples, one for each seed
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What is trained: each format on each number of ``samples`` with all seeds. Rates are chosen on ``tuned`` samples.
+    """The trainings of a scale: each format on each number of ``samples`` with all seeds. ``tuned`` samples choose rates.
 
-    Plain alone is trained on ``fewer`` as well, for where its learning jumps: it is read once there, after as many steps as the
-    others. The table is completed from ``entries`` as well, which costs next to nothing.
+    Plain is also trained on ``fewer`` samples, to find the jump of its learning. There it is measured once, after as many steps
+    as the others. The table is completed from ``entries`` as well, at little cost.
     """
 
     forms: tuple[str, ...]
@@ -79,7 +79,7 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Found:
-    """What came out: results of each format by samples, then by seed; shares of sums that completion gives; rates."""
+    """Results of each format by samples and seed, shares of sums from completion, and the learning rates."""
 
     scale: Scale
     rates: Mapping[str, float]
@@ -87,20 +87,20 @@ class Found:
     completed: Mapping[str, By]
 
     def accuracy(self, form: str, *, times: int = 1) -> By:
-        """The share of unseen sums that come out right after the format's steps, or ``times`` as many, where all are trained."""
+        """The share of correct unseen sums after the format's steps, or ``times`` as many, if all are trained."""
         return self._accuracy(form, self.scale.samples, times)
 
     def every_accuracy(self, form: str) -> By:
-        """The same after the format's steps, of all numbers of samples that it is trained on."""
+        """The accuracy after the format's steps, for all its numbers of samples."""
         return self._accuracy(form, samples_of(self.scale, form), 1)
 
     def trained(self, form: str, samples: Iterable[int], *, times: int = 1) -> list[dict[str, Any]]:
-        """The results of all seeds as they were after the format's steps, or ``times`` as many."""
+        """The results of all seeds after the format's steps, or ``times`` as many."""
         steps = times * steps_of(self.scale, form)
         return [one for n in samples for one in read_after(self.results[form][n], steps)]
 
     def tokens(self, form: str) -> Mapping[int, float]:
-        """Of a training set, by samples; the mean of the seeds."""
+        """The tokens of a training set by samples, as the mean over seeds."""
         return {n: sum(one["tokens"] for one in found) / len(found) for n, found in self.results[form].items()}
 
     def _accuracy(self, form: str, samples: Iterable[int], times: int) -> By:
@@ -110,7 +110,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Jump:
-    """Where accuracy passes one half: with more than ``low`` samples and at most ``high``, two neighbours of those tried."""
+    """Where accuracy exceeds one half: with more than ``low`` samples and at most ``high``, which are neighbours in the grid."""
 
     low: float
     high: float
@@ -121,26 +121,29 @@ class Jump:
         return f"{self.low:,.0f} to {self.high:,.0f}" if self.low else f"at most {self.high:,.0f}"
 
     def near(self, other: Jump) -> bool:
-        """Whether the two are within a factor of two, wherever in their bounds they are."""
+        """Whether both are within a factor of two for all values in their bounds."""
         return self.high <= APART * other.low and other.high <= APART * self.low
 
     def far(self, other: Jump) -> bool:
-        """Whether they are not, wherever in their bounds they are."""
+        """Whether both differ by more than a factor of two for all values in their bounds."""
         return self.high * APART <= other.low or other.high * APART <= self.low
 
 
 def steps_of(scale: Scale, form: str) -> int:
-    """After how many steps a format is read first: a scratchpad has several times the tokens of a sum to learn."""
+    """The number of steps of a format's first measurement. A scratchpad has several times the tokens of a sum."""
     return scale.steps * (2 if form in SCRATCHPADS else 1)
 
 
 def samples_of(scale: Scale, form: str) -> tuple[int, ...]:
-    """On how many samples a format is trained, the fewest first."""
+    """The numbers of samples of a format, ascending."""
     return tuple(sorted({*scale.fewer, *scale.samples})) if form == PLAIN else scale.samples
 
 
 def run(context: RecipeContext) -> Outcome:
-    """Trains the grid, completes the table, and judges."""
+    """Trains the grid, completes the table, and judges the claims.
+
+    Raises BadSetting if ``context`` has data, since the sums are generated.
+    """
     if context.data is not None:
         raise BadSetting(f"--data {context.data}: arithmetic draws its own sums. Leave --data out.")
     trainings = Trainings(context, train)
@@ -170,7 +173,7 @@ def run(context: RecipeContext) -> Outcome:
 
 
 def learned_at(accuracies: By) -> list[float]:
-    """For each seed the fewest samples tried with which the format is learned; infinite where none was enough."""
+    """The smallest number of samples with which each seed learns the format; infinite if none is enough."""
     seeds = len(next(iter(accuracies.values())))
     return [
         min((float(n) for n, found in accuracies.items() if found[seed] >= LEARNED), default=math.inf)
@@ -179,16 +182,16 @@ def learned_at(accuracies: By) -> list[float]:
 
 
 def jump_at(accuracies: By) -> list[Jump]:
-    """For each seed between which neighbours of the samples tried accuracy first passes one half.
+    """The neighbouring numbers of samples between which accuracy of each seed first exceeds one half.
 
-    Where the fewest tried are enough already it is at most those, and more than the most where these are not enough.
+    If the smallest number is enough, the jump is at or below it. If the largest is not, the jump is above it.
     """
     sizes = sorted(accuracies)
     return [_jump([(n, accuracies[n][seed]) for n in sizes]) for seed in range(len(accuracies[sizes[0]]))]
 
 
 def judge_samples(form: str, found: By, plain: By, twice: By, *, tokens: str) -> ClaimResult:
-    """Whether a format takes at most half of plain's samples, also where plain may train twice as long."""
+    """Judges whether a format needs at most half of plain's samples, also if plain trains twice as long."""
     ours, theirs, longer = learned_at(found), learned_at(plain), learned_at(twice)
     fewer = [
         math.isfinite(a) and a <= FEWER * least if math.isfinite(least := min(b, c)) else a <= FEWER * max(found)
@@ -213,7 +216,7 @@ def judge_samples(form: str, found: By, plain: By, twice: By, *, tokens: str) ->
 
 
 def judge_completion(plain: By, completed: By) -> ClaimResult:
-    """Whether plain sums are learned where the table of rank 2 can be completed."""
+    """Judges whether plain sums are learned where the table of rank 2 can be completed."""
     ours, theirs = jump_at(plain), jump_at(completed)
     verdict: Verdict = "inconclusive"
     if all(a.near(b) for a, b in zip(ours, theirs, strict=True)):
@@ -233,9 +236,9 @@ def judge_completion(plain: By, completed: By) -> ClaimResult:
 
 
 def judge_length(longer: Mapping[str, Sequence[tuple[int, int]]], same: Mapping[str, Sequence[float]]) -> ClaimResult:
-    """Whether models of the most samples answer sums of a digit more: right and n of each format and seed.
+    """Judges whether models of the most samples answer sums of one more digit. It uses right and n of each format and seed.
 
-    ``same`` is their accuracy on sums as long as those they were trained on; what is below half there was not learned.
+    ``same`` is their accuracy on sums of the training length. A format with less than half there is not learned.
     """
     intervals = {form: [wilson(right, n) for right, n in found] for form, found in longer.items()}
     learned = {form: found for form, found in intervals.items() if min(same[form]) >= HALFWAY}
@@ -287,7 +290,7 @@ def _cell(scale: Scale, form: str, samples: int, rate: float, seed: int) -> Cell
 
 
 def _rates(trainings: Trainings, scale: Scale, seed: int) -> dict[str, float]:
-    """For each format the rate with which a shorter training ends with the fewest nats on the sums that end trainings."""
+    """The rate of each format with which a shorter training has the lowest loss on the selection sums."""
     tried = {
         form: {
             rate: replace(
@@ -338,7 +341,7 @@ def _longer(found: Found) -> tuple[dict[str, list[tuple[int, int]]], dict[str, S
 
 
 def _tokens(found: Found, form: str) -> str:
-    """What a sample costs beside a plain one."""
+    """The tokens of a sample relative to a plain one, as text."""
     n = max(found.scale.samples)
     ours, plain = found.tokens(form)[n] / n, found.tokens(PLAIN)[n] / n
     return f"A sample takes {ours:.1f} tokens, {ours / plain:.1f} times plain's {plain:.1f}."

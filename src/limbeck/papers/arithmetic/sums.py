@@ -1,8 +1,8 @@
-"""Small decoders trained on a fixed set of sums written in one format: a cell of the recipe arithmetic each.
+"""Trains small decoders on a fixed set of sums in one format: the cells of the recipe arithmetic.
 
-A token is a byte, and 0 ends what is written. The rate is constant after its rise, so a training read after T and after 2 T steps
-is two trainings at the price of the longer one. It ends early once held-out sums are written right; those decide nothing else,
-and what is reported are others. Neither is in the training set, in either order.
+A token is a byte, and 0 ends a text. The rate is constant after warm-up, so one training measured after T and 2 T steps stands
+for two trainings. It ends early once selection sums are correct. These have no other use, and the reported test sums are others.
+Neither are in the training set, in either order.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from limbeck.papers.lab.recall import optimizer_of, question_logits
 from limbeck.run.optim import learning_rate
 from limbeck.types import Batch
 
-SOLVED = 0.995  # of the sums that end a training
-LOOK = 100  # steps between two looks at them
+SOLVED = 0.995  # accuracy on selection sums that ends a training
+LOOK = 100  # steps between two measurements on them
 VOCAB = 128
 _END = 0
-_TRAIN, _TEST = 0, 1  # what a seed's random numbers are for
+_TRAIN, _TEST = 0, 1  # uses of a seed's random numbers
 
 Pairs = Int64[np.ndarray, "n 2"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A training on ``samples`` different sums, read after each of ``steps``.
+    """A training on ``samples`` distinct sums, measured after each of ``steps``.
 
-    A step takes as many lines as have ``step_tokens`` tokens in the mean, so that formats of any length train for as many steps
-    on as many tokens. ``padded``: numbers have zeros in front. ``whole_line``: the question is learned too, as the paper does.
+    A step has as many lines as ``step_tokens`` tokens contain on average, so that formats of any length train for as many steps
+    on as many tokens. ``padded``: numbers have leading zeros. ``whole_line``: the question is learned too, as in the paper.
     """
 
     name: str
@@ -62,9 +62,10 @@ class Cell:
 
 
 def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
-    """Trains a decoder from scratch; gives how many unseen sums, and longer ones, it answers after each of the steps.
+    """Trains a decoder from scratch; gives the correct unseen sums, and longer ones, after each of the steps.
 
-    ``tokens`` are those of the training set, ``rows`` the lines of a step. A loss that is no number ends it: ``failed`` says so.
+    ``tokens`` is the size of the training set, ``rows`` the lines of a step. A loss that is not finite ends the training, and
+    ``failed`` is true.
     """
     known = training_pairs(cell.seed, cell.samples, digits=cell.digits)
     unseen = unseen_pairs(cell.seed, known, digits=cell.digits, n=cell.tested + cell.tested // 2)
@@ -88,7 +89,7 @@ def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
         nonlocal nats
         solved = False
         if failed or step % LOOK == 0 or step == cell.steps[-1]:
-            right, nats = written_right(model, stopping)
+            right, nats = correct_answers(model, stopping)
             solved = right >= SOLVED
         if failed or solved or step in cell.steps:
             tested = _tested(model, test, cell)
@@ -108,7 +109,7 @@ def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
 
 
 def training_pairs(seed: int, samples: int, *, digits: int) -> Pairs:
-    """Different sums, balanced in digits and carries. Fewer of a seed are the first of more."""
+    """Distinct sums, balanced in digits and carries. For one seed, a smaller set is the beginning of a larger one."""
     generator, task = np.random.default_rng([seed, _TRAIN]), Arithmetic(digits=digits)
     found = np.zeros((0, 2), dtype=np.int64)
     while len(found) < samples:
@@ -118,7 +119,7 @@ def training_pairs(seed: int, samples: int, *, digits: int) -> Pairs:
 
 
 def unseen_pairs(seed: int, known: Pairs, *, digits: int, n: int) -> Pairs:
-    """Different sums of uniform numbers that are not known in either order."""
+    """Distinct sums of uniform numbers that are not known in either order."""
     most = 10**digits
     codes = np.unique(np.concatenate([known @ [most, 1], known @ [1, most]]))
     free = np.random.default_rng([seed, _TEST]).permutation(most**2)
@@ -127,12 +128,12 @@ def unseen_pairs(seed: int, known: Pairs, *, digits: int, n: int) -> Pairs:
 
 
 def longer_pairs(seed: int, *, digits: int, n: int) -> Pairs:
-    """Sums of two numbers of one digit more than was trained on."""
+    """Sums of two numbers with one more digit than in training."""
     return np.random.default_rng([seed, _TEST, 1]).integers(10**digits, 10 ** (digits + 1), size=(n, 2))
 
 
 def new_decoder(cell: Cell) -> LimbeckForCausalLM:
-    """Attention with rotary positions and SwiGLU, the head tied to the embeddings."""
+    """A decoder with attention, rotary positions and SwiGLU, with the head tied to the embeddings."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)
         return LimbeckForCausalLM(
@@ -149,7 +150,7 @@ def new_decoder(cell: Cell) -> LimbeckForCausalLM:
 
 
 def lines_of(pairs: Pairs, cell: Cell, *, whole_line: bool | None = None) -> Batch:
-    """Sums as rows of bytes, the answer and its end asked for, filled up behind it."""
+    """Sums as padded rows of bytes. The targets are the answer and its end."""
     questions = _questions(pairs, cell)
     rows = [f"{q.prompt}{q.answer}".encode("ascii") for q in questions]
     first = np.array([len(q.prompt) for q in questions])[:, None]
@@ -157,15 +158,15 @@ def lines_of(pairs: Pairs, cell: Cell, *, whole_line: bool | None = None) -> Bat
     tokens = np.full((len(rows), int(lengths.max()) + 1), _END, dtype=np.int64)
     for row, text in enumerate(rows):
         tokens[row, : len(text)] = np.frombuffer(text, dtype=np.uint8)
-    place = np.arange(1, tokens.shape[1])  # of the token that is said next
+    place = np.arange(1, tokens.shape[1])  # of the next token
     learned = cell.whole_line if whole_line is None else whole_line
-    said = (place <= lengths) & (learned | (place >= first))
-    return as_batch(Drawing(tokens[:, :-1].copy(), tokens[:, 1:].copy(), said))
+    asked = (place <= lengths) & (learned | (place >= first))
+    return as_batch(Drawing(tokens[:, :-1].copy(), tokens[:, 1:].copy(), asked))
 
 
 @torch.no_grad()
-def written_right(model: LimbeckForCausalLM, batch: Batch) -> tuple[float, float]:
-    """The share of answers whose every token is the likeliest one behind the right ones before it, and the mean nats of those."""
+def correct_answers(model: LimbeckForCausalLM, batch: Batch) -> tuple[float, float]:
+    """The share of answers whose every token is the most probable one given the correct prefix, and their mean loss in nats."""
     logits, targets = question_logits(model, batch)
     wrong = torch.zeros(batch.weight.shape, dtype=torch.bool, device=targets.device)
     wrong[batch.weight > 0] = logits.argmax(-1) != targets
@@ -173,14 +174,14 @@ def written_right(model: LimbeckForCausalLM, batch: Batch) -> tuple[float, float
 
 
 def answered(model: LimbeckForCausalLM, pairs: Pairs, cell: Cell) -> int:
-    """How many sums come out right where the model writes by itself, the likeliest token each time."""
+    """The number of sums that are correct by greedy generation."""
     questions = _questions(pairs, cell)
-    texts = write(model, [q.prompt for q in questions], most=max(len(q.answer) for q in questions) + 1)
+    texts = generate(model, [q.prompt for q in questions], most=max(len(q.answer) for q in questions) + 1)
     return sum(answer_of(text, cell.form) == total for text, total in zip(texts, pairs.sum(1).tolist(), strict=True))
 
 
 def answer_of(text: str, form: str) -> int | None:
-    """The number that a written answer comes to, on its last line; None where there is none."""
+    """The number on the last line of a generated answer; None if there is none."""
     last = text.rstrip("\n").rpartition("\n")[2]
     if form == "reverse":
         last = last.removesuffix("$")[::-1]
@@ -190,20 +191,20 @@ def answer_of(text: str, form: str) -> int | None:
 
 
 @torch.inference_mode()
-def write(model: LimbeckForCausalLM, prompts: Sequence[str], *, most: int) -> list[str]:
-    """What follows each prompt up to its end, ``most`` tokens at most. Prompts of one length are written together."""
+def generate(model: LimbeckForCausalLM, prompts: Sequence[str], *, most: int) -> list[str]:
+    """Greedy completions of prompts up to their end, of at most ``most`` tokens. Prompts of equal length form a batch."""
     device = model.lm_head.weight.device
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found = [""] * len(prompts)
     for _, group in groupby(order, key=lambda i: len(prompts[i])):
         rows = list(group)
         tokens = torch.tensor([list(prompts[i].encode("ascii")) for i in rows], device=device)
-        cache, said = None, torch.zeros(len(rows), 0, dtype=torch.long, device=device)
-        while said.shape[1] < most and not bool((said == _END).any(1).all()):
+        cache, generated = None, torch.zeros(len(rows), 0, dtype=torch.long, device=device)
+        while generated.shape[1] < most and not bool((generated == _END).any(1).all()):
             logits, cache = read_on(model, tokens, cache)
             tokens = logits.argmax(-1, keepdim=True)
-            said = torch.cat([said, tokens], 1)
-        for i, row in zip(rows, said.tolist(), strict=True):
+            generated = torch.cat([generated, tokens], 1)
+        for i, row in zip(rows, generated.tolist(), strict=True):
             found[i] = bytes(row).partition(bytes([_END]))[0].decode("ascii")
     return found
 
@@ -227,12 +228,12 @@ def _some(lines: Batch, which: Tensor) -> Batch:
 
 
 def _tokens(questions: Sequence[Question]) -> int:
-    """With the end of each."""
+    """The tokens of questions with answers and end tokens."""
     return sum(len(q.prompt) + len(q.answer) + 1 for q in questions)
 
 
 def _batches(lines: int, rows: int, generator: np.random.Generator) -> Iterator[Tensor]:
-    """Numbers of lines without end: all of them in a new order, again and again."""
+    """Endless batches of line numbers. Each epoch has a new order."""
     waiting = np.zeros(0, dtype=np.int64)
     while True:
         while len(waiting) < rows:

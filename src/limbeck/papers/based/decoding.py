@@ -1,8 +1,8 @@
-"""How fast two decoders write after contexts of some length, and what they keep: measured in turns, in one process.
+"""Measures the generation speed and state size of two decoders after contexts of some length, in turns, in one process.
 
-What surprises: no text is read first. A state of zeros of the size that the context would have left takes the same time, so that
-thousands of tokens of context cost nothing. Turns alternate, so what else the machine does slows both alike, and what is
-compared are ratios of neighbouring turns.
+No context is read. A state of zeros, of the size that the context would leave, takes the same time, and thousands of tokens of
+context cost nothing. Turns alternate, so that other load of the machine slows both decoders. Ratios of neighbouring turns are
+compared.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM, MixerCache
 
 @dataclass(frozen=True)
 class DecodingCell:
-    """Patterns of ``mixers`` compared after ``context`` tokens: ``turns`` of ``tokens`` tokens each, ``rows`` at once."""
+    """Patterns of ``mixers`` compared after ``context`` tokens, in ``turns`` of ``tokens`` tokens with ``rows`` at once."""
 
     name: str
     mixers: tuple[tuple[str, ...], ...]
@@ -34,20 +34,20 @@ class DecodingCell:
 
 
 def time_decoding(cell: DecodingCell, device: str) -> dict[str, Any]:
-    """Of each pattern tokens/s, all rows together, by turn, and the bytes of its state after the context."""
+    """The tokens/s of each pattern over all rows by turn, and the bytes of its state after the context."""
     models = [new_decoder(cell, pattern).to(device).eval() for pattern in cell.mixers]
     states = [filled(model, cell) for model in models]
     rates: list[list[float]] = [[] for _ in models]
     for turn in range(cell.turns + 1):
         for model, state, found in zip(models, states, rates, strict=True):
-            rate = _written_per_s(model, copied(state), cell)
-            if turn:  # the first is cold
+            rate = _tokens_per_s(model, copied(state), cell)
+            if turn:  # the first turn is a warm-up
                 found.append(rate)
     return {"tokens_per_s": rates, "state_bytes": [state.nbytes() for state in states]}
 
 
 def new_decoder(cell: DecodingCell, mixers: tuple[str, ...]) -> LimbeckForCausalLM:
-    """A decoder of untrained weights, which take as long as trained ones."""
+    """A decoder of untrained weights, which are as fast as trained ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)
         return LimbeckForCausalLM(
@@ -66,7 +66,7 @@ def new_decoder(cell: DecodingCell, mixers: tuple[str, ...]) -> LimbeckForCausal
 
 @torch.inference_mode()
 def filled(model: LimbeckForCausalLM, cell: DecodingCell) -> MixerCache:
-    """The state after so many tokens: that of two read tokens, with keys and values of as many as would be remembered."""
+    """The state after ``context`` tokens: that of two tokens, with keys and values repeated to the number a mixer would keep."""
     cache = MixerCache(cell.layers)
     tokens = torch.zeros(cell.rows, 2, dtype=torch.long, device=model.device)
     model(input_ids=tokens, cache=cache, use_cache=True)
@@ -81,14 +81,14 @@ def filled(model: LimbeckForCausalLM, cell: DecodingCell) -> MixerCache:
 
 
 def copied(cache: MixerCache) -> MixerCache:
-    """A cache that can be written to without the first one's noticing."""
+    """A copy of a cache. Changes to the copy do not change the original."""
     found = MixerCache(len(cache))
     found.states, found.seen = [state and dict(state) for state in cache.states], cache.seen
     return found
 
 
 @torch.inference_mode()
-def _written_per_s(model: LimbeckForCausalLM, cache: MixerCache, cell: DecodingCell) -> float:
+def _tokens_per_s(model: LimbeckForCausalLM, cache: MixerCache, cell: DecodingCell) -> float:
     tokens = torch.zeros(cell.rows, 1, dtype=torch.long, device=model.device)
     _wait(tokens)
     start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Recall by bytes of state: what each family of mixers answers with how much memory, and what little memory is worth in speed.
+"""Recall by bytes of state: how much each family of mixers recalls with its memory, and the speed of a small state.
 
-What surprises: families are compared at equal bytes, not at equal parameters. Linear attention with 1 + elu needs as many
-channels of queries and keys as Based has squares of them to keep as large a state, so the control has the more parameters.
+Families are compared at equal bytes, not at equal parameters. For a state as large, linear attention with 1 + elu needs as many
+channels of queries and keys as Based has squares of them. So the control has more parameters.
 
     limbeck reproduce based --scale smoke | small | gpu        a minute | half an hour of a core | not yet timed
 """
@@ -38,14 +38,12 @@ from limbeck.probes.interval import Interval, bootstrap
 from limbeck.report.words import interval, share
 from limbeck.report.words import size as bytes_of
 
-# The register, criteria.json, says since when these stand.
-SOLVES = (
-    0.99  # accuracy of attention without which nothing is judged: the rows, or the trainings, are then too hard for all
-)
-SLACK = 0.02  # by which a larger state of a family may be worse
+# The register, criteria.json, has the date of each.
+SOLVES = 0.99  # accuracy of attention below which nothing is judged, since the rows or trainings are too hard for all
+SLACK = 0.02  # accuracy by which a larger state of a family may be worse
 FASTER = 1.0  # ratio of tokens per second
 
-Rows = Float[np.ndarray, "seeds rows"]  # questions answered right in each row
+Rows = Float[np.ndarray, "seeds rows"]  # correct answers in each row
 Results = Sequence[Mapping[str, Any]]
 
 BASED, ELU, WINDOWS, ATTENTION = "Based", "1 + elu", "window", "attention"
@@ -55,7 +53,7 @@ DECODED = (("conv", "based:16", "conv", "swa:64"), ("attention",))
 
 @dataclass(frozen=True)
 class Scale:
-    """What is trained. ``shown`` families are points in the figure that nothing is judged by, with one seed."""
+    """The trainings of a scale. ``shown`` families have one seed, and appear in the figure without judging a claim."""
 
     width: int
     length: int
@@ -73,7 +71,7 @@ class Scale:
 
     @property
     def most(self) -> int:
-        """The most pairs, which are judged."""
+        """The largest number of pairs, which is the judged one."""
         return max(self.pairs)
 
 
@@ -97,20 +95,20 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Member:
-    """One of a family: its mixers, and what tells it from the others of the family."""
+    """A member of a family: its mixers, and its difference from the other members."""
 
     mixers: tuple[str, ...]
     size: int = 0
 
     @property
     def slug(self) -> str:
-        """For names of folders."""
+        """The name of its folders."""
         return "-".join(mixer.replace(":", "").replace(",", "-").replace("=", "") for mixer in self.mixers)
 
 
 @dataclass(frozen=True)
 class Reached:
-    """What a member came to: bytes of state of a row, by pairs the questions answered right, and all that each training gave."""
+    """The results of a member: bytes of state of a row, correct answers by pairs, and the result of each training."""
 
     state_bytes: int
     parameters: int
@@ -119,7 +117,7 @@ class Reached:
 
 
 def members(scale: Scale) -> dict[str, tuple[Member, ...]]:
-    """All families, each from the smallest state to the largest; 1 + elu with the bytes of Based, one for one."""
+    """All families, each in order of state. Members of 1 + elu have the bytes of those of Based, one for one."""
     return {
         BASED: tuple(Member(("conv", f"based:{f}"), f) for f in scale.features),
         ELU: tuple(Member(("conv", f"linear:map=elu,features={1 + f + f * f}"), f) for f in scale.features),
@@ -129,7 +127,10 @@ def members(scale: Scale) -> dict[str, tuple[Member, ...]]:
 
 
 def run(context: RecipeContext) -> Outcome:
-    """Trains all families, times both decoders, and judges."""
+    """Trains all families, times both decoders, and judges the claims.
+
+    Raises BadSetting if ``context`` has data, since the rows are generated.
+    """
     if context.data is not None:
         raise BadSetting(f"--data {context.data}: based draws its own rows. Leave --data out.")
     scale = SCALES[context.scale]
@@ -152,7 +153,7 @@ def run(context: RecipeContext) -> Outcome:
 
 
 def judge_recall(found: Mapping[str, Sequence[Reached]], pairs: int) -> list[ClaimResult]:
-    """All that is judged by trainings, each with those of them that diverged."""
+    """The results of all claims about trainings, each with its diverged trainings."""
     ceiling = found[ATTENTION][0].rows[pairs]
     compared = beside(found[BASED], found[WINDOWS])
     less, windows = [one for one, _ in compared], [window for _, window in compared]
@@ -165,10 +166,10 @@ def judge_recall(found: Mapping[str, Sequence[Reached]], pairs: int) -> list[Cla
 
 
 def judge_rises(name: str, family: Sequence[Reached], ceiling: Rows, pairs: int) -> ClaimResult:
-    """Whether a family recalls more with a larger state."""
+    """Judges whether a family recalls more with a larger state."""
     gained = _more(family[-1].rows[pairs], family[0].rows[pairs], pairs)
     steps = [_more(b.rows[pairs], a.rows[pairs], pairs) for a, b in pairwise(family)]
-    solved = accuracy(family[0].rows[pairs], pairs).low >= SOLVES  # by the smallest: nothing can rise from there
+    solved = accuracy(family[0].rows[pairs], pairs).low >= SOLVES  # the smallest solves the task, so nothing can rise
     verdict: Verdict = "inconclusive"
     if _trainable(ceiling, pairs) and not solved:
         if gained.high <= 0:
@@ -188,7 +189,7 @@ def judge_rises(name: str, family: Sequence[Reached], ceiling: Rows, pairs: int)
 
 
 def judge_windows(based: Sequence[Reached], windows: Sequence[Reached], ceiling: Rows, pairs: int) -> ClaimResult:
-    """Whether Based recalls more than windows that keep at least as many bytes."""
+    """Judges whether Based recalls more than windows that keep at least as many bytes."""
     return _judged_pairs(
         "Based answers more than a window of as many bytes.",
         "each window beside the largest Based that keeps no more bytes than it",
@@ -199,13 +200,13 @@ def judge_windows(based: Sequence[Reached], windows: Sequence[Reached], ceiling:
 
 
 def beside(based: Sequence[Reached], windows: Sequence[Reached]) -> list[tuple[Reached, Reached]]:
-    """Each window behind the largest Based that keeps no more bytes; those that are smaller than every Based are left out."""
+    """Each window with the largest Based of at most its bytes. Windows smaller than every Based are left out."""
     found = [(_largest(based, window.state_bytes), window) for window in windows]
     return [(less, window) for less, window in found if less is not None]
 
 
 def judge_map(based: Sequence[Reached], elu: Sequence[Reached], ceiling: Rows, pairs: int) -> ClaimResult:
-    """Whether it is the Taylor map that recalls, or only the size of the state."""
+    """Judges whether the Taylor map recalls more, or only the size of the state matters."""
     return _judged_pairs(
         "The Taylor map answers more than 1 + elu with a state of the same size.",
         "each Based beside linear attention with 1 + elu of the same bytes",
@@ -216,7 +217,7 @@ def judge_map(based: Sequence[Reached], elu: Sequence[Reached], ceiling: Rows, p
 
 
 def judge_decoding(timed: Mapping[int, Mapping[str, Any]]) -> ClaimResult:
-    """Whether a decoder with a fixed state writes faster than one that keeps keys and values, the more the longer the context."""
+    """Judges whether a fixed state generates faster than keys and values, by a factor that grows with the context."""
     ratios = {context: ratio_of(one["tokens_per_s"]) for context, one in timed.items()}
     saved = {context: one["state_bytes"][1] / one["state_bytes"][0] for context, one in timed.items()}
     first, last = min(ratios), max(ratios)
@@ -240,7 +241,7 @@ def judge_decoding(timed: Mapping[int, Mapping[str, Any]]) -> ClaimResult:
 
 
 def ratio_of(rates: Sequence[Sequence[float]]) -> Interval:
-    """How many times faster the first is: the geometric mean over turns, each beside its neighbour."""
+    """How many times faster the first is: the geometric mean over pairs of neighbouring turns, with its interval."""
     logs = np.log(rates[0]) - np.log(rates[1])
     found = bootstrap(lambda total: total[..., :1] / total[..., 1:], np.stack([logs, np.ones_like(logs)], -1)[None])[0]
     value, low, high = (float(np.exp(bound)) for bound in (found.value, found.low, found.high))
@@ -250,9 +251,9 @@ def ratio_of(rates: Sequence[Sequence[float]]) -> Interval:
 def _judged_pairs(
     claim: str, what: str, found: Sequence[tuple[Reached, Reached]], ceiling: Rows, pairs: int
 ) -> ClaimResult:
-    """Whether the first of each couple answers more than the second, on the whole and in none of them less.
+    """Judges whether the first of each couple answers more than the second, overall and not less in any couple.
 
-    On the whole is the sum over couples within each row: all read the same rows, which are no more for being read again.
+    Overall is the sum over couples within each row, since all couples have the same rows.
     """
     each = [_more(a.rows[pairs], b.rows[pairs], pairs) for a, b in found]
     verdict: Verdict = "inconclusive"
@@ -279,7 +280,7 @@ def _judged_pairs(
 
 
 def _more(more: Rows, less: Rows, pairs: int) -> Interval:
-    """By how much more of ``pairs`` questions a row one answers."""
+    """The difference in accuracy of ``pairs`` questions per row, on the same rows."""
     columns = np.stack([more - less, np.full_like(more, pairs)], -1)
     return bootstrap(lambda total: total[..., :1] / total[..., 1:], columns)[0]
 
@@ -300,14 +301,14 @@ def _beside(ceiling: Rows, pairs: int) -> str:
 
 
 def _results(families: Mapping[str, Sequence[Reached]]) -> dict[str, Results]:
-    """The trainings of each member of these."""
+    """The results of the trainings of each member."""
     return {f"{name} {bytes_of(one.state_bytes)}": one.results for name, family in families.items() for one in family}
 
 
 def _trained(context: RecipeContext, scale: Scale) -> tuple[dict[str, list[Reached]], dict[str, float], float]:
-    """What all families came to, the rate of each, chosen for its middle member, and the CPU seconds of it all.
+    """The results of all families, the rate of each, chosen for its middle member, and the CPU seconds of all trainings.
 
-    Rates are chosen by whole trainings: after a quarter of the steps most members still guess, which tells nothing of the end.
+    Whole trainings choose the rates: after a quarter of the steps most members still have chance accuracy.
     """
     trainings, families = Trainings(context, recall.train), members(scale)
     tuned = {
@@ -335,7 +336,7 @@ def _trained(context: RecipeContext, scale: Scale) -> tuple[dict[str, list[Reach
 
 
 def _timed(context: RecipeContext, scale: Scale) -> tuple[dict[int, dict[str, Any]], float]:
-    """Of each context what both decoders did, measured with nothing else of ours running, and the CPU seconds."""
+    """The measurement of both decoders in each context, without other trainings of ours, and the CPU seconds."""
     trainings = Trainings(replace(context, out=context.out / "decoding", workers=1), time_decoding)
     cells = {
         tokens: replace(scale.decoder, name=f"context{tokens}", context=tokens, seed=context.seed)
@@ -362,7 +363,7 @@ def _cell(scale: Scale, member: Member, rate: float, seed: int) -> Cell:
 
 
 def _tuning(cell: Cell) -> Cell:
-    """The same under a name that says what for: it was given to shorter trainings once, which folders still hold."""
+    """A cell with the prefix of its use in its name, since existing folders have shorter trainings without it."""
     return replace(cell, name=f"tuning-{cell.name}")
 
 

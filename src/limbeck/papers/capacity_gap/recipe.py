@@ -1,8 +1,7 @@
-"""The law of capacity gap: is there a best teacher, 2.5 times its student, and does only the teacher's loss matter?
+"""The law of capacity gap: whether the best teacher has 2.5 times its student's size, and whether only its loss matters.
 
-A pilot is judged: students of several sizes, each distilled from a ladder of teachers in two arms. What surprises: in arm
-"cut" a larger teacher loses more of itself when the student is cut out of it, which alone makes a valley. Only one that arm
-"fresh" has too is a gap of capacity.
+The recipe judges a pilot: students of several sizes, each distilled from a ladder of teachers in two arms. In arm "cut", pruning
+a student from a larger teacher removes more, which alone makes a valley. A capacity gap needs a valley in arm "fresh" too.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from limbeck.planning.laws.points import Point
 from limbeck.planning.laws.ratio import RatioFit, Valley
 from limbeck.report.words import interval
 
-RATIO = 2.5  # best teacher over student, as the paper sums it up
-FACTOR = 2.0  # an interval that reaches further than this from the ratio says too little to confirm it
-NEGLIGIBLE = 0.01  # nats that a doubling of the teacher may change at equal teacher loss and still be no matter
+RATIO = 2.5  # best teacher over student, as the paper summarises
+FACTOR = 2.0  # an interval that extends further than this factor from the ratio cannot confirm it
+NEGLIGIBLE = 0.01  # nats per doubling of the teacher at equal teacher loss that do not matter
 COLLINEAR = 100.0  # variance inflation of size by loss: thousands in a plain ladder, ten with two over-trained teachers
 
 
 def run(context: RecipeContext) -> Outcome:
-    """Runs or reads the pilot, and judges it."""
+    """Runs or reads the pilot, and judges the claims."""
     seen = evidence(context)
     fits = {arm: f if isinstance(f, str) else f.row() for arm, f in ratio_fits(seen.points).items()}
     numbers = {"fits": fits, "rates": seen.rates}
@@ -36,7 +35,7 @@ def run(context: RecipeContext) -> Outcome:
 
 
 def judge(points: Sequence[Point], rates: Sequence[Mapping[str, Any]]) -> tuple[ClaimResult, ...]:
-    """The three claims. ``rates`` are the checks of the learning rate as a pilot's fits.json has them."""
+    """The results of the three claims. ``rates`` are the checks of the learning rate from a pilot's fits.json."""
     fits, doubt = ratio_fits(points), unsuited(rates)
     return _valley(points, fits, doubt), _ratio(points, fits["cut"], doubt), _loss_alone(points)
 
@@ -75,7 +74,7 @@ def _alike(valleys: Sequence[Valley]) -> bool:
 
 
 def _excludes(fresh: Valley, cut: Valley) -> bool:
-    """Whether a curve of arm fresh has no dip as deep as that of arm cut."""
+    """Whether the curve of arm fresh excludes a dip as deep as that of arm cut."""
     depth = cut.curvature.value * (np.log(cut.highest / cut.lowest) / 2) ** 2
     return fresh.kind in ("falling", "rising") or (fresh.kind == "flat" and fresh.detectable_nats <= depth)
 

@@ -1,7 +1,7 @@
-"""The distillation scaling law: its own number, a refit on a pilot that must beat a law without a capacity gap, its limit.
+"""The distillation scaling law: its published value, a refit against a law without a capacity gap, and its limit.
 
-What surprises: the teachers of a pilot are themselves models trained on text alone, of other sizes and tokens than its
-students, so they are points of the supervised law. Without them a pilot would not determine it.
+The teachers of a pilot are models trained on text alone, of other sizes and tokens than its students. So they are points of the
+supervised law, which the pilot would not determine without them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from limbeck.planning.laws.points import Point, with_teachers
 from limbeck.report.words import interval
 
 TABLE, ROUNDING = 2.42, 0.005  # nats per token of the paper's table of students of 546M, teacher of 1.82B
-HELD_OUT = 0.03  # relative error below which a left-out cell counts as predicted
-FAR = 1e6  # tokens per parameter that are enough, if any are
+HELD_OUT = 0.03  # relative error up to which a held-out cell counts as predicted
+FAR = 1e6  # tokens per parameter, far beyond any training
 _RUNS = "73 supervised and 697 distilled runs in the paper"
 
 
 def run(context: RecipeContext) -> Outcome:
-    """Runs or reads the pilot, fits it, and judges."""
+    """Runs or reads the pilot, fits the law, and judges the claims."""
     seen = evidence(context)
     points = with_teachers([point for point in seen.points if point.arm == "fresh"])
     found = refit(points)
@@ -52,7 +52,7 @@ def run(context: RecipeContext) -> Outcome:
 
 
 def refit(points: Sequence[Point]) -> tuple[DistillationFit, Validation] | str:
-    """The law of the points, and how it does on cells left out; or why there is none."""
+    """The law of the points and its cross-validation, or the reason why there is none."""
     try:
         return fit_distillation_law(points), cross_validate(points)
     except (BadPoints, NotConverged) as error:
@@ -60,13 +60,13 @@ def refit(points: Sequence[Point]) -> tuple[DistillationFit, Validation] | str:
 
 
 def published() -> float:
-    """Nats of the paper's student of 546M with a teacher of 1.82B."""
+    """The paper's loss of a student of 546M with a teacher of 1.82B, in nats per token."""
     student, teacher = 546e6, 1.82e9
     return float(PUBLISHED.of_teacher(student, COMPUTE_OPTIMAL * student, teacher, COMPUTE_OPTIMAL * teacher))
 
 
 def judge_number(value: float) -> ClaimResult:
-    """Whether the published coefficients give the published loss."""
+    """Judges whether the published coefficients give the published loss."""
     off = RELATIVE_ERROR * value
     return ClaimResult(
         "The published coefficients give the loss in the paper's table: 2.42 nats for a teacher of 1.82B, a student of 546M, "
@@ -79,7 +79,7 @@ def judge_number(value: float) -> ClaimResult:
 
 
 def judge_refit(found: Validation | str, size: str) -> ClaimResult:
-    """Whether a refit predicts what it has not seen, and better than without a capacity gap."""
+    """Judges whether a refit predicts held-out cells, and better than without a capacity gap."""
     verdict: Verdict = "inconclusive"
     seen = f"no law was fitted: {found}"
     if isinstance(found, Validation):
@@ -100,7 +100,7 @@ def judge_refit(found: Validation | str, size: str) -> ClaimResult:
 
 
 def judge_limit(law: str, gains: Sequence[Estimate], size: str) -> ClaimResult:
-    """Whether a law says that training on text catches up. ``gains``: nats that distillation gains far out, pair by pair."""
+    """Judges whether training on text catches up by a law. ``gains`` are nats of distillation far out, by pair."""
     verdict: Verdict = "inconclusive"
     seen = f"there is no {law}"
     if gains:

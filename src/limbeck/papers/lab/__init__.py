@@ -1,1 +1,1 @@
-"""What the reproductions share: a recipe and its criterion, small trainings, grids, plots."""
+"""Shared parts of the reproductions: a recipe and its criterion, small trainings, grids, plots."""

@@ -1,7 +1,7 @@
-"""What recipes about students and their teachers share: a ladder of teachers, and cells of students trained beside it.
+"""Shared parts of recipes about students and teachers: a ladder of teachers, and the trainings of students.
 
-The pilot's own pieces of work (`jobs.pilot.tasks`) without its grid: a recipe names its cells, each with its objective,
-and what is done stays done. A learning rate is chosen for each kind of cell on a seed that nothing is judged by.
+The trainings are those of `jobs.pilot.tasks` without its grid: a recipe names its cells, each with its objective. Finished
+trainings are kept. A separate seed, which judges no claim, chooses the learning rate of each kind of cell.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from limbeck.students.shape import Shape
 
 @dataclass(frozen=True)
 class TrainedLadder:
-    """A folder with a text, the shapes of students, smallest first, and the teachers that are to be trained in it."""
+    """A folder with a text, the shapes of students from the smallest, and the teachers to train in it."""
 
     folder: Path
     scale: Scale
@@ -44,9 +44,9 @@ class TrainedLadder:
     workers: int
 
     def train(self, cells: Sequence[CellPlan]) -> None:
-        """Trains what is not trained yet of the teachers and these cells.
+        """Trains the teachers and these cells, where that is not done.
 
-        Raises NonFiniteLoss where a student came to no end: of its kind nothing can be said then.
+        Raises NonFiniteLoss if a student diverged, since its kind has no result then.
         """
         self._run(cells)
         for cell in cells:
@@ -62,22 +62,22 @@ class TrainedLadder:
         run_here(left, self.workers, progress(len(left)))
 
     def teacher(self, name: str) -> dict[str, Any]:
-        """What came out of a trained teacher."""
+        """The results of a trained teacher."""
         return result_of(self.folder / "teachers" / name)
 
     def cell(self, name: str) -> dict[str, Any]:
-        """What came out of a trained student."""
+        """The results of a trained student."""
         return result_of(self.folder / "cells" / name)
 
     def documents(self, name: str) -> Float[np.ndarray, "2 documents"]:
-        """Nats and tokens of each held-out document, as a trained student predicts it."""
-        self.cell(name)  # looks at the checksum
+        """Nats and tokens of each held-out document by a trained student, (documents, 2)."""
+        self.cell(name)  # verifies the checksum
         return np.load(self.folder / "cells" / name / DOCUMENTS, allow_pickle=False)
 
     def rates(self, kinds: Mapping[str, CellPlan], factors: Sequence[float]) -> dict[str, float]:
-        """For each kind the factor on the usual learning rate with which this cell of it ends best: the same budget for all.
+        """The factor of the usual learning rate with which this cell of each kind is best. All kinds have the same budget.
 
-        With one factor nothing is trained. A rate with which a training came to no end is the worst.
+        One candidate factor needs no training. A rate whose training diverged is the worst.
         """
         if len(factors) == 1:
             return dict.fromkeys(kinds, factors[0])
@@ -95,22 +95,22 @@ class TrainedLadder:
         return best
 
     def cpu_seconds(self) -> float:
-        """Of processors, by all that was trained, in however many starts."""
+        """CPU seconds of all trainings, over all starts."""
         found = [result_of(file.parent)["cpu_seconds"] for file in self.folder.glob(f"*/*/{RESULT}")]
         return math.fsum(found)
 
     def tidy(self) -> None:
-        """Removes what teachers said: large, and of no further use."""
+        """Removes the teachers' logits, which are large and not needed any more."""
         shutil.rmtree(self.folder / "answers", ignore_errors=True)
 
 
 def train_ladder(
     context: RecipeContext, scale: Scale, *, students: Sequence[int], teachers: Sequence[int]
 ) -> TrainedLadder:
-    """The text, and the shapes of students and teachers of these sizes, in parameters: each fits into the next."""
+    """The text, and the shapes of students and teachers of these sizes in parameters. Each shape can be pruned to the next."""
     folder = context.out / "trainings"
     data = context.data or "python:stdlib"
-    asked = {
+    request = {
         "data": data,
         "scale": asdict(scale),
         "students": [*students],
@@ -118,7 +118,7 @@ def train_ladder(
         "seed": context.seed,
         "packing": BEST_FIT,
     }
-    run = claim(folder, asked)
+    run = claim(folder, request)
     make_tokenizer(data, folder / "tokenizer", vocab=scale.vocab)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(verified_folder(folder / "tokenizer"))
     store, held_out = build_stores(data, tokenizer, folder / "data", progress=console.is_terminal)
@@ -137,20 +137,20 @@ def train_ladder(
 
 
 def doubtful(rates: Mapping[str, float], factors: Sequence[float]) -> str:
-    """A sentence about what has its best rate at an end of those tried, so that a better one may lie beyond; or nothing.
+    """A sentence about kinds whose best rate is at an end of the candidates, since a better one may lie beyond; "" if none.
 
-    Of one or two rates each is at an end, which says nothing.
+    With one or two candidates each is at an end, and there is no sentence.
     """
     ends = [name for name, rate in rates.items() if rate in (min(factors), max(factors))]
     return f" The best rate of {', '.join(ends)} is at an end of those tried." if ends and len(factors) > 2 else ""
 
 
 def progress(total: int) -> Any:
-    """Says a line for each piece of work that is done."""
+    """Prints a line for each finished training."""
     done: list[Any] = []
 
-    def said(task: Any, seconds: float) -> None:
+    def report(task: Any, seconds: float) -> None:
         done.append(task)
         console.print(f"{len(done):>4} of {total}  {task.kind} {task.name}: {duration(seconds)}")
 
-    return said
+    return report

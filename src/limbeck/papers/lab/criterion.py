@@ -1,11 +1,11 @@
-"""What a recipe judges by, as a digest: so that no criterion changes after results were seen without being seen to.
+"""The criterion of a recipe as a digest, so that no change of a criterion after its first results stays unseen.
 
-It is read off the source. A recipe's `run` and its functions ``judge...`` are followed to every function, class and constant that
-they name, and so on; comments, docstrings and format do not count. Left out is what trains (files that import torch, and a few
-names) and what only shows. What the scale of a run sets, such as its grid, counts by value.
+The digest is computed from the source: a recipe's `run` and its functions ``judge...``, with every function, class and constant
+that they name, and so on. Comments, docstrings and format do not count. Trainings (files that import torch, and a few names) and
+what is only displayed are left out. The values that a run's scale sets, such as its grid, count.
 
-What surprises: names and places do not count. A followed definition stands in others by its content, a local variable by its
-number, so that code can be moved to another file or get a better name, and judges by the same criterion.
+Names and places do not count. A definition appears in others by its content, and a local variable by its number. So code can
+move to another file, or be renamed, with the same criterion.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ REGISTER = Path(__file__).parent / "criteria.json"
 PACKAGE = Path(__file__).parents[2]
 _FOLLOWED = ("limbeck.papers", "limbeck.probes", "limbeck.planning", "limbeck.jobs.pilot.results")
 _DRAWS = "limbeck.papers.lab.plots"
-_SHOWN = {"_ours", "_numbers", "_figures"}  # of a recipe's file: they only show
-_RUN = {"evidence", "train_ladder", "TrainedLadder", "climb"}  # they train, or read what was trained
-_SCALES = {"SCALES", "SIZES", "LADDERS", "_SIZES"}  # these count by value, of the run's scale alone
+_SHOWN = {"_ours", "_numbers", "_figures"}  # in a recipe's file: they only display
+_RUN = {"evidence", "train_ladder", "TrainedLadder", "climb"}  # they train, or read results
+_SCALES = {"SCALES", "SIZES", "LADDERS", "_SIZES"}  # these count by value, for the run's scale only
 _LEFT_OUT = _SHOWN | _RUN | _SCALES
 
 
@@ -44,7 +44,7 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Entry:
-    """The register on a criterion: ``since`` when it stands (ISO 8601), ``why``, and which seeds had been ``seen`` then."""
+    """An entry of the register: the date ``since`` (ISO 8601), the reason ``why``, and the seeds that had been ``seen`` then."""
 
     since: str
     why: str
@@ -53,7 +53,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class _Source:
-    """A module: its definitions by name, where imported names come from, and whether it imports torch."""
+    """A module: its definitions by name, the origins of imported names, and whether it imports torch."""
 
     defined: Mapping[str, ast.stmt]
     imported: Mapping[str, tuple[str, str]]
@@ -61,7 +61,7 @@ class _Source:
 
 
 def criterion_of(recipe: Recipe, scale: str) -> Criterion:
-    """What a recipe judges by at a scale, as the code says now."""
+    """The criterion of a recipe at a scale, from the current code."""
     module = recipe.run.__module__
     roots = [(module, name) for name in _source(module).defined if name == "run" or name.startswith("judge")]
     read = _Read()
@@ -72,13 +72,13 @@ def criterion_of(recipe: Recipe, scale: str) -> Criterion:
 
 
 def entry_of(recipe: str, scale: str, digest: str) -> Entry | None:
-    """What the register says of a criterion; None where it has none of that digest."""
+    """The entry of the register for a criterion; None if it has none of that digest."""
     found = _found(recipe, scale, digest)
     return found and Entry(found["since"], found["why"], tuple(found["seen"]))
 
 
 def digest_today(recipe: str, scale: str, digest: str) -> str:
-    """The digest that a criterion has now, of one that an earlier version of limbeck computed in another way."""
+    """The current digest of a criterion, from one that an earlier version of limbeck computed in another way."""
     found = _found(recipe, scale, digest)
     return found["digests"][scale] if found else digest
 
@@ -92,7 +92,7 @@ def _found(recipe: str, scale: str, digest: str) -> Any:
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """The parts that two criteria do not have in common, or not alike; one that only has another name is not among them."""
+    """The parts that differ between two criteria, or that only one has. A renamed part is not one of them."""
     gone, new = before.keys() - after.keys(), after.keys() - before.keys()
     renamed = {before[name] for name in gone} & {after[name] for name in new}
     differ = (name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
@@ -103,27 +103,27 @@ Place = tuple[str, str]  # a module and the name of a definition in it
 
 
 class _Read:
-    """Definitions as content: each once by itself (``seen``, with the places that it names), and each with all that it names."""
+    """Definitions by content: each alone (``seen``, with the places that it names), and each with all that it names."""
 
     def __init__(self) -> None:
         self.seen: dict[Place, tuple[Any, tuple[Place, ...]]] = {}
         self._wholes: dict[Place, str] = {}
 
     def whole(self, place: Place, above: tuple[Place, ...] = ()) -> str:
-        """The digest of a definition and of all that it names; where it comes back to one, that counts by how far above it is."""
+        """The digest of a definition with all that it names. A cycle is represented by the number of levels to its start."""
         if place in above:
             return f"above {len(above) - above.index(place)}"
         if place not in self._wholes:
             own, named = self.own(place)
             below = [self.whole(one, (*above, place)) for one in named]
             digest = _digest([own, below])
-            if any(one.startswith("above") for one in below):  # what it is hangs on where it was come from
+            if any(one.startswith("above") for one in below):  # its digest depends on the start of the cycle
                 return digest
             self._wholes[place] = digest
         return self._wholes[place]
 
     def own(self, place: Place) -> tuple[Any, tuple[Place, ...]]:
-        """A definition without names, and the places of those it names that are followed."""
+        """A definition without names, and the places of the definitions that it names and that are followed."""
         if place not in self.seen:
             module, name = place
             plain = _Plain(module, name)
@@ -132,7 +132,7 @@ class _Read:
 
 
 class _Plain:
-    """A definition as lists and text, the same on every Python: without places, docstrings, names and what was left out."""
+    """A definition as lists and text, equal on every Python: without places, docstrings, names and left-out parts."""
 
     def __init__(self, module: str, name: str) -> None:
         self.module, self.name = module, name
@@ -141,7 +141,7 @@ class _Plain:
         self._locals: list[str] = []
 
     def definition(self, node: ast.stmt) -> Any:
-        """The whole of it. Names that it binds itself are its own, whatever they mean elsewhere."""
+        """The whole definition. Names that it binds are local, even if they have a meaning elsewhere."""
         self._bound = {name for inner in ast.walk(node) for name in _binds(inner)} - {self.name}
         return self._plain(node)
 
@@ -156,7 +156,7 @@ class _Plain:
                 return found
         if isinstance(node, ast.Name):
             return self._name(node.id)
-        if isinstance(node, ast.ImportFrom):  # inside a function: its names are local ones, and not followed
+        if isinstance(node, ast.ImportFrom):  # inside a function: its names are local and not followed
             return ["import", [_elsewhere(node.module or "", one.name, "") for one in node.names]]
         constant = isinstance(node, ast.Constant)
         fields = {
@@ -167,9 +167,7 @@ class _Plain:
         return [type(node).__name__, fields]
 
     def _field(self, node: ast.AST, name: str, value: Any) -> Any:
-        if (
-            isinstance(node, ast.ClassDef) and name == "body"
-        ):  # the names of its members are used from outside, and count
+        if isinstance(node, ast.ClassDef) and name == "body":  # its members are used by name from outside, and count
             return [[_member(one), self._plain(one)] for one in value if not _is_text(one)]
         named = isinstance(node, ast.FunctionDef | ast.ClassDef) and name == "name"
         return self._name(value) if named or (isinstance(node, ast.arg) and name == "arg") else self._plain(value)
@@ -185,7 +183,7 @@ class _Plain:
         )
 
     def _of_module(self, first: str, attribute: str) -> Any:
-        """What an attribute of an imported module is; None for one of whatever else."""
+        """An attribute of an imported module; None if the name is not a module."""
         source = _source(self.module)
         if first in self._bound or first not in source.imported:
             return None
@@ -211,12 +209,12 @@ class _Plain:
 
 
 def _is_text(node: Any) -> bool:
-    """Whether a statement is a docstring, or other text that does nothing."""
+    """Whether a statement is a docstring, or another string without effect."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _binds(node: ast.AST) -> tuple[str, ...]:
-    """The names that a node gives a value to."""
+    """The names that a node binds."""
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
         return (node.id,)
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -232,12 +230,12 @@ def _member(node: ast.stmt) -> str | None:
 
 
 def _elsewhere(whence: str, there: str, attribute: str) -> list[str]:
-    """What is imported and not followed: of limbeck it trains or shows, and is left out."""
+    """The name of an import that is not followed. Limbeck's own are left out: they train or display."""
     return ["left out"] if whence.split(".")[0] == "limbeck" else ["of", whence, there, attribute]
 
 
 def _place(module: str, name: str) -> Place | None:
-    """Where a name of a module is defined; None for one that is not followed."""
+    """The place where a name of a module is defined; None if it is not followed."""
     if not _followed(module, module):
         return None
     source, (first, _, attribute) = _source(module), name.partition(".")
@@ -246,14 +244,14 @@ def _place(module: str, name: str) -> Place | None:
     if first not in source.imported:
         return None
     whence, there = source.imported[first]
-    if attribute:  # only of modules: other attributes belong to a definition, which counts whole
+    if attribute:  # of modules only: other attributes belong to a definition, which counts as a whole
         inner = f"{whence}.{there}"
         return _place(inner, attribute) if _file(inner) and _followed(inner, module) else None
     return None if there in _LEFT_OUT or not _followed(whence, module) else _place(whence, there)
 
 
 def _followed(module: str, importer: str) -> bool:
-    """Whether what a module has is part of a criterion: some folders of limbeck, and of a paper's own package all."""
+    """Whether the definitions of a module are part of a criterion: some folders of limbeck, and a paper's own package."""
     package = module.partition(".")[0]
     inside = package != "limbeck" or any(module == part or module.startswith(f"{part}.") for part in _FOLLOWED)
     return inside and _of_house(module, importer) and module != _DRAWS and not _source(module).trains
@@ -288,7 +286,7 @@ def _source(module: str) -> _Source:
 
 
 def _file(module: str) -> Path | None:
-    """The file of one of limbeck's modules, or of one of a paper's package that is imported; None of anything else."""
+    """The file of one of limbeck's modules, or of an imported one of a paper's package; None for others."""
     package, *rest = module.split(".")
     if package != "limbeck":
         found = sys.modules.get(module)

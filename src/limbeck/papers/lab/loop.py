@@ -1,7 +1,7 @@
-"""The training loop of all recipes, and its optimiser. A recipe gives the loss of a step, a schedule, and what is measured.
+"""The training loop of all recipes, and its optimiser. A recipe gives the loss of a step, a schedule, and the measurements.
 
-A loss or gradient that is not finite ends a training before the update, so what is measured afterwards are the weights before
-it. Parameters that mixers declare slow (``SLOW``, `run.optim`) are a group with a peak rate of its own.
+A loss or gradient that is not finite ends a training before the update, so measurements are of the weights before it. Parameters
+that mixers declare slow (``SLOW``, `run.optim`) are a group with its own peak rate.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from torch import Tensor, nn
 
 from limbeck.run.optim import SLOWEST, learning_rate, slow_parameters
 
-CLIP = 1.0  # norm of the gradient
-WARMUP = 0.1  # share of the steps, of `cosine`
+CLIP = 1.0  # largest norm of the gradient
+WARMUP = 0.1  # share of the steps in `cosine`
 
 Rate = Callable[[int, float], float]  # (step from 1, peak of the group) → learning rate
 
 
 @dataclass(frozen=True)
 class Trained:
-    """How far a training came: ``steps`` with the last, which made no update where ``failed``."""
+    """The end of a training: ``steps`` includes the last one, which made no update if ``failed``."""
 
     steps: int
     failed: bool
 
     @property
     def updates(self) -> int:
-        """Steps that changed the weights."""
+        """The number of steps that changed the weights."""
         return self.steps - self.failed
 
 
@@ -43,9 +43,9 @@ def train_steps(
     steps: int,
     look: Callable[[int, bool], bool] | None = None,
 ) -> Trained:
-    """Trains for ``steps`` optimiser steps at most. ``loss`` gives the loss of a step, counted from 1.
+    """Trains for at most ``steps`` optimiser steps. ``loss`` gives the loss of a step, a scalar in nats, counted from 1.
 
-    ``look`` is called after each step with its number and whether the training failed there; True ends the training.
+    ``look`` is called after each step with its number and whether the training failed there. True ends the training.
     """
     step, failed, ended = 0, False, False
     while step < steps and not (failed or ended):
@@ -56,7 +56,7 @@ def train_steps(
 
 
 def update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate: Callable[[float], float]) -> bool:
-    """One optimiser step on a loss, gradients clipped; False, and no step, where the gradient is not finite."""
+    """One optimiser step on a scalar ``loss`` with clipped gradients. False, without a step, if the gradient is not finite."""
     optimizer.zero_grad()
     loss.backward()
     if not torch.isfinite(torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)):
@@ -75,9 +75,9 @@ def adamw_of(
     betas: tuple[float, float] = (0.9, 0.95),
     slow: float | None = SLOWEST,
 ) -> torch.optim.AdamW:
-    """AdamW with a ``peak`` rate in each group. Matrices decay; vectors and what mixers declare slow do not.
+    """AdamW with a ``peak`` rate in each group. Matrices have weight decay; vectors and slow parameters do not.
 
-    ``slow`` is the largest peak of what mixers declare slow; None: they are parameters like the others.
+    ``slow`` is the largest peak of parameters that mixers declare slow. With None, they are like the others.
     """
     apart = {id(p) for p in slow_parameters(model)} if slow is not None else set()
     declared = [p for p in model.parameters() if id(p) in apart]
@@ -91,5 +91,5 @@ def adamw_of(
 
 
 def cosine(steps: int) -> Rate:
-    """All rates up in a line over `WARMUP` of the steps, then down to a tenth as a cosine."""
+    """The schedule of all rates: linear warm-up over `WARMUP` of the steps, then a cosine down to a tenth."""
     return lambda step, peak: peak * learning_rate(step - 1, steps=steps, peak=1.0, schedule="cosine", warmup=WARMUP)

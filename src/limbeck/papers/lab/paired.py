@@ -1,6 +1,6 @@
-"""Differences that recipes judge by: intervals over held-out documents and seeds, and when there is nothing in one.
+"""Paired differences that recipes judge by, with intervals over held-out documents and seeds.
 
-A student comes as an array of (seeds, documents, 2): the nats and the tokens of each document.
+The results of a student are an array (seeds, documents, 2): the nats and the tokens of each document.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ Ladder = Float[np.ndarray, "seeds teachers documents 2"]
 
 
 def mean(losses: Losses) -> Interval:
-    """Nats per token."""
+    """The loss in nats per token, with its interval. The array is (seeds, documents, 2)."""
     return _interval(losses[..., 0], losses[..., 1])
 
 
 def gain(losses: Losses, less: Losses) -> Interval:
-    """Nats per token by which the second is better, seed by seed."""
+    """The advantage of the second over the first in nats per token, paired by seed and document."""
     return _interval(losses[..., 0] - less[..., 0], losses[..., 1])
 
 
 def slope(losses: Ladder, sizes: Sequence[float], *, against: Ladder | None = None) -> Interval:
-    """Nats that a student gains as its teacher doubles: less the slope of its loss over log2 of the teachers' sizes.
+    """A student's gain in nats per doubling of its teacher: minus the slope of its loss over log2 of the teachers' sizes.
 
-    With ``against``, how much more than there. Fitted to each seed, so that seeds and documents both show in the interval.
+    With ``against``, the difference from its slope. Each seed has its own fit, so that the interval has both seeds and
+    documents.
     """
     x = np.log2(sizes) - np.mean(np.log2(sizes))
     nats = losses[..., 0] if against is None else losses[..., 0] - against[..., 0]
@@ -38,12 +39,12 @@ def slope(losses: Ladder, sizes: Sequence[float], *, against: Ladder | None = No
 
 
 def nothing_in(found: Interval, least: float) -> bool:
-    """Whether a gain may be none and is surely less than what would matter. Undecided where the interval is wide."""
+    """Whether a gain may be 0 and is certainly below what would matter. Undecided if the interval is wide."""
     return found.low <= 0 and found.high < least
 
 
 def with_interval(found: Interval) -> str:
-    """The value and its interval."""
+    """The value and its interval, as text."""
     return interval(found, "+.4f")
 
 

@@ -1,7 +1,7 @@
-"""What recipes judge a pilot by: its points, whether its learning rates suited both ends, a figure.
+"""Shared parts of recipes that judge a pilot: its points, whether its learning rates suited both ends, and a figure.
 
-The pilot is run into the recipe's folder, or one that exists already is read. It has what both laws need, so that one pilot
-serves every recipe that reads one: limbeck reproduce distillation-law --points runs/capacity-gap-small/pilot.
+The pilot runs in the recipe's folder, or an existing one is read. It has the points for both laws, so one pilot serves every
+recipe that reads one: limbeck reproduce distillation-law --points runs/capacity-gap-small/pilot.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SMOKE_MODULES = 60  # of the standard library
 
 @dataclass(frozen=True)
 class Evidence:
-    """``points`` of a pilot, the checks of its learning ``rates`` as its fits.json has them, and ``said``: what was run."""
+    """``points`` of a pilot, the checks of its learning ``rates`` from its fits.json, and ``said``: the pilot in a sentence."""
 
     points: tuple[Point, ...]
     rates: tuple[Mapping[str, Any], ...]
@@ -42,35 +42,35 @@ class Evidence:
 
     @property
     def size(self) -> str:
-        """How much there is of it."""
+        """The number of points and seeds, as text."""
         return size_of(self.points)
 
 
 def size_of(points: Sequence[Point]) -> str:
-    """How many points and seeds: what n is."""
+    """The number of points and seeds, as text: the n of a claim."""
     return f"n = {len(points)} trainings, {len({point.seed for point in points})} seeds"
 
 
 def evidence(context: RecipeContext) -> Evidence:
-    """Runs a pilot into the recipe's folder or continues it, or reads the points that were given."""
+    """Runs a pilot in the recipe's folder or continues it, or reads the given points."""
     place, spent = context.points, 0.0
     if place is None:
         place = context.out / "pilot"
         spent = pilot(_settings(context, place))["cpu_seconds"]
     table = read_points(place)
-    taught = [p for p in table.points if p.distilled]
-    teachers = {(p.teacher_params, p.teacher_tokens) for p in taught}
+    distilled = [p for p in table.points if p.distilled]
+    teachers = {(p.teacher_params, p.teacher_tokens) for p in distilled}
     failed = f" {len(table.skipped)} came to nothing and are left out." if table.skipped else ""
     said = (
         f"{'A pilot' if context.points is None else f'The pilot of {context.points}'}: {len(teachers)} teachers, "
-        f"{len({p.student_params for p in taught})} sizes of student, {size_of(table.points)}.{failed}"
+        f"{len({p.student_params for p in distilled})} sizes of student, {size_of(table.points)}.{failed}"
         f"{'' if context.points is None else ' What it cost is not counted below.'}"
     )
-    if taught:
+    if distilled:
         fits = {arm: fit for arm, fit in ratio_fits(table.points).items() if isinstance(fit, RatioFit)}
         draw_ladder(table.points, fits, context.out / FIGURE)
     shown = {context.out / FIGURE: "Students by the size of their teacher and by its own loss, and the best teachers."}
-    return Evidence(table.points, _rates(place), shown if taught else {}, said, spent)
+    return Evidence(table.points, _rates(place), shown if distilled else {}, said, spent)
 
 
 def _settings(context: RecipeContext, out: Path) -> PilotSettings:
@@ -89,7 +89,7 @@ def _settings(context: RecipeContext, out: Path) -> PilotSettings:
 
 
 def _little(out: Path) -> Path:
-    """A part of the default text: to tokenise all of it takes longer than a smoke run may."""
+    """A part of the default text, since tokenising all of it takes too long for a smoke run."""
     file = out / "text.jsonl"
     if not file.exists():
         lines = (json.dumps({"text": d.content}) + "\n" for d in islice(read("python:stdlib"), _SMOKE_MODULES))
@@ -98,7 +98,7 @@ def _little(out: Path) -> Path:
 
 
 class _Fits(TypedDict):
-    """What a pilot's fits.json holds of learning rates."""
+    """The learning rates in a pilot's fits.json."""
 
     rates: list[dict[str, Any]]
 
@@ -111,7 +111,7 @@ def _rates(place: Path) -> tuple[Mapping[str, Any], ...]:
 
 
 def unsuited(rates: Sequence[Mapping[str, Any]]) -> str:
-    """Why learning rates may be what a pilot shows; "" where at no end another rate gains more than seeds differ."""
+    """A reason why learning rates may explain a pilot; "" if no other rate gains more at an end than seeds differ."""
     if not rates:
         return "the learning rates were not checked at the ends"
     unknown = [r for r in rates if r["gain_nats"] is None or r["seed_sd_nats"] is None]

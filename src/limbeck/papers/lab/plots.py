@@ -1,4 +1,4 @@
-"""The figures of recipes: PNG files in one style, whole or not there."""
+"""The figures of recipes: PNG files in one style, written atomically."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9, 
 def draw_by_teacher(
     losses: Mapping[str, Float[np.ndarray, "seeds teachers"]], sizes: Sequence[float], file: Path
 ) -> None:
-    """A student's loss by the size of its teacher, a line for each objective; bars are a seed's standard deviation."""
+    """A student's loss by the size of its teacher, a line for each objective. Bars are the standard deviation of seeds."""
     with _drawn(file) as axes:
         for color, (name, found) in zip(_COLORS, losses.items(), strict=False):
             spread = found.std(0, ddof=1) if len(found) > 1 else None
@@ -42,7 +42,7 @@ def draw_by_teacher(
 
 
 def draw_frontier(quality: Mapping[str, Interval], flops: Mapping[str, float], file: Path) -> None:
-    """Nats by FLOPs, a point for each way; bars are 95 % intervals."""
+    """Nats by FLOPs, a point for each strategy. Bars are 95 % intervals."""
     with _drawn(file) as axes:
         for number, (name, found) in enumerate(quality.items()):
             axes.errorbar(
@@ -61,7 +61,7 @@ def draw_frontier(quality: Mapping[str, Interval], flops: Mapping[str, float], f
 
 
 def draw_recall_by_state(points: Mapping[str, tuple[float, Interval]], *, guess: float, file: Path) -> None:
-    """Accuracy by bytes of state, a point for each kind of model; ``guess`` is what luck gives."""
+    """Accuracy by bytes of state, a point for each kind of model. ``guess`` is the chance level."""
     with _drawn(file) as axes:
         for number, (name, (size, found)) in enumerate(points.items()):
             axes.errorbar(
@@ -104,7 +104,7 @@ def draw_recall_by_bytes(points: Mapping[str, Sequence[tuple[float, Interval]]],
 
 
 def draw_delays(explained: Mapping[str, Mapping[int, Interval]], file: Path) -> None:
-    """Share of variance explained by delay, a line for each kind of layer; bars are 95 % intervals."""
+    """The share of explained variance by delay, a line for each kind of layer. Bars are 95 % intervals."""
     with _drawn(file) as axes:
         for number, (name, found) in enumerate(explained.items()):
             axes.errorbar(
@@ -144,7 +144,7 @@ def draw_recall_map(cells: Mapping[str, Mapping[tuple[int, int], float]], file: 
 
 @dataclass(frozen=True)
 class Line:
-    """Shares at places of an axis, those of all seeds at each."""
+    """Shares at places of an axis, with those of all seeds at each."""
 
     places: Sequence[float]
     values: Sequence[Sequence[float]]
@@ -152,7 +152,7 @@ class Line:
 
 
 def draw_by_samples(lines: Mapping[str, Line], axis: str, file: Path) -> None:
-    """Accuracy by what was learned from, a line through the means of the seeds, and a point for each."""
+    """Accuracy by training samples: a line through the means of the seeds, and a point for each seed."""
     with _drawn(file) as axes:
         for number, (name, line) in enumerate(lines.items()):
             color = _COLORS[number % len(_COLORS)]
@@ -168,9 +168,9 @@ def draw_by_samples(lines: Mapping[str, Line], axis: str, file: Path) -> None:
 
 
 def draw_by_arm(right: Mapping[str, Mapping[str, Sequence[float]]], *, guess: float, file: Path) -> None:
-    """Accuracy of each series by arm, a point a seed and a bar at their mean; the first series has all arms.
+    """Accuracy of each series by arm: a point for each seed and a bar at their mean. The first series has all arms.
 
-    ``guess`` is what no reading gives.
+    ``guess`` is the chance level.
     """
     arms = [*next(iter(right.values()))]
     with _drawn(file) as axes:
@@ -194,7 +194,7 @@ def draw_by_arm(right: Mapping[str, Mapping[str, Sequence[float]]], *, guess: fl
 
 
 def draw_reversals(ranks: Mapping[str, tuple[Interval, Interval]], *, chance: float, file: Path) -> None:
-    """Mean reciprocal ranks of facts as told and reversed, for each kind of model; ``chance`` is what luck gives reversed."""
+    """Mean reciprocal ranks of training facts and reversed ones by kind of model. ``chance`` is the chance level reversed."""
     with _drawn(file) as axes:
         for number, label in enumerate(("as told", "reversed")):
             found = [pair[number] for pair in ranks.values()]
@@ -215,7 +215,7 @@ def draw_reversals(ranks: Mapping[str, tuple[Interval, Interval]], *, chance: fl
 
 
 def _recall_by_bytes(axes: Axes) -> None:
-    """Labels the axes; bytes are at powers of 2, of which each has its own label."""
+    """Labels the axes. Bytes are at powers of 2, each with its own label."""
     axes.set(ylim=(-0.03, 1.03), xlabel="state of a row", ylabel="questions answered right")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda size, place: f"{size / 1024:g} KiB")
@@ -223,7 +223,7 @@ def _recall_by_bytes(axes: Axes) -> None:
 
 @contextmanager
 def _drawn(file: Path) -> Iterator[Axes]:
-    """Axes to draw on; what is on them is then written."""
+    """Axes to plot on. The figure is written afterwards."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained", dpi=110)
         yield figure.subplots()

@@ -1,8 +1,7 @@
-"""By which criteria a folder's results were judged, one after the other, and what the page says where it was more than one.
+"""The criteria that judged a folder's results, in order, and what the page states if there are several.
 
-run.json keeps a list ``criteria``: each with its digest, since when it judged here and, once it did, its verdicts. What
-surprises: nothing is refused. A criterion may be mended, but the page says in its first lines that it was, and what the one
-before had said.
+run.json has a list ``criteria``: each has its digest, the date of its first use here and, after judging, its verdicts. A changed
+criterion is not refused, but the first lines of the page name the change and the verdicts of the earlier criterion.
 """
 
 from __future__ import annotations
@@ -23,22 +22,21 @@ CONTINUED = "continued"
 
 
 class _Verdict(TypedDict):
-    """Of a claim in reproduction.json."""
+    """The verdict of a claim in reproduction.json."""
 
     verdict: str
 
 
 class _Result(TypedDict):
-    """What is read of reproduction.json."""
+    """The part of reproduction.json that is read."""
 
     judged: list[_Verdict]
 
 
 def started(out: Path, run: dict[str, Any], criterion: Criterion, *, recipe: str, scale: str) -> None:
-    """Keeps in run.json by which criterion this folder is judged from here on, and what continues it if not what began it.
+    """Records in run.json the criterion that judges this folder from now on, and the versions that continue it, if they differ.
 
-    A folder that was begun before criteria were kept has one that is not known. One whose digest was computed in an earlier
-    way is named anew.
+    A folder from before criteria were recorded has an unknown one. A digest that was computed in an earlier way is renamed.
     """
     kept = run.get(KEY) or _unknown(out, run)
     if kept and kept[-1]["digest"] and digest_today(recipe, scale, kept[-1]["digest"]) == criterion.digest:
@@ -52,14 +50,14 @@ def started(out: Path, run: dict[str, Any], criterion: Criterion, *, recipe: str
 
 
 def judged(out: Path, run: dict[str, Any], verdicts: Sequence[ClaimResult]) -> None:
-    """Keeps what the last criterion came to."""
+    """Records the verdicts of the last criterion."""
     *earlier, last = run[KEY]
     last = last | {"judged": last.get("judged", now()), "verdicts": [one.verdict for one in verdicts]}
     update(out, run, **{KEY: [*earlier, last]})
 
 
 def record(run: Mapping[str, Any], recipe: str, scale: str) -> dict[str, Any]:
-    """For reproduction.json: the criterion that judged, since when the register has it, the code, and earlier criteria."""
+    """The record for reproduction.json: the criterion, its date in the register, the code, and earlier criteria."""
     *earlier, last = run[KEY]
     entry = entry_of(recipe, scale, last["digest"])
     return {
@@ -72,9 +70,9 @@ def record(run: Mapping[str, Any], recipe: str, scale: str) -> dict[str, Any]:
 
 
 def notes(run: Mapping[str, Any], recipe: str, scale: str, *, seeds: range, points: Path | None) -> list[str]:
-    """What a page says before anything else: of earlier criteria, of one in no register, of what is older than the criterion.
+    """The first lines of a page: earlier criteria, one without an entry, and results that are older than the criterion.
 
-    ``seeds`` are those of the recipe's own trainings; ``points``, where given, take their place.
+    ``seeds`` are those of the recipe's own trainings. ``points`` take their place if given.
     """
     *earlier, last = run[KEY]
     entry = entry_of(recipe, scale, last["digest"])
@@ -105,11 +103,11 @@ def notes(run: Mapping[str, Any], recipe: str, scale: str, *, seeds: range, poin
 
 
 def code() -> dict[str, Any] | None:
-    """The commit of limbeck's own files and whether they were changed since; None where they are in no git checkout."""
+    """The commit of limbeck's own files and whether they have changes; None outside a git checkout."""
     try:
         _git(
             "ls-files", "--error-unmatch", "papers/lab/recipe.py"
-        )  # else the checkout is one that limbeck is installed in
+        )  # otherwise limbeck is only installed inside this checkout
         commit = _git("rev-parse", "HEAD")
         return {"commit": commit, "changed": bool(_git("status", "--porcelain", "--", str(PACKAGE)))}
     except (OSError, subprocess.CalledProcessError):
@@ -117,8 +115,8 @@ def code() -> dict[str, Any] | None:
 
 
 def _git(*words: str) -> str:
-    asked = ["git", "-C", str(PACKAGE), *words]
-    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    command = ["git", "-C", str(PACKAGE), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _unknown(out: Path, run: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -148,7 +146,7 @@ def _note(before: Mapping[str, Any], last: Mapping[str, Any]) -> str:
 
 
 def _made(points: Path) -> str | None:
-    """When a pilot's points were made, where the pilot says so."""
+    """The time when a pilot's points were measured, if the pilot has it."""
     record = (points if points.is_dir() else points.parent) / "run.json"
     if not record.is_file():
         return None

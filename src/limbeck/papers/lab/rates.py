@@ -1,4 +1,4 @@
-"""Learning rates by one rule for all arms: each takes the one with which a training on another seed ends best."""
+"""The choice of learning rates, by one rule for all arms: the rate of the best training on another seed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 from limbeck.papers.lab.trainings import Cell, Trainings
 
-TUNING = 10_000  # added to the seed that rates are chosen on
+TUNING = 10_000  # added to the seed, for the choice of rates
 
 
 def best_rates(
     trainings: Trainings, tried: Mapping[str, Mapping[float, Cell]], loss: Callable[[Mapping[str, Any]], float | None]
 ) -> dict[str, float]:
-    """For each arm the rate whose cell has the least ``loss``; one that came to no end, or to no number, is the worst.
+    """The rate of each arm whose cell has the lowest ``loss``. A training that diverged is the worst.
 
-    ``tried`` has for each arm a cell a rate. Where an arm has one rate nothing is trained.
+    ``tried`` has a cell for each rate of each arm. An arm with one rate needs no training.
     """
     open_ = {arm: cells for arm, cells in tried.items() if len(cells) > 1}
     trainings.do(cell for cells in open_.values() for cell in cells.values())

@@ -1,8 +1,8 @@
-"""Small decoders trained on multi-query associative recall: one cell of a grid each (`trainings.Trainings` keeps them).
+"""Small decoders trained on multi-query associative recall: the cells of a grid (`trainings.Trainings` keeps them).
 
-Rows are fresh at every step, and the number of pairs goes round through a few, since many pairs alone are hardly learned from
-scratch. Only the hidden states at questions go through the head. Training ends early once held-out rows are answered; those
-rows decide nothing else, and what is reported are others.
+Rows are new at every step, and the number of pairs alternates between a few, since many pairs alone are hard to learn from
+scratch. Only hidden states at questions pass through the head. Training ends early once selection rows are solved. These have no
+other use, and reported rows are others.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from limbeck.run.optim import learning_rate
 from limbeck.types import Batch
 
 WARMUP, DECAY = 0.1, 0.1  # share of the steps; weight decay
-SOLVED = 0.995  # of the rows that end a training: a little more than what a claim asks
-LOOK = 125  # steps between two looks at them
+SOLVED = 0.995  # accuracy on the rows that end a training, above that of any claim
+LOOK = 125  # steps between two measurements on them
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A training. ``pairs`` go round from step to step, and the last is reported with the others; ``rows`` are of a step.
+    """A training. ``pairs`` alternate from step to step, and results are reported for each. ``rows`` are the rows of a step.
 
-    ``learned`` positions are added to the tokens, as the paper does for attention alone.
+    ``learned`` positions are added to the tokens, as in the paper for attention alone.
     """
 
     name: str
@@ -53,14 +53,14 @@ class Cell:
     learned: bool = False
 
     def task(self, pairs: int) -> MQAR:
-        """The task with so many pairs."""
+        """The task with this number of pairs."""
         return MQAR(vocab=self.vocab, length=self.length, pairs=pairs)
 
 
 def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
-    """Trains a model from scratch on fresh rows; gives its accuracy on others by pairs and distance, and what it took.
+    """Trains a model from scratch on new rows; gives its accuracy on other rows by pairs and distance, and its cost.
 
-    A loss that is no number ends it: ``failed`` says so, and accuracy is that of the weights before.
+    A loss that is not finite ends the training: ``failed`` is true, and accuracy is that of the weights before.
     """
     started = time.process_time()
     model = new_decoder(cell).to(device).train()
@@ -95,7 +95,7 @@ def train(cell: Cell, device: str = "cpu") -> dict[str, Any]:
 
 
 def new_decoder(cell: Cell) -> LimbeckForCausalLM:
-    """Two norms and a mixer a layer, no MLPs, one head, weights of variance 1 / width, the head tied to the embeddings."""
+    """A decoder with two norms and a mixer per layer, no MLPs, one head, weights of variance 1 / width, and tied embeddings."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)
         model = LimbeckForCausalLM(
@@ -114,19 +114,19 @@ def new_decoder(cell: Cell) -> LimbeckForCausalLM:
         )
         if model.model.embed_positions is not None:
             torch.nn.init.normal_(model.model.embed_positions.weight)
-    # Tokens enter with variance 1, as what mixers add to them: attention alone stays at guessing otherwise. The head, which
-    # has the same weights, does not see this factor.
+    # Tokens have variance 1, as the outputs of mixers. Otherwise attention stays at the chance level. The output head, which
+    # has the same weights, is without this factor.
     model.model.embed_tokens.register_forward_hook(lambda module, inputs, found: found * cell.width**0.5)
     return model
 
 
 def optimizer_of(model: nn.Module, rate: float) -> torch.optim.AdamW:
-    """AdamW for all parameters alike, with the betas of torch; vectors do not decay."""
+    """AdamW with one rate for all parameters and torch's betas. Vectors have no weight decay."""
     return adamw_of(model, rate=rate, weight_decay=DECAY, betas=(0.9, 0.999), slow=None)
 
 
 def question_logits(model: LimbeckForCausalLM, batch: Batch) -> tuple[Float[Tensor, "n V"], Int[Tensor, "n"]]:
-    """Logits at the questions and their answers, row by row: the head is not asked about anything else."""
+    """Logits at the questions (n, V) and their answers (n,), row by row. The head computes no other positions."""
     hidden = model.model(input_ids=batch.tokens, use_cache=False).last_hidden_state
     where = batch.weight > 0
     return model.lm_head(hidden[where]), batch.targets[where]
@@ -134,7 +134,7 @@ def question_logits(model: LimbeckForCausalLM, batch: Batch) -> tuple[Float[Tens
 
 @torch.no_grad()
 def answered_right(model: LimbeckForCausalLM, batch: Batch) -> tuple[Bool[np.ndarray, " n"], float]:
-    """Which questions are answered right, and the mean nats of the answers."""
+    """Which questions are answered correctly, (n,), and the mean loss of the answers in nats."""
     right, nats = [], 0.0
     for part in _parts(batch, 250):
         logits, targets = question_logits(model, part)
@@ -145,7 +145,7 @@ def answered_right(model: LimbeckForCausalLM, batch: Batch) -> tuple[Bool[np.nda
 
 
 def state_bytes(model: LimbeckForCausalLM, length: int) -> int:
-    """Bytes that all mixers remember of one row."""
+    """Bytes of the state of all mixers for one row."""
     return sum(part.state_bytes(length) for part in model.modules() if isinstance(part, Mixer))
 
 
@@ -155,7 +155,7 @@ def share(right: Bool[np.ndarray, " n"]) -> dict[str, float]:
 
 
 def _tested(model: LimbeckForCausalLM, cell: Cell, pairs: int, device: str) -> dict[str, Any]:
-    """Accuracy with so many pairs; near are questions no further from their key than the median one."""
+    """Accuracy with this number of pairs. Near questions are at most as far from their key as the median one."""
     task = cell.task(pairs)
     batch = SyntheticCorpus(task, use="test").take(cell.tested).to(device)
     right, nats = answered_right(model, batch)
@@ -180,6 +180,6 @@ def _parts(batch: Batch, rows: int) -> Iterator[Batch]:
 
 
 def at(result: Mapping[str, Any], pairs: int) -> Mapping[str, Any]:
-    """What a result that was read says of rows with so many pairs."""
+    """The part of a result from JSON about rows with this number of pairs."""
     found: Mapping[str, Any] = result["by_pairs"][str(pairs)]
     return found

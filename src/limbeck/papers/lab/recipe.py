@@ -1,7 +1,7 @@
-"""What a reproduction of a paper is: claims with criteria, whose digest is kept (criterion.py), and what was seen.
+"""The parts of a reproduction: claims with criteria, whose digest is kept (criterion.py), and results.
 
-A recipe is one file: the claims, what was done here, where that differs, and a function that does it. What surprises: at
-scale "smoke" nothing is ever judged, since so few seconds decide nothing, whatever they show.
+A recipe is one file: the claims, the trainings, their differences from the paper, and a function that runs them. At scale
+"smoke", no claim is judged, since a few seconds of training decide nothing.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any, Literal
 from limbeck.probes.interval import FEWEST_SEEDS
 
 Verdict = Literal["confirmed", "refuted", "inconclusive"]
-_DIFFERENCES = ("difference", " less ", "on the whole")  # words of a clause that gives the effect of a claim
+_DIFFERENCES = ("difference", " less ", "on the whole")  # words of a clause with the effect of a claim
 
 
 @dataclass(frozen=True)
 class RecipeContext:
-    """Where a recipe runs: its folder, its scale ("smoke", "small", "gpu") and what a user may choose.
+    """The context of a run: its folder, its scale ("smoke", "small", "gpu") and the user's choices.
 
-    ``data`` is a source as `--data` takes it, None for the recipe's own. ``points`` are those of a pilot that exists
-    already, given only to recipes that take them. Seeds are ``seed`` to ``seed + seeds - 1``.
+    ``data`` is a source as for `--data`, None for the recipe's own. ``points`` are those of an existing pilot, and only some
+    recipes take them. Seeds are ``seed`` to ``seed + seeds - 1``.
     """
 
     out: Path
@@ -38,9 +38,9 @@ class RecipeContext:
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A claim of the paper with its number, what confirms and what refutes it, and what came out here.
+    """A claim of the paper with its number, the conditions that confirm and refute it, and the result.
 
-    ``seen`` gives our number with its interval, n and seeds.
+    ``seen`` has our number with its interval, n and seeds.
     """
 
     claim: str
@@ -50,7 +50,7 @@ class ClaimResult:
 
 
 def of_seeds(judged: ClaimResult, seeds: int) -> ClaimResult:
-    """The same by a criterion that adds: fewer than three seeds decide nothing."""
+    """The result by a criterion with a further condition: fewer than three seeds decide nothing."""
     ruled = replace(judged, criterion=f"{judged.criterion} With fewer than {FEWEST_SEEDS} seeds: inconclusive.")
     if seeds >= FEWEST_SEEDS:
         return ruled
@@ -60,27 +60,27 @@ def of_seeds(judged: ClaimResult, seeds: int) -> ClaimResult:
 
 
 def with_failures(judged: ClaimResult, trained: Mapping[str, Sequence[Mapping[str, Any]]]) -> ClaimResult:
-    """The same by a criterion that adds: where all trainings of an arm diverged nothing is known of it. Those that did are told.
+    """The result by a criterion with a further condition: an arm whose trainings all diverged decides nothing.
 
-    ``trained`` has of each arm all trainings that the claim is judged by.
+    The text names diverged trainings. ``trained`` has all trainings of each arm that judge the claim.
     """
     failed = {arm: sum(bool(one["failed"]) for one in results) for arm, results in trained.items()}
     lost = any(n == len(trained[arm]) for arm, n in failed.items())
-    told = ", ".join(f"{arm} {n} of {len(trained[arm])}" for arm, n in failed.items() if n)
+    diverged = ", ".join(f"{arm} {n} of {len(trained[arm])}" for arm, n in failed.items() if n)
     return replace(
         judged,
         criterion=f"{judged.criterion} Inconclusive also where all trainings of one of the kinds diverged.",
         verdict="inconclusive" if lost else judged.verdict,
-        seen=judged.seen + (f" Diverged, and judged by the weights before that: {told}." if told else ""),
+        seen=judged.seen + (f" Diverged, and judged by the weights before that: {diverged}." if diverged else ""),
     )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a recipe found. ``ours`` says in a sentence or two what was run; ``numbers`` is written as JSON.
+    """The results of a recipe. ``ours`` describes the run in a sentence or two, and ``numbers`` is written as JSON.
 
-    ``figures`` are files in the recipe's folder, each with what it shows. ``cpu_seconds`` is what other processes spent
-    and the recipe knows of.
+    ``figures`` are files in the recipe's folder with their captions. ``cpu_seconds`` is the time of other processes that the
+    recipe knows.
     """
 
     ours: str
@@ -92,16 +92,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Short:
-    """A claim in a few words, and its effect: what ``effect`` makes of what was seen, or finds there as a regular expression.
+    """A claim in a few words. ``effect`` is a regular expression, or a function, that finds the effect in the result's text.
 
-    Without one it is the first clause that is a difference, else the first. Clauses have semicolons between them.
+    Without one, the effect is the first clause with a difference, else the first clause. Semicolons separate clauses.
     """
 
     claim: str
     effect: str | Callable[[str], str] = ""
 
     def effect_of(self, seen: str) -> str:
-        """The effect with its interval, as it was seen; several with semicolons between them."""
+        """The effect with its interval, from the result's text. Semicolons separate several."""
         if callable(self.effect):
             return self.effect(seen)
         if self.effect:
@@ -112,7 +112,7 @@ class Short:
 
 
 def count_of(seen: str, seeds: int) -> str:
-    """n with its seeds, as what was seen has it; the number of seeds alone where it has no n."""
+    """n with its seeds, from the result's text; the number of seeds alone if there is no n."""
     clauses = [clause.strip().rstrip(".") for clause in seen.split(";")]
     if in_brackets := re.search(r"\((\d[\d,]* [^()]*seeds)\)", clauses[-1]):
         return in_brackets[1]
@@ -122,10 +122,10 @@ def count_of(seen: str, seeds: int) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A paper's reproduction. Its ``differences`` say what here is not as there; ``takes_points``: a pilot may be given.
+    """A reproduction of a paper. ``differences`` are those from the paper. ``takes_points``: it can read a pilot's points.
 
-    ``scales``: by the name of a scale all that it sets, which is part of the criterion. ``short``: short forms of claims for the
-    page's table, each by words that its claim has and no other; they only show.
+    ``scales`` has all settings of each scale, which are part of the criterion. ``short`` has short forms of claims for the
+    page's table, each by words that only its claim has. They are display only.
     """
 
     name: str
@@ -139,5 +139,5 @@ class Recipe:
     short: Mapping[str, Short] = field(default_factory=dict)
 
     def short_of(self, claim: str) -> Short:
-        """The short form of a claim; without one it stands for itself."""
+        """The short form of a claim, or the claim itself if it has none."""
         return next((short for words, short in self.short.items() if words in claim), Short(claim))

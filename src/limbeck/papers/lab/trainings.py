@@ -1,7 +1,7 @@
-"""Small trainings of a recipe, each a piece of work in a folder of its own, done when its result is there.
+"""Small trainings of a recipe. Each is a task in its own folder, finished once it has a result.
 
-A recipe says what a training is (a frozen dataclass with a ``name``, all that its result follows from) and a function that does
-it and gives the result as JSON. They are done in a few processes; what is done stays done, and the same command continues.
+A recipe defines a training (a frozen dataclass with a ``name``, which determines its result) and a function that runs it and
+gives the result as JSON. A few processes run them. Finished trainings are kept, and the same command continues.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RESULT = "result.json"
 
 
 class Cell(Protocol):
-    """What a training is. Two of one name are the same training."""
+    """The definition of a training. Two with one name are the same training."""
 
     @property
     def name(self) -> str: ...
@@ -34,7 +34,7 @@ class Cell(Protocol):
 
 
 class _Kept(TypedDict):
-    """What a training was, and what came out."""
+    """The definition of a training, and its result."""
 
     cell: NotRequired[Any]
     cpu_seconds: float
@@ -46,7 +46,7 @@ Train = Callable[[Any, str], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Training:
-    """A cell as a piece of work in a folder. ``train`` is a function of a module, so that a process can be sent it."""
+    """A cell as a task in a folder. ``train`` is a function of a module, so that it can be sent to a process."""
 
     out: Path
     cell: Any
@@ -56,29 +56,29 @@ class Training:
 
     @property
     def name(self) -> str:
-        """Of the cell."""
+        """The name of the cell."""
         return str(self.cell.name)
 
     @property
     def folder(self) -> Path:
-        """Where its result is."""
+        """The folder of its result."""
         return self.out / "cells" / self.name
 
     @property
     def done(self) -> bool:
-        """Whether it has one."""
+        """Whether it has a result."""
         return (self.folder / RESULT).is_file()
 
     @property
     def ready(self) -> bool:
-        """It waits for nothing."""
+        """Always true, since it depends on no other task."""
         return True
 
 
 def do(training: Training) -> None:
-    """Does a training, unless that is done, and keeps what it was, its result and the CPU seconds it took.
+    """Runs a training unless it is done, and writes its definition, its result and its CPU seconds.
 
-    What is no number in a result is null.
+    A value that is not finite is null in the result.
     """
     with locked(training.folder, wait=True):
         remove_leftovers(training.folder)
@@ -90,7 +90,7 @@ def do(training: Training) -> None:
 
 
 class Trainings:
-    """The folder of a recipe's trainings, and the processes that do them. ``train`` gets a cell and a device."""
+    """The folder of a recipe's trainings, and the processes that run them. ``train`` gets a cell and a device."""
 
     def __init__(self, context: RecipeContext, train: Train) -> None:
         self._folder, self._workers, self._train = context.out / "trainings", context.workers, train
@@ -98,7 +98,7 @@ class Trainings:
         self._device = usual if context.device == "auto" else context.device
 
     def do(self, cells: Iterable[Cell]) -> None:
-        """Does those that are not done. Raises BadFolder as `result` does, before any is."""
+        """Runs the trainings without a result. Raises BadFolder as `result` does, before the first one."""
         left = []
         for cell in dict.fromkeys(cells):
             if (training := self._training(cell)).done:
@@ -108,7 +108,7 @@ class Trainings:
         run_here(left, self._workers, progress(len(left)), do)
 
     def result(self, cell: Cell) -> dict[str, Any]:
-        """What came out of one. Raises BadFolder where the folder holds a training of this name that was another."""
+        """The result of a training. Raises BadFolder if the folder has another training of this name."""
         training = self._training(cell)
         found = result_of(training.folder, _Kept)
         kept = found.get("cell", "one that does not say what it was")
@@ -121,7 +121,7 @@ class Trainings:
         return result
 
     def cpu_seconds(self) -> float:
-        """Of processors, by all that was trained, in however many starts."""
+        """CPU seconds of all trainings, over all starts."""
         return math.fsum(result_of(file.parent)["cpu_seconds"] for file in self._folder.glob(f"cells/*/{RESULT}"))
 
     def _training(self, cell: Cell) -> Training:
@@ -129,12 +129,12 @@ class Trainings:
 
 
 def read_after(results: Iterable[Mapping[str, Any]], steps: int) -> list[dict[str, Any]]:
-    """Results as they are read after so many steps: a training that diverged later had not ``failed`` by then."""
+    """Results after this number of steps. A training that diverged later had not ``failed`` by then."""
     return [{**one, "failed": one["failed"] and one["trained_steps"] <= steps} for one in results]
 
 
 def _as_read(cell: Any) -> Any:
-    """A cell as JSON gives it back."""
+    """A cell as it is read from JSON."""
     return _lists(asdict(cell))
 
 

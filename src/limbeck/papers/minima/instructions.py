@@ -51,10 +51,10 @@ def conversations(document: Document) -> Iterator[dict[str, Any]]:
         warnings.simplefilter("ignore")  # warnings about old syntax in the library
         tree = ast.parse(document.text)
     for name, node in _public(tree.body, document.name):
-        said = _first_sentence(ast.get_docstring(node))
-        if " " not in said:
+        purpose = _first_sentence(ast.get_docstring(node))
+        if " " not in purpose:
             continue  # no docstring, or a single word
-        yield _turn(document.name, f"What does {name} do?", said)
+        yield _turn(document.name, f"What does {name} do?", purpose)
         if isinstance(node, ast.FunctionDef):
             call = f"{node.name}({ast.unparse(node.args)})"
             yield _turn(document.name, f"How is {name} called?", call[:_LONGEST])

@@ -95,16 +95,16 @@ def run(context: RecipeContext) -> Outcome:
     found = _trained(context)
     chance = float(np.mean([result["chance"]["mrr"] for results in found.results.values() for result in results]))
     judged = judge(found, chance)
-    told, asked = found.ranks("told"), found.ranks("asked")
+    direct, inverse = found.ranks("told"), found.ranks("asked")
     draw_reversals(
-        {_SHOWN[kind]: (mean(told[kind]), mean(asked[kind])) for kind in KINDS},
+        {_SHOWN[kind]: (mean(direct[kind]), mean(inverse[kind])) for kind in KINDS},
         chance=chance,
         file=(file := context.out / "reversal.png"),
     )
-    said = (
+    caption = (
         "MRR among all things by kind, 95 % intervals over facts and seeds; dotted: a guess among the things left open."
     )
-    figures: dict[Path, str] = {file: said}
+    figures: dict[Path, str] = {file: caption}
     return Outcome(
         _ours(found, context),
         tuple(of_seeds(one, context.seeds) for one in judged),
@@ -116,25 +116,27 @@ def run(context: RecipeContext) -> Outcome:
 
 def judge(found: Found, chance: float) -> list[ClaimResult]:
     """The results of all claims, each with its diverged trainings."""
-    told, asked, control = found.ranks("told"), found.ranks("asked"), np.array([found.control["asked"]])
+    direct, inverse, control = found.ranks("told"), found.ranks("asked"), np.array([found.control["asked"]])
     return [
-        with_failures(judge_concepts(told["concept"], asked["concept"], chance), found.trained("concept")),
+        with_failures(judge_concepts(direct["concept"], inverse["concept"], chance), found.trained("concept")),
         with_failures(
-            judge_names(told["name"], asked["name"], asked["concept"], control, chance),
+            judge_names(direct["name"], inverse["name"], inverse["concept"], control, chance),
             {**found.trained("name", "concept"), "control": [found.control]},
         ),
         with_failures(
-            judge_vectors(told["layers"], asked["layers"], asked["name"], chance), found.trained("layers", "name")
+            judge_vectors(direct["layers"], inverse["layers"], inverse["name"], chance), found.trained("layers", "name")
         ),
-        with_failures(judge_table(told["table"], asked["table"], asked["layers"]), found.trained("table", "layers")),
+        with_failures(
+            judge_table(direct["table"], inverse["table"], inverse["layers"]), found.trained("table", "layers")
+        ),
     ]
 
 
-def judge_concepts(told: Ranks, asked: Ranks, chance: float) -> ClaimResult:
+def judge_concepts(direct: Ranks, inverse: Ranks, chance: float) -> ClaimResult:
     """Judges whether a Transformer predicts reversals if each thing is one token."""
-    mrr = mean(asked)
+    mrr = mean(inverse)
     verdict: Verdict = "inconclusive"
-    if mean(told).value >= TRAINED:
+    if mean(direct).value >= TRAINED:
         if mrr.low >= REVERSES:
             verdict = "confirmed"
         elif mrr.high <= chance + GUESSED:
@@ -144,15 +146,15 @@ def judge_concepts(told: Ranks, asked: Ranks, chance: float) -> ClaimResult:
         f"Confirmed: MRR on them is {REVERSES} or more by the whole 95 % interval. Refuted: by the whole of it at most {GUESSED} "
         f"above the chance level. Inconclusive otherwise, and where facts as told have less than {TRAINED}.",
         verdict,
-        _seen("reversed", asked, told) + f"; chance {chance:.3f}; {_size(asked)}.",
+        _seen("reversed", inverse, direct) + f"; chance {chance:.3f}; {_size(inverse)}.",
     )
 
 
-def judge_names(told: Ranks, asked: Ranks, concepts: Ranks, control: Ranks, chance: float) -> ClaimResult:
+def judge_names(direct: Ranks, inverse: Ranks, concepts: Ranks, control: Ranks, chance: float) -> ClaimResult:
     """Judges whether it fails if each thing has a name of two tokens, although it can fit the reversals in training."""
-    mrr, lost, possible = mean(asked), difference(concepts, asked), mean(control)
+    mrr, lost, possible = mean(inverse), difference(concepts, inverse), mean(control)
     verdict: Verdict = "inconclusive"
-    if min(mean(told).value, possible.value) >= TRAINED:
+    if min(mean(direct).value, possible.value) >= TRAINED:
         if mrr.high <= chance + GUESSED and lost.low > 0:
             verdict = "confirmed"
         elif mrr.low > chance + GUESSED and lost.high < 0:
@@ -163,16 +165,16 @@ def judge_names(told: Ranks, asked: Ranks, concepts: Ranks, control: Ranks, chan
         "intervals. Refuted: above both, by whole intervals too. Inconclusive otherwise, and where facts as told, or the "
         f"reversals of a model that was told them too (control), have less than {TRAINED}.",
         verdict,
-        f"{_seen('reversed', asked, told)}; chance {chance:.3f}; one token less two {interval(lost, '+.3f')}; control "
-        f"{interval(possible, '.3f')}, one seed; {_size(asked)}.",
+        f"{_seen('reversed', inverse, direct)}; chance {chance:.3f}; one token less two {interval(lost, '+.3f')}; control "
+        f"{interval(possible, '.3f')}, one seed; {_size(inverse)}.",
     )
 
 
-def judge_vectors(told: Ranks, asked: Ranks, names: Ranks, chance: float) -> ClaimResult:
+def judge_vectors(direct: Ranks, inverse: Ranks, names: Ranks, chance: float) -> ClaimResult:
     """Judges whether predicting vectors instead of tokens helps if things have names."""
-    mrr, gained = mean(asked), difference(asked, names)
+    mrr, gained = mean(inverse), difference(inverse, names)
     verdict: Verdict = "inconclusive"
-    if mean(told).value >= TRAINED:
+    if mean(direct).value >= TRAINED:
         if gained.low > 0 and mrr.low > chance:
             verdict = "confirmed"
         elif gained.high <= 0 or mrr.high <= chance:
@@ -182,23 +184,23 @@ def judge_vectors(told: Ranks, asked: Ranks, names: Ranks, chance: float) -> Cla
         "Confirmed: MRR is above that of tokens said and above the chance level, by whole 95 % intervals. Refuted: by the whole "
         f"of one not above. Inconclusive otherwise, and where facts as told have less than {TRAINED}.",
         verdict,
-        f"{_seen('reversed', asked, told)}; chance {chance:.3f}; vectors less tokens {interval(gained, '+.3f')}; "
-        f"{_size(asked)}.",
+        f"{_seen('reversed', inverse, direct)}; chance {chance:.3f}; vectors less tokens {interval(gained, '+.3f')}; "
+        f"{_size(inverse)}.",
     )
 
 
-def judge_table(told: Ranks, asked: Ranks, layers: Ranks) -> ClaimResult:
+def judge_table(direct: Ranks, inverse: Ranks, layers: Ranks) -> ClaimResult:
     """Judges whether a memory slot for each name is better than a layer over its tokens."""
-    gained = difference(asked, layers)
+    gained = difference(inverse, layers)
     verdict: Verdict = "inconclusive"
-    if mean(told).value >= TRAINED and (gained.low > 0 or gained.high <= 0):
+    if mean(direct).value >= TRAINED and (gained.low > 0 or gained.high <= 0):
         verdict = "confirmed" if gained.low > 0 else "refuted"
     return ClaimResult(
         "A memory with a slot for each name, in place of that layer, reverses better.",
         "Confirmed: MRR is above that of the layer by the whole 95 % interval. Refuted: by the whole of it not above. "
         f"Inconclusive otherwise, and where facts as told have less than {TRAINED}.",
         verdict,
-        f"{_seen('reversed', asked, told)}; table less layer {interval(gained, '+.3f')}; {_size(asked)}.",
+        f"{_seen('reversed', inverse, direct)}; table less layer {interval(gained, '+.3f')}; {_size(inverse)}.",
     )
 
 
@@ -245,7 +247,7 @@ def chosen(reached: Mapping[tuple[float, float], tuple[float, float]]) -> tuple[
 
     Only settings that fitted the training facts count. If none did, it is the one with the best MRR on training facts.
     """
-    learned = [setting for setting, (told, _) in reached.items() if told >= TRAINED]
+    learned = [setting for setting, (direct, _) in reached.items() if direct >= TRAINED]
     if learned:
         return max(learned, key=lambda setting: reached[setting][1])
     return max(reached, key=lambda setting: reached[setting][0])
@@ -279,12 +281,12 @@ def _cell(
     )
 
 
-def _seen(what: str, asked: Ranks, told: Ranks) -> str:
+def _seen(what: str, inverse: Ranks, direct: Ranks) -> str:
     """MRR of reversed facts, overall and by seed, hits@1, and MRR of training facts."""
-    seeds = " / ".join(f"{value:.3f}" for value in asked.mean(1))
+    seeds = " / ".join(f"{value:.3f}" for value in inverse.mean(1))
     return (
-        f"{what} {interval(mean(asked), '.3f')}, by seed {seeds}, hits@1 {interval(mean(_hits(asked)), '.3f')}; as told "
-        f"{mean(told).value:.3f}"
+        f"{what} {interval(mean(inverse), '.3f')}, by seed {seeds}, hits@1 {interval(mean(_hits(inverse)), '.3f')}; as told "
+        f"{mean(direct).value:.3f}"
     )
 
 

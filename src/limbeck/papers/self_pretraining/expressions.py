@@ -166,10 +166,10 @@ def split(cell: Cell) -> tuple[Lists, Lists, Lists]:
     return train_lists, held_out, test
 
 
-def commonest(known: Lists, asked: Lists) -> float:
+def commonest(known: Lists, targets: Lists) -> float:
     """The accuracy of always predicting the most frequent value of the training lists."""
     value = int(torch.bincount(known.values, minlength=VALUES).argmax())
-    return float((asked.values == value).float().mean())
+    return float((targets.values == value).float().mean())
 
 
 @torch.no_grad()
@@ -194,12 +194,12 @@ def infilling(
     rows = np.full((len(tokens), int((lengths + held).max()) + 1), _PADDING, dtype=np.int64)
     rows[:, : tokens.shape[1]] = np.where(blanked, _BLANK, tokens)[:, : rows.shape[1]]
     rows[np.arange(len(tokens)), lengths] = _SEPARATOR
-    asked = np.zeros(rows.shape, dtype=bool)
+    targets = np.zeros(rows.shape, dtype=bool)
     for row in range(len(tokens)):
         start, stop = lengths[row] + 1, lengths[row] + 1 + held[row]
         rows[row, start:stop] = tokens[row, blanked[row]]
-        asked[row, start - 1 : stop - 1] = True
-    return rows[:, :-1], rows[:, 1:], asked[:, :-1]
+        targets[row, start - 1 : stop - 1] = True
+    return rows[:, :-1], rows[:, 1:], targets[:, :-1]
 
 
 def following(
@@ -209,7 +209,7 @@ def following(
     return tokens[:, :-1], tokens[:, 1:], np.arange(1, tokens.shape[1]) < lengths[:, None]
 
 
-_ASKS = {"causal": following, "infilling": infilling}
+_OBJECTIVES = {"causal": following, "infilling": infilling}
 
 
 def _pretrain(model: Evaluator, known: Lists, cell: Cell) -> tuple[float | None, bool]:
@@ -222,8 +222,8 @@ def _pretrain(model: Evaluator, known: Lists, cell: Cell) -> tuple[float | None,
 
     def loss(_: int) -> Tensor:
         part = known.some(next(batches).to(known.tokens.device))
-        asked = _ASKS[cell.pretrained](part.tokens.cpu().numpy(), part.lengths.cpu().numpy(), generator)
-        rows, targets, where = (torch.from_numpy(array).to(known.tokens.device) for array in asked)
+        arrays = _OBJECTIVES[cell.pretrained](part.tokens.cpu().numpy(), part.lengths.cpu().numpy(), generator)
+        rows, targets, where = (torch.from_numpy(array).to(known.tokens.device) for array in arrays)
         found = F.cross_entropy(model.signs(model.hidden(rows)[where]), targets[where])
         nats.append(float(found.detach()))
         return found

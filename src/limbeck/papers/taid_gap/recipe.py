@@ -1,9 +1,9 @@
-"""Does TAID keep gaining as the teacher grows, where other objectives do not, and is it more than a weight that rises?
+"""TAID: whether its gain grows with the teacher where other objectives stop, and whether it is more than a rising weight.
 
-TAID: Temporally Adaptive Interpolated Distillation (Shing et al., arXiv 2501.16937). One fresh student, a ladder of four
-teachers, six objectives, each at the learning rate that suits it. What is judged are slopes: how many nats a student gains
-when its teacher doubles. The control that the paper has not is forward KL times a weight that rises as TAID's t does: where
-that does as well, the interpolation is not what helps.
+The paper is "TAID: Temporally Adaptive Interpolated Distillation" (Shing et al., arXiv 2501.16937). The recipe has one randomly
+initialised student, a ladder of four teachers, and six objectives, each at its own learning rate. It judges slopes: the nats
+that a student gains when its teacher doubles. A control that the paper does not have is forward KL with a weight that rises as
+TAID's t. If it is as good, interpolation is not the cause.
 
     limbeck reproduce taid-gap --scale smoke | small | gpu        a minute | 2 hours of 2 cores | an hour of an H200, with --data
 """
@@ -35,14 +35,14 @@ OBJECTIVES = {
 }
 RIVALS = ("forward KL", "skew KL")
 
-# Stood before the first run. Ours: a hundredth of a nat is one per cent of perplexity, for which nobody changes an objective.
+# Set before the first run. Our choice: 0.01 nats is one per cent of perplexity, too little to change an objective for.
 LEAST_SLOPE = 0.01  # nats per doubling of the teacher, between two objectives
 LEAST_GAIN = 0.02  # nats at the largest teacher, between TAID and the ramp
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the recipe is: sizes in parameters, ``rates`` times the usual learning rate, tried on teacher ``tried_on``."""
+    """The size of the recipe: sizes in parameters, and ``rates``, candidate factors of the usual rate, for ``tried_on``."""
 
     student: int
     teachers: tuple[int, ...]
@@ -126,9 +126,9 @@ def run(context: RecipeContext) -> Outcome:
 def judge(
     taid: Interval, over: Mapping[str, Interval], over_ramp: Interval, *, rising: bool, seeds: int
 ) -> tuple[ClaimResult, ...]:
-    """The verdicts. ``taid`` is what TAID's student gains as its teacher doubles, ``over`` how much more than by others.
+    """The results of the claims. ``taid`` is TAID's gain per doubling of the teacher, ``over`` how much more it is than others'.
 
-    ``rising``: each teacher predicts the text better than the one before it. Where not, larger is not stronger.
+    ``rising``: each teacher has a lower loss than the one before it. Otherwise a larger teacher is not a better one.
     """
     contrasts = [*((found, LEAST_SLOPE) for found in over.values()), (over_ramp, LEAST_GAIN)]
     verdict: Verdict = "inconclusive"

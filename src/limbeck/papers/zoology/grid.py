@@ -1,11 +1,11 @@
-"""The grid of the recipe zoology: which mixers at which width and length, trained cell by cell in a few processes.
+"""The grid of the recipe zoology: its mixers, widths and lengths. Cells are trained in a few processes.
 
-Where there is time for it a learning rate is chosen for each arm by whole trainings on a seed that nothing is judged by; shorter
-ones would choose wrongly, since attention alone guesses for hundreds of steps before it answers everything. Else the first rate
-is everyone's. Either way gated convolutions get each rate once more, so that none of them fails by its rate alone.
+Scales with enough time choose a learning rate for each arm by whole trainings on a separate seed that judges no claim. Shorter
+trainings would choose wrongly, since attention has chance accuracy for hundreds of steps before it learns. Other scales use the
+first rate. Gated convolutions are also trained with each rate, so that none of them fails because of its rate.
 
-The short rows of the control are the same task made easy: an arm that answers those can be trained, so that what it cannot do on
-long ones is not for want of that.
+The control has short rows of the same task. An arm that solves them can be trained, so its failure on long rows has another
+cause.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BASECONV = ("conv", "longconv:implicit,gated=true")
 
 @dataclass(frozen=True)
 class Arm:
-    """Two layers of mixers; ``learned`` positions where nothing else tells the order."""
+    """Two layers of mixers. ``learned`` positions are for mixers without any other order."""
 
     mixers: tuple[str, ...]
     learned: bool = False
@@ -46,7 +46,7 @@ MAPPED = (*ATTENTION, *GATED)
 
 @dataclass(frozen=True)
 class Setting:
-    """Rows: their length, their vocabulary, and the numbers of pairs that training goes round through."""
+    """The rows of a cell: their length, their vocabulary, and the numbers of pairs, which alternate from step to step."""
 
     length: int
     pairs: tuple[int, ...]
@@ -54,13 +54,13 @@ class Setting:
 
     @property
     def most(self) -> int:
-        """The most pairs, which are asked about in what is judged."""
+        """The largest number of pairs, which is the judged one."""
         return max(self.pairs)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What is trained: the ``judged`` setting at ``width`` with all seeds; others of ``widths`` and ``settings`` with one.
+    """The trainings of a scale: the ``judged`` setting at ``width`` with all seeds, other widths and settings with one.
 
     ``tuned``: each arm has the best of the ``rates``, else the first.
     """
@@ -93,20 +93,22 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Found:
-    """What was trained: of each arm the rate, the results of the judged cells by seed, the map by setting; of gated convolutions
-    also the control and the first seed with the other rates."""
+    """The trained grid: rates, the results of judged cells by arm and seed, and the map by arm, width and length.
+
+    For gated convolutions it also has the control, and the first seed with the other rates.
+    """
 
     scale: Scale
     rates: Mapping[str, float]
     judged: Mapping[str, Sequence[Mapping[str, Any]]]
     other_rates: Mapping[str, Sequence[Mapping[str, Any]]]
     control: Mapping[str, Mapping[str, Any]]
-    mapped: Mapping[str, Mapping[tuple[int, int], Mapping[str, Any]]]  # by arm, then by width and length
+    mapped: Mapping[str, Mapping[tuple[int, int], Mapping[str, Any]]]  # by arm, then by (width, length)
     cpu_seconds: float
 
 
 def run_grid(context: RecipeContext) -> Found:
-    """Trains what is not trained yet, and gives all results."""
+    """Trains the cells without a result, and gives all results."""
     scale, trainings = SCALES[context.scale], Trainings(context, train)
     rates = _rates(trainings, scale, context.seed)
     seeds = range(context.seed, context.seed + context.seeds)
@@ -142,7 +144,7 @@ def run_grid(context: RecipeContext) -> Found:
 
 
 def _rates(trainings: Trainings, scale: Scale, seed: int) -> dict[str, float]:
-    """For each arm the rate with which a training ends with the fewest nats on the rows that end trainings, if so wanted."""
+    """The rate of each arm with the lowest loss on the selection rows at the end of a training; the first rate if not tuned."""
     if not scale.tuned:
         return dict.fromkeys(ARMS, scale.rates[0])
     tried = {
@@ -153,7 +155,7 @@ def _rates(trainings: Trainings, scale: Scale, seed: int) -> dict[str, float]:
 
 
 def _nats(result: Mapping[str, Any]) -> float:
-    """At the end of a training, on the rows that may end it; infinite where it came to no end, or to no number."""
+    """The loss on the selection rows at the end of a training; infinite if it diverged or has no such loss."""
     curve = result["curve"]
     nats = None if result["failed"] or not curve else curve[-1]["nats"]
     return math.inf if nats is None else float(nats)

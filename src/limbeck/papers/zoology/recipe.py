@@ -1,7 +1,7 @@
-"""Associative recall by architecture: what attention solves at a small width, what gated convolutions do not, what lies between.
+"""Associative recall by architecture: attention at a small width, gated convolutions, and mixers between them.
 
-What surprises: trainings end by rows of their own, and no rate is chosen by what is reported, where the paper gives the best of
-its rates on the rows it stops by. So the numbers here are of models that nobody picked.
+Separate rows end trainings and choose rates, and never the reported rows. The paper reports the best of its rates on the rows
+that end its trainings. So numbers here are not maxima over trainings.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from limbeck.papers.zoology.grid import ARMS, ATTENTION, BASED, GATED, REPEATS, 
 from limbeck.probes.interval import Interval, bootstrap, wilson
 from limbeck.report.words import interval, share
 
-Rows = Float[np.ndarray, "seeds rows"]  # questions answered right in each row that is asked about
+Rows = Float[np.ndarray, "seeds rows"]  # correct answers in each row of the test
 Results = Sequence[Mapping[str, Any]]
 
 SOLVES = 0.99  # accuracy that counts as solved
-FAILS = 0.5  # below this, "clearly below": half of what attention does
-NEARLY = 0.9  # a gated convolution that reaches this refutes; the paper's stay below
-TRAINED = 0.9  # accuracy on the short rows of the control that shows an arm can be trained
-CLOSED = 0.8  # share of the gap that a hybrid has to close; the paper's closes 82 to 85 % on text
-SLACK = 0.02  # by which a larger state may be worse
-ABOVE = 0.01  # by which a state may be better than attention
-GUESSED = 0.05  # above 1/K, one of the values in the row: as good as a guess
+FAILS = 0.5  # "clearly below" is below this, half of attention
+NEARLY = 0.9  # a gated convolution with this accuracy refutes; those of the paper stay below
+TRAINED = 0.9  # accuracy on short rows, the control, from which an arm can be trained
+CLOSED = 0.8  # share of the gap that a hybrid should close; that of the paper closes 82 to 85 % on text
+SLACK = 0.02  # accuracy by which a larger state may be worse
+ABOVE = 0.01  # accuracy by which a state may be better than attention
+GUESSED = 0.05  # margin above 1/K up to which an accuracy counts as a guess among the values of the row
 
 
 def run(context: RecipeContext) -> Outcome:
-    """Trains the grid and judges it."""
+    """Trains the grid and judges the claims. Raises BadSetting if ``context`` has data, since the rows are generated."""
     if context.data is not None:
         raise BadSetting(f"--data {context.data}: zoology draws its own rows. Leave --data out.")
     found = run_grid(context)
@@ -90,19 +90,19 @@ def run(context: RecipeContext) -> Outcome:
 
 
 def right_of_rows(results: Results, pairs: int) -> Rows:
-    """Of each seed, how many questions of each row are answered right."""
+    """The number of correct answers in each row, by seed."""
     return np.array([at(result, pairs)["right_of_row"] for result in results], dtype=float)
 
 
 def accuracy(rows: Rows, pairs: int) -> Interval:
-    """The share of questions answered right, its interval over rows and seeds."""
-    asked = np.full_like(rows, pairs)
-    found = bootstrap(lambda total: total[..., :1] / total[..., 1:], np.stack([rows, asked], -1))[0]
+    """The share of correct answers, with its interval over rows and seeds."""
+    questions = np.full_like(rows, pairs)
+    found = bootstrap(lambda total: total[..., :1] / total[..., 1:], np.stack([rows, questions], -1))[0]
     return Interval(found.value, max(0.0, found.low), min(1.0, found.high), found.n)
 
 
 def judge_attention(rows: Mapping[str, Rows], pairs: int) -> ClaimResult:
-    """Whether two layers with attention in them solve the task, seed by seed."""
+    """Judges whether two layers with attention solve the task with every seed."""
     worst = {arm: float(found.mean(1).min()) / pairs for arm, found in rows.items()}
     best = {arm: float(found.mean(1).max()) / pairs for arm, found in rows.items()}
     verdict: Verdict = "inconclusive"
@@ -128,9 +128,9 @@ def judge_gated(
     width: int,
     length: int,
 ) -> ClaimResult:
-    """Whether gated convolutions trained alike stay clearly below, though they can be trained on short rows.
+    """Judges whether gated convolutions, trained in the same way, stay clearly below, although they can learn short rows.
 
-    ``other_rates``: the accuracies of each with other learning rates, of one seed.
+    ``other_rates`` has the accuracies of each with other learning rates, of one seed.
     """
     best = {arm: max([float(found.mean(1).max()) / pairs, *other_rates[arm]]) for arm, found in rows.items()}
     verdict: Verdict = "inconclusive"
@@ -155,13 +155,13 @@ def judge_gated(
 
 
 def judge_state(based: Sequence[Rows], gated: Sequence[Rows], attention: Rows, pairs: int) -> ClaimResult:
-    """Whether linear attention lies between, and nearer to attention the larger its state. ``based``: the smallest first."""
+    """Judges whether linear attention is between, and closer to attention with a larger state. ``based`` is in order of state."""
     means = [accuracy(found, pairs) for found in based]
     gained = _difference(based[-1], based[0], pairs)
     floor, ceiling = max(found.mean() for found in gated) / pairs, attention.mean() / pairs
     between = all(floor <= found.value <= ceiling + ABOVE for found in means)
     rises = all(b.value >= a.value - SLACK for a, b in pairwise(means))
-    solved = means[0].low >= SOLVES  # by the smallest: nothing can rise from there
+    solved = means[0].low >= SOLVES  # the smallest solves the task, so nothing can rise
     verdict: Verdict = "inconclusive"
     if not solved and (gained.high <= 0 or means[-1].high < FAILS):
         verdict = "refuted"
@@ -181,7 +181,7 @@ def judge_state(based: Sequence[Rows], gated: Sequence[Rows], attention: Rows, p
 
 
 def judge_window(inside: Interval, beyond: Interval, pairs: int, *, seeds: int) -> ClaimResult:
-    """Whether a window answers what lies in it and nothing else."""
+    """Judges whether a window answers the questions whose key is inside it, and no others."""
     guess = 1 / pairs + GUESSED
     verdict: Verdict = "inconclusive"
     if inside.low >= SOLVES and beyond.high <= guess:
@@ -199,12 +199,12 @@ def judge_window(inside: Interval, beyond: Interval, pairs: int, *, seeds: int) 
 
 
 def _accuracy_text(found: Interval) -> str:
-    """An accuracy; in short rows every question may lie on one side."""
+    """An accuracy as text. In short rows, all questions may be on one side of the window."""
     return interval(found, ".1%") if found.n else "none asked"
 
 
 def judge_hybrid(name: str, hybrid: Rows, convolution: Rows, attention: Rows, pairs: int) -> ClaimResult:
-    """How much of the gap between convolutions and attention is closed where one of two layers attends."""
+    """Judges how much of the gap between convolutions and attention closes with attention in one of two layers."""
     gap = _difference(attention, convolution, pairs)
     columns = np.stack([hybrid - convolution, attention - convolution], -1)
     verdict: Verdict = "inconclusive"
@@ -248,15 +248,15 @@ def _other_rates(found: Found) -> dict[str, list[float]]:
 def _controls(found: Found) -> dict[str, Interval]:
     controls = {}
     for arm, result in found.control.items():
-        said = at(result, found.scale.control.most)["accuracy"]
-        controls[arm] = Interval(said["value"], said["low"], said["high"], said["n"])
+        shares = at(result, found.scale.control.most)["accuracy"]
+        controls[arm] = Interval(shares["value"], shares["low"], shares["high"], shares["n"])
     return controls
 
 
 def inside_and_beyond(results: Results, pairs: int) -> tuple[Interval, Interval]:
-    """Accuracy of questions by whether their key is at most the window back, intervals over rows and seeds.
+    """Accuracy on questions with the key at most the window back, and on others, with intervals over rows and seeds.
 
-    The last token of the window sees the value that many tokens back, beside which the convolution put the key.
+    The last token of the window contains the value from that many tokens back; the convolution has put its key beside it.
     """
     rows = len(at(results[0], pairs)["right_of_row"])
     inside: list[np.ndarray] = []
@@ -269,17 +269,18 @@ def inside_and_beyond(results: Results, pairs: int) -> tuple[Interval, Interval]
 
 
 def _over_rows(counts: Sequence[np.ndarray], rows: int) -> Interval:
-    """The share of right ones of (right, asked) a seed, as if a row were right or wrong as a whole, the same ones in all seeds.
+    """The share of correct answers from (right, asked) of each seed, with a row as the unit, the same rows in all seeds.
 
-    Results do not say which rows the questions of a distance are in; nothing that rows have in common makes it wider.
+    Results do not have the rows of each distance. So a row counts as right or wrong as a whole, and no correlation of the
+    answers of one row makes the interval wider.
     """
-    right, asked = np.array(counts, dtype=float).T
-    if not asked.all():
+    right, questions = np.array(counts, dtype=float).T
+    if not questions.all():
         return wilson(0, 0)
-    trials = np.arange(rows) < np.round(right / asked * rows)[:, None]
+    trials = np.arange(rows) < np.round(right / questions * rows)[:, None]
     whole = trials.all() or not trials.any()
     found = wilson(int(trials[0].sum()), rows) if whole else _share_of(trials.astype(float))
-    return Interval(float((right / asked).mean()), max(0.0, found.low), min(1.0, found.high), rows)
+    return Interval(float((right / questions).mean()), max(0.0, found.low), min(1.0, found.high), rows)
 
 
 def _share_of(rows: Rows) -> Interval:
@@ -319,8 +320,8 @@ def _numbers(found: Found) -> dict[str, Any]:
                     "failed": result["failed"],
                     "cpu_seconds": result["cpu_seconds"],
                     "by_pairs": {
-                        pairs: {key: said[key] for key in ("accuracy", "near", "far", "median_distance", "nats")}
-                        for pairs, said in result["by_pairs"].items()
+                        pairs: {key: shares[key] for key in ("accuracy", "near", "far", "median_distance", "nats")}
+                        for pairs, shares in result["by_pairs"].items()
                     },
                 }
                 for result in results
