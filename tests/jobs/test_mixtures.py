@@ -192,6 +192,8 @@ def test_a_mixture_is_trained_with_what_was_planned_in_its_record(tmp_path, caps
     state = model.model(torch.ones(1, 16, dtype=torch.long), use_cache=True).past_key_values.nbytes()
     assert run["state_bytes"] == state > planned["total"]["state_bytes"]  # float32 here
     assert "layers: conv, based:4, mamba2:state=6,head=8, swa:5, width 32; state after 16 tokens" in said
+    assert [file.name for file in (tmp_path / "run" / "measurements").iterdir()] == ["model-seed0.safetensors"]
+    assert "Reliability: accuracy by confidence" in (tmp_path / "run" / "report.html").read_text()
     card = (Path(result["model"]) / "README.md").read_text()
     assert "with the layers conv, based:4, mamba2:state=6,head=8, swa:5, trained from scratch" in card
     assert f"epochs of the {run['corpus']['tokens']:,} that `{tmp_path / 'text.jsonl'}`\nhas to train on" in card

@@ -9,7 +9,9 @@ import pytest
 from limbeck.probes import Measurements
 from limbeck.probes.measurements import BINS
 from limbeck.report import write_report
+from limbeck.report.family import _sample
 from limbeck.report.levels import teacher_level
+from limbeck.report.samples import in_whole_words
 from tests.report.test_report import folder, made_up_run  # noqa: F401
 
 
@@ -64,6 +66,38 @@ def test_reliability_is_drawn_from_the_measurements_and_absent_without(folder): 
     figure = figures(page)["Reliability: accuracy by confidence"]
     assert {">teacher</text>", ">student</text>"} <= set(re.findall(r">[a-z]+</text>", figure))
     assert "overconfident" in page
+
+
+def test_continuations_begin_with_a_whole_word():
+    row = {
+        "document": "a:1",
+        "prompt": "She wanted to ma",
+        "student": "ke a box",
+        "text": "rry him",
+        "student_sampled": "",
+    }
+    assert in_whole_words([row]) == [
+        {
+            "document": "a:1",
+            "prompt": "She wanted to",
+            "student": "make a box",
+            "text": "marry him",
+            "student_sampled": "ma",
+        }
+    ]
+    assert in_whole_words([{"prompt": "a", "model": "\n\nb" + "\n" * 60}]) == [{"prompt": "a", "model": "\n\nb ⏎×60 "}]
+    for prompt, text in (("She wanted to", " make"), ("ma", "ke"), (f"so {'x' * 31}", "y"), ("a b ", "c")):
+        assert in_whole_words([{"prompt": prompt, "student": text}]) == [{"prompt": prompt, "student": text}]
+
+
+def test_a_sweep_shows_greedy_and_sampled_text_of_each_model():
+    first = {"prompt": "to ma", "teacher": "ke", "teacher_sampled": "p", "student": "n", "student_sampled": "d"}
+    second = {"prompt": "to ma", "teacher": "not shown", "student": "y"}
+    assert _sample([first, second], ["a", "b"]) == {
+        "prompt": "to",
+        "of": [("teacher", "teacher", "make", "map"), ("a", "student", "man", "mad"), ("b", "student", "may", "")],
+        "sampled": True,
+    }
 
 
 def test_sampled_text_stands_beside_greedy_text_where_there_is_some(folder):  # noqa: F811

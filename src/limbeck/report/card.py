@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,10 +26,12 @@ _LEAST = {"perplexity": 1}  # decimals, of others three
 _MODELS = ("teacher", "cut", "student", "cut+ce", "cut+ce@flops", "attention")
 
 
-def model_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Sequence[str] = ()) -> str:
+def model_card(
+    run: Mapping[str, Any], readings: Sequence[Reading], notes: Sequence[str] = (), *, then: str = ""
+) -> str:
     """A model card in Markdown with YAML front matter, from run.json, the readings and the notes of a verdict.
 
-    What is not known is left out.
+    ``then`` is the command that trains a student which is only pruned. What is not known is left out.
     """
     teacher, student = run.get("teacher") or {}, run.get("student") or {}
     name = teacher.get("name", "an unnamed teacher")
@@ -53,6 +56,8 @@ def model_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Seque
     table = _table(readings, start_of(run))
     if table:
         body += ["## Measured on held-out text", "", *table, ""]
+    if then:
+        body += _pruned(run, then)
     body += ["## Load", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
     code = ""
     if run.get("conversion"):
@@ -66,6 +71,28 @@ def model_card(run: Mapping[str, Any], readings: Sequence[Reading], notes: Seque
     which = f" (the teacher's README.md names: {plain(str(licence))})" if licence else ""
     body += [f"The licences of the teacher{which} and of the text apply to the student too.", ""]
     return visible("\n".join(front + body))
+
+
+def _pruned(run: Mapping[str, Any], then: str) -> list[str]:
+    """How a pruned student was made, its sizes beside the teacher's, and the command that trains it."""
+    before, after = run["teacher"]["shape"], run["student"]["shape"]
+    rows = [f"| {axis.replace('_', ' ')} | {before[axis]:,} | {after[axis]:,} |" for axis in after]
+    shape = ["| | teacher | student |", "|---|---|---|", *rows, ""]
+    scored = f"Units to keep were scored by {plain(str(run['lineage']['method']))}." if run.get("lineage") else ""
+    made = ["## Made by", "", "```sh", plain(shlex.join(run["command"])), "```", ""]
+    return [
+        "## Shape",
+        "",
+        *shape,
+        *([scored, ""] if scored else []),
+        "## Train it",
+        "",
+        "```sh",
+        plain(then),
+        "```",
+        "",
+        *made,
+    ]
 
 
 def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:

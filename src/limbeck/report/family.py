@@ -21,6 +21,7 @@ from limbeck.report.decision import rows_decided, rule
 from limbeck.report.figures import Curve, SizeCurve, objective_points, size_curves, sweep_curves
 from limbeck.report.folder import RunFolder, read_run
 from limbeck.report.page import environment
+from limbeck.report.samples import in_whole_words
 from limbeck.report.screen import next_of_distil
 from limbeck.report.start import Start, start_of
 from limbeck.report.words import bounded, count, label, share
@@ -127,22 +128,24 @@ def _training(members: Mapping[str, RunFolder], said: Mapping[str, str]) -> dict
 
 
 def _samples(members: Mapping[str, RunFolder]) -> list[dict[str, Any]]:
-    """For one held-out document that all students continued: its prompt, and the continuation of each model by name."""
+    """Held-out documents that all students continued: the prompt, and (name, kind, greedy, sampled) of each model."""
     by_prompt = [{(row["document"], row["prompt"]): row for row in found.samples} for found in members.values()]
     common = [key for key in (by_prompt[0] if by_prompt else {}) if all(key in rows for rows in by_prompt)]
-    return [
-        {
-            "prompt": key[1],
-            "of": [
-                *([("teacher", "teacher", by_prompt[0][key]["teacher"])] if "teacher" in by_prompt[0][key] else []),
-                *(
-                    (name, "student", rows[key].get("student", ""))
-                    for name, rows in zip(members, by_prompt, strict=True)
-                ),
-            ],
-        }
-        for key in common[:_SAMPLES]
-    ]
+    return [_sample([rows[key] for rows in by_prompt], list(members)) for key in common[:_SAMPLES]]
+
+
+def _sample(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """One document; the rows of all students, which have the same prompt."""
+    kinds = [("teacher", "teacher", rows[0])] if "teacher" in rows[0] else []
+    kinds += [(name, "student", row) for name, row in zip(names, rows, strict=True)]
+    texts: dict[tuple[str, str], str] = {}
+    for name, kind, row in kinds:
+        texts |= {(name, part): row[key] for part, key in (("", kind), ("sampled", f"{kind}_sampled")) if key in row}
+    whole = in_whole_words(
+        [{"prompt": rows[0]["prompt"], **{f"{n}/{part}": text for (n, part), text in texts.items()}}]
+    )[0]
+    of = [(name, kind, whole.get(f"{name}/", ""), whole.get(f"{name}/sampled", "")) for name, kind, _ in kinds]
+    return {"prompt": whole["prompt"], "of": of, "sampled": any(sampled for *_, sampled in of)}
 
 
 @dataclass(frozen=True)

@@ -145,8 +145,7 @@ def reliability_plot(models: Mapping[str, Sequence[ReliabilityBin]], *, start: S
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8.6, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
-        left.plot([0, 1], [0, 1], color=_PAGE["faint"], linewidth=1, linestyle="--")
-        left.annotate("calibrated", (0.72, 0.76), rotation=38, color=_PAGE["faint"], ha="center", va="center")
+        left.plot([0, 1], [0, 1], color=_PAGE["faint"], linewidth=1, linestyle="--", label="calibrated")
         for name, bins in models.items():
             x = [one.confidence for one in bins]
             _bars(left, x, [one.accuracy for one in bins], name, label=label(name, start))

@@ -24,6 +24,7 @@ from limbeck.probes.interval import FEWEST_DOCUMENTS
 from limbeck.report.decision import by_chance, rows_decided, rule, too_few
 from limbeck.report.figures import HeldOutCurve, held_out_curves, loss_curves, reliability_plot
 from limbeck.report.folder import RunFolder
+from limbeck.report.samples import in_whole_words
 from limbeck.report.start import Start, start_of
 from limbeck.report.state import fewer, state_rows
 from limbeck.report.words import LABELS, ORDER, bounded, count, counted, duration, label, plus_minus, share, size
@@ -32,7 +33,7 @@ from limbeck.types import Reading
 
 _SURPRISES, _PER_DOCUMENT = 10, 2
 _FROM_START = ("student", "cut+ce", "cut+ce@flops")  # arms that begin as the student does
-_SHOWN = ("teacher", "student", "cut", "cut+ce")  # in the reliability plot
+_SHOWN = ("teacher", "student", "cut", "cut+ce", "model")  # in the reliability plot
 
 # Columns of the table of models, after size and nats: heading, reading, how its value is written.
 _COLUMNS = (
@@ -152,7 +153,7 @@ def render(found: RunFolder) -> str:
             levelled=found.reading("teacher", "held_out") is not None,
             trained="student" if "student" in found.models else "model",
             surprises=_surprises(found.surprises),
-            samples=found.samples,
+            samples=in_whole_words(found.samples),
             shape=_shape(found),
             layers=_layers(run),
             lineage=run.get("lineage") or {},

@@ -210,6 +210,8 @@ class Sample(TypedDict):
     text: NotRequired[str]
     student: NotRequired[str]
     teacher: NotRequired[str]
+    model: NotRequired[str]
+    model_sampled: NotRequired[str]
     student_sampled: NotRequired[str]
     teacher_sampled: NotRequired[str]
 

@@ -18,7 +18,7 @@ from limbeck.corpora import Rows, TokenStore, build_stores, is_held_out, read, r
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.reading import USUAL, Records
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import claims, whole_folder, write_digests, write_lines
+from limbeck.disk import claims, whole_folder, write_digests, write_lines, write_rows, writing
 from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadSetting, BadShape
 from limbeck.jobs.common.environment import Environment, batch_rows, environment_of, row_length
@@ -38,6 +38,7 @@ from limbeck.planning.cost.mixers import Mixture
 from limbeck.planning.cost.size import Size
 from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import measure
+from limbeck.probes.samples import samples
 from limbeck.report import write_report
 from limbeck.report.words import bounded, count
 from limbeck.run.log import console
@@ -117,6 +118,14 @@ def _finish(
     measured = measure(model, None, text.batches(), documents=held_out.documents)
     readings = likelihood("model", [measured], text_bytes=text.text_bytes(measured), seed=settings.seed)
     write_lines(out / "readings.jsonl", [r.row() for r in readings])
+    file = out / "measurements" / f"model-seed{settings.seed}.safetensors"
+    with writing(file):
+        file.parent.mkdir(exist_ok=True)
+    measured.save(file)
+    rows = samples(model, None, held_out)
+    write_rows(
+        out / "samples.json", [{key.replace("student", "model"): text for key, text in row.items()} for row in rows]
+    )
     tokens = round(plan.steps * plan.rows * length * (1 - store.layout(length).padding))
     size = Size.of(model.config)
     spent = tokens * (size.forward_flops(length) + size.backward_flops(length))

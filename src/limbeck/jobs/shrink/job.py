@@ -14,6 +14,7 @@ from limbeck.disk import LOCK, claims, take
 from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.jobs.common.environment import environment_of, row_length
+from limbeck.jobs.common.folder import command
 from limbeck.jobs.common.text import columns_of, passing_store
 from limbeck.jobs.pair.student import shrink_to, stored_as, target_shape
 from limbeck.models.language_model import LanguageModel
@@ -59,18 +60,25 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
         "teacher": {
             "name": teacher.name,
             "parameters": teacher.parameters_count,
+            "shape": asdict(Shape.of(teacher.config)),
             "stated": licence_of(resolve_description(settings.teacher)),
         },
-        "student": {"parameters": student.parameters_count, "dtype": str(stored).removeprefix("torch.")},
+        "student": {
+            "parameters": student.parameters_count,
+            "shape": asdict(shape),
+            "dtype": str(stored).removeprefix("torch."),
+        },
         "lineage": student.lineage,
+        "command": command(),
     }
-    save(student, out.resolve(), card=model_card(facts, []), dtype=stored)  # --out may be a link
     wanted = ["--teacher", settings.teacher, "--student", str(out), "--data", settings.data]
+    then = shlex.join(["limbeck", "distil", *wanted, "--out", str(out.with_name(f"{out.name}-distilled"))])
+    save(student, out.resolve(), card=model_card(facts, [], then=then), dtype=stored)  # --out may be a link
     ending = Ending(
         f"{teacher.parameters_count:,} -> {student.parameters_count:,} parameters: {shape}",
         _sizes(teacher, shape, student.parameters_count),
         {"card": out / "README.md", "student": out},
-        then=shlex.join(["limbeck", "distil", *wanted, "--out", str(out.with_name(f"{out.name}-distilled"))]),
+        then=then,
     )
     show_ending(ending, console)
     return {
