@@ -52,7 +52,7 @@ class Batch:
     weight: Float[Tensor, "B T"]
     position: Int[Tensor, "B T"]
     document: Int[Tensor, "B T"]
-    row: Int[Tensor, "B"]
+    row: Int[Tensor, " B"]
     student_inputs: ModelInputs | None = None
 
     def to(self, device: torch.device | str) -> Batch:
@@ -94,12 +94,12 @@ class Chunk:
     ``origin``: the batch with these positions, or a chunk and which of its positions these are. None where they stand alone.
     """
 
-    targets: Int[Tensor, "n"]
-    weight: Float[Tensor, "n"]
+    targets: Int[Tensor, " n"]
+    weight: Float[Tensor, " n"]
     origin: Batch | tuple[Chunk, slice | Tensor] | None = None
 
     @cached_property
-    def sequence(self) -> Int[Tensor, "n"] | None:
+    def sequence(self) -> Int[Tensor, " n"] | None:
         """Which sequence of the batch each position belongs to, so that a loss may sum over one; None without an ``origin``.
 
         Positions of one sequence may come in several chunks, in order.
@@ -123,7 +123,7 @@ class Head:
     """
 
     weight: Float[Tensor, "rows D"]
-    bias: Float[Tensor, "rows"] | None = None
+    bias: Float[Tensor, " rows"] | None = None
     scale: float = 1.0
     softcap: float | None = None
 
@@ -207,7 +207,7 @@ class Sparse:
     log_p: Float[Tensor, "n K"]
     weight: Float[Tensor, "n K"]
     vocab: int
-    rest: Float[Tensor, "n"] | None = None
+    rest: Float[Tensor, " n"] | None = None
 
     def against(
         self, logits: Float[Tensor, "n V"], temperature: float | Tensor = 1.0
@@ -241,7 +241,7 @@ class Sparse:
         return self.weight.topk(min(count, self.weight.shape[-1])).values
 
     @property
-    def known(self) -> Bool[Tensor, "n"]:
+    def known(self) -> Bool[Tensor, " n"]:
         """Which positions have a target."""
         if self.rest is None:
             return torch.ones_like(self.weight[:, 0], dtype=torch.bool)
@@ -278,8 +278,8 @@ class ChunkTargets:
     teacher and student have read the same text; 0 at the others.
     """
 
-    chunk: Int[Tensor, "n"]
-    log_p: Float[Tensor, "C"]
+    chunk: Int[Tensor, " n"]
+    log_p: Float[Tensor, " C"]
     largest: Float[Tensor, "n k"] | None = None
 
 

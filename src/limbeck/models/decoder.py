@@ -180,11 +180,11 @@ class MixerCache(Cache):
         """Empties the cache."""
         self.states, self.seen = [None] * len(self.states), 0
 
-    def reorder_cache(self, beam_idx: Int[Tensor, "B"]) -> None:
+    def reorder_cache(self, beam_idx: Int[Tensor, " B"]) -> None:
         """Reorders the rows, as beam search requires."""
         self.batch_select_indices(beam_idx)
 
-    def batch_select_indices(self, indices: Int[Tensor, "B"]) -> None:
+    def batch_select_indices(self, indices: Int[Tensor, " B"]) -> None:
         """Keeps the rows at these indices, in this order."""
         self._each(lambda part: part.index_select(0, indices.to(part.device)))
 

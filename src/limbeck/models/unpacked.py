@@ -41,7 +41,7 @@ def padded_share(position: Int[Tensor, "B T"]) -> float:
     return sum(len(first) * longest for first, _, longest in _together(position)) / position.numel()
 
 
-def _together(position: Int[Tensor, "B T"]) -> Iterator[tuple[Int[Tensor, "n"], Int[Tensor, "n"], int]]:
+def _together(position: Int[Tensor, "B T"]) -> Iterator[tuple[Int[Tensor, " n"], Int[Tensor, " n"], int]]:
     """(starts in the flat rows, lengths, longest length) of each group of documents that run together, longest first."""
     opens = torch.ones_like(position, dtype=torch.bool)
     opens[:, 1:] = position[:, 1:] != position[:, :-1] + 1

@@ -54,7 +54,7 @@ class AdaptiveKL(Divergence):
         return nats.clamp_(min=0), gradient.sub_(p.mul_(share[:, None]))
 
 
-def least_of_head(p: Float[Tensor, "n V"], mu: float) -> Float[Tensor, "n"]:
+def least_of_head(p: Float[Tensor, "n V"], mu: float) -> Float[Tensor, " n"]:
     """The smallest probability in the head of each row.
 
     Sorting a row takes ten times as long as this; only rows with a long head are sorted.

@@ -54,27 +54,27 @@ class ALM(Objective):
             raise BadObjective(f"ALM: divergence must be one of {', '.join(_DIVERGENCES)}, got {divergence!r}")
         self.temperature, self.divergence, self.merge = float(temperature), divergence, float(merge)
 
-    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
+    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, " n"]:
         """The divergence at each position, in nats: with a shared tokenizer every token is a chunk."""
         assert signal is not None, f"{self} needs a teacher"
         targets = chunk.targets[:, None]
         log_p, log_q = (x.gather(-1, targets).squeeze(-1) for x in (signal.log_p(), logits.log_softmax(-1)))
         return self.of_chunks(log_p, log_q).to(logits.dtype)
 
-    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, " n"]:
         """Raises BadObjective: the target is often not among the captured outcomes."""
         raise unsupported(self, "it compares likelihoods of the target, which is not always among those outcomes")
 
-    def of_chunks(self, log_p: Float[Tensor, "C"], log_q: Float[Tensor, "C"]) -> Float[Tensor, "C"]:
+    def of_chunks(self, log_p: Float[Tensor, " C"], log_q: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
         """The divergence of each chunk in nats, computed in float64 since 1 - p^(1/T) is a small difference."""
         return self.temperature * _DIVERGENCES[self.divergence](self._outcomes(log_p), self._outcomes(log_q))
 
-    def _outcomes(self, log_p: Float[Tensor, "C"]) -> Float[Tensor, "C 2"]:
+    def _outcomes(self, log_p: Float[Tensor, " C"]) -> Float[Tensor, "C 2"]:
         """Log-probabilities at the temperature of the two outcomes, the chunk and anything else."""
         tempered = (log_p.double() - _CERTAIN) / self.temperature
         return torch.stack([tempered, _log_1m_exp(tempered)], -1)
 
 
-def _log_1m_exp(x: Float[Tensor, "C"]) -> Float[Tensor, "C"]:
+def _log_1m_exp(x: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
     """log(1 - exp(x)) of x < 0 without loss of digits (Maechler 2012, "Accurately computing log(1 - exp(-|a|))")."""
     return torch.where(x > -math.log(2), torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x)))

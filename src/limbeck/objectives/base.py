@@ -45,7 +45,7 @@ class Objective(torch.nn.Module, ABC):
     source: str | None = None  # file or module of a user's class, as `parse` reads it
 
     @abstractmethod
-    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
+    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, " n"]:
         """The loss of each of n positions, in nats, differentiable in ``logits``.
 
         ``signal`` is the teacher's, None if ``needs_teacher`` is False. If `forward` uses no more of it than `against`, it also
@@ -54,7 +54,7 @@ class Objective(torch.nn.Module, ABC):
 
     def value_and_gradient(
         self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk
-    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n V"]]:
         """Nats of each position, and the gradient of each position's nats in its own logits (unweighted).
 
         The nats are differentiable in the objective's own parameters, if it has any, and in nothing else.
@@ -69,7 +69,7 @@ class Objective(torch.nn.Module, ABC):
             (gradient,) = torch.autograd.grad(nats.sum(), leaf, retain_graph=trains)
         return (nats if trains else nats.detach()), gradient
 
-    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, " n"]:
         """Nats of each position from a few captured outcomes of the teacher, differentiable in them (`objectives.outcomes`).
 
         Objectives without this method use ``forward`` with top-k outcomes. Raises BadObjective, with the reason, if captured
@@ -77,7 +77,7 @@ class Objective(torch.nn.Module, ABC):
         """
         raise unsupported(self, "it has no method of_outcomes")
 
-    def of_chunks(self, log_p: Float[Tensor, "C"], log_q: Float[Tensor, "C"]) -> Float[Tensor, "C"]:
+    def of_chunks(self, log_p: Float[Tensor, " C"], log_q: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
         """Nats of each chunk from log-likelihoods of it by teacher and student, differentiable in the student's.
 
         It is used with a teacher of another tokenizer (`objectives.chunks`). Raises BadObjective if likelihoods of chunks do not
@@ -89,7 +89,7 @@ class Objective(torch.nn.Module, ABC):
             "CrossEntropy: --objective 'CrossEntropy + ALM'"
         )
 
-    def of_largest(self, p: Float[Tensor, "n k+1"], q: Float[Tensor, "n k+1"]) -> Float[Tensor, "n"]:
+    def of_largest(self, p: Float[Tensor, "n k+1"], q: Float[Tensor, "n k+1"]) -> Float[Tensor, " n"]:
         """Nats of each position from the ``largest`` probabilities of teacher p and student q, differentiable in q.
 
         Both are sorted, largest first, padded with 0 if a vocabulary has fewer; the mass of all others is last
@@ -197,7 +197,7 @@ class ClosedForm(Objective):
 
     def value_and_gradient(
         self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk
-    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n V"]]:
         """As `Objective.value_and_gradient`, in closed form."""
         return self.of_pair(Pair(logits, signal, self.temperature), chunk)
 
@@ -229,13 +229,13 @@ class Sum(Objective):
     def __iter__(self) -> zip[tuple[float, Objective]]:
         return zip(self.weights, cast("Iterable[Objective]", self.terms), strict=True)
 
-    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
+    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, " n"]:
         """The weighted sum of the terms' nats."""
         return sum((weight * term(logits, signal, chunk) for weight, term in self), logits.new_zeros(len(logits)))
 
     def value_and_gradient(
         self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk
-    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n V"]]:
         """As `Objective.value_and_gradient`, each term in its own way."""
         temperatures = Counter(term.temperature for _, term in self if isinstance(term, ClosedForm))
         pairs = {t: Pair(logits, signal, t, shared=count > 1) for t, count in temperatures.items()}

@@ -25,11 +25,11 @@ class CrossEntropy(ClosedForm):
 
     needs_teacher = False
 
-    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
+    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, " n"]:
         """-log q of the targets (n,), in nats."""
         return -logits.log_softmax(-1).gather(-1, chunk.targets[:, None]).squeeze(-1)
 
-    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, " n"]:
         """-log q of the targets."""
         return -outcomes.target
 
@@ -59,7 +59,7 @@ class Divergence(ClosedForm):
     def between(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """The divergence of n pairs of log-distributions (n, K), in nats (n,)."""
 
-    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
+    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, " n"]:
         """The divergence at the temperature, times temperature to the power ``order``; in nats (n,)."""
         assert signal is not None, f"{self} needs a teacher"
         return self.temperature**self.order * self.between(*signal.against(logits, self.temperature))
@@ -71,7 +71,7 @@ class Divergence(ClosedForm):
         """
         raise unsupported(self, "it is not a sum over outcomes")
 
-    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, " n"]:
         """The sum of weight times the integrand, in nats (n,).
 
         Raises BadObjective at a temperature other than 1, and for sampled outcomes if the integrand is ``unbounded``.

@@ -35,8 +35,8 @@ class Slopes:
     ``largest`` are the teacher's largest probabilities from `ChunkTargets`, for terms that compare sorted probabilities.
     """
 
-    nats: Float[Tensor, "n"]
-    slope: Float[Tensor, "n"]
+    nats: Float[Tensor, " n"]
+    slope: Float[Tensor, " n"]
     largest: Float[Tensor, "n k"] | None
 
     def part(self, part: slice | Tensor) -> Slopes:
@@ -49,7 +49,7 @@ def of_chunks(terms: Terms) -> Terms:
     return [(share, term) for share, term in terms if term.needs_teacher and not term.largest]
 
 
-def slopes(terms: Terms, signal: ChunkTargets, log_q: Float[Tensor, "n"], weight: Float[Tensor, "n"]) -> Slopes:
+def slopes(terms: Terms, signal: ChunkTargets, log_q: Float[Tensor, " n"], weight: Float[Tensor, " n"]) -> Slopes:
     """The chunk terms at all n positions, from log q of their targets (nats) and their weights.
 
     Raises BadObjective if a term cannot be computed from likelihoods of chunks.
@@ -73,7 +73,7 @@ def slopes(terms: Terms, signal: ChunkTargets, log_q: Float[Tensor, "n"], weight
 
 def value_and_gradient(
     terms: Terms, logits: Float[Tensor, "n V"], of_chunk_terms: Slopes, chunk: Chunk
-) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n V"]]:
     """Weighted nats of each position, its share of the chunk terms included, and their gradient in its logits.
 
     Raises BadObjective if a term cannot be computed from the teacher's targets.

@@ -50,19 +50,19 @@ class CTKD(Objective):
         """The current temperature T, a scalar. Its gradient in theta is not reversed."""
         return self.low + (self.high - self.low) * self.theta.sigmoid()
 
-    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
+    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, " n"]:
         """T^2 KL at the temperature, in nats (n,); its gradient in theta is reversed."""
         assert signal is not None, f"{self} needs a teacher"
         temperature = _reverse(self.temperature, self.reversal).to(logits.dtype)
         return temperature**2 * divergence.kl(*signal.against(logits, temperature))
 
-    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, " n"]:
         """Raises BadObjective: captured outcomes are at temperature 1."""
         raise unsupported(self, "they are probabilities at temperature 1, and its temperature is learned")
 
     def value_and_gradient(
         self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk
-    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n V"]]:
         """As `Objective.value_and_gradient`, in closed form.
 
         With a = log p and b = log q at the temperature, d(T^2 KL)/dT = T (2 KL + E_p b - E_q b - cov_p(a, a - b)). At a

@@ -38,7 +38,7 @@ class DKD(ClosedForm):
             )
         self.alpha, self.beta, self.temperature = float(alpha), float(beta), float(temperature)
 
-    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
+    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, " n"]:
         """The weighted sum at the temperature, times temperature squared; in nats (n,)."""
         assert signal is not None, f"{self} needs a teacher"
         odds_p, log_p = _apart(tempered(signal.logits, self.temperature), chunk.targets)
@@ -46,7 +46,7 @@ class DKD(ClosedForm):
         target = divergence.kl(_two(odds_p), _two(odds_q))
         return self.temperature**2 * (self.alpha * target + self.beta * divergence.kl(log_p, log_q))
 
-    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, " n"]:
         """Raises BadObjective: the target may not be among the captured outcomes."""
         raise unsupported(
             self, "it needs the teacher's probability of the target, which may not be among those outcomes"

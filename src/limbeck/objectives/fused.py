@@ -120,7 +120,7 @@ def walk(
     signal: Outputs | Sparse | Slopes | None,
     batch: Batch,
     *,
-    positions: Int[Tensor, "n"],
+    positions: Int[Tensor, " n"],
     sizes: Sizes | Literal["auto"] = "auto",
 ) -> Iterator[tuple[slice, Float[Tensor, "m V"], Signal | Sparse | Slopes | None, Chunk]]:
     """Iterates over some of the B x T flat positions, a few at a time, in their order, in bounded memory.
@@ -145,7 +145,7 @@ def release() -> None:
 
 def value_and_gradient(
     objective: Objective, logits: Float[Tensor, "n V"], teacher_signal: Signal | Sparse | Slopes | None, chunk: Chunk
-) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n V"]]:
     """`Objective.value_and_gradient` for a signal of any kind.
 
     From a few outcomes the terms of a sum are computed together, except a user's terms that have only ``forward``. Raises

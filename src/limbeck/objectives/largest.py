@@ -23,7 +23,7 @@ from limbeck.objectives.base import Objective
 
 def value_and_gradient(
     term: Objective, p: Float[Tensor, "n k"] | None, q: Float[Tensor, "n V"]
-) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n V"]]:
     """Nats of each position, and their gradient in the logits of ``q``, from the teacher's largest probabilities p (n, k).
 
     Both are 0 at positions where p is 0: there the teacher's probabilities of the same text are not known.

@@ -30,10 +30,10 @@ class Outcomes:
     log_p: Float[Tensor, "n K"]
     log_q: Float[Tensor, "n K"]
     weight: Float[Tensor, "n K"]
-    target: Float[Tensor, "n"]
+    target: Float[Tensor, " n"]
     has_rest: bool
 
-    def expect(self, values: Float[Tensor, "n K"]) -> Float[Tensor, "n"]:
+    def expect(self, values: Float[Tensor, "n K"]) -> Float[Tensor, " n"]:
         """The sum of weight times the value of each outcome; padding counts 0, even if its value is not finite."""
         return torch.where(self.weight > 0, self.weight * values, 0.0).sum(-1)
 
@@ -41,13 +41,13 @@ class Outcomes:
 class Term(Protocol):
     """An objective that can be computed from captured outcomes."""
 
-    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, " n"]:
         """Nats of each position, differentiable in ``log_q`` and ``target``. Raises BadObjective if it needs more outcomes."""
 
 
 def value_and_gradient(
     terms: Sequence[tuple[float, Term]], logits: Float[Tensor, "n V"], signal: Sparse, chunk: Chunk
-) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n V"]]:
     """Weighted nats of each position, and their gradient in its logits. Raises BadObjective if a term needs more outcomes."""
     if not terms:
         return logits.new_zeros(len(logits)), torch.zeros_like(logits)

@@ -43,26 +43,26 @@ class Ramp(Objective):
         self.register_buffer("weight", torch.tensor(self.start, dtype=torch.float64))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
+    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, " n"]:
         """The objective's nats (n,), times the current weight."""
         return float(self.weight) * self.of(logits, signal, chunk)
 
     def value_and_gradient(
         self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk
-    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n V"]]:
         """As `Objective.value_and_gradient`, from that of the objective."""
         nats, gradient = self.of.value_and_gradient(logits, signal, chunk)
         return float(self.weight) * nats, gradient.mul_(float(self.weight))
 
-    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, " n"]:
         """The objective's nats from captured outcomes, times the weight. Raises BadObjective as the objective does."""
         return float(self.weight) * self.of.of_outcomes(outcomes)
 
-    def of_chunks(self, log_p: Float[Tensor, "C"], log_q: Float[Tensor, "C"]) -> Float[Tensor, "C"]:
+    def of_chunks(self, log_p: Float[Tensor, " C"], log_q: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
         """The objective's nats of chunks, times the weight. Raises BadObjective as the objective does."""
         return float(self.weight) * self.of.of_chunks(log_p, log_q)
 
-    def of_largest(self, p: Float[Tensor, "n k+1"], q: Float[Tensor, "n k+1"]) -> Float[Tensor, "n"]:
+    def of_largest(self, p: Float[Tensor, "n k+1"], q: Float[Tensor, "n k+1"]) -> Float[Tensor, " n"]:
         """The objective's nats from sorted probabilities, times the weight. Raises BadObjective as the objective does."""
         return float(self.weight) * self.of.of_largest(p, q)
 

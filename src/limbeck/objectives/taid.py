@@ -87,12 +87,12 @@ class TAID(ClosedForm):
             )
         return f"TAID's t follows a curve fixed by alpha; the loss changes it by less than 1 % in {steps:,} steps"
 
-    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
+    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, " n"]:
         """KL(p_t || q) at the temperature, times temperature squared; in nats (n,)."""
         assert signal is not None, f"{self} needs a teacher"
         return self.temperature**2 * divergence.kl(*self._towards(logits, signal).against(logits, self.temperature))
 
-    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, "n"]:
+    def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, " n"]:
         """KL(p_t || q) in nats, with p_t = q^(1-t) p^t / Z over the captured outcomes.
 
         It is exact among top-k outcomes and the rest. From sampled ones Z = E_p (q/p)^(1-t) is a mean over samples, so p_t has a

@@ -33,7 +33,7 @@ class ULD(Objective):
             raise BadObjective(f"ULD: largest must be a whole number >= 1, got {largest!r}")
         self.largest = largest
 
-    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, "n"]:
+    def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, " n"]:
         """The distance at each position (n,): with a shared tokenizer all positions have read the same text.
 
         Raises Mismatch for sampled outcomes, which do not give the largest probabilities.
@@ -44,11 +44,11 @@ class ULD(Objective):
 
     def value_and_gradient(
         self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk
-    ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n V"]]:
+    ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n V"]]:
         """As `Objective.value_and_gradient`, in closed form."""
         assert signal is not None, f"{self} needs a teacher"
         return sorted_probabilities.value_and_gradient(self, signal.largest(self.largest), logits.softmax(-1))
 
-    def of_largest(self, p: Float[Tensor, "n k+1"], q: Float[Tensor, "n k+1"]) -> Float[Tensor, "n"]:
+    def of_largest(self, p: Float[Tensor, "n k+1"], q: Float[Tensor, "n k+1"]) -> Float[Tensor, " n"]:
         """The L1 distance of the sorted probabilities, (n,)."""
         return (p - q).abs().sum(-1)

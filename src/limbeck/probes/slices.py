@@ -104,7 +104,7 @@ def hits(batch: Batch) -> Bool[Tensor, "B T"]:
     return again.view_as(batch.tokens)
 
 
-def nats_of(outputs: Outputs, targets: Int[Tensor, "BT"], places: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+def nats_of(outputs: Outputs, targets: Int[Tensor, " BT"], places: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Nats of the targets at these flat positions. Logits are computed piece by piece."""
     size = max(8, _CELLS // outputs.vocab)
     parts = [

@@ -92,7 +92,7 @@ class Match:
 
     def _errors(
         self, student: LimbeckForCausalLM, batch: Batch
-    ) -> Iterator[tuple[Float[Tensor, "n"], Float[Tensor, "n"]]]:
+    ) -> Iterator[tuple[Float[Tensor, " n"], Float[Tensor, " n"]]]:
         """For each layer the mean squared error at each real token, and the mean square of the target there."""
         documents, real = Documents.of(batch.position, batch.tokens), batch.document >= 0
         with torch.no_grad():

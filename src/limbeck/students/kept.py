@@ -18,13 +18,13 @@ _FIXED = ("vocab", "position", "head_dim")
 class Kept:
     """Kept indices, ascending, int64. Those inside layers have one row per kept layer."""
 
-    layers: Int[Tensor, "l"]
-    hidden: Int[Tensor, "d"]
+    layers: Int[Tensor, " l"]
+    hidden: Int[Tensor, " d"]
     heads: Int[Tensor, "l h"]
     kv_heads: Int[Tensor, "l kv"]
     ffn: Int[Tensor, "l f"]
 
-    def along(self, axis: str, layer: int, sizes: Sizes) -> Int[Tensor, "n"]:
+    def along(self, axis: str, layer: int, sizes: Sizes) -> Int[Tensor, " n"]:
         """Kept indices of the teacher's tensor along an axis, in the ``layer``-th kept layer. ``sizes`` are the teacher's."""
         d = sizes.head_dim
         match axis:
@@ -47,5 +47,5 @@ class Kept:
         return torch.arange(sizes.of(axis), device=self.hidden.device)
 
 
-def _channels(heads: Int[Tensor, "n"], size: int) -> Int[Tensor, "m"]:
+def _channels(heads: Int[Tensor, " n"], size: int) -> Int[Tensor, " m"]:
     return (heads[:, None] * size + torch.arange(size, device=heads.device)).reshape(-1)

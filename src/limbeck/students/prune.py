@@ -79,7 +79,7 @@ def _best(scores: Float[Tensor, "*rows n"], count: int) -> Int[Tensor, "*rows k"
     return order[..., :count].sort(dim=-1).values
 
 
-def _best_layers(scores: Float[Tensor, "L"], count: int) -> Int[Tensor, "l"]:
+def _best_layers(scores: Float[Tensor, " L"], count: int) -> Int[Tensor, " l"]:
     """Ascending indices of the layers to keep. The first and the last are removed only after all others.
 
     They differ from all other layers (they read embeddings and prepare logits), which block influence does not show.

@@ -33,11 +33,11 @@ class Scores:
     ``kv_heads`` are sums over the query heads of a group.
     """
 
-    layers: Float[Tensor, "L"]
+    layers: Float[Tensor, " L"]
     heads: Float[Tensor, "L H"]
     kv_heads: Float[Tensor, "L KV"]
     ffn: Float[Tensor, "L F"]
-    hidden: Float[Tensor, "D"]
+    hidden: Float[Tensor, " D"]
     method: str
 
 
@@ -154,7 +154,7 @@ def _add_gates(tally: _Tally, flat: list[tuple[str, int, Tensor]], gradients: An
     tally.hidden[0] += hidden.abs()
 
 
-def _add_sizes(tally: _Tally, seen: dict[str, list[Tensor]], share: Float[Tensor, "T"], anatomy: Anatomy) -> None:
+def _add_sizes(tally: _Tally, seen: dict[str, list[Tensor]], share: Float[Tensor, " T"], anatomy: Anatomy) -> None:
     """Adds the square of the mean size over positions of one row's activations. A head's size is its Euclidean norm."""
     share = share.to(_wide(seen["hidden"][0]))
     for layer, activation in enumerate(seen["heads"]):

@@ -61,7 +61,7 @@ class Sampled:
         """Bytes of a position."""
         return 3 + -(-self.k * (_id_bits(self.vocab) + P_BITS) // 8)
 
-    def encode(self, signal: Sparse, head: Int[Tensor, "n"]) -> UInt8[np.ndarray, "n bytes"]:
+    def encode(self, signal: Sparse, head: Int[Tensor, " n"]) -> UInt8[np.ndarray, "n bytes"]:
         """Packs n positions; ``head`` is how many outcomes of each are exact, as `teachers.draw.sample_outcomes` gives it."""
         ids, log_p, weight = (x.cpu().numpy() for x in (signal.ids, signal.log_p, signal.weight))
         heads = head.cpu().numpy()

@@ -27,8 +27,8 @@ def top_k(log_p: Float[Tensor, "n V"], k: int) -> Sparse:
 
 
 def sample_outcomes(
-    log_p: Float[Tensor, "n V"], k: int, uniform: Float[Tensor, "n"]
-) -> tuple[Sparse, Int[Tensor, "n"]]:
+    log_p: Float[Tensor, "n V"], k: int, uniform: Float[Tensor, " n"]
+) -> tuple[Sparse, Int[Tensor, " n"]]:
     """Samples K >= 2 outcomes of each position; gives the signal, and how many of its first outcomes are the exact head.
 
     ``uniform`` are random numbers in [0, 1). The head is ordered by probability; then come sampled outcomes of the top-k, then

@@ -55,7 +55,7 @@ class Recorded:
     """
 
     largest: int = 0
-    some: Bool[Tensor, "V"] | None = None
+    some: Bool[Tensor, " V"] | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[type[np.floating], tuple[int, ...]]]:
@@ -128,7 +128,7 @@ def measure_logprobs(
     return _whole(folder, bound)
 
 
-def logprobs_of(batch: Batch, outputs: Outputs | Sparse, kept: Recorded) -> dict[str, Float[Tensor, "n *k"]]:
+def logprobs_of(batch: Batch, outputs: Outputs | Sparse, kept: Recorded) -> dict[str, Float[Tensor, " n *k"]]:
     """The recorded arrays of a teacher's outputs for a batch, by name: n = B x T positions first."""
     flat = batch.flat()
     n, device = flat.targets.numel(), flat.targets.device
@@ -146,7 +146,7 @@ def logprobs_of(batch: Batch, outputs: Outputs | Sparse, kept: Recorded) -> dict
     return found
 
 
-def _log_p(signal: Signal | Sparse, targets: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+def _log_p(signal: Signal | Sparse, targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """log p of the target in nats, NaN where the signal does not have it."""
     if isinstance(signal, Signal):
         return signal.log_p().gather(-1, targets[:, None]).squeeze(-1)
@@ -154,7 +154,7 @@ def _log_p(signal: Signal | Sparse, targets: Int[Tensor, "n"]) -> Float[Tensor, 
     return signal.log_p.masked_fill(~hit, -torch.inf).amax(-1).masked_fill(~hit.any(-1), torch.nan)
 
 
-def _mass(signal: Signal | Sparse, some: Bool[Tensor, "V"]) -> Float[Tensor, "n"]:
+def _mass(signal: Signal | Sparse, some: Bool[Tensor, " V"]) -> Float[Tensor, " n"]:
     """The total probability of some tokens: a lower bound from top-k outcomes, unbiased from sampled ones."""
     if isinstance(signal, Signal):
         return signal.log_p().exp()[:, some].sum(-1)

@@ -109,8 +109,8 @@ class Group:
     """Documents of similar length, to be laid out in ``shape`` (documents, longest). ``tokens`` are flat indices into all
     rows, and ``place`` has each token's flat index in ``shape``."""
 
-    tokens: Int[Tensor, "n"]
-    place: Int[Tensor, "n"]
+    tokens: Int[Tensor, " n"]
+    place: Int[Tensor, " n"]
     shape: tuple[int, int]
 
 

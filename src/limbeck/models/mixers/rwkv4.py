@@ -84,8 +84,8 @@ class RWKV4(Mixer):
 def wkv(
     k: Float[Tensor, "B T D"],
     v: Float[Tensor, "B T D"],
-    w: Float[Tensor, "D"],
-    u: Float[Tensor, "D"],
+    w: Float[Tensor, " D"],
+    u: Float[Tensor, " D"],
     *,
     documents: Documents,
     before: Float[Tensor, "B 3 D"] | None,
@@ -113,7 +113,7 @@ def wkv(
 
 
 def _largest(
-    k: Float[Tensor, "B T D"], w: Float[Tensor, "D"], documents: Documents, before: Float[Tensor, "B D"] | None
+    k: Float[Tensor, "B T D"], w: Float[Tensor, " D"], documents: Documents, before: Float[Tensor, "B D"] | None
 ) -> Float[Tensor, "B T D"]:
     """The maximum of k_i - (t - i) w over the document's tokens i <= t, computed with shifts by 1, 2, 4, ... tokens."""
     p = k.clone()

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 
 def scan(
-    a: Float[Tensor, "B T *rest"], b: Float[Tensor, "B T *rest"], before: Float[Tensor, "B *rest"] | None
+    a: Float[Tensor, "B T *rest"], b: Float[Tensor, "B T *rest"], before: Float[Tensor, " B *rest"] | None
 ) -> Float[Tensor, "B T *rest"]:
     """h of every token by h_t = a_t h_{t-1} + b_t. ``before`` is the state before the first token, 0 if None."""
     before = torch.zeros_like(b[:, 0]) if before is None else before

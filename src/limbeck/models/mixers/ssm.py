@@ -166,11 +166,11 @@ def random_spectrum(size: int, channels: int) -> Complex[Tensor, "D P"]:
     return torch.complex(-real.exp() / 2, imaginary)
 
 
-def _with_half(imaginary: Float[Tensor, "P"], channels: int) -> Complex[Tensor, "D P"]:
+def _with_half(imaginary: Float[Tensor, " P"], channels: int) -> Complex[Tensor, "D P"]:
     return torch.complex(torch.full_like(imaginary, -0.5), imaginary).repeat(channels, 1)
 
 
-def _counted(size: int) -> Float[Tensor, "P"]:
+def _counted(size: int) -> Float[Tensor, " P"]:
     return torch.arange(size, dtype=torch.float64, device="cpu")
 
 

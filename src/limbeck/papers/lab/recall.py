@@ -125,7 +125,7 @@ def optimizer_of(model: nn.Module, rate: float) -> torch.optim.AdamW:
     return adamw_of(model, rate=rate, weight_decay=DECAY, betas=(0.9, 0.999), slow=None)
 
 
-def question_logits(model: LimbeckForCausalLM, batch: Batch) -> tuple[Float[Tensor, "n V"], Int[Tensor, "n"]]:
+def question_logits(model: LimbeckForCausalLM, batch: Batch) -> tuple[Float[Tensor, "n V"], Int[Tensor, " n"]]:
     """Logits at the questions (n, V) and their answers (n,), row by row. The head computes no other positions."""
     hidden = model.model(input_ids=batch.tokens, use_cache=False).last_hidden_state
     where = batch.weight > 0

@@ -195,7 +195,7 @@ class VectorLearner(Learner):
         vectors = self.recognise(torch.arange(self.things, device=question.device))
         return self._predicted(vectors[question[:, 0]], question[:, 1]) @ vectors.T
 
-    def _predicted(self, heads: Float[Tensor, "n D"], relations: Int[Tensor, "n"]) -> Float[Tensor, "n D"]:
+    def _predicted(self, heads: Float[Tensor, "n D"], relations: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
         row = torch.stack([heads, self.relations(relations)], 1)
         found: Tensor = self.semantic(inputs_embeds=row, use_cache=False).last_hidden_state[:, -1]
         return found
@@ -211,7 +211,7 @@ class NameLayer(nn.Module):
         self.reader.add_module("norm", nn.Identity())
         nn.init.normal_(self.reader.embed_tokens.weight, std=EMBEDDED)
 
-    def forward(self, things: Int[Tensor, "n"]) -> Float[Tensor, "n D"]:
+    def forward(self, things: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
         names = self.get_buffer("spelling")[things]
         found: Tensor = self.reader(input_ids=names, use_cache=False).last_hidden_state[:, -1]
         return found
@@ -227,7 +227,7 @@ class NameTable(nn.Module):
         self.register_buffer("keys", F.normalize(self.get_buffer("names"), dim=-1))
         self.values = _embedding(world.things, cell.width)
 
-    def forward(self, things: Int[Tensor, "n"]) -> Float[Tensor, "n D"]:
+    def forward(self, things: Int[Tensor, " n"]) -> Float[Tensor, "n D"]:
         slot = (self.get_buffer("names")[things] @ self.get_buffer("keys").T).argmax(-1)
         found: Tensor = self.values(slot)
         return found

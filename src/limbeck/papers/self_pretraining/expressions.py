@@ -66,8 +66,8 @@ class Lists:
     """Lists as rows of signs (lists, signs), padded with 0 at the end, with the length and the value of each."""
 
     tokens: Int[Tensor, "n T"]
-    lengths: Int[Tensor, "n"]
-    values: Int[Tensor, "n"]
+    lengths: Int[Tensor, " n"]
+    values: Int[Tensor, " n"]
 
     def some(self, which: slice | Tensor) -> Lists:
         """Some of the lists, padded to the longest of them. ``which`` are their indices, (n,)."""
@@ -245,7 +245,7 @@ def _constant(steps: int) -> Rate:
     return lambda step, peak: learning_rate(step - 1, steps=steps, peak=peak, schedule="constant")
 
 
-def _batches(lengths: Int[Tensor, "n"], rows: int, generator: np.random.Generator) -> Iterator[Tensor]:
+def _batches(lengths: Int[Tensor, " n"], rows: int, generator: np.random.Generator) -> Iterator[Tensor]:
     """Endless batches of list numbers. Each epoch has a new order, and the lists of a batch have similar lengths."""
     by_number = lengths.cpu().numpy()
     waiting = np.zeros(0, dtype=np.int64)
