@@ -487,6 +487,15 @@ def test_every_verdict_of_a_paper_is_in_the_table():
     assert judged == 42
 
 
+def test_the_other_tables_of_pages_are_those_of_the_files():
+    tables = script("tables")
+    assert len(tables.TABLES) == 10
+    for name, made in tables.TABLES.items():
+        page = RESULTS / name
+        assert tables.named(page) == list(made)
+        assert tables.written(page) == page.read_text(encoding="utf-8"), "run: python docs/results/tables.py"
+
+
 PAGES = [RESULTS / "performance.md", *sorted(RESULTS.glob("*/README.md"))]
 
 
