@@ -124,6 +124,7 @@ def ours(teacher: ServedTeacher, batch: Batch) -> float:
 
 
 def main() -> None:
+    """Measures a server, by default one that it starts, and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher")
     parser.add_argument("--tokenizer", default=".bench/served")

@@ -9,6 +9,7 @@ import limbeck
 
 
 def main(tokens: str = "200k") -> None:
+    """Distils a student and prints its verdict and readings."""
     result = limbeck.distil(text_tokens="40k", tokens=tokens, baselines="cut+ce", out="runs/first-student")
     print(result.verdict)
     for model, readings in result.readings.items():

@@ -38,6 +38,7 @@ def written_text(folder: Path) -> Path:
 
 
 def main(steps: str = "40", out: str = "runs/own-objective") -> None:
+    """Prunes a student, trains it by the objective, and saves it."""
     torch.set_num_threads(1)
     folder, text = Path(out), written_text(Path(out))
     limbeck.shrink(shrink=2.5, data=str(text), out=folder / "pruned")

@@ -195,10 +195,10 @@ def test_results_are_values_and_mappings_of_their_json_form():
     with pytest.raises(AttributeError, match="cannot assign to field 'tokens'"):
         found.tokens = 3
     reading = {"value": 1.5, "low": 1.0, "high": None, "unit": "nats/token", "n": 7}
-    row = {"out": "runs/x", "student": "runs/x/student", "readings": {"student": {"nll": reading}}, "verdict": "v"}
+    row = {"out": "runs/x", "student": "runs/x/student", "readings": {"student": {"held_out": reading}}, "verdict": "v"}
     one = limbeck.DistilResult.of(row, Path("runs/x"))
-    nll = one.readings["student"]["nll"]
-    assert (one.student, nll.value, nll.n, math.isnan(nll.high)) == (Path("runs/x/student"), 1.5, 7, True)
+    loss = one.readings["student"]["held_out"]
+    assert (one.student, loss.value, loss.n, math.isnan(loss.high)) == (Path("runs/x/student"), 1.5, 7, True)
     sweep = limbeck.DistilResult.of({"out": "runs", "members": {"6M": row}}, Path("runs"))
     assert sweep.members["6M"] == one
     with pytest.raises(BadSetting, match=r"several students: take \.members\[NAME\]\.student, of 6M"):

@@ -22,7 +22,7 @@ def best(objective: Objective) -> Path:
     except LimbeckError as error:
         print(error)
         raise
-    loss: float = result.readings["student"]["nll"].value
+    loss: float = result.readings["student"]["held_out"].value
     print(loss, result.verdict, result["out"])
     return result.student
 
@@ -31,7 +31,7 @@ def cached() -> str:
     kept = capture(teacher="teacher", data="my.jsonl", codec="top-k", out=Path("logits"))
     answer = plan(params="600M", tokens="10B", candidates=["1.5B", "4B"])
     student: Path = best(TAID(start=0.2))
-    print(limbeck.probe(str(student), teacher="teacher").readings["nll"].low, kept.bytes)
+    print(limbeck.probe(str(student), teacher="teacher").readings["held_out"].low, kept.bytes)
     return answer.json()
 """
 WRONG = """\

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from shared import made_by, shown, small_llama, told, versions
+from shared import as_json, made_by, shown, small_llama, versions
 
 from limbeck.config import DistilSettings, resolve
 from limbeck.corpora import Rows, build_stores, train_tokenizer
@@ -92,7 +92,7 @@ def bits(runs, beside=None):
     """Bits per byte of some runs, or their difference to others', seed by seed, with its 95 % interval."""
     nats = np.stack([nats for nats, _ in runs])
     others = np.zeros_like(nats) if beside is None else np.stack([nats for nats, _ in beside])
-    return told(difference_interval(nats / math.log(2), others / math.log(2), runs[0][1]))
+    return as_json(difference_interval(nats / math.log(2), others / math.log(2), runs[0][1]))
 
 
 def main(out, teacher_name, data, vocab, size):

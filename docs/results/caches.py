@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from shared import made_by, shown, told, versions
+from shared import as_json, made_by, shown, versions
 
 from limbeck.config import CaptureSettings, DistilSettings, resolve
 from limbeck.jobs.capture.job import capture
@@ -118,9 +118,9 @@ def main(out, teacher, data, params, tokens):
                     "outcomes": None if kind == "live" else str(kinds["drawn" if kind == "drawn" else "coarse"].codec),
                     "nats": level,
                     "kl_teacher_student": fidelity,
-                    "nats_above_live": told(nats),
-                    "equivalent": None if kind == "live" else within(told(nats)),
-                    "kl_above_live": told(kl),
+                    "nats_above_live": as_json(nats),
+                    "equivalent": None if kind == "live" else within(as_json(nats)),
+                    "kl_above_live": as_json(kl),
                     "ece": {"value": off.value, "low": off.low, "high": off.high},
                 }
             )

@@ -1,7 +1,7 @@
-"""The README's picture: where a teacher pays, out of stories/results.json.
+"""The README's picture of where distillation is better, from stories/results.json.
 
-usage: headline.py writes headline.svg beside itself. It is written by hand as SVG, so that any version of anything gives the
-same bytes, and a test compares them.
+usage: headline.py writes headline.svg in its folder. The SVG is composed as text, so that all versions of all packages give the
+same bytes. A test compares them.
 """
 
 import json
@@ -13,6 +13,7 @@ BLUE, GREY, GOLD = "#1f5fbf", "#8a8f98", "#b7791f"
 
 
 def x(nats: float) -> float:
+    """The horizontal place of a loss in the picture."""
     return LEFT + (nats - LOW) / (HIGH - LOW) * (RIGHT - LEFT)
 
 
@@ -30,6 +31,7 @@ def row(y: int, label: str, found: dict, colour: str, *, bold: bool = False) -> 
 
 
 def panel(y: int, title: str, rows: list[tuple[str, dict, str]], teacher: dict) -> list[str]:
+    """A titled group of lines: the teacher first, then ``rows``, with the lowest loss in bold."""
     best = min(found["value"] for _, found, _ in rows)
     found = [f'<text x="24" y="{y}" font-size="14" font-weight="600" fill="#24292f">{title}</text>']
     found += row(y + 26, "teacher", teacher, GOLD)
@@ -39,6 +41,7 @@ def panel(y: int, title: str, rows: list[tuple[str, dict, str]], teacher: dict) 
 
 
 def drawn(results: dict) -> str:
+    """The picture as SVG text."""
     levels, teacher = results["levels"], results["teacher"]
     once, short = levels["single-use"], levels["cross-entropy on the short text, by epochs"]
     epochs = min((name for name in short if name.isdigit()), key=lambda name: short[name]["value"])
@@ -85,6 +88,7 @@ def drawn(results: dict) -> str:
 
 
 def main() -> None:
+    """Writes the picture."""
     results = json.loads((HERE / "stories" / "results.json").read_text(encoding="utf-8"))
     (HERE / "headline.svg").write_text(drawn(results), encoding="utf-8")
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from shared import small_llama, told, versions
+from shared import as_json, small_llama, versions
 from transformers import AutoTokenizer
 
 from limbeck.corpora import Rows, build_held_out, build_stores, train_tokenizer
@@ -149,7 +149,7 @@ def measured(model, store, length, file):
 def difference(a, b):
     """By how many nats a token some runs are above others, with its interval."""
     found = difference_interval(np.stack([x.nats for x in a]), np.stack([x.nats for x in b]), a[0].tokens)
-    return told(found) | {"seeds": len(a)}
+    return as_json(found) | {"seeds": len(a)}
 
 
 def mean(runs):

@@ -25,7 +25,7 @@ def small_llama(tokenizer, *, context):
     )
 
 
-def told(interval):
+def as_json(interval):
     """An interval as it is kept."""
     return {"value": interval.value, "low": interval.low, "high": interval.high, "documents": interval.n}
 

@@ -34,15 +34,18 @@ class Row:
 
 @cache
 def read(file: str):
+    """A committed file of results, as JSON or JSON lines."""
     text = (HERE / file).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()] if file.endswith(".jsonl") else json.loads(text)
 
 
 def bounds(found: dict) -> tuple[float, float, float]:
+    """(value, low, high) of an interval as JSON."""
     return found["value"], found["low"], found["high"]
 
 
 def interval(found: dict, *, digits: int = 3, unit: str = "nats per token") -> str:
+    """An interval from JSON as text with its unit."""
     return f"{found['value']:+.{digits}f} ({found['low']:+.{digits}f} to {found['high']:+.{digits}f}) {unit}"
 
 
@@ -90,6 +93,7 @@ def pass_until() -> Iterator[Row]:
 
 
 def stories() -> Iterator[Row]:
+    """Claims and measurements of the study stories."""
     found = read("stories/results.json")
     gains, n = found["student_better_by"], f"{found['documents']} stories, {len(found['seeds'])} seeds"
     once, ten = gains["single-use"]["cut+ce@flops"], gains["ten-uses"]["cut+ce@flops"]
@@ -112,6 +116,7 @@ def stories() -> Iterator[Row]:
 
 
 def caches() -> Iterator[Row]:
+    """Claims and measurements of the study caches."""
     names = {"drawn": "Sampled logits", "likeliest without the rest": "Top-k without the rest"}
     for text in ("stories", "stdlib"):
         found = read(f"caches/{text}.json")
@@ -132,6 +137,7 @@ def caches() -> Iterator[Row]:
 
 
 def alignment() -> Iterator[Row]:
+    """Measurements of the study alignment."""
     for text in ("stories", "stdlib"):
         found = read(f"alignment/{text}.json")
         for row in found["rows"]:
@@ -149,6 +155,7 @@ def alignment() -> Iterator[Row]:
 
 
 def packing() -> Iterator[Row]:
+    """Measurements of the study packing."""
     found = read("packing/results.json")
     for text in ("stories", "answers"):
         above = found[text]["whole_above_stream"]
@@ -174,6 +181,7 @@ def packing() -> Iterator[Row]:
 
 
 def verdicts() -> Iterator[Row]:
+    """Measurements of the study verdicts."""
     found = read("verdicts/results.json")
     rows = [row["verdict"] for row in found["rows"] if row["seeds"] >= 3]
     worst = max(rows, key=lambda row: row["high"])
@@ -190,6 +198,7 @@ def verdicts() -> Iterator[Row]:
 
 
 def conversion() -> Iterator[Row]:
+    """Claims and measurements of the study conversion."""
     for folder, name in (("conversion", "based"), ("conversion/gdn", "gdn")):
         found = {one["name"]: one for one in read(f"{folder}/verdict.json")["differences"]}
         readings = {(one["model"], one["name"]): one for one in read(f"{folder}/readings.jsonl") if one["seed"] is None}
@@ -277,6 +286,7 @@ def coverages() -> Iterator[Row]:
 
 
 def streamed() -> Iterator[Row]:
+    """Measurements of the study streamed."""
     found = read("streamed/streamed.json")
     limit, peak, resident = (
         one / 1e6 for one in (found["limit_bytes"], found["streamed"]["peak_bytes"], found["resident"]["peak_bytes"])
@@ -302,6 +312,7 @@ def streamed() -> Iterator[Row]:
 
 
 def mixers() -> Iterator[Row]:
+    """Measurements of the speed of mixers."""
     found = read("mixers/mixers.json")
     for task in ("training", "decoding"):
         for length in (512, 8192):
@@ -327,11 +338,13 @@ def beside(files: list[dict], contender: str, other: str, key: str) -> tuple[flo
 
 
 def ratio(found: tuple[float, float, float], digits: int = 2) -> str:
+    """An interval of a ratio as text."""
     value, low, high = (f"{one:.{digits}f}" for one in found)
     return f"{value} ({low} to {high})"
 
 
 def performance() -> Iterator[Row]:
+    """Measurements of performance.md."""
     runs = read("performance/distil.json")["runs"]
     n = f"{sum(run['contender'] == 'limbeck' for run in runs)} runs in turn"
 
