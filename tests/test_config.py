@@ -63,3 +63,7 @@ def test_a_missing_or_broken_run_file_is_said(tmp_path: Path):
     file.write_text("tokens 2M")
     with pytest.raises(BadSetting, match="is no TOML run file"):
         resolve(DistilSettings, file, {})
+    data = tmp_path / "second.jsonl"
+    data.write_text('{"text": "a"}')
+    with pytest.raises(BadSetting, match=r"expected a TOML run file.*with commas: --data first.jsonl,second.jsonl"):
+        resolve(DistilSettings, data, {"data": "first.jsonl"})

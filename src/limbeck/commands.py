@@ -9,32 +9,15 @@ from typing import Any, TypeVar
 
 import typer
 
-from limbeck import dispatch
-from limbeck.config import (
-    CaptureSettings,
-    DistilSettings,
-    ExportSettings,
-    FolderSettings,
-    InspectSettings,
-    MergeSettings,
-    PilotSettings,
-    PlanSettings,
-    PredictSettings,
-    PretrainSettings,
-    ProbeCommandSettings,
-    ReproduceSettings,
-    ShrinkSettings,
-    VerifySettings,
-)
-from limbeck.config.settings import Base
+from limbeck import config, dispatch
 from limbeck.ending import show_ending
 from limbeck.results import Result
 from limbeck.terminal import Terminal, visible
 
-AnySettings = TypeVar("AnySettings", bound=Base)
+AnySettings = TypeVar("AnySettings", bound=config.Base)
 
 
-def _print(settings: Base, result: Mapping[str, Any], shown: Callable[[], object]) -> None:
+def _print(settings: config.Base, result: Mapping[str, Any], shown: Callable[[], object]) -> None:
     """The result on stdout: one JSON object, or as a person reads it. Ranks that have none print nothing."""
     if not result:
         return
@@ -44,34 +27,34 @@ def _print(settings: Base, result: Mapping[str, Any], shown: Callable[[], object
         shown()
 
 
-def _distil(settings: DistilSettings) -> None:
+def _distil(settings: config.DistilSettings) -> None:
     _where(settings, dispatch.distil(settings), "report", settings.out / "report.html")
 
 
-def _capture(settings: CaptureSettings) -> None:
+def _capture(settings: config.CaptureSettings) -> None:
     what, name = ("text", "text.jsonl") if settings.text else ("answers", "")
     _where(settings, dispatch.capture(settings), what, settings.out / name)
 
 
-def _pretrain(settings: PretrainSettings) -> None:
+def _pretrain(settings: config.PretrainSettings) -> None:
     _where(settings, dispatch.pretrain(settings), "model", settings.out / "model")
 
 
-def _shrink(settings: ShrinkSettings) -> None:
+def _shrink(settings: config.ShrinkSettings) -> None:
     _where(settings, dispatch.shrink(settings), "student", settings.out)
 
 
-def _pilot(settings: PilotSettings) -> None:
+def _pilot(settings: config.PilotSettings) -> None:
     _where(settings, dispatch.pilot(settings), "points", settings.out / "points.parquet")
 
 
-def _where(settings: Base, result: Result, what: str, place: Path) -> None:
+def _where(settings: config.Base, result: Result, what: str, place: Path) -> None:
     """Where the result is, on stdout; not where a person has just read it in the last screen, on stderr."""
     seen = sys.stdout.isatty() and sys.stderr.isatty()
     _print(settings, result, lambda: None if seen else print(visible(f"{what}: {place}")))
 
 
-def _plan(settings: PlanSettings) -> None:
+def _plan(settings: config.PlanSettings) -> None:
     result = dispatch.plan(settings)
     if result.mixture is None:
         from limbeck.jobs.plan.ending import ending as last
@@ -87,7 +70,7 @@ def _plan(settings: PlanSettings) -> None:
     _print(settings, result, shown)
 
 
-def _doctor(settings: DistilSettings) -> None:
+def _doctor(settings: config.DistilSettings) -> None:
     from limbeck.jobs.doctor.job import ending
     from limbeck.planning.checks.pair import Finding, show
 
@@ -102,7 +85,7 @@ def _doctor(settings: DistilSettings) -> None:
     raise typer.Exit(0 if result.ok else 2)
 
 
-def _probe(settings: ProbeCommandSettings) -> None:
+def _probe(settings: config.ProbeCommandSettings) -> None:
     from limbeck.jobs.probe.ending import ending
     from limbeck.jobs.probe.job import show
 
@@ -115,14 +98,14 @@ def _probe(settings: ProbeCommandSettings) -> None:
     _print(settings, result, shown)
 
 
-def _export(settings: ExportSettings) -> None:
+def _export(settings: config.ExportSettings) -> None:
     from limbeck.jobs.export.job import show
 
     result = dispatch.export(settings)
     _print(settings, result, lambda: show(result.to_dict(), Terminal()))
 
 
-def _predict(settings: PredictSettings) -> None:
+def _predict(settings: config.PredictSettings) -> None:
     from limbeck.jobs.predict.job import ending, show
 
     result = dispatch.predict(settings)
@@ -134,21 +117,21 @@ def _predict(settings: PredictSettings) -> None:
     _print(settings, result, shown)
 
 
-def _reproduce(settings: ReproduceSettings) -> None:
+def _reproduce(settings: config.ReproduceSettings) -> None:
     from limbeck.papers.reproduce import show
 
     result = dispatch.reproduce(settings)
     _print(settings, result, lambda: show(result.to_dict(), Terminal()))
 
 
-def _inspect(settings: InspectSettings) -> None:
+def _inspect(settings: config.InspectSettings) -> None:
     from limbeck.jobs.capture.verify import inspect, show_facts
 
     facts = inspect(settings.folder)
     _print(settings, facts, lambda: show_facts(facts, Terminal(soft_wrap=True)))
 
 
-def _verify_logits(settings: VerifySettings) -> None:
+def _verify_logits(settings: config.VerifySettings) -> None:
     from limbeck.jobs.capture.verify import verify
     from limbeck.run.log import console
 
@@ -157,20 +140,20 @@ def _verify_logits(settings: VerifySettings) -> None:
     raise typer.Exit(0 if result["ok"] else 1)
 
 
-def _merge(settings: MergeSettings) -> None:
+def _merge(settings: config.MergeSettings) -> None:
     from limbeck.jobs.capture.merge import merge
 
     result = merge(settings.out, settings.shards)
     _print(settings, result, lambda: print(visible(f"answers: {settings.out}")))
 
 
-def _choose(settings: CaptureSettings) -> None:
+def _choose(settings: config.CaptureSettings) -> None:
     from limbeck.jobs.capture.job import choose
 
     _print(settings, choose(settings), lambda: None)
 
 
-def _verify(settings: FolderSettings) -> None:
+def _verify(settings: config.FolderSettings) -> None:
     from limbeck.jobs.capture.verify import verify_files
     from limbeck.run.log import console
 
@@ -179,7 +162,7 @@ def _verify(settings: FolderSettings) -> None:
     raise typer.Exit(0 if result["ok"] else 1)
 
 
-def _report(settings: FolderSettings) -> None:
+def _report(settings: config.FolderSettings) -> None:
     from limbeck.report import write_family_report, write_report
     from limbeck.report.folder import read_run
 
@@ -187,7 +170,7 @@ def _report(settings: FolderSettings) -> None:
     print(visible(str(write(settings.folder))))
 
 
-def _selftest(settings: Base) -> None:
+def _selftest(settings: config.Base) -> None:
     from limbeck.selftest import main
 
     raise typer.Exit(main())

@@ -392,6 +392,21 @@ def test_a_pair_that_does_not_fit_is_told_before_a_server_is_asked(here, model):
         assert not server.asked
 
 
+def test_rows_leave_room_for_the_tokens_that_a_query_needs(here, tmp_path):
+    """Without --seq-len, where the server's context is that of the model's configuration."""
+    short = llama(hidden=16, tok=tokenizer(), seed=5)
+    short.model.config.max_position_embeddings = 64
+    save(short, tmp_path / "short")
+    with serving(short, context=64) as server:
+        keys = {"teacher": server.url, "tokenizer": str(tmp_path / "short"), "data": str(here / "text.jsonl")}
+        limbeck.capture(**keys, out=tmp_path / "logits", threads=1)
+        assert Captured(tmp_path / "logits").answers.length == 62
+        with pytest.raises(
+            Mismatch, match=r"which is 64 tokens, of which a query needs 2 besides the row. Use --seq-len 62 or less"
+        ):
+            limbeck.capture(**keys, out=tmp_path / "longer", length=64, threads=1)
+
+
 def test_a_capture_that_a_server_stopped_goes_on(here, model):
     """What it had answered is not asked again, and the answers are those of a capture that was not stopped."""
     keys = {"in_flight": 1, "time_limit": 5.0}  # eight rows at once

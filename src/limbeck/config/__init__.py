@@ -1,28 +1,10 @@
 """The settings of every command: values, names, settings with their descriptions, and how TOML and flags become them."""
 
+from limbeck.config import settings
 from limbeck.config.flag import Flag, Setting, flag_of, known_keys, settings_in
 from limbeck.config.names import likely, nearest
 from limbeck.config.resolve import AnySettings, resolve
-from limbeck.config.settings import (
-    Base,
-    CaptureSettings,
-    DistilSettings,
-    ExportSettings,
-    FolderSettings,
-    InspectSettings,
-    MergeSettings,
-    PilotSettings,
-    PlanSettings,
-    PredictSettings,
-    PretrainSettings,
-    ProbeCommandSettings,
-    ProbeSettings,
-    ReproduceSettings,
-    Settings,
-    ShrinkSettings,
-    TeacherSettings,
-    VerifySettings,
-)
+from limbeck.config.settings import *  # noqa: F403
 from limbeck.config.values import ATTENTION, BASELINES, OF_TASK, STAGES, Stage, count, split_objectives
 
 __all__ = [
@@ -31,27 +13,9 @@ __all__ = [
     "OF_TASK",
     "STAGES",
     "AnySettings",
-    "Base",
-    "CaptureSettings",
-    "DistilSettings",
-    "ExportSettings",
     "Flag",
-    "FolderSettings",
-    "InspectSettings",
-    "MergeSettings",
-    "PilotSettings",
-    "PlanSettings",
-    "PredictSettings",
-    "PretrainSettings",
-    "ProbeCommandSettings",
-    "ProbeSettings",
-    "ReproduceSettings",
     "Setting",
-    "Settings",
-    "ShrinkSettings",
     "Stage",
-    "TeacherSettings",
-    "VerifySettings",
     "count",
     "flag_of",
     "known_keys",
@@ -61,3 +25,4 @@ __all__ = [
     "settings_in",
     "split_objectives",
 ]
+__all__ += settings.__all__

@@ -5,24 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from limbeck.config import settings
 from limbeck.config.flag import SECTIONS, Setting, settings_in
-from limbeck.config.settings import (
-    Base,
-    CaptureSettings,
-    DistilSettings,
-    ExportSettings,
-    FolderSettings,
-    InspectSettings,
-    MergeSettings,
-    PilotSettings,
-    PlanSettings,
-    PredictSettings,
-    PretrainSettings,
-    ProbeCommandSettings,
-    ReproduceSettings,
-    ShrinkSettings,
-    VerifySettings,
-)
 
 
 @dataclass(frozen=True)
@@ -34,7 +18,7 @@ class Command:
     """
 
     name: str
-    settings: type[Base]
+    settings: type[settings.Base]
     summary: str
     details: str = ""
     result: str = ""
@@ -64,7 +48,7 @@ _TEACHERS = ("teacher", "tokenizer")
 COMMANDS = (
     Command(
         "plan",
-        PlanSettings,
+        settings.PlanSettings,
         "Choose a teacher for a student, or a student for a device, and say what it costs.",
         "Reads configurations alone, no weights. With --mixers: state, FLOPs and parameters of a mixture of layers, beside "
         "attention everywhere.",
@@ -72,7 +56,7 @@ COMMANDS = (
     ),
     Command(
         "doctor",
-        DistilSettings,
+        settings.DistilSettings,
         "Check that a teacher, a student and a dataset belong together, and say what the run would cost.",
         "Takes the flags of limbeck distil, and trains nothing.",
         result="DoctorResult",
@@ -82,7 +66,7 @@ COMMANDS = (
     ),
     Command(
         "shrink",
-        ShrinkSettings,
+        settings.ShrinkSettings,
         "Prune a student out of a teacher, without training it.",
         "Structured pruning of layers, heads, channels and MLPs to a number of parameters; saves an ordinary model folder.",
         result="ShrinkResult",
@@ -99,7 +83,7 @@ COMMANDS = (
     ),
     Command(
         "distil",
-        DistilSettings,
+        settings.DistilSettings,
         "Make a small model out of a large one, and report what it is worth.",
         "Prunes a student out of the teacher unless one is given, trains it and its baselines, evaluates all of them on held-out "
         "text, and writes report.html. The same command continues a run that was stopped.",
@@ -109,7 +93,7 @@ COMMANDS = (
     ),
     Command(
         "capture",
-        CaptureSettings,
+        settings.CaptureSettings,
         "Compute a teacher's logits on a dataset once, and keep them for any number of students.",
         "With --text: keep completions that the teacher generates. The same command continues a capture that was stopped.",
         result="CaptureResult",
@@ -122,18 +106,20 @@ COMMANDS = (
         },
     ),
     Command(
-        "cache inspect", InspectSettings, "Show what is in a folder of captured logits, and what it was made from."
+        "cache inspect",
+        settings.InspectSettings,
+        "Show what is in a folder of captured logits, and what it was made from.",
     ),
     Command(
         "cache verify",
-        VerifySettings,
+        settings.VerifySettings,
         "Read all captured logits, and compute some again; exits with 1 where something is wrong.",
         help={"seed": "Seed of which sequences are computed again."},
     ),
-    Command("cache merge", MergeSettings, "Put the shards of several machines together."),
+    Command("cache merge", settings.MergeSettings, "Put the shards of several machines together."),
     Command(
         "cache choose",
-        CaptureSettings,
+        settings.CaptureSettings,
         "Measure what several codecs and sizes of captured logits lose, before any are captured.",
         only=("teacher", *_TEXT, "bytes_per_token", "kind", "seed", "device", "dtype", "threads", "json_"),
         models=_TEACHERS,
@@ -146,7 +132,7 @@ COMMANDS = (
     ),
     Command(
         "probe",
-        ProbeCommandSettings,
+        settings.ProbeCommandSettings,
         "Measure a model: likelihood, calibration, cost, fidelity to a teacher, recall, arithmetic, or a task.",
         "A model inside a run is measured on text that the run was not trained on.",
         result="ProbeResult",
@@ -159,7 +145,7 @@ COMMANDS = (
     ),
     Command(
         "export",
-        ExportSettings,
+        settings.ExportSettings,
         "Write a model in another format, read it again and compare it with the model.",
         result="ExportResult",
         models=("model",),
@@ -167,45 +153,45 @@ COMMANDS = (
     ),
     Command(
         "report",
-        FolderSettings,
+        settings.FolderSettings,
         "Write report.html again, from the files of a run.",
         only=("folder",),
         help={"folder": "Folder of a run."},
     ),
     Command(
         "pilot",
-        PilotSettings,
+        settings.PilotSettings,
         "Train a ladder of small teachers and students on your data, to see which teacher is best.",
         result="PilotResult",
         file=True,
     ),
     Command(
         "predict",
-        PredictSettings,
+        settings.PredictSettings,
         "Predict the score of a larger model on a task from those of smaller ones, and check earlier predictions.",
         result="PredictResult",
     ),
     Command(
         "pretrain",
-        PretrainSettings,
+        settings.PretrainSettings,
         "Train a model from scratch, with a tokenizer of its own.",
         result="PretrainResult",
         file=True,
     ),
     Command(
         "reproduce",
-        ReproduceSettings,
+        settings.ReproduceSettings,
         "Reproduce a published result: confirmed, refuted or inconclusive, by a criterion that stood before.",
         result="ReproduceResult",
     ),
     Command(
         "verify",
-        FolderSettings,
+        settings.FolderSettings,
         "Compare every file of a folder with the checksum it got when it was written; exits with 1 where one is damaged.",
     ),
     Command(
         "selftest",
-        Base,
+        settings.Base,
         "Check every objective on this machine against float64, in under a minute.",
         without=("json_",),
     ),

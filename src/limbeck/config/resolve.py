@@ -56,6 +56,11 @@ def _toml(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise BadSetting(f"no run file {file}: give the path of a TOML file, or flags alone") from error
     except (ValueError, IsADirectoryError) as error:  # also of a number of thousands of digits
+        if file.suffix.lower() != ".toml":
+            raise BadSetting(
+                f"{file}: expected a TOML run file, since no flag stands before it, and it is none. Give a dataset with --data "
+                f"{file}, and several with commas: --data first.jsonl,{file.name}"
+            ) from error
         raise BadSetting(f'{file} is no TOML run file: {error}. Write lines such as: tokens = "2M"') from error
 
 

@@ -21,6 +21,11 @@ ANSWERS, DESCRIPTION = (
 )  # folders inside a capture's: the logits, and the teacher without its weights
 
 
+SERVED_EXTRA = (
+    2  # tokens of a server's context that a row needs besides its own: the last target, and one that is generated
+)
+
+
 @dataclass(frozen=True)
 class LocalRef:
     """A model's folder, file or hub id; ``name`` is what the user gave."""
@@ -28,6 +33,7 @@ class LocalRef:
     name: str
     has_weights: ClassVar[bool] = True
     has_full_logits: ClassVar[bool] = True
+    extra_tokens: ClassVar[int] = 0
 
     @property
     def config_source(self) -> str | Path:
@@ -43,6 +49,7 @@ class CapturedRef:
     folder: Path
     has_weights: ClassVar[bool] = False
     has_full_logits: ClassVar[bool] = False
+    extra_tokens: ClassVar[int] = 0
 
     @property
     def config_source(self) -> str | Path:
@@ -58,6 +65,7 @@ class ServedRef:
     tokenizer: str | None = None
     has_weights: ClassVar[bool] = False
     has_full_logits: ClassVar[bool] = False
+    extra_tokens: ClassVar[int] = SERVED_EXTRA
 
     @cached_property
     def address(self) -> Address:

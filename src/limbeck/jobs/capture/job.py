@@ -137,9 +137,8 @@ def _length(settings: CaptureSettings, teacher: TeacherRef, environment: Environ
     described = teacher.config_source
     resolve_source(settings.data, columns_of(settings))
     config = load_config(described)
-    length = row_length(
-        settings, getattr(config, "max_position_embeddings", None), environment.world.device, name=str(described)
-    )
+    context, extra = getattr(config, "max_position_embeddings", None), teacher.extra_tokens
+    length = row_length(settings, context, environment.world.device, name=str(described), extra=extra)
     for size in settings.params:
         choose_shape(config, parameters=size)  # or say now that there is none
     if len({size_name(size) for size in settings.params}) < len(settings.params):

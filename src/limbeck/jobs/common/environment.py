@@ -71,18 +71,19 @@ def _advise_threads(settings: Settings) -> None:
         )
 
 
-def row_length(settings: Settings, context: int | None, device: torch.device, *, name: str) -> int:
+def row_length(settings: Settings, context: int | None, device: torch.device, *, name: str, extra: int = 0) -> int:
     """Tokens of a row: the setting, or 256 on a CPU and 1,024 on a GPU, within the model's context.
 
-    Raises Mismatch if the setting is longer than the context.
+    ``extra``: tokens of the context that a row needs besides its own. Raises Mismatch for rows that do not fit.
     """
     if settings.length is None:
         usual = 1024 if device.type == "cuda" else 256
-        return min(usual, context) if context else usual
-    if context and settings.length > context:
+        return min(usual, context - extra) if context else usual
+    if context and settings.length + extra > context:
         raise Mismatch(
-            f"--seq-len {settings.length}: rows longer than the context of {name}, which is {context} tokens. "
-            f"Use --seq-len {context} or less."
+            f"--seq-len {settings.length}: rows longer than the context of {name}, which is {context} tokens"
+            f"{f', of which a query needs {extra} besides the row' if extra else ''}. "
+            f"Use --seq-len {context - extra} or less."
         )
     return settings.length
 

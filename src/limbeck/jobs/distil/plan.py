@@ -63,9 +63,9 @@ class DistilPlan:
                 resolve_source(text, columns_of(settings))
         config = load_config(settings.student or request.teacher.config_source)
         first = settings.student or settings.teacher
-        length = row_length(
-            settings, getattr(config, "max_position_embeddings", None), environment.world.device, name=first
-        )
+        context = getattr(config, "max_position_embeddings", None)
+        extra = 0 if settings.student else request.teacher.extra_tokens
+        length = row_length(settings, context, environment.world.device, name=first, extra=extra)
         rows, steps = batch_rows(settings, length, environment.world.size)
         matched = sum(conversion.steps(steps).values()) if conversion else 0
         schedule = schedule_of(settings, planned_config(request, target, conversion, config))

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from limbeck.errors import BadServer, Mismatch
 from limbeck.models.vocabulary import ids_of
+from limbeck.teachers.ref import SERVED_EXTRA
 from limbeck.teachers.remote.http import Address, Client, QueryFailed, RetryPolicy, key_from_environment
 from limbeck.teachers.remote.protocols import (
     AMBIGUOUS,
@@ -286,10 +287,10 @@ def connect(
 
 
 def _check_context(address: Address, context: Any, length: int) -> None:
-    if isinstance(context, int) and length + 2 > context:
+    if isinstance(context, int) and length + SERVED_EXTRA > context:
         raise Mismatch(
             f"--seq-len {length}: the server at {address} has a context of {context} tokens, and a row needs two more than its "
-            f"length: use --seq-len {context - 2} or less"
+            f"length: use --seq-len {context - SERVED_EXTRA} or less"
         )
 
 
