@@ -314,6 +314,64 @@ def levels() -> str:
     return table("nats per token | the student | cross-entropy, equal tokens | cross-entropy, equal compute", lines)
 
 
+ARMS = {
+    "teacher": "teacher",
+    "cut": "pruned, untrained",
+    "student": "**student (pruned, forward KL)**",
+    "cut+ce": "pruned, cross-entropy, equal tokens",
+    "cut+ce@flops": "pruned, cross-entropy, equal compute",
+    "fresh+kd": "fresh start, forward KL",
+}
+
+
+def longer() -> str:
+    found, lines = readings("stories"), []
+    for model, name in ARMS.items():
+        cells = [within(found[model, "held_out"]), f"{found[model, 'bits_per_byte']['value']:.3f}"]
+        own = model == "teacher"
+        cells.append("–" if own else f"{found[model, 'kl_teacher_student']['value']:.3f}")
+        cells.append("–" if own else f"{100 * found[model, 'top1_agreement']['value']:.1f} %")
+        lines.append([name, *cells])
+    return table("model | nats per token | bits per byte | KL(teacher ‖ model) | top-1 agreement", lines)
+
+
+# Packing
+
+SHOWN = {  # of each text the lengths of rows that are shown, and its name
+    "preference": ("`preference`", (256, 1024, 2048)),
+    "alpaca": ("`alpaca`", (256, 512)),
+    "gsm8k": ("`gsm8k`", (256, 512)),
+    "tinystories": ("stories", (256, 1024)),
+    "c4": ("C4", (1024,)),
+    "python": ("Python files", (1024,)),
+}
+
+
+def lacking() -> str:
+    lines = []
+    for text, (name, lengths) in SHOWN.items():
+        found = read("packing/results.json")["texts"][text]
+        for number, length in enumerate(lengths):
+            stream, whole = (found["rows"][kind][str(length)] for kind in ("stream", "whole"))
+            shares = stream["lacking"], whole["lacking"], whole["padding"], whole["read_again"]
+            first = ["", ""] if number else [name, f"{found['documents']:,}, {found['median']:,.0f}"]
+            lines.append([*first, f"{length:,}", *(f"{100 * share:.1f}" for share in shares)])
+    return table("text | documents, median tokens | rows of | stream | whole | padding | read again", lines)
+
+
+def students() -> str:
+    found, lines = read("packing/results.json"), []
+    for text, student, learns in (
+        ("stories", "pruned out of the teacher, forward KL", "stories"),
+        ("answers", "from scratch, cross-entropy", "answers of `gsm8k`"),
+    ):
+        one = found[text]
+        above, losses = one["whole_above_stream"], [f"{one['nats'][kind]:.3f}" for kind in ("stream", "whole")]
+        difference = f"{within(above, sign='+')}, {above['documents']} documents"
+        lines.append([student, learns, *losses, difference, one["verdict"]])
+    return table("student | learns | stream | whole | difference | verdict", lines)
+
+
 # Captured logits, two tokenizers
 
 
@@ -437,7 +495,8 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "streamed/README.md": {"streamed": streamed},
     "pass-until/README.md": {"estimators": estimators, "rates": pass_rates, "predicted": predicted},
     "verdicts/README.md": {"rates": rates},
-    "stories/README.md": {"levels": levels},
+    "packing/README.md": {"lacking": lacking, "students": students},
+    "stories/README.md": {"levels": levels, "longer": longer},
     "caches/README.md": {text: partial(captures, text) for text in ("stories", "stdlib")},
     "capacity-gap/README.md": {
         f"{name}-{text}": partial(made, text)
