@@ -1,0 +1,165 @@
+"""Tables of speed, memory and cost: the benchmarks, every mixer, a streamed teacher."""
+
+from statistics import median
+
+from cells import spread, table
+from study_rows import read
+
+
+def end_to_end() -> str:
+    runs = read("performance/distil.json")["runs"]
+
+    def of(contender: str, key: str) -> list[float]:
+        return [run[key] for run in runs if run["contender"] == contender]
+
+    lines = []
+    for name, key, digits, aim in (
+        ("real tokens per CPU-second", "tokens_per_cpu_s", 0, "2.6"),
+        ("share of the FLOP floor", "floor_share", 2, "0.55"),
+        ("peak above the models, MiB", "peak_mib", 0, "0.33"),
+        ("CPU seconds to the first finished step", "first_step_cpu_s", 1, "1"),
+        ("held-out cross-entropy, nats", "held_out_ce_nats", 3, ""),
+        ("held-out KL to the teacher, nats", "held_out_kl_nats", 4, ""),
+    ):
+        cells = [
+            spread(of(one, key), digits) if aim else f"{median(of(one, key)):.{digits}f}"
+            for one in ("limbeck", "trl", "plain")
+        ]
+        ratio = f"{median(of('limbeck', key)) / median(of('trl', key)):.2f}" if aim and aim != "0.55" else ""
+        lines.append([name, *cells, ratio, aim])
+    return table(" | limbeck | TRL GKD | plain padded loop | limbeck : TRL | aim", lines)
+
+
+def losses() -> str:
+    ours, theirs = (
+        {one["contender"]: one for one in read(f"performance/{file}.json")["results"]}
+        for file in ("losses-limbeck", "losses")
+    )
+    matrix = 2048 * 32_000 * 4 / 2**20  # MiB of logits
+    lines = []
+    for found, names in ((ours, [name for name in ours if name.startswith("limbeck")]), (theirs, PEERS)):
+        products = median(found["matrix products alone"]["seconds"])
+        rows = [(median(found[name]["seconds"]) / products, name, found[name]["peak_mib"] / matrix) for name in names]
+        lines += [
+            [name, f"{times:.2f}", f"{memory:.2f}" if memory < 1 else f"{memory:.1f}"]
+            for times, name, memory in sorted(rows)
+        ]
+    return table("contender | times the bare products | extra memory, (T, V) matrices", lines)
+
+
+PEERS = (
+    *("naive forward KL", "Liger fused, forward KL", "Liger fused, JSD 0.5"),
+    *("TRL, forward KL", "TRL, JSD 0.5", "TRL chunked, forward KL"),
+)
+
+
+def captured() -> str:
+    lines = [
+        [
+            one["format"].replace("drawn", "sampled").replace("likeliest", "top-k"),
+            f"{one['vocab']:,}",
+            str(one["bytes"]),
+            f"{one['encode_tokens_per_s']:,.0f}",
+            f"{one['decode_tokens_per_s'] / 1e6:.2f} M",
+        ]
+        for one in read("performance/caches.json")["formats"]
+    ]
+    return table("kept | vocabulary | bytes a token | packed, tokens/s | read, tokens/s", lines)
+
+
+def served() -> str:
+    found, lines = read("performance/served.json"), []
+    for name in ("bare", "limbeck"):
+        speeds = [pair[f"{name}_tokens_per_s"] for pair in found["pairs"]]
+        busy = [pair[f"{name}_tokens_per_cpu_s"] for pair in found["pairs"] if f"{name}_tokens_per_cpu_s" in pair]
+        share = f"{100 * median(speeds) / found['most_tokens_per_s']:.0f} %"
+        lines.append([name, spread(speeds), share, spread(busy) if busy else "–"])
+    bound = f"{found['most_tokens_per_s']:,.0f}"
+    return table(
+        f"client | tokens a second | of the server's bound, {bound} | tokens per CPU-second of the client", lines
+    )
+
+
+def recall() -> str:
+    lines = []
+    for name, one in read("performance/mqar.json")["results"].items():
+        digits = 0 if one["ratio"] > 10 else 2
+        value, least, most = (f"{one[key]:.{digits}f}" for key in ("ratio", "least", "most"))
+        lines.append([name, value, f"{least} to {most}", "100" if name.startswith("rows") else "2"])
+    return table("what | times as fast | pair by pair | aim", lines)
+
+
+def cost() -> str:
+    worst = read("performance/cost.json")["worst"]
+    names = {
+        "the constants were fitted on these": "those that the memory constants were fitted on",
+        "never seen by them": "those that had no part in them",
+    }
+    lines = [
+        [names[name], f"{100 * one['memory_ratio']:.1f} %", f"{100 * one['time_ratio']:.0f} %"]
+        for name, one in worst.items()
+    ]
+    return table("pairs | memory off by, at most | time off by, at most", lines)
+
+
+def size(number: float) -> str:
+    return f"{number / 2**20:.1f} MiB" if number >= 2**20 else f"{number / 2**10:.1f} KiB"
+
+
+def mixers() -> str:
+    found = read("mixers/mixers.json")
+    measured = {(one["mixer"], one["length"]): one for one in found["measured"]}
+    lines = []
+    for name, one in found["counted"].items():
+        times = [
+            ", ".join(f"{measured[name, length][f'{task}_to_attention']['median']:.2f}" for length in (512, 2048, 8192))
+            for task in ("training", "decoding")
+        ]
+        lines.append(
+            [
+                name,
+                f"[{one['paper']}](https://arxiv.org/abs/{one['paper']})",
+                ", ".join(size(one[f"state_bytes_{length}"]) for length in (2048, 32768)),
+                ", ".join(f"{one[f'flops_{length}'] / 1e6:.2f}" for length in (2048, 32768)),
+                *times,
+            ]
+        )
+    return table(
+        "mixer | arXiv | state at 2k, 32k | MFLOP a token at 2k, 32k | training at 512, 2k, 8k | decoding at 512, 2k, 8k",
+        lines,
+    )
+
+
+def peers() -> str:
+    lines = []
+    for one in read("mixers/mixers.json")["peers"]:
+        value, least, most = (f"{one['theirs_to_ours'][key]:.1f}" for key in ("median", "least", "most"))
+        micro = [f"{1e6 * one[key]:.0f}" for key in ("ours_s_per_token", "theirs_s_per_token")]
+        lines.append([one["mixer"], *micro, f"{value} ({least} to {most})", str(one["repeats"])])
+    return table("mixer | ours, µs a token | Transformers', µs a token | times ours | runs", lines)
+
+
+def streamed() -> str:
+    found = read("streamed/streamed.json")
+    lines = [
+        [name, f"{found[key]['peak_bytes'] / 1e6:.1f} MB", f"{found[key]['seconds']:.0f}"]
+        for name, key in (
+            (f"streamed, limit {found['limit_bytes'] / 1e6:.1f} MB", "streamed"),
+            ("in memory", "resident"),
+        )
+    ]
+    return table(" | peak above the start | seconds", lines)
+
+
+TABLES = {
+    "performance.md": {
+        "end-to-end": end_to_end,
+        "losses": losses,
+        "captured": captured,
+        "served": served,
+        "recall": recall,
+        "cost": cost,
+    },
+    "mixers/README.md": {"mixers": mixers, "peers": peers},
+    "streamed/README.md": {"streamed": streamed},
+}
