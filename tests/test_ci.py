@@ -53,7 +53,7 @@ def test_all_parts_are_called_as_a_person_would_call_them(tmp_path):
 
 
 @pytest.mark.parametrize("failing", ["test", "lint long", "oldest"])
-def test_a_part_that_fails_is_said_and_hides_no_other(failing, tmp_path):
+def test_a_failing_part_is_reported_and_hides_no_other(failing, tmp_path):
     status, output, calls = run(tmp_path, failing=failing)
     assert status == 1
     assert calls == [f"make {part}" for part in PARTS]

@@ -56,7 +56,7 @@ def test_columns_are_pairs_of_names(given):
     assert resolve(DistilSettings, None, settings.model_dump(include={"columns"})).columns == settings.columns
 
 
-def test_a_missing_or_broken_run_file_is_said(tmp_path: Path):
+def test_a_missing_or_broken_run_file_is_an_error(tmp_path: Path):
     with pytest.raises(BadSetting, match=r"no run file .*give the path of a TOML file"):
         resolve(DistilSettings, tmp_path / "none.toml", {})
     file = tmp_path / "broken.toml"

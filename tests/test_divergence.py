@@ -78,13 +78,13 @@ def test_impossible_outcomes_change_nothing(name):
 
 
 @pytest.mark.parametrize("name", BOUNDED)
-def test_bounded_where_one_says_never(name):
+def test_divergences_are_bounded_where_one_probability_is_zero(name):
     log_p, log_q = torch.tensor([0.0, -math.inf]), torch.tensor([math.log(0.25), math.log(0.75)])
     assert FORMULAS[name](log_p, log_q).isfinite()
     assert FORMULAS[name](log_q, log_p).isfinite()
 
 
-def test_kl_is_infinite_exactly_where_q_says_never_and_p_does_not():
+def test_kl_is_infinite_exactly_where_q_is_zero_and_p_is_not():
     never, may = torch.tensor([0.0, -math.inf]), torch.tensor([math.log(0.25), math.log(0.75)])
     assert divergence.kl(may, never) == math.inf
     assert divergence.kl(never, may) == pytest.approx(math.log(4))

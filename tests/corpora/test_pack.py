@@ -1,4 +1,4 @@
-"""Packing loses, invents and mixes nothing: each token is predicted once, from its own document alone."""
+"""Packing loses, adds and mixes nothing: each token is predicted once, from its own document alone."""
 
 import hashlib
 import itertools
@@ -63,7 +63,7 @@ def some_store(documents: int = 20) -> TokenStore:
 def numbered(documents: list[list[bool]], *, shards: int = 1, packing: str = BEST_FIT) -> TokenStore:
     """A store whose tokens are their places in the stream, so that a batch tells which they are.
 
-    ``documents`` say what is learned.
+    ``documents`` has the learned tokens.
     """
     place = itertools.count()
     marked = [[(next(place), learned) for learned in document] for document in documents]
@@ -82,7 +82,7 @@ shards = st.integers(1, 3)
 
 
 def pieces_of(batch: Batch) -> list[list[tuple[int, int, float]]]:
-    """The (token, target, weight) of what attention sees as one document, of all rows."""
+    """The (token, target, weight) of each document of the attention mask, over all rows."""
     found = []
     for row in range(len(batch.tokens)):
         columns = (batch.position, batch.document, batch.tokens, batch.targets, batch.weight)
@@ -169,7 +169,7 @@ def test_a_conversation_longer_than_a_row_by_hand():
     assert packed == Packed(learned=6, lacking=2, read=18, repeated=5, cut=1)
 
 
-def test_an_answer_longer_than_a_row_keeps_the_beginning_of_its_question_and_what_was_written_last():
+def test_an_answer_longer_than_a_row_keeps_the_start_of_its_question_and_its_own_end():
     store = numbered([[False] * 5 + [True] * 15])
     batch = epoch(Rows(store, length=8))
     rows = {tuple(row): weight for row, weight in zip(batch.tokens.tolist(), batch.weight.tolist(), strict=True)}
@@ -182,7 +182,7 @@ def test_an_answer_longer_than_a_row_keeps_the_beginning_of_its_question_and_wha
 
 
 @given(mixed, lengths)
-def test_conversations_longer_than_a_row_are_left_out_if_asked_for_and_counted(documents, length):
+def test_conversations_longer_than_a_row_are_left_out_by_a_flag_and_counted(documents, length):
     store = numbered(documents, packing=WITHOUT_LONG)
     fits, left = [], []
     for start, document in zip(bounds(documents), documents, strict=False):
@@ -263,7 +263,7 @@ def test_texts_are_cut_after_all_where_rows_would_stay_half_empty_and_conversati
 
 
 @given(st.lists(st.integers(2, 90), min_size=1, max_size=60), st.integers(16, 80))
-def test_rows_with_room_for_whole_texts_are_few(sizes, length):
+def test_rows_have_too_little_padding_for_further_texts(sizes, length):
     store = numbered([[True] * size for size in sizes])
     layout = store.layout(length)
     filled = np.add.reduceat(layout.size, layout.first[:-1])
@@ -274,7 +274,7 @@ def test_rows_with_room_for_whole_texts_are_few(sizes, length):
         assert usable.sum() - usable[np.argmax(room)] < filled.min() + 1
 
 
-def test_few_rows_have_much_room():
+def test_few_rows_have_much_padding():
     documents = [[True] * int(n) for n in np.random.default_rng(0).lognormal(5, 1, 3000).astype(int) + 2]
     batch = epoch(Rows(store_of([[[(0, learned) for learned in document] for document in documents]]), length=256))
     filled = (batch.document >= 0).sum(1)
@@ -368,7 +368,7 @@ def test_a_saved_position_continues_exactly(seed, sizes, cut):
 
 
 @given(st.integers(1, 4), st.lists(st.integers(1, 9), min_size=1, max_size=8))
-def test_ranks_read_together_what_one_reads(ranks, sizes):
+def test_all_ranks_read_the_rows_that_one_rank_reads(ranks, sizes):
     store = some_store()
     alone = Rows(store, length=7, seed=3)
     many = [Rows(store, length=7, seed=3, ranks=Rank(rank, ranks)) for rank in range(ranks)]

@@ -1,4 +1,4 @@
-"""Records of other programs are read as what they are, one reader for all; what is not read is named."""
+"""One reader for the record formats of other programs; records that it cannot read are named."""
 
 import gzip
 import json
@@ -68,7 +68,7 @@ def test_a_field_that_nobody_reads_stops_nothing(tmp_path, value):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('{"text": "first", "text": "second"}', "expected 'text' to be a string, got a key that occurs twice"),
         ('{"text": ' + "9" * 5000 + "}", "expected 'text' to be a string, got a number of 5,000 digits"),
@@ -81,15 +81,15 @@ def test_a_field_that_nobody_reads_stops_nothing(tmp_path, value):
         ("[" * 3000, "expected one JSON object, got '[[["),
     ],
 )
-def test_what_two_readers_would_read_differently_is_named_where_it_is_read(tmp_path, line, said):
+def test_what_two_readers_would_read_differently_is_named_where_it_is_read(tmp_path, line, message):
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
     with pytest.raises(BadCorpus) as caught:
         list(read(str(tmp_path / "a.jsonl")))
     assert str(caught.value).startswith(f"{tmp_path / 'a.jsonl'}:2: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_a_faulty_task_is_told_by_its_line(tmp_path):
+def test_a_faulty_task_is_named_by_its_line(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"prompt": "a", "answer": "b"}\n{"prompt": "a", "answer": NaN}\n')
     with pytest.raises(BadTask, match=r"t\.jsonl:2: .*got NaN, which is not JSON"):
         task_of(str(tmp_path / "t.jsonl"))
@@ -191,7 +191,7 @@ def test_what_can_be_no_path_is_none(name):
     assert existing(name) is None
 
 
-def test_a_path_is_found_and_a_long_name_is_said_short(tmp_path, monkeypatch):
+def test_a_path_is_found_and_a_long_name_is_shortened(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a").touch()
     assert existing("~/a") == tmp_path / "a"
@@ -264,32 +264,32 @@ def test_a_prompt_is_read_and_its_completion_learned(tmp_path):
 
 def test_columns_name_what_is_called_otherwise(tmp_path):
     assert one(tmp_path, {"body": "one", "text": "other"}, Columns((("text", "body"),))).text == "one"
-    asked = Columns((("prompt", "question"), ("completion", "answer")))
+    columns = Columns((("prompt", "question"), ("completion", "answer")))
     row = {"question": "2+2=", "answer": "4", "text": "no"}
-    assert one(tmp_path, row, asked) == Document("a.jsonl:1", text="2+2=4", prompt=4)
+    assert one(tmp_path, row, columns) == Document("a.jsonl:1", text="2+2=4", prompt=4)
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
-    (found,) = read(str(tmp_path / "a.parquet"), asked)
+    (found,) = read(str(tmp_path / "a.parquet"), columns)
     assert (found.text, found.prompt, found.unread) == ("2+2=4", 4, ("text",))
     assert "expected 'question' and 'answer' (--columns), got the keys 'text'" in refused(
-        tmp_path, {"text": "a"}, asked
+        tmp_path, {"text": "a"}, columns
     )
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
     with pytest.raises(BadCorpus, match="expected a column 'question'"):
-        list(read(str(tmp_path / "a.parquet"), asked))
+        list(read(str(tmp_path / "a.parquet"), columns))
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         ((("txt", "body"),), "unknown field 'txt'. There are: messages, system, text, "),
         ((("text", "a"), ("text", "b")), "a field is named twice"),
         ((("prompt", "question"),), "expected all fields of one form, got prompt"),
     ],
 )
-def test_columns_that_make_no_form_are_refused(names, said):
+def test_columns_that_make_no_form_are_refused(names, message):
     with pytest.raises(BadSetting) as caught:
         Columns(names)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("tools", [[TOOL], json.dumps([TOOL])])
@@ -338,7 +338,7 @@ def test_columns_of_text_of_any_type_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"conversations": [{"from": "alien", "value": "hi"}]}, "expected turn 0 to be 'from' one of human, user, gpt"),
         ({"conversations": [{"from": "human", "value": None}]}, "expected 'value of turn 0' to be a string, got null"),
@@ -356,8 +356,8 @@ def test_columns_of_text_of_any_type_are_read(tmp_path):
         ),
     ],
 )
-def test_a_record_of_a_known_form_with_something_else_in_it_is_named(tmp_path, row, said):
-    assert said in refused(tmp_path, row)
+def test_a_record_of_a_known_form_with_something_else_in_it_is_named(tmp_path, row, message):
+    assert message in refused(tmp_path, row)
 
 
 def test_fields_with_text_that_are_not_read_are_known(tmp_path):

@@ -1,4 +1,4 @@
-"""Sources give the documents that are in them, a document alone decides its side, and bad input says what it is."""
+"""Sources give their documents, the side depends on the document only, and errors name bad input."""
 
 import json
 import sys
@@ -106,7 +106,7 @@ def test_the_split_depends_on_the_text_alone_and_grows_with_the_fraction(text, o
     assert held_out <= is_held_out(Document("a", text=text), fraction=more)
 
 
-def test_the_split_holds_out_the_fraction_asked_for():
+def test_the_split_holds_out_the_requested_fraction():
     documents = [Document(str(i), text=f"text {i}") for i in range(4000)]
     share = sum(is_held_out(d, fraction=0.2) for d in documents) / len(documents)
     assert abs(share - 0.2) < 4 * (0.2 * 0.8 / 4000) ** 0.5

@@ -1,4 +1,4 @@
-"""A token store holds what was tokenised, is made once, made again when anything changed, and notices damage."""
+"""A token store contains the tokenised text, is built once and again after any change, and detects damage."""
 
 import json
 import os
@@ -363,7 +363,7 @@ def test_a_store_of_another_reading_is_made_again_and_a_run_of_one_not_continued
     assert again.manifest["made_from"]["reading"] == READING
 
 
-def test_what_was_read_and_passed_over_is_kept_and_said(tokenizer, tmp_path):
+def test_read_and_skipped_files_are_recorded_and_printed(tokenizer, tmp_path):
     folder = tmp_path / "texts"
     folder.mkdir()
     lines(folder / "a.jsonl", {"text": "<|bos|>one", "title": "first"}, {"text": "two<|eos|>"})

@@ -1,4 +1,4 @@
-"""Synthetic tasks: what they draw follows the formulas, answers are those of a naive solver, uses share no rows."""
+"""Synthetic tasks: samples follow the formulas, answers equal those of a naive solver, and uses share no rows."""
 
 import doctest
 import math
@@ -38,7 +38,7 @@ def test_every_ordered_choice_is_as_likely(count, below):
     assert chisquare(counts).pvalue > RARE
 
 
-def test_places_are_drawn_one_after_the_other_by_weight():
+def test_places_are_sampled_one_after_the_other_by_weight():
     weights = np.array([0.5, 0.3, 0.15, 0.05])
     found = one_by_one(np.random.default_rng(1), 60_000, 3, weights)
     chances = {}
@@ -85,12 +85,12 @@ def test_rows_hang_on_seed_and_number_alone(task):
 
 
 def test_neither_blocks_nor_seeds_nor_uses_share_a_row_of_recall():
-    drawn = [
+    sampled = [
         SyntheticCorpus(MQAR(), seed=seed, use=use).take(3 * BLOCK).tokens
         for seed in (0, 1, 2**32, 2**32 + 1)
         for use in USES
     ]
-    rows = torch.cat(drawn)
+    rows = torch.cat(sampled)
     assert len(torch.unique(rows, dim=0)) == len(rows)
 
 
@@ -98,7 +98,7 @@ def test_neither_blocks_nor_seeds_nor_uses_share_a_row_of_recall():
 
 
 def solved(task, row):
-    """What a reader who writes down every binding says at each place, by hand."""
+    """The value of every key at each place, from a list of all bindings, and the distance to it."""
     width = 3 if task.variant == "compositional" else 2
     known, last = {}, {}
     for start in range(0, task.context, width):
@@ -117,28 +117,28 @@ def solved(task, row):
     [*TASKS[:3], MQAR(vocab=40, length=64, pairs=16), MQAR(vocab=64, length=62, pairs=9, variant="compositional")],
     ids=repr,
 )
-def test_answers_and_distances_are_those_of_a_reader(task):
+def test_answers_and_distances_equal_those_of_a_plain_reader(task):
     batch = SyntheticCorpus(task, seed=5).take(200)
     distance = task.distance(batch)
     for row in range(200):
-        asked = {
+        questions = {
             t: (int(batch.targets[row, t]), int(distance[row, t]))
             for t in batch.weight[row].nonzero().flatten().tolist()
         }
         known = solved(task, batch.tokens[row].tolist())
-        assert len(asked) == task.pairs
+        assert len(questions) == task.pairs
         if task.filler == "zero":
-            assert asked == known
+            assert questions == known
         else:  # a filler may be a key once more
-            assert asked.items() <= known.items()
+            assert questions.items() <= known.items()
 
 
 def test_slots_follow_the_power_law():
     task = MQAR(vocab=64, length=24, pairs=2, power=0.01)
     batch = SyntheticCorpus(task, seed=1).take(20 * BLOCK)
     first_key = batch.tokens[:, 0]
-    asked_there = (batch.tokens == first_key[:, None]) & (batch.weight > 0)
-    slot = (asked_there.float().argmax(1) - task.context) // 2
+    is_question = (batch.tokens == first_key[:, None]) & (batch.weight > 0)
+    slot = (is_question.float().argmax(1) - task.context) // 2
     weights = np.arange(1, 11) ** -0.99
     expected = weights / weights.sum() * len(slot)
     assert task.slots == 10
@@ -171,7 +171,7 @@ def test_neither_token_of_a_compositional_key_tells_the_value():
 
 
 @pytest.mark.parametrize("variant", ["induction", "recall"])
-def test_the_last_token_asks_for_what_was_told(variant):
+def test_the_answer_of_the_last_token_is_in_the_row(variant):
     batch = SyntheticCorpus(Induction(variant=variant), seed=0).take(300)
     for tokens, targets in zip(batch.tokens.tolist(), batch.targets.tolist(), strict=True):
         pairs = zip(tokens[:-1:2], tokens[1::2], strict=True) if variant == "recall" else pairwise(tokens)
@@ -186,21 +186,21 @@ def test_the_last_token_asks_for_what_was_told(variant):
 @pytest.mark.parametrize("level", ["concept", "name"])
 def test_a_world_tells_half_of_its_facts_both_ways(level):
     task = Reversal(entities=40, relations=3, level=level, shared=4)
-    told, asked = ({tuple(fact) for fact in facts.tolist()} for facts in (task.training_facts, task.test_facts))
-    assert not told & asked
-    assert len(told) == 3 * (40 + 12)
-    assert len(asked) == 3 * 12
+    training, questions = ({tuple(fact) for fact in facts.tolist()} for facts in (task.training_facts, task.test_facts))
+    assert not training & questions
+    assert len(training) == 3 * (40 + 12)
+    assert len(questions) == 3 * 12
     one_way = {tuple(fact) for fact in reversed_facts(task.test_facts).tolist()}
-    assert one_way <= told
-    assert {tuple(fact) for fact in reversed_facts(task.training_facts).tolist()} - told == asked
+    assert one_way <= training
+    assert {tuple(fact) for fact in reversed_facts(task.training_facts).tolist()} - training == questions
     assert len({tuple(name) for name in task.spelling.tolist()}) == task.things
-    assert {relation % 2 for _, relation, _ in one_way} == {0, 1}  # in a direction drawn at random
+    assert {relation % 2 for _, relation, _ in one_way} == {0, 1}  # in a random direction
     rows = task.rows(task.test_facts)
-    assert rows.asked.sum() == len(asked) * task.spelling.shape[1]
+    assert rows.asked.sum() == len(questions) * task.spelling.shape[1]
     assert (rows.answers[:, -1] == task.spelling[task.test_facts[:, 2], -1]).all()
 
 
-def test_names_are_shared_by_as_many_as_was_said():
+def test_names_are_shared_by_the_stated_number_of_things():
     spelled = Reversal(entities=50, shared=5, level="name").spelling
     assert set(np.bincount(spelled[:, 0])) == {5}
     assert set(np.bincount(spelled[:, 1] - spelled[:, 1].min())) == {5}
@@ -227,7 +227,7 @@ def test_formats_are_those_of_the_paper():
 
 
 @pytest.mark.parametrize("text", ["128+367=496\n", "$128+367=495$\n", "128+367=495", "one and two"])
-def test_what_is_no_sum_is_told(text):
+def test_text_that_is_not_a_sum_is_an_error(text):
     with pytest.raises(BadTask, match="expected a sum in the format plain, such as '128\\+367=495"):
         arithmetic.parse(text, "plain")
 
@@ -309,7 +309,7 @@ def test_values_are_those_of_an_evaluator():
 
 
 @pytest.mark.parametrize("text", ["", "1 2", "[MAX 1 2", "[MAX ]", "]", "[SUM 1 2 ]", "12"])
-def test_what_is_no_expression_is_told(text):
+def test_text_that_is_not_an_expression_is_an_error(text):
     with pytest.raises(BadTask, match="listops: expected an expression"):
         listops.parse(text)
 
@@ -317,21 +317,21 @@ def test_what_is_no_expression_is_told(text):
 # Text
 
 
-def test_a_spelled_row_asks_for_its_answer_alone():
+def test_only_the_answer_of_a_spelled_row_has_weight():
     tok = tokenizer()
     task = Spelled(Arithmetic(form="reverse"), tok, length=24, end=tok.eos_token_id)
     batch = SyntheticCorpus(task, seed=0).take(20)
     for row in range(20):
-        asked = batch.weight[row] > 0
-        answer = tok.decode(batch.targets[row][asked])
-        first = int(asked.float().argmax())
+        questions = batch.weight[row] > 0
+        answer = tok.decode(batch.targets[row][questions])
+        first = int(questions.float().argmax())
         question = tok.decode(batch.tokens[row, : first + 1])
         assert arithmetic.parse((question + answer).removesuffix("<|eos|>"), "reverse")
         assert answer.endswith("$\n<|eos|>")
 
 
 class Deaf:
-    """A tokenizer that hears no plus."""
+    """A tokenizer that drops plus signs."""
 
     def __call__(self, text, **_):
         return {"input_ids": [ord(sign) for sign in text if sign != "+"]}
@@ -347,7 +347,7 @@ class Deaf:
 
 
 class Trimming(Deaf):
-    """A tokenizer that loses the end of a line."""
+    """A tokenizer that drops the end of a line."""
 
     def __call__(self, text, **_):
         return {"input_ids": [ord(sign) for sign in text if sign != "\n"]}
@@ -366,7 +366,7 @@ class Long:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (
             lambda: MQAR(length=64, pairs=17),
@@ -419,9 +419,9 @@ class Long:
         (lambda: task_of("arithmetic:padded=yes"), "expected padded to be such as False, got 'yes'"),
     ],
 )
-def test_mistakes_are_told(make, said, monkeypatch):
+def test_wrong_options_are_errors(make, message, monkeypatch):
     monkeypatch.setattr(listops, "_FRUITLESS", 2)
-    with pytest.raises(BadTask, match=said):
+    with pytest.raises(BadTask, match=message):
         make()
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer trained here gives every text back; documents are framed; of conversations the answers are learned."""
+"""A trained tokenizer restores every text; documents are framed; the answers of conversations are learned."""
 
 import json
 
@@ -54,8 +54,8 @@ def chat(*contents, roles=("user", "assistant")):
     return Document("a.jsonl:3", messages=[{"role": roles[i % 2], "content": c} for i, c in enumerate(contents)])
 
 
-def learned_text(tokenizer, spoken):
-    return tokenizer.decode(np.array(spoken.tokens)[spoken.learned])
+def learned_text(tokenizer, tokens_of_turns):
+    return tokenizer.decode(np.array(tokens_of_turns.tokens)[tokens_of_turns.learned])
 
 
 @given(st.text())
@@ -103,7 +103,7 @@ def test_fingerprint_changes_with_the_template_but_not_with_use(tokenizer):
     assert fingerprint(copy) != before
 
 
-def test_a_vocabulary_without_room_for_the_bytes_is_refused():
+def test_a_vocabulary_too_small_for_all_bytes_is_refused():
     with pytest.raises(BadSetting, match=r"at least 259 tokens \(256 bytes and 3 special ones\), got 258"):
         train_tokenizer(["a"], vocab=258)
 
@@ -135,13 +135,13 @@ def test_frames_of_real_tokenizers(test_data, folder, expected):
 def test_only_the_assistants_turns_and_their_ends_are_learned(tokenizer, template, contents):
     contents = [content.replace("<|", "") for content in contents]
     chatty = with_template(tokenizer, template)
-    spoken = conversation(chatty, chat(*contents))
-    said = contents[1::2]
-    assert learned_text(chatty, spoken) == "".join(content + "<|eos|>" for content in said)
-    assert spoken.bytes == sum(len(content.encode()) for content in said)
+    tokens_of_turns = conversation(chatty, chat(*contents))
+    text_and_learned = contents[1::2]
+    assert learned_text(chatty, tokens_of_turns) == "".join(content + "<|eos|>" for content in text_and_learned)
+    assert tokens_of_turns.bytes == sum(len(content.encode()) for content in text_and_learned)
     rendered = chatty.apply_chat_template(chat(*contents).messages, tokenize=False)
-    assert chatty.decode(spoken.tokens) == rendered
-    assert len(spoken.learned) == len(spoken.tokens)
+    assert chatty.decode(tokens_of_turns.tokens) == rendered
+    assert len(tokens_of_turns.learned) == len(tokens_of_turns.tokens)
 
 
 def test_both_kinds_of_template_agree(tokenizer):
@@ -153,23 +153,23 @@ def test_both_kinds_of_template_agree(tokenizer):
 
 
 @pytest.mark.parametrize("template", [PLAIN, MARKED])
-def test_spaces_at_the_ends_of_a_turn_are_told_apart_where_offsets_leave_them_out(tokenizer, template):
+def test_spaces_at_the_ends_of_a_turn_are_assigned_where_offsets_exclude_them(tokenizer, template):
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["post_processor"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     trimming = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(state)), bos_token=BOS, eos_token=EOS
     )
     trimming.chat_template = template.replace("\n", " ")  # so the prompt ends in a space that is not learned
-    spoken = conversation(trimming, chat(" ", "\n  one  ", "two", "\nthree"))
-    assert learned_text(trimming, spoken) == "\n  one  <|eos|>\nthree<|eos|>"
+    tokens_of_turns = conversation(trimming, chat(" ", "\n  one  ", "two", "\nthree"))
+    assert learned_text(trimming, tokens_of_turns) == "\n  one  <|eos|>\nthree<|eos|>"
 
 
 def test_generation_prompt_is_no_part_of_what_is_learned(tokenizer):
     chatty = with_template(tokenizer, PLAIN)
     prompt = chatty.apply_chat_template(chat("hi").messages, add_generation_prompt=True)["input_ids"]
-    spoken = conversation(chatty, chat("hi", "hello"))
-    assert spoken.tokens[: len(prompt)] == prompt
-    assert np.flatnonzero(spoken.learned)[0] == len(prompt)
+    tokens_of_turns = conversation(chatty, chat("hi", "hello"))
+    assert tokens_of_turns.tokens[: len(prompt)] == prompt
+    assert np.flatnonzero(tokens_of_turns.learned)[0] == len(prompt)
 
 
 def refusal(tokenizer, document):
@@ -212,10 +212,10 @@ CALLS = (
 )
 
 
-def said(tokenizer, *messages, **beside):
+def text_and_learned(tokenizer, *messages, **beside):
     document = Document("a.jsonl:3", messages=list(messages), **beside)
-    spoken = conversation(tokenizer, document)
-    return tokenizer.decode(spoken.tokens), learned_text(tokenizer, spoken)
+    tokens_of_turns = conversation(tokenizer, document)
+    return tokenizer.decode(tokens_of_turns.tokens), learned_text(tokenizer, tokens_of_turns)
 
 
 USER, YES = {"role": "user", "content": "so?"}, {"role": "assistant", "content": "yes"}
@@ -223,10 +223,10 @@ USER, YES = {"role": "user", "content": "so?"}, {"role": "assistant", "content":
 
 def test_functions_and_further_arguments_reach_the_template(tokenizer):
     chatty = with_template(tokenizer, TOOLS)
-    written, learned = said(chatty, USER, YES, tools=[{"name": "weather_of"}], template={"loud": True})
+    written, learned = text_and_learned(chatty, USER, YES, tools=[{"name": "weather_of"}], template={"loud": True})
     assert written == ('[{"name": "weather_of"}]\nLOUD\n<|bos|>user\nso?<|eos|>\n<|bos|>assistant\nyes<|eos|>\n')
     assert learned == "yes<|eos|>"
-    assert said(chatty, USER, YES)[0] == "<|bos|>user\nso?<|eos|>\n<|bos|>assistant\nyes<|eos|>\n"
+    assert text_and_learned(chatty, USER, YES)[0] == "<|bos|>user\nso?<|eos|>\n<|bos|>assistant\nyes<|eos|>\n"
 
 
 @pytest.mark.parametrize("template", [PLAIN, MARKED])
@@ -234,7 +234,7 @@ def test_functions_and_further_arguments_reach_the_template(tokenizer):
 def test_a_turn_of_weight_0_is_read_and_not_learned(tokenizer, template, mark):
     chatty = with_template(tokenizer, template)
     no = {"role": "assistant", "content": "no", **mark}
-    written, learned = said(chatty, USER, no, USER, {**YES, "weight": 1})
+    written, learned = text_and_learned(chatty, USER, no, USER, {**YES, "weight": 1})
     assert "no<|eos|>" in written
     assert learned == "yes<|eos|>"
     assert "expected an assistant turn of weight 1" in refusal(chatty, Document("a.jsonl:3", messages=[USER, no]))
@@ -253,16 +253,16 @@ def test_a_weight_that_cannot_be_honoured_is_refused(tokenizer, message, expecte
     assert expected in refusal(with_template(tokenizer, PLAIN), document)
 
 
-def test_marks_that_are_not_one_a_turn_cannot_tell_which_has_no_weight(tokenizer):
+def test_marks_that_are_not_one_a_turn_do_not_identify_a_turn_without_weight(tokenizer):
     twice = MARKED.replace("{% endgeneration %}", "{% endgeneration %}{% generation %} {% endgeneration %}")
     document = Document("a.jsonl:3", messages=[USER, {**YES, "weight": 0}, USER, YES])
     assert "marks 4 turns of 2" in refusal(with_template(tokenizer, twice), document)
 
 
-def test_null_stays_where_the_template_asks_for_it_and_only_there(tokenizer):
+def test_null_stays_only_where_the_template_tests_for_it(tokenizer):
     call = {"role": "assistant", "content": None, "tool_calls": [{"name": "weather_of"}]}
-    assert said(with_template(tokenizer, CALLS), USER, call)[1] == "CALL weather_of<|eos|>"
-    assert said(with_template(tokenizer, PLAIN), USER, call)[1] == "<|eos|>"  # and not None<|eos|>
+    assert text_and_learned(with_template(tokenizer, CALLS), USER, call)[1] == "CALL weather_of<|eos|>"
+    assert text_and_learned(with_template(tokenizer, PLAIN), USER, call)[1] == "<|eos|>"  # and not None<|eos|>
 
 
 def test_a_turn_ends_with_the_token_that_ends_it_whatever_it_is_called(tokenizer):
@@ -270,19 +270,19 @@ def test_a_turn_ends_with_the_token_that_ends_it_whatever_it_is_called(tokenizer
     other = PreTrainedTokenizerFast(tokenizer_object=tokenizers, bos_token=None, eos_token="<|eos|>")
     other.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     other.chat_template = CHATML
-    assert said(other, USER, YES, USER, YES)[1] == "yes<|im_end|>yes<|im_end|>"
+    assert text_and_learned(other, USER, YES, USER, YES)[1] == "yes<|im_end|>yes<|im_end|>"
     assert conversation(other, Document("", messages=[USER, YES])).bytes == 3
     other.chat_template = CHATML.replace("<|im_end|>", "")  # nothing ends a turn, and something special stands in it
-    assert said(other, USER, {**YES, "content": "a <|im_start|> b"})[1] == "a <|im_start|> b\n"
+    assert text_and_learned(other, USER, {**YES, "content": "a <|im_start|> b"})[1] == "a <|im_start|> b\n"
 
 
 @pytest.mark.parametrize("look", ["", "{% if messages[0].role == 'system' %}S{% endif %}"])
 def test_a_conversation_that_the_assistant_opens_is_learned_from_its_first_word(tokenizer, look):
     hello = {"role": "assistant", "content": "hello"}
-    assert said(with_template(tokenizer, look + PLAIN), hello, USER, YES)[1] == "hello<|eos|>yes<|eos|>"
+    assert text_and_learned(with_template(tokenizer, look + PLAIN), hello, USER, YES)[1] == "hello<|eos|>yes<|eos|>"
 
 
-def test_a_refusal_of_the_template_says_why_and_by_whom_the_messages_are(tokenizer):
+def test_a_refusal_by_the_template_has_its_reason_and_the_roles(tokenizer):
     strict = "{% if messages[0].role != 'user' %}{{ raise_exception('begin with the user') }}{% endif %}" + PLAIN
     document = Document("a.jsonl:3", messages=[YES, USER, YES])
     message = refusal(with_template(tokenizer, strict), document)
@@ -294,21 +294,21 @@ def test_an_answer_begins_with_a_token_of_its_own(tokenizer):
     glued = with_template(tokenizer, turn + "{{ 'assistant:\n' if add_generation_prompt else '' }}")
     # a line break and blanks are one token, whose first half the prompt would hold
     document = Document("a.jsonl:3", messages=[USER, {"role": "assistant", "content": "        return x"}])
-    spoken = conversation(glued, document)
+    tokens_of_turns = conversation(glued, document)
     prompt = conversation_so_far(glued, Document("", messages=[USER]))
-    assert spoken.tokens[: len(prompt)] == prompt
-    assert learned_text(glued, spoken) == "        return x<|eos|>"
+    assert tokens_of_turns.tokens[: len(prompt)] == prompt
+    assert learned_text(glued, tokens_of_turns) == "        return x<|eos|>"
     whole = glued.apply_chat_template(document.messages, tokenize=False)
-    assert glued.decode(spoken.tokens) == whole
-    assert spoken.tokens != glued(whole, add_special_tokens=False)["input_ids"]
+    assert glued.decode(tokens_of_turns.tokens) == whole
+    assert tokens_of_turns.tokens != glued(whole, add_special_tokens=False)["input_ids"]
 
 
-@given(asked=st.text(min_size=1), answer=st.text(min_size=1))
-def test_a_completion_is_learned_and_its_prompt_is_read(tokenizer, asked, answer):
-    spoken = completion(tokenizer, Document("", text=asked + answer, prompt=len(asked)))
-    assert tokenizer.decode(np.array(spoken.tokens)[spoken.learned]) == answer
-    assert tokenizer.decode(spoken.tokens) == asked + answer
-    assert spoken.bytes == len(answer.encode())
+@given(question=st.text(min_size=1), answer=st.text(min_size=1))
+def test_a_completion_is_learned_and_its_prompt_is_read(tokenizer, question, answer):
+    tokens_of_turns = completion(tokenizer, Document("", text=question + answer, prompt=len(question)))
+    assert tokenizer.decode(np.array(tokens_of_turns.tokens)[tokens_of_turns.learned]) == answer
+    assert tokenizer.decode(tokens_of_turns.tokens) == question + answer
+    assert tokens_of_turns.bytes == len(answer.encode())
 
 
 def test_what_opens_and_closes_a_text_is_not_put_there_twice(tokenizer):
@@ -321,7 +321,7 @@ def test_what_opens_and_closes_a_text_is_not_put_there_twice(tokenizer):
 
 
 def llama_like(texts) -> PreTrainedTokenizerFast:
-    """As Llama 2's: no pre-tokeniser, a blank before every text, bytes for what is unknown."""
+    """A tokenizer as Llama 2's: no pre-tokeniser, a space before every text, bytes for unknown characters."""
     bytes_ = [f"<0x{i:02X}>" for i in range(256)]
     letters = sorted({c for text in texts for c in text.replace(" ", "▁")})
     vocab = {
@@ -406,7 +406,7 @@ def test_truncation_and_padding_of_an_earlier_call_do_not_reach_a_text(tokenizer
 # The vocabulary
 
 
-def test_a_vocabulary_ends_with_the_highest_id_and_what_has_no_row_is_told(tokenizer):
+def test_a_vocabulary_ends_with_the_highest_id_and_tokens_without_a_row_are_errors(tokenizer):
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["added_tokens"].append({**state["added_tokens"][0], "id": VOCAB + 7, "content": "<image>"})
     state["model"]["vocab"]["<image>"] = VOCAB + 7

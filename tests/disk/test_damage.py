@@ -1,4 +1,4 @@
-"""A bit that changed in a file of limbeck's is noticed, or changes nothing that comes of it."""
+"""A changed bit in a file of limbeck's is detected, or changes nothing in the results."""
 
 import json
 import os
@@ -44,14 +44,14 @@ def flip(path: Path, at: int, bit: int = 0) -> None:
 
 
 def places(path: Path) -> list[tuple[int, int]]:
-    """A few bits of a file, the same each time: at its beginning, end, and somewhere between."""
+    """A few bits of a file, always the same: at its beginning, its end, and between."""
     size = path.stat().st_size
     random = np.random.default_rng(size)
     return [(0, 0), (size - 1, 0), (int(random.integers(size)), int(random.integers(8)))] if size else []
 
 
 def same_value(path: Path, before: bytes) -> bool:
-    """Whether a file of JSON says what it said, such as 1e-05 and 1E-05."""
+    """Whether a changed JSON file has the same value, as 1e-05 and 1E-05 do."""
     if path.suffix not in (".json", ".jsonl"):
         return False
     try:
@@ -114,7 +114,7 @@ def test_verify_finds_a_changed_bit_in_every_file_of_a_run_and_a_capture(name, f
 
 
 def check_each_is_harmless(job: Job, out: Path, state: Path, expected: dict[str, object], *, every: int = 1) -> int:
-    """Changes a bit in each file of a state, and lets the job go on; gives how many were refused."""
+    """Changes a bit in each file of a state, and continues the job; gives the number of refused changes."""
     files = sorted(path.relative_to(state) for path in state.rglob("*") if path.is_file() and path.stat().st_size)
     refused = 0
     for number, file in enumerate(files[::every]):
@@ -122,9 +122,9 @@ def check_each_is_harmless(job: Job, out: Path, state: Path, expected: dict[str,
         shutil.copytree(state, out)
         at, bit = places(out / file)[number % 2 + 1]
         flip(out / file, at, bit)
-        said = forked(lambda: job(out))
-        if said:
-            assert said.startswith(str(out)) or str(out / file) in said, (file, said)
+        message = forked(lambda: job(out))
+        if message:
+            assert message.startswith(str(out)) or str(out / file) in message, (file, message)
             refused += 1
         else:
             assert result(out) == expected, file
@@ -162,7 +162,7 @@ def test_a_changed_token_of_a_store_is_noticed(tmp_path):
 # JSON
 
 
-def test_json_says_when_it_was_changed(tmp_path):
+def test_changed_json_is_detected(tmp_path):
     write_json(tmp_path / "a.json", {"b": (1, 2.5), "a": {"x": None}})
     assert read_json(tmp_path / "a.json") == {"b": [1, 2.5], "a": {"x": None}}
     stored = json.loads((tmp_path / "a.json").read_text())
@@ -174,7 +174,7 @@ def test_json_says_when_it_was_changed(tmp_path):
         read_json(tmp_path / "a.json")
 
 
-def test_what_earlier_versions_wrote_is_read_and_said_once(tmp_path, capsys, monkeypatch):
+def test_files_of_earlier_versions_are_read_with_one_note(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("limbeck.disk.records._noted", [])
     (tmp_path / "a.json").write_text('{"b": 1}')
     (tmp_path / "rows.json").write_text('[{"b": 1}]')
@@ -183,13 +183,13 @@ def test_what_earlier_versions_wrote_is_read_and_said_once(tmp_path, capsys, mon
     assert read_json(tmp_path / "a.json") == {"b": 1}
     assert read_rows(tmp_path / "rows.json") == [{"b": 1}]
     assert read_lines(tmp_path / "lines.jsonl") == [{"b": 1}, {"b": 2}]
-    said = capsys.readouterr().err
-    assert said.count("was written by an earlier version without a checksum") == 1
-    assert str(tmp_path / "a.json") in said
+    message = capsys.readouterr().err
+    assert message.count("was written by an earlier version without a checksum") == 1
+    assert str(tmp_path / "a.json") in message
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "expected JSON as limbeck wrote it"),
         ("[1, 2]", "expected `object`, got `array`"),
@@ -200,13 +200,13 @@ def test_what_earlier_versions_wrote_is_read_and_said_once(tmp_path, capsys, mon
         (b'{"a": "\xff"}', "expected JSON"),
     ],
 )
-def test_what_is_no_json_of_ours_is_an_error_of_the_readers_class(text, said, tmp_path):
+def test_what_is_no_json_of_ours_is_an_error_of_the_readers_class(text, message, tmp_path):
     file = tmp_path / "a.json"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(BadModel) as caught:
         read_json(file, error=BadModel, remedy="copy it")
     assert str(caught.value).startswith(f"{file}: ")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "copy it" in str(caught.value)
     with pytest.raises(BadModel, match="got: No such file or directory: copy it"):
         read_json(tmp_path / "b.json", error=BadModel, remedy="copy it")
@@ -220,7 +220,7 @@ def test_lines_carry_the_crc_of_their_bytes(tmp_path):
 
 
 def read_or_refused(read: Callable[[Path], Any], file: Path) -> Any:
-    """What is read of a file, None where it is refused by its name."""
+    """The contents of a file; None if it is refused by its name."""
     try:
         return read(file)
     except BadFolder as error:
@@ -269,8 +269,8 @@ def test_each_bit_of_arrays_is_noticed(tmp_path):
     arrays = {"tokens": np.array([1.0, 2.0]), "nats": np.array([0.5, 0.25])}
     save_arrays(file, arrays, surprises="[]")
     assert file.stat().st_mode & 0o777 == 0o666 & ~_umask()
-    read, said, digest = load_arrays(file, {"tokens": 1, "nats": 1}, needs=("tokens",), remedy="measure again")
-    assert (said, digest is None) == ({"surprises": "[]"}, False)
+    read, facts, digest = load_arrays(file, {"tokens": 1, "nats": 1}, needs=("tokens",), remedy="measure again")
+    assert (facts, digest is None) == ({"surprises": "[]"}, False)
     assert all((read[name] == arrays[name]).all() for name in arrays)
     data = file.read_bytes()
     for at in range(len(data)):
@@ -312,7 +312,7 @@ def test_rows_that_were_appended_are_checked_when_they_are_gone_on_with(tmp_path
         CheckedRows(file, 3)
 
 
-def test_rows_of_an_earlier_version_are_believed_once(tmp_path):
+def test_rows_without_checksums_are_trusted_at_first_use(tmp_path):
     file = tmp_path / "a.part"
     file.write_bytes(b"abcdefg")
     with CheckedRows(file, 3) as rows:
@@ -349,7 +349,7 @@ def test_bare_names_are_let_through():
 
 
 def strip(folder: Path) -> None:
-    """Takes away all that earlier versions did not write."""
+    """Removes everything that earlier versions did not write."""
     for path in sorted(folder.rglob("*")):
         if path.name == "digests.json" or path.suffix == ".crc":
             path.unlink()

@@ -1,4 +1,4 @@
-"""What is on disk: whole or not there, written by one process at a time, never through a link."""
+"""Files on disk are complete or absent, written by one process at a time, and never through a link."""
 
 import errno
 import fcntl
@@ -58,7 +58,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_second_command_in_a_folder_is_told_who_is_there(command, here, tmp_path):
+def test_a_second_command_in_a_folder_names_the_first(command, here, tmp_path):
     if command == "merge":
         limbeck.capture(**keys(here, here / "answers"), length=32, tokens=64)
     with held_elsewhere(tmp_path / "out") as pid, pytest.raises(BadFolder) as caught:
@@ -85,10 +85,10 @@ def test_a_folder_is_free_when_its_job_has_ended(tmp_path):
 
 
 class held_by_thread:
-    """What another thread of this process is told that wants the folder."""
+    """The error of another thread of this process that needs the folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.said = folder, None
+        self.folder, self.error = folder, None
 
     def __enter__(self) -> Exception | None:
         def work() -> None:
@@ -96,12 +96,12 @@ class held_by_thread:
                 with locked(self.folder):
                     pass
             except BadFolder as error:
-                self.said = error
+                self.error = error
 
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-        return self.said
+        return self.error
 
     def __exit__(self, *_: object) -> None: ...
 
@@ -113,7 +113,7 @@ def test_a_lock_that_was_left_by_a_killed_process_binds_nobody(tmp_path):
     assert not (tmp_path / ".lock").exists()
 
 
-def test_who_holds_a_lock_cannot_write_to_the_terminal_of_who_asks(tmp_path):
+def test_the_holder_of_a_lock_cannot_write_to_the_terminal_of_another_process(tmp_path):
     with (tmp_path / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write('{"pid": "\\u001b[31m1", "host": "[red]", "since": "now"}')

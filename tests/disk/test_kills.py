@@ -1,4 +1,4 @@
-"""A job that is killed at any of its file operations ends, by the same command, with the bits of one that was not."""
+"""A job that is killed at any of its file operations ends, by the same command, with the bits of an undisturbed one."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ def here(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def job_of(here) -> Callable[[str], Job]:
-    """Jobs by name; each has run once in this process, so that its forks import nothing."""
+    """Jobs by name. Each has run once in this process, so that its forks import nothing."""
     made, warm = jobs(here), set()
 
     def job(name: str) -> Job:
@@ -31,7 +31,7 @@ def job_of(here) -> Callable[[str], Job]:
 
 
 def continue_from_each(job: Job, out: Path, copies: Path, *, every: int) -> None:
-    """Stops a job at every so many of its states on disk, and lets it go on from there."""
+    """Stops a job at every n-th of its states on disk, and continues it."""
     states = stops(job, out, copies)
     expected = result(out)
     assert len(states) > 20
@@ -50,7 +50,7 @@ def test_a_job_goes_on_wherever_it_was_stopped(name, every, job_of, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "every"), [("written", 1), ("pretrain", 1), ("distil", 12), ("capture", 8)])
 def test_a_job_goes_on_from_each_of_its_file_operations(name, every, job_of, tmp_path):
-    """Each of all jobs where LIMBECK_EVERY_STOP is set, which takes a quarter of an hour; else of the longer ones some."""
+    """All operations of all jobs with LIMBECK_EVERY_STOP set, which takes a quarter of an hour; else some of the longer ones."""
     every = 1 if os.environ.get("LIMBECK_EVERY_STOP") else every
     continue_from_each(job_of(name), tmp_path / "out", tmp_path / "stops", every=every)
 

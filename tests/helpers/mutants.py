@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 _STATISTICS = "tests/probes/test_statistics.py::test_"
 _INTERVAL = f"{_STATISTICS}an_interval_of_two_seeds_and_three_documents_is_the_one_worked_out_by_hand"
-_COVERAGE = f"{_STATISTICS}intervals_hold_the_truth_as_often_as_they_say"
+_COVERAGE = f"{_STATISTICS}intervals_have_their_stated_coverage"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Tiny(ThreadingHTTPServer):
         self.ready: dict[tuple[int, ...], torch.Tensor] = {}
         self.texts = vars(model).setdefault("texts", {})  # tests of one model ask for the same again and again
         vars(self).update(keys)
-        self.lock, self.random, self.asked, self.faulted = threading.Lock(), random.Random(0), Counter(), Counter()
+        self.lock, self.random, self.queries, self.faulted = threading.Lock(), random.Random(0), Counter(), Counter()
         self.in_flight = self.most_in_flight = 0
         self.keys_seen: set[str | None] = set()
         self.times: list[float] = []
@@ -132,7 +132,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         key = self.headers.get("Authorization")
         with server.lock:
-            server.asked[self.path] += 1
+            server.queries[self.path] += 1
             server.keys_seen.add(key)
             server.last = body
             server.in_flight += 1

@@ -391,7 +391,7 @@ def test_the_fused_gradient_of_sorted_probabilities_is_autograds_on_full_logits(
 
 
 @given(st.integers(0, 99), st.integers(1, 30))
-def test_what_is_cut_off_hides_no_more_than_it_says(seed, k):
+def test_what_is_cut_off_hides_no_more_than_stated(seed, k):
     generator = torch.Generator().manual_seed(seed)
     logits, others = (3 * torch.randn(1, 30, dtype=torch.float64, generator=generator) for _ in range(2))
     nothing = Chunk(torch.zeros(1, dtype=torch.int64), torch.ones(1))
@@ -456,7 +456,7 @@ def test_sorted_probabilities_are_the_same_loss_as_a_teacher_of_the_same_tokens(
     assert float(fused_backward(parse("ULD"), teacher, said, found, scale=1.0)) < 1e-9
 
 
-def test_of_kept_outcomes_the_likeliest_can_be_sorted_and_the_drawn_not():
+def test_top_k_outcomes_can_be_sorted_and_sampled_ones_cannot():
     student, teacher, found, said = own_tokens()
     likely = top_k(teacher.logits().detach().log_softmax(-1), 9)
     whole = fused_backward(parse("ULD"), student, said, found, scale=1.0)
@@ -479,7 +479,7 @@ def test_chunks_of_one_token_are_the_same_loss_as_a_teacher_of_the_same_tokens()
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_who_says_what_the_teacher_says_has_nothing_to_learn(divergence):
+def test_a_student_equal_to_its_teacher_has_no_loss(divergence):
     _, teacher, found, said = own_tokens()
     assert float(fused_backward(parse(f"ALM(divergence={divergence})"), teacher, said, found, scale=1.0)) < 1e-9
     limit = 1e-6 if divergence != "total_variation" else torch.inf  # it has a corner there
@@ -669,7 +669,7 @@ def test_a_family_of_objectives_hears_all_that_one_of_them_does(here, tmp_path):
     assert facts[0]["chunks"] < plain["chunks"]
 
 
-def test_drawn_answers_are_refused_for_sorted_probabilities(here, tmp_path):
+def test_sampled_logits_are_refused_for_sorted_probabilities(here, tmp_path):
     keys = {
         "teacher": str(here / "teacher"),
         "data": str(here / "text.jsonl"),
@@ -700,7 +700,7 @@ def test_drawn_answers_are_refused_for_sorted_probabilities(here, tmp_path):
         ({"tokenizer_align": None}, Mismatch, "distil --tokenizer-align bytes"),
     ],
 )
-def test_what_cannot_be_aligned_is_said_before_anything_is_written(here, tmp_path, keys, error, says):
+def test_an_impossible_alignment_is_an_error_before_anything_is_written(here, tmp_path, keys, error, says):
     with pytest.raises(error, match=says):
         distil(here, str(tmp_path / "bad"), **keys)
     assert not (tmp_path / "bad" / "told").exists()

@@ -138,7 +138,7 @@ def test_broken_text_is_located(limbeck, teacher, tmp_path, kind):
     refused(distil(limbeck, teacher, file), *words)
 
 
-def test_all_faulty_records_are_told_at_once_and_some_may_be_skipped(limbeck, teacher, tmp_path):
+def test_all_faulty_records_are_reported_at_once_and_some_may_be_skipped(limbeck, teacher, tmp_path):
     file = tmp_path / "text.jsonl"
     rows = [{"text": f"the cat sat on the mat {i} times " * 20} for i in range(30)]
     file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"text": 1}, {"body": "b"}]))
@@ -150,7 +150,7 @@ def test_all_faulty_records_are_told_at_once_and_some_may_be_skipped(limbeck, te
     refused(distil(limbeck, teacher, file, "--columns", "text=story"), "expected 'story' (--columns)")
 
 
-def test_a_corpus_shorter_than_a_row_says_how_long_it_is(limbeck, teacher, tmp_path):
+def test_a_corpus_shorter_than_a_row_is_an_error_with_its_length(limbeck, teacher, tmp_path):
     file, other = tmp_path / "short.jsonl", tmp_path / "other.jsonl"
     file.write_text(json.dumps({"text": "the cat sat"}))
     other.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts(3)))
@@ -235,13 +235,13 @@ def test_a_folder_of_somebody_else_is_left_alone(limbeck, teacher, data, tmp_pat
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.tex"]
 
 
-def test_a_folder_that_cannot_be_written_is_said_first(limbeck, teacher, data, tmp_path):
+def test_a_folder_that_cannot_be_written_is_the_first_error(limbeck, teacher, data, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     refused(distil(limbeck, teacher, data, out="file/out"), "cannot write", "--out")
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc").exists(), reason="root may write anywhere")
-def test_a_read_only_folder_is_said_first(limbeck, teacher, data, tmp_path):
+def test_a_read_only_folder_is_the_first_error(limbeck, teacher, data, tmp_path):
     if os.geteuid() == 0:
         folder = Path("/proc/limbeck")  # what even root may not write
     else:

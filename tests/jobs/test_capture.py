@@ -352,7 +352,7 @@ def outputs_of(teacher, blocks: int):
             yield one, teacher(one)
 
 
-def test_the_bias_of_likeliest_outcomes_is_what_the_certificate_says(here):
+def test_the_bias_of_top_k_outcomes_is_that_of_the_certificate(here):
     """The head's gradient over many positions, computed here in the plain way, is off by as much."""
     teacher = frozen(llama(tok=tokenizer(), seed=2))
     codec = TopK(teacher.vocab, 4, 12)
@@ -376,7 +376,7 @@ def test_the_bias_of_likeliest_outcomes_is_what_the_certificate_says(here):
     assert told.bias.value > 0.05
 
 
-def test_drawn_outcomes_have_no_bias_and_noise_that_falls_with_their_number(here):
+def test_sampled_outcomes_have_no_bias_and_noise_that_falls_with_their_number(here):
     teacher = frozen(llama(tok=tokenizer(), seed=2))
     few, many = certify(
         outputs_of(teacher, 24),
@@ -397,7 +397,7 @@ def test_a_shard_is_one_of_several(value, here):
         ask(here, "no", shard=value)
 
 
-def test_too_few_bytes_and_too_many_machines_are_said(here):
+def test_too_few_bytes_and_too_many_machines_are_errors(here):
     with pytest.raises(
         BadSetting, match=r"--bytes-per-token 4: 4 bytes a token hold 0 outcomes of .* give \d+ or more"
     ):

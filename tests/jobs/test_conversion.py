@@ -301,7 +301,7 @@ def test_a_cut_is_converted_by_place_without_matching(here):
         ),
     ],
 )
-def test_what_cannot_be_converted_is_said_before_anything_is_written(here, changes, error, said):
+def test_an_impossible_conversion_is_an_error_before_anything_is_written(here, changes, error, said):
     with pytest.raises(error, match=said):
         limbeck.distil(**{k: v for k, v in settings(here, "refused", **changes).items() if v is not None})
     assert not (here / "refused").exists()
@@ -381,7 +381,7 @@ def test_an_arm_with_other_layers_is_timed_by_itself(done):
     assert list(told) == ["ForwardKL", "ForwardKL (attention everywhere)"]
 
 
-def test_of_one_document_it_is_said_that_there_is_no_interval(here):
+def test_one_document_is_reported_without_an_interval(here):
     proof = RecallEvaluation(here, None, None)
     for name, level in (("student", 2.0), ("attention", 1.5)):
         sums = np.array([[10.0, 0, 0, 0, 0, 20.0]])
@@ -392,7 +392,7 @@ def test_of_one_document_it_is_said_that_there_is_no_interval(here):
     assert "has 0.500 nats more in all and 0.500 nats more on recall hits" in proof.sentence()
 
 
-def test_what_is_kept_of_a_text_is_counted_and_told(done):
+def test_what_is_kept_of_a_text_is_counted_and_reported(done):
     out, _ = done
     run = json.loads((out / "run.json").read_text())
     state = run["state"]

@@ -86,7 +86,7 @@ def test_a_run_leaves_what_is_promised(done):
     assert "http://" not in report.replace("http://www.w3.org", "")  # one file, no network
 
 
-def test_what_a_comparison_will_take_is_foretold_from_its_own_steps(done):
+def test_the_time_of_a_comparison_is_estimated_from_its_own_steps(done):
     out, _ = done
     told = json.loads((out / "run.json").read_text())["estimate"]
     assert len(told["step_seconds"]) == 2  # of the objective and of cross-entropy
@@ -235,7 +235,7 @@ def test_another_text_of_a_users_objective_is_another_run(here, tmp_path):
 
 
 @pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
-def test_of_several_ranks_one_says_what_is_wrong(rank, lines, monkeypatch, capsys):
+def test_one_of_several_ranks_prints_an_error(rank, lines, monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", rank)
     monkeypatch.setattr(sys, "argv", ["limbeck", "distil", "--data", "nowhere.jsonl"])
     with pytest.raises(SystemExit) as stop:

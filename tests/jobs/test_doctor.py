@@ -115,7 +115,7 @@ def test_the_same_tokens_cut_another_way_are_a_warning():
     assert "teacher's tokenizer" in text
 
 
-def test_unequal_padded_heads_are_fine_and_said():
+def test_unequal_padded_heads_are_allowed_with_a_note():
     findings = look(model("large", rows=40, hidden=32), model("small", rows=32))
     text = said(findings, "head", "ok")
     assert "large: 40 rows for 25 tokens; the 15 rows of padding are excluded on both sides" in text
@@ -193,7 +193,7 @@ def test_rows_longer_than_a_context_are_an_error_with_both_numbers():
         check(findings)
 
 
-def test_soft_caps_are_said_and_may_differ():
+def test_soft_caps_are_reported_and_may_differ():
     capped = model("gemma", config=Gemma2Config, final_logit_softcapping=30.0)
     text = said(look(capped, model("plain")), "logits", "ok")
     assert "gemma: scale 1, soft cap 30; plain: scale 1, no soft cap" in text
@@ -252,7 +252,7 @@ def test_fields_that_are_not_read_are_named_and_warned_of_where_they_speak(tmp_p
     assert "not read, of 1 records: 'rejected' (100 %)" in said(found, "fields", "warning")
 
 
-def test_the_form_of_records_and_files_passed_over_are_told(tmp_path):
+def test_the_form_of_records_and_skipped_files_are_reported(tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.jsonl").write_text('{"instruction": "w1", "output": "w2"}\n')
     (tmp_path / "texts" / "b.md").write_text("no")
@@ -263,7 +263,7 @@ def test_the_form_of_records_and_files_passed_over_are_told(tmp_path):
     )
 
 
-def test_records_that_cannot_be_read_are_told_by_the_first(tmp_path):
+def test_records_that_cannot_be_read_are_reported_by_the_first(tmp_path):
     rows = [{"messages": [ASKED, ANSWER]}, {"body": "b"}, {"messages": [ASKED]}]
     (fault,) = sample_of(tmp_path, *rows)[1]
     assert fault.level == "error"
@@ -346,7 +346,7 @@ def test_a_full_disk_is_seen_before_the_folder_exists(monkeypatch, tmp_path, fre
     assert ("--out on another disk" in text) == (level != "ok")
 
 
-def test_the_time_is_told():
+def test_the_time_is_reported():
     text = said(look(model("large"), None), "time", "ok")
     assert "for each training of 10,000 tokens" in text
     assert [resources._time(s) for s in (3, 150, 9000, 300_000)] == ["3 s", "2.5 min", "2.5 hours", "3.5 days"]

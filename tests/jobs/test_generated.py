@@ -65,7 +65,7 @@ def test_the_likeliest_continuation_is_the_one_of_transformers(name):
     assert found[0].finished
 
 
-def test_what_is_written_does_not_hang_on_what_else_is():
+def test_generated_text_does_not_depend_on_other_prompts():
     model, most = frozen(animal("qwen3")), 16
     prompts, numbers = some_prompts(), uniforms(6, 16)
     together = generate(model, prompts, max_new_tokens=most, uniforms=numbers)
@@ -82,7 +82,7 @@ def test_what_is_written_does_not_hang_on_what_else_is():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_tokens_are_drawn_as_the_model_says(temperature):
+def test_tokens_are_sampled_from_the_models_distribution(temperature):
     model, rows = frozen(animal("llama")), 4000
     (prompt,) = some_prompts(lengths=(5,))
     found = generate(
@@ -357,7 +357,7 @@ def test_another_models_answer_stops_the_capture(here, model):
         ask(here, "other-model", teacher=server.url)
 
 
-def test_a_prompt_without_an_answer_is_named_and_asked_again(here, model, hasty):
+def test_a_prompt_without_a_completion_is_named_and_queried_again(here, model, hasty):
     """One of thirty is borne, two are not; what was answered is not asked for again."""
     prompts = [document.text for document in read(str(here / "prompts.jsonl"))]
     with serving(model) as server:
@@ -367,7 +367,7 @@ def test_a_prompt_without_an_answer_is_named_and_asked_again(here, model, hasty)
         with pytest.raises(BadServer, match=said):
             ask(here, "holes", teacher=server.url, in_flight=1)
         server.hopeless = lambda prompt: prompt == prompts[28]
-        server.asked.clear()
+        server.queries.clear()
         found = ask(here, "holes", teacher=server.url, in_flight=1)
         assert (found["failed"], found["samples"]) == (1, 29)
         (failed,) = read_json(here / "holes" / "run.json")["failed"]
@@ -375,7 +375,7 @@ def test_a_prompt_without_an_answer_is_named_and_asked_again(here, model, hasty)
         assert "maximum context length" in failed["reason"]
         server.hopeless = lambda prompt: False
         assert ask(here, "holes", teacher=server.url, in_flight=1)["failed"] == 0
-        assert server.asked["/v1/completions"] == 3  # both of before, and the last one again
+        assert server.queries["/v1/completions"] == 3  # both of before, and the last one again
     assert (here / "holes" / "text.jsonl").read_bytes() == whole
 
 
@@ -444,7 +444,7 @@ def test_the_key_goes_to_the_server_and_into_no_file(here, model, monkeypatch, c
     assert not any(KEY in text for text in shown)
 
 
-def test_the_cost_is_said_before_and_after(here, model, capfd):
+def test_the_cost_is_reported_before_and_after(here, model, capfd):
     with serving(model) as server:
         found = ask(here, "priced", teacher=server.url, price="1000,2000")
         ask(here, "priced", teacher=server.url, price="1000,2000")
@@ -500,7 +500,7 @@ def test_a_mistake_found_late_does_not_keep_the_folder(here):
 
 
 @pytest.mark.long
-def test_students_of_any_kind_learn_what_was_written(here, tmp_path):
+def test_students_of_any_kind_learn_generated_text(here, tmp_path):
     """One of another architecture beside its teacher, one of another tokenizer beside itself, one from scratch."""
     data = lines(tmp_path / "prompts.jsonl", [{"text": " ".join(t.split()[:3])} for t in texts(150, seed=3)])
     text = ask(here, "corpus", data=str(data), max_new_tokens=30)["text"]

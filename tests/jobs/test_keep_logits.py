@@ -106,7 +106,7 @@ def test_a_run_that_reads_its_text_often_keeps_the_teachers_logits(here, monkeyp
     assert weights(here / "from-logits") == weights(here / "kept")
 
 
-def test_whoever_says_so_keeps_none(here):
+def test_a_flag_keeps_no_logits(here):
     limbeck.distil(**keys(here, cache_logits=False), out=here / "live")
     assert not (here / "live" / "captured").exists()
     run = json.loads((here / "live" / "run.json").read_text())

@@ -27,7 +27,7 @@ SHAPE = Mixed(("conv", "based:4", "mamba2:state=6,head=8", "swa:5"), width=32, l
 
 
 @torch.no_grad()
-def test_a_plan_says_what_the_decoder_is_that_would_be_built():
+def test_a_plan_describes_the_decoder_that_would_be_built():
     pattern = f"{PATTERN},longconv,topk"
     shape = Mixed((*SHAPE.pattern, "longconv", "topk"), width=32, layers=12, context=context_of(24))
     found = plan(mixers=pattern, width=32, layers=12, length=24, vocab=50)
@@ -111,7 +111,7 @@ def test_every_mixer_is_planned(mixer):
         ("swa:64", 63, "a head of swa:64 keeps at most 63"),
     ],
 )
-def test_what_a_state_can_hold_is_said_with_its_source(mixers, pairs, said):
+def test_the_capacity_of_a_state_is_reported_with_its_source(mixers, pairs, said):
     recall = plan(mixers=mixers, width=64, layers=6, length=500)["recall"]
     assert recall["pairs"] == pairs
     assert said in recall["said"]
@@ -119,7 +119,7 @@ def test_what_a_state_can_hold_is_said_with_its_source(mixers, pairs, said):
     assert "2402.18668" in recall["rule"]
 
 
-def test_a_window_that_never_closes_is_allowed_and_said():
+def test_a_window_longer_than_texts_is_allowed_with_a_note():
     assert plan(mixers="swa:64", width=32, layers=1, length=63)["remarks"] == [
         "swa:64 has a window larger than the 63 tokens of a text: here it is attention"
     ]
@@ -293,7 +293,7 @@ def test_a_plan_is_one_json_object(limbeck):
         (("--mixers", "conv", "--params", "1M", "--length", "long"), "1.3B, got 'long'\n"),
     ],
 )
-def test_a_question_that_makes_no_sense_is_answered_with_why(flags, said, limbeck):
+def test_wrong_flags_of_a_plan_are_errors(flags, said, limbeck):
     status, _, err = limbeck(*flags)
     assert status == 2
     assert said in err

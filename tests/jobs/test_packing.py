@@ -27,7 +27,7 @@ from tests.helpers.models import frozen, llama, tokenizer, write_corpus, write_t
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
 
 
-def test_what_rows_lack_and_what_would_halve_it_is_said_of_texts():
+def test_lost_context_of_texts_is_reported_with_a_length_that_halves_it():
     store = numbered([[True] * 101] * 50)  # of 100 predictions 36 stand behind a row of 64
     found = packed(store, length=64, context=512)
     assert (found.check, found.level) == ("packing", "ok")
@@ -44,7 +44,7 @@ def test_what_rows_lack_and_what_would_halve_it_is_said_of_texts():
     assert "which is more than the context of 128 tokens" in packed(longest, length=64, context=128).remedy
 
 
-def test_what_rows_lack_and_what_would_halve_it_is_said_of_conversations():
+def test_lost_context_of_conversations_is_reported_with_a_length_that_halves_it():
     talk = ([False] * 20 + [True] * 20) * 4  # of 80 learned tokens 20 stand in the first row of 64
     found = packed(numbered([talk] * 30), length=64, context=512)
     assert found.level == "warning"
@@ -67,7 +67,7 @@ def test_prompts_with_completions_are_called_what_they_are():
     assert "30 of 30 conversations are longer" in mixed.message
 
 
-def test_whole_conversations_and_the_room_they_leave_are_said():
+def test_whole_conversations_and_their_padding_are_reported():
     found = packed(numbered([[False] * 20 + [True] * 20] * 30), length=64, context=512)
     assert found.message.startswith(
         "no conversation is longer than a row of 64 tokens: each stands whole in one; 39 % of"

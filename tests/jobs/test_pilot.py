@@ -189,7 +189,7 @@ def test_shapes_of_a_ladder_nest_and_have_their_sizes():
         ("30k", "60k,61k,62k,300", "no shape of about 300 parameters"),
     ],
 )
-def test_a_grid_that_can_say_nothing_is_refused(students, teachers, said):
+def test_a_grid_that_decides_nothing_is_refused(students, teachers, said):
     scale = SCALES["small"]
 
     def make():
@@ -227,7 +227,7 @@ def test_a_folder_of_another_version_is_refused(whole, tmp_path):
         limbeck.pilot(data=str(data), out=tmp_path, scale="smoke", students="1", teachers="3", seeds=1)
 
 
-def test_hidden_states_say_what_the_teacher_says(tmp_path):
+def test_cached_hidden_states_give_the_teachers_logits(tmp_path):
     tok = tokenizer()
     teacher = frozen(llama(layers=2, seed=1, tok=tok, pad=4))
     train, _ = stores(tmp_path, tok)
@@ -266,7 +266,7 @@ def test_a_capture_that_was_stopped_goes_on_where_it_stood(tmp_path):
     assert torch.equal(kept(batch).hidden, fresh(batch).hidden)
 
 
-def test_answers_that_no_student_waits_for_are_not_asked_again(tmp_path):
+def test_logits_that_no_student_needs_are_not_computed_again(tmp_path):
     answers = tmp_path / "answers" / "t0"
     cell = Task(tmp_path, "cell", "s0", (answers,))
     tasks = [Task(tmp_path, "answers", "t0"), cell]

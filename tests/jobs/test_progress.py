@@ -48,7 +48,7 @@ def lines_of(monkeypatch, **asked):
     return said.get().splitlines()
 
 
-def test_a_line_says_what_the_loss_is_and_what_is_left_of_all(monkeypatch):
+def test_a_progress_line_names_the_loss_and_the_time_left(monkeypatch):
     lines = lines_of(monkeypatch, loss=("training ForwardKL", "nats/token"), after=3600.0)
     assert len(lines) == 4
     assert re.sub(" +", " ", lines[0]) == (
@@ -108,7 +108,7 @@ def test_a_student_that_was_given_is_not_called_cut():
     ("asked", "vocab"),
     [(10**5, 512), (10**6, 512), (10**6, 2048), (10**7, 32_000), (10**8, 512), (10**8, 32_000), (600 * 10**6, 32_000)],
 )
-def test_a_new_model_has_the_parameters_asked_for(asked, vocab):
+def test_a_new_model_has_the_requested_parameters(asked, vocab):
     shape = scratch_shape(asked, vocab=vocab)
     tokens = type(
         "Tokens",

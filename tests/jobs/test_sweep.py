@@ -147,7 +147,7 @@ def test_a_stopped_family_goes_on_to_the_same_bits(done, here, monkeypatch):
         assert weights(here / "stopped" / size) == weights(whole / size)
 
 
-def test_a_teacher_is_asked_once_a_step():
+def test_a_teacher_computes_once_per_step():
     asked = []
 
     class Teacher:
@@ -192,7 +192,7 @@ def test_students_that_do_not_fit_together_are_trained_in_groups(done, here, mon
 @pytest.mark.parametrize(
     ("params", "match"), [("40000,40001", "sizes that differ by less than 1 % are one student"), ("40k,x", "--params")]
 )
-def test_sizes_that_make_no_family_are_said(here, params, match):
+def test_sizes_that_make_no_sweep_are_errors(here, params, match):
     with pytest.raises(BadSetting, match=match):
         distil(here, "none", params=params)
 
@@ -235,7 +235,7 @@ def test_a_report_is_made_of_the_students_that_have_begun(done, here):
 
 
 @pytest.mark.parametrize("objective", ["ForwardKL, KL", "ForwardKL,", "ForwardKL, TAID(start=2)"])
-def test_objectives_that_make_no_family_are_said(here, objective):
+def test_objectives_that_make_no_sweep_are_errors(here, objective):
     with pytest.raises(LimbeckError, match=r"name each once|expected|start"):
         distil(here, "none", objective=objective)
     assert not (here / "none").exists()

@@ -48,7 +48,7 @@ class _Fixed:
         return Outputs(logits, type(self.about.head)(torch.eye(self.vocab)), self.vocab)
 
 
-def test_both_are_asked_about_the_same_bytes(tmp_path):
+def test_both_are_measured_on_the_same_bytes(tmp_path):
     about = llama(tok=tokenizer())
     source = str(write_corpus(tmp_path))
     uniform = _Fixed(about, np.zeros(about.vocab))
@@ -93,13 +93,13 @@ def test_random_weights_teach_nobody(tmp_path):
     assert [f["level"] for f in doctor(mute)["findings"] if f["check"] == "knowledge"] == ["warning"]
 
 
-def test_the_builtin_teacher_knows_its_text():
+def test_the_builtin_teacher_predicts_its_text():
     found = doctor(DistilSettings(tokens=20_000))
     (finding,) = [f for f in found["findings"] if f["check"] == "knowledge"]
     assert finding["level"] == "ok"
 
 
-def test_too_little_text_says_nothing(tmp_path):
+def test_too_little_text_gives_no_finding(tmp_path):
     (tmp_path / "one.jsonl").write_text('{"text": "the cat sat"}\n')
     about = llama(tok=tokenizer())
     items = of_source(str(tmp_path / "one.jsonl"), about)
@@ -178,7 +178,7 @@ def trained(folder: Path, compare_to_unigram: dict[str, object] | None) -> Task:
     return task
 
 
-def test_a_pilot_stops_where_no_teacher_knows_anything(tmp_path):
+def test_a_pilot_stops_if_no_teacher_beats_the_unigram_model(tmp_path):
     less, more = {"teacher": 2.5, "unigram": 2.0, "documents": 16}, {"teacher": 1.0, "unigram": 2.0, "documents": 16}
     bad = [trained(tmp_path / name, less) for name in ("a", "b") if not (tmp_path / name).mkdir()]
     (tmp_path / "c").mkdir(), (tmp_path / "d").mkdir()

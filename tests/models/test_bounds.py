@@ -1,4 +1,4 @@
-"""Model folders whose JSON or headers no model could have: one sentence, at once, and no memory taken."""
+"""Model folders with impossible JSON or headers: an error of one sentence, at once, without memory use."""
 
 import json
 import struct
@@ -15,7 +15,7 @@ from tests.helpers.zoo import animal
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A good model folder, to be spoilt."""
+    """A good model folder to damage."""
     save(animal("llama"), tmp_path / "good")
     return tmp_path / "good"
 

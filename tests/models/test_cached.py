@@ -1,4 +1,4 @@
-"""What a model keeps between reads is heeded, by whichever name Transformers hands it over."""
+"""The cache of a model is used, by any name that Transformers gives it."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from tests.models.test_decoder import ALL, made
 X = torch.arange(1, 10)[None]
 
 
-def written(model, x=X, **asked):
-    return model.generate(x, attention_mask=torch.ones_like(x), **{"max_new_tokens": 8, "do_sample": False} | asked)
+def generated(model, x=X, **options):
+    return model.generate(x, attention_mask=torch.ones_like(x), **{"max_new_tokens": 8, "do_sample": False} | options)
 
 
 def llama(kind=LlamaForCausalLM):
@@ -32,14 +32,14 @@ def llama(kind=LlamaForCausalLM):
 
 
 class Forgetting(LlamaForCausalLM):
-    """Swallows what it is handed by other names, as a model does that was made for another Transformers."""
+    """Ignores a cache with another name, as a model for another version of Transformers does."""
 
     def forward(self, input_ids, mine=None, **others):
         return super().forward(input_ids, **{name: value for name, value in others.items() if name not in NAMES})
 
 
 def losing(monkeypatch, *more):
-    """Makes generation lose these of what it hands over."""
+    """Removes these entries from what generation passes on."""
     prepare = GenerationMixin.prepare_inputs_for_generation
 
     def lose(self, *args, **kwargs):
@@ -85,8 +85,8 @@ def test_generation_that_loses_the_cache_is_refused(mixer, mask, monkeypatch):
     with pytest.raises(
         BadModel, match=r"in another way than this model accepts|0 in the cache and 1 new.*got one of 3"
     ):
-        written(model)
-    assert written(model, use_cache=False).shape == (1, 17)
+        generated(model)
+    assert generated(model, use_cache=False).shape == (1, 17)
 
 
 def test_the_first_generation_alone_is_checked_and_changes_nothing(monkeypatch):
@@ -114,14 +114,14 @@ def counted(forward, calls):
 
 def test_a_text_that_continues_what_a_cache_holds_is_not_read_again():
     model = made(*ALL)
-    whole = written(model)
-    begun = written(model, max_new_tokens=3, return_dict_in_generate=True)
-    assert torch.equal(written(model, begun.sequences, max_new_tokens=5, **{CACHE: begun[CACHE]}), whole)
+    whole = generated(model)
+    begun = generated(model, max_new_tokens=3, return_dict_in_generate=True)
+    assert torch.equal(generated(model, begun.sequences, max_new_tokens=5, **{CACHE: begun[CACHE]}), whole)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_any_model_is_read_on_as_it_reads_at_once(dtype):
+def test_any_model_continues_from_its_cache_as_in_one_pass(dtype):
     model = llama().to(dtype)
     first, kept = read_on(model, X[:, :5], None)
     second, kept = read_on(model, X[:, 5:], kept)

@@ -1,4 +1,4 @@
-"""What a config.json declares is what Transformers builds of it, or it is not answered at all."""
+"""The values declared by a config.json are those of the model that Transformers builds from it, or unknown."""
 
 import json
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from tests.helpers.zoo import CONFIGS
 
 
 def written(config) -> dict:
-    """The keys of the config.json that Transformers writes, with the class as a model's own has it."""
+    """The keys of the config.json that Transformers writes, with the model's own class."""
     architecture = {"gpt2": "GPT2LMHeadModel"}.get(config.model_type, type(config).__name__[:-6] + "ForCausalLM")
     architecture = architecture.replace("TextForCausalLM", "ForCausalLM")
     return json.loads(config.to_json_string()) | {"architectures": [architecture]}

@@ -1,4 +1,4 @@
-"""The decoder as a Transformers model: Llama where it mixes as Llama does, writing as it reads, travelling with its code."""
+"""The decoder as a Transformers model: equal to Llama with Llama's mixer, equal in both forms, saved with its code."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def made(*mixers: str, seed: int = 0, **changes) -> LimbeckForCausalLM:
     return LimbeckForCausalLM(LimbeckConfig(mixers=mixers, **(shape | changes))).eval()
 
 
-def speaker(*mixers: str, **changes) -> LanguageModel:
+def small_model(*mixers: str, **changes) -> LanguageModel:
     words = tokenizer()
     special = {name: getattr(words, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     config = made(*mixers, vocab_size=len(words), tie_word_embeddings=True, **special, **changes).config
@@ -92,17 +92,17 @@ def test_with_the_same_weights_it_is_llama_and_mistral(config, kind, mixer):
 
 @pytest.mark.parametrize("mixer", ALL)
 @torch.no_grad()
-def test_writing_token_by_token_is_reading_the_whole(mixer):
+def test_decoding_token_by_token_equals_one_forward_pass(mixer):
     model = made("conv", mixer).double()
     x, pad = tokens(3, 9), torch.zeros(3, 4, dtype=torch.long)
-    asked = {"max_new_tokens": 8, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-    alone = model.generate(x, attention_mask=torch.ones_like(x), **asked)
+    options = {"max_new_tokens": 8, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    alone = model.generate(x, attention_mask=torch.ones_like(x), **options)
     whole = model(alone.sequences).logits[:, 8:-1]
     assert (torch.stack(alone.logits, 1) - whole).abs().max() < 1e-5  # generate gives float32
     assert alone.past_key_values.get_seq_length() == 16
     layers = [layer.mixer for layer in model.model.layers]
     assert alone.past_key_values.nbytes() == 3 * sum(layer.state_bytes(16) for layer in layers)
-    padded = model.generate(torch.cat([pad, x], 1), attention_mask=torch.cat([pad, torch.ones_like(x)], 1), **asked)
+    padded = model.generate(torch.cat([pad, x], 1), attention_mask=torch.cat([pad, torch.ones_like(x)], 1), **options)
     assert torch.equal(padded.sequences[:, 4:], alone.sequences)
     assert (torch.stack(padded.logits, 1) - torch.stack(alone.logits, 1)).abs().max() < 1e-6
 
@@ -110,9 +110,9 @@ def test_writing_token_by_token_is_reading_the_whole(mixer):
 @torch.no_grad()
 def test_beams_carry_their_states_along():
     model, x = made(*ALL), tokens(2, 7)
-    asked = {"attention_mask": torch.ones_like(x), "max_new_tokens": 6, "num_beams": 3, "num_return_sequences": 2}
-    beams = model.generate(x, do_sample=False, **asked)
-    assert torch.equal(beams, model.generate(x, do_sample=False, use_cache=False, **asked))
+    options = {"attention_mask": torch.ones_like(x), "max_new_tokens": 6, "num_beams": 3, "num_return_sequences": 2}
+    beams = model.generate(x, do_sample=False, **options)
+    assert torch.equal(beams, model.generate(x, do_sample=False, use_cache=False, **options))
 
 
 @torch.no_grad()
@@ -199,7 +199,7 @@ def test_a_new_model_has_the_values_of_the_papers():
 
 
 def test_every_mixer_is_saved_loaded_and_verified(tmp_path):
-    model = speaker(*ALL, position_embeddings="learned")
+    model = small_model(*ALL, position_embeddings="learned")
     save(model, tmp_path / "m")
     again = load(tmp_path / "m")
     x = tokens()
@@ -269,9 +269,9 @@ print(json.dumps([told.sequences.tolist(), (torch.stack(told.logits, 1) - scored
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [0, 1])
 @torch.no_grad()
-def test_a_fresh_process_writes_a_saved_model_of_any_pattern_as_it_scores_it(tmp_path, seed):
+def test_a_new_process_generates_with_a_saved_model_of_any_pattern_as_it_scores(tmp_path, seed):
     pattern = [ALL[i] for i in torch.randperm(len(ALL), generator=torch.Generator().manual_seed(seed))]
-    model, x = speaker(*pattern), torch.arange(1, 10)[None]
+    model, x = small_model(*pattern), torch.arange(1, 10)[None]
     save(model, tmp_path / "m")
     (tmp_path / "with.py").write_text(WITH)
     process = subprocess.run(
@@ -293,7 +293,7 @@ def test_a_fresh_process_writes_a_saved_model_of_any_pattern_as_it_scores_it(tmp
 def test_a_student_of_mixers_is_distilled(tmp_path):
     write_teacher(tmp_path)
     write_corpus(tmp_path)
-    save(speaker("conv", "based:4", "swa:5", num_hidden_layers=3), tmp_path / "student")
+    save(small_model("conv", "based:4", "swa:5", num_hidden_layers=3), tmp_path / "student")
     result = limbeck.distil(
         teacher=str(tmp_path / "teacher"),
         student=str(tmp_path / "student"),
@@ -328,7 +328,7 @@ def test_importing_limbeck_is_enough_to_load_a_model(imports, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"mixers": ["conv", "bassed"]}, "mixers[1] = 'bassed': there is no mixer 'bassed', the nearest is 'based'"),
         ({"mixers": [3]}, "mixers[0] = '3': there is no mixer '3'"),
@@ -347,11 +347,11 @@ def test_importing_limbeck_is_enough_to_load_a_model(imports, tmp_path):
         ({"position_embeddings": "rope"}, "position_embeddings = 'rope': expected none or learned"),
     ],
 )
-def test_a_configuration_that_makes_no_decoder_is_an_error(changes, said, tmp_path):
+def test_a_configuration_that_makes_no_decoder_is_an_error(changes, message, tmp_path):
     with pytest.raises(BadModel) as error:
         LimbeckConfig(**changes)
-    assert said in str(error.value)
+    assert message in str(error.value)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "limbeck", **changes}))
     with pytest.raises(BadModel) as error:
         load(tmp_path)
-    assert said in str(error.value)
+    assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""Loading, asking, saving; and every way in which a model folder can be wrong."""
+"""Loading, running and saving models, and all faults of a model folder."""
 
 import inspect
 import json
@@ -40,7 +40,7 @@ from tests.helpers.zoo import CONFIGS, animal, packed, words
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A good model folder, to be spoilt."""
+    """A good model folder to damage."""
     path = tmp_path / "good"
     save(animal("llama"), path)
     return path
@@ -53,7 +53,7 @@ def test_hidden_states_and_head_give_the_logits_of_transformers(name):
     torch.testing.assert_close(model(batch).logits(), theirs[..., : model.vocab].flatten(0, 1))
 
 
-def test_the_arguments_of_a_decoder_are_looked_at_once(monkeypatch):
+def test_the_arguments_of_a_decoder_are_inspected_once(monkeypatch):
     model, batch, calls = animal("llama"), packed(), []
     signature = inspect.signature
     monkeypatch.setattr(inspect, "signature", lambda forward: (calls.append(forward), signature(forward))[1])
@@ -82,7 +82,7 @@ def test_a_saved_model_loads_as_it_was_here_and_in_transformers(name, tmp_path):
     assert again.lineage == model.lineage
     assert (tmp_path / "saved" / "README.md").read_text() == "# a card\n"
     assert [entry.name for entry in tmp_path.iterdir()] == ["saved"]
-    # some versions take an attention for Gemma 2 by themselves that leaves its soft cap out
+    # some versions choose an attention for Gemma 2 without its soft cap
     same = {"attn_implementation": model.model.config._attn_implementation}
     plain, report = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", output_loading_info=True, **same)
     assert not any(report.values())
@@ -216,7 +216,7 @@ def test_names_that_lead_nowhere(tmp_path, folder):
                 way_in(name)
 
 
-def test_a_repository_of_the_hub_without_a_configuration_is_told(monkeypatch):
+def test_a_hub_repository_without_a_configuration_is_an_error(monkeypatch):
     def download(name, file, **_):
         raise RemoteEntryNotFoundError("404 Client Error", response=SimpleNamespace(headers={}, request=None))
 
@@ -334,7 +334,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("fault", SPOILT)
-def test_a_spoilt_folder_is_told_in_one_message(fault, folder):
+def test_a_damaged_folder_is_an_error_of_one_message(fault, folder):
     spoil, message = SPOILT[fault]
     spoil(folder)
     with pytest.raises(BadModel, match=message) as caught:

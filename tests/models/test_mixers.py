@@ -1,4 +1,4 @@
-"""Every mixer: its forms agree, it sees its own document's past alone, and it is what its paper or Transformers says.
+"""Every mixer: its forms agree, it sees its own document's past alone, and it equals its paper or Transformers.
 
 All in float64 and tiny, so that what differs is a fault and no rounding.
 """
@@ -47,7 +47,7 @@ PATTERNS = [
     *("retnet:1", "gla", "deltanet", "gdn", "h3:8", "hyena", "mamba:4", "mamba2:state=6,head=4", "rwkv4"),
     *(f"s4d:{spectrum},state=6,method={method}" for spectrum in SPECTRA for method in ("zoh", "bilinear")),
 ]
-SPARSE = "topk:3"  # which leaves most tokens alone, so that a test which wants each to be changed would fail
+SPARSE = "topk:3"  # which changes few tokens, so a test that needs all of them changed would fail
 T = 23
 # Three documents; one that continues into a second; padding on the left, as masks and as generation count it.
 POSITION = torch.stack(
@@ -194,7 +194,7 @@ def test_a_filter_of_many_taps_is_not_rounded(text, kind):
 
 @st.composite
 def packed(draw):
-    """Positions of two rows of at most 20 tokens in random documents, the first of each perhaps going on from before."""
+    """Positions of two rows of at most 20 tokens in random documents. The first of each row may continue an earlier one."""
     length = draw(st.integers(1, 20))
     found = []
     for _ in range(2):
@@ -206,14 +206,14 @@ def packed(draw):
     return torch.tensor(found)
 
 
-def read(position: torch.Tensor, update, ask, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A recurrence, token by token and row by row: state ← update(b, t, state), 0 where a document starts; asked after."""
+def read(position: torch.Tensor, update, answer, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A recurrence, token by token and row by row: state ← update(b, t, state), 0 at the start of a document, then the output."""
     out, after = [], []
     for b in range(position.shape[0]):
         now, line = state[b], []
         for t in range(position.shape[1]):
             now = update(b, t, now * float(position[b, t] > 0))
-            line.append(ask(b, t, now))
+            line.append(answer(b, t, now))
         out.append(torch.stack(line))
         after.append(now)
     return torch.stack(out), torch.stack(after)
@@ -333,7 +333,7 @@ def test_a_convolution_stays_in_its_document(position):
     close(short(u, documents, recent)[0], expected)
 
 
-# What the papers say
+# The papers' statements
 
 
 @given(packed())
@@ -354,9 +354,9 @@ def test_the_gradient_of_a_short_convolution_is_its_derivative(position, held):
     recent = torch.randn(len(position), held, 3, requires_grad=True) if held else None
 
     def outputs(u, *parameters):
-        heard, *values = parameters if held else (None, *parameters)
+        state, *values = parameters if held else (None, *parameters)
         named = dict(zip(("weight", "bias"), values, strict=True))
-        return torch.func.functional_call(conv, named, (u, Documents.of(position), heard))
+        return torch.func.functional_call(conv, named, (u, Documents.of(position), state))
 
     torch.autograd.gradcheck(outputs, (u, *((recent,) if held else ()), conv.weight, conv.bias))
 
@@ -595,7 +595,7 @@ def test_rwkv_is_that_of_transformers():
 
 
 def kernel(step):
-    """A recurrence called as the kernels are: one row (1, N, H, ...) and the offsets of its documents."""
+    """A recurrence with the arguments of kernels: one row (1, N, H, ...) and the offsets of its documents."""
 
     def call(*, q, k, v, scale, initial_state, output_final_state, cu_seqlens, **more):
         assert q.shape[0] == 1
@@ -686,7 +686,7 @@ def test_flops_are_those_of_the_formulas(text):
     assert mixer.flops(16) - mixer.mixing_flops(16) == 2 * multiplied(mixer)
 
 
-def test_flops_are_counted_of_every_mixer():
+def test_flops_of_every_mixer_are_counted():
     assert {text.partition(":")[0] for text in MIXING} == set(MIXERS), "add the new mixer's FLOPs to MIXING"
 
 
@@ -733,7 +733,7 @@ def test_a_state_keeps_as_many_pairs_apart_as_keys_have_channels(text, pairs):
 
 
 @torch.no_grad()
-def test_mapped_keys_of_the_taylor_map_span_as_many_dimensions_as_are_said():
+def test_mapped_keys_of_the_taylor_map_span_the_stated_number_of_dimensions():
     assert torch.linalg.matrix_rank(taylor(torch.randn(100, 4))) == made("based:4").pairs(100)
 
 
@@ -747,7 +747,7 @@ def test_a_pattern_is_mixers_between_commas():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("conv,bassed", "'bassed': there is no mixer 'bassed', the nearest is 'based'"),
         ("conv,,gla", "'': there is no mixer ''; there are attention"),
@@ -757,10 +757,10 @@ def test_a_pattern_is_mixers_between_commas():
         ("conv,taps=3", "'taps=3': there is no mixer 'taps=3'"),
     ],
 )
-def test_what_is_no_pattern_is_an_error(text, said):
+def test_what_is_no_pattern_is_an_error(text, message):
     with pytest.raises(BadModel) as error:
         pattern_of(text)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_pattern_names_a_mixer_and_its_options():
@@ -770,7 +770,7 @@ def test_a_pattern_names_a_mixer_and_its_options():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (
             "atention",
@@ -784,10 +784,10 @@ def test_a_pattern_names_a_mixer_and_its_options():
         ("s4d:invv", "expected init to be legs or inv or lin or real or random, got 'invv', the nearest is 'inv'"),
     ],
 )
-def test_what_names_no_mixer_is_an_error_that_says_what_does(text, said):
+def test_an_unknown_mixer_is_an_error_that_names_the_known_ones(text, message):
     with pytest.raises(BadModel) as error:
         parse(text)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_dimensions_that_do_not_fit_are_errors():

@@ -1,4 +1,4 @@
-"""Teachers with quantised weights: they answer as their unquantised likes, and are neither cut, trained nor streamed."""
+"""Teachers with quantised weights have the logits of unquantised ones, and cannot be pruned, trained or streamed."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def _written(folder: Path, config, tensors: dict[str, torch.Tensor], quantisatio
 
 
 def _fp8(folder: Path) -> None:
-    """A Llama in ``folder/quantised`` whose projections are FP8 with one scale, and in ``folder/plain`` what they stand for."""
+    """A Llama in ``folder/quantised`` with projections in FP8 with one scale, and in ``folder/plain`` with their values."""
     model = new_model(FP8, words(), 0)
     for name in ("quantised", "plain"):
         save(model, folder / name)
@@ -58,7 +58,7 @@ def _fp8(folder: Path) -> None:
 
 
 def _mxfp4(folder: Path) -> None:
-    """The same of a GPT-OSS whose experts are MXFP4."""
+    """As `_fp8`, for a GPT-OSS with experts in MXFP4."""
     from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
     model = new_model(MXFP4, words(), 0)
@@ -78,7 +78,7 @@ def _mxfp4(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [_fp8, _mxfp4], ids=["fp8", "mxfp4"])
-def test_a_quantised_teacher_answers_as_its_unquantised_like(write, tmp_path):
+def test_a_quantised_teacher_has_the_logits_of_its_unquantised_weights(write, tmp_path):
     pytest.importorskip("accelerate", reason="Transformers runs these kinds with accelerate alone")
     write(tmp_path)
     batch = packed()
@@ -95,7 +95,7 @@ def test_a_quantised_teacher_answers_as_its_unquantised_like(write, tmp_path):
     assert capture(settings)["rows"] == 8
 
 
-def test_what_needs_whole_weights_says_so(tmp_path):
+def test_what_needs_whole_weights_is_refused_with_a_reason(tmp_path):
     _fp8(tmp_path)
     folder = tmp_path / "quantised"
     config = load_config(folder)

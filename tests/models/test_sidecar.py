@@ -1,4 +1,4 @@
-"""What a student's folder holds beside its weights: for older readers, converters, and whoever asks for its licence."""
+"""Further contents of a student's folder: for older readers and converters, and its licence."""
 
 import json
 import stat
@@ -82,7 +82,7 @@ def test_rotary_settings_stand_where_older_readers_look(name, tmp_path):
     }
 
 
-def test_rotary_settings_that_older_names_cannot_say_stay_alone():
+def test_rotary_settings_without_older_names_are_unchanged():
     config = Phi3Config(hidden_size=32, num_attention_heads=4, pad_token_id=0)
     config.rope_parameters = {"rope_type": "longrope", "rope_theta": 1e4, "attention_factor": 2.0, **_FACTORS}
     assert "rope_scaling" not in for_older_readers(json.loads(config.to_json_string()), config)
@@ -96,7 +96,7 @@ def test_files_are_readable_and_the_tokenizers_own_come_along(tmp_path):
     assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "b").iterdir()} == {0o644}
 
 
-def test_a_file_is_in_the_format_asked_for_and_so_is_what_is_in_memory(tmp_path):
+def test_files_and_models_in_memory_have_the_requested_format(tmp_path):
     model = animal("gemma2")
     exact = {name: p.clone() for name, p in model.model.named_parameters()}
     inv_freq = model.model.model.rotary_emb.inv_freq.clone()
@@ -123,8 +123,8 @@ def test_formats_of_folders(tmp_path):
     save(animal("llama"), tmp_path / "a")
     assert stored_dtype(tmp_path / "a") == "float32"
     (tmp_path / "a" / "model.safetensors").unlink()
-    for said, expected in (("bfloat16", "bfloat16"), (None, "float32"), ("float8", "float32")):
-        (tmp_path / "a" / "config.json").write_text(json.dumps({"torch_dtype": said}))
+    for stated, expected in (("bfloat16", "bfloat16"), (None, "float32"), ("float8", "float32")):
+        (tmp_path / "a" / "config.json").write_text(json.dumps({"torch_dtype": stated}))
         assert stored_dtype(tmp_path / "a") == expected
     (tmp_path / "a" / "config.json").write_text("[]")
     assert stored_dtype(tmp_path / "a") == "float32"
@@ -143,7 +143,7 @@ def test_formats_of_folders(tmp_path):
         ("---\n" + "[" * 5000 + "\n---\n", {}),
     ],
 )  # fmt: skip
-def test_what_a_readme_says_of_licence_and_origin(text, expected, tmp_path):
+def test_a_readme_states_licence_and_origin(text, expected, tmp_path):
     assert licence_of(tmp_path) == {}
     (tmp_path / "README.md").write_text(text)
     assert licence_of(tmp_path) == expected

@@ -1,4 +1,4 @@
-"""A model that is not there is found before torch is loaded, and a hub that cannot be reached after one try."""
+"""A missing model is an error before torch is loaded, and an unreachable hub is one after a single try."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ def test_servers_hub_ids_and_folders_pass(tmp_path):
 
 
 class Offline:
-    """A session of the hub's client in which nobody answers."""
+    """A session of the hub's client without a response."""
 
     def __init__(self):
         self.tries = 0
@@ -56,8 +56,8 @@ class Offline:
         raise ConnectionError("Name or service not known")
 
 
-@pytest.mark.parametrize("ask", [source.resolve, source.resolve_description, source.config_file])
-def test_a_hub_that_cannot_be_reached_is_tried_once(ask, monkeypatch, tmp_path):
+@pytest.mark.parametrize("lookup", [source.resolve, source.resolve_description, source.config_file])
+def test_a_hub_that_cannot_be_reached_is_tried_once(lookup, monkeypatch, tmp_path):
     session = Offline()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "get_session", lambda: session)
@@ -65,11 +65,11 @@ def test_a_hub_that_cannot_be_reached_is_tried_once(ask, monkeypatch, tmp_path):
     try:
         for _ in range(2):
             with pytest.raises(BadModel) as caught:
-                ask("nobody/nothing")
+                lookup("nobody/nothing")
     finally:
         source._unreachable.cache_clear()
     assert session.tries == 1
-    said = str(caught.value)
-    assert "not in the hub's cache on this machine; the hub cannot be reached (https://" in said
-    assert "Name or service not known" in said
-    assert "Check the spelling and the network" in said
+    message = str(caught.value)
+    assert "not in the hub's cache on this machine; the hub cannot be reached (https://" in message
+    assert "Name or service not known" in message
+    assert "Check the spelling and the network" in message

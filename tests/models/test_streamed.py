@@ -1,4 +1,4 @@
-"""A teacher that is read layer by layer says what it says in memory, keeps to its memory, and is refused for the same faults."""
+"""A streamed teacher has the logits of one in memory, keeps its memory limit, and is refused for the same faults."""
 
 import json
 from multiprocessing import get_context
@@ -40,7 +40,7 @@ def shards(model: LanguageModel, folder: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A good model folder, to be spoilt."""
+    """A good model folder to damage."""
     save(animal("llama"), tmp_path / "good")
     return tmp_path / "good"
 
@@ -73,7 +73,7 @@ def test_spilled_and_kept_hidden_states_are_the_same(folder):
     assert [entry.name for entry in folder.parent.iterdir()] == ["good"]
 
 
-def test_a_layers_weights_are_gone_once_it_ran(folder, monkeypatch):
+def test_the_weights_of_a_layer_are_released_after_it_ran(folder, monkeypatch):
     model = streamed(folder)
     live = []
     run = StreamedModel._run
@@ -91,20 +91,20 @@ def test_a_layers_weights_are_gone_once_it_ran(folder, monkeypatch):
     assert model.about.parameters_count == load(folder).parameters_count
 
 
-def test_many_batches_go_through_the_weights_once(folder, monkeypatch):
+def test_many_batches_use_the_weights_in_one_pass(folder, monkeypatch):
     model = streamed(folder)
     passes = []
     enter = StreamedModel._enter
     monkeypatch.setattr(StreamedModel, "_enter", lambda self, *of: passes.append(len(of[0])) or enter(self, *of))
     batches = [packed(rows=rows, length=LENGTH, seed=rows) for rows in (1, 4, 2)]
     resident = load(folder)
-    for (batch, outputs), asked in zip(each(model, batches), batches, strict=True):
-        assert torch.equal(batch.tokens, asked.tokens)
-        torch.testing.assert_close(outputs.logits(), resident(asked).logits(), rtol=0, atol=1e-5)
+    for (batch, outputs), expected in zip(each(model, batches), batches, strict=True):
+        assert torch.equal(batch.tokens, expected.tokens)
+        torch.testing.assert_close(outputs.logits(), resident(expected).logits(), rtol=0, atol=1e-5)
     assert passes == [3]
 
 
-def test_too_little_memory_says_how_much_it_takes(folder):
+def test_too_little_memory_names_what_is_needed(folder):
     with pytest.raises(
         BadSetting, match=r"--device-memory 9.77 KiB: expected at least [\d.]+ KiB, which the largest layer"
     ) as caught:
@@ -228,24 +228,24 @@ def test_a_layer_argument_that_depends_on_tokens_is_refused(folder):
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory) -> Path:
-    """A teacher, a corpus, and answers captured from the teacher in memory."""
+    """A teacher, a corpus, and logits captured from the teacher in memory."""
     place = tmp_path_factory.mktemp("streamed")
     write_teacher(place)
     write_corpus(place, count=40)
-    ask(place, "resident")
+    captured(place, "resident")
     return place
 
 
-def ask(here: Path, out: str, **keys):
+def captured(here: Path, out: str, **keys):
     usual = {"teacher": str(here / "teacher"), "data": str(here / "text.jsonl"), "length": 16, "threads": 1}
     return limbeck.capture(**(usual | {"kind": "drawn", "out": here / out} | keys))
 
 
 def test_a_streamed_capture_is_that_of_the_teacher_in_memory(here, capsys):
-    found = ask(here, "streamed", stream=True, device_memory="12MiB")
-    said = capsys.readouterr().err
-    assert "read from disk layer by layer" in said
-    assert "peak memory and samples of the teacher are left out" in said
+    found = captured(here, "streamed", stream=True, device_memory="12MiB")
+    printed = capsys.readouterr().err
+    assert "read from disk layer by layer" in printed
+    assert "peak memory and samples of the teacher are left out" in printed
     ours, theirs = Captured(here / "streamed"), Captured(here / "resident")
     assert ours.answers.made_from == theirs.answers.made_from
     assert ours.facts["signature"] == theirs.facts["signature"]
@@ -272,14 +272,14 @@ def test_a_streamed_capture_is_that_of_the_teacher_in_memory(here, capsys):
 
 def test_a_streamed_capture_that_is_killed_goes_on(here):
     keys = {"stream": True, "device_memory": "12MiB"}
-    process = get_context("fork").Process(target=ask, args=(here, "killed"), kwargs=keys)
+    process = get_context("fork").Process(target=captured, args=(here, "killed"), kwargs=keys)
     process.start()
     part = here / "killed" / ANSWERS / "answers-000000000000.part"
     while process.is_alive() and not part.exists():
         pass
     process.kill()
     process.join()
-    ask(here, "killed", stream=True, device_memory="10MiB")  # another limit is no other capture
+    captured(here, "killed", stream=True, device_memory="10MiB")  # another limit is no other capture
     ours, theirs = (Captured(here / out) for out in ("killed", "resident"))
     assert ours.answers.damaged() == []
     assert ours.answers.made_from == theirs.answers.made_from
@@ -290,5 +290,5 @@ def test_a_memory_limit_without_streaming_is_refused(here):
     with pytest.raises(
         BadSetting, match=r"--device-memory 1.00 GiB: it limits a teacher that is read layer by layer; add --stream"
     ):
-        ask(here, "refused", device_memory="1GiB")
+        captured(here, "refused", device_memory="1GiB")
     assert not (here / "refused").exists()

@@ -1,4 +1,4 @@
-"""A head of its own under a configuration that says it is the embedding: the file decides, everywhere."""
+"""An output head of its own although the configuration ties it to the embedding: the file decides, everywhere."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ _ELEMENTS = 48 * 32
 
 @pytest.fixture(params=NAMES)
 def folder(request, tmp_path: Path) -> Path:
-    """A model saved as tied, in whose file another head was put."""
+    """A model saved as tied, with another head in its file."""
     path = tmp_path / request.param
     save(animal(request.param), path)
     tensors = load_file(path / "model.safetensors")

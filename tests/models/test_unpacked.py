@@ -1,4 +1,4 @@
-"""Decoders that cannot be packed, and rotary positions that hang on lengths: a document never knows its neighbours."""
+"""Decoders that cannot be packed, and rotary positions that depend on lengths: documents do not affect each other."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ ROTARY = {
 
 
 def _model(config, name: str) -> LanguageModel:
-    """A model with large random weights, frozen, as it is after loading."""
+    """A frozen model with large random weights, as after loading."""
     model = new_model(config, words(), 0, name=name)
     generator = torch.Generator().manual_seed(1)
     for parameter in model.model.parameters():
@@ -73,7 +73,7 @@ def _model(config, name: str) -> LanguageModel:
 
 
 def _alone(config, name: str, tokens: torch.Tensor) -> torch.Tensor:
-    """What Transformers gives of one document, by a model that has seen nothing before."""
+    """The output of Transformers for one document, from a new model."""
     model = _model(config, name)
     theirs = type(model.model)(model.config).eval()
     theirs.load_state_dict(model.model.state_dict())
@@ -156,7 +156,7 @@ def test_logits_that_are_no_numbers_are_refused():
     assert differ(model, torch.tensor([1.0, float("inf")]), torch.tensor([1.0, float("inf")]))
 
 
-def test_the_cost_of_documents_alone_is_said(tmp_path):
+def test_the_cost_of_documents_in_rows_of_their_own_is_printed(tmp_path):
     lone = _model(LONE["mamba2"], "mamba")
     verify(lone)
     findings = _packing(lone, ["w1"], 6)
@@ -165,6 +165,6 @@ def test_the_cost_of_documents_alone_is_said(tmp_path):
     assert [f.level for f in findings] == ["warning"]
     assert findings[0].message.endswith(
         "padded to those beside it: at most twice as many tokens"
-    )  # too little text to say more
+    )  # too little text for more
     assert "1.17 times as many tokens of this text" in unpacked_cost("x", rows_of_documents([4, 4, 4], 6))
     assert _packing(_model(ROTARY["dynamic"], "packs"), ["w1"], 6) == []

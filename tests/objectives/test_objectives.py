@@ -159,7 +159,7 @@ def test_tokens_neither_model_can_say_change_nothing(objective):
     torch.testing.assert_close(slope, torch.cat([gradient, torch.zeros_like(never)], 1))
 
 
-def test_a_divergence_that_is_infinite_says_so():
+def test_a_position_of_infinite_divergence_is_infinite():
     logits, signal, chunk = position()
     signal.logits[2, 4] = -math.inf
     nats, _ = ReverseKL().value_and_gradient(logits, signal, chunk)
@@ -372,7 +372,7 @@ def test_taid_auto_alpha_makes_the_path_independent_of_the_number_of_steps():
     assert halfway[0] > 0.4 + 0.6 / 4 + 0.1
 
 
-def test_taid_without_begin_says_what_to_call():
+def test_taid_without_begin_names_what_to_call():
     with pytest.raises(BadObjective, match=r"call begin\(steps\) before the first step"):
         TAID().advance(1.0)
 
@@ -403,7 +403,7 @@ def test_sum_has_the_state_and_parameters_of_its_terms():
     assert next(total.parameters()).grad != 0
 
 
-def test_what_a_user_forgets_is_said():
+def test_a_users_omission_is_an_error():
     class Averages(Objective):
         def forward(self, logits, signal, chunk):
             return logits.logsumexp(-1).mean()
@@ -496,7 +496,7 @@ def test_a_ramp_must_know_its_way():
         Ramp().advance(1.0)
 
 
-def test_taid_with_the_papers_alpha_is_linear_below_four_thousand_steps_and_says_so():
+def test_taid_with_the_papers_alpha_is_linear_below_four_thousand_steps_with_a_note():
     """A step adds alpha / 2 of what is left to 1, and the ramp 1 / steps of the whole way: less where alpha x steps < 2."""
     paper, ramp = TAID(alpha=5e-4), TAID(schedule="linear")
     for objective in (paper, ramp):

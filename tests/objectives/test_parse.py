@@ -142,7 +142,7 @@ def test_a_users_class_from_a_file_or_a_module(user_file):
         ("os:path", "os:path is not an objective; make it a class that inherits from limbeck.objectives.Objective"),
     ],
 )
-def test_what_is_not_understood_is_said_with_its_place(text, message, tmp_path, monkeypatch):
+def test_a_syntax_error_is_named_with_its_place(text, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadObjective, match=message):
         parse(text)
@@ -165,7 +165,7 @@ def test_what_is_not_understood_is_said_with_its_place(text, message, tmp_path, 
         ),
     ],
 )
-def test_what_is_wrong_with_a_users_class_is_said(text, message, user_file):
+def test_a_fault_of_a_users_class_is_named(text, message, user_file):
     with pytest.raises(BadObjective, match=message):
         parse(text)
 

@@ -29,7 +29,7 @@ CELL = Cell("tiny", "plain", 40, (6, 12), 3e-3, 0, width=16, heads=2, step_token
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize(("a", "b"), [(0, 0), (7, 5), (128, 367), (999, 999), (4321, 8)])
-def test_what_is_written_of_a_sum_is_read_as_its_number(form, a, b):
+def test_a_generated_sum_is_read_as_its_number(form, a, b):
     assert answer_of(question(Sum(a, b, 3), form).answer, form) == a + b
 
 
@@ -45,7 +45,7 @@ def test_fewer_sums_of_a_seed_are_the_first_of_more():
     assert not np.array_equal(training_pairs(4, 700, digits=3), many[:700])
 
 
-def test_what_is_asked_was_not_told_in_either_order():
+def test_test_sums_are_in_training_in_neither_order():
     known = training_pairs(0, 3000, digits=2)
     asked = unseen_pairs(0, known, digits=2, n=500)
     told = {tuple(pair) for pair in known.tolist()} | {tuple(pair[::-1]) for pair in known.tolist()}
@@ -54,7 +54,7 @@ def test_what_is_asked_was_not_told_in_either_order():
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_answers_and_their_end_are_asked_for(form):
+def test_answers_and_their_end_are_targets(form):
     pairs = np.array([[3, 4], [98, 7]])
     batch = lines_of(pairs, replace(CELL, form=form))
     for row, (a, b) in enumerate(pairs.tolist()):
@@ -84,7 +84,7 @@ def test_writing_stops_at_the_end_and_at_the_limit():
     assert sums.generate(Copier("12345"), ["1+1="], most=3) == ["123"]
 
 
-def test_a_model_writes_what_is_likeliest_behind_the_whole_text():
+def test_generation_is_greedy_after_the_whole_text():
     model = sums.new_decoder(CELL).eval()
     prompts = ["11+2=", "3+4=", "1+12="]
     for prompt, text in zip(prompts, sums.generate(model, prompts, most=5), strict=True):
@@ -190,7 +190,7 @@ def twice(tmp_path_factory):
     return reproduced_twice("arithmetic", folder / "out", scales=SCALES, tiny=TINY, lost=lost)
 
 
-def test_a_page_says_claims_and_criteria(twice):
+def test_a_page_has_claims_and_criteria(twice):
     page = (twice[3] / "README.md").read_text()
     assert page.count("Confirmed: ") == len(twice[0]["judged"]) == 3
     assert all(one["verdict"] == "inconclusive" for one in twice[0]["judged"])

@@ -79,7 +79,7 @@ def test_writing_from_a_copy_leaves_the_state_as_it_was():
             assert all(torch.equal((layer or {})[name], part) for name, part in kept.items())
 
 
-def test_each_turn_is_told_but_the_first():
+def test_each_turn_is_reported_except_the_first():
     found = time_decoding(CELL, "cpu")
     assert [len(rates) for rates in found["tokens_per_s"]] == [CELL.turns] * 2
     assert min(min(rates) for rates in found["tokens_per_s"]) > 0
@@ -101,7 +101,7 @@ def twice(tmp_path_factory):
     return reproduced_twice("based", folder / "out", scales=SCALES, tiny=TINY, lost=lost)
 
 
-def test_a_page_says_claims_criteria_and_cost(twice):
+def test_a_page_has_claims_criteria_and_cost(twice):
     first, _, _, out = twice
     page = (out / "README.md").read_text()
     assert page.count("onfirmed: ") >= len(first["judged"]) == 5
@@ -234,7 +234,7 @@ def found_with(*failed, of=BASED):
     return found
 
 
-def test_trainings_that_diverged_are_told():
+def test_diverged_trainings_are_reported():
     rises, windows_rise, windows, taylor = based.judge_recall(found_with(True, False, False), 8)
     assert [one.verdict for one in (rises, windows_rise, windows, taylor)] == ["confirmed"] * 4
     for one in (rises, windows, taylor):

@@ -63,7 +63,7 @@ def twice(request):
     return request.param, request.getfixturevalue(f"{request.param.split('-')[0]}_twice")
 
 
-def test_the_page_says_claim_criterion_verdict_cost_and_differences(twice):
+def test_the_page_has_claim_criterion_verdict_cost_and_differences(twice):
     name, (first, *_) = twice
     page = Path(first["out"], "README.md").read_text()
     chosen = recipe(name)
@@ -76,7 +76,7 @@ def test_the_page_says_claim_criterion_verdict_cost_and_differences(twice):
     assert len(list(Path(first["out"]).glob("*.png"))) == 1
 
 
-def test_the_same_again_does_nothing_anew_and_says_the_same(twice):
+def test_the_same_command_again_repeats_nothing_and_prints_the_same(twice):
     _, (first, again, before, after) = twice
     assert before == after
     assert len(before) > 20
@@ -171,7 +171,7 @@ def test_the_verdict_on_the_frontier(others, verdict):
     assert minima.judge_frontier({str(i): other for i, other in enumerate(others)}, seeds=3).verdict == verdict
 
 
-def test_a_gain_is_nothing_only_where_the_interval_says_so():
+def test_a_gain_is_nothing_only_if_its_interval_is_below_what_matters():
     assert nothing_in(TIES, 0.01)
     assert nothing_in(LOSES, 0.01)
     assert not nothing_in(WIDE, 0.01)
@@ -245,7 +245,7 @@ def test_equal_flops_are_spent_to_the_last_step(work):
     assert found["largest teacher, equal FLOPs"].tokens < first.tokens
 
 
-def test_a_way_says_what_is_trained():
+def test_a_strategy_defines_its_training():
     assert Strategy("Of X, twice", SMALL, None, "ce", 512).cell(3, 2.0).name == "of-x-twice-seed3"
     fresh, cut = (Strategy("x", SMALL, teacher, "ce", 512).cell(0) for teacher in (None, "t1"))
     assert (fresh.arm, cut.arm, cut.teacher, cut.objective) == ("fresh", "cut", "t1", "CrossEntropy")
@@ -304,7 +304,7 @@ def bare(): pass
 '''
 
 
-def test_questions_are_about_what_is_public_and_said():
+def test_questions_are_about_public_names_with_docstrings():
     asked = {
         row["messages"][0]["content"]: row["messages"][1]["content"]
         for row in conversations(Document("os.path", SOURCE))

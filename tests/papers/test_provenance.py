@@ -47,7 +47,7 @@ def test_comments_docstrings_and_format_do_not_count(digest_of):
 
 
 @pytest.mark.parametrize("other", ["LEAST = 0.06", "LEAST = -0.05", "LEAST: float = 0.05", "LEAST = 5e-3"])
-def test_what_a_definition_says_counts(digest_of, other):
+def test_the_content_of_a_definition_counts(digest_of, other):
     assert digest_of("LEAST = 0.05") != digest_of(other)
 
 
@@ -93,7 +93,7 @@ def test_what_is_done_with_names_counts(digest_of, old, new):
 @pytest.mark.parametrize(
     ("old", "new"), [("0.05", "0.06"), ("a.value * LEAST + b", "b.value * LEAST + a"), ("* LEAST", "/ LEAST")]
 )
-def test_what_a_named_definition_says_counts(digest_of, old, new):
+def test_the_content_of_a_named_definition_counts(digest_of, old, new):
     assert old in BOUNDS
     assert digest_of(JUDGED, bounds=BOUNDS.replace(old, new)) != digest_of(JUDGED, bounds=BOUNDS)
 
@@ -123,7 +123,7 @@ def test_the_digest_is_the_same_on_every_python(digest_of):
     assert digest_of(text) == "fd7340bc"
 
 
-def test_a_part_that_was_renamed_is_not_said_to_differ():
+def test_a_renamed_part_does_not_differ():
     before = {"a.LEAST": "1", "a.judge": "2", "a.most": "3"}
     assert changed(before, {"b.MARGIN": "1", "a.judge": "2", "a.most": "4"}) == ["a.most"]
     assert changed(before, {"a.LEAST": "2", "a.judge": "1", "a.most": "3"}) == ["a.LEAST", "a.judge"]
@@ -206,7 +206,7 @@ def test_a_criterion_reaches_its_judging_functions_and_the_intervals(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_no_criterion_changes_without_an_entry_that_says_why(name):
+def test_no_criterion_changes_without_an_entry_with_a_reason(name):
     entries = json.loads(criterion.REGISTER.read_text(encoding="utf-8"))[name]
     digests = {scale: criterion_of(recipe(name), scale).digest for scale in ("small", "gpu")}
     assert entries[-1]["digests"] == digests, (
@@ -265,7 +265,7 @@ def judge(tmp_path, monkeypatch):
     return judge
 
 
-def test_a_result_says_by_which_criterion_and_code_it_was_judged(judge):
+def test_a_result_has_the_criterion_and_code_that_judged_it(judge):
     result, page = judge("aaaa")
     assert result["criterion"] == {
         "digest": "aaaa",
@@ -296,7 +296,7 @@ def test_results_judged_again_by_another_criterion_say_so_first(judge):
     assert [one["digest"] for one in again["criterion"]["earlier"]] == ["aaaa", "bbbb"]
 
 
-def test_a_criterion_that_changed_before_anything_was_judged_is_told_as_that(judge):
+def test_a_criterion_that_changed_before_any_verdict_is_noted_as_such(judge):
     with pytest.raises(KeyboardInterrupt):
         judge("aaaa", fails=True)
     result, page = judge("bbbb")
@@ -305,7 +305,7 @@ def test_a_criterion_that_changed_before_anything_was_judged_is_told_as_that(jud
     assert "verdicts" not in result["criterion"]["earlier"][0]
 
 
-def test_results_of_before_criteria_were_kept_are_told_as_that(judge, tmp_path):
+def test_results_from_before_criteria_were_recorded_are_noted_as_such(judge, tmp_path):
     judge("aaaa", "inconclusive")
     record = tmp_path / "out" / "run.json"
     run = read_json(record)
@@ -315,7 +315,7 @@ def test_results_of_before_criteria_were_kept_are_told_as_that(judge, tmp_path):
     assert "they were judged by one that was not kept, which said inconclusive; now by bbbb. Why:" in page
 
 
-def test_a_run_continued_with_other_versions_says_with_which(judge, monkeypatch):
+def test_a_run_continued_with_other_versions_names_them(judge, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         judge("aaaa", fails=True)
     other = provenance.versions() | {"torch": "3.0", "machine": "another machine"}
@@ -335,13 +335,13 @@ def test_a_criterion_whose_digest_is_computed_in_another_way_is_the_same(judge, 
     assert (result["criterion"]["digest"], result["criterion"]["earlier"]) == ("bbbb", [])
 
 
-def test_a_criterion_in_no_register_is_told(judge):
+def test_a_criterion_without_an_entry_is_noted(judge):
     result, page = judge("cccc")
     assert "**No register has this criterion** (cccc)" in page
     assert result["criterion"]["stands_since"] is None
 
 
-def test_a_criterion_entered_after_its_trainings_began_is_told(judge, monkeypatch):
+def test_a_criterion_entered_after_its_trainings_began_is_noted(judge, monkeypatch):
     late = Entry("2999-01-01T00:00:00+00:00", "Late.")
     monkeypatch.setattr(provenance, "entry_of", lambda recipe, scale, digest: late)
     assert (
@@ -357,7 +357,7 @@ def test_a_criterion_entered_after_its_trainings_began_is_told(judge, monkeypatc
         ("2026-03-01T00:00:00+00:00", ""),
     ],
 )
-def test_points_that_are_older_than_the_criterion_are_told(judge, tmp_path, monkeypatch, ended, said):
+def test_points_older_than_the_criterion_are_noted(judge, tmp_path, monkeypatch, ended, said):
     monkeypatch.setattr(reproduce, "read_points", lambda points: None)
     points = tmp_path / "pilot" / "points.parquet"
     points.parent.mkdir()
@@ -368,11 +368,11 @@ def test_points_that_are_older_than_the_criterion_are_told(judge, tmp_path, monk
     assert said in page
 
 
-def test_seeds_that_were_seen_before_the_criterion_stood_are_told(judge):
+def test_seeds_seen_before_the_criterion_are_noted(judge):
     assert "**Seeds seen before this criterion stood**: 4, 5. It may" in judge("aaaa", seed=4, seeds=3)[1]
 
 
-def test_nothing_is_said_of_a_scale_that_judges_nothing(judge):
+def test_a_scale_that_judges_nothing_has_no_notes(judge):
     assert judge("cccc", scale="smoke")[1].startswith("# A made-up claim\n\nThis run only checks")
 
 

@@ -71,7 +71,7 @@ NAMES = ["capacity-gap", "distillation-law", "pass-until"]
 
 @pytest.mark.recipe
 @pytest.mark.parametrize("name", NAMES)
-def test_a_page_says_claim_criterion_verdict_cost_and_differences(done, name):
+def test_a_page_has_claim_criterion_verdict_cost_and_differences(done, name):
     keys, results = done
     page = (keys[name]["out"] / "README.md").read_text()
     assert "**The claim** (" in page
@@ -129,7 +129,7 @@ def test_a_recipe_runs_its_own_pilot_with_what_both_laws_need(done):
         ("zoology", {"device": "mps"}, BadSetting, "--device mps: limbeck runs on a CPU or on CUDA"),
     ],
 )
-def test_bad_input_is_told_and_takes_no_folder(recipe, keys, error, said, tmp_path, monkeypatch):
+def test_bad_input_is_an_error_and_claims_no_folder(recipe, keys, error, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=said):
         limbeck.reproduce(recipe, **({"scale": "smoke", "out": tmp_path / "out"} | keys))
@@ -234,7 +234,7 @@ def test_whether_only_the_teachers_loss_matters_is_judged(points, verdict):
     assert judged.verdict == verdict, judged.seen
 
 
-def test_a_learning_rate_that_gains_more_than_seeds_differ_is_said():
+def test_a_learning_rate_that_gains_more_than_seeds_differ_is_reported():
     assert unsuited(GOOD) == ""
     assert "another learning rate is better by more than seeds differ, at most by 0.050 nats" in unsuited(BETTER)
     assert "1 of 1 checks of the learning rate have no result" in unsuited([GOOD[0] | {"seed_sd_nats": None}])
@@ -285,7 +285,7 @@ def test_a_refit_is_judged(error, gain, verdict):
 
 
 @pytest.mark.recipe
-def test_a_refit_of_a_law_with_a_gap_is_confirmed_and_says_its_numbers():
+def test_a_refit_of_a_law_with_a_gap_is_confirmed_with_its_numbers():
     fit, validation = distillation_law.refit(runs())
     judged = distillation_law.judge_refit(validation, "n = 85 trainings, 1 seeds")
     assert judged.verdict == "confirmed"
@@ -357,7 +357,7 @@ def test_a_task_law_is_judged():
     assert "no law was fitted: expected models of at least 3 sizes" in found.seen
 
 
-def test_the_committed_study_is_judged_as_its_page_says(monkeypatch):
+def test_the_committed_study_has_the_verdicts_of_its_page(monkeypatch):
     folder = Path(__file__).parents[2] / "docs" / "results" / "pass-until"
     results = sorted(read_results(folder / "points"), key=lambda result: result.parameters)
     known = json.loads((folder / "results.json").read_text())

@@ -78,7 +78,7 @@ def test_a_table_has_a_slot_for_each_name():
 # Facts
 
 
-def test_reversals_are_asked_that_nobody_told():
+def test_test_facts_are_not_in_training():
     world = Reversal(entities=40, relations=2, world=3)
     questions = questions_of(world, 10)
     told = {tuple(fact) for fact in world.training_facts.tolist()}
@@ -88,7 +88,7 @@ def test_reversals_are_asked_that_nobody_told():
     assert np.array_equal(reversed_facts(questions["told"]), questions["asked"])
 
 
-def test_luck_is_a_guess_among_what_told_facts_leave_open():
+def test_chance_is_a_guess_among_what_training_facts_leave_open():
     world = Reversal(entities=100, relations=2, world=3)
     questions = questions_of(world, 10_000)["asked"]
     expected = []
@@ -110,7 +110,7 @@ def test_luck_is_a_guess_among_what_told_facts_leave_open():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_told_facts_are_learned(kind):
+def test_training_facts_are_learned(kind):
     result = train(replace(CELL, kind=kind, width=16, steps=60, rows=32, rate=3e-2), "cpu")
     assert np.mean(result["told"]) > 0.8
     assert len(result["curve"]) == facts.LOOKS
@@ -130,7 +130,7 @@ def test_the_same_cell_ends_with_the_same_bits():
     assert train(CELL, "cpu") != train(replace(CELL, seed=1), "cpu")
 
 
-def test_reversals_that_were_told_are_known():
+def test_reversals_in_training_are_learned():
     result = train(replace(CELL, width=16, steps=60, rows=32, rate=3e-2, repeated=True), "cpu")
     assert np.mean(result["asked"]) > 0.8
 
@@ -161,7 +161,7 @@ def twice(tmp_path_factory):
     return reproduced_twice("reversal", folder / "out", scales=SCALES, tiny=TINY, lost=lost)
 
 
-def test_a_page_says_claims_criteria_and_cost(twice):
+def test_a_page_has_claims_criteria_and_cost(twice):
     first, _, _, out = twice
     page = (out / "README.md").read_text()
     assert page.count("Confirmed: ") == len(first["judged"]) == 4
@@ -216,13 +216,13 @@ def test_the_smoke_scale_runs_and_continues(tmp_path):
 # Judging
 
 
-def test_settings_are_chosen_among_those_that_learn_what_they_are_told():
+def test_settings_are_chosen_among_those_that_fit_training_facts():
     fast, slow, other = (1e-2, 2.0), (3e-3, 0.1), (1e-3, 0.1)
     assert reversal.chosen({fast: (0.5, 0.4), slow: (0.95, 0.1), other: (0.99, 0.2)}) == other
     assert reversal.chosen({fast: (0.5, 0.4), slow: (0.8, 0.1)}) == slow
 
 
-def test_trainings_that_diverged_are_told_and_decide_nothing_where_all_of_a_kind_did():
+def test_diverged_trainings_are_reported_and_decide_nothing_if_all_of_a_kind_did():
     one = {"told": [1.0] * 40, "asked": [0.8] * 40, "failed": False}
     lost = one | {"failed": True}
     results = {kind: [one, one, lost] for kind in KINDS} | {"layers": [lost] * 3}

@@ -145,7 +145,7 @@ def twice(tmp_path_factory):
     )
 
 
-def test_a_page_says_claims_criteria_and_cost(twice):
+def test_a_page_has_claims_criteria_and_cost(twice):
     first, _, _, out = twice
     page = (out / "README.md").read_text()
     assert page.count("Confirmed: ") == len(first["judged"]) == 6
@@ -174,7 +174,7 @@ def test_what_chooses_rates_lies_apart_from_what_is_judged(twice):
         assert len([*twice[3].glob(f"{half}/trainings/cells/*/result.json")]) == cells * len(ARMS)
 
 
-def test_of_two_rates_nothing_is_said_about_ends_and_of_three_it_is_for_both_halves():
+def test_ends_are_reported_for_three_rates_in_both_halves_and_not_for_two():
     arms = dict.fromkeys(ARMS, 1e-2)
     assert s4d.ends(arms, arms, replace(TINY)) == ""
     said = s4d.ends(arms, arms, replace(TINY, delay_rates=(1e-2, 3e-3, 1e-3), text_rates=(1e-2, 3e-3, 1e-3)))
@@ -201,7 +201,7 @@ def test_the_best_rate_is_chosen_for_each_arm_and_one_that_failed_never(tmp_path
     assert not (tmp_path / "trainings" / "cells" / "alone").exists()
 
 
-def test_an_arm_that_came_to_no_end_is_told(tmp_path, monkeypatch):
+def test_an_arm_that_diverged_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(trainings, "run_here", here)
     bench = Trainings(RecipeContext(tmp_path, "smoke", None, 0, 1, 1, "cpu"), _ended)
     with pytest.raises(

@@ -61,7 +61,7 @@ def test_blanks_are_filled_behind_the_list():
         assert np.flatnonzero(asked[row])[0] == length
 
 
-def test_the_next_sign_is_asked_for_and_never_padding():
+def test_targets_are_next_signs_and_never_padding():
     part = split(CELL)[0].some(slice(12))
     rows, targets, asked = following(part.tokens.numpy(), part.lengths.numpy(), np.random.default_rng(0))
     assert asked.sum() == (part.lengths - 1).sum()
@@ -156,7 +156,7 @@ def twice(tmp_path_factory):
     return reproduced_twice("self-pretraining", folder / "out", scales=SCALES, tiny=TINY, lost=lost)
 
 
-def test_a_page_says_claims_and_criteria(twice):
+def test_a_page_has_claims_and_criteria(twice):
     page = (twice[3] / "README.md").read_text()
     assert page.count("Confirmed: ") == len(twice[0]["judged"]) == 3
     assert all(one["verdict"] == "inconclusive" for one in twice[0]["judged"])
@@ -220,7 +220,7 @@ def test_a_rate_that_diverged_is_the_worst(tmp_path, monkeypatch):
     assert self_pretraining._rates(bench, TINY, arms, 0) == dict.fromkeys(arms, min(TINY.rates))
 
 
-def test_what_diverged_is_told_of_the_readings_behind_it(tmp_path, monkeypatch):
+def test_a_divergence_counts_for_later_measurements(tmp_path, monkeypatch):
     monkeypatch.setattr(trainings, "run_here", here)
     monkeypatch.setattr(self_pretraining, "train", _diverged)
     monkeypatch.setitem(SCALES, "smoke", TINY)

@@ -105,7 +105,7 @@ def twice(tmp_path_factory):
     return reproduced_twice("zoology", folder / "out", scales=SCALES, tiny=TINY, lost=lost)
 
 
-def test_a_page_says_claims_criteria_and_cost(twice):
+def test_a_page_has_claims_criteria_and_cost(twice):
     first, _, _, out = twice
     page = (out / "README.md").read_text()
     assert (
@@ -277,7 +277,7 @@ def test_a_window_is_judged_inside_and_beyond_over_rows_and_seeds(inside, beyond
     assert "n = 1,000 rows, 3 seeds" in judged.seen
 
 
-def test_where_nothing_is_asked_inside_nothing_is_known():
+def test_without_questions_inside_there_is_no_accuracy():
     results = [{"by_pairs": {"1": {"right_of_row": [1], "by_distance": {20: [1, 1]}}}}]
     inside, beyond = zoology.inside_and_beyond(results, 1)
     assert (inside.low, inside.high, inside.n) == (0, 1, 0)
@@ -286,7 +286,7 @@ def test_where_nothing_is_asked_inside_nothing_is_known():
     assert judged.seen.startswith("inside none asked; beyond 100.0%")
 
 
-def test_an_arm_of_which_every_training_diverged_says_nothing():
+def test_an_arm_whose_trainings_all_diverged_decides_nothing():
     judged = ClaimResult("", "By the rule.", "confirmed", "seen.")
     some = with_failures(judged, {"H3": [{"failed": True}, {"failed": False}], "Hyena": [{"failed": False}]})
     assert some.verdict == "confirmed"

@@ -1,4 +1,4 @@
-"""The cost estimate, against models that were really built, run and counted."""
+"""The cost estimate against models that were built, run and counted."""
 
 import math
 
@@ -108,7 +108,7 @@ def test_a_mixture_multiplies_only_the_chosen_experts():
 @pytest.mark.parametrize("config", [llama(), llama(tie_word_embeddings=True), qwen3(), gpt2()])
 @pytest.mark.parametrize("length", [16, 48])
 def test_forward_flops_are_those_torch_counts(config, length):
-    # eager attention: the counter does not know the fused one with grouped heads
+    # eager attention, since the counter has no formula of the fused one with grouped heads
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(input_ids=torch.ones(1, length, dtype=torch.long))
@@ -136,14 +136,14 @@ def test_matching_holds_three_models_and_the_graph_of_one_layer():
 
 def test_training_costs_three_forward_passes_of_the_student_and_one_of_the_teacher():
     small, large = llama(), llama(num_hidden_layers=4, hidden_size=64)
-    alone, taught = cost_of(small, None), cost_of(small, large)
+    alone, distilled = cost_of(small, None), cost_of(small, large)
     assert alone.flops_per_token == 3 * Size.of(small).forward_flops(64)
-    assert taught.flops_per_token - alone.flops_per_token == Size.of(large).forward_flops(64)
-    assert taught.flops == taught.flops_per_token * 10_000
+    assert distilled.flops_per_token - alone.flops_per_token == Size.of(large).forward_flops(64)
+    assert distilled.flops == distilled.flops_per_token * 10_000
 
 
 def _kept_bytes(config, *, rows: int, length: int, bf16: bool) -> int:
-    """Bytes of all storages that autograd keeps of a packed forward pass of the decoder, weights apart."""
+    """Bytes of all storages that autograd keeps of a packed forward pass of the decoder, without weights."""
     model = build(config).train()
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     shapes = {p.shape for p in model.parameters()} | {p.T.shape for p in model.parameters() if p.ndim == 2}
@@ -180,8 +180,8 @@ def test_activations_are_within_a_quarter_of_what_autograd_keeps(config, bf16):
         if hasattr(config, name):
             setattr(config, name, 0.0)
     rows, length = 6, 72
-    said = rows * length * activation_bytes(Size.of(config), length=length, itemsize=2 if bf16 else 4)
-    assert said == pytest.approx(_kept_bytes(config, rows=rows, length=length, bf16=bf16), rel=0.25)
+    stated = rows * length * activation_bytes(Size.of(config), length=length, itemsize=2 if bf16 else 4)
+    assert stated == pytest.approx(_kept_bytes(config, rows=rows, length=length, bf16=bf16), rel=0.25)
 
 
 def test_bytes_by_part_are_what_adamw_in_float32_and_a_teacher_in_its_format_need():
@@ -206,8 +206,8 @@ def test_students_trained_in_step_are_all_held_and_one_computes():
     held = [16 * cost.student.parameters for cost in (small, large)]
     assert [small.held_bytes, large.held_bytes] == held
     assert peak_lockstep([small]) == small.peak_bytes
-    said = 4 * 32 * 2048  # what the teacher said about a step: its hidden states
-    assert peak_lockstep([small, large]) == large.peak_bytes + held[0] + said
+    stated = 4 * 32 * 2048  # the teacher's outputs of a step: its hidden states
+    assert peak_lockstep([small, large]) == large.peak_bytes + held[0] + stated
 
 
 def test_buffers_are_those_of_the_fused_head():

@@ -1,4 +1,4 @@
-"""The laws: published check values, fits of made-up points that recover what made them, and points that say nothing."""
+"""The scaling laws: published values, fits that recover the parameters of simulated points, and points without information."""
 
 import math
 from itertools import product
@@ -82,10 +82,10 @@ def test_without_a_gap_a_better_teacher_makes_a_better_student():
 
 def test_derivatives_of_the_fits_are_those_of_their_losses():
     points = runs()
-    alone, taught = [p for p in points if not p.distilled], [p for p in points if p.distilled]
+    alone, distilled = [p for p in points if not p.distilled], [p for p in points if p.distilled]
     for residuals, theta in (
         (fitting._supervised_residuals(alone), np.log([3355, 18186, 1.22, 0.408, 0.431, 0.452])),
-        (fitting._student_residuals(taught, TEXT), np.array([7.7, 10.1, -1.1, -0.5, 2.5, 6.3, -2.4])),
+        (fitting._student_residuals(distilled, TEXT), np.array([7.7, 10.1, -1.1, -0.5, 2.5, 6.3, -2.4])),
     ):
         slopes = residuals(theta)[1]
         for k, step in enumerate(1e-6 * np.eye(len(theta))):
@@ -122,7 +122,7 @@ def test_the_supervised_fit_recovers_its_law():
     assert found.points == 25
 
 
-def test_a_fit_of_too_few_points_says_what_is_missing():
+def test_a_fit_of_too_few_points_names_what_is_missing():
     with pytest.raises(BadPoints, match=r"8 points without a teacher, of 3 sizes.*there are 4"):
         fit_distillation_law(runs()[:4])
     with pytest.raises(BadPoints, match=r"9 distilled points.*3 teachers; there are 5, of 1, 1 and 5"):
@@ -147,7 +147,7 @@ def test_a_ratio_fit_recovers_the_line_of_its_optima():
     assert found.predict(3e6, 30e6) == pytest.approx(0.05 * math.log(4) ** 2, rel=0.3)
 
 
-def test_a_flat_valley_is_called_flat_and_says_what_it_would_have_seen():
+def test_a_flat_valley_is_called_flat_with_the_dip_that_it_excludes():
     found = fit_ratio_law(valley(curvature=0.0))
     assert found.flat
     assert found.slope is None
@@ -158,7 +158,7 @@ def test_a_flat_valley_is_called_flat_and_says_what_it_would_have_seen():
         assert "flat, any teacher will do; a dip of" in str(one)
 
 
-def test_a_dip_of_the_detectable_depth_is_seen_four_times_of_five():
+def test_a_dip_of_the_detectable_depth_is_found_in_four_of_five_fits():
     flat = [fit_ratio_law(valley(curvature=0.0, seed=100 + seed), draws=10) for seed in range(20)]
     limit = np.mean([v.detectable_nats for found in flat for v in found.valleys])
     half = math.log(10 / 1.25) / 2
@@ -217,7 +217,7 @@ def test_a_bad_row_is_named(row, message):
         sift([row], name="pilot")
 
 
-def test_a_table_that_is_not_there_or_none_is_said(tmp_path):
+def test_a_missing_table_or_other_file_is_an_error(tmp_path):
     with pytest.raises(BadPoints, match="no such table"):
         read_points(tmp_path / "nothing")
     with pytest.raises(BadPoints, match=r"expected points\.parquet or points\.json in it"):
@@ -228,7 +228,7 @@ def test_a_table_that_is_not_there_or_none_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (b'[{"seed": 1}', "expected JSON"),
         (b"[" * 100_000, "expected JSON"),
@@ -237,9 +237,9 @@ def test_a_table_that_is_not_there_or_none_is_said(tmp_path):
         (b"[1]", r"expected `object`, got `int` - at `\$\[0\]`"),
     ],
 )
-def test_what_is_no_table_in_json_is_said(text, said, tmp_path):
+def test_json_that_is_not_a_table_is_an_error(text, message, tmp_path):
     (tmp_path / "points.json").write_bytes(text)
-    with pytest.raises(BadPoints, match=rf"points\.json: {said}.*write it with limbeck"):
+    with pytest.raises(BadPoints, match=rf"points\.json: {message}.*write it with limbeck"):
         read_points(tmp_path)
 
 
@@ -261,7 +261,7 @@ def test_where_the_teacher_is_paid_cross_entropy_sees_more_tokens_and_may_win():
 
 
 class LogLaw:
-    """A law by which cross-entropy loses a nat for each e-fold of tokens, and a student of any teacher is 0.4 nats ahead."""
+    """A law: cross-entropy gains a nat for each e-fold of tokens, and a student of any teacher is 0.4 nats better."""
 
     def predict(self, parameters, tokens, teacher_loss):
         return Estimate(40 - math.log(tokens) - 0.4, 0, 0)
@@ -270,7 +270,7 @@ class LogLaw:
         return Estimate(40 - math.log(tokens), 0, 0)
 
 
-def test_a_plan_says_how_often_a_pass_must_be_used():
+def test_a_plan_has_the_number_of_uses_from_which_a_pass_pays():
     """0.4 nats are worth exp(0.4) = 1.49 times the tokens; a teacher of 3 times the student costs a step a pass."""
     teachers = [Model.of_count(name, size) for name, size in (("3B", 3e9), ("1B", 1.2e9))]
 

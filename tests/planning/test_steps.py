@@ -1,4 +1,4 @@
-"""Whether a training has enough optimiser steps to judge by."""
+"""Whether a training has enough optimiser steps for a verdict."""
 
 import pytest
 
@@ -6,11 +6,11 @@ from limbeck.planning.checks.steps import FEW_STEPS, step_findings, too_few_step
 from limbeck.run.optim import learning_rate
 
 
-@pytest.mark.parametrize(("steps", "said"), [(1, "1 optimiser step:"), (99, "99 optimiser steps:")])
-def test_a_training_of_few_steps_is_warned_of_by_their_number(steps, said):
+@pytest.mark.parametrize(("steps", "message"), [(1, "1 optimiser step:"), (99, "99 optimiser steps:")])
+def test_a_training_of_few_steps_is_warned_of_by_their_number(steps, message):
     (found,) = step_findings(steps, batch_tokens=1024)
     assert (found.level, found.check) == ("warning", "steps")
-    assert found.message.startswith(said)
+    assert found.message.startswith(message)
     assert found.remedy.startswith("give --tokens 102400 or more")
 
 

@@ -1,4 +1,4 @@
-"""The law of a task: planted laws are recovered, bends are told, and predictions check themselves later."""
+"""The law of a task: fits recover known laws and detect bends, and predictions are compared with later measurements."""
 
 import json
 import math
@@ -27,15 +27,15 @@ def rates(
 
 
 def point(parameters: int, *, seed: int = 0, noise: float = 0.02, **law) -> Point:
-    """What the sampler would have counted, with models a little off the law."""
+    """Counts as from the sampler, of models close to the law."""
     generator = np.random.default_rng([parameters, seed])
     p = rates(parameters, **law)
     p = np.exp(-np.exp(np.log(-np.log(p)) + generator.normal(0, noise)))
     waited = 4 + generator.negative_binomial(4, np.maximum(p, 1e-9))
     capped = waited > CAP
     passed = np.where(capped, np.minimum(3, generator.binomial(CAP, p)), 4).astype(float)
-    drawn = np.where(capped, CAP, waited).astype(float)
-    return Point(parameters, passed, drawn, np.where(capped, passed / drawn, 3 / (drawn - 1)))
+    samples = np.where(capped, CAP, waited).astype(float)
+    return Point(parameters, passed, samples, np.where(capped, passed / samples, 3 / (samples - 1)))
 
 
 def test_a_planted_law_is_recovered():
@@ -69,7 +69,7 @@ def test_intervals_of_predictions_hold_new_models():
 
 
 @pytest.mark.parametrize(("bend", "kind"), [(0.3, "convex"), (-0.3, "concave")])
-def test_a_bend_is_told_from_a_line(bend, kind):
+def test_a_bend_is_distinguished_from_a_line(bend, kind):
     points = [point(size, seed=s, noise=0.01, bend=bend, alpha=0.8) for size in (*SIZES, 320_000) for s in (0, 1)]
     assert fit(points).curvature.kind == kind
 
@@ -121,34 +121,34 @@ def write(folder: Path, parameters: int, *, task: str = "sums") -> None:
     (folder / f"{task}-{parameters}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [about, *counts]))
 
 
-def ask(folder: Path, params: str, *, task: str = "sums") -> dict:
+def predicted(folder: Path, params: str, *, task: str = "sums") -> dict:
     return predict(PredictSettings(points=folder, task=task, params=params))
 
 
-def test_a_prediction_checks_itself_once_the_model_is_there(tmp_path):
+def test_a_prediction_is_compared_with_a_later_measurement(tmp_path):
     for size in SIZES:
         write(tmp_path / "points", size)
-    first = ask(tmp_path / "points", "320k")
+    first = predicted(tmp_path / "points", "320k")
     assert first["checks"] == []
     assert len((tmp_path / "points" / KEPT).read_text().splitlines()) == 2
     write(tmp_path / "points", 322_000)
-    second = ask(tmp_path / "points", "320k")
+    second = predicted(tmp_path / "points", "320k")
     assert second["predictions"] == first["predictions"], "the model itself took no part"
     assert len((tmp_path / "points" / KEPT).read_text().splitlines()) == 2, "the same prediction is kept once"
     assert [c["held"] for c in second["checks"]] == [True, True]
     assert second["checks"][0]["measured"] == pytest.approx(point(322_000).rates.mean())
-    assert "fewer" in ask(tmp_path / "points", "5k")["warnings"][0]
+    assert "fewer" in predicted(tmp_path / "points", "5k")["warnings"][0]
 
 
 def test_bad_folders_are_one_message(tmp_path):
     with pytest.raises(BadPoints, match="got none"):
-        ask(tmp_path / "nowhere", "1M")
+        predicted(tmp_path / "nowhere", "1M")
     with pytest.raises(BadPoints, match="holds no result"):
-        ask(tmp_path, "1M")
+        predicted(tmp_path, "1M")
     write(tmp_path, 20_000)
     with pytest.raises(BadPoints, match="did you mean 'sums'"):
-        ask(tmp_path, "1M", task="sum")
+        predicted(tmp_path, "1M", task="sum")
     file = tmp_path / "sums-20000.jsonl"
     file.write_text(file.read_text()[:-20])
     with pytest.raises(BadPoints, match="damaged"):
-        ask(tmp_path, "1M")
+        predicted(tmp_path, "1M")

@@ -1,4 +1,4 @@
-"""How often a task is passed: tasks and their training text, a sampler that agrees with exact probabilities, estimators."""
+"""Pass rates of tasks: instances and their training text, a sampler that agrees with exact probabilities, estimators."""
 
 import json
 import math
@@ -19,13 +19,15 @@ from tests.helpers.models import frozen, llama, tokenizer
 
 @pytest.fixture(scope="module")
 def model():
-    made = frozen(llama(layers=1, tok=tokenizer(259), pad=9))  # one token a byte; 9 rows that nobody may say
+    made = frozen(
+        llama(layers=1, tok=tokenizer(259), pad=9)
+    )  # one token a byte; 9 rows of padding that are never sampled
     made.model.base_model.norm.weight.mul_(2.5)  # far from uniform, so that something passes
     return made
 
 
-def likely_answers(model, count: int = 4) -> Task:
-    """Prompts of two lengths, each with the one-letter answer that the model finds likeliest."""
+def probable_answers(model, count: int = 4) -> Task:
+    """Prompts of two lengths, each with the model's most probable one-letter answer."""
     letters = [chr(c) for c in range(33, 127)]
     found = []
     for prompt in ["a+b=", "cat ", "the cat", "dog ran"][:count]:
@@ -63,7 +65,7 @@ def test_tasks_are_always_the_same_and_never_in_their_training_text(name, tmp_pa
     assert file.read_bytes() == again.read_bytes()
 
 
-def test_a_sum_is_asked_in_neither_order(tmp_path):
+def test_a_test_sum_is_in_training_in_neither_order(tmp_path):
     file = write_task_text("addition", tmp_path / "text.jsonl", 20_000)
     prompts = {json.loads(line)["text"].split("=")[0] for line in file.read_text().splitlines()}
     turned = {"+".join(reversed(i.prompt[:-1].split("+"))) for i in task_of("addition").instances}
@@ -117,33 +119,33 @@ def test_unknown_tasks_name_the_nearest():
 def test_exact_probabilities_are_those_of_the_dense_model(model):
     import torch
 
-    task = likely_answers(model)
+    task = probable_answers(model)
     instance = task.instances[0]
     ids = model.tokenizer(instance.prompt + instance.answers[0])["input_ids"]
     log_q = model.model(torch.tensor([ids])).logits[0, :, : model.vocab].double().log_softmax(-1)
-    spoken = log_q[-2, ids[-1]]
+    last = log_q[-2, ids[-1]]
     ended = torch.logaddexp(
         log_q[-1, model.end], log_q[-1, model.tokenizer("\n", add_special_tokens=False)["input_ids"][0]]
     )
-    assert log_probability(model, task)[0] == pytest.approx(float(spoken + ended), abs=1e-5)
+    assert log_probability(model, task)[0] == pytest.approx(float(last + ended), abs=1e-5)
 
 
-def test_samples_pass_as_often_as_the_exact_probabilities_say(model):
-    task = likely_answers(model)
+def test_samples_pass_with_the_exact_probabilities(model):
+    task = probable_answers(model)
     exact = np.exp(log_probability(model, task))
     assert (exact < 0.5).all()
-    drawn = 100_000
-    counts = pass_until(model, task, successes=10**6, max_samples=drawn, seed=3)
+    samples = 100_000
+    counts = pass_until(model, task, successes=10**6, max_samples=samples, seed=3)
     z = np.array(
-        [(c.successes - drawn * p) / math.sqrt(drawn * p * (1 - p)) for c, p in zip(counts, exact, strict=True)]
+        [(c.successes - samples * p) / math.sqrt(samples * p * (1 - p)) for c, p in zip(counts, exact, strict=True)]
     )
-    assert all(c.capped and c.samples == drawn for c in counts)
+    assert all(c.capped and c.samples == samples for c in counts)
     assert np.abs(z).max() < 3.5
     assert max(c.successes for c in counts) > 20
 
 
 def test_counts_do_not_depend_on_the_batch(model):
-    task = likely_answers(model)
+    task = probable_answers(model)
     few, many = (pass_until(model, task, successes=3, max_samples=6000, seed=1, rows=rows) for rows in (300, 4096))
     assert few == many
     assert few != pass_until(model, task, successes=3, max_samples=6000, seed=2)
@@ -151,13 +153,13 @@ def test_counts_do_not_depend_on_the_batch(model):
     assert all(c.successes == 3 or c.capped for c in few)
 
 
-def test_several_answers_pass_together_as_often_as_apart(model):
+def test_the_pass_rate_of_several_answers_is_the_sum_over_them(model):
     one, two = (Task("t", (Instance("a+b=", (answer,)),)) for answer in ("a", "b"))
     both = Task("t", (Instance("a+b=", ("a", "b")),))
     assert log_probability(model, both) == [None]
-    apart, drawn = sum(math.exp(log_probability(model, t)[0]) for t in (one, two)), 200_000
-    passed = pass_until(model, both, successes=10**6, max_samples=drawn)[0].successes
-    assert abs(passed - drawn * apart) < 4 * math.sqrt(drawn * apart) + 1
+    apart, samples = sum(math.exp(log_probability(model, t)[0]) for t in (one, two)), 200_000
+    passed = pass_until(model, both, successes=10**6, max_samples=samples)[0].successes
+    assert abs(passed - samples * apart) < 4 * math.sqrt(samples * apart) + 1
 
 
 def test_a_prompt_longer_than_the_context_is_refused(model):
@@ -165,7 +167,7 @@ def test_a_prompt_longer_than_the_context_is_refused(model):
         pass_until(model, Task("t", (Instance("a" * 200, ("b",)),)))
 
 
-def test_one_success_is_biased_as_the_closed_form_says():
+def test_one_success_has_the_bias_of_the_closed_form():
     p = 0.05
     counts = simulated(np.full(40_000, p), r=1, cap=10**9, seed=0)
     found = ratio(counts)
@@ -219,7 +221,7 @@ def test_the_censored_mean_recovers_a_mean_of_different_instances():
     assert held.low < p.mean() < held.high
 
 
-def test_one_success_gives_no_unbiased_estimate_and_says_what_to_do():
+def test_one_success_has_no_unbiased_estimate_and_a_remedy():
     counts = [Count("", 1, 10, capped=False), Count("", 1, 20, capped=False)]
     with pytest.raises(BadSetting, match="--successes 2"):
         unbiased(counts)
@@ -262,7 +264,7 @@ def test_a_wrong_flag_of_the_probe_is_one_message(limbeck, flags, words):
 
 def test_a_result_is_kept_instance_by_instance(limbeck, model, tmp_path):
     save(model, tmp_path / "model")
-    task = likely_answers(model)
+    task = probable_answers(model)
     rows = [json.dumps({"prompt": i.prompt, "answer": i.answers[0]}) for i in task.instances]
     (tmp_path / "mine.jsonl").write_text("\n".join(rows) + "\n")
     flags = ("--probe", "pass-until", "--task", "mine.jsonl", "--max-samples", "2k", "--out", "points", "--json")

@@ -1,4 +1,4 @@
-"""What a model is said to be worth: readings against float64 references, intervals against what they promise."""
+"""Probes: readings against float64 references, and the coverage of intervals."""
 
 import json
 import math
@@ -180,7 +180,7 @@ def test_text_without_a_token_that_counts_is_refused(student, batches):
         measure(student, None, [nothing], documents=12)
 
 
-def test_surprises_are_the_largest_and_lie_where_they_say(student, teacher, store, batches, tokenizer):
+def test_largest_kl_values_are_the_largest_and_at_their_stated_positions(student, teacher, store, batches, tokenizer):
     found = measure(student, teacher, batches, documents=store.documents)
     kls = torch.cat(
         [(dense(teacher, b).exp() * (dense(teacher, b) - dense(student, b))).sum(-1)[b.weight > 0] for b in batches]
@@ -252,7 +252,7 @@ def test_pairing_by_document_sees_what_two_means_cannot():
 
 
 @pytest.mark.parametrize(("documents", "seeds", "training_noise"), [(8, 1, 0.0), (25, 3, 0.15), (25, 2, 0.15)])
-def test_intervals_cover_the_truth_as_often_as_they_say(documents, seeds, training_noise):
+def test_intervals_of_probes_have_their_stated_coverage(documents, seeds, training_noise):
     generator = np.random.default_rng(1)
     covered, trials = 0, 100
     for _ in range(trials):
@@ -327,7 +327,7 @@ def test_calibration_bins_are_those_of_the_dense_model(student, store, batches):
 
 
 @pytest.mark.parametrize("config", [LlamaConfig, GPT2Config])
-def test_writing_on_is_greedy_generation(config, tokenizer):
+def test_continuations_are_greedy_generation(config, tokenizer):
     sizes = {"vocab_size": len(tokenizer), "initializer_range": 0.3, "max_position_embeddings": 64}
     if config is LlamaConfig:
         sizes |= {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}

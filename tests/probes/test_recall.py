@@ -1,4 +1,4 @@
-"""Recall in context: rows that hold a passage twice, and models that do and do not look."""
+"""Recall in context: rows with a passage twice, and models that copy from it or do not."""
 
 import pytest
 import torch
@@ -29,8 +29,8 @@ def test_every_long_document_has_its_passage_twice(made):
     assert passages_of(store, context=2 * PASSAGE) is None
 
 
-class Looks:
-    """A model that is sure of what stood ``PASSAGE`` tokens before what it predicts, and else knows nothing."""
+class Copying:
+    """A model that predicts the token ``PASSAGE`` tokens before with certainty, and is uniform where there is none."""
 
     name = "looks"
 
@@ -44,9 +44,9 @@ class Looks:
         return Outputs(hidden, Head(torch.eye(self.vocab)), self.vocab)
 
 
-def test_who_looks_needs_nothing_for_the_second_reading(made, tmp_path):
+def test_a_copying_model_has_no_loss_in_the_second_reading(made, tmp_path):
     model, _, rows = made
-    looks = measure_recall(Looks(model.vocab), rows, device=CPU)
+    looks = measure_recall(Copying(model.vocab), rows, device=CPU)
     readings = {r.name: r for r in recall("model", [looks])}
     uniform = float(torch.tensor(float(model.vocab)).log())
     assert readings["first_reading"].value == pytest.approx(uniform, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Recall slices against counting by hand, and the gap that lies on them."""
+"""Recall slices against counts by hand, and their share of the gap."""
 
 import json
 from importlib import import_module
@@ -113,7 +113,7 @@ def test_the_share_of_a_gap_is_that_of_its_sums_and_not_clipped():
     assert "gap_share_on_hits" not in same
 
 
-def test_the_probe_says_what_it_counted_in(made, tmp_path, capsys):
+def test_the_probe_names_the_texts_of_its_counts_and_results(made, tmp_path, capsys):
     folder, model, _, _, _, _ = made
     save(model, tmp_path / "model")
     result = limbeck.api.probe(
@@ -159,26 +159,26 @@ def in_a_run(made):
 def probed(run, capsys, **keys):
     found = limbeck.api.probe(str(run / "student"), length=32, device="cpu", **keys)
     err = " ".join(capsys.readouterr().err.split())
-    assert all(" ".join(said.split()) in err for said in found["measured_on"].values())
+    assert all(" ".join(texts_read.split()) in err for texts_read in found["measured_on"].values())
     return found["readings"], found["measured_on"]
 
 
 def test_a_model_in_a_run_is_measured_on_what_the_run_held_out(made, in_a_run, tmp_path, capsys):
     folder, *_ = made
     run, held_out = in_a_run
-    alone, said = probed(run, capsys, probe="likelihood,slices")
+    alone, texts_read = probed(run, capsys, probe="likelihood,slices")
     assert alone["held_out"]["n"] == held_out.documents
-    assert said["likelihood"] == said["slices"]
-    assert said["likelihood"].startswith(f"held out: the {held_out.documents} documents of ")
-    assert said["likelihood"].endswith("kept from training")
+    assert texts_read["likelihood"] == texts_read["slices"]
+    assert texts_read["likelihood"].startswith(f"held out: the {held_out.documents} documents of ")
+    assert texts_read["likelihood"].endswith("kept from training")
     again, same = probed(run, capsys, data=str(folder / "text.jsonl"))
-    assert same["likelihood"] == said["likelihood"]
+    assert same["likelihood"] == texts_read["likelihood"]
     assert again["held_out"] == alone["held_out"]
     texts = (folder / "text.jsonl").read_text().splitlines()
     (tmp_path / "copy.jsonl").write_text("\n".join([*reversed(texts), json.dumps({"text": "the cat sat on a dog"})]))
-    copied, said = probed(run, capsys, data=str(tmp_path / "copy.jsonl"))
+    copied, texts_read = probed(run, capsys, data=str(tmp_path / "copy.jsonl"))
     assert copied["held_out"]["n"] == held_out.documents + 1
-    assert f"; {len(texts) - held_out.documents} it was trained on are left out" in said["likelihood"]
+    assert f"; {len(texts) - held_out.documents} it was trained on are left out" in texts_read["likelihood"]
 
 
 def test_a_run_without_its_stores_is_split_again(made, in_a_run, tmp_path, capsys):
@@ -189,9 +189,9 @@ def test_a_run_without_its_stores_is_split_again(made, in_a_run, tmp_path, capsy
     texts = [json.loads(line)["text"] for line in (folder / "text.jsonl").read_text().splitlines()]
     expected = sum(is_held_out(Document("", text=text)) for text in texts)
     for keys in ({}, {"data": str(folder / "text.jsonl")}):
-        found, said = probed(tmp_path / "run", capsys, **keys)
+        found, texts_read = probed(tmp_path / "run", capsys, **keys)
         assert found["held_out"]["n"] == expected
-        assert said["likelihood"].startswith(f"held out: the {expected} document")
+        assert texts_read["likelihood"].startswith(f"held out: the {expected} document")
     signature["data"] = str(tmp_path / "gone.jsonl")
     (tmp_path / "run" / "run.json").write_text(json.dumps({"signature": signature}))
     with pytest.raises(BadCorpus, match=r"this is the text of the run in .*name another to measure on with --data"):

@@ -1,4 +1,4 @@
-"""The core that verdicts rest on, against values worked out by hand: intervals, pairs, fits, and what equal compute buys."""
+"""The statistics of verdicts against values computed by hand: intervals, pairs, fits, and equal compute."""
 
 import math
 from itertools import product
@@ -44,7 +44,7 @@ def measured(nats: np.ndarray, tokens: np.ndarray = TOKENS) -> Measurements:
 def test_an_interval_of_two_seeds_and_three_documents_is_the_one_worked_out_by_hand():
     """Means over seeds of the documents are 2, 3 and 7, of all 4; the seeds' are 3 and 5.
 
-    One document is drawn three times in 1 of 27 resamples, so the percentiles are 2 and 7: 2 below and 3 above. Of three
+    One document is sampled three times in 1 of 27 resamples, so the percentiles are 2 and 7: 2 below and 3 above. Of three
     documents that is widened by t_2 / z and sqrt(3/2); the seeds' standard error is 1, times t_1.
     """
     found = difference_interval(NATS, np.zeros_like(NATS), TOKENS)
@@ -81,8 +81,8 @@ def test_the_probability_of_a_difference_is_the_level_at_which_its_interval_ends
         (25, 3, 0.0, 0.15),
     ],
 )
-def test_intervals_hold_the_truth_as_often_as_they_say(documents, seeds, of_documents, of_seeds):
-    """95 % of 2,000 draws, but for 3 standard errors below and what two parts added in squares hold more; seeds alone too."""
+def test_intervals_have_their_stated_coverage(documents, seeds, of_documents, of_seeds):
+    """95 % of 2,000 samples, up to 3 standard errors below, and above since two parts are added in squares; also seeds alone."""
     generator = np.random.default_rng(1)
     held = 0
     for _ in range(2000):
@@ -174,9 +174,9 @@ def test_residuals_are_widened_for_what_the_fit_took_and_for_the_noise_that_it_l
     """Five residuals of mean 0, two parameters: times sqrt(5/3), and t_3 over the normal."""
     left = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
     found = _Found(lambda theta: (left, np.zeros((5, 2))), np.zeros(2), 1.0, ("a", "b"))
-    drawn = _shaken(found, np.random.default_rng(0), 200) - left
+    resampled = _shaken(found, np.random.default_rng(0), 200) - left
     factor = math.sqrt(5 / 3) * student_t.ppf(0.975, 3) / norm.ppf(0.975)
-    np.testing.assert_allclose(np.unique(drawn.round(9)), (left * factor).round(9))
+    np.testing.assert_allclose(np.unique(resampled.round(9)), (left * factor).round(9))
 
 
 def test_an_interval_taken_both_ways_reaches_as_far_as_either():

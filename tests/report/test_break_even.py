@@ -202,7 +202,7 @@ def finding(price: Price, tokens: int = 1_000_000):
     return found
 
 
-def test_whether_a_run_can_win_is_said_before_it():
+def test_whether_a_run_can_win_is_reported_before_it():
     """0.83 steps a pass, 1.83 times the tokens: more than distilling is worth; used twice, 1.415 times."""
     lost = finding(Price(0.83))
     assert lost.level == "warning"
@@ -230,7 +230,7 @@ def test_whether_a_run_can_win_is_said_before_it():
         ({"text_tokens": 800}, 1.0),  # so little is not kept by itself
     ],
 )
-def test_the_doctor_says_how_often_a_pass_is_used(here, monkeypatch, keys, uses):
+def test_the_doctor_reports_the_uses_of_a_pass(here, monkeypatch, keys, uses):
     said = []
     monkeypatch.setattr(doctor_job, "diagnose", lambda *_, uses, **__: said.append(uses) or [])
     text = {} if "teacher" in keys else {"data": str(here / "text.jsonl"), "length": LENGTH}

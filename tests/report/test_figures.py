@@ -53,7 +53,7 @@ def test_losses_of_a_run_whose_teacher_was_not_measured_have_no_level(folder):  
     assert "Dashed" not in page
 
 
-def test_reliability_is_drawn_from_the_measurements_and_absent_without(folder):  # noqa: F811
+def test_reliability_is_plotted_from_measurements_and_absent_without(folder):  # noqa: F811
     assert "Confidence and accuracy" not in write_report(folder).read_text()
     bins = np.zeros((6, BINS, 3))
     bins[:, 12] = 40, 33, 20

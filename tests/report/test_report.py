@@ -350,7 +350,7 @@ def test_a_page_that_cannot_be_written_is_an_error_with_the_remedy(folder):
     assert not list(folder.glob(".report*"))
 
 
-def test_a_gain_is_said_with_its_interval_and_the_share_of_the_gap():
+def test_a_gain_is_reported_with_its_interval_and_the_share_of_the_gap():
     found = verdict(arms(student=1.5, ce=1.53, cut=2.0), made_up(1.3))
     assert found.outcome == "better"
     assert re.fullmatch(
@@ -426,7 +426,7 @@ def test_rows_of_an_older_verdict_are_decided_by_their_bounds():
     assert [outcome for outcome, _ in rows_decided([row] * 4)] == ["inconclusive"] * 4
 
 
-def test_a_loss_is_said_as_plainly():
+def test_a_loss_is_reported_as_plainly():
     found = verdict(arms(student=1.56, ce=1.53), None)
     assert found.outcome == "worse"
     assert re.fullmatch(r"KD did not help: cross-entropy is better by 0\.0\d\d ± 0\.00\d nats per token\.", found.text)
@@ -459,7 +459,7 @@ def test_one_or_two_documents_decide_nothing(documents):
     assert found.row()["differences"][0]["low"] is None
 
 
-def test_few_documents_are_said_to_be_few():
+def test_few_documents_are_reported_as_few():
     for documents, few in ((4, True), (30, False)):
         found = verdict(
             {name: [made_up(level, documents=documents)] for name, level in (("student", 1.5), ("cut", 2.0))}, None
@@ -584,7 +584,7 @@ def test_the_shape_of_a_converted_student_is_that_of_its_configuration(folder):
     assert "layers 5 5 hidden width 64 72 heads 8 9 key-value heads 4 3 FFN width 172 173" in text
 
 
-def test_a_converted_student_says_what_it_keeps_of_a_text(folder):
+def test_a_converted_students_report_has_what_it_keeps_of_a_text(folder):
     converted(folder)
     run = json.loads((folder / "run.json").read_text())
     kept = [
@@ -610,7 +610,7 @@ def test_the_card_of_a_converted_student_names_mixers_notes_and_how_to_load(fold
     assert "trust_remote_code" not in model_card(RUN, [])
 
 
-def test_a_tile_says_which_gap_was_closed_or_that_it_grew(folder):
+def test_a_tile_names_the_gap_that_closed_or_grew(folder):
     def tile(**levels: float) -> str:
         found = verdict(arms(**levels), made_up(1.289))
         (folder / "verdict.json").write_text(json.dumps(found.row()))
@@ -651,7 +651,7 @@ def test_equal_compute_stands_in_the_verdict_and_other_arms_are_notes():
     assert " Equal compute was not tested." in found.text
 
 
-def test_cross_entropy_that_overfits_is_said_to():
+def test_overfitting_of_cross_entropy_is_reported():
     def notes(seeds: int, **levels: float) -> str:
         return " ".join(verdict(arms(seeds=seeds, **levels), None, price=Price(0.8, uses=10)).notes)
 
@@ -757,7 +757,7 @@ def test_the_card_is_markdown_with_front_matter_that_parses():
     assert "AutoModelForCausalLM.from_pretrained" in body
 
 
-def test_the_card_of_a_run_that_says_little():
+def test_the_card_of_a_run_with_little_information():
     card = model_card({"teacher": {"name": "/home/someone/model"}}, [])
     assert "base_model" not in card, "a path is nothing the hub could link to"
     assert "Measured" not in card
@@ -866,7 +866,7 @@ def test_a_card_names_seeds_equal_compute_and_no_digits_beyond_its_interval():
     assert "318.3 (274.9 to 373.5)" in card
 
 
-def test_the_report_of_a_model_from_scratch_knows_no_teacher(tmp_path):
+def test_the_report_of_a_model_from_scratch_has_no_teacher(tmp_path):
     run = {"signature": {"job": "pretrain"}, "parameters": 75264, "command": ["limbeck", "pretrain"]}
     (tmp_path / "run.json").write_text(json.dumps(run))
     rows = [Reading("model", "likelihood", "held_out", 2.858, "nats/token", 11, 2.833, 2.89, 0)]

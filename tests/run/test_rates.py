@@ -46,7 +46,7 @@ def test_rates_of_what_is_made_of_a_model_end_at_published_ones():
     assert suggested_learning_rate(10**9, start="converted") == pytest.approx(1e-4)
 
 
-def test_schedules_by_size_unless_one_is_asked_for():
+def test_schedules_depend_on_size_unless_one_is_set():
     assert suggested_schedule(10**9) == "wsd"
     assert suggested_schedule(99_999_999, start="made") == "wsd"
     assert suggested_schedule(100_000_000, start="converted") == "cosine"
@@ -59,7 +59,7 @@ def test_schedules_by_size_unless_one_is_asked_for():
     assert schedule_of(DistilSettings(schedule="wsd"), large) == "wsd"
 
 
-def test_the_doctor_says_where_a_rate_comes_from():
+def test_the_doctor_reports_the_source_of_a_rate():
     said = {n: rate_finding(DistilSettings(), n) for n in (1_000_000, 20_000_000, 1_500_000_000)}
     assert [finding.level for finding in said.values()] == ["ok", "warning", "warning"]
     assert said[1_500_000_000].message.startswith("0.0001 for 1.50 B parameters was never tried out here above 3.00 M")

@@ -143,7 +143,7 @@ def test_the_time_of_a_step_is_that_of_the_whole_batch(whole, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_the_step_in_hand_and_says_how_to_go_on(whole, tmp_path, number):
+def test_a_signal_saves_the_current_step_and_prints_how_to_continue(whole, tmp_path, number):
     data, expected, _, _ = whole
     assert start_and_kill(tmp_path, data, 8, number) == 128 + number
     done = read_lines(tmp_path / "metrics.jsonl")[-1]["step"]
@@ -244,7 +244,7 @@ def test_two_ranks_that_are_killed_continue_to_the_same_bits(whole, tmp_path):
         )
 
 
-def test_a_full_disk_says_so_and_keeps_what_was_saved(whole, tmp_path):
+def test_a_full_disk_is_an_error_and_keeps_what_was_saved(whole, tmp_path):
     data, _, _, _ = whole
 
     def child():

@@ -1,4 +1,4 @@
-"""A teacher converted to other mixers: exact where they are attention, what is taken elsewhere, and what is refused."""
+"""A teacher converted to other mixers: exact where it keeps attention, its copied weights elsewhere, and its refusals."""
 
 import pytest
 import torch
@@ -48,13 +48,13 @@ def test_attention_everywhere_is_the_teacher(kind, tied, tmp_path):
 
 
 @torch.no_grad()
-def test_layers_with_attention_are_as_they_were_and_the_others_say_what_they_took():
+def test_layers_with_attention_are_unchanged_and_the_others_list_copied_weights():
     teacher = llama(layers=4)
     student = convert(teacher, pattern_of("attention,based:8,gdn,swa:128"))
-    said = student.lineage["converted"]
-    assert [row["mixer"] for row in said] == student.config.mixers == ["attention", "based:8", "gdn", "swa:128"]
-    assert said[0]["fresh"] == said[1]["fresh"] == said[3]["fresh"] == "nothing"
-    assert "gates" in said[2]["fresh"]
+    rows = student.lineage["converted"]
+    assert [row["mixer"] for row in rows] == student.config.mixers == ["attention", "based:8", "gdn", "swa:128"]
+    assert rows[0]["fresh"] == rows[1]["fresh"] == rows[3]["fresh"] == "nothing"
+    assert "gates" in rows[2]["fresh"]
     x, documents = torch.randn(2, 9, 32), Documents.alone(2, 9)
     attention, layer = teacher.model.model.layers[3].self_attn, student.model.model.layers[3]
     rotary = teacher.model.model.rotary_emb(x, documents.position)
@@ -64,7 +64,7 @@ def test_layers_with_attention_are_as_they_were_and_the_others_say_what_they_too
 
 
 def pieces(text: str, *, kv_heads: int = 2):
-    """An attention layer, a mixer that took what it could, and its report."""
+    """An attention layer, a mixer with the weights copied from it, and its report."""
     torch.manual_seed(0)
     dims = LimbeckConfig(**SHAPE | {"num_key_value_heads": kv_heads}).dims(0)
     attention, mixer = Attention(dims, rope=True), build(text, dims)
@@ -99,7 +99,7 @@ def test_scores_and_values_are_attentions_at_distance_0(text):
 
 @torch.no_grad()
 def test_taylor_of_small_scores_is_nearly_attention():
-    """With scores near 0 and positions left out, 1 + s + s²/2 is exp(s), so the outcome is attention's."""
+    """With scores near 0 and without positions, 1 + s + s²/2 is close to exp(s), and so the output to attention's."""
     dims = LimbeckConfig(**SHAPE).dims(0)
     torch.manual_seed(0)
     attention, mixer = Attention(dims, rope=False), build("based:8", dims)
@@ -140,6 +140,6 @@ def test_teachers_that_are_not_our_decoder_are_refused_with_the_reason(config, r
 def test_a_pattern_is_read_with_repeats_and_options():
     assert pattern_of("attention*1, gdn*3") == ["attention", "gdn", "gdn", "gdn"]
     assert pattern_of("linear:elu,features=8,swa:4") == ["linear:elu,features=8", "swa:4"]
-    for text, said in (("atention,gdn", "nearest is 'attention'"), ("gdn*0", "behind"), ("", "no mixer")):
-        with pytest.raises(BadModel, match=said):
+    for text, message in (("atention,gdn", "nearest is 'attention'"), ("gdn*0", "behind"), ("", "no mixer")):
+        with pytest.raises(BadModel, match=message):
             pattern_of(text)

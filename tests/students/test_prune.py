@@ -1,4 +1,4 @@
-"""Scores and cuts: what is kept is the teacher's, what is dropped is what matters least, the student is ordinary."""
+"""Scores and pruning: kept weights are the teacher's, the least important ones are removed, the student is ordinary."""
 
 import json
 from dataclasses import asdict, replace
@@ -35,7 +35,7 @@ def random_scores(shape: Shape, *, seed: int = 0) -> Scores:
 
 
 def smaller(name: str) -> Shape:
-    """Something less on every axis, legal for every architecture of the zoo."""
+    """A smaller length of every axis that every architecture of the zoo allows."""
     full = Shape.of(CONFIGS[name])
     square = Anatomy.of(CONFIGS[name]).kind.square
     return Shape(layers=2, hidden=16 if square else 24, heads=2, kv_heads=2 if square else 1, ffn=full.ffn // 2)
@@ -66,8 +66,8 @@ def test_a_student_is_an_ordinary_model_that_transformers_loads(name, tmp_path):
     assert student.model.training
     assert all(p.requires_grad for p in student.model.parameters())
     tied = [
-        speaker.model.get_output_embeddings().weight is speaker.model.get_input_embeddings().weight
-        for speaker in (teacher, student)
+        model.model.get_output_embeddings().weight is model.model.get_input_embeddings().weight
+        for model in (teacher, student)
     ]
     assert tied[0] == tied[1]
     save(student, tmp_path / "student")
@@ -82,8 +82,8 @@ def test_a_student_is_an_ordinary_model_that_transformers_loads(name, tmp_path):
 
 
 @given(st.sampled_from(sorted(CONFIGS)), st.integers(0, 1000))
-def test_what_writes_nothing_can_be_cut_without_a_trace(name, seed):
-    """Heads and neurons with zeros after them, and layers that add zeros, change no logit when they go."""
+def test_pruning_parts_without_output_changes_nothing(name, seed):
+    """Heads and neurons followed by zeros, and layers that add zeros, change no logit when they are removed."""
     teacher, batch = animal(name, seed=seed), packed(seed=seed)
     anatomy, full = Anatomy.of(teacher.config), Shape.of(teacher.config)
     scores = random_scores(full, seed=seed)
@@ -263,7 +263,7 @@ def test_random_scores_are_a_seeds_own():
     assert not torch.equal(a.ffn, c.ffn)
 
 
-def test_what_cannot_be_scored_is_told():
+def test_a_model_that_cannot_be_scored_is_an_error():
     teacher, batch = animal("llama"), packed()
     with pytest.raises(BadCorpus, match="calibration sample has no row with a token of weight > 0"):
         score(teacher, [replace(batch, weight=torch.zeros_like(batch.weight))])
@@ -273,7 +273,7 @@ def test_what_cannot_be_scored_is_told():
         score(teacher, [batch], depth="loss")
 
 
-def test_lineage_says_what_was_kept():
+def test_lineage_lists_what_was_kept():
     teacher = animal("llama")
     full = Shape.of(teacher.config)
     scores = replace(random_scores(full), layers=torch.tensor([0.1, 0.9, 0.5, 0.0]))

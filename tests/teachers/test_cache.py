@@ -1,4 +1,4 @@
-"""A teacher's answers in a folder: as it gave them, found by row, whole or refused, continued to the same bytes."""
+"""A teacher's logits in a folder: unchanged, found by row, complete or refused, continued to the same bytes."""
 
 import json
 
@@ -19,8 +19,8 @@ LENGTH, ROWS = 16, 23
 
 
 @pytest.fixture
-def asked(tmp_path, monkeypatch):
-    """Captures into a folder; keys change how."""
+def captured(tmp_path, monkeypatch):
+    """Captures into a folder, with the settings ``keys``."""
     monkeypatch.setattr(module, "_SHARD_BYTES", 10 * LENGTH * 20)  # several files
     tok = tokenizer()
     train, _ = stores(tmp_path, tok)
@@ -48,33 +48,33 @@ def asked(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("make", [lambda v: Sampled(v, 6), lambda v: TopK(v, 6)])
-def test_what_is_told_is_what_the_teacher_says(asked, make):
-    cache = asked(codec=make(asked.teacher.vocab))
-    batch = asked.rows.rows_of(np.array([17, 2, 11]))
-    told = cache(batch)
-    log_p = asked.teacher(batch).logits().log_softmax(-1)
-    torch.testing.assert_close(told.log_p, log_p.gather(-1, told.ids), atol=0.05, rtol=0)
-    total = told.weight.sum(-1) if told.rest is None else told.weight.sum(-1) + told.rest.exp()
+def test_cached_logits_equal_those_of_the_teacher(captured, make):
+    cache = captured(codec=make(captured.teacher.vocab))
+    batch = captured.rows.rows_of(np.array([17, 2, 11]))
+    signal = cache(batch)
+    log_p = captured.teacher(batch).logits().log_softmax(-1)
+    torch.testing.assert_close(signal.log_p, log_p.gather(-1, signal.ids), atol=0.05, rtol=0)
+    total = signal.weight.sum(-1) if signal.rest is None else signal.weight.sum(-1) + signal.rest.exp()
     torch.testing.assert_close(total, torch.ones(3 * LENGTH))
-    assert told.vocab == asked.teacher.vocab
-    assert len(list(asked.folder.glob("*.arrow"))) > 1
+    assert signal.vocab == captured.teacher.vocab
+    assert len(list(captured.folder.glob("*.arrow"))) > 1
 
 
 @pytest.mark.parametrize(
     ("codec", "spelled"),
     [(Sampled(300, 6), "Drawn(vocab=300, k=6)"), (TopK(300, 6), "Coarse(vocab=300, k=6, p_bits=8)")],
 )
-def test_the_codec_is_spelled_on_disk_as_earlier_versions_spelled_it(asked, codec, spelled):
-    assert asked(codec=codec).made_from["codec"] == spelled
+def test_the_codec_is_spelled_on_disk_as_earlier_versions_spelled_it(captured, codec, spelled):
+    assert captured(codec=codec).made_from["codec"] == spelled
     for kept in ("begun.json", "cache.json"):
-        found = read_json(asked.folder / kept)
+        found = read_json(captured.folder / kept)
         assert found.get("made_from", found)["codec"] == spelled
-    assert asked(codec=codec).rows == ROWS  # and it is opened again
+    assert captured(codec=codec).rows == ROWS  # and it is opened again
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4])
-def test_a_capture_that_was_stopped_continues_to_the_same_bytes(asked, monkeypatch, stop):
-    whole = asked("whole")
+def test_a_capture_that_was_stopped_continues_to_the_same_bytes(captured, monkeypatch, stop):
+    whole = captured("whole")
     calls = []
 
     def killed(*arguments, **keys):
@@ -86,36 +86,36 @@ def test_a_capture_that_was_stopped_continues_to_the_same_bytes(asked, monkeypat
     answers = module.packed_signal
     monkeypatch.setattr(module, "packed_signal", killed)
     with pytest.raises(KeyboardInterrupt):
-        asked()
-    for part in asked.folder.glob("*.part"):
+        captured()
+    for part in captured.folder.glob("*.part"):
         with part.open("ab") as raw:
             raw.write(b"half a row")
-    asked_again = []
+    queried = []
     monkeypatch.setattr(
         module,
         "packed_signal",
-        lambda batch, *more, **keys: (asked_again.extend(batch.row.tolist()), answers(batch, *more, **keys))[1],
+        lambda batch, *more, **keys: (queried.extend(batch.row.tolist()), answers(batch, *more, **keys))[1],
     )
-    asked()
-    assert min(asked_again) == 4 * (stop - 1) if stop < 4 else min(asked_again) > 8
+    captured()
+    assert min(queried) == 4 * (stop - 1) if stop < 4 else min(queried) > 8
     for file in whole.folder.glob("*.arrow"):
-        assert file.read_bytes() == (asked.folder / file.name).read_bytes()
+        assert file.read_bytes() == (captured.folder / file.name).read_bytes()
 
 
-def test_a_flipped_byte_is_found_where_it_is_read(asked):
-    asked()
-    file = sorted(asked.folder.glob("*.arrow"))[1]
+def test_a_flipped_byte_is_found_where_it_is_read(captured):
+    captured()
+    file = sorted(captured.folder.glob("*.arrow"))[1]
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(bytes(data))
-    cache = LogitCache(asked.folder)
+    cache = LogitCache(captured.folder)
     with pytest.raises(BadModel, match=r"the logits of row [\d,]+ do not match their checksum: copy the folder again"):
-        cache(asked.rows.rows_of(np.arange(ROWS)))
+        cache(captured.rows.rows_of(np.arange(ROWS)))
 
 
 @pytest.fixture
-def stopped(asked, monkeypatch):
-    """A capture that was stopped in its last file: others of its files are finished."""
+def stopped(captured, monkeypatch):
+    """A capture that was stopped in its last file, with others finished."""
 
     def killed(batch, *arguments, **keys):
         if ROWS - 1 in batch.row:
@@ -126,12 +126,12 @@ def stopped(asked, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module, "packed_signal", killed)
         with pytest.raises(KeyboardInterrupt):
-            asked()
-    assert not (asked.folder / module.MANIFEST).exists()
-    return sorted(asked.folder.glob("*.arrow"))
+            captured()
+    assert not (captured.folder / module.MANIFEST).exists()
+    return sorted(captured.folder.glob("*.arrow"))
 
 
-def test_each_byte_of_a_finished_file_is_looked_at_when_a_capture_goes_on(asked, stopped):
+def test_each_byte_of_a_finished_file_is_looked_at_when_a_capture_goes_on(captured, stopped):
     file = stopped[0]
     data = file.read_bytes()
     for at in range(0, len(data), 97):
@@ -139,51 +139,51 @@ def test_each_byte_of_a_finished_file_is_looked_at_when_a_capture_goes_on(asked,
         with pytest.raises(
             BadModel, match=rf"{file.name}.*(remove .*the next run captures its rows again|copy it again)"
         ):
-            asked()
+            captured()
     file.unlink()
-    whole, cache = asked("whole"), asked()
+    whole, cache = captured("whole"), captured()
     for shard in whole.shards:
-        assert (asked.folder / shard["file"]).read_bytes() == (whole.folder / shard["file"]).read_bytes()
+        assert (captured.folder / shard["file"]).read_bytes() == (whole.folder / shard["file"]).read_bytes()
     assert cache.shards == whole.shards
 
 
-def test_a_finished_capture_is_looked_at_again_when_its_command_is_given_again(asked):
-    asked()
-    file = sorted(asked.folder.glob("*.arrow"))[1]
+def test_a_finished_capture_is_looked_at_again_when_its_command_is_given_again(captured):
+    captured()
+    file = sorted(captured.folder.glob("*.arrow"))[1]
     data = file.read_bytes()
     file.write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
     with pytest.raises(BadModel, match=rf"{file.name}"):
-        asked()
+        captured()
     file.write_bytes(data)
-    assert asked().rows == ROWS
+    assert captured().rows == ROWS
 
 
-def test_finished_files_that_an_earlier_version_did_not_note_are_believed_by_their_rows(asked, stopped):
-    begun = asked.folder / "begun.json"
+def test_finished_files_that_an_earlier_version_did_not_note_are_believed_by_their_rows(captured, stopped):
+    begun = captured.folder / "begun.json"
     value = read_json(begun)
     assert [shard["file"] for shard in value.pop("finished")] == [file.name for file in stopped]
     write_json(begun, value)
     file = stopped[0]
     data = file.read_bytes()
-    whole = asked("whole")
+    whole = captured("whole")
     packed = data.index(whole._row(0).tobytes())
     file.write_bytes(data[:packed] + bytes([data[packed] ^ 1]) + data[packed + 1 :])
     with pytest.raises(BadModel, match=rf"{file.name}: the logits of row 0 do not match their checksum: remove"):
-        asked()
+        captured()
     file.write_bytes(data)
-    assert asked().shards == whole.shards
+    assert captured().shards == whole.shards
 
 
-def test_a_missing_file_and_a_short_one_are_named(asked):
-    asked()
-    file = sorted(asked.folder.glob("*.arrow"))[0]
+def test_a_missing_file_and_a_short_one_are_named(captured):
+    captured()
+    file = sorted(captured.folder.glob("*.arrow"))[0]
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
     with pytest.raises(BadModel, match=rf"{file.name}: a file of this cache is missing or damaged"):
-        LogitCache(asked.folder)
+        LogitCache(captured.folder)
     file.unlink()
     with pytest.raises(BadModel, match="capture the rows 0 to"):
-        LogitCache(asked.folder)
+        LogitCache(captured.folder)
 
 
 @pytest.mark.parametrize(
@@ -195,33 +195,33 @@ def test_a_missing_file_and_a_short_one_are_named(asked):
         ({"rows": 9}, "rows"),
     ],
 )
-def test_a_cache_of_something_else_is_refused_with_the_field(asked, keys, named):
-    asked()
+def test_a_cache_of_something_else_is_refused_with_the_field(captured, keys, named):
+    captured()
     with pytest.raises(Mismatch, match=f"made from another {named}: "):
-        asked(**keys)
+        captured(**keys)
 
 
-def test_a_capture_that_is_not_finished_is_no_cache(asked):
-    asked()
-    (asked.folder / module.MANIFEST).unlink()
+def test_a_capture_that_is_not_finished_is_no_cache(captured):
+    captured()
+    (captured.folder / module.MANIFEST).unlink()
     with pytest.raises(BadModel, match=r"found no cache\.json: capture them with limbeck capture"):
-        LogitCache(asked.folder)
+        LogitCache(captured.folder)
 
 
-def test_rows_that_were_not_captured_are_said(asked):
-    cache = asked(rows=5)
+def test_rows_that_were_not_captured_are_named(captured):
+    cache = captured(rows=5)
     with pytest.raises(Mismatch, match="has logits of rows 0 to 4, expected row 7 too: capture more rows"):
-        cache(asked.rows.rows_of(np.array([7])))
+        cache(captured.rows.rows_of(np.array([7])))
 
 
-def test_two_captures_into_one_folder_are_kept_apart(asked):
-    with held_elsewhere(asked.folder), pytest.raises(BadFolder, match="another limbeck process"):
-        asked()
+def test_two_captures_into_one_folder_are_kept_apart(captured):
+    with held_elsewhere(captured.folder), pytest.raises(BadFolder, match="another limbeck process"):
+        captured()
 
 
-def test_the_manifest_says_what_is_in_it(asked):
-    asked()
-    manifest = json.loads((asked.folder / module.MANIFEST).read_text())
+def test_the_manifest_has_codec_corpus_and_rows(captured):
+    captured()
+    manifest = json.loads((captured.folder / module.MANIFEST).read_text())
     assert manifest["kind"] == "drawn"
     assert manifest["made_from"]["corpus"] == "a"
     assert sum(shard["rows"] for shard in manifest["shards"]) == ROWS

@@ -1,4 +1,4 @@
-"""Outcomes as bytes and back: ids exactly, probabilities to a step, mass never lost."""
+"""Outcomes as bytes and back: ids exactly, probabilities to a step, without loss of mass."""
 
 import math
 
@@ -22,7 +22,7 @@ SHARP = st.sampled_from([0.0, 0.5, 2.0, 6.0, 40.0])
 
 @given(st.integers(3, 400), st.integers(2, 20), SHARP, st.integers(0, 1000))
 @settings(max_examples=80, deadline=None)
-def test_drawn_outcomes_come_back(vocab, k, sharpness, seed):
+def test_sampled_outcomes_are_decoded_unchanged(vocab, k, sharpness, seed):
     codec = Sampled(vocab, min(k, vocab - 1))
     uniform = torch.rand(9, generator=torch.Generator().manual_seed(seed))
     signal, head = sample_outcomes(log_p_of(9, vocab, sharpness, seed), codec.k, uniform)
@@ -57,7 +57,7 @@ def test_a_few_bytes_hold_what_training_needs(vocab):
 
 
 @pytest.mark.parametrize("make", [lambda: Sampled.within(152_064, 9), lambda: TopK.within(152_064, 64, 100)])
-def test_too_few_bytes_say_how_many_it_takes(make):
+def test_too_few_bytes_are_an_error_with_the_number_needed(make):
     with pytest.raises(BadSetting, match=r"give \d+ or more"):
         make()
 
@@ -70,14 +70,14 @@ def test_any_position_is_found_by_its_number():
     assert torch.equal(some.ids, signal.ids[[41, 7]])
 
 
-def test_no_answer_is_told_from_the_surest():
-    """A coarse position can say that there is none, and no answer is taken for that, however sure it is."""
+def test_positions_without_a_target_differ_from_certain_ones():
+    """Top-k with the rest can encode that a position has no target, and no distribution has that code, however certain."""
     codec = TopK(300, 4)
     log_p = torch.tensor([[0.0, -50.0, -50.0, -50.0], [0.0] * 4, [-100.0] * 4, [-1.4, -1.4, -1.4, -1.4]])
     rest = torch.tensor([-50.0, -math.inf, 0.0, -6.0])
     weight = log_p.exp()
     weight[1] = 0
-    told = codec.decode(codec.encode(Sparse(torch.arange(4).expand(4, 4), log_p, weight, 300, rest)))
-    assert told.known.tolist() == [True, False, True, True]
-    assert told.part(slice(1, 2)).weight.sum() == 0
-    told.part(torch.tensor([0, 2, 3])).require_known()
+    decoded = codec.decode(codec.encode(Sparse(torch.arange(4).expand(4, 4), log_p, weight, 300, rest)))
+    assert decoded.known.tolist() == [True, False, True, True]
+    assert decoded.part(slice(1, 2)).weight.sum() == 0
+    decoded.part(torch.tensor([0, 2, 3])).require_known()

@@ -1,4 +1,4 @@
-"""The sample of a teacher's outcomes: exactly K, weights that add up to 1, sums that are right in the mean."""
+"""The sample of a teacher's outcomes: exactly K, with weights that sum to 1, and unbiased sums."""
 
 import math
 
@@ -33,13 +33,13 @@ def test_a_sample_has_distinct_outcomes_whose_weights_add_up_to_one(k, sharpness
         torch.testing.assert_close(signal.weight[row, :h], p[row, :h])  # exact
         assert (signal.weight[row, h:] >= p[row, h:] * (1 - 1e-5)).all()  # never kept more surely than certainly
         torch.testing.assert_close(signal.log_p[row, :h], log_p[row].topk(h).values)
-        assert h > 0 or k == 1  # the likeliest is always known
+        assert h > 0 or k == 1  # the most probable outcome is always kept
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 3.0, 20.0, 200.0])
 @pytest.mark.parametrize("uniform", [0.0, 1 - 1e-16])
 @pytest.mark.parametrize("k", [12, 299])
-def test_no_outcome_is_drawn_twice_at_the_ends_of_what_is_random(sharpness, uniform, k):
+def test_no_outcome_is_sampled_twice_at_extreme_random_numbers(sharpness, uniform, k):
     log_p = log_p_of(100, 300, sharpness)
     signal, _ = sample_outcomes(log_p, k, torch.full((100,), uniform, dtype=torch.float64))
     assert all(len(set(row)) == k for row in signal.ids.tolist())
@@ -64,7 +64,7 @@ def test_values_and_gradients_of_draws_are_right_in_the_mean(text, sharpness):
         assert ((seen.mean(0) - truth[0]).abs() <= 4.5 * error + 1e-5).all()
 
 
-def test_an_exact_head_with_drawn_rest_is_nearer_than_draws_with_replacement():
+def test_an_exact_head_with_a_sampled_rest_is_closer_than_sampling_with_replacement():
     log_p = log_p_of(400, 200, 2.0)
     student = log_p_of(400, 200, 2.0, seed=5)
     chunk = Chunk(torch.zeros(400, dtype=torch.int64), torch.ones(400))

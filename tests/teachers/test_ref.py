@@ -1,4 +1,4 @@
-"""Which teacher a text names, parsed once."""
+"""The teacher of a text, parsed once."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_a_capture_below_the_home_folder_is_found(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "tokenizer", "said"),
+    ("name", "tokenizer", "message"),
     [
         (
             "some/model",
@@ -47,6 +47,6 @@ def test_a_capture_below_the_home_folder_is_found(tmp_path, monkeypatch):
         ("http://127.0.0.1:8000/v1", "a/tokenizer", "this one names no model after a #"),
     ],
 )
-def test_what_is_missing_or_too_much_is_named(name, tokenizer, said):
-    with pytest.raises(BadSetting, match=said):
+def test_what_is_missing_or_too_much_is_named(name, tokenizer, message):
+    with pytest.raises(BadSetting, match=message):
         Path(teacher_ref(name, tokenizer).config_source)

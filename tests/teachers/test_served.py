@@ -1,4 +1,4 @@
-"""A teacher on a server: what it is asked, what is believed, and how loudly it fails."""
+"""A teacher on a server: its queries, the checks of its responses, and its errors."""
 
 import base64
 import shutil
@@ -36,7 +36,7 @@ HASTY = RetryPolicy(tries=5, limit=0.5, first=0.01, longest=0.05)
 
 @pytest.fixture(scope="module")
 def model():
-    """An untrained one, of which log-probabilities are nearly uniform: a sure one would be worse than a guess."""
+    """An untrained model. Its log-probabilities are nearly uniform, so a wrong one that is certain would be visible."""
     made = frozen(llama(tok=tokenizer(), seed=2))
     made.model.model.norm.weight.data *= 0.2
     return made
@@ -52,23 +52,23 @@ def teacher_of(server, model, *, k: int = 8, **keys):
     return connect(Address.of(server.url), model.tokenizer, k=k, length=LENGTH, **({"retry": HASTY} | keys))
 
 
-def check_against(model, one: Batch, told) -> int:
-    """Every position that counts and has an answer has the model's likeliest; gives how many of those have none."""
+def check_against(model, one: Batch, signal) -> int:
+    """Checks that positions with weight and a target have the model's top-k; gives the number of those without a target."""
     log_p = model(one).logits().log_softmax(-1)
     counts = one.weight.reshape(-1) > 0
-    sure = counts & told.known
-    likeliest = log_p.topk(told.ids.shape[1])
-    torch.testing.assert_close(told.log_p[sure], likeliest.values[sure], atol=2e-4, rtol=0)
-    torch.testing.assert_close(log_p.gather(-1, told.ids)[sure], told.log_p[sure], atol=2e-4, rtol=0)
+    sure = counts & signal.known
+    likeliest = log_p.topk(signal.ids.shape[1])
+    torch.testing.assert_close(signal.log_p[sure], likeliest.values[sure], atol=2e-4, rtol=0)
+    torch.testing.assert_close(log_p.gather(-1, signal.ids)[sure], signal.log_p[sure], atol=2e-4, rtol=0)
     others = log_p.scatter(-1, likeliest.indices, -torch.inf).logsumexp(-1)
-    torch.testing.assert_close(told.rest[sure], others[sure], atol=2e-3, rtol=0)
-    return int((counts & ~told.known).sum())
+    torch.testing.assert_close(signal.rest[sure], others[sure], atol=2e-3, rtol=0)
+    return int((counts & ~signal.known).sum())
 
 
-@pytest.mark.parametrize(("speaks", "named"), [("vllm", "vLLM"), ("sglang", "SGLang")])
-def test_a_server_says_what_the_model_in_memory_does(model, speaks, named):
-    """Rows of several documents; also at the last position of each, of which a server says nothing by itself."""
-    with serving(model, speaks) as server, teacher_of(server, model) as teacher:
+@pytest.mark.parametrize(("protocol", "named"), [("vllm", "vLLM"), ("sglang", "SGLang")])
+def test_a_server_returns_the_log_probabilities_of_the_model_in_memory(model, protocol, named):
+    """Rows of several documents, with the last position of each, for which a server returns nothing by default."""
+    with serving(model, protocol) as server, teacher_of(server, model) as teacher:
         assert named in teacher.kind.name
         for seed in range(3):
             one = batch(4, LENGTH, vocab=model.vocab, seed=seed)
@@ -78,7 +78,7 @@ def test_a_server_says_what_the_model_in_memory_does(model, speaks, named):
 
 
 def test_echoed_texts_are_believed_where_they_mean_one_token(model):
-    """Bytes that are no letter by themselves are written alike, so outcomes among them cannot be told apart."""
+    """Bytes that are not characters by themselves have the same text, so outcomes among them cannot be distinguished."""
     with serving(model, "openai") as server, teacher_of(server, model, k=2) as teacher:
         assert "OpenAI" in teacher.kind.name
         teacher.expect(10**9)
@@ -114,26 +114,26 @@ FAULTS = (
 )
 
 
-@pytest.mark.parametrize("speaks", ["vllm", "sglang"])
-def test_no_wrong_answer_reaches_a_student(model, speaks):
-    """Over a thousand questions a kind of server, a third of which go wrong in every way we know: the model's answer or none."""
+@pytest.mark.parametrize("protocol", ["vllm", "sglang"])
+def test_no_wrong_answer_reaches_a_student(model, protocol):
+    """Over a thousand queries per kind of server, a third of them with every known fault: the model's value or none."""
     likely = dict.fromkeys(FAULTS, 0.035) | {"slow": 0.006, "drip": 0.006, "busy": 0.01}
-    with serving(model, speaks) as server:
+    with serving(model, protocol) as server:
         teacher = teacher_of(server, model, retry=RetryPolicy(tries=3, limit=0.4, first=0.01, longest=0.05))
         teacher.expect(10**9)
         server.faults = likely
-        asked = missing = 0
+        positions = missing = 0
         with teacher:
             for seed in range(3):  # much at once, since what is too slow costs its whole limit
                 one = batch(135, LENGTH, vocab=model.vocab, seed=seed)
                 one.weight[:, -1] = 1
                 server.prepare([prompt.tokens for prompt in _prompts(one)])
                 missing += check_against(model, one, teacher(one))
-                asked += int((one.weight > 0).sum())
-    assert sum(server.asked.values()) >= 1000
+                positions += int((one.weight > 0).sum())
+    assert sum(server.queries.values()) >= 1000
     assert all(server.faulted[name] for name in FAULTS)
     assert missing == teacher.missing.total()
-    assert 0 < missing < 0.5 * asked
+    assert 0 < missing < 0.5 * positions
     assert server.most_in_flight <= 32
 
 
@@ -155,7 +155,7 @@ def test_no_wrong_answer_reaches_a_student(model, speaks):
         ("shifted", "response for other tokens"),
     ],
 )
-def test_a_server_that_fails_for_good_stops_the_run_and_says_why(model, fault, named):
+def test_a_server_that_keeps_failing_stops_the_run_with_the_reason(model, fault, named):
     with serving(model) as server:
         limit = 0.2 if fault in ("slow", "drip") else 5.0
         teacher = teacher_of(server, model, retry=RetryPolicy(tries=2, limit=limit, first=0.001, longest=0.002))
@@ -170,19 +170,19 @@ def test_a_server_that_fails_for_good_stops_the_run_and_says_why(model, fault, n
         assert server.faulted[fault] >= 2 or fault == "slow"
 
 
-def test_a_little_that_is_unanswered_is_left_out_and_counted(model):
-    """One document of many: a tenth of a percent is not reached."""
+def test_a_few_failed_queries_are_masked_and_counted(model):
+    """One document of many, which is below a tenth of a percent."""
     with serving(model) as server, teacher_of(server, model, in_flight=1) as teacher:
         one = batch(4, LENGTH, vocab=model.vocab)
         teacher.expect(10**5, missing=3)
         server.faults = {"garbled": 1.0}
         alone = one.rows(slice(0, 1))
-        told = teacher(alone)
+        signal = teacher(alone)
         counts = int((alone.weight > 0).sum())
         assert teacher.missing == {"damaged response": counts}
-        assert not told.known[alone.weight.reshape(-1) > 0].any()
+        assert not signal.known[alone.weight.reshape(-1) > 0].any()
         with pytest.raises(Mismatch, match="have no teacher target: give those weight 0 first"):
-            told.part(alone.weight.reshape(-1).nonzero().squeeze(-1)).require_known()
+            signal.part(alone.weight.reshape(-1).nonzero().squeeze(-1)).require_known()
         teacher.expect(10**5, missing=100 - counts + 1)  # those of before count too
         with pytest.raises(BadServer, match=r"101 of 100,000 positions .* failed earlier"):
             teacher(alone)
@@ -202,36 +202,36 @@ def test_questions_in_flight_are_bounded(model):
         assert 1 < server.most_in_flight <= 3
 
 
-def test_a_document_of_a_row_is_asked_about_as_far_as_it_counts(model):
+def test_a_document_is_queried_up_to_its_last_position_with_weight(model):
     with serving(model) as server, teacher_of(server, model) as teacher:
         one = batch(2, LENGTH, vocab=model.vocab)
         one.weight[:] = 0
         one.weight[1, 0] = 1
-        before = sum(server.asked.values())
-        told = teacher(one)
-        assert sum(server.asked.values()) == before + 1
-        assert told.known.all()  # what counts nothing is not called unanswered
-        assert check_against(model, one, told) == 0
+        before = sum(server.queries.values())
+        signal = teacher(one)
+        assert sum(server.queries.values()) == before + 1
+        assert signal.known.all()  # a position of weight 0 is not missing
+        assert check_against(model, one, signal) == 0
 
 
-def refused(error, match, model, speaks="vllm", tok=None, **keys):
-    with serving(model, speaks, **keys) as server, pytest.raises(error, match=match):
+def refused(error, match, model, protocol="vllm", tok=None, **keys):
+    with serving(model, protocol, **keys) as server, pytest.raises(error, match=match):
         connect(Address.of(server.url), tok or model.tokenizer, k=4, length=LENGTH, retry=HASTY)
 
 
-@pytest.mark.parametrize("speaks", ["vllm", "sglang", "openai"])
-def test_another_tokenizer_is_refused(model, speaks):
+@pytest.mark.parametrize("protocol", ["vllm", "sglang", "openai"])
+def test_another_tokenizer_is_refused(model, protocol):
     from limbeck.corpora import train_tokenizer
 
     other = train_tokenizer(
         [" ".join(["quick brown foxes jump over lazy hounds of the king"] * 40)], vocab=len(model.tokenizer)
     )
     refused(
-        Mismatch, "another tokenizer than --tokenizer: it (tokenizes .* as|decodes token)", model, speaks, tok=other
+        Mismatch, "another tokenizer than --tokenizer: it (tokenizes .* as|decodes token)", model, protocol, tok=other
     )
 
 
-def test_what_a_server_must_be_is_said_at_the_start(model):
+def test_requirements_of_a_server_are_checked_at_the_start(model):
     refused(BadServer, "has no model of that name; it serves another/model", model, shown="another/model")
     refused(BadServer, "the response is of 'other/model', not of 'tiny/llama'", model, faults={"other": 1.0})
     refused(
@@ -260,13 +260,13 @@ def test_a_server_that_becomes_another_model_stops_the_run(model):
             teacher(batch(4, LENGTH, vocab=model.vocab))
 
 
-def test_fewer_outcomes_are_asked_for_where_a_server_gives_no_more(model):
+def test_fewer_outcomes_are_requested_if_a_server_has_a_limit(model):
     with serving(model, most=20) as server, teacher_of(server, model, k=33) as teacher:
         assert teacher.k == 20
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("localhost:8000/v1#m", "this one has no http:// or https://"),
         ("ftp://host/v1#m", "this one has no http:// or https://"),
@@ -281,9 +281,9 @@ def test_fewer_outcomes_are_asked_for_where_a_server_gives_no_more(model):
         ("http://[::1/v1#m", "the host or port of this one cannot be read"),
     ],
 )
-def test_an_address_is_refused_by_its_form(text, said):
+def test_an_address_is_refused_by_its_form(text, message):
     assert is_served(text)
-    with pytest.raises(BadSetting, match=rf"http://HOST:PORT/v1#MODEL.*{said}") as stop:
+    with pytest.raises(BadSetting, match=rf"http://HOST:PORT/v1#MODEL.*{message}") as stop:
         Address.of(text)
     assert "secret" not in str(stop.value).replace("//host:secret", "")  # a port is none
 
@@ -298,7 +298,7 @@ def here(tmp_path_factory, model):
     return folder
 
 
-def ask(here, server, out, **keys):
+def capture(here, server, out, **keys):
     usual = {"teacher": server.url, "tokenizer": str(here / "teacher"), "data": str(here / "text.jsonl")}
     usual |= {"length": LENGTH, "threads": 1, "bytes_per_token": 48, "out": here / out}
     return limbeck.capture(**(usual | keys))
@@ -306,18 +306,18 @@ def ask(here, server, out, **keys):
 
 def test_a_server_is_captured(here, model):
     with serving(model) as server:
-        result = ask(here, server, "answers")
-        again = sum(server.asked.values())
-        assert ask(here, server, "answers")["rows"] == result["rows"]
-        assert sum(server.asked.values()) < again + 10  # only what is asked at the start
+        result = capture(here, server, "answers")
+        again = sum(server.queries.values())
+        assert capture(here, server, "answers")["rows"] == result["rows"]
+        assert sum(server.queries.values()) < again + 10  # only the queries of the start
     captured = Captured(here / "answers")
     assert captured.answers.missing == 0
     assert "vLLM" in captured.answers.made_from["teacher"]
     store, _ = captured.stores()
     one = Rows(store, length=LENGTH).rows_of(np.arange(8))
     counts = one.weight.reshape(-1) > 0
-    told, log_p = captured.answers(one).part(counts), model(one).logits().log_softmax(-1)[counts]
-    torch.testing.assert_close(told.log_p, log_p.gather(-1, told.ids), atol=0.05, rtol=0)
+    signal, log_p = captured.answers(one).part(counts), model(one).logits().log_softmax(-1)[counts]
+    torch.testing.assert_close(signal.log_p, log_p.gather(-1, signal.ids), atol=0.05, rtol=0)
     facts = inspect(here / "answers")
     assert facts["certificate"]["damage"] is None
     assert facts["certificate"]["unanswered"] == facts["unanswered"] == 0
@@ -325,11 +325,11 @@ def test_a_server_is_captured(here, model):
 
 
 def test_a_student_learns_what_a_server_answered(here, model, monkeypatch):
-    """A server that never answers about some documents; what is left out is counted in the folder, and not learned."""
+    """A server fails for some documents. They are counted in the folder, and not learned."""
     with serving(model) as server:
         server.hopeless = lambda prompt: len(prompt) == LENGTH + 1 and sum(prompt) % 3 == 0
         monkeypatch.setattr(served, "MOST_MISSING", 0.5)
-        ask(here, server, "holes", in_flight=4)
+        capture(here, server, "holes", in_flight=4)
     answers = Captured(here / "holes").answers
     store, _ = Captured(here / "holes").stores()
     rows = Rows(store, length=LENGTH)
@@ -365,14 +365,14 @@ def test_a_student_learns_what_a_server_answered(here, model, monkeypatch):
 
 @pytest.mark.long
 def test_a_server_teaches_a_student(here, model):
-    """Asked once, first of all: the student is that of the same answers captured apart, and needs no server to go on."""
+    """The server is queried once, at the start. The student equals that of separately captured logits, and continues alone."""
     keys = {"tokens": "600", "batch_tokens": 256, "threads": 1, "student": str(here / "student"), "baselines": ()}
     with serving(model) as server:
-        ask(here, server, "apart", tokens="600")
-        asked = server.asked.copy()
+        capture(here, server, "apart", tokens="600")
+        positions = server.queries.copy()
         served = {"teacher": server.url, "tokenizer": str(here / "teacher"), "data": str(here / "text.jsonl")}
         limbeck.distil(**keys, **served, length=LENGTH, out=here / "direct")
-        assert sum(server.asked.values()) < 2.1 * sum(asked.values())
+        assert sum(server.queries.values()) < 2.1 * sum(positions.values())
     limbeck.distil(**keys, teacher=str(here / "apart"), out=here / "of-answers")
     weights = [(here / name / "student" / "model.safetensors").read_bytes() for name in ("direct", "of-answers")]
     assert weights[0] == weights[1]
@@ -381,7 +381,7 @@ def test_a_server_teaches_a_student(here, model):
     assert (here / "direct" / "student" / "model.safetensors").read_bytes() == weights[0]
 
 
-def test_a_pair_that_does_not_fit_is_told_before_a_server_is_asked(here, model):
+def test_a_pair_that_does_not_fit_is_an_error_before_any_query(here, model):
     save(llama(hidden=16, tok=tokenizer(vocab=280), seed=5), here / "other")
     with serving(model) as server:
         keys = {"teacher": server.url, "tokenizer": str(here / "teacher"), "data": str(here / "text.jsonl")}
@@ -389,7 +389,7 @@ def test_a_pair_that_does_not_fit_is_told_before_a_server_is_asked(here, model):
             limbeck.distil(
                 **keys, student=str(here / "other"), tokens="600", threads=1, length=LENGTH, out=here / "unfit"
             )
-        assert not server.asked
+        assert not server.queries
 
 
 def test_rows_leave_room_for_the_tokens_that_a_query_needs(here, tmp_path):
@@ -408,19 +408,19 @@ def test_rows_leave_room_for_the_tokens_that_a_query_needs(here, tmp_path):
 
 
 def test_a_capture_that_a_server_stopped_goes_on(here, model):
-    """What it had answered is not asked again, and the answers are those of a capture that was not stopped."""
+    """Captured rows are not queried again, and the logits equal those of an uninterrupted capture."""
     keys = {"in_flight": 1, "time_limit": 5.0}  # eight rows at once
     with serving(model) as server:
-        ask(here, server, "at-once", **keys)
-        all_asked = sum(server.asked.values())
-        server.asked.clear()
-        server.hopeless = lambda prompt: server.asked["/v1/completions"] > all_asked // 2
+        capture(here, server, "at-once", **keys)
+        all_queries = sum(server.queries.values())
+        server.queries.clear()
+        server.hopeless = lambda prompt: server.queries["/v1/completions"] > all_queries // 2
         with pytest.raises(BadServer, match=r"positions got no valid response.*status 400.*run the same command again"):
-            ask(here, server, "stopped", **keys)
-        first = sum(server.asked.values())
+            capture(here, server, "stopped", **keys)
+        first = sum(server.queries.values())
         server.hopeless = lambda prompt: False
-        ask(here, server, "stopped", **keys)
-        assert sum(server.asked.values()) - first < 0.75 * all_asked
+        capture(here, server, "stopped", **keys)
+        assert sum(server.queries.values()) - first < 0.75 * all_queries
     for file in (here / "at-once" / "answers").glob("*.arrow"):
         assert file.read_bytes() == (here / "stopped" / "answers" / file.name).read_bytes()
 
@@ -428,19 +428,19 @@ def test_a_capture_that_a_server_stopped_goes_on(here, model):
 def test_a_key_is_shown_to_the_server_and_to_nobody_else(here, model, monkeypatch, capfd):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with serving(model, key=KEY) as server:
-        ask(here, server, "with-key", tokens="100")
+        capture(here, server, "with-key", tokens="100")
         assert server.keys_seen == {f"Bearer {KEY}"}
-        monkeypatch.setenv("LIMBECK_API_KEY", wrong := KEY + "-wrong")  # goes before the other; the server says it back
+        monkeypatch.setenv("LIMBECK_API_KEY", wrong := KEY + "-wrong")  # goes before the other; the server repeats it
         with pytest.raises(
             BadServer, match=r"refuses the key in the environment .*: set LIMBECK_API_KEY to a valid key"
         ) as stop:
-            ask(here, server, "wrong-key", tokens="100")
+            capture(here, server, "wrong-key", tokens="100")
         monkeypatch.delenv("LIMBECK_API_KEY")
         monkeypatch.delenv("OPENAI_API_KEY")
         with pytest.raises(BadServer, match="refuses no key"):
-            ask(here, server, "no-key", tokens="100")
-    said = capfd.readouterr()
-    texts = [said.out, said.err, str(stop.value), repr(stop.value.__cause__)]
+            capture(here, server, "no-key", tokens="100")
+    message = capfd.readouterr()
+    texts = [message.out, message.err, str(stop.value), repr(stop.value.__cause__)]
     texts += [file.read_bytes().decode("latin1") for file in here.rglob("*") if file.is_file()]
     assert len(texts) > 20
     assert not any(KEY in text or wrong in text for text in texts)
@@ -501,46 +501,46 @@ def test_a_proxy_of_the_environment_is_used(model, monkeypatch):
         proxy_for("http", "other.test")
 
 
-@pytest.mark.parametrize("speaks", ["llamacpp", "deaf"])
-def test_a_server_that_passes_over_echo_is_named_as_such(model, speaks):
-    """Not as one of another tokenizer: llama.cpp's makes tokens of "content", which it was not given."""
+@pytest.mark.parametrize("protocol", ["llamacpp", "deaf"])
+def test_a_server_that_passes_over_echo_is_named_as_such(model, protocol):
+    """The error does not blame the tokenizer: llama.cpp tokenises "content", which the query does not have."""
     named = {"llamacpp": "llama.cpp's server gives none", "deaf": "the server gives none.*no echo of the prompt"}[
-        speaks
+        protocol
     ]
-    refused(BadServer, f"{named}.*capture --text", model, speaks)
+    refused(BadServer, f"{named}.*capture --text", model, protocol)
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"), [("headers", "time limit: no response within 0.5 s"), ("flood", "response too large")]
+    ("fault", "message"), [("headers", "time limit: no response within 0.5 s"), ("flood", "response too large")]
 )
-def test_an_answer_without_end_is_left(model, monkeypatch, fault, said):
-    """One deadline ends an exchange, however steadily something comes, and a bound on bytes one that comes fast."""
+def test_an_answer_without_end_is_left(model, monkeypatch, fault, message):
+    """A deadline ends an exchange, even if bytes arrive steadily, and a limit of bytes ends a fast one."""
     monkeypatch.setattr(http, "MOST_BYTES", 2**20)
     with serving(model) as server, teacher_of(server, model) as teacher:
         server.faults = {fault: 1.0}
         teacher.expect(10)
-        with pytest.raises(BadServer, match=said):
+        with pytest.raises(BadServer, match=message):
             teacher(batch(1, LENGTH, vocab=model.vocab))
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         ("alike", "outcomes of equal probability"),
         ("unlikely", "a top outcome below the smallest possible probability"),
         ("foolish", r"log-probabilities give 2\d\.\d+ nats per token over .*this is no model of the text"),
     ],
 )
-@pytest.mark.parametrize("speaks", ["vllm", "sglang"])
-def test_nonsense_stops_a_capture(model, speaks, fault, said):
+@pytest.mark.parametrize("protocol", ["vllm", "sglang"])
+def test_nonsense_stops_a_capture(model, protocol, fault, message):
     def capture(teacher):
         for seed in range(10):
             teacher(batch(8, LENGTH, vocab=model.vocab, seed=seed))
 
-    with serving(model, speaks) as server, teacher_of(server, model) as teacher:
+    with serving(model, protocol) as server, teacher_of(server, model) as teacher:
         server.faults = {fault: 1.0}
         teacher.expect(2000)
-        with pytest.raises(BadServer, match=said):
+        with pytest.raises(BadServer, match=message):
             capture(teacher)
 
 
