@@ -196,7 +196,7 @@ def api_page() -> str:
     for command in FUNCTIONS:
         rows = [f"| `{p.name}: {cell(str(p.annotation))}` | {cell(told(command, p))} |" for p in parameters(command)]
         about = "\n".join(["| parameter | |", "|---|---|", *rows])
-        parts += [f"## limbeck.{command.name}", command.summary, command.details, f"Gives a `{command.result}`.", about]
+        parts += [f"## limbeck.{command.name}", command.summary, command.details, f"Gives `{command.result}`.", about]
     parts += [
         "## Results",
         *(page_of(getattr(results, name)) for name in sorted({c.result for c in FUNCTIONS} | {"Measured"})),

@@ -620,7 +620,7 @@ def reproduce(
     """Reproduce a published result: confirmed, refuted or inconclusive, by a criterion that stood before.
 
     Args:
-        recipe: One of arithmetic, based, capacity-gap, distillation-law, lab, minima, pass-until, reversal, s4d,
+        recipe: One of arithmetic, based, capacity-gap, distillation-law, minima, pass-until, reversal, s4d,
             self-pretraining, taid-gap, zoology, or one of a package that is installed.
         data: Dataset to use instead of the recipe's own.
         points: Folder of a pilot to judge, instead of training one.

@@ -148,9 +148,16 @@ class Marked:
         return dict(sorted(found.items(), key=lambda one: one[0].casefold()))
 
 
+def papers() -> Mapping[str, str]:
+    """The names of limbeck's own papers, with dashes. Each folder except lab is one, with ``RECIPE`` in its recipe.py."""
+    files = sorted((ROOT / "papers").glob("*/recipe.py"))
+    folders = [file.parent.name for file in files if file.parent.name != "lab"]
+    return {folder.replace("_", "-"): f"limbeck.papers.{folder}.recipe:RECIPE" for folder in folders}
+
+
 def _wrong_probe(name: str, found: object) -> str:
     return "" if callable(found) else "expected a function of (model, teacher, context) that gives readings"
 
 
-# Here and not in `limbeck.probes`, since settings know the names before torch is loaded.
+# This and `papers` are here and not in their folders, since settings know the names before torch is loaded.
 PROBES: Registry[Any] = Registry("probe", Marked("probes", "probe"), _wrong_probe)

@@ -35,7 +35,8 @@ class Flag:
     """The description of a setting. One without a section is an argument by position.
 
     ``name`` is how it is written where that is not the attribute; ``aliases`` are shown beside it, ``old`` spellings are
-    accepted and not shown, ``synonyms`` are only suggested from. ``default`` says in words what None means. ``off`` is the flag
+    accepted and not shown, ``synonyms`` are only suggested from. ``default`` says in words what
+    None means, or when the default is another; {} stands for it. ``off`` is the flag
     that says no; "-" stands for one that can only be given. ``last``: it is shown after the others of its section. ``needs`` is
     the flag without which it may not be given, or "server" for a setting of a teacher on one.
     """
@@ -112,8 +113,11 @@ class Setting:
     def default_text(self) -> str:
         """Its default in words; "" where there is none to say."""
         value = self.default
-        if self.flag.default or value is None or value is False or value == ():
+        if value is None or value is False or value == ():
             return self.flag.default
+        return (self.flag.default or "{}").replace("{}", self._shown(value))
+
+    def _shown(self, value: Any) -> str:
         if value is True:
             return "yes"
         if isinstance(value, tuple):

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from limbeck.config.defaults import FREE_SHARE
 from limbeck.errors import BadModel
 from limbeck.models.configuration import is_quantised, load_config
 from limbeck.models.language_model import LanguageModel
@@ -33,8 +34,6 @@ from limbeck.models.source import Stored, check_tokenizer, resolve, stored_tenso
 from limbeck.models.verify import ACROSS_DOCUMENTS, NOT_CAUSAL, NOT_FINITE, OTHER_HEAD, differ, refused
 from limbeck.models.weights import check_finite
 from limbeck.types import Batch, Head, Outputs
-
-_FREE_SHARE = 0.8  # of free memory, the limit where none is given
 
 MORE_THAN_HIDDEN = "its layers return more than hidden states; capture without --stream"
 
@@ -72,7 +71,7 @@ def load_streamed(
     about = LanguageModel(model, load_tokenizer(folder), display_name(name))
     tensors = matched(folder, model, stored)
     device = torch.device(device)
-    limit = memory or _FREE_SHARE * _free(device)
+    limit = memory or FREE_SHARE * _free(device)
     needs = needs_of(model, length=length, caller_bytes=caller_bytes(about.vocab))
     free = psutil.virtual_memory().available
     budget = MemoryBudget.of(

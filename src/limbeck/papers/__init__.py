@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from limbeck.errors import BadSetting
 from limbeck.papers.lab.recipe import Recipe
-from limbeck.plugins import ROOT, Registry
-
-
-def _folders() -> Mapping[str, str]:
-    """The names of papers, with dashes. Each folder except lab is a paper with ``RECIPE`` in its recipe.py."""
-    files = sorted((ROOT / "papers").glob("*/recipe.py"))
-    folders = [file.parent.name for file in files if file.parent.name != "lab"]
-    return {folder.replace("_", "-"): f"limbeck.papers.{folder}.recipe:RECIPE" for folder in folders}
+from limbeck.plugins import Registry, papers
 
 
 def _wrong(name: str, found: object) -> str:
@@ -22,7 +13,7 @@ def _wrong(name: str, found: object) -> str:
     return "" if found.name == name else f"expected its name to be that of its recipe, {found.name!r}"
 
 
-PAPERS: Registry[Recipe] = Registry("paper", _folders, _wrong)
+PAPERS: Registry[Recipe] = Registry("paper", papers, _wrong)
 RECIPES = tuple(PAPERS.own)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from limbeck.config.defaults import FREE_SHARE
 from limbeck.config.flag import Flag
 from limbeck.config.settings.common import Base, SeededSettings, TeacherSettings
 from limbeck.config.values import Bytes, CodecName, Count, Price, Shard, Sizes
@@ -86,7 +87,7 @@ class CaptureSettings(TeacherSettings):
             "Machine",
             needs="--stream",
             examples=("8GiB",),
-            default="80 % of what is free",
+            default=f"{100 * FREE_SHARE:.0f} % of what is free",
             synonyms=("memory", "max_memory", "vram"),
         ),
     ] = None

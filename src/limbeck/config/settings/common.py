@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from limbeck.config.defaults import SEQ_LEN, SHRINK, STEPS
 from limbeck.config.flag import Flag
 from limbeck.config.values import Columns, Context, Count, MixerNames
 
@@ -44,7 +45,7 @@ StudentShrink = Annotated[
         "Parameters of the teacher over those of the student.",
         "Model",
         metavar="RATIO",
-        default="2.5",
+        default=str(SHRINK),
         synonyms=("ratio", "compression", "compression_ratio", "prune_ratio", "sparsity"),
     ),
 ]
@@ -177,7 +178,7 @@ class Settings(DeviceSettings, SeededSettings, TextSettings):
             name="seq_len",
             old=("length",),
             unit="tokens",
-            default="256 on a CPU, 1024 on a GPU, at most the model's context",
+            default=f"{SEQ_LEN['cpu']} on a CPU, {SEQ_LEN['cuda']} on a GPU, at most the model's context",
             synonyms=(
                 "seq_length",
                 "sequence_length",
@@ -223,7 +224,7 @@ class Settings(DeviceSettings, SeededSettings, TextSettings):
             "Tokens of one optimiser step.",
             "Training",
             metavar="COUNT",
-            default="as many as make about 400 steps",
+            default=f"as many as make about {STEPS} steps",
             synonyms=(
                 "batch_size",
                 "global_batch_size",
@@ -251,7 +252,7 @@ class Settings(DeviceSettings, SeededSettings, TextSettings):
         Flag(
             "Learning rate schedule, after a warm-up.",
             "Training",
-            default="wsd; cosine for pruned students of 100M parameters or more",
+            default="{}; cosine for pruned students of 100M parameters or more",
             synonyms=(
                 "lr_scheduler_type",
                 "lr_scheduler",

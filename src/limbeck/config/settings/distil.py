@@ -12,6 +12,7 @@ from limbeck.config.settings.common import SeedCount, Shape, StudentShrink, Teac
 from limbeck.config.values import (
     ATTENTION,
     BASELINES,
+    STAGES,
     Baselines,
     Counts,
     MixerNames,
@@ -87,7 +88,7 @@ class DistilSettings(TeacherSettings):
             "What is matched to attention before distillation, mixers, blocks or none; a tenth of --tokens each.",
             "Mixture of layers",
             needs="--mixers",
-            default="mixers,blocks",
+            default=",".join(STAGES),
         ),
     ] = None
     student_dtype: Annotated[
@@ -141,7 +142,7 @@ class DistilSettings(TeacherSettings):
             "What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone for equal tokens), "
             "cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention (with --mixers), or none.",
             "Comparison",
-            default="cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention",
+            default="{}; with --mixers also attention",
             synonyms=("baseline", "compare", "compare_with"),
         ),
     ] = BASELINES

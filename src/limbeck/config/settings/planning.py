@@ -7,11 +7,12 @@ from typing import Annotated
 
 from pydantic import Field
 
+from limbeck.config.defaults import VOCABULARY
 from limbeck.config.flag import Flag
 from limbeck.config.settings.common import Base, DeviceSettings, Layers, Mixers, Params, Width
 from limbeck.config.settings.train import ScaledSettings
 from limbeck.config.values import Bytes, Context, Count, Names, Seconds
-from limbeck.plugins import ROOT
+from limbeck.plugins import papers
 
 
 class PlanSettings(Base):
@@ -147,7 +148,7 @@ class PlanSettings(Base):
             "Mixture of layers",
             needs="--mixers",
             unit="tokens",
-            default="2048",
+            default=str(VOCABULARY),
             synonyms=("vocab_size", "vocabulary"),
         ),
     ] = None
@@ -179,18 +180,13 @@ class PredictSettings(Base):
     ]
 
 
-def _papers() -> list[str]:
-    """The names of limbeck's own reproductions, one folder each, without loading any."""
-    return sorted(file.parent.name.replace("_", "-") for file in (ROOT / "papers").glob("*/recipe.py"))
-
-
 class ReproduceSettings(DeviceSettings, ScaledSettings):
     """The keys of `limbeck reproduce`, which are also its flags.
 
     Without ``data`` a recipe takes its own. ``points`` are of a pilot that exists already.
     """
 
-    recipe: Annotated[str, Flag(f"One of {', '.join(_papers())}, or one of a package that is installed.")]
+    recipe: Annotated[str, Flag(f"One of {', '.join(papers())}, or one of a package that is installed.")]
     data: Annotated[
         str | None,
         Flag(

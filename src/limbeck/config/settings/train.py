@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from limbeck.config.defaults import VOCABULARY
 from limbeck.config.flag import Flag
 from limbeck.config.settings.common import (
     AnyTeacher,
@@ -34,7 +35,7 @@ class PretrainSettings(Settings):
             unit="tokens",
             synonyms=("vocab_size", "vocabulary"),
         ),
-    ] = 2048
+    ] = VOCABULARY
     params: Annotated[
         Count | None,
         Flag(

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from limbeck.config import Settings
+from limbeck.config.defaults import SEQ_LEN, STEPS
 from limbeck.errors import BadSetting, Mismatch
 from limbeck.run.log import console
 from limbeck.run.world import World, join, named
@@ -72,12 +73,12 @@ def _advise_threads(settings: Settings) -> None:
 
 
 def row_length(settings: Settings, context: int | None, device: torch.device, *, name: str, extra: int = 0) -> int:
-    """Tokens of a row: the setting, or 256 on a CPU and 1,024 on a GPU, within the model's context.
+    """Tokens of a row: the setting, or the default of the device, within the model's context.
 
     ``extra``: tokens of the context that a row needs besides its own. Raises Mismatch for rows that do not fit.
     """
     if settings.length is None:
-        usual = 1024 if device.type == "cuda" else 256
+        usual = SEQ_LEN.get(device.type, SEQ_LEN["cpu"])
         return min(usual, context - extra) if context else usual
     if context and settings.length + extra > context:
         raise Mismatch(
@@ -89,12 +90,12 @@ def row_length(settings: Settings, context: int | None, device: torch.device, *,
 
 
 def batch_rows(settings: Settings, length: int, ranks: int) -> tuple[int, int]:
-    """(rows of one step, steps). Without --batch-tokens about 400 steps, of at least 4 rows and at most 512.
+    """(rows of one step, steps). Without --batch-tokens about `STEPS` steps, of at least 4 rows and at most 512.
 
     Raises BadSetting if the tokens are fewer than one step, or the batch has less than one row for each process.
     """
     if settings.batch_tokens is None:
-        rows = max(4, min(512, round(settings.tokens / 400 / length)))
+        rows = max(4, min(512, round(settings.tokens / STEPS / length)))
     else:
         rows = round(settings.batch_tokens / length)
         if settings.batch_tokens < length * ranks:

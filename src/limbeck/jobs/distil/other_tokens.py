@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 
 from limbeck.config import DistilSettings
+from limbeck.config.defaults import SEQ_LEN
 from limbeck.corpora import Rows, TokenStore
 from limbeck.corpora.chunks import DocumentChunks, Side, chunks_of
 from limbeck.corpora.layout import Layout
@@ -45,7 +46,6 @@ from limbeck.types import Batch
 
 _LOGPROBS = "told"  # in a run's folder
 _LINE_EVERY = 20.0  # seconds
-_ROW = {"cpu": 256, "cuda": 1024}  # tokens of the teacher's rows, where --seq-len does not ask for more
 
 
 def teacher_of(
@@ -171,7 +171,7 @@ class CrossTokenizerTeacher:
         """Tokens of its rows: as many as the student's, and no fewer than is usual."""
         if self.captured is not None:
             return self.captured.answers.length
-        return min(self.about.context, max(self._settings.length or 0, _ROW[environment.world.device.type]))
+        return min(self.about.context, max(self._settings.length or 0, SEQ_LEN[environment.world.device.type]))
 
     def _in_tokens_of_teacher(self, store: TokenStore, side: str, *, documents: np.ndarray | None = None) -> TokenStore:
         folder, tokenizer = self._settings.out / "data" / "teacher" / side, self.about.tokenizer

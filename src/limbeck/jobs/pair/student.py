@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from limbeck.config import ATTENTION, DistilSettings
+from limbeck.config.defaults import SHRINK
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import Environment
@@ -26,7 +27,6 @@ from limbeck.students.shape import Shape, budget_of_shrink, choose, parse_shape
 from limbeck.teachers.ref import TeacherRef
 
 _DTYPES = {name: getattr(torch, name) for name in FLOATS.values()}
-SHRINK = 2.5  # the law of capacity gap: the best teacher is about 2.5 times its student (arXiv 2311.07052)
 CALIBRATION_ROWS = 64
 METHOD = "activation"  # how importance is scored unless --method names another
 

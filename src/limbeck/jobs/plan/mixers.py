@@ -12,13 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from limbeck.config import PlanSettings
+from limbeck.config.defaults import VOCABULARY
 from limbeck.errors import BadSetting
 from limbeck.jobs.pair.mixers import Mixed, a_pattern, context_of, mixed, remarks, shown_bytes, shown_pattern
 from limbeck.jobs.plan.device import BFLOAT16
 from limbeck.planning.cost.mixers import Mixture
 from limbeck.planning.cost.size import Size
-
-VOCABULARY = 2048  # that `limbeck pretrain` trains where none is said
 
 _RULE = (
     "a rule of thumb, no measurement: what a model recalls is bounded by the bits of its state (Arora et al., arXiv 2402.18668, "
