@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from limbeck.models.build import new_model
+from limbeck.models.decoder import LimbeckConfig
+from limbeck.models.mixers.mixer import Mixer
 from limbeck.objectives import TAID, CrossEntropy, ForwardKL, Objective, fused_backward
-from limbeck.run.optim import adamw
+from limbeck.run.optim import adamw, set_rates
 from limbeck.run.run import Plan, Run
 from limbeck.run.step import LossTerm, train_step
 from limbeck.run.world import alone
@@ -111,6 +114,53 @@ def test_a_model_adds_nats_of_its_own_to_each_token():
     student.model.zero_grad()
     fused_backward(CrossEntropy(), Penalised(student)(rows), None, rows, scale=1 / total)
     torch.testing.assert_close(gradients(student), gradients(plain), rtol=1e-4, atol=1e-7)
+
+
+class Sparing:
+    """A decoder whose mixers are charged for what they add to the residual stream: an auxiliary loss of each layer's mixer."""
+
+    def __init__(self, model, charge: float) -> None:
+        self.model, self.name, self.vocab, self.charge = model, "sparing", model.vocab, charge
+        self.added: list[torch.Tensor] = []
+        for module in model.model.modules():
+            if isinstance(module, Mixer):
+                module.register_forward_hook(lambda _, inputs, outputs: self.added.append(outputs[0].square().mean(-1)))
+
+    def __call__(self, batch: Batch) -> Outputs:
+        self.added.clear()
+        outputs = self.model(batch)
+        return dataclasses.replace(outputs, extra=self.charge * sum(self.added))
+
+
+def mixed():
+    config = {"mixers": ["gla", "swa:4"], "vocab_size": len(TOK), "hidden_size": 32, "intermediate_size": 32}
+    return new_model(LimbeckConfig(**config, num_attention_heads=2, chunk_size=8), TOK, 3, name="mixed")
+
+
+def test_an_auxiliary_loss_of_mixers_is_trained_through_a_step():
+    """The step's loss and gradients are those of the whole sum, by autograd; what is charged gets small, what is not does not."""
+    rows = batch(2, vocab=len(TOK))
+    student, dense = Sparing(mixed(), 0.5), Sparing(mixed(), 0.5)
+    optimizer = adamw(student.model.model, [], weight_decay=0.0)
+    step = train_step(student, [LossTerm(rows, CrossEntropy())], optimizer, mesh=alone(), max_norm=1e9)
+    outputs = dense(rows)
+    assert len(dense.added) == 2
+    nats = torch.nn.functional.cross_entropy(outputs.logits(), rows.targets.flatten(), reduction="none")
+    loss = ((nats.view_as(rows.weight) + outputs.extra) * rows.weight).sum() / rows.weight.sum()
+    loss.backward()
+    assert step.loss == pytest.approx(loss.item(), rel=1e-6)
+    torch.testing.assert_close(gradients(student.model), gradients(dense.model), rtol=1e-4, atol=1e-6)
+
+    def added_after(charge: float) -> float:
+        student = Sparing(mixed(), charge)
+        optimizer = adamw(student.model.model, [], weight_decay=0.0)
+        set_rates(optimizer, 0, steps=1, peak=3e-3, schedule="constant")
+        for _ in range(20):
+            train_step(student, [LossTerm(rows, CrossEntropy())], optimizer, mesh=alone())
+        student(rows)
+        return float(sum(student.added).mean().detach())
+
+    assert added_after(100.0) < added_after(0.0) / 10
 
 
 class PerSequence(Objective):
