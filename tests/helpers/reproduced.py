@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import limbeck
+from limbeck.jobs.pilot.task import do
 from limbeck.papers.lab import trainings
 
 KEYS: dict[str, Any] = {"scale": "smoke", "seeds": 2, "workers": 1, "device": "cpu"}
@@ -14,10 +15,10 @@ KEYS: dict[str, Any] = {"scale": "smoke", "seeds": 2, "workers": 1, "device": "c
 Twice = tuple[dict[str, Any], dict[str, Any], Mapping[Path, int], Path]
 
 
-def here(work, workers, said, does) -> None:
+def here(tasks, workers, said) -> None:
     """Does trainings without other processes."""
-    for one in work:
-        does(one)
+    for task in tasks:
+        do(task)
 
 
 def reproduced_twice(recipe: str, out: Path, *, scales: dict[str, Any], tiny: Any, lost: str, **keys: Any) -> Twice:

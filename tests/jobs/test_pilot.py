@@ -22,7 +22,8 @@ from limbeck.disk import write_json
 from limbeck.errors import BadFolder, BadSetting, Mismatch, NonFiniteLoss
 from limbeck.jobs.pilot import job
 from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, nested_shapes, weights
-from limbeck.jobs.pilot.tasks import RESULT, Task, do, tasks_left
+from limbeck.jobs.pilot.task import RESULT, do
+from limbeck.jobs.pilot.tasks import task_of, tasks_left
 from limbeck.jobs.pretrain.job import llama_config
 from limbeck.models.build import build
 from limbeck.planning.laws.points import read_points
@@ -268,8 +269,8 @@ def test_a_capture_that_was_stopped_goes_on_where_it_stood(tmp_path):
 
 def test_logits_that_no_student_needs_are_not_computed_again(tmp_path):
     answers = tmp_path / "answers" / "t0"
-    cell = Task(tmp_path, "cell", "s0", (answers,))
-    tasks = [Task(tmp_path, "answers", "t0"), cell]
+    cell = task_of(tmp_path, "cell", "s0", (answers,))
+    tasks = [task_of(tmp_path, "answers", "t0"), cell]
     assert tasks_left(tasks) == tasks
     cell.folder.mkdir(parents=True)
     (cell.folder / RESULT).write_text("{}")

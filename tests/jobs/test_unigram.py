@@ -18,7 +18,8 @@ from limbeck.jobs.distil.job import distil
 from limbeck.jobs.doctor.job import doctor
 from limbeck.jobs.pair.unigram import UnigramComparison, _unigram, compare_to_unigram, knowledge, of_source, of_store
 from limbeck.jobs.pilot.knowing import require_one, warnings_of
-from limbeck.jobs.pilot.tasks import Task
+from limbeck.jobs.pilot.task import Task
+from limbeck.jobs.pilot.tasks import task_of
 from limbeck.models.language_model import LanguageModel
 from limbeck.teachers.remote.http import Address, RetryPolicy
 from limbeck.teachers.remote.served import connect
@@ -169,7 +170,7 @@ def test_random_weights_write_for_nobody(tmp_path):
 
 
 def trained(folder: Path, compare_to_unigram: dict[str, object] | None) -> Task:
-    task = Task(folder, "teacher", f"t{len(list(folder.iterdir()))}")
+    task = task_of(folder, "teacher", f"t{len(list(folder.iterdir()))}")
     task.folder.mkdir(parents=True)
     write_json(
         task.folder / "result.json",
@@ -183,7 +184,7 @@ def test_a_pilot_stops_if_no_teacher_beats_the_unigram_model(tmp_path):
     bad = [trained(tmp_path / name, less) for name in ("a", "b") if not (tmp_path / name).mkdir()]
     (tmp_path / "c").mkdir(), (tmp_path / "d").mkdir()
     good, older = trained(tmp_path / "c", more), trained(tmp_path / "d", None)
-    waits = Task(tmp_path / "e", "teacher", "t0")
+    waits = task_of(tmp_path / "e", "teacher", "t0")
     match = r"none of the 2 teachers knows more .*: 2\.500 where it has 2\.000; 2\.500 where.*--any-teacher goes on"
     with pytest.raises(Mismatch, match=match):
         require_one(bad, anyway=False)

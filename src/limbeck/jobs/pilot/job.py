@@ -25,7 +25,8 @@ from limbeck.jobs.common.text import columns_of, records_of, say_read
 from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, weights
 from limbeck.jobs.pilot.knowing import require_one, warnings_of
 from limbeck.jobs.pilot.results import write_results
-from limbeck.jobs.pilot.tasks import Pilot, Task, drop_checkpoints, result_of, tasks_left, tasks_of
+from limbeck.jobs.pilot.task import Task, drop_checkpoints
+from limbeck.jobs.pilot.tasks import Pilot, result_of, tasks_left, tasks_of
 from limbeck.jobs.pilot.workers import run_here, run_on_ray
 from limbeck.jobs.pretrain.job import make_tokenizer
 from limbeck.models.load import verified_folder

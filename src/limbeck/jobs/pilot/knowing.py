@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from limbeck.jobs.pair.unigram import UnigramComparison, knowledge
-from limbeck.jobs.pilot.tasks import Task, result_of
+from limbeck.jobs.pilot.task import Task
+from limbeck.jobs.pilot.tasks import result_of
 from limbeck.planning.checks.finding import Finding, check
 
 

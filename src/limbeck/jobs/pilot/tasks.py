@@ -6,9 +6,6 @@ another machine, needs nothing but the pilot's folder.
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NotRequired, Required, TypedDict
@@ -23,9 +20,7 @@ from limbeck.disk import (
     Count,
     check_sums,
     finite,
-    locked,
     read_json,
-    remove_leftovers,
     replacing,
     sha256_of,
     sums,
@@ -38,6 +33,7 @@ from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.pair.student import shrink_to
 from limbeck.jobs.pair.unigram import compare_to_unigram, of_store
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, weights_inside
+from limbeck.jobs.pilot.task import RESULT, Task
 from limbeck.jobs.pretrain.job import llama_config
 from limbeck.models.build import new_model
 from limbeck.models.language_model import LanguageModel
@@ -50,46 +46,29 @@ from limbeck.probes import likelihood, measure
 from limbeck.probes.measurements import Measurements
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan, Run
-from limbeck.run.save import checkpoints
 from limbeck.run.world import alone
 from limbeck.students.shape import Shape
 from limbeck.teachers import HiddenStates, NumberedRows, capture
 from limbeck.types import CausalLM
 
-PLAN, RESULT, DOCUMENTS = "pilot.json", "result.json", "documents.npy"
+PLAN, DOCUMENTS = "pilot.json", "documents.npy"
 _TOGETHER = 4096  # tokens of a teacher's forward pass
 
 
-@dataclass(frozen=True)
-class Task:
-    """A piece of work. ``kind`` is teacher, answers or cell; ``needs`` are the folders of those it waits for."""
+_FOLDERS = {"teacher": "teachers", "answers": "answers", "cell": "cells"}
 
-    out: Path
-    kind: str
-    name: str
-    needs: tuple[Path, ...] = ()
 
-    @property
-    def folder(self) -> Path:
-        """Where it works."""
-        return self.out / {"teacher": "teachers", "answers": "answers", "cell": "cells"}[self.kind] / self.name
-
-    @property
-    def done(self) -> bool:
-        """Whether its result is there."""
-        return (self.folder / RESULT).is_file()
-
-    @property
-    def ready(self) -> bool:
-        """Whether what it waits for is done."""
-        return all((folder / RESULT).is_file() for folder in self.needs)
+def task_of(out: Path, kind: str, name: str, needs: tuple[Path, ...] = ()) -> Task:
+    """A task of the pilot in a folder. ``kind`` is teacher, answers or cell."""
+    work = Work(out, kind, name)
+    return Task(work.folder, kind, name, work, needs)
 
 
 def tasks_of(out: Path, grid: Grid) -> list[Task]:
     """All tasks of a pilot, in the order they should begin: the largest teachers first, since all else waits for them."""
-    teachers = [Task(out, "teacher", rung.name) for rung in reversed(grid.teachers)]
-    answers = [Task(out, "answers", task.name, (task.folder,)) for task in teachers]
-    cells = [Task(out, "cell", c.name, (out / "answers" / c.teacher,) if c.teacher else ()) for c in grid.cells]
+    teachers = [task_of(out, "teacher", rung.name) for rung in reversed(grid.teachers)]
+    answers = [task_of(out, "answers", task.name, (task.folder,)) for task in teachers]
+    cells = [task_of(out, "cell", c.name, (out / "answers" / c.teacher,) if c.teacher else ()) for c in grid.cells]
     return [*teachers, *answers, *cells]
 
 
@@ -172,54 +151,49 @@ class Pilot:
         return cls(Grid(teachers, cells), Scale(**row["scale"]), row["objective"])
 
 
-def do(task: Task, environment: Environment | None = None) -> None:
-    """Does a task, unless it is done. Of a student, a loss that is no number is a result too, written down with the reason."""
-    environment = environment or Environment(
-        alone("cuda" if torch.cuda.is_available() else "cpu"), bf16=torch.cuda.is_available()
-    )
-    with locked(task.folder, wait=True):  # one whose parent was killed may take a moment to notice
-        remove_leftovers(task.folder)
-        if task.done:
-            return
-        started = time.process_time()
-        result = _WORK[task.kind](task, Pilot.read(task.out), environment)
-        seconds = round(time.process_time() - started, 2)
-        made = [file.name for file in [task.folder / DOCUMENTS] if file.exists()]
-        facts = {"cpu_seconds": seconds, "files": sums(task.folder, made)}
-        write_json(task.folder / RESULT, {"name": task.name, **result, **facts})
-        drop_checkpoints([task])
+@dataclass(frozen=True)
+class Work:
+    """What a task of the pilot in ``out`` does. A student whose loss is not finite is a result too, which says why."""
+
+    out: Path
+    kind: str
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the task."""
+        return self.out / _FOLDERS[self.kind] / self.name
+
+    def __call__(self) -> dict[str, Any]:
+        """The result, with the checksums of its files."""
+        cuda = torch.cuda.is_available()
+        result = _WORK[self.kind](self, Pilot.read(self.out), Environment(alone("cuda" if cuda else "cpu"), bf16=cuda))
+        made = [file.name for file in [self.folder / DOCUMENTS] if file.exists()]
+        return {"name": self.name, **result, "files": sums(self.folder, made)}
 
 
-def drop_checkpoints(tasks: Iterable[Task]) -> None:
-    """Removes the checkpoints of tasks that are done."""
-    for task in tasks:
-        if task.done:
-            for checkpoint in checkpoints(task.folder):
-                shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-def _teacher(task: Task, pilot: Pilot, environment: Environment) -> dict[str, Any]:
+def _teacher(work: Work, pilot: Pilot, environment: Environment) -> dict[str, Any]:
     """Trains a teacher from scratch, with cross-entropy."""
-    plan = next(rung for rung in pilot.grid.teachers if rung.name == task.name)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(task.out / "tokenizer")
+    plan = next(rung for rung in pilot.grid.teachers if rung.name == work.name)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(work.out / "tokenizer")
     model = new_model(llama_config(plan.shape, tokenizer), tokenizer, 0, name=plan.name)
     lr = suggested_learning_rate(model.parameters_count)
-    tokens = _train(task, pilot, model, _Setup(CrossEntropy(), plan.tokens, lr, seed=0), environment)
-    save(model, task.folder / "model")
-    measured = _measure(task.out, model, None, pilot.scale, environment)
+    tokens = _train(work, pilot, model, _Setup(CrossEntropy(), plan.tokens, lr, seed=0), environment)
+    save(model, work.folder / "model")
+    measured = _measure(work.out, model, None, pilot.scale, environment)
     facts = {**_sizes(model, plan.shape), "tokens": tokens, **_loss(measured)}
     model.model.eval()
-    items = of_store(text_of_run(task.out)[0])
+    items = of_store(text_of_run(work.out)[0])
     found = compare_to_unigram(
         model, items, vocab=model.vocab, length=pilot.scale.length, device=environment.world.device
     )
     return facts if found is None else facts | {"known": finite(asdict(found))}
 
 
-def _answers(task: Task, pilot: Pilot, environment: Environment) -> dict[str, Any]:
+def _answers(work: Work, pilot: Pilot, environment: Environment) -> dict[str, Any]:
     """Captures a teacher's hidden states of the training text that students read."""
-    teacher = _load_teacher(task.out, task.name, environment)
-    store, _ = text_of_run(task.out)
+    teacher = _load_teacher(work.out, work.name, environment)
+    store, _ = text_of_run(work.out)
     rows = Rows(store, length=pilot.scale.length, most=_most(pilot))
     read = NumberedRows(
         lambda numbers: rows.rows_of(numbers).to(environment.world.device),
@@ -230,8 +204,8 @@ def _answers(task: Task, pilot: Pilot, environment: Environment) -> dict[str, An
     capture(
         teacher,
         read,
-        task.folder,
-        made_from=_made_from(task.out, task.name, store, pilot.scale),
+        work.folder,
+        made_from=_made_from(work.out, work.name, store, pilot.scale),
     )
     return {"rows": rows.n_rows}
 
@@ -246,17 +220,17 @@ def _made_from(out: Path, teacher: str, store: TokenStore, scale: Scale) -> dict
     return {"teacher": weights, "corpus": store.manifest["corpus_sha256"], "length": scale.length} | packed_as(store)
 
 
-def _cell(task: Task, pilot: Pilot, environment: Environment) -> dict[str, Any]:
+def _cell(work: Work, pilot: Pilot, environment: Environment) -> dict[str, Any]:
     """Trains one student and measures it."""
-    plan = next(cell for cell in pilot.grid.cells if cell.name == task.name)
-    live = None if plan.teacher is None else _load_teacher(task.out, plan.teacher, environment)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(task.out / "tokenizer")
-    store, _ = text_of_run(task.out)
+    plan = next(cell for cell in pilot.grid.cells if cell.name == work.name)
+    live = None if plan.teacher is None else _load_teacher(work.out, plan.teacher, environment)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(work.out / "tokenizer")
+    store, _ = text_of_run(work.out)
     answers: CausalLM | None = None
     objective = CrossEntropy() if plan.teacher is None else ObjectiveSpec.of(plan.objective or pilot.objective).make()
     if plan.teacher and objective.needs_teacher:
-        made_from = _made_from(task.out, plan.teacher, store, pilot.scale)
-        answers = HiddenStates(task.out / "answers" / plan.teacher, expect=made_from)
+        made_from = _made_from(work.out, plan.teacher, store, pilot.scale)
+        answers = HiddenStates(work.out / "answers" / plan.teacher, expect=made_from)
     before = None
     if plan.arm == "cut":
         assert live is not None
@@ -270,7 +244,7 @@ def _cell(task: Task, pilot: Pilot, environment: Environment) -> dict[str, Any]:
             seed=plan.seed,
         )
         student.model.train().requires_grad_(True)
-        before = _loss(_measure(task.out, student, None, pilot.scale, environment))["loss"]
+        before = _loss(_measure(work.out, student, None, pilot.scale, environment))["loss"]
     else:
         student = new_model(llama_config(plan.shape, tokenizer), tokenizer, 1 + plan.seed, name=plan.name)
     lr = plan.lr_factor * suggested_learning_rate(student.parameters_count)
@@ -280,13 +254,13 @@ def _cell(task: Task, pilot: Pilot, environment: Environment) -> dict[str, Any]:
     facts |= {"lr": lr, "lr_factor": plan.lr_factor, "loss_before": before, "tokens": plan.tokens}
     try:
         setup = _Setup(objective, plan.tokens, lr, plan.seed, most)
-        tokens = _train(task, pilot, student, setup, environment, teacher=answers)
+        tokens = _train(work, pilot, student, setup, environment, teacher=answers)
     except NonFiniteLoss as error:
         return {**facts, "loss": None, "kl": None, "failed": str(error)}
     if plan.keep:
-        save(student, task.folder / "student")
-    measured = _measure(task.out, student, live, pilot.scale, environment)
-    with replacing(task.folder / DOCUMENTS) as beside, beside.open("wb") as file:
+        save(student, work.folder / "student")
+    measured = _measure(work.out, student, live, pilot.scale, environment)
+    with replacing(work.folder / DOCUMENTS) as beside, beside.open("wb") as file:
         np.save(file, np.stack([measured.nats, measured.tokens]))
     kl = None if measured.kl is None else float(measured.kl.sum() / measured.tokens.sum())
     return {**facts, "tokens": tokens, **_loss(measured), "kl": kl}
@@ -307,7 +281,7 @@ class _Setup:
 
 
 def _train(
-    task: Task,
+    work: Work,
     pilot: Pilot,
     model: LanguageModel,
     setup: _Setup,
@@ -320,9 +294,9 @@ def _train(
     rows = max(1, scale.batch_tokens // scale.length)
     steps = max(1, round(setup.tokens / (rows * scale.length)))
     model.model.to(world.device)
-    corpus = Rows(text_of_run(task.out)[0], length=scale.length, seed=setup.seed, most=setup.most)
+    corpus = Rows(text_of_run(work.out)[0], length=scale.length, seed=setup.seed, most=setup.most)
     plan = Plan(steps=steps, rows=rows, lr=setup.lr, bf16=environment.bf16, save_every=500, save_minutes=2.0)
-    Run(task.folder, f"{task.kind} {task.name}", model, teacher, corpus, setup.objective, plan, world).train()
+    Run(work.folder, f"{work.kind} {work.name}", model, teacher, corpus, setup.objective, plan, world).train()
     return steps * rows * scale.length
 
 

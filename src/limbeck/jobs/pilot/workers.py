@@ -15,13 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 
 from limbeck.errors import BadSetting, Interrupted, LimbeckError
-from limbeck.jobs.pilot.tasks import do
+from limbeck.jobs.pilot.task import Task, do
 
 # Torch is imported once, in a server that has no threads yet and from which all workers are forked.
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -29,22 +28,6 @@ _CONTEXT.set_forkserver_preload(["limbeck.jobs.pilot.tasks"])
 _DEATHS = 3
 
 Report = Callable[[Any, float], None]
-
-
-class Task(Protocol):
-    """A piece of work in a folder of its own: a pilot's, or another that can be sent to a process."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def folder(self) -> Path: ...
-    @property
-    def done(self) -> bool: ...
-    @property
-    def ready(self) -> bool: ...
-    def __hash__(self) -> int: ...
 
 
 @dataclass
@@ -62,12 +45,12 @@ class _Worker:
         theirs.close()
         return cls(process, ours)
 
-    def give(self, task: Task, does: Callable[[Any], None]) -> None:
+    def give(self, task: Task) -> None:
         self.task, self.since = task, time.monotonic()
-        self.pipe.send((does, task))
+        self.pipe.send(task)
 
 
-def run_here(tasks: Sequence[Task], workers: int, report: Report, does: Callable[[Any], None] = do) -> None:
+def run_here(tasks: Sequence[Task], workers: int, report: Report) -> None:
     """Runs all unfinished tasks by ``does``, in ``workers`` processes of one thread each.
 
     Raises BadSetting for an error that the user can correct, and RuntimeError if a task fails or its process dies repeatedly.
@@ -80,7 +63,7 @@ def run_here(tasks: Sequence[Task], workers: int, report: Report, does: Callable
             for worker in staff:
                 if worker.task is None and (task := next((t for t in waiting if t.ready), None)):
                     waiting.remove(task)
-                    worker.give(task, does)
+                    worker.give(task)
             pipes: list[Any] = [worker.pipe for worker in staff if worker.task]
             for pipe in wait(pipes):
                 worker = next(w for w in staff if w.pipe is pipe)
@@ -119,13 +102,12 @@ def _serve(pipe: Connection, parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     while True:
         try:
-            does, task = pipe.recv()
-            pipe.send(_done(does, task))
+            pipe.send(_done(pipe.recv()))
         except (EOFError, Interrupted, KeyboardInterrupt):
             return
 
 
-def _done(does: Callable[[Any], None], task: Task) -> tuple[str, str]:
+def _done(task: Task) -> tuple[str, str]:
     """Does a task in this process, on one thread; sends "done", "refused" with the message, or "fault" with the traceback."""
     import torch
 
@@ -133,7 +115,7 @@ def _done(does: Callable[[Any], None], task: Task) -> tuple[str, str]:
     torch.set_flush_denormal(True)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
-        does(task)
+        do(task)
     except LimbeckError as error:
         return "refused", str(error)
     except Exception:
@@ -170,7 +152,7 @@ def run_on_ray(tasks: Sequence[Task], address: str, report: Report) -> None:
         while waiting or running:
             for task in [task for task in waiting if task.ready]:
                 waiting.remove(task)
-                running[remote.remote(do, task)] = (task, time.monotonic())
+                running[remote.remote(task)] = (task, time.monotonic())
             finished, _ = ray.wait(list(running), num_returns=1)
             for reference in finished:
                 task, since = running.pop(reference)

@@ -22,7 +22,8 @@ from limbeck.corpora.layout import BEST_FIT
 from limbeck.errors import NonFiniteLoss
 from limbeck.jobs.common.folder import claim, same_corpus
 from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, nested_shapes, weights
-from limbeck.jobs.pilot.tasks import DOCUMENTS, RESULT, Pilot, drop_checkpoints, result_of, tasks_left, tasks_of
+from limbeck.jobs.pilot.task import RESULT, drop_checkpoints
+from limbeck.jobs.pilot.tasks import DOCUMENTS, Pilot, result_of, tasks_left, tasks_of
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.jobs.pretrain.job import make_tokenizer
 from limbeck.models.load import verified_folder

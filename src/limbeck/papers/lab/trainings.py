@@ -7,22 +7,19 @@ gives the result as JSON. A few processes run them. Finished trainings are kept,
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NotRequired, Protocol, TypedDict
 
 import torch
 
-from limbeck.disk import finite, locked, remove_leftovers, write_json
+from limbeck.disk import finite
 from limbeck.errors import BadFolder
+from limbeck.jobs.pilot.task import RESULT, Task
 from limbeck.jobs.pilot.tasks import result_of
 from limbeck.jobs.pilot.workers import run_here
 from limbeck.papers.lab.cells import progress
 from limbeck.papers.lab.recipe import RecipeContext
-
-RESULT = "result.json"
 
 
 class Cell(Protocol):
@@ -46,47 +43,15 @@ Train = Callable[[Any, str], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Training:
-    """A cell as a task in a folder. ``train`` is a function of a module, so that it can be sent to a process."""
+    """The work of a training's task. ``train`` is a function of a module, so that it can be sent to a process."""
 
-    out: Path
     cell: Any
     device: str
     train: Train
-    kind: str = "training"
 
-    @property
-    def name(self) -> str:
-        """The name of the cell."""
-        return str(self.cell.name)
-
-    @property
-    def folder(self) -> Path:
-        """The folder of its result."""
-        return self.out / "cells" / self.name
-
-    @property
-    def done(self) -> bool:
-        """Whether it has a result."""
-        return (self.folder / RESULT).is_file()
-
-    @property
-    def ready(self) -> bool:
-        """Always true, since it depends on no other task."""
-        return True
-
-
-def do(training: Training) -> None:
-    """Runs a training unless it is done, and writes its definition, its result and its CPU seconds.
-
-    A value that is not finite is null in the result.
-    """
-    with locked(training.folder, wait=True):
-        remove_leftovers(training.folder)
-        if not training.done:
-            before = time.process_time()
-            result = training.train(training.cell, training.device)
-            spent = {"cell": asdict(training.cell), "cpu_seconds": round(time.process_time() - before, 2)}
-            write_json(training.folder / RESULT, spent | {"result": finite(result)})
+    def __call__(self) -> dict[str, Any]:
+        """The training's definition and its result, where a value that is not finite is null."""
+        return {"cell": asdict(self.cell), "result": finite(self.train(self.cell, self.device))}
 
 
 class Trainings:
@@ -101,15 +66,15 @@ class Trainings:
         """Runs the trainings without a result. Raises BadFolder as `result` does, before the first one."""
         left = []
         for cell in dict.fromkeys(cells):
-            if (training := self._training(cell)).done:
+            if (training := self._task(cell)).done:
                 self.result(cell)
             else:
                 left.append(training)
-        run_here(left, self._workers, progress(len(left)), do)
+        run_here(left, self._workers, progress(len(left)))
 
     def result(self, cell: Cell) -> dict[str, Any]:
         """The result of a training. Raises BadFolder if the folder has another training of this name."""
-        training = self._training(cell)
+        training = self._task(cell)
         found = result_of(training.folder, _Kept)
         kept = found.get("cell", "one that does not say what it was")
         if kept != _as_read(cell):
@@ -124,8 +89,9 @@ class Trainings:
         """CPU seconds of all trainings, over all starts."""
         return math.fsum(result_of(file.parent)["cpu_seconds"] for file in self._folder.glob(f"cells/*/{RESULT}"))
 
-    def _training(self, cell: Cell) -> Training:
-        return Training(self._folder, cell, self._device, self._train)
+    def _task(self, cell: Cell) -> Task:
+        work = Training(cell, self._device, self._train)
+        return Task(self._folder / "cells" / cell.name, "training", cell.name, work)
 
 
 def read_after(results: Iterable[Mapping[str, Any]], steps: int) -> list[dict[str, Any]]:
