@@ -342,6 +342,7 @@ def json_of(fact):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"lr": 0.1}, "unknown key 'lr'"),
         ({"probe": "mqr"}, "--probe: unknown probe 'mqr'; did you mean 'mqar'\\?"),
         ({"probe": "mqar,pass-until"}, "pass-until alone"),
         (
@@ -350,8 +351,8 @@ def json_of(fact):
             "reads it; pass-until is asked by itself",
         ),
         (
-            {"probe": "mqar", "data": "x", "length": 64, "successes": 7, "lr": 0.1, "threads": 1},
-            "--probe mqar would not look at --data .read by likelihood and slices alone., --seq-len .*, --lr .read by no probe., "
+            {"probe": "mqar", "data": "x", "length": 64, "successes": 7, "threads": 1},
+            "--probe mqar would not look at --data .read by likelihood and slices alone., --seq-len .*, "
             "--successes .read by pass-until alone.: leave it out",
         ),
         (

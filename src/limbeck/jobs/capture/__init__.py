@@ -1,1 +1,1 @@
-"""`limbeck capture` and `limbeck cache`: a teacher's answers, made once, certified, and read by students without it."""
+"""`limbeck capture` and `limbeck cache`: a teacher's logits, computed once, certified, and used by students without it."""

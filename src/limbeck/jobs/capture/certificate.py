@@ -1,13 +1,14 @@
-"""What a student loses by a teacher's kept outcomes, measured on the gradient that would train it.
+"""The loss of information by a teacher's stored outcomes, measured on the gradient of a student.
 
-Per objective: the gradient in the output head's weights from the outcomes (encoded and decoded as they are stored), beside
-that from the whole distribution. Of its error one part is the same at every position and stays however many there are (the
-*bias*), the other averages out (the *noise*). Between blocks of different rows only the first agrees, so inner products across
-blocks give the bias, without an offset, and those within a block what is left. Both are shares of the true gradient's norm.
+For each objective, the gradient in the output head's weights from the outcomes (encoded and decoded as they are stored) is
+compared with that from the whole distribution. One part of its error is the same at every position and stays however many there
+are (the *bias*). The other part averages out (the *noise*). Blocks of different rows have only the bias in common. So inner
+products across blocks give the bias, without an offset, and those within a block the rest. Both are shares of the true
+gradient's norm.
 
-The student of the measurement is made up: the teacher at temperature 1.5 with Gaussian noise of 1 on its logits, so unsure and
-often wrong, as students are. Hidden states enter through eight random directions and a large vocabulary through a count sketch
-(Charikar et al. 2002), which keep inner products in the mean.
+The student of the measurement is simulated: the teacher at temperature 1.5 with Gaussian noise of 1 on its logits, as uncertain
+and often wrong as students are. Hidden states enter through eight random directions, and a large vocabulary through a count
+sketch (Charikar et al. 2002). Both preserve inner products in expectation.
 """
 
 from __future__ import annotations
@@ -43,27 +44,27 @@ _DRAWS = 1000
 
 @dataclass(frozen=True)
 class Damage:
-    """What outcomes do to an objective's gradient, as shares of its norm: ``noise`` is that of a step of STEP tokens."""
+    """Errors of an objective's gradient from stored outcomes, as shares of its norm. ``noise`` is that of STEP tokens."""
 
     bias: Estimate
     noise: Estimate
 
     @property
     def error(self) -> float:
-        """The size of both together in what moves the weights: AdamW's momentum, a mean over about ten steps.
+        """The size of both errors in AdamW's momentum, which is a mean over about ten steps.
 
-        Of the bias as much as was surely seen: outcomes that are right in the mean are not to lose by a small sample.
+        Only the certain part of the bias counts, so that a small sample is no disadvantage for unbiased outcomes.
         """
         return math.hypot(self.bias.low, self.noise.value / math.sqrt(_STEPS))
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a codec keeps of a teacher: means over positions, and the damage to each objective that can be computed.
+    """The information that a codec keeps: means over positions, and the damage to each objective that it can serve.
 
-    ``exact_mass`` is the teacher's mass on outcomes whose probability is known as it is, ``top1_kept`` the share of
-    positions whose likeliest outcome is among them, ``kl`` that of the teacher to what is read back with the rest spread
-    evenly (of likeliest outcomes only: drawn ones are no distribution).
+    ``exact_mass`` is the teacher's mass on outcomes whose probability is stored exactly, ``top1_kept`` the share of positions
+    whose most probable outcome is stored, and ``kl`` the KL from the teacher to the decoded distribution, with the rest spread
+    evenly (for top-k only, since sampled outcomes are not a distribution).
     """
 
     codec: str
@@ -75,7 +76,7 @@ class Certificate:
     damage: Mapping[str, Damage]
 
     def row(self) -> dict[str, Any]:
-        """As JSON."""
+        """The certificate as JSON."""
         return asdict(self)
 
 
@@ -89,9 +90,9 @@ def certify(
     stored: LogitCache | None = None,
     cells: int = CELLS,
 ) -> list[Certificate]:
-    """What each codec keeps of the same answers of a teacher; or what was ``stored`` of them.
+    """The certificates of several codecs on the same logits of a teacher, or of the ``stored`` ones.
 
-    Objectives that a codec's kind cannot serve are left out of its damage. Costs two softmaxes a codec and objective, of
+    Objectives that a codec cannot serve are left out of its damage. The cost is two softmaxes for each codec and objective, of
     ``cells`` logits at a time.
     """
     tallies = [_Tally(codec, objectives) for codec in codecs]
@@ -110,7 +111,7 @@ def certify(
 
 
 def kept_bytes(vocab: int) -> int:
-    """Bytes of what `certify` keeps of all blocks until it is done, for one codec: sketches in float64."""
+    """Bytes that `certify` holds for all blocks until its end, for one codec: sketches in float64."""
     return BLOCKS * 2 * len(OBJECTIVES) * _DIRECTIONS * min(vocab, _BUCKETS) * 8
 
 
@@ -122,7 +123,7 @@ def _look(
     rng: np.random.Generator,
     stored: Sparse | None,
 ) -> None:
-    """Shows all codecs some positions."""
+    """Adds some positions to the sums of all codecs."""
     logits = outputs.logits(part).float()
     log_p = logits.log_softmax(-1)
     unlike = torch.from_numpy(rng.standard_normal(logits.shape, np.float32)).to(logits.device)
@@ -155,7 +156,7 @@ def _directions(width: int) -> Float[Tensor, "width directions"]:
 
 
 def _sketch(gradient: Float[Tensor, "n V"], features: Float[Tensor, "n directions"]) -> Float64[np.ndarray, " sketch"]:
-    """The gradient of the head's weights, so small that it can be kept."""
+    """The gradient of the head's weights, reduced to a size that can be stored."""
     found = (features.T @ gradient).double().cpu().numpy()
     vocab = found.shape[1]
     if vocab > _BUCKETS:
@@ -172,7 +173,7 @@ def _buckets(vocab: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Tally:
-    """What is added up for one codec: sums over positions, a block (a batch) at a time."""
+    """The sums for one codec: over positions, one block (a batch) at a time."""
 
     def __init__(self, codec: Codec, objectives: Sequence[str]) -> None:
         self.codec = codec
@@ -182,11 +183,11 @@ class _Tally:
         self._blocks: list[dict[str, np.ndarray]] = []
 
     def add(self, key: str, value: np.ndarray) -> None:
-        """Adds to the block that is open."""
+        """Adds to the current block."""
         self._block[key] = self._block[key] + value if key in self._block else value
 
     def add_mass(self, log_p: Float[Tensor, "n V"], kept: Sparse) -> None:
-        """Positions, the mass that is known exactly, likeliest outcomes that are kept, and KL to what is read back."""
+        """Adds positions, exact mass, stored most probable outcomes, and KL to the decoded distribution."""
         if kept.rest is None:
             known = kept.weight <= kept.log_p.exp() * (1 + 1e-4)
             divergence = torch.zeros_like(log_p[:, 0])
@@ -207,7 +208,7 @@ class _Tally:
         self._block = {}
 
     def certificate(self, seed: int) -> Certificate:
-        """What was added up, with intervals from blocks drawn with replacement."""
+        """The certificate of the sums, with intervals from resampled blocks."""
         sums = {key: np.array([block[key] for block in self._blocks]) for key in self._blocks[0]}
         counts, *means = sums["mass"].T
         chosen = np.random.default_rng(seed).integers(len(counts), size=(_DRAWS, len(counts)))
@@ -221,11 +222,11 @@ class _Tally:
 
 
 def _damage(true: np.ndarray, error: np.ndarray, counts: np.ndarray, chosen: np.ndarray) -> Damage:
-    """Bias and noise from the blocks' gradients (blocks, sketch), and from blocks drawn with replacement."""
+    """Bias and noise from the blocks' gradients (blocks, sketch), and from resampled blocks."""
     true_products, products = true @ true.T, error @ error.T
 
     def of(blocks: np.ndarray) -> tuple[float, float]:
-        apart = blocks[:, None] != blocks[None]  # a block that was drawn twice gives no pair
+        apart = blocks[:, None] != blocks[None]  # a block that was sampled twice gives no pair
         pairs = (np.outer(counts[blocks], counts[blocks]) * apart).sum()
         square = (true_products[np.ix_(blocks, blocks)] * apart).sum() / pairs
         bias = (products[np.ix_(blocks, blocks)] * apart).sum() / pairs
@@ -240,7 +241,7 @@ def _damage(true: np.ndarray, error: np.ndarray, counts: np.ndarray, chosen: np.
 
 
 def why_not(codec: Codec, objective: Objective) -> str:
-    """Why an objective cannot be computed from what a codec keeps; "" where it can."""
+    """The reason why an objective cannot be computed from the outcomes of a codec; "" if it can."""
     log_p = torch.zeros(1, codec.vocab).log_softmax(-1)
     kept = codec.decode(packed_log_p(log_p, codec, np.zeros(1)))
     chunk = Chunk(torch.zeros(1, dtype=torch.int64), torch.ones(1))

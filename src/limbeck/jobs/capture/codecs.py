@@ -1,4 +1,4 @@
-"""Which of a teacher's outcomes are kept in how many bytes: measured on a sample of the text, before anything long begins."""
+"""The choice of a codec for a number of bytes, by measurement on a sample of the text before the capture."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _POSITIONS, _CELLS = 256, 2**27  # positions of a block, and logits of all, at m
 
 @torch.no_grad()
 def sample_of(teacher: Whole, rows: Rows, *, seed: int) -> Iterator[tuple[Batch, Outputs]]:
-    """Random rows of the text in blocks, and the teacher's answers to them, with so many positions as can be paid."""
+    """Random rows of the text in blocks with the teacher's logits, of as many positions as are affordable."""
     yield from each(teacher, _questions(teacher, rows, seed=seed))
 
 
@@ -42,7 +42,7 @@ def _questions(teacher: Whole, rows: Rows, *, seed: int) -> Iterator[Batch]:
 
 
 def codecs_within(vocab: int, size: int, kind: str = "auto") -> list[Codec]:
-    """The codecs that fit so many bytes a token. Raises BadSetting where none of the kind does."""
+    """The codecs that fit into a number of bytes per token. Raises BadSetting if none of the kind does."""
     found: list[Codec] = []
     refused = []
     for name, make in (("drawn", Sampled.within), ("coarse", TopK.most)):
@@ -57,12 +57,12 @@ def codecs_within(vocab: int, size: int, kind: str = "auto") -> list[Codec]:
 
 
 def best(certificates: Sequence[Certificate]) -> Certificate:
-    """That which moves the gradient of forward KL least."""
+    """The codec with the smallest error in the gradient of forward KL."""
     return min(certificates, key=lambda certificate: certificate.damage[DECIDES].error)
 
 
 def choose_codec(teacher: Whole, rows: Rows, *, size: int, kind: str, seed: int) -> tuple[Codec, list[dict[str, Any]]]:
-    """The codec to use, and what was measured of each that fits."""
+    """The codec to use, and the certificates of all that fit."""
     codecs = codecs_within(teacher.vocab, size, kind)
     if len(codecs) == 1:
         return codecs[0], []
@@ -74,7 +74,7 @@ def choose_codec(teacher: Whole, rows: Rows, *, size: int, kind: str, seed: int)
 
 
 def show(certificate: Certificate, console: Console) -> None:
-    """What is kept, and what that does to each objective."""
+    """Prints what a codec keeps, and its errors for each objective."""
     mass, top = share(certificate.exact_mass.value, digits=1), share(certificate.top1_kept.value)
     message = f"{certificate.codec} outcomes at {certificate.bytes} bytes: {mass} of the mass exactly, "
     message += f"the most probable token at {top} of {certificate.positions:,} positions"
@@ -90,7 +90,7 @@ def show(certificate: Certificate, console: Console) -> None:
 
 
 def show_kinds(certificates: Sequence[Certificate], console: Console) -> None:
-    """Bytes against what is lost of forward KL."""
+    """Prints bytes against errors of forward KL."""
     table = Table("codec", "bytes", "exact mass", "most probable kept", "bias", "noise")
     for c in certificates:
         kept = (share(c.exact_mass.value, digits=1), share(c.top1_kept.value))

@@ -1,10 +1,10 @@
-"""`limbeck capture --text`: a teacher's completions of prompts are kept as a text to learn from.
+"""`limbeck capture --text`: a teacher's completions of prompts as a training text.
 
-Sequence-level distillation (Kim & Rush, arXiv 1606.07947, sec. 3.2) trains a student on sequences that its teacher generates;
-there they are found by beam search, here they are sampled. No log-probabilities are needed, so the teacher may be one that gives
-text alone, and the student may have another tokenizer.
+Sequence-level distillation (Kim & Rush, arXiv 1606.07947, sec. 3.2) trains a student on sequences that its teacher generates.
+The paper finds them by beam search, limbeck samples them. No log-probabilities are needed. So the teacher may return text only,
+and the student may have another tokenizer.
 
-What came is in a journal until all is there, and then in the order of the prompts.
+A journal contains the completions until all are there. Then they are written in the order of the prompts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from limbeck.teachers.remote.served import MOST_MISSING, REMEDY, too_many_missin
 TEXT = "text.jsonl"
 PART = "text.jsonl.part"
 _REWRITTEN = "copy it again, or capture anew into another --out; if you changed it on purpose, go on with it as it is"
-_NO_ANSWERS = 3  # in the place of a first one, after which nothing is expected any more
+_NO_ANSWERS = 3  # failures before any completion after which the capture stops
 _BYTES_PER_TOKEN = 4  # of English text, roughly; what a server's tokenizer makes of a prompt is not known before
 
 _REMEDY = REMEDY | {
@@ -102,7 +102,7 @@ def capture_text(settings: CaptureSettings) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Task:
-    """The prompts to complete, by which teacher, and how."""
+    """The prompts, the teacher that completes them, and the settings."""
 
     settings: CaptureSettings
     teacher: TeacherRef
@@ -110,18 +110,18 @@ class _Task:
 
     @property
     def samples(self) -> int:
-        """Completions of all prompts together."""
+        """The number of completions of all prompts."""
         return len(self.prompts) * self.settings.samples
 
     @property
     def sampling(self) -> Sampling:
-        """How completions are drawn."""
+        """The settings of sampling."""
         settings = self.settings
         return Sampling(settings.max_new_tokens, settings.temperature, settings.samples, settings.seed)
 
 
 def _go_on(task: _Task, run: dict[str, Any], writer: Generator) -> None:
-    """Generates the samples that are missing, and makes the text of them."""
+    """Generates the missing samples, and writes the text."""
     part = task.settings.out / PART
     with Journal(part, task.samples) as journal:
         _announce(task, writer, journal)
@@ -132,7 +132,7 @@ def _go_on(task: _Task, run: dict[str, Any], writer: Generator) -> None:
 
 
 def check_alone(settings: CaptureSettings) -> None:
-    """Raises BadSetting where flags of --text are given without it."""
+    """Raises BadSetting if flags of --text are set without it."""
     for name in _ONLY_WITH_TEXT:
         if name in settings.model_fields_set:
             raise BadSetting(f"{_flag(name)}: it sets how a teacher generates text; add --text, or leave it out")
@@ -163,7 +163,7 @@ def _flag(name: str) -> str:
 
 
 def _most_prompts(settings: CaptureSettings) -> int | None:
-    """So many of the prompts as --tokens has room for, whatever is written to them."""
+    """The number of prompts for which --tokens is enough, whatever their completions."""
     each = settings.max_new_tokens * settings.samples
     if settings.tokens is None:
         return None
@@ -177,7 +177,7 @@ def _most_prompts(settings: CaptureSettings) -> int | None:
 
 @contextmanager
 def _teacher(task: _Task) -> Iterator[ServedCompletions | Path]:
-    """The folder of a model, or one on a server that was found there."""
+    """The teacher: the folder of a model, or a connected server."""
     settings, teacher = task.settings, task.teacher
     if not isinstance(teacher, ServedRef):
         yield resolve(teacher.name)
@@ -212,7 +212,7 @@ def _writer(task: _Task, environment: Environment, teacher: ServedCompletions | 
     for prompt, ids in zip(prompts, tokens, strict=True):
         require_rows_of(model.tokenizer, ids, model.vocab, where=prompt.name)
     check_context(model, prompts, tokens, most=settings.max_new_tokens)
-    if not (settings.out / PART).exists():  # a capture that goes on has looked at it
+    if not (settings.out / PART).exists():  # a continued capture has checked it
         read = of_prompts(prompts, model.tokenizer)
         found = compare_to_unigram(
             model, read, vocab=model.vocab, length=model.context, device=environment.world.device
@@ -225,7 +225,7 @@ def _writer(task: _Task, environment: Environment, teacher: ServedCompletions | 
 
 
 def _announce(task: _Task, writer: Generator, journal: Journal) -> None:
-    """Prints before the first prompt how much may be generated, and what it may cost."""
+    """Prints the largest amount of generated text and its price before the first prompt."""
     settings, prompts = task.settings, task.prompts
     total, size = task.samples, sum(prompt.bytes for prompt in prompts) * settings.samples
     most = total * settings.max_new_tokens
@@ -243,7 +243,7 @@ def _announce(task: _Task, writer: Generator, journal: Journal) -> None:
 
 
 def _generate(task: _Task, run: dict[str, Any], writer: Generator, journal: Journal) -> list[dict[str, Any]]:
-    """Fills the journal; gives the samples that are still without an answer. Raises BadServer where these are too many."""
+    """Fills the journal; gives the samples without a completion. Raises BadServer if there are too many."""
     total, failed = task.samples, _Failures(task)
     before = run.get("repeated", 0)
     try:
@@ -261,7 +261,7 @@ def _generate(task: _Task, run: dict[str, Any], writer: Generator, journal: Jour
 
 
 class _Failures:
-    """Samples that have no answer, counted by the reason."""
+    """Samples without a completion, counted by the reason."""
 
     def __init__(self, task: _Task) -> None:
         self._teacher, self._settings, self._prompts = task.teacher, task.settings, task.prompts
@@ -270,7 +270,7 @@ class _Failures:
         self.rows: list[dict[str, Any]] = []
 
     def add(self, number: int, failed: QueryFailed, *, total: int, answered: int) -> None:
-        """Raises BadServer where too many are without an answer, or some, and none was ever ``answered``."""
+        """Counts a failure. Raises BadServer if there are too many, or some before any sample was ``answered``."""
         prompt, sample = divmod(number, self._settings.samples)
         place = {"document": self._prompts[prompt].name, "prompt": prompt, "sample": sample}
         self.rows.append(place | {"reason": str(failed)})
@@ -289,7 +289,7 @@ class _Failures:
 
 
 def _finish(task: _Task, run: dict[str, Any], journal: Journal, failed: Sequence[dict[str, Any]]) -> None:
-    """Writes the text in the order of the prompts, and counts what is in it."""
+    """Writes the text in the order of the prompts, and counts its contents."""
     settings, prompts = task.settings, task.prompts
     kinds, read, wrote, kept = Counter[str](), GenerationFacts(), GenerationFacts(), GenerationFacts()
     different = set[bytes]()
@@ -321,18 +321,18 @@ def _finish(task: _Task, run: dict[str, Any], journal: Journal, failed: Sequence
 
 
 class GenerationFacts:
-    """A sum of numbers that a server may leave out: then it is not known, None."""
+    """A sum of numbers that a server may omit. The sum is unknown then, None."""
 
     def __init__(self) -> None:
         self.total: int | None = 0
 
     def add(self, value: int | None) -> None:
-        """One number more."""
+        """Adds a number."""
         self.total = None if value is None or self.total is None else self.total + value
 
 
 def _show(task: _Task, run: dict[str, Any], seconds: float) -> None:
-    """What there is now, what it was worth and cost, and what to do with it."""
+    """Prints the text's size, quality and cost, and the next command."""
     settings, found, lines = task.settings, run["written"], run["written"]["samples"]
     console.print(f"{lines:,} samples of {found['prompts']:,} prompts in {settings.out / TEXT}")
     if lines:
@@ -378,7 +378,7 @@ def _cost(task: _Task, run: dict[str, Any]) -> str:
 
 
 def _next(task: _Task) -> str:
-    """The command that learns from the text. What a student is measured against has to be here, so a server cannot be."""
+    """The command that trains on the text. It needs the weights of the teacher for its report, so a server cannot be one."""
     served = isinstance(task.teacher, ServedRef)
     teacher = "STUDENT --student STUDENT" if served else shlex.quote(task.teacher.name)
     return (

@@ -100,7 +100,7 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
     with open_source(
         settings, teacher, environment, length=length, k=run["codec"]["k"] if "codec" in run else None
     ) as source:
-        if "text" not in run:  # which a capture that goes on has looked at
+        if "text" not in run:  # which a continued capture has checked
             _look(settings, source, length=length, environment=environment)
         store, held_out = stores_of(settings, source.about, environment)
         require_rows(store, length=length)
@@ -242,7 +242,7 @@ def _codec(run: dict[str, Any]) -> Codec:
 
 
 def _announce(source: LogitSource, codec: Codec, rows: Rows, part: _Part, environment: Environment) -> None:
-    """Prints the size, and the time by one query that is made now; of a server, which may cost money, none is."""
+    """Prints the size, and the time by a test query; a server is not queried for this, since it may cost money."""
     teacher, places = source.about, part.rows * rows.length
     tokens = rows.layout.read(part.first, part.first + part.rows)
     message = (
@@ -292,19 +292,19 @@ def _answers(
 
 
 def _text(store: TokenStore) -> dict[str, Any]:
-    """What the logits of the rows of a store were made from: its text, and how that was packed into rows."""
+    """The origin of the logits of a store's rows: its text, and how it is packed into rows."""
     return {"corpus": store.manifest["corpus_sha256"]} | packed_as(store)
 
 
 def _batch_rows(source: LogitSource, length: int, environment: Environment) -> int:
-    """Rows of one query; a server gets more, of which some are in flight at once."""
+    """Rows of one query. A server has more, since several are in flight."""
     return rows_in_flight(source.served) if source.served else micro_rows(length, environment.world.device)
 
 
 def _expect(
     source: LogitSource, folder: Path, codec: Codec, store: TokenStore, *, rows: int, length: int, batch_rows: int
 ) -> None:
-    """Tells a server's client how many tokens will be queried, of which a little may stay without an answer."""
+    """Sets the number of tokens of all queries in a server's client. A small share of them may fail."""
     if source.served:
         layout = store.layout(length)
         learned = layout.packed.learned / (layout.rows * length)
@@ -317,7 +317,7 @@ def _held_out(
 ) -> None:
     """The teacher's measurements for a report, and its logits of the rows that students are measured on.
 
-    Of a served teacher the logits alone: cost, samples and largest KL are not measured.
+    A served teacher has only the logits: cost, samples and largest KL are not measured.
     """
     held_out = HeldOut(store, length=length, environment=environment)
     vocab, rows = source.about.vocab, len(held_out.sample)

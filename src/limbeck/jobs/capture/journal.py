@@ -1,6 +1,6 @@
-"""What a teacher has written so far: a line of JSON a sample, in the order in which they came.
+"""A journal of a teacher's completions: one line of JSON per sample, in the order of arrival.
 
-Whoever was killed goes on behind the last whole line. Only where each line begins is held in memory.
+A killed capture continues after the last complete line. Only the positions of lines are in memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _REMEDY = "remove it, and its prompts are sent again"
 
 
 class _Row(TypedDict):
-    """A sample that was written."""
+    """A sample in the journal."""
 
     number: Count
     text: str
@@ -28,10 +28,10 @@ class _Row(TypedDict):
 
 
 class Journal:
-    """Rows by their ``number``, of which there are ``total``. ``done`` of them are there, with so many written ``tokens``."""
+    """Rows by their ``number``, of which there are ``total``. ``done`` is the number of rows, ``tokens`` of their tokens."""
 
     def __init__(self, path: Path, total: int) -> None:
-        """Drops a last line that a kill cut short. Raises BadFolder where another line is damaged."""
+        """Drops an incomplete last line. Raises BadFolder if another line is damaged."""
         self._path, self._starts = path, np.full(total, -1, dtype=np.int64)
         self.done = self.tokens = 0
         self._file = open_in_place(path)
@@ -46,12 +46,12 @@ class Journal:
         return bool(self._starts[number] >= 0)
 
     def missing(self) -> list[int]:
-        """The numbers that have no row yet."""
+        """The numbers without a row."""
         found: list[int] = np.flatnonzero(self._starts < 0).tolist()
         return found
 
     def add(self, row: dict[str, Any]) -> None:
-        """Appends a row; when this returns, it survives a kill."""
+        """Appends a row, which survives a kill from then on."""
         line = json_line(row).encode()
         with writing(self._path):
             self._file.seek(self._end)

@@ -1,6 +1,6 @@
 """The source of the logits of a capture: a model in memory, one read from disk layer by layer, or one on a server.
 
-Of the last only configuration and tokenizer are here.
+Of a model on a server, only configuration and tokenizer are local.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from limbeck.units import binary_size
 _ROWS_EACH = 8  # rows that are queried together, for each request in flight: the last of them wait for nothing else
 
 
-Whole = LanguageModel | StreamedModel  # who gives whole distributions
+Whole = LanguageModel | StreamedModel  # models with whole distributions
 
 
 @dataclass(frozen=True)
 class LogitSource:
-    """``about`` tells what the teacher is, ``logits`` is queried; only of a model in memory they are the same.
+    """``about`` describes the teacher, and ``logits`` computes them. Only for a model in memory they are the same object.
 
-    ``made_from`` is what tells it from another.
+    ``made_from`` identifies the teacher.
     """
 
     about: LanguageModel
@@ -49,27 +49,27 @@ class LogitSource:
 
     @property
     def whole(self) -> Whole | None:
-        """The model that gives whole distributions, None where it is on a server."""
+        """The model that gives whole distributions; None if it is on a server."""
         return None if isinstance(self.logits, ServedTeacher) else self.logits
 
     @property
     def cells(self) -> int:
-        """Logits that may exist at a time."""
+        """The number of logits in memory at a time."""
         return cells_of(self.logits)
 
     @property
     def served(self) -> ServedTeacher | None:
-        """The model on a server, None where it is in memory."""
+        """The model on a server; None if it is in memory."""
         return self.logits if isinstance(self.logits, ServedTeacher) else None
 
 
 def cells_of(teacher: Whole | ServedTeacher) -> int:
-    """Logits of a teacher that may exist at a time."""
+    """The number of logits of a teacher in memory at a time."""
     return teacher.budget.chunk_logits if isinstance(teacher, StreamedModel) else CELLS
 
 
 def check_capture(settings: CaptureSettings, teacher: TeacherRef) -> None:
-    """Raises BadSetting where a flag has no effect on this teacher, or asks for what it does not give."""
+    """Raises BadSetting if a flag has no effect with this teacher, or needs what the teacher does not give."""
     served = isinstance(teacher, ServedRef)
     if isinstance(teacher, CapturedRef):
         raise BadSetting(
@@ -139,7 +139,7 @@ def _resident(settings: CaptureSettings, environment: Environment) -> LanguageMo
 
 
 def _streamed(settings: CaptureSettings, environment: Environment, *, length: int) -> StreamedModel:
-    """The teacher read layer by layer. Raises BadSetting where it needs more memory than it may take."""
+    """The teacher, read layer by layer. Raises BadSetting if it needs more memory than the limit."""
     with writing(settings.out):
         settings.out.mkdir(parents=True, exist_ok=True)
     teacher = load_streamed(
@@ -162,5 +162,5 @@ def _streamed(settings: CaptureSettings, environment: Environment, *, length: in
 
 
 def rows_in_flight(served: ServedTeacher) -> int:
-    """Rows that a server is queried about at once."""
+    """The number of rows in a server's queries at a time."""
     return _ROWS_EACH * served.in_flight

@@ -26,10 +26,10 @@ _OF_FIRST = (DESCRIPTION, DATA, HELD_OUT, Path(MEASURED).parts[0], CERTIFICATE) 
 
 
 def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:
-    """Puts shards together in ``out``, their files by hard links where the disk allows; gives ``{"out", "rows", "shards"}``.
+    """Joins shards in ``out``, by hard links where the disk allows; gives ``{"out", "rows", "shards"}``.
 
-    Continues where it was stopped: the manifest is written last. Raises BadModel where a shard is missing or not whole,
-    Mismatch where two were made from different things, BadFolder where ``out`` holds something else.
+    A stopped merge continues, since the manifest is written last. Raises BadModel if a shard is missing or incomplete, Mismatch
+    if two have different origins, and BadFolder if ``out`` contains something else.
     """
     shards = sorted(((folder, LogitCache(folder / ANSWERS)) for folder in folders), key=lambda shard: shard[1].first)
     run = read_json(shards[0][0] / "run.json", Facts, error=BadModel, remedy=REMEDY)

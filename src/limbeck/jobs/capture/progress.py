@@ -16,8 +16,10 @@ _LINE_EVERY = 20.0
 
 @contextmanager
 def progress(total: int, *, what: str) -> Iterator[Callable[[int, int], None]]:
-    """Told how many of ``total`` rows, or ``what`` they are, are done, and how many tokens those have: a bar, or a line now
-    and then. The first number it gets was there before, since a capture that goes on does not begin at 0.
+    """Shows progress, as a bar or as occasional lines.
+
+    It receives the numbers of finished rows (or ``what`` they are), of ``total``, and of their tokens. The first number is from
+    an earlier start, since a continued capture does not begin at 0.
     """
     started, last = time.monotonic(), -_LINE_EVERY / 2
     before: tuple[int, int] | None = None

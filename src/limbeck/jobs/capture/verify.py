@@ -28,14 +28,14 @@ _OFF = 0.05
 
 
 def opened(folder: Path) -> Captured:
-    """The answers in a folder. Raises BadSetting where it is no such folder."""
+    """The logits in a folder. Raises BadSetting if the folder has none."""
     if not is_capture(folder):
         raise BadSetting(f"{folder}: expected a folder that limbeck capture wrote")
     return Captured(folder)
 
 
 def inspect(folder: Path) -> dict[str, Any]:
-    """What a folder of answers is made from, its size and its certificate."""
+    """The origin, size and certificate of a folder of logits."""
     captured = opened(folder)
     answers = captured.answers
     return {
@@ -54,7 +54,7 @@ def inspect(folder: Path) -> dict[str, Any]:
 
 
 def show_facts(facts: dict[str, Any], console: Console) -> None:
-    """Prints what `inspect` gave, but for the certificate's numbers."""
+    """Prints the result of `inspect`, without the numbers of the certificate."""
     console.print(
         f"{facts['teacher']}: {count(facts['tokens'])} tokens in {facts['rows']:,} rows of {facts['length']}, "
         f"{facts['outcomes']} outcomes of {facts['vocab']:,} in {facts['bytes_per_token']} bytes; "
@@ -67,9 +67,9 @@ def show_facts(facts: dict[str, Any], console: Console) -> None:
 
 
 def verify_files(folder: Path, console: Console) -> dict[str, Any]:
-    """Compares every file of a folder that limbeck wrote with its checksum; gives ``{"ok", "files", "messages", "unknown"}``.
+    """Compares every file of a folder of limbeck's with its checksum; gives ``{"ok", "files", "messages", "unknown"}``.
 
-    ``messages`` say what is damaged, ``unknown`` files without a checksum: of earlier versions, or written again by each run.
+    ``messages`` name the damage. ``unknown`` are files without a checksum: of earlier versions, or rewritten by each run.
     """
     found = check_folder(folder)
     for message in found.damaged.values():
@@ -92,8 +92,8 @@ def verify_files(folder: Path, console: Console) -> dict[str, Any]:
 def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str, Any]:
     """Reads every file, and computes logits of random rows again; gives ``{"ok", "messages", "damaged", "asked", ...}``.
 
-    ``messages`` say which files are damaged, ``damaged`` are rows of answers. Without the teacher's weights the checksums alone
-    are looked at.
+    ``messages`` name damaged files, and ``damaged`` are rows of logits. Without the teacher's weights, only checksums are
+    compared.
     """
     files = verify_files(folder, console) if folder.is_dir() else {"ok": True, "messages": []}
     if not files["ok"] and not is_capture(folder):
@@ -149,19 +149,19 @@ def _asked(teacher: LanguageModel, text: Rows, chosen: np.ndarray) -> Iterator[t
 
 
 class _Off:
-    """How far kept log-probabilities are from the teacher's in the mean, but for those too small to be kept apart."""
+    """The mean difference of stored log-probabilities from the teacher's, without those below the codec's resolution."""
 
     def __init__(self, answers: LogitCache) -> None:
         self._answers, self._total, self._n = answers, 0.0, 0
 
     @property
     def mean(self) -> float:
-        """In nats, of what has passed."""
+        """The mean in nats."""
         return self._total / max(1, self._n)
 
     @torch.no_grad()
     def passing(self, queried: Iterable[tuple[Batch, Outputs]]) -> Iterator[tuple[Batch, Outputs]]:
-        """Looks at answers of the teacher on their way to whoever else wants them."""
+        """Measures the teacher's logits and passes them on."""
         for batch, outputs in queried:
             kept = self._answers(batch)
             log_p = outputs.logits().float().log_softmax(-1).gather(-1, kept.ids)

@@ -1,8 +1,8 @@
-"""What a pilot runs: a ladder of teachers, students smaller than they, two arms, seeds, and learning rates at the ends.
+"""The grid of a pilot: a ladder of teachers, smaller students, two arms, seeds, and learning rates at the ends.
 
-Every teacher is trained once, its hidden states are captured once, and all its students learn from those. A student is the same
-shape in both arms: cut out of the teacher, or one fixed fresh initialisation (per seed), so that what cutting damages is not
-taken for a gap of capacity.
+Every teacher is trained once, its hidden states are captured once, and all its students use them. A student has the same shape
+in both arms: pruned from the teacher, or one fixed random initialisation (per seed), so that damage by pruning is not mistaken
+for a capacity gap.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from limbeck.config import count
 from limbeck.errors import BadSetting
 from limbeck.students.shape import Shape
 
-# Off the teacher's own size nothing is left to learn about a gap, and the cut cuts nothing.
+# At the teacher's own size there is no gap to measure, and nothing to prune.
 LEAST_RATIO = 1.2
 FEWEST_TEACHERS = 3
-# What a distillation law needs besides: students of a second number of tokens, and teachers as good as larger ones.
+# Further needs of a distillation law: students of a second number of tokens, and teachers as good as larger ones.
 SHORTER = 4  # times fewer tokens
-OVERTRAINED, LONGER = 2, 4  # of the smallest teachers so many, so many times as long
+OVERTRAINED, LONGER = 2, 4  # how many of the smallest teachers, and how many times as long
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How large a pilot is. Sizes are parameters, embeddings counted.
+    """The size of a pilot. Sizes are numbers of parameters, with embeddings.
 
-    Students are ``smallest`` and ``step`` times the one before; the largest teacher is ``reach`` times the smallest student.
-    ``head`` is the channels of an attention head, the step of all widths.
+    Students are ``smallest`` and ``step`` times the one before. The largest teacher is ``reach`` times the smallest student.
+    ``head`` is the number of channels of an attention head, and the step of all widths.
     """
 
     smallest: int
@@ -53,7 +53,7 @@ SCALES = {
 
 @dataclass(frozen=True)
 class TeacherPlan:
-    """One rung of the ladder."""
+    """A teacher of the ladder."""
 
     name: str
     shape: Shape
@@ -62,10 +62,10 @@ class TeacherPlan:
 
 @dataclass(frozen=True)
 class CellPlan:
-    """One student's training. Without a teacher it learns from the text alone.
+    """The training of one student. Without a teacher it trains on the text alone.
 
-    ``lr_factor`` multiplies the learning rate: 1 but where it is checked. ``objective`` None is the pilot's; where one needs no
-    teacher, the teacher is only what the student is cut out of. ``keep``: the student is kept, in ``student``.
+    ``lr_factor`` multiplies the learning rate; it is 1 except in checks of the rate. With ``objective`` None it is the pilot's.
+    With one that needs no teacher, the teacher is only the source of pruning. ``keep``: the student is kept, in ``student``.
     """
 
     name: str
@@ -81,16 +81,17 @@ class CellPlan:
 
 @dataclass(frozen=True)
 class Grid:
-    """All of a pilot."""
+    """All trainings of a pilot."""
 
     teachers: tuple[TeacherPlan, ...]
     cells: tuple[CellPlan, ...]
 
 
 def ladder(scale: Scale, *, students: str | None, teachers: str) -> tuple[list[int], list[int]]:
-    """(sizes of students, sizes of teachers), parameters: as listed (30k,60k), or so many (3), or as many as the scale has.
+    """(sizes of students, sizes of teachers) in parameters: as listed (30k,60k), as many as given (3), or the scale's number.
 
-    Students double; teachers rise evenly from 1.5 times the smallest student to ``reach`` times it. Raises BadSetting.
+    Students double. Teachers rise evenly from 1.5 times the smallest student to ``reach`` times it. Raises BadSetting for sizes
+    that make no ladder.
     """
     students = students or str(scale.students)
     pupils = _number(students)
@@ -133,11 +134,11 @@ def grid(
     corpus_tokens: int,
     law: bool = False,
 ) -> Grid:
-    """The grid of these sizes. ``corpus_tokens``: how many different tokens there are to train on.
+    """The grid of these sizes. ``corpus_tokens`` is the number of distinct training tokens.
 
-    With ``law`` also what a distillation law needs and a ratio rule does not: fresh students that read a quarter of the
-    tokens, and students of the two smallest teachers trained four times as long. Raises BadSetting where a student has
-    fewer than three larger teachers.
+    With ``law`` it also has what a distillation law needs and a ratio rule does not: students from random weights on a quarter
+    of the tokens, and students of the two smallest teachers trained four times as long. Raises BadSetting if a student has fewer
+    than three larger teachers.
     """
     shapes = nested_shapes([*students, *teachers], vocab=vocab, head=scale.head)
     pupils = list(dict.fromkeys(shapes[size] for size in students))
@@ -190,7 +191,7 @@ def _cells_of(name: str, shape: Shape, teachers: Sequence[TeacherPlan], seeds: r
 def _cells_of_law(
     name: str, shape: Shape, teachers: Sequence[TeacherPlan], long: Sequence[TeacherPlan], seeds: range, tokens: int
 ) -> list[CellPlan]:
-    """Fresh students alone: one that is cut begins where its teacher's tokens brought it."""
+    """Students from random weights only, since a pruned one starts with the training of its teacher."""
     short = [(f"{name}-alone", None), *((f"{name}-{teacher.name}-fresh", teacher.name) for teacher in teachers)]
     cells = [
         CellPlan(f"{start}-seed{seed}-short", shape, teacher, "fresh", seed, 1.0, tokens // SHORTER)
@@ -218,10 +219,10 @@ def weights_inside(shape: Shape) -> int:
 
 
 def nested_shapes(sizes: Sequence[int], *, vocab: int, head: int) -> dict[int, Shape]:
-    """A shape for each size, such that a smaller one fits into a larger on every axis: it can be cut out of it.
+    """A shape for each size, such that a smaller one fits into a larger one on every axis and can be pruned from it.
 
-    From the smallest up, each the most balanced of those within 3 % of its size, or else the nearest, that are no narrower
-    and no shallower than the last. Raises BadSetting for a size that no shape comes within a tenth of.
+    From the smallest up, each is the most balanced within 3 % of its size, else the nearest, that is no narrower and no
+    shallower than the last. Raises BadSetting for a size without a shape within 10 %.
     """
     found: dict[int, Shape] = {}
     floor: Shape | None = None
@@ -244,7 +245,7 @@ def nested_shapes(sizes: Sequence[int], *, vocab: int, head: int) -> dict[int, S
 
 
 def _family(size: int, vocab: int, head: int) -> list[Shape]:
-    """Shapes near a size with an FFN of 2 to 4 times the width, and a layer to 10 to 40 channels (at least two)."""
+    """Shapes near a size with an FFN of 2 to 4 times the width, and one layer for 10 to 40 channels (at least two layers)."""
     family = []
     for hidden in range(2 * head, size // vocab + 1, head):
         heads, least, most = hidden // head, max(2, hidden // 40), max(2, hidden // 10)

@@ -1,4 +1,4 @@
-"""`limbeck pilot` from beginning to end: text, ladder, cells, table of points."""
+"""`limbeck pilot`: text, ladder, cells, table of points."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
     resolve_source(settings.data, columns_of(settings))
     out = settings.out
     students, teachers = ladder(scale, students=settings.students, teachers=settings.teachers)
-    # trainings of two versions must not meet in one table
+    # one table must not mix trainings of two versions
     run = claim(
         out,
         signature_of(settings, "pilot", students=students, teachers=teachers, limbeck=__version__, packing=BEST_FIT),
@@ -84,7 +84,7 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
     else:
         run_here(left, settings.workers or os.cpu_count() or 1, progress)
     spent = run.get("cpu_seconds") or sum(result_of(task.folder)["cpu_seconds"] for task in tasks if task.done)
-    shutil.rmtree(out / "answers", ignore_errors=True)  # large, and of no further use
+    shutil.rmtree(out / "answers", ignore_errors=True)  # large, and not needed any more
     update(out, run, ended=now(), cpu_seconds=round(spent, 1))
     result = write_results(out, tasks)
     for arm, valleys in result["valleys"].items():
@@ -95,7 +95,7 @@ def pilot(settings: PilotSettings) -> dict[str, Any]:
 
 
 def ending(out: Path, result: Mapping[str, Any]) -> Ending:
-    """The last screen: the teachers, where the points and their figure are, and the plan that is made from them."""
+    """The last screen: the teachers, the paths of the points and their figure, and the resulting plan."""
     found = [valley for valleys in result["valleys"].values() for valley in valleys]
     best = sum(": best at " in valley for valley in found)
     headline = (
@@ -119,7 +119,7 @@ def ending(out: Path, result: Mapping[str, Any]) -> Ending:
 
 
 def _text(settings: PilotSettings, scale: Scale, run: dict[str, Any]) -> tuple[int, int]:
-    """The tokenizer and the token stores, made once; gives the number of tokens there are, and of those to train on."""
+    """The tokenizer and the token stores, made once; gives the number of all tokens, and of training tokens."""
     folder = settings.out / "tokenizer"
     records = records_of(settings)
     make_tokenizer(settings.data, folder, vocab=scale.vocab, records=records)
@@ -134,7 +134,7 @@ def _text(settings: PilotSettings, scale: Scale, run: dict[str, Any]) -> tuple[i
 
 
 class _Progress:
-    """Prints a line for each task that is done; after the last teacher raises Mismatch where none beats a unigram model."""
+    """Prints a line for each finished task. After the last teacher, raises Mismatch if none is better than a unigram model."""
 
     def __init__(self, tasks: Sequence[Task], total: int, *, any_teacher: bool) -> None:
         self._tasks, self._any_teacher = tasks, any_teacher

@@ -12,7 +12,7 @@ from limbeck.planning.checks.finding import Finding, check
 
 
 def known_of(task: Task) -> UnigramComparison | None:
-    """What a teacher that is trained knows; None of other tasks, and where an earlier version did not look."""
+    """The comparison of a trained teacher with a unigram model; None for other tasks, and for those of earlier versions."""
     found = result_of(task.folder).get("known") if task.kind == "teacher" and task.done else None
     return found and UnigramComparison(
         math.nan if found["teacher"] is None else found["teacher"], found["unigram"], found["documents"]
@@ -20,12 +20,12 @@ def known_of(task: Task) -> UnigramComparison | None:
 
 
 def warnings_of(task: Task) -> list[Finding]:
-    """The warnings about a teacher that is hardly better: a pilot measures small teachers too, so it is no error."""
+    """Warnings about teachers that are hardly better. They are not errors, since a pilot has small teachers too."""
     return [f for f in knowledge(known_of(task), f"teacher {task.name}", anyway=True) if f.level != "ok"]
 
 
 def require_one(tasks: Sequence[Task], *, anyway: bool) -> None:
-    """Raises Mismatch where all teachers are trained and none knows more than a unigram model, unless it goes on ``anyway``."""
+    """Raises Mismatch if all teachers are trained and none is better than a unigram model, unless ``anyway``."""
     found = [known_of(task) for task in tasks if task.kind == "teacher"]
     if anyway or not found or any(one is None or one.teacher < one.unigram for one in found):
         return

@@ -1,7 +1,7 @@
-"""What came out of a pilot: points.parquet for the fits, rates.parquet for the checks of the learning rate, the fits, figures.
+"""The results of a pilot: points.parquet for the fits, rates.parquet for the checks of the learning rate, the fits, figures.
 
-A learning rate is checked at the ends of the ladder, where half and twice the rate must not be better than the rate itself by
-more than seeds differ; else what looks like a gap of capacity may be a rate that suits one end.
+The learning rate is checked at the ends of the ladder: half and twice the rate must not be better by more than seeds differ.
+Otherwise, a rate that suits one end could look like a capacity gap.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from limbeck.report.ladder import draw_ladder
 
 
 def write_results(out: Path, tasks: Sequence[Task]) -> dict[str, Any]:
-    """Writes the tables; gives their place, and how many there are of what. A training that failed has no loss."""
+    """Writes the tables; gives their paths and counts. A failed training has no loss."""
     found: dict[str, dict[str, dict[str, Any]]] = {task.kind: {} for task in tasks}
     for task in tasks:
         if task.done:
@@ -54,7 +54,7 @@ def write_results(out: Path, tasks: Sequence[Task]) -> dict[str, Any]:
 
 
 def ratio_fits(points: Sequence[Point]) -> dict[str, RatioFit | str]:
-    """By arm the fit of the ratio rule, or why there is none."""
+    """The fit of the ratio rule for each arm, or the reason why there is none."""
     fits: dict[str, RatioFit | str] = {}
     points = usual(points)
     for arm in ("cut", "fresh"):
@@ -66,7 +66,7 @@ def ratio_fits(points: Sequence[Point]) -> dict[str, RatioFit | str]:
 
 
 def _rates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each end of the ladder what other learning rates gain over the one that was used, and how far its seeds differ."""
+    """The gain of other learning rates over the used one at each end, and the difference of its seeds."""
     checks = []
     for row in rows:
         if row["lr_factor"] == 1:
@@ -82,7 +82,7 @@ def _rates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _row(cell: dict[str, Any], teachers: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A student's end, with the names of `limbeck.planning.laws.points.Point` and what else was measured."""
+    """The result of a student, with the names of `limbeck.planning.laws.points.Point` and further measurements."""
     teacher = teachers.get(cell["teacher"] or "", {})
     return {
         "student_params": float(cell["inside"]),

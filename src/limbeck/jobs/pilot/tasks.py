@@ -1,7 +1,7 @@
-"""The tasks of a pilot, each in a folder of its own: train a teacher, capture its hidden states, train and measure a student.
+"""The tasks of a pilot, each in its own folder: train a teacher, capture its hidden states, train and measure a student.
 
-A task that has its result.json is done; one that was stopped continues where it stood. Whoever runs tasks, here or on
-another machine, needs nothing but the pilot's folder.
+A task with its result.json is done, and a stopped one continues. Workers, here or on another machine, need only the pilot's
+folder.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def task_of(out: Path, kind: str, name: str, needs: tuple[Path, ...] = ()) -> Ta
 
 
 def tasks_of(out: Path, grid: Grid) -> list[Task]:
-    """All tasks of a pilot, in the order they should begin: the largest teachers first, since all else waits for them."""
+    """All tasks of a pilot in the order of their start: the largest teachers first, since all others depend on them."""
     teachers = [task_of(out, "teacher", rung.name) for rung in reversed(grid.teachers)]
     answers = [task_of(out, "answers", task.name, (task.folder,)) for task in teachers]
     cells = [task_of(out, "cell", c.name, (out / "answers" / c.teacher,) if c.teacher else ()) for c in grid.cells]
@@ -73,7 +73,7 @@ def tasks_of(out: Path, grid: Grid) -> list[Task]:
 
 
 def tasks_left(tasks: list[Task]) -> list[Task]:
-    """Those to be done: teachers and their answers only where a student still needs them."""
+    """The tasks that are not done. Teachers and their hidden states are among them only if a student still needs them."""
     cells = [task for task in tasks if task.kind == "cell" and not task.done]
     wanted = {folder for cell in cells for folder in cell.needs}
     return [task for task in tasks if not task.done and (task.kind != "answers" or task.folder in wanted)]
@@ -100,7 +100,7 @@ class _Grid(TypedDict):
 
 
 class _Stored(TypedDict):
-    """pilot.json, as far as paths and shapes are made of it."""
+    """The part of pilot.json with paths and shapes."""
 
     grid: _Grid
     scale: dict[str, Any]
@@ -114,7 +114,7 @@ class _Known(TypedDict):
 
 
 class Result(TypedDict, total=False):
-    """result.json of a piece of work, as far as it is read by all; of a teacher what it knows, but of earlier versions'."""
+    """The common part of result.json. A teacher's has its comparison with a unigram model, except in earlier versions."""
 
     name: str
     cpu_seconds: Required[float]
@@ -123,7 +123,7 @@ class Result(TypedDict, total=False):
 
 
 def result_of(folder: Path, kind: Any = Result) -> dict[str, Any]:
-    """What came out of a piece of work. Raises BadFolder where that is missing or damaged."""
+    """The result of a task. Raises BadFolder if it is missing or damaged."""
     remedy = f"remove {folder}, and the same command does it again"
     result: dict[str, Any] = read_json(folder / RESULT, kind, remedy=remedy)
     check_sums(folder, result.get("files", {}), error=BadFolder, remedy=remedy)
@@ -132,14 +132,14 @@ def result_of(folder: Path, kind: Any = Result) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Pilot:
-    """What stands in pilot.json: the grid, the scale, the objective."""
+    """The contents of pilot.json: the grid, the scale, the objective."""
 
     grid: Grid
     scale: Scale
     objective: str
 
     def write(self, out: Path) -> None:
-        """Stores it for whoever works on the tasks."""
+        """Writes it for all workers."""
         write_json(out / PLAN, asdict(self))
 
     @classmethod
@@ -191,7 +191,7 @@ def _teacher(work: Work, pilot: Pilot, environment: Environment) -> dict[str, An
 
 
 def _answers(work: Work, pilot: Pilot, environment: Environment) -> dict[str, Any]:
-    """Captures a teacher's hidden states of the training text that students read."""
+    """Captures a teacher's hidden states of the training text of its students."""
     teacher = _load_teacher(work.out, work.name, environment)
     store, _ = text_of_run(work.out)
     rows = Rows(store, length=pilot.scale.length, most=_most(pilot))
@@ -211,7 +211,7 @@ def _answers(work: Work, pilot: Pilot, environment: Environment) -> dict[str, An
 
 
 def _most(pilot: Pilot) -> int:
-    """Rows that students read, the same for all, each once: so hidden states of no others are captured."""
+    """The number of rows that students read, each once. It is the same for all, so hidden states of no others are captured."""
     return max(1, round(pilot.scale.student_tokens / pilot.scale.length))
 
 
@@ -271,7 +271,7 @@ _WORK = {"teacher": _teacher, "answers": _answers, "cell": _cell}
 
 @dataclass(frozen=True)
 class _Setup:
-    """What a model is trained on: ``tokens`` of the text by an objective; ``most``: rows of the text, if not all."""
+    """The training data of a model: ``tokens`` of the text, by an objective. ``most`` is the number of its rows, None for all."""
 
     objective: Objective
     tokens: int
@@ -289,7 +289,7 @@ def _train(
     *,
     teacher: CausalLM | None = None,
 ) -> int:
-    """Trains a model; gives how many tokens it read."""
+    """Trains a model; gives the number of its tokens."""
     scale, world = pilot.scale, environment.world
     rows = max(1, scale.batch_tokens // scale.length)
     steps = max(1, round(setup.tokens / (rows * scale.length)))

@@ -1,7 +1,7 @@
-"""Tasks spread over processes of this machine, or over a Ray cluster.
+"""Runs tasks in processes of this machine, or on a Ray cluster.
 
-A worker that dies is replaced, and its task goes on where it stood; three deaths in one task are a fault. A worker whose
-parent dies ends too, so that nothing runs on unseen.
+A worker that dies is replaced, and its task continues. Three deaths in one task are an error. A worker whose parent dies ends
+too, so that nothing continues unseen.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _raise(kind: str, message: str, task: Task) -> None:
 
 
 def _serve(pipe: Connection, parent: int) -> None:
-    """What a worker does until its pipe closes."""
+    """The loop of a worker until its pipe closes."""
     from limbeck.run.log import console
 
     console.quiet = True
@@ -108,7 +108,7 @@ def _serve(pipe: Connection, parent: int) -> None:
 
 
 def _done(task: Task) -> tuple[str, str]:
-    """Does a task in this process, on one thread; sends "done", "refused" with the message, or "fault" with the traceback."""
+    """Runs a task in this process, on one thread; sends "done", "refused" with the message, or "fault" with the traceback."""
     import torch
 
     torch.set_num_threads(1)
@@ -130,9 +130,10 @@ def _end_with(parent: int) -> None:
 
 
 def run_on_ray(tasks: Sequence[Task], address: str, report: Report) -> None:
-    """Does all tasks that are not done on a Ray cluster, one core each, a GPU where there is one.
+    """Runs all unfinished tasks on a Ray cluster, one core each, with a GPU if there is one.
 
-    The pilot's folder must be on a disk that all machines share. Raises BadSetting without ray, or where nothing answers.
+    The pilot's folder must be on a disk that all machines share. Raises BadSetting if ray is not installed, or no cluster
+    responds.
     """
     try:
         import ray  # an extra
