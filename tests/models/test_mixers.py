@@ -26,7 +26,7 @@ from limbeck.errors import BadModel
 from limbeck.models.mixers import decay, delta, gla, selective
 from limbeck.models.mixers.convolution import ShortConv, long_convolution
 from limbeck.models.mixers.decay import decaying_sums
-from limbeck.models.mixers.delta import delta_rule
+from limbeck.models.mixers.delta import Gates, delta_rule
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.gla import channelwise_sums
 from limbeck.models.mixers.linear import MAPS, taylor
@@ -243,7 +243,7 @@ def test_the_delta_rule_is_the_recurrence(position, size, decays):
     k = F.normalize(torch.randn(b, 2, t, 3), dim=-1)
     log, strength = (-3 * torch.rand(b, 2, t) if decays else None), torch.rand(b, 2, t)
     a = torch.ones(b, 2, t) if log is None else log.exp()
-    y, after = delta_rule(q, k, v, strength, log, documents=Documents.of(position), before=before, size=size)
+    y, after = delta_rule(q, k, v, Gates(strength, log), documents=Documents.of(position), before=before, size=size)
 
     def update(r, i, s):
         s = a[r, :, i, None, None] * s

@@ -10,6 +10,8 @@ values (Yang et al., arXiv 2406.06484, sec. 3.2, and arXiv 2412.06464, sec. 3.3)
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,25 +22,28 @@ from limbeck.models.mixers.kernels import delta_rule_on_gpu, have_kernels
 from limbeck.models.mixers.precision import exact, wide
 
 
+class Gates(NamedTuple):
+    """The gates of the delta rule at each token: ``strength`` is b, from 0 to 1; ``log_decay`` is log a, None for a = 1."""
+
+    strength: Float[Tensor, "B H T"]
+    log_decay: Float[Tensor, "B H T"] | None
+
+
 def delta_rule(
     q: Float[Tensor, "B H T K"],
     k: Float[Tensor, "B H T K"],
     v: Float[Tensor, "B H T V"],
-    strength: Float[Tensor, "B H T"],
-    log_decay: Float[Tensor, "B H T"] | None,
+    gates: Gates,
     *,
     documents: Documents,
     before: Float[Tensor, "B H K V"] | None,
     size: int,
 ) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H K V"]]:
-    """The outputs o, and the state S after the last token, computed ``size`` tokens at a time.
-
-    ``strength`` is b. Without ``log_decay``, a = 1.
-    """
+    """The outputs o, and the state S after the last token, computed ``size`` tokens at a time."""
     if size > 1 and have_kernels(q):
-        return delta_rule_on_gpu(q, k, v, strength, log_decay, documents=documents, before=before)
+        return delta_rule_on_gpu(q, k, v, gates.strength, gates.log_decay, documents=documents, before=before)
     with exact(v):
-        return _in_chunks(wide(q), wide(k), wide(v), strength, log_decay, documents, before, size)
+        return _in_chunks(wide(q), wide(k), wide(v), gates, documents, before, size)
 
 
 def delta_flops(size: int, *, keys: int, values: int, heads: int) -> float:
@@ -54,15 +59,14 @@ def _in_chunks(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    strength: Tensor,
-    log_decay: Tensor | None,
+    gates: Gates,
     documents: Documents,
     before: Tensor | None,
     size: int,
 ) -> tuple[Tensor, Tensor]:
     length = v.shape[2]
-    q, k, v, b = cut(q, size), cut(k, size), cut(v, size), cut(strength, size)
-    weights, enters, leaves, through = in_chunk(log_decay, documents, size, dtype=v.dtype)
+    q, k, v, b = (cut(part, size) for part in (q, k, v, gates.strength))
+    weights, enters, leaves, through = in_chunk(gates.log_decay, documents, size, dtype=v.dtype)
     system = (b[..., None] * weights * (k @ k.mT)).tril(-1)  # its diagonal is taken as 1
     solved = torch.linalg.solve_triangular(
         system, torch.cat([v, k * enters[..., None]], -1) * b[..., None], upper=False, unitriangular=True

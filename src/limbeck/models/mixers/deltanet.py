@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import initialization as init
 
 from limbeck.models.mixers.convolution import ShortConv
-from limbeck.models.mixers.delta import delta_flops, delta_rule
+from limbeck.models.mixers.delta import Gates, delta_flops, delta_rule
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.mamba2 import step_bias
 from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear, mixer
@@ -53,8 +53,7 @@ class DeltaNet(Mixer):
             _unit(q) * self.dims.head_dim**-0.5,
             _unit(k),
             v,
-            wide(self.b_proj(x)).sigmoid().mT,
-            self._log_decay(x),
+            Gates(wide(self.b_proj(x)).sigmoid().mT, self._log_decay(x)),
             documents=documents,
             before=None if state is None else state["memory"],
             size=size,
