@@ -1,1 +1,1 @@
-"""What several commands need: the environment, the run's folder, its text, what is held out."""
+"""Shared parts of several commands: the environment, the run's folder, its text, and its held-out part."""

@@ -1,4 +1,4 @@
-"""What every job settles first: threads, device, number format, and how many tokens a row and a step have."""
+"""The first decisions of every job: threads, device, number format, and the tokens of a row and a step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from limbeck.run.world import World, join, named
 
 @dataclass(frozen=True)
 class Environment:
-    """Where a job runs, and in which number format."""
+    """The processes and device of a job, and its number format."""
 
     world: World
     bf16: bool
@@ -62,7 +62,7 @@ def require_device(device: str) -> None:
 
 
 def _advise_threads(settings: Settings) -> None:
-    """Two threads that wait for each other beside other work are slower than one: say so, and let the user choose."""
+    """Prints a note on a busy machine, where threads that wait for each other are slower than one."""
     threads, cores = torch.get_num_threads(), psutil.cpu_count() or 1
     load = psutil.getloadavg()[0]
     if settings.threads is None and threads > 1 and load > cores / 2:

@@ -30,13 +30,13 @@ _HOW = {"out", "threads", "json_", "device", "workers", "ray", "stream", "device
 _HOW |= {"any_teacher"}  # which only lets a run begin
 _PACKING = "packing"  # in a signature: how documents are put into rows; older versions did not name theirs
 
-# Settings of a later version: absent where they are not given, so that a run that was begun before them goes on
+# Settings of a later version: absent where they are not given, so that an earlier run continues
 _LATER = ("text_tokens", "cache_logits")
 _GROW = ("distil", "family")  # jobs to which seeds and baselines can be added: what is there stays, bits and all
 
 
 class _Run(TypedDict):
-    """What run.json has from the start."""
+    """The contents of run.json from the start."""
 
     signature: dict[str, Any]
     command: NotRequired[list[str]]
@@ -90,7 +90,7 @@ def _grows(before: Any, now: Any, key: str) -> bool:
 
 
 def _held(folder: Path, record: Path) -> list[str]:
-    """What is in a folder. Raises BadFolder where that is something else than a run."""
+    """The contents of a folder. Raises BadFolder if it is something else than a run."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         held = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
@@ -126,27 +126,27 @@ def signature_of(settings: BaseModel, job: str, **derived: Any) -> dict[str, Any
 
 
 def packing_asked(settings: BaseModel) -> str:
-    """The name of how settings put documents into rows."""
+    """The name of the packing of settings: how documents are put into rows."""
     return PACKINGS[getattr(settings, "long_conversations", "split")]
 
 
 def packing_of(folder: Path) -> str:
-    """How the run in a folder puts documents into rows, by name; one that an older version began goes on as it began."""
+    """The name of the packing of the run in a folder. A run of an older version continues with its own."""
     return packing_in(_read(folder / "run.json"))
 
 
 def packing_in(run: Mapping[str, Any]) -> str:
-    """The same from what its run.json holds."""
+    """The name of the packing from the contents of run.json."""
     return str(run["signature"].get(_PACKING, STREAM))
 
 
 def packed_as(store: TokenStore) -> dict[str, str]:
-    """What a manifest keeps of how rows are packed; nothing of those of older versions, which kept nothing."""
+    """The part of a manifest about packing; empty for older versions, which had none."""
     return {} if store.packing == STREAM else {_PACKING: store.packing}
 
 
 def text_of_run(folder: Path) -> tuple[TokenStore, TokenStore]:
-    """(training, held-out) text of the run in a folder, packed as the run does, and as much of it as the run trains on."""
+    """(training, held-out) text of the run in a folder, packed as in the run, and limited to the part that the run trains on."""
     train, held_out = (TokenStore.open(folder / "data" / side) for side in ("train", "held_out"))
     signature = _read(folder / "run.json")["signature"]
     if (tokens := signature.get("text_tokens")) is not None:
@@ -156,7 +156,7 @@ def text_of_run(folder: Path) -> tuple[TokenStore, TokenStore]:
 
 
 def same_corpus(folder: Path, run: dict[str, Any], train: TokenStore, held_out: TokenStore) -> None:
-    """Raises BadFolder where a run that continues finds another text than it began with."""
+    """Raises BadFolder if a run that continues finds another text than at its start."""
     corpus = {"train": train.manifest["corpus_sha256"], "held_out": held_out.manifest["corpus_sha256"]}
     reading = train.manifest["made_from"].get("reading", 1)
     begun = {"reading": 1} | run.get("text", corpus | {"reading": reading})
@@ -192,7 +192,7 @@ def command() -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """What the result may depend on: limbeck, Python, the libraries, the machine."""
+    """The versions that may affect the result: limbeck, Python, the libraries, the machine."""
     found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}, {_cpu()}"}
     for package in ("limbeck", "torch", "transformers", "tokenizers", "datasets", "pyarrow", "numpy"):
         try:

@@ -61,7 +61,7 @@ class HeldOut:
             yield counted(self._rows.rows_of(self._chosen[start : start + self._together])).to(self._device)
 
     def rows_of(self, numbers: Int64[np.ndarray, " B"]) -> Batch:
-        """Rows of the sample by their places in it, which is also what they are numbered by."""
+        """Rows of the sample by their places in it, which are also their numbers."""
         batch = self._rows.rows_of(self.sample[numbers]).to(self._device)
         return replace(batch, row=torch.from_numpy(numbers))
 

@@ -1,4 +1,4 @@
-"""What packing does to a text, in words: the share that is learned without all that came before it, and what would halve it."""
+"""The effect of packing on a text, as findings: the share learned without its full context, and a length that halves it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _LONGEST = 2**20
 
 
 def packed(store: TokenStore, *, length: int, context: int, forms: Collection[str] | None = None) -> Finding:
-    """What rows of ``length`` do to the documents of a store. ``context``: the longest rows that its models take.
+    """Findings about rows of ``length`` and the documents of a store. ``context`` is the longest row of the models.
 
-    ``forms`` are those of its records, by default as its manifest has them.
+    ``forms`` are the forms of its records, by default those of its manifest.
     """
     layout, chat = store.layout(length), not store.learns_all
     did = layout.packed
@@ -67,7 +67,7 @@ def packed(store: TokenStore, *, length: int, context: int, forms: Collection[st
 def packed_documents(
     documents: Sequence[Document], reader: Reads, *, packing: str, length: int, context: int
 ) -> list[Finding]:
-    """The same of some documents; nothing where they cannot be tokenised, which others say better."""
+    """The findings for some documents; none if they cannot be tokenised, which other checks report."""
     with suppress(BadCorpus):
         if store := store_in_memory(documents, Reader(reader.tokenizer, reader.end)):
             forms = {document.form for document in documents}
@@ -76,14 +76,14 @@ def packed_documents(
 
 
 def _called(chat: bool, forms: Collection[str]) -> tuple[str, str]:
-    """What a document is called, and several of them."""
+    """The name of a document of a form, and of several."""
     if not chat:
         return "document", "documents"
     return _CALLED.get(next(iter(forms)), _TALKS) if len(forms) == 1 else _TALKS
 
 
 class _Sample:
-    """Some documents, spread over a store, on which other lengths of rows are tried."""
+    """Some documents, spread over a store, for trials of other lengths of rows."""
 
     def __init__(self, store: TokenStore) -> None:
         number = np.unique(np.linspace(0, store.documents - 1, min(store.documents, _LOOKED_AT)).astype(int))
@@ -92,7 +92,7 @@ class _Sample:
         self._marks = None if store.learns_all else np.concatenate([store.learned(*bound) for bound in bounds])
 
     def halving(self, length: int) -> int | None:
-        """The least of some lengths at which half as many tokens lack something as at this one; None where there is none."""
+        """The smallest of some lengths at which half as many tokens lack context; None if there is none."""
         half, longer = self._layout(length).packed.share_lacking / 2, length
         while longer < _LONGEST and half:
             longer = -(-max(longer + 1, round(longer * 1.25)) // 64) * 64
@@ -101,7 +101,7 @@ class _Sample:
         return None
 
     def padding(self, length: int) -> float:
-        """Share of padding in rows of this length."""
+        """The share of padding in rows of this length."""
         return self._layout(length).padding
 
     def _layout(self, length: int) -> Layout:

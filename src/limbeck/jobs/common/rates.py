@@ -34,7 +34,7 @@ def schedule_of(settings: DistilSettings, student: PreTrainedConfig) -> Schedule
 
 
 def rate_finding(settings: DistilSettings, parameters: int) -> Finding:
-    """Whether the rate is one that was tried out at this size."""
+    """The finding whether the rate was tested for this size."""
     rate = rate_of(settings, parameters)
     if settings.lr is not None:
         return Finding("learning rate", "ok", f"{rate:.2g}, as asked")

@@ -18,24 +18,24 @@ from limbeck.run.log import console
 
 
 def columns_of(settings: Settings | PilotSettings) -> Columns:
-    """What the fields of the records of --data are called. Raises BadSetting where --columns names none that are read."""
+    """The names of the fields of records from --columns. Raises BadSetting if it names fields that are not read."""
     return Columns(settings.columns or ())
 
 
 def records_of(settings: Settings | PilotSettings) -> Records:
-    """How the records of --data are read, for whoever builds a store of them."""
+    """The settings for reading the records of --data, for building a store."""
     return Records(columns_of(settings), settings.skip_bad or 0)
 
 
 def say_read(store: TokenStore) -> None:
-    """Prints what a user should know of how a text was read."""
+    """Prints notes about how a text was read."""
     for line in notes_of(store):
         console.print(f"text: {line}")
 
 
 @contextmanager
 def passing_store(settings: TeacherSettings, reader: Reads) -> Iterator[TokenStore]:
-    """All of --data in tokens of the reader, packed as the settings ask; it is removed afterwards."""
+    """All of --data as tokens of the reader, packed by the settings, in a temporary store."""
     with tempfile.TemporaryDirectory() as folder:
         shown = console.is_terminal
         store = build_training(settings.data, reader, folder, records=records_of(settings), progress=shown)

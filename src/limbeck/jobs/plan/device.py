@@ -19,7 +19,7 @@ _ROUNDS = 8
 
 @dataclass(frozen=True)
 class Limits:
-    """What a student must keep to: bytes of memory and, unless None, seconds per token; at this length of context."""
+    """The limits of a student: bytes of memory and, unless None, seconds per token, at a length of context."""
 
     gpu: GPU
     memory: float
@@ -27,7 +27,7 @@ class Limits:
     length: int
 
     def fill(self, size: Size) -> float:
-        """The larger of what a model takes of the memory and of the time: 1 is full."""
+        """The larger of the used shares of memory and time; 1 is full."""
         taken = self.bytes(size) / self.memory
         return taken if self.latency is None else max(taken, self.seconds(size) / self.latency)
 
@@ -50,9 +50,9 @@ class Limits:
 
 
 def largest_student(teacher: Anatomy, limits: Limits) -> Shape:
-    """The largest balanced shape that keeps to the limits; the teacher's own where that does.
+    """The largest balanced shape within the limits; the teacher's own if it is within them.
 
-    Raises BadShape where the smallest student of this teacher does not.
+    Raises BadShape if the smallest student of this teacher is not.
     """
     size = Size.of_anatomy(teacher)
     fill = limits.fill(size)

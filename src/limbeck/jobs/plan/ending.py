@@ -1,4 +1,4 @@
-"""The last screen of `limbeck plan`: what each planner would take, and the command that looks at such a pair."""
+"""The last screen of `limbeck plan`: the choice of each planner, and the command that checks such a pair."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _gain(answer: dict[str, Any]) -> str:
 
 
 def _next(result: dict[str, Any], settings: PlanSettings) -> str:
-    """Looks at the pair: with the teacher of the last planner that names one, who knows the most of the user's data."""
+    """The command that checks the pair, with the teacher of the last planner that names one, which has most user data."""
     teachers = [answer["cheapest"] for answer in result["planners"] if answer["cheapest"]]
     if not teachers and any(answer["verdict"] == "cross-entropy" for answer in result["planners"]):
         return shlex.join(["limbeck", "pretrain", "--params", str(result["student"]["parameters"]), "--data", _DATA])

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from limbeck.planning.laws.points import Table as Points
 
-_GPU = "H100-SXM"  # whose hours are told where no other is named
-OUTCOMES = 32  # of a cached teacher, beside all of them
+_GPU = "H100-SXM"  # the GPU of the estimated hours if none is named
+OUTCOMES = 32  # of a cached teacher, in addition to all outcomes
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,7 @@ def _times(uses: float) -> str:
 
 
 def _local(task: Task, candidates: tuple[Model, ...], points: Points) -> list[Recommendation]:
-    """What a pilot's points say: a ratio rule and a law per arm; of what they cannot say, why."""
+    """The recommendations from a pilot's points: a ratio rule and a law per arm, or the reason why there is none."""
     from limbeck.planning.laws.fit import fit_distillation_law
     from limbeck.planning.laws.points import usual
     from limbeck.planning.laws.ratio import fit_ratio_law
@@ -348,13 +348,13 @@ def _on_device(pair: _Pair, limits: Limits) -> dict[str, Any]:
 
 
 def _answer(answer: Recommendation) -> dict[str, Any]:
-    """As JSON holds it: what is infinite is null."""
+    """A recommendation as JSON. Infinite values are null."""
     rows = [asdict(row) | {"gain": row.gain} for row in answer.rows]
     return {name: finite(value) for name, value in (asdict(answer) | {"rows": rows}).items()}
 
 
 def _costs(task: Task, teacher: Model, device: GPU) -> dict[str, Any]:
-    """What distilling from this teacher takes: FLOPs, hours of one GPU, peak bytes, a cache on disk."""
+    """The cost of distilling from this teacher: FLOPs, hours of one GPU, peak bytes, a cache on disk."""
     flops = task.flops(teacher, task.tokens)
     student = task.student.size
     if student is not None and teacher.size is not None:
@@ -367,7 +367,7 @@ def _costs(task: Task, teacher: Model, device: GPU) -> dict[str, Any]:
             device="cuda",
         )
         parts: dict[str, float] = dict(cost.bytes)
-    else:  # weights, gradients and AdamW's moments in float32; activations hang on a shape
+    else:  # weights, gradients and AdamW's moments in float32; activations depend on a shape
         parts = {"student, gradients, AdamW": 16 * task.student.parameters, "teacher's weights": 2 * teacher.parameters}
     return {
         "teacher": teacher.name,

@@ -1,7 +1,7 @@
-"""`limbeck plan --mixers`: what a mixture of layers costs beside attention everywhere, and what its state can hold.
+"""`limbeck plan --mixers`: the cost of a mixture of layers relative to attention everywhere, and the capacity of its state.
 
-State, FLOPs and parameters are asked of the mixers themselves, built without storage, so this answer needs torch, which the
-others of `limbeck plan` do not.
+State, FLOPs and parameters come from the mixers themselves, built without storage. So this needs torch, unlike the rest of
+`limbeck plan`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def plan_mixture(settings: PlanSettings) -> dict[str, Any]:
 
 
 def _alone(settings: PlanSettings) -> None:
-    """Raises BadSetting for what asks of a teacher or a device."""
+    """Raises BadSetting for flags about a teacher or a device."""
     named = {
         "--candidates": settings.candidates,
         "--teacher": settings.teacher,
@@ -99,7 +99,7 @@ def _total(size: Size, length: int) -> dict[str, Any]:
 
 
 def _recall(mixture: Mixture, length: int) -> dict[str, Any]:
-    """How many key-value pairs the best layer's state can keep apart, in words and as a number."""
+    """The number of key-value pairs that the best layer's state can separate, as text and as a number."""
     found = {text: mixture.mixer(layer).pairs(length) for layer, text in enumerate(mixture.layers)}
     best = max(found, key=lambda text: found[text])
     pairs = found[best]
@@ -116,7 +116,7 @@ def _recall(mixture: Mixture, length: int) -> dict[str, Any]:
 
 
 def show_mixture(result: dict[str, Any], console: Console) -> None:
-    """Prints the answer as a person reads it."""
+    """Prints the result as text."""
     total, attention, length = result["total"], result["attention"], result["length"]
     console.print(
         f"{shown_pattern(result['mixers'], len(result['layers']))}: {len(result['layers'])} layers, width {result['width']} in "

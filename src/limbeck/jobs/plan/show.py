@@ -1,4 +1,4 @@
-"""The answer of `limbeck plan` as a person reads it; `jobs.plan` finds it."""
+"""Prints the result of `limbeck plan` (`jobs.plan`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from limbeck.terminal import visible
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    """Prints the answer of a plan."""
+    """Prints the result of a plan."""
     student = result["student"]
     shape = f" ({student['shape']})" if student["shape"] else ""
     console.print(
@@ -60,7 +60,7 @@ def _show_device(device: dict[str, Any], console: Console) -> None:
 
 
 def _of(part: float, whole: float) -> str:
-    """Bytes of bytes, in GiB, or MiB where the whole is small."""
+    """A part of some bytes as text in GiB, or in MiB if the whole is small."""
     unit, size = ("GiB", 2**30) if whole >= 2**29 else ("MiB", 2**20)
     return f"{part / size:.2f} of {whole / size:.2f} {unit}"
 
@@ -69,7 +69,9 @@ def _losses(answer: dict[str, Any]) -> Table:
     """``without teacher``: cross-entropy for the same FLOPs; the gain is over that, in nats per token."""
     table = Table(box=None, pad_edge=False)
     for column in ("teacher", "its loss", "student's", "FLOPs", "without teacher", "gain"):
-        table.add_column(column, no_wrap=column != "teacher", overflow="fold")  # a path is long, and is told by its end
+        table.add_column(
+            column, no_wrap=column != "teacher", overflow="fold"
+        )  # a path is long, and its end identifies it
     for row in answer["rows"]:
         name = row["teacher"] or "none"
         cells = [
@@ -85,13 +87,13 @@ def _losses(answer: dict[str, Any]) -> Table:
 
 
 def _break_even(rows: list[dict[str, Any]]) -> str:
-    """How often each teacher's logits must be used to win at equal compute; JSON has null for "no number is enough"."""
+    """The number of uses from which each teacher's logits win at equal compute. JSON has null for "no number is enough"."""
     uses = ((row["teacher"], row["break_even"]) for row in rows if row["teacher"] is not None)
     return ", ".join(f"{name} {'never' if times is None else f'{times:.1f} times'}" for name, times in uses)
 
 
 def _short(number: float) -> str:
-    """1.5B as people write it."""
+    """A number with a suffix, such as 1.5B."""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.3g}{unit}"

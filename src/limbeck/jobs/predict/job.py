@@ -1,7 +1,7 @@
-"""`limbeck predict`: a task's score of a model that is not there yet; and, once it is, whether the prediction held.
+"""`limbeck predict`: the score of a model that is not trained yet, and a later comparison with its measurement.
 
-Every prediction is kept in predictions.jsonl beside the results it was made from. Models of the size asked for take no part
-in the fit, so a prediction made late is still one; what is kept says which models it saw.
+Every prediction is kept in predictions.jsonl beside its results. Models of the predicted size take no part in the fit, so a late
+prediction is still one. The file lists the models of the fit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ KEPT = "predictions.jsonl"
 
 
 def predict(settings: PredictSettings) -> dict[str, Any]:
-    """Predicts, keeps and checks; gives ``{"task", "params", "fitted", "law", "predictions", "checks", "warnings"}``."""
+    """Predicts, records and compares; gives ``{"task", "params", "fitted", "law", "predictions", "checks", "warnings"}``.
+
+    Raises BadPoints for a folder without results of the task, for damaged ones, and for too few models.
+    """
     results = _of_task(read_results(settings.points), settings)
     fitted = [result for result in results if not same_size(result.parameters, settings.params)]
     law = fit([point_of(result) for result in fitted])
@@ -48,14 +51,14 @@ def predict(settings: PredictSettings) -> dict[str, Any]:
 
 
 def point_of(result: Result) -> Point:
-    """A result as the law takes it."""
+    """A result as a point of the law."""
     counts = result.counts
     passed, drawn = (np.array([getattr(c, name) for c in counts], dtype=float) for name in ("successes", "samples"))
     return Point(result.parameters, passed, drawn, unbiased(counts))
 
 
 def show(result: Mapping[str, Any], console: Console) -> None:
-    """Prints what was predicted, and what became of earlier predictions."""
+    """Prints the predictions, and the comparison of earlier ones with measurements."""
     law = result["law"]
     sizes = ", ".join(f"{size:,}" for size in dict.fromkeys(law["sizes"]))
     console.print(f"{result['task']}: fitted to models of {sizes} parameters", soft_wrap=True)
@@ -84,7 +87,7 @@ def show(result: Mapping[str, Any], console: Console) -> None:
 
 
 def ending(result: Mapping[str, Any], settings: PredictSettings) -> Ending:
-    """The last screen: the prediction, where it is kept, and the command that measures the model once it is there."""
+    """The last screen: the prediction, its file, and the command that measures the model later."""
     first = result["predictions"][0]
     low, high = (first[end] for end in ("low", "high"))
     within = "" if low is None or high is None else f" ({low:.4g} to {high:.4g})"
@@ -111,7 +114,7 @@ _MEANING = {
 
 
 def _of_task(results: Sequence[Result], settings: PredictSettings) -> list[Result]:
-    """The results of the task. All must have asked the same instances."""
+    """The results of the task. All must have the same instances."""
     found = [result for result in results if result.about["task"] == settings.task]
     if not found:
         names = sorted({result.about["task"] for result in results})
@@ -130,7 +133,7 @@ def _of_task(results: Sequence[Result], settings: PredictSettings) -> list[Resul
 
 
 def _keep(path: Path, predictions: Iterable[Prediction], fitted: Sequence[Result]) -> list[dict[str, Any]]:
-    """Adds the predictions to those of the folder, unless the same were made before; gives those of this task."""
+    """Adds new predictions to the file of the folder; gives those of this task."""
     with locked(path.parent, wait=True):  # others add theirs
         return _added(path, predictions, fitted)
 
@@ -159,9 +162,9 @@ def _numbers_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _check(row: Mapping[str, Any], results: Sequence[Result]) -> dict[str, Any] | None:
-    """A prediction beside what models of its size were measured at; None while there is none.
+    """A prediction compared with the measurement of models of its size; None if there is none.
 
-    ``held``: the predicted interval holds the measured mean. Of several models of that size, the mean of their means.
+    ``held``: the predicted interval contains the measured mean. Several models of that size count by the mean of their means.
     """
     there = [r for r in results if same_size(r.parameters, row["parameters"])]
     if not there:
@@ -180,7 +183,7 @@ def _check(row: Mapping[str, Any], results: Sequence[Result]) -> dict[str, Any] 
 
 
 def law_row(law: TaskLaw) -> dict[str, Any]:
-    """A law as JSON holds it."""
+    """A law as JSON."""
     bend = law.curvature
     numbers = {name: _number(getattr(bend, name)) for name in ("value", "low", "high")}
     return {
@@ -214,5 +217,5 @@ def _numbers(prediction: Prediction) -> dict[str, Any]:
 
 
 def _number(value: Any) -> Any:
-    """JSON has no NaN."""
+    """A number as JSON, which has no NaN."""
     return None if isinstance(value, float) and math.isnan(value) else value

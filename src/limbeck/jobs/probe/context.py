@@ -1,4 +1,4 @@
-"""What `limbeck probe` gives to a probe beside the models: seed, task, and the held-out text in rows of a length that fits."""
+"""The context of a probe beside the models: seed, task, and the held-out text in rows of a suitable length."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from limbeck.run.log import console
 
 
 class Context:
-    """Of one probe. ``measured_on`` says which text it read, ``counted_in`` which training text; "" where it read none."""
+    """The context of one probe. ``measured_on`` describes its text, ``counted_in`` its training text; "" if it reads none."""
 
     def __init__(
         self, probe: str, settings: ProbeSettings, environment: Environment, texts: Texts, shortest: LanguageModel
     ) -> None:
-        """``shortest`` is the model whose context is the shorter of the two."""
+        """``shortest`` is the model with the shorter context."""
         self.seed, self.task = settings.seed, settings.task
         self.measured_on = self.counted_in = ""
         self._probe, self._settings, self._environment = probe, settings, environment
         self._texts, self._shortest = texts, shortest
 
     def held_out(self) -> HeldOut:
-        """The text; says what it is."""
+        """The held-out text. Sets its description."""
         return self._rows_of(self._texts.whole)
 
     def split(self) -> tuple[TokenStore, str, HeldOut]:
-        """The training part, how it is called, and the held-out part of the text."""
+        """The training part, its description, and the held-out part of the text."""
         train, self.counted_in, text = self._texts.for_slices()
         return train, self.counted_in, self._rows_of(text)
 
     def note(self, text: str) -> None:
-        """Says something beside readings."""
+        """Prints a note beside readings."""
         console.print(text)
 
     def _rows_of(self, text: Text) -> HeldOut:

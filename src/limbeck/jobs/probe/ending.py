@@ -1,4 +1,4 @@
-"""The last screen of `limbeck probe`: the first thing that was measured, where the readings are, and a closer look."""
+"""The last screen of `limbeck probe`: the first measurement, the path of the readings, and a further command."""
 
 from __future__ import annotations
 

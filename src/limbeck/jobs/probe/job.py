@@ -67,7 +67,7 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
         for name, found in chosen.items():
             context = Context(name, settings, environment, texts, shortest)
             with PROBES.blamed(name):
-                # under the name that was asked for: a folder's own is often just "student"
+                # by the given name, since a folder's own is often just "student"
                 given = (replace(reading, model=model) for reading in found(measured, against, context))
                 readings |= _new(readings, name, given)
             if context.measured_on:
@@ -82,7 +82,7 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
 
 
 def require_read(settings: ProbeSettings, *, teacher: bool) -> None:
-    """Raises BadSetting where a setting was given that none of these probes reads: it would change nothing."""
+    """Raises BadSetting for a setting that none of these probes reads, since it would have no effect."""
     known = {name: reads(PROBES[name]) for name in dict.fromkeys((*PROBES.own, *settings.probe)) if name != OF_TASK}
     known[OF_TASK] = _OF_TASK
     given = settings.model_fields_set - {*_BY_ALL, "probe"}
@@ -100,7 +100,7 @@ def require_read(settings: ProbeSettings, *, teacher: bool) -> None:
 
 
 def _new(before: Mapping[str, Reading], probe: str, found: Iterable[Reading]) -> dict[str, Reading]:
-    """Readings by name. Raises BadPlugin for a name that another probe gave before."""
+    """Readings by name. Raises BadPlugin for a name that another probe has used."""
     readings = {one.name: one for one in found}
     if taken := sorted(before.keys() & readings.keys()):
         raise BadPlugin(
@@ -115,7 +115,7 @@ def _take(out: Path) -> None:
 
 
 def _require_free(out: Path) -> None:
-    """Raises BadFolder where readings of another measurement are, which these would replace."""
+    """Raises BadFolder if the folder has readings of another measurement, which these would replace."""
     for name in (READINGS, "run.json"):
         if (out / name).exists():
             whose = "readings already" if name == READINGS else "a run, which keeps readings of its own"
@@ -137,5 +137,5 @@ def show(readings: Iterable[dict[str, Any]], console: Console) -> None:
 
 
 def _digits(value: float) -> str:
-    """Four digits, and of more than four all before the point."""
+    """A number with four digits, or with all digits before the point if these are more."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

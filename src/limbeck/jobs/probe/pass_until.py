@@ -1,7 +1,7 @@
-"""`limbeck probe --probe pass-until`: how often a model passes a task, counted instance by instance, and kept to predict from.
+"""`limbeck probe --probe pass-until`: counts how often a model passes each instance of a task, for predictions.
 
-A result is one JSON-lines file: first what was measured, then a count for each instance. The file is named after the task,
-the parameters and the model, so a folder collects the models of a family, and measuring one again replaces its file.
+A result is a JSON-lines file: a description of the measurement, then a count for each instance. The file name has the task, the
+parameters and the model. So a folder collects the models of a family, and a new measurement replaces the file of its model.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORMAT = "limbeck pass-until 1"
 
 
 class _About(TypedDict):
-    """What was measured, as far as it is read."""
+    """The part of the description that is read."""
 
     format: str
     task: str
@@ -42,7 +42,7 @@ class _About(TypedDict):
 
 @dataclass(frozen=True)
 class Result:
-    """What a file of results holds: ``about`` the measurement, and a count for each instance."""
+    """The contents of a file of results: ``about`` describes the measurement, with a count for each instance."""
 
     path: Path
     about: Mapping[str, Any]
@@ -105,19 +105,19 @@ def _write(out: Path, about: dict[str, Any], counts: list[Count], *, of: str) ->
 
 
 def _mark(model: str) -> str:
-    """What tells one model's files from those of another of its size."""
+    """Identifies the files of a model among those of its size."""
     given = existing(model)
     return hashlib.sha256(str(model if given is None else given.resolve()).encode()).hexdigest()[:8]
 
 
 def result_of(model: str, task: str, folder: Path) -> Result | None:
-    """What was measured of a model before, None if nothing. Raises BadPoints for a damaged file."""
+    """The earlier measurement of a model, None if there is none. Raises BadPoints for a damaged file."""
     found = next(iter(folder.glob(f"{task}-*-{_mark(model)}.jsonl")), None)
     return None if found is None else _read(found)
 
 
 def read_results(folder: Path) -> list[Result]:
-    """All results in a folder, by name; other files are passed over. Raises BadPoints for a damaged one, or without any."""
+    """All results in a folder, by name. Other files are skipped. Raises BadPoints for a damaged one, or without any."""
     if not folder.is_dir():
         raise BadPoints(
             f"expected a folder of results at {folder}, got none: limbeck probe MODEL --probe pass-until --out"

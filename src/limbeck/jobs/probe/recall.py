@@ -1,6 +1,6 @@
-"""What a converted student recalls, beside its perplexity: slices of the held-out text, and passages of it read twice.
+"""Recall of a converted student, beside its perplexity: slices of the held-out text, and passages that are read twice.
 
-Measured of every model of the run, kept in its folder like all measurements, and compared with the same student with attention
+Every model of the run is measured, with the results in its folder. Each is compared with the same student with attention
 everywhere, seed by seed.
 """
 
@@ -20,17 +20,17 @@ from limbeck.types import Reading
 
 
 class RecallEvaluation:
-    """Collects slices and recall in context of the models of a run."""
+    """Slices and recall in context of the models of a run."""
 
     def __init__(self, folder: Path, train: TokenStore, held_out: HeldOut) -> None:
-        """``folder`` is where measurements are kept; bigrams are counted in ``train``."""
+        """``folder`` is the folder of measurements. Bigrams are counted in ``train``."""
         self._folder, self._train, self._held_out = folder, train, held_out
         self._bigrams: Bigrams | None = None
         self._slices: dict[str, dict[int, Slices]] = {}
         self._recall: dict[str, dict[int, Recall]] = {}
 
     def measure(self, name: str, model: LanguageModel, seed: int) -> None:
-        """Measures a model, or takes what was measured before."""
+        """Measures a model, or reads its earlier measurement."""
         file = self._folder / f"slices-{name}-seed{seed}.safetensors"
         if not file.exists():
             measured = measure_slices(
@@ -85,7 +85,7 @@ class RecallEvaluation:
 
 
 def _more(gap: Reading) -> str:
-    """How many nats more or fewer a model has than another, with the interval where there is one; not which is better."""
+    """The difference of two models in nats, with its interval if there is one."""
     word, sign = ("more", 1) if gap.value >= 0 else ("fewer", -1)
     said = f"{abs(gap.value):.3f} nats {word}"
     if not math.isfinite(gap.low):

@@ -1,7 +1,7 @@
-"""Which text `limbeck probe` reads: of a model inside a run what the run kept from training, else all of a source.
+"""The text of `limbeck probe`: for a model inside a run, the part that the run held out; else all of a source.
 
-A run's documents are told apart by the digests of its training store, so a source that holds them in another file, or in
-another order, does not bring them back.
+The digests of a run's training store identify its documents. So a source with the same documents in another file, or in another
+order, does not bring them back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TRAINS = ("distil", "pretrain")  # jobs whose runs may have their text elsewher
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run that a model is in: its text, and how its ``records`` are read, from its signature."""
+    """The run of a model: its text, and how its ``records`` are read, from its signature."""
 
     folder: Path
     data: str
@@ -69,14 +69,14 @@ def _signature(record: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Text:
-    """What is measured, and its description."""
+    """A text to measure on, and its description."""
 
     store: TokenStore
     description: str
 
 
 class Texts:
-    """The texts of one model, each made at most once, in a folder that may go when all is measured."""
+    """The texts of one model, each made at most once, in a temporary folder."""
 
     def __init__(self, settings: ProbeSettings, run: RunFolder | None, model: LanguageModel, folder: Path) -> None:
         self._packing = packing_asked(settings)
