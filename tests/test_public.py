@@ -243,3 +243,9 @@ def as_text(signature: inspect.Signature) -> list[tuple[str, str, object, str]]:
         (one.name, one.kind.name, one.name != "any_teacher" and one.default, ast.unparse(ast.parse(one.annotation)))
         for one in [*signature.parameters.values(), result]
     ]
+
+
+def test_values_that_are_not_joined_are_met_with_how():
+    status, text = shown("distil", "--data", "a.jsonl", "b.jsonl", "c.jsonl")
+    assert status == 2
+    assert "extra argument(s) (c.jsonl). Join several values of a flag with commas: a.jsonl,b.jsonl" in text
