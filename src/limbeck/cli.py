@@ -63,8 +63,8 @@ class _Command(TyperCommand):
             if (wrong := getattr(error, "option_name", None)) and hasattr(error, "possibilities"):
                 meant = likely(wrong, known_keys(s for s in self.spec.taken() if not s.positional))
                 error.possibilities = [f"--{meant.replace('_', '-')}"] if meant else []
-            elif "unexpected extra argument" in (said := getattr(error, "message", "")):
-                error.message = f"{said}. Join several values of a flag with commas: a.jsonl,b.jsonl"
+            elif hasattr(error, "message") and "unexpected extra argument" in error.message:
+                error.message += ". Join several values of a flag with commas: a.jsonl,b.jsonl"
             raise
 
     def _today(self, word: str) -> str:
