@@ -292,7 +292,7 @@ def test_a_cut_is_converted_by_place_without_matching(here):
         ({"tokens": "256", "match": "mixers,blocks"}, BadSetting, "leaves none to distil in"),
         ({"mixers": ""}, BadModel, "^--mixers '': "),
         ({"mixers": "gdn,"}, BadModel, "^--mixers 'gdn,': "),
-        ({"tokenizer_align": "bytes"}, BadSetting, "made of its teacher by --mixers has the teacher's: leave one"),
+        ({"tokenizer_align": "bytes"}, BadSetting, "converted by --mixers has the teacher's: leave one"),
         ({"params": "20k,16k", "mixers": "gdn,gdn,gdn,gdn,gdn"}, BadSetting, "^20k: .* do not divide the student's"),
         (
             {"params": "3300", "mixers": "gdn"},
