@@ -9,6 +9,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from limbeck.errors import BadShape
+from limbeck.jobs.capture import progress as capture_progress
 from limbeck.jobs.distil.arms import Arm
 from limbeck.jobs.distil.estimate import expected_seconds
 from limbeck.jobs.pretrain.job import llama_config, scratch_shape
@@ -55,6 +56,18 @@ def test_a_progress_line_names_the_loss_and_the_time_left(monkeypatch):
         "student #0 step 1/4 training ForwardKL 1.5000 nats/token 1,234 tokens/s 0:01:30 left, whole run 1:01:30"
     )
     assert lines_of(monkeypatch)[1].endswith("0:01:00 left")
+
+
+def test_a_line_of_a_capture_has_the_time_left_as_a_clock_has_it(monkeypatch):
+    """A row a minute after four that were there before: 64 tokens each, and 6 rows left."""
+    clock, file = SimpleNamespace(now=0.0), io.StringIO()
+    monkeypatch.setattr(capture_progress.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(capture_progress, "console", Terminal(width=100, force_terminal=False, file=file))
+    with capture_progress.progress(12, what="row") as report:
+        report(4, 256)
+        clock.now = 120.0
+        report(6, 256 + 12_000)
+    assert file.getvalue() == "row 6 of 12; 100 tokens/s  0:06:00 left\n"
 
 
 def test_a_bar_shows_loss_step_speed_and_time_left_in_80_columns(monkeypatch):

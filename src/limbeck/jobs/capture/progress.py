@@ -8,8 +8,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from limbeck.report.words import duration
-from limbeck.run.log import console
+from limbeck.run.log import clock, console
 
 _LINE_EVERY = 20.0
 
@@ -42,7 +41,7 @@ def progress(total: int, *, what: str) -> Iterator[Callable[[int, int], None]]:
                 last = spent
                 left = (total - done) * spent / (done - before[0])
                 console.print(
-                    f"{what} {done:,} of {total:,}; {(tokens - before[1]) / spent:,.0f} tokens/s; {duration(left)} left"
+                    f"{what} {done:,} of {total:,}; {(tokens - before[1]) / spent:,.0f} tokens/s  {clock(left)} left"
                 )
 
         yield report

@@ -36,8 +36,8 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.cost.size import Size
-from limbeck.report.words import count, duration, share
-from limbeck.run.log import console
+from limbeck.report.words import count, share
+from limbeck.run.log import clock, console
 from limbeck.run.run import micro_rows
 from limbeck.teachers.alignment import MANIFEST, AlignedTeacher, write_aligned
 from limbeck.teachers.logprobs import Recorded, TeacherLogprobs, logprobs_in, measure_logprobs
@@ -310,7 +310,7 @@ class _Lines:
         elif now - self._last >= _LINE_EVERY:
             self._last = now
             left = (now - self._start) / (done - self._before) * (self._rows - done)
-            console.print(f"teacher: {count(done * self._length)} tokens, about {duration(left)} left")
+            console.print(f"teacher: {count(done * self._length)} tokens  {clock(left)} left")
 
 
 def across(facts: Mapping[str, Any]) -> str:
