@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pytest
 
+from limbeck.disk import read_lines, write_lines
+from limbeck.errors import BadFolder
 from limbeck.probes import Measurements
 from limbeck.probes.measurements import BINS
 from limbeck.report import write_report
@@ -66,6 +68,29 @@ def test_reliability_is_plotted_from_measurements_and_absent_without(folder):  #
     figure = figures(page)["Reliability: accuracy by confidence"]
     assert {">teacher</text>", ">student</text>"} <= set(re.findall(r">[a-z]+</text>", figure))
     assert "overconfident" in page
+
+
+def test_held_out_loss_during_training_is_drawn_and_its_cost_stated(folder):  # noqa: F811
+    """Two measurements of 0.5 s each; the cost is beside the seconds that the steps of all trainings took."""
+    steps = [row for path in folder.rglob("metrics.jsonl") for row in read_lines(path)]
+    for number, path in enumerate(sorted(folder.rglob("metrics.jsonl"))):
+        rows = read_lines(path)
+        tokens = [row["tokens"] - before for row, before in zip(rows, [0, *(r["tokens"] for r in rows)], strict=False)]
+        write_lines(path, [row | {"tokens_per_s": 10.0 * count} for row, count in zip(rows, tokens, strict=True)])
+        assert number < 3
+    watched = {"n": 4, "predictions": 1_020, "seconds": 0.5}
+    rows = [
+        {"step": at, "tokens": 1000 * at, "loss_nats": 3.0 - at, "low": 1.0, "high": 4.0} | watched for at in (0, 1)
+    ]
+    write_lines(folder / "held_out.jsonl", rows)
+    page = write_report(folder).read_text()
+    assert "Held-out loss before, during and after training" in figures(page)
+    cost = 100 * 1.0 / (0.1 * len(steps))
+    text = page.replace("&nbsp;", " ")
+    assert f"1,020 predictions of 4 documents, which took {cost:.1f} % of the time of the trainings" in text
+    (folder / "held_out.jsonl").write_text('{"step": 0}\n')
+    with pytest.raises(BadFolder, match=r"held_out\.jsonl"):
+        write_report(folder)
 
 
 def test_continuations_begin_with_a_whole_word():

@@ -104,14 +104,22 @@ def _short(title: str) -> str:
 
 @dataclass(frozen=True)
 class HeldOutCurve:
-    """Held-out nats per token of an arm: (tokens trained on, a reading with its interval), in order of tokens."""
+    """Held-out nats per token of an arm: (tokens trained on, a reading with its interval), in order of tokens.
+
+    ``watched``: (tokens, nats per token) during the training, on fewer sequences.
+    """
 
     arm: str
     points: Sequence[tuple[float, Reading]]
+    watched: Sequence[tuple[float, float]] = ()
 
 
 def held_out_curves(curves: Sequence[HeldOutCurve], *, teacher: Reading | None, start: Start = CUT) -> Markup | None:
-    """Held-out loss before and after training, with 95 % intervals, and the teacher's level; None without any point."""
+    """Held-out loss before, during and after training, with the teacher's level; None without any point.
+
+    What was measured before and after on all held-out text has 95 % intervals, and is joined by dots where nothing was measured
+    in between.
+    """
     curves = [curve for curve in curves if curve.points]
     if not curves:
         return None
@@ -120,13 +128,16 @@ def held_out_curves(curves: Sequence[HeldOutCurve], *, teacher: Reading | None, 
         figure = Figure(figsize=(8.6, 3.3), layout="constrained")
         axes = figure.subplots()
         for curve in curves:
-            x = [tokens / unit for tokens, _ in curve.points]
+            color = _PAGE.get(curve.arm, _PAGE["text"])
+            if curve.watched:
+                x, y = [tokens / unit for tokens, _ in curve.watched], [nats for _, nats in curve.watched]
+                axes.plot(x, y, color=color, linewidth=1.4, marker=".", markersize=4)
             _bars(
                 axes,
-                x,
+                [tokens / unit for tokens, _ in curve.points],
                 [reading for _, reading in curve.points],
                 curve.arm,
-                linestyle=":",
+                linestyle="none" if curve.watched else ":",
                 label=label(curve.arm, start),
             )
         if teacher is not None:
@@ -134,7 +145,8 @@ def held_out_curves(curves: Sequence[HeldOutCurve], *, teacher: Reading | None, 
         axes.set(xlabel=f"{name} trained on", ylabel="nats per token, held out")
         _plain(axes)
         figure.legend(loc="outside upper left", ncols=3)
-        return _svg(figure, "Held-out loss before and after training")
+        when = "before, during and after" if any(curve.watched for curve in curves) else "before and after"
+        return _svg(figure, f"Held-out loss {when} training")
 
 
 def reliability_plot(models: Mapping[str, Sequence[ReliabilityBin]], *, start: Start = CUT) -> Markup | None:

@@ -29,6 +29,7 @@ class RunFolder:
     run: Mapping[str, Any]
     readings: Sequence[Reading]
     curves: Sequence[Curve]
+    watched: Sequence[Curve]  # held-out loss during the trainings
     verdict: Mapping[str, Any]
     samples: Sequence[Mapping[str, Any]]
     surprises: Sequence[Mapping[str, Any]]
@@ -41,7 +42,8 @@ class RunFolder:
         return cls(
             run=read_run(folder),
             readings=[Reading.of(row) for row in read_lines(folder / "readings.jsonl", ReadingRow, appended=False)],
-            curves=_curves(folder),
+            curves=_curves(folder, "metrics.jsonl", _steps),
+            watched=_curves(folder, "held_out.jsonl", lambda path: read_lines(path, kinds.Watched)),
             verdict=_there(folder / "verdict.json", lambda file: read_json(file, kinds.Verdict), {}),
             samples=_there(folder / "samples.json", lambda file: read_rows(file, kinds.Sample), []),
             surprises=_there(folder / "surprises.json", lambda file: read_rows(file, kinds.KLExample), []),
@@ -77,12 +79,12 @@ def _measured(folder: Path) -> dict[str, list[Measurements]]:
     return found
 
 
-def _curves(folder: Path) -> list[Curve]:
-    curves = [Curve("student", _steps(folder / "metrics.jsonl"))]
-    curves += [Curve("student", _steps(path)) for path in sorted(folder.glob("seeds/*/metrics.jsonl"))]
-    for path in sorted(folder.glob("baselines/*/metrics.jsonl")):
+def _curves(folder: Path, name: str, read: Callable[[Path], Sequence[Mapping[str, Any]]]) -> list[Curve]:
+    curves = [Curve("student", read(folder / name))]
+    curves += [Curve("student", read(path)) for path in sorted(folder.glob(f"seeds/*/{name}"))]
+    for path in sorted(folder.glob(f"baselines/*/{name}")):
         arm = _ARM.fullmatch(path.parent.name)
-        curves.append(Curve(arm[1] if arm else path.parent.name, _steps(path)))
+        curves.append(Curve(arm[1] if arm else path.parent.name, read(path)))
     return [curve for curve in curves if curve.rows]
 
 

@@ -22,7 +22,7 @@ from limbeck.disk import write_text
 from limbeck.probes.calibration import reliability
 from limbeck.probes.interval import FEWEST_DOCUMENTS
 from limbeck.report.decision import by_chance, rows_decided, rule, too_few
-from limbeck.report.figures import HeldOutCurve, held_out_curves, loss_curves, reliability_plot
+from limbeck.report.figures import Curve, HeldOutCurve, held_out_curves, loss_curves, reliability_plot
 from limbeck.report.folder import RunFolder
 from limbeck.report.samples import in_whole_words
 from limbeck.report.start import Start, start_of
@@ -147,6 +147,7 @@ def render(found: RunFolder) -> str:
             there=found.models,
             curves=_curves(found, start),
             held_out=_held_out(found, start),
+            watched=_watched(found),
             reliability=reliability_plot(
                 {name: reliability(found.measured[name]) for name in _SHOWN if name in found.measured}, start=start
             ),
@@ -201,8 +202,34 @@ def _held_out(found: RunFolder, start: Start) -> Markup | None:
         if after is None or not rows:
             continue
         first = [(0.0, before)] if before and arm in _FROM_START else []
-        curves.append(HeldOutCurve(arm, [*first, (float(rows[0][-1]["tokens"]), after)]))
+        watched = next((curve.rows for curve in found.watched if curve.arm == arm), ())
+        during = [(float(row["tokens"]), row["loss_nats"]) for row in watched]
+        curves.append(HeldOutCurve(arm, [*first, (float(rows[0][-1]["tokens"]), after)], during))
+    if _from_scratch(found.run) and (after := found.reading("model", "held_out")) and found.curves:
+        during = [(float(row["tokens"]), row["loss_nats"]) for curve in found.watched for row in curve.rows]
+        curves.append(HeldOutCurve("model", [(float(found.curves[0].rows[-1]["tokens"]), after)], during))
     return held_out_curves(curves, teacher=found.reading("teacher", "held_out"), start=start)
+
+
+def _watched(found: RunFolder) -> str:
+    """On how much the held-out loss was measured during the trainings, and what that cost; "" where it was not."""
+    rows = [row for curve in found.watched for row in curve.rows]
+    if not rows:
+        return ""
+    spent = sum(row["seconds"] for row in rows)
+    training = sum(map(_seconds, found.curves))
+    cost = f", which took {share(spent / training, digits=1)} of the time of the trainings" if training else ""
+    return f"{counted(rows[0]['predictions'], 'prediction')} of {counted(rows[0]['n'], 'document')}{cost}"
+
+
+def _seconds(curve: Curve) -> float:
+    """How long the steps of a training took."""
+    total, before = 0.0, 0
+    for row in curve.rows:
+        if row.get("tokens_per_s"):
+            total += (row["tokens"] - before) / row["tokens_per_s"]
+        before = row["tokens"]
+    return total
 
 
 def _subtitle(run: Mapping[str, Any]) -> str:

@@ -202,6 +202,19 @@ class Step(TypedDict, total=False):
     peak_rss_gib: float | None
 
 
+class Watched(TypedDict):
+    """A row of held_out.jsonl: what was measured during a training."""
+
+    step: Count
+    tokens: Count
+    loss_nats: float
+    low: NotRequired[float]
+    high: NotRequired[float]
+    n: Count
+    predictions: Count
+    seconds: Seconds
+
+
 class Sample(TypedDict):
     """Continuations of a held-out document."""
 

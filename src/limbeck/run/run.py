@@ -27,6 +27,7 @@ from limbeck.run.mesh import Mesh
 from limbeck.run.optim import SLOWEST, Schedule, adamw, set_rates, slow_parameters
 from limbeck.run.save import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from limbeck.run.step import LossTerm, Step, train_step
+from limbeck.run.watch import Watch
 from limbeck.types import Batch, ChunkTeacher, Corpus, Teacher
 
 
@@ -54,7 +55,8 @@ class Run:
     """Trains ``student`` in place on the rows of ``corpus``, with checkpoints and metrics in ``folder``.
 
     ``update`` performs one optimiser step, with the signature of `train_step`; ``unit`` is the unit of its loss. ``after`` is how
-    many seconds the rest of the whole run is expected to take after this training, for progress lines only.
+    many seconds the rest of the whole run is expected to take after this training, for progress lines only. ``watch`` is what is
+    measured during the training, None for nothing.
     """
 
     folder: Path
@@ -68,6 +70,7 @@ class Run:
     update: Callable[..., Step] = train_step
     unit: str = "nats"
     after: float = 0.0
+    watch: Watch | None = None
 
     def train(self) -> None:
         """Runs the remaining steps.
@@ -104,6 +107,7 @@ class Run:
                 loss=self._loss,
                 after=self.after,
             ) as reporter,
+            self._watching(step) as watched,
         ):
             yield step
             saved = time.monotonic()
@@ -117,6 +121,7 @@ class Run:
                     metrics.add(_row(step, tokens, report, lr, rate, unit=self.unit))
                 if reporter:
                     reporter.step(step, report.loss, rate)
+                watched(step, tokens)
                 late = self.world.first and time.monotonic() - saved > 60 * self.plan.save_minutes
                 stop, due = self.world.any(bool(caught), late)
                 if stop or due or step % self.plan.save_every == 0 or step == self.plan.steps:
@@ -126,6 +131,23 @@ class Run:
                 if stop:
                     return
         self.student.model.eval()
+
+    @contextmanager
+    def _watching(self, step: int) -> Iterator[Callable[[int, int], None]]:
+        """What to call after each step: on the first rank it measures after those that are watched, into held_out.jsonl."""
+        watch = self.watch
+        if watch is None or not self.world.first:
+            yield lambda step, tokens: None
+            return
+        with Metrics(self.folder / "held_out.jsonl", step=step or -1) as kept:
+
+            def after(step: int, tokens: int) -> None:
+                if step in watch.steps:
+                    kept.add(watch.row(self.student, step, tokens, bf16=self.plan.bf16))
+
+            if step == 0:
+                after(0, 0)
+            yield after
 
     @property
     def _loss(self) -> tuple[str, str]:

@@ -12,12 +12,26 @@ from jaxtyping import Int64
 from limbeck.corpora import Rows, TokenStore
 from limbeck.jobs.common.environment import Environment
 from limbeck.probes import Measurements
+from limbeck.run.run import Plan
+from limbeck.run.watch import Watch, watched_sequences, watched_steps
 from limbeck.types import Batch
 
 # Tokens that models are measured on: at most so many that documents, not tokens, limit the intervals; of a short run a
 # quarter of what it trains on, so that proving does not cost more than training.
 MOST = {"cpu": 2**16, "cuda": 2**20}
 LEAST = 2**13
+
+
+def watch_of(store: TokenStore, plan: Plan, *, length: int, environment: Environment) -> Watch | None:
+    """What is measured of held-out text during a training; None where it would cost too much, or on other ranks."""
+    most = MOST["cuda" if environment.world.device.type == "cuda" else "cpu"] // length
+    rows = min(watched_sequences(plan.steps * plan.rows), most)
+    if not rows or not environment.world.first:
+        return None
+    text = HeldOut(store, length=length, environment=environment, rows=rows)
+    if not any(bool((batch.weight > 0).any()) for batch in text.batches()):
+        return None  # as of prompts alone
+    return Watch(text.batches, store.documents, watched_steps(plan.steps))
 
 
 class HeldOut:

@@ -29,6 +29,7 @@ from limbeck.run.lockstep import train_lockstep
 from limbeck.run.mesh import Mesh
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints
+from limbeck.run.watch import Watch
 from limbeck.types import Batch, ChunkTeacher, Teacher
 
 CE = ObjectiveSpec("CrossEntropy", CrossEntropy())
@@ -104,7 +105,7 @@ class Shared:
     are to ``reads_on``; ``counted`` takes weight from where it has none, for the arms without a teacher too, so
     that all learn the same tokens. ``common``: a seed, and how many rows of its order those of all seeds begin with.
     ``stored``: the number format of the files of what is trained, in float32. ``fresh_rate``: the peak rate of what starts from
-    random weights, where it is another than the plan's.
+    random weights, where it is another than the plan's. ``watch``: what is measured while they are trained.
     """
 
     cut: Path
@@ -119,6 +120,7 @@ class Shared:
     common: tuple[int, int] = (0, 0)
     stored: torch.dtype = torch.float32
     fresh_rate: float | None = None
+    watch: Watch | None = None
 
     def run(self, arm: Arm) -> Run:
         """The run of an arm, its student as it begins."""
@@ -142,7 +144,8 @@ class Shared:
         teacher = self.teacher if objective.needs_teacher else None
         lr = self.fresh_rate if arm.fresh and self.fresh_rate else self.plan.lr
         plan = replace(self.plan, steps=arm.steps, lr=lr)
-        return Run(arm.folder, arm.label, start, teacher, corpus, objective, plan, world)
+        watch = self.watch.until(arm.steps) if self.watch else None
+        return Run(arm.folder, arm.label, start, teacher, corpus, objective, plan, world, watch=watch)
 
 
 def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
@@ -174,7 +177,9 @@ def take_over(arm: Arm, twin: Arm) -> None:
     """Gives an arm what another of the same start, rows, steps and objective came to, if that is done and it is not."""
     if arm.done or not twin.done:
         return
-    link_or_copy(twin.folder / "metrics.jsonl", arm.folder / "metrics.jsonl")
+    for name in ("metrics.jsonl", "held_out.jsonl"):
+        if (twin.folder / name).exists():
+            link_or_copy(twin.folder / name, arm.folder / name)
     with whole_folder(arm.student) as beside:
         link_or_copy(twin.student, beside)
 

@@ -22,6 +22,7 @@ from limbeck.ending import show_ending
 from limbeck.errors import BadModel
 from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim, now, same_corpus, update
+from limbeck.jobs.common.held_out import watch_of
 from limbeck.jobs.common.packing import packed
 from limbeck.jobs.common.rates import fresh_rate_of, rate_of
 from limbeck.jobs.common.sample import Sample, first_documents
@@ -159,6 +160,10 @@ def prepare(
     price = start.price(student)
     arms = _arms(plan, price, member=member)
     shared = _shared(plan, source, store, cut, student, environment)
+    shared = replace(
+        shared,
+        watch=watch_of(held_out, shared.plan, length=plan.budget.length, environment=environment),
+    )
     if environment.world.first:
         layout = store.layout(plan.budget.length)
         about = _summary(source.about) | source.facts | _priced(price, sharing) | _stated(request)

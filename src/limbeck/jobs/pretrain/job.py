@@ -23,7 +23,7 @@ from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadSetting, BadShape
 from limbeck.jobs.common.environment import Environment, batch_rows, environment_of, row_length
 from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, text_of_run, update
-from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.common.held_out import HeldOut, watch_of
 from limbeck.jobs.common.text import columns_of, records_of, say_read
 from limbeck.jobs.pair.mixers import CONTEXT, Mixed, context_of, mixed, remarks, shown_bytes, shown_pattern
 from limbeck.models.build import new_model
@@ -97,7 +97,8 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         _say_layers(shape, model, length)
     plan = Plan(steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
     corpus = Rows(store, length=length, seed=settings.seed, ranks=world)
-    Run(out, "pretrain", model, None, corpus, CrossEntropy(), plan, world).train()
+    watch = watch_of(held_out, plan, length=length, environment=environment)
+    Run(out, "pretrain", model, None, corpus, CrossEntropy(), plan, world, watch=watch).train()
     result = _finish(settings, run, model, (store, held_out), length, plan, environment) if world.first else {}
     world.barrier()
     leave()

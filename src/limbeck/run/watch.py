@@ -1,0 +1,67 @@
+"""Held-out loss during a training: a few measurements on a few sequences, the same for every arm of a comparison.
+
+The weights that come out have the same bits as without it: nothing is drawn, and no state of the training is touched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from limbeck.models.language_model import LanguageModel
+from limbeck.probes.interval import bootstrap
+from limbeck.probes.measurements import measure
+from limbeck.types import Batch
+
+_POINTS = (0.0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)  # of the steps
+_SHARE = 150  # sequences of the training for each that is measured at a point
+# One forward pass costs a third of a training step on the same sequence, or less where a teacher is queried too: six points on
+# a 150th of the sequences cost at most 6 / (3 * 150), 1.3 % of the training.
+
+
+def watched_sequences(trained: int) -> int:
+    """How many held-out sequences are measured at each point of a training on so many; 0 where even one costs too much."""
+    return trained // _SHARE
+
+
+def watched_steps(steps: int) -> frozenset[int]:
+    """The steps after which the held-out loss is measured; 0 is before the first."""
+    return frozenset(round(point * steps) for point in _POINTS)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is measured during a training: held-out ``batches`` on the models' device, with tokens of so many ``documents``.
+
+    It is measured after each of the ``steps``, and at the end of the training, whenever that is.
+    """
+
+    batches: Callable[[], Iterable[Batch]]
+    documents: int
+    steps: frozenset[int]
+
+    def until(self, last: int) -> Watch:
+        """The same for a training whose last step is another."""
+        return replace(self, steps=frozenset(step for step in self.steps if step < last) | {last})
+
+    def row(self, student: LanguageModel, step: int, tokens: int, *, bf16: bool) -> dict[str, float | int]:
+        """A row of held_out.jsonl: cross-entropy in nats per token with its interval over ``n`` documents, and its cost."""
+        begun, training = time.perf_counter(), student.model.training
+        student.model.eval()
+        try:
+            with torch.no_grad(), torch.autocast(student.device.type, dtype=torch.bfloat16, enabled=bf16):
+                found = measure(student, None, self.batches(), documents=self.documents)
+        finally:
+            student.model.train(training)
+        (loss,) = bootstrap(_mean, np.stack([found.nats, found.tokens], -1)[None], positive=True)
+        known = {key: value for key, value in (("low", loss.low), ("high", loss.high)) if np.isfinite(value)}
+        row: dict[str, float | int] = {"step": step, "tokens": tokens, "loss_nats": loss.value, **known, "n": loss.n}
+        return row | {"predictions": round(found.tokens.sum()), "seconds": round(time.perf_counter() - begun, 4)}
+
+
+def _mean(total: np.ndarray) -> np.ndarray:
+    return total[..., :1] / total[..., 1:]
