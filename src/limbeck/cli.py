@@ -36,8 +36,8 @@ limbeck makes a large language model small. What one does, in this order:
       which teacher pays for a student, and what it costs
   limbeck doctor --teacher MODEL --params 600M --data my.jsonl
       whether teacher, student and dataset belong together
-  limbeck distil --teacher MODEL --params 600M --data my.jsonl --tokens 2M --out runs/first
-      prune a student out of the teacher, train it and its baselines, write report.html
+  limbeck distil --teacher MODEL --params 600M --data my.jsonl --out runs/first
+      prune a student, train it and its baselines, write report.html
   limbeck probe runs/first/student --teacher MODEL
       measure the student again, on other text or other tasks
   limbeck capture --teacher MODEL --data my.jsonl --out logits

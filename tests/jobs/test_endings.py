@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from limbeck import cli
 from limbeck.config import PlanSettings, ProbeCommandSettings
 from limbeck.jobs.doctor import job as doctor
 from limbeck.jobs.pilot import job as pilot
@@ -146,3 +147,14 @@ def test_a_pilot_ends_with_its_teachers_and_a_plan(tmp_path):
     assert ending.table[1:] == [["t0", "45.0 k", "2.5000"], ["t1", "90.0 k", "failed"]]
     assert ending.places == {"points": tmp_path / "points.parquet"}
     assert ending.then.endswith(f"--points {tmp_path}")
+
+
+def test_without_a_command_the_five_things_one_does_are_shown_in_order_in_80_columns(monkeypatch, capsys):
+    typed(monkeypatch)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert stop.value.code == 0
+    commands = [line.split()[1] for line in lines if line.startswith("  limbeck ")]
+    assert commands == ["plan", "doctor", "distil", "probe", "capture", "distil"]  # the last is to try at once
+    assert max(map(len, lines)) <= 80
