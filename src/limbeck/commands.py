@@ -32,7 +32,7 @@ def _distil(settings: config.DistilSettings) -> None:
 
 
 def _capture(settings: config.CaptureSettings) -> None:
-    what, name = ("text", "text.jsonl") if settings.text else ("answers", "")
+    what, name = ("text", "text.jsonl") if settings.text else ("logits", "")
     _where(settings, dispatch.capture(settings), what, settings.out / name)
 
 
@@ -144,7 +144,7 @@ def _merge(settings: config.MergeSettings) -> None:
     from limbeck.jobs.capture.merge import merge
 
     result = merge(settings.out, settings.shards)
-    _print(settings, result, lambda: print(visible(f"answers: {settings.out}")))
+    _print(settings, result, lambda: print(visible(f"logits: {settings.out}")))
 
 
 def _choose(settings: config.CaptureSettings) -> None:
