@@ -249,3 +249,22 @@ def test_values_that_are_not_joined_are_met_with_how():
     status, text = shown("distil", "--data", "a.jsonl", "b.jsonl", "c.jsonl")
     assert status == 2
     assert "extra argument(s) (c.jsonl). Join several values of a flag with commas: a.jsonl,b.jsonl" in text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--objective", "ForwardKL", "--objective", "JSD"),
+        ("--lr", "1", "--learning-rate", "2"),
+        ("--seed=1", "--seed=1"),
+    ],
+)
+def test_a_flag_that_is_given_twice_is_refused(words):
+    status, text = shown("distil", *words)
+    assert status == 2
+    assert f"{words[0].partition('=')[0]} is given 2 times, and only the last would count: give it once" in text
+
+
+def test_values_by_position_may_be_several():
+    status, text = shown("cache", "merge", "out", "shard-1", "shard-2")
+    assert (status, "is given" in text) == (2, False), "there are no such shards"

@@ -57,8 +57,10 @@ class _Command(TyperCommand):
     spec: Command
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = [self._today(word) for word in args]
         try:
-            return super().parse_args(ctx, [self._today(word) for word in args])
+            self._refuse_repeated(ctx, words)
+            return super().parse_args(ctx, words)
         except Exception as error:  # Typer's own, of which older versions have Click's: recognised by their attributes
             if (wrong := getattr(error, "option_name", None)) and hasattr(error, "possibilities"):
                 meant = likely(wrong, known_keys(s for s in self.spec.taken() if not s.positional))
@@ -66,6 +68,16 @@ class _Command(TyperCommand):
             elif hasattr(error, "message") and "unexpected extra argument" in error.message:
                 error.message += ". Join several values of a flag with commas: a.jsonl,b.jsonl"
             raise
+
+    def _refuse_repeated(self, ctx: Any, words: list[str]) -> None:
+        """Refuses a flag that is given twice: only its last value would count."""
+        *_, given = self.make_parser(ctx).parse_args(args=list(words))
+        for param in given:
+            if param.param_type_name == "option" and given.count(param) > 1 and not param.multiple:
+                ctx.fail(
+                    f"{param.opts[0]} is given {given.count(param)} times, and only the last would count: give it once, with "
+                    "commas between values where it takes several"
+                )
 
     def _today(self, word: str) -> str:
         """A flag by the name it has now."""
