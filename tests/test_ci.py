@@ -35,6 +35,7 @@ def run(folder: Path, *, failing: str = "", data: bool = True) -> tuple[int, str
             "PATH": f"{folder / 'bin'}:/usr/local/bin:/usr/bin:/bin",
             "CALLS": str(folder / "calls"),
             "FAILING": failing,
+            "LIMBECK_SMOLLM2": str(folder / "a file that is there already"),
             "LIMBECK_TEST_DATA": str(folder / ("data" if data else "nothing")),
         },
         capture_output=True,

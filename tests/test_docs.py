@@ -114,7 +114,7 @@ def test_every_command_of_a_table_runs(page, place, run, monkeypatch):
 
 
 @pytest.mark.docs
-@pytest.mark.parametrize("page", ["own-data", "chat-data", "served-teacher", "two-machines"])
+@pytest.mark.parametrize("page", ["own-data", "chat-data", "served-teacher", "two-machines", "gguf"])
 def test_a_how_to_page_runs(page, place, run, monkeypatch):
     """One folder a page, in which its commands follow one another."""
     folder = place / page
@@ -122,6 +122,10 @@ def test_a_how_to_page_runs(page, place, run, monkeypatch):
     for name in ("teacher", "small", "chat-teacher", "my.jsonl", "held_out.jsonl", "chat.jsonl"):
         (folder / name).symlink_to(place / name)
     teacher = load(place / "teacher")
+    if page == "gguf":
+        gguf = pytest.importorskip("tests.helpers.gguf", reason="the package gguf is not installed")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        gguf.write_gguf(folder / "model.gguf", teacher.model, words=gguf.byte_level(tokenizer=teacher.tokenizer))
     teacher.model.model.norm.weight.data *= 0.2  # nearly uniform: an untrained one that is sure is no model of the text
     with serving(teacher) as server:
         for kind, text in blocks(ROOT / "docs" / "how-to" / f"{page}.md"):

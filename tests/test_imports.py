@@ -37,7 +37,7 @@ ROOMS = {
     "jobs": (
         ("common",),
         ("pair",),
-        ("capture", "export", "plan", "pretrain", "probe", "shrink"),
+        ("capture", "export", "importing", "plan", "pretrain", "probe", "shrink"),
         ("distil", "predict", "pilot"),
         ("doctor",),
     ),

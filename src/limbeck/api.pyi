@@ -117,8 +117,8 @@ def doctor(
 
     Args:
         file: A TOML run file with the same keys; keys given here win.
-        teacher: Teacher: a folder, a hub id, a folder of captured logits, or builtin:stdlib. For example
-            Qwen/Qwen3-8B. Default: builtin:stdlib.
+        teacher: Teacher: a folder, a .gguf file, a hub id, a folder of captured logits, builtin:stdlib or
+            builtin:smollm2-135m. For example Qwen/Qwen3-8B. Default: builtin:stdlib.
         student: Model to start from: a folder or hub id. Default: a student pruned out of the teacher.
         params: Parameters of the student; several sizes are as many students. For example 250k, 1.3B or
             1B,600M,300M.
@@ -197,8 +197,8 @@ def shrink(
     folder.
 
     Args:
-        teacher: Teacher: a folder, a hub id, or builtin:stdlib. For example Qwen/Qwen3-8B. Default:
-            builtin:stdlib.
+        teacher: Teacher: a folder, a .gguf file, a hub id, builtin:stdlib or builtin:smollm2-135m. For example
+            Qwen/Qwen3-8B. Default: builtin:stdlib.
         params: Parameters of the student. For example 250k, 1.3B or 1B,600M,300M.
         shrink: Parameters of the teacher over those of the student. Default: 2.5.
         shape: Shape of the model, instead of a number of parameters. For example
@@ -266,8 +266,9 @@ def distil(
 
     Args:
         file: A TOML run file with the same keys; keys given here win.
-        teacher: Teacher: a folder, a hub id, a folder of captured logits, http://HOST:PORT/v1#MODEL, or
-            builtin:stdlib. For example Qwen/Qwen3-8B. Default: builtin:stdlib.
+        teacher: Teacher: a folder, a .gguf file, a hub id, a folder of captured logits,
+            http://HOST:PORT/v1#MODEL, builtin:stdlib or builtin:smollm2-135m. For example Qwen/Qwen3-8B. Default:
+            builtin:stdlib.
         student: Model to start from: a folder or hub id. Default: a student pruned out of the teacher.
         params: Parameters of the student; several sizes are as many students. For example 250k, 1.3B or
             1B,600M,300M.
@@ -364,8 +365,8 @@ def capture(
 
     Args:
         file: A TOML run file with the same keys; keys given here win.
-        teacher: Teacher: a folder, a hub id, http://HOST:PORT/v1#MODEL, or builtin:stdlib. For example
-            Qwen/Qwen3-8B. Default: builtin:stdlib.
+        teacher: Teacher: a folder, a .gguf file, a hub id, http://HOST:PORT/v1#MODEL, builtin:stdlib or
+            builtin:smollm2-135m. For example Qwen/Qwen3-8B. Default: builtin:stdlib.
         params: Sizes of students to prune now, for when the teacher is gone. For example 1B,600M.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.

@@ -105,6 +105,13 @@ def _export(settings: config.ExportSettings) -> None:
     _print(settings, result, lambda: show(result.to_dict(), Terminal()))
 
 
+def _import(settings: config.ImportSettings) -> None:
+    from limbeck.jobs.importing.job import import_model, show
+
+    result = import_model(settings)
+    _print(settings, result, lambda: show(result, Terminal()))
+
+
 def _predict(settings: config.PredictSettings) -> None:
     from limbeck.jobs.predict.job import ending, show
 
@@ -197,6 +204,7 @@ RUN: Mapping[str, Callable[[str, Path | None, Mapping[str, Any]], None]] = {
     "cache choose": _with(_choose),
     "probe": _with(_probe),
     "export": _with(_export),
+    "import": _with(_import),
     "report": _with(_report),
     "pilot": _with(_pilot),
     "predict": _with(_predict),

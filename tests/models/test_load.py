@@ -207,7 +207,7 @@ def test_names_that_lead_nowhere(tmp_path, folder):
             rf"not a local folder \({re.escape(str(Path.cwd() / 'nobody' / 'nothing'))}\), and not in the hub's cache",
         ),
         ("two words", "neither a local folder nor a hub id"),
-        ("builtin:nothing", "builtin:nothing: no such built-in model; there is "),
+        ("builtin:nothing", "builtin:nothing: no such built-in model; there are "),
         ("builtin:../models", "no such built-in model"),
         (str(folder / "config.json"), "expected the folder of a model, got a file"),
     ):

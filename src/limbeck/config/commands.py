@@ -41,7 +41,8 @@ class Command:
 
 
 _TEXT = ("data", "columns", "skip_bad", "length", "long_conversations")
-_LOCAL = "Teacher: a folder, a hub id, or builtin:stdlib."
+_BUILTIN = "builtin:stdlib or builtin:smollm2-135m"
+_LOCAL = f"Teacher: a folder, a .gguf file, a hub id, {_BUILTIN}."
 _MODELS = ("teacher", "student", "tokenizer")
 _TEACHERS = ("teacher", "tokenizer")
 
@@ -62,7 +63,7 @@ COMMANDS = (
         result="DoctorResult",
         file=True,
         models=_MODELS,
-        help={"teacher": "Teacher: a folder, a hub id, a folder of captured logits, or builtin:stdlib."},
+        help={"teacher": f"Teacher: a folder, a .gguf file, a hub id, a folder of captured logits, {_BUILTIN}."},
     ),
     Command(
         "shrink",
@@ -101,7 +102,7 @@ COMMANDS = (
         without=("batch_tokens", "lr", "schedule"),
         models=_TEACHERS,
         help={
-            "teacher": "Teacher: a folder, a hub id, http://HOST:PORT/v1#MODEL, or builtin:stdlib.",
+            "teacher": f"Teacher: a folder, a .gguf file, a hub id, http://HOST:PORT/v1#MODEL, {_BUILTIN}.",
             "seed": "Seed of what is sampled.",
         },
     ),
@@ -150,6 +151,13 @@ COMMANDS = (
         result="ExportResult",
         models=("model",),
         help={"seed": "Seed of the random tokens that are compared."},
+    ),
+    Command(
+        "import",
+        settings.ImportSettings,
+        "Make an ordinary model folder of a GGUF file: de-quantised weights, tokenizer, chat template.",
+        "Commands that take a model take the file itself, and keep such a folder in the user's cache; this writes one by name.",
+        models=("model",),
     ),
     Command(
         "report",

@@ -81,9 +81,9 @@ def verified_folder(folder: Path) -> Path:
 
 
 def display_name(name: str | Path) -> str:
-    """The name of a model in reports: the last part of its folder, or its hub id."""
+    """The name of a model in reports: the last part of its folder or file, or its hub id."""
     given = existing(name)
-    return given.resolve().name if given is not None and given.is_dir() else str(name)
+    return given.resolve().name if given is not None else str(name)
 
 
 def read_generation(model: PreTrainedModel, folder: Path) -> None:

@@ -22,6 +22,8 @@ from typing import NoReturn
 
 from limbeck.disk import bare, existing, shown
 from limbeck.errors import BadModel, first_line
+from limbeck.models.gguf.cache import gguf_in, model_of
+from limbeck.models.gguf.shipped import SHIPPED
 
 BUILTIN = "builtin:"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
@@ -36,7 +38,9 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def resolve(name: str | Path) -> Path:
-    """The local folder of a model from a folder, `builtin:NAME`, or a hub id (downloaded, or found in the hub's cache).
+    """The local folder of a model from a folder, a GGUF file, `builtin:NAME`, or a hub id (downloaded, or found in its cache).
+
+    A GGUF file, or a folder that holds one and no config.json, becomes an ordinary folder once (`models.gguf`).
 
     Raises BadModel where there is no such model.
     """
@@ -60,18 +64,35 @@ def config_file(name: str | Path) -> Path:
     return folder / "config.json"
 
 
-def _local(name: str | Path) -> Path | None:
-    """The folder of a model on this machine, None for a text that can only be a hub id."""
+def gguf_named(name: str | Path) -> Path | None:
+    """The GGUF file that a text names: a file, a folder's only one, a built-in model's; None where it names none.
+
+    A built-in one is fetched. Raises BadModel where that fails, or there is no such model.
+    """
+    text = str(name)
+    if text.startswith(BUILTIN) and text.removeprefix(BUILTIN) in SHIPPED:
+        return SHIPPED[text.removeprefix(BUILTIN)].file()
+    path = _local(name, make=False)
+    return None if path is None else gguf_in(path)
+
+
+def _local(name: str | Path, *, make: bool = True) -> Path | None:
+    """The folder of a model on this machine, None for a text that can only be a hub id.
+
+    Without ``make`` a GGUF file, or its folder, is given as it is, and a built-in model is not fetched.
+    """
     text = str(name)
     if text.startswith(BUILTIN):
-        return _builtin(text.removeprefix(BUILTIN))
+        return _builtin(text.removeprefix(BUILTIN), make=make)
     folder = existing(text)
-    if folder is not None and folder.is_dir():
-        return folder
     if folder is not None:
-        raise BadModel(
-            f"{text}: expected the folder of a model, got a file; give the folder that holds its config.json"
-        )
+        gguf = gguf_in(folder)
+        if gguf is None and not folder.is_dir():
+            raise BadModel(
+                f"{text}: expected the folder of a model or a .gguf file, got another file; give the folder that holds its "
+                "config.json"
+            )
+        return folder if gguf is None or not make else model_of(gguf)
     looks_local = text.startswith(("/", ".", "~")) or text.count("/") > 1 or not text or "\\" in text
     if looks_local:
         where = "" if Path(text).is_absolute() else f" ({shown(Path(text).absolute())})"
@@ -86,7 +107,7 @@ def require(*names: str | Path | None) -> None:
     """
     for name in names:
         if name is not None and "://" not in str(name):
-            _local(name)
+            _local(name, make=False)
 
 
 def check_description(folder: Path) -> None:
@@ -253,15 +274,16 @@ def _sound(tensor: Stored) -> bool:
     return size is None or math.prod(tensor.shape) * size == tensor.bytes
 
 
-def _builtin(name: str) -> Path:
+def _builtin(name: str, *, make: bool) -> Path:
+    if name in SHIPPED:
+        return model_of(SHIPPED[name].file()) if make else Path()
     root = Path(str(files("limbeck"))) / "builtin"
     folder = root / name
     if name and Path(name).name == name and folder.is_dir():
         return folder
-    known = sorted(entry.name for entry in root.iterdir() if (entry / "config.json").is_file()) if root.is_dir() else []
-    raise BadModel(
-        f"{BUILTIN}{name}: no such built-in model; there is {', '.join(known) or 'none in this installation'}"
-    )
+    inside = [entry.name for entry in root.iterdir() if (entry / "config.json").is_file()] if root.is_dir() else []
+    known = sorted([*inside, *SHIPPED])
+    raise BadModel(f"{BUILTIN}{name}: no such built-in model; there are {', '.join(known)}")
 
 
 def _hub(name: str, *, weights: bool = True) -> Path:

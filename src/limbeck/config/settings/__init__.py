@@ -10,6 +10,7 @@ from limbeck.config.settings.capture import (
 from limbeck.config.settings.common import Base, Settings, TeacherSettings
 from limbeck.config.settings.distil import DistilSettings, ShrinkSettings
 from limbeck.config.settings.export import ExportSettings
+from limbeck.config.settings.importing import ImportSettings
 from limbeck.config.settings.planning import PlanSettings, PredictSettings, ReproduceSettings
 from limbeck.config.settings.probe import ProbeCommandSettings, ProbeSettings
 from limbeck.config.settings.train import PilotSettings, PretrainSettings
@@ -20,6 +21,7 @@ __all__ = [
     "DistilSettings",
     "ExportSettings",
     "FolderSettings",
+    "ImportSettings",
     "InspectSettings",
     "MergeSettings",
     "PilotSettings",

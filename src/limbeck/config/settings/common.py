@@ -302,7 +302,8 @@ class TeacherSettings(Settings):
     teacher: Annotated[
         str,
         Flag(
-            "Teacher: a folder, a hub id, a folder of captured logits, http://HOST:PORT/v1#MODEL, or builtin:stdlib.",
+            "Teacher: a folder, a .gguf file, a hub id, a folder of captured logits, http://HOST:PORT/v1#MODEL, builtin:stdlib "
+            "or builtin:smollm2-135m.",
             "Model",
             metavar="MODEL",
             examples=("Qwen/Qwen3-8B",),
