@@ -678,7 +678,7 @@ def test_sampled_logits_are_refused_for_sorted_probabilities(here, tmp_path):
         "threads": 1,
     }
     limbeck.capture(**keys, tokens="1k", out=tmp_path / "drawn")
-    with pytest.raises(BadSetting, match=r"sampled outcomes a token, of which it cannot be told how large.*or ALM"):
+    with pytest.raises(BadSetting, match=r"sampled outcomes a token, which do not give the teacher.s largest.*or ALM"):
         distil(here, str(tmp_path / "bad"), teacher=str(tmp_path / "drawn"), data=None, objective="CrossEntropy + ULD")
 
 

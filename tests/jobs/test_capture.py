@@ -108,7 +108,7 @@ def test_each_objective_is_computed_or_refused_before_anything_is_written(here):
     ("keys", "named"), [({"length": 32}, "--seq-len 32"), ({"data": "python:stdlib"}, "--data python:stdlib")]
 )
 def test_another_text_or_length_is_refused(here, keys, named):
-    with pytest.raises(BadSetting, match=f"{named}: the answers in .* were made with"):
+    with pytest.raises(BadSetting, match=f"{named}: the logits in .* were captured with"):
         distil(here, "other", **keys)
 
 

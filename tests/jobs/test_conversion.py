@@ -285,7 +285,7 @@ def test_a_cut_is_converted_by_place_without_matching(here):
         ({"keep_attention": 3}, BadSetting, "has 3 layers, so nothing would be"),
         ({"mixers": "gdn,based,gdn", "keep_attention": 1}, BadSetting, "expected one mixer"),
         ({"student": "teacher"}, BadSetting, "--student and --mixers both say"),
-        ({"mixers": None, "keep_attention": 1}, BadSetting, "--keep-attention is about a student of other mixers"),
+        ({"mixers": None, "keep_attention": 1}, BadSetting, "--keep-attention needs a student with other mixers"),
         ({"mixers": None, "match": "blocks"}, BadSetting, "--match is about"),
         ({"mixers": None, "baselines": "attention"}, BadSetting, "--baselines attention is about"),
         ({"match": "block"}, BadSetting, "did you mean 'blocks'"),
@@ -372,7 +372,9 @@ def test_weights_that_only_the_conversion_needs_are_gone_when_training_begins(he
 def test_a_window_larger_than_a_row_is_noted(here):
     asked = DistilRequest.of(DistilSettings(**settings(here, "note", mixers="swa:99999")))
     planned = Planned.of(asked, check_conversion(asked, None), None)
-    assert planned.remarks(32) == ["swa:99999 has a window larger than the 32 tokens of a text: here it is attention"]
+    assert planned.remarks(32) == [
+        "swa:99999 has a window larger than the 32 tokens of a row, so it equals full attention"
+    ]
 
 
 def test_an_arm_with_other_layers_is_timed_by_itself(done):

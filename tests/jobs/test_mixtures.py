@@ -121,7 +121,7 @@ def test_the_capacity_of_a_state_is_reported_with_its_source(mixers, pairs, said
 
 def test_a_window_longer_than_texts_is_allowed_with_a_note():
     assert plan(mixers="swa:64", width=32, layers=1, length=63)["remarks"] == [
-        "swa:64 has a window larger than the 63 tokens of a text: here it is attention"
+        "swa:64 has a window larger than the 63 tokens of a row, so it equals full attention"
     ]
     assert plan(mixers="swa:64", width=32, layers=1, length=64)["remarks"] == []
 
@@ -219,8 +219,8 @@ def test_a_mixture_is_trained_with_what_was_planned_in_its_record(tmp_path, caps
         ({"layers": None}, BadSetting, "expected --width and --layers, got only --width"),
         ({"params": "1M"}, BadSetting, "give --width and --layers, or a budget with --params; not both"),
         ({"width": None, "layers": None}, BadSetting, "--mixers needs the size of the decoder"),
-        ({"shape": "layers=1"}, BadSetting, "--shape is of a Llama, --mixers of another decoder"),
-        ({"mixers": None}, BadSetting, "--width 32: goes with --mixers"),
+        ({"shape": "layers=1"}, BadSetting, "--shape describes a Llama and does not go with --mixers"),
+        ({"mixers": None}, BadSetting, "--width 32: needs --mixers"),
         ({"width": None, "layers": None, "params": "9k"}, BadShape, "the narrowest has "),
     ],
 )
@@ -287,7 +287,7 @@ def test_a_plan_is_one_json_object(limbeck):
         (("--mixers", "conv", "--params", "1M", "--gpu", "L4"), "--gpu about a teacher or a device"),
         (("--mixers", "conv", "--params", "1M", "--teacher-tokens", "1B"), "--teacher-tokens about a teacher"),
         (("--mixers", "conv", "--params", "1M", "--epsilon", "0", "--free-teacher"), "--epsilon, --free-teacher about"),
-        (("--layers", "4", "--params", "1M"), "--layers 4: goes with --mixers"),
+        (("--layers", "4", "--params", "1M"), "--layers 4: needs --mixers"),
         (("--vocab", "4"), "--vocab 4: goes with --mixers"),
         (("--mixers", "conv", "--params", "1M", "--length", "1"), "--seq-len: expected at least 2, got '1'"),
         (("--mixers", "conv", "--params", "1M", "--length", "long"), "1.3B, got 'long'\n"),

@@ -142,7 +142,7 @@ def test_a_capture_names_its_rows_and_an_older_one_keeps_those_it_has(here, tmp_
     assert [store.packing for store in Captured(older).stores()] == [STREAM, STREAM]
     assert [store.packing for store in text_of_run(older)] == [STREAM, STREAM]
     assert packed_as(text_of_run(older)[0]) == {}
-    with pytest.raises(BadSetting, match=r"--long-conversations drop: the answers in .* were made with split"):
+    with pytest.raises(BadSetting, match=r"--long-conversations drop: the logits in .* were captured with split"):
         limbeck.distil(teacher=str(here / "whole"), shrink=2.0, long_conversations="drop", out=tmp_path / "run")
 
 

@@ -352,7 +352,7 @@ def test_a_student_learns_what_a_server_answered(here, model, monkeypatch):
         "threads": 1,
         "baselines": ("cut+ce",),
     }
-    with pytest.raises(BadSetting, match="nothing can be cut out of a model without them: give a student that exists"):
+    with pytest.raises(BadSetting, match="a student cannot be pruned without them: give a model with --student"):
         limbeck.distil(**usual, out=here / "cut")
     run = limbeck.distil(**usual, student=str(here / "student"), out=here / "run")
     assert "teacher" not in run["readings"]
@@ -360,7 +360,7 @@ def test_a_student_learns_what_a_server_answered(here, model, monkeypatch):
         "top1_agreement"
     }
     assert all("teacher" not in row for row in read_rows(here / "run" / "samples.json"))
-    assert f"{answers.missing:,} positions without an answer" in (here / "run" / "run.json").read_text()
+    assert f"{answers.missing:,} positions without logits" in (here / "run" / "run.json").read_text()
 
 
 @pytest.mark.long

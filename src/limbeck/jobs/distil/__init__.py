@@ -1,1 +1,1 @@
-"""`limbeck distil`: one student or a sweep of them, what they are compared with, and what came out."""
+"""`limbeck distil`: one student or a sweep of them, their baselines, and the evaluation of all."""

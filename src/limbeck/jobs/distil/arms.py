@@ -1,6 +1,6 @@
-"""The arms of a comparison: the student, and what the same money would otherwise have bought.
+"""The arms of a comparison: the student, and the baselines that the same compute would have bought.
 
-An arm is a folder of its own: it continues where it was stopped, and one that has its model is done.
+Each arm has its own folder. A stopped arm continues in it, and an arm whose folder holds its model is done.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ CE = ObjectiveSpec("CrossEntropy", CrossEntropy())
 
 @dataclass(frozen=True)
 class Arm:
-    """One training run of the comparison. ``fresh`` arms start from random weights, the others from the cut student.
+    """One training run of the comparison. ``fresh`` arms start from random weights, the others from the pruned student.
 
-    ``start`` is another model to start from. ``member`` is which student of a family it belongs to. ``taken`` are the steps that
-    what it starts from has taken of the same text: it goes on reading behind them.
+    ``start`` is another model to start from. ``member`` is the name of its student in a sweep. ``taken`` is how many steps were
+    already trained on the same text before: reading begins after the rows of those steps.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Arm:
 
     @property
     def student(self) -> Path:
-        """Where its model is, once it is done."""
+        """The folder of the trained model; it exists once the arm is done."""
         return self.folder / "student"
 
     @property
     def done(self) -> bool:
-        """Whether it has run to its end."""
+        """Whether the training is finished and the model saved."""
         return (self.student / "config.json").exists()
 
     @property
@@ -70,10 +70,11 @@ class Arm:
 
 
 def arms_of(plan: DistilPlan, *, flops_steps: int, member: str = "") -> list[Arm]:
-    """All arms of a plan, the student of the first seed first: whoever stops early has what they came for.
+    """All arms of a plan, the student of the first seed first, so that a run that is stopped early has its main result.
 
-    ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as those of the student. Steps that a conversion took
-    are taken already by what starts from the converted student; other starts take all. ``member``: the student's name in a sweep.
+    ``flops_steps`` is how many steps of cross-entropy cost as many FLOPs as the student's steps. Arms that start from a
+    converted student are trained for fewer steps, by those of the conversion; other arms for all. ``member``: the student's name
+    in a sweep.
     """
     settings, objective = plan.request.settings, plan.request.objective
     out, steps, matched = settings.out, plan.budget.steps, plan.matched
@@ -85,7 +86,7 @@ def arms_of(plan: DistilPlan, *, flops_steps: int, member: str = "") -> list[Arm
     for seed in seeds:
         for name in settings.compared:
             if name == "cut" or (name.startswith("cut+ce") and not objective.needs_teacher):
-                continue  # needs no training; is what the student itself does
+                continue  # cut needs no training; cut+ce would repeat the student
             arm = Arm(name, seed, out / "baselines" / f"{name}-seed{seed}", CE, steps - matched, taken=matched)
             if name == "fresh+kd":
                 arm = replace(arm, objective=objective, fresh=True, steps=steps, taken=0)
@@ -99,13 +100,13 @@ def arms_of(plan: DistilPlan, *, flops_steps: int, member: str = "") -> list[Arm
 
 @dataclass(frozen=True)
 class Shared:
-    """What all arms of a comparison have in common: the student they start from, its teacher, text, plan and machine.
+    """What all arms of a comparison have in common: the student they start from, its teacher, text, plan and environment.
 
-    ``most_rows`` of the text are read, where the teacher has logits of no more, by arms that take more steps all of it if they
-    are to ``reads_on``; ``counted`` takes weight from where it has none, for the arms without a teacher too, so
-    that all learn the same tokens. ``common``: a seed, and how many rows of its order those of all seeds begin with.
-    ``stored``: the number format of the files of what is trained, in float32. ``fresh_rate``: the peak rate of what starts from
-    random weights, where it is another than the plan's. ``watch``: what is measured while they are trained.
+    ``most_rows`` limits the rows that are read to those with teacher logits; with ``reads_on``, arms with more steps than the
+    plan read all rows. ``counted`` sets the weight of tokens without logits to 0, for arms without a teacher too, so that
+    all learn from the same tokens. ``common``: a seed, and how many rows of its order the orders of all seeds begin with. ``stored``: the
+    number format of the saved models; training is in float32. ``fresh_rate``: the peak learning rate from random weights, None
+    for the plan's. ``watch``: what is measured during the trainings.
     """
 
     cut: Path
@@ -123,11 +124,11 @@ class Shared:
     watch: Watch | None = None
 
     def run(self, arm: Arm) -> Run:
-        """The run of an arm, its student as it begins."""
+        """The training run of an arm, with its student before the first step."""
         world = self.environment.world
         start = load(verified_folder(arm.start or self.cut), device="cpu", train=True)
         if arm.fresh:
-            packs = start.packs  # as its architecture does
+            packs = start.packs  # a property of the architecture
             start = new_model(load_config(self.cut), start.tokenizer, arm.seed, name=arm.name)
             start.packs = packs
         start.model.to(world.device)
@@ -149,7 +150,7 @@ class Shared:
 
 
 def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
-    """The trained model of an arm, from disk if it is done. Other arms are expected to take ``after`` seconds more."""
+    """The trained model of an arm, from disk if it is done. ``after``: expected seconds of the arms that follow."""
     world = shared.environment.world
     if arm.done:
         _drop_checkpoints(arm, world)
@@ -161,20 +162,20 @@ def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
 
 
 def train_members(members: Sequence[tuple[Arm, Shared]], *, label: str, after: float = 0.0) -> None:
-    """Trains arms that learn from one teacher on the same rows, in lockstep: its forward pass serves all.
+    """Trains arms with one teacher and the same rows in lockstep: one forward pass of the teacher serves all.
 
-    Other arms are expected to take ``after`` seconds more.
+    ``after``: expected seconds of the arms that follow.
     """
     runs = [(arm, shared.run(arm), shared.stored) for arm, shared in members if not arm.done]
     if runs:
-        runs[0][1].after = after  # whose progress is shown
+        runs[0][1].after = after  # the run whose progress is shown
         train_lockstep([run for _, run, _ in runs], label=label)
     for arm, run, stored in runs:
         _finish(arm, run, stored)
 
 
 def take_over(arm: Arm, twin: Arm) -> None:
-    """Gives an arm what another of the same start, rows, steps and objective came to, if that is done and it is not."""
+    """Links the result of ``twin``, an arm of the same start, rows, steps and objective, if it is done and ``arm`` is not."""
     if arm.done or not twin.done:
         return
     for name in ("metrics.jsonl", "held_out.jsonl"):
@@ -185,7 +186,7 @@ def take_over(arm: Arm, twin: Arm) -> None:
 
 
 def _finish(arm: Arm, run: Run, stored: torch.dtype) -> LanguageModel:
-    """Saves what was trained, rounded to a number format on every rank, and drops what a run needs to continue."""
+    """Saves the trained model, rounded to its number format on every rank, and removes its checkpoints."""
     world, trained = run.world, run.student
     trained.model.requires_grad_(False)
     trained.model.zero_grad(set_to_none=True)

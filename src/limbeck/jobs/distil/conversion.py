@@ -1,4 +1,4 @@
-"""What `limbeck distil --mixers` is asked to convert, from settings and the teacher's configuration alone."""
+"""The plan of a conversion (`limbeck distil --mixers`), from settings and the teacher's configuration alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHARE = 0.1  # of the tokens, for each of the first two stages; ours, not tuned
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is asked for: a mixer for each layer, or one for all but ``keep`` that are still to be chosen."""
+    """A mixer for each layer; with ``keep``, so many layers keep attention instead, and are chosen later by measurement."""
 
     mixers: tuple[str, ...]
     keep: int | None
@@ -29,7 +29,7 @@ class Conversion:
 
     @classmethod
     def of(cls, settings: DistilSettings, layers: int) -> Conversion:
-        """From the settings, for a student of so many layers. Raises BadSetting or BadModel where there can be no such."""
+        """The conversion of a student with ``layers`` layers. Raises BadSetting or BadModel for a pattern that does not fit."""
         assert settings.mixers is not None
         pattern = list(pattern_asked(settings.mixers))
         check_mixers(pattern)
@@ -37,7 +37,7 @@ class Conversion:
             if len(pattern) > 1 or pattern[0].partition(":")[0] == ATTENTION:
                 raise BadSetting(
                     f"--mixers {settings.mixers!r} with --keep-attention: expected one mixer to take the place of attention, "
-                    "such as gdn; to say which layer has which, leave --keep-attention out"
+                    "such as gdn; to give the mixer of each layer, leave --keep-attention out"
                 )
             if settings.keep_attention >= layers:
                 raise BadSetting(
@@ -57,7 +57,7 @@ class Conversion:
         return cls(mixers, settings.keep_attention, STAGES if settings.match is None else settings.match)
 
     def steps(self, steps: int) -> dict[Stage, int]:
-        """Steps of each stage out of those of the whole training. Raises BadSetting where none would be left."""
+        """Optimiser steps of each stage, out of ``steps`` in total. Raises BadSetting if none would be left to distil in."""
         found = {stage: max(1, round(_SHARE * steps)) for stage in self.stages}
         if sum(found.values()) >= steps:
             raise BadSetting(
@@ -68,7 +68,10 @@ class Conversion:
 
 
 def check_conversion(request: DistilRequest, target: Shape | None) -> Conversion | None:
-    """The conversion that is asked for, from the configuration alone; None where the student is not converted."""
+    """The conversion that the settings describe, None if there is none. ``target``: the pruned shape, None for the teacher's.
+
+    Raises BadSetting or BadModel for a teacher or a pattern that cannot be converted.
+    """
     if request.settings.mixers is None:
         return None
     config = load_config(request.teacher.config_source)
@@ -78,19 +81,19 @@ def check_conversion(request: DistilRequest, target: Shape | None) -> Conversion
 
 @dataclass(frozen=True)
 class Planned:
-    """What a conversion will make: the student, and the same with attention everywhere where it is to be matched to that."""
+    """The configuration of the converted student, and of its reference with attention in all layers (None without stages)."""
 
     student: LimbeckConfig
     reference: LimbeckConfig | None
 
     @classmethod
-    def of(cls, request: DistilRequest, asked: Conversion, target: Shape | None) -> Planned:
-        """From the teacher's configuration alone."""
+    def of(cls, request: DistilRequest, conversion: Conversion, target: Shape | None) -> Planned:
+        """The configurations that follow from the teacher's. ``target``: the pruned shape, None for the teacher's."""
         config = load_config(request.teacher.config_source)
-        base, layers = config if target is None else config_of_cut(target, config), len(asked.mixers)
-        reference = config_of(base, [ATTENTION] * layers) if asked.stages else None
+        base, layers = config if target is None else config_of_cut(target, config), len(conversion.mixers)
+        reference = config_of(base, [ATTENTION] * layers) if conversion.stages else None
         return cls(config_of(base, mixers_for(request.settings, layers)), reference)
 
     def remarks(self, length: int) -> list[str]:
-        """What is allowed, and may not be meant, of rows of this length."""
+        """Notes on settings that are legal but may not be intended, for rows of ``length`` tokens."""
         return remarks(Mixture.of(self.student), length)

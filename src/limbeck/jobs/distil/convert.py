@@ -1,9 +1,9 @@
-"""`limbeck distil --mixers`: the student is its teacher, or a cut of it, with cheaper mixers in the place of attention.
+"""`limbeck distil --mixers`: the student is its teacher, or a pruned student, with cheaper mixers instead of attention.
 
-Three stages, of which the first two may be left out: each mixer learns to give what the attention in its place gives, each block
-what the whole layer gives (`run.match`), and then the student is distilled as any other. Tokens of all three are counted
-together: what starts from the matched student is trained on as many fewer. Which layers keep attention is given by place, or
-chosen by what replacing a layer alone does to recall.
+There are three stages, of which the first two are optional (`run.match`): the output of each mixer is matched to that of the
+attention it replaces, then the output of each block to that of the whole layer, then the student is distilled like any other. All
+three share one token budget: arms that start from the matched student are trained on the tokens that are left. The layers that
+keep attention are given by index, or chosen by how much replacing each of them alone raises the loss on recall.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from limbeck.run.save import checkpoints
 from limbeck.students.convert import convert
 
 BASE, MATCHING, FACTS = "base", "matching", "conversion.json"  # in a run's folder; with attention it is in ATTENTION
-_ROWS = 64  # of training text, on which damage is measured
+_ROWS = 64  # of training text on which the loss of recall is measured
 
 
 def make_converted(
@@ -53,11 +53,12 @@ def make_converted(
     environment: Environment,
     most_rows: int | None = None,
 ) -> Path:
-    """The folder of the converted student, matched to attention in the stages of the plan.
+    """Converts the student, matches it to attention in the plan's stages, and returns its folder.
 
-    Beside it is the same student with attention everywhere, and conversion.json, which records what was done. A killed run goes
-    on in the stage it was in. The stages read the first rows of the plan's budget, one behind the other, in the order of the
-    first seed; ``most_rows`` of the text, where the teacher has logits of no more.
+    The same student with attention everywhere and conversion.json, which records what was done, are saved beside it. A killed run
+    continues in its stage. The stages read the first rows of the plan's budget one after the other, in the order of the first
+    seed. ``most_rows`` limits the rows to those with teacher logits, None for all. Raises BadCorpus if the layers that keep
+    attention are to be chosen and the text repeats no bigram.
     """
     settings, conversion, budget = plan.request.settings, plan.conversion, plan.budget
     assert conversion is not None, "the plan has a conversion"
@@ -107,7 +108,7 @@ def make_converted(
 
 
 class _Damage(TypedDict):
-    """What replacing attention in a layer does; of no layer first."""
+    """Loss in nats per token with attention replaced in one layer; the first row is without a replacement."""
 
     layer: Count | None
     hits: float
@@ -129,7 +130,7 @@ class _Matching:
     most_rows: int | None
 
     def stage(self, stage: Stage, student: LanguageModel, steps: int, *, before: int = 0) -> LanguageModel:
-        """The student after a stage, from disk where it is done; it reads on ``before`` steps into the text."""
+        """The student after a stage, from disk if it is done. The stage reads the text from the row after ``before`` steps."""
         folder, world = self.folder / stage, self.environment.world
         if not (folder / "student" / "config.json").exists():
             model, reference = student.model, self.everywhere.model
@@ -158,14 +159,14 @@ class _Matching:
         return load(verified_folder(folder / "student"), device=world.device, train=True)
 
     def error(self, stage: Stage) -> float:
-        """What a stage came to: its loss over the last tenth of its steps."""
+        """The mean loss over the last tenth of a stage's steps."""
         rows = read_lines(self.folder / stage / "metrics.jsonl")
         last = rows[-max(1, len(rows) // 10) :]
         return float(sum(row[f"loss_{UNIT}"] for row in last) / len(last))
 
 
 def show(facts: Mapping[str, Any], console: Console) -> None:
-    """Prints what a conversion did: damage by layer where that chose, what each layer is now, and what matching came to."""
+    """Prints a conversion's result: damage by layer if it was measured, what each layer has of attention, the matching errors."""
     if facts["damage"]:
         table = Table("attention replaced in", "nats on recall hits", "more than before", "elsewhere", "now")
         for row in facts["damage"]:
@@ -175,7 +176,9 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
             table.add_row(label, f"{row['hits']:.4f}", f"{row['damage']:+.4f}", f"{row['elsewhere']:.4f}", now)
         console.print(table)
     for layer, row in enumerate(facts["converted"]):
-        console.print(f"layer {layer}: {row['mixer']}; of attention it has {row['taken']}; fresh: {row['fresh']}")
+        console.print(
+            f"layer {layer}: {row['mixer']}; copied from attention: {row['taken']}; initialised: {row['fresh']}"
+        )
     for stage, tokens in facts["tokens"].items():
         console.print(
             f"matched {stage} on {count(tokens)} tokens: squared error {facts['error'][stage]:.3f} of the target's square"
@@ -183,7 +186,7 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
 
 
 def _converted(base: LanguageModel, mixers: Sequence[str], *, seed: int) -> LanguageModel:
-    """A conversion in float32, whose fresh parts follow from the seed."""
+    """A conversion in float32. The seed decides the parts that are initialised at random."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = convert(base, mixers)
@@ -193,7 +196,7 @@ def _converted(base: LanguageModel, mixers: Sequence[str], *, seed: int) -> Lang
 
 
 def _with_mixers_of(matched: LanguageModel, student: LanguageModel) -> LanguageModel:
-    """The student with the other's mixers where its own are not attention."""
+    """``student`` with the mixers of ``matched`` in all layers that do not keep attention."""
     assert isinstance(student.model, LimbeckForCausalLM)
     assert isinstance(matched.model, LimbeckForCausalLM)
     for layer in _replaced(student.model):
@@ -216,9 +219,9 @@ def _damage(
     length: int,
     environment: Environment,
 ) -> list[dict[str, Any]]:
-    """What replacing attention in one layer alone does to recall, on training text; first with none replaced.
+    """The loss on recall hits and elsewhere with attention replaced in one layer at a time, on training text.
 
-    Raises BadCorpus where the text has nothing to recall.
+    The first row has no layer replaced. Raises BadCorpus if the text repeats no bigram.
     """
     if environment.world.first and not file.exists():
         batches = list(micro_batches(Rows(store, length=length).take(_ROWS), environment.world.device))
@@ -228,7 +231,7 @@ def _damage(
         assert isinstance(changed, LimbeckForCausalLM)
         rows: list[dict[str, Any]] = []
         training = changed.training
-        changed.eval()  # what is drawn or chosen otherwise while a mixer learns is no part of what it can do
+        changed.eval()  # without sampling and other behaviour of mixers that is for training only
         for layer in (None, *_replaced(changed)):
             if layer is not None:
                 own, layer_of(reference, layer).mixer = layer_of(reference, layer).mixer, layer_of(changed, layer).mixer
@@ -239,8 +242,8 @@ def _damage(
             damage = hits - (rows[0]["hits"] if rows else hits)
             if not math.isfinite(hits):
                 raise BadCorpus(
-                    f"{store.folder}: no row of {length} tokens repeats a pair of tokens, so recall cannot say which layers keep "
-                    "attention: say it by place, as in --mixers 'attention*1,gdn*3', or give longer rows with --seq-len"
+                    f"{store.folder}: no row of {length} tokens repeats a pair of tokens, so recall cannot choose the layers "
+                    "that keep attention: give them by index, as in --mixers 'attention*1,gdn*3', or longer rows with --seq-len"
                 )
             rows.append({"layer": layer, "hits": hits, "elsewhere": found.mean(hits=False), "damage": damage})
         changed.train(training)
@@ -252,6 +255,6 @@ def _damage(
 
 
 def _most_damaged(damage: Sequence[Mapping[str, Any]], keep: int) -> set[int]:
-    """The layers that keep attention: those of which the loss harms recall most, taken one at a time."""
+    """The ``keep`` layers whose replacement alone raises the loss on recall hits most."""
     alone = sorted((row for row in damage if row["layer"] is not None), key=lambda row: (-row["damage"], row["layer"]))
     return {row["layer"] for row in alone[:keep]}

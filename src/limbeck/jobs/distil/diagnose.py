@@ -1,4 +1,4 @@
-"""What the doctor finds of a teacher, a student, their text and a run, before anything is spent."""
+"""The doctor's findings about a teacher, a student, their text and a planned run, before any training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from limbeck.planning.cost.size import Size
 def what_is_known(
     request: DistilRequest, teacher: LanguageModel, *, length: int, environment: Environment
 ) -> list[Finding]:
-    """Whether a teacher in memory predicts the text better than a unigram model; no finding of another teacher.
+    """Whether a teacher in memory predicts the text better than a unigram model; no finding for other teachers.
 
     An error becomes a warning where no objective needs the teacher.
     """
@@ -40,7 +40,7 @@ def what_is_known(
 
 
 def _packing(model: LanguageModel, texts: Sequence[str], length: int) -> list[Finding]:
-    """What it costs that a decoder must be given each document alone; nothing of one that takes packed rows."""
+    """The cost of a decoder that needs each document in a row of its own; empty if it supports packed rows."""
     if model.packs:
         return []
     tokens = [len(model.tokenizer(text, verbose=False)["input_ids"]) for text in texts]
@@ -56,9 +56,9 @@ def diagnose(
     environment: Environment,
     uses: float | None = None,
 ) -> list[Finding]:
-    """The findings about a pair, the first documents of its data, and the run as it is set.
+    """The findings about a pair, the first documents of its data, and the planned run.
 
-    ``length``: tokens of a row. ``uses``: how often a forward pass of the teacher is trained with, where that is known.
+    ``length``: tokens of a row. ``uses``: how often each forward pass of the teacher is used for training, None if unknown.
     """
     settings, teacher, student = request.settings, pair.teacher, pair.student
     rows, steps = batch_rows(settings, length, environment.world.size)

@@ -1,6 +1,6 @@
-"""What a comparison will take, from real steps of its trainings, and at the end what it took.
+"""Estimates the time and memory of a comparison from real steps of its trainings, and compares them with the measured ones.
 
-The steps that are measured are of copies: nothing of them is left when the trainings begin.
+The measured steps train copies, so they leave no trace in the trainings.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from limbeck.planning.cost.training import Cost
 from limbeck.report.words import duration, label, trainings
 from limbeck.run.log import peak_gib
 
-# Seconds that are measured for each kind of arm: a small share of what it will take, within these.
+# Seconds of measurement for each kind of arm: _SHARE of its training, but at least _LEAST and at most _MOST.
 _LEAST, _MOST, _SHARE = 0.2, 20.0, 0.03
 
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """Seconds of all trainings, seconds of a step by what is trained how, and the peak of memory in bytes."""
+    """Seconds of all trainings, seconds of a step for each kind of arm, and peak memory in bytes."""
 
     seconds: float
     step_seconds: dict[str, float]
@@ -30,29 +30,31 @@ class TimeEstimate:
 
 
 def estimate_time(arms: Sequence[Arm], cost: Cost, shared: Shared) -> TimeEstimate:
-    """Measures some steps of each kind of arm, on this machine as it is now."""
+    """The estimate from some real steps of each kind of arm, at the current load of this machine."""
     world, step_seconds = shared.environment.world, {}
     for name in dict.fromkeys(map(_kind, arms)):
         longest = max((arm for arm in arms if _kind(arm) == name), key=lambda arm: arm.steps)
         run = shared.run(longest)
         step = run.measure(_LEAST)
-        total = world.sum(step) / world.size * longest.steps  # one number, or ranks would take unlike many steps
+        total = (
+            world.sum(step) / world.size * longest.steps
+        )  # the same on all ranks, or they would take different numbers of steps
         if _SHARE * total > _LEAST:
             step = run.measure(min(_MOST, _SHARE * total))
         step_seconds[name] = step
-    seen = round(peak_gib(world.device) * 2**30)  # a small student may take less than the tokenizer did
+    seen = round(peak_gib(world.device) * 2**30)  # the process may already have used more, for the tokenizer
     return TimeEstimate(
         sum(step_seconds[_kind(arm)] * arm.steps for arm in arms), step_seconds, max(seen, cost.peak_bytes)
     )
 
 
 def _kind(arm: Arm) -> str:
-    """What decides how long a step takes: the objective, and whether the arm has layers of its own, as its start has."""
+    """The kind of an arm, which decides the time of a step: its objective, and the model it starts from if that is another."""
     return arm.objective.text if arm.start is None else f"{arm.objective.text} ({label(arm.name)})"
 
 
 def shown_before(estimate: TimeEstimate, arms: Sequence[Arm]) -> str:
-    """The estimate as it is printed before the trainings."""
+    """The sentence with the estimate, printed before the trainings."""
     steps = ", ".join(f"{seconds:.3g} s of {name}" for name, seconds in estimate.step_seconds.items())
     return (
         f"estimate: {duration(estimate.seconds)} for {trainings(len(arms))} (a step, measured now: {steps}), and "
@@ -61,7 +63,7 @@ def shown_before(estimate: TimeEstimate, arms: Sequence[Arm]) -> str:
 
 
 def expected_seconds(estimate: Mapping[str, Any], arms: Sequence[Arm]) -> float:
-    """What these trainings will take by an estimate that was kept, those that are done nothing; 0 where none was kept."""
+    """Seconds that the unfinished arms will take by a stored estimate; 0 if there is none."""
     steps = estimate.get("step_seconds", {})
     return sum(steps.get(_kind(arm), 0.0) * arm.steps for arm in arms if not arm.done)
 
@@ -69,7 +71,7 @@ def expected_seconds(estimate: Mapping[str, Any], arms: Sequence[Arm]) -> float:
 def shown_after(
     estimate: dict[str, Any], arms: Sequence[Arm], environment: Environment, *, continued: bool = False
 ) -> str:
-    """What the trainings took, ``continued`` where over several starts, beside what was said before."""
+    """The sentence with measured and estimated time and memory; ``continued`` if the run had several starts."""
     starts = " over all starts" if continued else ""
     return (
         f"Training took {duration(training_seconds(arms))}{starts} ({duration(estimate['seconds'])} estimated) and up to "
@@ -78,7 +80,7 @@ def shown_after(
 
 
 def training_seconds(arms: Sequence[Arm]) -> float:
-    """Seconds of all steps of these arms, also where a run was stopped and continued."""
+    """Seconds of all steps of these arms, over all starts."""
     total = 0.0
     for arm in arms:
         before = 0

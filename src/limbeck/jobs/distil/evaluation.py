@@ -1,7 +1,7 @@
-"""What came out: every model of a run measured on the same held-out rows, and the report made of it.
+"""Evaluates all models of a run on the same held-out rows, and writes the report.
 
-Measurements are sums over documents and stay in the run's folder, one file a model and seed, so a run that was stopped
-does not measure again, and any difference between two models has an interval over the same documents.
+Measurements are sums over documents. They are kept in the run's folder, one file for each model and seed, so a continued run does
+not measure again, and the difference of any two models has an interval over the same documents.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _CONTINUED = ("student", "student_sampled")  # in a row of samples
 
 
 class Evaluation:
-    """Collects the measurements of a run, on the rank that writes; the others pass through."""
+    """Collects the measurements of a run on rank 0; on other ranks its methods do nothing."""
 
     def __init__(
         self,
@@ -57,20 +57,20 @@ class Evaluation:
     ) -> None:
         """``stores``: (training, held-out) text in the student's tokens. ``length``: tokens of a row.
 
-        ``seconds``: how long measuring a student took in an earlier start of the run, 0 where there was none.
+        ``seconds``: how long the evaluation of a student took in an earlier start of the run, 0 if there was none.
         """
         settings, (train, store) = request.settings, stores
         self._settings, self._source, self._machine = settings, teacher, environment
         self._distils = request.objective.needs_teacher
         self._reference: Teacher | None = None if isinstance(teacher, CrossTokenizerTeacher) else teacher.about
         self._counted: Callable[[Batch], Batch] = lambda batch: batch
-        answers = teacher.captured.held_out if teacher.captured and self._reference is not None else None
-        rows = answers.cache.rows if answers else None
+        logits = teacher.captured.held_out if teacher.captured and self._reference is not None else None
+        rows = logits.cache.rows if logits else None
         self.held_out = HeldOut(store, length=length, environment=environment, trained=settings.tokens, rows=rows)
-        if answers:
-            self._reference = answers.of_sample(self.held_out.sample)
-            self._counted = answers.counted
-        self._teachers = self.held_out  # as the teacher reads it
+        if logits:
+            self._reference = logits.of_sample(self.held_out.sample)
+            self._counted = logits.counted
+        self._teachers = self.held_out  # the same text in the teacher's tokens
         if isinstance(teacher, CrossTokenizerTeacher) and environment.world.first:
             self._teachers = teacher.held_out(environment)
         measurements = settings.out / "measurements"
@@ -78,13 +78,13 @@ class Evaluation:
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._costs: list[Reading] = []
         self.seconds = seconds  # of the last evaluation of a student
-        served = teacher.captured is not None and teacher.captured.served  # nobody here has looked at the model
+        served = teacher.captured is not None and teacher.captured.served  # its weights are not available
         if environment.world.first and not served:
             self._measure("teacher", teacher.about, settings.seed, compare=False)
             self._cost("teacher", self._cost_of_teacher)
 
     def cut(self, folder: Path) -> None:
-        """Measures the student as it starts."""
+        """Measures the student before its training."""
         if self._machine.world.first:
             model = load(verified_folder(folder), device=self._machine.world.device)
             measured = self._measure("cut", model, self._settings.seed)
@@ -92,7 +92,7 @@ class Evaluation:
                 console.print(f"note: {remark}")
 
     def expected_seconds(self, arms: Sequence[Arm]) -> float:
-        """How long measuring the arms among these takes that are not measured yet, by the last model that was."""
+        """Seconds for the evaluation of the arms that are not measured yet, from the time of the last one."""
         return self.seconds * sum(not self._file(arm.name, arm.seed).exists() for arm in arms)
 
     def arm(self, arm: Arm, model: LanguageModel) -> None:
@@ -111,7 +111,7 @@ class Evaluation:
         console.print(f"{arm.label}: cross-entropy on held-out text {nats:.4f} nats/token")
 
     def write(self, run: dict[str, Any]) -> tuple[list[Reading], Verdict]:
-        """Writes readings, verdict, card and report of the arms that are done: the first of them is the student."""
+        """Writes readings, verdict, model card and report of the arms measured so far. The student must be one of them."""
         out = self._settings.out
         readings = self._readings()
         write_lines(out / "readings.jsonl", [r.row() for r in readings])
@@ -142,7 +142,7 @@ class Evaluation:
         return readings, found_verdict
 
     def conclude(self, run: dict[str, Any]) -> tuple[dict[str, Any], Ending]:
-        """Writes all and prints the verdict's notes; gives the result that `--json` prints, and the last screen."""
+        """Writes all files and prints the verdict's notes; returns the result that `--json` prints, and the last screen."""
         out = self._settings.out
         readings, found_verdict = self.write(run)
         console.print()
@@ -163,7 +163,7 @@ class Evaluation:
         return result, ending
 
     def _cost(self, name: str, measured: Callable[[], list[Reading]]) -> None:
-        """Adds what a model costs to run, from its file where that was measured before."""
+        """Adds the inference cost of a model, from its file if it was measured before."""
         file = self._settings.out / "measurements" / f"cost-{name}.json"
         if not file.exists():
             with writing(file):
@@ -172,7 +172,7 @@ class Evaluation:
         self._costs += [Reading.of(row) for row in read_rows(file, ReadingRow, remedy=AGAIN)]
 
     def _cost_of_teacher(self) -> list[Reading]:
-        """What a teacher costs to run; one whose answers were captured, where and when that was done."""
+        """The inference cost of the teacher; with captured logits, as it was measured at the capture."""
         captured = self._source.captured
         return captured.cost if captured else cost("teacher", self._source.about)
 
@@ -188,18 +188,18 @@ class Evaluation:
         return rows
 
     def _text_bytes(self, student: Measurements, teacher: Measurements | None) -> tuple[np.ndarray, np.ndarray] | None:
-        """Bytes of each document that the student's tokens and the teacher's stand for, where they have different ones."""
+        """Bytes of text in each document's student tokens and teacher tokens; None if they share a tokenizer."""
         if teacher is None or self._teachers is self.held_out:
             return None
         return self.held_out.text_bytes(student), self._teachers.text_bytes(teacher)
 
     def _cost_of_stored(self, arm: Arm) -> list[Reading]:
-        """What a student costs as it is on disk, in the number format that the teacher is measured in."""
+        """The inference cost of the saved student, in the number format that the teacher is measured in."""
         stored = load(verified_folder(arm.student), device=self._machine.world.device, dtype=self._machine.dtype)
         return cost("student", stored, folder=arm.student)
 
     def _measure(self, name: str, model: LanguageModel, seed: int, *, compare: bool = True) -> Measurements:
-        """The measurement of a model, from its file where it was made before."""
+        """The measurements of a model, from its file if there is one."""
         file, begun = self._file(name, seed), time.monotonic()
         captured = self._source.captured
         if captured and captured.measured and name == "teacher":
@@ -217,7 +217,7 @@ class Evaluation:
             if name != "teacher":
                 self.seconds = time.monotonic() - begun
         self._runs.setdefault(name, {})[seed] = measured
-        if self._recall and not (captured and name == "teacher"):  # whose weights are not here
+        if self._recall and not (captured and name == "teacher"):  # its weights are not here
             self._recall.measure(name, model, seed)
         return measured
 
@@ -225,7 +225,7 @@ class Evaluation:
         return self._settings.out / "measurements" / f"{name}-seed{seed}.safetensors"
 
     def _readings(self) -> list[Reading]:
-        """All readings: of each seed, and over the seeds (seed null) where there are several."""
+        """All readings: of each seed, and over all seeds (seed null) if there are several."""
         readings = list(self._costs)
         for name, runs in self._runs.items():
             sets: list[tuple[int | None, list[Measurements]]] = [(seed, [runs[seed]]) for seed in sorted(runs)]
@@ -234,7 +234,7 @@ class Evaluation:
             for seed, measured in sets:
                 text = self._teachers if name == "teacher" else self.held_out
                 found = likelihood(name, measured, text_bytes=text.text_bytes(measured[0]), seed=seed)
-                if text is not self.held_out:  # of tokens that are not the student's
+                if text is not self.held_out:  # only bits per byte compare between tokenizers
                     found = [reading for reading in found if reading.name == "bits_per_byte"]
                 readings += found
                 readings += calibration(name, measured, seed=seed)
@@ -253,13 +253,13 @@ def _sentence(text: str) -> str:
 
 
 def share_teacher_metrics(there: Path, here: Path) -> None:
-    """Gives a run what another measured of the teacher they share."""
+    """Links the teacher's measurements of the run ``there`` into the run ``here``."""
     for file in [*there.glob("measurements/teacher-seed*"), *there.glob("measurements/cost-teacher.json")]:
         link_or_copy(file, here / "measurements" / file.name)
 
 
 def _by_model(readings: list[Reading]) -> dict[str, dict[str, Any]]:
-    """Readings by model and name, over all seeds where there are several."""
+    """Readings by model and name, over all seeds if there are several."""
     found: dict[str, dict[str, Any]] = {}
     for reading in readings:
         row = reading.row()

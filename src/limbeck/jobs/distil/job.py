@@ -1,7 +1,7 @@
-"""`limbeck distil`, the main job: check the pair, choose a shape, cut, distil, compare, report.
+"""`limbeck distil`, the main job: check the pair, choose a shape, prune, distil, compare, report.
 
-The order is chosen so that a mistake costs seconds: settings, objective, folder, configurations and data are looked at
-before anything long begins. Every stage leaves its result in the run's folder and is skipped when it is there.
+Settings, objective, folder, configurations and data are checked before anything long begins, so that a mistake costs seconds.
+Every stage saves its result in the run's folder and is skipped if the result exists.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ from limbeck.teachers.ref import ServedRef
 
 @claims()
 def distil(settings: DistilSettings) -> dict[str, Any]:
-    """Makes a student out of a teacher and proves what it is worth; all of it is in ``settings.out``.
+    """Distils a student from a teacher, and compares it with its baselines; all results are in ``settings.out``.
 
-    Gives ``{"out", "student", "readings", "verdict"}``.
+    Returns ``{"out", "student", "readings", "verdict"}``, an empty dict on ranks other than 0.
     """
     started = time.monotonic()
-    request, answers = adopted(DistilRequest.of(settings))
+    request, logits = adopted(DistilRequest.of(settings))
     environment = environment_of(settings)
-    comparison = prepare(request, answers, environment)
+    comparison = prepare(request, logits, environment)
     for number, arm in enumerate(comparison.arms, 1):
         later = comparison.arms[number:]
         after = expected_seconds(comparison.run.get("estimate", {}), later)
@@ -82,9 +82,9 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
 
 @dataclass
 class Comparison:
-    """A student and what it is compared with, ready to be trained. ``run`` is what run.json holds, on the first rank.
+    """A student and its baselines, ready to be trained. ``run`` is the content of run.json, empty on ranks other than 0.
 
-    ``continued``: whether an earlier start of the run had come as far as this.
+    ``continued``: whether an earlier start of the run had reached this point.
     """
 
     settings: DistilSettings
@@ -98,15 +98,15 @@ class Comparison:
     continued: bool
 
     def show_so_far(self) -> None:
-        """Writes a report of the arms that are done: whoever stops here has one."""
+        """Writes a report of the arms that are done, so that a stopped run has one."""
         if self.shared.environment.world.first and "ended" not in self.run:
             self.proof.write(self.run)
 
     def conclude(self, seconds: float, *, linked: Collection[Path] = (), last: bool = True) -> dict[str, Any]:
-        """Writes everything, prints the verdict and what it took; gives the result on the first rank.
+        """Writes all files, prints the verdict and the time; returns the result of `distil`, an empty dict on ranks other than 0.
 
-        Arms in the folders ``linked`` were trained by another student of a family; a student that is not the ``last`` word of
-        its run leaves it to the family to say what all took.
+        Arms in the folders ``linked`` were trained for another student of a sweep. With ``last`` False, the next command and the
+        total time are left to the sweep's own ending.
         """
         if not self.shared.environment.world.first:
             return {}
@@ -125,7 +125,7 @@ class Comparison:
 
 def prepare(
     request: DistilRequest,
-    answers: dict[str, Any],
+    logits: dict[str, Any],
     environment: Environment,
     *,
     member: str = "",
@@ -133,15 +133,15 @@ def prepare(
     objectives: Sequence[ObjectiveSpec] = (),
     sharing: int = 1,
 ) -> Comparison:
-    """Everything before the first training: checks, text, the pruned student, the arms, and what they will take.
+    """Everything before the first training: checks, text, the pruned student, the arms, and the estimate of their time.
 
-    ``answers``: what the signature holds of captured logits. In a sweep, ``member`` is the student's name, ``beside`` another
-    student of the same teacher and text, which are not read again, ``objectives`` those of all its students, and ``sharing`` how
-    many of them learn from the teacher, whose forward pass they share. Raises a LimbeckError for whatever does not fit, before
-    anything long begins.
+    ``logits``: the entries of the run's signature about captured logits. In a sweep, ``member`` is the student's name, ``beside``
+    another student of the same teacher and text, which are not read again, ``objectives`` those of all its students, and
+    ``sharing`` how many of them share a forward pass of the teacher. Raises a LimbeckError for settings, models or text that do
+    not fit, before anything long begins.
     """
     plan, settings = DistilPlan.of(request, environment), request.settings
-    run = claim(settings.out, plan.signature(answers, environment)) if environment.world.first else {}
+    run = claim(settings.out, plan.signature(logits, environment)) if environment.world.first else {}
     environment.world.barrier()
     continued = "teacher" in run  # written below, before the first training
     if isinstance(request.teacher, ServedRef) and not beside:
@@ -149,12 +149,12 @@ def prepare(
     given = objectives or request.objectives
     source = beside.source if beside else teacher_of(request, environment, length=plan.budget.length, objectives=given)
     start = _Start(plan, source, first_documents(settings, request.teacher), environment, sharing)
-    knows = start.first_look(known=beside is not None)
+    about_teacher = start.first_look(known=beside is not None)
     store, held_out = beside.stores if beside else source.stores(settings, environment)
     require_rows(store, length=plan.budget.length)
     if environment.world.first:
         same_corpus(settings.out, run, store, held_out)
-    cut, student, findings = start.student(store, knows=knows)
+    cut, student, findings = start.student(store, about_teacher=about_teacher)
     if isinstance(source, CrossTokenizerTeacher):
         source.query(store, environment, rows=plan.budget.steps * plan.budget.rows, length=plan.budget.length)
     price = start.price(student)
@@ -174,7 +174,7 @@ def prepare(
         update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
         _announce(about, student, shared.plan, layout, arms, most=source.rows)
     cost = _cost(plan, source, student, environment)
-    del student  # one student at a time is held
+    del student  # one student at a time is in memory
     _estimate(settings, run, arms, cost, shared)
     if beside and environment.world.first:
         share_teacher_metrics(beside.settings.out, settings.out)
@@ -189,7 +189,7 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Start:
-    """What is known before the student is made; ``sharing`` students share the teacher's forward pass."""
+    """The checks and steps up to the untrained student; ``sharing`` students share the teacher's forward pass."""
 
     plan: DistilPlan
     source: TeacherSource
@@ -198,41 +198,41 @@ class _Start:
     sharing: int
 
     def diagnose(self, pair: Pair, *, uses: float | None = None) -> list[Finding]:
-        """What the doctor finds of this pair."""
+        """The doctor's findings about this pair."""
         length = self.plan.budget.length
         return diagnose(self.plan.request, pair, self.documents, length=length, environment=self.environment, uses=uses)
 
     def first_look(self, *, known: bool) -> list[Finding]:
-        """Stops at a teacher that predicts no better than a unigram model, or a given student that does not fit.
+        """Raises if the teacher predicts no better than a unigram model, or if a given student does not fit.
 
-        Gives the findings about the teacher; none where they are ``known`` already, or were made when its logits were captured.
+        Returns the findings about the teacher; none if they are ``known`` already, or were made at the capture of its logits.
         """
         request, source = self.plan.request, self.source
         looked = known or source.captured is not None
         length = self.plan.budget.length
-        knows = [] if looked else what_is_known(request, source.about, length=length, environment=self.environment)
-        check(knows)
+        findings = [] if looked else what_is_known(request, source.about, length=length, environment=self.environment)
+        check(findings)
         if request.settings.student:
             check(self.diagnose(Pair(source.about, load(request.settings.student))))
-        return knows
+        return findings
 
-    def student(self, store: TokenStore, *, knows: list[Finding]) -> tuple[Path, LanguageModel, list[Finding]]:
-        """(folder, model, findings) of what the training starts from: it is made, and checked beside its teacher."""
+    def student(self, store: TokenStore, *, about_teacher: list[Finding]) -> tuple[Path, LanguageModel, list[Finding]]:
+        """(folder, model, findings) of the untrained student, made from the teacher if needed, and checked with it."""
         plan, teacher = self.plan, self.source.about
         live = plan.request.objective.needs_teacher and isinstance(self.source, RunTeacher)
         uses = self.uses() if live else None
-        findings = self._conversion(uses) + knows
+        findings = self._conversion(uses) + about_teacher
         cut = _start(plan, self.source, store, environment=self.environment)
         student = load(verified_folder(cut), device="cpu")
         if not plan.conversion:
-            findings = self.diagnose(Pair(teacher, student), uses=uses) + knows
+            findings = self.diagnose(Pair(teacher, student), uses=uses) + about_teacher
             _show(findings)
         findings += [packed(store, length=plan.budget.length, context=student.context)]
         _show(findings[-1:])
         return cut, student, findings
 
     def _conversion(self, uses: float | None) -> list[Finding]:
-        """What the doctor finds of a conversion, whose matching comes first; nothing where none is asked for."""
+        """The doctor's findings about a planned conversion, before its matching; none without a conversion."""
         plan = self.plan
         if not plan.conversion:
             return []
@@ -245,11 +245,11 @@ class _Start:
         return findings
 
     def uses(self) -> float:
-        """How often a forward pass of the teacher is trained with."""
+        """How often each forward pass of the teacher is used for training."""
         return self.sharing / self.source.passes(self.plan.budget.tokens, self.plan.budget.length)
 
     def price(self, student: LanguageModel) -> Price | None:
-        """What the teacher costs beside the student; None where the objective does not need it."""
+        """The teacher's compute relative to the student's; None if the objective does not need the teacher."""
         if not self.plan.request.objective.needs_teacher:
             return None
         sizes = Size.of(student.config), Size.of(self.source.about.config)
@@ -272,7 +272,7 @@ def _shared(
         *(cut, source.logits, store, budget.length, training, environment),
         most_rows=source.rows,
         counted=source.counted,
-        reads_on=isinstance(source, CrossTokenizerTeacher),  # which has logits of no more than the plan reads
+        reads_on=isinstance(source, CrossTokenizerTeacher),  # its logits cover only the rows of the plan
         common=(settings.seed, plan.matched * budget.rows),
         stored=stored_as(settings, plan.request.teacher),
         fresh_rate=fresh_rate_of(settings, student.parameters_count),
@@ -280,7 +280,7 @@ def _shared(
 
 
 def _cost(plan: DistilPlan, source: TeacherSource, student: LanguageModel, environment: Environment) -> Cost:
-    """What one training takes in memory and time."""
+    """The memory and time of one training."""
     return estimate(
         *(Size.of(student.config), source.size),
         length=plan.budget.length,
@@ -294,7 +294,7 @@ def _cost(plan: DistilPlan, source: TeacherSource, student: LanguageModel, envir
 def _of_conversion(
     plan: DistilPlan, source: TeacherSource, student: LanguageModel, *, environment: Environment
 ) -> dict[str, Any]:
-    """What run.json keeps of a conversion: what became of attention, and the bytes of state for a text."""
+    """The entries of run.json about a conversion: how each layer was converted, and bytes of state for a text."""
     remedy = "remove the folder cut beside it too, and the student is converted again"
     file, length = plan.request.settings.out / FACTS, plan.budget.length
     facts: dict[str, Any] = {"conversion": read_json(file, ConversionFacts, remedy=remedy)}
@@ -304,7 +304,7 @@ def _of_conversion(
 
 
 def _estimate(settings: DistilSettings, run: dict[str, Any], arms: list[Arm], cost: Cost, shared: Shared) -> None:
-    """Measures, keeps and prints what the trainings will take, before the first of them has begun."""
+    """Estimates the time of the trainings, prints it and stores it in run.json; nothing if a training has begun."""
     if any((arm.folder / "metrics.jsonl").exists() for arm in arms):
         return
     found = estimate_time(arms, cost, shared)
@@ -314,7 +314,7 @@ def _estimate(settings: DistilSettings, run: dict[str, Any], arms: list[Arm], co
 
 
 def _start(plan: DistilPlan, source: TeacherSource, store: TokenStore, *, environment: Environment) -> Path:
-    """The folder of what the student starts from. Weights that only this needs are gone when it is there."""
+    """The folder of the untrained student. Teacher weights that are needed only here are freed afterwards."""
     settings, target, conversion = plan.request.settings, plan.target, plan.conversion
     folder = settings.out / "cut"
     if environment.world.first and target is not None and source.captured:
@@ -325,14 +325,14 @@ def _start(plan: DistilPlan, source: TeacherSource, store: TokenStore, *, enviro
     if conversion is None:
         return make_student(settings, target, weights, store, length=plan.budget.length, environment=environment)
     if made:
-        if environment.world.first:  # of a start that ended just before
+        if environment.world.first:  # left by a start that was killed just after this stage
             shutil.rmtree(settings.out / MATCHING, ignore_errors=True)
         return folder
     return make_converted(plan, weights, store, environment=environment, most_rows=source.rows)
 
 
 def _show(findings: Sequence[Finding]) -> None:
-    """Prints what the doctor found, and stops at an error; the rest is in the report, and in `limbeck doctor`."""
+    """Prints warnings, errors and costs, and raises at an error. The other findings are in the report."""
     show([f for f in findings if f.level != "ok" or f.check in ("memory", "equal compute")], console)
     check(findings)
 
@@ -340,20 +340,20 @@ def _show(findings: Sequence[Finding]) -> None:
 def _check_served(request: DistilRequest, *, length: int, environment: Environment) -> None:
     """Checks a pair whose teacher is on a server before any query, which may cost money."""
     settings, teacher = request.settings, request.teacher
-    assert settings.student is not None, "adopted looked for it"
+    assert settings.student is not None, "checked by adopted"
     described = load_without_weights(resolve_description(teacher.config_source), name=teacher.name)
     documents = first_documents(settings, teacher)
     check(diagnose(request, Pair(described, load(settings.student)), documents, length=length, environment=environment))
 
 
 def _arms(plan: DistilPlan, price: Price | None, *, member: str) -> list[Arm]:
-    """The arms, with cross-entropy's steps at equal FLOPs; the teacher has no ``price`` where the objective does not need it."""
+    """The arms, with the steps of cross-entropy at equal FLOPs. ``price`` is None if the objective needs no teacher."""
     ratio = 1.0 if price is None else price.ratio
     return arms_of(plan, flops_steps=round((plan.budget.steps - plan.matched) * ratio), member=member)
 
 
 def _priced(price: Price | None, students: int) -> dict[str, Any]:
-    """What run.json keeps of the teacher's price: its forward passes for each token that the student trains on."""
+    """The entries of run.json about the teacher's price: its forward passes for each token of the student's training."""
     if price is None:
         return {"passes": 0.0}
     return {"passes": 1 / price.uses, "price": price.step, "students": students}
@@ -362,25 +362,25 @@ def _priced(price: Price | None, students: int) -> dict[str, Any]:
 def _summary(model: LanguageModel) -> dict[str, Any]:
     try:
         shape = str(Shape.of(model.config))
-    except BadModel:  # of a kind that is not cut, but can teach, or learn as it is
+    except BadModel:  # an architecture that cannot be pruned can still be a teacher or a given student
         shape = None
     return {"name": model.name, "parameters": model.parameters_count, "shape": shape}
 
 
 def _stated(request: DistilRequest) -> dict[str, Any]:
-    """Licence and origin in the README.md of the model that the student starts from."""
+    """Licence and origin as given in the README.md of the model that the student starts from."""
     found = licence_of(resolve_description(request.settings.student or request.teacher.config_source))
     return {"stated": found} if found else {}
 
 
 def _kept(student: LanguageModel, teacher: LanguageModel, size: Size, *, length: int, itemsize: int) -> dict[str, Any]:
-    """What a converted student keeps of a text beside its teacher, of rows of this length and of the teacher's context."""
+    """Bytes of state of a converted student and of its teacher, after ``length`` tokens and after the teacher's context."""
     context = length if teacher.context == sys.maxsize else teacher.context
     return kept_bytes(Size.of(student.config), size, length=length, context=context, itemsize=itemsize)
 
 
 def _plan_facts(plan: Plan, layout: Layout, arms: list[Arm]) -> dict[str, Any]:
-    """The plan as it is stored and shown; ``tokens`` are those that are read, which padding is not."""
+    """The plan as run.json stores it. ``tokens`` does not count padding."""
     return {
         "steps": plan.steps,
         "rows": plan.rows,
@@ -396,13 +396,13 @@ def _plan_facts(plan: Plan, layout: Layout, arms: list[Arm]) -> dict[str, Any]:
 def _announce(
     teacher: dict[str, Any], student: LanguageModel, plan: Plan, layout: Layout, arms: list[Arm], *, most: int | None
 ) -> None:
-    """``most`` rows of the text are read, None: all."""
+    """Prints the pair and the plan. ``most``: how many rows of the text are read, None for all."""
     rows, length = plan.steps * plan.rows, layout.length
     epochs = rows / (layout.rows if most is None else min(most, layout.rows))
     padding = f", of which {share(layout.padding)} is padding" if layout.padding > 0.005 else ""
-    answers = f" ({teacher['answers']}, captured before)" if "answers" in teacher else ""
+    captured = f" ({teacher['answers']}, captured before)" if "answers" in teacher else ""
     console.print(
-        f"teacher {teacher['name']}: {teacher['parameters']:,} parameters{answers}; student: {student.parameters_count:,} "
+        f"teacher {teacher['name']}: {teacher['parameters']:,} parameters{captured}; student: {student.parameters_count:,} "
         f"({student.parameters_count / teacher['parameters']:.2f} of it)\n"
         f"{plan.steps:,} steps of {plan.rows} x {length} tokens = {rows * length:,} tokens{padding} "
         f"({epochs:.1f} epochs), peak learning rate {plan.lr:.2g}, {plan.schedule}; "

@@ -1,7 +1,7 @@
-"""Whether a run keeps the logits of a teacher in memory: they are computed once then, and every epoch, seed and arm reads them.
+"""Decides whether a run stores the logits of a local teacher: computed once, they serve every epoch, seed and arm.
 
-Kept is what `limbeck capture` keeps, in the run's folder, so another run can take it for its teacher. It is worth it where the
-trainings read their text often, and possible where every objective can be computed from what is kept.
+They are stored as by `limbeck capture`, in the run's folder, so another run can use that folder as its teacher. This saves
+compute if the trainings read their text several times. It is possible if every objective can be computed from stored outcomes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from limbeck.report.words import size
 from limbeck.run.log import console
 
 CAPTURED = "captured"  # in a run's folder: the captured logits of its teacher
-_BESIDE = 2**17  # tokens that a capture computes besides: of held-out text, and to choose and certify what is kept
+_BESIDE = 2**17  # further tokens of a capture: held-out text, and the sample that chooses and certifies the codec
 _OFTEN = 2  # times as many live passes as a capture takes
 _SHARE = 0.25  # of the free disk
 
@@ -36,9 +36,9 @@ _BYTES: int = CaptureSettings.model_fields["bytes_per_token"].default
 def keeps(
     request: DistilRequest, environment: Environment, *, length: int, objectives: Sequence[ObjectiveSpec]
 ) -> bool:
-    """Whether this run keeps its teacher's logits: by --cache-logits, or by how often it would compute them.
+    """Whether this run stores its teacher's logits: by --cache-logits, or by how often it would compute them.
 
-    ``objectives`` are those of all students. What was begun is gone on with. Tokenises the run's text into ``out/data``.
+    ``objectives`` are those of all students. A capture that was begun is continued. Tokenises the run's text into ``out/data``.
     """
     settings, needed = request.settings, any_needs_teacher(objectives)
     if settings.cache_logits is not None:
@@ -62,9 +62,9 @@ def keeps(
 
 
 def worth_keeping(settings: DistilSettings, text: int) -> bool:
-    """Whether a run keeps the logits of so many tokens of text: by its settings, or where that saves passes and fits on disk.
+    """Whether a run stores the logits of ``text`` tokens: by its settings, or if that saves forward passes and fits on disk.
 
-    Never of a text that it does not read to its end: others of its rows would be read.
+    Not if the run reads only a part of its text, since with stored logits it would read other rows.
     """
     if settings.cache_logits is not None:
         return settings.cache_logits
@@ -73,7 +73,7 @@ def worth_keeping(settings: DistilSettings, text: int) -> bool:
 
 
 def check_keeps(request: DistilRequest) -> None:
-    """Raises BadSetting where --cache-logits is not possible with this teacher."""
+    """Raises BadSetting for --cache-logits or --no-cache-logits with a teacher or alignment that does not permit it."""
     settings = request.settings
     if settings.cache_logits is False and not request.teacher.has_weights:
         raise BadSetting(
@@ -82,12 +82,12 @@ def check_keeps(request: DistilRequest) -> None:
         )
     if settings.cache_logits and settings.tokenizer_align is not None:
         raise BadSetting(
-            "--cache-logits: with --tokenizer-align what the teacher gives is computed once and kept anyway; leave it out"
+            "--cache-logits: with --tokenizer-align the teacher's log-probabilities are always kept; leave it out"
         )
 
 
 def _readings(settings: DistilSettings) -> int:
-    """How many trainings of one student need the teacher."""
+    """The number of trainings of one student that need the teacher."""
     return settings.seeds * (1 + ("fresh+kd" in settings.compared))
 
 

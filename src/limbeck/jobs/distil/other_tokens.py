@@ -1,8 +1,8 @@
 """A teacher whose student has another tokenizer (`--tokenizer-align bytes`).
 
-The teacher reads the student's documents in its own tokens, once, before any training. Its log-probability of each token is
-kept in the run's folder, so further epochs, arms and seeds need no forward pass. The student learns from the likelihood of each
-chunk of bytes that is whole tokens of both. What is compared across the two is in bits per byte.
+The teacher reads the student's documents in its own tokens once, before any training. Its log-probability of each token is
+stored in the run's folder, so further epochs, arms and seeds need no forward pass. The student learns from the likelihood of each
+chunk of bytes that consists of whole tokens of both. Teacher and student are compared in bits per byte.
 """
 
 from __future__ import annotations
@@ -44,30 +44,33 @@ from limbeck.teachers.logprobs import Recorded, TeacherLogprobs, logprobs_in, me
 from limbeck.teachers.rows import NumberedRows
 from limbeck.types import Batch
 
-_LOGPROBS = "told"  # in a run's folder
+_LOGPROBS = "told"  # folder inside a run's; the name is older than the word
 _LINE_EVERY = 20.0  # seconds
 
 
 def teacher_of(
     request: DistilRequest, environment: Environment, *, length: int, objectives: Sequence[ObjectiveSpec]
 ) -> TeacherSource:
-    """The teacher of a run in rows of ``length``, whatever its student's tokenizer; ``objectives``: those of all students."""
+    """The teacher of a run in rows of ``length`` tokens, with or without the student's tokenizer.
+
+    ``objectives`` are those of all students. Raises a LimbeckError for a teacher that cannot be loaded, captured or aligned.
+    """
     if request.settings.tokenizer_align is None:
         return RunTeacher.of(request, environment, length=length, objectives=objectives)
     return CrossTokenizerTeacher(request, environment, needed=AlignedTexts.by(objectives))
 
 
 class CrossTokenizerTeacher:
-    """In the place of a `RunTeacher`: one whose student has another tokenizer.
+    """Used instead of `RunTeacher` if the student has another tokenizer.
 
-    Call `stores` first, then `query`; after that ``logits`` gives targets for the student's rows, and ``rows`` is how many of
-    them were queried, None for all.
+    Call `stores` first, then `query`. After that ``logits`` gives targets for the student's rows, and ``rows`` is how many rows
+    have targets, None for all.
     """
 
     def __init__(self, request: DistilRequest, environment: Environment, *, needed: AlignedTexts) -> None:
-        """Raises Mismatch where the tokens of one of the tokenizers cannot be written in bytes."""
+        """``needed``: the requirements of the objectives. Raises Mismatch if a tokenizer's tokens cannot be spelled in bytes."""
         settings = request.settings
-        assert settings.student is not None, "looked at by check_align"
+        assert settings.student is not None, "checked by check_align"
         self._base = RunTeacher.of(request, environment)
         self.about, self.captured, self._settings = self._base.about, self._base.captured, settings
         student = load(settings.student)
@@ -79,18 +82,18 @@ class CrossTokenizerTeacher:
 
     @property
     def logits(self) -> AlignedTeacher:
-        """Its targets for the student's rows."""
+        """The targets for the student's rows. Call `query` before."""
         assert self._aligned is not None, "query comes first"
         return self._aligned
 
     def weights(self, environment: Environment) -> LanguageModel:
-        """The model itself; nothing is cut out of it."""
+        """The teacher with its weights. No student is pruned from it."""
         return self._base.weights(environment)
 
     def stores(self, settings: DistilSettings, environment: Environment) -> tuple[TokenStore, TokenStore]:
-        """(training, held-out) text of the run in the student's tokens, beside which the teacher's held-out text is made.
+        """(training, held-out) text of the run in the student's tokens. Also makes the held-out text in the teacher's tokens.
 
-        Of captured answers it is the text they are about, so far as it can be read back from its tokens.
+        With captured logits it is the captured text, decoded from the teacher's tokens as far as they have logits.
         """
         folder, spelled = settings.out / "data", self._spelled[1]
         if self.captured is None:
@@ -100,17 +103,18 @@ class CrossTokenizerTeacher:
             return stores
         self._theirs, self._held_out = self.captured.stores()
         if environment.world.first:
-            answered = self._theirs.documents_in(self.captured.answers.rows, length=self.captured.answers.length)
+            captured = self._theirs.documents_in(self.captured.answers.rows, length=self.captured.answers.length)
             tokenizer, end = self._student.tokenizer, self._student.end
-            for side, store, most in (("train", self._theirs, answered), ("held_out", self._held_out, None)):
+            for side, store, most in (("train", self._theirs, captured), ("held_out", self._held_out, None)):
                 retokenised(store, spelled, tokenizer, folder / side, end=end, documents=most)
         environment.world.barrier()
         return text_of_run(settings.out)
 
     def query(self, store: TokenStore, environment: Environment, *, rows: int, length: int) -> None:
-        """Computes the teacher's log-probabilities of the documents of the first ``rows`` rows, or reads those of before.
+        """Computes the teacher's log-probabilities of the documents of the first ``rows`` rows, or reads stored ones.
 
-        Raises Mismatch where no chunk has a target.
+        ``store`` is the training text in the student's tokens, ``length`` the tokens of a row. Raises Mismatch if no chunk has a
+        target.
         """
         folder = self._settings.out / "aligned"
         self._tokens = store.tokens
@@ -139,25 +143,25 @@ class CrossTokenizerTeacher:
             )
 
     def counted(self, batch: Batch) -> Batch:
-        """A batch as it is: what has no target is learned from the text alone."""
+        """The batch unchanged: text without a target is learned by cross-entropy."""
         return batch
 
     @property
     def size(self) -> Size | None:
-        """What is in memory beside the student: None where the answers are there."""
+        """The size of the teacher in memory beside the student; None if its log-probabilities are stored."""
         return self._base.size
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What run.json says of it."""
+        """The entries of run.json about the teacher."""
         return self._base.facts | {"aligned": dict(self.logits.facts)}
 
     def passes(self, tokens: int, length: int) -> float:
-        """Forward passes of the teacher for each token that a run trains on: one pass over its own tokens of what it reads."""
+        """The teacher's own tokens in its one pass over the text, for each of the ``tokens`` that a run trains on."""
         return float(self.logits.facts["tokens_asked"]) / max(tokens, self._tokens if self.captured else 0)
 
     def held_out(self, environment: Environment) -> HeldOut:
-        """The held-out text as the teacher reads it; on the rank that writes."""
+        """The held-out text in the teacher's tokens. Call it on rank 0 only."""
         rows = self.captured.held_out.cache.rows if self.captured else None
         return HeldOut(
             self._held_out,
@@ -168,7 +172,7 @@ class CrossTokenizerTeacher:
         )
 
     def _row(self, environment: Environment) -> int:
-        """Tokens of its rows: as many as the student's, and no fewer than is usual."""
+        """Tokens of the teacher's rows: those of the student's rows, at least the default of the device, within its context."""
         if self.captured is not None:
             return self.captured.answers.length
         return min(self.about.context, max(self._settings.length or 0, SEQ_LEN[environment.world.device.type]))
@@ -179,7 +183,7 @@ class CrossTokenizerTeacher:
         return made.packed(store.packing)
 
     def _logprobs(self, environment: Environment) -> TeacherLogprobs:
-        """The teacher's log-probability of each token of its stream but the first."""
+        """The teacher's log-probabilities of the tokens of its rows, in nats."""
         length, store = self._row(environment), self._theirs
         rows = Rows(store, length=length)
         number = self.captured.answers.rows if self.captured else rows.n_rows
@@ -202,7 +206,7 @@ class CrossTokenizerTeacher:
         )
 
     def _kept(self) -> Recorded:
-        """What is kept of each of its distributions: no more outcomes than it has; where words begin if chunks are merged."""
+        """What is recorded of each distribution: its largest probabilities, and the mass of word beginnings to merge chunks."""
         there = self.captured.answers.codec.k if self.captured else self.about.vocab
         begin = torch.from_numpy(self._spelled[1].begin_words(self.about.vocab)) if self._needed.merge else None
         return Recorded(largest=min(self._needed.largest, there), some=begin)
@@ -215,7 +219,7 @@ class CrossTokenizerTeacher:
         layout: Layout,
         read: Bool[np.ndarray, " documents"],
     ) -> None:
-        """Writes the log-probabilities of the teacher's tokens by chunks of the student's, of the documents that are ``read``."""
+        """Writes the targets of the documents marked in ``read``: the teacher's log-probability of each chunk."""
         log_p = logprobs.log_p.reshape(-1)
         mass = None if logprobs.mass is None else logprobs.mass.reshape(-1)
         largest = None if logprobs.largest is None else logprobs.largest.reshape(len(log_p), -1)
@@ -226,14 +230,14 @@ class CrossTokenizerTeacher:
         def documents() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
             for document in range(min(store.documents, self._theirs.documents)):
                 if not read[document] or store.starts[document] == store.starts[document + 1]:
-                    continue  # nothing of it is learned from
+                    continue  # not in the rows of this run, or empty
                 first, chunks = int(store.starts[document]), chunks_of(ours, theirs, document)
                 if chunks is None:
                     tally.miss(store.bytes_of(document))
                     continue
                 start, stop = int(self._theirs.starts[document]), int(self._theirs.starts[document + 1])
                 place = queried.predicted(start, stop)[0]
-                if mass is not None:  # of what follows each of their tokens
+                if mass is not None:  # the mass that follows each of the teacher's tokens
                     chunks = chunks.merged(_at(mass, np.append(place[1:], -1)) > self._needed.merge)
                 found = chunks.log_p(_at(log_p, place))
                 tally.add(chunks, *found, segment=layout.predicted(first, first + len(chunks.ours))[1])
@@ -247,7 +251,7 @@ class CrossTokenizerTeacher:
 
 
 class Tally:
-    """What of the training text has a target, in bytes and tokens. ``asked`` is how many tokens the teacher read for it."""
+    """Counts how much of the training text has a target, in bytes and tokens. ``queried``: tokens that the teacher read."""
 
     def __init__(self, *, queried: int) -> None:
         self._counts = dict.fromkeys(
@@ -263,10 +267,10 @@ class Tally:
     def add(
         self, chunks: DocumentChunks, ends: np.ndarray, log_p: np.ndarray, *, segment: Int64[np.ndarray, " n"]
     ) -> None:
-        """Counts a document; ``segment``: in which part of the student's rows each of its tokens is predicted."""
+        """Counts a document. ``segment``: for each of its tokens, the part of the student's rows in which it is predicted."""
         last = np.flatnonzero(ends)
         begin = np.concatenate([[0], last[:-1] + 1])
-        # not predicted is the first token of a document, and so its chunk
+        # the first token of a document is not predicted, so its chunk has no target
         target = np.isfinite(log_p[last]) & (segment[begin] == segment[last]) & (begin > 0)
         sizes = np.add.reduceat(chunks.sizes, begin)
         members = chunks.ours[last[target]]
@@ -280,12 +284,12 @@ class Tally:
         )
 
     def meet(self, mass: Float[np.ndarray, " n"]) -> None:
-        """Counts positions where both have read the same, by the mass of the teacher's largest probabilities; 0: not queried."""
+        """Counts positions where both have read the same text. ``mass``: of the teacher's largest probabilities, 0 if unknown."""
         self._met += int((mass > 0).sum())
         self._mass += float(mass.sum())
 
     def row(self) -> dict[str, Any]:
-        """As JSON."""
+        """The counts as run.json stores them."""
         covered = self._counts["bytes_with_target"] / max(1, self._counts["bytes"])
         facts = {**self._counts, "tokens_asked": self._queried, "coverage": covered}
         return facts | ({"positions_met": self._met, "mass_met": self._mass / self._met} if self._met else {})
@@ -296,7 +300,7 @@ class Tally:
 
 
 class _Lines:
-    """Prints how far the teacher is, every 20 seconds."""
+    """Prints progress and the time left, every 20 seconds."""
 
     def __init__(self, rows: int, length: int) -> None:
         self._rows, self._length = rows, length
@@ -314,22 +318,22 @@ class _Lines:
 
 
 def across(facts: Mapping[str, Any]) -> str:
-    """A sentence of the report about a teacher with another tokenizer, from the counts of `Tally`."""
-    unread = f"; {facts['unread']:,} of {facts['documents']:,} documents are not the same bytes in both, and have none"
+    """Two sentences for screen and report about a teacher with another tokenizer, from the counts of `Tally`."""
+    unread = f"; {facts['unread']:,} of {facts['documents']:,} documents do not have the same bytes in both, and have no target"
     met = ""
     if "mass_met" in facts:
-        met = f"; their largest probabilities meet at {facts['positions_met']:,} positions, and leave "
+        met = f"; their largest probabilities are compared at {facts['positions_met']:,} positions, and leave out "
         met += f"{share(1 - facts['mass_met'])} of the teacher's mass"
     return (
         f"teacher and student have different tokenizers: {share(facts['coverage'])} of the learned bytes have a target, in "
         f"chunks of {facts['student_tokens'] / max(1, facts['chunks']):.2f} of the student's tokens and "
         f"{facts['teacher_tokens'] / max(1, facts['chunks']):.2f} of the teacher's{unread if facts['unread'] else ''}{met}. The "
-        "two are compared in bits per byte; a divergence between them does not exist"
+        "two are compared in bits per byte, since no divergence between them is defined"
     )
 
 
 def _at(values: np.ndarray, places: Int64[np.ndarray, " n"]) -> np.ndarray:
-    """The values at these places, NaN where there are none."""
+    """The values at these indices, NaN for indices out of range."""
     found = np.full(len(places), np.nan)
     there = (places >= 0) & (places < len(values))
     found[there] = values[places[there]]

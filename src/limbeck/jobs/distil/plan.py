@@ -1,4 +1,4 @@
-"""What a run of `limbeck distil` is to do, from its settings and configurations, before any weights are read."""
+"""The plan of `limbeck distil`, from settings and configurations, before any weights are read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from limbeck.teachers.ref import CapturedRef
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is trained on: ``steps`` optimiser steps of ``rows`` rows of ``length`` tokens each."""
+    """The training budget: ``steps`` optimiser steps of ``rows`` rows of ``length`` tokens each."""
 
     length: int
     rows: int
@@ -38,10 +38,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class DistilPlan:
-    """The plan of one student, made once by `of` and handed to every stage.
+    """The plan of one student, made once by `of` and passed to every stage.
 
-    ``target``: the shape to prune to, None for a student as it is. ``conversion``: None where mixers stay. Of the budget's steps
-    the first ``matched`` are a conversion's.
+    ``target``: the shape to prune to, None without pruning. ``conversion``: None if the mixers stay. The first ``matched`` of the
+    budget's steps are those of a conversion.
     """
 
     request: DistilRequest
@@ -53,12 +53,12 @@ class DistilPlan:
 
     @classmethod
     def of(cls, request: DistilRequest, environment: Environment) -> DistilPlan:
-        """Checks the settings, whether the text is there, and the configuration. Raises a LimbeckError for what does not fit."""
+        """The plan of a request. Raises a LimbeckError for settings, text or a configuration that do not fit."""
         settings = request.settings
         check_align(request)
         target = target_shape(settings, request.teacher)
         conversion = check_conversion(request, target)
-        if not isinstance(request.teacher, CapturedRef):  # which holds the text
+        if not isinstance(request.teacher, CapturedRef):  # it contains the text
             for text in filter(None, (settings.data, settings.eval_data)):
                 resolve_source(text, columns_of(settings))
         config = load_config(settings.student or request.teacher.config_source)
@@ -71,11 +71,11 @@ class DistilPlan:
         schedule = schedule_of(settings, planned_config(request, target, conversion, config))
         return cls(request, target, conversion, Budget(length, rows, steps), matched, schedule)
 
-    def signature(self, answers: dict[str, Any], environment: Environment) -> dict[str, Any]:
-        """What decides the result of the run, as run.json keeps it; ``answers``: the same of captured logits."""
+    def signature(self, logits: dict[str, Any], environment: Environment) -> dict[str, Any]:
+        """All that decides the result of the run, as run.json stores it. ``logits``: the entries about captured logits."""
         objective, budget = self.request.objective, self.budget
         derived = {"objective": objective.canonical, "length": budget.length, "rows": budget.rows}
-        derived |= {"steps": budget.steps, "bf16": environment.bf16} | answers | {"schedule": self.schedule}
+        derived |= {"steps": budget.steps, "bf16": environment.bf16} | logits | {"schedule": self.schedule}
         if code := objective.code:
             derived["objective_code"] = code
         return signature_of(self.request.settings, "distil", **derived)
@@ -84,7 +84,7 @@ class DistilPlan:
 def planned_config(
     request: DistilRequest, target: Shape | None, conversion: Conversion | None, config: PreTrainedConfig
 ) -> PreTrainedConfig:
-    """The configuration of the student that is still to be made, or of the one that is given (``config``)."""
+    """The configuration of the student: of the conversion or pruning that is planned, else ``config``."""
     if conversion:
         return Planned.of(request, conversion, target).student
     return config if target is None else config_of(target, config)

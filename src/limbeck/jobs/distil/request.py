@@ -1,4 +1,4 @@
-"""What a user asks of `limbeck distil` and `limbeck doctor`: settings, and what their texts name, parsed once."""
+"""The request of `limbeck distil` and `limbeck doctor`: settings, with teacher and objectives parsed once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from limbeck.teachers.ref import TeacherRef, teacher_ref
 
 @dataclass(frozen=True)
 class DistilRequest:
-    """Settings of one student or a sweep of them; ``objectives``: one, or as many as a sweep has."""
+    """Settings of one student or of a sweep, which may have several ``objectives``."""
 
     settings: DistilSettings
     teacher: TeacherRef
@@ -20,7 +20,7 @@ class DistilRequest:
 
     @classmethod
     def of(cls, settings: DistilSettings) -> DistilRequest:
-        """Parses teacher and objectives. Raises BadSetting or BadObjective where a text names none."""
+        """Parses teacher and objectives. Raises BadSetting or BadObjective for a text that names none."""
         teacher = teacher_ref(settings.teacher, settings.tokenizer)
         return cls(settings, teacher, tuple(map(ObjectiveSpec.of, settings.objectives)))
 
@@ -31,12 +31,12 @@ class DistilRequest:
 
     @property
     def objective(self) -> ObjectiveSpec:
-        """The objective of one student."""
+        """The only objective. Call it for one student, not for a sweep."""
         (spec,) = self.objectives
         return spec
 
     def but(self, **settings: Any) -> DistilRequest:
-        """With other settings, of which teacher and objective are none."""
+        """The request with some settings replaced; not for the teacher or the objective."""
         return replace(self, settings=self.settings.model_copy(update=settings))
 
     def member(self, objective: ObjectiveSpec, **settings: Any) -> DistilRequest:

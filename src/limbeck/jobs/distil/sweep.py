@@ -1,9 +1,9 @@
 """`limbeck distil --params 1B,600M --objective "ForwardKL, TAID"`: students of several sizes and objectives in one run.
 
-Each has a folder of its own, which is that of `distil` for this size and objective alone, bits and all. Students of one seed see
-the same rows, so the teacher's forward pass is computed once for each step of all of them. Arms without a teacher are trained
-one after the other, and once where students of several objectives are compared with the same. One thing is not as it would be
-alone: the students pay equal parts of the teacher's one forward pass, so cross-entropy at equal compute gets fewer tokens.
+Each student has its own folder, with the same bits as from `distil` for this size and objective alone. Students of one seed read
+the same rows, so each step needs one forward pass of the teacher for all of them. Arms without a teacher are trained one after
+the other; if students of several objectives share a baseline, it is trained once. One thing differs from separate runs: the
+students share the cost of the teacher's forward pass equally, so cross-entropy at equal compute gets fewer tokens.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from limbeck.run.world import World, leave
 
 @claims()
 def sweep(settings: DistilSettings) -> dict[str, Any]:
-    """Distils a student of each size and objective; gives ``{"out", "members"}``: by name what `distil` gives."""
+    """Distils a student of each size and objective; returns ``{"out", "members"}``: the results of `distil` by student name."""
     started = time.monotonic()
-    request, answers = adopted(DistilRequest.of(settings))
+    request, logits = adopted(DistilRequest.of(settings))
     settings = request.settings
     wanted = _wanted(request)
     if settings.tokenizer_align is not None:
@@ -48,7 +48,7 @@ def sweep(settings: DistilSettings) -> dict[str, Any]:
     for name, one in wanted.items():  # a mistake in the last is found before the first begins
         _check(one, name)
     environment = environment_of(settings)
-    run = claim(settings.out, signature_of(settings, "family", **answers)) if environment.world.first else {}
+    run = claim(settings.out, signature_of(settings, "family", **logits)) if environment.world.first else {}
     continued = "members" in run
     if environment.world.first:
         update(settings.out, run, members=list(wanted), objectives=[one.objective.text for one in wanted.values()])
@@ -59,7 +59,7 @@ def sweep(settings: DistilSettings) -> dict[str, Any]:
         console.print(f"\n{name}")
         members.append(
             prepare(
-                *(one.but(out=settings.out / name), answers, environment),
+                *(one.but(out=settings.out / name), logits, environment),
                 member=name,
                 beside=members[0] if members else None,
                 objectives=request.objectives,
@@ -88,7 +88,7 @@ def sweep(settings: DistilSettings) -> dict[str, Any]:
 
 
 def _check(request: DistilRequest, name: str) -> None:
-    """Raises what is wrong with one student, naming it."""
+    """Checks the settings of one student. Raises the error with the student's name in front."""
     try:
         check_align(request)
         check_conversion(request, target_shape(request.settings, request.teacher))
@@ -97,7 +97,7 @@ def _check(request: DistilRequest, name: str) -> None:
 
 
 def _wanted(request: DistilRequest) -> dict[str, DistilRequest]:
-    """The request of each student, by its name, which is of a size, an objective, or both."""
+    """The request of each student by its name, which is made of its size, its objective, or both."""
     settings, objectives = request.settings, request.objectives
     sizes = settings.params if isinstance(settings.params, tuple) else (settings.params,)
     names = [size_name(size) for size in sizes if size] if len(sizes) > 1 else [""]
@@ -114,14 +114,14 @@ def _wanted(request: DistilRequest) -> dict[str, DistilRequest]:
 
 
 def _objective(text: str) -> str:
-    """An objective as a folder is called: 0.5-CrossEntropy+0.5-TAID-start=0.2."""
+    """The folder name of an objective, such as 0.5-CrossEntropy+0.5-TAID-start=0.2."""
     return re.sub(r"[^\w.+=]+", "-", text.replace(" ", "")).strip("-.")
 
 
 def _train(members: Sequence[Comparison]) -> set[Path]:
-    """Trains all arms, those of one name and seed in lockstep where they learn from a live teacher.
+    """Trains all arms; those of one name and seed in lockstep if they use a live teacher.
 
-    Gives the folders of those that were not trained, since another was the same.
+    Returns the folders of the arms that were linked from an equal arm instead of trained.
     """
     linked = set()
     todo = _together(members)
@@ -143,7 +143,7 @@ def _train(members: Sequence[Comparison]) -> set[Path]:
 
 
 def _together(members: Sequence[Comparison]) -> list[list[tuple[Comparison, Arm]]]:
-    """The arms in the order in which they are trained: those of one name and seed at a time."""
+    """The arms in the order of training, grouped by name and seed."""
     kinds = dict.fromkeys((arm.name, arm.seed) for member in members for arm in member.arms)
     return [
         [(member, arm) for member in members for arm in member.arms if (arm.name, arm.seed) == kind] for kind in kinds
@@ -151,16 +151,16 @@ def _together(members: Sequence[Comparison]) -> list[list[tuple[Comparison, Arm]
 
 
 def _shares(member: Comparison, arm: Arm) -> bool:
-    """Whether an arm learns from a live teacher, whose forward pass is computed once for all that do."""
+    """Whether an arm uses a live teacher. Such arms share its forward pass."""
     live = isinstance(member.source, RunTeacher) and member.source.captured is None
     return live and arm.objective.needs_teacher
 
 
 def _seconds(arms: Sequence[tuple[Comparison, Arm]], before: Sequence[tuple[Comparison, Arm]] = ()) -> float:
-    """What training these will take by their estimates, of which each is that of a student alone.
+    """Seconds that training these arms will take, from the estimates of each student alone.
 
-    Those that learn from a live teacher share its forward pass, at the cost in its price. What is done takes nothing, nor
-    what is taken over from another of these or of those ``before``.
+    Arms with a live teacher share its forward pass, whose cost is in its price. Finished arms count 0, and so do arms that
+    will be linked from an equal arm among these or those ``before``.
     """
     seen = {_same(member, arm) for member, arm in before}
     total, passes = 0.0, 0.0
@@ -173,17 +173,17 @@ def _seconds(arms: Sequence[tuple[Comparison, Arm]], before: Sequence[tuple[Comp
 
 
 def _measuring(arms: Sequence[tuple[Comparison, Arm]]) -> float:
-    """What measuring these will take, each by the last evaluation of its student."""
+    """Seconds that evaluating these arms will take, from the last evaluation of each student."""
     return sum(member.proof.expected_seconds([arm]) for member, arm in arms)
 
 
 def _same(member: Comparison, arm: Arm) -> tuple[Any, ...]:
-    """What two arms of one name and seed have in common where one training serves both."""
+    """A key that is equal for two arms of one name and seed if one training serves both."""
     return member.settings.params, arm.objective, arm.steps, arm.fresh
 
 
 def _groups(together: Sequence[tuple[Comparison, Arm]]) -> list[list[tuple[Comparison, Arm]]]:
-    """Those that fit into memory together, in order; the teacher's forward pass is computed once for each group."""
+    """The arms in groups that fit into memory together; each group needs one forward pass of the teacher a step."""
     groups: list[list[tuple[Comparison, Arm]]] = []
     for member, arm in together:
         if groups and _fit([*(other.cost for other, _ in groups[-1]), member.cost], member.shared.environment.world):
@@ -193,18 +193,18 @@ def _groups(together: Sequence[tuple[Comparison, Arm]]) -> list[list[tuple[Compa
     if len(groups) > 1:
         console.print(
             f"memory: the {len(together)} students do not fit together, so they are trained in {len(groups)} groups and the "
-            "teacher's forward pass is computed anew for each; equal compute counts it once, as with memory for all of them"
+            "teacher's forward pass is computed once for each group; equal compute counts it once for all of them"
         )
     return groups
 
 
 def _fit(costs: Sequence[Cost], world: World) -> bool:
-    """Whether students trained in step stay within the free memory of every rank."""
+    """Whether students trained in lockstep fit into the free memory of every rank."""
     return not world.any(peak_lockstep(costs) > FULL * free_memory(world.device))[0]
 
 
 def _take_over(arm: Arm, member: Comparison, before: Sequence[tuple[Comparison, Arm]]) -> bool:
-    """Takes what a student of the same size and another objective was compared with, if there is such; gives whether."""
+    """Links the equal baseline of another objective's student, if there is one; returns whether there was."""
     world = member.shared.environment.world
     twins = [one for other, one in before if _same(other, one) == _same(member, arm)]
     if twins and world.first:

@@ -1,8 +1,8 @@
 """The teacher of a run: a model in memory, or captured logits.
 
-The logits of a model on a server are captured into the run's folder first of all, once, and then read like any others, so a run
-that was stopped, another epoch, seed or arm sends no query again. So are those of a model in memory where that saves forward
-passes (`keep_logits`).
+The logits of a model on a server are captured into the run's folder before the training, once. A continued run and further
+epochs, seeds and arms read them from there and send no query. Logits of a local model are stored as well if that saves forward
+passes (`jobs.distil.keep_logits`).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from limbeck.teachers.ref import CapturedRef, LocalRef, ServedRef
 from limbeck.types import Batch, Teacher
 
 _PASSED_ON = TeacherSettings.model_fields.keys() - {"length", "out", "json_", "lr", "schedule", "batch_tokens"}
-_LITTLE = 8  # tokens of a vocabulary on which it is tried whether an objective can be computed
+_LITTLE = 8  # size of the vocabulary on which objectives are tried
 
 
 @dataclass(frozen=True)
 class RunTeacher:
-    """``about``: the model, of captured logits without its weights; ``logits``: its distributions of training rows."""
+    """``about``: the model, without weights if its logits are captured; ``logits``: its distributions for training rows."""
 
     about: LanguageModel
     logits: Teacher
@@ -51,9 +51,10 @@ class RunTeacher:
         length: int | None = None,
         objectives: Sequence[ObjectiveSpec] = (),
     ) -> RunTeacher:
-        """The teacher of a run in rows of ``length``, the rows that a server is queried with.
+        """The teacher of a run; a server is queried with rows of ``length`` tokens.
 
-        ``objectives`` are those of all students that learn from it; without them no logits of a model in memory are kept.
+        ``objectives`` are those of all students; without them, no logits of a local model are stored. Raises a LimbeckError for
+        a teacher that cannot be loaded or captured.
         """
         match request.teacher:
             case ServedRef():
@@ -68,7 +69,7 @@ class RunTeacher:
         return cls(captured.about, captured.answers, captured)
 
     def weights(self, environment: Environment) -> LanguageModel:
-        """The model itself, to prune a student from."""
+        """The model with its weights, to prune a student from."""
         if self.captured is None:
             return self.about
         return self.captured.weights(device=environment.world.device, dtype=environment.dtype)
@@ -88,7 +89,7 @@ class RunTeacher:
 
     @property
     def size(self) -> Size | None:
-        """The model that computes beside the student: None where the logits are on disk."""
+        """The size of the teacher in memory beside the student; None if its logits are on disk."""
         return Size.of(self.about.config) if self.captured is None else None
 
     @property
@@ -97,26 +98,26 @@ class RunTeacher:
         if self.captured is None:
             return {}
         codec, missing = self.captured.answers.codec, self.captured.answers.missing
-        without = f"; {missing:,} positions without an answer count nothing" if missing else ""
+        without = f"; {missing:,} positions without logits do not count" if missing else ""
         return {"answers": f"{codec} outcomes in {codec.bytes} bytes a token{without}"}
 
     def passes(self, tokens: int, length: int) -> float:
-        """Forward passes of the teacher for each of the ``tokens`` that one student trains on.
+        """Forward passes of the teacher for each of the ``tokens`` that one student trains on, 1 for a live teacher.
 
-        Captured logits took one pass over their text, all of which is charged to this run, so far as it reads them. Several seeds
-        are repetitions of one measurement, each charged as if it were alone.
+        Captured logits took one pass over their text; this run is charged for the part that it reads. Each seed is charged as if
+        it were the only one, since seeds repeat one measurement.
         """
         return 1.0 if self.rows is None else min(1.0, self.rows * length / tokens)
 
 
 def _captured(request: DistilRequest, environment: Environment, *, length: int | None) -> Captured:
-    """The teacher's logits of this run's text in the run's folder: captured now, as far as they were not before."""
+    """The teacher's logits of this run's text in the run's folder, captured now unless they are complete."""
     settings, folder = request.settings, request.settings.out / CAPTURED
-    if not (folder / CERTIFICATE).exists():  # which is written last
+    if not (folder / CERTIFICATE).exists():  # it is written last
         if environment.world.size > 1:
             raise BadSetting(
-                f"--teacher {settings.teacher}: one process captures: let this command begin without torchrun, or begin with "
-                "limbeck capture, and give --teacher ANSWERS"
+                f"--teacher {settings.teacher}: one process captures: start this command without torchrun, or run limbeck "
+                "capture first and give its folder: --teacher LOGITS"
             )
         keys = settings.model_dump(include=_PASSED_ON) | {"text_tokens": settings.text_tokens, "length": length}
         capture(CaptureSettings(**keys, out=folder), tokenised=settings.out / DATA)
@@ -130,18 +131,18 @@ def _check(request: DistilRequest, codec: Codec, *, holds: str) -> None:
 
 
 def adopted(request: DistilRequest) -> tuple[DistilRequest, dict[str, Any]]:
-    """The request with the text and the rows of captured logits, and what a run's signature holds of those.
+    """The request with the text and rows of captured logits, and the entries of a run's signature about them.
 
-    Raises BadSetting where the settings contradict them. With a model for a teacher, here or on a server, nothing changes.
+    Raises BadSetting if the settings contradict them. With a local or served model the request is returned unchanged.
     """
     check_keeps(request)
     match request.teacher:
         case ServedRef() as teacher:
-            _ = teacher.config_source  # or there is none
+            _ = teacher.config_source  # raises if there is none
             if request.settings.student is None:
                 raise BadSetting(
-                    f"--teacher {teacher.name}: a server does not give its weights, and nothing can be cut out of a model "
-                    "without them: give a student that exists with --student"
+                    f"--teacher {teacher.name}: a server does not give its weights, and a student cannot be pruned "
+                    "without them: give a model with --student"
                 )
             if request.settings.tokenizer_align is None:
                 _check(request, TopK(vocab=_LITTLE, k=1), holds="it returns its top tokens")
@@ -155,44 +156,43 @@ def adopted(request: DistilRequest) -> tuple[DistilRequest, dict[str, Any]]:
 
 
 def _check_captured(request: DistilRequest, captured: Captured) -> None:
-    """Raises BadSetting where captured logits cannot serve an objective, or the student needs the teacher's weights."""
+    """Raises BadSetting if captured logits cannot serve an objective, or the student needs the teacher's weights."""
     settings, codec = request.settings, captured.answers.codec
     if settings.tokenizer_align is None:
         _check(request, codec, holds=f"it holds {codec} outcomes a token")
     elif isinstance(codec, Sampled) and any(term.largest for spec in request.objectives for term in spec.terms):
         raise BadSetting(
-            f"--teacher {settings.teacher}: it holds {codec} outcomes a token, of which it cannot be told how large the "
-            "teacher's largest probabilities are, in order, and --objective compares those: capture with --codec top-k, take the "
-            "live teacher, or ALM"
+            f"--teacher {settings.teacher}: it holds {codec} outcomes a token, which do not give the teacher's largest "
+            "probabilities in order, and --objective compares those: capture with --codec top-k, or use the live teacher or ALM"
         )
     if captured.served and settings.student is None:
         raise BadSetting(
-            f"--teacher {settings.teacher}: its answers are from a server, which does not give its weights, and nothing can be "
-            "cut out of a model without them: give a student that exists with --student"
+            f"--teacher {settings.teacher}: its logits are from a server, which does not give its weights, and a student "
+            "cannot be pruned without them: give a model with --student"
         )
 
 
 def _with_text_of(request: DistilRequest, captured: Captured) -> DistilRequest:
-    """The request with the settings that captured logits were made with. Raises BadSetting where others were given."""
+    """The request with the settings of the capture. Raises BadSetting if the user gave others."""
     settings, signature = request.settings, captured.facts["signature"]
     there = {"data": signature["data"], "eval_data": signature["eval_data"]}
     columns = signature.get("columns")
     there["columns"] = tuple((ours, theirs) for ours, theirs in columns) if columns else None
     there["skip_bad"] = signature.get("skip_bad")
-    if settings.tokenizer_align is None:  # a student of other tokens has rows and counts of its own
+    if settings.tokenizer_align is None:  # a student with another tokenizer has its own rows and budget
         there |= {"text_tokens": captured.text_tokens}
         long = next((name for name, packing in PACKINGS.items() if packing == captured.packing), None)
         there |= {"length": captured.answers.length, "long_conversations": long}
     for key in settings.model_fields_set & there.keys():
         if getattr(settings, key) != there[key]:
             raise BadSetting(
-                f"{flag_of(type(settings), key)} {getattr(settings, key)}: the answers in {settings.teacher} were made with "
-                f"{there[key]}; leave it out, or capture anew"
+                f"{flag_of(type(settings), key)} {getattr(settings, key)}: the logits in {settings.teacher} were captured "
+                f"with {there[key]}; leave it out, or capture again"
             )
     return request.but(**there)
 
 
 def _identity(request: DistilRequest, captured: Captured) -> dict[str, Any]:
-    """What a run's signature holds of captured logits."""
+    """The entries of a run's signature about captured logits."""
     packing = {"packing": captured.packing} if request.settings.tokenizer_align is None else {}
     return {"answers": captured.identity} | packing

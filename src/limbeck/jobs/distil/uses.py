@@ -1,4 +1,4 @@
-"""How often a forward pass of the teacher will be trained with, estimated before a text is read."""
+"""Estimates how often each forward pass of the teacher will be used for training, before the text is read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from limbeck.teachers.ref import CapturedRef
 
 
 def uses_before(request: DistilRequest, teacher: LanguageModel, sample: Sample, *, length: int) -> float | None:
-    """How often a forward pass of the teacher would be trained with; None where nothing needs it, or tokens are not its own.
+    """How often each forward pass of the teacher will be used for training; None if none is needed, or with --tokenizer-align.
 
-    Once of a text whose size is not known before it is read.
+    1 if the size of the text is not known before it is read. ``length``: tokens of a row.
     """
     settings = request.settings
     if settings.tokenizer_align is not None or not request.needs_teacher:
@@ -29,7 +29,7 @@ def uses_before(request: DistilRequest, teacher: LanguageModel, sample: Sample, 
 
 
 def text_tokens(settings: DistilSettings, teacher: LanguageModel, sample: Sample) -> int | None:
-    """Tokens of the training text, from the sizes of its files and how long its first documents are in tokens."""
+    """Tokens of the training text, estimated from the sizes of its files and its first documents; None if unknown."""
     texts = sample.texts
     sizes = [part.size for part in resolve(settings.data, columns_of(settings))]
     known = [settings.text_tokens] if settings.text_tokens is not None else []

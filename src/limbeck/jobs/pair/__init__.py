@@ -1,1 +1,1 @@
-"""A teacher and a student before anything is trained: the student's shape, its mixers, what the teacher knows of the text."""
+"""A teacher and a student before anything is trained: the student's shape, its mixers, the teacher's likelihood of the text."""

@@ -1,4 +1,4 @@
-"""A decoder of any mixture of layers, from what a user says of it: a pattern with a width and layers, or with a budget."""
+"""A decoder of any mixture of layers, from a pattern with a width and layers, or with a parameter budget."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from limbeck.models.mixers.attention import SlidingWindow
 from limbeck.models.mixers.pattern import pattern_of
 from limbeck.planning.cost.mixers import Mixture
 
-CONTEXT = 1024  # positions of a model made here; rotary embeddings cost nothing to leave room
+CONTEXT = 1024  # positions of a new model; with rotary embeddings, unused ones cost nothing
 _HEADS = (64, 32, 16)  # channels of a head
-_FEW = 4  # heads; rather narrower ones than fewer
+_FEW = 4  # heads at least; narrower heads are preferred to fewer
 _WIDTHS = (*range(32, 512, 16), *range(512, 16_385, 64))
 _DEEP, _SHALLOW = 24, 128  # channels of the width for each layer, as of the Llamas that `pretrain` makes
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """A decoder whose layers mix by a pattern, which is repeated until they are full; ``context`` is its longest text."""
+    """A decoder whose layers repeat a pattern of mixers. ``context``: the longest text, in tokens."""
 
     pattern: tuple[str, ...]
     width: int
@@ -48,7 +48,7 @@ class Mixed:
 
 
 def pattern_asked(mixers: str) -> tuple[str, ...]:
-    """The pattern that --mixers gives. Raises BadModel, naming the flag, for what is none."""
+    """The pattern in the value of --mixers. Raises BadModel, naming the flag, for a faulty one."""
     try:
         return tuple(pattern_of(mixers))
     except BadModel as error:
@@ -56,14 +56,14 @@ def pattern_asked(mixers: str) -> tuple[str, ...]:
 
 
 def context_of(length: int | None) -> int:
-    """The longest text of a new decoder that is trained on rows of this length: what is planned is what is trained."""
+    """The longest text, in tokens, of a new decoder that is trained on rows of this length; the same for plan and training."""
     return max(CONTEXT, length or 0)
 
 
 def mixed(mixers: str, *, width: int | None, layers: int | None, params: int | None, vocab: int, context: int) -> Mixed:
     """The decoder of a pattern with a width and layers, or the largest within a budget of parameters.
 
-    Raises BadSetting or BadModel for a pattern that is none or does not fit, BadShape for a budget that holds none.
+    Raises BadSetting or BadModel for a faulty pattern or sizes that do not fit, BadShape if no decoder is within the budget.
     """
     pattern = pattern_asked(mixers)
     if (width is not None or layers is not None) == (params is not None):
@@ -84,12 +84,12 @@ def mixed(mixers: str, *, width: int | None, layers: int | None, params: int | N
             f"layers are full: give {fitting}, or another pattern"
         )
     found = Mixed(pattern, width, layers, context)
-    a_pattern(pattern, width, context)  # some mixers want more of a width
+    a_pattern(pattern, width, context)  # some mixers restrict the width
     return found
 
 
 def heads_of(width: int) -> int:
-    """Heads for a width: of 64 channels, or of 32 or 16 where those would be fewer than 4. Raises BadSetting for parts of one."""
+    """Heads for a width: of 64 channels, or of 32 or 16 where those would be fewer than 4. Raises BadSetting if none fits."""
     for head in _HEADS:
         if width % head == 0 and (width >= _FEW * head or head == _HEADS[-1]):
             return width // head
@@ -141,12 +141,12 @@ def _within(budget: int, pattern: tuple[str, ...], *, vocab: int, context: int) 
 
 
 def shown_pattern(pattern: Sequence[str], layers: int) -> str:
-    """The pattern as a person reads it."""
+    """The pattern for display, with its number of repeats."""
     return ", ".join(pattern) + (f" ({layers // len(pattern)} times)" if layers > len(pattern) else "")
 
 
 def shown_bytes(count: float) -> str:
-    """Bytes in the unit that leaves few digits."""
+    """Bytes for display, in the largest unit that fits."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= size:
             return f"{count / size:.1f} {unit}"
@@ -154,14 +154,14 @@ def shown_bytes(count: float) -> str:
 
 
 def remarks(mixture: Mixture, length: int) -> list[str]:
-    """What is allowed, and may not be meant: windows that never close over a text of this length."""
+    """Notes on settings that are legal but may not be intended: windows longer than the rows, of ``length`` tokens."""
     windows = {
         text: mixer.window
         for layer, text in enumerate(mixture.layers)
         if isinstance(mixer := mixture.mixer(layer), SlidingWindow)
     }
     return [
-        f"{text} has a window larger than the {length:,} tokens of a text: here it is attention"
+        f"{text} has a window larger than the {length:,} tokens of a row, so it equals full attention"
         for text, window in windows.items()
         if window > length
     ]

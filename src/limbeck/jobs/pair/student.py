@@ -55,14 +55,14 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
 
 
 def mixers_for(settings: DistilSettings, layers: int) -> list[str]:
-    """A mixer for each of so many layers, the first of them attention where some keep it: which they will be costs the same."""
+    """A mixer for each layer. The first --keep-attention of them are attention: the cost does not depend on which keep it."""
     assert settings.mixers is not None
     pattern, kept = pattern_asked(settings.mixers), settings.keep_attention or 0
     return [ATTENTION if layer < kept else pattern[layer % len(pattern)] for layer in range(layers)]
 
 
 def check_mixers_asked(settings: DistilSettings) -> None:
-    """Raises BadSetting where what belongs to --mixers is given without, and for --mixers of a student that exists."""
+    """Raises BadSetting for flags of a conversion without --mixers, and for --mixers with --student."""
     if settings.mixers is None:
         for flag, given in (
             ("--keep-attention", settings.keep_attention is not None),
@@ -70,23 +70,23 @@ def check_mixers_asked(settings: DistilSettings) -> None:
             (f"--baselines {ATTENTION}", ATTENTION in settings.baselines),
         ):
             if given:
-                raise BadSetting(f"{flag} is about a student of other mixers: say which with --mixers, or leave it out")
+                raise BadSetting(f"{flag} needs a student with other mixers: give --mixers, or leave it out")
     elif settings.student is not None:
         raise BadSetting(
-            "--student and --mixers both say what the student is: with --mixers it is made of the teacher's weights; leave "
+            "--student and --mixers both define the student: with --mixers it is made of the teacher's weights; leave "
             "--student out, or give the model to be converted as --teacher"
         )
 
 
 def stored_as(settings: DistilSettings, teacher: TeacherRef) -> torch.dtype:
-    """The number format of a student's file: that of the settings, else that of the model it starts from."""
+    """The number format of the saved student: from the settings, else that of the model it starts from."""
     if settings.student_dtype is not None:
         return _DTYPES[settings.student_dtype]
     return _DTYPES[stored_dtype(resolve_description(settings.student or teacher.config_source))]
 
 
 def size_name(size: int) -> str:
-    """A size as a folder is called: 600M, 1.3B, 250k."""
+    """The folder name of a size, such as 600M, 1.3B or 250k."""
     number, *unit = count(size).split()
     return f"{float(number):g}" + "".join(unit)
 
@@ -101,9 +101,9 @@ def make_student(
     environment: Environment,
     folder: Path | None = None,
 ) -> Path:
-    """The folder of the untrained student: cut out of the teacher by importance, or a copy of --student.
+    """Makes the untrained student, pruned from the teacher by importance or copied from --student; returns its folder.
 
-    A student that exists, or was made before, needs no forward pass of the teacher.
+    A student that was made before is kept. The teacher runs only for pruning, on a calibration sample of ``store``.
     """
     folder = folder or settings.out / "cut"
     if environment.world.first and not (folder / "config.json").exists():
@@ -129,7 +129,7 @@ def shrink_to(
     method: str,
     seed: int,
 ) -> LanguageModel:
-    """A student of this shape out of the teacher, by what matters on a calibration sample of the training text."""
+    """A student of this shape, pruned from the teacher by importance on a calibration sample of the training text."""
     sample = Rows(store, length=length, seed=seed).take(CALIBRATION_ROWS)
     scores = score(teacher, list(micro_batches(sample, environment.world.device)), method=method, seed=seed)
     return prune(teacher, shape=shape, scores=scores)

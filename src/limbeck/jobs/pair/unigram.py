@@ -1,10 +1,10 @@
-"""A teacher's bits per byte of the text beside those of a unigram model, before anything long begins.
+"""Compares a teacher's bits per byte on the text with those of a unigram model, before anything long begins.
 
-A unigram model has the frequency of each token in the text and no context: a teacher that is no better has nothing to teach, be
-it of another language, damaged, or never trained. Both are measured on the same tokens of a few documents; the unigram model has
-counted others of the text (Witten & Bell 1991: what was never counted shares as much mass
-as there were first sights). The teacher may be a model in memory, one read layer by layer, or one on a server, of which the
-positions count that it gives a log-probability for.
+A unigram model predicts each token by its frequency, without context. A teacher that is no better cannot help the student: it may
+be of another language, damaged, or untrained. Both are measured on the same tokens of a few documents. The unigram model is
+counted on other documents, and smoothed by Witten & Bell (1991): all unseen tokens share a mass in proportion to the number of
+distinct tokens. The teacher may be a model in memory, one read layer by layer, or one on a server, where only the positions with
+a log-probability count.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from limbeck.teachers.logprobs import LOG_P, logprobs_of
 from limbeck.teachers.remote.served import ServedTeacher
 from limbeck.types import Batch, CausalLM, each
 
-_MEASURED = 16  # documents that both are measured on
-_MEASURED_TOKENS = 2048  # of all of them together
-_COUNTED = 4096  # documents at most that are counted
+_MEASURED = 16  # documents on which both are measured
+_MEASURED_TOKENS = 2048  # in all of them together
+_COUNTED = 4096  # documents at most on which the unigram model is counted
 _COUNTED_CHARACTERS = 2**20
-_CLOSE = 0.1  # of the unigram model's bits: a teacher must save more to pass without a word
+_CLOSE = 0.1  # share of the unigram model's bits that a teacher must save to pass without a warning
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class UnigramComparison:
 
     @property
     def sentence(self) -> str:
-        """Both numbers in a sentence."""
+        """Both numbers in words, to follow "the teacher has"."""
         return (
             f"{self.teacher:.3f} bits per byte where a unigram model of the text has {self.unigram:.3f} "
             f"(beginnings of {self.documents} documents)"
@@ -56,13 +56,13 @@ class UnigramComparison:
 
 
 def of_source(source: str, about: LanguageModel, columns: Columns | None = None) -> list[Item]:
-    """The first documents of a source of text, as many as are counted, in a model's tokens."""
+    """The first documents of a text source, in a model's tokens."""
     some = list(_some(read(source, columns, BadRecords(_COUNTED))))
     return list(in_tokens(some, about))
 
 
 def of_store(store: TokenStore) -> list[Item]:
-    """The first documents of a text that is in tokens already."""
+    """The first documents of a tokenised text."""
     items, size = [], 0
     for document in range(min(store.documents, _COUNTED)):
         start, stop = int(store.starts[document]), int(store.starts[document + 1])
@@ -75,7 +75,7 @@ def of_store(store: TokenStore) -> list[Item]:
 
 
 def of_prompts(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[Item]:
-    """The first of some prompts, as a model reads them before it writes; all of their tokens count."""
+    """The first prompts, in the tokens from which a model generates; all tokens count."""
     items, size = [], 0
     for prompt in prompts[:_COUNTED]:
         items.append(Item(prompt.name, b"", np.asarray(prompt.tokens(tokenizer)), None, prompt.bytes))
@@ -88,9 +88,10 @@ def of_prompts(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) ->
 def compare_to_unigram(
     teacher: CausalLM | ServedTeacher, items: Sequence[Item], *, vocab: int, length: int, device: torch.device | str
 ) -> UnigramComparison | None:
-    """A teacher and a unigram model on documents in its tokens; None where these are too few, or the teacher gives nothing.
+    """Compares a teacher with a unigram model; None if there are too few documents, or the teacher returns no log-probabilities.
 
-    ``length`` tokens of a document are measured at most; ``vocab``: the size of its vocabulary.
+    ``items`` are documents in the teacher's tokens, of which at most ``length`` tokens each are measured. ``vocab`` is the size
+    of its vocabulary.
     """
     measured = items[:: max(2, len(items) // _MEASURED)][:_MEASURED]
     chosen = {id(item) for item in measured}
@@ -102,10 +103,10 @@ def compare_to_unigram(
     beginnings = [(item, batch) for item in measured if float((batch := _beginning(item, size)).weight.sum())]
     nats, text, documents = np.zeros(2), 0.0, 0
     measured_rows = _log_p(teacher, [batch.to(device) for _, batch in beginnings])
-    for (item, batch), (theirs, counts) in zip(beginnings, measured_rows, strict=True):
+    for (item, batch), (teachers, counts) in zip(beginnings, measured_rows, strict=True):
         if not counts.any():
             continue
-        nats -= (theirs[counts].sum(), log_p[batch.targets[0].numpy()[counts]].sum())
+        nats -= (teachers[counts].sum(), log_p[batch.targets[0].numpy()[counts]].sum())
         text += item.size * counts.sum() / max(1, item.predictions)
         documents += 1
     if not text:
@@ -115,7 +116,7 @@ def compare_to_unigram(
 
 
 def knowledge(found: UnigramComparison | None, name: str, *, anyway: bool) -> Iterator[Finding]:
-    """The finding: an error for a teacher no better than the unigram model, a warning where it is taken ``anyway``."""
+    """The finding: an error for a teacher no better than the unigram model, a warning if it is used ``anyway``."""
     if found is None:
         return
     message = f"{name} has {found.sentence}"
@@ -124,7 +125,7 @@ def knowledge(found: UnigramComparison | None, name: str, *, anyway: bool) -> It
             "knowledge",
             "warning" if anyway else "error",
             f"{message}: it predicts this text no better than the frequencies of its tokens do",
-            "take a teacher that was trained on such text, or look at its tokenizer; --any-teacher takes it all the same",
+            "take a teacher that was trained on such text, or check its tokenizer; --any-teacher uses it anyway",
         )
     elif found.teacher > (1 - _CLOSE) * found.unigram:
         yield Finding(
@@ -138,7 +139,7 @@ def knowledge(found: UnigramComparison | None, name: str, *, anyway: bool) -> It
 
 
 def check_knowledge(found: UnigramComparison | None, name: str, *, anyway: bool) -> None:
-    """Prints the finding. Raises Mismatch for a teacher no better than a unigram model, unless it is taken ``anyway``."""
+    """Prints the finding. Raises Mismatch for a teacher no better than a unigram model, unless it is used ``anyway``."""
     findings = list(knowledge(found, name, anyway=anyway))
     check(findings)
     for finding in findings:
@@ -146,7 +147,7 @@ def check_knowledge(found: UnigramComparison | None, name: str, *, anyway: bool)
 
 
 def _some(documents: Iterable[Document]) -> Iterator[Document]:
-    """The first documents, as many as are counted."""
+    """The first documents, up to the limits of counting."""
     characters = 0
     for document in islice(documents, _COUNTED):
         yield document
@@ -156,7 +157,7 @@ def _some(documents: Iterable[Document]) -> Iterator[Document]:
 
 
 def _log_p(teacher: CausalLM | ServedTeacher, rows: Sequence[Batch]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of each row log p of what follows its positions, and which of them count: a server need not return all."""
+    """For each row, log p of its targets in nats, and which positions count: a server may not return all."""
     if isinstance(teacher, ServedTeacher):
         yield from ((found, np.isfinite(found)) for found in teacher.own(rows))
         return
@@ -167,7 +168,7 @@ def _log_p(teacher: CausalLM | ServedTeacher, rows: Sequence[Batch]) -> Iterator
 
 
 def _unigram(items: Sequence[Item], *, vocab: int) -> np.ndarray:
-    """log p of each token, from how often it was learned."""
+    """log p of each token of the vocabulary, in nats, smoothed (Witten & Bell 1991)."""
     counts = np.zeros(vocab)
     for item in items:
         learned = item.tokens[1:] if item.learned is None else item.tokens[1:][item.learned[1:].astype(bool)]

@@ -1,4 +1,4 @@
-"""What it costs that a decoder must be given each document as a row of its own."""
+"""The cost of a decoder that needs each document in a row of its own."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from limbeck.models.unpacked import padded_share
 
 
 def rows_of_documents(tokens: Sequence[int], length: int) -> torch.Tensor | None:
-    """Positions of the whole rows that documents of so many tokens fill one after the other; None where they fill none."""
+    """Positions (rows, length) of the full rows that documents of these lengths fill when packed; None if they fill none."""
     stream = torch.cat([torch.arange(count) for count in tokens]) if tokens else torch.zeros(0, dtype=torch.long)
     return stream[: len(stream) // length * length].view(-1, length) if len(stream) >= length else None
 
 
 def unpacked_cost(name: str, position: torch.Tensor | None) -> str:
-    """What it costs to run each document of rows at these positions alone, in a sentence."""
+    """A sentence about the cost of running each document of these packed rows alone."""
     message = (
-        f"in a packed row of {name} documents see one another, so each is a row of its own, padded to those beside it"
+        f"in a packed row of {name} documents would attend to each other, so each gets a row of its own, padded to the "
+        "longest of its batch"
     )
     if position is None:
         return f"{message}: at most twice as many tokens"

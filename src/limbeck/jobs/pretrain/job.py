@@ -1,6 +1,6 @@
-"""`limbeck pretrain`: a tokenizer and a model from scratch, on the same engine, with cross-entropy.
+"""`limbeck pretrain`: trains a tokenizer and a model from scratch with cross-entropy.
 
-The model is Llama-like, or a decoder of any mixture of layers (`jobs.mixed`).
+The model is Llama-like, or a decoder of any mixture of layers (`jobs.pair.mixers`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,11 @@ _FLOAT32 = 4  # bytes of a number of the model while it is trained
 
 @claims()
 def pretrain(settings: PretrainSettings) -> dict[str, Any]:
-    """Trains a model from scratch; gives ``{"out", "model", "readings"}``. The model is an ordinary Hugging Face folder."""
+    """Trains a model from scratch, and saves it as an ordinary Hugging Face folder.
+
+    Returns ``{"out", "model", "readings"}``, an empty dict on ranks other than 0. Raises a LimbeckError for settings or text that
+    do not fit.
+    """
     environment = environment_of(settings)
     out, world = settings.out, environment.world
     context = CONTEXT if settings.mixers is None else context_of(settings.length)
@@ -88,13 +92,13 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     model = new_model(config, tokenizer, settings.seed, name=out.name)
     model.model.to(world.device)
     lr = settings.lr or suggested_learning_rate(model.parameters_count)
-    asked = f" ({settings.params:,} asked for)" if settings.params not in (None, model.parameters_count) else ""
+    wanted = f" ({settings.params:,} wanted)" if settings.params not in (None, model.parameters_count) else ""
     console.print(
-        f"pretrain: {model.parameters_count:,} parameters{asked}, {steps:,} steps of {rows} x {length} tokens "
+        f"pretrain: {model.parameters_count:,} parameters{wanted}, {steps:,} steps of {rows} x {length} tokens "
         f"({steps * rows / store.layout(length).rows:.1f} epochs of {store.tokens:,} tokens), peak learning rate {lr:.2g}"
     )
     if isinstance(shape, Mixed):
-        _say_layers(shape, model, length)
+        _print_layers(shape, model, length)
     plan = Plan(steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
     corpus = Rows(store, length=length, seed=settings.seed, ranks=world)
     watch = watch_of(held_out, plan, length=length, environment=environment)
@@ -158,13 +162,13 @@ def _shape(settings: PretrainSettings, context: int) -> Shape | Mixed:
     if settings.mixers is not None:
         if settings.shape is not None:
             raise BadSetting(
-                "--shape is of a Llama, --mixers of another decoder: with --mixers give --width and --layers, or --params"
+                "--shape describes a Llama and does not go with --mixers: give --width and --layers with it, or --params"
             )
         return mixed(settings.mixers, **sizes, params=settings.params, vocab=settings.vocab, context=context)
     for flag, value in sizes.items():
         if value is not None:
             raise BadSetting(
-                f"--{flag} {value}: goes with --mixers, which says what the layers are; give it, or --shape layers=5,..."
+                f"--{flag} {value}: needs --mixers, which defines the layers: give it, or --shape layers=5,... instead"
             )
     if (settings.shape is None) == (settings.params is None):
         raise BadSetting(
@@ -177,7 +181,7 @@ def _shape(settings: PretrainSettings, context: int) -> Shape | Mixed:
 
 
 def whole_shape(text: str) -> Shape:
-    """A shape from text that names every axis, since there is no teacher for the rest. Raises BadShape for others."""
+    """A shape from text that must name every axis, since there is no teacher to take others from. Raises BadShape."""
     given = shape_axes(text)
     missing = [axis.name for axis in fields(Shape) if axis.name not in given]
     if missing:
@@ -230,7 +234,7 @@ def scratch_shape(parameters: int, *, vocab: int) -> Shape:
         there = " and ".join(f"{size:,}" for size in near if size)
         raise BadShape(
             f"no shape of about {parameters:,} parameters with a vocabulary of {vocab:,}"
-            + (f": the nearest have {there}. Ask for one of these" if there else ": ask for more parameters")
+            + (f": the nearest have {there}. Give one of these" if there else ": give more parameters")
             + ", give another --vocab, or --shape"
         )
     return best[-1]
@@ -266,8 +270,8 @@ def mixed_config(shape: Mixed, tokenizer: PreTrainedTokenizerFast) -> LimbeckCon
     return shape.config(ids_of(tokenizer), special=special)
 
 
-def _say_layers(shape: Mixed, model: LanguageModel, length: int) -> None:
-    """The pattern, and how large its state is beside that of attention everywhere."""
+def _print_layers(shape: Mixed, model: LanguageModel, length: int) -> None:
+    """Prints the pattern, and the size of its state beside that of attention in all layers."""
     size = Size.of(model.config)
     assert size.mixture is not None
     attention = Mixture(("attention",) * shape.layers, size.mixture.dims)
@@ -281,7 +285,7 @@ def _say_layers(shape: Mixed, model: LanguageModel, length: int) -> None:
 
 
 def _card(run: dict[str, Any], readings: list[Reading]) -> str:
-    """The model's README.md: what made it, from what, and how good it is."""
+    """The model card (README.md): the command, the corpus and the readings."""
     corpus, versions = run["corpus"], run["versions"]
     lines = "\n".join(
         f"| {r.name} | {r.value:.4f} | {r.low:.4f} to {r.high:.4f} | {r.unit} | {r.n} |" for r in readings
@@ -298,13 +302,13 @@ tags: [limbeck]
 
     {shlex.join(run["command"])}
 
-on {run["tokens"]:,} tokens ({run["tokens"] / corpus["tokens"]:.1f} epochs of the {corpus["tokens"]:,} that `{settings["data"]}`
-has to train on, from which its tokenizer is too),
+on {run["tokens"]:,} tokens ({run["tokens"] / corpus["tokens"]:.1f} epochs of the {corpus["tokens"]:,} in the training part of
+`{settings["data"]}`, on which its tokenizer was trained too),
 {run["tokens"] / run["parameters"]:.1f} tokens a parameter, seed {settings["seed"]}, peak learning rate {run["lr"]:.2g},
 from {run["started"]} to {run["ended"]}; torch {versions["torch"]}, transformers {versions["transformers"]},
 Python {versions["python"]}.
 
-Measured on documents held out from both (95 % intervals over documents):
+Measured on documents held out from both trainings (95 % intervals over documents):
 
 | reading | value | interval | unit | documents |
 |---|---|---|---|---|
@@ -331,7 +335,7 @@ def make_tokenizer(
     fraction: float = 0.05,
     records: Records = USUAL,
 ) -> None:
-    """Trains a tokenizer into a folder, unless it is there; a ``fraction`` of the documents is held out."""
+    """Trains a tokenizer of ``vocab`` tokens into a folder, unless it exists; a ``fraction`` of the documents is held out."""
     if not folder.exists():
         bad = BadRecords(records.skip_bad)
         texts = (

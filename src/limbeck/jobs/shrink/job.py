@@ -1,4 +1,4 @@
-"""`limbeck shrink`: the cut alone, as a model folder."""
+"""`limbeck shrink`: prunes a student from a teacher, without training, into a model folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from limbeck.teachers.ref import teacher_ref
 
 @claims()
 def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
-    """Prunes a student from the teacher into ``settings.out``; gives ``{"out", "parameters", "shape", "teacher_parameters"}``.
+    """Prunes a student from the teacher into ``settings.out``; returns ``{"out", "parameters", "shape", "teacher_parameters"}``.
 
     Raises BadSetting for an unknown method or several processes, BadFolder for a folder that is not empty, and the errors of a
     faulty text or teacher.
@@ -48,7 +48,7 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
     assert shape is not None, "shrink has no --student"
     resolve_source(settings.data, columns_of(settings))
     take(out)
-    _require_empty(out)  # another may just have ended
+    _require_empty(out)  # another process may just have finished
     teacher = load(settings.teacher, device=environment.world.device, dtype=environment.dtype)
     length = row_length(settings, teacher.context, environment.world.device, name=teacher.name)
     with passing_store(settings, teacher) as store:
@@ -90,7 +90,7 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
 
 
 def _sizes(teacher: LanguageModel, shape: Shape, parameters: int) -> list[list[str]]:
-    """A table of teacher and student, axis by axis."""
+    """A table of the sizes of teacher and student, one row an axis."""
     before, after = asdict(Shape.of(teacher.config)), asdict(shape)
     rows = [[axis.replace("_", " "), f"{before[axis]:,}", f"{after[axis]:,}"] for axis in after]
     return [["", "teacher", "student"], ["parameters", f"{teacher.parameters_count:,}", f"{parameters:,}"], *rows]
@@ -98,6 +98,4 @@ def _sizes(teacher: LanguageModel, shape: Shape, parameters: int) -> list[list[s
 
 def _require_empty(out: Path) -> None:
     if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - {LOCK}):
-        raise BadFolder(
-            f"{out} is there already, and no empty folder: nothing was written. Give a new folder with --out."
-        )
+        raise BadFolder(f"{out} exists and is not an empty folder: nothing was written. Give a new folder with --out.")
