@@ -1,6 +1,6 @@
-"""The command line, made from the table of commands and the settings they take.
+"""The command line, made from the table of commands and their settings.
 
-Exit status: 0 done; 2 the user's mistake, named in one message on stderr; 1 a fault of ours, with a traceback; 130 and 143
+Exit status: 0 success; 2 a user's mistake, with one message on stderr; 1 a defect of limbeck, with a traceback; 130 and 143
 after SIGINT and SIGTERM. Jobs are imported inside the commands, so that `--help` does not wait for torch.
 """
 
@@ -52,7 +52,7 @@ limbeck --help lists all commands, limbeck COMMAND --help the flags of one.
 
 
 class _Command(TyperCommand):
-    """A command that shows its flags in sections, knows their old spellings, and suggests the flag that was meant."""
+    """A command that shows its flags in sections, accepts their old spellings, and suggests the nearest flag."""
 
     spec: Command
 
@@ -80,7 +80,7 @@ class _Command(TyperCommand):
                 )
 
     def _today(self, word: str) -> str:
-        """A flag by the name it has now."""
+        """A flag with its current name."""
         flag, equals, value = word.partition("=")
         for setting in self.spec.taken():
             if flag in {f"--{old.replace('_', '-')}" for old in setting.flag.old}:
@@ -111,8 +111,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         print(f"limbeck {__version__}")
         raise typer.Exit
 

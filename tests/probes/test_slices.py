@@ -130,7 +130,7 @@ def test_the_probe_names_the_texts_of_its_counts_and_results(made, tmp_path, cap
     rows = [json.loads(line) for line in (tmp_path / "out" / "readings.jsonl").read_text().splitlines()]
     assert {row["name"] for row in rows} == set(result["readings"]) > {"recall_hits", "elsewhere", "gap_on_hits"}
     assert result["readings"]["gap"]["value"] == 0
-    assert "cannot be told from 0" in capsys.readouterr().err
+    assert "is not distinguishable from 0" in capsys.readouterr().err
 
 
 def test_a_text_that_repeats_nothing_is_an_error(made, tmp_path):

@@ -132,7 +132,9 @@ def test_the_smallest_student_can_be_chosen():
 
 @pytest.mark.parametrize("factor", [1.0, 0.5, -2.0, float("nan"), float("inf")])
 def test_a_shrink_factor_is_above_one(factor):
-    with pytest.raises(BadShape, match="a shrink factor says how many times smaller the student is, so it is above 1"):
+    with pytest.raises(
+        BadShape, match="a shrink factor is how many times smaller the student is, so it must be above 1"
+    ):
         budget_of_shrink(SMALL, factor)
 
 

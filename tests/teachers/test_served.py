@@ -553,7 +553,7 @@ def test_flags_of_a_served_teacher(here, model):
         limbeck.capture(teacher=str(here / "teacher"), tokenizer="x", out=here / "no")
     with pytest.raises(BadSetting, match=r"a server does not give its tokenizer: give the .* with --tokenizer"):
         limbeck.distil(teacher="http://host/v1#m", out=here / "no")
-    with pytest.raises(BadSetting, match="give a student that exists with --student"):
+    with pytest.raises(BadSetting, match="give a model with --student"):
         limbeck.distil(teacher="http://host/v1#m", tokenizer=str(here / "teacher"), out=here / "no")
     with pytest.raises(BadSetting, match="the doctor looks at models that are here"):
         limbeck.doctor(teacher="http://host/v1#m", tokenizer=str(here / "teacher"))

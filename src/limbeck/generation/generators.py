@@ -1,8 +1,8 @@
-"""Completions of many prompts, several samples of each: by a model in memory, or by one on a server.
+"""Generates several completions of each of many prompts, with a model in memory or one on a server.
 
-Samples are numbered: those of the first prompt, then those of the second, and so on. Each has random numbers of its own, which
-follow from the seed, its prompt, and which of that prompt's samples it is. A model in memory generates in batches that follow
-from all prompts, not from what is left of them, so a run that was killed generates what it would have generated.
+Samples are numbered: those of the first prompt, then those of the second, and so on. Each sample has its own random numbers,
+which depend on the seed, its prompt and its index among that prompt's samples. A model in memory uses batches that depend on all
+prompts, not on the unfinished ones, so a killed and continued run generates the same text.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from limbeck.planning.checks.resources import free_memory
 from limbeck.planning.cost.size import Size
 from limbeck.teachers.remote.http import QueryFailed
 
-_MOST_ROWS = {"cpu": 32, "cuda": 256}  # written to at once
-_READ_AT_ONCE = 4  # micro-batches of prompts: a training's holds a graph besides
+_MOST_ROWS = {"cpu": 32, "cuda": 256}  # rows of a batch
+_READ_AT_ONCE = 4  # a prompt's batch may be so many times a training's, which also holds a graph
 _HELD_SHARE = 0.5  # of the free memory, for keys and values
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn: ``samples`` of each prompt, of ``max_new_tokens`` at most; ``temperature`` 0 is greedy."""
+    """How completions are sampled: ``samples`` of each prompt, at most ``max_new_tokens`` each; ``temperature`` 0 is greedy."""
 
     max_new_tokens: int
     temperature: float = 1.0
@@ -38,27 +38,27 @@ class Sampling:
     seed: int = 0
 
     def random(self, number: int) -> np.random.Generator:
-        """The random numbers of a sample, which are those of no other."""
+        """The random generator of a sample, independent of all others."""
         prompt, sample = divmod(number, self.samples)
         return np.random.default_rng([self.seed, prompt, sample])
 
 
 class Generator(Protocol):
-    """Generates completions of fixed prompts. ``about``: which model, and how it is run, in a sentence."""
+    """Generates completions of fixed prompts. ``about``: a sentence on the model and how it is run."""
 
     about: str
 
     def generate(self, wanted: Sequence[int]) -> Iterator[tuple[int, Completion | QueryFailed]]:
-        """The completions of the samples of these numbers, in any order, or why there is none."""
+        """Yields (sample number, completion or its failure) for the ``wanted`` samples, in any order."""
 
     @property
     def repeated(self) -> int:
-        """Requests that were sent again."""
+        """The number of requests that were sent again after a failure."""
 
 
 @dataclass(frozen=True)
 class Batches:
-    """How many samples are generated together: at most ``rows``, with ``read`` tokens of prompts, ``held`` of keys and values."""
+    """Limits of a batch: ``rows`` samples, ``read`` prompt tokens, and ``held`` tokens of keys and values."""
 
     rows: int
     read: int
@@ -66,14 +66,14 @@ class Batches:
 
     @classmethod
     def of(cls, model: LanguageModel, *, longest: int) -> Batches:
-        """What fits this machine's free memory. A power of two, so that a little more or less of it makes no other batches."""
+        """The limits that fit the free memory. Powers of two, so that small changes of free memory give the same batches."""
         kind = "cuda" if model.device.type == "cuda" else "cpu"
         token = Size.of(model.config).kv_bytes(model.model.dtype.itemsize)
         held = max(1, int(_HELD_SHARE * free_memory(model.device) / max(1, token)))
         return cls(_MOST_ROWS[kind], _READ_AT_ONCE * MICRO_TOKENS[kind], max(longest, 1 << (held.bit_length() - 1)))
 
     def groups(self, lengths: Sequence[int], sampling: Sampling) -> Iterator[list[int]]:
-        """The numbers of all samples in batches of prompts of similar length, the longest first: what fails, fails early."""
+        """The numbers of all samples in batches of similar prompt lengths, longest first, so that lack of memory shows early."""
         samples = sampling.samples
         order = sorted(range(len(lengths) * samples), key=lambda number: (-lengths[number // samples], number))
         start = 0
@@ -85,7 +85,7 @@ class Batches:
 
 
 class LocalGenerator:
-    """A `Generator` that is a model in memory; ``tokens``: those of each prompt."""
+    """A `Generator` with a model in memory. ``tokens``: the token ids of each prompt."""
 
     repeated = 0
 
@@ -99,16 +99,16 @@ class LocalGenerator:
         )
 
     def generate(self, wanted: Sequence[int]) -> Iterator[tuple[int, Completion | QueryFailed]]:
-        """As `Generator.generate`; a batch of which some are wanted is generated whole, as it was or would have been."""
+        """As `Generator.generate`. A batch with some wanted samples is generated whole, so that its tokens are the same."""
         missing = set(wanted)
         for group in self._batches.groups([len(ids) for ids in self._tokens], self._sampling):
             if missing.isdisjoint(group):
                 continue
-            for number, answer in zip(group, self._answers(group), strict=True):
+            for number, completion in zip(group, self._completions(group), strict=True):
                 if number in missing:
-                    yield number, answer
+                    yield number, completion
 
-    def _answers(self, group: Sequence[int]) -> Iterator[Completion]:
+    def _completions(self, group: Sequence[int]) -> Iterator[Completion]:
         how = self._sampling
         beginnings = [self._tokens[number // how.samples] for number in group]
         uniforms = np.stack([how.random(number).random(how.max_new_tokens) for number in group])
@@ -125,11 +125,11 @@ class LocalGenerator:
 
 
 class ServedGenerator:
-    """A `Generator` that is a model on a server."""
+    """A `Generator` with a model on a server."""
 
     def __init__(self, teacher: ServedCompletions, prompts: Sequence[Prompt], sampling: Sampling) -> None:
         self.teacher, self._prompts, self._sampling = teacher, prompts, sampling
-        own = "" if teacher.whole else "; if it cuts off unlikely tokens by default, it still does"
+        own = "" if teacher.whole else "; a default of the server that cuts off unlikely tokens stays in force"
         self.about = (
             f"{teacher.client.address} generates text, with at most {teacher.in_flight} requests in flight{own}"
         )
@@ -141,9 +141,9 @@ class ServedGenerator:
 
     def generate(self, wanted: Sequence[int]) -> Iterator[tuple[int, Completion | QueryFailed]]:
         """As `Generator.generate`."""
-        yield from self.teacher.completions((number, self._question(number)) for number in wanted)
+        yield from self.teacher.completions((number, self._request(number)) for number in wanted)
 
-    def _question(self, number: int) -> Request:
+    def _request(self, number: int) -> Request:
         seed = int(self._sampling.random(number).integers(2**31))
         prompt = self._prompts[number // self._sampling.samples]
         return Request(prompt.asked, seed, prompt.beside)
@@ -152,12 +152,12 @@ class ServedGenerator:
 def check_context(
     model: LanguageModel, prompts: Sequence[Prompt], tokens: Sequence[Sequence[int]], *, most: int
 ) -> None:
-    """Raises Mismatch where prompts leave no room in the model's context for ``most`` tokens more."""
+    """Raises Mismatch if prompts leave no room in the model's context for ``most`` further tokens."""
     long = [(prompt, len(ids)) for prompt, ids in zip(prompts, tokens, strict=True) if len(ids) + most > model.context]
     if long:
         first, length = long[0]
         raise Mismatch(
             f"{len(long):,} of {len(prompts):,} prompts have no room for {most} tokens more in the context of {model.name}, "
-            f"which is {model.context}; the first, {first.name}, has {length}: shorten them, take them out, or give a smaller "
+            f"which is {model.context}; the first, {first.name}, has {length}: shorten them, remove them, or give a smaller "
             "--max-new-tokens"
         )

@@ -25,7 +25,7 @@ from limbeck.teachers.remote.served import IN_FLIGHT, model_entry
 STOP, LENGTH, FILTERED = "stop", "length", "content_filter"
 _CALLS = "tool_calls"  # the finish reason of a turn that calls functions
 _WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-_UNDERSTOOD_BY = ("vllm", "sglang")  # owner of a model in these servers' lists
+_UNDERSTOOD_BY = ("vllm", "sglang")  # "owned_by" in these servers' lists of models
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Request:
 
 
 class ServedCompletions:
-    """Asks a server, many questions at once. ``server_info`` is what it tells of the model."""
+    """Completions from a server, with many requests in flight. ``server_info``: the id and root of its model list."""
 
     def __init__(self, client: Client, *, most: int, temperature: float, in_flight: int = IN_FLIGHT) -> None:
-        """``most``: tokens of a completion at most. Raises BadServer if the server does not have the model."""
+        """``most``: the largest number of tokens of a completion. Raises BadServer if the server does not have the model."""
         entry = model_entry(client)
         self.client, self.in_flight = client, in_flight
         self.server_info = {name: entry[name] for name in ("id", "root") if entry.get(name) is not None}
@@ -72,7 +72,7 @@ class ServedCompletions:
     def at(
         cls, address: Address, *, most: int, temperature: float, in_flight: int, retry: RetryPolicy
     ) -> ServedCompletions:
-        """The teacher at an address, with the key that the environment has."""
+        """Opens the model at an address, with the API key from the environment. Raises BadServer as the constructor does."""
         client = Client(address, retry=retry, key=key_from_environment(), in_flight=in_flight)
         try:
             return cls(client, most=most, temperature=temperature, in_flight=in_flight)
@@ -88,7 +88,7 @@ class ServedCompletions:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def completions(self, requests: Iterable[tuple[int, Request]]) -> Iterator[tuple[int, Completion | QueryFailed]]:
-        """Sends numbered requests; gives (number, completion or its failure), in the order of arrival.
+        """Sends numbered requests; yields (number, completion or its failure) in the order of arrival.
 
         Raises BadServer if another model responds, or if no request can succeed (a refused key, a redirect).
         """

@@ -100,7 +100,7 @@ def fused_nats(
     *,
     sizes: Sizes | Literal["auto"] = "auto",
 ) -> Float[Tensor, "B T"]:
-    """Nats of every position of weight > 0, 0 elsewhere, without ``outputs.extra``. Nothing learns, no schedule moves."""
+    """Nats of every position of weight > 0, 0 elsewhere, without ``outputs.extra``. No gradients; schedules stay."""
     nats = torch.zeros(batch.weight.numel(), device=batch.weight.device)
     positions = batch.flat().weight.nonzero().squeeze(-1)
     sloped = _sloped(objective, outputs, signal, batch, sizes)
@@ -134,12 +134,12 @@ def walk(
         for rows in _parts(len(student.raw), sizes.block):
             which = slice(part.start + rows.start, part.start + rows.stop)
             here = positions[which]
-            said = None if teacher is None else teacher.signal(rows)
-            yield which, student.logits(rows), said, flat.part(here)
+            target = None if teacher is None else teacher.signal(rows)
+            yield which, student.logits(rows), target, flat.part(here)
 
 
 def release() -> None:
-    """Frees the buffers that are kept from one call to the next."""
+    """Frees the buffers that are kept between calls."""
     _SPARE.clear()
 
 

@@ -1,4 +1,4 @@
-"""An objective as text, parsed once: what a run needs to know of it, and a fresh one for each training."""
+"""An objective's text, parsed once: its properties, and a new objective for each training."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from limbeck.objectives.parse import code_of, parse
 
 @dataclass(frozen=True)
 class ObjectiveSpec:
-    """``text`` as the user wrote it, and the objective that it names. Two are equal where their texts are.
+    """``text`` as the user wrote it, and the objective that it names. Two specs with the same text are equal.
 
-    ``objective`` is only read: trainings move state, so each gets its own from `make`.
+    ``objective`` is for reading only: trainings change state, so each uses its own from `make`.
     """
 
     text: str
@@ -22,7 +22,7 @@ class ObjectiveSpec:
 
     @classmethod
     def of(cls, text: str) -> ObjectiveSpec:
-        """Parses a text. Raises BadObjective, saying what was expected where."""
+        """Parses a text. Raises BadObjective with what was expected at which column."""
         return cls(text, parse(text))
 
     def make(self) -> Objective:
@@ -46,7 +46,7 @@ class ObjectiveSpec:
 
     @property
     def parts(self) -> Iterable[Objective]:
-        """Every objective inside, also those that others are made of. For reading."""
+        """All objectives in it, including the arguments of others. For reading only."""
         return (part for part in self.objective.modules() if isinstance(part, Objective))
 
     @property

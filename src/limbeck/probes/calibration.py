@@ -46,7 +46,7 @@ def reliability(runs: Sequence[Measurements], *, least: float = 20.0) -> list[Re
     """Accuracy by confidence of the most likely token, in the bins of `calibration`, from low confidence to high.
 
     ``runs`` are measurements of one model on the same documents, one a seed. Bins with fewer than ``least`` predictions of a run
-    are left out: their accuracy would be that of a few words. Intervals are over documents and seeds.
+    are left out: their accuracy would depend on a few tokens. Intervals are over documents and seeds.
     """
     columns = np.stack([run.bins for run in runs])  # (seeds, documents, bins, 3)
     total = columns.sum((0, 1))
@@ -57,7 +57,7 @@ def reliability(runs: Sequence[Measurements], *, least: float = 20.0) -> list[Re
 
     def accuracy(sums: np.ndarray) -> np.ndarray:
         weight, _, correct = np.moveaxis(sums.reshape(*sums.shape[:-1], len(used), 3), -1, 0)
-        # a resample without the bin has nothing to add to what is known of it
+        # resamples without predictions in the bin do not count
         return np.where(weight > 0, correct / np.maximum(weight, 1e-12), known)
 
     found = bootstrap(accuracy, columns[:, :, used].reshape(*columns.shape[:2], len(used) * 3))

@@ -42,8 +42,8 @@ def log_likelihood(
 @torch.inference_mode()
 def _batch(model: LanguageModel, pairs: Sequence[tuple[list[int], list[int]]]) -> Float[np.ndarray, " pairs"]:
     tokens = torch.tensor([[*prompt, *answer] for prompt, answer in pairs], device=model.device)
-    answers = tokens[:, len(pairs[0][0]) :]
-    outputs = model.model(input_ids=tokens, use_cache=False, logits_to_keep=answers.shape[1] + 1)
+    completions = tokens[:, len(pairs[0][0]) :]
+    outputs = model.model(input_ids=tokens, use_cache=False, logits_to_keep=completions.shape[1] + 1)
     log_q = outputs.logits[:, :-1, : model.vocab].double().log_softmax(-1)
-    log_p = log_q.gather(-1, answers[..., None]).squeeze(-1).sum(-1)
+    log_p = log_q.gather(-1, completions[..., None]).squeeze(-1).sum(-1)
     return np.asarray(log_p.cpu().numpy())

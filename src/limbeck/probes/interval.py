@@ -68,16 +68,16 @@ def wilson(right: int, n: int) -> Interval:
     return Interval(share, middle - half if right else 0.0, middle + half if right < n else 1.0, n)
 
 
-def share_interval(right: Float[np.ndarray, " rows"], asked: Float[np.ndarray, " rows"]) -> Interval:
+def share_interval(right: Float[np.ndarray, " rows"], questions: Float[np.ndarray, " rows"]) -> Interval:
     """The share of correct answers, with rows as the sampling unit, since questions of one row are not independent.
 
-    ``right`` and ``asked`` count correct answers and questions of each row. If all answers are correct, or none, resampling
+    ``right`` and ``questions`` count correct answers and questions of each row. If all answers are correct, or none, resampling
     shows no spread; then each row counts as one trial (`wilson`).
     """
     n = len(right)
-    if n < 2 or right.sum() in (0, asked.sum()):
+    if n < 2 or right.sum() in (0, questions.sum()):
         return wilson(n if right.sum() else 0, n)
-    found = mean_interval(right, asked)
+    found = mean_interval(right, questions)
     return found.within(0.0, 1.0)
 
 

@@ -34,10 +34,10 @@ def listops(model: LanguageModel, *, seed: int = 0) -> list[Reading]:
     """The share of correctly evaluated expressions, by kind. Raises BadTask if the tokenizer cannot encode expressions."""
     readings = []
     for number, (kind, task) in enumerate(KINDS.items()):
-        asked = task.questions(np.random.default_rng([seed, number]), EXPRESSIONS)
-        require_spelling(model.tokenizer, asked, "listops")
-        scores = log_likelihood(model, [(question.prompt, digit) for question in asked for digit in _DIGITS])
-        values = np.array([int(question.answer) for question in asked])
+        questions = task.questions(np.random.default_rng([seed, number]), EXPRESSIONS)
+        require_spelling(model.tokenizer, questions, "listops")
+        scores = log_likelihood(model, [(question.prompt, digit) for question in questions for digit in _DIGITS])
+        values = np.array([int(question.answer) for question in questions])
         right = scores.reshape(-1, len(_DIGITS)).argmax(1) == values
         commonest = np.bincount(values).max()
         for name, count in ((f"listops_{kind}", right.sum()), (f"listops_{kind}_commonest", commonest)):

@@ -1,7 +1,7 @@
 """The in-context recall probe: pairs of the model's own tokens, then all keys again in another order. Are the values predicted?
 
 This is multi-query associative recall (arXiv 2312.04927) for language models: it has no fillers, and each question is followed by
-its value. Each value is asked for once, so values already read are excluded from a guess. Chance is the mean of 1 / (K - i) over
+its value. Each value is queried once, so values already read are excluded from a guess. Chance is the mean of 1 / (K - i) over
 questions with i questions before them, 34 % for 8 pairs. The control has two pairs and one question. A model that fails it has
 not learned to recall, and its results with many pairs are no evidence about its state. (With one pair alone, repeating the only
 token that was read once would be enough.)
@@ -43,70 +43,77 @@ def mqar(model: LanguageModel, *, seed: int = 0) -> list[Reading]:
     Raises BadTask if the tokenizer has too few words of one token.
     """
     words = _words(model)
-    said, guessed, _ = _answers(model, words, _CONTROL, np.random.default_rng([seed, 1]), asked=1)
-    everywhere = np.ones_like(said)
+    correct, guessed, _ = _recalled(model, words, _CONTROL, np.random.default_rng([seed, 1]), questions=1)
+    everywhere = np.ones_like(correct)
     found = {
-        "recall_control": _share(said, everywhere),
+        "recall_control": _share(correct, everywhere),
         "recall_control_guess": _share(guessed, everywhere),
-        "recall_control_guess_chance": _chance(_CONTROL, asked=1),
+        "recall_control_guess_chance": _chance(_CONTROL, questions=1),
     }
     for pairs in PAIRS:
         if 2 * pairs <= len(words) and 4 * pairs + 1 <= model.context:
-            found |= _asked(model, words, pairs, seed)
+            found |= _by_distance(model, words, pairs, seed)
     return [
         Reading(model.name, "mqar", name, share.value, "share", share.n, share.low, share.high, seed)
         for name, share in found.items()
     ]
 
 
-def _asked(model: LanguageModel, words: Int64[np.ndarray, " words"], pairs: int, seed: int) -> dict[str, Interval]:
-    said, guessed, distance = _answers(model, words, pairs, np.random.default_rng([seed, pairs]), asked=pairs)
+def _by_distance(
+    model: LanguageModel, words: Int64[np.ndarray, " words"], pairs: int, seed: int
+) -> dict[str, Interval]:
+    correct, guessed, distance = _recalled(model, words, pairs, np.random.default_rng([seed, pairs]), questions=pairs)
     near = distance <= np.median(distance)
     everywhere = np.ones_like(near)
     return {
-        f"recall_{pairs}_pairs": _share(said, everywhere),
-        f"recall_{pairs}_near": _share(said, near),
-        f"recall_{pairs}_far": _share(said, ~near),
+        f"recall_{pairs}_pairs": _share(correct, everywhere),
+        f"recall_{pairs}_near": _share(correct, near),
+        f"recall_{pairs}_far": _share(correct, ~near),
         f"recall_{pairs}_guess": _share(guessed, everywhere),
-        f"recall_{pairs}_guess_chance": _chance(pairs, asked=pairs),
+        f"recall_{pairs}_guess_chance": _chance(pairs, questions=pairs),
     }
 
 
-def _chance(pairs: int, *, asked: int) -> Interval:
+def _chance(pairs: int, *, questions: int) -> Interval:
     """The chance level of a guess among the values not read yet, averaged over the questions."""
-    value = float(np.mean([1 / (pairs - i) for i in range(asked)]))
+    value = float(np.mean([1 / (pairs - i) for i in range(questions)]))
     return Interval(value, value, value, 1)
 
 
-def _answers(
-    model: LanguageModel, words: Int64[np.ndarray, " words"], pairs: int, generator: np.random.Generator, *, asked: int
+def _recalled(
+    model: LanguageModel,
+    words: Int64[np.ndarray, " words"],
+    pairs: int,
+    generator: np.random.Generator,
+    *,
+    questions: int,
 ) -> tuple[Bool[np.ndarray, "rows Q"], Bool[np.ndarray, "rows Q"], Int64[np.ndarray, "rows Q"]]:
     """For each question: is its value the most probable token, is it so among values not read yet, and its key's distance."""
     chosen = words[distinct(generator, ROWS, 2 * pairs, len(words))]
     keys, values = chosen[:, :pairs], chosen[:, pairs:]
-    order = generator.permuted(np.broadcast_to(np.arange(pairs), (ROWS, pairs)), axis=1)[:, :asked]
-    told = np.stack([keys, values], -1).reshape(ROWS, -1)
-    again = np.take_along_axis(told.reshape(ROWS, pairs, 2), order[..., None], 1).reshape(ROWS, -1)
+    order = generator.permuted(np.broadcast_to(np.arange(pairs), (ROWS, pairs)), axis=1)[:, :questions]
+    listed = np.stack([keys, values], -1).reshape(ROWS, -1)
+    again = np.take_along_axis(listed.reshape(ROWS, pairs, 2), order[..., None], 1).reshape(ROWS, -1)
     opening = [] if model.tokenizer.bos_token_id is None else [model.tokenizer.bos_token_id]
-    tokens = np.concatenate([np.tile(opening, (ROWS, 1)).astype(np.int64), told, again], 1)[:, :-1]
-    place = len(opening) + 2 * pairs + 2 * np.arange(asked)
-    said, guessed = [], []
+    tokens = np.concatenate([np.tile(opening, (ROWS, 1)).astype(np.int64), listed, again], 1)[:, :-1]
+    place = len(opening) + 2 * pairs + 2 * np.arange(questions)
+    correct, guessed = [], []
     for start, logits in _logits(model, tokens, place):
         rows = slice(start, start + len(logits))
         right = np.take_along_axis(values[rows], order[rows], 1)  # (b, Q)
-        mine = np.take_along_axis(logits, np.broadcast_to(values[rows, None], (len(logits), asked, pairs)), 2)
+        mine = np.take_along_axis(logits, np.broadcast_to(values[rows, None], (len(logits), questions, pairs)), 2)
         mine[_read(order[rows], pairs)] = -np.inf
-        said.append(logits.argmax(-1) == right)
+        correct.append(logits.argmax(-1) == right)
         guessed.append(mine.argmax(-1) == order[rows])
-    distance = 2 * pairs + 2 * np.arange(asked) - 2 * order
-    return np.concatenate(said), np.concatenate(guessed), distance
+    distance = 2 * pairs + 2 * np.arange(questions) - 2 * order
+    return np.concatenate(correct), np.concatenate(guessed), distance
 
 
 def _read(order: Int64[np.ndarray, "b Q"], pairs: int) -> Bool[np.ndarray, "b Q K"]:
     """The values already read before each question, (b, Q, K)."""
-    answered = np.eye(pairs, dtype=bool)[order]  # (b, Q, K)
+    read = np.eye(pairs, dtype=bool)[order]  # (b, Q, K)
     before = np.tril(np.ones((order.shape[1], order.shape[1]), dtype=bool), -1)
-    return np.einsum("qp,bpk->bqk", before, answered)
+    return np.einsum("qp,bpk->bqk", before, read)
 
 
 @torch.inference_mode()

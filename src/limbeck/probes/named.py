@@ -1,6 +1,6 @@
 """Every probe by its name: limbeck's own, marked with ``@probe("name")`` in this folder, and those of packages.
 
-A probe is a function of a model, its teacher or None, and what else it may use, which gives readings.
+A probe is a function of a model, its teacher or None, and a context, which returns readings.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from limbeck.plugins import Registry
 from limbeck.probes.measurements import Measurements
 from limbeck.types import Batch, Reading
 
-TEXT = ("data", "columns", "skip_bad", "length", "long_conversations")  # the settings that say which text is read
+TEXT = ("data", "columns", "skip_bad", "length", "long_conversations")  # the settings that choose the text
 EVERYTHING = (*TEXT, "teacher", "seed", "task")
 
 
@@ -34,9 +34,9 @@ class HeldOutText(Protocol):
 
 
 class ProbeContext(Protocol):
-    """What a probe may use beside the models. ``task`` is that of `--task`, None where none was given.
+    """The inputs of a probe besides the models. ``task`` is the value of `--task`, None without it.
 
-    ``measured_on`` says which text was read, "" before any was.
+    ``measured_on`` describes the text that was read, "" before any was.
     """
 
     seed: int
@@ -44,17 +44,17 @@ class ProbeContext(Protocol):
     measured_on: str
 
     def held_out(self) -> HeldOutText:
-        """The text of `--data`, or of the run that the model is in: never what the run trained on."""
+        """The text of `--data`, or the held-out text of the run that the model belongs to: never its training text."""
 
     def split(self) -> tuple[TokenStore, str, HeldOutText]:
-        """The training part of that text, how it is called, and the held-out part."""
+        """(training part, its name, held-out part) of that text."""
 
     def note(self, text: str) -> None:
-        """Says something to the user beside readings."""
+        """Prints a note for the user besides the readings."""
 
 
 class Probe(Protocol):
-    """Measures a model, perhaps against a teacher. Names of readings are its own: no two probes give one name."""
+    """Measures a model, optionally against a teacher. Names of readings are unique: no two probes share one."""
 
     def __call__(
         self, model: LanguageModel, teacher: LanguageModel | None, context: ProbeContext
@@ -67,7 +67,7 @@ PROBES: Registry[Probe] = _PROBES
 
 
 def probe(name: str, *, reads: tuple[str, ...]) -> Callable[[Function], Function]:
-    """Gives a probe its name, and says which settings it ``reads``: others that are given with it are refused."""
+    """Names a probe and declares the settings that it ``reads``; giving any other setting with it is an error."""
 
     def mark(function: Function) -> Function:
         vars(function)["reads"] = reads
@@ -77,6 +77,6 @@ def probe(name: str, *, reads: tuple[str, ...]) -> Callable[[Function], Function
 
 
 def reads(found: Probe) -> tuple[str, ...]:
-    """The settings that a probe reads; one that does not say may read any."""
-    said: tuple[str, ...] = getattr(found, "reads", EVERYTHING)
-    return said
+    """The settings that a probe declared to read; all of them without a declaration."""
+    declared: tuple[str, ...] = getattr(found, "reads", EVERYTHING)
+    return declared

@@ -76,15 +76,15 @@ def pass_until(
         )
     _check_room(model, task)
     draws = [_Draws(instance, tokens, i, seed) for i, (instance, tokens) in enumerate(_prompts(model, task))]
-    speaker = _Speaker(model)
+    sampler = _Sampler(model)
     waiting = list(draws)
     while waiting:
         # Prompts of equal length share a batch, so that no padding is needed, which some architectures do not support.
         length = len(waiting[0].prompt)
         batch = [d for d in waiting if len(d.prompt) == length][:_PROMPTS]
         for draw in batch:
-            draw.ask(min(rows // len(batch) or 1, max(2 * successes, draw.begun), max_samples - draw.begun))
-        speaker.decide(batch)
+            draw.begin_round(min(rows // len(batch) or 1, max(2 * successes, draw.begun), max_samples - draw.begun))
+        sampler.decide(batch)
         for draw in batch:
             draw.settle(successes, max_samples)
         waiting = [d for d in waiting if d.count is None]
@@ -116,9 +116,9 @@ def log_probability(model: LanguageModel, task: Task, *, rows: int = 64) -> list
             answers = tokens[:, len(part[0][1]) :]
             outputs = model.model(input_ids=tokens, use_cache=False, logits_to_keep=answers.shape[1] + 1)
             log_q = outputs.logits[..., : model.vocab].double().log_softmax(-1)  # (B, answer + 1, V)
-            spoken = log_q[:, :-1].gather(-1, answers[..., None]).squeeze(-1).sum(-1)
+            log_p = log_q[:, :-1].gather(-1, answers[..., None]).squeeze(-1).sum(-1)
             ended = log_q[:, -1, closing].logsumexp(-1)
-            for (i, _, _), value in zip(part, (spoken + ended).tolist(), strict=True):
+            for (i, _, _), value in zip(part, (log_p + ended).tolist(), strict=True):
                 found[i] = value
     return found
 
@@ -132,13 +132,13 @@ class _Draws:
     number: int
     seed: int
     begun: int = 0
-    asked: range = range(0)  # the samples of this round
+    round: range = range(0)  # the samples of this round
     passed: list[int] = field(default_factory=list)  # numbers of the samples that passed, from 1, in order
     count: Count | None = None
     _blocks: dict[int, np.ndarray] = field(default_factory=dict)  # random numbers of this round
 
-    def ask(self, samples: int) -> None:
-        self.asked = range(self.begun, self.begun + samples)
+    def begin_round(self, samples: int) -> None:
+        self.round = range(self.begun, self.begun + samples)
         self.begun += samples
 
     def settle(self, successes: int, max_samples: int) -> None:
@@ -170,7 +170,7 @@ class _Draws:
         return self._blocks[block]
 
 
-class _Speaker:
+class _Sampler:
     """Samples tokens from a model with a key-value cache, and decides which completions pass.
 
     Samples with the same tokens so far share one row of the cache, since their next-token distributions are equal. With one
@@ -185,9 +185,9 @@ class _Speaker:
         """Samples all completions of this round until each is decided. All prompts have the same length."""
         said: list[tuple[int, tuple[int, ...]]] = [(i, ()) for i in range(len(batch))]  # of a row: instance, its tokens
         tokens = torch.tensor([draw.prompt for draw in batch], device=self._model.device)
-        row = np.repeat(np.arange(len(batch)), [len(draw.asked) for draw in batch])  # of each sample
+        row = np.repeat(np.arange(len(batch)), [len(draw.round) for draw in batch])  # of each sample
         owner = row
-        sample = np.concatenate([np.arange(draw.asked.start, draw.asked.stop) for draw in batch])
+        sample = np.concatenate([np.arange(draw.round.start, draw.round.stop) for draw in batch])
         cache: Any = None
         for step in range(max(draw.longest for draw in batch)):
             logits, cache = self._logits(tokens, cache)
@@ -196,7 +196,7 @@ class _Speaker:
             keys, met = np.unique(row * self._model.vocab + chosen, return_inverse=True)
             parents, last = np.divmod(keys, self._model.vocab)
             completions = [(said[p][0], (*said[p][1], t)) for p, t in zip(parents.tolist(), last.tolist(), strict=True)]
-            verdicts = [self._verdict(batch[i], spoken) for i, spoken in completions]
+            verdicts = [self._verdict(batch[i], completion) for i, completion in completions]
             passed = np.array([verdict is True for verdict in verdicts])[met]
             for i, k in zip(owner[passed].tolist(), sample[passed].tolist(), strict=True):
                 batch[i].passed.append(k + 1)

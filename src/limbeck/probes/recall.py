@@ -59,8 +59,8 @@ def passages_of(store: TokenStore, *, context: int) -> Int[Tensor, "passages T"]
     long_enough = np.flatnonzero(length > PASSAGE)[:_DOCUMENTS]
     if not len(long_enough) or context < 2 * PASSAGE + 1:
         return None
-    told = np.stack([store.slice(int(starts[d]), int(starts[d]) + PASSAGE + 1).astype(np.int64) for d in long_enough])
-    return torch.from_numpy(np.concatenate([told, told[:, 1:]], 1))
+    once = np.stack([store.slice(int(starts[d]), int(starts[d]) + PASSAGE + 1).astype(np.int64) for d in long_enough])
+    return torch.from_numpy(np.concatenate([once, once[:, 1:]], 1))
 
 
 @torch.no_grad()

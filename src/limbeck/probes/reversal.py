@@ -74,13 +74,13 @@ def probe_reversal(model: LanguageModel, teacher: LanguageModel | None, context:
 def reversal(model: LanguageModel, facts: Sequence[Fact], *, seed: int = 0) -> list[Reading]:
     """Hits@1 and mean reciprocal rank in both directions, beside those of a random order and of the most frequent answer."""
     readings = []
-    for way, told in (
+    for way, facts_of_way in (
         ("forward", [(fact.forward, fact.object) for fact in facts]),
         ("backward", [(fact.backward, fact.subject) for fact in facts]),
     ):
-        prompts, candidates = (list(dict.fromkeys(texts)) for texts in zip(*told, strict=True))
+        prompts, candidates = (list(dict.fromkeys(texts)) for texts in zip(*facts_of_way, strict=True))
         right = np.zeros((len(prompts), len(candidates)), dtype=bool)
-        for prompt, answer in told:
+        for prompt, answer in facts_of_way:
             right[prompts.index(prompt), candidates.index(answer)] = True
         pairs = [(prompt, f" {candidate}") for prompt in prompts for candidate in candidates]
         rank = _best_ranks(log_likelihood(model, pairs).reshape(right.shape), right)

@@ -1,7 +1,7 @@
 """Accuracy on sums with greedy generation: by the digits of the longer number, and by the number of carries.
 
-The prompt is a+b= and nothing else, as a line that a text might hold; the first number of what follows is the answer. Sums of a
-length are balanced by their carries, so that each number of carries is asked about as often.
+The prompt is a+b= and nothing else, as a line of a text; the first number of the completion is the answer. The sums of a length
+are balanced by their carries, so that all numbers of carries are equally frequent.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from limbeck.types import Reading
 DIGITS = (1, 2, 3, 4)
 SUMS = 100  # of each length
 _TOGETHER = 50
-_MORE = 3  # tokens that are written beyond the digits: a space before, and what ends the number
+_MORE = 3  # tokens generated beyond the digits: a space before, and one that ends the number
 
 
 @probe("arithmetic", reads=("seed",))
 def probe_sums(model: LanguageModel, teacher: LanguageModel | None, context: ProbeContext) -> list[Reading]:
-    """`sums` of a model."""
+    """The readings of `sums` for a model, in the form that `limbeck probe` calls."""
     return sums(model, seed=context.seed)
 
 
 def sums(model: LanguageModel, *, seed: int = 0) -> list[Reading]:
     """The share of correct sums by digits, and by carries over all of them. Raises BadTask as `require_spelling` does."""
     a, b = (np.concatenate(side) for side in zip(*(_drawn(digits, seed) for digits in DIGITS), strict=True))
-    asked = [Sum(int(x), int(y)) for x, y in zip(a, b, strict=True)]
-    require_spelling(model.tokenizer, [Question(*_texts(sum_)) for sum_ in asked], "arithmetic")
-    right = _right(model, asked)
+    questions = [Sum(int(x), int(y)) for x, y in zip(a, b, strict=True)]
+    require_spelling(model.tokenizer, [Question(*_texts(sum_)) for sum_ in questions], "arithmetic")
+    right = _right(model, questions)
     digits, carried = np.repeat(DIGITS, SUMS), carries(a, b)
     readings = [_reading(model, f"sums_{d}_digits", right[digits == d], seed) for d in DIGITS]
     return readings + [_reading(model, f"sums_{c}_carries", right[carried == c], seed) for c in np.unique(carried)]
@@ -48,14 +48,16 @@ def _drawn(digits: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return Arithmetic(digits=digits, balance="carries").sums(np.random.default_rng([seed, digits]), SUMS)
 
 
-def _right(model: LanguageModel, asked: Sequence[Sum]) -> Bool[np.ndarray, " n"]:
+def _right(model: LanguageModel, questions: Sequence[Sum]) -> Bool[np.ndarray, " n"]:
     found = []
     most = max(DIGITS) + 1 + _MORE
-    for start in range(0, len(asked), _TOGETHER):
-        part = asked[start : start + _TOGETHER]
+    for start in range(0, len(questions), _TOGETHER):
+        part = questions[start : start + _TOGETHER]
         prompts = [spelled(model, *_texts(sum_))[0] for sum_ in part]
-        said = generate(model, prompts, max_new_tokens=most, temperature=0.0, uniforms=np.zeros((len(part), most)))
-        for sum_, prompt, continuation in zip(part, prompts, said, strict=True):
+        continuations = generate(
+            model, prompts, max_new_tokens=most, temperature=0.0, uniforms=np.zeros((len(part), most))
+        )
+        for sum_, prompt, continuation in zip(part, prompts, continuations, strict=True):
             text = decoded_completion(model.tokenizer, prompt, continuation.tokens, special=True)
             number = re.match(r"\s*(\d+)", text)
             found.append(number is not None and int(number[1]) == sum_.a + sum_.b)
@@ -64,8 +66,8 @@ def _right(model: LanguageModel, asked: Sequence[Sum]) -> Bool[np.ndarray, " n"]
 
 def _texts(sum_: Sum) -> tuple[str, str]:
     """A sum's prompt and its answer, without the line break."""
-    asked = question(sum_, "plain")
-    return asked.prompt, asked.answer.rstrip("\n")
+    plain = question(sum_, "plain")
+    return plain.prompt, plain.answer.rstrip("\n")
 
 
 def _reading(model: LanguageModel, name: str, right: Bool[np.ndarray, " n"], seed: int) -> Reading:

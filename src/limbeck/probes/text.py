@@ -1,4 +1,4 @@
-"""The probes of a text: likelihood with calibration, fidelity and cost; and recall by slices of it."""
+"""The probes on text: likelihood with calibration, fidelity and cost; and likelihood by recall slices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from limbeck.types import Reading
 
 @probe("likelihood", reads=(*TEXT, "teacher"))
 def probe_likelihood(model: LanguageModel, teacher: LanguageModel | None, context: ProbeContext) -> list[Reading]:
-    """Likelihood and calibration of a model on a text, its fidelity to a teacher, and what it costs to run."""
+    """Likelihood and calibration of a model on a text, its fidelity to a teacher, and its inference cost."""
     text = context.held_out()
     measured = measure(model, teacher, text.batches(), documents=text.store.documents)
     sizes = text.text_bytes(measured)
@@ -26,9 +26,9 @@ def probe_likelihood(model: LanguageModel, teacher: LanguageModel | None, contex
 
 @probe("slices", reads=(*TEXT, "teacher"))
 def probe_slices(model: LanguageModel, teacher: LanguageModel | None, context: ProbeContext) -> list[Reading]:
-    """Likelihood of a text slice by slice: where a pair of tokens stood in the row before, and where training never saw it.
+    """Nats per token where a bigram repeats in the context, by its count in training, and elsewhere (`probes.slices`).
 
-    How often training saw a bigram is counted in the training part of the text. Raises BadCorpus where nothing repeats.
+    Bigrams are counted in the training part of the text. Raises BadCorpus if the held-out text repeats no bigram.
     """
     train, named, text = context.split()
     context.note(f"bigrams are counted in {named}: {train.tokens:,} tokens of {train.documents:,} documents")
@@ -45,5 +45,5 @@ def probe_slices(model: LanguageModel, teacher: LanguageModel | None, context: P
             "documents, or longer rows with --seq-len"
         )
     if teacher is not None and not any(reading.name == "gap_share_on_hits" for reading in readings):
-        context.note("The gap between the two cannot be told from 0, so no share of it is given.")
+        context.note("The gap between the two is not distinguishable from 0, so no share of it is given.")
     return readings

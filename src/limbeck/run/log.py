@@ -20,16 +20,16 @@ from limbeck.disk import Count, json_line, open_in_place, read_lines, write_line
 from limbeck.terminal import Terminal
 
 console = Terminal(stderr=True, soft_wrap=True)
-_LINE_EVERY = 20.0  # seconds between lines where there is no screen
+_LINE_EVERY = 20.0  # seconds between lines without a terminal
 
 
 _most_rss = 0.0
 
 
 def peak_rss_gib() -> float:
-    """The largest resident memory of this process so far, GiB; where the system keeps no such mark, the largest seen here.
+    """The largest resident memory of this process so far, GiB; or the largest that this function has seen.
 
-    It is kept here too, since `probes.cost` resets the system's mark.
+    Not all systems record it, and `probes.cost` resets the record, so it is stored here too.
     """
     global _most_rss
     held = float(psutil.Process().memory_info().rss) / 2**30
@@ -58,7 +58,7 @@ class _Row(TypedDict):
 
 
 class Metrics:
-    """metrics.jsonl: one row per step. Opening it at a step drops later rows, which a killed run left."""
+    """metrics.jsonl: one row per step. Opening it at a step drops later rows of a killed run."""
 
     def __init__(self, path: Path, *, step: int) -> None:
         remedy = "remove it, and the rows of the steps before are lost"
@@ -87,7 +87,7 @@ def clock(seconds: float) -> str:
 
 
 def _left(seconds: float, after: float) -> str:
-    """Time left of this training, and of the whole run where more comes ``after`` it."""
+    """Time left of this training, and of the whole run if ``after`` seconds of it follow."""
     return f"{clock(seconds)} left" + (f", whole run {clock(seconds + after)}" if after else "")
 
 
@@ -160,7 +160,7 @@ def progress(
 ) -> Iterator[Bar | Line | None]:
     """A reporter for a run of ``steps``, of which ``done`` are done; None for a silent rank (not ``speak``).
 
-    ``loss``: name and unit of what is minimised. ``after``: seconds that the rest of the whole run takes once this is done.
+    ``loss``: name and unit of what is minimised. ``after``: expected seconds of the rest of the whole run after this training.
     """
     if not speak:
         yield None

@@ -1,8 +1,8 @@
-"""What a training needs of the processes that share it.
+"""The protocol of the processes of a training.
 
-`run.world.World` is the one process and the replicated ones, where every rank holds all weights. Where weights are sharded, the
-head and what is saved have to be put together first: a mesh of that kind has other `head` and `whole`, and nothing else in
-`run/` changes.
+`run.world.World` implements it for one process and for replicated ones, where every rank holds all weights. With sharded weights,
+the head and saved tensors must be gathered first: such a mesh has its own `head` and `whole`, and nothing else in `run/`
+changes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from limbeck.types import Head
 
 
 class Mesh(Protocol):
-    """The processes of a training: who of them this one is, and what they do together. Rank 0 writes files and prints."""
+    """The processes of a training: this one's rank, and the collectives over all. Rank 0 writes files and prints."""
 
     @property
     def rank(self) -> int: ...
@@ -44,7 +44,7 @@ class Mesh(Protocol):
         """Scales gradients down to a joint norm of at most ``max_norm``; gives the norm before."""
 
     def head(self, head: Head) -> Head:
-        """A model's head with all of its rows on this rank, through which gradients reach what the rank holds of it."""
+        """A model's head with all of its rows on this rank; gradients flow back to the part that the rank holds."""
 
     def whole(self, tensor: Tensor) -> Tensor:
-        """A tensor of the training's state with all of its elements, in the shape that a checkpoint contains."""
+        """A tensor of the train state with all of its elements, in the shape that a checkpoint contains."""

@@ -54,9 +54,9 @@ class Plan:
 class Run:
     """Trains ``student`` in place on the rows of ``corpus``, with checkpoints and metrics in ``folder``.
 
-    ``update`` performs one optimiser step, with the signature of `train_step`; ``unit`` is the unit of its loss. ``after`` is how
-    many seconds the rest of the whole run is expected to take after this training, for progress lines only. ``watch`` is what is
-    measured during the training, None for nothing.
+    ``update`` performs one optimiser step, with the signature of `train_step`; ``unit`` is the unit of its loss. ``after`` is the
+    expected time in seconds of the rest of the whole run after this training, for progress lines only. ``watch``: held-out text
+    that is measured during the training, None for none.
     """
 
     folder: Path
@@ -134,7 +134,7 @@ class Run:
 
     @contextmanager
     def _watching(self, step: int) -> Iterator[Callable[[int, int], None]]:
-        """What to call after each step: on the first rank it measures after those that are watched, into held_out.jsonl."""
+        """The function to call after each step: on rank 0 it measures after the watched steps, into held_out.jsonl."""
         watch = self.watch
         if watch is None or not self.world.first:
             yield lambda step, tokens: None
@@ -158,7 +158,7 @@ class Run:
 
     def interrupted(self, done: int, caught: Sequence[int]) -> Interrupted:
         """The error for a run that a signal ended after ``done`` steps."""
-        number = caught[0] if caught else signal.SIGTERM  # another rank got the signal
+        number = caught[0] if caught else signal.SIGTERM  # the signal came to another rank
         return Interrupted(
             f"stopped by {signal.Signals(number).name} after step {done} of {self.plan.steps}, which is saved: "
             "run the same command again to continue",
@@ -202,7 +202,7 @@ class Run:
         if not saved:
             return 0, 0
         state = load_checkpoint(saved[-1], train_state)
-        if slow_parameters(self.student.model) and "slowest" not in state:  # its parameter groups were others
+        if slow_parameters(self.student.model) and "slowest" not in state:  # its parameter groups were different
             raise BadFolder(
                 f"{saved[-1]}: this run began with an older limbeck that did not limit the learning rate of state-space "
                 f"parameters to {SLOWEST:g}, so it cannot be continued exactly: start it again in another --out"

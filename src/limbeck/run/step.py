@@ -1,9 +1,9 @@
 """One optimiser step.
 
-An objective gives a loss per predicted token. We add weight x loss over every token of every micro-batch on every rank
-and divide once, by the total weight: the step is the same however its rows are cut into micro-batches or spread over
-ranks, and a masked token counts exactly 0. Each micro-batch has its own objective and teacher, which most trainings have
-only one of: replayed text may be learned by cross-entropy, and each domain from its own teacher.
+An objective gives a loss per predicted token. Weight x loss is summed over all tokens of all micro-batches on all ranks and
+divided once, by the total weight. So the step does not depend on how rows are split into micro-batches or ranks, and a masked
+token counts exactly 0. Each micro-batch may have its own objective and teacher, such as cross-entropy for replayed text or a
+teacher for each domain; most trainings have one of each.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Step:
 
 @dataclass(frozen=True)
 class LossTerm:
-    """A micro-batch, the objective of its tokens, and the teacher of that, None where it needs none."""
+    """A micro-batch, its objective, and the objective's teacher (None if it needs none)."""
 
     batch: Batch
     objective: Objective
@@ -44,7 +44,7 @@ class LossTerm:
         return float(self.batch.weight.sum())
 
     def signal(self) -> Outputs | Sparse | ChunkTargets | None:
-        """The teacher's targets, without a graph; None where the objective needs no teacher."""
+        """The teacher's targets, without a graph; None if the objective needs no teacher."""
         if not self.objective.needs_teacher:
             return None
         assert self.teacher is not None, f"{self.objective} needs a teacher"
@@ -63,8 +63,8 @@ def train_step(
     """Updates the student (and the objectives' state) once, from the micro-batches of one global batch.
 
     An objective advances by the mean loss of its own tokens. Raises NothingToLearn when no token of any rank has weight,
-    NonFiniteLoss *before* the update when the loss or the gradient is not finite: the weights and the optimiser are then as
-    they were; Mismatch and BadObjective as `objectives.fused_backward`.
+    NonFiniteLoss *before* the update when the loss or the gradient is not finite, so that weights and optimiser are
+    unchanged; Mismatch and BadObjective as `objectives.fused_backward`.
     """
     total = mesh.sum(float(sum(term.batch.weight.sum() for term in terms)))
     if total == 0:
@@ -92,7 +92,7 @@ def train_step(
 
 
 def _advance(terms: Sequence[LossTerm], losses: Sequence[float], loss: float, total: float, mesh: Mesh) -> None:
-    """Tells each objective the mean loss of its own tokens: of a single one that of the step."""
+    """Advances each objective by the mean loss of its own tokens; a single objective by the loss of the step."""
     objectives = {id(term.objective): term.objective for term in terms}
     if len(objectives) == 1:
         terms[0].objective.advance(loss)

@@ -1,6 +1,6 @@
 """Held-out loss during a training: a few measurements on a few sequences, the same for every arm of a comparison.
 
-The weights that come out have the same bits as without it: nothing is drawn, and no state of the training is touched.
+The trained weights have the same bits as without it: it uses no random numbers and changes no state of the training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from limbeck.probes.measurements import measure
 from limbeck.types import Batch
 
 _POINTS = (0.0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)  # of the steps
-_SHARE = 150  # sequences of the training for each that is measured at a point
+_SHARE = 150  # training sequences for each held-out sequence that is measured at a point
 # One forward pass costs a third of a training step on the same sequence, or less where a teacher is queried too: six points on
 # a 150th of the sequences cost at most 6 / (3 * 150), 1.3 % of the training.
 
@@ -35,9 +35,9 @@ def watched_steps(steps: int) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class Watch:
-    """What is measured during a training: held-out ``batches`` on the models' device, with tokens of so many ``documents``.
+    """Held-out ``batches`` on the models' device, from ``documents`` documents, that are measured during a training.
 
-    It is measured after each of the ``steps``, and at the end of the training, whenever that is.
+    They are measured after each of the ``steps``, and at the end of the training.
     """
 
     batches: Callable[[], Iterable[Batch]]
@@ -45,7 +45,7 @@ class Watch:
     steps: frozenset[int]
 
     def until(self, last: int) -> Watch:
-        """The same for a training whose last step is another."""
+        """The same for a training with another last step."""
         return replace(self, steps=frozenset(step for step in self.steps if step < last) | {last})
 
     def row(self, student: LanguageModel, step: int, tokens: int, *, bf16: bool) -> dict[str, float | int]:

@@ -2,7 +2,7 @@
 
 Data parallelism here is a plain sum of gradients after the last micro-batch, not `DistributedDataParallel`: the fused head
 writes its gradient itself (`objectives/fused.py`), which a wrapper's hooks would not see. `World` is the `Mesh` of
-replicated training; sharded training is another one (`run/mesh.py`).
+replicated training; sharded training would be another one (`run/mesh.py`).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def named(device: str) -> torch.device:
     if where.type not in {"cpu", "cuda"}:
         raise RuntimeError(f"limbeck runs on a CPU or on CUDA, not on {where.type}")
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
-        raise RuntimeError(f"torch sees {torch.cuda.device_count()} CUDA devices here")
+        raise RuntimeError(f"torch finds {torch.cuda.device_count()} CUDA devices")
     return where
 
 
@@ -120,7 +120,7 @@ def join(device: str = "auto") -> World:
     if size > 1 and where.index is not None:
         raise RuntimeError(f"{size} processes cannot share one device: each takes its own with auto or cuda")
     if where.type == "cuda":
-        # torch sets no device without a number, and what lies on "cuda:0" would not be equal to what lies on "cuda"
+        # torch sets no device without a number, and tensors on "cuda:0" and "cuda" would count as on different devices
         where = named(f"cuda:{local if size > 1 else where.index or 0}")
         torch.cuda.set_device(where)
     if size == 1:

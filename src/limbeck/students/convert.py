@@ -222,9 +222,11 @@ def _linear(mixer: Mixer, maps: Maps) -> tuple[str, str]:
     width, features = maps.q.shape[1], mixer.features
     # attention's score is q · k / sqrt(width); the maps but elu divide by sqrt(features)
     scale = (1 if mixer.map == "elu" else features**0.5) / width**0.5
-    said = _put_scores(mixer, maps, channels=features, scale=scale)
+    copied_scores = _put_scores(mixer, maps, channels=features, scale=scale)
     _put_values(mixer, maps)
-    return f"{said}, without their rotary positions; values and output map as they are", _beyond(features, width)
+    return f"{copied_scores}, without their rotary positions; values and output map as they are", _beyond(
+        features, width
+    )
 
 
 def _retention(mixer: Mixer, maps: Maps) -> tuple[str, str]:
@@ -237,9 +239,12 @@ def _retention(mixer: Mixer, maps: Maps) -> tuple[str, str]:
 def _gated(mixer: Mixer, maps: Maps) -> tuple[str, str]:
     assert isinstance(mixer, GatedLinearAttention)
     width = maps.q.shape[1]
-    said = _put_scores(mixer, maps, channels=mixer.key, scale=(mixer.key / width) ** 0.5)
+    copied_scores = _put_scores(mixer, maps, channels=mixer.key, scale=(mixer.key / width) ** 0.5)
     _put_values(mixer, maps)
-    return f"{said}, without their rotary positions; values and output map as they are", "decays, gates and norm"
+    return (
+        f"{copied_scores}, without their rotary positions; values and output map as they are",
+        "decays, gates and norm",
+    )
 
 
 def _delta(mixer: Mixer, maps: Maps) -> tuple[str, str]:
@@ -248,7 +253,7 @@ def _delta(mixer: Mixer, maps: Maps) -> tuple[str, str]:
     _put(mixer, "k_proj", maps.k)
     _put_values(mixer, maps)
     mixer.conv.weight.zero_()
-    mixer.conv.weight[:, -1] = 1  # the token itself, until training asks for its neighbours
+    mixer.conv.weight[:, -1] = 1  # passes the token through; training adds its neighbours
     more = (
         "strengths and norm"
         if type(mixer) is DeltaNet
@@ -270,8 +275,8 @@ _INITIALISERS: Mapping[type[Mixer], Callable[[Mixer, Maps], tuple[str, str]]] = 
 def _put_scores(mixer: Mixer, maps: Maps, *, channels: int, scale: float) -> str:
     """Sets queries and keys with ``channels`` a head, whose products are nearest to ``scale`` times attention's at distance 0.
 
-    Where a head has more channels than attention's, the additional keys are 0, so that their random queries change nothing; under
-    1 + elu, which makes them 1, they add the same to all tokens. With fewer channels the best product of that rank is used
+    Where a head has more channels than attention's, the additional keys are 0, so that their random queries have no effect; under
+    1 + elu, which maps them to 1, they add the same to all tokens. With fewer channels the best product of that rank is used
     (Eckart & Young 1936).
     """
     width = maps.q.shape[1]

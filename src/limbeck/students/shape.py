@@ -98,7 +98,9 @@ def budget_of_shrink(config: PreTrainedConfig, factor: float) -> int:
 def shrunk_budget(anatomy: Anatomy, factor: float) -> int:
     """As `budget_of_shrink`, from a teacher's anatomy. Raises BadShape unless 1 < ``factor`` < infinity."""
     if not 1 < factor < float("inf"):
-        raise BadShape(f"a shrink factor says how many times smaller the student is, so it is above 1; got {factor:g}")
+        raise BadShape(
+            f"a shrink factor is how many times smaller the student is, so it must be above 1; got {factor:g}"
+        )
     return int(anatomy.count(**asdict(Shape.of_anatomy(anatomy))) / factor)
 
 

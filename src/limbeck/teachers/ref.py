@@ -1,7 +1,7 @@
-"""Which teacher a run has, parsed once from what the user gave: a model, captured logits, or a model on a server.
+"""The kinds of teacher that a user can give, parsed once: a local model, captured logits, or a model on a server.
 
-Commands make one of these values of their settings, and nothing after that looks at the text. A new kind of teacher is a class
-here, a line of `teacher_ref`, and what the jobs do with it, which mypy asks for where they match on the kinds.
+Commands parse the setting into one of these values, and no later code examines the text. A new kind of teacher is a class here, a
+line of `teacher_ref`, and a case in each job; mypy reports the jobs that lack the case.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from limbeck.teachers.remote.http import Address, is_served
 ANSWERS, DESCRIPTION = (
     "answers",
     "teacher",
-)  # folders inside a capture's: the logits, and the teacher without its weights
+)  # folders in a capture: the logits, and the teacher without its weights
 
 
 SERVED_EXTRA = (
-    2  # tokens of a server's context that a row needs besides its own: the last target, and one that is generated
+    2  # tokens of a server's context that a row needs besides its own: the last target and one generated token
 )
 
 
@@ -69,16 +69,16 @@ class ServedRef:
 
     @cached_property
     def address(self) -> Address:
-        """Host, port, path and model. Raises BadSetting where the text is no such address."""
+        """Host, port, path and model. Raises BadSetting if the text is no such address."""
         return Address.of(self.name)
 
     @property
     def config_source(self) -> str | Path:
-        """What --tokenizer names. Raises BadSetting without it, or where the address cannot be read."""
+        """The value of --tokenizer. Raises BadSetting if it is missing, or if the address cannot be parsed."""
         _ = self.address
         if self.tokenizer is None:
             raise BadSetting(
-                f"--teacher {self.name}: text is made into tokens here, and a server does not give its tokenizer: give the "
+                f"--teacher {self.name}: text is tokenised locally, and a server does not give its tokenizer: give the "
                 "folder or hub id of the model's configuration and tokenizer (its weights are not needed) with --tokenizer"
             )
         return self.tokenizer
@@ -88,7 +88,7 @@ TeacherRef = LocalRef | CapturedRef | ServedRef
 
 
 def teacher_ref(name: str, tokenizer: str | None = None) -> TeacherRef:
-    """The teacher that a text names. Raises BadSetting where a ``tokenizer`` is given for one that has its own."""
+    """Parses --teacher. Raises BadSetting if a ``tokenizer`` is given for a teacher that has its own."""
     if is_served(name):
         return ServedRef(name, tokenizer)
     if tokenizer is not None:
@@ -97,6 +97,6 @@ def teacher_ref(name: str, tokenizer: str | None = None) -> TeacherRef:
 
 
 def is_capture(name: str | Path) -> bool:
-    """Whether a folder of captured logits is there, whole or begun."""
+    """Whether a folder contains captured logits, complete or begun."""
     folder = existing(name)
     return folder is not None and (folder / ANSWERS).is_dir() and (folder / DESCRIPTION).is_dir()

@@ -104,7 +104,7 @@ class Shared:
 
     ``most_rows`` limits the rows that are read to those with teacher logits; with ``reads_on``, arms with more steps than the
     plan read all rows. ``counted`` sets the weight of tokens without logits to 0, for arms without a teacher too, so that
-    all learn from the same tokens. ``common``: a seed, and how many rows of its order the orders of all seeds begin with. ``stored``: the
+    all learn from the same tokens. ``common``: a seed, and how many rows of its order come first for all seeds. ``stored``: the
     number format of the saved models; training is in float32. ``fresh_rate``: the peak learning rate from random weights, None
     for the plan's. ``watch``: what is measured during the trainings.
     """

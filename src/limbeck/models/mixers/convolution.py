@@ -48,42 +48,42 @@ class ShortConv(nn.Module):
 
 
 class _Taps(torch.autograd.Function):
-    """sum_b w_b ⊙ heard_{t-b} for the last T input tokens, where b is at most ``reach``; terms beyond it are 0.
+    """sum_b w_b ⊙ u_{t-b} for the last T input tokens, where b is at most ``reach``; terms beyond it are 0.
 
     The gradient is written out: automatic differentiation would copy twice for each tap and take three times as long.
     """
 
     @staticmethod
-    def forward(ctx: Any, heard: Tensor, weight: Tensor, reach: Tensor | None, length: int) -> Tensor:
-        ctx.save_for_backward(heard, weight, reach)
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, reach: Tensor | None, length: int) -> Tensor:
+        ctx.save_for_backward(inputs, weight, reach)
         ctx.length = length
         rows = weight.mT.contiguous()  # contiguous along the channels, which are read together
-        y = heard[:, heard.shape[1] - length :] * rows[-1]
+        y = inputs[:, inputs.shape[1] - length :] * rows[-1]
         for back in range(1, len(rows)):
-            to, of = _shifted(heard, length, back)
-            y[:, to].addcmul_(_reached(heard[:, of], reach, back, to), rows[-1 - back])
+            to, of = _shifted(inputs, length, back)
+            y[:, to].addcmul_(_reached(inputs[:, of], reach, back, to), rows[-1 - back])
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        heard, weight, reach = ctx.saved_tensors
-        rows, held = weight.mT.contiguous(), heard.shape[1] - ctx.length
-        of_heard, of_rows = torch.empty_like(heard), torch.empty_like(rows)
-        of_heard[:, :held] = 0
-        torch.mul(grad, rows[-1], out=of_heard[:, held:])
-        of_rows[-1] = (grad * heard[:, held:]).sum((0, 1))
+        inputs, weight, reach = ctx.saved_tensors
+        rows, held = weight.mT.contiguous(), inputs.shape[1] - ctx.length
+        of_inputs, of_rows = torch.empty_like(inputs), torch.empty_like(rows)
+        of_inputs[:, :held] = 0
+        torch.mul(grad, rows[-1], out=of_inputs[:, held:])
+        of_rows[-1] = (grad * inputs[:, held:]).sum((0, 1))
         for back in range(1, len(rows)):
-            to, of = _shifted(heard, ctx.length, back)
+            to, of = _shifted(inputs, ctx.length, back)
             left = _reached(grad[:, to], reach, back, to)
-            of_heard[:, of].addcmul_(left, rows[-1 - back])
-            of_rows[-1 - back] = (left * heard[:, of]).sum((0, 1))
-        return of_heard, of_rows.mT, None, None
+            of_inputs[:, of].addcmul_(left, rows[-1 - back])
+            of_rows[-1 - back] = (left * inputs[:, of]).sum((0, 1))
+        return of_inputs, of_rows.mT, None, None
 
 
-def _shifted(heard: Float[Tensor, "B S D"], length: int, back: int) -> tuple[slice, slice]:
+def _shifted(inputs: Float[Tensor, "B S D"], length: int, back: int) -> tuple[slice, slice]:
     """Slices of the last ``length`` tokens that have an input ``back`` tokens earlier, and of those earlier inputs."""
-    first = heard.shape[1] - length - back
+    first = inputs.shape[1] - length - back
     return slice(max(0, -first), length), slice(max(0, first), max(0, first + length))
 
 

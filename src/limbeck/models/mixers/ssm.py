@@ -82,8 +82,8 @@ class DiagonalSSM(nn.Module):
             state = log_a.exp() * before * documents.continues[..., None] + b * u.mT
             return 2 * (c * state).sum(-1).real[:, None] + self.D * u, state
         length = u.shape[1]
-        heard = _response(log_a, c * before * log_a.exp(), length).mT
-        y = self._filtered(u, log_a, b * c, documents) + heard * documents.continues[..., None]
+        carried = _response(log_a, c * before * log_a.exp(), length).mT
+        y = self._filtered(u, log_a, b * c, documents) + carried * documents.continues[..., None]
         place = torch.arange(length - 1, -1, -1, device=u.device)
         left = u * (place <= documents.reach[:, -1:])[..., None]  # the inputs of the last token's document
         state = torch.einsum("btd,dpt->bdp", left.to(b.dtype), (log_a[..., None] * place).exp()) * b
