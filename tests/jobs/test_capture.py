@@ -91,7 +91,7 @@ def test_a_student_needs_neither_teacher_nor_text_once_it_is_cut(here, tmp_path)
     facts = json.loads((moved / "run.json").read_text())
     facts["signature"] |= {"teacher": str(tmp_path / "gone"), "data": str(tmp_path / "gone.jsonl")}
     write_json(moved / "run.json", facts)
-    with pytest.raises(BadModel, match="gone is needed to cut a student out of it: give a student that exists"):
+    with pytest.raises(BadModel, match="gone is needed to prune a student from it: give a model with --student"):
         distil(here, "uncut", teacher=str(moved))
     limbeck.shrink(teacher=str(here / "teacher"), data=str(here / "text.jsonl"), shrink=2.0, out=here / "small")
     run = {"teacher": str(moved), "shrink": None, "student": str(here / "small")}
@@ -158,7 +158,7 @@ def test_students_are_cut_while_the_teacher_is_there(here, tmp_path):
     ("more", "named"), [({"stream": True}, "read layer by layer"), ({"teacher": "http://h/v1#m"}, "on a server")]
 )
 def test_no_student_is_cut_out_of_a_teacher_that_is_not_in_memory(here, more, named):
-    with pytest.raises(BadSetting, match=f"--params: a student is cut out of a teacher in memory, and .* is {named}"):
+    with pytest.raises(BadSetting, match=f"--params: a student is pruned from a teacher in memory, and .* is {named}"):
         ask(here, "no-cut", params="40k", **more)
 
 

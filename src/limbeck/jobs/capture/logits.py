@@ -78,9 +78,9 @@ def check_capture(settings: CaptureSettings, teacher: TeacherRef) -> None:
         )
     if settings.params and (settings.stream or served):
         raise BadSetting(
-            f"--params: a student is cut out of a teacher in memory, and {settings.teacher} is "
+            f"--params: a student is pruned from a teacher in memory, and {settings.teacher} is "
             + ("read layer by layer" if settings.stream else "on a server")
-            + ": leave it out, and give distil a student that exists with --student"
+            + ": leave it out, and give distil a model with --student"
         )
     if settings.kind == "drawn" and served:
         raise BadSetting("--codec sampled: a server gives its top tokens and no samples: use top-k or auto")

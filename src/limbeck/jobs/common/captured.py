@@ -66,12 +66,12 @@ class Captured:
     """Captured logits, and the teacher without its weights."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises BadModel where the folder is not whole."""
+        """Opens a folder. Raises BadModel if the capture is not complete, or if the folder is one shard of it."""
         self.folder = folder
         if not (folder / ANSWERS / MANIFEST).is_file():
             raise BadModel(
-                f"{folder}: its answers are not complete: let the capture go on by its own command, or merge all of its shards "
-                "with limbeck cache merge"
+                f"{folder}: its logits are not complete: run the command of the capture again to continue it, or merge all of "
+                "its shards with limbeck cache merge"
             )
         self.facts: Mapping[str, Any] = read_json(folder / "run.json", Facts, error=BadModel, remedy=_COPY)
         self.answers = LogitCache(folder / ANSWERS)
@@ -114,7 +114,7 @@ class Captured:
             expected, found = cache.made_from["corpus"], store.manifest["corpus_sha256"]
             if expected != found:
                 raise Mismatch(
-                    f"{store.folder}: the answers in {self.folder} were made from another corpus ({expected[:12]}… there, "
+                    f"{store.folder}: the logits in {self.folder} were captured from another corpus ({expected[:12]}… there, "
                     f"{found[:12]}… now): copy the whole folder again"
                 )
         return stores[0], stores[1]
@@ -162,19 +162,19 @@ class Captured:
                     link_or_copy(file.parent, beside)
 
     def weights(self, *, device: torch.device, dtype: torch.dtype) -> LanguageModel:
-        """The teacher itself, from where it was when it was captured.
+        """The teacher with its weights, from its path at the capture.
 
-        Raises BadModel where it is no longer there, or never was here, Mismatch where it is another.
+        Raises BadModel if it is no longer there, or was on a server, and Mismatch if its weights are different.
         """
         source = self.facts["signature"]["teacher"]
         if self.served:
             raise BadModel(
-                f"{self.folder} was captured from a server ({source}), which does not give its weights, and nothing can be cut "
-                "out of a model without them: give a student that exists with --student"
+                f"{self.folder} was captured from a server ({source}), which does not give its weights, and a student cannot "
+                "be pruned without them: give a model with --student"
             )
         remedy = (
-            "to cut a student out of it: give a student that exists with --student, or put the teacher's folder back (capture "
-            "--params cuts students while it is there, for runs of its --seed)"
+            "to prune a student from it: give a model with --student, or put the teacher's folder back (capture --params "
+            "prunes students while it is there, for runs of its --seed)"
         )
         try:
             found = weights_digest(resolve(source))
