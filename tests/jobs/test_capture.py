@@ -150,7 +150,7 @@ def test_students_are_cut_while_the_teacher_is_there(here, tmp_path):
     distil(here, "cut-before", params="40k", shrink=None, teacher=str(tmp_path / "cache"))
     weights = [(here / out / "student" / "model.safetensors").read_bytes() for out in ("cut-later", "cut-before")]
     assert weights[0] == weights[1]
-    with pytest.raises(BadModel, match=r"is needed to cut a student out of it: .*capture --params cuts students"):
+    with pytest.raises(BadModel, match=r"is needed to prune a student from it: .*capture --params prunes students"):
         distil(here, "cut-never", params="35k", shrink=None, teacher=str(tmp_path / "cache"))
 
 
@@ -412,5 +412,5 @@ def test_a_stores_text_that_was_changed_is_another_corpus(here, tmp_path):
     facts = json.loads(manifest.read_text())
     write_json(manifest, facts | {"corpus_sha256": "0" * 64})
     assert TokenStore.open(manifest.parent).tokens
-    with pytest.raises(Mismatch, match="were made from another corpus"):
+    with pytest.raises(Mismatch, match="were captured from another corpus"):
         distil(here, "changed", teacher=str(tmp_path / "cache"))
