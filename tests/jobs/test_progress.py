@@ -42,7 +42,7 @@ def lines_of(monkeypatch, **asked):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(log.time, "monotonic", lambda: clock.now)
     monkeypatch.setattr(log.console, "_force_terminal", False, raising=False)
-    with log.console.capture() as said, log.progress("student #0", 4, done=0, speak=True, **asked) as reporter:
+    with log.console.capture() as said, log.progress("student #0", 4, done=0, shown=True, **asked) as reporter:
         for step in range(1, 5):
             clock.now += 30.0
             reporter.step(step, 1.5, 1234.0)
@@ -77,7 +77,7 @@ def test_a_bar_shows_loss_step_speed_and_time_left_in_80_columns(monkeypatch):
     monkeypatch.setattr(log, "console", shown)
     monkeypatch.setattr(log.Progress, "start", lambda self: None)
     loss = ("training CrossEntropy", "nats/token")
-    with log.progress("cut+ce@flops #0", 1000, done=0, speak=True, loss=loss, after=3600.0) as bar:
+    with log.progress("cut+ce@flops #0", 1000, done=0, shown=True, loss=loss, after=3600.0) as bar:
         before = lines_on(bar, shown)
         for step in (10, 20):  # half a minute each
             clock.now += 30.0

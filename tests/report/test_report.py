@@ -102,7 +102,7 @@ RUN = {
     },
     "lineage": {"teacher": "stories-llama-260k", "method": "activation", "kept": {"layers": [0, 1, 3, 4]}},
     "doctor": [
-        {"check": "vocabulary", "level": "ok", "message": "both speak the same 512 tokens", "remedy": ""},
+        {"check": "vocabulary", "level": "ok", "message": "both have the same 512 tokens", "remedy": ""},
         {
             "check": "context",
             "level": "warning",

@@ -82,7 +82,7 @@ def task_of(name: str) -> Task:
     An answer may be a list, of which any passes. Raises BadTask for an unknown name or a faulty file, with the line.
     """
     if name in MAKERS:
-        made = _different(_asked(name, seed=0))
+        made = _different(_instances(name, seed=0))
         return Task(name, tuple(islice(made, INSTANCES)))
     path = existing(name)
     if path is None and Path(name).suffix == ".jsonl":
@@ -169,7 +169,7 @@ def _is_asked(name: str, made: _Made) -> bool:
     return int.from_bytes(digest[:8], "big") % _ASKED == 0
 
 
-def _asked(name: str, *, seed: int) -> Iterator[Instance]:
+def _instances(name: str, *, seed: int) -> Iterator[Instance]:
     return (made.instance for made in _stream(name, seed=seed) if _is_asked(name, made))
 
 

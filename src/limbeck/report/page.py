@@ -286,7 +286,7 @@ def _equal_compute(found: RunFolder) -> list[tuple[str, str, str]]:
             sign = 1 if gain["value"] >= 0 else -1
             ends = [] if gain["low"] is None else [_ends(*sorted((sign * gain["low"], sign * gain["high"])))]
             what = f"nats per token {'fewer' if sign > 0 else 'more'} than cross-entropy at equal compute"
-            return [(what, f"{sign * gain['value']:.3f}", "; ".join([*ends, _says(outcome, gain, chance)]))]
+            return [(what, f"{sign * gain['value']:.3f}", "; ".join([*ends, _sentence(outcome, gain, chance)]))]
     return []
 
 
@@ -450,7 +450,7 @@ def _differences(differences: Sequence[Mapping[str, Any]], start: Start) -> list
                 "mark": mark,
                 "zero": round(3 + 94 * -lowest / span, 2),
                 "state": outcome if outcome in ("better", "worse") else "open",
-                "says": _says(outcome, gain, chance),
+                "says": _sentence(outcome, gain, chance),
             }
         )
     return rows
@@ -461,7 +461,7 @@ def _compared(differences: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
     return [one for one in differences if one["unit"] == "nats/token" and one["value"] is not None]
 
 
-def _says(outcome: str, gain: Mapping[str, Any], chance: float) -> str:
+def _sentence(outcome: str, gain: Mapping[str, Any], chance: float) -> str:
     """The decision on a difference, shown beside its interval."""
     if outcome == "undecided":
         return too_few(gain["seeds"])

@@ -154,15 +154,15 @@ def progress(
     steps: int,
     *,
     done: int,
-    speak: bool,
+    shown: bool,
     loss: tuple[str, str] = ("training loss", "nats/token"),
     after: float = 0.0,
 ) -> Iterator[Bar | Line | None]:
-    """A reporter for a run of ``steps``, of which ``done`` are done; None for a silent rank (not ``speak``).
+    """A reporter for a run of ``steps``, of which ``done`` are done; None for a silent rank (not ``shown``).
 
     ``loss``: name and unit of what is minimised. ``after``: expected seconds of the rest of the whole run after this training.
     """
-    if not speak:
+    if not shown:
         yield None
     elif not console.is_terminal:
         yield Line(label, steps, loss, after)

@@ -103,7 +103,7 @@ class Run:
                 label,
                 self.plan.steps,
                 done=step,
-                speak=self.world.first and bool(label),
+                shown=self.world.first and bool(label),
                 loss=self._loss,
                 after=self.after,
             ) as reporter,

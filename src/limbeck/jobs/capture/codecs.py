@@ -83,7 +83,7 @@ def show(certificate: Certificate, console: Console) -> None:
     table = Table("objective", "bias of its gradient", "noise of a step")
     for name in OBJECTIVES:
         damage = certificate.damage.get(name)
-        table.add_row(name, *(("cannot be computed", "") if damage is None else _told(damage)))
+        table.add_row(name, *(("cannot be computed", "") if damage is None else _shown(damage)))
     console.print(message)
     console.print(table)
     console.print(_LEGEND)
@@ -94,12 +94,12 @@ def show_kinds(certificates: Sequence[Certificate], console: Console) -> None:
     table = Table("codec", "bytes", "exact mass", "most probable kept", "bias", "noise")
     for c in certificates:
         kept = (share(c.exact_mass.value, digits=1), share(c.top1_kept.value))
-        table.add_row(c.codec, str(c.bytes), *kept, *_told(c.damage[DECIDES]))
+        table.add_row(c.codec, str(c.bytes), *kept, *_shown(c.damage[DECIDES]))
     console.print(table)
     console.print(f"Of {DECIDES}: {_LEGEND}")
 
 
-def _told(damage: Damage) -> tuple[str, str]:
+def _shown(damage: Damage) -> tuple[str, str]:
     return interval(damage.bias, ".3f"), interval(damage.noise, ".3f")
 
 

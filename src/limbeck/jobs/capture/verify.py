@@ -127,7 +127,7 @@ def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str,
     chosen = np.random.default_rng(seed).choice(text.n_rows, size=min(rows, text.n_rows), replace=False)
     off = _Off(captured.answers)
     again = certify(
-        off.passing(_asked(teacher, text, chosen)),
+        off.passing(_recomputed(teacher, text, chosen)),
         [captured.answers.codec],
         objectives=OBJECTIVES,
         seed=seed,
@@ -142,7 +142,7 @@ def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str,
     return result
 
 
-def _asked(teacher: LanguageModel, text: Rows, chosen: np.ndarray) -> Iterator[tuple[Batch, Outputs]]:
+def _recomputed(teacher: LanguageModel, text: Rows, chosen: np.ndarray) -> Iterator[tuple[Batch, Outputs]]:
     for row in chosen:
         batch = text.rows_of(np.array([row]))
         yield batch, teacher(batch)

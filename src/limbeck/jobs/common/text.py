@@ -13,7 +13,7 @@ from limbeck.corpora.found import notes_of
 from limbeck.corpora.reading import Reads, Records
 from limbeck.corpora.records import Columns
 from limbeck.jobs.common.environment import Environment
-from limbeck.jobs.common.folder import packing_asked, text_of_run
+from limbeck.jobs.common.folder import packing_of, text_of_run
 from limbeck.run.log import console
 
 
@@ -27,7 +27,7 @@ def records_of(settings: Settings | PilotSettings) -> Records:
     return Records(columns_of(settings), settings.skip_bad or 0)
 
 
-def say_read(store: TokenStore) -> None:
+def print_notes(store: TokenStore) -> None:
     """Prints notes about how a text was read."""
     for line in notes_of(store):
         console.print(f"text: {line}")
@@ -39,16 +39,16 @@ def passing_store(settings: TeacherSettings, reader: Reads) -> Iterator[TokenSto
     with tempfile.TemporaryDirectory() as folder:
         shown = console.is_terminal
         store = build_training(settings.data, reader, folder, records=records_of(settings), progress=shown)
-        say_read(store)
-        yield store.packed(packing_asked(settings))
+        print_notes(store)
+        yield store.packed(packing_of(settings))
 
 
 def stores_of(
-    settings: TeacherSettings, reader: Reads, environment: Environment, *, speak: bool = True
+    settings: TeacherSettings, reader: Reads, environment: Environment, *, shown: bool = True
 ) -> tuple[TokenStore, TokenStore]:
     """(training store, held-out store) of --data and --eval-data, in tokens of the reader.
 
-    ``speak``: print notes on how the text was read.
+    ``shown``: print notes on how the text was read.
     """
     folder = settings.out / "data"
     if environment.world.first:
@@ -60,9 +60,9 @@ def stores_of(
             records=records_of(settings),
             progress=console.is_terminal,
         )
-        if speak:
-            say_read(train)
-        if speak and (overlap := train.manifest.get("overlap")):
+        if shown:
+            print_notes(train)
+        if shown and (overlap := train.manifest.get("overlap")):
             console.print(
                 f"warning: {overlap} training documents are in --eval-data too: held-out readings are too good. "
                 "Take them out of one of the two."

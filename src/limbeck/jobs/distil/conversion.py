@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from limbeck.config import ATTENTION, STAGES, DistilSettings, Stage
 from limbeck.errors import BadSetting
 from limbeck.jobs.distil.request import DistilRequest
-from limbeck.jobs.pair.mixers import pattern_asked, remarks
+from limbeck.jobs.pair.mixers import parse_mixers, remarks
 from limbeck.jobs.pair.student import mixers_for
 from limbeck.models.configuration import load_config
 from limbeck.models.decoder import LimbeckConfig
@@ -31,7 +31,7 @@ class Conversion:
     def of(cls, settings: DistilSettings, layers: int) -> Conversion:
         """The conversion of a student with ``layers`` layers. Raises BadSetting or BadModel for a pattern that does not fit."""
         assert settings.mixers is not None
-        pattern = list(pattern_asked(settings.mixers))
+        pattern = list(parse_mixers(settings.mixers))
         check_mixers(pattern)
         if settings.keep_attention is not None:
             if len(pattern) > 1 or pattern[0].partition(":")[0] == ATTENTION:

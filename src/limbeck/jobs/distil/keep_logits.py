@@ -50,7 +50,7 @@ def keeps(
     about = load_without_weights(resolve(request.teacher.name), name=request.teacher.name)
     if any(why_not(codec, spec.objective) for spec in objectives for codec in codecs_within(about.vocab, _BYTES)):
         return False
-    text = _tokens(stores_of(settings, about, environment, speak=False)[0], length=length)
+    text = _tokens(stores_of(settings, about, environment, shown=False)[0], length=length)
     if not worth_keeping(settings, text):
         return False
     live = settings.tokens * _readings(settings)

@@ -47,7 +47,7 @@ class Mixed:
         )
 
 
-def pattern_asked(mixers: str) -> tuple[str, ...]:
+def parse_mixers(mixers: str) -> tuple[str, ...]:
     """The pattern in the value of --mixers. Raises BadModel, naming the flag, for a faulty one."""
     try:
         return tuple(pattern_of(mixers))
@@ -65,7 +65,7 @@ def mixed(mixers: str, *, width: int | None, layers: int | None, params: int | N
 
     Raises BadSetting or BadModel for a faulty pattern or sizes that do not fit, BadShape if no decoder is within the budget.
     """
-    pattern = pattern_asked(mixers)
+    pattern = parse_mixers(mixers)
     if (width is not None or layers is not None) == (params is not None):
         raise BadSetting(
             "--mixers needs the size of the decoder: give --width and --layers, or a budget with --params; not both"

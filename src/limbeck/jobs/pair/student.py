@@ -11,7 +11,7 @@ from limbeck.config.defaults import SHRINK
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import Environment
-from limbeck.jobs.pair.mixers import pattern_asked
+from limbeck.jobs.pair.mixers import parse_mixers
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
@@ -40,7 +40,7 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
     chosen = [name for name in ("student", "params", "shrink", "shape") if getattr(settings, name) is not None]
     if len(chosen) > 1:
         raise BadSetting(f"--{' and --'.join(chosen)} both define the student: give one of them")
-    check_mixers_asked(settings)
+    check_conversion_flags(settings)
     if settings.student is not None or (settings.mixers is not None and not chosen):
         return None
     config = load_config(teacher.config_source)
@@ -57,11 +57,11 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
 def mixers_for(settings: DistilSettings, layers: int) -> list[str]:
     """A mixer for each layer. The first --keep-attention of them are attention: the cost does not depend on which keep it."""
     assert settings.mixers is not None
-    pattern, kept = pattern_asked(settings.mixers), settings.keep_attention or 0
+    pattern, kept = parse_mixers(settings.mixers), settings.keep_attention or 0
     return [ATTENTION if layer < kept else pattern[layer % len(pattern)] for layer in range(layers)]
 
 
-def check_mixers_asked(settings: DistilSettings) -> None:
+def check_conversion_flags(settings: DistilSettings) -> None:
     """Raises BadSetting for flags of a conversion without --mixers, and for --mixers with --student."""
     if settings.mixers is None:
         for flag, given in (

@@ -21,7 +21,7 @@ from limbeck.disk import claims
 from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, update
-from limbeck.jobs.common.text import columns_of, records_of, say_read
+from limbeck.jobs.common.text import columns_of, print_notes, records_of
 from limbeck.jobs.pilot.grid import SCALES, Scale, grid, ladder, weights
 from limbeck.jobs.pilot.knowing import require_one, warnings_of
 from limbeck.jobs.pilot.results import write_results
@@ -127,7 +127,7 @@ def _text(settings: PilotSettings, scale: Scale, run: dict[str, Any]) -> tuple[i
     store, held_out = build_stores(
         settings.data, tokenizer, settings.out / "data", records=records, progress=console.is_terminal
     )
-    say_read(store)
+    print_notes(store)
     require_rows(store, length=scale.length)
     same_corpus(settings.out, run, store, held_out)
     return ids_of(tokenizer), store.tokens

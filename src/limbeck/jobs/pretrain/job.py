@@ -24,7 +24,7 @@ from limbeck.errors import BadSetting, BadShape
 from limbeck.jobs.common.environment import Environment, batch_rows, environment_of, row_length
 from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, text_of_run, update
 from limbeck.jobs.common.held_out import HeldOut, watch_of
-from limbeck.jobs.common.text import columns_of, records_of, say_read
+from limbeck.jobs.common.text import columns_of, print_notes, records_of
 from limbeck.jobs.pair.mixers import CONTEXT, Mixed, context_of, mixed, remarks, shown_bytes, shown_pattern
 from limbeck.models.build import new_model
 from limbeck.models.decoder import LimbeckConfig
@@ -82,7 +82,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
             records=records_of(settings),
             progress=console.is_terminal,
         )
-        say_read(train)
+        print_notes(train)
     world.barrier()
     store, held_out = text_of_run(out)
     require_rows(store, length=length)

@@ -19,8 +19,8 @@ from limbeck.corpora.source import resolve
 from limbeck.corpora.tokenizer import fingerprint
 from limbeck.disk import existing, read_json
 from limbeck.errors import BadCorpus
-from limbeck.jobs.common.folder import packing_asked
-from limbeck.jobs.common.text import records_of, say_read
+from limbeck.jobs.common.folder import packing_of
+from limbeck.jobs.common.text import print_notes, records_of
 from limbeck.models.language_model import LanguageModel
 from limbeck.run.log import console
 
@@ -79,7 +79,7 @@ class Texts:
     """The texts of one model, each made at most once, in a temporary folder."""
 
     def __init__(self, settings: ProbeSettings, run: RunFolder | None, model: LanguageModel, folder: Path) -> None:
-        self._packing = packing_asked(settings)
+        self._packing = packing_of(settings)
         self._source = settings.data if run is None or "data" in settings.model_fields_set else None
         self._run, self._model, self._folder = run, model, folder
         self._how: dict[str, Any] = {"records": records_of(settings), "progress": console.is_terminal}
@@ -90,7 +90,7 @@ class Texts:
         if self._of_run is None:
             assert self._source is not None, "looked for in _of_run"
             store = build_held_out(self._source, self._model, self._folder / "whole", **self._how)
-            say_read(store)
+            print_notes(store)
             return self._text(store, f"{_documents(store)} of {_named(self._source)}")
         assert self._run is not None, "a text of a run is in one"
         train, held_out = self._of_run
@@ -101,7 +101,7 @@ class Texts:
         trained = train.digests()
         folder = self._folder / "whole"
         store = build_held_out(self._source, self._model, folder, without=trained, **self._how)
-        say_read(store)
+        print_notes(store)
         if left := store.manifest["left_out"]:
             kept = f"{_documents(store)} of {self._source} that the run in {self._run.folder} was not trained on"
             return self._text(store, f"held out: {kept}; {left:,} it was trained on are left out")
