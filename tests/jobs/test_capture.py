@@ -123,7 +123,7 @@ def test_the_kind_is_chosen_by_what_was_measured(here):
 
 def test_a_student_sees_no_row_that_was_not_answered(here):
     ask(here, "some", tokens="500")
-    rows = Captured(here / "some").answers.rows
+    rows = Captured(here / "some").logits.rows
     assert rows == math.ceil(500 / LENGTH)
     assert distil(here, "from-some", teacher=str(here / "some"))["verdict"]
 
@@ -201,10 +201,10 @@ def test_shards_of_several_machines_are_the_whole(here, tmp_path):
     with pytest.raises(BadModel, match="come twice"):
         merge(tmp_path / "torn", [folders[0], folders[1], folders[1], folders[2]])
     merged = merge(tmp_path / "merged", [folders[2], folders[0], folders[1]])
-    assert merged["rows"] == Captured(here / "whole").answers.rows
+    assert merged["rows"] == Captured(here / "whole").logits.rows
     store, _ = Captured(tmp_path / "merged").stores()
     everything = Rows(store, length=LENGTH).rows_of(np.arange(merged["rows"]))
-    whole, parts = (Captured(folder).answers(everything) for folder in (here / "whole", tmp_path / "merged"))
+    whole, parts = (Captured(folder).logits(everything) for folder in (here / "whole", tmp_path / "merged"))
     # in another company of rows a matrix product rounds otherwise, which may move one step of the code
     torch.testing.assert_close(parts.log_p, whole.log_p, rtol=0, atol=0.05)
     assert (parts.ids == whole.ids).float().mean() > 0.99
@@ -229,7 +229,7 @@ def test_a_merge_that_was_killed_anywhere_is_done_by_the_same_command(here, tmp_
         ask(here, folder.name, shard=f"{i}/2")
     states = stops(lambda out: merge(out, shards), out, tmp_path / "stops")
     expected = content(out)
-    assert Captured(out).answers.damaged() == []
+    assert Captured(out).logits.damaged() == []
     assert len(states) > 40
     for state in states:
         shutil.rmtree(out)

@@ -247,7 +247,7 @@ def test_a_streamed_capture_is_that_of_the_teacher_in_memory(here, capsys):
     assert "read from disk layer by layer" in printed
     assert "peak memory and samples of the teacher are left out" in printed
     ours, theirs = Captured(here / "streamed"), Captured(here / "resident")
-    assert ours.answers.made_from == theirs.answers.made_from
+    assert ours.logits.made_from == theirs.logits.made_from
     assert ours.facts["signature"] == theirs.facts["signature"]
     for name in (ANSWERS, "held_out"):
         kept = [(here / out / name / "answers-000000000000.arrow").read_bytes() for out in ("streamed", "resident")]
@@ -281,8 +281,8 @@ def test_a_streamed_capture_that_is_killed_goes_on(here):
     process.join()
     captured(here, "killed", stream=True, device_memory="10MiB")  # another limit is no other capture
     ours, theirs = (Captured(here / out) for out in ("killed", "resident"))
-    assert ours.answers.damaged() == []
-    assert ours.answers.made_from == theirs.answers.made_from
+    assert ours.logits.damaged() == []
+    assert ours.logits.made_from == theirs.logits.made_from
     assert not [path for path in (here / "killed").iterdir() if path.name.startswith("tmp")]
 
 

@@ -311,12 +311,12 @@ def test_a_server_is_captured(here, model):
         assert capture(here, server, "answers")["rows"] == result["rows"]
         assert sum(server.queries.values()) < again + 10  # only the queries of the start
     captured = Captured(here / "answers")
-    assert captured.answers.missing == 0
-    assert "vLLM" in captured.answers.made_from["teacher"]
+    assert captured.logits.missing == 0
+    assert "vLLM" in captured.logits.made_from["teacher"]
     store, _ = captured.stores()
     one = Rows(store, length=LENGTH).rows_of(np.arange(8))
     counts = one.weight.reshape(-1) > 0
-    signal, log_p = captured.answers(one).part(counts), model(one).logits().log_softmax(-1)[counts]
+    signal, log_p = captured.logits(one).part(counts), model(one).logits().log_softmax(-1)[counts]
     torch.testing.assert_close(signal.log_p, log_p.gather(-1, signal.ids), atol=0.05, rtol=0)
     facts = inspect(here / "answers")
     assert facts["certificate"]["damage"] is None
@@ -330,7 +330,7 @@ def test_a_student_learns_what_a_server_answered(here, model, monkeypatch):
         server.hopeless = lambda prompt: len(prompt) == LENGTH + 1 and sum(prompt) % 3 == 0
         monkeypatch.setattr(served, "MOST_MISSING", 0.5)
         capture(here, server, "holes", in_flight=4)
-    answers = Captured(here / "holes").answers
+    answers = Captured(here / "holes").logits
     store, _ = Captured(here / "holes").stores()
     rows = Rows(store, length=LENGTH)
     whole = rows.rows_of(np.arange(rows.n_rows))
@@ -400,7 +400,7 @@ def test_rows_leave_room_for_the_tokens_that_a_query_needs(here, tmp_path):
     with serving(short, context=64) as server:
         keys = {"teacher": server.url, "tokenizer": str(tmp_path / "short"), "data": str(here / "text.jsonl")}
         limbeck.capture(**keys, out=tmp_path / "logits", threads=1)
-        assert Captured(tmp_path / "logits").answers.length == 62
+        assert Captured(tmp_path / "logits").logits.length == 62
         with pytest.raises(
             Mismatch, match=r"which is 64 tokens, of which a query needs 2 besides the row. Use --seq-len 62 or less"
         ):

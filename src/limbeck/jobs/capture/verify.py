@@ -37,7 +37,7 @@ def opened(folder: Path) -> Captured:
 def inspect(folder: Path) -> dict[str, Any]:
     """The origin, size and certificate of a folder of logits."""
     captured = opened(folder)
-    answers = captured.answers
+    answers = captured.logits
     return {
         "teacher": answers.name,
         "vocab": answers.vocab,
@@ -100,14 +100,14 @@ def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str,
         return files | {"damaged": [], "asked": 0}
     try:
         captured = opened(folder)
-        damaged = [row for cache in (captured.answers, captured.held_out.cache) for row in cache.damaged()]
+        damaged = [row for cache in (captured.logits, captured.held_out.cache) for row in cache.damaged()]
     except (BadModel, BadFolder, Mismatch) as error:
         if files["ok"]:
             raise
         console.print(f"the answers cannot be read: {error}")
         return files | {"damaged": [], "asked": 0}
     console.print(
-        f"checksums: {len(damaged):,} damaged rows of {captured.answers.rows + captured.held_out.cache.rows:,}"
+        f"checksums: {len(damaged):,} damaged rows of {captured.logits.rows + captured.held_out.cache.rows:,}"
     )
     result: dict[str, Any] = files | {"ok": files["ok"] and not damaged, "damaged": damaged, "asked": 0}
     if not result["ok"]:
@@ -116,22 +116,20 @@ def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str,
         console.print("the teacher was not queried: it was on a server, and logits are compared with weights only")
         return result
     try:
-        teacher = captured.weights(
-            device=torch.device("cpu"), dtype=getattr(torch, captured.answers.made_from["dtype"])
-        )
+        teacher = captured.weights(device=torch.device("cpu"), dtype=getattr(torch, captured.logits.made_from["dtype"]))
     except LimbeckError as error:
         console.print(f"the teacher was not queried: {error}")
         return result
     store, _ = captured.stores()
-    text = Rows(store, length=captured.answers.length, most=captured.answers.rows)
+    text = Rows(store, length=captured.logits.length, most=captured.logits.rows)
     chosen = np.random.default_rng(seed).choice(text.n_rows, size=min(rows, text.n_rows), replace=False)
-    off = _Off(captured.answers)
+    off = _Off(captured.logits)
     again = certify(
         off.passing(_recomputed(teacher, text, chosen)),
-        [captured.answers.codec],
+        [captured.logits.codec],
         objectives=OBJECTIVES,
         seed=seed,
-        stored=captured.answers,
+        stored=captured.logits,
     )[0]
     result |= {"asked": len(chosen), "nats_off": off.mean, "certificate": finite(again.row()), "ok": off.mean <= _OFF}
     console.print(

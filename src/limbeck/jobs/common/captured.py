@@ -74,18 +74,18 @@ class Captured:
                 "its shards with limbeck cache merge"
             )
         self.facts: Mapping[str, Any] = read_json(folder / "run.json", Facts, error=BadModel, remedy=_COPY)
-        self.answers = LogitCache(folder / ANSWERS)
-        if self.answers.first > 0 or self.answers.rows < self.facts["rows"]:
-            last = self.answers.first + self.answers.rows - 1
+        self.logits = LogitCache(folder / ANSWERS)
+        if self.logits.first > 0 or self.logits.rows < self.facts["rows"]:
+            last = self.logits.first + self.logits.rows - 1
             raise BadModel(
-                f"{folder} is one shard: it has the logits of rows {self.answers.first:,} to {last:,} of "
+                f"{folder} is one shard: it has the logits of rows {self.logits.first:,} to {last:,} of "
                 f"{self.facts['rows']:,}: put the shards together with limbeck cache merge OUT SHARD SHARD ..."
             )
 
     @cached_property
     def about(self) -> LanguageModel:
         """The teacher without its weights. Raises BadModel where its description is damaged."""
-        return load_without_weights(self.folder / DESCRIPTION, name=self.answers.name)
+        return load_without_weights(self.folder / DESCRIPTION, name=self.logits.name)
 
     @property
     def identity(self) -> str:
@@ -110,7 +110,7 @@ class Captured:
             store.verify(remedy=_COPY)
         if self.text_tokens is not None:
             stores = (stores[0].beginning(self.text_tokens), stores[1])
-        for store, cache in zip(stores, (self.answers, self.held_out.cache), strict=True):
+        for store, cache in zip(stores, (self.logits, self.held_out.cache), strict=True):
             expected, found = cache.made_from["corpus"], store.manifest["corpus_sha256"]
             if expected != found:
                 raise Mismatch(
@@ -180,7 +180,7 @@ class Captured:
             found = weights_digest(resolve(source))
         except LimbeckError as error:
             raise BadModel(f"{self.folder}: the teacher {source} is needed {remedy} ({error})") from error
-        expected = self.answers.made_from["teacher"]
+        expected = self.logits.made_from["teacher"]
         if found != expected:
             raise Mismatch(
                 f"{self.folder} was captured from {source} with weights {expected[:12]}…; those there now are {found[:12]}…. "

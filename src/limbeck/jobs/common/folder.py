@@ -118,14 +118,14 @@ def signature_of(settings: BaseModel, job: str, **derived: Any) -> dict[str, Any
 
     How it is computed is left out: on which device, in how many threads or processes, in how much memory.
     """
-    how = {_PACKING: packing_of(settings)} if "long_conversations" in type(settings).model_fields else {}
+    how = {_PACKING: packing_in_settings(settings)} if "long_conversations" in type(settings).model_fields else {}
     given = {key: value for key in _LATER if (value := getattr(settings, key, None)) is not None}
     return (
         settings.model_dump(mode="json", exclude={*_HOW, "long_conversations"}) | given | {"job": job} | how | derived
     )
 
 
-def packing_of(settings: BaseModel) -> str:
+def packing_in_settings(settings: BaseModel) -> str:
     """The name of the packing of settings: how documents are put into rows."""
     return PACKINGS[getattr(settings, "long_conversations", "split")]
 

@@ -13,7 +13,7 @@ from limbeck.corpora.found import notes_of
 from limbeck.corpora.reading import Reads, Records
 from limbeck.corpora.records import Columns
 from limbeck.jobs.common.environment import Environment
-from limbeck.jobs.common.folder import packing_of, text_of_run
+from limbeck.jobs.common.folder import packing_in_settings, text_of_run
 from limbeck.run.log import console
 
 
@@ -40,7 +40,7 @@ def passing_store(settings: TeacherSettings, reader: Reads) -> Iterator[TokenSto
         shown = console.is_terminal
         store = build_training(settings.data, reader, folder, records=records_of(settings), progress=shown)
         print_notes(store)
-        yield store.packed(packing_of(settings))
+        yield store.packed(packing_in_settings(settings))
 
 
 def stores_of(

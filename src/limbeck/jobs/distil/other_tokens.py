@@ -103,7 +103,7 @@ class CrossTokenizerTeacher:
             return stores
         self._theirs, self._held_out = self.captured.stores()
         if environment.world.first:
-            captured = self._theirs.documents_in(self.captured.answers.rows, length=self.captured.answers.length)
+            captured = self._theirs.documents_in(self.captured.logits.rows, length=self.captured.logits.length)
             tokenizer, end = self._student.tokenizer, self._student.end
             for side, store, most in (("train", self._theirs, captured), ("held_out", self._held_out, None)):
                 retokenised(store, spelled, tokenizer, folder / side, end=end, documents=most)
@@ -174,7 +174,7 @@ class CrossTokenizerTeacher:
     def _row(self, environment: Environment) -> int:
         """Tokens of the teacher's rows: those of the student's rows, at least the default of the device, within its context."""
         if self.captured is not None:
-            return self.captured.answers.length
+            return self.captured.logits.length
         return min(self.about.context, max(self._settings.length or 0, SEQ_LEN[environment.world.device.type]))
 
     def _in_tokens_of_teacher(self, store: TokenStore, side: str, *, documents: np.ndarray | None = None) -> TokenStore:
@@ -186,7 +186,7 @@ class CrossTokenizerTeacher:
         """The teacher's log-probabilities of the tokens of its rows, in nats."""
         length, store = self._row(environment), self._theirs
         rows = Rows(store, length=length)
-        number = self.captured.answers.rows if self.captured else rows.n_rows
+        number = self.captured.logits.rows if self.captured else rows.n_rows
         tokens, device = number * length, environment.world.device
         console.print(
             f"computing the log-probabilities of teacher {self.about.name} once, of {count(tokens)} of its own tokens"
@@ -207,7 +207,7 @@ class CrossTokenizerTeacher:
 
     def _kept(self) -> Recorded:
         """What is recorded of each distribution: its largest probabilities, and the mass of word beginnings to merge chunks."""
-        there = self.captured.answers.codec.k if self.captured else self.about.vocab
+        there = self.captured.logits.codec.k if self.captured else self.about.vocab
         begin = torch.from_numpy(self._spelled[1].begin_words(self.about.vocab)) if self._needed.merge else None
         return Recorded(largest=min(self._needed.largest, there), some=begin)
 

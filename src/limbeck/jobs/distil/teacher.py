@@ -66,7 +66,7 @@ class RunTeacher:
                     model = load(name, device=environment.world.device, dtype=environment.dtype)
                     return cls(model, model)
                 captured = _captured(request, environment, length=length)
-        return cls(captured.about, captured.answers, captured)
+        return cls(captured.about, captured.logits, captured)
 
     def weights(self, environment: Environment) -> LanguageModel:
         """The model with its weights, to prune a student from."""
@@ -81,11 +81,11 @@ class RunTeacher:
     @property
     def rows(self) -> int | None:
         """Rows of the text that have logits, None for all."""
-        return None if self.captured is None else self.captured.answers.rows
+        return None if self.captured is None else self.captured.logits.rows
 
     def counted(self, batch: Batch) -> Batch:
         """A batch of training rows, with weight 0 where the teacher has no logits."""
-        return batch if self.captured is None else self.captured.answers.masked(batch)
+        return batch if self.captured is None else self.captured.logits.masked(batch)
 
     @property
     def size(self) -> Size | None:
@@ -97,7 +97,7 @@ class RunTeacher:
         """Facts of captured logits for the report."""
         if self.captured is None:
             return {}
-        codec, missing = self.captured.answers.codec, self.captured.answers.missing
+        codec, missing = self.captured.logits.codec, self.captured.logits.missing
         without = f"; {missing:,} positions without logits do not count" if missing else ""
         return {"answers": f"{codec} outcomes in {codec.bytes} bytes a token{without}"}
 
@@ -157,7 +157,7 @@ def adopted(request: DistilRequest) -> tuple[DistilRequest, dict[str, Any]]:
 
 def _check_captured(request: DistilRequest, captured: Captured) -> None:
     """Raises BadSetting if captured logits cannot serve an objective, or the student needs the teacher's weights."""
-    settings, codec = request.settings, captured.answers.codec
+    settings, codec = request.settings, captured.logits.codec
     if settings.tokenizer_align is None:
         _check(request, codec, holds=f"it holds {codec} outcomes a token")
     elif isinstance(codec, Sampled) and any(term.largest for spec in request.objectives for term in spec.terms):
@@ -182,7 +182,7 @@ def _with_text_of(request: DistilRequest, captured: Captured) -> DistilRequest:
     if settings.tokenizer_align is None:  # a student with another tokenizer has its own rows and budget
         there |= {"text_tokens": captured.text_tokens}
         long = next((name for name, packing in PACKINGS.items() if packing == captured.packing), None)
-        there |= {"length": captured.answers.length, "long_conversations": long}
+        there |= {"length": captured.logits.length, "long_conversations": long}
     for key in settings.model_fields_set & there.keys():
         if getattr(settings, key) != there[key]:
             raise BadSetting(

@@ -22,7 +22,7 @@ def uses_before(request: DistilRequest, teacher: LanguageModel, sample: Sample, 
     if settings.tokenizer_align is not None or not request.needs_teacher:
         return None
     if isinstance(request.teacher, CapturedRef):
-        read = Captured(request.teacher.folder).answers.rows * length
+        read = Captured(request.teacher.folder).logits.rows * length
         return max(1.0, settings.tokens / read)
     text = text_tokens(settings, teacher, sample)
     return max(1.0, settings.tokens / text) if text and worth_keeping(settings, text) else 1.0

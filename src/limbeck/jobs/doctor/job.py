@@ -11,7 +11,7 @@ from limbeck.config import DistilSettings
 from limbeck.ending import Ending
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import environment_of, row_length
-from limbeck.jobs.common.folder import command, packing_of
+from limbeck.jobs.common.folder import command, packing_in_settings
 from limbeck.jobs.common.packing import packed_documents
 from limbeck.jobs.common.sample import first_documents, unreadable
 from limbeck.jobs.distil.align import check_student
@@ -58,7 +58,7 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
     findings = diagnose(request, pair, sample, length=length, environment=environment, uses=uses)
     findings += unreadable(sample, teacher)
     findings += packed_documents(
-        sample.documents, reads, packing=packing_of(settings), length=length, context=reads.context
+        sample.documents, reads, packing=packing_in_settings(settings), length=length, context=reads.context
     )
     findings += what_is_known(request, teacher, length=length, environment=environment)
     return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}

@@ -19,7 +19,7 @@ from limbeck.corpora.source import resolve
 from limbeck.corpora.tokenizer import fingerprint
 from limbeck.disk import existing, read_json
 from limbeck.errors import BadCorpus
-from limbeck.jobs.common.folder import packing_of
+from limbeck.jobs.common.folder import packing_in_settings
 from limbeck.jobs.common.text import print_notes, records_of
 from limbeck.models.language_model import LanguageModel
 from limbeck.run.log import console
@@ -79,7 +79,7 @@ class Texts:
     """The texts of one model, each made at most once, in a temporary folder."""
 
     def __init__(self, settings: ProbeSettings, run: RunFolder | None, model: LanguageModel, folder: Path) -> None:
-        self._packing = packing_of(settings)
+        self._packing = packing_in_settings(settings)
         self._source = settings.data if run is None or "data" in settings.model_fields_set else None
         self._run, self._model, self._folder = run, model, folder
         self._how: dict[str, Any] = {"records": records_of(settings), "progress": console.is_terminal}
