@@ -121,14 +121,14 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
         if first := settings.shard[0] == 1:  # for all shards
             _cut(settings, source, store, length=length, environment=environment)
             _held_out(settings, source, held_out, length=length, environment=environment)
-        answers = _answers(settings, source, rows, part, codec, environment)
-        found = _certificate(settings, source, rows, codec, answers) if first else None
+        logits = _capture_rows(settings, source, rows, part, codec, environment)
+        found = _certificate(settings, source, rows, codec, logits) if first else None
     if "ended" not in run:
         update(settings.out, run, ended=now(), seconds=round(time.monotonic() - started, 1))
     read = rows.layout.read(part.first, part.first + part.rows)
     size = sum(file.stat().st_size for file in (settings.out / ANSWERS).glob("*.arrow"))
     _end(settings, run, source, found, tokens=read, stored=size, took=time.monotonic() - started)
-    result = {"out": str(settings.out), "rows": answers.rows, "tokens": read, "bytes": size}
+    result = {"out": str(settings.out), "rows": logits.rows, "tokens": read, "bytes": size}
     return result | {"certificate": found}
 
 
@@ -272,7 +272,7 @@ def _estimate(source: LogitSource, codec: Codec, rows: Rows, part: _Part, enviro
     return (time.perf_counter() - start) / len(some) * part.rows
 
 
-def _answers(
+def _capture_rows(
     settings: CaptureSettings, source: LogitSource, rows: Rows, part: _Part, codec: Codec, environment: Environment
 ) -> LogitCache:
     def rows_of(numbers: Any) -> Any:
@@ -374,11 +374,11 @@ def _cut(
 
 
 def _certificate(
-    settings: CaptureSettings, source: LogitSource, rows: Rows, codec: Codec, answers: LogitCache
+    settings: CaptureSettings, source: LogitSource, rows: Rows, codec: Codec, logits: LogitCache
 ) -> dict[str, Any]:
     file, teacher = settings.out / CERTIFICATE, source.whole
     if teacher is None:
-        write_json(file, _of_served(codec, answers))
+        write_json(file, _of_served(codec, logits))
     elif not file.exists():
         found = certify(
             sample_of(teacher, rows, seed=settings.seed),
@@ -393,9 +393,9 @@ def _certificate(
     return result
 
 
-def _of_served(codec: Codec, answers: LogitCache) -> dict[str, Any]:
+def _of_served(codec: Codec, logits: LogitCache) -> dict[str, Any]:
     """The report of a server's logits, whose bias and variance need its whole distributions."""
-    positions, missing = answers.rows * answers.length, answers.missing
+    positions, missing = logits.rows * logits.length, logits.missing
     console.print(
         f"{missing:,} of {positions:,} positions have no answer, and count nothing. What {codec} outcomes do to an objective's "
         "gradient was not measured: that needs the teacher's whole distributions, which a server does not give. Its cost, its "

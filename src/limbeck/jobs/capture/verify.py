@@ -37,18 +37,18 @@ def opened(folder: Path) -> Captured:
 def inspect(folder: Path) -> dict[str, Any]:
     """The origin, size and certificate of a folder of logits."""
     captured = opened(folder)
-    answers = captured.logits
+    logits = captured.logits
     return {
-        "teacher": answers.name,
-        "vocab": answers.vocab,
-        "outcomes": str(answers.codec),
-        "bytes_per_token": answers.codec.bytes,
-        "rows": answers.rows,
-        "length": answers.length,
-        "tokens": answers.rows * answers.length,
-        "unanswered": answers.missing,
+        "teacher": logits.name,
+        "vocab": logits.vocab,
+        "outcomes": str(logits.codec),
+        "bytes_per_token": logits.codec.bytes,
+        "rows": logits.rows,
+        "length": logits.length,
+        "tokens": logits.rows * logits.length,
+        "unanswered": logits.missing,
         "held_out_rows": captured.held_out.cache.rows,
-        "made_from": dict(answers.made_from),
+        "made_from": dict(logits.made_from),
         "certificate": read_json(folder / CERTIFICATE) if (folder / CERTIFICATE).exists() else None,
     }
 
@@ -104,7 +104,7 @@ def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str,
     except (BadModel, BadFolder, Mismatch) as error:
         if files["ok"]:
             raise
-        console.print(f"the answers cannot be read: {error}")
+        console.print(f"the logits cannot be read: {error}")
         return files | {"damaged": [], "asked": 0}
     console.print(
         f"checksums: {len(damaged):,} damaged rows of {captured.logits.rows + captured.held_out.cache.rows:,}"
@@ -134,7 +134,7 @@ def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str,
     result |= {"asked": len(chosen), "nats_off": off.mean, "certificate": finite(again.row()), "ok": off.mean <= _OFF}
     console.print(
         f"the teacher's logits of {len(chosen):,} rows were computed again: kept log-probabilities are {off.mean:.4f} nats off "
-        "in the mean " + ("(rounding)" if off.mean <= _OFF else f"(expected at most {_OFF}): these are not its answers")
+        "in the mean " + ("(rounding)" if off.mean <= _OFF else f"(expected at most {_OFF}): these are not its logits")
     )
     show(again, console)
     return result
@@ -149,8 +149,8 @@ def _recomputed(teacher: LanguageModel, text: Rows, chosen: np.ndarray) -> Itera
 class _Off:
     """The mean difference of stored log-probabilities from the teacher's, without those below the codec's resolution."""
 
-    def __init__(self, answers: LogitCache) -> None:
-        self._answers, self._total, self._n = answers, 0.0, 0
+    def __init__(self, logits: LogitCache) -> None:
+        self._logits, self._total, self._n = logits, 0.0, 0
 
     @property
     def mean(self) -> float:
@@ -161,7 +161,7 @@ class _Off:
     def passing(self, queried: Iterable[tuple[Batch, Outputs]]) -> Iterator[tuple[Batch, Outputs]]:
         """Measures the teacher's logits and passes them on."""
         for batch, outputs in queried:
-            kept = self._answers(batch)
+            kept = self._logits(batch)
             log_p = outputs.logits().float().log_softmax(-1).gather(-1, kept.ids)
             known = log_p > -20
             self._total += float((kept.log_p - log_p).abs()[known].double().sum())
