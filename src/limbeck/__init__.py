@@ -13,7 +13,7 @@ register_with_transformers()
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:  # what each name is, to whoever checks types; a test holds this to be all of _PUBLIC
+if TYPE_CHECKING:  # for type checkers; a test compares these names with _PUBLIC
     from limbeck.api import capture as capture
     from limbeck.api import distil as distil
     from limbeck.api import doctor as doctor

@@ -202,7 +202,7 @@ def main() -> NoReturn:
         with explained():
             app()  # prints a wrong flag itself and exits with 2; turns SIGINT into 130
     except (LimbeckError, Interrupted) as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun every rank comes to the same end
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun every rank has the same error
             print(f"limbeck: {visible(scrubbed(str(error)))}", file=sys.stderr)
         sys.exit(error.status)
     sys.exit(0)

@@ -76,7 +76,7 @@ class DistilResult(Result):
 
     @classmethod
     def of(cls, row: Row, out: Path) -> DistilResult:
-        """From the JSON form. ``out`` is the folder that was asked for, which ranks other than the first know too."""
+        """From the JSON form. ``out`` is the folder in the settings, since other ranks than 0 have an empty form."""
         members = {name: cls.of(member, Path(member["out"])) for name, member in row.get("members", {}).items()}
         readings = {model: _readings(rows) for model, rows in row.get("readings", {}).items()}
         return cls(row, out, readings, row.get("verdict", ""), members)

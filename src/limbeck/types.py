@@ -104,7 +104,7 @@ class Chunk:
 
         Positions of one sequence may come in several chunks, in order.
         """
-        if not isinstance(self.origin, tuple):  # computed when asked for: few objectives do
+        if not isinstance(self.origin, tuple):  # computed at first use: few objectives need it
             return None if self.origin is None else self.origin.sequence.reshape(-1)
         whole, part = self.origin
         return None if whole.sequence is None else whole.sequence[part]

@@ -183,7 +183,7 @@ def test_a_pilot_stops_if_no_teacher_beats_the_unigram_model(tmp_path):
     (tmp_path / "c").mkdir(), (tmp_path / "d").mkdir()
     good, older = trained(tmp_path / "c", more), trained(tmp_path / "d", None)
     waits = task_of(tmp_path / "e", "teacher", "t0")
-    match = r"none of the 2 teachers knows more .*: 2\.500 where it has 2\.000; 2\.500 where.*--any-teacher goes on"
+    match = r"none of the 2 teachers knows more .*: 2\.500 where it has 2\.000; 2\.500 where.*--any-teacher continues"
     with pytest.raises(Mismatch, match=match):
         require_one(bad, anyway=False)
     require_one(bad, anyway=True)

@@ -18,7 +18,7 @@ class Exporter(Protocol):
     """Writes a model in a format, and reads it again where limbeck can run what was written."""
 
     def write(self, model: LanguageModel, folder: Path, *, dtype: torch.dtype | None) -> None:
-        """Writes files into an empty folder, in a number format where one is asked for.
+        """Writes files into an empty folder, in a number format if one is given.
 
         Raises BadSetting where the format has no such numbers, BadModel for a model that it cannot hold.
         """

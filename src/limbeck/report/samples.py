@@ -12,7 +12,7 @@ _NOT_GENERATED = ("document", "prompt")
 
 
 def in_whole_words(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, the prompt's last word given to its continuations where one of them goes on within it.
+    """The rows, with the prompt's last word moved to its continuations if one of them continues within it.
 
     Prompts end after a number of tokens, often within a word: "wanted to ma" and "ke a box" become "wanted to" and "make a box".
     """

@@ -194,7 +194,7 @@ def _tapped(model: nn.Module, taps: dict[str, list[nn.Module]], gradient: bool) 
 
 @contextmanager
 def _turned(anatomy: Anatomy, teacher: LanguageModel, row: Batch, tally: _Tally) -> Iterator[None]:
-    """Adds, for one row, how much each layer turns what it reads."""
+    """Adds, for one row, how much each layer rotates its input."""
     weight = row.weight[0].double()
     handles = []
 

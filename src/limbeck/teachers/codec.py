@@ -128,7 +128,7 @@ class TopK:
 
     @classmethod
     def most(cls, vocab: int, size: int) -> TopK:
-        """The codec with as many outcomes as fit ``size`` bytes a position. Raises BadSetting if not one fits."""
+        """The codec with as many outcomes as fit ``size`` bytes a position. Raises BadSetting if none fits."""
         k = min(vocab - 1, 8 * size // 9)
         while k > 1 and cls(vocab, k).bytes > size:
             k -= 1

@@ -160,7 +160,7 @@ class DistilSettings(TeacherSettings):
 
     @property
     def is_family(self) -> bool:
-        """Whether several students are asked for, of several sizes or objectives."""
+        """Whether the settings describe several students, of several sizes or objectives."""
         return isinstance(self.params, tuple) or len(self.objectives) > 1
 
 

@@ -30,7 +30,7 @@ def require_one(tasks: Sequence[Task], *, anyway: bool) -> None:
     if anyway or not found or any(one is None or one.teacher < one.unigram for one in found):
         return
     bits = "; ".join(f"{one.teacher:.3f} where it has {one.unigram:.3f}" for one in found if one is not None)
-    remedy = "give larger teachers, a larger --scale or more text; --any-teacher goes on all the same"
+    remedy = "give larger teachers, a larger --scale or more text; --any-teacher continues anyway"
     message = (
         f"none of the {len(found)} teachers knows more of this text than a unigram model, in bits per byte: {bits}"
     )
