@@ -1,4 +1,4 @@
-"""What each command of the command line does with its flags: settings, job, and what it prints."""
+"""The commands of the command line: the settings, the job and the printed result of each."""
 
 from __future__ import annotations
 

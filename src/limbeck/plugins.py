@@ -1,4 +1,4 @@
-"""What has a name and can be added: objectives, mixers, probes, sources, exporters, papers; limbeck's own and of other packages.
+"""Registries of named things that packages can add: objectives, mixers, probes, sources, exporters and papers.
 
 Each kind is a `Registry`. Of limbeck's own the names are read off the source: a definition with the kind's decorator, such as
 ``@mixer("gdn")``, or a folder of a paper, is all that adds one. Another package adds one by an entry point of the group

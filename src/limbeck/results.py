@@ -1,4 +1,4 @@
-"""What the public functions give: frozen values with typed parts, which are also read-only mappings of their JSON form.
+"""The results of the public functions: frozen values with typed parts, which are also read-only mappings of their JSON form.
 
 ``result["out"]`` is what `--json` prints under that name, ``result.out`` the same as a `Path`.
 """
@@ -152,7 +152,7 @@ class ShrinkResult(Result):
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult(Result):
-    """What was measured of a model, by name. ``parameters`` and ``file`` are of pass-until alone."""
+    """The measurements of a model, by name. Only pass-until sets ``parameters`` and ``file``."""
 
     model: str
     readings: Mapping[str, Measured]
@@ -251,7 +251,7 @@ class PredictResult(Result):
 
 @dataclass(frozen=True, eq=False)
 class DoctorResult(Result):
-    """What was found about a pair and its data; ``ok`` where none of the findings is an error."""
+    """The findings about a pair and its data; ``ok`` if none of them is an error."""
 
     ok: bool
     findings: tuple[Row, ...]

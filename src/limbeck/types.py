@@ -26,7 +26,7 @@ Dataclass = TypeVar("Dataclass", bound="Batch | ModelInputs")
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What a model reads of B rows: tokens, their positions, which restart at 0 with each document, and the documents.
+    """A model's input of B rows: tokens, their positions, which restart at 0 with each document, and the documents.
 
     Whatever else a model may read (pixels) is a field here.
     """
@@ -65,7 +65,7 @@ class Batch:
 
     @property
     def inputs(self) -> ModelInputs:
-        """What a model reads of these rows."""
+        """The model's input of these rows."""
         return ModelInputs(self.tokens, self.position, self.document)
 
     def for_student(self) -> Batch:
@@ -89,7 +89,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What an objective may know of n positions: the token that follows, and how much the prediction counts.
+    """An objective's input at n positions besides the logits: the target token, and the weight of its prediction.
 
     ``origin``: the batch with these positions, or a chunk and which of its positions these are. None where they stand alone.
     """

@@ -36,7 +36,7 @@ class Command:
         yield from sorted(found, key=lambda setting: (place[setting.flag.section], setting.flag.last))
 
     def described(self, setting: Setting) -> str:
-        """What a setting is for this command."""
+        """The description of a setting in this command."""
         return setting.described(self.help.get(setting.attribute, ""))
 
 

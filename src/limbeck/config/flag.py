@@ -1,4 +1,4 @@
-"""What a setting says of itself. The command line, the reference pages and the signatures of the API are made from it."""
+"""The description of a setting. The command line, the reference pages and the signatures of the API are made from it."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ class Setting:
 
     @property
     def annotation(self) -> str:
-        """What a Python caller may give, without None."""
+        """The annotation of the value in Python, without None."""
         return annotation(self.info.annotation, self.info.metadata)
 
     @property
     def metavar(self) -> str:
-        """What help calls its value."""
+        """The name of its value in help."""
         return self.flag.metavar or self.flag.unit.upper() or metavar(self.info.annotation, self.info.metadata)
 
     @property
@@ -125,7 +125,7 @@ class Setting:
         return shown_count(value) if "COUNT" in metavar(self.info.annotation, self.info.metadata) else str(value)
 
     def described(self, text: str = "") -> str:
-        """What it is, with examples and default."""
+        """The description, with examples and default."""
         text = text or self.flag.help
         if self.flag.needs.startswith("--"):
             text = f"With {self.flag.needs}: {text[0].lower()}{text[1:]}"

@@ -36,7 +36,7 @@ def resolve(
 
 
 def _keyed(settings: Iterable[Setting], given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What was given by the names of the fields, whichever of its spellings each key has."""
+    """The given values by field name, whichever spelling each key has."""
     names, values = spellings(settings), {}
     for key, value in given.items():
         if key not in names:

@@ -50,7 +50,7 @@ def signature(command: Command) -> inspect.Signature:
 
 
 def docstring(command: Command) -> str:
-    """What the function does, and what each parameter is."""
+    """The docstring: the function and each parameter."""
     told = {"file": FILE} if command.file else {}
     told |= {setting.key: command.described(setting) for setting in settings(command)}
     args = "\n".join(fill(f"    {key}: {text}", subsequent_indent=" " * 8, **_WRAP) for key, text in told.items())

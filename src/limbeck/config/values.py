@@ -30,7 +30,7 @@ OF_TASK = "pass-until"  # the probe whose results are files of their own, to pre
 
 @dataclass(frozen=True)
 class Accepts:
-    """How a value is given: the annotation of a Python parameter, and its name in the help of the command line."""
+    """The form of a value: the annotation of a Python parameter, and its name in the help of the command line."""
 
     python: str
     shown: str
@@ -264,7 +264,7 @@ def annotation(kind: Any, metadata: Iterable[Any] = ()) -> str:
 
 
 def metavar(kind: Any, metadata: Iterable[Any] = ()) -> str:
-    """What the help of the command line calls a value of a type."""
+    """The name of a value of a type in the help of the command line."""
     return _accepted(kind, metadata).shown
 
 

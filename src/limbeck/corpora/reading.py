@@ -42,7 +42,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Records:
-    """What the records of a dataset look like: the names of their fields, and how many bad ones may be skipped."""
+    """The form of a dataset's records: the names of their fields, and how many bad ones may be skipped."""
 
     columns: Columns = field(default_factory=Columns)
     skip_bad: int = 0

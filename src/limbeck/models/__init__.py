@@ -1,1 +1,1 @@
-"""What a model is made of, and how it is loaded and saved. Its files are imported by name: half of them need no torch."""
+"""Models: architecture, loading and saving. Import its files by name, since half of them need no torch."""

@@ -45,7 +45,7 @@ class MemoryNeeds:
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """How a streamed model divides its limit.
+    """The division of a streamed model's memory limit.
 
     ``micro_tokens`` and ``block_tokens`` are the tokens of a micro-batch and of a block, ``chunk_logits`` the logits of a
     chunk. ``prefetch``: the next layer is read while one computes. ``spill``: hidden states of a block lie on disk.

@@ -45,7 +45,7 @@ class BreakEven:
     seeds: int
 
     def row(self) -> dict[str, Any]:
-        """As JSON holds it: what is not finite is null."""
+        """The JSON form, with null for numbers that are not finite."""
         return {name: value if math.isfinite(value) else None for name, value in vars(self).items()}
 
     @property

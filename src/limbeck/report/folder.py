@@ -1,4 +1,4 @@
-"""What a run's folder holds, read for its report.
+"""Reads a run's folder for its report.
 
 All but run.json is optional, and a last line that a kill cut short is left out.
 """

@@ -331,7 +331,7 @@ def _models(found: RunFolder, start: Start) -> list[dict[str, Any]]:
 
 
 def _documents(found: RunFolder) -> str:
-    """How many documents all models were measured on: ``18 ``, to stand before what they are; "" where that is not known."""
+    """The number of documents on which all models were measured, as a prefix such as ``18 ``; "" if unknown."""
     reading = found.reading("student", "held_out") or found.reading("model", "held_out")
     return "" if reading is None else f"{reading.n:,} "
 
@@ -457,7 +457,7 @@ def _differences(differences: Sequence[Mapping[str, Any]], start: Start) -> list
 
 
 def _compared(differences: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those between two models, which are decided together."""
+    """The differences between two models, which are decided together."""
     return [one for one in differences if one["unit"] == "nats/token" and one["value"] is not None]
 
 
@@ -541,7 +541,7 @@ def _ranged(reading: Reading | None, form: Any) -> str:
 
 
 def _spent(found: RunFolder) -> str:
-    """What the training of the student took: tokens, steps, speed, memory."""
+    """The cost of the student's training: tokens, steps, speed, memory."""
     rows = next((curve.rows for curve in found.curves if curve.arm == "student"), [])
     if not rows:
         return ""

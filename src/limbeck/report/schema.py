@@ -16,7 +16,7 @@ Seconds = Annotated[float, Meta(ge=0, lt=1e12)]
 
 
 class Aligned(TypedDict, total=False):
-    """How much of the text a teacher with another tokenizer has targets for."""
+    """The share of the text for which a teacher with another tokenizer has targets."""
 
     coverage: float
 
@@ -32,7 +32,7 @@ class Model(TypedDict, total=False):
 
 
 class Plan(TypedDict, total=False):
-    """How the student is trained."""
+    """The training of the student."""
 
     steps: Count
     rows: Count
@@ -52,7 +52,7 @@ class Finding(TypedDict):
 
 
 class ConvertedLayer(TypedDict):
-    """What replaced a layer's attention."""
+    """The mixer that replaced a layer's attention."""
 
     mixer: str
     taken: str
@@ -69,7 +69,7 @@ class Damage(TypedDict):
 
 
 class Conversion(TypedDict):
-    """What replaced attention, and how well it was matched."""
+    """The mixers that replaced attention, and the errors of their matching."""
 
     mixers: NotRequired[list[str]]
     converted: list[ConvertedLayer]

@@ -1,4 +1,4 @@
-"""What the last screen of a distillation shows: a table of what was measured, and the next command to type."""
+"""The last screen of a distillation: a table of the measurements, and the next command."""
 
 from __future__ import annotations
 

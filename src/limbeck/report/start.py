@@ -1,4 +1,4 @@
-"""What a run began with: the student before training (pruned, given or converted), and the cost of the teacher's logits."""
+"""The start of a run: the student before training (pruned, given or converted), and the cost of the teacher's logits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from limbeck.planning.checks.price import Price
 
 @dataclass(frozen=True)
 class Start:
-    """What a report calls the baseline "cut": ``label`` in tables, ``name`` in sentences, ``means`` where it is explained.
+    """The names of the baseline "cut" in a report: ``label`` in tables, ``name`` in sentences, ``means`` where it is explained.
 
     ``made`` is the first word of the baselines that train from the same start.
     ``shared`` is what several seeds have in common, and no interval over them shows; "" where nothing was drawn.
@@ -58,7 +58,7 @@ def start_of(run: Mapping[str, Any]) -> Start:
 
 
 def price_of(run: Mapping[str, Any]) -> Price | None:
-    """What the teacher's logits cost, from run.json; estimated from the parameters where an older version kept no cost."""
+    """The price of the teacher's logits, from run.json; estimated from the parameters for runs of older versions."""
     teacher, student = run["teacher"], run["student"]
     forward = teacher.get("passes", 1.0)
     if not forward:

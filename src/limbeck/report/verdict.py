@@ -75,7 +75,7 @@ class Verdict:
     uses: BreakEven | None = None
 
     def row(self) -> dict[str, Any]:
-        """As verdict.json holds it; NaN as null."""
+        """The JSON form, with null for NaN."""
         found = asdict(self) | {"uses": None if self.uses is None else self.uses.row()}
         for difference in found["differences"]:
             difference |= {key: None for key, value in difference.items() if value != value}

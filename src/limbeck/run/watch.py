@@ -24,7 +24,7 @@ _SHARE = 150  # training sequences for each held-out sequence that is measured a
 
 
 def watched_sequences(trained: int) -> int:
-    """How many held-out sequences are measured at each point of a training on so many; 0 where even one costs too much."""
+    """Held-out sequences for each point of a training on ``trained`` sequences; 0 if even one would cost too much."""
     return trained // _SHARE
 
 

@@ -82,7 +82,7 @@ SeedCount = Field(ge=1, le=100)
 
 
 class Base(BaseModel):
-    """What every command has: strict keys, and a result that programs read."""
+    """The base settings of every command: strict keys, and a machine-readable result."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -157,7 +157,7 @@ class DeviceSettings(Base):
 
 
 class Settings(DeviceSettings, SeededSettings, TextSettings):
-    """What every job on a text needs to know."""
+    """The settings of every job on a text."""
 
     eval_data: Annotated[
         str | None,
@@ -294,7 +294,7 @@ class Settings(DeviceSettings, SeededSettings, TextSettings):
 
 
 class TeacherSettings(Settings):
-    """What a job with a teacher needs to know. ``tokenizer`` to ``time_limit`` (seconds of a request) are of a server.
+    """The settings of a job with a teacher. ``tokenizer`` to ``time_limit`` (seconds of a request) are of a server.
 
     Of ``data`` the first ``text_tokens`` tokens are trained on, in whole documents.
     """

@@ -11,7 +11,7 @@ from limbeck.config.values import Count, ProbeNames, Successes
 
 
 class ProbeSettings(Settings):
-    """What a probe reads. ``task`` is of pass-until, and of reversal a file of facts.
+    """The settings of a probe. ``task`` is of pass-until, and of reversal a file of facts.
 
     ``successes`` and ``max_samples`` are of pass-until.
     """

@@ -84,7 +84,7 @@ Seeds = Annotated[
 
 
 class ScaledSettings(SeededSettings):
-    """What sweeps over small models have in common."""
+    """The common settings of sweeps over small models."""
 
     scale: Scale = "small"
     seeds: Seeds = 3

@@ -48,7 +48,7 @@ class _Signature(TypedDict):
 
 
 class Facts(TypedDict):
-    """What run.json of a capture holds, as far as it is read."""
+    """The entries of a capture's run.json that are read."""
 
     signature: _Signature
     rows: Count
@@ -94,7 +94,7 @@ class Captured:
 
     @property
     def packing(self) -> str:
-        """How documents were packed into the rows, by name."""
+        """The name of the packing of documents into rows."""
         return packing_in(self.facts)
 
     def stores(self) -> tuple[TokenStore, TokenStore]:
@@ -121,7 +121,7 @@ class Captured:
 
     @property
     def text_tokens(self) -> int | None:
-        """How many tokens of the text there are for training, None for all."""
+        """The number of tokens of the text for training, None for all."""
         found: int | None = self.facts["signature"].get("text_tokens")
         return found
 

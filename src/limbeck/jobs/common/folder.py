@@ -114,7 +114,7 @@ def _read(record: Path) -> dict[str, Any]:
 
 
 def signature_of(settings: BaseModel, job: str, **derived: Any) -> dict[str, Any]:
-    """What decides a run's result: its settings, and what follows from them and the machine.
+    """All that decides a run's result: its settings, and the values derived from them and the machine.
 
     How it is computed is left out: on which device, in how many threads or processes, in how much memory.
     """

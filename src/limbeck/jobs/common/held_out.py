@@ -23,7 +23,7 @@ LEAST = 2**13
 
 
 def watch_of(store: TokenStore, plan: Plan, *, length: int, environment: Environment) -> Watch | None:
-    """What is measured of held-out text during a training; None where it would cost too much, or on other ranks."""
+    """The held-out text to measure during a training; None if it would cost too much, or on ranks other than 0."""
     most = MOST["cuda" if environment.world.device.type == "cuda" else "cpu"] // length
     rows = min(watched_sequences(plan.steps * plan.rows), most)
     if not rows or not environment.world.first:
@@ -63,7 +63,7 @@ class HeldOut:
 
     @property
     def description(self) -> str:
-        """How much of the text is read, where that is a sample."""
+        """A sentence on the size of the sample, if not all of the text is read."""
         read, there = len(self._chosen), self._rows.n_rows
         description = f", {read:,} of their {there:,} rows" if read < there else ""
         left = self._rows.layout.packed.left_out

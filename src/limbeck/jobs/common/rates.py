@@ -12,7 +12,7 @@ from limbeck.run.optim import PUBLISHED, TUNED, Schedule, Start, suggested_learn
 
 
 def start_of(settings: DistilSettings) -> Start:
-    """What the student of a run starts from."""
+    """The kind of start of the run's student."""
     return "made" if settings.mixers is None else "converted"
 
 

@@ -100,7 +100,7 @@ def arms_of(plan: DistilPlan, *, flops_steps: int, member: str = "") -> list[Arm
 
 @dataclass(frozen=True)
 class Shared:
-    """What all arms of a comparison have in common: the student they start from, its teacher, text, plan and environment.
+    """The values that all arms of a comparison share: the student they start from, its teacher, text, plan and environment.
 
     ``most_rows`` limits the rows that are read to those with teacher logits; with ``reads_on``, arms with more steps than the
     plan read all rows. ``counted`` sets the weight of tokens without logits to 0, for arms without a teacher too, so that

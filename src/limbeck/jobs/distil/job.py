@@ -264,7 +264,7 @@ def _shared(
     student: LanguageModel,
     environment: Environment,
 ) -> Shared:
-    """What all arms have in common."""
+    """The values that all arms share."""
     settings, budget = plan.request.settings, plan.budget
     lr = rate_of(settings, student.parameters_count)
     training = Plan(steps=budget.steps, rows=budget.rows, lr=lr, schedule=plan.schedule, bf16=environment.bf16)

@@ -206,7 +206,7 @@ class CrossTokenizerTeacher:
         )
 
     def _kept(self) -> Recorded:
-        """What is recorded of each distribution: its largest probabilities, and the mass of word beginnings to merge chunks."""
+        """The record of each distribution: its largest probabilities, and the mass of word beginnings to merge chunks."""
         there = self.captured.logits.codec.k if self.captured else self.about.vocab
         begin = torch.from_numpy(self._spelled[1].begin_words(self.about.vocab)) if self._needed.merge else None
         return Recorded(largest=min(self._needed.largest, there), some=begin)

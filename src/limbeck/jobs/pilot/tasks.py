@@ -153,7 +153,7 @@ class Pilot:
 
 @dataclass(frozen=True)
 class Work:
-    """What a task of the pilot in ``out`` does. A student whose loss is not finite is a result too, which says why."""
+    """Runs a task of the sweep in ``out``. A student whose loss is not finite is a result too, with the reason."""
 
     out: Path
     kind: str

@@ -51,7 +51,7 @@ def mixture_ending(result: dict[str, Any], settings: PlanSettings) -> Ending:
 
 
 def _choice(answer: dict[str, Any]) -> str:
-    """What a planner chooses: the cheapest teacher within its tolerance, or none. Of a folder, its name."""
+    """The planner's choice: the cheapest teacher within the tolerance (a folder's name), or none."""
     if answer["verdict"] == "cross-entropy":
         return "cross-entropy alone"
     name = answer["cheapest"]

@@ -60,7 +60,7 @@ class RecallEvaluation:
         return found
 
     def sentence(self) -> str:
-        """How much of what the student lost against attention lies on what could be recalled; "" without both."""
+        """A sentence on the share of the student's gap to attention that lies on recall hits; "" unless both are measured."""
         both = sorted(set(self._slices.get("student", {})) & set(self._slices.get(ATTENTION, {})))
         if not both:
             return ""

@@ -54,7 +54,7 @@ class RunFolder:
         return None
 
     def trained_on(self, store: TokenStore) -> TokenStore:
-        """What the run read of its training text."""
+        """The part of its training text that the run read."""
         return store if self.text_tokens is None else store.beginning(self.text_tokens)
 
 
@@ -86,7 +86,7 @@ class Texts:
 
     @cached_property
     def whole(self) -> Text:
-        """What the run held out; of another source all that it was not trained on; outside a run all of the source."""
+        """The run's held-out text; of another source, all text not trained on; outside a run, the whole source."""
         if self._of_run is None:
             assert self._source is not None, "looked for in _of_run"
             store = build_held_out(self._source, self._model, self._folder / "whole", **self._how)
@@ -160,7 +160,7 @@ def _named(source: str) -> str:
 
 
 def _stamps(source: str) -> list[list[Any]]:
-    """What a store of a source was made from, if it was made now: read whole, or in passages."""
+    """The ``made_from`` of a new store of a source, read whole or in passages."""
     return [[part.stamp for part in resolve(source, passages=passages)] for passages in (False, True)]
 
 

@@ -121,7 +121,7 @@ def _models(pair: Pair, length: int, *, aligned: bool) -> Iterator[Finding]:
 
 
 def _resources(pair: Pair, run: PlannedRun, uses: float | None) -> Iterator[Finding]:
-    """What the run takes of number formats, FLOPs, memory, disk and time."""
+    """The findings on number formats, FLOPs, memory, disk and time of the run."""
     yield from resources.number_format(run.dtype, run.device)
     size, theirs, absent = pair.trained, Size.of(pair.teacher.config), _absent(pair.teacher)
     cost = estimate(size, None if pair.trains_teacher or absent else theirs, tokens=run.tokens, **run.step)

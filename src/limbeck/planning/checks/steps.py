@@ -13,7 +13,7 @@ FEW_STEPS = 100
 
 
 def too_few_steps(steps: int) -> str:
-    """What there is to say against a training of so few optimiser steps; "" of enough."""
+    """A warning against a training of so few optimiser steps; "" if there are enough."""
     if steps >= FEW_STEPS:
         return ""
     return (

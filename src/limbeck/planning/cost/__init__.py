@@ -1,1 +1,1 @@
-"""What a model and a training cost: parameters, FLOPs, bytes, time."""
+"""The cost of a model and of a training: parameters, FLOPs, bytes, time."""
