@@ -51,7 +51,7 @@ class _Worker:
 
 
 def run_here(tasks: Sequence[Task], workers: int, report: Report) -> None:
-    """Runs all unfinished tasks by ``does``, in ``workers`` processes of one thread each.
+    """Runs all unfinished tasks in ``workers`` processes of one thread each.
 
     Raises BadSetting for an error that the user can correct, and RuntimeError if a task fails or its process dies repeatedly.
     """

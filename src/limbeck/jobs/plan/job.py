@@ -1,9 +1,9 @@
 """`limbeck plan`: which teacher for a student, or which student for a device, and what it costs. No weights are read.
 
-Three planners answer side by side; they disagree, and a single number would hide it. What a bare size such as 8B leaves open
-(embeddings, tokens seen) is assumed and said. What needs torch or scipy is imported where it is used, which takes longer than
-the answer: scipy for a pilot's points, torch for an architecture that must be built to be counted (`models.declared`) and for a
-mixture of layers, a question of its own (`jobs.mixture`).
+Three planners are shown side by side, since they disagree and a single number would hide that. A bare size such as 8B does not
+determine embeddings and training tokens; the assumptions are printed. Torch and scipy are imported only where needed, since that
+takes longer than the plan: scipy for the points of a sweep, torch for an architecture that must be built to be counted
+(`models.declared`) and for a mixture of layers (`jobs.plan.mixers`).
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class _Pair:
 
 
 def plan(settings: PlanSettings) -> dict[str, Any]:
-    """Answers a plan's question; gives ``{"student", "device", "assumptions", "planners", "costs", "skipped"}``.
+    """Plans a distillation; returns ``{"student", "device", "assumptions", "planners", "costs", "skipped"}``.
 
-    With ``mixers`` it is a question of its own (`jobs.mixture`).
+    With ``mixers`` it plans a mixture of layers instead (`jobs.plan.mixers`).
 
     Raises BadSetting for flags that miss or contradict each other, BadModel for a candidate without a configuration, BadPoints
     for a table that cannot be read, NotConverged where a pilot's fit finds no optimum.
