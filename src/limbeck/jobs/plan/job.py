@@ -109,12 +109,10 @@ def _points(place: Path) -> Points:
 def _check(settings: PlanSettings) -> None:
     for flag, value in (("--width", settings.width), ("--layers", settings.layers), ("--vocab", settings.vocab)):
         if value is not None:
-            raise BadSetting(
-                f"{flag} {value}: goes with --mixers, which says what the layers are; give it, or leave {flag} out"
-            )
+            raise BadSetting(f"{flag} {value}: needs --mixers, which defines the layers: give it, or leave {flag} out")
     if settings.params is not None and settings.shrink is not None:
         raise BadSetting(
-            f"--params {settings.params:,} and --shrink {settings.shrink:g} both say how large the student is: give one of them"
+            f"--params {settings.params:,} and --shrink {settings.shrink:g} both define the size of the student: give one of them"
         )
     if settings.candidates and settings.teacher is not None:
         raise BadSetting(
