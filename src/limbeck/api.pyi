@@ -148,8 +148,8 @@ def doctor(
             many students. For example 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL' or 'ForwardKL, TAID'.
             Default: ForwardKL.
         tokenizer_align: The student has a tokenizer of its own, and is trained on chunks of equal bytes.
-        cache_logits: Compute the teacher's logits once and keep them, or compute them anew each time. Default:
-            kept where the text is read often.
+        cache_logits: Compute the teacher's logits once and keep them, or compute them each time. Default: kept
+            where the text is read often.
         seed: Seed of data order, new weights and samples. Default: 0.
         seeds: Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same
             --out. Default: 1.
@@ -298,8 +298,8 @@ def distil(
             many students. For example 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL' or 'ForwardKL, TAID'.
             Default: ForwardKL.
         tokenizer_align: The student has a tokenizer of its own, and is trained on chunks of equal bytes.
-        cache_logits: Compute the teacher's logits once and keep them, or compute them anew each time. Default:
-            kept where the text is read often.
+        cache_logits: Compute the teacher's logits once and keep them, or compute them each time. Default: kept
+            where the text is read often.
         seed: Seed of data order, new weights and samples. Default: 0.
         seeds: Number of seeds, from --seed on. One names no winner, three do; more may be added later in the same
             --out. Default: 1.

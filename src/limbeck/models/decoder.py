@@ -194,7 +194,7 @@ class MixerCache(Cache):
 
     def crop(self, *_: Any) -> None:
         """Always raises BadModel, since the last tokens cannot be removed from a state that sums up the past."""
-        raise BadModel("the states of a limbeck decoder cannot be shortened; write on from the text read anew")
+        raise BadModel("the states of a limbeck decoder cannot be shortened: generate from the whole text instead")
 
     def _each(self, change: Any) -> None:
         self.states = [

@@ -75,7 +75,7 @@ def verified_folder(folder: Path) -> Path:
 
     Raises BadModel where a file differs. A folder without checksums passes.
     """
-    remedy = "copy the folder again; where the command of a run makes it, remove it, and that command makes it anew"
+    remedy = "copy the folder again; if it belongs to a run, remove it and repeat the command of the run"
     check_digests(folder, error=BadModel, remedy=remedy)
     return folder
 

@@ -120,7 +120,7 @@ class DistilSettings(TeacherSettings):
     cache_logits: Annotated[
         bool | None,
         Flag(
-            "Compute the teacher's logits once and keep them, or compute them anew each time.",
+            "Compute the teacher's logits once and keep them, or compute them each time.",
             "Training",
             off="no-cache-logits",
             default="kept where the text is read often",

@@ -47,7 +47,7 @@ from limbeck.teachers.remote.served import MOST_MISSING, REMEDY, too_many_missin
 
 TEXT = "text.jsonl"
 PART = "text.jsonl.part"
-_REWRITTEN = "copy it again, or capture anew into another --out; if you changed it on purpose, go on with it as it is"
+_REWRITTEN = "copy it again, or capture again into another --out; if you changed it on purpose, use it as it is"
 _NO_ANSWERS = 3  # failures before any completion after which the capture stops
 _BYTES_PER_TOKEN = 4  # of English text, roughly; what a server's tokenizer makes of a prompt is not known before
 
@@ -336,14 +336,14 @@ def _show(task: _Task, run: dict[str, Any], seconds: float) -> None:
     settings, found, lines = task.settings, run["written"], run["written"]["samples"]
     console.print(f"{lines:,} samples of {found['prompts']:,} prompts in {settings.out / TEXT}")
     if lines:
-        mean = "" if found["kept_tokens"] is None else f"{found['kept_tokens'] / lines:,.1f} tokens each in the mean, "
+        mean = "" if found["kept_tokens"] is None else f"{found['kept_tokens'] / lines:,.1f} tokens each on average, "
         console.print(
             f"{mean}{share(found['stopped'] / lines)} ended by themselves, {share(found['distinct'] / lines, digits=1)} are "
             "distinct"
         )
     if found["stopped"] < lines:
         console.print(
-            "the others were cut off, and a student learns to end there too: give more --max-new-tokens, or take out the lines "
+            "the others were cut off, and a student learns to end there too: give more --max-new-tokens, or remove the lines "
             'with "finish": "length"'
         )
     left_out = [f"{found[kind]:,} {why}" for kind, why in _LEFT_OUT.items() if found[kind]]

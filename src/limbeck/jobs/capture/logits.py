@@ -123,8 +123,8 @@ def open_source(
     with served:
         if k is not None and served.k < k:
             raise Mismatch(
-                f"{address}: this capture was begun with {k} outcomes a token, the server now gives {served.k}: let it give as "
-                "many again, or capture anew into another --out"
+                f"{address}: this capture was begun with {k} outcomes a token, the server now gives {served.k}: set it to return "
+                "as many again, or capture again into another --out"
             )
         server_info = json.dumps(served.server_info, sort_keys=True)
         console.print(

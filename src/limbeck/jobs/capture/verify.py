@@ -22,7 +22,7 @@ from limbeck.teachers import LogitCache
 from limbeck.teachers.ref import is_capture
 from limbeck.types import Batch, Outputs
 
-# Nats that a kept log-probability may be off in the mean: half a step of its code is 0.01, and another machine's bfloat16
+# Nats that a kept log-probability may be off on average: half a step of its code is 0.01, and another machine's bfloat16
 # makes about as much again.
 _OFF = 0.05
 
@@ -134,7 +134,7 @@ def verify(folder: Path, *, rows: int, seed: int, console: Console) -> dict[str,
     result |= {"asked": len(chosen), "nats_off": off.mean, "certificate": finite(again.row()), "ok": off.mean <= _OFF}
     console.print(
         f"the teacher's logits of {len(chosen):,} rows were computed again: kept log-probabilities are {off.mean:.4f} nats off "
-        "in the mean " + ("(rounding)" if off.mean <= _OFF else f"(expected at most {_OFF}): these are not its logits")
+        "on average " + ("(rounding)" if off.mean <= _OFF else f"(expected at most {_OFF}): these are not its logits")
     )
     show(again, console)
     return result

@@ -37,7 +37,7 @@ CUT = "cut"  # students that were cut out of the teacher while it was there, a f
 MEASURED, COST, SAMPLES = "measured/teacher.safetensors", "measured/cost.json", "measured/samples.json"
 
 
-_COPY = "copy the whole folder again, or capture anew into another"
+_COPY = "copy the whole folder again, or capture again into another"
 
 
 class _Signature(TypedDict):

@@ -56,7 +56,7 @@ def keeps(
     live = settings.tokens * _readings(settings)
     console.print(
         f"the teacher's logits of {text:,} tokens would be computed {live / text:.0f} times, so they are computed once and kept "
-        f"in {settings.out / CAPTURED}: {size(_BYTES * text)} (--no-cache-logits computes them anew each time)",
+        f"in {settings.out / CAPTURED}: {size(_BYTES * text)} (--no-cache-logits computes them each time)",
     )
     return True
 

@@ -79,7 +79,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         console.print("not compared: limbeck cannot run this format", soft_wrap=True)
     else:
         console.print(
-            f"KL(model || written): {result['kl_nats']:.2g} nats in the mean, {result['largest_kl_nats']:.2g} at most, of "
+            f"KL(model || written): {result['kl_nats']:.2g} nats on average, {result['largest_kl_nats']:.2g} at most, of "
             f"{result['n']} positions behind random tokens",
             soft_wrap=True,
         )
