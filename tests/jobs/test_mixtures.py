@@ -196,7 +196,7 @@ def test_a_mixture_is_trained_with_what_was_planned_in_its_record(tmp_path, caps
     assert "Reliability: accuracy by confidence" in (tmp_path / "run" / "report.html").read_text()
     card = (Path(result["model"]) / "README.md").read_text()
     assert "with the layers conv, based:4, mamba2:state=6,head=8, swa:5, trained from scratch" in card
-    assert f"epochs of the {run['corpus']['tokens']:,} that `{tmp_path / 'text.jsonl'}`\nhas to train on" in card
+    assert f"epochs of the {run['corpus']['tokens']:,} in the training part of\n`{tmp_path / 'text.jsonl'}`, on" in card
     assert trained(tmp_path)["readings"] == result["readings"]
     with pytest.raises(BadFolder, match="mixers: 'conv,based:4,mamba2:state=6,head=8,swa:5' there, 'conv' now"):
         trained(tmp_path, mixers="conv")
