@@ -34,8 +34,11 @@ lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The scripts of benchmarks by themselves: two have names of those in docs/results.
 types: .venv/.ready
 	$(BIN)/mypy
+	$(BIN)/mypy docs examples
+	$(BIN)/mypy benchmarks
 
 docs: .venv/.ready
 	$(BIN)/python -m pytest -m docs -n auto --dist load

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def packed_rates(vocab: int, repeats: int) -> list[dict[str, Any]]:
         one = _packed(codec, log_p, uniform)
         many = np.tile(one, (times, 1))
         contenders.append(
-            (str(codec), codec.bytes, lambda c=codec: _packed(c, log_p, uniform), lambda c=codec, m=many: c.decode(m))
+            (str(codec), codec.bytes, partial(_packed, codec, log_p, uniform), partial(codec.decode, many))
         )
     for k in (12, 64):
         kept = top_k(log_p, k)
@@ -65,8 +66,8 @@ def packed_rates(vocab: int, repeats: int) -> list[dict[str, Any]]:
             (
                 f"plain array, {k} likeliest",
                 plain.shape[1],
-                lambda k=k: top_k(log_p, k),
-                lambda m=mapped, k=k, w=width, v=vocab: _plain(m, k, w, v),
+                partial(top_k, log_p, k),
+                partial(_plain, mapped, k, width, vocab),
             )
         )
     spent: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name, *_ in contenders}

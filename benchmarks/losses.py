@@ -118,7 +118,8 @@ def ours(text: str) -> Contender:
         teacher = Outputs(inputs.teacher_hidden[None], Head(inputs.teacher_weight), len(inputs.weight))
         nothing = torch.zeros_like(inputs.targets)[None]
         weight = torch.ones(1, n, device=inputs.hidden.device)
-        batch = Batch(nothing, inputs.targets[None], weight, nothing, nothing)
+        row = torch.zeros(1, dtype=torch.int64, device=inputs.hidden.device)
+        batch = Batch(nothing, inputs.targets[None], weight, nothing, nothing, row)
         signal = teacher if objective.needs_teacher else None
         return fused_backward(objective.to(inputs.hidden.device), student, signal, batch, scale=1 / n)
 

@@ -166,7 +166,7 @@ def peers() -> Iterator[dict[str, Any]]:
     mamba2 = Mamba2Config(
         hidden_size=WIDTH, state_size=64, num_heads=8, head_dim=64, n_groups=1, chunk_size=64, num_hidden_layers=1
     )
-    theirs: dict[str, nn.Module] = {
+    theirs: dict[str, Any] = {
         "mamba": MambaMixer(mamba, 0),
         "mamba2": Mamba2Mixer(mamba2, 0),
         "rwkv4": RwkvSelfAttention(RwkvConfig(hidden_size=WIDTH, num_hidden_layers=3), 1),

@@ -17,7 +17,9 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -113,9 +115,7 @@ def everywhere(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
 
 
-def in_pairs(
-    ours: Callable[[], object], theirs: Callable[[], object], pairs: int, *, times: int = 1
-) -> dict[str, object]:
+def in_pairs(ours: Callable[[], object], theirs: Callable[[], object], pairs: int, *, times: int = 1) -> dict[str, Any]:
     """CPU seconds of each, pair by pair, after one of each that warms up; ``ours`` may do the work several ``times`` over."""
     ours(), theirs()
     seconds: dict[str, list[float]] = {"ours": [], "straightforward": []}
@@ -129,7 +129,7 @@ def in_pairs(
     return {**seconds, "ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
-def rows_drawn(task: MQAR, pairs: int) -> dict[str, object]:
+def rows_drawn(task: MQAR, pairs: int) -> dict[str, Any]:
     """A block of 1,024 rows, either way."""
     stream, generator = SyntheticCorpus(task), np.random.RandomState(0)
 
@@ -169,7 +169,7 @@ def main() -> None:
             rows=scale.rows, tested=scale.tested * arguments.steps // scale.steps, learned=kind.learned,
         )  # fmt: skip
         results[f"training, {arm}"] = in_pairs(
-            lambda cell=cell: recall.train(cell), lambda cell=cell: straightforward(cell), arguments.pairs
+            partial(recall.train, cell), partial(straightforward, cell), arguments.pairs
         )
     print("| what | ours, CPU s | straightforward, CPU s | times | least to most |\n|---|---|---|---|---|")
     for name, found in results.items():

@@ -21,13 +21,15 @@ from limbeck.config import DistilSettings, resolve
 from limbeck.corpora import Rows, build_stores, train_tokenizer
 from limbeck.corpora.retokenise import text_of
 from limbeck.corpora.token_bytes import TokenBytes
-from limbeck.jobs.common.environment import environment
+from limbeck.jobs.common.environment import environment_of
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.distil.arms import Arm, train
 from limbeck.jobs.distil.job import prepare
+from limbeck.jobs.distil.request import DistilRequest
 from limbeck.models.build import new_model
 from limbeck.models.load import load
 from limbeck.models.save import save
+from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.probes import Measurements, measure
 from limbeck.probes.interval import difference_interval
 from limbeck.run.optim import suggested_learning_rate
@@ -79,9 +81,9 @@ def student(folder, tokenizer):
     return load(folder)
 
 
-def measured(model, store, length, where, file):
+def measured(model, store, length, environment, file):
     """(nats, bytes) of each held-out document, all of which are read."""
-    held_out = HeldOut(store, length=length, machine=where, rows=Rows(store, length=length).n_rows)
+    held_out = HeldOut(store, length=length, environment=environment, rows=Rows(store, length=length).n_rows)
     if not file.exists():
         measure(model, None, held_out.batches(), documents=store.documents).save(file)
     found = Measurements.load(file)
@@ -120,20 +122,21 @@ def main(out, teacher_name, data, vocab, size):
         own |= {"tokens": steps * ROWS * lengths[of], "batch_tokens": ROWS * lengths[of]}
         own |= {"out": out / "runs" / FOLDERS[whose]} | ({"tokenizer_align": "bytes"} if of == OWN else {})
         settings = resolve(DistilSettings, None, own)
-        sides[whose] = prepare(settings, {}, environment(settings), objectives=tuple(heard))
-    where = sides[SAME].shared.machine
-    found = {}
+        objectives = tuple(map(ObjectiveSpec.of, heard))
+        sides[whose] = prepare(DistilRequest.of(settings), {}, environment_of(settings), objectives=objectives)
+    environment = sides[SAME].shared.environment
+    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for name, (whose, objective) in ARMS.items():
         shared, store = sides[whose].shared, sides[whose].proof.held_out.store
         found[name] = []
         for seed in SEEDS:
             folder = out / "arms" / f"{re.sub(r'[^a-zA-Z]+', '-', name)}-{seed}"
-            arm = Arm(name, seed, folder, objective, steps, fresh=True)
+            arm = Arm(name, seed, folder, ObjectiveSpec.of(objective), steps, fresh=True)
             found[name].append(
-                measured(train(arm, shared), store, shared.length, where, folder / "measured.safetensors")
+                measured(train(arm, shared), store, shared.length, environment, folder / "measured.safetensors")
             )
         print(name, json.dumps(bits(found[name])), flush=True)
-    by_teacher = [measured(teacher, sides[SAME].proof.held_out.store, 256, where, out / "teacher.safetensors")]
+    by_teacher = [measured(teacher, sides[SAME].proof.held_out.store, 256, environment, out / "teacher.safetensors")]
     result = made_by("alignment.py", "OUT", teacher_name, data, vocab, size) | {
         "seconds": round(time.monotonic() - began),
         "seeds": list(SEEDS),

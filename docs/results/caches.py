@@ -17,10 +17,12 @@ from shared import as_json, made_by, shown, versions
 
 from limbeck.config import CaptureSettings, DistilSettings, resolve
 from limbeck.jobs.capture.job import capture
-from limbeck.jobs.common.environment import environment
+from limbeck.jobs.common.environment import environment_of
 from limbeck.jobs.distil.arms import Arm, train
 from limbeck.jobs.distil.job import prepare
+from limbeck.jobs.distil.request import DistilRequest
 from limbeck.models.load import load
+from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.probes import Measurements, calibration, measure
 from limbeck.probes.interval import difference_interval
 from limbeck.teachers import LogitCache
@@ -64,6 +66,11 @@ def within(above):
     return False if above["low"] > MARGIN or above["high"] < -MARGIN else None
 
 
+def sums(runs, name):
+    """Sums of one measure over each document, (seeds, documents)."""
+    return np.stack([getattr(run, name) for run in runs])
+
+
 def ece(runs):
     """Expected calibration error over seeds."""
     return next(r for r in calibration("student", runs) if r.name == "ece")
@@ -75,14 +82,15 @@ def main(out, teacher, data, params, tokens):
     torch.set_num_threads(1)
     text = {"teacher": teacher, "data": data, "threads": 1, "device": "cpu"}
     keys = text | {"params": params, "tokens": tokens, "baselines": "none", "out": out / "live"}
+    keys["cache_logits"] = False  # or a short text would be read from a cache
     settings = resolve(DistilSettings, None, keys)
-    where = environment(settings)
-    comparison = prepare(settings, {}, where)
+    comparison = prepare(DistilRequest.of(settings), {}, environment_of(settings))
     model = load(teacher)
-    kinds = {"live": comparison.shared.teacher}
     folders = {kind: answers(out, text, kind) for kind in ("drawn", "coarse")}
-    kinds |= {kind: LogitCache(folder / "answers") for kind, folder in folders.items()}
-    kinds["likeliest without the rest"] = WithoutRest(kinds["coarse"])
+    caches = {kind: LogitCache(folder / "answers") for kind, folder in folders.items()}
+    without = WithoutRest(caches["coarse"])
+    kinds = {"live": comparison.shared.teacher, **caches, "likeliest without the rest": without}
+    codecs = {kind: cache.codec for kind, cache in caches.items()} | {"likeliest without the rest": without.cache.codec}
     rows = []
     for objective in OBJECTIVES:
         found = {}
@@ -93,7 +101,7 @@ def main(out, teacher, data, params, tokens):
                     kind,
                     seed,
                     out / "arms" / f"{objective}-{kind.replace(' ', '-')}-{seed}",
-                    objective,
+                    ObjectiveSpec.of(objective),
                     shared.plan.steps,
                 )
                 for seed in SEEDS
@@ -103,10 +111,7 @@ def main(out, teacher, data, params, tokens):
         live = found["live"]
         for kind, runs in found.items():
             counts = runs[0].tokens
-            nats, kl = (
-                difference_interval(*(np.stack([getattr(r, name) for r in side]) for side in (runs, live)), counts)
-                for name in ("nats", "kl")
-            )
+            nats, kl = (difference_interval(sums(runs, name), sums(live, name), counts) for name in ("nats", "kl"))
             level = sum(run.nats.sum() for run in runs) / sum(run.tokens.sum() for run in runs)
             fidelity = sum(run.kl.sum() for run in runs) / sum(run.tokens.sum() for run in runs)
             off = ece(runs)
@@ -114,8 +119,8 @@ def main(out, teacher, data, params, tokens):
                 {
                     "objective": objective,
                     "kind": kind,
-                    "bytes": None if kind == "live" else kinds["drawn" if kind == "drawn" else "coarse"].codec.bytes,
-                    "outcomes": None if kind == "live" else str(kinds["drawn" if kind == "drawn" else "coarse"].codec),
+                    "bytes": None if kind == "live" else codecs[kind].bytes,
+                    "outcomes": None if kind == "live" else str(codecs[kind]),
                     "nats": level,
                     "kl_teacher_student": fidelity,
                     "nats_above_live": as_json(nats),

@@ -1,11 +1,12 @@
 """How numbers of committed files are written in the cells of tables."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 
 from study_rows import bounds, read
 
-Lines = list[Sequence[str]]
+Lines = Sequence[Sequence[str]]
+Tables = dict[str, dict[str, Callable[[], str]]]  # by page, in its order
 
 
 def table(head: str, lines: Lines) -> str:

@@ -57,9 +57,10 @@ def ticks(low: float, high: float, *, log: bool) -> list[float]:
 
 def drawn(page: str, rows: list[Row]) -> str:
     """The picture of those rows of a page that have bounds."""
-    axis, shown = FIGURES[page], [row for row in rows if row.page == page and row.bounds]
+    axis = FIGURES[page]
+    shown = [(row, row.bounds) for row in rows if row.page == page and row.bounds]
     scale = log10 if axis.log else float
-    values = [value for row in shown for value in row.bounds] + list(axis.marks)
+    values = [value for _, bounds in shown for value in bounds] + list(axis.marks)
     least, most = min(map(scale, values)), max(map(scale, values))
     room = 0.06 * (most - least)
     least, most = least - room, most + room
@@ -77,8 +78,8 @@ def drawn(page: str, rows: list[Row]) -> str:
         parts.append(
             f'<path d="M{x(value):.1f},{TOP - 8} V{bottom - 6}" stroke="{RED}" stroke-dasharray="4 3" stroke-width="1.5"/>'
         )
-    for number, row in enumerate(shown):
-        y, (value, low, high) = TOP + 8 + STEP * number, row.bounds
+    for number, (row, (value, low, high)) in enumerate(shown):
+        y = TOP + 8 + STEP * number
         parts.append(f'<text x="{LEFT - 12}" y="{y + 4}" text-anchor="end" fill="{DARK}">{escape(label(row))}</text>')
         parts.append(
             f'<path d="M{x(low):.1f},{y} H{x(high):.1f}" stroke="{BLUE}" stroke-width="7" stroke-linecap="round" '

@@ -57,9 +57,9 @@ def law_points(rng, *, noise=0.002):
 def ratio_hits(rng):
     """What is held by the intervals of one fit of the ratio rule."""
     fit = fit_ratio_law(ratio_points(rng), seed=int(rng.integers(2**31)))
-    if fit.slope is None:
-        return {"found no optimum": True}
     best = fit.best_teacher(3e6)
+    if fit.slope is None or fit.intercept is None or best is None:
+        return {"found no optimum": True}
     return {
         "slope": fit.slope.holds(SLOPE),
         "intercept": fit.intercept.holds(INTERCEPT),

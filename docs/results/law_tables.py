@@ -4,7 +4,7 @@ from functools import partial
 from statistics import mean
 
 import pyarrow.parquet as pq
-from cells import table, within
+from cells import Tables, table, within
 from study_rows import HERE, bounds, read
 
 
@@ -95,7 +95,7 @@ def valleys(text: str) -> str:
     return table(" | found | 95 % interval", lines)
 
 
-TABLES = {
+TABLES: Tables = {
     "pass-until/README.md": {"estimators": estimators, "rates": pass_rates, "predicted": predicted},
     "capacity-gap/README.md": {
         f"{name}-{text}": partial(made, text)

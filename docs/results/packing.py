@@ -50,7 +50,7 @@ TEMPLATE = (
     "{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-MACHINE = Environment(alone("cpu"), bf16=False)
+ENVIRONMENT = Environment(alone("cpu"), bf16=False)
 
 
 def records(file):
@@ -140,7 +140,7 @@ def of_texts(files, out):
 def measured(model, store, length, file):
     """Sums of each document of a store, all of which is read in rows of this length."""
     if not file.exists():
-        rows = HeldOut(store, length=length, machine=MACHINE, rows=store.layout(length).rows)
+        rows = HeldOut(store, length=length, environment=ENVIRONMENT, rows=store.layout(length).rows)
         file.parent.mkdir(parents=True, exist_ok=True)
         measure(model, None, rows.batches(), documents=store.documents).save(file)
     return Measurements.load(file)
@@ -180,7 +180,7 @@ def trained(folder, start, teacher, objective, store, seed):
         model = start()
         plan = Plan(steps=STEPS, rows=ROWS, lr=suggested_learning_rate(model.parameters_count))
         corpus = Rows(store, length=LENGTH, seed=seed)
-        Run(folder, folder.name, model, teacher, corpus, objective, plan, MACHINE.world).train()
+        Run(folder, folder.name, model, teacher, corpus, objective, plan, ENVIRONMENT.world).train()
         save(model, folder / "student")
         for step in folder.glob("step-*"):
             shutil.rmtree(step)
@@ -189,7 +189,7 @@ def trained(folder, start, teacher, objective, store, seed):
 
 def of_students(name, start, teacher, objective, train, held_out, context, out):
     """Students by rows of either kind, measured on whole documents."""
-    runs = {kind: [] for kind in KINDS}
+    runs: dict[str, list[Measurements]] = {kind: [] for kind in KINDS}
     for kind, packing in KINDS.items():
         store = train.packed(packing)
         for seed in SEEDS:
@@ -239,7 +239,7 @@ def main(out):
     shape = choose(teacher.config, parameters=STUDENT)
 
     def cut(seed):
-        student = shrink_to(shape, teacher, learn, length=LENGTH, machine=MACHINE, method="activation", seed=0)
+        student = shrink_to(shape, teacher, learn, length=LENGTH, environment=ENVIRONMENT, method="activation", seed=0)
         student.model.train().requires_grad_(True)
         return student
 

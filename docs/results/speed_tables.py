@@ -2,7 +2,7 @@
 
 from statistics import median
 
-from cells import spread, table
+from cells import Tables, spread, table
 from study_rows import read
 
 
@@ -151,7 +151,7 @@ def streamed() -> str:
     return table(" | peak above the start | seconds", lines)
 
 
-TABLES = {
+TABLES: Tables = {
     "performance.md": {
         "end-to-end": end_to_end,
         "losses": losses,

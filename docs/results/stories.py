@@ -55,6 +55,13 @@ def measured(run, arm):
     return [Measurements.load(file) for file in sorted(run.glob(f"measurements/{arm}-seed*.safetensors"))]
 
 
+def priced(run):
+    """What the teacher's logits cost in a run."""
+    price = price_of(json.loads((run / "run.json").read_text()))
+    assert price is not None, f"{run} has no teacher"
+    return price
+
+
 def level(runs):
     """Nats per token over seeds."""
     found = difference_interval(
@@ -87,7 +94,7 @@ def judge(runs, out):
     on_short = {str(epochs): found for epochs, found in fewer.items()}
     on_short |= {"10": reused["cut+ce"], "equal compute": reused["cut+ce@flops"]}
     best = min(on_short, key=lambda name: level(on_short[name])["value"])
-    prices = {name: price_of(json.loads((runs / name / "run.json").read_text())) for name in (SINGLE, REUSED)}
+    prices = {name: priced(runs / name) for name in (SINGLE, REUSED)}
     against = {
         SINGLE: {arm: gain(single["student"], single[arm]) for arm in ("cut+ce", "cut+ce@flops")},
         REUSED: {arm: gain(reused["student"], reused[arm]) for arm in ("cut+ce", "cut+ce@flops")}

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from cells import readings, table, within
+from cells import Tables, readings, table, within
 from study_rows import bounds, read
 
 SLICES = (
@@ -193,7 +193,7 @@ def aligned() -> str:
     )
 
 
-TABLES = {
+TABLES: Tables = {
     "conversion/README.md": {"converted": converted, "damage": damage, "gdn": delta},
     "verdicts/README.md": {"rates": rates},
     "packing/README.md": {"lacking": lacking, "students": students},

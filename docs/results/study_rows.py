@@ -273,7 +273,7 @@ def coverages() -> Iterator[Row]:
     for law, of in read("law-coverage/coverage.json")["laws"].items():
         for quantity, one in of["intervals"].items():
             share = wilson(round(one["coverage"] * one["n"]), one["n"])
-            at = tuple(100 * number for number in (share.value, share.low, share.high))
+            at = 100 * share.value, 100 * share.low, 100 * share.high
             yield Row(
                 "law-coverage",
                 "law-coverage",

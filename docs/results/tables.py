@@ -4,16 +4,16 @@ usage: tables.py writes them between the marks of each page, `<!-- table NAME: b
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import law_tables
 import speed_tables
 import student_tables
+from cells import Tables
 from study_rows import HERE
 
 MARKS = re.compile(r"(<!-- table (\S+): begin -->\n\n).*?(\n\n<!-- table \2: end -->)", re.DOTALL)
-TABLES: dict[str, dict[str, Callable[[], str]]] = {  # by page, in its order
+TABLES: Tables = {
     **speed_tables.TABLES,
     **student_tables.TABLES,
     **law_tables.TABLES,

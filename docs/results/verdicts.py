@@ -15,9 +15,10 @@ import torch
 from shared import made_by, versions
 
 from limbeck.config import DistilSettings, resolve
-from limbeck.jobs.common.environment import environment
+from limbeck.jobs.common.environment import environment_of
 from limbeck.jobs.distil.arms import train
 from limbeck.jobs.distil.job import prepare
+from limbeck.jobs.distil.request import DistilRequest
 from limbeck.probes import Measurements
 from limbeck.report.verdict import verdict
 
@@ -37,7 +38,7 @@ def trained(out, teacher, data, params, tokens):
         keys = {"teacher": teacher, "data": data, "params": params, "tokens": tokens, "baselines": "none"}
         keys |= {"threads": 1, "device": "cpu", "seeds": TRAININGS, "out": folder}
         settings = resolve(DistilSettings, None, keys)
-        comparison = prepare(settings, {}, environment(settings))
+        comparison = prepare(DistilRequest.of(settings), {}, environment_of(settings))
         for arm, file in zip(comparison.arms, files, strict=True):
             if not file.exists():
                 comparison.proof.arm(arm, train(arm, comparison.shared))

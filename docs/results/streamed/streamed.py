@@ -85,7 +85,15 @@ def capture(teacher: Path | str, out: Path, **keys) -> dict[str, float]:
     """Peak bytes above the start, and seconds, of a capture."""
     before, started = begin(), time.monotonic()
     limbeck.capture(
-        teacher=str(teacher), tokens=TOKENS, length=LENGTH, kind="drawn", dtype="float32", threads=1, out=out, **keys
+        teacher=str(teacher),
+        tokens=TOKENS,
+        seq_len=LENGTH,
+        codec="sampled",
+        dtype="float32",
+        threads=1,
+        any_teacher=True,  # one with random weights predicts nothing
+        out=out,
+        **keys,
     )
     return {"peak_bytes": high_water() - before, "seconds": round(time.monotonic() - started, 1)}
 
