@@ -42,25 +42,12 @@ def limbeck(monkeypatch, capsys, tmp_path):
     return run
 
 
+DEFAULTS = {"--shrink": 2, "--tokens": 2000, "--seq-len": 32, "--lr": 0.001, "--threads": 1}
+
+
 def distil(limbeck, teacher, data, *more, out="out"):
-    return limbeck(
-        *(
-            "distil",
-            "--teacher",
-            teacher,
-            "--data",
-            data,
-            "--shrink",
-            2,
-            "--tokens",
-            2000,
-            "--length",
-            32,
-            "--lr",
-            0.001,
-        ),
-        *("--out", out, "--threads", 1, *more),
-    )
+    usual = [word for flag, value in DEFAULTS.items() if flag not in more for word in (flag, value)]
+    return limbeck("distil", "--teacher", teacher, "--data", data, "--out", out, *usual, *more)
 
 
 def refused(answer, *words):
@@ -96,7 +83,7 @@ def test_an_objective_is_parsed_never_run(limbeck, teacher, data, objective, wor
         (("--tokens", "many"), ("--tokens", "many", "6M")),
         (("--baselines", "cut+cee"), ("cut+cee", "cut+ce")),
         (("--params", "10k"), ("--shrink", "--params", "one of them")),
-        (("--length", "4096"), ("4096", "128")),
+        (("--seq-len", "4096"), ("4096", "128")),
         (("--device", "gpu"), ("--device gpu",)),
     ],
 )

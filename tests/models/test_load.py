@@ -209,7 +209,7 @@ def test_names_that_lead_nowhere(tmp_path, folder):
         ("two words", "neither a local folder nor a hub id"),
         ("builtin:nothing", "builtin:nothing: no such built-in model; there are "),
         ("builtin:../models", "no such built-in model"),
-        (str(folder / "config.json"), "expected the folder of a model, got a file"),
+        (str(folder / "config.json"), "expected the folder of a model or a .gguf file, got another file"),
     ):
         for way_in in (load, load_config):
             with pytest.raises(BadModel, match=message):

@@ -164,7 +164,7 @@ def test_the_cost_of_documents_in_rows_of_their_own_is_printed(tmp_path):
     assert rows_of_documents([4, 4, 4], 6).tolist() == [[0, 1, 2, 3, 0, 1], [2, 3, 0, 1, 2, 3]]
     assert [f.level for f in findings] == ["warning"]
     assert findings[0].message.endswith(
-        "padded to those beside it: at most twice as many tokens"
+        "padded to the longest of its batch: at most twice as many tokens"
     )  # too little text for more
     assert "1.17 times as many tokens of this text" in unpacked_cost("x", rows_of_documents([4, 4, 4], 6))
     assert _packing(_model(ROTARY["dynamic"], "packs"), ["w1"], 6) == []
