@@ -31,6 +31,7 @@ def plan(
     pay_teacher: bool | None = True,
     epsilon: float | None = 0.005,
     points: str | PathLike[str] | None = None,
+    vocab: int | str | None = None,
     device_memory: float | str | None = None,
     latency: float | str | None = None,
     gpu: str | None = None,
@@ -38,7 +39,6 @@ def plan(
     mixers: str | Sequence[str] | None = None,
     width: int | None = None,
     layers: int | None = None,
-    vocab: int | str | None = None,
 ) -> PlanResult:
     """Choose a teacher for a student, or a student for a device, and say what it costs.
 
@@ -59,6 +59,8 @@ def plan(
             Default: yes.
         epsilon: Tolerance: a difference in loss that does not matter, in nats per token. Default: 0.005.
         points: Folder of a pilot or table of points, to fit a law to.
+        vocab: Tokens of the vocabulary: with --teacher those that it is trimmed to, with --mixers those of the
+            model. For example 8k. Default: all of the teacher's; with --mixers 2048.
         device_memory: Memory that the student must fit into. For example 24GiB or 8GB.
         latency: Longest time of one token on the device. For example 20ms.
         gpu: A device by name. For example L4, RTX-4090, A100-80, H100-SXM or H200.
@@ -67,7 +69,6 @@ def plan(
             conv,based,conv,swa:64 or attention*1,gdn*3.
         width: With --mixers: channels of the model.
         layers: With --mixers: number of layers, a multiple of the pattern.
-        vocab: With --mixers: tokens of the vocabulary. Default: 2048.
 
     Raises a `limbeck.LimbeckError` that names the mistake and what to do.
     """
@@ -77,6 +78,7 @@ def doctor(
     /,
     *,
     teacher: str | None = "builtin:stdlib",
+    vocab: int | str | None = None,
     student: str | None = None,
     params: int | str | Sequence[int | str] | None = None,
     shrink: float | None = None,
@@ -119,6 +121,9 @@ def doctor(
         file: A TOML run file with the same keys; keys given here win.
         teacher: Teacher: a folder, a .gguf file, a hub id, a folder of captured logits, builtin:stdlib or
             builtin:smollm2-135m. For example Qwen/Qwen3-8B. Default: builtin:stdlib.
+        vocab: Trim the vocabulary of teacher and student: auto keeps the tokens that the text uses, auto:5 those
+            used at least 5 times, a number the most frequent ones; bytes and special tokens always stay. For
+            example auto or 8k. Default: all tokens.
         student: Model to start from: a folder or hub id. Default: a student pruned out of the teacher.
         params: Parameters of the student; several sizes are as many students. For example 250k, 1.3B or
             1B,600M,300M.
@@ -180,6 +185,7 @@ def shrink(
     params: int | str | Sequence[int | str] | None = None,
     shrink: float | None = None,
     shape: str | None = None,
+    vocab: int | str | None = None,
     method: Literal["activation", "gradient", "random"] | None = "activation",
     data: str | None = "python:stdlib",
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
@@ -203,6 +209,9 @@ def shrink(
         shrink: Parameters of the teacher over those of the student. Default: 2.5.
         shape: Shape of the model, instead of a number of parameters. For example
             layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
+        vocab: Trim the vocabulary of teacher and student: auto keeps the tokens that the text uses, auto:5 those
+            used at least 5 times, a number the most frequent ones; bytes and special tokens always stay. For
+            example auto or 8k. Default: all tokens.
         method: How the importance of what may be pruned is scored. Default: activation.
         data: Dataset on which importance is scored, in the forms that limbeck distil reads. Default:
             python:stdlib.
@@ -225,6 +234,7 @@ def distil(
     /,
     *,
     teacher: str | None = "builtin:stdlib",
+    vocab: int | str | None = None,
     student: str | None = None,
     params: int | str | Sequence[int | str] | None = None,
     shrink: float | None = None,
@@ -269,6 +279,9 @@ def distil(
         teacher: Teacher: a folder, a .gguf file, a hub id, a folder of captured logits,
             http://HOST:PORT/v1#MODEL, builtin:stdlib or builtin:smollm2-135m. For example Qwen/Qwen3-8B. Default:
             builtin:stdlib.
+        vocab: Trim the vocabulary of teacher and student: auto keeps the tokens that the text uses, auto:5 those
+            used at least 5 times, a number the most frequent ones; bytes and special tokens always stay. For
+            example auto or 8k. Default: all tokens.
         student: Model to start from: a folder or hub id. Default: a student pruned out of the teacher.
         params: Parameters of the student; several sizes are as many students. For example 250k, 1.3B or
             1B,600M,300M.
@@ -329,6 +342,7 @@ def capture(
     /,
     *,
     teacher: str | None = "builtin:stdlib",
+    vocab: int | str | None = None,
     params: int | str | Sequence[int | str] | None = None,
     any_teacher: bool | None = False,
     data: str | None = "python:stdlib",
@@ -367,6 +381,9 @@ def capture(
         file: A TOML run file with the same keys; keys given here win.
         teacher: Teacher: a folder, a .gguf file, a hub id, http://HOST:PORT/v1#MODEL, builtin:stdlib or
             builtin:smollm2-135m. For example Qwen/Qwen3-8B. Default: builtin:stdlib.
+        vocab: Trim the vocabulary of teacher and student: auto keeps the tokens that the text uses, auto:5 those
+            used at least 5 times, a number the most frequent ones; bytes and special tokens always stay. For
+            example auto or 8k. Default: all tokens.
         params: Sizes of students to prune now, for when the teacher is gone. For example 1B,600M.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.

@@ -38,6 +38,7 @@ def jobs(here: Path) -> dict[str, Job]:
     asked: dict[str, Any] = {"teacher": str(here / "teacher"), "data": str(data), "threads": 1}
     return {
         "distil": lambda out: limbeck.distil(**asked, out=str(out), params="9k", tokens="2k", baselines="cut+ce"),
+        "trimmed": lambda out: limbeck.distil(**asked, out=str(out), params="9k", tokens="2k", baselines=(), vocab=280),
         "capture": lambda out: limbeck.capture(**asked, out=str(out), length=32, tokens=640, params="9k", kind="drawn"),
         "written": lambda out: limbeck.capture(**asked, out=str(out), text=True, max_new_tokens=4, tokens=80),
         "pretrain": lambda out: limbeck.pretrain(

@@ -72,7 +72,7 @@ COMMANDS = (
         "Structured pruning of layers, heads, channels and MLPs to a number of parameters; saves an ordinary model folder.",
         result="ShrinkResult",
         only=(
-            *("teacher", "params", "shrink", "shape", "method", "data", "columns", "skip_bad", "length"),
+            *("teacher", "params", "shrink", "shape", "vocab", "method", "data", "columns", "skip_bad", "length"),
             *("long_conversations", "student_dtype", "seed", "device", "out", "json_"),
         ),
         models=_MODELS,

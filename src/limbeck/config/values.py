@@ -201,6 +201,21 @@ def _names(value: Any) -> Any:
     return tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
 
 
+def _vocabulary(value: Any) -> Any:
+    """A word such as "auto" or "auto:5" (of what occurs at least 5 times), or a number of tokens; None trims nothing."""
+    if value is None:
+        return None
+    if isinstance(value, str) and (found := re.fullmatch(r"\s*auto\s*(?::\s*([1-9]\d{0,8}))?\s*", value)):
+        return "auto" if found[1] in (None, "1") else f"auto:{found[1]}"
+    try:
+        return count(value)
+    except ValueError:
+        raise ValueError(
+            f"expected auto (all tokens that the text uses), auto:5 (those used at least 5 times), or a number of tokens such as "
+            f"8k, got {value!r}"
+        ) from None
+
+
 def _successes(value: int) -> int:
     if value < 1:
         raise ValueError(
@@ -255,6 +270,7 @@ CodecName = Annotated[
     Accepts('Literal["auto", "sampled", "top-k"]', "[auto|sampled|top-k]"),
 ]
 ProbeNames = Annotated[tuple[str, ...], BeforeValidator(_probes), _SEVERAL]
+Vocabulary = Annotated[str | int | None, BeforeValidator(_vocabulary), Accepts("int | str", "auto|COUNT")]
 Successes = Annotated[int, AfterValidator(_successes)]
 
 

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from limbeck.terminal import Terminal
 
 BLOCK_CHARACTERS = 4 << 20  # characters tokenised at once: enough for the threads, few enough for memory
 BLOCK_DOCUMENTS = 1024
+_ANY = 2**62  # bad records that may be passed over where others count them
 
 
 def build_stores(
@@ -60,13 +62,31 @@ def build_stores(
 
     Raises BadCorpus for a wrong source, more bad records, or an empty store, and BadFolder where nothing can be written.
     """
-    if eval_source is None:
-        draws = [_Draw(source, fraction, ("train", "held_out"), passages=True)]
-    else:
-        draws = [_Draw(eval_source, 1.0, ("held_out",)), _Draw(source, 0.0, ("train",))]
     how = _How.of(reader, records)
-    stores = _stores(draws, how, Path(folder), progress=progress)
+    stores = _stores(_sides(source, eval_source, fraction), how, Path(folder), progress=progress)
     return stores["train"], stores["held_out"]
+
+
+def _sides(source: str, eval_source: str | None, fraction: float) -> list[_Draw]:
+    """What is read for training and what is held out, as `build_stores` describes it."""
+    if eval_source is None:
+        return [_Draw(source, fraction, ("train", "held_out"), passages=True)]
+    return [_Draw(eval_source, 1.0, ("held_out",)), _Draw(source, 0.0, ("train",))]
+
+
+def documents_by_side(
+    source: str, *, fraction: float = 0.05, eval_source: str | None = None, columns: Columns | None = None
+) -> Iterator[tuple[str, Document]]:
+    """("train" or "held_out", document) of all documents that `build_stores` reads; bad records are passed over."""
+    for draw in _sides(source, eval_source, fraction):
+        parts = resolve(draw.source, columns or Columns(), passages=draw.passages)
+        yield from _wanted(read_parts(parts, draw.source, BadRecords(_ANY)), draw, {})
+
+
+def stamps_of(source: str, eval_source: str | None, columns: Columns | None = None) -> list[Any]:
+    """What tells the text that `build_stores` reads from another: the size and time of each of its files."""
+    draws = _sides(source, eval_source, 0.0)
+    return [[part.stamp for part in resolve(d.source, columns or Columns(), passages=d.passages)] for d in draws]
 
 
 def build_held_out(
@@ -117,6 +137,11 @@ class _How:
     def of(cls, reader: Reads | PreTrainedTokenizerBase, records: Records) -> _How:
         read = Reader.of(reader)
         return cls(read.tokenizer, frame(read.tokenizer, end=read.end), read.vocab, records.columns, records.skip_bad)
+
+    @cached_property
+    def dtype(self) -> np.dtype:
+        """The smallest type that holds all ids, found once: a tokenizer lists its vocabulary anew each time it is asked."""
+        return token_dtype(self.tokenizer)
 
     def facts(self) -> dict[str, Any]:
         """The facts that a store records about it."""
@@ -194,7 +219,7 @@ def _stores(draws: list[_Draw], how: _How, folder: Path, *, progress: bool) -> d
                 return ready
             with ExitStack() as stack:  # all sides take their places at the end
                 places = {side: stack.enter_context(whole_folder(folder / side)) for side in sides}
-                writers = {side: Writer(place, token_dtype(how.tokenizer)) for side, place in places.items()}
+                writers = {side: Writer(place, how.dtype) for side, place in places.items()}
                 found, bad = Found(), BadRecords(how.skip_bad)
                 _fill(writers, draws, parts, how, found, bad, progress=progress)
                 read = found.facts([part for some in parts for part in some], bad)
@@ -300,8 +325,7 @@ def _block(block: list[tuple[str, Document]], how: _How, found: Found, bad: BadR
             continue
         found.add(document, opened=opened, closed=closed)
         if len(tokens) > 1:
-            kept = tokens.astype(token_dtype(how.tokenizer))
-            yield side, Item(document.name, document.digest(), kept, learned, size)
+            yield side, Item(document.name, document.digest(), tokens.astype(how.dtype), learned, size)
 
 
 def _document(document: Document, texts: Iterator[Ids], how: _How) -> tuple[Ids, Bool[np.ndarray, " n"] | None, int]:

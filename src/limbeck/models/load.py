@@ -56,7 +56,7 @@ def load(
         if parameter.is_floating_point() and parameter.dtype.itemsize > 1:  # quantised weights have no infinities
             check_finite(folder, key, parameter)
     lineage_file = folder / "lineage.json"
-    lineage = _lineage(lineage_file) if lineage_file.is_file() else None
+    lineage = lineage_in(lineage_file) if lineage_file.is_file() else None
     there = all(parameter.device.type == torch.device(device).type for parameter in model.parameters())
     loaded = LanguageModel(model if there else model.to(device), tokenizer, display_name(name), lineage)
     loaded.model.requires_grad_(train)
@@ -65,7 +65,8 @@ def load(
     return loaded
 
 
-def _lineage(file: Path) -> dict[str, Any]:
+def lineage_in(file: Path) -> dict[str, Any]:
+    """What a model's lineage.json says. Raises BadModel where it is damaged."""
     lineage: dict[str, Any] = read_plain(file, dict[str, Any], error=BadModel, remedy="copy the model's folder again")
     return lineage
 

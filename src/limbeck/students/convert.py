@@ -31,6 +31,7 @@ from limbeck.models.mixers.mixer import Mixer
 from limbeck.models.mixers.named import MIXERS
 from limbeck.models.mixers.pattern import parse
 from limbeck.models.mixers.retnet import Retention
+from limbeck.models.trim.model import lineage_of_vocabulary
 from limbeck.students.shape import Shape, parameters
 from limbeck.students.shape import choose as choose_pruned
 from limbeck.students.shape import config_of as pruned_config
@@ -94,7 +95,7 @@ def convert(teacher: LanguageModel, mixers: Sequence[str]) -> LanguageModel:
         copied, initialised = initialise(layer.mixer, attention)
         converted.append({"mixer": name, "taken": copied, "fresh": initialised})
     model.generation_config = copy.deepcopy(teacher.model.generation_config)
-    lineage = {"teacher": teacher.name, "mixers": list(mixers), "converted": converted}
+    lineage = {"teacher": teacher.name, "mixers": list(mixers), "converted": converted} | lineage_of_vocabulary(teacher)
     return LanguageModel(model.requires_grad_(True).train(), teacher.tokenizer, f"{teacher.name}-converted", lineage)
 
 

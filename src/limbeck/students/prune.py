@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from limbeck.models.anatomy import Anatomy, Sizes, resized
 from limbeck.models.build import build
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.trim.model import lineage_of_vocabulary
 from limbeck.students.kept import Kept
 from limbeck.students.score import Scores
 from limbeck.students.shape import Shape, check
@@ -50,6 +51,7 @@ def prune(teacher: LanguageModel, *, shape: Shape, scores: Scores) -> Student:
         _keep_embedding_scale(model, anatomy, (anatomy.sizes.hidden / shape.hidden) ** 0.5)
     model.generation_config = copy.deepcopy(teacher.model.generation_config)
     lineage = {"teacher": teacher.name, "method": scores.method, "shape": asdict(shape), "kept": _listed(kept)}
+    lineage |= lineage_of_vocabulary(teacher)
     return LanguageModel(model.requires_grad_(True).train(), teacher.tokenizer, f"{teacher.name}-cut", lineage)
 
 

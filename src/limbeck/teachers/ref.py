@@ -19,6 +19,7 @@ ANSWERS, DESCRIPTION = (
     "answers",
     "teacher",
 )  # folders in a capture: the logits, and the teacher without its weights
+VOCABULARY = "vocabulary"  # in the folder of a run or a capture: the trimmed vocabulary of its teacher
 
 
 SERVED_EXTRA = (
@@ -28,9 +29,13 @@ SERVED_EXTRA = (
 
 @dataclass(frozen=True)
 class LocalRef:
-    """A model's folder, file or hub id; ``name`` is what the user gave."""
+    """A model's folder, file or hub id; ``name`` is what the user gave.
+
+    ``vocabulary`` is the folder of its trimmed vocabulary, which describes it then; None where it has all its tokens.
+    """
 
     name: str
+    vocabulary: Path | None = None
     has_weights: ClassVar[bool] = True
     has_full_logits: ClassVar[bool] = True
     extra_tokens: ClassVar[int] = 0
@@ -38,7 +43,7 @@ class LocalRef:
     @property
     def config_source(self) -> str | Path:
         """The model whose configuration and tokenizer describe the teacher."""
-        return self.name
+        return self.vocabulary or self.name
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,12 @@ class CapturedRef:
         """The description in the folder: configuration and tokenizer, no weights."""
         return self.folder / DESCRIPTION
 
+    @property
+    def vocabulary(self) -> Path | None:
+        """The folder of the trimmed vocabulary that the logits are over; None where they are over all tokens."""
+        folder = self.folder / VOCABULARY
+        return folder if folder.is_dir() else None
+
 
 @dataclass(frozen=True)
 class ServedRef:
@@ -66,6 +77,7 @@ class ServedRef:
     has_weights: ClassVar[bool] = False
     has_full_logits: ClassVar[bool] = False
     extra_tokens: ClassVar[int] = SERVED_EXTRA
+    vocabulary: ClassVar[None] = None
 
     @cached_property
     def address(self) -> Address:

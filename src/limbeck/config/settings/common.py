@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck.config.defaults import SEQ_LEN, SHRINK, STEPS
 from limbeck.config.flag import Flag
-from limbeck.config.values import Columns, Context, Count, MixerNames
+from limbeck.config.values import Columns, Context, Count, MixerNames, Vocabulary
 
 SkipBad = Annotated[int | None, Field(ge=0)]
 Params = Annotated[
@@ -327,6 +327,17 @@ class TeacherSettings(Settings):
             examples=("100k",),
             default="all of it",
             synonyms=("max_samples", "max_train_samples", "data_limit"),
+        ),
+    ] = Field(default=None, exclude=True)
+    vocab: Annotated[
+        Vocabulary,
+        Flag(
+            "Trim the vocabulary of teacher and student: auto keeps the tokens that the text uses, auto:5 those used at least 5 "
+            "times, a number the most frequent ones; bytes and special tokens always stay.",
+            "Model",
+            examples=("auto", "8k"),
+            default="all tokens",
+            synonyms=("vocab_size", "vocabulary", "trim_vocab", "vocabulary_size", "new_vocab_size"),
         ),
     ] = Field(default=None, exclude=True)
     any_teacher: AnyTeacher = False

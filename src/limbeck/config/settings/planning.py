@@ -11,7 +11,7 @@ from limbeck.config.defaults import VOCABULARY
 from limbeck.config.flag import Flag
 from limbeck.config.settings.common import Base, DeviceSettings, Layers, Mixers, Params, Width
 from limbeck.config.settings.train import ScaledSettings
-from limbeck.config.values import Bytes, Context, Count, Names, Seconds
+from limbeck.config.values import Bytes, Context, Count, Names, Seconds, Vocabulary
 from limbeck.plugins import papers
 
 
@@ -20,7 +20,7 @@ class PlanSettings(Base):
 
     ``text_tokens``: what there is of text, which is read in several epochs where it is less than ``tokens``.
 
-    ``width``, ``layers`` and ``vocab`` go with ``mixers``, where the question is of a mixture of layers.
+    ``width`` and ``layers`` go with ``mixers``, where the question is of a mixture of layers.
     """
 
     params: Params = None
@@ -142,13 +142,13 @@ class PlanSettings(Base):
     width: Width = None
     layers: Layers = None
     vocab: Annotated[
-        Count | None,
+        Vocabulary,
         Flag(
-            "Tokens of the vocabulary.",
-            "Mixture of layers",
-            needs="--mixers",
-            unit="tokens",
-            default=str(VOCABULARY),
+            "Tokens of the vocabulary: with --teacher those that it is trimmed to, with --mixers those of the model.",
+            "Question",
+            metavar="COUNT",
+            examples=("8k",),
+            default=f"all of the teacher's; with --mixers {VOCABULARY}",
             synonyms=("vocab_size", "vocabulary"),
         ),
     ] = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from limbeck.disk import (
     link_or_copy,
     read_json,
     require_undamaged,
+    whole_folder,
     write_json,
     write_rows,
     write_text,
@@ -37,18 +38,20 @@ from limbeck.jobs.capture.logits import LogitSource, check_capture, open_source,
 from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.common.captured import CERTIFICATE, COST, CUT, DATA, HELD_OUT, MEASURED, SAMPLES
 from limbeck.jobs.common.environment import Environment, environment_of, row_length
-from limbeck.jobs.common.folder import claim, now, packed_as, same_corpus, signature_of, update
+from limbeck.jobs.common.folder import claim, now, packed_as, reserve, same_corpus, signature_of, update
 from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.common.packing import packed
 from limbeck.jobs.common.text import columns_of, passing_store, stores_of
 from limbeck.jobs.pair.student import METHOD, shrink_to, size_name
 from limbeck.jobs.pair.unigram import check_knowledge, compare_to_unigram, of_source
 from limbeck.jobs.pair.unpacked import unpacked_cost
+from limbeck.jobs.pair.vocabulary import trimmed_in_run
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
 from limbeck.models.save import save
 from limbeck.models.streamed import StreamedModel
+from limbeck.models.trim.folder import open_vocabulary
 from limbeck.models.weightless import save_without_weights
 from limbeck.planning.checks.finding import show as show_findings
 from limbeck.probes import cost, counted, measure, samples
@@ -60,7 +63,7 @@ from limbeck.students.shape import choose as choose_shape
 from limbeck.teachers import Coding, LogitCache, NumberedRows, capture_outcomes
 from limbeck.teachers.cache import CODECS, missing_so_far, packed_signal
 from limbeck.teachers.codec import Codec, Sampled, TopK
-from limbeck.teachers.ref import ANSWERS, DESCRIPTION, ServedRef, TeacherRef, teacher_ref
+from limbeck.teachers.ref import ANSWERS, DESCRIPTION, VOCABULARY, LocalRef, ServedRef, TeacherRef, teacher_ref
 from limbeck.teachers.remote.served import ServedTeacher
 
 HELD_OUT_BYTES = 192  # of a held-out token: few, so that readings of fidelity are sharp
@@ -76,10 +79,13 @@ class _Part:
 
 
 @claims()
-def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict[str, Any]:
+def capture(
+    settings: CaptureSettings, *, tokenised: Path | None = None, vocabulary: Path | None = None
+) -> dict[str, Any]:
     """Computes a teacher's logits of a text, once; gives ``{"out", "rows", "tokens", "bytes", "certificate"}``.
 
-    With ``text`` it generates one: see `capture_text`. ``tokenised`` is a folder that may contain the text as tokens already.
+    With ``text`` it generates one: see `capture_text`. ``tokenised`` is a folder that may contain the text as tokens already,
+    ``vocabulary`` that of the trimmed vocabulary that the teacher is to have, whatever the settings ask for.
     Raises BadSetting for several processes or flags that do not apply, and the errors of a faulty text, teacher or server.
     """
     if settings.text:
@@ -93,8 +99,9 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
         )
     teacher = teacher_ref(settings.teacher, settings.tokenizer)
     check_capture(settings, teacher)
+    teacher, derived = _with_vocabulary(settings, teacher, environment, vocabulary)
     length = _length(settings, teacher, environment)
-    run = claim(settings.out, signature_of(settings, "capture", length=length, bf16=environment.bf16))
+    run = claim(settings.out, signature_of(settings, "capture", length=length, bf16=environment.bf16, **derived))
     if tokenised is not None and tokenised.is_dir():
         link_or_copy(tokenised, settings.out / DATA)
     with open_source(
@@ -130,6 +137,28 @@ def capture(settings: CaptureSettings, *, tokenised: Path | None = None) -> dict
     _end(settings, run, source, found, tokens=read, stored=size, took=time.monotonic() - started)
     result = {"out": str(settings.out), "rows": logits.rows, "tokens": read, "bytes": size}
     return result | {"certificate": found}
+
+
+def _with_vocabulary(
+    settings: CaptureSettings, teacher: TeacherRef, environment: Environment, given: Path | None
+) -> tuple[TeacherRef, dict[str, Any]]:
+    """The teacher with the trimmed vocabulary of this capture, and what its signature holds of that.
+
+    It is that in the folder ``given``, or what --vocab asks for.
+    """
+    if not isinstance(teacher, LocalRef):
+        return teacher, {}
+    if given is None:
+        teacher = trimmed_in_run(settings, teacher, environment)
+    else:
+        teacher = replace(teacher, vocabulary=settings.out / VOCABULARY)
+        reserve(settings.out)
+        if not (settings.out / VOCABULARY).is_dir():
+            with whole_folder(settings.out / VOCABULARY) as beside:
+                link_or_copy(given, beside)
+    if teacher.vocabulary is None:
+        return teacher, {}
+    return teacher, {"vocabulary": open_vocabulary(teacher.vocabulary).digest}
 
 
 def _length(settings: CaptureSettings, teacher: TeacherRef, environment: Environment) -> int:

@@ -17,15 +17,16 @@ from limbeck.disk import writing
 from limbeck.errors import BadSetting, Mismatch
 from limbeck.jobs.capture.certificate import kept_bytes
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.pair.trimmed import load_teacher
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import load
 from limbeck.models.source import resolve, resolve_description, weights_digest
 from limbeck.models.streamed import StreamedModel, load_streamed
+from limbeck.models.trim.folder import open_vocabulary
 from limbeck.models.weightless import load_without_weights
 from limbeck.run.log import console
 from limbeck.teachers.cache import CELLS
 from limbeck.teachers.codec import TopK
-from limbeck.teachers.ref import CapturedRef, ServedRef, TeacherRef
+from limbeck.teachers.ref import CapturedRef, LocalRef, ServedRef, TeacherRef
 from limbeck.teachers.remote.http import RetryPolicy
 from limbeck.teachers.remote.served import ServedTeacher, connect
 from limbeck.units import binary_size
@@ -82,6 +83,12 @@ def check_capture(settings: CaptureSettings, teacher: TeacherRef) -> None:
             + ("read layer by layer" if settings.stream else "on a server")
             + ": leave it out, and give distil a model with --student"
         )
+    if settings.vocab is not None and (settings.stream or served):
+        raise BadSetting(
+            f"--vocab {settings.vocab}: the vocabulary is trimmed of a teacher in memory, and {settings.teacher} is "
+            + ("read layer by layer" if settings.stream else "on a server")
+            + ": leave one of them out"
+        )
     if settings.kind == "drawn" and served:
         raise BadSetting("--codec sampled: a server gives its top tokens and no samples: use top-k or auto")
     if settings.stream and served:
@@ -104,10 +111,12 @@ def open_source(
     Raises Mismatch if a server now gives fewer than the ``k`` of a capture in progress.
     """
     if not isinstance(teacher, ServedRef):
-        model = _streamed(settings, environment, length=length) if settings.stream else _resident(settings, environment)
+        model = _streamed(settings, environment, length=length) if settings.stream else _resident(teacher, environment)
         about = model if isinstance(model, LanguageModel) else model.about
         dtype = str(environment.dtype).removeprefix("torch.")
         made_from = {"teacher": weights_digest(resolve(settings.teacher)), "dtype": dtype}
+        if isinstance(teacher, LocalRef) and teacher.vocabulary is not None:
+            made_from["vocabulary"] = open_vocabulary(teacher.vocabulary).digest
         yield LogitSource(about, model, made_from | {"tokenizer": fingerprint(about.tokenizer)})
         return
     address = teacher.address
@@ -134,8 +143,9 @@ def open_source(
         yield LogitSource(about, served, made_from | {"tokenizer": fingerprint(about.tokenizer)})
 
 
-def _resident(settings: CaptureSettings, environment: Environment) -> LanguageModel:
-    return load(settings.teacher, device=environment.world.device, dtype=environment.dtype)
+def _resident(teacher: TeacherRef, environment: Environment) -> LanguageModel:
+    assert isinstance(teacher, LocalRef), "check_capture refuses others"
+    return load_teacher(teacher, environment)
 
 
 def _streamed(settings: CaptureSettings, environment: Environment, *, length: int) -> StreamedModel:

@@ -20,9 +20,10 @@ from limbeck.errors import BadFolder, BadModel, Mismatch
 from limbeck.jobs.common.captured import CERTIFICATE, CUT, DATA, HELD_OUT, MEASURED, Facts
 from limbeck.teachers import LogitCache
 from limbeck.teachers.cache import MANIFEST, REMEDY, read_manifest
-from limbeck.teachers.ref import ANSWERS, DESCRIPTION
+from limbeck.teachers.ref import ANSWERS, DESCRIPTION, VOCABULARY
 
 _OF_FIRST = (DESCRIPTION, DATA, HELD_OUT, Path(MEASURED).parts[0], CERTIFICATE)  # what the first shard has for all
+_IF_THERE = (CUT, VOCABULARY, f"{VOCABULARY}.json")
 
 
 def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def merge(out: Path, folders: Sequence[Path]) -> dict[str, Any]:
         remove_leftovers(out)
         refuse_links(out)
         write_json(begun, record)
-        for name in (*_OF_FIRST, *([CUT] if (shards[0][0] / CUT).exists() else [])):
+        for name in (*_OF_FIRST, *(some for some in _IF_THERE if (shards[0][0] / some).exists())):
             link_or_copy(shards[0][0] / name, out / name)
         entries = []
         for folder, cache in shards:

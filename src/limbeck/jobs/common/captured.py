@@ -24,12 +24,14 @@ from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.models.source import resolve, weights_digest
+from limbeck.models.trim.folder import open_vocabulary
+from limbeck.models.trim.model import trim
 from limbeck.models.weightless import load_without_weights
 from limbeck.probes import Measurements
 from limbeck.students.shape import Shape
 from limbeck.teachers import LogitCache
 from limbeck.teachers.cache import MANIFEST
-from limbeck.teachers.ref import ANSWERS, DESCRIPTION, ServedRef, teacher_ref
+from limbeck.teachers.ref import ANSWERS, DESCRIPTION, CapturedRef, ServedRef, teacher_ref
 from limbeck.types import Batch, Reading, ReadingRow, Sparse
 
 HELD_OUT, DATA, CERTIFICATE = "held_out", "data", "certificate.json"
@@ -86,6 +88,11 @@ class Captured:
     def about(self) -> LanguageModel:
         """The teacher without its weights. Raises BadModel where its description is damaged."""
         return load_without_weights(self.folder / DESCRIPTION, name=self.logits.name)
+
+    @property
+    def vocabulary(self) -> Path | None:
+        """The folder of the trimmed vocabulary that the teacher was captured with; None where it has all its tokens."""
+        return CapturedRef(str(self.folder), self.folder).vocabulary
 
     @property
     def identity(self) -> str:
@@ -186,7 +193,8 @@ class Captured:
                 f"{self.folder} was captured from {source} with weights {expected[:12]}…; those there now are {found[:12]}…. "
                 f"The same weights are needed {remedy}"
             )
-        return load(source, device=device, dtype=dtype)
+        model = load(source, device=device, dtype=dtype)
+        return model if self.vocabulary is None else trim(model, open_vocabulary(self.vocabulary))
 
 
 class HeldOutLogits:

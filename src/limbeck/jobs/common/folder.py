@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import platform
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +25,7 @@ from limbeck.corpora.layout import PACKINGS, STREAM, WITHOUT_LONG
 from limbeck.disk import read_json, refuse_links, remove_leftovers, take, write_json, writing
 from limbeck.errors import BadFolder
 from limbeck.scrub import scrubbed
+from limbeck.teachers.ref import VOCABULARY
 
 # What changes where and how fast a run is made, not what comes out
 _HOW = {"out", "threads", "json_", "device", "workers", "ray", "stream", "device_memory", "in_flight", "time_limit"}
@@ -31,7 +33,10 @@ _HOW |= {"any_teacher"}  # which only lets a run begin
 _PACKING = "packing"  # in a signature: how documents are put into rows; older versions did not name theirs
 
 # Settings of a later version: absent where they are not given, so that an earlier run continues
-_LATER = ("text_tokens", "cache_logits")
+_LATER = ("text_tokens", "cache_logits", "vocab")
+# What a run has before it is claimed, and before its first result, where another may begin in its place
+_FIRST = {VOCABULARY, f"{VOCABULARY}.json"}
+_BEFORE = {"run.json", "data", *_FIRST}
 _GROW = ("distil", "family")  # jobs to which seeds and baselines can be added: what is there stays, bits and all
 
 
@@ -56,10 +61,10 @@ def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
     held = _held(folder, record)
     remove_leftovers(folder)
     refuse_links(folder)
-    if not held:
+    if not record.exists():
         return _begin(record, signature)
     run = _read(record)
-    if not set(held) - {"run.json", "data"}:
+    if not set(held) - _BEFORE:
         return _begin(record, signature)
     theirs: dict[str, Any] = run["signature"]
     if _PACKING not in theirs and signature.get(_PACKING) != WITHOUT_LONG:  # of an older version: it keeps its rows
@@ -80,6 +85,28 @@ def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
     return run
 
 
+def reserve(folder: Path) -> bool:
+    """Holds the folder of a run before it is claimed; gives whether a run that came to something is in it.
+
+    Raises BadFolder as `claim` does.
+    """
+    record = folder / "run.json"
+    _held(folder, record)
+    take(folder)
+    held = _held(folder, record)
+    refuse_links(folder)
+    return bool(set(held) - _BEFORE)
+
+
+def another(folder: Path, what: str) -> BadFolder:
+    """The error where the run in a folder has another ``what``."""
+    command = shlex.join(_read(folder / "run.json").get("command", []))
+    return BadFolder(
+        f"{folder} holds another run's state, with another {what}. Continue that one with its own command ({command}), or give a "
+        "new folder with --out."
+    )
+
+
 def _grows(before: Any, now: Any, key: str) -> bool:
     """Whether a setting has all that it had, and more; each baseline starts from what all runs keep."""
     if key == "seeds":
@@ -94,7 +121,8 @@ def _held(folder: Path, record: Path) -> list[str]:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         held = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
-    if held and not record.exists():
+    ours = _FIRST if (folder / VOCABULARY / f"{VOCABULARY}.json").is_file() else set()
+    if set(held) - ours and not record.exists():
         raise BadFolder(
             f"{folder} is not empty and holds no run (it holds {', '.join(held[:5])}): "
             "nothing was written. Give a new folder with --out."
@@ -103,6 +131,8 @@ def _held(folder: Path, record: Path) -> list[str]:
 
 
 def _begin(record: Path, signature: dict[str, Any]) -> dict[str, Any]:
+    if "vocabulary" not in signature:  # of a run that came to nothing
+        shutil.rmtree(record.parent / VOCABULARY, ignore_errors=True)
     run: dict[str, Any] = {"signature": signature, "command": command(), "versions": versions(), "started": now()}
     write_json(record, run)
     return run

@@ -31,6 +31,7 @@ from limbeck.models.decoder import LimbeckForCausalLM
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
 from limbeck.models.save import save
+from limbeck.models.trim.model import lineage_of_vocabulary
 from limbeck.objectives import CrossEntropy
 from limbeck.probes import Bigrams, measure_slices
 from limbeck.report.words import count
@@ -63,10 +64,17 @@ def make_converted(
     settings, conversion, budget = plan.request.settings, plan.conversion, plan.budget
     assert conversion is not None, "the plan has a conversion"
     out, world, length = settings.out, environment.world, budget.length
-    base = LanguageModel(teacher.model, teacher.tokenizer, teacher.name)
+    base = LanguageModel(teacher.model, teacher.tokenizer, teacher.name, lineage_of_vocabulary(teacher) or None)
     if plan.target is not None:
         folder = make_student(
-            settings, plan.target, teacher, store, length=length, environment=environment, folder=out / BASE
+            settings,
+            plan.request.teacher,
+            plan.target,
+            teacher,
+            store,
+            length=length,
+            environment=environment,
+            folder=out / BASE,
         )
         base = load(verified_folder(folder), device=world.device)
     if world.first and not (out / ATTENTION / "config.json").exists():

@@ -16,6 +16,7 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.objectives import TAID
 from limbeck.planning.checks.pair import Finding, Pair, PlannedRun, examine
 from limbeck.planning.checks.steps import step_findings
+from limbeck.planning.checks.vocabulary import embeddings
 from limbeck.planning.cost.size import Size
 
 
@@ -70,7 +71,9 @@ def diagnose(
     found = list(alignment(teacher, student, texts, chat=chat)) if aligned and student is not None else []
     made = student.config if student is not None else pair.planned
     if made is not None:
-        found.append(rate_finding(settings, Size.of(made).parameters))
+        size = Size.of(made)
+        found.append(rate_finding(settings, size.parameters))
+        found += [] if aligned or request.teacher.vocabulary is not None else embeddings(size)
     parts = (part for spec in request.objectives for part in spec.parts if isinstance(part, TAID))
     found += [Finding("objective", "ok", remark) for part in parts if (remark := part.remark(steps))]
     if not aligned:

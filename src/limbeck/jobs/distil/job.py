@@ -36,7 +36,9 @@ from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSourc
 from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
+from limbeck.jobs.distil.vocabulary import with_vocabulary
 from limbeck.jobs.pair.student import make_student, stored_as
+from limbeck.jobs.pair.vocabulary import given_student
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
 from limbeck.models.sidecar import licence_of
@@ -66,6 +68,7 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     started = time.monotonic()
     request, logits = adopted(DistilRequest.of(settings))
     environment = environment_of(settings)
+    request, logits = with_vocabulary(request, logits, environment)
     comparison = prepare(request, logits, environment)
     for number, arm in enumerate(comparison.arms, 1):
         later = comparison.arms[number:]
@@ -168,7 +171,7 @@ def prepare(
         layout = store.layout(plan.budget.length)
         about = _summary(source.about) | source.facts | _priced(price, sharing) | _stated(request)
         facts = {"doctor": as_json(findings), "plan": _plan_facts(shared.plan, layout, arms)}
-        facts |= {"objective": request.objective.canonical}
+        facts |= {"objective": request.objective.canonical} | source.vocabulary_facts
         if plan.conversion:
             facts |= _of_conversion(plan, source, student, environment=environment)
         update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
@@ -213,7 +216,7 @@ class _Start:
         findings = [] if looked else what_is_known(request, source.about, length=length, environment=self.environment)
         check(findings)
         if request.settings.student:
-            check(self.diagnose(Pair(source.about, load(request.settings.student))))
+            check(self.diagnose(Pair(source.about, given_student(request.settings.student, request.teacher))))
         return findings
 
     def student(self, store: TokenStore, *, about_teacher: list[Finding]) -> tuple[Path, LanguageModel, list[Finding]]:
@@ -323,7 +326,8 @@ def _start(plan: DistilPlan, source: TeacherSource, store: TokenStore, *, enviro
     made = (folder / "config.json").exists()
     weights = source.weights(environment) if (target or conversion) and not made else source.about
     if conversion is None:
-        return make_student(settings, target, weights, store, length=plan.budget.length, environment=environment)
+        ref, length = plan.request.teacher, plan.budget.length
+        return make_student(settings, ref, target, weights, store, length=length, environment=environment)
     if made:
         if environment.world.first:  # left by a start that was killed just after this stage
             shutil.rmtree(settings.out / MATCHING, ignore_errors=True)

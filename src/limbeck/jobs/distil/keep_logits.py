@@ -47,7 +47,7 @@ def keeps(
         return True
     if (settings.out / "cut").exists() or environment.world.size > 1 or settings.mixers is not None or not needed:
         return False
-    about = load_without_weights(resolve(request.teacher.name), name=request.teacher.name)
+    about = load_without_weights(resolve(request.teacher.config_source), name=request.teacher.name)
     if any(why_not(codec, spec.objective) for spec in objectives for codec in codecs_within(about.vocab, _BYTES)):
         return False
     text = _tokens(stores_of(settings, about, environment, shown=False)[0], length=length)

@@ -156,6 +156,11 @@ class CrossTokenizerTeacher:
         """The entries of run.json about the teacher."""
         return self._base.facts | {"aligned": dict(self.logits.facts)}
 
+    @property
+    def vocabulary_facts(self) -> dict[str, Any]:
+        """Nothing: both have all their tokens."""
+        return {}
+
     def passes(self, tokens: int, length: int) -> float:
         """The teacher's own tokens in its one pass over the text, for each of the ``tokens`` that a run trains on."""
         return float(self.logits.facts["tokens_asked"]) / max(tokens, self._tokens if self.captured else 0)

@@ -62,6 +62,9 @@ class DistilPlan:
             for text in filter(None, (settings.data, settings.eval_data)):
                 resolve_source(text, columns_of(settings))
         config = load_config(settings.student or request.teacher.config_source)
+        if request.teacher.vocabulary is not None:
+            trimmed = load_config(request.teacher.config_source)
+            config.get_text_config().vocab_size = trimmed.get_text_config().vocab_size
         first = settings.student or settings.teacher
         context = getattr(config, "max_position_embeddings", None)
         extra = 0 if settings.student else request.teacher.extra_tokens

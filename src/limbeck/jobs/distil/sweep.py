@@ -27,6 +27,7 @@ from limbeck.jobs.distil.estimate import expected_seconds, training_seconds
 from limbeck.jobs.distil.job import Comparison, prepare
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
+from limbeck.jobs.distil.vocabulary import with_vocabulary
 from limbeck.jobs.pair.student import size_name, target_shape
 from limbeck.planning.checks.resources import FULL, free_memory
 from limbeck.planning.cost.training import Cost, peak_lockstep
@@ -42,12 +43,13 @@ def sweep(settings: DistilSettings) -> dict[str, Any]:
     started = time.monotonic()
     request, logits = adopted(DistilRequest.of(settings))
     settings = request.settings
+    environment = environment_of(settings)
+    request, logits = with_vocabulary(request, logits, environment)
     wanted = _wanted(request)
     if settings.tokenizer_align is not None:
         AlignedTexts.by(request.objectives)
     for name, one in wanted.items():  # a mistake in the last is found before the first begins
         _check(one, name)
-    environment = environment_of(settings)
     run = claim(settings.out, signature_of(settings, "family", **logits)) if environment.world.first else {}
     continued = "members" in run
     if environment.world.first:

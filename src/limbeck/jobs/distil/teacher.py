@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from limbeck.config import CaptureSettings, TeacherSettings, flag_of
@@ -22,8 +23,9 @@ from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.text import stores_of
 from limbeck.jobs.distil.keep_logits import CAPTURED, check_keeps, keeps
 from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.distil.vocabulary import check_vocabulary
+from limbeck.jobs.pair.trimmed import facts_in, load_teacher
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import load
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.cost.size import Size
 from limbeck.teachers.codec import Codec, Sampled, TopK
@@ -36,11 +38,15 @@ _LITTLE = 8  # size of the vocabulary on which objectives are tried
 
 @dataclass(frozen=True)
 class RunTeacher:
-    """``about``: the model, without weights if its logits are captured; ``logits``: its distributions for training rows."""
+    """``about``: the model, without weights if its logits are captured; ``logits``: its distributions for training rows.
+
+    ``vocabulary`` is the folder of its trimmed vocabulary, None where it has all its tokens.
+    """
 
     about: LanguageModel
     logits: Teacher
     captured: Captured | None = None
+    vocabulary: Path | None = None
 
     @classmethod
     def of(
@@ -61,12 +67,12 @@ class RunTeacher:
                 captured = _captured(request, environment, length=length)
             case CapturedRef(folder=folder):
                 captured = Captured(folder)
-            case LocalRef(name=name):
+            case LocalRef() as local:
                 if not (objectives and length and keeps(request, environment, length=length, objectives=objectives)):
-                    model = load(name, device=environment.world.device, dtype=environment.dtype)
-                    return cls(model, model)
+                    model = load_teacher(local, environment)
+                    return cls(model, model, vocabulary=local.vocabulary)
                 captured = _captured(request, environment, length=length)
-        return cls(captured.about, captured.logits, captured)
+        return cls(captured.about, captured.logits, captured, captured.vocabulary)
 
     def weights(self, environment: Environment) -> LanguageModel:
         """The model with its weights, to prune a student from."""
@@ -101,6 +107,11 @@ class RunTeacher:
         without = f"; {missing:,} positions without logits do not count" if missing else ""
         return {"answers": f"{codec} outcomes in {codec.bytes} bytes a token{without}"}
 
+    @property
+    def vocabulary_facts(self) -> dict[str, Any]:
+        """What run.json keeps of a trimmed vocabulary, by its name there; nothing where it is not trimmed."""
+        return {} if self.vocabulary is None else {"vocabulary": facts_in(self.vocabulary)}
+
     def passes(self, tokens: int, length: int) -> float:
         """Forward passes of the teacher for each of the ``tokens`` that one student trains on, 1 for a live teacher.
 
@@ -120,7 +131,9 @@ def _captured(request: DistilRequest, environment: Environment, *, length: int |
                 "capture first and give its folder: --teacher LOGITS"
             )
         keys = settings.model_dump(include=_PASSED_ON) | {"text_tokens": settings.text_tokens, "length": length}
-        capture(CaptureSettings(**keys, out=folder), tokenised=settings.out / DATA)
+        keys |= {"vocab": settings.vocab}
+        tokenised, vocabulary = settings.out / DATA, request.teacher.vocabulary
+        capture(CaptureSettings(**keys, out=folder), tokenised=tokenised, vocabulary=vocabulary)
     return Captured(folder)
 
 
@@ -136,6 +149,7 @@ def adopted(request: DistilRequest) -> tuple[DistilRequest, dict[str, Any]]:
     Raises BadSetting if the settings contradict them. With a local or served model the request is returned unchanged.
     """
     check_keeps(request)
+    check_vocabulary(request)
     match request.teacher:
         case ServedRef() as teacher:
             _ = teacher.config_source  # raises if there is none

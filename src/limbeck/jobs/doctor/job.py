@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from limbeck.config import DistilSettings
@@ -20,8 +22,9 @@ from limbeck.jobs.distil.diagnose import diagnose, what_is_known
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.uses import uses_before
+from limbeck.jobs.distil.vocabulary import beside_vocabulary
 from limbeck.jobs.pair.student import target_shape
-from limbeck.models.load import load
+from limbeck.jobs.pair.vocabulary import given_student
 from limbeck.planning.checks.pair import Finding, Pair, as_json
 from limbeck.report.words import counted
 from limbeck.students.shape import config_of
@@ -42,12 +45,17 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
         )
     check_student(settings)
     request, _ = adopted(request)
+    with tempfile.TemporaryDirectory() as folder:
+        return _examined(beside_vocabulary(request, Path(folder)))
+
+
+def _examined(request: DistilRequest) -> dict[str, Any]:
     settings = request.settings
     sample = first_documents(settings, request.teacher)
     environment = environment_of(settings)
     shape = target_shape(settings, request.teacher)
     teacher = RunTeacher.of(request, environment).about
-    student = load(settings.student) if settings.student else None
+    student = given_student(settings.student, request.teacher) if settings.student else None
     reads = student if student is not None and settings.tokenizer_align else teacher
     length = settings.length or row_length(settings, reads.context, environment.world.device, name=reads.name)
     pair = Pair(teacher, student, None if shape is None else config_of(shape, teacher.config))

@@ -12,9 +12,9 @@ from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.pair.mixers import parse_mixers
+from limbeck.jobs.pair.vocabulary import given_student
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import load
 from limbeck.models.save import save
 from limbeck.models.sidecar import FLOATS, stored_dtype
 from limbeck.models.source import resolve_description
@@ -93,6 +93,7 @@ def size_name(size: int) -> str:
 
 def make_student(
     settings: DistilSettings,
+    ref: TeacherRef,
     shape: Shape | None,
     teacher: LanguageModel,
     store: TokenStore,
@@ -104,12 +105,13 @@ def make_student(
     """Makes the untrained student, pruned from the teacher by importance or copied from --student; returns its folder.
 
     A student that was made before is kept. The teacher runs only for pruning, on a calibration sample of ``store``.
+    ``ref`` names the teacher.
     """
     folder = folder or settings.out / "cut"
     if environment.world.first and not (folder / "config.json").exists():
         if shape is None:
             assert settings.student is not None
-            student = load(settings.student, train=True)
+            student = given_student(settings.student, ref, train=True)
         else:
             student = shrink_to(
                 shape, teacher, store, length=length, environment=environment, method=METHOD, seed=settings.seed

@@ -9,7 +9,7 @@ takes longer than the plan: scipy for the points of a sweep, torch for an archit
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _GPU = "H100-SXM"  # the GPU of the estimated hours if none is named
 OUTCOMES = 32  # of a cached teacher, in addition to all outcomes
+_FEWER = (32_768, 16_384, 8_192, 4_096)  # tokens of trimmed vocabularies that are shown
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,18 @@ def _points(place: Path) -> Points:
 
 
 def _check(settings: PlanSettings) -> None:
-    for flag, value in (("--width", settings.width), ("--layers", settings.layers), ("--vocab", settings.vocab)):
+    for flag, value in (("--width", settings.width), ("--layers", settings.layers)):
         if value is not None:
             raise BadSetting(f"{flag} {value}: needs --mixers, which defines the layers: give it, or leave {flag} out")
+    if settings.vocab is not None and settings.teacher is None:
+        raise BadSetting(
+            f"--vocab {settings.vocab}: goes with --teacher, whose vocabulary it trims, or with --mixers: give one of them"
+        )
+    if isinstance(settings.vocab, str):
+        raise BadSetting(
+            f"--vocab {settings.vocab}: which tokens a text uses is counted in the text, and plan reads none: limbeck doctor "
+            "with --data and --vocab auto says how many; give that number"
+        )
     if settings.params is not None and settings.shrink is not None:
         raise BadSetting(
             f"--params {settings.params:,} and --shrink {settings.shrink:g} both define the size of the student: give one of them"
@@ -179,6 +189,8 @@ def _backward(settings: PlanSettings, device: GPU | None) -> _Pair:
             "not; give a model folder or a hub id"
         )
     teacher = _anatomy(settings.teacher)
+    if settings.vocab is not None:
+        teacher = _trimmed(teacher, settings)
     limits, assumed = _limits(settings, device)
     if settings.params is not None or settings.shrink is not None:
         budget = settings.params or shrunk_budget(teacher, settings.shrink or 0.0)
@@ -197,6 +209,17 @@ def _backward(settings: PlanSettings, device: GPU | None) -> _Pair:
         )
     known = Model.of_size(settings.teacher, Size.of_anatomy(teacher))
     return _Pair(Model.of_size("student", size), (known,), limits, str(shape), assumed)
+
+
+def _trimmed(teacher: Anatomy, settings: PlanSettings) -> Anatomy:
+    """The teacher with so many tokens."""
+    assert isinstance(settings.vocab, int)
+    if settings.vocab >= teacher.sizes.vocab:
+        raise BadSetting(
+            f"--vocab {settings.vocab}: {settings.teacher} has {teacher.sizes.vocab:,} tokens, so nothing would be trimmed: give "
+            "fewer, or leave it out"
+        )
+    return replace(teacher, sizes=replace(teacher.sizes, vocab=settings.vocab))
 
 
 def _named(settings: PlanSettings) -> str:
@@ -327,7 +350,15 @@ def _silent(name: str, error: BadPoints) -> Recommendation:
 
 
 def _described(model: Model) -> dict[str, Any]:
-    return {"parameters": model.parameters, "without_embeddings": model.body, "only_a_size": model.size is None}
+    found = {"parameters": model.parameters, "without_embeddings": model.body, "only_a_size": model.size is None}
+    return found | ({} if model.size is None else {"vocabulary": _vocabulary(model.size)})
+
+
+def _vocabulary(size: Size) -> dict[str, Any]:
+    """Tokens, the share of the parameters that they take, and parameters of the same shape with fewer tokens."""
+    row = size.hidden * (1 if size.head == 0 else 2)
+    fewer = {str(n): size.parameters - (size.rows - n) * row for n in _FEWER if n < size.rows}
+    return {"tokens": size.rows, "share": size.rows * row / size.parameters, "trimmed": fewer}
 
 
 def _on_device(pair: _Pair, limits: Limits) -> dict[str, Any]:

@@ -34,6 +34,8 @@ def plan_mixture(settings: PlanSettings) -> dict[str, Any]:
     """
     assert settings.mixers is not None
     _alone(settings)
+    if isinstance(settings.vocab, str):
+        raise BadSetting(f"--vocab {settings.vocab}: with --mixers it is the number of tokens, such as 8k: give that")
     vocab = VOCABULARY if settings.vocab is None else settings.vocab
     sizes = {"width": settings.width, "layers": settings.layers, "params": settings.params}
     shape = mixed(settings.mixers, **sizes, vocab=vocab, context=context_of(settings.length))

@@ -20,6 +20,8 @@ def show(result: dict[str, Any], console: Console) -> None:
         f"student: {student['parameters']:,} parameters, {student['without_embeddings']:,} without embeddings{shape}, "
         f"{result['tokens']:,} tokens"
     )
+    if "vocabulary" in student:
+        console.print(_embeddings(student["vocabulary"]))
     if result["device"]:
         _show_device(result["device"], console)
     for answer in result["planners"]:
@@ -47,6 +49,13 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print("assumed:")
     for sentence in result["assumptions"]:
         console.print(f"  {sentence}")
+
+
+def _embeddings(vocabulary: dict[str, Any]) -> str:
+    """The share of the parameters that embeddings take, and what a trimmed vocabulary would make of the same shape."""
+    message = f"embeddings: {vocabulary['share']:.0%} of it, of {vocabulary['tokens']:,} tokens"
+    fewer = ", ".join(f"{parameters:,} with {int(n):,}" for n, parameters in vocabulary["trimmed"].items())
+    return f"{message}; parameters with a trimmed vocabulary (--vocab): {fewer}" if fewer else message
 
 
 def _show_device(device: dict[str, Any], console: Console) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import LOCK, claims, take
 from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadFolder, BadSetting
-from limbeck.jobs.common.environment import environment_of, row_length
+from limbeck.jobs.common.environment import Environment, environment_of, row_length
 from limbeck.jobs.common.folder import command
 from limbeck.jobs.common.text import columns_of, passing_store
 from limbeck.jobs.pair.student import shrink_to, stored_as, target_shape
+from limbeck.jobs.pair.trimmed import load_teacher
+from limbeck.jobs.pair.vocabulary import trimmed_beside
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import load
 from limbeck.models.save import save
 from limbeck.models.sidecar import licence_of
 from limbeck.models.source import resolve_description
@@ -26,7 +28,7 @@ from limbeck.report.card import model_card
 from limbeck.run.log import console
 from limbeck.students.score import METHODS
 from limbeck.students.shape import Shape
-from limbeck.teachers.ref import teacher_ref
+from limbeck.teachers.ref import LocalRef, TeacherRef, teacher_ref
 
 
 @claims()
@@ -41,15 +43,22 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadSetting("shrink runs in one process: start it without torchrun")
     environment = environment_of(settings)
-    out = settings.out
-    _require_empty(out)
+    _require_empty(settings.out)
     source = teacher_ref(settings.teacher)
-    shape = target_shape(settings, source)
+    with tempfile.TemporaryDirectory() as folder:
+        if isinstance(source, LocalRef):
+            source = trimmed_beside(settings, source, Path(folder))
+        return _shrunk(settings, source, environment, method=method)
+
+
+def _shrunk(settings: DistilSettings, source: TeacherRef, environment: Environment, *, method: str) -> dict[str, Any]:
+    out, shape = settings.out, target_shape(settings, source)
     assert shape is not None, "shrink has no --student"
     resolve_source(settings.data, columns_of(settings))
     take(out)
     _require_empty(out)  # another process may just have finished
-    teacher = load(settings.teacher, device=environment.world.device, dtype=environment.dtype)
+    local = source if isinstance(source, LocalRef) else LocalRef(settings.teacher)
+    teacher = load_teacher(local, environment)
     length = row_length(settings, teacher.context, environment.world.device, name=teacher.name)
     with passing_store(settings, teacher) as store:
         student = shrink_to(

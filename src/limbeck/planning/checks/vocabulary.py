@@ -18,8 +18,10 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.vocabulary import without_row
 from limbeck.planning.checks.finding import Finding
+from limbeck.planning.cost.size import Size
 
 _LOOKED_AT = 2**16  # characters of each text
+_LARGE, _MANY = 1 / 3, 4096  # share of a student's parameters, and tokens, from which on trimming is suggested
 _LOST = 0.02  # share of characters lost by encoding and decoding, above which there is a warning
 
 
@@ -47,6 +49,20 @@ def tokens_of_pair(teacher: LanguageModel, student: LanguageModel) -> Iterator[F
             f"student {student.name} has the teacher's tokens, but splits text in another way (merges, normaliser or "
             "pre-tokeniser differ)",
             "the data are encoded with the teacher's tokenizer: save it into the student's folder",
+        )
+
+
+def embeddings(size: Size) -> Iterator[Finding]:
+    """Whether embedding and head are more than a third of a student, of so many tokens that trimming them could help."""
+    matrices = size.rows * size.hidden * (1 if size.head == 0 else 2)
+    if size.rows >= _MANY and matrices > _LARGE * size.parameters:
+        yield Finding(
+            "embeddings",
+            "warning",
+            f"{matrices / size.parameters:.0%} of the student's {size.parameters:,} parameters are embeddings, of {size.rows:,} "
+            "tokens",
+            "--vocab auto keeps the tokens that the text uses and trims the others off teacher and student; limbeck doctor with "
+            "--vocab auto says how many stay",
         )
 
 

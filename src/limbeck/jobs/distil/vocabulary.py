@@ -1,0 +1,69 @@
+"""Which vocabulary the students of a run have: all tokens of the teacher, or those that --vocab or a given student has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import BadSetting
+from limbeck.jobs.common.captured import Captured
+from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.pair.vocabulary import trimmed_beside, trimmed_in_run
+from limbeck.models.trim.folder import open_vocabulary
+from limbeck.teachers.ref import CapturedRef, LocalRef, ServedRef
+
+
+def check_vocabulary(request: DistilRequest) -> None:
+    """Raises BadSetting where --vocab is asked for and cannot be, from the settings alone."""
+    settings, teacher = request.settings, request.teacher
+    if settings.vocab is None:
+        return
+    if settings.tokenizer_align is not None:
+        raise BadSetting(
+            "--vocab: with --tokenizer-align the student has a tokenizer of its own, which is not trimmed: leave one of them out"
+        )
+    if isinstance(teacher, ServedRef):
+        raise BadSetting(
+            f"--vocab {settings.vocab}: {teacher.name} is on a server, which answers in all of its tokens: give a teacher "
+            "that is here, or leave --vocab out"
+        )
+    if isinstance(teacher, CapturedRef):
+        theirs = Captured(teacher.folder).facts["signature"].get("vocab")
+        if theirs != settings.vocab:
+            how = f"with --vocab {theirs}" if theirs else "with another" if teacher.vocabulary else "of all tokens"
+            raise BadSetting(
+                f"--vocab {settings.vocab}: the logits in {teacher.name} were captured {how}: capture them anew with limbeck "
+                "capture --vocab, or leave it out"
+            )
+
+
+def with_vocabulary(
+    request: DistilRequest, answers: dict[str, Any], environment: Environment
+) -> tuple[DistilRequest, dict[str, Any]]:
+    """The request with the vocabulary of its run, and what the run's signature holds of it beside that of captured logits.
+
+    Raises a LimbeckError where there can be no such, or the run's folder holds another.
+    """
+    settings, teacher = request.settings, request.teacher
+    if not isinstance(teacher, LocalRef) or settings.tokenizer_align is not None:
+        return request, answers
+    trimmed = trimmed_in_run(settings, teacher, environment, student=_student(request))
+    if trimmed.vocabulary is None:
+        return request, answers
+    vocabulary = open_vocabulary(trimmed.vocabulary)
+    return replace(request, teacher=trimmed), answers | {"vocabulary": vocabulary.digest}
+
+
+def beside_vocabulary(request: DistilRequest, folder: Path) -> DistilRequest:
+    """The request with the vocabulary that its run would have, made in a folder that may go afterwards."""
+    settings, teacher = request.settings, request.teacher
+    if not isinstance(teacher, LocalRef) or settings.tokenizer_align is not None:
+        return request
+    return replace(request, teacher=trimmed_beside(settings, teacher, folder, student=_student(request)))
+
+
+def _student(request: DistilRequest) -> str | None:
+    """The student that exists, whose vocabulary the teacher would have; with --mixers there is none, which others check."""
+    return request.settings.student if request.settings.mixers is None else None

@@ -1,0 +1,171 @@
+"""Loads a teacher with the vocabulary of its run, and measures once what a trimmed one leaves out.
+
+The mass of the tokens that are left out is what the whole head gives them; the trimmed one shares it among the others in
+proportion. Both teachers are compared in bits per byte of the same held-out documents, each in its own tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.disk import finite, read_json, write_json
+from limbeck.errors import BadModel
+from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.pair.vocabulary import measured_file
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
+from limbeck.models.trim.folder import facts_of, open_vocabulary
+from limbeck.models.trim.model import Vocabulary, trim
+from limbeck.probes.interval import difference_interval, mean_interval
+from limbeck.report.words import share
+from limbeck.run.log import console
+from limbeck.teachers.ref import LocalRef
+from limbeck.types import Batch
+
+_CELLS = 2**22  # logits in memory at a time
+_APART = 0.02  # of the largest hidden state: more than other places in memory make of the same sums
+
+
+def load_teacher(teacher: LocalRef, environment: Environment) -> LanguageModel:
+    """A teacher in memory, with the kept rows alone where its vocabulary is trimmed.
+
+    The first load measures what trimming leaves out, beside the folder of the vocabulary. Raises BadModel where hidden states
+    depend on the ids of tokens.
+    """
+    model = load(teacher.name, device=environment.world.device, dtype=environment.dtype)
+    if teacher.vocabulary is None:
+        return model
+    vocabulary, file = open_vocabulary(teacher.vocabulary), measured_file(teacher.vocabulary)
+    environment.world.barrier()
+    if file.is_file() or not environment.world.first:
+        return trim(model, vocabulary)
+    rows = facts_of(teacher.vocabulary)["measured"]
+    outside = torch.ones(model.vocab, dtype=torch.bool, device=model.device)
+    outside[torch.from_numpy(vocabulary.kept).to(model.device)] = False
+    before = _read(model, [row["whole"] for row in rows], outside)
+    trimmed = trim(model, vocabulary)
+    found = _compared(before, trimmed, rows, vocabulary)
+    write_json(file, finite(found))
+    console.print(in_words(found))
+    return trimmed
+
+
+def facts_in(folder: Path) -> dict[str, Any]:
+    """What is known of a trimmed vocabulary: what it does to the text, and to the teacher where that was measured."""
+    hidden = ("made_from", "measured")
+    facts = {key: value for key, value in facts_of(folder).items() if key not in hidden}
+    return facts | {"kept_sha256": open_vocabulary(folder).digest, "left_out": what_is_left_out(folder)}
+
+
+def what_is_left_out(folder: Path) -> dict[str, Any]:
+    """What was measured when the teacher was first loaded; nothing where it was not."""
+    file = measured_file(folder)
+    found: dict[str, Any] = (
+        read_json(file, remedy="remove it: the next run measures it again") if file.is_file() else {}
+    )
+    return found
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """What the teacher gives the tokens that are left out, in a sentence; "" where nothing was measured."""
+    if not found or not found["positions"]:
+        return ""
+    left, bits = found["left_out"], found["bits_per_byte"]
+    message = f"of the teacher's probability {share(left['value'], digits=2)} is on tokens that are left out"
+    if left["low"] is not None:
+        message += f" ({share(left['low'], digits=2)} to {share(left['high'], digits=2)})"
+    return (
+        f"{message}, at most {share(found['worst'])} at one of {found['positions']:,} positions of {left['n']} held-out texts; "
+        f"it has {bits['whole']:.4f} bits per byte there with all tokens, {bits['trimmed']:.4f} with those that are kept"
+    )
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Documents as a model reads them: nats, learned bytes, and probability left out of each; ``worst`` of one position."""
+
+    nats: Float[np.ndarray, " documents"]
+    bytes: Float[np.ndarray, " documents"]
+    left_out: Float[np.ndarray, " documents"]
+    positions: Float[np.ndarray, " documents"]
+    worst: float
+    first: Tensor | None  # the hidden states of the first document
+
+
+@torch.no_grad()
+def _read(model: LanguageModel, rows: Sequence[Mapping[str, Any]], outside: Tensor | None) -> _Read:
+    """Documents as a model reads them; ``outside``: which tokens are left out, None where those are not there."""
+    nats, sizes, left, positions = (np.zeros(len(rows)) for _ in range(4))
+    worst, first = 0.0, None
+    for number, row in enumerate(rows):
+        batch = _batch(row).to(model.device)
+        outputs = model(batch)
+        first = outputs.hidden[0].float().clone() if first is None else first
+        flat = batch.flat()
+        places = flat.weight.nonzero().squeeze(-1)
+        for part in places.split(max(1, _CELLS // outputs.vocab)):
+            log_p = outputs.logits(part).float().log_softmax(-1)
+            nats[number] -= float(log_p.gather(-1, flat.targets[part, None]).double().sum())
+            if outside is not None:
+                mass = log_p[:, outside].exp().double().sum(-1)
+                left[number] += float(mass.sum())
+                worst = max(worst, float(mass.max()))
+        positions[number] = len(places)
+        learned = len(row["tokens"]) - 1 if row["learned"] is None else sum(row["learned"][1:])
+        sizes[number] = row["bytes"] * len(places) / max(1, learned)
+    return _Read(nats, sizes, left, positions, worst, first)
+
+
+def _batch(row: Mapping[str, Any]) -> Batch:
+    tokens = torch.tensor(row["tokens"], dtype=torch.int64)[None]
+    position = torch.arange(tokens.shape[1] - 1)[None]
+    learned = row["learned"]
+    weight = torch.ones(position.shape) if learned is None else torch.tensor(learned[1:], dtype=torch.float32)[None]
+    return Batch(tokens[:, :-1], tokens[:, 1:], weight, position, torch.zeros_like(position), position[:, 0])
+
+
+def _compared(
+    before: _Read, trimmed: LanguageModel, rows: Sequence[Mapping[str, Any]], vocabulary: Vocabulary
+) -> dict[str, Any]:
+    """The mass left out, and bits per byte with all tokens and with the kept ones."""
+    after = _read(trimmed, [row["trimmed"] for row in rows], None)
+    _check_same(before, after, trimmed, rows, vocabulary)
+    bits = [read.nats.sum() / math.log(2) / max(1.0, read.bytes.sum()) for read in (before, after)]
+    more = difference_interval(
+        after.nats[None] / math.log(2), before.nats[None] / math.log(2), np.maximum(before.bytes, 1e-9)
+    )
+    return {
+        "positions": int(before.positions.sum()),
+        "left_out": asdict(mean_interval(before.left_out, np.maximum(before.positions, 1e-9))) if rows else None,
+        "worst": before.worst,
+        "bits_per_byte": {"whole": bits[0], "trimmed": bits[1], "difference": asdict(more) if rows else None},
+    }
+
+
+def _check_same(
+    before: _Read,
+    after: _Read,
+    trimmed: LanguageModel,
+    rows: Sequence[Mapping[str, Any]],
+    vocabulary: Vocabulary,
+) -> None:
+    """Raises BadModel where a document of kept tokens has other hidden states than before."""
+    if not rows or vocabulary.kept[rows[0]["trimmed"]["tokens"]].tolist() != rows[0]["whole"]["tokens"]:
+        return
+    assert before.first is not None
+    assert after.first is not None
+    apart = float((before.first - after.first).abs().max())
+    if apart > _APART * float(before.first.abs().max()):
+        raise BadModel(
+            f"{trimmed.name}: its hidden states of the same text change by {apart:.3g} when its vocabulary is trimmed, so it "
+            "uses the ids of tokens for more than its embedding; leave --vocab out"
+        )

@@ -1,0 +1,246 @@
+"""--vocab through the jobs: one trimmed vocabulary for teacher, student, captured logits and all that a run keeps."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import limbeck
+from limbeck.errors import BadFolder, BadSetting, Mismatch
+from limbeck.jobs.common.captured import Captured
+from limbeck.models.load import load
+from limbeck.models.save import save
+from limbeck.models.trim.folder import open_vocabulary
+from limbeck.models.trim.model import trim
+from tests.helpers.models import llama, texts, tokenizer
+
+FEW = ["the", "cat", "sat", "on", "a", "mat", "while", "one", "dog", "ran", "past"]
+BASE, WHOLE = 259, 321  # bytes and special tokens, and all that the words of the tests lead to
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    """A teacher of 360 tokens, and a text of few words, which needs fewer."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    save(llama(layers=3, hidden=48, tok=tokenizer(360)), folder / "teacher")
+    generator = np.random.default_rng(0)
+    some = [" ".join(generator.choice(FEW, size=generator.integers(5, 60))) for _ in range(120)]
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in some))
+    (folder / "other.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(60)))
+    return folder
+
+
+def keys(here: Path, **more):
+    usual = {"teacher": str(here / "teacher"), "data": str(here / "text.jsonl"), "length": 32, "threads": 1}
+    return usual | {"tokens": "1k", "batch_tokens": 128, "params": "15k", "baselines": (), "vocab": "auto"} | more
+
+
+@pytest.fixture(scope="module")
+def done(here) -> Path:
+    limbeck.distil(**keys(here), out=here / "done")
+    return here / "done"
+
+
+def run_of(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_a_run_has_one_trimmed_vocabulary(here, done):
+    student, teacher = load(done / "student"), load(here / "teacher")
+    vocabulary = open_vocabulary(done / "vocabulary")
+    assert BASE < len(vocabulary.kept) < 330
+    assert student.vocab == student.config.vocab_size == student.head.weight.shape[0] == len(vocabulary.kept)
+    told = student.lineage["vocabulary"]
+    assert told == {"of": "teacher", "tokens": [WHOLE, student.vocab], "kept_sha256": vocabulary.digest}
+    run = run_of(done)
+    assert run["signature"]["vocabulary"] == vocabulary.digest
+    assert run["signature"]["vocab"] == "auto"
+    facts = run["vocabulary"]
+    assert facts["tokens"] == [WHOLE, student.vocab]
+    assert facts["lost"] == 0
+    for side in ("train", "held_out"):
+        seen = facts["segmented"][side]
+        assert seen["documents"] == seen["same"] > 0
+        assert seen["tokens"][0] == seen["tokens"][1]
+    assert facts["parameters"] == [WHOLE * 48, student.vocab * 48]
+    text = "the dog ran past one mat"
+    ids = student.tokenizer(text)["input_ids"]
+    assert vocabulary.kept[ids].tolist() == teacher.tokenizer(text)["input_ids"]
+    assert student.tokenizer.decode(student.tokenizer("any text: żółw 猫")["input_ids"], skip_special_tokens=True) == (
+        "any text: żółw 猫"
+    )
+
+
+def test_what_the_teacher_says_of_other_tokens_is_measured_with_the_whole_head(here, done):
+    """The mass that is left out is 1 less that of the kept tokens, on the documents that the vocabulary's folder names."""
+    found = run_of(done)["vocabulary"]["left_out"]
+    rows = json.loads((done / "vocabulary" / "vocabulary.json").read_text())["facts"]["measured"]
+    kept, teacher = open_vocabulary(done / "vocabulary").kept, load(here / "teacher")
+    import torch
+
+    left, nats, size = [], 0.0, 0
+    for row in rows:
+        tokens = torch.tensor(row["whole"]["tokens"])
+        with torch.no_grad():
+            log_p = teacher.model(tokens[None]).logits[0, :-1].log_softmax(-1)
+        left.append(1 - log_p[:, kept].exp().sum(-1))
+        nats -= float(log_p.gather(-1, tokens[1:, None]).sum())
+        size += row["whole"]["bytes"]
+    assert found["positions"] == sum(map(len, left))
+    assert found["left_out"]["value"] == pytest.approx(float(torch.cat(left).mean()), rel=1e-4)
+    assert found["worst"] == pytest.approx(float(torch.cat(left).max()), rel=1e-4)
+    bits = found["bits_per_byte"]
+    assert bits["whole"] == pytest.approx(nats / np.log(2) / size, rel=1e-5)
+    gained = -float(torch.log1p(-torch.cat(left)).sum()) / np.log(2) / size  # all documents are segmented as before
+    assert bits["whole"] - bits["trimmed"] == pytest.approx(gained, rel=1e-3)
+
+
+def test_a_teacher_is_trimmed_for_a_student_that_is(here, done):
+    """Without --vocab: the student's folder says that its vocabulary was trimmed, and its tokens say to which."""
+    more = {"vocab": None, "params": None, "student": str(done / "student"), "tokens": "300"}
+    limbeck.distil(**keys(here, **more), out=here / "again")
+    run = run_of(here / "again")
+    assert run["vocabulary"]["kept_sha256"] == run_of(done)["vocabulary"]["kept_sha256"]
+    assert load(here / "again" / "student").lineage["vocabulary"]["of"] == "teacher"
+    assert (here / "again" / "vocabulary").is_dir()
+
+
+def test_a_whole_student_is_trimmed_with_its_teacher(here, tmp_path):
+    save(llama(layers=1, hidden=32, tok=tokenizer(360), seed=3), tmp_path / "small")
+    more = {"params": None, "student": str(tmp_path / "small"), "tokens": "300"}
+    limbeck.distil(**keys(here, **more), out=tmp_path / "out")
+    vocabulary = open_vocabulary(tmp_path / "out" / "vocabulary")
+    start, whole = load(tmp_path / "out" / "cut"), load(tmp_path / "small")
+    assert start.head.weight.equal(whole.head.weight[vocabulary.kept])
+
+
+def test_a_student_of_other_segmentation_is_refused(here, done, tmp_path):
+    """Its tokens are among the teacher's, but a merge is missing."""
+    student = load(done / "student")
+    state = json.loads(student.tokenizer.backend_tokenizer.to_str())
+    state["model"]["merges"] = state["model"]["merges"][1:]
+    student.tokenizer._tokenizer = type(student.tokenizer.backend_tokenizer).from_str(json.dumps(state))
+    save(student, tmp_path / "student")
+    more = {"vocab": None, "params": None, "student": str(tmp_path / "student")}
+    with pytest.raises(Mismatch, match="segments text in another way"):
+        limbeck.distil(**keys(here, **more), out=tmp_path / "out")
+
+
+def test_a_number_of_tokens_says_what_is_lost(here, tmp_path, capsys):
+    limbeck.shrink(
+        **{k: v for k, v in keys(here).items() if k in ("teacher", "data", "length")}, params="15k", vocab=275,
+        out=tmp_path / "out",
+    )  # fmt: skip
+    said = " ".join(capsys.readouterr().err.split())
+    student = load(tmp_path / "out")
+    assert BASE < student.vocab <= 275
+    assert student.lineage["vocabulary"]["tokens"] == [WHOLE, student.vocab]
+    assert "of the training text's tokens are not kept" in said
+
+
+@pytest.mark.parametrize(
+    ("vocab", "message"),
+    [
+        (WHOLE, f"has {WHOLE} tokens, so nothing would be trimmed"),
+        ("1k", f"has {WHOLE} tokens, so nothing would be trimmed"),
+        (200, f"bytes and special tokens of teacher are {BASE}"),
+        ("some", "expected auto"),
+        ("auto:0", "expected auto"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_is_refused_before_anything_is_kept(here, tmp_path, vocab, message):
+    with pytest.raises(BadSetting, match=message):
+        limbeck.distil(**keys(here, vocab=vocab), out=tmp_path / "out")
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_another_vocabulary_does_not_take_a_run_over(here, done):
+    before = run_of(done)
+    for other in ({"vocab": "auto:50"}, {"vocab": 280}):
+        with pytest.raises(BadFolder, match="another vocabulary"):
+            limbeck.distil(**keys(here, **other), out=done)
+    with pytest.raises(BadFolder, match="vocab"):
+        limbeck.distil(**keys(here, vocab=None), out=done)
+    assert run_of(done) == before
+    assert open_vocabulary(done / "vocabulary").digest == before["signature"]["vocabulary"]
+
+
+def test_the_same_command_goes_on(here, done):
+    before = weights(done / "student")
+    limbeck.distil(**keys(here), out=done)
+    assert weights(done / "student") == before
+
+
+def test_the_doctor_speaks_of_the_trimmed_student(here):
+    found = limbeck.doctor(**keys(here))
+    assert found.ok
+    few = limbeck.doctor(**keys(here, vocab=None))
+    assert [f["message"] for f in found.findings if f["check"] == "memory"] != []
+    assert found.ok
+    assert few.ok
+
+
+def test_what_does_not_go_with_a_trimmed_vocabulary_is_said(here, tmp_path):
+    with pytest.raises(BadSetting, match="which is not trimmed"):
+        limbeck.distil(
+            **keys(here, params=None, student=str(here / "teacher"), objective="ALM", tokenizer_align="bytes"),
+            out=tmp_path / "a",
+        )
+    with pytest.raises(BadSetting, match="read layer by layer"):
+        limbeck.capture(teacher=str(here / "teacher"), data="x", vocab="auto", stream=True, out=tmp_path / "b")
+    with pytest.raises(BadSetting, match="with --text"):
+        limbeck.capture(teacher=str(here / "teacher"), data="x", vocab="auto", text=True, out=tmp_path / "c")
+
+
+def test_captured_logits_are_over_the_trimmed_vocabulary(here, done, tmp_path):
+    """And a student of them is cut out of the trimmed teacher."""
+    asked = {key: value for key, value in keys(here).items() if key not in ("params", "baselines", "batch_tokens")}
+    limbeck.capture(**asked, out=tmp_path / "captured", kind="drawn")
+    captured = Captured(tmp_path / "captured")
+    vocabulary = open_vocabulary(done / "vocabulary")
+    assert captured.logits.vocab == captured.about.vocab == len(vocabulary.kept)
+    assert captured.logits.made_from["vocabulary"] == vocabulary.digest
+    expected = trim(load(here / "teacher"), vocabulary)
+    found = captured.weights(device=expected.device, dtype=expected.model.dtype)
+    assert found.head.weight.equal(expected.head.weight)
+    more = {"teacher": str(tmp_path / "captured"), "data": None, "vocab": None, "length": None, "tokens": "300"}
+    given = {key: value for key, value in keys(here, **more).items() if value is not None}
+    limbeck.distil(**given, out=tmp_path / "out")
+    assert run_of(tmp_path / "out")["vocabulary"]["kept_sha256"] == vocabulary.digest
+    assert load(tmp_path / "out" / "student").vocab == len(vocabulary.kept)
+    with pytest.raises(BadSetting, match="captured with --vocab auto"):
+        limbeck.distil(**given, vocab=280, out=tmp_path / "other")
+
+
+def test_shards_of_a_trimmed_capture_are_merged(here, tmp_path):
+    from limbeck.jobs.capture.merge import merge
+
+    asked = {key: value for key, value in keys(here).items() if key not in ("params", "baselines", "batch_tokens")}
+    for part in (1, 2):
+        limbeck.capture(**asked, kind="drawn", shard=f"{part}/2", out=tmp_path / f"part{part}")
+    merge(tmp_path / "all", [tmp_path / "part1", tmp_path / "part2"])
+    assert Captured(tmp_path / "all").vocabulary == tmp_path / "all" / "vocabulary"
+
+
+@pytest.mark.long
+def test_families_and_kept_logits_share_the_vocabulary(here, tmp_path):
+    limbeck.distil(**keys(here, params="15k,13k", cache_logits=True), out=tmp_path / "family")
+    (vocabulary,) = tmp_path.glob("family/vocabulary")
+    digest = open_vocabulary(vocabulary).digest
+    members = [run_of(file.parent) for file in tmp_path.glob("family/*/run.json") if file.parent.name != "captured"]
+    assert len(members) == 2
+    assert {member["vocabulary"]["kept_sha256"] for member in members} == {digest}
+    assert len({load(file.parent).vocab for file in tmp_path.glob("family/*/student/config.json")}) == 1
+
+
+@pytest.mark.long
+def test_mixers_take_the_trimmed_vocabulary(here, tmp_path):
+    limbeck.distil(**keys(here, params=None, mixers="attention,gdn,gdn", match="none"), out=tmp_path / "out")
+    student = load(tmp_path / "out" / "student")
+    assert student.vocab == len(open_vocabulary(tmp_path / "out" / "vocabulary").kept)
+    assert student.lineage["vocabulary"]["of"] == "teacher"
