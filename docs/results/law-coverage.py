@@ -118,6 +118,7 @@ def coverage(one, repetitions, kept):
 
 def main(out, repetitions=200):
     """Writes the table, the ratio rule's part as soon as it is there."""
+    repetitions = int(repetitions)
     found = made_by("law-coverage.py", "law-coverage/coverage.json", str(repetitions)) | {
         "seed": SEED,
         "repetitions": repetitions,
@@ -135,4 +136,4 @@ def main(out, repetitions=200):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:3]))
+    main(*sys.argv[1:])

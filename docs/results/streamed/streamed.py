@@ -35,6 +35,7 @@ from limbeck.models.streamed import load_streamed
 
 SEED, LENGTH, TOKENS = 0, 256, 4096
 WIDTH, FFN, VOCAB = 1024, 2816, 8192
+CHARACTERS = 12_000  # of each module
 
 
 def high_water() -> int:
@@ -77,7 +78,7 @@ def write_text(folder: Path) -> dict[str, str]:
     """Some modules of the standard library to ask about, and others that are held out."""
     for name, modules in (("train", (argparse, ast)), ("held_out", (bisect, heapq))):
         texts = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in modules]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text[:12_000]}) + "\n" for text in texts))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text[:CHARACTERS]}) + "\n" for text in texts))
     return {"data": str(folder / "train.jsonl"), "eval_data": str(folder / "held_out.jsonl")}
 
 
@@ -107,10 +108,10 @@ def compared(folder: Path, store: TokenStore, *, memory: float, spill: Path) -> 
     return {"largest_difference": float((streamed - resident).abs().max()), "deviation": float(resident.std())}
 
 
-def main() -> None:
+def main(out: str, millions: str = "96") -> None:
     """Streams one random Llama and writes what was seen."""
     torch.set_num_threads(1)
-    layers = round(float(sys.argv[2]) * 1e6 / 12e6) if len(sys.argv) > 2 else 8
+    layers = round(float(millions) / 12)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         size = make_teacher(folder / "teacher", layers=layers)
@@ -137,8 +138,8 @@ def main() -> None:
         "versions": {name: version(name) for name in ("torch", "transformers", "safetensors", "numpy")}
         | {"python": platform.python_version(), "limbeck": limbeck.__version__},
     }
-    Path(sys.argv[1]).write_text(json.dumps(result, indent=2) + "\n")
+    Path(out).write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

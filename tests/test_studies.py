@@ -1,0 +1,240 @@
+"""`make studies`: the scripts of docs/results, which make the committed results, run with the code of today.
+
+Commands of each shell script are read as limbeck reads them. Each Python script runs to its end at a tiny size, and writes every
+value that the committed file of its study has.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from limbeck import cli, commands, dispatch
+from limbeck.models.save import save
+from limbeck.probes import Measurements
+from tests.helpers.models import llama, texts, tokenizer
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+STUDIES = sorted(RESULTS.glob("*.sh"))
+
+# Stands for a program: writes down what it was called with.
+RECORDER = """#!{python}
+import json, os, sys
+
+with open(os.environ["CALLS"], "a") as file:
+    print(json.dumps(sys.argv), file=file)
+"""
+# Runs a script's main function with some of its constants smaller, and little text generated, as in conftest.py.
+TINY = """
+import json, sys
+from importlib import import_module
+
+folder, name, constants, *arguments = sys.argv[1:]
+sys.path.insert(0, folder)
+sys.argv = [f"{folder}/{name}.py", *arguments]
+script = import_module(name)
+vars(script).update(json.loads(constants))
+cost, samples = (import_module(f"limbeck.probes.{name}") for name in ("cost", "samples"))
+cost.REPEATS, cost.PROMPT, cost.NEW, samples.NEW = 1, 24, 8, 8
+script.main(*arguments)
+"""
+
+
+def calls_of(study: Path, folder: Path) -> list[list[str]]:
+    """Commands of a shell script, none of which is run."""
+    (folder / "bin").mkdir()
+    (folder / "models" / "stories-llama-260k").mkdir(parents=True)
+    for name in ("limbeck", "python", "cp", "mkdir"):
+        (folder / "bin" / name).write_text(RECORDER.format(python=sys.executable))
+        (folder / "bin" / name).chmod(0o755)
+    environment = {"PATH": str(folder / "bin"), "CALLS": str(folder / "calls"), "LIMBECK_TEST_DATA": str(folder)}
+    subprocess.run([shutil.which("bash"), study], cwd=folder, env=environment, check=True)
+    calls = [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
+    return [[Path(program).name, *arguments] for program, *arguments in calls]
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=[study.stem for study in STUDIES])
+def test_the_commands_of_a_study_are_those_of_limbeck(study, tmp_path, monkeypatch):
+    read = []
+
+    def settings_of(*given: object) -> None:
+        read.append(dispatch.settings_of(*given))
+        read[-1].out.mkdir(parents=True, exist_ok=True)  # which a later command may read
+
+    monkeypatch.setattr(commands, "RUN", dict.fromkeys(commands.RUN, settings_of))
+    monkeypatch.chdir(tmp_path)
+    calls = calls_of(study, tmp_path)
+    for program, *arguments in calls:
+        if program == "python":
+            assert (ROOT / arguments[0]).is_file(), arguments
+        elif program == "limbeck":
+            monkeypatch.setattr(sys, "argv", [program, *arguments])
+            with pytest.raises(SystemExit) as stop:
+                cli.main()
+            assert stop.value.code == 0, shlex.join(arguments)
+    assert len(read) == sum(program == "limbeck" for program, *_ in calls)
+    assert {program for program, *_ in calls} & {"limbeck", "python"}
+
+
+def run(script: str, constants: dict, *arguments: object, data: Path | None = None) -> None:
+    """Runs a script of docs/results to its end with smaller constants."""
+    file = RESULTS / script
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "LIMBECK_TEST_DATA": str(data or "")}
+    command = [sys.executable, "-c", TINY, file.parent, file.stem, json.dumps(constants), *arguments]
+    process = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-4000:]
+
+
+def read(file: Path):
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def names(value, place: str = "") -> set[str]:
+    """Every name in a JSON value, behind those that it is in."""
+    if isinstance(value, list):
+        return set().union(*(names(one, place) for one in value))
+    if not isinstance(value, dict):
+        return set()
+    return set().union(*({f"{place}/{key}"} | names(one, f"{place}/{key}") for key, one in value.items()))
+
+
+@pytest.fixture
+def stdlib(tmp_path) -> Path:
+    """A text of the built-in teacher's kind."""
+    source = Path(json.__file__).parent
+    text = "".join(file.read_text(encoding="utf-8") for file in sorted(source.glob("*.py")))
+    parts = [text[start : start + 900] for start in range(0, len(text), 1000)]
+    write_rows(tmp_path / "text.jsonl", [{"text": part} for part in parts])
+    return tmp_path / "text.jsonl"
+
+
+def write_rows(file: Path, rows) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.mark.long
+def test_captured_logits_runs(tmp_path, stdlib):
+    tiny = {"SEEDS": [0], "OBJECTIVES": ["ForwardKL"]}
+    run("caches.py", tiny, tmp_path / "out", "builtin:stdlib", stdlib, "400k", "2k")
+    found = read(tmp_path / "out" / "results.json")
+    assert names(read(RESULTS / "caches" / "stdlib.json")) <= names(found)
+    assert [(row["kind"], row["bytes"]) for row in found["rows"]] == [
+        ("live", None),
+        ("drawn", 48),
+        ("coarse", 48),
+        ("likeliest without the rest", 48),
+    ]
+    assert len({row["nats"] for row in found["rows"]}) == 4
+
+
+@pytest.mark.long
+def test_two_tokenizers_runs(tmp_path, stdlib):
+    run("alignment.py", {"SEEDS": [0]}, tmp_path / "out", "builtin:stdlib", stdlib, 300, 6000)
+    found = read(tmp_path / "out" / "results.json")
+    assert names(read(RESULTS / "alignment" / "stdlib.json")) <= names(found)
+    assert len({row["bits_per_byte"]["value"] for row in found["rows"]}) == len(found["rows"]) == 6
+
+
+@pytest.mark.long
+def test_verdicts_runs(tmp_path, stdlib):
+    tiny = {"TRAININGS": 6, "GROUPINGS": 40, "SEEDS": [1], "JUDGED": [1]}
+    run("verdicts.py", tiny, tmp_path / "out", "builtin:stdlib", stdlib, "400k", "2k")
+    found = read(tmp_path / "out" / "results.json")
+    assert names(read(RESULTS / "verdicts" / "results.json")) <= names(found)
+    assert (tmp_path / "out" / "rates.svg").stat().st_size > 1000
+
+
+@pytest.fixture
+def folder_of_data(tmp_path) -> Path:
+    """A folder of texts and models as `LIMBECK_TEST_DATA`, of random words."""
+    data, words = tmp_path / "data", texts(40)
+    turns = [{"from": "human", "value": words[0]}]
+    answer = {"from": "gpt", "value": words[1]}
+    write_rows(data / "tasks/preference/dpo_en_demo.jsonl", [{"conversations": turns, "chosen": answer}] * 3)
+    for name in ("train", "test"):
+        write_rows(data / f"tasks/gsm8k/{name}.jsonl", [{"question": one, "answer": one} for one in words])
+    write_rows(data / "tasks/alpaca/alpaca_en_demo.jsonl", [{"instruction": "a", "input": "", "output": "b"}] * 3)
+    for name in ("tinystories/train", "tinystories/train_v2", "c4/c4_demo", "python_stdlib/files"):
+        write_rows(data / f"text/{name}.jsonl", [{"text": one} for one in words])
+    save(llama(layers=3, hidden=48), data / "models/stories-llama-260k")
+    tokenizer().save_pretrained(data / "tokenizers/gpt_neox_20b")
+    return data
+
+
+@pytest.mark.long
+def test_packing_runs(tmp_path, folder_of_data):
+    tiny = {"SEEDS": [0], "LENGTH": 32, "ROWS": 2, "STEPS": 2, "STUDENT": 40_000}
+    run("packing.py", tiny, tmp_path / "out", data=folder_of_data)
+    assert names(read(RESULTS / "packing" / "results.json")) <= names(read(tmp_path / "out" / "results.json"))
+
+
+@pytest.mark.long
+def test_law_coverage_runs(tmp_path):
+    run("law-coverage.py", {}, tmp_path / "out.json", 1)
+    assert names(read(RESULTS / "law-coverage" / "coverage.json")) <= names(read(tmp_path / "out.json"))
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak of memory as Linux gives it")
+def test_streamed_runs(tmp_path):
+    tiny = {"WIDTH": 512, "FFN": 1408, "VOCAB": 2048, "TOKENS": 256, "LENGTH": 64, "CHARACTERS": 600}
+    run("streamed/streamed.py", tiny, tmp_path / "out.json", 288)
+    found = read(tmp_path / "out.json")
+    assert names(read(RESULTS / "streamed" / "streamed.json")) <= names(found)
+    assert found["answers_equal_bytes"] == 1.0
+
+
+def measured(file: Path, level: float) -> None:
+    """A measurement of 40 documents of 100 tokens, about so many nats each token."""
+    nats = 100 * level + np.random.default_rng(0).normal(0, 1, 40)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Measurements(np.full(40, 100.0), nats, np.ones((40, 15, 3))).save(file)
+
+
+@pytest.mark.long
+def test_stories_splits_and_judges(tmp_path):
+    """Runs in which all three claims hold are found to be such."""
+    runs = tmp_path / "runs"
+    levels = {
+        "single-use": {"teacher": 1.0, "student": 2.0, "cut+ce": 2.1, "cut+ce@flops": 1.9},
+        "ten-uses": {"student": 2.2, "cut+ce": 2.6, "cut+ce@flops": 2.8},
+    }
+    on_short = {"50k": 2.7, "100k": 2.5, "200k": 2.4, "350k": 2.5}
+    levels |= {f"cross-entropy-{tokens}": {"student": level} for tokens, level in on_short.items()}
+    for name, arms in levels.items():
+        for arm, level in arms.items():
+            for seed in range(10, 13):
+                measured(runs / name / "measurements" / f"{arm}-seed{seed}.safetensors", level + seed / 1e4)
+    for name in ("single-use", "ten-uses"):
+        shutil.copy(RESULTS / "stories" / name / "run.json", runs / name)
+    write_rows(tmp_path / "text.jsonl", [{"text": f"story {number}"} for number in range(36)])
+    script = [sys.executable, RESULTS / "stories.py"]
+    subprocess.run([*script, "split", tmp_path / "split", tmp_path / "text.jsonl"], check=True)
+    subprocess.run([*script, "judge", runs, tmp_path / "out"], check=True, capture_output=True)
+    assert len((tmp_path / "split" / "held_out.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "split" / "long.jsonl").read_text().splitlines()) == 34
+    found = read(tmp_path / "out" / "results.json")
+    assert [found[claim] for claim in ("once", "ten times", "break-even")] == ["confirmed"] * 3
+    assert "cross-entropy at its best (4)" in found["student_better_by"]["ten-uses"]
+    committed = read(RESULTS / "stories" / "results.json")
+    assert {one for one in names(committed) if "at its best" not in one} <= names(found)
+
+
+@pytest.mark.long
+def test_the_builtin_teacher_is_shipped_in_half_precision(tmp_path):
+    (tmp_path / "results").mkdir()
+    save(llama(), tmp_path / "run" / "model", card="A card.")
+    for name in ("run.json", "readings.jsonl"):
+        (tmp_path / "run" / name).write_text("{}")
+    run("builtin-stdlib.py", {}, tmp_path / "run", tmp_path / "shipped", tmp_path / "results")
+    assert (tmp_path / "shipped" / "README.md").read_text(encoding="utf-8") == "A card."
+    assert read(tmp_path / "shipped" / "config.json")["dtype"] == "float16"
+    assert {file.name for file in (tmp_path / "results").iterdir()} == {"run.json", "readings.jsonl"}
