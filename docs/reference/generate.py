@@ -152,6 +152,7 @@ def example_of(setting: Setting) -> object:
 EXAMPLES = {  # of keys whose description needs none
     "batch_tokens": "16k",
     "eval_data": "held-out.jsonl",
+    "frame": "<|endoftext|>",
     "keep_attention": "2",
     "layers": "4",
     "lr": "0.001",

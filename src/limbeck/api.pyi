@@ -91,6 +91,7 @@ def doctor(
     seq_len: int | str | None = None,
     long_conversations: Literal["split", "drop"] | None = "split",
     text_tokens: int | str | None = None,
+    frame: str | None = None,
     tokens: int | str | None = 500_000,
     batch_tokens: int | str | None = None,
     lr: float | None = None,
@@ -144,6 +145,8 @@ def doctor(
             which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
         text_tokens: Tokens of the dataset that are used, from its start, in whole documents. For example 100k.
             Default: all of it.
+        frame: Token that plain documents begin with: one of the teacher's, none, or auto. Default: auto, measured
+            on a few documents where a teacher leaves a choice.
         tokens: Training tokens, in whole sequences. For example 2M or 10B. Default: 500k.
         batch_tokens: Tokens of one optimiser step. Default: as many as make about 400 steps.
         lr: Peak learning rate. Default: by the size of the student; converted students use one third of that.
@@ -192,6 +195,7 @@ def shrink(
     skip_bad: int | None = None,
     seq_len: int | str | None = None,
     long_conversations: Literal["split", "drop"] | None = "split",
+    frame: str | None = None,
     seed: int | None = 0,
     device: str | None = "auto",
     student_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
@@ -221,6 +225,8 @@ def shrink(
         seq_len: Sequence length. Default: 256 on a CPU, 1024 on a GPU, at most the model's context.
         long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
             which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
+        frame: Token that plain documents begin with: one of the teacher's, none, or auto. Default: auto, measured
+            on a few documents where a teacher leaves a choice.
         seed: Seed of data order, new weights and samples. Default: 0.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         student_dtype: Number format of the student's file. Default: that of the teacher.
@@ -247,6 +253,7 @@ def distil(
     seq_len: int | str | None = None,
     long_conversations: Literal["split", "drop"] | None = "split",
     text_tokens: int | str | None = None,
+    frame: str | None = None,
     tokens: int | str | None = 500_000,
     batch_tokens: int | str | None = None,
     lr: float | None = None,
@@ -302,6 +309,8 @@ def distil(
             which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
         text_tokens: Tokens of the dataset that are used, from its start, in whole documents. For example 100k.
             Default: all of it.
+        frame: Token that plain documents begin with: one of the teacher's, none, or auto. Default: auto, measured
+            on a few documents where a teacher leaves a choice.
         tokens: Training tokens, in whole sequences. For example 2M or 10B. Default: 500k.
         batch_tokens: Tokens of one optimiser step. Default: as many as make about 400 steps.
         lr: Peak learning rate. Default: by the size of the student; converted students use one third of that.
@@ -353,6 +362,7 @@ def capture(
     long_conversations: Literal["split", "drop"] | None = "split",
     tokens: int | str | None = None,
     text_tokens: int | str | None = None,
+    frame: str | None = None,
     seed: int | None = 0,
     bytes_per_token: int | None = 48,
     codec: Literal["auto", "sampled", "top-k"] | None = "auto",
@@ -401,6 +411,8 @@ def capture(
             all of --data.
         text_tokens: Tokens of the dataset that are used, from its start, in whole documents. For example 100k.
             Default: all of it.
+        frame: Token that plain documents begin with: one of the teacher's, none, or auto. Default: auto, measured
+            on a few documents where a teacher leaves a choice.
         seed: Seed of what is sampled. Default: 0.
         bytes_per_token: Bytes kept of each token's distribution. Default: 48.
         codec: How a distribution is kept: sampled (unbiased), top-k (the likeliest tokens and the mass of the

@@ -73,7 +73,7 @@ COMMANDS = (
         result="ShrinkResult",
         only=(
             *("teacher", "params", "shrink", "shape", "vocab", "method", "data", "columns", "skip_bad", "length"),
-            *("long_conversations", "student_dtype", "seed", "device", "out", "json_"),
+            *("long_conversations", "frame", "student_dtype", "seed", "device", "out", "json_"),
         ),
         models=_MODELS,
         help={

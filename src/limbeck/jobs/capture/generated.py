@@ -67,6 +67,7 @@ _NOT_WITH_TEXT = (
     "device_memory",
     "params",
     "vocab",
+    "frame",
 )
 _ONLY_WITH_TEXT = ("max_new_tokens", "temperature", "samples", "price")
 _OF_A_SERVER = ("in_flight", "time_limit", "price")

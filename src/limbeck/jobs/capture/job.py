@@ -17,6 +17,7 @@ import torch
 from limbeck.config import CaptureSettings
 from limbeck.corpora import Rows, TokenStore, require_rows
 from limbeck.corpora.source import resolve as resolve_source
+from limbeck.corpora.tokenizer import fingerprint
 from limbeck.disk import (
     claims,
     finite,
@@ -40,7 +41,9 @@ from limbeck.jobs.common.captured import CERTIFICATE, COST, CUT, DATA, HELD_OUT,
 from limbeck.jobs.common.environment import Environment, environment_of, row_length
 from limbeck.jobs.common.folder import claim, now, packed_as, reserve, same_corpus, signature_of, update
 from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.common.opening import open_documents, open_once
 from limbeck.jobs.common.packing import packed
+from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import columns_of, passing_store, stores_of
 from limbeck.jobs.pair.student import METHOD, shrink_to, size_name
 from limbeck.jobs.pair.unigram import check_knowledge, compare_to_unigram, of_source
@@ -107,6 +110,7 @@ def capture(
     with open_source(
         settings, teacher, environment, length=length, k=run["codec"]["k"] if "codec" in run else None
     ) as source:
+        source = _opened(settings, teacher, source, run, environment)
         if "text" not in run:  # which a continued capture has checked
             _look(settings, source, length=length, environment=environment)
         store, held_out = stores_of(settings, source.about, environment)
@@ -159,6 +163,20 @@ def _with_vocabulary(
     if teacher.vocabulary is None:
         return teacher, {}
     return teacher, {"vocabulary": open_vocabulary(teacher.vocabulary).digest}
+
+
+def _opened(
+    settings: CaptureSettings,
+    teacher: TeacherRef,
+    source: LogitSource,
+    run: dict[str, Any],
+    environment: Environment,
+) -> LogitSource:
+    """The source, after it was chosen what its documents begin with."""
+    texts = first_documents(settings, teacher).texts
+    findings = open_documents(settings, source.about, source.whole, texts, run=run, world=environment.world)
+    show_findings(findings, console)
+    return replace(source, made_from=source.made_from | {"tokenizer": fingerprint(source.about.tokenizer)})
 
 
 def _length(settings: CaptureSettings, teacher: TeacherRef, environment: Environment) -> int:
@@ -227,6 +245,8 @@ def choose(settings: CaptureSettings) -> dict[str, Any]:
         )
     resolve_source(settings.data, columns_of(settings))
     teacher = load(settings.teacher, device=environment.world.device, dtype=environment.dtype)
+    texts = first_documents(settings, teacher_ref(settings.teacher)).texts
+    show_findings(open_once(settings, teacher, texts, device=environment.world.device), console)
     length = row_length(settings, teacher.context, environment.world.device, name=teacher.name)
     with passing_store(settings, teacher) as store:
         require_rows(store, length=length)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from limbeck.corpora import TokenStore
+from limbeck.corpora.opening import begin_with
 from limbeck.disk import Count, link_or_copy, read_json, read_rows, whole_folder
 from limbeck.errors import BadModel, LimbeckError, Mismatch
 from limbeck.jobs.common.folder import packing_in
@@ -194,7 +195,9 @@ class Captured:
                 f"The same weights are needed {remedy}"
             )
         model = load(source, device=device, dtype=dtype)
-        return model if self.vocabulary is None else trim(model, open_vocabulary(self.vocabulary))
+        model = model if self.vocabulary is None else trim(model, open_vocabulary(self.vocabulary))
+        begin_with(model, self.about.tokenizer.bos_token)
+        return model
 
 
 class HeldOutLogits:

@@ -33,7 +33,7 @@ _HOW |= {"any_teacher"}  # which only lets a run begin
 _PACKING = "packing"  # in a signature: how documents are put into rows; older versions did not name theirs
 
 # Settings of a later version: absent where they are not given, so that an earlier run continues
-_LATER = ("text_tokens", "cache_logits", "vocab")
+_LATER = ("text_tokens", "cache_logits", "vocab", "frame")
 # What a run has before it is claimed, and before its first result, where another may begin in its place
 _FIRST = {VOCABULARY, f"{VOCABULARY}.json"}
 _BEFORE = {"run.json", "data", *_FIRST}
@@ -141,6 +141,11 @@ def _begin(record: Path, signature: dict[str, Any]) -> dict[str, Any]:
 def _read(record: Path) -> dict[str, Any]:
     run: dict[str, Any] = read_json(record, _Run, remedy="give a new folder with --out")
     return run
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What the run.json of a run holds. Raises BadFolder where it is damaged."""
+    return _read(folder / "run.json")
 
 
 def signature_of(settings: BaseModel, job: str, **derived: Any) -> dict[str, Any]:

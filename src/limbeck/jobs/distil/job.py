@@ -23,6 +23,7 @@ from limbeck.errors import BadModel
 from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim, now, same_corpus, update
 from limbeck.jobs.common.held_out import watch_of
+from limbeck.jobs.common.opening import open_documents
 from limbeck.jobs.common.packing import packed
 from limbeck.jobs.common.rates import fresh_rate_of, rate_of
 from limbeck.jobs.common.sample import Sample, first_documents
@@ -151,7 +152,10 @@ def prepare(
         _check_served(request, length=plan.budget.length, environment=environment)
     given = objectives or request.objectives
     source = beside.source if beside else teacher_of(request, environment, length=plan.budget.length, objectives=given)
-    start = _Start(plan, source, first_documents(settings, request.teacher), environment, sharing)
+    documents = first_documents(settings, request.teacher)
+    if not source.captured:
+        _show(_opened(settings, source, documents, run, environment, beside=beside))
+    start = _Start(plan, source, documents, environment, sharing)
     about_teacher = start.first_look(known=beside is not None)
     store, held_out = beside.stores if beside else source.stores(settings, environment)
     require_rows(store, length=plan.budget.length)
@@ -257,6 +261,23 @@ class _Start:
             return None
         sizes = Size.of(student.config), Size.of(self.source.about.config)
         return Price.of(*sizes, length=self.plan.budget.length, uses=self.uses())
+
+
+def _opened(
+    settings: DistilSettings,
+    source: TeacherSource,
+    documents: Sample,
+    run: dict[str, Any],
+    environment: Environment,
+    *,
+    beside: Comparison | None,
+) -> list[Finding]:
+    """Chooses what documents begin with, for a teacher in memory, which computes itself. Gives what was found."""
+    if beside is None:
+        return open_documents(settings, source.about, source.about, documents.texts, run=run, world=environment.world)
+    if "frame" in beside.run:
+        update(settings.out, run, frame=beside.run["frame"])
+    return []
 
 
 def _shared(

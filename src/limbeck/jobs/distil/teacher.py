@@ -131,7 +131,7 @@ def _captured(request: DistilRequest, environment: Environment, *, length: int |
                 "capture first and give its folder: --teacher LOGITS"
             )
         keys = settings.model_dump(include=_PASSED_ON) | {"text_tokens": settings.text_tokens, "length": length}
-        keys |= {"vocab": settings.vocab}
+        keys |= {"vocab": settings.vocab, "frame": settings.frame}
         tokenised, vocabulary = settings.out / DATA, request.teacher.vocabulary
         capture(CaptureSettings(**keys, out=folder), tokenised=tokenised, vocabulary=vocabulary)
     return Captured(folder)
@@ -192,7 +192,7 @@ def _with_text_of(request: DistilRequest, captured: Captured) -> DistilRequest:
     there = {"data": signature["data"], "eval_data": signature["eval_data"]}
     columns = signature.get("columns")
     there["columns"] = tuple((ours, theirs) for ours, theirs in columns) if columns else None
-    there["skip_bad"] = signature.get("skip_bad")
+    there |= {"skip_bad": signature.get("skip_bad"), "frame": signature.get("frame")}
     if settings.tokenizer_align is None:  # a student with another tokenizer has its own rows and budget
         there |= {"text_tokens": captured.text_tokens}
         long = next((name for name, packing in PACKINGS.items() if packing == captured.packing), None)

@@ -14,6 +14,7 @@ from limbeck.ending import Ending
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import environment_of, row_length
 from limbeck.jobs.common.folder import command, packing_in_settings
+from limbeck.jobs.common.opening import open_once
 from limbeck.jobs.common.packing import packed_documents
 from limbeck.jobs.common.sample import first_documents, unreadable
 from limbeck.jobs.distil.align import check_student
@@ -54,7 +55,9 @@ def _examined(request: DistilRequest) -> dict[str, Any]:
     sample = first_documents(settings, request.teacher)
     environment = environment_of(settings)
     shape = target_shape(settings, request.teacher)
-    teacher = RunTeacher.of(request, environment).about
+    source = RunTeacher.of(request, environment)
+    teacher = source.about
+    opening = [] if source.captured else open_once(settings, teacher, sample.texts, device=environment.world.device)
     student = given_student(settings.student, request.teacher) if settings.student else None
     reads = student if student is not None and settings.tokenizer_align else teacher
     length = settings.length or row_length(settings, reads.context, environment.world.device, name=reads.name)
@@ -68,6 +71,7 @@ def _examined(request: DistilRequest) -> dict[str, Any]:
     findings += packed_documents(
         sample.documents, reads, packing=packing_in_settings(settings), length=length, context=reads.context
     )
+    findings += opening
     findings += what_is_known(request, teacher, length=length, environment=environment)
     return {"ok": all(f.level != "error" for f in findings), "findings": as_json(findings)}
 

@@ -16,6 +16,8 @@ from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.jobs.common.environment import Environment, environment_of, row_length
 from limbeck.jobs.common.folder import command
+from limbeck.jobs.common.opening import open_once
+from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import columns_of, passing_store
 from limbeck.jobs.pair.student import shrink_to, stored_as, target_shape
 from limbeck.jobs.pair.trimmed import load_teacher
@@ -24,6 +26,7 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.models.save import save
 from limbeck.models.sidecar import licence_of
 from limbeck.models.source import resolve_description
+from limbeck.planning.checks.finding import show
 from limbeck.report.card import model_card
 from limbeck.run.log import console
 from limbeck.students.score import METHODS
@@ -59,6 +62,8 @@ def _shrunk(settings: DistilSettings, source: TeacherRef, environment: Environme
     _require_empty(out)  # another process may just have finished
     local = source if isinstance(source, LocalRef) else LocalRef(settings.teacher)
     teacher = load_teacher(local, environment)
+    texts = first_documents(settings, source).texts
+    show(open_once(settings, teacher, texts, device=environment.world.device), console)
     length = row_length(settings, teacher.context, environment.world.device, name=teacher.name)
     with passing_store(settings, teacher) as store:
         student = shrink_to(
