@@ -14,6 +14,7 @@ from limbeck import cli
 from limbeck.api import plan
 from limbeck.errors import BadModel, BadPoints
 from limbeck.jobs.plan.device import Limits, largest_student
+from limbeck.jobs.plan.job import _vocabulary
 from limbeck.models.anatomy import Anatomy
 from limbeck.models.configuration import load_config
 from limbeck.models.declared import read_anatomy
@@ -257,3 +258,35 @@ def test_a_long_path_leaves_the_numbers_their_room(limbeck, teacher, tmp_path):
     assert status == 0
     assert "…" not in out
     assert re.search(r"on L4: \d+\.\d\d of 22\.89 MiB", out)
+
+
+def test_a_plan_says_what_a_trimmed_vocabulary_gives(teacher):
+    """A tied embedding: each token less is one row of the student's width less."""
+    found = plan(teacher=str(teacher), params="5M").student
+    width = int(dict(pair.split("=") for pair in found["shape"].split(","))["hidden"])
+    assert found["vocabulary"]["tokens"] == 4096
+    assert found["vocabulary"]["share"] == pytest.approx(4096 * width / found["parameters"])
+    trimmed = plan(teacher=str(teacher), params="5M", vocab="1k").student
+    assert trimmed["vocabulary"]["tokens"] == 1000
+    large = LlamaConfig(vocab_size=32_000, hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
+    size = Size.of(large)  # embedding and head, not tied
+    assert _vocabulary(size)["trimmed"]["8192"] == size.parameters - 2 * (32_000 - 8192) * 64
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--vocab", "8k"), "has 4,096 tokens, so nothing would be trimmed"),
+        (("--vocab", "auto"), "limbeck doctor with --data and --vocab auto says how many"),
+    ],
+)
+def test_a_plan_of_a_vocabulary_that_cannot_be_is_refused(limbeck, teacher, flags, words):
+    status, _, err = limbeck("--teacher", teacher, "--params", "5M", *flags)
+    assert status == 2
+    assert words in " ".join(err.split())
+
+
+def test_a_vocabulary_belongs_to_a_teacher_or_to_mixers(limbeck):
+    status, _, err = limbeck(*FORWARD, "--vocab", "8k")
+    assert status == 2
+    assert "goes with --teacher" in err

@@ -244,3 +244,56 @@ def test_mixers_take_the_trimmed_vocabulary(here, tmp_path):
     student = load(tmp_path / "out" / "student")
     assert student.vocab == len(open_vocabulary(tmp_path / "out" / "vocabulary").kept)
     assert student.lineage["vocabulary"]["of"] == "teacher"
+
+
+def test_the_report_says_what_was_trimmed(here, done):
+    from limbeck.report.vocabulary import vocabulary_note
+
+    facts = run_of(done)["vocabulary"]
+    note = next(note for note in json.loads((done / "verdict.json").read_text())["notes"] if "trimmed" in note)
+    assert note == vocabulary_note(run_of(done))
+    assert f"{facts['tokens'][1]:,} of the teacher's {WHOLE:,} tokens are kept" in note
+    assert f"{facts['left_out']['bits_per_byte']['whole']:.4f} bits per byte" in note
+    assert "compare runs of other vocabularies by bits per byte" in note
+    assert vocabulary_note({}) == ""
+    assert "tokens are kept" in (done / "report.html").read_text()
+
+
+def test_a_probe_trims_the_teacher_of_a_trimmed_student(here, done):
+    """The run itself measured the same of its trimmed teacher, on what it held out."""
+    found = limbeck.probe(
+        str(done / "student"), probe="likelihood", teacher=str(here / "teacher"), length=32, threads=1
+    )
+    rows = [json.loads(line) for line in (done / "readings.jsonl").read_text().splitlines()]
+    expected = {row["name"]: row["value"] for row in rows if row["model"] == "student"}
+    assert {"held_out", "acceptance"} <= found.readings.keys() & expected.keys()
+    for name in ("held_out", "acceptance"):
+        assert found.readings[name].value == pytest.approx(expected[name], rel=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("sizes", "suggested"),
+    [({"rows": 8192}, True), ({"rows": 8192, "parameters": 30_000_000}, False), ({"rows": 2048}, False)],
+)
+def test_trimming_is_suggested_where_embeddings_exceed_a_third(sizes, suggested):
+    from limbeck.planning.checks.vocabulary import embeddings
+    from limbeck.planning.cost.size import Size
+
+    size = Size(
+        **{
+            "parameters": 1_000_000,
+            "embedding": 0,
+            "multiplied": 0,
+            "layers": 1,
+            "hidden": 64,
+            "attention": 64,
+            "ffn": 64,
+        }
+        | {"rows": 0, "head": 0, "kv": 64}
+        | sizes
+    )
+    found = list(embeddings(size))
+    assert bool(found) == suggested
+    if found:
+        assert found[0].message == "52% of the student's 1,000,000 parameters are embeddings, of 8,192 tokens"
+        assert "--vocab auto" in found[0].remedy

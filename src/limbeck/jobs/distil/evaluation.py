@@ -36,6 +36,7 @@ from limbeck.report.screen import measured_rows, next_of_distil
 from limbeck.report.start import price_of, start_of
 from limbeck.report.state import state_sentence
 from limbeck.report.verdict import Verdict, too_few_documents, verdict
+from limbeck.report.vocabulary import vocabulary_note
 from limbeck.run.log import console
 from limbeck.types import Batch, Reading, ReadingRow, Teacher
 
@@ -128,6 +129,8 @@ class Evaluation:
         )
         if cost_of_state := state_sentence(run):
             found_verdict = replace(found_verdict, notes=(*found_verdict.notes, cost_of_state))
+        if note := vocabulary_note(run):
+            found_verdict = replace(found_verdict, notes=(*found_verdict.notes, note))
         if few := too_few_steps(run["plan"]["steps"]):
             found_verdict = replace(found_verdict, notes=(*found_verdict.notes, f"{few}."))
         if isinstance(self._source, CrossTokenizerTeacher):

@@ -26,7 +26,7 @@ from limbeck.models.load import load
 from limbeck.models.trim.folder import facts_of, open_vocabulary
 from limbeck.models.trim.model import Vocabulary, trim
 from limbeck.probes.interval import difference_interval, mean_interval
-from limbeck.report.words import share
+from limbeck.report.vocabulary import left_out_sentence
 from limbeck.run.log import console
 from limbeck.teachers.ref import LocalRef
 from limbeck.types import Batch
@@ -55,7 +55,7 @@ def load_teacher(teacher: LocalRef, environment: Environment) -> LanguageModel:
     trimmed = trim(model, vocabulary)
     found = _compared(before, trimmed, rows, vocabulary)
     write_json(file, finite(found))
-    console.print(in_words(found))
+    console.print(left_out_sentence(found))
     return trimmed
 
 
@@ -73,20 +73,6 @@ def what_is_left_out(folder: Path) -> dict[str, Any]:
         read_json(file, remedy="remove it: the next run measures it again") if file.is_file() else {}
     )
     return found
-
-
-def in_words(found: Mapping[str, Any]) -> str:
-    """What the teacher gives the tokens that are left out, in a sentence; "" where nothing was measured."""
-    if not found or not found["positions"]:
-        return ""
-    left, bits = found["left_out"], found["bits_per_byte"]
-    message = f"of the teacher's probability {share(left['value'], digits=2)} is on tokens that are left out"
-    if left["low"] is not None:
-        message += f" ({share(left['low'], digits=2)} to {share(left['high'], digits=2)})"
-    return (
-        f"{message}, at most {share(found['worst'])} at one of {found['positions']:,} positions of {left['n']} held-out texts; "
-        f"it has {bits['whole']:.4f} bits per byte there with all tokens, {bits['trimmed']:.4f} with those that are kept"
-    )
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,10 @@ from limbeck.models.source import resolve_description
 from limbeck.models.trim.choose import Asked, choose
 from limbeck.models.trim.folder import VOCABULARY as FILE
 from limbeck.models.trim.folder import facts_of, needed_ids, open_vocabulary, write_vocabulary
-from limbeck.models.trim.model import LINEAGE, trim
+from limbeck.models.trim.model import LINEAGE, Vocabulary, trim
 from limbeck.models.trim.tokenizer import Kept, state_of, trimmed_tokenizer
 from limbeck.models.weightless import load_without_weights
-from limbeck.report.words import count, share
+from limbeck.report.vocabulary import kept_sentence
 from limbeck.run.log import console
 from limbeck.teachers.ref import VOCABULARY, LocalRef, TeacherRef
 
@@ -67,7 +67,7 @@ def trimmed_in_run(
                 raise another(settings.out, "vocabulary")
             chosen.write(folder)
         if not going_on:
-            console.print(in_words(facts_of(folder)))
+            console.print(_said(facts_of(folder)))
     environment.world.barrier()
     return replace(teacher, vocabulary=folder)
 
@@ -80,7 +80,7 @@ def trimmed_beside(
     if chosen is None:
         return teacher
     chosen.write(folder / VOCABULARY)
-    console.print(in_words(facts_of(folder / VOCABULARY)))
+    console.print(_said(facts_of(folder / VOCABULARY)))
     return replace(teacher, vocabulary=folder / VOCABULARY)
 
 
@@ -125,8 +125,7 @@ class Chosen:
         kept = kept_in(own, about.tokenizer)
         if kept is None:
             return None
-        as_state = state_of(trimmed_tokenizer(about.tokenizer, kept, name=about.name), name=about.name)
-        if as_state != state_of(own, name=student):
+        if not _segments_alike(own, about, kept):
             raise Mismatch(
                 f"--student {student}: expected the tokenizer of {about.name} with some of its tokens, got one that segments "
                 "text in another way: give the model that it was trimmed from as --teacher"
@@ -171,6 +170,22 @@ def _is_trimmed(student: str) -> bool:
     """Whether a model's folder says that its vocabulary was trimmed."""
     file = resolve_description(student) / "lineage.json"
     return file.is_file() and LINEAGE in lineage_in(file)
+
+
+def _segments_alike(trimmed: PreTrainedTokenizerBase, whole: LanguageModel, kept: Kept) -> bool:
+    """Whether a tokenizer is that of a model with the kept tokens, in all that it does."""
+    made = trimmed_tokenizer(whole.tokenizer, kept, name=whole.name)
+    return state_of(made, name=whole.name) == state_of(trimmed, name=whole.name)
+
+
+def trimmed_like(teacher: LanguageModel, student: LanguageModel) -> LanguageModel:
+    """A teacher with the vocabulary of a student that was trimmed from its own; the teacher as it is for any other student."""
+    if LINEAGE not in (student.lineage or {}):
+        return teacher
+    kept = kept_in(student.tokenizer, teacher.tokenizer)
+    if kept is None or not _segments_alike(student.tokenizer, teacher, kept):
+        return teacher
+    return trim(teacher, Vocabulary(kept, student.tokenizer, len(teacher.tokenizer.get_vocab()), teacher.name))
 
 
 def kept_in(trimmed: PreTrainedTokenizerBase, whole: PreTrainedTokenizerBase) -> Kept | None:
@@ -239,16 +254,5 @@ def _row(item: Item) -> dict[str, Any]:
     return {"tokens": item.tokens.tolist(), "learned": learned, "bytes": item.size}
 
 
-def in_words(facts: Facts) -> str:
-    """What trimming did to tokens, embeddings and segmentation, in a sentence."""
-    (whole, kept), (before, after) = facts["tokens"], facts["parameters"]
-    there = facts["segmented"]["held_out"]
-    longer = there["tokens"][1] / max(1, there["tokens"][0]) - 1
-    message = (
-        f"vocabulary: {kept:,} of {whole:,} tokens are kept (the training text uses {facts['used']:,}), so embeddings take "
-        f"{count(after)} instead of {count(before)} parameters; {there['same']:,} of {there['documents']:,} held-out documents "
-        f"are segmented as before, and they are {share(longer, digits=2)} longer"
-    )
-    if facts["lost"] > 0:
-        message += f"; {share(facts['lost'], digits=2)} of the training text's tokens are not kept, and written in shorter ones"
-    return message
+def _said(facts: Facts) -> str:
+    return f"vocabulary: {kept_sentence(facts)}"

@@ -17,6 +17,7 @@ from limbeck.disk import claims, take, write_lines
 from limbeck.errors import BadFolder, BadPlugin, BadSetting
 from limbeck.jobs.common.environment import environment_of
 from limbeck.jobs.common.text import columns_of
+from limbeck.jobs.pair.vocabulary import trimmed_like
 from limbeck.jobs.probe.context import Context
 from limbeck.jobs.probe.text import RunFolder, Texts
 from limbeck.models.configuration import load_config
@@ -55,6 +56,7 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
     measured = load(model, device=environment.world.device, dtype=environment.dtype)
     against = load(teacher, device=environment.world.device, dtype=environment.dtype) if teacher else None
     if against is not None:
+        against = trimmed_like(against, measured)
         check(list(tokens_of_pair(against, measured)))
     if out is not None:
         _take(out)
