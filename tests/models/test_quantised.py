@@ -8,12 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GptOssConfig, LlamaConfig
 
-from limbeck.config import CaptureSettings
+from limbeck.config import CaptureSettings, ImportSettings
 from limbeck.errors import BadModel
 from limbeck.jobs.capture.job import capture
+from limbeck.jobs.importing.job import import_model
 from limbeck.models.anatomy import Anatomy
 from limbeck.models.build import new_model
-from limbeck.models.configuration import load_config
+from limbeck.models.configuration import is_quantised, load_config
+from limbeck.models.dequantise import dequantised
 from limbeck.models.load import load
 from limbeck.models.save import save
 from limbeck.models.streamed import load_streamed
@@ -102,15 +104,51 @@ def test_what_needs_whole_weights_is_refused_with_a_reason(tmp_path):
     for refused, message in (
         (
             lambda: load(folder, train=True),
-            "expected full-precision weights, because the model is trained, got quantised ones",
+            "expected full-precision weights, because the model is trained, got quantised ones; de-quantise it first",
         ),
         (
             lambda: load_streamed(folder, length=8, spill=tmp_path),
             "because layers are read one by one, got quantised ones; capture without --stream",
         ),
-        (lambda: Anatomy.of(config), "a llama model with quantised weights cannot be pruned: .* It may be a teacher"),
-        (lambda: check_family(config), "a llama model cannot be converted: its weights are quantised"),
+        (
+            lambda: Anatomy.of(config),
+            r"a llama model with quantised weights cannot be pruned: de-quantise it first \(limbeck import",
+        ),
+        (lambda: check_family(config), "a llama model cannot be converted: its weights are quantised; limbeck import"),
     ):
         with pytest.raises(BadModel, match=message):
             refused()
     assert Size.of(config).parameters == Size.of(load_config(tmp_path / "plain")).parameters
+
+
+@pytest.mark.parametrize("write", [_fp8, _mxfp4], ids=["fp8", "mxfp4"])
+def test_import_de_quantises_to_the_numbers_that_the_format_holds(write, tmp_path):
+    pytest.importorskip("accelerate", reason="Transformers runs these kinds with accelerate alone")
+    write(tmp_path)
+    (tmp_path / "quantised" / "README.md").write_text("---\nlicense: mit\n---\n")
+    result = import_model(ImportSettings(model=str(tmp_path / "quantised"), out=tmp_path / "whole"))
+    assert (result["dtype"], result["licence"], result["architecture"]) == (
+        "bfloat16",
+        "mit",
+        load_config(tmp_path / "plain").model_type,
+    )
+    assert not is_quantised(load_config(tmp_path / "whole"))
+    batch = packed()
+    whole, plain = load(tmp_path / "whole"), load(tmp_path / "plain")
+    plain.model.bfloat16().float()
+    torch.testing.assert_close(whole(batch).logits(), plain(batch).logits(), rtol=1e-3, atol=1e-3)
+    if write is _fp8:
+        Anatomy.of(whole.config)  # a student can be cut out of it
+
+
+def test_kinds_that_transformers_does_not_de_quantise_are_named(tmp_path):
+    _fp8(tmp_path)
+    file = tmp_path / "quantised" / "config.json"
+    written = json.loads(file.read_text())
+    for kind in ("gptq", "awq", "torchao"):
+        file.write_text(json.dumps(written | {"quantization_config": {"quant_method": kind}}))
+        with pytest.raises(BadModel, match=rf"quantised as {kind}, and Transformers de-quantises fp8, mxfp4"):
+            dequantised(tmp_path / "quantised")
+    with pytest.raises(BadModel, match=r"are not quantised, so it is an ordinary model already"):
+        import_model(ImportSettings(model=str(tmp_path / "plain"), out=tmp_path / "whole"))
+    assert not (tmp_path / "whole").exists()

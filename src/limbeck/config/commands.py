@@ -155,8 +155,9 @@ COMMANDS = (
     Command(
         "import",
         settings.ImportSettings,
-        "Make an ordinary model folder of a GGUF file: de-quantised weights, tokenizer, chat template.",
-        "Commands that take a model take the file itself, and keep such a folder in the user's cache; this writes one by name.",
+        "Make an ordinary model folder of a GGUF file or of a quantised model: de-quantised weights, tokenizer, chat template.",
+        "Commands that take a model take a GGUF file itself, and keep such a folder in the user's cache; this writes one by "
+        "name. A quantised model may teach as it is; students are cut out of what this writes.",
         models=("model",),
     ),
     Command(

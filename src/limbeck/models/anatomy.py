@@ -200,8 +200,9 @@ def _kind(config: PreTrainedConfig) -> Kind:
         )
     if getattr(config, "quantization_config", None) is not None:
         raise BadModel(
-            f"a {config.model_type} model with quantised weights cannot be pruned: give the unquantised model. It may be a "
-            "teacher, which is checked when it is loaded: give a smaller model with its tokenizer as --student"
+            f"a {config.model_type} model with quantised weights cannot be pruned: de-quantise it first (limbeck import MODEL "
+            "--out FOLDER), or give the unquantised model. It may be a teacher as it is: give a smaller model with its tokenizer "
+            "as --student"
         )
     if getattr(config, "add_cross_attention", False) or getattr(config, "scale_attn_by_inverse_layer_idx", False):
         raise BadModel(

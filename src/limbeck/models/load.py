@@ -45,7 +45,7 @@ def load(
     if train and is_quantised(config):
         raise BadModel(
             f"{folder}: expected full-precision weights, because the model is trained, got quantised ones; "
-            "give the unquantised model"
+            "de-quantise it first (limbeck import MODEL --out FOLDER), or give the unquantised model"
         )
     check_weights(folder)
     check_tokenizer(folder)

@@ -202,7 +202,7 @@ def _obstacle(config: PreTrainedConfig) -> str:
     rope: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
     window = getattr(config, "sliding_window", None)
     if getattr(config, "quantization_config", None) is not None:
-        return "its weights are quantised"
+        return "its weights are quantised; limbeck import MODEL --out FOLDER de-quantises them"
     if config.model_type in ("qwen2", "qwen3", *_FAMILIES):
         more = sorted(set(Anatomy.of(config).inside) - set(_TENSORS))
         if more:

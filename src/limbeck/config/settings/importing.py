@@ -12,7 +12,9 @@ from limbeck.config.settings.common import Base
 class ImportSettings(Base):
     """The keys of `limbeck import`, which are also its flags."""
 
-    model: Annotated[str, Flag("A .gguf file, a folder that holds one, or builtin:smollm2-135m.")]
+    model: Annotated[
+        str, Flag("A .gguf file, a folder that holds one, builtin:smollm2-135m, or a model with quantised weights.")
+    ]
     out: Annotated[
         Path, Flag("Folder to write.", "Output", metavar="FOLDER", synonyms=("output_dir", "output", "output_path"))
     ]

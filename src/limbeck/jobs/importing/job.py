@@ -1,35 +1,54 @@
-"""`limbeck import`: an ordinary model folder from a GGUF file, where one wants it. Other commands make theirs in the cache."""
+"""`limbeck import`: an ordinary model folder from a GGUF file or a quantised model."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 
 from limbeck.config import ImportSettings
-from limbeck.errors import BadFolder, BadModel
-from limbeck.models.gguf.importer import import_gguf
-from limbeck.models.source import gguf_named
+from limbeck.errors import BadFolder
+from limbeck.models.configuration import is_quantised, load_config
+from limbeck.models.dequantise import dequantised, quantised_as
+from limbeck.models.gguf.importer import Imported, import_gguf
+from limbeck.models.save import save
+from limbeck.models.sidecar import licence_of
+from limbeck.models.source import gguf_named, resolve, stored_tensors, weights_digest
 
 
 def import_model(settings: ImportSettings) -> dict[str, Any]:
     """Writes the folder; gives ``{"out", "file", "sha256", "architecture", "formats", "numbers", "dtype", "licence", "bytes"}``.
 
     ``formats`` counts the file's tensors by number format, ``dtype`` is that of the folder. Raises BadModel where there is no
-    such file or it cannot be read, BadFolder where ``out`` holds something.
+    such model, it cannot be read or is an ordinary one, BadFolder where ``out`` holds something.
     """
     if settings.out.exists() and (not settings.out.is_dir() or any(settings.out.iterdir())):
         raise BadFolder(f"{settings.out} is there already, and no empty folder: give a new folder with --out")
     file = gguf_named(settings.model)
-    if file is None:
-        raise BadModel(
-            f"{settings.model}: expected a .gguf file, a folder that holds one, or a built-in model that is one; other models "
-            "are ordinary folders already"
-        )
-    facts = import_gguf(file, settings.out)
+    facts = _dequantised(settings) if file is None else import_gguf(file, settings.out)
     size = sum(written.stat().st_size for written in settings.out.rglob("*") if written.is_file())
     return {"out": str(settings.out), **asdict(facts), "bytes": size}
+
+
+def _dequantised(settings: ImportSettings) -> Imported:
+    """Writes the de-quantised model of a folder or hub id."""
+    source = resolve(settings.model)
+    kind = quantised_as(config) if is_quantised(config := load_config(source)) else ""
+    model = dequantised(settings.model)
+    save(model, settings.out)
+    if (source / "README.md").is_file():  # the licence
+        shutil.copyfile(source / "README.md", settings.out / "README.md")
+    return Imported(
+        file=model.name,
+        sha256=weights_digest(source),
+        architecture=model.config.model_type,
+        formats={kind: len(stored_tensors(source))},
+        numbers=model.parameters_count,
+        dtype=str(model.model.dtype).removeprefix("torch."),
+        licence=licence_of(source).get("license"),
+    )
 
 
 def show(result: dict[str, Any], console: Console) -> None:
