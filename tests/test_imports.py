@@ -37,8 +37,8 @@ ROOMS = {
     "jobs": (
         ("common",),
         ("pair",),
-        ("capture", "export", "importing", "plan", "pretrain", "probe", "shrink"),
-        ("distil", "predict", "pilot"),
+        ("capture", "importing", "plan", "pretrain", "probe", "shrink"),
+        ("distil", "export", "predict", "pilot"),
         ("doctor",),
     ),
     "papers": (

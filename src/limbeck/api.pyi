@@ -490,19 +490,31 @@ def probe(
 def export(
     model: str,
     *,
-    seed: int | None = 0,
+    data: str | None = "python:stdlib",
+    columns: str | Sequence[str] | Mapping[str, str] | None = None,
+    skip_bad: int | None = None,
     device: str | None = "auto",
+    threads: int | None = None,
     to: str | None = "folder",
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = "auto",
     out: str | PathLike[str],
 ) -> ExportResult:
-    """Write a model in another format, read it again and compare it with the model.
+    """Write a model in other formats, run each by its own program and compare it with the model.
+
+    A model inside a run is compared on text that the run was not trained on. Each format has a folder of its own;
+    one alone is the folder of --out.
 
     Args:
         model: Folder or hub id of the model.
-        seed: Seed of the random tokens that are compared. Default: 0.
+        data: Text on which the exports are compared with the model, in the forms that limbeck distil reads.
+            Default: python:stdlib.
+        columns: Fields of the dataset that have other names than usual. For example text=body or
+            prompt=question,completion=answer.
+        skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
-        to: Format: folder, or one of a package that is installed. Default: folder.
+        threads: Threads of this process. Default: those of torch.
+        to: Formats, between commas: folder, gguf, gguf:f32, gguf:f16, gguf:bf16, gguf:q8_0, gguf:q4_0, or those
+            of packages that are installed. Default: folder.
         dtype: Number format of what is written; auto is that of the model. Default: auto.
         out: Folder to write.
 

@@ -99,10 +99,15 @@ def _probe(settings: config.ProbeCommandSettings) -> None:
 
 
 def _export(settings: config.ExportSettings) -> None:
-    from limbeck.jobs.export.job import show
+    from limbeck.jobs.export.ending import ending, show
 
     result = dispatch.export(settings)
-    _print(settings, result, lambda: show(result.to_dict(), Terminal()))
+
+    def shown() -> None:
+        show(result, Terminal())
+        show_ending(ending(result), Terminal(soft_wrap=True))
+
+    _print(settings, result, shown)
 
 
 def _import(settings: config.ImportSettings) -> None:

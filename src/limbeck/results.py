@@ -209,15 +209,77 @@ class PlanResult(Result):
         return cls(row, row.get("student", {}), row.get("tokens"), planners, costs, assumed, row.get("device"), mixture)
 
 
+@dataclass(frozen=True)
+class Speed:
+    """Tokens per second of reading a prompt and of writing after it, in so many threads of the machine that measured them."""
+
+    threads: int
+    prefill: float
+    generation: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An export beside its model, on the same ``tokens`` of held-out text.
+
+    ``kl`` is KL(model || export), ``same`` the share of equal greedy tokens, ``nats`` and ``written_nats`` what model and export
+    lose per token, ``difference`` the second less the first, with a paired interval. ``largest_difference`` is of
+    log-probabilities.
+    """
+
+    tokens: int
+    kl: Measured
+    same: Measured
+    nats: Measured
+    written_nats: Measured
+    difference: Measured
+    largest_kl: float
+    largest_difference: float
+
+    @classmethod
+    def of(cls, row: Row) -> Compared:
+        """From the JSON form."""
+        units = dict.fromkeys(("kl", "nats", "written_nats", "difference"), "nats/token") | {"same": "share"}
+        measured = {name: Measured.of({**row[name], "unit": unit}) for name, unit in units.items()}
+        return cls(
+            tokens=row["tokens"],
+            largest_kl=row["largest_kl"],
+            largest_difference=row["largest_difference"],
+            **measured,
+        )
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One format: its files and bytes, ``notes`` in words, and how it compares; None with a ``reason`` where it was not run."""
+
+    format: str
+    files: tuple[str, ...]
+    bytes: int
+    notes: tuple[str, ...]
+    compared: Compared | None
+    reason: str
+    speeds: tuple[Speed, ...]
+
+    @classmethod
+    def of(cls, row: Row) -> Exported:
+        """From the JSON form."""
+        compared = None if row["compared"] is None else Compared.of(row["compared"])
+        speeds = tuple(Speed(**one) for one in row["speeds"])
+        files, notes = tuple(row["files"]), tuple(row["notes"])
+        return cls(row["format"], files, row["bytes"], notes, compared, row["reason"], speeds)
+
+
 @dataclass(frozen=True, eq=False)
 class ExportResult(Result):
-    """A model in another format: its folder, the format and its size.
+    """A model in other formats: the folder, and each of the ``exports``.
 
-    ``kl_nats`` and ``largest_kl_nats`` are the mean and the largest KL(model || written) of ``n`` positions behind random tokens;
-    the three are None where limbeck cannot run the format.
+    The others are of the first: its format and size, ``kl_nats`` and ``largest_kl_nats``, the mean and the largest
+    KL(model || written) of ``n`` positions of held-out text; the three are None where it was not run.
     """
 
     out: Path
+    exports: tuple[Exported, ...]
     format: str
     bytes: int
     kl_nats: float | None
@@ -227,8 +289,9 @@ class ExportResult(Result):
     @classmethod
     def of(cls, row: Row) -> ExportResult:
         """From the JSON form."""
+        exports = tuple(Exported.of(one) for one in row["exports"])
         compared = (row["kl_nats"], row["largest_kl_nats"], row["n"])
-        return cls(row, Path(row["out"]), row["format"], row["bytes"], *compared)
+        return cls(row, Path(row["out"]), exports, row["format"], row["bytes"], *compared)
 
 
 @dataclass(frozen=True, eq=False)

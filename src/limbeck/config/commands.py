@@ -147,10 +147,14 @@ COMMANDS = (
     Command(
         "export",
         settings.ExportSettings,
-        "Write a model in another format, read it again and compare it with the model.",
+        "Write a model in other formats, run each by its own program and compare it with the model.",
+        "A model inside a run is compared on text that the run was not trained on. Each format has a folder of its "
+        "own; one alone is "
+        "the folder of --out.",
         result="ExportResult",
+        only=("model", "to", "dtype", "data", "columns", "skip_bad", "device", "threads", "out", "json_"),
         models=("model",),
-        help={"seed": "Seed of the random tokens that are compared."},
+        help={"data": "Text on which the exports are compared with the model, in the forms that limbeck distil reads."},
     ),
     Command(
         "import",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +19,10 @@ class FolderExporter:
     """A folder that Transformers, vLLM and others read, in the model's number format or another."""
 
     def write(self, model: LanguageModel, folder: Path, *, dtype: torch.dtype | None) -> None:
-        """Writes the folder. The weights in memory are rounded with it."""
+        """Writes the folder."""
+        dtype = dtype or model.stored or torch.float32
+        if dtype not in (model.stored, torch.float32):  # saving rounds in memory, and others are compared with this one
+            model = replace(model, model=copy.deepcopy(model.model))
         save(model, folder, dtype=dtype)
 
     def read(self, folder: Path, like: LanguageModel) -> LanguageModel:

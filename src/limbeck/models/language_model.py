@@ -49,7 +49,7 @@ class LanguageModel:
     count. A token beyond the rows of the head is allowed where only a text that spells it out contains it; such a text is
     refused. ``lineage`` records what a student was pruned from (`students.prune`); it is saved and loaded with the model.
     ``packs`` says whether the decoder takes rows of several documents. Where it is false, each document runs alone;
-    `models.verify` sets it.
+    `models.verify` sets it. ``stored`` is the number format of the folder's weights, None where they are of none.
 
     Raises BadModel for a model without an output head, and Mismatch where ordinary text reaches tokens without a row.
     """
@@ -58,6 +58,7 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase
     name: str
     lineage: Mapping[str, Any] | None = None
+    stored: torch.dtype | None = None
     vocab: int = field(init=False)
     packs: bool = field(init=False, default=True)
 

@@ -51,6 +51,7 @@ def load(
     check_tokenizer(folder)
     check_generation(folder)
     tokenizer = load_tokenizer(folder)
+    stored = config.dtype  # which loading sets to that of the arithmetic
     model = _load_weights(folder, config, dtype, device=torch.device(device))
     for key, parameter in model.named_parameters():
         if parameter.is_floating_point() and parameter.dtype.itemsize > 1:  # quantised weights have no infinities
@@ -58,7 +59,7 @@ def load(
     lineage_file = folder / "lineage.json"
     lineage = lineage_in(lineage_file) if lineage_file.is_file() else None
     there = all(parameter.device.type == torch.device(device).type for parameter in model.parameters())
-    loaded = LanguageModel(model if there else model.to(device), tokenizer, display_name(name), lineage)
+    loaded = LanguageModel(model if there else model.to(device), tokenizer, display_name(name), lineage, stored)
     loaded.model.requires_grad_(train)
     loaded.model.train(train)
     verify(loaded)

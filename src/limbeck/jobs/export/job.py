@@ -1,85 +1,161 @@
-"""`limbeck export`: a model in another format, read again and compared with what it was made from."""
+"""`limbeck export`: a model in other formats, each run by its own program and compared with what it was made from."""
 
 from __future__ import annotations
 
+import re
+import shlex
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from limbeck.config import ExportSettings
-from limbeck.disk import whole_folder, write_digests
-from limbeck.divergence import kl
+from limbeck.disk import whole_folder, write_digests, write_json
 from limbeck.errors import BadFolder, BadSetting
-from limbeck.exporters.named import EXPORTERS
-from limbeck.jobs.common.environment import require_device
+from limbeck.exporters.named import EXPORTERS, CannotRun, Format
+from limbeck.jobs.common.environment import environment_of
+from limbeck.jobs.common.folder import command, versions
+from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.export.card import card_of, with_export, write_card
+from limbeck.jobs.export.compare import compare, outputs_of
+from limbeck.jobs.export.speed import NEW, PROMPT, speeds, threads_of
+from limbeck.jobs.probe.text import RunFolder, Texts
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
-from limbeck.types import Batch, CausalLM
+from limbeck.run.log import console
+from limbeck.types import Batch, CausalLM, Outputs
 
-_ROWS, _TOKENS = 8, 32  # of random tokens that are compared
+RECORD = "export.json"
+_LENGTH = 256  # tokens of a row that is compared
+_WORK = 2.5e11  # parameters times tokens that are compared, within so many rows
+_ROWS = (8, 64)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def export(settings: ExportSettings) -> dict[str, Any]:
-    """Writes a model in a format; gives ``{"out", "format", "bytes", "kl_nats", "largest_kl_nats", "n"}``.
+    """Writes a model in one or several formats; gives ``{"out", "model", "measured_on", "machine", "student", "exports", ...}``.
 
-    The last three compare what was written with the model, at ``n`` positions behind random tokens: KL(model || written), the
-    mean and the largest. They are None where limbeck cannot run the format. Raises BadSetting for a format that is not there,
-    BadFolder where ``out`` holds something, and what the format raises.
+    ``student`` and each of ``exports`` have ``bytes`` and ``speeds``. An export has besides its ``format``, ``files``, ``notes``,
+    and ``compared`` (`compare`), which is None with a ``reason`` where it was not run. Of the first,
+    ``format``, ``bytes``, ``kl_nats``, ``largest_kl_nats`` and ``n`` stand by themselves too.
+
+    Everything is written, or nothing. Raises BadSetting for a format that is not there, BadFolder where ``out`` holds something,
+    and what the formats raise.
     """
-    name = settings.to
-    if name not in EXPORTERS:
-        raise BadSetting(f"--to: {EXPORTERS.unknown(name)}")
-    if settings.out.exists() and any(settings.out.iterdir()):
+    formats = _formats(settings.to)
+    if settings.out.exists() and (not settings.out.is_dir() or any(settings.out.iterdir())):
         raise BadFolder(f"{settings.out} is not empty: give a new folder with --out")
-    exporter = EXPORTERS[name]()
-    require_device(settings.device)
+    environment = environment_of(settings)
     load_config(settings.model)
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(automatic if settings.device == "auto" else settings.device)
-    model = load(settings.model, device=device, dtype=torch.float32)
-    batch = _random(model, settings.seed).to(device)
-    before = _log_p(model, batch)
-    compared: dict[str, Any] = dict.fromkeys(("kl_nats", "largest_kl_nats", "n"))
-    with whole_folder(settings.out.absolute()) as partial, EXPORTERS.blamed(name):
-        exporter.write(model, partial, dtype=_DTYPES[settings.dtype] if settings.dtype != "auto" else None)
-        written = exporter.read(partial, model)
-        if written is not None:
-            nats = kl(before, _log_p(written, batch))
-            compared = {"kl_nats": float(nats.mean()), "largest_kl_nats": float(nats.max()), "n": nats.numel()}
-        write_digests(partial)
-    size = sum(file.stat().st_size for file in settings.out.rglob("*") if file.is_file())
-    return {"out": str(settings.out), "format": name, "bytes": size, **compared}
-
-
-def _random(model: LanguageModel, seed: int) -> Batch:
-    tokens = torch.randint(model.vocab, (_ROWS, _TOKENS + 1), generator=torch.Generator().manual_seed(seed))
-    shape = (_ROWS, _TOKENS)
-    return Batch(
-        tokens=tokens[:, :-1],
-        targets=tokens[:, 1:],
-        weight=torch.ones(shape),
-        position=torch.arange(_TOKENS).expand(shape),
-        document=torch.arange(_ROWS)[:, None].expand(shape),
-        row=torch.arange(_ROWS),
-    )
-
-
-@torch.no_grad()
-def _log_p(model: CausalLM, batch: Batch) -> torch.Tensor:
-    return model(batch).logits().float().log_softmax(-1)
-
-
-def show(result: dict[str, Any], console: Console) -> None:
-    """Prints what was written and how it compares."""
-    console.print(f"{result['format']}: {result['out']} ({result['bytes'] / 1e6:,.1f} MB)", soft_wrap=True)
-    if result["kl_nats"] is None:
-        console.print("not compared: limbeck cannot run this format", soft_wrap=True)
-    else:
-        console.print(
-            f"KL(model || written): {result['kl_nats']:.2g} nats on average, {result['largest_kl_nats']:.2g} at most, of "
-            f"{result['n']} positions behind random tokens",
-            soft_wrap=True,
+    card, asked = card_of(settings.model), _DTYPES.get(settings.dtype)
+    model = load(settings.model, device=environment.world.device, dtype=torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        text = Texts(settings, RunFolder.of(settings.model), model, Path(folder)).whole
+        length = min(_LENGTH, model.context)
+        number = int(min(max(_WORK / model.parameters_count / length, _ROWS[0]), _ROWS[1]))
+        held_out = HeldOut(text.store, length=length, environment=environment, rows=number)
+        description = without_folders(text.description + held_out.description)
+        ours = _Ours(
+            model, outputs_of(model, held_out.batches()), text.store.documents, asked, settings.threads, description
         )
+        with whole_folder(settings.out.absolute()) as partial:
+            places = [partial if len(formats) == 1 else partial / one.folder for one in formats]
+            rows = [ours.export(one, place) for one, place in zip(formats, places, strict=True)]
+            result = {**ours.about, "exports": rows}
+            for row, place in zip(rows, places, strict=True):
+                write_card(place, with_export(card, row, result))
+                write_json(
+                    place / RECORD, {**ours.about, "exports": [row], "command": without_folders(shlex.join(command()))}
+                )
+                write_digests(place)
+    first, compared = rows[0], rows[0]["compared"]
+    alone = {
+        "format": first["format"],
+        "bytes": first["bytes"],
+        "kl_nats": compared and compared["kl"]["value"],
+        "largest_kl_nats": compared and compared["largest_kl"],
+        "n": compared and compared["tokens"],
+    }
+    return {"out": str(settings.out), **alone, **result}
+
+
+def _formats(text: str) -> list[Format]:
+    """The formats of --to. Raises BadSetting for one that is not there, or twice."""
+    formats = [Format.of(part.strip()) for part in text.split(",") if part.strip()]
+    if not formats:
+        raise BadSetting(f"--to {text!r}: expected a format; there are {', '.join(EXPORTERS)}")
+    twice = next((one for number, one in enumerate(formats) if one in formats[:number]), None)
+    if twice is not None:
+        raise BadSetting(f"--to {text}: {twice} is there twice; name each format once")
+    return formats
+
+
+def without_folders(text: str) -> str:
+    """A text without the folders of this machine in it, of which only the last names are left: it may be published."""
+    return re.sub(r"(?<![\w:/.])(?:~|\.{0,2})/(?:[^\s/,;]+/)+(?=[^\s/,;])", "", text)
+
+
+@dataclass(frozen=True)
+class _Ours:
+    """The model that is exported, and the text on which its exports are compared with it."""
+
+    model: LanguageModel
+    known: Sequence[tuple[Batch, Outputs]]
+    documents: int
+    dtype: torch.dtype | None
+    threads: int | None
+    description: str
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What holds of all exports."""
+        found = versions()
+        weights = sum(p.numel() for p in self.model.model.parameters()) * (self.model.stored or torch.float32).itemsize
+        return {
+            "model": self.model.name,
+            "measured_on": self.description,
+            "machine": found.pop("machine"),
+            "versions": found,
+            "student": {"bytes": weights, "speeds": self._speeds(self.model)},
+        }
+
+    def export(self, one: Format, folder: Path) -> dict[str, Any]:
+        """Writes the model to a new folder, and compares what was written."""
+        folder.mkdir(exist_ok=True)
+        console.print(f"{one}: writing")
+        with EXPORTERS.blamed(one.name):
+            exporter = one.exporter()
+            notes = exporter.write(self.model, folder, dtype=self.dtype) or []
+            files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+            row = {
+                "format": str(one),
+                "files": files,
+                "bytes": sum((folder / file).stat().st_size for file in files),
+                "notes": list(notes),
+            }
+            try:
+                written = exporter.read(folder, self.model)
+                if written is None:
+                    raise CannotRun("limbeck cannot run this format")
+                console.print(f"{one}: compared with the model on {self.description}")
+                return row | self._measured(written)
+            except CannotRun as reason:
+                return row | {"compared": None, "reason": str(reason), "speeds": []}
+
+    def _measured(self, written: CausalLM) -> dict[str, Any]:
+        close = getattr(written, "close", lambda: None)
+        try:
+            compared = compare(self.known, written, vocab=self.model.vocab, documents=self.documents)
+            return {"compared": compared, "reason": "", "speeds": self._speeds(written)}
+        finally:
+            close()
+
+    def _speeds(self, model: CausalLM) -> list[dict[str, Any]]:
+        batch, _ = self.known[0]
+        most = min(PROMPT, max(1, self.model.context - NEW - 1))
+        return speeds(model, batch.tokens[0, :most].tolist(), threads_of(self.threads))

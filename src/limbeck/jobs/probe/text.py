@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from limbeck.config import ProbeSettings
+from limbeck.config import Settings
 from limbeck.corpora import TokenStore, build_held_out, build_stores
 from limbeck.corpora.reading import Records
 from limbeck.corpora.records import Columns
@@ -78,7 +78,7 @@ class Text:
 class Texts:
     """The texts of one model, each made at most once, in a temporary folder."""
 
-    def __init__(self, settings: ProbeSettings, run: RunFolder | None, model: LanguageModel, folder: Path) -> None:
+    def __init__(self, settings: Settings, run: RunFolder | None, model: LanguageModel, folder: Path) -> None:
         self._packing = packing_in_settings(settings)
         self._source = settings.data if run is None or "data" in settings.model_fields_set else None
         self._run, self._model, self._folder = run, model, folder
