@@ -72,13 +72,13 @@ def _in_two(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
 
 
 def _read(model: nn.Module, tokens: Tensor, kept: Any, **others: Any) -> tuple[Tensor, Any]:
-    name = _name(type(model).forward)
+    name = cache_argument(type(model).forward)
     outputs = model(input_ids=tokens, use_cache=True, logits_to_keep=1, **{name: kept}, **others)
     return outputs.logits[:, -1], getattr(outputs, name)
 
 
 @cache
-def _name(forward: Callable[..., Any]) -> str:
+def cache_argument(forward: Callable[..., Any]) -> str:
     """The name of a model's cache argument; the installed Transformers' own where the model accepts any."""
     takes = inspect.signature(forward).parameters
     return next((name for name in (CACHE, *NAMES) if name in takes), CACHE)

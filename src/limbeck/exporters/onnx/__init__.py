@@ -1,0 +1,1 @@
+"""ONNX: one graph that reads a prompt and continues it, for onnxruntime and what stands on it."""
