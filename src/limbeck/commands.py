@@ -98,6 +98,12 @@ def _probe(settings: config.ProbeCommandSettings) -> None:
     _print(settings, result, shown)
 
 
+def _chat(settings: config.ChatSettings) -> None:
+    from limbeck.jobs.chat.job import main
+
+    main(settings, Terminal)
+
+
 def _export(settings: config.ExportSettings) -> None:
     from limbeck.jobs.export.ending import ending, show
 
@@ -208,6 +214,7 @@ RUN: Mapping[str, Callable[[str, Path | None, Mapping[str, Any]], None]] = {
     "cache merge": _with(_merge),
     "cache choose": _with(_choose),
     "probe": _with(_probe),
+    "chat": _with(_chat),
     "export": _with(_export),
     "import": _with(_import),
     "report": _with(_report),

@@ -145,6 +145,17 @@ COMMANDS = (
         help={"seed": "Seed of samples and of the questions that are asked."},
     ),
     Command(
+        "chat",
+        settings.ChatSettings,
+        "Let a model answer in the terminal, or two side by side.",
+        "A model without a chat template continues what is written. Lines of a pipe are answered one by one; with "
+        "--json each gives "
+        "one JSON object.",
+        only=("model", "beside", "max_new_tokens", "temperature", "seed", "device", "dtype", "threads", "json_"),
+        models=("model", "beside"),
+        help={"seed": "Seed of what is sampled."},
+    ),
+    Command(
         "export",
         settings.ExportSettings,
         "Write a model in other formats, run each by its own program and compare it with the model.",

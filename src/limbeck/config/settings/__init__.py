@@ -7,6 +7,7 @@ from limbeck.config.settings.capture import (
     MergeSettings,
     VerifySettings,
 )
+from limbeck.config.settings.chat import ChatSettings
 from limbeck.config.settings.common import Base, Settings, TeacherSettings
 from limbeck.config.settings.distil import DistilSettings, ShrinkSettings
 from limbeck.config.settings.export import ExportSettings
@@ -18,6 +19,7 @@ from limbeck.config.settings.train import PilotSettings, PretrainSettings
 __all__ = [
     "Base",
     "CaptureSettings",
+    "ChatSettings",
     "DistilSettings",
     "ExportSettings",
     "FolderSettings",
