@@ -37,7 +37,7 @@ ROOMS = {
     "jobs": (
         ("common",),
         ("pair",),
-        ("capture", "chat", "importing", "plan", "pretrain", "probe", "shrink"),
+        ("capture", "chat", "importing", "plan", "pretrain", "probe", "push", "shrink"),
         ("distil", "export", "predict", "pilot"),
         ("doctor",),
     ),

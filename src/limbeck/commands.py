@@ -116,6 +116,13 @@ def _export(settings: config.ExportSettings) -> None:
     _print(settings, result, shown)
 
 
+def _push(settings: config.PushSettings) -> None:
+    from limbeck.jobs.push.job import push, show
+
+    result = push(settings)
+    _print(settings, result, lambda: show(result, Terminal()))
+
+
 def _import(settings: config.ImportSettings) -> None:
     from limbeck.jobs.importing.job import import_model, show
 
@@ -217,6 +224,7 @@ RUN: Mapping[str, Callable[[str, Path | None, Mapping[str, Any]], None]] = {
     "chat": _with(_chat),
     "export": _with(_export),
     "import": _with(_import),
+    "push": _with(_push),
     "report": _with(_report),
     "pilot": _with(_pilot),
     "predict": _with(_predict),

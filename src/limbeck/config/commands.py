@@ -176,6 +176,12 @@ COMMANDS = (
         models=("model",),
     ),
     Command(
+        "push",
+        settings.PushSettings,
+        "Send a student or an export to the Hugging Face hub, with its card.",
+        "Only files of the model are sent. The card gets base model, licence, data sets, and the run's readings as model-index.",
+    ),
+    Command(
         "report",
         settings.FolderSettings,
         "Write report.html again, from the files of a run.",

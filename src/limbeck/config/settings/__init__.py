@@ -14,6 +14,7 @@ from limbeck.config.settings.export import ExportSettings
 from limbeck.config.settings.importing import ImportSettings
 from limbeck.config.settings.planning import PlanSettings, PredictSettings, ReproduceSettings
 from limbeck.config.settings.probe import ProbeCommandSettings, ProbeSettings
+from limbeck.config.settings.push import PushSettings
 from limbeck.config.settings.train import PilotSettings, PretrainSettings
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "PretrainSettings",
     "ProbeCommandSettings",
     "ProbeSettings",
+    "PushSettings",
     "ReproduceSettings",
     "Settings",
     "ShrinkSettings",

@@ -1,0 +1,101 @@
+"""The card of what is published: the folder's own, with what the hub reads: licence, base model, data, results as model-index."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard
+
+from limbeck.disk import read_json, read_lines
+from limbeck.errors import BadFolder, first_line
+from limbeck.jobs.push.files import CARD
+from limbeck.types import Reading, ReadingRow
+
+_METRICS = {
+    "held_out": ("loss", "nats per token on held-out text"),
+    "perplexity": ("perplexity", "perplexity on held-out text"),
+    "bits_per_byte": ("bits_per_byte", "bits per byte on held-out text"),
+    "kl_teacher_student": ("kl", "KL(teacher || student), nats per token"),
+    "top1_agreement": ("accuracy", "top-1 agreement with the teacher"),
+}
+_EMPTY = "---\npipeline_tag: text-generation\ntags:\n- limbeck\n---\n\n# {name}\n"
+
+
+def card_of(folder: Path, repo: str) -> str:
+    """The text of README.md. Raises BadFolder where the folder's own cannot be read."""
+    file = folder / CARD
+    text = file.read_text(encoding="utf-8") if file.is_file() else _EMPTY.format(name=repo.rpartition("/")[2])
+    try:
+        card = ModelCard(text, ignore_metadata_errors=False)
+    except Exception as error:  # of whatever kind a YAML reader raises
+        raise BadFolder(
+            f"{file}: the front matter is no YAML of a model card ({first_line(error)}); repair it"
+        ) from error
+    run = _run_of(folder)
+    data = card.data
+    if (names := _datasets(run)) and not data.datasets:
+        data.datasets = names
+    if data.base_model and "base_model_relation" not in data.to_dict():
+        data["base_model_relation"] = "quantized" if any(folder.glob("*.gguf")) else "finetune"
+    results = [*_results(folder, run)]
+    if results:
+        data.model_name, data.eval_results = repo.rpartition("/")[2], results
+    return str(card)
+
+
+def _run_of(folder: Path) -> Path | None:
+    """The run that the folder is the student of, None for another."""
+    above = folder.resolve().parent
+    return above if folder.resolve().name == "student" and (above / "run.json").is_file() else None
+
+
+def _signature(run: Path | None) -> Mapping[str, Any]:
+    found = {} if run is None else read_json(run / "run.json", Any, remedy="copy the run again").get("signature", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _datasets(run: Path | None) -> list[str]:
+    """The hub's data sets among the sources of the run's text."""
+    sources = str(_signature(run).get("data") or "").split(",")
+    names = [source.removeprefix("hf:").partition(":")[0] for source in sources if source.startswith("hf:")]
+    return sorted({"/".join(name.split("/")[:2]) for name in names})
+
+
+def _text_of(run: Path) -> str:
+    """The names of the run's text without their folders."""
+    sources = str(_signature(run).get("eval_data") or _signature(run).get("data") or "text").split(",")
+    return ", ".join(source if source.startswith(("hf:", "python:")) else Path(source).name for source in sources)
+
+
+def _results(folder: Path, run: Path | None) -> Iterator[EvalResult]:
+    """The readings of the run's student, or how an export compares."""
+    if run is not None:
+        rows = [Reading.of(row) for row in read_lines(run / "readings.jsonl", ReadingRow, appended=False)]
+        for name, (kind, words) in _METRICS.items():
+            mine = [row for row in rows if row.model == "student" and row.name == name and math.isfinite(row.value)]
+            if mine:
+                best = min(mine, key=lambda row: -1 if row.seed is None else row.seed)  # that over all seeds first
+                yield _result(
+                    kind, f"{words} (95 %: {best.low:.4g} to {best.high:.4g}, n = {best.n})", best.value, _text_of(run)
+                )
+    elif (folder / "export.json").is_file():
+        record = read_json(folder / "export.json", Any, remedy="export the model again")
+        compared = record["exports"][0]["compared"]
+        if compared is not None:
+            where = record["measured_on"]
+            yield _result("loss", "nats per token", compared["written_nats"]["value"], where)
+            yield _result("kl", "KL(model || export), nats per token", compared["kl"]["value"], where)
+
+
+def _result(kind: str, words: str, value: float, text: str) -> EvalResult:
+    return EvalResult(
+        task_type="text-generation",
+        dataset_type="text",
+        dataset_name=text,
+        metric_type=kind,
+        metric_name=words,
+        metric_value=round(value, 6),
+    )
