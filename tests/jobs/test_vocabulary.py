@@ -297,3 +297,61 @@ def test_trimming_is_suggested_where_embeddings_exceed_a_third(sizes, suggested)
     if found:
         assert found[0].message == "52% of the student's 1,000,000 parameters are embeddings, of 8,192 tokens"
         assert "--vocab auto" in found[0].remedy
+
+
+@pytest.fixture(scope="module")
+def captured_whole(here) -> Path:
+    """Sampled logits of all tokens."""
+    asked = {
+        key: value for key, value in keys(here).items() if key in ("teacher", "data", "length", "threads", "tokens")
+    }
+    limbeck.capture(**asked, kind="drawn", out=here / "whole")
+    return here / "whole"
+
+
+def test_captured_logits_of_all_tokens_are_restricted(here, captured_whole, tmp_path):
+    """Outcomes of dropped tokens count nothing, the others sum to 1; the text has the same rows with other ids."""
+    import torch
+
+    more = {"teacher": str(captured_whole), "data": None, "length": None, "tokens": "300"}
+    given = {key: value for key, value in keys(here, **more).items() if value is not None}
+    limbeck.distil(**given, out=tmp_path / "out")
+    kept = open_vocabulary(tmp_path / "out" / "vocabulary").kept
+    run = run_of(tmp_path / "out")
+    assert run["vocabulary"]["tokens"] == [WHOLE, len(kept)]
+    assert load(tmp_path / "out" / "student").vocab == len(kept)
+    whole, trimmed = Captured(captured_whole), Captured(captured_whole, trimmed=tmp_path / "out" / "vocabulary")
+    for before, after in zip(whole.stores(), trimmed.stores(), strict=True):
+        assert kept[after.slice(0, after.tokens)].tolist() == before.slice(0, before.tokens).tolist()
+        assert kept[after.tokens_at(np.arange(9))].tolist() == before.tokens_at(np.arange(9)).tolist()
+    from limbeck.corpora import Rows
+
+    batch = Rows(trimmed.stores()[0], length=32).rows_of(np.arange(2))
+    signal, theirs = trimmed.logits(batch), whole.logits(batch)
+    dropped = torch.from_numpy(~np.isin(theirs.ids.numpy(), kept))
+    assert dropped.any()
+    assert (signal.weight[dropped] == 0).all()
+    mass = torch.where(dropped, 0.0, theirs.weight).sum(-1)
+    known = mass > 0
+    torch.testing.assert_close(signal.weight.sum(-1), known.float())
+    there = ~dropped & known[:, None]
+    assert kept[signal.ids[there]].tolist() == theirs.ids[there].tolist()
+    torch.testing.assert_close(signal.log_p[there], (theirs.log_p - mass[:, None].log())[there])
+    assert trimmed.logits.masked(batch).weight.reshape(-1)[~known].sum() == 0
+    before = weights(tmp_path / "out" / "student")
+    limbeck.distil(**given, out=tmp_path / "out")  # goes on with the same vocabulary
+    assert weights(tmp_path / "out" / "student") == before
+
+
+def test_captured_text_keeps_all_of_its_tokens(here, captured_whole, tmp_path):
+    more = {"teacher": str(captured_whole), "data": None, "length": None, "tokens": "300"}
+    given = {key: value for key, value in keys(here, **more).items() if value is not None}
+    with pytest.raises(BadSetting, match="tokens of the captured text would be left out"):
+        limbeck.distil(**given | {"vocab": 275}, out=tmp_path / "a")
+    asked = {
+        key: value for key, value in keys(here).items() if key in ("teacher", "data", "length", "threads", "tokens")
+    }
+    limbeck.capture(**asked, kind="coarse", out=tmp_path / "top")
+    with pytest.raises(BadSetting, match="how much of the rest is on tokens that are kept"):
+        limbeck.distil(**given | {"teacher": str(tmp_path / "top")}, out=tmp_path / "b")
+    assert not (tmp_path / "b").exists()

@@ -71,10 +71,22 @@ class TokenStore:
         starts = [part + first for part, first in zip(offsets, self._first_token, strict=False)]
         self.starts: Int64[np.ndarray, " documents_and_one"] = np.concatenate([*starts, [self.tokens]]).astype(np.int64)
         self._layouts: dict[int, Layout] = {}
+        self._new: Integer[np.ndarray, " ids"] | None = None  # the id that a token has instead of its own
 
     def packed(self, packing: str) -> TokenStore:
         """The same store with another packing."""
-        return TokenStore(self.folder, self.manifest, self._shards, packing=packing)
+        return self._with(TokenStore(self.folder, self.manifest, self._shards, packing=packing))
+
+    def _with(self, other: TokenStore) -> TokenStore:
+        other._new = self._new
+        return other
+
+    def renumbered(self, kept: Int64[np.ndarray, " kept"]) -> TokenStore:
+        """The same store with the place of each token among the ``kept`` ids instead of its id. All of its tokens are kept."""
+        other = TokenStore(self.folder, self.manifest, self._shards, packing=self.packing)
+        other._new = np.zeros(int(kept[-1]) + 1, dtype=np.uint32)
+        other._new[kept] = np.arange(len(kept), dtype=np.uint32)
+        return other
 
     def layout(self, length: int) -> Layout:
         """The layout of its tokens in rows of ``length``, computed once for each length. Raises what `lay_out` raises."""
@@ -137,7 +149,7 @@ class TokenStore:
             "predictions": int(self.learned(0, stop).sum() - self.learned(0, stop)[self.starts[:documents]].sum()),
             "corpus_sha256": hashlib.sha256(corpus.encode()).hexdigest(),
         }
-        return TokenStore(self.folder, self.manifest | counts, kept, packing=self.packing)
+        return self._with(TokenStore(self.folder, self.manifest | counts, kept, packing=self.packing))
 
     def verify(self, *, remedy: str = "") -> None:
         """Compares every shard with its checksum in the manifest. Raises BadCorpus, with the file's name, where one differs."""
@@ -150,7 +162,8 @@ class TokenStore:
     def slice(self, start: int, stop: int) -> Integer[np.ndarray, " n"]:
         """The tokens from ``start`` to ``stop`` of the stream (uint16 or uint32), read-only, and not copied within a shard."""
         parts = [self._values[shard][low:high] for shard, low, high in self._pieces(start, stop)]
-        return parts[0] if len(parts) == 1 else np.concatenate([self._values[0][:0], *parts])
+        found = parts[0] if len(parts) == 1 else np.concatenate([self._values[0][:0], *parts])
+        return found if self._new is None else self._new[found]
 
     def learned(self, start: int, stop: int) -> Bool[np.ndarray, " n"]:
         """Which tokens from ``start`` to ``stop`` are learned: all of a text, the assistant's of a conversation."""
@@ -159,7 +172,8 @@ class TokenStore:
 
     def tokens_at(self, places: Int64[np.ndarray, "*shape"]) -> Int64[np.ndarray, "*shape"]:
         """The tokens at these places of the stream."""
-        return self._gathered(places, np.int64, lambda shard, inside: self._values[shard][inside])
+        found = self._gathered(places, np.int64, lambda shard, inside: self._values[shard][inside])
+        return found if self._new is None else self._new[found].astype(np.int64)
 
     def learned_at(self, places: Int64[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
         """Which of the tokens at these places of the stream are learned."""

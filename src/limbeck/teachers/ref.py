@@ -48,10 +48,14 @@ class LocalRef:
 
 @dataclass(frozen=True)
 class CapturedRef:
-    """A folder that `limbeck capture` wrote, whole or begun: the text in tokens, the logits, the teacher's description."""
+    """A folder that `limbeck capture` wrote, whole or begun: the text in tokens, the logits, the teacher's description.
+
+    ``trimmed`` is the folder of a vocabulary to which logits over all tokens are restricted; None where they are as captured.
+    """
 
     name: str
     folder: Path
+    trimmed: Path | None = None
     has_weights: ClassVar[bool] = False
     has_full_logits: ClassVar[bool] = False
     extra_tokens: ClassVar[int] = 0
@@ -59,12 +63,12 @@ class CapturedRef:
     @property
     def config_source(self) -> str | Path:
         """The description in the folder: configuration and tokenizer, no weights."""
-        return self.folder / DESCRIPTION
+        return self.trimmed or self.folder / DESCRIPTION
 
     @property
     def vocabulary(self) -> Path | None:
         """The folder of the trimmed vocabulary that the logits are over; None where they are over all tokens."""
-        folder = self.folder / VOCABULARY
+        folder = self.trimmed or self.folder / VOCABULARY
         return folder if folder.is_dir() else None
 
 

@@ -33,6 +33,7 @@ from limbeck.students.shape import Shape
 from limbeck.teachers import LogitCache
 from limbeck.teachers.cache import MANIFEST
 from limbeck.teachers.ref import ANSWERS, DESCRIPTION, CapturedRef, ServedRef, teacher_ref
+from limbeck.teachers.trimmed import TrimmedCache
 from limbeck.types import Batch, Reading, ReadingRow, Sparse
 
 HELD_OUT, DATA, CERTIFICATE = "held_out", "data", "certificate.json"
@@ -68,16 +69,20 @@ class _Sample(TypedDict):
 class Captured:
     """Captured logits, and the teacher without its weights."""
 
-    def __init__(self, folder: Path) -> None:
-        """Opens a folder. Raises BadModel if the capture is not complete, or if the folder is one shard of it."""
-        self.folder = folder
+    def __init__(self, folder: Path, *, trimmed: Path | None = None) -> None:
+        """Opens a folder; ``trimmed`` is that of a vocabulary to which its logits over all tokens are restricted.
+
+        Raises BadModel if the capture is not complete, or if the folder is one shard of it, BadSetting for logits that cannot be
+        restricted.
+        """
+        self.folder, self._trimmed = folder, trimmed
         if not (folder / ANSWERS / MANIFEST).is_file():
             raise BadModel(
                 f"{folder}: its logits are not complete: run the command of the capture again to continue it, or merge all of "
                 "its shards with limbeck cache merge"
             )
         self.facts: Mapping[str, Any] = read_json(folder / "run.json", Facts, error=BadModel, remedy=_COPY)
-        self.logits = LogitCache(folder / ANSWERS)
+        self.logits = self._cache(folder / ANSWERS)
         if self.logits.first > 0 or self.logits.rows < self.facts["rows"]:
             last = self.logits.first + self.logits.rows - 1
             raise BadModel(
@@ -85,15 +90,20 @@ class Captured:
                 f"{self.facts['rows']:,}: put the shards together with limbeck cache merge OUT SHARD SHARD ..."
             )
 
+    def _cache(self, folder: Path) -> LogitCache:
+        return (
+            LogitCache(folder) if self._trimmed is None else TrimmedCache(folder, open_vocabulary(self._trimmed).kept)
+        )
+
     @cached_property
     def about(self) -> LanguageModel:
         """The teacher without its weights. Raises BadModel where its description is damaged."""
-        return load_without_weights(self.folder / DESCRIPTION, name=self.logits.name)
+        return load_without_weights(self._trimmed or self.folder / DESCRIPTION, name=self.logits.name)
 
     @property
     def vocabulary(self) -> Path | None:
         """The folder of the trimmed vocabulary that the teacher was captured with; None where it has all its tokens."""
-        return CapturedRef(str(self.folder), self.folder).vocabulary
+        return CapturedRef(str(self.folder), self.folder, self._trimmed).vocabulary
 
     @property
     def identity(self) -> str:
@@ -125,6 +135,9 @@ class Captured:
                     f"{store.folder}: the logits in {self.folder} were captured from another corpus ({expected[:12]}… there, "
                     f"{found[:12]}… now): copy the whole folder again"
                 )
+        if self._trimmed is not None:
+            kept = open_vocabulary(self._trimmed).kept
+            return stores[0].renumbered(kept), stores[1].renumbered(kept)
         return stores[0], stores[1]
 
     @property
@@ -136,7 +149,7 @@ class Captured:
     @cached_property
     def held_out(self) -> HeldOutLogits:
         """The teacher's logits of held-out rows."""
-        return HeldOutLogits(LogitCache(self.folder / HELD_OUT))
+        return HeldOutLogits(self._cache(self.folder / HELD_OUT))
 
     @cached_property
     def served(self) -> bool:
@@ -162,7 +175,7 @@ class Captured:
 
     def place_cut(self, shape: Shape, folder: Path, *, seed: int) -> None:
         """Puts the student of this shape there that was cut when the teacher was captured, if one was by the same seed."""
-        if self.facts["signature"]["seed"] != seed:
+        if self.facts["signature"]["seed"] != seed or self._trimmed is not None:
             return
         for file in sorted((self.folder / CUT).glob("*/config.json")):
             if not folder.exists() and Shape.of(load_config(file.parent)) == shape:

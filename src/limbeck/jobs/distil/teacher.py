@@ -65,8 +65,8 @@ class RunTeacher:
         match request.teacher:
             case ServedRef():
                 captured = _captured(request, environment, length=length)
-            case CapturedRef(folder=folder):
-                captured = Captured(folder)
+            case CapturedRef(folder=folder, trimmed=trimmed):
+                captured = Captured(folder, trimmed=trimmed)
             case LocalRef() as local:
                 if not (objectives and length and keeps(request, environment, length=length, objectives=objectives)):
                     model = load_teacher(local, environment)

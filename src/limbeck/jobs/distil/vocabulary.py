@@ -10,9 +10,10 @@ from limbeck.errors import BadSetting
 from limbeck.jobs.common.captured import Captured
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.pair.restricted import restricted_in_run
 from limbeck.jobs.pair.vocabulary import trimmed_beside, trimmed_in_run
 from limbeck.models.trim.folder import open_vocabulary
-from limbeck.teachers.ref import CapturedRef, LocalRef, ServedRef
+from limbeck.teachers.ref import VOCABULARY, CapturedRef, LocalRef, ServedRef
 
 
 def check_vocabulary(request: DistilRequest) -> None:
@@ -29,10 +30,10 @@ def check_vocabulary(request: DistilRequest) -> None:
             f"--vocab {settings.vocab}: {teacher.name} is on a server, which answers in all of its tokens: give a teacher "
             "that is here, or leave --vocab out"
         )
-    if isinstance(teacher, CapturedRef):
+    if isinstance(teacher, CapturedRef) and teacher.vocabulary is not None:
         theirs = Captured(teacher.folder).facts["signature"].get("vocab")
         if theirs != settings.vocab:
-            how = f"with --vocab {theirs}" if theirs else "with another" if teacher.vocabulary else "of all tokens"
+            how = f"with --vocab {theirs}" if theirs else "with another"
             raise BadSetting(
                 f"--vocab {settings.vocab}: the logits in {teacher.name} were captured {how}: capture them anew with limbeck "
                 "capture --vocab, or leave it out"
@@ -47,7 +48,13 @@ def with_vocabulary(
     Raises a LimbeckError where there can be no such, or the run's folder holds another.
     """
     settings, teacher = request.settings, request.teacher
-    if not isinstance(teacher, LocalRef) or settings.tokenizer_align is not None:
+    if settings.tokenizer_align is not None:
+        return request, answers
+    if isinstance(teacher, CapturedRef) and settings.vocab is not None and teacher.vocabulary is None:
+        restricted = restricted_in_run(settings, teacher, environment)
+        digest = open_vocabulary(settings.out / VOCABULARY).digest
+        return replace(request, teacher=restricted), answers | {"vocabulary": digest}
+    if not isinstance(teacher, LocalRef):
         return request, answers
     trimmed = trimmed_in_run(settings, teacher, environment, student=_student(request))
     if trimmed.vocabulary is None:

@@ -210,14 +210,17 @@ def _write(
     """Writes the vocabulary, with what it does to a sample of the text."""
     whole = len(about.tokenizer.get_vocab())
     segmented, measured = _look(about, kept, samples)
-    row = about.model.get_input_embeddings().weight.shape[1]
-    tied = about.model.get_output_embeddings().weight is about.model.get_input_embeddings().weight
-    height = about.head.weight.shape[0]
-    parameters = [rows * row * (1 if tied else 2) for rows in (height, len(kept))]
+    parameters = embedding_parameters(about, len(kept))
     more = {"tokens": [whole, len(kept)], "segmented": segmented, "measured": measured, "parameters": parameters}
     write_vocabulary(
         folder, teacher.name, kept, whole=max(whole, about.vocab), name=about.name, facts={**facts, **more}
     )
+
+
+def embedding_parameters(about: LanguageModel, kept: int) -> list[int]:
+    """Parameters of embedding and head, a tied one once: of all tokens, and of those that are kept."""
+    embedding, head = about.model.get_input_embeddings().weight, about.head.weight
+    return [rows * embedding.shape[1] * (1 if head is embedding else 2) for rows in (head.shape[0], kept)]
 
 
 def _look(
