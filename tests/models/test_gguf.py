@@ -4,8 +4,6 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 from itertools import pairwise
@@ -31,6 +29,7 @@ from transformers import (
     StableLmConfig,
 )
 
+from limbeck.commands import RUN
 from limbeck.errors import BadFolder, BadModel
 from limbeck.models.configuration import load_config
 from limbeck.models.gguf.cache import cache_folder
@@ -279,6 +278,7 @@ def _write_stablelm(path: Path, model, more: dict[str, np.ndarray] | None = None
         ),
         ({"tensors": {"blk.1.ffn_up.weight": np.full((40, 32), np.nan)}}, r"mlp.up_proj.weight holds NaN"),
         ({"tensors": {FREQUENCIES: np.array([1.0, 2.0, 9.0, 3.0])}}, r"divisors that are not those of Llama 3"),
+        ({"keys": {"split.count": 3}}, r"is one of 3 parts of a model; join them first"),
         ({"keys": {"llama.expert_count": 8}}, r"has the key llama.expert_count = 8, which limbeck does not read"),
         ({"keys": {"llama.rope.scaling.type": "ntk"}}, r"rope.scaling.type is 'ntk', expected none, linear or yarn"),
         ({"keys": {"llama.rope.dimension_count": 4}}, r"rope.dimension_count 4 of 8 channels a head"),
@@ -530,17 +530,20 @@ def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
         resolve(tmp_path / "a.gguf")
 
 
-def test_import_by_name_writes_a_folder_and_says_what_became_of_it(tmp_path):
+def test_import_by_name_writes_a_folder_and_says_what_became_of_it(tmp_path, capsys):
     file = write_gguf(tmp_path / "model.gguf", random_model(CONFIGS["llama"]), kind=Kind.Q8_0)
-    command = [sys.executable, "-m", "limbeck", "import", str(file), "--out", str(tmp_path / "folder")]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    keys = {"model": str(file), "out": str(tmp_path / "folder")}
+    RUN["import"]("import", None, keys | {"json": True})
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["architecture"], result["dtype"], result["licence"]) == ("llama", "bfloat16", None)
     assert load(result["out"]).vocab == 300
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 2
-    assert "is there already, and no empty folder" in again.stderr
+    with pytest.raises(BadFolder, match="is there already, and no empty folder"):
+        RUN["import"]("import", None, keys)
+    RUN["import"]("import", None, keys | {"out": str(tmp_path / "other")})
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith(
+        f"model.gguf: llama, {result['numbers']:,} numbers (25 Q8_0, 13 F32), licence not stated model: "
+    )
 
 
 # ---- models in wheels ----

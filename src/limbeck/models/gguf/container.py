@@ -81,6 +81,12 @@ def opened(path: Path) -> Gguf:
         raise BadModel(
             f"{path}: expected the key general.architecture, found none; give the GGUF file of a language model"
         )
+    parts = metadata.get("split.count", 1)
+    if isinstance(parts, int) and parts > 1:
+        raise BadModel(
+            f"{path}: is one of {parts} parts of a model; join them first (llama-gguf-split --merge FIRST_PART WHOLE), and give "
+            "the whole file"
+        )
     return Gguf(path, metadata, tensors)
 
 
