@@ -355,3 +355,17 @@ def test_captured_text_keeps_all_of_its_tokens(here, captured_whole, tmp_path):
     with pytest.raises(BadSetting, match="how much of the rest is on tokens that are kept"):
         limbeck.distil(**given | {"teacher": str(tmp_path / "top")}, out=tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+def test_a_run_that_came_to_nothing_leaves_its_vocabulary_to_no_other(here, tmp_path):
+    """It ends after its vocabulary was chosen; a run without --vocab in the same folder has all tokens."""
+    out = tmp_path / "out"
+    with pytest.raises(limbeck.LimbeckError):
+        limbeck.distil(**keys(here, params="900k"), out=out)  # larger than the teacher
+    assert (out / "vocabulary").is_dir()
+    assert not (out / "run.json").exists()
+    (out / "vocabulary.json").write_text("{}")
+    limbeck.distil(**keys(here, vocab=None, tokens="300"), out=out)
+    assert load(out / "student").vocab == WHOLE
+    assert not (out / "vocabulary").exists()
+    assert not (out / "vocabulary.json").exists()

@@ -133,6 +133,7 @@ def _held(folder: Path, record: Path) -> list[str]:
 def _begin(record: Path, signature: dict[str, Any]) -> dict[str, Any]:
     if "vocabulary" not in signature:  # of a run that came to nothing
         shutil.rmtree(record.parent / VOCABULARY, ignore_errors=True)
+        (record.parent / f"{VOCABULARY}.json").unlink(missing_ok=True)
     run: dict[str, Any] = {"signature": signature, "command": command(), "versions": versions(), "started": now()}
     write_json(record, run)
     return run

@@ -19,7 +19,7 @@ from limbeck.errors import BadSetting
 from limbeck.jobs.common.captured import Captured
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import another, reserve
-from limbeck.jobs.pair.vocabulary import embedding_parameters
+from limbeck.jobs.pair.vocabulary import embedding_parameters, measured_file
 from limbeck.models.trim.choose import Asked, choose
 from limbeck.models.trim.folder import VOCABULARY as FILE
 from limbeck.models.trim.folder import facts_of, needed_ids, write_vocabulary
@@ -87,6 +87,7 @@ def _write(settings: TeacherSettings, teacher: CapturedRef, captured: Captured, 
         "measured": [],
     }
     facts |= {"tokens": [whole, len(kept)], "parameters": embedding_parameters(about, len(kept))}
+    measured_file(settings.out / VOCABULARY).unlink(missing_ok=True)  # of another vocabulary
     write_vocabulary(
         settings.out / VOCABULARY, described, kept, whole=max(whole, about.vocab), name=about.name, facts=facts
     )
