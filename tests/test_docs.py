@@ -114,7 +114,7 @@ def test_every_command_of_a_table_runs(page, place, run, monkeypatch):
 
 
 @pytest.mark.docs
-@pytest.mark.parametrize("page", ["own-data", "chat-data", "served-teacher", "two-machines", "gguf"])
+@pytest.mark.parametrize("page", ["own-data", "chat-data", "served-teacher", "two-machines", "gguf", "export"])
 def test_a_how_to_page_runs(page, place, run, monkeypatch):
     """One folder a page, in which its commands follow one another."""
     folder = place / page
@@ -122,6 +122,8 @@ def test_a_how_to_page_runs(page, place, run, monkeypatch):
     for name in ("teacher", "small", "chat-teacher", "my.jsonl", "held_out.jsonl", "chat.jsonl"):
         (folder / name).symlink_to(place / name)
     teacher = load(place / "teacher")
+    if page == "export":
+        pytest.importorskip("gguf", reason="the package gguf is not installed")
     if page == "gguf":
         gguf = pytest.importorskip("tests.helpers.gguf", reason="the package gguf is not installed")
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))

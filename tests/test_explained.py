@@ -26,6 +26,7 @@ FREE = re.compile(
 NAMES = {
     "cost-estimates.md": ["2 for each weight"],
     "gguf-files.md": ["Llama 3", "SHA-256", "Q4_1", "bfloat16", "1 part in 512"],
+    "loaded-exports.md": ["q4_0"],
     "long-texts.md": ["GPT-2"],
     "measuring-recall.md": ["told from 0"],
     "mixers.md": ["1 is the recurrence", "float32"],

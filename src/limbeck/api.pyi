@@ -513,8 +513,8 @@ def export(
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         threads: Threads of this process. Default: those of torch.
-        to: Formats, between commas: folder, gguf, gguf:f32, gguf:f16, gguf:bf16, gguf:q8_0, gguf:q4_0, or those
-            of packages that are installed. Default: folder.
+        to: Formats, between commas: folder, gguf, gguf:f32, gguf:f16, gguf:bf16, gguf:q8_0, gguf:q4_0, onnx,
+            int8, or those of packages that are installed. Default: folder.
         dtype: Number format of what is written; auto is that of the model. Default: auto.
         out: Folder to write.
 

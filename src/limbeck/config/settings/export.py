@@ -16,9 +16,8 @@ class ExportSettings(Settings):
     to: Annotated[
         str,
         Flag(
-            "Formats, between commas: folder, gguf, gguf:f32, gguf:f16, gguf:bf16, gguf:q8_0, gguf:q4_0, or those of "
-            "packages that "
-            "are installed.",
+            "Formats, between commas: folder, gguf, gguf:f32, gguf:f16, gguf:bf16, gguf:q8_0, gguf:q4_0, onnx, int8, or "
+            "those of packages that are installed.",
             "Output",
             metavar="FORMAT,...",
             synonyms=("format", "formats", "type", "outtype", "quantize", "quantization"),

@@ -10,10 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from limbeck.ending import Ending
-from limbeck.jobs.export.card import value_of
 from limbeck.report.words import share, size
 
-_HEAD = ("", "size", "KL, nats", "same greedy", "nats per token", "export - model", "reads, tok/s", "writes, tok/s")
+_HEAD = ("", "size", "KL", "same", "nats", "- model", "reads/s", "writes/s")
 
 
 def ending(result: Mapping[str, Any]) -> Ending:
@@ -37,7 +36,7 @@ def ending(result: Mapping[str, Any]) -> Ending:
 
 
 def _nats(verified: list[Mapping[str, Any]]) -> tuple[str]:
-    return (value_of(verified[0]["compared"]["nats"]) if verified else "",)
+    return (f"{verified[0]['compared']['nats']['value']:.3f}" if verified else "",)
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -49,10 +48,17 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         *start,
         f"{compared['kl']['value']:.2g}",
         share(compared["same"]["value"], digits=1),
-        value_of(compared["written_nats"]),
-        value_of(compared["difference"], least=4),
+        f"{compared['written_nats']['value']:.3f}",
+        _difference(compared["difference"]),
         *_speed(row),
     )
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    """A difference with half of its interval; the exact ends are in export.json."""
+    if row["low"] is None:
+        return f"{row['value']:.4f}"
+    return f"{row['value']:.4f}±{(row['high'] - row['low']) / 2:.4f}"
 
 
 def _speed(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -70,4 +76,8 @@ def show(result: Mapping[str, Any], console: Console) -> None:
             console.print(f"{row['format']}: not verified: {row['reason']}", soft_wrap=True)
     threads = " / ".join(str(one["threads"]) for one in result["student"]["speeds"])
     console.print(f"text: {result['measured_on']}", soft_wrap=True)
+    console.print(
+        "KL and nats are per token, same is the share of equal greedy tokens, ± half of a paired 95 % interval",
+        soft_wrap=True,
+    )
     console.print(f"tokens/s in {threads} threads of {result['machine']}", soft_wrap=True)
