@@ -4,14 +4,16 @@ import json
 
 import pytest
 
-from limbeck.config import CaptureSettings, DistilSettings
+from limbeck.config import CaptureSettings, DistilSettings, ProbeSettings
 from limbeck.corpora import TokenStore
+from limbeck.corpora import opening as opening_of
 from limbeck.corpora.opening import Opening
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.jobs.capture.job import capture
 from limbeck.jobs.common import opening
 from limbeck.jobs.distil.job import distil
 from limbeck.jobs.doctor.job import doctor
+from limbeck.jobs.probe.job import probe
 from limbeck.models.load import load, load_tokenizer
 from limbeck.models.save import save
 from tests.corpora.test_opening import SEPARATOR, TURN, model
@@ -85,6 +87,23 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_began(given, measured, tmp_pa
     capture(CaptureSettings(**given, tokens=640, out=out))
     assert json.loads((out / "run.json").read_text())["frame"]["begin"] == TURN
     assert frame(out) == before
+
+
+def test_a_probe_outside_a_run_measures_and_one_in_a_run_reads_its_text(given, measured, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        opening, "begin_with", lambda model, token: seen.append(token) or opening_of.begin_with(model, token)
+    )
+    keys = {"data": given["data"], "length": 32, "threads": 1}
+    probe(ProbeSettings(**keys, probe=("likelihood",)), model=given["teacher"], teacher=None, out=None)
+    assert (measured, seen) == ([64], [SEPARATOR])
+    out = tmp_path / "run"
+    distil(DistilSettings(**given, params=(20_000,), tokens=640, batch_tokens=320, out=out, baselines=()))
+    calls = len(measured)
+    probe(
+        ProbeSettings(length=32, threads=1, probe=("likelihood",)), model=str(out / "student"), teacher=None, out=None
+    )
+    assert len(measured) == calls
 
 
 def test_the_doctor_says_what_documents_begin_with(given, measured):

@@ -62,6 +62,15 @@ def open_once(
     return _findings(found)
 
 
+def open_measured(model: LanguageModel, texts: Sequence[str]) -> list[Finding]:
+    """The same where nobody can ask for a token: the measured one, where the model leaves a choice."""
+    if len(candidates(model)) == 1:
+        return []
+    found = measure(model, texts, lambda rows: list(_nats(model, rows, model.device)))
+    begin_with(model, found.token)
+    return _findings(found)
+
+
 def _is_asked(settings: TeacherSettings, model: LanguageModel) -> bool:
     """Whether documents may begin with something else than the tokenizer's bos."""
     return settings.frame is not None or len(candidates(model)) > 1

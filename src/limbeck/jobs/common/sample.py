@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from limbeck.config import TeacherSettings
+from limbeck.config import Settings
 from limbeck.corpora import Document
 from limbeck.corpora.chat import completion, conversation
 from limbeck.corpora.faults import BadRecords
@@ -68,7 +68,7 @@ class Sample:
         return any(document.messages is not None for document in self.documents)
 
 
-def first_documents(settings: TeacherSettings, teacher: TeacherRef) -> Sample:
+def first_documents(settings: Settings, teacher: TeacherRef) -> Sample:
     """The first 64 documents of the text; none if captured logits contain the text as tokens."""
     if isinstance(teacher, CapturedRef):
         return Sample()

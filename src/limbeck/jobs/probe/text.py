@@ -20,9 +20,14 @@ from limbeck.corpora.tokenizer import fingerprint
 from limbeck.disk import existing, read_json
 from limbeck.errors import BadCorpus
 from limbeck.jobs.common.folder import packing_in_settings
+from limbeck.jobs.common.opening import open_measured
+from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import print_notes, records_of
 from limbeck.models.language_model import LanguageModel
+from limbeck.planning.checks.finding import Finding
+from limbeck.planning.checks.finding import show as show_findings
 from limbeck.run.log import console
+from limbeck.teachers.ref import LocalRef
 
 _UP = 4  # folders above a model in which its run may be: runs/x/baselines/cut+ce-seed0/student
 _TRAINS = ("distil", "pretrain")  # jobs whose runs may have their text elsewhere
@@ -82,6 +87,7 @@ class Texts:
         self._packing = packing_in_settings(settings)
         self._source = settings.data if run is None or "data" in settings.model_fields_set else None
         self._run, self._model, self._folder = run, model, folder
+        self._settings = settings
         self._how: dict[str, Any] = {"records": records_of(settings), "progress": console.is_terminal}
 
     @cached_property
@@ -89,6 +95,7 @@ class Texts:
         """The run's held-out text; of another source, all text not trained on; outside a run, the whole source."""
         if self._of_run is None:
             assert self._source is not None, "looked for in _of_run"
+            _ = self._opening
             store = build_held_out(self._source, self._model, self._folder / "whole", **self._how)
             print_notes(store)
             return self._text(store, f"{_documents(store)} of {_named(self._source)}")
@@ -116,9 +123,18 @@ class Texts:
             assert self._run is not None, "a text of a run is in one"
             return self._of_run[0], f"the training text of the run in {self._run.folder}", self.whole
         assert self._source is not None, "looked for in _of_run"
+        _ = self._opening
         train, held_out = build_stores(self._source, self._model, self._folder / "halves", **self._how)
         description = f"the {held_out.documents:,} documents held out of {self._source}"
         return train, f"the training half of {self._source}", self._text(held_out, description)
+
+    @cached_property
+    def _opening(self) -> list[Finding]:
+        """What its documents begin with, measured once outside a run, whose text begins as it was trained."""
+        sample = first_documents(self._settings, LocalRef(self._model.name))
+        findings = open_measured(self._model, sample.texts)
+        show_findings(findings, console)
+        return findings
 
     @cached_property
     def _of_run(self) -> tuple[TokenStore, TokenStore] | None:
