@@ -98,6 +98,7 @@ def doctor(
     schedule: Literal["wsd", "cosine", "constant"] | None = "wsd",
     objective: str | Objective | Sequence[str | Objective] | None = "ForwardKL",
     tokenizer_align: Literal["bytes"] | None = None,
+    qat: Literal["int8", "int4"] | None = None,
     cache_logits: bool | None = None,
     seed: int | None = 0,
     seeds: int | None = 1,
@@ -156,6 +157,8 @@ def doctor(
             many students. For example 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL' or 'ForwardKL, TAID'.
             Default: ForwardKL.
         tokenizer_align: The student has a tokenizer of its own, and is trained on chunks of equal bytes.
+        qat: Train with quantised weights, as --to gguf:q8_0 (int8) or gguf:q4_0 (int4) of limbeck export writes
+            them. Default: full precision.
         cache_logits: Compute the teacher's logits once and keep them, or compute them each time. Default: kept
             where the text is read often.
         seed: Seed of data order, new weights and samples. Default: 0.
@@ -163,7 +166,8 @@ def doctor(
             --out. Default: 1.
         baselines: What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone
             for equal tokens), cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention
-            (with --mixers), or none. Default: cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention.
+            (with --mixers), ptq (with --qat: quantised after the same training), or none. Default:
+            cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention, with --qat also ptq.
         mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
             example attention*1,gdn*3.
         keep_attention: With --mixers: number of layers that keep attention, those whose loss harms recall most.
@@ -260,6 +264,7 @@ def distil(
     schedule: Literal["wsd", "cosine", "constant"] | None = "wsd",
     objective: str | Objective | Sequence[str | Objective] | None = "ForwardKL",
     tokenizer_align: Literal["bytes"] | None = None,
+    qat: Literal["int8", "int4"] | None = None,
     cache_logits: bool | None = None,
     seed: int | None = 0,
     seeds: int | None = 1,
@@ -320,6 +325,8 @@ def distil(
             many students. For example 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL' or 'ForwardKL, TAID'.
             Default: ForwardKL.
         tokenizer_align: The student has a tokenizer of its own, and is trained on chunks of equal bytes.
+        qat: Train with quantised weights, as --to gguf:q8_0 (int8) or gguf:q4_0 (int4) of limbeck export writes
+            them. Default: full precision.
         cache_logits: Compute the teacher's logits once and keep them, or compute them each time. Default: kept
             where the text is read often.
         seed: Seed of data order, new weights and samples. Default: 0.
@@ -327,7 +334,8 @@ def distil(
             --out. Default: 1.
         baselines: What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone
             for equal tokens), cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention
-            (with --mixers), or none. Default: cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention.
+            (with --mixers), ptq (with --qat: quantised after the same training), or none. Default:
+            cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention, with --qat also ptq.
         mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
             example attention*1,gdn*3.
         keep_attention: With --mixers: number of layers that keep attention, those whose loss harms recall most.

@@ -5,12 +5,13 @@ from limbeck.config.flag import Flag, Setting, flag_of, known_keys, settings_in
 from limbeck.config.names import likely, nearest
 from limbeck.config.resolve import AnySettings, resolve
 from limbeck.config.settings import *  # noqa: F403
-from limbeck.config.values import ATTENTION, BASELINES, OF_TASK, STAGES, Stage, count, split_objectives
+from limbeck.config.values import ATTENTION, BASELINES, OF_TASK, PTQ, STAGES, Stage, count, split_objectives
 
 __all__ = [
     "ATTENTION",
     "BASELINES",
     "OF_TASK",
+    "PTQ",
     "STAGES",
     "AnySettings",
     "Flag",

@@ -23,6 +23,7 @@ _SUFFIX = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 Number = TypeVar("Number", int, float)
 BASELINES = ("cut", "cut+ce", "cut+ce@flops", "fresh+kd")
 ATTENTION = "attention"  # a baseline of a student of other mixers
+PTQ = "ptq"  # a baseline of a student that is trained with quantised weights
 Stage = Literal["mixers", "blocks"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 OF_TASK = "pass-until"  # the probe whose results are files of their own, to predict from
@@ -109,10 +110,10 @@ def _baselines(value: Any) -> Any:
     plain = (re.sub(r"^pruned(?=$|\+)", "cut", part.strip()) for part in parts)
     names = list(dict.fromkeys(part for part in plain if part.lower() not in {"", "none"}))
     for name in names:
-        if name not in (*BASELINES, ATTENTION):
+        if name not in (*BASELINES, ATTENTION, PTQ):
             raise ValueError(
-                f"unknown baseline {name!r}{nearest(name, (*BASELINES, ATTENTION))} There are: {', '.join(BASELINES)}, with "
-                f"--mixers also {ATTENTION}, or none."
+                f"unknown baseline {name!r}{nearest(name, (*BASELINES, ATTENTION, PTQ))} There are: {', '.join(BASELINES)}, with "
+                f"--mixers also {ATTENTION}, with --qat also {PTQ}, or none."
             )
     return names
 

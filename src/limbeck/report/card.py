@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from limbeck.report.quantised import quantised_sentence
 from limbeck.report.start import Start, start_of
 from limbeck.report.words import bounded, count, label
 from limbeck.terminal import visible
@@ -23,7 +24,7 @@ _ROWS = (
     ("ece", "expected calibration error"),
 )
 _LEAST = {"perplexity": 1}  # decimals, of others three
-_MODELS = ("teacher", "cut", "student", "cut+ce", "cut+ce@flops", "attention")
+_MODELS = ("teacher", "cut", "student", "cut+ce", "cut+ce@flops", "attention", "ptq")
 
 
 def model_card(
@@ -118,6 +119,7 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
         text += (
             f" It was trained in float32 and rounded to {student['dtype']} at the end; measured is the rounded model."
         )
+    text += quantised_sentence(run)
     mixers = (run.get("conversion") or {}).get("mixers")
     return text + (f" Its layers mix with {plain(_in_order(mixers))}." if mixers else "")
 

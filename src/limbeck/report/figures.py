@@ -37,6 +37,7 @@ _PAGE = {
     "teacher": "#010209",
     "cut": "#010211",
     "attention": "#010210",
+    "ptq": "#010212",
 }
 _STYLE = {
     "svg.fonttype": "none",

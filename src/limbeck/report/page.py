@@ -142,6 +142,7 @@ def render(found: RunFolder) -> str:
             recalled=_recalled(found),
             recalled_gaps=found.reading("student", "gap") is not None,
             everywhere="attention" in found.models,
+            quantised_after="ptq" in found.models,
             recalled_models=[label(name, start) for name in _models_with(found, "recall_hits")],
             conversion=run.get("conversion") or {},
             there=found.models,

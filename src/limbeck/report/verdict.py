@@ -37,6 +37,7 @@ def _against(start: Start) -> dict[str, tuple[str, str]]:
         "fresh+kd": ("the same training from random weights", "the same training from random weights"),
         "cut": (start.name, start.name),
         "attention": ("the same student with attention everywhere", "attention everywhere"),
+        "ptq": ("the same training quantised afterwards", "quantising after the same training"),
     }
 
 
@@ -92,7 +93,8 @@ def verdict(
     start: Start = CUT,
     against_attention: str = "",
 ) -> Verdict:
-    """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut", "attention" there are.
+    """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut", "attention", "ptq" there
+    are.
 
     ``price`` is what the teacher's logits cost, where the objective needs them. Each arm is a list of measurements, one a
     seed; seed k of two arms is compared with seed k. ``text_bytes`` are those of each document that the
@@ -117,7 +119,7 @@ def verdict(
         )
         sentences.append(words)
         differences += [closed] if closed else []
-    others = ("fresh+kd", "cut", *(() if against_attention else ("attention",)))
+    others = ("ptq", "fresh+kd", "cut", *(() if against_attention else ("attention",)))
     notes = [_sentence("the student", found[name], against[name]) for name in others if name in found]
     uses = None
     if price is not None and main and "cut+ce@flops" in found:

@@ -15,6 +15,7 @@ LABELS = {
     "cut+ce@flops": "pruned + cross-entropy, equal compute",
     "fresh+kd": "random init + KD",
     "attention": "attention everywhere",
+    "ptq": "quantised after training",
 }
 ORDER = tuple(LABELS)
 

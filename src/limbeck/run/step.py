@@ -9,7 +9,8 @@ teacher for each domain; most trainings have one of each.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -59,9 +60,11 @@ def train_step(
     *,
     mesh: Mesh,
     max_norm: float = 1.0,
+    weights: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Step:
     """Updates the student (and the objectives' state) once, from the micro-batches of one global batch.
 
+    While the gradient is computed, ``weights`` may put others in place of the student's; the gradient then updates its own.
     An objective advances by the mean loss of its own tokens. Raises NothingToLearn when no token of any rank has weight,
     NonFiniteLoss *before* the update when the loss or the gradient is not finite, so that weights and optimiser are
     unchanged; Mismatch and BadObjective as `objectives.fused_backward`.
@@ -74,11 +77,12 @@ def train_step(
         )
     optimizer.zero_grad(set_to_none=True)
     loss, losses = 0.0, []
-    for term in terms:
-        signal, outputs = term.signal(), student(term.batch.for_student())
-        outputs = replace(outputs, head=mesh.head(outputs.head))
-        losses.append(float(fused_backward(term.objective, outputs, signal, term.batch, scale=1 / total)))
-        loss += losses[-1]
+    with weights():
+        for term in terms:
+            signal, outputs = term.signal(), student(term.batch.for_student())
+            outputs = replace(outputs, head=mesh.head(outputs.head))
+            losses.append(float(fused_backward(term.objective, outputs, signal, term.batch, scale=1 / total)))
+            loss += losses[-1]
     loss = mesh.sum(loss)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     mesh.sum_gradients(trained)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,12 +38,14 @@ def watched_steps(steps: int) -> frozenset[int]:
 class Watch:
     """Held-out ``batches`` on the models' device, from ``documents`` documents, that are measured during a training.
 
-    They are measured after each of the ``steps``, and at the end of the training.
+    They are measured after each of the ``steps``, and at the end of the training; ``weights`` may put others in place of the
+    student's meanwhile.
     """
 
     batches: Callable[[], Iterable[Batch]]
     documents: int
     steps: frozenset[int]
+    weights: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def until(self, last: int) -> Watch:
         """The same for a training with another last step."""
@@ -53,7 +56,8 @@ class Watch:
         begun, training = time.perf_counter(), student.model.training
         student.model.eval()
         try:
-            with torch.no_grad(), torch.autocast(student.device.type, dtype=torch.bfloat16, enabled=bf16):
+            autocast = torch.autocast(student.device.type, dtype=torch.bfloat16, enabled=bf16)
+            with torch.no_grad(), autocast, self.weights():
                 found = measure(student, None, self.batches(), documents=self.documents)
         finally:
             student.model.train(training)

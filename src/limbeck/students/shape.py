@@ -9,6 +9,7 @@ exactly, from the table of the anatomy, without building models. Functions of a 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -56,17 +57,17 @@ def parameters(config: PreTrainedConfig, shape: Shape) -> int:
     return int(Anatomy.of(config).count(**asdict(shape)))
 
 
-def choose(config: PreTrainedConfig, *, parameters: int) -> Shape:
+def choose(config: PreTrainedConfig, *, parameters: int, multiple: int = 1) -> Shape:
     """The balanced shape with at most ``parameters``, and at least 95 % of them where the teacher's steps permit.
 
     Among the legal shapes in that band it is the one whose axes are nearest to a common ratio of the teacher's (smallest sum of
     squared log-deviations); among equals the larger. Raises BadShape where the teacher is smaller than the budget, or the
-    smallest legal student is larger.
+    smallest legal student is larger. Channels, neurons, and heads x channels a head are of a ``multiple``.
     """
-    return balanced(Anatomy.of(config), parameters=parameters)
+    return balanced(Anatomy.of(config), parameters=parameters, multiple=multiple)
 
 
-def balanced(anatomy: Anatomy, *, parameters: int) -> Shape:
+def balanced(anatomy: Anatomy, *, parameters: int, multiple: int = 1) -> Shape:
     """As `choose`, from a teacher's anatomy. Raises BadShape in the same cases."""
     teacher = Shape.of_anatomy(anatomy)
     largest = int(anatomy.count(**asdict(teacher)))
@@ -75,7 +76,7 @@ def balanced(anatomy: Anatomy, *, parameters: int) -> Shape:
             f"the budget of {parameters:,} parameters is more than the teacher's {largest:,}; "
             "give fewer, or a larger teacher"
         )
-    smallest = _smallest(anatomy)
+    smallest = _smallest(anatomy, multiple)
     least = int(anatomy.count(**asdict(smallest)))
     if parameters < least:
         raise BadShape(
@@ -84,10 +85,10 @@ def balanced(anatomy: Anatomy, *, parameters: int) -> Shape:
         )
     ratio = _common_ratio(anatomy, parameters)
     for window in (2.0, 8.0):
-        found = _nearest(anatomy, parameters, ratio, window)
+        found = _nearest(anatomy, parameters, ratio, window, multiple)
         if found is not None and anatomy.count(**asdict(found)) >= _BANDS[0] * parameters:
             return found
-    return _nearest(anatomy, parameters, ratio, float("inf")) or smallest
+    return _nearest(anatomy, parameters, ratio, float("inf"), multiple) or smallest
 
 
 def budget_of_shrink(config: PreTrainedConfig, factor: float) -> int:
@@ -176,22 +177,25 @@ def anatomy_of(shape: Shape, teacher: Anatomy) -> Anatomy:
     return replace(teacher, sizes=replace(teacher.sizes, **asdict(shape)))
 
 
-def _steps(full: int) -> list[int]:
-    """Legal lengths of an axis of channels or neurons, and the teacher's own."""
-    step = _COARSE if full >= _WIDE else _FINE
-    return sorted({*range(step, full + 1, step), full})
+def _steps(full: int, multiple: int) -> list[int]:
+    """Legal lengths of an axis of channels or neurons, and the teacher's own; of a ``multiple`` where there are such."""
+    step = math.lcm(_COARSE if full >= _WIDE else _FINE, multiple)
+    return [one for one in sorted({*range(step, full + 1, step), full}) if one % multiple == 0] or [full]
 
 
-def _heads(teacher: Shape) -> list[tuple[int, int]]:
-    """Legal (heads, kv_heads): every group keeps the same number of its query heads."""
+def _heads(anatomy: Anatomy, multiple: int) -> list[tuple[int, int]]:
+    """Legal (heads, kv_heads): every group keeps the same number of its query heads, whose channels are of a ``multiple``."""
+    teacher = Shape.of_anatomy(anatomy)
     group = teacher.heads // teacher.kv_heads
-    return [(kv * queries, kv) for kv in range(1, teacher.kv_heads + 1) for queries in range(1, group + 1)]
+    pairs = [(kv * queries, kv) for kv in range(1, teacher.kv_heads + 1) for queries in range(1, group + 1)]
+    return [pair for pair in pairs if pair[0] * anatomy.sizes.head_dim % multiple == 0] or pairs
 
 
-def _smallest(anatomy: Anatomy) -> Shape:
+def _smallest(anatomy: Anatomy, multiple: int = 1) -> Shape:
     teacher, kind = Shape.of_anatomy(anatomy), anatomy.kind
-    hidden = anatomy.sizes.head_dim if kind.square else _steps(teacher.hidden)[0]
-    return Shape(layers=1, hidden=hidden, heads=1, kv_heads=1, ffn=_steps(teacher.ffn)[0])
+    heads, kv_heads = min(_heads(anatomy, multiple))
+    hidden = heads * anatomy.sizes.head_dim if kind.square else _steps(teacher.hidden, multiple)[0]
+    return Shape(layers=1, hidden=hidden, heads=heads, kv_heads=kv_heads, ffn=_steps(teacher.ffn, multiple)[0])
 
 
 def _common_ratio(anatomy: Anatomy, budget: int) -> float:
@@ -216,14 +220,14 @@ class _Grid:
     legal: Any
 
     @classmethod
-    def of(cls, anatomy: Anatomy, ratio: float, window: float) -> _Grid:
+    def of(cls, anatomy: Anatomy, ratio: float, window: float, multiple: int) -> _Grid:
         """The candidates within a factor ``window`` of the common ratio."""
         teacher = Shape.of_anatomy(anatomy)
-        pairs = _heads(teacher)
+        pairs = _heads(anatomy, multiple)
         near = set(_near(sorted({pair[0] for pair in pairs}), ratio * teacher.heads, window))
         pairs = [pair for pair in pairs if pair[0] in near]
         layers = np.array(_near(list(range(1, teacher.layers + 1)), ratio * teacher.layers, window))[:, None, None]
-        hidden = np.array(_near(_steps(teacher.hidden), ratio * teacher.hidden, window))[None, :, None]
+        hidden = np.array(_near(_steps(teacher.hidden, multiple), ratio * teacher.hidden, window))[None, :, None]
         if anatomy.kind.square:
             hidden = np.array([pair[0] * anatomy.sizes.head_dim for pair in pairs])[None, None, :]
         heads, kv_heads = (np.array([pair[i] for pair in pairs])[None, None, :] for i in (0, 1))
@@ -245,12 +249,12 @@ def _near(values: list[int], wanted: float, window: float) -> list[int]:
     return inside or [min(values, key=lambda value: abs(np.log(value / wanted)))]
 
 
-def _nearest(anatomy: Anatomy, budget: int, ratio: float, window: float) -> Shape | None:
+def _nearest(anatomy: Anatomy, budget: int, ratio: float, window: float, multiple: int) -> Shape | None:
     """The legal shape in the fullest band with the smallest deviation from the common ratio; None where all are too large."""
     teacher = Shape.of_anatomy(anatomy)
-    grid = _Grid.of(anatomy, ratio, window)
+    grid = _Grid.of(anatomy, ratio, window, multiple)
     best: tuple[tuple[int, float, int], Shape] | None = None
-    for ffn in _near(_steps(teacher.ffn), ratio * teacher.ffn, window):
+    for ffn in _near(_steps(teacher.ffn, multiple), ratio * teacher.ffn, window):
         count = anatomy.count(layers=grid.layers, hidden=grid.hidden, heads=grid.heads, kv_heads=grid.kv_heads, ffn=ffn)
         usable = np.nonzero(grid.legal & (count <= budget))
         if not usable[0].size:

@@ -12,6 +12,7 @@ from limbeck.config.settings.common import SeedCount, Shape, StudentShrink, Teac
 from limbeck.config.values import (
     ATTENTION,
     BASELINES,
+    PTQ,
     STAGES,
     Baselines,
     Counts,
@@ -117,6 +118,23 @@ class DistilSettings(TeacherSettings):
             synonyms=("cross_tokenizer", "use_uld_loss", "uld"),
         ),
     ] = None
+    qat: Annotated[
+        Literal["int8", "int4"] | None,
+        Flag(
+            "Train with quantised weights, as --to gguf:q8_0 (int8) or gguf:q4_0 (int4) of limbeck export writes them.",
+            "Training",
+            default="full precision",
+            synonyms=(
+                "quantize",
+                "quantization",
+                "quant_cfg",
+                "qat_scheme",
+                "quantization_aware",
+                "load_in_4bit",
+                "load_in_8bit",
+            ),
+        ),
+    ] = Field(default=None, exclude=True)
     cache_logits: Annotated[
         bool | None,
         Flag(
@@ -140,9 +158,10 @@ class DistilSettings(TeacherSettings):
         Baselines,
         Flag(
             "What the student is compared with: cut (pruned, untrained), cut+ce (trained on the text alone for equal tokens), "
-            "cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention (with --mixers), or none.",
+            "cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention (with --mixers), ptq (with --qat: "
+            "quantised after the same training), or none.",
             "Comparison",
-            default="{}; with --mixers also attention",
+            default="{}; with --mixers also attention, with --qat also ptq",
             synonyms=("baseline", "compare", "compare_with"),
         ),
     ] = BASELINES
@@ -154,9 +173,13 @@ class DistilSettings(TeacherSettings):
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """The baselines; of a student of other mixers, unless some are named, also itself with attention everywhere."""
-        implied = self.mixers is not None and "baselines" not in self.model_fields_set
-        return (*self.baselines, ATTENTION) if implied else self.baselines
+        """The baselines. Unless some are named, of a student of other mixers also itself with attention everywhere, and of one
+        that is trained with quantised weights also itself quantised afterwards.
+        """
+        if "baselines" in self.model_fields_set:
+            return self.baselines
+        implied = {ATTENTION: self.mixers is not None, PTQ: self.qat is not None}
+        return (*self.baselines, *(name for name, there in implied.items() if there))
 
     @property
     def is_family(self) -> bool:

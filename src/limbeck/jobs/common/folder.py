@@ -18,7 +18,7 @@ from typing import Any, NotRequired, TypedDict
 
 from pydantic import BaseModel
 
-from limbeck.config import BASELINES
+from limbeck.config import BASELINES, PTQ
 from limbeck.corpora import TokenStore
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.layout import PACKINGS, STREAM, WITHOUT_LONG
@@ -33,7 +33,7 @@ _HOW |= {"any_teacher"}  # which only lets a run begin
 _PACKING = "packing"  # in a signature: how documents are put into rows; older versions did not name theirs
 
 # Settings of a later version: absent where they are not given, so that an earlier run continues
-_LATER = ("text_tokens", "cache_logits", "vocab", "frame")
+_LATER = ("text_tokens", "cache_logits", "vocab", "frame", "qat")
 # What a run has before it is claimed, and before its first result, where another may begin in its place
 _FIRST = {VOCABULARY, f"{VOCABULARY}.json"}
 _BEFORE = {"run.json", "data", *_FIRST}
@@ -113,7 +113,7 @@ def _grows(before: Any, now: Any, key: str) -> bool:
         return isinstance(before, int) and now > before
     if key != "baselines" or not isinstance(before, list):
         return False
-    return set(before) < set(now) and set(now) - set(before) <= set(BASELINES)
+    return set(before) < set(now) and set(now) - set(before) <= {*BASELINES, PTQ}
 
 
 def _held(folder: Path, record: Path) -> list[str]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from limbeck.config import ATTENTION
+from limbeck.config import ATTENTION, PTQ
 from limbeck.corpora import Rows, TokenStore
 from limbeck.corpora.pack import Start
 from limbeck.disk import link_or_copy, whole_folder
@@ -20,6 +21,7 @@ from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.models.build import new_model
 from limbeck.models.configuration import load_config
+from limbeck.models.gguf.quantiser import Quantiser
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
 from limbeck.models.save import round_to, save
@@ -29,6 +31,7 @@ from limbeck.run.lockstep import train_lockstep
 from limbeck.run.mesh import Mesh
 from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints
+from limbeck.run.step import train_step
 from limbeck.run.watch import Watch
 from limbeck.types import Batch, ChunkTeacher, Teacher
 
@@ -92,6 +95,8 @@ def arms_of(plan: DistilPlan, *, flops_steps: int, member: str = "") -> list[Arm
                 arm = replace(arm, objective=objective, fresh=True, steps=steps, taken=0)
             if name == ATTENTION:
                 arm = replace(arm, objective=objective, start=out / ATTENTION, steps=steps, taken=0)
+            if name == PTQ:
+                arm = replace(arm, objective=objective)
             if name == "cut+ce@flops":
                 arm = replace(arm, steps=flops_steps)
             arms.append(arm)
@@ -106,7 +111,8 @@ class Shared:
     plan read all rows. ``counted`` sets the weight of tokens without logits to 0, for arms without a teacher too, so that
     all learn from the same tokens. ``common``: a seed, and how many rows of its order come first for all seeds. ``stored``: the
     number format of the saved models; training is in float32. ``fresh_rate``: the peak learning rate from random weights, None
-    for the plan's. ``watch``: what is measured during the trainings.
+    for the plan's. ``watch``: what is measured during the trainings. ``quantiser``: with what weights arms compute,
+    but ptq, whose weights are replaced after its training; None for their own.
     """
 
     cut: Path
@@ -122,6 +128,7 @@ class Shared:
     stored: torch.dtype = torch.float32
     fresh_rate: float | None = None
     watch: Watch | None = None
+    quantiser: Quantiser | None = None
 
     def run(self, arm: Arm) -> Run:
         """The training run of an arm, with its student before the first step."""
@@ -145,8 +152,11 @@ class Shared:
         teacher = self.teacher if objective.needs_teacher else None
         lr = self.fresh_rate if arm.fresh and self.fresh_rate else self.plan.lr
         plan = replace(self.plan, steps=arm.steps, lr=lr)
-        watch = self.watch.until(arm.steps) if self.watch else None
-        return Run(arm.folder, arm.label, start, teacher, corpus, objective, plan, world, watch=watch)
+        watch, update = self.watch.until(arm.steps) if self.watch else None, train_step
+        if self.quantiser and arm.name != PTQ:
+            weights = partial(self.quantiser.values, start.model)
+            watch, update = replace(watch, weights=weights) if watch else None, partial(train_step, weights=weights)
+        return Run(arm.folder, arm.label, start, teacher, corpus, objective, plan, world, update, watch=watch)
 
 
 def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
@@ -158,7 +168,7 @@ def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
     run = shared.run(arm)
     run.after = after
     run.train()
-    return _finish(arm, run, shared.stored)
+    return _finish(arm, run, shared)
 
 
 def train_members(members: Sequence[tuple[Arm, Shared]], *, label: str, after: float = 0.0) -> None:
@@ -166,12 +176,12 @@ def train_members(members: Sequence[tuple[Arm, Shared]], *, label: str, after: f
 
     ``after``: expected seconds of the arms that follow.
     """
-    runs = [(arm, shared.run(arm), shared.stored) for arm, shared in members if not arm.done]
+    runs = [(arm, shared.run(arm), shared) for arm, shared in members if not arm.done]
     if runs:
         runs[0][1].after = after  # the run whose progress is shown
         train_lockstep([run for _, run, _ in runs], label=label)
-    for arm, run, stored in runs:
-        _finish(arm, run, stored)
+    for arm, run, shared in runs:
+        _finish(arm, run, shared)
 
 
 def take_over(arm: Arm, twin: Arm) -> None:
@@ -185,12 +195,14 @@ def take_over(arm: Arm, twin: Arm) -> None:
         link_or_copy(twin.student, beside)
 
 
-def _finish(arm: Arm, run: Run, stored: torch.dtype) -> LanguageModel:
-    """Saves the trained model, rounded to its number format on every rank, and removes its checkpoints."""
+def _finish(arm: Arm, run: Run, shared: Shared) -> LanguageModel:
+    """Saves the trained model, quantised or rounded to its number format on every rank, and removes its checkpoints."""
     world, trained = run.world, run.student
     trained.model.requires_grad_(False)
     trained.model.zero_grad(set_to_none=True)
-    kept = round_to(trained, stored)
+    if shared.quantiser:
+        shared.quantiser.quantise(trained)
+    kept = round_to(trained, shared.stored)
     if world.first:
         save(trained, arm.student, dtype=kept)
     _drop_checkpoints(arm, world)

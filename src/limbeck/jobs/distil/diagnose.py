@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from transformers.configuration_utils import PreTrainedConfig
+
+from limbeck.errors import BadModel
 from limbeck.jobs.common.environment import Environment, batch_rows
 from limbeck.jobs.common.rates import rate_finding
 from limbeck.jobs.common.sample import Sample, of_text
@@ -12,12 +15,14 @@ from limbeck.jobs.distil.align import alignment
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.pair.unigram import compare_to_unigram, knowledge, of_source
 from limbeck.jobs.pair.unpacked import rows_of_documents, unpacked_cost
+from limbeck.models.gguf.quantiser import KIND_OF, Quantiser
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives import TAID
 from limbeck.planning.checks.pair import Finding, Pair, PlannedRun, examine
 from limbeck.planning.checks.steps import step_findings
 from limbeck.planning.checks.vocabulary import embeddings
 from limbeck.planning.cost.size import Size
+from limbeck.report.words import size as size_in_words
 
 
 def what_is_known(
@@ -48,6 +53,15 @@ def _packing(model: LanguageModel, texts: Sequence[str], length: int) -> list[Fi
     return [Finding("packing", "warning", unpacked_cost(model.name, rows_of_documents(tokens, length)))]
 
 
+def _quantised(config: PreTrainedConfig, qat: str) -> Finding:
+    """Whether a GGUF file can hold a student of this configuration in blocks, and what it takes there."""
+    try:
+        facts = Quantiser.of(config, KIND_OF[qat]).facts
+    except BadModel as error:
+        return Finding("quantisation", "error", str(error), "give another student, or leave --qat out")
+    return Finding("quantisation", "ok", f"weights in {facts['kind']}: {size_in_words(facts['bytes'])} in a GGUF file")
+
+
 def diagnose(
     request: DistilRequest,
     pair: Pair,
@@ -73,6 +87,7 @@ def diagnose(
     if made is not None:
         size = Size.of(made)
         found.append(rate_finding(settings, size.parameters))
+        found += [] if settings.qat is None else [_quantised(made, settings.qat)]
         found += [] if aligned or request.teacher.vocabulary is not None else embeddings(size)
     parts = (part for spec in request.objectives for part in spec.parts if isinstance(part, TAID))
     found += [Finding("objective", "ok", remark) for part in parts if (remark := part.remark(steps))]
@@ -80,5 +95,6 @@ def diagnose(
         found += of_text(sample, teacher)
     found += step_findings(steps, batch_tokens=rows * length)
     device, dtype = environment.world.device, environment.dtype
-    run = PlannedRun(length, settings.tokens, rows * length, dtype, device, out=settings.out)
+    quantised = settings.qat is not None
+    run = PlannedRun(length, settings.tokens, rows * length, dtype, device, out=settings.out, quantised=quantised)
     return found + unpacked + examine(pair, run, texts=texts, chat=chat and not aligned, aligned=aligned, uses=uses)

@@ -24,6 +24,7 @@ from limbeck.jobs.distil.arms import Arm
 from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, across
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.probe.recall import RecallEvaluation
+from limbeck.models.gguf.quantiser import Quantiser
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
 from limbeck.models.sidecar import stored_dtype
@@ -32,6 +33,7 @@ from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, 
 from limbeck.probes.measurements import AGAIN
 from limbeck.report import write_report
 from limbeck.report.card import model_card
+from limbeck.report.quantised import quantised_note
 from limbeck.report.screen import measured_rows, next_of_distil
 from limbeck.report.start import price_of, start_of
 from limbeck.report.state import state_sentence
@@ -84,10 +86,12 @@ class Evaluation:
             self._measure("teacher", teacher.about, settings.seed, compare=False)
             self._cost("teacher", self._cost_of_teacher)
 
-    def cut(self, folder: Path) -> None:
-        """Measures the student before its training."""
+    def cut(self, folder: Path, quantiser: Quantiser | None) -> None:
+        """Measures the student before its training, with the weights that it is trained with."""
         if self._machine.world.first:
             model = load(verified_folder(folder), device=self._machine.world.device)
+            if quantiser:
+                quantiser.quantise(model)
             measured = self._measure("cut", model, self._settings.seed)
             if remark := too_few_documents(measured.read):
                 console.print(f"note: {remark}")
@@ -130,6 +134,8 @@ class Evaluation:
         if cost_of_state := state_sentence(run):
             found_verdict = replace(found_verdict, notes=(*found_verdict.notes, cost_of_state))
         if note := vocabulary_note(run):
+            found_verdict = replace(found_verdict, notes=(*found_verdict.notes, note))
+        if note := quantised_note(run):
             found_verdict = replace(found_verdict, notes=(*found_verdict.notes, note))
         if few := too_few_steps(run["plan"]["steps"]):
             found_verdict = replace(found_verdict, notes=(*found_verdict.notes, f"{few}."))

@@ -176,6 +176,8 @@ def prepare(
         about = _summary(source.about) | source.facts | _priced(price, sharing) | _stated(request)
         facts = {"doctor": as_json(findings), "plan": _plan_facts(shared.plan, layout, arms)}
         facts |= {"objective": request.objective.canonical} | source.vocabulary_facts
+        if plan.quantiser:
+            facts["quantised"] = dict(plan.quantiser.facts)
         if plan.conversion:
             facts |= _of_conversion(plan, source, student, environment=environment)
         update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
@@ -188,7 +190,7 @@ def prepare(
     known = run.get("estimate", {}).get("measuring_seconds", 0.0)
     stores = store, held_out
     proof = Evaluation(request, source, stores, length=plan.budget.length, environment=environment, seconds=known)
-    proof.cut(cut)
+    proof.cut(cut, plan.quantiser)
     if "estimate" in run:
         update(settings.out, run, estimate=run["estimate"] | {"measuring_seconds": round(proof.seconds, 2)})
     return Comparison(settings, run, source, (store, held_out), arms, shared, cost, proof, continued)
@@ -300,6 +302,7 @@ def _shared(
         common=(settings.seed, plan.matched * budget.rows),
         stored=stored_as(settings, plan.request.teacher),
         fresh_rate=fresh_rate_of(settings, student.parameters_count),
+        quantiser=plan.quantiser,
     )
 
 
@@ -312,6 +315,7 @@ def _cost(plan: DistilPlan, source: TeacherSource, student: LanguageModel, envir
         batch_tokens=plan.budget.rows * plan.budget.length,
         itemsize=environment.dtype.itemsize,
         device=environment.world.device.type,
+        quantised=plan.quantiser is not None,
     )
 
 

@@ -17,6 +17,7 @@ from limbeck.jobs.distil.conversion import Conversion, Planned, check_conversion
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.pair.student import target_shape
 from limbeck.models.configuration import load_config
+from limbeck.models.gguf.quantiser import KIND_OF, Quantiser
 from limbeck.run.optim import Schedule
 from limbeck.students.shape import Shape, config_of
 from limbeck.teachers.ref import CapturedRef
@@ -41,7 +42,7 @@ class DistilPlan:
     """The plan of one student, made once by `of` and passed to every stage.
 
     ``target``: the shape to prune to, None without pruning. ``conversion``: None if the mixers stay. The first ``matched`` of the
-    budget's steps are those of a conversion.
+    budget's steps are those of a conversion. ``quantiser``: None if the weights are trained as they are.
     """
 
     request: DistilRequest
@@ -50,6 +51,7 @@ class DistilPlan:
     budget: Budget
     matched: int
     schedule: Schedule
+    quantiser: Quantiser | None = None
 
     @classmethod
     def of(cls, request: DistilRequest, environment: Environment) -> DistilPlan:
@@ -71,8 +73,10 @@ class DistilPlan:
         length = row_length(settings, context, environment.world.device, name=first, extra=extra)
         rows, steps = batch_rows(settings, length, environment.world.size)
         matched = sum(conversion.steps(steps).values()) if conversion else 0
-        schedule = schedule_of(settings, planned_config(request, target, conversion, config))
-        return cls(request, target, conversion, Budget(length, rows, steps), matched, schedule)
+        planned = planned_config(request, target, conversion, config)
+        quantiser = None if settings.qat is None else Quantiser.of(planned, KIND_OF[settings.qat])
+        budget, schedule = Budget(length, rows, steps), schedule_of(settings, planned)
+        return cls(request, target, conversion, budget, matched, schedule, quantiser)
 
     def signature(self, logits: dict[str, Any], environment: Environment) -> dict[str, Any]:
         """All that decides the result of the run, as run.json stores it. ``logits``: the entries about captured logits."""

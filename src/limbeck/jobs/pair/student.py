@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from limbeck.config import ATTENTION, DistilSettings
+from limbeck.config import ATTENTION, PTQ, DistilSettings
 from limbeck.config.defaults import SHRINK
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
@@ -14,6 +14,7 @@ from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.pair.mixers import parse_mixers
 from limbeck.jobs.pair.vocabulary import given_student
 from limbeck.models.configuration import load_config
+from limbeck.models.gguf.blocks import BLOCK
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.save import save
 from limbeck.models.sidecar import FLOATS, stored_dtype
@@ -41,6 +42,7 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
     if len(chosen) > 1:
         raise BadSetting(f"--{' and --'.join(chosen)} both define the student: give one of them")
     check_conversion_flags(settings)
+    _check_quantised_flags(settings)
     if settings.student is not None or (settings.mixers is not None and not chosen):
         return None
     config = load_config(teacher.config_source)
@@ -51,7 +53,7 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
     budget = settings.params or budget_of_shrink(config, SHRINK if settings.shrink is None else settings.shrink)
     if settings.mixers is not None:
         return choose_converted(config, lambda layers: mixers_for(settings, layers), budget=budget)
-    return choose(config, parameters=budget)
+    return choose(config, parameters=budget, multiple=1 if settings.qat is None else BLOCK)
 
 
 def mixers_for(settings: DistilSettings, layers: int) -> list[str]:
@@ -78,8 +80,32 @@ def check_conversion_flags(settings: DistilSettings) -> None:
         )
 
 
+def _check_quantised_flags(settings: DistilSettings) -> None:
+    """Raises BadSetting for flags that do not go with --qat, or without it."""
+    if settings.qat is None:
+        if PTQ in settings.baselines:
+            raise BadSetting(
+                f"--baselines {PTQ} is a student quantised after its training: give --qat, or leave it out"
+            )
+        return
+    if settings.mixers is not None:
+        raise BadSetting(
+            f"--qat {settings.qat}: no GGUF file holds layers of limbeck's own mixers: leave --mixers out, or --qat"
+        )
+    if settings.student_dtype not in (None, "float32"):
+        raise BadSetting(
+            f"--student-dtype {settings.student_dtype}: with --qat the student's file is in float32, the only format that keeps "
+            "what was trained exactly: leave it out"
+        )
+
+
 def stored_as(settings: DistilSettings, teacher: TeacherRef) -> torch.dtype:
-    """The number format of the saved student: from the settings, else that of the model it starts from."""
+    """The number format of the saved student: from the settings, else that of the model it starts from.
+
+    float32 with --qat: other formats would round what is quantised once more.
+    """
+    if settings.qat is not None:
+        return torch.float32
     if settings.student_dtype is not None:
         return _DTYPES[settings.student_dtype]
     return _DTYPES[stored_dtype(resolve_description(settings.student or teacher.config_source))]

@@ -25,6 +25,7 @@ from limbeck.errors import Mismatch
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import another, reserve
 from limbeck.jobs.common.text import columns_of
+from limbeck.models.gguf.quantiser import unquantised
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import display_name, lineage_in, load, load_tokenizer
 from limbeck.models.source import resolve_description
@@ -86,7 +87,7 @@ def trimmed_beside(
 
 def given_student(name: str, teacher: TeacherRef, *, train: bool = False) -> LanguageModel:
     """A student that exists, with the vocabulary of its teacher where that is trimmed and the student has all of its tokens."""
-    model = load(name, train=train)
+    model = unquantised(load(name, train=train))
     if teacher.vocabulary is None:
         return model
     vocabulary = open_vocabulary(teacher.vocabulary)

@@ -56,6 +56,7 @@ class PlannedRun:
     """The training that is planned: ``tokens`` in all and ``batch_tokens`` in a step, in rows of ``length`` tokens.
 
     ``dtype``: the number format of its matrix products. ``out``: its folder, None if the disk is not to be checked.
+    ``quantised``: whether the student is trained with quantised weights.
     """
 
     length: int
@@ -64,6 +65,7 @@ class PlannedRun:
     dtype: torch.dtype
     device: torch.device
     out: Path | None = None
+    quantised: bool = False
 
     @property
     def step(self) -> dict[str, Any]:
@@ -124,7 +126,8 @@ def _resources(pair: Pair, run: PlannedRun, uses: float | None) -> Iterator[Find
     """The findings on number formats, FLOPs, memory, disk and time of the run."""
     yield from resources.number_format(run.dtype, run.device)
     size, theirs, absent = pair.trained, Size.of(pair.teacher.config), _absent(pair.teacher)
-    cost = estimate(size, None if pair.trains_teacher or absent else theirs, tokens=run.tokens, **run.step)
+    other = None if pair.trains_teacher or absent else theirs
+    cost = estimate(size, other, tokens=run.tokens, quantised=run.quantised, **run.step)
     if uses is not None and not pair.trains_teacher:
         price = Price.of(size, theirs, length=run.length, uses=uses)
         yield from chances(price, tokens=run.tokens, kept=absent)

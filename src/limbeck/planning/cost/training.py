@@ -79,17 +79,21 @@ def estimate(
     batch_tokens: int,
     itemsize: int,
     device: str,
+    quantised: bool = False,
 ) -> Cost:
     """Estimates the cost of training a student on ``tokens`` tokens, from a teacher or (None) without one.
 
     ``length`` is tokens per row, ``batch_tokens`` of a step. ``itemsize`` is bytes of the teacher's numbers and of the student's
-    arithmetic; the student's weights are float32. ``device`` is "cuda" or "cpu". FLOPs per token are 3 forward passes of the
-    student and 1 of the teacher: 6 N_S + 2 N_T and attention (Kaplan et al., arXiv 2001.08361).
+    arithmetic; the student's weights are float32. ``device`` is "cuda" or "cpu". A student that is trained with
+    ``quantised`` weights holds them beside its own. FLOPs per token are 3 forward passes of the student
+    and 1 of the teacher: 6 N_S + 2 N_T and attention (Kaplan et al., arXiv 2001.08361).
     """
     kind = "cuda" if device == "cuda" else "cpu"
     micro = max(length, min(batch_tokens, MICRO_TOKENS[kind]) // length * length)
     flops = 3 * student.forward_flops(length) + (0.0 if teacher is None else teacher.forward_flops(length))
     parts = _training_bytes(student, length=length, micro=micro, itemsize=itemsize)
+    if quantised:
+        parts["student's quantised weights"] = 4 * student.parameters
     if teacher is not None:
         parts |= _teacher_bytes(teacher, length=length, micro=micro, itemsize=itemsize)
     parts["chunks of logits"] = _chunk_bytes(student, teacher, micro=micro, kind=kind)
