@@ -13,12 +13,12 @@ from transformers import Gemma2Config, LlamaConfig, PreTrainedTokenizerFast
 
 from limbeck.errors import BadModel, BadSetting
 from limbeck.exporters.gguf.chat import modelfile, template_of
-from limbeck.exporters.gguf.numbers import Numbers
 from limbeck.exporters.gguf.runtime import LlamaCpp
 from limbeck.exporters.gguf.writer import write_gguf
 from limbeck.exporters.named import CannotRun, Format
 from limbeck.models.gguf.container import opened
 from limbeck.models.gguf.importer import import_gguf
+from limbeck.models.gguf.numbers import Numbers
 from limbeck.models.gguf.pre import SPLITS
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load

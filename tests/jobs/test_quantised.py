@@ -11,12 +11,19 @@ from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
 import limbeck
+from limbeck.corpora import TokenStore
 from limbeck.errors import BadModel, BadSetting
+from limbeck.exporters.gguf.writer import write_gguf
+from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.distil import arms
+from limbeck.models.gguf.container import opened
+from limbeck.models.gguf.families import family_of
 from limbeck.models.gguf.quantiser import Quantiser
 from limbeck.models.load import load
 from limbeck.models.save import save
-from limbeck.probes.measurements import Measurements
+from limbeck.probes.measurements import Measurements, measure
+from limbeck.run.world import alone
 from limbeck.students.shape import Shape, choose
 from tests.helpers.kills import forked, result
 from tests.helpers.models import llama, texts
@@ -64,9 +71,22 @@ def test_the_student_holds_what_the_file_reads_again(done):
     assert "quantised" not in load(done / "cut").lineage
 
 
+def test_an_export_holds_the_trained_values(done, tmp_path):
+    """Of each tensor the file has the type of the training, and its numbers, read again, are the student's."""
+    student = load(done / "student")
+    write_gguf(student, tmp_path / "model.gguf", "q4_0")
+    file, config = opened(tmp_path / "model.gguf"), student.config
+    ours = {name: parameter.numpy() for name, parameter in student.model.named_parameters()}
+    places = Quantiser.of(config, "q4_0").places
+    for name, there in family_of(config).names(ours, layers=config.num_hidden_layers).items():
+        kind = places[name].kind if name in places else "f32"
+        assert file.tensors[there].tensor_type.name.lower() == kind, name
+        assert np.array_equal(file.values(there), family_of(config).write(name, ours[name], config)), name
+
+
 def test_what_is_measured_is_the_quantised_student(done):
     """The folder, loaded as any model, has the nats of the report; quantising it once more changes nothing."""
-    found = limbeck.probe(str(done / "student"), probe="likelihood", threads=1).readings
+    found = limbeck.probe(str(done / "student"), probe="likelihood", length=32, threads=1).readings
     run = measured(done, "student")
     assert found["held_out"].value == pytest.approx(run.nats.sum() / run.tokens.sum(), rel=1e-6)
     again = load(done / "student")
@@ -97,10 +117,10 @@ def test_quantising_afterwards_is_the_control(here, done):
 def test_the_start_is_measured_with_quantised_weights(here, done):
     """The baseline cut has the loss that a probe finds for it once it is quantised, and not the one of its own weights."""
     cut = load(done / "cut")
-    run = measured(done, "cut")
+    run, store = measured(done, "cut"), TokenStore.open(done / "data" / "held_out")
+    held_out = HeldOut(store, length=32, environment=Environment(alone(), bf16=False), trained=1000)
     losses = []
     for _ in range(2):
-        store, held_out = store_of(cut, done)
         found = measure(cut, None, held_out.batches(), documents=store.documents)
         losses.append(found.nats.sum() / found.tokens.sum())
         Quantiser.of(cut.config, "q4_0").quantise(cut)

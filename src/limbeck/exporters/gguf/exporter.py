@@ -9,11 +9,11 @@ import torch
 
 from limbeck.errors import BadModel, BadSetting
 from limbeck.exporters.gguf.chat import llama_cpp_command, modelfile
-from limbeck.exporters.gguf.numbers import KINDS
 from limbeck.exporters.gguf.runtime import LlamaCpp
 from limbeck.exporters.gguf.tokens import MARK
 from limbeck.exporters.gguf.writer import write_gguf
 from limbeck.exporters.named import CannotRun, exporter
+from limbeck.models.gguf.numbers import KINDS
 from limbeck.models.gguf.tokenizer import PROBES
 from limbeck.models.language_model import LanguageModel
 

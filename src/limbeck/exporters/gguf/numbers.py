@@ -1,71 +1,16 @@
-"""Which number format each tensor of a GGUF file has, and its bytes in it: those of `gguf.quants`, the reference.
+"""The bytes of a tensor of a GGUF file: those of `gguf.quants`, the reference.
 
-Vectors and norms stay in float32. A row that is no multiple of a block's 32 numbers is float16. Beside Q4_0 the map from hidden
-states to logits is Q8_0, and so is an embedding that serves as that map: four bits ruin it (ggml-org/llama.cpp#5650).
-Quantised are the numbers in float32, by the rules of `gguf.quants`; a training that imitates them meets exactly what is stored.
+Quantised are the numbers in float32, by the rules of `gguf.quants`; a training that imitates them (`models.gguf.quantiser`) meets
+exactly what is stored.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from limbeck.errors import BadModel
-
-KINDS = ("f32", "f16", "bf16", "q8_0", "q4_0")
-EMBEDDING, HEAD = "token_embd.weight", "output.weight"
-BLOCK = 32  # numbers that share a scale
-_FILE_TYPES = {
-    "f32": "ALL_F32",
-    "f16": "MOSTLY_F16",
-    "bf16": "MOSTLY_BF16",
-    "q8_0": "MOSTLY_Q8_0",
-    "q4_0": "MOSTLY_Q4_0",
-}
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """The number formats of a file: its ``kind``, and whether one tensor is both the embedding and the head."""
-
-    kind: str
-    tied: bool
-
-    @property
-    def file_type(self) -> int:
-        """general.file_type: what most numbers are."""
-        from gguf import LlamaFileType
-
-        return int(LlamaFileType[_FILE_TYPES[self.kind]].value)
-
-    def of(self, name: str, shape: tuple[int, ...]) -> str:
-        """The format of a tensor, by its name in the file and its shape in PyTorch's order: one of `KINDS`."""
-        if len(shape) < 2 or name.startswith(("position_embd", "rope_")):
-            return "f32"
-        if self.kind not in ("q8_0", "q4_0"):
-            return self.kind
-        if shape[-1] % BLOCK:
-            return "f16"
-        logits = name == HEAD or (self.tied and name == EMBEDDING)
-        return "q8_0" if logits else self.kind
-
-
-def type_of(kind: str) -> Any:
-    """The type of `gguf` for a kind."""
-    from gguf import GGMLQuantizationType
-
-    return GGMLQuantizationType[kind.upper()]
-
-
-def size_of(kind: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor in the file."""
-    from gguf.constants import GGML_QUANT_SIZES
-
-    block, stored = GGML_QUANT_SIZES[type_of(kind)]
-    return int(np.prod(shape, dtype=np.int64)) // block * stored
+from limbeck.models.gguf.numbers import type_of
 
 
 def stored(name: str, values: Float[np.ndarray, "..."], kind: str) -> np.ndarray:

@@ -1,20 +1,28 @@
-"""Which number format each tensor of a GGUF file has. What is trained for a format and what is written are of one table.
+"""Which number format each tensor of a GGUF file has. What is written and what is trained for a format are of this one table.
 
-Vectors, norms and positions stay in float32. A row that is no multiple of a block's 32 numbers is float16. Beside Q4_0 the map
-from hidden states to logits is Q8_0, and so is an embedding that serves as that map: four bits ruin it
-(ggml-org/llama.cpp#5650).
+Vectors and norms stay in float32. A row that is no multiple of a block's 32 numbers is float16. Beside Q4_0 the map from hidden
+states to logits is Q8_0, and so is an embedding that serves as that map: four bits ruin it (ggml-org/llama.cpp#5650).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from limbeck.models.gguf.blocks import BLOCK
 
 KINDS = ("f32", "f16", "bf16", "q8_0", "q4_0")
+BLOCKED = ("q8_0", "q4_0")  # those whose numbers share scales
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
-_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / BLOCK, "q4_0": 18 / BLOCK}  # a number
+_FILE_TYPES = {
+    "f32": "ALL_F32",
+    "f16": "MOSTLY_F16",
+    "bf16": "MOSTLY_BF16",
+    "q8_0": "MOSTLY_Q8_0",
+    "q4_0": "MOSTLY_Q4_0",
+}
 
 
 @dataclass(frozen=True)
@@ -24,11 +32,18 @@ class Numbers:
     kind: str
     tied: bool
 
+    @property
+    def file_type(self) -> int:
+        """general.file_type: what most numbers are."""
+        from gguf import LlamaFileType
+
+        return int(LlamaFileType[_FILE_TYPES[self.kind]].value)
+
     def of(self, name: str, shape: tuple[int, ...]) -> str:
         """The format of a tensor, by its name in the file and its shape in PyTorch's order: one of `KINDS`."""
         if len(shape) < 2 or name.startswith(("position_embd", "rope_")):
             return "f32"
-        if self.kind not in ("q8_0", "q4_0"):
+        if self.kind not in BLOCKED:
             return self.kind
         if shape[-1] % BLOCK:
             return "f16"
@@ -36,6 +51,16 @@ class Numbers:
         return "q8_0" if logits else self.kind
 
 
-def bytes_of(kind: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor of a kind in the file, without padding."""
-    return round(math.prod(shape) * _BYTES[kind])
+def type_of(kind: str) -> Any:
+    """The type of `gguf` for a kind."""
+    from gguf import GGMLQuantizationType
+
+    return GGMLQuantizationType[kind.upper()]
+
+
+def size_of(kind: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor in the file."""
+    from gguf.constants import GGML_QUANT_SIZES
+
+    block, stored = GGML_QUANT_SIZES[type_of(kind)]
+    return int(np.prod(shape, dtype=np.int64)) // block * stored

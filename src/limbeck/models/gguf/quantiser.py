@@ -25,12 +25,11 @@ from limbeck.models.build import build
 from limbeck.models.gguf.blocks import BLOCK, in_blocks
 from limbeck.models.gguf.container import require_gguf
 from limbeck.models.gguf.families import Family, family_of
-from limbeck.models.gguf.numbers import HEAD, Numbers, bytes_of
+from limbeck.models.gguf.numbers import BLOCKED, HEAD, Numbers, size_of
 from limbeck.models.language_model import LanguageModel
 
 KIND_OF = {"int8": "q8_0", "int4": "q4_0"}
 LINEAGE = "quantised"  # in a model's lineage: for which file its weights were rounded
-_BLOCKED = ("q8_0", "q4_0")
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,8 @@ class Quantiser:
             there = shape[::-1] if transposed else shape
             found = numbers.of(names[name], there)
             tensors[found] += 1
-            size += bytes_of(found, there)
-            if found in _BLOCKED:
+            size += size_of(found, there)
+            if found in BLOCKED:
                 places[name] = Place(found, transposed)
             elif len(shape) > 1 and there[-1] % BLOCK and found != "f32":
                 faults.append(f"{name} with {there[-1]}")
