@@ -202,6 +202,11 @@ def _names(value: Any) -> Any:
     return tuple(dict.fromkeys(str(part).strip() for part in parts if str(part).strip()))
 
 
+def _task_names(value: Any) -> Any:
+    """Names between commas, each once; None for none."""
+    return None if value is None else _names(value) or None
+
+
 def _vocabulary(value: Any) -> Any:
     """A word such as "auto" or "auto:5" (of what occurs at least 5 times), or a number of tokens; None trims nothing."""
     if value is None:
@@ -253,6 +258,7 @@ Columns = Annotated[
 ]
 Context = Annotated[int, BeforeValidator(count), Field(ge=2), _COUNT]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names), _SEVERAL]
+TaskNames = Annotated[tuple[str, ...] | None, BeforeValidator(_task_names), _SEVERAL]
 MixerNames = Annotated[str | None, BeforeValidator(_joined), Accepts("str | Sequence[str]", "PATTERN")]
 ObjectiveText = Annotated[
     str, BeforeValidator(_objectives), Accepts("str | Objective | Sequence[str | Objective]", "OBJECTIVE")

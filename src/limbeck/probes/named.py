@@ -18,7 +18,7 @@ from limbeck.probes.measurements import Measurements
 from limbeck.types import Batch, Reading
 
 TEXT = ("data", "columns", "skip_bad", "length", "long_conversations")  # the settings that choose the text
-EVERYTHING = (*TEXT, "teacher", "seed", "task")
+EVERYTHING = (*TEXT, "teacher", "seed", "task", "tasks")
 
 
 class HeldOutText(Protocol):
@@ -34,13 +34,15 @@ class HeldOutText(Protocol):
 
 
 class ProbeContext(Protocol):
-    """The inputs of a probe besides the models. ``task`` is the value of `--task`, None without it.
+    """The inputs of a probe besides the models. ``task`` and ``tasks`` are the values of those flags, None
+    without them.
 
     ``measured_on`` describes the text that was read, "" before any was.
     """
 
     seed: int
     task: str | None
+    tasks: tuple[str, ...] | None
     measured_on: str
 
     def held_out(self) -> HeldOutText:

@@ -19,6 +19,7 @@ from limbeck.config.values import (
     MixerNames,
     ObjectiveText,
     Stages,
+    TaskNames,
     split_objectives,
 )
 
@@ -165,6 +166,18 @@ class DistilSettings(TeacherSettings):
             synonyms=("baseline", "compare", "compare_with"),
         ),
     ] = BASELINES
+
+    tasks: Annotated[
+        TaskNames,
+        Flag(
+            "Measure all models on standard tasks too: names of lm-eval, and files (.jsonl, .yaml), between commas. They may be "
+            "added later in the same --out.",
+            "Comparison",
+            metavar="NAME|FILE,...",
+            examples=("lambada_openai,piqa,mine.jsonl",),
+            synonyms=("benchmark", "benchmarks", "eval_tasks"),
+        ),
+    ] = Field(default=None, exclude=True)
 
     @property
     def objectives(self) -> tuple[str, ...]:

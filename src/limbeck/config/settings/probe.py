@@ -7,7 +7,7 @@ from typing import Annotated
 
 from limbeck.config.flag import Flag
 from limbeck.config.settings.common import Settings
-from limbeck.config.values import Count, ProbeNames, Successes
+from limbeck.config.values import Count, ProbeNames, Successes, TaskNames
 
 
 class ProbeSettings(Settings):
@@ -19,9 +19,9 @@ class ProbeSettings(Settings):
     probe: Annotated[
         ProbeNames,
         Flag(
-            "What to measure: likelihood, slices, mqar, reversal, arithmetic, listops, between commas; or pass-until alone.",
+            "What to measure: likelihood, slices, tasks, mqar, reversal, arithmetic, listops; or pass-until alone.",
             "Measurement",
-            synonyms=("probes", "tasks", "benchmark", "metrics", "eval"),
+            synonyms=("probes", "metrics", "eval"),
         ),
     ] = ("likelihood",)
     task: Annotated[
@@ -30,6 +30,17 @@ class ProbeSettings(Settings):
             "Of pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file. Of reversal: a JSONL file.",
             "Measurement",
             metavar="NAME|FILE",
+        ),
+    ] = None
+    tasks: Annotated[
+        TaskNames,
+        Flag(
+            "Standard tasks: names of lm-eval, and files (.jsonl, .yaml), between commas.",
+            "Measurement",
+            needs="--probe tasks",
+            metavar="NAME|FILE,...",
+            examples=("lambada_openai,piqa,mine.jsonl",),
+            synonyms=("benchmark", "benchmarks"),
         ),
     ] = None
     successes: Annotated[

@@ -18,7 +18,7 @@ class Context:
         self, probe: str, settings: ProbeSettings, environment: Environment, texts: Texts, shortest: LanguageModel
     ) -> None:
         """``shortest`` is the model with the shorter context."""
-        self.seed, self.task = settings.seed, settings.task
+        self.seed, self.task, self.tasks = settings.seed, settings.task, settings.tasks
         self.measured_on = self.counted_in = ""
         self._probe, self._settings, self._environment = probe, settings, environment
         self._texts, self._shortest = texts, shortest
