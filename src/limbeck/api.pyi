@@ -103,6 +103,7 @@ def doctor(
     seed: int | None = 0,
     seeds: int | None = 1,
     baselines: str | Sequence[str] | None = "cut,cut+ce,cut+ce@flops,fresh+kd",
+    tasks: str | Sequence[str] | None = None,
     mixers: str | Sequence[str] | None = None,
     keep_attention: int | None = None,
     match: str | Sequence[str] | None = None,
@@ -168,6 +169,8 @@ def doctor(
             for equal tokens), cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention
             (with --mixers), ptq (with --qat: quantised after the same training), or none. Default:
             cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention, with --qat also ptq.
+        tasks: Measure all models on standard tasks too: names of lm-eval, and files (.jsonl, .yaml), between
+            commas. They may be added later in the same --out. For example lambada_openai,piqa,mine.jsonl.
         mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
             example attention*1,gdn*3.
         keep_attention: With --mixers: number of layers that keep attention, those whose loss harms recall most.
@@ -269,6 +272,7 @@ def distil(
     seed: int | None = 0,
     seeds: int | None = 1,
     baselines: str | Sequence[str] | None = "cut,cut+ce,cut+ce@flops,fresh+kd",
+    tasks: str | Sequence[str] | None = None,
     mixers: str | Sequence[str] | None = None,
     keep_attention: int | None = None,
     match: str | Sequence[str] | None = None,
@@ -336,6 +340,8 @@ def distil(
             for equal tokens), cut+ce@flops (for equal compute), fresh+kd (a new model, distilled), attention
             (with --mixers), ptq (with --qat: quantised after the same training), or none. Default:
             cut,cut+ce,cut+ce@flops,fresh+kd; with --mixers also attention, with --qat also ptq.
+        tasks: Measure all models on standard tasks too: names of lm-eval, and files (.jsonl, .yaml), between
+            commas. They may be added later in the same --out. For example lambada_openai,piqa,mine.jsonl.
         mixers: Replace attention by these mixers, layer by layer, or by one of them with --keep-attention. For
             example attention*1,gdn*3.
         keep_attention: With --mixers: number of layers that keep attention, those whose loss harms recall most.
@@ -459,6 +465,7 @@ def probe(
     probe: str | Sequence[str] | None = "likelihood",
     teacher: str | None = None,
     task: str | None = None,
+    tasks: str | Sequence[str] | None = None,
     successes: int | None = 4,
     max_samples: int | str | None = 100_000,
     device: str | None = "auto",
@@ -481,11 +488,13 @@ def probe(
         long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
             which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
         seed: Seed of samples and of the questions that are asked. Default: 0.
-        probe: What to measure: likelihood, slices, mqar, reversal, arithmetic, listops, between commas; or
-            pass-until alone. Default: likelihood.
+        probe: What to measure: likelihood, slices, tasks, mqar, reversal, arithmetic, listops; or pass-until
+            alone. Default: likelihood.
         teacher: Compare with this teacher: folder or hub id.
         task: Of pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file. Of reversal: a
             JSONL file.
+        tasks: With --probe tasks: standard tasks: names of lm-eval, and files (.jsonl, .yaml), between commas.
+            For example lambada_openai,piqa,mine.jsonl.
         successes: With --probe pass-until: passes to wait for. Default: 4.
         max_samples: With --probe pass-until: the most completions of one instance. Default: 100k.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.

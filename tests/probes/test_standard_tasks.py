@@ -53,7 +53,7 @@ def test_scores_are_those_of_lm_evals_own_model(bos):
     if not bos:
         model.tokenizer.bos_token = None
     ours = HarnessLM(model)
-    theirs = HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=3)
+    theirs = HFLM(pretrained=model.model, tokenizer=model.tokenizer, batch_size=1)
     pairs = [(row["prompt"], choice) for row in CHOICES for choice in row["choices"]]
     pairs += [("the cat  ", "sat"), ("", "the"), ("a dog ran", " past two red birds " * 5), ("a\n", "b"), ("né", "é")]
     asked = requests("loglikelihood", pairs)

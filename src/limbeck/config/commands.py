@@ -138,7 +138,7 @@ COMMANDS = (
         "A model inside a run is measured on text that the run was not trained on.",
         result="ProbeResult",
         only=(
-            *("model", "probe", "teacher", "task", "successes", "max_samples", *_TEXT, "seed", "device"),
+            *("model", "probe", "teacher", "task", "tasks", "successes", "max_samples", *_TEXT, "seed", "device"),
             *("threads", "out", "json_"),
         ),
         models=("model", "teacher"),

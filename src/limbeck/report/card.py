@@ -11,6 +11,7 @@ from typing import Any
 
 from limbeck.report.quantised import quantised_sentence
 from limbeck.report.start import Start, start_of
+from limbeck.report.tasks import card_rows
 from limbeck.report.words import bounded, count, label
 from limbeck.terminal import visible
 from limbeck.types import Reading
@@ -57,6 +58,9 @@ def model_card(
     table = _table(readings, start_of(run))
     if table:
         body += ["## Measured on held-out text", "", *table, ""]
+    tasks = card_rows(readings, _MODELS, start_of(run))
+    if tasks:
+        body += ["## Standard tasks", "", *tasks, ""]
     if then:
         body += _pruned(run, then)
     body += ["## Load", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]

@@ -179,6 +179,38 @@ def reliability_plot(models: Mapping[str, Sequence[ReliabilityBin]], *, start: S
         return _svg(figure, "Reliability: accuracy by confidence")
 
 
+def task_points(
+    tasks: Sequence[tuple[str, Mapping[str, Reading], float | None]], *, start: Start = CUT
+) -> Markup | None:
+    """Accuracy of each task by model, with 95 % intervals and the accuracy of guessing, a row a task; None without tasks."""
+    if not tasks:
+        return None
+    models = list(dict.fromkeys(model for _, found, _ in tasks for model in found))
+    step = 0.7 / max(1, len(models) - 1)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8.6, 1.1 + 0.22 * len(tasks) * (1 + len(models) / 2)), layout="constrained")
+        axes = figure.subplots()
+        for number, model in enumerate(models):
+            there = [(row, found[model]) for row, (_, found, _) in enumerate(tasks) if model in found]
+            y = [row + 0.7 * (len(models) > 1) * -0.5 + number * step for row, _ in there]
+            values = [reading.value for _, reading in there]
+            ends = [(max(0.0, r.value - r.low), max(0.0, r.high - r.value)) for _, r in there]
+            reach = [[end if math.isfinite(end) else 0.0 for end in side] for side in zip(*ends, strict=True)]
+            color = _PAGE.get(model, _PAGE["text"])
+            style: dict[str, Any] = {"fmt": "o", "color": color, "markersize": 4, "capsize": 2, "linewidth": 1.4}
+            axes.errorbar(values, y, xerr=reach, label=label(model, start), **style)
+        for row, (_, _, chance) in enumerate(tasks):
+            if chance is not None:
+                axes.plot([chance, chance], [row - 0.45, row + 0.45], color=_PAGE["faint"], linewidth=1.4)
+        axes.set_yticks(range(len(tasks)), [task for task, _, _ in tasks])
+        axes.invert_yaxis()
+        axes.set(xlabel="accuracy", xlim=(0, 1))
+        axes.grid(axis="x", color=_PAGE["faint"], alpha=0.25, linewidth=0.6)
+        axes.tick_params(which="both", length=0)
+        figure.legend(loc="outside upper left", ncols=min(5, len(models)))
+        return _svg(figure, "Standard tasks: accuracy by model")
+
+
 def _bars(axes: Axes, x: Sequence[float], found: Sequence[Bounded], arm: str, **style: Any) -> None:
     """A line through values with their intervals; a bound that is not known is left out."""
     y = [one.value for one in found]

@@ -22,11 +22,12 @@ from limbeck.disk import write_text
 from limbeck.probes.calibration import reliability
 from limbeck.probes.interval import FEWEST_DOCUMENTS
 from limbeck.report.decision import by_chance, rows_decided, rule, too_few
-from limbeck.report.figures import Curve, HeldOutCurve, held_out_curves, loss_curves, reliability_plot
+from limbeck.report.figures import Curve, HeldOutCurve, held_out_curves, loss_curves, reliability_plot, task_points
 from limbeck.report.folder import RunFolder
 from limbeck.report.samples import in_whole_words
 from limbeck.report.start import Start, start_of
 from limbeck.report.state import fewer, state_rows
+from limbeck.report.tasks import headline_scores, task_table
 from limbeck.report.words import LABELS, ORDER, bounded, count, counted, duration, label, plus_minus, share, size
 from limbeck.terminal import visible
 from limbeck.types import Reading
@@ -161,6 +162,9 @@ def render(found: RunFolder) -> str:
             lineage=run.get("lineage") or {},
             costs=_costs(found),
             fewer=fewer(run),
+            tasks=task_table(found.readings),
+            task_labels={name: label(name, start) for name in found.models},
+            task_points=task_points(headline_scores(found.readings), start=start),
             captured=_captured(run),
             spent=_spent(found),
             read=run.get("read", []),

@@ -23,6 +23,7 @@ from limbeck.jobs.common.held_out import HeldOut
 from limbeck.jobs.distil.arms import Arm
 from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, across
 from limbeck.jobs.distil.request import DistilRequest
+from limbeck.jobs.distil.standard import TaskEvaluation
 from limbeck.jobs.probe.recall import RecallEvaluation
 from limbeck.models.gguf.quantiser import Quantiser
 from limbeck.models.language_model import LanguageModel
@@ -78,6 +79,8 @@ class Evaluation:
             self._teachers = teacher.held_out(environment)
         measurements = settings.out / "measurements"
         self._recall = RecallEvaluation(measurements, train, self.held_out) if settings.mixers else None
+        first = environment.world.first
+        self._tasks = TaskEvaluation(measurements, settings.tasks) if settings.tasks and first else None
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._costs: list[Reading] = []
         self.seconds = seconds  # of the last evaluation of a student
@@ -228,6 +231,8 @@ class Evaluation:
         self._runs.setdefault(name, {})[seed] = measured
         if self._recall and not (captured and name == "teacher"):  # its weights are not here
             self._recall.measure(name, model, seed)
+        if self._tasks and not (captured and name == "teacher"):
+            self._tasks.measure(name, model, seed)
         return measured
 
     def _file(self, name: str, seed: int) -> Path:
@@ -248,7 +253,8 @@ class Evaluation:
                 readings += found
                 readings += calibration(name, measured, seed=seed)
                 readings += fidelity(name, measured, seed=seed)
-        return readings + (self._recall.readings() if self._recall else [])
+        tasks = self._tasks.readings() if self._tasks else []
+        return readings + (self._recall.readings() if self._recall else []) + tasks
 
 
 def _save(measured: Measurements, file: Path) -> None:
@@ -263,8 +269,9 @@ def _sentence(text: str) -> str:
 
 def share_teacher_metrics(there: Path, here: Path) -> None:
     """Links the teacher's measurements of the run ``there`` into the run ``here``."""
-    for file in [*there.glob("measurements/teacher-seed*"), *there.glob("measurements/cost-teacher.json")]:
-        link_or_copy(file, here / "measurements" / file.name)
+    for name in ("teacher-seed*", "tasks-teacher-seed*", "cost-teacher.json"):
+        for file in there.glob(f"measurements/{name}"):
+            link_or_copy(file, here / "measurements" / file.name)
 
 
 def _by_model(readings: list[Reading]) -> dict[str, dict[str, Any]]:

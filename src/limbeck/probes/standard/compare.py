@@ -16,7 +16,7 @@ from limbeck.probes.interval import Interval, bootstrap, difference_interval, me
 from limbeck.probes.standard.scores import BYTES, MARGIN, NATS, TaskScores, require_same_items
 from limbeck.types import Reading
 
-PROBE = "tasks"
+PROBE = "tasks"  # and "tasks of G" of those in a group G
 _SHARE, _BITS = "share", "bits/byte"
 
 
@@ -30,7 +30,9 @@ def levels(model: str, runs: Sequence[TaskScores], *, seed: int | None = None) -
     readings = [_reading(model, name, runs[0], unit, value, seed) for name, unit, value in found]
     if float(runs[0].chance.mean()) > 0:
         chance = float(runs[0].chance.mean())
-        readings.append(Reading(model, PROBE, f"chance, {runs[0].label}", chance, _SHARE, 1, chance, chance, seed))
+        readings.append(
+            Reading(model, _probe(runs[0]), f"chance, {runs[0].label}", chance, _SHARE, 1, chance, chance, seed)
+        )
     return readings
 
 
@@ -130,7 +132,7 @@ def _flips(model: str, name: str, ours: TaskScores, other: str, theirs: TaskScor
     named = ((f"{name}_gained_on_{other}", gained, "items"), (f"{name}_lost_to_{other}", lost, "items"))
     found = [(what, float(value), unit) for what, value, unit in named] + [(f"{name}_mcnemar_p_{other}", p, "p")]
     return [
-        Reading(model, PROBE, f"{what}, {ours.label}", value, unit, n, value, value, seed)
+        Reading(model, _probe(ours), f"{what}, {ours.label}", value, unit, n, value, value, seed)
         for what, value, unit in found
     ]
 
@@ -169,4 +171,8 @@ def _broadcast(
 
 
 def _reading(model: str, name: str, of: TaskScores, unit: str, found: Interval, seed: int | None) -> Reading:
-    return Reading(model, PROBE, f"{name}, {of.label}", found.value, unit, found.n, found.low, found.high, seed)
+    return Reading(model, _probe(of), f"{name}, {of.label}", found.value, unit, found.n, found.low, found.high, seed)
+
+
+def _probe(of: TaskScores) -> str:
+    return f"{PROBE} of {of.group}" if of.group else PROBE

@@ -35,6 +35,12 @@ class Loaded:
     tasks: Mapping[str, Any]
     groups: Mapping[str, tuple[str, ...]]
 
+    @property
+    def names(self) -> list[str]:
+        """The groups, and the tasks that are in none."""
+        inside = {name for members in self.groups.values() for name in members}
+        return [*self.groups, *(name for name in self.tasks if name not in inside)]
+
 
 def require_harness() -> None:
     """Raises BadSetting unless lm-eval is installed."""
