@@ -21,10 +21,13 @@ from limbeck.models.gguf.importer import import_gguf
 from limbeck.models.gguf.numbers import Numbers
 from limbeck.models.gguf.pre import SPLITS
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import load
+from limbeck.models.load import load, load_tokenizer
 from limbeck.models.save import save
+from limbeck.models.source import resolve
+from limbeck.models.trim.choose import Asked, choose
+from limbeck.models.trim.tokenizer import state_of, trimmed_tokenizer
 from limbeck.types import Batch
-from tests.helpers.models import tokenizer
+from tests.helpers.models import texts, tokenizer
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
 from gguf.quants import dequantize, quantize  # noqa: E402
@@ -195,6 +198,26 @@ def test_llama_cpp_reads_text_as_sentencepiece_does(tmp_path, test_data):
     found.close()
     assert len(texts) == 60
     assert differ == []
+
+
+@pytest.mark.extras
+def test_llama_cpp_reads_text_as_a_trimmed_vocabulary_does(smollm2, tmp_path):
+    """A real vocabulary, of which a few thousand tokens stay; digits are split one by one."""
+    whole = load_tokenizer(resolve(smollm2))
+    state = state_of(whole, name="whole")
+    text = "\n".join(texts(200)) + Path(__file__).read_text(encoding="utf-8")
+    counts = np.bincount(whole(text, add_special_tokens=False).input_ids, minlength=len(whole))
+    kept = choose(state, counts, Asked(), needed=(), rows=len(whole), name="whole")
+    tok = trimmed_tokenizer(whole, kept, name="whole")
+    model = model_of(small(vocab_size=len(tok)), tok=tok)
+    exporter = Format.of("gguf:f32").exporter()
+    exporter.write(model, tmp_path, dtype=None)
+    found = exporter.read(tmp_path, model)  # compares the texts that tell splits apart
+    assert len(tok) < len(whole) / 10
+    assert found.vocab == len(tok)
+    for line in (*texts(200), "x  12\n\n3", "\t12,345.678", "I'LL don't", "naïve 東京"):
+        assert found.tokenized(line) == tok.encode(line, add_special_tokens=False)
+    found.close()
 
 
 @pytest.mark.extras
