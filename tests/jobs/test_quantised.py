@@ -13,6 +13,7 @@ from gguf.quants import dequantize, quantize
 import limbeck
 from limbeck.corpora import TokenStore
 from limbeck.errors import BadModel, BadSetting
+from limbeck.exporters.gguf.exporter import GgufExporter
 from limbeck.exporters.gguf.writer import write_gguf
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.held_out import HeldOut
@@ -82,6 +83,16 @@ def test_an_export_holds_the_trained_values(done, tmp_path):
         kind = places[name].kind if name in places else "f32"
         assert file.tensors[there].tensor_type.name.lower() == kind, name
         assert np.array_equal(file.values(there), family_of(config).write(name, ours[name], config)), name
+
+
+def test_an_export_to_another_format_says_that_it_rounds_again(done, tmp_path):
+    student, said = load(done / "student"), {}
+    for kind in ("q4_0", "f32", "q8_0", "bf16"):
+        (tmp_path / kind).mkdir()
+        notes = GgufExporter(kind).write(student, tmp_path / kind, dtype=None)
+        said[kind] = [note for note in notes if "trained for q4_0" in note]
+    assert {kind: len(notes) for kind, notes in said.items()} == {"q4_0": 0, "f32": 0, "q8_0": 1, "bf16": 1}
+    assert "gguf:q8_0 rounds its numbers once more" in said["q8_0"][0]
 
 
 def test_what_is_measured_is_the_quantised_student(done):

@@ -14,6 +14,7 @@ from limbeck.exporters.gguf.tokens import MARK
 from limbeck.exporters.gguf.writer import write_gguf
 from limbeck.exporters.named import CannotRun, exporter
 from limbeck.models.gguf.numbers import KINDS
+from limbeck.models.gguf.quantiser import LINEAGE
 from limbeck.models.gguf.tokenizer import PROBES
 from limbeck.models.language_model import LanguageModel
 
@@ -36,7 +37,7 @@ class GgufExporter:
         kind = self._variant or _OF_DTYPE[dtype or model.stored or torch.float32]
         name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', model.name).strip('.-') or 'model'}-{kind}.gguf"
         tokens = write_gguf(model, folder / name, kind)
-        notes = list(tokens.notes)
+        notes = [*tokens.notes, *_rounded_again(model, kind)]
         text, reason = modelfile(model, name)
         if text is None:
             notes.append(reason)
@@ -70,3 +71,13 @@ def _is_read_as_it_is(model: LanguageModel, text: str) -> bool:
     normalizer = model.tokenizer.backend_tokenizer.normalizer
     marked = text.replace(" ", MARK)
     return normalizer is None or normalizer.normalize_str(text) in (text, marked, MARK + marked)
+
+
+def _rounded_again(model: LanguageModel, kind: str) -> list[str]:
+    """What to know where a student was trained for another number format than that of the file; f32 keeps its numbers."""
+    trained = (model.lineage or {}).get(LINEAGE, {}).get("kind")
+    if trained is None or kind in (trained, "f32"):
+        return []
+    return [
+        f"the student was trained for {trained} (--qat): gguf:{kind} rounds its numbers once more; gguf:{trained} does not"
+    ]
