@@ -1,9 +1,11 @@
 """What the scripts of this folder have in common: a small student, and how numbers, arguments and versions are written."""
 
+import json
 import os
 import platform
 from datetime import UTC, datetime
 from importlib import import_module
+from pathlib import Path
 
 from transformers import LlamaConfig
 
@@ -46,3 +48,18 @@ def versions(*packages):
     return {"python": platform.python_version()} | {
         name: import_module(name).__version__ for name in ("limbeck", *packages)
     }
+
+
+def held_out_split(sources, *, every):
+    """(texts that are held out, texts that are trained on) of JSONL files, each text once; one of ``every`` is held out."""
+    texts = [json.loads(line)["text"] for source in sources for line in Path(source).read_text("utf-8").splitlines()]
+    texts = list(dict.fromkeys(texts))
+    return texts[::every], [text for number, text in enumerate(texts) if number % every]
+
+
+def write_texts(out, texts):
+    """Writes lists of texts as JSONL files of these names."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, some in texts.items():
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in some)
+        (out / f"{name}.jsonl").write_text(lines, encoding="utf-8")

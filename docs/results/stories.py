@@ -24,10 +24,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from arms import gain, judged, level, measured
+from shared import held_out_split, write_texts
 
 from limbeck.disk import write_json
-from limbeck.probes import Measurements
-from limbeck.probes.interval import difference_interval, mean_interval
+from limbeck.probes.interval import mean_interval
 from limbeck.report.break_even import break_even
 from limbeck.report.start import price_of
 
@@ -39,20 +40,10 @@ SINGLE, REUSED = "single-use", "ten-uses"
 
 def split(out, sources):
     """Writes the stories that are held out, the short text, and the long text that the short one begins."""
-    stories = [json.loads(line)["text"] for source in sources for line in Path(source).read_text("utf-8").splitlines()]
-    stories = list(dict.fromkeys(stories))
-    kept = [story for number, story in enumerate(stories) if number % EVERY]
+    held_out, kept = held_out_split(sources, every=EVERY)
     ends = np.cumsum([len(story.encode()) for story in kept])
-    texts = {"held_out": stories[::EVERY], "short": kept[: int((ends <= SHORT_BYTES).sum())], "long": kept}
-    out.mkdir(parents=True, exist_ok=True)
-    for name, some in texts.items():
-        lines = "".join(json.dumps({"text": story}) + "\n" for story in some)
-        (out / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-
-
-def measured(run, arm):
-    """The measurements of an arm, one a seed."""
-    return [Measurements.load(file) for file in sorted(run.glob(f"measurements/{arm}-seed*.safetensors"))]
+    short = kept[: int((ends <= SHORT_BYTES).sum())]
+    write_texts(out, {"held_out": held_out, "short": short, "long": kept})
 
 
 def priced(run):
@@ -60,28 +51,6 @@ def priced(run):
     price = price_of(json.loads((run / "run.json").read_text()))
     assert price is not None, f"{run} has no teacher"
     return price
-
-
-def level(runs):
-    """Nats per token over seeds."""
-    found = difference_interval(
-        np.stack([r.nats for r in runs]), np.zeros((len(runs), len(runs[0].nats))), runs[0].tokens
-    )
-    return asdict(found)
-
-
-def gain(student, other):
-    """By how many nats per token the student is better."""
-    return difference_interval(
-        np.stack([r.nats for r in other]), np.stack([r.nats for r in student]), student[0].tokens
-    )
-
-
-def judged(*gains):
-    """Confirmed where all are above 0, refuted where one is below."""
-    if any(one.high < 0 for one in gains):
-        return "refuted"
-    return "confirmed" if all(one.low > 0 for one in gains) else "inconclusive"
 
 
 def judge(runs, out):

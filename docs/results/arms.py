@@ -1,0 +1,35 @@
+"""Arms of a study on the same held-out documents: their levels, differences, and the verdict on a claim about them."""
+
+from dataclasses import asdict
+
+import numpy as np
+
+from limbeck.probes import Measurements
+from limbeck.probes.interval import difference_interval
+
+
+def measured(run, arm):
+    """The measurements of an arm, one a seed."""
+    return [Measurements.load(file) for file in sorted(run.glob(f"measurements/{arm}-seed*.safetensors"))]
+
+
+def level(runs):
+    """Nats per token over seeds."""
+    found = difference_interval(
+        np.stack([r.nats for r in runs]), np.zeros((len(runs), len(runs[0].nats))), runs[0].tokens
+    )
+    return asdict(found)
+
+
+def gain(student, other):
+    """By how many nats per token the student is better."""
+    return difference_interval(
+        np.stack([r.nats for r in other]), np.stack([r.nats for r in student]), student[0].tokens
+    )
+
+
+def judged(*gains):
+    """Confirmed where all are above 0, refuted where one is below."""
+    if any(one.high < 0 for one in gains):
+        return "refuted"
+    return "confirmed" if all(one.low > 0 for one in gains) else "inconclusive"

@@ -1,0 +1,118 @@
+"""SmolLM2-135M-Instruct made small for children's stories: students of 20M and 40M parameters beside their baselines.
+
+usage: smollm2.py split OUT TEXT TEXT... writes OUT/{held_out,train}.jsonl; smollm2.py shape SIZE KIND prints the flags of a
+shape, smollm2.py choose RUNS which kind was best; smollm2.py judge RUNS OUT reads the runs of smollm2.sh and writes
+OUT/results.json.
+
+The criterion, fixed before the first run. All losses are nats per token of the trimmed vocabulary on the same held-out stories,
+which no arm was trained on. A winner is named by the 95 % interval of its difference over held-out stories and three seeds; it is
+not corrected, since each claim stands on its own comparisons, all of which must hold.
+
+The cut is chosen first, by the held-out loss of a student of about 20M parameters after 200k tokens of forward KL with one seed,
+among depth alone (4 of 30 layers), width alone (30 layers) and both (the balanced shape of --params). All arms share it, so the
+choice favours none of them. The 40M student has the same kind of shape.
+
+equal tokens: the 20M student, three epochs of forward KL on captured logits, has fewer nats per token than the same pruned model
+trained with cross-entropy on as many tokens.
+equal compute: it has fewer than cross-entropy at equal FLOPs, the teacher's one pass over the text counted, and than
+cross-entropy at the best of 1, 2 and 3 epochs and equal compute. The best is chosen by the same held-out stories, which favours
+cross-entropy.
+start: it has fewer than a model of the same shape with random weights, distilled on as many tokens.
+TAID: with TAID (arXiv 2501.16937) in place of forward KL it has fewer nats per token.
+40M: the 40M student, trained likewise, has fewer than cross-entropy on as many tokens and at equal FLOPs.
+
+Each is confirmed, refuted (decided the other way) or inconclusive. What the students lose to the teacher is reported without a
+claim, in nats per token and in bits per byte of the whole teacher.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from arms import gain, judged, level, measured
+from shared import held_out_split, write_texts
+
+from limbeck.disk import write_json
+
+EVERY = 18  # story that is held out
+SHAPES = {  # flags by kind and size
+    "depth": {
+        "20M": "--shape layers=4,hidden=576,heads=9,kv_heads=3,ffn=1536",
+        "40M": "--shape layers=10,hidden=576,heads=9,kv_heads=3,ffn=1536",
+    },
+    "width": {
+        "20M": "--shape layers=30,hidden=256,heads=3,kv_heads=1,ffn=576",
+        "40M": "--shape layers=30,hidden=384,heads=6,kv_heads=2,ffn=704",
+    },
+    "both": {"20M": "--params 20M", "40M": "--params 40M"},
+}
+EPOCHS = {"1": "20m-cross-entropy-1", "2": "20m-cross-entropy-2"}
+
+
+def split(out, sources):
+    """Writes the stories that are held out and those that are trained on."""
+    held_out, train = held_out_split(sources, every=EVERY)
+    write_texts(out, {"held_out": held_out, "train": train})
+
+
+def cuts(runs):
+    """Shape and held-out loss of each cut that was tried, and the name of the best."""
+    tried = {}
+    for name in SHAPES:
+        shape = json.loads((runs / f"cut-{name}" / "run.json").read_text())["shape"]
+        tried[name] = {"shape": shape, "nats": level(measured(runs / f"cut-{name}", "student"))}
+    return tried, min(tried, key=lambda name: tried[name]["nats"]["value"])
+
+
+def judge(runs, out):
+    """Reads what was trained, and writes what came out."""
+    arms = ("student", "cut", "cut+ce", "cut+ce@flops", "fresh+kd")
+    small = {arm: measured(runs / "20m", arm) for arm in arms}
+    large = {arm: measured(runs / "40m", arm) for arm in arms[:-1]}
+    taid = measured(runs / "20m-taid", "student")
+    by_epochs = {epochs: measured(runs / name, "student") for epochs, name in EPOCHS.items()}
+    by_epochs |= {"3": small["cut+ce"], "equal compute": small["cut+ce@flops"]}
+    best = min(by_epochs, key=lambda name: level(by_epochs[name])["value"])
+    tried, chosen = cuts(runs)
+    gains = {
+        "equal tokens": [gain(small["student"], small["cut+ce"])],
+        "equal compute": [gain(small["student"], small["cut+ce@flops"]), gain(small["student"], by_epochs[best])],
+        "start": [gain(small["student"], small["fresh+kd"])],
+        "TAID": [gain(taid, small["student"])],
+        "40M": [gain(large["student"], large["cut+ce"]), gain(large["student"], large["cut+ce@flops"])],
+    }
+    result = {
+        "verdicts": {claim: judged(*found) for claim, found in gains.items()},
+        "gains": {claim: [asdict(one) for one in found] for claim, found in gains.items()},
+        "cuts": tried,
+        "chosen": chosen,
+        "documents": int((small["student"][0].tokens > 0).sum()),
+        "teacher": level(measured(runs / "20m", "teacher")),
+        "levels": {
+            "20M": {arm: level(found) for arm, found in small.items()},
+            "40M": {arm: level(found) for arm, found in large.items()},
+            "20M with TAID": level(taid),
+            "20M, cross-entropy by epochs": {name: level(found) for name, found in by_epochs.items()},
+        },
+        "best_epochs": best,
+    }
+    write_json(out / "results.json", result)
+    print(json.dumps(result, indent=1))
+
+
+def main(what, *rest):
+    """Does what the usage says."""
+    if what == "split":
+        split(Path(rest[0]), rest[1:])
+    elif what == "shape":
+        size, kind = rest
+        print(SHAPES[kind][size])
+    elif what == "choose":
+        print(cuts(Path(rest[0]))[1])
+    else:
+        judge(*map(Path, rest))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

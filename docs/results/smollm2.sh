@@ -1,0 +1,25 @@
+# SmolLM2-135M-Instruct made small for children's stories; three seeds. Some nine hours of one core; each command continues where
+# it was stopped. LIMBECK_TEST_DATA names a folder with text/tinystories; the teacher comes out of a package, once.
+set -eu
+export OMP_NUM_THREADS=1
+text=$LIMBECK_TEST_DATA/text/tinystories out=runs/smollm2
+python docs/results/smollm2.py split $out/text "$text/train.jsonl" "$text/train_v2.jsonl"
+limbeck capture --teacher builtin:smollm2-135m --vocab auto --data $out/text/train.jsonl --eval-data $out/text/held_out.jsonl \
+  --seq-len 512 --threads 1 --out $out/logits
+for kind in depth width both; do
+  limbeck distil --teacher $out/logits $(python docs/results/smollm2.py shape 20M $kind) --tokens 200k --seed 90 --baselines cut \
+    --threads 1 --out $out/cut-$kind
+done
+seeds="--teacher $out/logits --seed 100 --seeds 3 --threads 1"
+small=$(python docs/results/smollm2.py shape 20M $(python docs/results/smollm2.py choose $out))
+large=$(python docs/results/smollm2.py shape 40M $(python docs/results/smollm2.py choose $out))
+limbeck distil $seeds $small --tokens 1911k --baselines cut,cut+ce,cut+ce@flops,fresh+kd --out $out/20m
+limbeck distil $seeds $small --tokens 1911k --objective TAID --baselines none --out $out/20m-taid
+limbeck distil $seeds $small --tokens 637k --objective CrossEntropy --baselines none --out $out/20m-cross-entropy-1
+limbeck distil $seeds $small --tokens 1274k --objective CrossEntropy --baselines none --out $out/20m-cross-entropy-2
+limbeck distil $seeds $large --tokens 1911k --baselines cut,cut+ce,cut+ce@flops --out $out/40m
+python docs/results/smollm2.py judge $out docs/results/smollm2
+for run in 20m 40m; do
+  mkdir -p docs/results/smollm2/$run
+  for file in run.json readings.jsonl verdict.json samples.json; do cp "$out/$run/$file" docs/results/smollm2/$run/; done
+done
