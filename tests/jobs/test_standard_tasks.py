@@ -54,6 +54,12 @@ def test_tasks_are_added_to_a_run_without_changing_it(tmp_path):
     assert "## Standard tasks" in (tmp_path / "plain" / "student" / "README.md").read_text()
 
 
+def test_a_teacher_with_captured_logits_answers_too(tmp_path):
+    found = distil(tmp_path, "kept", tasks=write_tasks(tmp_path), cache_logits=True)
+    assert found.readings["teacher"]["acc, choices"].n == 6
+    assert "acc_minus_teacher, choices" in found.readings["student"]
+
+
 def test_a_bad_task_stops_a_run_before_its_training(tmp_path):
     with pytest.raises(BadTask, match="does not exist"):
         distil(tmp_path, "run", tasks=str(tmp_path / "none.jsonl"))

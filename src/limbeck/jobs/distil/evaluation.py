@@ -231,8 +231,9 @@ class Evaluation:
         self._runs.setdefault(name, {})[seed] = measured
         if self._recall and not (captured and name == "teacher"):  # its weights are not here
             self._recall.measure(name, model, seed)
-        if self._tasks and not (captured and name == "teacher"):
-            self._tasks.measure(name, model, seed)
+        if self._tasks:
+            whole = bool(captured) and name == "teacher"
+            self._tasks.measure(name, lambda: self._source.weights(self._machine) if whole else model, seed)
         return measured
 
     def _file(self, name: str, seed: int) -> Path:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from limbeck.errors import LimbeckError
 from limbeck.models.language_model import LanguageModel
 from limbeck.probes.standard.compare import differences, levels
 from limbeck.probes.standard.evaluate import evaluate, load_tasks
@@ -23,12 +24,22 @@ class TaskEvaluation:
         self._folder, self._loaded = folder, load_tasks(names)
         self._scores: dict[str, dict[int, Mapping[_Key, TaskScores]]] = {}
 
-    def measure(self, name: str, model: LanguageModel, seed: int) -> None:
-        """Measures a model, or reads its earlier scores if these are of all tasks."""
+    def measure(self, name: str, weights: Callable[[], LanguageModel], seed: int) -> None:
+        """Measures a model, or reads its earlier scores if these are of all tasks. ``weights`` gives the model.
+
+        A teacher whose weights are gone, only its captured logits being there, is left out with a note.
+        """
         file = self._folder / f"tasks-{name}-seed{seed}.json"
         scores = load_scores(file) if file.exists() else []
         if not self._loaded.tasks.keys() <= {one.task for one in scores}:
             console.print(f"{name}: standard tasks {', '.join(self._loaded.names)}")
+            try:
+                model = weights()
+            except LimbeckError as error:
+                if name != "teacher":
+                    raise
+                console.print(f"note: standard tasks are not measured of the teacher: {error}")
+                return
             scores = evaluate(model, self._loaded)
             save_scores(file, scores)
         wanted = {*self._loaded.tasks, *self._loaded.groups}
