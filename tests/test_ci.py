@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PARTS = ["test", "lint", "types", "long", "docs", "site", "cluster", "recipes", "newest", "oldest"]
+PARTS = ["test", "lint", "types", "long", "docs", "site", "extras", "cluster", "recipes", "newest", "oldest"]
 
 # Stands for make: says what it was asked, prints how tests end, and fails where it is told to.
 MAKE = """#!/bin/sh
