@@ -63,4 +63,4 @@ def test_a_teacher_with_captured_logits_answers_too(tmp_path):
 def test_a_bad_task_stops_a_run_before_its_training(tmp_path):
     with pytest.raises(BadTask, match="does not exist"):
         distil(tmp_path, "run", tasks=str(tmp_path / "none.jsonl"))
-    assert not (tmp_path / "run" / "student").exists()
+    assert not (tmp_path / "run").exists()

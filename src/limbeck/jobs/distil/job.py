@@ -51,6 +51,7 @@ from limbeck.planning.checks.price import Price
 from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.state import kept_bytes
 from limbeck.planning.cost.training import Cost, estimate
+from limbeck.probes.standard.evaluate import load_tasks
 from limbeck.report.schema import Conversion as ConversionFacts
 from limbeck.report.words import share, took, trainings
 from limbeck.run.log import console
@@ -145,6 +146,8 @@ def prepare(
     not fit, before anything long begins.
     """
     plan, settings = DistilPlan.of(request, environment), request.settings
+    if settings.tasks and not beside and environment.world.first:
+        load_tasks(settings.tasks)  # for its errors: what follows may take hours before they are needed
     run = claim(settings.out, plan.signature(logits, environment)) if environment.world.first else {}
     environment.world.barrier()
     continued = "teacher" in run  # written below, before the first training
