@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from limbeck.corpora import jsonl, layout
+from limbeck.corpora import jsonl, layout, opening
 from limbeck.corpora.tasks import synthetic
 from limbeck.models.source import resolve
 from limbeck.objectives.uld import ULD
@@ -29,6 +29,7 @@ NAMES = {
     "loaded-exports.md": ["q4_0"],
     "long-texts.md": ["GPT-2"],
     "measuring-recall.md": ["told from 0"],
+    "measured-opening.md": ["SmolLM2-135M-Instruct"],
     "mixers.md": ["1 is the recurrence", "float32"],
     "no-logits-matrix.md": ["float32"],
     "one-support.md": ["Qwen2.5", "151,936", "152,064", "is not 0", "float64"],
@@ -42,6 +43,7 @@ NAMES = {
     "student-folders.md": ["float32", "release 4", "bfloat16"],
     "streamed-teachers.md": ["bfloat16"],
     "synthetic-tasks.md": ["weight is 1"],
+    "trimmed-vocabularies.md": ["SmolLM2-135M", "a 20M student", "SHA-256", "estimates 1 less"],
     "whole-documents.md": ["weight 0", "number -1"],
 }
 
@@ -75,6 +77,12 @@ FIGURES = {
         ("warns above {:.0f}M", lambda: [optim.TUNED / 1e6]),
         ("their rate is at most {}, in every training", lambda: [optim.SLOWEST]),
     ],
+    "measured-opening.md": [
+        (
+            "a few documents decide: {} of them, the first {} tokens of each",
+            lambda: (opening._DOCUMENTS, opening._TOKENS),
+        )
+    ],
     "no-logits-matrix.md": [
         ("For {:,} tokens and {}k entries", lambda: (8_192, 128)),
         ("takes {:.0f} GiB", lambda: [8_192 * 128 * 1024 * 4 / 2**30]),
@@ -85,6 +93,12 @@ FIGURES = {
     "served-teachers.md": [("More than {:.1f} % of them", lambda: [100 * served.MOST_MISSING])],
     "streamed-teachers.md": [("A {}B teacher in bfloat16 has {} GB", lambda: (70, 70 * 2))],
     "synthetic-tasks.md": [("Blocks of {:,} rows", lambda: [synthetic.BLOCK])],
+    "trimmed-vocabularies.md": [
+        (
+            "with its {:,} tokens of {} numbers, the embedding alone takes {:.1f}M parameters",
+            lambda: (49_152, 576, 49_152 * 576 / 1e6),
+        )
+    ],
     "two-tokenizers.md": [
         (
             "The {} largest probabilities",
