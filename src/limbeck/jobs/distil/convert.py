@@ -64,19 +64,7 @@ def make_converted(
     settings, conversion, budget = plan.request.settings, plan.conversion, plan.budget
     assert conversion is not None, "the plan has a conversion"
     out, world, length = settings.out, environment.world, budget.length
-    base = LanguageModel(teacher.model, teacher.tokenizer, teacher.name, lineage_of_vocabulary(teacher) or None)
-    if plan.target is not None:
-        folder = make_student(
-            settings,
-            plan.request.teacher,
-            plan.target,
-            teacher,
-            store,
-            length=length,
-            environment=environment,
-            folder=out / BASE,
-        )
-        base = load(verified_folder(folder), device=world.device)
+    base = _base(plan, teacher, store, environment)
     if world.first and not (out / ATTENTION / "config.json").exists():
         save(_converted(base, [ATTENTION] * len(conversion.mixers), seed=settings.seed), out / ATTENTION)
     world.barrier()
@@ -113,6 +101,23 @@ def make_converted(
         shutil.rmtree(out / MATCHING, ignore_errors=True)
     world.barrier()
     return out / "cut"
+
+
+def _base(plan: DistilPlan, teacher: LanguageModel, store: TokenStore, environment: Environment) -> LanguageModel:
+    """The model whose attention is replaced: the teacher, or what is pruned out of it to the plan's target."""
+    if plan.target is None:
+        return LanguageModel(teacher.model, teacher.tokenizer, teacher.name, lineage_of_vocabulary(teacher) or None)
+    folder = make_student(
+        plan.request.settings,
+        plan.request.teacher,
+        plan.target,
+        teacher,
+        store,
+        length=plan.budget.length,
+        environment=environment,
+        folder=plan.request.settings.out / BASE,
+    )
+    return load(verified_folder(folder), device=environment.world.device)
 
 
 class _Damage(TypedDict):

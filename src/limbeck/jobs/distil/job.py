@@ -140,50 +140,42 @@ def prepare(
 ) -> Comparison:
     """Everything before the first training: checks, text, the pruned student, the arms, and the estimate of their time.
 
-    ``logits``: the entries of the run's signature about captured logits. In a sweep, ``member`` is the student's name, ``beside``
-    another student of the same teacher and text, which are not read again, ``objectives`` those of all its students, and
-    ``sharing`` how many of them share a forward pass of the teacher. Raises a LimbeckError for settings, models or text that do
-    not fit, before anything long begins.
+    ``logits``: what the run's signature holds of captured logits. In a sweep, ``member`` names the student, ``beside`` is another
+    one of the same teacher and text, which are not read again, ``objectives`` are those of all its students, ``sharing`` of whom
+    share a forward pass. Raises a LimbeckError for settings, models or text that do not fit, before anything long begins.
     """
     plan, settings = DistilPlan.of(request, environment), request.settings
+    length = plan.budget.length
     if settings.tasks and not beside and environment.world.first:
         load_tasks(settings.tasks)  # for its errors: what follows may take hours before they are needed
     run = claim(settings.out, plan.signature(logits, environment)) if environment.world.first else {}
     environment.world.barrier()
     continued = "teacher" in run  # written below, before the first training
     if isinstance(request.teacher, ServedRef) and not beside:
-        _check_served(request, length=plan.budget.length, environment=environment)
+        _check_served(request, length=length, environment=environment)
     given = objectives or request.objectives
-    source = beside.source if beside else teacher_of(request, environment, length=plan.budget.length, objectives=given)
+    source = beside.source if beside else teacher_of(request, environment, length=length, objectives=given)
     documents = first_documents(settings, request.teacher)
     if not source.captured:
         _show(_opened(settings, source, documents, run, environment, beside=beside))
     start = _Start(plan, source, documents, environment, sharing)
     about_teacher = start.first_look(known=beside is not None)
-    store, held_out = beside.stores if beside else source.stores(settings, environment)
-    require_rows(store, length=plan.budget.length)
+    stores = store, held_out = beside.stores if beside else source.stores(settings, environment)
+    require_rows(store, length=length)
     if environment.world.first:
         same_corpus(settings.out, run, store, held_out)
     cut, student, findings = start.student(store, about_teacher=about_teacher)
     if isinstance(source, CrossTokenizerTeacher):
-        source.query(store, environment, rows=plan.budget.steps * plan.budget.rows, length=plan.budget.length)
+        source.query(store, environment, rows=plan.budget.steps * plan.budget.rows, length=length)
     price = start.price(student)
     arms = _arms(plan, price, member=member)
     shared = _shared(plan, source, store, cut, student, environment)
-    shared = replace(
-        shared,
-        watch=watch_of(held_out, shared.plan, length=plan.budget.length, environment=environment),
-    )
+    shared = replace(shared, watch=watch_of(held_out, shared.plan, length=length, environment=environment))
     if environment.world.first:
-        layout = store.layout(plan.budget.length)
+        layout = store.layout(length)
         about = _summary(source.about) | source.facts | _priced(price, sharing) | _stated(request)
-        facts = {"doctor": as_json(findings), "plan": _plan_facts(shared.plan, layout, arms)}
-        facts |= {"objective": request.objective.canonical} | source.vocabulary_facts
-        if plan.quantiser:
-            facts["quantised"] = dict(plan.quantiser.facts)
-        if plan.conversion:
-            facts |= _of_conversion(plan, source, student, environment=environment)
-        update(settings.out, run, teacher=about, student=_summary(student), lineage=student.lineage, **facts)
+        facts = {"doctor": as_json(findings), "plan": _plan_facts(shared.plan, layout, arms), "teacher": about}
+        update(settings.out, run, **facts, **_student_facts(plan, source, student, environment))
         _announce(about, student, shared.plan, layout, arms, most=source.rows)
     cost = _cost(plan, source, student, environment)
     del student  # one student at a time is in memory
@@ -191,12 +183,24 @@ def prepare(
     if beside and environment.world.first:
         share_teacher_metrics(beside.settings.out, settings.out)
     known = run.get("estimate", {}).get("measuring_seconds", 0.0)
-    stores = store, held_out
-    proof = Evaluation(request, source, stores, length=plan.budget.length, environment=environment, seconds=known)
+    proof = Evaluation(request, source, stores, length=length, environment=environment, seconds=known)
     proof.cut(cut, plan.quantiser)
     if "estimate" in run:
         update(settings.out, run, estimate=run["estimate"] | {"measuring_seconds": round(proof.seconds, 2)})
-    return Comparison(settings, run, source, (store, held_out), arms, shared, cost, proof, continued)
+    return Comparison(settings, run, source, stores, arms, shared, cost, proof, continued)
+
+
+def _student_facts(
+    plan: DistilPlan, source: TeacherSource, student: LanguageModel, environment: Environment
+) -> dict[str, Any]:
+    """What run.json holds of the student: its model, objective, vocabulary, number format and conversion."""
+    facts: dict[str, Any] = {"student": _summary(student), "lineage": student.lineage}
+    facts |= {"objective": plan.request.objective.canonical} | source.vocabulary_facts
+    if plan.quantiser:
+        facts["quantised"] = dict(plan.quantiser.facts)
+    if plan.conversion:
+        facts |= _of_conversion(plan, source, student, environment=environment)
+    return facts
 
 
 @dataclass(frozen=True)
