@@ -288,7 +288,7 @@ def test_a_plan_is_one_json_object(limbeck):
         (("--mixers", "conv", "--params", "1M", "--teacher-tokens", "1B"), "--teacher-tokens about a teacher"),
         (("--mixers", "conv", "--params", "1M", "--epsilon", "0", "--free-teacher"), "--epsilon, --free-teacher about"),
         (("--layers", "4", "--params", "1M"), "--layers 4: needs --mixers"),
-        (("--vocab", "4"), "--vocab 4: needs --mixers"),
+        (("--vocab", "4"), "--vocab 4: goes with --teacher, whose vocabulary it trims, or with --mixers"),
         (("--mixers", "conv", "--params", "1M", "--length", "1"), "--seq-len: expected at least 2, got '1'"),
         (("--mixers", "conv", "--params", "1M", "--length", "long"), "1.3B, got 'long'\n"),
     ],

@@ -347,22 +347,22 @@ def json_of(fact):
         ({"probe": "mqar,pass-until"}, "pass-until alone"),
         (
             {"probe": "mqar", "task": "copy"},
-            "--probe mqar would not look at --task .read by pass-until and reversal alone.: leave it out, or ask a probe that "
-            "reads it; pass-until is asked by itself",
+            "--probe mqar does not use --task .used by pass-until, reversal.: leave it out, or name a probe that "
+            "uses it; pass-until runs alone",
         ),
         (
             {"probe": "mqar", "data": "x", "length": 64, "successes": 7, "threads": 1},
-            "--probe mqar would not look at --data .read by likelihood and slices alone., --seq-len .*, "
-            "--successes .read by pass-until alone.: leave it out",
+            "--probe mqar does not use --data .used by likelihood, slices., --seq-len .*, "
+            "--successes .used by pass-until.: leave it out",
         ),
         (
             {"seed": 1},
-            "--probe likelihood would not look at --seed .read by arithmetic and listops and mqar and pass-until",
+            "--probe likelihood does not use --seed .used by arithmetic, listops, mqar, pass-until",
         ),
-        ({"probe": "pass-until", "task": "copy", "data": "x"}, "--probe pass-until would not look at --data .read by"),
+        ({"probe": "pass-until", "task": "copy", "data": "x"}, "--probe pass-until does not use --data .used by"),
         (
             {"probe": "mqar,listops", "teacher": "builtin:stdlib"},
-            "--probe mqar,listops would not look at --teacher .read by likelihood and slices alone.",
+            "--probe mqar,listops does not use --teacher .used by likelihood, slices, tasks.",
         ),
     ],
 )

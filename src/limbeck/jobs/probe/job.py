@@ -94,12 +94,12 @@ def require_read(settings: ProbeSettings, *, teacher: bool) -> None:
     for key in sorted({*given, "teacher"} if teacher else given):
         readers = sorted(name for name, found in known.items() if key in found)
         if not set(readers) & set(settings.probe):
-            said = f"read by {' and '.join(readers)} alone" if readers else "read by no probe"
-            unread.append(f"{flag_of(ProbeCommandSettings, key)} ({said})")
+            users = f"used by {', '.join(readers)}" if readers else "used by no probe"
+            unread.append(f"{flag_of(ProbeCommandSettings, key)} ({users})")
     if unread:
         raise BadSetting(
-            f"--probe {','.join(settings.probe)} would not look at {', '.join(unread)}: leave it out, or ask a probe that reads "
-            f"it; {OF_TASK} is asked by itself"
+            f"--probe {','.join(settings.probe)} does not use {', '.join(unread)}: leave it out, or name a probe that uses it; "
+            f"{OF_TASK} runs alone"
         )
 
 
