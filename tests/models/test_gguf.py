@@ -391,6 +391,8 @@ def test_splits_are_those_of_transformers(tmp_path):
     mapping = pytest.importorskip("transformers.integrations.gguf.gguf_tokenizer_mapping")
     from tokenizers import Regex, pre_tokenizers
 
+    if not hasattr(mapping, "GGUF_PRE_TOKENIZER_SPLITS"):
+        pytest.skip("this version of Transformers has no table of splits")
     checked = 0
     for name, pattern in mapping.GGUF_PRE_TOKENIZER_SPLITS.items():
         if name in SPLITS:
