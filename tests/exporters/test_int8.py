@@ -40,7 +40,7 @@ def test_each_row_is_rounded_to_integers_of_its_own_scale(tmp_path):
 
 
 def test_without_torchao_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("limbeck.exporters.int8.find_spec", lambda name: None)
+    monkeypatch.setattr("limbeck.packages.find_spec", lambda name: None)
     with pytest.raises(BadModel, match=r"pip install 'limbeck\[quant\]'"):
         Format.of("int8").exporter().write(model(), tmp_path, dtype=None)
 

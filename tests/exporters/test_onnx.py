@@ -46,7 +46,7 @@ def test_another_number_format_is_refused(tmp_path):
 
 
 def test_without_the_packages_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("limbeck.exporters.onnx.exporter.find_spec", lambda name: None)
+    monkeypatch.setattr("limbeck.packages.find_spec", lambda name: None)
     model = LanguageModel(random_model(small()), tokenizer(300), "tiny")
     with pytest.raises(BadModel, match=r"pip install 'limbeck\[onnx\]'"):
         Format.of("onnx").exporter().write(model, tmp_path, dtype=None)

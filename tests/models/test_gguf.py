@@ -526,7 +526,7 @@ def test_a_cache_that_cannot_be_written_says_how_to_name_another(tmp_path, monke
 
 
 def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("limbeck.models.gguf.container.find_spec", lambda name: None)
+    monkeypatch.setattr("limbeck.packages.find_spec", lambda name: None)
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     with pytest.raises(BadModel, match=r"pip install 'limbeck\[gguf\]'"):
         resolve(tmp_path / "a.gguf")

@@ -154,6 +154,6 @@ def test_forms_of_a_task_file(tmp_path):
 
 
 def test_lm_eval_is_named_where_it_is_missing(monkeypatch):
-    monkeypatch.setattr(evaluate.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("limbeck.packages.find_spec", lambda name: None)
     with pytest.raises(BadSetting, match=r"pip install 'limbeck\[eval\]'"):
         evaluate.load_tasks(("piqa",))

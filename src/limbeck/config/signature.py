@@ -51,9 +51,9 @@ def signature(command: Command) -> inspect.Signature:
 
 def docstring(command: Command) -> str:
     """The docstring: the function and each parameter."""
-    told = {"file": FILE} if command.file else {}
-    told |= {setting.key: command.described(setting) for setting in settings(command)}
-    args = "\n".join(fill(f"    {key}: {text}", subsequent_indent=" " * 8, **_WRAP) for key, text in told.items())
+    given = {"file": FILE} if command.file else {}
+    given |= {setting.key: command.described(setting) for setting in settings(command)}
+    args = "\n".join(fill(f"    {key}: {text}", subsequent_indent=" " * 8, **_WRAP) for key, text in given.items())
     raises = "Raises a `limbeck.LimbeckError` that names the mistake and what to do."
     parts = [command.summary, fill(command.details, **_WRAP), f"Args:\n{args}", raises]
     return "\n\n".join(filter(None, parts))

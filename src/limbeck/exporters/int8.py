@@ -8,7 +8,6 @@ number format.
 from __future__ import annotations
 
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from limbeck.exporters.named import CannotRun, exporter
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.quiet import quiet_transformers
 from limbeck.models.save import save
+from limbeck.packages import require_packages
 
 _OWN = "limbeck"  # model type of decoders with limbeck's own mixers
 
@@ -35,10 +35,7 @@ class Int8Exporter:
         """
         if dtype == torch.float16:
             raise BadSetting("--dtype float16: int8 keeps the rest in float32 or bfloat16; leave it out")
-        if find_spec("torchao") is None:
-            raise BadModel(
-                "int8 is written with the package torchao, which is not installed: pip install 'limbeck[quant]'"
-            )
+        require_packages("int8 is written with", "torchao", extra="quant", error=BadModel)
         if model.config.model_type == _OWN:
             raise BadModel(
                 f"{model.name}: Transformers quantises no model whose code lies in its folder; export it with --to folder"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from limbeck.exporters.onnx.runtime import OnnxRuntime
 from limbeck.generation.local import stop_tokens
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.quiet import quiet_transformers
+from limbeck.packages import require_packages
 
 _OWN = "limbeck"  # model type of decoders with limbeck's own mixers
 
@@ -31,7 +31,7 @@ class OnnxExporter:
             raise BadSetting(
                 f"--dtype {str(dtype).removeprefix('torch.')}: the ONNX graph is written in float32; leave it out"
             )
-        _require_packages()
+        require_packages("ONNX is written with", "onnx", "onnxscript", extra="onnx", error=BadModel)
         if model.config.model_type == _OWN:
             raise BadModel(
                 f"{model.name}: layers of limbeck's own mixers keep another state than keys and values, which neither "
@@ -49,14 +49,6 @@ class OnnxExporter:
     def read(self, folder: Path, like: LanguageModel) -> OnnxRuntime:
         """The graph in onnxruntime."""
         return OnnxRuntime(folder, vocab=like.vocab, shapes=kept_shapes(like.model))
-
-
-def _require_packages() -> None:
-    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
-    if missing:
-        raise BadModel(
-            f"ONNX is written with the packages {' and '.join(missing)}, which are not installed: pip install 'limbeck[onnx]'"
-        )
 
 
 def _genai(model: LanguageModel, shapes: Sequence[tuple[int, int]]) -> dict[str, Any]:

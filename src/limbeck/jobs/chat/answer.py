@@ -1,4 +1,4 @@
-"""The answer of one model to what was said so far, as it grows."""
+"""The answer of one model to the conversation so far, as it grows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Answer:
 
 
 @dataclass
-class Speaker:
+class ChatModel:
     """A model in a conversation. One without a chat template completes the last text alone."""
 
     name: str
@@ -47,7 +47,7 @@ class Speaker:
     temperature: float
     seed: int
     longest: int
-    said: list[Message] = field(default_factory=list)
+    turns: list[Message] = field(default_factory=list)
 
     @property
     def chats(self) -> bool:
@@ -56,11 +56,11 @@ class Speaker:
 
     def answer(self, text: str) -> Iterator[Answer]:
         """The answer to a text, once after each token and once at the end. It and the text are remembered then."""
-        asked: Message = {"role": "user", "content": text}
-        prompt = self._prompt([*self.said, asked])
+        question: Message = {"role": "user", "content": text}
+        prompt = self._prompt([*self.turns, question])
         room = self.model.context - len(prompt)
         found, tokens = Answer(self.name, read=len(prompt)), list[int]()
-        random = np.random.default_rng([self.seed, len(self.said)])
+        random = np.random.default_rng([self.seed, len(self.turns)])
         start = time.perf_counter()
         source = streamed(self.model, prompt, temperature=self.temperature, random=random)
         while len(tokens) < min(self.longest, room):
@@ -75,7 +75,7 @@ class Speaker:
             yield found
             start = time.perf_counter()
         if self.chats:
-            self.said += [asked, {"role": "assistant", "content": found.text}]
+            self.turns += [question, {"role": "assistant", "content": found.text}]
         yield found
 
     def _prompt(self, messages: Sequence[Message]) -> list[int]:

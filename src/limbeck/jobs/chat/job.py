@@ -16,7 +16,7 @@ from rich.text import Text
 
 from limbeck.config import ChatSettings
 from limbeck.errors import BadRecord
-from limbeck.jobs.chat.answer import Answer, Speaker
+from limbeck.jobs.chat.answer import Answer, ChatModel
 from limbeck.jobs.common.environment import environment_of
 from limbeck.models.configuration import load_config
 from limbeck.models.load import load
@@ -31,22 +31,22 @@ def chat(settings: ChatSettings, lines: TextIO, console: Console) -> None:
     With ``json_`` each line gives one JSON object: ``{"prompt", "answers": [{"model", "text", "tokens", "read", "seconds",
     "finished", "tokens_per_second"}]}``.
     """
-    speakers = _speakers(settings)
+    models = _chat_models(settings)
     person = lines.isatty() and console.is_terminal and not settings.json_
-    for speaker in speakers:
-        how = "answers by its chat template" if speaker.chats else "has no chat template, and continues what you write"
-        messages.print(f"{speaker.name}: {size(speaker.bytes)} of weights; it {how}")
-    for text in _asked(lines, console) if person else _piped(lines):
+    for model in models:
+        how = "answers by its chat template" if model.chats else "has no chat template, and continues what you write"
+        messages.print(f"{model.name}: {size(model.bytes)} of weights; it {how}")
+    for text in _typed(lines, console) if person else _piped(lines):
         try:
             if person:
-                _grow(speakers, text, console)
+                _grow(models, text, console)
             else:
-                _say(speakers, text, as_json=settings.json_)
+                _print_answers(models, text, as_json=settings.json_)
         except BadRecord as error:  # a template refuses what was written; the next line may be another
             messages.print(f"limbeck: {error}")
 
 
-def _speakers(settings: ChatSettings) -> list[Speaker]:
+def _chat_models(settings: ChatSettings) -> list[ChatModel]:
     environment = environment_of(settings)
     names = [name for name in (settings.model, settings.beside) if name]
     for name in names:
@@ -57,11 +57,11 @@ def _speakers(settings: ChatSettings) -> list[Speaker]:
         parameters = sum(parameter.numel() for parameter in model.model.parameters())
         weights = parameters * (model.stored or torch.float32).itemsize
         how = (settings.temperature, settings.seed, settings.max_new_tokens)
-        found.append(Speaker(str(name), model, weights, *how))
+        found.append(ChatModel(str(name), model, weights, *how))
     return found
 
 
-def _asked(lines: TextIO, console: Console) -> Iterator[str]:
+def _typed(lines: TextIO, console: Console) -> Iterator[str]:
     """What a person types; an empty line or the end of the input ends it."""
     messages.print("an empty line ends it")
     while True:
@@ -77,16 +77,16 @@ def _piped(lines: TextIO) -> Iterator[str]:
     return (line.rstrip("\n") for line in lines if line.strip())
 
 
-def _together(speakers: Sequence[Speaker], text: str) -> Iterator[list[Answer]]:
+def _together(models: Sequence[ChatModel], text: str) -> Iterator[list[Answer]]:
     """The answers after each token of any of them, the models in turn."""
-    latest = [Answer(speaker.name) for speaker in speakers]
-    for grown in zip_longest(*(speaker.answer(text) for speaker in speakers)):
+    latest = [Answer(model.name) for model in models]
+    for grown in zip_longest(*(model.answer(text) for model in models)):
         latest = [new or old for new, old in zip(grown, latest, strict=True)]
         yield latest
 
 
-def _say(speakers: Sequence[Speaker], text: str, *, as_json: bool) -> None:
-    answers = _last(_together(speakers, text))
+def _print_answers(models: Sequence[ChatModel], text: str, *, as_json: bool) -> None:
+    answers = _last(_together(models, text))
     if as_json:
         print(json.dumps({"prompt": text, "answers": [answer.row() for answer in answers]}, ensure_ascii=False))
         return
@@ -102,25 +102,25 @@ def _last(found: Iterable[list[Answer]]) -> list[Answer]:
     return last
 
 
-def _grow(speakers: Sequence[Speaker], text: str, console: Console) -> None:
+def _grow(models: Sequence[ChatModel], text: str, console: Console) -> None:
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
-        for answers in _together(speakers, text):
-            live.update(_side_by_side(speakers, answers), refresh=True)
+        for answers in _together(models, text):
+            live.update(_side_by_side(models, answers), refresh=True)
     console.print()
 
 
-def _side_by_side(speakers: Sequence[Speaker], answers: Sequence[Answer]) -> Table:
+def _side_by_side(models: Sequence[ChatModel], answers: Sequence[Answer]) -> Table:
     table = Table(box=None, pad_edge=False, expand=True, padding=(0, 2, 0, 0), header_style="bold")
-    for speaker in speakers:
-        table.add_column(Text(speaker.model.name, overflow="ellipsis", no_wrap=True), ratio=1, overflow="fold")
+    for model in models:
+        table.add_column(Text(model.model.name, overflow="ellipsis", no_wrap=True), ratio=1, overflow="fold")
     table.add_row(*(Text(visible(answer.text)) for answer in answers))
-    table.add_row(*(_facts(speaker, answer) for speaker, answer in zip(speakers, answers, strict=True)))
+    table.add_row(*(_facts(model, answer) for model, answer in zip(models, answers, strict=True)))
     return table
 
 
-def _facts(speaker: Speaker, answer: Answer) -> Group:
+def _facts(model: ChatModel, answer: Answer) -> Group:
     cut = "" if answer.finished else ", …"
-    facts = f"{answer.tokens} tokens, {answer.rate:,.1f} tokens/s, {size(speaker.bytes)}{cut}"
+    facts = f"{answer.tokens} tokens, {answer.rate:,.1f} tokens/s, {size(model.bytes)}{cut}"
     return Group(Text(""), Text(facts, style="dim"))
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from limbeck.errors import BadModel, first_line
+from limbeck.packages import require_packages
 
 MAGIC = b"GGUF"
 
@@ -92,8 +92,7 @@ def opened(path: Path) -> Gguf:
 
 def require_gguf() -> None:
     """Raises BadModel where the package `gguf` is not installed."""
-    if find_spec("gguf") is None:
-        raise BadModel("GGUF files are read with the package gguf, which is not installed: pip install 'limbeck[gguf]'")
+    require_packages("GGUF files are read with", "gguf", extra="gguf", error=BadModel)
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import logging
 import random
 import warnings
@@ -20,6 +19,7 @@ from limbeck.disk import existing, shown
 from limbeck.errors import BadSetting, BadTask, LimbeckError, first_line
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.quiet import quiet_transformers
+from limbeck.packages import require_packages
 from limbeck.probes.standard.local import CHOICES, CONTINUATION, TEXT, config_of
 from limbeck.probes.standard.scores import BYTES, MARGIN, NATS, TaskScores, pooled
 
@@ -44,8 +44,7 @@ class Loaded:
 
 def require_harness() -> None:
     """Raises BadSetting unless lm-eval is installed."""
-    if importlib.util.find_spec("lm_eval") is None:
-        raise BadSetting("tasks are run by lm-eval, which is not installed: pip install 'limbeck[eval]'")
+    require_packages("tasks are run with", "lm_eval", extra="eval", error=BadSetting)
 
 
 def load_tasks(names: Sequence[str]) -> Loaded:
