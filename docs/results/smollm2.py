@@ -42,7 +42,7 @@ SHAPES = {  # flags by kind and size
         "40M": "--shape layers=10,hidden=576,heads=9,kv_heads=3,ffn=1536",
     },
     "width": {
-        "20M": "--shape layers=30,hidden=256,heads=3,kv_heads=1,ffn=576",
+        "20M": "--shape layers=30,hidden=288,heads=3,kv_heads=1,ffn=512",
         "40M": "--shape layers=30,hidden=384,heads=6,kv_heads=2,ffn=704",
     },
     "both": {"20M": "--params 20M", "40M": "--params 40M"},
