@@ -8,9 +8,13 @@ limbeck capture --teacher builtin:smollm2-135m --vocab auto --data $out/text/tra
   --seq-len 512 --threads 1 --out $out/logits
 for kind in depth width both; do
   limbeck distil --teacher $out/logits $(python docs/results/smollm2.py shape 20M $kind) --tokens 200k --seed 90 --baselines cut \
-    --threads 1 --out $out/cut-$kind
+    --dtype float32 --threads 1 --out $out/cut-$kind
 done
-seeds="--teacher $out/logits --seed 100 --seeds 3 --threads 1"
+for lr in 1e-3 2e-3; do
+  limbeck distil --teacher $out/logits --params 20M --tokens 200k --seed 90 --baselines cut,cut+ce --lr $lr --dtype bfloat16 \
+    --threads 1 --out $out/lr-$lr
+done
+seeds="--teacher $out/logits --seed 100 --seeds 3 --lr 2e-3 --dtype bfloat16 --threads 1"
 small=$(python docs/results/smollm2.py shape 20M $(python docs/results/smollm2.py choose $out))
 large=$(python docs/results/smollm2.py shape 40M $(python docs/results/smollm2.py choose $out))
 limbeck distil $seeds $small --tokens 1911k --baselines cut,cut+ce,cut+ce@flops,fresh+kd --out $out/20m
