@@ -14,10 +14,14 @@ arms share it, so the choice favours none of them. The students then have that k
 quantised files hold in whole blocks. The peak learning rate is chosen likewise, among 0.001 and 0.002, by forward KL; it is the
 same for all arms. Where cross-entropy alone prefers the other one, that is said.
 
-equal tokens: the 20M student, three epochs of forward KL on captured logits, has fewer nats per token than the same pruned model
-trained with cross-entropy on as many tokens.
+The objective is chosen likewise, among forward KL alone and with half or 0.8 of cross-entropy to the text. After 200k tokens forward
+KL alone had more nats per token than cross-entropy alone (the teacher, an assistant, is a weak model of these stories), and half
+of each had the fewest; so the students are distilled with half of each, for two epochs.
+
+equal tokens: the 20M student, two epochs on captured logits, has fewer nats per token than the same pruned model trained with
+cross-entropy on as many tokens.
 equal compute: it has fewer than cross-entropy at equal FLOPs, the teacher's one pass over the text counted, and than
-cross-entropy at the best of 1, 2 and 3 epochs and equal compute. The best is chosen by the same held-out stories, which favours
+cross-entropy at the best of 1 and 2 epochs and equal compute. The best is chosen by the same held-out stories, which favours
 cross-entropy.
 start: it has fewer than a model of the same shape with random weights, distilled on as many tokens.
 TAID: with TAID (arXiv 2501.16937) in place of forward KL it has fewer nats per token.
@@ -52,7 +56,6 @@ SHAPES = {  # flags by kind and size
         "40M": "--shape layers=16,hidden=480,heads=6,kv_heads=2,ffn=1216",
     },
 }
-EPOCHS = {"1": "20m-cross-entropy-1", "2": "20m-cross-entropy-2"}
 
 
 def split(out, sources):
@@ -76,8 +79,11 @@ def judge(runs, out):
     small = {arm: measured(runs / "20m", arm) for arm in arms}
     large = {arm: measured(runs / "40m", arm) for arm in arms[:-1]}
     taid = measured(runs / "20m-taid", "student")
-    by_epochs = {epochs: measured(runs / name, "student") for epochs, name in EPOCHS.items()}
-    by_epochs |= {"3": small["cut+ce"], "equal compute": small["cut+ce@flops"]}
+    by_epochs = {
+        "1": measured(runs / "20m-cross-entropy", "student"),
+        "2": small["cut+ce"],
+        "equal compute": small["cut+ce@flops"],
+    }
     best = min(by_epochs, key=lambda name: level(by_epochs[name])["value"])
     tried, chosen = cuts(runs)
     gains = {

@@ -14,14 +14,18 @@ for lr in 1e-3 2e-3; do
   limbeck distil --teacher $out/logits --params 20M --tokens 200k --seed 90 --baselines cut,cut+ce --lr $lr --dtype bfloat16 \
     --threads 1 --out $out/lr-$lr
 done
+for share in 0.5 0.8; do
+  limbeck distil --teacher $out/logits --params 20M --tokens 200k --seed 90 --baselines cut --lr 2e-3 --dtype bfloat16 \
+    --objective "$share*CrossEntropy + $(python -c "print(round(1 - $share, 1))")*ForwardKL" --threads 1 --out $out/mix-$share
+done
 seeds="--teacher $out/logits --seed 100 --seeds 3 --lr 2e-3 --dtype bfloat16 --threads 1"
 small=$(python docs/results/smollm2.py shape 20M $(python docs/results/smollm2.py choose $out))
 large=$(python docs/results/smollm2.py shape 40M $(python docs/results/smollm2.py choose $out))
-limbeck distil $seeds $small --tokens 1911k --baselines cut,cut+ce,cut+ce@flops,fresh+kd --out $out/20m
-limbeck distil $seeds $small --tokens 1911k --objective TAID --baselines none --out $out/20m-taid
-limbeck distil $seeds $small --tokens 637k --objective CrossEntropy --baselines none --out $out/20m-cross-entropy-1
-limbeck distil $seeds $small --tokens 1274k --objective CrossEntropy --baselines none --out $out/20m-cross-entropy-2
-limbeck distil $seeds $large --tokens 1911k --baselines cut,cut+ce,cut+ce@flops --out $out/40m
+both="0.5*CrossEntropy + 0.5*ForwardKL"
+limbeck distil $seeds $small --tokens 1274k --objective "$both" --baselines cut,cut+ce,cut+ce@flops,fresh+kd --out $out/20m
+limbeck distil $seeds $small --tokens 1274k --objective "0.5*CrossEntropy + 0.5*TAID" --baselines none --out $out/20m-taid
+limbeck distil $seeds $small --tokens 637k --objective CrossEntropy --baselines none --out $out/20m-cross-entropy
+limbeck distil $seeds $large --tokens 1274k --objective "$both" --baselines cut,cut+ce,cut+ce@flops --out $out/40m
 python docs/results/smollm2.py judge $out docs/results/smollm2
 for run in 20m 40m; do
   mkdir -p docs/results/smollm2/$run
