@@ -234,6 +234,17 @@ def test_a_cut_gemma_whose_layers_no_longer_alternate_is_refused(tmp_path):
         write_gguf(model_of(cut), tmp_path / "m.gguf", "f32")
 
 
+def test_rows_that_do_not_divide_into_blocks_are_named(tmp_path):
+    """Of 2 layers of width 40: queries and outputs of 40 x 40, keys and values of 20 x 40, two of 64 x 40, the ends."""
+    odd = small(hidden_size=40)
+    (note,) = write_gguf(model_of(odd), tmp_path / "m.gguf", "q8_0").notes
+    layer, down, ends, norms = 2 * 40 * 40 + 2 * 20 * 40 + 2 * 64 * 40, 64 * 40, 2 * 300 * 40, 5 * 40
+    share = (2 * layer + ends) / (2 * (layer + down) + ends + norms)
+    assert note.startswith(f"{share:.0%} of the numbers are float16 and not q8_0: their rows of 40 are no multiple of the 32")
+    assert write_gguf(model_of(odd), tmp_path / "n.gguf", "bf16").notes == ()
+    assert write_gguf(model_of(small()), tmp_path / "o.gguf", "q4_0").notes == ()
+
+
 def test_another_activation_is_refused(tmp_path):
     with pytest.raises(BadModel, match=r"hidden_act = 'relu' has no place in a GGUF file of architecture llama"):
         write_gguf(model_of(small(hidden_act="relu")), tmp_path / "m.gguf", "f32")

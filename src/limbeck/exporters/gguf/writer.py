@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from transformers.configuration_utils import PreTrainedConfig
 from limbeck.errors import BadModel
 from limbeck.exporters.gguf.numbers import stored
 from limbeck.exporters.gguf.tokens import Tokens, tokens_of
+from limbeck.models.gguf.blocks import BLOCK
 from limbeck.models.gguf.container import require_gguf
 from limbeck.models.gguf.families import family_of
-from limbeck.models.gguf.numbers import EMBEDDING, Numbers, size_of, type_of
+from limbeck.models.gguf.numbers import BLOCKED, EMBEDDING, Numbers, size_of, type_of
 from limbeck.models.language_model import LanguageModel
 
 _QUANTISATION_VERSION = 2  # of ggml's blocks
@@ -53,11 +55,11 @@ def write_gguf(model: LanguageModel, file: Path, kind: str, *, facts: Mapping[st
     def laid_out(name: str) -> np.ndarray:
         return family.write(name, tensors[name].detach().float().cpu().numpy(), config)
 
-    kinds = {}
+    kinds, shapes = {}, {}
     for name, place in places.items():
-        shape = tuple(int(axis) for axis in laid_out(name).shape)
-        kinds[name] = numbers.of(place, shape)
-        _announce(writer, place, kinds[name], shape)
+        shapes[name] = tuple(int(axis) for axis in laid_out(name).shape)
+        kinds[name] = numbers.of(place, shapes[name])
+        _announce(writer, place, kinds[name], shapes[name])
     for place, values in extra.items():
         _announce(writer, place, "f32", values.shape)
     try:
@@ -70,7 +72,20 @@ def write_gguf(model: LanguageModel, file: Path, kind: str, *, facts: Mapping[st
             writer.write_tensor_data(np.ascontiguousarray(values, dtype=np.float32))
     finally:
         writer.close()
-    return replace(tokens, notes=(*tokens.notes, *_notes(config)))
+    return replace(tokens, notes=(*tokens.notes, *_left_whole(kind, kinds, shapes), *_notes(config)))
+
+
+def _left_whole(kind: str, kinds: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What of a quantised file is float16, since its rows do not divide into blocks."""
+    whole = {name: math.prod(shapes[name]) for name in kinds if kinds[name] == "f16"}
+    if kind not in BLOCKED or not whole:
+        return []
+    widths = sorted({shapes[name][-1] for name in whole})
+    share = sum(whole.values()) / sum(map(math.prod, shapes.values()))
+    return [
+        f"{share:.0%} of the numbers are float16 and not {kind}: their rows of {', '.join(map(str, widths))} are no multiple "
+        f"of the {BLOCK} numbers that share a scale; a student whose widths are has a smaller file"
+    ]
 
 
 def _notes(config: PreTrainedConfig) -> list[str]:
