@@ -10,13 +10,13 @@ not corrected, since each claim stands on its own comparisons, all of which must
 
 The cut is chosen first, by the held-out loss of a student of about 20M parameters after 200k tokens of forward KL with one seed,
 among depth alone (4 of 30 layers), width alone (30 layers) and both (the balanced shape of --params, 16 layers of width 312). All
-arms share it, so the choice favours none of them. The students then have that kind of shape, with widths in multiples of 32, which
-quantised files hold in whole blocks. The peak learning rate is chosen likewise, among 0.001 and 0.002, by forward KL; it is the
-same for all arms. Where cross-entropy alone prefers the other one, that is said.
+arms share it, so the choice favours none of them. The students then have that kind of shape, with widths in multiples of 32,
+which quantised files hold in whole blocks. The peak learning rate is chosen likewise, among 0.001 and 0.002, by forward KL; it is
+the same for all arms. Where cross-entropy alone prefers the other one, that is said.
 
-The objective is chosen likewise, among forward KL alone and with half or 0.8 of cross-entropy to the text. After 200k tokens forward
-KL alone had more nats per token than cross-entropy alone (the teacher, an assistant, is a weak model of these stories), and half
-of each had the fewest; so the students are distilled with half of each, for two epochs.
+The objective is chosen likewise, among forward KL alone and with half or 0.8 of cross-entropy to the text. After 200k tokens
+forward KL alone had more nats per token than cross-entropy alone (the teacher, an assistant, is a weak model of these stories),
+and half of each had the fewest; so the students are distilled with half of each, for two epochs.
 
 equal tokens: the 20M student, two epochs on captured logits, has fewer nats per token than the same pruned model trained with
 cross-entropy on as many tokens.
@@ -37,7 +37,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from arms import gain, judged, level, measured
-from shared import held_out_split, write_texts
+from shared import held_out_split, made_by, write_texts
 
 from limbeck.disk import write_json
 
@@ -64,13 +64,62 @@ def split(out, sources):
     write_texts(out, {"held_out": held_out, "train": train})
 
 
+def read_json(file):
+    """What a file holds."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def record(folder):
+    """What a run wrote down of itself."""
+    return read_json(folder / "run.json")
+
+
 def cuts(runs):
-    """Shape and held-out loss of each cut that was tried, and the name of the best."""
+    """Each cut that was tried with the loss of its student and without training, and the name of the best."""
     tried = {}
     for name in SHAPES:
-        shape = json.loads((runs / f"cut-{name}" / "run.json").read_text())["shape"]
-        tried[name] = {"shape": shape, "nats": level(measured(runs / f"cut-{name}", "student"))}
+        run = runs / f"cut-{name}"
+        about = {key: record(run)["student"][key] for key in ("shape", "parameters")}
+        tried[name] = about | {"nats": level(measured(run, "student")), "untrained": level(measured(run, "cut"))}
     return tried, min(tried, key=lambda name: tried[name]["nats"]["value"])
+
+
+def trials(runs):
+    """The short runs by which learning rate and objective were chosen: what was tried, and the loss of each model."""
+    found = {}
+    for run in sorted([*runs.glob("lr-*"), *runs.glob("mix-*")]):
+        about = record(run)
+        arms = sorted(
+            {file.stem.partition("-seed")[0] for file in run.glob("measurements/*-seed*")} - {"teacher", "cut"}
+        )
+        found[run.name] = {
+            "learning_rate": about["plan"]["learning_rate"],
+            "objective": about["objective"],
+            "nats": {arm: level(measured(run, arm)) for arm in arms},
+        }
+    return found
+
+
+def models(runs):
+    """Shape and size of the students, what they were trained on, and bits per byte of all arms, over seeds."""
+    found = {}
+    for size in ("20M", "40M"):
+        run = record(runs / size.lower())
+        readings = [json.loads(line) for line in (runs / size.lower() / "readings.jsonl").read_text().splitlines()]
+        readings.sort(key=lambda one: one["seed"] is None)  # over all seeds where there are several
+        bits = {one["model"]: one for one in readings if one["name"] == "bits_per_byte"}
+        found[size] = run["student"] | {
+            "tokens": run["plan"]["tokens"],
+            "teacher_passes": run["teacher"]["passes"],
+            "bits_per_byte": {arm: {key: one[key] for key in ("value", "low", "high")} for arm, one in bits.items()},
+        }
+    return found
+
+
+def cost(runs):
+    """Seconds that each run took, those of all its seeds and baselines together."""
+    found = {file.parent.name: record(file.parent) for file in sorted(runs.glob("*/run.json"))}
+    return {name: run["seconds"] for name, run in found.items() if "seconds" in run}
 
 
 def judge(runs, out):
@@ -98,6 +147,12 @@ def judge(runs, out):
         "gains": {claim: [asdict(one) for one in found] for claim, found in gains.items()},
         "cuts": tried,
         "chosen": chosen,
+        "trials": trials(runs),
+        "models": models(runs),
+        "seconds": cost(runs),
+        "seeds": [
+            int(file.stem.partition("seed")[2]) for file in sorted((runs / "20m").glob("measurements/student-*"))
+        ],
         "documents": int((small["student"][0].tokens > 0).sum()),
         "teacher": level(measured(runs / "20m", "teacher")),
         "levels": {
@@ -107,7 +162,12 @@ def judge(runs, out):
             "20M, cross-entropy by epochs": {name: level(found) for name, found in by_epochs.items()},
         },
         "best_epochs": best,
+        "vocabulary": record(runs / "20m")["vocabulary"] | read_json(runs / "logits" / "vocabulary.json"),
+        "frame": record(runs / "logits").get("frame"),
+        **made_by("smollm2.py", "judge", "RUNS", "docs/results/smollm2"),
+        "versions": record(runs / "20m")["versions"],
     }
+    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "results.json", result)
     print(json.dumps(result, indent=1))
 

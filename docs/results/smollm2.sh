@@ -14,9 +14,10 @@ for lr in 1e-3 2e-3; do
   limbeck distil --teacher $out/logits --params 20M --tokens 200k --seed 90 --baselines cut,cut+ce --lr $lr --dtype bfloat16 \
     --threads 1 --out $out/lr-$lr
 done
-for share in 0.5 0.8; do
+for shares in "0.5 0.5" "0.8 0.2"; do
+  set -- $shares
   limbeck distil --teacher $out/logits --params 20M --tokens 200k --seed 90 --baselines cut --lr 2e-3 --dtype bfloat16 \
-    --objective "$share*CrossEntropy + $(python -c "print(round(1 - $share, 1))")*ForwardKL" --threads 1 --out $out/mix-$share
+    --objective "$1*CrossEntropy + $2*ForwardKL" --threads 1 --out $out/mix-$1
 done
 seeds="--teacher $out/logits --seed 100 --seeds 3 --lr 2e-3 --dtype bfloat16 --threads 1"
 small=$(python docs/results/smollm2.py shape 20M $(python docs/results/smollm2.py choose $out))
