@@ -240,7 +240,9 @@ def test_rows_that_do_not_divide_into_blocks_are_named(tmp_path):
     (note,) = write_gguf(model_of(odd), tmp_path / "m.gguf", "q8_0").notes
     layer, down, ends, norms = 2 * 40 * 40 + 2 * 20 * 40 + 2 * 64 * 40, 64 * 40, 2 * 300 * 40, 5 * 40
     share = (2 * layer + ends) / (2 * (layer + down) + ends + norms)
-    assert note.startswith(f"{share:.0%} of the numbers are float16 and not q8_0: their rows of 40 are no multiple of the 32")
+    assert note.startswith(
+        f"{share:.0%} of the numbers are float16 and not q8_0: their rows of 40 are no multiple of the 32"
+    )
     assert write_gguf(model_of(odd), tmp_path / "n.gguf", "bf16").notes == ()
     assert write_gguf(model_of(small()), tmp_path / "o.gguf", "q4_0").notes == ()
 
