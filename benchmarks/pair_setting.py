@@ -84,7 +84,8 @@ def _finish(setting: PairSetting, *, teacher: str, length: int, judged: int) -> 
 
     texts = setting.folder / "texts"
     if not setting.vocabulary.is_dir():
-        asked = DistilSettings(teacher=teacher, data=str(texts / "train.jsonl"), vocab="auto")
+        data, eval_data = (str(texts / f"{side}.jsonl") for side in ("train", "held_out"))
+        asked = DistilSettings(teacher=teacher, data=data, eval_data=eval_data, vocab="auto")
         trimmed_beside(asked, LocalRef(teacher), setting.folder)
     start = load(setting.start("all"))
     readers, opening = {"all": start.tokenizer}, start.tokenizer.bos_token
