@@ -10,6 +10,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ import pytest
 from limbeck import cli, commands, dispatch
 from limbeck.models.save import save
 from limbeck.probes import Measurements
+from limbeck.run.optim import learning_rate
 from tests.helpers.models import llama, texts, tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -226,6 +229,61 @@ def test_stories_splits_and_judges(tmp_path):
     assert "cross-entropy at its best (4)" in found["student_better_by"]["ten-uses"]
     committed = read(RESULTS / "stories" / "results.json")
     assert {one for one in names(committed) if "at its best" not in one} <= names(found)
+
+
+def imported(monkeypatch, *names: str):
+    """Scripts of benchmarks and of docs/results, by name."""
+    for folder in (RESULTS, ROOT / "benchmarks"):
+        monkeypatch.syspath_prepend(folder)
+    return [import_module(name) for name in names]
+
+
+def test_peers_have_the_schedule_of_limbeck(monkeypatch):
+    (trainings,) = imported(monkeypatch, "pair_trainings")
+    for steps in (1, 3, 30, 117):
+        ours = [learning_rate(step, steps=steps, peak=1.0, schedule="wsd") for step in range(steps)]
+        assert [trainings.share_of_peak(step, steps) for step in range(steps)] == ours
+
+
+def test_a_contender_reads_the_tokens_that_fit_the_seconds(monkeypatch):
+    (pair,) = imported(monkeypatch, "real_pair")
+    cell = {"cpu_s": 40.0, "capture_cpu_s": 10.0, "training_cpu_s": 20.0, "read": 5000}
+    assert pair.tokens_within(110.0, cell, epochs=1) == 100 * 5000 // 30  # 10 seconds are for loading and saving
+    assert pair.tokens_within(150.0, cell, epochs=3) == 10_000
+
+
+def test_a_claim_about_peers_holds_where_all_intervals_do(monkeypatch):
+    (pair,) = imported(monkeypatch, "real_pair")
+    low, around, high = ({"low": at - 0.1, "high": at + 0.1} for at in (-0.5, 0.0, 0.5))
+    assert pair.verdict([low, low], below=0.0) == "confirmed"
+    assert pair.verdict([low, around], below=0.0) == "inconclusive"
+    assert pair.verdict([low, high], below=0.0) == "refuted"
+    assert pair.verdict([low, None], below=0.0) == "untested"
+    assert pair.verdict([around], below=0.2) == "confirmed"
+
+
+@pytest.mark.long
+def test_the_comparison_with_peers_runs_and_continues(tmp_path, stdlib, monkeypatch):
+    contenders = ["limbeck, trimmed", "packed loop", *(["TRL GKD"] if find_spec("trl") else [])]
+    command = [sys.executable, ROOT / "benchmarks" / "real_pair.py", "--folder", tmp_path / "pair", "--text", stdlib]
+    command += ["--teacher", "builtin:stdlib", "--shape", "layers=2,hidden=64,heads=4,kv_heads=2,ffn=128"]
+    command += ["--tokens", "2000", "--seconds", "9", "--seeds", "1", "--judged", "3", "--contenders", *contenders]
+    subprocess.run(command, check=True, capture_output=True)
+    found = read(tmp_path / "pair" / "results.json")
+    assert {(cell["kind"], cell["contender"]) for cell in found["cells"]} == {
+        (kind, name) for kind in ("tokens", "time") for name in contenders
+    }
+    for cell in found["cells"]:
+        assert 0 < cell["loaded_cpu_s"] + cell["capture_cpu_s"] + cell["training_cpu_s"] < cell["cpu_s"]
+        assert len(cell["documents"]["nats"]) == found["setting"]["held_out_documents"] == 3
+    of_limbeck = [cell for cell in found["cells"] if cell["contender"] == "limbeck, trimmed"]
+    assert [cell["epochs"] for cell in of_limbeck] == [1, 3]
+    assert all(claim["verdict"] == "untested" for claim in found["claims"].values())
+    (tables,) = imported(monkeypatch, "speed_tables")
+    assert tables.real_pair(found).count("\n") == 1 + 2 * (len(contenders) + 1)
+    again = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "tokens in" not in again.stderr  # every training was there
+    assert read(tmp_path / "pair" / "results.json")["cells"] == found["cells"]
 
 
 @pytest.mark.long

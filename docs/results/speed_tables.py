@@ -1,9 +1,13 @@
 """Tables of speed, memory and cost: the benchmarks, every mixer, a streamed teacher."""
 
-from statistics import median
+from dataclasses import asdict
+from statistics import mean, median
 
-from cells import Tables, spread, table
+import numpy as np
+from cells import Tables, spread, table, within
 from study_rows import read
+
+from limbeck.probes.interval import difference_interval
 
 
 def end_to_end() -> str:
@@ -28,6 +32,36 @@ def end_to_end() -> str:
         ratio = f"{median(of('limbeck', key)) / median(of('trl', key)):.2f}" if aim and aim != "0.55" else ""
         lines.append([name, *cells, ratio, aim])
     return table(" | limbeck | TRL GKD | plain padded loop | limbeck : TRL | aim", lines)
+
+
+def real_pair(found: dict) -> str:
+    """Results of benchmarks/real_pair.py: means over the seeds, bits per byte with their interval over documents and seeds."""
+    lines = []
+    for kind, budget in (("tokens", f"{found['tokens']:,} tokens"), ("time", f"{found['seconds']:g} CPU-seconds")):
+        for contender, rates in found["formats"].items():
+            cells = [cell for cell in found["cells"] if (cell["kind"], cell["contender"]) == (kind, contender)]
+            read, trained, spent, nats, rate = (
+                mean(map(figure, cells))
+                for figure in (
+                    lambda cell: cell["read"],
+                    lambda cell: cell["trained"],
+                    lambda cell: cell["cpu_s"],
+                    lambda cell: cell["nats_per_token"],
+                    lambda cell: cell["trained"] / (cell["capture_cpu_s"] + cell["training_cpu_s"]),
+                )
+            )
+            sizes = np.array(cells[0]["documents"]["bytes"], dtype=float)
+            bits = np.array([cell["documents"]["nats"] for cell in cells]) / np.log(2)
+            level = within(asdict(difference_interval(bits, np.zeros_like(bits), sizes)))
+            format_ = max(rates, key=lambda name: rates[name])
+            figures = [f"{one:,.0f}" for one in (read, trained, spent, rate, max(cell["peak_mib"] for cell in cells))]
+            lines.append([budget, contender, format_, *figures, f"{nats:.3f}", level])
+        lines.append([budget, "DistillKit", *["not run"] * 7, "not run"])
+    return table(
+        "budget | contender | format | tokens read | tokens trained on | CPU-seconds | tokens per CPU-second | peak, MiB | "
+        "nats per token | bits per byte",
+        lines,
+    )
 
 
 def losses() -> str:
