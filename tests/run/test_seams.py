@@ -113,7 +113,7 @@ def test_a_model_adds_nats_of_its_own_to_each_token():
     assert float(found) > float(fused_backward(CrossEntropy(), student(rows), None, rows, scale=1 / total))
     student.model.zero_grad()
     fused_backward(CrossEntropy(), Penalised(student)(rows), None, rows, scale=1 / total)
-    torch.testing.assert_close(gradients(student), gradients(plain), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(gradients(student), gradients(plain), rtol=1e-4, atol=5e-7)
 
 
 class Sparing:

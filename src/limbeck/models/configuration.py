@@ -9,6 +9,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from limbeck.errors import BadModel, first_line
+from limbeck.models import inside
 from limbeck.models.auto import LimbeckForCausalLM
 from limbeck.models.bounds import check_config
 from limbeck.models.quiet import quiet_transformers
@@ -63,6 +64,11 @@ def is_quantised(config: PreTrainedConfig) -> bool:
 
 
 def attention_of(config: PreTrainedConfig) -> str:
-    """The attention implementation to use: PyTorch's fused one ("sdpa"), or "eager" where attention logits are capped."""
+    """The attention implementation to use.
+
+    It is `inside.NAME` where that fits, else PyTorch's fused one ("sdpa"), or "eager" where attention logits are capped.
+    """
+    if inside.fits(config):
+        return inside.NAME
     capped = getattr(config, "attn_logit_softcapping", None) is not None
     return "sdpa" if MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._supports_sdpa and not capped else "eager"

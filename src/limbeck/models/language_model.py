@@ -21,6 +21,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from limbeck.errors import BadModel, Mismatch
+from limbeck.models.inside import packed
 from limbeck.models.rope import choose_by_document
 from limbeck.models.unpacked import one_document_a_row
 from limbeck.models.vocabulary import any_text_reaches, ids_of, without_row
@@ -88,7 +89,8 @@ class LanguageModel:
 
     def _hidden_states(self, tokens: Int[Tensor, "B T"], position: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         # No attention mask on purpose: only then does Transformers look for restarts in the positions.
-        hidden: Tensor = self._decoder(**self.forward_arguments(tokens, position)).last_hidden_state
+        with packed(position):
+            hidden: Tensor = self._decoder(**self.forward_arguments(tokens, position)).last_hidden_state
         return hidden
 
     @property

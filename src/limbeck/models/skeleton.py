@@ -148,7 +148,7 @@ def needs_of(model: PreTrainedModel, *, length: int, caller_bytes: int = 0) -> M
     text = model.config.get_text_config()
     itemsize, width = model.dtype.itemsize, text.hidden_size
     inner = max(sum(p.numel() for p in layer.parameters()) for layer in layers_of(model)) // width
-    fused = model.config._attn_implementation == "sdpa"
+    fused = model.config._attn_implementation != "eager"
     scores = 0 if fused else text.num_attention_heads * (2 * itemsize + 4)
     return MemoryNeeds(
         rest=sum(p.nbytes for p in model.parameters() if id(p) not in shared) + sum(b.nbytes for b in model.buffers()),

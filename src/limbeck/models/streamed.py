@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from limbeck.config.defaults import FREE_SHARE
 from limbeck.errors import BadModel
 from limbeck.models.configuration import is_quantised, load_config
+from limbeck.models.inside import packed
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import display_name, load_tokenizer, read_generation
 from limbeck.models.memory import MemoryBudget
@@ -269,9 +270,10 @@ class StreamedModel:
         self._step = step
         inputs = inputs or {"inputs_embeds": step.hidden}  # type: ignore[dict-item]
         # No attention mask on purpose, as in LanguageModel: only then does Transformers look for restarts in the positions.
-        outputs = (model or self.about.model.base_model)(
-            position_ids=position, attention_mask=None, use_cache=False, **inputs
-        )
+        with packed(position):
+            outputs = (model or self.about.model.base_model)(
+                position_ids=position, attention_mask=None, use_cache=False, **inputs
+            )
         self._step = _Step(-1)
         return outputs.last_hidden_state if model is None else outputs.logits
 

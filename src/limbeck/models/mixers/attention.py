@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from limbeck.models.inside import attend_inside
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.mixer import Dims, Mixer, State, heads, joined, linear, mixer
 from limbeck.models.mixers.rotary import rotate
@@ -76,8 +77,11 @@ class Attention(Mixer):
         documents: Documents,
     ) -> Float[Tensor, "B H T K"]:
         """Attention outputs of the last T of S tokens."""
-        if documents.whole and q.shape[2] == k.shape[2] and (self.window is None or self.window >= q.shape[2]):
-            return attend(q, k, v, None)
+        if q.shape[2] == k.shape[2] and (self.window is None or self.window >= q.shape[2]):
+            if documents.whole:
+                return attend(q, k, v, None)
+            if q.device.type == "cpu":
+                return attend_inside(q, k, v, documents.lengths).transpose(1, 2)
         return attend(q, k, v, seen(documents, k.shape[2], self.window)[:, None])
 
     def _remembered(self, x: Float[Tensor, "B G S K"]) -> Float[Tensor, "B G S K"]:

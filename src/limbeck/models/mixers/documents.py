@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -67,6 +68,14 @@ class Documents:
         start = start.scatter(1, (held - self.reach[:, :1]).clamp_min(0), True)
         reach = place - torch.where(start, place, 0).cummax(1).values
         return Documents(reach, reach, not bool(start[:, 1:].any()))
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """The lengths of the documents' parts in these rows, row after row."""
+        start = self.reach == 0
+        start[:, 0] = True
+        first = start.flatten().nonzero()[:, 0]
+        return torch.diff(first, append=first.new_tensor([start.numel()])).tolist()
 
     @property
     def continues(self) -> Bool[Tensor, "B T"]:

@@ -1,0 +1,153 @@
+"""Attention inside documents equals PyTorch's attention under a mask of documents, for every family that takes it."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from limbeck.models import inside
+from limbeck.models.build import build
+from limbeck.models.configuration import attention_of
+from limbeck.models.mixers.documents import Documents
+
+POSITION = torch.tensor(
+    [
+        [0, 1, 2, 3, 4, 0, 1, 2, 0, 0, 0, 0],  # a document of 5, one of 3, padding
+        [7, 8, 9, 0, 1, 2, 3, 4, 0, 1, 2, 3],  # the end of a document, and two more
+    ]
+)
+LENGTHS = [5, 3, 1, 1, 1, 1, 3, 5, 4]
+
+
+def config_of(family, **changes):
+    sizes = {
+        "vocab_size": 31,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 4,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "sliding_window": None,
+    }
+    return AutoConfig.for_model(family, **{**sizes, **changes})
+
+
+def mask_of(lengths, rows):
+    number = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).view(rows, 1, -1)
+    return (number[..., None] == number[..., None, :]) & torch.ones(number.shape[-1], number.shape[-1]).tril().bool()
+
+
+def test_lengths_end_with_rows_and_where_positions_restart():
+    assert inside.lengths(POSITION).tolist() == LENGTHS
+    assert Documents.of(POSITION).lengths == LENGTHS
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_attention_and_gradients_are_those_under_a_mask(groups):
+    torch.manual_seed(0)
+    made = [torch.randn(2, heads, 12, 8, dtype=torch.float64) for heads in (4, groups, groups)]
+    results = []
+    for attend in (
+        lambda q, k, v: inside.attend_inside(q, k, v, LENGTHS, scale=0.3).transpose(1, 2),
+        lambda q, k, v: F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask_of(LENGTHS, 2), scale=0.3, enable_gqa=True
+        ),
+    ):
+        parts = [part.clone().requires_grad_() for part in made]
+        out = attend(*parts)
+        (out * torch.arange(out.numel(), dtype=out.dtype).view_as(out).sin()).sum().backward()
+        results.append([out.detach(), *(part.grad for part in parts)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", sorted(inside.FAMILIES))
+def test_a_packed_row_has_the_hidden_states_and_gradients_under_a_mask(family):
+    config = config_of(family)
+    assert attention_of(config) == inside.NAME
+    torch.manual_seed(0)
+    model = build(config, dtype=torch.float64)
+    tokens = torch.randint(31, POSITION.shape)
+    results = []
+    for name in (inside.NAME, "sdpa"):
+        model.set_attn_implementation(name)
+        model.zero_grad()
+        with inside.packed(POSITION):
+            hidden = model.base_model(input_ids=tokens, position_ids=POSITION, use_cache=False).last_hidden_state
+        hidden.square().mean().backward()
+        results.append([hidden.detach(), *(p.grad for p in model.base_model.parameters() if p.grad is not None)])
+    assert len(results[0]) > 10
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_a_document_has_the_same_bits_as_alone():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 4, 12, 16) for _ in range(3))
+    packed, start = inside.attend_inside(q, k, v, LENGTHS).flatten(0, 1), 0
+    for length in LENGTHS:
+        row, first = divmod(start, 12)
+        alone = [part[row : row + 1, :, first : first + length] for part in (q, k, v)]
+        assert torch.equal(packed[start : start + length], inside.attend_inside(*alone, [length])[0])
+        start += length
+
+
+def test_layers_computed_twice_know_their_documents():
+    torch.manual_seed(0)
+    model = build(config_of("llama")).train()
+    tokens = torch.randint(31, POSITION.shape)
+    grads = []
+    for twice in (False, True):
+        model.zero_grad()
+        if twice:
+            newer = getattr(model, "activation_checkpointing_enable", None)  # the name from Transformers 5.20 on
+            (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        with inside.packed(POSITION):
+            hidden = model.base_model(input_ids=tokens, position_ids=POSITION, use_cache=False).last_hidden_state
+        hidden.square().mean().backward()
+        grads.append([p.grad.clone() for p in model.base_model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_outside_packed_it_is_sdpa_with_padding_and_with_a_cache():
+    torch.manual_seed(0)
+    model = build(config_of("llama")).eval()
+    tokens, mask = torch.randint(3, 31, (2, 6)), torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6])
+    found = []
+    for name in (inside.NAME, "sdpa"):
+        model.set_attn_implementation(name)
+        answer = model.generate(tokens, attention_mask=mask, max_new_tokens=5, do_sample=False)
+        found.append((model(tokens, attention_mask=mask).logits, answer))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"family": "mistral", "sliding_window": 4},
+        {"family": "qwen2", "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+        {"family": "gemma2"},
+        {"family": "gemma3_text", "sliding_window": 4},
+    ],
+)
+def test_windows_and_capped_scores_keep_their_masks(changes):
+    assert attention_of(config_of(**changes)) != inside.NAME
+
+
+def test_a_saved_model_does_not_name_the_attention(tmp_path):
+    build(config_of("llama")).save_pretrained(tmp_path)
+    assert inside.NAME not in (tmp_path / "config.json").read_text()
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
+
+
+def test_bfloat16_is_rounded_once():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 4, 12, 16).bfloat16() for _ in range(3))
+    exact = inside.attend_inside(q.double(), k.double(), v.double(), LENGTHS)
+    assert torch.equal(inside.attend_inside(q, k, v, LENGTHS), exact.bfloat16())
