@@ -5,8 +5,8 @@ split at their documents, and PyTorch's causal attention runs on each; documents
 the sum of its documents' squared lengths. A document has the same attention as alone in a row.
 
 Transformers' models take it by name (`NAME`) through the attention interface. Instead of a mask, their layers get the documents'
-lengths; so they arrive at every layer, and again where a layer is computed twice. Outside `packed` the name means "sdpa". On other
-devices than a CPU masks are used: their kernels need other means.
+lengths; so they arrive at every layer, and again where a layer is computed twice. Outside `packed` the name means "sdpa". Masks
+are used on other devices than a CPU: their kernels need other means.
 """
 
 from __future__ import annotations
@@ -28,9 +28,20 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "inside_documents"
 # Model types whose decoder gives its layers the causal mask as it was made, and takes attention from the interface.
-FAMILIES = frozenset(
-    {"gemma", "gpt_neox", "granite", "llama", "mistral", "olmo", "olmo2", "phi3", "qwen2", "qwen3", "smollm3", "starcoder2"}
-)
+_LIKE_LLAMA = {
+    "gemma",
+    "granite",
+    "llama",
+    "mistral",
+    "olmo",
+    "olmo2",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "starcoder2",
+}
+FAMILIES = frozenset({*_LIKE_LLAMA, "gpt_neox"})
 
 # Up to this length a CPU's fused attention in float32 is faster than in bfloat16, with its gradient 1.3 times at 200 tokens.
 SHORT = 512
