@@ -32,6 +32,7 @@ NAMES = {
     "measured-opening.md": ["SmolLM2-135M-Instruct"],
     "mixers.md": ["1 is the recurrence", "float32"],
     "no-logits-matrix.md": ["float32"],
+    "number-format.md": ["bfloat16", "AVX512-BF16", "float32"],
     "one-support.md": ["Qwen2.5", "151,936", "152,064", "is not 0", "float64"],
     "probes.md": ["An accuracy of 12 %"],
     "pruning-by-table.md": ["qwen2, qwen3, gpt2", "phi3, gemma, gemma2, gemma3"],

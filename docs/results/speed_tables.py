@@ -123,6 +123,18 @@ def recall() -> str:
     return table("what | times as fast | pair by pair | aim", lines)
 
 
+def formats() -> str:
+    lines = []
+    for one in read("performance/formats.json")["shapes"]:
+        ratios = [
+            [a / b for a, b in zip(one[kind]["float32"], one[kind]["bfloat16"], strict=True)]
+            for kind in ("step", "forward")
+        ]
+        sizes = [str(one["width"]), str(one["layers"]), f"{one['parameters'] / 1e6:.1f}M"]
+        lines.append([*sizes, *(spread(found, 2) for found in ratios)])
+    return table("width | layers | parameters | training step, times as fast | forward pass, times as fast", lines)
+
+
 def cost() -> str:
     worst = read("performance/cost.json")["worst"]
     names = {
@@ -192,6 +204,7 @@ TABLES: Tables = {
         "captured": captured,
         "served": served,
         "recall": recall,
+        "formats": formats,
         "cost": cost,
     },
     "mixers/README.md": {"mixers": mixers, "peers": peers},

@@ -180,8 +180,9 @@ def doctor(
         in_flight: Maximum concurrent requests. Default: 32.
         time_limit: Time limit of one request. Default: 120.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
-        dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is the fast one on this
-            machine. Default: auto.
+        dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is bfloat16 where the device
+            has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
+            its own. Default: auto.
         threads: Threads of this process. Default: those of torch.
         out: Folder of the run. Default: runs/distil.
         student_dtype: Number format of the student's file. Default: that of the teacher.
@@ -351,8 +352,9 @@ def distil(
         in_flight: Maximum concurrent requests. Default: 32.
         time_limit: Time limit of one request. Default: 120.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
-        dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is the fast one on this
-            machine. Default: auto.
+        dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is bfloat16 where the device
+            has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
+            its own. Default: auto.
         threads: Threads of this process. Default: those of torch.
         out: Folder of the run. Default: runs/distil.
         student_dtype: Number format of the student's file. Default: that of the teacher.
@@ -441,8 +443,9 @@ def capture(
         in_flight: Maximum concurrent requests. Default: 32.
         time_limit: Time limit of one request. Default: 120.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
-        dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is the fast one on this
-            machine. Default: auto.
+        dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is bfloat16 where the device
+            has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
+            its own. Default: auto.
         threads: Threads of this process. Default: those of torch.
         shard: Which of how many machines this is. For example 3/16. Default: 1/1.
         stream: Read a teacher larger than memory from disk, layer by layer.
@@ -656,8 +659,9 @@ def pretrain(
         width: With --mixers: channels of the model.
         layers: With --mixers: number of layers, a multiple of the pattern.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
-        dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is the fast one on this
-            machine. Default: auto.
+        dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is bfloat16 where the device
+            has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
+            its own. Default: auto.
         threads: Threads of this process. Default: those of torch.
         out: Folder of the run. Default: runs/pretrain.
 

@@ -298,11 +298,11 @@ def test_sizes_that_do_not_suit_are_warnings():
 
 
 def test_half_precision_on_a_processor_without_it_is_a_warning(monkeypatch):
-    monkeypatch.setattr(resources, "_cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(resources, "multiplies_bfloat16", lambda device: False)
     text = said(look(model("large"), None, dtype=torch.bfloat16), "dtype", "warning")
     assert "4 times slower" in text
     assert "--dtype float32" in text
-    monkeypatch.setattr(resources, "_cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(resources, "multiplies_bfloat16", lambda device: True)
     assert "bfloat16 on cpu" in said(look(model("large"), None, dtype=torch.bfloat16), "dtype", "ok")
 
 

@@ -3,5 +3,6 @@
 SHRINK = 2.5  # the law of capacity gap: the best teacher is about 2.5 times its student (arXiv 2311.07052)
 SEQ_LEN = {"cpu": 256, "cuda": 1024}  # tokens of a row, by kind of device
 STEPS = 400  # of a training
+WIDE = 256  # channels from which a CPU with bfloat16 units computes in it
 VOCABULARY = 2048  # tokens that `limbeck pretrain` trains
 FREE_SHARE = 0.8  # of free memory, for a streamed teacher

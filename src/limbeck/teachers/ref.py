@@ -112,6 +112,11 @@ def teacher_ref(name: str, tokenizer: str | None = None) -> TeacherRef:
     return CapturedRef(name, Path(name).expanduser()) if is_capture(name) else LocalRef(name)
 
 
+def computed_here(teacher: TeacherRef) -> str | Path | None:
+    """The model whose configuration describes what a teacher computes on this machine; None for one on a server."""
+    return None if isinstance(teacher, ServedRef) else teacher.config_source
+
+
 def is_capture(name: str | Path) -> bool:
     """Whether a folder contains captured logits, complete or begun."""
     folder = existing(name)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from limbeck.config.defaults import SEQ_LEN, SHRINK, STEPS
+from limbeck.config.defaults import SEQ_LEN, SHRINK, STEPS, WIDE
 from limbeck.config.flag import Flag
 from limbeck.config.values import Columns, Context, Count, MixerNames, Vocabulary
 
@@ -267,7 +267,8 @@ class Settings(DeviceSettings, SeededSettings, TextSettings):
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],
         Flag(
-            "Number format of the arithmetic (mixed precision with bfloat16); auto is the fast one on this machine.",
+            "Number format of the arithmetic (mixed precision with bfloat16); auto is bfloat16 where the device "
+            f"has units for it, on a CPU (AVX512-BF16, AMX) for models of {WIDE} channels or more; a begun run keeps its own.",
             "Machine",
             synonyms=("precision", "torch_dtype", "mixed_precision", "bf16", "fp16"),
         ),

@@ -41,7 +41,7 @@ from limbeck.models.vocabulary import require_rows_of
 from limbeck.report.words import count, duration, share
 from limbeck.report.words import size as in_bytes
 from limbeck.run.log import console
-from limbeck.teachers.ref import ServedRef, TeacherRef, teacher_ref
+from limbeck.teachers.ref import ServedRef, TeacherRef, computed_here, teacher_ref
 from limbeck.teachers.remote.http import QueryFailed, RetryPolicy
 from limbeck.teachers.remote.served import MOST_MISSING, REMEDY, too_many_missing
 
@@ -81,7 +81,7 @@ def capture_text(settings: CaptureSettings) -> dict[str, Any]:
     started = time.monotonic()
     source = teacher_ref(settings.teacher)
     _check_flags(settings, source)
-    environment = environment_of(settings)
+    environment = environment_of(settings, computed_here(source))
     if environment.world.size > 1:
         raise BadSetting(
             "capture --text is one process: give each machine a part of the prompts as its --data, and an --out of its own"

@@ -66,7 +66,16 @@ from limbeck.students.shape import choose as choose_shape
 from limbeck.teachers import Coding, LogitCache, NumberedRows, capture_outcomes
 from limbeck.teachers.cache import CODECS, missing_so_far, packed_signal
 from limbeck.teachers.codec import Codec, Sampled, TopK
-from limbeck.teachers.ref import ANSWERS, DESCRIPTION, VOCABULARY, LocalRef, ServedRef, TeacherRef, teacher_ref
+from limbeck.teachers.ref import (
+    ANSWERS,
+    DESCRIPTION,
+    VOCABULARY,
+    LocalRef,
+    ServedRef,
+    TeacherRef,
+    computed_here,
+    teacher_ref,
+)
 from limbeck.teachers.remote.served import ServedTeacher
 
 HELD_OUT_BYTES = 192  # of a held-out token: few, so that readings of fidelity are sharp
@@ -83,24 +92,30 @@ class _Part:
 
 @claims()
 def capture(
-    settings: CaptureSettings, *, tokenised: Path | None = None, vocabulary: Path | None = None
+    settings: CaptureSettings,
+    *,
+    tokenised: Path | None = None,
+    vocabulary: Path | None = None,
+    environment: Environment | None = None,
 ) -> dict[str, Any]:
     """Computes a teacher's logits of a text, once; gives ``{"out", "rows", "tokens", "bytes", "certificate"}``.
 
     With ``text`` it generates one: see `capture_text`. ``tokenised`` is a folder that may contain the text as tokens already,
-    ``vocabulary`` that of the trimmed vocabulary that the teacher is to have, whatever the settings ask for.
+    ``vocabulary`` that of the trimmed vocabulary that the teacher is to have, whatever the settings ask for. ``environment`` is
+    that of the run which this is part of.
+
     Raises BadSetting for several processes or flags that do not apply, and the errors of a faulty text, teacher or server.
     """
     if settings.text:
         return capture_text(settings)
     started = time.monotonic()
     check_alone(settings)
-    environment = environment_of(settings)
+    teacher = teacher_ref(settings.teacher, settings.tokenizer)
+    environment = environment or environment_of(settings, computed_here(teacher))
     if environment.world.size > 1:
         raise BadSetting(
             "capture is one process: let each machine take a part with --shard 1/2, --shard 2/2, then merge"
         )
-    teacher = teacher_ref(settings.teacher, settings.tokenizer)
     check_capture(settings, teacher)
     teacher, derived = _with_vocabulary(settings, teacher, environment, vocabulary)
     length = _length(settings, teacher, environment)
@@ -237,15 +252,16 @@ def choose(settings: CaptureSettings) -> dict[str, Any]:
 
     Raises BadSetting for a teacher on a server, which does not give the whole distributions that this needs.
     """
-    environment = environment_of(settings)
-    if isinstance(teacher_ref(settings.teacher), ServedRef):
+    source = teacher_ref(settings.teacher)
+    if isinstance(source, ServedRef):
         raise BadSetting(
             f"--teacher {settings.teacher}: bias and noise are measured on whole distributions, which a server does not give: "
             "choose with the model in memory"
         )
+    environment = environment_of(settings, computed_here(source))
     resolve_source(settings.data, columns_of(settings))
     teacher = load(settings.teacher, device=environment.world.device, dtype=environment.dtype)
-    texts = first_documents(settings, teacher_ref(settings.teacher)).texts
+    texts = first_documents(settings, source).texts
     show_findings(open_once(settings, teacher, texts, device=environment.world.device), console)
     length = row_length(settings, teacher.context, environment.world.device, name=teacher.name)
     with passing_store(settings, teacher) as store:

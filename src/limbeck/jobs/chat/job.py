@@ -47,7 +47,7 @@ def chat(settings: ChatSettings, lines: TextIO, console: Console) -> None:
 
 
 def _chat_models(settings: ChatSettings) -> list[ChatModel]:
-    environment = environment_of(settings)
+    environment = environment_of(settings, settings.model, settings.beside)
     names = [name for name in (settings.model, settings.beside) if name]
     for name in names:
         load_config(name)

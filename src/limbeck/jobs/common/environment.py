@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
 
 from limbeck.config import Settings
-from limbeck.config.defaults import SEQ_LEN, STEPS
+from limbeck.config.defaults import SEQ_LEN, STEPS, WIDE
 from limbeck.errors import BadSetting, Mismatch
+from limbeck.jobs.common.folder import begun
+from limbeck.models.configuration import load_config
+from limbeck.planning.cost.machine import multiplies_bfloat16
 from limbeck.run.log import console
 from limbeck.run.world import World, join, named
 
@@ -28,11 +33,11 @@ class Environment:
         return torch.bfloat16 if self.bf16 else torch.float32
 
 
-def environment_of(settings: Settings) -> Environment:
+def environment_of(settings: Settings, *models: str | Path | None, width: int = 0) -> Environment:
     """Sets threads and denormals, joins the other ranks, and chooses the number format.
 
-    "auto" is bfloat16 on a GPU that supports it and float32 on a CPU: without AMX or AVX512-BF16, a CPU multiplies bfloat16 four
-    times slower than float32. Raises BadSetting for a device that is not available.
+    ``models`` are those that the command computes with, ``width`` that of one it makes (`_automatic`). Raises BadSetting for a
+    device that is not available, BadModel where a configuration that decides cannot be read.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -45,10 +50,24 @@ def environment_of(settings: Settings) -> Environment:
         raise BadSetting(f"--device {settings.device}: {error}. Use auto, cpu, cuda or cuda:1.") from error
     console.quiet = not world.first
     _advise_threads(settings)
-    wanted = settings.dtype == "bfloat16"
-    if settings.dtype == "auto" and world.device.type == "cuda":
-        wanted = torch.cuda.is_bf16_supported(including_emulation=False)
-    return Environment(world, bf16=wanted)
+    if settings.dtype == "auto":
+        return Environment(world, bf16=_automatic(settings, world.device, filter(None, models), width))
+    return Environment(world, bf16=settings.dtype == "bfloat16")
+
+
+def _automatic(settings: Settings, device: torch.device, models: Iterable[str | Path], width: int) -> bool:
+    """Whether "auto" is bfloat16: on a device with units for it, and on a CPU only where the widest model has `WIDE` channels.
+
+    Narrow models gain little there, and stay exact to more digits. A run that was begun keeps its format, even where an older
+    version or another machine chose it.
+    """
+    signature = begun(settings.out) if settings.out else {}
+    if signature.get("dtype") == "auto" and isinstance(signature.get("bf16"), bool):
+        return bool(signature["bf16"])
+    if not multiplies_bfloat16(device):
+        return False
+    widths = (int(getattr(load_config(name).get_text_config(), "hidden_size", 0)) for name in models)
+    return device.type == "cuda" or max([width, *widths]) >= WIDE
 
 
 def require_device(device: str) -> None:

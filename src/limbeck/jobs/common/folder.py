@@ -98,6 +98,21 @@ def reserve(folder: Path) -> bool:
     return bool(set(held) - _BEFORE)
 
 
+def begun(folder: Path) -> dict[str, Any]:
+    """The signature of the run in a folder, that of one of its students for a sweep; empty where nothing came of a run yet.
+
+    Raises BadFolder for a damaged run.json.
+    """
+    record = folder / "run.json"
+    if not record.is_file() or not {p.name for p in folder.iterdir() if not p.name.startswith(".")} - _BEFORE:
+        return {}
+    run = _read(record)
+    members = (folder / str(name) / "run.json" for name in run.get("members", ()))
+    of_member = next((file for file in members if file.is_file()), None)
+    signature: dict[str, Any] = (run if of_member is None else _read(of_member))["signature"]
+    return signature
+
+
 def another(folder: Path, what: str) -> BadFolder:
     """The error where the run in a folder has another ``what``."""
     command = shlex.join(_read(folder / "run.json").get("command", []))

@@ -69,7 +69,7 @@ def distil(settings: DistilSettings) -> dict[str, Any]:
     """
     started = time.monotonic()
     request, logits = adopted(DistilRequest.of(settings))
-    environment = environment_of(settings)
+    environment = environment_of(settings, *request.computing)
     request, logits = with_vocabulary(request, logits, environment)
     comparison = prepare(request, logits, environment)
     for number, arm in enumerate(comparison.arms, 1):
@@ -441,6 +441,6 @@ def _announce(
         f"teacher {teacher['name']}: {teacher['parameters']:,} parameters{captured}; student: {student.parameters_count:,} "
         f"({student.parameters_count / teacher['parameters']:.2f} of it)\n"
         f"{plan.steps:,} steps of {plan.rows} x {length} tokens = {rows * length:,} tokens{padding} "
-        f"({epochs:.1f} epochs), peak learning rate {plan.lr:.2g}, {plan.schedule}; "
+        f"({epochs:.1f} epochs), peak learning rate {plan.lr:.2g}, {plan.schedule}{', in bfloat16' if plan.bf16 else ''}; "
         f"{trainings(len(arms))}: {', '.join(a.label for a in arms)}"
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from limbeck.config import DistilSettings
 from limbeck.objectives.spec import ObjectiveSpec, any_needs_teacher
-from limbeck.teachers.ref import TeacherRef, teacher_ref
+from limbeck.teachers.ref import TeacherRef, computed_here, teacher_ref
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class DistilRequest:
     def needs_teacher(self) -> bool:
         """Whether one of the objectives is computed from the teacher."""
         return any_needs_teacher(self.objectives)
+
+    @property
+    def computing(self) -> tuple[str | Path | None, ...]:
+        """The models whose configurations say what a run computes with: a student that is given, a teacher that is here."""
+        return self.settings.student, computed_here(self.teacher)
 
     @property
     def objective(self) -> ObjectiveSpec:

@@ -43,7 +43,7 @@ def sweep(settings: DistilSettings) -> dict[str, Any]:
     started = time.monotonic()
     request, logits = adopted(DistilRequest.of(settings))
     settings = request.settings
-    environment = environment_of(settings)
+    environment = environment_of(settings, *request.computing)
     request, logits = with_vocabulary(request, logits, environment)
     wanted = _wanted(request)
     if settings.tokenizer_align is not None:

@@ -133,7 +133,9 @@ def _captured(request: DistilRequest, environment: Environment, *, length: int |
         keys = settings.model_dump(include=_PASSED_ON) | {"text_tokens": settings.text_tokens, "length": length}
         keys |= {"vocab": settings.vocab, "frame": settings.frame}
         tokenised, vocabulary = settings.out / DATA, request.teacher.vocabulary
-        capture(CaptureSettings(**keys, out=folder), tokenised=tokenised, vocabulary=vocabulary)
+        capture(
+            CaptureSettings(**keys, out=folder), tokenised=tokenised, vocabulary=vocabulary, environment=environment
+        )
     return Captured(folder)
 
 

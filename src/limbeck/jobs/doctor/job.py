@@ -53,7 +53,7 @@ def doctor(settings: DistilSettings) -> dict[str, Any]:
 def _examined(request: DistilRequest) -> dict[str, Any]:
     settings = request.settings
     sample = first_documents(settings, request.teacher)
-    environment = environment_of(settings)
+    environment = environment_of(settings, *request.computing)
     shape = target_shape(settings, request.teacher)
     source = RunTeacher.of(request, environment)
     teacher = source.about

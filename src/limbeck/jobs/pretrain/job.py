@@ -58,10 +58,10 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     Returns ``{"out", "model", "readings"}``, an empty dict on ranks other than 0. Raises a LimbeckError for settings or text that
     do not fit.
     """
-    environment = environment_of(settings)
-    out, world = settings.out, environment.world
     context = CONTEXT if settings.mixers is None else context_of(settings.length)
     shape = _shape(settings, context)
+    environment = environment_of(settings, width=shape.hidden if isinstance(shape, Shape) else shape.width)
+    out, world = settings.out, environment.world
     length = row_length(settings, context, world.device, name="the new model")
     rows, steps = batch_rows(settings, length, world.size)
     for source in filter(None, (settings.data, settings.eval_data)):

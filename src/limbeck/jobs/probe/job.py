@@ -46,7 +46,7 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
     require_read(settings, teacher=teacher is not None)
     if out is not None:
         _require_free(out)
-    environment = environment_of(settings)
+    environment = environment_of(settings, model, teacher)
     run = RunFolder.of(model)
     if any("data" in reads(found) for found in chosen.values()) and (
         run is None or "data" in settings.model_fields_set

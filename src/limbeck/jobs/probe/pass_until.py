@@ -65,7 +65,7 @@ def pass_until(settings: ProbeSettings, *, model: str, teacher: str | None, out:
             f"--probe pass-until needs --task: {', '.join(MAKERS)}, or a JSONL file of prompts and answers"
         )
     task = task_of(settings.task)
-    environment = environment_of(settings)
+    environment = environment_of(settings, model)
     load_config(model)
     measured = load(model, device=environment.world.device, dtype=environment.dtype)
     counts = draw(measured, task, successes=settings.successes, max_samples=settings.max_samples, seed=settings.seed)

@@ -31,7 +31,7 @@ from limbeck.report.card import model_card
 from limbeck.run.log import console
 from limbeck.students.score import METHODS
 from limbeck.students.shape import Shape
-from limbeck.teachers.ref import LocalRef, TeacherRef, teacher_ref
+from limbeck.teachers.ref import LocalRef, TeacherRef, computed_here, teacher_ref
 
 
 @claims()
@@ -45,9 +45,9 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
         raise BadSetting(f"unknown --method {method!r}{nearest(method, METHODS)} There are: {', '.join(METHODS)}.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadSetting("shrink runs in one process: start it without torchrun")
-    environment = environment_of(settings)
-    _require_empty(settings.out)
     source = teacher_ref(settings.teacher)
+    environment = environment_of(settings, computed_here(source))
+    _require_empty(settings.out)
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(source, LocalRef):
             source = trimmed_beside(settings, source, Path(folder))

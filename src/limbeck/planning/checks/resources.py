@@ -6,7 +6,6 @@ are loaded before the checks) is part of the estimate, so it counts as free.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import psutil
 import torch
 
 from limbeck.planning.checks.finding import Finding, Level
-from limbeck.planning.cost.machine import measure_rates
+from limbeck.planning.cost.machine import measure_rates, multiplies_bfloat16
 from limbeck.planning.cost.training import Cost
 
 FULL = 0.8  # share of the free memory above which there is a warning
@@ -25,29 +24,19 @@ _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory
 def number_format(dtype: torch.dtype, device: torch.device) -> Iterator[Finding]:
     """Whether the device has fast matrix products in this number format."""
     name = str(dtype).removeprefix("torch.")
-    if dtype.itemsize == 2 and device.type == "cpu" and not _cpu_has_bfloat16():
+    if dtype.itemsize == 2 and device.type == "cpu" and multiplies_bfloat16(device) is False:
         yield Finding(
             "dtype",
             "warning",
             f"{name} on a processor without AMX or AVX512-BF16: measured about 4 times slower than float32",
             "use --dtype float32",
         )
-    elif (
-        dtype == torch.bfloat16
-        and device.type == "cuda"
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
+    elif dtype == torch.bfloat16 and device.type == "cuda" and not multiplies_bfloat16(device):
         yield Finding(
             "dtype", "warning", f"{name} is emulated on {torch.cuda.get_device_name(device)}", "use --dtype float32"
         )
     else:
         yield Finding("dtype", "ok", f"{name} on {device.type}")
-
-
-def _cpu_has_bfloat16() -> bool:
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return True  # unknown, so no warning
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def memory(peak: Mapping[str, int], device: torch.device) -> Iterator[Finding]:
