@@ -69,7 +69,7 @@ def test_the_commands_of_a_study_are_those_of_limbeck(study, tmp_path, monkeypat
 
     def settings_of(*given: object) -> None:
         read.append(dispatch.settings_of(*given))
-        read[-1].out.mkdir(parents=True, exist_ok=True)  # which a later command may read
+        (read[-1].out / "student").mkdir(parents=True, exist_ok=True)  # which a later command may read
 
     monkeypatch.setattr(commands, "RUN", dict.fromkeys(commands.RUN, settings_of))
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,6 @@
 # SmolLM2-135M-Instruct made small for children's stories; three seeds. Some nine hours of one core; each command continues where
-# it was stopped. LIMBECK_TEST_DATA names a folder with text/tinystories; the teacher comes out of a package, once.
+# it was stopped. LIMBECK_TEST_DATA names a folder with text/tinystories, tasks/blimp and tasks/lambada; the teacher comes
+# out of a package, once. What comes after the trainings needs limbeck[gguf,llamacpp,eval].
 set -eu
 export OMP_NUM_THREADS=1
 text=$LIMBECK_TEST_DATA/text/tinystories out=runs/smollm2
@@ -28,6 +29,11 @@ limbeck distil $seeds $small --tokens 1274k --objective "0.5*CrossEntropy + 0.5*
 limbeck distil $seeds $small --tokens 637k --objective CrossEntropy --baselines none --out $out/20m-cross-entropy
 limbeck distil $seeds $large --tokens 1274k --objective "$both" --baselines cut,cut+ce,cut+ce@flops --out $out/40m
 python docs/results/smollm2.py judge $out docs/results/smollm2
+for run in 20m 40m; do
+  [ -e $out/$run-files ] || limbeck export $out/$run/student --to gguf:f32,gguf:bf16,gguf:q8_0,gguf:q4_0 --threads 1 --out $out/$run-files
+done
+python docs/results/smollm2_files.py $out docs/results/smollm2
+python docs/results/smollm2_tasks.py $out docs/results/smollm2
 for run in 20m 40m; do
   mkdir -p docs/results/smollm2/$run
   for file in run.json readings.jsonl verdict.json samples.json; do cp "$out/$run/$file" docs/results/smollm2/$run/; done
