@@ -3,13 +3,16 @@
 import json
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 import limbeck
 from limbeck.probes import Measurements
+from tests import test_headlines, test_result_pages
 from tests.helpers.models import texts, write_teacher
 
 ROOT = Path(__file__).parents[1]
@@ -29,9 +32,10 @@ LEVELS = {  # nats per token of each arm, in which all claims hold
 
 
 def script(name):
+    """A script of docs/results, as a module."""
     sys.path.insert(0, str(RESULTS))
     try:
-        return __import__(name)
+        return import_module(name)
     finally:
         sys.path.remove(str(RESULTS))
 
@@ -92,3 +96,121 @@ def test_runs_in_which_all_claims_hold_are_judged_so(runs, tmp_path):
     }
     assert found["seconds"]["20m"] == run["seconds"]
     assert found["vocabulary"]["tokens"][1] == 280
+
+
+FILES = ("teacher, Q4_1", *(f"{size}, {kind}" for size in ("20M", "40M") for kind in ("f32", "bf16", "q8_0", "q4_0")))
+
+
+def interval(value, **more):
+    return {"value": value, "low": value - 0.01, "high": value + 0.01} | more
+
+
+def file_row(number, name):
+    rate = {
+        "tokens_per_s": interval(100.0 * (number + 1), rounds=15),
+        "times_teacher": interval(number + 1.0, rounds=15),
+    }
+    compared = {
+        "notes": [],
+        "kl": interval(0.001),
+        "same": interval(0.99),
+        "difference": interval(0.002),
+        "tokens": 900,
+    }
+    return {
+        "name": name,
+        "model": name.partition(",")[0],
+        "bytes": 100_000_000 - 9_000_000 * number,
+        "bits_per_byte": interval(0.8 + 0.05 * number, documents=40),
+        "above_teacher": interval(0.05 * number, documents=40),
+        "tokens": 4000,
+        "bytes_per_token": 4.1,
+        "exported": compared if number else None,
+        "speed": {"prefill": rate | {"turns": []}, "generation": rate | {"turns": []}},
+    }
+
+
+def task_readings():
+    """Levels of all models, and what each has more than the others that it is compared with."""
+    found, models = [], ("teacher", "20M, cross-entropy", "20M, untrained", "20M", "40M, cross-entropy", "40M")
+    for task in ("grammar", "last_words"):
+        for number, model in enumerate(models):
+            found.append({"model": model, "name": f"acc, {task}"} | interval(0.5 + 0.01 * number))
+            found.append({"model": model, "name": f"bits_per_byte, {task}"} | interval(1.5))
+        found.append({"model": "20M", "name": f"acc_minus_teacher, {task}"} | interval(0.1))
+    return found
+
+
+@pytest.fixture
+def folder(runs, tmp_path) -> Path:
+    """All results, as the scripts after the trainings write them."""
+    script("smollm2").judge(runs, tmp_path / "out")
+    files = {
+        "versions": {"xllamacpp": "0.2026"},
+        "machine": "Linux x86_64",
+        "documents": 40,
+        "timed": {"read": 128, "written": 64, "threads": 1},
+        "files": [file_row(number, name) for number, name in enumerate(FILES)],
+        "texts": {
+            "prompt": "Once",
+            "temperature": 0.8,
+            "seed": 0,
+            "by": {"20M, q8_0": {"greedy": " upon ```a", "drawn": " more"}},
+        },
+    }
+    tasks = {"items": {"grammar": 5, "last_words": 4}, "readings": task_readings()}
+    for name, found in (("files", files), ("tasks", tasks)):
+        (tmp_path / "out" / f"{name}.json").write_text(json.dumps(found))
+    return tmp_path / "out"
+
+
+def test_the_page_is_written_from_the_results(folder):
+    page = script("smollm2_page")
+    page.write(str(folder))
+    written = (folder / "README.md").read_text(encoding="utf-8")
+    test_headlines.test_a_page_begins_with_a_sentence_a_table_of_short_cells_and_a_figure(folder / "README.md")
+    test_result_pages.test_every_figure_of_the_prose_is_one_of_the_files(str(folder))
+    test_result_pages.test_no_table_is_typed_by_hand(str(folder / "README.md"))
+    assert "5 claims: 5 confirmed." in written
+    assert (
+        "A student of 73.0 MB has 0.950 bits per byte of held-out stories, its teacher of 100.0 MB 0.800; it writes 4.0 times as "
+        "fast, and is better than cross-entropy at equal compute."
+    ) in written
+    assert (
+        "| 20M, q8_0 | 73.0 MB | 0.950 (0.940 to 0.960) | +0.150 (+0.140 to +0.160) | 0.001 | 400 | 400 | 4.0 (4.0 to 4.0) |"
+        in written
+    )
+    assert "Once upon '''a\n```" in written, "a text cannot end its block"
+    picture = ElementTree.fromstring((folder / "quality.svg").read_text(encoding="utf-8"))
+    dots = [one for one in picture.iter() if one.tag.endswith("circle")]
+    assert len(dots) == 2 * len(FILES) + 3
+    teacher = [float(one.get("cx")) for one in dots if one.get("fill") == "#b7791f"][1:]
+    others = [float(one.get("cx")) for one in dots[3:] if one.get("fill") != "#b7791f"]
+    assert teacher[0] > max(others[: len(FILES) - 1]), "the teacher is the largest, at the right"
+    assert teacher[1] > max(others[len(FILES) - 1 :]), "and the slowest"
+
+
+@pytest.mark.parametrize("verdict", ["refuted", "inconclusive"])
+def test_what_is_said_follows_the_verdicts(folder, verdict):
+    results = json.loads((folder / "results.json").read_text())
+    results["verdicts"] = dict.fromkeys(results["verdicts"], verdict)
+    (folder / "results.json").write_text(json.dumps(results))
+    page = script("smollm2_page").page(str(folder))
+    assert f"5 claims: 5 {verdict}." in page
+    assert "is better than cross-entropy" not in page
+    assert {"refuted": "They do not pay", "inconclusive": "is undecided"}[verdict] in page
+
+
+def test_the_committed_page_is_that_of_its_files():
+    """The page is there as soon as results are, and not before."""
+    if not (RESULTS / "smollm2" / "results.json").exists():
+        assert not (RESULTS / "smollm2" / "README.md").exists(), "figures that stand in for results are not published"
+        return
+    page, picture = script("smollm2_page"), script("smollm2_picture")
+    read = page.read
+    assert (RESULTS / "smollm2" / "README.md").read_text(encoding="utf-8") == page.page(), (
+        "run: python docs/results/smollm2_page.py"
+    )
+    assert (RESULTS / "smollm2" / "quality.svg").read_text(encoding="utf-8") == picture.drawn(
+        read("smollm2/files.json"), read("smollm2/results.json")
+    )

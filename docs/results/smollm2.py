@@ -118,7 +118,8 @@ def models(runs):
 
 def cost(runs):
     """Seconds that each run took, those of all its seeds and baselines together."""
-    found = {file.parent.name: record(file.parent) for file in sorted(runs.glob("*/run.json"))}
+    kinds = ("logits", "cut-*", "lr-*", "mix-*", "20m*", "40m*")
+    found = {file.parent.name: record(file.parent) for kind in kinds for file in sorted(runs.glob(f"{kind}/run.json"))}
     return {name: run["seconds"] for name, run in found.items() if "seconds" in run}
 
 

@@ -115,6 +115,29 @@ def stories() -> Iterator[Row]:
         yield Row("stories", "stories", claim, verdict, effect, n)
 
 
+FLAGSHIP = {  # the claims of the study smollm2, and what each of their gains is over
+    "equal tokens": ("20M: the student is better at equal tokens", ("",)),
+    "equal compute": ("20M: the student is better at equal compute", ("", "than at the best epochs")),
+    "start": ("20M: pruning is better than a fresh start", ("",)),
+    "TAID": ("20M: TAID is better than forward KL", ("",)),
+    "40M": ("40M: the student is better", ("at equal tokens", "at equal compute")),
+}
+
+
+def smollm2(folder: str = "smollm2") -> Iterator[Row]:
+    """Claims of the study smollm2, once its runs were judged."""
+    if not (HERE / folder / "results.json").exists():
+        return
+    found = read(f"{folder}/results.json")
+    n = f"{found['documents']} stories, {len(found['seeds'])} seeds"
+    for key, (claim, against) in FLAGSHIP.items():
+        effects = [
+            interval(gain, unit=f"{'nats per token' * (number == 0)} {what}".strip())
+            for number, (gain, what) in enumerate(zip(found["gains"][key], against, strict=True))
+        ]
+        yield Row("smollm2", "smollm2", claim, found["verdicts"][key], ", ".join(effects), n)
+
+
 def caches() -> Iterator[Row]:
     """Claims and measurements of the study caches."""
     names = {"drawn": "Sampled logits", "likeliest without the rest": "Top-k without the rest"}
@@ -394,6 +417,16 @@ def performance() -> Iterator[Row]:
 @cache
 def rows() -> list[Row]:
     """All rows: claims with a verdict first."""
-    found = [*stories(), *caches(), *alignment(), *packing(), *verdicts(), *papers(), *pass_until(), *conversion()]
+    found = [
+        *smollm2(),
+        *stories(),
+        *caches(),
+        *alignment(),
+        *packing(),
+        *verdicts(),
+        *papers(),
+        *pass_until(),
+        *conversion(),
+    ]
     found += [*law_coverage(), *streamed(), *mixers(), *performance()]
     return sorted(found, key=lambda row: row.verdict not in JUDGED)
