@@ -199,8 +199,8 @@ class Sparse:
     all others. Distributions over K + 1 outcomes are compared; their divergences are never more than the true ones (data
     processing inequality). *Sampled* (``rest`` is None): an outcome was kept with probability p / weight, so the sums are
     unbiased (Horvitz & Thompson 1952), and weights sum to 1. ``log_p`` is the teacher's log-probability, in nats, in both.
-    The outcomes of a position are distinct; one of weight 0 is padding. A position whose weights are all 0 and whose rest is
-    -inf has no target; training and probes give it weight 0 (`teachers.LogitCache.masked`).
+    The outcomes of a position are distinct; one of weight 0 is padding, whose id may be that of another. A position whose
+    weights are all 0 and whose rest is -inf has no target; training and probes give it weight 0 (`teachers.LogitCache.masked`).
     """
 
     ids: Int[Tensor, "n K"]
@@ -226,7 +226,8 @@ class Sparse:
             )
         log_q = logits.log_softmax(-1)
         others = log_q.scatter(-1, self.ids, -math.inf).logsumexp(-1, keepdim=True)
-        return torch.cat([self.log_p, self.rest[:, None]], -1), torch.cat([log_q.gather(-1, self.ids), others], -1)
+        at_ids = torch.where(self.weight > 0, log_q.gather(-1, self.ids), self.log_p)  # padding differs in nothing
+        return torch.cat([self.log_p, self.rest[:, None]], -1), torch.cat([at_ids, others], -1)
 
     def largest(self, count: int) -> Float[Tensor, "n k"]:
         """As `Signal.largest`, from top-k outcomes.

@@ -7,12 +7,15 @@ import pytest
 
 from limbeck.config import ChatSettings
 from limbeck.generation.greedy import generate_greedy
+from limbeck.generation.growing import GrowingText
+from limbeck.generation.local import decoded_completion
 from limbeck.generation.streamed import streamed
 from limbeck.jobs.chat.job import chat
 from limbeck.models.load import load
 from limbeck.models.save import save
 from limbeck.terminal import Terminal
 from tests.helpers.models import llama, tokenizer
+from tests.models.test_trim import encode, tokenizer_of
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
 
@@ -98,3 +101,51 @@ def test_sampling_follows_the_seed(place):
 
     assert drawn(1) == drawn(1)
     assert len({tuple(drawn(seed)) for seed in range(4)}) > 1
+
+
+TEXTS = (
+    "it's 12 o'clock, isn't it?  two  spaces\n\n\tnew lines",
+    "naïve café über straße — “quoted” 猫が好き 🙂🙃 done żółw",
+    " a space at its beginning, and at its end ",
+)
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "ignore_merges", "sentencepiece", "unigram", "wordpiece"])
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("before", ["", "the cat", "猫が"])
+def test_text_that_grows_is_that_of_all_tokens(kind, text, before):
+    """At each token at which no character is cut, and never anything that is taken back."""
+    tok = tokenizer_of(kind)
+    prompt, tokens = tok(before).input_ids, encode(tok, text)
+    growing, seen = GrowingText(tok, prompt), [""]
+    for number, token in enumerate(tokens, 1):
+        seen.append(growing.add(token))
+        assert seen[-1].startswith(seen[-2])
+        whole = tok.decode([*prompt, *tokens[:number]], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        if not whole.endswith("\ufffd"):
+            assert seen[-1] == decoded_completion(tok, prompt, tokens[:number])
+    assert seen[-1] == decoded_completion(tok, prompt, tokens)
+    assert len(set(seen)) > 5
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "sentencepiece"])
+def test_bytes_that_are_no_character_do_not_stop_the_text(kind):
+    tok = tokenizer_of(kind)
+    bad = encode(tok, "é")[-1]  # its last byte, which begins no character
+    tokens = [*encode(tok, "a b"), *[bad] * 40, *encode(tok, " and then")]
+    growing = GrowingText(tok, [])
+    assert [growing.add(token) for token in tokens][-1].endswith("and then")
+
+
+def test_a_long_text_is_not_decoded_anew_at_each_token(monkeypatch):
+    tok = tokenizer_of("byte-level")
+    tokens, read = encode(tok, TEXTS[0] * 20), []
+    decode = type(tok).decode
+    monkeypatch.setattr(
+        type(tok), "decode", lambda self, ids, **keys: read.append(len(ids)) or decode(self, ids, **keys)
+    )
+    growing = GrowingText(tok, tokens[:50])
+    for token in tokens:
+        growing.add(token)
+    assert len(tokens) > 300
+    assert sum(read) < 4 * len(tokens) + 200

@@ -191,8 +191,10 @@ def test_what_does_not_go_with_a_trimmed_vocabulary_is_said(here, tmp_path):
             **keys(here, params=None, student=str(here / "teacher"), objective="ALM", tokenizer_align="bytes"),
             out=tmp_path / "a",
         )
-    with pytest.raises(BadSetting, match="read layer by layer"):
-        limbeck.capture(teacher=str(here / "teacher"), data="x", vocab="auto", stream=True, out=tmp_path / "b")
+    served = {"teacher": "http://host:1/v1#m", "tokenizer": str(here / "teacher"), "data": "x", "vocab": "auto"}
+    for job, more in ((limbeck.capture, {}), (limbeck.distil, {"student": str(here / "teacher")})):
+        with pytest.raises(BadSetting, match="a server, which gives log-probabilities of all its tokens"):
+            job(**served, **more, out=tmp_path / "b")
     with pytest.raises(BadSetting, match="with --text"):
         limbeck.capture(teacher=str(here / "teacher"), data="x", vocab="auto", text=True, out=tmp_path / "c")
 
@@ -348,13 +350,97 @@ def test_captured_text_keeps_all_of_its_tokens(here, captured_whole, tmp_path):
     given = {key: value for key, value in keys(here, **more).items() if value is not None}
     with pytest.raises(BadSetting, match="tokens of the captured text would be left out"):
         limbeck.distil(**given | {"vocab": 275}, out=tmp_path / "a")
+
+
+@pytest.fixture(scope="module")
+def captured_top(here) -> Path:
+    """Top-k logits of all tokens."""
     asked = {
         key: value for key, value in keys(here).items() if key in ("teacher", "data", "length", "threads", "tokens")
     }
-    limbeck.capture(**asked, kind="coarse", out=tmp_path / "top")
-    with pytest.raises(BadSetting, match="how much of the rest is on tokens that are kept"):
-        limbeck.distil(**given | {"teacher": str(tmp_path / "top")}, out=tmp_path / "b")
-    assert not (tmp_path / "b").exists()
+    limbeck.capture(**asked, kind="coarse", out=here / "top")
+    return here / "top"
+
+
+def test_top_logits_of_all_tokens_are_restricted_and_what_is_unknown_is_said(here, captured_top, tmp_path):
+    from limbeck.corpora import Rows
+
+    more = {"teacher": str(captured_top), "data": None, "length": None, "tokens": "300"}
+    given = {key: value for key, value in keys(here, **more).items() if value is not None}
+    limbeck.distil(**given, out=tmp_path / "out")
+    kept, found = (
+        open_vocabulary(tmp_path / "out" / "vocabulary").kept,
+        run_of(tmp_path / "out")["vocabulary"]["left_out"],
+    )
+    whole = Captured(captured_top)
+    rows = Rows(whole.stores()[0], length=whole.logits.length)
+    batch = rows.rows_of(np.arange(whole.logits.rows))
+    signal, counted = whole.logits(batch), batch.weight.reshape(-1).bool().numpy()
+    dropped = ~np.isin(signal.ids.numpy(), kept)
+    mass = np.where(dropped, signal.weight.double().numpy(), 0).sum(-1)[counted]
+    assert found["positions"] == counted.sum()
+    assert found["left_out"]["value"] == pytest.approx(mass.mean(), rel=1e-6)
+    assert found["worst"] == pytest.approx(mass.max(), rel=1e-6)
+    assert found["rest"] == pytest.approx(float(signal.rest.double().exp().numpy()[counted].mean()), rel=1e-6)
+    note = next(
+        note for note in json.loads((tmp_path / "out" / "verdict.json").read_text())["notes"] if "trimmed" in note
+    )
+    assert "is beyond the captured outcomes and counts as kept" in note
+    with pytest.raises(BadSetting, match="those that follow them were not captured"):
+        limbeck.distil(**given | {"objective": "ULD"}, out=tmp_path / "b")
+
+
+def test_captured_logits_are_restricted_for_a_student_that_is_trimmed(here, done, captured_whole, tmp_path):
+    """Without --vocab, as the live teacher is."""
+    more = {
+        "teacher": str(captured_whole),
+        "data": None,
+        "length": None,
+        "tokens": "300",
+        "vocab": None,
+        "params": None,
+    }
+    given = {key: value for key, value in keys(here, **more).items() if value is not None}
+    limbeck.distil(**given, student=str(done / "student"), out=tmp_path / "out")
+    run = run_of(tmp_path / "out")
+    assert run["vocabulary"]["kept_sha256"] == open_vocabulary(done / "vocabulary").digest
+    before = weights(tmp_path / "out" / "student")
+    limbeck.distil(**given, student=str(done / "student"), out=tmp_path / "out")
+    assert weights(tmp_path / "out" / "student") == before
+    assert limbeck.doctor(**given, student=str(done / "student")).ok
+
+
+def test_captured_text_beyond_a_student_is_named(here, captured_whole, tmp_path):
+    asked = {k: v for k, v in keys(here).items() if k in ("teacher", "data", "length")}
+    limbeck.shrink(**asked, params="15k", vocab=275, out=tmp_path / "small")
+    more = {
+        "teacher": str(captured_whole),
+        "data": None,
+        "length": None,
+        "tokens": "300",
+        "vocab": None,
+        "params": None,
+    }
+    given = {key: value for key, value in keys(here, **more).items() if value is not None}
+    with pytest.raises(BadSetting, match=r"--student .* of the text in .* are not in it.*give the teacher itself"):
+        limbeck.distil(**given, student=str(tmp_path / "small"), out=tmp_path / "out")
+
+
+def test_a_streamed_teacher_is_trimmed_as_one_in_memory(here, done, tmp_path):
+    """The same vocabulary, logits and measured mass, bit by bit but for the order of sums."""
+    asked = {key: value for key, value in keys(here).items() if key not in ("params", "baselines", "batch_tokens")}
+    for name, stream in (("memory", False), ("streamed", True)):
+        limbeck.capture(**asked, kind="drawn", stream=stream, out=tmp_path / name)
+    memory, streamed = Captured(tmp_path / "memory"), Captured(tmp_path / "streamed")
+    assert streamed.about.vocab == memory.about.vocab == len(open_vocabulary(done / "vocabulary").kept)
+    assert streamed.logits.made_from == memory.logits.made_from
+    packed = [one.logits._row(0) for one in (memory, streamed)]
+    assert (packed[0] == packed[1]).mean() > 0.99
+    left = [json.loads((tmp_path / name / "vocabulary.json").read_text()) for name in ("memory", "streamed")]
+    assert left[0]["positions"] == left[1]["positions"] > 0
+    for key in ("whole", "trimmed"):
+        assert left[1]["bits_per_byte"][key] == pytest.approx(left[0]["bits_per_byte"][key], rel=1e-5)
+    assert left[1]["worst"] == pytest.approx(left[0]["worst"], rel=1e-4)
 
 
 def test_a_run_that_came_to_nothing_leaves_its_vocabulary_to_no_other(here, tmp_path):

@@ -32,6 +32,7 @@ from limbeck.models.memory import MemoryBudget
 from limbeck.models.parts import ALIGNED, Part, States, give_back, read_into
 from limbeck.models.skeleton import embedding_of, head_of, layers_of, matched, needs_of, skeleton
 from limbeck.models.source import Stored, check_tokenizer, resolve, stored_tensors
+from limbeck.models.trim.model import Vocabulary
 from limbeck.models.verify import ACROSS_DOCUMENTS, NOT_CAUSAL, NOT_FINITE, OTHER_HEAD, differ, refused
 from limbeck.models.weights import check_finite
 from limbeck.types import Batch, Head, Outputs
@@ -48,12 +49,13 @@ def load_streamed(
     length: int,
     spill: Path,
     caller_bytes: Callable[[int], int] = lambda vocab: 0,
+    kept: int = 0,
 ) -> StreamedModel:
     """A frozen model that uses at most ``memory`` bytes of its device, for sequences of ``length`` tokens.
 
     Without ``memory`` the limit is 80 % of free memory. ``spill`` is the folder for a file of hidden states, where they do not
-    fit in memory. ``caller_bytes`` maps the vocabulary size to the bytes that the caller needs beside the model. All weights
-    are read once, to check them.
+    fit in memory. ``caller_bytes`` maps the vocabulary size to the bytes that the caller needs beside the model, ``kept`` is
+    how many tokens are left where it will be `StreamedModel.trimmed`. All weights are read once, to check them.
 
     Raises BadModel and Mismatch as `load` does, BadModel for an architecture that cannot be streamed, and BadSetting for too
     little memory.
@@ -74,6 +76,7 @@ def load_streamed(
     device = torch.device(device)
     limit = memory or FREE_SHARE * _free(device)
     needs = needs_of(model, length=length, caller_bytes=caller_bytes(about.vocab))
+    needs = replace(needs, head=needs.head + kept * about.head.weight.shape[1] * dtype.itemsize)  # beside the whole one
     free = psutil.virtual_memory().available
     budget = MemoryBudget.of(
         needs, limit=limit, length=length, kind="cuda" if device.type == "cuda" else "cpu", free=free
@@ -117,6 +120,8 @@ class StreamedModel:
     ) -> None:
         """``tensors`` maps names to stored tensors, ``folder`` appears in messages. Raises BadModel for NaN among the weights."""
         self.about, self.name, self.vocab = about, about.name, about.vocab
+        self._whole = about  # with all tokens, whatever is given out
+        self._kept: Tensor | None = None  # the ids of the tokens that are given out
         self.device, self.budget = device, budget
         self._folder, self._spill = folder, spill
         self._layers = layers_of(about.model)
@@ -132,6 +137,17 @@ class StreamedModel:
         self._load_permanently(Part(about.model, rest, {name: tensors[name] for name in rest}))
         for number, layer in enumerate(self._layers):
             vars(layer)["forward"] = self._replacement(number, layer.forward)
+
+    def trimmed(self, vocabulary: Vocabulary, about: LanguageModel) -> StreamedModel:
+        """The same model with the kept tokens alone, by their new ids; ``about`` describes it so, without weights.
+
+        Hidden states are those of the whole model, and the head has the kept rows. Raises BadModel where the vocabulary is of
+        another tokenizer.
+        """
+        vocabulary.require_of(self._whole)
+        self.about, self.vocab = about, about.vocab
+        self._kept = torch.from_numpy(vocabulary.kept).to(self.device)
+        return self
 
     def __call__(self, batch: Batch) -> Outputs:
         """Hidden states of a batch (B, T, D), all in memory, and the head that maps them to logits."""
@@ -157,7 +173,7 @@ class StreamedModel:
     def seconds(self, batch: Batch, *, rows: int) -> float:
         """Estimated seconds for ``rows`` sequences like those of a batch, from reading one layer and computing with it."""
         sample = batch.to(self.device).rows(slice(0, self._micro_rows(batch)))
-        hidden = torch.zeros((*sample.tokens.shape, self._width), dtype=self.about.model.dtype, device=self.device)
+        hidden = torch.zeros((*sample.tokens.shape, self._width), dtype=self._whole.model.dtype, device=self.device)
         start = time.perf_counter()
         values = self._read(self._parts[0], self._buffer(self._parts[:1]))
         reading = time.perf_counter() - start
@@ -183,14 +199,15 @@ class StreamedModel:
 
     def _states(self, block: Sequence[Batch]) -> States:
         spill = self._spill if self.budget.spill else None
-        return States([(*batch.tokens.shape, self._width) for batch in block], self.about.model.dtype, spill)
+        return States([(*batch.tokens.shape, self._width) for batch in block], self._whole.model.dtype, spill)
 
     def _enter(self, block: Sequence[Batch], states: States) -> None:
         """Computes the input of the first layer from tokens."""
         with self._embedding.holding(self._read(self._embedding), self.device):
             for number, batch in enumerate(block):
                 for part in self._micro(batch):
-                    states.put(number, part, self._embed(batch.tokens[part], batch.position[part]))
+                    tokens = batch.tokens[part] if self._kept is None else self._kept[batch.tokens[part]]
+                    states.put(number, part, self._embed(tokens, batch.position[part]))
 
     def _push(self, layer: int, block: Sequence[Batch], states: States) -> None:
         """Runs a whole block through one layer."""
@@ -245,7 +262,7 @@ class StreamedModel:
 
     @property
     def _width(self) -> int:
-        return int(self.about.config.get_text_config().hidden_size)
+        return int(self._whole.config.get_text_config().hidden_size)
 
     # The decoder's own forward
 
@@ -271,7 +288,7 @@ class StreamedModel:
         inputs = inputs or {"inputs_embeds": step.hidden}  # type: ignore[dict-item]
         # No attention mask on purpose, as in LanguageModel: only then does Transformers look for restarts in the positions.
         with packed(position):
-            outputs = (model or self.about.model.base_model)(
+            outputs = (model or self._whole.model.base_model)(
                 position_ids=position, attention_mask=None, use_cache=False, **inputs
             )
         self._step = _Step(-1)
@@ -293,7 +310,7 @@ class StreamedModel:
     # Reading
 
     def _buffer(self, parts: Sequence[Part]) -> Tensor:
-        return torch.empty(max(part.bytes(self.about.model.dtype) for part in parts), dtype=torch.uint8)
+        return torch.empty(max(part.bytes(self._whole.model.dtype) for part in parts), dtype=torch.uint8)
 
     def _read(self, part: Part, buffer: Tensor | None = None) -> dict[str, Tensor]:
         """A part's tensors from disk, in the given buffer or a new one."""
@@ -301,8 +318,8 @@ class StreamedModel:
         values, start = {}, 0
         for local, name in part.names.items():
             stored = part.stored[local]
-            size = math.prod(stored.shape) * self.about.model.dtype.itemsize
-            target = buffer[start : start + size].view(self.about.model.dtype)
+            size = math.prod(stored.shape) * self._whole.model.dtype.itemsize
+            target = buffer[start : start + size].view(self._whole.model.dtype)
             read_into(target, stored)
             if name in self._unchecked:
                 check_finite(self._folder, name, target)
@@ -313,8 +330,11 @@ class StreamedModel:
 
     def _loaded_head(self) -> Head:
         with self._head.holding(self._read(self._head), self.device):
-            head = self.about.head
-            return replace(head, weight=head.weight.detach())
+            head = self._whole.head
+            if self._kept is None:
+                return replace(head, weight=head.weight.detach())
+            bias = None if head.bias is None else head.bias.detach()[self._kept]
+            return replace(head, weight=head.weight.detach()[self._kept], bias=bias)
 
     def _load_permanently(self, part: Part) -> None:
         values = {name: tensor.to(self.device) for name, tensor in self._read(part).items()}
@@ -339,9 +359,9 @@ class StreamedModel:
         weight = torch.ones(tokens.shape, device=tokens.device)
         alone, other, packed, second = self(Batch(tokens, tokens, weight, position, nowhere, nowhere[:, 0])).hidden
         half = tokens.shape[1] // 2
-        if differ(self.about, alone[:half], other[:half]):
+        if differ(self._whole, alone[:half], other[:half]):
             raise refused(self.about, NOT_CAUSAL)
-        if self.about.chunked or differ(self.about, packed[half:], second[:half]):
+        if self._whole.chunked or differ(self._whole, packed[half:], second[:half]):
             raise refused(self.about, f"{ACROSS_DOCUMENTS}; capture without --stream, which runs each document alone")
 
     def _trial(self) -> tuple[Int[Tensor, "4 8"], Int[Tensor, "4 8"]]:
@@ -382,12 +402,12 @@ class StreamedModel:
             last = self._decode(_Step(end, hidden), position)
             if last.shape != hidden.shape:
                 raise refused(self.about, MORE_THAN_HIDDEN)
-            model = self.about.model
+            model = self._whole.model
             theirs = self._decode(_Step(end, hidden), position, model=model, inputs_embeds=hidden)
-            ours = self.about.head.logits(last)
+            ours = self._whole.head.logits(last)
         if not (torch.isfinite(ours[..., : self.vocab]).all() and torch.isfinite(theirs[..., : self.vocab]).all()):
             raise refused(self.about, NOT_FINITE)
-        if differ(self.about, ours[..., : self.vocab], theirs[..., : self.vocab]):
+        if differ(self._whole, ours[..., : self.vocab], theirs[..., : self.vocab]):
             raise refused(self.about, OTHER_HEAD)
 
 

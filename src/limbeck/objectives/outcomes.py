@@ -75,6 +75,7 @@ def value_and_gradient(
         known = slope
     else:  # the rest's gradient is divided among its outcomes in proportion to the student's probabilities
         gradient = q.mul_(slope[:, -1:] / others - shared)
-        known = slope[:, :-1] - log_q[:, :-1].detach().exp() * shared
+        of_outcomes = slope[:, :-1] - log_q[:, :-1].detach().exp() * shared
+        known = torch.where(signal.weight > 0, of_outcomes, 0.0)  # padding has the id of another outcome
     gradient.scatter_add_(-1, signal.ids, known).scatter_add_(-1, targets, at[:, None])
     return nats.detach(), gradient

@@ -27,14 +27,28 @@ def left_out_sentence(found: Mapping[str, Any]) -> str:
     """What the teacher gives the tokens that are left out; "" where that was not measured."""
     if not found or not found["positions"]:
         return ""
-    left, bits = found["left_out"], found["bits_per_byte"]
+    left, bits = found["left_out"], found.get("bits_per_byte")
     message = f"of the teacher's probability {share(left['value'], digits=2)} is on tokens that are left out"
     if left["low"] is not None:
         message += f" ({share(left['low'], digits=2)} to {share(left['high'], digits=2)})"
+    places = f"at most {share(found['worst'])} at one of {found['positions']:,} positions"
+    if bits is None:
+        return f"{message}, {places} of {left['n']} captured texts; {_of_captured(found.get('rest'))}"
     return (
-        f"{message}, at most {share(found['worst'])} at one of {found['positions']:,} positions of {left['n']} held-out texts; "
+        f"{message}, {places} of {left['n']} held-out texts; "
         f"it has {bits['whole']:.4f} bits per byte there with all tokens, {bits['trimmed']:.4f} with those that are kept"
     )
+
+
+def _of_captured(rest: float | None) -> str:
+    """What captured outcomes leave unknown; ``rest`` is the probability beyond top-k ones, None for sampled ones."""
+    if rest is None:
+        unknown = "the rest is divided by an estimate of its sum"
+    else:
+        unknown = (
+            f"{share(rest, digits=2)} is beyond the captured outcomes and counts as kept, though some of it may not be"
+        )
+    return f"{unknown}; the teacher's own figures are those of all its tokens"
 
 
 def vocabulary_note(run: Mapping[str, Any]) -> str:

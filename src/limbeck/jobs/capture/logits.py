@@ -17,7 +17,7 @@ from limbeck.disk import writing
 from limbeck.errors import BadSetting, Mismatch
 from limbeck.jobs.capture.certificate import kept_bytes
 from limbeck.jobs.common.environment import Environment
-from limbeck.jobs.pair.trimmed import load_teacher
+from limbeck.jobs.pair.trimmed import load_teacher, with_kept
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.source import resolve, resolve_description, weights_digest
 from limbeck.models.streamed import StreamedModel, load_streamed
@@ -83,11 +83,10 @@ def check_capture(settings: CaptureSettings, teacher: TeacherRef) -> None:
             + ("read layer by layer" if settings.stream else "on a server")
             + ": leave it out, and give distil a model with --student"
         )
-    if settings.vocab is not None and (settings.stream or served):
+    if settings.vocab is not None and served:
         raise BadSetting(
-            f"--vocab {settings.vocab}: the vocabulary is trimmed of a teacher in memory, and {settings.teacher} is "
-            + ("read layer by layer" if settings.stream else "on a server")
-            + ": leave one of them out"
+            f"--vocab {settings.vocab}: {settings.teacher} is on a server, which gives log-probabilities of all its tokens: "
+            f"leave it out here, and give limbeck distil --vocab {settings.vocab} with these logits, which are restricted then"
         )
     if settings.kind == "drawn" and served:
         raise BadSetting("--codec sampled: a server gives its top tokens and no samples: use top-k or auto")
@@ -111,11 +110,15 @@ def open_source(
     Raises Mismatch if a server now gives fewer than the ``k`` of a capture in progress.
     """
     if not isinstance(teacher, ServedRef):
-        model = _streamed(settings, environment, length=length) if settings.stream else _resident(teacher, environment)
+        assert isinstance(teacher, LocalRef), "check_capture refuses others"
+        if settings.stream:
+            model: Whole = _streamed(settings, teacher, environment, length=length)
+        else:
+            model = load_teacher(teacher, environment)
         about = model if isinstance(model, LanguageModel) else model.about
         dtype = str(environment.dtype).removeprefix("torch.")
         made_from = {"teacher": weights_digest(resolve(settings.teacher)), "dtype": dtype}
-        if isinstance(teacher, LocalRef) and teacher.vocabulary is not None:
+        if teacher.vocabulary is not None:
             made_from["vocabulary"] = open_vocabulary(teacher.vocabulary).digest
         yield LogitSource(about, model, made_from | {"tokenizer": fingerprint(about.tokenizer)})
         return
@@ -143,15 +146,11 @@ def open_source(
         yield LogitSource(about, served, made_from | {"tokenizer": fingerprint(about.tokenizer)})
 
 
-def _resident(teacher: TeacherRef, environment: Environment) -> LanguageModel:
-    assert isinstance(teacher, LocalRef), "check_capture refuses others"
-    return load_teacher(teacher, environment)
-
-
-def _streamed(settings: CaptureSettings, environment: Environment, *, length: int) -> StreamedModel:
+def _streamed(settings: CaptureSettings, ref: LocalRef, environment: Environment, *, length: int) -> StreamedModel:
     """The teacher, read layer by layer. Raises BadSetting if it needs more memory than the limit."""
     with writing(settings.out):
         settings.out.mkdir(parents=True, exist_ok=True)
+    folder = ref.vocabulary
     teacher = load_streamed(
         settings.teacher,
         device=environment.world.device,
@@ -160,6 +159,7 @@ def _streamed(settings: CaptureSettings, environment: Environment, *, length: in
         length=length,
         spill=settings.out,
         caller_bytes=kept_bytes,
+        kept=0 if folder is None else len(open_vocabulary(folder).kept),
     )
     budget = teacher.budget
     console.print(
@@ -168,7 +168,10 @@ def _streamed(settings: CaptureSettings, environment: Environment, *, length: in
         + ("on disk" if budget.spill else "in memory")
         + (", the next layer is read meanwhile" if budget.prefetch else "")
     )
-    return teacher
+    if folder is None:
+        return teacher
+    about = load_without_weights(folder, name=teacher.name)
+    return with_kept(teacher, ref, environment, lambda model, vocabulary: model.trimmed(vocabulary, about))
 
 
 def rows_in_flight(served: ServedTeacher) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from limbeck.corpora.document import Document, Message
 from limbeck.corpora.prompt import Prompt
+from limbeck.generation.growing import GrowingText
 from limbeck.generation.local import decoded_completion
 from limbeck.generation.streamed import streamed
 from limbeck.models.language_model import LanguageModel
@@ -61,6 +62,7 @@ class ChatModel:
         room = self.model.context - len(prompt)
         found, tokens = Answer(self.name, read=len(prompt)), list[int]()
         random = np.random.default_rng([self.seed, len(self.turns)])
+        growing = GrowingText(self.model.tokenizer, prompt)
         start = time.perf_counter()
         source = streamed(self.model, prompt, temperature=self.temperature, random=random)
         while len(tokens) < min(self.longest, room):
@@ -71,9 +73,10 @@ class ChatModel:
                 break
             tokens.append(token)
             found.tokens = len(tokens)
-            found.text = decoded_completion(self.model.tokenizer, prompt, tokens)
+            found.text = growing.add(token)
             yield found
             start = time.perf_counter()
+        found.text = decoded_completion(self.model.tokenizer, prompt, tokens)
         if self.chats:
             self.turns += [question, {"role": "assistant", "content": found.text}]
         yield found

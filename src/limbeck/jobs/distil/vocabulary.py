@@ -10,7 +10,7 @@ from limbeck.errors import BadSetting
 from limbeck.jobs.common.captured import Captured
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.request import DistilRequest
-from limbeck.jobs.pair.restricted import restricted_in_run
+from limbeck.jobs.pair.restricted import restricted_beside, restricted_in_run
 from limbeck.jobs.pair.vocabulary import trimmed_beside, trimmed_in_run
 from limbeck.models.trim.folder import open_vocabulary
 from limbeck.teachers.ref import VOCABULARY, CapturedRef, LocalRef, ServedRef
@@ -27,8 +27,9 @@ def check_vocabulary(request: DistilRequest) -> None:
         )
     if isinstance(teacher, ServedRef):
         raise BadSetting(
-            f"--vocab {settings.vocab}: {teacher.name} is on a server, which answers in all of its tokens: give a teacher "
-            "that is here, or leave --vocab out"
+            f"--vocab {settings.vocab}: {teacher.name} is on a server, which gives log-probabilities of all its tokens: keep "
+            f"them first, with limbeck capture --teacher {teacher.name} ... --out LOGITS, and give --teacher LOGITS --vocab "
+            f"{settings.vocab}: captured outcomes are restricted to the kept tokens"
         )
     if isinstance(teacher, CapturedRef) and teacher.vocabulary is not None:
         theirs = Captured(teacher.folder).facts["signature"].get("vocab")
@@ -50,10 +51,14 @@ def with_vocabulary(
     settings, teacher = request.settings, request.teacher
     if settings.tokenizer_align is not None:
         return request, answers
-    if isinstance(teacher, CapturedRef) and settings.vocab is not None and teacher.vocabulary is None:
-        restricted = restricted_in_run(settings, teacher, environment)
-        digest = open_vocabulary(settings.out / VOCABULARY).digest
-        return replace(request, teacher=restricted), answers | {"vocabulary": digest}
+    if isinstance(teacher, CapturedRef) and teacher.vocabulary is None:
+        restricted = restricted_in_run(settings, teacher, environment, student=_student(request))
+        if restricted.vocabulary is None:
+            return request, answers
+        _check_largest(request)
+        return replace(request, teacher=restricted), answers | {
+            "vocabulary": open_vocabulary(settings.out / VOCABULARY).digest
+        }
     if not isinstance(teacher, LocalRef):
         return request, answers
     trimmed = trimmed_in_run(settings, teacher, environment, student=_student(request))
@@ -65,10 +70,24 @@ def with_vocabulary(
 
 def beside_vocabulary(request: DistilRequest, folder: Path) -> DistilRequest:
     """The request with the vocabulary that its run would have, made in a folder that may go afterwards."""
-    settings, teacher = request.settings, request.teacher
-    if not isinstance(teacher, LocalRef) or settings.tokenizer_align is not None:
+    settings, teacher, student = request.settings, request.teacher, _student(request)
+    if settings.tokenizer_align is not None:
         return request
-    return replace(request, teacher=trimmed_beside(settings, teacher, folder, student=_student(request)))
+    if isinstance(teacher, CapturedRef) and teacher.vocabulary is None:
+        return replace(request, teacher=restricted_beside(settings, teacher, folder, student=student))
+    if not isinstance(teacher, LocalRef):
+        return request
+    return replace(request, teacher=trimmed_beside(settings, teacher, folder, student=student))
+
+
+def _check_largest(request: DistilRequest) -> None:
+    """Raises BadSetting where an objective compares sorted probabilities: of dropped outcomes the next ones are not captured."""
+    if any(term.largest for spec in request.objectives for term in spec.terms):
+        raise BadSetting(
+            f"--objective {request.settings.objective}: it compares the largest probabilities in order, and where "
+            f"{request.teacher.name} has outcomes of tokens that are left out, those that follow them were not captured: capture "
+            "with --vocab, or take another objective"
+        )
 
 
 def _student(request: DistilRequest) -> str | None:

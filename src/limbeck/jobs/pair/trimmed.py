@@ -7,10 +7,10 @@ proportion. Both teachers are compared in bits per byte of the same held-out doc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,13 +23,16 @@ from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.pair.vocabulary import measured_file
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
+from limbeck.models.streamed import StreamedModel
 from limbeck.models.trim.folder import facts_of, open_vocabulary
 from limbeck.models.trim.model import Vocabulary, trim
 from limbeck.probes.interval import difference_interval, mean_interval
 from limbeck.report.vocabulary import left_out_sentence
 from limbeck.run.log import console
 from limbeck.teachers.ref import LocalRef
-from limbeck.types import Batch
+from limbeck.types import Batch, each
+
+Whole = TypeVar("Whole", LanguageModel, StreamedModel)
 
 _CELLS = 2**22  # logits in memory at a time
 _APART = 0.02  # of the largest hidden state: more than other places in memory make of the same sums
@@ -42,17 +45,27 @@ def load_teacher(teacher: LocalRef, environment: Environment) -> LanguageModel:
     depend on the ids of tokens.
     """
     model = load(teacher.name, device=environment.world.device, dtype=environment.dtype)
+    return with_kept(model, teacher, environment, trim)
+
+
+def with_kept(
+    model: Whole, teacher: LocalRef, environment: Environment, cut: Callable[[Whole, Vocabulary], Whole]
+) -> Whole:
+    """A whole teacher with the kept tokens alone, by ``cut``, after it was measured once what is left out.
+
+    Raises as `load_teacher`.
+    """
     if teacher.vocabulary is None:
         return model
     vocabulary, file = open_vocabulary(teacher.vocabulary), measured_file(teacher.vocabulary)
     environment.world.barrier()
     if file.is_file() or not environment.world.first:
-        return trim(model, vocabulary)
+        return cut(model, vocabulary)
     rows = facts_of(teacher.vocabulary)["measured"]
     outside = torch.ones(model.vocab, dtype=torch.bool, device=model.device)
     outside[torch.from_numpy(vocabulary.kept).to(model.device)] = False
     before = _read(model, [row["whole"] for row in rows], outside)
-    trimmed = trim(model, vocabulary)
+    trimmed = cut(model, vocabulary)
     found = _compared(before, trimmed, rows, vocabulary)
     write_json(file, finite(found))
     console.print(left_out_sentence(found))
@@ -88,13 +101,12 @@ class _Read:
 
 
 @torch.no_grad()
-def _read(model: LanguageModel, rows: Sequence[Mapping[str, Any]], outside: Tensor | None) -> _Read:
+def _read(model: LanguageModel | StreamedModel, rows: Sequence[Mapping[str, Any]], outside: Tensor | None) -> _Read:
     """Documents as a model reads them; ``outside``: which tokens are left out, None where those are not there."""
     nats, sizes, left, positions = (np.zeros(len(rows)) for _ in range(4))
     worst, first = 0.0, None
-    for number, row in enumerate(rows):
-        batch = _batch(row).to(model.device)
-        outputs = model(batch)
+    batches = (_batch(row).to(model.device) for row in rows)
+    for number, (row, (batch, outputs)) in enumerate(zip(rows, each(model, batches), strict=True)):
         first = outputs.hidden[0].float().clone() if first is None else first
         flat = batch.flat()
         places = flat.weight.nonzero().squeeze(-1)
@@ -120,7 +132,7 @@ def _batch(row: Mapping[str, Any]) -> Batch:
 
 
 def _compared(
-    before: _Read, trimmed: LanguageModel, rows: Sequence[Mapping[str, Any]], vocabulary: Vocabulary
+    before: _Read, trimmed: LanguageModel | StreamedModel, rows: Sequence[Mapping[str, Any]], vocabulary: Vocabulary
 ) -> dict[str, Any]:
     """The mass left out, and bits per byte with all tokens and with the kept ones."""
     after = _read(trimmed, [row["trimmed"] for row in rows], None)
@@ -140,7 +152,7 @@ def _compared(
 def _check_same(
     before: _Read,
     after: _Read,
-    trimmed: LanguageModel,
+    trimmed: LanguageModel | StreamedModel,
     rows: Sequence[Mapping[str, Any]],
     vocabulary: Vocabulary,
 ) -> None:

@@ -110,7 +110,7 @@ class Chosen:
 
         Raises Mismatch for a student that has some of the teacher's tokens, but segments text in another way.
         """
-        if settings.vocab is None and (student is None or not _is_trimmed(student)):
+        if settings.vocab is None and (student is None or not is_trimmed(student)):
             return None
         about, columns = _about(teacher), columns_of(settings)
         made_from = {
@@ -122,16 +122,8 @@ class Chosen:
         if settings.vocab is not None:
             return cls(settings, teacher, about, made_from | {"asked": settings.vocab})
         assert student is not None
-        own = load_tokenizer(resolve_description(student))
-        kept = kept_in(own, about.tokenizer)
-        if kept is None:
-            return None
-        if not _segments_alike(own, about, kept):
-            raise Mismatch(
-                f"--student {student}: expected the tokenizer of {about.name} with some of its tokens, got one that segments "
-                "text in another way: give the model that it was trimmed from as --teacher"
-            )
-        return cls(settings, teacher, about, made_from | {"student": fingerprint(own)}, kept)
+        kept = kept_by_student(student, about)
+        return None if kept is None else cls(settings, teacher, about, made_from | {"student": kept[1]}, kept[0])
 
     def is_in(self, folder: Path, *, but_text: bool) -> bool:
         """Whether it was made there before, ``but_text``: of whatever text, which is compared with its own checksum later."""
@@ -167,7 +159,26 @@ def measured_file(folder: Path) -> Path:
     return folder.with_suffix(".json")
 
 
-def _is_trimmed(student: str) -> bool:
+def kept_by_student(student: str, about: LanguageModel) -> tuple[Kept, str] | None:
+    """(ids of the teacher's tokens that a trimmed student has, its tokenizer's fingerprint); None for other students.
+
+    ``about`` describes the teacher. Raises Mismatch for a student that has some of its tokens, but segments text in another way.
+    """
+    if not is_trimmed(student):
+        return None
+    own = load_tokenizer(resolve_description(student))
+    kept = kept_in(own, about.tokenizer)
+    if kept is None:
+        return None
+    if not _segments_alike(own, about, kept):
+        raise Mismatch(
+            f"--student {student}: expected the tokenizer of {about.name} with some of its tokens, got one that segments "
+            "text in another way: give the model that it was trimmed from as --teacher"
+        )
+    return kept, fingerprint(own)
+
+
+def is_trimmed(student: str) -> bool:
     """Whether a model's folder says that its vocabulary was trimmed."""
     file = resolve_description(student) / "lineage.json"
     return file.is_file() and LINEAGE in lineage_in(file)

@@ -52,6 +52,14 @@ class Vocabulary:
         theirs = tokenizer.get_vocab()
         return all(theirs.get(token) == self.kept[new] for token, new in self.tokenizer.get_vocab().items())
 
+    def require_of(self, model: LanguageModel) -> None:
+        """Raises BadModel for a model of another tokenizer."""
+        if not self.is_of(model.tokenizer):
+            raise BadModel(
+                f"{model.name}: expected the tokenizer of {self.source}, whose vocabulary was trimmed, got another; give a "
+                "model with that tokenizer"
+            )
+
 
 def lineage_of_vocabulary(model: LanguageModel) -> dict[str, Any]:
     """What a student made of a model says of its vocabulary; nothing where that is not trimmed."""
@@ -65,11 +73,7 @@ def trim(model: LanguageModel, vocabulary: Vocabulary) -> LanguageModel:
 
     Raises BadModel for a model of another tokenizer, or one with more tensors of the vocabulary's size than embedding and head.
     """
-    if not vocabulary.is_of(model.tokenizer):
-        raise BadModel(
-            f"{model.name}: expected the tokenizer of {vocabulary.source}, whose vocabulary was trimmed, got another; give a "
-            "model with that tokenizer"
-        )
+    vocabulary.require_of(model)
     inner, kept = model.model, vocabulary.kept
     embedding, head = inner.get_input_embeddings(), inner.get_output_embeddings()
     _check_alone(model, vocabulary)
