@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import limbeck
-from limbeck import cli
+from limbeck import cli, commands
 from limbeck.config import DistilSettings
+from limbeck.dispatch import settings_of
 from limbeck.jobs.distil.keep_logits import worth_keeping
 from limbeck.jobs.pilot.grid import SCALES
 from limbeck.models.load import load
@@ -132,6 +133,68 @@ def test_a_how_to_page_runs(page, place, run, monkeypatch):
     with serving(teacher) as server:
         for kind, text in blocks(ROOT / "docs" / "how-to" / f"{page}.md"):
             run(kind, for_tiny_teachers(text).replace("http://HOST:PORT/v1#MODEL", server.url), folder)
+
+
+FENCED = re.compile(r"^```(?:sh|text)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+OF_PACKAGES = {"add-a-probe.md"}  # its command names what the page's own package adds
+PAGES = [
+    page
+    for part in ("how-to", "tutorial", "explain")
+    for page in sorted((ROOT / "docs" / part).glob("*.md"))
+    if page.name not in OF_PACKAGES and "\nlimbeck " in page.read_text(encoding="utf-8")
+]
+
+
+def written_commands(page: Path) -> list[str]:
+    """The lines in a page's fences that begin with limbeck, those that go on in the next line as one."""
+    text = "\n".join(FENCED.findall(page.read_text(encoding="utf-8"))).replace("\\\n", " ")
+    return [line for line in text.splitlines() if line.startswith("limbeck ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_page_is_one_that_limbeck_reads(page, tmp_path, monkeypatch):
+    """Those too that need what a test does not have; nothing is run."""
+    read = []
+    monkeypatch.setattr(commands, "RUN", dict.fromkeys(commands.RUN, lambda *given: read.append(settings_of(*given))))
+    monkeypatch.chdir(tmp_path)
+    written = written_commands(page)
+    for command in written:
+        monkeypatch.setattr(sys, "argv", shlex.split(command, comments=True))
+        for word in sys.argv:
+            if word.startswith("runs/"):
+                Path(word).mkdir(parents=True, exist_ok=True)  # what an earlier command left
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code == 0, command
+    assert len(read) == len(written)
+
+
+@pytest.mark.extras
+def test_the_page_of_tasks_runs(place, run):
+    """Its distillation, then its probes, with files in the place of the hub's tasks; its forms of items; its YAML."""
+    pytest.importorskip("lm_eval", reason="the package lm_eval is not installed")
+    folder = place / "tasks"
+    folder.mkdir()
+    (folder / "TEACHER").symlink_to(place / "teacher")
+    (folder / "text.jsonl").symlink_to(place / "my.jsonl")
+    page = ROOT / "docs" / "how-to" / "tasks.md"
+    text = page.read_text(encoding="utf-8")
+    forms = re.findall(r"^\| `(\{.*\})` \|", text, re.MULTILINE)
+    assert len(forms) == 4
+    for number, form in enumerate(forms):
+        (folder / f"form{number}.jsonl").write_text(f"{form}\n" * 4, encoding="utf-8")
+    (folder / "mine.jsonl").symlink_to(folder / "form0.jsonl")
+    (yaml,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (folder / "last_word.yaml").write_text(yaml, encoding="utf-8")
+    lines = [json.dumps({"text": one}) for one in texts(4, seed=3)]
+    (folder / "lambada_test.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    written = [for_tiny_teachers(command) for command in written_commands(page)]
+    distil, probes = written[-1], [command.replace("MODEL", "TEACHER") for command in written[:-1]]
+    assert distil.startswith("limbeck distil")
+    assert len(probes) == 2
+    run("sh", f"{distil} --tokens 3k --seq-len 64", folder)
+    run("sh", probes[0].replace("lambada_openai,piqa,blimp", ",".join(f"form{n}.jsonl" for n in range(4))), folder)
+    run("sh", probes[1].replace("piqa,mine.jsonl", "last_word.yaml,mine.jsonl"), folder)
 
 
 @pytest.mark.docs

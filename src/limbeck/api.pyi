@@ -193,7 +193,7 @@ def doctor(
 def shrink(
     *,
     teacher: str | None = "builtin:stdlib",
-    params: int | str | Sequence[int | str] | None = None,
+    params: int | str | None = None,
     shrink: float | None = None,
     shape: str | None = None,
     vocab: int | str | None = None,
@@ -217,7 +217,7 @@ def shrink(
     Args:
         teacher: Teacher: a folder, a .gguf file, a hub id, builtin:stdlib or builtin:smollm2-135m. For example
             Qwen/Qwen3-8B. Default: builtin:stdlib.
-        params: Parameters of the student. For example 250k, 1.3B or 1B,600M,300M.
+        params: Parameters of the student. For example 250k, 6M or 1.3B.
         shrink: Parameters of the teacher over those of the student. Default: 2.5.
         shape: Shape of the model, instead of a number of parameters. For example
             layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
@@ -369,6 +369,7 @@ def capture(
     teacher: str | None = "builtin:stdlib",
     vocab: int | str | None = None,
     params: int | str | Sequence[int | str] | None = None,
+    qat: Literal["int8", "int4"] | None = None,
     any_teacher: bool | None = False,
     data: str | None = "python:stdlib",
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
@@ -411,6 +412,8 @@ def capture(
             used at least 5 times, a number the most frequent ones; bytes and special tokens always stay. For
             example auto or 8k. Default: all tokens.
         params: Sizes of students to prune now, for when the teacher is gone. For example 1B,600M.
+        qat: With --params: shapes for limbeck distil --qat, whose rows blocks of quantised weights divide.
+            Default: any shape.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT],

@@ -147,3 +147,28 @@ def test_what_a_teacher_does_not_do_is_refused(here):
         limbeck.distil(**keys(here, cache_logits=False) | served, out=here / "no")
     with pytest.raises(BadSetting, match="--cache-logits: with --tokenizer-align"):
         limbeck.distil(**keys(here, cache_logits=True, tokenizer_align="bytes"), out=here / "no")
+
+
+def test_a_capture_stopped_before_its_card_gets_one(here, tmp_path, monkeypatch):
+    """The certificate, by which a run knows that its capture came to the end, is written last."""
+    from limbeck.jobs.capture import job
+
+    asked = keys(here, tokens=600, params="10k", cache_logits=True)
+
+    def stopped(*_: object, **__: object) -> str:
+        raise Interrupted(2)
+
+    with monkeypatch.context() as context:
+        context.setattr(job, "capture_card", stopped)
+        with pytest.raises(Interrupted):
+            limbeck.distil(**asked, out=tmp_path / "out")
+    captured = tmp_path / "out" / "captured"
+    assert not (captured / "certificate.json").exists()
+    assert not (captured / "README.md").exists()
+    limbeck.distil(**asked, out=tmp_path / "out")
+    assert "logits" in (captured / "README.md").read_text()
+    assert json.loads((captured / "certificate.json").read_text())["damage"]
+    limbeck.distil(**asked, out=tmp_path / "again")
+    assert weights(tmp_path / "out") == weights(tmp_path / "again")
+    same = [json.loads((tmp_path / name / "captured" / "certificate.json").read_text()) for name in ("out", "again")]
+    assert same[0] == same[1]

@@ -212,3 +212,20 @@ def test_what_cannot_be_is_refused_before_anything_is_read(here, tmp_path, more,
         given.pop("shape")
     with pytest.raises(error, match=says):
         limbeck.distil(**given, out=tmp_path / "out")
+
+
+def test_a_capture_cuts_students_whose_rows_blocks_divide(here, tmp_path):
+    """And a quantised training begins with one when the teacher is gone."""
+    shutil.copytree(here / "teacher", tmp_path / "teacher")
+    asked = {"teacher": str(tmp_path / "teacher"), "data": str(here / "text.jsonl"), "length": 32, "threads": 1}
+    captured = tmp_path / "captured"
+    limbeck.capture(**asked, tokens=640, params="40k", qat="int4", kind="drawn", out=captured)
+    (folder,) = (captured / "cut").iterdir()
+    shape = choose(load(here / "teacher").config, parameters=40_000, multiple=32)
+    assert Shape.of(load(folder).config) == shape
+    shutil.rmtree(tmp_path / "teacher")
+    more = {"params": "40k", "qat": "int4", "tokens": "300", "batch_tokens": 128, "baselines": (), "threads": 1}
+    limbeck.distil(teacher=str(captured), **more, out=tmp_path / "out")
+    assert load(tmp_path / "out" / "student").lineage["quantised"]["kind"] == "q4_0"
+    with pytest.raises(BadSetting, match="it is for the shapes of the students of --params"):
+        limbeck.capture(**asked | {"teacher": str(here / "teacher")}, qat="int4", out=tmp_path / "none")

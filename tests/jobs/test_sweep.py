@@ -198,7 +198,7 @@ def test_sizes_that_make_no_sweep_are_errors(here, params, match):
 
 
 def test_one_student_is_one_size(here):
-    with pytest.raises(BadSetting, match="one student is made here; give one size"):
+    with pytest.raises(BadSetting, match="--params: expected a count such as"):
         limbeck.shrink(teacher=str(here / "teacher"), data=str(here / "text.jsonl"), params=SIZES, out=here / "no")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -42,6 +42,14 @@ class CaptureSettings(TeacherSettings):
             synonyms=("parameters", "num_params", "student_size"),
         ),
     ] = Field(default=(), exclude=True)
+    qat: Annotated[
+        Literal["int8", "int4"] | None,
+        Flag(
+            "With --params: shapes for limbeck distil --qat, whose rows blocks of quantised weights divide.",
+            "Model",
+            default="any shape",
+        ),
+    ] = Field(default=None, exclude=True)
     bytes_per_token: Annotated[
         int,
         Field(ge=1, le=2**16),

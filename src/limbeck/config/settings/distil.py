@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from limbeck.config.flag import Flag
-from limbeck.config.settings.common import SeedCount, Shape, StudentShrink, TeacherSettings
+from limbeck.config.settings.common import Params, SeedCount, Shape, StudentShrink, TeacherSettings
 from limbeck.config.values import (
     ATTENTION,
     BASELINES,
@@ -201,8 +201,9 @@ class DistilSettings(TeacherSettings):
 
 
 class ShrinkSettings(DistilSettings):
-    """The keys of `limbeck shrink`, which are also its flags."""
+    """The keys of `limbeck shrink`, which are also its flags. It makes one student, of one size."""
 
+    params: Params = None
     method: Annotated[
         Literal["activation", "gradient", "random"],
         Flag(

@@ -66,6 +66,7 @@ _NOT_WITH_TEXT = (
     "stream",
     "device_memory",
     "params",
+    "qat",
     "vocab",
     "frame",
 )

@@ -45,7 +45,7 @@ from limbeck.jobs.common.opening import open_documents, open_once
 from limbeck.jobs.common.packing import packed
 from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import columns_of, passing_store, stores_of
-from limbeck.jobs.pair.student import METHOD, shrink_to, size_name
+from limbeck.jobs.pair.student import METHOD, multiple_of, shrink_to, size_name
 from limbeck.jobs.pair.unigram import check_knowledge, compare_to_unigram, of_source
 from limbeck.jobs.pair.unpacked import unpacked_cost
 from limbeck.jobs.pair.vocabulary import trimmed_in_run
@@ -154,6 +154,8 @@ def capture(
     read = rows.layout.read(part.first, part.first + part.rows)
     size = sum(file.stat().st_size for file in (settings.out / ANSWERS).glob("*.arrow"))
     _end(settings, run, source, found, tokens=read, stored=size, took=time.monotonic() - started)
+    if first:
+        write_json(settings.out / CERTIFICATE, found)  # last: who finds it needs no more of the teacher
     result = {"out": str(settings.out), "rows": logits.rows, "tokens": read, "bytes": size}
     return result | {"certificate": found}
 
@@ -202,7 +204,7 @@ def _length(settings: CaptureSettings, teacher: TeacherRef, environment: Environ
     context, extra = getattr(config, "max_position_embeddings", None), teacher.extra_tokens
     length = row_length(settings, context, environment.world.device, name=str(described), extra=extra)
     for size in settings.params:
-        choose_shape(config, parameters=size)  # or say now that there is none
+        choose_shape(config, parameters=size, multiple=multiple_of(settings.qat))  # or say now that there is none
     if len({size_name(size) for size in settings.params}) < len(settings.params):
         raise BadSetting(
             f"--params {','.join(map(str, settings.params))}: sizes that differ by less than 1 % are one student"
@@ -425,12 +427,13 @@ def _cut(
 ) -> None:
     """Students of the sizes in --params, pruned by importance on the training text."""
     for size in settings.params:
-        folder, teacher = settings.out / CUT / size_name(size), source.whole
+        name = size_name(size) + ("" if settings.qat is None else "-blocks")  # beside one of another shape
+        folder, teacher = settings.out / CUT / name, source.whole
         if (folder / "config.json").exists():
             verified_folder(folder)
             continue
         assert isinstance(teacher, LanguageModel), "check_capture refuses others"
-        shape = choose_shape(teacher.config, parameters=size)
+        shape = choose_shape(teacher.config, parameters=size, multiple=multiple_of(settings.qat))
         student = shrink_to(
             shape, teacher, store, length=length, environment=environment, method=METHOD, seed=settings.seed
         )
@@ -441,21 +444,23 @@ def _cut(
 def _certificate(
     settings: CaptureSettings, source: LogitSource, rows: Rows, codec: Codec, logits: LogitCache
 ) -> dict[str, Any]:
+    """What the kept outcomes do to gradients, as JSON; that of a capture which came to its end is read."""
     file, teacher = settings.out / CERTIFICATE, source.whole
     if teacher is None:
-        write_json(file, _of_served(codec, logits))
-    elif not file.exists():
-        found = certify(
-            sample_of(teacher, rows, seed=settings.seed),
-            [codec],
-            objectives=OBJECTIVES,
-            seed=settings.seed,
-            cells=source.cells,
-        )
-        show(found[0], console)
-        write_json(file, finite(found[0].row()))
-    result: dict[str, Any] = read_json(file)
-    return result
+        return _of_served(codec, logits)
+    if file.exists():
+        there: dict[str, Any] = read_json(file)
+        return there
+    found = certify(
+        sample_of(teacher, rows, seed=settings.seed),
+        [codec],
+        objectives=OBJECTIVES,
+        seed=settings.seed,
+        cells=source.cells,
+    )
+    show(found[0], console)
+    row: dict[str, Any] = finite(found[0].row())
+    return row
 
 
 def _of_served(codec: Codec, logits: LogitCache) -> dict[str, Any]:

@@ -77,6 +77,11 @@ def check_capture(settings: CaptureSettings, teacher: TeacherRef) -> None:
             f"--teacher {teacher.name}: it holds captured logits, and a capture computes them with a model: give that model, or "
             "give these to limbeck distil as its --teacher"
         )
+    if settings.qat is not None and not settings.params:
+        raise BadSetting(
+            f"--qat {settings.qat}: it is for the shapes of the students of --params: give these, or leave it out here and "
+            "give it to limbeck distil"
+        )
     if settings.params and (settings.stream or served):
         raise BadSetting(
             f"--params: a student is pruned from a teacher in memory, and {settings.teacher} is "

@@ -53,7 +53,12 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
     budget = settings.params or budget_of_shrink(config, SHRINK if settings.shrink is None else settings.shrink)
     if settings.mixers is not None:
         return choose_converted(config, lambda layers: mixers_for(settings, layers), budget=budget)
-    return choose(config, parameters=budget, multiple=1 if settings.qat is None else BLOCK)
+    return choose(config, parameters=budget, multiple=multiple_of(settings.qat))
+
+
+def multiple_of(qat: str | None) -> int:
+    """What divides the rows of a student's matrices: a block of quantised weights, 1 in full precision."""
+    return 1 if qat is None else BLOCK
 
 
 def mixers_for(settings: DistilSettings, layers: int) -> list[str]:
