@@ -156,7 +156,7 @@ def test_a_capture_stopped_before_its_card_gets_one(here, tmp_path, monkeypatch)
     asked = keys(here, tokens=600, params="10k", cache_logits=True)
 
     def stopped(*_: object, **__: object) -> str:
-        raise Interrupted(2)
+        raise Interrupted("stopped", 2)
 
     with monkeypatch.context() as context:
         context.setattr(job, "capture_card", stopped)
