@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from shared import as_json, small_llama, versions
+from shared import as_json, records, small_llama, versions
 from transformers import AutoTokenizer
 
 from limbeck.corpora import Rows, build_held_out, build_stores, train_tokenizer
@@ -51,11 +51,6 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 ENVIRONMENT = Environment(alone("cpu"), bf16=False)
-
-
-def records(file):
-    """The records of a file of JSON lines."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def share_gpt(row):

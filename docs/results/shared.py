@@ -59,7 +59,16 @@ def held_out_split(sources, *, every):
 
 def write_texts(out, texts):
     """Writes lists of texts as JSONL files of these names."""
-    out.mkdir(parents=True, exist_ok=True)
     for name, some in texts.items():
-        lines = "".join(json.dumps({"text": text}) + "\n" for text in some)
-        (out / f"{name}.jsonl").write_text(lines, encoding="utf-8")
+        write_records(out / f"{name}.jsonl", [{"text": text} for text in some])
+
+
+def records(file):
+    """The records of a file of JSON lines."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def write_records(file, rows):
+    """Writes records as a file of JSON lines."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

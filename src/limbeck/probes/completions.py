@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from limbeck.errors import Mismatch
+from limbeck.models.cached import last_places
 from limbeck.models.language_model import LanguageModel
 from limbeck.probes.pass_until import spelled
 
@@ -43,7 +44,8 @@ def log_likelihood(
 def _batch(model: LanguageModel, pairs: Sequence[tuple[list[int], list[int]]]) -> Float[np.ndarray, " pairs"]:
     tokens = torch.tensor([[*prompt, *answer] for prompt, answer in pairs], device=model.device)
     completions = tokens[:, len(pairs[0][0]) :]
-    outputs = model.model(input_ids=tokens, use_cache=False, logits_to_keep=completions.shape[1] + 1)
+    places = last_places(model.model, tokens, completions.shape[1] + 1)
+    outputs = model.model(input_ids=tokens, use_cache=False, logits_to_keep=places)
     log_q = outputs.logits[:, :-1, : model.vocab].double().log_softmax(-1)
     log_p = log_q.gather(-1, completions[..., None]).squeeze(-1).sum(-1)
     return np.asarray(log_p.cpu().numpy())

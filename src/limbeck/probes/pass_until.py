@@ -24,7 +24,7 @@ from torch import Tensor
 from limbeck.corpora.tokenizer import Frame, document_tokens, frame
 from limbeck.errors import BadSetting, Mismatch
 from limbeck.generation.local import decoded_completion, draw_tokens, stop_tokens
-from limbeck.models.cached import read_on
+from limbeck.models.cached import last_places, read_on
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.vocabulary import require_rows_of
 from limbeck.probes.tasks import Instance, Task
@@ -114,7 +114,8 @@ def log_probability(model: LanguageModel, task: Task, *, rows: int = 64) -> list
             part = group[start : start + rows]
             tokens = torch.tensor([[*prompt, *answer] for _, prompt, answer in part], device=model.device)
             answers = tokens[:, len(part[0][1]) :]
-            outputs = model.model(input_ids=tokens, use_cache=False, logits_to_keep=answers.shape[1] + 1)
+            places = last_places(model.model, tokens, answers.shape[1] + 1)
+            outputs = model.model(input_ids=tokens, use_cache=False, logits_to_keep=places)
             log_q = outputs.logits[..., : model.vocab].double().log_softmax(-1)  # (B, answer + 1, V)
             log_p = log_q[:, :-1].gather(-1, answers[..., None]).squeeze(-1).sum(-1)
             ended = log_q[:, -1, closing].logsumexp(-1)
