@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from html import escape
 from math import log10
 
-from study_rows import Row, read
+from study_rows import Row, read, there
 
 BLUE, GREY, LINE, DARK, RED = "#1d4ed8", "#57606a", "#d8dee4", "#24292f", "#b8442c"
 LEFT, RIGHT, STEP, TOP, WIDTH = 384, 24, 24, 56, 760
@@ -41,6 +41,11 @@ FIGURES = {
     ),
     "performance.md": Axis("Speed and memory", "times the other; from the least to the most turn", (1.0,), log=True),
 }
+if there("smollm2-chat"):
+    FIGURES["smollm2-chat"] = Axis(
+        "A small chat model of answers and logits",
+        "better by so many nats per token, or by such a share of constraints",
+    )
 
 
 def ticks(low: float, high: float, *, log: bool) -> list[float]:

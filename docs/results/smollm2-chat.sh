@@ -12,8 +12,7 @@ limbeck capture --teacher builtin:smollm2-135m --vocab auto --data $out/text/tra
   --seq-len 512 $few --out $out/logits
 limbeck distil --teacher $out/logits --params 20M --tokens 500k --seed 200 --seeds 3 --lr 2e-3 --baselines cut,cut+ce,cut+ce@flops \
   $few --out $out/20m
-for model in $($study models $out/20m); do
-  $study answer $out/20m/$model "$LIMBECK_TEST_DATA" $out/followed/$model.json
-done
-$study answer builtin:smollm2-135m "$LIMBECK_TEST_DATA" $out/followed/teacher.json
+$study answer $out/20m builtin:smollm2-135m "$LIMBECK_TEST_DATA" $out/followed
 $study judge $out docs/results/smollm2-chat
+python docs/results/tables.py
+python docs/results/index.py

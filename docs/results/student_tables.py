@@ -2,8 +2,9 @@
 
 from functools import partial
 
+import chat_page
 from cells import Tables, readings, table, within
-from study_rows import bounds, read
+from study_rows import bounds, read, there
 
 SLICES = (
     ("perplexity", "perplexity", 2),
@@ -193,6 +194,19 @@ def aligned() -> str:
     )
 
 
+def chat() -> str:
+    found, lines = read("smollm2-chat/results.json"), []
+    for arm, name in chat_page.ARMS.items():
+        one = found["followed"][arm]
+        rest = (f"{100 * one[key]['value']:.1f} %" for key in ("by_chance", "loosely", "ended"))
+        cells = [within(found["nats"][arm]), chat_page.percent(one["followed"]), *rest, f"{one['tokens']['value']:.0f}"]
+        lines.append([name, *cells])
+    return table(
+        "trained on | nats per token | constraints followed | by chance | loosely | answers that end | tokens each",
+        lines,
+    )
+
+
 TABLES: Tables = {
     "conversion/README.md": {"converted": converted, "damage": damage, "gdn": delta},
     "verdicts/README.md": {"rates": rates},
@@ -201,3 +215,5 @@ TABLES: Tables = {
     "caches/README.md": {text: partial(captures, text) for text in ("stories", "stdlib")},
     "alignment/README.md": {"aligned": aligned},
 }
+if there("smollm2-chat"):
+    TABLES["smollm2-chat/README.md"] = {"models": chat}

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
+import chat_page
+
 from limbeck.papers import recipe
 from limbeck.papers.lab.recipe import count_of
 from limbeck.probes.interval import wilson
@@ -37,6 +39,11 @@ def read(file: str):
     """A committed file of results, as JSON or JSON lines."""
     text = (HERE / file).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()] if file.endswith(".jsonl") else json.loads(text)
+
+
+def there(study: str) -> bool:
+    """Whether a study has results. One that was added but not run has no page yet."""
+    return (HERE / study / "results.json").exists()
 
 
 def bounds(found: dict) -> tuple[float, float, float]:
@@ -353,6 +360,19 @@ def mixers() -> Iterator[Row]:
             )
 
 
+def chat() -> Iterator[Row]:
+    """Claims of the study on chat, once it has results."""
+    if not there("smollm2-chat"):
+        return
+    found = read("smollm2-chat/results.json")
+    seeds = f"{len(found['seeds'])} seeds"
+    for claim, name in chat_page.CLAIMS.items():
+        one, nats = found["gains"][claim], claim.startswith("logits")
+        effect = interval(one) if nats else f"{chat_page.percent(one, sign='+')} of the constraints"
+        n = f"{one['n']} {'answers' if nats else 'prompts'}, {seeds}"
+        yield Row("smollm2-chat", "chat", name, found["verdicts"][claim], effect, n, bounds(one))
+
+
 def beside(files: list[dict], contender: str, other: str, key: str) -> tuple[float, float, float]:
     """The ratio of two contenders' medians, and of single turns the least and the most."""
     mine, theirs = ([run[key] for run in files if run["contender"] == name] for name in (contender, other))
@@ -419,6 +439,7 @@ def rows() -> list[Row]:
     """All rows: claims with a verdict first."""
     found = [
         *smollm2(),
+        *chat(),
         *stories(),
         *caches(),
         *alignment(),

@@ -6,7 +6,7 @@ from transformers import DynamicCache, GenerationConfig, GenerationMixin, LlamaC
 
 from limbeck.errors import BadModel
 from limbeck.models import cached
-from limbeck.models.cached import CACHE, NAMES, read_on
+from limbeck.models.cached import CACHE, NAMES, last_places, read_on
 from limbeck.models.decoder import LimbeckForCausalLM
 from tests.models.test_decoder import ALL, made
 
@@ -130,6 +130,22 @@ def test_any_model_continues_from_its_cache_as_in_one_pass(dtype):
     assert torch.allclose(first, at_once[:, 4], **near)
     assert torch.allclose(second, at_once[:, 8], **near)
     assert kept.get_seq_length() == 9
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_head_reads_a_contiguous_batch_in_half_precision(count):
+    """Else the product copies the head once a row."""
+    model, tokens, read = llama().to(torch.bfloat16), torch.arange(1, 25).reshape(4, 6), []
+    model.lm_head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    by_number = model(tokens, logits_to_keep=count).logits
+    by_place = model(tokens, logits_to_keep=last_places(model, tokens, count)).logits
+    assert [one.is_contiguous() for one in read] == [False, True]
+    assert torch.equal(read[0], read[1])
+    assert torch.allclose(by_number, by_place, atol=0.05)
+    assert read_on(model, tokens, None)[0].shape == (4, 50)
+    assert read[-1].is_contiguous()
+    assert last_places(model, tokens[:1], count) == last_places(model.float(), tokens, count) == count
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

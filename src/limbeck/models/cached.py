@@ -73,7 +73,9 @@ def _in_two(model: PreTrainedModel) -> tuple[Tensor, Tensor]:
 
 def _read(model: nn.Module, tokens: Tensor, kept: Any, **others: Any) -> tuple[Tensor, Any]:
     name = cache_argument(type(model).forward)
-    outputs = model(input_ids=tokens, use_cache=True, logits_to_keep=last_places(model, tokens, 1), **{name: kept}, **others)
+    outputs = model(
+        input_ids=tokens, use_cache=True, logits_to_keep=last_places(model, tokens, 1), **{name: kept}, **others
+    )
     return outputs.logits[:, -1], getattr(outputs, name)
 
 
