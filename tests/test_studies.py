@@ -6,6 +6,7 @@ value that the committed file of its study has.
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from limbeck.models.save import save
 from limbeck.probes import Measurements
 from limbeck.run.optim import learning_rate
 from tests.helpers.models import llama, texts, tokenizer
+from tests.test_headlines import script
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -97,6 +99,10 @@ def run(script: str, constants: dict, *arguments: object, data: Path | None = No
 
 def read(file: Path):
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+def read_text(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
 
 
 def names(value, place: str = "") -> set[str]:
@@ -296,3 +302,90 @@ def test_the_builtin_teacher_is_shipped_in_half_precision(tmp_path):
     assert (tmp_path / "shipped" / "README.md").read_text(encoding="utf-8") == "A card."
     assert read(tmp_path / "shipped" / "config.json")["dtype"] == "float16"
     assert {file.name for file in (tmp_path / "results").iterdir()} == {"run.json", "readings.jsonl"}
+
+
+@pytest.fixture
+def chat(tmp_path) -> Path:
+    """A folder of the runs of smollm2-chat.sh, in which all claims hold but that on constraints at equal compute."""
+    runs = tmp_path / "runs"
+    about = {
+        "plan": {"arms": [{"name": "student", "seed": seed} for seed in (200, 201, 202)], "tokens": 500_000},
+        "teacher": {"parameters": 111_000_000},
+        "student": {"parameters": 20_000_000},
+        "vocabulary": {"tokens": [49152, 9000]},
+    }
+    about["plan"]["arms"] += [{"name": "cut+ce", "seed": seed} for seed in (200, 201, 202)]
+    for file, value in (("20m", about), ("answered", {"written": {"samples": 900, "stopped": 700}})):
+        (runs / file).mkdir(parents=True)
+        (runs / file / "run.json").write_text(json.dumps(value))
+    write_rows(runs / "text" / "train.jsonl", [{"messages": []}] * 5)
+    arms = {"student": (2.0, 12), "cut": (5.0, 2), "cut+ce": (2.2, 8), "cut+ce@flops": (2.1, 12), "teacher": (1.0, 16)}
+    for arm, (nats, share) in arms.items():
+        for seed in range(200, 203):
+            measured(runs / "20m" / "measurements" / f"{arm}-seed{seed}.safetensors", nats + seed / 1e4)
+            if (arm, seed) != ("teacher", 201) and (arm != "cut" or seed == 200):
+                rows = [
+                    {"key": str(n), "constraints": 1, "followed": int(n % 20 < share), "loosely": 1}
+                    | {"tokens": 10 + n, "ended": n % 2 == 0}
+                    for n in range(200)
+                ]
+                found = {"left_out": 3, "rows": rows, "by_chance": [0.1] * 200}
+                name = "teacher" if arm == "teacher" else f"{arm}-seed{seed}"
+                (runs / "followed").mkdir(exist_ok=True)
+                (runs / "followed" / f"{name}.json").write_text(json.dumps(found))
+    return runs
+
+
+def test_chat_judges_and_writes_its_page(tmp_path, chat):
+    study, out = script("smollm2-chat"), tmp_path / "out"
+    assert set(study.models(chat / "20m")) == {
+        (arm, seed) for arm in ("student", "cut+ce") for seed in (200, 201, 202)
+    } | {("cut", 200)}
+    assert study.models(chat / "20m")["student", 201] == chat / "20m" / "seeds" / "seed201" / "student"
+    study.judge(chat, out)
+    found = read(out / "results.json")
+    assert list(found["verdicts"].values()) == ["confirmed"] * 4 + ["inconclusive"]
+    assert found["gains"]["after training"]["value"] == pytest.approx(0.5)  # 12 and 2 of 20
+    assert found["gains"]["logits, equal tokens"]["value"] == pytest.approx(0.2)
+    assert found["followed"]["teacher"]["followed"]["value"] == pytest.approx(0.8)
+    assert found["seeds"] == [200, 201, 202]
+    title, sentence, *_ = (out / "README.md").read_text(encoding="utf-8").split("\n\n")
+    assert title == "# SmolLM2 made small for chat"
+    assert re.fullmatch(r"[^|!#*\n][^\n]{20,240}\.", sentence)
+    assert "The student follows 60.0 % (" in (out / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_page_on_chat_is_that_of_its_results():
+    folder = RESULTS / "smollm2-chat"
+    if not folder.exists():
+        pytest.skip("its results are made by `bash docs/results/smollm2-chat.sh`, which takes hours")
+    made = re.compile(r"(<!-- (?:made by index\.py|table \w+): begin -->).*?(<!-- )", re.DOTALL)
+    written = (
+        made.sub(r"\1\2", text)
+        for text in (read_text(folder / "README.md"), script("chat_page").page(read(folder / "results.json")))
+    )
+    assert len(set(written)) == 1, "run: python docs/results/smollm2-chat.py judge ..."
+
+
+def test_prompts_for_chat_are_each_there_once_and_split(tmp_path):
+    tasks, study = tmp_path / "tasks", script("smollm2-chat")
+    write_rows(
+        tasks / "alpaca/alpaca_en_demo.jsonl",
+        [{"instruction": "a", "input": "b"}, {"instruction": "c " * 700, "input": ""}],
+    )
+    given = {"instruction": "a", "instances": [{"input": "b"}]}
+    write_rows(tasks / "self_instruct/seed_tasks.jsonl", [given])
+    write_rows(tasks / "self_instruct/user_oriented_instructions.jsonl", [given | {"instruction": "d"}])
+    for name in ("mt_bench", "vicuna80"):
+        write_rows(tasks / name / "question.jsonl", [{"turns": [name, "more"]}])
+    turns = [{"from": "system", "value": "s"}, {"from": "human", "value": "e"}, {"from": "human", "value": "f"}]
+    write_rows(tasks / "preference/dpo_en_demo.jsonl", [{"conversations": turns}])
+    study.prompts(tmp_path, tmp_path / "out")
+    rows = [json.loads(line) for line in read_text(tmp_path / "out" / "prompts.jsonl").splitlines()]
+    assert [row["messages"][0]["content"] for row in rows] == ["a\n\nb", "d\n\nb", "mt_bench", "vicuna80", "e"]
+    answers = [{"messages": [n], "prompt": n, "finish": "length" if n == 1 else "stop"} for n in range(12)]
+    write_rows(tmp_path / "answered/text.jsonl", answers)
+    study.split(tmp_path / "answered", tmp_path / "text")
+    for name, expected in (("held_out", [0, 10]), ("train", [2, 3, 4, 5, 6, 7, 8, 9, 11])):
+        rows = [json.loads(line) for line in read_text(tmp_path / "text" / f"{name}.jsonl").splitlines()]
+        assert [row["messages"] for row in rows] == [[n] for n in expected]

@@ -60,8 +60,8 @@ with the same pruned model; the student read {found["trained_tokens"]:,} tokens.
 [`../smollm2-chat.py`](../smollm2-chat.py), stood before the first run.
 
 Constraints are those of {prompts["checked"]:,} prompts of IFEval, {found["constraints"]:,} in all, such as no commas or a title
-in double angular brackets. The other {prompts["left_out"]:,} prompts need something trained, and are left out. An answer is greedy
-and has up to 256 tokens, fewer than some constraints ask for. *By chance* is the share that a model's answers to other prompts
+in double angular brackets. The other {prompts["left_out"]:,} prompts need something trained, and are left out. An answer is
+greedy and has up to 256 tokens, fewer than some constraints ask for. *By chance* is the share that a model's answers to other prompts
 follow.
 
 <!-- table models: begin -->

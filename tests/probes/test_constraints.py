@@ -178,7 +178,7 @@ def test_a_file_of_prompts_is_read(tmp_path):
             {"instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": [3]}]},
             r"expected 'keywords' to be a list of texts",
         ),
-        ({"instruction_id_list": ["language:response_language"]}, r"can check, got 1 others"),
+        ({"instruction_id_list": ["language:response_language"]}, r"can check, got 1 that need something trained"),
     ],
 )
 def test_a_faulty_line_is_named(changed, message, tmp_path):

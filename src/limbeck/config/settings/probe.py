@@ -11,7 +11,8 @@ from limbeck.config.values import Count, ProbeNames, Successes, TaskNames
 
 
 class ProbeSettings(Settings):
-    """The settings of a probe. ``task`` is of pass-until, and of reversal a file of facts.
+    """The settings of a probe. ``task`` is of pass-until, of reversal a file of facts, and of constraints
+    one of prompts.
 
     ``successes`` and ``max_samples`` are of pass-until.
     """
@@ -19,7 +20,7 @@ class ProbeSettings(Settings):
     probe: Annotated[
         ProbeNames,
         Flag(
-            "What to measure: likelihood, slices, tasks, mqar, reversal, arithmetic, listops; or pass-until alone.",
+            "What to measure: likelihood, slices, tasks, constraints, mqar, reversal, arithmetic, listops; or pass-until alone.",
             "Measurement",
             synonyms=("probes", "metrics", "eval"),
         ),
@@ -27,7 +28,8 @@ class ProbeSettings(Settings):
     task: Annotated[
         str | None,
         Flag(
-            "Of pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file. Of reversal: a JSONL file.",
+            "Of pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file. Of reversal and constraints: a "
+            "JSONL file.",
             "Measurement",
             metavar="NAME|FILE",
         ),

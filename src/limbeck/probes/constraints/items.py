@@ -66,7 +66,7 @@ def read_items(path: str | Path) -> tuple[list[Item], int]:
     if not items:
         raise BadTask(
             f"{path}: expected a line {{{', '.join(f'{key!r}: ...' for key in _KEYS)}}} for each prompt whose constraints a "
-            f"program can check, got {len(read) or 'none'}{' others' if read else ''}"
+            f"program can check, got {f'{len(read)} that need something trained' if read else 'none'}"
         )
     return items, len(read) - len(items)
 
