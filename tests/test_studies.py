@@ -314,8 +314,9 @@ def chat(tmp_path) -> Path:
         "student": {"parameters": 20_000_000},
         "vocabulary": {"tokens": [49152, 9000]},
     }
+    answers = {"signature": {"temperature": 0.7}, "written": {"samples": 900, "stopped": 700}}
     about["plan"]["arms"] += [{"name": "cut+ce", "seed": seed} for seed in (200, 201, 202)]
-    for file, value in (("20m", about), ("answered", {"written": {"samples": 900, "stopped": 700}})):
+    for file, value in (("20m", about), ("answered", answers)):
         (runs / file).mkdir(parents=True)
         (runs / file / "run.json").write_text(json.dumps(value))
     write_rows(runs / "text" / "train.jsonl", [{"messages": []}] * 5)

@@ -49,22 +49,24 @@ def page(found):
 
 ![By how much the student is better than each other model, in nats per token and in shares of constraints](effects.svg)
 
-**The question.** A chat model of {sizes["teacher"] / 1e6:.0f}M parameters answers prompts. A student of
-{sizes["student"] / 1e6:.0f}M learns from the answers, or from the answers and the logits. What does it keep of the loss, and of
-what a program can check about an answer?
+**The question.** A chat model, of {sizes["teacher"] / 1e6:.0f}M parameters with its vocabulary trimmed, answers prompts. A
+student of {sizes["student"] / 1e6:.0f}M learns from the answers, or from the answers and the logits. What does it keep of the
+loss, and of what a program can check about an answer?
 
 **What was done.** [`../smollm2-chat.sh`](../smollm2-chat.sh). SmolLM2-135M-Instruct generated {answers["generated"]:,} answers
-at temperature 0.7. {answers["ended"]:,} of them ended within 256 tokens; {answers["train"]:,} were learned from and
+at temperature {answers["temperature"]}. {answers["ended"]:,} of them ended within 256 tokens; {answers["train"]:,} were learned from and
 {answers["held_out"]:,} held out. The vocabulary is what the training text uses, {after:,} of {before:,} tokens. Each arm begins
 with the same pruned model; the student read {found["trained_tokens"]:,} tokens. The criterion, in
 [`../smollm2-chat.py`](../smollm2-chat.py), stood before the first run.
 
 Constraints are those of {prompts["checked"]:,} prompts of IFEval, {found["constraints"]:,} in all, such as no commas or a title
 in double angular brackets. The other {prompts["left_out"]:,} prompts need something trained, and are left out. An answer is
-greedy and has up to 256 tokens, fewer than some constraints ask for. *By chance* is the share that a model's answers to other prompts
-follow.
+greedy and has up to 256 tokens, fewer than some constraints ask for. *By chance* is the share that a model's answers to other
+prompts follow.
 
 <!-- table models: begin -->
+
+Made by tables.py.
 
 <!-- table models: end -->
 

@@ -164,14 +164,15 @@ def judge(runs, out):
         claim: gain(losses["student"], losses[arm]) if what == "nats" else more_followed(files["student"], files[arm])
         for claim, (what, arm) in CLAIMS.items()
     }
-    about, written = read(run / "run.json"), read(runs / "answered" / "run.json")["written"]
+    about, generated = read(run / "run.json"), read(runs / "answered" / "run.json")
     result = {
         "verdicts": {claim: judged(one) for claim, one in gains.items()},
         "gains": {claim: asdict(one) for claim, one in gains.items()},
         "seeds": sorted(seed for arm, seed in models(run) if arm == "student"),
         "answers": {
-            "generated": written["samples"],
-            "ended": written["stopped"],
+            "temperature": generated["signature"]["temperature"],
+            "generated": generated["written"]["samples"],
+            "ended": generated["written"]["stopped"],
             "train": len(records(runs / "text" / "train.jsonl")),
             "held_out": int((losses["student"][0].tokens > 0).sum()),
         },
