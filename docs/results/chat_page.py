@@ -54,9 +54,9 @@ student of {sizes["student"] / 1e6:.0f}M learns from the answers, or from the an
 loss, and of what a program can check about an answer?
 
 **What was done.** [`../smollm2-chat.sh`](../smollm2-chat.sh). SmolLM2-135M-Instruct generated {answers["generated"]:,} answers
-at temperature {answers["temperature"]}. {answers["ended"]:,} of them ended within 256 tokens; {answers["train"]:,} were learned from and
-{answers["held_out"]:,} held out. The vocabulary is what the training text uses, {after:,} of {before:,} tokens. Each arm begins
-with the same pruned model; the student read {found["trained_tokens"]:,} tokens. The criterion, in
+at temperature {answers["temperature"]}. {answers["ended"]:,} of them ended within 256 tokens; {answers["train"]:,} were learned
+from and {answers["held_out"]:,} held out. The vocabulary is what the training text uses, {after:,} of {before:,} tokens. Each arm
+begins with the same pruned model; the student read {found["trained_tokens"]:,} tokens. The criterion, in
 [`../smollm2-chat.py`](../smollm2-chat.py), stood before the first run.
 
 Constraints are those of {prompts["checked"]:,} prompts of IFEval, {found["constraints"]:,} in all, such as no commas or a title
