@@ -133,7 +133,7 @@ FLAGSHIP = {  # the claims of the study smollm2, and what each of their gains is
 
 def smollm2(folder: str = "smollm2") -> Iterator[Row]:
     """Claims of the study smollm2, once its runs were judged."""
-    if not (HERE / folder / "results.json").exists():
+    if not there(folder):
         return
     found = read(f"{folder}/results.json")
     n = f"{found['documents']} stories, {len(found['seeds'])} seeds"
