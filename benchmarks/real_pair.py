@@ -1,6 +1,6 @@
 """Distilling one start from a real teacher by limbeck, TRL's GKD trainer and a packed loop: equal CPU time, and equal tokens.
 
-    LIMBECK_TEST_DATA=FOLDER python benchmarks/real_pair.py     # some 45 CPU-minutes; the same command continues
+    LIMBECK_TEST_DATA=FOLDER python benchmarks/real_pair.py     # an hour of CPU time; the same command continues
 
 The teacher is SmolLM2-135M-Instruct, the text TinyStories (FOLDER/text/tinystories), the start one student pruned by limbeck.
 Peers train it with all 49,152 tokens; limbeck does that too, and trains the same start with the tokens that the text uses, so
