@@ -5,12 +5,14 @@ import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 import limbeck
+from limbeck.corpora.tokenizer import BOS
 from limbeck.probes import Measurements
 from tests import test_headlines, test_result_pages
 from tests.helpers.models import texts, write_teacher
@@ -214,3 +216,99 @@ def test_the_committed_page_is_that_of_its_files():
     assert (RESULTS / "smollm2" / "quality.svg").read_text(encoding="utf-8") == picture.drawn(
         read("smollm2/files.json"), read("smollm2/results.json")
     )
+
+
+@pytest.fixture
+def exported(runs, tmp_path, monkeypatch) -> Path:
+    """The runs with the files of their students, and a teacher with its file; few and short texts."""
+    steps, files, asked = (script(name) for name in ("smollm2_tasks", "smollm2_files", "smollm2"))
+    here = tmp_path / "runs"
+    shutil.copytree(runs, here)
+    for run in ("20m", "40m"):
+        for arm in ("cut+ce", "cut+ce@flops"):
+            for seed in (100, 101):
+                shutil.copytree(here / run / "student", here / run / "baselines" / f"{arm}-seed{seed}" / "student")
+        kinds = ",".join(f"gguf:{kind}" for kind in files.KINDS)
+        limbeck.export(model=str(here / run / "student"), to=kinds, out=here / f"{run}-files", threads=1)
+    asked.write_texts(here / "text", {"held_out": texts(5, seed=3)})
+    limbeck.export(
+        model=str(here / "teacher"), to="gguf:f32", data=str(here / "text.jsonl"), out=here / "file", threads=1
+    )
+    (file,) = (here / "file").glob("*.gguf")
+    for module in (steps, files):
+        monkeypatch.setattr(module, "TEACHER", str(here / "teacher"))
+        monkeypatch.setattr(module, "OPENING", BOS)
+    monkeypatch.setattr(files, "SHIPPED", {"smollm2-135m": SimpleNamespace(file=lambda: file)})
+    for name, value in {"LENGTH": 32, "READ": 8, "WRITTEN": 4, "ROUNDS": 3, "NEW": 5, "PROMPT": "the cat"}.items():
+        monkeypatch.setattr(files, name, value)
+    return here
+
+
+@pytest.mark.extras
+def test_files_are_measured_in_llama_cpp(exported, tmp_path):
+    pytest.importorskip("xllamacpp", reason="the package xllamacpp is not installed")
+    script("smollm2_files").main(exported, tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "files.json").read_text())
+    by = {row["name"]: row for row in found["files"]}
+    assert tuple(by) == FILES
+    whole = limbeck.probe(model=str(exported / "teacher"), data=str(exported / "text/held_out.jsonl"), length=32)
+    assert by["teacher, Q4_1"]["bits_per_byte"]["value"] == pytest.approx(
+        whole.readings["bits_per_byte"].value, abs=1e-4
+    )
+    student, teacher = by["20M, f32"], by["teacher, Q4_1"]
+    assert student["above_teacher"]["value"] == pytest.approx(
+        student["bits_per_byte"]["value"] - teacher["bits_per_byte"]["value"]
+    )
+    assert teacher["above_teacher"] is teacher["speed"]["prefill"]["times_teacher"] is None
+    assert len(student["speed"]["generation"]["turns"]) == 3
+    assert student["exported"]["kl"]["value"] < 1e-4
+    assert set(found["texts"]["by"]) == {"teacher, Q4_1", "20M, q8_0", "40M, q8_0"}
+
+
+@pytest.mark.extras
+def test_tasks_are_measured_of_all_models(exported, tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval", reason="the package lm_eval is not installed")
+    data, words = tmp_path / "data" / "tasks", [" ".join(one.split()[:5]) for one in texts(40)]
+    pairs = [
+        {"sentence_good": one, "sentence_bad": one[::-1], "UID": str(number % 2)} for number, one in enumerate(words)
+    ]
+    for name, rows in (("blimp/blimp_67x100", pairs), ("lambada/lambada_test", [{"text": one} for one in words])):
+        (data / name).parent.mkdir(parents=True)
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setenv("LIMBECK_TEST_DATA", str(tmp_path / "data"))
+    steps = script("smollm2_tasks")
+    monkeypatch.setattr(steps, "tasks", lambda runs, folder: chosen(steps, data, folder))
+    steps.main(exported, tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "tasks.json").read_text())
+    assert found["items"] == {"grammar": 2 * steps.PAIRS, "last_words": 40}
+    assert found["cross_entropy"] == {"20M": "cut+ce", "40M": "cut+ce"}
+    by = {(one["model"], one["name"]): one for one in found["readings"]}
+    models = ("teacher", "20M, cross-entropy", "20M, untrained", "20M", "40M, cross-entropy", "40M")
+    assert {model for model, _ in by} == set(models)
+    # the baselines of this run are its student
+    assert by["20M", "bits_per_byte_minus_cross-entropy, grammar"]["value"] != 0  # but for the second seed
+    untrained = by["20M", "bits_per_byte, grammar"]["value"] - by["20M, untrained", "bits_per_byte, grammar"]["value"]
+    assert by["20M", "bits_per_byte_minus_untrained, grammar"]["value"] == pytest.approx(untrained)
+
+
+def chosen(steps, data, folder):
+    """Both tasks, as of a vocabulary that has every word whole."""
+    rows = {
+        "grammar": steps.grammar(data / "blimp/blimp_67x100.jsonl", lambda text: True),
+        "last_words": steps.last_words(data / "lambada/lambada_test.jsonl", lambda word: True),
+    }
+    for name, some in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    return [str(folder / f"{name}.jsonl") for name in rows]
+
+
+def test_items_are_those_whose_words_are_kept(tmp_path):
+    steps = script("smollm2_tasks")
+    pairs = [{"sentence_good": f"a {n}", "sentence_bad": f"b {n}", "UID": "x"} for n in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    found = steps.grammar(tmp_path / "pairs.jsonl", lambda text: int(text[2:]) % 3 == 0)
+    assert [row["sentence_good"] for row in found] == [f"a {3 * n}" for n in range(steps.PAIRS)]
+    rows = [{"text": f"one two\n\n{n} {'abc'[n % 3]}"} for n in range(6)]
+    (tmp_path / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = steps.last_words(tmp_path / "words.jsonl", lambda word: word == " b")
+    assert found == [{"prompt": f"one two\n\n{n}", "target": " b"} for n in (1, 4)]

@@ -115,13 +115,12 @@ def turns(models, readers):
 
 
 def speeds(mine, teachers):
-    """The rate over rounds, and the ratio to the teacher's, each with its interval."""
+    """The rate over rounds, and the ratio to the teacher's, each with its interval; of the teacher itself the rate."""
     found = {}
     for what, rates in mine.items():
-        own = ratio_of([rates, np.ones(len(rates))])
         found[what] = {
-            "tokens_per_s": {"value": own.value, "low": own.low, "high": own.high, "rounds": own.n},
-            "times_teacher": as_rounds(ratio_of([rates, teachers[what]])),
+            "tokens_per_s": as_rounds(ratio_of([rates, np.ones(len(rates))])),
+            "times_teacher": None if mine is teachers else as_rounds(ratio_of([rates, teachers[what]])),
             "turns": rates,
         }
     return found
@@ -151,7 +150,7 @@ def row(name, whose, file, reader, measured, teacher):
         "model": whose,
         "bytes": file.stat().st_size,
         "bits_per_byte": as_json(mean_interval(bits, reader.bytes)),
-        "above_teacher": as_json(more),
+        "above_teacher": None if measured is teacher else as_json(more),
         "tokens": int(measured.tokens.sum()),
         "bytes_per_token": float(reader.bytes.sum() / measured.tokens.sum()),
         "exported": exported(file),
