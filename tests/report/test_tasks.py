@@ -27,7 +27,7 @@ def test_scores_stand_by_task_and_model_without_parts_of_groups():
     table = task_table(readings())
     assert table is not None
     assert list(table.models) == ["teacher", "student"]
-    assert [row[:4] for row in table.scores] == [("piqa", "accuracy", 100, "50 %"), ("piqa", "margin, nats", 100, "")]
+    assert [row[:4] for row in table.scores] == [("piqa", "accuracy", 100, "0.500"), ("piqa", "margin, nats", 100, "")]
     assert [cell[:5] for cell in table.scores[0][4]] == ["0.800", "0.650"]
     assert task_table([]) is None
 
@@ -47,7 +47,7 @@ def test_comparisons_name_difference_retention_and_flips():
 def test_the_card_has_a_table_and_the_picture_each_task():
     lines = card_rows(readings(), ("teacher", "cut", "student"), CUT)
     assert lines[0] == "| task | score | chance | teacher | student |"
-    assert lines[2].startswith("| piqa | accuracy | 50 % | 0.800")
+    assert lines[2].startswith("| piqa | accuracy | 0.500 | 0.800")
     assert card_rows([], ("teacher",), CUT) == []
     ((task, by_model, chance),) = headline_scores(readings())
     assert (task, chance, by_model["student"].value) == ("piqa", 0.5, 0.65)

@@ -23,7 +23,7 @@ from matplotlib.ticker import NullFormatter
 from limbeck.probes.calibration import ReliabilityBin
 from limbeck.report.levels import teacher_level
 from limbeck.report.start import CUT, Start
-from limbeck.report.words import Bounded, count, label
+from limbeck.report.words import ORDER, Bounded, count, label
 from limbeck.types import Reading
 
 # Placeholders for the variables of style.css; any colours would do that appear nowhere else.
@@ -185,7 +185,8 @@ def task_points(
     """Accuracy of each task by model, with 95 % intervals and the accuracy of guessing, a row a task; None without tasks."""
     if not tasks:
         return None
-    models = list(dict.fromkeys(model for _, found, _ in tasks for model in found))
+    models = list(dict.fromkeys([*ORDER, *(model for _, found, _ in tasks for model in found)]))
+    models = [model for model in models if any(model in found for _, found, _ in tasks)]  # as in the table
     step = 0.7 / max(1, len(models) - 1)
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(8.6, 1.1 + 0.22 * len(tasks) * (1 + len(models) / 2)), layout="constrained")

@@ -111,6 +111,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters["kept"] = _kept
+    made.filters["stacked"] = _stacked
     return made
 
 
@@ -118,6 +119,12 @@ def _kept(text: str) -> Markup:
     """A text, escaped, in which no line breaks within a flag, before a unit's sign or behind a ±."""
     safe = re.sub(r"--[a-z][\w-]*", r'<span class="kept">\g<0></span>', str(escape(text)))
     return Markup(re.sub(r"(?<=\d) (?=%)|(?<=±) |(?<=\d) (?=±)", "&nbsp;", safe))  # escaped above
+
+
+def _stacked(text: str) -> Markup:
+    """A value with its interval: one in brackets is a small line of its own."""
+    value, bracket, rest = text.partition(" (")
+    return _kept(value) + Markup(" <small>({})</small>").format(rest.removesuffix(")")) if bracket else _kept(text)
 
 
 def render(found: RunFolder) -> str:

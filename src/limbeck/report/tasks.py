@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from limbeck.report.start import Start
-from limbeck.report.words import ORDER, bounded, label, share
+from limbeck.report.words import ORDER, bounded, label
 from limbeck.types import Reading
 
 _SCORES = {
@@ -46,7 +46,7 @@ def task_table(readings: Sequence[Reading]) -> TaskTable | None:
         chance = next(
             (found[model, f"chance, {task}"] for model in models if (model, f"chance, {task}") in found), None
         )
-        guess = share(chance.value) if chance and what.startswith("acc") else ""
+        guess = f"{chance.value:.3f}" if chance and what.startswith("acc") else ""
         n = max(one.n for one in cells if one is not None)
         rows.append((task, _SCORES.get(what, what), n, guess, [_cell(one) for one in cells]))
     return TaskTable(models, rows, _compared(found, models))
