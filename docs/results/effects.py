@@ -62,8 +62,12 @@ def ticks(low: float, high: float, *, log: bool) -> list[float]:
 
 def drawn(page: str, rows: list[Row]) -> str:
     """The picture of those rows of a page that have bounds."""
-    axis = FIGURES[page]
-    shown = [(row, row.bounds) for row in rows if row.page == page and row.bounds]
+    return picture(FIGURES[page], [row for row in rows if row.page == page])
+
+
+def picture(axis: Axis, rows: list[Row]) -> str:
+    """The picture of those rows that have bounds."""
+    shown = [(row, row.bounds) for row in rows if row.bounds]
     scale = log10 if axis.log else float
     values = [value for _, bounds in shown for value in bounds] + list(axis.marks)
     least, most = min(map(scale, values)), max(map(scale, values))

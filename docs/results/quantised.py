@@ -47,11 +47,25 @@ def judge(runs, out):
             **{name: {arm: level(runs_of) for arm, runs_of in one.items()} for name, one in found.items()},
         },
         "documents": int((plain[0].tokens > 0).sum()),
-        "seeds": json.loads((runs / "plain" / "run.json").read_text())["signature"]["seeds"],
+        **facts(runs / "plain"),
         "files": {name: filed(runs / f"{name}-gguf") for name in FORMATS},
     }
     write_json(out / "results.json", result)
     return result
+
+
+def facts(run):
+    """What a run's record says of its student and its training."""
+    found = json.loads((run / "run.json").read_text())
+    asked, plan, student = found["signature"], found["plan"], found["student"]
+    return {
+        "seeds": [asked["seed"] + number for number in range(asked["seeds"])],
+        "parameters": student["parameters"],
+        "shape": student["shape"],
+        "tokens": plan["tokens"],
+        "learning_rate": plan["learning_rate"],
+        "vocabulary": found["vocabulary"]["tokens"],
+    }
 
 
 def filed(folder):

@@ -17,3 +17,5 @@ for run in int4 int8; do
   for file in run.json readings.jsonl verdict.json samples.json; do cp "$out/$run/$file" docs/results/quantised/$run/; done
   cp $out/$run-gguf/export.json docs/results/quantised/$run/
 done
+python docs/results/quantised_page.py
+python docs/results/index.py

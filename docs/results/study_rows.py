@@ -145,6 +145,26 @@ def smollm2(folder: str = "smollm2") -> Iterator[Row]:
         yield Row("smollm2", "smollm2", claim, found["verdicts"][key], ", ".join(effects), n)
 
 
+def quantised(folder: str = "quantised") -> Iterator[Row]:
+    """Claims and measurements of the study quantised, once its runs were judged."""
+    if not (HERE / folder / "results.json").exists():
+        return
+    found = read(f"{folder}/results.json")
+    n = f"{found['documents']} stories, {len(found['seeds'])} seeds"
+    for name, kind in (("int4", "Q4_0"), ("int8", "Q8_0")):
+        gain, verdict = found["gains"][name], found["verdicts"][name]
+        claim = f"{kind}: training with its weights is better"
+        yield Row("quantised", "quantised", claim, verdict, interval(gain, digits=4), n, bounds(gain))
+        for arm, what in (("ptq", "quantised afterwards"), ("student", "trained with its weights")):
+            above = found["above_plain"][name][arm]
+            claim = f"{kind}, {what}: above the unquantised"
+            yield Row("quantised", "quantised", claim, "measured", interval(above, digits=4), n, bounds(above))
+        file = found["files"][name]
+        claim, n_file = f"{kind} file in llama.cpp: above its student", f"{file['difference']['n']} stories, one seed"
+        effect = interval(file["difference"], digits=4)
+        yield Row("quantised", "quantised", claim, "measured", effect, n_file, bounds(file["difference"]))
+
+
 def caches() -> Iterator[Row]:
     """Claims and measurements of the study caches."""
     names = {"drawn": "Sampled logits", "likeliest without the rest": "Top-k without the rest"}
@@ -440,6 +460,7 @@ def rows() -> list[Row]:
     found = [
         *smollm2(),
         *chat(),
+        *quantised(),
         *stories(),
         *caches(),
         *alignment(),
