@@ -1,9 +1,12 @@
 # A student of SmolLM2-135M-Instruct trained with the weights that its 4-bit or 8-bit file will hold, against quantising it after
 # the same training; three seeds. Some forty minutes of one core; each command continues where it was stopped. The teacher's logits
-# are those that smollm2.sh captured. The last commands need pip install 'limbeck[gguf,llamacpp]'.
+# are those of smollm2.sh, captured by the same command: where they are there nothing is captured. The last commands need pip install 'limbeck[gguf,llamacpp]'.
 set -eu
 export OMP_NUM_THREADS=1
-logits=runs/smollm2/logits out=runs/quantised
+text=$LIMBECK_TEST_DATA/text/tinystories stories=runs/smollm2/text logits=runs/smollm2/logits out=runs/quantised
+[ -d $stories ] || python docs/results/smollm2.py split $stories "$text/train.jsonl" "$text/train_v2.jsonl"
+limbeck capture --teacher builtin:smollm2-135m --vocab auto --data $stories/train.jsonl --eval-data $stories/held_out.jsonl \
+  --seq-len 512 --threads 1 --out $logits
 same="--teacher $logits --shape layers=16,hidden=320,heads=4,kv_heads=2,ffn=832 --tokens 200k --lr 2e-3 --seed 200 --seeds 3 \
   --dtype bfloat16 --threads 1"
 limbeck distil $same --qat int4 --baselines ptq --out $out/int4

@@ -44,9 +44,9 @@ def setting(found):
         f"SmolLM2-135M-Instruct teaches students of {found['parameters']:,} parameters (`{found['shape']}`), cut out of it, on "
         f"TinyStories: {found['tokens']:,} tokens of logits that were captured once, over the {kept:,} of {whole:,} tokens "
         f"that the stories use, with forward KL, a peak learning rate of {found['learning_rate']:g} and products in bfloat16. "
-        f"Seeds {', '.join(map(str, found['seeds']))}. All arms of a seed read the same rows from the same start; they differ in the "
-        f"weights that a step computes with. Losses are in float32, on the same {found['documents']} held-out stories, with the "
-        "values that the file holds. The criterion is in `../quantised.py` and stood before the first run."
+        f"Seeds {', '.join(map(str, found['seeds']))}. All arms of a seed read the same rows from the same start; they differ in "
+        f"the weights that a step computes with. Losses are in float32, on the same {found['documents']} held-out stories, with "
+        "the values that the file holds. The criterion is in `../quantised.py` and stood before the first run."
     )
 
 
