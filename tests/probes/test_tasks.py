@@ -347,7 +347,7 @@ def json_of(fact):
         ({"probe": "mqar,pass-until"}, "pass-until alone"),
         (
             {"probe": "mqar", "task": "copy"},
-            "--probe mqar does not use --task .used by pass-until, reversal.: leave it out, or name a probe that "
+            "--probe mqar does not use --task .used by constraints, pass-until, reversal.: leave it out, or name a probe that "
             "uses it; pass-until runs alone",
         ),
         (
@@ -362,7 +362,7 @@ def json_of(fact):
         ({"probe": "pass-until", "task": "copy", "data": "x"}, "--probe pass-until does not use --data .used by"),
         (
             {"probe": "mqar,listops", "teacher": "builtin:stdlib"},
-            "--probe mqar,listops does not use --teacher .used by likelihood, slices, tasks.",
+            "--probe mqar,listops does not use --teacher .used by constraints, likelihood, slices, tasks.",
         ),
     ],
 )
