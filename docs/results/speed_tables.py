@@ -5,7 +5,7 @@ from statistics import mean, median
 
 import numpy as np
 from cells import Tables, spread, table, within
-from study_rows import read
+from study_rows import REAL_PAIR, read
 
 from limbeck.probes.interval import difference_interval
 
@@ -200,6 +200,7 @@ def streamed() -> str:
 TABLES: Tables = {
     "performance.md": {
         "end-to-end": end_to_end,
+        **({"real-pair": lambda: real_pair(read("performance/real-pair.json"))} if REAL_PAIR.exists() else {}),
         "losses": losses,
         "captured": captured,
         "served": served,

@@ -18,6 +18,7 @@ from limbeck.papers.lab.recipe import count_of
 from limbeck.probes.interval import wilson
 
 HERE = Path(__file__).parent
+REAL_PAIR = HERE / "performance" / "real-pair.json"
 JUDGED = ("confirmed", "refuted", "inconclusive")
 
 
@@ -454,6 +455,22 @@ def performance() -> Iterator[Row]:
             )
 
 
+def real_pair() -> Iterator[Row]:
+    """The claims of benchmarks/real_pair.py, once it was run."""
+    if not REAL_PAIR.exists():
+        return
+    found = read(str(REAL_PAIR.relative_to(HERE)))
+    words = {
+        "equal time": "Trimmed, fewer bits per byte than both peers after equal CPU time",
+        "engine": "With all tokens, fewer bits per byte than both peers after equal CPU time",
+        "equal tokens": f"At most {found['margin']:g} bits per byte above a packed loop after equal tokens",
+    }
+    n = f"{found['setting']['held_out_documents']} documents, {len(found['seeds'])} seeds"
+    for claim, one in found["claims"].items():
+        effects = [f"{peer}: {interval(of, unit='bits per byte')}" for peer, of in one["differences"].items() if of]
+        yield Row("performance.md", "performance", words[claim], one["verdict"], "; ".join(effects), n)
+
+
 @cache
 def rows() -> list[Row]:
     """All rows: claims with a verdict first."""
@@ -470,5 +487,5 @@ def rows() -> list[Row]:
         *pass_until(),
         *conversion(),
     ]
-    found += [*law_coverage(), *streamed(), *mixers(), *performance()]
+    found += [*law_coverage(), *streamed(), *mixers(), *performance(), *real_pair()]
     return sorted(found, key=lambda row: row.verdict not in JUDGED)
