@@ -12,6 +12,7 @@ from limbeck.errors import BadFolder
 from limbeck.jobs.common import environment
 from limbeck.jobs.common.environment import environment_of
 from limbeck.jobs.common.folder import claim, signature_of, update
+from limbeck.report.card import model_card
 
 
 @pytest.fixture
@@ -96,3 +97,13 @@ def test_a_run_that_was_given_its_format_is_not_continued_with_auto(units, tmp_p
     assert again.bf16
     with pytest.raises(BadFolder, match=r"dtype: 'float32' there, 'auto' now"):
         claim(tmp_path / "run", signature_of(settings(tmp_path / "run"), "distil", bf16=again.bf16))
+
+
+@pytest.mark.parametrize(
+    ("bf16", "how"),
+    [(False, "in float32 and"), (True, "in mixed precision (weights in float32, products in bfloat16) and")],
+)
+def test_a_card_says_in_which_format_a_student_was_trained(bf16, how):
+    run = {"teacher": {"name": "t"}, "student": {"parameters": 9, "dtype": "bfloat16"}, "plan": {"tokens": 100}}
+    card = model_card(run | {"objective": "ForwardKL", "lineage": {}, "signature": {"bf16": bf16}}, [])
+    assert f"It was trained {how} rounded to bfloat16 at the end" in card

@@ -120,9 +120,9 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
         else ("." if run.get("plan") else ", and not trained since pruning: distil it before use.")
     )
     if tokens and student.get("dtype") not in (None, "float32"):
-        text += (
-            f" It was trained in float32 and rounded to {student['dtype']} at the end; measured is the rounded model."
-        )
+        mixed = (run.get("signature") or {}).get("bf16")
+        how = "mixed precision (weights in float32, products in bfloat16)" if mixed else "float32"
+        text += f" It was trained in {how} and rounded to {student['dtype']} at the end; measured is the rounded model."
     text += quantised_sentence(run)
     mixers = (run.get("conversion") or {}).get("mixers")
     return text + (f" Its layers mix with {plain(_in_order(mixers))}." if mixers else "")
