@@ -182,7 +182,7 @@ def test_the_page_is_written_from_the_results(folder):
         "| 20M, q8_0 | 73.0 MB | 0.950 (0.940 to 0.960) | +0.150 (+0.140 to +0.160) | 0.001 | 400 | 400 | 4.0 (4.0 to 4.0) |"
         in written
     )
-    assert "Once upon '''a\n```" in written, "a text cannot end its block"
+    assert "```text\n… upon '''a\n```" in written, "a text cannot end its block"
     picture = ElementTree.fromstring((folder / "quality.svg").read_text(encoding="utf-8"))
     dots = [one for one in picture.iter() if one.tag.endswith("circle")]
     shown = len(FILES) - 2  # not those in float32

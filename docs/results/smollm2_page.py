@@ -174,15 +174,13 @@ def cost(results):
 
 def texts(files):
     """What each model writes after one prompt."""
-    found, parts = files["texts"], []
+    found = files["texts"]
+    parts = [f"Each goes on from `{found['prompt']}`; how was chosen before any of these was read."]
+    drawn_how = f"drawn at temperature {found['temperature']:g}, seed {found['seed']}"
     for name, by in found["by"].items():
         for how, said in by.items():
-            called = (
-                "greedily"
-                if how == "greedy"
-                else f"drawn at temperature {found['temperature']:g}, seed {found['seed']}"
-            )
-            parts.append(f"{name}, {called}:\n\n```text\n{found['prompt']}{said.replace('`', chr(39))}\n```")
+            block = f"…{said.replace('`', chr(39))}"
+            parts.append(f"{name}, {'greedily' if how == 'greedy' else drawn_how}:\n\n```text\n{block}\n```")
     return "\n\n".join(parts)
 
 

@@ -61,6 +61,15 @@ def test_retention_is_not_given_of_a_teacher_at_chance():
     assert (kept.value, kept.n) == (1.0, 100)
 
 
+def test_a_teacher_at_chance_in_some_resamples_gives_no_warning(recwarn):
+    few = scores([1] * 4 + [0] * 11, chance=0.0)
+    assert above_chance([few])
+    kept = retention([scores([1] * 2 + [0] * 13, chance=0.0)], [few], "acc")
+    assert kept is not None
+    assert kept.value == pytest.approx(0.5)
+    assert not recwarn.list
+
+
 def test_models_that_never_differ_have_an_interval_still():
     one = scores([1, 0] * 30)
     found = by_name(differences("student", [one], "teacher", [one]))["acc_minus_teacher, t"]

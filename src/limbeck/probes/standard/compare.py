@@ -107,7 +107,8 @@ def retention(runs: Sequence[TaskScores], others: Sequence[TaskScores], name: st
     if not above_chance(others, name):
         return None
     columns = np.stack([s - runs[0].chance, above, np.ones_like(s)], -1)  # ones, so that no item counts as unread
-    return bootstrap(lambda total: total[..., :1] / total[..., 1:2], columns)[0]
+    with np.errstate(divide="ignore", invalid="ignore"):  # resamples of few items, in which the teacher is at chance
+        return bootstrap(lambda total: total[..., :1] / total[..., 1:2], columns)[0]
 
 
 def above_chance(runs: Sequence[TaskScores], name: str = "acc") -> bool:
