@@ -14,6 +14,7 @@ from limbeck.models.save import save
 from limbeck.models.trim.folder import open_vocabulary
 from limbeck.models.trim.model import trim
 from tests.helpers.models import llama, texts, tokenizer
+from tests.helpers.served import serving
 
 FEW = ["the", "cat", "sat", "on", "a", "mat", "while", "one", "dog", "ran", "past"]
 BASE, WHOLE = 259, 321  # bytes and special tokens, and all that the words of the tests lead to
@@ -388,6 +389,23 @@ def test_top_logits_of_all_tokens_are_restricted_and_what_is_unknown_is_said(her
     assert "is beyond the captured outcomes and counts as kept" in note
     with pytest.raises(BadSetting, match="those that follow them were not captured"):
         limbeck.distil(**given | {"objective": "ULD"}, out=tmp_path / "b")
+
+
+def test_a_servers_logits_are_captured_whole_and_restricted_then(here, tmp_path):
+    save(llama(layers=1, hidden=32, tok=tokenizer(360), seed=3), tmp_path / "small")
+    teacher = load(here / "teacher")
+    teacher.model.model.norm.weight.data *= 0.2  # nearly uniform: an untrained one that is sure is no model of the text
+    asked = {"data": str(here / "text.jsonl"), "length": 32, "threads": 1}
+    with serving(teacher) as server:
+        served = {"teacher": server.url, "tokenizer": str(here / "teacher")}
+        limbeck.capture(**asked, **served, tokens="1k", out=tmp_path / "captured")
+    more = {"student": str(tmp_path / "small"), "tokens": "300", "batch_tokens": 128, "baselines": (), "threads": 1}
+    limbeck.distil(teacher=str(tmp_path / "captured"), vocab="auto", **more, out=tmp_path / "out")
+    kept = open_vocabulary(tmp_path / "out" / "vocabulary").kept
+    assert load(tmp_path / "out" / "student").vocab == len(kept) < WHOLE
+    found = run_of(tmp_path / "out")["vocabulary"]["left_out"]
+    assert 0 < found["left_out"]["value"] < 1
+    assert 0 < found["rest"] < 1
 
 
 def test_captured_logits_are_restricted_for_a_student_that_is_trimmed(here, done, captured_whole, tmp_path):
