@@ -39,3 +39,4 @@ for run in 20m 40m; do
   for file in run.json readings.jsonl verdict.json samples.json; do cp "$out/$run/$file" docs/results/smollm2/$run/; done
 done
 python docs/results/smollm2_page.py
+python docs/results/index.py

@@ -7,6 +7,7 @@ after SIGINT and SIGTERM. Jobs are imported inside the commands, so that `--help
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import shutil
 import signal
@@ -198,6 +199,7 @@ _register()
 def main() -> NoReturn:
     """Runs the command line and exits."""
     signal.signal(signal.SIGTERM, _terminated)
+    _quiet()
     try:
         with explained():
             app()  # prints a wrong flag itself and exits with 2; turns SIGINT into 130
@@ -206,6 +208,17 @@ def main() -> NoReturn:
             print(f"limbeck: {visible(scrubbed(str(error)))}", file=sys.stderr)
         sys.exit(error.status)
     sys.exit(0)
+
+
+# Libraries that warn while they are imported, of things that a user of limbeck can neither see nor change: kernels of other
+# machines, enums of torchao, operators of a torchvision that is not there.
+_CHATTY = ("torchao", "torch.utils._pytree", "torch.onnx._internal.exporter._registration")
+
+
+def _quiet() -> None:
+    """Leaves only errors of those libraries, in this process; whoever imports limbeck hears them."""
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,9 @@
 """ONNX graphs with a past: the same logits in onnxruntime, in one part and in several."""
 
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,9 +12,10 @@ from transformers import Gemma2Config, GPT2Config, LlamaConfig
 from limbeck.errors import BadModel, BadSetting
 from limbeck.exporters.named import Format
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.save import save
 from tests.exporters.test_gguf import packed, small
 from tests.helpers.gguf import random_model
-from tests.helpers.models import tokenizer
+from tests.helpers.models import texts, tokenizer
 
 GEMMA2 = Gemma2Config(
     vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -37,6 +41,20 @@ def test_the_graph_computes_the_same_with_and_without_a_past(config, tmp_path):
     assert names[3:5] == ["past_key_values.0.key", "past_key_values.0.value"]
     assert [one.name for one in found._session.get_outputs()][:2] == ["logits", "present.0.key"]
     assert found._session.get_inputs()[1].shape == ["batch_size", "total_sequence_length"]
+
+
+@pytest.mark.extras
+def test_the_command_says_nothing_of_other_machines_kernels(tmp_path):
+    """torchao and torch's exporter warn of what is not there while they are imported and used."""
+    save(LanguageModel(random_model(small()), tokenizer(300), "tiny"), tmp_path / "m")
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in texts(8)))
+    asked = ["--to", "onnx", "--data", tmp_path / "text.jsonl", "--threads", "1", "--out", tmp_path / "out"]
+    command = [sys.executable, "-m", "limbeck", "export", tmp_path / "m", *asked]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    assert [
+        line for line in done.stderr.splitlines() if re.search("Failed to load|torchvision|pytree|Enum", line)
+    ] == []
+    assert "onnx: compared with the model" in done.stdout + done.stderr
 
 
 def test_another_number_format_is_refused(tmp_path):
