@@ -50,6 +50,7 @@ def judge(runs, out):
         **facts(runs / "plain"),
         "files": {name: filed(runs / f"{name}-gguf") for name in FORMATS},
     }
+    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "results.json", result)
     return result
 

@@ -1,6 +1,7 @@
 # A student of SmolLM2-135M-Instruct trained with the weights that its 4-bit or 8-bit file will hold, against quantising it after
-# the same training; three seeds. Some forty minutes of one core; each command continues where it was stopped. The teacher's logits
-# are those of smollm2.sh, captured by the same command: where they are there nothing is captured. The last commands need pip install 'limbeck[gguf,llamacpp]'.
+# the same training; three seeds. About an hour of one core; each command continues where it was stopped. The teacher's logits
+# are those of smollm2.sh, captured by the same command: where they are there nothing is captured. The last commands need
+# pip install 'limbeck[gguf,llamacpp]'.
 set -eu
 export OMP_NUM_THREADS=1
 text=$LIMBECK_TEST_DATA/text/tinystories stories=runs/smollm2/text logits=runs/smollm2/logits out=runs/quantised
@@ -17,7 +18,7 @@ limbeck export $out/int8/student --to gguf:q8_0 --threads 1 --out $out/int8-gguf
 python docs/results/quantised.py $out docs/results/quantised
 for run in int4 int8; do
   mkdir -p docs/results/quantised/$run
-  for file in run.json readings.jsonl verdict.json samples.json; do cp "$out/$run/$file" docs/results/quantised/$run/; done
+  for file in readings.jsonl verdict.json samples.json; do cp "$out/$run/$file" docs/results/quantised/$run/; done
   cp $out/$run-gguf/export.json docs/results/quantised/$run/
 done
 python docs/results/quantised_page.py
