@@ -75,6 +75,8 @@ def runs(tmp_path_factory) -> Path:
             for seed in [100] if arm == "teacher" else [100, 101]:
                 measured(here / name / "measurements" / f"{arm}-seed{seed}.safetensors", value, seed)
     shutil.rmtree(here / "one")
+    (here / "lr-3e-4").mkdir()  # stopped before it had a plan
+    (here / "lr-3e-4" / "run.json").write_text(json.dumps({"signature": {}}))
     return here
 
 

@@ -89,6 +89,8 @@ def trials(runs):
     found = {}
     for run in sorted([*runs.glob("lr-*"), *runs.glob("mix-*")]):
         about = record(run)
+        if "ended" not in about:  # stopped before its end
+            continue
         arms = sorted(
             {file.stem.partition("-seed")[0] for file in run.glob("measurements/*-seed*")} - {"teacher", "cut"}
         )
