@@ -7,7 +7,7 @@ import xllamacpp
 
 file, beginning = sys.argv[1:]
 settings = xllamacpp.CommonParams()
-settings.model.path, settings.n_ctx = file, 1024
+settings.model.path, settings.n_ctx, settings.verbosity = file, 1024, 1  # of what llama.cpp logs, the errors
 settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1  # its threads wait busily, and the model is small
 answer = xllamacpp.Server(settings).handle_completions(
     {"prompt": beginning, "max_tokens": 200, "temperature": 0.7, "seed": 0}
