@@ -12,7 +12,7 @@ import torch
 
 from limbeck.config import Settings
 from limbeck.config.defaults import SEQ_LEN, STEPS, WIDE
-from limbeck.errors import BadSetting, Mismatch
+from limbeck.errors import BadSetting, LimbeckError, Mismatch
 from limbeck.jobs.common.folder import begun
 from limbeck.models.configuration import load_config
 from limbeck.planning.cost.machine import multiplies_bfloat16
@@ -37,7 +37,7 @@ def environment_of(settings: Settings, *models: str | Path | None, width: int = 
     """Sets threads and denormals, joins the other ranks, and chooses the number format.
 
     ``models`` are those that the command computes with, ``width`` that of one it makes (`_automatic`). Raises BadSetting for a
-    device that is not available, BadModel where a configuration that decides cannot be read.
+    device that is not available.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -66,8 +66,15 @@ def _automatic(settings: Settings, device: torch.device, models: Iterable[str | 
         return bool(signature["bf16"])
     if not multiplies_bfloat16(device):
         return False
-    widths = (int(getattr(load_config(name).get_text_config(), "hidden_size", 0)) for name in models)
-    return device.type == "cuda" or max([width, *widths]) >= WIDE
+    return device.type == "cuda" or max([width, *map(_width, models)]) >= WIDE
+
+
+def _width(model: str | Path) -> int:
+    """The channels of a model; 0 of one that cannot be read, which is an error where it is loaded."""
+    try:
+        return int(getattr(load_config(model).get_text_config(), "hidden_size", 0))
+    except LimbeckError:
+        return 0
 
 
 def require_device(device: str) -> None:
