@@ -44,7 +44,7 @@ def test_attention_everywhere_is_the_teacher(kind, tied, tmp_path):
     assert student.parameters_count == teacher.parameters_count
     assert (student(batch()).logits() - teacher(batch()).logits()).abs().max() < 2e-5
     save(student, tmp_path / "student")
-    assert (load(tmp_path / "student")(batch()).logits() - teacher(batch()).logits()).abs().max() < 1e-5
+    assert (load(tmp_path / "student")(batch()).logits() - teacher(batch()).logits()).abs().max() < 2e-5
 
 
 @torch.no_grad()
