@@ -36,7 +36,7 @@ python docs/results/smollm2_files.py $out docs/results/smollm2
 python docs/results/smollm2_tasks.py $out docs/results/smollm2
 for run in 20m 40m; do
   mkdir -p docs/results/smollm2/$run
-  for file in run.json readings.jsonl verdict.json samples.json; do cp "$out/$run/$file" docs/results/smollm2/$run/; done
+  for file in readings.jsonl verdict.json samples.json; do cp "$out/$run/$file" docs/results/smollm2/$run/; done
 done
 python docs/results/smollm2_page.py
 python docs/results/index.py
