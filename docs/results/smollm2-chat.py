@@ -27,6 +27,7 @@ Without a claim: what the teacher follows, and what share each model would follo
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -192,7 +193,7 @@ def judge(runs, out):
     print(json.dumps(result, indent=1))
 
 
-DO = {"prompts": prompts, "split": split, "answer": answer, "judge": judge}
+DO: dict[str, Callable[..., None]] = {"prompts": prompts, "split": split, "answer": answer, "judge": judge}
 
 
 if __name__ == "__main__":

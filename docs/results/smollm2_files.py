@@ -103,7 +103,7 @@ def continued(model, reader, *, temperature):
 def turns(models, readers):
     """Tokens a second of each file in each round, of reading and of writing."""
     names = list(models)
-    found = {name: {"prefill": [], "generation": []} for name in names}
+    found: dict[str, dict[str, list[float]]] = {name: {"prefill": [], "generation": []} for name in names}
     for number in range(ROUNDS):
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
@@ -119,7 +119,7 @@ def speeds(mine, teachers):
     found = {}
     for what, rates in mine.items():
         found[what] = {
-            "tokens_per_s": as_rounds(ratio_of([rates, np.ones(len(rates))])),
+            "tokens_per_s": as_rounds(ratio_of([rates, [1.0] * len(rates)])),
             "times_teacher": None if mine is teachers else as_rounds(ratio_of([rates, teachers[what]])),
             "turns": rates,
         }

@@ -47,7 +47,7 @@ def lines(file):
 
 def grammar(file, is_kept):
     """The first pairs of each paradigm whose sentences are cut as before."""
-    found = {}
+    found: dict[str, list[dict[str, str]]] = {}
     for row in lines(file):
         chosen = found.setdefault(row["UID"], [])
         if len(chosen) < PAIRS and is_kept(row["sentence_good"]) and is_kept(row["sentence_bad"]):
@@ -57,7 +57,7 @@ def grammar(file, is_kept):
 
 def last_words(file, is_one):
     """The first passages whose last word is one token."""
-    found = []
+    found: list[dict[str, str]] = []
     for row in lines(file):
         prompt, _, word = row["text"].rpartition(" ")
         if len(found) < PASSAGES and is_one(f" {word}"):
@@ -99,7 +99,7 @@ def stronger(run):
 
 def scored(models, loaded):
     """The scores of the models of one arm: by task, one a seed. A sentence begins with what the students' documents do."""
-    found = {}
+    found: dict[tuple[str, str, str], list] = {}
     for model in models:
         begun = load(str(model), dtype=torch.float32)
         begin_with(begun, OPENING)
