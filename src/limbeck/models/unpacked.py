@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.models.inside import lengths
+
 Decoder = Callable[[Int[Tensor, "B T"], Int[Tensor, "B T"]], Float[Tensor, "B T D"]]
 
 
@@ -43,10 +45,8 @@ def padded_share(position: Int[Tensor, "B T"]) -> float:
 
 def _together(position: Int[Tensor, "B T"]) -> Iterator[tuple[Int[Tensor, " n"], Int[Tensor, " n"], int]]:
     """(starts in the flat rows, lengths, longest length) of each group of documents that run together, longest first."""
-    opens = torch.ones_like(position, dtype=torch.bool)
-    opens[:, 1:] = position[:, 1:] != position[:, :-1] + 1
-    first = opens.flatten().nonzero()[:, 0]
-    length = torch.diff(first, append=first.new_tensor([position.numel()]))
+    length = lengths(position)
+    first = length.cumsum(0) - length
     order = length.argsort(descending=True, stable=True)
     first, length = first[order], length[order]
     sizes = length.tolist()

@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from limbeck.models.inside import lengths
+
 
 @dataclass(frozen=True)
 class Documents:
@@ -72,10 +74,8 @@ class Documents:
     @cached_property
     def lengths(self) -> list[int]:
         """The lengths of the documents' parts in these rows, row after row."""
-        start = self.reach == 0
-        start[:, 0] = True
-        first = start.flatten().nonzero()[:, 0]
-        return torch.diff(first, append=first.new_tensor([start.numel()])).tolist()
+        found: list[int] = lengths(self.position).tolist()
+        return found
 
     @property
     def continues(self) -> Bool[Tensor, "B T"]:
