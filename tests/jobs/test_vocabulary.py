@@ -302,22 +302,32 @@ def test_trimming_is_suggested_where_embeddings_exceed_a_third(sizes, suggested)
         assert "--vocab auto" in found[0].remedy
 
 
-@pytest.fixture(scope="module")
-def captured_whole(here) -> Path:
-    """Sampled logits of all tokens."""
+def captured(here, name: str, *, kind: str) -> Path:
+    """Logits of all tokens, captured into a folder of this name."""
     asked = {
         key: value for key, value in keys(here).items() if key in ("teacher", "data", "length", "threads", "tokens")
     }
-    limbeck.capture(**asked, kind="drawn", out=here / "whole")
-    return here / "whole"
+    limbeck.capture(**asked, kind=kind, out=here / name)
+    return here / name
+
+
+def of_captured(here, logits: Path) -> dict:
+    """What distilling from captured logits is given."""
+    more = {"teacher": str(logits), "data": None, "length": None, "tokens": "300"}
+    return {key: value for key, value in keys(here, **more).items() if value is not None}
+
+
+@pytest.fixture(scope="module")
+def captured_whole(here) -> Path:
+    """Sampled logits of all tokens."""
+    return captured(here, "whole", kind="drawn")
 
 
 def test_captured_logits_of_all_tokens_are_restricted(here, captured_whole, tmp_path):
     """Outcomes of dropped tokens count nothing, the others sum to 1; the text has the same rows with other ids."""
     import torch
 
-    more = {"teacher": str(captured_whole), "data": None, "length": None, "tokens": "300"}
-    given = {key: value for key, value in keys(here, **more).items() if value is not None}
+    given = of_captured(here, captured_whole)
     limbeck.distil(**given, out=tmp_path / "out")
     kept = open_vocabulary(tmp_path / "out" / "vocabulary").kept
     run = run_of(tmp_path / "out")
@@ -347,8 +357,7 @@ def test_captured_logits_of_all_tokens_are_restricted(here, captured_whole, tmp_
 
 
 def test_captured_text_keeps_all_of_its_tokens(here, captured_whole, tmp_path):
-    more = {"teacher": str(captured_whole), "data": None, "length": None, "tokens": "300"}
-    given = {key: value for key, value in keys(here, **more).items() if value is not None}
+    given = of_captured(here, captured_whole)
     with pytest.raises(BadSetting, match="tokens of the captured text would be left out"):
         limbeck.distil(**given | {"vocab": 275}, out=tmp_path / "a")
 
@@ -356,18 +365,13 @@ def test_captured_text_keeps_all_of_its_tokens(here, captured_whole, tmp_path):
 @pytest.fixture(scope="module")
 def captured_top(here) -> Path:
     """Top-k logits of all tokens."""
-    asked = {
-        key: value for key, value in keys(here).items() if key in ("teacher", "data", "length", "threads", "tokens")
-    }
-    limbeck.capture(**asked, kind="coarse", out=here / "top")
-    return here / "top"
+    return captured(here, "top", kind="coarse")
 
 
 def test_top_logits_of_all_tokens_are_restricted_and_what_is_unknown_is_said(here, captured_top, tmp_path):
     from limbeck.corpora import Rows
 
-    more = {"teacher": str(captured_top), "data": None, "length": None, "tokens": "300"}
-    given = {key: value for key, value in keys(here, **more).items() if value is not None}
+    given = of_captured(here, captured_top)
     limbeck.distil(**given, out=tmp_path / "out")
     kept, found = (
         open_vocabulary(tmp_path / "out" / "vocabulary").kept,
