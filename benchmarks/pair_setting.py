@@ -14,25 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from setting import write_texts
+from setting import Texts, write_texts
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARIES = ("all", "trimmed")
 
 
 @dataclass(frozen=True)
-class PairSetting:
-    """Where the parts lie. ``train`` is JSON lines of text and its ids in all tokens, ``held_out`` of text alone."""
-
-    folder: Path
-
-    @property
-    def train(self) -> Path:
-        return self.folder / "train.jsonl"
-
-    @property
-    def held_out(self) -> Path:
-        return self.folder / "held_out.jsonl"
+class PairSetting(Texts):
+    """Where the parts lie. ``train`` has the ids in all tokens too."""
 
     @property
     def vocabulary(self) -> Path:

@@ -30,8 +30,8 @@ _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2t
 
 
 @dataclass(frozen=True)
-class Setting:
-    """Where the parts of the setting lie. ``train`` and ``held_out`` are JSON lines with ``text``."""
+class Texts:
+    """Where the texts of a setting lie. ``train`` and ``held_out`` are JSON lines with ``text``."""
 
     folder: Path
 
@@ -42,6 +42,11 @@ class Setting:
     @property
     def held_out(self) -> Path:
         return self.folder / "held_out.jsonl"
+
+
+@dataclass(frozen=True)
+class Setting(Texts):
+    """Where the parts of the setting lie."""
 
     @property
     def teacher(self) -> Path:

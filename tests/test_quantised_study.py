@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests import test_headlines, test_result_pages
+from tests.helpers.pages import check_page
 from tests.test_smollm2 import RESULTS, measured, script
 
 LEVELS = {  # nats per token of each arm, in which both claims hold
@@ -75,9 +75,7 @@ def test_a_file_that_was_not_read_again_is_no_result(runs, tmp_path):
 def test_the_page_is_written_from_the_results(folder):
     script("quantised_page").write(str(folder))
     written = (folder / "README.md").read_text(encoding="utf-8")
-    test_headlines.test_a_page_begins_with_a_sentence_a_table_of_short_cells_and_a_figure(folder / "README.md")
-    test_result_pages.test_every_figure_of_the_prose_is_one_of_the_files(str(folder))
-    test_result_pages.test_no_table_is_typed_by_hand(str(folder / "README.md"))
+    check_page(folder)
     assert "2 claims: 2 confirmed." in written
     assert (
         "At equal tokens, Q4_0 trained with its weights is better than quantised afterwards by 0.3000 nats per token; Q8_0 "

@@ -14,8 +14,8 @@ import pytest
 import limbeck
 from limbeck.corpora.tokenizer import BOS
 from limbeck.probes import Measurements
-from tests import test_headlines, test_result_pages
 from tests.helpers.models import texts, write_teacher
+from tests.helpers.pages import check_page
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -172,9 +172,7 @@ def test_the_page_is_written_from_the_results(folder):
     page = script("smollm2_page")
     page.write(str(folder))
     written = (folder / "README.md").read_text(encoding="utf-8")
-    test_headlines.test_a_page_begins_with_a_sentence_a_table_of_short_cells_and_a_figure(folder / "README.md")
-    test_result_pages.test_every_figure_of_the_prose_is_one_of_the_files(str(folder))
-    test_result_pages.test_no_table_is_typed_by_hand(str(folder / "README.md"))
+    check_page(folder)
     assert "5 claims: 5 confirmed." in written
     assert (
         "A student of 73.0 MB has 0.950 bits per byte of held-out stories, its teacher of 100.0 MB 0.800; it writes 4.0 times as "
