@@ -17,7 +17,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,15 +59,19 @@ def main() -> None:
             found.append(measured(*shape, pairs=arguments.pairs))
             print(shown(found[-1]), flush=True)
     if arguments.out:
-        facts = {
-            "command": shlex.join(["python", *sys.argv]),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": platform.processor() or platform.machine(),
-            "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
-            "amx": torch.cpu._is_amx_tile_supported(),
-            "versions": {"limbeck": limbeck.__version__, "torch": torch.__version__},
-        }
-        arguments.out.write_text(json.dumps(facts | {"shapes": found}, indent=1) + "\n", encoding="utf-8")
+        arguments.out.write_text(json.dumps(facts() | {"shapes": found}, indent=1) + "\n", encoding="utf-8")
+
+
+def facts() -> dict[str, Any]:
+    """The command, date, machine and versions of a measurement."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": platform.processor() or platform.machine(),
+        "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
+        "amx": torch.cpu._is_amx_tile_supported(),
+        "versions": {"limbeck": limbeck.__version__, "torch": torch.__version__},
+    }
 
 
 def shown(found: dict[str, Any]) -> str:
@@ -104,7 +108,7 @@ def measured(width: int, layers: int, vocab: int, *, pairs: int) -> dict[str, An
     return facts | {"step": in_turn(steps, pairs), "forward": in_turn(forwards, pairs)}
 
 
-def in_turn(contenders: dict[str, Callable[[], object]], pairs: int) -> dict[str, list[float]]:
+def in_turn(contenders: Mapping[str, Callable[[], object]], pairs: int) -> dict[str, list[float]]:
     """CPU seconds of each contender, which take turns; the first turn warms up."""
     seconds: dict[str, list[float]] = {name.removeprefix("torch."): [] for name in contenders}
     for turn in range(pairs + 1):

@@ -146,8 +146,34 @@ def test_a_saved_model_does_not_name_the_attention(tmp_path):
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
 
 
-def test_bfloat16_is_rounded_once():
+def test_bfloat16_is_near_the_exact_attention_and_its_gradients():
     torch.manual_seed(0)
-    q, k, v = (torch.randn(2, 4, 12, 16).bfloat16() for _ in range(3))
-    exact = inside.attend_inside(q.double(), k.double(), v.double(), LENGTHS)
-    assert torch.equal(inside.attend_inside(q, k, v, LENGTHS), exact.bfloat16())
+    lengths = [
+        40,
+        3,
+        300,
+        17,
+        1,
+        1,
+        22,
+        1100,
+        40,
+    ]  # several sizes and blocks, documents alike, one too long to be short
+    parts = [torch.randn(1, heads, sum(lengths), 16, dtype=torch.float64) for heads in (4, 2, 2)]
+    results = []
+    for dtype in (torch.bfloat16, torch.float64):
+        own = [part.bfloat16().to(dtype).requires_grad_() for part in parts]
+        out = inside.attend_inside(*own, lengths)
+        assert out.dtype == dtype
+        (out.double() * torch.arange(out.numel()).view_as(out).sin()).sum().backward()
+        results.append([out.detach().double(), *(part.grad.double() for part in own)])
+    for ours, exact in zip(*results, strict=True):
+        assert (ours - exact).norm() < 0.01 * exact.norm()
+
+
+def test_autocast_decides_the_number_format():
+    torch.manual_seed(0)
+    parts = [torch.randn(2, 4, 12, 16) for _ in range(3)]
+    with torch.autocast("cpu", torch.bfloat16):
+        out = inside.attend_inside(*parts, LENGTHS)
+    assert torch.equal(out, inside.attend_inside(*(part.bfloat16() for part in parts), LENGTHS))

@@ -1,8 +1,8 @@
 """Attention inside documents: in a packed row each document attends to itself alone, and nothing else is computed.
 
 A dense mask makes a row of T tokens pay for T² pairs, and rules out kernels that leave out the later half of them. Here rows are
-split at their documents, and PyTorch's causal attention runs on each; documents of equal length run together. A row then costs
-the sum of its documents' squared lengths. A document has the same attention as alone in a row.
+split at their documents, and causal attention runs on each; documents of equal length run together. A row then costs the sum of
+its documents' squared lengths. A document has the same attention as alone in a row.
 
 Transformers' models take it by name (`NAME`) through the attention interface. Instead of a mask, their layers get the documents'
 lengths; so they arrive at every layer, and again where a layer is computed twice. Outside `packed` the name means "sdpa". Masks
@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from transformers import AttentionInterface
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from limbeck.models.causal import SHORT, attend_short
 
 NAME = "inside_documents"
 # Model types whose decoder gives its layers the causal mask as it was made, and takes attention from the interface.
@@ -42,9 +45,6 @@ _LIKE_LLAMA = {
     "starcoder2",
 }
 FAMILIES = frozenset({*_LIKE_LLAMA, "gpt_neox"})
-
-# Up to this length a CPU's fused attention in float32 is faster than in bfloat16, with its gradient 1.3 times at 200 tokens.
-SHORT = 512
 
 _lengths: ContextVar[Tensor | None] = ContextVar("lengths", default=None)
 
@@ -87,25 +87,56 @@ def attend_inside(
 
     ``scale`` multiplies the scores (default: K^(-1/2)); ``dropout`` is the probability that a weight is dropped.
     """
+    if torch.is_autocast_enabled(q.device.type):
+        q, k, v = (part.to(torch.get_autocast_dtype(q.device.type)) for part in (q, k, v))
+    rows, scale = len(q), q.shape[-1] ** -0.5 if scale is None else scale
+    tokens = [part.transpose(1, 2).flatten(0, 1) for part in (q, k, v)]
+    plain = q.dtype == torch.bfloat16 and not dropout
+    kinds = {
+        partial(attend_short, scale=scale): [n for n, length in enumerate(lengths) if plain and length <= SHORT],
+        partial(attend_fused, scale=scale, dropout=dropout): [
+            n for n, length in enumerate(lengths) if not plain or length > SHORT
+        ],
+    }
+    parts = [part.split(list(lengths)) for part in tokens]
+    out: dict[int, Tensor] = {}
+    for attend, numbers in kinds.items():
+        if len(numbers) == len(lengths):
+            return attend(*tokens, lengths).unflatten(0, (rows, -1))
+        if numbers:
+            sizes = [lengths[number] for number in numbers]
+            found = attend(*(torch.cat([part[n] for n in numbers]) for part in parts), sizes)
+            out |= zip(numbers, found.split(sizes), strict=True)
+    return torch.cat([out[number] for number in range(len(lengths))]).unflatten(0, (rows, -1))
+
+
+def attend_fused(
+    q: Float[Tensor, "N H K"],
+    k: Float[Tensor, "N G K"],
+    v: Float[Tensor, "N G V"],
+    lengths: Sequence[int],
+    *,
+    scale: float,
+    dropout: float,
+) -> Float[Tensor, "N H V"]:
+    """PyTorch's attention inside consecutive documents of these lengths."""
     if q.shape[1] > k.shape[1]:  # repeating once would copy as well
         k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], 1) for part in (k, v))
-    parts = [part.transpose(1, 2).flatten(0, 1).split(list(lengths)) for part in (q, k, v)]  # (length, H, K) each
+    parts = [part.split(list(lengths)) for part in (q, k, v)]
+    out: dict[int, Tensor] = {}
     alike = defaultdict(list)
     for number, length in enumerate(lengths):
         alike[length].append(number)
-    out: dict[int, Tensor] = {}
-    for length, numbers in alike.items():
-        kind = torch.promote_types(q.dtype, torch.float32) if length <= SHORT else q.dtype
-        queries, keys, values = (_together([part[n] for n in numbers], kind) for part in parts)
-        found = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, is_causal=True, scale=scale)
-        out |= zip(numbers, found.to(q.dtype).transpose(1, 2).unbind(), strict=True)
-    return torch.cat([out[number] for number in range(len(lengths))]).unflatten(0, (q.shape[0], -1))
+    for numbers in alike.values():
+        q, k, v = (_together([part[number] for number in numbers]) for part in parts)
+        found = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True, scale=scale)
+        out |= zip(numbers, found.transpose(1, 2).unbind(), strict=True)
+    return torch.cat([out[number] for number in range(len(lengths))])
 
 
-def _together(documents: Sequence[Float[Tensor, "L H K"]], kind: torch.dtype) -> Float[Tensor, "n H L K"]:
-    """Documents of equal length as one batch in this number format; a single one is not copied."""
-    batch = documents[0][None] if len(documents) == 1 else torch.stack(list(documents))
-    return batch.transpose(1, 2).to(kind)
+def _together(documents: Sequence[Float[Tensor, "L H K"]]) -> Float[Tensor, "n H L K"]:
+    """Documents of equal length as one batch; a single one is not copied."""
+    return (documents[0][None] if len(documents) == 1 else torch.stack(list(documents))).transpose(1, 2)
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
