@@ -135,6 +135,19 @@ def formats() -> str:
     return table("width | layers | parameters | training step, times as fast | forward pass, times as fast", lines)
 
 
+def attention() -> str:
+    lines = []
+    for one in read("performance/attention.json")["rows"]:
+        ratios = [
+            [a / b for a, b in zip(one[kind]["fused"], one[kind]["plain"], strict=True)] for kind in ("both", "forward")
+        ]
+        errors = [f"{100 * one['errors'][kind]:.1f} %" for kind in ("plain", "fused")]
+        lines.append([one["row"], *(spread(found, 2) for found in ratios), *errors])
+    return table(
+        "a row | with gradients, times as fast | forward, times as fast | error | error of fused attention", lines
+    )
+
+
 def cost() -> str:
     worst = read("performance/cost.json")["worst"]
     names = {
@@ -206,6 +219,7 @@ TABLES: Tables = {
         "served": served,
         "recall": recall,
         "formats": formats,
+        "attention": attention,
         "cost": cost,
     },
     "mixers/README.md": {"mixers": mixers, "peers": peers},
