@@ -146,6 +146,37 @@ def smollm2(folder: str = "smollm2") -> Iterator[Row]:
         yield Row("smollm2", "smollm2", claim, found["verdicts"][key], ", ".join(effects), n)
 
 
+def law_smollm2() -> Iterator[Row]:
+    """Claims of the study law-smollm2, once its runs were judged."""
+    if there("law-smollm2"):
+        yield from law_smollm2_rows(read("law-smollm2/results.json"))
+
+
+LAW = {  # what each claim of law-smollm2 is called, before the arm that it is judged in
+    "valley": "A teacher inside the ladder is better than both ends",
+    "plan": "The planned teacher is as good as any, within 0.01 nats",
+    "healing": "Healing the largest teacher on stories helps its students",
+    "text, equal tokens": "The planned teacher beats text alone at equal tokens",
+    "text, equal FLOPs": "The planned teacher beats text alone at equal FLOPs",
+}
+
+
+def law_smollm2_rows(found: dict) -> Iterator[Row]:
+    """Claims of the study law-smollm2 from its results: a valley by its shape, others by their least gain."""
+    n = f"{found['documents']} stories, {len(found['seeds'])} seeds"
+    for name, one in found["claims"].items():
+        claim, _, arm = (name, "", "") if name in LAW else name.partition(", ")
+        gains = one["gains"]
+        if claim == "plan":
+            other = max(gains, key=lambda pair: gains[pair]["value"])
+            effect = f"{interval(gains[other])}, {other.partition(' ')[0]} over it"
+        elif claim == "valley":
+            effect = f"{one['shape']}; 16m to 111m: {interval(gains['111m over 16m'])}"
+        else:
+            effect = interval(min(gains.values(), key=lambda gain: gain["value"]))
+        yield Row("law-smollm2", "law-smollm2", f"{LAW[claim]}{f', {arm}' * bool(arm)}", one["verdict"], effect, n)
+
+
 def quantised(folder: str = "quantised") -> Iterator[Row]:
     """Claims and measurements of the study quantised, once its runs were judged."""
     if not (HERE / folder / "results.json").exists():
@@ -476,6 +507,7 @@ def rows() -> list[Row]:
     """All rows: claims with a verdict first."""
     found = [
         *smollm2(),
+        *law_smollm2(),
         *chat(),
         *quantised(),
         *stories(),
