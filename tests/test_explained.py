@@ -12,7 +12,7 @@ import pytest
 
 from limbeck.corpora import jsonl, layout, opening
 from limbeck.corpora.tasks import synthetic
-from limbeck.models import causal
+from limbeck.models import inside
 from limbeck.models.source import resolve
 from limbeck.objectives.uld import ULD
 from limbeck.run import optim
@@ -93,7 +93,7 @@ FIGURES = {
     "recall.md": [("the last {} tokens", lambda: [64])],
     "sampled-targets.md": [("takes {:,} bytes and more", lambda: [32_000 * 2])],
     "served-teachers.md": [("More than {:.1f} % of them", lambda: [100 * served.MOST_MISSING])],
-    "packing-without-a-mask.md": [("In bfloat16 documents of up to {:,} tokens", lambda: [causal.SHORT])],
+    "packing-without-a-mask.md": [("In bfloat16 documents of up to {:,} tokens", lambda: [inside.SHORT])],
     "streamed-teachers.md": [("A {}B teacher in bfloat16 has {} GB", lambda: (70, 70 * 2))],
     "synthetic-tasks.md": [("Blocks of {:,} rows", lambda: [synthetic.BLOCK])],
     "trimmed-vocabularies.md": [

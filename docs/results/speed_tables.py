@@ -148,6 +148,14 @@ def attention() -> str:
     )
 
 
+def attention_losses() -> str:
+    found = read("performance/attention.json")["losses"]
+    cells = [f"{found['nats_per_token'][kind]:.4f}" for kind in ("float32", "fused", "plain")]
+    documents = f"{found['documents']} documents, {found['tokens']:,} tokens"
+    head = "model | text | float32 | bfloat16, fused attention | bfloat16, plain products"
+    return table(head, [[found["model"], documents, *cells]])
+
+
 def cost() -> str:
     worst = read("performance/cost.json")["worst"]
     names = {
@@ -220,6 +228,7 @@ TABLES: Tables = {
         "recall": recall,
         "formats": formats,
         "attention": attention,
+        "attention-losses": attention_losses,
         "cost": cost,
     },
     "mixers/README.md": {"mixers": mixers, "peers": peers},

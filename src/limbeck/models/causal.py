@@ -3,7 +3,7 @@
 A block of queries meets the keys up to its own end, so nearly half of all pairs are never computed. Query heads that share a key
 head share its products. Documents are lengthened to one of a few sizes, and those of a size are computed together: what is added
 lies behind the causal mask. The weights of attention are kept for the gradient, about H·L²/2 numbers for a document of L tokens.
-Up to `SHORT` tokens a CPU is faster so than with PyTorch's fused attention, most of all in bfloat16 (benchmarks/attention.py).
+On a CPU this is faster than PyTorch's fused attention, most of all in bfloat16 (benchmarks/attention.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from torch.autograd.function import once_differentiable
 
 from limbeck.models.mixers.precision import exact
 
-SHORT = 1024  # tokens of a document; the weights of a longer one would need more memory than the rest of a layer
 _BLOCK = 128  # queries
 
 

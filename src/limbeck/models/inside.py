@@ -27,7 +27,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from limbeck.models.causal import SHORT, attend_short
+from limbeck.models.causal import attend_short
 
 NAME = "inside_documents"
 # Model types whose decoder gives its layers the causal mask as it was made, and takes attention from the interface.
@@ -45,6 +45,10 @@ _LIKE_LLAMA = {
     "starcoder2",
 }
 FAMILIES = frozenset({*_LIKE_LLAMA, "gpt_neox"})
+
+# Tokens of a document up to which plain products compute it in bfloat16. The weights that they keep of a longer one would need
+# more memory than the rest of a layer.
+SHORT = 1024
 
 _lengths: ContextVar[Tensor | None] = ContextVar("lengths", default=None)
 
