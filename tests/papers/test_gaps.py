@@ -16,24 +16,35 @@ from limbeck.jobs.pilot.grid import Scale, TeacherPlan
 from limbeck.jobs.pilot.task import RESULT
 from limbeck.papers import recipe
 from limbeck.papers.lab.cells import TrainedLadder, doubtful, train_ladder
+from limbeck.papers.lab.instructions import TEMPLATE, conversations, write_instructions
 from limbeck.papers.lab.paired import gain, mean, nothing_in, slope
 from limbeck.papers.lab.recipe import RecipeContext
 from limbeck.papers.minima import recipe as minima
-from limbeck.papers.minima.instructions import TEMPLATE, conversations, write_instructions
 from limbeck.papers.minima.strategies import LAW, Prices, Strategy, planned_teacher, strategies_of
 from limbeck.papers.taid_gap import recipe as taid_gap
+from limbeck.papers.taid_gap.judging import (
+    INSTRUCTIONS,
+    LEAST_CHECKS,
+    PRETRAINING,
+    Shifts,
+    judge_best,
+    judge_gap,
+    judge_masses,
+    judge_ramp,
+)
 from limbeck.probes.interval import Interval
 from limbeck.students.shape import Shape
 from tests.helpers.models import tokenizer, write_corpus
 
 SCALE = Scale(12_000, 2.0, 3.0, 259, 32, 256, 1_024, 0.1, 50.0, 8)
-TAID = taid_gap.Size(12_000, (18_000, 36_000), (1.0, 2.0), 0, SCALE)
-MINIMA = minima.Size(12_000, 18_000, (24_000, 45_000, 90_000), 1_024, 512, (1.0,), 40, SCALE)
+TAID = taid_gap.Size(12_000, (18_000, 36_000), (1.0,), 0, 40, 4, 512, 512, SCALE)
+MINIMA = minima.Size(12_000, 18_000, (24_000, 45_000, 90_000), 1_024, 512, (1.0,), 40, 4, SCALE)
+CLAIMS = {"taid-gap": 7, "minima": 3}
 
 
 def files(out):
     """What the trainings and tunings came to, with the times they were written."""
-    found = [*out.glob(f"trainings/*/*/{RESULT}"), *out.glob("tuning/*/modules.npy")]
+    found = [*out.glob(f"trainings/*/*/{RESULT}"), *out.glob("tuning/*/modules.npy"), *out.glob("mass/*/mass.npy")]
     return {path: path.stat().st_mtime_ns for path in found}
 
 
@@ -69,7 +80,7 @@ def test_the_page_has_claim_criterion_verdict_cost_and_differences(twice):
     chosen = recipe(name)
     assert chosen.claim in page
     assert all(judged["criterion"] in page and judged["seen"] in page for judged in first["judged"])
-    assert page.count("**inconclusive**") == len(first["judged"]) == 2
+    assert page.count("**inconclusive**") == len(first["judged"]) == CLAIMS[name]
     assert "**Cost.**" in page
     assert all(said in page for said in chosen.differences)
     assert "seeds)" in page
@@ -87,10 +98,36 @@ def test_the_same_command_again_repeats_nothing_and_prints_the_same(twice):
 @pytest.mark.recipe
 def test_every_objective_has_the_same_trainings_and_its_own_rate(taid_twice):
     numbers = taid_twice[0]["numbers"]
-    assert set(numbers["lr_factor"]) == set(numbers["loss_nats"]) == set(taid_gap.OBJECTIVES)
-    assert set(numbers["lr_factor"].values()) <= {1.0, 2.0}
+    every = set(taid_gap.OBJECTIVES)
+    assert set(numbers["lr_factor"]) == set(numbers["loss_nats_of_largest_teacher"]) == every
+    assert set(numbers["loss_nats"]) == set(taid_gap.LADDER)
     assert all(np.shape(losses) == (2, 2) for losses in numbers["loss_nats"].values())
     assert numbers["student"]["tokens"] == 1_024
+    tuned = numbers["instructions"]
+    assert set(tuned["lr_factor"]) == set(tuned["answers_nats"]) == set(tuned["checks_passed"]) == every
+    assert set(tuned["masses"]) == set(numbers["masses"]) == every | {"the teacher"}
+
+
+@pytest.mark.recipe
+def test_equal_flops_are_those_of_a_student_of_the_smallest_teacher(taid_twice):
+    tokens = taid_twice[0]["numbers"]["tokens_at_equal_flops"]
+    first, second = tokens[taid_gap.TAID]
+    assert first == 1_024 > second
+    assert tokens[taid_gap.SUPERVISED][0] > 1_024
+    losses = taid_twice[0]["numbers"]
+    same = [losses[kind]["TAID"] for kind in ("loss_nats", "loss_nats_at_equal_flops")]
+    assert [row[0] for row in same[0]] == [row[0] for row in same[1]]  # the same trainings
+    assert [row[1] for row in same[0]] != [row[1] for row in same[1]]
+
+
+@pytest.mark.recipe
+def test_a_teacher_beside_itself_has_no_divergence_and_its_mass_on_the_head(taid_twice):
+    for masses in (taid_twice[0]["numbers"]["masses"], taid_twice[0]["numbers"]["instructions"]["masses"]):
+        own = masses["the teacher"]
+        assert own["kl"] == own["reverse_kl"] == 0
+        assert own["head"] > 10 / 259  # more than at random, since they are its most probable
+        assert 0 < own["tail"] < 1 / 5
+        assert all(found["kl"] > 0 for name, found in masses.items() if name != "the teacher")
 
 
 @pytest.mark.recipe
@@ -106,6 +143,9 @@ def test_only_ways_that_cost_no_more_are_on_the_frontiers_other_side(minima_twic
         0.8 < flops[name] / flops[LAW] <= 1 for name in flops if "cross-entropy, equal" in name or "smaller" in name
     )
     assert all(np.isfinite(reading["value"]) for reading in numbers["answers_nats"].values())
+    assert numbers["checks_law_less_others"].keys() == numbers["answers_less_law_nats"].keys()
+    assert set(numbers["checks_passed"]) == {*flops, f"{LAW}, not tuned"}
+    assert all(0 <= reading["value"] <= 1 for reading in numbers["checks_passed"].values())
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
@@ -134,15 +174,85 @@ WINS, LOSES, TIES, WIDE = interval(0.03, 0.05), interval(-0.05, -0.03), interval
     ],
 )
 def test_the_verdict_on_taid_and_the_size_of_the_teacher(taid, fkl, skl, ramp, rising, verdict):
-    gap, _ = taid_gap.judge(taid, {"forward KL": fkl, "skew KL": skl}, ramp, rising=rising, seeds=3)
+    gap = judge_gap(taid, {"forward KL": fkl, "skew KL": skl}, ramp, LOSES, rising=rising, seeds=3)
     assert gap.verdict == verdict
     assert "50 documents, 3 seeds" in gap.seen
     assert ("do not get better" in gap.seen) != rising
 
 
+@pytest.mark.parametrize("scene", [PRETRAINING, INSTRUCTIONS])
 @pytest.mark.parametrize(("over", "verdict"), [(WINS, "confirmed"), (TIES, "refuted"), (WIDE, "inconclusive")])
-def test_the_verdict_on_the_ramp(over, verdict):
-    assert taid_gap.judge(WINS, {"skew KL": WINS}, over, rising=True, seeds=3)[1].verdict == verdict
+def test_the_verdict_on_the_ramp(over, verdict, scene):
+    judged = judge_ramp(over, scene, seeds=3)
+    assert judged.verdict == verdict
+    assert scene.where in judged.claim
+    assert f"50 {scene.noun}, 3 seeds" in judged.seen
+
+
+@pytest.mark.parametrize(
+    ("others", "verdict"),
+    [
+        ([WINS, WINS], "confirmed"),
+        ([WINS, TIES], "refuted"),
+        ([LOSES, WIDE], "refuted"),
+        ([WINS, WIDE], "inconclusive"),
+        ([WINS, interval(-0.001, 2 * LEAST_CHECKS)], "inconclusive"),
+        ([WINS, interval(0.001, LEAST_CHECKS / 2)], "confirmed"),  # little, but surely there
+    ],
+)
+def test_the_verdict_on_taid_beside_all_baselines(others, verdict):
+    judged = judge_best({str(i): other for i, other in enumerate(others)}, None, INSTRUCTIONS, seeds=3)
+    assert judged.verdict == verdict
+
+
+def test_cross_entropy_at_equal_flops_is_told_and_does_not_decide():
+    judged = judge_best({"x": WINS}, LOSES, PRETRAINING, seeds=3)
+    assert judged.verdict == "confirmed"
+    assert "-0.0400 (-0.0500 to -0.0300) nats better than cross-entropy at equal FLOPs" in judged.seen
+
+
+@pytest.mark.parametrize(
+    ("shifts", "verdict"),
+    [
+        ((WINS, WINS, WINS, WINS), "confirmed"),
+        ((WINS, WINS, WINS, TIES), "inconclusive"),
+        ((TIES, WINS, WINS, WINS), "inconclusive"),
+        ((WINS, WINS, WINS, LOSES), "refuted"),
+        ((LOSES, WINS, WIDE, WINS), "refuted"),
+    ],
+)
+def test_the_verdict_on_mode_averaging_and_collapse(shifts, verdict):
+    assert judge_masses(Shifts(*shifts), PRETRAINING, seeds=3).verdict == verdict
+
+
+def test_masses_are_compared_in_the_direction_of_the_paper():
+    def masses(head, tail):
+        return np.array(
+            [[[head, tail, 0.0, 0.0, 2.0]] * 5] * 3
+        )  # seeds, documents, columns; two predictions a document
+
+    found = taid_gap._shifts(
+        {"forward KL": masses(1.0, 0.5), "reverse KL": masses(1.5, 0.125), "TAID": masses(1.25, 0.25)}
+    )
+    assert [one.value for one in vars(found).values()] == [0.25, 0.1875, 0.125, 0.125]
+    assert judge_masses(found, PRETRAINING, seeds=3).verdict == "confirmed"
+
+
+@pytest.mark.parametrize(
+    "judged",
+    [
+        judge_gap(WINS, {"x": WINS}, WINS, WINS, rising=True, seeds=2),
+        judge_ramp(WINS, PRETRAINING, seeds=2),
+        judge_best({"x": WINS}, None, PRETRAINING, seeds=2),
+        judge_masses(Shifts(WINS, WINS, WINS, WINS), PRETRAINING, seeds=2),
+        minima.judge_law(WINS, WINS, stronger=True, seeds=2),
+        minima.judge_frontier({"x": WINS}, seeds=2),
+        minima.judge_chat(WINS, {"x": WINS}, seeds=2),
+    ],
+)
+def test_two_seeds_decide_nothing(judged):
+    assert judged.verdict == "inconclusive"
+    assert judged.seen.startswith("2 of the 3 seeds that decide; ")
 
 
 @pytest.mark.parametrize(
@@ -169,6 +279,23 @@ def test_the_verdict_on_the_laws_teacher(over, verdict):
 )
 def test_the_verdict_on_the_frontier(others, verdict):
     assert minima.judge_frontier({str(i): other for i, other in enumerate(others)}, seeds=3).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("raised", "others", "verdict"),
+    [
+        (WINS, [WINS, WINS], "confirmed"),
+        (WINS, [WINS, TIES], "inconclusive"),
+        (WINS, [WINS, LOSES], "refuted"),
+        (LOSES, [WINS, WINS], "refuted"),
+        (WIDE, [WINS, WINS], "inconclusive"),
+        (WINS, [], "inconclusive"),
+    ],
+)
+def test_the_verdict_on_the_tuned_student(raised, others, verdict):
+    judged = minima.judge_chat(raised, {str(i): other for i, other in enumerate(others)}, seeds=3)
+    assert judged.verdict == verdict
+    assert "50 modules asked about, 3 seeds" in judged.seen
 
 
 def test_a_gain_is_nothing_only_if_its_interval_is_below_what_matters():

@@ -11,7 +11,15 @@ from limbeck.papers.lab.recipe import count_of
 from limbeck.papers.minima import recipe as minima
 from limbeck.papers.pass_until import recipe as pass_until
 from limbeck.papers.pass_until.estimators import judge_estimators
-from limbeck.papers.taid_gap import recipe as taid_gap
+from limbeck.papers.taid_gap.judging import (
+    INSTRUCTIONS,
+    PRETRAINING,
+    Shifts,
+    judge_best,
+    judge_gap,
+    judge_masses,
+    judge_ramp,
+)
 from limbeck.probes.interval import Interval
 from limbeck.probes.simulated import Trial, simulate
 
@@ -26,17 +34,40 @@ def shown(name, judged, seeds=3):
 
 
 def test_taid_gap():
-    gap, ramp = taid_gap.judge(SMALL, {"forward KL": LARGE, "skew KL": SMALL}, LARGE, rising=True, seeds=3)
+    gap = judge_gap(SMALL, {"forward KL": LARGE, "skew KL": SMALL}, LARGE, LARGE, rising=True, seeds=3)
     assert shown("taid-gap", gap) == (
         "TAID gains more from larger teachers than others do",
         "+0.0100 (-0.0200 to +0.0400) nats; +0.3000 (+0.2000 to +0.4000) more than forward KL; "
         "+0.0100 (-0.0200 to +0.0400) more than skew KL",
         "56 documents, 3 seeds",
     )
-    assert shown("taid-gap", ramp) == (
-        "The interpolation helps, not a rising weight",
-        "TAID is +0.3000 (+0.2000 to +0.4000) nats better",
+    assert shown("taid-gap", judge_ramp(LARGE, PRETRAINING, seeds=3)) == (
+        "Pretraining: the interpolation helps, not a rising weight",
+        "+0.3000 (+0.2000 to +0.4000) nats better",
         "56 documents, 3 seeds",
+    )
+    assert shown("taid-gap", judge_ramp(LARGE, INSTRUCTIONS, seeds=3)) == (
+        "Instructions: the interpolation helps, not a rising weight",
+        "+0.3000 (+0.2000 to +0.4000) more of the checks",
+        "56 modules asked about, 3 seeds",
+    )
+
+
+@pytest.mark.parametrize(
+    ("scene", "where"), [(PRETRAINING, "Pretraining"), (INSTRUCTIONS, "Instructions")], ids=["text", "answers"]
+)
+def test_taid_gap_beside_baselines_and_by_mass(scene, where):
+    at_flops = Interval(-0.5, -0.6, -0.4, 56) if scene is PRETRAINING else None
+    best = judge_best({"forward KL": LARGE, "DKD": SMALL}, at_flops, scene, seeds=3)
+    n = f"56 {scene.noun}, 3 seeds"
+    effect = f"at least +0.0100 (-0.0200 to +0.0400) {scene.better} than DKD"
+    assert shown("taid-gap", best) == (f"{where}: TAID beats every baseline", effect, n)
+    masses = judge_masses(Shifts(LARGE, LARGE, SMALL, LARGE), scene, seeds=3)
+    assert shown("taid-gap", masses) == (
+        f"{where}: TAID averages and collapses less",
+        "head, reverse KL less TAID +1.00e-02 (-2.00e-02 to +4.00e-02); "
+        "tail, forward KL less TAID +3.00e-01 (+2.00e-01 to +4.00e-01)",
+        n,
     )
 
 
@@ -55,7 +86,17 @@ def test_minima():
     )
 
 
+def test_minima_by_checks():
+    chat = minima.judge_chat(LARGE, {"smallest teacher": LARGE, "cut and cross-entropy": SMALL}, seeds=3)
+    assert shown("minima", chat) == (
+        "Its tuned student passes more checks than those of no more FLOPs",
+        "at least +0.0100 (-0.0200 to +0.0400) more than cut and cross-entropy",
+        "56 modules asked about, 3 seeds",
+    )
+
+
 def test_minima_with_nothing_that_costs_no_more():
+    assert shown("minima", minima.judge_chat(LARGE, {}, seeds=3))[1] == "nothing costs as little"
     assert shown("minima", minima.judge_frontier({}, seeds=3))[1] == "nothing costs as little"
 
 

@@ -25,9 +25,10 @@ from limbeck.jobs.pilot.grid import CellPlan, Grid, Scale, TeacherPlan, nested_s
 from limbeck.jobs.pilot.task import RESULT, drop_checkpoints
 from limbeck.jobs.pilot.tasks import DOCUMENTS, Pilot, result_of, tasks_left, tasks_of
 from limbeck.jobs.pilot.workers import run_here
-from limbeck.jobs.pretrain.job import make_tokenizer
+from limbeck.jobs.pretrain.job import llama_config, make_tokenizer
 from limbeck.models.load import verified_folder
 from limbeck.papers.lab.recipe import RecipeContext
+from limbeck.planning.cost.size import Size
 from limbeck.report.words import duration
 from limbeck.run.log import console
 from limbeck.students.shape import Shape
@@ -94,6 +95,16 @@ class TrainedLadder:
             losses = {factor: math.inf if loss is None else loss for factor, loss in found.items()}
             best[name] = min(losses, key=losses.__getitem__)
         return best
+
+    def forward_flops(self, shape: Shape) -> float:
+        """FLOPs of a forward pass per token of a model of this shape, computed from its configuration."""
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(self.folder / "tokenizer")
+        return Size.of(llama_config(shape, tokenizer)).forward_flops(self.scale.length)
+
+    def whole_steps(self, tokens: float) -> int:
+        """A number of tokens rounded down to whole steps, but at least one."""
+        rows = max(1, self.scale.batch_tokens // self.scale.length) * self.scale.length
+        return max(1, int(tokens) // rows) * rows
 
     def cpu_seconds(self) -> float:
         """CPU seconds of all trainings, over all starts."""

@@ -5,6 +5,8 @@ student from it, distils, tunes on instructions, and reports a new frontier of c
 trained by the recipe. The instructions are docstrings of the standard library.
 
     limbeck reproduce minima --scale smoke | small | gpu        a minute | 2 hours of 2 cores | an hour of an H200, with --data
+
+The stage of MiniChat is judged by checks of answers (`papers.lab.checks`): no other model is a judge.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from limbeck.jobs.pilot.grid import CellPlan, Scale
 from limbeck.papers.lab.cells import TrainedLadder, doubtful, train_ladder
 from limbeck.papers.lab.paired import gain, mean, nothing_in, with_interval
 from limbeck.papers.lab.plots import draw_frontier
-from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, Verdict
+from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, Verdict, of_seeds
+from limbeck.papers.lab.tuning import TuningPlan, Tunings, tunings
 from limbeck.papers.minima.strategies import LARGEST, LAW, Prices, Strategy, planned_teacher, prices_of, strategies_of
-from limbeck.papers.minima.tuning import Tuning, tuning
 from limbeck.probes.interval import Interval
 from limbeck.report.words import count
 
@@ -34,7 +36,8 @@ LEAST = 0.01
 class Size:
     """The size of the recipe: sizes in parameters, tokens, and ``rates``, candidate factors of the usual learning rate.
 
-    ``modules`` is the number of modules of the library with instructions, None for all.
+    ``modules`` is the number of modules of the library with instructions, None for all. ``questions``: how many held-out ones
+    each tuned student answers.
     """
 
     smaller: int
@@ -44,6 +47,7 @@ class Size:
     tuning_tokens: int
     rates: tuple[float, ...]
     modules: int | None
+    questions: int
     scale: Scale
 
 
@@ -56,6 +60,7 @@ SIZES = {
         tuning_tokens=512,
         rates=(1.0,),
         modules=20,
+        questions=20,
         scale=Scale(18_000, 2.0, 4.0, 259, 32, 512, 2_048, 0.1, 8.0, 8),
     ),
     "small": Size(
@@ -66,6 +71,7 @@ SIZES = {
         tuning_tokens=1_000_000,
         rates=(0.5, 1.0, 2.0),
         modules=None,
+        questions=600,
         scale=Scale(60_000, 2.0, 10.0, 259, 256, 2048, 2_500_000, 20.0, 8.0, 8),
     ),
     "gpu": Size(
@@ -76,6 +82,7 @@ SIZES = {
         tuning_tokens=1_000_000,
         rates=(0.5, 1.0, 2.0),
         modules=None,
+        questions=600,
         scale=Scale(2_000_000, 2.0, 10.0, 4096, 512, 16_384, 20_000_000, 20.0, 8.0, 32),
     ),
 }
@@ -85,7 +92,8 @@ SIZES = {
 class _Students:
     """All trained students by strategy: cells by seed, learning rates, and nats of held-out text and of held-out answers.
 
-    ``planned``: the choice of the teacher. ``text`` and ``answers`` are (seeds, documents, 2): nats and tokens.
+    ``planned``: the choice of the teacher. ``text`` and ``answers`` are (seeds, documents, 2): nats and tokens. ``checks`` are
+    those of its answers that a tuned student passed, of how many, and ``before`` those of the law's student before tuning.
     """
 
     work: TrainedLadder
@@ -94,9 +102,12 @@ class _Students:
     found: Mapping[str, Strategy]
     rates: Mapping[str, float]
     cells: Mapping[str, Sequence[CellPlan]]
-    tuned: Tuning
+    tuned: Tunings
+    tuning_tokens: int
     text: Mapping[str, np.ndarray]
     answers: Mapping[str, np.ndarray]
+    checks: Mapping[str, np.ndarray]
+    before: np.ndarray
 
     @property
     def law(self) -> str:
@@ -112,7 +123,7 @@ class _Students:
         """All FLOPs of a student by strategy: its choice, its training with the teacher's passes, and its tuning."""
         prices = self.prices
         return {
-            name: prices.spent(strategy) + 3 * prices.shapes[strategy.shape] * self.tuned.tokens_read
+            name: prices.spent(strategy) + 3 * prices.shapes[strategy.shape] * self.tuning_tokens
             for name, strategy in self.found.items()
         }
 
@@ -121,10 +132,11 @@ def run(context: RecipeContext) -> Outcome:
     """Trains and chooses teachers, then prunes, distils, tunes and measures the students of all strategies."""
     size = SIZES[context.scale]
     students = _trained(context, size)
-    text, answers, flops = students.text, students.answers, students.flops()
-    frontier = {
-        name: gain(answers[name], answers[LAW]) for name in students.found if name != LAW and flops[name] <= flops[LAW]
-    }
+    text, answers, checks, flops = students.text, students.answers, students.checks, students.flops()
+    cheap = [name for name in students.found if name != LAW and flops[name] <= flops[LAW]]
+    frontier = {name: gain(answers[name], answers[LAW]) for name in cheap}
+    checked = {name: gain(checks[LAW], checks[name]) for name in cheap}
+    raised = gain(checks[LAW], students.before)
     over = gain(text[LARGEST], text[LAW])
     over_at_flops = gain(text[f"{LARGEST}, equal FLOPs"], text[LAW])
     figure = context.out / "frontier.png"
@@ -134,15 +146,20 @@ def run(context: RecipeContext) -> Outcome:
     judged = (
         judge_law(over, over_at_flops, stronger=stronger, seeds=students.seeds),
         judge_frontier(frontier, seeds=students.seeds),
+        judge_chat(raised, checked, seeds=students.seeds),
     )
     differences = {
         "largest_less_law_nats": vars(over),
         "largest_at_equal_flops_less_law_nats": vars(over_at_flops),
         "answers_less_law_nats": {name: vars(found) for name, found in frontier.items()},
+        "checks_law_less_others": {name: vars(found) for name, found in checked.items()},
+        "checks_law_less_untuned": vars(raised),
     }
     shown = "Answers to held-out questions after tuning, by all FLOPs of a student; the training of teachers is not counted."
     numbers = _numbers(students, flops) | differences
-    return Outcome(_ours(students, size), judged, numbers, {figure: shown}, work.cpu_seconds())
+    return Outcome(
+        _ours(students, size), judged, numbers, {figure: shown}, work.cpu_seconds() + students.tuned.cpu_seconds()
+    )
 
 
 def _trained(context: RecipeContext, size: Size) -> _Students:
@@ -159,23 +176,31 @@ def _trained(context: RecipeContext, size: Size) -> _Students:
     cells = {name: [strategy.cell(seed, rates[name]) for seed in seeds] for name, strategy in found.items()}
     work.train([cell for row in cells.values() for cell in row])
     work.tidy()
-    tuned = tuning(
-        context.out / "tuning",
-        work.folder / "tokenizer",
-        tokens=size.tuning_tokens,
-        length=size.scale.length,
-        batch_tokens=size.scale.batch_tokens,
-        modules=size.modules,
-        device=context.device,
+    tuned = tunings(context, length=size.scale.length, batch_tokens=size.scale.batch_tokens, modules=size.modules)
+    plans = {name: [_plan(cell, size) for cell in row] for name, row in cells.items()}
+    untuned = [_plan(cell, size, tokens=0) for cell in cells[LAW]]
+    tuned.do([*(plan for row in plans.values() for plan in row), *untuned])
+    return _Students(
+        work,
+        planned,
+        prices,
+        found,
+        rates,
+        cells,
+        tuned,
+        tuned.tokens_read(size.tuning_tokens),
+        text={name: np.array([work.documents(cell.name).T for cell in row]) for name, row in cells.items()},
+        answers={name: np.array([tuned.answers(plan) for plan in row]) for name, row in plans.items()},
+        checks={name: np.array([tuned.checks(plan) for plan in row]) for name, row in plans.items()},
+        before=np.array([tuned.checks(plan) for plan in untuned]),
     )
-    text = {name: np.array([work.documents(cell.name).T for cell in row]) for name, row in cells.items()}
-    answers = {
-        name: np.array(
-            [tuned.tune(work.folder / "cells" / cell.name / "student", cell.name, seed=cell.seed).T for cell in row]
-        )
-        for name, row in cells.items()
-    }
-    return _Students(work, planned, prices, found, rates, cells, tuned, text, answers)
+
+
+def _plan(cell: CellPlan, size: Size, *, tokens: int | None = None) -> TuningPlan:
+    """The tuning of a student; of 0 tokens, what it is before."""
+    read = size.tuning_tokens if tokens is None else tokens
+    name = cell.name if read else f"{cell.name}-untuned"
+    return TuningPlan(name, f"trainings/cells/{cell.name}/student", cell.seed, read, size.questions)
 
 
 def _ours(students: _Students, size: Size) -> str:
@@ -185,7 +210,7 @@ def _ours(students: _Students, size: Size) -> str:
     return (
         f"Of {len(work.teachers)} teachers of {' / '.join(count(work.teacher(t.name)['parameters']) for t in work.teachers)} "
         f"parameters the ratio rule named {students.law} for a student of {count(best['parameters'])}. Cut out of it, distilled "
-        f"on {count(best['tokens'])} tokens and tuned on {count(students.tuned.tokens_read)} of questions about the standard "
+        f"on {count(best['tokens'])} tokens and tuned on {count(students.tuning_tokens)} of questions about the standard "
         f"library, the student stands beside {len(students.found) - 1} other ways, each with {students.seeds} seeds, its "
         f"learning rate chosen out of {len(size.rates)}.{doubtful(students.rates, size.rates)}"
     )
@@ -206,6 +231,8 @@ def _numbers(students: _Students, flops: Mapping[str, float]) -> dict[str, Any]:
         },
         "text_nats": {name: vars(mean(row)) for name, row in students.text.items()},
         "answers_nats": {name: vars(mean(row)) for name, row in students.answers.items()},
+        "checks_passed": {name: vars(mean(row)) for name, row in students.checks.items()}
+        | {f"{LAW}, not tuned": vars(mean(students.before))},
     }
 
 
@@ -219,7 +246,7 @@ def judge_law(over: Interval, at_equal_flops: Interval, *, stronger: bool, seeds
         verdict = "confirmed"
     elif stronger and nothing_in(over, LEAST):
         verdict = "refuted"
-    return ClaimResult(
+    judged = ClaimResult(
         claim="Distilled from the teacher that the law names, about 2.5 times its size, a student is better than from the "
         "largest teacher (for 3B, a teacher of 7B before those of 13B and 70B).",
         criterion="Confirmed: at equal tokens the student of the law's teacher has the lower loss on held-out text, with its "
@@ -229,6 +256,7 @@ def judge_law(over: Interval, at_equal_flops: Interval, *, stronger: bool, seeds
         seen=f"{with_interval(over)} nats better at equal tokens, {with_interval(at_equal_flops)} at equal FLOPs "
         f"({over.n} documents, {seeds} seeds)" + ("" if stronger else "; the largest teacher is not the better model"),
     )
+    return of_seeds(judged, seeds)
 
 
 def judge_frontier(others: Mapping[str, Interval], *, seeds: int) -> ClaimResult:
@@ -239,7 +267,7 @@ def judge_frontier(others: Mapping[str, Interval], *, seeds: int) -> ClaimResult
     elif others and all(other.low > -LEAST for other in others.values()):
         verdict = "confirmed"
     n = next((other.n for other in others.values()), 0)
-    return ClaimResult(
+    judged = ClaimResult(
         claim="The student that was planned by the law, cut, distilled and tuned lies on the frontier of compute and quality.",
         criterion="Refuted: a way that costs as many FLOPs or fewer, teacher's passes counted, answers held-out questions "
         "with fewer nats, with its 95 % interval (not widened for the number of ways). Confirmed: each of them is surely "
@@ -248,11 +276,34 @@ def judge_frontier(others: Mapping[str, Interval], *, seeds: int) -> ClaimResult
         seen="; ".join(f"{with_interval(other)} nats better than {name}" for name, other in others.items())
         + f" ({n} modules asked about, {seeds} seeds)",
     )
+    return of_seeds(judged, seeds)
+
+
+def judge_chat(raised: Interval, others: Mapping[str, Interval], *, seeds: int) -> ClaimResult:
+    """Judges by the share of checks that answers pass: what tuning adds, and what each strategy of at most its cost has less."""
+    verdict: Verdict = "inconclusive"
+    if raised.high <= 0 or any(other.high < 0 for other in others.values()):
+        verdict = "refuted"
+    elif others and raised.low > 0 and all(other.low > 0 for other in others.values()):
+        verdict = "confirmed"
+    judged = ClaimResult(
+        claim="Tuned on instructions, the planned student answers better than others of its compute (MiniChat-3B beats other "
+        "chat models of 3B by GPT-4's judgement).",
+        criterion="By the share of checks that answers to held-out questions pass (they end, have the form asked for, are about "
+        "the function asked for, are right). Confirmed: tuning raises the share of the law's student, and it passes more than "
+        "each way that costs as many FLOPs or fewer, each with its 95 % interval. Refuted: tuning does not raise it, by the "
+        "interval, or one of these ways passes more, with its own (not widened for the number of ways). Inconclusive otherwise.",
+        verdict=verdict,
+        seen=f"tuning adds {with_interval(raised)} of the checks; "
+        + "; ".join(f"{with_interval(other)} more than {name}" for name, other in others.items())
+        + f" ({raised.n} modules asked about, {seeds} seeds)",
+    )
+    return of_seeds(judged, seeds)
 
 
 def _smallest_margin(seen: str) -> str:
     """Of the margins over all other strategies the smallest, with its interval."""
-    margins = re.findall(r"[+-][\d.]+ \([^)]+\) nats better than [^;(]+", seen)
+    margins = re.findall(r"[+-][\d.]+ \([^)]+\) (?:nats better|more) than [^;(]+", seen)
     return (
         f"at least {min(margins, key=lambda one: float(one.split()[0])).strip()}"
         if margins
@@ -268,7 +319,8 @@ RECIPE = Recipe(
     "named and distilled on 126B tokens, then tuned on instructions, is a new frontier of compute and quality.",
     differences=(
         "Models tens of thousands of times smaller, each ladder trained here from nothing; there LLaMA 2.",
-        "Loss on held-out text and on answers to held-out questions, in place of benchmarks and of judgement by GPT-4.",
+        "Loss on held-out text and on answers to held-out questions in place of benchmarks, and checks by a program of what the "
+        "students answer in place of judgement by GPT-4.",
         "Instructions are questions about Python's standard library, answered by its own docstrings and signatures.",
         "All ways have their learning rate chosen with the same budget, before the tuning; the tuning has one rate for all.",
         "Layers are cut by what they change, those at the ends last; there the 4 at each end go.",
@@ -283,5 +335,8 @@ RECIPE = Recipe(
             "The law's teacher makes a better student than the largest", r"^[^;(]+\([^)]+\) nats better at equal tokens"
         ),
         "lies on the frontier": Short("Nothing that costs no more answers better", _smallest_margin),
+        "Tuned on instructions": Short(
+            "Its tuned student passes more checks than those of no more FLOPs", _smallest_margin
+        ),
     },
 )

@@ -12,16 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from transformers import PreTrainedTokenizerFast
-
 from limbeck.config import PlanSettings
 from limbeck.errors import BadSetting
 from limbeck.jobs.pair.student import CALIBRATION_ROWS
 from limbeck.jobs.pilot.grid import CellPlan, Scale, weights
 from limbeck.jobs.plan.job import plan
-from limbeck.jobs.pretrain.job import llama_config
 from limbeck.papers.lab.cells import TrainedLadder
-from limbeck.planning.cost.size import Size
 from limbeck.students.shape import Shape
 
 LAW, LARGEST = "law's teacher", "largest teacher"
@@ -120,13 +116,8 @@ def planned_teacher(work: TrainedLadder, *, tokens: int) -> dict[str, Any]:
 
 def prices_of(work: TrainedLadder) -> Prices:
     """FLOPs per token of each shape and each teacher, computed from their configurations."""
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(work.folder / "tokenizer")
-
-    def forward(shape: Shape) -> float:
-        return Size.of(llama_config(shape, tokenizer)).forward_flops(work.scale.length)
-
     return Prices(
-        {shape: forward(shape) for shape in work.students},
-        {rung.name: forward(rung.shape) for rung in work.teachers},
+        {shape: work.forward_flops(shape) for shape in work.students},
+        {rung.name: work.forward_flops(rung.shape) for rung in work.teachers},
         work.scale,
     )
