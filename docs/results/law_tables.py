@@ -9,6 +9,7 @@ from study_rows import HERE, bounds, read
 
 
 def pass_rates() -> str:
+    """Pass rates of two models of each size, with 95 % intervals over instances; the largest model was held out of the fits."""
     *rows, last = read("pass-until/results.json")["measured"]
     lines = []
     for first, second in zip(rows[::2], rows[1::2], strict=True):
@@ -23,6 +24,7 @@ def pass_rates() -> str:
 
 
 def predicted() -> str:
+    """Pass rate that each fit predicts for the held-out model, its relative error, and whether its interval held."""
     found = read("pass-until/results.json")
     truth, lines = found["measured"][-1]["pass_rate"], []
     for one, name in zip(found["predictions"], ("the mean", "each instance"), strict=True):
@@ -32,6 +34,7 @@ def predicted() -> str:
 
 
 def estimators() -> str:
+    """Relative bias and coverage of each estimator of a pass rate, by model and number of successes, against exact rates."""
     lines = []
     for size, model in read("pass-until/results.json")["estimators"].items():
         for one in model["rows"]:
@@ -41,6 +44,7 @@ def estimators() -> str:
 
 
 def thousands(number: float) -> str:
+    """A count in thousands, rounded: 12345 is 12k."""
     return f"{number / 1e3:.0f}k"
 
 

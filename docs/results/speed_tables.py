@@ -11,9 +11,11 @@ from limbeck.probes.interval import difference_interval
 
 
 def end_to_end() -> str:
+    """A whole distillation by limbeck, TRL and a plain padded loop: medians and ranges of the runs, the ratio to TRL, the aim."""
     runs = read("performance/distil.json")["runs"]
 
     def of(contender: str, key: str) -> list[float]:
+        """The values of one measurement in all runs of a contender."""
         return [run[key] for run in runs if run["contender"] == contender]
 
     lines = []
@@ -65,6 +67,7 @@ def real_pair(found: dict) -> str:
 
 
 def losses() -> str:
+    """Time of each loss, in units of its bare matrix products, and extra memory, in matrices of tokens by vocabulary."""
     ours, theirs = (
         {one["contender"]: one for one in read(f"performance/{file}.json")["results"]}
         for file in ("losses-limbeck", "losses")
@@ -88,6 +91,7 @@ PEERS = (
 
 
 def captured() -> str:
+    """Bytes a token of each codec of captured logits, and the speeds of writing and reading them."""
     lines = [
         [
             one["format"].replace("drawn", "sampled").replace("likeliest", "top-k"),
@@ -102,6 +106,7 @@ def captured() -> str:
 
 
 def served() -> str:
+    """Tokens a second that each client gets from a server, as a share of the server's bound, and per CPU-second of the client."""
     found, lines = read("performance/served.json"), []
     for name in ("bare", "limbeck"):
         speeds = [pair[f"{name}_tokens_per_s"] for pair in found["pairs"]]
@@ -115,6 +120,7 @@ def served() -> str:
 
 
 def recall() -> str:
+    """Speed of the recall task's rows and trainings over straightforward code, with its range over pairs of runs."""
     lines = []
     for name, one in read("performance/mqar.json")["results"].items():
         digits = 0 if one["ratio"] > 10 else 2
@@ -124,6 +130,7 @@ def recall() -> str:
 
 
 def formats() -> str:
+    """Speed of bfloat16 over float32 by size of the model, for a training step and a forward pass."""
     lines = []
     for one in read("performance/formats.json")["shapes"]:
         ratios = [
@@ -157,6 +164,7 @@ def attention_losses() -> str:
 
 
 def cost() -> str:
+    """Largest relative errors of estimated memory and time, for pairs that the constants were fitted on and for others."""
     worst = read("performance/cost.json")["worst"]
     names = {
         "the constants were fitted on these": "those that the memory constants were fitted on",
@@ -170,10 +178,12 @@ def cost() -> str:
 
 
 def size(number: float) -> str:
+    """A number of bytes in KiB, or in MiB from one MiB on."""
     return f"{number / 2**20:.1f} MiB" if number >= 2**20 else f"{number / 2**10:.1f} KiB"
 
 
 def mixers() -> str:
+    """State and FLOPs of each mixer by context length, and its times of training and decoding in units of attention's."""
     found = read("mixers/mixers.json")
     measured = {(one["mixer"], one["length"]): one for one in found["measured"]}
     lines = []
@@ -198,6 +208,7 @@ def mixers() -> str:
 
 
 def peers() -> str:
+    """Microseconds a token of our mixers and of those of Transformers, and their ratio: median, least and most of the runs."""
     lines = []
     for one in read("mixers/mixers.json")["peers"]:
         value, least, most = (f"{one['theirs_to_ours'][key]:.1f}" for key in ("median", "least", "most"))
@@ -207,6 +218,7 @@ def peers() -> str:
 
 
 def streamed() -> str:
+    """Peak memory and seconds of a teacher that is streamed layer by layer, beside the same teacher in memory."""
     found = read("streamed/streamed.json")
     lines = [
         [name, f"{found[key]['peak_bytes'] / 1e6:.1f} MB", f"{found[key]['seconds']:.0f}"]

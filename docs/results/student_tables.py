@@ -19,6 +19,7 @@ SLICES = (
 
 
 def converted() -> str:
+    """Losses on recall slices: teacher, matched student, converted student, and the student with attention everywhere."""
     found, models = readings("conversion"), ("teacher", "cut", "student", "attention")
     lines = []
     for name, key, digits in SLICES:
@@ -33,6 +34,7 @@ def converted() -> str:
 
 
 def damage() -> str:
+    """Nats on recall hits and elsewhere with the attention of one layer replaced; the layer with the largest loss is bold."""
     found = read("conversion/conversion.json")
     kept = max(found["damage"], key=lambda one: one["damage"])
     lines = []
@@ -45,6 +47,7 @@ def damage() -> str:
 
 
 def delta() -> str:
+    """The converted student with based mixers beside the one with gated DeltaNet, and attention everywhere."""
     based, gdn = readings("conversion"), readings("conversion/gdn")
     lines = []
     for name, key, digits in (SLICES[1], SLICES[2], *SLICES[-2:]):
@@ -58,10 +61,12 @@ def delta() -> str:
 
 
 def rates() -> str:
+    """Share of groupings with a named winner among trainings that differ only in seed, by number of seeds and of baselines."""
     found = read("verdicts/results.json")["rows"]
     by = {(one["seeds"], one["baselines"]): one for one in found}
 
     def cell(one: dict) -> str:
+        """A share in percent with its interval, or "none" where it was never seen."""
         if not one["share"]:
             return "none"
         share, low, high = (100 * one[key] for key in ("share", "low", "high"))
@@ -76,6 +81,7 @@ def rates() -> str:
 
 
 def levels() -> str:
+    """Nats per token by use of the text: once, ten times, and cross-entropy alone by number of epochs."""
     found = read("stories/results.json")["levels"]
     once, ten = found["single-use"], found["ten-uses"]
     short = found["cross-entropy on the short text, by epochs"]
@@ -101,6 +107,7 @@ ARMS = {
 
 
 def longer() -> str:
+    """Held-out loss, bits per byte, KL and agreement with the teacher, for each model of the longer study."""
     found, lines = readings("stories"), []
     for model, name in ARMS.items():
         cells = [within(found[model, "held_out"]), f"{found[model, 'bits_per_byte']['value']:.3f}"]
@@ -122,6 +129,7 @@ SHOWN = {  # of each text the lengths of rows that are shown, and its name
 
 
 def lacking() -> str:
+    """Shares in percent of tokens without their document's beginning, of padding and of tokens read again, by text and length."""
     lines = []
     for text, (name, lengths) in SHOWN.items():
         found = read("packing/results.json")["texts"][text]
@@ -134,6 +142,7 @@ def lacking() -> str:
 
 
 def students() -> str:
+    """Held-out loss of students trained on rows from the stream and on rows of whole documents, with the paired difference."""
     found, lines = read("packing/results.json"), []
     for text, student, learns in (
         ("stories", "pruned out of the teacher, forward KL", "stories"),
@@ -155,6 +164,7 @@ KINDS = {
 
 
 def captures(text: str) -> str:
+    """Loss and calibration of students by objective and codec of captured logits, with differences to a live teacher."""
     lines, before = [], ""
     for one in read(f"caches/{text}.json")["rows"]:
         first = "" if one["objective"] == before else one["objective"]
@@ -170,6 +180,7 @@ def captures(text: str) -> str:
 
 
 def aligned() -> str:
+    """Bits per byte of students with another tokenizer than their teacher's, and differences to the two baselines."""
     lines = []
     for text in ("stdlib", "stories"):
         found = read(f"alignment/{text}.json")
@@ -195,6 +206,7 @@ def aligned() -> str:
 
 
 def chat() -> str:
+    """Loss, constraints followed and length of answers, by what the chat student was trained on."""
     found, lines = read("smollm2-chat/results.json"), []
     for arm, name in chat_page.ARMS.items():
         one = found["followed"][arm]

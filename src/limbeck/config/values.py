@@ -176,14 +176,14 @@ def _price(value: Any) -> Any:
     """Dollars for a million tokens of prompts, and for a million generated tokens."""
     parts = value.split(",") if isinstance(value, str) else value
     try:
-        prompt, written = (float(part) for part in parts)
+        prompt, generated = (float(part) for part in parts)
     except (TypeError, ValueError):
-        prompt, written = -1.0, -1.0
-    if not (0 <= prompt < math.inf and 0 <= written < math.inf):
+        prompt, generated = -1.0, -1.0
+    if not (0 <= prompt < math.inf and 0 <= generated < math.inf):
         raise ValueError(
             "expected dollars for a million prompt tokens and a million generated tokens, such as 0.15,0.60"
         )
-    return prompt, written
+    return prompt, generated
 
 
 # How files on disk and the code call a codec, by its word.
@@ -301,9 +301,9 @@ _PLAIN = {
 
 
 def _accepted(kind: Any, metadata: Iterable[Any]) -> Accepts:
-    told = next((item for item in metadata if isinstance(item, Accepts)), None)
-    if told is not None:
-        return told
+    declared = next((item for item in metadata if isinstance(item, Accepts)), None)
+    if declared is not None:
+        return declared
     inner = get_args(kind)
     if hasattr(kind, "__metadata__"):
         return _accepted(inner[0], kind.__metadata__)

@@ -1,6 +1,6 @@
 """The reversal curse by the representation of things: one token, two tokens, or a vector of the two.
 
-With few one-way things, a model can exclude those that are already answers, and guesses far better than 1 in all things. The
+With few one-way things, a model can exclude those that are already tails, and guesses far better than 1 in all things. The
 chance level here is that of such a guess.
 """
 
@@ -80,7 +80,7 @@ class Found:
     cpu_seconds: float
 
     def ranks(self, way: str) -> dict[str, Ranks]:
-        """Reciprocal ranks of each kind on training facts ("told") or their reversals ("asked")."""
+        """Reciprocal ranks of each kind. ``way`` is "told" for training facts, "asked" for their reversals, as in the files."""
         return {kind: np.array([result[way] for result in results]) for kind, results in self.results.items()}
 
     def trained(self, *kinds: str) -> dict[str, Results]:
@@ -303,11 +303,11 @@ def _ours(found: Found, context: RecipeContext) -> str:
     result = found.results["concept"][0]
     settings = "; ".join(f"{kind} {rate:g} and {decay:g}" for kind, (rate, decay) in found.settings.items())
     return (
-        f"{scale.entities:,} things were told both ways and {result['things'] - scale.entities:,} one way, by "
+        f"{scale.entities:,} things had training facts both ways and {result['things'] - scale.entities:,} one way, by "
         f"{scale.relations} relations and their inverses; models of width {scale.width}, one layer and one more where names are "
         f"read, had {scale.steps:,} steps of {scale.rows:,} facts, {context.seeds} seeds with worlds of their own. First and "
         f"last names are shared by {scale.shared}. Learning rate and weight decay were chosen in another world, by reversed "
-        f"facts among those that learned the facts as told, {len(scale.settings)} settings for each kind: {settings}."
+        f"facts among those that learned the training facts, {len(scale.settings)} settings for each kind: {settings}."
     )
 
 
@@ -342,20 +342,20 @@ RECIPE = Recipe(
     "tokens. Predicting the vector of the answer from vectors that are made inside each name brings some of it back, and a "
     "memory with one slot for each name more.",
     differences=(
-        "The paper has 50,000 things told both ways, 6 relations, a width of 768 and up to 3 million steps of 1,024 facts; scale "
-        "small has 600 things, 2 relations, a width of 32 and 2,000 steps of 256, scale gpu 10,000 things, 6 relations, 256 and "
-        "15,000 of 1,024.",
+        "The paper has 50,000 things with facts both ways, 6 relations, a width of 768 and up to 3 million steps of 1,024 facts; "
+        "scale small has 600 things, 2 relations, a width of 32 and 2,000 steps of 256, scale gpu 10,000 things, 6 relations, "
+        "256 and 15,000 of 1,024.",
         "Scale small is a setting in which one token a thing was seen to reverse, found in other worlds (seeds 77 and 10,077) "
         "before anything was judged: with 1 relation, or with embeddings that start with variance 1 / width beside an MLP, it "
         "did not; 3 and 4 relations, a smaller rate, less weight decay and a larger width did less. So the claim is tried where "
         "it may hold. The other kinds were seen there too, for fewer steps.",
         "The learning rate stays level and falls to 0 over the last fifth of the steps; the paper's stays.",
-        "The chance level is a guess among the things that told facts leave open, not among all: with few things it matters.",
+        "The chance level is a guess among the things that training facts leave open, not among all: with few things it matters.",
         "Equal ranks share their mean; in the paper they count as the better.",
         "A thing is among the candidates of a batch once, where the paper has each row's head, relation, mask and tail; the "
         "answer is predicted at the relation, without a mask token, and relations have vectors of their own.",
         "The table's vectors are compared as they are, as those of the layer; RMSNorm and SwiGLU, no dropout, float32.",
-        "The control, a model of names that was told the reversals too, is not in the paper; neither is its arithmetic with "
+        "The control, a model of names trained on the reversals too, is not in the paper; neither is its arithmetic with "
         "chains of facts here.",
     ),
     run=run,
