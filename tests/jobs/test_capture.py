@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 
 import limbeck
 from limbeck import cli
+from limbeck.config import DistilSettings
 from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import read_json, read_rows, sha256_of, write_json
 from limbeck.errors import BadFolder, BadModel, BadSetting, Mismatch
@@ -23,16 +25,20 @@ from limbeck.jobs.capture.certificate import STEP, certify
 from limbeck.jobs.capture.merge import merge
 from limbeck.jobs.capture.verify import inspect, verify
 from limbeck.jobs.common.captured import Captured
+from limbeck.jobs.pair.student import possible_shapes
+from limbeck.models.configuration import load_config
 from limbeck.models.load import load
 from limbeck.objectives import parse
 from limbeck.objectives.fused import value_and_gradient
 from limbeck.run.log import console
+from limbeck.students.shape import Shape, config_of
 from limbeck.teachers.cache import packed_log_p
 from limbeck.teachers.codec import Sampled, TopK
-from limbeck.teachers.ref import ANSWERS
+from limbeck.teachers.ref import ANSWERS, teacher_ref
 from limbeck.types import Chunk, Outputs, Signal
 from tests.helpers.kills import content, stops
 from tests.helpers.models import batch, frozen, llama, tokenizer, write_corpus, write_teacher
+from tests.students.test_shape import smollm2
 
 LENGTH = 16
 
@@ -152,6 +158,27 @@ def test_students_are_cut_while_the_teacher_is_there(here, tmp_path):
     assert weights[0] == weights[1]
     with pytest.raises(BadModel, match=r"is needed to prune a student from it: .*capture --params prunes students"):
         distil(here, "cut-never", params="35k", shrink=None, teacher=str(tmp_path / "cache"))
+
+
+def test_a_student_that_was_pruned_to_an_earlier_choice_of_shape_is_taken(here, tmp_path):
+    shutil.copytree(here / "whole", tmp_path / "cache")
+    config = load_config(here / "teacher")
+    whole = Shape.of(config)
+    earlier = replace(whole, layers=1)
+    config_of(earlier, config).save_pretrained(tmp_path / "cache" / "cut" / "40k")
+    Captured(tmp_path / "cache").place_cut([whole], tmp_path / "none", seed=0)
+    assert not (tmp_path / "none").exists()
+    Captured(tmp_path / "cache").place_cut([whole, earlier], tmp_path / "cut", seed=0)
+    assert Shape.of(load_config(tmp_path / "cut")) == earlier
+
+
+def test_the_earlier_choice_of_a_shape_is_that_without_blocks(tmp_path):
+    smollm2(10_000).save_pretrained(tmp_path)
+    asked = {"teacher": str(tmp_path), "out": tmp_path / "out", "tokens": 100}
+    ref = teacher_ref(str(tmp_path))
+    now, before = Shape(16, 320, 4, 2, 832), Shape(16, 312, 4, 2, 832)
+    assert possible_shapes(DistilSettings(**asked, params="20M"), ref) == (now, before)
+    assert possible_shapes(DistilSettings(**asked, shape=str(before)), ref) == (before,)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from limbeck.api import plan
 from limbeck.errors import BadModel, BadPoints
 from limbeck.jobs.plan.device import Limits, largest_student
 from limbeck.jobs.plan.job import _vocabulary
+from limbeck.jobs.plan.show import _blocks
 from limbeck.models.anatomy import Anatomy
 from limbeck.models.configuration import load_config
 from limbeck.models.declared import read_anatomy
@@ -174,6 +175,16 @@ def test_the_student_for_a_device_is_the_largest_that_keeps_to_it(teacher):
     assert result["student"]["parameters"] < 10.5e6
     assert result["tokens"] == 20 * result["student"]["without_embeddings"]
     assert result["costs"][0]["activations_counted"]
+
+
+def test_a_plan_shows_whether_rows_are_whole_blocks(limbeck, teacher):
+    _, out, _ = limbeck("--teacher", teacher, "--params", "15M", "--tokens", "100M")
+    odd = "rows of its matrices: no multiple of 32 in hidden 360: q8_0 and q4_0 exports have these in float16"
+    assert f"{odd}; multiples would cost 2% of the budget, or balance" in " ".join(out.split())
+    assert _blocks({"hidden": 320, "heads x channels": 256, "ffn": 832}) == (
+        "rows of its matrices: multiples of 32, so that q8_0 and q4_0 exports quantise all of them"
+    )
+    assert _blocks({"hidden": 40, "heads x channels": 64, "ffn": 104}) == odd.replace("360", "40, ffn 104")
 
 
 def test_latency_is_bytes_over_bandwidth(teacher):

@@ -10,16 +10,20 @@ from transformers import GPT2Config, LlamaConfig
 from limbeck.errors import BadShape
 from limbeck.models.anatomy import Anatomy, resized
 from limbeck.models.build import build
+from limbeck.models.gguf import blocks
 from limbeck.planning.cost.size import Size
 from limbeck.students.shape import (
+    BLOCK,
     Shape,
     anatomy_of,
     budget_of_shrink,
     check,
     choose,
+    choose_unblocked,
     config_of,
     parameters,
     parse_shape,
+    row_widths,
 )
 from tests.helpers.zoo import CONFIGS
 
@@ -82,6 +86,66 @@ def test_a_larger_budget_is_never_a_smaller_student_by_more_than_the_slack(a, b)
     full = parameters(SMALL, Shape.of(SMALL))
     counts = [parameters(SMALL, choose(SMALL, parameters=int(part * full))) for part in (small, large)]
     assert counts[0] * 0.95 <= counts[1]
+
+
+def smollm2(vocab: int) -> LlamaConfig:
+    """The configuration of SmolLM2-135M with another number of tokens."""
+    return LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+    )
+
+
+@pytest.mark.parametrize("vocab", [10_000, 49_152])
+@pytest.mark.parametrize("budget", range(30_000_000, 101_000_000, 14_000_000))
+def test_rows_are_whole_blocks_where_that_costs_under_two_percent(vocab, budget):
+    config = smollm2(vocab)
+    shape, free = choose(config, parameters=budget), choose_unblocked(config, parameters=budget)
+    assert parameters(config, free) - 0.02 * budget <= parameters(config, shape) <= budget
+    rows = row_widths(anatomy_of(shape, Anatomy.of(config))).values()
+    assert [width % (64 if width > 512 else 32) for width in rows] == [0, 0, 0]
+    ratios = [getattr(shape, axis) / getattr(Shape.of(config), axis) for axis in ("layers", "hidden", "heads", "ffn")]
+    assert max(ratios) / min(ratios) < 1.5
+
+
+def test_a_width_of_312_becomes_320():
+    config = smollm2(10_000)
+    assert choose_unblocked(config, parameters=20_000_000) == Shape(16, 312, 4, 2, 832)
+    assert choose(config, parameters=20_000_000) == Shape(16, 320, 4, 2, 832)
+
+
+@pytest.mark.parametrize("part", [0.3, 0.55, 0.8])
+def test_narrow_students_keep_the_finest_steps(part):
+    budget = int(part * parameters(SMALL, Shape.of(SMALL)))
+    assert choose(SMALL, parameters=budget) == choose_unblocked(SMALL, parameters=budget)
+
+
+def test_blocks_that_cost_more_are_not_forced():
+    """Of whole blocks, the next larger shape is above the budget and the next smaller over 2 % below."""
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=320,
+        intermediate_size=200,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=64,
+        tie_word_embeddings=True,
+    )
+    budget = int(0.97 * parameters(config, Shape.of(config)))
+    shape = choose(config, parameters=budget)
+    assert shape == choose_unblocked(config, parameters=budget) == Shape(1, 312, 4, 4, 192)
+    assert parameters(config, Shape(1, 320, 4, 4, 192)) > budget
+    assert parameters(config, Shape(1, 320, 4, 4, 160)) < parameters(config, shape) - 0.02 * budget
+
+
+def test_a_block_is_that_of_the_files():
+    assert BLOCK == blocks.BLOCK
 
 
 def test_a_shape_is_parsed_and_the_teacher_fills_the_rest():

@@ -24,6 +24,11 @@ if TYPE_CHECKING:  # seconds to load, for the name of a type
 
 # Widths below 1024 go in steps of 8 (a vector register), wider ones of 64 (a tile of a matrix unit).
 _FINE, _COARSE, _WIDE = 8, 64, 1024
+# Rows of q8_0 and q4_0 weights are in blocks of 32 numbers, matrix units of a GPU work on tiles of 64. A student of at least
+# `BLOCKED` channels has rows of whole blocks, above `_TILED` of whole tiles, if that costs under `GIVEN_UP` of the budget and
+# deviates little more from the common ratio. In narrower students, steps of a block are too coarse.
+BLOCK, _TILED, BLOCKED = 32, 512, 256
+GIVEN_UP, _DEVIATES = 0.02, 0.05
 # The share of the budget that a shape should use; where a small model's steps are too coarse, the next one applies.
 _BANDS = (0.95, 0.9, 0.8, 0.6, 0.3)
 
@@ -62,13 +67,44 @@ def choose(config: PreTrainedConfig, *, parameters: int, multiple: int = 1) -> S
 
     Among the legal shapes in that band it is the one whose axes are nearest to a common ratio of the teacher's (smallest sum of
     squared log-deviations); among equals the larger. Raises BadShape where the teacher is smaller than the budget, or the
-    smallest legal student is larger. Channels, neurons, and heads x channels a head are of a ``multiple``.
+    smallest legal student is larger. Channels, neurons, and heads x channels a head are of a ``multiple``. Without one, from 256
+    channels on, they are multiples of 32, and of 64 above 512, where that costs under 2 % of the budget.
     """
     return balanced(Anatomy.of(config), parameters=parameters, multiple=multiple)
 
 
+def choose_unblocked(config: PreTrainedConfig, *, parameters: int) -> Shape:
+    """As `choose`, without regard to blocks: the choice of earlier versions, whose students are still in folders."""
+    return _balanced(Anatomy.of(config), parameters, _Widths())
+
+
 def balanced(anatomy: Anatomy, *, parameters: int, multiple: int = 1) -> Shape:
     """As `choose`, from a teacher's anatomy. Raises BadShape in the same cases."""
+    found = _balanced(anatomy, parameters, _Widths(multiple))
+    if multiple > 1 or found.hidden < BLOCKED or _within(found, anatomy, _TILES):
+        return found
+    return _in_tiles(anatomy, parameters, found) or found
+
+
+def row_widths(anatomy: Anatomy) -> dict[str, int]:
+    """Lengths of the rows of a decoder's matrices, by axis: hidden channels, heads x channels a head, FFN neurons."""
+    sizes = anatomy.sizes
+    return {"hidden": int(sizes.hidden), "heads x channels": int(sizes.heads * sizes.head_dim), "ffn": int(sizes.ffn)}
+
+
+def _in_tiles(anatomy: Anatomy, parameters: int, found: Shape) -> Shape | None:
+    """The balanced shape whose rows are whole blocks and tiles, if it has nearly the size and balance of ``found``; else None."""
+    ratio, teacher = _common_ratio(anatomy, parameters), Shape.of_anatomy(anatomy)
+    least = int(anatomy.count(**asdict(found))) - GIVEN_UP * parameters
+    tiled = _nearest(anatomy, parameters, ratio, 2.0, _TILES, least=least)
+    if tiled is None or not _within(tiled, anatomy, _TILES):
+        return None
+    further = _deviation(teacher, ratio, tiled, tiled.ffn) - _deviation(teacher, ratio, found, found.ffn)
+    return tiled if further <= _DEVIATES else None
+
+
+def _balanced(anatomy: Anatomy, parameters: int, widths: _Widths) -> Shape:
+    """The balanced shape of these widths. Raises BadShape as `choose` does."""
     teacher = Shape.of_anatomy(anatomy)
     largest = int(anatomy.count(**asdict(teacher)))
     if parameters > largest:
@@ -76,7 +112,7 @@ def balanced(anatomy: Anatomy, *, parameters: int, multiple: int = 1) -> Shape:
             f"the budget of {parameters:,} parameters is more than the teacher's {largest:,}; "
             "give fewer, or a larger teacher"
         )
-    smallest = _smallest(anatomy, multiple)
+    smallest = _smallest(anatomy, widths)
     least = int(anatomy.count(**asdict(smallest)))
     if parameters < least:
         raise BadShape(
@@ -85,10 +121,10 @@ def balanced(anatomy: Anatomy, *, parameters: int, multiple: int = 1) -> Shape:
         )
     ratio = _common_ratio(anatomy, parameters)
     for window in (2.0, 8.0):
-        found = _nearest(anatomy, parameters, ratio, window, multiple)
+        found = _nearest(anatomy, parameters, ratio, window, widths)
         if found is not None and anatomy.count(**asdict(found)) >= _BANDS[0] * parameters:
             return found
-    return _nearest(anatomy, parameters, ratio, float("inf"), multiple) or smallest
+    return _nearest(anatomy, parameters, ratio, float("inf"), widths) or smallest
 
 
 def budget_of_shrink(config: PreTrainedConfig, factor: float) -> int:
@@ -177,25 +213,44 @@ def anatomy_of(shape: Shape, teacher: Anatomy) -> Anatomy:
     return replace(teacher, sizes=replace(teacher.sizes, **asdict(shape)))
 
 
-def _steps(full: int, multiple: int) -> list[int]:
-    """Legal lengths of an axis of channels or neurons, and the teacher's own; of a ``multiple`` where there are such."""
-    step = math.lcm(_COARSE if full >= _WIDE else _FINE, multiple)
-    return [one for one in sorted({*range(step, full + 1, step), full}) if one % multiple == 0] or [full]
+@dataclass(frozen=True)
+class _Widths:
+    """The legal widths of a search: of a ``multiple`` and, if ``tiled``, whole tiles where they are large."""
+
+    multiple: int = 1
+    tiled: bool = False
+
+    def has(self, width: int) -> bool:
+        """Whether a row may be this long."""
+        return width % (_COARSE if self.tiled and width > _TILED else self.multiple) == 0
+
+    def up_to(self, full: int) -> list[int]:
+        """Legal lengths of an axis of channels or neurons, and the teacher's own if it is one; only that if none is."""
+        step = math.lcm(_COARSE if full >= _WIDE else _FINE, self.multiple)
+        return [one for one in sorted({*range(step, full + 1, step), full}) if self.has(one)] or [full]
 
 
-def _heads(anatomy: Anatomy, multiple: int) -> list[tuple[int, int]]:
-    """Legal (heads, kv_heads): every group keeps the same number of its query heads, whose channels are of a ``multiple``."""
+_TILES = _Widths(BLOCK, tiled=True)
+
+
+def _within(shape: Shape, teacher: Anatomy, widths: _Widths) -> bool:
+    """Whether a student of this shape has only legal rows."""
+    return all(widths.has(width) for width in row_widths(anatomy_of(shape, teacher)).values())
+
+
+def _heads(anatomy: Anatomy, widths: _Widths) -> list[tuple[int, int]]:
+    """Legal (heads, kv_heads): every group keeps the same number of its query heads, whose channels are a legal width."""
     teacher = Shape.of_anatomy(anatomy)
     group = teacher.heads // teacher.kv_heads
     pairs = [(kv * queries, kv) for kv in range(1, teacher.kv_heads + 1) for queries in range(1, group + 1)]
-    return [pair for pair in pairs if pair[0] * anatomy.sizes.head_dim % multiple == 0] or pairs
+    return [pair for pair in pairs if widths.has(pair[0] * anatomy.sizes.head_dim)] or pairs
 
 
-def _smallest(anatomy: Anatomy, multiple: int = 1) -> Shape:
+def _smallest(anatomy: Anatomy, widths: _Widths) -> Shape:
     teacher, kind = Shape.of_anatomy(anatomy), anatomy.kind
-    heads, kv_heads = min(_heads(anatomy, multiple))
-    hidden = heads * anatomy.sizes.head_dim if kind.square else _steps(teacher.hidden, multiple)[0]
-    return Shape(layers=1, hidden=hidden, heads=heads, kv_heads=kv_heads, ffn=_steps(teacher.ffn, multiple)[0])
+    heads, kv_heads = min(_heads(anatomy, widths))
+    hidden = heads * anatomy.sizes.head_dim if kind.square else widths.up_to(teacher.hidden)[0]
+    return Shape(layers=1, hidden=hidden, heads=heads, kv_heads=kv_heads, ffn=widths.up_to(teacher.ffn)[0])
 
 
 def _common_ratio(anatomy: Anatomy, budget: int) -> float:
@@ -220,14 +275,14 @@ class _Grid:
     legal: Any
 
     @classmethod
-    def of(cls, anatomy: Anatomy, ratio: float, window: float, multiple: int) -> _Grid:
+    def of(cls, anatomy: Anatomy, ratio: float, window: float, widths: _Widths) -> _Grid:
         """The candidates within a factor ``window`` of the common ratio."""
         teacher = Shape.of_anatomy(anatomy)
-        pairs = _heads(anatomy, multiple)
+        pairs = _heads(anatomy, widths)
         near = set(_near(sorted({pair[0] for pair in pairs}), ratio * teacher.heads, window))
         pairs = [pair for pair in pairs if pair[0] in near]
         layers = np.array(_near(list(range(1, teacher.layers + 1)), ratio * teacher.layers, window))[:, None, None]
-        hidden = np.array(_near(_steps(teacher.hidden, multiple), ratio * teacher.hidden, window))[None, :, None]
+        hidden = np.array(_near(widths.up_to(teacher.hidden), ratio * teacher.hidden, window))[None, :, None]
         if anatomy.kind.square:
             hidden = np.array([pair[0] * anatomy.sizes.head_dim for pair in pairs])[None, None, :]
         heads, kv_heads = (np.array([pair[i] for pair in pairs])[None, None, :] for i in (0, 1))
@@ -249,14 +304,19 @@ def _near(values: list[int], wanted: float, window: float) -> list[int]:
     return inside or [min(values, key=lambda value: abs(np.log(value / wanted)))]
 
 
-def _nearest(anatomy: Anatomy, budget: int, ratio: float, window: float, multiple: int) -> Shape | None:
-    """The legal shape in the fullest band with the smallest deviation from the common ratio; None where all are too large."""
+def _nearest(
+    anatomy: Anatomy, budget: int, ratio: float, window: float, widths: _Widths, *, least: float = 0.0
+) -> Shape | None:
+    """The legal shape in the fullest band with the smallest deviation from the common ratio.
+
+    None where none has from ``least`` to ``budget`` parameters.
+    """
     teacher = Shape.of_anatomy(anatomy)
-    grid = _Grid.of(anatomy, ratio, window, multiple)
+    grid = _Grid.of(anatomy, ratio, window, widths)
     best: tuple[tuple[int, float, int], Shape] | None = None
-    for ffn in _near(_steps(teacher.ffn, multiple), ratio * teacher.ffn, window):
+    for ffn in _near(widths.up_to(teacher.ffn), ratio * teacher.ffn, window):
         count = anatomy.count(layers=grid.layers, hidden=grid.hidden, heads=grid.heads, kv_heads=grid.kv_heads, ffn=ffn)
-        usable = np.nonzero(grid.legal & (count <= budget))
+        usable = np.nonzero(grid.legal & (count <= budget) & (count >= least))
         if not usable[0].size:
             continue
         filled = count[usable]
@@ -269,7 +329,7 @@ def _nearest(anatomy: Anatomy, budget: int, ratio: float, window: float, multipl
     return None if best is None else best[1]
 
 
-def _deviation(teacher: Shape, ratio: float, grid: _Grid, ffn: int) -> Any:
+def _deviation(teacher: Shape, ratio: float, grid: _Grid | Shape, ffn: int) -> Any:
     """Sum over the axes of (log of the axis' ratio - log of the common one) squared.
 
     Query and key-value heads count half each: they are one axis in most models. A single key-value head cannot shrink.

@@ -7,7 +7,7 @@ prune a student from the teacher.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -173,14 +173,18 @@ class Captured:
         """The teacher's completions of held-out prompts; none of a served one."""
         return [] if self.served else read_rows(self.folder / SAMPLES, _Sample, error=BadModel, remedy=_COPY)
 
-    def place_cut(self, shape: Shape, folder: Path, *, seed: int) -> None:
-        """Puts the student of this shape there that was cut when the teacher was captured, if one was by the same seed."""
+    def place_cut(self, shapes: Sequence[Shape], folder: Path, *, seed: int) -> None:
+        """Puts the student there that was pruned when the teacher was captured, if one was by the same seed.
+
+        ``shapes`` are those that it may have, the best first.
+        """
         if self.facts["signature"]["seed"] != seed or self._trimmed is not None:
             return
-        for file in sorted((self.folder / CUT).glob("*/config.json")):
-            if not folder.exists() and Shape.of(load_config(file.parent)) == shape:
-                with whole_folder(folder) as beside:
-                    link_or_copy(file.parent, beside)
+        found = {Shape.of(load_config(file.parent)): file.parent for file in (self.folder / CUT).glob("*/config.json")}
+        made = next((found[shape] for shape in shapes if shape in found), None)
+        if made is not None and not folder.exists():
+            with whole_folder(folder) as beside:
+                link_or_copy(made, beside)
 
     def weights(self, *, device: torch.device, dtype: torch.dtype) -> LanguageModel:
         """The teacher with its weights, from its path at the capture.

@@ -38,7 +38,7 @@ from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.vocabulary import with_vocabulary
-from limbeck.jobs.pair.student import make_student, stored_as
+from limbeck.jobs.pair.student import make_student, possible_shapes, stored_as
 from limbeck.jobs.pair.vocabulary import given_student
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
@@ -353,7 +353,8 @@ def _start(plan: DistilPlan, source: TeacherSource, store: TokenStore, *, enviro
     settings, target, conversion = plan.request.settings, plan.target, plan.conversion
     folder = settings.out / "cut"
     if environment.world.first and target is not None and source.captured:
-        source.captured.place_cut(target, settings.out / (BASE if conversion else "cut"), seed=settings.seed)
+        shapes = possible_shapes(settings, plan.request.teacher)
+        source.captured.place_cut(shapes, settings.out / (BASE if conversion else "cut"), seed=settings.seed)
     environment.world.barrier()
     made = (folder / "config.json").exists()
     weights = source.weights(environment) if (target or conversion) and not made else source.about

@@ -24,7 +24,7 @@ from limbeck.run.run import micro_batches
 from limbeck.students.convert import choose as choose_converted
 from limbeck.students.prune import prune
 from limbeck.students.score import score
-from limbeck.students.shape import Shape, budget_of_shrink, choose, parse_shape
+from limbeck.students.shape import Shape, budget_of_shrink, choose, choose_unblocked, parse_shape
 from limbeck.teachers.ref import TeacherRef
 
 _DTYPES = {name: getattr(torch, name) for name in FLOATS.values()}
@@ -54,6 +54,20 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
     if settings.mixers is not None:
         return choose_converted(config, lambda layers: mixers_for(settings, layers), budget=budget)
     return choose(config, parameters=budget, multiple=multiple_of(settings.qat))
+
+
+def possible_shapes(settings: DistilSettings, teacher: TeacherRef) -> tuple[Shape, ...]:
+    """The shapes that a student made for these settings may have, `target_shape` first.
+
+    The other is the choice of earlier versions for the same budget, of which a folder of captured logits may hold a student.
+    """
+    target = target_shape(settings, teacher)
+    free = settings.shape is None and settings.mixers is None and settings.qat is None
+    if target is None or not free or isinstance(settings.params, tuple):
+        return () if target is None else (target,)
+    config = load_config(teacher.config_source)
+    budget = settings.params or budget_of_shrink(config, SHRINK if settings.shrink is None else settings.shrink)
+    return target, choose_unblocked(config, parameters=budget)
 
 
 def multiple_of(qat: str | None) -> int:

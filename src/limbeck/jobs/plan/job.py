@@ -9,7 +9,7 @@ takes longer than the plan: scipy for the points of a sweep, torch for an archit
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ from limbeck.planning.laws.teachers import (
     by_published_law,
     by_published_ratio,
 )
-from limbeck.students.shape import anatomy_of, balanced, shrunk_budget
+from limbeck.students.shape import anatomy_of, balanced, row_widths, shrunk_budget
 
 if TYPE_CHECKING:
     from transformers.configuration_utils import PreTrainedConfig
@@ -54,6 +54,9 @@ class _Pair:
     limits: Limits | None
     shape: str | None
     assumed: tuple[str, ...]
+    rows: dict[str, int] = field(
+        default_factory=dict
+    )  # lengths of the rows of the student's matrices, where they are known
 
 
 def plan(settings: PlanSettings) -> dict[str, Any]:
@@ -86,7 +89,7 @@ def plan(settings: PlanSettings) -> dict[str, Any]:
     answers += [] if points is None else _local(task, pair.candidates, points)
     timed = device or gpu(_GPU)
     return {
-        "student": _described(pair.student) | {"shape": pair.shape},
+        "student": _described(pair.student) | {"shape": pair.shape, "rows": pair.rows},
         "device": None if pair.limits is None else _on_device(pair, pair.limits),
         "tokens": tokens,
         "pay_teacher": task.paid,
@@ -198,7 +201,8 @@ def _backward(settings: PlanSettings, device: GPU | None) -> _Pair:
     else:
         assert limits is not None
         shape = largest_student(teacher, limits)
-    size = Size.of_anatomy(anatomy_of(shape, teacher))
+    student = anatomy_of(shape, teacher)
+    size = Size.of_anatomy(student)
     if limits is not None and limits.fill(size) > 1:
         what = f"--params {settings.params:,}" if settings.params else f"--shrink {settings.shrink}"
         need = limits.bytes(size)
@@ -208,7 +212,7 @@ def _backward(settings: PlanSettings, device: GPU | None) -> _Pair:
             f"({_named(settings)}); give a smaller student, or leave the size out to have the largest that fits"
         )
     known = Model.of_size(settings.teacher, Size.of_anatomy(teacher))
-    return _Pair(Model.of_size("student", size), (known,), limits, str(shape), assumed)
+    return _Pair(Model.of_size("student", size), (known,), limits, str(shape), assumed, row_widths(student))
 
 
 def _trimmed(teacher: Anatomy, settings: PlanSettings) -> Anatomy:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from limbeck.jobs.plan.job import OUTCOMES
+from limbeck.students.shape import BLOCK, BLOCKED, GIVEN_UP
 from limbeck.terminal import visible
 
 
@@ -20,6 +21,8 @@ def show(result: dict[str, Any], console: Console) -> None:
         f"student: {student['parameters']:,} parameters, {student['without_embeddings']:,} without embeddings{shape}, "
         f"{result['tokens']:,} tokens"
     )
+    if student["rows"]:
+        console.print(_blocks(student["rows"]))
     if "vocabulary" in student:
         console.print(_embeddings(student["vocabulary"]))
     if result["device"]:
@@ -49,6 +52,21 @@ def show(result: dict[str, Any], console: Console) -> None:
     console.print("assumed:")
     for sentence in result["assumptions"]:
         console.print(f"  {sentence}")
+
+
+def _blocks(rows: dict[str, int]) -> str:
+    """Whether the rows of the student's matrices are whole blocks of the quantised files that it may be exported to."""
+    odd = [f"{name} {width:,}" for name, width in rows.items() if width % BLOCK]
+    if not odd:
+        return f"rows of its matrices: multiples of {BLOCK}, so that q8_0 and q4_0 exports quantise all of them"
+    message = (
+        f"rows of its matrices: no multiple of {BLOCK} in {', '.join(odd)}: q8_0 and q4_0 exports have these in float16"
+    )
+    return (
+        message
+        if rows["hidden"] < BLOCKED
+        else f"{message}; multiples would cost {GIVEN_UP:.0%} of the budget, or balance"
+    )
 
 
 def _embeddings(vocabulary: dict[str, Any]) -> str:
