@@ -1,5 +1,6 @@
 """A token store contains the tokenised text, is built once and again after any change, and detects damage."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -24,8 +25,10 @@ from limbeck.corpora import (
 )
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.retokenise import text_of
+from limbeck.corpora.stamp import stamp_of, without_paths
 from limbeck.corpora.token_bytes import TokenBytes
 from limbeck.corpora.tokenizer import BOS, EOS, READING
+from limbeck.disk import read_json, write_json
 from limbeck.errors import BadCorpus, BadFolder
 from limbeck.jobs.common.folder import same_corpus
 
@@ -129,6 +132,33 @@ def test_a_store_is_used_again_and_equal_when_opened(tokenizer, source, tmp_path
     for one, two, three in zip(first, second, third, strict=True):
         assert one.manifest == two.manifest == three.manifest
         assert (one.slice(0, one.tokens) == three.slice(0, three.tokens)).all()
+
+
+def test_a_store_does_not_say_where_its_text_was(tokenizer, source, tmp_path):
+    build_stores(source, tokenizer, tmp_path / "out", fraction=0.3)
+    manifest = json.loads((tmp_path / "out" / "train" / "manifest.json").read_text())
+    (draw,) = manifest["made_from"]["draws"]
+    ((place, size, time),) = draw["stamps"]
+    file = Path(source).stat()
+    assert place == hashlib.sha256(str(Path(source).resolve()).encode()).hexdigest()[:16]
+    assert (size, time) == (file.st_size, file.st_mtime_ns)
+
+
+def test_a_store_of_earlier_versions_with_the_path_in_its_stamp_is_used_again(tokenizer, source, tmp_path):
+    out, now = tmp_path / "out", [str(Path(source).resolve()), *stamp_of(Path(source))[1:]]
+    build_stores(source, tokenizer, out, fraction=0.3)
+    before = stamp(out)
+    for side in ("train", "held_out"):
+        manifest = read_json(out / side / "manifest.json")
+        manifest["made_from"]["draws"][0]["stamps"] = [now]
+        write_json(out / side / "manifest.json", manifest)
+    build_stores(source, tokenizer, out, fraction=0.3)
+    assert stamp(out) == before
+    assert without_paths([[*now, "passages"], ["python", "3.11"], ["hf:name", 1, 2]]) == [
+        [*stamp_of(Path(source)), "passages"],
+        ["python", "3.11"],
+        ["hf:name", 1, 2],
+    ]
 
 
 def test_a_store_is_made_again_when_what_it_was_made_from_changes(tokenizer, source, tmp_path):

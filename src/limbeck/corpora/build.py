@@ -30,6 +30,7 @@ from limbeck.corpora.found import Found
 from limbeck.corpora.reading import USUAL, Reader, Reads, Records
 from limbeck.corpora.records import Columns
 from limbeck.corpora.source import Part, read_parts, resolve
+from limbeck.corpora.stamp import without_paths
 from limbeck.corpora.store import TokenStore
 from limbeck.corpora.tokenizer import READING, Frame, fingerprint, frame
 from limbeck.corpora.writer import Item, Writer, record_batch, token_dtype
@@ -237,7 +238,7 @@ def _ready(folder: Path, sides: list[str], made_from: dict[str, Any], *, skip_ba
     """The stores in the folder; None where one is missing, damaged, made from something else, or skips too many records."""
     try:
         stores = {side: TokenStore.open(folder / side) for side in sides}
-        if any(store.manifest["made_from"] != made_from for store in stores.values()):
+        if any(without_paths(store.manifest["made_from"]) != made_from for store in stores.values()):
             return None
         if any(store.manifest["read"]["skipped"] > skip_bad for store in stores.values()):
             return None

@@ -24,6 +24,7 @@ from limbeck.corpora.document import Document
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.files import READERS, Documents, document_of, is_text, may_hold_text, read_passages, wanted_columns
 from limbeck.corpora.records import Columns, from_text
+from limbeck.corpora.stamp import stamp_of
 from limbeck.corpora.streams import PACKED, kind_of
 from limbeck.disk import existing, shown
 from limbeck.errors import BadCorpus
@@ -192,15 +193,14 @@ def _file(path: Path, name: str, columns: Columns, beside: tuple[str, ...] = ())
         raise BadCorpus(
             f"{path}: expected {KINDS}, got the extension {path.suffix!r}: rename or convert it (plain text is .txt)"
         )
-    stat = path.stat()
-    if stat.st_size == 0:
+    size = path.stat().st_size
+    if size == 0:
         raise BadCorpus(f"{path}: expected text, got an empty file: fill it or leave it out")
-    size = None if packed or kind == ".parquet" else stat.st_size
     documents = partial(reader, path, name, columns)
     return Part(
         documents,
-        [str(path.resolve()), stat.st_size, stat.st_mtime_ns],
-        size,
+        stamp_of(path),
+        None if packed or kind == ".parquet" else size,
         beside,
         name,
         path if kind == ".txt" else None,

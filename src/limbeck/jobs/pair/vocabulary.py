@@ -19,6 +19,7 @@ from limbeck.corpora import Document
 from limbeck.corpora.build import documents_by_side, in_tokens, stamps_of
 from limbeck.corpora.counts import count_tokens
 from limbeck.corpora.reading import Reader
+from limbeck.corpora.stamp import without_paths
 from limbeck.corpora.tokenizer import READING, fingerprint
 from limbeck.corpora.writer import Item
 from limbeck.errors import Mismatch
@@ -129,7 +130,7 @@ class Chosen:
         """Whether it was made there before, ``but_text``: of whatever text, which is compared with its own checksum later."""
         if not (folder / FILE).is_file():
             return False
-        there = facts_of(folder)["made_from"]
+        there = without_paths(facts_of(folder)["made_from"])
         less = {"text"} if but_text else set()
         return all(there.get(key) == self.made_from.get(key) for key in (there.keys() | self.made_from.keys()) - less)
 

@@ -16,6 +16,7 @@ from limbeck.corpora import TokenStore, build_held_out, build_stores
 from limbeck.corpora.reading import Records
 from limbeck.corpora.records import Columns
 from limbeck.corpora.source import resolve
+from limbeck.corpora.stamp import without_paths
 from limbeck.corpora.tokenizer import fingerprint
 from limbeck.disk import existing, read_json
 from limbeck.errors import BadCorpus
@@ -183,4 +184,4 @@ def _stamps(source: str) -> list[list[Any]]:
 def _stamps_of(held_out: TokenStore) -> list[Any] | None:
     """The stamps of what was held out from; None of a store that was made in another way."""
     draws = held_out.manifest["made_from"].get("draws", [])
-    return next((draw["stamps"] for draw in draws if "held_out" in draw["sides"]), None)
+    return next((without_paths(draw["stamps"]) for draw in draws if "held_out" in draw["sides"]), None)
