@@ -1,5 +1,6 @@
 """Shared by all tests: one thread per worker, and the folder of real models and texts where there is one."""
 
+import gc
 import os
 from importlib import import_module
 from pathlib import Path
@@ -60,6 +61,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    """Keeps modules and tests out of all later garbage collections.
+
+    Runs collect garbage before they measure their memory. A worker has imported all tests, and searching these, time and again,
+    would be a large part of a small run.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

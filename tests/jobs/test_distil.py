@@ -244,7 +244,6 @@ def test_one_of_several_ranks_prints_an_error(rank, lines, monkeypatch, capsys):
     assert capsys.readouterr().err.count("limbeck: nowhere.jsonl: ") == lines
 
 
-@pytest.mark.long
 def on_two_ranks(one: list[str]) -> subprocess.CompletedProcess[str]:
     """A command of one process, started by torchrun in two."""
     with socket.socket() as free:
@@ -283,6 +282,7 @@ def test_a_refusal_on_two_ranks_is_one_sentence(here):
     assert "shrink runs in one process" in shrunk.stderr
 
 
+@pytest.mark.long
 def test_two_processes_of_torchrun_train_as_one(plain, here):
     answer = on_two_ranks(command(here, "ranks", "--baselines", "none"))
     assert answer.returncode == 0, answer.stderr[-3000:]
