@@ -20,7 +20,8 @@ class ProbeSettings(Settings):
     probe: Annotated[
         ProbeNames,
         Flag(
-            "What to measure: likelihood, slices, tasks, constraints, mqar, reversal, arithmetic, listops; or pass-until alone.",
+            "What to measure: likelihood, slices, tasks, constraints, values, mqar, reversal, arithmetic, listops; or pass-until "
+            "alone.",
             "Measurement",
             synonyms=("probes", "metrics", "eval"),
         ),
