@@ -494,8 +494,8 @@ def probe(
         long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
             which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
         seed: Seed of samples and of the questions that are asked. Default: 0.
-        probe: What to measure: likelihood, slices, tasks, constraints, mqar, reversal, arithmetic, listops; or
-            pass-until alone. Default: likelihood.
+        probe: What to measure: likelihood, slices, tasks, constraints, values, mqar, reversal, arithmetic,
+            listops; or pass-until alone. Default: likelihood.
         teacher: Compare with this teacher: folder or hub id.
         task: Of pass-until: addition, subtraction, base7, reverse-string, copy, or a JSONL file. Of reversal and
             constraints: a JSONL file.
