@@ -3,6 +3,7 @@
 import json
 from importlib import import_module
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ import limbeck.api
 from limbeck.corpora import Document, Rows, build_stores, is_held_out
 from limbeck.errors import BadCorpus
 from limbeck.models.save import save
-from limbeck.probes.slices import BINS, EDGES, Bigrams, Slices, hits, measure_slices, slices
-from limbeck.types import Batch
+from limbeck.probes.slices import BINS, DISTANCES, EDGES, Bigrams, Slices, distances, hits, measure_slices, slices
+from limbeck.types import Batch, Outputs
 from tests.helpers.models import WORDS, frozen, llama, write_corpus
 
 
@@ -35,12 +36,15 @@ def test_hits_are_those_found_one_by_one(tokens, opens):
     rows = [tokens[:12], tokens[12:]]
     document = np.cumsum([0, *opens[:10], 1, *opens[10:]]).reshape(2, 11).tolist()
     batch = a_batch(rows, document)
-    found = hits(batch)
+    found, back = hits(batch), distances(batch)
     for row in range(2):
         for t in range(11):
             pair = (rows[row][t], rows[row][t + 1])
-            before = [(rows[row][s], rows[row][s + 1]) for s in range(t) if document[row][s] == document[row][t]]
-            assert bool(found[row, t]) == (pair in before)
+            before = [
+                s for s in range(t) if document[row][s] == document[row][t] and (rows[row][s], rows[row][s + 1]) == pair
+            ]
+            assert bool(found[row, t]) == bool(before)
+            assert int(back[row, t]) == (t - before[-1] if before else 0)
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +84,15 @@ def test_slices_add_up_to_the_dense_model(made, tmp_path):
     assert tokens.min() > 0
     assert found.mean(hits=True) == pytest.approx(nats[0] / tokens[0], rel=1e-5)
     assert found.mean(hits=False) == pytest.approx(nats[1] / tokens[1], rel=1e-5)
+    assert found.far_nats.sum() == pytest.approx(nats[0], rel=1e-5)
+    assert found.far_tokens.sum(1).tolist() == found.tokens[:, :-1].sum(1).tolist()
     found.save(tmp_path / "a.safetensors")
     again = Slices.load(tmp_path / "a.safetensors")
     assert (again.nats == found.nats).all()
     assert (again.tokens == found.tokens).all()
+    assert (again.far_nats == found.far_nats).all()
+    Slices(found.tokens, found.nats).save(tmp_path / "before.safetensors")  # as earlier versions wrote it
+    assert Slices.load(tmp_path / "before.safetensors").far_tokens is None
 
 
 def test_a_hit_goes_into_the_bin_of_its_count():
@@ -92,6 +101,65 @@ def test_a_hit_goes_into_the_bin_of_its_count():
         bigrams = Bigrams(np.array([12, 21]), np.array([count, 5]), vocab=10)
         assert bigrams.slices_of(batch).tolist() == [len(BINS), len(BINS), BINS.index(name)]
     assert len(BINS) == len(EDGES) + 1
+
+
+PLAIN = SimpleNamespace(logits=lambda hidden: hidden)  # a head of hidden states that are logits already
+
+
+def a_model_of(nats):
+    """A model whose logits give the target of each flat position this loss, over two tokens."""
+
+    def model(batch):
+        p = torch.tensor(nats).neg().exp()
+        right = torch.nn.functional.one_hot(batch.targets.reshape(-1), 2).bool()
+        logits = torch.where(right, p[:, None], 1 - p[:, None]).log()
+        return Outputs(logits.view(*batch.tokens.shape, 2), PLAIN, 2)
+
+    model.name = "made up"
+    return model
+
+
+def test_slices_of_a_text_by_hand():
+    # Pairs of 0 1 0 1 1 0 1: 01, 10, 01 again 2 back, 11, 10 again 3 back, 01 again 3 back.
+    batch = a_batch([[0, 1, 0, 1, 1, 0, 1]], [[0] * 6])
+    assert distances(batch).tolist() == [[0, 0, 2, 0, 3, 3]]
+    bigrams = Bigrams(np.array([1, 2, 3]), np.array([0, 11, 5]), vocab=2)
+    found = measure_slices(a_model_of([1.0, 2.0, 0.5, 3.0, 0.25, 0.75]), [batch], bigrams, documents=1)
+    assert found.tokens.tolist() == [[2, 0, 1, 0, 0, 3]]
+    np.testing.assert_allclose(found.nats, [[1.25, 0, 0.25, 0, 0, 6.0]], rtol=1e-6)
+    assert found.far_tokens.tolist() == [[3, 0, 0, 0]]
+    np.testing.assert_allclose(found.far_nats, [[1.5, 0, 0, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("back", "place"), [(1, 0), (16, 0), (17, 1), (64, 1), (65, 2), (256, 2), (257, 3)])
+def test_a_hit_goes_into_the_bin_of_its_distance(back, place):
+    tokens = [0, 1, *range(2, back), 0, 1] if back > 1 else [0, 0, 0]
+    batch = a_batch([tokens], [[0] * (len(tokens) - 1)])
+    assert int(distances(batch)[0, -1]) == back
+    model = lambda b: Outputs(torch.zeros(*b.tokens.shape, 300), PLAIN, 300)  # noqa: E731
+    model.name = "made up"
+    found = measure_slices(model, [batch], Bigrams(np.array([0]), np.array([0]), vocab=300), documents=1)
+    assert found.far_tokens.tolist() == [[float(i == place) for i in range(len(DISTANCES))]]
+
+
+def test_gaps_are_given_by_bin_and_by_distance():
+    tokens = np.zeros((5, len(BINS) + 1))
+    tokens[:, 1], tokens[:, 2], tokens[:, -1] = 2, 3, 10
+    far = np.tile([4.0, 1.0, 0.0, 0.0], (5, 1))
+    theirs = Slices(tokens, tokens, far, far)
+    more = tokens * [1, 1.5, 2, 1, 1, 1]
+    ours = Slices(tokens, more, far, far * [1.75, 2, 1, 1])
+    found = {r.name: r.value for r in slices("model", [ours], against=[theirs])}
+    assert found["gap_on_hits, seen 1-10"] == 0.5
+    assert found["gap_on_hits, seen 11-100"] == 1.0
+    assert found["gap_on_hits, 1-16 tokens back"] == 0.75
+    assert found["gap_on_hits, 17-64 tokens back"] == 1.0
+    assert found["recall_hits, 1-16 tokens back"] == 1.75
+    assert found["gap_share_on_hits"] == 1.0
+    assert not any("65-256" in name or "seen 0" in name for name in found)
+    before = {r.name for r in slices("model", [ours], against=[Slices(tokens, tokens)])}
+    assert "recall_hits, 1-16 tokens back" in before
+    assert "gap_on_hits, 1-16 tokens back" not in before
 
 
 def test_the_share_of_a_gap_is_that_of_its_sums_and_not_clipped():

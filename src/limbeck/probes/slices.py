@@ -3,14 +3,16 @@
 A prediction of x_t is a *recall hit* if the bigram (x_{t-1}, x_t) occurs earlier in the same document of the same row, so that
 it could be looked up. Models without attention have a higher loss on hits, most of all for bigrams that are rare in training, and
 the mean over all tokens hides this (Arora et al., arXiv 2312.04927, sec. 3). The paper counts only bigrams with at most 1,250
-occurrences in its 10 billion tokens. That limit depends on the corpus, so hits are binned by training count here. Hits are a
-heuristic: they ignore synonyms and longer repeats, and locate a gap in loss without explaining it.
+occurrences in its 10 billion tokens. That limit depends on the corpus, so hits are binned by training count here, and apart from
+that by their distance in tokens to the nearest earlier occurrence. Hits are a heuristic: they ignore synonyms and longer repeats,
+and locate a gap in loss without explaining it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,6 +30,8 @@ from limbeck.types import Batch, CausalLM, Outputs, Reading, each
 
 EDGES = (0, 10, 100, 1_000)  # largest training count of each bin of hits; the last bin is open
 BINS = ("0", *(f"{low + 1}-{high}" for low, high in pairwise(EDGES)), f"over {EDGES[-1]}")
+REACHES = (16, 64, 256)  # largest distance of each bin of hits by distance; the last bin is open
+DISTANCES = (*(f"{low + 1}-{high}" for low, high in pairwise((0, *REACHES))), f"over {REACHES[-1]}")
 _ELSEWHERE = len(BINS)  # the last slice
 _PIECE = 2**22  # tokens of a training text processed together
 _CELLS = 2**21  # logits in memory at once
@@ -35,21 +39,27 @@ _CELLS = 2**21  # logits in memory at once
 
 @dataclass(frozen=True)
 class Slices:
-    """Sums over the predictions of each document and slice. Slices are the bins of hits in `BINS`, then all other tokens."""
+    """Sums over the predictions of each document and slice. Slices are the bins of hits in `BINS`, then all other tokens.
+
+    ``far_tokens`` and ``far_nats`` are the sums over hits by distance (`DISTANCES`), None in files of earlier versions.
+    """
 
     tokens: Float[np.ndarray, "documents slices"]
     nats: Float[np.ndarray, "documents slices"]
+    far_tokens: Float[np.ndarray, "documents distances"] | None = None
+    far_nats: Float[np.ndarray, "documents distances"] | None = None
 
     def save(self, path: Path) -> None:
         """Writes the sums to a safetensors file, atomically."""
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        save_arrays(path, vars(self))
+        save_arrays(path, {name: sums for name, sums in vars(self).items() if sums is not None})
 
     @classmethod
     def load(cls, path: Path) -> Slices:
         """Reads a file of `save`. Raises BadFolder if it is missing or damaged."""
-        return cls(**load_arrays(path, {"tokens": 2, "nats": 2}, needs=("tokens", "nats"), remedy=AGAIN).arrays)
+        axes = dict.fromkeys((field.name for field in fields(cls)), 2)
+        return cls(**load_arrays(path, axes, needs=("tokens", "nats"), remedy=AGAIN).arrays)
 
     def mean(self, *, hits: bool) -> float:
         """Nats per token on all hits, or on all other tokens; NaN if there are none."""
@@ -93,15 +103,20 @@ class Bigrams:
 
 def hits(batch: Batch) -> Bool[Tensor, "B T"]:
     """Whether the bigram of each prediction occurs earlier in the same document of its row."""
+    return distances(batch) > 0
+
+
+def distances(batch: Batch) -> Int[Tensor, "B T"]:
+    """Tokens from each prediction back to the last earlier occurrence of its bigram in the same document of its row; else 0."""
     length = batch.tokens.shape[1]
     run = (batch.position == 0).cumsum(1)  # which document of the row
     both = torch.stack([run, batch.tokens, batch.targets], -1).reshape(-1, 3)
     row = torch.arange(len(batch.tokens), device=both.device).repeat_interleave(length)
     kinds = torch.unique(torch.cat([row[:, None], both], 1), dim=0, return_inverse=True)[1]
     order = kinds.argsort(stable=True)  # groups equal bigrams, the earliest first
-    again = torch.zeros_like(kinds, dtype=torch.bool)
-    again[order[1:]] = kinds[order[1:]] == kinds[order[:-1]]
-    return again.view_as(batch.tokens)
+    found = torch.zeros_like(kinds)
+    found[order[1:]] = (order[1:] - order[:-1]) * (kinds[order[1:]] == kinds[order[:-1]])
+    return found.view_as(batch.tokens)
 
 
 def nats_of(outputs: Outputs, targets: Int[Tensor, " BT"], places: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -117,7 +132,7 @@ def nats_of(outputs: Outputs, targets: Int[Tensor, " BT"], places: Int[Tensor, "
 @torch.no_grad()
 def measure_slices(model: CausalLM, batches: Iterable[Batch], bigrams: Bigrams, *, documents: int) -> Slices:
     """Measures a model's sums for each of ``documents`` documents and each slice. Raises BadCorpus if no token has weight."""
-    sums = np.zeros((2, documents, _ELSEWHERE + 1))
+    sums, far = np.zeros((2, documents, _ELSEWHERE + 1)), np.zeros((2, documents, len(DISTANCES)))
     for batch, outputs in each(model, batches):
         counted = batch.weight.reshape(-1).nonzero().squeeze(1)
         where = counted.cpu().numpy()
@@ -129,22 +144,28 @@ def measure_slices(model: CausalLM, batches: Iterable[Batch], bigrams: Bigrams, 
         place = batch.document.reshape(-1)[counted].cpu().numpy(), bigrams.slices_of(batch)[where]
         np.add.at(sums[0], place, weight)
         np.add.at(sums[1], place, weight * nats)
+        back = distances(batch).reshape(-1)[counted].cpu().numpy()
+        hit = back > 0
+        place = place[0][hit], np.searchsorted(REACHES, back[hit])
+        np.add.at(far[0], place, weight[hit])
+        np.add.at(far[1], place, (weight * nats)[hit])
     if not sums[0].any():
         raise BadCorpus(
             f"the held-out text has no token of weight > 0, so {model.name} cannot be measured: give more text, or held-out "
             "text with --eval-data"
         )
-    return Slices(*sums)
+    return Slices(*sums, *far)
 
 
 def slices(
     model: str, runs: Sequence[Slices], *, against: Sequence[Slices] = (), seed: int | None = None
 ) -> list[Reading]:
-    """Nats per token on all hits, on hits of each bin and elsewhere, and the share of hits among all predictions.
+    """Nats per token on all hits, on hits of each bin and distance and elsewhere, and the share of hits among all predictions.
 
     ``against`` are slices of another model on the same text, one or as many as ``runs``. They add the gap in nats per token on
-    hits and elsewhere, and the share of the whole gap on hits, Δ_hits n_hits / (Δ n) (arXiv 2312.04927, sec. 3.1). The share is
-    not clipped: above 1, the model is better elsewhere. It is left out if the gap's interval contains 0.
+    hits, on those of each bin and distance, and elsewhere, and the share of the whole gap on hits, Δ_hits n_hits / (Δ n)
+    (arXiv 2312.04927, sec. 3.1). The share is not clipped: above 1, the model is better elsewhere. It is left out if the gap's
+    interval contains 0.
     """
     tokens, nats = np.stack([run.tokens for run in runs]), np.stack([run.nats for run in runs])
     found: list[tuple[str, str, Interval]] = []
@@ -154,11 +175,43 @@ def slices(
     for name, part in parts.items():
         if tokens[..., part].any():
             found.append((name, "nats/token", _mean(nats[..., part].sum(-1), tokens[..., part].sum(-1)).within(0.0)))
+    far = _far(runs)
+    if far is not None:
+        found += _by_bin("recall_hits", DISTANCES, *far, " tokens back", least=0.0)
     on_hits = tokens[..., :_ELSEWHERE].sum(-1)
     found.append(("share_of_hits", "share", _mean(on_hits, tokens.sum(-1)).within(0.0, 1.0)))
     if against and on_hits.any():
-        found += _gap(nats - np.stack([run.nats for run in against]), tokens)
+        more = nats - np.stack([run.nats for run in against])
+        found += _gap(more, tokens)
+        found += _by_bin("gap_on_hits", [f"seen {name}" for name in BINS], more, tokens)
+        theirs = _far(against)
+        if far is not None and theirs is not None:
+            found += _by_bin("gap_on_hits", DISTANCES, far[0] - theirs[0], far[1], " tokens back")
     return [Reading(model, "slices", name, x.value, unit, x.n, x.low, x.high, seed) for name, unit, x in found]
+
+
+def _far(runs: Sequence[Slices]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Nats and tokens of hits by distance, (seeds, documents, distances); None if a measurement has none."""
+    tokens = [run.far_tokens for run in runs if run.far_tokens is not None]
+    nats = [run.far_nats for run in runs if run.far_nats is not None]
+    return (np.stack(nats), np.stack(tokens)) if len(tokens) == len(nats) == len(runs) else None
+
+
+def _by_bin(
+    name: str,
+    bins: Sequence[str],
+    sums: Float[np.ndarray, "seeds documents bins"],
+    tokens: Float[np.ndarray, "seeds documents bins"],
+    unit: str = "",
+    *,
+    least: float = -math.inf,
+) -> list[tuple[str, str, Interval]]:
+    """The mean of each bin that has tokens, at least ``least``."""
+    return [
+        (f"{name}, {of}{unit}", "nats/token", _mean(sums[..., i], tokens[..., i]).within(least))
+        for i, of in enumerate(bins)
+        if tokens[..., i].any()
+    ]
 
 
 def _gap(more: Float[np.ndarray, "seeds documents slices"], tokens: np.ndarray) -> list[tuple[str, str, Interval]]:

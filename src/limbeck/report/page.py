@@ -66,6 +66,7 @@ _RECALL = {
     "second_reading": "the same passage again",
     "recalled": "easier by",
 }
+_GAP_BY_BIN, _BACK = "gap_on_hits, ", " tokens back"  # the first are in readings.jsonl alone
 _AXES = (
     ("layers", "layers"),
     ("hidden", "hidden width"),
@@ -361,7 +362,8 @@ def _models_with(found: RunFolder, name: str) -> list[str]:
 def _recalled(found: RunFolder) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """Rows of the table of recall: what was measured, on how many documents, and each model's value and interval."""
     models = _models_with(found, "recall_hits")
-    names = list(dict.fromkeys(r.name for r in found.readings if r.probe in ("slices", "recall")))
+    shown = (r.name for r in found.readings if r.probe in ("slices", "recall") and not r.name.startswith(_GAP_BY_BIN))
+    names = list(dict.fromkeys(shown))
     rows = []
     for name in names:
         readings = [found.reading(model, name) for model in models]
@@ -374,6 +376,9 @@ def _recalled(found: RunFolder) -> list[tuple[str, str, list[tuple[str, str]]]]:
 
 def _recall_label(name: str) -> str:
     """A reading of recall in words: `recall_hits, seen 1-10` are pairs that the training text has so often."""
+    if name.startswith("recall_hits, ") and name.endswith(_BACK):
+        back = name.removeprefix("recall_hits, ").removesuffix(_BACK)
+        return f"of pairs {back.replace('-', ' to ')} tokens back, nats/token"
     of, _, seen = name.partition(", seen ")
     if of != "recall_hits" or not seen:
         return _RECALL.get(name, name)
