@@ -13,12 +13,12 @@ from limbeck.papers.lab import trainings
 from limbeck.papers.lab.loop import SLOWEST, adamw_of, cosine
 from limbeck.papers.lab.rates import best_rates
 from limbeck.papers.lab.recipe import RecipeContext
+from limbeck.papers.lab.text import KEPT, rows_that_count, text_of
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.s4d import recipe as s4d
-from limbeck.papers.s4d import text as s4d_text
 from limbeck.papers.s4d.delay import DelayCell, Delayed, late, new_layer, noise, train_delay, tune_delay
 from limbeck.papers.s4d.recipe import ARMS, BILINEAR, NAMED, SCALES, Delays, Scale, Text
-from limbeck.papers.s4d.text import TextCell, text_of, train_text, tune_text
+from limbeck.papers.s4d.text import TextCell, train_text, tune_text
 from tests.helpers.models import write_corpus
 from tests.helpers.reproduced import here, reproduced_twice
 
@@ -108,7 +108,7 @@ def test_rates_of_text_are_chosen_by_documents_that_are_neither_judged_nor_train
     store = TokenStore.open(text / "data" / "train")
     tuned = np.flatnonzero(tune_text(replace(TEXT, steps=40), "cpu", folder=text)["tokens"])
     assert len(tuned) > 1
-    assert set(tuned) <= set(range(s4d_text.KEPT - 1, store.documents, s4d_text.KEPT))
+    assert set(tuned) <= set(range(KEPT - 1, store.documents, KEPT))
     learned = {int(i) for batch in read for i in batch.document[batch.weight > 0]}
     assert len(learned) > 10
     assert not learned & set(tuned)
@@ -118,15 +118,16 @@ def test_rates_of_text_are_chosen_by_documents_that_are_neither_judged_nor_train
 
 def test_as_many_rows_are_read_to_choose_a_rate_as_to_judge(text):
     rows = Rows(TokenStore.open(text / "data" / "train"), length=16)
-    chosen = s4d_text._that_count(rows, 5)
+    chosen = rows_that_count(rows, 5)
     assert len(chosen) == 5
     assert list(chosen) == sorted(set(chosen))
 
 
-def test_one_document_is_too_little_to_choose_a_rate(text, monkeypatch):
-    monkeypatch.setattr(s4d_text, "_that_count", lambda rows, most: np.zeros(0, dtype=np.int64))
+def test_one_document_is_too_little_to_choose_a_rate(text):
+    store = TokenStore.open(text / "data" / "train")
+    nothing = Rows(store, length=16, counted=lambda batch: replace(batch, weight=0 * batch.weight))
     with pytest.raises(BadCorpus, match="expected two documents or more, one of them to choose learning rates by"):
-        tune_text(TEXT, "cpu", folder=text)
+        rows_that_count(nothing, 5)
 
 
 # The whole

@@ -90,6 +90,7 @@ def page(
         *notes,
         _table(chosen, outcome.judged, settings),
         *figures[:1],
+        *chosen.tables(finite(outcome.numbers)),
         "## Criteria and numbers by seed",
         *(_judged(one) for one in outcome.judged),
         *figures[1:],

@@ -84,12 +84,12 @@ def _settings(context: RecipeContext, out: Path) -> PilotSettings:
     given |= _SIZES[context.scale]
     given |= {"seeds": context.seeds} if context.data is None else {"seeds": context.seeds, "data": context.data}
     if context.scale == "smoke":
-        given |= {"seeds": min(context.seeds, _SMOKE_SEEDS), "data": context.data or str(_little(context.out))}
+        given |= {"seeds": min(context.seeds, _SMOKE_SEEDS), "data": context.data or str(little(context.out))}
     return PilotSettings(**given)
 
 
-def _little(out: Path) -> Path:
-    """A part of the default text, since tokenising all of it takes too long for a smoke run."""
+def little(out: Path) -> Path:
+    """A part of python:stdlib in a file of this folder, since tokenising all of it takes too long for a smoke run."""
     file = out / "text.jsonl"
     if not file.exists():
         lines = (json.dumps({"text": d.content}) + "\n" for d in islice(read("python:stdlib"), _SMOKE_MODULES))

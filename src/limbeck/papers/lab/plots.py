@@ -103,6 +103,36 @@ def draw_recall_by_bytes(points: Mapping[str, Sequence[tuple[float, Interval]]],
         axes.legend(fontsize=7)
 
 
+def draw_gaps(gaps: Mapping[str, Mapping[str, Mapping[float, Interval]]], file: Path) -> None:
+    """Gaps in nats per token by the number of parameters, a colour for each arm and a dashing for each slice.
+
+    ``gaps`` are by arm, slice and parameters. Bars are 95 % intervals.
+    """
+    with _drawn(file) as axes:
+        for number, (arm, slices) in enumerate(gaps.items()):
+            for dashing, (name, found) in zip(("-", "--", ":"), slices.items(), strict=False):
+                axes.errorbar(
+                    list(found),
+                    [one.value for one in found.values()],
+                    yerr=[
+                        [one.value - one.low for one in found.values()],
+                        [one.high - one.value for one in found.values()],
+                    ],
+                    color=_COLORS[number % len(_COLORS)],
+                    linestyle=dashing,
+                    marker="os^vDPX*"[number % 8],
+                    markersize=4,
+                    capsize=2,
+                    label=f"{arm}, {name}",
+                )
+        axes.axhline(0, color="#94a3b8", linestyle=":")
+        sizes = sorted({size for slices in gaps.values() for found in slices.values() for size in found})
+        axes.set(xscale="log", xlabel="parameters without embeddings", ylabel="nats per token more than attention")
+        axes.set_xticks(sizes, [count(size).replace(" ", "") for size in sizes])
+        axes.set_xticks([], minor=True)
+        axes.legend(fontsize=7)
+
+
 def draw_delays(explained: Mapping[str, Mapping[int, Interval]], file: Path) -> None:
     """The share of explained variance by delay, a line for each kind of layer. Bars are 95 % intervals."""
     with _drawn(file) as axes:

@@ -125,7 +125,8 @@ class Recipe:
     """A reproduction of a paper. ``differences`` are those from the paper. ``takes_points``: it can read a pilot's points.
 
     ``scales`` has all settings of each scale, which are part of the criterion. ``short`` has short forms of claims for the
-    page's table, each by words that only its claim has. They are display only.
+    page's table, each by words that only its claim has. ``tables`` gives further parts of the page, in Markdown, from the numbers
+    of an outcome. Both are display only.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Recipe:
     scales: Mapping[str, Any]
     takes_points: bool = False
     short: Mapping[str, Short] = field(default_factory=dict)
+    tables: Callable[[Mapping[str, Any]], Sequence[str]] = lambda numbers: ()
 
     def short_of(self, claim: str) -> Short:
         """The short form of a claim, or the claim itself if it has none."""

@@ -23,9 +23,10 @@ from limbeck.papers.lab.paired import gain, mean, with_interval
 from limbeck.papers.lab.plots import draw_delays
 from limbeck.papers.lab.rates import TUNING, best_rates
 from limbeck.papers.lab.recipe import ClaimResult, Outcome, Recipe, RecipeContext, Short, Verdict, of_seeds
+from limbeck.papers.lab.text import KEPT, text_of
 from limbeck.papers.lab.trainings import Trainings
 from limbeck.papers.s4d.delay import DelayCell, train_delay, tune_delay
-from limbeck.papers.s4d.text import KEPT, TextCell, text_of, train_text, tune_text
+from limbeck.papers.s4d.text import TextCell, train_text, tune_text
 from limbeck.probes.interval import Interval, bootstrap
 from limbeck.report.words import interval
 
