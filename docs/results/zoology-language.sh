@@ -4,9 +4,11 @@
 set -eu
 export OMP_NUM_THREADS=1
 limbeck reproduce zoology-language --scale small --seed 500 --seeds 3 --device cpu --out runs/zoology-language
-cat "$LIMBECK_TEST_DATA/text/tinystories/train.jsonl" "$LIMBECK_TEST_DATA/text/tinystories/train_v2.jsonl" > runs/stories.jsonl
-limbeck reproduce zoology-language --scale small --seed 500 --seeds 3 --data runs/stories.jsonl --device cpu \
-  --out runs/zoology-language-stories
+text=$LIMBECK_TEST_DATA/text/tinystories stories=runs/zoology-language-text
+mkdir -p $stories
+cp "$text/train.jsonl" "$text/train_v2.jsonl" $stories/
+limbeck reproduce zoology-language --scale small --seed 500 --seeds 3 --data "$stories/train.jsonl,$stories/train_v2.jsonl" \
+  --device cpu --out runs/zoology-language-stories
 for study in zoology-language zoology-language-stories; do
   to=docs/results/$study
   mkdir -p "$to"
