@@ -285,7 +285,7 @@ def _of_model(found: Found, arm: str, size: str) -> dict[str, Any]:
             key: results[0][key] for key in ("parameters", "without_embeddings", "mlp", "state_bytes", "trained_tokens")
         },
         **{key: _median(results, key) for key in ("tokens_per_s", "generated_per_s")},
-        "perplexity": vars(Interval(*(math.exp(end) for end in (loss.value, loss.low, loss.high)), loss.n)),
+        "perplexity": vars(Interval(math.exp(loss.value), math.exp(loss.low), math.exp(loss.high), loss.n)),
         "nats": {part: vars(mean(own, part)) for part in (ALL, HITS, ELSEWHERE, RARE)},
         "by_seed": (own.nats.sum((1, 2)) / own.tokens.sum((1, 2))).tolist(),
         "by_count": _by_bin(own.nats[..., :-1], own.tokens[..., :-1], BINS),
