@@ -195,10 +195,15 @@ def test_a_criterion_reaches_its_judging_functions_and_the_intervals(name):
     chosen = recipe(name)
     parts, module = criterion_of(chosen, "small").parts, chosen.run.__module__.removeprefix("limbeck.")
     assert f"{module}.run" in parts
-    source = ast.parse((PACKAGE.parent / f"limbeck/{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
-    judging = {node.name for node in source.body if isinstance(node, ast.FunctionDef) and node.name.startswith("judge")}
+    package = module.rpartition(".")[0]
+    judging = {
+        f"{package}.{file.stem}.{node.name}"
+        for file in (PACKAGE.parent / "limbeck" / package.replace(".", "/")).glob("*.py")
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("judge")
+    }
     assert judging
-    assert {f"{module}.{one}" for one in judging} <= parts.keys()
+    assert judging <= parts.keys()
     assert any(part.startswith(("probes.interval.", "planning.laws.estimate.")) for part in parts)
 
 

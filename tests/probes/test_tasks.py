@@ -352,7 +352,7 @@ def json_of(fact):
         ),
         (
             {"probe": "mqar", "data": "x", "length": 64, "successes": 7, "threads": 1},
-            "--probe mqar does not use --data .used by likelihood, slices., --seq-len .*, "
+            "--probe mqar does not use --data .used by likelihood, slices, values., --seq-len .*, "
             "--successes .used by pass-until.: leave it out",
         ),
         (
