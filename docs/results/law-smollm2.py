@@ -13,6 +13,7 @@ import sys
 from dataclasses import asdict
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import law_smollm2_criterion as criterion
 import numpy as np
@@ -105,7 +106,7 @@ def tested(students, others):
 
 def judgements(arms, alone, *, doubt):
     """Verdict and differences of every claim. ``arms[arm][teacher]``: measurements of each seed; ``alone``: of text alone."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for arm in ARMS:
         better = {pair: tested(*(arms[arm][one] for one in pair)) for pair in permutations(LADDER, 2)}
         found[f"valley, {arm}"] = {
@@ -169,7 +170,7 @@ def models(runs):
 
 def costs(runs):
     """By arm and teacher: tokens that were read, and FLOPs with the teacher's pass."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for arm in ARMS:
         for teacher in (*LADDER, *([UNHEALED] if arm == ARMS[0] else [])):
             tokens = record(folder_of(runs, arm, teacher))["plan"]["tokens"]
@@ -182,7 +183,7 @@ def costs(runs):
 
 def seconds(runs):
     """Seconds of all runs by their kind."""
-    found = {}
+    found: dict[str, float] = {}
     for file in sorted(runs.glob("**/run.json")):
         took = read_json(file).get("seconds")
         if took is not None:

@@ -23,6 +23,7 @@ import tempfile
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from shared import as_json, made_by, versions
@@ -67,15 +68,15 @@ def measured(folder, sources):
     """Parameters of a model, and by source and length its rows and bytes of state."""
     model = load(folder)
     size = Size.of(model.model.config)
-    found = {"parameters": size.parameters, "sources": {}}
+    by_source = {}
     for source in sources:
         with tempfile.TemporaryDirectory() as place:
             texts = texts_of(build_held_out(source, model, Path(place) / "text"), model)
-        found["sources"][named(source)] = {
+        by_source[named(source)] = {
             str(length): of_length(model, size, length, rows)
             for length, rows in rows_by_length(model, texts, seed=0).items()
         }
-    return found
+    return {"parameters": size.parameters, "sources": by_source}
 
 
 def of_length(model, size, length, rows):
@@ -103,14 +104,14 @@ def more(first, second):
 
 def groups(work):
     """By source and what was asked: the models that answered the same rows, at the longest length that each of them has."""
-    found = {}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for file in sorted(work.glob("*.json")):
         one = json.loads(file.read_text(encoding="utf-8"))
         for source, lengths in one["sources"].items():
             for length, of in lengths.items():
                 group = found.setdefault((source, of["asked"]), {"length": int(length), "models": {}})
                 group["models"][file.stem] = of | {"parameters": one["parameters"]}
-    best = {}
+    best: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
     for (source, _), group in found.items():
         names = (source, tuple(sorted(group["models"])))
         if len(group["models"]) > 1 and group["length"] >= best.get(names, {"length": 0})["length"]:
@@ -222,4 +223,4 @@ def drawn(found):
 
 if __name__ == "__main__":
     what, *rest = sys.argv[1:]
-    {"measure": measure, "judge": judge}[what](*rest)
+    (measure if what == "measure" else judge)(*rest)
