@@ -143,6 +143,7 @@ def formats() -> str:
 
 
 def attention() -> str:
+    """Attention inside documents beside fused attention: how many times as fast, and the error of both."""
     lines = []
     for one in read("performance/attention.json")["rows"]:
         ratios = [
@@ -156,6 +157,7 @@ def attention() -> str:
 
 
 def attention_losses() -> str:
+    """A model's nats per token by number format and attention."""
     found = read("performance/attention.json")["losses"]
     cells = [f"{found['nats_per_token'][kind]:.4f}" for kind in ("float32", "fused", "plain")]
     documents = f"{found['documents']} documents, {found['tokens']:,} tokens"

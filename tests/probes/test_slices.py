@@ -15,7 +15,7 @@ import limbeck.api
 from limbeck.corpora import Document, Rows, build_stores, is_held_out
 from limbeck.errors import BadCorpus
 from limbeck.models.save import save
-from limbeck.probes.slices import BINS, DISTANCES, EDGES, Bigrams, Slices, distances, hits, measure_slices, slices
+from limbeck.probes.slices import BINS, DISTANCES, EDGES, Bigrams, Slices, distances, measure_slices, slices
 from limbeck.types import Batch, Outputs
 from tests.helpers.models import WORDS, frozen, llama, write_corpus
 
@@ -36,7 +36,8 @@ def test_hits_are_those_found_one_by_one(tokens, opens):
     rows = [tokens[:12], tokens[12:]]
     document = np.cumsum([0, *opens[:10], 1, *opens[10:]]).reshape(2, 11).tolist()
     batch = a_batch(rows, document)
-    found, back = hits(batch), distances(batch)
+    back = distances(batch)
+    found = back > 0
     for row in range(2):
         for t in range(11):
             pair = (rows[row][t], rows[row][t + 1])
@@ -78,7 +79,8 @@ def test_slices_add_up_to_the_dense_model(made, tmp_path):
     for batch in batches:
         log_q = model.model(input_ids=batch.tokens, position_ids=batch.position, use_cache=False).logits
         each = -log_q[..., : model.vocab].log_softmax(-1).gather(-1, batch.targets[..., None])[..., 0]
-        for side, part in enumerate((hits(batch), ~hits(batch))):
+        hit = distances(batch) > 0
+        for side, part in enumerate((hit, ~hit)):
             nats[side] += float((each * batch.weight)[part].sum())
             tokens[side] += float(batch.weight[part].sum())
     assert tokens.min() > 0
@@ -99,7 +101,7 @@ def test_a_hit_goes_into_the_bin_of_its_count():
     batch = a_batch([[1, 2, 1, 2]], [[0, 0, 0]])
     for count, name in ((0, "0"), (1, "1-10"), (10, "1-10"), (11, "11-100"), (1_000, "101-1000"), (1_001, "over 1000")):
         bigrams = Bigrams(np.array([12, 21]), np.array([count, 5]), vocab=10)
-        assert bigrams.slices_of(batch).tolist() == [len(BINS), len(BINS), BINS.index(name)]
+        assert bigrams.slices_of(batch, distances(batch) > 0).tolist() == [len(BINS), len(BINS), BINS.index(name)]
     assert len(BINS) == len(EDGES) + 1
 
 

@@ -12,7 +12,7 @@ are used on other devices than a CPU: their kernels need other means.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -96,21 +96,21 @@ def attend_inside(
     rows, scale = len(q), q.shape[-1] ** -0.5 if scale is None else scale
     tokens = [part.transpose(1, 2).flatten(0, 1) for part in (q, k, v)]
     plain = q.dtype == torch.bfloat16 and not dropout
-    kinds = {
-        partial(attend_short, scale=scale): [n for n, length in enumerate(lengths) if plain and length <= SHORT],
-        partial(attend_fused, scale=scale, dropout=dropout): [
-            n for n, length in enumerate(lengths) if not plain or length > SHORT
-        ],
-    }
-    parts = [part.split(list(lengths)) for part in tokens]
-    out: dict[int, Tensor] = {}
-    for attend, numbers in kinds.items():
+    short = [number for number, length in enumerate(lengths) if plain and length <= SHORT]
+    others = [number for number, length in enumerate(lengths) if not plain or length > SHORT]
+    kinds: tuple[tuple[Callable[..., Tensor], list[int]], ...] = (
+        (partial(attend_short, scale=scale), short),
+        (partial(attend_fused, scale=scale, dropout=dropout), others),
+    )
+    for attend, numbers in kinds:
         if len(numbers) == len(lengths):
             return attend(*tokens, lengths).unflatten(0, (rows, -1))
-        if numbers:
-            sizes = [lengths[number] for number in numbers]
-            found = attend(*(torch.cat([part[n] for n in numbers]) for part in parts), sizes)
-            out |= zip(numbers, found.split(sizes), strict=True)
+    parts = [part.split(list(lengths)) for part in tokens]
+    out: dict[int, Tensor] = {}
+    for attend, numbers in kinds:
+        sizes = [lengths[number] for number in numbers]
+        found = attend(*(torch.cat([part[n] for n in numbers]) for part in parts), sizes)
+        out |= zip(numbers, found.split(sizes), strict=True)
     return torch.cat([out[number] for number in range(len(lengths))]).unflatten(0, (rows, -1))
 
 

@@ -94,16 +94,11 @@ class Bigrams:
             counts += np.bincount(place[codes[place] == seen], minlength=len(codes))
         return cls(codes, counts, vocab)
 
-    def slices_of(self, batch: Batch) -> Int64[np.ndarray, " BT"]:
-        """The slice of each flat position: the bin of a hit, or the last slice for other tokens."""
+    def slices_of(self, batch: Batch, hit: Bool[Tensor, "B T"]) -> Int64[np.ndarray, " BT"]:
+        """The slice of each flat position: the bin of a ``hit``, or the last slice for other tokens."""
         place = np.searchsorted(self.codes, _codes(batch, self.vocab).reshape(-1).cpu().numpy())
         count = self.counts[place.clip(max=len(self.codes) - 1)]
-        return np.where(hits(batch).reshape(-1).cpu().numpy(), np.searchsorted(EDGES, count), _ELSEWHERE)
-
-
-def hits(batch: Batch) -> Bool[Tensor, "B T"]:
-    """Whether the bigram of each prediction occurs earlier in the same document of its row."""
-    return distances(batch) > 0
+        return np.where(hit.reshape(-1).cpu().numpy(), np.searchsorted(EDGES, count), _ELSEWHERE)
 
 
 def distances(batch: Batch) -> Int[Tensor, "B T"]:
@@ -141,12 +136,13 @@ def measure_slices(model: CausalLM, batches: Iterable[Batch], bigrams: Bigrams, 
             continue
         nats = nats_of(outputs, targets, counted).double().cpu().numpy()
         weight = batch.weight.reshape(-1)[counted].double().cpu().numpy()
-        place = batch.document.reshape(-1)[counted].cpu().numpy(), bigrams.slices_of(batch)[where]
+        back = distances(batch)
+        place = batch.document.reshape(-1)[counted].cpu().numpy(), bigrams.slices_of(batch, back > 0)[where]
         np.add.at(sums[0], place, weight)
         np.add.at(sums[1], place, weight * nats)
-        back = distances(batch).reshape(-1)[counted].cpu().numpy()
-        hit = back > 0
-        place = place[0][hit], np.searchsorted(REACHES, back[hit])
+        far_back = back.reshape(-1)[counted].cpu().numpy()
+        hit = far_back > 0
+        place = place[0][hit], np.searchsorted(REACHES, far_back[hit])
         np.add.at(far[0], place, weight[hit])
         np.add.at(far[1], place, (weight * nats)[hit])
     if not sums[0].any():

@@ -178,11 +178,11 @@ class Captured:
 
         ``shapes`` are those that it may have, the best first.
         """
-        if self.facts["signature"]["seed"] != seed or self._trimmed is not None:
+        if self.facts["signature"]["seed"] != seed or self._trimmed is not None or folder.exists():
             return
         found = {Shape.of(load_config(file.parent)): file.parent for file in (self.folder / CUT).glob("*/config.json")}
         made = next((found[shape] for shape in shapes if shape in found), None)
-        if made is not None and not folder.exists():
+        if made is not None:
             with whole_folder(folder) as beside:
                 link_or_copy(made, beside)
 

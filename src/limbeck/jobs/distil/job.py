@@ -352,9 +352,9 @@ def _start(plan: DistilPlan, source: TeacherSource, store: TokenStore, *, enviro
     """The folder of the untrained student. Teacher weights that are needed only here are freed afterwards."""
     settings, target, conversion = plan.request.settings, plan.target, plan.conversion
     folder = settings.out / "cut"
-    if environment.world.first and target is not None and source.captured:
-        shapes = possible_shapes(settings, plan.request.teacher)
-        source.captured.place_cut(shapes, settings.out / (BASE if conversion else "cut"), seed=settings.seed)
+    pruned = settings.out / (BASE if conversion else "cut")
+    if environment.world.first and target is not None and source.captured and not pruned.exists():
+        source.captured.place_cut(possible_shapes(settings, plan.request.teacher), pruned, seed=settings.seed)
     environment.world.barrier()
     made = (folder / "config.json").exists()
     weights = source.weights(environment) if (target or conversion) and not made else source.about

@@ -54,9 +54,7 @@ class _Pair:
     limits: Limits | None
     shape: str | None
     assumed: tuple[str, ...]
-    rows: dict[str, int] = field(
-        default_factory=dict
-    )  # lengths of the rows of the student's matrices, where they are known
+    rows: dict[str, int] = field(default_factory=dict)  # lengths of rows of the student's matrices, if known
 
 
 def plan(settings: PlanSettings) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -32,6 +32,8 @@ from limbeck.planning.cost.size import Size
 from limbeck.report.words import duration
 from limbeck.run.log import console
 from limbeck.students.shape import Shape
+
+_Plan = TypeVar("_Plan", bound=Any)
 
 
 @dataclass(frozen=True)
@@ -81,20 +83,8 @@ class TrainedLadder:
 
         One candidate factor needs no training. A rate whose training diverged is the worst.
         """
-        if len(factors) == 1:
-            return dict.fromkeys(kinds, factors[0])
-        tried = {
-            (name, factor): replace(plan, name=f"{plan.name}-rate{factor:g}", lr_factor=factor, keep=False)
-            for name, plan in kinds.items()
-            for factor in factors
-        }
-        self._run(list(tried.values()))
-        best = {}
-        for name in kinds:
-            found = {factor: self.cell(tried[name, factor].name)["loss"] for factor in factors}
-            losses = {factor: math.inf if loss is None else loss for factor, loss in found.items()}
-            best[name] = min(losses, key=losses.__getitem__)
-        return best
+        plans = {name: replace(plan, keep=False) for name, plan in kinds.items()}
+        return best_factors(plans, factors, run=self._run, loss=lambda plan: self.cell(plan.name)["loss"])
 
     def forward_flops(self, shape: Shape) -> float:
         """FLOPs of a forward pass per token of a model of this shape, computed from its configuration."""
@@ -114,6 +104,33 @@ class TrainedLadder:
     def tidy(self) -> None:
         """Removes the teachers' logits, which are large and not needed any more."""
         shutil.rmtree(self.folder / "answers", ignore_errors=True)
+
+
+def best_factors(
+    kinds: Mapping[str, _Plan],
+    factors: Sequence[float],
+    *,
+    run: Callable[[Sequence[_Plan]], None],
+    loss: Callable[[_Plan], float | None],
+) -> dict[str, float]:
+    """The factor of the usual learning rate with which each kind of training has the lowest ``loss``; None is the worst.
+
+    A plan is a dataclass with a ``name`` and an ``lr_factor``; ``run`` trains several. One factor needs no training.
+    """
+    if len(factors) == 1:
+        return dict.fromkeys(kinds, factors[0])
+    tried = {
+        (name, factor): replace(plan, name=f"{plan.name}-rate{factor:g}", lr_factor=factor)
+        for name, plan in kinds.items()
+        for factor in factors
+    }
+    run(list(tried.values()))
+    best = {}
+    for name in kinds:
+        found = {factor: loss(tried[name, factor]) for factor in factors}
+        losses = {factor: math.inf if one is None else one for factor, one in found.items()}
+        best[name] = min(losses, key=losses.__getitem__)
+    return best
 
 
 def train_ladder(

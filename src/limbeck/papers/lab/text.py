@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from limbeck.corpora import Rows, TokenStore, build_stores, require_rows
 from limbeck.corpora.layout import BEST_FIT
 from limbeck.errors import BadCorpus
-from limbeck.jobs.common.folder import claim, same_corpus
+from limbeck.jobs.common.folder import claim, same_corpus, text_of_run
 from limbeck.jobs.pretrain.job import make_tokenizer
 from limbeck.models.decoder import LimbeckForCausalLM
 from limbeck.run.log import console
@@ -37,6 +37,29 @@ def text_of(folder: Path, data: str, *, vocab: int, length: int) -> int:
     require_rows(store, length=length)
     same_corpus(folder, run, store, held_out)
     return len(tokenizer)
+
+
+Chosen = tuple[
+    Rows, Rows, Int64[np.ndarray, " rows"]
+]  # rows to train on, rows to measure on, the numbers of those measured
+
+
+def rows_of_training(folder: Path, *, length: int, seed: int, measured: int) -> Chosen:
+    """The rows of the text in a run's folder, and ``measured`` of those of its held-out text, the same for all seeds."""
+    train, kept = text_of_run(folder)
+    held_out = Rows(kept, length=length)
+    chosen = np.sort(np.random.default_rng(0).permutation(held_out.n_rows)[:measured])
+    return Rows(train, length=length, seed=seed), held_out, chosen
+
+
+def rows_of_tuning(folder: Path, *, length: int, seed: int, measured: int) -> Chosen:
+    """The rows of the text in a run's folder without every tenth document, and ``measured`` of those that have them.
+
+    With fewer than ten documents, the last is left out. Raises BadCorpus if there is nothing to measure.
+    """
+    train, _ = text_of_run(folder)
+    corpus, others = without_some(train, length=length, seed=seed)
+    return corpus, others, rows_that_count(others, measured)
 
 
 def without_some(store: TokenStore, *, length: int, seed: int) -> tuple[Rows, Rows]:

@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -34,7 +34,7 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.models.save import save
 from limbeck.objectives.spec import ObjectiveSpec
-from limbeck.papers.lab.cells import progress
+from limbeck.papers.lab.cells import best_factors, progress
 from limbeck.papers.lab.checks import checks_of
 from limbeck.papers.lab.instructions import TEMPLATE, write_instructions
 from limbeck.papers.lab.recipe import RecipeContext
@@ -133,20 +133,7 @@ class Tunings:
 
     def rates(self, kinds: Mapping[str, TuningPlan], factors: Sequence[float]) -> dict[str, float]:
         """The factor of the usual rate with which each kind has the lowest held-out loss, as `TrainedLadder.rates`."""
-        if len(factors) == 1:
-            return dict.fromkeys(kinds, factors[0])
-        tried = {
-            (name, factor): replace(plan, name=f"{plan.name}-rate{factor:g}", lr_factor=factor)
-            for name, plan in kinds.items()
-            for factor in factors
-        }
-        self.run(list(tried.values()))
-        best = {}
-        for name in kinds:
-            found = {factor: self.result(tried[name, factor])["loss"] for factor in factors}
-            losses = {factor: math.inf if loss is None else loss for factor, loss in found.items()}
-            best[name] = min(losses, key=losses.__getitem__)
-        return best
+        return best_factors(kinds, factors, run=self.run, loss=lambda plan: self.result(plan)["loss"])
 
     def tokens_read(self, tokens: int) -> int:
         """The number of tokens of a tuning of ``tokens``, in whole steps, questions included."""

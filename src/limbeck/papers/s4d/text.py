@@ -15,10 +15,9 @@ import torch
 from jaxtyping import Float, Int64
 
 from limbeck.corpora import Rows
-from limbeck.jobs.common.folder import text_of_run
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
 from limbeck.papers.lab.loop import adamw_of, cosine, train_steps
-from limbeck.papers.lab.text import mean_nats, nats_and_weight, rows_that_count, without_some
+from limbeck.papers.lab.text import mean_nats, nats_and_weight, rows_of_training, rows_of_tuning
 
 DECAY = 0.1  # weight decay of matrices
 _TOGETHER = 16  # rows measured at once
@@ -48,11 +47,7 @@ def train_text(cell: TextCell, device: str, *, folder: Path) -> dict[str, Any]:
 
     ``failed`` is true if a loss was not finite, which ends the training.
     """
-    train, kept = text_of_run(folder)
-    held_out = Rows(kept, length=cell.length)
-    chosen = np.sort(np.random.default_rng(0).permutation(held_out.n_rows)[: cell.measured])
-    corpus = Rows(train, length=cell.length, seed=cell.seed)
-    return _trained(cell, corpus, held_out, chosen, device)
+    return _trained(cell, *rows_of_training(folder, length=cell.length, seed=cell.seed, measured=cell.measured), device)
 
 
 def tune_text(cell: TextCell, device: str, *, folder: Path) -> dict[str, Any]:
@@ -60,10 +55,7 @@ def tune_text(cell: TextCell, device: str, *, folder: Path) -> dict[str, Any]:
 
     With fewer than ten documents, it leaves out the last. Raises BadCorpus if there is nothing to measure.
     """
-    store, _ = text_of_run(folder)
-    corpus, others = without_some(store, length=cell.length, seed=cell.seed)
-    chosen = rows_that_count(others, cell.measured)
-    return _trained(cell, corpus, others, chosen, device)
+    return _trained(cell, *rows_of_tuning(folder, length=cell.length, seed=cell.seed, measured=cell.measured), device)
 
 
 def _trained(

@@ -18,15 +18,14 @@ import torch
 from jaxtyping import Int64
 from transformers import PreTrainedTokenizerFast
 
-from limbeck.corpora import Rows, TokenStore
+from limbeck.corpora import Rows
 from limbeck.errors import BadModel
 from limbeck.generation.greedy import generate_greedy
-from limbeck.jobs.common.folder import text_of_run
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.mixers.mixer import Mixer
 from limbeck.papers.lab.loop import adamw_of, cosine, train_steps
-from limbeck.papers.lab.text import mean_nats, rows_that_count, without_some
+from limbeck.papers.lab.text import mean_nats, rows_of_training, rows_of_tuning
 from limbeck.probes.slices import Bigrams, Slices, measure_slices
 
 DECAY = 0.1  # weight decay of matrices
@@ -62,11 +61,8 @@ def train_language(cell: LanguageCell, device: str, *, folder: Path) -> dict[str
 
     ``failed`` is true if a loss was not finite, which ends the training.
     """
-    train, kept = text_of_run(folder)
-    held_out = Rows(kept, length=cell.length)
-    chosen = np.sort(np.random.default_rng(0).permutation(held_out.n_rows)[: cell.measured])
-    corpus = Rows(train, length=cell.length, seed=cell.seed)
-    return _trained(cell, corpus, held_out, chosen, train, device, folder)
+    rows = rows_of_training(folder, length=cell.length, seed=cell.seed, measured=cell.measured)
+    return _trained(cell, *rows, device, folder)
 
 
 def tune_language(cell: LanguageCell, device: str, *, folder: Path) -> dict[str, Any]:
@@ -74,9 +70,8 @@ def tune_language(cell: LanguageCell, device: str, *, folder: Path) -> dict[str,
 
     Raises BadCorpus if there is nothing to measure.
     """
-    train, _ = text_of_run(folder)
-    corpus, others = without_some(train, length=cell.length, seed=cell.seed)
-    return _trained(cell, corpus, others, rows_that_count(others, cell.measured), train, device, folder)
+    rows = rows_of_tuning(folder, length=cell.length, seed=cell.seed, measured=cell.measured)
+    return _trained(cell, *rows, device, folder)
 
 
 def _trained(
@@ -84,7 +79,6 @@ def _trained(
     corpus: Rows,
     measured: Rows,
     chosen: Int64[np.ndarray, " rows"],
-    counted_in: TokenStore,
     device: str,
     folder: Path,
 ) -> dict[str, Any]:
@@ -105,7 +99,7 @@ def _trained(
     batches = [
         measured.rows_of(chosen[start : start + _TOGETHER]).to(device) for start in range(0, len(chosen), _TOGETHER)
     ]
-    bigrams = Bigrams.counted(counted_in, batches, vocab=language_model.vocab)
+    bigrams = Bigrams.counted(corpus.store, batches, vocab=language_model.vocab)
     found = measure_slices(language_model, batches, bigrams, documents=measured.store.documents)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
