@@ -41,6 +41,17 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path):
         ({"seeds": 0}, "--seeds: expected at least 1, got "),
         ({"columns": "body"}, "--columns: expected usual names and those of the data, such as text=body"),
         ({"columns": "text="}, "--columns: expected usual names"),
+        (
+            {"warmup": "1.5"},
+            "--warmup: expected a share of the steps below 1, such as 0.01, or a number of steps, got '1.5'",
+        ),
+        ({"warmup": -0.1}, "--warmup: expected a share"),
+        ({"weight_decay": 2}, "--weight-decay: expected at most 1, got 2"),
+        ({"max_grad_norm": -1}, "--max-grad-norm: expected at least 0, got -1"),
+        ({"betas": "0.9"}, "--betas: expected two numbers from 0 to below 1, such as 0.9,0.95, got '0.9'"),
+        ({"betas": "0.9,1"}, "--betas: expected two numbers"),
+        ({"save_every": "0"}, "--save-every: expected a number of steps such as 500, or a time such as 30min, got '0'"),
+        ({"save_every": "5s"}, "--save-every: expected a number of steps"),
         ({"skip_bad": -1}, "--skip-bad: expected at least 0, got -1"),
     ],
 )

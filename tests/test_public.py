@@ -87,7 +87,10 @@ def test_no_folder_or_file_takes_the_place_of_a_public_name():
         ("--lerning-rate", "lr"),
         ("teacher_modle", "teacher"),
         ("sequence-lenght", "seq_len"),
-        ("warmup_ratio", "schedule"),
+        ("warmup_ratio", "warmup"),
+        ("adam_beta2", "betas"),
+        ("clip_grad_norm", "max_grad_norm"),
+        ("save_steps", "save_every"),
         ("zzz", None),
     ],
 )

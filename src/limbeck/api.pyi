@@ -96,6 +96,11 @@ def doctor(
     batch_tokens: int | str | None = None,
     lr: float | None = None,
     schedule: Literal["wsd", "cosine", "constant"] | None = "wsd",
+    warmup: float | None = 0.05,
+    weight_decay: float | None = 0.01,
+    max_grad_norm: float | None = 1.0,
+    betas: str | tuple[float, float] | None = "0.9,0.95",
+    save_every: int | str | None = None,
     objective: str | Objective | Sequence[str | Objective] | None = "ForwardKL",
     tokenizer_align: Literal["bytes"] | None = None,
     qat: Literal["int8", "int4"] | None = None,
@@ -154,6 +159,13 @@ def doctor(
         lr: Peak learning rate. Default: by the size of the student; converted students use one third of that.
         schedule: Learning rate schedule, after a warm-up. Default: wsd; cosine for pruned students of 100M
             parameters or more.
+        warmup: Share of the steps, or number of steps, in which the learning rate rises to its peak. Default:
+            0.05.
+        weight_decay: Weight decay of matrices. Default: 0.01.
+        max_grad_norm: Norm above which the gradient of a step is scaled down, 0 for never. Default: 1.0.
+        betas: AdamW's decay rates of the means of gradients and of their squares. Default: 0.9,0.95.
+        save_every: Steps, or minutes, after which a checkpoint is saved. For example 500 or 30min. Default: 200
+            steps, and 10 minutes at the latest.
         objective: Distillation loss, by name, as a weighted sum, or FILE.py:CLASS; several between commas are as
             many students. For example 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL' or 'ForwardKL, TAID'.
             Default: ForwardKL.
@@ -266,6 +278,11 @@ def distil(
     batch_tokens: int | str | None = None,
     lr: float | None = None,
     schedule: Literal["wsd", "cosine", "constant"] | None = "wsd",
+    warmup: float | None = 0.05,
+    weight_decay: float | None = 0.01,
+    max_grad_norm: float | None = 1.0,
+    betas: str | tuple[float, float] | None = "0.9,0.95",
+    save_every: int | str | None = None,
     objective: str | Objective | Sequence[str | Objective] | None = "ForwardKL",
     tokenizer_align: Literal["bytes"] | None = None,
     qat: Literal["int8", "int4"] | None = None,
@@ -326,6 +343,13 @@ def distil(
         lr: Peak learning rate. Default: by the size of the student; converted students use one third of that.
         schedule: Learning rate schedule, after a warm-up. Default: wsd; cosine for pruned students of 100M
             parameters or more.
+        warmup: Share of the steps, or number of steps, in which the learning rate rises to its peak. Default:
+            0.05.
+        weight_decay: Weight decay of matrices. Default: 0.01.
+        max_grad_norm: Norm above which the gradient of a step is scaled down, 0 for never. Default: 1.0.
+        betas: AdamW's decay rates of the means of gradients and of their squares. Default: 0.9,0.95.
+        save_every: Steps, or minutes, after which a checkpoint is saved. For example 500 or 30min. Default: 200
+            steps, and 10 minutes at the latest.
         objective: Distillation loss, by name, as a weighted sum, or FILE.py:CLASS; several between commas are as
             many students. For example 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL' or 'ForwardKL, TAID'.
             Default: ForwardKL.
@@ -624,6 +648,11 @@ def pretrain(
     batch_tokens: int | str | None = None,
     lr: float | None = None,
     schedule: Literal["wsd", "cosine", "constant"] | None = "wsd",
+    warmup: float | None = 0.05,
+    weight_decay: float | None = 0.01,
+    max_grad_norm: float | None = 1.0,
+    betas: str | tuple[float, float] | None = "0.9,0.95",
+    save_every: int | str | None = None,
     seed: int | None = 0,
     mixers: str | Sequence[str] | None = None,
     width: int | None = None,
@@ -656,6 +685,13 @@ def pretrain(
         lr: Peak learning rate. Default: by the size of the student; converted students use one third of that.
         schedule: Learning rate schedule, after a warm-up. Default: wsd; cosine for pruned students of 100M
             parameters or more.
+        warmup: Share of the steps, or number of steps, in which the learning rate rises to its peak. Default:
+            0.05.
+        weight_decay: Weight decay of matrices. Default: 0.01.
+        max_grad_norm: Norm above which the gradient of a step is scaled down, 0 for never. Default: 1.0.
+        betas: AdamW's decay rates of the means of gradients and of their squares. Default: 0.9,0.95.
+        save_every: Steps, or minutes, after which a checkpoint is saved. For example 500 or 30min. Default: 200
+            steps, and 10 minutes at the latest.
         seed: Seed of data order, new weights and samples. Default: 0.
         mixers: Layers of a decoder of limbeck's own, by pattern, repeated until full. For example
             conv,based,conv,swa:64 or attention*1,gdn*3.

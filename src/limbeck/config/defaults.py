@@ -6,3 +6,7 @@ STEPS = 400  # of a training
 WIDE = 256  # channels from which a CPU with bfloat16 units computes in it
 VOCABULARY = 2048  # tokens that `limbeck pretrain` trains
 FREE_SHARE = 0.8  # of free memory, for a streamed teacher
+WARMUP = 0.05  # of the steps
+WEIGHT_DECAY = 0.01
+BETAS = (0.9, 0.95)
+SAVE_STEPS, SAVE_MINUTES = 200, 10.0  # from one checkpoint to the next, whichever comes first

@@ -40,7 +40,9 @@ def shown_default(setting: Setting) -> Any:
     """A default as a Python caller would write it; None where it is decided later."""
     value = setting.default
     if isinstance(value, tuple):
-        return None if not value else f"{value[0]}/{value[1]}" if setting.metavar == "I/N" else ",".join(value)
+        return (
+            None if not value else f"{value[0]}/{value[1]}" if setting.metavar == "I/N" else ",".join(map(str, value))
+        )
     return value.as_posix() if isinstance(value, Path) else value
 
 

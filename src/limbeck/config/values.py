@@ -186,6 +186,43 @@ def _price(value: Any) -> Any:
     return prompt, generated
 
 
+def _warmup(value: Any) -> Any:
+    """A share of the steps below 1, or a whole number of steps."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= LARGEST or (number >= 1 and number != int(number)):
+        raise ValueError(f"expected a share of the steps below 1, such as 0.01, or a number of steps, got {value!r}")
+    return number
+
+
+def _betas(value: Any) -> Any:
+    """Two decay rates, each at least 0 and below 1."""
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        first, second = (float(part) for part in parts)
+    except (TypeError, ValueError):
+        first, second = math.nan, math.nan
+    if not (0 <= first < 1 and 0 <= second < 1):
+        raise ValueError(f"expected two numbers from 0 to below 1, such as 0.9,0.95, got {value!r}")
+    return first, second
+
+
+_MINUTES = {"min": 1.0, "m": 1.0, "h": 60.0}
+
+
+def _save_interval(value: Any) -> Any:
+    """A number of steps, or minutes as text: 30min, or 2h, which is 120min."""
+    found = re.fullmatch(r"\s*(\d{1,6}\.?\d*)\s*(min|m|h)\s*", str(value))
+    minutes = float(found[1]) * _MINUTES[found[2]] if found else 0.0
+    if minutes > 0:
+        return f"{minutes:g}min"
+    if isinstance(value, bool) or not re.fullmatch(r"\s*[1-9]\d{0,17}\s*", str(value)):
+        raise ValueError(f"expected a number of steps such as 500, or a time such as 30min, got {value!r}")
+    return int(value)
+
+
 # How files on disk and the code call a codec, by its word.
 _CODECS = {"auto": "auto", "sampled": "drawn", "top-k": "coarse", "drawn": "drawn", "coarse": "coarse"}
 
@@ -271,6 +308,9 @@ Price = Annotated[
     BeforeValidator(_price),
     Accepts("str | tuple[float, float]", "DOLLARS,DOLLARS"),
 ]
+Warmup = Annotated[float, BeforeValidator(_warmup)]
+Betas = Annotated[tuple[float, float], BeforeValidator(_betas), Accepts("str | tuple[float, float]", "FLOAT,FLOAT")]
+SaveInterval = Annotated[int | str, BeforeValidator(_save_interval), Accepts("int | str", "STEPS|TIME")]
 CodecName = Annotated[
     Literal["auto", "drawn", "coarse"],
     BeforeValidator(_codec),

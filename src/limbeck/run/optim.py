@@ -9,18 +9,20 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from limbeck.config.defaults import BETAS, WARMUP
+
 Schedule = Literal["wsd", "cosine", "constant"]
 SLOWEST = 1e-3  # of state-space parameters, whatever the others have (Gu et al., arXiv 2206.11893, app. C)
 
 
-def learning_rate(step: int, *, steps: int, peak: float, schedule: Schedule, warmup: float = 0.05) -> float:
+def learning_rate(step: int, *, steps: int, peak: float, schedule: Schedule, warmup: float = WARMUP) -> float:
     """The learning rate of a step, counted from 0.
 
-    All schedules have a linear warm-up over the first ``warmup`` share of the steps. "wsd" then stays at the peak and decays
-    linearly to 0 over the last fifth (Hu et al., arXiv 2404.06395, sec. 4); "cosine" decays to a tenth of the peak (Hoffmann et
-    al., arXiv 2203.15556); "constant" stays at the peak.
+    All schedules have a linear warm-up over the first ``warmup`` share of the steps (of 1 or more: over so many steps). "wsd"
+    then stays at the peak and decays linearly to 0 over the last fifth (Hu et al., arXiv 2404.06395, sec. 4); "cosine" decays to
+    a tenth of the peak (Hoffmann et al., arXiv 2203.15556); "constant" stays at the peak.
     """
-    rise = max(1, round(steps * warmup))
+    rise = max(1, round(warmup if warmup >= 1 else steps * warmup))
     if step < rise:
         return peak * (step + 1) / rise
     if schedule == "constant":
@@ -77,8 +79,10 @@ def slow_parameters(model: nn.Module) -> list[nn.Parameter]:
     ]
 
 
-def adamw(model: nn.Module, others: Iterable[Tensor], *, weight_decay: float) -> torch.optim.AdamW:
-    """Fused AdamW with betas (0.9, 0.95); `set_rates` sets its learning rates at each step.
+def adamw(
+    model: nn.Module, others: Iterable[Tensor], *, weight_decay: float, betas: tuple[float, float] = BETAS
+) -> torch.optim.AdamW:
+    """Fused AdamW; `set_rates` sets its learning rates at each step.
 
     Three parameter groups: matrices with weight decay; vectors (norms, biases) and an objective's parameters (``others``)
     without; parameters that modules declare as ``SLOW``, without weight decay and with a lower peak rate.
@@ -92,12 +96,23 @@ def adamw(model: nn.Module, others: Iterable[Tensor], *, weight_decay: float) ->
         {"params": [p for p in plain if p.ndim < 2] + list(others), "weight_decay": 0.0},
         {"params": slow, "weight_decay": 0.0, "most": SLOWEST},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=(0.9, 0.95), fused=True)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, fused=True)
 
 
-def set_rates(optimizer: torch.optim.Optimizer, step: int, *, steps: int, peak: float, schedule: Schedule) -> float:
+def set_rates(
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    *,
+    steps: int,
+    peak: float,
+    schedule: Schedule,
+    warmup: float = WARMUP,
+) -> float:
     """Sets the learning rate of each parameter group of `adamw` for a step; returns that of the groups without a limit."""
+
+    def rate(peak: float) -> float:
+        return learning_rate(step, steps=steps, peak=peak, schedule=schedule, warmup=warmup)
+
     for group in optimizer.param_groups:
-        its = min(peak, group.get("most", peak))
-        group["lr"] = learning_rate(step, steps=steps, peak=its, schedule=schedule)
-    return learning_rate(step, steps=steps, peak=peak, schedule=schedule)
+        group["lr"] = rate(min(peak, group.get("most", peak)))
+    return rate(peak)

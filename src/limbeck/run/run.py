@@ -17,6 +17,7 @@ from types import FrameType
 
 import torch
 
+from limbeck.config.defaults import BETAS, SAVE_MINUTES, SAVE_STEPS, WARMUP, WEIGHT_DECAY
 from limbeck.disk import writing
 from limbeck.errors import BadFolder, Interrupted, NonFiniteLoss
 from limbeck.models.language_model import LanguageModel
@@ -35,19 +36,22 @@ from limbeck.types import Batch, ChunkTeacher, Corpus, Teacher
 class Plan:
     """The settings of a run. ``rows`` is the global batch of one optimiser step, over all micro-batches and ranks.
 
-    ``lr`` is the peak learning rate, ``max_norm`` the gradient norm above which gradients are clipped, ``bf16`` mixed precision
-    (bfloat16 autocast). A checkpoint is saved every ``save_every`` steps, and ``save_minutes`` after the last one at the latest.
+    ``lr`` is the peak learning rate, reached after ``warmup`` (`optim.learning_rate`), ``max_norm`` the gradient norm above which
+    gradients are clipped, ``betas`` are AdamW's, ``bf16`` is mixed precision (bfloat16 autocast). A checkpoint is saved every
+    ``save_every`` steps, and ``save_minutes`` after the last one at the latest.
     """
 
     steps: int
     rows: int
     lr: float
     schedule: Schedule = "wsd"
-    weight_decay: float = 0.01
+    weight_decay: float = WEIGHT_DECAY
     max_norm: float = 1.0
     bf16: bool = False
-    save_every: int = 200
-    save_minutes: float = 10.0
+    save_every: int = SAVE_STEPS
+    save_minutes: float = SAVE_MINUTES
+    warmup: float = WARMUP
+    betas: tuple[float, float] = BETAS
 
 
 @dataclass
@@ -194,7 +198,8 @@ class Run:
         self.student.model.train()
         self.objective.begin(self.plan.steps)
         self.objective.to(self.world.device)
-        return adamw(self.student.model, self.objective.parameters(), weight_decay=self.plan.weight_decay)
+        trained = self.student.model, self.objective.parameters()
+        return adamw(*trained, weight_decay=self.plan.weight_decay, betas=self.plan.betas)
 
     def _resume(self, train_state: TrainState) -> tuple[int, int]:
         """(steps, tokens) already done. Raises BadFolder for a checkpoint that is damaged or of an incompatible version."""
@@ -219,7 +224,8 @@ class Run:
         self.world.barrier()
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:
-        return set_rates(optimizer, step, steps=self.plan.steps, peak=self.plan.lr, schedule=self.plan.schedule)
+        plan = self.plan
+        return set_rates(optimizer, step, steps=plan.steps, peak=plan.lr, schedule=plan.schedule, warmup=plan.warmup)
 
     def _step(self, step: int, optimizer: torch.optim.Optimizer, count: int) -> Step:
         # Dropout, if a model has it, is seeded by the step and the rank, so that a resumed run has the same random numbers.

@@ -16,6 +16,7 @@ from limbeck.config.settings.planning import PlanSettings, PredictSettings, Repr
 from limbeck.config.settings.probe import ProbeCommandSettings, ProbeSettings
 from limbeck.config.settings.push import PushSettings
 from limbeck.config.settings.train import PilotSettings, PretrainSettings
+from limbeck.config.settings.training import TrainingSettings
 
 __all__ = [
     "Base",
@@ -38,5 +39,6 @@ __all__ = [
     "Settings",
     "ShrinkSettings",
     "TeacherSettings",
+    "TrainingSettings",
     "VerifySettings",
 ]

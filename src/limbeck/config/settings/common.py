@@ -258,9 +258,6 @@ class Settings(DeviceSettings, SeededSettings, TextSettings):
                 "lr_scheduler",
                 "scheduler",
                 "lr_schedule",
-                "warmup",
-                "warmup_ratio",
-                "warmup_steps",
             ),
         ),
     ] = "wsd"

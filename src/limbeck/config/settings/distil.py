@@ -9,6 +9,7 @@ from pydantic import Field
 
 from limbeck.config.flag import Flag
 from limbeck.config.settings.common import Params, SeedCount, Shape, StudentShrink, TeacherSettings
+from limbeck.config.settings.training import TrainingSettings
 from limbeck.config.values import (
     ATTENTION,
     BASELINES,
@@ -38,7 +39,7 @@ OBJECTIVE_SYNONYMS = (
 )
 
 
-class DistilSettings(TeacherSettings):
+class DistilSettings(TrainingSettings, TeacherSettings):
     """The keys of `limbeck distil`, which are also its flags. ``keep_attention`` and ``match`` belong to ``mixers``.
 
     ``cache_logits``: whether the teacher's logits are kept and used again, None where that is decided by how often they would be.

@@ -21,10 +21,11 @@ from limbeck.config.settings.common import (
     Width,
 )
 from limbeck.config.settings.distil import OBJECTIVE_SYNONYMS
+from limbeck.config.settings.training import TrainingSettings
 from limbeck.config.values import Count, ObjectiveText
 
 
-class PretrainSettings(Settings):
+class PretrainSettings(TrainingSettings, Settings):
     """The keys of `limbeck pretrain`, which are also its flags."""
 
     vocab: Annotated[

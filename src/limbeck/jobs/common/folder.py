@@ -30,10 +30,11 @@ from limbeck.teachers.ref import VOCABULARY
 # What changes where and how fast a run is made, not what comes out
 _HOW = {"out", "threads", "json_", "device", "workers", "ray", "stream", "device_memory", "in_flight", "time_limit"}
 _HOW |= {"any_teacher"}  # which only lets a run begin
+_HOW |= {"save_every"}
 _PACKING = "packing"  # in a signature: how documents are put into rows; older versions did not name theirs
 
-# Settings of a later version: absent where they are not given, so that an earlier run continues
-_LATER = ("text_tokens", "cache_logits", "vocab", "frame", "qat")
+# Settings of a later version: absent where they have their default, so that an earlier run continues
+_LATER = ("text_tokens", "cache_logits", "vocab", "frame", "qat", "warmup", "weight_decay", "max_grad_norm", "betas")
 # What a run has before it is claimed, and before its first result, where another may begin in its place
 _FIRST = {VOCABULARY, f"{VOCABULARY}.json"}
 _BEFORE = {"run.json", "data", *_FIRST}
@@ -170,10 +171,16 @@ def signature_of(settings: BaseModel, job: str, **derived: Any) -> dict[str, Any
     How it is computed is left out: on which device, in how many threads or processes, in how much memory.
     """
     how = {_PACKING: packing_in_settings(settings)} if "long_conversations" in type(settings).model_fields else {}
-    given = {key: value for key in _LATER if (value := getattr(settings, key, None)) is not None}
-    return (
-        settings.model_dump(mode="json", exclude={*_HOW, "long_conversations"}) | given | {"job": job} | how | derived
-    )
+    plain = settings.model_dump(mode="json", exclude={*_HOW, "long_conversations"})
+    return plain | _later(settings) | {"job": job} | how | derived
+
+
+def _later(settings: BaseModel) -> dict[str, Any]:
+    """The settings of a later version that have not their default, as JSON has them."""
+    fields = type(settings).model_fields
+    values = {key: getattr(settings, key) for key in _LATER if key in fields}
+    found = {key: value for key, value in values.items() if value != fields[key].default}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
 
 
 def packing_in_settings(settings: BaseModel) -> str:

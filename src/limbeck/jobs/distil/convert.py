@@ -25,6 +25,7 @@ from limbeck.corpora.pack import Start
 from limbeck.disk import Count, read_lines, read_rows, write_json, write_rows, writing
 from limbeck.errors import BadCorpus
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.common.training import plan_of
 from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.jobs.pair.student import make_student
 from limbeck.models.decoder import LimbeckForCausalLM
@@ -70,7 +71,8 @@ def make_converted(
     world.barrier()
     everywhere = load(verified_folder(out / ATTENTION), device=world.device)
     lr = settings.lr or suggested_learning_rate(everywhere.parameters_count)
-    training = Plan(steps=budget.steps, rows=budget.rows, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
+    size = {"steps": budget.steps, "rows": budget.rows}
+    training = plan_of(settings, **size, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
     taken = conversion.steps(budget.steps)
     work = _Matching(out / MATCHING, everywhere, store, length, settings.seed, training, environment, most_rows)
     mixers, damage = conversion.mixers, None

@@ -27,6 +27,7 @@ from limbeck.jobs.common.opening import open_documents
 from limbeck.jobs.common.packing import packed
 from limbeck.jobs.common.rates import fresh_rate_of, rate_of
 from limbeck.jobs.common.sample import Sample, first_documents
+from limbeck.jobs.common.training import optimiser_facts, plan_of
 from limbeck.jobs.distil.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.distil.conversion import Planned
 from limbeck.jobs.distil.convert import BASE, FACTS, MATCHING, make_converted
@@ -300,7 +301,8 @@ def _shared(
     """The values that all arms share."""
     settings, budget = plan.request.settings, plan.budget
     lr = rate_of(settings, student.parameters_count)
-    training = Plan(steps=budget.steps, rows=budget.rows, lr=lr, schedule=plan.schedule, bf16=environment.bf16)
+    size = {"steps": budget.steps, "rows": budget.rows}
+    training = plan_of(settings, **size, lr=lr, schedule=plan.schedule, bf16=environment.bf16)
     return Shared(
         *(cut, source.logits, store, budget.length, training, environment),
         most_rows=source.rows,
@@ -426,6 +428,7 @@ def _plan_facts(plan: Plan, layout: Layout, arms: list[Arm]) -> dict[str, Any]:
         "padding": layout.padding,
         "learning_rate": plan.lr,
         "schedule": plan.schedule,
+        **optimiser_facts(plan),
         "arms": [{"name": a.name, "seed": a.seed, "objective": a.objective.text, "steps": a.steps} for a in arms],
     }
 

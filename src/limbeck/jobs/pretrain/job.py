@@ -25,6 +25,7 @@ from limbeck.jobs.common.environment import Environment, batch_rows, environment
 from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, text_of_run, update
 from limbeck.jobs.common.held_out import HeldOut, watch_of
 from limbeck.jobs.common.text import columns_of, print_notes, records_of
+from limbeck.jobs.common.training import plan_of
 from limbeck.jobs.pair.mixers import CONTEXT, Mixed, context_of, mixed, remarks, shown_bytes, shown_pattern
 from limbeck.models.build import new_model
 from limbeck.models.decoder import LimbeckConfig
@@ -99,7 +100,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     )
     if isinstance(shape, Mixed):
         _print_layers(shape, model, length)
-    plan = Plan(steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
+    plan = plan_of(settings, steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
     corpus = Rows(store, length=length, seed=settings.seed, ranks=world)
     watch = watch_of(held_out, plan, length=length, environment=environment)
     Run(out, "pretrain", model, None, corpus, CrossEntropy(), plan, world, watch=watch).train()

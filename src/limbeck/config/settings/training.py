@@ -1,0 +1,63 @@
+"""Settings of how a model is trained, which `limbeck distil` and `limbeck pretrain` share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from limbeck.config.defaults import BETAS, SAVE_MINUTES, SAVE_STEPS, WARMUP, WEIGHT_DECAY
+from limbeck.config.flag import Flag
+from limbeck.config.settings.common import Base
+from limbeck.config.values import Betas, SaveInterval, Warmup
+
+
+class TrainingSettings(Base):
+    """The settings of the optimiser, and of what is kept and measured during a training.
+
+    They are of a later version than other settings: a run's signature has those that are not the default.
+    """
+
+    warmup: Annotated[
+        Warmup,
+        Flag(
+            "Share of the steps, or number of steps, in which the learning rate rises to its peak.",
+            "Training",
+            metavar="SHARE|STEPS",
+            synonyms=("warmup_ratio", "warmup_steps", "num_warmup_steps", "lr_warmup_steps"),
+        ),
+    ] = Field(default=WARMUP, exclude=True)
+    weight_decay: Annotated[
+        float,
+        Field(ge=0, le=1),
+        Flag("Weight decay of matrices.", "Training", metavar="FLOAT", synonyms=("wd", "decay", "adam_weight_decay")),
+    ] = Field(default=WEIGHT_DECAY, exclude=True)
+    max_grad_norm: Annotated[
+        float,
+        Field(ge=0, allow_inf_nan=False),
+        Flag(
+            "Norm above which the gradient of a step is scaled down, 0 for never.",
+            "Training",
+            metavar="FLOAT",
+            synonyms=("clip", "grad_clip", "gradient_clip_val", "clip_grad_norm", "max_norm"),
+        ),
+    ] = Field(default=1.0, exclude=True)
+    betas: Annotated[
+        Betas,
+        Flag(
+            "AdamW's decay rates of the means of gradients and of their squares.",
+            "Training",
+            synonyms=("adam_betas", "adam_beta1", "adam_beta2", "beta1", "beta2"),
+        ),
+    ] = Field(default=BETAS, exclude=True)
+    save_every: Annotated[
+        SaveInterval | None,
+        Flag(
+            "Steps, or minutes, after which a checkpoint is saved.",
+            "Training",
+            metavar="STEPS|TIME",
+            examples=("500", "30min"),
+            default=f"{SAVE_STEPS} steps, and {SAVE_MINUTES:g} minutes at the latest",
+            synonyms=("save_steps", "save_interval", "checkpoint_every", "checkpoint_interval", "save_strategy"),
+        ),
+    ] = Field(default=None, exclude=True)
