@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -40,6 +41,9 @@ LOGIT_FACTORS = {
 }
 # Configuration fields of the logits' soft cap that are not named final_logit_softcapping.
 _SOFTCAP_FIELDS = {"recurrent_gemma": "logits_soft_cap", "xlstm": "output_logit_soft_cap"}
+
+
+SHARDED = "limbeck_hidden_states"  # the method of a sharded model (`models.sharding`) that computes hidden states
 
 
 @dataclass
@@ -90,11 +94,12 @@ class LanguageModel:
     def _hidden_states(self, tokens: Int[Tensor, "B T"], position: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         # No attention mask on purpose: only then does Transformers look for restarts in the positions.
         with packed(position):
-            hidden: Tensor = self._decoder(**self.forward_arguments(tokens, position)).last_hidden_state
+            decode = getattr(self.model, SHARDED, self.decoder)
+            hidden: Tensor = decode(**self.forward_arguments(tokens, position)).last_hidden_state
         return hidden
 
     @property
-    def _decoder(self) -> Any:
+    def decoder(self) -> Any:
         """The module that computes hidden states. In a few classes it is not ``base_model``."""
         found = self.model.base_model
         return self.model.get_submodule("model") if found is self.model else found
@@ -108,7 +113,7 @@ class LanguageModel:
     @cached_property
     def _accepted_arguments(self) -> frozenset[str] | None:
         """Names of the decoder's arguments, None where it accepts any."""
-        parameters = inspect.signature(self._decoder.forward).parameters
+        parameters = inspect.signature(self.decoder.forward).parameters
         free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         return None if free else frozenset(parameters)
 
@@ -119,8 +124,8 @@ class LanguageModel:
         factor, divides = LOGIT_FACTORS.get(self.config.model_type, ("", False))
         scale = float(getattr(self.config, factor)) if factor else 1.0
         return Head(
-            weight=embeddings.weight,
-            bias=getattr(embeddings, "bias", None),
+            weight=whole(embeddings.weight),
+            bias=whole(getattr(embeddings, "bias", None)),
             scale=1 / scale if divides else scale,
             softcap=getattr(self.config, _SOFTCAP_FIELDS.get(self.config.model_type, "final_logit_softcapping"), None),
         )
@@ -164,3 +169,8 @@ class LanguageModel:
     def chunked(self) -> bool:
         """Whether attention is split into chunks at fixed places of a row, regardless of its documents (Llama 4)."""
         return "chunked_attention" in (getattr(self.config.get_text_config(), "layer_types", None) or ())
+
+
+def whole(tensor: Tensor | None) -> Any:
+    """A weight with all of its elements on this process, where it is sharded (a `DTensor`); else itself, also None."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -34,6 +34,9 @@ class Mesh(Protocol):
     def any(self, *flags: bool) -> list[bool]:
         """For each flag whether it is set on any rank."""
 
+    def share(self, text: str) -> str:
+        """The text of rank 0, on every rank."""
+
     def barrier(self) -> None:
         """Waits for every rank."""
 
@@ -43,8 +46,11 @@ class Mesh(Protocol):
     def clip(self, gradients: list[Tensor], max_norm: float) -> float:
         """Scales gradients down to a joint norm of at most ``max_norm``; gives the norm before."""
 
-    def head(self, head: Head) -> Head:
-        """A model's head with all of its rows on this rank; gradients flow back to the part that the rank holds."""
+    def place(self, model: LanguageModel, *, train: bool) -> None:
+        """Puts a model, equal on all ranks, where it computes; ``train``: whether it is trained."""
 
-    def whole(self, tensor: Tensor) -> Tensor:
-        """A tensor of the train state with all of its elements, in the shape that a checkpoint contains."""
+    def begin(self, model: CausalLM, *, last: bool) -> None:
+        """Called before the forward pass of each micro-batch of a step, the ``last`` or not."""
+
+    def idle(self, outputs: Outputs) -> None:
+        """Called for a micro-batch without weight, which has no loss."""

@@ -216,12 +216,9 @@ class Run:
         return state["step"], state["tokens"]
 
     def _save(self, step: int, tokens: int, moving: TrainState) -> None:
-        tensors = {name: self.world.whole(tensor) for name, tensor in moving.tensors().items()}
-        if self.world.first:
-            state = {"tokens": tokens, "corpus": self.corpus.state_dict()}
-            state |= {"slowest": SLOWEST} if slow_parameters(self.student.model) else {}
-            save_checkpoint(self.folder, step, tensors, state)
-        self.world.barrier()
+        state = {"tokens": tokens, "corpus": self.corpus.state_dict()}
+        state |= {"slowest": SLOWEST} if slow_parameters(self.student.model) else {}
+        save_checkpoint(self.folder, step, moving.tensors(), state, mesh=self.world)
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:
         plan = self.plan

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -21,6 +22,8 @@ from torch import Tensor
 from limbeck.disk import Bare, Count, check_sums, read_json, sums, whole_folder, write_json
 from limbeck.errors import BadFolder
 from limbeck.objectives.base import Objective
+from limbeck.run.mesh import Mesh
+from limbeck.run.shards import is_sharded, read_sharded, write_sharded
 
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 _STEP = re.compile(r"step-(\d{6,})")
@@ -68,20 +71,53 @@ class TrainState:
             # fused AdamW keeps its step count with the parameter
             self.optimizer.state[optimised] = {k: t.to(optimised.device) for k, t in state.items()}
 
+    def like(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """A tensor to read the one of this name into, sharded as it will be. Raises KeyError for another training's name."""
+        kind, _, rest = name.partition(".")
+        own: Tensor | None = None
+        if kind == "model":
+            own = dict(self.model.named_parameters())[rest]
+        elif kind == "optimizer":
+            optimised = self._optimised()
+            number = int(rest.partition(".")[0])
+            if number >= len(optimised):
+                raise KeyError(name)
+            own = optimised[number]
+        if own is None or own.shape != shape:  # such as a count of steps
+            return torch.empty(shape, dtype=dtype)
+        return torch.empty_like(own.detach(), dtype=dtype)
+
     def _optimised(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 
-def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-    """Writes what `TrainState.tensors` gave to ``folder/step-000500`` beside and renames it; then removes the older ones."""
+def save_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, mesh: Mesh
+) -> Path:
+    """Writes what `TrainState.tensors` gave to ``folder/step-000500`` beside and renames it; then removes the older ones.
+
+    All ranks of ``mesh`` call it; where tensors are sharded each writes its part.
+    """
     final = folder / f"step-{step:06d}"
-    with whole_folder(final) as beside:
-        whole = {k: t.contiguous().clone() if not t.is_contiguous() else t for k, t in tensors.items()}
-        save_file(whole, beside / _TENSORS)
-        write_json(beside / _STATE, {"step": step, **state, "files": sums(beside, [_TENSORS])})
-    for older in checkpoints(folder)[:-1]:
-        shutil.rmtree(older, ignore_errors=True)
+    with whole_folder(final) if mesh.first else nullcontext() as own:
+        beside = Path(mesh.share(str(own)))
+        files = write_sharded(tensors, beside, mesh) if is_sharded(tensors) else _write(tensors, beside, mesh)
+        if mesh.first:
+            write_json(beside / _STATE, {"step": step, **state, "files": files})
+    if mesh.first:
+        for older in checkpoints(folder)[:-1]:
+            shutil.rmtree(older, ignore_errors=True)
+    mesh.barrier()
     return final
+
+
+def _write(tensors: Mapping[str, Tensor], folder: Path, mesh: Mesh) -> dict[str, str]:
+    """Writes whole tensors on rank 0; gives the file's checksum there."""
+    if not mesh.first:
+        return {}
+    whole = {k: t.contiguous().clone() if not t.is_contiguous() else t for k, t in tensors.items()}
+    save_file(whole, folder / _TENSORS)
+    return sums(folder, [_TENSORS])
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -91,16 +127,24 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(folder: Path, train_state: TrainState) -> dict[str, Any]:
-    """Restores a checkpoint's tensors and gives its JSON. Raises BadFolder if it is damaged or of another model."""
+    """Restores a checkpoint's tensors and gives its JSON. Raises BadFolder if it is damaged or of another model.
+
+    Whole tensors may be restored into sharded ones, and sharded ones into whole ones or ones of another number of shards.
+    """
     remedy = f"remove {folder}; the training then starts from the beginning"
     state: dict[str, Any] = read_json(folder / _STATE, _State, remedy=remedy)
     check_sums(folder, state.get("files", {}), error=BadFolder, remedy=remedy)
     try:
-        with safe_open(folder / _TENSORS, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        train_state.restore(tensors)
+        train_state.restore(_read(folder, train_state))
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
         raise BadFolder(
-            f"{folder / _TENSORS}: expected the tensors of a checkpoint of this training ({error}): {remedy}."
+            f"{folder}: expected the tensors of a checkpoint of this training ({error}): {remedy}."
         ) from error
     return state
+
+
+def _read(folder: Path, train_state: TrainState) -> dict[str, Tensor]:
+    if is_sharded(train_state.tensors()) or not (folder / _TENSORS).exists():
+        return read_sharded(folder, train_state.like)
+    with safe_open(folder / _TENSORS, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -78,9 +78,12 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     loss, losses = 0.0, []
     with weights():
-        for term in terms:
-            signal, outputs = term.signal(), student(term.batch.for_student())
-            outputs = replace(outputs, head=mesh.head(outputs.head))
+        for number, term in enumerate(terms, 1):
+            signal = term.signal()
+            mesh.begin(student, last=number == len(terms))
+            outputs = student(term.batch.for_student())
+            if not term.weight:
+                mesh.idle(outputs)
             losses.append(float(fused_backward(term.objective, outputs, signal, term.batch, scale=1 / total)))
             loss += losses[-1]
     loss = mesh.sum(loss)

@@ -79,13 +79,24 @@ class World:
             torch._foreach_mul_(gradients, float(max_norm / norm))
         return float(norm)
 
-    def head(self, head: Head) -> Head:
-        """The head as it is: every rank holds all of it."""
-        return head
+    def place(self, model: LanguageModel, *, train: bool) -> None:
+        """Moves a model to this process's device."""
+        model.model.to(self.device)
 
-    def whole(self, tensor: Tensor) -> Tensor:
-        """The tensor itself, in its shape: every rank holds all of it."""
-        return tensor
+    def begin(self, model: CausalLM, *, last: bool) -> None:
+        """Nothing: every rank holds all weights, and gradients are summed after the step's last micro-batch."""
+
+    def idle(self, outputs: Outputs) -> None:
+        """Nothing: a micro-batch without weight has no gradient."""
+
+    def share(self, text: str) -> str:
+        """The text of rank 0, on every rank. Raises OtherRankStopped if a rank ended."""
+        if self.size == 1:
+            return text
+        given: list[str] = [text]
+        with _collective():
+            dist.broadcast_object_list(given, src=0, device=self.device)
+        return given[0]
 
     def barrier(self) -> None:
         """Waits for every rank. Raises OtherRankStopped if one ended."""

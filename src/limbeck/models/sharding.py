@@ -1,0 +1,79 @@
+"""Shards a language model over processes with FSDP2, so that each holds a part of every weight.
+
+Each decoder layer is gathered for its own forward and backward pass. The head of a model that is trained is gathered once for a
+micro-batch and kept, since the fused head (`objectives/fused.py`) reads its weight and writes its gradient itself.
+
+Why the seams are where they are: `fully_shard` runs its hooks where a module is *called*, so hidden states are computed through a
+method of the whole model that is registered for it. After the backward pass a group's gradient is taken from its gathered
+parameters, whoever wrote it, and reduced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from limbeck.models.language_model import SHARDED, LanguageModel
+
+
+def shard(model: LanguageModel, mesh: DeviceMesh, *, train: bool) -> None:
+    """Shards a model's weights in place over a mesh of one dimension (shards) or two (replicas, shards).
+
+    The weights become `DTensor`s; they must be equal on all processes before. With ``train`` gradients are summed over the
+    processes, not averaged, and embedding and head stay gathered from their use to the end of the backward pass.
+    """
+    whole: Any = model.model
+    keep: dict[str, Any] = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(), "reshard_after_forward": not train}
+    for layer in layers_of(whole):
+        fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy(), reshard_after_forward=True)
+    for unit in _ends(whole):
+        fully_shard(unit, **keep)
+    fully_shard(whole, **keep)
+    for module in _units(whole):
+        # a step divides by the weight of all its tokens itself; the factor alone would be a reduction that gloo does not have
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)
+    decoder = model.decoder
+    setattr(whole, SHARDED, lambda **arguments: decoder(**arguments))
+    register_fsdp_forward_method(whole, SHARDED)
+
+
+def begin(model: LanguageModel, *, last: bool) -> None:
+    """Prepares a forward and backward pass of one micro-batch of a training: gathers embedding and head.
+
+    Gradients are reduced over the processes in the backward pass of the ``last`` micro-batch of a step.
+    """
+    whole: Any = model.model
+    whole.set_requires_gradient_sync(last)
+    whole.set_is_last_backward(last)
+    for unit in _ends(whole):
+        gathered: Any = unit[0] if isinstance(unit, list) else unit
+        gathered.unshard()
+
+
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The decoder layers: the modules of the list that has most parameters."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return list(max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=nn.ModuleList()))
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a model's weights are sharded."""
+    return isinstance(model, FSDPModule)
+
+
+def _ends(model: Any) -> list[Any]:
+    """Embedding and head: two units, or one of both modules where they share their weight."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = embedding.weight is head.weight
+    return [[embedding, head]] if tied else [embedding, head]
+
+
+def _units(model: nn.Module) -> Iterator[FSDPModule]:
+    return (module for module in model.modules() if isinstance(module, FSDPModule))
