@@ -24,6 +24,18 @@ from limbeck.errors import Mismatch
 Dataclass = TypeVar("Dataclass", bound="Batch | ModelInputs")
 
 
+class Ranks(Protocol):
+    """The processes that compute something together."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in order, on each of them."""
+
+
 @dataclass(frozen=True)
 class ModelInputs:
     """A model's input of B rows: tokens, their positions, which restart at 0 with each document, and the documents.

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
 
-from limbeck.models.language_model import SHARDED, LanguageModel
+from limbeck.models.build import build
+from limbeck.models.language_model import SHARDED, LanguageModel, whole
 
 
 def shard(model: LanguageModel, mesh: DeviceMesh, *, train: bool) -> None:
@@ -28,20 +28,20 @@ def shard(model: LanguageModel, mesh: DeviceMesh, *, train: bool) -> None:
     The weights become `DTensor`s; they must be equal on all processes before. With ``train`` gradients are summed over the
     processes, not averaged, and embedding and head stay gathered from their use to the end of the backward pass.
     """
-    whole: Any = model.model
+    root: Any = model.model
     keep: dict[str, Any] = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(), "reshard_after_forward": not train}
-    for layer in layers_of(whole):
+    for layer in layers_of(root):
         fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy(), reshard_after_forward=True)
-    for unit in _ends(whole):
+    for unit in _ends(root):
         fully_shard(unit, **keep)
-    fully_shard(whole, **keep)
-    for module in _units(whole):
+    fully_shard(root, **keep)
+    for module in _units(root):
         # a step divides by the weight of all its tokens itself; the factor alone would be a reduction that gloo does not have
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
-    decoder = model.decoder
-    setattr(whole, SHARDED, lambda **arguments: decoder(**arguments))
-    register_fsdp_forward_method(whole, SHARDED)
+    decoder = model.decoder  # found before the method that calls it is there
+    setattr(root, SHARDED, lambda **arguments: decoder(**arguments))
+    register_fsdp_forward_method(root, SHARDED)
 
 
 def begin(model: LanguageModel, *, last: bool) -> None:
@@ -49,18 +49,39 @@ def begin(model: LanguageModel, *, last: bool) -> None:
 
     Gradients are reduced over the processes in the backward pass of the ``last`` micro-batch of a step.
     """
-    whole: Any = model.model
-    whole.set_requires_gradient_sync(last)
-    whole.set_is_last_backward(last)
-    for unit in _ends(whole):
+    root: Any = model.model
+    root.set_requires_gradient_sync(last)
+    root.set_is_last_backward(last)
+    for unit in _ends(root):
         gathered: Any = unit[0] if isinstance(unit, list) else unit
         gathered.unshard()
+
+
+def gathered(model: LanguageModel, *, keep: bool) -> LanguageModel | None:
+    """A copy of a sharded model with all of its weights, on a CPU, where ``keep``; all processes call it.
+
+    The weights are gathered one after another.
+    """
+    state = {}
+    for name, tensor in model.model.state_dict().items():
+        found = whole(tensor)
+        if keep:
+            state[name] = found.detach().cpu()
+    if not keep:
+        return None
+    with torch.device("meta"):
+        plain = build(model.config)
+    plain.load_state_dict(state, assign=True)
+    plain.tie_weights()
+    plain.generation_config = model.model.generation_config
+    return LanguageModel(plain, model.tokenizer, model.name, model.lineage, model.stored)
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
     """The decoder layers: the modules of the list that has most parameters."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return list(max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=nn.ModuleList()))
+    sizes = [sum(p.numel() for p in found.parameters()) for found in lists]
+    return list(lists[sizes.index(max(sizes))]) if lists else []
 
 
 def is_sharded(model: nn.Module) -> bool:

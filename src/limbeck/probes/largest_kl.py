@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,11 +65,16 @@ class LargestKL:
                 float(kl[index[i]]), *_context(batch, flat), _ranked(p_token[i], p[i]), _ranked(q_token[i], q[i])
             )
             self._kept.append(found)
-        self._kept = sorted(self._kept, key=lambda example: -example.kl)[:KEPT]
+        self._kept = [*largest_of(self._kept)]
 
     def largest(self) -> tuple[KLExample, ...]:
         """The kept predictions, largest KL first."""
         return tuple(self._kept)
+
+
+def largest_of(examples: Iterable[KLExample]) -> tuple[KLExample, ...]:
+    """The `KEPT` predictions of largest KL, largest first."""
+    return tuple(sorted(examples, key=lambda example: -example.kl)[:KEPT])
 
 
 def in_words(

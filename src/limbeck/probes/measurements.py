@@ -8,7 +8,7 @@ applied, and logits exist for one chunk of positions at a time.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from torch import Tensor
 from limbeck.disk import load_arrays, parsed, require_type, save_arrays
 from limbeck.divergence import kl, total_variation
 from limbeck.errors import BadCorpus, BadFolder, Mismatch
-from limbeck.probes.largest_kl import KLExample, LargestKL
-from limbeck.types import Batch, CausalLM, Outputs, Sparse, Teacher, each
+from limbeck.probes.largest_kl import KLExample, LargestKL, largest_of
+from limbeck.types import Batch, CausalLM, Outputs, Ranks, Sparse, Teacher, each
 
 BINS = 15
 AGAIN = "remove it; the next run measures it again"  # the remedy for a damaged file of measurements
@@ -83,11 +83,18 @@ class Measurements:
 
 @torch.no_grad()
 def measure(
-    student: CausalLM, teacher: Teacher | None, batches: Iterable[Batch], *, documents: int, cells: int | None = None
+    student: CausalLM,
+    teacher: Teacher | None,
+    batches: Iterable[Batch],
+    *,
+    documents: int,
+    cells: int | None = None,
+    ranks: Ranks | None = None,
 ) -> Measurements:
     """Measures sums over the predictions of each of ``documents`` documents, and the predictions of largest KL.
 
-    The batches are on the models' device. At most ``cells`` logits exist at a time (None for a default by device). Raises
+    The batches are on the models' device. At most ``cells`` logits exist at a time (None for a default by device). With
+    ``ranks`` all of them call it, each with its own batches, equally many, and each gets the sums over all batches. Raises
     Mismatch if the models have different vocabularies or a teacher's target is missing, BadCorpus if no prediction has weight.
     """
     if teacher is not None and teacher.vocab != student.vocab:
@@ -116,12 +123,24 @@ def measure(
                 surprises.add(divergence, log_p, log_q, batch, where)
             sums.add(columns, batch.document.reshape(-1)[where], batch.weight.reshape(-1)[where])
         del outputs, q
-    if not sums.any:
+    found = sums.arrays(), surprises.largest()
+    parts = [found] if ranks is None else ranks.gather(found)
+    arrays = added([arrays for arrays, _ in parts])
+    if not arrays:
         raise BadCorpus(
             f"the held-out text has no token of weight > 0, so {student.name} cannot be measured: give more text, or "
             "held-out text with --eval-data"
         )
-    return Measurements(**sums.arrays(), surprises=surprises.largest())
+    return Measurements(**arrays, surprises=largest_of(example for _, examples in parts for example in examples))
+
+
+def added(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The sums of arrays of the same name; a part that lacks one counts 0."""
+    total: dict[str, np.ndarray] = {}
+    for part in parts:
+        for name, array in part.items():
+            total[name] = total[name] + array if name in total else array
+    return total
 
 
 def _at(outputs: Outputs, positions: Int[Tensor, " n"]) -> Outputs:
@@ -195,10 +214,6 @@ class _Sums:
                 self._totals[name] = torch.zeros(shape, dtype=torch.float64, device=column.device)
             weighted = column.double() * weight.double().reshape(-1, *[1] * (column.ndim - 1))
             self._totals[name].index_add_(0, document, weighted)
-
-    @property
-    def any(self) -> bool:
-        return bool(self._totals)
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {name: total.cpu().numpy() for name, total in self._totals.items()}

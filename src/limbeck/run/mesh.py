@@ -1,19 +1,19 @@
 """The protocol of the processes of a training.
 
-`run.world.World` implements it for one process and for replicated ones, where every rank holds all weights. With sharded weights,
-the head and saved tensors must be gathered first: such a mesh has its own `head` and `whole`, and nothing else in `run/`
-changes.
+`run.world.World` implements it for one process and for replicated ones, where every rank holds all weights, and
+`run.sharded.Sharded` for ranks that each hold a part of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from limbeck.types import Head
+from limbeck.models.language_model import LanguageModel
+from limbeck.types import Batch, CausalLM, Outputs
 
 
 class Mesh(Protocol):
@@ -27,6 +27,8 @@ class Mesh(Protocol):
     def device(self) -> torch.device: ...
     @property
     def first(self) -> bool: ...
+    @property
+    def sharded(self) -> bool: ...
 
     def sum(self, value: float) -> float:
         """The value summed over the ranks, the same bits on each."""
@@ -36,6 +38,9 @@ class Mesh(Protocol):
 
     def share(self, text: str) -> str:
         """The text of rank 0, on every rank."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in order, on each of them."""
 
     def barrier(self) -> None:
         """Waits for every rank."""
@@ -49,8 +54,14 @@ class Mesh(Protocol):
     def place(self, model: LanguageModel, *, train: bool) -> None:
         """Puts a model, equal on all ranks, where it computes; ``train``: whether it is trained."""
 
+    def gathered(self, model: LanguageModel) -> LanguageModel | None:
+        """A model with all of its weights, for saving; None on ranks that need none."""
+
     def begin(self, model: CausalLM, *, last: bool) -> None:
         """Called before the forward pass of each micro-batch of a step, the ``last`` or not."""
+
+    def even(self, rows: Batch, most: int) -> Batch:
+        """This rank's rows of a step, of which another rank has at most ``most``; some again without weight where needed."""
 
     def idle(self, outputs: Outputs) -> None:
         """Called for a micro-batch without weight, which has no loss."""

@@ -138,16 +138,19 @@ class Run:
 
     @contextmanager
     def _watching(self, step: int) -> Iterator[Callable[[int, int], None]]:
-        """The function to call after each step: on rank 0 it measures after the watched steps, into held_out.jsonl."""
+        """The function to call after each step: it measures after the watched steps, on rank 0 into held_out.jsonl."""
         watch = self.watch
-        if watch is None or not self.world.first:
+        if watch is None:
             yield lambda step, tokens: None
             return
-        with Metrics(self.folder / "held_out.jsonl", step=step or -1) as kept:
+        file = self.folder / "held_out.jsonl"
+        with Metrics(file, step=step or -1) if self.world.first else nullcontext() as kept:
 
             def after(step: int, tokens: int) -> None:
                 if step in watch.steps:
-                    kept.add(watch.row(self.student, step, tokens, bf16=self.plan.bf16))
+                    row = watch.row(self.student, step, tokens, bf16=self.plan.bf16)
+                    if kept:
+                        kept.add(row)
 
             if step == 0:
                 after(0, 0)
@@ -228,6 +231,7 @@ class Run:
         # Dropout, if a model has it, is seeded by the step and the rank, so that a resumed run has the same random numbers.
         torch.manual_seed((self.corpus.seed * (self.plan.steps + 1) + step) * self.world.size + self.world.rank)
         rows = self.corpus.take(count)
+        rows = self.world.even(rows, -(-count // self.world.size))
         terms = [LossTerm(b, self.objective, self.teacher) for b in micro_batches(rows, self.world.device)]
         try:
             with torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self.plan.bf16):

@@ -4,33 +4,82 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.sharding import begin, shard
+from limbeck.models.sharding import begin, gathered, shard
 from limbeck.run.world import World
-from limbeck.types import CausalLM, Outputs
+from limbeck.types import Batch, CausalLM, Outputs
+
+REPLICATE, SHARD = "replicate", "shard"
+
+
+def layout_of(text: str, processes: int) -> tuple[int, int]:
+    """(replicas, shards) of a mesh as a user writes it: ``replicate``, ``shard``, or ``shard=8,replicate=2``.
+
+    Raises ValueError with a sentence for a text that is none of these, or whose product is not the number of processes.
+    """
+    if text in (REPLICATE, SHARD):
+        return (1, processes) if text == SHARD else (processes, 1)
+    found = dict(part.partition("=")[::2] for part in text.replace(" ", "").split(","))
+    if not found.keys() <= {REPLICATE, SHARD} or not all(size.isdecimal() and int(size) for size in found.values()):
+        raise ValueError("expected replicate, shard, or numbers of processes such as shard=8,replicate=2")
+    replicas, shards = (int(found.get(name, 1)) for name in (REPLICATE, SHARD))
+    if replicas * shards != processes:
+        raise ValueError(
+            f"{shards} shards x {replicas} replicas are {shards * replicas} processes, and torchrun started {processes}"
+        )
+    return replicas, shards
+
+
+def sharded(world: World, replicas: int, shards: int) -> World:
+    """The processes of a `World` with weights in so many shards, each shard on so many replicas; itself for one shard."""
+    if shards == 1:
+        return world
+    sizes, names = ((shards,), (SHARD,)) if replicas == 1 else ((replicas, shards), (REPLICATE, SHARD))
+    layout = init_device_mesh(world.device.type, sizes, mesh_dim_names=names)
+    return Sharded(world.rank, world.size, world.device, layout)
 
 
 @dataclass(frozen=True)
 class Sharded(World):
-    """The processes of this run, each with a part of all weights; ``layout`` has one dimension (shards) or two (replicas, shards)."""
+    """The processes of this run, each with a part of all weights.
+
+    ``layout`` has one dimension (shards) or two (replicas, shards).
+    """
 
     layout: DeviceMesh
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a rank holds a part of the weights only, so that all ranks compute together."""
+        return True
 
     def place(self, model: LanguageModel, *, train: bool) -> None:
         """Shards a model over the processes, in place, and moves its part to this process's device."""
         shard(model, self.layout, train=train)
 
+    def gathered(self, model: LanguageModel) -> LanguageModel | None:
+        """A copy of the model with all of its weights, on a CPU, on rank 0; None on the others."""
+        return gathered(model, keep=self.first)
+
     def begin(self, model: CausalLM, *, last: bool) -> None:
         """Prepares the forward and backward pass of a micro-batch, the ``last`` of its step or not."""
         begin(cast("LanguageModel", model), last=last)
+
+    def even(self, rows: Batch, most: int) -> Batch:
+        """As many rows on each rank, since each forward pass is one of all ranks: the first again, without weight."""
+        more = most - len(rows.tokens)
+        if not more:
+            return rows
+        filled = rows.rows(torch.arange(most) % len(rows.tokens))
+        return replace(filled, weight=filled.weight * (torch.arange(most) < len(rows.tokens))[:, None])
 
     def idle(self, outputs: Outputs) -> None:
         """A backward pass of zeros, since the ranks sum gradients in the backward pass, all together."""

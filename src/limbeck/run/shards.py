@@ -1,8 +1,8 @@
 """Tensors that are sharded over processes, on disk: a safetensors file for each process, written and read by PyTorch.
 
-A file holds its process's part of each tensor, with the part's place as JSON in its header; any number of processes can read them
-(`torch.distributed.checkpoint`). The checksums in the checkpoint's state.json say which files there are: the reader takes whatever
-files are in the folder, and leaves elements as they were whose file is missing.
+A file holds its process's part of each tensor, with the part's place as JSON in its header; any number of processes can read
+them (`torch.distributed.checkpoint`). The checksums in the checkpoint's state.json say which files there are: the reader takes
+whatever files are in the folder, and leaves elements as they were whose file is missing.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from limbeck.disk import sums
@@ -30,11 +31,9 @@ def is_sharded(tensors: Mapping[str, Tensor]) -> bool:
 def write_sharded(tensors: Mapping[str, Tensor], folder: Path, mesh: Mesh) -> dict[str, str]:
     """Writes each rank's part of the tensors; gives the checksums of all files by name. All ranks call it."""
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    dcp.save(dict(tensors), storage_writer=writer)
+    save(dict(tensors), storage_writer=writer)
     own = [file.name for file in folder.glob(f"shard-{mesh.rank + 1:05d}-*.safetensors")]
-    files: list[dict[str, str]] = [{}] * mesh.size
-    dist.all_gather_object(files, sums(folder, own))
-    return {name: digest for part in files for name, digest in part.items()}
+    return {name: digest for part in mesh.gather(sums(folder, own)) for name, digest in part.items()}
 
 
 def read_sharded(folder: Path, like: Callable[[str, torch.Size, torch.dtype], Tensor]) -> dict[str, Tensor]:
@@ -49,5 +48,5 @@ def read_sharded(folder: Path, like: Callable[[str, torch.Size, torch.dtype], Te
         for name, found in there.items()
         if isinstance(found, TensorStorageMetadata)
     }
-    dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+    load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
     return tensors

@@ -16,7 +16,7 @@ import torch
 from limbeck.models.language_model import LanguageModel
 from limbeck.probes.interval import bootstrap
 from limbeck.probes.measurements import measure
-from limbeck.types import Batch
+from limbeck.types import Batch, Ranks
 
 _POINTS = (0.0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)  # of the steps
 _SHARE = 150  # training sequences for each held-out sequence that is measured at a point
@@ -39,13 +39,14 @@ class Watch:
     """Held-out ``batches`` on the models' device, from ``documents`` documents, that are measured during a training.
 
     They are measured after each of the ``steps``, and at the end of the training; ``weights`` may put others in place of the
-    student's meanwhile.
+    student's meanwhile. ``ranks``: the processes that measure together, each with its own batches; None for one alone.
     """
 
     batches: Callable[[], Iterable[Batch]]
     documents: int
     steps: frozenset[int]
     weights: Callable[[], AbstractContextManager[object]] = nullcontext
+    ranks: Ranks | None = None
 
     def until(self, last: int) -> Watch:
         """The same for a training with another last step."""
@@ -58,7 +59,7 @@ class Watch:
         try:
             autocast = torch.autocast(student.device.type, dtype=torch.bfloat16, enabled=bf16)
             with torch.no_grad(), autocast, self.weights():
-                found = measure(student, None, self.batches(), documents=self.documents)
+                found = measure(student, None, self.batches(), documents=self.documents, ranks=self.ranks)
         finally:
             student.model.train(training)
         (loss,) = bootstrap(_mean, np.stack([found.nats, found.tokens], -1)[None], positive=True)

@@ -12,13 +12,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from limbeck.errors import OtherRankStopped
-from limbeck.types import Head
+from limbeck.models.language_model import LanguageModel
+from limbeck.types import Batch, CausalLM, Outputs
 
 _BUCKET = 2**24  # elements summed in one message: 64 MiB in float32
 
@@ -30,6 +32,11 @@ class World:
     rank: int
     size: int
     device: torch.device
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a rank holds a part of the weights only, so that all ranks compute together."""
+        return False
 
     @property
     def first(self) -> bool:
@@ -83,8 +90,16 @@ class World:
         """Moves a model to this process's device."""
         model.model.to(self.device)
 
+    def gathered(self, model: LanguageModel) -> LanguageModel | None:
+        """The model itself: every rank holds all weights."""
+        return model
+
     def begin(self, model: CausalLM, *, last: bool) -> None:
         """Nothing: every rank holds all weights, and gradients are summed after the step's last micro-batch."""
+
+    def even(self, rows: Batch, most: int) -> Batch:
+        """The rows as they are: ranks meet once a step."""
+        return rows
 
     def idle(self, outputs: Outputs) -> None:
         """Nothing: a micro-batch without weight has no gradient."""
@@ -97,6 +112,15 @@ class World:
         with _collective():
             dist.broadcast_object_list(given, src=0, device=self.device)
         return given[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in order, on each of them. Raises OtherRankStopped if a rank ended."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with _collective():
+            dist.all_gather_object(values, value)
+        return values
 
     def barrier(self) -> None:
         """Waits for every rank. Raises OtherRankStopped if one ended."""
@@ -121,7 +145,7 @@ def named(device: str) -> torch.device:
 
 
 def join(device: str = "auto") -> World:
-    """The `World` that `torchrun` set up in the environment, or a single process.
+    """The `World` that `torchrun` set up in the environment, with all weights on each process, or a single process.
 
     ``device`` is "auto" (CUDA if available, else the CPU), "cpu", "cuda" or "cuda:1". Ranks on CUDA use one device each. Raises
     RuntimeError if there is no such device, or if several processes were given one device.

@@ -58,6 +58,17 @@ Mixers = Annotated[
         synonyms=("mixer", "hybrid_pattern", "layer_types"),
     ),
 ]
+MeshText = Annotated[
+    str | None,
+    Flag(
+        "How the processes of torchrun hold the weights: replicate, all on each; shard, a part on each; or "
+        "shard=8,replicate=2, groups of processes that hold a part each.",
+        "Machine",
+        metavar="replicate|shard|NAME=INT,...",
+        default="replicate",
+        synonyms=("fsdp", "fsdp2", "sharding", "device_mesh", "parallelism", "strategy", "distributed_type"),
+    ),
+]
 Width = Annotated[
     int | None,
     Field(ge=1, le=2**20),

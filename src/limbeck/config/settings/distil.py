@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from limbeck.config.flag import Flag
-from limbeck.config.settings.common import Params, SeedCount, Shape, StudentShrink, TeacherSettings
+from limbeck.config.settings.common import MeshText, Params, SeedCount, Shape, StudentShrink, TeacherSettings
 from limbeck.config.settings.training import TrainingSettings
 from limbeck.config.values import (
     ATTENTION,
@@ -168,6 +168,7 @@ class DistilSettings(TrainingSettings, TeacherSettings):
         ),
     ] = BASELINES
 
+    mesh: MeshText = None
     tasks: Annotated[
         TaskNames,
         Flag(

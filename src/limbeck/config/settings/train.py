@@ -12,6 +12,7 @@ from limbeck.config.flag import Flag
 from limbeck.config.settings.common import (
     AnyTeacher,
     Layers,
+    MeshText,
     Mixers,
     SeedCount,
     SeededSettings,
@@ -27,6 +28,8 @@ from limbeck.config.values import Count, ObjectiveText
 
 class PretrainSettings(TrainingSettings, Settings):
     """The keys of `limbeck pretrain`, which are also its flags."""
+
+    mesh: MeshText = None
 
     vocab: Annotated[
         Count,

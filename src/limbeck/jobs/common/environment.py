@@ -17,6 +17,7 @@ from limbeck.jobs.common.folder import begun
 from limbeck.models.configuration import load_config
 from limbeck.planning.cost.machine import multiplies_bfloat16
 from limbeck.run.log import console
+from limbeck.run.sharded import REPLICATE, layout_of, sharded
 from limbeck.run.world import World, join, named
 
 
@@ -48,6 +49,11 @@ def environment_of(settings: Settings, *models: str | Path | None, width: int = 
         world = join(settings.device)
     except RuntimeError as error:
         raise BadSetting(f"--device {settings.device}: {error}. Use auto, cpu, cuda or cuda:1.") from error
+    mesh = getattr(settings, "mesh", None) or REPLICATE
+    try:
+        world = sharded(world, *layout_of(mesh, world.size))
+    except ValueError as error:
+        raise BadSetting(f"--mesh {mesh}: {error}") from error
     console.quiet = not world.first
     _advise_threads(settings)
     if settings.dtype == "auto":

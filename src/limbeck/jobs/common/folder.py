@@ -28,7 +28,19 @@ from limbeck.scrub import scrubbed
 from limbeck.teachers.ref import VOCABULARY
 
 # What changes where and how fast a run is made, not what comes out
-_HOW = {"out", "threads", "json_", "device", "workers", "ray", "stream", "device_memory", "in_flight", "time_limit"}
+_HOW = {
+    "out",
+    "threads",
+    "json_",
+    "device",
+    "workers",
+    "ray",
+    "stream",
+    "device_memory",
+    "in_flight",
+    "time_limit",
+    "mesh",
+}
 _HOW |= {"any_teacher"}  # which only lets a run begin
 _HOW |= {"save_every"}
 _PACKING = "packing"  # in a signature: how documents are put into rows; older versions did not name theirs

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 
 from limbeck.corpora import Rows, TokenStore
+from limbeck.corpora.pack import ALONE, Ranks
 from limbeck.jobs.common.environment import Environment
 from limbeck.probes import Measurements
 from limbeck.run.run import Plan
@@ -23,15 +25,20 @@ LEAST = 2**13
 
 
 def watch_of(store: TokenStore, plan: Plan, *, length: int, environment: Environment) -> Watch | None:
-    """The held-out text to measure during a training; None if it would cost too much, or on ranks other than 0."""
+    """The held-out text to measure during a training; None if it would cost too much.
+
+    Also None on ranks other than 0, except of a sharded mesh, whose ranks measure together.
+    """
     most = MOST["cuda" if environment.world.device.type == "cuda" else "cpu"] // length
     rows = min(watched_sequences(plan.steps * plan.rows), most)
-    if not rows or not environment.world.first:
+    world = environment.world
+    if not rows or not (world.first or world.sharded):
         return None
     text = HeldOut(store, length=length, environment=environment, rows=rows)
     if not any(bool((batch.weight > 0).any()) for batch in text.batches()):
         return None  # as of prompts alone
-    return Watch(text.batches, store.documents, watched_steps(plan.steps))
+    ranks = world if world.sharded else None
+    return Watch(partial(text.batches, ranks=ranks or ALONE), store.documents, watched_steps(plan.steps), ranks=ranks)
 
 
 class HeldOut:
@@ -69,10 +76,22 @@ class HeldOut:
         left = self._rows.layout.packed.left_out
         return description + (f", without {left:,} conversations longer than a row" if left else "")
 
-    def batches(self, *, counted: Callable[[Batch], Batch] = lambda batch: batch) -> Iterator[Batch]:
-        """The rows, a few at a time, on the device; ``counted`` takes weight from more of their positions."""
-        for start in range(0, len(self._chosen), self._together):
-            yield counted(self._rows.rows_of(self._chosen[start : start + self._together])).to(self._device)
+    def batches(
+        self, *, counted: Callable[[Batch], Batch] = lambda batch: batch, ranks: Ranks = ALONE
+    ) -> Iterator[Batch]:
+        """The rows, a few at a time, on the device; ``counted`` takes weight from more of their positions.
+
+        Of several ``ranks`` each gets a part of the rows, in equally many batches, since a sharded model runs on all ranks at
+        once; a rank that has fewer rows gets some again, with weight 0.
+        """
+        most = -(-len(self._chosen) // ranks.size)
+        mine = self._chosen[ranks.rank :: ranks.size]
+        again = np.resize(self._chosen, most - len(mine))
+        for start in range(0, most, self._together):
+            part = slice(start, start + self._together)
+            batch = counted(self._rows.rows_of(np.concatenate([mine, again])[part]))
+            real = torch.arange(most)[part] < len(mine)
+            yield replace(batch, weight=batch.weight * real[:, None]).to(self._device)
 
     def rows_of(self, numbers: Int64[np.ndarray, " B"]) -> Batch:
         """Rows of the sample by their places in it, which are also their numbers."""

@@ -40,12 +40,13 @@ def open_documents(
     if not _is_asked(settings, about):
         return []
     findings: list[Finding] = []
-    if world.first and "frame" not in run:
+    unknown, kept = world.any(world.first and "frame" not in run, "text" in run and settings.frame is None)
+    if unknown and (world.first or world.sharded):  # whose forward passes are those of all ranks
         declared = about.tokenizer.bos_token
-        kept = "text" in run and settings.frame is None
         found = Opening(declared, declared, {}) if kept else _chosen(settings, about, teacher, texts, world.device)
         findings = _findings(found)
-        update(settings.out, run, frame={"begin": found.token, "nats": found.nats, "documents": found.documents})
+        if world.first:
+            update(settings.out, run, frame={"begin": found.token, "nats": found.nats, "documents": found.documents})
     world.barrier()
     begin_with(about, (run if world.first else read_run(settings.out))["frame"]["begin"])
     return findings

@@ -138,7 +138,7 @@ class Shared:
             packs = start.packs  # a property of the architecture
             start = new_model(load_config(self.cut), start.tokenizer, arm.seed, name=arm.name)
             start.packs = packs
-        start.model.to(world.device)
+        world.place(start, train=True)
         corpus = Rows(
             self.store,
             length=self.length,
@@ -164,7 +164,7 @@ def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
     world = shared.environment.world
     if arm.done:
         _drop_checkpoints(arm, world)
-        return load(verified_folder(arm.student), device=world.device)
+        return _stored(arm, world)
     run = shared.run(arm)
     run.after = after
     run.train()
@@ -200,14 +200,23 @@ def _finish(arm: Arm, run: Run, shared: Shared) -> LanguageModel:
     world, trained = run.world, run.student
     trained.model.requires_grad_(False)
     trained.model.zero_grad(set_to_none=True)
-    if shared.quantiser:
-        shared.quantiser.quantise(trained)
-    kept = round_to(trained, shared.stored)
-    if world.first:
-        save(trained, arm.student, dtype=kept)
+    whole = world.gathered(trained)
+    if whole is not None:
+        if shared.quantiser:
+            shared.quantiser.quantise(whole)
+        kept = round_to(whole, shared.stored)
+        if world.first:
+            save(whole, arm.student, dtype=kept)
     _drop_checkpoints(arm, world)
     world.barrier()
-    return trained
+    return _stored(arm, world) if world.sharded else trained
+
+
+def _stored(arm: Arm, world: Mesh) -> LanguageModel:
+    """The saved model of an arm that is done, on each rank, or each rank's part of it."""
+    model = load(verified_folder(arm.student), device="cpu" if world.sharded else world.device)
+    world.place(model, train=False)
+    return model
 
 
 def _drop_checkpoints(arm: Arm, world: Mesh) -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from limbeck.corpora import TokenStore
+from limbeck.corpora.pack import ALONE
 from limbeck.disk import link_or_copy, read_rows, write_json, write_lines, write_rows, write_text, writing
 from limbeck.ending import Ending
 from limbeck.jobs.common.environment import Environment
@@ -47,7 +49,10 @@ _CONTINUED = ("student", "student_sampled")  # in a row of samples
 
 
 class Evaluation:
-    """Collects the measurements of a run on rank 0; on other ranks its methods do nothing."""
+    """Collects the measurements of a run. All ranks measure together; rank 0 keeps what is found.
+
+    With another tokenizer for the student, rank 0 measures alone.
+    """
 
     def __init__(
         self,
@@ -79,25 +84,41 @@ class Evaluation:
             self._teachers = teacher.held_out(environment)
         measurements = settings.out / "measurements"
         self._recall = RecallEvaluation(measurements, train, self.held_out) if settings.mixers else None
-        first = environment.world.first
+        world = environment.world
+        self._together = world.size > 1 and not isinstance(teacher, CrossTokenizerTeacher)
+        first = world.first
         self._tasks = TaskEvaluation(measurements, settings.tasks) if settings.tasks and first else None
         self._runs: dict[str, dict[int, Measurements]] = {}
         self._costs: list[Reading] = []
         self.seconds = seconds  # of the last evaluation of a student
         served = teacher.captured is not None and teacher.captured.served  # its weights are not available
-        if environment.world.first and not served:
+        if self._measures and not served:
             self._measure("teacher", teacher.about, settings.seed, compare=False)
+        if first and not served and not self._in_parts:
             self._cost("teacher", self._cost_of_teacher)
+
+    @property
+    def _measures(self) -> bool:
+        """Whether this rank measures."""
+        return self._machine.world.first or self._together
+
+    @property
+    def _in_parts(self) -> bool:
+        """Whether the teacher's weights are spread over the ranks, so that rank 0 alone cannot generate with it."""
+        return self._machine.world.sharded and self._source.captured is None
 
     def cut(self, folder: Path, quantiser: Quantiser | None) -> None:
         """Measures the student before its training, with the weights that it is trained with."""
-        if self._machine.world.first:
-            model = load(verified_folder(folder), device=self._machine.world.device)
-            if quantiser:
-                quantiser.quantise(model)
-            measured = self._measure("cut", model, self._settings.seed)
-            if remark := too_few_documents(measured.read):
-                console.print(f"note: {remark}")
+        if not self._measures:
+            return
+        world = self._machine.world
+        model = load(verified_folder(folder), device="cpu" if world.sharded else world.device)
+        if quantiser:
+            quantiser.quantise(model)
+        world.place(model, train=False)
+        measured = self._measure("cut", model, self._settings.seed)
+        if remark := too_few_documents(measured.read):
+            console.print(f"note: {remark}")
 
     def expected_seconds(self, arms: Sequence[Arm]) -> float:
         """Seconds for the evaluation of the arms that are not measured yet, from the time of the last one."""
@@ -105,13 +126,16 @@ class Evaluation:
 
     def arm(self, arm: Arm, model: LanguageModel) -> None:
         """Measures a trained model."""
-        if not self._machine.world.first:
+        if not self._measures:
             return
         measured = self._measure(arm.name, model, arm.seed)
+        if not self._machine.world.first:
+            return
         if arm.name == "student" and arm.seed == self._settings.seed:
             self._cost("student", lambda: self._cost_of_stored(arm))
             if not (self._settings.out / "samples.json").exists():
-                write_rows(self._settings.out / "samples.json", self._samples(model))
+                stored = model if not self._machine.world.sharded else self._load_stored(arm)
+                write_rows(self._settings.out / "samples.json", self._samples(stored))
             if measured.surprises:
                 named = in_words(measured.surprises, model.tokenizer, self.held_out.store.name_of)
                 write_rows(self._settings.out / "surprises.json", named)
@@ -190,7 +214,7 @@ class Evaluation:
 
     def _samples(self, model: LanguageModel) -> list[dict[str, Any]]:
         captured = self._source.captured
-        live = self._reference is not None and captured is None
+        live = self._reference is not None and captured is None and not self._in_parts
         rows = samples(model, self._source.about if live else None, self.held_out.store)
         if captured:
             captures = {(row["document"], row["prompt"]): row for row in captured.samples}
@@ -207,28 +231,37 @@ class Evaluation:
 
     def _cost_of_stored(self, arm: Arm) -> list[Reading]:
         """The inference cost of the saved student, in the number format that the teacher is measured in."""
-        stored = load(verified_folder(arm.student), device=self._machine.world.device, dtype=self._machine.dtype)
-        return cost("student", stored, folder=arm.student)
+        return cost("student", self._load_stored(arm, dtype=self._machine.dtype), folder=arm.student)
+
+    def _load_stored(self, arm: Arm, *, dtype: torch.dtype = torch.float32) -> LanguageModel:
+        """The saved student, whole, on this rank's device."""
+        return load(verified_folder(arm.student), device=self._machine.world.device, dtype=dtype)
 
     def _measure(self, name: str, model: LanguageModel, seed: int, *, compare: bool = True) -> Measurements:
-        """The measurements of a model, from its file if there is one."""
+        """The measurements of a model, from its file if there is one. All ranks that measure call it."""
         file, begun = self._file(name, seed), time.monotonic()
-        captured = self._source.captured
+        captured, world = self._source.captured, self._machine.world
+        known = file.exists() if not self._together else world.any(world.first and file.exists())[0]
         if captured and captured.measured and name == "teacher":
             measured = captured.measured
-            if not file.exists():  # for the report, which reads this folder alone
+            if not known and world.first:  # for the report, which reads this folder alone
                 _save(measured, file)
-        elif file.exists():
+        elif known:
             measured = Measurements.load(file)
         else:
             reference = self._reference if compare else None
             text = self._teachers if name == "teacher" else self.held_out
             documents = text.store.documents
-            measured = measure(model, reference, text.batches(counted=self._counted), documents=documents)
-            _save(measured, file)
+            ranks = world if self._together else None
+            batches = text.batches(counted=self._counted, ranks=ranks or ALONE)
+            measured = measure(model, reference, batches, documents=documents, ranks=ranks)
+            if world.first:
+                _save(measured, file)
             if name != "teacher":
                 self.seconds = time.monotonic() - begun
         self._runs.setdefault(name, {})[seed] = measured
+        if not world.first:
+            return measured
         if self._recall and not (captured and name == "teacher"):  # its weights are not here
             self._recall.measure(name, model, seed)
         if self._tasks:

@@ -24,7 +24,7 @@ from limbeck.jobs.common.text import stores_of
 from limbeck.jobs.distil.keep_logits import CAPTURED, check_keeps, keeps
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.vocabulary import check_vocabulary
-from limbeck.jobs.pair.trimmed import facts_in, load_teacher
+from limbeck.jobs.pair.trimmed import facts_in, load_teacher, load_whole
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.cost.size import Size
@@ -40,13 +40,14 @@ _LITTLE = 8  # size of the vocabulary on which objectives are tried
 class RunTeacher:
     """``about``: the model, without weights if its logits are captured; ``logits``: its distributions for training rows.
 
-    ``vocabulary`` is the folder of its trimmed vocabulary, None where it has all its tokens.
+    ``vocabulary`` is the folder of its trimmed vocabulary, None where it has all its tokens. ``local`` names a model in memory.
     """
 
     about: LanguageModel
     logits: Teacher
     captured: Captured | None = None
     vocabulary: Path | None = None
+    local: LocalRef | None = None
 
     @classmethod
     def of(
@@ -70,14 +71,15 @@ class RunTeacher:
             case LocalRef() as local:
                 if not (objectives and length and keeps(request, environment, length=length, objectives=objectives)):
                     model = load_teacher(local, environment)
-                    return cls(model, model, vocabulary=local.vocabulary)
+                    return cls(model, model, vocabulary=local.vocabulary, local=local)
                 captured = _captured(request, environment, length=length)
         return cls(captured.about, captured.logits, captured, captured.vocabulary)
 
     def weights(self, environment: Environment) -> LanguageModel:
-        """The model with its weights, to prune a student from."""
+        """The model with all of its weights, to prune a student from; on a sharded mesh on rank 0, which prunes."""
         if self.captured is None:
-            return self.about
+            parts = self.local if environment.world.sharded and environment.world.first else None
+            return load_whole(parts, environment) if parts else self.about
         return self.captured.weights(device=environment.world.device, dtype=environment.dtype)
 
     def stores(self, settings: TeacherSettings, environment: Environment) -> tuple[TokenStore, TokenStore]:

@@ -41,11 +41,20 @@ _APART = 0.02  # of the largest hidden state: more than other places in memory m
 def load_teacher(teacher: LocalRef, environment: Environment) -> LanguageModel:
     """A teacher in memory, with the kept rows alone where its vocabulary is trimmed.
 
-    The first load measures what trimming leaves out, beside the folder of the vocabulary. Raises BadModel where hidden states
-    depend on the ids of tokens.
+    The first load measures what trimming leaves out, beside the folder of the vocabulary. On a sharded mesh each rank keeps its
+    part. Raises BadModel where hidden states depend on the ids of tokens.
     """
+    world = environment.world
+    model = load(teacher.name, device="cpu" if world.sharded else world.device, dtype=environment.dtype)
+    model = with_kept(model, teacher, environment, trim)
+    world.place(model, train=False)
+    return model
+
+
+def load_whole(teacher: LocalRef, environment: Environment) -> LanguageModel:
+    """The same with all of its weights on this process, where `load_teacher` was called before on all."""
     model = load(teacher.name, device=environment.world.device, dtype=environment.dtype)
-    return with_kept(model, teacher, environment, trim)
+    return model if teacher.vocabulary is None else trim(model, open_vocabulary(teacher.vocabulary))
 
 
 def with_kept(
