@@ -22,16 +22,18 @@ from limbeck.models.build import build
 from limbeck.models.language_model import SHARDED, LanguageModel, whole
 
 
-def shard(model: LanguageModel, mesh: DeviceMesh, *, train: bool) -> None:
+def shard(model: LanguageModel, mesh: DeviceMesh, *, train: bool, dtype: torch.dtype | None = None) -> None:
     """Shards a model's weights in place over a mesh of one dimension (shards) or two (replicas, shards).
 
     The weights become `DTensor`s; they must be equal on all processes before. With ``train`` gradients are summed over the
-    processes, not averaged, and embedding and head stay gathered from their use to the end of the backward pass.
+    processes, not averaged, and embedding and head stay gathered from their use to the end of the backward pass. ``dtype``: the
+    number format in which weights are gathered and computed with, None for their own; gradients are summed in float32.
     """
     root: Any = model.model
-    keep: dict[str, Any] = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(), "reshard_after_forward": not train}
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=None if dtype is None else torch.float32)
+    keep: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "reshard_after_forward": not train}
     for layer in layers_of(root):
-        fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy(), reshard_after_forward=True)
+        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     for unit in _ends(root):
         fully_shard(unit, **keep)
     fully_shard(root, **keep)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from limbeck.config.defaults import BETAS, WARMUP
 
@@ -85,15 +86,19 @@ def adamw(
     """Fused AdamW; `set_rates` sets its learning rates at each step.
 
     Three parameter groups: matrices with weight decay; vectors (norms, biases) and an objective's parameters (``others``)
-    without; parameters that modules declare as ``SLOW``, without weight decay and with a lower peak rate.
+    without; parameters that modules declare as ``SLOW``, without weight decay and with a lower peak rate. Where the model is
+    sharded and ``others`` are not, they are a group of their own, since fused AdamW takes one kind at a time.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     slow = [p for p in slow_parameters(model) if p.requires_grad]
     apart = {id(p) for p in slow}
     plain = [p for p in trained if id(p) not in apart]
-    groups = [
+    vectors, others = [p for p in plain if p.ndim < 2], list(others)
+    apart_too = any(isinstance(p, DTensor) for p in vectors)
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in plain if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in plain if p.ndim < 2] + list(others), "weight_decay": 0.0},
+        {"params": vectors if apart_too else vectors + others, "weight_decay": 0.0},
+        {"params": others if apart_too else [], "weight_decay": 0.0},
         {"params": slow, "weight_decay": 0.0, "most": SLOWEST},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, fused=True)

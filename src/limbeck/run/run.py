@@ -29,6 +29,7 @@ from limbeck.run.optim import SLOWEST, Schedule, adamw, set_rates, slow_paramete
 from limbeck.run.save import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from limbeck.run.step import LossTerm, Step, train_step
 from limbeck.run.watch import Watch
+from limbeck.run.world import meeting
 from limbeck.types import Batch, ChunkTeacher, Corpus, Teacher
 
 
@@ -234,7 +235,7 @@ class Run:
         rows = self.world.even(rows, -(-count // self.world.size))
         terms = [LossTerm(b, self.objective, self.teacher) for b in micro_batches(rows, self.world.device)]
         try:
-            with torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self.plan.bf16):
+            with meeting(), torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self.plan.bf16):
                 return self.update(self.student, terms, optimizer, mesh=self.world, max_norm=self.plan.max_norm)
         except NonFiniteLoss as error:
             raise NonFiniteLoss(

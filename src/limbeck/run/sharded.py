@@ -38,23 +38,28 @@ def layout_of(text: str, processes: int) -> tuple[int, int]:
     return replicas, shards
 
 
-def sharded(world: World, replicas: int, shards: int) -> World:
-    """The processes of a `World` with weights in so many shards, each shard on so many replicas; itself for one shard."""
+def sharded(world: World, replicas: int, shards: int, *, dtype: torch.dtype | None = None) -> World:
+    """The processes of a `World` with weights in so many shards, each shard on so many replicas; itself for one shard.
+
+    ``dtype`` as in `Sharded`.
+    """
     if shards == 1:
         return world
     sizes, names = ((shards,), (SHARD,)) if replicas == 1 else ((replicas, shards), (REPLICATE, SHARD))
     layout = init_device_mesh(world.device.type, sizes, mesh_dim_names=names)
-    return Sharded(world.rank, world.size, world.device, layout)
+    return Sharded(world.rank, world.size, world.device, layout, dtype)
 
 
 @dataclass(frozen=True)
 class Sharded(World):
     """The processes of this run, each with a part of all weights.
 
-    ``layout`` has one dimension (shards) or two (replicas, shards).
+    ``layout`` has one dimension (shards) or two (replicas, shards). ``dtype``: the number format in which the weights of a model
+    that is trained are gathered, None for their own.
     """
 
     layout: DeviceMesh
+    dtype: torch.dtype | None = None
 
     @property
     def sharded(self) -> bool:
@@ -63,7 +68,7 @@ class Sharded(World):
 
     def place(self, model: LanguageModel, *, train: bool) -> None:
         """Shards a model over the processes, in place, and moves its part to this process's device."""
-        shard(model, self.layout, train=train)
+        shard(model, self.layout, train=train, dtype=self.dtype if train else None)
 
     def gathered(self, model: LanguageModel) -> LanguageModel | None:
         """A copy of the model with all of its weights, on a CPU, on rank 0; None on the others."""

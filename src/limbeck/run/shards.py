@@ -7,11 +7,11 @@ whatever files are in the folder, and leaves elements as they were whose file is
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -48,5 +48,9 @@ def read_sharded(folder: Path, like: Callable[[str, torch.Size, torch.dtype], Te
         for name, found in there.items()
         if isinstance(found, TensorStorageMetadata)
     }
-    load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="torch.distributed is disabled"
+        )  # one process reads what several wrote
+        load(tensors, storage_reader=reader)
     return tensors

@@ -48,7 +48,7 @@ class World:
         if self.size == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64, device=self.device)
-        with _collective():
+        with meeting():
             dist.all_reduce(total)
         return float(total)
 
@@ -57,7 +57,7 @@ class World:
         if self.size == 1:
             return list(flags)
         total = torch.tensor(flags, dtype=torch.int32, device=self.device)
-        with _collective():
+        with meeting():
             dist.all_reduce(total)
         return [count > 0 for count in total.tolist()]
 
@@ -109,7 +109,7 @@ class World:
         if self.size == 1:
             return text
         given: list[str] = [text]
-        with _collective():
+        with meeting():
             dist.broadcast_object_list(given, src=0, device=self.device)
         return given[0]
 
@@ -118,14 +118,14 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with _collective():
+        with meeting():
             dist.all_gather_object(values, value)
         return values
 
     def barrier(self) -> None:
         """Waits for every rank. Raises OtherRankStopped if one ended."""
         if self.size > 1:
-            with _collective():
+            with meeting():
                 dist.barrier()
 
 
@@ -173,11 +173,13 @@ def leave() -> None:
 
 
 @contextmanager
-def _collective() -> Iterator[None]:
-    """Raises OtherRankStopped if a collective fails, as it does when a rank has ended."""
+def meeting() -> Iterator[None]:
+    """Raises OtherRankStopped if a collective fails inside, as it does when a rank has ended."""
     try:
         yield
-    except RuntimeError as error:  # gloo's, and NCCL's DistBackendError
+    except RuntimeError as error:  # gloo's have no class of their own
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
         raise OtherRankStopped(
             "another process of this run stopped, so this one stopped too: see the message or traceback of the other process"
         ) from error
@@ -185,7 +187,7 @@ def _collective() -> Iterator[None]:
 
 def _all_reduce(gradients: list[Tensor]) -> None:
     flat = torch.cat([g.reshape(-1) for g in gradients])
-    with _collective():
+    with meeting():
         dist.all_reduce(flat)
     for gradient, piece in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(piece.view_as(gradient))

@@ -49,16 +49,20 @@ def environment_of(settings: Settings, *models: str | Path | None, width: int = 
         world = join(settings.device)
     except RuntimeError as error:
         raise BadSetting(f"--device {settings.device}: {error}. Use auto, cpu, cuda or cuda:1.") from error
-    mesh = getattr(settings, "mesh", None) or REPLICATE
-    try:
-        world = sharded(world, *layout_of(mesh, world.size))
-    except ValueError as error:
-        raise BadSetting(f"--mesh {mesh}: {error}") from error
     console.quiet = not world.first
     _advise_threads(settings)
-    if settings.dtype == "auto":
-        return Environment(world, bf16=_automatic(settings, world.device, filter(None, models), width))
-    return Environment(world, bf16=settings.dtype == "bfloat16")
+    auto = settings.dtype == "auto"
+    bf16 = _automatic(settings, world.device, filter(None, models), width) if auto else settings.dtype == "bfloat16"
+    return Environment(_meshed(settings, world, bf16=bf16), bf16)
+
+
+def _meshed(settings: Settings, world: World, *, bf16: bool) -> World:
+    """The processes with the weights as --mesh spreads them. Raises BadSetting for a mesh that does not fit them."""
+    mesh = getattr(settings, "mesh", None) or REPLICATE
+    try:
+        return sharded(world, *layout_of(mesh, world.size), dtype=torch.bfloat16 if bf16 else None)
+    except ValueError as error:
+        raise BadSetting(f"--mesh {mesh}: {error}") from error
 
 
 def _automatic(settings: Settings, device: torch.device, models: Iterable[str | Path], width: int) -> bool:

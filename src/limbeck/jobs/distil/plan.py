@@ -7,7 +7,9 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
+from limbeck.config import DistilSettings
 from limbeck.corpora.source import resolve as resolve_source
+from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import Environment, batch_rows, row_length
 from limbeck.jobs.common.folder import signature_of
 from limbeck.jobs.common.rates import schedule_of
@@ -58,6 +60,7 @@ class DistilPlan:
         """The plan of a request. Raises a LimbeckError for settings, text or a configuration that do not fit."""
         settings = request.settings
         check_align(request)
+        _check_mesh(settings, environment)
         target = target_shape(settings, request.teacher)
         conversion = check_conversion(request, target)
         if not isinstance(request.teacher, CapturedRef):  # it contains the text
@@ -86,6 +89,22 @@ class DistilPlan:
         if code := objective.code:
             derived["objective_code"] = code
         return signature_of(self.request.settings, "distil", **derived)
+
+
+def _check_mesh(settings: DistilSettings, environment: Environment) -> None:
+    """Raises BadSetting for what needs all weights in one process where the mesh spreads them."""
+    if not environment.world.sharded:
+        return
+    for flag, given in (
+        ("--mixers", settings.mixers),
+        ("--qat", settings.qat),
+        ("--tokenizer-align", settings.tokenizer_align),
+        ("--tasks", settings.tasks),
+    ):
+        if given:
+            raise BadSetting(
+                f"{flag} needs all weights in one process, and --mesh {settings.mesh} spreads them: leave one of the two out"
+            )
 
 
 def planned_config(

@@ -91,7 +91,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         same_corpus(out, run, store, held_out)
     config = llama_config(shape, tokenizer) if isinstance(shape, Shape) else mixed_config(shape, tokenizer)
     model = new_model(config, tokenizer, settings.seed, name=out.name)
-    model.model.to(world.device)
+    world.place(model, train=True)
     lr = settings.lr or suggested_learning_rate(model.parameters_count)
     wanted = f" ({settings.params:,} wanted)" if settings.params not in (None, model.parameters_count) else ""
     console.print(
@@ -104,7 +104,11 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     corpus = Rows(store, length=length, seed=settings.seed, ranks=world)
     watch = watch_of(held_out, plan, length=length, environment=environment)
     Run(out, "pretrain", model, None, corpus, CrossEntropy(), plan, world, watch=watch).train()
-    result = _finish(settings, run, model, (store, held_out), length, plan, environment) if world.first else {}
+    whole = world.gathered(model)
+    result = {}
+    if world.first and whole is not None:
+        whole.model.to(world.device)
+        result = _finish(settings, run, whole, (store, held_out), length, plan, environment)
     world.barrier()
     leave()
     return result
