@@ -8,18 +8,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import limbeck
 from limbeck import cli
+from limbeck.config import DistilSettings
 from limbeck.disk import read_lines
-from limbeck.errors import BadFolder
+from limbeck.errors import BadFolder, BadSetting
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.arms import CE, Arm
 from limbeck.jobs.distil.estimate import shown_after, training_seconds
+from limbeck.jobs.distil.plan import check_mesh
+from limbeck.probes import Measurements
 from limbeck.run.world import alone
 from tests.helpers.models import write_corpus, write_teacher
 
@@ -293,6 +298,36 @@ def test_two_processes_of_torchrun_train_as_one(plain, here):
     torch.testing.assert_close(two, one, rtol=0, atol=5e-3)
     losses = [[row["loss_nats"] for row in rows(f / "metrics.jsonl")] for f in (plain, here / "ranks")]
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+
+
+@pytest.mark.long
+def test_two_processes_with_a_part_of_the_weights_each_train_as_one(plain, here):
+    """The student of the same command is the same to rounding, and so is what all ranks measured together."""
+    answer = on_two_ranks(command(here, "parts", "--baselines", "none", "--mesh", "shard"))
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    one, two = (AutoModelForCausalLM.from_pretrained(f / "student").state_dict() for f in (plain, here / "parts"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0, atol=5e-3)
+    losses = [[row["loss_nats"] for row in rows(f / "metrics.jsonl")] for f in (plain, here / "parts")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    measured = [Measurements.load(f / "measurements" / "teacher-seed0.safetensors") for f in (plain, here / "parts")]
+    np.testing.assert_array_equal(measured[1].tokens, measured[0].tokens)
+    np.testing.assert_allclose(measured[1].nats, measured[0].nats, rtol=1e-5)
+    again = on_two_ranks(command(here, "never", "--baselines", "none", "--mesh", "shard=3"))
+    assert (
+        again.stderr.count("limbeck: --mesh shard=3: 3 shards x 1 replicas are 3 processes, and torchrun started 2")
+        == 1
+    )
+
+
+def test_what_needs_all_weights_in_one_process_is_refused_on_shards(here):
+    environment = SimpleNamespace(world=SimpleNamespace(sharded=True))
+    for changed in ({"mixers": "gdn*3"}, {"qat": "int4"}, {"tasks": ("piqa",)}, {"tokenizer_align": "bytes"}):
+        (name,) = changed
+        settings = DistilSettings(mesh="shard", **changed)
+        with pytest.raises(BadSetting, match=f"--{name.replace('_', '-')} needs all weights in one process"):
+            check_mesh(settings, environment)
+    check_mesh(DistilSettings(mesh="shard"), environment)
 
 
 def test_shrink_probe_and_doctor_speak_json(here, monkeypatch, capsys):

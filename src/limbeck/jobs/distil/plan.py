@@ -60,7 +60,7 @@ class DistilPlan:
         """The plan of a request. Raises a LimbeckError for settings, text or a configuration that do not fit."""
         settings = request.settings
         check_align(request)
-        _check_mesh(settings, environment)
+        check_mesh(settings, environment)
         target = target_shape(settings, request.teacher)
         conversion = check_conversion(request, target)
         if not isinstance(request.teacher, CapturedRef):  # it contains the text
@@ -91,7 +91,7 @@ class DistilPlan:
         return signature_of(self.request.settings, "distil", **derived)
 
 
-def _check_mesh(settings: DistilSettings, environment: Environment) -> None:
+def check_mesh(settings: DistilSettings, environment: Environment) -> None:
     """Raises BadSetting for what needs all weights in one process where the mesh spreads them."""
     if not environment.world.sharded:
         return
