@@ -149,7 +149,8 @@ def example_of(setting: Setting) -> object:
     return int(text) if setting.annotation == "int" else float(text) if setting.annotation == "float" else text
 
 
-EXAMPLES = {  # of keys whose description needs none
+EXAMPLES = {
+    "mesh": "shard",  # of keys whose description needs none
     "batch_tokens": "16k",
     "eval_data": "held-out.jsonl",
     "frame": "<|endoftext|>",

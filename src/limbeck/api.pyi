@@ -118,6 +118,7 @@ def doctor(
     device: str | None = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] | None = "auto",
     threads: int | None = None,
+    mesh: str | None = None,
     out: str | PathLike[str] | None = "runs/distil",
     student_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
 ) -> DoctorResult:
@@ -196,6 +197,8 @@ def doctor(
             has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
             its own. Default: auto.
         threads: Threads of this process. Default: those of torch.
+        mesh: How the processes of torchrun hold the weights: replicate, all on each; shard, a part on each; or
+            shard=8,replicate=2, groups of processes that hold a part each. Default: replicate.
         out: Folder of the run. Default: runs/distil.
         student_dtype: Number format of the student's file. Default: that of the teacher.
 
@@ -300,6 +303,7 @@ def distil(
     device: str | None = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] | None = "auto",
     threads: int | None = None,
+    mesh: str | None = None,
     out: str | PathLike[str] | None = "runs/distil",
     student_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
 ) -> DistilResult:
@@ -380,6 +384,8 @@ def distil(
             has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
             its own. Default: auto.
         threads: Threads of this process. Default: those of torch.
+        mesh: How the processes of torchrun hold the weights: replicate, all on each; shard, a part on each; or
+            shard=8,replicate=2, groups of processes that hold a part each. Default: replicate.
         out: Folder of the run. Default: runs/distil.
         student_dtype: Number format of the student's file. Default: that of the teacher.
 
@@ -660,6 +666,7 @@ def pretrain(
     device: str | None = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] | None = "auto",
     threads: int | None = None,
+    mesh: str | None = None,
     out: str | PathLike[str] | None = "runs/pretrain",
 ) -> PretrainResult:
     """Train a model from scratch, with a tokenizer of its own.
@@ -702,6 +709,8 @@ def pretrain(
             has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
             its own. Default: auto.
         threads: Threads of this process. Default: those of torch.
+        mesh: How the processes of torchrun hold the weights: replicate, all on each; shard, a part on each; or
+            shard=8,replicate=2, groups of processes that hold a part each. Default: replicate.
         out: Folder of the run. Default: runs/pretrain.
 
     Raises a `limbeck.LimbeckError` that names the mistake and what to do.
