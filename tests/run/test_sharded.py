@@ -161,3 +161,23 @@ def test_weights_gathered_in_bfloat16_train_as_under_autocast(one, tmp_path, tie
 
     assert on_ranks(2, work) == [["torch.float32"]] * 2
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-2)
+
+
+def test_a_gathered_copy_computes_as_the_whole_model():
+    """Its weights are back in one place, and what no file holds too, such as the frequencies of positions."""
+    rows, model = batch(2), llama(seed=5, tok=tokenizer())
+
+    def work(world):
+        parts = llama(seed=5, tok=tokenizer())
+        world.place(parts, train=False)
+        copy = world.gathered(parts)
+        with torch.no_grad():
+            together = parts(rows).logits().tolist()
+            return together, None if copy is None else copy(rows).logits().tolist()
+
+    (first, copied), (second, none) = on_ranks(2, work)
+    expected = model(rows).logits()
+    torch.testing.assert_close(torch.tensor(first), expected, rtol=0, atol=1e-5)
+    assert first == second
+    assert copied == expected.tolist()
+    assert none is None

@@ -74,6 +74,9 @@ def gathered(model: LanguageModel, *, keep: bool) -> LanguageModel | None:
     with torch.device("meta"):
         plain = build(model.config)
     plain.load_state_dict(state, assign=True)
+    for name, buffer in model.model.named_buffers():  # those too that no file holds
+        place, _, own = name.rpartition(".")
+        plain.get_submodule(place).register_buffer(own, buffer.detach().cpu(), persistent=name in state)
     plain.tie_weights()
     plain.generation_config = model.model.generation_config
     return LanguageModel(plain, model.tokenizer, model.name, model.lineage, model.stored)
