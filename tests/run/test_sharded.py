@@ -11,18 +11,26 @@ import torch
 from limbeck.disk import read_lines
 from limbeck.errors import BadFolder, OtherRankStopped
 from limbeck.models.language_model import whole
+from limbeck.models.load import load
+from limbeck.models.save import save
+from limbeck.probes import measure
 from limbeck.run.run import Run
 from limbeck.run.save import TrainState, checkpoints, load_checkpoint
 from limbeck.run.sharded import layout_of
+from limbeck.run.watch import Watch
 from limbeck.run.world import World, alone
 from tests.helpers.models import batch, llama, tokenizer
 from tests.helpers.ranks import on_ranks, results, started
 from tests.run.test_run import build, wait_for, weights
 
 
-def sharded_run(folder: Path, data: Path, world: World, **how) -> Run:
+def sharded_run(folder: Path, data: Path, world: World, *, read: Path | None = None, **how) -> Run:
+    """A run on shards, of a student in memory or of one that is ``read`` from a folder."""
     run = build(folder, data, world=world, **how)
-    world.place(run.student, train=True)
+    if read:
+        run.student = world.load(read, train=True)
+    else:
+        world.place(run.student, train=True)
     world.place(run.teacher, train=False)
     return run
 
@@ -66,6 +74,15 @@ def test_shards_make_the_training_of_one_process(one, tmp_path, count, mesh):
     for local, found in answers:
         assert local <= 0.6 * len(found)
         torch.testing.assert_close(torch.tensor(found), weights(expected), rtol=0, atol=1e-4)
+
+
+def test_a_student_that_is_read_in_parts_trains_as_one_in_memory(one, tmp_path):
+    data, _ = one
+    save(llama(seed=2, tok=tokenizer()), tmp_path / "start")
+    how = {"steps": 4}
+    on_ranks(2, lambda world: sharded_run(tmp_path / "memory", data, world, **how).train())
+    on_ranks(2, lambda world: sharded_run(tmp_path / "parts", data, world, read=tmp_path / "start", **how).train())
+    assert losses(tmp_path / "parts") == losses(tmp_path / "memory") != []
 
 
 def test_a_checkpoint_is_continued_by_another_number_of_processes(one, tmp_path):
@@ -181,3 +198,48 @@ def test_a_gathered_copy_computes_as_the_whole_model():
     assert first == second
     assert copied == expected.tolist()
     assert none is None
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_each_process_reads_its_part_of_a_folder(tmp_path, tied):
+    """The logits are those of the whole model, and no process holds more than its part."""
+    model, rows = llama(seed=6, tok=tokenizer(), pad=3), batch(2)
+    if not tied:
+        head = model.model.get_output_embeddings()
+        head.weight = torch.nn.Parameter(2 * head.weight.detach())
+        model.config.tie_word_embeddings = False
+    save(model, tmp_path / "model")
+
+    def work(world):
+        parts = world.load(tmp_path / "model", dtype=torch.float32)
+        held = sum(p.to_local().numel() for p in parts.model.parameters())
+        same = parts.model.get_output_embeddings().weight is parts.model.get_input_embeddings().weight
+        with torch.no_grad():
+            return held, same, parts(rows).logits().tolist()
+
+    whole_model = load(tmp_path / "model")
+    for held, same, logits in on_ranks(2, work):
+        assert same == tied
+        assert held <= 0.6 * whole_model.parameters_count
+        torch.testing.assert_close(torch.tensor(logits), whole_model(rows).logits(), rtol=0, atol=1e-5)
+
+
+def test_held_out_text_that_shards_measure_together_changes_no_bit(one, tmp_path):
+    """Each rank measures its own rows; the sums are those of all, and the training is as without."""
+    data, _ = one
+    rows = batch(4, seed=9)
+
+    def work(world):
+        run = sharded_run(tmp_path / "watched", data, world, steps=4, save_every=2)
+        mine = rows.rows(slice(world.rank, None, 2))
+        run.watch = Watch(lambda: [mine], 8, frozenset({0, 2, 4}), ranks=world)
+        run.train()
+        return sorted({type(p).__name__ for p in run.student.model.parameters()})
+
+    assert on_ranks(2, work) == [["DTensor"]] * 2
+    on_ranks(2, lambda world: sharded_run(tmp_path / "not", data, world, steps=4, save_every=2).train())
+    assert losses(tmp_path / "watched") == losses(tmp_path / "not") != []
+    first, *_ = read_lines(tmp_path / "watched" / "held_out.jsonl")
+    expected = measure(llama(seed=2, tok=tokenizer()), None, [rows], documents=8)
+    assert first["loss_nats"] == pytest.approx(expected.nats.sum() / expected.tokens.sum(), rel=1e-6)
+    assert first["predictions"] == int((rows.weight > 0).sum())

@@ -11,23 +11,38 @@ parameters, whoever wrote it, and reduced.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from limbeck.errors import BadModel
 from limbeck.models.build import build
+from limbeck.models.configuration import is_quantised, load_config
 from limbeck.models.language_model import SHARDED, LanguageModel, whole
+from limbeck.models.load import display_name, lineage_in, load_tokenizer, read_generation
+from limbeck.models.parts import read_into
+from limbeck.models.skeleton import layers_of, matched, skeleton
+from limbeck.models.source import Stored, check_tokenizer, resolve, stored_tensors
+from limbeck.models.verify import verify
+from limbeck.models.weights import check_finite
 
 
 def shard(model: LanguageModel, mesh: DeviceMesh, *, train: bool, dtype: torch.dtype | None = None) -> None:
     """Shards a model's weights in place over a mesh of one dimension (shards) or two (replicas, shards).
 
-    The weights become `DTensor`s; they must be equal on all processes before. With ``train`` gradients are summed over the
-    processes, not averaged, and embedding and head stay gathered from their use to the end of the backward pass. ``dtype``: the
-    number format in which weights are gathered and computed with, None for their own; gradients are summed in float32.
+    The weights become `DTensor`s; before they must be equal on all processes, or without storage. With ``train`` gradients are
+    summed over the processes, not averaged, and embedding and head stay gathered from their use to the end of the backward pass.
+    ``dtype``: the number format in which weights are gathered and computed with, None for their own; gradients are summed in
+    float32.
+
+    Raises BadModel for an architecture whose decoder has not exactly one list of layers.
     """
     root: Any = model.model
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=None if dtype is None else torch.float32)
@@ -44,6 +59,15 @@ def shard(model: LanguageModel, mesh: DeviceMesh, *, train: bool, dtype: torch.d
     decoder = model.decoder  # found before the method that calls it is there
     setattr(root, SHARDED, lambda **arguments: decoder(**arguments))
     register_fsdp_forward_method(root, SHARDED)
+    gathering = getattr(root, SHARDED)
+
+    def hidden_states(**arguments: Any) -> Any:
+        found = gathering(**arguments)
+        if not torch.is_grad_enabled():  # no backward pass follows, after which weights are in parts again
+            _spread(root)
+        return found
+
+    setattr(root, SHARDED, hidden_states)
 
 
 def begin(model: LanguageModel, *, last: bool) -> None:
@@ -82,16 +106,67 @@ def gathered(model: LanguageModel, *, keep: bool) -> LanguageModel | None:
     return LanguageModel(plain, model.tokenizer, model.name, model.lineage, model.stored)
 
 
-def layers_of(model: nn.Module) -> list[nn.Module]:
-    """The decoder layers: the modules of the list that has most parameters."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    sizes = [sum(p.numel() for p in found.parameters()) for found in lists]
-    return list(lists[sizes.index(max(sizes))]) if lists else []
+def load_sharded(
+    name: str | Path,
+    mesh: DeviceMesh,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    train: bool = False,
+    gathered: torch.dtype | None = None,
+) -> LanguageModel:
+    """A model from a folder or hub id, of which each process reads and holds its part of every weight alone.
+
+    All processes call it. It is frozen and in eval mode, unless ``train`` is true; ``gathered`` is the ``dtype`` of `shard`.
+    Raises BadModel and Mismatch as `load` does, and BadModel for quantised weights or an architecture whose weights have another
+    form on disk.
+    """
+    folder = resolve(name)
+    config = load_config(folder)
+    if is_quantised(config):
+        raise BadModel(
+            f"{folder}: expected full-precision weights, because they are spread over processes, got quantised ones; leave "
+            "--mesh out, or give the unquantised model"
+        )
+    stored = stored_tensors(folder)
+    check_tokenizer(folder)
+    stored_as = config.dtype
+    model = skeleton(config, dtype=dtype)
+    read_generation(model, folder)
+    lineage = folder / "lineage.json"
+    known = lineage_in(lineage) if lineage.is_file() else None
+    loaded = LanguageModel(model, load_tokenizer(folder), display_name(name), known, stored_as)
+    tensors = matched(folder, model, stored)
+    model.requires_grad_(train)
+    shard(loaded, mesh, train=train, dtype=gathered)
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}  # which no file holds, mostly
+    model.to_empty(device=device)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(kept[name])
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if name in tensors:
+            _read_part(folder, name, tensor, tensors[name])
+    verify(loaded)
+    _spread(model)
+    model.train(train)
+    return loaded
 
 
-def is_sharded(model: nn.Module) -> bool:
-    """Whether a model's weights are sharded."""
-    return isinstance(model, FSDPModule)
+@torch.no_grad()
+def _read_part(folder: Path, name: str, tensor: Tensor, stored: Stored) -> None:
+    """Fills the local rows of a tensor from its file. Raises BadModel for NaN among them."""
+    local, first = tensor, 0
+    if isinstance(tensor, DTensor):
+        local = tensor.to_local()
+        _, (first, *_) = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    if not local.numel():
+        return
+    size = stored.bytes // stored.shape[0] if stored.shape else stored.bytes
+    part = replace(stored, start=stored.start + first * size, bytes=len(local) * size if stored.shape else size)
+    read = torch.empty(local.numel(), dtype=local.dtype)
+    read_into(read, part)
+    check_finite(folder, name, read)
+    local.copy_(read.view(local.shape))
 
 
 def _ends(model: Any) -> list[Any]:
@@ -99,6 +174,12 @@ def _ends(model: Any) -> list[Any]:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = embedding.weight is head.weight
     return [[embedding, head]] if tied else [embedding, head]
+
+
+def _spread(model: nn.Module) -> None:
+    """Keeps of each weight this process's part alone."""
+    for unit in _units(model):
+        unit.reshard()
 
 
 def _units(model: nn.Module) -> Iterator[FSDPModule]:

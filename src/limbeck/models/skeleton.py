@@ -125,7 +125,7 @@ def layers_of(model: PreTrainedModel) -> list[nn.Module]:
     if len(lists) != 1:
         raise BadModel(
             f"{model.config.model_type}: expected one list of {count} layers in its decoder, got {len(lists)}: such an "
-            "architecture cannot be streamed; capture without --stream"
+            "architecture cannot be read layer by layer; leave --stream or --mesh out"
         )
     return list(lists[0])
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -50,6 +51,9 @@ class Mesh(Protocol):
 
     def clip(self, gradients: list[Tensor], max_norm: float) -> float:
         """Scales gradients down to a joint norm of at most ``max_norm``; gives the norm before."""
+
+    def load(self, name: str | Path, *, dtype: torch.dtype = torch.float32, train: bool = False) -> LanguageModel:
+        """A model from a folder or hub id, where it computes; frozen unless ``train``."""
 
     def place(self, model: LanguageModel, *, train: bool) -> None:
         """Puts a model, equal on all ranks, where it computes; ``train``: whether it is trained."""

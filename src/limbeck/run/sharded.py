@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -13,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.sharding import begin, gathered, shard
+from limbeck.models.sharding import begin, gathered, load_sharded, shard
 from limbeck.run.world import World
 from limbeck.types import Batch, CausalLM, Outputs
 
@@ -65,6 +66,11 @@ class Sharded(World):
     def sharded(self) -> bool:
         """Whether a rank holds a part of the weights only, so that all ranks compute together."""
         return True
+
+    def load(self, name: str | Path, *, dtype: torch.dtype = torch.float32, train: bool = False) -> LanguageModel:
+        """A model from a folder or hub id, of which this process reads and holds its part alone; frozen unless ``train``."""
+        gathered = self.dtype if train else None
+        return load_sharded(name, self.layout, device=self.device, dtype=dtype, train=train, gathered=gathered)
 
     def place(self, model: LanguageModel, *, train: bool) -> None:
         """Shards a model over the processes, in place, and moves its part to this process's device."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from limbeck.errors import OtherRankStopped
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
 from limbeck.types import Batch, CausalLM, Outputs
 
 _BUCKET = 2**24  # elements summed in one message: 64 MiB in float32
@@ -85,6 +87,10 @@ class World:
         if norm > max_norm:
             torch._foreach_mul_(gradients, float(max_norm / norm))
         return float(norm)
+
+    def load(self, name: str | Path, *, dtype: torch.dtype = torch.float32, train: bool = False) -> LanguageModel:
+        """A model from a folder or hub id, on this process's device; frozen unless ``train``."""
+        return load(name, device=self.device, dtype=dtype, train=train)
 
     def place(self, model: LanguageModel, *, train: bool) -> None:
         """Moves a model to this process's device."""

@@ -23,7 +23,7 @@ from limbeck.models.build import new_model
 from limbeck.models.configuration import load_config
 from limbeck.models.gguf.quantiser import Quantiser
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import load, verified_folder
+from limbeck.models.load import verified_folder
 from limbeck.models.save import round_to, save
 from limbeck.objectives import CrossEntropy
 from limbeck.objectives.spec import ObjectiveSpec
@@ -133,12 +133,12 @@ class Shared:
     def run(self, arm: Arm) -> Run:
         """The training run of an arm, with its student before the first step."""
         world = self.environment.world
-        start = load(verified_folder(arm.start or self.cut), device="cpu", train=True)
+        start = world.load(verified_folder(arm.start or self.cut), train=True)
         if arm.fresh:
             packs = start.packs  # a property of the architecture
             start = new_model(load_config(self.cut), start.tokenizer, arm.seed, name=arm.name)
             start.packs = packs
-        world.place(start, train=True)
+            world.place(start, train=True)
         corpus = Rows(
             self.store,
             length=self.length,
@@ -164,7 +164,7 @@ def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
     world = shared.environment.world
     if arm.done:
         _drop_checkpoints(arm, world)
-        return _stored(arm, world)
+        return world.load(verified_folder(arm.student))
     run = shared.run(arm)
     run.after = after
     run.train()
@@ -209,14 +209,7 @@ def _finish(arm: Arm, run: Run, shared: Shared) -> LanguageModel:
             save(whole, arm.student, dtype=kept)
     _drop_checkpoints(arm, world)
     world.barrier()
-    return _stored(arm, world) if world.sharded else trained
-
-
-def _stored(arm: Arm, world: Mesh) -> LanguageModel:
-    """The saved model of an arm that is done, on each rank, or each rank's part of it."""
-    model = load(verified_folder(arm.student), device="cpu" if world.sharded else world.device)
-    world.place(model, train=False)
-    return model
+    return world.load(verified_folder(arm.student)) if world.sharded else trained
 
 
 def _drop_checkpoints(arm: Arm, world: Mesh) -> None:

@@ -112,10 +112,9 @@ class Evaluation:
         if not self._measures:
             return
         world = self._machine.world
-        model = load(verified_folder(folder), device="cpu" if world.sharded else world.device)
+        model = world.load(verified_folder(folder))
         if quantiser:
             quantiser.quantise(model)
-        world.place(model, train=False)
         measured = self._measure("cut", model, self._settings.seed)
         if remark := too_few_documents(measured.read):
             console.print(f"note: {remark}")

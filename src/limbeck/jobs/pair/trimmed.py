@@ -45,8 +45,9 @@ def load_teacher(teacher: LocalRef, environment: Environment) -> LanguageModel:
     part. Raises BadModel where hidden states depend on the ids of tokens.
     """
     world = environment.world
-    model = load(teacher.name, device="cpu" if world.sharded else world.device, dtype=environment.dtype)
-    model = with_kept(model, teacher, environment, trim)
+    if teacher.vocabulary is None or not world.sharded:
+        return with_kept(world.load(teacher.name, dtype=environment.dtype), teacher, environment, trim)
+    model = with_kept(load(teacher.name, dtype=environment.dtype), teacher, environment, trim)
     world.place(model, train=False)
     return model
 
