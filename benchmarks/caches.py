@@ -30,7 +30,7 @@ from setting import LENGTH, prepare
 import limbeck
 from limbeck import Plan, Rows, Run, alone, build_stores, load
 from limbeck.objectives import parse
-from limbeck.run.run import micro_rows
+from limbeck.run.micro import micro_rows
 from limbeck.teachers import Coding, LogitCache, NumberedRows, capture_outcomes
 from limbeck.teachers.codec import Codec, Sampled, TopK
 from limbeck.teachers.draw import sample_outcomes, top_k

@@ -84,7 +84,7 @@ def limbeck(job: Job) -> Done:
     from limbeck.models.trim.folder import open_vocabulary
     from limbeck.models.trim.model import trim
     from limbeck.objectives import ForwardKL
-    from limbeck.run.run import micro_rows
+    from limbeck.run.micro import micro_rows
     from limbeck.teachers import Coding, NumberedRows, capture_outcomes
     from limbeck.teachers.codec import Sampled
 

@@ -70,7 +70,7 @@ def test_no_folder_or_file_takes_the_place_of_a_public_name():
         ("seq-length", "seq_len"),
         ("length", "seq_len"),
         ("max_seq_length", "seq_len"),
-        ("per_device_train_batch_size", "batch_tokens"),
+        ("per_device_train_batch_size", "micro_batch"),
         ("output_dir", "out"),
         ("num_train_epochs", "tokens"),
         ("teacher_model_name_or_path", "teacher"),

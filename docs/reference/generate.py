@@ -158,6 +158,7 @@ EXAMPLES = {
     "layers": "4",
     "lr": "0.001",
     "match": "mixers,blocks",
+    "micro_batch": "8",
     "ray": "auto",
     "seq_len": "1024",
     "shrink": "2.5",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from limbeck.errors import BadFolder, BadSetting, OutOfMemory, first_line
+from limbeck.errors import BadFolder, BadSetting, OutOfMemory, first_line, is_allocation
 
 
 @contextmanager
@@ -34,17 +34,12 @@ def explained() -> Iterator[None]:
     except MemoryError as error:
         raise OutOfMemory(_MEMORY) from error
     except RuntimeError as error:
-        if not _is_allocation(error):
+        if not is_allocation(error):
             raise
         raise OutOfMemory(f"{_MEMORY} ({first_line(error)})") from error
 
 
 _MEMORY = (
-    "there is not enough memory. What was saved is kept. Give a smaller --batch-tokens, --seq-len or student; limbeck doctor "
+    "there is not enough memory. What was saved is kept. Give a smaller --micro-batch, --seq-len or student; limbeck doctor "
     "estimates the memory of a run beforehand"
 )
-
-
-def _is_allocation(error: RuntimeError) -> bool:
-    """Whether torch could not allocate memory: a class of its own on a GPU, a text on a CPU."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

@@ -102,6 +102,16 @@ class Interrupted(BaseException):
         self.status = 128 + signal_number
 
 
+def is_allocation(error: BaseException) -> bool:
+    """Whether an exception says that memory could not be allocated: a class of its own on a GPU, a text on a CPU."""
+    text = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(part in text for part in ("can't allocate memory", "out of memory", "ALLOC_FAILED"))
+    )
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, or its class where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -23,6 +23,7 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.precision import exact
 from limbeck.run.mesh import Mesh
+from limbeck.run.micro import MicroBatch
 from limbeck.run.step import LossTerm, Step
 from limbeck.types import Batch
 
@@ -56,12 +57,15 @@ class Match:
         *,
         mesh: Mesh,
         max_norm: float,
+        micro: MicroBatch,
     ) -> Step:
         """Updates the student once, on the batches of the terms. Objectives and the limit on gradients take no part.
 
-        AdamW is invariant to the scale of a layer's error; clipping the norm over all layers would undo that.
+        AdamW is invariant to the scale of a layer's error; clipping the norm over all layers would undo that. ``micro``: how many
+        rows are computed at once, fewer where memory runs out.
 
-        Raises NothingToLearn if all tokens are padding, NonFiniteLoss before the update if the loss or a gradient is not finite.
+        Raises NothingToLearn if all tokens are padding, OutOfMemory if a single row is too much, NonFiniteLoss before the update
+        if the loss or a gradient is not finite.
         """
         model = student.model
         assert isinstance(model, LimbeckForCausalLM)
@@ -71,21 +75,30 @@ class Match:
             raise NothingToLearn(
                 "expected tokens to match in every step, got a step with padding only: give more text with --data"
             )
-        optimizer.zero_grad(set_to_none=True)
-        wrong, wanted = torch.zeros(2, len(self.layers), dtype=torch.float64)
-        for batch in batches:
-            for place, (error, size) in enumerate(self._errors(model, batch)):
-                with exact(error):  # autocast is for the forward pass
-                    (error.sum() / real).backward()
-                wrong[place] += float(error.detach().sum())
-                wanted[place] += float(size.sum())
+
+        def clear() -> None:
+            optimizer.zero_grad(set_to_none=True)
+
+        def gradients(parts: list[LossTerm]) -> tuple[Tensor, Tensor]:
+            """Adds the gradients of all parts; gives the summed errors of each layer, and the sizes of its targets."""
+            wrong, wanted = torch.zeros(2, len(self.layers), dtype=torch.float64)
+            for part in parts:
+                for place, (error, size) in enumerate(self._errors(model, part.batch)):
+                    with exact(error):  # autocast is for the forward pass
+                        (error.sum() / real).backward()
+                    wrong[place] += float(error.detach().sum())
+                    wanted[place] += float(size.sum())
+            return wrong, wanted
+
+        clear()
+        wrong, wanted = micro.fitted(terms, gradients, clear)
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         mesh.sum_gradients(trained)
         shares = [mesh.sum(float(a)) / max(mesh.sum(float(b)), 1e-30) for a, b in zip(wrong, wanted, strict=True)]
         loss = sum(shares) / len(shares)
         norm = mesh.clip([p.grad for p in trained if p.grad is not None], math.inf)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            optimizer.zero_grad(set_to_none=True)
+            clear()
             raise NonFiniteLoss(f"loss {loss} {UNIT}, gradient norm {norm}")
         optimizer.step()
         return Step(loss=loss, tokens=real, grad_norm=norm)

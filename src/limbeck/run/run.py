@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -21,16 +21,16 @@ from limbeck.config.defaults import BETAS, SAVE_MINUTES, SAVE_STEPS, WARMUP, WEI
 from limbeck.disk import writing
 from limbeck.errors import BadFolder, Interrupted, NonFiniteLoss
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.micro_batch import MICRO_TOKENS
 from limbeck.objectives.base import Objective
-from limbeck.run.log import Metrics, peak_rss_gib, progress
+from limbeck.run.log import Metrics, console, peak_rss_gib, progress
 from limbeck.run.mesh import Mesh
+from limbeck.run.micro import MicroBatch, micro_batches, micro_rows
 from limbeck.run.optim import SLOWEST, Schedule, adamw, set_rates, slow_parameters
 from limbeck.run.save import TrainState, checkpoints, load_checkpoint, save_checkpoint
 from limbeck.run.step import LossTerm, Step, train_step
 from limbeck.run.watch import Watch
 from limbeck.run.world import meeting
-from limbeck.types import Batch, ChunkTeacher, Corpus, Teacher
+from limbeck.types import ChunkTeacher, Corpus, Teacher
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Plan:
 
     ``lr`` is the peak learning rate, reached after ``warmup`` (`optim.learning_rate`), ``max_norm`` the gradient norm above which
     gradients are clipped, ``betas`` are AdamW's, ``bf16`` is mixed precision (bfloat16 autocast). A checkpoint is saved every
-    ``save_every`` steps, and ``save_minutes`` after the last one at the latest.
+    ``save_every`` steps, and ``save_minutes`` after the last one at the latest. ``micro`` rows are computed at once on a rank,
+    None for as many as are usual there; fewer where memory runs out.
     """
 
     steps: int
@@ -53,6 +54,7 @@ class Plan:
     save_minutes: float = SAVE_MINUTES
     warmup: float = WARMUP
     betas: tuple[float, float] = BETAS
+    micro: int | None = None
 
 
 @dataclass
@@ -76,12 +78,18 @@ class Run:
     unit: str = "nats"
     after: float = 0.0
     watch: Watch | None = None
+    _micro: MicroBatch = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        rows = self.plan.micro or micro_rows(self.corpus.length, self.world.device)
+        self._micro = MicroBatch(rows, together=self.world.sharded)
 
     def train(self) -> None:
         """Runs the remaining steps.
 
         Raises Interrupted after SIGINT or SIGTERM, when the current step is finished and saved; NonFiniteLoss, with the step and
-        its documents; BadFolder for a damaged checkpoint or a full disk; OtherRankStopped if another process of the run ended.
+        its documents; OutOfMemory if a single row does not fit; BadFolder for a damaged checkpoint or a full disk;
+        OtherRankStopped if another process of the run ended.
         """
         with signals() as caught:
             *_, done = self.steps(caught)
@@ -181,8 +189,7 @@ class Run:
         """
         optimizer = self._begin()
         self._set_learning_rate(optimizer, 0)
-        micro = micro_rows(self.corpus.length, self.world.device) * self.world.size
-        rows = min(micro, self.plan.rows)
+        rows = min(self._micro.rows * self.world.size, self.plan.rows)
         self._timed(optimizer, rows)
         first = self._timed(optimizer, rows)
         fitting = int(self.world.sum(seconds / 3 / first) / self.world.size)
@@ -216,12 +223,17 @@ class Run:
                 f"{saved[-1]}: this run began with an older limbeck that did not limit the learning rate of state-space "
                 f"parameters to {SLOWEST:g}, so it cannot be continued exactly: start it again in another --out"
             )
+        fitted = state.get("micro_batch", {})
+        if fitted.get("asked") == self._micro.asked:
+            self._micro.rows = max(1, fitted["rows"])
         self.corpus.load_state_dict(state["corpus"])
         return state["step"], state["tokens"]
 
     def _save(self, step: int, tokens: int, moving: TrainState) -> None:
         state = {"tokens": tokens, "corpus": self.corpus.state_dict()}
         state |= {"slowest": SLOWEST} if slow_parameters(self.student.model) else {}
+        if self._micro.rows < self._micro.asked:  # so that a run which continues sums in the same order
+            state["micro_batch"] = {"asked": self._micro.asked, "rows": self._micro.rows}
         save_checkpoint(self.folder, step, moving.tensors(), state, mesh=self.world)
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:
@@ -233,29 +245,27 @@ class Run:
         torch.manual_seed((self.corpus.seed * (self.plan.steps + 1) + step) * self.world.size + self.world.rank)
         rows = self.corpus.take(count)
         rows = self.world.even(rows, -(-count // self.world.size))
-        terms = [LossTerm(b, self.objective, self.teacher) for b in micro_batches(rows, self.world.device)]
+        terms = [
+            LossTerm(b, self.objective, self.teacher) for b in micro_batches(rows, self.world.device, self._micro.rows)
+        ]
+        before = self._micro.rows
         try:
             with meeting(), torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self.plan.bf16):
-                return self.update(self.student, terms, optimizer, mesh=self.world, max_norm=self.plan.max_norm)
+                found = self.update(
+                    *(self.student, terms, optimizer), mesh=self.world, max_norm=self.plan.max_norm, micro=self._micro
+                )
         except NonFiniteLoss as error:
             raise NonFiniteLoss(
                 f"{self.label}: {error} at step {step + 1} of {self.plan.steps}. The weights were not updated. "
                 f"The step's documents: {_first(self.corpus.documents(count))}. The last checkpoint is "
                 f"{_last(self.folder)}. Check these documents, or lower --lr, and start again in another --out."
             ) from error
-
-
-def micro_batches(rows: Batch, device: torch.device) -> Iterator[Batch]:
-    """Splits rows into micro-batches that fit into memory, on ``device``."""
-    count, length = rows.tokens.shape
-    size = micro_rows(length, device)
-    for start in range(0, count, size):
-        yield rows.rows(slice(start, start + size)).to(device)
-
-
-def micro_rows(length: int, device: torch.device) -> int:
-    """How many rows of ``length`` tokens a micro-batch has on a device."""
-    return max(1, MICRO_TOKENS["cuda" if device.type == "cuda" else "cpu"] // length)
+        if self._micro.rows < before:
+            console.print(
+                f"note: memory ran out with {before} sequences at once; from here on it is {self._micro.rows}, which changes "
+                "results by rounding only"
+            )
+        return found
 
 
 def _row(step: int, tokens: int, report: Step, lr: float, rate: float, *, unit: str) -> dict[str, float | int]:

@@ -35,6 +35,7 @@ class _State(TypedDict):
     step: Count
     tokens: Count
     corpus: dict[str, Any]
+    micro_batch: NotRequired[dict[str, Count]]  # the rows that were asked for, and those that fitted into memory
     files: NotRequired[dict[Bare, str]]
 
 

@@ -19,6 +19,7 @@ from limbeck.errors import NonFiniteLoss, NothingToLearn
 from limbeck.objectives.base import Objective
 from limbeck.objectives.fused import fused_backward
 from limbeck.run.mesh import Mesh
+from limbeck.run.micro import MicroBatch
 from limbeck.types import Batch, CausalLM, ChunkTargets, ChunkTeacher, Outputs, Sparse, Teacher
 
 
@@ -61,13 +62,15 @@ def train_step(
     mesh: Mesh,
     max_norm: float = 1.0,
     weights: Callable[[], AbstractContextManager[object]] = nullcontext,
+    micro: MicroBatch | None = None,
 ) -> Step:
     """Updates the student (and the objectives' state) once, from the micro-batches of one global batch.
 
     While the gradient is computed, ``weights`` may put others in place of the student's; the gradient then updates its own.
+    ``micro``: how many rows are computed at once, None for those of the terms; fewer where memory runs out.
     An objective advances by the mean loss of its own tokens. Raises NothingToLearn when no token of any rank has weight,
     NonFiniteLoss *before* the update when the loss or the gradient is not finite, so that weights and optimiser are
-    unchanged; Mismatch and BadObjective as `objectives.fused_backward`.
+    unchanged; OutOfMemory if a single row is too much; Mismatch and BadObjective as `objectives.fused_backward`.
     """
     total = mesh.sum(float(sum(term.batch.weight.sum() for term in terms)))
     if total == 0:
@@ -75,37 +78,46 @@ def train_step(
             f"expected tokens with weight > 0 in every step, got {len(terms)} micro-batches without one: chat data need "
             "assistant turns; check the data with `limbeck doctor`."
         )
-    optimizer.zero_grad(set_to_none=True)
-    loss, losses = 0.0, []
-    with weights():
-        for number, term in enumerate(terms, 1):
+    micro = micro or MicroBatch(max(len(term.batch.tokens) for term in terms), together=mesh.sharded)
+
+    def clear() -> None:
+        optimizer.zero_grad(set_to_none=True)
+
+    def gradients(parts: list[LossTerm]) -> list[tuple[LossTerm, float]]:
+        """Adds the gradients of all parts; gives each with its share of the loss."""
+        losses = []
+        for number, term in enumerate(parts, 1):
             signal = term.signal()
-            mesh.begin(student, last=number == len(terms))
+            mesh.begin(student, last=number == len(parts))
             outputs = student(term.batch.for_student())
             if not term.weight:
                 mesh.idle(outputs)
             losses.append(float(fused_backward(term.objective, outputs, signal, term.batch, scale=1 / total)))
-            loss += losses[-1]
-    loss = mesh.sum(loss)
+        return list(zip(parts, losses, strict=True))
+
+    clear()
+    with weights():
+        computed = micro.fitted(terms, gradients, clear)
+    loss = mesh.sum(sum(part for _, part in computed))
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     mesh.sum_gradients(trained)
     norm = mesh.clip([p.grad for p in trained if p.grad is not None], max_norm)
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        optimizer.zero_grad(set_to_none=True)
+        clear()
         raise NonFiniteLoss(f"loss {loss} nats, gradient norm {norm}")
     optimizer.step()
-    _advance(terms, losses, loss, total, mesh)
+    _advance(computed, loss, total, mesh)
     return Step(loss=loss, tokens=total, grad_norm=norm)
 
 
-def _advance(terms: Sequence[LossTerm], losses: Sequence[float], loss: float, total: float, mesh: Mesh) -> None:
+def _advance(computed: Sequence[tuple[LossTerm, float]], loss: float, total: float, mesh: Mesh) -> None:
     """Advances each objective by the mean loss of its own tokens; a single objective by the loss of the step."""
-    objectives = {id(term.objective): term.objective for term in terms}
+    objectives = {id(term.objective): term.objective for term, _ in computed}
     if len(objectives) == 1:
-        terms[0].objective.advance(loss)
+        computed[0][0].objective.advance(loss)
         return
     for key, objective in objectives.items():
-        own = [(term.weight, part) for term, part in zip(terms, losses, strict=True) if id(term.objective) == key]
+        own = [(term.weight, part) for term, part in computed if id(term.objective) == key]
         weight = mesh.sum(sum(weight for weight, _ in own))
         if weight:
             objective.advance(mesh.sum(sum(part for _, part in own)) * total / weight)

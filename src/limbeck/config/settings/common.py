@@ -241,7 +241,6 @@ class Settings(DeviceSettings, SeededSettings, TextSettings):
                 "global_batch_size",
                 "gbs",
                 "train_batch_size",
-                "per_device_train_batch_size",
                 "gradient_accumulation_steps",
             ),
         ),

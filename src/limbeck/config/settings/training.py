@@ -61,3 +61,15 @@ class TrainingSettings(Base):
             synonyms=("save_steps", "save_interval", "checkpoint_every", "checkpoint_interval", "save_strategy"),
         ),
     ] = Field(default=None, exclude=True)
+    micro_batch: Annotated[
+        int | None,
+        Field(ge=1, le=2**20),
+        Flag(
+            "Sequences that are computed at once in each process (micro-batch). Gradients are summed over them, so it changes "
+            "results by rounding only; it is halved where memory runs out.",
+            "Machine",
+            metavar="INT",
+            default="as many as make about 1,024 tokens on a CPU and 16,384 on a GPU, and fit",
+            synonyms=("micro_batch_size", "per_device_train_batch_size", "mbs", "device_batch_size"),
+        ),
+    ] = Field(default=None, exclude=True)

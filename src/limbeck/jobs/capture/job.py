@@ -61,7 +61,7 @@ from limbeck.probes import cost, counted, measure, samples
 from limbeck.report.capture_card import CARD, capture_card, next_of_capture
 from limbeck.report.words import count, duration
 from limbeck.run.log import console
-from limbeck.run.run import micro_rows
+from limbeck.run.micro import micro_rows
 from limbeck.students.shape import choose as choose_shape
 from limbeck.teachers import Coding, LogitCache, NumberedRows, capture_outcomes
 from limbeck.teachers.cache import CODECS, missing_so_far, packed_signal

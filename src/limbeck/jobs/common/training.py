@@ -33,6 +33,7 @@ def plan_of(settings: TrainingSettings, *, steps: int, rows: int, lr: float, sch
         betas=settings.betas,
         save_every=save_every,
         save_minutes=save_minutes,
+        micro=settings.micro_batch,
     )
 
 

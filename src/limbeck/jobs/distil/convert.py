@@ -38,8 +38,9 @@ from limbeck.probes import Bigrams, measure_slices
 from limbeck.report.words import count
 from limbeck.run.log import console
 from limbeck.run.match import UNIT, Match, layer_of
+from limbeck.run.micro import micro_batches
 from limbeck.run.optim import suggested_learning_rate
-from limbeck.run.run import Plan, Run, micro_batches
+from limbeck.run.run import Plan, Run
 from limbeck.run.save import checkpoints
 from limbeck.students.convert import convert
 

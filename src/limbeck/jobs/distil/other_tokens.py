@@ -38,7 +38,7 @@ from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.cost.size import Size
 from limbeck.report.words import count, share
 from limbeck.run.log import clock, console
-from limbeck.run.run import micro_rows
+from limbeck.run.micro import micro_rows
 from limbeck.teachers.alignment import MANIFEST, AlignedTeacher, write_aligned
 from limbeck.teachers.logprobs import Recorded, TeacherLogprobs, logprobs_in, measure_logprobs
 from limbeck.teachers.rows import NumberedRows

@@ -20,7 +20,7 @@ from limbeck.models.save import save
 from limbeck.models.sidecar import FLOATS, stored_dtype
 from limbeck.models.source import resolve_description
 from limbeck.report.words import count
-from limbeck.run.run import micro_batches
+from limbeck.run.micro import micro_batches
 from limbeck.students.convert import choose as choose_converted
 from limbeck.students.prune import prune
 from limbeck.students.score import score
