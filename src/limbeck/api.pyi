@@ -118,6 +118,8 @@ def doctor(
     device: str | None = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] | None = "auto",
     threads: int | None = None,
+    micro_batch: int | None = None,
+    checkpointing: Literal["auto", "none", "layers"] | None = "auto",
     mesh: str | None = None,
     out: str | PathLike[str] | None = "runs/distil",
     student_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
@@ -197,6 +199,12 @@ def doctor(
             has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
             its own. Default: auto.
         threads: Threads of this process. Default: those of torch.
+        micro_batch: Sequences that are computed at once in each process (micro-batch). Gradients are summed over
+            them, so it changes results by rounding only; it is halved where memory runs out. Default: as many as
+            make about 1,024 tokens on a CPU and 16,384 on a GPU, and fit.
+        checkpointing: Gradient checkpointing: layers computes the decoder's layers twice instead of keeping their
+            activations, with the same gradients; auto does so where a micro-batch of one sequence does not fit
+            otherwise. Default: auto.
         mesh: How the processes of torchrun hold the weights: replicate, all on each; shard, a part on each; or
             shard=8,replicate=2, groups of processes that hold a part each. Default: replicate.
         out: Folder of the run. Default: runs/distil.
@@ -303,6 +311,8 @@ def distil(
     device: str | None = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] | None = "auto",
     threads: int | None = None,
+    micro_batch: int | None = None,
+    checkpointing: Literal["auto", "none", "layers"] | None = "auto",
     mesh: str | None = None,
     out: str | PathLike[str] | None = "runs/distil",
     student_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
@@ -384,6 +394,12 @@ def distil(
             has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
             its own. Default: auto.
         threads: Threads of this process. Default: those of torch.
+        micro_batch: Sequences that are computed at once in each process (micro-batch). Gradients are summed over
+            them, so it changes results by rounding only; it is halved where memory runs out. Default: as many as
+            make about 1,024 tokens on a CPU and 16,384 on a GPU, and fit.
+        checkpointing: Gradient checkpointing: layers computes the decoder's layers twice instead of keeping their
+            activations, with the same gradients; auto does so where a micro-batch of one sequence does not fit
+            otherwise. Default: auto.
         mesh: How the processes of torchrun hold the weights: replicate, all on each; shard, a part on each; or
             shard=8,replicate=2, groups of processes that hold a part each. Default: replicate.
         out: Folder of the run. Default: runs/distil.
@@ -666,6 +682,8 @@ def pretrain(
     device: str | None = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] | None = "auto",
     threads: int | None = None,
+    micro_batch: int | None = None,
+    checkpointing: Literal["auto", "none", "layers"] | None = "auto",
     mesh: str | None = None,
     out: str | PathLike[str] | None = "runs/pretrain",
 ) -> PretrainResult:
@@ -709,6 +727,12 @@ def pretrain(
             has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
             its own. Default: auto.
         threads: Threads of this process. Default: those of torch.
+        micro_batch: Sequences that are computed at once in each process (micro-batch). Gradients are summed over
+            them, so it changes results by rounding only; it is halved where memory runs out. Default: as many as
+            make about 1,024 tokens on a CPU and 16,384 on a GPU, and fit.
+        checkpointing: Gradient checkpointing: layers computes the decoder's layers twice instead of keeping their
+            activations, with the same gradients; auto does so where a micro-batch of one sequence does not fit
+            otherwise. Default: auto.
         mesh: How the processes of torchrun hold the weights: replicate, all on each; shard, a part on each; or
             shard=8,replicate=2, groups of processes that hold a part each. Default: replicate.
         out: Folder of the run. Default: runs/pretrain.

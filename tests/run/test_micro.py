@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2Config, LlamaConfig
 
 from limbeck.disk import read_json
-from limbeck.errors import OutOfMemory, is_allocation
+from limbeck.errors import BadSetting, OutOfMemory, is_allocation
 from limbeck.models.build import new_model
 from limbeck.objectives import CTKD, CrossEntropy, ForwardKL
 from limbeck.run.micro import MicroBatch
@@ -176,3 +176,42 @@ def test_a_step_goes_on_where_the_system_refuses_memory():
     process.join(60)
     assert rows in (1, 2, 4)
     assert 3 < loss < 12
+
+
+def test_layers_are_computed_twice_once_a_single_row_is_too_much(tmp_path, monkeypatch):
+    """Only where that is left to memory; and the run that continues begins with it."""
+    data = tmp_path / "data"
+    data.mkdir()
+
+    class Checkpointing(Small):
+        """A teacher with memory for 2 rows, and for none while the student keeps its activations."""
+
+        def __call__(self, rows):
+            self.rows = 2 if self.student.model.model.layers[0].gradient_checkpointing else 0
+            return super().__call__(rows)
+
+    def run(name, steps=2, **how):
+        made = build(tmp_path / name, data, make=ForwardKL, steps=steps, schedule="constant", rows=4, **how)
+        made.teacher = Checkpointing(made.teacher, 0)
+        made.teacher.student = made.student
+        made.train()
+        return made
+
+    found = run("auto")
+    assert found.teacher.sizes[:6] == [4, 2, 1, 4, 2, 2]
+    state = read_json(checkpoints(tmp_path / "auto")[-1] / "state.json")
+    assert state["micro_batch"] == {"asked": 32, "rows": 2, "checkpointed": 1}
+    assert not found.student.model.model.layers[0].gradient_checkpointing  # the trained model is as it was
+    assert set(run("auto", steps=4).teacher.sizes) == {2}
+    assert set(run("layers", checkpointing="layers", micro=2).teacher.sizes) == {2}
+    with pytest.raises(OutOfMemory, match="one sequence of 32 tokens"):
+        run("none", checkpointing="none")
+
+
+def test_what_cannot_be_computed_twice_is_refused(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    run = build(tmp_path / "run", data, make=ForwardKL, checkpointing="layers")
+    monkeypatch.setattr(type(run.student.model), "supports_gradient_checkpointing", False)
+    with pytest.raises(BadSetting, match=r"--checkpointing layers: .*llama model.*--micro-batch"):
+        run.train()

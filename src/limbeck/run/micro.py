@@ -96,8 +96,9 @@ class MicroBatch:
         largest = min(self.rows, max(len(term.batch.tokens) for term in terms))
         if self.together:
             raise OutOfMemory(
-                f"a training step needs more memory than there is ({cause}), and where weights are sharded no process can begin it "
-                f"again alone. What was saved is kept. Give a smaller --micro-batch ({self.rows} here), or --checkpointing layers"
+                f"a training step needs more memory than there is ({cause}), and where weights are sharded no process can begin "
+                f"it again alone. What was saved is kept. Give a smaller --micro-batch ({self.rows} here), or --checkpointing "
+                "layers"
             )
         if largest > 1:
             self.rows = -(-largest // 2)

@@ -14,12 +14,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 import torch
 
 from limbeck.config.defaults import BETAS, SAVE_MINUTES, SAVE_STEPS, WARMUP, WEIGHT_DECAY
 from limbeck.disk import writing
-from limbeck.errors import BadFolder, Interrupted, NonFiniteLoss
+from limbeck.errors import BadFolder, BadSetting, Interrupted, NonFiniteLoss
+from limbeck.models.checkpointing import can_checkpoint, checkpoint_layers
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives.base import Objective
 from limbeck.run.log import Metrics, console, peak_rss_gib, progress
@@ -32,6 +34,8 @@ from limbeck.run.watch import Watch
 from limbeck.run.world import meeting
 from limbeck.types import ChunkTeacher, Corpus, Teacher
 
+Checkpointing = Literal["auto", "none", "layers"]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -40,7 +44,8 @@ class Plan:
     ``lr`` is the peak learning rate, reached after ``warmup`` (`optim.learning_rate`), ``max_norm`` the gradient norm above which
     gradients are clipped, ``betas`` are AdamW's, ``bf16`` is mixed precision (bfloat16 autocast). A checkpoint is saved every
     ``save_every`` steps, and ``save_minutes`` after the last one at the latest. ``micro`` rows are computed at once on a rank,
-    None for as many as are usual there; fewer where memory runs out.
+    None for as many as are usual there; fewer where memory runs out. ``checkpointing`` "layers" computes layers twice instead of
+    keeping their activations, "auto" does so once a single row is too much otherwise.
     """
 
     steps: int
@@ -55,6 +60,7 @@ class Plan:
     warmup: float = WARMUP
     betas: tuple[float, float] = BETAS
     micro: int | None = None
+    checkpointing: Checkpointing = "auto"
 
 
 @dataclass
@@ -79,10 +85,11 @@ class Run:
     after: float = 0.0
     watch: Watch | None = None
     _micro: MicroBatch = field(init=False, repr=False)
+    _checkpointed: bool = field(init=False, repr=False, default=False)
 
     def __post_init__(self) -> None:
         rows = self.plan.micro or micro_rows(self.corpus.length, self.world.device)
-        self._micro = MicroBatch(rows, together=self.world.sharded)
+        self._micro = MicroBatch(rows, together=self.world.sharded, spare=self._spare)
 
     def train(self) -> None:
         """Runs the remaining steps.
@@ -143,6 +150,7 @@ class Run:
                 yield step
                 if stop:
                     return
+        self._checkpoint(False)
         self.student.model.eval()
 
     @contextmanager
@@ -204,9 +212,27 @@ class Run:
         self._step(0, optimizer, rows)
         return time.perf_counter() - start
 
+    def _spare(self) -> bool:
+        """Switches gradient checkpointing on where that is left to memory; gives whether it did."""
+        if self._checkpointed or self.plan.checkpointing != "auto" or not can_checkpoint(self.student.model):
+            return False
+        self._checkpoint(True)
+        console.print("note: memory ran out with one sequence at once; from here on layers are computed twice")
+        return True
+
+    def _checkpoint(self, on: bool) -> None:
+        checkpoint_layers(self.student.model, on)
+        self._checkpointed = on
+
     def _begin(self) -> torch.optim.Optimizer:
         """Prepares student and objective for training; gives the optimiser."""
         self.student.model.train()
+        if self.plan.checkpointing == "layers" and not can_checkpoint(self.student.model):
+            raise BadSetting(
+                f"--checkpointing layers: Transformers cannot compute the layers of a {self.student.config.model_type} model "
+                "twice; use --checkpointing none, and a smaller --micro-batch or --seq-len where memory is short"
+            )
+        self._checkpoint(self._checkpointed or self.plan.checkpointing == "layers")
         self.objective.begin(self.plan.steps)
         self.objective.to(self.world.device)
         trained = self.student.model, self.objective.parameters()
@@ -226,14 +252,17 @@ class Run:
         fitted = state.get("micro_batch", {})
         if fitted.get("asked") == self._micro.asked:
             self._micro.rows = max(1, fitted["rows"])
+            self._checkpoint(self._checkpointed or bool(fitted.get("checkpointed")))
         self.corpus.load_state_dict(state["corpus"])
         return state["step"], state["tokens"]
 
     def _save(self, step: int, tokens: int, moving: TrainState) -> None:
         state = {"tokens": tokens, "corpus": self.corpus.state_dict()}
         state |= {"slowest": SLOWEST} if slow_parameters(self.student.model) else {}
-        if self._micro.rows < self._micro.asked:  # so that a run which continues sums in the same order
-            state["micro_batch"] = {"asked": self._micro.asked, "rows": self._micro.rows}
+        spared = self._checkpointed and self.plan.checkpointing == "auto"
+        if self._micro.rows < self._micro.asked or spared:  # so that a run which continues computes in the same way
+            fitted = {"asked": self._micro.asked, "rows": self._micro.rows}
+            state["micro_batch"] = fitted | ({"checkpointed": 1} if spared else {})
         save_checkpoint(self.folder, step, moving.tensors(), state, mesh=self.world)
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:

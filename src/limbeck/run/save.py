@@ -35,7 +35,9 @@ class _State(TypedDict):
     step: Count
     tokens: Count
     corpus: dict[str, Any]
-    micro_batch: NotRequired[dict[str, Count]]  # the rows that were asked for, and those that fitted into memory
+    micro_batch: NotRequired[
+        dict[str, Count]
+    ]  # rows: asked for, and what fitted into memory; whether layers were spared
     files: NotRequired[dict[Bare, str]]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -73,3 +73,12 @@ class TrainingSettings(Base):
             synonyms=("micro_batch_size", "per_device_train_batch_size", "mbs", "device_batch_size"),
         ),
     ] = Field(default=None, exclude=True)
+    checkpointing: Annotated[
+        Literal["auto", "none", "layers"],
+        Flag(
+            "Gradient checkpointing: layers computes the decoder's layers twice instead of keeping their activations, with the "
+            "same gradients; auto does so where a micro-batch of one sequence does not fit otherwise.",
+            "Machine",
+            synonyms=("gradient_checkpointing", "activation_checkpointing", "recompute", "use_gradient_checkpointing"),
+        ),
+    ] = Field(default="auto", exclude=True)

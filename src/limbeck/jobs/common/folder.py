@@ -41,7 +41,7 @@ _HOW = {
     "time_limit",
     "mesh",
 }
-_HOW |= {"micro_batch"}  # which changes results by rounding only
+_HOW |= {"micro_batch", "checkpointing"}  # which change results by rounding only
 _HOW |= {"any_teacher"}  # which only lets a run begin
 _HOW |= {"save_every"}
 _PACKING = "packing"  # in a signature: how documents are put into rows; older versions did not name theirs

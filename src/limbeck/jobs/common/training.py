@@ -34,6 +34,7 @@ def plan_of(settings: TrainingSettings, *, steps: int, rows: int, lr: float, sch
         save_every=save_every,
         save_minutes=save_minutes,
         micro=settings.micro_batch,
+        checkpointing=settings.checkpointing,
     )
 
 
