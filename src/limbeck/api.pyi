@@ -440,6 +440,7 @@ def capture(
     device: str | None = "auto",
     dtype: Literal["auto", "float32", "bfloat16"] | None = "auto",
     threads: int | None = None,
+    mesh: str | None = None,
     shard: str | tuple[int, int] | None = "1/1",
     stream: bool | None = False,
     device_memory: float | str | None = None,
@@ -496,6 +497,8 @@ def capture(
             has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
             its own. Default: auto.
         threads: Threads of this process. Default: those of torch.
+        mesh: How the processes of torchrun hold the weights: replicate, all on each; shard, a part on each; or
+            shard=8,replicate=2, groups of processes that hold a part each. Default: replicate.
         shard: Which of how many machines this is. For example 3/16. Default: 1/1.
         stream: Read a teacher larger than memory from disk, layer by layer.
         device_memory: With --stream: memory that the teacher may take. For example 8GiB. Default: 80 % of what is

@@ -38,6 +38,7 @@ from limbeck.teachers.ref import ANSWERS, teacher_ref
 from limbeck.types import Chunk, Outputs, Signal
 from tests.helpers.kills import content, stops
 from tests.helpers.models import batch, frozen, llama, tokenizer, write_corpus, write_teacher
+from tests.helpers.ranks import on_ranks
 from tests.students.test_shape import smollm2
 
 LENGTH = 16
@@ -215,6 +216,37 @@ def test_a_student_that_was_killed_goes_on_from_the_answers(here):
         distil(here, out, tokens="6k")
     weights = [(here / out / "student" / "model.safetensors").read_bytes() for out in ("killed-run", "whole-run")]
     assert weights[0] == weights[1]
+
+
+def test_processes_with_a_part_of_the_teacher_each_capture_what_one_does(here, tmp_path):
+    """The first leads, and writes the same bits; the second has no result."""
+
+    def work(world):
+        return len(ask(here, tmp_path / "together", mesh="shard"))
+
+    assert on_ranks(2, work) == [len(ask(here, "whole")), 0]
+    for folder in ("answers", "held_out"):
+        files = sorted(file.name for file in (here / "whole" / folder).iterdir())
+        assert files == sorted(file.name for file in (tmp_path / "together" / folder).iterdir())
+        arrows = [name for name in files if name.endswith(".arrow")]
+        assert arrows
+        for name in arrows:
+            assert (tmp_path / "together" / folder / name).read_bytes() == (here / "whole" / folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("more", [{"stream": True}, {"params": "9k"}, {"vocab": 280}])
+def test_what_needs_the_whole_teacher_is_refused_where_it_is_spread(here, tmp_path, more):
+    def work(world):
+        with pytest.raises(
+            BadSetting, match=f"--{next(iter(more))} needs the whole teacher in one process, and --mesh shard"
+        ):
+            ask(here, tmp_path / "never", mesh="shard", **more)
+        with pytest.raises(BadSetting, match=r"capture is one process.* add --mesh shard"):
+            ask(here, tmp_path / "never", **more)
+        return "refused"
+
+    assert on_ranks(2, work) == ["refused"] * 2
+    assert not (tmp_path / "never").exists()
 
 
 def test_shards_of_several_machines_are_the_whole(here, tmp_path):

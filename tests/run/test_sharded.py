@@ -11,6 +11,7 @@ import torch
 from limbeck.disk import read_lines
 from limbeck.errors import BadFolder, OtherRankStopped
 from limbeck.models.language_model import whole
+from limbeck.models.led import leading
 from limbeck.models.load import load
 from limbeck.models.save import save
 from limbeck.probes import measure
@@ -243,3 +244,31 @@ def test_held_out_text_that_shards_measure_together_changes_no_bit(one, tmp_path
     expected = measure(llama(seed=2, tok=tokenizer()), None, [rows], documents=8)
     assert first["loss_nats"] == pytest.approx(expected.nats.sum() / expected.tokens.sum(), rel=1e-6)
     assert first["predictions"] == int((rows.weight > 0).sum())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_leader_computes_with_the_others_as_if_it_were_alone(tmp_path, tied):
+    """Rows that do not divide by the processes, several batches, and a model that is packed: the logits are the same."""
+    model = llama(seed=6, tok=tokenizer(), pad=3)
+    if not tied:
+        head = model.model.get_output_embeddings()
+        head.weight = torch.nn.Parameter(2 * head.weight.detach())
+        model.config.tie_word_embeddings = False
+    save(model, tmp_path / "model")
+    batches = [batch(rows, seed=rows) for rows in (3, 1, 4)]
+
+    def work(world):
+        with (
+            leading(tmp_path / "model", world.layout, device=world.device, dtype=torch.float32) as led,
+            torch.no_grad(),
+        ):
+            return (
+                "followed" if led is None else (led.parameters_count, [led(rows).logits().tolist() for rows in batches])
+            )
+
+    (counted, found), followed = on_ranks(2, work)
+    assert followed == "followed"
+    whole_model = load(tmp_path / "model")
+    assert counted == whole_model.parameters_count
+    for rows, logits in zip(batches, found, strict=True):
+        torch.testing.assert_close(torch.tensor(logits), whole_model(rows).logits(), rtol=0, atol=1e-5)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -54,7 +54,8 @@ class LanguageModel:
     count. A token beyond the rows of the head is allowed where only a text that spells it out contains it; such a text is
     refused. ``lineage`` records what a student was pruned from (`students.prune`); it is saved and loaded with the model.
     ``packs`` says whether the decoder takes rows of several documents. Where it is false, each document runs alone;
-    `models.verify` sets it. ``stored`` is the number format of the folder's weights, None where they are of none.
+    `models.verify` sets it. ``stored`` is the number format of the folder's weights, None where they are of none. Where it is not
+    ``in_one_process``, it computes hidden states alone.
 
     Raises BadModel for a model without an output head, and Mismatch where ordinary text reaches tokens without a row.
     """
@@ -64,6 +65,7 @@ class LanguageModel:
     name: str
     lineage: Mapping[str, Any] | None = None
     stored: torch.dtype | None = None
+    in_one_process: ClassVar[bool] = True
     vocab: int = field(init=False)
     packs: bool = field(init=False, default=True)
 

@@ -34,13 +34,15 @@ from limbeck.models.verify import verify
 from limbeck.models.weights import check_finite
 
 
-def shard(model: LanguageModel, mesh: DeviceMesh, *, train: bool, dtype: torch.dtype | None = None) -> None:
+def shard(
+    model: LanguageModel, mesh: DeviceMesh, *, train: bool, dtype: torch.dtype | None = None, ends: bool = True
+) -> None:
     """Shards a model's weights in place over a mesh of one dimension (shards) or two (replicas, shards).
 
     The weights become `DTensor`s; before they must be equal on all processes, or without storage. With ``train`` gradients are
     summed over the processes, not averaged, and embedding and head stay gathered from their use to the end of the backward pass.
     ``dtype``: the number format in which weights are gathered and computed with, None for their own; gradients are summed in
-    float32.
+    float32. Without ``ends`` embedding and head stay whole on each process.
 
     Raises BadModel for an architecture whose decoder has not exactly one list of layers.
     """
@@ -49,9 +51,10 @@ def shard(model: LanguageModel, mesh: DeviceMesh, *, train: bool, dtype: torch.d
     keep: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "reshard_after_forward": not train}
     for layer in layers_of(root):
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
-    for unit in _ends(root):
+    for unit in _ends(root) if ends else ():
         fully_shard(unit, **keep)
-    fully_shard(root, **keep)
+    both = (root.get_input_embeddings(), root.get_output_embeddings())
+    fully_shard(root, **keep, ignored_params=None if ends else {p for end in both for p in end.parameters()})
     for module in _units(root):
         # a step divides by the weight of all its tokens itself; the factor alone would be a reduction that gloo does not have
         module.set_gradient_divide_factor(1.0)
@@ -114,10 +117,12 @@ def load_sharded(
     dtype: torch.dtype,
     train: bool = False,
     gathered: torch.dtype | None = None,
+    ends: bool = True,
 ) -> LanguageModel:
     """A model from a folder or hub id, of which each process reads and holds its part of every weight alone.
 
-    All processes call it. It is frozen and in eval mode, unless ``train`` is true; ``gathered`` is the ``dtype`` of `shard`.
+    All processes call it. It is frozen and in eval mode, unless ``train`` is true; ``gathered`` is the ``dtype`` of `shard`,
+    ``ends`` as there.
     Raises BadModel and Mismatch as `load` does, and BadModel for quantised weights or an architecture whose weights have another
     form on disk.
     """
@@ -138,9 +143,13 @@ def load_sharded(
     loaded = LanguageModel(model, load_tokenizer(folder), display_name(name), known, stored_as)
     tensors = matched(folder, model, stored)
     model.requires_grad_(train)
-    shard(loaded, mesh, train=train, dtype=gathered)
+    shard(loaded, mesh, train=train, dtype=gathered, ends=ends)
+    both: Any = (model.get_input_embeddings(), model.get_output_embeddings())
+    tied = both[0].weight is both[1].weight
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}  # which no file holds, mostly
     model.to_empty(device=device)
+    if tied and both[0].weight is not both[1].weight:  # where they are no unit of FSDP, which keeps them one
+        both[1].weight = both[0].weight
     for name, buffer in model.named_buffers():
         buffer.copy_(kept[name])
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from limbeck.config.defaults import FREE_SHARE
 from limbeck.config.flag import Flag
-from limbeck.config.settings.common import Base, SeededSettings, TeacherSettings
+from limbeck.config.settings.common import Base, MeshText, SeededSettings, TeacherSettings
 from limbeck.config.values import Bytes, CodecName, Count, Price, Shard, Sizes
 
 CapturedTokens = Annotated[
@@ -71,6 +71,7 @@ class CaptureSettings(TeacherSettings):
             synonyms=("compression", "encoding", "method"),
         ),
     ] = "auto"
+    mesh: MeshText = Field(default=None, exclude=True)
     shard: Annotated[
         Shard,
         Flag(

@@ -35,7 +35,7 @@ from limbeck.errors import BadSetting
 from limbeck.jobs.capture.certificate import OBJECTIVES, certify
 from limbeck.jobs.capture.codecs import DECIDES, choose_codec, codecs_within, sample_of, show, show_kinds
 from limbeck.jobs.capture.generated import capture_text, check_alone
-from limbeck.jobs.capture.logits import LogitSource, check_capture, open_source, rows_in_flight
+from limbeck.jobs.capture.logits import LogitSource, check_capture, check_together, open_source, rows_in_flight
 from limbeck.jobs.capture.progress import progress
 from limbeck.jobs.common.captured import CERTIFICATE, COST, CUT, DATA, HELD_OUT, MEASURED, SAMPLES
 from limbeck.jobs.common.environment import Environment, environment_of, row_length
@@ -51,6 +51,7 @@ from limbeck.jobs.pair.unpacked import unpacked_cost
 from limbeck.jobs.pair.vocabulary import trimmed_in_run
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.led import LedModel, leading
 from limbeck.models.load import load, verified_folder
 from limbeck.models.save import save
 from limbeck.models.streamed import StreamedModel
@@ -62,6 +63,8 @@ from limbeck.report.capture_card import CARD, capture_card, next_of_capture
 from limbeck.report.words import count, duration
 from limbeck.run.log import console
 from limbeck.run.micro import micro_rows
+from limbeck.run.sharded import Sharded
+from limbeck.run.world import alone
 from limbeck.students.shape import choose as choose_shape
 from limbeck.teachers import Coding, LogitCache, NumberedRows, capture_outcomes
 from limbeck.teachers.cache import CODECS, missing_so_far, packed_signal
@@ -112,18 +115,40 @@ def capture(
     check_alone(settings)
     teacher = teacher_ref(settings.teacher, settings.tokenizer)
     environment = environment or environment_of(settings, computed_here(teacher))
-    if environment.world.size > 1:
+    world = environment.world
+    if world.size > 1 and not isinstance(world, Sharded):
         raise BadSetting(
-            "capture is one process: let each machine take a part with --shard 1/2, --shard 2/2, then merge"
+            "capture is one process: let each machine take a part with --shard 1/2, --shard 2/2, then merge; for a teacher that "
+            "does not fit one device add --mesh shard"
         )
     check_capture(settings, teacher)
+    if not isinstance(world, Sharded):
+        return _capture(settings, teacher, environment, started, tokenised=tokenised, vocabulary=vocabulary)
+    check_together(settings, teacher)
+    with leading(settings.teacher, world.layout, device=world.device, dtype=environment.dtype) as led:
+        if led is None:
+            return {}
+        return _capture(settings, teacher, Environment(alone(world.device), environment.bf16), started, led=led)
+
+
+def _capture(
+    settings: CaptureSettings,
+    teacher: TeacherRef,
+    environment: Environment,
+    started: float,
+    *,
+    tokenised: Path | None = None,
+    vocabulary: Path | None = None,
+    led: LanguageModel | None = None,
+) -> dict[str, Any]:
+    """`capture` of logits in this process, with its result. ``led``: the teacher, where other processes compute with this one."""
     teacher, derived = _with_vocabulary(settings, teacher, environment, vocabulary)
     length = _length(settings, teacher, environment)
     run = claim(settings.out, signature_of(settings, "capture", length=length, bf16=environment.bf16, **derived))
     if tokenised is not None and tokenised.is_dir():
         link_or_copy(tokenised, settings.out / DATA)
     with open_source(
-        settings, teacher, environment, length=length, k=run["codec"]["k"] if "codec" in run else None
+        settings, teacher, environment, length=length, k=run["codec"]["k"] if "codec" in run else None, led=led
     ) as source:
         source = _opened(settings, teacher, source, run, environment)
         if "text" not in run:  # which a continued capture has checked
@@ -365,7 +390,10 @@ def _text(store: TokenStore) -> dict[str, Any]:
 
 def _batch_rows(source: LogitSource, length: int, environment: Environment) -> int:
     """Rows of one query. A server has more, since several are in flight."""
-    return rows_in_flight(source.served) if source.served else micro_rows(length, environment.world.device)
+    if source.served:
+        return rows_in_flight(source.served)
+    together = source.logits.processes if isinstance(source.logits, LedModel) else 1
+    return together * micro_rows(length, environment.world.device)
 
 
 def _expect(
@@ -409,12 +437,11 @@ def _held_out(
         return
     with writing(file):
         file.parent.mkdir(exist_ok=True)
-    if isinstance(teacher, LanguageModel):
+    if isinstance(teacher, LanguageModel) and teacher.in_one_process:
         costs, wrote = cost("teacher", teacher), samples(teacher, None, store)
     else:
-        console.print(
-            "speed, peak memory and samples of the teacher are left out: each generated token would read all weights"
-        )
+        why = "each generated token would read all weights" if isinstance(teacher, StreamedModel) else "it is spread"
+        console.print(f"speed, peak memory and samples of the teacher are left out: {why}")
         costs, wrote = counted("teacher", source.about), []
     write_rows(settings.out / COST, [reading.row() for reading in costs])
     write_rows(settings.out / SAMPLES, wrote)

@@ -106,11 +106,36 @@ def check_capture(settings: CaptureSettings, teacher: TeacherRef) -> None:
         )
 
 
+def check_together(settings: CaptureSettings, teacher: TeacherRef) -> None:
+    """Raises BadSetting for what needs all weights of the teacher in one process, or none."""
+    if isinstance(teacher, ServedRef):
+        raise BadSetting(
+            f"--mesh {settings.mesh}: {settings.teacher} is on a server, and nothing of it is here: leave it out"
+        )
+    for flag, given, instead in (
+        ("--stream", settings.stream, ""),
+        ("--params", settings.params, ", and prune with limbeck shrink"),
+        ("--vocab", settings.vocab, ", and give it to limbeck distil, which restricts the logits"),
+    ):
+        if given:
+            raise BadSetting(
+                f"{flag} needs the whole teacher in one process, and --mesh {settings.mesh} spreads it: leave {flag} out{instead}"
+            )
+
+
 @contextmanager
 def open_source(
-    settings: CaptureSettings, teacher: TeacherRef, environment: Environment, *, length: int, k: int | None
+    settings: CaptureSettings,
+    teacher: TeacherRef,
+    environment: Environment,
+    *,
+    length: int,
+    k: int | None,
+    led: LanguageModel | None = None,
 ) -> Iterator[LogitSource]:
     """The source of a capture's logits. A server gives ``k`` outcomes per token; with None, as many as fit and it returns.
+
+    ``led`` is the teacher where it is loaded already.
 
     Raises Mismatch if a server now gives fewer than the ``k`` of a capture in progress.
     """
@@ -119,7 +144,7 @@ def open_source(
         if settings.stream:
             model: Whole = _streamed(settings, teacher, environment, length=length)
         else:
-            model = load_teacher(teacher, environment)
+            model = led or load_teacher(teacher, environment)
         about = model if isinstance(model, LanguageModel) else model.about
         dtype = str(environment.dtype).removeprefix("torch.")
         made_from = {"teacher": weights_digest(resolve(settings.teacher)), "dtype": dtype}
