@@ -5,6 +5,9 @@ definitions as documents have them, and tables. An answer is exact if each of it
 before it, which is what greedy generation gives. Beside it stands the same question after a row without that entry: what a model
 knows of the value by itself, or guesses. ``recalled`` is by how many nats a token the entry makes its value easier. The bytes of
 the state that a model carries past as many tokens stand beside each length.
+
+Several rows ask for entries of one document, often for the same entry. Documents are therefore the sampling unit of intervals,
+each with all rows that ask for one of its entries.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from limbeck.corpora import TokenStore
 from limbeck.corpora.tasks.spelled import Question
@@ -23,7 +26,7 @@ from limbeck.corpora.tasks.values import FORMS, Row, entries_of, sample_rows
 from limbeck.errors import BadTask
 from limbeck.models.language_model import LanguageModel
 from limbeck.planning.cost.size import Size
-from limbeck.probes.interval import Interval, bootstrap, share_interval
+from limbeck.probes.interval import FEWEST_DOCUMENTS, Interval, mean_interval, share_interval
 from limbeck.probes.named import TEXT, ProbeContext, probe
 from limbeck.probes.pass_until import spelled
 from limbeck.types import Batch, Reading
@@ -48,10 +51,21 @@ class Scores:
 
 @dataclass(frozen=True)
 class Values:
-    """Scores of rows that show the asked entry, and of the same rows without it."""
+    """Scores of rows that show the asked entry, and of the same rows without it; the document that each entry is from."""
 
     shown: Scores
     without: Scores
+    document: Int64[np.ndarray, " rows"]
+
+    def sums(self, column: Column) -> Float[np.ndarray, " documents"]:
+        """The sum of a column over the rows of each document that is asked about."""
+        _, number = np.unique(self.document, return_inverse=True)
+        return np.bincount(number, weights=column)
+
+    @property
+    def rows(self) -> Float[np.ndarray, " documents"]:
+        """The number of rows of each document that is asked about."""
+        return self.sums(np.ones(len(self.document)))
 
 
 @probe("values", reads=(*TEXT, "seed"))
@@ -72,7 +86,9 @@ def texts_of(store: TokenStore, model: LanguageModel) -> list[str]:
 
 
 def values(model: LanguageModel, texts: Sequence[str], *, seed: int = 0) -> list[Reading]:
-    """Exact answers by length and form, without the entry too, and nats that the entry saves. n counts rows.
+    """Exact answers by length and form, without the entry too, and nats that the entry saves.
+
+    n counts documents; fewer than three have no interval.
 
     Raises BadTask where the text has too few entries, or the context of the model is too short for a row.
     """
@@ -81,8 +97,8 @@ def values(model: LanguageModel, texts: Sequence[str], *, seed: int = 0) -> list
         scored = {form: measure_values(model, some) for form, some in rows.items()}
         together = pooled(list(scored.values()))
         for name, one in ((f"values_{length}", together), *((f"values_{length}_{f}", v) for f, v in scored.items())):
-            found[name] = _share(one.shown), "share"
-        found[f"values_{length}_without"] = _share(together.without), "share"
+            found[name] = _share(one, one.shown), "share"
+        found[f"values_{length}_without"] = _share(together, together.without), "share"
         found[f"values_{length}_recalled"] = recalled(together), "nats/token"
         size = float(Size.of(model.model.config).state_bytes(length, _FLOAT32))
         found[f"values_{length}_state_bytes"] = Interval(size, size, size, 1), "bytes"
@@ -92,10 +108,12 @@ def values(model: LanguageModel, texts: Sequence[str], *, seed: int = 0) -> list
     ]
 
 
-def rows_by_length(model: LanguageModel, texts: Sequence[str], *, seed: int) -> dict[int, Mapping[str, list[Row]]]:
-    """Rows by length and form; the same for all models of one tokenizer. Lengths at which no form fits are left out.
+def rows_by_length(
+    model: LanguageModel, texts: Sequence[str], *, seed: int, rows: int = ROWS
+) -> dict[int, Mapping[str, list[Row]]]:
+    """Rows by length and form, at most ``rows`` each. Lengths at which no form fits are left out.
 
-    Raises as `values`.
+    They are the same for all models of one tokenizer and context. Raises as `values`.
     """
     entries = entries_of(texts)
     if len(entries) < _FEWEST:
@@ -114,19 +132,19 @@ def rows_by_length(model: LanguageModel, texts: Sequence[str], *, seed: int) -> 
     found: dict[int, Mapping[str, list[Row]]] = {}
     for length in LENGTHS:
         if length <= model.context:
-            rows = {
+            drawn = {
                 form: sample_rows(
                     entries,
                     form,
                     tokens_of,
                     length=length,
-                    rows=ROWS,
+                    rows=rows,
                     generator=np.random.default_rng([seed, length, number]),
                 )
                 for number, form in enumerate(FORMS)
             }
-            if rows := {form: some for form, some in rows.items() if some}:
-                found[length] = rows
+            if drawn := {form: some for form, some in drawn.items() if some}:
+                found[length] = drawn
     if not found:
         raise BadTask(
             f"values: no two of the text's entries fit rows of {LENGTHS[0]} tokens or more within the context of {model.name}, "
@@ -137,7 +155,8 @@ def rows_by_length(model: LanguageModel, texts: Sequence[str], *, seed: int) -> 
 
 def measure_values(model: LanguageModel, rows: Sequence[Row]) -> Values:
     """Scores of rows, as they are and without the asked entry."""
-    return Values(score(model, [row.question for row in rows]), score(model, [row.without for row in rows]))
+    document = np.array([row.document for row in rows])
+    return Values(score(model, [row.question for row in rows]), score(model, [row.without for row in rows]), document)
 
 
 def pooled(parts: Sequence[Values]) -> Values:
@@ -146,13 +165,13 @@ def pooled(parts: Sequence[Values]) -> Values:
     def joined(scores: Sequence[Scores]) -> Scores:
         return Scores(*(np.concatenate([getattr(one, name) for one in scores]) for name in ("exact", "nats", "tokens")))
 
-    return Values(joined([one.shown for one in parts]), joined([one.without for one in parts]))
+    document = np.concatenate([one.document for one in parts])
+    return Values(joined([one.shown for one in parts]), joined([one.without for one in parts]), document)
 
 
 def recalled(one: Values) -> Interval:
-    """By how many nats a token an answer is easier after a row that has it, with its interval over rows."""
-    columns = np.stack([one.without.nats - one.shown.nats, one.shown.tokens], -1)[None]
-    return bootstrap(lambda total: total[..., :1] / total[..., 1:], columns)[0]
+    """By how many nats a token an answer is easier after a row that has it, with its interval over documents."""
+    return mean_interval(one.sums(one.without.nats - one.shown.nats), one.sums(one.shown.tokens))
 
 
 @torch.inference_mode()
@@ -189,5 +208,7 @@ def _scored(model: LanguageModel, spelt: Sequence[tuple[list[int], list[int]]]) 
     return found[:, 0], found[:, 1]
 
 
-def _share(scores: Scores) -> Interval:
-    return share_interval(scores.exact, np.ones_like(scores.exact))
+def _share(one: Values, scores: Scores) -> Interval:
+    """The share of exact answers among these scores of the rows."""
+    right, rows = one.sums(scores.exact), one.rows
+    return (share_interval if len(rows) >= FEWEST_DOCUMENTS else mean_interval)(right, rows)

@@ -1,7 +1,9 @@
 """Reading a value out of real text: names with their values, as documents have them, and one name again after them.
 
 An entry is a definition that some document has: a function or class of Python with the first words of its docstring, or the
-subject of a sentence such as "Anarchism is a political philosophy" with what it is. Rows show entries in one of three forms:
+subject of a sentence such as "Anarchism is a political philosophy" with what it is. What does not name a thing is no entry
+(`corpora.tasks.names`), nor is one whose value repeats a word of its name, since the question has it. Rows show entries in one of
+three forms:
 *fields* are lines ``name: value``, *tables* lines ``| name | value |``, and *definitions* the text of the document itself. The
 last line repeats the beginning of one of the entries, and its value, of three words, is the answer. It is recall in real text, as
 in the tasks of Based (arXiv 2402.18668, sec. 5), with values that a program can take out of any text.
@@ -10,11 +12,12 @@ in the tasks of Based (arXiv 2402.18668, sec. 5), with values that a program can
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from limbeck.corpora.tasks.names import has_content, names_a_definition, names_a_thing, share_a_word
 from limbeck.corpora.tasks.spelled import Question
 
 FORMS = ("fields", "definitions", "tables")
@@ -29,16 +32,22 @@ _SENTENCE = re.compile(
     r"(?P<said>(?:an?|the|one) [^.!?\n]+)[.!?]",
     re.MULTILINE,
 )
+_WORD = r"[^\W_][\w'’-]*"
+_VALUE = re.compile(rf"{_WORD}(?: {_WORD}){{{WORDS - 1}}}(?=[\s,;:]|\.(?:\s|$)|$)")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A name and its value. ``opening``: the text before the value in its document; ``rest``: what follows the value there."""
+    """A name and its value. ``opening``: the text before the value in its document; ``rest``: what follows the value there.
+
+    ``document`` is the number of that document, since entries of one are not independent of each other.
+    """
 
     name: str
     value: str
     opening: str
     rest: str
+    document: int = 0
 
     def shown(self, form: str) -> str:
         """The entry as a line of a row, or several."""
@@ -57,23 +66,28 @@ def entries_of(texts: Iterable[str]) -> list[Entry]:
     """The entries of documents in their order, each name and each value once, the first of them."""
     found: list[Entry] = []
     names, values = set[str](), set[str]()
-    for text in texts:
-        for entry in (*_entries(text, _CODE, _of_code), *_entries(text, _SENTENCE, _of_sentence)):
-            if entry.name.casefold() not in names and entry.value.casefold() not in values:
-                found.append(entry)
-                names.add(entry.name.casefold())
-                values.add(entry.value.casefold())
+    for document, text in enumerate(texts):
+        for name, said, opening in _definitions(text):
+            value = _value_of(said, name)
+            if value is not None and name.casefold() not in names and value.casefold() not in values:
+                found.append(Entry(name, value, opening, said[len(value) :], document))
+                names.add(name.casefold())
+                values.add(value.casefold())
     return found
 
 
-def _entries(text: str, pattern: re.Pattern[str], opening: Callable[[re.Match[str]], str]) -> list[Entry]:
-    found = []
-    for match in pattern.finditer(text):
-        words = re.match(rf"\S+(?: \S+){{{WORDS - 1}}}(?=[\s.,;:]|$)", match["said"].strip())
-        if words is not None:
-            value = words[0].rstrip(".,;:")
-            found.append(Entry(match["name"], value, opening(match), match["said"].strip()[len(value) :]))
-    return found
+def _definitions(text: str) -> Iterator[tuple[str, str, str]]:
+    """(name, what it is, the text before that) of all definitions of a document whose name is one: of code, then of prose."""
+    for pattern, is_name, opening in ((_CODE, names_a_definition, _of_code), (_SENTENCE, names_a_thing, _of_sentence)):
+        for match in pattern.finditer(text):
+            if is_name(match["name"]):
+                yield match["name"], match["said"].strip(), opening(match)
+
+
+def _value_of(said: str, name: str) -> str | None:
+    """The first words of what is said of a name, if they are words with content, and none of them is in the name."""
+    words = _VALUE.match(said)
+    return words[0] if words and has_content(words[0]) and not share_a_word(words[0], name) else None
 
 
 def _of_code(match: re.Match[str]) -> str:
@@ -86,11 +100,15 @@ def _of_sentence(match: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A row as a question, and the same without the entry that has the answer. ``entries``: how many the whole row shows."""
+    """A row as a question, and the same without the asked entry, which alone has the answer.
+
+    ``entries``: how many the whole row shows; ``document``: that of the asked one.
+    """
 
     question: Question
     without: Question
     entries: int
+    document: int
 
 
 def sample_rows(
@@ -105,7 +123,7 @@ def sample_rows(
     """Rows of a form of at most ``length`` tokens with their answers, each of as many random entries as fit.
 
     ``tokens_of`` counts the tokens of a text. The asked entry is any of a row's, all equally likely. Rows with fewer than two
-    entries are left out, so there may be fewer rows, or none.
+    entries are left out, and those in which another entry has the answer too, so there may be fewer rows, or none.
     """
     found = []
     for _ in range(rows):
@@ -113,7 +131,8 @@ def sample_rows(
         if len(shown) >= 2:
             asked = int(generator.integers(len(shown)))
             whole, less = (question(some, form, shown[asked]) for some in (shown, shown[:asked] + shown[asked + 1 :]))
-            found.append(Row(whole, less, len(shown)))
+            if shown[asked].value.casefold() not in less.prompt.casefold():
+                found.append(Row(whole, less, len(shown), shown[asked].document))
     return found
 
 
