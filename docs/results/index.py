@@ -7,24 +7,19 @@ from collections import Counter
 from pathlib import Path
 
 from effects import FIGURES, drawn
-from study_rows import HERE, JUDGED, Row, coverages, rows
+from study_rows import HERE, JUDGED, NOT_RUN, Row, coverages, rows
 
 BEGIN, END = "<!-- made by index.py: begin -->", "<!-- made by index.py: end -->"
 
 
 def table(page: Path) -> str:
-    """All claims in the overview, and below them what was measured; those of a study on its own page, without links."""
+    """All claims in the overview, below them what was measured and what is not yet run; those of a study on its own page."""
     if page.parent == HERE and page.name == "README.md":
         judged = [row for row in rows() if row.verdict in JUDGED]
-        rest = [row for row in rows() if row.verdict not in JUDGED]
-        return "\n\n".join(
-            [
-                counted(judged),
-                cells(judged, link=True),
-                counted(rest),
-                cells(rest, link=True),
-            ]
-        )
+        to_come = [row for row in rows() if row.verdict == NOT_RUN]
+        rest = [row for row in rows() if row.verdict not in (*JUDGED, NOT_RUN)]
+        parts = [part for part in (judged, rest, to_come) if part]
+        return "\n\n".join(text for part in parts for text in (counted(part), cells(part, link=True)))
     found = [row for row in rows() if row.page == name_of(page)]
     return f"{counted(found)}\n\n{cells(found, link=False)}"
 
@@ -42,7 +37,9 @@ def counted(found: list[Row]) -> str:
     if claims:
         verdicts = ", ".join(f"{counts[name]} {name}" for name in JUDGED if counts[name])
         parts.append(f"{claims} claim{'s' * (claims != 1)}: {verdicts}.")
-    if rest := len(found) - claims:
+    if counts[NOT_RUN]:
+        parts.append(f"{counts[NOT_RUN]} claims are not yet run. Their criteria stand.")
+    if rest := len(found) - claims - counts[NOT_RUN]:
         aims = ", ".join(f"{counts[name]} {name}" for name in ("aim met", "aim missed") if counts[name])
         parts.append(f"{rest} measurement{'s' * (rest != 1)} without a criterion{f': {aims}' * bool(aims)}.")
     return " ".join(parts)
@@ -59,10 +56,16 @@ def cells(found: list[Row], *, link: bool) -> str:
     lines = [["study"] * several + ["claim", "verdict", effect_of(found), "n"]]
     lines.append(["---"] * len(lines[0]))
     for row in found:
-        file = row.page if row.page.endswith(".md") else f"{row.page}/README.md"
-        study = [f"[{row.study}]({file})" if link else row.study.removeprefix(alike)] * several
+        study = [f"[{row.study}]({place_of(row)})" if link else row.study.removeprefix(alike)] * several
         lines.append([*study, *(cell.replace("|", "\\|") for cell in (row.claim, row.verdict, row.effect, row.n))])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def place_of(row: Row) -> str:
+    """Where a row leads: to its page, or to the commands of a study that has none yet."""
+    if row.verdict == NOT_RUN:
+        return f"{row.page}.sh"
+    return row.page if row.page.endswith(".md") else f"{row.page}/README.md"
 
 
 def effect_of(found: list[Row]) -> str:

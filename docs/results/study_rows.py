@@ -1,7 +1,7 @@
 """Every claim and measurement of the studies as a row of short cells, computed from the committed files.
 
 A claim was judged by a criterion: confirmed, refuted or inconclusive. What had none is "measured"; what had an aim instead is
-"aim met" or "aim missed".
+"aim met" or "aim missed". A claim whose criterion stands and whose study was not run is "not yet run".
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 
 import chat_page
+import values_criterion
 
 from limbeck.papers import recipe
 from limbeck.papers.lab.recipe import count_of
@@ -20,6 +21,7 @@ from limbeck.probes.interval import wilson
 HERE = Path(__file__).parent
 REAL_PAIR = HERE / "performance" / "real-pair.json"
 JUDGED = ("confirmed", "refuted", "inconclusive")
+NOT_RUN = "not yet run"
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,52 @@ def law_smollm2_rows(found: dict) -> Iterator[Row]:
         else:
             effect = interval(min(gains.values(), key=lambda gain: gain["value"]))
         yield Row("law-smollm2", "law-smollm2", f"{LAW[claim]}{f', {arm}' * bool(arm)}", one["verdict"], effect, n)
+
+
+VALUES = {  # the claims of values by their beginning
+    "context": "Attention reads back more than a tenth of the values",
+    "attention": "Attention reads back more than every model of fixed state",
+    "state": "Based reads back more with more state",
+    "window": "Based reads back more than a window of no fewer bytes",
+}
+
+
+def values() -> Iterator[Row]:
+    """Claims of the study values; before it was run, what they are."""
+    if there("values"):
+        yield from values_rows(read("values/results.json"))
+        return
+    for source in values_criterion.SOURCES:
+        for name in values_criterion.CLAIMS:
+            yield Row("values", values_study(source), values_claim(name), NOT_RUN, "", values_seeds())
+
+
+def values_rows(found: dict) -> Iterator[Row]:
+    """Claims of the study values from its results, with the smallest of their differences."""
+    for name, one in found["claims"].items():
+        source, _, claim = name.partition(": ")
+        rows = found["rows"][source]
+        pair, gain = min(one["gains"].items(), key=lambda pair: pair[1]["value"])
+        share = interval({key: 100 * gain[key] for key in ("value", "low", "high")}, digits=1, unit="% of the values")
+        least = f", the least: {pair}" if len(one["gains"]) > 1 else ""
+        n = f"{rows['documents']} documents, {rows['rows'][str(values_criterion.LENGTH)]} rows, {values_seeds()}"
+        yield Row("values", values_study(source), values_claim(claim), one["verdict"], share + least, n, bounds(gain))
+
+
+def values_study(source: str) -> str:
+    """What rows call the study on a source."""
+    return f"values, {source.capitalize()}"
+
+
+def values_claim(name: str) -> str:
+    """A claim of values in words, with its budget."""
+    claim, _, budget = name.partition(", ")
+    return f"{VALUES[claim]}{f', {budget}' * bool(budget)}"
+
+
+def values_seeds() -> str:
+    """How many seeds judge the claims of values."""
+    return f"{len(values_criterion.SEEDS)} seeds"
 
 
 def quantised(folder: str = "quantised") -> Iterator[Row]:
@@ -509,6 +557,7 @@ def rows() -> list[Row]:
         *smollm2(),
         *law_smollm2(),
         *chat(),
+        *values(),
         *quantised(),
         *stories(),
         *caches(),

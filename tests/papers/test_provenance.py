@@ -4,6 +4,7 @@ import ast
 import json
 import shutil
 from dataclasses import replace
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -220,6 +221,59 @@ def test_no_criterion_changes_without_an_entry_with_a_reason(name):
     )
     assert all(len(entry["why"]) > 10 for entry in entries)
     assert [entry["since"] for entry in entries] == sorted(entry["since"] for entry in entries)
+
+
+def test_no_criterion_of_a_study_changes_without_an_entry_with_a_reason(monkeypatch):
+    """Studies of docs/results whose criterion is a file of its own."""
+    monkeypatch.syspath_prepend(RESULTS)
+    found = import_module("criteria")
+    register = json.loads(found.STUDIES.read_text(encoding="utf-8"))
+    assert {name: entries[-1]["digests"]["study"] for name, entries in register.items()} == found.digests(), (
+        "What a study judges by is not what the register has. If that is meant, enter it with a reason, python "
+        'docs/results/criteria.py "why", and do not judge results that were seen by it: run the study on other seeds.'
+    )
+    for name, entries in register.items():
+        assert all(len(entry["why"]) > 10 for entry in entries)
+        assert [entry["since"] for entry in entries] == sorted(entry["since"] for entry in entries)
+        results = RESULTS / name / "results.json"
+        if results.exists():
+            judged = json.loads(results.read_text(encoding="utf-8"))
+            (entry,) = [one for one in entries if one["digests"]["study"] == judged["criterion"]]
+            assert not set(entry["seen"]) & set(judged["seeds"])
+
+
+def test_a_changed_criterion_of_a_study_is_entered_once(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(RESULTS)
+    enter, register = import_module("criteria").enter, tmp_path / "criteria.json"
+    register.write_text("{}")
+    for digest, why in (("a", "The first."), ("a", "Nothing."), ("b", "A mistake.")):
+        enter(register, {"no such study": {"study": digest}}, why)
+    entries = json.loads(register.read_text())["no such study"]
+    assert [(one["digests"], one["why"], one["seen"]) for one in entries] == [
+        ({"study": "a"}, "The first.", []),
+        ({"study": "b"}, "A mistake.", []),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("part", "old", "new", "changes"),
+    [
+        ("limbeck.probes.interval:wilson", "_Z = 1.959964", "_Z = 1.96", True),  # which it names
+        ("limbeck.probes.interval:wilson", "FEWEST_SEEDS = 3", "FEWEST_SEEDS = 2", False),
+        ("limbeck.probes.interval", "FEWEST_SEEDS = 3", "FEWEST_SEEDS = 2", True),
+        ("limbeck.probes.interval", "# fewer seeds show", "# few seeds show", False),
+    ],
+)
+def test_how_a_study_measures_has_a_digest(tmp_path, monkeypatch, part, old, new, changes):
+    before = criterion.definitions_digest([part])
+    text = (PACKAGE / "probes" / "interval.py").read_text(encoding="utf-8")
+    assert old in text
+    shutil.copytree(PACKAGE, tmp_path / "limbeck", ignore=shutil.ignore_patterns("builtin", "__pycache__"))
+    (tmp_path / "limbeck" / "probes" / "interval.py").write_text(text.replace(old, new), encoding="utf-8")
+    monkeypatch.setattr(criterion, "PACKAGE", tmp_path / "limbeck")
+    criterion._source.cache_clear()
+    assert (criterion.definitions_digest([part]) != before) == changes
+    criterion._source.cache_clear()
 
 
 def test_an_entry_is_found_by_its_digest_and_scale():

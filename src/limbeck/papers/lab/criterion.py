@@ -33,6 +33,8 @@ _RUN = {"evidence", "train_ladder", "TrainedLadder", "climb"}  # they train, or 
 _SCALES = {"SCALES", "SIZES", "LADDERS", "_SIZES"}  # these count by value, for the run's scale only
 _LEFT_OUT = _SHOWN | _RUN | _SCALES
 
+Place = tuple[str, str]  # a module and the name of a definition in it
+
 
 @dataclass(frozen=True)
 class Criterion:
@@ -71,6 +73,18 @@ def criterion_of(recipe: Recipe, scale: str) -> Criterion:
     return Criterion(_digest([whole, scaled], 16), dict(sorted((parts | {"scale": scaled}).items())))
 
 
+def definitions_digest(parts: Sequence[str]) -> str:
+    """The digest of all that modules of limbeck define, or of one definition with what it names ("module:name").
+
+    A study with a criterion of its own has it of how it measures.
+    """
+    read, places = _Read(), list[Place]()
+    for part in parts:
+        module, _, name = part.partition(":")
+        places += [(module, one) for one in ([name] if name else _source(module).defined)]
+    return _digest([read.whole(place) for place in places], 16)
+
+
 def entry_of(recipe: str, scale: str, digest: str) -> Entry | None:
     """The entry of the register for a criterion; None if it has none of that digest."""
     found = _found(recipe, scale, digest)
@@ -97,9 +111,6 @@ def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     renamed = {before[name] for name in gone} & {after[name] for name in new}
     differ = (name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     return sorted(name for name in differ if not {before.get(name), after.get(name)} & renamed)
-
-
-Place = tuple[str, str]  # a module and the name of a definition in it
 
 
 class _Read:

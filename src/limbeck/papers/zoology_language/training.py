@@ -24,7 +24,7 @@ from limbeck.generation.greedy import generate_greedy
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.mixers.mixer import Mixer
-from limbeck.papers.lab.loop import adamw_of, cosine, train_steps
+from limbeck.papers.lab.loop import Trained, adamw_of, cosine, train_steps
 from limbeck.papers.lab.text import mean_nats, rows_of_training, rows_of_tuning
 from limbeck.probes.slices import Bigrams, Slices, measure_slices
 
@@ -74,14 +74,22 @@ def tune_language(cell: LanguageCell, device: str, *, folder: Path) -> dict[str,
     return _trained(cell, *rows, device, folder)
 
 
-def _trained(
-    cell: LanguageCell,
-    corpus: Rows,
-    measured: Rows,
-    chosen: Int64[np.ndarray, " rows"],
-    device: str,
-    folder: Path,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TrainedDecoder:
+    """A decoder after its training, in evaluation mode, alone and with its tokenizer.
+
+    It read ``tokens`` in ``seconds``: of this process on a CPU, where others may run too, else of the clock.
+    """
+
+    decoder: LimbeckForCausalLM
+    model: LanguageModel
+    trained: Trained
+    tokens: int
+    seconds: float
+
+
+def train_decoder(cell: LanguageCell, corpus: Rows, device: str, *, folder: Path) -> TrainedDecoder:
+    """Trains the decoder of a cell on rows, with the tokenizer in the folder."""
     model = new_decoder(cell).to(device).train()
     optimizer = adamw_of(model, rate=cell.rate, weight_decay=DECAY)
     clock = _clock(device)
@@ -94,8 +102,20 @@ def _trained(
         steps=cell.steps,
     )
     spent = clock() - started
-    tokens = trained.updates * cell.rows * cell.length
     language_model = LanguageModel(model.eval(), tokenizer_of(folder), cell.name)
+    return TrainedDecoder(model, language_model, trained, trained.updates * cell.rows * cell.length, spent)
+
+
+def _trained(
+    cell: LanguageCell,
+    corpus: Rows,
+    measured: Rows,
+    chosen: Int64[np.ndarray, " rows"],
+    device: str,
+    folder: Path,
+) -> dict[str, Any]:
+    done = train_decoder(cell, corpus, device, folder=folder)
+    model, language_model = done.decoder, done.model
     batches = [
         measured.rows_of(chosen[start : start + _TOGETHER]).to(device) for start in range(0, len(chosen), _TOGETHER)
     ]
@@ -106,11 +126,11 @@ def _trained(
         "without_embeddings": without_embeddings(model),
         "mlp": model.config.intermediate_size,
         "state_bytes": sum(part.state_bytes(cell.length) for part in model.modules() if isinstance(part, Mixer)),
-        "trained_steps": trained.updates,
-        "trained_tokens": tokens,
-        "failed": trained.failed,
-        "tokens_per_s": tokens / spent if tokens else None,
-        "generated_per_s": _generated_per_s(language_model, cell.length, clock),
+        "trained_steps": done.trained.updates,
+        "trained_tokens": done.tokens,
+        "failed": done.trained.failed,
+        "tokens_per_s": done.tokens / done.seconds if done.tokens else None,
+        "generated_per_s": _generated_per_s(language_model, cell.length, _clock(device)),
         **_sums(found),
     }
 
