@@ -15,7 +15,7 @@ import pytest
 from limbeck.models.save import save
 from limbeck.papers.lab import criterion as lab
 from limbeck.papers.lab.criterion import definitions_digest
-from tests.helpers.models import llama, texts
+from tests.helpers.models import llama
 from tests.helpers.pages import check_page
 from tests.test_headlines import RESULTS, script
 
@@ -337,14 +337,12 @@ values.judge(*values.trained(Path(work), file, source=source), {}, Path(out))
 @pytest.mark.long
 def test_the_trainings_run_and_continue(tmp_path):
     said = [
-        f'def name{i}(x):\n    """Return thing{i} or other{i}, which is {words}"""\n'
-        for i, words in enumerate(texts(80))
-    ]
-    (tmp_path / "text.jsonl").write_text(
-        "".join(json.dumps({"text": "\n".join(said[start : start + 2])}) + "\n" for start in range(0, 80, 2))
-    )
+        f'def n{i}(x):\n    """Thing{i} or other{i} of it."""\n' for i in range(800)
+    ]  # of which a twentieth is held out
+    records = ({"text": "".join(said[start : start + 2])} for start in range(0, 800, 2))
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
     tiny = {"PARAMETERS": 20_000, "WIDTH": 16, "HEADS": 2, "VOCAB": 320, "LENGTHS": [128], "LENGTH": 128, "STEPS": 2}
-    tiny |= {"TUNING_STEPS": 1, "FACTORS": [1.0], "SEEDS": [1], "ROWS": 2}
+    tiny |= {"TUNING_STEPS": 1, "FACTORS": [1.0, 2.0], "SEEDS": [1], "ROWS": 2}
     command = [sys.executable, "-c", TINY, RESULTS, tmp_path / "work", tmp_path / "text.jsonl", articles(tmp_path)]
     command += [tmp_path / "out", json.dumps(tiny)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
