@@ -130,7 +130,7 @@ def draw_gaps(gaps: Mapping[str, Mapping[str, Mapping[float, Interval]]], file: 
         axes.set(xscale="log", xlabel="parameters without embeddings", ylabel="nats per token more than attention")
         axes.set_xticks(sizes, [count(size).replace(" ", "") for size in sizes])
         axes.set_xticks([], minor=True)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, handlelength=4.5)  # long enough to tell one dashing from another
 
 
 def draw_delays(explained: Mapping[str, Mapping[int, Interval]], file: Path) -> None:

@@ -54,13 +54,18 @@ class Training:
         return {"cell": asdict(self.cell), "result": finite(self.train(self.cell, self.device))}
 
 
+def device_of(context: RecipeContext) -> str:
+    """The device that all models of a recipe are trained and measured on: with "auto" CUDA if there is one, else the CPU."""
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    return usual if context.device == "auto" else context.device
+
+
 class Trainings:
     """The folder of a recipe's trainings, and the processes that run them. ``train`` gets a cell and a device."""
 
     def __init__(self, context: RecipeContext, train: Train) -> None:
         self._folder, self._workers, self._train = context.out / "trainings", context.workers, train
-        usual = "cuda" if torch.cuda.is_available() else "cpu"
-        self._device = usual if context.device == "auto" else context.device
+        self._device = device_of(context)
 
     def do(self, cells: Iterable[Cell]) -> None:
         """Runs the trainings without a result. Raises BadFolder as `result` does, before the first one."""

@@ -38,6 +38,7 @@ from limbeck.papers.lab.cells import best_factors, progress
 from limbeck.papers.lab.checks import checks_of
 from limbeck.papers.lab.instructions import TEMPLATE, write_instructions
 from limbeck.papers.lab.recipe import RecipeContext
+from limbeck.papers.lab.trainings import device_of
 from limbeck.probes import measure
 from limbeck.run.optim import suggested_learning_rate
 from limbeck.run.run import Plan, Run
@@ -168,8 +169,7 @@ class Tunings:
 
 def tunings(context: RecipeContext, *, length: int, batch_tokens: int, modules: int | None) -> Tunings:
     """The tunings of a recipe whose ladder is trained, with the instructions of ``modules`` modules (None: all) as tokens."""
-    where = "cuda" if context.device == "auto" and torch.cuda.is_available() else context.device.replace("auto", "cpu")
-    found = Tunings(context.out, length, batch_tokens, where, context.workers)
+    found = Tunings(context.out, length, batch_tokens, device_of(context), context.workers)
     learn, held_out = write_instructions(found.folder / "text", modules=modules)
     build_stores(str(learn), _tokenizer(found), found.folder / "data", eval_source=str(held_out))
     return found

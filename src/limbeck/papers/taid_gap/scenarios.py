@@ -12,6 +12,7 @@ from limbeck.jobs.pilot.grid import CellPlan, Scale
 from limbeck.papers.lab.cells import TrainedLadder, train_ladder
 from limbeck.papers.lab.paired import mean
 from limbeck.papers.lab.recipe import RecipeContext
+from limbeck.papers.lab.trainings import device_of
 from limbeck.papers.lab.tuning import TuningPlan, Tunings, tunings
 from limbeck.papers.taid_gap.mass import MassWork, measure_all
 
@@ -175,13 +176,13 @@ def _masses_of_cells(
     folders = {name: [work.folder / "cells" / cell.name / "student" for cell in row] for name, row in largest.items()}
     works = {
         name: [
-            MassWork(context.out / "mass" / folder.parent.name, folder, teacher, store, length, _device(context))
+            MassWork(context.out / "mass" / folder.parent.name, folder, teacher, store, length, device_of(context))
             for folder in row
         ]
         for name, row in folders.items()
     }
     works["the teacher"] = [
-        MassWork(context.out / "mass" / "teacher", teacher, teacher, store, length, _device(context))
+        MassWork(context.out / "mass" / "teacher", teacher, teacher, store, length, device_of(context))
     ]
     measure_all([one for row in works.values() for one in row], context.workers)
     return {name: np.array([one.result() for one in row]) for name, row in works.items()}
@@ -200,7 +201,7 @@ def _masses_of_tuned(
                 work.folder / teacher.name / "student",
                 work.folder / "data" / "held_out",
                 work.length,
-                _device(context),
+                device_of(context),
             )
             for plan in row
         ]
@@ -224,10 +225,6 @@ def _tokens_at_flops(work: TrainedLadder) -> dict[str, list[int]]:
 def _shorter(cell: CellPlan, tokens: int) -> CellPlan:
     """A student as in a cell, on another number of tokens."""
     return replace(cell, name=f"{cell.name}-flops", tokens=tokens, keep=False)
-
-
-def _device(context: RecipeContext) -> str:
-    return context.device.replace("auto", "cpu")
 
 
 def _title(name: str) -> str:
