@@ -11,23 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from circumstances import made_by
 from setting import LENGTH, prepare
 
-import limbeck
 from limbeck import Plan, Rows, Run, alone, build_stores, load
 from limbeck.objectives import parse
 from limbeck.run.micro import micro_rows
@@ -205,13 +201,7 @@ def main() -> None:
         print(f"training, {name}: {rate:,.0f} tokens per CPU-second{beside}")
     if arguments.out:
         facts = {
-            "command": shlex.join(["python", *sys.argv]),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {
-                "limbeck": limbeck.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
+            **made_by(),
             "formats": formats,
             "training": trained,
         }

@@ -14,18 +14,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from circumstances import made_by
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -225,9 +223,7 @@ def main() -> None:
         off = {key: max((abs(row[key] - 1) for row in some), default=0.0) for key in ("memory_ratio", "time_ratio")}
         worst[name] = off
         print(f"worst of {len(some)} ({name}): memory {off['memory_ratio']:.0%} off, time {off['time_ratio']:.0%} off")
-    versions = {name: version(name) for name in ("limbeck", "torch", "transformers")}
-    facts = {"command": shlex.join(sys.argv), "date": datetime.now(UTC).date().isoformat(), "versions": versions}
-    facts |= {"python": platform.python_version(), "processor": platform.processor(), "worst": worst}
+    facts = made_by("transformers") | {"worst": worst}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(facts | {"shapes": rows}, indent=2) + "\n")
 

@@ -15,8 +15,6 @@ import argparse
 import ctypes
 import json
 import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
@@ -24,11 +22,10 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from circumstances import made_by
 from setting import LENGTH, Setting, encode, prepare, write_texts
 
 if TYPE_CHECKING:
@@ -426,18 +423,13 @@ def _medians(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def circumstances(setting: Setting, documents: int) -> dict[str, Any]:
     """What the numbers depend on."""
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    names = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "limbeck")
     return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
-        "processor": next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), "unknown"),
+        **made_by("transformers", "trl", "accelerate", "datasets", "tokenizers"),
         "cores": os.cpu_count(),
         "threads": 1,
         "seed": 0,
         "documents": documents,
         "setting": {k: str(v) for k, v in asdict(setting).items()},
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
     }
 
 

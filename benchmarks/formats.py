@@ -12,21 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from circumstances import made_by
 from transformers import LlamaConfig
 
-import limbeck
 from limbeck.models.build import new_model
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
@@ -63,14 +59,11 @@ def main() -> None:
 
 
 def facts() -> dict[str, Any]:
-    """The command, date, machine and versions of a measurement."""
+    """What a measurement depends on: also the products that the processor has in bfloat16."""
     return {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": platform.processor() or platform.machine(),
+        **made_by(),
         "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
         "amx": torch.cpu._is_amx_tile_supported(),
-        "versions": {"limbeck": limbeck.__version__, "torch": torch.__version__},
     }
 
 

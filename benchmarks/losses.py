@@ -14,20 +14,17 @@ import argparse
 import ctypes
 import gc
 import json
-import platform
-import shlex
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from circumstances import made_by
 from torch import Tensor
 from torch.nn import functional
 
@@ -285,23 +282,9 @@ def table(results: dict[str, Measured], *, tokens: int, vocab: int) -> str:
 
 def circumstances(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the numbers depend on."""
-    processor = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), processor)
-    versions = {"python": platform.python_version()}
-    for name in ("limbeck", "torch", "transformers", "liger-kernel", "trl"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "hardware": torch.cuda.get_device_name() if arguments.device.startswith("cuda") else processor,
-        "threads": torch.get_num_threads(),
-        "versions": versions,
-    }
+    found = made_by("transformers", "liger-kernel", "trl")
+    hardware = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else found["processor"]
+    return found | {"hardware": hardware, "threads": torch.get_num_threads()}
 
 
 def main() -> None:

@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import shlex
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import torch
-import transformers
+from circumstances import made_by
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from torch import nn
@@ -275,14 +272,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     begun = time.process_time()
     results: dict[str, Any] = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *sys.argv]),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "processor": _processor(),
+        **made_by("transformers"),
         "width": WIDTH,
         "heads": HEADS,
         "counted": {name: counted(name) for name in MIXERS},
@@ -305,13 +295,6 @@ def main() -> None:
         results["peers"].append(row)
         keep(f"Transformers' {row['mixer']}")
     print(table(results))
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
 
 
 if __name__ == "__main__":

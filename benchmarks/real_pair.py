@@ -28,21 +28,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from math import log
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from circumstances import made_by
 from pair_setting import PairSetting, prepare
 from pair_trainings import Job
 
@@ -275,20 +272,7 @@ def table(cells: Sequence[dict[str, Any]]) -> str:
 
 def circumstances() -> dict[str, Any]:
     """What the numbers depend on."""
-    info = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    versions = {"python": platform.python_version()}
-    for name in ("torch", "transformers", "trl", "accelerate", "datasets", "limbeck"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:  # a peer that is not installed
-            continue
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": shlex.join(["python", *sys.argv]),
-        "processor": next((line.split(":", 1)[1].strip() for line in info if line.startswith("model name")), "unknown"),
-        "threads": 1,
-        "versions": versions,
-    }
+    return made_by("transformers", "trl", "accelerate", "datasets") | {"threads": 1}
 
 
 def main() -> None:

@@ -15,18 +15,16 @@ import argparse
 import http.client
 import json
 import multiprocessing
-import shlex
 import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from queue import SimpleQueue
 
 import torch
+from circumstances import made_by
 
 from limbeck.models.weightless import load_without_weights, save_without_weights
 from limbeck.teachers.remote.http import Address
@@ -181,9 +179,7 @@ def main() -> None:
         server.terminate()
     if options.out:
         facts = {
-            "command": shlex.join(["benchmarks/served.py", *sys.argv[1:]]),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {name: version(name) for name in ("limbeck", "torch")},
+            **made_by(),
             "tokens": options.rows * options.length,
             "most_tokens_per_s": most,
             "pairs": pairs,

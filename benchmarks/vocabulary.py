@@ -12,22 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from circumstances import made_by
 from torch import Tensor
 
-import limbeck
 from limbeck.config import DistilSettings
 from limbeck.jobs.pair.vocabulary import trimmed_beside
 from limbeck.models.anatomy import Anatomy, resized
@@ -67,17 +63,7 @@ def main() -> None:
     low, middle, high = (float(np.quantile(found["ratios"], q)) for q in (0, 0.5, 1))
     print(f"{middle:.2f} times as fast as with all tokens ({low:.2f} to {high:.2f} in {arguments.repeats} pairs)")
     if arguments.out:
-        facts = {
-            "command": shlex.join(["python", *sys.argv]),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": platform.processor() or platform.machine(),
-            "versions": {
-                "limbeck": limbeck.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-        }
-        arguments.out.write_text(json.dumps(facts | found, indent=1) + "\n", encoding="utf-8")
+        arguments.out.write_text(json.dumps(made_by() | found, indent=1) + "\n", encoding="utf-8")
 
 
 def measured(arguments: argparse.Namespace) -> dict[str, Any]:

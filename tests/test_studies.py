@@ -244,6 +244,21 @@ def imported(monkeypatch, *names: str):
     return [import_module(name) for name in names]
 
 
+def test_benchmarks_keep_what_their_numbers_depend_on(monkeypatch):
+    (circumstances,) = imported(monkeypatch, "circumstances")
+    monkeypatch.setattr(sys, "argv", ["benchmarks/losses.py", "--tokens", "a b"])
+    found = circumstances.made_by("numpy", "no-such-package")
+    assert set(found) == {"command", "date", "processor", "versions"}
+    assert found["command"] == "python benchmarks/losses.py --tokens 'a b'"
+    assert list(found["versions"]) == ["python", "limbeck", "torch", "numpy"]
+    assert found["versions"]["numpy"] == np.__version__
+    assert found["processor"]
+    clocks = {
+        file.stem for file in (ROOT / "benchmarks").glob("*.py") if "datetime" in file.read_text(encoding="utf-8")
+    }
+    assert clocks == {"circumstances"}, "each script has it from there"
+
+
 def test_peers_have_the_schedule_of_limbeck(monkeypatch):
     (trainings,) = imported(monkeypatch, "pair_trainings")
     for steps in (1, 3, 30, 117):
