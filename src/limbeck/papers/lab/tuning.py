@@ -6,7 +6,6 @@ measured on held-out questions: nats of the library's answers, and the checks th
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,10 +19,9 @@ import torch
 from jaxtyping import Float
 from transformers import PreTrainedTokenizerFast
 
-from limbeck.corpora import Rows, TokenStore, build_stores
+from limbeck.corpora import Rows, TokenStore
 from limbeck.disk import finite, replacing, sha256_of, sums
 from limbeck.errors import BadFolder, NonFiniteLoss
-from limbeck.generation.local import decoded_completion, generate
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import packed_as
 from limbeck.jobs.common.held_out import HeldOut
@@ -34,9 +32,16 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.models.save import save
 from limbeck.objectives.spec import ObjectiveSpec
+from limbeck.papers.lab.answers import checks_passed, chosen_questions
 from limbeck.papers.lab.cells import best_factors, progress
-from limbeck.papers.lab.checks import checks_of
-from limbeck.papers.lab.instructions import TEMPLATE, write_instructions
+from limbeck.papers.lab.conversations import (
+    chat_tokenizer,
+    held_out_conversations,
+    lines_of,
+    store_of,
+    sums_by_module,
+    write_conversations,
+)
 from limbeck.papers.lab.recipe import RecipeContext
 from limbeck.papers.lab.trainings import device_of
 from limbeck.probes import measure
@@ -48,8 +53,7 @@ from limbeck.teachers import HiddenStates, NumberedRows, capture
 # A factor of the rate of training. MiniChat's 2e-5 is a fifteenth of MiniMA's 3e-4, too little for so short a tuning.
 _RATE = 0.3
 _MODULES = "modules.npy"
-_LONGEST = 192  # tokens of a generated answer
-_QUESTIONS_AT_ONCE, _TOGETHER = 64, 4096  # a batch of questions; tokens of a teacher's forward pass
+_TOGETHER = 4096  # tokens of a teacher's forward pass
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,8 @@ class Tunings:
 
     def by_module(self, documents: Float[np.ndarray, "documents n"]) -> Float[np.ndarray, "modules n"]:
         """Sums of held-out conversations about one module, which are not independent samples."""
-        return _by_module([row["module"] for row in _conversations(self)], _lines(_store(self, "held_out")), documents)
+        modules = [row["module"] for row in held_out_conversations(self.folder)]
+        return sums_by_module(modules, lines_of(_store(self, "held_out")), documents)
 
     def _modules(self, plan: TuningPlan) -> Float[np.ndarray, "modules 4"]:
         self.result(plan)  # verifies the checksum
@@ -170,8 +175,7 @@ class Tunings:
 def tunings(context: RecipeContext, *, length: int, batch_tokens: int, modules: int | None) -> Tunings:
     """The tunings of a recipe whose ladder is trained, with the instructions of ``modules`` modules (None: all) as tokens."""
     found = Tunings(context.out, length, batch_tokens, device_of(context), context.workers)
-    learn, held_out = write_instructions(found.folder / "text", modules=modules)
-    build_stores(str(learn), _tokenizer(found), found.folder / "data", eval_source=str(held_out))
+    write_conversations(found.folder, _tokenizer(found), modules=modules)
     return found
 
 
@@ -227,11 +231,11 @@ class TuningWork:
         store = _store(self.tunings, "held_out")
         text = held_out_of(self.tunings, self._machine)
         measured = measure(model, None, text.batches(), documents=store.documents)
-        rows = _conversations(self.tunings)
-        asked = _asked(rows, self.plan.questions)
-        passed = _passed(model, [rows[line] for line in asked])
+        rows = held_out_conversations(self.tunings.folder)
+        asked = chosen_questions(rows, self.plan.questions)
+        passed = checks_passed(model, [rows[line] for line in asked])
         likelihood = self.tunings.by_module(np.stack([measured.nats, measured.tokens], -1))
-        return np.concatenate([likelihood, _by_module([row["module"] for row in rows], asked, passed)], axis=1)
+        return np.concatenate([likelihood, sums_by_module([row["module"] for row in rows], asked, passed)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -262,55 +266,6 @@ def held_out_of(its: Tunings, machine: Environment) -> HeldOut:
     return HeldOut(_store(its, "held_out"), length=its.length, environment=machine)
 
 
-def _asked(rows: Sequence[Mapping[str, Any]], questions: int) -> list[int]:
-    """The numbers of the conversations whose questions are asked, the same for all models."""
-    return sorted(np.random.default_rng(0).permutation(len(rows))[:questions].tolist())
-
-
-def _passed(model: LanguageModel, rows: Sequence[Mapping[str, Any]]) -> Float[np.ndarray, "rows 2"]:
-    """How many checks greedy answers to the questions of some conversations pass, and of how many."""
-    found: list[tuple[int, int]] = []
-    for start in range(0, len(rows), _QUESTIONS_AT_ONCE):
-        part = [[message["content"] for message in row["messages"]] for row in rows[start : start + _QUESTIONS_AT_ONCE]]
-        prompts = [_prompt(model, question) for question, _ in part]
-        uniforms = np.zeros((len(part), _LONGEST))
-        made = generate(model, prompts, max_new_tokens=_LONGEST, temperature=0.0, uniforms=uniforms)
-        for (question, right), prompt, answer in zip(part, prompts, made, strict=True):
-            text = decoded_completion(model.tokenizer, prompt, answer.tokens)
-            checks = checks_of(question, text, right, ended=answer.finished)
-            found.append((sum(checks.values()), len(checks)))
-    return np.array(found, dtype=float).reshape(-1, 2)
-
-
-def _prompt(model: LanguageModel, question: str) -> list[int]:
-    """The tokens of a question, up to where its answer begins."""
-    messages = [{"role": "user", "content": question}]
-    text = model.tokenizer.apply_chat_template(messages, tokenize=False)
-    ids: list[int] = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
-
-
-def _conversations(its: Tunings) -> list[dict[str, Any]]:
-    """The held-out conversations, in the order of their file."""
-    lines = (its.folder / "text" / "held_out.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def _lines(store: TokenStore) -> list[int]:
-    """The number of each document's line in the file of conversations."""
-    return [int(store.name_of(i).rpartition(":")[2]) - 1 for i in range(store.documents)]
-
-
-def _by_module(
-    modules: Sequence[str], lines: Sequence[int], sums: Float[np.ndarray, "lines n"]
-) -> Float[np.ndarray, "modules n"]:
-    """Sums by module, in the order of their names. ``lines`` are the conversations summed, and ``modules`` those of all."""
-    number = {name: i for i, name in enumerate(sorted(set(modules)))}
-    found = np.zeros((len(number), sums.shape[1]))
-    np.add.at(found, np.array([number[modules[line]] for line in lines], dtype=int), sums)
-    return found
-
-
 def _needs_teacher(plan: TuningPlan) -> bool:
     return bool(plan.tokens) and ObjectiveSpec.of(plan.objective).make().needs_teacher
 
@@ -320,13 +275,11 @@ def _states(its: Tunings, teacher: str) -> Path:
 
 
 def _store(its: Tunings, side: str) -> TokenStore:
-    return TokenStore.open(its.folder / "data" / side)
+    return store_of(its.folder, side)
 
 
 def _tokenizer(its: Tunings) -> PreTrainedTokenizerFast:
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(its.out / "trainings" / "tokenizer")
-    tokenizer.chat_template = TEMPLATE
-    return tokenizer
+    return chat_tokenizer(its.out / "trainings" / "tokenizer")
 
 
 def _made_from(its: Tunings, teacher: str, store: TokenStore, tokens: int) -> dict[str, Any]:
