@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 TEXTS = ("stories", "stdlib")
 NAMES = ("[s4d", "95 %", "1 + elu", "H3", "rank 2")  # digits that are no figures
-MADE_LATER = ("smollm2", "smollm2-chat", "quantised", "law-smollm2", "values")  # studies that were added before they were run
+# Studies that were added before they were run.
+MADE_LATER = ("smollm2", "smollm2-chat", "quantised", "law-smollm2", "values")
 FREE = re.compile(r"`[^`]*`|\]\([^)]*\)")  # code, and where links lead
 
 

@@ -205,7 +205,8 @@ def main(what, work, articles, *rest):
         out, workers = Path(rest[0]), int(rest[1]) if len(rest) > 1 else 1
         files = sorted((Path(work) / "converted").glob("*.json"))
         others = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
-        judge(*trained(Path(work), articles, workers=workers), others, out)
+        factors, results, seconds = trained(Path(work), articles, workers=workers)
+        judge(factors, results, seconds, others, out)
 
 
 if __name__ == "__main__":
