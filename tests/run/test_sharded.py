@@ -86,6 +86,16 @@ def test_a_student_that_is_read_in_parts_trains_as_one_in_memory(one, tmp_path):
     assert losses(tmp_path / "parts") == losses(tmp_path / "memory") != []
 
 
+def test_micro_batches_and_recomputed_layers_train_as_one_process(one, tmp_path):
+    """With one row at a time gradients are reduced after the last alone; layers are gathered once more where they are recomputed."""
+    data, _ = one
+    how = {"steps": 4, "rows": 6, "micro": 1, "checkpointing": "layers"}
+    build(tmp_path / "one", data, **how).train()
+    on_ranks(2, lambda world: sharded_run(tmp_path / "two", data, world, **how).train())
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    assert len(losses(tmp_path / "two")) == 4
+
+
 def test_a_checkpoint_is_continued_by_another_number_of_processes(one, tmp_path):
     """Every tensor of the train state has the same bits after the switch, in both directions."""
     data, folder = one
