@@ -87,7 +87,7 @@ def test_a_student_that_is_read_in_parts_trains_as_one_in_memory(one, tmp_path):
 
 
 def test_micro_batches_and_recomputed_layers_train_as_one_process(one, tmp_path):
-    """With one row at a time gradients are reduced after the last alone; layers are gathered once more where they are recomputed."""
+    """With one row at a time gradients are reduced after the last alone; recomputed layers are gathered once more."""
     data, _ = one
     how = {"steps": 4, "rows": 6, "micro": 1, "checkpointing": "layers"}
     build(tmp_path / "one", data, **how).train()
