@@ -10,6 +10,7 @@ import torch
 
 from limbeck.disk import read_lines
 from limbeck.errors import BadFolder, OtherRankStopped
+from limbeck.jobs.common import folder
 from limbeck.models.language_model import whole
 from limbeck.models.led import leading
 from limbeck.models.load import load
@@ -282,3 +283,19 @@ def test_a_leader_computes_with_the_others_as_if_it_were_alone(tmp_path, tied):
     assert counted == whole_model.parameters_count
     for rows, logits in zip(batches, found, strict=True):
         torch.testing.assert_close(torch.tensor(logits), whole_model(rows).logits(), rtol=0, atol=1e-5)
+
+
+def test_a_folder_that_not_all_processes_see_stops_all_of_them(tmp_path, monkeypatch):
+    """As one on a disk of each machine; the error names who does not see it."""
+    monkeypatch.setattr(folder, "_PATIENCE", ())
+
+    def work(world):
+        with pytest.raises(
+            BadFolder, match=r"expected a folder on a disk that all processes share, but rank 1 on \S+ cannot"
+        ):
+            folder.claim_together(tmp_path / str(world.rank), {"job": "distil"}, world)
+        return sorted(folder.claim_together(tmp_path / "one", {"job": "distil"}, world))
+
+    first, second = on_ranks(2, work, mesh="replicate")
+    assert "signature" in first
+    assert second == []

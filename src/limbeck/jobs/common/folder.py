@@ -11,6 +11,7 @@ import platform
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,10 +23,13 @@ from limbeck.config import BASELINES, PTQ
 from limbeck.corpora import TokenStore
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.layout import PACKINGS, STREAM, WITHOUT_LONG
-from limbeck.disk import read_json, refuse_links, remove_leftovers, take, write_json, writing
+from limbeck.disk import read_json, refuse_links, remove_leftovers, sha256_of, take, write_json, writing
 from limbeck.errors import BadFolder
+from limbeck.run.world import World
 from limbeck.scrub import scrubbed
 from limbeck.teachers.ref import VOCABULARY
+
+_PATIENCE = (0.1, 0.4, 1.5, 8)  # seconds
 
 # What changes where and how fast a run is made, not what comes out
 _HOW = {
@@ -97,6 +101,32 @@ def claim(folder: Path, signature: dict[str, Any]) -> dict[str, Any]:
             f"({shlex.join(run.get('command', []))}), or give a new folder with --out."
         )
     return run
+
+
+def claim_together(folder: Path, signature: dict[str, Any], world: World) -> dict[str, Any]:
+    """`claim` on rank 0 with its result, an empty dict on the other ranks, which then see the folder.
+
+    Raises BadFolder as `claim` does, and on all ranks where one does not see what rank 0 wrote.
+    """
+    run = claim(folder, signature) if world.first else {}
+    written = world.share(sha256_of(folder / "run.json") if world.first else "")
+    blind = [f"rank {rank} on {host}" for rank, host, sees in world.gather(_seen(folder, written, world)) if not sees]
+    if blind:
+        raise BadFolder(
+            f"{folder.absolute()}: expected a folder on a disk that all processes share, but {', '.join(blind)} cannot read what "
+            f"rank 0 wrote there: give such a folder with --out, by the same path on each machine"
+        )
+    return run
+
+
+def _seen(folder: Path, written: str, world: World) -> tuple[int, str, bool]:
+    """(rank, host, whether run.json is here as rank 0 wrote it). A network's disk may show it some seconds later."""
+    file = folder / "run.json"
+    for wait in (0, *_PATIENCE):
+        time.sleep(wait)
+        if file.is_file() and sha256_of(file) == written:
+            return world.rank, platform.node(), True
+    return world.rank, platform.node(), False
 
 
 def reserve(folder: Path) -> bool:

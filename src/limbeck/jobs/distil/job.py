@@ -21,7 +21,7 @@ from limbeck.disk import claims, read_json
 from limbeck.ending import show_ending
 from limbeck.errors import BadModel
 from limbeck.jobs.common.environment import Environment, environment_of
-from limbeck.jobs.common.folder import claim, now, same_corpus, update
+from limbeck.jobs.common.folder import claim_together, now, same_corpus, update
 from limbeck.jobs.common.held_out import watch_of
 from limbeck.jobs.common.opening import open_documents
 from limbeck.jobs.common.packing import packed
@@ -149,8 +149,7 @@ def prepare(
     length = plan.budget.length
     if settings.tasks and not beside and environment.world.first:
         load_tasks(settings.tasks)  # for its errors: what follows may take hours before they are needed
-    run = claim(settings.out, plan.signature(logits, environment)) if environment.world.first else {}
-    environment.world.barrier()
+    run = claim_together(settings.out, plan.signature(logits, environment), environment.world)
     continued = "teacher" in run  # written below, before the first training
     if isinstance(request.teacher, ServedRef) and not beside:
         _check_served(request, length=length, environment=environment)

@@ -19,7 +19,7 @@ from limbeck.disk import claims
 from limbeck.ending import show_ending
 from limbeck.errors import BadSetting, LimbeckError
 from limbeck.jobs.common.environment import environment_of
-from limbeck.jobs.common.folder import claim, now, signature_of, update
+from limbeck.jobs.common.folder import claim_together, now, signature_of, update
 from limbeck.jobs.distil.align import AlignedTexts, check_align
 from limbeck.jobs.distil.arms import Arm, take_over, train, train_members
 from limbeck.jobs.distil.conversion import check_conversion
@@ -50,7 +50,7 @@ def sweep(settings: DistilSettings) -> dict[str, Any]:
         AlignedTexts.by(request.objectives)
     for name, one in wanted.items():  # a mistake in the last is found before the first begins
         _check(one, name)
-    run = claim(settings.out, signature_of(settings, "family", **logits)) if environment.world.first else {}
+    run = claim_together(settings.out, signature_of(settings, "family", **logits), environment.world)
     continued = "members" in run
     if environment.world.first:
         update(settings.out, run, members=list(wanted), objectives=[one.objective.text for one in wanted.values()])

@@ -22,7 +22,7 @@ from limbeck.disk import claims, whole_folder, write_digests, write_lines, write
 from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadSetting, BadShape
 from limbeck.jobs.common.environment import Environment, batch_rows, environment_of, row_length
-from limbeck.jobs.common.folder import claim, now, same_corpus, signature_of, text_of_run, update
+from limbeck.jobs.common.folder import claim_together, now, same_corpus, signature_of, text_of_run, update
 from limbeck.jobs.common.held_out import HeldOut, watch_of
 from limbeck.jobs.common.text import columns_of, print_notes, records_of
 from limbeck.jobs.common.training import plan_of
@@ -67,12 +67,8 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     rows, steps = batch_rows(settings, length, world.size)
     for source in filter(None, (settings.data, settings.eval_data)):
         resolve_source(source, columns_of(settings))
-    run = (
-        claim(out, signature_of(settings, "pretrain", length=length, rows=rows, bf16=environment.bf16))
-        if world.first
-        else {}
-    )
-    world.barrier()
+    signature = signature_of(settings, "pretrain", length=length, rows=rows, bf16=environment.bf16)
+    run = claim_together(out, signature, world)
     tokenizer = _tokenizer(settings, out, environment)
     if world.first:
         train, _ = build_stores(
