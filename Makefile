@@ -5,7 +5,7 @@
 #   make test     the tests; LIMBECK_TEST_DATA names a folder of real models and texts, without it their tests skip
 #   make lint     style; make types: the type checker; make docs: every command of README, tutorial and how-to pages
 #   make long     the tests that train several students or start processes, a minute or two
-#   make extras   the tests that need packages of extras (llama.cpp, ONNX, lm-eval), which it installs
+#   make extras   the tests that need packages of extras (llama.cpp, ONNX, lm-eval, TensorBoard), which it installs
 #   make site     the pages of docs/ as a site in build/site; a warning is an error
 #   make cluster  the tests that start a Ray cluster, for which it installs the extra
 #   make recipes  the tests that run a recipe of `limbeck reproduce` from end to end, minutes
@@ -59,7 +59,7 @@ long: .venv/.ready
 	$(BIN)/python -m pytest -m long -n auto --dist load
 
 extras: .venv/.ready
-	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[gguf,onnx,quant,eval,llamacpp]'
+	$(BIN)/python -m pip install --quiet --constraint constraints/cpu.txt --editable '.[gguf,onnx,quant,eval,llamacpp,tensorboard]'
 	$(BIN)/python -m pytest -m extras -n auto --dist load
 
 cluster: .venv/.ready

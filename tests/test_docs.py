@@ -117,7 +117,9 @@ def test_every_command_of_a_table_runs(page, place, run, monkeypatch):
 
 
 @pytest.mark.docs
-@pytest.mark.parametrize("page", ["own-data", "chat-data", "served-teacher", "two-machines", "gguf", "export"])
+@pytest.mark.parametrize(
+    "page", ["own-data", "chat-data", "served-teacher", "two-machines", "leave-a-run-alone", "gguf", "export"]
+)
 def test_a_how_to_page_runs(page, place, run, monkeypatch):
     """One folder a page, in which its commands follow one another."""
     folder = place / page

@@ -101,6 +101,11 @@ def doctor(
     max_grad_norm: float | None = 1.0,
     betas: str | tuple[float, float] | None = "0.9,0.95",
     save_every: int | str | None = None,
+    average: str | None = None,
+    eval_every: int | str | None = None,
+    patience: int | None = None,
+    weights: Literal["last", "best"] | None = None,
+    track: Literal["trackio", "wandb", "tensorboard", "mlflow"] | None = None,
     objective: str | Objective | Sequence[str | Objective] | None = "ForwardKL",
     tokenizer_align: Literal["bytes"] | None = None,
     qat: Literal["int8", "int4"] | None = None,
@@ -169,6 +174,16 @@ def doctor(
         betas: AdamW's decay rates of the means of gradients and of their squares. Default: 0.9,0.95.
         save_every: Steps, or minutes, after which a checkpoint is saved. For example 500 or 30min. Default: 200
             steps, and 10 minutes at the latest.
+        average: Average the weights: ema:DECAY is an exponential average, last:SHARE the mean over the last share
+            of the steps. For example ema:0.999 or last:0.2. Default: not averaged.
+        eval_every: Steps after which the held-out loss is measured, on documents that take no part in the final
+            evaluation. Default: six points of a training, on a few sequences.
+        patience: With --eval-every: end a training after so many measurements in a row without a lower held-out
+            loss.
+        weights: With --eval-every: which weights become the student, those after the last step or those with the
+            lowest held-out loss. Default: last; best with --patience.
+        track: Send loss, learning rate, gradient norm and held-out loss to a tracker while training; settings and
+            keys are those of its own environment variables. Default: none; metrics.jsonl has all.
         objective: Distillation loss, by name, as a weighted sum, or FILE.py:CLASS; several between commas are as
             many students. For example 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL' or 'ForwardKL, TAID'.
             Default: ForwardKL.
@@ -294,6 +309,11 @@ def distil(
     max_grad_norm: float | None = 1.0,
     betas: str | tuple[float, float] | None = "0.9,0.95",
     save_every: int | str | None = None,
+    average: str | None = None,
+    eval_every: int | str | None = None,
+    patience: int | None = None,
+    weights: Literal["last", "best"] | None = None,
+    track: Literal["trackio", "wandb", "tensorboard", "mlflow"] | None = None,
     objective: str | Objective | Sequence[str | Objective] | None = "ForwardKL",
     tokenizer_align: Literal["bytes"] | None = None,
     qat: Literal["int8", "int4"] | None = None,
@@ -364,6 +384,16 @@ def distil(
         betas: AdamW's decay rates of the means of gradients and of their squares. Default: 0.9,0.95.
         save_every: Steps, or minutes, after which a checkpoint is saved. For example 500 or 30min. Default: 200
             steps, and 10 minutes at the latest.
+        average: Average the weights: ema:DECAY is an exponential average, last:SHARE the mean over the last share
+            of the steps. For example ema:0.999 or last:0.2. Default: not averaged.
+        eval_every: Steps after which the held-out loss is measured, on documents that take no part in the final
+            evaluation. Default: six points of a training, on a few sequences.
+        patience: With --eval-every: end a training after so many measurements in a row without a lower held-out
+            loss.
+        weights: With --eval-every: which weights become the student, those after the last step or those with the
+            lowest held-out loss. Default: last; best with --patience.
+        track: Send loss, learning rate, gradient norm and held-out loss to a tracker while training; settings and
+            keys are those of its own environment variables. Default: none; metrics.jsonl has all.
         objective: Distillation loss, by name, as a weighted sum, or FILE.py:CLASS; several between commas are as
             many students. For example 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL' or 'ForwardKL, TAID'.
             Default: ForwardKL.
@@ -678,6 +708,11 @@ def pretrain(
     max_grad_norm: float | None = 1.0,
     betas: str | tuple[float, float] | None = "0.9,0.95",
     save_every: int | str | None = None,
+    average: str | None = None,
+    eval_every: int | str | None = None,
+    patience: int | None = None,
+    weights: Literal["last", "best"] | None = None,
+    track: Literal["trackio", "wandb", "tensorboard", "mlflow"] | None = None,
     seed: int | None = 0,
     mixers: str | Sequence[str] | None = None,
     width: int | None = None,
@@ -720,6 +755,16 @@ def pretrain(
         betas: AdamW's decay rates of the means of gradients and of their squares. Default: 0.9,0.95.
         save_every: Steps, or minutes, after which a checkpoint is saved. For example 500 or 30min. Default: 200
             steps, and 10 minutes at the latest.
+        average: Average the weights: ema:DECAY is an exponential average, last:SHARE the mean over the last share
+            of the steps. For example ema:0.999 or last:0.2. Default: not averaged.
+        eval_every: Steps after which the held-out loss is measured, on documents that take no part in the final
+            evaluation. Default: six points of a training, on a few sequences.
+        patience: With --eval-every: end a training after so many measurements in a row without a lower held-out
+            loss.
+        weights: With --eval-every: which weights become the student, those after the last step or those with the
+            lowest held-out loss. Default: last; best with --patience.
+        track: Send loss, learning rate, gradient norm and held-out loss to a tracker while training; settings and
+            keys are those of its own environment variables. Default: none; metrics.jsonl has all.
         seed: Seed of data order, new weights and samples. Default: 0.
         mixers: Layers of a decoder of limbeck's own, by pattern, repeated until full. For example
             conv,based,conv,swa:64 or attention*1,gdn*3.

@@ -1,7 +1,8 @@
 """Removes API keys and passwords from messages, logs and files.
 
 Any text from a user, a server or a library may contain one: the command line of a run, a server's error message, the address
-in an exception. All of these go through `scrubbed` before they are printed or stored.
+in an exception. All of these go through `scrubbed` before they are printed or stored, and through `without_folders` before they
+are published.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import os
 import re
 
 API_KEYS = ("LIMBECK_API_KEY", "OPENAI_API_KEY")
-_SECRETS = (*API_KEYS, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_TRACKERS = ("WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
+_SECRETS = (*API_KEYS, *_TRACKERS, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _HIDDEN = "***"
 _SHORTEST = 6  # characters of a key to search for; a shorter one would match ordinary words
 _PATTERNS = (
@@ -28,6 +30,11 @@ def scrubbed(text: str) -> str:
     for pattern, shown in _PATTERNS:
         text = pattern.sub(shown, text)
     return text
+
+
+def without_folders(text: str) -> str:
+    """A text without the folders of this machine in it, of which only the last names are left: it may be published."""
+    return re.sub(r"(?<![\w:/.])(?:~|\.{0,2})/(?:[^\s/,;]+/)+(?=[^\s/,;])", "", text)
 
 
 def _secrets() -> list[str]:

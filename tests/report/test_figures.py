@@ -41,7 +41,14 @@ def figures(page):
 
 def test_losses_stand_beside_the_teachers_level(folder):  # noqa: F811
     found = figures(write_report(folder).read_text())
-    assert set(found) == {"Training loss by tokens read", "Held-out loss before and after training"}
+    assert set(found) == {
+        "Training loss by tokens read",
+        "Held-out loss before and after training",
+        "Learning rate and gradient norm by tokens read",
+    }
+    optimiser = found.pop("Learning rate and gradient norm by tokens read")
+    assert ">gradient norm, before clipping</text>" in optimiser
+    assert "mathdefault" not in optimiser  # a power of ten as a number, since the page shows text as it is
     for figure in found.values():
         assert ">teacher</text>" in figure
         assert "var(--teacher)" in figure

@@ -10,12 +10,19 @@ from transformers import LlamaConfig
 
 from limbeck.config import DistilSettings, PretrainSettings
 from limbeck.errors import BadFolder
-from limbeck.jobs.common.rates import rate_finding, schedule_of
+from limbeck.jobs.common.rates import (
+    early_stop_findings,
+    fresh_rate_finding,
+    optimiser_findings,
+    rate_finding,
+    schedule_of,
+)
 from limbeck.jobs.pretrain.job import pretrain
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
 from limbeck.papers.lab.loop import adamw_of
 from limbeck.run.optim import (
     SLOWEST,
+    TUNED,
     adamw,
     learning_rate,
     set_rates,
@@ -65,6 +72,33 @@ def test_the_doctor_reports_the_source_of_a_rate():
     assert said[1_500_000_000].message.startswith("0.0001 for 1.50 B parameters was never tried out here above 3.00 M")
     assert "lies between" in said[20_000_000].message
     assert rate_finding(DistilSettings(lr=0.5), 10**9).message == "0.5, as asked"
+
+
+def test_defaults_beyond_what_was_measured_are_named():
+    """Up to 3M parameters nothing is said; above, what was not given and where it comes from."""
+    usual = DistilSettings()
+    assert [*fresh_rate_finding(usual, TUNED), *optimiser_findings(usual, TUNED)] == []
+    (rate,) = fresh_rate_finding(usual, 1_700_000_000)
+    assert rate.level == "warning"
+    assert rate.message.startswith(
+        "0.00031 for 1.70 B parameters from random weights was never tried out here above 3.00 M"
+    )
+    assert fresh_rate_finding(DistilSettings(lr=1e-3), 10**9) == []
+    (optimiser,) = optimiser_findings(usual, 10**9)
+    assert optimiser.message.startswith(
+        "warm-up 5 % of the steps and weight decay 0.01: tried out on students of up to 3.00 M"
+    )
+    assert optimiser.remedy == "as they do: --warmup 0.01 --weight-decay 0.1"
+    (one,) = optimiser_findings(DistilSettings(warmup=0.05), 10**9)  # asked for, so only the other is named
+    assert one.remedy == "as they do: --weight-decay 0.1"
+    assert optimiser_findings(PretrainSettings(warmup=0.01, weight_decay=0.1), 10**9) == []
+
+
+def test_an_early_stop_before_the_decay_is_named():
+    patient = DistilSettings(eval_every=10, patience=2)
+    (found,) = early_stop_findings(patient, "wsd")
+    assert found.message == "--patience 2 may end a training before its wsd schedule has decayed, which lowers the loss"
+    assert early_stop_findings(patient, "constant") == early_stop_findings(DistilSettings(), "wsd") == []
 
 
 def _mixed() -> LimbeckForCausalLM:

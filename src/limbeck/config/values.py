@@ -209,6 +209,24 @@ def _betas(value: Any) -> Any:
     return first, second
 
 
+def _average(value: Any) -> Any:
+    """ "ema:DECAY" or "last:SHARE", with the usual number where none is given; None for no average."""
+    if value is None:
+        return None
+    kind, colon, number = str(value).strip().partition(":")
+    usual = {"ema": 0.999, "last": 0.2}
+    try:
+        found = float(number) if colon else usual.get(kind, math.nan)
+    except ValueError:
+        found = math.nan
+    if kind not in usual or not 0 < found < 1:
+        raise ValueError(
+            "expected ema:0.999 (an exponential average with its decay) or last:0.2 (the mean over the last fifth of the "
+            f"steps), with a number between 0 and 1, got {value!r}"
+        )
+    return f"{kind}:{found:g}"
+
+
 _MINUTES = {"min": 1.0, "m": 1.0, "h": 60.0}
 
 
@@ -310,6 +328,7 @@ Price = Annotated[
 ]
 Warmup = Annotated[float, BeforeValidator(_warmup)]
 Betas = Annotated[tuple[float, float], BeforeValidator(_betas), Accepts("str | tuple[float, float]", "FLOAT,FLOAT")]
+Average = Annotated[str | None, BeforeValidator(_average), Accepts("str", "ema|last[:FLOAT]")]
 SaveInterval = Annotated[int | str, BeforeValidator(_save_interval), Accepts("int | str", "STEPS|TIME")]
 CodecName = Annotated[
     Literal["auto", "drawn", "coarse"],

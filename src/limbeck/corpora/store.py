@@ -198,8 +198,16 @@ class TokenStore:
 
     def digests(self) -> frozenset[bytes]:
         """SHA-256 of all documents' contents; empty for a store of an earlier version without them."""
+        return frozenset(self._digests())
+
+    def digests_of(self, documents: Int64[np.ndarray, " n"]) -> frozenset[bytes]:
+        """SHA-256 of the contents of some documents; empty for a store of an earlier version without them."""
+        found = self._digests()
+        return frozenset(found[number] for number in documents.tolist()) if found else frozenset()
+
+    def _digests(self) -> list[bytes]:
         kept = [shard.column("sha256") for shard in self._shards if "sha256" in shard.schema.names]
-        return frozenset(digest for column in kept for digest in column.to_pylist())
+        return [digest for column in kept for digest in column.to_pylist()]
 
     def _pieces(self, start: int, stop: int) -> list[tuple[int, int, int]]:
         """(shard, start, stop in it) for each shard with a part of the stream."""

@@ -18,7 +18,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from limbeck.probes.calibration import ReliabilityBin
 from limbeck.report.levels import teacher_level
@@ -107,12 +107,14 @@ def _short(title: str) -> str:
 class HeldOutCurve:
     """Held-out nats per token of an arm: (tokens trained on, a reading with its interval), in order of tokens.
 
-    ``watched``: (tokens, nats per token) during the training, on fewer sequences.
+    ``watched``: (tokens, nats per token) during the training, on fewer sequences. ``taken``: the tokens of the weights that
+    were taken, where those were chosen by what was watched.
     """
 
     arm: str
     points: Sequence[tuple[float, Reading]]
     watched: Sequence[tuple[float, float]] = ()
+    taken: float | None = None
 
 
 def held_out_curves(curves: Sequence[HeldOutCurve], *, teacher: Reading | None, start: Start = CUT) -> Markup | None:
@@ -133,6 +135,15 @@ def held_out_curves(curves: Sequence[HeldOutCurve], *, teacher: Reading | None, 
             if curve.watched:
                 x, y = [tokens / unit for tokens, _ in curve.watched], [nats for _, nats in curve.watched]
                 axes.plot(x, y, color=color, linewidth=1.4, marker=".", markersize=4)
+                ring = [nats for tokens, nats in curve.watched if tokens == curve.taken]
+                if ring and curve.taken is not None:
+                    style: dict[str, Any] = {
+                        "marker": "o",
+                        "markersize": 10,
+                        "markerfacecolor": "none",
+                        "markeredgewidth": 1.4,
+                    }
+                    axes.plot([curve.taken / unit], ring[:1], color=color, linestyle="none", **style)
             _bars(
                 axes,
                 [tokens / unit for tokens, _ in curve.points],
@@ -148,6 +159,46 @@ def held_out_curves(curves: Sequence[HeldOutCurve], *, teacher: Reading | None, 
         figure.legend(loc="outside upper left", ncols=3)
         when = "before, during and after" if any(curve.watched for curve in curves) else "before and after"
         return _svg(figure, f"Held-out loss {when} training")
+
+
+def optimiser_curves(curves: Sequence[Curve], *, start: Start = CUT) -> Markup | None:
+    """Learning rate and gradient norm before clipping by tokens read, of each arm's first seed; None where neither is known."""
+    first = {curve.arm: curve for curve in reversed(curves) if len(curve.rows) > 1}
+    shown = [curve for arm in [*ORDER, "model"] if (curve := first.get(arm)) is not None and _known(curve.rows, "lr")]
+    if not shown:
+        return None
+    unit, name = _unit(max(curve.rows[-1]["tokens"] for curve in shown))
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8.6, 2.7), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for curve in shown:
+            color = _PAGE.get(curve.arm, _PAGE["student"])
+            x, y = _column(curve.rows, "lr")
+            left.plot(x / unit, y, color=color, linewidth=1.6, label=label(curve.arm, start))
+            x, y = _column(curve.rows, "grad_norm")
+            if len(x):
+                right.plot(x / unit, y, color=color, linewidth=0.6, alpha=0.25)
+                right.plot(x / unit, _smooth(y), color=color, linewidth=1.6)
+        left.set(title="learning rate", xlabel=f"{name} trained on", ylim=(0, None))
+        right.set(title="gradient norm, before clipping", xlabel=f"{name} trained on", yscale="log")
+        right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # no math in a text of the page
+        right.yaxis.set_minor_formatter(NullFormatter())
+        for axes in (left, right):
+            _plain(axes)
+            axes.margins(x=0.01)
+        figure.legend(loc="outside upper left", ncols=4)
+        return _svg(figure, "Learning rate and gradient norm by tokens read")
+
+
+def _known(rows: Rows, name: str) -> bool:
+    return any(row.get(name) is not None for row in rows)
+
+
+def _column(rows: Rows, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens, values) of the rows in which a value is known."""
+    known = [(row["tokens"], row[name]) for row in rows if row.get(name) is not None and math.isfinite(row[name])]
+    found = np.array(known, dtype=float).reshape(-1, 2)
+    return found[:, 0], found[:, 1]
 
 
 def reliability_plot(models: Mapping[str, Sequence[ReliabilityBin]], *, start: Start = CUT) -> Markup | None:

@@ -16,6 +16,7 @@ from limbeck.errors import BadFolder
 from limbeck.probes import Measurements
 from limbeck.report import schema as kinds
 from limbeck.report.figures import Curve
+from limbeck.report.trained import Trained, trained_in
 from limbeck.types import Reading, ReadingRow
 
 _ARM = re.compile(r"(.+)-seed(\d+)")
@@ -30,6 +31,7 @@ class RunFolder:
     readings: Sequence[Reading]
     curves: Sequence[Curve]
     watched: Sequence[Curve]  # held-out loss during the trainings
+    trained: Sequence[Trained]  # how far those went that could end early
     verdict: Mapping[str, Any]
     samples: Sequence[Mapping[str, Any]]
     surprises: Sequence[Mapping[str, Any]]
@@ -39,11 +41,13 @@ class RunFolder:
     @classmethod
     def read(cls, folder: Path) -> RunFolder:
         """Reads a folder. Raises BadFolder where it holds no run, or a file of it is no JSON."""
+        run = read_run(folder)
         return cls(
-            run=read_run(folder),
+            run=run,
             readings=[Reading.of(row) for row in read_lines(folder / "readings.jsonl", ReadingRow, appended=False)],
             curves=_curves(folder, "metrics.jsonl", _steps),
             watched=_curves(folder, "held_out.jsonl", lambda path: read_lines(path, kinds.Watched)),
+            trained=trained_in(folder, run),
             verdict=_there(folder / "verdict.json", lambda file: read_json(file, kinds.Verdict), {}),
             samples=_there(folder / "samples.json", lambda file: read_rows(file, kinds.Sample), []),
             surprises=_there(folder / "surprises.json", lambda file: read_rows(file, kinds.KLExample), []),

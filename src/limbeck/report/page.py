@@ -22,12 +22,21 @@ from limbeck.disk import write_text
 from limbeck.probes.calibration import reliability
 from limbeck.probes.interval import FEWEST_DOCUMENTS
 from limbeck.report.decision import by_chance, rows_decided, rule, too_few
-from limbeck.report.figures import Curve, HeldOutCurve, held_out_curves, loss_curves, reliability_plot, task_points
+from limbeck.report.figures import (
+    Curve,
+    HeldOutCurve,
+    held_out_curves,
+    loss_curves,
+    optimiser_curves,
+    reliability_plot,
+    task_points,
+)
 from limbeck.report.folder import RunFolder
 from limbeck.report.samples import in_whole_words
 from limbeck.report.start import Start, start_of
 from limbeck.report.state import fewer, state_rows
 from limbeck.report.tasks import headline_scores, task_table
+from limbeck.report.trained import chosen, used_table
 from limbeck.report.words import LABELS, ORDER, bounded, count, counted, duration, label, plus_minus, share, size
 from limbeck.terminal import visible
 from limbeck.types import Reading
@@ -158,6 +167,9 @@ def render(found: RunFolder) -> str:
             curves=_curves(found, start),
             held_out=_held_out(found, start),
             watched=_watched(found),
+            apart=(found.run.get("plan") or {}).get("eval_every"),
+            optimiser=optimiser_curves(found.curves, start=start),
+            used=used_table(found.trained, found.run, start),
             reliability=reliability_plot(
                 {name: reliability(found.measured[name]) for name in _SHOWN if name in found.measured}, start=start
             ),
@@ -217,11 +229,24 @@ def _held_out(found: RunFolder, start: Start) -> Markup | None:
         first = [(0.0, before)] if before and arm in _FROM_START else []
         watched = next((curve.rows for curve in found.watched if curve.arm == arm), ())
         during = [(float(row["tokens"]), row["loss_nats"]) for row in watched]
-        curves.append(HeldOutCurve(arm, [*first, (float(rows[0][-1]["tokens"]), after)], during))
+        taken = _taken(found, arm, watched)
+        end = float(rows[0][-1]["tokens"]) if taken is None else taken
+        curves.append(HeldOutCurve(arm, [*first, (end, after)], during, taken))
     if _from_scratch(found.run) and (after := found.reading("model", "held_out")) and found.curves:
-        during = [(float(row["tokens"]), row["loss_nats"]) for curve in found.watched for row in curve.rows]
-        curves.append(HeldOutCurve("model", [(float(found.curves[0].rows[-1]["tokens"]), after)], during))
+        watched = [row for curve in found.watched for row in curve.rows]
+        during = [(float(row["tokens"]), row["loss_nats"]) for row in watched]
+        taken = _taken(found, "model", watched)
+        end = float(found.curves[0].rows[-1]["tokens"]) if taken is None else taken
+        curves.append(HeldOutCurve("model", [(end, after)], during, taken))
     return held_out_curves(curves, teacher=found.reading("teacher", "held_out"), start=start)
+
+
+def _taken(found: RunFolder, arm: str, watched: Sequence[Mapping[str, Any]]) -> float | None:
+    """The tokens of the weights that were taken of an arm's first seed; None where they are those after its last step."""
+    first = next((one for one in found.trained if one.arm == arm), None)
+    if first is None or not chosen([first]):
+        return None
+    return next((float(row["tokens"]) for row in watched if row["step"] == first.taken), None)
 
 
 def _watched(found: RunFolder) -> str:
@@ -252,7 +277,8 @@ def _subtitle(run: Mapping[str, Any]) -> str:
     if answers := (run.get("teacher") or {}).get("answers"):
         parts.append(f"captured logits: {answers}")
     if plan.get("tokens"):
-        parts.append(f"{count(plan['tokens'])} tokens read in {counted(plan.get('steps', 0), 'step')}")
+        most = "at most " if plan.get("patience") else ""
+        parts.append(f"{most}{count(plan['tokens'])} tokens read in {counted(plan.get('steps', 0), 'step')}")
     if run.get("seconds"):
         parts.append(duration(run["seconds"]))
     if run.get("started"):
@@ -298,7 +324,8 @@ def _equal_compute(found: RunFolder) -> list[tuple[str, str, str]]:
         if gain["name"] == "cut+ce@flops - student":
             sign = 1 if gain["value"] >= 0 else -1
             ends = [] if gain["low"] is None else [_ends(*sorted((sign * gain["low"], sign * gain["high"])))]
-            what = f"nats per token {'fewer' if sign > 0 else 'more'} than cross-entropy at equal compute"
+            equal = "given the same compute at most" if chosen(found.trained) else "at equal compute"
+            what = f"nats per token {'fewer' if sign > 0 else 'more'} than cross-entropy {equal}"
             return [(what, f"{sign * gain['value']:.3f}", "; ".join([*ends, _sentence(outcome, gain, chance)]))]
     return []
 

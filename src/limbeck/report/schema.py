@@ -40,6 +40,8 @@ class Plan(TypedDict, total=False):
     tokens: Count
     learning_rate: float
     schedule: str
+    eval_every: Count
+    patience: Count | None
 
 
 class Finding(TypedDict):
@@ -198,8 +200,20 @@ class Step(TypedDict, total=False):
     step: Count
     tokens: Count
     loss_nats: float | None
+    lr: float | None
+    grad_norm: float | None
     tokens_per_s: float | None
     peak_rss_gib: float | None
+
+
+class Training(TypedDict):
+    """training.json: how far a training went that could end early, and which of its weights were taken."""
+
+    steps: Count
+    of: Count
+    tokens: Count
+    patience: Count | None
+    taken_step: Count
 
 
 class Watched(TypedDict):

@@ -29,11 +29,13 @@ WANTED_DOCUMENTS = 30  # with fewer, the t that widens intervals matters, and si
 Documents = Float[np.ndarray, "*documents"]
 
 
-def _against(start: Start) -> dict[str, tuple[str, str]]:
+def _against(start: Start, *, at_most: bool) -> dict[str, tuple[str, str]]:
     """Names of each baseline: after "gained over", and as the subject of "is better"."""
+    tokens = "given as many tokens at most" if at_most else "at equal tokens"
+    compute = f"cross-entropy given the same compute{' at most' if at_most else ''}"
     return {
-        "cut+ce": ("cross-entropy at equal tokens", "cross-entropy"),
-        "cut+ce@flops": ("cross-entropy given the same compute", "cross-entropy given the same compute"),
+        "cut+ce": (f"cross-entropy {tokens}", "cross-entropy"),
+        "cut+ce@flops": (compute, compute),
         "fresh+kd": ("the same training from random weights", "the same training from random weights"),
         "cut": (start.name, start.name),
         "attention": ("the same student with attention everywhere", "attention everywhere"),
@@ -92,6 +94,7 @@ def verdict(
     text_bytes: tuple[Documents, Documents] | None = None,
     start: Start = CUT,
     against_attention: str = "",
+    used: str = "",
 ) -> Verdict:
     """The verdict on ``arms["student"]``, with whichever of "cut+ce", "cut+ce@flops", "fresh+kd", "cut", "attention", "ptq" there
     are.
@@ -99,10 +102,11 @@ def verdict(
     ``price`` is what the teacher's logits cost, where the objective needs them. Each arm is a list of measurements, one a
     seed; seed k of two arms is compared with seed k. ``text_bytes`` are those of each document that the
     student's tokens, and that the teacher's, stand for, where they are not the same tokens. ``start`` is what "cut" is.
-    ``against_attention`` is a sentence that replaces the difference to the arm "attention"; it names no winner.
+    ``against_attention`` is a sentence that replaces the difference to the arm "attention"; it names no winner. ``used`` says
+    what each training used, where they could end early: "equal" is then what each could use at most, and no break-even is given.
     Raises Mismatch where two arms were not measured on the same documents.
     """
-    against = _against(start)
+    against = _against(start, at_most=bool(used))
     found = _decided({name: _gain(arms["student"], arms[name], name) for name in against if arms.get(name)})
     differences = list(found.values())
     main = found.get("cut+ce")
@@ -122,7 +126,9 @@ def verdict(
     others = ("ptq", "fresh+kd", "cut", *(() if against_attention else ("attention",)))
     notes = [_sentence("the student", found[name], against[name]) for name in others if name in found]
     uses = None
-    if price is not None and main and "cut+ce@flops" in found:
+    if used:
+        notes.insert(0, used)
+    elif price is not None and main and "cut+ce@flops" in found:
         uses = break_even(arms["student"], arms["cut+ce"], arms["cut+ce@flops"], price)
         notes.insert(0, uses.text)
         notes += _overfits(arms["cut+ce"], arms["cut+ce@flops"])

@@ -59,5 +59,5 @@ def train_lockstep(runs: Sequence[Run], *, label: str) -> None:
             else:
                 done[behind] = step
     for run, step in zip(runs, done, strict=True):
-        if step < run.plan.steps:
+        if not run.complete:
             raise run.interrupted(step, caught)

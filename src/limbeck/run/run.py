@@ -9,8 +9,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -24,17 +24,30 @@ from limbeck.errors import BadFolder, BadSetting, Interrupted, NonFiniteLoss
 from limbeck.models.checkpointing import can_checkpoint, checkpoint_layers
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives.base import Objective
+from limbeck.run.average import Averaging, WeightAverage
 from limbeck.run.log import Metrics, console, peak_rss_gib, progress
 from limbeck.run.mesh import Mesh
 from limbeck.run.micro import MicroBatch, micro_batches, micro_rows
 from limbeck.run.optim import SLOWEST, Schedule, adamw, set_rates, slow_parameters
-from limbeck.run.save import TrainState, checkpoints, load_checkpoint, save_checkpoint
+from limbeck.run.save import (
+    TrainState,
+    checkpoints,
+    drop_best,
+    load_best,
+    load_checkpoint,
+    save_best,
+    save_checkpoint,
+)
+from limbeck.run.selection import Rule, Selection
 from limbeck.run.step import LossTerm, Step, train_step
+from limbeck.run.trackers.tracker import Tracked, of_row, tracking
 from limbeck.run.watch import Watch
 from limbeck.run.world import meeting
 from limbeck.types import ChunkTeacher, Corpus, Teacher
 
 Checkpointing = Literal["auto", "none", "layers"]
+
+Row = dict[str, float | int]
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,8 @@ class Plan:
     gradients are clipped, ``betas`` are AdamW's, ``bf16`` is mixed precision (bfloat16 autocast). A checkpoint is saved every
     ``save_every`` steps, and ``save_minutes`` after the last one at the latest. ``micro`` rows are computed at once on a rank,
     None for as many as are usual there; fewer where memory runs out. ``checkpointing`` "layers" computes layers twice instead of
-    keeping their activations, "auto" does so once a single row is too much otherwise.
+    keeping their activations, "auto" does so once a single row is too much otherwise. ``average`` says how the weights are
+    averaged, as in "ema:0.999" (`average.Averaging`); "" for not.
     """
 
     steps: int
@@ -61,6 +75,7 @@ class Plan:
     betas: tuple[float, float] = BETAS
     micro: int | None = None
     checkpointing: Checkpointing = "auto"
+    average: str = ""
 
 
 @dataclass
@@ -69,7 +84,8 @@ class Run:
 
     ``update`` performs one optimiser step, with the signature of `train_step`; ``unit`` is the unit of its loss. ``after`` is the
     expected time in seconds of the rest of the whole run after this training, for progress lines only. ``watch``: held-out text
-    that is measured during the training, None for none.
+    that is measured during the training, None for none. ``rule``: what follows from those measurements, None for nothing;
+    ranks that do not measure have it too. ``tracked``: how a tracker shows the training, None for no tracker.
     """
 
     folder: Path
@@ -84,6 +100,11 @@ class Run:
     unit: str = "nats"
     after: float = 0.0
     watch: Watch | None = None
+    rule: Rule | None = None
+    tracked: Tracked | None = None
+    done: int = field(default=0, init=False)  # steps
+    complete: bool = field(default=False, init=False)  # whether all steps are done, or as many as the rule allows
+    selection: Selection | None = field(default=None, init=False)
     _micro: MicroBatch = field(init=False, repr=False)
     _checkpointed: bool = field(init=False, repr=False, default=False)
 
@@ -100,7 +121,7 @@ class Run:
         """
         with signals() as caught:
             *_, done = self.steps(caught)
-        if done < self.plan.steps:
+        if not self.complete:
             raise self.interrupted(done, caught)
 
     def steps(self, caught: Sequence[int], *, label: str | None = None) -> Iterator[int]:
@@ -114,7 +135,9 @@ class Run:
                 self.folder.mkdir(parents=True, exist_ok=True)
         self.world.barrier()
         optimizer = self._begin()
-        train_state = TrainState(self.student.model, optimizer, self.objective)
+        average = self._average()
+        train_state = TrainState(self.student.model, optimizer, self.objective, average)
+        self.selection = selection = Selection(self.rule)
         step, tokens = self._resume(train_state)
         label = self.label if label is None else label
         with (
@@ -127,34 +150,86 @@ class Run:
                 loss=self._loss,
                 after=self.after,
             ) as reporter,
-            self._watching(step) as watched,
+            self._tracking(step) as track,
+            self._watching(step, average, track) as watched,
         ):
+            if step == 0:
+                self._select(watched(0, 0), 0, average)
             yield step
             saved = time.monotonic()
-            while step < self.plan.steps:
+            while step < self.plan.steps and not selection.over:
                 start = time.perf_counter()
                 lr = self._set_learning_rate(optimizer, step)
                 report = self._step(step, optimizer, self.plan.rows)
                 step, tokens = step + 1, tokens + int(report.tokens)
                 rate = report.tokens / (time.perf_counter() - start)
+                if average:
+                    average.update(step)
                 if metrics:
-                    metrics.add(_row(step, tokens, report, lr, rate, unit=self.unit))
+                    row = _row(step, tokens, report, lr, rate, unit=self.unit)
+                    metrics.add(row)
+                    track(step, of_row(row, "train"))
                 if reporter:
                     reporter.step(step, report.loss, rate)
-                watched(step, tokens)
+                self._select(watched(step, tokens), step, average)
                 late = self.world.first and time.monotonic() - saved > 60 * self.plan.save_minutes
                 stop, due = self.world.any(bool(caught), late)
-                if stop or due or step % self.plan.save_every == 0 or step == self.plan.steps:
+                last = step == self.plan.steps or selection.over
+                if stop or due or step % self.plan.save_every == 0 or last:
                     self._save(step, tokens, train_state)
                     saved = time.monotonic()
                 yield step
                 if stop:
-                    return
-        self._checkpoint(False)
+                    break
+            self.done, self.complete = step, step == self.plan.steps or selection.over
+        if self.complete:
+            self._checkpoint(False)
+            self._conclude(average)
+
+    def _average(self) -> WeightAverage | None:
+        """The average of the weights that the plan asks for, before the first step."""
+        how = self.plan.average
+        return WeightAverage(self.student.model, Averaging.of(how), self.plan.steps) if how else None
+
+    def _select(self, row: Row | None, step: int, average: WeightAverage | None) -> None:
+        """Takes in what was measured after a step, the same on all ranks; keeps the weights of the lowest loss so far."""
+        if self.rule is None or self.selection is None or not self.rule.at(step, self.plan.steps):
+            return
+        better = self.world.first and row is not None and self.selection.see(step, row["loss_nats"])
+        over = self.world.first and self.selection.over
+        better, over = self.world.any(better, over)
+        if not self.world.first:
+            self.selection.follow(step, better=better, over=over)
+        if better:
+            with average.weights() if average else nullcontext():
+                whole = self.world.gathered(self.student)
+                if self.world.first and whole is not None:
+                    save_best(self.folder, step, {name: p.detach() for name, p in whole.model.named_parameters()})
+                self.world.barrier()
+
+    def _conclude(self, average: WeightAverage | None) -> None:
+        """Leaves the student with the weights that the training was for."""
+        if self.rule is not None and self.rule.best and self.selection is not None and self.selection.step is not None:
+            self.restore_best()
+        elif average:
+            average.apply()
         self.student.model.eval()
 
+    def restore_best(self) -> None:
+        """Gives the student the weights of the lowest held-out loss. Raises BadFolder where they are missing or damaged."""
+        assert self.selection is not None
+        assert self.selection.step is not None
+        self.world.barrier()
+        load_best(self.folder, self.selection.step, self.student.model)
+
+    def _tracking(self, step: int) -> AbstractContextManager[Callable[[int, Mapping[str, float]], None]]:
+        """The tracker of this training, on rank 0."""
+        return tracking(self.tracked if self.world.first else None, step, lambda: self.complete)
+
     @contextmanager
-    def _watching(self, step: int) -> Iterator[Callable[[int, int], None]]:
+    def _watching(
+        self, step: int, average: WeightAverage | None, track: Callable[[int, Mapping[str, float]], None]
+    ) -> Iterator[Callable[[int, int], Row | None]]:
         """The function to call after each step: it measures after the watched steps, on rank 0 into held_out.jsonl."""
         watch = self.watch
         if watch is None:
@@ -163,14 +238,16 @@ class Run:
         file = self.folder / "held_out.jsonl"
         with Metrics(file, step=step or -1) if self.world.first else nullcontext() as kept:
 
-            def after(step: int, tokens: int) -> None:
-                if step in watch.steps:
+            def after(step: int, tokens: int) -> Row | None:
+                if step not in watch.steps:
+                    return None
+                with average.weights() if average else nullcontext():
                     row = watch.row(self.student, step, tokens, bf16=self.plan.bf16)
-                    if kept:
-                        kept.add(row)
+                if kept:
+                    kept.add(row)
+                track(step, of_row(row, "held_out"))
+                return row
 
-            if step == 0:
-                after(0, 0)
             yield after
 
     @property
@@ -254,6 +331,8 @@ class Run:
             self._micro.rows = max(1, fitted["rows"])
             self._checkpoint(self._checkpointed or bool(fitted.get("checkpointed")))
         self.corpus.load_state_dict(state["corpus"])
+        if self.selection is not None and "selection" in state:
+            self.selection.restore(state["selection"])
         return state["step"], state["tokens"]
 
     def _save(self, step: int, tokens: int, moving: TrainState) -> None:
@@ -263,7 +342,11 @@ class Run:
         if self._micro.rows < self._micro.asked or spared:  # so that a run which continues computes in the same way
             fitted = {"asked": self._micro.asked, "rows": self._micro.rows}
             state["micro_batch"] = fitted | ({"checkpointed": 1} if spared else {})
+        if self.rule is not None and self.selection is not None:
+            state["selection"] = self.selection.state()
         save_checkpoint(self.folder, step, moving.tensors(), state, mesh=self.world)
+        if self.world.first:
+            drop_best(self.folder, but=self.selection.step if self.selection else None)
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:
         plan = self.plan
@@ -297,7 +380,7 @@ class Run:
         return found
 
 
-def _row(step: int, tokens: int, report: Step, lr: float, rate: float, *, unit: str) -> dict[str, float | int]:
+def _row(step: int, tokens: int, report: Step, lr: float, rate: float, *, unit: str) -> Row:
     return {
         "step": step,
         "tokens": tokens,

@@ -22,11 +22,14 @@ from torch import Tensor
 from limbeck.disk import Bare, Count, check_sums, read_json, sums, whole_folder, write_json
 from limbeck.errors import BadFolder
 from limbeck.objectives.base import Objective
+from limbeck.run.average import WeightAverage
 from limbeck.run.mesh import Mesh
+from limbeck.run.selection import SelectionState
 from limbeck.run.shards import is_sharded, read_sharded, write_sharded
 
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 _STEP = re.compile(r"step-(\d{6,})")
+_BEST = re.compile(r"best-(\d{6,})")
 
 
 class _State(TypedDict):
@@ -39,18 +42,30 @@ class _State(TypedDict):
         dict[str, Count]
     ]  # rows: asked for, and what fitted into memory; whether layers were spared
     files: NotRequired[dict[Bare, str]]
+    selection: NotRequired[SelectionState]
+
+
+class _Best(TypedDict):
+    """The part of kept weights besides their tensors."""
+
+    step: Count
+    files: dict[Bare, str]
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """The train state: model, optimiser and objective. The corpus position is saved separately, in a checkpoint's JSON."""
+    """The train state: model, optimiser and objective, and the average of the weights if there is one.
+
+    The corpus position is saved separately, in a checkpoint's JSON.
+    """
 
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     objective: Objective
+    average: WeightAverage | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the state in its own shape, by name with the prefix model, objective or optimizer.
+        """Every tensor of the state in its own shape, by name with the prefix model, objective, optimizer or average.
 
         A tied weight appears once.
         """
@@ -59,7 +74,7 @@ class TrainState:
         for i, optimised in enumerate(self._optimised()):
             for key, value in self.optimizer.state[optimised].items():
                 tensors[f"optimizer.{i}.{key}"] = value
-        return tensors
+        return tensors | (self.average.tensors() if self.average else {})
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Restores what `tensors` gave. Raises KeyError or RuntimeError if tensors are missing or of another shape."""
@@ -74,21 +89,24 @@ class TrainState:
             # fused AdamW keeps its step count with the parameter
             self.optimizer.state[optimised] = {k: t.to(optimised.device) for k, t in state.items()}
 
+        if self.average:
+            self.average.restore(tensors)
+
     def like(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """A tensor to read the one of this name into, sharded as it will be. Raises KeyError for another training's name."""
         kind, _, rest = name.partition(".")
         own: Tensor | None = None
         if kind == "model":
             own = dict(self.model.named_parameters())[rest]
+        elif kind == "average" and self.average:
+            own = self.average.tensors()[name]
         elif kind == "optimizer":
             optimised = self._optimised()
             number = int(rest.partition(".")[0])
             if number >= len(optimised):
                 raise KeyError(name)
             own = optimised[number]
-        if own is None or own.shape != shape:  # such as a count of steps
-            return torch.empty(shape, dtype=dtype)
-        return torch.empty_like(own.detach(), dtype=dtype)
+        return _like(own, shape, dtype)
 
     def _optimised(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -121,6 +139,58 @@ def _write(tensors: Mapping[str, Tensor], folder: Path, mesh: Mesh) -> dict[str,
     whole = {k: t.contiguous().clone() if not t.is_contiguous() else t for k, t in tensors.items()}
     save_file(whole, folder / _TENSORS)
     return sums(folder, [_TENSORS])
+
+
+def _like(own: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """A tensor of this shape, sharded as one of the training is."""
+    if own is None or own.shape != shape:  # such as a count of steps
+        return torch.empty(shape, dtype=dtype)
+    return torch.empty_like(own.detach(), dtype=dtype)
+
+
+def save_best(folder: Path, step: int, tensors: Mapping[str, Tensor]) -> None:
+    """Writes whole weights to ``folder/best-000500``. Those of other steps stay until a checkpoint no longer names them."""
+    with whole_folder(folder / f"best-{step:06d}") as beside:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, beside / _TENSORS)
+        write_json(beside / _STATE, {"step": step, "files": sums(beside, [_TENSORS])})
+
+
+def load_best(folder: Path, step: int, model: torch.nn.Module) -> None:
+    """Gives a model, whole or sharded, the weights that `save_best` wrote.
+
+    Raises BadFolder where they are missing, damaged or of another model.
+    """
+    kept = folder / f"best-{step:06d}"
+    remedy = f"remove the checkpoints in {folder}; the training then starts from the beginning"
+    state: dict[str, Any] = read_json(kept / _STATE, _Best, remedy=remedy)
+    check_sums(kept, state["files"], error=BadFolder, remedy=remedy)
+    own = dict(model.named_parameters())
+    try:
+        if is_sharded(own):
+            tensors = read_sharded(kept, lambda name, shape, dtype: _like(own[name], shape, dtype))
+        else:
+            with safe_open(kept / _TENSORS, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in own}
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(tensors[name])
+    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise BadFolder(
+            f"{kept / _TENSORS}: expected the weights of this training's model ({error}): {remedy}."
+        ) from error
+
+
+def best_step(folder: Path) -> int | None:
+    """The step of the weights that `save_best` wrote, the last of several; None if there are none."""
+    found = (_BEST.fullmatch(kept.name) for kept in folder.glob("best-*"))
+    return max((int(match[1]) for match in found if match), default=None)
+
+
+def drop_best(folder: Path, *, but: int | None = None) -> None:
+    """Removes the weights that `save_best` wrote, but those of one step."""
+    for kept in folder.glob("best-*"):
+        if (found := _BEST.fullmatch(kept.name)) and int(found[1]) != but:
+            shutil.rmtree(kept, ignore_errors=True)
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -38,8 +38,9 @@ def watched_steps(steps: int) -> frozenset[int]:
 class Watch:
     """Held-out ``batches`` on the models' device, from ``documents`` documents, that are measured during a training.
 
-    They are measured after each of the ``steps``, and at the end of the training; ``weights`` may put others in place of the
-    student's meanwhile. ``ranks``: the processes that measure together, each with its own batches; None for one alone.
+    They are measured after each of the ``steps``, and at the end of the training; with ``every``, of a training of any length,
+    after so many steps each time. ``weights`` may put others in place of the student's meanwhile. ``ranks``: the processes that
+    measure together, each with its own batches; None for one alone.
     """
 
     batches: Callable[[], Iterable[Batch]]
@@ -47,10 +48,12 @@ class Watch:
     steps: frozenset[int]
     weights: Callable[[], AbstractContextManager[object]] = nullcontext
     ranks: Ranks | None = None
+    every: int | None = None
 
     def until(self, last: int) -> Watch:
         """The same for a training with another last step."""
-        return replace(self, steps=frozenset(step for step in self.steps if step < last) | {last})
+        steps = range(0, last, self.every) if self.every else (step for step in self.steps if step < last)
+        return replace(self, steps=frozenset(steps) | {last})
 
     def row(self, student: LanguageModel, step: int, tokens: int, *, bf16: bool) -> dict[str, float | int]:
         """A row of held_out.jsonl: cross-entropy in nats per token with its interval over ``n`` documents, and its cost."""

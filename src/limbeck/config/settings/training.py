@@ -9,7 +9,7 @@ from pydantic import Field
 from limbeck.config.defaults import BETAS, SAVE_MINUTES, SAVE_STEPS, WARMUP, WEIGHT_DECAY
 from limbeck.config.flag import Flag
 from limbeck.config.settings.common import Base
-from limbeck.config.values import Betas, SaveInterval, Warmup
+from limbeck.config.values import Average, Betas, Count, SaveInterval, Warmup
 
 
 class TrainingSettings(Base):
@@ -59,6 +59,58 @@ class TrainingSettings(Base):
             examples=("500", "30min"),
             default=f"{SAVE_STEPS} steps, and {SAVE_MINUTES:g} minutes at the latest",
             synonyms=("save_steps", "save_interval", "checkpoint_every", "checkpoint_interval", "save_strategy"),
+        ),
+    ] = Field(default=None, exclude=True)
+    average: Annotated[
+        Average,
+        Flag(
+            "Average the weights: ema:DECAY is an exponential average, last:SHARE the mean over the last share of the steps.",
+            "Training",
+            metavar="ema|last[:FLOAT]",
+            examples=("ema:0.999", "last:0.2"),
+            default="not averaged",
+            synonyms=("ema", "ema_decay", "use_ema", "swa", "weight_averaging", "model_averaging"),
+        ),
+    ] = Field(default=None, exclude=True)
+    eval_every: Annotated[
+        Count | None,
+        Flag(
+            "Steps after which the held-out loss is measured, on documents that take no part in the final evaluation.",
+            "Training",
+            metavar="STEPS",
+            default="six points of a training, on a few sequences",
+            synonyms=("eval_steps", "eval_interval", "evaluation_strategy", "eval_strategy", "val_check_interval"),
+        ),
+    ] = Field(default=None, exclude=True)
+    patience: Annotated[
+        int | None,
+        Field(ge=1, le=10**6),
+        Flag(
+            "End a training after so many measurements in a row without a lower held-out loss.",
+            "Training",
+            needs="--eval-every",
+            metavar="INT",
+            synonyms=("early_stopping_patience", "early_stopping", "early_stop"),
+        ),
+    ] = Field(default=None, exclude=True)
+    weights: Annotated[
+        Literal["last", "best"] | None,
+        Flag(
+            "Which weights become the student, those after the last step or those with the lowest held-out loss.",
+            "Training",
+            needs="--eval-every",
+            default="last; best with --patience",
+            synonyms=("load_best_model_at_end", "best_model", "save_best", "select"),
+        ),
+    ] = Field(default=None, exclude=True)
+    track: Annotated[
+        Literal["trackio", "wandb", "tensorboard", "mlflow"] | None,
+        Flag(
+            "Send loss, learning rate, gradient norm and held-out loss to a tracker while training; settings and keys are those "
+            "of its own environment variables.",
+            "Training",
+            default="none; metrics.jsonl has all",
+            synonyms=("report_to", "logger", "tracker", "log_with", "wandb_project", "wandb", "tensorboard"),
         ),
     ] = Field(default=None, exclude=True)
     micro_batch: Annotated[

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from transformers.configuration_utils import PreTrainedConfig
 
-from limbeck.config import DistilSettings
+from limbeck.config import DistilSettings, PretrainSettings, TrainingSettings
 from limbeck.planning.checks.pair import Finding
 from limbeck.planning.cost.size import Size
-from limbeck.report.words import count
+from limbeck.report.words import count, share
 from limbeck.run.optim import PUBLISHED, TUNED, Schedule, Start, suggested_learning_rate, suggested_schedule
+
+_TRY = "try a third and three times as much on a few steps, with --lr"
 
 
 def start_of(settings: DistilSettings) -> Start:
@@ -54,5 +56,48 @@ def rate_finding(settings: DistilSettings, parameters: int) -> Finding:
         "learning rate",
         "warning",
         f"{message} {reason}",
-        "try a third and three times as much on a few steps, with --lr",
+        _TRY,
     )
+
+
+def fresh_rate_finding(settings: DistilSettings | PretrainSettings, parameters: int) -> list[Finding]:
+    """A warning where a model of random weights takes a rate that was never tried out for its size; none elsewhere."""
+    if settings.lr is not None or parameters <= TUNED:
+        return []
+    rate = suggested_learning_rate(parameters)
+    message = (
+        f"{rate:.2g} for {count(parameters)} parameters from random weights was never tried out here above {count(TUNED)}: it "
+        "falls with the fourth root of the size, which at 1.7 B gives 0.00031, where SmolLM2 took 0.0005"
+    )
+    return [Finding("learning rate", "warning", message, _TRY)]
+
+
+def optimiser_findings(settings: TrainingSettings, parameters: int) -> list[Finding]:
+    """A warning where default settings of the optimiser were never tried out for a size; none elsewhere.
+
+    What published recoveries take: Minitron (arXiv 2407.14679), Llama-3.1-Minitron and MN-Minitron (arXiv 2408.11796).
+    """
+    left = {"weight_decay", "warmup"} - settings.model_fields_set
+    if not left or parameters <= TUNED:
+        return []
+    ours = {
+        "weight_decay": f"weight decay {settings.weight_decay:g}",
+        "warmup": f"warm-up {share(settings.warmup)} of the steps",
+    }
+    flags = {"weight_decay": "--weight-decay 0.1", "warmup": "--warmup 0.01"}
+    message = (
+        f"{' and '.join(ours[name] for name in sorted(left))}: tried out on students of up to {count(TUNED)}, not of "
+        f"{count(parameters)} parameters; published recoveries of pruned models take a weight decay of 0.1 and a warm-up of less "
+        "than 1 %"
+    )
+    return [Finding("optimiser", "warning", message, f"as they do: {' '.join(flags[name] for name in sorted(left))}")]
+
+
+def early_stop_findings(settings: TrainingSettings, schedule: Schedule) -> list[Finding]:
+    """A warning where a training may end before its schedule decays; none elsewhere."""
+    if settings.patience is None or schedule == "constant":
+        return []
+    patience = f"--patience {settings.patience}"
+    message = f"{patience} may end a training before its {schedule} schedule has decayed, which lowers the loss"
+    remedy = "--schedule constant with --average ema, or a patience that reaches into the decay"
+    return [Finding("early stop", "warning", message, remedy)]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from typing import Any
 
-from limbeck.config import TrainingSettings
+from limbeck.config import DistilSettings, PretrainSettings, TrainingSettings
 from limbeck.config.defaults import SAVE_MINUTES, SAVE_STEPS
 from limbeck.errors import BadSetting
 from limbeck.run.optim import Schedule
 from limbeck.run.run import Plan
+from limbeck.run.selection import Rule
+from limbeck.run.trackers import Tracked, require_tracker
+from limbeck.scrub import scrubbed, without_folders
 
 
 def plan_of(settings: TrainingSettings, *, steps: int, rows: int, lr: float, schedule: Schedule, bf16: bool) -> Plan:
@@ -31,6 +35,7 @@ def plan_of(settings: TrainingSettings, *, steps: int, rows: int, lr: float, sch
         max_norm=settings.max_grad_norm or math.inf,
         warmup=settings.warmup,
         betas=settings.betas,
+        average=settings.average or "",
         save_every=save_every,
         save_minutes=save_minutes,
         micro=settings.micro_batch,
@@ -38,11 +43,56 @@ def plan_of(settings: TrainingSettings, *, steps: int, rows: int, lr: float, sch
     )
 
 
+def rule_of(settings: TrainingSettings) -> Rule | None:
+    """What follows from held-out losses during a training, None without --eval-every.
+
+    Raises BadSetting for settings that need it, for an average over last steps that are not known before, and for a tracker that
+    is not installed.
+    """
+    if settings.track is not None:
+        require_tracker(settings.track)
+    if settings.eval_every is None:
+        for flag, value in (("patience", settings.patience), ("weights", settings.weights)):
+            if value is not None:
+                raise BadSetting(
+                    f"--{flag} {value}: needs --eval-every, the steps after which the held-out loss is measured: give both, "
+                    "or leave it out"
+                )
+        return None
+    if settings.patience is not None and (settings.average or "").startswith("last"):
+        raise BadSetting(
+            f"--average {settings.average}: with --patience a training may end early, so which steps are its last is not known "
+            "before: give --average ema, or leave one of them out"
+        )
+    best = settings.weights == "best" or (settings.weights is None and settings.patience is not None)
+    return Rule(settings.eval_every, settings.patience, best)
+
+
+def tracked_of(settings: DistilSettings | PretrainSettings, run: Mapping[str, Any]) -> Tracked | None:
+    """How a tracker shows the trainings of a run; None without --track, and on ranks other than 0, where ``run`` is empty.
+
+    Of the run's signature it shows plain values, without secrets and without the folders of files.
+    """
+    if settings.track is None or not run:
+        return None
+    plain = {key: value for key, value in run["signature"].items() if isinstance(value, str | int | float | bool)}
+    shown = {key: without_folders(scrubbed(v)) if isinstance(v, str) else v for key, v in plain.items()}
+    return Tracked(settings.track, settings.out, "model", str(run["started"]), shown)
+
+
 def optimiser_facts(plan: Plan) -> dict[str, Any]:
     """The optimiser's settings as run.json stores them; a gradient that is never scaled down has the norm null."""
     norm = plan.max_norm if math.isfinite(plan.max_norm) else None
-    facts = {"warmup": plan.warmup, "weight_decay": plan.weight_decay, "max_grad_norm": norm}
+    facts: dict[str, Any] = {"warmup": plan.warmup, "weight_decay": plan.weight_decay, "max_grad_norm": norm}
+    facts |= {"average": plan.average} if plan.average else {}
     return facts | {"betas": list(plan.betas)}
+
+
+def rule_facts(rule: Rule | None) -> dict[str, Any]:
+    """What follows from held-out losses as run.json stores it; nothing where nothing does."""
+    if rule is None:
+        return {}
+    return {"eval_every": rule.every, "patience": rule.patience, "weights": "best" if rule.best else "last"}
 
 
 def _saving(interval: int | str | None) -> tuple[int, float]:

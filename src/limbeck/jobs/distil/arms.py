@@ -18,6 +18,7 @@ from limbeck.corpora import Rows, TokenStore
 from limbeck.corpora.pack import Start
 from limbeck.disk import link_or_copy, whole_folder
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.common.trained import TRAINING, place_best, write_training
 from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.models.build import new_model
 from limbeck.models.configuration import load_config
@@ -28,10 +29,11 @@ from limbeck.models.save import round_to, save
 from limbeck.objectives import CrossEntropy
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.run.lockstep import train_lockstep
-from limbeck.run.mesh import Mesh
 from limbeck.run.run import Plan, Run
-from limbeck.run.save import checkpoints
+from limbeck.run.save import checkpoints, drop_best
+from limbeck.run.selection import Rule
 from limbeck.run.step import train_step
+from limbeck.run.trackers import Tracked
 from limbeck.run.watch import Watch
 from limbeck.types import Batch, ChunkTeacher, Teacher
 
@@ -111,8 +113,9 @@ class Shared:
     plan read all rows. ``counted`` sets the weight of tokens without logits to 0, for arms without a teacher too, so that
     all learn from the same tokens. ``common``: a seed, and how many rows of its order come first for all seeds. ``stored``: the
     number format of the saved models; training is in float32. ``fresh_rate``: the peak learning rate from random weights, None
-    for the plan's. ``watch``: what is measured during the trainings. ``quantiser``: with what weights arms compute,
-    but ptq, whose weights are replaced after its training; None for their own.
+    for the plan's. ``watch``: what is measured during the trainings, ``rule``: what follows from that, ``tracked``: how a
+    tracker shows them. ``quantiser``: with what weights arms compute, but ptq, whose weights are replaced after its training;
+    None for their own.
     """
 
     cut: Path
@@ -128,6 +131,8 @@ class Shared:
     stored: torch.dtype = torch.float32
     fresh_rate: float | None = None
     watch: Watch | None = None
+    rule: Rule | None = None
+    tracked: Tracked | None = None
     quantiser: Quantiser | None = None
 
     def run(self, arm: Arm) -> Run:
@@ -156,14 +161,16 @@ class Shared:
         if self.quantiser and arm.name != PTQ:
             weights = partial(self.quantiser.values, start.model)
             watch, update = replace(watch, weights=weights) if watch else None, partial(train_step, weights=weights)
-        return Run(arm.folder, arm.label, start, teacher, corpus, objective, plan, world, update, watch=watch)
+        how = (corpus, objective, plan, world, update)
+        tracked = replace(self.tracked, name=f"{arm.name}-seed{arm.seed}") if self.tracked else None
+        return Run(arm.folder, arm.label, start, teacher, *how, watch=watch, rule=self.rule, tracked=tracked)
 
 
 def train(arm: Arm, shared: Shared, *, after: float = 0.0) -> LanguageModel:
     """The trained model of an arm, from disk if it is done. ``after``: expected seconds of the arms that follow."""
     world = shared.environment.world
     if arm.done:
-        _drop_checkpoints(arm, world)
+        _clean(arm, shared)
         return world.load(verified_folder(arm.student))
     run = shared.run(arm)
     run.after = after
@@ -188,7 +195,7 @@ def take_over(arm: Arm, twin: Arm) -> None:
     """Links the result of ``twin``, an arm of the same start, rows, steps and objective, if it is done and ``arm`` is not."""
     if arm.done or not twin.done:
         return
-    for name in ("metrics.jsonl", "held_out.jsonl"):
+    for name in ("metrics.jsonl", "held_out.jsonl", TRAINING):
         if (twin.folder / name).exists():
             link_or_copy(twin.folder / name, arm.folder / name)
     with whole_folder(arm.student) as beside:
@@ -200,6 +207,8 @@ def _finish(arm: Arm, run: Run, shared: Shared) -> LanguageModel:
     world, trained = run.world, run.student
     trained.model.requires_grad_(False)
     trained.model.zero_grad(set_to_none=True)
+    if world.first and run.rule is not None:
+        write_training(run)
     whole = world.gathered(trained)
     if whole is not None:
         if shared.quantiser:
@@ -207,13 +216,20 @@ def _finish(arm: Arm, run: Run, shared: Shared) -> LanguageModel:
         kept = round_to(whole, shared.stored)
         if world.first:
             save(whole, arm.student, dtype=kept)
-    _drop_checkpoints(arm, world)
+    _clean(arm, shared)
     world.barrier()
     return world.load(verified_folder(arm.student)) if world.sharded else trained
 
 
-def _drop_checkpoints(arm: Arm, world: Mesh) -> None:
-    """Removes the checkpoints of an arm that is done: three times the model's size, and of no further use."""
-    if world.first:
-        for checkpoint in checkpoints(arm.folder):
-            shutil.rmtree(checkpoint, ignore_errors=True)
+def _clean(arm: Arm, shared: Shared) -> None:
+    """Removes the checkpoints of an arm that is done: three times the model's size, and of no further use.
+
+    Weights of the lowest held-out loss that did not become the student are kept as a model of their own, ``best``.
+    """
+    if not shared.environment.world.first:
+        return
+    if shared.rule is not None and not shared.rule.best:
+        place_best(arm.folder, arm.student, quantiser=shared.quantiser, dtype=shared.stored)
+    drop_best(arm.folder)
+    for checkpoint in checkpoints(arm.folder):
+        shutil.rmtree(checkpoint, ignore_errors=True)

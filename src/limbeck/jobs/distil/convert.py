@@ -74,6 +74,7 @@ def make_converted(
     lr = settings.lr or suggested_learning_rate(everywhere.parameters_count)
     size = {"steps": budget.steps, "rows": budget.rows}
     training = plan_of(settings, **size, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
+    training = replace(training, average="")  # of the last stage alone
     taken = conversion.steps(budget.steps)
     work = _Matching(out / MATCHING, everywhere, store, length, settings.seed, training, environment, most_rows)
     mixers, damage = conversion.mixers, None

@@ -8,7 +8,13 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.errors import BadModel
 from limbeck.jobs.common.environment import Environment, batch_rows
-from limbeck.jobs.common.rates import rate_finding
+from limbeck.jobs.common.rates import (
+    early_stop_findings,
+    fresh_rate_finding,
+    optimiser_findings,
+    rate_finding,
+    schedule_of,
+)
 from limbeck.jobs.common.sample import Sample, of_text
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.distil.align import alignment
@@ -87,6 +93,9 @@ def diagnose(
     if made is not None:
         size = Size.of(made)
         found.append(rate_finding(settings, size.parameters))
+        found += fresh_rate_finding(settings, size.parameters) if "fresh+kd" in settings.compared else []
+        found += optimiser_findings(settings, size.parameters)
+        found += early_stop_findings(settings, schedule_of(settings, made))
         found += [] if settings.qat is None else [_quantised(made, settings.qat)]
         found += [] if aligned or request.teacher.vocabulary is not None else embeddings(size)
     parts = (part for spec in request.objectives for part in spec.parts if isinstance(part, TAID))

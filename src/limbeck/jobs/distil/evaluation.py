@@ -21,7 +21,7 @@ from limbeck.disk import link_or_copy, read_rows, write_json, write_lines, write
 from limbeck.ending import Ending
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import update
-from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.common.held_out import Apart, HeldOut
 from limbeck.jobs.distil.arms import Arm
 from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, across
 from limbeck.jobs.distil.request import DistilRequest
@@ -40,6 +40,7 @@ from limbeck.report.quantised import quantised_note
 from limbeck.report.screen import measured_rows, next_of_distil
 from limbeck.report.start import price_of, start_of
 from limbeck.report.state import state_sentence
+from limbeck.report.trained import trained_in, used_note
 from limbeck.report.verdict import Verdict, too_few_documents, verdict
 from limbeck.report.vocabulary import vocabulary_note
 from limbeck.run.log import console
@@ -63,25 +64,34 @@ class Evaluation:
         length: int,
         environment: Environment,
         seconds: float = 0.0,
+        apart: Apart | None = None,
     ) -> None:
         """``stores``: (training, held-out) text in the student's tokens. ``length``: tokens of a row.
 
-        ``seconds``: how long the evaluation of a student took in an earlier start of the run, 0 if there was none.
+        ``seconds``: how long the evaluation of a student took in an earlier start of the run, 0 if there was none. ``apart``:
+        held-out text that judges nothing, None for none.
         """
         settings, (train, store) = request.settings, stores
-        self._settings, self._source, self._machine = settings, teacher, environment
+        self._settings, self._source, self._machine, self._apart = settings, teacher, environment, apart
         self._distils = request.objective.needs_teacher
         self._reference: Teacher | None = None if isinstance(teacher, CrossTokenizerTeacher) else teacher.about
         self._counted: Callable[[Batch], Batch] = lambda batch: batch
         logits = teacher.captured.held_out if teacher.captured and self._reference is not None else None
         rows = logits.cache.rows if logits else None
-        self.held_out = HeldOut(store, length=length, environment=environment, trained=settings.tokens, rows=rows)
+        self.held_out = HeldOut(
+            store,
+            length=length,
+            environment=environment,
+            trained=settings.tokens,
+            rows=rows,
+            without=None if apart is None else apart.documents,
+        )
         if logits:
             self._reference = logits.of_sample(self.held_out.sample)
             self._counted = logits.counted
         self._teachers = self.held_out  # the same text in the teacher's tokens
         if isinstance(teacher, CrossTokenizerTeacher) and environment.world.first:
-            self._teachers = teacher.held_out(environment)
+            self._teachers = teacher.held_out(environment, apart=apart)
         measurements = settings.out / "measurements"
         self._recall = RecallEvaluation(measurements, train, self.held_out) if settings.mixers else None
         world = environment.world
@@ -156,6 +166,7 @@ class Evaluation:
             text_bytes=self._text_bytes(arms["student"][0], teacher),
             start=start_of(run),
             against_attention=self._recall.sentence() if self._recall else "",
+            used=used_note(trained_in(out, run), start_of(run)),
         )
         if cost_of_state := state_sentence(run):
             found_verdict = replace(found_verdict, notes=(*found_verdict.notes, cost_of_state))
@@ -242,7 +253,7 @@ class Evaluation:
         captured, world = self._source.captured, self._machine.world
         known = file.exists() if not self._together else world.any(world.first and file.exists())[0]
         if captured and captured.measured and name == "teacher":
-            measured = captured.measured
+            measured = captured.measured if self._apart is None else captured.measured.without(self._apart.documents)
             if not known and world.first:  # for the report, which reads this folder alone
                 _save(measured, file)
         elif known:

@@ -22,12 +22,12 @@ from limbeck.ending import show_ending
 from limbeck.errors import BadModel
 from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim_together, now, same_corpus, update
-from limbeck.jobs.common.held_out import watch_of
+from limbeck.jobs.common.held_out import kept_apart, watch_of, write_apart
 from limbeck.jobs.common.opening import open_documents
 from limbeck.jobs.common.packing import packed
 from limbeck.jobs.common.rates import fresh_rate_of, rate_of
 from limbeck.jobs.common.sample import Sample, first_documents
-from limbeck.jobs.common.training import optimiser_facts, plan_of
+from limbeck.jobs.common.training import optimiser_facts, plan_of, rule_facts, rule_of, tracked_of
 from limbeck.jobs.distil.arms import Arm, Shared, arms_of, train
 from limbeck.jobs.distil.conversion import Planned
 from limbeck.jobs.distil.convert import BASE, FACTS, MATCHING, make_converted
@@ -170,11 +170,22 @@ def prepare(
     price = start.price(student)
     arms = _arms(plan, price, member=member)
     shared = _shared(plan, source, store, cut, student, environment)
-    shared = replace(shared, watch=watch_of(held_out, shared.plan, length=length, environment=environment))
+    rule, apart = rule_of(settings), None
+    if rule is not None:
+        apart = kept_apart(held_out, shared.plan, every=rule.every, length=length, device=environment.world.device)
+        if environment.world.first:
+            write_apart(settings.out, apart)
+    every = None if rule is None else rule.every
+    watch = watch_of(held_out, shared.plan, length=length, environment=environment, every=every, apart=apart)
+    shared = replace(shared, watch=watch, rule=rule, tracked=tracked_of(settings, run))
     if environment.world.first:
         layout = store.layout(length)
         about = _summary(source.about) | source.facts | _priced(price, sharing) | _stated(request)
-        facts = {"doctor": as_json(findings), "plan": _plan_facts(shared.plan, layout, arms), "teacher": about}
+        facts = {
+            "doctor": as_json(findings),
+            "plan": _plan_facts(shared.plan, layout, arms) | rule_facts(rule),
+            "teacher": about,
+        }
         update(settings.out, run, **facts, **_student_facts(plan, source, student, environment))
         _announce(about, student, shared.plan, layout, arms, most=source.rows)
     cost = _cost(plan, source, student, environment)
@@ -183,7 +194,7 @@ def prepare(
     if beside and environment.world.first:
         share_teacher_metrics(beside.settings.out, settings.out)
     known = run.get("estimate", {}).get("measuring_seconds", 0.0)
-    proof = Evaluation(request, source, stores, length=length, environment=environment, seconds=known)
+    proof = Evaluation(request, source, stores, length=length, environment=environment, seconds=known, apart=apart)
     proof.cut(cut, plan.quantiser)
     if "estimate" in run:
         update(settings.out, run, estimate=run["estimate"] | {"measuring_seconds": round(proof.seconds, 2)})

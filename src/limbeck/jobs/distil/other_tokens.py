@@ -27,7 +27,7 @@ from limbeck.corpora.token_bytes import TokenBytes
 from limbeck.errors import Mismatch
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import packed_as, text_of_run
-from limbeck.jobs.common.held_out import HeldOut
+from limbeck.jobs.common.held_out import Apart, HeldOut
 from limbeck.jobs.common.text import stores_of
 from limbeck.jobs.distil.align import AlignedTexts
 from limbeck.jobs.distil.request import DistilRequest
@@ -165,8 +165,8 @@ class CrossTokenizerTeacher:
         """The teacher's own tokens in its one pass over the text, for each of the ``tokens`` that a run trains on."""
         return float(self.logits.facts["tokens_asked"]) / max(tokens, self._tokens if self.captured else 0)
 
-    def held_out(self, environment: Environment) -> HeldOut:
-        """The held-out text in the teacher's tokens. Call it on rank 0 only."""
+    def held_out(self, environment: Environment, *, apart: Apart | None = None) -> HeldOut:
+        """The held-out text in the teacher's tokens, without documents that are kept ``apart``. Call it on rank 0 only."""
         rows = self.captured.held_out.cache.rows if self.captured else None
         return HeldOut(
             self._held_out,
@@ -174,6 +174,7 @@ class CrossTokenizerTeacher:
             environment=environment,
             trained=self._settings.tokens,
             rows=rows,
+            without=None if apart is None else apart.documents,
         )
 
     def _row(self, environment: Environment) -> int:

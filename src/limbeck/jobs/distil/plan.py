@@ -14,6 +14,7 @@ from limbeck.jobs.common.environment import Environment, batch_rows, row_length
 from limbeck.jobs.common.folder import signature_of
 from limbeck.jobs.common.rates import schedule_of
 from limbeck.jobs.common.text import columns_of
+from limbeck.jobs.common.training import rule_of
 from limbeck.jobs.distil.align import check_align
 from limbeck.jobs.distil.conversion import Conversion, Planned, check_conversion
 from limbeck.jobs.distil.request import DistilRequest
@@ -61,6 +62,7 @@ class DistilPlan:
         settings = request.settings
         check_align(request)
         check_mesh(settings, environment)
+        rule_of(settings)
         target = target_shape(settings, request.teacher)
         conversion = check_conversion(request, target)
         if not isinstance(request.teacher, CapturedRef):  # it contains the text

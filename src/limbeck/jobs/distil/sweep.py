@@ -20,6 +20,7 @@ from limbeck.ending import show_ending
 from limbeck.errors import BadSetting, LimbeckError
 from limbeck.jobs.common.environment import environment_of
 from limbeck.jobs.common.folder import claim_together, now, signature_of, update
+from limbeck.jobs.common.training import rule_of
 from limbeck.jobs.distil.align import AlignedTexts, check_align
 from limbeck.jobs.distil.arms import Arm, take_over, train, train_members
 from limbeck.jobs.distil.conversion import check_conversion
@@ -93,6 +94,7 @@ def _check(request: DistilRequest, name: str) -> None:
     """Checks the settings of one student. Raises the error with the student's name in front."""
     try:
         check_align(request)
+        rule_of(request.settings)
         check_conversion(request, target_shape(request.settings, request.teacher))
     except LimbeckError as error:
         raise type(error)(f"{name}: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import tempfile
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.run.log import console
+from limbeck.scrub import without_folders
 from limbeck.types import Batch, CausalLM, Outputs
 
 RECORD = "export.json"
@@ -93,11 +93,6 @@ def _formats(text: str) -> list[Format]:
     if twice is not None:
         raise BadSetting(f"--to {text}: {twice} is there twice; name each format once")
     return formats
-
-
-def without_folders(text: str) -> str:
-    """A text without the folders of this machine in it, of which only the last names are left: it may be published."""
-    return re.sub(r"(?<![\w:/.])(?:~|\.{0,2})/(?:[^\s/,;]+/)+(?=[^\s/,;])", "", text)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from limbeck.config import PretrainSettings
@@ -23,9 +24,11 @@ from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadSetting, BadShape
 from limbeck.jobs.common.environment import Environment, batch_rows, environment_of, row_length
 from limbeck.jobs.common.folder import claim_together, now, same_corpus, signature_of, text_of_run, update
-from limbeck.jobs.common.held_out import HeldOut, watch_of
+from limbeck.jobs.common.held_out import Apart, HeldOut, kept_apart, watch_of, write_apart
+from limbeck.jobs.common.rates import early_stop_findings, fresh_rate_finding, optimiser_findings
 from limbeck.jobs.common.text import columns_of, print_notes, records_of
-from limbeck.jobs.common.training import plan_of
+from limbeck.jobs.common.trained import place_best, write_training
+from limbeck.jobs.common.training import plan_of, rule_of, tracked_of
 from limbeck.jobs.pair.mixers import CONTEXT, Mixed, context_of, mixed, remarks, shown_bytes, shown_pattern
 from limbeck.models.build import new_model
 from limbeck.models.decoder import LimbeckConfig
@@ -34,6 +37,7 @@ from limbeck.models.load import verified_folder
 from limbeck.models.save import save
 from limbeck.models.vocabulary import ids_of
 from limbeck.objectives.basic import CrossEntropy
+from limbeck.planning.checks.pair import show
 from limbeck.planning.checks.steps import too_few_steps
 from limbeck.planning.cost.mixers import Mixture
 from limbeck.planning.cost.size import Size
@@ -44,7 +48,8 @@ from limbeck.report import write_report
 from limbeck.report.words import bounded, count
 from limbeck.run.log import console
 from limbeck.run.optim import suggested_learning_rate
-from limbeck.run.run import Plan, Run
+from limbeck.run.run import Run
+from limbeck.run.save import drop_best
 from limbeck.run.world import leave
 from limbeck.students.shape import Shape, shape_axes
 from limbeck.types import Reading
@@ -59,6 +64,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     Returns ``{"out", "model", "readings"}``, an empty dict on ranks other than 0. Raises a LimbeckError for settings or text that
     do not fit.
     """
+    rule = rule_of(settings)
     context = CONTEXT if settings.mixers is None else context_of(settings.length)
     shape = _shape(settings, context)
     environment = environment_of(settings, width=shape.hidden if isinstance(shape, Shape) else shape.width)
@@ -94,17 +100,29 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
         f"pretrain: {model.parameters_count:,} parameters{wanted}, {steps:,} steps of {rows} x {length} tokens "
         f"({steps * rows / store.layout(length).rows:.1f} epochs of {store.tokens:,} tokens), peak learning rate {lr:.2g}"
     )
+    findings = fresh_rate_finding(settings, model.parameters_count) + optimiser_findings(
+        settings, model.parameters_count
+    )
+    show([*findings, *early_stop_findings(settings, settings.schedule)], console)
     if isinstance(shape, Mixed):
         _print_layers(shape, model, length)
     plan = plan_of(settings, steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
     corpus = Rows(store, length=length, seed=settings.seed, ranks=world)
-    watch = watch_of(held_out, plan, length=length, environment=environment)
-    Run(out, "pretrain", model, None, corpus, CrossEntropy(), plan, world, watch=watch).train()
+    apart = kept_apart(held_out, plan, every=rule.every, length=length, device=world.device) if rule else None
+    every = rule.every if rule else None
+    if apart and world.first:
+        write_apart(out, apart)
+    watch = watch_of(held_out, plan, length=length, environment=environment, every=every, apart=apart)
+    how = (corpus, CrossEntropy(), plan, world)
+    tracked = tracked_of(settings, run)
+    training = Run(out, "pretrain", model, None, *how, watch=watch, rule=rule, tracked=tracked)
+    training.train()
     whole = world.gathered(model)
     result = {}
     if world.first and whole is not None:
         whole.model.to(world.device)
-        result = _finish(settings, run, whole, (store, held_out), length, plan, environment)
+        training.student = whole
+        result = _finish(settings, run, training, (store, held_out), length, environment, apart)
     world.barrier()
     leave()
     return result
@@ -113,14 +131,18 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
 def _finish(
     settings: PretrainSettings,
     run: dict[str, Any],
-    model: LanguageModel,
+    training: Run,
     stores: tuple[TokenStore, TokenStore],
     length: int,
-    plan: Plan,
     environment: Environment,
+    apart: Apart | None,
 ) -> dict[str, Any]:
-    out, (store, held_out) = settings.out, stores
-    text = HeldOut(held_out, length=length, environment=environment, rows=held_out.layout(length).rows)
+    out, (store, held_out), model, plan = settings.out, stores, training.student, training.plan
+    if training.rule is not None:
+        write_training(training)
+    without = None if apart is None else apart.documents
+    every_row = held_out.layout(length).rows
+    text = HeldOut(held_out, length=length, environment=environment, rows=every_row, without=without)
     measured = measure(model, None, text.batches(), documents=held_out.documents)
     readings = likelihood("model", [measured], text_bytes=text.text_bytes(measured), seed=settings.seed)
     write_lines(out / "readings.jsonl", [r.row() for r in readings])
@@ -132,7 +154,7 @@ def _finish(
     write_rows(
         out / "samples.json", [{key.replace("student", "model"): text for key, text in row.items()} for row in rows]
     )
-    tokens = round(plan.steps * plan.rows * length * (1 - store.layout(length).padding))
+    tokens = round(training.done * plan.rows * length * (1 - store.layout(length).padding))
     size = Size.of(model.config)
     spent = tokens * (size.forward_flops(length) + size.backward_flops(length))
     facts: dict[str, Any] = {"tokens": tokens, "parameters": model.parameters_count, "flops": spent, "lr": plan.lr}
@@ -140,6 +162,9 @@ def _finish(
         facts |= {"layers": size.mixture.layers, "state_bytes": size.state_bytes(length, _FLOAT32)}
     update(out, run, ended=now(), corpus=store.manifest, **facts)
     save(model, out / "model", card=_card(run, readings))
+    if training.rule is not None and not training.rule.best:  # else the same command would look for them
+        place_best(out, out / "model", dtype=torch.float32)
+        drop_best(out)
     loss = readings[0]
     if few := too_few_steps(plan.steps):
         console.print(f"note: {few}")

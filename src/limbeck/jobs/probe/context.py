@@ -39,7 +39,7 @@ class Context:
     def _rows_of(self, text: Text) -> HeldOut:
         model = self._shortest
         length = row_length(self._settings, model.context, self._environment.world.device, name=model.name)
-        held_out = HeldOut(text.store, length=length, environment=self._environment)
+        held_out = HeldOut(text.store, length=length, environment=self._environment, without=text.without)
         self.measured_on = text.description + held_out.description
         console.print(f"{self._probe} {'are' if self._probe.endswith('s') else 'is'} measured on {self.measured_on}")
         return held_out

@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from limbeck.config import Settings
 from limbeck.corpora import TokenStore, build_held_out, build_stores
 from limbeck.corpora.reading import Records
@@ -21,6 +23,7 @@ from limbeck.corpora.tokenizer import fingerprint
 from limbeck.disk import existing, read_json
 from limbeck.errors import BadCorpus
 from limbeck.jobs.common.folder import packing_in_settings
+from limbeck.jobs.common.held_out import watched_documents
 from limbeck.jobs.common.opening import open_measured
 from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import print_notes, records_of
@@ -75,10 +78,11 @@ def _signature(record: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Text:
-    """A text to measure on, and its description."""
+    """A text to measure on, and its description; the documents ``without`` which it is measured."""
 
     store: TokenStore
     description: str
+    without: np.ndarray | None = None
 
 
 class Texts:
@@ -105,8 +109,8 @@ class Texts:
         if self._source is None or _stamps_of(held_out) in _stamps(self._source):
             named = self._run.eval_data or self._run.data
             kept = f"{_documents(held_out)} of {named} that the run in {self._run.folder} kept from training"
-            return self._text(held_out, f"held out: {kept}")
-        trained = train.digests()
+            return self._text(held_out, f"held out: {kept}", watched_documents(self._run.folder))
+        trained = train.digests() | self._watched(held_out)
         folder = self._folder / "whole"
         store = build_held_out(self._source, self._model, folder, without=trained, **self._how)
         print_notes(store)
@@ -115,8 +119,14 @@ class Texts:
             return self._text(store, f"held out: {kept}; {left:,} it was trained on are left out")
         return self._text(store, f"{_documents(store)} of {_named(self._source)}")
 
-    def _text(self, store: TokenStore, description: str) -> Text:
-        return Text(store.packed(self._packing), description)
+    def _text(self, store: TokenStore, description: str, without: np.ndarray | None = None) -> Text:
+        return Text(store.packed(self._packing), description, without)
+
+    def _watched(self, held_out: TokenStore) -> frozenset[bytes]:
+        """Digests of the held-out documents that the run was watched by: it has chosen weights by them."""
+        assert self._run is not None
+        documents = watched_documents(self._run.folder)
+        return frozenset() if documents is None else held_out.digests_of(documents)
 
     def for_slices(self) -> tuple[TokenStore, str, Text]:
         """In which text bigrams are counted, its description, and what is measured."""

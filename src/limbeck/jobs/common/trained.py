@@ -1,0 +1,54 @@
+"""What a training with --eval-every leaves in its folder: how far it went, and the weights of its lowest held-out loss."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from limbeck.disk import read_lines, write_json
+from limbeck.models.gguf.quantiser import Quantiser
+from limbeck.models.load import load, verified_folder
+from limbeck.models.save import round_to, save
+from limbeck.run.run import Run
+from limbeck.run.save import best_step, load_best
+
+TRAINING = "training.json"
+BEST = "best"  # the model of the lowest held-out loss, where another became the student
+
+
+def write_training(run: Run) -> None:
+    """Writes how far a training went, which is complete: steps of how many, tokens, and the step that was chosen."""
+    assert run.rule is not None
+    assert run.selection is not None
+    last = read_lines(run.folder / "metrics.jsonl")[-1]
+    selection, steps = run.selection, int(last["step"])
+    loss = selection.loss if math.isfinite(selection.loss) else None
+    facts: dict[str, Any] = {
+        "steps": steps,
+        "of": run.plan.steps,
+        "tokens": int(last["tokens"]),
+        "patience": run.rule.patience,
+    }
+    facts |= {"best_step": selection.step, "best_nats": loss}
+    facts["taken_step"] = selection.step if run.rule.best and selection.step is not None else steps
+    write_json(run.folder / TRAINING, facts)
+
+
+def place_best(folder: Path, model: Path, *, quantiser: Quantiser | None = None, dtype: torch.dtype) -> None:
+    """Saves the weights of the lowest held-out loss as a model beside the trained ``model``, unless they are its own.
+
+    In the number format ``dtype``, or as rounded by the ``quantiser``. Nothing if it is there, or no weights are kept.
+    """
+    step = best_step(folder)
+    if step is None or (folder / BEST / "config.json").exists():
+        return
+    if read_lines(folder / "metrics.jsonl")[-1]["step"] == step:
+        return
+    best = load(verified_folder(model), device="cpu", dtype=torch.float32)
+    load_best(folder, step, best.model)
+    if quantiser:
+        quantiser.quantise(best)
+    save(best, folder / BEST, dtype=round_to(best, dtype))
