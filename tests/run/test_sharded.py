@@ -1,5 +1,6 @@
 """Processes with a part of all weights each make the training that one process makes, and continue one another's."""
 
+import errno
 import os
 import signal
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from limbeck.disk import read_lines
 from limbeck.errors import BadFolder, OtherRankStopped
@@ -299,3 +301,23 @@ def test_a_folder_that_not_all_processes_see_stops_all_of_them(tmp_path, monkeyp
     first, second = on_ranks(2, work, mesh="replicate")
     assert "signature" in first
     assert second == []
+
+
+def test_a_full_disk_of_one_process_is_one_error_on_all(one, tmp_path, monkeypatch):
+    data, _ = one
+    write = HuggingFaceStorageWriter.write_data
+
+    def full(self, plan, planner):
+        if torch.distributed.get_rank() == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(self, plan, planner)
+
+    monkeypatch.setattr(HuggingFaceStorageWriter, "write_data", full)
+
+    def work(world):
+        with pytest.raises(BadFolder, match=r"the disk is full: .*step-000002"):
+            sharded_run(tmp_path, data, world, steps=4, save_every=2).train()
+        return "told"
+
+    assert on_ranks(2, work) == ["told", "told"]
+    assert not list(tmp_path.glob("*step*"))
