@@ -15,7 +15,19 @@ import pytest
 
 import limbeck
 from limbeck.corpora import build_stores
-from limbeck.disk import claims, locked, new_file, open_in_place, read_json, replacing, take, whole_folder, write_text
+from limbeck.disk import (
+    claims,
+    locked,
+    new_file,
+    open_in_place,
+    read_json,
+    release,
+    remove_beside,
+    replacing,
+    take,
+    whole_folder,
+    write_text,
+)
 from limbeck.errors import BadFolder
 from limbeck.jobs.capture.merge import merge
 from limbeck.jobs.common.folder import claim
@@ -276,3 +288,19 @@ def test_names_of_temporaries_cannot_be_guessed(tmp_path):
     assert len(names) == 4
     assert all(re.fullmatch(r"\.[ab]\.[0-9a-f]{16}\.tmp", name) for name in names)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_only_what_killed_processes_left_of_a_folder_itself_is_removed_beside_it(tmp_path):
+    left = [tmp_path / f".{name}.0123456789abcdef.tmp" for name in ("out", "out.x", "other")]
+    for folder in left:
+        folder.mkdir()
+        (folder / "part").write_text("half")
+    (tmp_path / ".out.notours.tmp").mkdir()
+    take(tmp_path / "out")
+    remove_beside(tmp_path / "out")
+    release(tmp_path / "out")
+    assert [folder.exists() for folder in left] == [False, True, True]
+    assert (tmp_path / ".out.notours.tmp").exists()
+    left[0].mkdir()
+    remove_beside(tmp_path / "out")  # without the lock
+    assert left[0].exists()

@@ -182,12 +182,11 @@ def test_the_earlier_choice_of_a_shape_is_that_without_blocks(tmp_path):
     assert possible_shapes(DistilSettings(**asked, shape=str(before)), ref) == (before,)
 
 
-@pytest.mark.parametrize(
-    ("more", "named"), [({"stream": True}, "read layer by layer"), ({"teacher": "http://h/v1#m"}, "on a server")]
-)
-def test_no_student_is_cut_out_of_a_teacher_that_is_not_in_memory(here, more, named):
-    with pytest.raises(BadSetting, match=f"--params: a student is pruned from a teacher in memory, and .* is {named}"):
-        ask(here, "no-cut", params="40k", **more)
+def test_no_student_is_cut_out_of_a_teacher_on_a_server(here):
+    with pytest.raises(
+        BadSetting, match=r"--params: a student is pruned from its teacher's weights, and .* is on a server"
+    ):
+        ask(here, "no-cut", params="40k", teacher="http://h/v1#m")
 
 
 def test_sizes_that_are_one_student_are_refused(here):

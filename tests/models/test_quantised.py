@@ -108,7 +108,7 @@ def test_what_needs_whole_weights_is_refused_with_a_reason(tmp_path):
         ),
         (
             lambda: load_streamed(folder, length=8, spill=tmp_path),
-            "because layers are read one by one, got quantised ones; capture without --stream",
+            r"because layers are read one by one, got quantised ones; it has to be in memory \(without --stream\)",
         ),
         (
             lambda: Anatomy.of(config),

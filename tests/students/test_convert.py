@@ -12,6 +12,7 @@ from limbeck.models.mixers.attention import Attention
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.pattern import build, pattern_of
 from limbeck.models.save import save
+from limbeck.models.stored import StoredModel
 from limbeck.students.convert import Maps, check_family, convert, initialise
 from tests.helpers.models import batch, llama, tokenizer
 
@@ -45,6 +46,22 @@ def test_attention_everywhere_is_the_teacher(kind, tied, tmp_path):
     assert (student(batch()).logits() - teacher(batch()).logits()).abs().max() < 2e-5
     save(student, tmp_path / "student")
     assert (load(tmp_path / "student")(batch()).logits() - teacher(batch()).logits()).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_teacher_on_disk_gives_the_same_student(tied, dtype, tmp_path):
+    teacher = new_model(LlamaConfig(**SHAPE, tie_word_embeddings=tied), tokenizer(), 0)
+    teacher.model.save_pretrained(tmp_path / "teacher", max_shard_size="20KB")
+    teacher.tokenizer.save_pretrained(tmp_path / "teacher")
+    made = []
+    for base in (load(tmp_path / "teacher", dtype=dtype), StoredModel.open(tmp_path / "teacher", dtype=dtype)):
+        torch.manual_seed(0)
+        made.append(convert(base, ["gdn", "based:4"]))
+    ours, theirs = (model.model.state_dict() for model in made)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == dtype for name in ours)
+    assert made[0].lineage == made[1].lineage
 
 
 @torch.no_grad()

@@ -15,8 +15,9 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.models.save import save
 from limbeck.students.prune import choose_units, prune
-from limbeck.students.score import Scores, score
+from limbeck.students.score import score
 from limbeck.students.shape import Shape
+from limbeck.students.tally import Scores
 from limbeck.types import Batch
 from tests.helpers.zoo import CONFIGS, animal, packed
 

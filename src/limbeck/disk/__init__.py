@@ -3,7 +3,7 @@
 from limbeck.disk.check import FolderCheck, check_folder, require_undamaged
 from limbeck.disk.crcs import CheckedRows, sums_of
 from limbeck.disk.digests import check_digests, check_sums, load_arrays, save_arrays, sums, write_digests
-from limbeck.disk.lock import LOCK, claims, locked, release, remove_leftovers, take
+from limbeck.disk.lock import LOCK, claims, locked, release, remove_beside, remove_leftovers, take
 from limbeck.disk.names import existing, shown
 from limbeck.disk.records import (
     AGAIN,
@@ -70,6 +70,7 @@ __all__ = [
     "read_rows",
     "refuse_links",
     "release",
+    "remove_beside",
     "remove_leftovers",
     "replacing",
     "require_type",

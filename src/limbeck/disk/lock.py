@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from limbeck.disk.whole import is_link, sweep, writing
+from limbeck.disk.whole import is_link, sweep, sweep_beside, writing
 from limbeck.errors import BadFolder
 
 LOCK = ".lock"
@@ -92,6 +92,13 @@ def remove_leftovers(folder: Path) -> None:
     held = _held.get(folder.resolve() / LOCK)
     if held is not None and held.descriptor is not None:
         _tidy(folder)
+
+
+def remove_beside(folder: Path) -> None:
+    """Removes what killed processes left beside a locked folder that they were replacing. Without locks nothing is removed."""
+    held = _held.get(folder.resolve() / LOCK)
+    if held is not None and held.descriptor is not None:
+        sweep_beside(folder.resolve())
 
 
 def _tidy(folder: Path) -> None:

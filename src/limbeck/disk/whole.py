@@ -190,6 +190,14 @@ def link_or_copy(source: Path, target: Path) -> None:
             beside.replace(target)
 
 
+def sweep_beside(path: Path) -> None:
+    """Removes leftovers of killed processes that were replacing a folder. A name that was shortened could be another's."""
+    own = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.tmp")
+    for entry in path.parent.iterdir():
+        if len(path.name) <= _LONGEST and own.fullmatch(entry.name) and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+
+
 def sweep(folder: Path) -> list[Path]:
     """Removes leftovers of killed processes from a folder; returns the folders in it."""
     inside = []

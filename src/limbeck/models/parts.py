@@ -7,16 +7,17 @@ them.
 from __future__ import annotations
 
 import ctypes
+import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limbeck.disk import writing
@@ -24,6 +25,7 @@ from limbeck.errors import BadModel
 from limbeck.models.source import Stored
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
 ALIGNED = 64  # tensors in a buffer begin at multiples of this many bytes
 _CONVERTED = 2**20  # numbers of a tensor read at once where their format changes
 
@@ -80,6 +82,29 @@ def read_into(target: Tensor, stored: Stored) -> None:
             part.copy_(raw)
 
 
+def read_part(stored: Stored, indices: Sequence[Int[Tensor, " n"]], dtype: torch.dtype) -> Tensor:
+    """The given indices along each dimension of a tensor in a file, ascending, in a number format.
+
+    Rows are read in blocks, of which only what is kept stays in memory. Raises BadModel if the file is too short.
+    """
+    found = torch.empty([len(index) for index in indices], dtype=dtype)
+    width = math.prod(stored.shape[1:])
+    step = max(1, _CONVERTED // max(1, width))
+    done = 0
+    with stored.file.open("rb", buffering=0) as file:
+        while done < len(found):
+            first = int(indices[0][done])
+            rows = indices[0][done : int(torch.searchsorted(indices[0], first + step))] - first
+            raw = torch.empty((int(rows[-1]) + 1, *stored.shape[1:]), dtype=DTYPES[stored.dtype])
+            file.seek(stored.start + first * width * raw.itemsize)
+            _fill(file, raw, stored)
+            for dimension, index in enumerate((rows, *indices[1:])):
+                raw = raw if len(index) == raw.shape[dimension] else raw.index_select(dimension, index)
+            found[done : done + len(rows)] = raw
+            done += len(rows)
+    return found
+
+
 def _fill(file: Any, target: Tensor, stored: Stored) -> None:
     view = _bytes(target)
     while view:
@@ -94,6 +119,35 @@ def _fill(file: Any, target: Tensor, stored: Stored) -> None:
 def _bytes(tensor: Tensor) -> memoryview:
     """The memory of a tensor on the host."""
     return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def write_tensors(
+    file: Path, shapes: Mapping[str, Sequence[int]], read: Callable[[str], Tensor], dtype: torch.dtype
+) -> bool:
+    """Writes a safetensors file tensor by tensor, byte by byte as the library writes it; ``read`` gives each by name.
+
+    False, with an unfinished file, where a finite value is outside the range of ``dtype``.
+    """
+    names, end = sorted(shapes), 0
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for name in names:
+        start, end = end, end + math.prod(shapes[name]) * dtype.itemsize
+        header[name] = {"dtype": NAMES[dtype], "shape": list(shapes[name]), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb", buffering=0) as out:
+        _empty_into(out, memoryview(len(text).to_bytes(8, "little") + text))
+        for name in names:
+            values = read(name).to(dtype).contiguous()
+            if not all(torch.isfinite(some).all() for some in values.reshape(-1).split(_CONVERTED)):
+                return False
+            _empty_into(out, _bytes(values))
+    return True
+
+
+def _empty_into(file: Any, view: memoryview) -> None:
+    while view:
+        view = view[file.write(view) :]
 
 
 class States:
@@ -133,8 +187,7 @@ class States:
         self._file.seek(self._starts[number] + rows.start * math.prod(self._shapes[number][1:]) * self._dtype.itemsize)
         view = _bytes(hidden.contiguous().cpu())
         with writing(self._spill):
-            while view:
-                view = view[self._file.write(view) :]
+            _empty_into(self._file, view)
 
     def close(self) -> None:
         """Releases memory and file."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from limbeck.disk import whole_folder, write_digests
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.parts import write_tensors
 from limbeck.models.quiet import quiet_transformers
 from limbeck.models.sidecar import complete, source_of
+from limbeck.models.skeleton import names_in_files
 
 
 def save(
@@ -26,17 +29,57 @@ def save(
     Raises OSError where the folder cannot be written.
     """
     with whole_folder(Path(folder).absolute()) as partial:
+        with quiet_transformers(), _stored_as(model, dtype):
+            model.model.save_pretrained(partial)
+        _add_the_rest(model, partial, card)
+
+
+def save_as_read(
+    model: LanguageModel,
+    read: Callable[[str], Tensor],
+    folder: str | Path,
+    *,
+    dtype: torch.dtype,
+    card: str | None = None,
+) -> None:
+    """Writes the same folder as `save` for a model without weights; ``read`` gives each of them by name, one is in memory.
+
+    Where a weight is outside the range of ``dtype``, the format of all is float32. Raises OSError where the folder cannot be
+    written.
+    """
+    names = names_in_files(model.model)
+    shapes = {written: tuple(model.model.get_parameter(name).shape) for written, name in names.items()}
+    with whole_folder(Path(folder).absolute()) as partial:
+        weights = partial / "model.safetensors"
+        if not write_tensors(weights, shapes, lambda written: read(names[written]), dtype):
+            dtype = torch.float32
+            write_tensors(weights, shapes, lambda written: read(names[written]), dtype)
+        model.config.dtype = str(dtype).removeprefix("torch.")
+        model.config.architectures = [type(model.model).__name__]
         with quiet_transformers():
-            with _stored_as(model, dtype):
-                model.model.save_pretrained(partial)
-            model.tokenizer.save_pretrained(partial)
-            complete(partial, model.config, tokenizer_of=source_of(model.tokenizer))
-        if model.lineage is not None:
-            text = json.dumps(model.lineage, indent=1, sort_keys=True)
-            (partial / "lineage.json").write_text(text + "\n", encoding="utf-8")
-        if card is not None:
-            (partial / "README.md").write_text(card, encoding="utf-8")
-        write_digests(partial)
+            model.config.save_pretrained(partial)
+            if model.model.generation_config is not None:
+                model.model.generation_config.save_pretrained(partial)
+        _add_the_rest(model, partial, card)
+
+
+def _add_the_rest(model: LanguageModel, folder: Path, card: str | None) -> None:
+    """Writes beside weights and configuration the tokenizer, lineage, card and checksums."""
+    with quiet_transformers():
+        model.tokenizer.save_pretrained(folder)
+        complete(folder, model.config, tokenizer_of=source_of(model.tokenizer))
+    if model.lineage is not None:
+        text = json.dumps(model.lineage, indent=1, sort_keys=True)
+        (folder / "lineage.json").write_text(text + "\n", encoding="utf-8")
+    if card is not None:
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    write_digests(folder)
+
+
+@torch.no_grad()
+def holds(model: LanguageModel, dtype: torch.dtype) -> bool:
+    """Whether a number format holds all weights of a model without rounding."""
+    return all(torch.equal(p, p.to(dtype).to(p.dtype)) for p in model.model.parameters() if p.is_floating_point())
 
 
 @torch.no_grad()

@@ -23,6 +23,8 @@ from limbeck.models.parts import ALIGNED, DTYPES
 from limbeck.models.source import Stored, is_old_buffer
 from limbeck.models.weights import check_match
 
+IN_MEMORY = "it has to be in memory (without --stream)"
+
 
 def skeleton(config: PreTrainedConfig, *, dtype: torch.dtype) -> PreTrainedModel:
     """A model of this configuration whose parameters have no storage. Its buffers are computed, because no file holds them.
@@ -78,7 +80,7 @@ def matched(folder: Path, model: PreTrainedModel, stored: Mapping[str, Stored]) 
         raise BadModel(
             f"{folder}: the weights have {sorted(unexpected)[0]} where Transformers computes with {sorted(missing)[0]} "
             f"({len(missing)} such tensors), so they are of another architecture, or have another form on disk, which cannot be "
-            "streamed; compare the config.json, or capture without --stream where the model fits"
+            "streamed; compare the config.json, or keep the model in memory (without --stream), where it fits"
         )
     check_match(
         folder,
@@ -113,6 +115,17 @@ def _renaming(model: PreTrainedModel) -> Callable[[str], str]:
         return key
 
     return renamed
+
+
+def names_in_files(model: PreTrainedModel) -> dict[str, str]:
+    """Name in files → name of each parameter, tied ones once. They are the same but for the older names of a few families."""
+    names = [name for name, _ in model.named_parameters()]
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # in this release both have the same name
+        return {name: name for name in names}
+    written = revert_weight_conversion(model, {name: torch.tensor(place) for place, name in enumerate(names)})
+    return {name: names[int(place)] for name, place in written.items()}
 
 
 def layers_of(model: PreTrainedModel) -> list[nn.Module]:

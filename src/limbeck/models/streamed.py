@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,21 +23,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limbeck.config.defaults import FREE_SHARE
-from limbeck.errors import BadModel
-from limbeck.models.configuration import is_quantised, load_config
 from limbeck.models.inside import packed
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import display_name, load_tokenizer, read_generation
 from limbeck.models.memory import MemoryBudget
 from limbeck.models.parts import ALIGNED, Part, States, give_back, read_into
-from limbeck.models.skeleton import embedding_of, head_of, layers_of, matched, needs_of, skeleton
-from limbeck.models.source import Stored, check_tokenizer, resolve, stored_tensors
+from limbeck.models.skeleton import IN_MEMORY, embedding_of, head_of, layers_of, needs_of
+from limbeck.models.source import Stored
+from limbeck.models.stored import StoredModel
 from limbeck.models.trim.model import Vocabulary
 from limbeck.models.verify import ACROSS_DOCUMENTS, NOT_CAUSAL, NOT_FINITE, OTHER_HEAD, differ, refused
 from limbeck.models.weights import check_finite
 from limbeck.types import Batch, Head, Outputs
 
-MORE_THAN_HIDDEN = "its layers return more than hidden states; capture without --stream"
+MORE_THAN_HIDDEN = f"its layers return more than hidden states: {IN_MEMORY}"
 
 
 def load_streamed(
@@ -60,33 +58,23 @@ def load_streamed(
     Raises BadModel and Mismatch as `load` does, BadModel for an architecture that cannot be streamed, and BadSetting for too
     little memory.
     """
-    folder = resolve(name)
-    config = load_config(folder)
-    if is_quantised(config):
-        raise BadModel(
-            f"{folder}: expected full-precision weights, because layers are read one by one, got quantised ones; "
-            "capture without --stream"
-        )
-    stored = stored_tensors(folder)
-    check_tokenizer(folder)
-    model = skeleton(config, dtype=dtype)
-    read_generation(model, folder)
-    about = LanguageModel(model, load_tokenizer(folder), display_name(name))
-    tensors = matched(folder, model, stored)
+    stored = StoredModel.open(name, dtype=dtype)
+    about, model = stored.about, stored.about.model
     device = torch.device(device)
-    limit = memory or FREE_SHARE * _free(device)
+    limit = memory or FREE_SHARE * free_on(device)
     needs = needs_of(model, length=length, caller_bytes=caller_bytes(about.vocab))
     needs = replace(needs, head=needs.head + kept * about.head.weight.shape[1] * dtype.itemsize)  # beside the whole one
     free = psutil.virtual_memory().available
     budget = MemoryBudget.of(
         needs, limit=limit, length=length, kind="cuda" if device.type == "cuda" else "cpu", free=free
     )
-    streamed = StreamedModel(about, tensors, folder=folder, device=device, budget=budget, spill=spill)
+    streamed = StreamedModel(about, stored.tensors, folder=stored.folder, device=device, budget=budget, spill=spill)
     streamed.verify()
     return streamed
 
 
-def _free(device: torch.device) -> float:
+def free_on(device: torch.device) -> float:
+    """Bytes of free memory of a device."""
     return float(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)
 
 
@@ -103,6 +91,29 @@ class _Step:
     first_input: Tensor | None = None
     output: Any = None
     calls: list[tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Passing:
+    """A micro-batch that has passed a ``layer``, whose number is that of the layers for what follows them.
+
+    ``before`` and ``after`` are its hidden states (B, T, D).
+    """
+
+    layer: int
+    batch: Batch
+    before: Float[Tensor, "B T D"]
+    after: Float[Tensor, "B T D"]
+
+
+@dataclass(frozen=True)
+class Returning:
+    """Activations of a micro-batch in a ``layer``, whose number is as in `Passing`, and the gradients of its loss for each."""
+
+    layer: int
+    batch: Batch
+    activations: Sequence[Tensor]
+    gradients: Sequence[Tensor]
 
 
 class StreamedModel:
@@ -165,9 +176,99 @@ class StreamedModel:
                 self._enter(block, states)
                 give_back()
                 for number in self._loaded_layers():
-                    self._push(number, block, states)
+                    for _ in self._push(number, block, states, states):
+                        pass
                 give_back()
                 yield from self._leave(block, states)
+
+    @torch.no_grad()
+    def passing(self, batches: Iterable[Batch]) -> Iterator[Passing]:
+        """Each batch after each layer has computed it, layer by layer, and at last after what follows the layers.
+
+        A block goes through all of them before the next one. Forward hooks on modules inside a layer have run once for each
+        layer when it is given; those on modules after the layers, such as the last norm, run for every layer too. Raises BadModel
+        for NaN among the weights.
+        """
+        for block in self._blocks(batches):
+            with closing(self._states(block)) as states:
+                self._enter(block, states)
+                give_back()
+                for number in self._loaded_layers():
+                    yield from self._push(number, block, states, states)
+                give_back()
+                for number, batch in enumerate(block):
+                    for part in self._micro(batch):
+                        hidden = states.get(number, part).to(self.device)
+                        yield Passing(self._count, batch.rows(part), hidden, self._end(hidden, batch.position[part]))
+
+    @torch.no_grad()
+    def returning(
+        self,
+        batches: Iterable[Batch],
+        *,
+        passed: Callable[[Passing], None],
+        loss: Callable[[Batch, Outputs], Float[Tensor, ""]],
+        taken: Callable[[], list[Tensor]],
+    ) -> Iterator[Returning]:
+        """Gradients of each batch's loss with respect to activations: what follows the layers first, the first layer last.
+
+        A block goes through all layers, which ``passed`` is given, and back through them, where each is computed again from its
+        input. The inputs of all layers wait in a file. ``taken`` gives the activations of the layer that has just run, in the
+        order of `Returning`; behind the layers it is their output. Raises BadModel for NaN among the weights.
+        """
+        for block in self._blocks(batches):
+            with ExitStack() as stack:
+                inputs = [
+                    stack.enter_context(closing(self._states(block, on_disk=True))) for _ in range(self._count + 1)
+                ]
+                gradients = stack.enter_context(closing(self._states(block)))
+                self._enter(block, inputs[0])
+                give_back()
+                for number in self._loaded_layers():
+                    for passing in self._push(number, block, inputs[number], inputs[number + 1]):
+                        passed(passing)
+                give_back()
+                yield from self._turn(block, inputs[-1], gradients, loss)
+                give_back()
+                for number in self._loaded_layers(backwards=True):
+                    yield from self._pull(number, block, inputs[number], gradients, taken)
+
+    def _turn(
+        self, block: Sequence[Batch], states: States, gradients: States, loss: Callable[[Batch, Outputs], Tensor]
+    ) -> Iterator[Returning]:
+        """The loss of a block, and its gradients with respect to the outputs of the last layer and what follows it."""
+        head = self._loaded_head()
+        for number, batch in enumerate(block):
+            for part in self._micro(batch):
+                rows = batch.rows(part)
+                with torch.enable_grad():
+                    hidden = states.get(number, part).to(self.device).requires_grad_()
+                    last = self._end(hidden, rows.position)
+                    found = torch.autograd.grad(loss(rows, Outputs(last, head, self.vocab)), [last, hidden])
+                gradients.put(number, part, found[1])
+                yield Returning(self._count, rows, [last.detach()], [found[0]])
+
+    def _pull(
+        self,
+        layer: int,
+        block: Sequence[Batch],
+        states: States,
+        gradients: States,
+        taken: Callable[[], list[Tensor]],
+    ) -> Iterator[Returning]:
+        """Computes a whole block in one layer again, and turns gradients of its output into those of its input."""
+        for number, batch in enumerate(block):
+            for part in self._micro(batch):
+                rows = batch.rows(part)
+                with torch.enable_grad():
+                    hidden = states.get(number, part).to(self.device).requires_grad_()
+                    output = self._run(layer, hidden, rows.position)
+                    activations = taken()
+                    found = torch.autograd.grad(
+                        output, [*activations, hidden], gradients.get(number, part).to(self.device)
+                    )
+                gradients.put(number, part, found[-1])
+                yield Returning(layer, rows, activations, found[:-1])
 
     @torch.no_grad()
     def seconds(self, batch: Batch, *, rows: int) -> float:
@@ -197,8 +298,8 @@ class StreamedModel:
         if block:
             yield block
 
-    def _states(self, block: Sequence[Batch]) -> States:
-        spill = self._spill if self.budget.spill else None
+    def _states(self, block: Sequence[Batch], *, on_disk: bool = False) -> States:
+        spill = self._spill if self.budget.spill or on_disk else None
         return States([(*batch.tokens.shape, self._width) for batch in block], self._whole.model.dtype, spill)
 
     def _enter(self, block: Sequence[Batch], states: States) -> None:
@@ -209,12 +310,14 @@ class StreamedModel:
                     tokens = batch.tokens[part] if self._kept is None else self._kept[batch.tokens[part]]
                     states.put(number, part, self._embed(tokens, batch.position[part]))
 
-    def _push(self, layer: int, block: Sequence[Batch], states: States) -> None:
-        """Runs a whole block through one layer."""
+    def _push(self, layer: int, block: Sequence[Batch], states: States, outputs: States) -> Iterator[Passing]:
+        """Runs a whole block through one layer, from ``states`` into ``outputs``."""
         for number, batch in enumerate(block):
             for part in self._micro(batch):
                 hidden = states.get(number, part).to(self.device)
-                states.put(number, part, self._run(layer, hidden, batch.position[part]))
+                output = self._run(layer, hidden, batch.position[part])
+                yield Passing(layer, batch.rows(part), hidden, output)
+                outputs.put(number, part, output)
 
     def _leave(self, block: Sequence[Batch], states: States) -> Iterator[tuple[Batch, Outputs]]:
         """Computes outputs from the hidden states of the last layer."""
@@ -222,36 +325,40 @@ class StreamedModel:
         for number, batch in enumerate(block):
             hidden = torch.cat(
                 [
-                    self._decode(
-                        _Step(len(self._layers), states.get(number, part).to(self.device)), batch.position[part]
-                    )
+                    self._end(states.get(number, part).to(self.device), batch.position[part])
                     for part in self._micro(batch)
                 ]
             )
             yield batch, Outputs(hidden, head, self.vocab)
             del hidden
 
-    def _loaded_layers(self) -> Iterator[int]:
+    def _end(self, hidden: Float[Tensor, "B T D"], position: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """What follows the layers, up to the head."""
+        found: Tensor = self._decode(_Step(len(self._layers), hidden), position)
+        return found
+
+    def _loaded_layers(self, *, backwards: bool = False) -> Iterator[int]:
         """The number of each layer while its weights are loaded. With prefetch the next one is read meanwhile."""
         prefetch = self.budget.prefetch
+        order = list(reversed(range(len(self._parts)))) if backwards else list(range(len(self._parts)))
         buffers = [self._buffer(self._parts) for _ in range(2 if prefetch else 1)]
         with ThreadPoolExecutor(1) as reader:
 
-            def read(number: int) -> Any:
-                if number == len(self._parts):
+            def read(place: int) -> Any:
+                if place == len(order):
                     return None
-                return reader.submit(self._read, self._parts[number], buffers[number % len(buffers)])
+                return reader.submit(self._read, self._parts[order[place]], buffers[place % len(buffers)])
 
             reading = read(0)
-            for number, part in enumerate(self._parts):
+            for place, number in enumerate(order):
                 values = reading.result()
                 if prefetch:
-                    reading = read(number + 1)
-                with part.holding(values, self.device):
+                    reading = read(place + 1)
+                with self._parts[number].holding(values, self.device):
                     del values
                     yield number
                 if not prefetch:
-                    reading = read(number + 1)
+                    reading = read(place + 1)
 
     def _micro(self, batch: Batch) -> Iterator[slice]:
         rows = self._micro_rows(batch)
@@ -259,6 +366,15 @@ class StreamedModel:
 
     def _micro_rows(self, batch: Batch) -> int:
         return max(1, self.budget.micro_tokens // batch.tokens.shape[1])
+
+    @property
+    def whole(self) -> LanguageModel:
+        """The model that runs, with all its tokens; outside a run its layers have no weights."""
+        return self._whole
+
+    @property
+    def _count(self) -> int:
+        return len(self._layers)
 
     @property
     def _width(self) -> int:
@@ -362,7 +478,10 @@ class StreamedModel:
         if differ(self._whole, alone[:half], other[:half]):
             raise refused(self.about, NOT_CAUSAL)
         if self._whole.chunked or differ(self._whole, packed[half:], second[:half]):
-            raise refused(self.about, f"{ACROSS_DOCUMENTS}; capture without --stream, which runs each document alone")
+            raise refused(
+                self.about,
+                f"{ACROSS_DOCUMENTS}: {IN_MEMORY}, where each document runs alone",
+            )
 
     def _trial(self) -> tuple[Int[Tensor, "4 8"], Int[Tensor, "4 8"]]:
         """Tokens and positions of four rows: one document, another that begins like it, both halves packed, the second half."""
@@ -380,19 +499,22 @@ class StreamedModel:
             with self._embedding.holding(self._read(self._embedding), self.device):
                 self._decode(by_tokens, position, input_ids=tokens)
             if by_tokens.first_input is None:
-                raise refused(self.about, "its layers are not called one after the other; capture without --stream")
+                raise refused(
+                    self.about,
+                    f"its layers are not called one after the other: {IN_MEMORY}",
+                )
             by_hidden = _Step(-1, by_tokens.first_input)
             self._decode(by_hidden, position)
         except (TypeError, AttributeError) as error:
             raise refused(self.about, f"its decoder does not take positions and hidden states ({error})") from error
         for step in (by_tokens, by_hidden):
             if len(step.calls) != len(self._layers) or any(hidden is not step.first_input for hidden, *_ in step.calls):
-                raise refused(self.about, "it changes hidden states between layers; capture without --stream")
+                raise refused(self.about, f"it changes hidden states between layers: {IN_MEMORY}")
         for (_, *arguments), (_, *again) in zip(by_tokens.calls, by_hidden.calls, strict=True):
             if not _same(arguments, again):
                 raise refused(
                     self.about,
-                    "arguments of its layers depend on more than hidden states and positions; capture without --stream",
+                    f"arguments of its layers depend on more than hidden states and positions: {IN_MEMORY}",
                 )
         return by_tokens.first_input
 

@@ -31,6 +31,7 @@ from limbeck.models.mixers.mixer import Mixer
 from limbeck.models.mixers.named import MIXERS
 from limbeck.models.mixers.pattern import parse
 from limbeck.models.mixers.retnet import Retention
+from limbeck.models.stored import StoredModel
 from limbeck.models.trim.model import lineage_of_vocabulary
 from limbeck.students.shape import Shape, parameters
 from limbeck.students.shape import choose as choose_pruned
@@ -70,33 +71,46 @@ class Maps:
 
 
 @torch.no_grad()
-def convert(teacher: LanguageModel, mixers: Sequence[str]) -> LanguageModel:
-    """A trainable student with these mixers, one a layer. The teacher is not changed.
+def convert(
+    teacher: LanguageModel | StoredModel, mixers: Sequence[str], *, device: torch.device | None = None
+) -> LanguageModel:
+    """A trainable student with these mixers, one a layer, on a ``device``: the teacher's. The teacher is not changed.
+
+    Of a teacher on disk one tensor is read at a time, and the student is the same, in the format that the teacher computes in.
 
     Its ``lineage`` describes for each layer what was copied from the teacher's attention, and what was initialised from the
     current random state. Raises BadModel for a teacher that cannot be converted, and for a mixer that cannot be initialised from
     attention.
     """
-    config = config_of(teacher.config, mixers)
-    model = build(config, dtype=teacher.model.dtype).to(teacher.device)
+    about = teacher.about if isinstance(teacher, StoredModel) else teacher
+    config, dtype = config_of(about.config, mixers), about.model.dtype
+    device = device or (torch.device("cpu") if isinstance(teacher, StoredModel) else teacher.device)
+    model = build(config, dtype=dtype).to(device)
     assert isinstance(model, LimbeckForCausalLM)
-    theirs = teacher.model.state_dict()
-    _copy(model.model.embed_tokens.weight, theirs["model.embed_tokens.weight"])
-    _copy(model.model.norm.weight, theirs["model.norm.weight"])
+    theirs = _tensors_of(teacher)
+    _copy(model.model.embed_tokens.weight, theirs("model.embed_tokens.weight"))
+    _copy(model.model.norm.weight, theirs("model.norm.weight"))
     if not config.tie_word_embeddings:
-        _copy(model.lm_head.weight, theirs["lm_head.weight"])
+        _copy(model.lm_head.weight, theirs("lm_head.weight"))
     converted = []
     for number, (layer, name) in enumerate(zip(model.model.layers, mixers, strict=True)):
-        attention = Attention(config.dims(number), rope=True).to(teacher.device, teacher.model.dtype)
+        attention = Attention(config.dims(number), rope=True).to(device, dtype)
         ours = dict(layer.named_parameters()) | {f"mixer.{n}": p for n, p in attention.named_parameters()}
         for tensor, place in _TENSORS.items():
-            _copy(ours[place], theirs[f"model.layers.{number}.{tensor}"])
+            _copy(ours[place], theirs(f"model.layers.{number}.{tensor}"))
         assert isinstance(layer, LimbeckLayer)
         copied, initialised = initialise(layer.mixer, attention)
         converted.append({"mixer": name, "taken": copied, "fresh": initialised})
-    model.generation_config = copy.deepcopy(teacher.model.generation_config)
-    lineage = {"teacher": teacher.name, "mixers": list(mixers), "converted": converted} | lineage_of_vocabulary(teacher)
-    return LanguageModel(model.requires_grad_(True).train(), teacher.tokenizer, f"{teacher.name}-converted", lineage)
+    model.generation_config = copy.deepcopy(about.model.generation_config)
+    lineage = {"teacher": about.name, "mixers": list(mixers), "converted": converted} | lineage_of_vocabulary(about)
+    return LanguageModel(model.requires_grad_(True).train(), about.tokenizer, f"{about.name}-converted", lineage)
+
+
+def _tensors_of(teacher: LanguageModel | StoredModel) -> Callable[[str], Tensor]:
+    """A teacher's tensors by name, in the format that it computes in."""
+    if isinstance(teacher, StoredModel):
+        return lambda name: teacher.tensor(name, teacher.about.model.dtype)
+    return teacher.model.state_dict().__getitem__
 
 
 @torch.no_grad()

@@ -16,13 +16,17 @@ _FIXED = ("vocab", "position", "head_dim")
 
 @dataclass(frozen=True)
 class Kept:
-    """Kept indices, ascending, int64. Those inside layers have one row per kept layer."""
+    """Kept indices, ascending, int64. Those inside layers have one row per kept layer.
+
+    ``vocab`` are the tokens whose rows are read from files that hold more of them (`models.trim`); None: all.
+    """
 
     layers: Int[Tensor, " l"]
     hidden: Int[Tensor, " d"]
     heads: Int[Tensor, "l h"]
     kv_heads: Int[Tensor, "l kv"]
     ffn: Int[Tensor, "l f"]
+    vocab: Int[Tensor, " v"] | None = None
 
     def along(self, axis: str, layer: int, sizes: Sizes) -> Int[Tensor, " n"]:
         """Kept indices of the teacher's tensor along an axis, in the ``layer``-th kept layer. ``sizes`` are the teacher's."""
@@ -43,6 +47,8 @@ class Kept:
                 return _channels(self.heads[layer], 3 * d)
             case "gate|up":
                 return torch.cat([self.ffn[layer], self.ffn[layer] + sizes.ffn])
+            case "vocab" if self.vocab is not None:
+                return self.vocab
         assert axis in _FIXED, f"no axis {axis!r}"
         return torch.arange(sizes.of(axis), device=self.hidden.device)
 

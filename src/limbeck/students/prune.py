@@ -10,23 +10,30 @@ layers and 48 channels 6.35 against 5.97 (activation scores, held-out stories, t
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformers.configuration_utils import PreTrainedConfig
 
-from limbeck.models.anatomy import Anatomy, Sizes, resized
+from limbeck.models.anatomy import HEAD, Anatomy, Sizes, resized
 from limbeck.models.build import build
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.save import save_as_read
+from limbeck.models.stored import StoredModel
 from limbeck.models.trim.model import lineage_of_vocabulary
 from limbeck.students.kept import Kept
-from limbeck.students.score import Scores
 from limbeck.students.shape import Shape, check
+from limbeck.students.tally import Scores
 
 Student = LanguageModel
+Read = Callable[
+    [str, Sequence[Int[Tensor, " n"]]], Tensor
+]  # a teacher's tensor by name, and its indices along each dimension
 
 
 @torch.no_grad()
@@ -37,22 +44,59 @@ def prune(teacher: LanguageModel, *, shape: Shape, scores: Scores) -> Student:
     to the teacher's own shape gives the same logits, bit by bit. Raises BadShape where the teacher cannot be pruned to the shape,
     and BadModel for an architecture that cannot be pruned.
     """
-    check(teacher.config, shape)
-    anatomy = Anatomy.of(teacher.config)
-    kept = choose_units(shape, scores)
-    unpruned = {name: getattr(anatomy.sizes, name) for name in ("head_dim", "vocab", "position")}
-    config = resized(teacher.config, layers=kept.layers.tolist(), sizes=Sizes(**asdict(shape), **unpruned))
+    pruning = _Pruning.of(teacher, shape, scores)
     with torch.random.fork_rng(devices=[]):  # building makes random weights, all of which are overwritten below
-        model = build(config, dtype=teacher.model.dtype).to(teacher.device)
+        model = build(pruning.config(teacher.config), dtype=teacher.model.dtype).to(teacher.device)
     theirs = dict(teacher.model.named_parameters())
+
+    def read(name: str, indices: Sequence[Tensor]) -> Tensor:
+        part = theirs[name].detach()
+        for dimension, index in enumerate(indices):
+            part = part.index_select(dimension, index)
+        return part
+
     for name, parameter in model.named_parameters():
-        parameter.copy_(_kept_part(name, theirs, kept, anatomy))
-    if anatomy.kind.scaled_embedding and shape.hidden < anatomy.sizes.hidden:
-        _keep_embedding_scale(model, anatomy, (anatomy.sizes.hidden / shape.hidden) ** 0.5)
-    model.generation_config = copy.deepcopy(teacher.model.generation_config)
-    lineage = {"teacher": teacher.name, "method": scores.method, "shape": asdict(shape), "kept": _listed(kept)}
-    lineage |= lineage_of_vocabulary(teacher)
-    return LanguageModel(model.requires_grad_(True).train(), teacher.tokenizer, f"{teacher.name}-cut", lineage)
+        parameter.copy_(pruning.part(name, read))
+    return pruning.student(model.requires_grad_(True).train(), teacher, scores.method)
+
+
+@dataclass(frozen=True)
+class StoredStudent:
+    """A pruned student whose weights are read from its teacher's files when it is saved: ``about`` has none.
+
+    ``read`` gives a tensor of it by name, ``exact`` is the number format that holds all of them without rounding.
+    """
+
+    about: LanguageModel
+    read: Callable[[str], Tensor]
+    exact: torch.dtype
+
+    def save(self, folder: str | Path, *, card: str | None = None, dtype: torch.dtype | None = None) -> None:
+        """Writes the student as a model's folder, tensor by tensor, rounded to ``dtype``; None: exactly.
+
+        Raises BadModel for NaN among the weights, OSError where the folder cannot be written.
+        """
+        save_as_read(self.about, self.read, folder, card=card, dtype=dtype or self.exact)
+
+
+@torch.no_grad()
+def prune_stored(teacher: StoredModel, *, shape: Shape, scores: Scores) -> StoredStudent:
+    """The student of `prune`, from a teacher on disk: one tensor is in memory at a time, and that as far as it is kept.
+
+    Its weights are those of the files; number formats of a computation do not round them. Raises as `prune`.
+    """
+    pruning = _Pruning.of(teacher.about, shape, scores.to("cpu"))
+    if teacher.vocabulary is not None:
+        rows = torch.from_numpy(teacher.vocabulary.kept)
+        pruning = replace(pruning, kept=replace(pruning.kept, vocab=rows))
+    with torch.device("meta"):
+        model = build(pruning.config(teacher.about.config), dtype=teacher.format)
+    wide = torch.promote_types(teacher.format, torch.float32) if pruning.scale != 1 else teacher.format
+
+    def read(name: str) -> Tensor:
+        return pruning.part(name, lambda theirs, indices: teacher.part(theirs, indices, wide))
+
+    return StoredStudent(pruning.student(model, teacher.about, scores.method), read, wide)
 
 
 def choose_units(shape: Shape, scores: Scores) -> Kept:
@@ -92,33 +136,54 @@ def _best_layers(scores: Float[Tensor, " L"], count: int) -> Int[Tensor, " l"]:
     return _best(guarded, count)
 
 
-def _kept_part(name: str, theirs: dict[str, nn.Parameter], kept: Kept, anatomy: Anatomy) -> Tensor:
-    """The part of the teacher's tensor that becomes the student's tensor of this name."""
-    prefix = f"{anatomy.kind.layers}."
-    layer = 0
-    axes = anatomy.outside.get(name, ())
-    if name.startswith(prefix):
-        number, local = name.removeprefix(prefix).split(".", 1)
-        layer, axes = int(number), anatomy.inside[local]
-        name = f"{prefix}{int(kept.layers[layer])}.{local}"
-    tensor = theirs[name].detach()
-    for dimension, axis in enumerate(axes):
-        tensor = tensor.index_select(dimension, kept.along(axis, layer, anatomy.sizes))
-    return tensor
+@dataclass(frozen=True)
+class _Pruning:
+    """What becomes of a teacher's tensors. ``scale`` multiplies the embeddings of a narrower Gemma.
 
-
-def _keep_embedding_scale(model: PreTrainedModel, anatomy: Anatomy, factor: float) -> None:
-    """Scales the embeddings of a narrower Gemma, which multiplies them by the square root of its smaller width.
-
-    A tied head shares these rows, so the final norm is divided by the same factor.
+    Gemma multiplies embeddings by the square root of its width, which is smaller now. A tied head shares these rows, so the
+    final norm is divided by the same factor.
     """
-    embedding = model.get_input_embeddings().weight
-    embedding.mul_(factor)
-    if anatomy.tied:
-        weight = model.get_submodule(anatomy.kind.final_norm).weight
-        assert isinstance(weight, nn.Parameter)
-        weight.copy_((1 + weight) / factor - 1)  # Gemma's norms multiply by 1 + weight
 
+    anatomy: Anatomy
+    shape: Shape
+    kept: Kept
+    scale: float
 
-def _listed(kept: Kept) -> dict[str, Any]:
-    return {name: getattr(kept, name).tolist() for name in Kept.__dataclass_fields__}
+    @classmethod
+    def of(cls, teacher: LanguageModel, shape: Shape, scores: Scores) -> _Pruning:
+        """Raises BadShape where the teacher cannot be pruned to the shape, and BadModel for an architecture without a table."""
+        check(teacher.config, shape)
+        anatomy = Anatomy.of(teacher.config)
+        narrower = anatomy.kind.scaled_embedding and shape.hidden < anatomy.sizes.hidden
+        scale = (anatomy.sizes.hidden / shape.hidden) ** 0.5 if narrower else 1.0
+        return cls(anatomy, shape, choose_units(shape, scores), scale)
+
+    def config(self, config: PreTrainedConfig) -> PreTrainedConfig:
+        """The student's configuration, from the teacher's."""
+        unpruned = {name: getattr(self.anatomy.sizes, name) for name in ("head_dim", "vocab", "position")}
+        return resized(config, layers=self.kept.layers.tolist(), sizes=Sizes(**asdict(self.shape), **unpruned))
+
+    def part(self, name: str, read: Read) -> Tensor:
+        """The part of the teacher's tensors that becomes the student's tensor of this name."""
+        prefix = f"{self.anatomy.kind.layers}."
+        layer, theirs, axes = 0, name, self.anatomy.outside.get(name, ())
+        if name.startswith(prefix):
+            number, local = name.removeprefix(prefix).split(".", 1)
+            layer, axes = int(number), self.anatomy.inside[local]
+            theirs = f"{prefix}{int(self.kept.layers[layer])}.{local}"
+        part = read(theirs, [self.kept.along(axis, layer, self.anatomy.sizes) for axis in axes])
+        if self.scale == 1:
+            return part
+        if axes == ("vocab", "hidden") and name != HEAD:
+            return part * self.scale
+        if self.anatomy.tied and name == f"{self.anatomy.kind.final_norm}.weight":
+            return (1 + part) / self.scale - 1  # Gemma's norms multiply by 1 + weight
+        return part
+
+    def student(self, model: Any, teacher: LanguageModel, method: str) -> LanguageModel:
+        """The student around a model of its configuration."""
+        model.generation_config = copy.deepcopy(teacher.model.generation_config)
+        kept = {name: getattr(self.kept, name).tolist() for name in Kept.__dataclass_fields__ if name != "vocab"}
+        lineage = {"teacher": teacher.name, "method": method, "shape": asdict(self.shape), "kept": kept}
+        lineage |= lineage_of_vocabulary(teacher)
+        return LanguageModel(model, teacher.tokenizer, f"{teacher.name}-cut", lineage)

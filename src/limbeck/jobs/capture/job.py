@@ -16,6 +16,7 @@ import torch
 
 from limbeck.config import CaptureSettings
 from limbeck.corpora import Rows, TokenStore, require_rows
+from limbeck.corpora.opening import begin_with
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.corpora.tokenizer import fingerprint
 from limbeck.disk import (
@@ -45,7 +46,8 @@ from limbeck.jobs.common.opening import open_documents, open_once
 from limbeck.jobs.common.packing import packed
 from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import columns_of, passing_store, stores_of
-from limbeck.jobs.pair.student import METHOD, multiple_of, shrink_to, size_name
+from limbeck.jobs.pair.student import METHOD, multiple_of, shrink_stored, size_name
+from limbeck.jobs.pair.trimmed import stored_teacher
 from limbeck.jobs.pair.unigram import check_knowledge, compare_to_unigram, of_source
 from limbeck.jobs.pair.unpacked import unpacked_cost
 from limbeck.jobs.pair.vocabulary import trimmed_in_run
@@ -53,7 +55,6 @@ from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.led import LedModel, leading
 from limbeck.models.load import load, verified_folder
-from limbeck.models.save import save
 from limbeck.models.streamed import StreamedModel
 from limbeck.models.trim.folder import open_vocabulary
 from limbeck.models.weightless import save_without_weights
@@ -170,7 +171,7 @@ def _capture(
         codec = _codec(run)
         _announce(source, codec, rows, part, environment)
         if first := settings.shard[0] == 1:  # for all shards
-            _cut(settings, source, store, length=length, environment=environment)
+            _cut(settings, teacher, source, store, length=length, environment=environment)
             _held_out(settings, source, held_out, length=length, environment=environment)
         logits = _capture_rows(settings, source, rows, part, codec, environment)
         found = _certificate(settings, source, rows, codec, logits) if first else None
@@ -289,7 +290,7 @@ def choose(settings: CaptureSettings) -> dict[str, Any]:
     resolve_source(settings.data, columns_of(settings))
     teacher = load(settings.teacher, device=environment.world.device, dtype=environment.dtype)
     texts = first_documents(settings, source).texts
-    show_findings(open_once(settings, teacher, texts, device=environment.world.device), console)
+    show_findings(open_once(settings, teacher, teacher, texts, device=environment.world.device), console)
     length = row_length(settings, teacher.context, environment.world.device, name=teacher.name)
     with passing_store(settings, teacher) as store:
         require_rows(store, length=length)
@@ -450,22 +451,31 @@ def _held_out(
 
 
 def _cut(
-    settings: CaptureSettings, source: LogitSource, store: TokenStore, *, length: int, environment: Environment
+    settings: CaptureSettings,
+    ref: TeacherRef,
+    source: LogitSource,
+    store: TokenStore,
+    *,
+    length: int,
+    environment: Environment,
 ) -> None:
-    """Students of the sizes in --params, pruned by importance on the training text."""
+    """Students of the sizes in --params, pruned by importance on the training text, in the number format of the teacher."""
     for size in settings.params:
         name = size_name(size) + ("" if settings.qat is None else "-blocks")  # beside one of another shape
-        folder, teacher = settings.out / CUT / name, source.whole
+        folder, runs = settings.out / CUT / name, source.whole
         if (folder / "config.json").exists():
             verified_folder(folder)
             continue
-        assert isinstance(teacher, LanguageModel), "check_capture refuses others"
-        shape = choose_shape(teacher.config, parameters=size, multiple=multiple_of(settings.qat))
-        student = shrink_to(
-            shape, teacher, store, length=length, environment=environment, method=METHOD, seed=settings.seed
+        assert runs is not None, "check_capture refuses others"
+        assert isinstance(ref, LocalRef), "check_capture refuses others"
+        teacher = stored_teacher(ref, environment)
+        begin_with(teacher.about, source.about.tokenizer.bos_token)
+        shape = choose_shape(teacher.about.config, parameters=size, multiple=multiple_of(settings.qat))
+        student = shrink_stored(
+            shape, teacher, runs, store, length=length, environment=environment, method=METHOD, seed=settings.seed
         )
-        save(student, folder)
-        console.print(f"a student of {student.parameters_count:,} parameters was pruned: {folder}")
+        student.save(folder)
+        console.print(f"a student of {student.about.parameters_count:,} parameters was pruned: {folder}")
 
 
 def _certificate(

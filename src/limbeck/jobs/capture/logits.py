@@ -17,7 +17,7 @@ from limbeck.disk import writing
 from limbeck.errors import BadSetting, Mismatch
 from limbeck.jobs.capture.certificate import kept_bytes
 from limbeck.jobs.common.environment import Environment
-from limbeck.jobs.pair.trimmed import load_teacher, with_kept
+from limbeck.jobs.pair.trimmed import load_teacher, with_kept_streamed
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.source import resolve, resolve_description, weights_digest
 from limbeck.models.streamed import StreamedModel, load_streamed
@@ -82,11 +82,10 @@ def check_capture(settings: CaptureSettings, teacher: TeacherRef) -> None:
             f"--qat {settings.qat}: it is for the shapes of the students of --params: give these, or leave it out here and "
             "give it to limbeck distil"
         )
-    if settings.params and (settings.stream or served):
+    if settings.params and served:
         raise BadSetting(
-            f"--params: a student is pruned from a teacher in memory, and {settings.teacher} is "
-            + ("read layer by layer" if settings.stream else "on a server")
-            + ": leave it out, and give distil a model with --student"
+            f"--params: a student is pruned from its teacher's weights, and {settings.teacher} is on a server: leave it out, and "
+            "give distil a model with --student"
         )
     if settings.vocab is not None and served:
         raise BadSetting(
@@ -198,10 +197,7 @@ def _streamed(settings: CaptureSettings, ref: LocalRef, environment: Environment
         + ("on disk" if budget.spill else "in memory")
         + (", the next layer is read meanwhile" if budget.prefetch else "")
     )
-    if folder is None:
-        return teacher
-    about = load_without_weights(folder, name=teacher.name)
-    return with_kept(teacher, ref, environment, lambda model, vocabulary: model.trimmed(vocabulary, about))
+    return with_kept_streamed(teacher, ref, environment)
 
 
 def rows_in_flight(served: ServedTeacher) -> int:

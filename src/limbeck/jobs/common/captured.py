@@ -7,7 +7,7 @@ prune a student from the teacher.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,9 +25,12 @@ from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.models.source import resolve, weights_digest
+from limbeck.models.stored import StoredModel
+from limbeck.models.streamed import StreamedModel
 from limbeck.models.trim.folder import open_vocabulary
 from limbeck.models.trim.model import trim
 from limbeck.models.weightless import load_without_weights
+from limbeck.models.within import kept_tokens, load_within
 from limbeck.probes import Measurements
 from limbeck.students.shape import Shape
 from limbeck.teachers import LogitCache
@@ -191,7 +194,31 @@ class Captured:
 
         Raises BadModel if it is no longer there, or was on a server, and Mismatch if its weights are different.
         """
-        source = self.facts["signature"]["teacher"]
+        model = load(self._source, device=device, dtype=dtype)
+        model = model if self.vocabulary is None else trim(model, open_vocabulary(self.vocabulary))
+        begin_with(model, self.about.tokenizer.bos_token)
+        return model
+
+    def stored(self, *, dtype: torch.dtype) -> StoredModel:
+        """The teacher on disk, to cut a student from. Raises as `weights`."""
+        model = StoredModel.open(self._source, dtype=dtype)
+        model = model if self.vocabulary is None else model.trimmed(open_vocabulary(self.vocabulary))
+        begin_with(model.about, self.about.tokenizer.bos_token)
+        return model
+
+    def weights_within(
+        self, *, device: torch.device, dtype: torch.dtype, length: int, spill: Path, say: Callable[[str], None]
+    ) -> LanguageModel | StreamedModel:
+        """The same teacher, which computes layer by layer where it does not fit in memory (`load_within`). Raises so too."""
+        vocabulary = None if self.vocabulary is None else open_vocabulary(self.vocabulary)
+        kept = 0 if vocabulary is None else len(vocabulary.kept)
+        model = load_within(self._source, device=device, dtype=dtype, length=length, spill=spill, kept=kept, say=say)
+        return model if vocabulary is None else kept_tokens(model, vocabulary, self.about)
+
+    @cached_property
+    def _source(self) -> str:
+        """The teacher's path, after its weights were compared with those of the capture."""
+        source: str = self.facts["signature"]["teacher"]
         if self.served:
             raise BadModel(
                 f"{self.folder} was captured from a server ({source}), which does not give its weights, and a student cannot "
@@ -211,10 +238,7 @@ class Captured:
                 f"{self.folder} was captured from {source} with weights {expected[:12]}…; those there now are {found[:12]}…. "
                 f"The same weights are needed {remedy}"
             )
-        model = load(source, device=device, dtype=dtype)
-        model = model if self.vocabulary is None else trim(model, open_vocabulary(self.vocabulary))
-        begin_with(model, self.about.tokenizer.bos_token)
-        return model
+        return source
 
 
 class HeldOutLogits:

@@ -53,13 +53,13 @@ def open_documents(
 
 
 def open_once(
-    settings: TeacherSettings, model: LanguageModel, texts: Sequence[str], *, device: torch.device
+    settings: TeacherSettings, about: LanguageModel, teacher: CausalLM, texts: Sequence[str], *, device: torch.device
 ) -> list[Finding]:
     """The same for a job that keeps nothing and does not continue."""
-    if not _is_asked(settings, model):
+    if not _is_asked(settings, about):
         return []
-    found = _chosen(settings, model, model, texts, device)
-    begin_with(model, found.token)
+    found = _chosen(settings, about, teacher, texts, device)
+    begin_with(about, found.token)
     return _findings(found)
 
 

@@ -27,11 +27,12 @@ from limbeck.errors import BadCorpus
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.training import plan_of
 from limbeck.jobs.distil.plan import DistilPlan
-from limbeck.jobs.pair.student import make_student
+from limbeck.jobs.pair.student import OnDisk, make_student
 from limbeck.models.decoder import LimbeckForCausalLM
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load, verified_folder
 from limbeck.models.save import save
+from limbeck.models.stored import StoredModel
 from limbeck.models.trim.model import lineage_of_vocabulary
 from limbeck.objectives import CrossEntropy
 from limbeck.probes import Bigrams, measure_slices
@@ -50,7 +51,7 @@ _ROWS = 64  # of training text on which the loss of recall is measured
 
 def make_converted(
     plan: DistilPlan,
-    teacher: LanguageModel,
+    teacher: LanguageModel | OnDisk,
     store: TokenStore,
     *,
     environment: Environment,
@@ -68,7 +69,10 @@ def make_converted(
     out, world, length = settings.out, environment.world, budget.length
     base = _base(plan, teacher, store, environment)
     if world.first and not (out / ATTENTION / "config.json").exists():
-        save(_converted(base, [ATTENTION] * len(conversion.mixers), seed=settings.seed), out / ATTENTION)
+        save(
+            _converted(base, [ATTENTION] * len(conversion.mixers), seed=settings.seed, device=world.device),
+            out / ATTENTION,
+        )
     world.barrier()
     everywhere = load(verified_folder(out / ATTENTION), device=world.device)
     lr = settings.lr or suggested_learning_rate(everywhere.parameters_count)
@@ -78,7 +82,7 @@ def make_converted(
     taken = conversion.steps(budget.steps)
     work = _Matching(out / MATCHING, everywhere, store, length, settings.seed, training, environment, most_rows)
     mixers, damage = conversion.mixers, None
-    student = _converted(base, mixers, seed=settings.seed)
+    student = _converted(base, mixers, seed=settings.seed, device=world.device)
     if "mixers" in taken:
         student = work.stage("mixers", student, taken["mixers"])
     if conversion.keep is not None:
@@ -87,7 +91,7 @@ def make_converted(
         )
         kept = _most_damaged(damage, conversion.keep)
         mixers = tuple(ATTENTION if layer in kept else text for layer, text in enumerate(mixers))
-        student = _with_mixers_of(student, _converted(base, mixers, seed=settings.seed))
+        student = _with_mixers_of(student, _converted(base, mixers, seed=settings.seed, device=world.device))
     if "blocks" in taken:
         student = work.stage("blocks", student, taken["blocks"], before=taken.get("mixers", 0))
     if world.first:
@@ -107,9 +111,13 @@ def make_converted(
     return out / "cut"
 
 
-def _base(plan: DistilPlan, teacher: LanguageModel, store: TokenStore, environment: Environment) -> LanguageModel:
+def _base(
+    plan: DistilPlan, teacher: LanguageModel | OnDisk, store: TokenStore, environment: Environment
+) -> LanguageModel | StoredModel:
     """The model whose attention is replaced: the teacher, or what is pruned out of it to the plan's target."""
     if plan.target is None:
+        if isinstance(teacher, OnDisk):
+            return teacher.stored
         return LanguageModel(teacher.model, teacher.tokenizer, teacher.name, lineage_of_vocabulary(teacher) or None)
     folder = make_student(
         plan.request.settings,
@@ -202,13 +210,18 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
         )
 
 
-def _converted(base: LanguageModel, mixers: Sequence[str], *, seed: int) -> LanguageModel:
+def _converted(
+    base: LanguageModel | StoredModel, mixers: Sequence[str], *, seed: int, device: torch.device
+) -> LanguageModel:
     """A conversion in float32. The seed decides the parts that are initialised at random."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = convert(base, mixers)
+        made = convert(base, mixers, device=device)
     made.model.float()
-    made.lineage = {**(made.lineage or {}), **(base.lineage or {})}  # a pruned student's names what it was pruned from
+    pruned = (
+        base.lineage if isinstance(base, LanguageModel) else None
+    )  # a pruned student's names what it was pruned from
+    made.lineage = {**(made.lineage or {}), **(pruned or {})}
     return made
 
 

@@ -369,9 +369,10 @@ def _start(plan: DistilPlan, source: TeacherSource, store: TokenStore, *, enviro
         source.captured.place_cut(possible_shapes(settings, plan.request.teacher), pruned, seed=settings.seed)
     environment.world.barrier()
     made = (folder / "config.json").exists()
-    weights = source.weights(environment) if (target or conversion) and not made else source.about
+    needed, length = (target or conversion) and not made, plan.budget.length
+    weights = source.to_cut(environment, length=length, spill=settings.out) if needed else source.about
     if conversion is None:
-        ref, length = plan.request.teacher, plan.budget.length
+        ref = plan.request.teacher
         return make_student(settings, ref, target, weights, store, length=length, environment=environment)
     if made:
         if environment.world.first:  # left by a start that was killed just after this stage

@@ -32,6 +32,7 @@ from limbeck.jobs.common.text import stores_of
 from limbeck.jobs.distil.align import AlignedTexts
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher
+from limbeck.jobs.pair.student import OnDisk
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.objectives.spec import ObjectiveSpec
@@ -89,6 +90,10 @@ class CrossTokenizerTeacher:
     def weights(self, environment: Environment) -> LanguageModel:
         """The teacher with its weights. No student is pruned from it."""
         return self._base.weights(environment)
+
+    def to_cut(self, environment: Environment, *, length: int, spill: Path) -> LanguageModel | OnDisk:
+        """As `RunTeacher.to_cut`. No student is pruned from it."""
+        return self._base.to_cut(environment, length=length, spill=spill)
 
     def stores(self, settings: DistilSettings, environment: Environment) -> tuple[TokenStore, TokenStore]:
         """(training, held-out) text of the run in the student's tokens. Also makes the held-out text in the teacher's tokens.

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from limbeck.config import CaptureSettings, TeacherSettings, flag_of
 from limbeck.corpora import TokenStore
 from limbeck.corpora.layout import PACKINGS
+from limbeck.corpora.opening import begin_with
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.certificate import why_not
 from limbeck.jobs.capture.job import capture
@@ -24,10 +26,12 @@ from limbeck.jobs.common.text import stores_of
 from limbeck.jobs.distil.keep_logits import CAPTURED, check_keeps, keeps
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.vocabulary import check_vocabulary
-from limbeck.jobs.pair.trimmed import facts_in, load_teacher, load_whole
+from limbeck.jobs.pair.student import OnDisk
+from limbeck.jobs.pair.trimmed import facts_in, load_teacher, load_whole, load_whole_within, stored_teacher
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.cost.size import Size
+from limbeck.run.log import console
 from limbeck.teachers.codec import Codec, Sampled, TopK
 from limbeck.teachers.ref import CapturedRef, LocalRef, ServedRef
 from limbeck.types import Batch, Teacher
@@ -81,6 +85,23 @@ class RunTeacher:
             parts = self.local if environment.world.sharded and environment.world.first else None
             return load_whole(parts, environment) if parts else self.about
         return self.captured.weights(device=environment.world.device, dtype=environment.dtype)
+
+    def to_cut(self, environment: Environment, *, length: int, spill: Path) -> LanguageModel | OnDisk:
+        """What a student is pruned from or converted: the model that computes anyway, or the files of a captured one.
+
+        On a sharded mesh the first rank prunes, from the files. ``length`` is that of a row of text, ``spill`` a folder for hidden
+        states of a model that does not fit in memory.
+        """
+        captured, local, world = self.captured, self.local, environment.world
+        if captured is not None:
+            run = partial(captured.weights_within, device=world.device, dtype=environment.dtype)
+            run = partial(run, length=length, spill=spill, say=console.print)
+            return OnDisk(captured.stored(dtype=environment.dtype), run)
+        if local is None or not (world.sharded and world.first):
+            return self.about
+        stored = stored_teacher(local, environment)
+        begin_with(stored.about, self.about.tokenizer.bos_token)
+        return OnDisk(stored, lambda: load_whole_within(local, environment, length=length, spill=spill))
 
     def stores(self, settings: TeacherSettings, environment: Environment) -> tuple[TokenStore, TokenStore]:
         """(training, held-out) text of the run."""

@@ -57,7 +57,9 @@ def _examined(request: DistilRequest) -> dict[str, Any]:
     shape = target_shape(settings, request.teacher)
     source = RunTeacher.of(request, environment)
     teacher = source.about
-    opening = [] if source.captured else open_once(settings, teacher, sample.texts, device=environment.world.device)
+    opening = (
+        [] if source.captured else open_once(settings, teacher, teacher, sample.texts, device=environment.world.device)
+    )
     student = given_student(settings.student, request.teacher) if settings.student else None
     reads = student if student is not None and settings.tokenizer_align else teacher
     length = settings.length or row_length(settings, reads.context, environment.world.device, name=reads.name)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 
@@ -16,15 +19,18 @@ from limbeck.jobs.pair.vocabulary import given_student
 from limbeck.models.configuration import load_config
 from limbeck.models.gguf.blocks import BLOCK
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.save import save
+from limbeck.models.save import holds, save
 from limbeck.models.sidecar import FLOATS, stored_dtype
 from limbeck.models.source import resolve_description
+from limbeck.models.stored import StoredModel
+from limbeck.models.streamed import StreamedModel
 from limbeck.report.words import count
 from limbeck.run.micro import micro_batches
 from limbeck.students.convert import choose as choose_converted
-from limbeck.students.prune import prune
+from limbeck.students.prune import StoredStudent, prune, prune_stored
 from limbeck.students.score import score
 from limbeck.students.shape import Shape, budget_of_shrink, choose, choose_unblocked, parse_shape
+from limbeck.students.tally import Scores
 from limbeck.teachers.ref import TeacherRef
 
 _DTYPES = {name: getattr(torch, name) for name in FLOATS.values()}
@@ -140,7 +146,7 @@ def make_student(
     settings: DistilSettings,
     ref: TeacherRef,
     shape: Shape | None,
-    teacher: LanguageModel,
+    teacher: LanguageModel | OnDisk,
     store: TokenStore,
     *,
     length: int,
@@ -150,20 +156,50 @@ def make_student(
     """Makes the untrained student, pruned from the teacher by importance or copied from --student; returns its folder.
 
     A student that was made before is kept. The teacher runs only for pruning, on a calibration sample of ``store``.
-    ``ref`` names the teacher.
+    ``ref`` names the teacher. The files have the number format of the model that it is made of, where that rounds nothing.
     """
     folder = folder or settings.out / "cut"
     if environment.world.first and not (folder / "config.json").exists():
-        if shape is None:
-            assert settings.student is not None
-            student = given_student(settings.student, ref, train=True)
+        keys: _Keys = {"length": length, "environment": environment, "method": METHOD, "seed": settings.seed}
+        if isinstance(teacher, OnDisk) and shape is not None:
+            shrink_stored(shape, teacher.stored, teacher.run(), store, **keys).save(folder)
         else:
-            student = shrink_to(
-                shape, teacher, store, length=length, environment=environment, method=METHOD, seed=settings.seed
-            )
-        save(student, folder)
+            student = _in_memory(settings, ref, shape, teacher, store, keys)
+            own = _DTYPES[stored_dtype(resolve_description(settings.student or ref.config_source))]
+            save(student, folder, dtype=own if holds(student, own) else None)
     environment.world.barrier()
     return folder
+
+
+class _Keys(TypedDict):
+    length: int
+    environment: Environment
+    method: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """A teacher whose weights are on disk: ``run`` gives it to be scored, in memory or layer by layer, when that is needed."""
+
+    stored: StoredModel
+    run: Callable[[], LanguageModel | StreamedModel]
+
+
+def _in_memory(
+    settings: DistilSettings,
+    ref: TeacherRef,
+    shape: Shape | None,
+    teacher: LanguageModel | OnDisk,
+    store: TokenStore,
+    keys: _Keys,
+) -> LanguageModel:
+    """The student that --student names, or one that is pruned from a teacher in memory."""
+    if shape is None:
+        assert settings.student is not None
+        return given_student(settings.student, ref, train=True)
+    assert isinstance(teacher, LanguageModel)
+    return shrink_to(shape, teacher, store, **keys)
 
 
 def shrink_to(
@@ -177,6 +213,34 @@ def shrink_to(
     seed: int,
 ) -> LanguageModel:
     """A student of this shape, pruned from the teacher by importance on a calibration sample of the training text."""
-    sample = Rows(store, length=length, seed=seed).take(CALIBRATION_ROWS)
-    scores = score(teacher, list(micro_batches(sample, environment.world.device)), method=method, seed=seed)
+    scores = _scores(teacher, store, length=length, environment=environment, method=method, seed=seed)
     return prune(teacher, shape=shape, scores=scores)
+
+
+def shrink_stored(
+    shape: Shape,
+    teacher: StoredModel,
+    runs: LanguageModel | StreamedModel,
+    store: TokenStore,
+    *,
+    length: int,
+    environment: Environment,
+    method: str,
+    seed: int,
+) -> StoredStudent:
+    """The same from a teacher on disk. ``runs`` is what computes of it, with the same vocabulary."""
+    scores = _scores(runs, store, length=length, environment=environment, method=method, seed=seed)
+    return prune_stored(teacher, shape=shape, scores=scores)
+
+
+def _scores(
+    teacher: LanguageModel | StreamedModel,
+    store: TokenStore,
+    *,
+    length: int,
+    environment: Environment,
+    method: str,
+    seed: int,
+) -> Scores:
+    sample = Rows(store, length=length, seed=seed).take(CALIBRATION_ROWS)
+    return score(teacher, list(micro_batches(sample, environment.world.device)), method=method, seed=seed)

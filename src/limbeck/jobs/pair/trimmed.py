@@ -23,9 +23,12 @@ from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.pair.vocabulary import measured_file
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
+from limbeck.models.stored import StoredModel
 from limbeck.models.streamed import StreamedModel
 from limbeck.models.trim.folder import facts_of, open_vocabulary
 from limbeck.models.trim.model import Vocabulary, trim
+from limbeck.models.weightless import load_without_weights
+from limbeck.models.within import kept_tokens, load_within
 from limbeck.probes.interval import difference_interval, mean_interval
 from limbeck.report.vocabulary import left_out_sentence
 from limbeck.run.log import console
@@ -56,6 +59,59 @@ def load_whole(teacher: LocalRef, environment: Environment) -> LanguageModel:
     """The same with all of its weights on this process, where `load_teacher` was called before on all."""
     model = load(teacher.name, device=environment.world.device, dtype=environment.dtype)
     return model if teacher.vocabulary is None else trim(model, open_vocabulary(teacher.vocabulary))
+
+
+def load_whole_within(
+    teacher: LocalRef, environment: Environment, *, length: int, spill: Path
+) -> LanguageModel | StreamedModel:
+    """As `load_whole`, layer by layer where the model does not fit in memory (`load_teacher_within`)."""
+    model = _within(teacher, environment, length=length, spill=spill)
+    if teacher.vocabulary is None:
+        return model
+    about = load_without_weights(teacher.vocabulary, name=model.name)
+    return kept_tokens(model, open_vocabulary(teacher.vocabulary), about)
+
+
+def stored_teacher(teacher: LocalRef, environment: Environment) -> StoredModel:
+    """A teacher on disk, to cut a student from, with the kept rows alone where its vocabulary is trimmed.
+
+    Raises BadModel as `load_teacher` does, and for quantised weights.
+    """
+    stored = StoredModel.open(teacher.name, dtype=environment.dtype)
+    return stored if teacher.vocabulary is None else stored.trimmed(open_vocabulary(teacher.vocabulary))
+
+
+def load_teacher_within(
+    teacher: LocalRef, environment: Environment, *, length: int, spill: Path
+) -> LanguageModel | StreamedModel:
+    """The teacher of `load_teacher`, read layer by layer where it does not fit in memory, for rows of ``length`` tokens.
+
+    ``spill`` is the folder for a file of hidden states that do not fit either.
+    """
+    model = _within(teacher, environment, length=length, spill=spill)
+    if isinstance(model, StreamedModel):
+        return with_kept_streamed(model, teacher, environment)
+    return with_kept(model, teacher, environment, trim)
+
+
+def _within(teacher: LocalRef, environment: Environment, *, length: int, spill: Path) -> LanguageModel | StreamedModel:
+    return load_within(
+        teacher.name,
+        device=environment.world.device,
+        dtype=environment.dtype,
+        length=length,
+        spill=spill,
+        kept=0 if teacher.vocabulary is None else len(open_vocabulary(teacher.vocabulary).kept),
+        say=console.print,
+    )
+
+
+def with_kept_streamed(model: StreamedModel, teacher: LocalRef, environment: Environment) -> StreamedModel:
+    """As `with_kept`, of a teacher that is read layer by layer."""
+    if teacher.vocabulary is None:
+        return model
+    about = load_without_weights(teacher.vocabulary, name=model.name)
+    return with_kept(model, teacher, environment, lambda whole, vocabulary: whole.trimmed(vocabulary, about))
 
 
 def with_kept(

@@ -11,7 +11,7 @@ from typing import Any
 
 from limbeck.config import DistilSettings, nearest
 from limbeck.corpora.source import resolve as resolve_source
-from limbeck.disk import LOCK, claims, take
+from limbeck.disk import LOCK, claims, remove_beside, take
 from limbeck.ending import Ending, show_ending
 from limbeck.errors import BadFolder, BadSetting
 from limbeck.jobs.common.environment import Environment, environment_of, row_length
@@ -19,11 +19,10 @@ from limbeck.jobs.common.folder import command
 from limbeck.jobs.common.opening import open_once
 from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import columns_of, passing_store
-from limbeck.jobs.pair.student import shrink_to, stored_as, target_shape
-from limbeck.jobs.pair.trimmed import load_teacher
+from limbeck.jobs.pair.student import shrink_stored, stored_as, target_shape
+from limbeck.jobs.pair.trimmed import load_teacher_within, stored_teacher
 from limbeck.jobs.pair.vocabulary import trimmed_beside
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.save import save
 from limbeck.models.sidecar import licence_of
 from limbeck.models.source import resolve_description
 from limbeck.planning.checks.finding import show
@@ -60,15 +59,23 @@ def _shrunk(settings: DistilSettings, source: TeacherRef, environment: Environme
     resolve_source(settings.data, columns_of(settings))
     take(out)
     _require_empty(out)  # another process may just have finished
+    remove_beside(out)
     local = source if isinstance(source, LocalRef) else LocalRef(settings.teacher)
-    teacher = load_teacher(local, environment)
-    texts = first_documents(settings, source).texts
-    show(open_once(settings, teacher, texts, device=environment.world.device), console)
+    stored_weights = stored_teacher(local, environment)
+    teacher = stored_weights.about
     length = row_length(settings, teacher.context, environment.world.device, name=teacher.name)
+    runs = load_teacher_within(local, environment, length=length, spill=out)
+    texts = first_documents(settings, source).texts
+    show(open_once(settings, teacher, runs, texts, device=environment.world.device), console)
     with passing_store(settings, teacher) as store:
-        student = shrink_to(
-            shape, teacher, store, length=length, environment=environment, method=method, seed=settings.seed
+        cut = shrink_stored(
+            *(shape, stored_weights, runs, store),
+            length=length,
+            environment=environment,
+            method=method,
+            seed=settings.seed,
         )
+    student = cut.about
     stored = stored_as(settings, source)
     facts = {
         "teacher": {
@@ -87,7 +94,7 @@ def _shrunk(settings: DistilSettings, source: TeacherRef, environment: Environme
     }
     wanted = ["--teacher", settings.teacher, "--student", str(out), "--data", settings.data]
     then = shlex.join(["limbeck", "distil", *wanted, "--out", str(out.with_name(f"{out.name}-distilled"))])
-    save(student, out.resolve(), card=model_card(facts, [], then=then), dtype=stored)  # --out may be a link
+    cut.save(out.resolve(), card=model_card(facts, [], then=then), dtype=stored)  # --out may be a link
     ending = Ending(
         f"{teacher.parameters_count:,} -> {student.parameters_count:,} parameters: {shape}",
         _sizes(teacher, shape, student.parameters_count),

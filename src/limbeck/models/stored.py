@@ -1,0 +1,86 @@
+"""A model on disk: what it is without its weights, and parts of its tensors, read when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from limbeck.errors import BadModel
+from limbeck.models.configuration import is_quantised, load_config, set_tied
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import display_name, lineage_in, load_tokenizer, read_generation
+from limbeck.models.parts import DTYPES, read_part
+from limbeck.models.skeleton import IN_MEMORY, matched, skeleton
+from limbeck.models.source import Stored, check_tokenizer, resolve, stored_tensors
+from limbeck.models.trim.model import Vocabulary, trim
+from limbeck.models.weights import check_finite
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model in a folder of safetensors files. ``about`` describes it without weights; ``tensors`` are those of the files.
+
+    With a trimmed ``vocabulary`` it describes the model of the kept tokens alone, whose rows are some of those in the files.
+    """
+
+    about: LanguageModel
+    folder: Path
+    tensors: Mapping[str, Stored]
+    vocabulary: Vocabulary | None = None
+
+    @classmethod
+    def open(cls, name: str | Path, *, dtype: torch.dtype = torch.float32) -> StoredModel:
+        """The model at a folder, hub id or `builtin:NAME`, described as one that computes in ``dtype``.
+
+        Raises BadModel and Mismatch as `load` does, and BadModel for quantised weights and for tensors that Transformers would
+        have to compute from several stored ones.
+        """
+        folder = resolve(name)
+        config = load_config(folder)
+        if is_quantised(config):
+            raise BadModel(
+                f"{folder}: expected full-precision weights, because layers are read one by one, got quantised ones; "
+                f"{IN_MEMORY}"
+            )
+        stored, declared = stored_tensors(folder), config.dtype
+        check_tokenizer(folder)
+        model = skeleton(config, dtype=dtype)
+        set_tied(model.config, model.get_output_embeddings().weight is model.get_input_embeddings().weight)
+        read_generation(model, folder)
+        file = folder / "lineage.json"
+        lineage = lineage_in(file) if file.is_file() else None
+        about = LanguageModel(model, load_tokenizer(folder), display_name(name), lineage, declared)
+        return cls(about, folder, matched(folder, model, stored))
+
+    def trimmed(self, vocabulary: Vocabulary) -> StoredModel:
+        """The model of the kept tokens alone. What describes this one is taken over. Raises BadModel as `trim` does."""
+        return replace(self, about=trim(self.about, vocabulary), vocabulary=vocabulary)
+
+    @property
+    def format(self) -> torch.dtype:
+        """The number format that holds all weights without rounding; float32 where some are float64, as in computing."""
+        found = reduce(torch.promote_types, {DTYPES[stored.dtype] for stored in self.tensors.values()})
+        return torch.float32 if found == torch.float64 else found
+
+    def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
+        """A whole tensor of the model by name, its kept rows where the vocabulary is trimmed. Raises as `part`."""
+        indices = [torch.arange(length) for length in self.tensors[name].shape]
+        shape = self.about.model.get_parameter(name).shape
+        if self.vocabulary is not None and shape[0] != len(indices[0]):
+            indices[0] = torch.from_numpy(self.vocabulary.kept)
+        return self.part(name, indices, dtype)
+
+    def part(self, name: str, indices: Sequence[Int[Tensor, " n"]], dtype: torch.dtype) -> Tensor:
+        """The given indices along each dimension of a stored tensor, ascending, in a number format.
+
+        Raises BadModel for a file that is too short, and for NaN among what is read.
+        """
+        found = read_part(self.tensors[name], indices, dtype)
+        check_finite(self.folder, name, found)
+        return found
