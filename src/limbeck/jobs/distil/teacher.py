@@ -89,8 +89,8 @@ class RunTeacher:
     def to_cut(self, environment: Environment, *, length: int, spill: Path) -> LanguageModel | OnDisk:
         """What a student is pruned from or converted: the model that computes anyway, or the files of a captured one.
 
-        On a sharded mesh the first rank prunes, from the files. ``length`` is that of a row of text, ``spill`` a folder for hidden
-        states of a model that does not fit in memory.
+        On a sharded mesh the first rank prunes, from the files. ``length`` is that of a row of text, ``spill`` a folder for
+        hidden states of a model that does not fit in memory.
         """
         captured, local, world = self.captured, self.local, environment.world
         if captured is not None:
