@@ -5,16 +5,22 @@ import os
 import signal
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import limbeck
+from limbeck.corpora.opening import begin_with
+from limbeck.jobs.distil.teacher import RunTeacher
+from limbeck.jobs.pair.student import OnDisk
 from limbeck.models import within
+from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.models.save import save
 from limbeck.models.streamed import StreamedModel
 from limbeck.students import prune
+from limbeck.teachers.ref import LocalRef
 from tests.helpers.models import llama, tokenizer, write_corpus
 
 LENGTH = 16
@@ -137,3 +143,21 @@ def test_quantised_weights_are_never_read_layer_by_layer(here, tmp_path, monkeyp
     said = []
     assert isinstance(within.load_within(here / "teacher", **keys, say=said.append), StreamedModel)
     assert len(said) == 1
+
+
+def test_the_first_rank_of_a_sharded_mesh_cuts_from_the_files(here, tmp_path):
+    whole = load(here / "teacher")
+    teacher = RunTeacher(whole, whole, local=LocalRef(str(here / "teacher")))
+    begin_with(whole, whole.tokenizer.eos_token)
+
+    def cut(**world: bool) -> LanguageModel | OnDisk:
+        place = SimpleNamespace(device=torch.device("cpu"), **world)
+        return teacher.to_cut(SimpleNamespace(world=place, dtype=torch.float32), length=LENGTH, spill=tmp_path)
+
+    assert cut(sharded=False, first=True) is whole
+    assert cut(sharded=True, first=False) is whole
+    found = cut(sharded=True, first=True)
+    assert found.stored.about.tokenizer.bos_token == whole.tokenizer.eos_token
+    name = "model.layers.2.mlp.up_proj.weight"
+    assert torch.equal(found.stored.tensor(name, torch.float32), whole.model.get_parameter(name))
+    assert torch.equal(found.run().model.get_parameter(name), whole.model.get_parameter(name))
