@@ -1,5 +1,5 @@
 # Values read back out of real text by bytes of state: six kinds of models at equal tokens and at equal FLOPs, three seeds, and the
-# students of conversion.sh beside their teacher. Some three hours of one core, half of that with two; stopped, it goes on where it
+# students of conversion.sh beside their teacher. Three to four hours of one core, half of that with two; stopped, it goes on where it
 # was. LIMBECK_TEST_DATA names a folder with text/wikipedia and models/stories-llama-260k.
 set -eu
 export OMP_NUM_THREADS=1
