@@ -224,6 +224,7 @@ def test_made_results_are_judged_and_have_a_page(results, tmp_path):
         in page
     )
     assert "## Converted students" in page
+    assert "Confirmed: its whole interval lies above 0.1. Refuted: below. attention: attention reads back more" in page
     for word in ("equal tokens", "equal FLOPs", "600, 601, 602", DIGEST, "12 documents", "95 %"):
         assert word in page
     check_page(out)

@@ -168,6 +168,8 @@ def judge(factors, results, cpu_seconds, others, out):
     same = results[BUDGETS[0]]
     result = {
         "criterion": criterion.digest(),
+        "least": criterion.LEAST,
+        "chance": criterion.CHANCE,
         "claims": judgements(results),
         "levels": {
             source: {

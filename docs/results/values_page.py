@@ -149,6 +149,12 @@ def asked(found):
     return " ".join(parts)
 
 
+def rules():
+    """When each claim is confirmed and refuted, as the criterion has it."""
+    (paragraph,) = (part for part in criterion.__doc__.split("\n\n") if part.startswith("context: "))
+    return paragraph.replace("\n", " ").strip()
+
+
 def page(found):
     """The whole page."""
     rows = list(values_rows(found))
@@ -170,6 +176,8 @@ def page(found):
         f"`{found['criterion']}`. Differences in the table are the smallest of a claim.",
         "## What it says",
         what_it_says(found),
+        "## Criterion",
+        rules(),
     ]
     for source in SOURCES:
         parts += [
