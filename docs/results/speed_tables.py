@@ -5,7 +5,7 @@ from statistics import mean, median
 
 import numpy as np
 from cells import Tables, spread, table, within
-from study_rows import REAL_PAIR, read
+from study_rows import CUT, REAL_PAIR, read
 
 from limbeck.probes.interval import difference_interval
 
@@ -165,6 +165,22 @@ def attention_losses() -> str:
     return table(head, [[found["model"], documents, *cells]])
 
 
+def cut() -> str:
+    """Peak memory and CPU time of cutting students out of models of random weights, layer by layer and in memory."""
+    lines = []
+    for one in read("performance/cut.json")["models"]:
+        sizes = [f"{one['parameters'] / 1e6:,.0f}M", f"{one['file_gib']:.2f}", f"{one['streamed']['student_gib']:.2f}"]
+        ways = [
+            f"{one[way]['peak_gib']:.2f}, {one[way]['cpu_s']:,.0f}" if way in one else "–"
+            for way in ("streamed", "resident")
+        ]
+        lines.append([*sizes, *ways])
+    return table(
+        "parameters | teacher's file, GiB | student's file, GiB | layer by layer: peak GiB, CPU-seconds | in memory: the same",
+        lines,
+    )
+
+
 def cost() -> str:
     """Largest relative errors of estimated memory and time, for pairs that the constants were fitted on and for others."""
     worst = read("performance/cost.json")["worst"]
@@ -243,6 +259,7 @@ TABLES: Tables = {
         "formats": formats,
         "attention": attention,
         "attention-losses": attention_losses,
+        **({"cut": cut} if CUT.exists() else {}),
         "cost": cost,
     },
     "mixers/README.md": {"mixers": mixers, "peers": peers},

@@ -20,6 +20,7 @@ from limbeck.probes.interval import wilson
 
 HERE = Path(__file__).parent
 REAL_PAIR = HERE / "performance" / "real-pair.json"
+CUT = HERE / "performance" / "cut.json"  # of benchmarks/cut.py
 JUDGED = ("confirmed", "refuted", "inconclusive")
 NOT_RUN = "not yet run"
 
