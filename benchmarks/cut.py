@@ -4,9 +4,9 @@
     python benchmarks/cut.py --sizes 125M,3B --out docs/results/performance/cut.json
 
 Each model is made one tensor at a time and kept in the folder. A fresh process with one thread then cuts a student that is 2.5
-times smaller out of it, layer by layer, as on a machine on which --memory is free. What is measured is that process's largest resident memory
-(VmHWM) and its CPU time. A model whose weights fit into --resident is also cut with its teacher in memory, and the two students
-are compared byte by byte. The 3B needs 8 GB of disk and 12 to 20 minutes of CPU time.
+times smaller out of it, layer by layer, as on a machine on which --memory is free. What is measured is that process's largest
+resident memory (VmHWM) and its CPU time. A model whose weights fit into --resident is also cut with its teacher in memory, and
+the two students are compared byte by byte. The 3B needs 8 GB of disk and 12 to 20 minutes of CPU time.
 """
 
 from __future__ import annotations
@@ -145,11 +145,11 @@ def cut(teacher: Path, out: Path, free_gib: float, length: int) -> dict[str, flo
     The teacher is read layer by layer where ``free_gib`` are free for that, and in memory for 0.
     """
     streamed.free_on = lambda device: free_gib * GIB
-    within.free_on = lambda device: 0.0 if free_gib else float("inf")
+    vars(within)["free_on"] = lambda device: 0.0 if free_gib else float("inf")
     torch.set_num_threads(1)
     before, start = peak_rss_gib(), time.process_time()
     result = limbeck.shrink(
-        teacher=str(teacher), data=str(teacher.with_name("text.jsonl")), shrink=2.5, length=length, out=out
+        teacher=str(teacher), data=str(teacher.with_name("text.jsonl")), shrink=2.5, seq_len=length, out=out
     )
     spent = time.process_time() - start
     student = (out / "model.safetensors").stat().st_size / GIB
