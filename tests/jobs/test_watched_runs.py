@@ -10,7 +10,7 @@ from limbeck.config import DistilSettings, resolve
 from limbeck.disk import read_lines
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import Environment
-from limbeck.jobs.common.held_out import HeldOut, kept_apart, watch_of
+from limbeck.jobs.common.held_out import Apart, HeldOut, kept_apart, unwatched, watch_of
 from limbeck.jobs.common.training import rule_facts, rule_of
 from limbeck.probes import Measurements
 from limbeck.report.start import CUT
@@ -68,7 +68,8 @@ def test_too_few_documents_for_two_parts(tmp_path):
 
 def test_measurements_without_some_documents():
     whole = Measurements(np.array([3.0, 4, 5]), np.array([1.0, 2, 3]), np.ones((3, 15, 3)), kl=np.array([1.0, 1, 1]))
-    left = whole.without(np.array([1]))
+    left = unwatched(whole, Apart(np.array([0]), np.array([1])))
+    assert unwatched(whole, None) is whole
     assert left.tokens.tolist() == [3, 0, 5]
     assert left.kl.tolist() == [1, 0, 1]
     assert (left.read, whole.read, left.bins[1].sum()) == (2, 3, 0)

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -64,13 +63,6 @@ class Measurements:
     def read(self) -> int:
         """How many documents have a prediction of weight > 0."""
         return int((self.tokens > 0).sum())
-
-    def without(self, documents: Int[np.ndarray, " n"]) -> Measurements:
-        """The same with sums of 0 for some documents, as if they had not been measured; predictions of largest KL stay."""
-        arrays: dict[str, Any] = {n: value.copy() for n, value in vars(self).items() if isinstance(value, np.ndarray)}
-        for value in arrays.values():
-            value[documents] = 0
-        return replace(self, **arrays)
 
     def save(self, path: Path) -> None:
         """Writes the sums as safetensors, atomically, with the predictions of largest KL as JSON in its metadata.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -89,6 +89,19 @@ def _of(documents: Tensor, batch: Batch) -> Batch:
 def write_apart(folder: Path, apart: Apart) -> None:
     """Writes into a run's folder which held-out documents it is watched by, so that no probe judges by them either."""
     write_json(folder / _WATCHED, {"documents": apart.documents.tolist()})
+
+
+def unwatched(measured: Measurements, apart: Apart | None) -> Measurements:
+    """Measurements with sums of 0 for documents that are kept apart, as if they had not been read.
+
+    Predictions of largest KL stay.
+    """
+    if apart is None:
+        return measured
+    arrays: dict[str, Any] = {n: value.copy() for n, value in vars(measured).items() if isinstance(value, np.ndarray)}
+    for value in arrays.values():
+        value[apart.documents] = 0
+    return replace(measured, **arrays)
 
 
 def watched_documents(folder: Path) -> Int64[np.ndarray, " documents"] | None:

@@ -21,7 +21,7 @@ from limbeck.disk import link_or_copy, read_rows, write_json, write_lines, write
 from limbeck.ending import Ending
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import update
-from limbeck.jobs.common.held_out import Apart, HeldOut
+from limbeck.jobs.common.held_out import Apart, HeldOut, unwatched
 from limbeck.jobs.distil.arms import Arm
 from limbeck.jobs.distil.other_tokens import CrossTokenizerTeacher, TeacherSource, across
 from limbeck.jobs.distil.request import DistilRequest
@@ -253,7 +253,7 @@ class Evaluation:
         captured, world = self._source.captured, self._machine.world
         known = file.exists() if not self._together else world.any(world.first and file.exists())[0]
         if captured and captured.measured and name == "teacher":
-            measured = captured.measured if self._apart is None else captured.measured.without(self._apart.documents)
+            measured = unwatched(captured.measured, self._apart)
             if not known and world.first:  # for the report, which reads this folder alone
                 _save(measured, file)
         elif known:
