@@ -31,6 +31,7 @@ NAMES = {
     "long-texts.md": ["GPT-2"],
     "measuring-recall.md": ["includes 0"],
     "measured-opening.md": ["SmolLM2-135M-Instruct"],
+    "memory-of-a-step.md": ["bfloat16", "8 bits"],
     "mixers.md": ["1 is the recurrence", "float32"],
     "no-logits-matrix.md": ["float32"],
     "number-format.md": ["bfloat16", "AVX512-BF16", "float32"],

@@ -5,7 +5,7 @@ from statistics import mean, median
 
 import numpy as np
 from cells import Tables, spread, table, within
-from study_rows import CUT, REAL_PAIR, read
+from study_rows import CUT, HERE, REAL_PAIR, read
 
 from limbeck.probes.interval import difference_interval
 
@@ -195,6 +195,18 @@ def cost() -> str:
     return table("pairs | memory off by, at most | time off by, at most", lines)
 
 
+def memory() -> str:
+    """Largest relative errors of estimated peaks of memory, for each way of computing a training."""
+    found = read("performance/memory.json")
+    lines = []
+    for way, one in found["worst"].items():
+        pairs = sum(key.endswith(f": {way}") for key in found["cells"])
+        lines.append(
+            [way, str(pairs), *(f"{100 * one[part]:.1f} %" if part in one else "" for part in ("fitted", "others"))]
+        )
+    return table("computed | pairs | off by, at most, constants fitted | others", lines)
+
+
 def size(number: float) -> str:
     """A number of bytes in KiB, or in MiB from one MiB on."""
     return f"{number / 2**20:.1f} MiB" if number >= 2**20 else f"{number / 2**10:.1f} KiB"
@@ -261,6 +273,7 @@ TABLES: Tables = {
         "attention-losses": attention_losses,
         **({"cut": cut} if CUT.exists() else {}),
         "cost": cost,
+        **({"memory": memory} if (HERE / "performance" / "memory.json").exists() else {}),
     },
     "mixers/README.md": {"mixers": mixers, "peers": peers},
     "streamed/README.md": {"streamed": streamed},

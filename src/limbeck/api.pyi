@@ -106,6 +106,8 @@ def doctor(
     patience: int | None = None,
     weights: Literal["last", "best"] | None = None,
     track: Literal["trackio", "wandb", "tensorboard", "mlflow"] | None = None,
+    optimizer: Literal["adamw", "adamw-bf16", "adamw-8bit"] | None = "adamw",
+    weights_dtype: Literal["float32", "bfloat16"] | None = "float32",
     objective: str | Objective | Sequence[str | Objective] | None = "ForwardKL",
     tokenizer_align: Literal["bytes"] | None = None,
     qat: Literal["int8", "int4"] | None = None,
@@ -184,6 +186,10 @@ def doctor(
             lowest held-out loss. Default: last; best with --patience.
         track: Send loss, learning rate, gradient norm and held-out loss to a tracker while training; settings and
             keys are those of its own environment variables. Default: none; metrics.jsonl has all.
+        optimizer: Optimiser: AdamW with a state in float32 (8 bytes a parameter), in bfloat16 with stochastic
+            rounding (4), or in 8 bits (2; extra quant). Default: adamw.
+        weights_dtype: Number format in which weights are trained; bfloat16 keeps no copy in float32, and needs
+            --optimizer adamw-bf16 or adamw-8bit. Default: float32.
         objective: Distillation loss, by name, as a weighted sum, or FILE.py:CLASS; several between commas are as
             many students. For example 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL' or 'ForwardKL, TAID'.
             Default: ForwardKL.
@@ -218,8 +224,8 @@ def doctor(
             them, so it changes results by rounding only; it is halved where memory runs out. Default: as many as
             make about 1,024 tokens on a CPU and 16,384 on a GPU, and fit.
         checkpointing: Gradient checkpointing: layers computes the decoder's layers twice instead of keeping their
-            activations, with the same gradients; auto does so where a micro-batch of one sequence does not fit
-            otherwise. Default: auto.
+            activations, with the same gradients; auto does so where that is the fastest way that fits into
+            memory. Default: auto.
         mesh: How the processes of torchrun hold the weights: replicate, all on each; shard, a part on each; or
             shard=8,replicate=2, groups of processes that hold a part each. Default: replicate.
         out: Folder of the run. Default: runs/distil.
@@ -314,6 +320,8 @@ def distil(
     patience: int | None = None,
     weights: Literal["last", "best"] | None = None,
     track: Literal["trackio", "wandb", "tensorboard", "mlflow"] | None = None,
+    optimizer: Literal["adamw", "adamw-bf16", "adamw-8bit"] | None = "adamw",
+    weights_dtype: Literal["float32", "bfloat16"] | None = "float32",
     objective: str | Objective | Sequence[str | Objective] | None = "ForwardKL",
     tokenizer_align: Literal["bytes"] | None = None,
     qat: Literal["int8", "int4"] | None = None,
@@ -394,6 +402,10 @@ def distil(
             lowest held-out loss. Default: last; best with --patience.
         track: Send loss, learning rate, gradient norm and held-out loss to a tracker while training; settings and
             keys are those of its own environment variables. Default: none; metrics.jsonl has all.
+        optimizer: Optimiser: AdamW with a state in float32 (8 bytes a parameter), in bfloat16 with stochastic
+            rounding (4), or in 8 bits (2; extra quant). Default: adamw.
+        weights_dtype: Number format in which weights are trained; bfloat16 keeps no copy in float32, and needs
+            --optimizer adamw-bf16 or adamw-8bit. Default: float32.
         objective: Distillation loss, by name, as a weighted sum, or FILE.py:CLASS; several between commas are as
             many students. For example 'TAID(start=0.2)', '0.5*CrossEntropy + 0.5*ForwardKL' or 'ForwardKL, TAID'.
             Default: ForwardKL.
@@ -428,8 +440,8 @@ def distil(
             them, so it changes results by rounding only; it is halved where memory runs out. Default: as many as
             make about 1,024 tokens on a CPU and 16,384 on a GPU, and fit.
         checkpointing: Gradient checkpointing: layers computes the decoder's layers twice instead of keeping their
-            activations, with the same gradients; auto does so where a micro-batch of one sequence does not fit
-            otherwise. Default: auto.
+            activations, with the same gradients; auto does so where that is the fastest way that fits into
+            memory. Default: auto.
         mesh: How the processes of torchrun hold the weights: replicate, all on each; shard, a part on each; or
             shard=8,replicate=2, groups of processes that hold a part each. Default: replicate.
         out: Folder of the run. Default: runs/distil.
@@ -713,6 +725,8 @@ def pretrain(
     patience: int | None = None,
     weights: Literal["last", "best"] | None = None,
     track: Literal["trackio", "wandb", "tensorboard", "mlflow"] | None = None,
+    optimizer: Literal["adamw", "adamw-bf16", "adamw-8bit"] | None = "adamw",
+    weights_dtype: Literal["float32", "bfloat16"] | None = "float32",
     seed: int | None = 0,
     mixers: str | Sequence[str] | None = None,
     width: int | None = None,
@@ -765,6 +779,10 @@ def pretrain(
             lowest held-out loss. Default: last; best with --patience.
         track: Send loss, learning rate, gradient norm and held-out loss to a tracker while training; settings and
             keys are those of its own environment variables. Default: none; metrics.jsonl has all.
+        optimizer: Optimiser: AdamW with a state in float32 (8 bytes a parameter), in bfloat16 with stochastic
+            rounding (4), or in 8 bits (2; extra quant). Default: adamw.
+        weights_dtype: Number format in which weights are trained; bfloat16 keeps no copy in float32, and needs
+            --optimizer adamw-bf16 or adamw-8bit. Default: float32.
         seed: Seed of data order, new weights and samples. Default: 0.
         mixers: Layers of a decoder of limbeck's own, by pattern, repeated until full. For example
             conv,based,conv,swa:64 or attention*1,gdn*3.
@@ -779,8 +797,8 @@ def pretrain(
             them, so it changes results by rounding only; it is halved where memory runs out. Default: as many as
             make about 1,024 tokens on a CPU and 16,384 on a GPU, and fit.
         checkpointing: Gradient checkpointing: layers computes the decoder's layers twice instead of keeping their
-            activations, with the same gradients; auto does so where a micro-batch of one sequence does not fit
-            otherwise. Default: auto.
+            activations, with the same gradients; auto does so where that is the fastest way that fits into
+            memory. Default: auto.
         mesh: How the processes of torchrun hold the weights: replicate, all on each; shard, a part on each; or
             shard=8,replicate=2, groups of processes that hold a part each. Default: replicate.
         out: Folder of the run. Default: runs/pretrain.

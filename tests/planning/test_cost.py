@@ -11,12 +11,11 @@ from limbeck.models.build import build
 from limbeck.models.configuration import load_config
 from limbeck.objectives import fused
 from limbeck.planning.cost.machine import measure_rates
+from limbeck.planning.cost.memory import LOGITS_BUFFER, MemoryUse, Step, activation_bytes
 from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.training import (
-    LOGITS_BUFFER,
     Cost,
     Rates,
-    activation_bytes,
     estimate,
     matching_bytes,
     peak_lockstep,
@@ -66,6 +65,10 @@ def mixture():
         num_experts_per_tok=1,
         **ENDS,
     )
+
+
+def step_of(length: int, *, itemsize: int = 4) -> Step:
+    return Step(length, 2048, itemsize, "cpu", MemoryUse())
 
 
 def cost_of(student, teacher, **changes) -> Cost:
@@ -180,7 +183,7 @@ def test_activations_are_within_a_quarter_of_what_autograd_keeps(config, bf16):
         if hasattr(config, name):
             setattr(config, name, 0.0)
     rows, length = 6, 72
-    stated = rows * length * activation_bytes(Size.of(config), length=length, itemsize=2 if bf16 else 4)
+    stated = rows * length * activation_bytes(Size.of(config), step_of(length, itemsize=2 if bf16 else 4))
     assert stated == pytest.approx(_kept_bytes(config, rows=rows, length=length, bf16=bf16), rel=0.25)
 
 
@@ -197,7 +200,7 @@ def test_bytes_by_part_are_what_adamw_in_float32_and_a_teacher_in_its_format_nee
 def test_peak_is_the_sum_of_its_parts_and_bounded_however_large_the_batch():
     one_row, usual, huge = (cost_of(llama(), llama(), batch_tokens=n) for n in (1, 1024, 10**9))
     assert one_row.peak_bytes == sum(one_row.bytes.values())
-    assert one_row.bytes["activations"] == 64 * activation_bytes(one_row.student, length=64, itemsize=4)
+    assert one_row.bytes["activations"] == 64 * activation_bytes(one_row.student, step_of(64))
     assert one_row.peak_bytes < usual.peak_bytes == huge.peak_bytes
 
 

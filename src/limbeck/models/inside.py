@@ -63,7 +63,14 @@ def fits(config: PreTrainedConfig) -> bool:
 @contextmanager
 def packed(position: Int[Tensor, "B T"]) -> Iterator[None]:
     """While it is open, models with this attention are computed on rows of documents with these positions, without a cache."""
-    token = _lengths.set(lengths(position) if position.device.type == "cpu" else None)
+    with documents_of(lengths(position) if position.device.type == "cpu" else None):
+        yield
+
+
+@contextmanager
+def documents_of(lengths: Int[Tensor, " n"] | None) -> Iterator[None]:
+    """The same for documents of these lengths, row after row; None for masks."""
+    token = _lengths.set(lengths)
     try:
         yield
     finally:

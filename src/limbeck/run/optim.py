@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from limbeck.config.defaults import BETAS, WARMUP
+from limbeck.run.eight_bit import adamw_8bit
+from limbeck.run.rounded import RoundedAdamW
 
+OptimizerName = Literal["adamw", "adamw-bf16", "adamw-8bit"]
 Schedule = Literal["wsd", "cosine", "constant"]
 SLOWEST = 1e-3  # of state-space parameters, whatever the others have (Gu et al., arXiv 2206.11893, app. C)
 
@@ -81,9 +84,14 @@ def slow_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def adamw(
-    model: nn.Module, others: Iterable[Tensor], *, weight_decay: float, betas: tuple[float, float] = BETAS
-) -> torch.optim.AdamW:
-    """Fused AdamW; `set_rates` sets its learning rates at each step.
+    model: nn.Module,
+    others: Iterable[Tensor],
+    *,
+    weight_decay: float,
+    betas: tuple[float, float] = BETAS,
+    kind: OptimizerName = "adamw",
+) -> torch.optim.Optimizer:
+    """Fused AdamW, or one of another ``kind`` with a smaller state; `set_rates` sets its learning rates at each step.
 
     Three parameter groups: matrices with weight decay; vectors (norms, biases) and an objective's parameters (``others``)
     without; parameters that modules declare as ``SLOW``, without weight decay and with a lower peak rate. Where the model is
@@ -101,7 +109,12 @@ def adamw(
         {"params": others if apart_too else [], "weight_decay": 0.0},
         {"params": slow, "weight_decay": 0.0, "most": SLOWEST},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, fused=True)
+    some = [g for g in groups if g["params"]]
+    if kind == "adamw-bf16":
+        return RoundedAdamW(some, betas=betas)
+    if kind == "adamw-8bit":
+        return adamw_8bit(some, betas=betas)
+    return torch.optim.AdamW(some, lr=0.0, betas=betas, fused=True)
 
 
 def set_rates(
@@ -119,5 +132,9 @@ def set_rates(
         return learning_rate(step, steps=steps, peak=peak, schedule=schedule, warmup=warmup)
 
     for group in optimizer.param_groups:
-        group["lr"] = rate(min(peak, group.get("most", peak)))
+        its = rate(min(peak, group.get("most", peak)))
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(its)  # which a compiled update reads
+        else:
+            group["lr"] = its
     return rate(peak)

@@ -24,11 +24,12 @@ from limbeck.errors import BadFolder, BadSetting, Interrupted, NonFiniteLoss
 from limbeck.models.checkpointing import can_checkpoint, checkpoint_layers
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives.base import Objective
+from limbeck.planning.checks.pair import PlannedRun
 from limbeck.run.average import Averaging, WeightAverage
 from limbeck.run.log import Metrics, console, peak_rss_gib, progress
 from limbeck.run.mesh import Mesh
 from limbeck.run.micro import MicroBatch, micro_batches, micro_rows
-from limbeck.run.optim import SLOWEST, Schedule, adamw, set_rates, slow_parameters
+from limbeck.run.optim import SLOWEST, OptimizerName, Schedule, adamw, set_rates, slow_parameters
 from limbeck.run.save import (
     TrainState,
     checkpoints,
@@ -40,12 +41,14 @@ from limbeck.run.save import (
 )
 from limbeck.run.selection import Rule, Selection
 from limbeck.run.step import LossTerm, Step, train_step
+from limbeck.run.too_much import what_would_fit
 from limbeck.run.trackers.tracker import Tracked, of_row, tracking
 from limbeck.run.watch import Watch
 from limbeck.run.world import meeting
 from limbeck.types import ChunkTeacher, Corpus, Teacher
 
 Checkpointing = Literal["auto", "none", "layers"]
+Format = Literal["float32", "bfloat16"]
 
 Row = dict[str, float | int]
 
@@ -59,7 +62,8 @@ class Plan:
     ``save_every`` steps, and ``save_minutes`` after the last one at the latest. ``micro`` rows are computed at once on a rank,
     None for as many as are usual there; fewer where memory runs out. ``checkpointing`` "layers" computes layers twice instead of
     keeping their activations, "auto" does so once a single row is too much otherwise. ``average`` says how the weights are
-    averaged, as in "ema:0.999" (`average.Averaging`); "" for not.
+    averaged, as in "ema:0.999" (`average.Averaging`); "" for not. ``optimizer`` is the kind
+    of `optim.adamw`; ``weights`` "bfloat16" trains matrices in that format, without a copy in float32.
     """
 
     steps: int
@@ -76,6 +80,8 @@ class Plan:
     micro: int | None = None
     checkpointing: Checkpointing = "auto"
     average: str = ""
+    optimizer: OptimizerName = "adamw"
+    weights: Format = "float32"
 
 
 @dataclass
@@ -110,7 +116,7 @@ class Run:
 
     def __post_init__(self) -> None:
         rows = self.plan.micro or micro_rows(self.corpus.length, self.world.device)
-        self._micro = MicroBatch(rows, together=self.world.sharded, spare=self._spare)
+        self._micro = MicroBatch(rows, together=self.world.sharded, spare=self._spare, remedy=self._what_would_fit)
 
     def train(self) -> None:
         """Runs the remaining steps.
@@ -184,6 +190,8 @@ class Run:
             self.done, self.complete = step, step == self.plan.steps or selection.over
         if self.complete:
             self._checkpoint(False)
+            if self.plan.weights == "bfloat16":
+                _set_format(self.student.model, torch.float32)  # as the saved model is loaded
             self._conclude(average)
 
     def _average(self) -> WeightAverage | None:
@@ -297,6 +305,22 @@ class Run:
         console.print("note: memory ran out with one sequence at once; from here on layers are computed twice")
         return True
 
+    def _what_would_fit(self) -> str:
+        """What a user can do where one sequence at a time needs too much memory."""
+        plan, length = self.plan, self.corpus.length
+        run = PlannedRun(
+            length=length,
+            tokens=plan.steps * plan.rows * length,
+            batch_tokens=max(1, plan.rows // self.world.size) * length,
+            dtype=torch.bfloat16 if plan.bf16 else torch.float32,
+            device=self.world.device,
+            micro=plan.micro,
+            checkpointing=plan.checkpointing,
+            optimizer=plan.optimizer,
+            weights=plan.weights,
+        )
+        return what_would_fit(run, self.student, self.teacher, checkpointed=self._checkpointed)
+
     def _checkpoint(self, on: bool) -> None:
         checkpoint_layers(self.student.model, on)
         self._checkpointed = on
@@ -304,16 +328,23 @@ class Run:
     def _begin(self) -> torch.optim.Optimizer:
         """Prepares student and objective for training; gives the optimiser."""
         self.student.model.train()
+        if self.world.sharded and (self.plan.optimizer, self.plan.weights) != ("adamw", "float32"):
+            raise BadSetting(
+                f"--optimizer {self.plan.optimizer}, --weights-dtype {self.plan.weights}: expected adamw and float32, by which "
+                "sharded weights are trained, each process holding a part; use these, or --mesh replicate"
+            )
         if self.plan.checkpointing == "layers" and not can_checkpoint(self.student.model):
             raise BadSetting(
                 f"--checkpointing layers: Transformers cannot compute the layers of a {self.student.config.model_type} model "
                 "twice; use --checkpointing none, and a smaller --micro-batch or --seq-len where memory is short"
             )
         self._checkpoint(self._checkpointed or self.plan.checkpointing == "layers")
+        if self.plan.weights == "bfloat16":
+            _set_format(self.student.model, torch.bfloat16)
         self.objective.begin(self.plan.steps)
         self.objective.to(self.world.device)
         trained = self.student.model, self.objective.parameters()
-        return adamw(*trained, weight_decay=self.plan.weight_decay, betas=self.plan.betas)
+        return adamw(*trained, weight_decay=self.plan.weight_decay, betas=self.plan.betas, kind=self.plan.optimizer)
 
     def _resume(self, train_state: TrainState) -> tuple[int, int]:
         """(steps, tokens) already done. Raises BadFolder for a checkpoint that is damaged or of an incompatible version."""
@@ -378,6 +409,14 @@ class Run:
                 "results by rounding only"
             )
         return found
+
+
+def _set_format(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Changes the format of a model's matrices between float32 and bfloat16; vectors and state-space parameters keep theirs."""
+    slow = {id(parameter) for parameter in slow_parameters(model)}
+    for parameter in model.parameters():
+        if parameter.ndim >= 2 and id(parameter) not in slow and parameter.dtype in (torch.float32, torch.bfloat16):
+            parameter.data = parameter.data.to(dtype)
 
 
 def _row(step: int, tokens: int, report: Step, lr: float, rate: float, *, unit: str) -> Row:

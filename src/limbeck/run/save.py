@@ -23,6 +23,7 @@ from limbeck.disk import Bare, Count, check_sums, read_json, sums, whole_folder,
 from limbeck.errors import BadFolder
 from limbeck.objectives.base import Objective
 from limbeck.run.average import WeightAverage
+from limbeck.run.eight_bit import joined, plain
 from limbeck.run.mesh import Mesh
 from limbeck.run.selection import SelectionState
 from limbeck.run.shards import is_sharded, read_sharded, write_sharded
@@ -73,7 +74,7 @@ class TrainState:
         tensors |= {f"objective.{name}": t for name, t in self.objective.state_dict().items()}
         for i, optimised in enumerate(self._optimised()):
             for key, value in self.optimizer.state[optimised].items():
-                tensors[f"optimizer.{i}.{key}"] = value
+                tensors |= plain(f"optimizer.{i}.{key}", value)
         return tensors | (self.average.tensors() if self.average else {})
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -87,7 +88,8 @@ class TrainState:
             here = f"optimizer.{i}."
             state = {k.removeprefix(here): t for k, t in tensors.items() if k.startswith(here)}
             # fused AdamW keeps its step count with the parameter
-            self.optimizer.state[optimised] = {k: t.to(optimised.device) for k, t in state.items()}
+            there = {k: t.to(optimised.device) for k, t in state.items()}
+            self.optimizer.state[optimised] = joined(there, optimised.dtype)
 
         if self.average:
             self.average.restore(tensors)

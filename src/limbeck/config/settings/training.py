@@ -129,8 +129,26 @@ class TrainingSettings(Base):
         Literal["auto", "none", "layers"],
         Flag(
             "Gradient checkpointing: layers computes the decoder's layers twice instead of keeping their activations, with the "
-            "same gradients; auto does so where a micro-batch of one sequence does not fit otherwise.",
+            "same gradients; auto does so where that is the fastest way that fits into memory.",
             "Machine",
             synonyms=("gradient_checkpointing", "activation_checkpointing", "recompute", "use_gradient_checkpointing"),
         ),
     ] = Field(default="auto", exclude=True)
+    optimizer: Annotated[
+        Literal["adamw", "adamw-bf16", "adamw-8bit"],
+        Flag(
+            "Optimiser: AdamW with a state in float32 (8 bytes a parameter), in bfloat16 with stochastic rounding (4), or in 8 "
+            "bits (2; extra quant).",
+            "Training",
+            synonyms=("optim", "optimiser", "optimizer_type", "use_8bit_adam", "paged_adamw_8bit", "adam8bit"),
+        ),
+    ] = Field(default="adamw", exclude=True)
+    weights_dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        Flag(
+            "Number format in which weights are trained; bfloat16 keeps no copy in float32, and needs --optimizer adamw-bf16 or "
+            "adamw-8bit.",
+            "Training",
+            synonyms=("master_weights", "pure_bf16", "full_bf16", "master_dtype"),
+        ),
+    ] = Field(default="float32", exclude=True)

@@ -10,6 +10,7 @@ from typing import Any
 from limbeck.config import DistilSettings, PretrainSettings, TrainingSettings
 from limbeck.config.defaults import SAVE_MINUTES, SAVE_STEPS
 from limbeck.errors import BadSetting
+from limbeck.run.eight_bit import require_8bit
 from limbeck.run.optim import Schedule
 from limbeck.run.run import Plan
 from limbeck.run.selection import Rule
@@ -24,6 +25,7 @@ def plan_of(settings: TrainingSettings, *, steps: int, rows: int, lr: float, sch
             f"--warmup {settings.warmup:g}: the training has {steps} steps, so its learning rate would only rise: give fewer "
             "steps, or a share of them such as 0.05"
         )
+    _check_formats(settings, bf16=bf16)
     save_every, save_minutes = _saving(settings.save_every)
     return Plan(
         steps=steps,
@@ -40,6 +42,8 @@ def plan_of(settings: TrainingSettings, *, steps: int, rows: int, lr: float, sch
         save_minutes=save_minutes,
         micro=settings.micro_batch,
         checkpointing=settings.checkpointing,
+        optimizer=settings.optimizer,
+        weights=settings.weights_dtype,
     )
 
 
@@ -78,6 +82,28 @@ def tracked_of(settings: DistilSettings | PretrainSettings, run: Mapping[str, An
     plain = {key: value for key, value in run["signature"].items() if isinstance(value, str | int | float | bool)}
     shown = {key: without_folders(scrubbed(v)) if isinstance(v, str) else v for key, v in plain.items()}
     return Tracked(settings.track, settings.out, "model", str(run["started"]), shown)
+
+
+def _check_formats(settings: TrainingSettings, *, bf16: bool) -> None:
+    """Raises BadSetting for an optimiser without its package, and for weights in a format that the training cannot use."""
+    if settings.optimizer == "adamw-8bit":
+        require_8bit()
+    if settings.weights_dtype == "float32":
+        return
+    if not bf16:
+        raise BadSetting(
+            "--weights-dtype bfloat16: this run computes in float32, so it would gain nothing: give --dtype bfloat16, or "
+            "leave it out"
+        )
+    if settings.optimizer == "adamw":
+        raise BadSetting(
+            "--weights-dtype bfloat16: updates that are rounded to nearest would be lost, so it needs an optimiser that rounds "
+            "at random: give --optimizer adamw-bf16 or adamw-8bit"
+        )
+    if getattr(settings, "qat", None) is not None:
+        raise BadSetting(
+            "--weights-dtype bfloat16 does not go with --qat, which rounds weights in float32: leave one of them out"
+        )
 
 
 def optimiser_facts(plan: Plan) -> dict[str, Any]:

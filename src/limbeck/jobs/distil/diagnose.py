@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Int
 from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.errors import BadModel
 from limbeck.jobs.common.environment import Environment, batch_rows
+from limbeck.jobs.common.memory import needs_documents, planned_run
 from limbeck.jobs.common.rates import (
     early_stop_findings,
     fresh_rate_finding,
@@ -24,7 +27,7 @@ from limbeck.jobs.pair.unpacked import rows_of_documents, unpacked_cost
 from limbeck.models.gguf.quantiser import KIND_OF, Quantiser
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives import TAID
-from limbeck.planning.checks.pair import Finding, Pair, PlannedRun, examine
+from limbeck.planning.checks.pair import Finding, Pair, examine
 from limbeck.planning.checks.steps import step_findings
 from limbeck.planning.checks.vocabulary import embeddings
 from limbeck.planning.cost.size import Size
@@ -55,8 +58,13 @@ def _packing(model: LanguageModel, texts: Sequence[str], length: int) -> list[Fi
     """The cost of a decoder that needs each document in a row of its own; empty if it supports packed rows."""
     if model.packs:
         return []
-    tokens = [len(model.tokenizer(text, verbose=False)["input_ids"]) for text in texts]
+    tokens = _lengths(model, texts).tolist()
     return [Finding("packing", "warning", unpacked_cost(model.name, rows_of_documents(tokens, length)))]
+
+
+def _lengths(model: LanguageModel, texts: Sequence[str]) -> Int[np.ndarray, " n"]:
+    """The tokens of each text."""
+    return np.array([len(model.tokenizer(text, verbose=False)["input_ids"]) for text in texts], dtype=np.int64)
 
 
 def _quantised(config: PreTrainedConfig, qat: str) -> Finding:
@@ -103,7 +111,13 @@ def diagnose(
     if not aligned:
         found += of_text(sample, teacher)
     found += step_findings(steps, batch_tokens=rows * length)
-    device, dtype = environment.world.device, environment.dtype
-    quantised = settings.qat is not None
-    run = PlannedRun(length, settings.tokens, rows * length, dtype, device, out=settings.out, quantised=quantised)
+    lengths = _lengths(teacher, texts) if needs_documents(environment.dtype, environment.world.device) else None
+    run = planned_run(
+        *(settings, environment),
+        length=length,
+        rows=rows,
+        documents=lengths,
+        out=settings.out,
+        quantised=settings.qat is not None,
+    )
     return found + unpacked + examine(pair, run, texts=texts, chat=chat and not aligned, aligned=aligned, uses=uses)

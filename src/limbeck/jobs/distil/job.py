@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from limbeck.config import DistilSettings
 from limbeck.corpora import TokenStore, require_rows
 from limbeck.corpora.layout import Layout
@@ -23,6 +25,7 @@ from limbeck.errors import BadModel
 from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim_together, now, same_corpus, update
 from limbeck.jobs.common.held_out import kept_apart, watch_of, write_apart
+from limbeck.jobs.common.memory import computed, memory_use
 from limbeck.jobs.common.opening import open_documents
 from limbeck.jobs.common.packing import packed
 from limbeck.jobs.common.rates import fresh_rate_of, rate_of
@@ -49,6 +52,7 @@ from limbeck.models.weightless import load_without_weights
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.checks.pair import Finding, Pair, as_json, check, show
 from limbeck.planning.checks.price import Price
+from limbeck.planning.cost.memory import MemoryUse
 from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.state import kept_bytes
 from limbeck.planning.cost.training import Cost, estimate
@@ -170,6 +174,10 @@ def prepare(
     price = start.price(student)
     arms = _arms(plan, price, member=member)
     shared = _shared(plan, source, store, cut, student, environment)
+    use, kept = memory_use(
+        plan.run(environment, documents=np.diff(store.starts)), student.config, source.size, environment, run
+    )
+    shared = replace(shared, plan=computed(shared.plan, use))
     rule, apart = rule_of(settings), None
     if rule is not None:
         apart = kept_apart(held_out, shared.plan, every=rule.every, length=length, device=environment.world.device)
@@ -186,9 +194,9 @@ def prepare(
             "plan": _plan_facts(shared.plan, layout, arms) | rule_facts(rule),
             "teacher": about,
         }
-        update(settings.out, run, **facts, **_student_facts(plan, source, student, environment))
+        update(settings.out, run, **facts, **_student_facts(plan, source, student, environment), **kept)
         _announce(about, student, shared.plan, layout, arms, most=source.rows)
-    cost = _cost(plan, source, student, environment)
+    cost = _cost(plan, source, student, environment, use)
     del student  # one student at a time is in memory
     _estimate(settings, run, arms, cost, shared)
     if beside and environment.world.first:
@@ -325,7 +333,9 @@ def _shared(
     )
 
 
-def _cost(plan: DistilPlan, source: TeacherSource, student: LanguageModel, environment: Environment) -> Cost:
+def _cost(
+    plan: DistilPlan, source: TeacherSource, student: LanguageModel, environment: Environment, use: MemoryUse
+) -> Cost:
     """The memory and time of one training."""
     return estimate(
         *(Size.of(student.config), source.size),
@@ -335,6 +345,8 @@ def _cost(plan: DistilPlan, source: TeacherSource, student: LanguageModel, envir
         itemsize=environment.dtype.itemsize,
         device=environment.world.device.type,
         quantised=plan.quantiser is not None,
+        use=use,
+        config=student.config,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
 from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.config import DistilSettings
@@ -12,6 +14,7 @@ from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import Environment, batch_rows, row_length
 from limbeck.jobs.common.folder import signature_of
+from limbeck.jobs.common.memory import needs_documents, planned_run
 from limbeck.jobs.common.rates import schedule_of
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.common.training import rule_of
@@ -21,6 +24,7 @@ from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.pair.student import target_shape
 from limbeck.models.configuration import load_config
 from limbeck.models.gguf.quantiser import KIND_OF, Quantiser
+from limbeck.planning.checks.pair import PlannedRun
 from limbeck.run.optim import Schedule
 from limbeck.students.shape import Shape, config_of
 from limbeck.teachers.ref import CapturedRef
@@ -82,6 +86,16 @@ class DistilPlan:
         quantiser = None if settings.qat is None else Quantiser.of(planned, KIND_OF[settings.qat])
         budget, schedule = Budget(length, rows, steps), schedule_of(settings, planned)
         return cls(request, target, conversion, budget, matched, schedule, quantiser)
+
+    def run(self, environment: Environment, *, documents: Int[np.ndarray, " n"]) -> PlannedRun:
+        """The training, for estimates. ``documents``: the lengths of the documents of its text."""
+        return planned_run(
+            *(self.request.settings, environment),
+            length=self.budget.length,
+            rows=self.budget.rows,
+            documents=documents if needs_documents(environment.dtype, environment.world.device) else None,
+            quantised=self.quantiser is not None,
+        )
 
     def signature(self, logits: dict[str, Any], environment: Environment) -> dict[str, Any]:
         """All that decides the result of the run, as run.json stores it. ``logits``: the entries about captured logits."""

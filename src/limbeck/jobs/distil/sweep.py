@@ -30,7 +30,8 @@ from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.teacher import RunTeacher, adopted
 from limbeck.jobs.distil.vocabulary import with_vocabulary
 from limbeck.jobs.pair.student import size_name, target_shape
-from limbeck.planning.checks.resources import FULL, free_memory
+from limbeck.planning.checks.resources import free_memory
+from limbeck.planning.cost.fitting import FULL
 from limbeck.planning.cost.training import Cost, peak_lockstep
 from limbeck.report.family import sweep_ending, write_family_report
 from limbeck.report.words import duration, took, trainings

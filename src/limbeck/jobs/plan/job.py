@@ -9,6 +9,7 @@ takes longer than the plan: scipy for the points of a sweep, torch for an archit
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,9 @@ from limbeck.jobs.plan.device import BFLOAT16, Limits, largest_student
 from limbeck.models.anatomy import Anatomy
 from limbeck.models.declared import read_anatomy
 from limbeck.models.source import config_file
+from limbeck.planning.cost.fitting import FULL, Asked, flags, forward_share, needed, remedy, smallest
 from limbeck.planning.cost.gpus import BANDWIDTH_SHARE, GPU, UTILISATION, gpu, stand_in
+from limbeck.planning.cost.memory import USUAL, MemoryUse, Step
 from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.training import estimate
 from limbeck.planning.laws.distillation import COMPUTE_OPTIMAL
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from limbeck.planning.laws.points import Table as Points
 
 _GPU = "H100-SXM"  # the GPU of the estimated hours if none is named
+_BATCH = 2**19  # tokens of a step whose memory is shown
 OUTCOMES = 32  # of a cached teacher, in addition to all outcomes
 _FEWER = (32_768, 16_384, 8_192, 4_096)  # tokens of trimmed vocabularies that are shown
 
@@ -389,15 +393,7 @@ def _costs(task: Task, teacher: Model, device: GPU) -> dict[str, Any]:
     flops = task.flops(teacher, task.tokens)
     student = task.student.size
     if student is not None and teacher.size is not None:
-        cost = estimate(
-            *(student, teacher.size),
-            length=task.length,
-            tokens=round(task.tokens),
-            batch_tokens=2**19,
-            itemsize=BFLOAT16,
-            device="cuda",
-        )
-        parts: dict[str, float] = dict(cost.bytes)
+        parts: dict[str, float] = dict(_parts(student, teacher.size, task, USUAL))
     else:  # weights, gradients and AdamW's moments in float32; activations depend on a shape
         parts = {"student, gradients, AdamW": 16 * task.student.parameters, "teacher's weights": 2 * teacher.parameters}
     return {
@@ -406,10 +402,45 @@ def _costs(task: Task, teacher: Model, device: GPU) -> dict[str, Any]:
         "gpu_hours": device.training_seconds(flops) / 3600,
         "peak_bytes": sum(parts.values()),
         "bytes": parts,
+        "fits": _fits(student, teacher.size, task, device),
         "activations_counted": student is not None and teacher.size is not None,
         "cache_bytes": _cache(teacher.size, task.tokens, OUTCOMES),
         "full_cache_bytes": _cache(teacher.size, task.tokens, None),
     }
+
+
+def _parts(student: Size, teacher: Size, task: Task, use: MemoryUse, length: int | None = None) -> Mapping[str, int]:
+    """Peak bytes by part on a GPU, in bfloat16."""
+    cost = estimate(
+        *(student, teacher),
+        length=length or task.length,
+        tokens=round(task.tokens),
+        batch_tokens=_BATCH,
+        itemsize=BFLOAT16,
+        device="cuda",
+        use=use,
+    )
+    return cost.bytes
+
+
+def _fits(student: Size | None, teacher: Size | None, task: Task, device: GPU) -> dict[str, Any] | None:
+    """The fastest setting that fits into a GPU, the smallest if none does; None where activations are not counted.
+
+    ``slower``: how much longer a step takes. ``same``: whether the result is that of the usual setting.
+    """
+    if student is None or teacher is None:
+        return None
+    step = Step(task.length, _BATCH, BFLOAT16, "cuda", USUAL)
+    asked = Asked(step.usual_rows, task.length, forward_share(student, teacher, task.length))
+
+    def peak(use: MemoryUse, length: int) -> Mapping[str, int]:
+        return _parts(student, teacher, task, use, length)
+
+    use = remedy(asked, peak, FULL * device.memory)
+    found = use or smallest(asked.any(), asked, peak)
+    same = (found.optimizer, found.weights) == (USUAL.optimizer, USUAL.weights)
+    facts = {"fits": use is not None, "flags": flags(found, asked), "peak_bytes": needed(peak, found, asked)}
+    return facts | {"slower": asked.slowdown(found) / asked.slowdown(asked.use) - 1, "same": same}
 
 
 def _cache(size: Size | None, tokens: float, outcomes: int | None) -> float | None:

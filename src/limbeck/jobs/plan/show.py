@@ -49,6 +49,8 @@ def show(result: dict[str, Any], console: Console) -> None:
     gpu = f" on one {result['gpu']['name']} ({result['gpu']['source']})"
     console.print(Text.assemble("\n", ("cost", "bold"), gpu), soft_wrap=True)
     console.print(_cost_table(result["costs"]))
+    for cost in result["costs"]:
+        console.print(_memory(cost, result["gpu"]), soft_wrap=True)
     console.print("assumed:")
     for sentence in result["assumptions"]:
         console.print(f"  {sentence}")
@@ -129,6 +131,22 @@ def _short(number: float) -> str:
 
 def _interval(loss: dict[str, Any]) -> str:
     return f"{loss['value']:.3f} ± {(loss['high'] - loss['low']) / 2:.3f}"
+
+
+def _memory(cost: dict[str, Any], gpu: dict[str, Any]) -> str:
+    """The peak by part, and the setting that fits into the GPU."""
+    parts = sorted(cost["bytes"].items(), key=lambda part: -part[1])
+    sentence = f"memory with {cost['teacher']}: {', '.join(f'{name} {size / 2**30:,.1f} GiB' for name, size in parts)}"
+    fits = cost["fits"]
+    if fits is None:
+        return sentence
+    need, there = f"{fits['peak_bytes'] / 2**30:,.1f} GiB", f"{gpu['name']} with {gpu['memory'] / 2**30:,.1f} GiB"
+    slower = f", about {fits['slower']:.0%} slower" if fits["slower"] > 0.005 else ""
+    other = "" if fits["same"] else ", with another result"
+    if not fits["fits"]:
+        return f"{sentence}; no setting fits {there}: {fits['flags']} needs {need}"
+    how = f"with {fits['flags']} ({need}{slower}{other})" if fits["flags"] else "as it is"
+    return f"{sentence}; it fits {there} {how}"
 
 
 def _cost_table(costs: list[dict[str, Any]]) -> Table:

@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
@@ -25,6 +26,7 @@ from limbeck.errors import BadSetting, BadShape
 from limbeck.jobs.common.environment import Environment, batch_rows, environment_of, row_length
 from limbeck.jobs.common.folder import claim_together, now, same_corpus, signature_of, text_of_run, update
 from limbeck.jobs.common.held_out import Apart, HeldOut, kept_apart, watch_of, write_apart
+from limbeck.jobs.common.memory import computed, memory_use, needs_documents, planned_run
 from limbeck.jobs.common.rates import early_stop_findings, fresh_rate_finding, optimiser_findings
 from limbeck.jobs.common.text import columns_of, print_notes, records_of
 from limbeck.jobs.common.trained import place_best, write_training
@@ -107,6 +109,12 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     if isinstance(shape, Mixed):
         _print_layers(shape, model, length)
     plan = plan_of(settings, steps=steps, rows=rows, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
+    lengths = np.diff(store.starts) if needs_documents(environment.dtype, world.device) else None
+    planned = planned_run(settings, environment, length=length, rows=rows, documents=lengths)
+    use, kept = memory_use(planned, config, None, environment, run)
+    plan = computed(plan, use)
+    if world.first and kept:
+        update(out, run, **kept)
     corpus = Rows(store, length=length, seed=settings.seed, ranks=world)
     apart = kept_apart(held_out, plan, every=rule.every, length=length, device=world.device) if rule else None
     every = rule.every if rule else None

@@ -7,7 +7,7 @@ with different numbers of rows, end tokens that are never learned, rows longer t
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from typing import Any
 import torch
 from transformers.configuration_utils import PreTrainedConfig
 
+from limbeck.models.checkpointing import could_checkpoint
 from limbeck.models.language_model import LanguageModel
 from limbeck.planning.checks import resources, vocabulary
 from limbeck.planning.checks.finding import Finding, as_json, check, show
 from limbeck.planning.checks.price import Price, chances
+from limbeck.planning.cost.fitting import OTHERS, Asked, Checkpointing, Peak, forward_share
+from limbeck.planning.cost.memory import USUAL, Format, MemoryUse, Optimizer, Step, kind_of
 from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.training import estimate, matching_bytes
 
@@ -48,7 +51,12 @@ class Pair:
     @property
     def trained(self) -> Size:
         """The size of the model that is trained."""
-        return Size.of((self.student or self.teacher).config if self.planned is None else self.planned)
+        return Size.of(self.configuration)
+
+    @property
+    def configuration(self) -> PreTrainedConfig:
+        """The configuration of the model that is trained."""
+        return (self.student or self.teacher).config if self.planned is None else self.planned
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,8 @@ class PlannedRun:
     """The training that is planned: ``tokens`` in all and ``batch_tokens`` in a step, in rows of ``length`` tokens.
 
     ``dtype``: the number format of its matrix products. ``out``: its folder, None if the disk is not to be checked.
-    ``quantised``: whether the student is trained with quantised weights.
+    ``quantised``: whether the student is trained with quantised weights. ``micro`` to ``weights`` are what is asked of memory,
+    ``document`` the tokens of a usual document, None for those of a row. ``shards``: over how many processes weights are spread.
     """
 
     length: int
@@ -66,6 +75,12 @@ class PlannedRun:
     device: torch.device
     out: Path | None = None
     quantised: bool = False
+    micro: int | None = None
+    checkpointing: Checkpointing = "auto"
+    optimizer: Optimizer = "adamw"
+    weights: Format = "float32"
+    document: int | None = None
+    shards: int = 1
 
     @property
     def step(self) -> dict[str, Any]:
@@ -76,6 +91,30 @@ class PlannedRun:
             "itemsize": self.dtype.itemsize,
             "device": self.device.type,
         }
+
+    def asked(self, student: Size, teacher: Size | None, config: PreTrainedConfig) -> Asked:
+        """What this run asks of memory, for a student of this size and configuration."""
+        step = Step(self.length, self.batch_tokens, self.dtype.itemsize, kind_of(self.device.type), USUAL)
+        share = forward_share(student, teacher, self.length) if could_checkpoint(config) else None
+        possible = OTHERS if self.dtype.itemsize == 2 and not self.quantised else OTHERS[:2]
+        others = () if self.shards > 1 else possible
+        asked = (self.micro, self.checkpointing, self.optimizer, self.weights, self.document, others)
+        return Asked(step.usual_rows, self.length, share, *asked)
+
+    def peak(
+        self, student: Size, teacher: Size | None, config: PreTrainedConfig, *, matched: tuple[Size, Size] | None = None
+    ) -> Peak:
+        """Peak bytes by part, for each way of computing. ``matched``: reference and teacher of a student that is matched."""
+
+        def parts(use: MemoryUse, length: int) -> Mapping[str, int]:
+            how = self.step | {"length": length, "use": use, "config": config}
+            cost = estimate(student, teacher, tokens=self.tokens, quantised=self.quantised, shards=self.shards, **how)
+            peaks = [cost.bytes]
+            if matched is not None:
+                peaks.append(matching_bytes(student, *matched, **how))
+            return max(peaks, key=lambda found: sum(found.values()))
+
+        return parts
 
 
 def examine(
@@ -127,14 +166,14 @@ def _resources(pair: Pair, run: PlannedRun, uses: float | None) -> Iterator[Find
     yield from resources.number_format(run.dtype, run.device)
     size, theirs, absent = pair.trained, Size.of(pair.teacher.config), _absent(pair.teacher)
     other = None if pair.trains_teacher or absent else theirs
-    cost = estimate(size, other, tokens=run.tokens, quantised=run.quantised, **run.step)
+    asked = run.asked(size, other, pair.configuration)
+    cost = estimate(size, other, tokens=run.tokens, quantised=run.quantised, use=asked.use, **run.step)
+    matched = None if pair.reference is None else (Size.of(pair.reference), theirs)
+    peak = run.peak(size, other, pair.configuration, matched=matched)
     if uses is not None and not pair.trains_teacher:
         price = Price.of(size, theirs, length=run.length, uses=uses)
         yield from chances(price, tokens=run.tokens, kept=absent)
-    peaks = [cost.bytes]
-    if pair.reference is not None:
-        peaks.append(matching_bytes(size, Size.of(pair.reference), theirs, **run.step))
-    yield from resources.memory(max(peaks, key=lambda parts: sum(parts.values())), run.device)
+    yield from resources.memory(asked, peak, run.device)
     if run.out is not None:
         yield from resources.disk(cost, run.out)
     yield from resources.duration(cost, dtype=run.dtype, device=run.device)

@@ -6,17 +6,16 @@ are loaded before the checks) is part of the estimate, so it counts as free.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import torch
 
 from limbeck.planning.checks.finding import Finding, Level
+from limbeck.planning.cost.fitting import FULL, Asked, Peak, chosen, flags, needed, remedy, smallest
 from limbeck.planning.cost.machine import measure_rates, multiplies_bfloat16
 from limbeck.planning.cost.training import Cost
-
-FULL = 0.8  # share of the free memory above which there is a warning
 
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -39,27 +38,53 @@ def number_format(dtype: torch.dtype, device: torch.device) -> Iterator[Finding]
         yield Finding("dtype", "ok", f"{name} on {device.type}")
 
 
-def memory(peak: Mapping[str, int], device: torch.device) -> Iterator[Finding]:
-    """Whether the estimated peak, in bytes by part, fits into memory.
+def memory(asked: Asked, peak: Peak, device: torch.device) -> Iterator[Finding]:
+    """Whether the estimated peak fits into memory, in the way that the run would choose of those that are left open.
 
-    A peak above the total is an error, one above ``FULL`` of the free memory a warning.
+    A peak above the total is an error, one above ``FULL`` of the free memory a warning. The remedy is computed: the fastest way
+    that fits, else the longest rows that do.
     """
     total, free = _gpu_memory(device) if device.type == "cuda" else _memory()
-    need = sum(peak.values())
-    largest = sorted(peak.items(), key=lambda part: -part[1])[:3]
+    use = chosen(asked, peak, FULL * free)
+    parts = peak(use, asked.length)
+    need = sum(parts.values())
+    shown = sorted((part for part in parts.items() if part[1] >= need / 200), key=lambda part: -part[1])
     message = (
-        f"about {_gib(need)} at the peak ({', '.join(f'{name} {_gib(size)}' for name, size in largest)}); "
+        f"about {_gib(need)} at the peak ({', '.join(f'{name} {_gib(size)}' for name, size in shown)}); "
         f"{device.type} has {_gib(total)}, {_gib(free)} of it free"
     )
+    if use != asked.use:
+        message += f"; computed with {flags(use, asked)}, since {_gib(needed(peak, asked.use, asked))} would be needed otherwise"
     level: Level = "error" if need > total else "warning" if need > FULL * free else "ok"
     yield Finding(
         "memory",
         level,
         message,
-        ""
-        if level == "ok"
-        else "use a smaller teacher, a smaller student, a shorter sequence length (--seq-len), or another machine",
+        "" if level == "ok" else what_fits(asked, peak, FULL * free),
     )
+
+
+def what_fits(asked: Asked, peak: Peak, limit: float) -> str:
+    """What a user can do where a training does not fit into ``limit`` bytes: the fastest setting that does, or why none does."""
+    if (use := remedy(asked, peak, limit)) is not None and flags(use, asked):
+        slower = asked.slowdown(use) / asked.slowdown(asked.use) - 1
+        time = f", and takes about {slower:.0%} longer" if slower > 0.005 else ""
+        other = (use.optimizer, use.weights) != (asked.optimizer, asked.weights)
+        return f"use {flags(use, asked)}: it needs about {_gib(needed(peak, use, asked))}{time}" + (
+            "; the result is another" if other else ""
+        )
+    least = smallest(asked.any(), asked, peak)
+    found = f"the least is about {_gib(needed(peak, least, asked))}, with {flags(least, asked) or 'these settings'}"
+    for length in _shorter(asked.length):
+        if (size := sum(peak(least, length).values())) <= limit:
+            return f"{found}; a shorter sequence length fits: with --seq-len {length} also, {_gib(size)}"
+    return f"{found}; a shorter sequence length is not enough: use a smaller teacher, a smaller student, or another machine"
+
+
+def _shorter(length: int) -> Iterator[int]:
+    """Half as many tokens each time, down to 64."""
+    while (length := length // 2) >= 64:
+        yield length
 
 
 def free_memory(device: torch.device) -> int:
@@ -83,7 +108,8 @@ def _gpu_memory(device: torch.device) -> tuple[int, int]:
 
 def disk(cost: Cost, out: Path) -> Iterator[Finding]:
     """Whether a run's files fit on the disk: the student, two checkpoints (the last and the next), the tokens."""
-    need = (4 + 2 * 12) * cost.student.parameters + 4 * cost.tokens
+    checkpoint = sum(cost.bytes[name] for name in ("student's weights", "AdamW's moments"))
+    need = 4 * cost.student.parameters + 2 * checkpoint + 4 * cost.tokens
     folder = out.absolute()
     while not folder.exists():
         folder = folder.parent
