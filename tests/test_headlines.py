@@ -2,7 +2,7 @@
 
 ``CLAIMS`` has the sentences with places for their figures, and where in the files these are. A sentence that is on neither page,
 or a figure there that no sentence here has, fails. After a study was run again the message says the new sentence. The overview's
-table and the README's picture are made by scripts, and have to be what these make today.
+table and its picture are made by scripts, and have to be what these make today.
 """
 
 import json
@@ -24,7 +24,7 @@ from limbeck.probes.interval import wilson
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 TEXTS = ("stories", "stdlib")
-NAMES = ("[s4d", "95 %", "1 + elu", "H3", "rank 2")  # digits that are no figures
+NAMES = ("[s4d", "SmolLM2-135M-Instruct", "95 %", "1 + elu", "H3", "rank 2")  # digits that are no figures
 # Studies that were added before they were run.
 MADE_LATER = ("smollm2", "smollm2-chat", "quantised", "law-smollm2", "values")
 FREE = re.compile(r"`[^`]*`|\]\([^)]*\)")  # code, and where links lead
@@ -82,6 +82,11 @@ def better(name):
     """A difference and half of its interval."""
     found = at("stories/verdict.json", "differences", name)
     return found["value"], (found["high"] - found["low"]) / 2
+
+
+def of_file(name, *path):
+    """Of a file of the flagship in llama.cpp."""
+    return at("smollm2/files.json", "files", name, *path)
 
 
 def medians(contender, key):
@@ -192,6 +197,19 @@ STORIES = "stories/readings.jsonl"
 STATES = ("conv, based 2", "conv, based 4", "conv, based 8")
 WHOLE = r"^\+([\d.]+)% \(\+([\d.]+)% to \+([\d.]+)%\) on the whole"
 CLAIMS = [
+    # smollm2
+    (
+        "A student of {:.1f} MB has fewer bits per byte of them than the teacher's own file of {:.1f} MB, and writes {:.1f} "
+        "times as fast in llama.cpp; one of {:.1f} MB writes {:.1f} times as fast and has {:.3f} ({:.3f} to {:.3f}) more",
+        lambda: (
+            of_file("40M, q8_0", "bytes") / 1e6,
+            of_file("teacher, Q4_1", "bytes") / 1e6,
+            of_file("40M, q8_0", "speed", "generation", "times_teacher", "value"),
+            of_file("20M, q4_0", "bytes") / 1e6,
+            of_file("20M, q4_0", "speed", "generation", "times_teacher", "value"),
+            *bounds(of_file("20M, q4_0", "above_teacher")),
+        ),
+    ),
     # stories
     (
         "pruned to {:.2f} of its parameters and given {:.1f}M tokens ({} seeds, {} held-out stories, 95 % intervals)",
@@ -522,7 +540,7 @@ def test_a_page_begins_with_a_sentence_a_table_of_short_cells_and_a_figure(page)
     assert (page.parent / figure).is_file()
 
 
-def test_the_picture_of_the_readme_is_that_of_its_file():
+def test_the_picture_of_uses_is_that_of_its_file():
     picture = (RESULTS / "headline.svg").read_text(encoding="utf-8")
     assert script("headline").drawn(read("stories/results.json")) == picture, "run: python docs/results/headline.py"
 

@@ -119,10 +119,31 @@ def models(runs):
 
 
 def cost(runs):
-    """Seconds that each run took, those of all its seeds and baselines together."""
+    """Seconds that each run took, those of all its seeds and baselines together.
+
+    Of one that was stopped and continued they are those of its training steps.
+    """
     kinds = ("logits", "cut-*", "lr-*", "mix-*", "20m*", "40m*")
-    found = {file.parent.name: record(file.parent) for kind in kinds for file in sorted(runs.glob(f"{kind}/run.json"))}
-    return {name: run["seconds"] for name, run in found.items() if "seconds" in run}
+    folders = [file.parent for kind in kinds for file in sorted(runs.glob(f"{kind}/run.json"))]
+    whole = {folder.name: record(folder).get("seconds") for folder in folders}
+    found = {folder.name: whole[folder.name] or stepping(folder) for folder in folders}
+    return {name: seconds for name, seconds in found.items() if seconds}  # but those in which nothing was trained
+
+
+def continued(runs):
+    """The runs that were stopped and continued."""
+    return sorted(name for name in cost(runs) if "seconds" not in record(runs / name))
+
+
+def stepping(run):
+    """Seconds of the training steps of all arms of a run."""
+    seconds = 0.0
+    for file in run.rglob("metrics.jsonl"):
+        done = 0
+        for row in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+            seconds += (row["tokens"] - done) / row["tokens_per_s"]
+            done = row["tokens"]
+    return seconds
 
 
 def judge(runs, out):
@@ -153,6 +174,7 @@ def judge(runs, out):
         "trials": trials(runs),
         "models": models(runs),
         "seconds": cost(runs),
+        "continued": continued(runs),
         "seeds": [
             int(file.stem.partition("seed")[2]) for file in sorted((runs / "20m").glob("measurements/student-*"))
         ],

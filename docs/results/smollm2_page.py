@@ -172,6 +172,17 @@ def cost(results):
     return table("run, with its seeds and baselines | minutes, one thread", lines)
 
 
+def stopped(results):
+    """Which times are of training steps alone."""
+    names = [f"`{name}`" for name in results["continued"]]
+    if not names:
+        return "The times are of whole commands."
+    listed = ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
+    return (
+        f"The times are of whole commands; of {listed}, which were stopped and continued, of the training steps alone."
+    )
+
+
 def texts(files):
     """What each model writes after one prompt."""
     found = files["texts"]
@@ -277,6 +288,7 @@ def page(folder="smollm2"):
                 marked("trials", trials(results)),
                 "## Cost",
                 marked("cost", cost(results)),
+                stopped(results),
                 kernels(),
                 "## Make it again",
                 "```sh\nbash docs/results/smollm2.sh\n```",
