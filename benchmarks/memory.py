@@ -13,18 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from circumstances import made_by
 from cost import ENVIRONMENT, FITTED, SHAPES, Shape, config_of, text_of, tokenizer_of
 
 AIM = 0.1
@@ -142,9 +139,7 @@ def main() -> None:
     before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     cells: dict[str, dict[str, Any]] = before.get("cells", {})
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    versions = {name: version(name) for name in ("limbeck", "torch", "transformers")}
-    facts = {"command": shlex.join(sys.argv), "date": datetime.now(UTC).date().isoformat(), "versions": versions}
-    facts |= {"python": platform.python_version(), "processor": platform.processor(), "aim": AIM}
+    facts = made_by("transformers") | {"aim": AIM}
     for index, way in wanted(arguments.shapes, ways):
         key = f"{index}: {way}"
         if key not in cells:
@@ -152,8 +147,9 @@ def main() -> None:
             shapes = [asdict(shape) for shape in SHAPES]
             result = facts | {"worst": worst(cells), "cells": cells, "shapes": shapes}
             arguments.out.write_text(json.dumps(result, indent=2) + "\n")
-        said, was = (cells[key][name] / 2**20 for name in ("predicted_bytes", "measured_bytes"))
-        print(f"{SHAPES[index].kind} {key:<30} {said:>8,.0f} MiB said, {was:>8,.0f} was, {said / was:.3f}", flush=True)
+        estimated, peak = (cells[key][name] / 2**20 for name in ("predicted_bytes", "measured_bytes"))
+        sizes = f"{estimated:>8,.0f} MiB estimated, {peak:>8,.0f} measured, {estimated / peak:.3f}"
+        print(f"{SHAPES[index].kind} {key:<30} {sizes}", flush=True)
 
 
 if __name__ == "__main__":

@@ -32,11 +32,13 @@ from limbeck.models.configuration import load_config
 from limbeck.models.load import load
 from limbeck.objectives import CrossEntropy
 from limbeck.planning.checks.pair import Finding
+from limbeck.planning.cost.memory import MemoryUse
 from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.state import kept_bytes
 from limbeck.probes.slices import BINS, Slices
 from limbeck.report.state import state_sentence
 from limbeck.run.match import Match
+from limbeck.run.micro import MicroBatch
 from limbeck.run.optim import adamw
 from limbeck.run.run import Run
 from limbeck.run.step import LossTerm
@@ -59,7 +61,8 @@ def steps_of(match: Match, student, batches, steps: int) -> list[float]:
     for group in optimizer.param_groups:
         group["lr"] = 3e-3
     terms = [LossTerm(rows, CrossEntropy()) for rows in batches]
-    made = (match(student, terms, optimizer, mesh=alone(), max_norm=1.0) for _ in range(steps))
+    how = {"mesh": alone(), "max_norm": 1.0, "micro": MicroBatch(8)}
+    made = (match(student, terms, optimizer, **how) for _ in range(steps))
     return [step.loss for step in made]
 
 
@@ -326,7 +329,10 @@ def test_a_student_that_is_cut_and_converted_stays_within_its_budget(here):
 def test_the_doctor_looks_at_what_will_be_made_and_at_matching(here, monkeypatch):
     with_mixers = settings(here, "looked-at", mixers="gdn", shrink=1.1)
     peaks, sizes, largest = [], [], {"matching": 2**60}
-    monkeypatch.setattr("limbeck.planning.checks.resources.memory", lambda peak, device: peaks.append(peak) or [])
+    monkeypatch.setattr(
+        "limbeck.planning.checks.resources.memory",
+        lambda asked, peak, device: peaks.append(peak(MemoryUse(), asked.length)) or [],
+    )
     monkeypatch.setattr(
         "limbeck.planning.checks.pair.matching_bytes", lambda *three, **_: sizes.append(three) or largest
     )
@@ -341,7 +347,7 @@ def test_the_doctor_looks_at_what_will_be_made_and_at_matching(here, monkeypatch
 
 def test_a_run_whose_matching_does_not_fit_is_stopped_before_it(here, monkeypatch):
     full = Finding("memory", "error", "too much", "take less")
-    monkeypatch.setattr("limbeck.planning.checks.resources.memory", lambda peak, device: [full])
+    monkeypatch.setattr("limbeck.planning.checks.resources.memory", lambda asked, peak, device: [full])
     with pytest.raises(Mismatch, match="too much"):
         limbeck.distil(**settings(here, "does-not-fit"))
     assert not (here / "does-not-fit" / "attention").exists()
@@ -350,7 +356,7 @@ def test_a_run_whose_matching_does_not_fit_is_stopped_before_it(here, monkeypatc
 def test_weights_that_only_the_conversion_needs_are_gone_when_training_begins(here, monkeypatch):
     held = []
 
-    def loaded(self, where):
+    def loaded(self, *_, **__):
         model = load(here / "teacher")
         held.append(weakref.ref(model.model))
         return model
@@ -363,7 +369,7 @@ def test_weights_that_only_the_conversion_needs_are_gone_when_training_begins(he
         assert held[0]() is None
         raise Enough
 
-    monkeypatch.setattr(RunTeacher, "weights", loaded)
+    monkeypatch.setattr(RunTeacher, "to_cut", loaded)
     monkeypatch.setattr("limbeck.jobs.distil.job.estimate_time", foretell)
     with pytest.raises(Enough):
         limbeck.distil(**settings(here, "freed", mixers="swa:99", match="none"))

@@ -881,4 +881,7 @@ def test_the_report_of_a_model_from_scratch_has_no_teacher(tmp_path):
         "objective: CrossEntropy",
     ):
         assert words in text, text
-    assert not re.search("student|teacher|distil|cut", text[text.index("On 11") :])
+    rest = text[text.index("On 11") :]
+    assert not (found := re.search("student|teacher|distil|cut", rest)), rest[
+        max(0, found.start() - 90) : found.end() + 60
+    ]

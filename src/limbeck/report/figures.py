@@ -186,7 +186,8 @@ def optimiser_curves(curves: Sequence[Curve], *, start: Start = CUT) -> Markup |
         for axes in (left, right):
             _plain(axes)
             axes.margins(x=0.01)
-        figure.legend(loc="outside upper left", ncols=4)
+        if len(shown) > 1:
+            figure.legend(loc="outside upper left", ncols=4)
         return _svg(figure, "Learning rate and gradient norm by tokens read")
 
 

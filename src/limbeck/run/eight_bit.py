@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from limbeck.errors import BadSetting
 from limbeck.packages import require_packages
@@ -42,7 +43,9 @@ def _seeded(optimizer: torch.optim.Optimizer, *_: object) -> None:
 
 def plain(name: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
     """A tensor of an optimiser's state as ordinary tensors with names: itself, or its codes, scales and map of 8 bits."""
-    if not hasattr(value, "__tensor_flatten__"):
+    if isinstance(value, DTensor) or not hasattr(
+        value, "__tensor_flatten__"
+    ):  # the parts of a sharded one are no tensors
         yield name, value
         return
     parts, _ = value.__tensor_flatten__()
