@@ -46,7 +46,9 @@ def setting(found):
         f"that the stories use, with forward KL, a peak learning rate of {found['learning_rate']:g} and products in bfloat16. "
         f"Seeds {', '.join(map(str, found['seeds']))}. All arms of a seed read the same rows from the same start; they differ in "
         f"the weights that a step computes with. Losses are in float32, on the same {found['documents']} held-out stories, with "
-        "the values that the file holds. The criterion is in `../quantised.py` and stood before the first run."
+        "the values that the file holds. The criterion is in `../quantised.py` and stood before the first run. "
+        "Meanwhile attention in bfloat16 on a CPU got a faster kernel: the arms of Q4_0 were trained with the older one, all "
+        "others with the newer; [performance](../performance.md) compares the two."
     )
 
 

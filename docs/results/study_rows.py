@@ -236,6 +236,7 @@ def quantised(folder: str = "quantised") -> Iterator[Row]:
         gain, verdict = found["gains"][name], found["verdicts"][name]
         claim = f"{kind}: training with its weights is better"
         yield Row("quantised", "quantised", claim, verdict, interval(gain, digits=4), n, bounds(gain))
+    for name, kind in (("int4", "Q4_0"), ("int8", "Q8_0")):
         for arm, what in (("ptq", "quantised afterwards"), ("student", "trained with its weights")):
             above = found["above_plain"][name][arm]
             claim = f"{kind}, {what}: above the unquantised"
