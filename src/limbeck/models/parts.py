@@ -88,6 +88,9 @@ def read_part(stored: Stored, indices: Sequence[Int[Tensor, " n"]], dtype: torch
     Rows are read in blocks, of which only what is kept stays in memory. Raises BadModel if the file is too short.
     """
     found = torch.empty([len(index) for index in indices], dtype=dtype)
+    if not indices:  # a single number
+        read_into(found.view(1), stored)
+        return found
     width = math.prod(stored.shape[1:])
     step = max(1, _CONVERTED // max(1, width))
     done = 0

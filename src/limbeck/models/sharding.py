@@ -11,7 +11,6 @@ parameters, whoever wrote it, and reduced.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,11 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-from limbeck.errors import BadModel
 from limbeck.models.build import build
-from limbeck.models.configuration import is_quantised, load_config
 from limbeck.models.language_model import SHARDED, LanguageModel, whole
-from limbeck.models.load import display_name, lineage_in, load_tokenizer, read_generation
-from limbeck.models.parts import read_into
-from limbeck.models.skeleton import layers_of, matched, skeleton
-from limbeck.models.source import Stored, check_tokenizer, resolve, stored_tensors
+from limbeck.models.skeleton import layers_of
+from limbeck.models.stored import StoredModel
 from limbeck.models.verify import verify
-from limbeck.models.weights import check_finite
 
 
 def shard(
@@ -126,22 +120,8 @@ def load_sharded(
     Raises BadModel and Mismatch as `load` does, and BadModel for quantised weights or an architecture whose weights have another
     form on disk.
     """
-    folder = resolve(name)
-    config = load_config(folder)
-    if is_quantised(config):
-        raise BadModel(
-            f"{folder}: expected full-precision weights, because they are spread over processes, got quantised ones; leave "
-            "--mesh out, or give the unquantised model"
-        )
-    stored = stored_tensors(folder)
-    check_tokenizer(folder)
-    stored_as = config.dtype
-    model = skeleton(config, dtype=dtype)
-    read_generation(model, folder)
-    lineage = folder / "lineage.json"
-    known = lineage_in(lineage) if lineage.is_file() else None
-    loaded = LanguageModel(model, load_tokenizer(folder), display_name(name), known, stored_as)
-    tensors = matched(folder, model, stored)
+    opened = StoredModel.open(name, dtype=dtype, instead="leave --mesh out, or give the unquantised model")
+    loaded, model = opened.about, opened.about.model
     model.requires_grad_(train)
     shard(loaded, mesh, train=train, dtype=gathered, ends=ends)
     both: Any = (model.get_input_embeddings(), model.get_output_embeddings())
@@ -152,9 +132,9 @@ def load_sharded(
         both[1].weight = both[0].weight
     for name, buffer in model.named_buffers():
         buffer.copy_(kept[name])
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if name in tensors:
-            _read_part(folder, name, tensor, tensors[name])
+    for place, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if place in opened.tensors:
+            _read_part(opened, place, tensor)
     verify(loaded)
     _spread(model)
     model.train(train)
@@ -162,20 +142,16 @@ def load_sharded(
 
 
 @torch.no_grad()
-def _read_part(folder: Path, name: str, tensor: Tensor, stored: Stored) -> None:
+def _read_part(opened: StoredModel, name: str, tensor: Tensor) -> None:
     """Fills the local rows of a tensor from its file. Raises BadModel for NaN among them."""
     local, first = tensor, 0
     if isinstance(tensor, DTensor):
         local = tensor.to_local()
         _, (first, *_) = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    if not local.numel():
-        return
-    size = stored.bytes // stored.shape[0] if stored.shape else stored.bytes
-    part = replace(stored, start=stored.start + first * size, bytes=len(local) * size if stored.shape else size)
-    read = torch.empty(local.numel(), dtype=local.dtype)
-    read_into(read, part)
-    check_finite(folder, name, read)
-    local.copy_(read.view(local.shape))
+    if local.numel():
+        starts = (first, *[0] * (local.ndim - 1))
+        indices = [start + torch.arange(length) for start, length in zip(starts, local.shape, strict=False)]
+        local.copy_(opened.part(name, indices, local.dtype))
 
 
 def _ends(model: Any) -> list[Any]:

@@ -35,18 +35,18 @@ class StoredModel:
     vocabulary: Vocabulary | None = None
 
     @classmethod
-    def open(cls, name: str | Path, *, dtype: torch.dtype = torch.float32) -> StoredModel:
+    def open(cls, name: str | Path, *, dtype: torch.dtype = torch.float32, instead: str = IN_MEMORY) -> StoredModel:
         """The model at a folder, hub id or `builtin:NAME`, described as one that computes in ``dtype``.
 
-        Raises BadModel and Mismatch as `load` does, and BadModel for quantised weights and for tensors that Transformers would
-        have to compute from several stored ones.
+        ``instead``: what to do with a model whose weights are quantised, for the error. Raises BadModel and Mismatch as `load`
+        does, and BadModel for quantised weights and for tensors that Transformers would have to compute from several stored ones.
         """
         folder = resolve(name)
         config = load_config(folder)
         if is_quantised(config):
             raise BadModel(
-                f"{folder}: expected full-precision weights, because layers are read one by one, got quantised ones; "
-                f"{IN_MEMORY}"
+                f"{folder}: expected full-precision weights, because parts of them are read alone, got quantised "
+                f"ones; {instead}"
             )
         stored, declared = stored_tensors(folder), config.dtype
         check_tokenizer(folder)
