@@ -24,13 +24,8 @@ from limbeck.errors import Mismatch
 Dataclass = TypeVar("Dataclass", bound="Batch | ModelInputs")
 
 
-class Ranks(Protocol):
-    """The processes that compute something together."""
-
-    @property
-    def rank(self) -> int: ...
-    @property
-    def size(self) -> int: ...
+class Gathering(Protocol):
+    """Processes that compute something together."""
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, in order, on each of them."""

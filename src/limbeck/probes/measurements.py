@@ -21,7 +21,7 @@ from limbeck.disk import load_arrays, parsed, require_type, save_arrays
 from limbeck.divergence import kl, total_variation
 from limbeck.errors import BadCorpus, BadFolder, Mismatch
 from limbeck.probes.largest_kl import KLExample, LargestKL, largest_of
-from limbeck.types import Batch, CausalLM, Outputs, Ranks, Sparse, Teacher, each
+from limbeck.types import Batch, CausalLM, Gathering, Outputs, Sparse, Teacher, each
 
 BINS = 15
 AGAIN = "remove it; the next run measures it again"  # the remedy for a damaged file of measurements
@@ -89,7 +89,7 @@ def measure(
     *,
     documents: int,
     cells: int | None = None,
-    ranks: Ranks | None = None,
+    ranks: Gathering | None = None,
 ) -> Measurements:
     """Measures sums over the predictions of each of ``documents`` documents, and the predictions of largest KL.
 

@@ -43,9 +43,8 @@ def _seeded(optimizer: torch.optim.Optimizer, *_: object) -> None:
 
 def plain(name: str, value: Tensor) -> Iterator[tuple[str, Tensor]]:
     """A tensor of an optimiser's state as ordinary tensors with names: itself, or its codes, scales and map of 8 bits."""
-    if isinstance(value, DTensor) or not hasattr(
-        value, "__tensor_flatten__"
-    ):  # the parts of a sharded one are no tensors
+    sharded = isinstance(value, DTensor)  # which can be flattened too, but not into tensors alone
+    if sharded or not hasattr(value, "__tensor_flatten__"):
         yield name, value
         return
     parts, _ = value.__tensor_flatten__()

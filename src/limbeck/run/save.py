@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +39,8 @@ class _State(TypedDict):
     step: Count
     tokens: Count
     corpus: dict[str, Any]
-    micro_batch: NotRequired[
-        dict[str, Count]
-    ]  # rows: asked for, and what fitted into memory; whether layers were spared
+    # rows: asked for, and what fitted into memory; whether layers were spared
+    micro_batch: NotRequired[dict[str, Count]]
     files: NotRequired[dict[Bare, str]]
     selection: NotRequired[SelectionState]
 
@@ -94,21 +93,22 @@ class TrainState:
         if self.average:
             self.average.restore(tensors)
 
-    def like(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """A tensor to read the one of this name into, sharded as it will be. Raises KeyError for another training's name."""
-        kind, _, rest = name.partition(".")
-        own: Tensor | None = None
-        if kind == "model":
-            own = dict(self.model.named_parameters())[rest]
-        elif kind == "average" and self.average:
-            own = self.average.tensors()[name]
-        elif kind == "optimizer":
-            optimised = self._optimised()
-            number = int(rest.partition(".")[0])
-            if number >= len(optimised):
-                raise KeyError(name)
-            own = optimised[number]
-        return _like(own, shape, dtype)
+    def like(self) -> Callable[[str, torch.Size, torch.dtype], Tensor]:
+        """A function of name, shape and number format: a tensor to read the one of this name into, sharded as it will be.
+
+        It raises KeyError for another training's name.
+        """
+        own: dict[str, Tensor] = {f"model.{name}": p for name, p in self.model.named_parameters()}
+        own |= self.average.tensors() if self.average else {}
+        optimised = {str(number): p for number, p in enumerate(self._optimised())}
+
+        def like(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+            kind, number, *_ = name.split(".")
+            if kind == "optimizer":
+                return _like(optimised[number], shape, dtype)
+            return _like(own[name] if kind == "model" else own.get(name), shape, dtype)
+
+        return like
 
     def _optimised(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -220,6 +220,6 @@ def load_checkpoint(folder: Path, train_state: TrainState) -> dict[str, Any]:
 
 def _read(folder: Path, train_state: TrainState) -> dict[str, Tensor]:
     if is_sharded(train_state.tensors()) or not (folder / _TENSORS).exists():
-        return read_sharded(folder, train_state.like)
+        return read_sharded(folder, train_state.like())
     with safe_open(folder / _TENSORS, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)

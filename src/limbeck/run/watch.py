@@ -16,7 +16,7 @@ import torch
 from limbeck.models.language_model import LanguageModel
 from limbeck.probes.interval import bootstrap
 from limbeck.probes.measurements import measure
-from limbeck.types import Batch, Ranks
+from limbeck.types import Batch, Gathering
 
 _POINTS = (0.0, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1.0)  # of the steps
 _SHARE = 150  # training sequences for each held-out sequence that is measured at a point
@@ -47,7 +47,7 @@ class Watch:
     documents: int
     steps: frozenset[int]
     weights: Callable[[], AbstractContextManager[object]] = nullcontext
-    ranks: Ranks | None = None
+    ranks: Gathering | None = None
     every: int | None = None
 
     def until(self, last: int) -> Watch:

@@ -81,9 +81,10 @@ def kept_apart(store: TokenStore, plan: Plan, *, every: int, length: int, device
     return Apart(np.sort(np.array(chosen)), np.array(sorted(documents)))
 
 
-def _of(documents: Tensor, batch: Batch) -> Batch:
-    """The batch with weight 0 outside of some documents."""
-    return replace(batch, weight=batch.weight.masked_fill(~torch.isin(batch.document, documents), 0))
+def _of(documents: Tensor, batch: Batch, *, others: bool = False) -> Batch:
+    """The batch with weight 0 outside of some documents; with ``others`` inside of them."""
+    left_out = torch.isin(batch.document, documents, invert=not others)
+    return replace(batch, weight=batch.weight.masked_fill(left_out, 0))
 
 
 def write_apart(folder: Path, apart: Apart) -> None:
@@ -216,7 +217,7 @@ class HeldOut:
             part = slice(start, start + self._together)
             batch = counted(self._rows.rows_of(np.concatenate([mine, again])[part]))
             if self._without is not None:
-                batch = replace(batch, weight=batch.weight.masked_fill(torch.isin(batch.document, self._without), 0))
+                batch = _of(self._without, batch, others=True)
             real = torch.arange(most)[part] < len(mine)
             yield replace(batch, weight=batch.weight * real[:, None]).to(self._device)
 

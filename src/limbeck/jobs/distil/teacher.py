@@ -27,7 +27,7 @@ from limbeck.jobs.distil.keep_logits import CAPTURED, check_keeps, keeps
 from limbeck.jobs.distil.request import DistilRequest
 from limbeck.jobs.distil.vocabulary import check_vocabulary
 from limbeck.jobs.pair.student import OnDisk
-from limbeck.jobs.pair.trimmed import facts_in, load_teacher, load_whole, load_whole_within, stored_teacher
+from limbeck.jobs.pair.trimmed import facts_in, load_teacher, load_whole_within, stored_teacher
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives.spec import ObjectiveSpec
 from limbeck.planning.cost.size import Size
@@ -80,10 +80,9 @@ class RunTeacher:
         return cls(captured.about, captured.logits, captured, captured.vocabulary)
 
     def weights(self, environment: Environment) -> LanguageModel:
-        """The model with all of its weights, to prune a student from; on a sharded mesh on rank 0, which prunes."""
+        """The model with its weights; on a sharded mesh a model in memory has those of this rank alone."""
         if self.captured is None:
-            parts = self.local if environment.world.sharded and environment.world.first else None
-            return load_whole(parts, environment) if parts else self.about
+            return self.about
         return self.captured.weights(device=environment.world.device, dtype=environment.dtype)
 
     def to_cut(self, environment: Environment, *, length: int, spill: Path) -> LanguageModel | OnDisk:

@@ -55,16 +55,13 @@ def load_teacher(teacher: LocalRef, environment: Environment) -> LanguageModel:
     return model
 
 
-def load_whole(teacher: LocalRef, environment: Environment) -> LanguageModel:
-    """The same with all of its weights on this process, where `load_teacher` was called before on all."""
-    model = load(teacher.name, device=environment.world.device, dtype=environment.dtype)
-    return model if teacher.vocabulary is None else trim(model, open_vocabulary(teacher.vocabulary))
-
-
 def load_whole_within(
     teacher: LocalRef, environment: Environment, *, length: int, spill: Path
 ) -> LanguageModel | StreamedModel:
-    """As `load_whole`, layer by layer where the model does not fit in memory (`load_teacher_within`)."""
+    """The teacher with all of its weights on this process, or layer by layer where it does not fit in memory.
+
+    `load_teacher` has measured before what its trimmed vocabulary leaves out.
+    """
     model = _within(teacher, environment, length=length, spill=spill)
     if teacher.vocabulary is None:
         return model
