@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from limbeck.config.defaults import BETAS, WARMUP
+from limbeck.planning.cost.memory import Optimizer
 from limbeck.run.eight_bit import adamw_8bit
 from limbeck.run.rounded import RoundedAdamW
 
-OptimizerName = Literal["adamw", "adamw-bf16", "adamw-8bit"]
 Schedule = Literal["wsd", "cosine", "constant"]
 SLOWEST = 1e-3  # of state-space parameters, whatever the others have (Gu et al., arXiv 2206.11893, app. C)
 
@@ -89,7 +89,7 @@ def adamw(
     *,
     weight_decay: float,
     betas: tuple[float, float] = BETAS,
-    kind: OptimizerName = "adamw",
+    kind: Optimizer = "adamw",
 ) -> torch.optim.Optimizer:
     """Fused AdamW, or one of another ``kind`` with a smaller state; `set_rates` sets its learning rates at each step.
 

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 import torch
 
@@ -25,11 +24,13 @@ from limbeck.models.checkpointing import can_checkpoint, checkpoint_layers
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives.base import Objective
 from limbeck.planning.checks.pair import PlannedRun
+from limbeck.planning.cost.fitting import Checkpointing
+from limbeck.planning.cost.memory import Format, Optimizer
 from limbeck.run.average import Averaging, WeightAverage
 from limbeck.run.log import Metrics, console, peak_rss_gib, progress
 from limbeck.run.mesh import Mesh
 from limbeck.run.micro import MicroBatch, micro_batches, micro_rows
-from limbeck.run.optim import SLOWEST, OptimizerName, Schedule, adamw, set_rates, slow_parameters
+from limbeck.run.optim import SLOWEST, Schedule, adamw, set_rates, slow_parameters
 from limbeck.run.save import (
     TrainState,
     checkpoints,
@@ -46,9 +47,6 @@ from limbeck.run.trackers.tracker import Tracked, of_row, tracking
 from limbeck.run.watch import Watch
 from limbeck.run.world import meeting
 from limbeck.types import ChunkTeacher, Corpus, Teacher
-
-Checkpointing = Literal["auto", "none", "layers"]
-Format = Literal["float32", "bfloat16"]
 
 Row = dict[str, float | int]
 
@@ -80,7 +78,7 @@ class Plan:
     micro: int | None = None
     checkpointing: Checkpointing = "auto"
     average: str = ""
-    optimizer: OptimizerName = "adamw"
+    optimizer: Optimizer = "adamw"
     weights: Format = "float32"
 
 
