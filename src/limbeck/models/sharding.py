@@ -120,7 +120,12 @@ def load_sharded(
     Raises BadModel and Mismatch as `load` does, and BadModel for quantised weights or an architecture whose weights have another
     form on disk.
     """
-    opened = StoredModel.open(name, dtype=dtype, instead="leave --mesh out, or give the unquantised model")
+    opened = StoredModel.open(
+        name,
+        dtype=dtype,
+        reading="they are spread over processes",
+        instead="leave --mesh out, or give the unquantised model",
+    )
     loaded, model = opened.about, opened.about.model
     model.requires_grad_(train)
     shard(loaded, mesh, train=train, dtype=gathered, ends=ends)

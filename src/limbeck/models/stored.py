@@ -35,18 +35,25 @@ class StoredModel:
     vocabulary: Vocabulary | None = None
 
     @classmethod
-    def open(cls, name: str | Path, *, dtype: torch.dtype = torch.float32, instead: str = IN_MEMORY) -> StoredModel:
+    def open(
+        cls,
+        name: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        reading: str = "layers are read one by one",
+        instead: str = IN_MEMORY,
+    ) -> StoredModel:
         """The model at a folder, hub id or `builtin:NAME`, described as one that computes in ``dtype``.
 
-        ``instead``: what to do with a model whose weights are quantised, for the error. Raises BadModel and Mismatch as `load`
-        does, and BadModel for quantised weights and for tensors that Transformers would have to compute from several stored ones.
+        ``reading`` and ``instead``: for the error, why quantised weights do not do, and what does. Raises BadModel and Mismatch
+        as `load` does, and BadModel for quantised weights and for tensors that Transformers would have to compute from several
+        stored ones.
         """
         folder = resolve(name)
         config = load_config(folder)
         if is_quantised(config):
             raise BadModel(
-                f"{folder}: expected full-precision weights, because parts of them are read alone, got quantised "
-                f"ones; {instead}"
+                f"{folder}: expected full-precision weights, because {reading}, got quantised ones; {instead}"
             )
         stored, declared = stored_tensors(folder), config.dtype
         check_tokenizer(folder)
