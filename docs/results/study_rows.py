@@ -247,6 +247,21 @@ def quantised(folder: str = "quantised") -> Iterator[Row]:
         yield Row("quantised", "quantised", claim, "measured", effect, n_file, bounds(file["difference"]))
 
 
+def rates(folder: str = "rates") -> Iterator[Row]:
+    """Claims of the study rates, once its runs were judged."""
+    if not (HERE / folder / "results.json").exists():
+        return
+    found = read(f"{folder}/results.json")
+    n = f"{found['documents']} stories, {len(found['seeds'])} seeds"
+    for size, verdict in found["verdicts"].items():
+        claim = f"A pruned student of {size[:-1]}M: 1e-3 is better than 5e-4"
+        yield Row("rates", "rates", claim, verdict, interval(found["gains"][size]), n, bounds(found["gains"][size]))
+    for size, others in found["above"].items():
+        for rate, one in others.items():
+            claim = f"A pruned student of {size[:-1]}M at {rate}: above 1e-3"
+            yield Row("rates", "rates", claim, "measured", interval(one), n, bounds(one))
+
+
 def caches() -> Iterator[Row]:
     """Claims and measurements of the study caches."""
     names = {"drawn": "Sampled logits", "likeliest without the rest": "Top-k without the rest"}
@@ -561,6 +576,7 @@ def rows() -> list[Row]:
         *chat(),
         *values(),
         *quantised(),
+        *rates(),
         *stories(),
         *caches(),
         *alignment(),

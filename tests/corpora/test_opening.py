@@ -114,6 +114,6 @@ def test_smollm2_begins_stories_with_its_separator(smollm2, stories, tmp_path, m
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     of = load(smollm2)
     some = [json.loads(line)["text"] for line in stories.read_text("utf-8").splitlines()[:16]]
-    finding = open_once(DistilSettings(), of, some, device=torch.device("cpu"))[0]
+    finding = open_once(DistilSettings(), of, of, some, device=torch.device("cpu"))[0]
     assert "begin with '<|endoftext|>', not with '<|im_start|>' as the tokenizer says" in finding.message
     assert of.tokenizer.bos_token_id == 0
