@@ -7,8 +7,9 @@ import torch
 
 from limbeck import divergence
 from limbeck.errors import BadObjective, Mismatch
-from limbeck.objectives import Objective, fused_backward, fused_nats, parse
+from limbeck.objectives import CrossEntropy, ForwardKL, Objective, fused_backward, fused_nats, parse
 from limbeck.objectives.fused import Sizes, value_and_gradient
+from limbeck.objectives.outcomes import Outcomes, differentiated
 from limbeck.types import Batch, Chunk, Head, Outputs, Signal, Sparse
 
 VOCAB = 23
@@ -21,6 +22,13 @@ SUMS = [
     "0.3*CrossEntropy + 0.5*ForwardKL + 0.2*TAID(start=0.2)",
 ]
 COARSE = [*SUMS, "ReverseKL", "JensenShannon(beta=0.3)", "SkewReverseKL", "0.5*ReverseKL + 0.5*CrossEntropy"]
+
+
+class Doubled(ForwardKL):
+    """A user's own, of limbeck's."""
+
+    def of_outcomes(self, outcomes):
+        return 2 * super().of_outcomes(outcomes)
 
 
 class Squares(Objective):
@@ -88,6 +96,22 @@ def test_likeliest_and_rest_are_a_coarser_distribution(text, k):
             expected = expected + weight * term(log_q, Signal(log_p), chunk)
     torch.testing.assert_close(nats, expected.detach())
     torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), leaf)[0])
+
+
+@pytest.mark.parametrize("objective", [ForwardKL(), CrossEntropy(), Doubled()])
+@pytest.mark.parametrize("has_rest", [True, False])
+def test_slopes_in_closed_form_are_those_of_autograd(objective, has_rest):
+    generator = torch.Generator().manual_seed(0)
+    log_p, log_q = (torch.randn(5, 4, generator=generator, dtype=torch.float64).log_softmax(-1) for _ in range(2))
+    weight = log_p.exp()
+    log_p[2, 3], weight[2, 3] = -math.inf, 0.0  # an outcome without mass
+    outcomes = Outcomes(log_p, log_q, weight, log_q[:, 1], has_rest)
+    ours, theirs = objective.slopes_of_outcomes(outcomes), differentiated(objective, outcomes)
+    torch.testing.assert_close(ours.nats, theirs.nats)
+    for mine, other in ((ours.outcomes, theirs.outcomes), (ours.target, theirs.target)):
+        assert (mine is None) == (other is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, other)
 
 
 @pytest.mark.parametrize("name", ["kl", "reverse_kl", "jensen_shannon", "skew_kl", "total_variation"])

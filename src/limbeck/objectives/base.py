@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import BadObjective
-from limbeck.objectives.outcomes import Outcomes
+from limbeck.objectives.outcomes import OfOutcomes, Outcomes, differentiated
 from limbeck.types import Chunk, Signal, tempered
 
 Kind = TypeVar("Kind", bound="type[Objective]")
@@ -76,6 +76,10 @@ class Objective(torch.nn.Module, ABC):
         outcomes of this kind do not determine the loss.
         """
         raise unsupported(self, "it has no method of_outcomes")
+
+    def slopes_of_outcomes(self, outcomes: Outcomes) -> OfOutcomes:
+        """`of_outcomes` with the slopes of its nats, which here autograd finds. Raises BadObjective as that does."""
+        return differentiated(self, outcomes)
 
     def of_chunks(self, log_p: Float[Tensor, " C"], log_q: Float[Tensor, " C"]) -> Float[Tensor, " C"]:
         """Nats of each chunk from log-likelihoods of it by teacher and student, differentiable in the student's.

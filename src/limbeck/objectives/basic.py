@@ -15,7 +15,7 @@ from torch import Tensor
 
 from limbeck import divergence
 from limbeck.objectives.base import ClosedForm, Pair, in_range, objective, unsupported
-from limbeck.objectives.outcomes import Outcomes
+from limbeck.objectives.outcomes import OfOutcomes, Outcomes
 from limbeck.types import Chunk, Signal
 
 
@@ -32,6 +32,12 @@ class CrossEntropy(ClosedForm):
     def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, " n"]:
         """-log q of the targets."""
         return -outcomes.target
+
+    def slopes_of_outcomes(self, outcomes: Outcomes) -> OfOutcomes:
+        """-log q of the targets, whose slope is -1."""
+        if type(self) is not CrossEntropy:  # a user's own may differ
+            return super().slopes_of_outcomes(outcomes)
+        return OfOutcomes(-outcomes.target, None, torch.full_like(outcomes.target, -1.0))
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """Nats (n,) and gradient (n, V), which is q, minus 1 at the target."""
@@ -96,6 +102,12 @@ class ForwardKL(Divergence):
     def integrand(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """log p/q outcome by outcome (n, K)."""
         return log_p - log_q
+
+    def slopes_of_outcomes(self, outcomes: Outcomes) -> OfOutcomes:
+        """As `of_outcomes`; the slopes are minus the weights."""
+        if type(self) is not ForwardKL:  # a user's own may differ
+            return super().slopes_of_outcomes(outcomes)
+        return OfOutcomes(self.of_outcomes(outcomes), -outcomes.weight, None)
 
     def closed_form(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """Nats (n,) and gradient (n, V), which is q - p."""

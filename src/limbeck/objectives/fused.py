@@ -28,6 +28,7 @@ from limbeck.types import Batch, Chunk, ChunkTargets, Head, Outputs, Signal, Spa
 # cache. On an accelerator every kernel launch costs.
 _CHUNK_ELEMENTS = {"cpu": 2**23, "accelerator": 2**26}
 _BLOCK_ELEMENTS = {"cpu": 2**16, "accelerator": 2**26}
+_SPARSE_BLOCK_ELEMENTS = {"cpu": 2**18, "accelerator": 2**26}  # one tensor of a block instead of several
 _CHUNK_POSITIONS = {"cpu": (128, 512), "accelerator": (256, 8192)}  # at least, at most
 
 
@@ -67,7 +68,7 @@ def fused_backward(
     if len(positions) == 0:
         return total
     learned = [p for p in objective.parameters() if p.requires_grad]
-    sizes = _fitting(outputs, len(positions)) if sizes == "auto" else sizes
+    sizes = _fitting(outputs, signal, len(positions)) if sizes == "auto" else sizes
     sides = _sides(outputs, _sloped(objective, outputs, signal, batch, sizes), sizes)
     back = _Back(outputs)
     with torch.no_grad(), exact(outputs.hidden):
@@ -129,7 +130,7 @@ def walk(
     logits are in buffers that the next iteration overwrites. Raises Mismatch as `fused_backward`.
     """
     flat = batch.flat()
-    sizes = _fitting(outputs, len(positions)) if sizes == "auto" else sizes
+    sizes = _fitting(outputs, signal, len(positions)) if sizes == "auto" else sizes
     for part, student, teacher in _products(*_sides(outputs, signal, sizes), positions):
         for rows in _parts(len(student.raw), sizes.block):
             which = slice(part.start + rows.start, part.start + rows.stop)
@@ -309,12 +310,13 @@ class _Back:
                 torch.autograd.backward([t for t, _ in waiting], [g for _, g in waiting])
 
 
-def _fitting(outputs: Outputs, n: int) -> Sizes:
-    """Sizes for the device, with chunks of about equal length for n positions."""
+def _fitting(outputs: Outputs, signal: object, n: int) -> Sizes:
+    """Sizes for the device and the kind of signal, with chunks of about equal length for n positions."""
     device = "cpu" if outputs.hidden.device.type == "cpu" else "accelerator"
     fewest, most = _CHUNK_POSITIONS[device]
     chunks = max(1, math.ceil(n / min(most, max(fewest, _CHUNK_ELEMENTS[device] // outputs.vocab))))
-    return Sizes(chunk=max(1, math.ceil(n / chunks)), block=max(1, _BLOCK_ELEMENTS[device] // outputs.vocab))
+    elements = (_SPARSE_BLOCK_ELEMENTS if isinstance(signal, Sparse) else _BLOCK_ELEMENTS)[device]
+    return Sizes(chunk=max(1, math.ceil(n / chunks)), block=max(1, elements // outputs.vocab))
 
 
 def _sides(

@@ -9,7 +9,7 @@ teacher's (n, V) probabilities never exist.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -38,11 +38,32 @@ class Outcomes:
         return torch.where(self.weight > 0, self.weight * values, 0.0).sum(-1)
 
 
+@dataclass(frozen=True)
+class OfOutcomes:
+    """Nats of n positions, and their slopes: in log q of each outcome, and of the target; None for 0."""
+
+    nats: Float[Tensor, " n"]
+    outcomes: Float[Tensor, "n K"] | None
+    target: Float[Tensor, " n"] | None
+
+
 class Term(Protocol):
     """An objective that can be computed from captured outcomes."""
 
     def of_outcomes(self, outcomes: Outcomes) -> Float[Tensor, " n"]:
         """Nats of each position, differentiable in ``log_q`` and ``target``. Raises BadObjective if it needs more outcomes."""
+
+    def slopes_of_outcomes(self, outcomes: Outcomes) -> OfOutcomes:
+        """The same nats with their slopes. Raises as `of_outcomes`."""
+
+
+def differentiated(term: Term, outcomes: Outcomes) -> OfOutcomes:
+    """A term's nats from captured outcomes, with their slopes by autograd. Raises as `Term.of_outcomes`."""
+    with torch.enable_grad():
+        log_q, target = (x.detach().requires_grad_() for x in (outcomes.log_q, outcomes.target))
+        nats = term.of_outcomes(replace(outcomes, log_q=log_q, target=target))
+        slopes = torch.autograd.grad(nats.sum(), (log_q, target), allow_unused=True)
+    return OfOutcomes(nats.detach(), *slopes)
 
 
 def value_and_gradient(
@@ -51,10 +72,11 @@ def value_and_gradient(
     """Weighted nats of each position, and their gradient in its logits. Raises BadObjective if a term needs more outcomes."""
     if not terms:
         return logits.new_zeros(len(logits)), torch.zeros_like(logits)
-    log_norm = logits.logsumexp(-1, keepdim=True)
+    q = logits.softmax(-1)
+    # log of the sum of exponentials, from the likeliest: one pass where logsumexp takes four
+    log_norm = logits.amax(-1, keepdim=True) - q.amax(-1, keepdim=True).log_()
     targets = chunk.targets[:, None]
     at_ids, at_target = (logits.gather(-1, index) - log_norm for index in (signal.ids, targets))
-    q = (logits - log_norm).exp_()
     weight = signal.weight
     log_p = signal.log_p.masked_fill(weight == 0, 0.0)  # else padding could be infinity times 0
     if signal.rest is not None:
@@ -63,19 +85,27 @@ def value_and_gradient(
         at_ids = torch.cat([at_ids, others.log()], -1)
         log_p = torch.cat([log_p, signal.rest[:, None]], -1)
         weight = torch.cat([weight, signal.rest.exp()[:, None]], -1)
-    with torch.enable_grad():
-        log_q, target = at_ids.requires_grad_(), at_target.squeeze(-1).requires_grad_()
-        outcomes = Outcomes(log_p, log_q, weight, target, signal.rest is not None)
-        nats = sum((share * term.of_outcomes(outcomes) for share, term in terms), logits.new_zeros(len(logits)))
-        slopes = torch.autograd.grad(nats.sum(), (log_q, target), allow_unused=True)
-    slope, at = (torch.zeros_like(x) if g is None else g for x, g in zip((log_q, target), slopes, strict=True))
+    outcomes = Outcomes(log_p, at_ids, weight, at_target.squeeze(-1), signal.rest is not None)
+    nats, slope, at = _together(terms, outcomes)
     shared = slope.sum(-1, keepdim=True) + at[:, None]
     if signal.rest is None:
         gradient = q.mul_(-shared)
         known = slope
     else:  # the rest's gradient is divided among its outcomes in proportion to the student's probabilities
         gradient = q.mul_(slope[:, -1:] / others - shared)
-        of_outcomes = slope[:, :-1] - log_q[:, :-1].detach().exp() * shared
+        of_outcomes = slope[:, :-1] - at_ids[:, :-1].exp() * shared
         known = torch.where(signal.weight > 0, of_outcomes, 0.0)  # padding has the id of another outcome
     gradient.scatter_add_(-1, signal.ids, known).scatter_add_(-1, targets, at[:, None])
-    return nats.detach(), gradient
+    return nats, gradient
+
+
+def _together(terms: Sequence[tuple[float, Term]], outcomes: Outcomes) -> tuple[Tensor, Tensor, Tensor]:
+    """The weighted sum of the terms: nats (n,), and their slopes in log q of the outcomes (n, K) and of the target (n,)."""
+    nats, at = torch.zeros_like(outcomes.target), torch.zeros_like(outcomes.target)
+    slope = torch.zeros_like(outcomes.log_q)
+    for share, term in terms:
+        found = term.slopes_of_outcomes(outcomes)
+        for total, part in ((nats, found.nats), (slope, found.outcomes), (at, found.target)):
+            if part is not None:
+                total.add_(part, alpha=share)
+    return nats, slope, at
