@@ -201,3 +201,11 @@ def test_the_buffers_of_logits_have_the_format_of_the_arithmetic():
     assert parts()[1].bytes["chunks of logits"] == 2 * 2 * logits + head
     assert parts(itemsize=4)[1].bytes["chunks of logits"] == 2 * 4 * logits
     assert fused._CHUNK_POSITIONS["cpu"][1] == 512
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_an_average_of_the_weights_takes_four_bytes_a_parameter(shards):
+    size = Size.of(CONFIGS["llama"])
+    how = {"length": 64, "tokens": 64, "batch_tokens": 64, "itemsize": 4, "device": "cpu", "shards": shards}
+    plain, averaged = (estimate(size, None, averaged=averaged, **how).bytes for averaged in (False, True))
+    assert averaged == plain | {"average of the weights": 4 * size.parameters // shards}

@@ -312,6 +312,7 @@ class Run:
             batch_tokens=max(1, plan.rows // self.world.size) * length,
             dtype=torch.bfloat16 if plan.bf16 else torch.float32,
             device=self.world.device,
+            averaged=bool(plan.average),
             micro=plan.micro,
             checkpointing=plan.checkpointing,
             optimizer=plan.optimizer,

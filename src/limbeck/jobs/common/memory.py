@@ -46,6 +46,7 @@ def planned_run(
         device=environment.world.device,
         out=out,
         quantised=quantised,
+        averaged=settings.average is not None,
         micro=settings.micro_batch,
         checkpointing=settings.checkpointing,
         optimizer=settings.optimizer,

@@ -64,8 +64,9 @@ class PlannedRun:
     """The training that is planned: ``tokens`` in all and ``batch_tokens`` in a step, in rows of ``length`` tokens.
 
     ``dtype``: the number format of its matrix products. ``out``: its folder, None if the disk is not to be checked.
-    ``quantised``: whether the student is trained with quantised weights. ``micro`` to ``weights`` are what is asked of memory,
-    ``document`` the tokens of a usual document, None for those of a row. ``shards``: over how many processes weights are spread.
+    ``quantised``: whether the student is trained with quantised weights; ``averaged``: whether its weights are averaged.
+    ``micro`` to ``weights`` are what is asked of memory, ``document`` the tokens of a usual document, None for those of a row.
+    ``shards``: over how many processes weights are spread.
     """
 
     length: int
@@ -75,6 +76,7 @@ class PlannedRun:
     device: torch.device
     out: Path | None = None
     quantised: bool = False
+    averaged: bool = False
     micro: int | None = None
     checkpointing: Checkpointing = "auto"
     optimizer: Optimizer = "adamw"
@@ -92,6 +94,11 @@ class PlannedRun:
             "device": self.device.type,
         }
 
+    @property
+    def beside(self) -> dict[str, bool]:
+        """What is held beside the trained weights."""
+        return {"quantised": self.quantised, "averaged": self.averaged}
+
     def asked(self, student: Size, teacher: Size | None, config: PreTrainedConfig) -> Asked:
         """What this run asks of memory, for a student of this size and configuration."""
         step = Step(self.length, self.batch_tokens, self.dtype.itemsize, kind_of(self.device.type), USUAL)
@@ -108,7 +115,7 @@ class PlannedRun:
 
         def parts(use: MemoryUse, length: int) -> Mapping[str, int]:
             how = self.step | {"length": length, "use": use, "config": config}
-            cost = estimate(student, teacher, tokens=self.tokens, quantised=self.quantised, shards=self.shards, **how)
+            cost = estimate(student, teacher, tokens=self.tokens, shards=self.shards, **self.beside, **how)
             peaks = [cost.bytes]
             if matched is not None:
                 peaks.append(matching_bytes(student, *matched, **how))
@@ -167,7 +174,7 @@ def _resources(pair: Pair, run: PlannedRun, uses: float | None) -> Iterator[Find
     size, theirs, absent = pair.trained, Size.of(pair.teacher.config), _absent(pair.teacher)
     other = None if pair.trains_teacher or absent else theirs
     asked = run.asked(size, other, pair.configuration)
-    cost = estimate(size, other, tokens=run.tokens, quantised=run.quantised, use=asked.use, **run.step)
+    cost = estimate(size, other, tokens=run.tokens, use=asked.use, **run.beside, **run.step)
     matched = None if pair.reference is None else (Size.of(pair.reference), theirs)
     peak = run.peak(size, other, pair.configuration, matched=matched)
     if uses is not None and not pair.trains_teacher:

@@ -22,6 +22,7 @@ Format = Literal["float32", "bfloat16"]
 # Bytes of an optimiser's moments for each parameter. 8 bit: two bytes, and a scale in float32 for each block of 256.
 MOMENTS: Mapping[Optimizer, float] = {"adamw": 8, "adamw-bf16": 4, "adamw-8bit": 2 + 2 * 4 / 256}
 
+AVERAGE = "average of the weights"
 HELD = ("student's weights", "gradients", "AdamW's moments")
 TRANSIENT = ("activations", "teacher's forward pass", "chunks of logits")
 
@@ -94,11 +95,15 @@ class Step:
         return self.length * (self.usual_rows if self.use.rows is None else min(self.use.rows, most))
 
 
-def training_parts(student: Size, teacher: Size | None, step: Step, *, quantised: bool = False) -> dict[str, int]:
+def training_parts(
+    student: Size, teacher: Size | None, step: Step, *, quantised: bool = False, averaged: bool = False
+) -> dict[str, int]:
     """Peak bytes by part of a training from a teacher, or (None) without one."""
     parts = student_parts(student, step)
     if quantised:
         parts["student's quantised weights"] = 4 * student.parameters
+    if averaged:
+        parts[AVERAGE] = 4 * student.parameters
     if teacher is not None:
         parts |= _teacher_parts(teacher, step)
     parts["chunks of logits"] = _chunk_bytes(student, teacher, step)
@@ -113,7 +118,7 @@ def _sharded(parts: dict[str, int], student: Size, teacher: Size | None, step: S
     Gathered are, with their gradients, embedding and head of the student and of three of its layers, and the same of the teacher
     without gradients; the head's gradient is float32. By arithmetic: it was measured on no device.
     """
-    held = ("student's weights", "gradients", "AdamW's moments", "teacher's weights")
+    held = ("student's weights", "gradients", "AdamW's moments", AVERAGE, "teacher's weights")
     divided = {name: -(-size // step.shards) if name in held else size for name, size in parts.items()}
     divided.pop("student's weights in half precision", None)  # gathered in that format instead
     gathered = 2 * step.itemsize * _gathered(student) + 4 * student.rows * student.hidden

@@ -81,6 +81,7 @@ def estimate(
     itemsize: int,
     device: str,
     quantised: bool = False,
+    averaged: bool = False,
     use: MemoryUse = USUAL,
     config: PreTrainedConfig | None = None,
     shards: int = 1,
@@ -88,11 +89,10 @@ def estimate(
     """Estimates the cost of training a student on ``tokens`` tokens, from a teacher or (None) without one.
 
     ``length`` is tokens per row, ``batch_tokens`` of a step. ``itemsize`` is bytes of the teacher's numbers and of the student's
-    arithmetic. ``device`` is "cuda" or "cpu". A student that is trained with
-    ``quantised`` weights holds them beside its own. ``use``: how memory is used. ``config``: that of the student, by which its
+    arithmetic. ``device`` is "cuda" or "cpu". A student that is trained with ``quantised`` weights, or whose weights are
+    ``averaged``, holds those beside its own. ``use``: how memory is used. ``config``: that of the student, by which its
     activations are counted; without one they are roughly those of a Llama. ``shards``: over how many processes weights are
-    sharded.
-    FLOPs per token are 3 forward passes of the student, 4 where its layers are computed twice,
+    sharded. FLOPs per token are 3 forward passes of the student, 4 where its layers are computed twice,
     and 1 of the teacher: 6 N_S + 2 N_T and attention (Kaplan et al., arXiv 2001.08361).
     """
     step = replace(_step(config, length, batch_tokens, itemsize, device, use), shards=shards)
@@ -102,7 +102,7 @@ def estimate(
         flops -= 2.0 * student.rows * student.hidden  # the head, which is computed once
     kept = round(activation_bytes(student, replace(step, use=replace(use, checkpointed=False))))
     message = 0 if teacher is None else itemsize * teacher.hidden * batch_tokens
-    parts = training_parts(student, teacher, step, quantised=quantised)
+    parts = training_parts(student, teacher, step, quantised=quantised, averaged=averaged)
     return Cost(student, teacher, tokens, flops, kept, parts, message)
 
 
