@@ -210,6 +210,12 @@ CLAIMS = [
             *bounds(of_file("20M, q4_0", "above_teacher")),
         ),
     ),
+    # smollm2-chat
+    (
+        "Made small for chat, a student that learns from answers and logits has {:.2f} ({:.2f} to {:.2f}) nats per token fewer "
+        "than one that learns from answers alone at equal compute; neither follows more constraints than by chance",
+        lambda: bounds(at("smollm2-chat/results.json", "gains", "logits, equal compute")),
+    ),
     # stories
     (
         "pruned to {:.2f} of its parameters and given {:.1f}M tokens ({} seeds, {} held-out stories, 95 % intervals)",
@@ -490,7 +496,7 @@ def test_the_tables_of_claims_are_those_of_the_files():
 
 def test_the_figures_of_effects_are_those_of_the_files():
     figures = index().figures()
-    assert len(figures) == 7
+    assert len(figures) == 8
     for file, picture in figures.items():
         assert file.read_text(encoding="utf-8") == picture, "run: python docs/results/index.py"
 

@@ -20,9 +20,9 @@ _SENTENCE = {
     "inconclusive": "At equal compute, no difference can be told between answers with logits and answers alone, by held-out loss",
 }
 _FOLLOWS = {
-    "confirmed": "it follows more constraints than before training.",
-    "refuted": "it follows fewer constraints than before training.",
-    "inconclusive": "that it follows more constraints than before training is not shown.",
+    "confirmed": "it follows more constraints than before training",
+    "refuted": "it follows fewer constraints than before training",
+    "inconclusive": "that it follows more constraints than before training is not shown",
 }
 
 
@@ -31,17 +31,24 @@ def percent(found, *, sign=""):
     return f"{100 * found['value']:{sign}.1f} % ({100 * found['low']:{sign}.1f} to {100 * found['high']:{sign}.1f})"
 
 
+def by_chance(found):
+    """What a headline adds where neither the student nor what it was before follows more constraints than by chance."""
+    arms = (found["followed"][arm] for arm in ("student", "cut"))
+    more = [one["followed"]["low"] > one["by_chance"]["value"] for one in arms]
+    return "" if any(more) else "; neither is more than by chance"
+
+
 def page(found):
     """The whole page, with marks for what index.py and tables.py write."""
     verdicts, answers, prompts, sizes = (found[key] for key in ("verdicts", "answers", "prompts", "parameters"))
     before, after = found["vocabulary"]
-    mine, theirs = (
+    mine, theirs, untrained = (
         f"{percent(one['followed'])} of the constraints, {percent(one['by_chance'])} by chance"
-        for one in (found["followed"][arm] for arm in ("student", "teacher"))
+        for one in (found["followed"][arm] for arm in ("student", "teacher", "cut"))
     )
     return f"""# SmolLM2 made small for chat
 
-{_SENTENCE[verdicts["logits, equal compute"]]}; {_FOLLOWS[verdicts["after training"]]}
+{_SENTENCE[verdicts["logits, equal compute"]]}; {_FOLLOWS[verdicts["after training"]]}{by_chance(found)}.
 
 <!-- made by index.py: begin -->
 
@@ -70,7 +77,8 @@ Made by tables.py.
 
 <!-- table models: end -->
 
-The student follows {mine}; the teacher {theirs}.
+The student follows {mine}; the teacher {theirs}. Before training the student followed {untrained}: text
+without sense breaks few of these constraints, so a share says something only above chance.
 
 ## What it does not say
 
