@@ -95,7 +95,7 @@ class PlannedRun:
         }
 
     @property
-    def beside(self) -> dict[str, bool]:
+    def beside(self) -> dict[str, Any]:
         """What is held beside the trained weights."""
         return {"quantised": self.quantised, "averaged": self.averaged}
 
