@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from limbeck.errors import BadFolder, BadModel, Mismatch
+from limbeck.models import inside
 from limbeck.models.build import new_model
 from limbeck.models.configuration import load_config
 from limbeck.models.language_model import LanguageModel
@@ -155,6 +156,23 @@ def test_a_head_with_something_unknown_after_it_is_refused():
     model.model.lm_head.register_forward_hook(lambda module, inputs, output: output.exp())
     with pytest.raises(BadModel, match=r"llama: architecture llama is refused: its logits are not head\(hidden\)"):
         verify(model)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor", "passes"),
+    [(torch.float32, 1.01, False), (torch.bfloat16, 1.1, True), (torch.bfloat16, 1.3, False)],
+)
+def test_two_kernels_of_attention_may_round_differently_in_half_precision(dtype, factor, passes, monkeypatch):
+    """A pruned student in bfloat16 was refused whose kernels were 0.053 apart; 1.1 makes 0.085, 1.3 makes 0.23."""
+    real = inside.attend_inside
+    monkeypatch.setattr(inside, "attend_inside", lambda *parts, **how: factor * real(*parts, **how))
+    model = animal("llama")
+    model.model.to(dtype)
+    if passes:
+        verify(model)
+    else:
+        with pytest.raises(BadModel, match=r"refused: its attention inside documents has other logits than its own"):
+            verify(model)
 
 
 def test_buffers_of_old_checkpoints_are_passed_over(tmp_path):
