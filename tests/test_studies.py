@@ -14,6 +14,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -268,9 +269,31 @@ def test_peers_have_the_schedule_of_limbeck(monkeypatch):
 
 def test_a_contender_reads_the_tokens_that_fit_the_seconds(monkeypatch):
     (pair,) = imported(monkeypatch, "real_pair")
-    cell = {"cpu_s": 40.0, "capture_cpu_s": 10.0, "training_cpu_s": 20.0, "read": 5000}
+    cell = {"cpu_s": 40.0, "capture_cpu_s": 10.0, "training_cpu_s": 20.0, "read": 5000, "epochs": 1}
     assert pair.tokens_within(110.0, cell, epochs=1) == 100 * 5000 // 30  # 10 seconds are for loading and saving
     assert pair.tokens_within(150.0, cell, epochs=3) == 10_000
+    assert pair.tokens_within(150.0, cell | {"epochs": 2}, epochs=1) == 140 * 5000 // 20
+
+
+@pytest.mark.parametrize(
+    ("rates", "spent"), [([1.0], [200.0]), ([0.6, 0.6], [120.0, 200.0]), ([0.6, 0.9, 0.3], [120.0, 300.0, 66.7])]
+)
+def test_a_training_that_took_another_time_is_made_again(monkeypatch, rates, spent):
+    """Each attempt goes at its own rate, relative to what was known before; the third stays whatever it took."""
+    (pair,) = imported(monkeypatch, "real_pair")
+    made = []
+
+    def cell(study, kind, contender, seed, *, tokens, epochs, bf16, attempt):
+        cpu_s = tokens / 10 * rates[attempt]
+        made.append(cpu_s)
+        return {"cpu_s": cpu_s, "capture_cpu_s": 0.0, "training_cpu_s": cpu_s, "read": tokens, "epochs": epochs}
+
+    monkeypatch.setattr(pair.Study, "cell", cell)
+    study = pair.Study(SimpleNamespace(facts={"training_tokens": 10**6}), 30_000, 200.0, (1,), (2,), ("packed loop",))
+    known = {"cpu_s": 3000.0, "capture_cpu_s": 0.0, "training_cpu_s": 3000.0, "read": 30_000, "epochs": 1}
+    found = study._timed("packed loop", 2, [known], bf16=True)
+    assert made == pytest.approx(spent, abs=0.1)
+    assert found["cpu_s"] == made[-1]
 
 
 def test_a_claim_about_peers_holds_where_all_intervals_do(monkeypatch):
@@ -288,7 +311,20 @@ def test_the_comparison_with_peers_runs_and_continues(tmp_path, stdlib, monkeypa
     contenders = ["limbeck, trimmed", "packed loop", *(["TRL GKD"] if find_spec("trl") else [])]
     command = [sys.executable, ROOT / "benchmarks" / "real_pair.py", "--folder", tmp_path / "pair", "--text", stdlib]
     command += ["--teacher", "builtin:stdlib", "--shape", "layers=2,hidden=64,heads=4,kv_heads=2,ffn=128"]
-    command += ["--tokens", "2000", "--seconds", "9", "--seeds", "1", "--judged", "3", "--contenders", *contenders]
+    command += [
+        "--tokens",
+        "2000",
+        "--seconds",
+        "9",
+        "--seeds",
+        "1",
+        "--time-seeds",
+        "2",
+        "--judged",
+        "3",
+        "--contenders",
+        *contenders,
+    ]
     subprocess.run(command, check=True, capture_output=True)
     found = read(tmp_path / "pair" / "results.json")
     assert {(cell["kind"], cell["contender"]) for cell in found["cells"]} == {

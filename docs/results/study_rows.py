@@ -561,8 +561,9 @@ def real_pair() -> Iterator[Row]:
         "engine": "With all tokens, fewer bits per byte than both peers after equal CPU time",
         "equal tokens": f"At most {found['margin']:g} bits per byte above a packed loop after equal tokens",
     }
-    n = f"{found['setting']['held_out_documents']} documents, {len(found['seeds'])} seeds"
+    documents = found["setting"]["held_out_documents"]
     for claim, one in found["claims"].items():
+        n = f"{documents} documents, {len(found['seeds' if claim == 'equal tokens' else 'time_seeds'])} seeds"
         effects = [f"{peer}: {interval(of, unit='bits per byte')}" for peer, of in one["differences"].items() if of]
         yield Row("performance.md", "performance", words[claim], one["verdict"], "; ".join(effects), n)
 
