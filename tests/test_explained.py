@@ -44,6 +44,7 @@ NAMES = {
     "sampled-targets.md": ["min(1, p / tau)"],
     "shift-once.md": ["t + 1", "weight 0", "exactly 0", "n - 1"],
     "student-folders.md": ["float32", "release 4", "bfloat16"],
+    "stores-in-shards.md": ["SHA-256"],
     "streamed-teachers.md": ["bfloat16", "float32"],
     "synthetic-tasks.md": ["weight is 1"],
     "trimmed-vocabularies.md": ["SmolLM2-135M", "a 20M student", "SHA-256", "estimates 1 less"],

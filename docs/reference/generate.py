@@ -167,6 +167,7 @@ EXAMPLES = {
     "skip_bad": "10",
     "student": "Qwen/Qwen3-0.6B",
     "students": "3",
+    "text_processes": "4",
     "threads": "4",
     "tokenizer": "Qwen/Qwen3-8B",
     "tokens": "2M",

@@ -88,6 +88,7 @@ def doctor(
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
     skip_bad: int | None = None,
     eval_data: str | None = None,
+    dedup: bool | None = False,
     seq_len: int | str | None = None,
     long_conversations: Literal["split", "drop"] | None = "split",
     text_tokens: int | str | None = None,
@@ -123,6 +124,7 @@ def doctor(
     in_flight: int | None = 32,
     time_limit: float | None = 120,
     device: str | None = "auto",
+    text_processes: int | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] | None = "auto",
     threads: int | None = None,
     micro_batch: int | None = None,
@@ -157,6 +159,8 @@ def doctor(
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
         eval_data: Held-out dataset. Default: a part of --data, split by document hash.
+        dedup: Leave out documents whose content occurred before, compared by hash; of --data also those that
+            --eval-data holds.
         seq_len: Sequence length. Default: 256 on a CPU, 1024 on a GPU, at most the model's context.
         long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
             which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
@@ -216,6 +220,8 @@ def doctor(
         in_flight: Maximum concurrent requests. Default: 32.
         time_limit: Time limit of one request. Default: 120.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
+        text_processes: Processes that tokenise the dataset; the result does not depend on their number. Default:
+            one a core for 256 MiB of text or more, else 1.
         dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is bfloat16 where the device
             has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
             its own. Default: auto.
@@ -302,6 +308,7 @@ def distil(
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
     skip_bad: int | None = None,
     eval_data: str | None = None,
+    dedup: bool | None = False,
     seq_len: int | str | None = None,
     long_conversations: Literal["split", "drop"] | None = "split",
     text_tokens: int | str | None = None,
@@ -337,6 +344,7 @@ def distil(
     in_flight: int | None = 32,
     time_limit: float | None = 120,
     device: str | None = "auto",
+    text_processes: int | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] | None = "auto",
     threads: int | None = None,
     micro_batch: int | None = None,
@@ -373,6 +381,8 @@ def distil(
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
         eval_data: Held-out dataset. Default: a part of --data, split by document hash.
+        dedup: Leave out documents whose content occurred before, compared by hash; of --data also those that
+            --eval-data holds.
         seq_len: Sequence length. Default: 256 on a CPU, 1024 on a GPU, at most the model's context.
         long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
             which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
@@ -432,6 +442,8 @@ def distil(
         in_flight: Maximum concurrent requests. Default: 32.
         time_limit: Time limit of one request. Default: 120.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
+        text_processes: Processes that tokenise the dataset; the result does not depend on their number. Default:
+            one a core for 256 MiB of text or more, else 1.
         dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is bfloat16 where the device
             has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
             its own. Default: auto.
@@ -463,6 +475,7 @@ def capture(
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
     skip_bad: int | None = None,
     eval_data: str | None = None,
+    dedup: bool | None = False,
     seq_len: int | str | None = None,
     long_conversations: Literal["split", "drop"] | None = "split",
     tokens: int | str | None = None,
@@ -480,6 +493,7 @@ def capture(
     in_flight: int | None = 32,
     time_limit: float | None = 120,
     device: str | None = "auto",
+    text_processes: int | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] | None = "auto",
     threads: int | None = None,
     mesh: str | None = None,
@@ -512,6 +526,8 @@ def capture(
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
         eval_data: Held-out dataset. Default: a part of --data, split by document hash.
+        dedup: Leave out documents whose content occurred before, compared by hash; of --data also those that
+            --eval-data holds.
         seq_len: Sequence length. Default: 256 on a CPU, 1024 on a GPU, at most the model's context.
         long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
             which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
@@ -535,6 +551,8 @@ def capture(
         in_flight: Maximum concurrent requests. Default: 32.
         time_limit: Time limit of one request. Default: 120.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
+        text_processes: Processes that tokenise the dataset; the result does not depend on their number. Default:
+            one a core for 256 MiB of text or more, else 1.
         dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is bfloat16 where the device
             has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
             its own. Default: auto.
@@ -709,6 +727,7 @@ def pretrain(
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
     skip_bad: int | None = None,
     eval_data: str | None = None,
+    dedup: bool | None = False,
     seq_len: int | str | None = None,
     long_conversations: Literal["split", "drop"] | None = "split",
     tokens: int | str | None = 500_000,
@@ -732,6 +751,7 @@ def pretrain(
     width: int | None = None,
     layers: int | None = None,
     device: str | None = "auto",
+    text_processes: int | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] | None = "auto",
     threads: int | None = None,
     micro_batch: int | None = None,
@@ -754,6 +774,8 @@ def pretrain(
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
         eval_data: Held-out dataset. Default: a part of --data, split by document hash.
+        dedup: Leave out documents whose content occurred before, compared by hash; of --data also those that
+            --eval-data holds.
         seq_len: Sequence length. Default: 256 on a CPU, 1024 on a GPU, at most the model's context.
         long_conversations: What becomes of conversations longer than a sequence: split cuts them into pieces in
             which a completion keeps its prompt if both fit, drop leaves them out. Default: split.
@@ -789,6 +811,8 @@ def pretrain(
         width: With --mixers: channels of the model.
         layers: With --mixers: number of layers, a multiple of the pattern.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
+        text_processes: Processes that tokenise the dataset; the result does not depend on their number. Default:
+            one a core for 256 MiB of text or more, else 1.
         dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is bfloat16 where the device
             has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
             its own. Default: auto.

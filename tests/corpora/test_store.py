@@ -15,11 +15,11 @@ from limbeck.corpora import (
     Reader,
     Records,
     TokenStore,
-    build,
     build_held_out,
     build_stores,
     is_held_out,
     read,
+    tokenised,
     train_tokenizer,
     writer,
 )
@@ -91,7 +91,7 @@ def test_order_is_that_of_the_hashes_not_of_the_file(tokenizer, source, tmp_path
 def test_slices_cross_shards_and_are_views_within_one(tokenizer, source, tmp_path, monkeypatch):
     whole = build_held_out(source, tokenizer, tmp_path / "whole")
     monkeypatch.setattr(writer, "SHARD_DOCUMENTS", 7)
-    monkeypatch.setattr(build, "BLOCK_DOCUMENTS", 10)
+    monkeypatch.setattr(tokenised, "BLOCK_DOCUMENTS", 10)
     store = build_held_out(source, tokenizer, tmp_path / "out")
     assert len(store.manifest["shards"]) == 9
     assert texts_of(store, tokenizer) == texts_of(whole, tokenizer)
@@ -215,7 +215,7 @@ def test_held_out_modules_are_not_trained_on_even_with_another_source_to_measure
 ):
     held_out = {d.name for d in read("python:stdlib") if is_held_out(d)}
     # the names say it all, so the texts need not be tokenised
-    monkeypatch.setattr(build, "encoded", lambda tokenizer, texts: [np.array([0, 1], np.uint32)] * len(texts))
+    monkeypatch.setattr(tokenised, "encoded", lambda tokenizer, texts: [np.array([0, 1], np.uint32)] * len(texts))
     train, _ = build_stores("python:stdlib", tokenizer, tmp_path / "one", eval_source=source)
     assert held_out.isdisjoint(train.name_of(i) for i in range(train.documents))
     measured = build_held_out("python:stdlib", tokenizer, tmp_path / "two")

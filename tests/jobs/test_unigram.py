@@ -9,7 +9,7 @@ import torch
 
 from limbeck.config import CaptureSettings, DistilSettings
 from limbeck.corpora import Reader, read
-from limbeck.corpora.build import in_tokens
+from limbeck.corpora.tokenised import in_tokens
 from limbeck.corpora.writer import Item
 from limbeck.disk import write_json
 from limbeck.errors import Mismatch

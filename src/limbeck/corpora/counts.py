@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from limbeck.corpora.build import BLOCK_CHARACTERS, BLOCK_DOCUMENTS, in_tokens
 from limbeck.corpora.document import Document
 from limbeck.corpora.reading import Reader
+from limbeck.corpora.tokenised import in_tokens
 
 
 @dataclass(frozen=True)
@@ -35,23 +35,11 @@ def count_tokens(documents: Iterable[tuple[str, Document]], reader: Reader, *, m
     assert reader.vocab is not None, "the number of ids"
     counts = np.zeros(reader.vocab, dtype=np.int64)
     samples: dict[str, list[tuple[int, int, Document]]] = {"train": [], "held_out": []}
-    for block in _blocks(document for side, document in _seen(documents, samples, most) if side == "train"):
-        for item in in_tokens(block, reader):
-            counts += np.bincount(item.tokens, minlength=reader.vocab)
+    training = (document for side, document in _seen(documents, samples, most) if side == "train")
+    for item in in_tokens(training, reader):
+        counts += np.bincount(item.tokens, minlength=reader.vocab)
     ordered = {side: [document for *_, document in sorted(some, reverse=True)] for side, some in samples.items()}
     return TokenCounts(counts, ordered)
-
-
-def _blocks(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    block: list[Document] = []
-    characters = 0
-    for document in documents:
-        block.append(document)
-        characters += len(document.content)
-        if characters >= BLOCK_CHARACTERS or len(block) >= BLOCK_DOCUMENTS:
-            yield block
-            block, characters = [], 0
-    yield block
 
 
 def _seen(

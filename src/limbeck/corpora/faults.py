@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from limbeck.errors import BadCorpus, BadRecord
 
 SHOWN = 10
@@ -40,6 +42,14 @@ class BadRecords:
                     f"{what} cannot be read{allowed}. Repair or remove them, or give --skip-bad {self.count}"
                 )
             )
+
+    def state(self) -> dict[str, Any]:
+        """What was counted so far, for JSON."""
+        return {"count": self.count, "first": self.first, "good": self._read}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes on from an earlier state."""
+        self.count, self.first, self._read = state["count"], list(state["first"]), state["good"]
 
     def _listed(self, what: str) -> str:
         more = self.count - len(self.first)

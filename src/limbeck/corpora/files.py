@@ -7,6 +7,7 @@ be read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,18 @@ import pyarrow.parquet as pq
 from limbeck.corpora.document import Document
 from limbeck.corpora.jsonl import Record, records_of, records_of_json
 from limbeck.corpora.records import Columns, from_record, from_text
-from limbeck.corpora.streams import LONGEST, kind_of, lines_of
+from limbeck.corpora.streams import LONGEST, File, kind_of, lines_of, readable
 from limbeck.errors import BadCorpus, BadRecord
 
 SEPARATOR = "<|endoftext|>"
+_FAULTS = (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError)
 _PASSAGES = 256  # of a long text, if they are not to be shorter or longer than
 _SHORTEST, _LONGEST = 4 << 10, 64 << 10  # characters
 
 Documents = Iterator[Document | BadRecord]
 
 
-def read_text(path: Path, name: str, columns: Columns) -> Documents:
+def read_text(path: File, name: str, columns: Columns) -> Documents:
     """The document of a text file, or several where lines that are exactly ``<|endoftext|>`` separate them.
 
     A single document keeps its name and every character. A separated one is named by its first line, and loses the line breaks
@@ -77,39 +79,45 @@ def read_passages(path: Path, name: str, columns: Columns) -> Documents:
     yield from _passage(lines, f"{name}:{start}", path, goes_on=False)
 
 
-def _passage(lines: list[str], name: str, path: Path, *, goes_on: bool) -> Documents:
+def _passage(lines: list[str], name: str, path: File, *, goes_on: bool) -> Documents:
     document = from_text("".join(lines), name=name, where=str(path))
     if document is not None:
         yield replace(document, goes_on=goes_on, form="passages of one text")
 
 
-def read_jsonl(path: Path, name: str, columns: Columns) -> Documents:
+def read_jsonl(path: File, name: str, columns: Columns) -> Documents:
     """The documents of a JSON-lines file. Blank lines and blank texts are ignored."""
     for number, record in records_of(path):
         yield from document_of(record, name=f"{name}:{number}", where=f"{path}:{number}", columns=columns)
 
 
-def read_json_file(path: Path, name: str, columns: Columns) -> Documents:
+def read_json_file(path: File, name: str, columns: Columns) -> Documents:
     """The documents of a JSON file: a list of objects, one object, or JSON lines."""
     for number, record in records_of_json(path):
         yield from document_of(record, name=f"{name}:{number}", where=f"{path}, record {number}", columns=columns)
 
 
-def read_parquet(path: Path, name: str, columns: Columns) -> Documents:
+def read_parquet(path: File, name: str, columns: Columns) -> Documents:
     """The documents of a Parquet file, one a row. Only the needed columns are loaded. Raises BadCorpus for a damaged file."""
-    try:
-        with pq.ParquetFile(path) as file:
-            wanted = wanted_columns(file.schema_arrow.names, columns, str(path))
-            unread = tuple(f.name for f in file.schema_arrow if f.name not in wanted and may_hold_text(f.type))
-            row = 0
-            for batch in file.iter_batches(batch_size=1024, columns=wanted):
-                for record in batch.to_pylist():
-                    row += 1
-                    place = {"name": f"{name}:{row}", "where": f"{path}, row {row}"}
-                    yield from document_of(record, **place, columns=columns, table=True, unread=unread)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise BadCorpus(f"{path}: expected a Parquet file, got one that cannot be read ({reason})") from None
+    with (
+        readable(
+            path,
+            "a Parquet file, got one that cannot be read ({})",
+            (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError),
+        ),
+        ExitStack() as files,
+    ):
+        file = files.enter_context(
+            pq.ParquetFile(path if isinstance(path, Path) else files.enter_context(path.open("rb")))
+        )
+        wanted = wanted_columns(file.schema_arrow.names, columns, str(path))
+        unread = tuple(f.name for f in file.schema_arrow if f.name not in wanted and may_hold_text(f.type))
+        row = 0
+        for batch in file.iter_batches(batch_size=1024, columns=wanted):
+            for record in batch.to_pylist():
+                row += 1
+                place = {"name": f"{name}:{row}", "where": f"{path}, row {row}"}
+                yield from document_of(record, **place, columns=columns, table=True, unread=unread)
 
 
 def wanted_columns(names: list[str], columns: Columns, where: str) -> list[str]:
@@ -150,7 +158,7 @@ def may_hold_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
-READERS: dict[str, Callable[[Path, str, Columns], Documents]] = {
+READERS: dict[str, Callable[[File, str, Columns], Documents]] = {
     ".txt": read_text,
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
@@ -173,17 +181,17 @@ _DESCRIPTIONS = frozenset(
 )
 
 
-def is_text(path: Path) -> bool:
+def is_text(path: File) -> bool:
     """Whether a file found in a folder is read as data."""
     packed_table = kind_of(path) == ".parquet" and path.suffix.lower() != ".parquet"
     return kind_of(path) in READERS and not packed_table and path.name.lower() not in _DESCRIPTIONS
 
 
-def _separated(lines: list[str], name: str, path: Path) -> Documents:
+def _separated(lines: list[str], name: str, path: File) -> Documents:
     yield from _text("".join(lines).strip("\r\n"), name, path)
 
 
-def _text(text: str, name: str, path: Path) -> Documents:
+def _text(text: str, name: str, path: File) -> Documents:
     document = from_text(text, name=name, where=str(path))
     if document is not None:
         yield document

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from limbeck.corpora.document import Document
@@ -33,6 +33,23 @@ class Found:
         self.opened += opened
         self.closed += closed
 
+    def join(self, other: Found) -> None:
+        """Adds the counts of later documents."""
+        self.documents += other.documents
+        self.forms.update(other.forms)
+        self.unread.update(other.unread)
+        self.opened += other.opened
+        self.closed += other.closed
+
+    def state(self) -> dict[str, Any]:
+        """The counts so far, for JSON."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Found:
+        """The counts of an earlier state."""
+        return cls(**{**state, "forms": Counter(state["forms"]), "unread": Counter(state["unread"])})
+
     def facts(self, parts: Sequence[Part], bad: BadRecords) -> dict[str, Any]:
         """The counts as an entry of a manifest."""
         return {
@@ -59,6 +76,8 @@ def notes(read: Mapping[str, Any]) -> list[str]:
         lines.append(f"ignored: {_many(len(others), 'file')} of other kinds ({named(others)})")
     if number := read["skipped"]:
         lines.append(f"skipped: {_many(number, 'record')} that cannot be read, the first {read['skipped_first'][0]}")
+    if number := read.get("duplicates"):
+        lines.append(f"left out: {_many(number, 'document')} that occurred before")
     for what, number in (
         ("begin with the opening token", read["opened"]),
         ("end with the closing token", read["closed"]),

@@ -11,10 +11,9 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from limbeck.corpora.streams import BOM, lines_of, whole_text
+from limbeck.corpora.streams import BOM, File, lines_of, whole_text
 from limbeck.errors import BadRecord
 
 DEPTH = 100  # the largest depth of nested lists and objects that is read
@@ -33,7 +32,7 @@ class Unreadable:
 Record = dict[str, Any]
 
 
-def records_of(path: Path) -> Iterator[tuple[int, Record | BadRecord]]:
+def records_of(path: File) -> Iterator[tuple[int, Record | BadRecord]]:
     """(line number from 1, record) for each line of a JSON-lines file. A faulty line gives a BadRecord instead of a record.
 
     Blank lines are ignored, but counted in line numbers. Raises BadCorpus where the file cannot be read.
@@ -45,7 +44,7 @@ def records_of(path: Path) -> Iterator[tuple[int, Record | BadRecord]]:
             yield number, parsed(line, where=f"{path}:{number}")
 
 
-def records_of_json(path: Path) -> Iterator[tuple[int, Record | BadRecord]]:
+def records_of_json(path: File) -> Iterator[tuple[int, Record | BadRecord]]:
     """(number from 1, record) for each record of a file that is a list of objects, one object, or JSON lines.
 
     A list is read into memory. Raises BadCorpus where the file cannot be read or is too long.

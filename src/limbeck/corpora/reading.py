@@ -42,10 +42,14 @@ class Reader:
 
 @dataclass(frozen=True)
 class Records:
-    """The form of a dataset's records: the names of their fields, and how many bad ones may be skipped."""
+    """The form of a dataset's records: the names of their fields, and how many bad ones may be skipped.
+
+    ``dedup``: a record whose content occurred before is left out.
+    """
 
     columns: Columns = field(default_factory=Columns)
     skip_bad: int = 0
+    dedup: bool = False
 
 
 USUAL = Records()

@@ -17,24 +17,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from limbeck.corpora.document import Document
 from limbeck.corpora.faults import BadRecords
-from limbeck.corpora.files import READERS, Documents, document_of, is_text, may_hold_text, read_passages, wanted_columns
+from limbeck.corpora.files import READERS, Documents, document_of, is_text, read_passages
 from limbeck.corpora.records import Columns, from_text
+from limbeck.corpora.remote import found_at, is_remote
 from limbeck.corpora.stamp import stamp_of
 from limbeck.corpora.streams import PACKED, kind_of
 from limbeck.disk import existing, shown
-from limbeck.errors import BadCorpus
+from limbeck.errors import BadCorpus, BadRecord
 from limbeck.plugins import Marked, Registry
 
 LONG_TEXT = 128 << 10  # bytes of the shortest .txt file of which a part can be held out
 _FILES = ".txt, .jsonl, .json or .parquet files"
 KINDS = (
     "a .txt, .jsonl, .json or .parquet file (text and JSON also as .gz or .zst), a folder or glob of these, "
-    "hf:name[:config][/split], or python:stdlib"
+    "an address such as s3://bucket/a.jsonl, hf:name[:config][/split], or python:stdlib"
 )
 
 # Tests, demos, data tables and packages installed beside the library.
@@ -42,9 +44,6 @@ NOT_LIBRARY = (
     *("test", "tests", "idlelib", "lib2to3", "pydoc_data", "encodings", "turtledemo", "site-packages", "dist-packages"),
     *("ensurepip", "__pycache__", "config-*", "lib-dynload"),
 )
-
-_SPLIT = r"(?:train|test|validation|valid|val|dev)(?:\[[^\]]*\])?"
-_HUB = re.compile(rf"(?P<name>[^:]+?)(?::(?P<config>[^/:]+)(?:/(?P<after_config>.+))?|/(?P<split>{_SPLIT}))?")
 
 
 @dataclass(frozen=True)
@@ -126,21 +125,36 @@ def read_parts(parts: list[Part], source: str, bad: BadRecords | None = None) ->
     Raises BadCorpus for a source without text, and for a record that cannot be read where ``bad`` is None.
     """
     empty = True
-    for part in parts:
-        for document in part.documents():
-            if isinstance(document, Document):
-                empty = False
-                if bad is not None:
-                    bad.good()
-                yield document
-            elif bad is None:
-                raise BadCorpus(str(document))
-            else:
-                bad.add(document)
+    for _, _, document in entries(parts):
+        if isinstance(document, Document):
+            empty = False
+            if bad is not None:
+                bad.good()
+            yield document
+        elif bad is None:
+            raise BadCorpus(str(document))
+        else:
+            bad.add(document)
     if empty and bad is not None:
         bad.check()
     if empty:
-        raise BadCorpus(f"{shown(source)}: expected text, got only blank documents: name a source that holds some")
+        raise blank(source)
+
+
+def entries(parts: list[Part], part: int = 0, after: int = 0) -> Iterator[tuple[int, int, Document | BadRecord]]:
+    """(number of a part, number in it from 1, what is there): documents, and the records that cannot be read.
+
+    It begins ``after`` so many of the given ``part``.
+    """
+    for number in range(part, len(parts)):
+        there = islice(enumerate(parts[number].documents(), 1), after if number == part else 0, None)
+        for place, entry in there:
+            yield number, place, entry
+
+
+def blank(source: str) -> BadCorpus:
+    """The error for a source without text."""
+    return BadCorpus(f"{shown(source)}: expected text, got only blank documents: name a source that holds some")
 
 
 def resolve(source: str, columns: Columns | None = None, *, passages: bool = False) -> list[Part]:
@@ -167,6 +181,8 @@ def _one(source: str, columns: Columns) -> list[Part]:
         raise BadCorpus(
             f"expected {KINDS}, got an empty name: write at least one source, and nothing between two commas"
         )
+    if is_remote(source):
+        return _remote(source, columns)
     scheme, colon, rest = source.partition(":")
     if colon and scheme in SOURCES:
         with SOURCES.blamed(scheme):
@@ -205,6 +221,26 @@ def _file(path: Path, name: str, columns: Columns, beside: tuple[str, ...] = ())
         name,
         path if kind == ".txt" else None,
     )
+
+
+def _remote(address: str, columns: Columns) -> list[Part]:
+    """The files of a known kind at an address: one file, a folder, or a pattern. Others are ignored, and listed in ``beside``."""
+    files = found_at(address)
+    texts = [file for file in files if is_text(file)]
+    if not texts:
+        came = f"{', '.join(file.name for file in files[:5])}" if files else "nothing"
+        raise BadCorpus(f"{address}: expected {_FILES}, got {came}: name others")
+    others = tuple(file.name for file in files if not is_text(file))
+    return [
+        Part(
+            partial(READERS[kind_of(file)], file, file.label, columns),
+            list(file.stamp),
+            None if kind_of(file) == ".parquet" or file.suffix.lower() in PACKED else file.size,
+            others if file is texts[0] else (),
+            file.label,
+        )
+        for file in texts
+    ]
 
 
 def _folder(folder: Path, columns: Columns) -> list[Part]:
@@ -273,50 +309,3 @@ def standard_library() -> Iterator[Document]:
         document = from_text(text, name=module, where=str(path), family=module.split(".")[0])
         if document is not None:
             yield document
-
-
-def hub_name(source: str) -> tuple[str, str | None, str]:
-    """Name, configuration and split of ``hf:name[:config][/split]``. The default split is train.
-
-    A name may contain a slash (``org/name``). Without a configuration, the part after the last slash is the split only where
-    it is train, test, validation, valid, val or dev, with or without a slice (``train[:10%]``). After a configuration it always
-    is. A local folder of the whole name takes precedence. Raises BadCorpus where the text has another form.
-    """
-    rest = source.removeprefix("hf:")
-    local = existing(rest)
-    if local is not None and local.is_dir():
-        return str(local), None, "train"
-    match = _HUB.fullmatch(rest)
-    if match is None:
-        raise BadCorpus(
-            f"expected hf:name[:config][/split], got {shown(source)!r}: for example hf:org/name:config/train"
-        )
-    return match["name"], match["config"], match["after_config"] or match["split"] or "train"
-
-
-@source("hf")
-def _hub(rest: str, columns: Columns) -> Part:
-    """A dataset of the hub, or a local folder in the hub's layout. It is downloaded here, and read from disk later."""
-    import datasets  # takes a second
-
-    source = f"hf:{rest}"
-    name, config, split = hub_name(source)
-    try:
-        data = datasets.load_dataset(name, config, split=split)
-    except Exception as error:  # the library raises what its many readers raise
-        reason = str(error).strip().split("\n")[0]
-        raise BadCorpus(
-            f"{shown(source)}: expected a dataset {shown(name)!r}, configuration {config or 'default'!r}, split {split!r}, got "
-            f"{type(error).__name__}: {shown(reason)}: check the three, or name a local file"
-        ) from None
-    wanted = wanted_columns(data.column_names, columns, source)
-    schema = data.features.arrow_schema
-    unread = tuple(field.name for field in schema if field.name not in wanted and may_hold_text(field.type))
-    data = data.select_columns(wanted)
-
-    def documents() -> Documents:
-        for row, record in enumerate(data, 1):
-            place = {"name": f"{name}/{split}:{row}", "where": f"{source}, row {row}"}
-            yield from document_of(record, **place, columns=columns, table=True, unread=unread)
-
-    return Part(documents, [source, data.info.version and str(data.info.version), data._fingerprint], name=source)

@@ -24,7 +24,9 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 
 
-class _Shard(TypedDict):
+class Shard(TypedDict):
+    """One shard in a manifest."""
+
     file: Bare
     bytes: Count
     sha256: str
@@ -42,7 +44,7 @@ class _Manifest(TypedDict):
     predictions: Count
     corpus_sha256: str
     made_from: dict[str, Any]
-    shards: list[_Shard]
+    shards: list[Shard]
 
 
 class TokenStore:

@@ -1,4 +1,4 @@
-"""Streams text files, compressed or not, as bytes and lines with a limit on their length.
+"""Streams text files, here or elsewhere, compressed or not, as bytes and lines with a limit on their length.
 
 Text is decoded line by line, because errors name the byte in the file. A decoder that works in blocks knows only the byte in
 the block.
@@ -10,50 +10,73 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO, cast
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePath
+from typing import BinaryIO, TypeVar, cast
 
 import pyarrow as pa
 
-from limbeck.errors import BadCorpus, BadRecord
+from limbeck.corpora.remote import RemoteFile
+from limbeck.errors import BadCorpus, BadRecord, LimbeckError, first_line
+
+File = Path | RemoteFile
+Anywhere = TypeVar("Anywhere", bound=PurePath)
 
 BOM = "\ufeff"
 PACKED = (".gz", ".zst")
+_FAULTS = (OSError, EOFError, zlib.error, pa.ArrowException)
 LONGEST = 1 << 30  # bytes of one line, or of a file read at once; a compressed file may contain any number
 
 
-def kind_of(path: Path) -> str:
+def kind_of(path: File) -> str:
     """The lower-case extension of a file without that of its compression: .jsonl for a.JSONL.gz."""
-    return unpacked(path).suffix.lower()
+    return unpacked(PurePath(path.name)).suffix.lower()
 
 
-def unpacked(path: Path) -> Path:
+def unpacked(path: Anywhere) -> Anywhere:
     """The name of a file without the extension of its compression."""
     return path.with_suffix("") if path.suffix.lower() in PACKED else path
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: File) -> Iterator[BinaryIO]:
     """A file's decompressed bytes. Raises BadCorpus where the system or the decompressor fails, also while reading."""
+    with readable(path, "a file that can be read, got: {}", _FAULTS), ExitStack() as files:
+        yield _stream(path, files)
+
+
+@contextmanager
+def readable(path: File, fault: str, faults: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Raises BadCorpus for these faults while a file is read, and for all faults of one that is elsewhere.
+
+    ``fault`` is the message, with a place for the reason.
+    """
     try:
-        with _stream(path) as file:
-            yield file
-    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        reason = str(getattr(error, "strerror", None) or error).strip().split("\n")[0]
-        raise BadCorpus(f"{path}: expected a file that can be read, got: {reason}: copy it again") from None
+        yield
+    except LimbeckError:
+        raise
+    except Exception as error:
+        local = isinstance(path, PurePath)
+        if local and not isinstance(error, faults):
+            raise
+        remedy = "copy it again" if local else "run the same command again, which goes on from what was tokenised"
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise BadCorpus(f"{path}: expected {fault.format(reason)}: {remedy}") from None
 
 
-def _stream(path: Path) -> BinaryIO:
+def _stream(path: File, files: ExitStack) -> BinaryIO:
     packing = path.suffix.lower()
+    if packing == ".zst" and isinstance(path, Path):
+        return files.enter_context(io.BufferedReader(pa.input_stream(str(path), compression="zstd"), 1 << 16))
+    raw = files.enter_context(path.open("rb"))
     if packing == ".gz":
-        return cast(BinaryIO, gzip.open(path, "rb"))
+        return cast(BinaryIO, files.enter_context(gzip.GzipFile(fileobj=raw)))
     if packing == ".zst":
-        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"), 1 << 16)
-    return path.open("rb")
+        return files.enter_context(io.BufferedReader(pa.input_stream(raw, compression="zstd"), 1 << 16))
+    return raw
 
 
-def lines_of(path: Path) -> Iterator[tuple[int, str | BadRecord]]:
+def lines_of(path: File) -> Iterator[tuple[int, str | BadRecord]]:
     """Line numbers from 1 and the lines of a UTF-8 file with their line feeds, without a byte order mark.
 
     A line that is not UTF-8 is given as a BadRecord that names the byte. Raises BadCorpus where the file cannot be read or a
@@ -71,7 +94,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, str | BadRecord]]:
             offset += len(line)
 
 
-def whole_text(path: Path) -> str:
+def whole_text(path: File) -> str:
     """The content of a UTF-8 file. Raises BadCorpus where it is longer than `LONGEST`, or not UTF-8."""
     with opened(path) as file:
         content = file.read(LONGEST + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.corpora.store import FORMAT, MANIFEST
-from limbeck.disk import sha256_of, write_json
+from limbeck.disk import replacing, sha256_of, write_json
 from limbeck.models.vocabulary import ids_of
 
 SHARD_BYTES = 64 << 20
@@ -37,7 +38,10 @@ class Item:
 
 @dataclass
 class Writer:
-    """Collects the documents of one store and writes them shard by shard, in order of their hashes (``mixed``) or of arrival."""
+    """Collects the documents of one store and writes them shard by shard, in order of their hashes (``mixed``) or of arrival.
+
+    ``overlap``, ``left_out`` and ``duplicates`` are counted by who adds documents.
+    """
 
     folder: Path
     dtype: np.dtype
@@ -50,6 +54,7 @@ class Writer:
     predictions: int = 0
     overlap: int = 0
     left_out: int = 0
+    duplicates: int = 0
     shards: list[dict[str, Any]] = field(default_factory=list)
     digest: Any = field(default_factory=hashlib.sha256)
 
@@ -65,22 +70,9 @@ class Writer:
         if not self.items:
             return
         items = sorted(self.items, key=lambda item: (item.digest, item.name)) if self.mixed else self.items
-        path = self.folder / f"{len(self.shards):05d}.arrow"
-        batch = record_batch(items)
-        with pa.ipc.new_file(str(path), batch.schema) as file:
-            file.write_batch(batch)
-        tokens = sum(len(item.tokens) for item in items)
-        self.shards.append(
-            {
-                "file": path.name,
-                "bytes": path.stat().st_size,
-                "sha256": sha256_of(path),
-                "documents": len(items),
-                "tokens": tokens,
-            }
-        )
+        self.shards.append(write_items(self.folder / f"{len(self.shards):05d}.arrow", items))
         self.documents += len(items)
-        self.tokens += tokens
+        self.tokens += self.shards[-1]["tokens"]
         self.size += sum(item.size for item in items)
         self.predictions += sum(item.predictions for item in items)
         self.digest.update(b"".join(item.digest for item in items))
@@ -104,6 +96,62 @@ class Writer:
             **facts,
         }
         write_json(self.folder / MANIFEST, manifest)
+
+    def state(self, waiting: str) -> dict[str, Any]:
+        """What was written so far, for JSON; documents that wait for their shard are written to the file ``waiting``."""
+        counts = {name: getattr(self, name) for name in COUNTS}
+        found = counts | {"shards": self.shards}
+        return found | {"waiting": write_items(self.folder / waiting, self.items)} if self.items else found
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes on from an earlier state, whose files are undamaged."""
+        for name in COUNTS:
+            setattr(self, name, state[name])
+        self.shards = list(state["shards"])
+        for digests in self.digests():
+            self.digest.update(b"".join(digests))
+        if "waiting" in state:
+            self.items = read_items(self.folder / state["waiting"]["file"])
+            self.waiting = sum(item.tokens.nbytes for item in self.items)
+
+    def digests(self) -> Iterator[list[bytes]]:
+        """The digests of the documents of each shard."""
+        for entry in self.shards:
+            yield read_batch(self.folder / entry["file"]).column("sha256").to_pylist()
+
+
+COUNTS = ("documents", "tokens", "size", "predictions", "overlap", "left_out", "duplicates")
+
+
+def write_items(path: Path, items: list[Item]) -> dict[str, Any]:
+    """Writes documents as one shard; gives what a manifest holds of it."""
+    batch = record_batch(items)
+    with replacing(path) as beside, pa.ipc.new_file(str(beside), batch.schema) as file:
+        file.write_batch(batch)
+    return {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "sha256": sha256_of(path),
+        "documents": len(items),
+        "tokens": sum(len(item.tokens) for item in items),
+    }
+
+
+def read_items(path: Path) -> list[Item]:
+    """The documents of a shard, in memory."""
+    batch = read_batch(path)
+    tokens, masks = batch.column("tokens"), batch.column("learned") if "learned" in batch.schema.names else None
+    names, digests, sizes = (batch.column(name).to_pylist() for name in ("name", "sha256", "bytes"))
+    items = []
+    for i, (name, digest, size) in enumerate(zip(names, digests, sizes, strict=True)):
+        learned = None if masks is None else masks[i].values.to_numpy(zero_copy_only=False)
+        items.append(Item(name, digest, tokens[i].values.to_numpy().copy(), learned, size))
+    return items
+
+
+def read_batch(path: Path) -> pa.RecordBatch:
+    """The record batch of a shard, mapped."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
 
 
 def record_batch(items: list[Item]) -> pa.RecordBatch:

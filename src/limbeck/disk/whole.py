@@ -126,21 +126,30 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """An empty folder beside ``path`` to fill. It replaces ``path`` at the end. Raises BadFolder where it cannot be written."""
-    beside, older = _beside(path), _beside(path)
+    beside = _beside(path)
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             beside.mkdir()
             yield beside
-            sync(beside)
+            put_folder(beside, path)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def put_folder(built: Path, path: Path) -> None:
+    """Puts a complete folder of the same file system in the place of another. Raises BadFolder where it cannot be written."""
+    older = _beside(path)
+    with writing(path):
+        try:
+            sync(built)
             if path.is_symlink():
                 raise is_link(path)
             if path.exists():
                 path.rename(older)
-            beside.rename(path)
+            built.rename(path)
             sync(path.parent, files=False)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
             shutil.rmtree(older, ignore_errors=True)
 
 

@@ -180,6 +180,24 @@ class Settings(DeviceSettings, SeededSettings, TextSettings):
             synonyms=("validation_file", "eval_dataset", "valid_data", "test_data", "val_data"),
         ),
     ] = None
+    dedup: Annotated[
+        bool,
+        Flag(
+            "Leave out documents whose content occurred before, compared by hash; of --data also those that --eval-data holds.",
+            "Data",
+            synonyms=("deduplicate", "deduplication", "drop_duplicates", "decontaminate"),
+        ),
+    ] = Field(default=False, exclude=True)
+    text_processes: Annotated[
+        int | None,
+        Field(ge=1, le=2**10),
+        Flag(
+            "Processes that tokenise the dataset; the result does not depend on their number.",
+            "Machine",
+            default="one a core for 256 MiB of text or more, else 1",
+            synonyms=("num_proc", "dataset_num_proc", "preprocessing_num_workers", "tokenize_workers"),
+        ),
+    ] = Field(default=None, exclude=True)
     length: Annotated[
         Context | None,
         Field(le=2**30),

@@ -47,14 +47,14 @@ _HOW = {
 }
 _HOW |= {"micro_batch", "checkpointing"}  # which change results by rounding only
 _HOW |= {"any_teacher"}  # which only lets a run begin
-_HOW |= {"save_every", "track"}
+_HOW |= {"save_every", "track", "text_processes"}
 _PACKING = "packing"  # in a signature: how documents are put into rows; older versions did not name theirs
 
 # Settings of a later version: absent where they have their default, so that an earlier run continues
 _LATER = (
     *("text_tokens", "cache_logits", "vocab", "frame", "qat", "warmup", "weight_decay", "max_grad_norm", "betas"),
     *("average", "eval_every", "patience", "weights"),
-    *("optimizer", "weights_dtype"),
+    *("optimizer", "weights_dtype", "dedup"),
 )
 # What a run has before it is claimed, and before its first result, where another may begin in its place
 _FIRST = {VOCABULARY, f"{VOCABULARY}.json"}

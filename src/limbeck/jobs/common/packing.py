@@ -9,9 +9,9 @@ from contextlib import suppress
 import numpy as np
 
 from limbeck.corpora import Document, TokenStore
-from limbeck.corpora.build import store_in_memory
 from limbeck.corpora.layout import BEST_FIT, Layout, lay_out
 from limbeck.corpora.reading import Reader, Reads
+from limbeck.corpora.tokenised import store_in_memory
 from limbeck.errors import BadCorpus
 from limbeck.planning.checks.finding import Finding, Level
 from limbeck.report.words import share

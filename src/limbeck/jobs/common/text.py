@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from limbeck.config import PilotSettings, Settings, TeacherSettings
 from limbeck.corpora import TokenStore, build_stores
@@ -24,7 +25,7 @@ def columns_of(settings: Settings | PilotSettings) -> Columns:
 
 def records_of(settings: Settings | PilotSettings) -> Records:
     """The settings for reading the records of --data, for building a store."""
-    return Records(columns_of(settings), settings.skip_bad or 0)
+    return Records(columns_of(settings), settings.skip_bad or 0, isinstance(settings, Settings) and settings.dedup)
 
 
 def print_notes(store: TokenStore) -> None:
@@ -38,7 +39,8 @@ def passing_store(settings: TeacherSettings, reader: Reads) -> Iterator[TokenSto
     """All of --data as tokens of the reader, packed by the settings, in a temporary store."""
     with tempfile.TemporaryDirectory() as folder:
         shown = console.is_terminal
-        store = build_training(settings.data, reader, folder, records=records_of(settings), progress=shown)
+        how: Any = {"records": records_of(settings), "progress": shown, "processes": settings.text_processes}
+        store = build_training(settings.data, reader, folder, **how)
         print_notes(store)
         yield store.packed(packing_in_settings(settings))
 
@@ -59,6 +61,7 @@ def stores_of(
             eval_source=settings.eval_data,
             records=records_of(settings),
             progress=console.is_terminal,
+            processes=settings.text_processes,
         )
         if shown:
             print_notes(train)

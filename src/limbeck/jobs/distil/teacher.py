@@ -217,6 +217,7 @@ def _with_text_of(request: DistilRequest, captured: Captured) -> DistilRequest:
     columns = signature.get("columns")
     there["columns"] = tuple((ours, theirs) for ours, theirs in columns) if columns else None
     there |= {"skip_bad": signature.get("skip_bad"), "frame": signature.get("frame")}
+    there |= {"dedup": bool(signature.get("dedup"))}
     if settings.tokenizer_align is None:  # a student with another tokenizer has its own rows and budget
         there |= {"text_tokens": captured.text_tokens}
         long = next((name for name, packing in PACKINGS.items() if packing == captured.packing), None)

@@ -19,10 +19,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.corpora import Prompt, TokenStore, read
-from limbeck.corpora.build import in_tokens
 from limbeck.corpora.document import Document
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.records import Columns
+from limbeck.corpora.tokenised import in_tokens
 from limbeck.corpora.writer import Item
 from limbeck.models.language_model import LanguageModel
 from limbeck.planning.checks.finding import Finding, check

@@ -16,10 +16,11 @@ from transformers import PreTrainedTokenizerBase
 
 from limbeck.config import TeacherSettings
 from limbeck.corpora import Document
-from limbeck.corpora.build import documents_by_side, in_tokens, stamps_of
 from limbeck.corpora.counts import count_tokens
+from limbeck.corpora.draws import documents_by_side, stamps_of
 from limbeck.corpora.reading import Reader
 from limbeck.corpora.stamp import without_paths
+from limbeck.corpora.tokenised import in_tokens
 from limbeck.corpora.tokenizer import READING, fingerprint
 from limbeck.corpora.writer import Item
 from limbeck.errors import Mismatch

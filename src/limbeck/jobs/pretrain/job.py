@@ -86,6 +86,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
             eval_source=settings.eval_data,
             records=records_of(settings),
             progress=console.is_terminal,
+            processes=settings.text_processes,
         )
         print_notes(train)
     world.barrier()

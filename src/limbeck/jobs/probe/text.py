@@ -58,7 +58,7 @@ class RunFolder:
             made = (above / "data" / "train").is_dir() or signature.get("job") in _TRAINS
             if made and isinstance(signature.get("data"), str):
                 columns = tuple((ours, there) for ours, there in signature.get("columns") or ())
-                records = Records(Columns(columns), signature.get("skip_bad") or 0)
+                records = Records(Columns(columns), signature.get("skip_bad") or 0, bool(signature.get("dedup")))
                 return cls(above, signature["data"], signature.get("eval_data"), records, signature.get("text_tokens"))
         return None
 

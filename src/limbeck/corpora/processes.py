@@ -1,0 +1,144 @@
+"""Tokenises blocks of documents in several processes, in the order in which they come.
+
+Block k goes to process k modulo their number, which has one block at a time. So the order does not depend on their speed, and as
+many blocks are in memory as there are processes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Generic, TypeVar
+
+from limbeck.corpora.document import Document
+from limbeck.corpora.draws import Draw
+from limbeck.corpora.tokenised import How, Tokenised, tokenised
+from limbeck.errors import OutOfMemory
+
+WORTH_IT = 256 << 20  # bytes of text for which processes are started; each takes seconds to begin
+
+Block = TypeVar("Block")
+
+
+@dataclass(frozen=True)
+class Work(Generic[Block]):
+    """Documents of one draw, by its number, and the ``block`` that they are of."""
+
+    block: Block
+    draw: int
+    documents: Sequence[Document]
+
+
+Tokenise = Callable[[Iterable[Work[Block]]], Iterator[tuple[Block, Tokenised]]]
+
+
+def processes_for(sizes: Sequence[int | None]) -> int:
+    """How many processes tokenise parts of these sizes in bytes: one a core for much text or an unknown amount, else one."""
+    enough = None in sizes or sum(filter(None, sizes)) >= WORTH_IT
+    return len(os.sched_getaffinity(0)) if enough else 1
+
+
+@contextmanager
+def tokenising(how: How, draws: Sequence[Draw], processes: int) -> Iterator[Tokenise[Any]]:
+    """A function that gives each block with its tokens, in order. With one process all is computed in this one.
+
+    It raises OutOfMemory where a process was ended from outside.
+    """
+    if processes == 1:
+        yield lambda work: ((one.block, tokenised(one.documents, draws[one.draw], how)) for one in work)
+        return
+    workers = [_Worker.start(how, draws) for _ in range(processes)]
+    try:
+        yield lambda work: _in_order(work, workers)
+    finally:
+        for worker in workers:
+            worker.pipe.close()
+            worker.process.terminate()
+        for worker in workers:
+            worker.process.join()
+
+
+def _in_order(work: Iterable[Work[Block]], workers: Sequence[_Worker]) -> Iterator[tuple[Block, Tokenised]]:
+    held: list[Block] = []  # of those that are being tokenised, the oldest first
+    given = 0
+    for one in work:
+        if len(held) == len(workers):
+            yield held.pop(0), workers[given % len(workers)].done()
+        workers[given % len(workers)].give(one)
+        held.append(one.block)
+        given += 1
+    for number in range(given - len(held), given):
+        yield held.pop(0), workers[number % len(workers)].done()
+
+
+@dataclass(frozen=True)
+class _Worker:
+    process: Any
+    pipe: Connection
+
+    @classmethod
+    def start(cls, how: How, draws: Sequence[Draw]) -> _Worker:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, how, draws), daemon=True)
+        with _without_main():
+            process.start()
+        theirs.close()
+        return cls(process, ours)
+
+    def give(self, work: Work[Any]) -> None:
+        with self._alive():
+            self.pipe.send((work.draw, work.documents))
+
+    def done(self) -> Tokenised:
+        with self._alive():
+            found = self.pipe.recv()
+        if isinstance(found, BaseException):
+            raise found
+        assert isinstance(found, Tokenised)
+        return found
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, ConnectionError):
+            raise OutOfMemory(
+                "a process that tokenises was ended, perhaps because memory ran out. What was tokenised is kept: run the same "
+                "command again, with fewer --text-processes"
+            ) from None
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hides the program's main module from a process that is started: it needs none, and a script would run again there."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _serve(pipe: Connection, how: How, draws: Sequence[Draw]) -> None:
+    """The loop of a process until its pipe closes."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that reads ends this one
+    while True:
+        try:
+            draw, documents = pipe.recv()
+        except (EOFError, ConnectionError):
+            return
+        try:
+            done: Tokenised | Exception = tokenised(documents, draws[draw], how)
+        except Exception as error:  # it is raised in the process that gave the block
+            done = error
+        pipe.send(done)
