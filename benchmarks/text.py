@@ -4,9 +4,9 @@
     python benchmarks/text.py --size 40GB --folder /big/disk --processes 8 --out text.json
 
 Text is made into files (documents of about a thousand characters, some of which occur again), tokenised with the tokenizer that
-comes with limbeck, and read in rows of 1,024 tokens: an eighth of the size first, then all of it. Each build is a process of its own,
-and memory is its private memory and that of its tokenising processes, sampled ten times a second, less what was taken before the
-first document. Flat means: the peak of the whole is that of the eighth, within a tenth and 32 MiB.
+comes with limbeck, and read in rows of 1,024 tokens: an eighth of the size first, then all of it. Each build is a process of its
+own, and memory is its private memory and that of its tokenising processes, sampled ten times a second, less what was taken before
+the first document. Flat means: the peak of the whole is that of the eighth, within a tenth and 32 MiB.
 
 Once more the whole is built by a process that is ended by SIGKILL three times, and continued; the stores have to have the same
 bits. Files, stores and figures that are there are used again, so the same command goes on.
@@ -207,8 +207,9 @@ def shown(name: str, found: dict[str, Any]) -> str:
     """A line about a size."""
     rate = found["bytes"] / 1e6 / found["build_cpu_seconds"]
     return (
-        f"{name}: {found['bytes'] / 1e9:.2f} GB, {found['tokens']:,} tokens in {found['shards']} shards; build {found['build_mib']} "
-        f"MiB, {rate:.2f} MB a CPU-second; without duplicates {found['deduplicated_mib']} MiB; rows {found['rows_mib']} MiB"
+        f"{name}: {found['bytes'] / 1e9:.2f} GB, {found['tokens']:,} tokens in {found['shards']} shards; "
+        f"build {found['build_mib']} MiB, "
+        f"{rate:.2f} MB a CPU-second; without duplicates {found['deduplicated_mib']} MiB; rows {found['rows_mib']} MiB"
     )
 
 
