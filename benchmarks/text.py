@@ -137,6 +137,7 @@ def _watched(job: Any, *how: Any) -> dict[str, float]:
     ours, theirs = _SPAWN.Pipe()
     process = _SPAWN.Process(target=job, args=(theirs, *how))
     process.start()
+    assert process.pid is not None
     theirs.close()
     ours.recv()  # imported
     begun, before, peak = time.monotonic(), _private(process.pid), 0.0
