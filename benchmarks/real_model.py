@@ -4,9 +4,9 @@
 
 CPU seconds, one thread: of `limbeck import` of SmolLM2-135M-Instruct's 4-bit GGUF file (de-quantised into a folder); of choosing
 its trimmed vocabulary for children's stories (FOLDER/text/tinystories); of a training step with all tokens and with those (the
-student has 8 of the 30 layers); of `limbeck export` of a model of 50M parameters to GGUF, written and, where limbeck[llamacpp] is
-installed, read again by llama.cpp and compared; and of pairs of BLiMP (FOLDER/tasks/blimp) scored by limbeck and by lm-eval's own
-`hf` model, in turn. Needs limbeck[gguf,eval].
+student has 8 of the 30 layers); of writing a model of 50M parameters as GGUF, and of the whole command `limbeck export`, which
+where limbeck[llamacpp] is installed reads the file again by llama.cpp, compares and takes the time of both; and of pairs of BLiMP
+(FOLDER/tasks/blimp) scored by limbeck and by lm-eval's own `hf` model, in turn. Needs limbeck[gguf,eval].
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import torch
 import vocabulary
 from circumstances import made_by
 
+from limbeck.exporters.named import Format
 from limbeck.models.build import new_model
 from limbeck.models.gguf.shipped import SHIPPED
 from limbeck.models.load import load
@@ -77,11 +78,20 @@ def exported(folder: Path) -> dict[str, Any]:
     shape = choose(teacher.config, parameters=EXPORTED)
     student = new_model(config_of(shape, teacher.config), teacher.tokenizer, 0)
     save(student, folder / "student", dtype=torch.bfloat16)
+    (folder / "written").mkdir()
+    begun = time.process_time()
+    Format.of("gguf:q8_0").exporter().write(student, folder / "written", dtype=None)
+    written = time.process_time() - begun
     spent = cpu_seconds(
         "export", str(folder / "student"), "--to", "gguf:q8_0", "--threads", "1", "--out", str(folder / "gguf")
     )
     runtime = find_spec("xllamacpp") is not None
-    return {"parameters": student.parameters_count, "cpu_s": spent, "read_by_llama_cpp": runtime}
+    return {
+        "parameters": student.parameters_count,
+        "write_cpu_s": written,
+        "command_cpu_s": spent,
+        "read_by_llama_cpp": runtime,
+    }
 
 
 def scored(file: Path, folder: Path, pairs: int) -> dict[str, Any]:

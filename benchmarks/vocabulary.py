@@ -5,7 +5,7 @@
 
 The vocabulary is what --data uses (as `limbeck distil --vocab auto` chooses it). Both contenders take the same text, each in its
 own ids. Steps are taken in turn; the CPU time of this process is counted on one thread. Students are random, since a step's cost
-does not depend on what they know.
+does not depend on what they know. Products are in the format that `limbeck distil --dtype auto` takes on this machine.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from limbeck.models.load import load
 from limbeck.models.trim.folder import open_vocabulary
 from limbeck.models.trim.model import Vocabulary, trim
 from limbeck.objectives import parse
+from limbeck.planning.cost.machine import multiplies_bfloat16
 from limbeck.run.step import LossTerm, train_step
 from limbeck.run.world import alone
 from limbeck.teachers.ref import LocalRef
@@ -75,7 +76,9 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
         assert local.vocabulary is not None
         vocabulary = open_vocabulary(local.vocabulary)
         spent = time.process_time() - start
-        teachers = {"all tokens": load(arguments.teacher), "trimmed": trim(load(arguments.teacher), vocabulary)}
+        dtype = torch.bfloat16 if multiplies_bfloat16(torch.device("cpu")) else torch.float32
+        every = load(arguments.teacher, dtype=dtype)
+        teachers = {"all tokens": every, "trimmed": trim(load(arguments.teacher, dtype=dtype), vocabulary)}
     runs = {name: _Contender.of(teacher, arguments.layers) for name, teacher in teachers.items()}
     generator = torch.Generator().manual_seed(0)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -85,12 +88,14 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
         whole = replace(trimmed, tokens=kept[trimmed.tokens], targets=kept[trimmed.targets])
         for name, batch in (("all tokens", whole), ("trimmed", trimmed)):
             start = time.process_time()
-            runs[name].step(batch)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+                runs[name].step(batch)
             if step:  # the first finds nothing warm
                 seconds[name].append(time.process_time() - start)
     ratios = [before / after for before, after in zip(seconds["all tokens"], seconds["trimmed"], strict=True)]
     tokens = [vocabulary.whole, len(vocabulary.kept)]
-    return {"tokens": tokens, "trimming_cpu_s": spent, "step_cpu_s": seconds, "ratios": ratios}
+    found = {"tokens": tokens, "dtype": str(dtype).removeprefix("torch."), "layers": arguments.layers}
+    return found | {"trimming_cpu_s": spent, "step_cpu_s": seconds, "ratios": ratios}
 
 
 class _Contender:

@@ -5,7 +5,7 @@ from statistics import mean, median
 
 import numpy as np
 from cells import Tables, spread, table, within
-from study_rows import CUT, HERE, REAL_PAIR, read
+from study_rows import CUT, HERE, REAL_MODEL, REAL_PAIR, read
 
 from limbeck.probes.interval import difference_interval
 
@@ -64,6 +64,41 @@ def real_pair(found: dict) -> str:
         "nats per token | bits per byte",
         lines,
     )
+
+
+def real_model() -> str:
+    """What it costs to take a real model in and to hand one out: CPU seconds, and ratios in pairs."""
+    found = read("performance/real-model.json")
+    steps, tasks, export = found["vocabulary"]["step_cpu_s"], found["tasks"], found["export"]
+
+    def times(ratios: list[float]) -> str:
+        return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+    def seconds(of: float) -> str:
+        return f"{of:.1f}"
+
+    whole, kept = found["vocabulary"]["tokens"]
+    lines = [
+        ["de-quantise the 4-bit file into a folder", seconds(found["import_cpu_s"]), "", "30 s"],
+        [f"choose {kept:,} of {whole:,} tokens", seconds(found["vocabulary"]["trimming_cpu_s"]), "", "20 s"],
+        [
+            f"a training step, {kept:,} tokens",
+            seconds(median(steps["trimmed"])),
+            times(found["vocabulary"]["ratios"]),
+            "1.5",
+        ],
+        [f"a training step, {whole:,} tokens", seconds(median(steps["all tokens"])), "", ""],
+        [f"write GGUF q8_0 of {export['parameters'] / 1e6:.0f}M", seconds(export["write_cpu_s"]), "", "20 s"],
+        ["the whole command, with llama.cpp's reading and times", seconds(export["command_cpu_s"]), "", ""],
+        [
+            f"{tasks['items']} pairs of BLiMP, limbeck",
+            seconds(median(tasks["cpu_s"]["limbeck"])),
+            times(tasks["ratios"]),
+            "1",
+        ],
+        [f"{tasks['items']} pairs of BLiMP, lm-eval's hf", seconds(median(tasks["cpu_s"]["lm-eval hf"])), "", ""],
+    ]
+    return table("what | CPU-seconds | times as fast as the line below | aim", lines)
 
 
 def losses() -> str:
@@ -264,6 +299,7 @@ TABLES: Tables = {
     "performance.md": {
         "end-to-end": end_to_end,
         **({"real-pair": lambda: real_pair(read("performance/real-pair.json"))} if REAL_PAIR.exists() else {}),
+        **({"real-model": real_model} if REAL_MODEL.exists() else {}),
         "losses": losses,
         "captured": captured,
         "served": served,

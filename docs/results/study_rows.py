@@ -20,6 +20,7 @@ from limbeck.probes.interval import wilson
 
 HERE = Path(__file__).parent
 REAL_PAIR = HERE / "performance" / "real-pair.json"
+REAL_MODEL = HERE / "performance" / "real-model.json"
 CUT = HERE / "performance" / "cut.json"  # of benchmarks/cut.py
 JUDGED = ("confirmed", "refuted", "inconclusive")
 NOT_RUN = "not yet run"
@@ -498,9 +499,9 @@ def beside(files: list[dict], contender: str, other: str, key: str) -> tuple[flo
 
 
 def ratio(found: tuple[float, float, float], digits: int = 2) -> str:
-    """An interval of a ratio as text."""
+    """A ratio with its bounds as text; one that was measured once has none."""
     value, low, high = (f"{one:.{digits}f}" for one in found)
-    return f"{value} ({low} to {high})"
+    return value if found[1] == found[2] else f"{value} ({low} to {high})"
 
 
 def performance() -> Iterator[Row]:
@@ -536,6 +537,9 @@ def performance() -> Iterator[Row]:
     for name, one in read("performance/mqar.json")["results"].items():
         found, aim = (one["ratio"], one["least"], one["most"]), 100 if name.startswith("rows") else 2
         yield row(f"mqar {name}: times a plain loop", found, aim, found[0] >= aim, f"{len(one['ours'])} pairs")
+    if REAL_MODEL.exists():
+        for claim, found, aim, met, n in real_model():
+            yield row(claim, found, aim, met, n)
     cost = read("performance/cost.json")
     for part, name in (("never seen by them", "new"), ("the constants were fitted on these", "fitted")):
         worst = cost["worst"][part]
@@ -549,6 +553,24 @@ def performance() -> Iterator[Row]:
                 f"{off:.1f} %, aim {aim} %",
                 f"{len(cost['shapes'])} pairs of models in all",
             )
+
+
+def real_model() -> Iterator[tuple[str, tuple[float, float, float], float, bool, str]]:
+    """(claim, value with its bounds, aim, whether it is met, n) of what it costs to take a real model in and to hand one out."""
+    found = read("performance/real-model.json")
+    kept, items = found["vocabulary"]["tokens"][1], found["tasks"]["items"]
+    for claim, seconds, aim in (
+        ("CPU seconds to de-quantise a GGUF file of 135M", found["import_cpu_s"], 30.0),
+        ("CPU seconds to choose a trimmed vocabulary", found["vocabulary"]["trimming_cpu_s"], 20.0),
+        ("CPU seconds to write a GGUF file of 50M", found["export"]["write_cpu_s"], 20.0),
+    ):
+        yield claim, (seconds, seconds, seconds), aim, seconds <= aim, "one run"
+    for claim, ratios, aim, what in (
+        (f"A step with {kept:,} tokens, times one with all", found["vocabulary"]["ratios"], 1.5, "pairs of steps"),
+        ("Standard tasks, times lm-eval's own model", found["tasks"]["ratios"], 1.0, f"pairs of {items} items"),
+    ):
+        value = median(ratios)
+        yield claim, (value, min(ratios), max(ratios)), aim, value >= aim, f"{len(ratios)} {what}"
 
 
 def real_pair() -> Iterator[Row]:

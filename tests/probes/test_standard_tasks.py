@@ -67,6 +67,16 @@ def test_scores_are_those_of_lm_evals_own_model(bos):
     assert ours.generate_until(prompts) == theirs.generate_until(prompts)
 
 
+def test_batches_of_questions_have_little_padding():
+    """Of 16 tokens at most; from 4 tokens on, a row that is a tenth shorter begins another."""
+    from limbeck.probes.standard.harness import _batches
+
+    lengths = [20, 8, 8, 8, 2, 2, 1, 1]
+    rows = [tuple(range(length)) for length in lengths]
+    found = [[len(row) for row in batch] for batch in _batches(rows, 16)]
+    assert found == [[20], [8, 8], [8], [2, 2], [1, 1]]
+
+
 def test_files_are_tasks_and_random_states_stay(tmp_path):
     write(tmp_path / "data.jsonl", [{"q": "the cat", "a": "sat"}])
     (tmp_path / "answers.yaml").write_text(YAML)
