@@ -512,9 +512,8 @@ def performance() -> Iterator[Row]:
     def row(claim, found, aim, met, n):
         verdict = "measured" if aim is None else "aim met" if met else "aim missed"
         goal = "" if aim is None else f", aim {aim:g}"
-        return Row(
-            "performance.md", "performance", claim, verdict, ratio(found, 0 if found[0] > 10 else 2) + goal, n, found
-        )
+        effect, drawn = ratio(found, 0 if found[0] > 10 else 2) + goal, None if found[1] == found[2] else found
+        return Row("performance.md", "performance", claim, verdict, effect, n, drawn)
 
     speed, memory, first = (
         beside(runs, "limbeck", "trl", key) for key in ("tokens_per_cpu_s", "peak_mib", "first_step_cpu_s")
