@@ -1,6 +1,7 @@
 """Stores are built shard by shard: a killed build goes on to the same bits, processes change nothing, duplicates are left out."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -207,3 +208,9 @@ def test_processes_make_the_same_store_and_say_when_one_dies(tokenizer, source, 
         with pytest.raises(OutOfMemory, match="a process that tokenises was ended"):
             list(done)
     shutil.rmtree(tmp_path / "three")
+
+
+def test_cores_are_counted_on_systems_that_bind_no_process_to_some(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert [processes_for([size]) for size in (None, WORTH_IT, 1)] == [6, 6, 1]

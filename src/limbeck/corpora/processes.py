@@ -42,7 +42,13 @@ Tokenise = Callable[[Iterable[Work[Block]]], Iterator[tuple[Block, Tokenised]]]
 def processes_for(sizes: Sequence[int | None]) -> int:
     """How many processes tokenise parts of these sizes in bytes: one a core for much text or an unknown amount, else one."""
     enough = None in sizes or sum(filter(None, sizes)) >= WORTH_IT
-    return len(os.sched_getaffinity(0)) if enough else 1
+    return _cores() if enough else 1
+
+
+def _cores() -> int:
+    """Cores that this process may use; all of the machine where the system does not say which."""
+    given = getattr(os, "sched_getaffinity", None)
+    return len(given(0)) if given else os.cpu_count() or 1
 
 
 @contextmanager
