@@ -1,7 +1,8 @@
-"""Distilling the same student from the same teacher on the same documents: two plain loops, TRL's GKD trainer, limbeck.
+"""Distilling the same student from the same teacher on the same documents: two plain loops, TRL's GKD trainer, limbeck twice.
 
     python benchmarks/distil.py                          # every contender three times, in turn
     python benchmarks/distil.py --documents 320 --repeats 1 --contenders limbeck
+    python benchmarks/distil.py --dtype auto             # limbeck and the packed loop in bfloat16, where the processor has it
 
 Each run is a fresh process with one thread, and what is counted is the CPU time of that process: on a machine that
 others use too, wall time says more about them. What surprises: peak memory is counted from after imports and loading,
@@ -20,8 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,8 +111,8 @@ class Meter:
         return _status_mib("VmHWM") - self.base
 
 
-def plain(folder: Path, setting: Setting, meter: Meter) -> Trained:
-    """The loop that one writes first: pad the documents of a step, full logits of both models, one divergence."""
+def plain(folder: Path, setting: Setting, meter: Meter, *, half: bool) -> Trained:
+    """The loop that one writes first: pad the documents of a step, full logits of both models, one divergence; in float32."""
     import torch
     from torch.nn.functional import kl_div
     from transformers import AutoTokenizer
@@ -130,7 +132,7 @@ def plain(folder: Path, setting: Setting, meter: Meter) -> Trained:
     return Trained(student, teacher, tokens)
 
 
-def packed(folder: Path, setting: Setting, meter: Meter) -> Trained:
+def packed(folder: Path, setting: Setting, meter: Meter, *, half: bool) -> Trained:
     """The same loop without padding: documents joined, cut in rows, and kept apart by positions that start anew.
 
     As many rows a step as hold the tokens of a padded step.
@@ -159,10 +161,12 @@ def packed(folder: Path, setting: Setting, meter: Meter) -> Trained:
         place = torch.minimum(inside, torch.arange(LENGTH))  # a document that a row cuts begins anew there
         weight = (real & (position[(index + 1).clamp(max=len(joined) - 1)] != 0)).float()
         batch = torch.where(real, joined[index], 0)
-        log_q = student(input_ids=batch, position_ids=place).logits.log_softmax(-1)
-        with torch.no_grad():
-            log_p = teacher(input_ids=batch, position_ids=place).logits.log_softmax(-1)
-        _step(optimizer, student, kl_div(log_q, log_p, reduction="none", log_target=True), weight)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            log_q = student(input_ids=batch, position_ids=place).logits.log_softmax(-1)
+            with torch.no_grad():
+                log_p = teacher(input_ids=batch, position_ids=place).logits.log_softmax(-1)
+            parts = kl_div(log_q, log_p, reduction="none", log_target=True)
+        _step(optimizer, student, parts, weight)
         tokens.append(int(real.sum()))
     return Trained(student, teacher, tokens)
 
@@ -177,8 +181,8 @@ def _step(optimizer: Optimizer, student: PreTrainedModel, parts: Tensor, weight:
     optimizer.zero_grad()
 
 
-def trl(folder: Path, setting: Setting, meter: Meter) -> Trained:
-    """TRL's GKD trainer, off policy (lmbda 0), forward KL (beta 0), in the order of the documents."""
+def trl(folder: Path, setting: Setting, meter: Meter, *, half: bool) -> Trained:
+    """TRL's GKD trainer, off policy (lmbda 0), forward KL (beta 0), in the order of the documents; in float32."""
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl.experimental.gkd import GKDConfig, GKDTrainer
@@ -222,42 +226,60 @@ def trl(folder: Path, setting: Setting, meter: Meter) -> Trained:
     return Trained(student, teacher, [sum(map(len, ids)) for ids in _steps(documents)])
 
 
-def limbeck(folder: Path, setting: Setting, meter: Meter) -> Trained:
+def limbeck(folder: Path, setting: Setting, meter: Meter, *, half: bool, cached: bool = False) -> Trained:
     """limbeck through its Python API: the documents packed whole in rows, an epoch to the nearest step.
 
-    A step has as many rows as hold the tokens of a padded step, so all contenders take equally many steps.
+    A step has as many rows as hold the tokens of a padded step, so all contenders take equally many steps. ``cached``: from 12
+    sampled outcomes of each position, which are captured before the first step.
     """
+    import torch
+
     from limbeck.corpora import Rows, build_stores
     from limbeck.models.load import load
     from limbeck.objectives import ForwardKL
     from limbeck.run.run import Plan, Run
     from limbeck.run.world import alone
+    from limbeck.teachers.cache import Coding, capture_outcomes
+    from limbeck.teachers.codec import Sampled
+    from limbeck.teachers.rows import NumberedRows
 
-    teacher, student = load(setting.teacher), load(setting.student, train=True)
-    meter.loaded(student.model, teacher.model)
+    teacher = load(setting.teacher, dtype=torch.bfloat16 if half else torch.float32)
+    student = load(setting.student, train=True)
     store, _ = build_stores(
         str(folder / "train.jsonl"),
         student,
         folder / "tokens",
         eval_source=str(folder / "held_out.jsonl"),
     )
-    padded_steps = -(-store.documents // DOCUMENTS_PER_STEP)
     corpus, order = Rows(store, length=LENGTH), Rows(store, length=LENGTH)
+    if cached:
+        numbered = NumberedRows(corpus.rows_of, LENGTH, corpus.n_rows, 16)
+        coding = Coding(Sampled(teacher.vocab, 12), seed=0)
+        logits = capture_outcomes(teacher, numbered, folder / "logits", coding=coding, made_from={})
+    meter.loaded(student.model, teacher.model)
+    padded_steps = -(-store.documents // DOCUMENTS_PER_STEP)
     rows = max(1, round(corpus.n_rows / padded_steps))
     steps = round(corpus.n_rows / rows)
-    plan = Plan(steps=steps, rows=rows, lr=LEARNING_RATE, schedule="constant", weight_decay=0.0)
+    plan = Plan(steps=steps, rows=rows, lr=LEARNING_RATE, schedule="constant", weight_decay=0.0, bf16=half)
     (folder / "run").mkdir()
-    Run(folder / "run", "limbeck", student, teacher, corpus, ForwardKL(), plan, alone()).train()
+    told = logits if cached else teacher
+    Run(folder / "run", "limbeck", student, told, corpus, ForwardKL(), plan, alone()).train()
     tokens = [int((order.take(rows).document >= 0).sum()) for _ in range(steps)]
-    return Trained(student.model, teacher.model, tokens)
+    return Trained(student.model, _models(setting)[1], tokens)
 
 
-CONTENDERS = {"plain": plain, "packed": packed, "trl": trl, "limbeck": limbeck}
+CONTENDERS: dict[str, Callable[..., Trained]] = {
+    "plain": plain,
+    "packed": packed,
+    "trl": trl,
+    "limbeck": limbeck,
+    "cached": partial(limbeck, cached=True),
+}
 
 
-def run_one(name: str, folder: Path, setting: Setting) -> dict[str, float | int | str]:
+def run_one(name: str, folder: Path, setting: Setting, dtype: str) -> dict[str, float | int | str]:
     """Runs a contender in this process and measures it."""
-    if name == "limbeck":
+    if name in ("limbeck", "cached"):
         import limbeck  # noqa: F401  (as in any program of its users, before torch: it chooses huge pages)
     import torch
 
@@ -265,7 +287,8 @@ def run_one(name: str, folder: Path, setting: Setting) -> dict[str, float | int 
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
     meter = Meter()
-    trained = CONTENDERS[name](folder, setting, meter)
+    half = dtype == "auto" and name not in ("plain", "trl") and has_bfloat16()
+    trained = CONTENDERS[name](folder, setting, meter, half=half)
     peak, steps = meter.peak(), len(meter.ends)
     assert steps == len(trained.tokens), f"{name}: {steps} optimiser steps, {len(trained.tokens)} expected"
     rate = sum(trained.tokens[1:]) / meter.steady
@@ -273,6 +296,7 @@ def run_one(name: str, folder: Path, setting: Setting) -> dict[str, float | int 
     cross_entropy, divergence = held_out_nats(trained, encode(_texts(folder / "held_out.jsonl"), _tokenizer(setting)))
     return {
         "contender": name,
+        "format": "bfloat16" if half else "float32",
         "steps": steps,
         "tokens": sum(trained.tokens),
         "tokens_per_cpu_s": rate,
@@ -285,6 +309,13 @@ def run_one(name: str, folder: Path, setting: Setting) -> dict[str, float | int 
         "gemm_gflop_per_cpu_s": meter.gemm / 1e9,
         "floor_mflop_per_token": flops / 1e6,
     }
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor has units for products in bfloat16."""
+    import torch
+
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def floor_flops(trained: Trained, documents: list[list[int]]) -> float:
@@ -361,7 +392,7 @@ def _status_mib(key: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:"))
 
 
-def run_all(names: list[str], repeats: int, documents: int, setting: Setting) -> list[dict[str, Any]]:
+def run_all(names: list[str], repeats: int, documents: int, setting: Setting, dtype: str) -> list[dict[str, Any]]:
     """All contenders in turn, again and again, each in a process of its own."""
     results = []
     for repeat in range(repeats):
@@ -370,7 +401,7 @@ def run_all(names: list[str], repeats: int, documents: int, setting: Setting) ->
                 folder = Path(temporary)
                 write_texts(folder / "train.jsonl", setting.texts(setting.train, documents))
                 write_texts(folder / "held_out.jsonl", setting.texts(setting.held_out, 64))
-                command = [sys.executable, __file__, "--one", name, str(folder), str(setting.folder)]
+                command = [sys.executable, __file__, "--dtype", dtype, "--one", name, str(folder), str(setting.folder)]
                 done = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(f"{name} failed:\n{done.stderr[-4000:]}")
@@ -442,15 +473,21 @@ def main() -> None:
     parser.add_argument("--teacher-seconds", type=float, default=60.0, help="CPU seconds of training, the first time")
     parser.add_argument("--folder", type=Path, default=Path(__file__).resolve().parents[1] / ".bench" / "distil")
     parser.add_argument("--json", type=Path, help="where the results go; FOLDER/results.json if not given")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "auto"),
+        default="float32",
+        help="auto: limbeck and the packed loop in bfloat16 where the processor has units for it (default float32)",
+    )
     parser.add_argument("--one", nargs=3, metavar=("NAME", "RUN", "SETTING"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         name, folder, setting_folder = arguments.one
-        print(json.dumps(run_one(name, Path(folder), Setting(Path(setting_folder)))))
+        print(json.dumps(run_one(name, Path(folder), Setting(Path(setting_folder)), arguments.dtype)))
         return
     os.environ.update(ENVIRONMENT)
     setting = prepare(arguments.folder, seconds=arguments.teacher_seconds)
-    results = run_all(arguments.contenders, arguments.repeats, arguments.documents, setting)
+    results = run_all(arguments.contenders, arguments.repeats, arguments.documents, setting, arguments.dtype)
     path = arguments.json or arguments.folder / "results.json"
     path.write_text(json.dumps({**circumstances(setting, arguments.documents), "runs": results}, indent=1) + "\n")
     print(table(results))

@@ -137,12 +137,12 @@ def passing(model: LanguageModel, batch: Batch, dtype: torch.dtype) -> Callable[
     return forward
 
 
-def batch_of(vocab: int) -> Batch:
+def batch_of(vocab: int, rows: int = ROWS) -> Batch:
     """Rows of random tokens."""
-    tokens = torch.randint(vocab, (ROWS, LENGTH + 1), generator=torch.Generator().manual_seed(0))
-    position = torch.arange(LENGTH).expand(ROWS, LENGTH)
-    document = torch.arange(ROWS)[:, None].expand(ROWS, LENGTH)
-    return Batch(tokens[:, :-1], tokens[:, 1:], torch.ones(ROWS, LENGTH), position, document, torch.arange(ROWS))
+    tokens = torch.randint(vocab, (rows, LENGTH + 1), generator=torch.Generator().manual_seed(0))
+    position = torch.arange(LENGTH).expand(rows, LENGTH)
+    document = torch.arange(rows)[:, None].expand(rows, LENGTH)
+    return Batch(tokens[:, :-1], tokens[:, 1:], torch.ones(rows, LENGTH), position, document, torch.arange(rows))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from statistics import mean, median
 
+import goals
 import numpy as np
 from cells import Tables, spread, table, within
 from study_rows import CUT, HERE, REAL_MODEL, REAL_PAIR, read
@@ -177,6 +178,23 @@ def formats() -> str:
     return table("width | layers | parameters | training step, times as fast | forward pass, times as fast", lines)
 
 
+def int8() -> str:
+    """A teacher in each number format: speed beside float32, and what its logits lose."""
+    found, lines = read("performance/int8-teacher.json"), []
+    for name, spent in found["seconds"].items():
+        ratios = [a / b for a, b in zip(found["seconds"]["float32"], spent, strict=True)]
+        cells = [f"{found['timed_tokens'] / median(spent):,.0f}", spread(ratios, 2)]
+        lost = found["losses"].get(name)
+        cells += ["", "", ""] if lost is None else [within(lost["kl"], 4), within(lost["nats"], 4, sign="+")]
+        cells += [] if lost is None else [f"{100 * lost['agreement']:.1f} %"]
+        lines.append([name, *cells])
+    return table(
+        "format | tokens per CPU-second | times float32 | KL from float32, nats per token | nats per token above float32 | "
+        "same most probable token",
+        lines,
+    )
+
+
 def attention() -> str:
     """Attention inside documents beside fused attention: how many times as fast, and the error of both."""
     lines = []
@@ -297,6 +315,7 @@ def streamed() -> str:
 
 TABLES: Tables = {
     "performance.md": {
+        "goals": goals.table,
         "end-to-end": end_to_end,
         **({"real-pair": lambda: real_pair(read("performance/real-pair.json"))} if REAL_PAIR.exists() else {}),
         **({"real-model": real_model} if REAL_MODEL.exists() else {}),
@@ -305,6 +324,7 @@ TABLES: Tables = {
         "served": served,
         "recall": recall,
         "formats": formats,
+        **({"int8": int8} if (HERE / "performance" / "int8-teacher.json").exists() else {}),
         "attention": attention,
         "attention-losses": attention_losses,
         **({"cut": cut} if CUT.exists() else {}),

@@ -12,7 +12,12 @@ from limbeck.errors import BadFolder
 from limbeck.jobs.common import environment
 from limbeck.jobs.common.environment import environment_of
 from limbeck.jobs.common.folder import claim, signature_of, update
+from limbeck.objectives import ForwardKL
 from limbeck.report.card import model_card
+from limbeck.run.optim import adamw
+from limbeck.run.step import LossTerm, train_step
+from limbeck.run.world import alone
+from tests.helpers.models import batch, frozen, llama, tokenizer
 
 
 @pytest.fixture
@@ -107,3 +112,29 @@ def test_a_card_says_in_which_format_a_student_was_trained(bf16, how):
     run = {"teacher": {"name": "t"}, "student": {"parameters": 9, "dtype": "bfloat16"}, "plan": {"tokens": 100}}
     card = model_card(run | {"objective": "ForwardKL", "lineage": {}, "signature": {"bf16": bf16}}, [])
     assert f"It was trained {how} rounded to bfloat16 at the end" in card
+
+
+def trained(*, bf16: bool, steps: int = 20) -> tuple[torch.Tensor, list[float]]:
+    """The gradient of the first step, and the losses of all, of a student that learns from a teacher in the same format."""
+    words = tokenizer()
+    teacher, student = (llama(layers=layers, hidden=64, seed=layers, tok=words) for layers in (3, 2))
+    frozen(teacher).model.to(torch.bfloat16 if bf16 else torch.float32)
+    optimizer, objective, rows = adamw(student.model, [], weight_decay=0.0), ForwardKL(), batch(4, vocab=len(words))
+    for group in optimizer.param_groups:
+        group["lr"] = 3e-3
+    losses: list[float] = []
+    for _ in range(steps):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            losses.append(train_step(student, [LossTerm(rows, objective, teacher)], optimizer, mesh=alone()).loss)
+        if len(losses) == 1:
+            first = torch.cat([p.grad.flatten() for p in student.model.parameters() if p.grad is not None])
+    return first, losses
+
+
+def test_losses_in_mixed_precision_agree_with_those_of_float32():
+    """The guard of the default: the first gradient points the same way, and twenty losses are within half a percent."""
+    (exact, losses), (rounded, others) = (trained(bf16=bf16) for bf16 in (False, True))
+    assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) > 0.995
+    assert others == pytest.approx(losses, rel=5e-3)
+    assert others != losses  # it was in another format
+    assert losses[-1] < 0.7 * losses[0]

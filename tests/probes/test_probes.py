@@ -1,10 +1,13 @@
 """Probes: readings against float64 references, and the coverage of intervals."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from transformers import GenerationConfig, GPT2Config, LlamaConfig
 from limbeck.corpora import Rows, TokenStore, build_stores, train_tokenizer
 from limbeck.errors import BadCorpus, Mismatch
 from limbeck.generation.greedy import generate_greedy
+from limbeck.generation.local import decoded_completion, stop_tokens
 from limbeck.models.build import new_model
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
@@ -35,6 +39,7 @@ from limbeck.probes import (
 )
 from limbeck.probes.interval import _t
 from limbeck.probes.measurements import BINS
+from limbeck.teachers.remembered import RememberedTeacher
 from limbeck.types import Batch, Reading
 
 TEXTS = [f"Tom the {animal} ran {how} to the {place}, and then it slept for {n} hours." * 3
@@ -138,6 +143,16 @@ def test_weights_multiply_what_a_prediction_counts(student, store, batches):
     np.testing.assert_allclose(halved.nats, once.nats / 2, rtol=1e-6)
     np.testing.assert_allclose(halved.bins, once.bins / 2, rtol=1e-6)
     assert once.kl is None
+
+
+def test_a_teacher_that_remembers_its_outputs_gives_the_same_sums(student, teacher, batches, store):
+    remembered = RememberedTeacher(teacher)
+    for model, other in ((teacher, remembered), (student, remembered)):
+        expected = measure(model, teacher, batches, documents=store.documents)
+        found = measure(model, other, batches, documents=store.documents)
+        assert found.surprises == expected.surprises
+        for name, value in vars(expected).items():
+            assert np.array_equal(getattr(found, name), value), name
 
 
 def test_chunks_change_nothing(student, teacher, store, batches, monkeypatch):
@@ -360,7 +375,27 @@ def test_cost_counts_and_measures(tokenizer, tmp_path, tied):
         assert found["peak_memory"].value >= 4 * model.parameters_count
 
 
+@pytest.mark.parametrize(("seconds", "repeats"), [(0.001, 5), (0.06, 4), (0.1, 3), (3.0, 1)])
+def test_a_slow_model_is_timed_less_often(monkeypatch, teacher, seconds, repeats):
+    """By a clock that goes on by so many seconds a token, 8 of them a repeat: until 2 s, three times if that takes under 20 s."""
+    module = import_module("limbeck.probes.cost")
+    now = [0.0]
+
+    def generated(model, prompt):
+        while True:
+            now[0] += seconds
+            yield 0
+
+    monkeypatch.setattr(module, "REPEATS", 5)
+    monkeypatch.setattr(module, "generate_greedy", generated)
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    found = {reading.name: reading for reading in cost("teacher", teacher)}
+    assert found["decode"].n == found["prefill"].n == repeats
+    assert found["decode"].value == pytest.approx(1 / seconds)
+
+
 def test_samples_continue_the_same_beginnings(student, teacher, store, tokenizer):
+    new = import_module("limbeck.probes.samples").NEW
     rows = samples(student, teacher, store, count=2)
     assert len(rows) == 2
     for row in rows:
@@ -370,6 +405,10 @@ def test_samples_continue_the_same_beginnings(student, teacher, store, tokenizer
         )
         assert (row["prompt"] + row["text"]) == text[: len(row["prompt"] + row["text"])]
         assert row["student"] != row["teacher"]
+        prompt = store.slice(int(store.starts[document]), int(store.starts[document]) + 32).tolist()
+        tokens = itertools.islice(generate_greedy(student, prompt), new)  # one document by itself
+        until = list(itertools.takewhile(lambda token: token not in stop_tokens(student), tokens))
+        assert row["student"] == decoded_completion(tokenizer, prompt, until)
     assert "teacher" not in samples(student, None, store, count=1)[0]
 
 

@@ -22,7 +22,9 @@ from limbeck.models.parts import give_back
 from limbeck.types import Reading
 
 PROMPT, NEW, REPEATS = 192, 64, 5
-_SECONDS = 20.0  # after which no further repeat is begun
+_LEAST, _SECONDS = 3, 2.0  # repeats for a median; seconds after which no further one is begun
+_WARM = 8  # tokens
+_MOST_SECONDS = 20.0  # after which none is begun even for that
 
 
 def cost(model: str, language_model: LanguageModel, *, folder: Path | None = None) -> list[Reading]:
@@ -67,19 +69,19 @@ def _running(model: str, language_model: LanguageModel) -> list[Reading]:
 
 
 def _times(model: LanguageModel, tokens: list[int], new: int) -> Iterator[tuple[float, float]]:
-    """(seconds until the first token, seconds for the others) of each repeat after one for warm-up."""
+    """(seconds until the first token, seconds for the others) of each repeat after a short one for warm-up."""
     begin = time.perf_counter()
     for repeat in range(1 + REPEATS):
         start = time.perf_counter()
         writer = generate_greedy(model, tokens)
         next(writer)
         first = time.perf_counter()
-        for _ in islice(writer, new - 1):
+        for _ in islice(writer, new - 1 if repeat else min(new - 1, _WARM)):
             pass
         end = time.perf_counter()
         if repeat:
             yield first - start, end - first
-            if end - begin > _SECONDS:
+            if end - begin > (_SECONDS if repeat >= _LEAST else _MOST_SECONDS):
                 return
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice, takewhile
+from itertools import islice
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from limbeck.corpora.store import TokenStore
-from limbeck.generation.greedy import generate_greedy
-from limbeck.generation.local import decoded_completion, generate, stop_tokens
+from limbeck.generation.local import decoded_completion, generate
 from limbeck.models.language_model import LanguageModel
 
 PROMPT, NEW = 32, 64
@@ -30,22 +30,28 @@ def samples(
     new = min(NEW, context - PROMPT)
     if new < 8:
         return []
-    rows = []
-    for document in islice(_long_enough(store), count):
-        start, end = int(store.starts[document]), int(store.starts[document + 1])
-        prompt = store.slice(start, start + PROMPT).tolist()
-        truth = store.slice(start + PROMPT, min(end, start + PROMPT + new)).tolist()
-        row = {
-            "document": store.name_of(document),
-            "prompt": student.tokenizer.decode(prompt, skip_special_tokens=True),
-            "text": decoded_completion(student.tokenizer, prompt, truth),
-        }
-        uniforms = np.random.default_rng([0, document]).random((1, new))
-        for name, model in (("student", student), ("teacher", teacher)):
-            if model is not None:
-                row |= {name: _continuation(model, prompt, new), f"{name}_sampled": _sampled(model, prompt, uniforms)}
-        rows.append(row)
+    documents = list(islice(_long_enough(store), count))
+    prompts = [store.slice(start, start + PROMPT).tolist() for start in map(int, store.starts[documents])]
+    rows = [_row(store, student, document, prompt, new) for document, prompt in zip(documents, prompts, strict=True)]
+    uniforms = np.array([np.random.default_rng([0, document]).random(new) for document in documents])
+    for name, model in (("student", student), ("teacher", teacher)):
+        if model is not None and rows:
+            for suffix, temperature in (("", 0.0), ("_sampled", 1.0)):
+                texts = _continuations(model, prompts, uniforms, temperature)
+                for row, text in zip(rows, texts, strict=True):
+                    row[f"{name}{suffix}"] = text
     return rows
+
+
+def _row(store: TokenStore, student: LanguageModel, document: int, prompt: list[int], new: int) -> dict[str, Any]:
+    """The beginning of a document, and how it goes on."""
+    after = int(store.starts[document]) + PROMPT
+    truth = store.slice(after, min(int(store.starts[document + 1]), after + new)).tolist()
+    return {
+        "document": store.name_of(document),
+        "prompt": student.tokenizer.decode(prompt, skip_special_tokens=True),
+        "text": decoded_completion(student.tokenizer, prompt, truth),
+    }
 
 
 def _long_enough(store: TokenStore) -> Any:
@@ -53,17 +59,16 @@ def _long_enough(store: TokenStore) -> Any:
     return (document for document, length in enumerate(lengths) if length >= PROMPT + 8)
 
 
-def _continuation(model: LanguageModel, prompt: list[int], new: int) -> str:
+def _continuations(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    uniforms: Float[np.ndarray, "prompts new"],
+    temperature: float,
+) -> list[str]:
+    """What a model adds to all prompts, computed together."""
     with _evaluated(model):
-        stops = stop_tokens(model)
-        tokens = takewhile(lambda token: token not in stops, islice(generate_greedy(model, prompt), new))
-        return decoded_completion(model.tokenizer, prompt, list(tokens))
-
-
-def _sampled(model: LanguageModel, prompt: list[int], uniforms: np.ndarray) -> str:
-    with _evaluated(model):
-        (found,) = generate(model, [prompt], max_new_tokens=uniforms.shape[1], uniforms=uniforms)
-        return decoded_completion(model.tokenizer, prompt, found.tokens)
+        found = generate(model, prompts, max_new_tokens=uniforms.shape[1], temperature=temperature, uniforms=uniforms)
+    return [decoded_completion(model.tokenizer, p, one.tokens) for p, one in zip(prompts, found, strict=True)]
 
 
 @contextmanager

@@ -284,11 +284,11 @@ class Run:
         self._timed(optimizer, rows)
         first = self._timed(optimizer, rows)
         fitting = int(self.world.sum(seconds / 3 / first) / self.world.size)
-        rows = min(self.plan.rows, rows * max(1, fitting))
-        spent, steps = 0.0, 0
+        more = min(self.plan.rows, rows * max(1, fitting))
+        spent, steps = (first, 1) if more == rows else (0.0, 0)
         while steps == 0 or any(self.world.any(spent < seconds)):
-            spent, steps = spent + self._timed(optimizer, rows), steps + 1
-        return spent / steps * self.plan.rows / rows
+            spent, steps = spent + self._timed(optimizer, more), steps + 1
+        return spent / steps * self.plan.rows / more
 
     def _timed(self, optimizer: torch.optim.Optimizer, rows: int) -> float:
         start = time.perf_counter()

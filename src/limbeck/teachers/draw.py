@@ -36,8 +36,8 @@ def sample_outcomes(
     """
     top_log, top_ids = log_p.topk(k)
     top = top_log.double().exp()
-    # in float32 but for the sum, which must resolve the last of many small terms
-    reached = log_p.exp().scatter_(-1, top_ids, 0.0).cumsum(-1, dtype=torch.float64)
+    # in float32 but for the sum, which must resolve the last of many small terms; in place, since fresh memory costs more than it
+    reached = log_p.exp().scatter_(-1, top_ids, 0.0).double().cumsum_(-1)
     # mass beyond a head of 0, 1, ...: summed from the small end, since 1 - the head would be mostly rounding
     beyond = reached[:, -1:] + top.flip(-1).cumsum(-1).flip(-1)
     tau_of = beyond / torch.arange(k, 0, -1, device=top.device)

@@ -16,7 +16,7 @@ from limbeck.planning.cost.training import Cost
 from limbeck.report.words import duration, label, trainings
 from limbeck.run.log import peak_gib
 
-# Seconds of measurement for each kind of arm: _SHARE of its training, but at least _LEAST and at most _MOST.
+# Seconds of measurement for each kind of arm: _SHARE of its training, but at least _LEAST or one step, and at most _MOST.
 _LEAST, _MOST, _SHARE = 0.2, 20.0, 0.03
 
 
@@ -36,11 +36,10 @@ def estimate_time(arms: Sequence[Arm], cost: Cost, shared: Shared) -> TimeEstima
         longest = max((arm for arm in arms if _kind(arm) == name), key=lambda arm: arm.steps)
         run = shared.run(longest)
         step = run.measure(_LEAST)
-        total = (
-            world.sum(step) / world.size * longest.steps
-        )  # the same on all ranks, or they would take different numbers of steps
-        if _SHARE * total > _LEAST:
-            step = run.measure(min(_MOST, _SHARE * total))
+        mean = world.sum(step) / world.size  # the same on all ranks, or they would take different numbers of steps
+        wanted = min(_MOST, _SHARE * mean * longest.steps)
+        if wanted > max(_LEAST, mean):  # else the first measurement took as long
+            step = run.measure(wanted)
         step_seconds[name] = step
     seen = round(peak_gib(world.device) * 2**30)  # the process may already have used more, for the tokenizer
     return TimeEstimate(

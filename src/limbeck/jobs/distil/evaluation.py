@@ -44,6 +44,7 @@ from limbeck.report.trained import trained_in, used_note
 from limbeck.report.verdict import Verdict, too_few_documents, verdict
 from limbeck.report.vocabulary import vocabulary_note
 from limbeck.run.log import console
+from limbeck.teachers.remembered import RememberedTeacher
 from limbeck.types import Batch, Reading, ReadingRow, Teacher
 
 _CONTINUED = ("student", "student_sampled")  # in a row of samples
@@ -96,6 +97,8 @@ class Evaluation:
         self._recall = RecallEvaluation(measurements, train, self.held_out) if settings.mixers else None
         world = environment.world
         self._together = world.size > 1 and not isinstance(teacher, CrossTokenizerTeacher)
+        if self._reference is teacher.about and not self._together:  # all models are compared with it on the same rows
+            self._reference = RememberedTeacher(teacher.about)
         first = world.first
         self._tasks = TaskEvaluation(measurements, settings.tasks) if settings.tasks and first else None
         self._runs: dict[str, dict[int, Measurements]] = {}
@@ -264,7 +267,9 @@ class Evaluation:
             documents = text.store.documents
             ranks = world if self._together else None
             batches = text.batches(counted=self._counted, ranks=ranks or ALONE)
-            measured = measure(model, reference, batches, documents=documents, ranks=ranks)
+            known_teacher = self._reference if name == "teacher" else None
+            read = known_teacher if isinstance(known_teacher, RememberedTeacher) else model
+            measured = measure(read, reference, batches, documents=documents, ranks=ranks)
             if world.first:
                 _save(measured, file)
             if name != "teacher":
