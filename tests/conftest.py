@@ -29,6 +29,9 @@ torch.set_flush_denormal(True)
 # How fast a model writes is measured in every run, token by token: here by a few of them.
 _cost, _samples = (import_module(f"limbeck.probes.{name}") for name in ("cost", "samples"))
 _cost.REPEATS, _cost.PROMPT, _cost.NEW, _samples.NEW = 1, 24, 8, 8
+# How fast the machine is, and a step of a training, is measured in every run, by the clock: here as briefly as can be.
+import_module("limbeck.jobs.distil.estimate")._LEAST = 0.01
+import_module("limbeck.planning.cost.machine").measure_rates.__kwdefaults__["seconds"] = 0.01
 settings.register_profile(
     "limbeck", deadline=None, max_examples=25, suppress_health_check=list(HealthCheck), derandomize=True
 )
