@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.errors import Mismatch
+from limbeck.host import on_host, part_of, sent
 
 Dataclass = TypeVar("Dataclass", bound="Batch | ModelInputs")
 
@@ -63,12 +64,22 @@ class Batch:
     student_inputs: ModelInputs | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        return mapped(self, lambda tensor: tensor.to(device))
+        """The same batch on another device. What is sent from the host is also kept there (`limbeck.host`)."""
+        return mapped(self, lambda tensor: sent(tensor, device))
 
     def rows(self, part: slice | Tensor) -> Batch:
         """Some rows of this batch, by a slice or by their indices (rows,)."""
-        return mapped(self, lambda tensor: tensor[part])
+        return mapped(self, lambda tensor: part_of(tensor, part))
+
+    @property
+    def total(self) -> float:
+        """Summed weight of the predictions."""
+        return float(on_host(self.weight).sum())
+
+    @property
+    def counted(self) -> Int[Tensor, " n"]:
+        """The flat positions whose prediction has a weight."""
+        return sent(on_host(self.weight).flatten().nonzero().squeeze(-1), self.weight.device)
 
     @property
     def inputs(self) -> ModelInputs:
@@ -255,11 +266,15 @@ class Sparse:
             return torch.ones_like(self.weight[:, 0], dtype=torch.bool)
         return self.rest.isfinite() | (self.weight > 0).any(-1)
 
-    def require_known(self) -> None:
-        """Raises Mismatch if a position has no target."""
-        if missing := int((~self.known).sum()):
+    def require_known(self, positions: Int[Tensor, " m"] | None = None) -> None:
+        """Raises Mismatch if one of some positions, or of all, has no target."""
+        if self.rest is None:
+            return
+        known = replace(self, rest=on_host(self.rest), weight=on_host(self.weight)).known
+        known = known if positions is None else known[on_host(positions)]
+        if missing := int((~known).sum()):
             raise Mismatch(
-                f"{missing:,} of {len(self.ids):,} positions of weight > 0 have no teacher target: give those weight 0 "
+                f"{missing:,} of {len(known):,} positions of weight > 0 have no teacher target: give those weight 0 "
                 "first, with batch = cache.masked(batch)"
             )
 
@@ -270,8 +285,8 @@ class Sparse:
 
     def to(self, device: torch.device | str) -> Sparse:
         """The same signal on another device."""
-        rest = None if self.rest is None else self.rest.to(device)
-        return Sparse(self.ids.to(device), self.log_p.to(device), self.weight.to(device), self.vocab, rest)
+        rest = None if self.rest is None else sent(self.rest, device)
+        return Sparse(sent(self.ids, device), sent(self.log_p, device), sent(self.weight, device), self.vocab, rest)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def test_attention_and_gradients_are_those_under_a_mask(groups):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", sorted(inside.FAMILIES))
+@pytest.mark.parametrize("family", sorted(inside.FAMILIES - {"gemma3_text", "gpt_oss"}))
 def test_a_packed_row_has_the_hidden_states_and_gradients_under_a_mask(family):
     config = config_of(family)
     assert attention_of(config) == inside.NAME
@@ -127,17 +127,59 @@ def test_outside_packed_it_is_sdpa_with_padding_and_with_a_cache():
     assert torch.equal(found[0][1], found[1][1])
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"family": "mistral", "sliding_window": 4},
-        {"family": "qwen2", "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
-        {"family": "gemma2"},
-        {"family": "gemma3_text", "sliding_window": 4},
-    ],
-)
-def test_windows_and_capped_scores_keep_their_masks(changes):
-    assert attention_of(config_of(**changes)) != inside.NAME
+WINDOWED = [
+    {"family": "mistral", "sliding_window": 3},
+    {"family": "qwen2", "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
+    {"family": "gemma3_text", "sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]},
+]
+
+
+@pytest.mark.parametrize("changes", WINDOWED)
+def test_windows_are_kept_inside_documents(changes):
+    config = config_of(**changes)
+    assert attention_of(config) == inside.NAME
+    torch.manual_seed(0)
+    model = build(config, dtype=torch.float64)
+    tokens, results = torch.randint(31, POSITION.shape), []
+    for name in (inside.NAME, "sdpa"):
+        model.set_attn_implementation(name)
+        model.zero_grad()
+        with inside.packed(POSITION):
+            hidden = model.base_model(input_ids=tokens, position_ids=POSITION, use_cache=False).last_hidden_state
+        hidden.square().mean().backward()
+        results.append([hidden.detach(), *(p.grad for p in model.base_model.parameters() if p.grad is not None)])
+    for mine, reference in zip(*results, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
+
+
+def test_capped_scores_keep_their_masks():
+    assert attention_of(config_of("gemma2")) != inside.NAME
+
+
+def test_sinks_take_their_share_of_each_document_alone():
+    config = config_of(
+        "gpt_oss",
+        sliding_window=3,
+        layer_types=["sliding_attention", "full_attention"],
+        num_local_experts=2,
+        num_experts_per_tok=1,
+    )
+    assert attention_of(config) == inside.NAME
+    torch.manual_seed(0)
+    model = build(config)  # experts compute in no wider format
+    for layer in model.base_model.layers:
+        torch.nn.init.normal_(layer.self_attn.sinks)
+    tokens, position = torch.randint(31, (1, 12)), torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 6]])
+    with torch.no_grad():
+        with inside.packed(position):
+            packed = model.base_model(input_ids=tokens, position_ids=position, use_cache=False).last_hidden_state
+        model.set_attn_implementation("eager")
+        for start, stop in ((0, 5), (5, 12)):
+            alone = model.base_model(input_ids=tokens[:, start:stop], use_cache=False).last_hidden_state
+            torch.testing.assert_close(packed[:, start:stop], alone, rtol=1e-4, atol=1e-5)
+        whole = model(tokens).logits
+        model.set_attn_implementation(inside.NAME)  # outside packed it is causal attention with sinks
+        torch.testing.assert_close(model(tokens).logits, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_a_saved_model_does_not_name_the_attention(tmp_path):

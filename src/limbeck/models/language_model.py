@@ -22,7 +22,8 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from limbeck.errors import BadModel, Mismatch
-from limbeck.models.inside import packed
+from limbeck.host import queues
+from limbeck.models.inside import NAME, packed
 from limbeck.models.rope import choose_by_document
 from limbeck.models.unpacked import one_document_a_row
 from limbeck.models.vocabulary import any_text_reaches, ids_of, without_row
@@ -95,9 +96,12 @@ class LanguageModel:
 
     def _hidden_states(self, tokens: Int[Tensor, "B T"], position: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         # No attention mask on purpose: only then does Transformers look for restarts in the positions.
-        with packed(position):
+        with packed(position) as known:
+            arguments = self.forward_arguments(tokens, position)
+            if queues(position.device) and self.config._attn_implementation == NAME:
+                arguments["attention_mask"] = known  # so that it neither looks nor waits
             decode = getattr(self.model, SHARDED, self.decoder)
-            hidden: Tensor = decode(**self.forward_arguments(tokens, position)).last_hidden_state
+            hidden: Tensor = decode(**arguments).last_hidden_state
         return hidden
 
     @property

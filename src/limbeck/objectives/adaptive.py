@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck import divergence
+from limbeck.host import queues
 from limbeck.objectives.base import Pair, in_range, objective
 from limbeck.objectives.basic import Divergence
 from limbeck.types import Chunk
@@ -57,8 +58,11 @@ class AdaptiveKL(Divergence):
 def least_of_head(p: Float[Tensor, "n V"], mu: float) -> Float[Tensor, " n"]:
     """The smallest probability in the head of each row.
 
-    Sorting a row takes ten times as long as this; only rows with a long head are sorted.
+    Sorting a row takes ten times as long as this; only rows with a long head are sorted. Where the host would wait to learn which
+    those are, all are.
     """
+    if queues(p.device):
+        return _least_by_sorting(p, mu)
     candidates = _largest_groups(p)
     largest = candidates.topk(min(_FIRST, candidates.shape[1])).values
     least, found = _last_within(largest, mu)

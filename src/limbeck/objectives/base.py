@@ -43,6 +43,8 @@ class Objective(torch.nn.Module, ABC):
     largest: int = 0  # with another tokenizer: how many of the teacher's largest probabilities it compares; 0: chunks
     merge: float = 0.0  # chunks end where the teacher's mass on a new word exceeds this; 0: at all common boundaries
     source: str | None = None  # file or module of a user's class, as `parse` reads it
+    _limits = False  # whether a closed form has met its limits
+    _settled = False  # whether it is taken for granted that none meets them
 
     @abstractmethod
     def forward(self, logits: Float[Tensor, "n V"], signal: Signal | None, chunk: Chunk) -> Float[Tensor, " n"]:
@@ -103,8 +105,31 @@ class Objective(torch.nn.Module, ABC):
             f"{self}: expected a method of_largest, since the class sets largest to {self.largest}: write one"
         )
 
+    def settle(self) -> None:
+        """Called after a step on a device that computes in the background, where looking at each block would wait for it.
+
+        From then on closed forms of which none has met a value that is not finite are no longer looked at. If one does later, the
+        loss of its step is not finite, which a step always looks at.
+        """
+        for part in self.modules():
+            if isinstance(part, Objective):
+                part._settled = not part._limits
+
+    def within_limits(self, nats: Float[Tensor, " n"]) -> bool:
+        """Whether the nats of a closed form are finite, so that it holds."""
+        if self._settled:
+            return True
+        finite = math.isfinite(float(nats.detach().sum()))
+        self._limits |= not finite
+        return finite
+
     def begin(self, steps: int) -> None:
         """Called before the first step of a training of ``steps`` steps. Sets schedules to their start."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether `advance` does anything, so that a step must be finished before the next one."""
+        return type(self).advance is not Objective.advance
 
     def advance(self, loss: float) -> None:
         """Called after each optimiser step with its mean loss in nats, the same on every rank. Schedules advance here only.
@@ -208,7 +233,7 @@ class ClosedForm(Objective):
     def of_pair(self, pair: Pair, chunk: Chunk) -> tuple[Tensor, Tensor]:
         """`value_and_gradient`, (n,) and (n, V), from distributions that other terms of a sum may share."""
         nats, gradient = self.closed_form(pair, chunk)
-        if not math.isfinite(float(nats.detach().sum())):
+        if not self.within_limits(nats):
             # Logits of -inf, or an infinite divergence: `forward` handles the limits.
             return Objective.value_and_gradient(self, pair.logits, pair.signal, chunk)
         if self.temperature == 1.0:
@@ -258,6 +283,11 @@ class Sum(Objective):
         """Calls `begin` of every term."""
         for _, term in self:
             term.begin(steps)
+
+    @property
+    def follows(self) -> bool:
+        """Whether a term follows the loss; that is for each to say."""
+        return False
 
     def advance(self, loss: float) -> None:
         """Calls `advance` of every term with the loss of the whole sum."""

@@ -85,7 +85,7 @@ class CTKD(Objective):
         covariance = weighted.mul_(log_ratio).sum(-1)
         gradient = q.sub_(p)
         kl = log_ratio.mul_(p).sum(-1) + gradient.sum(-1)
-        if not math.isfinite(float(kl.sum())):
+        if not self.within_limits(kl):
             return super().value_and_gradient(logits, signal, chunk)
         slope = fixed * (2 * kl - log_q.mul_(gradient).sum(-1) - covariance)
         with torch.enable_grad():

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from limbeck.errors import Mismatch
-from limbeck.models.mixers.precision import exact
+from limbeck.host import on_host, part_of, sent
+from limbeck.models.mixers.precision import exact, full_products
 from limbeck.objectives import chunks, outcomes
 from limbeck.objectives.base import Objective, terms_of
 from limbeck.objectives.chunks import Slopes
@@ -49,7 +53,7 @@ def fused_backward(
     signal: Outputs | Sparse | ChunkTargets | None,
     batch: Batch,
     *,
-    scale: float,
+    scale: float | Tensor,
     sizes: Sizes | Literal["auto"] = "auto",
 ) -> Float[Tensor, ""]:
     """Computes scale x the sum of weight x nats over the batch, in float64, and adds its gradients to all parameters.
@@ -62,7 +66,7 @@ def fused_backward(
     cannot be computed from this signal.
     """
     flat = batch.flat()
-    positions = flat.weight.nonzero().squeeze(-1)
+    positions = batch.counted
     factor = flat.weight[positions] * scale
     total = torch.zeros((), dtype=torch.float64, device=factor.device)
     if len(positions) == 0:
@@ -85,7 +89,8 @@ def fused_backward(
                 values.append(nats.detach())
                 student.raw[rows] = student.gradient(gradient, logits)
             total += torch.cat(values).double() @ factor[part].double()
-            back.add(here, student, factor[part])
+            with full_products():
+                back.add(here, student, factor[part])
         if outputs.extra is not None:
             total += back.penalty(outputs.extra, positions, factor)
     back.finish()
@@ -103,7 +108,7 @@ def fused_nats(
 ) -> Float[Tensor, "B T"]:
     """Nats of every position of weight > 0, 0 elsewhere, without ``outputs.extra``. No gradients; schedules stay."""
     nats = torch.zeros(batch.weight.numel(), device=batch.weight.device)
-    positions = batch.flat().weight.nonzero().squeeze(-1)
+    positions = batch.counted
     sloped = _sloped(objective, outputs, signal, batch, sizes)
     for part, logits, teacher_signal, chunk in walk(outputs, sloped, batch, positions=positions, sizes=sizes):
         with exact(outputs.hidden):
@@ -137,6 +142,30 @@ def walk(
             here = positions[which]
             target = None if teacher is None else teacher.signal(rows)
             yield which, student.logits(rows), target, flat.part(here)
+
+
+_FORMATS: ContextVar[WeakTensorKeyDictionary | None] = ContextVar("formats", default=None)
+
+
+@contextmanager
+def fixed_weights() -> Iterator[None]:
+    """While it is open no weight changes: a head in another number format is computed once for all calls."""
+    token = _FORMATS.set(WeakTensorKeyDictionary())
+    try:
+        yield
+    finally:
+        _FORMATS.reset(token)
+
+
+def _in_format(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A head's weight in a number format, without a graph."""
+    known = _FORMATS.get()
+    if weight.dtype == dtype or known is None:
+        return weight.detach().to(dtype)
+    if weight not in known or known[weight].dtype != dtype:
+        known[weight] = weight.detach().to(dtype)
+    found: Tensor = known[weight]
+    return found
 
 
 def release() -> None:
@@ -183,7 +212,7 @@ def _sloped(
     exact = torch.promote_types(outputs.hidden.dtype, torch.float32)
     log_q = torch.zeros(flat.weight.shape, dtype=exact, device=flat.weight.device)
     if chunks.of_chunks(terms):
-        positions = (signal.chunk >= 0).nonzero().squeeze(-1)
+        positions = sent((on_host(signal.chunk) >= 0).nonzero().squeeze(-1), signal.chunk.device)
         for part, logits, _, chunk in walk(outputs, None, batch, positions=positions, sizes=sizes):
             log_q[positions[part]] = logits.log_softmax(-1).gather(-1, chunk.targets[:, None]).squeeze(-1).to(exact)
     return chunks.slopes(terms, signal, log_q, flat.weight)
@@ -199,9 +228,9 @@ class _Stored:
 
     def multiply(self, positions: Tensor) -> None:
         """Selects some positions. Raises Mismatch if one has no target."""
+        if isinstance(self.stored, Sparse):
+            self.stored.require_known(positions)
         self.chosen = self.stored.part(positions)
-        if isinstance(self.chosen, Sparse):
-            self.chosen.require_known()
 
     def signal(self, rows: slice) -> Sparse | Slopes:
         """The signal at some of the selected positions."""
@@ -217,7 +246,7 @@ class _Side:
         device = self.hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.hidden.dtype
         self.dtype = dtype
-        self.weight = outputs.head.weight.detach()[: outputs.vocab].to(dtype)
+        self.weight = _in_format(outputs.head.weight, dtype)[: outputs.vocab]
         self.bias = None if outputs.head.bias is None else outputs.head.bias.detach()[: outputs.vocab]
         self.buffer = _borrow(rows * len(self.weight), dtype, self.hidden.device)
         self.rows = rows
@@ -226,7 +255,8 @@ class _Side:
         """Fills `raw`, (n, V), with the products of some positions."""
         self.chosen = self.hidden[positions].to(self.dtype)
         self.raw = self.buffer[: len(positions) * len(self.weight)].view(len(positions), len(self.weight))
-        torch.mm(self.chosen, self.weight.t(), out=self.raw)
+        with full_products():
+            torch.mm(self.chosen, self.weight.t(), out=self.raw)
 
     def logits(self, rows: slice) -> Tensor:
         """Logits from some products (bias, scale, soft cap), at least in float32. Overwrites the products if it can."""
@@ -343,7 +373,7 @@ def _products(
     try:
         for part in _parts(len(positions), student.rows):
             for side in sides:
-                side.multiply(positions[part])
+                side.multiply(part_of(positions, part))
             yield part, student, teacher
     finally:
         buffers = [side.buffer for side in sides if side.buffer is not None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+from limbeck.host import on_host
 from limbeck.run.run import Run, signals
 from limbeck.types import Batch, Outputs, Sparse, Teacher
 
@@ -23,7 +24,7 @@ class CachedTeacher:
 
     def __call__(self, batch: Batch) -> Outputs | Sparse:
         """The teacher's outputs for these rows, computed or from this step's cache."""
-        key = batch.row.cpu().numpy().tobytes()
+        key = on_host(batch.row).numpy().tobytes()
         if key not in self._outputs:
             self._outputs[key] = self._teacher(batch)
         return self._outputs[key]

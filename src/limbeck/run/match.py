@@ -96,12 +96,12 @@ class Match:
         mesh.sum_gradients(trained)
         shares = [mesh.sum(float(a)) / max(mesh.sum(float(b)), 1e-30) for a, b in zip(wrong, wanted, strict=True)]
         loss = sum(shares) / len(shares)
-        norm = mesh.clip([p.grad for p in trained if p.grad is not None], math.inf)
+        norm = float(mesh.clip([p.grad for p in trained if p.grad is not None], math.inf))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             clear()
             raise NonFiniteLoss(f"loss {loss} {UNIT}, gradient norm {norm}")
         optimizer.step()
-        return Step(loss=loss, tokens=real, grad_norm=norm)
+        return Step(real, torch.tensor([loss, norm], dtype=torch.float64), UNIT)
 
     def _errors(
         self, student: LimbeckForCausalLM, batch: Batch

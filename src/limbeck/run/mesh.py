@@ -34,6 +34,9 @@ class Mesh(Protocol):
     def sum(self, value: float) -> float:
         """The value summed over the ranks, the same bits on each."""
 
+    def sum_tensor(self, value: Tensor) -> Tensor:
+        """A number on the device summed over the ranks, the same bits on each, without waiting for it."""
+
     def any(self, *flags: bool) -> list[bool]:
         """For each flag whether it is set on any rank."""
 
@@ -49,8 +52,8 @@ class Mesh(Protocol):
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replaces each gradient by its sum over the ranks."""
 
-    def clip(self, gradients: list[Tensor], max_norm: float) -> float:
-        """Scales gradients down to a joint norm of at most ``max_norm``; gives the norm before."""
+    def clip(self, gradients: list[Tensor], max_norm: float) -> Tensor:
+        """Scales gradients down to a joint norm of at most ``max_norm``; gives the norm before, on their device."""
 
     def load(self, name: str | Path, *, dtype: torch.dtype = torch.float32, train: bool = False) -> LanguageModel:
         """A model from a folder or hub id, where it computes; frozen unless ``train``."""

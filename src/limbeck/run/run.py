@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -27,6 +28,7 @@ from limbeck.planning.checks.pair import PlannedRun
 from limbeck.planning.cost.fitting import Checkpointing
 from limbeck.planning.cost.memory import Format, Optimizer
 from limbeck.run.average import Averaging, WeightAverage
+from limbeck.run.behind import Behind, Done
 from limbeck.run.log import Metrics, console, peak_rss_gib, progress
 from limbeck.run.mesh import Mesh
 from limbeck.run.micro import MicroBatch, micro_batches, micro_rows
@@ -159,6 +161,16 @@ class Run:
         ):
             if step == 0:
                 self._select(watched(0, 0), 0, average)
+
+            def read(done: Done, rate: float) -> None:
+                if metrics:
+                    row = _row(done.step, done.tokens, done.report, done.lr, rate, unit=self.unit)
+                    metrics.add(row)
+                    track(done.step, of_row(row, "train"))
+                if reporter:
+                    reporter.step(done.step, done.report.loss, rate)
+
+            behind = Behind(read, lambda done: self._explained(done.step, self.plan.rows, done.position))
             yield step
             saved = time.monotonic()
             while step < self.plan.steps and not selection.over:
@@ -166,20 +178,15 @@ class Run:
                 lr = self._set_learning_rate(optimizer, step)
                 report = self._step(step, optimizer, self.plan.rows)
                 step, tokens = step + 1, tokens + int(report.tokens)
-                rate = report.tokens / (time.perf_counter() - start)
                 if average:
                     average.update(step)
-                if metrics:
-                    row = _row(step, tokens, report, lr, rate, unit=self.unit)
-                    metrics.add(row)
-                    track(step, of_row(row, "train"))
-                if reporter:
-                    reporter.step(step, report.loss, rate)
+                behind.add(Done(step, tokens, report, lr, start, self.corpus.state_dict()))
                 self._select(watched(step, tokens), step, average)
                 late = self.world.first and time.monotonic() - saved > 60 * self.plan.save_minutes
                 stop, due = self.world.any(bool(caught), late)
                 last = step == self.plan.steps or selection.over
                 if stop or due or step % self.plan.save_every == 0 or last:
+                    behind.finish()
                     self._save(step, tokens, train_state)
                     saved = time.monotonic()
                 yield step
@@ -292,7 +299,9 @@ class Run:
 
     def _timed(self, optimizer: torch.optim.Optimizer, rows: int) -> float:
         start = time.perf_counter()
-        self._step(0, optimizer, rows)
+        report = self._step(0, optimizer, rows)
+        with self._explained(1, rows):
+            _ = report.loss  # waits for the device
         return time.perf_counter() - start
 
     def _spare(self) -> bool:
@@ -391,23 +400,34 @@ class Run:
             LossTerm(b, self.objective, self.teacher) for b in micro_batches(rows, self.world.device, self._micro.rows)
         ]
         before = self._micro.rows
-        try:
-            with meeting(), torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self.plan.bf16):
-                found = self.update(
-                    *(self.student, terms, optimizer), mesh=self.world, max_norm=self.plan.max_norm, micro=self._micro
-                )
-        except NonFiniteLoss as error:
-            raise NonFiniteLoss(
-                f"{self.label}: {error} at step {step + 1} of {self.plan.steps}. The weights were not updated. "
-                f"The step's documents: {_first(self.corpus.documents(count))}. The last checkpoint is "
-                f"{_last(self.folder)}. Check these documents, or lower --lr, and start again in another --out."
-            ) from error
+        with (
+            self._explained(step + 1, count),
+            meeting(),
+            torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=self.plan.bf16),
+        ):
+            found = self.update(
+                *(self.student, terms, optimizer), mesh=self.world, max_norm=self.plan.max_norm, micro=self._micro
+            )
         if self._micro.rows < before:
             console.print(
                 f"note: memory ran out with {before} sequences at once; from here on it is {self._micro.rows}, which changes "
                 "results by rounding only"
             )
         return found
+
+    @contextmanager
+    def _explained(self, step: int, count: int, position: dict[str, Any] | None = None) -> Iterator[None]:
+        """Says of a NonFiniteLoss which step it is, and its documents: the last ``count`` rows at a position of the corpus."""
+        try:
+            yield
+        except NonFiniteLoss as error:
+            if position is not None:
+                self.corpus.load_state_dict(position)
+            raise NonFiniteLoss(
+                f"{self.label}: {error} at step {step} of {self.plan.steps}. The weights were not updated. "
+                f"The step's documents: {_first(self.corpus.documents(count))}. The last checkpoint is "
+                f"{_last(self.folder)}. Check these documents, or lower --lr, and start again in another --out."
+            ) from error
 
 
 def _set_format(model: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.sharding import begin, gathered, load_sharded, shard
-from limbeck.run.world import World
+from limbeck.run.world import World, scale_down
 from limbeck.types import Batch, CausalLM, Outputs
 
 REPLICATE, SHARD = "replicate", "shard"
@@ -100,17 +99,15 @@ class Sharded(World):
         """Sums the gradients of parameters that are not sharded; those of the others were summed in the backward pass."""
         super().sum_gradients(p for p in parameters if not isinstance(p, DTensor))
 
-    def clip(self, gradients: list[Tensor], max_norm: float) -> float:
+    def clip(self, gradients: list[Tensor], max_norm: float) -> Tensor:
         """Scales gradients, the same on every rank, down to a joint norm of at most ``max_norm``; gives the norm before."""
         kinds = [[g for g in gradients if isinstance(g, DTensor) is sharded] for sharded in (True, False)]
-        norm = math.hypot(*(_norm(kind) for kind in kinds if kind))
-        if norm > max_norm:
-            for kind in filter(None, kinds):
-                torch._foreach_mul_(kind, max_norm / norm)
+        norm = torch.stack([_norm(kind) for kind in kinds if kind]).square().sum().sqrt()
+        scale_down([g.to_local() if isinstance(g, DTensor) else g for g in gradients], norm, max_norm)
         return norm
 
 
-def _norm(gradients: list[Tensor]) -> float:
-    """The joint norm; that of sharded gradients is a `DTensor`, of which ``float`` would give the local part."""
+def _norm(gradients: list[Tensor]) -> Tensor:
+    """The joint norm in float64; that of sharded gradients is a `DTensor`, of which ``float`` would give the local part."""
     norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    return (norm.full_tensor() if isinstance(norm, DTensor) else norm).double()

@@ -4,20 +4,28 @@ An objective gives a loss per predicted token. Weight x loss is summed over all 
 divided once, by the total weight. So the step does not depend on how rows are split into micro-batches or ranks, and a masked
 token counts exactly 0. Each micro-batch may have its own objective and teacher, such as cross-entropy for replayed text or a
 teacher for each domain; most trainings have one of each.
+
+On a device that computes in the background a step only queues its work. The device itself leaves out an update that is not
+finite, and the host reads loss and norm when it likes. It waits before the update where the objective follows its loss, or the
+optimiser cannot leave out an update.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property, reduce
 
 import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from limbeck.errors import NonFiniteLoss, NothingToLearn
+from limbeck.host import on_host, queues
 from limbeck.objectives.base import Objective
-from limbeck.objectives.fused import fused_backward
+from limbeck.objectives.fused import fixed_weights, fused_backward
 from limbeck.run.mesh import Mesh
 from limbeck.run.micro import MicroBatch
 from limbeck.types import Batch, CausalLM, ChunkTargets, ChunkTeacher, Outputs, Sparse, Teacher
@@ -25,11 +33,32 @@ from limbeck.types import Batch, CausalLM, ChunkTargets, ChunkTeacher, Outputs, 
 
 @dataclass(frozen=True)
 class Step:
-    """The result of one optimiser step: mean loss (nats per token), total weight of its tokens, gradient norm before clipping."""
+    """The result of one optimiser step: `loss`, `grad_norm`, and the total weight of its ``tokens``.
 
-    loss: float
+    ``numbers`` are loss and norm where they were computed. Where that is a device that computes in the background, reading them
+    waits for it. Either raises NonFiniteLoss if one is not finite; then the step has updated nothing. ``unit``: that of the loss.
+    """
+
     tokens: float
-    grad_norm: float
+    numbers: Float64[Tensor, "2"]
+    unit: str = "nats"
+
+    @property
+    def loss(self) -> float:
+        """The mean loss, in the unit per token."""
+        return self._read[0]
+
+    @property
+    def grad_norm(self) -> float:
+        """The norm of the gradient before clipping."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[float, float]:
+        loss, norm = self.numbers.tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NonFiniteLoss(f"loss {loss} {self.unit}, gradient norm {norm}")
+        return loss, norm
 
 
 @dataclass(frozen=True)
@@ -43,7 +72,7 @@ class LossTerm:
     @property
     def weight(self) -> float:
         """Summed weight of the tokens."""
-        return float(self.batch.weight.sum())
+        return self.batch.total
 
     def signal(self) -> Outputs | Sparse | ChunkTargets | None:
         """The teacher's targets, without a graph; None if the objective needs no teacher."""
@@ -70,9 +99,10 @@ def train_step(
     ``micro``: how many rows are computed at once, None for those of the terms; fewer where memory runs out.
     An objective advances by the mean loss of its own tokens. Raises NothingToLearn when no token of any rank has weight,
     NonFiniteLoss *before* the update when the loss or the gradient is not finite, so that weights and optimiser are
-    unchanged; OutOfMemory if a single row is too much; Mismatch and BadObjective as `objectives.fused_backward`.
+    unchanged; on a device that computes in the background the result may raise it instead, when it is read. Raises OutOfMemory if
+    a single row is too much; Mismatch and BadObjective as `objectives.fused_backward`.
     """
-    total = mesh.sum(float(sum(term.batch.weight.sum() for term in terms)))
+    total = mesh.sum(float(sum(on_host(term.batch.weight).sum() for term in terms)))
     if total == 0:
         raise NothingToLearn(
             f"expected tokens with weight > 0 in every step, got {len(terms)} micro-batches without one: chat data need "
@@ -83,7 +113,7 @@ def train_step(
     def clear() -> None:
         optimizer.zero_grad(set_to_none=True)
 
-    def gradients(parts: list[LossTerm]) -> list[tuple[LossTerm, float]]:
+    def gradients(parts: list[LossTerm]) -> list[tuple[LossTerm, Tensor]]:
         """Adds the gradients of all parts; gives each with its share of the loss."""
         losses = []
         for number, term in enumerate(parts, 1):
@@ -92,32 +122,61 @@ def train_step(
             outputs = student(term.batch.for_student())
             if not term.weight:
                 mesh.idle(outputs)
-            losses.append(float(fused_backward(term.objective, outputs, signal, term.batch, scale=1 / total)))
+            losses.append(fused_backward(term.objective, outputs, signal, term.batch, scale=1 / total))
         return list(zip(parts, losses, strict=True))
 
     clear()
-    with weights():
+    with weights(), fixed_weights():
         computed = micro.fitted(terms, gradients, clear)
-    loss = mesh.sum(sum(part for _, part in computed))
+    loss = mesh.sum_tensor(reduce(torch.add, [part for _, part in computed]))
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     mesh.sum_gradients(trained)
     norm = mesh.clip([p.grad for p in trained if p.grad is not None], max_norm)
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        clear()
-        raise NonFiniteLoss(f"loss {loss} nats, gradient norm {norm}")
-    optimizer.step()
-    _advance(computed, loss, total, mesh)
-    return Step(loss=loss, tokens=total, grad_norm=norm)
-
-
-def _advance(computed: Sequence[tuple[LossTerm, float]], loss: float, total: float, mesh: Mesh) -> None:
-    """Advances each objective by the mean loss of its own tokens; a single objective by the loss of the step."""
+    step = Step(total, torch.stack([loss, norm.to(loss)]))
     objectives = {id(term.objective): term.objective for term, _ in computed}
+    if queues(loss.device):
+        for objective in objectives.values():
+            objective.settle()
+        if not (mesh.sharded or _follow(objectives.values())) and _leaves_out(optimizer, step):
+            optimizer.step()
+            return step
+    try:
+        mean = step.loss
+    except NonFiniteLoss:
+        clear()
+        raise
+    optimizer.step()
+    _advance(computed, objectives, mean, total, mesh)
+    return step
+
+
+def _follow(objectives: Iterable[Objective]) -> bool:
+    """Whether one of the objectives changes with the loss or the number of steps."""
+    parts = (part for objective in objectives for part in objective.modules())
+    return any(isinstance(part, Objective) and part.follows for part in parts)
+
+
+def _leaves_out(optimizer: torch.optim.Optimizer, step: Step) -> bool:
+    """Makes the optimiser's next update one that the device leaves out unless the step is finite; False if it cannot."""
+    if not (type(optimizer) is torch.optim.AdamW and optimizer.defaults["fused"]):
+        return False
+    vars(optimizer).update(found_inf=(~step.numbers.isfinite().all()).float(), grad_scale=None)
+    return True
+
+
+def _advance(
+    computed: Sequence[tuple[LossTerm, Tensor]],
+    objectives: Mapping[int, Objective],
+    loss: float,
+    total: float,
+    mesh: Mesh,
+) -> None:
+    """Advances each objective by the mean loss of its own tokens; a single objective by the loss of the step."""
     if len(objectives) == 1:
         computed[0][0].objective.advance(loss)
         return
     for key, objective in objectives.items():
-        own = [(term.weight, part) for term, part in computed if id(term.objective) == key]
+        own = [(term.weight, float(part)) for term, part in computed if id(term.objective) == key]
         weight = mesh.sum(sum(weight for weight, _ in own))
         if weight:
             objective.advance(mesh.sum(sum(part for _, part in own)) * total / weight)

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from limbeck.errors import OtherRankStopped
+from limbeck.host import queues
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
 from limbeck.types import Batch, CausalLM, Outputs
@@ -47,18 +48,25 @@ class World:
 
     def sum(self, value: float) -> float:
         """The value summed over the ranks, in float64; every rank gets the same bits. Raises OtherRankStopped if one ended."""
+        return float(self.sum_tensor(torch.tensor(value, dtype=torch.float64)))
+
+    def sum_tensor(self, value: Tensor) -> Tensor:
+        """A number on this process's device, or on the host, summed over the ranks; every rank gets the same bits.
+
+        A device that computes in the background is not waited for. Raises OtherRankStopped if a rank ended.
+        """
         if self.size == 1:
             return value
-        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        total = value.clone()
         with meeting():
             dist.all_reduce(total)
-        return float(total)
+        return total
 
     def any(self, *flags: bool) -> list[bool]:
         """For each flag whether it is set on any rank, by one collective. Raises OtherRankStopped if a rank ended."""
         if self.size == 1:
             return list(flags)
-        total = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        total = torch.tensor(flags, dtype=torch.int32)  # by the host's own messages, which wait for no device
         with meeting():
             dist.all_reduce(total)
         return [count > 0 for count in total.tolist()]
@@ -71,22 +79,23 @@ class World:
         if self.size == 1:
             return
         bucket: list[Tensor] = []
+        elements = 0
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             bucket.append(parameter.grad)
-            if sum(g.numel() for g in bucket) >= _BUCKET:
+            elements += parameter.grad.numel()
+            if elements >= _BUCKET:
                 _all_reduce(bucket)
-                bucket = []
+                bucket, elements = [], 0
         if bucket:
             _all_reduce(bucket)
 
-    def clip(self, gradients: list[Tensor], max_norm: float) -> float:
+    def clip(self, gradients: list[Tensor], max_norm: float) -> Tensor:
         """Scales gradients, the same on every rank, down to a joint norm of at most ``max_norm``; gives the norm before."""
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
-        if norm > max_norm:
-            torch._foreach_mul_(gradients, float(max_norm / norm))
-        return float(norm)
+        scale_down(gradients, norm, max_norm)
+        return norm
 
     def load(self, name: str | Path, *, dtype: torch.dtype = torch.float32, train: bool = False) -> LanguageModel:
         """A model from a folder or hub id, on this process's device; frozen unless ``train``."""
@@ -168,7 +177,8 @@ def join(device: str = "auto") -> World:
         return alone(where)
     if not dist.is_initialized():
         # probes run on rank 0 alone while the others wait
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=timedelta(hours=6))
+        backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"  # the host's messages wait for no device
+        dist.init_process_group(backend, timeout=timedelta(hours=6))
     return World(rank=dist.get_rank(), size=dist.get_world_size(), device=where)
 
 
@@ -189,6 +199,14 @@ def meeting() -> Iterator[None]:
         raise OtherRankStopped(
             "another process of this run stopped, so this one stopped too: see the message or traceback of the other process"
         ) from error
+
+
+def scale_down(gradients: list[Tensor], norm: Tensor, max_norm: float) -> None:
+    """Multiplies gradients of this norm by ``max_norm`` over it where it is larger, without waiting for their device."""
+    if queues(norm.device):
+        torch._foreach_mul_(gradients, torch.where(norm > max_norm, max_norm / norm, 1.0))
+    elif norm > max_norm:
+        torch._foreach_mul_(gradients, float(max_norm / norm))
 
 
 def _all_reduce(gradients: list[Tensor]) -> None:

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int64
 
 from limbeck.disk import Bare, Count, check_sums, new_file, read_json, sums, write_json, writing
 from limbeck.errors import BadModel
+from limbeck.host import on_host, sent
 from limbeck.types import Batch, ChunkTargets
 
 MANIFEST = "aligned.json"
@@ -72,20 +73,20 @@ class AlignedTeacher:
         ``largest`` of the result is set if the teacher was opened with it.
         """
         numbers, values = [], []
-        weights = batch.weight.cpu().numpy()
+        weights = on_host(batch.weight).numpy()
         first = 0
-        tokens = self._read(batch.row.cpu().numpy())
-        for token, position, weight in zip(tokens, batch.position.cpu().numpy(), weights, strict=True):
+        tokens = self._read(on_host(batch.row).numpy())
+        for token, position, weight in zip(tokens, on_host(batch.position).numpy(), weights, strict=True):
             chunk, log_p = self._row(token, position, weight)
             numbers.append(np.where(chunk < 0, -1, chunk + first))
             values.append(log_p)
             first += len(log_p)
         device = batch.tokens.device
-        targets = ChunkTargets(*(torch.from_numpy(np.concatenate(some)).to(device) for some in (numbers, values)))
+        targets = ChunkTargets(*(sent(torch.from_numpy(np.concatenate(some)), device) for some in (numbers, values)))
         if self._largest is None:
             return targets
         largest = np.concatenate([self._largest_of(*row, self._largest) for row in zip(tokens, weights, strict=True)])
-        return replace(targets, largest=torch.from_numpy(largest).to(device))
+        return replace(targets, largest=sent(torch.from_numpy(largest), device))
 
     def _largest_of(
         self, token: Int64[np.ndarray, " T"], weight: Float[np.ndarray, " T"], largest: Float[np.ndarray, "positions k"]

@@ -30,6 +30,7 @@ from limbeck.disk import (
     writing,
 )
 from limbeck.errors import BadModel, LimbeckError, Mismatch
+from limbeck.host import on_host
 from limbeck.teachers.codec import Codec, Sampled, TopK
 from limbeck.teachers.draw import sample_outcomes, top_k
 from limbeck.teachers.rows import NumberedRows
@@ -134,7 +135,7 @@ class LogitCache:
 
         Raises Mismatch for a row that was not captured, BadModel for a row whose bytes differ from their checksum.
         """
-        packed = np.concatenate([self._row(int(row)) for row in batch.row.cpu().numpy()])
+        packed = np.concatenate([self._row(int(row)) for row in on_host(batch.row).numpy()])
         signal = self.codec.decode(packed.reshape(-1, self.codec.bytes))
         return signal.to(batch.tokens.device)
 
@@ -145,7 +146,7 @@ class LogitCache:
         """
         if not self.missing:
             return batch
-        packed = np.concatenate([self._row(int(row)) for row in batch.row.cpu().numpy()])
+        packed = np.concatenate([self._row(int(row)) for row in on_host(batch.row).numpy()])
         none = torch.from_numpy(self.codec.missing(packed.reshape(-1, self.codec.bytes)))
         return replace(batch, weight=batch.weight.masked_fill(none.view_as(batch.weight).to(batch.weight.device), 0.0))
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from limbeck.disk import Bare, Count, check_sums, new_file, read_json, replacing, sums, write_json, writing
 from limbeck.errors import BadModel, Mismatch
+from limbeck.host import on_host
 from limbeck.teachers.rows import NumberedRows
 from limbeck.types import Batch, CausalLM, Head, Outputs
 
@@ -83,7 +84,7 @@ class HiddenStates:
 
     def __call__(self, batch: Batch) -> Outputs:
         """The captured hidden states of the batch's rows, with the teacher's head."""
-        states = torch.from_numpy(self._states[batch.row.cpu().numpy()]).to(batch.tokens.device, torch.float32)
+        states = torch.from_numpy(self._states[on_host(batch.row).numpy()]).to(batch.tokens.device, torch.float32)
         return Outputs(states, self.head, self.vocab)
 
 

@@ -50,6 +50,8 @@ def environment_of(settings: Settings, *models: str | Path | None, width: int = 
     except RuntimeError as error:
         raise BadSetting(f"--device {settings.device}: {error}. Use auto, cpu, cuda or cuda:1.") from error
     console.quiet = not world.first
+    if world.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 in layers; `objectives.fused` computes heads in full
     _advise_threads(settings)
     auto = settings.dtype == "auto"
     bf16 = _automatic(settings, world.device, filter(None, models), width) if auto else settings.dtype == "bfloat16"

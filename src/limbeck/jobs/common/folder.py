@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+import torch
 from pydantic import BaseModel
 
 from limbeck.config import BASELINES, PTQ
@@ -304,6 +305,10 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed as a package"
+    if torch.cuda.is_initialized():
+        found["gpu"] = torch.cuda.get_device_name()
+        exact = torch.get_float32_matmul_precision() == "highest"
+        found["float32 on the gpu"] = "float32" if exact else "layers in TF32, heads in float32"
     return found
 
 

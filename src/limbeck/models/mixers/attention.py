@@ -80,8 +80,7 @@ class Attention(Mixer):
         if q.shape[2] == k.shape[2] and (self.window is None or self.window >= q.shape[2]):
             if documents.whole:
                 return attend(q, k, v, None)
-            if q.device.type == "cpu":
-                return attend_inside(q, k, v, documents.lengths).transpose(1, 2)
+            return attend_inside(q, k, v, documents.lengths).transpose(1, 2)
         return attend(q, k, v, seen(documents, k.shape[2], self.window)[:, None])
 
     def _remembered(self, x: Float[Tensor, "B G S K"]) -> Float[Tensor, "B G S K"]:

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from limbeck.host import on_host
 from limbeck.models.inside import lengths
 
 
@@ -36,12 +37,11 @@ class Documents:
     @classmethod
     def of(cls, position: Int[Tensor, "B T"], tokens: Int[Tensor, "B T"] | None = None) -> Documents:
         """Documents from positions. A document starts at position 0 and wherever a position is not the previous one + 1."""
-        start = position == 0
-        start[:, 1:] |= position[:, 1:] != position[:, :-1] + 1
+        start = _starts(position)
         place = torch.arange(position.shape[1], device=position.device)
         latest = torch.where(start, place, -1).cummax(1).values
         reach = torch.where(latest >= 0, place - latest, position[:, :1] + place)
-        return cls(position, reach, not bool(start[:, 1:].any()), tokens)
+        return cls(position, reach, not bool(_starts(on_host(position))[:, 1:].any()), tokens)
 
     @classmethod
     def alone(
@@ -74,7 +74,7 @@ class Documents:
     @cached_property
     def lengths(self) -> list[int]:
         """The lengths of the documents' parts in these rows, row after row."""
-        found: list[int] = lengths(self.position).tolist()
+        found: list[int] = lengths(on_host(self.position)).tolist()
         return found
 
     @property
@@ -111,6 +111,13 @@ class Documents:
             longest = int(length[chosen].max())
             place = (chosen.cumsum(0) - 1)[document] * longest + index
             yield Group(tokens, place[tokens], (int(chosen.sum()), longest))
+
+
+def _starts(position: Int[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+    """Whether a document starts at a token: at position 0, and wherever a position is not the previous one + 1."""
+    start = position == 0
+    start[:, 1:] |= position[:, 1:] != position[:, :-1] + 1
+    return start
 
 
 @dataclass(frozen=True)

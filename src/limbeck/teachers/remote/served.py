@@ -20,6 +20,7 @@ from jaxtyping import Float64
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.errors import BadServer, Mismatch
+from limbeck.host import on_host
 from limbeck.models.vocabulary import ids_of
 from limbeck.teachers.ref import SERVED_EXTRA
 from limbeck.teachers.remote.http import Address, Client, QueryFailed, RetryPolicy, key_from_environment
@@ -240,8 +241,8 @@ def too_many_missing(
 
 def _prompts(batch: Batch) -> Iterator[_Prompt]:
     """The documents of a batch's rows, each up to its last position of weight > 0; documents without one are left out."""
-    tokens, targets, position = (x.cpu().numpy() for x in (batch.tokens, batch.targets, batch.position))
-    counts = batch.weight.cpu().numpy() > 0
+    tokens, targets, position = (on_host(x).numpy() for x in (batch.tokens, batch.targets, batch.position))
+    counts = on_host(batch.weight).numpy() > 0
     length = tokens.shape[1]
     for row in range(len(tokens)):
         starts = np.flatnonzero(np.diff(position[row], prepend=-2) != 1)

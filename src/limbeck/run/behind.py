@@ -1,0 +1,57 @@
+"""Finished steps whose loss is read later: one step behind, where a device computes in the background.
+
+The host queues the next step before it reads the loss of the last one, so the device never waits for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from limbeck.host import queues
+from limbeck.run.step import Step
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step that was issued: ``step`` steps and ``tokens`` so far, its learning rate, when it began, and the rows' position."""
+
+    step: int
+    tokens: int
+    report: Step
+    lr: float
+    begun: float
+    position: dict[str, Any]
+
+
+@dataclass
+class Behind:
+    """The steps that are not read yet, at most one. ``read`` gets each with its tokens per second, in their order.
+
+    ``explained`` is a context for reading the loss, which may raise NonFiniteLoss.
+    """
+
+    read: Callable[[Done, float], None]
+    explained: Callable[[Done], AbstractContextManager[None]]
+    _waiting: deque[Done] = field(default_factory=deque, init=False)
+    _last: float = field(default=0.0, init=False)
+
+    def add(self, done: Done) -> None:
+        """Takes in a step; reads those before it, and the step itself where the host needs not wait for it."""
+        self.finish()
+        self._waiting.append(done)
+        if not queues(done.report.numbers.device):
+            self.finish()
+
+    def finish(self) -> None:
+        """Reads all steps. Raises NonFiniteLoss as reading one does."""
+        while self._waiting:
+            done = self._waiting.popleft()
+            with self.explained(done):
+                _ = done.report.loss  # waits
+            begun, self._last = max(done.begun, self._last), time.perf_counter()
+            self.read(done, done.report.tokens / (self._last - begun))
