@@ -115,7 +115,7 @@ def attend_flash(
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
-    return torch.compile(flex_attention)  # type: ignore[no-any-return, call-overload]
+    return torch.compile(flex_attention)
 
 
 def attend_flex(
