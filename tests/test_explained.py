@@ -26,6 +26,7 @@ FREE = re.compile(
 )
 NAMES = {
     "cost-estimates.md": ["2 for each weight"],
+    "data-mixtures.md": ["(j + 1/2) / w"],
     "gguf-files.md": ["Llama 3", "SHA-256", "Q4_1", "bfloat16", "1 part in 512"],
     "loaded-exports.md": ["q4_0"],
     "long-texts.md": ["GPT-2"],

@@ -152,9 +152,11 @@ def doctor(
             layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
-        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT],
-            python:stdlib; several between commas. Records hold text, messages (with tools, weight), ShareGPT
-            conversations, prompt and completion, or Alpaca's fields. Default: python:stdlib.
+        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
+            s3://BUCKET/FOLDER, hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training
+            each with a weight, and in stages. Records hold text, messages (with tools, weight), ShareGPT
+            conversations, prompt and completion, or Alpaca's fields. For example a.jsonl:0.7,hf:b:0.3 or
+            web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
@@ -275,8 +277,8 @@ def shrink(
             used at least 5 times, a number the most frequent ones; bytes and special tokens always stay. For
             example auto or 8k. Default: all tokens.
         method: How the importance of what may be pruned is scored. Default: activation.
-        data: Dataset on which importance is scored, in the forms that limbeck distil reads. Default:
-            python:stdlib.
+        data: Dataset on which importance is scored, in the forms that limbeck distil reads. For example
+            a.jsonl:0.7,hf:b:0.3 or web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
@@ -374,9 +376,11 @@ def distil(
             layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
-        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT],
-            python:stdlib; several between commas. Records hold text, messages (with tools, weight), ShareGPT
-            conversations, prompt and completion, or Alpaca's fields. Default: python:stdlib.
+        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
+            s3://BUCKET/FOLDER, hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training
+            each with a weight, and in stages. Records hold text, messages (with tools, weight), ShareGPT
+            conversations, prompt and completion, or Alpaca's fields. For example a.jsonl:0.7,hf:b:0.3 or
+            web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
@@ -519,9 +523,11 @@ def capture(
             Default: any shape.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
-        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT],
-            python:stdlib; several between commas. Records hold text, messages (with tools, weight), ShareGPT
-            conversations, prompt and completion, or Alpaca's fields. Default: python:stdlib.
+        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
+            s3://BUCKET/FOLDER, hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training
+            each with a weight, and in stages. Records hold text, messages (with tools, weight), ShareGPT
+            conversations, prompt and completion, or Alpaca's fields. For example a.jsonl:0.7,hf:b:0.3 or
+            web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
@@ -593,9 +599,11 @@ def probe(
 
     Args:
         model: Folder or hub id of the model to measure.
-        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT],
-            python:stdlib; several between commas. Records hold text, messages (with tools, weight), ShareGPT
-            conversations, prompt and completion, or Alpaca's fields. Default: python:stdlib.
+        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
+            s3://BUCKET/FOLDER, hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training
+            each with a weight, and in stages. Records hold text, messages (with tools, weight), ShareGPT
+            conversations, prompt and completion, or Alpaca's fields. For example a.jsonl:0.7,hf:b:0.3 or
+            web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
@@ -638,8 +646,8 @@ def export(
 
     Args:
         model: Folder or hub id of the model.
-        data: Text on which the exports are compared with the model, in the forms that limbeck distil reads.
-            Default: python:stdlib.
+        data: Text on which the exports are compared with the model, in the forms that limbeck distil reads. For
+            example a.jsonl:0.7,hf:b:0.3 or web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
@@ -680,9 +688,11 @@ def pilot(
         teachers: Number of teacher sizes, or the sizes. For example 45k,90k,200k,600k. Default: 6.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
-        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT],
-            python:stdlib; several between commas. Records hold text, messages (with tools, weight), ShareGPT
-            conversations, prompt and completion, or Alpaca's fields. Default: python:stdlib.
+        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
+            s3://BUCKET/FOLDER, hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training
+            each with a weight, and in stages. Records hold text, messages (with tools, weight), ShareGPT
+            conversations, prompt and completion, or Alpaca's fields. For example a.jsonl:0.7,hf:b:0.3 or
+            web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.
@@ -767,9 +777,11 @@ def pretrain(
         params: Parameters of the model. For example 250k, 6M or 1.3B.
         shape: Shape of the model, instead of a number of parameters. For example
             layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
-        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT],
-            python:stdlib; several between commas. Records hold text, messages (with tools, weight), ShareGPT
-            conversations, prompt and completion, or Alpaca's fields. Default: python:stdlib.
+        data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
+            s3://BUCKET/FOLDER, hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training
+            each with a weight, and in stages. Records hold text, messages (with tools, weight), ShareGPT
+            conversations, prompt and completion, or Alpaca's fields. For example a.jsonl:0.7,hf:b:0.3 or
+            web:0.9,math:0.1; annealed: web:0.4,math:0.6. Default: python:stdlib.
         columns: Fields of the dataset that have other names than usual. For example text=body or
             prompt=question,completion=answer.
         skip_bad: Unreadable records of the dataset that may be left out. Default: 0, the first one is an error.

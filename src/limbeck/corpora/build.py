@@ -12,8 +12,9 @@ processes, with the same result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def build_stores(
     *,
     fraction: float = 0.05,
     eval_source: str | None = None,
+    most: Sequence[int] = (),
     records: Records = USUAL,
     progress: bool = False,
     processes: int | None = 1,
@@ -55,10 +57,16 @@ def build_stores(
     fields, how many bad records are skipped, whether duplicates are left out. ``processes`` tokenise the text, None for one a
     core where that is worth it; the result is the same.
 
+    A ``source`` with weights (`mixture.Mixture`) becomes one training store, in which each of its sources has shards and rows of
+    its own: ``manifest["sources"]``. ``most``: the training tokens of each source after which one that is streamed is read no
+    further.
+
     Raises BadCorpus for a wrong source, more bad records, or an empty store, and BadFolder where nothing can be written.
     """
     how = How.of(reader, records)
-    stores = _stores(sides(source, eval_source, fraction), how, Path(folder), progress=progress, processes=processes)
+    stores = _stores(
+        sides(source, eval_source, fraction, most), how, Path(folder), progress=progress, processes=processes
+    )
     return stores["train"], stores["held_out"]
 
 
@@ -103,9 +111,10 @@ def _stores(
 ) -> dict[str, TokenStore]:
     """The stores of all sides. Those in the folder are used where they were made from the same; else they are built."""
     parts = [resolve(draw.source, how.columns, passages=draw.passages) for draw in draws]
+    draws = [_limited(draw, some) for draw, some in zip(draws, parts, strict=True)]
     facts = [d.facts([part.stamp for part in p]) for d, p in zip(draws, parts, strict=True)]
     made_from = {"draws": facts, **how.facts()}
-    names = [side for draw in draws for side in draw.sides]
+    names = list(dict.fromkeys(side for draw in draws for side in draw.sides))
     skip_bad = how.records.skip_bad
     ready = _ready(folder, names, made_from, skip_bad=skip_bad)
     if ready is not None:
@@ -125,7 +134,7 @@ def _stores(
                 dtype=how.dtype,
                 bad=BadRecords(skip_bad),
                 dedup=how.records.dedup,
-                compares=len(draws) > 1,
+                compares=len({draw.sides for draw in draws}) > 1,
             )
             try:
                 _fill(build, draws, parts, how, progress=progress, processes=processes)
@@ -165,15 +174,31 @@ def _fill(
         while build.place.draw < len(draws):
             number = build.place.draw
             draw, some = draws[number], parts[number]
-            work = (Work(block, number, block.documents) for block in _blocks(some, build.place))
-            for block, done in in_tokens(work):
-                build.take(block, done, advance)
+            if not _enough(draw, build):
+                work = (Work(block, number, block.documents) for block in _blocks(some, build.place))
+                with closing(in_tokens(work)) as blocks:
+                    for block, done in blocks:
+                        build.take(block, done, advance)
+                        if _enough(draw, build):
+                            break
             build.bad.check()
             if not build.place.documents:
                 raise blank(draw.source)
+            later = {side for other in draws[number + 1 :] for side in other.sides}
             for side in draw.sides:
-                _check_side(build.writers[side], side, draw, build.place.read)
-            build.next_draw()
+                if side == "train" or side not in later:
+                    _check_side(build.writers[side], side, draw, build.place.read)
+            build.next_draw(draw.source if draw.apart else None)
+
+
+def _limited(draw: Draw, parts: list[Part]) -> Draw:
+    """The draw without its limit where nothing of it is streamed: what is here is read to its end."""
+    return draw if any(part.streamed for part in parts) else replace(draw, most=None)
+
+
+def _enough(draw: Draw, build: Build) -> bool:
+    """Whether a source has given all the tokens that are wanted of it."""
+    return draw.most is not None and build.place.tokens >= draw.most
 
 
 def _blocks(parts: list[Part], place: Place) -> Iterator[Block]:
@@ -196,7 +221,7 @@ def _blocks(parts: list[Part], place: Place) -> Iterator[Block]:
 
 def _check_side(writer: Writer, side: str, draw: Draw, read: int) -> None:
     """Raises BadCorpus for an empty side. A run needs training documents, and held-out ones to measure on."""
-    if writer.documents or writer.items:
+    if writer.found(since=side == "train"):
         return
     if writer.left_out:
         raise BadCorpus(

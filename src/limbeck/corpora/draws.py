@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from limbeck.corpora.document import Document, is_held_out
 from limbeck.corpora.faults import BadRecords
+from limbeck.corpora.mixture import Mixture
 from limbeck.corpora.records import Columns
 from limbeck.corpora.source import read_parts, resolve
 
+_CHARACTERS = 4  # of a token, about
 _ANY = 2**62  # bad records that may be passed over where others count them
 
 
@@ -19,7 +22,8 @@ _ANY = 2**62  # bad records that may be passed over where others count them
 class Draw:
     """The documents to read from one source: those on the named ``sides``, except digests in ``without``.
 
-    ``passages``: one long text is split into passages.
+    ``passages``: one long text is split into passages. ``most``: a source that is streamed is read until so many tokens to train
+    on are found, None to its end. ``apart``: its documents get shards of their own, as each source of a mixture does.
     """
 
     source: str
@@ -27,10 +31,14 @@ class Draw:
     sides: tuple[str, ...]
     without: frozenset[bytes] = frozenset()
     passages: bool = False
+    most: int | None = None
+    apart: bool = False
 
     def facts(self, stamps: list[Any]) -> dict[str, Any]:
         """The facts that a store records about it."""
         facts = {"source": self.source, "fraction": self.fraction, "sides": list(self.sides), "stamps": stamps}
+        if self.most is not None:
+            facts["most"] = self.most
         if self.without:
             facts["without"] = hashlib.sha256(b"".join(sorted(self.without))).hexdigest()
         return facts
@@ -45,11 +53,15 @@ class Draw:
         return bool(self.without) and document.digest() in self.without
 
 
-def sides(source: str, eval_source: str | None, fraction: float) -> list[Draw]:
-    """What is read for training and what is held out, as `build.build_stores` describes it."""
+def sides(source: str, eval_source: str | None, fraction: float, most: Sequence[int] = ()) -> list[Draw]:
+    """What is read for training and what is held out, as `build.build_stores` describes it; ``most`` of each source."""
+    mixture = Mixture.of(source)
+    sources = (source,) if mixture is None else mixture.sources
+    own: dict[str, Any] = {"apart": mixture is not None}
+    limits: list[tuple[str, int | None]] = [(s, most[i] if most else None) for i, s in enumerate(sources)]
     if eval_source is None:
-        return [Draw(source, fraction, ("train", "held_out"), passages=True)]
-    return [Draw(eval_source, 1.0, ("held_out",)), Draw(source, 0.0, ("train",))]
+        return [Draw(s, fraction, ("train", "held_out"), passages=True, most=n, **own) for s, n in limits]
+    return [Draw(eval_source, 1.0, ("held_out",)), *(Draw(s, 0.0, ("train",), most=n, **own) for s, n in limits)]
 
 
 def documents_by_side(
@@ -66,6 +78,25 @@ def _sided(documents: Iterable[Document], draw: Draw) -> Iterator[tuple[str, Doc
         side = draw.side_of(document)
         if side is not None and not draw.leaves_out(document):
             yield side, document
+
+
+def training_texts(
+    source: str, bad: BadRecords, *, fraction: float, columns: Columns, most: Sequence[int] = ()
+) -> Iterator[str]:
+    """The content of documents to train on, for a tokenizer. ``most``: as for `build.build_stores`, of four characters a token.
+
+    ``fraction`` of the documents is held out; a record that cannot be read is added to ``bad``.
+    """
+    for draw in sides(source, None, fraction, most):
+        parts = resolve(draw.source, columns, passages=fraction > 0)
+        enough = inf if draw.most is None or not any(part.streamed for part in parts) else _CHARACTERS * draw.most
+        held = 0
+        for document in read_parts(parts, draw.source, bad):
+            if not is_held_out(document, fraction=fraction):
+                yield document.content
+                held += len(document.content)
+                if held >= enough:
+                    break
 
 
 def stamps_of(source: str, eval_source: str | None, columns: Columns | None = None) -> list[Any]:

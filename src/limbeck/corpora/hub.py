@@ -63,7 +63,7 @@ def _hub(rest: str, columns: Columns) -> Part:
             place = {"name": f"{name}/{split}:{row}", "where": f"{source}, row {row}"}
             yield from document_of(record, **place, columns=columns, table=True, unread=unread)
 
-    return Part(documents, [source, *stamp], name=source)
+    return Part(documents, [source, *stamp], name=source, streamed="[" not in split)
 
 
 def _streamed(name: str, config: str | None, split: str) -> tuple[Any, list[Any]]:

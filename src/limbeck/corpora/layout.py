@@ -15,9 +15,10 @@ and captures. Files about rows contain that name.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
@@ -149,8 +150,11 @@ def lay_out(
     *,
     length: int,
     packing: str = BEST_FIT,
+    apart: Sequence[int] | Numbers = (0,),
 ) -> Layout:
     """The layout of documents in a stream of tokens. ``starts`` holds their first positions, and the end of the stream.
+
+    The documents from each number in ``apart`` on share no row with those before, and have the rows that they have alone.
 
     ``learned(start, stop)`` is the mask of learned tokens of a part of the stream; None where all are. Where no token is
     learned, the layout is that with all tokens learned.
@@ -165,7 +169,14 @@ def lay_out(
             "made this; continue with that version, or start in another folder"
         )
     parts, packed, rows = [], Packed(), 0
-    for low, high in _blocks(starts, length):
+    edges = [*apart, len(starts) - 1]
+    blocks = [
+        (first + low, first + high)
+        for first, last in pairwise(edges)
+        if first < last
+        for low, high in _blocks(starts[first : last + 1], length)
+    ]
+    for low, high in blocks:
         own = starts[low : high + 1]
         marks = None if learned is None else learned(int(own[0]), int(own[-1]))
         found = _Block.of(own, marks, length=length, split=packing == BEST_FIT)
@@ -178,7 +189,7 @@ def lay_out(
             "--long-conversations drop leaves those out: give a larger --seq-len, or --long-conversations split"
         )
     if learned is not None and not packed.learned:
-        return lay_out(starts, None, length=length, packing=packing)
+        return lay_out(starts, None, length=length, packing=packing, apart=apart)
     whole = _Segments.together(parts)
     first = np.searchsorted(whole.row, np.arange(max(1, rows) + 1))
     return Layout(length, whole.begin, whole.size, whole.position, whole.fresh, first, packed)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 
+from limbeck.corpora.interleave import Interleaved, Span
 from limbeck.corpora.store import TokenStore
 from limbeck.errors import BadCorpus
 from limbeck.types import Batch
@@ -53,6 +55,17 @@ class Start:
     common: tuple[int, int] = (0, 0)
 
 
+@dataclass(frozen=True)
+class Blend:
+    """How the rows of a training are shared among the sources of its store: from row ``first[i]`` on by ``shares[i]``.
+
+    Shares are of tokens, have the sum 1, and hold for the sources in the order of the store.
+    """
+
+    first: tuple[int, ...]
+    shares: tuple[tuple[float, ...], ...]
+
+
 class Rows:
     """A token store as rows of ``length`` predictions (the sequence length): an endless `Corpus`, shuffled anew each epoch.
 
@@ -70,8 +83,12 @@ class Rows:
         most: int | None = None,
         counted: Callable[[Batch], Batch] = lambda batch: batch,
         start: Start = Start(),
+        blend: Blend | None = None,
     ) -> None:
-        """``most``: rows of an epoch, if there are more. ``counted`` takes weight from more positions of a batch."""
+        """``most``: rows of an epoch, if there are more. ``counted`` takes weight from more positions of a batch.
+
+        With a ``blend`` each source of the store has epochs of its own. Raises BadCorpus where one of them has no row.
+        """
         self.store = store
         self.length = length
         self.seed = seed
@@ -81,7 +98,12 @@ class Rows:
         self.n_rows = self.layout.rows if most is None else min(most, self.layout.rows)
         self._common = start.common
         self._next = start.first
-        self._order: tuple[int, np.ndarray] | None = None  # the epoch, and its order
+        self._order: dict[int, tuple[int, np.ndarray]] = {}  # of each source the epoch, and its order
+        self._edges = np.array([0, self.n_rows])
+        self._sources: Interleaved | None = None
+        if blend is not None:
+            self._edges = store.rows_by_source(length)
+            self._sources = _interleaved(store, self._edges, length, blend)
 
     def take(self, rows: int) -> Batch:
         """This rank's part of the next ``rows`` global rows."""
@@ -135,6 +157,12 @@ class Rows:
         )
         return self._counted(batch)
 
+    def passes(self, rows: int) -> np.ndarray:
+        """How often each source of the store is read in the first ``rows`` rows."""
+        counts = np.array([rows]) if self._sources is None else self._sources.counts(rows)
+        found: np.ndarray = counts / np.diff(self._edges)
+        return found
+
     def state_dict(self) -> dict[str, Any]:
         """The position: the number of global rows read, including those skipped at the start."""
         return {"row": self._next}
@@ -145,20 +173,39 @@ class Rows:
 
     def _row(self, index: int) -> int:
         """The row of the store at a place of the endless order."""
-        epoch, place = divmod(index, self.n_rows)
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, self._shuffled(epoch))
-        return int(self._order[1][place])
+        source, number = (0, index) if self._sources is None else self._sources.at(index)
+        first, rows = self._edges[source], int(self._edges[source + 1] - self._edges[source])
+        epoch, place = divmod(number, rows)
+        if source not in self._order or self._order[source][0] != epoch:
+            self._order[source] = (epoch, self._shuffled(source, epoch, rows))
+        return int(first + self._order[source][1][place])
 
-    def _shuffled(self, epoch: int) -> Int64[np.ndarray, " n_rows"]:
-        """The rows of an epoch in order. Those in common with another seed come first, and only once."""
-        own = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.n_rows)
+    def _shuffled(self, source: int, epoch: int, n_rows: int) -> Int64[np.ndarray, " n_rows"]:
+        """The rows of a source in the order of an epoch. Those in common with another seed come first, and only once."""
+        which = [epoch] if self._sources is None else [epoch, source]
+        own = np.random.Generator(np.random.PCG64([self.seed, *which])).permutation(n_rows)
         seed, rows = self._common
-        ahead = min(max(rows - epoch * self.n_rows, 0), self.n_rows)
+        given = rows if self._sources is None else int(self._sources.counts(rows)[source])
+        ahead = min(max(given - epoch * n_rows, 0), n_rows)
         if ahead == 0 or seed == self.seed:
             return own
-        begins = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(self.n_rows)[:ahead]
+        begins = np.random.Generator(np.random.PCG64([seed, *which])).permutation(n_rows)[:ahead]
         return np.concatenate([begins, own[~np.isin(own, begins)]])
+
+
+def _interleaved(
+    store: TokenStore, edges: Int64[np.ndarray, " sources_and_one"], length: int, blend: Blend
+) -> Interleaved:
+    """The source of each row. Rows of a source count by the tokens that they hold on average."""
+    layout, rows = store.layout(length), np.diff(edges)
+    for source, count in zip(store.manifest["sources"], rows, strict=True):
+        if not count:
+            raise BadCorpus(
+                f"{source['source']}: expected text to train on, got none in its {source['documents']} documents"
+            )
+    read = np.array([layout.read(*map(int, pair)) for pair in pairwise(edges)]) / rows
+    shares = [np.array(some) / read for some in blend.shares]
+    return Interleaved([Span(first, some / some.sum()) for first, some in zip(blend.first, shares, strict=True)])
 
 
 def require_rows(store: TokenStore, *, length: int) -> None:

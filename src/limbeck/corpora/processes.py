@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -36,7 +36,7 @@ class Work(Generic[Block]):
     documents: Sequence[Document]
 
 
-Tokenise = Callable[[Iterable[Work[Block]]], Iterator[tuple[Block, Tokenised]]]
+Tokenise = Callable[[Iterable[Work[Block]]], Generator[tuple[Block, Tokenised]]]
 
 
 def processes_for(sizes: Sequence[int | None]) -> int:
@@ -71,17 +71,23 @@ def tokenising(how: How, draws: Sequence[Draw], processes: int) -> Iterator[Toke
             worker.process.join()
 
 
-def _in_order(work: Iterable[Work[Block]], workers: Sequence[_Worker]) -> Iterator[tuple[Block, Tokenised]]:
-    held: list[Block] = []  # of those that are being tokenised, the oldest first
-    given = 0
-    for one in work:
-        if len(held) == len(workers):
-            yield held.pop(0), workers[given % len(workers)].done()
-        workers[given % len(workers)].give(one)
-        held.append(one.block)
-        given += 1
-    for number in range(given - len(held), given):
-        yield held.pop(0), workers[number % len(workers)].done()
+def _in_order(work: Iterable[Work[Block]], workers: Sequence[_Worker]) -> Generator[tuple[Block, Tokenised]]:
+    held: list[tuple[Block, _Worker]] = []  # what is being tokenised, the oldest first
+    try:
+        for number, one in enumerate(work):
+            if len(held) == len(workers):
+                block, worker = held.pop(0)
+                yield block, worker.done()
+            worker = workers[number % len(workers)]
+            worker.give(one)
+            held.append((one.block, worker))
+        while held:
+            block, worker = held.pop(0)
+            yield block, worker.done()
+    except GeneratorExit:
+        for _, worker in held:  # what nobody waits for any more
+            worker.done()
+        raise
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ KINDS = (
     "an address such as s3://bucket/a.jsonl, hf:name[:config][/split], or python:stdlib"
 )
 
+_WEIGHT = re.compile(r":\s*[\d.]+[kMBT]?\s*$")
+
 # Tests, demos, data tables and packages installed beside the library.
 NOT_LIBRARY = (
     *("test", "tests", "idlelib", "lib2to3", "pydoc_data", "encodings", "turtledemo", "site-packages", "dist-packages"),
@@ -54,6 +56,7 @@ class Part:
     as this shows without reading it. ``size`` is the number of bytes, None where it does not reflect the amount of text.
     ``beside`` lists ignored files of a folder, on its first part. ``name`` is the name of a file or dataset. ``text`` is the
     file where it is plain text.
+    ``streamed``: it is elsewhere, and may be far larger than what is needed of it.
     """
 
     documents: Callable[[], Documents]
@@ -62,6 +65,7 @@ class Part:
     beside: tuple[str, ...] = ()
     name: str = ""
     text: Path | None = None
+    streamed: bool = False
 
 
 Source = Callable[[str, Columns], Part]  # what follows "SCHEME:", and what fields are called
@@ -194,7 +198,10 @@ def _one(source: str, columns: Columns) -> list[Part]:
         return _glob(source, columns)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", source):
         raise _unknown(source)
-    raise BadCorpus(f"{shown(source)}: expected {KINDS}, got a path that does not exist{_nearest(Path(source))}")
+    weights = " (weights of sources are for limbeck distil and pretrain)" if _WEIGHT.search(source) else ""
+    raise BadCorpus(
+        f"{shown(source)}: expected {KINDS}, got a path that does not exist{_nearest(Path(source))}{weights}"
+    )
 
 
 def _unknown(source: str) -> BadCorpus:
@@ -238,6 +245,7 @@ def _remote(address: str, columns: Columns) -> list[Part]:
             None if kind_of(file) == ".parquet" or file.suffix.lower() in PACKED else file.size,
             others if file is texts[0] else (),
             file.label,
+            streamed=True,
         )
         for file in texts
     ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,14 @@ class Shard(TypedDict):
     tokens: Count
 
 
+class SourceOf(TypedDict):
+    """One source of a mixture in a manifest."""
+
+    source: str
+    documents: Count
+    tokens: Count
+
+
 class _Manifest(TypedDict):
     """The entries of a store's manifest that are read."""
 
@@ -45,6 +53,7 @@ class _Manifest(TypedDict):
     corpus_sha256: str
     made_from: dict[str, Any]
     shards: list[Shard]
+    sources: NotRequired[list[SourceOf]]
 
 
 class TokenStore:
@@ -98,8 +107,23 @@ class TokenStore:
                 None if self.learns_all else self.learned,
                 length=length,
                 packing=self.packing,
+                apart=self._begins,
             )
         return self._layouts[length]
+
+    def rows_by_source(self, length: int) -> Int64[np.ndarray, " sources_and_one"]:
+        """The first row of each source in rows of ``length``, and the number of all rows."""
+        layout = self.layout(length)
+        token = layout.begin[layout.first[:-1]]  # the first of each row
+        document = np.searchsorted(self.starts, token, side="right") - 1
+        source = np.searchsorted(self._begins, document, side="right") - 1
+        return np.searchsorted(source, np.arange(len(self._begins) + 1))
+
+    @property
+    def _begins(self) -> Int64[np.ndarray, " sources"]:
+        """The first document of each source."""
+        counts = [one["documents"] for one in self.manifest.get("sources", ())]
+        return np.cumsum([0, *counts[:-1]])
 
     def documents_in(self, rows: int, *, length: int) -> Bool[np.ndarray, " documents"]:
         """Which documents have tokens in the first ``rows`` rows of ``length``."""

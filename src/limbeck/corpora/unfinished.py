@@ -18,7 +18,7 @@ from limbeck.corpora.digest_set import DigestSet
 from limbeck.corpora.document import Document
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.found import Found
-from limbeck.corpora.store import MANIFEST, Shard, read_manifest
+from limbeck.corpora.store import MANIFEST, Shard, SourceOf, read_manifest
 from limbeck.corpora.tokenised import Tokenised
 from limbeck.corpora.writer import Item, Writer
 from limbeck.disk import Count, put_folder, read_json, sha256_of, write_json, writing
@@ -46,7 +46,7 @@ class Block:
 class Place:
     """How far a build is: the ``draw``, the ``part`` of its source and the entries in it that were read.
 
-    ``documents`` counts those of the draw, ``read`` those of them that are in a store.
+    ``documents`` counts those of the draw, ``read`` those of them that are in a store, ``tokens`` their tokens to train on.
     """
 
     draw: int = 0
@@ -54,6 +54,7 @@ class Place:
     after: int = 0
     documents: int = 0
     read: int = 0
+    tokens: int = 0
 
 
 class _Side(TypedDict):
@@ -64,6 +65,7 @@ class _Side(TypedDict):
     overlap: Count
     left_out: Count
     duplicates: Count
+    sources: list[SourceOf]
     shards: list[Shard]
     waiting: NotRequired[Shard]
 
@@ -135,6 +137,7 @@ class Build:
         for side, item in done.items:
             if self._adds(side, item):
                 self.place.read += 1
+                self.place.tokens += len(item.tokens) if side == "train" else 0
                 self.writers[side].add(item)
             advance(item)
         self.place.part, self.place.after = block.part, block.after
@@ -142,8 +145,11 @@ class Build:
         if sum(len(writer.shards) for writer in self.writers.values()) > self._shards:
             self._save()
 
-    def next_draw(self) -> None:
-        """Goes on with the beginning of the next source."""
+    def next_draw(self, apart: str | None) -> None:
+        """Goes on with the beginning of the next source, in new shards if this one is kept ``apart`` under its name."""
+        if apart is not None:
+            for writer in self.writers.values():
+                writer.close(apart)
         self.place = Place(self.place.draw + 1)
 
     def put(self, places: Mapping[str, Path], read: dict[str, Any]) -> None:

@@ -40,7 +40,8 @@ class Item:
 class Writer:
     """Collects the documents of one store and writes them shard by shard, in order of their hashes (``mixed``) or of arrival.
 
-    ``overlap``, ``left_out`` and ``duplicates`` are counted by who adds documents.
+    ``overlap``, ``left_out`` and ``duplicates`` are counted by who adds documents. ``sources``: documents and tokens of each
+    source that is kept apart.
     """
 
     folder: Path
@@ -56,6 +57,7 @@ class Writer:
     left_out: int = 0
     duplicates: int = 0
     shards: list[dict[str, Any]] = field(default_factory=list)
+    sources: list[dict[str, Any]] = field(default_factory=list)
     digest: Any = field(default_factory=hashlib.sha256)
 
     def add(self, item: Item) -> None:
@@ -78,6 +80,18 @@ class Writer:
         self.digest.update(b"".join(item.digest for item in items))
         self.items, self.waiting = [], 0
 
+    def close(self, source: str) -> None:
+        """Ends the documents of a source: what follows is in other shards."""
+        self.flush()
+        before = {name: sum(one[name] for one in self.sources) for name in ("documents", "tokens")}
+        counts = {name: getattr(self, name) - before[name] for name in before}
+        self.sources.append({"source": source} | counts)
+
+    def found(self, *, since: bool) -> int:
+        """The number of documents so far; with ``since``, of those of the source that is not closed."""
+        closed = sum(one["documents"] for one in self.sources) if since else 0
+        return self.documents + len(self.items) - closed
+
     def finish(self, made_from: dict[str, Any], *, corpus: str | None = None, **facts: Any) -> None:
         """Writes the manifest, which makes the folder a store. ``corpus`` replaces the digest of all documents."""
         self.flush()
@@ -93,6 +107,7 @@ class Writer:
             "corpus_sha256": corpus or self.digest.hexdigest(),
             "made_from": made_from,
             "shards": self.shards,
+            **({"sources": self.sources} if self.sources else {}),
             **facts,
         }
         write_json(self.folder / MANIFEST, manifest)
@@ -100,14 +115,14 @@ class Writer:
     def state(self, waiting: str) -> dict[str, Any]:
         """What was written so far, for JSON; documents that wait for their shard are written to the file ``waiting``."""
         counts = {name: getattr(self, name) for name in COUNTS}
-        found = counts | {"shards": self.shards}
+        found = counts | {"shards": self.shards, "sources": self.sources}
         return found | {"waiting": write_items(self.folder / waiting, self.items)} if self.items else found
 
     def load(self, state: dict[str, Any]) -> None:
         """Goes on from an earlier state, whose files are undamaged."""
         for name in COUNTS:
             setattr(self, name, state[name])
-        self.shards = list(state["shards"])
+        self.shards, self.sources = list(state["shards"]), list(state["sources"])
         for digests in self.digests():
             self.digest.update(b"".join(digests))
         if "waiting" in state:

@@ -34,8 +34,13 @@ def learning_rate(step: int, *, steps: int, peak: float, schedule: Schedule, war
     if schedule == "cosine":
         done = (step - rise) / max(1, steps - rise)
         return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
-    fall = max(1, round(steps * 0.2))
+    fall = steps - falls_from(steps)
     return peak * min(1.0, (steps - step) / fall)
+
+
+def falls_from(steps: int) -> int:
+    """The step at which the rate of the schedule "wsd" begins to fall."""
+    return steps - max(1, round(steps * 0.2))
 
 
 TUNED = 3_000_000  # parameters up to which rates were tuned here

@@ -108,13 +108,18 @@ class TextSettings(Base):
     data: Annotated[
         str,
         Flag(
-            "Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, hf:NAME[:CONFIG][/SPLIT], python:stdlib; "
-            "several between commas. Records hold text, messages (with tools, weight), ShareGPT conversations, prompt and "
-            "completion, or Alpaca's fields.",
+            "Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as s3://BUCKET/FOLDER, "
+            "hf:NAME[:CONFIG][/SPLIT], python:stdlib; several between commas, for a training each with a weight, and in stages. "
+            "Records hold text, messages (with tools, weight), ShareGPT conversations, prompt and completion, or Alpaca's "
+            "fields.",
             "Data",
             metavar="SOURCE,...",
+            examples=("a.jsonl:0.7,hf:b:0.3", "web:0.9,math:0.1; annealed: web:0.4,math:0.6"),
             synonyms=(
                 "dataset",
+                "mixture",
+                "data_mix",
+                "blend",
                 "datasets",
                 "dataset_name",
                 "train_data",

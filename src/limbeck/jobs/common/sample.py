@@ -12,6 +12,7 @@ from limbeck.corpora import Document
 from limbeck.corpora.chat import completion, conversation
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.found import as_forms, named
+from limbeck.corpora.mixture import Mixture
 from limbeck.corpora.source import read_parts, resolve
 from limbeck.corpora.template_fields import unprinted
 from limbeck.corpora.tokenizer import Frame, document_tokens, frame
@@ -72,11 +73,13 @@ def first_documents(settings: Settings, teacher: TeacherRef) -> Sample:
     """The first 64 documents of the text; none if captured logits contain the text as tokens."""
     if isinstance(teacher, CapturedRef):
         return Sample()
-    parts = resolve(settings.data, columns_of(settings))
-    bad = BadRecords(settings.skip_bad or 0)
-    documents = list(islice(read_parts(parts, settings.data, bad), _DOCUMENTS))
-    skipped = tuple(name for part in parts for name in part.beside)
-    return Sample(documents, len(documents) < _DOCUMENTS, bad, skipped)
+    mixture = Mixture.of(settings.data)
+    sources = (settings.data,) if mixture is None else mixture.sources
+    parts = [resolve(source, columns_of(settings)) for source in sources]
+    bad, each = BadRecords(settings.skip_bad or 0), -(-_DOCUMENTS // len(sources))
+    documents = [list(islice(read_parts(p, s, bad), each)) for p, s in zip(parts, sources, strict=True)]
+    skipped = tuple(name for some in parts for part in some for name in part.beside)
+    return Sample([d for some in documents for d in some], all(len(some) < each for some in documents), bad, skipped)
 
 
 def of_text(sample: Sample, teacher: LanguageModel) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from limbeck.corpora.reading import Reads, Records
 from limbeck.corpora.records import Columns
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import packing_in_settings, text_of_run
+from limbeck.jobs.common.mixture import wanted_tokens
 from limbeck.run.log import console
 
 
@@ -59,6 +60,7 @@ def stores_of(
             reader,
             folder,
             eval_source=settings.eval_data,
+            most=wanted_tokens(settings),
             records=records_of(settings),
             progress=console.is_terminal,
             processes=settings.text_processes,

@@ -15,9 +15,10 @@ import torch
 
 from limbeck.config import ATTENTION, PTQ
 from limbeck.corpora import Rows, TokenStore
-from limbeck.corpora.pack import Start
+from limbeck.corpora.pack import Blend, Start
 from limbeck.disk import link_or_copy, whole_folder
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.common.trained import TRAINING, place_best, write_training
 from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.models.build import new_model
@@ -115,7 +116,7 @@ class Shared:
     number format of the saved models; training is in float32. ``fresh_rate``: the peak learning rate from random weights, None
     for the plan's. ``watch``: what is measured during the trainings, ``rule``: what follows from that, ``tracked``: how a
     tracker shows them. ``quantiser``: with what weights arms compute, but ptq, whose weights are replaced after its training;
-    None for their own.
+    None for their own. ``data`` is the value of --data, which may be a mixture.
     """
 
     cut: Path
@@ -134,6 +135,11 @@ class Shared:
     rule: Rule | None = None
     tracked: Tracked | None = None
     quantiser: Quantiser | None = None
+    data: str = ""
+
+    def blend(self, steps: int) -> Blend | None:
+        """How rows are shared among the sources of a mixture over ``steps`` steps, those before this training among them."""
+        return blend_of(self.data, steps=steps, rows=self.plan.rows, schedule=self.plan.schedule) if self.data else None
 
     def run(self, arm: Arm) -> Run:
         """The training run of an arm, with its student before the first step."""
@@ -152,6 +158,7 @@ class Shared:
             most=None if self.reads_on and arm.steps > self.plan.steps else self.most_rows,
             counted=self.counted,
             start=Start(arm.taken * self.plan.rows, self.common),
+            blend=self.blend(arm.taken + arm.steps),
         )
         objective = arm.objective.make()
         teacher = self.teacher if objective.needs_teacher else None

@@ -21,10 +21,11 @@ from rich.table import Table
 
 from limbeck.config import ATTENTION, Stage
 from limbeck.corpora import Rows, TokenStore
-from limbeck.corpora.pack import Start
+from limbeck.corpora.pack import Blend, Start
 from limbeck.disk import Count, read_lines, read_rows, write_json, write_rows, writing
 from limbeck.errors import BadCorpus
 from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.common.training import plan_of
 from limbeck.jobs.distil.plan import DistilPlan
 from limbeck.jobs.pair.student import OnDisk, make_student
@@ -80,7 +81,10 @@ def make_converted(
     training = plan_of(settings, **size, lr=lr, schedule=settings.schedule, bf16=environment.bf16)
     training = replace(training, average="")  # of the last stage alone
     taken = conversion.steps(budget.steps)
-    work = _Matching(out / MATCHING, everywhere, store, length, settings.seed, training, environment, most_rows)
+    blend = None
+    if most_rows is None:
+        blend = blend_of(settings.data, steps=budget.steps, rows=budget.rows, schedule=plan.schedule)
+    work = _Matching(out / MATCHING, everywhere, store, length, settings.seed, training, environment, most_rows, blend)
     mixers, damage = conversion.mixers, None
     student = _converted(base, mixers, seed=settings.seed, device=world.device)
     if "mixers" in taken:
@@ -153,6 +157,7 @@ class _Matching:
     plan: Plan
     environment: Environment
     most_rows: int | None
+    blend: Blend | None
 
     def stage(self, stage: Stage, student: LanguageModel, steps: int, *, before: int = 0) -> LanguageModel:
         """The student after a stage, from disk if it is done. The stage reads the text from the row after ``before`` steps."""
@@ -170,6 +175,7 @@ class _Matching:
                 ranks=world,
                 most=self.most_rows,
                 start=Start(before * self.plan.rows),
+                blend=self.blend,
             )
             plan = replace(self.plan, steps=steps)
             label = f"match {stage}"

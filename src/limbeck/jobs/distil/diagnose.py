@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 from transformers.configuration_utils import PreTrainedConfig
 
+from limbeck.corpora.mixture import plain
 from limbeck.errors import BadModel
 from limbeck.jobs.common.environment import Environment, batch_rows
 from limbeck.jobs.common.memory import needs_documents, planned_run
@@ -46,7 +47,7 @@ def what_is_known(
     settings = request.settings
     found = compare_to_unigram(
         teacher,
-        of_source(settings.data, teacher, columns_of(settings)),
+        of_source(plain(settings.data), teacher, columns_of(settings)),
         vocab=teacher.vocab,
         length=min(length, teacher.context),
         device=environment.world.device,

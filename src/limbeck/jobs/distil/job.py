@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from limbeck.config import DistilSettings
-from limbeck.corpora import TokenStore, require_rows
+from limbeck.corpora import Rows, TokenStore, require_rows
 from limbeck.corpora.layout import Layout
 from limbeck.disk import claims, read_json
 from limbeck.ending import show_ending
@@ -26,6 +26,7 @@ from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.folder import claim_together, now, same_corpus, update
 from limbeck.jobs.common.held_out import kept_apart, watch_of, write_apart
 from limbeck.jobs.common.memory import computed, memory_use
+from limbeck.jobs.common.mixture import mixture_facts, print_mixture
 from limbeck.jobs.common.opening import open_documents
 from limbeck.jobs.common.packing import packed
 from limbeck.jobs.common.rates import fresh_rate_of, rate_of
@@ -196,6 +197,9 @@ def prepare(
         }
         update(settings.out, run, **facts, **_student_facts(plan, source, student, environment), **kept)
         _announce(about, student, shared.plan, layout, arms, most=source.rows)
+        mixed = _mixed(plan, shared)
+        print_mixture(mixed)
+        update(settings.out, run, **mixed)
     cost = _cost(plan, source, student, environment, use)
     del student  # one student at a time is in memory
     _estimate(settings, run, arms, cost, shared)
@@ -327,6 +331,7 @@ def _shared(
         counted=source.counted,
         reads_on=isinstance(source, CrossTokenizerTeacher),  # its logits cover only the rows of the plan
         common=(settings.seed, plan.matched * budget.rows),
+        data="" if source.captured else settings.data,
         stored=stored_as(settings, plan.request.teacher),
         fresh_rate=fresh_rate_of(settings, student.parameters_count),
         quantiser=plan.quantiser,
@@ -454,6 +459,13 @@ def _plan_facts(plan: Plan, layout: Layout, arms: list[Arm]) -> dict[str, Any]:
         **optimiser_facts(plan),
         "arms": [{"name": a.name, "seed": a.seed, "objective": a.objective.text, "steps": a.steps} for a in arms],
     }
+
+
+def _mixed(plan: DistilPlan, shared: Shared) -> dict[str, Any]:
+    """How often the student's training reads each source of a mixture."""
+    steps = plan.budget.steps
+    rows = Rows(shared.store, length=shared.length, blend=shared.blend(steps))
+    return mixture_facts(shared.store, rows, steps * plan.budget.rows)
 
 
 def _announce(

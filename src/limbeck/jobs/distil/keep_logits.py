@@ -13,6 +13,7 @@ import psutil
 
 from limbeck.config import CaptureSettings, DistilSettings
 from limbeck.corpora import Rows, TokenStore
+from limbeck.corpora.mixture import Mixture
 from limbeck.errors import BadSetting
 from limbeck.jobs.capture.certificate import why_not
 from limbeck.jobs.capture.codecs import codecs_within
@@ -45,6 +46,8 @@ def keeps(
         return settings.cache_logits and needed
     if (settings.out / CAPTURED).exists():
         return True
+    if Mixture.of(settings.data) is not None:  # whose rows are spread over the text
+        return False
     if (settings.out / "cut").exists() or environment.world.size > 1 or settings.mixers is not None or not needed:
         return False
     about = load_without_weights(resolve(request.teacher.config_source), name=request.teacher.name)

@@ -10,11 +10,13 @@ from jaxtyping import Int
 from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.config import DistilSettings
+from limbeck.corpora.mixture import Mixture, plain
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.errors import BadSetting
 from limbeck.jobs.common.environment import Environment, batch_rows, row_length
 from limbeck.jobs.common.folder import signature_of
 from limbeck.jobs.common.memory import needs_documents, planned_run
+from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.common.rates import schedule_of
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.common.training import rule_of
@@ -27,7 +29,7 @@ from limbeck.models.gguf.quantiser import KIND_OF, Quantiser
 from limbeck.planning.checks.pair import PlannedRun
 from limbeck.run.optim import Schedule
 from limbeck.students.shape import Shape, config_of
-from limbeck.teachers.ref import CapturedRef
+from limbeck.teachers.ref import CapturedRef, ServedRef
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,12 @@ class DistilPlan:
         settings = request.settings
         check_align(request)
         check_mesh(settings, environment)
+        check_mixture(request)
         rule_of(settings)
         target = target_shape(settings, request.teacher)
         conversion = check_conversion(request, target)
         if not isinstance(request.teacher, CapturedRef):  # it contains the text
-            for text in filter(None, (settings.data, settings.eval_data)):
+            for text in filter(None, (plain(settings.data), settings.eval_data)):
                 resolve_source(text, columns_of(settings))
         config = load_config(settings.student or request.teacher.config_source)
         if request.teacher.vocabulary is not None:
@@ -85,6 +88,7 @@ class DistilPlan:
         planned = planned_config(request, target, conversion, config)
         quantiser = None if settings.qat is None else Quantiser.of(planned, KIND_OF[settings.qat])
         budget, schedule = Budget(length, rows, steps), schedule_of(settings, planned)
+        blend_of(settings.data, steps=steps, rows=rows, schedule=schedule)  # for its errors
         return cls(request, target, conversion, budget, matched, schedule, quantiser)
 
     def run(self, environment: Environment, *, documents: Int[np.ndarray, " n"]) -> PlannedRun:
@@ -105,6 +109,25 @@ class DistilPlan:
         if code := objective.code:
             derived["objective_code"] = code
         return signature_of(self.request.settings, "distil", **derived)
+
+
+def check_mixture(request: DistilRequest) -> None:
+    """Raises BadSetting for settings that need the text in one piece where --data is a mixture."""
+    settings = request.settings
+    if isinstance(request.teacher, CapturedRef) or Mixture.of(settings.data) is None:
+        return
+    for flag, given in (
+        ("--vocab", settings.vocab),
+        ("--text-tokens", settings.text_tokens),
+        ("--cache-logits", settings.cache_logits),
+        ("--tokenizer-align", settings.tokenizer_align),
+        ("--teacher with a server", isinstance(request.teacher, ServedRef)),
+    ):
+        if given:
+            raise BadSetting(
+                f"{flag} reads the text from its beginning, and with weights of sources in --data rows are read by these: leave "
+                "one of the two out"
+            )
 
 
 def check_mesh(settings: DistilSettings, environment: Environment) -> None:

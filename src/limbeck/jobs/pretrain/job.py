@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import torch
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from limbeck.config import PretrainSettings
-from limbeck.corpora import Rows, TokenStore, build_stores, is_held_out, read, require_rows, train_tokenizer
+from limbeck.corpora import Rows, TokenStore, build_stores, require_rows, train_tokenizer
+from limbeck.corpora.draws import training_texts
 from limbeck.corpora.faults import BadRecords
+from limbeck.corpora.mixture import plain
 from limbeck.corpora.reading import USUAL, Records
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, whole_folder, write_digests, write_lines, write_rows, writing
@@ -27,6 +30,7 @@ from limbeck.jobs.common.environment import Environment, batch_rows, environment
 from limbeck.jobs.common.folder import claim_together, now, same_corpus, signature_of, text_of_run, update
 from limbeck.jobs.common.held_out import Apart, HeldOut, kept_apart, watch_of, write_apart
 from limbeck.jobs.common.memory import computed, memory_use, needs_documents, planned_run
+from limbeck.jobs.common.mixture import blend_of, mixture_facts, print_mixture, wanted_tokens
 from limbeck.jobs.common.rates import early_stop_findings, fresh_rate_finding, optimiser_findings
 from limbeck.jobs.common.text import columns_of, print_notes, records_of
 from limbeck.jobs.common.trained import place_best, write_training
@@ -73,7 +77,8 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     out, world = settings.out, environment.world
     length = row_length(settings, context, world.device, name="the new model")
     rows, steps = batch_rows(settings, length, world.size)
-    for source in filter(None, (settings.data, settings.eval_data)):
+    blend = blend_of(settings.data, steps=steps, rows=rows, schedule=settings.schedule)
+    for source in filter(None, (plain(settings.data), settings.eval_data)):
         resolve_source(source, columns_of(settings))
     signature = signature_of(settings, "pretrain", length=length, rows=rows, bf16=environment.bf16)
     run = claim_together(out, signature, world)
@@ -84,6 +89,7 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
             tokenizer,
             out / "data",
             eval_source=settings.eval_data,
+            most=wanted_tokens(settings),
             records=records_of(settings),
             progress=console.is_terminal,
             processes=settings.text_processes,
@@ -116,7 +122,11 @@ def pretrain(settings: PretrainSettings) -> dict[str, Any]:
     plan = computed(plan, use)
     if world.first and kept:
         update(out, run, **kept)
-    corpus = Rows(store, length=length, seed=settings.seed, ranks=world)
+    corpus = Rows(store, length=length, seed=settings.seed, ranks=world, blend=blend)
+    if world.first:
+        mixed = mixture_facts(store, corpus, steps * rows)
+        print_mixture(mixed)
+        update(out, run, **mixed)
     apart = kept_apart(held_out, plan, every=rule.every, length=length, device=world.device) if rule else None
     every = rule.every if rule else None
     if apart and world.first:
@@ -356,7 +366,12 @@ def _tokenizer(settings: PretrainSettings, out: Path, environment: Environment) 
     if environment.world.first:
         fraction = 0.0 if settings.eval_data else 0.05
         make_tokenizer(
-            settings.data, out / "tokenizer", vocab=settings.vocab, fraction=fraction, records=records_of(settings)
+            settings.data,
+            out / "tokenizer",
+            vocab=settings.vocab,
+            fraction=fraction,
+            records=records_of(settings),
+            most=wanted_tokens(settings),
         )
     environment.world.barrier()
     return PreTrainedTokenizerFast.from_pretrained(verified_folder(out / "tokenizer"))
@@ -369,15 +384,15 @@ def make_tokenizer(
     vocab: int,
     fraction: float = 0.05,
     records: Records = USUAL,
+    most: Sequence[int] = (),
 ) -> None:
-    """Trains a tokenizer of ``vocab`` tokens into a folder, unless it exists; a ``fraction`` of the documents is held out."""
+    """Trains a tokenizer of ``vocab`` tokens into a folder, unless it exists; a ``fraction`` of the documents is held out.
+
+    ``most``: the training tokens of each source after which one that is streamed is read no further.
+    """
     if not folder.exists():
         bad = BadRecords(records.skip_bad)
-        texts = (
-            d.content
-            for d in read(data, records.columns, bad, passages=fraction > 0)
-            if not is_held_out(d, fraction=fraction)
-        )
+        texts = training_texts(data, bad, fraction=fraction, columns=records.columns, most=most)
         tokenizer = train_tokenizer(texts, vocab=vocab)
         bad.check()
         with whole_folder(folder) as beside:

@@ -24,6 +24,7 @@ from limbeck.disk import existing, read_json
 from limbeck.errors import BadCorpus
 from limbeck.jobs.common.folder import packing_in_settings
 from limbeck.jobs.common.held_out import watched_documents
+from limbeck.jobs.common.mixture import wanted_of
 from limbeck.jobs.common.opening import open_measured
 from limbeck.jobs.common.sample import first_documents
 from limbeck.jobs.common.text import print_notes, records_of
@@ -39,13 +40,17 @@ _TRAINS = ("distil", "pretrain")  # jobs whose runs may have their text elsewher
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The run of a model: its text, and how its ``records`` are read, from its signature."""
+    """The run of a model: its text, and how its ``records`` are read, from its signature.
+
+    ``most``: the training tokens of each source after which one that is streamed is read no further.
+    """
 
     folder: Path
     data: str
     eval_data: str | None
     records: Records
     text_tokens: int | None = None
+    most: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, model: str) -> RunFolder | None:
@@ -59,7 +64,9 @@ class RunFolder:
             if made and isinstance(signature.get("data"), str):
                 columns = tuple((ours, there) for ours, there in signature.get("columns") or ())
                 records = Records(Columns(columns), signature.get("skip_bad") or 0, bool(signature.get("dedup")))
-                return cls(above, signature["data"], signature.get("eval_data"), records, signature.get("text_tokens"))
+                data, tokens = signature["data"], signature.get("text_tokens")
+                most = wanted_of(data, signature.get("tokens", 0), tokens)
+                return cls(above, data, signature.get("eval_data"), records, tokens, most)
         return None
 
     def trained_on(self, store: TokenStore) -> TokenStore:
@@ -162,7 +169,7 @@ class Texts:
         run, folder = self._run, self._folder / "run"
         try:
             train, held_out = build_stores(
-                run.data, self._model, folder, eval_source=run.eval_data, records=run.records
+                run.data, self._model, folder, eval_source=run.eval_data, records=run.records, most=run.most
             )
             return self._run.trained_on(train), held_out
         except BadCorpus as error:

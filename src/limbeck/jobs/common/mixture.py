@@ -1,0 +1,65 @@
+"""The mixture of a training's text: which rows are of which source, and what is said about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from limbeck.config import Settings
+from limbeck.corpora import Rows, TokenStore
+from limbeck.corpora.mixture import Mixture
+from limbeck.corpora.pack import Blend
+from limbeck.report.words import share
+from limbeck.run.log import console
+from limbeck.run.optim import Schedule, falls_from
+
+_FALLS = 0.8  # of a training with the schedule wsd, about, where only the size of a text depends on it
+
+
+def blend_of(data: str, *, steps: int, rows: int, schedule: Schedule) -> Blend | None:
+    """How ``steps`` steps of ``rows`` rows are shared among the sources of --data; None for one without weights.
+
+    A stage begins with a step. Raises BadCorpus for a mixture that is wrong, or whose stages do not fit the schedule.
+    """
+    mixture = Mixture.of(data)
+    if mixture is None:
+        return None
+    begins = mixture.begins(falls_from(steps) / steps if schedule == "wsd" else None)
+    first = {round(begin * steps) * rows: stage.shares for begin, stage in zip(begins, mixture.stages, strict=True)}
+    return Blend(tuple(first), tuple(first.values()))  # of two stages that begin with one step the later one
+
+
+def wanted_tokens(settings: Settings) -> tuple[int, ...]:
+    """The training tokens of each source of --data after which one that is streamed is read no further; none for all of it."""
+    return wanted_of(settings.data, settings.tokens, getattr(settings, "text_tokens", None))
+
+
+def wanted_of(data: str, tokens: int, text_tokens: int | None) -> tuple[int, ...]:
+    """`wanted_tokens` of the values of --data, --tokens and --text-tokens."""
+    mixture = Mixture.of(data)
+    if mixture is not None:
+        return tuple(mixture.budgets(tokens, _FALLS))
+    return () if text_tokens is None else (text_tokens,)
+
+
+def mixture_facts(store: TokenStore, rows: Rows, taken: int) -> dict[str, Any]:
+    """What run.json holds of a mixture, of which a training reads ``taken`` rows; nothing where there is none."""
+    if "sources" not in store.manifest:
+        return {}
+    passes = rows.passes(taken).tolist()
+    return {
+        "mixture": [one | {"passes": number} for one, number in zip(store.manifest["sources"], passes, strict=True)]
+    }
+
+
+def print_mixture(facts: dict[str, Any]) -> None:
+    """Prints how often each source of a mixture is read, and which of them run out."""
+    found = facts.get("mixture", ())
+    read = [one["passes"] * one["tokens"] for one in found]
+    for one, tokens in zip(found, read, strict=True):
+        often = (
+            f"{one['passes']:.2f} of its {one['tokens']:,} tokens"
+            if one["passes"] <= 1
+            else f"{one['tokens']:,} tokens"
+        )
+        again = f", read {one['passes']:.1f} times: it runs out, and begins again" if one["passes"] > 1 else ""
+        console.print(f"text: {share(tokens / sum(read))} of {one['source']}: {often}{again}")
