@@ -8,10 +8,11 @@ import pytest
 
 import limbeck
 from limbeck.corpora import pack
-from limbeck.disk import read_json, sha256_of
+from limbeck.disk import read_json, sha256_of, write_json
 from limbeck.errors import BadCorpus, BadSetting, LimbeckError
 from limbeck.jobs.common import mixture
 from limbeck.jobs.common.mixture import blend_of
+from limbeck.jobs.push import card
 from tests.helpers.kills import forked
 from tests.helpers.models import texts, write_teacher
 
@@ -64,6 +65,13 @@ def test_a_source_that_runs_out_is_named(monkeypatch):
         "text: 75 % of web: 0.50 of its 3,000 tokens",
         "text: 25 % of math: 200 tokens, read 2.5 times: it runs out, and begins again",
     ]
+
+
+def test_a_card_names_the_data_sets_of_a_mixture_without_their_weights(tmp_path):
+    data = "hf:org/one:0.5,stories/a.jsonl:0.5; annealed: hf:org/two:config/train:1"
+    write_json(tmp_path / "run.json", {"signature": {"data": data}})
+    assert card._datasets(tmp_path) == ["org/one", "org/two"]
+    assert card._text_of(tmp_path) == "hf:org/one, a.jsonl, hf:org/two:config/train"
 
 
 def test_stages_begin_with_steps():

@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard
 
+from limbeck.corpora.mixture import plain
 from limbeck.disk import read_json, read_lines
 from limbeck.errors import BadFolder, first_line
 from limbeck.jobs.push.files import CARD
@@ -59,14 +60,14 @@ def _signature(run: Path | None) -> Mapping[str, Any]:
 
 def _datasets(run: Path | None) -> list[str]:
     """The hub's data sets among the sources of the run's text."""
-    sources = str(_signature(run).get("data") or "").split(",")
+    sources = plain(str(_signature(run).get("data") or "")).split(",")
     names = [source.removeprefix("hf:").partition(":")[0] for source in sources if source.startswith("hf:")]
     return sorted({"/".join(name.split("/")[:2]) for name in names})
 
 
 def _text_of(run: Path) -> str:
     """The names of the run's text without their folders."""
-    sources = str(_signature(run).get("eval_data") or _signature(run).get("data") or "text").split(",")
+    sources = plain(str(_signature(run).get("eval_data") or _signature(run).get("data") or "text")).split(",")
     return ", ".join(source if source.startswith(("hf:", "python:")) else Path(source).name for source in sources)
 
 
