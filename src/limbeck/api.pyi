@@ -223,7 +223,7 @@ def doctor(
         time_limit: Time limit of one request. Default: 120.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         text_processes: Processes that tokenise the dataset; the result does not depend on their number. Default:
-            one a core for 256 MiB of text or more, else 1.
+            one a core for 256 MiB of text or more and for datasets of the hub, else 1.
         dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is bfloat16 where the device
             has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
             its own. Default: auto.
@@ -447,7 +447,7 @@ def distil(
         time_limit: Time limit of one request. Default: 120.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         text_processes: Processes that tokenise the dataset; the result does not depend on their number. Default:
-            one a core for 256 MiB of text or more, else 1.
+            one a core for 256 MiB of text or more and for datasets of the hub, else 1.
         dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is bfloat16 where the device
             has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
             its own. Default: auto.
@@ -558,7 +558,7 @@ def capture(
         time_limit: Time limit of one request. Default: 120.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         text_processes: Processes that tokenise the dataset; the result does not depend on their number. Default:
-            one a core for 256 MiB of text or more, else 1.
+            one a core for 256 MiB of text or more and for datasets of the hub, else 1.
         dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is bfloat16 where the device
             has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
             its own. Default: auto.
@@ -824,7 +824,7 @@ def pretrain(
         layers: With --mixers: number of layers, a multiple of the pattern.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         text_processes: Processes that tokenise the dataset; the result does not depend on their number. Default:
-            one a core for 256 MiB of text or more, else 1.
+            one a core for 256 MiB of text or more and for datasets of the hub, else 1.
         dtype: Number format of the arithmetic (mixed precision with bfloat16); auto is bfloat16 where the device
             has units for it, on a CPU (AVX512-BF16, AMX) for models of 256 channels or more; a begun run keeps
             its own. Default: auto.

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.corpora import Records, TokenStore, build_stores, tokenised, train_tokenizer, unfinished, writer
+from limbeck.corpora import Records, TokenStore, build_stores, processes, tokenised, train_tokenizer, unfinished, writer
 from limbeck.corpora.digest_set import DigestSet
 from limbeck.corpora.document import Document
 from limbeck.corpora.draws import Draw
 from limbeck.corpora.found import notes_of
 from limbeck.corpora.processes import WORTH_IT, Work, processes_for, tokenising
+from limbeck.corpora.source import Part
 from limbeck.corpora.tokenised import How
 from limbeck.disk import digest_of
 from limbeck.errors import BadCorpus, OutOfMemory
@@ -183,10 +184,13 @@ def test_a_set_of_digests_knows_what_was_added_however_it_grows():
     assert found._table.nbytes <= 48 * 2000 * 4 / 3  # bytes a digest, as its text says
 
 
-def test_processes_are_started_for_much_text_or_an_unknown_amount():
-    assert processes_for([1, WORTH_IT - 2]) == 1
-    cores = processes_for([WORTH_IT])
-    assert processes_for([1, None]) == cores >= 1
+def test_processes_are_started_for_much_text_and_for_what_is_streamed(monkeypatch):
+    monkeypatch.setattr(processes.os, "sched_getaffinity", lambda process: {0, 2, 5})
+    small, large, library = Part(iter, [], least=1), Part(iter, [], least=WORTH_IT - 1), Part(iter, [])
+    assert processes_for([small, library]) == processes_for([large, library]) == 1
+    assert processes_for([small, large]) == 3
+    assert processes_for([small, Part(iter, [], streamed=True)]) == 3
+    assert processes_for([Part(iter, [], least=9, streamed=True)]) == 1
 
 
 @pytest.mark.long
@@ -213,4 +217,4 @@ def test_processes_make_the_same_store_and_say_when_one_dies(tokenizer, source, 
 def test_cores_are_counted_on_systems_that_bind_no_process_to_some(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert [processes_for([size]) for size in (None, WORTH_IT, 1)] == [6, 6, 1]
+    assert [processes_for([Part(iter, [], least=size, streamed=True)]) for size in (None, WORTH_IT, 1)] == [6, 6, 1]

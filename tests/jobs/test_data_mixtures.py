@@ -103,4 +103,3 @@ def test_a_student_is_distilled_from_a_mixture(data, tmp_path):
     found = read_json(tmp_path / "out" / "run.json")
     assert len(found["mixture"]) == 2
     assert not (tmp_path / "out" / "captured").exists()
-    limbeck.distil(**asked, out=str(tmp_path / "mixed"), baselines=(), mixers="attention", tokens="3k")

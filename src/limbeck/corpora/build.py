@@ -169,7 +169,7 @@ def _fill(
 ) -> None:
     """Reads what is left of every source, and adds each document to the writer of its side."""
     everything = [part for some in parts for part in some]
-    processes = processes or processes_for([part.size for part in everything])
+    processes = processes or processes_for(everything)
     with _bar(everything, build, shown=progress) as advance, tokenising(how, draws, processes) as in_tokens:
         while build.place.draw < len(draws):
             number = build.place.draw

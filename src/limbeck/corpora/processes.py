@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from limbeck.corpora.document import Document
 from limbeck.corpora.draws import Draw
+from limbeck.corpora.source import Part
 from limbeck.corpora.tokenised import How, Tokenised, tokenised
 from limbeck.errors import OutOfMemory
 
@@ -39,9 +40,10 @@ class Work(Generic[Block]):
 Tokenise = Callable[[Iterable[Work[Block]]], Generator[tuple[Block, Tokenised]]]
 
 
-def processes_for(sizes: Sequence[int | None]) -> int:
-    """How many processes tokenise parts of these sizes in bytes: one a core for much text or an unknown amount, else one."""
-    enough = None in sizes or sum(filter(None, sizes)) >= WORTH_IT
+def processes_for(parts: Sequence[Part]) -> int:
+    """How many processes tokenise these parts: one a core for much text, or for a dataset that is streamed, else one."""
+    unknown = any(part.streamed and part.least is None for part in parts)
+    enough = unknown or sum(part.least or 0 for part in parts) >= WORTH_IT
     return _cores() if enough else 1
 
 

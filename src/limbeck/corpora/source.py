@@ -56,7 +56,8 @@ class Part:
     as this shows without reading it. ``size`` is the number of bytes, None where it does not reflect the amount of text.
     ``beside`` lists ignored files of a folder, on its first part. ``name`` is the name of a file or dataset. ``text`` is the
     file where it is plain text.
-    ``streamed``: it is elsewhere, and may be far larger than what is needed of it.
+    ``least``: bytes that are to be read, compressed where they are, None where this is unknown. ``streamed``: it is elsewhere,
+    and may be far larger than what is needed of it.
     """
 
     documents: Callable[[], Documents]
@@ -65,6 +66,7 @@ class Part:
     beside: tuple[str, ...] = ()
     name: str = ""
     text: Path | None = None
+    least: int | None = None
     streamed: bool = False
 
 
@@ -227,6 +229,7 @@ def _file(path: Path, name: str, columns: Columns, beside: tuple[str, ...] = ())
         beside,
         name,
         path if kind == ".txt" else None,
+        size,
     )
 
 
@@ -245,6 +248,7 @@ def _remote(address: str, columns: Columns) -> list[Part]:
             None if kind_of(file) == ".parquet" or file.suffix.lower() in PACKED else file.size,
             others if file is texts[0] else (),
             file.label,
+            least=file.size,
             streamed=True,
         )
         for file in texts

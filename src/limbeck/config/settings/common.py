@@ -199,7 +199,7 @@ class Settings(DeviceSettings, SeededSettings, TextSettings):
         Flag(
             "Processes that tokenise the dataset; the result does not depend on their number.",
             "Machine",
-            default="one a core for 256 MiB of text or more, else 1",
+            default="one a core for 256 MiB of text or more and for datasets of the hub, else 1",
             synonyms=("num_proc", "dataset_num_proc", "preprocessing_num_workers", "tokenize_workers"),
         ),
     ] = Field(default=None, exclude=True)
