@@ -34,7 +34,7 @@ def scrubbed(text: str) -> str:
 
 def without_folders(text: str) -> str:
     """A text without the folders of this machine in it, of which only the last names are left: it may be published."""
-    return re.sub(r"(?<![\w:/.])(?:~|\.{0,2})/(?:[^\s/,;]+/)+(?=[^\s/,;])", "", text)
+    return re.sub(r"(?:(?<![\w:/.])|(?<=:)(?!//))(?:~|\.{0,2})/(?:[^\s/,;]+/)+(?=[^\s/,;])", "", text)
 
 
 def _secrets() -> list[str]:

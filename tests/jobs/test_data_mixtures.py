@@ -13,6 +13,7 @@ from limbeck.errors import BadCorpus, BadSetting, LimbeckError
 from limbeck.jobs.common import mixture
 from limbeck.jobs.common.mixture import blend_of
 from limbeck.jobs.push import card
+from limbeck.scrub import without_folders
 from tests.helpers.kills import forked
 from tests.helpers.models import texts, write_teacher
 
@@ -72,6 +73,11 @@ def test_a_card_names_the_data_sets_of_a_mixture_without_their_weights(tmp_path)
     write_json(tmp_path / "run.json", {"signature": {"data": data}})
     assert card._datasets(tmp_path) == ["org/one", "org/two"]
     assert card._text_of(tmp_path) == "hf:org/one, a.jsonl, hf:org/two:config/train"
+
+
+def test_a_tracker_does_not_show_the_folders_of_a_mixture():
+    data = "/home/me/a.jsonl:1,s3://bucket/deep/b.jsonl:1;annealed:/home/me/c.jsonl:1"
+    assert without_folders(data) == "a.jsonl:1,s3://bucket/deep/b.jsonl:1;annealed:c.jsonl:1"
 
 
 def test_stages_begin_with_steps():
