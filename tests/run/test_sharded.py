@@ -17,6 +17,8 @@ from limbeck.models.language_model import whole
 from limbeck.models.led import leading
 from limbeck.models.load import load
 from limbeck.models.save import save
+from limbeck.objectives import CrossEntropy
+from limbeck.objectives.fused import fused_backward
 from limbeck.probes import measure
 from limbeck.run.run import Run
 from limbeck.run.save import TrainState, checkpoints, load_checkpoint
@@ -89,14 +91,31 @@ def test_a_student_that_is_read_in_parts_trains_as_one_in_memory(one, tmp_path):
     assert losses(tmp_path / "parts") == losses(tmp_path / "memory") != []
 
 
-def test_micro_batches_and_recomputed_layers_train_as_one_process(one, tmp_path):
-    """With one row at a time gradients are reduced after the last alone; recomputed layers are gathered once more."""
+@pytest.mark.parametrize(
+    ("count", "mesh"), [(2, "shard"), pytest.param(4, "shard=2,replicate=2", marks=pytest.mark.long)]
+)
+def test_micro_batches_and_recomputed_layers_train_as_one_process(one, tmp_path, count, mesh):
+    """One row at a time: gradients are reduced over shards after each, over replicas after the last."""
     data, _ = one
-    how = {"steps": 4, "rows": 6, "micro": 1, "checkpointing": "layers"}
+    how = {"steps": 4, "rows": 3 * count, "micro": 1, "checkpointing": "layers"}
     build(tmp_path / "one", data, **how).train()
-    on_ranks(2, lambda world: sharded_run(tmp_path / "two", data, world, **how).train())
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
-    assert len(losses(tmp_path / "two")) == 4
+    on_ranks(count, lambda world: sharded_run(tmp_path / "more", data, world, **how).train(), mesh=mesh)
+    assert losses(tmp_path / "more") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    assert len(losses(tmp_path / "more")) == 4
+
+
+def test_no_process_keeps_whole_gradients_between_micro_batches():
+    """FSDP has a mode that sums the gradients of all weights on each process, and reduces them at the end of a step."""
+
+    def work(world):
+        student = llama(seed=2, tok=tokenizer())
+        world.place(student, train=True)
+        world.begin(student, last=False)
+        rows = batch(2)
+        fused_backward(CrossEntropy(), student(rows), None, rows, scale=1.0)
+        return sorted({type(p.grad).__name__ for p in student.model.parameters()})
+
+    assert on_ranks(2, work) == [["DTensor"]] * 2
 
 
 def test_a_checkpoint_is_continued_by_another_number_of_processes(one, tmp_path):

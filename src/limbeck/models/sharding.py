@@ -70,11 +70,11 @@ def shard(
 def begin(model: LanguageModel, *, last: bool) -> None:
     """Prepares a forward and backward pass of one micro-batch of a training: gathers embedding and head.
 
-    Gradients are reduced over the processes in the backward pass of the ``last`` micro-batch of a step.
+    Gradients are reduced over shards in every backward pass, since each process would keep them whole until a later one; over
+    replicas in that of the ``last`` micro-batch of a step.
     """
     root: Any = model.model
-    root.set_requires_gradient_sync(last)
-    root.set_is_last_backward(last)
+    root.set_requires_all_reduce(last)
     for unit in _ends(root):
         gathered: Any = unit[0] if isinstance(unit, list) else unit
         gathered.unshard()
