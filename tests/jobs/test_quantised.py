@@ -142,7 +142,7 @@ def test_the_start_is_measured_with_quantised_weights(here, done):
 
 def test_a_run_killed_in_its_training_ends_with_the_same_bits(here, done, tmp_path):
     out, saved = tmp_path / "out", []
-    from limbeck.run import run as of_run
+    from limbeck.run import saver as of_run
 
     def once(*given, **more):
         folder = of_save(*given, **more)

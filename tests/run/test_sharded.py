@@ -20,6 +20,7 @@ from limbeck.models.save import save
 from limbeck.objectives import CrossEntropy
 from limbeck.objectives.fused import fused_backward
 from limbeck.probes import measure
+from limbeck.run import save as of_save
 from limbeck.run.run import Run
 from limbeck.run.save import TrainState, checkpoints, load_checkpoint
 from limbeck.run.sharded import layout_of
@@ -44,7 +45,7 @@ def sharded_run(folder: Path, data: Path, world: World, *, read: Path | None = N
 def state_of(run: Run) -> dict[str, list]:
     """All tensors of a run's train state, whole, after its last checkpoint was read into new ones."""
     train_state = TrainState(run.student.model, run._begin(), run.objective)
-    load_checkpoint(checkpoints(run.folder)[-1], train_state)
+    load_checkpoint(checkpoints(run.folder)[-1], train_state, mesh=run.world)
     return {name: whole(tensor).tolist() for name, tensor in train_state.tensors().items()}
 
 
@@ -75,7 +76,8 @@ def test_shards_make_the_training_of_one_process(one, tmp_path, count, mesh):
 
     answers = on_ranks(count, work, mesh=mesh)
     expected = build(tmp_path / "as", data)
-    load_checkpoint(checkpoints(folder)[-1], TrainState(expected.student.model, expected._begin(), expected.objective))
+    state = TrainState(expected.student.model, expected._begin(), expected.objective)
+    load_checkpoint(checkpoints(folder)[-1], state, mesh=alone())
     assert losses(tmp_path) == pytest.approx(losses(folder), rel=1e-5)
     for local, found in answers:
         assert local <= 0.6 * len(found)
@@ -322,21 +324,73 @@ def test_a_folder_that_not_all_processes_see_stops_all_of_them(tmp_path, monkeyp
     assert second == []
 
 
-def test_a_full_disk_of_one_process_is_one_error_on_all(one, tmp_path, monkeypatch):
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_full_disk_of_one_process_is_one_error_on_all(one, tmp_path, monkeypatch, rank, background):
     data, _ = one
     write = HuggingFaceStorageWriter.write_data
 
     def full(self, plan, planner):
-        if torch.distributed.get_rank() == 1:
+        if torch.distributed.get_rank() == rank:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(self, plan, planner)
 
     monkeypatch.setattr(HuggingFaceStorageWriter, "write_data", full)
 
     def work(world):
+        run = sharded_run(tmp_path, data, world, steps=4, save_every=2)
+        run.background = background
         with pytest.raises(BadFolder, match=r"the disk is full: .*step-000002"):
+            run.train()
+        return "told"
+
+    assert on_ranks(2, work) == ["told", "told"]
+    assert not list(tmp_path.glob("*step*"))
+
+
+def test_a_checkpoint_that_the_first_process_cannot_complete_is_one_error_on_all(one, tmp_path, monkeypatch):
+    data, _ = one
+    write = of_save.write_json
+
+    def full(path, value):
+        if path.name == "state.json":
+            raise BadFolder("the disk is full")
+        write(path, value)
+
+    monkeypatch.setattr(of_save, "write_json", full)
+
+    def work(world):
+        with pytest.raises(BadFolder, match=r"the disk is full"):
             sharded_run(tmp_path, data, world, steps=4, save_every=2).train()
         return "told"
 
     assert on_ranks(2, work) == ["told", "told"]
     assert not list(tmp_path.glob("*step*"))
+
+
+def test_processes_that_write_in_the_background_write_the_same_and_each_checks_a_part_of_it(one, tmp_path, monkeypatch):
+    """A damaged part of one is the error of all."""
+    data, _ = one
+    how = {"steps": 4, "save_every": 2}
+
+    def work(world):
+        run = sharded_run(tmp_path / "background", data, world, **how)
+        run.background = True
+        run.train()
+        sharded_run(tmp_path / "between", data, world, **how).train()
+        checked = []
+        check = of_save.check_sums
+        monkeypatch.setattr(
+            of_save, "check_sums", lambda folder, files, **more: (checked.extend(files), check(folder, files, **more))
+        )
+        state = state_of(sharded_run(tmp_path / "background", data, world, **how))
+        same = state == state_of(sharded_run(tmp_path / "between", data, world, **how))
+        if world.first:
+            damaged = max(checkpoints(tmp_path / "background")[-1].glob("shard-00002*"))
+            damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+        world.barrier()
+        with pytest.raises(BadFolder, match=r"shard-00002.*expected SHA-256"):
+            state_of(sharded_run(tmp_path / "background", data, world, **how))
+        return same, sorted({name[:11] for name in checked})
+
+    assert on_ranks(2, work) == [(True, ["shard-00001"]), (True, ["shard-00002"])]

@@ -74,10 +74,11 @@ def is_link(path: Path) -> BadFolder:
 def sync(folder: Path, *, files: bool = True) -> None:
     """Waits until a folder's entries, and with ``files`` the files in it, are on the disk and survive a power cut."""
     for path in [*(p for p in folder.iterdir() if files and p.is_file()), folder]:
-        _sync(path)
+        sync_file(path)
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Waits until what this process wrote to a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -104,7 +105,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield beside
             if stat.S_IMODE(beside.stat().st_mode) != usual:  # safetensors creates its file readable only by the owner
                 beside.chmod(usual)
-            _sync(beside)
+            sync_file(beside)
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from limbeck.models.language_model import LanguageModel
@@ -30,6 +31,8 @@ class Mesh(Protocol):
     def first(self) -> bool: ...
     @property
     def sharded(self) -> bool: ...
+    @property
+    def group(self) -> dist.ProcessGroup | None: ...
 
     def sum(self, value: float) -> float:
         """The value summed over the ranks, the same bits on each."""

@@ -40,8 +40,8 @@ from limbeck.run.save import (
     load_best,
     load_checkpoint,
     save_best,
-    save_checkpoint,
 )
+from limbeck.run.saver import Saver, saving
 from limbeck.run.selection import Rule, Selection
 from limbeck.run.step import LossTerm, Step, train_step
 from limbeck.run.too_much import what_would_fit
@@ -91,7 +91,8 @@ class Run:
     ``update`` performs one optimiser step, with the signature of `train_step`; ``unit`` is the unit of its loss. ``after`` is the
     expected time in seconds of the rest of the whole run after this training, for progress lines only. ``watch``: held-out text
     that is measured during the training, None for none. ``rule``: what follows from those measurements, None for nothing;
-    ranks that do not measure have it too. ``tracked``: how a tracker shows the training, None for no tracker.
+    ranks that do not measure have it too. ``tracked``: how a tracker shows the training, None for no tracker. ``background``:
+    whether checkpoints are written while the training goes on, from a copy in host memory; None for where weights are on a GPU.
     """
 
     folder: Path
@@ -108,6 +109,7 @@ class Run:
     watch: Watch | None = None
     rule: Rule | None = None
     tracked: Tracked | None = None
+    background: bool | None = None
     done: int = field(default=0, init=False)  # steps
     complete: bool = field(default=False, init=False)  # whether all steps are done, or as many as the rule allows
     selection: Selection | None = field(default=None, init=False)
@@ -158,6 +160,7 @@ class Run:
             ) as reporter,
             self._tracking(step) as track,
             self._watching(step, average, track) as watched,
+            saving(self.folder, self.world, background=self._background) as saver,
         ):
             if step == 0:
                 self._select(watched(0, 0), 0, average)
@@ -183,21 +186,28 @@ class Run:
                 behind.add(Done(step, tokens, report, lr, start, self.corpus.state_dict()))
                 self._select(watched(step, tokens), step, average)
                 late = self.world.first and time.monotonic() - saved > 60 * self.plan.save_minutes
-                stop, due = self.world.any(bool(caught), late)
+                stop, due, failed = self.world.any(bool(caught), late, saver.failed)
+                if failed:
+                    saver.finish()
                 last = step == self.plan.steps or selection.over
                 if stop or due or step % self.plan.save_every == 0 or last:
                     behind.finish()
-                    self._save(step, tokens, train_state)
+                    self._save(step, tokens, train_state, saver)
                     saved = time.monotonic()
                 yield step
                 if stop:
                     break
+            saver.finish()
             self.done, self.complete = step, step == self.plan.steps or selection.over
         if self.complete:
             self._checkpoint(False)
             if self.plan.weights == "bfloat16":
                 _set_format(self.student.model, torch.float32)  # as the saved model is loaded
             self._conclude(average)
+
+    @property
+    def _background(self) -> bool:
+        return self.world.device.type == "cuda" if self.background is None else self.background
 
     def _average(self) -> WeightAverage | None:
         """The average of the weights that the plan asks for, before the first step."""
@@ -233,7 +243,7 @@ class Run:
         assert self.selection is not None
         assert self.selection.step is not None
         self.world.barrier()
-        load_best(self.folder, self.selection.step, self.student.model)
+        load_best(self.folder, self.selection.step, self.student.model, mesh=self.world)
 
     def _tracking(self, step: int) -> AbstractContextManager[Callable[[int, Mapping[str, float]], None]]:
         """The tracker of this training, on rank 0."""
@@ -359,7 +369,7 @@ class Run:
         saved = checkpoints(self.folder)
         if not saved:
             return 0, 0
-        state = load_checkpoint(saved[-1], train_state)
+        state = load_checkpoint(saved[-1], train_state, mesh=self.world)
         if slow_parameters(self.student.model) and "slowest" not in state:  # its parameter groups were different
             raise BadFolder(
                 f"{saved[-1]}: this run began with an older limbeck that did not limit the learning rate of state-space "
@@ -374,7 +384,7 @@ class Run:
             self.selection.restore(state["selection"])
         return state["step"], state["tokens"]
 
-    def _save(self, step: int, tokens: int, moving: TrainState) -> None:
+    def _save(self, step: int, tokens: int, moving: TrainState, saver: Saver) -> None:
         state = {"tokens": tokens, "corpus": self.corpus.state_dict()}
         state |= {"slowest": SLOWEST} if slow_parameters(self.student.model) else {}
         spared = self._checkpointed and self.plan.checkpointing == "auto"
@@ -383,9 +393,8 @@ class Run:
             state["micro_batch"] = fitted | ({"checkpointed": 1} if spared else {})
         if self.rule is not None and self.selection is not None:
             state["selection"] = self.selection.state()
-        save_checkpoint(self.folder, step, moving.tensors(), state, mesh=self.world)
-        if self.world.first:
-            drop_best(self.folder, but=self.selection.step if self.selection else None)
+        best = self.selection.step if self.selection else None
+        saver.save(step, moving.tensors(), state, then=lambda: drop_best(self.folder, but=best, until=step))
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:
         plan = self.plan

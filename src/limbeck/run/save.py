@@ -6,10 +6,12 @@ unpickled. Random numbers are seeded by the step's number, so they have no state
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -19,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from limbeck.disk import Bare, Count, check_sums, read_json, sums, whole_folder, write_json
+from limbeck.disk import Bare, Count, check_sums, read_json, sums, whole_folder, write_json, writing
 from limbeck.errors import BadFolder
 from limbeck.objectives.base import Objective
 from limbeck.run.average import WeightAverage
@@ -119,27 +121,49 @@ def save_checkpoint(
 ) -> Path:
     """Writes what `TrainState.tensors` gave to ``folder/step-000500`` beside and renames it; then removes the older ones.
 
-    All ranks of ``mesh`` call it; where tensors are sharded each writes its part.
+    All ranks of ``mesh`` call it; where tensors are sharded each writes its part. Raises BadFolder on all ranks where one cannot
+    write, and OtherRankStopped if a rank ended.
     """
     final = folder / f"step-{step:06d}"
-    with whole_folder(final) if mesh.first else nullcontext() as own:
-        beside = Path(mesh.share(str(own)))
-        files = write_sharded(tensors, beside, mesh) if is_sharded(tensors) else _write(tensors, beside, mesh)
-        if mesh.first:
+    with ExitStack() as written:
+        beside = Path(_of_first(mesh, lambda: str(written.enter_context(whole_folder(final)))))
+        if is_sharded(tensors):
+            files = write_sharded(tensors, beside, mesh)
+        else:
+            files = json.loads(_of_first(mesh, lambda: json.dumps(_write(tensors, beside))))
+
+        def complete() -> str:
             write_json(beside / _STATE, {"step": step, **state, "files": files})
+            written.close()
+            return ""
+
+        _of_first(mesh, complete)
     if mesh.first:
         for older in checkpoints(folder)[:-1]:
             shutil.rmtree(older, ignore_errors=True)
-    mesh.barrier()
     return final
 
 
-def _write(tensors: Mapping[str, Tensor], folder: Path, mesh: Mesh) -> dict[str, str]:
-    """Writes whole tensors on rank 0; gives the file's checksum there."""
-    if not mesh.first:
-        return {}
+def _of_first(mesh: Mesh, work: Callable[[], str]) -> str:
+    """What ``work`` gives on rank 0, on all ranks; where it cannot write, that is the error of all."""
+    found = failed = ""
+    cause: BadFolder | None = None
+    if mesh.first:
+        try:
+            found = work()
+        except BadFolder as error:
+            failed, cause = str(error), error
+    found, failed = json.loads(mesh.share(json.dumps([found, failed])))
+    if failed:
+        raise cause or BadFolder(failed)
+    return found
+
+
+def _write(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
+    """Writes whole tensors; gives the file's checksum."""
     whole = {k: t.contiguous().clone() if not t.is_contiguous() else t for k, t in tensors.items()}
-    save_file(whole, folder / _TENSORS)
+    with writing(folder):
+        save_file(whole, folder / _TENSORS)
     return sums(folder, [_TENSORS])
 
 
@@ -157,15 +181,15 @@ def save_best(folder: Path, step: int, tensors: Mapping[str, Tensor]) -> None:
         write_json(beside / _STATE, {"step": step, "files": sums(beside, [_TENSORS])})
 
 
-def load_best(folder: Path, step: int, model: torch.nn.Module) -> None:
-    """Gives a model, whole or sharded, the weights that `save_best` wrote.
+def load_best(folder: Path, step: int, model: torch.nn.Module, *, mesh: Mesh) -> None:
+    """Gives a model, whole or sharded, the weights that `save_best` wrote. All ranks of ``mesh`` call it.
 
     Raises BadFolder where they are missing, damaged or of another model.
     """
     kept = folder / f"best-{step:06d}"
     remedy = f"remove the checkpoints in {folder}; the training then starts from the beginning"
     state: dict[str, Any] = read_json(kept / _STATE, _Best, remedy=remedy)
-    check_sums(kept, state["files"], error=BadFolder, remedy=remedy)
+    _check_sums(kept, state["files"], remedy, mesh)
     own = dict(model.named_parameters())
     try:
         if is_sharded(own):
@@ -188,10 +212,10 @@ def best_step(folder: Path) -> int | None:
     return max((int(match[1]) for match in found if match), default=None)
 
 
-def drop_best(folder: Path, *, but: int | None = None) -> None:
-    """Removes the weights that `save_best` wrote, but those of one step."""
+def drop_best(folder: Path, *, but: int | None = None, until: float = math.inf) -> None:
+    """Removes the weights that `save_best` wrote ``until`` a step, but those of one step."""
     for kept in folder.glob("best-*"):
-        if (found := _BEST.fullmatch(kept.name)) and int(found[1]) != but:
+        if (found := _BEST.fullmatch(kept.name)) and int(found[1]) != but and int(found[1]) <= until:
             shutil.rmtree(kept, ignore_errors=True)
 
 
@@ -201,14 +225,15 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
-def load_checkpoint(folder: Path, train_state: TrainState) -> dict[str, Any]:
+def load_checkpoint(folder: Path, train_state: TrainState, *, mesh: Mesh) -> dict[str, Any]:
     """Restores a checkpoint's tensors and gives its JSON. Raises BadFolder if it is damaged or of another model.
 
-    Whole tensors may be restored into sharded ones, and sharded ones into whole ones or ones of another number of shards.
+    All ranks of ``mesh`` call it; each compares the checksums of some of the files, and a damaged one is the error of all. Whole
+    tensors may be restored into sharded ones, and sharded ones into whole ones or ones of another number of shards.
     """
     remedy = f"remove {folder}; the training then starts from the beginning"
     state: dict[str, Any] = read_json(folder / _STATE, _State, remedy=remedy)
-    check_sums(folder, state.get("files", {}), error=BadFolder, remedy=remedy)
+    _check_sums(folder, state.get("files", {}), remedy, mesh)
     try:
         train_state.restore(_read(folder, train_state))
     except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
@@ -216,6 +241,17 @@ def load_checkpoint(folder: Path, train_state: TrainState) -> dict[str, Any]:
             f"{folder}: expected the tensors of a checkpoint of this training ({error}): {remedy}."
         ) from error
     return state
+
+
+def _check_sums(folder: Path, files: Mapping[str, str], remedy: str, mesh: Mesh) -> None:
+    """Compares the checksums of files, each rank those of its part. Raises BadFolder on all ranks for a damaged one."""
+    failed = ""
+    try:
+        check_sums(folder, dict(sorted(files.items())[mesh.rank :: mesh.size]), error=BadFolder, remedy=remedy)
+    except BadFolder as error:
+        failed = str(error)
+    if first := next(filter(None, mesh.gather(failed)), None):
+        raise BadFolder(first)
 
 
 def _read(folder: Path, train_state: TrainState) -> dict[str, Tensor]:

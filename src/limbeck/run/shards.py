@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from limbeck.disk import sums, writing
+from limbeck.disk import sums, sync_file, writing
 from limbeck.run.mesh import Mesh
 from limbeck.run.world import meeting
 
@@ -39,9 +39,16 @@ def write_sharded(tensors: Mapping[str, Tensor], folder: Path, mesh: Mesh) -> di
     """
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with writing(folder), _first_cause(), meeting():
-        save(dict(tensors), storage_writer=writer)
+        save(dict(tensors), storage_writer=writer, process_group=mesh.group)
     own = [file.name for file in folder.glob(f"shard-{mesh.rank + 1:05d}-*.safetensors")]
-    return {name: digest for part in mesh.gather(sums(folder, own)) for name, digest in part.items()}
+    return {name: digest for part in mesh.gather(_durable(folder, own)) for name, digest in part.items()}
+
+
+def _durable(folder: Path, own: list[str]) -> dict[str, str]:
+    """The checksums of this process's files, which are on the disk then: another machine cannot wait for what is in a cache."""
+    for name in own:
+        sync_file(folder / name)
+    return sums(folder, own)
 
 
 def read_sharded(folder: Path, like: Callable[[str, torch.Size, torch.dtype], Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from limbeck.errors import OtherRankStopped
 from limbeck.host import queues
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.load import load
+from limbeck.run.mesh import Mesh
 from limbeck.types import Batch, CausalLM, Outputs
 
 _BUCKET = 2**24  # elements summed in one message: 64 MiB in float32
@@ -30,11 +31,15 @@ _BUCKET = 2**24  # elements summed in one message: 64 MiB in float32
 
 @dataclass(frozen=True)
 class World:
-    """The processes of this run, each with all weights: a `Mesh`. ``rank`` 0 writes files and prints."""
+    """The processes of this run, each with all weights: a `Mesh`. ``rank`` 0 writes files and prints.
+
+    ``group`` is the process group of its collectives, None for the one that all processes began with.
+    """
 
     rank: int
     size: int
     device: torch.device
+    group: dist.ProcessGroup | None = field(default=None, kw_only=True)
 
     @property
     def sharded(self) -> bool:
@@ -59,7 +64,7 @@ class World:
             return value
         total = value.clone()
         with meeting():
-            dist.all_reduce(total)
+            dist.all_reduce(total, group=self.group)
         return total
 
     def any(self, *flags: bool) -> list[bool]:
@@ -68,7 +73,7 @@ class World:
             return list(flags)
         total = torch.tensor(flags, dtype=torch.int32)  # by the host's own messages, which wait for no device
         with meeting():
-            dist.all_reduce(total)
+            dist.all_reduce(total, group=self.group)
         return [count > 0 for count in total.tolist()]
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
@@ -125,7 +130,7 @@ class World:
             return text
         given: list[str] = [text]
         with meeting():
-            dist.broadcast_object_list(given, src=0, device=self.device)
+            dist.broadcast_object_list(given, src=0, device=self.device, group=self.group)
         return given[0]
 
     def gather(self, value: Any) -> list[Any]:
@@ -134,19 +139,36 @@ class World:
             return [value]
         values: list[Any] = [None] * self.size
         with meeting():
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, group=self.group)
         return values
 
     def barrier(self) -> None:
         """Waits for every rank. Raises OtherRankStopped if one ended."""
         if self.size > 1:
             with meeting():
-                dist.barrier()
+                dist.barrier(group=self.group)
 
 
 def alone(device: torch.device | str = "cpu") -> World:
     """The `World` of a single process on a device."""
     return World(rank=0, size=1, device=torch.device(device))
+
+
+@contextmanager
+def beside(mesh: Mesh) -> Iterator[Mesh]:
+    """The processes of a mesh with a process group of their own, for collectives in another thread than those of the mesh.
+
+    All processes enter together.
+    """
+    if mesh.size == 1:
+        yield mesh
+        return
+    with meeting():
+        group = dist.new_group(backend="gloo")
+    try:
+        yield World(mesh.rank, mesh.size, torch.device("cpu"), group=group)
+    finally:
+        dist.destroy_process_group(group)
 
 
 def named(device: str) -> torch.device:

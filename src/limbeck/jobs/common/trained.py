@@ -14,6 +14,7 @@ from limbeck.models.load import load, verified_folder
 from limbeck.models.save import round_to, save
 from limbeck.run.run import Run
 from limbeck.run.save import best_step, load_best
+from limbeck.run.world import alone
 
 TRAINING = "training.json"
 BEST = "best"  # the model of the lowest held-out loss, where another became the student
@@ -48,7 +49,7 @@ def place_best(folder: Path, model: Path, *, quantiser: Quantiser | None = None,
     if read_lines(folder / "metrics.jsonl")[-1]["step"] == step:
         return
     best = load(verified_folder(model), device="cpu", dtype=torch.float32)
-    load_best(folder, step, best.model)
+    load_best(folder, step, best.model, mesh=alone())
     if quantiser:
         quantiser.quantise(best)
     save(best, folder / BEST, dtype=round_to(best, dtype))
