@@ -7,6 +7,8 @@ that it names.
 
 import inspect
 import re
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 
@@ -15,6 +17,7 @@ from limbeck.corpora.tasks import synthetic
 from limbeck.models import inside
 from limbeck.models.source import resolve
 from limbeck.objectives.uld import ULD
+from limbeck.planning.cost.gpus import UTILISATION
 from limbeck.run import optim
 from limbeck.teachers.remote import served
 from tests.test_headlines import RESULTS, at, without
@@ -44,6 +47,7 @@ NAMES = {
     "queried-teachers.md": ["FP8, MXFP4"],
     "recall.md": ["almost 0", "includes 0"],
     "sampled-targets.md": ["min(1, p / tau)"],
+    "scale.md": ["Llama 3 (", "H100", "Llama-3.1-Minitron"],
     "shift-once.md": ["t + 1", "weight 0", "exactly 0", "n - 1"],
     "student-folders.md": ["float32", "release 4", "bfloat16"],
     "stores-in-shards.md": ["SHA-256"],
@@ -68,6 +72,24 @@ def padding():
 
 def builtin(pattern):
     return sum(file.stat().st_size for file in resolve("builtin:stdlib").glob(pattern))
+
+
+@cache
+def scale():
+    """The script of the page about scale."""
+    spec = spec_from_file_location("scale", EXPLAIN / "scale.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def times_of(way):
+    """Seconds of a step of a way of the page about scale: teacher, student, inside a machine, between them (fast, slow)."""
+    return list(getattr(scale(), way).seconds().values())
+
+
+def packing_a_second():
+    return scale().codec("12 drawn")["encode_tokens_per_s"]
 
 
 FIGURES = {
@@ -96,6 +118,53 @@ FIGURES = {
     "reading-data.md": [("a number of more than {:,} digits", lambda: [jsonl._DIGITS])],
     "recall.md": [("the last {} tokens", lambda: [64])],
     "sampled-targets.md": [("takes {:,} bytes and more", lambda: [32_000 * 2])],
+    "scale.md": [
+        *(
+            ("{}", lambda name=name: [FREE.sub("", scale().TABLES[name]())])
+            for name in ("memory", "moved", "times", "disk")
+        ),
+        (
+            "A student of {:.1f}B from a teacher of {:.1f}B on {} GPUs",
+            lambda: (*(size.parameters / 1e9 for size in scale().sizes()), scale().GPUS),
+        ),
+        (
+            "for the student {} of the {} layers of the {:.0f}B",
+            lambda: (scale().sizes()[0].layers, scale().LAYERS_8B, scale().whole_8b() / 1e9),
+        ),
+        (
+            "GPUs of {:.0f} GB, eight to a machine, at {:.0f} % of their peak",
+            lambda: (scale().DEVICE.memory / 1e9, 100 * UTILISATION),
+        ),
+        (
+            "A step has {} rows of {:,} tokens; the training reads {:.0f} billion",
+            lambda: (scale().ROWS, scale().LENGTH, scale().TOKENS / 1e9),
+        ),
+        (
+            "with one of {:.0f} Gb/s moving takes {:.1f} times the computing",
+            lambda: (scale().SLOW * 8 / 1e9, times_of("FLAT")[4] / scale().FLAT.computing),
+        ),
+        (
+            "its forward pass is {:.0f} % of the computing. Training takes {:.1f} days with it and {:.1f} days from captured",
+            lambda: (
+                100 * times_of("INNER")[0] / scale().INNER.computing,
+                scale().training_days(scale().INNER),
+                scale().training_days(scale().CACHED),
+            ),
+        ),
+        ("Capturing takes {:.1f} days once", lambda: [scale().capture_days()]),
+        (
+            "adds {:.0f} % to the time of the other layers",
+            lambda: [100 * scale().capture_seconds()[1] / scale().capture_seconds()[0]],
+        ),
+        ("{:.0f} tokens a second on a core", lambda: [packing_a_second()]),
+        ("{:.0f} GB for each of {}", lambda: (scale().checkpoint() / 1e9, scale().GPUS)),
+        ("with {0} rows a step, more than {0} GPUs", lambda: [scale().ROWS]),
+        ("None of this was measured on {} GPUs", lambda: [scale().GPUS]),
+        (
+            "moving takes {:.0f} % of the time of computing",
+            lambda: [100 * times_of("INNER")[2] / scale().INNER.computing],
+        ),
+    ],
     "served-teachers.md": [("More than {:.1f} % of them", lambda: [100 * served.MOST_MISSING])],
     "packing-without-a-mask.md": [("In bfloat16 documents of up to {:,} tokens", lambda: [inside.SHORT])],
     "streamed-teachers.md": [("A {}B teacher in bfloat16 has {} GB", lambda: (70, 70 * 2))],
@@ -135,6 +204,23 @@ def test_every_figure_of_a_page_is_computed(page):
         assert part in text
     left = without(text, [*said, *NAMES.get(page, [])])
     assert re.findall(r".{0,40}\d.{0,40}", left) == []
+
+
+def test_bytes_that_move_are_those_of_hand():
+    """Of 8 GPUs a machine each gets 7 parts of 8 from the others: layers twice, ends once, for each micro-batch."""
+    student, teacher = scale().sizes()
+    ends = 2 * 128_256 * 4_096
+    assert (
+        student.parameters
+        == 28 * (2 * 4_096 * 4_096 + 2 * 4_096 * 1_024 + 3 * 4_096 * 14_336 + 2 * 4_096) + ends + 4_096
+    )
+    way = scale().INNER
+    assert way.passes * way.micro * 64 == 512 * 4_096
+    moved = way.moved()
+    assert moved["student's weights, gathered"] == (7 / 8 * 2 * (2 * student.parameters - ends) * way.passes, 0)
+    assert moved["teacher's weights, gathered"] == (7 / 8 * 2 * teacher.parameters * way.passes, 0)
+    assert moved["gradients, summed over shards"] == (7 / 8 * 4 * student.parameters * way.passes, 0)
+    assert moved["gradients, summed over replicas"] == (0, 2 * 7 / 8 * 4 * student.parameters)
 
 
 def test_every_page_with_figures_exists():
