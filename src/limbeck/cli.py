@@ -26,7 +26,7 @@ from limbeck.border import explained
 from limbeck.config import known_keys, likely
 from limbeck.config.commands import COMMANDS, GROUPS, Command
 from limbeck.config.flag import SECTIONS, Setting
-from limbeck.errors import Interrupted, LimbeckError
+from limbeck.errors import Interrupted, LimbeckError, OutOfMemory
 from limbeck.scrub import scrubbed
 from limbeck.terminal import visible
 
@@ -204,8 +204,12 @@ def main() -> NoReturn:
         with explained():
             app()  # prints a wrong flag itself and exits with 2; turns SIGINT into 130
     except (LimbeckError, Interrupted) as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun every rank has the same error
-            print(f"limbeck: {visible(scrubbed(str(error)))}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        if rank == "0" or isinstance(
+            error, OutOfMemory
+        ):  # under torchrun every rank has the same error, but for memory
+            where = "" if rank == "0" else f"process {rank}: "
+            print(f"limbeck: {where}{visible(scrubbed(str(error)))}", file=sys.stderr)
         sys.exit(error.status)
     sys.exit(0)
 

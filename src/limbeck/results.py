@@ -152,7 +152,10 @@ class ShrinkResult(Result):
 
 @dataclass(frozen=True, eq=False)
 class ProbeResult(Result):
-    """The measurements of a model, by name. Only pass-until sets ``parameters`` and ``file``."""
+    """The measurements of a model, by name. Only pass-until sets ``parameters`` and ``file``.
+
+    A process that measured for another one has none.
+    """
 
     model: str
     readings: Mapping[str, Measured]
@@ -164,7 +167,8 @@ class ProbeResult(Result):
     def of(cls, row: Row) -> ProbeResult:
         """From the JSON form."""
         file = Path(row["file"]) if row.get("file") else None
-        return cls(row, row["model"], _readings(row["readings"]), row.get("task"), row.get("parameters"), file)
+        readings = _readings(row.get("readings", {}))
+        return cls(row, row.get("model", ""), readings, row.get("task"), row.get("parameters"), file)
 
 
 @dataclass(frozen=True, eq=False)

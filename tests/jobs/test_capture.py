@@ -231,6 +231,10 @@ def test_processes_with_a_part_of_the_teacher_each_capture_what_one_does(here, t
         assert arrows
         for name in arrows:
             assert (tmp_path / "together" / folder / name).read_bytes() == (here / "whole" / folder / name).read_bytes()
+    ours, theirs = (
+        (there / "measured" / "samples.json").read_text() for there in (tmp_path / "together", here / "whole")
+    )
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("more", [{"stream": True}, {"params": "9k"}, {"vocab": 280}])

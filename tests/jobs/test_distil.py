@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import limbeck
 from limbeck import cli
 from limbeck.config import DistilSettings
-from limbeck.disk import read_lines
-from limbeck.errors import BadFolder, BadSetting
+from limbeck.disk import read_lines, read_rows
+from limbeck.errors import BadFolder, BadSetting, OutOfMemory
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.arms import CE, Arm
 from limbeck.jobs.distil.estimate import shown_after, training_seconds
@@ -241,12 +241,27 @@ def test_another_text_of_a_users_objective_is_another_run(here, tmp_path):
 
 @pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
 def test_one_of_several_ranks_prints_an_error(rank, lines, monkeypatch, capsys):
-    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("LOCAL_RANK", "0")  # the first of its machine
     monkeypatch.setattr(sys, "argv", ["limbeck", "distil", "--data", "nowhere.jsonl"])
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 2
     assert capsys.readouterr().err.count("limbeck: nowhere.jsonl: ") == lines
+
+
+def test_a_rank_whose_memory_runs_out_says_so(monkeypatch, capsys):
+    """The others know only that it stopped."""
+
+    def app():
+        raise OutOfMemory("a step needs more memory than there is")
+
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setattr(cli, "app", app)
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == OutOfMemory("").status
+    assert capsys.readouterr().err == "limbeck: process 3: a step needs more memory than there is\n"
 
 
 def on_two_ranks(one: list[str]) -> subprocess.CompletedProcess[str]:
@@ -313,6 +328,9 @@ def test_two_processes_with_a_part_of_the_weights_each_train_as_one(plain, here)
     measured = [Measurements.load(f / "measurements" / "teacher-seed0.safetensors") for f in (plain, here / "parts")]
     np.testing.assert_array_equal(measured[1].tokens, measured[0].tokens)
     np.testing.assert_allclose(measured[1].nats, measured[0].nats, rtol=1e-5)
+    samples = [read_rows(f / "samples.json") for f in (plain, here / "parts")]
+    theirs = [[(row["prompt"], row["teacher"], row["teacher_sampled"]) for row in rows] for rows in samples]
+    assert theirs[1] == theirs[0] != []
     again = on_two_ranks(command(here, "never", "--baselines", "none", "--mesh", "shard=3"))
     assert (
         again.stderr.count("limbeck: --mesh shard=3: 3 shards x 1 replicas are 3 processes, and torchrun started 2")

@@ -1,19 +1,25 @@
 """--vocab through the jobs: one trimmed vocabulary for teacher, student, captured logits and all that a run keeps."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import limbeck
 from limbeck.errors import BadFolder, BadSetting, Mismatch
 from limbeck.jobs.common.captured import Captured
+from limbeck.jobs.common.environment import Environment
+from limbeck.jobs.pair.trimmed import load_teacher, what_is_left_out
 from limbeck.models.load import load
 from limbeck.models.save import save
 from limbeck.models.trim.folder import open_vocabulary
 from limbeck.models.trim.model import trim
-from tests.helpers.models import llama, texts, tokenizer
+from limbeck.teachers.ref import LocalRef
+from tests.helpers.models import batch, llama, texts, tokenizer
+from tests.helpers.ranks import on_ranks
 from tests.helpers.served import serving
 
 FEW = ["the", "cat", "sat", "on", "a", "mat", "while", "one", "dog", "ran", "past"]
@@ -82,8 +88,6 @@ def test_what_the_teacher_says_of_other_tokens_is_measured_with_the_whole_head(h
     found = run_of(done)["vocabulary"]["left_out"]
     rows = json.loads((done / "vocabulary" / "vocabulary.json").read_text())["facts"]["measured"]
     kept, teacher = open_vocabulary(done / "vocabulary").kept, load(here / "teacher")
-    import torch
-
     left, nats, size = [], 0.0, 0
     for row in rows:
         tokens = torch.tensor(row["whole"]["tokens"])
@@ -99,6 +103,31 @@ def test_what_the_teacher_says_of_other_tokens_is_measured_with_the_whole_head(h
     assert bits["whole"] == pytest.approx(nats / np.log(2) / size, rel=1e-5)
     gained = -float(torch.log1p(-torch.cat(left)).sum()) / np.log(2) / size  # all documents are segmented as before
     assert bits["whole"] - bits["trimmed"] == pytest.approx(gained, rel=1e-3)
+
+
+def test_processes_read_their_parts_of_the_kept_rows(here, done, tmp_path):
+    """No process reads more, and what is left out is measured as by one process."""
+    shutil.copytree(done / "vocabulary", tmp_path / "vocabulary")
+    vocabulary, rows = open_vocabulary(tmp_path / "vocabulary"), batch(3, vocab=BASE)
+    whole = trim(load(here / "teacher"), vocabulary)
+
+    def work(world):
+        ref = LocalRef(str(here / "teacher"), vocabulary=tmp_path / "vocabulary")
+        found = [load_teacher(ref, Environment(world, bf16=False)) for _ in range(2)]  # measured once
+        held = max(sum(p.to_local().numel() for p in one.model.parameters()) for one in found)
+        with torch.no_grad():
+            return held, found[0].vocab, [one(rows).logits().tolist() for one in found]
+
+    for held, vocab, logits in on_ranks(2, work):
+        assert held <= 0.6 * whole.parameters_count
+        assert vocab == whole.vocab
+        assert logits[0] == logits[1]
+        torch.testing.assert_close(torch.tensor(logits[0]), whole(rows).logits().detach(), rtol=0, atol=1e-5)
+    found, expected = what_is_left_out(tmp_path / "vocabulary"), run_of(done)["vocabulary"]["left_out"]
+    assert found["positions"] == expected["positions"]
+    assert found["worst"] == pytest.approx(expected["worst"], rel=1e-4)
+    assert found["left_out"]["value"] == pytest.approx(expected["left_out"]["value"], rel=1e-4)
+    assert found["bits_per_byte"]["trimmed"] == pytest.approx(expected["bits_per_byte"]["trimmed"], rel=1e-5)
 
 
 def test_a_teacher_is_trimmed_for_a_student_that_is(here, done):

@@ -2,25 +2,33 @@
 
 import errno
 import os
+import platform
 import signal
+import time
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from limbeck.disk import read_lines
-from limbeck.errors import BadFolder, OtherRankStopped
+from limbeck.errors import BadFolder, BadModel, OtherRankStopped
+from limbeck.generation.greedy import generate_greedy
+from limbeck.generation.local import generate
 from limbeck.jobs.common import folder
 from limbeck.models.language_model import whole
-from limbeck.models.led import leading
+from limbeck.models.led import leading, led
 from limbeck.models.load import load
 from limbeck.models.save import save
 from limbeck.objectives import CrossEntropy
 from limbeck.objectives.fused import fused_backward
 from limbeck.probes import measure
 from limbeck.run import save as of_save
+from limbeck.run import saver
 from limbeck.run.run import Run
 from limbeck.run.save import TrainState, checkpoints, load_checkpoint
 from limbeck.run.sharded import layout_of
@@ -259,6 +267,21 @@ def test_each_process_reads_its_part_of_a_folder(tmp_path, tied):
         torch.testing.assert_close(torch.tensor(logits), whole_model(rows).logits(), rtol=0, atol=1e-5)
 
 
+def test_damage_in_the_part_of_one_process_is_one_error_on_all(tmp_path):
+    """The last row of a weight, which the second process alone reads."""
+    save(llama(seed=6, tok=tokenizer()), tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][-1] = torch.nan
+    save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+
+    def work(world):
+        with pytest.raises(BadModel, match=r"layers\.0\.mlp\.up_proj\.weight"):
+            world.load(tmp_path / "model")
+        return "told"
+
+    assert on_ranks(2, work) == ["told", "told"]
+
+
 def test_held_out_text_that_shards_measure_together_changes_no_bit(one, tmp_path):
     """Each rank measures its own rows; the sums are those of all, and the training is as without."""
     data, _ = one
@@ -290,22 +313,48 @@ def test_a_leader_computes_with_the_others_as_if_it_were_alone(tmp_path, tied):
         model.config.tie_word_embeddings = False
     save(model, tmp_path / "model")
     batches = [batch(rows, seed=rows) for rows in (3, 1, 4)]
+    prompts, uniforms = [[5, 6, 7], [8], [9, 10]], np.random.default_rng(0).random((3, 6))
+
+    def generated(one):
+        return [row.tokens for row in generate(one, prompts, max_new_tokens=6, uniforms=uniforms)]
 
     def work(world):
         with (
             leading(tmp_path / "model", world.layout, device=world.device, dtype=torch.float32) as led,
             torch.no_grad(),
         ):
-            return (
-                "followed" if led is None else (led.parameters_count, [led(rows).logits().tolist() for rows in batches])
-            )
+            if led is None:
+                return "followed"
+            with pytest.raises(BadModel, match=r"its weights are spread over processes.*leave --mesh out"):
+                led.model(input_ids=batches[0].tokens)
+            found = [led(rows).logits().tolist() for rows in batches]
+            return led.parameters_count, found, generated(led), list(islice(generate_greedy(led, [5, 6]), 6))
 
-    (counted, found), followed = on_ranks(2, work)
+    (counted, found, texts, greedy), followed = on_ranks(2, work)
     assert followed == "followed"
     whole_model = load(tmp_path / "model")
     assert counted == whole_model.parameters_count
+    assert texts == generated(whole_model)
+    assert greedy == list(islice(generate_greedy(whole_model, [5, 6]), 6))
     for rows, logits in zip(batches, found, strict=True):
         torch.testing.assert_close(torch.tensor(logits), whole_model(rows).logits(), rtol=0, atol=1e-5)
+
+
+def test_models_in_parts_are_led_together(tmp_path):
+    """As a probe measures a model beside its teacher, both with embedding and head in parts too."""
+    rows, seeds = batch(3), (5, 6)
+    for seed in seeds:
+        save(llama(seed=seed, tok=tokenizer()), tmp_path / str(seed))
+
+    def work(world):
+        with led(*(world.load(tmp_path / str(seed)) for seed in seeds)) as found, torch.inference_mode():
+            return [] if found is None else [found[number](rows).logits().tolist() for number in (0, 1, 0)]
+
+    (first, second, again), followed = on_ranks(2, work)
+    assert followed == []
+    assert again == first
+    for seed, logits in zip(seeds, (first, second), strict=True):
+        torch.testing.assert_close(torch.tensor(logits), load(tmp_path / str(seed))(rows).logits(), rtol=0, atol=1e-5)
 
 
 def test_a_folder_that_not_all_processes_see_stops_all_of_them(tmp_path, monkeypatch):
@@ -322,6 +371,26 @@ def test_a_folder_that_not_all_processes_see_stops_all_of_them(tmp_path, monkeyp
     first, second = on_ranks(2, work, mesh="replicate")
     assert "signature" in first
     assert second == []
+
+
+def test_clocks_and_host_names_that_differ_change_nothing(one, tmp_path, monkeypatch):
+    """A process whose clock runs ahead does not save by it: the first one decides for all."""
+    data, _ = one
+    clock, saved, write = time.monotonic, [], saver.save_checkpoint
+
+    def watched(folder, step, *given, **more):
+        saved.append(step)
+        return write(folder, step, *given, **more)
+
+    def work(world):
+        monkeypatch.setattr(saver, "save_checkpoint", watched)
+        if not world.first:
+            monkeypatch.setattr(time, "monotonic", lambda: 1e6 * clock())
+            monkeypatch.setattr(platform, "node", lambda: "elsewhere")
+        sharded_run(tmp_path, data, world, steps=3, save_every=100).train()
+        return saved, sorted(folder.claim_together(tmp_path / "claimed", {"job": "distil"}, world))[-1:]
+
+    assert on_ranks(2, work) == [([3], ["versions"]), ([3], [])]
 
 
 @pytest.mark.parametrize("background", [False, True])

@@ -139,7 +139,7 @@ COMMANDS = (
         result="ProbeResult",
         only=(
             *("model", "probe", "teacher", "task", "tasks", "successes", "max_samples", *_TEXT, "seed", "device"),
-            *("threads", "out", "json_"),
+            *("mesh", "threads", "out", "json_"),
         ),
         models=("model", "teacher"),
         help={"seed": "Seed of samples and of the questions that are asked."},

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from limbeck.models.cached import read_on
 from limbeck.models.language_model import LanguageModel
 
 
@@ -26,5 +25,5 @@ def generate_greedy(model: LanguageModel, prompt: Sequence[int]) -> Iterator[int
 
 @torch.inference_mode()
 def _step(model: LanguageModel, tokens: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
-    logits, cache = read_on(model.model, tokens, cache)
+    logits, cache = model.read_on(tokens, cache)
     return logits[:, : model.vocab].argmax(-1, keepdim=True), cache

@@ -18,7 +18,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from limbeck.models.cached import read_on
 from limbeck.models.language_model import LanguageModel
 from limbeck.types import tempered
 
@@ -53,7 +52,7 @@ def generate(
     finished = np.zeros(len(prompts), dtype=bool)
     cache: Any = None
     for step in range(max_new_tokens):
-        logits, cache = read_on(model.model, tokens, cache, attention_mask=mask, position_ids=position)
+        logits, cache = model.read_on(tokens, cache, attention_mask=mask, position_ids=position)
         logits = logits[:, : model.vocab]
         if temperature == 0:
             chosen = logits.argmax(-1).cpu().numpy()

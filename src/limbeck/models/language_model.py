@@ -23,6 +23,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from limbeck.errors import BadModel, Mismatch
 from limbeck.host import queues
+from limbeck.models.cached import read_on
 from limbeck.models.inside import NAME, packed
 from limbeck.models.rope import choose_by_document
 from limbeck.models.unpacked import one_document_a_row
@@ -103,6 +104,10 @@ class LanguageModel:
             decode = getattr(self.model, SHARDED, self.decoder)
             hidden: Tensor = decode(**arguments).last_hidden_state
         return hidden
+
+    def read_on(self, tokens: Int[Tensor, "B T"], kept: Any, **others: Any) -> tuple[Float[Tensor, "B V"], Any]:
+        """Logits after the last of ``tokens``, and the cache of all tokens so far, as `cached.read_on`."""
+        return read_on(self.model, tokens, kept, **others)
 
     @property
     def decoder(self) -> Any:

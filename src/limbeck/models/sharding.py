@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from limbeck.errors import BadModel
 from limbeck.models.build import build
 from limbeck.models.language_model import SHARDED, LanguageModel, whole
 from limbeck.models.skeleton import layers_of
 from limbeck.models.stored import StoredModel
+from limbeck.models.trim.model import Vocabulary
 from limbeck.models.verify import verify
 
 
@@ -112,13 +115,14 @@ def load_sharded(
     train: bool = False,
     gathered: torch.dtype | None = None,
     ends: bool = True,
+    vocabulary: Vocabulary | None = None,
 ) -> LanguageModel:
     """A model from a folder or hub id, of which each process reads and holds its part of every weight alone.
 
     All processes call it. It is frozen and in eval mode, unless ``train`` is true; ``gathered`` is the ``dtype`` of `shard`,
-    ``ends`` as there.
-    Raises BadModel and Mismatch as `load` does, and BadModel for quantised weights or an architecture whose weights have another
-    form on disk.
+    ``ends`` as there. With a ``vocabulary`` it has the kept tokens alone.
+    Raises BadModel and Mismatch as `load` does, and BadModel as `trim`, for quantised weights, or for an architecture whose
+    weights have another form on disk.
     """
     opened = StoredModel.open(
         name,
@@ -126,6 +130,8 @@ def load_sharded(
         reading="they are spread over processes",
         instead="leave --mesh out, or give the unquantised model",
     )
+    if vocabulary is not None:
+        opened = opened.trimmed(vocabulary)
     loaded, model = opened.about, opened.about.model
     model.requires_grad_(train)
     shard(loaded, mesh, train=train, dtype=gathered, ends=ends)
@@ -137,13 +143,26 @@ def load_sharded(
         both[1].weight = both[0].weight
     for name, buffer in model.named_buffers():
         buffer.copy_(kept[name])
-    for place, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if place in opened.tensors:
-            _read_part(opened, place, tensor)
+    _read_parts(opened, model)
     verify(loaded)
     _spread(model)
     model.train(train)
     return loaded
+
+
+def _read_parts(opened: StoredModel, model: nn.Module) -> None:
+    """Fills this process's part of all tensors. Raises BadModel on all processes where one finds NaN."""
+    failed = ""
+    try:
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            if name in opened.tensors:
+                _read_part(opened, name, tensor)
+    except BadModel as error:
+        failed = str(error)
+    found = [failed] * dist.get_world_size()
+    dist.all_gather_object(found, failed)
+    if first := next(filter(None, found), None):
+        raise BadModel(first)
 
 
 @torch.no_grad()
@@ -155,8 +174,8 @@ def _read_part(opened: StoredModel, name: str, tensor: Tensor) -> None:
         _, (first, *_) = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
     if local.numel():
         starts = (first, *[0] * (local.ndim - 1))
-        indices = [start + torch.arange(length) for start, length in zip(starts, local.shape, strict=False)]
-        local.copy_(opened.part(name, indices, local.dtype))
+        places = [start + torch.arange(length) for start, length in zip(starts, local.shape, strict=False)]
+        local.copy_(opened.part(name, opened.places(name, places), local.dtype))
 
 
 def _ends(model: Any) -> list[Any]:

@@ -77,11 +77,15 @@ class StoredModel:
 
     def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
         """A whole tensor of the model by name, its kept rows where the vocabulary is trimmed. Raises as `part`."""
-        indices = [torch.arange(length) for length in self.tensors[name].shape]
         shape = self.about.model.get_parameter(name).shape
-        if self.vocabulary is not None and shape[0] != len(indices[0]):
-            indices[0] = torch.from_numpy(self.vocabulary.kept)
-        return self.part(name, indices, dtype)
+        return self.part(name, self.places(name, [torch.arange(length) for length in shape]), dtype)
+
+    def places(self, name: str, indices: Sequence[Int[Tensor, " n"]]) -> list[Int[Tensor, " n"]]:
+        """Where indices of a tensor of the model are in the stored one: other rows where the vocabulary is trimmed."""
+        rows, *others = indices
+        if self.vocabulary is not None and self.about.model.get_parameter(name).shape[0] != self.tensors[name].shape[0]:
+            rows = torch.from_numpy(self.vocabulary.kept)[rows]
+        return [rows, *others]
 
     def part(self, name: str, indices: Sequence[Int[Tensor, " n"]], dtype: torch.dtype) -> Tensor:
         """The given indices along each dimension of a stored tensor, ascending, in a number format.

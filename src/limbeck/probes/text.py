@@ -5,7 +5,7 @@ from __future__ import annotations
 from limbeck.errors import BadCorpus
 from limbeck.models.language_model import LanguageModel
 from limbeck.probes.calibration import calibration
-from limbeck.probes.cost import cost
+from limbeck.probes.cost import SPREAD, cost
 from limbeck.probes.fidelity import fidelity
 from limbeck.probes.likelihood import likelihood
 from limbeck.probes.measurements import measure
@@ -20,6 +20,8 @@ def probe_likelihood(model: LanguageModel, teacher: LanguageModel | None, contex
     text = context.held_out()
     measured = measure(model, teacher, text.batches(), documents=text.store.documents)
     sizes = text.text_bytes(measured)
+    if not model.in_one_process:
+        context.note(f"speed and peak memory of {model.name} are left out: {SPREAD}")
     readings = likelihood("model", [measured], text_bytes=sizes) + calibration("model", [measured])
     return readings + fidelity("model", [measured]) + cost("model", model)
 

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.sharding import begin, gathered, load_sharded, shard
+from limbeck.models.trim.model import Vocabulary
 from limbeck.run.world import World, scale_down
 from limbeck.types import Batch, CausalLM, Outputs
 
@@ -66,10 +67,22 @@ class Sharded(World):
         """Whether a rank holds a part of the weights only, so that all ranks compute together."""
         return True
 
-    def load(self, name: str | Path, *, dtype: torch.dtype = torch.float32, train: bool = False) -> LanguageModel:
-        """A model from a folder or hub id, of which this process reads and holds its part alone; frozen unless ``train``."""
+    def load(
+        self,
+        name: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        train: bool = False,
+        vocabulary: Vocabulary | None = None,
+    ) -> LanguageModel:
+        """A model from a folder or hub id, of which this process reads and holds its part alone; frozen unless ``train``.
+
+        With a ``vocabulary`` it has the kept tokens alone.
+        """
         gathered = self.dtype if train else None
-        return load_sharded(name, self.layout, device=self.device, dtype=dtype, train=train, gathered=gathered)
+        return load_sharded(
+            name, self.layout, device=self.device, dtype=dtype, train=train, gathered=gathered, vocabulary=vocabulary
+        )
 
     def place(self, model: LanguageModel, *, train: bool) -> None:
         """Shards a model over the processes, in place, and moves its part to this process's device."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from limbeck.config.flag import Flag
-from limbeck.config.settings.common import Settings
+from limbeck.config.settings.common import MeshText, Settings
 from limbeck.config.values import Count, ProbeNames, Successes, TaskNames
 
 
@@ -59,6 +59,7 @@ class ProbeSettings(Settings):
             synonyms=("samples", "num_samples", "limit"),
         ),
     ] = 100_000
+    mesh: MeshText = None
 
 
 ReadingsFolder = Annotated[

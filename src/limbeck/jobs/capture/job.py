@@ -60,6 +60,7 @@ from limbeck.models.trim.folder import open_vocabulary
 from limbeck.models.weightless import save_without_weights
 from limbeck.planning.checks.finding import show as show_findings
 from limbeck.probes import cost, counted, measure, samples
+from limbeck.probes.cost import SPREAD
 from limbeck.report.capture_card import CARD, capture_card, next_of_capture
 from limbeck.report.words import count, duration
 from limbeck.run.log import console
@@ -438,11 +439,14 @@ def _held_out(
         return
     with writing(file):
         file.parent.mkdir(exist_ok=True)
-    if isinstance(teacher, LanguageModel) and teacher.in_one_process:
+    if isinstance(teacher, LanguageModel):
+        if not teacher.in_one_process:
+            console.print(f"speed and peak memory of the teacher are left out: {SPREAD}")
         costs, wrote = cost("teacher", teacher), samples(teacher, None, store)
     else:
-        why = "each generated token would read all weights" if isinstance(teacher, StreamedModel) else "it is spread"
-        console.print(f"speed, peak memory and samples of the teacher are left out: {why}")
+        console.print(
+            "speed, peak memory and samples of the teacher are left out: each generated token would read all weights"
+        )
         costs, wrote = counted("teacher", source.about), []
     write_rows(settings.out / COST, [reading.row() for reading in costs])
     write_rows(settings.out / SAMPLES, wrote)

@@ -29,10 +29,11 @@ from limbeck.jobs.distil.standard import TaskEvaluation
 from limbeck.jobs.probe.recall import RecallEvaluation
 from limbeck.models.gguf.quantiser import Quantiser
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.led import led
 from limbeck.models.load import load, verified_folder
 from limbeck.models.sidecar import stored_dtype
 from limbeck.planning.checks.steps import too_few_steps
-from limbeck.probes import Measurements, calibration, cost, fidelity, in_words, likelihood, measure, samples
+from limbeck.probes import Measurements, calibration, cost, counted, fidelity, in_words, likelihood, measure, samples
 from limbeck.probes.measurements import AGAIN
 from limbeck.report import write_report
 from limbeck.report.card import model_card
@@ -107,7 +108,7 @@ class Evaluation:
         served = teacher.captured is not None and teacher.captured.served  # its weights are not available
         if self._measures and not served:
             self._measure("teacher", teacher.about, settings.seed, compare=False)
-        if first and not served and not self._in_parts:
+        if first and not served:
             self._cost("teacher", self._cost_of_teacher)
 
     @property
@@ -117,7 +118,7 @@ class Evaluation:
 
     @property
     def _in_parts(self) -> bool:
-        """Whether the teacher's weights are spread over the ranks, so that rank 0 alone cannot generate with it."""
+        """Whether the teacher's weights are spread over the ranks, so that rank 0 generates with the help of all."""
         return self._machine.world.sharded and self._source.captured is None
 
     def cut(self, folder: Path, quantiser: Quantiser | None) -> None:
@@ -141,13 +142,13 @@ class Evaluation:
         if not self._measures:
             return
         measured = self._measure(arm.name, model, arm.seed)
+        main = arm.name == "student" and arm.seed == self._settings.seed
+        if main:
+            self._sample(arm, model)
         if not self._machine.world.first:
             return
-        if arm.name == "student" and arm.seed == self._settings.seed:
+        if main:
             self._cost("student", lambda: self._cost_of_stored(arm))
-            if not (self._settings.out / "samples.json").exists():
-                stored = model if not self._machine.world.sharded else self._load_stored(arm)
-                write_rows(self._settings.out / "samples.json", self._samples(stored))
             if measured.surprises:
                 named = in_words(measured.surprises, model.tokenizer, self.held_out.store.name_of)
                 write_rows(self._settings.out / "surprises.json", named)
@@ -223,12 +224,27 @@ class Evaluation:
     def _cost_of_teacher(self) -> list[Reading]:
         """The inference cost of the teacher; with captured logits, as it was measured at the capture."""
         captured = self._source.captured
-        return captured.cost if captured else cost("teacher", self._source.about)
+        if captured:
+            return captured.cost
+        return (counted if self._in_parts else cost)("teacher", self._source.about)
 
-    def _samples(self, model: LanguageModel) -> list[dict[str, Any]]:
+    def _sample(self, arm: Arm, model: LanguageModel) -> None:
+        """Writes the samples of the main student and its teacher, if they are not there. All ranks that measure call it."""
+        file, world = self._settings.out / "samples.json", self._machine.world
+        missing = world.first and not file.exists()
+        if not self._in_parts:
+            if missing:
+                live = self._reference is not None and self._source.captured is None
+                stored = self._load_stored(arm) if world.sharded else model
+                write_rows(file, self._samples(stored, self._source.about if live else None))
+        elif world.any(missing)[0]:
+            with led(self._source.about) as together:
+                if together is not None:
+                    write_rows(file, self._samples(self._load_stored(arm), together[0]))
+
+    def _samples(self, model: LanguageModel, teacher: LanguageModel | None) -> list[dict[str, Any]]:
         captured = self._source.captured
-        live = self._reference is not None and captured is None and not self._in_parts
-        rows = samples(model, self._source.about if live else None, self.held_out.store)
+        rows = samples(model, teacher, self.held_out.store)
         if captured:
             captures = {(row["document"], row["prompt"]): row for row in captured.samples}
             for row in rows:

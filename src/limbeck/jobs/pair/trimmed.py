@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.disk import finite, read_json, write_json
@@ -22,7 +22,7 @@ from limbeck.errors import BadModel
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.pair.vocabulary import measured_file
 from limbeck.models.language_model import LanguageModel
-from limbeck.models.load import load
+from limbeck.models.led import led
 from limbeck.models.stored import StoredModel
 from limbeck.models.streamed import StreamedModel
 from limbeck.models.trim.folder import facts_of, open_vocabulary
@@ -32,6 +32,7 @@ from limbeck.models.within import kept_tokens, load_within
 from limbeck.probes.interval import difference_interval, mean_interval
 from limbeck.report.vocabulary import left_out_sentence
 from limbeck.run.log import console
+from limbeck.run.sharded import Sharded
 from limbeck.teachers.ref import LocalRef
 from limbeck.types import Batch, each
 
@@ -48,11 +49,36 @@ def load_teacher(teacher: LocalRef, environment: Environment) -> LanguageModel:
     part. Raises BadModel where hidden states depend on the ids of tokens.
     """
     world = environment.world
-    if teacher.vocabulary is None or not world.sharded:
-        return with_kept(world.load(teacher.name, dtype=environment.dtype), teacher, environment, trim)
-    model = with_kept(load(teacher.name, dtype=environment.dtype), teacher, environment, trim)
-    world.place(model, train=False)
-    return model
+    if teacher.vocabulary is not None and isinstance(world, Sharded):
+        return _load_parts(teacher.name, teacher.vocabulary, world, environment.dtype)
+    return with_kept(world.load(teacher.name, dtype=environment.dtype), teacher, environment, trim)
+
+
+def _load_parts(name: str, folder: Path, world: Sharded, dtype: torch.dtype) -> LanguageModel:
+    """The kept rows of a teacher, each rank its part; first the whole one, where what is left out was not measured yet."""
+    vocabulary, file = open_vocabulary(folder), measured_file(folder)
+    world.barrier()
+    if not world.any(world.first and not file.is_file())[0]:
+        return world.load(name, dtype=dtype, vocabulary=vocabulary)
+    rows = facts_of(folder)["measured"]
+    before = _read_together(world.load(name, dtype=dtype), [row["whole"] for row in rows], vocabulary)
+    trimmed, failed = world.load(name, dtype=dtype, vocabulary=vocabulary), ""
+    with led(trimmed) as together:
+        if together is not None:
+            assert before is not None
+            try:
+                _keep_measured(file, _compared(before, together[0], rows, vocabulary))
+            except BadModel as error:
+                failed = str(error)
+    if failed := world.share(failed):
+        raise BadModel(failed)
+    return trimmed
+
+
+def _read_together(model: LanguageModel, rows: Sequence[Mapping[str, Any]], vocabulary: Vocabulary) -> _Read | None:
+    """Documents as a whole model in parts reads them, on rank 0; None on the others."""
+    with led(model) as together:
+        return None if together is None else _read(together[0], rows, _left_out(together[0], vocabulary))
 
 
 def load_whole_within(
@@ -125,14 +151,22 @@ def with_kept(
     if file.is_file() or not environment.world.first:
         return cut(model, vocabulary)
     rows = facts_of(teacher.vocabulary)["measured"]
+    before = _read(model, [row["whole"] for row in rows], _left_out(model, vocabulary))
+    trimmed = cut(model, vocabulary)
+    _keep_measured(file, _compared(before, trimmed, rows, vocabulary))
+    return trimmed
+
+
+def _left_out(model: LanguageModel | StreamedModel, vocabulary: Vocabulary) -> Bool[Tensor, " V"]:
+    """Which tokens of a whole model are left out."""
     outside = torch.ones(model.vocab, dtype=torch.bool, device=model.device)
     outside[torch.from_numpy(vocabulary.kept).to(model.device)] = False
-    before = _read(model, [row["whole"] for row in rows], outside)
-    trimmed = cut(model, vocabulary)
-    found = _compared(before, trimmed, rows, vocabulary)
+    return outside
+
+
+def _keep_measured(file: Path, found: dict[str, Any]) -> None:
     write_json(file, finite(found))
     console.print(left_out_sentence(found))
-    return trimmed
 
 
 def facts_in(folder: Path) -> dict[str, Any]:

@@ -15,20 +15,24 @@ from limbeck.config import OF_TASK, ProbeCommandSettings, ProbeSettings, flag_of
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import claims, take, write_lines
 from limbeck.errors import BadFolder, BadPlugin, BadSetting
-from limbeck.jobs.common.environment import environment_of
+from limbeck.jobs.common.environment import Environment, environment_of
 from limbeck.jobs.common.text import columns_of
 from limbeck.jobs.pair.vocabulary import trimmed_like
 from limbeck.jobs.probe.context import Context
 from limbeck.jobs.probe.text import RunFolder, Texts
 from limbeck.models.configuration import load_config
-from limbeck.models.load import load
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.led import led
+from limbeck.models.trim.model import LINEAGE
 from limbeck.planning.checks.pair import check
 from limbeck.planning.checks.vocabulary import tokens_of_pair
 from limbeck.probes.named import PROBES, reads
+from limbeck.run.sharded import REPLICATE, Sharded
+from limbeck.run.world import World, alone
 from limbeck.types import Reading
 
 READINGS = "readings.jsonl"  # what is written
-_BY_ALL = ("device", "dtype", "threads", "json_", "model", "out")
+_BY_ALL = ("device", "dtype", "threads", "mesh", "json_", "model", "out")
 _BY_TEXT = {"tasks"}  # probes that compare models with different tokenizers
 _OF_TASK = ("task", "successes", "max_samples", "seed")
 
@@ -47,17 +51,40 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
     if out is not None:
         _require_free(out)
     environment = environment_of(settings, model, teacher)
+    require_one_process(environment.world, settings.mesh)
     run = RunFolder.of(model)
     if any("data" in reads(found) for found in chosen.values()) and (
         run is None or "data" in settings.model_fields_set
     ):
         resolve_source(settings.data, columns_of(settings))
-    for name in filter(None, (model, teacher)):
+    names = [model] if teacher is None else [model, teacher]
+    for name in names:
         load_config(name)
-    measured = load(model, device=environment.world.device, dtype=environment.dtype)
-    against = load(teacher, device=environment.world.device, dtype=environment.dtype) if teacher else None
+    world = environment.world
+    loaded = [world.load(name, dtype=environment.dtype) for name in names]
+    if not isinstance(world, Sharded):
+        return _measure(settings, chosen, loaded, environment, run, model=model, out=out)
+    with led(*loaded) as together:
+        if together is None:
+            return {}
+        alone_ = Environment(alone(world.device), environment.bf16)
+        return _measure(settings, chosen, together, alone_, run, model=model, out=out)
+
+
+def _measure(
+    settings: ProbeSettings,
+    chosen: Mapping[str, Any],
+    loaded: list[LanguageModel],
+    environment: Environment,
+    run: RunFolder | None,
+    *,
+    model: str,
+    out: Path | None,
+) -> dict[str, Any]:
+    """The result of `probe` for the loaded model, and its teacher after it if there is one."""
+    measured, against = loaded[0], loaded[1] if len(loaded) > 1 else None
     if against is not None:
-        against = trimmed_like(against, measured)
+        against = _like(against, measured)
         if chosen.keys() - _BY_TEXT:
             check(list(tokens_of_pair(against, measured)))
     if out is not None:
@@ -83,6 +110,24 @@ def probe(settings: ProbeSettings, *, model: str, teacher: str | None, out: Path
     if out is not None:
         write_lines(out / READINGS, [r.row() for r in readings.values()])
     return {"model": model, **said, "readings": {name: r.row() for name, r in readings.items()}}
+
+
+def _like(teacher: LanguageModel, student: LanguageModel) -> LanguageModel:
+    """The teacher with the student's tokens. Raises BadSetting where that changes weights which are spread."""
+    if not teacher.in_one_process and LINEAGE in (student.lineage or {}):
+        raise BadSetting(
+            f"--mesh: {student.name} has a trimmed vocabulary, and its teacher would be trimmed likewise, which needs all "
+            "weights in one process: leave --teacher or --mesh out"
+        )
+    return trimmed_like(teacher, student)
+
+
+def require_one_process(world: World, mesh: str | None) -> None:
+    """Raises BadSetting for several processes that each hold all weights, which would all measure the same."""
+    if world.size > 1 and not isinstance(world, Sharded):
+        raise BadSetting(
+            f"--mesh {mesh or REPLICATE}: probe is one process; for a model that does not fit one device give --mesh shard"
+        )
 
 
 def require_read(settings: ProbeSettings, *, teacher: bool) -> None:

@@ -18,13 +18,14 @@ from limbeck.disk import existing, locked, read_lines, require_type, write_lines
 from limbeck.errors import BadPoints, BadSetting
 from limbeck.jobs.common.environment import environment_of
 from limbeck.jobs.common.folder import command, now, versions
-from limbeck.jobs.probe.job import require_read
+from limbeck.jobs.probe.job import require_one_process, require_read
 from limbeck.models.configuration import load_config
 from limbeck.models.load import load
 from limbeck.probes.pass_rate import readings
 from limbeck.probes.pass_until import Count, log_probability
 from limbeck.probes.pass_until import pass_until as draw
 from limbeck.probes.tasks import MAKERS, task_of
+from limbeck.run.sharded import REPLICATE
 
 FORMAT = "limbeck pass-until 1"
 
@@ -64,8 +65,13 @@ def pass_until(settings: ProbeSettings, *, model: str, teacher: str | None, out:
         raise BadSetting(
             f"--probe pass-until needs --task: {', '.join(MAKERS)}, or a JSONL file of prompts and answers"
         )
+    if settings.mesh not in (None, REPLICATE):
+        raise BadSetting(
+            f"--mesh {settings.mesh}: --probe pass-until samples with a model in one process: leave --mesh out"
+        )
     task = task_of(settings.task)
     environment = environment_of(settings, model)
+    require_one_process(environment.world, settings.mesh)
     load_config(model)
     measured = load(model, device=environment.world.device, dtype=environment.dtype)
     counts = draw(measured, task, successes=settings.successes, max_samples=settings.max_samples, seed=settings.seed)
