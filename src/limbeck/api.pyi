@@ -589,8 +589,8 @@ def probe(
     tasks: str | Sequence[str] | None = None,
     successes: int | None = 4,
     max_samples: int | str | None = 100_000,
-    mesh: str | None = None,
     device: str | None = "auto",
+    mesh: str | None = None,
     threads: int | None = None,
     out: str | PathLike[str] | None = None,
 ) -> ProbeResult:
@@ -621,9 +621,9 @@ def probe(
             For example lambada_openai,piqa,mine.jsonl.
         successes: With --probe pass-until: passes to wait for. Default: 4.
         max_samples: With --probe pass-until: the most completions of one instance. Default: 100k.
+        device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         mesh: How the processes of torchrun hold the weights: replicate, all on each; shard, a part on each; or
             shard=8,replicate=2, groups of processes that hold a part each. Default: replicate.
-        device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         threads: Threads of this process. Default: those of torch.
         out: Folder to write the readings into.
 
