@@ -103,6 +103,9 @@ def for_tiny_teachers(command: str) -> str:
     """The command for the teachers of these tests, which are smaller than a user's."""
     command = re.sub(r"--seq-len \d+", "--seq-len 64", small(command))
     command = re.sub(r"--params \S+,\S+", "--params 40k,30k", command)
+    command = re.sub(r"--bytes [^\s:]+(?=[\s:]|$)", "--bytes 40kB", command)
+    command = re.sub(r"--vocab \S+,\S+", "--vocab 280,270", command)
+    command = command.replace("--latency 20ms", "--latency 60s")
     return re.sub(r"--params [^\s,]+(?=\s)", "--params 40k", command)
 
 
@@ -118,7 +121,8 @@ def test_every_command_of_a_table_runs(page, place, run, monkeypatch):
 
 @pytest.mark.docs
 @pytest.mark.parametrize(
-    "page", ["own-data", "chat-data", "served-teacher", "two-machines", "leave-a-run-alone", "gguf", "export"]
+    "page",
+    ["own-data", "chat-data", "served-teacher", "two-machines", "leave-a-run-alone", "gguf", "export", "fit-a-file"],
 )
 def test_a_how_to_page_runs(page, place, run, monkeypatch):
     """One folder a page, in which its commands follow one another."""

@@ -23,6 +23,7 @@ def plan(
     *,
     params: int | str | None = None,
     shrink: float | None = None,
+    bytes: int | str | None = None,
     tokens: int | str | None = None,
     candidates: str | Sequence[str] | None = None,
     teacher: str | None = None,
@@ -31,7 +32,7 @@ def plan(
     pay_teacher: bool | None = True,
     epsilon: float | None = 0.005,
     points: str | PathLike[str] | None = None,
-    vocab: int | str | None = None,
+    vocab: int | str | Sequence[int | str] | None = None,
     device_memory: float | str | None = None,
     latency: float | str | None = None,
     gpu: str | None = None,
@@ -42,12 +43,14 @@ def plan(
 ) -> PlanResult:
     """Choose a teacher for a student, or a student for a device, and say what it costs.
 
-    Reads configurations alone, no weights. With --mixers: state, FLOPs and parameters of a mixture of layers,
-    beside attention everywhere.
+    Reads configurations alone, no weights. With --bytes: the shapes that fit a file. With --mixers: state, FLOPs
+    and parameters of a mixture of layers, beside attention everywhere.
 
     Args:
         params: Parameters of the student. For example 250k, 6M or 1.3B.
         shrink: With --teacher: its parameters over those of the student.
+        bytes: Most bytes of the student's weights, instead of a number of parameters: in the number format of its
+            file, or in another, such as one of limbeck export --to gguf. For example 25MB or 12MB:q8_0.
         tokens: Tokens that the student is trained on. For example 2M or 10B. Default: with --teacher 20 a
             parameter.
         candidates: Teachers to choose from: sizes, hub ids, folders. For example 1.5B,4B,Qwen/Qwen3-8B.
@@ -59,10 +62,12 @@ def plan(
             Default: yes.
         epsilon: Tolerance: a difference in loss that does not matter, in nats per token. Default: 0.005.
         points: Folder of a pilot or table of points, to fit a law to.
-        vocab: Tokens of the vocabulary: with --teacher those that it is trimmed to, with --mixers those of the
-            model. For example 8k. Default: all of the teacher's; with --mixers 2048.
+        vocab: Tokens of the vocabulary: with --teacher those that it is trimmed to (with --bytes several
+            numbers), with --mixers those of the model. For example 8k or 4k,8k,16k. Default: all of the
+            teacher's; with --mixers 2048.
         device_memory: Memory that the student must fit into. For example 24GiB or 8GB.
-        latency: Longest time of one token on the device. For example 20ms.
+        latency: Longest time of one token on the device; with --bytes and no device it is measured on this
+            machine. For example 20ms.
         gpu: A device by name. For example L4, RTX-4090, A100-80, H100-SXM or H200.
         seq_len: Sequence length, the context of the model. For example 32k. Default: 4096.
         mixers: Layers of a decoder of limbeck's own, by pattern, repeated until full. For example
@@ -83,6 +88,7 @@ def doctor(
     params: int | str | Sequence[int | str] | None = None,
     shrink: float | None = None,
     shape: str | None = None,
+    bytes: int | str | None = None,
     any_teacher: bool | None = False,
     data: str | None = "python:stdlib",
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
@@ -150,6 +156,8 @@ def doctor(
         shrink: Parameters of the teacher over those of the student. Default: 2.5.
         shape: Shape of the model, instead of a number of parameters. For example
             layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
+        bytes: Most bytes of the student's weights, instead of a number of parameters: in the number format of its
+            file, or in another, such as one of limbeck export --to gguf. For example 25MB or 12MB:q8_0.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as
@@ -248,6 +256,7 @@ def shrink(
     params: int | str | None = None,
     shrink: float | None = None,
     shape: str | None = None,
+    bytes: int | str | None = None,
     vocab: int | str | None = None,
     method: Literal["activation", "gradient", "random"] | None = "activation",
     data: str | None = "python:stdlib",
@@ -263,8 +272,8 @@ def shrink(
 ) -> ShrinkResult:
     """Prune a student out of a teacher, without training it.
 
-    Structured pruning of layers, heads, channels and MLPs to a number of parameters; saves an ordinary model
-    folder.
+    Structured pruning of layers, heads, channels and MLPs to a number of parameters or bytes; saves an ordinary
+    model folder.
 
     Args:
         teacher: Teacher: a folder, a .gguf file, a hub id, builtin:stdlib or builtin:smollm2-135m. For example
@@ -273,6 +282,8 @@ def shrink(
         shrink: Parameters of the teacher over those of the student. Default: 2.5.
         shape: Shape of the model, instead of a number of parameters. For example
             layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
+        bytes: Most bytes of the student's weights, instead of a number of parameters: in the number format of its
+            file, or in another, such as one of limbeck export --to gguf. For example 25MB or 12MB:q8_0.
         vocab: Trim the vocabulary of teacher and student: auto keeps the tokens that the text uses, auto:5 those
             used at least 5 times, a number the most frequent ones; bytes and special tokens always stay. For
             example auto or 8k. Default: all tokens.
@@ -305,6 +316,7 @@ def distil(
     params: int | str | Sequence[int | str] | None = None,
     shrink: float | None = None,
     shape: str | None = None,
+    bytes: int | str | None = None,
     any_teacher: bool | None = False,
     data: str | None = "python:stdlib",
     columns: str | Sequence[str] | Mapping[str, str] | None = None,
@@ -374,6 +386,8 @@ def distil(
         shrink: Parameters of the teacher over those of the student. Default: 2.5.
         shape: Shape of the model, instead of a number of parameters. For example
             layers=4,hidden=48,heads=6,kv_heads=3,ffn=128.
+        bytes: Most bytes of the student's weights, instead of a number of parameters: in the number format of its
+            file, or in another, such as one of limbeck export --to gguf. For example 25MB or 12MB:q8_0.
         any_teacher: Continue with a teacher that predicts the text no better than the frequency of each token
             does.
         data: Dataset: .txt, .jsonl, .json (also .gz, .zst), .parquet, a folder, a glob, an address such as

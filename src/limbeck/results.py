@@ -194,7 +194,8 @@ class PlanResult(Result):
     """An answer of the planner.
 
     ``planners`` are the answers by rule, ``costs`` those of each teacher, ``assumptions`` what was taken for granted, in words,
-    ``device`` what fits a device, where one was named. Of a mixture of layers, ``mixture`` is all and the others are empty.
+    ``device`` what fits a device, where one was named, ``shapes`` those that were compared for a budget of bytes. Of a mixture of
+    layers, ``mixture`` is all and the others are empty.
     """
 
     student: Row
@@ -204,13 +205,15 @@ class PlanResult(Result):
     assumptions: tuple[Any, ...]
     device: Row | None
     mixture: Row | None
+    shapes: Row | None
 
     @classmethod
     def of(cls, row: Row) -> PlanResult:
         """From the JSON form."""
         planners, costs, assumed = (tuple(row.get(name, ())) for name in ("planners", "costs", "assumptions"))
         mixture = None if "student" in row else row
-        return cls(row, row.get("student", {}), row.get("tokens"), planners, costs, assumed, row.get("device"), mixture)
+        device, shapes = row.get("device"), row.get("shapes")
+        return cls(row, row.get("student", {}), row.get("tokens"), planners, costs, assumed, device, mixture, shapes)
 
 
 @dataclass(frozen=True)

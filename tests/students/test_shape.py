@@ -10,7 +10,7 @@ from transformers import GPT2Config, LlamaConfig
 from limbeck.errors import BadShape
 from limbeck.models.anatomy import Anatomy, resized
 from limbeck.models.build import build
-from limbeck.models.gguf import blocks
+from limbeck.models.gguf import numbers
 from limbeck.planning.cost.size import Size
 from limbeck.students.shape import (
     BLOCK,
@@ -145,7 +145,7 @@ def test_blocks_that_cost_more_are_not_forced():
 
 
 def test_a_block_is_that_of_the_files():
-    assert BLOCK == blocks.BLOCK
+    assert BLOCK == numbers.BLOCK
 
 
 def test_a_shape_is_parsed_and_the_teacher_fills_the_rest():

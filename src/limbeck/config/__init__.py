@@ -5,7 +5,17 @@ from limbeck.config.flag import Flag, Setting, flag_of, known_keys, settings_in
 from limbeck.config.names import likely, nearest
 from limbeck.config.resolve import AnySettings, resolve
 from limbeck.config.settings import *  # noqa: F403
-from limbeck.config.values import ATTENTION, BASELINES, OF_TASK, PTQ, STAGES, Stage, count, split_objectives
+from limbeck.config.values import (
+    ATTENTION,
+    BASELINES,
+    OF_TASK,
+    PTQ,
+    STAGES,
+    Stage,
+    byte_budget,
+    count,
+    split_objectives,
+)
 
 __all__ = [
     "ATTENTION",
@@ -17,6 +27,7 @@ __all__ = [
     "Flag",
     "Setting",
     "Stage",
+    "byte_budget",
     "count",
     "flag_of",
     "known_keys",

@@ -51,8 +51,8 @@ COMMANDS = (
         "plan",
         settings.PlanSettings,
         "Choose a teacher for a student, or a student for a device, and say what it costs.",
-        "Reads configurations alone, no weights. With --mixers: state, FLOPs and parameters of a mixture of layers, beside "
-        "attention everywhere.",
+        "Reads configurations alone, no weights. With --bytes: the shapes that fit a file. With --mixers: state, FLOPs and "
+        "parameters of a mixture of layers, beside attention everywhere.",
         result="PlanResult",
     ),
     Command(
@@ -69,10 +69,23 @@ COMMANDS = (
         "shrink",
         settings.ShrinkSettings,
         "Prune a student out of a teacher, without training it.",
-        "Structured pruning of layers, heads, channels and MLPs to a number of parameters; saves an ordinary model folder.",
+        "Structured pruning of layers, heads, channels and MLPs to a number of parameters or bytes; saves an ordinary model "
+        "folder.",
         result="ShrinkResult",
         only=(
-            *("teacher", "params", "shrink", "shape", "vocab", "method", "data", "columns", "skip_bad", "length"),
+            *(
+                "teacher",
+                "params",
+                "shrink",
+                "shape",
+                "weight_bytes",
+                "vocab",
+                "method",
+                "data",
+                "columns",
+                "skip_bad",
+                "length",
+            ),
             *("long_conversations", "frame", "student_dtype", "seed", "device", "out", "json_"),
         ),
         models=_MODELS,

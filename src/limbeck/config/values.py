@@ -26,6 +26,8 @@ ATTENTION = "attention"  # a baseline of a student of other mixers
 PTQ = "ptq"  # a baseline of a student that is trained with quantised weights
 Stage = Literal["mixers", "blocks"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+# Number formats in which weights are counted: those of a folder, then those of a GGUF file.
+STORED_AS = ("float32", "bfloat16", "float16", "f32", "f16", "bf16", "q8_0", "q4_0")
 OF_TASK = "pass-until"  # the probe whose results are files of their own, to predict from
 
 
@@ -94,14 +96,33 @@ _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 
 def _measured(units: Mapping[str, float], example: str) -> BeforeValidator:
     """Turns a number with its unit into the number in the base unit."""
+    return BeforeValidator(lambda text: _in_base(text, units, example))
 
-    def read(text: str | float) -> float:
-        found = re.fullmatch(r"\s*(\d+\.?\d*)\s*([a-zµ]*)\s*", str(text), re.IGNORECASE)
-        if not found or found[2].lower() not in units:
-            raise ValueError(f"expected a number with its unit, such as {example}, got {text!r}")
-        return _bounded(float(found[1]) * units[found[2].lower()], text)
 
-    return BeforeValidator(read)
+def _in_base(text: str | float, units: Mapping[str, float], example: str) -> float:
+    found = re.fullmatch(r"\s*(\d+\.?\d*)\s*([a-zµ]*)\s*", str(text), re.IGNORECASE)
+    if not found or found[2].lower() not in units:
+        raise ValueError(f"expected a number with its unit, such as {example}, got {text!r}")
+    return _bounded(float(found[1]) * units[found[2].lower()], text)
+
+
+def _weight_bytes(value: Any) -> Any:
+    """Whole bytes, and after a colon the number format in which they are counted, where one is given: 25000000:q8_0."""
+    if value is None:
+        return None
+    amount, colon, kind = (part.strip() for part in str(value).partition(":"))
+    if colon and kind not in STORED_AS:
+        raise ValueError(f"unknown number format {kind!r}{nearest(kind, STORED_AS)} There are: {', '.join(STORED_AS)}")
+    most = int(_in_base(amount, _BYTES, "25MB or 25MB:q8_0"))
+    if most < 1:
+        raise ValueError(f"expected at least 1 byte, got {value!r}")
+    return f"{most}:{kind}" if colon else str(most)
+
+
+def byte_budget(text: str) -> tuple[int, str | None]:
+    """The bytes of a setting ``weight_bytes``, and the number format in which they are counted, None where it names none."""
+    most, _, kind = text.partition(":")
+    return int(most), kind or None
 
 
 def _baselines(value: Any) -> Any:
@@ -277,6 +298,12 @@ def _vocabulary(value: Any) -> Any:
         ) from None
 
 
+def _vocabularies(value: Any) -> Any:
+    """The same, or several numbers of tokens between commas, the largest first."""
+    several = isinstance(value, list | tuple) or (isinstance(value, str) and "," in value)
+    return _counts(value) if several else _vocabulary(value)
+
+
 def _successes(value: int) -> int:
     if value < 1:
         raise ValueError(
@@ -337,6 +364,12 @@ CodecName = Annotated[
 ]
 ProbeNames = Annotated[tuple[str, ...], BeforeValidator(_probes), _SEVERAL]
 Vocabulary = Annotated[str | int | None, BeforeValidator(_vocabulary), Accepts("int | str", "auto|COUNT")]
+Vocabularies = Annotated[
+    str | int | tuple[int, ...] | None,
+    BeforeValidator(_vocabularies),
+    Accepts("int | str | Sequence[int | str]", "COUNT,..."),
+]
+ByteBudget = Annotated[str | None, BeforeValidator(_weight_bytes), Accepts("int | str", "BYTES[:FORMAT]")]
 Successes = Annotated[int, AfterValidator(_successes)]
 
 

@@ -71,6 +71,7 @@ class Kind:
     fields: Mapping[str, str]
     square: bool = False  # hidden == heads x head_dim, always
     divides: bool = False  # hidden must be a multiple of heads, though head_dim is explicit
+    transposed: bool = False  # matrices inside a layer are (inputs, outputs)
     scaled_embedding: bool = False  # embeddings are multiplied by sqrt(hidden), norms by 1 + weight (Gemma)
 
 
@@ -299,6 +300,7 @@ _GPT2 = Kind(
     final_norm="transformer.ln_f",
     fields={"layers": "n_layer", "hidden": "n_embd", "heads": "n_head", "ffn": "n_inner"},
     square=True,
+    transposed=True,
 )
 _GPT_NEOX = Kind(
     layers="gpt_neox.layers",

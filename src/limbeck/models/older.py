@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers.configuration_utils import PreTrainedConfig
+if TYPE_CHECKING:  # seconds to load, for the name of a type
+    from transformers.configuration_utils import PreTrainedConfig
 
 
 def for_older_readers(written: Mapping[str, Any], config: PreTrainedConfig) -> dict[str, Any]:

@@ -11,14 +11,16 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
-
-from transformers.configuration_utils import PreTrainedConfig
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from limbeck.errors import BadModel
 from limbeck.models.bounds import read_object
 from limbeck.models.older import for_older_readers
 from limbeck.models.source import stored_tensors
+
+if TYPE_CHECKING:  # seconds to load, for names of types
+    from transformers.configuration_utils import PreTrainedConfig
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # the name in safetensors, and in torch
 _TOKENIZER = [

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import psutil
 import torch
+from transformers import PreTrainedModel
 
 from limbeck.generation.greedy import generate_greedy
+from limbeck.models.cached import read_on
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.parts import give_back
 from limbeck.types import Reading
@@ -26,6 +28,7 @@ SPREAD = "its weights are spread over processes, and each token would gather all
 _LEAST, _SECONDS = 3, 2.0  # repeats for a median; seconds after which no further one is begun
 _WARM = 8  # tokens
 _MOST_SECONDS = 20.0  # after which none is begun even for that
+_TIMED = 16  # tokens of one of several shapes
 
 
 def cost(model: str, language_model: LanguageModel, *, folder: Path | None = None) -> list[Reading]:
@@ -88,6 +91,27 @@ def _times(model: LanguageModel, tokens: list[int], new: int) -> Iterator[tuple[
             yield first - start, end - first
             if end - begin > (_SECONDS if repeat >= _LEAST else _MOST_SECONDS):
                 return
+
+
+@torch.inference_mode()
+def token_seconds(model: PreTrainedModel) -> float:
+    """Median seconds of one token after a prompt of 192 tokens, or what the context allows, at batch size 1.
+
+    Weights do not matter. Repeats follow one for warm-up, unless that takes long.
+    """
+    context, vocab = int(model.config.max_position_embeddings), int(model.config.vocab_size)
+    new = max(1, min(_TIMED, context // 4))
+    prompt = torch.randint(vocab, (1, max(1, min(PROMPT, context - new))), generator=torch.Generator().manual_seed(0))
+    times: list[float] = []
+    for _ in range(1 + _LEAST):
+        logits, cache = read_on(model, prompt, None)
+        start = time.perf_counter()
+        for _ in range(new):
+            logits, cache = read_on(model, logits.argmax(-1, keepdim=True), cache)
+        times.append((time.perf_counter() - start) / new)
+        if sum(times) * new > _SECONDS:
+            break
+    return statistics.median(times[1:] or times)
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 A shape is balanced where every axis shrinks by the same ratio, as for pruning 7B to 3B in arXiv 2311.07052 (about 0.75 on each
 axis). Embeddings shrink only with the width, so the ratio for a budget depends on the vocabulary. The search counts parameters
-exactly, from the table of the anatomy, without building models. Functions of a configuration have a twin for an anatomy, which
-`limbeck plan` uses without loading torch.
+exactly, or bytes of weights in a file, from the table of the anatomy, without building models. Functions of a configuration have
+a twin for an anatomy, which `limbeck plan` uses without loading torch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from limbeck.errors import BadShape
 from limbeck.models.anatomy import Anatomy, resized
+from limbeck.models.weight_bytes import in_blocks, weight_bytes
 
 if TYPE_CHECKING:  # seconds to load, for the name of a type
     from transformers.configuration_utils import PreTrainedConfig
@@ -30,7 +31,8 @@ _FINE, _COARSE, _WIDE = 8, 64, 1024
 BLOCK, _TILED, BLOCKED = 32, 512, 256
 GIVEN_UP, _DEVIATES = 0.02, 0.05
 # The share of the budget that a shape should use; where a small model's steps are too coarse, the next one applies.
-_BANDS = (0.95, 0.9, 0.8, 0.6, 0.3)
+BANDS = (0.95, 0.9, 0.8, 0.6, 0.3)
+WINDOW = 2.0  # the factor around the common ratio within which axes are searched first
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,27 @@ class Shape:
         return ",".join(f"{name}={value}" for name, value in asdict(self).items())
 
 
+@dataclass(frozen=True)
+class Budget:
+    """At most so many parameters or, with a ``kind`` of `models.weight_bytes`, bytes of weights in that number format."""
+
+    most: int
+    kind: str | None = None
+
+    def count(self, anatomy: Anatomy, *, even: bool = False, **axes: Any) -> Any:
+        """What students of these axes, numbers or arrays, use of it; ``even`` as of `weight_bytes`."""
+        if self.kind is None:
+            return anatomy.count(**axes)
+        return weight_bytes(anatomy, replace(anatomy.sizes, **axes), self.kind, even=even)
+
+    def of(self, anatomy: Anatomy, shape: Shape) -> int:
+        """What a student of this shape uses of it."""
+        return int(self.count(anatomy, **asdict(shape)))
+
+    def __str__(self) -> str:
+        return f"{self.most:,} parameters" if self.kind is None else f"{self.most:,} bytes in {self.kind}"
+
+
 def parameters(config: PreTrainedConfig, shape: Shape) -> int:
     """Number of parameters, tied ones once, of a student of this shape pruned from a teacher of this configuration."""
     return int(Anatomy.of(config).count(**asdict(shape)))
@@ -75,15 +98,47 @@ def choose(config: PreTrainedConfig, *, parameters: int, multiple: int = 1) -> S
 
 def choose_unblocked(config: PreTrainedConfig, *, parameters: int) -> Shape:
     """As `choose`, without regard to blocks: the choice of earlier versions, whose students are still in folders."""
-    return _balanced(Anatomy.of(config), parameters, _Widths())
+    return _balanced(Anatomy.of(config), Budget(parameters), Widths())
+
+
+def choose_within(config: PreTrainedConfig, budget: Budget, *, multiple: int = 1) -> Shape:
+    """As `choose`, for a budget of parameters or of bytes."""
+    return balanced_within(Anatomy.of(config), budget, multiple=multiple)
 
 
 def balanced(anatomy: Anatomy, *, parameters: int, multiple: int = 1) -> Shape:
     """As `choose`, from a teacher's anatomy. Raises BadShape in the same cases."""
-    found = _balanced(anatomy, parameters, _Widths(multiple))
+    return balanced_within(anatomy, Budget(parameters), multiple=multiple)
+
+
+def balanced_within(anatomy: Anatomy, budget: Budget, *, multiple: int = 1) -> Shape:
+    """As `choose_within`, from a teacher's anatomy. Raises BadShape as `choose` does.
+
+    Bytes of q8_0 and q4_0 hold nearly twice to four times as many numbers in rows of whole blocks as in others. So there are two
+    shapes, one with whole blocks alone and one without regard to them, of which the larger in parameters is given.
+    """
+    found = _in_any_rows(anatomy, budget, multiple)
+    if multiple > 1 or budget.kind is None or not in_blocks(budget.kind):
+        return found
+    try:
+        whole = _balanced(anatomy, budget, Widths(BLOCK))
+    except BadShape:  # the smallest student of whole blocks is larger than the budget
+        return found
+    return max((whole, found), key=lambda shape: int(anatomy.count(**asdict(shape))))
+
+
+def widths_of(anatomy: Anatomy, budget: Budget, shape: Shape) -> Widths:
+    """The legal widths of students like one that was chosen for a budget: whole blocks alone where that one has them."""
+    whole = Widths(BLOCK)
+    blocked = budget.kind is not None and in_blocks(budget.kind) and _within(shape, anatomy, whole)
+    return whole if blocked else Widths()
+
+
+def _in_any_rows(anatomy: Anatomy, budget: Budget, multiple: int) -> Shape:
+    found = _balanced(anatomy, budget, Widths(multiple))
     if multiple > 1 or found.hidden < BLOCKED or _within(found, anatomy, _TILES):
         return found
-    return _in_tiles(anatomy, parameters, found) or found
+    return _in_tiles(anatomy, budget, found) or found
 
 
 def row_widths(anatomy: Anatomy) -> dict[str, int]:
@@ -92,39 +147,37 @@ def row_widths(anatomy: Anatomy) -> dict[str, int]:
     return {"hidden": int(sizes.hidden), "heads x channels": int(sizes.heads * sizes.head_dim), "ffn": int(sizes.ffn)}
 
 
-def _in_tiles(anatomy: Anatomy, parameters: int, found: Shape) -> Shape | None:
+def _in_tiles(anatomy: Anatomy, budget: Budget, found: Shape) -> Shape | None:
     """The balanced shape whose rows are whole blocks and tiles, if it has nearly the size and balance of ``found``; else None."""
-    ratio, teacher = _common_ratio(anatomy, parameters), Shape.of_anatomy(anatomy)
-    least = int(anatomy.count(**asdict(found))) - GIVEN_UP * parameters
-    tiled = _nearest(anatomy, parameters, ratio, 2.0, _TILES, least=least)
+    ratio, teacher = common_ratio(anatomy, budget), Shape.of_anatomy(anatomy)
+    least = budget.of(anatomy, found) - GIVEN_UP * budget.most
+    tiled = _nearest(anatomy, budget, ratio, WINDOW, _TILES, least=least)
     if tiled is None or not _within(tiled, anatomy, _TILES):
         return None
-    further = _deviation(teacher, ratio, tiled, tiled.ffn) - _deviation(teacher, ratio, found, found.ffn)
+    further = deviation(teacher, ratio, tiled, tiled.ffn) - deviation(teacher, ratio, found, found.ffn)
     return tiled if further <= _DEVIATES else None
 
 
-def _balanced(anatomy: Anatomy, parameters: int, widths: _Widths) -> Shape:
+def _balanced(anatomy: Anatomy, budget: Budget, widths: Widths) -> Shape:
     """The balanced shape of these widths. Raises BadShape as `choose` does."""
-    teacher = Shape.of_anatomy(anatomy)
-    largest = int(anatomy.count(**asdict(teacher)))
-    if parameters > largest:
+    largest = budget.of(anatomy, Shape.of_anatomy(anatomy))
+    if budget.most > largest:
         raise BadShape(
-            f"the budget of {parameters:,} parameters is more than the teacher's {largest:,}; "
-            "give fewer, or a larger teacher"
+            f"the budget of {budget} is more than the teacher's {largest:,}; give fewer, or a larger teacher"
         )
     smallest = _smallest(anatomy, widths)
-    least = int(anatomy.count(**asdict(smallest)))
-    if parameters < least:
+    least = budget.of(anatomy, smallest)
+    if budget.most < least:
         raise BadShape(
-            f"the budget of {parameters:,} parameters is less than the smallest student of this teacher has, {least:,} "
+            f"the budget of {budget} is less than the smallest student of this teacher has, {least:,} "
             f"({smallest}); give more, or a teacher with a smaller vocabulary or fewer channels per head"
         )
-    ratio = _common_ratio(anatomy, parameters)
-    for window in (2.0, 8.0):
-        found = _nearest(anatomy, parameters, ratio, window, widths)
-        if found is not None and anatomy.count(**asdict(found)) >= _BANDS[0] * parameters:
+    ratio = common_ratio(anatomy, budget)
+    for window in (WINDOW, 8.0):
+        found = _nearest(anatomy, budget, ratio, window, widths)
+        if found is not None and budget.of(anatomy, found) >= BANDS[0] * budget.most:
             return found
-    return _nearest(anatomy, parameters, ratio, float("inf"), widths) or smallest
+    return _nearest(anatomy, budget, ratio, float("inf"), widths) or smallest
 
 
 def budget_of_shrink(config: PreTrainedConfig, factor: float) -> int:
@@ -214,7 +267,7 @@ def anatomy_of(shape: Shape, teacher: Anatomy) -> Anatomy:
 
 
 @dataclass(frozen=True)
-class _Widths:
+class Widths:
     """The legal widths of a search: of a ``multiple`` and, if ``tiled``, whole tiles where they are large."""
 
     multiple: int = 1
@@ -230,15 +283,15 @@ class _Widths:
         return [one for one in sorted({*range(step, full + 1, step), full}) if self.has(one)] or [full]
 
 
-_TILES = _Widths(BLOCK, tiled=True)
+_TILES = Widths(BLOCK, tiled=True)
 
 
-def _within(shape: Shape, teacher: Anatomy, widths: _Widths) -> bool:
+def _within(shape: Shape, teacher: Anatomy, widths: Widths) -> bool:
     """Whether a student of this shape has only legal rows."""
     return all(widths.has(width) for width in row_widths(anatomy_of(shape, teacher)).values())
 
 
-def _heads(anatomy: Anatomy, widths: _Widths) -> list[tuple[int, int]]:
+def _heads(anatomy: Anatomy, widths: Widths) -> list[tuple[int, int]]:
     """Legal (heads, kv_heads): every group keeps the same number of its query heads, whose channels are a legal width."""
     teacher = Shape.of_anatomy(anatomy)
     group = teacher.heads // teacher.kv_heads
@@ -246,26 +299,26 @@ def _heads(anatomy: Anatomy, widths: _Widths) -> list[tuple[int, int]]:
     return [pair for pair in pairs if widths.has(pair[0] * anatomy.sizes.head_dim)] or pairs
 
 
-def _smallest(anatomy: Anatomy, widths: _Widths) -> Shape:
+def _smallest(anatomy: Anatomy, widths: Widths) -> Shape:
     teacher, kind = Shape.of_anatomy(anatomy), anatomy.kind
     heads, kv_heads = min(_heads(anatomy, widths))
     hidden = heads * anatomy.sizes.head_dim if kind.square else widths.up_to(teacher.hidden)[0]
     return Shape(layers=1, hidden=hidden, heads=heads, kv_heads=kv_heads, ffn=widths.up_to(teacher.ffn)[0])
 
 
-def _common_ratio(anatomy: Anatomy, budget: int) -> float:
+def common_ratio(anatomy: Anatomy, budget: Budget) -> float:
     """The ratio r with count(r x every axis) = budget, by bisection: the count rises with r."""
     teacher = Shape.of_anatomy(anatomy)
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
         axes = {name: middle * value for name, value in asdict(teacher).items()}
-        low, high = (middle, high) if anatomy.count(**axes) <= budget else (low, middle)
+        low, high = (middle, high) if budget.count(anatomy, even=True, **axes) <= budget.most else (low, middle)
     return low
 
 
 @dataclass(frozen=True)
-class _Grid:
+class Grid:
     """Candidates along three axes that broadcast (layers, hidden, heads with their kv heads), and a mask of legal ones."""
 
     layers: Any
@@ -275,14 +328,14 @@ class _Grid:
     legal: Any
 
     @classmethod
-    def of(cls, anatomy: Anatomy, ratio: float, window: float, widths: _Widths) -> _Grid:
+    def of(cls, anatomy: Anatomy, ratio: float, window: float, widths: Widths) -> Grid:
         """The candidates within a factor ``window`` of the common ratio."""
         teacher = Shape.of_anatomy(anatomy)
         pairs = _heads(anatomy, widths)
-        near = set(_near(sorted({pair[0] for pair in pairs}), ratio * teacher.heads, window))
-        pairs = [pair for pair in pairs if pair[0] in near]
-        layers = np.array(_near(list(range(1, teacher.layers + 1)), ratio * teacher.layers, window))[:, None, None]
-        hidden = np.array(_near(widths.up_to(teacher.hidden), ratio * teacher.hidden, window))[None, :, None]
+        close = set(near(sorted({pair[0] for pair in pairs}), ratio * teacher.heads, window))
+        pairs = [pair for pair in pairs if pair[0] in close]
+        layers = np.array(near(list(range(1, teacher.layers + 1)), ratio * teacher.layers, window))[:, None, None]
+        hidden = np.array(near(widths.up_to(teacher.hidden), ratio * teacher.hidden, window))[None, :, None]
         if anatomy.kind.square:
             hidden = np.array([pair[0] * anatomy.sizes.head_dim for pair in pairs])[None, None, :]
         heads, kv_heads = (np.array([pair[i] for pair in pairs])[None, None, :] for i in (0, 1))
@@ -291,45 +344,56 @@ class _Grid:
             legal &= hidden % heads == 0
         return cls(layers, hidden, heads, kv_heads, legal)
 
+    @property
+    def axes(self) -> dict[str, Any]:
+        """The axes by name."""
+        return {"layers": self.layers, "hidden": self.hidden, "heads": self.heads, "kv_heads": self.kv_heads}
+
     def at(self, index: tuple[int, ...], ffn: int) -> Shape:
         """The shape at an index of the broadcast grid."""
-        axes = (self.layers, self.hidden, self.heads, self.kv_heads)
-        layers, hidden, heads, kv_heads = (int(np.broadcast_to(axis, self.legal.shape)[index]) for axis in axes)
-        return Shape(layers, hidden, heads, kv_heads, ffn)
+        found = {name: int(axis[index]) for name, axis in self._whole().items()}
+        return Shape(**found, ffn=ffn)
+
+    def among(self, index: tuple[Any, ...]) -> dict[str, Any]:
+        """The axes of the shapes at arrays of indices, each an array."""
+        return {name: axis[index] for name, axis in self._whole().items()}
+
+    def _whole(self) -> dict[str, Any]:
+        return {name: np.broadcast_to(axis, self.legal.shape) for name, axis in self.axes.items()}
 
 
-def _near(values: list[int], wanted: float, window: float) -> list[int]:
+def near(values: list[int], wanted: float, window: float) -> list[int]:
     """The values within a factor ``window`` of the wanted one, or the nearest where there are none."""
     inside = [value for value in values if 1 / window <= value / wanted <= window]
     return inside or [min(values, key=lambda value: abs(np.log(value / wanted)))]
 
 
 def _nearest(
-    anatomy: Anatomy, budget: int, ratio: float, window: float, widths: _Widths, *, least: float = 0.0
+    anatomy: Anatomy, budget: Budget, ratio: float, window: float, widths: Widths, *, least: float = 0.0
 ) -> Shape | None:
     """The legal shape in the fullest band with the smallest deviation from the common ratio.
 
-    None where none has from ``least`` to ``budget`` parameters.
+    None where none uses from ``least`` to all of the budget.
     """
     teacher = Shape.of_anatomy(anatomy)
-    grid = _Grid.of(anatomy, ratio, window, widths)
+    grid = Grid.of(anatomy, ratio, window, widths)
     best: tuple[tuple[int, float, int], Shape] | None = None
-    for ffn in _near(widths.up_to(teacher.ffn), ratio * teacher.ffn, window):
-        count = anatomy.count(layers=grid.layers, hidden=grid.hidden, heads=grid.heads, kv_heads=grid.kv_heads, ffn=ffn)
-        usable = np.nonzero(grid.legal & (count <= budget) & (count >= least))
+    for ffn in near(widths.up_to(teacher.ffn), ratio * teacher.ffn, window):
+        count = budget.count(anatomy, **grid.axes, ffn=ffn)
+        usable = np.nonzero(grid.legal & (count <= budget.most) & (count >= least))
         if not usable[0].size:
             continue
         filled = count[usable]
-        band = np.sum([filled < floor * budget for floor in _BANDS], axis=0)
-        deviation = _deviation(teacher, ratio, grid, ffn)[usable].round(9)
-        first = np.lexsort((-filled, deviation, band))[0]
-        key = (int(band[first]), float(deviation[first]), -int(filled[first]))
+        band = np.sum([filled < floor * budget.most for floor in BANDS], axis=0)
+        deviations = deviation(teacher, ratio, grid, ffn)[usable].round(9)
+        first = np.lexsort((-filled, deviations, band))[0]
+        key = (int(band[first]), float(deviations[first]), -int(filled[first]))
         if best is None or key < best[0]:
             best = (key, grid.at(tuple(int(index[first]) for index in usable), ffn))
     return None if best is None else best[1]
 
 
-def _deviation(teacher: Shape, ratio: float, grid: _Grid | Shape, ffn: int) -> Any:
+def deviation(teacher: Shape, ratio: float, grid: Grid | Shape, ffn: Any) -> Any:
     """Sum over the axes of (log of the axis' ratio - log of the common one) squared.
 
     Query and key-value heads count half each: they are one axis in most models. A single key-value head cannot shrink.

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from limbeck.config.defaults import SEQ_LEN, SHRINK, STEPS, WIDE
 from limbeck.config.flag import Flag
-from limbeck.config.values import Columns, Context, Count, MixerNames, Vocabulary
+from limbeck.config.values import ByteBudget, Columns, Context, Count, MixerNames, Vocabulary
 
 SkipBad = Annotated[int | None, Field(ge=0)]
 Params = Annotated[
@@ -19,6 +19,17 @@ Params = Annotated[
         "Model",
         examples=("250k", "6M", "1.3B"),
         synonyms=("parameters", "num_params", "student_size", "prune_target_params", "target_params"),
+    ),
+]
+WeightBytes = Annotated[
+    ByteBudget,
+    Flag(
+        "Most bytes of the student's weights, instead of a number of parameters: in the number format of its file, or in "
+        "another, such as one of limbeck export --to gguf.",
+        "Model",
+        name="bytes",
+        examples=("25MB", "12MB:q8_0"),
+        synonyms=("file_size", "max_bytes", "model_bytes", "target_size", "size_mb"),
     ),
 ]
 AnyTeacher = Annotated[

@@ -8,7 +8,15 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from limbeck.config.flag import Flag
-from limbeck.config.settings.common import MeshText, Params, SeedCount, Shape, StudentShrink, TeacherSettings
+from limbeck.config.settings.common import (
+    MeshText,
+    Params,
+    SeedCount,
+    Shape,
+    StudentShrink,
+    TeacherSettings,
+    WeightBytes,
+)
 from limbeck.config.settings.training import TrainingSettings
 from limbeck.config.values import (
     ATTENTION,
@@ -66,6 +74,7 @@ class DistilSettings(TrainingSettings, TeacherSettings):
     ] = None
     shrink: StudentShrink = None
     shape: Shape = None
+    weight_bytes: WeightBytes = Field(default=None, exclude=True)
     mixers: Annotated[
         MixerNames,
         Flag(

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from limbeck.config.defaults import VOCABULARY
 from limbeck.config.flag import Flag
-from limbeck.config.settings.common import Base, DeviceSettings, Layers, Mixers, Params, Width
+from limbeck.config.settings.common import Base, DeviceSettings, Layers, Mixers, Params, WeightBytes, Width
 from limbeck.config.settings.train import ScaledSettings
-from limbeck.config.values import Bytes, Context, Count, Names, Seconds, Vocabulary
+from limbeck.config.values import Bytes, Context, Count, Names, Seconds, Vocabularies
 from limbeck.plugins import papers
 
 
@@ -35,6 +35,7 @@ class PlanSettings(Base):
             synonyms=("ratio", "compression", "compression_ratio", "prune_ratio"),
         ),
     ] = None
+    weight_bytes: WeightBytes = None
     tokens: Annotated[
         Count | None,
         Flag(
@@ -113,7 +114,12 @@ class PlanSettings(Base):
         ),
     ] = None
     latency: Annotated[
-        Seconds | None, Flag("Longest time of one token on the device.", "Device", examples=("20ms",))
+        Seconds | None,
+        Flag(
+            "Longest time of one token on the device; with --bytes and no device it is measured on this machine.",
+            "Device",
+            examples=("20ms",),
+        ),
     ] = None
     gpu: Annotated[
         str | None,
@@ -142,12 +148,12 @@ class PlanSettings(Base):
     width: Width = None
     layers: Layers = None
     vocab: Annotated[
-        Vocabulary,
+        Vocabularies,
         Flag(
-            "Tokens of the vocabulary: with --teacher those that it is trimmed to, with --mixers those of the model.",
+            "Tokens of the vocabulary: with --teacher those that it is trimmed to (with --bytes several numbers), with --mixers "
+            "those of the model.",
             "Question",
-            metavar="COUNT",
-            examples=("8k",),
+            examples=("8k", "4k,8k,16k"),
             default=f"all of the teacher's; with --mixers {VOCABULARY}",
             synonyms=("vocab_size", "vocabulary"),
         ),

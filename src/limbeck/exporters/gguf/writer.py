@@ -15,10 +15,9 @@ from transformers.configuration_utils import PreTrainedConfig
 from limbeck.errors import BadModel
 from limbeck.exporters.gguf.numbers import stored
 from limbeck.exporters.gguf.tokens import Tokens, tokens_of
-from limbeck.models.gguf.blocks import BLOCK
 from limbeck.models.gguf.container import require_gguf
 from limbeck.models.gguf.families import family_of
-from limbeck.models.gguf.numbers import BLOCKED, EMBEDDING, Numbers, size_of, type_of
+from limbeck.models.gguf.numbers import BLOCK, BLOCKED, EMBEDDING, Numbers, size_of, type_of
 from limbeck.models.language_model import LanguageModel
 
 _QUANTISATION_VERSION = 2  # of ggml's blocks

@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import torch
 
-from limbeck.config import ATTENTION, PTQ, DistilSettings
+from limbeck.config import ATTENTION, PTQ, DistilSettings, byte_budget, flag_of
 from limbeck.config.defaults import SHRINK
 from limbeck.corpora import Rows, TokenStore
 from limbeck.errors import BadSetting
@@ -17,7 +17,8 @@ from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.pair.mixers import parse_mixers
 from limbeck.jobs.pair.vocabulary import given_student
 from limbeck.models.configuration import load_config
-from limbeck.models.gguf.blocks import BLOCK
+from limbeck.models.gguf.numbers import BLOCK
+from limbeck.models.gguf.quantiser import KIND_OF
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.save import holds, save
 from limbeck.models.sidecar import FLOATS, stored_dtype
@@ -29,7 +30,15 @@ from limbeck.run.micro import micro_batches
 from limbeck.students.convert import choose as choose_converted
 from limbeck.students.prune import StoredStudent, prune, prune_stored
 from limbeck.students.score import score
-from limbeck.students.shape import Shape, budget_of_shrink, choose, choose_unblocked, parse_shape
+from limbeck.students.shape import (
+    Budget,
+    Shape,
+    budget_of_shrink,
+    choose,
+    choose_unblocked,
+    choose_within,
+    parse_shape,
+)
 from limbeck.students.tally import Scores
 from limbeck.teachers.ref import TeacherRef
 
@@ -39,14 +48,15 @@ METHOD = "activation"  # how importance is scored unless --method names another
 
 
 def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
-    """The shape for the parameter budget, from the teacher's configuration alone.
+    """The shape for the budget of parameters or bytes, from the teacher's configuration alone.
 
     None for an existing student, and for a conversion that keeps the teacher's shape. Raises BadSetting if several flags define
     the student, or several sizes are given, and BadShape if no shape fits.
     """
-    chosen = [name for name in ("student", "params", "shrink", "shape") if getattr(settings, name) is not None]
+    sizes = ("student", "params", "shrink", "shape", "weight_bytes")
+    chosen = [flag_of(DistilSettings, name) for name in sizes if getattr(settings, name) is not None]
     if len(chosen) > 1:
-        raise BadSetting(f"--{' and --'.join(chosen)} both define the student: give one of them")
+        raise BadSetting(f"{' and '.join(chosen)} both define the student: give one of them")
     check_conversion_flags(settings)
     _check_quantised_flags(settings)
     if settings.student is not None or (settings.mixers is not None and not chosen):
@@ -56,6 +66,8 @@ def target_shape(settings: DistilSettings, teacher: TeacherRef) -> Shape | None:
         return parse_shape(settings.shape, config)
     if isinstance(settings.params, tuple):
         raise BadSetting(f"--params {','.join(map(str, settings.params))}: one student is made here; give one size")
+    if settings.weight_bytes is not None:
+        return choose_within(config, _in_bytes(settings, teacher), multiple=multiple_of(settings.qat))
     budget = settings.params or budget_of_shrink(config, SHRINK if settings.shrink is None else settings.shrink)
     if settings.mixers is not None:
         return choose_converted(config, lambda layers: mixers_for(settings, layers), budget=budget)
@@ -68,12 +80,25 @@ def possible_shapes(settings: DistilSettings, teacher: TeacherRef) -> tuple[Shap
     The other is the choice of earlier versions for the same budget, of which a folder of captured logits may hold a student.
     """
     target = target_shape(settings, teacher)
-    free = settings.shape is None and settings.mixers is None and settings.qat is None
+    free = settings.shape is settings.weight_bytes is settings.mixers is settings.qat is None
     if target is None or not free or isinstance(settings.params, tuple):
         return () if target is None else (target,)
     config = load_config(teacher.config_source)
     budget = settings.params or budget_of_shrink(config, SHRINK if settings.shrink is None else settings.shrink)
     return target, choose_unblocked(config, parameters=budget)
+
+
+def _in_bytes(settings: DistilSettings, teacher: TeacherRef) -> Budget:
+    """The budget of --bytes: in its own format, else in that of the student's file, of the GGUF file with --qat."""
+    assert settings.weight_bytes is not None
+    most, kind = byte_budget(settings.weight_bytes)
+    if settings.mixers is not None:
+        raise BadSetting(
+            "--bytes counts the weights of a pruned student, and --mixers makes layers of other kinds: give --params instead"
+        )
+    if kind is None and settings.qat is not None:
+        kind = KIND_OF[settings.qat]
+    return Budget(most, kind or str(stored_as(settings, teacher)).removeprefix("torch."))
 
 
 def multiple_of(qat: str | None) -> int:

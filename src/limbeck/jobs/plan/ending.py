@@ -72,6 +72,8 @@ def _next(result: dict[str, Any], settings: PlanSettings) -> str:
     teacher = settings.teacher or (teachers[-1] if teachers else _MODEL)
     shape = result["student"]["shape"]
     size = ["--shape", shape] if shape else ["--params", str(result["student"]["parameters"])]
+    if settings.vocab is not None:
+        size += ["--vocab", str(result["student"]["vocabulary"]["tokens"])]
     named = teacher if existing(teacher) is not None or not _is_size(teacher) else _MODEL
     return shlex.join(["limbeck", "doctor", "--teacher", named, *size, "--data", _DATA])
 

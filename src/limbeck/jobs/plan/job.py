@@ -18,6 +18,7 @@ from limbeck.config import PlanSettings, count
 from limbeck.disk import existing, finite
 from limbeck.errors import BadPoints, BadSetting
 from limbeck.jobs.plan.device import BFLOAT16, Limits, largest_student
+from limbeck.jobs.plan.sized import of_bytes
 from limbeck.models.anatomy import Anatomy
 from limbeck.models.declared import read_anatomy
 from limbeck.models.source import config_file
@@ -36,7 +37,7 @@ from limbeck.planning.laws.teachers import (
     by_published_law,
     by_published_ratio,
 )
-from limbeck.students.shape import anatomy_of, balanced, row_widths, shrunk_budget
+from limbeck.students.shape import Shape, anatomy_of, balanced, row_widths, shrunk_budget
 
 if TYPE_CHECKING:
     from transformers.configuration_utils import PreTrainedConfig
@@ -59,10 +60,12 @@ class _Pair:
     shape: str | None
     assumed: tuple[str, ...]
     rows: dict[str, int] = field(default_factory=dict)  # lengths of rows of the student's matrices, if known
+    shapes: dict[str, Any] | None = None  # those of a budget of bytes
 
 
 def plan(settings: PlanSettings) -> dict[str, Any]:
-    """Plans a distillation; returns ``{"student", "device", "assumptions", "planners", "costs", "skipped"}``.
+    """Plans a distillation; returns ``{"student", "device", "assumptions", "planners", "costs", "skipped"}``, and ``shapes``
+    of a budget of bytes.
 
     With ``mixers`` it plans a mixture of layers instead (`jobs.plan.mixers`).
 
@@ -93,6 +96,7 @@ def plan(settings: PlanSettings) -> dict[str, Any]:
     return {
         "student": _described(pair.student) | {"shape": pair.shape, "rows": pair.rows},
         "device": None if pair.limits is None else _on_device(pair, pair.limits),
+        "shapes": pair.shapes,
         "tokens": tokens,
         "pay_teacher": task.paid,
         "uses": task.uses,
@@ -125,9 +129,18 @@ def _check(settings: PlanSettings) -> None:
             f"--vocab {settings.vocab}: which tokens a text uses is counted in the text, and plan reads none: limbeck doctor "
             "with --data and --vocab auto says how many; give that number"
         )
-    if settings.params is not None and settings.shrink is not None:
+    sizes = {
+        f"--params {settings.params or 0:,}": settings.params,
+        f"--shrink {settings.shrink or 0:g}": settings.shrink,
+        f"--bytes {settings.weight_bytes}": settings.weight_bytes,
+    }
+    given = [flag for flag, value in sizes.items() if value is not None]
+    if len(given) > 1:
+        raise BadSetting(f"{' and '.join(given)} both define the size of the student: give one of them")
+    if isinstance(settings.vocab, tuple) and settings.weight_bytes is None:
         raise BadSetting(
-            f"--params {settings.params:,} and --shrink {settings.shrink:g} both define the size of the student: give one of them"
+            f"--vocab {','.join(map(str, settings.vocab))}: several vocabularies are compared at equal --bytes: give these, or "
+            "one number"
         )
     if settings.candidates and settings.teacher is not None:
         raise BadSetting(
@@ -139,6 +152,10 @@ def _check(settings: PlanSettings) -> None:
             "to choose a student for a device"
         )
     if settings.candidates:
+        if settings.weight_bytes is not None:
+            raise BadSetting(
+                f"--bytes {settings.weight_bytes} needs a configuration to count from: give one --teacher instead of --candidates"
+            )
         if settings.params is None:
             raise BadSetting("--candidates need the student's size: give --params, such as 600M")
         if settings.tokens is None:
@@ -149,10 +166,10 @@ def _check(settings: PlanSettings) -> None:
             raise BadSetting(
                 "--latency needs a configuration to count from: give one --teacher instead of --candidates"
             )
-    elif not (settings.params or settings.shrink or settings.device_memory or settings.latency or settings.gpu):
+    elif not (settings.params or settings.shrink or settings.weight_bytes or _named(settings)):
         raise BadSetting(
-            "nothing says how large the student may be: give --device-memory or --gpu, with or without --latency, or --params "
-            "or --shrink"
+            "nothing says how large the student may be: give --device-memory or --gpu, with or without --latency, or --params, "
+            "--shrink or --bytes"
         )
 
 
@@ -193,10 +210,15 @@ def _backward(settings: PlanSettings, device: GPU | None) -> _Pair:
             f"--teacher {settings.teacher}: keys, values and layers are counted from a configuration, which a size has "
             "not; give a model folder or a hub id"
         )
-    teacher = _anatomy(settings.teacher)
-    if settings.vocab is not None:
-        teacher = _trimmed(teacher, settings)
+    whole = _anatomy(settings.teacher)
+    vocabularies = settings.vocab if isinstance(settings.vocab, tuple) else (settings.vocab,)
+    teachers = [whole if vocab is None else _trimmed(whole, vocab, settings) for vocab in vocabularies]
+    teacher = teachers[0]
     limits, assumed = _limits(settings, device)
+    if settings.weight_bytes is not None:
+        sized = of_bytes(settings, teachers, limits, lambda: _config(config_file(str(settings.teacher))))
+        pair = _paired(settings, sized.teacher, sized.shape, limits, assumed + sized.assumed)
+        return replace(pair, shapes=sized.shapes)
     if settings.params is not None or settings.shrink is not None:
         budget = settings.params or shrunk_budget(teacher, settings.shrink or 0.0)
         shape = balanced(teacher, parameters=budget)
@@ -213,19 +235,28 @@ def _backward(settings: PlanSettings, device: GPU | None) -> _Pair:
             f"{need / 2**30:.2f} GiB and {limits.seconds(size) * 1e3:.3g} ms a token, allowed are {limits} "
             f"({_named(settings)}); give a smaller student, or leave the size out to have the largest that fits"
         )
+    return _paired(settings, teacher, shape, limits, assumed)
+
+
+def _paired(
+    settings: PlanSettings, teacher: Anatomy, shape: Shape, limits: Limits | None, assumed: tuple[str, ...]
+) -> _Pair:
+    assert settings.teacher is not None
+    student = anatomy_of(shape, teacher)
+    size = Size.of_anatomy(student)
     known = Model.of_size(settings.teacher, Size.of_anatomy(teacher))
     return _Pair(Model.of_size("student", size), (known,), limits, str(shape), assumed, row_widths(student))
 
 
-def _trimmed(teacher: Anatomy, settings: PlanSettings) -> Anatomy:
+def _trimmed(teacher: Anatomy, vocab: int | str, settings: PlanSettings) -> Anatomy:
     """The teacher with so many tokens."""
-    assert isinstance(settings.vocab, int)
-    if settings.vocab >= teacher.sizes.vocab:
+    assert isinstance(vocab, int)
+    if vocab >= teacher.sizes.vocab:
         raise BadSetting(
-            f"--vocab {settings.vocab}: {settings.teacher} has {teacher.sizes.vocab:,} tokens, so nothing would be trimmed: give "
+            f"--vocab {vocab}: {settings.teacher} has {teacher.sizes.vocab:,} tokens, so nothing would be trimmed: give "
             "fewer, or leave it out"
         )
-    return replace(teacher, sizes=replace(teacher.sizes, vocab=settings.vocab))
+    return replace(teacher, sizes=replace(teacher.sizes, vocab=vocab))
 
 
 def _named(settings: PlanSettings) -> str:
@@ -234,11 +265,12 @@ def _named(settings: PlanSettings) -> str:
 
 
 def _limits(settings: PlanSettings, device: GPU | None) -> tuple[Limits | None, tuple[str, ...]]:
-    if settings.device_memory is None and settings.latency is None and device is None:
+    if settings.device_memory is None and device is None and (settings.latency is None or settings.weight_bytes):
         return None, ()
     if device is None and settings.device_memory is None:
         raise BadSetting(
-            "--latency needs a memory to read from: give --gpu, or --device-memory to assume one of that size"
+            "--latency needs a memory to read from: give --gpu, or --device-memory to assume one of that size, or --bytes, whose "
+            "shapes are measured on this machine"
         )
     memory = settings.device_memory if settings.device_memory is not None else device.memory if device else math.inf
     if device is not None and memory > device.memory * 1.08:  # sheets say 24 GB of what is sold as 24 GiB

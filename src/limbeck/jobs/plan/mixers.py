@@ -34,8 +34,9 @@ def plan_mixture(settings: PlanSettings) -> dict[str, Any]:
     """
     assert settings.mixers is not None
     _alone(settings)
-    if isinstance(settings.vocab, str):
-        raise BadSetting(f"--vocab {settings.vocab}: with --mixers it is the number of tokens, such as 8k: give that")
+    if isinstance(settings.vocab, str | tuple):
+        given = settings.vocab if isinstance(settings.vocab, str) else ",".join(map(str, settings.vocab))
+        raise BadSetting(f"--vocab {given}: with --mixers it is the number of tokens, such as 8k: give that")
     vocab = VOCABULARY if settings.vocab is None else settings.vocab
     sizes = {"width": settings.width, "layers": settings.layers, "params": settings.params}
     shape = mixed(settings.mixers, **sizes, vocab=vocab, context=context_of(settings.length))
@@ -74,6 +75,7 @@ def _alone(settings: PlanSettings) -> None:
         "--candidates": settings.candidates,
         "--teacher": settings.teacher,
         "--shrink": settings.shrink,
+        "--bytes": settings.weight_bytes,
         "--tokens": settings.tokens,
         "--points": settings.points,
         "--device-memory": settings.device_memory,

@@ -16,6 +16,8 @@ from limbeck.terminal import visible
 def show(result: dict[str, Any], console: Console) -> None:
     """Prints the result of a plan."""
     student = result["student"]
+    if result["shapes"]:
+        _show_shapes(result["shapes"], console)
     shape = f" ({student['shape']})" if student["shape"] else ""
     console.print(
         f"student: {student['parameters']:,} parameters, {student['without_embeddings']:,} without embeddings{shape}, "
@@ -76,6 +78,58 @@ def _embeddings(vocabulary: dict[str, Any]) -> str:
     message = f"embeddings: {vocabulary['share']:.0%} of it, of {vocabulary['tokens']:,} tokens"
     fewer = ", ".join(f"{parameters:,} with {int(n):,}" for n, parameters in vocabulary["trimmed"].items())
     return f"{message}; parameters with a trimmed vocabulary (--vocab): {fewer}" if fewer else message
+
+
+def _show_shapes(shapes: dict[str, Any], console: Console) -> None:
+    """The shapes of a budget of bytes; those over the limit are marked."""
+    console.print(
+        f"{shapes['legal']:,} legal shapes, {shapes['within']:,} within {shapes['budget_bytes']:,} bytes in {shapes['format']}; "
+        f"--json has the {len(shapes['front']):,} that fill it with fewest FLOPs and KV-cache bytes for their parameters"
+    )
+    console.print(_shapes_table(shapes), soft_wrap=True)
+    for sentence in shapes["skipped"]:
+        console.print(f"  {sentence}", style="yellow")
+    if shapes["seconds_of"]:
+        limit = shapes["latency_s"]
+        mark = "" if limit is None else f"; ! is over {limit * 1e3:g} ms or the memory"
+        console.print(f"ms a token: {shapes['seconds_of']}{mark}")
+
+
+def _shapes_table(shapes: dict[str, Any]) -> Table:
+    vocabularies = len({row["vocab"] for row in shapes["rows"]}) > 1
+    timed = shapes["seconds_of"] is not None
+    table = Table(box=None, pad_edge=False)
+    for column, numbers, wanted in (
+        ("", False, True),
+        ("layers", True, True),
+        ("hidden", True, True),
+        ("heads", True, True),
+        ("ffn", True, True),
+        ("tokens", True, vocabularies),
+        ("parameters", True, True),
+        ("embedding", True, True),
+        ("bytes", True, True),
+        ("FLOPs/token", True, True),
+        (f"KV at {shapes['length']:,}", True, True),
+        ("ms/token", True, timed),
+    ):
+        if wanted:
+            table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in shapes["rows"]:
+        axes = dict(part.split("=") for part in row["shape"].split(","))
+        cells = [
+            ", ".join(row["names"]),
+            axes["layers"],
+            axes["hidden"],
+            f"{axes['heads']}/{axes['kv_heads']}",
+            axes["ffn"],
+        ]
+        cells += [f"{row['vocab']:,}"] if vocabularies else []
+        cells += [f"{row['parameters']:,}", f"{row['embedding_share']:.0%}", f"{row['bytes']:,}", f"{row['flops']:.3g}"]
+        cells += [f"{row['kv_bytes']:,}"]
+        cells += [f"{row['seconds'] * 1e3:.3g}{' !' if row['over'] else ''}"] if timed else []
+        table.add_row(*cells)
+    return table
 
 
 def _show_device(device: dict[str, Any], console: Console) -> None:

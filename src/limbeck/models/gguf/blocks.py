@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BLOCK = 32  # numbers that share a scale
+from limbeck.models.gguf.numbers import BLOCK
 
 
 def in_blocks(values: Float[Tensor, "*rows columns"], kind: str) -> Float[Tensor, "*rows columns"]:

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.models.gguf.blocks import BLOCK
-
+BLOCK = 32  # numbers that share a scale
 KINDS = ("f32", "f16", "bf16", "q8_0", "q4_0")
 BLOCKED = ("q8_0", "q4_0")  # those whose numbers share scales
-EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+EMBEDDING, HEAD, POSITIONS = "token_embd.weight", "output.weight", "position_embd"
 _FILE_TYPES = {
     "f32": "ALL_F32",
     "f16": "MOSTLY_F16",
@@ -41,14 +40,17 @@ class Numbers:
 
     def of(self, name: str, shape: tuple[int, ...]) -> str:
         """The format of a tensor, by its name in the file and its shape in PyTorch's order: one of `KINDS`."""
-        if len(shape) < 2 or name.startswith(("position_embd", "rope_")):
-            return "f32"
+        whole, odd = self.kinds(name, len(shape))
+        return odd if shape and shape[-1] % BLOCK else whole
+
+    def kinds(self, name: str, rank: int) -> tuple[str, str]:
+        """The format of a tensor of so many dimensions where its rows are whole blocks, and where they are not."""
+        if rank < 2 or name.startswith((POSITIONS, "rope_")):
+            return "f32", "f32"
         if self.kind not in BLOCKED:
-            return self.kind
-        if shape[-1] % BLOCK:
-            return "f16"
+            return self.kind, self.kind
         logits = name == HEAD or (self.tied and name == EMBEDDING)
-        return "q8_0" if logits else self.kind
+        return "q8_0" if logits else self.kind, "f16"
 
 
 def type_of(kind: str) -> Any:

@@ -22,10 +22,10 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from limbeck.errors import BadModel
 from limbeck.models.build import build
-from limbeck.models.gguf.blocks import BLOCK, in_blocks
+from limbeck.models.gguf.blocks import in_blocks
 from limbeck.models.gguf.container import require_gguf
 from limbeck.models.gguf.families import Family, family_of
-from limbeck.models.gguf.numbers import BLOCKED, HEAD, Numbers, size_of
+from limbeck.models.gguf.numbers import BLOCK, BLOCKED, HEAD, Numbers, size_of
 from limbeck.models.language_model import LanguageModel
 
 KIND_OF = {"int8": "q8_0", "int4": "q4_0"}
