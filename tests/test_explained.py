@@ -99,10 +99,12 @@ FIGURES = {
         ("{:.0f} MB in the package", lambda: [builtin("*") / 1e6]),
     ],
     "learning-rates.md": [
-        ("Up to {:.0f}M parameters rates were measured here", lambda: [optim.TUNED / 1e6]),
-        ("From {:.0f}M on", lambda: [optim.PUBLISHED / 1e6]),
-        ("takes {} and a cosine", lambda: [f"{optim.RECOVERY:.0e}".replace("e-0", "e-")]),
-        ("warns above {:.0f}M", lambda: [optim.TUNED / 1e6]),
+        ("measured here up to {:.0f}M parameters", lambda: [optim.TUNED["fresh"] / 1e6]),
+        ("the same up to {:.0f}M", lambda: [optim.TUNED["made"] / 1e6]),
+        ("From {:,.0f}M on a student", lambda: [optim.PUBLISHED / 1e6]),
+        ("takes {}, as published", lambda: [f"{optim.RECOVERY:.0e}".replace("e-0", "e-")]),
+        ("warns above {:.0f}M", lambda: [optim.TUNED["made"] / 1e6]),
+        ("From {:.0f}M on its schedule is a cosine", lambda: [optim.COSINE / 1e6]),
         ("their rate is at most {}, in every training", lambda: [optim.SLOWEST]),
     ],
     "measured-opening.md": [

@@ -71,6 +71,21 @@ def facts(run):
     }
 
 
+def sentence(found):
+    """What came out, in one sentence."""
+    says = {
+        "confirmed": "{size} learns more at a peak rate of 1e-3 than at 5e-4, by {by:.3f} nats per token",
+        "refuted": "{size} learns more at a peak rate of 5e-4 than at 1e-3, by {by:.3f} nats per token",
+        "inconclusive": "for {size} 5e-4 and 1e-3 are not told apart",
+    }
+    parts = [
+        says[verdict].format(size=f"a pruned student of {size[:-1]}M", by=abs(found["gains"][size]["value"]))
+        for size, verdict in found["verdicts"].items()
+    ]
+    said = "; ".join(parts)
+    return f"{said[0].upper()}{said[1:]}."
+
+
 def page(folder="rates"):
     """The page as text: nothing on it is typed by hand."""
     found = read(f"{folder}/results.json")
@@ -84,6 +99,7 @@ def page(folder="rates"):
     shapes = " and ".join(f"`{one['shape']}`" for one in found["students"].values())
     parts = [
         "# Learning rates of pruned students",
+        sentence(found),
         f"{BEGIN}\n\n{counted(rows)}\n\n{cells(rows, link=False)}\n\n{END}",
         "![Differences in nats per token with their intervals](effects.svg)",
         (

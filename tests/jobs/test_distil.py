@@ -20,6 +20,7 @@ from limbeck import cli
 from limbeck.config import DistilSettings
 from limbeck.disk import read_lines, read_rows
 from limbeck.errors import BadFolder, BadSetting, OutOfMemory
+from limbeck.jobs.common import rates
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.distil.arms import CE, Arm
 from limbeck.jobs.distil.estimate import shown_after, training_seconds
@@ -137,10 +138,10 @@ def test_a_finished_run_is_not_done_again(done, here):
     assert again["verdict"] == result["verdict"]
 
 
-def test_seeds_are_added_to_a_run_that_had_fewer(done, here):
+def test_seeds_are_added_to_a_run_that_had_fewer(done, here, monkeypatch):
     """What is there stays, the new seed is the one of a run that had it from the start, and fewer are refused.
 
-    So it is with baselines.
+    So it is with baselines. The learning rate stays that of the run, even where another would be suggested by now.
     """
     whole, _ = done
     keys = {
@@ -158,6 +159,7 @@ def test_seeds_are_added_to_a_run_that_had_fewer(done, here):
     }
     keys |= {"baselines": ("cut",)}
     first = limbeck.distil(**keys)
+    monkeypatch.setattr(rates, "suggested_learning_rate", lambda *_, **__: 1.0)
     before = {p: p.stat().st_mtime_ns for p in (here / "more").rglob("*.safetensors")}
     second = limbeck.distil(**keys, seeds=2)
     assert {p: p.stat().st_mtime_ns for p in before} == before

@@ -42,12 +42,12 @@ def test_rates_of_fresh_models_fall_with_the_fourth_root():
 
 
 def test_rates_of_what_is_made_of_a_model_end_at_published_ones():
-    tuned = 2e-3 * 3**-0.25
-    for size in (100_000, 1_000_000, 3_000_000):
+    tuned = 2e-3 * 40**-0.25
+    for size in (100_000, 1_000_000, 3_000_000, 20_000_000, 40_000_000):
         assert suggested_learning_rate(size, start="made") == suggested_learning_rate(size)
-    for size in (100_000_000, 1_500_000_000, 10**12):
+    for size in (10**9, 1_500_000_000, 10**12):
         assert suggested_learning_rate(size, start="made") == pytest.approx(1e-4)
-    between = round(math.sqrt(3e6 * 1e8))  # half-way in logarithms
+    between = round(math.sqrt(4e7 * 1e9))  # half-way in logarithms
     assert suggested_learning_rate(between, start="made") == pytest.approx(math.sqrt(tuned * 1e-4), rel=1e-6)
     assert suggested_learning_rate(1_000_000, start="converted") == pytest.approx(2e-3 / 3)
     assert suggested_learning_rate(10**9, start="converted") == pytest.approx(1e-4)
@@ -67,17 +67,19 @@ def test_schedules_depend_on_size_unless_one_is_set():
 
 
 def test_the_doctor_reports_the_source_of_a_rate():
-    said = {n: rate_finding(DistilSettings(), n) for n in (1_000_000, 20_000_000, 1_500_000_000)}
+    said = {n: rate_finding(DistilSettings(), n) for n in (20_000_000, 200_000_000, 1_500_000_000)}
     assert [finding.level for finding in said.values()] == ["ok", "warning", "warning"]
-    assert said[1_500_000_000].message.startswith("0.0001 for 1.50 B parameters was never tried out here above 3.00 M")
-    assert "lies between" in said[20_000_000].message
+    assert said[1_500_000_000].message.startswith("0.0001 for 1.50 B parameters was never tried out here above 40.0 M")
+    assert "lies between" in said[200_000_000].message
+    converted = rate_finding(DistilSettings(mixers="gdn"), 20_000_000)
+    assert "(to 3.00 M)" in converted.message
     assert rate_finding(DistilSettings(lr=0.5), 10**9).message == "0.5, as asked"
 
 
 def test_defaults_beyond_what_was_measured_are_named():
-    """Up to 3M parameters nothing is said; above, what was not given and where it comes from."""
+    """Up to what was tried out nothing is said; above, what was not given and where it comes from."""
     usual = DistilSettings()
-    assert [*fresh_rate_finding(usual, TUNED), *optimiser_findings(usual, TUNED)] == []
+    assert [*fresh_rate_finding(usual, TUNED["fresh"]), *optimiser_findings(usual, TUNED["made"])] == []
     (rate,) = fresh_rate_finding(usual, 1_700_000_000)
     assert rate.level == "warning"
     assert rate.message.startswith(
@@ -86,7 +88,7 @@ def test_defaults_beyond_what_was_measured_are_named():
     assert fresh_rate_finding(DistilSettings(lr=1e-3), 10**9) == []
     (optimiser,) = optimiser_findings(usual, 10**9)
     assert optimiser.message.startswith(
-        "warm-up 5 % of the steps and weight decay 0.01: tried out on students of up to 3.00 M"
+        "warm-up 5 % of the steps and weight decay 0.01: tried out on students of up to 40.0 M"
     )
     assert optimiser.remedy == "as they do: --warmup 0.01 --weight-decay 0.1"
     (one,) = optimiser_findings(DistilSettings(warmup=0.05), 10**9)  # asked for, so only the other is named

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -43,10 +43,12 @@ def falls_from(steps: int) -> int:
     return steps - max(1, round(steps * 0.2))
 
 
-TUNED = 3_000_000  # parameters up to which rates were tuned here
-PUBLISHED = 100_000_000  # parameters from which the rate of published recoveries of pruned models is used
-RECOVERY = 1e-4  # that peak rate
 Start = Literal["fresh", "made", "converted"]  # initialised at random; from a model's weights; those with new mixers
+# Parameters up to which rates were tried out here. Those of "made": docs/results/rates.
+TUNED: Mapping[Start, int] = {"fresh": 3_000_000, "made": 40_000_000, "converted": 3_000_000}
+PUBLISHED = 1_000_000_000  # parameters from which the rate of published recoveries of pruned models is used
+RECOVERY = 1e-4  # that peak rate
+COSINE = 100_000_000  # parameters of a made student from which its schedule is a cosine
 
 
 def suggested_learning_rate(parameters: int, *, start: Start = "fresh") -> float:
@@ -55,9 +57,10 @@ def suggested_learning_rate(parameters: int, *, start: Start = "fresh") -> float
     ``fresh`` (random weights): 0.002 at 1M parameters, proportional to size^(-1/4), 0.004 at most. Tuned on small students (0.1M
     to 3M, where 0.001 to 0.004 do not differ beyond noise); at 1.7B it gives 3.1e-4, where SmolLM2 used 5e-4 (arXiv 2502.02737).
 
-    ``made`` (from another model's weights): the same up to 3M parameters. From 100M on 1e-4, the rate of published recoveries of
-    pruned models: Minitron (arXiv 2407.14679; NVIDIA ModelOpt's guideline is 1e-4 to 1e-5), Llama-3.1-Minitron and MN-Minitron
-    (arXiv 2408.11796), Sheared LLaMA (arXiv 2310.06694). In between linear in the logarithms of both.
+    ``made`` (from another model's weights): the same up to 40M parameters (measured at 20M and 40M: docs/results/rates). From 1B
+    on 1e-4, the rate of published recoveries of pruned models: Minitron (arXiv 2407.14679; NVIDIA ModelOpt's guideline is 1e-4 to
+    1e-5), Llama-3.1-Minitron and MN-Minitron (arXiv 2408.11796), Sheared LLaMA (arXiv 2310.06694), whose students had 1.3B
+    parameters or more. In between linear in the logarithms of both.
 
     ``converted`` (the teacher with other mixers): a third of ``fresh``, since a higher rate would destroy the copied weights, and
     at most ``made``.
@@ -65,17 +68,17 @@ def suggested_learning_rate(parameters: int, *, start: Start = "fresh") -> float
     fresh = float(min(4e-3, 2e-3 * (1e6 / max(parameters, 1)) ** 0.25))
     if start == "fresh":
         return fresh
-    made = fresh
-    if parameters > TUNED:
-        there = suggested_learning_rate(TUNED)
-        way = min(1.0, math.log(parameters / TUNED) / math.log(PUBLISHED / TUNED))
+    made, tuned = fresh, TUNED["made"]
+    if parameters > tuned:
+        there = suggested_learning_rate(tuned)
+        way = min(1.0, math.log(parameters / tuned) / math.log(PUBLISHED / tuned))
         made = there ** (1 - way) * RECOVERY**way
     return made if start == "made" else min(made, fresh / 3)
 
 
 def suggested_schedule(parameters: int, *, start: Start = "fresh") -> Schedule:
     """ "cosine" for students of 100M parameters or more made from a model, as in the sources of their rate; else "wsd"."""
-    return "cosine" if start != "fresh" and parameters >= PUBLISHED else "wsd"
+    return "cosine" if start != "fresh" and parameters >= COSINE else "wsd"
 
 
 def slow_parameters(model: nn.Module) -> list[nn.Parameter]:

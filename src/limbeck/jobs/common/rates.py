@@ -18,9 +18,12 @@ def start_of(settings: DistilSettings) -> Start:
     return "made" if settings.mixers is None else "converted"
 
 
-def rate_of(settings: DistilSettings, parameters: int) -> float:
-    """The peak rate of the settings, else the one suggested for a student of this size."""
-    return settings.lr or suggested_learning_rate(parameters, start=start_of(settings))
+def rate_of(settings: DistilSettings, parameters: int, *, kept: float | None = None) -> float:
+    """The peak rate of the settings, else the one suggested for a student of this size.
+
+    ``kept``: that of a run which was begun, perhaps by an older version that suggested another; it stays.
+    """
+    return settings.lr or kept or suggested_learning_rate(parameters, start=start_of(settings))
 
 
 def fresh_rate_of(settings: DistilSettings, parameters: int) -> float:
@@ -40,16 +43,16 @@ def rate_finding(settings: DistilSettings, parameters: int) -> Finding:
     rate = rate_of(settings, parameters)
     if settings.lr is not None:
         return Finding("learning rate", "ok", f"{rate:.2g}, as asked")
-    message = f"{rate:.2g} for {count(parameters)} parameters"
-    if parameters <= TUNED:
+    message, tuned = f"{rate:.2g} for {count(parameters)} parameters", TUNED[start_of(settings)]
+    if parameters <= tuned:
         return Finding(
-            "learning rate", "ok", f"{message}, from students of 0.1M to {count(TUNED)}, on which rates were tried out"
+            "learning rate", "ok", f"{message}, from students of 0.1M to {count(tuned)}, on which rates were tried out"
         )
     reason = (
-        f"was never tried out here above {count(TUNED)}; it is what published recoveries of pruned models take from "
+        f"was never tried out here above {count(tuned)}; it is what published recoveries of pruned models take from "
         f"{count(PUBLISHED)} on"
         if parameters >= PUBLISHED
-        else f"lies between what was tried out here (to {count(TUNED)}) and what published recoveries of pruned models take "
+        else f"lies between what was tried out here (to {count(tuned)}) and what published recoveries of pruned models take "
         f"(from {count(PUBLISHED)} on)"
     )
     return Finding(
@@ -62,11 +65,12 @@ def rate_finding(settings: DistilSettings, parameters: int) -> Finding:
 
 def fresh_rate_finding(settings: DistilSettings | PretrainSettings, parameters: int) -> list[Finding]:
     """A warning where a model of random weights takes a rate that was never tried out for its size; none elsewhere."""
-    if settings.lr is not None or parameters <= TUNED:
+    if settings.lr is not None or parameters <= TUNED["fresh"]:
         return []
     rate = suggested_learning_rate(parameters)
     message = (
-        f"{rate:.2g} for {count(parameters)} parameters from random weights was never tried out here above {count(TUNED)}: it "
+        f"{rate:.2g} for {count(parameters)} parameters from random weights was never tried out here above "
+        f"{count(TUNED['fresh'])}: it "
         "falls with the fourth root of the size, which at 1.7 B gives 0.00031, where SmolLM2 took 0.0005"
     )
     return [Finding("learning rate", "warning", message, _TRY)]
@@ -78,7 +82,8 @@ def optimiser_findings(settings: TrainingSettings, parameters: int) -> list[Find
     What published recoveries take: Minitron (arXiv 2407.14679), Llama-3.1-Minitron and MN-Minitron (arXiv 2408.11796).
     """
     left = {"weight_decay", "warmup"} - settings.model_fields_set
-    if not left or parameters <= TUNED:
+    tuned = TUNED["fresh" if isinstance(settings, PretrainSettings) else "made"]
+    if not left or parameters <= tuned:
         return []
     ours = {
         "weight_decay": f"weight decay {settings.weight_decay:g}",
@@ -86,7 +91,7 @@ def optimiser_findings(settings: TrainingSettings, parameters: int) -> list[Find
     }
     flags = {"weight_decay": "--weight-decay 0.1", "warmup": "--warmup 0.01"}
     message = (
-        f"{' and '.join(ours[name] for name in sorted(left))}: tried out on students of up to {count(TUNED)}, not of "
+        f"{' and '.join(ours[name] for name in sorted(left))}: tried out on students of up to {count(tuned)}, not of "
         f"{count(parameters)} parameters; published recoveries of pruned models take a weight decay of 0.1 and a warm-up of less "
         "than 1 %"
     )

@@ -6,10 +6,11 @@ Every stage saves its result in the run's folder and is skipped if the result ex
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,7 @@ def prepare(
         source.query(store, environment, rows=plan.budget.steps * plan.budget.rows, length=length)
     price = start.price(student)
     arms = _arms(plan, price, member=member)
-    shared = _shared(plan, source, store, cut, student, environment)
+    shared = _shared(plan, source, store, cut, student, environment, run)
     use, kept = memory_use(
         plan.run(environment, documents=np.diff(store.starts)), student.config, source.size, environment, run
     )
@@ -319,10 +320,12 @@ def _shared(
     cut: Path,
     student: LanguageModel,
     environment: Environment,
+    run: Mapping[str, Any],
 ) -> Shared:
-    """The values that all arms share."""
+    """The values that all arms share. ``run``: what run.json holds, on rank 0."""
     settings, budget = plan.request.settings, plan.budget
-    lr = rate_of(settings, student.parameters_count)
+    kept: float | None = json.loads(environment.world.share(json.dumps(run.get("plan", {}).get("learning_rate"))))
+    lr = rate_of(settings, student.parameters_count, kept=kept)
     size = {"steps": budget.steps, "rows": budget.rows}
     training = plan_of(settings, **size, lr=lr, schedule=plan.schedule, bf16=environment.bf16)
     return Shared(
