@@ -128,6 +128,15 @@ def test_bytes_of_a_folder_are_a_number_of_parameters(name):
     assert balanced_within(anatomy, Budget(4 * budget + 3, "float32")) == same
 
 
+def test_where_steps_are_too_coarse_the_extremes_are_of_all_shapes():
+    """Of the smallest student no axis is near the common ratio; it alone is within so few bytes."""
+    smallest = bytes_of(anatomy_of(Shape(1, 8, 1, 1, 8), ANATOMY), "q8_0")
+    found = search([ANATOMY], Budget(smallest + 100, "q8_0"), LENGTH)
+    assert found.within == 1
+    assert [one.shape for one in (*found.chosen, *found.front)] == [Shape(1, 8, 1, 1, 8)] * 2
+    assert len(found.chosen[0].names) == 6
+
+
 def test_bytes_of_q8_0_hold_more_parameters_in_whole_blocks():
     shape = balanced_within(ANATOMY, Budget(MOST, "q8_0"))
     assert [row % 32 for row in (shape.hidden, shape.heads * 16, shape.ffn)] == [0, 0, 0]

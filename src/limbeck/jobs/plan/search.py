@@ -1,9 +1,10 @@
 """Every legal shape of a student within some bytes is counted; the few that a person would choose among are shown.
 
 Shown are shapes that fill the budget and whose axes are within a factor of two of the common ratio (`students.shape`): the
-corners beyond, such as one layer or one head, are counted too, but nobody would train them. The front is over FLOPs and KV-cache
-bytes, fewer of which are better, and parameters without embeddings, more of which are: of bytes, FLOPs and KV-cache bytes alone
-the smallest student would be best in all three. Shapes that differ by under two percent in each count as one.
+corners beyond, such as one layer or one head, are counted too, and shown only where nothing else fills it. The front is over
+FLOPs and KV-cache bytes, fewer of which are better, and parameters without embeddings, more of which are: of bytes, FLOPs and
+KV-cache bytes alone the smallest student would be best in all three. Shapes that differ by under two percent in each count as
+one.
 """
 
 from __future__ import annotations
@@ -159,12 +160,24 @@ def count_all(teacher: Anatomy, budget: Budget) -> tuple[int, int]:
     return each * len(lengths), inside
 
 
-def _like(teacher: Anatomy, budget: Budget, shape: Shape, length: int) -> Iterator[Points]:
-    """Shapes near the common ratio that use the budget as well as the balanced one does, or 95 % of it."""
+def _like(teacher: Anatomy, budget: Budget, shape: Shape, length: int) -> list[Points]:
+    """Shapes that use the budget as well as the balanced one does, or 95 % of it.
+
+    They are those near the common ratio; where the steps of a small model are too coarse for one to be there, all.
+    """
+    for window in (WINDOW, float("inf")):
+        found = list(_around(teacher, budget, shape, length, window))
+        if any(chunk["layers"].size for chunk in found):
+            return found
+    raise AssertionError(f"{shape} is within {budget}")
+
+
+def _around(teacher: Anatomy, budget: Budget, shape: Shape, length: int, window: float) -> Iterator[Points]:
+    """Those within a factor ``window`` of the common ratio."""
     ratio, widths, full = common_ratio(teacher, budget), widths_of(teacher, budget, shape), Shape.of_anatomy(teacher)
-    grid = Grid.of(teacher, ratio, WINDOW, widths)
+    grid = Grid.of(teacher, ratio, window, widths)
     least = min(BANDS[0] * budget.most, budget.of(teacher, shape))
-    for ffn in near(widths.up_to(full.ffn), ratio * full.ffn, WINDOW):
+    for ffn in near(widths.up_to(full.ffn), ratio * full.ffn, window):
         count = budget.count(teacher, **grid.axes, ffn=ffn)
         usable = np.nonzero(grid.legal & (count <= budget.most) & (count >= least))
         axes = grid.among(usable) | {"ffn": np.full(usable[0].shape, ffn)}
