@@ -10,7 +10,7 @@ import pytest
 from limbeck.config import DistilSettings, PlanSettings, settings_in
 from limbeck.config.values import shown_count
 from limbeck.planning.laws.distillation import COMPUTE_OPTIMAL
-from limbeck.run.optim import PUBLISHED
+from limbeck.run.optim import COSINE
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,6 +45,6 @@ def test_the_example_of_the_python_page_runs_as_it_stands(generate, tmp_path):
 
 def test_defaults_in_words_are_those_of_the_code():
     """Help says these in words; where they stand a criterion may reach them, so that they cannot stand in the settings."""
-    assert f"of {shown_count(PUBLISHED)} parameters" in settings_in(DistilSettings)["schedule"].default_text
+    assert f"of {shown_count(COSINE)} parameters" in settings_in(DistilSettings)["schedule"].default_text
     assert settings_in(PlanSettings)["teacher_tokens"].default_text.startswith(f"{COMPUTE_OPTIMAL} for each")
     assert settings_in(PlanSettings)["tokens"].default_text.endswith(f" {COMPUTE_OPTIMAL} a parameter")

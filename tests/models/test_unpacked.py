@@ -5,7 +5,6 @@ import torch
 from transformers import (
     BloomConfig,
     FalconH1Config,
-    GptOssConfig,
     LlamaConfig,
     Mamba2Config,
     Phi3Config,
@@ -35,9 +34,6 @@ LONE = {
         vocab_size=48, hidden_size=32, num_hidden_layers=2, state_size=8, num_heads=8, head_dim=8, n_groups=2
     ),
     "falcon_h1": FalconH1Config(**_BODY, **_MAMBA, mamba_chunk_size=4, lm_head_multiplier=0.3),
-    "gpt_oss": GptOssConfig(
-        **_BODY, head_dim=8, num_local_experts=4, num_experts_per_tok=2, sliding_window=4, max_position_embeddings=64
-    ),
     "qwen3_next": Qwen3NextConfig(
         **_BODY | {"num_hidden_layers": 4}, head_dim=8, **_MIXED, **_EXPERTS, shared_expert_intermediate_size=16
     ),

@@ -14,6 +14,7 @@ from limbeck.corpora import train_tokenizer
 from limbeck.corpora.tasks import listops as grammar
 from limbeck.errors import BadFolder, BadSetting, BadTask, Mismatch
 from limbeck.jobs.probe.job import show
+from limbeck.models.cached import read_on
 from limbeck.models.save import save
 from limbeck.probes import mqar as recall_probe
 from limbeck.probes.completions import log_likelihood
@@ -48,6 +49,9 @@ class Scripted:
         return Outputs(
             torch.stack([self.sure(row.tolist(), 0) for row in batch.tokens]), Head(torch.eye(self.vocab)), self.vocab
         )
+
+    def read_on(self, tokens, kept, **others):
+        return read_on(self.model, tokens, kept, **others)
 
     def sure(self, tokens, first):
         """Logits of what follows each token from ``first`` on."""
