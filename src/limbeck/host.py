@@ -27,9 +27,8 @@ def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
     device = torch.device(device)
     if tensor.device.type != "cpu" or not queues(device):
         return tensor.to(device)
-    pinned = (
-        tensor.pin_memory() if device.type == "cuda" else tensor
-    )  # only from such memory the copy is in the background
+    # Only from pinned memory the copy is in the background. Pinning keeps strides, and refuses those of an expanded tensor.
+    pinned = tensor.contiguous().pin_memory() if device.type == "cuda" else tensor
     found = pinned.to(device, non_blocking=True)
     _KEPT[found] = tensor
     return found

@@ -130,6 +130,23 @@ def test_a_build_that_was_killed_while_it_took_its_places_is_only_put_there(toke
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+def test_a_store_that_is_made_again_goes_on_too_after_a_kill(tokenizer, source, tmp_path, monkeypatch):
+    """A damaged store with a whole manifest does not pass for one that was put in its place."""
+    asked, out = {"fraction": 0.3, "records": Records(skip_bad=2)}, tmp_path / "out"
+    build_stores(source, tokenizer, out, **asked)
+    expected = content(out)
+    shard = next((out / "train").glob("*.arrow"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    with monkeypatch.context() as patch:
+        killed_at(4, patch)
+        with pytest.raises(Killed):
+            build_stores(source, tokenizer, out, **asked)
+    read = counted(monkeypatch)
+    build_stores(source, tokenizer, out, **asked)
+    assert content(out) == expected
+    assert 0 < sum(read) <= len(TEXTS) + 10 - 28
+
+
 @pytest.mark.parametrize("change", ["text", "shard", "state"])
 def test_a_build_begins_anew_where_what_it_would_go_on_from_changed(change, tokenizer, source, tmp_path, monkeypatch):
     asked, out = {"fraction": 0.3, "records": Records(skip_bad=2)}, tmp_path / "out"

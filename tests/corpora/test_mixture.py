@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.corpora import Document, Rows, build_stores, is_held_out, tokenised, train_tokenizer, writer
+from limbeck.corpora.draws import sides
 from limbeck.corpora.interleave import Interleaved, Span, counts
 from limbeck.corpora.mixture import Mixture, plain
 from limbeck.corpora.pack import Blend, Rank
@@ -230,3 +231,10 @@ def test_a_streamed_source_is_read_until_it_has_its_tokens(tokenizer, tmp_path, 
     assert far["documents"] < 20  # blocks of five documents
     assert store.manifest["made_from"]["draws"][0]["most"] == 150
     system.store.clear()
+
+
+def test_a_source_with_a_weight_has_another_store_than_without(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "a"}\n')
+    (alone,), (weighted,) = (sides(source, None, 0.0) for source in (str(file), f"{file}:1"))
+    assert alone.facts([]) != weighted.facts([])

@@ -8,6 +8,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractBufferedFile
 
 from limbeck.corpora import build_held_out, read, train_tokenizer
 from limbeck.corpora.source import resolve
@@ -44,6 +46,31 @@ def message_of(source: str) -> str:
     with pytest.raises(BadCorpus) as caught:
         list(read(source))
     return str(caught.value)
+
+
+class Fetched(AbstractBufferedFile):
+    """A file that comes in ranges, as those of http, S3 and the hub: its ``readline`` takes no limit."""
+
+    def _fetch_range(self, start, end):
+        return self.fs.cat_file(self.path, start, end)
+
+
+class Ranges(MemoryFileSystem):
+    protocol = "ranges"
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return MemoryFileSystem._strip_protocol(path.replace("ranges://", "memory://"))
+
+    def _open(self, path, mode="rb", **_):
+        return Fetched(self, path, mode, size=self.info(path)["size"])
+
+
+def test_files_that_come_in_ranges_are_read_as_those_here(bucket):
+    fsspec.register_implementation("ranges", Ranges, clobber=True)
+    texts = [(d.name, d.text) for d in read("ranges://bucket")]
+    assert texts == [(d.name, d.text) for d in read("memory://bucket")]
+    assert len(texts) == 10
 
 
 def test_a_folder_elsewhere_is_read_as_one_here(bucket):

@@ -11,7 +11,7 @@ from limbeck.corpora import pack
 from limbeck.disk import read_json, sha256_of, write_json
 from limbeck.errors import BadCorpus, BadSetting, LimbeckError
 from limbeck.jobs.common import mixture
-from limbeck.jobs.common.mixture import blend_of
+from limbeck.jobs.common.mixture import blend_of, wanted_of
 from limbeck.jobs.push import card
 from limbeck.scrub import without_folders
 from tests.helpers.kills import forked
@@ -109,3 +109,9 @@ def test_a_student_is_distilled_from_a_mixture(data, tmp_path):
     found = read_json(tmp_path / "out" / "run.json")
     assert len(found["mixture"]) == 2
     assert not (tmp_path / "out" / "captured").exists()
+
+
+def test_a_streamed_source_is_read_as_far_as_a_training_reads():
+    assert wanted_of("hf:a", 5000, None) == (5000,)
+    assert wanted_of("hf:a", 5000, 300) == (300,)
+    assert wanted_of("hf:a", None, None) == ()  # a capture of all of it

@@ -12,7 +12,7 @@ from limbeck.corpora.document import Document, is_held_out
 from limbeck.corpora.faults import BadRecords
 from limbeck.corpora.mixture import Mixture
 from limbeck.corpora.records import Columns
-from limbeck.corpora.source import read_parts, resolve
+from limbeck.corpora.source import Part, read_parts, resolve
 
 _CHARACTERS = 4  # of a token, about
 _ANY = 2**62  # bad records that may be passed over where others count them
@@ -39,6 +39,8 @@ class Draw:
         facts = {"source": self.source, "fraction": self.fraction, "sides": list(self.sides), "stamps": stamps}
         if self.most is not None:
             facts["most"] = self.most
+        if self.apart:
+            facts["apart"] = True
         if self.without:
             facts["without"] = hashlib.sha256(b"".join(sorted(self.without))).hexdigest()
         return facts
@@ -65,12 +67,30 @@ def sides(source: str, eval_source: str | None, fraction: float, most: Sequence[
 
 
 def documents_by_side(
-    source: str, *, fraction: float = 0.05, eval_source: str | None = None, columns: Columns | None = None
+    source: str,
+    *,
+    fraction: float = 0.05,
+    eval_source: str | None = None,
+    columns: Columns | None = None,
+    most: Sequence[int] = (),
 ) -> Iterator[tuple[str, Document]]:
-    """("train" or "held_out", document) of all documents that `build.build_stores` reads; bad records are passed over."""
-    for draw in sides(source, eval_source, fraction):
+    """("train" or "held_out", document) of all documents that `build.build_stores` reads; bad records are passed over.
+
+    ``most``: as there, of four characters a token.
+    """
+    for draw in sides(source, eval_source, fraction, most):
         parts = resolve(draw.source, columns or Columns(), passages=draw.passages)
-        yield from _sided(read_parts(parts, draw.source, BadRecords(_ANY)), draw)
+        held, enough = 0, _characters(draw, parts)
+        for side, document in _sided(read_parts(parts, draw.source, BadRecords(_ANY)), draw):
+            yield side, document
+            held += len(document.content) if side == "train" else 0
+            if held >= enough:
+                break
+
+
+def _characters(draw: Draw, parts: Sequence[Part]) -> float:
+    """The characters of training documents after which a source is read no further."""
+    return inf if draw.most is None or not any(part.streamed for part in parts) else _CHARACTERS * draw.most
 
 
 def _sided(documents: Iterable[Document], draw: Draw) -> Iterator[tuple[str, Document]]:
@@ -89,8 +109,7 @@ def training_texts(
     """
     for draw in sides(source, None, fraction, most):
         parts = resolve(draw.source, columns, passages=fraction > 0)
-        enough = inf if draw.most is None or not any(part.streamed for part in parts) else _CHARACTERS * draw.most
-        held = 0
+        held, enough = 0, _characters(draw, parts)
         for document in read_parts(parts, draw.source, bad):
             if not is_held_out(document, fraction=fraction):
                 yield document.content

@@ -18,7 +18,10 @@ from limbeck.disk import shown
 from limbeck.errors import BadCorpus, first_line
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_VERSIONS = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "updated", "created")
+_VERSIONS = (
+    *("ETag", "etag", "md5Hash", "Content-MD5", "checksum", "xet_hash", "blob_id"),
+    *("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "created"),
+)
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,8 @@ def _stream(path: File, files: ExitStack) -> BinaryIO:
         return cast(BinaryIO, files.enter_context(gzip.GzipFile(fileobj=raw)))
     if packing == ".zst":
         return files.enter_context(io.BufferedReader(pa.input_stream(raw, compression="zstd"), 1 << 16))
+    if isinstance(path, RemoteFile):  # most remote files read lines without a limit
+        return files.enter_context(io.BufferedReader(cast(io.RawIOBase, raw), 1 << 20))
     return raw
 
 

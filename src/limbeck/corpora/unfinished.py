@@ -234,7 +234,8 @@ def put_complete(folder: Path, places: Mapping[str, Path], made_from: dict[str, 
             return False
         return bool(found["made_from"] == made_from)
 
-    if folder.exists() and all(complete(folder / side) or complete(place) for side, place in places.items()):
+    begun = any(complete(folder / side) for side in places)
+    if begun and all(complete(folder / side) or complete(place) for side, place in places.items()):
         put(folder, places)
 
 

@@ -46,6 +46,11 @@ class Layout:
     @lru_cache(maxsize=8)  # all layers, forward and backward, of a few micro-batches
     def of(lengths: tuple[int, ...], rows: int, device: torch.device) -> Layout:
         """The layout of documents that fill so many rows."""
+        with torch.inference_mode(False):  # kept for trainings too
+            return Layout._of(lengths, rows, device)
+
+    @staticmethod
+    def _of(lengths: tuple[int, ...], rows: int, device: torch.device) -> Layout:
         ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
         number = torch.arange(len(lengths), dtype=torch.int32).repeat_interleave(torch.tensor(lengths)).view(rows, -1)
         return Layout(lengths, sent(ends, device), sent(number, device), max(lengths))
@@ -155,7 +160,8 @@ def _blocks(layout: Layout, window: int | None, sink: bool) -> BlockMask:
         return seen | (key == length) if sink else seen
 
     device = layout.number.device
-    return create_block_mask(meets, rows, None, length, length + sink, device=device, _compile=queues(device))
+    with torch.inference_mode(False):  # kept for trainings too
+        return create_block_mask(meets, rows, None, length, length + sink, device=device, _compile=queues(device))
 
 
 def attend_masked(

@@ -13,6 +13,7 @@ from torch import Tensor
 from limbeck.errors import BadModel, first_line
 from limbeck.models.inside import packed
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.mixers.precision import full_products
 from limbeck.models.rope import lengths_named
 from limbeck.types import Batch
 
@@ -47,11 +48,12 @@ def verify(model: LanguageModel) -> None:
     training = model.model.training
     model.model.eval()
     try:
-        _verify_head(model, _alone(_some_tokens(model, 8)))
-        _verify_order(model, _some_tokens(model, 8))
-        model.packs = not model.chunked and all(
-            _packs(model, _some_tokens(model, 8), first) for first in (4, *_long_positions(model))
-        )
+        with full_products():  # kernels of attention take TF32 in other places
+            _verify_head(model, _alone(_some_tokens(model, 8)))
+            _verify_order(model, _some_tokens(model, 8))
+            model.packs = not model.chunked and all(
+                _packs(model, _some_tokens(model, 8), first) for first in (4, *_long_positions(model))
+            )
     except (TypeError, AttributeError, ValueError, RuntimeError, LookupError, NotImplementedError) as error:
         raise refused(
             model, f"its decoder cannot be run on tokens and their positions ({first_line(error)})"

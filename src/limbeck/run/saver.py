@@ -17,6 +17,7 @@ from torch import Tensor
 
 from limbeck.run.mesh import Mesh
 from limbeck.run.save import save_checkpoint
+from limbeck.run.shards import is_sharded
 from limbeck.run.world import beside
 
 
@@ -39,7 +40,9 @@ class Saver:
         if self._writer is None:
             self._write(step, tensors, state, then)
         else:
-            self._last = self._writer.submit(self._write, step, _on_host(tensors), copy.deepcopy(state), then)
+            writes = self._mesh.first or is_sharded(tensors)
+            held = _on_host(tensors) if writes else {}  # the others only wait for the first
+            self._last = self._writer.submit(self._write, step, held, copy.deepcopy(state), then)
 
     @property
     def failed(self) -> bool:

@@ -26,6 +26,7 @@ from limbeck.models.load import load
 from limbeck.run.mesh import Mesh
 from limbeck.types import Batch, CausalLM, Outputs
 
+_PATIENCE = timedelta(hours=6)  # probes and saving run on rank 0 alone while the others wait
 _BUCKET = 2**24  # elements summed in one message: 64 MiB in float32
 
 
@@ -164,7 +165,7 @@ def beside(mesh: Mesh) -> Iterator[Mesh]:
         yield mesh
         return
     with meeting():
-        group = dist.new_group(backend="gloo")
+        group = dist.new_group(backend="gloo", timeout=_PATIENCE)
     try:
         yield World(mesh.rank, mesh.size, torch.device("cpu"), group=group)
     finally:
@@ -198,9 +199,8 @@ def join(device: str = "auto") -> World:
     if size == 1:
         return alone(where)
     if not dist.is_initialized():
-        # probes run on rank 0 alone while the others wait
         backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"  # the host's messages wait for no device
-        dist.init_process_group(backend, timeout=timedelta(hours=6))
+        dist.init_process_group(backend, timeout=_PATIENCE)
     return World(rank=dist.get_rank(), size=dist.get_world_size(), device=where)
 
 

@@ -33,12 +33,12 @@ def wanted_tokens(settings: Settings) -> tuple[int, ...]:
     return wanted_of(settings.data, settings.tokens, getattr(settings, "text_tokens", None))
 
 
-def wanted_of(data: str, tokens: int, text_tokens: int | None) -> tuple[int, ...]:
+def wanted_of(data: str, tokens: int | None, text_tokens: int | None) -> tuple[int, ...]:
     """`wanted_tokens` of the values of --data, --tokens and --text-tokens."""
     mixture = Mixture.of(data)
     if mixture is not None:
-        return tuple(mixture.budgets(tokens, _FALLS))
-    return () if text_tokens is None else (text_tokens,)
+        return tuple(mixture.budgets(tokens or 0, _FALLS))
+    return tuple(filter(None, (text_tokens or tokens,)))
 
 
 def mixture_facts(store: TokenStore, rows: Rows, taken: int) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from limbeck.corpora.writer import Item
 from limbeck.errors import Mismatch
 from limbeck.jobs.common.environment import Environment
 from limbeck.jobs.common.folder import another, reserve
+from limbeck.jobs.common.mixture import wanted_tokens
 from limbeck.jobs.common.text import columns_of
 from limbeck.models.gguf.quantiser import unquantised
 from limbeck.models.language_model import LanguageModel
@@ -141,7 +142,12 @@ class Chosen:
         Raises BadSetting for a number of tokens that cannot be, BadModel for a tokenizer that cannot be trimmed.
         """
         settings, about = self.settings, self.about
-        documents = documents_by_side(settings.data, eval_source=settings.eval_data, columns=columns_of(settings))
+        documents = documents_by_side(
+            settings.data,
+            eval_source=settings.eval_data,
+            columns=columns_of(settings),
+            most=wanted_tokens(settings),
+        )
         counted = count_tokens(documents, Reader.of(about))
         used = int((counted.counts > 0).sum())
         kept = self.kept
