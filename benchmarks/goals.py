@@ -3,10 +3,10 @@
     python benchmarks/goals.py
 
 It measures nothing. The scripts beside it do, and write the files of docs/results/performance/ that it reads;
-docs/results/goals.py says which. It needs Python alone.
+docs/results/goal_rows.py says which. It needs Python alone.
 """
 
 import runpy
 from pathlib import Path
 
-runpy.run_path(str(Path(__file__).resolve().parents[1] / "docs" / "results" / "goals.py"), run_name="__main__")
+runpy.run_path(str(Path(__file__).resolve().parents[1] / "docs" / "results" / "goal_rows.py"), run_name="__main__")

@@ -13,11 +13,11 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 @pytest.fixture(scope="module")
 def goals():
     """The script as a module."""
-    spec = spec_from_file_location("goals", RESULTS / "goals.py")
-    module = sys.modules["goals"] = module_from_spec(spec)
+    spec = spec_from_file_location("goal_rows", RESULTS / "goal_rows.py")
+    module = sys.modules["goal_rows"] = module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module
-    del sys.modules["goals"]
+    del sys.modules["goal_rows"]
 
 
 TRAINING = {"limbeck": (90, 120, 150), "trl": (30, 25, 20), "cached": (200, 260, 240), "plain": (1, 1, 1)}

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from statistics import mean, median
 
-import goals
+import goal_rows
 import numpy as np
 from cells import Tables, spread, table, within
 from study_rows import CUT, HERE, REAL_MODEL, REAL_PAIR, read
@@ -315,7 +315,7 @@ def streamed() -> str:
 
 TABLES: Tables = {
     "performance.md": {
-        "goals": goals.table,
+        "goals": goal_rows.table,
         "end-to-end": end_to_end,
         **({"real-pair": lambda: real_pair(read("performance/real-pair.json"))} if REAL_PAIR.exists() else {}),
         **({"real-model": real_model} if REAL_MODEL.exists() else {}),

@@ -30,7 +30,7 @@ from limbeck.corpora.source import Part, blank, entries, resolve
 from limbeck.corpora.stamp import without_paths
 from limbeck.corpora.store import TokenStore
 from limbeck.corpora.tokenised import How, characters_of, is_full
-from limbeck.corpora.unfinished import FOLDER, Block, Build, Place, put_complete
+from limbeck.corpora.unfinished import FOLDER, Block, Build, Place, put_complete, remove_rest
 from limbeck.corpora.writer import Item, Writer
 from limbeck.disk import locked, remove_leftovers
 from limbeck.errors import BadCorpus, BadFolder
@@ -118,6 +118,7 @@ def _stores(
     skip_bad = how.records.skip_bad
     ready = _ready(folder, names, made_from, skip_bad=skip_bad)
     if ready is not None:
+        remove_rest(folder / FOLDER, made_from)
         return ready
     try:
         with locked(folder, wait=True):  # another process may be building the same

@@ -239,6 +239,18 @@ def put_complete(folder: Path, places: Mapping[str, Path], made_from: dict[str, 
         put(folder, places)
 
 
+def remove_rest(folder: Path, made_from: dict[str, Any]) -> None:
+    """Removes what a kill left of a build whose stores are in their places; one of another text stays, and can go on."""
+    if not folder.exists():
+        return
+    try:
+        state: _State | None = read_json(folder / STATE, _State, error=BadCorpus, remedy="it is made again")
+    except BadCorpus:
+        state = None
+    if state is None or state["made_from"] == made_from:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _state_of(folder: Path, made_from: dict[str, Any], sides: Sequence[str]) -> _State | None:
     """The state of a build that can go on; None where there is none from the same, or a file of it is damaged."""
     try:
