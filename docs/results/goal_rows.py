@@ -1,7 +1,7 @@
 """Every ratio of speed, memory and start that limbeck aims at, beside what was measured of it, from the committed files.
 
-usage: goal_rows.py prints the table; tables.py writes it into performance.md. A ratio whose file is not there was not measured. Of
-several turns medians are compared with the goal.
+usage: goal_rows.py prints the table; tables.py writes it into performance.md. A ratio whose file is not there was not measured.
+Of several turns medians are compared with the goal.
 """
 
 from __future__ import annotations
