@@ -149,6 +149,7 @@ CACHED = Way("`shard=8,replicate=8`, captured", EACH, live=False)
 
 
 def measured() -> dict:
+    """What was measured here, as scale.json has it."""
     return json.loads(MEASURED.read_text(encoding="utf-8"))
 
 
@@ -177,6 +178,7 @@ def capture_days() -> float:
 
 
 def training_days(way: Way) -> float:
+    """Days of training on all tokens."""
     return way.computing * TOKENS / BATCH / 86_400
 
 
@@ -191,6 +193,7 @@ def _gb(size: float) -> str:
 
 
 def memory() -> str:
+    """The table of bytes on each GPU, part by part."""
     ways = (REPLICATED, INNER, FLAT, CACHED)
     parts = [way.cost(way.use()).bytes for way in ways]
     names = list(dict.fromkeys(name for part in parts for name in part))
@@ -201,6 +204,7 @@ def memory() -> str:
 
 
 def moved() -> str:
+    """The table of bytes that move in a step, inside a machine and between machines."""
     ways = (INNER, FLAT, CACHED)
     kinds = [way.moved() for way in ways]
     names = list(dict.fromkeys(name for kind in kinds for name in kind))
@@ -210,6 +214,7 @@ def moved() -> str:
 
 
 def times() -> str:
+    """The table of seconds of a step."""
     ways = (INNER, FLAT, CACHED)
     found = [way.seconds() for way in ways]
     rows = [[name, *(f"{part[name]:.2f}" if part[name] else "–" for part in found)] for name in found[0]]
@@ -217,6 +222,7 @@ def times() -> str:
 
 
 def disk() -> str:
+    """The table of bytes on disk."""
     student, _ = sizes()
     rate = measured()["sha256_bytes_per_cpu_s"]
     sampled, top = codec("12 drawn"), codec("64 likeliest and the rest")

@@ -1,5 +1,6 @@
 """Arms of a study on the same held-out documents: their levels, differences, and the verdict on a claim about them."""
 
+import json
 from dataclasses import asdict
 
 import numpy as np
@@ -33,3 +34,15 @@ def judged(*gains):
     if any(one.high < 0 for one in gains):
         return "refuted"
     return "confirmed" if all(one.low > 0 for one in gains) else "inconclusive"
+
+
+def facts(run):
+    """What a run's record says of its student and its training, for its page."""
+    found = json.loads((run / "run.json").read_text())
+    asked, plan, student = found["signature"], found["plan"], found["student"]
+    return {
+        "seeds": [asked["seed"] + number for number in range(asked["seeds"])],
+        "parameters": student["parameters"],
+        "shape": student["shape"],
+        "tokens": plan["tokens"],
+    }

@@ -22,7 +22,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from arms import gain, judged, level, measured
+from arms import facts, gain, judged, level, measured
 
 from limbeck.disk import write_json
 
@@ -47,7 +47,7 @@ def judge(runs, out):
             **{name: {arm: level(runs_of) for arm, runs_of in one.items()} for name, one in found.items()},
         },
         "documents": int((plain[0].tokens > 0).sum()),
-        **facts(runs / "plain"),
+        **trained(runs / "plain"),
         "files": {name: filed(runs / f"{name}-gguf") for name in FORMATS},
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -55,16 +55,11 @@ def judge(runs, out):
     return result
 
 
-def facts(run):
-    """What a run's record says of its student and its training."""
+def trained(run):
+    """`facts` of a run, with its rate and the tokens of its vocabulary."""
     found = json.loads((run / "run.json").read_text())
-    asked, plan, student = found["signature"], found["plan"], found["student"]
-    return {
-        "seeds": [asked["seed"] + number for number in range(asked["seeds"])],
-        "parameters": student["parameters"],
-        "shape": student["shape"],
-        "tokens": plan["tokens"],
-        "learning_rate": plan["learning_rate"],
+    return facts(run) | {
+        "learning_rate": found["plan"]["learning_rate"],
         "vocabulary": found["vocabulary"]["tokens"],
     }
 

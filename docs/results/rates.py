@@ -14,12 +14,11 @@ Each is confirmed, refuted (decided the other way) or inconclusive. What follows
 the rate of a fresh one up to 40M parameters. Without a claim: the other rates.
 """
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from arms import gain, judged, level, measured
+from arms import facts, gain, judged, level, measured
 from cells import table, within
 from effects import Axis, picture
 from index import BEGIN, END, cells, counted
@@ -57,18 +56,6 @@ def judge(runs, out):
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "results.json", result)
     return result
-
-
-def facts(run):
-    """What a run's record says of its student and its training."""
-    found = json.loads((run / "run.json").read_text())
-    asked, plan, student = found["signature"], found["plan"], found["student"]
-    return {
-        "seeds": [asked["seed"] + number for number in range(asked["seeds"])],
-        "parameters": student["parameters"],
-        "shape": student["shape"],
-        "tokens": plan["tokens"],
-    }
 
 
 def sentence(found):

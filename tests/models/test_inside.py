@@ -66,14 +66,9 @@ def test_attention_and_gradients_are_those_under_a_mask(groups):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", sorted(inside.FAMILIES - {"gemma3_text", "gpt_oss"}))
-def test_a_packed_row_has_the_hidden_states_and_gradients_under_a_mask(family):
-    config = config_of(family)
-    assert attention_of(config) == inside.NAME
-    torch.manual_seed(0)
-    model = build(config, dtype=torch.float64)
-    tokens = torch.randint(31, POSITION.shape)
-    results = []
+def by_both(model):
+    """Hidden states of packed rows and gradients in all weights, inside documents and under a mask."""
+    tokens, results = torch.randint(31, POSITION.shape), []
     for name in (inside.NAME, "sdpa"):
         model.set_attn_implementation(name)
         model.zero_grad()
@@ -81,6 +76,16 @@ def test_a_packed_row_has_the_hidden_states_and_gradients_under_a_mask(family):
             hidden = model.base_model(input_ids=tokens, position_ids=POSITION, use_cache=False).last_hidden_state
         hidden.square().mean().backward()
         results.append([hidden.detach(), *(p.grad for p in model.base_model.parameters() if p.grad is not None)])
+    return results
+
+
+@pytest.mark.parametrize("family", sorted(inside.FAMILIES - {"gemma3_text", "gpt_oss"}))
+def test_a_packed_row_has_the_hidden_states_and_gradients_under_a_mask(family):
+    config = config_of(family)
+    assert attention_of(config) == inside.NAME
+    torch.manual_seed(0)
+    model = build(config, dtype=torch.float64)
+    results = by_both(model)
     assert len(results[0]) > 10
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
@@ -140,14 +145,7 @@ def test_windows_are_kept_inside_documents(changes):
     assert attention_of(config) == inside.NAME
     torch.manual_seed(0)
     model = build(config, dtype=torch.float64)
-    tokens, results = torch.randint(31, POSITION.shape), []
-    for name in (inside.NAME, "sdpa"):
-        model.set_attn_implementation(name)
-        model.zero_grad()
-        with inside.packed(POSITION):
-            hidden = model.base_model(input_ids=tokens, position_ids=POSITION, use_cache=False).last_hidden_state
-        hidden.square().mean().backward()
-        results.append([hidden.detach(), *(p.grad for p in model.base_model.parameters() if p.grad is not None)])
+    results = by_both(model)
     for mine, reference in zip(*results, strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
 
