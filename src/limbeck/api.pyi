@@ -266,6 +266,10 @@ def shrink(
     long_conversations: Literal["split", "drop"] | None = "split",
     frame: str | None = None,
     seed: int | None = 0,
+    low_rank: float | None = None,
+    factor: Literal["whitened", "asvd", "svd"] | None = "whitened",
+    sparse: float | None = 0.0,
+    dense: bool | None = False,
     device: str | None = "auto",
     student_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     out: str | PathLike[str] | None = "runs/shrink",
@@ -273,7 +277,7 @@ def shrink(
     """Prune a student out of a teacher, without training it.
 
     Structured pruning of layers, heads, channels and MLPs to a number of parameters or bytes; saves an ordinary
-    model folder.
+    model folder. With --low-rank, factors of its matrices instead.
 
     Args:
         teacher: Teacher: a folder, a .gguf file, a hub id, builtin:stdlib or builtin:smollm2-135m. For example
@@ -299,6 +303,14 @@ def shrink(
         frame: Token that plain documents begin with: one of the teacher's, none, or auto. Default: auto, measured
             on a few documents where a teacher leaves a choice.
         seed: Seed of data order, new weights and samples. Default: 0.
+        low_rank: Keep this share of the parameters of each layer's matrices, as factors of low rank; layers and
+            widths stay. For example 0.6.
+        factor: With --low-rank: how factors are fitted: to what the matrix computes on --data, to its inputs'
+            sizes, or to the matrix alone. Default: whitened.
+        sparse: With --low-rank: share of a matrix's entries that are kept apart from its factors, within the same
+            parameters. For example 0.02. Default: 0.0.
+        dense: With --low-rank: save the factors multiplied out: an ordinary model of the teacher's architecture
+            and size.
         device: Device of this process: auto, cpu, cuda or cuda:1. Default: auto.
         student_dtype: Number format of the student's file. Default: that of the teacher.
         out: Folder of the student. Default: runs/shrink.

@@ -76,7 +76,7 @@ def shrink(settings: ShrinkSettings) -> ShrinkResult:
     """Prunes a student out of a teacher."""
     from limbeck.jobs.shrink.job import shrink as job
 
-    return ShrinkResult.of(job(settings, method=settings.method), settings.out)
+    return ShrinkResult.of(job(settings), settings.out)
 
 
 def probe(settings: ProbeCommandSettings) -> ProbeResult:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, Gemma3TextConfig, GPTNeoXConfig, LlamaConfig, Phi3Config, Qwen2Config
 
-from limbeck.config import DistilSettings
+from limbeck.config import DistilSettings, ShrinkSettings
 from limbeck.jobs.distil.job import distil
 from limbeck.jobs.shrink.job import shrink
 from limbeck.models.load import load
@@ -167,8 +167,8 @@ def half_teacher(tmp_path: Path) -> Path:
 def test_the_teachers_format_and_licence_are_the_students(half_teacher, tmp_path):
     corpus = str(write_corpus(tmp_path))
     common = {"teacher": str(half_teacher), "data": corpus, "length": 16, "shape": "layers=1"}
-    shrink(DistilSettings(**common, out=tmp_path / "cut"), method="activation")
-    shrink(DistilSettings(**common, out=tmp_path / "whole", student_dtype="float32"), method="activation")
+    shrink(ShrinkSettings(**common, out=tmp_path / "cut"))
+    shrink(ShrinkSettings(**common, out=tmp_path / "whole", student_dtype="float32"))
     assert (stored_dtype(tmp_path / "cut"), stored_dtype(tmp_path / "whole")) == ("bfloat16", "float32")
     assert 'license: "mit"' in (tmp_path / "cut" / "README.md").read_text()
     run = tmp_path / "run"

@@ -70,7 +70,7 @@ COMMANDS = (
         settings.ShrinkSettings,
         "Prune a student out of a teacher, without training it.",
         "Structured pruning of layers, heads, channels and MLPs to a number of parameters or bytes; saves an ordinary model "
-        "folder.",
+        "folder. With --low-rank, factors of its matrices instead.",
         result="ShrinkResult",
         only=(
             *(
@@ -81,6 +81,10 @@ COMMANDS = (
                 "weight_bytes",
                 "vocab",
                 "method",
+                "low_rank",
+                "factor",
+                "sparse",
+                "dense",
                 "data",
                 "columns",
                 "skip_bad",

@@ -21,6 +21,7 @@ SECTIONS = (
     "Question",
     "Device",
     "Mixture of layers",
+    "Low rank",
     "Measurement",
     "Logit cache",
     "Generated text",

@@ -8,7 +8,7 @@ mixer. This file and its imports are saved with a model (`mixers.remote_code`), 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ from limbeck.models.cached import CACHE, NAMES, check_cache
 from limbeck.models.mixers.convolution import ShortConv
 from limbeck.models.mixers.documents import Documents
 from limbeck.models.mixers.filters import Filter
+from limbeck.models.mixers.low_rank import replace_linear
 from limbeck.models.mixers.mixer import Dims, Mixer, State, linear
 from limbeck.models.mixers.norm import RMSNorm
 from limbeck.models.mixers.pattern import build, parse
@@ -40,8 +41,9 @@ class LimbeckConfig(PreTrainedConfig):
     """The configuration of a decoder. ``mixers`` lists one mixer a layer, or a few that repeat until all layers have one.
 
     An ``intermediate_size`` of 0 leaves out the MLPs. ``position_embeddings`` "learned" adds a learned vector of the position
-    to each token embedding; mixers with rotary positions use those either way. Raises BadModel for values that do not fit
-    together.
+    to each token embedding; mixers with rotary positions use those either way. ``factors`` lists the linear maps of low rank
+    (`mixers.low_rank`) by name, such as "layers.0.mlp.up_proj", with their rank and the number of entries kept beside it. Raises
+    BadModel for values that do not fit together.
     """
 
     model_type = "limbeck"
@@ -66,6 +68,7 @@ class LimbeckConfig(PreTrainedConfig):
         initializer_range: float = 0.02,
         tie_word_embeddings: bool = False,
         use_cache: bool = True,
+        factors: Mapping[str, Sequence[int]] | None = None,
         pad_token_id: int | None = None,
         bos_token_id: int | None = None,
         eos_token_id: int | list[int] | None = None,
@@ -90,6 +93,7 @@ class LimbeckConfig(PreTrainedConfig):
         self.initializer_range, self.use_cache = initializer_range, use_cache
         self.tie_word_embeddings = tie_word_embeddings
         self.pad_token_id, self.bos_token_id, self.eos_token_id = pad_token_id, bos_token_id, eos_token_id
+        self.factors = {name: list(numbers) for name, numbers in (factors or {}).items()}
         self._check()
 
     def dims(self, layer: int) -> Dims:
@@ -273,6 +277,11 @@ class LimbeckModel(LimbeckPreTrainedModel):
         self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
         self.layers = nn.ModuleList(LimbeckLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        for name, numbers in config.factors.items():
+            try:
+                replace_linear(self, name, *numbers)
+            except (AttributeError, TypeError) as error:
+                raise BadModel(f"factors[{name!r}] = {numbers}: {error}") from None
         self.gradient_checkpointing = False
         self.post_init()
 

@@ -65,7 +65,7 @@ def model_card(
         body += _pruned(run, then)
     body += ["## Load", "", "```python", "from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
     code = ""
-    if run.get("conversion"):
+    if _is_ours(run):
         code = ", trust_remote_code=True"
         body += [
             "# the folder carries its code; `import limbeck`, where it is installed, serves in place of trust_remote_code"
@@ -83,7 +83,7 @@ def _pruned(run: Mapping[str, Any], then: str) -> list[str]:
     before, after = run["teacher"]["shape"], run["student"]["shape"]
     rows = [f"| {axis.replace('_', ' ')} | {before[axis]:,} | {after[axis]:,} |" for axis in after]
     shape = ["| | teacher | student |", "|---|---|---|", *rows, ""]
-    scored = f"Units to keep were scored by {plain(str(run['lineage']['method']))}." if run.get("lineage") else ""
+    scored = _chosen(run.get("lineage") or {})
     made = ["## Made by", "", "```sh", plain(shlex.join(run["command"])), "```", ""]
     return [
         "## Shape",
@@ -100,15 +100,35 @@ def _pruned(run: Mapping[str, Any], then: str) -> list[str]:
     ]
 
 
+def _is_ours(run: Mapping[str, Any]) -> bool:
+    """Whether the student is a decoder of limbeck's own, which Transformers runs by the code beside its weights."""
+    factors = (run.get("lineage") or {}).get("low_rank")
+    return bool(run.get("conversion")) or (factors is not None and not factors["dense"])
+
+
+def _chosen(lineage: Mapping[str, Any]) -> str:
+    """A sentence about how units were scored, or how factors were fitted, "" where that is not known."""
+    if factors := lineage.get("low_rank"):
+        ranks = [rank for rank, _ in factors["ranks"].values()]
+        apart = f", {factors['sparse']:.1%} of their entries apart" if factors["sparse"] else ""
+        out = " They are multiplied out, so that the model is as large as its teacher." if factors["dense"] else ""
+        return (
+            f"The matrices of its layers are factors of rank {min(ranks)} to {max(ranks)} with {factors['keep']:.0%} of their "
+            f"parameters{apart}, fitted by {plain(str(factors['method']))}.{out}"
+        )
+    return f"Units to keep were scored by {plain(str(lineage['method']))}." if "method" in lineage else ""
+
+
 def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
     sizes = [count(model["parameters"]) for model in (student, teacher) if model.get("parameters")]
     parts = [f"A language model of {sizes[0]} parameters" if sizes else "A language model"]
+    since = ""
     if run.get("lineage"):
-        made = (
-            "made from its teacher with other mixers for attention"
-            if run.get("conversion")
-            else "pruned from its teacher"
-        )
+        made, since = "pruned from its teacher", " since pruning"
+        if run.get("conversion"):
+            made = "made from its teacher with other mixers for attention"
+        elif "low_rank" in run["lineage"]:
+            made, since = "made of low-rank factors of its teacher's matrices", ""
         parts.append(made + (f" ({sizes[1]})" if len(sizes) == 2 else ""))
     text = ", ".join(parts)
     if run.get("objective"):
@@ -117,7 +137,7 @@ def _origin(run: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping
     text += (
         f" on {count(tokens)} tokens."
         if tokens
-        else ("." if run.get("plan") else ", and not trained since pruning: distil it before use.")
+        else ("." if run.get("plan") else f", and not trained{since}: distil it before use.")
     )
     if tokens and student.get("dtype") not in (None, "float32"):
         mixed = (run.get("signature") or {}).get("bf16")

@@ -104,11 +104,22 @@ class Units(TypedDict, total=False):
     layers: list[Count]
 
 
+class LowRank(TypedDict, total=False):
+    """The factors that the matrices of a student's layers are: by name the rank and the number of entries kept apart."""
+
+    method: str
+    keep: float
+    sparse: float
+    dense: bool
+    ranks: dict[str, list[Count]]
+
+
 class Lineage(TypedDict, total=False):
     """Which units of its teacher a student was pruned to."""
 
     kept: Units
     method: str
+    low_rank: LowRank
 
 
 class Run(TypedDict, total=False):

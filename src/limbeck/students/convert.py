@@ -189,12 +189,18 @@ def choose(config: PreTrainedConfig, mixers_of: Callable[[int], Sequence[str]], 
 
 def check_family(config: PreTrainedConfig) -> None:
     """Raises BadModel, with the reason, where limbeck's decoder cannot represent this configuration."""
-    reason = _obstacle(config)
+    reason = obstacle(config)
     if reason:
         raise BadModel(
             f"a {config.model_type} model cannot be converted: {reason}. Mixers take the place of attention in llama and mistral "
             "models alone; give such a teacher, or a student of mixers that exists with --student"
         )
+
+
+def place_of(tensor: str) -> str:
+    """The name in limbeck's decoder of a Llama-like decoder's tensor, such as layers.3.self_attn.q_proj.weight."""
+    layers, number, local = tensor.split(".", 2)
+    return f"{layers}.{number}.{_TENSORS[local]}"
 
 
 def check_mixers(mixers: Sequence[str]) -> None:
@@ -211,7 +217,7 @@ def check_mixers(mixers: Sequence[str]) -> None:
             )
 
 
-def _obstacle(config: PreTrainedConfig) -> str:
+def obstacle(config: PreTrainedConfig) -> str:
     """Why limbeck's decoder cannot represent a configuration, "" where it can."""
     rope: Mapping[str, Any] = getattr(config, "rope_parameters", None) or {}
     window = getattr(config, "sliding_window", None)

@@ -223,6 +223,42 @@ class ShrinkSettings(DistilSettings):
             synonyms=("importance", "criterion", "pruning_method"),
         ),
     ] = "activation"
+    low_rank: Annotated[
+        float | None,
+        Field(gt=0, lt=1),
+        Flag(
+            "Keep this share of the parameters of each layer's matrices, as factors of low rank; layers and widths stay.",
+            "Low rank",
+            examples=("0.6",),
+            synonyms=("rank_ratio", "svd", "compression_ratio", "keep", "param_ratio"),
+        ),
+    ] = None
+    factor: Annotated[
+        Literal["whitened", "asvd", "svd"],
+        Flag(
+            "How factors are fitted: to what the matrix computes on --data, to its inputs' sizes, or to the matrix alone.",
+            "Low rank",
+            needs="--low-rank",
+        ),
+    ] = "whitened"
+    sparse: Annotated[
+        float,
+        Field(ge=0, lt=0.5),
+        Flag(
+            "Share of a matrix's entries that are kept apart from its factors, within the same parameters.",
+            "Low rank",
+            needs="--low-rank",
+            examples=("0.02",),
+        ),
+    ] = 0.0
+    dense: Annotated[
+        bool,
+        Flag(
+            "Save the factors multiplied out: an ordinary model of the teacher's architecture and size.",
+            "Low rank",
+            needs="--low-rank",
+        ),
+    ] = False
     out: Annotated[
         Path, Flag("Folder of the student.", "Output", metavar="FOLDER", synonyms=("output_dir", "output"))
     ] = Path("runs/shrink")

@@ -1,15 +1,20 @@
-"""`limbeck shrink`: prunes a student from a teacher, without training, into a model folder."""
+"""`limbeck shrink`: makes a student of a teacher's weights, without training: pruned, or of low-rank factors."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import tempfile
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from limbeck.config import DistilSettings, nearest
+import torch
+
+from limbeck.config import ShrinkSettings
+from limbeck.corpora import TokenStore
 from limbeck.corpora.source import resolve as resolve_source
 from limbeck.disk import LOCK, claims, remove_beside, take
 from limbeck.ending import Ending, show_ending
@@ -22,26 +27,28 @@ from limbeck.jobs.common.text import columns_of, passing_store
 from limbeck.jobs.pair.student import shrink_stored, stored_as, target_shape
 from limbeck.jobs.pair.trimmed import load_teacher_within, stored_teacher
 from limbeck.jobs.pair.vocabulary import trimmed_beside
+from limbeck.jobs.shrink.low_rank import check_flags, factored_student, sizes
 from limbeck.models.language_model import LanguageModel
+from limbeck.models.save import save
 from limbeck.models.sidecar import licence_of
 from limbeck.models.source import resolve_description
+from limbeck.models.stored import StoredModel
+from limbeck.models.streamed import StreamedModel
 from limbeck.planning.checks.finding import show
 from limbeck.report.card import model_card
 from limbeck.run.log import console
-from limbeck.students.score import METHODS
 from limbeck.students.shape import Shape
 from limbeck.teachers.ref import LocalRef, TeacherRef, computed_here, teacher_ref
 
 
 @claims()
-def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
-    """Prunes a student from the teacher into ``settings.out``; returns ``{"out", "parameters", "shape", "teacher_parameters"}``.
+def shrink(settings: ShrinkSettings) -> dict[str, Any]:
+    """Makes a student of the teacher in ``settings.out``, pruned or of low-rank factors.
 
-    Raises BadSetting for an unknown method or several processes, BadFolder for a folder that is not empty, and the errors of a
-    faulty text or teacher.
+    Returns ``{"out", "parameters", "shape", "teacher_parameters"}``. Raises BadSetting for flags that do not go together or
+    several processes, BadFolder for a folder that is not empty, and the errors of a faulty text or teacher.
     """
-    if method not in METHODS:
-        raise BadSetting(f"unknown --method {method!r}{nearest(method, METHODS)} There are: {', '.join(METHODS)}.")
+    check_flags(settings)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadSetting("shrink runs in one process: start it without torchrun")
     source = teacher_ref(settings.teacher)
@@ -50,12 +57,22 @@ def shrink(settings: DistilSettings, *, method: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(source, LocalRef):
             source = trimmed_beside(settings, source, Path(folder))
-        return _shrunk(settings, source, environment, method=method)
+        return _shrunk(settings, source, environment)
 
 
-def _shrunk(settings: DistilSettings, source: TeacherRef, environment: Environment, *, method: str) -> dict[str, Any]:
-    out, shape = settings.out, target_shape(settings, source)
-    assert shape is not None, "shrink has no --student"
+@dataclass(frozen=True)
+class _Made:
+    """A student, its shape, the table of its sizes, and how it is saved with a card and a number format."""
+
+    about: LanguageModel
+    shape: Shape
+    sizes: list[list[str]]
+    save: Callable[..., None]
+
+
+def _shrunk(settings: ShrinkSettings, source: TeacherRef, environment: Environment) -> dict[str, Any]:
+    out = settings.out
+    shape = None if settings.low_rank is not None else target_shape(settings, source)
     resolve_source(settings.data, columns_of(settings))
     take(out)
     _require_empty(out)  # another process may just have finished
@@ -68,36 +85,19 @@ def _shrunk(settings: DistilSettings, source: TeacherRef, environment: Environme
     texts = first_documents(settings, source).texts
     show(open_once(settings, teacher, runs, texts, device=environment.world.device), console)
     with passing_store(settings, teacher) as store:
-        cut = shrink_stored(
-            *(shape, stored_weights, runs, store),
-            length=length,
-            environment=environment,
-            method=method,
-            seed=settings.seed,
-        )
-    student = cut.about
+        if shape is None:
+            made = _factored(settings, runs, store, length=length, environment=environment)
+        else:
+            made = _pruned(settings, shape, stored_weights, runs, store, length=length, environment=environment)
+    student = made.about
     stored = stored_as(settings, source)
-    facts = {
-        "teacher": {
-            "name": teacher.name,
-            "parameters": teacher.parameters_count,
-            "shape": asdict(Shape.of(teacher.config)),
-            "stated": licence_of(resolve_description(settings.teacher)),
-        },
-        "student": {
-            "parameters": student.parameters_count,
-            "shape": asdict(shape),
-            "dtype": str(stored).removeprefix("torch."),
-        },
-        "lineage": student.lineage,
-        "command": command(),
-    }
     wanted = ["--teacher", settings.teacher, "--student", str(out), "--data", settings.data]
     then = shlex.join(["limbeck", "distil", *wanted, "--out", str(out.with_name(f"{out.name}-distilled"))])
-    cut.save(out.resolve(), card=model_card(facts, [], then=then), dtype=stored)  # --out may be a link
+    card = model_card(_facts(settings, teacher, made, stored), [], then=then)
+    made.save(out.resolve(), card=card, dtype=stored)  # --out may be a link
     ending = Ending(
-        f"{teacher.parameters_count:,} -> {student.parameters_count:,} parameters: {shape}",
-        _sizes(teacher, shape, student.parameters_count),
+        f"{teacher.parameters_count:,} -> {student.parameters_count:,} parameters: {made.shape}",
+        made.sizes,
         {"card": out / "README.md", "student": out},
         then=then,
     )
@@ -106,7 +106,59 @@ def _shrunk(settings: DistilSettings, source: TeacherRef, environment: Environme
         "out": str(out),
         "parameters": student.parameters_count,
         "teacher_parameters": teacher.parameters_count,
-        "shape": str(shape),
+        "shape": str(made.shape),
+    }
+
+
+def _pruned(
+    settings: ShrinkSettings,
+    shape: Shape,
+    teacher: StoredModel,
+    runs: LanguageModel | StreamedModel,
+    store: TokenStore,
+    *,
+    length: int,
+    environment: Environment,
+) -> _Made:
+    cut = shrink_stored(
+        *(shape, teacher, runs, store),
+        length=length,
+        environment=environment,
+        method=settings.method,
+        seed=settings.seed,
+    )
+    return _Made(cut.about, shape, _sizes(teacher.about, shape, cut.about.parameters_count), cut.save)
+
+
+def _factored(
+    settings: ShrinkSettings,
+    runs: LanguageModel | StreamedModel,
+    store: TokenStore,
+    *,
+    length: int,
+    environment: Environment,
+) -> _Made:
+    student = factored_student(settings, runs, store, length=length, environment=environment)
+    assert isinstance(runs, LanguageModel)
+    return _Made(student, Shape.of(runs.config), sizes(runs, student), partial(save, student))
+
+
+def _facts(settings: ShrinkSettings, teacher: LanguageModel, made: _Made, stored: torch.dtype) -> dict[str, Any]:
+    """What the student's card is made of."""
+    return {
+        "teacher": {
+            "name": teacher.name,
+            "parameters": teacher.parameters_count,
+            "shape": asdict(Shape.of(teacher.config)),
+            "stated": licence_of(resolve_description(settings.teacher)),
+        },
+        "student": {
+            "parameters": made.about.parameters_count,
+            "shape": asdict(made.shape),
+            "dtype": str(stored).removeprefix("torch."),
+        },
+        "lineage": made.about.lineage,
+        "command": command(),
     }
 
 
