@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from limbeck.corpora import build_stores, require_rows
 from limbeck.corpora.layout import BEST_FIT
@@ -88,8 +88,11 @@ class TrainedLadder:
 
     def forward_flops(self, shape: Shape) -> float:
         """FLOPs of a forward pass per token of a model of this shape, computed from its configuration."""
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(self.folder / "tokenizer")
-        return Size.of(llama_config(shape, tokenizer)).forward_flops(self.scale.length)
+        return Size.of(self.config(shape)).forward_flops(self.scale.length)
+
+    def config(self, shape: Shape) -> LlamaConfig:
+        """The configuration of a model of this shape, with the vocabulary of the text."""
+        return llama_config(shape, PreTrainedTokenizerFast.from_pretrained(self.folder / "tokenizer"))
 
     def whole_steps(self, tokens: float) -> int:
         """A number of tokens rounded down to whole steps, but at least one."""

@@ -41,8 +41,14 @@ def draw_by_teacher(
         axes.legend(fontsize=8)
 
 
-def draw_frontier(quality: Mapping[str, Interval], flops: Mapping[str, float], file: Path) -> None:
-    """Nats by FLOPs, a point for each strategy. Bars are 95 % intervals."""
+def draw_frontier(
+    quality: Mapping[str, Interval],
+    flops: Mapping[str, float],
+    file: Path,
+    *,
+    axis: str = "FLOPs, teacher's passes and tuning counted",
+) -> None:
+    """Nats by FLOPs, a point for each strategy or shape. Bars are 95 % intervals; ``axis`` says what the FLOPs are."""
     with _drawn(file) as axes:
         for number, (name, found) in enumerate(quality.items()):
             axes.errorbar(
@@ -56,7 +62,7 @@ def draw_frontier(quality: Mapping[str, Interval], flops: Mapping[str, float], f
                 linestyle="none",
                 label=name,
             )
-        axes.set(xscale="log", xlabel="FLOPs, teacher's passes and tuning counted", ylabel="nats per token held out")
+        axes.set(xscale="log", xlabel=axis, ylabel="nats per token held out")
         axes.legend(fontsize=7)
 
 
