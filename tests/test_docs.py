@@ -122,7 +122,17 @@ def test_every_command_of_a_table_runs(page, place, run, monkeypatch):
 @pytest.mark.docs
 @pytest.mark.parametrize(
     "page",
-    ["own-data", "chat-data", "served-teacher", "two-machines", "leave-a-run-alone", "gguf", "export", "fit-a-file"],
+    [
+        "own-data",
+        "chat-data",
+        "served-teacher",
+        "two-machines",
+        "leave-a-run-alone",
+        "gguf",
+        "export",
+        "fit-a-file",
+        "low-rank",
+    ],
 )
 def test_a_how_to_page_runs(page, place, run, monkeypatch):
     """One folder a page, in which its commands follow one another."""

@@ -7,7 +7,7 @@ parameters are few. Multiplied out it is an ordinary model of the teacher's arch
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -40,17 +40,28 @@ def low_rank(
     the rank of each matrix and the number of entries kept apart. Raises as `factor`, and BadModel where a teacher does not fit
     limbeck's decoder, which factors need.
     """
+    found = factor(teacher, batches, budget=budget, method=method)
+    student = with_factors(teacher, found, dense=dense)
+    facts: dict[str, Any] = (student.lineage or {})[LINEAGE]
+    facts.update({"method": method, **asdict(budget)})
+    return student
+
+
+@torch.no_grad()
+def with_factors(teacher: LanguageModel, found: Iterable[tuple[str, Factors]], *, dense: bool = False) -> LanguageModel:
+    """The student of `low_rank` with factors that are given, by the name of the linear map in the teacher's decoder."""
     student = _copy(teacher) if dense else _ours(teacher)
     ranks: dict[str, list[int]] = {}
-    for name, found in factor(teacher, batches, budget=budget, method=method):
-        ranks[name] = [found.left.shape[1], len(found.places)]
+    for name, factors in found:
+        ranks[name] = [factors.left.shape[1], len(factors.places)]
         if dense:
-            student.decoder.get_submodule(name).weight.copy_(found.matrix)
+            student.decoder.get_submodule(name).weight.copy_(factors.matrix)
         else:
-            _put(student, name, found)
-    facts = {"method": method, "dense": dense, "ranks": ranks, **asdict(budget)}
+            _put(student, name, factors)
     student.name = f"{teacher.name}-low-rank"
-    student.lineage = {"teacher": teacher.name, LINEAGE: facts} | lineage_of_vocabulary(teacher)
+    student.lineage = {"teacher": teacher.name, LINEAGE: {"dense": dense, "ranks": ranks}} | lineage_of_vocabulary(
+        teacher
+    )
     return student
 
 

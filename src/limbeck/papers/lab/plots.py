@@ -203,6 +203,28 @@ def draw_by_samples(lines: Mapping[str, Line], axis: str, file: Path) -> None:
         axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
 
 
+def draw_by_share(lines: Mapping[str, Mapping[float, Interval]], axis: str, file: Path) -> None:
+    """Nats by a share, a line for each arm. Bars are 95 % intervals."""
+    with _drawn(file) as axes:
+        for number, (name, found) in enumerate(lines.items()):
+            axes.errorbar(
+                [*found],
+                [one.value for one in found.values()],
+                yerr=[
+                    [one.value - one.low for one in found.values()],
+                    [one.high - one.value for one in found.values()],
+                ],
+                color=_COLORS[number % len(_COLORS)],
+                marker="os^vDPX*"[number % 8],
+                markersize=5,
+                capsize=2,
+                label=name,
+            )
+        axes.xaxis.set_major_formatter(lambda share, place: f"{share:.0%}")
+        axes.set(xlabel=axis, ylabel="nats per token held out")
+        axes.legend(fontsize=7)
+
+
 def draw_by_arm(right: Mapping[str, Mapping[str, Sequence[float]]], *, guess: float, file: Path) -> None:
     """Accuracy of each series by arm: a point for each seed and a bar at their mean. The first series has all arms.
 

@@ -1,0 +1,163 @@
+"""A student of the built-in teacher, of factors or pruned: made, measured, trained on its logits for a while, measured again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from limbeck.corpora import Rows, build_stores, require_rows
+from limbeck.jobs.common.folder import claim, same_corpus
+from limbeck.models.language_model import LanguageModel
+from limbeck.models.load import load
+from limbeck.papers.lab.loop import adamw_of, cosine, train_steps
+from limbeck.papers.lab.text import rows_of_training, rows_of_tuning
+from limbeck.papers.robust_recovery.fitting import ARMS, factors_of
+from limbeck.run.log import console
+from limbeck.students.factor import Budget, linears
+from limbeck.students.low_rank import stored_parameters, with_factors
+from limbeck.students.prune import prune
+from limbeck.students.score import score
+from limbeck.students.shape import choose
+from limbeck.types import Batch
+
+TEACHER = "builtin:stdlib"
+CUT = "cut"
+DECAY = 0.1  # weight decay of matrices
+DIRTY = 0.05  # share of calibration tokens replaced by random ones
+_TOGETHER = 8  # rows computed at once
+
+
+@dataclass(frozen=True)
+class RecoveryCell:
+    """A student of an arm with a share ``keep`` of the parameters of its layers, after ``steps`` steps of ``rows`` rows.
+
+    ``dirty``: whether its calibration sample of ``calibration`` rows has random tokens. ``tuning``: whether it chooses a rate,
+    and is measured on documents of the training text that it does not read. The rate is ``factor`` times ``rate``.
+    """
+
+    name: str
+    arm: str
+    keep: float
+    dirty: bool
+    seed: int
+    rate: float
+    steps: int
+    rows: int
+    length: int
+    calibration: int
+    measured: int
+    tuning: bool = False
+
+
+def teacher_parameters() -> int:
+    """The parameters of the teacher."""
+    return _teacher("cpu").parameters_count
+
+
+def text_for_teacher(folder: Path, data: str, length: int) -> None:
+    """Writes a text as the teacher's tokens into a folder, if it is not there."""
+    run = claim(folder, {"data": data, "teacher": TEACHER})
+    store, held_out = build_stores(data, load(TEACHER).tokenizer, folder / "data", progress=console.is_terminal)
+    require_rows(store, length=length)
+    same_corpus(folder, run, store, held_out)
+
+
+def train_recovery(cell: RecoveryCell, device: str, *, folder: Path) -> dict[str, Any]:
+    """Nats and tokens of each held-out document before and after the training, and what the student is.
+
+    ``failed`` is true if a loss was not finite, which ends the training.
+    """
+    rows = rows_of_tuning if cell.tuning else rows_of_training
+    corpus, held_out, chosen = rows(folder, length=cell.length, seed=cell.seed, measured=cell.measured)
+    teacher = _teacher(device)
+    student = student_of(cell, teacher, corpus)
+    measured = [held_out.rows_of(chosen[at : at + _TOGETHER]).to(device) for at in range(0, len(chosen), _TOGETHER)]
+    before = _by_document(student, measured, held_out.store.documents)
+    student.model.train()
+    optimizer = adamw_of(student.model, rate=cell.rate, weight_decay=DECAY)
+    trained = train_steps(
+        student.model,
+        optimizer,
+        lambda step: _divergence(teacher, student, corpus.take(cell.rows).to(device)),
+        cosine(cell.steps),
+        steps=cell.steps,
+    )
+    after = _by_document(student, measured, held_out.store.documents)
+    counted = before[1] > 0
+    return {
+        "parameters": student.parameters_count if cell.arm == CUT else stored_parameters(student),
+        "failed": trained.failed,
+        "tokens_trained": trained.updates * cell.rows * cell.length,
+        "tokens": before[1][counted].tolist(),
+        "before": before[0][counted].tolist(),
+        "after": after[0][counted].tolist(),
+    }
+
+
+def student_of(cell: RecoveryCell, teacher: LanguageModel, corpus: Rows) -> LanguageModel:
+    """The student of a cell before its training, from a calibration sample of the text. The rows are then those after it."""
+    sample = corpus.take(cell.calibration)
+    if cell.dirty:
+        sample = dirtied(sample, teacher.vocab, cell.seed)
+    sample = sample.to(teacher.device)
+    batches = [sample.rows(slice(at, at + _TOGETHER)) for at in range(0, len(sample.tokens), _TOGETHER)]
+    if cell.arm in ARMS:
+        found = factors_of(cell.arm, teacher, batches, cell.keep, cell.seed)
+        return with_factors(teacher, found)
+    shape = choose(teacher.config, parameters=parameters_at(teacher, cell.keep))
+    return prune(teacher, shape=shape, scores=score(teacher, batches))
+
+
+def parameters_at(teacher: LanguageModel, keep: float) -> int:
+    """The parameters of a student of factors with this share."""
+    maps, budget = linears(teacher), Budget(keep)
+    saved = 0
+    for name, part in maps.items():
+        rank, _ = budget.of(part.out_features, part.in_features, name)
+        saved += part.weight.numel() - rank * sum(part.weight.shape)
+    return teacher.parameters_count - saved
+
+
+def dirtied(batch: Batch, vocab: int, seed: int) -> Batch:
+    """A batch in which a share of the tokens is random; targets stay."""
+    generator = torch.Generator().manual_seed(seed)
+    hit = torch.rand(batch.tokens.shape, generator=generator) < DIRTY
+    other = torch.randint(vocab, batch.tokens.shape, generator=generator)
+    return replace(batch, tokens=torch.where(hit, other, batch.tokens))
+
+
+@cache
+def _teacher(device: str) -> LanguageModel:
+    return load(TEACHER, device=torch.device(device))
+
+
+def _divergence(teacher: LanguageModel, student: LanguageModel, batch: Batch) -> Tensor:
+    """The mean of KL(teacher ‖ student) of a batch in nats per token."""
+    with torch.no_grad():
+        theirs = teacher(batch).logits().log_softmax(-1)
+    ours = student(batch).logits().log_softmax(-1)
+    weight = batch.weight.flatten()
+    return (F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1) * weight).sum() / weight.sum()
+
+
+@torch.no_grad()
+def _by_document(model: LanguageModel, batches: Sequence[Batch], documents: int) -> np.ndarray:
+    """Sums of nats and tokens of each document, (2, documents)."""
+    model.model.eval()
+    sums = np.zeros((2, documents))
+    for batch in batches:
+        nats = F.cross_entropy(model(batch).logits().float(), batch.targets.flatten(), reduction="none")
+        weight = batch.weight.flatten()
+        where = batch.document.flatten().cpu().numpy()
+        counts = (weight > 0).cpu().numpy()
+        np.add.at(sums[0], where[counts], (nats * weight).double().cpu().numpy()[counts])
+        np.add.at(sums[1], where[counts], weight.double().cpu().numpy()[counts])
+    return sums
