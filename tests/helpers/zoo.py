@@ -7,15 +7,21 @@ from transformers import (
     Gemma2Config,
     Gemma3TextConfig,
     GemmaConfig,
+    Glm4Config,
     GPT2Config,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
+    Olmo3Config,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
+    StableLmConfig,
 )
 
 from limbeck.models.build import build
@@ -32,6 +38,7 @@ _BODY = {
     "intermediate_size": 40,
     "initializer_range": 0.2,  # large weights, so that a wrong index shows
 }
+_ALTERNATING = ["sliding_attention", "full_attention"] * 2
 CONFIGS: dict[str, PreTrainedConfig] = {
     "llama": LlamaConfig(**_IDS, **_BODY, tie_word_embeddings=True),
     "llama-bias-untied": LlamaConfig(**_IDS, **_BODY, head_dim=16, attention_bias=True, mlp_bias=True),
@@ -68,6 +75,28 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "gpt_neox-sequential": GPTNeoXConfig(
         **_IDS, **{k: v for k, v in _BODY.items() if k != "num_key_value_heads"}, use_parallel_residual=False
     ),
+    "olmo2": Olmo2Config(**_IDS, **_BODY),
+    "olmo3": Olmo3Config(**_IDS, **_BODY, sliding_window=4, layer_types=_ALTERNATING),
+    "smollm3": SmolLM3Config(
+        **_IDS,
+        **_BODY,
+        no_rope_layers=[1, 0, 0, 1],
+        layer_types=_ALTERNATING,
+        use_sliding_window=True,
+        sliding_window=4,
+    ),
+    "granite": GraniteConfig(
+        **_IDS,
+        **_BODY,
+        embedding_multiplier=2.0,
+        logits_scaling=4.0,
+        residual_multiplier=0.5,
+        attention_multiplier=0.2,
+        tie_word_embeddings=True,
+    ),
+    "glm4": Glm4Config(**_IDS, **_BODY, head_dim=16),
+    "stablelm": StableLmConfig(**_IDS, **_BODY, use_qkv_bias=True),
+    "stablelm-parallel": StableLmConfig(**_IDS, **_BODY, use_parallel_residual=True),
 }
 
 

@@ -7,6 +7,7 @@ from transformers import GPT2Config, LlamaConfig, OPTConfig, Phi3Config, Qwen3Mo
 from limbeck.errors import BadModel
 from limbeck.models.anatomy import SUPPORTED, Anatomy, resized
 from limbeck.models.build import build
+from limbeck.students.tally import keep_read
 from tests.helpers.zoo import CONFIGS, animal, packed
 
 
@@ -31,13 +32,13 @@ def test_accessors_give_the_widths_of_the_axes(name):
     seen = []
     modules = anatomy.attention_outs(animal_.model) + anatomy.ffn_outs(animal_.model)
     hooks = [m.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1])) for m in modules]
-    norms = anatomy.reading_norms(animal_.model)
-    hooks += [m.register_forward_hook(lambda _, __, output: seen.append(output.shape[-1])) for m in norms]
+    hooks += keep_read(anatomy, anatomy.readers(animal_.model), lambda read: seen.append(read.shape[-1]))
     animal_(batch)
     for hook in hooks:
         hook.remove()
     sizes = anatomy.sizes
-    expected = [sizes.heads * sizes.head_dim, sizes.ffn] * 4 + [sizes.hidden] * 9
+    reads = 4 * len(anatomy.kind.readers) + 1
+    expected = [sizes.heads * sizes.head_dim, sizes.ffn] * 4 + [sizes.hidden] * reads
     assert sorted(seen) == sorted(expected)
 
 

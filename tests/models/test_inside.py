@@ -79,7 +79,7 @@ def by_both(model):
     return results
 
 
-@pytest.mark.parametrize("family", sorted(inside.FAMILIES - {"gemma3_text", "gpt_oss"}))
+@pytest.mark.parametrize("family", sorted(inside.FAMILIES - {"gemma3_text", "gpt_oss", "olmo3"}))
 def test_a_packed_row_has_the_hidden_states_and_gradients_under_a_mask(family):
     config = config_of(family)
     assert attention_of(config) == inside.NAME
@@ -136,6 +136,7 @@ WINDOWED = [
     {"family": "mistral", "sliding_window": 3},
     {"family": "qwen2", "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
     {"family": "gemma3_text", "sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]},
+    {"family": "olmo3", "sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]},
 ]
 
 

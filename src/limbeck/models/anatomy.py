@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # seconds to load, for names of types
 
 Axes = tuple[str, ...]
 
+_BY_LAYER = ("layer_types", "no_rope_layers")  # settings with one entry per layer
 HEAD = "lm_head.weight"  # in every kind; tied, it is the embedding by another name and no tensor of its own
 
 
@@ -66,13 +67,16 @@ class Kind:
     outside: Mapping[str, Axes]
     attention_out: str
     ffn_out: str
-    reading_norms: Sequence[str]  # a layer reads the hidden channels from their outputs
+    readers: Sequence[str]  # norms from whose outputs a layer reads the hidden channels
     final_norm: str
     fields: Mapping[str, str]
     square: bool = False  # hidden == heads x head_dim, always
     divides: bool = False  # hidden must be a multiple of heads, though head_dim is explicit
     transposed: bool = False  # matrices inside a layer are (inputs, outputs)
     scaled_embedding: bool = False  # embeddings are multiplied by sqrt(hidden), norms by 1 + weight (Gemma)
+    unnormed: bool = (
+        False  # what reads the hidden channels has no norm before it: ``readers`` read them as inputs (OLMo 2)
+    )
 
 
 @dataclass(frozen=True)
@@ -136,23 +140,27 @@ class Anatomy:
         """Per layer the linear map whose input is the activations of the FFN neurons."""
         return [layer.get_submodule(self.kind.ffn_out) for layer in self.layers_of(model)]
 
-    def reading_norms(self, model: PreTrainedModel) -> list[nn.Module]:
-        """The norms from whose outputs the layers and the head read the hidden channels."""
-        inner = [layer.get_submodule(name) for layer in self.layers_of(model) for name in self.kind.reading_norms]
+    def readers(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The norms from whose outputs the layers and the head read the hidden channels.
+
+        In an ``unnormed`` kind those of the layers are no norms: they read the hidden channels as their inputs.
+        """
+        inner = [layer.get_submodule(name) for layer in self.layers_of(model) for name in self.kind.readers]
         return [*inner, model.get_submodule(self.kind.final_norm)]
 
 
 def resized(config: PreTrainedConfig, *, layers: Sequence[int], sizes: Sizes) -> PreTrainedConfig:
     """The configuration of a student with these layers of the teacher and these sizes.
 
-    Lists with one entry per layer (sliding or full attention) keep the entries of these layers. head_dim is explicit, since it
-    no longer follows from the width. Raises BadModel for an architecture that cannot be pruned.
+    Lists with one entry per layer (sliding or full attention, rotary positions or none) keep the entries of these layers.
+    head_dim is explicit, since it no longer follows from the width. Raises BadModel for an architecture that cannot be pruned.
     """
     kind = _kind(config)
     written = config.to_dict()
     depth = int(getattr(config, kind.fields["layers"]))
-    for name, value in written.items():
-        if name == "layer_types" and isinstance(value, list) and len(value) == depth:
+    for name in _BY_LAYER:
+        value = written.get(name)
+        if isinstance(value, list) and len(value) >= depth:
             written[name] = [value[layer] for layer in layers]
     written[kind.fields["layers"]] = len(layers)
     for axis in ("hidden", "heads", "kv_heads", "ffn"):
@@ -214,7 +222,14 @@ def _kind(config: PreTrainedConfig) -> Kind:
     if config.model_type == "phi3" and factors is not None:
         # Its configuration checks the length of these factors against hidden / heads, whatever head_dim says.
         return _with(kind, square=True)
-    return kind
+    return kind_of(config.model_type, parallel=bool(getattr(config, "use_parallel_residual", False)))
+
+
+def kind_of(model_type: str, *, parallel: bool) -> Kind:
+    """The kind of an architecture in `KINDS`; ``parallel``: attention and FFN of a layer have the same input."""
+    kind = KINDS[model_type]
+    # A norm of their own for both; GPT-NeoX has two all the same.
+    return _with(kind, readers=("input_layernorm",)) if parallel and kind is _STABLELM else kind
 
 
 def _with(kind: Kind, **changes: Any) -> Kind:
@@ -247,6 +262,8 @@ _LLAMA = Kind(
         "post_attention_layernorm.weight": _HIDDEN,
         "pre_feedforward_layernorm.weight": _HIDDEN,
         "post_feedforward_layernorm.weight": _HIDDEN,
+        "post_self_attn_layernorm.weight": _HIDDEN,
+        "post_mlp_layernorm.weight": _HIDDEN,
     },
     outside={
         "model.embed_tokens.weight": ("vocab", "hidden"),
@@ -255,7 +272,7 @@ _LLAMA = Kind(
     },
     attention_out="self_attn.o_proj",
     ffn_out="mlp.down_proj",
-    reading_norms=("input_layernorm", "post_attention_layernorm"),
+    readers=("input_layernorm", "post_attention_layernorm"),
     final_norm="model.norm",
     fields={
         "layers": "num_hidden_layers",
@@ -268,8 +285,20 @@ _LLAMA = Kind(
 _GEMMA = _with(_LLAMA, scaled_embedding=True)
 _GEMMA2 = _with(
     _GEMMA,
-    reading_norms=("input_layernorm", "pre_feedforward_layernorm"),
+    readers=("input_layernorm", "pre_feedforward_layernorm"),
     divides=True,
+)
+_OLMO2 = _with(
+    _LLAMA,
+    inside={**_LLAMA.inside, "self_attn.q_norm.weight": ("heads",), "self_attn.k_norm.weight": ("kv",)},
+    readers=("self_attn", "mlp"),
+    unnormed=True,
+)
+_STABLELM = _with(
+    _LLAMA,
+    inside={**_LLAMA.inside, "input_layernorm.bias": _HIDDEN, "post_attention_layernorm.bias": _HIDDEN},
+    outside={**_LLAMA.outside, "model.norm.bias": _HIDDEN},
+    square=True,
 )
 _GPT2 = Kind(
     layers="transformer.h",
@@ -296,7 +325,7 @@ _GPT2 = Kind(
     },
     attention_out="attn.c_proj",
     ffn_out="mlp.c_proj",
-    reading_norms=("ln_1", "ln_2"),
+    readers=("ln_1", "ln_2"),
     final_norm="transformer.ln_f",
     fields={"layers": "n_layer", "hidden": "n_embd", "heads": "n_head", "ffn": "n_inner"},
     square=True,
@@ -326,7 +355,7 @@ _GPT_NEOX = Kind(
     },
     attention_out="attention.dense",
     ffn_out="mlp.dense_4h_to_h",
-    reading_norms=("input_layernorm", "post_attention_layernorm"),
+    readers=("input_layernorm", "post_attention_layernorm"),
     final_norm="gpt_neox.final_layer_norm",
     fields={
         "layers": "num_hidden_layers",
@@ -348,5 +377,11 @@ KINDS: Mapping[str, Kind] = {
     "gemma3_text": _GEMMA2,
     "gpt2": _GPT2,
     "gpt_neox": _GPT_NEOX,
+    "olmo2": _OLMO2,
+    "olmo3": _OLMO2,
+    "smollm3": _LLAMA,
+    "granite": _LLAMA,
+    "glm4": _LLAMA,
+    "stablelm": _STABLELM,
 }
 SUPPORTED = tuple(sorted(KINDS))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import BadModel
-from limbeck.models.anatomy import HEAD, KINDS, Anatomy, Kind, Sizes
+from limbeck.models.anatomy import HEAD, KINDS, Anatomy, Kind, Sizes, kind_of
 from limbeck.models.bounds import check_config
 from limbeck.models.tied import has_own_head
 
@@ -37,7 +37,7 @@ def declared(config: Mapping[str, Any]) -> Anatomy | None:
     family = _FAMILIES.get(name) if isinstance(name, str) else None
     if family is None:
         return None
-    kind = KINDS[str(name)]
+    kind = kind_of(str(name), parallel=bool(config.get("use_parallel_residual", False)))
     if _unusual(config, kind, family):
         return None
     sizes = _sizes(config, kind, family)
@@ -45,17 +45,20 @@ def declared(config: Mapping[str, Any]) -> Anatomy | None:
     chosen = {key: config.get(key, flag.silence) for key, flag in family.flags.items()}
     if sizes is None or not all(isinstance(value, bool) for value in (tied, *chosen.values())):
         return None
-    names = [*family.tensors, *(name for key, on in chosen.items() if on for name in family.flags[key].tensors)]
+    added = [name for key, on in chosen.items() if on for name in family.flags[key].tensors]
+    without = {name for key, on in chosen.items() if on for name in family.flags[key].removed}
+    names = [name for name in (*family.tensors, *added) if name not in without]
     outside = {name: axes for name, axes in kind.outside.items() if not (tied and name == HEAD)}
     return Anatomy(kind, sizes, outside, {name: kind.inside[name] for name in names}, tied)
 
 
 @dataclass(frozen=True)
 class _Flag:
-    """A boolean key: its default, and the tensors of a layer that it adds."""
+    """A boolean key: its default, and the tensors of a layer that it adds and removes."""
 
     silence: bool
-    tensors: tuple[str, ...]
+    tensors: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,10 @@ _FFN_NORMS = ("pre_feedforward_layernorm.weight", "post_feedforward_layernorm.we
 _BLOCK = (*_PROJECTIONS, *_FFN, *_NORMS)
 _BIASED = {"attention_bias": _Flag(False, _BIASES)}
 _HEADS = frozenset({"kv_heads", "head_dim"})
+_KV_HEADS = frozenset({"kv_heads"})
+_OLMO2 = (*_PROJECTIONS, *_FFN, *_HEAD_NORMS, _NORMS[1], _FFN_NORMS[1])
+_GLM4_NORMS = ("post_self_attn_layernorm.weight", "post_mlp_layernorm.weight")
+_NORM_BIAS = "post_attention_layernorm.bias"
 _NEOX_BIASES = ("attention.query_key_value.bias", "attention.dense.bias")
 
 _FAMILIES: Mapping[str, _Family] = {
@@ -114,6 +121,38 @@ _FAMILIES: Mapping[str, _Family] = {
     "gemma": _Family("GemmaForCausalLM", _BLOCK, flags=_BIASED, tied=True),
     "gemma2": _Family("Gemma2ForCausalLM", (*_BLOCK, *_FFN_NORMS), flags=_BIASED, tied=True),
     "gemma3_text": _Family("Gemma3ForCausalLM", (*_BLOCK, *_FFN_NORMS, *_HEAD_NORMS), flags=_BIASED, tied=True),
+    "olmo2": _Family("Olmo2ForCausalLM", _OLMO2, flags=_BIASED, silent=_HEADS, null=_KV_HEADS),
+    "olmo3": _Family("Olmo3ForCausalLM", _OLMO2, flags=_BIASED, silent=_HEADS, null=_KV_HEADS),
+    "smollm3": _Family(
+        "SmolLM3ForCausalLM",
+        _BLOCK,
+        flags={**_BIASED, "mlp_bias": _Flag(False, _FFN_BIASES)},
+        tied=True,
+        silent=frozenset({"head_dim"}),
+        null=_KV_HEADS,
+        needs=("pad_token_id",),
+    ),
+    "granite": _Family(
+        "GraniteForCausalLM",
+        _BLOCK,
+        flags={**_BIASED, "mlp_bias": _Flag(False, _FFN_BIASES)},
+        silent=_HEADS,
+        null=_KV_HEADS,
+    ),
+    "glm4": _Family(
+        "Glm4ForCausalLM",
+        (*_PROJECTIONS, "mlp.gate_up_proj.weight", _FFN[2], *_NORMS, *_GLM4_NORMS),
+        flags={"attention_bias": _Flag(True, _BIASES[:3])},
+        needs=("pad_token_id",),
+    ),
+    "stablelm": _Family(
+        "StableLmForCausalLM",
+        (*_BLOCK, "input_layernorm.bias", _NORM_BIAS),
+        flags={
+            "use_qkv_bias": _Flag(False, _BIASES[:3]),
+            "use_parallel_residual": _Flag(False, removed=(_NORMS[1], _NORM_BIAS)),
+        },
+    ),
     "gpt2": _Family(
         "GPT2LMHeadModel",
         tuple(KINDS["gpt2"].inside),
@@ -143,11 +182,21 @@ _NEUTRAL = frozenset(
     sliding_window_size query_pre_attn_scalar final_logit_softcapping attn_logit_softcapping
     pretraining_tp is_llama_config transformers.js_config n_ctx
     is_decoder use_parallel_residual scale_attn_weights reorder_and_upcast_attn
+    no_rope_layers no_rope_layer_interval
+    embedding_multiplier logits_scaling residual_multiplier attention_multiplier
     summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
     """.split()  # noqa: SIM905 (as a list it would be sixty lines)
 )
 # Keys that change nothing while they are false or null.
-_OFF = frozenset({"add_cross_attention", "scale_attn_by_inverse_layer_idx", "use_bidirectional_attention", "use_mrope"})
+_OFF = frozenset(
+    {
+        "add_cross_attention",
+        "qk_layernorm",
+        "scale_attn_by_inverse_layer_idx",
+        "use_bidirectional_attention",
+        "use_mrope",
+    }
+)
 # The settings of each kind of rotary embedding. Other kinds (Phi-3's factors per channel) tie sizes together.
 _ROPE: Mapping[str, frozenset[str]] = {
     "default": frozenset(),

@@ -36,16 +36,19 @@ NAME = "inside_documents"
 _LIKE_LLAMA = {
     "gemma",
     "gemma3_text",
+    "glm4",
     "gpt_oss",
     "granite",
     "llama",
     "mistral",
     "olmo",
     "olmo2",
+    "olmo3",
     "phi3",
     "qwen2",
     "qwen3",
     "smollm3",
+    "stablelm",
     "starcoder2",
 }
 FAMILIES = frozenset({*_LIKE_LLAMA, "gpt_neox"})

@@ -20,7 +20,7 @@ from limbeck.models.anatomy import Anatomy
 from limbeck.models.language_model import LanguageModel
 from limbeck.models.streamed import StreamedModel
 from limbeck.students.score_streamed import add_gradients, add_sizes
-from limbeck.students.tally import Scores, Tally, gate_of, loss_of, taps_of
+from limbeck.students.tally import Scores, Tally, gate_of, keep_read, loss_of, taps_of
 from limbeck.types import Batch
 
 METHODS = ("activation", "gradient", "random")
@@ -80,7 +80,7 @@ def _observe(teacher: LanguageModel, anatomy: Anatomy, row: Batch, tally: Tally,
     with (
         torch.set_grad_enabled(gradient),
         _turned(anatomy, teacher, row, tally),
-        _tapped(model, taps, gradient) as seen,
+        _tapped(model, anatomy, taps, gradient) as seen,
     ):
         outputs = teacher(row)
         if gradient:
@@ -99,20 +99,18 @@ def _observe(teacher: LanguageModel, anatomy: Anatomy, row: Batch, tally: Tally,
 
 
 @contextmanager
-def _tapped(model: nn.Module, taps: dict[str, list[nn.Module]], gradient: bool) -> Iterator[dict[str, list[Tensor]]]:
-    """Collects the inputs of the "heads" and "ffn" modules and the outputs of the "hidden" ones."""
+def _tapped(
+    model: nn.Module, anatomy: Anatomy, taps: dict[str, list[nn.Module]], gradient: bool
+) -> Iterator[dict[str, list[Tensor]]]:
+    """Collects the inputs of the "heads" and "ffn" modules and what is read of the hidden channels at the "hidden" ones."""
     seen: dict[str, list[Tensor]] = {name: [] for name in taps}
-    handles = []
+    handles = keep_read(anatomy, taps["hidden"], seen["hidden"].append)
 
     def keep_input(name: str) -> Callable[..., None]:
         return lambda module, inputs: seen[name].append(inputs[0])
 
-    def keep_output(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        seen["hidden"].append(output)
-
     for name in ("heads", "ffn"):
         handles += [module.register_forward_pre_hook(keep_input(name)) for module in taps[name]]
-    handles += [module.register_forward_hook(keep_output) for module in taps["hidden"]]
     if gradient:
         # A frozen teacher has no graph: start one at the embeddings.
         embedding = model.get_input_embeddings()  # type: ignore[operator]

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from limbeck.models.anatomy import Anatomy
 from limbeck.models.streamed import Passing, StreamedModel
-from limbeck.students.tally import Tally, gate_of, loss_of, taps_of
+from limbeck.students.tally import Tally, gate_of, keep_read, loss_of, taps_of
 from limbeck.types import Batch
 
 
@@ -75,15 +74,11 @@ def _tapped(teacher: StreamedModel, anatomy: Anatomy) -> Iterator[dict[str, list
     """Collects what is scored in the layer that runs. The last norm is left out: it runs for every layer."""
     taps = taps_of(teacher.whole.model, anatomy)
     seen: dict[str, list[Tensor]] = {name: [] for name in taps}
-    handles = []
-
-    def keep_output(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        seen["hidden"].append(output)
-
+    *handles, last = keep_read(anatomy, taps["hidden"], seen["hidden"].append)
+    last.remove()
     for name in ("heads", "ffn"):
         for module in taps[name]:
             handles.append(module.register_forward_pre_hook(lambda _, inputs, name=name: seen[name].append(inputs[0])))
-    handles += [module.register_forward_hook(keep_output) for module in taps["hidden"][:-1]]
     try:
         yield seen
     finally:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from limbeck.models.anatomy import Anatomy
@@ -47,7 +49,7 @@ class Tally:
 
         self.influence, self.angle = zeros(sizes.layers), zeros(sizes.layers)
         self.heads, self.ffn = zeros(sizes.layers, sizes.heads), zeros(sizes.layers, sizes.ffn)
-        self.hidden = zeros(sizes.layers * len(anatomy.kind.reading_norms) + 1, sizes.hidden)
+        self.hidden = zeros(sizes.layers * len(anatomy.kind.readers) + 1, sizes.hidden)
 
     def count(self, row: Batch) -> None:
         """Counts a row that was added."""
@@ -118,12 +120,34 @@ def gate_of(activation: Float[Tensor, "1 T n"], gradient: Float[Tensor, "1 T n"]
 
 
 def taps_of(model: PreTrainedModel, anatomy: Anatomy) -> dict[str, list[nn.Module]]:
-    """The modules whose inputs ("heads", "ffn") or outputs ("hidden") are scored, in the order in which they run."""
+    """The modules whose inputs ("heads", "ffn") or read channels ("hidden") are scored, in the order in which they run."""
     return {
         "heads": anatomy.attention_outs(model),
         "ffn": anatomy.ffn_outs(model),
-        "hidden": anatomy.reading_norms(model),
+        "hidden": anatomy.readers(model),
     }
+
+
+def keep_read(anatomy: Anatomy, taps: Sequence[nn.Module], keep: Callable[[Tensor], None]) -> list[RemovableHandle]:
+    """Hooks that give what is read of the hidden channels, (1, T, D), at each of the "hidden" modules; the last is a norm.
+
+    Without norms in the layers it is their input, as a tensor of its own: its gradient must not be that of the residual stream.
+    """
+
+    def output_hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        keep(output)
+
+    def input_hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
+        read = (inputs[0] if inputs else named["hidden_states"]).clone()
+        keep(read)
+        return ((read, *inputs[1:]), named) if inputs else ((), named | {"hidden_states": read})
+
+    *inner, last = taps
+    if anatomy.kind.unnormed:
+        handles = [module.register_forward_pre_hook(input_hook, with_kwargs=True) for module in inner]
+    else:
+        handles = [module.register_forward_hook(output_hook) for module in inner]
+    return [*handles, last.register_forward_hook(output_hook)]
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

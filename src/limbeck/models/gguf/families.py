@@ -471,6 +471,7 @@ _ALL = (
 )
 FAMILIES: Mapping[str, Family] = {family.architecture: family for family in _ALL}
 _BY_MODEL_TYPE = {name: family for family in _ALL for name in family.model_types}
+GGUF_MODEL_TYPES = tuple(sorted(_BY_MODEL_TYPE))
 
 
 def family_of(config: PreTrainedConfig) -> Family:
@@ -479,7 +480,7 @@ def family_of(config: PreTrainedConfig) -> Family:
     if family is None:
         raise BadModel(
             f"a {config.model_type} model has no place in a GGUF file that limbeck writes; there are "
-            f"{', '.join(sorted(_BY_MODEL_TYPE))}; export another format"
+            f"{', '.join(GGUF_MODEL_TYPES)}; export another format"
         )
     family.require(config)
     return family
