@@ -19,6 +19,7 @@ from limbeck.jobs.common.rates import (
 )
 from limbeck.jobs.pretrain.job import pretrain
 from limbeck.models.decoder import LimbeckConfig, LimbeckForCausalLM
+from limbeck.models.formats import slow_parameters
 from limbeck.papers.lab.loop import adamw_of
 from limbeck.run.optim import (
     SLOWEST,
@@ -26,7 +27,6 @@ from limbeck.run.optim import (
     adamw,
     learning_rate,
     set_rates,
-    slow_parameters,
     suggested_learning_rate,
     suggested_schedule,
 )

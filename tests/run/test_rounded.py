@@ -78,7 +78,7 @@ def test_later_updates_follow_it_and_pieces_change_nothing(monkeypatch):
             for place, parameter in enumerate(model.parameters()):
                 generator = torch.Generator().manual_seed(100 * step + place)
                 parameter.grad = 1 + torch.randn(parameter.shape, generator=generator)
-            monkeypatch.setattr("limbeck.run.rounded._AT_ONCE", {"cpu": 7 if number == 2 else 2**18})
+            monkeypatch.setattr("limbeck.run.rounded._BLOCK", {"cpu": 7 if number == 2 else 2**18})
             optimizer.step()
     ways = [torch.cat([p.detach().flatten() for p in model.parameters()]) - start for model in (one, other, third)]
     for way in ways[1:]:

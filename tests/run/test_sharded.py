@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from limbeck.disk import read_lines
-from limbeck.errors import BadFolder, BadModel, OtherRankStopped
+from limbeck.errors import BadFolder, BadModel, BadSetting, OtherRankStopped
 from limbeck.generation.greedy import generate_greedy
 from limbeck.generation.local import generate
 from limbeck.jobs.common import folder
@@ -29,6 +30,7 @@ from limbeck.objectives.fused import fused_backward
 from limbeck.probes import measure
 from limbeck.run import save as of_save
 from limbeck.run import saver
+from limbeck.run.rounded import RoundedAdamW
 from limbeck.run.run import Run
 from limbeck.run.save import TrainState, checkpoints, load_checkpoint
 from limbeck.run.sharded import layout_of
@@ -221,6 +223,70 @@ def test_weights_gathered_in_bfloat16_train_as_under_autocast(one, tmp_path, tie
 
     assert on_ranks(2, work) == [["torch.float32"]] * 2
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [3, 361])
+def test_moments_and_weights_are_rounded_alike_however_many_processes_hold_them(monkeypatch, dtype, rows):
+    """From the same gradients an update has the same bits in one process and in several; blocks end within rows and shards."""
+    monkeypatch.setattr("limbeck.run.rounded._BLOCK", {"cpu": 1000})
+    made = [torch.randn((rows, 24), generator=torch.Generator().manual_seed(seed)).to(dtype) for seed in range(4)]
+
+    def updated(placed):
+        parameters = [torch.nn.Parameter(placed(made[0].clone())), torch.nn.Parameter(torch.ones(5))]
+        optimizer = RoundedAdamW(parameters, betas=(0.9, 0.95))
+        optimizer.param_groups[0]["lr"] = 0.01
+        for gradient in made[1:]:
+            parameters[0].grad, parameters[1].grad = placed(gradient), torch.full((5,), 0.3)
+            optimizer.step()
+        found = [
+            *parameters,
+            *(state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")),
+        ]
+        return [whole(tensor.detach()).double().tolist() for tensor in found]
+
+    expected = updated(lambda tensor: tensor)
+    assert on_ranks(2, lambda world: updated(lambda tensor: distribute_tensor(tensor, world.layout))) == [expected] * 2
+
+
+HALVES = {"optimizer": "adamw-bf16", "weights": "bfloat16", "bf16": True, "schedule": "constant"}
+
+
+@pytest.mark.parametrize("how", [{"optimizer": "adamw-bf16"}, HALVES], ids=["moments", "weights"])
+def test_weights_and_moments_in_bfloat16_are_sharded_and_continued_by_another_number(one, tmp_path, how):
+    """Matrices are in parts, also of bfloat16; losses are those of one process, and each continues what the other began."""
+    data, _ = one
+    how = {"steps": 6, **how}
+    narrow = "weights" in how
+    build(tmp_path / "one", data, **how).train()
+    before = state_of(build(tmp_path / "one", data, **how))
+
+    def work(world):
+        world = replace(world, dtype=torch.bfloat16 if narrow else None, narrow=narrow)
+        continued = state_of(sharded_run(tmp_path / "one", data, world, **how))
+        run = sharded_run(tmp_path / "two", data, world, **how)
+        run.train()
+        dtypes = {(str(p.dtype), isinstance(p, DTensor)) for p in run.student.model.parameters() if p.ndim >= 2}
+        copy = world.gathered(run.student)
+        kept = None if copy is None else {str(p.dtype) for p in copy.model.parameters()}
+        return continued == before, dtypes, kept, state_of(sharded_run(tmp_path / "two", data, world, **how))
+
+    found = on_ranks(2, work)
+    after = state_of(build(tmp_path / "two", data, **how))
+    expected = {("torch.bfloat16" if narrow else "torch.float32", True)}
+    assert found == [(True, expected, kept, after) for kept in ({"torch.float32"}, None)]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-2 if narrow else 1e-3)
+    assert len(losses(tmp_path / "two")) == 6
+
+
+def test_moments_in_eight_bits_are_refused_where_weights_are_sharded(tmp_path):
+    def work(world):
+        with pytest.raises(BadSetting, match=r"adamw-8bit: expected one that trains sharded weights.*use adamw-bf16"):
+            sharded_run(tmp_path / "run", tmp_path / "data", world, optimizer="adamw-8bit").train()
+        return "told"
+
+    (tmp_path / "data").mkdir()
+    assert on_ranks(2, work) == ["told", "told"]
 
 
 def test_a_gathered_copy_computes_as_the_whole_model():

@@ -24,6 +24,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from limbeck.errors import BadModel
 from limbeck.models.build import build
+from limbeck.models.formats import exact_parameters, set_format
 from limbeck.models.language_model import SHARDED, LanguageModel, whole
 from limbeck.models.skeleton import layers_of
 from limbeck.models.stored import StoredModel
@@ -32,26 +33,36 @@ from limbeck.models.verify import verify
 
 
 def shard(
-    model: LanguageModel, mesh: DeviceMesh, *, train: bool, dtype: torch.dtype | None = None, ends: bool = True
+    model: LanguageModel,
+    mesh: DeviceMesh,
+    *,
+    train: bool,
+    dtype: torch.dtype | None = None,
+    narrow: bool = False,
+    ends: bool = True,
 ) -> None:
     """Shards a model's weights in place over a mesh of one dimension (shards) or two (replicas, shards).
 
     The weights become `DTensor`s; before they must be equal on all processes, or without storage. With ``train`` gradients are
     summed over the processes, not averaged, and embedding and head stay gathered from their use to the end of the backward pass.
     ``dtype``: the number format in which weights are gathered and computed with, None for their own; gradients are summed in
-    float32. Without ``ends`` embedding and head stay whole on each process.
+    float32. ``narrow``: matrices are changed to bfloat16, and vectors, which keep theirs, stay whole on each process, since a
+    unit of FSDP has one format; so do their gradients, which are not summed then. Without ``ends`` embedding and head stay whole.
 
     Raises BadModel for an architecture whose decoder has not exactly one list of layers.
     """
     root: Any = model.model
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=None if dtype is None else torch.float32)
+    if narrow:
+        set_format(root, torch.bfloat16)
+    apart = set(exact_parameters(root)) if narrow else set()
     keep: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "reshard_after_forward": not train}
     for layer in layers_of(root):
-        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=True, ignored_params=apart)
     for unit in _ends(root) if ends else ():
-        fully_shard(unit, **keep)
+        fully_shard(unit, **keep, ignored_params=apart)
     both = (root.get_input_embeddings(), root.get_output_embeddings())
-    fully_shard(root, **keep, ignored_params=None if ends else {p for end in both for p in end.parameters()})
+    fully_shard(root, **keep, ignored_params=apart if ends else apart | {p for end in both for p in end.parameters()})
     for module in _units(root):
         # a step divides by the weight of all its tokens itself; the factor alone would be a reduction that gloo does not have
         module.set_gradient_divide_factor(1.0)
@@ -84,7 +95,7 @@ def begin(model: LanguageModel, *, last: bool) -> None:
 
 
 def gathered(model: LanguageModel, *, keep: bool) -> LanguageModel | None:
-    """A copy of a sharded model with all of its weights, on a CPU, where ``keep``; all processes call it.
+    """A copy of a sharded model with all of its weights, in float32 on a CPU, where ``keep``; all processes call it.
 
     The weights are gathered one after another.
     """
@@ -92,7 +103,7 @@ def gathered(model: LanguageModel, *, keep: bool) -> LanguageModel | None:
     for name, tensor in model.model.state_dict().items():
         found = whole(tensor)
         if keep:
-            state[name] = found.detach().cpu()
+            state[name] = found.detach().cpu().to(torch.float32 if found.is_floating_point() else found.dtype)
     if not keep:
         return None
     with torch.device("meta"):
@@ -114,13 +125,14 @@ def load_sharded(
     dtype: torch.dtype,
     train: bool = False,
     gathered: torch.dtype | None = None,
+    narrow: bool = False,
     ends: bool = True,
     vocabulary: Vocabulary | None = None,
 ) -> LanguageModel:
     """A model from a folder or hub id, of which each process reads and holds its part of every weight alone.
 
     All processes call it. It is frozen and in eval mode, unless ``train`` is true; ``gathered`` is the ``dtype`` of `shard`,
-    ``ends`` as there. With a ``vocabulary`` it has the kept tokens alone.
+    ``narrow`` and ``ends`` as there. With a ``vocabulary`` it has the kept tokens alone.
     Raises BadModel and Mismatch as `load` does, and BadModel as `trim`, for quantised weights, or for an architecture whose
     weights have another form on disk.
     """
@@ -134,7 +146,7 @@ def load_sharded(
         opened = opened.trimmed(vocabulary)
     loaded, model = opened.about, opened.about.model
     model.requires_grad_(train)
-    shard(loaded, mesh, train=train, dtype=gathered, ends=ends)
+    shard(loaded, mesh, train=train, dtype=gathered, narrow=narrow, ends=ends)
     both: Any = (model.get_input_embeddings(), model.get_output_embeddings())
     tied = both[0].weight is both[1].weight
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}  # which no file holds, mostly

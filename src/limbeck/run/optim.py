@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from limbeck.config.defaults import BETAS, WARMUP
+from limbeck.models.formats import slow_parameters
 from limbeck.planning.cost.memory import Optimizer
 from limbeck.run.eight_bit import adamw_8bit
 from limbeck.run.rounded import RoundedAdamW
@@ -79,16 +80,6 @@ def suggested_learning_rate(parameters: int, *, start: Start = "fresh") -> float
 def suggested_schedule(parameters: int, *, start: Start = "fresh") -> Schedule:
     """ "cosine" for students of 100M parameters or more made from a model, as in the sources of their rate; else "wsd"."""
     return "cosine" if start != "fresh" and parameters >= COSINE else "wsd"
-
-
-def slow_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters of the group that modules declare as ``SLOW``: their rate is at most `SLOWEST`, without weight decay."""
-    return [
-        parameter
-        for module in model.modules()
-        for name, parameter in module.named_parameters(recurse=False)
-        if name in getattr(module, "SLOW", ())
-    ]
 
 
 def adamw(

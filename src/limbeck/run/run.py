@@ -22,6 +22,7 @@ from limbeck.config.defaults import BETAS, SAVE_MINUTES, SAVE_STEPS, WARMUP, WEI
 from limbeck.disk import writing
 from limbeck.errors import BadFolder, BadSetting, Interrupted, NonFiniteLoss
 from limbeck.models.checkpointing import can_checkpoint, checkpoint_layers
+from limbeck.models.formats import set_format, slow_parameters
 from limbeck.models.language_model import LanguageModel
 from limbeck.objectives.base import Objective
 from limbeck.planning.checks.pair import PlannedRun
@@ -32,7 +33,7 @@ from limbeck.run.behind import Behind, Done
 from limbeck.run.log import Metrics, console, peak_rss_gib, progress
 from limbeck.run.mesh import Mesh
 from limbeck.run.micro import MicroBatch, micro_batches, micro_rows
-from limbeck.run.optim import SLOWEST, Schedule, adamw, set_rates, slow_parameters
+from limbeck.run.optim import SLOWEST, Schedule, adamw, set_rates
 from limbeck.run.save import (
     TrainState,
     checkpoints,
@@ -201,8 +202,8 @@ class Run:
             self.done, self.complete = step, step == self.plan.steps or selection.over
         if self.complete:
             self._checkpoint(False)
-            if self.plan.weights == "bfloat16":
-                _set_format(self.student.model, torch.float32)  # as the saved model is loaded
+            if self.plan.weights == "bfloat16" and not self.world.sharded:  # whose gathered copy has it
+                set_format(self.student.model, torch.float32)  # as the saved model is loaded
             self._conclude(average)
 
     @property
@@ -346,10 +347,10 @@ class Run:
     def _begin(self) -> torch.optim.Optimizer:
         """Prepares student and objective for training; gives the optimiser."""
         self.student.model.train()
-        if self.world.sharded and (self.plan.optimizer, self.plan.weights) != ("adamw", "float32"):
+        if self.world.sharded and self.plan.optimizer == "adamw-8bit":
             raise BadSetting(
-                f"--optimizer {self.plan.optimizer}, --weights-dtype {self.plan.weights}: expected adamw and float32, by which "
-                "sharded weights are trained, each process holding a part; use these, or --mesh replicate"
+                f"--optimizer {self.plan.optimizer}: expected one that trains sharded weights; torchao's 8 bits are in blocks of "
+                "each process's part, which another number of processes could not continue: use adamw-bf16, or --mesh replicate"
             )
         if self.plan.checkpointing == "layers" and not can_checkpoint(self.student.model):
             raise BadSetting(
@@ -357,8 +358,8 @@ class Run:
                 "twice; use --checkpointing none, and a smaller --micro-batch or --seq-len where memory is short"
             )
         self._checkpoint(self._checkpointed or self.plan.checkpointing == "layers")
-        if self.plan.weights == "bfloat16":
-            _set_format(self.student.model, torch.bfloat16)
+        if self.plan.weights == "bfloat16" and not self.world.sharded:  # which are sharded in it
+            set_format(self.student.model, torch.bfloat16)
         self.objective.begin(self.plan.steps)
         self.objective.to(self.world.device)
         trained = self.student.model, self.objective.parameters()
@@ -437,14 +438,6 @@ class Run:
                 f"The step's documents: {_first(self.corpus.documents(count))}. The last checkpoint is "
                 f"{_last(self.folder)}. Check these documents, or lower --lr, and start again in another --out."
             ) from error
-
-
-def _set_format(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Changes the format of a model's matrices between float32 and bfloat16; vectors and state-space parameters keep theirs."""
-    slow = {id(parameter) for parameter in slow_parameters(model)}
-    for parameter in model.parameters():
-        if parameter.ndim >= 2 and id(parameter) not in slow and parameter.dtype in (torch.float32, torch.bfloat16):
-            parameter.data = parameter.data.to(dtype)
 
 
 def _row(step: int, tokens: int, report: Step, lr: float, rate: float, *, unit: str) -> Row:

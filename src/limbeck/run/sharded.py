@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -39,16 +39,18 @@ def layout_of(text: str, processes: int) -> tuple[int, int]:
     return replicas, shards
 
 
-def sharded(world: World, replicas: int, shards: int, *, dtype: torch.dtype | None = None) -> World:
+def sharded(
+    world: World, replicas: int, shards: int, *, dtype: torch.dtype | None = None, narrow: bool = False
+) -> World:
     """The processes of a `World` with weights in so many shards, each shard on so many replicas; itself for one shard.
 
-    ``dtype`` as in `Sharded`.
+    ``dtype`` and ``narrow`` as in `Sharded`.
     """
     if shards == 1:
         return world
     sizes, names = ((shards,), (SHARD,)) if replicas == 1 else ((replicas, shards), (REPLICATE, SHARD))
     layout = init_device_mesh(world.device.type, sizes, mesh_dim_names=names)
-    return Sharded(world.rank, world.size, world.device, layout, dtype)
+    return Sharded(world.rank, world.size, world.device, layout, dtype, narrow)
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,12 @@ class Sharded(World):
     """The processes of this run, each with a part of all weights.
 
     ``layout`` has one dimension (shards) or two (replicas, shards). ``dtype``: the number format in which the weights of a model
-    that is trained are gathered, None for their own.
+    that is trained are gathered, None for their own. ``narrow``: its matrices are held in bfloat16, and its vectors whole.
     """
 
     layout: DeviceMesh
     dtype: torch.dtype | None = None
+    narrow: bool = False
 
     @property
     def sharded(self) -> bool:
@@ -79,17 +82,20 @@ class Sharded(World):
 
         With a ``vocabulary`` it has the kept tokens alone.
         """
-        gathered = self.dtype if train else None
-        return load_sharded(
-            name, self.layout, device=self.device, dtype=dtype, train=train, gathered=gathered, vocabulary=vocabulary
-        )
+        how: dict[str, Any] = {"train": train, "vocabulary": vocabulary, "narrow": train and self.narrow}
+        how |= {"device": self.device, "dtype": dtype, "gathered": self.dtype if train else None}
+        return load_sharded(name, self.layout, **how)
 
     def place(self, model: LanguageModel, *, train: bool) -> None:
         """Shards a model over the processes, in place, and moves its part to this process's device."""
-        shard(model, self.layout, train=train, dtype=self.dtype if train else None)
+        dtype, narrow = (self.dtype, self.narrow) if train else (None, False)
+        shard(model, self.layout, train=train, dtype=dtype, narrow=narrow)
+        for parameter in model.model.parameters():  # those that FSDP leaves where they are
+            if not isinstance(parameter, DTensor):
+                parameter.data = parameter.data.to(self.device)
 
     def gathered(self, model: LanguageModel) -> LanguageModel | None:
-        """A copy of the model with all of its weights, on a CPU, on rank 0; None on the others."""
+        """A copy of the model with all of its weights, in float32 on a CPU, on rank 0; None on the others."""
         return gathered(model, keep=self.first)
 
     def begin(self, model: CausalLM, *, last: bool) -> None:

@@ -62,7 +62,8 @@ def _meshed(settings: Settings, world: World, *, bf16: bool) -> World:
     """The processes with the weights as --mesh spreads them. Raises BadSetting for a mesh that does not fit them."""
     mesh = getattr(settings, "mesh", None) or REPLICATE
     try:
-        return sharded(world, *layout_of(mesh, world.size), dtype=torch.bfloat16 if bf16 else None)
+        narrow = getattr(settings, "weights_dtype", None) == "bfloat16"
+        return sharded(world, *layout_of(mesh, world.size), dtype=torch.bfloat16 if bf16 else None, narrow=narrow)
     except ValueError as error:
         raise BadSetting(f"--mesh {mesh}: {error}") from error
 

@@ -13,7 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from limbeck.run.optim import SLOWEST, learning_rate, slow_parameters
+from limbeck.models.formats import slow_parameters
+from limbeck.run.optim import SLOWEST, learning_rate
 
 CLIP = 1.0  # largest norm of the gradient
 WARMUP = 0.1  # share of the steps in `cosine`

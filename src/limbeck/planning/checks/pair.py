@@ -20,7 +20,7 @@ from limbeck.models.language_model import LanguageModel
 from limbeck.planning.checks import resources, vocabulary
 from limbeck.planning.checks.finding import Finding, as_json, check, show
 from limbeck.planning.checks.price import Price, chances
-from limbeck.planning.cost.fitting import OTHERS, Asked, Checkpointing, Peak, forward_share
+from limbeck.planning.cost.fitting import OTHERS, SHARDED, Asked, Checkpointing, Peak, forward_share
 from limbeck.planning.cost.memory import USUAL, Format, MemoryUse, Optimizer, Step, kind_of
 from limbeck.planning.cost.size import Size
 from limbeck.planning.cost.training import estimate, matching_bytes
@@ -103,9 +103,10 @@ class PlannedRun:
         """What this run asks of memory, for a student of this size and configuration."""
         step = Step(self.length, self.batch_tokens, self.dtype.itemsize, kind_of(self.device.type), USUAL)
         share = forward_share(student, teacher, self.length) if could_checkpoint(config) else None
-        possible = OTHERS if self.dtype.itemsize == 2 and not self.quantised else OTHERS[:2]
-        others = () if self.shards > 1 else possible
-        asked = (self.micro, self.checkpointing, self.optimizer, self.weights, self.document, others)
+        possible = OTHERS if self.shards == 1 else SHARDED
+        if self.dtype.itemsize > 2 or self.quantised:
+            possible = tuple((kind, weights) for kind, weights in possible if weights == "float32")
+        asked = (self.micro, self.checkpointing, self.optimizer, self.weights, self.document, possible)
         return Asked(step.usual_rows, self.length, share, *asked)
 
     def peak(

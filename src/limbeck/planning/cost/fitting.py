@@ -20,6 +20,10 @@ OTHERS: tuple[tuple[Optimizer, Format], ...] = (
     ("adamw-8bit", "float32"),
     ("adamw-8bit", "bfloat16"),
 )
+SHARDED: tuple[tuple[Optimizer, Format], ...] = (
+    ("adamw-bf16", "float32"),
+    ("adamw-bf16", "bfloat16"),
+)  # if weights are
 
 
 @dataclass(frozen=True)
